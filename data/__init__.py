@@ -1,0 +1,1 @@
+"""Audio files, frontends, manifests, batches and synthetic corpora."""

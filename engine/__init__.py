@@ -1,0 +1,1 @@
+"""What every trainer shares: configuration, the loop, checkpoints, tracking and streaming layers."""

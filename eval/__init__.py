@@ -1,0 +1,1 @@
+"""The scoreboard: similarity, intelligibility, quality and pitch of converted speech."""
