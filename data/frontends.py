@@ -1,0 +1,242 @@
+"""What networks see of a wave: STFTs, log-mels by named definition, μ-law, and F0."""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Complex, Float, Int
+from torch import Tensor, nn
+
+from engine.user_error import UserError
+
+Padding = Literal["same", "center", "causal", "none"]
+Scale = Literal["slaney", "htk"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MelConfig:
+    """A log-mel front end. Two networks that exchange mels must share one. The defaults are HiFi-GAN's."""
+
+    sample_rate: int = 22_050
+    """Hz."""
+    n_fft: int = 1024
+    """Samples of one transform."""
+    win: int = 1024
+    """Samples of the Hann window, centred in the transform; at most ``n_fft``."""
+    hop: int = 256
+    """Samples between frames."""
+    n_mels: int = 80
+    """Bands."""
+    f_min: float = 0.0
+    """Hz."""
+    f_max: float = 8_000.0
+    """Hz; at most half the sample rate."""
+    power: Literal[1, 2] = 1
+    """1: bands sum magnitudes; 2: bands sum powers."""
+    magnitude_floor: float = 1e-9
+    """Added to the power before its root is taken, which keeps the root's gradient finite in silence."""
+    scale: Scale = "slaney"
+    """The mel formula: linear below 1 kHz (slaney) or logarithmic throughout (htk)."""
+    norm: Literal["slaney", "none"] = "slaney"
+    """slaney: every filter has unit area; none: every filter peaks at 1."""
+    log: Literal["ln", "log10"] = "ln"
+    """The logarithm. Everything here speaks ln; log10 is for published MelGAN weights."""
+    floor: float = 1e-5
+    """Bands are clamped here before the logarithm."""
+    padding: Padding = "same"
+    """How edges are extended, see ``stft``."""
+    pad_mode: Literal["reflect", "constant"] = "reflect"
+    """What the extension is filled with: the wave mirrored, or silence."""
+
+    def __post_init__(self) -> None:
+        nyquist = self.sample_rate / 2
+        if not 0 <= self.f_min < self.f_max:
+            raise UserError(f"f_min={self.f_min} Hz must lie between 0 and f_max={self.f_max} Hz")
+        if self.f_max > nyquist:
+            raise UserError(f"f_max={self.f_max} Hz is above {nyquist} Hz, half of sample_rate")
+        if not 0 < self.hop <= self.win <= self.n_fft:
+            raise UserError(f"hop={self.hop}, win={self.win}, n_fft={self.n_fft} must not decrease, from 1")
+        if self.floor <= 0:
+            raise UserError(f"floor={self.floor} must be above 0: its logarithm is taken")
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sample_rate / self.hop
+
+
+HIFIGAN = MelConfig()
+SPEECH_16K = MelConfig(sample_rate=16_000, win=640, hop=160)
+NAMED: dict[str, MelConfig] = {
+    "hifigan": HIFIGAN,
+    "hifigan_full_band": replace(HIFIGAN, f_max=11_025.0),  # HiFi-GAN's training loss looks above 8 kHz
+    "melgan": replace(HIFIGAN, f_max=11_025.0, magnitude_floor=0.0, log="log10"),
+    "speech16k": SPEECH_16K,
+    "speech24k": replace(SPEECH_16K, sample_rate=24_000, win=960, hop=240, n_mels=100, f_max=12_000.0),
+    "speech16k_causal": replace(SPEECH_16K, padding="causal", pad_mode="constant"),
+}
+
+
+def named_mel(name: str) -> MelConfig:
+    """Return a definition by its name."""
+    if name not in NAMED:
+        raise UserError(f"mel definition {name!r} is unknown; choose one of {', '.join(NAMED)}")
+    return NAMED[name]
+
+
+def stft(
+    wave: Float[Tensor, "batch 1 samples"],
+    *,
+    n_fft: int,
+    hop: int,
+    win: int | None = None,
+    padding: Padding = "same",
+    pad_mode: Literal["reflect", "constant"] = "reflect",
+    window: Float[Tensor, "win"] | None = None,
+) -> Complex[Tensor, "batch bins frames"]:
+    """Short-time Fourier transform in float32, Hann window by default.
+
+    ``same``: (n_fft − hop) / 2 on each side, so that a wave has samples // hop frames (HiFi-GAN's).
+    ``center``: n_fft // 2 on each side, 1 + samples // hop frames (librosa's). ``causal``: n_fft − hop at the
+    front only, the window at the transform's end, so that frame t ends where hop t does. ``none``: whole
+    transforms only.
+    """
+    before, after = {
+        "same": ((n_fft - hop) // 2, n_fft - hop - (n_fft - hop) // 2),
+        "center": (n_fft // 2, n_fft // 2),
+        "causal": (n_fft - hop, 0),
+        "none": (0, 0),
+    }[padding]
+    n_samples = wave.shape[-1]
+    if pad_mode == "reflect" and n_samples <= max(before, after):
+        raise ValueError(
+            f"{n_samples} samples are too few to mirror {max(before, after)} of them at the edges"
+        )
+    if n_samples + before + after < n_fft:
+        raise ValueError(f"{n_samples} samples are too few for one transform of {n_fft}")
+    win = win or n_fft
+    if window is None:
+        window = torch.hann_window(win, device=wave.device)
+    if padding == "causal":  # torch would centre it, and so delay every frame by (n_fft − win) / 2
+        window, win = F.pad(window, (n_fft - win, 0)), n_fft
+    padded = F.pad(wave.float(), (before, after), mode=pad_mode).squeeze(1)
+    with torch.autocast(wave.device.type, enabled=False):
+        return torch.stft(padded, n_fft, hop, win, window, center=False, return_complex=True)
+
+
+class LogMel(nn.Module):
+    """A wave's log-mel spectrogram by one definition; always float32, also under autocast."""
+
+    def __init__(self, config: MelConfig) -> None:
+        super().__init__()
+        self.config = config
+        # Not in checkpoints: the configuration determines both.
+        self.register_buffer("window", torch.hann_window(config.win), persistent=False)
+        self.register_buffer("filters", mel_filters(config), persistent=False)
+
+    window: Tensor
+    filters: Tensor
+
+    def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch n_mels frames"]:
+        config = self.config
+        spectrum = stft(
+            wave,
+            n_fft=config.n_fft,
+            hop=config.hop,
+            win=config.win,
+            padding=config.padding,
+            pad_mode=config.pad_mode,
+            window=self.window,
+        )
+        return self.compress(self.energies(spectrum))
+
+    def energies(self, spectrum: Complex[Tensor, "batch bins frames"]) -> Float[Tensor, "batch bins frames"]:
+        """Return the magnitudes or powers that the bands sum."""
+        # Two real squares, not abs(): the root's gradient at 0 is infinite without the floor.
+        power = spectrum.real.square() + spectrum.imag.square()
+        if self.config.power == 2:
+            return power
+        return (power + self.config.magnitude_floor).sqrt() if self.config.magnitude_floor else spectrum.abs()
+
+    def compress(self, energies: Float[Tensor, "batch bins frames"]) -> Float[Tensor, "batch n_mels frames"]:
+        """Sum into bands and take the floored logarithm."""
+        with torch.autocast(energies.device.type, enabled=False):
+            bands = (self.filters @ energies.float()).clamp_min(self.config.floor)
+        return bands.log() if self.config.log == "ln" else bands.log10()
+
+
+def mel_filters(config: MelConfig) -> Float[Tensor, "n_mels bins"]:
+    """Return triangular filters on the transform's bins, as librosa makes them."""
+    bins = np.linspace(0, config.sample_rate / 2, config.n_fft // 2 + 1)
+    ends = hz_to_mel(np.array([config.f_min, config.f_max]), config.scale)
+    corners = mel_to_hz(np.linspace(ends[0], ends[1], config.n_mels + 2), config.scale)
+    widths = np.diff(corners)
+    ramps = corners[:, None] - bins[None]
+    rising = -ramps[:-2] / widths[:-1, None]
+    falling = ramps[2:] / widths[1:, None]
+    filters = np.maximum(0, np.minimum(rising, falling))
+    if config.norm == "slaney":
+        filters *= (2 / (corners[2:] - corners[:-2]))[:, None]
+    return torch.from_numpy(filters.astype(np.float32))
+
+
+# Slaney's Auditory Toolbox: 3 mels per 200 Hz up to 1 kHz, then 27 mels per factor of 6.4.
+_HZ_PER_MEL, _CORNER_HZ, _LOG_STEP = 200 / 3, 1_000.0, math.log(6.4) / 27
+_CORNER_MEL = _CORNER_HZ / _HZ_PER_MEL
+
+
+def hz_to_mel(hz: np.ndarray, scale: Scale = "slaney") -> np.ndarray:
+    """Convert Hz to mels."""
+    if scale == "htk":
+        return 2595 * np.log10(1 + hz / 700)
+    above = _CORNER_MEL + np.log(np.maximum(hz, _CORNER_HZ) / _CORNER_HZ) / _LOG_STEP
+    return np.where(hz < _CORNER_HZ, hz / _HZ_PER_MEL, above)
+
+
+def mel_to_hz(mel: np.ndarray, scale: Scale = "slaney") -> np.ndarray:
+    """Convert mels to Hz."""
+    if scale == "htk":
+        return 700 * (10 ** (mel / 2595) - 1)
+    above = _CORNER_HZ * np.exp(_LOG_STEP * (np.maximum(mel, _CORNER_MEL) - _CORNER_MEL))
+    return np.where(mel < _CORNER_MEL, mel * _HZ_PER_MEL, above)
+
+
+def mu_law(wave: Float[Tensor, "*shape"], *, levels: int = 256) -> Float[Tensor, "*shape"]:
+    """Compand [-1, 1] to [-1, 1]: small amplitudes get most of the range."""
+    mu = levels - 1
+    return wave.sign() * torch.log1p(mu * wave.abs().clamp(max=1)) / math.log1p(mu)
+
+
+def mu_law_encode(wave: Float[Tensor, "*shape"], *, levels: int = 256) -> Int[Tensor, "*shape"]:
+    """Quantize a wave into classes 0 … levels − 1; the middle class is silence."""
+    return ((mu_law(wave, levels=levels) + 1) / 2 * (levels - 1) + 0.5).long()
+
+
+def mu_law_decode(classes: Int[Tensor, "*shape"], *, levels: int = 256) -> Float[Tensor, "*shape"]:
+    """Return the wave whose classes these are, up to the quantization."""
+    mu = levels - 1
+    companded = classes.float() / mu * 2 - 1
+    return companded.sign() * torch.expm1(companded.abs() * math.log1p(mu)) / mu
+
+
+def f0_pyworld(
+    wave: Float[Tensor, "batch 1 samples"],
+    sample_rate: int,
+    *,
+    hop_ms: float = 10.0,
+    f_min: float = 60.0,
+    f_max: float = 600.0,
+) -> Float[Tensor, "batch frames"]:
+    """F0 in Hz by WORLD (DIO refined by StoneMask), 0 where unvoiced; frame t stands at t · ``hop_ms``."""
+    try:
+        import pyworld
+    except ImportError:
+        raise UserError("F0 by WORLD needs pyworld: pip install 'timbre[eval]'") from None
+    tracks = []
+    for row in wave.detach().squeeze(1).double().cpu().numpy():
+        f0, times = pyworld.dio(row, sample_rate, f0_floor=f_min, f0_ceil=f_max, frame_period=hop_ms)
+        tracks.append(pyworld.stonemask(row, f0, times, sample_rate))
+    return torch.from_numpy(np.stack(tracks).astype(np.float32)).to(wave.device)
