@@ -1,0 +1,168 @@
+"""Checkpoints: folders of files named by role, whole or absent; and exports, which hold weights for use."""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from jaxtyping import Shaped
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from engine.config import load_config, save_config
+from engine.user_error import UserError
+
+C = TypeVar("C")
+Tensors = Mapping[str, Shaped[Tensor, "..."]]
+
+
+def save_weights(tensors: nn.Module | Tensors, path: Path) -> None:
+    """Write a module's state or a dict of tensors as one safetensors file."""
+    state = tensors.state_dict() if isinstance(tensors, nn.Module) else tensors
+    # Clones, because safetensors refuses tensors that share memory.
+    save_file({k: v.detach().cpu().clone().contiguous() for k, v in state.items()}, path)
+
+
+def load_weights(path: Path | str) -> dict[str, Tensor]:
+    """Read a safetensors file; pickled weights are refused because opening them can run anything."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no weights file {path}")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError):
+        kind = "a pickled checkpoint" if _is_pickle(path) else "not a whole safetensors file"
+        raise UserError(f"{path} is {kind}: only safetensors weights are loaded, export them again") from None
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(4)
+    return head[:2] == b"PK" or head[:1] == b"\x80"
+
+
+def fill(module: nn.Module, state: Tensors, where: Path | str) -> None:
+    """Load a state strictly; the first tensor that is missing, unknown or of the wrong shape is named."""
+    own = module.state_dict()
+    for name, tensor in own.items():
+        if name not in state:
+            raise UserError(f"{where} lacks the tensor {name}: it was made for another configuration")
+        if state[name].shape != tensor.shape:
+            shapes = f"{tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+            raise UserError(
+                f"{where}: tensor {name} has shape {shapes}: it was made for another configuration"
+            )
+    for name in state:
+        if name not in own:
+            raise UserError(f"{where} has an unknown tensor {name}: it was made for another configuration")
+    module.load_state_dict(dict(state))
+
+
+# --- checkpoints of a run ---------------------------------------------------------------------------------------
+
+
+def draft_folder(out: Path, step: int) -> Path:
+    """Make the empty folder a checkpoint is written to before it gets its name; older drafts are cleared away."""
+    folder = out / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    for remains in folder.glob(".step_*.tmp"):
+        shutil.rmtree(remains)
+    draft = folder / f".step_{step:08d}.tmp"
+    draft.mkdir()
+    return draft
+
+
+def save_checkpoint(
+    draft: Path,
+    modules: Mapping[str, nn.Module],
+    players: Mapping[str, Any],
+    config: Any,
+    progress: Mapping[str, Any],
+) -> None:
+    """Write everything a run needs to continue into a draft folder."""
+    for name, module in modules.items():
+        save_weights(module, draft / f"{name}.safetensors")
+    torch.save({name: player.state_dict() for name, player in players.items()}, draft / "optimizers.pt")
+    save_config(config, draft / "config.json")
+    (draft / "progress.json").write_text(json.dumps(dict(progress), indent=2) + "\n")
+
+
+def publish(draft: Path, keep: int) -> Path:
+    """Give a finished draft its name in one instant, and remove all but the newest ``keep`` checkpoints."""
+    for path in [*draft.iterdir(), draft]:
+        _flush(path)
+    final = draft.with_name(draft.name.removeprefix(".").removesuffix(".tmp"))
+    if final.exists():
+        shutil.rmtree(final)
+    os.replace(draft, final)
+    _flush(final.parent)
+    for old in checkpoints(final.parent.parent)[: -max(keep, 1)]:
+        shutil.rmtree(old)
+    return final
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def checkpoints(out: Path) -> list[Path]:
+    """List the whole checkpoints of a run, oldest first."""
+    found = (p for p in (out / "checkpoints").glob("step_*") if re.fullmatch(r"step_\d{8,}", p.name))
+    return sorted((p for p in found if (p / "progress.json").is_file()), key=lambda p: int(p.name[5:]))
+
+
+def newest_checkpoint(out: Path) -> Path | None:
+    """Return the folder a run continues from."""
+    return (checkpoints(out) or [None])[-1]
+
+
+def load_checkpoint(
+    folder: Path, modules: Mapping[str, nn.Module], players: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Fill modules and players from a checkpoint and return its progress."""
+    for name, module in modules.items():
+        path = folder / f"{name}.safetensors"
+        fill(module, load_weights(path), path)
+    try:
+        states = torch.load(folder / "optimizers.pt", weights_only=True, map_location="cpu")
+    except Exception as error:
+        raise UserError(f"cannot read {folder / 'optimizers.pt'}: {error}") from None
+    for name, player in players.items():
+        if name not in states:
+            raise UserError(f"{folder / 'optimizers.pt'} knows no player {name}: it belongs to another task")
+        player.load_state_dict(states[name])
+    return json.loads((folder / "progress.json").read_text())
+
+
+# --- weights for use --------------------------------------------------------------------------------------------
+
+
+def export(folder: Path | str, config: Any, state: nn.Module | Tensors) -> Path:
+    """Write ``config.json`` and ``model.safetensors``, all that use of a model needs."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / ".model.safetensors.tmp"
+    save_weights(state, draft)
+    os.replace(draft, folder / "model.safetensors")
+    save_config(config, folder / "config.json")
+    return folder
+
+
+def load_export(folder: Path | str, cls: type[C]) -> tuple[C, dict[str, Tensor]]:
+    """Read an exported folder: the config and the state to ``fill`` a model with."""
+    folder = Path(folder)
+    if folder.is_file():
+        kind = "a pickled checkpoint" if _is_pickle(folder) else "a file"
+        raise UserError(f"{folder} is {kind}: give the folder with config.json and model.safetensors")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"there is no exported model in {folder}: config.json is missing")
+    return load_config(cls, folder / "config.json"), load_weights(folder / "model.safetensors")

@@ -1,0 +1,354 @@
+"""The loop every trainer shares: it decides when, the task decides what.
+
+    @exits_cleanly
+    def main() -> None:
+        config = cli(PRESETS)
+        here = accelerator(config.loop)
+        crops = batches(config.data, seed=config.loop.seed, rank=here.process_index, n_ranks=here.num_processes)
+        fit(lambda: CLUIT(config), crops, config.loop, full_config=config)
+
+A task is built on the CPU; ``fit`` moves its modules to the device in place, so that players may make their
+optimisers when they are built. Run the same command again and the run continues from its newest checkpoint.
+"""
+
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import ProjectConfiguration
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from engine import checkpoint, tracking
+from engine.config import differences, free, load_config, save_config, to_json
+from engine.optim import Player, micro_batch
+from engine.seeding import seed_step
+from engine.tracking import Samples
+from engine.user_error import UserError
+
+Batches = Callable[[int], Iterable[Any]]
+"""Given the step to start at, yields micro-batches for ever: ``accumulate`` of them a step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopConfig:
+    """When things happen in a run, and where it lives."""
+
+    out: Path = free(Path("runs/unnamed"))
+    """Folder of the run: config.json, checkpoints and logs."""
+    steps: int = free(1000)
+    """Steps of the whole run; raise it to continue a finished run."""
+    seed: int = 0
+    """Everything random follows from this and the step."""
+    log_every: int = free(20)
+    """Steps between logged scalars."""
+    save_every: int = free(1000)
+    """Steps between checkpoints; one is always written at the end."""
+    sample_every: int = free(1000)
+    """Steps between logged sounds, pictures and evaluations; 0 for none."""
+    keep: int = free(2)
+    """Newest checkpoints that are kept."""
+    workers: int = free(0)
+    """Processes that load data; 0 loads in the training process."""
+    mixed_precision: Literal["no", "bf16"] = "no"
+    """Compute the task's update in bfloat16 where that is safe."""
+    accumulate: int = 1
+    """Micro-batches whose gradients are averaged into one step."""
+    cpu: bool = free(False)
+    """Stay on the CPU even where there is a GPU."""
+    trackers: Literal["tensorboard", "wandb", "none"] = free("tensorboard")
+    """Where scalars, sounds and pictures go."""
+    max_minutes: float = free(0.0)
+    """Stop and save after this long; 0 for no limit."""
+    threads: int = free(0)
+    """CPU threads of the training process; 0 leaves torch's choice."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "log_every", "save_every", "keep", "accumulate"):
+            if getattr(self, name) < 1:
+                raise UserError(f"loop.{name}={getattr(self, name)} must be at least 1")
+        for name in ("sample_every", "workers", "threads", "max_minutes", "seed"):
+            if getattr(self, name) < 0:
+                raise UserError(f"loop.{name}={getattr(self, name)} must not be below 0")
+
+
+@runtime_checkable
+class Task(Protocol):
+    """The algorithm. May also have ``frozen`` (modules that are moved but not saved), ``samples`` and ``evaluate``.
+
+    ``samples(step) -> Samples`` and ``evaluate(step) -> dict[str, float]`` run in the main process, without gradient.
+    """
+
+    players: dict[str, Player]
+    """Who descends; stored with their optimisers."""
+    modules: dict[str, nn.Module]
+    """All state of the run, one file each: networks, EMA copies, memory banks as modules with buffers."""
+
+    def update(self, batch: Any, step: int) -> Mapping[str, Tensor]:
+        """Take the players one step (or one micro-batch) further and return scalars to log."""
+        ...
+
+
+def accelerator(config: LoopConfig) -> Accelerator:
+    """Return this process's place among the others: ``.device``, ``.process_index``, ``.num_processes``."""
+    tracking.require(config.trackers)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    shared: dict[str, Any] = AcceleratorState._shared_state
+    if shared and shared.get("_mixed_precision") != config.mixed_precision:
+        AcceleratorState._reset_state()  # a second run in one process may choose another precision
+    return Accelerator(
+        cpu=config.cpu,
+        mixed_precision=config.mixed_precision,
+        log_with=None if config.trackers == "none" else config.trackers,
+        project_config=ProjectConfiguration(project_dir=str(config.out), logging_dir=str(config.out)),
+    )
+
+
+def fit(
+    task: Task | Callable[[], Task], batches: Batches, config: LoopConfig, *, full_config: Any = None
+) -> int:
+    """Train until ``config.steps``, or a limit of time, and return the steps done.
+
+    ``task`` is a task, or a function that builds one: it is called after seeding, so that initial weights follow from
+    the seed. ``full_config`` is stored with the run and every checkpoint, and guards its continuation. SIGTERM and
+    Ctrl-C finish the step, save, and end the program with exit code 0.
+    """
+    place = accelerator(config)
+    full_config = config if full_config is None else full_config
+    newest = checkpoint.newest_checkpoint(config.out)
+    _guard(config, full_config)
+    seed_step(config.seed, 0)
+    run = _Run(task if isinstance(task, Task) else task(), config, full_config, place)
+    step = run.resume(newest) if newest else run.begin()
+    tracking.start_trackers(place, config.trackers, config.out, to_json(full_config), step)
+    try:
+        with _stop_signals() as stopped:
+            step = run.train(batches, step, stopped)
+            if stopped:
+                place.print(f"stopped at step {step}: saved in {config.out}, the same command continues")
+    finally:
+        place.end_training()
+    if stopped:
+        raise SystemExit(0)
+    return step
+
+
+def _guard(config: LoopConfig, full_config: Any) -> None:
+    """Refuse to continue a run with a config that would make another run of it."""
+    path = config.out / "config.json"
+    if not path.exists():
+        return
+    for name, new, old in differences(full_config, load_config(type(full_config), path)):
+        raise UserError(
+            f"{config.out} holds a run with {name} {old!r}, not {new!r}: "
+            "choose another --loop.out, or give the same options to continue it"
+        )
+
+
+class _Run:
+    """One task in training: its state on the device and its folder."""
+
+    def __init__(self, task: Task, config: LoopConfig, full_config: Any, place: Accelerator) -> None:
+        self.task, self.config, self.full_config, self.place = task, config, full_config, place
+        for module in [*task.modules.values(), *getattr(task, "frozen", {}).values()]:
+            module.to(place.device)
+
+    def begin(self) -> int:
+        if self.place.num_processes > 1:
+            for module in self.task.modules.values():
+                for tensor in [*module.parameters(), *module.buffers()]:
+                    dist.broadcast(tensor.data, src=0)
+        self._store_config()
+        return 0
+
+    def resume(self, folder: Path) -> int:
+        progress = checkpoint.load_checkpoint(folder, self.task.modules, self.task.players)
+        own = folder / f"buffers_{self.place.process_index}.safetensors"
+        if own.exists():
+            stored = checkpoint.load_weights(own)
+            for name, buffer in self._buffers().items():
+                buffer.copy_(stored[name])
+        self._store_config()
+        self.place.print(f"continuing from {folder}")
+        return int(progress["step"])
+
+    def _store_config(self) -> None:
+        if self.place.is_main_process:
+            save_config(self.full_config, self.config.out / "config.json")
+
+    def train(self, batches: Batches, step: int, stopped: list[int]) -> int:
+        config, began = self.config, time.monotonic()
+        meter, saved = _Meter(), step
+        show = self.place.is_main_process
+        bar = tqdm(initial=step, total=config.steps, unit="step", dynamic_ncols=True, disable=not show)
+        source = iter(batches(step)) if step < config.steps else iter(())
+        with bar:
+            while step < config.steps:
+                with meter.step():
+                    self._step(source, step, meter)
+                step += 1
+                bar.update()
+                if step % config.log_every == 0 or step == config.steps:
+                    scalars = meter.read(self.task.players)
+                    tracking.track(self.place, scalars, step)
+                    bar.set_postfix_str(_brief(scalars))
+                if config.sample_every and (step % config.sample_every == 0 or step == config.steps):
+                    self._show(step)
+                late = 0 < config.max_minutes * 60 < time.monotonic() - began
+                halt = self._agree(bool(stopped) or late, step)
+                if step % config.save_every == 0 or halt:
+                    self.save(step)
+                    saved = step
+                if halt:
+                    break
+        if saved < step:
+            self.save(step)
+        return step
+
+    def _step(self, source: Iterator[Any], step: int, meter: "_Meter") -> None:
+        rank, count = self.place.process_index, self.config.accumulate
+        for index in range(count):
+            with meter.waiting():
+                batch = next(source, None)
+            if batch is None:
+                raise UserError(f"the data ended at step {step}: there must be at least one batch of it")
+            batch = to_device(batch, self.place.device)
+            seed_step(self.config.seed, step, rank, index)
+            with micro_batch(index, count), self.place.autocast():
+                meter.add(self.task.update(batch, step))
+
+    def _agree(self, halt: bool, step: int) -> bool:
+        """Stop together: one process's wish is everyone's. GPUs are asked now and then, since asking waits for them."""
+        if self.place.num_processes == 1:
+            return halt
+        if self.place.device.type != "cpu" and step % 20 and step < self.config.steps:
+            return False
+        wish = torch.tensor(float(halt), device=self.place.device)
+        dist.all_reduce(wish, op=dist.ReduceOp.MAX)
+        return bool(wish.item())
+
+    def _show(self, step: int) -> None:
+        if not self.place.is_main_process:
+            return
+        seed_step(self.config.seed, step)
+        with torch.no_grad():
+            if hasattr(self.task, "samples"):
+                samples: Samples = self.task.samples(step)  # pyright: ignore[reportAttributeAccessIssue]
+                tracking.track_samples(self.place, samples, step)
+            if hasattr(self.task, "evaluate"):
+                scores: dict[str, float] = self.task.evaluate(step)  # pyright: ignore[reportAttributeAccessIssue]
+                tracking.track(
+                    self.place, {f"eval/{k.removeprefix('eval/')}": v for k, v in scores.items()}, step
+                )
+
+    def save(self, step: int) -> None:
+        """Write a checkpoint; processes whose buffers are their own (banks, running statistics) add them."""
+        main, out = self.place.is_main_process, self.config.out
+        draft = checkpoint.draft_folder(out, step) if main else out / "checkpoints" / f".step_{step:08d}.tmp"
+        if main:
+            progress = {"step": step, "processes": self.place.num_processes}
+            task = self.task
+            checkpoint.save_checkpoint(draft, task.modules, task.players, self.full_config, progress)
+        self.place.wait_for_everyone()
+        if not main and (buffers := self._buffers()):
+            checkpoint.save_weights(buffers, draft / f"buffers_{self.place.process_index}.safetensors")
+        self.place.wait_for_everyone()
+        if main:
+            checkpoint.publish(draft, self.config.keep)
+
+    def _buffers(self) -> dict[str, Tensor]:
+        modules = self.task.modules.items()
+        kept = {f"{name}/{key}" for name, module in modules for key in module.state_dict()}
+        found = {f"{name}/{key}": b for name, module in modules for key, b in module.named_buffers()}
+        return {name: buffer for name, buffer in found.items() if name in kept}
+
+
+class _Meter:
+    """Means of scalars since they were last read, kept on the device until then, and where the time went."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[Tensor, int]] = {}
+        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
+
+    def add(self, scalars: Mapping[str, Tensor]) -> None:
+        for name, value in scalars.items():
+            total, count = self._sums.get(name, (0.0, 0))
+            self._sums[name] = (torch.as_tensor(value).detach().float() + total, count + 1)
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._steps, self._seconds = self._steps + 1, self._seconds + time.perf_counter() - began
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - began
+
+    def read(self, players: Mapping[str, Player]) -> dict[str, float]:
+        scalars = {name: float(total) / count for name, (total, count) in self._sums.items()}
+        for name, player in players.items():
+            scalars |= {f"grad/{name}": float(player.grad_norm), f"lr/{name}": player.lr}
+            scalars[f"skipped/{name}"] = float(player.skipped)
+        scalars["time/step_seconds"] = self._seconds / max(self._steps, 1)
+        scalars["time/data_share"] = self._waited / max(self._seconds, 1e-9)
+        self.__init__()
+        return scalars
+
+
+def _brief(scalars: Mapping[str, float]) -> str:
+    losses = [(n.removeprefix("loss/"), v) for n, v in scalars.items() if n.startswith("loss/")]
+    return " ".join(f"{name}={value:.3g}" for name, value in losses[:6])
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Move the tensors of a batch: a tensor, or a dataclass, mapping or tuple of such."""
+    match batch:
+        case Tensor():
+            return batch.to(device, non_blocking=True)
+        case Mapping():
+            return {key: to_device(value, device) for key, value in batch.items()}
+        case tuple() if hasattr(batch, "_fields"):
+            return type(batch)(*(to_device(value, device) for value in batch))
+        case tuple() | list():
+            return type(batch)(to_device(value, device) for value in batch)
+        case _ if is_dataclass(batch) and not isinstance(batch, type):
+            return replace(
+                batch, **{f.name: to_device(getattr(batch, f.name), device) for f in fields(batch)}
+            )
+        case _:
+            return batch
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect the first SIGTERM or SIGINT instead of dying from it; the second acts as usual."""
+    received: list[int] = []
+    before: dict[int, Any] = {}
+
+    def note(number: int, frame: Any) -> None:
+        received.append(number)
+        for other, handler in before.items():
+            signal.signal(other, handler)
+
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, note)
+    except ValueError:  # not in the main thread: whoever runs us handles signals
+        pass
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
