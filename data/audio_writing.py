@@ -1,0 +1,132 @@
+"""Writing audio: whole or in pieces, never half a file."""
+
+import os
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import soundfile
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data.resampling import Resampler
+from engine.user_error import UserError
+
+FORMATS = {
+    ".wav": ("WAV", "PCM_16"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".ogg": ("OGG", "VORBIS"),
+    ".oga": ("OGG", "VORBIS"),
+    ".opus": ("OGG", "OPUS"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+}
+"""By extension: libsndfile's format, and the subtype when none is asked for."""
+INTEGER_BITS = {"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
+CODEC_RATES = {
+    "OPUS": (8_000, 12_000, 16_000, 24_000, 48_000),
+    "MPEG_LAYER_III": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
+}
+"""Codecs that know only these rates, Hz; other audio is resampled to the next one up."""
+# libvorbis keeps a whole write on the stack: large ones overflow it.
+WRITE_FRAMES = 16_384
+
+
+def save(
+    path: str | Path, wave: Float[Tensor, "... samples"], sample_rate: int, subtype: str | None = None
+) -> None:
+    """Write a wave, shaped ``1 channels samples``, in the format of the extension; atomic, folders made as needed.
+
+    16 bits by default; ``subtype`` is libsndfile's name, such as ``PCM_24`` or ``FLOAT``. What exceeds [-1, 1] is
+    clipped unless the subtype holds floats.
+    """
+    if wave.ndim > 3 or (wave.ndim == 3 and wave.shape[0] != 1):
+        raise ValueError(f"a wave to save is shaped (1, channels, samples), not {tuple(wave.shape)}")
+    channels = wave.shape[-2] if wave.ndim > 1 else 1
+    with Writer(path, sample_rate, subtype, channels=channels) as writer:
+        writer.write(wave)
+
+
+class Writer:
+    """A file written piece by piece, which appears under its name only when the ``with`` block ends well."""
+
+    def __init__(
+        self, path: str | Path, sample_rate: int, subtype: str | None = None, *, channels: int = 1
+    ) -> None:
+        self.path, self.channels = Path(path), channels
+        self.format, usual = _format(self.path)
+        self.subtype = subtype or usual
+        self.sample_rate = file_rate(self.path, sample_rate, self.subtype)
+        self.resampler = Resampler(sample_rate, self.sample_rate, channels)
+        if not soundfile.check_format(self.format, self.subtype):
+            known = ", ".join(soundfile.available_subtypes(self.format))
+            raise UserError(f"{self.path} cannot hold subtype {self.subtype!r}; choose one of {known}")
+        self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> Self:
+        if self.path.is_dir():
+            raise UserError(f"{self.path} is a folder; give the name of a file to write")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = soundfile.SoundFile(
+                str(self.temporary), "w", self.sample_rate, self.channels, self.subtype, format=self.format
+            )
+        except (OSError, RuntimeError) as error:
+            self.temporary.unlink(missing_ok=True) if self.path.parent.is_dir() else None
+            raise UserError(f"{self.path} cannot be written: {error}") from None
+        return self
+
+    def write(self, wave: Float[Tensor, "... samples"]) -> None:
+        """Append a piece, shaped ``1 channels samples`` (or fewer axes)."""
+        frames = wave.detach().to("cpu", torch.float32).reshape(-1, wave.shape[-1]).T.numpy()
+        if frames.shape[1] != self.channels:
+            raise ValueError(
+                f"{self.path} is being written with {self.channels} channels, not {frames.shape[1]}"
+            )
+        if not np.isfinite(frames).all():
+            raise UserError(f"{self.path} was not written: the wave holds NaN or infinite samples")
+        self._append(self.resampler.push(frames))
+
+    def _append(self, frames: np.ndarray) -> None:
+        encoded = _encode(frames, self.subtype)
+        try:
+            for start in range(0, len(encoded), WRITE_FRAMES):
+                self.file.write(np.ascontiguousarray(encoded[start : start + WRITE_FRAMES]))
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{self.path} cannot be written: {error}") from None
+
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            if kind is None:
+                self._append(self.resampler.flush())
+            self.file.close()
+            if kind is None:
+                os.replace(self.temporary, self.path)
+        finally:
+            self.temporary.unlink(missing_ok=True)
+
+
+def file_rate(path: str | Path, sample_rate: int, subtype: str | None = None) -> int:
+    """The rate a file will have: the one asked for, or the next one up that its codec knows."""
+    rates = CODEC_RATES.get(subtype or _format(Path(path))[1])
+    if sample_rate < 1:
+        raise UserError(f"{path} cannot be written at {sample_rate} Hz; give a positive sample rate")
+    return sample_rate if rates is None else min((r for r in rates if r >= sample_rate), default=rates[-1])
+
+
+def _format(path: Path) -> tuple[str, str]:
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"{path} cannot be written: name it with one of {', '.join(FORMATS)}")
+    return FORMATS[path.suffix.lower()]
+
+
+def _encode(frames: np.ndarray, subtype: str) -> np.ndarray:
+    """Round to the nearest step of an integer subtype (libsndfile would cut off), clipped; codecs get floats."""
+    if subtype in ("FLOAT", "DOUBLE"):
+        return frames
+    if subtype not in INTEGER_BITS:
+        return frames.clip(-1, 1)
+    bits = INTEGER_BITS[subtype]
+    top = 2 ** (bits - 1)
+    steps = np.rint(frames.astype(np.float64) * top).clip(-top, top - 1)
+    return (steps * 2 ** (32 - bits)).astype(np.int32)

@@ -1,0 +1,209 @@
+"""Manifests: one row per recording, in CSV, TSV or JSON lines; only the path is required."""
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from data.audio import audio_files
+from engine.user_error import UserError
+
+ALIASES = {
+    "path": ("path", "file_name", "file", "filename", "audio_filepath", "audio_path", "audio", "wav"),
+    "speaker": ("speaker", "speaker_id", "client_id", "spk_id"),
+    "text": ("text", "sentence", "transcript", "transcription", "normalized_text"),
+    "split": ("split", "subset"),
+    "duration": ("duration", "duration_s", "seconds"),
+    "gender": ("gender", "sex"),
+}
+"""Names a column may have, ours first."""
+METADATA = tuple(f"{name}.{kind}" for name in ("metadata", "manifest") for kind in ("csv", "jsonl", "tsv"))
+"""Files that ``rows_from`` takes for a folder's manifest, in this order."""
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+JSON_LINES = (".jsonl", ".ndjson")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One recording and what is known of it."""
+
+    path: Path
+    """Where the file is; relative only if the manifest's own path was."""
+    speaker: str | None = None
+    text: str | None = None
+    split: str | None = None
+    """Such as train, validation or test."""
+    duration: float | None = None
+    """Seconds."""
+    gender: str | None = None
+    """``F`` or ``M``."""
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """Columns of the manifest with other names, kept as they are."""
+
+
+def read_manifest(path: str | Path) -> list[Row]:
+    """Read a manifest; relative paths in it are relative to its folder. The files themselves are not looked at."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"there is no manifest {path}")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder where a manifest file is expected")
+    kind = path.suffix.lower()
+    if kind not in DELIMITERS and kind not in JSON_LINES:
+        known = ", ".join((*DELIMITERS, *JSON_LINES))
+        raise UserError(f"{path} is not a manifest: its name must end in one of {known}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; save the manifest as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    records = _csv_records(path, text, DELIMITERS[kind]) if kind in DELIMITERS else _json_records(path, text)
+    rows = [_row(path, line, record) for line, record in records]
+    if not rows:
+        raise UserError(f"{path} lists no recordings")
+    return rows
+
+
+def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:
+    """Write rows as CSV, TSV or JSON lines by extension, paths relative to the manifest; atomic."""
+    path, rows = Path(path), list(rows)
+    kind = path.suffix.lower()
+    if kind not in DELIMITERS and kind not in JSON_LINES:
+        raise UserError(f"{path} cannot be written: name it .csv, .tsv or .jsonl")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file to write")
+    records = [_record(row, path.parent) for row in rows]
+    used = dict.fromkeys(name for record in records for name in record)
+    columns = [name for name in ALIASES if name in used or name == "path"]
+    columns += [name for name in used if name not in ALIASES]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            if kind in JSON_LINES:
+                file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            else:
+                writer = csv.DictWriter(
+                    file, columns, restval="", delimiter=DELIMITERS[kind], lineterminator="\n"
+                )
+                writer.writeheader()
+                writer.writerows(records)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        if path.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+
+
+def rows_from(path: str | Path) -> list[Row]:
+    """The recordings of a manifest, of a folder with a manifest in it, or of a bare folder.
+
+    In a bare folder where all files lie in two or more sub-folders, each sub-folder is a speaker.
+    """
+    path = Path(path)
+    if path.is_file():
+        return read_manifest(path)
+    if not path.exists():
+        raise UserError(f"there is no manifest or folder {path}")
+    for name in METADATA:
+        if (path / name).is_file():
+            return read_manifest(path / name)
+    files = audio_files(path)
+    parts = [file.relative_to(path).parts for file in files]
+    by_speaker = all(len(p) > 1 for p in parts) and len({p[0] for p in parts}) > 1
+    return [Row(path=file, speaker=p[0] if by_speaker else None) for file, p in zip(files, parts)]
+
+
+def gender_of(word: str | None) -> str | None:
+    """``F`` or ``M`` from the words corpora use, None for anything else."""
+    initial = (word or "").strip().lower()
+    if initial == "f" or initial.startswith(("female", "woman")):
+        return "F"
+    return "M" if initial == "m" or initial.startswith(("male", "man")) else None
+
+
+def _csv_records(path: Path, text: str, delimiter: str) -> Iterable[tuple[int, dict]]:
+    csv.field_size_limit(1 << 30)
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        if not any(name in ALIASES["path"] for name in names):
+            found = ", ".join(names)[:80] or "nothing"
+            raise UserError(f"{path} has no 'path' column in its first line (found: {found})")
+        for cells in reader:
+            if not any(cells):
+                continue
+            if len(cells) != len(names):
+                raise UserError(
+                    f"{path}, line {reader.line_num}: {len(cells)} cells under {len(names)} columns; quote cells"
+                    f" that hold {delimiter!r}"
+                )
+            yield reader.line_num, dict(zip(names, cells))
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
+
+
+def _json_records(path: Path, text: str) -> Iterable[tuple[int, dict]]:
+    # Only line feeds end a JSON line: texts may hold other separators Python would split at.
+    for line, content in enumerate(text.split("\n"), start=1):
+        if not content.strip():
+            continue
+        try:
+            record = json.loads(content)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {line}: not valid JSON ({error.msg})") from None
+        if not isinstance(record, dict):
+            raise UserError(f"{path}, line {line}: each line must be a JSON object with a 'path'")
+        yield line, record
+
+
+def _row(manifest: Path, line: int, record: dict) -> Row:
+    record = {name: value for name, value in record.items() if value is not None and value != ""}
+    columns = {ours: next((n for n in names if n in record), None) for ours, names in ALIASES.items()}
+    taken = {ours: record.pop(name) for ours, name in columns.items() if name is not None}
+    if not isinstance(taken.get("path"), str):
+        raise UserError(f"{manifest}, line {line}: the path is missing")
+    duration = taken.get("duration")
+    if duration is not None:
+        try:
+            duration = float(duration)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"{manifest}, line {line}: duration {duration!r} is not a number of seconds"
+            ) from None
+    return Row(
+        path=manifest.parent / taken["path"],
+        speaker=_text(taken.get("speaker")),
+        text=_text(taken.get("text")),
+        split=_text(taken.get("split")),
+        duration=duration,
+        gender=gender_of(_text(taken.get("gender"))),
+        extra={name: _text(value) or "" for name, value in record.items()},
+    )
+
+
+def _text(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _record(row: Row, folder: Path) -> dict[str, str | float]:
+    try:
+        place = Path(os.path.relpath(row.path, folder)).as_posix()
+    except ValueError:  # another drive
+        place = str(row.path)
+    known = {
+        "path": place,
+        "speaker": row.speaker,
+        "text": row.text,
+        "split": row.split,
+        "duration": None if row.duration is None else round(row.duration, 4),
+        "gender": row.gender,
+        **row.extra,
+    }
+    return {name: value for name, value in known.items() if value not in (None, "")}

@@ -1,0 +1,61 @@
+"""Changing the sample rate: soxr at its very high quality, whole or in blocks with identical samples."""
+
+import numpy as np
+import soxr
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+QUALITY = "VHQ"
+Frames = Float[np.ndarray, "samples channels"]
+
+
+def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
+    """The exact number of samples that ``samples`` at one rate become at another (rounded half up)."""
+    return (2 * samples * to_rate + from_rate) // (2 * from_rate)
+
+
+def resample(
+    wave: Float[Tensor, "batch channels samples"], from_rate: int, to_rate: int
+) -> Float[Tensor, "batch channels resampled"]:
+    """The wave at another rate (soxr VHQ), exactly ``resampled_length`` long; data only: no gradient passes."""
+    if from_rate == to_rate:
+        return wave
+    batch, channels, samples = wave.shape
+    frames = wave.detach().cpu().float().reshape(batch * channels, samples).T.numpy()
+    resampler = Resampler(from_rate, to_rate, batch * channels)
+    resampled = np.concatenate([resampler.push(frames), resampler.flush()])
+    return torch.from_numpy(resampled.T.copy()).reshape(batch, channels, -1).to(wave.device)
+
+
+class Resampler:
+    """Resampling block by block: what comes out, concatenated, is the whole file resampled at once."""
+
+    def __init__(self, from_rate: int, to_rate: int, channels: int) -> None:
+        self.from_rate, self.to_rate, self.channels = from_rate, to_rate, channels
+        self.same = from_rate == to_rate
+        self.n_in = self.n_out = 0
+        if not self.same:
+            self.stream = soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality=QUALITY)
+
+    def push(self, frames: Frames) -> Frames:
+        """Take a block of any length; return the samples that are settled, perhaps none."""
+        self.n_in += len(frames)
+        if self.same:
+            return frames
+        # soxr reads interleaved memory in one piece.
+        return self._counted(self.stream.resample_chunk(np.ascontiguousarray(frames)))
+
+    def flush(self) -> Frames:
+        """Return the tail, so that the total is exactly ``resampled_length`` of what was pushed."""
+        nothing = np.zeros((0, self.channels), np.float32)
+        if self.same:
+            return nothing
+        missing = resampled_length(self.n_in, self.from_rate, self.to_rate) - self.n_out
+        tail = self.stream.resample_chunk(nothing, last=True).reshape(-1, self.channels)[:missing]
+        # soxr rounds a length that falls on half a sample as it pleases; one sample of silence evens it out.
+        return np.pad(tail, ((0, missing - len(tail)), (0, 0)))
+
+    def _counted(self, frames: np.ndarray) -> Frames:
+        self.n_out += len(frames)
+        return frames.reshape(-1, self.channels)
