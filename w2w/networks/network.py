@@ -1,0 +1,145 @@
+"""The converter network: encoders and decoder, tied together so that one chunk after another equals the whole."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from engine.user_error import UserError
+from w2w.networks.content import ContentConfig, ContentEncoder, factors
+from w2w.networks.decoder import Decoder, DecoderConfig
+from w2w.networks.pitch import Pitch, PitchTracker
+from w2w.networks.running_mean import RunningMean
+from w2w.networks.style import StyleConfig, StyleEncoder
+
+Wave = Float[Tensor, "batch 1 samples"]
+Voice = Float[Tensor, "batch voice"]
+
+LOWEST, HIGHEST = math.log(50.0), math.log(600.0)
+"""Log of Hz: converted F0 stays inside."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConverterConfig:
+    """All that it takes to build the converter's networks."""
+
+    sample_rate: int = 16_000
+    """Hz, of all waves in and out."""
+    frame_ms: float = 10.0
+    """Milliseconds between frames: the hop."""
+    window_ms: float = 32.0
+    """Milliseconds that one frame's analysis hears."""
+    look_ahead_ms: float = 8.0
+    """Milliseconds of future that every output sample may hear; live, this and one hop are the latency."""
+    n_mels: int = 80
+    """Bands of the analysis."""
+    pitch_memory_s: float = 10.0
+    """Seconds over which the source's mean log-F0 is remembered."""
+    content: ContentConfig = field(default_factory=ContentConfig)
+    """What is said."""
+    style: StyleConfig = field(default_factory=StyleConfig)
+    """Whose voice."""
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    """How it is said."""
+
+    def __post_init__(self) -> None:
+        try:
+            factors(self.hop)
+        except ValueError as mistake:
+            raise UserError(str(mistake)) from None
+
+    @property
+    def hop(self) -> int:
+        """Samples between frames."""
+        return round(self.sample_rate * self.frame_ms / 1000)
+
+    @property
+    def window(self) -> int:
+        """Samples that one frame's analysis hears."""
+        return round(self.sample_rate * self.window_ms / 1000)
+
+    @property
+    def look_ahead(self) -> int:
+        """Samples of future that every output sample may hear."""
+        return round(self.sample_rate * self.look_ahead_ms / 1000)
+
+
+class ConverterNetwork(nn.Module):
+    """Source wave and a voice to converted wave.
+
+    Inside, everything is causal and lags the source by ``look_ahead`` samples: the one place where future is used.
+    """
+
+    def __init__(self, config: ConverterConfig) -> None:
+        super().__init__()
+        self.config = config
+        shape = (config.sample_rate, config.hop, config.window, config.n_mels)
+        self.content = ContentEncoder(config.content, *shape)
+        self.style = StyleEncoder(config.style, *shape)
+        self.decoder = Decoder(config.decoder, config.style, config.content.dim, config.sample_rate, config.hop)
+        self.pitch = PitchTracker(config.sample_rate, config.hop)
+        frames = 1000.0 * config.pitch_memory_s / config.frame_ms
+        self.usual_pitch = RunningMean(1, time_constant=frames, prior_frames=0.5)
+        self.usual_pitch.prior.requires_grad_(False).fill_(math.log(150.0))
+
+    @property
+    def streams(self) -> bool:
+        """Whether a signal may be converted in pieces."""
+        return self.decoder.streams
+
+    def forward(self, source: Wave, voice: Voice, semitones: float = 0.0) -> Wave:
+        """Convert whole waves; the result is as long as the source."""
+        samples = source.shape[-1]
+        wave, _ = self.step(self.lead(source), voice, self.begin(source.shape[0]), semitones)
+        return wave[..., self.config.look_ahead :][..., :samples]
+
+    def lead(self, source: Wave) -> Wave:
+        """The source followed by the silence that brings its last samples out, in whole hops."""
+        samples = source.shape[-1] + self.config.look_ahead
+        return F.pad(source, (0, -samples % self.config.hop + self.config.look_ahead))
+
+    def begin(self, batch: int) -> dict[str, Any]:
+        """Silence, and nothing known of the source's pitch."""
+        return {
+            "content": self.content.begin(batch),
+            "pitch": self.pitch.begin(batch),
+            "usual_pitch": self.usual_pitch.begin(batch),
+            "decoder": self.decoder.begin(batch),
+        }
+
+    def step(
+        self, source: Wave, voice: Voice, state: dict[str, Any], semitones: float = 0.0
+    ) -> tuple[Wave, dict[str, Any]]:
+        """Convert one chunk, a whole number of hops long; the output lags by ``look_ahead`` samples."""
+        content, after_content = self.content.step(source, state["content"])
+        if self.decoder.needs_pitch:
+            pitch, after_pitch = self.pitch.step(source, state["pitch"])
+            usual, after_usual = self.usual_pitch.step(pitch.log_f0, voiced(pitch), state["usual_pitch"])
+            pitch = move(pitch, usual, voice, semitones)
+        else:
+            pitch = Pitch(torch.zeros_like(content.energy), torch.zeros_like(content.energy))
+            after_pitch, after_usual = state["pitch"], state["usual_pitch"]
+        wave, after_decoder = self.decoder.step(content, pitch, voice, state["decoder"])
+        return wave, {
+            "content": after_content,
+            "pitch": after_pitch,
+            "usual_pitch": after_usual,
+            "decoder": after_decoder,
+        }
+
+
+def voiced(pitch: Pitch) -> Float[Tensor, "batch 1 frames"]:
+    """One where there is a pitch."""
+    return (pitch.voicing > 0.5).to(pitch.voicing.dtype)
+
+
+def move(
+    pitch: Pitch, usual: Float[Tensor, "batch 1 frames"], voice: Voice, semitones: float = 0.0
+) -> Pitch:
+    """Move log-F0 from the source's usual one to the voice's mean, and by ``semitones`` beyond."""
+    target = voice[:, -1:, None] + semitones * math.log(2.0) / 12.0
+    return Pitch((pitch.log_f0 - usual + target).clamp(LOWEST, HIGHEST), pitch.voicing)

@@ -1,0 +1,176 @@
+"""A causal F0 estimator: normalised correlation, tracked forward in time."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+Curve = Float[Tensor, "batch 1 frames"]
+
+F_MIN, F_MAX = 60.0, 500.0
+"""Hz: the range of speaking voices."""
+BINS_PER_OCTAVE = 36
+OCTAVE_COST = 0.06
+"""Correlation that a candidate one octave lower must gain to be preferred: periods repeat, so would win ties."""
+JUMP_COST = 0.016
+"""Correlation lost per bin that the track moves between frames."""
+REACH = 9
+"""Bins the track may slide in one frame (a quarter of an octave in 10 ms); further is a new start."""
+RESTART = 0.35
+"""Score that a path loses when it begins anywhere else."""
+FORGET = 0.8
+"""How much of the past a frame's score keeps."""
+VOICED = 0.65
+"""Correlation above which a frame is voiced half the time."""
+HUSH = 0.002
+"""Energy, as a share of the recent loudest frame's, at which correlation counts half: hum in pauses is no voice."""
+DECAY = 0.998
+"""How fast the recent loudest frame is forgotten, per frame."""
+QUIET = 1e-5
+"""Mean power (-50 dBFS) that the loudest frame is never taken to be below."""
+
+
+class Pitch(NamedTuple):
+    """F0 per frame."""
+
+    log_f0: Curve
+    """Natural log of Hz; through unvoiced frames the last voiced value is held."""
+    voicing: Curve
+    """0 to 1."""
+
+
+class PitchState(NamedTuple):
+    """What the tracker carries from chunk to chunk, in float64."""
+
+    past: Float[Tensor, "batch 1 context"]
+    score: Float[Tensor, "batch bins"]
+    held: Float[Tensor, "batch 1"]
+    loudest: Float[Tensor, "batch 1"]
+
+
+class PitchTracker(nn.Module):
+    """F0 by normalised cross-correlation (Talkin 1995), tracked by a forward Viterbi pass without look-ahead.
+
+    It has no parameters and passes no gradient: F0 is a fact about the source, not something to bargain with.
+    Frame ``t`` has seen samples before ``(t + 1) * hop``. All is computed in float64, and handed on so: phases
+    add F0 up, and float32's rounding, which differs with the chunking, would be heard after some minutes.
+    """
+
+    def __init__(self, sample_rate: int, hop: int) -> None:
+        super().__init__()
+        self.sample_rate, self.hop = sample_rate, hop
+        self.longest = math.ceil(sample_rate / F_MIN) + 1
+        self.width = int(0.025 * sample_rate)
+        self.window = self.width + self.longest
+        n_bins = int(math.log2(F_MAX / F_MIN) * BINS_PER_OCTAVE) + 1
+        f0 = F_MIN * 2 ** (torch.arange(n_bins, dtype=torch.float64) / BINS_PER_OCTAVE)
+        lags = sample_rate / f0
+        self.register_buffer("low_lag", lags.floor().long(), persistent=False)
+        self.register_buffer("fraction", lags - lags.floor(), persistent=False)
+        self.register_buffer("log_f0", f0.log(), persistent=False)
+        octaves = torch.log2(f0 / F_MAX)
+        self.register_buffer("bias", OCTAVE_COST * octaves, persistent=False)
+        shifts = torch.arange(-REACH, REACH + 1).abs().double()
+        self.register_buffer("jump", JUMP_COST * shifts, persistent=False)
+        # Formants above 900 Hz only blur the period; a short Hann low-pass costs no latency worth naming.
+        taps = torch.hann_window(int(sample_rate / 1000) | 1, periodic=False, dtype=torch.float64)
+        self.register_buffer("lowpass", (taps / taps.sum())[None, None], persistent=False)
+
+    @property
+    def context(self) -> int:
+        """Past samples that the next frame still needs."""
+        return self.window - self.hop + self.lowpass.shape[-1] - 1
+
+    def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> Pitch:
+        """Track a whole wave."""
+        return self.step(wave, self.begin(wave.shape[0]))[0]
+
+    def begin(self, batch: int) -> PitchState:
+        """Silence, and no opinion."""
+        return PitchState(
+            self.lowpass.new_zeros(batch, 1, self.context),
+            self.lowpass.new_zeros(batch, len(self.log_f0)),
+            self.lowpass.new_full((batch, 1), math.log(150.0)),
+            self.lowpass.new_full((batch, 1), QUIET),
+        )
+
+    @torch.no_grad()
+    def step(self, wave: Float[Tensor, "batch 1 samples"], state: PitchState) -> tuple[Pitch, PitchState]:
+        """Track one chunk, a whole number of hops long."""
+        heard = torch.cat([state.past, wave.double()], dim=-1)
+        salience, power = self.salience(F.conv1d(heard, self.lowpass))
+        loudest = fading_peak(power, state.loudest)
+        salience = salience * (power / (power + HUSH * loudest))[..., None]
+        scores = self._scores(salience, state.score)
+        best = (scores + self.bias).argmax(-1, keepdim=True)
+        voicing = torch.sigmoid((salience.gather(-1, best) - VOICED) * 20.0)[..., 0]
+        log_f0 = hold(self._refined(salience, best), voicing > 0.5, state.held)
+        after = PitchState(
+            heard[..., heard.shape[-1] - self.context :], scores[:, -1], log_f0[:, -1:], loudest[:, -1:]
+        )
+        return Pitch(log_f0[:, None], voicing[:, None]), after
+
+    def salience(
+        self, wave: Float[Tensor, "batch 1 samples"]
+    ) -> tuple[Float[Tensor, "batch frames bins"], Float[Tensor, "batch frames"]]:
+        """Normalised correlation of each frame's newest stretch with the one a period earlier; its mean power."""
+        frames = wave[:, 0].unfold(-1, self.window, self.hop)
+        frames = frames - frames.mean(-1, keepdim=True)
+        newest = frames[..., self.longest :]
+        size = 2 ** math.ceil(math.log2(self.window))
+        # A circular correlation as long as the window: lags up to `longest` do not wrap.
+        spectrum = torch.fft.rfft(frames, n=size) * torch.fft.rfft(newest, n=size).conj()
+        # At start s, newest meets frames[s : s + width]: the lag is longest - s.
+        products = torch.fft.irfft(spectrum, n=size)[..., : self.longest + 1].flip(-1)
+        summed = F.pad(frames.square().cumsum(-1), (1, 0))
+        energy = (summed[..., self.width :] - summed[..., : -self.width]).flip(-1).clamp_min(0.0)
+        correlation = products / ((energy[..., :1] * energy).sqrt() + 1e-6 * self.width)
+        low = correlation[..., self.low_lag]
+        high = correlation[..., self.low_lag + 1]
+        return low + self.fraction * (high - low), energy[..., 0] / self.width
+
+    def _scores(
+        self, salience: Float[Tensor, "batch frames bins"], score: Float[Tensor, "batch bins"]
+    ) -> Float[Tensor, "batch frames bins"]:
+        """The best path's score into every bin: the recursion, and nothing else, runs frame by frame."""
+        scores = []
+        for now in salience.unbind(1):
+            # Runs once per 10 ms of audio: few operations, on little data.
+            reachable = F.pad(score, (REACH, REACH), value=-10.0).unfold(-1, 2 * REACH + 1, 1)
+            arrived = (reachable - self.jump).amax(-1)
+            # A new start is always open, so one bad syllable cannot hold the track for ever.
+            fresh = score.amax(-1, keepdim=True) - RESTART
+            score = torch.add(now, torch.maximum(arrived, fresh), alpha=FORGET)
+            scores.append(score)
+        return torch.stack(scores, dim=1)
+
+    def _refined(
+        self, salience: Float[Tensor, "batch frames bins"], best: Int64[Tensor, "batch frames 1"]
+    ) -> Float[Tensor, "batch frames"]:
+        """Log-F0 at the summit of the parabola through the best bin and its neighbours."""
+        inner = best.clamp(1, salience.shape[-1] - 2)
+        left, centre, right = (salience.gather(-1, inner + offset) for offset in (-1, 0, 1))
+        bend = left - 2 * centre + right
+        shift = torch.where(bend < -1e-6, 0.5 * (left - right) / bend, torch.zeros_like(bend)).clamp(-0.5, 0.5)
+        return (self.log_f0[inner] + shift * math.log(2.0) / BINS_PER_OCTAVE)[..., 0]
+
+
+def fading_peak(
+    power: Float[Tensor, "batch frames"], before: Float[Tensor, "batch 1"]
+) -> Float[Tensor, "batch frames"]:
+    """The loudest frame so far, forgotten at ``DECAY`` per frame; never below ``QUIET``."""
+    age = torch.arange(1, power.shape[-1] + 1, device=power.device, dtype=power.dtype) * math.log(DECAY)
+    lifted = torch.maximum(power.clamp_min(QUIET).log() - age, before.log())
+    return (lifted.cummax(-1).values + age).exp().clamp_min(QUIET)
+
+
+def hold(
+    values: Float[Tensor, "batch frames"], known: Bool[Tensor, "batch frames"], before: Float[Tensor, "batch 1"]
+) -> Float[Tensor, "batch frames"]:
+    """Each frame's newest known value."""
+    places = torch.arange(1, values.shape[-1] + 1, device=values.device)
+    newest = torch.where(known, places, torch.zeros_like(places)).cummax(-1).values
+    return torch.cat([before, values], dim=-1).gather(-1, newest)
