@@ -1,0 +1,255 @@
+"""Training batches of speech crops, each a function of (seed, step, rank, micro-batch) alone."""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data.audio import AudioError
+from data.manifest import Row, rows_from
+from data.recordings import Recordings
+from engine.user_error import UserError
+
+DRAWS = 6
+"""Positions tried before the loudest is taken though below ``silence_db``; files tried before giving up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which speech, and how it is cut."""
+
+    path: str = ""
+    """A manifest (.csv, .jsonl), or a folder of recordings."""
+    split: str = "train"
+    """Rows of this split only; empty: all. Rows without a split belong to train."""
+    sample_rate: int = 16_000
+    """Hz; files at other rates are resampled."""
+    crop_samples: int = 32_000
+    """Length of a crop. A recording shorter than this is repeated to fill it."""
+    reference_samples: int = 0
+    """Length of the other crop of the same voice; 0: as the first."""
+    batch: int = 12
+    """Crops in a micro-batch of one process."""
+    equal_speakers: bool = False
+    """Use all speakers alike, as many different ones in a batch as there are (a recording without a speaker
+    counts as one of its own); else all seconds alike."""
+    silence_db: float = -50.0
+    """dBFS, RMS: quieter crops are drawn again."""
+    cache_gib: float = 8.0
+    """Memory for decoded waves (0.25 GiB for 2.2 hours at 16 kHz); crops of later files come from disk."""
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate", "crop_samples", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.reference_samples < 0:
+            raise UserError(f"reference_samples={self.reference_samples} must be 0 or more")
+
+
+class Address(NamedTuple):
+    """What determines a batch."""
+
+    seed: int
+    step: int
+    rank: int = 0
+    micro: int = 0
+
+
+class Batch(NamedTuple):
+    """Crops and what is known of them."""
+
+    wave: Float[Tensor, "batch 1 samples"]
+    other: Float[Tensor, "batch 1 reference_samples"]
+    """A crop of another recording of the speaker, else of the same recording; see ``SpeechCrops``."""
+    speaker: Int[Tensor, "batch"]
+    """Index into ``SpeechCrops.speakers``; −1: not known."""
+    utterance: Int[Tensor, "batch"]
+    """Index into ``SpeechCrops.rows``."""
+
+
+class SpeechCrops(Dataset[Batch]):
+    """Batches by address.
+
+    ``other`` comes from another recording of the speaker where there is one. Else from the same recording,
+    without overlap where that is as long as both crops, and in a shorter one with as little as can be.
+    """
+
+    def __init__(self, config: DataConfig, *, progress: bool = True) -> None:
+        self.config = config
+        self.rows = split_rows(config.path, config.split)
+        self.speakers = sorted({row.speaker for row in self.rows if row.speaker is not None})
+        """Names, by label. Bad files do not shift the labels."""
+        self.recordings = Recordings(
+            self.rows,
+            sample_rate=config.sample_rate,
+            cache_gib=config.cache_gib,
+            silence_db=config.silence_db,
+            progress=progress,
+        )
+        label = {name: index for index, name in enumerate(self.speakers)}
+        self.labels = np.array([-1 if row.speaker is None else label[row.speaker] for row in self.rows])
+        groups: dict[object, list[int]] = {}
+        for index in map(int, self.recordings.usable):
+            groups.setdefault(self.rows[index].speaker or index, []).append(index)
+        self.voices = [np.array(group) for group in groups.values()]
+        """Usable rows, grouped by speaker."""
+        self._totals = [np.cumsum(self.recordings.lengths[group]) for group in self.voices]
+        self._voice_totals = np.cumsum([totals[-1] for totals in self._totals])
+
+    def __getitem__(self, address: Address) -> Batch:
+        rng = np.random.default_rng(list(address))
+        voices = self._voices(rng)
+        draws = [self._draw(rng, voice) for voice in voices]
+        waves, others, indices = zip(*draws)
+        indices = np.array(indices)
+        return Batch(
+            wave=torch.from_numpy(np.stack(waves))[:, None],
+            other=torch.from_numpy(np.stack(others))[:, None],
+            speaker=torch.from_numpy(self.labels[indices]),
+            utterance=torch.from_numpy(indices),
+        )
+
+    def _voices(self, rng: np.random.Generator) -> list[int]:
+        n_rows, n_voices = self.config.batch, len(self.voices)
+        if self.config.equal_speakers:
+            rounds = -(-n_rows // n_voices)
+            return np.concatenate([rng.permutation(n_voices) for _ in range(rounds)])[:n_rows].tolist()
+        return [_proportional(rng, self._voice_totals) for _ in range(n_rows)]
+
+    def _draw(self, rng: np.random.Generator, voice: int) -> tuple[np.ndarray, np.ndarray, int]:
+        for _ in range(DRAWS):
+            group = self.voices[voice]
+            index = int(group[_proportional(rng, self._totals[voice])])
+            # Another recording of this voice, if there is one.
+            other = int(rng.choice(group[group != index])) if len(group) > 1 else index
+            try:
+                return (*self._crops(rng, index, other), index)
+            except AudioError as error:
+                bad = index if error.path == self.rows[index].path else other
+                self.recordings.drop(bad, error.detail)
+                voice = int(rng.integers(len(self.voices)))
+        raise UserError(
+            f"{DRAWS} recordings in a row of {self.config.path} can no longer be read; are they still there?"
+        )
+
+    def _crops(self, rng: np.random.Generator, index: int, other: int) -> tuple[np.ndarray, np.ndarray]:
+        length = self.config.crop_samples
+        reference = self.config.reference_samples or length
+        n_samples = int(self.recordings.lengths[index])
+        if other != index:
+            wave, _ = self._loud(rng, index, length, [(0, n_samples - length)])
+            free = [(0, int(self.recordings.lengths[other]) - reference)]
+            return wave, self._loud(rng, other, reference, free)[0]
+        room = n_samples - length - reference
+        places = [(0, n_samples - length)]
+        if 0 <= room < reference:  # in the middle, the crop would leave no side long enough
+            places = [(0, room), (reference, n_samples - length)]
+        wave, start = self._loud(rng, index, length, places)
+        free = [(0, start - reference), (start + length, n_samples - reference)]
+        if room < 0:
+            far = 0 if 2 * start > n_samples - length else n_samples - reference
+            free = [(max(0, far), max(0, far))] if n_samples > reference else [(0, -1)]
+        return wave, self._loud(rng, index, reference, free)[0]
+
+    def _loud(
+        self, rng: np.random.Generator, index: int, samples: int, places: list[tuple[int, int]]
+    ) -> tuple[np.ndarray, int]:
+        """Draw a crop beginning in one of the ranges (ends included), not a silent one if that can be had."""
+        places = [(first, last) for first, last in places if first <= last]
+        # A recording shorter than the crop is repeated, from any of its samples on.
+        places = places or [(0, int(self.recordings.lengths[index]) - 1)]
+        floor, best, best_start, best_power = 10 ** (self.config.silence_db / 10), None, 0, -1.0
+        for _ in range(DRAWS):
+            draw = int(rng.integers(sum(last - first + 1 for first, last in places)))
+            for first, last in places:
+                if draw <= last - first:
+                    break
+                draw -= last - first + 1
+            crop = self.recordings.read(index, first + draw, samples)
+            power = float(np.square(crop).mean())
+            if power > best_power:
+                best, best_start, best_power = crop, first + draw, power
+            if power >= floor:
+                break
+        assert best is not None
+        return best, best_start
+
+
+class Batches:
+    """Called with the step to start from, yields batches without end, ``accumulate`` of them for a step."""
+
+    def __init__(self, crops: SpeechCrops, *, seed: int, workers: int, rank: int, accumulate: int) -> None:
+        self.crops, self.seed, self.workers, self.rank, self.accumulate = (
+            crops,
+            seed,
+            workers,
+            rank,
+            accumulate,
+        )
+
+    def __call__(self, start: int = 0) -> Iterator[Batch]:
+        loader = DataLoader(
+            self.crops,
+            batch_size=None,
+            sampler=_Addresses(self, start),
+            num_workers=self.workers,
+            # Forked workers share the decoded waves.
+            multiprocessing_context="fork" if self.workers else None,
+            worker_init_fn=_stay_calm if self.workers else None,
+            prefetch_factor=4 if self.workers else None,
+            pin_memory=torch.cuda.is_available(),
+            # The loader draws a seed; not from the global stream, which belongs to the step.
+            generator=torch.Generator(),
+        )
+        return iter(loader)
+
+
+def batches(
+    config: DataConfig, seed: int, workers: int = 0, rank: int = 0, n_ranks: int = 1, accumulate: int = 1
+) -> Batches:
+    """Read the corpus and return the batches of one process; the same whatever the number of workers."""
+    if not 0 <= rank < n_ranks:
+        raise ValueError(f"rank={rank} must lie in 0 … n_ranks − 1 = {n_ranks - 1}")
+    crops = SpeechCrops(config, progress=rank == 0)
+    return Batches(crops, seed=seed, workers=workers, rank=rank, accumulate=accumulate)
+
+
+def split_rows(path: str, split: str) -> list[Row]:
+    """The rows of one split of a manifest or folder; rows that name no split are for training."""
+    if not path:
+        raise UserError("no data given; set --data.path to a manifest or a folder of recordings")
+    rows = rows_from(path)
+    chosen = [row for row in rows if not split or (row.split or "train") == split]
+    if not chosen:
+        known = ", ".join(sorted({row.split or "train" for row in rows}))
+        raise UserError(f"{path} has no recordings in split {split!r}; it has {known}")
+    return chosen
+
+
+class _Addresses(Sampler[Address]):
+    def __init__(self, of: Batches, start: int) -> None:
+        self.of, self.start = of, start
+
+    def __iter__(self) -> Iterator[Address]:
+        for step in count(self.start):
+            for micro in range(self.of.accumulate):
+                yield Address(self.of.seed, step, self.of.rank, micro)
+
+
+def _proportional(rng: np.random.Generator, totals: np.ndarray) -> int:
+    """Draw an index as often as its share, given running totals."""
+    return int(np.searchsorted(totals, rng.integers(totals[-1]), side="right"))
+
+
+def _stay_calm(worker: int) -> None:
+    """Leave stop signals, which a terminal sends to all, to the main process: it finishes its step first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)

@@ -1,0 +1,126 @@
+"""A corpus' waves at one rate: decoded once into memory, or read crop by crop where memory would not do."""
+
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data.audio import AudioError, excerpt, info, load, resampled_length
+from data.manifest import Row
+from engine.user_error import UserError
+
+NAMED_AT_MOST = 20
+"""Bad files a warning names; it counts them all."""
+CHUNK = 64
+"""Files decoded between two looks at the memory used."""
+FULL_SCALE = 32_767
+
+
+class Recordings:
+    """The waves of manifest rows, unusable ones set aside, counted and named in one warning.
+
+    Waves are kept as 16-bit integers up to ``cache_gib``; of later rows only the length is looked up, and
+    crops are read from disk. All this happens before worker processes fork, which then share the memory.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        *,
+        sample_rate: int,
+        cache_gib: float = 8.0,
+        silence_db: float = -60.0,
+        progress: bool = True,
+    ) -> None:
+        self.rows, self.sample_rate, self.silence_db = list(rows), sample_rate, silence_db
+        self.lengths = np.zeros(len(self.rows), np.int64)
+        """Samples of each row; 0 where it cannot be used."""
+        self.problems: dict[int, str] = {}
+        """What is wrong with rows that cannot be used."""
+        self._cached: dict[int, tuple[np.ndarray, float]] = {}
+        self._fill(cache_gib * 2**30, progress)
+        self._warn(sorted(self.problems))
+        if not self.lengths.any():
+            row, problem = next(iter(self.problems.items()))
+            count = len(self.rows)
+            raise UserError(f"none of the {count} recordings can be used: {self.rows[row].path} {problem}")
+
+    @property
+    def usable(self) -> np.ndarray:
+        """Indices of the rows that can be used."""
+        return np.flatnonzero(self.lengths)
+
+    def read(self, index: int, start: int, samples: int) -> np.ndarray:
+        """Return float32 ``samples`` of a row; one shorter than that goes round, beginning at ``start``.
+
+        Repeated rather than padded: networks would else learn digital silence, which no microphone gives.
+        Raises ``AudioError`` if the file has become unreadable since.
+        """
+        n_samples = int(self.lengths[index])
+        if samples > n_samples:
+            return np.resize(np.roll(self.read(index, 0, n_samples), -start), samples)
+        if index in self._cached:
+            wave, scale = self._cached[index]
+            return wave[start : start + samples].astype(np.float32) * np.float32(scale)
+        wave = excerpt(self.rows[index].path, start, samples, self.sample_rate)[0, 0].numpy()
+        if len(wave) < samples:
+            raise AudioError(self.rows[index].path, "truncated", "is shorter than its header says")
+        return wave
+
+    def drop(self, index: int, problem: str) -> None:
+        """Set a row aside that failed when it was used, and say so, once."""
+        if index not in self.problems:
+            self.problems[index] = problem
+            self._warn([index])
+
+    def _fill(self, limit: float, progress: bool) -> None:
+        used = 0
+        bar = tqdm(total=len(self.rows), desc="reading audio", unit="file", delay=1.0, disable=not progress)
+        # Decoding happens outside the interpreter's lock, so threads help.
+        with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for first in range(0, len(self.rows), CHUNK):
+                chunk = range(first, min(first + CHUNK, len(self.rows)))
+                for index, found in zip(
+                    chunk, pool.map(self._decode if used < limit else self._measure, chunk)
+                ):
+                    if isinstance(found, str):
+                        self.problems[index] = found
+                    elif isinstance(found, int):
+                        self.lengths[index] = found
+                    else:
+                        self._cached[index] = found
+                        self.lengths[index] = len(found[0])
+                        used += found[0].nbytes
+                bar.update(len(chunk))
+
+    def _decode(self, index: int) -> tuple[np.ndarray, float] | str:
+        try:
+            wave = load(self.rows[index].path, self.sample_rate)[0, 0]
+        except AudioError as error:
+            return error.detail
+        peak = wave.abs().max().item()
+        if peak < 10 ** (self.silence_db / 20):
+            return f"is silent (no sample above {self.silence_db:g} dBFS)"
+        # Floating-point files may exceed full scale; they keep their level, at the cost of the last bits.
+        scale = max(1.0, peak) / FULL_SCALE
+        return (wave / scale).round().to(torch.int16).numpy(), scale
+
+    def _measure(self, index: int) -> int | str:
+        try:
+            header = info(self.rows[index].path)
+        except AudioError as error:
+            return error.detail
+        samples = resampled_length(header.samples, header.sample_rate, self.sample_rate)
+        return samples or f"is too short: no sample of it is left at {self.sample_rate} Hz"
+
+    def _warn(self, indices: list[int]) -> None:
+        if not indices:
+            return
+        named = "; ".join(f"{self.rows[i].path} {self.problems[i]}" for i in indices[:NAMED_AT_MOST])
+        more = f"; and {len(indices) - NAMED_AT_MOST} more" if len(indices) > NAMED_AT_MOST else ""
+        count = f"{len(self.problems)} of {len(self.rows)} recordings skipped"
+        warnings.warn(f"{count}: {named}{more} (python -m data.check tells all)", stacklevel=3)

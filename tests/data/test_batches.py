@@ -1,0 +1,256 @@
+"""Batches: addressed, independent of workers, honest about other crops, silence, short and bad files."""
+
+import csv
+import warnings
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch.testing import assert_close
+
+from data.batches import Address, DataConfig, SpeechCrops, batches, split_rows
+from data.recordings import Recordings
+from engine.user_error import UserError
+
+RATE = 8_000
+
+
+def ramp(samples: int, offset: float = 0.0) -> np.ndarray:
+    """A wave whose values tell where a crop was taken: 16-bit step n at sample n."""
+    return (np.arange(samples) % 30_000 + 1) / 32_767 + offset
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Ann with three files, Bob with one long one, two of nobody's, one for testing."""
+    rng = np.random.default_rng(0)
+    sizes = {
+        "ann_1": 9000,
+        "ann_2": 7000,
+        "ann_3": 5000,
+        "bob_1": 12_000,
+        "x_1": 6000,
+        "x_2": 4000,
+        "t": 5000,
+    }
+    with (tmp_path / "manifest.csv").open("w") as file:
+        table = csv.writer(file)
+        table.writerow(["path", "speaker", "split"])
+        for name, size in sizes.items():
+            soundfile.write(tmp_path / f"{name}.wav", rng.normal(size=size) * 0.1, RATE, "PCM_16")
+            speaker = name.split("_")[0] if name[0] in "ab" else ""
+            table.writerow([f"{name}.wav", speaker, "test" if name == "t" else "train"])
+    return tmp_path / "manifest.csv"
+
+
+def config(path: Path, **fields) -> DataConfig:
+    start = DataConfig(path=str(path), sample_rate=RATE, crop_samples=1000, reference_samples=800, batch=6)
+    return replace(start, **fields)
+
+
+def one_file(folder: Path, wave: np.ndarray, **fields) -> SpeechCrops:
+    soundfile.write(folder / "only.wav", wave, RATE, "PCM_16")
+    return SpeechCrops(config(folder, **fields))
+
+
+def starts(crops: torch.Tensor) -> torch.Tensor:
+    return (crops[:, 0, 0] * 32_767 - 1).round().long()
+
+
+def test_an_address_always_gives_the_same_batch(corpus):
+    one, two = SpeechCrops(config(corpus)), SpeechCrops(config(corpus))
+    for a, b in zip(one[Address(3, 7, 1, 0)], two[Address(3, 7, 1, 0)]):
+        assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("other", [(4, 7, 1, 0), (3, 8, 1, 0), (3, 7, 0, 0), (3, 7, 1, 1)])
+def test_every_part_of_the_address_counts(corpus, other):
+    crops = SpeechCrops(config(corpus))
+    assert not torch.equal(crops[Address(3, 7, 1, 0)].wave, crops[Address(*other)].wave)
+
+
+def test_workers_and_resuming_do_not_change_the_sequence(corpus):
+    alone = list(islice(batches(config(corpus), seed=5)(0), 8))
+    helped = batches(config(corpus), seed=5, workers=2)
+    for a, b in zip(alone, islice(helped(0), 8)):
+        assert torch.equal(a.wave, b.wave)
+        assert torch.equal(a.other, b.other)
+        assert torch.equal(a.utterance, b.utterance)
+    assert torch.equal(next(helped(6)).wave, alone[6].wave)
+
+
+def test_reading_batches_leaves_the_global_random_stream_alone(corpus):
+    state = torch.get_rng_state()
+    next(batches(config(corpus), seed=5)(0))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_micro_batches_come_in_order(corpus):
+    crops = SpeechCrops(config(corpus))
+    got = islice(batches(config(corpus), seed=1, rank=1, n_ranks=2, accumulate=2)(3), 4)
+    for (step, micro), batch in zip([(3, 0), (3, 1), (4, 0), (4, 1)], got):
+        assert torch.equal(batch.wave, crops[Address(1, step, 1, micro)].wave)
+
+
+def test_shapes_and_labels(corpus):
+    crops = SpeechCrops(config(corpus, batch=200))
+    batch = crops[Address(0, 0)]
+    assert batch.wave.shape == (200, 1, 1000)
+    assert batch.other.shape == (200, 1, 800)
+    assert batch.wave.dtype == torch.float32
+    assert crops.speakers == ["ann", "bob"]
+    for utterance, speaker in zip(batch.utterance.tolist(), batch.speaker.tolist()):
+        assert speaker == {"a": 0, "b": 1, "x": -1}[crops.rows[utterance].path.name[0]]
+    assert set(batch.utterance.tolist()) == set(range(6))
+
+
+def test_seconds_or_speakers_are_used_alike(corpus):
+    voices = {0: "ann", 1: "ann", 2: "ann", 3: "bob", 4: "x_1", 5: "x_2"}
+
+    def shares(**fields) -> dict[str, float]:
+        used = SpeechCrops(config(corpus, batch=4000, **fields))[Address(0, 0)].utterance.tolist()
+        names = [voices[index] for index in used]
+        return {name: names.count(name) / 4000 for name in ("ann", "bob", "x_1", "x_2")}
+
+    assert shares() == pytest.approx({"ann": 21 / 43, "bob": 12 / 43, "x_1": 6 / 43, "x_2": 4 / 43}, abs=0.04)
+    assert shares(equal_speakers=True) == pytest.approx(dict.fromkeys(("ann", "bob", "x_1", "x_2"), 0.25))
+
+
+def test_equal_use_puts_different_speakers_in_a_batch(corpus):
+    crops = SpeechCrops(config(corpus, equal_speakers=True, batch=4))
+    for step in range(10):
+        batch = crops[Address(0, step)]
+        assert sorted(batch.speaker.tolist()) == [-1, -1, 0, 1]
+
+
+def test_the_other_crop_is_another_recording_of_the_speaker(tmp_path):
+    rows = ["path,speaker"]
+    for name, level in [("a", 0.1), ("b", 0.2), ("c", 0.3)]:
+        soundfile.write(tmp_path / f"{name}.wav", np.full(3000, level), RATE, "PCM_16")
+        rows.append(f"{name}.wav,ann")
+    (tmp_path / "metadata.csv").write_text("\n".join(rows))
+    batch = SpeechCrops(config(tmp_path, batch=100))[Address(0, 0)]
+    levels = batch.wave[:, 0, 0], batch.other[:, 0, 0]
+    assert ((levels[0] - levels[1]).abs() > 0.05).all()
+
+
+@pytest.mark.parametrize("size", [1800, 1801, 2300, 2599, 2600, 5000])
+def test_crops_of_one_recording_do_not_overlap_where_it_is_long_enough(tmp_path, size):
+    batch = one_file(tmp_path, ramp(size), batch=200)[Address(0, 0)]
+    first, second = starts(batch.wave), starts(batch.other)
+    assert ((second + 800 <= first) | (first + 1000 <= second)).all()
+    assert first.min() >= 0
+    assert (first.max() + 1000).item() <= size
+    assert (second.max() + 800).item() <= size
+
+
+def test_crops_of_a_shorter_recording_overlap_as_little_as_can_be(tmp_path):
+    batch = one_file(tmp_path, ramp(1500), batch=100)[Address(0, 0)]
+    first, second = starts(batch.wave), starts(batch.other)
+    assert torch.equal(second, torch.where(2 * first > 500, 0, 700))
+
+
+def test_a_recording_shorter_than_the_crop_is_repeated(tmp_path):
+    batch = one_file(tmp_path, ramp(300), batch=20)[Address(0, 0)]
+    for crops in (batch.wave, batch.other):
+        places = (starts(crops)[:, None] + torch.arange(crops.shape[-1])) % 300
+        assert_close(crops[:, 0], torch.tensor(ramp(300), dtype=torch.float32)[places])
+    assert len(set(starts(batch.wave).tolist())) > 5
+
+
+def test_silence_is_dropped(tmp_path):
+    wave = np.zeros(20_000)
+    wave[9000:11_000] = 0.1
+    batch = one_file(tmp_path, wave, batch=200, silence_db=-40.0)[Address(0, 0)]
+    loud = (batch.wave.square().mean((1, 2)) > 1e-4).float().mean()
+    assert loud > 0.5  # about 15 % without redrawing
+
+
+def test_disk_and_memory_give_the_same_batches(corpus):
+    kept, read = SpeechCrops(config(corpus)), SpeechCrops(config(corpus, cache_gib=0.0))
+    for a, b in zip(kept[Address(0, 0)], read[Address(0, 0)]):
+        assert_close(a, b, rtol=0, atol=1e-4)
+
+
+def test_other_rates_are_resampled_on_either_path(tmp_path):
+    time = np.arange(32_000) / 16_000
+    soundfile.write(tmp_path / "a.flac", np.stack([np.sin(2 * np.pi * 200 * time) * 0.5] * 2, 1), 16_000)
+    kept, read = SpeechCrops(config(tmp_path)), SpeechCrops(config(tmp_path, cache_gib=0.0))
+    assert kept.recordings.lengths.tolist() == read.recordings.lengths.tolist() == [16_000]
+    assert_close(kept[Address(0, 0)].wave, read[Address(0, 0)].wave, rtol=0, atol=1e-3)
+
+
+def test_levels_above_full_scale_are_kept(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.full(3000, 2.5, np.float32), RATE, "FLOAT")
+    assert_close(SpeechCrops(config(tmp_path))[Address(0, 0)].wave.max().item(), 2.5)
+
+
+def test_bad_files_are_counted_and_named_once_and_the_rest_is_used(corpus):
+    (corpus.parent / "ann_1.wav").write_text("not audio")
+    soundfile.write(corpus.parent / "x_1.wav", np.zeros(4000), RATE)
+    with pytest.warns(UserWarning, match="2 of 6 recordings skipped") as told:
+        crops = SpeechCrops(config(corpus, batch=100))
+    assert len(told) == 1
+    assert "ann_1.wav" in str(told[0].message)
+    assert "x_1.wav is silent" in str(told[0].message)
+    assert set(crops[Address(0, 0)].utterance.tolist()) == {1, 2, 3, 5}
+
+
+def test_a_file_that_vanishes_while_training_is_passed_over(corpus):
+    crops = SpeechCrops(config(corpus, batch=50, cache_gib=0.0))
+    (corpus.parent / "bob_1.wav").unlink()
+    with pytest.warns(UserWarning, match=r"bob_1.wav does not exist") as told:
+        used = crops[Address(0, 0)].utterance.tolist()
+    assert len(told) == 1
+    assert 3 not in used
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        crops[Address(0, 1)]
+
+
+def test_nothing_usable_is_the_users_mistake(tmp_path):
+    (tmp_path / "a.wav").write_text("not audio")
+    with (
+        pytest.raises(UserError, match=r"none of the 1 recordings"),
+        pytest.warns(UserWarning, match="1 of 1"),
+    ):
+        SpeechCrops(config(tmp_path))
+
+
+def test_all_files_gone_is_told_and_does_not_hang(corpus):
+    crops = SpeechCrops(config(corpus, cache_gib=0.0))
+    for path in corpus.parent.glob("*.wav"):
+        path.unlink()
+    with (
+        pytest.raises(UserError, match="no longer be read"),
+        pytest.warns(UserWarning, match="does not exist"),
+    ):
+        crops[Address(0, 0)]
+
+
+def test_splits(corpus):
+    assert [row.path.name for row in split_rows(str(corpus), "test")] == ["t.wav"]
+    assert len(split_rows(str(corpus), "")) == 7
+    with pytest.raises(UserError, match="it has test, train"):
+        split_rows(str(corpus), "validation")
+    with pytest.raises(UserError, match=r"--data\.path"):
+        split_rows("", "train")
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"crop_samples": -1}, {"reference_samples": -1}])
+def test_impossible_configurations_are_refused(wrong):
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        DataConfig(**wrong)
+
+
+def test_recordings_name_only_so_many(tmp_path):
+    for index in range(25):
+        (tmp_path / f"{index}.wav").write_text("no")
+    soundfile.write(tmp_path / "good.wav", ramp(1000), RATE)
+    rows = split_rows(str(tmp_path), "train")
+    with pytest.warns(UserWarning, match=r"25 of 26 .*; and 5 more"):
+        assert len(Recordings(rows, sample_rate=RATE, progress=False).usable) == 1
