@@ -1,4 +1,4 @@
-"""Audio files in and out: any container soundfile knows, any rate, any channels; every failure told in a sentence."""
+"""Audio files in and out: any container soundfile knows, any rate and channels; failures in one sentence."""
 
 import os
 from collections.abc import Iterator
@@ -38,18 +38,26 @@ READ_ONLY = (".aif", ".aiff", ".aifc", ".au", ".caf", ".rf64", ".snd", ".sph", "
 READ_FRAMES = 65_536
 UNKNOWN_LENGTH = 1 << 62
 """libsndfile gives a number beyond this for a FLAC stream that does not state its length."""
+OGG_PAGE = 1 << 18
+"""Samples, more than the 255 packets of a page can hold."""
 MARGIN_SECONDS = 0.1
 """Longer than half of soxr's filter, so that an excerpt equals the same stretch of the whole file."""
 
-Problem = Literal["missing", "unreadable", "truncated", "empty", "NaN", "too short"]
+PLAUSIBLE_RATES = range(1_000, 1_000_001)
+"""Hz. A header outside is wrong, and resampling from its rate could fill the memory."""
+
+Problem = Literal["missing", "unreadable", "truncated", "empty", "NaN", "too short", "wrong rate"]
 
 
 class AudioError(UserError):
     """A file that cannot be used as audio, with the kind of problem for ``data.check`` to count."""
 
     def __init__(self, path: Path, problem: Problem, detail: str) -> None:
-        super().__init__(f"{path} {detail}")
+        super().__init__(path, problem, detail)  # all three, so that it can be pickled between processes
         self.path, self.problem, self.detail = path, problem, detail
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.detail}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +79,8 @@ class AudioInfo:
 class _Sequential(soundfile.SoundFile):
     """A file read from front to back.
 
-    soundfile seeks after every read of a seekable file; for MP3 that resets the decoder and leaves an audible break
-    at each block.
+    soundfile seeks after every read of a seekable file; for MP3 that resets the decoder and leaves an audible
+    break at each block.
     """
 
     def seekable(self) -> bool:
@@ -92,7 +100,7 @@ def info(path: str | Path) -> AudioInfo:
 def load(
     path: str | Path, sample_rate: int | None = None, *, mono: bool = True
 ) -> Float[Tensor, "1 channels samples"]:
-    """Read a whole file, as one channel (the mean of all) unless ``mono`` is False, at ``sample_rate`` if given."""
+    """Read a whole file, as the mean of its channels if ``mono``, resampled to ``sample_rate`` if given."""
     path = Path(path)
     with _opened(path) as file:
         resampler = Resampler(file.samplerate, sample_rate or file.samplerate, 1 if mono else file.channels)
@@ -107,10 +115,10 @@ def load(
 def blocks(
     path: str | Path, sample_rate: int | None, block_samples: int
 ) -> Iterator[Float[Tensor, "1 1 samples"]]:
-    """Read a file of any length in mono blocks of ``block_samples`` (the last may be shorter), in bounded memory.
+    """Read a file of any length in mono blocks of ``block_samples``, the last maybe shorter, in flat memory.
 
-    Concatenated they equal ``load(path, sample_rate)``. A file that cannot be opened is refused at once, not at the
-    first block.
+    Concatenated they equal ``load(path, sample_rate)``. A file that cannot be opened is refused at once, not
+    when the first block is asked for.
     """
     path = Path(path)
     if block_samples < 1:
@@ -142,7 +150,7 @@ def _blocks(path: Path, sample_rate: int | None, block_samples: int) -> Iterator
 def excerpt(
     path: str | Path, start: int, samples: int, sample_rate: int | None = None
 ) -> Float[Tensor, "1 1 samples"]:
-    """Read ``samples`` mono samples from ``start`` on, both counted at ``sample_rate``, without decoding the rest.
+    """Read ``samples`` mono samples from ``start`` on, both at ``sample_rate``, without decoding the rest.
 
     Equals that stretch of ``load(path, sample_rate)``; shorter where the file ends.
     """
@@ -150,7 +158,7 @@ def excerpt(
     with _opened(path) as file:
         own_rate = file.samplerate
         rate = sample_rate or own_rate
-        # Begin where a sample of one rate falls on a sample of the other, so that the phase is that of the whole.
+        # Begin where a sample of one rate falls on one of the other: then the phase is that of the whole.
         common = gcd(own_rate, rate)
         own_step, step = own_rate // common, rate // common
         margin = 0 if own_rate == rate else int(MARGIN_SECONDS * own_rate) + 1
@@ -164,7 +172,7 @@ def excerpt(
 
 
 def audio_files(folder: str | Path) -> list[Path]:
-    """All audio files under a folder by extension, sorted; hidden files are passed over, linked folders followed."""
+    """All audio files under a folder by extension, sorted; hidden files are passed over, links followed."""
     folder = Path(folder)
     if not folder.exists():
         raise UserError(f"there is no folder {folder}")
@@ -202,14 +210,16 @@ def _opened(path: Path) -> soundfile.SoundFile:
         raise AudioError(path, "empty", "is empty (0 bytes)")
     try:
         file = _Sequential(str(path))
+        if file.format == "RAW":  # no header: libsndfile believed the extension
+            raise ValueError(path)
     except (RuntimeError, TypeError, ValueError, OSError):
         known = ", ".join(extension[1:] for extension in EXTENSIONS)
-        raise AudioError(
-            path,
-            "unreadable",
-            f"is not audio this program can read ({known}); convert it first or leave it out",
-        ) from None
+        detail = f"is not audio this program can read ({known}); convert it first or leave it out"
+        raise AudioError(path, "unreadable", detail) from None
     try:
+        if file.samplerate not in PLAUSIBLE_RATES:
+            detail = f"says in its header that its rate is {file.samplerate} Hz, which no recording has"
+            raise AudioError(path, "wrong rate", detail)
         short = cut_short(path, file.format, file.extra_info)
         if short:
             raise AudioError(path, "truncated", f"is truncated: {short}")
@@ -228,16 +238,13 @@ def _frames(
 ) -> Iterator[Frames]:
     """Decode from ``start`` to ``until`` in pieces, refusing what is not a finite number and an early end."""
     total = file.frames
-    until = total if until is None else min(until, total)
+    end = total if until is None else min(until, total)
     place = start
-    if start and file.format == "MP3":  # its frames lean on earlier ones: decode them too
-        for at in range(0, start, READ_FRAMES):
-            file.read(min(READ_FRAMES, start - at), dtype="float32", always_2d=True)
-    elif start:
-        file.seek(start)
-    while place < until:
+    while place < end:
         try:
-            frames = file.read(min(READ_FRAMES, until - place), dtype="float32", always_2d=True)
+            if place == start:
+                _go_to(file, start)
+            frames = file.read(min(READ_FRAMES, end - place), dtype="float32", always_2d=True)
         except RuntimeError:
             raise _broken_off(file, path, place) from None
         if not len(frames):
@@ -248,10 +255,25 @@ def _frames(
             raise AudioError(path, "NaN", detail)
         place += len(frames)
         yield frames
-    if place < until and total < UNKNOWN_LENGTH and (file.format != "MP3" or has_frame_count(path)):
+    if place < end and total < UNKNOWN_LENGTH and (file.format != "MP3" or has_frame_count(path)):
         raise _broken_off(file, path, place)
     if place == 0 and start == 0:
         raise AudioError(path, "empty", "holds no samples")
+
+
+def _go_to(file: soundfile.SoundFile, start: int) -> None:
+    """Stand before sample ``start``, by decoding from where the container's seeking can be trusted."""
+    match file.format:
+        case "MP3":  # frames lean on earlier ones
+            seek = 0
+        case "OGG":  # seeks into the last page go astray
+            seek = min(start, max(0, file.frames - OGG_PAGE))
+        case _:
+            seek = start
+    if seek:
+        file.seek(seek)
+    for at in range(seek, start, READ_FRAMES):
+        file.read(min(READ_FRAMES, start - at), dtype="float32", always_2d=True)
 
 
 def _broken_off(file: soundfile.SoundFile, path: Path, place: int) -> AudioError:
@@ -260,7 +282,7 @@ def _broken_off(file: soundfile.SoundFile, path: Path, place: int) -> AudioError
     return AudioError(path, "truncated", detail)
 
 
-def _mixed(frames: Frames) -> Frames:
+def _mixed(frames: Frames) -> Float[np.ndarray, "samples 1"]:
     return frames.mean(axis=1, keepdims=True) if frames.shape[1] > 1 else frames
 
 

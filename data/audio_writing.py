@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import soundfile
@@ -35,10 +34,10 @@ WRITE_FRAMES = 16_384
 def save(
     path: str | Path, wave: Float[Tensor, "... samples"], sample_rate: int, subtype: str | None = None
 ) -> None:
-    """Write a wave, shaped ``1 channels samples``, in the format of the extension; atomic, folders made as needed.
+    """Write a wave, shaped ``1 channels samples``, in the format of its extension; atomic.
 
-    16 bits by default; ``subtype`` is libsndfile's name, such as ``PCM_24`` or ``FLOAT``. What exceeds [-1, 1] is
-    clipped unless the subtype holds floats.
+    16 bits by default; ``subtype`` is libsndfile's name, such as ``PCM_24`` or ``FLOAT``. Folders are made as
+    needed. What exceeds [-1, 1] is clipped unless the subtype holds floats.
     """
     if wave.ndim > 3 or (wave.ndim == 3 and wave.shape[0] != 1):
         raise ValueError(f"a wave to save is shaped (1, channels, samples), not {tuple(wave.shape)}")
@@ -63,7 +62,7 @@ class Writer:
             raise UserError(f"{self.path} cannot hold subtype {self.subtype!r}; choose one of {known}")
         self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Writer":
         if self.path.is_dir():
             raise UserError(f"{self.path} is a folder; give the name of a file to write")
         try:
@@ -121,7 +120,7 @@ def _format(path: Path) -> tuple[str, str]:
 
 
 def _encode(frames: np.ndarray, subtype: str) -> np.ndarray:
-    """Round to the nearest step of an integer subtype (libsndfile would cut off), clipped; codecs get floats."""
+    """Clip, and round to the nearest step of an integer subtype (libsndfile would cut off)."""
     if subtype in ("FLOAT", "DOUBLE"):
         return frames
     if subtype not in INTEGER_BITS:

@@ -1,7 +1,7 @@
-"""Which audio files are whole: what a container's own header promises against the bytes that are there.
+"""Which audio files are whole: what a container's header promises against the bytes that are there.
 
-libsndfile opens a file that was cut short (a broken download, a full disk) and quietly reads what is left. The
-header still tells how much there should be.
+libsndfile opens a file that was cut short (a broken download, a full disk) and quietly reads what is left.
+The header still tells how much there should be.
 """
 
 import re
@@ -49,7 +49,7 @@ def has_frame_count(path: Path) -> bool:
 
 
 def _wav_end(file) -> int | None:
-    """Where the data chunk of a RIFF or RF64 file should end, in bytes; None where the header does not say."""
+    """Where the data of a RIFF or RF64 file should end, in bytes; None where the header does not say."""
     head, data_size_64, align = file.read(12), None, 1
     order = ">" if head[:4] == b"RIFX" else "<"
     while len(header := file.read(8)) == 8:

@@ -44,7 +44,7 @@ class Row:
 
 
 def read_manifest(path: str | Path) -> list[Row]:
-    """Read a manifest; relative paths in it are relative to its folder. The files themselves are not looked at."""
+    """Read a manifest; its relative paths start from its folder. The files themselves are not looked at."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"there is no manifest {path}")
@@ -139,8 +139,8 @@ def _csv_records(path: Path, text: str, delimiter: str) -> Iterable[tuple[int, d
                 continue
             if len(cells) != len(names):
                 raise UserError(
-                    f"{path}, line {reader.line_num}: {len(cells)} cells under {len(names)} columns; quote cells"
-                    f" that hold {delimiter!r}"
+                    f"{path}, line {reader.line_num}: {len(cells)} cells under {len(names)} columns; quote"
+                    f" cells that hold {delimiter!r}"
                 )
             yield reader.line_num, dict(zip(names, cells))
     except csv.Error as error:

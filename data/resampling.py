@@ -8,6 +8,7 @@ from torch import Tensor
 
 QUALITY = "VHQ"
 Frames = Float[np.ndarray, "samples channels"]
+Resampled = Float[np.ndarray, "resampled channels"]
 
 
 def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
@@ -18,7 +19,7 @@ def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
 def resample(
     wave: Float[Tensor, "batch channels samples"], from_rate: int, to_rate: int
 ) -> Float[Tensor, "batch channels resampled"]:
-    """The wave at another rate (soxr VHQ), exactly ``resampled_length`` long; data only: no gradient passes."""
+    """The wave at another rate (soxr VHQ), exactly ``resampled_length`` long; no gradient passes."""
     if from_rate == to_rate:
         return wave
     batch, channels, samples = wave.shape
@@ -38,7 +39,7 @@ class Resampler:
         if not self.same:
             self.stream = soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality=QUALITY)
 
-    def push(self, frames: Frames) -> Frames:
+    def push(self, frames: Frames) -> Resampled:
         """Take a block of any length; return the samples that are settled, perhaps none."""
         self.n_in += len(frames)
         if self.same:
@@ -46,7 +47,7 @@ class Resampler:
         # soxr reads interleaved memory in one piece.
         return self._counted(self.stream.resample_chunk(np.ascontiguousarray(frames)))
 
-    def flush(self) -> Frames:
+    def flush(self) -> Resampled:
         """Return the tail, so that the total is exactly ``resampled_length`` of what was pushed."""
         nothing = np.zeros((0, self.channels), np.float32)
         if self.same:
@@ -56,6 +57,6 @@ class Resampler:
         # soxr rounds a length that falls on half a sample as it pleases; one sample of silence evens it out.
         return np.pad(tail, ((0, missing - len(tail)), (0, 0)))
 
-    def _counted(self, frames: np.ndarray) -> Frames:
+    def _counted(self, frames: np.ndarray) -> Resampled:
         self.n_out += len(frames)
         return frames.reshape(-1, self.channels)
