@@ -1,1 +1,1 @@
-"""The scoreboard: similarity, intelligibility, quality and pitch of converted speech."""
+"""Scoring of converted speech: similarity, intelligibility, quality and pitch, with toplines and baselines beside."""

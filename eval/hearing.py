@@ -1,0 +1,120 @@
+"""Features of many files: found in the cache, or computed by several processes with a progress bar."""
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from data.audio import load
+from engine.user_error import UserError
+from eval.cache import Cache, Features, content_hash
+
+SAMPLE_RATE = 16_000
+"""Hz; every judge listens at this rate."""
+SILENT = 1e-4
+SHORTEST_SECONDS = 0.2
+WORTH_PROCESSES_SECONDS = 30.0
+"""Less audio than this to hear is done here: starting a process takes seconds."""
+
+
+@runtime_checkable
+class Judge(Protocol):
+    """Something that turns a wave into features; small, picklable, loading what it needs when first called."""
+
+    @property
+    def kind(self) -> str:
+        """Names the computation and its version in the cache."""
+        ...
+
+    def check(self) -> None:
+        """Raise a ``UserError`` if a part that must be installed is absent."""
+        ...
+
+    def __call__(self, wave: Float[Tensor, "1 1 samples"]) -> Features:
+        """Hear one recording at 16 kHz."""
+        ...
+
+
+Heard = dict[Path, dict[str, Features]]
+"""By file, then by the judge's kind."""
+
+
+def listen(path: Path, where: str = "") -> Float[Tensor, "1 1 samples"]:
+    """Load a file as judges hear it, refusing what cannot be scored; ``where`` is who asked for it."""
+    prefix = f"{where}: " if where else ""
+    try:
+        wave = load(path, SAMPLE_RATE)
+    except UserError as mistake:
+        raise UserError(f"{prefix}{mistake}") from None
+    seconds = wave.shape[-1] / SAMPLE_RATE
+    if seconds < SHORTEST_SECONDS:
+        raise UserError(f"{prefix}{path} lasts {seconds:.3f} s; scoring needs {SHORTEST_SECONDS} s or more")
+    if wave.abs().max() < SILENT:
+        raise UserError(f"{prefix}{path} is silent; there is nothing to score")
+    return wave
+
+
+def hear(
+    wanted: Iterable[tuple[Path, Sequence[Judge]]], cache: Cache, *, jobs: int = 0, title: str = "hearing"
+) -> Heard:
+    """Give every file's features of its judges; ``jobs`` 0 means as many processes as there are cores, up to 8."""
+    heard: Heard = {}
+    missing: dict[Path, list[Judge]] = {}
+    for path, judges in wanted:
+        known = heard.setdefault(path, {})
+        for judge in judges:
+            if judge.kind in known or judge in missing.get(path, ()):
+                continue
+            stored = cache.get(judge.kind, content_hash(path))
+            if stored is None:
+                missing.setdefault(path, []).append(judge)
+            else:
+                known[judge.kind] = stored
+    # The longest first, so that no process is left with a long file at the end.
+    tasks = sorted(missing.items(), key=lambda task: (-task[0].stat().st_size, task[0]))
+    done: dict[Path, dict[str, Features]] = {}
+    jobs = min(jobs or min(os.cpu_count() or 1, 8), len(tasks))
+    with tqdm(total=len(tasks), desc=title, unit="file", disable=not tasks, file=sys.stderr) as bar:
+        if jobs > 1 and sum(task[0].stat().st_size for task in tasks) > WORTH_PROCESSES_SECONDS * 16_000:
+            _in_processes(tasks, cache, jobs, done, bar)
+        for path, judges in tasks:
+            if path not in done:
+                done[path] = _hear_one(path, judges, cache)
+                bar.update()
+    for path, features in done.items():
+        heard[path] |= features
+    return heard
+
+
+def _in_processes(
+    tasks: list[tuple[Path, list[Judge]]], cache: Cache, jobs: int, done: dict, bar: tqdm
+) -> None:
+    # Spawned, because a forked child of a process that has run torch threads can hang.
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread)
+    try:
+        futures = {pool.submit(_hear_one, path, judges, cache): path for path, judges in tasks}
+        for future in as_completed(futures):
+            done[futures[future]] = future.result()
+            bar.update()
+    except BrokenProcessPool:
+        pass  # a caller without a main guard, or too little memory: the rest is done in this process
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _hear_one(path: Path, judges: Sequence[Judge], cache: Cache) -> dict[str, Features]:
+    content, wave = content_hash(path), load(path, SAMPLE_RATE)
+    return {judge.kind: cache.remember(judge.kind, content, lambda j=judge: j(wave)) for judge in judges}

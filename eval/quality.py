@@ -1,0 +1,75 @@
+"""Quality as a listener might rate it, predicted by DNSMOS (P.835: speech, background, overall; 1 to 5)."""
+
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from engine.user_error import UserError
+from eval.cache import Features
+
+SAMPLE_RATE = 16_000
+WINDOW = int(9.01 * SAMPLE_RATE)
+"""Samples the network sees at once; shorter recordings are repeated, as in the published script."""
+POLYNOMIALS = {
+    "speech": (-0.08397278, 1.22083953, 0.0052439),
+    "background": (-0.13166888, 1.60915514, -0.39604546),
+    "overall": (-0.06766283, 1.11546468, 0.04602535),
+}
+"""From the network's outputs, in this order, to opinion scores (the published, not personalised, fit)."""
+
+
+@dataclass(frozen=True)
+class DNSMOS:
+    """Microsoft's DNSMOS P.835 network, carried by speechmos, on one thread."""
+
+    kind: str = "dnsmos-p835-1"
+
+    def check(self) -> None:
+        """Refuse in one sentence if the package is absent."""
+        _session()
+
+    def __call__(self, wave: Float[Tensor, "1 1 samples"]) -> Features:
+        samples = wave[0, 0].clamp(-1, 1).numpy()
+        while len(samples) < WINDOW:
+            samples = np.concatenate([samples, samples])
+        n_windows = int(len(samples) // SAMPLE_RATE - WINDOW / SAMPLE_RATE) + 1
+        starts = [i * SAMPLE_RATE for i in range(n_windows) if i * SAMPLE_RATE + WINDOW <= len(samples)]
+        raw = [_session().run(None, {"input_1": samples[None, s : s + WINDOW]})[0][0] for s in starts]
+        mean = {
+            name: np.mean([np.polyval(polynomial, scores[i]) for scores in raw])
+            for i, (name, polynomial) in enumerate(POLYNOMIALS.items())
+        }
+        return {name: np.asarray(value) for name, value in mean.items()}
+
+
+def opinions(heard: Features) -> dict[str, float]:
+    """The quality columns of one row."""
+    return {
+        "dnsmos": float(heard["overall"]),
+        "dnsmos_speech": float(heard["speech"]),
+        "dnsmos_background": float(heard["background"]),
+    }
+
+
+@lru_cache(maxsize=1)
+def _session() -> Any:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import onnxruntime
+            import speechmos
+    except ImportError as error:
+        raise UserError(
+            f"quality needs speechmos and onnxruntime ({error}): pip install 'timbre[eval]'"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    network = Path(speechmos.__path__[0]) / "dnsmos_models" / "sig_bak_ovr.onnx"
+    return onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,91 @@
+"""Speaker similarity: the cosine between speaker embeddings of two recordings."""
+
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from engine.user_error import UserError
+from eval.cache import Features
+
+SAMPLE_RATE = 16_000
+
+
+@dataclass(frozen=True)
+class Resemblyzer:
+    """The GE2E speaker encoder of Resemblyzer; its wheel carries its weights."""
+
+    kind: str = "resemblyzer-1"
+
+    def check(self) -> None:
+        """Refuse in one sentence if the package is absent."""
+        _resemblyzer()
+
+    def __call__(self, wave: Float[Tensor, "1 1 samples"]) -> Features:
+        encoder, preprocess = _resemblyzer()
+        samples = wave[0, 0].clamp(-1, 1).numpy()  # beyond 1, its voice detector's 16 bits would wrap around
+        spoken = preprocess(samples, source_sr=SAMPLE_RATE)
+        if len(spoken) < SAMPLE_RATE // 4:  # the detector heard no voice: judge the whole recording instead
+            spoken = samples
+        with torch.inference_mode():
+            return {"embedding": np.asarray(encoder.embed_utterance(spoken), np.float32)}
+
+
+@dataclass(frozen=True)
+class SpeakerVerifier:
+    """An x-vector model of transformers, such as WavLM-base-plus-sv, from a local folder."""
+
+    folder: str
+
+    @property
+    def kind(self) -> str:
+        """Cache key: another model is another embedding."""
+        return f"xvector-{Path(self.folder).resolve().name}-1"
+
+    def check(self) -> None:
+        """Refuse in one sentence if the folder is not such a model."""
+        _xvector(self.folder)
+
+    def __call__(self, wave: Float[Tensor, "1 1 samples"]) -> Features:
+        extractor, model = _xvector(self.folder)
+        inputs = extractor(wave[0, 0].numpy(), sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        with torch.inference_mode():
+            return {"embedding": model(**inputs).embeddings[0].numpy()}
+
+
+def cosine(a: Float[np.ndarray, "dim"], b: Float[np.ndarray, "dim"]) -> float:
+    """The cosine of the angle between two embeddings."""
+    return float(np.dot(a, b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
+
+
+@lru_cache(maxsize=1)
+def _resemblyzer() -> tuple[Any, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its imports are old: pkg_resources, scipy.ndimage.morphology
+        try:
+            from resemblyzer import VoiceEncoder, preprocess_wav
+        except ImportError as error:
+            raise UserError(
+                f"speaker similarity needs Resemblyzer ({error}): pip install 'timbre[eval]' and then "
+                "pip install --no-deps resemblyzer"
+            ) from None
+        return VoiceEncoder("cpu", verbose=False).eval(), preprocess_wav
+
+
+@lru_cache(maxsize=1)
+def _xvector(folder: str) -> tuple[Any, Any]:
+    from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
+
+    try:
+        extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        model = AutoModelForAudioXVector.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        return extractor, model.eval()
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{folder} is not a speaker verification model of transformers: {reason}") from None
