@@ -63,11 +63,8 @@ def fill(module: nn.Module, state: Tensors, where: Path | str) -> None:
     module.load_state_dict(dict(state))
 
 
-# --- checkpoints of a run ---------------------------------------------------------------------------------------
-
-
 def draft_folder(out: Path, step: int) -> Path:
-    """Make the empty folder a checkpoint is written to before it gets its name; older drafts are cleared away."""
+    """Make the empty folder a checkpoint is written to before it gets its name; clear older drafts away."""
     folder = out / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     for remains in folder.glob(".step_*.tmp"):
@@ -97,13 +94,20 @@ def publish(draft: Path, keep: int) -> Path:
     for path in [*draft.iterdir(), draft]:
         _flush(path)
     final = draft.with_name(draft.name.removeprefix(".").removesuffix(".tmp"))
-    if final.exists():
-        shutil.rmtree(final)
+    if final.exists():  # only what was damaged by hand: a run never makes the same step twice
+        _remove(final)
     os.replace(draft, final)
     _flush(final.parent)
     for old in checkpoints(final.parent.parent)[: -max(keep, 1)]:
-        shutil.rmtree(old)
+        _remove(old)
     return final
+
+
+def _remove(folder: Path) -> None:
+    """Unname first: half a checkpoint must never bear a checkpoint's name."""
+    draft = folder.with_name(f".{folder.name}.tmp")
+    os.replace(folder, draft)
+    shutil.rmtree(draft)
 
 
 def _flush(path: Path) -> None:
@@ -141,9 +145,6 @@ def load_checkpoint(
             raise UserError(f"{folder / 'optimizers.pt'} knows no player {name}: it belongs to another task")
         player.load_state_dict(states[name])
     return json.loads((folder / "progress.json").read_text())
-
-
-# --- weights for use --------------------------------------------------------------------------------------------
 
 
 def export(folder: Path | str, config: Any, state: nn.Module | Tensors) -> Path:

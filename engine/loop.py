@@ -4,18 +4,17 @@
     def main() -> None:
         config = cli(PRESETS)
         here = accelerator(config.loop)
-        crops = batches(config.data, seed=config.loop.seed, rank=here.process_index, n_ranks=here.num_processes)
+        crops = batches(config.data, config.loop.seed, rank=here.process_index, n_ranks=here.num_processes)
         fit(lambda: CLUIT(config), crops, config.loop, full_config=config)
 
 A task is built on the CPU; ``fit`` moves its modules to the device in place, so that players may make their
 optimisers when they are built. Run the same command again and the run continues from its newest checkpoint.
 """
 
-import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -29,8 +28,11 @@ from tqdm import tqdm
 
 from engine import checkpoint, tracking
 from engine.config import differences, free, load_config, save_config, to_json
+from engine.meter import Meter, brief
 from engine.optim import Player, micro_batch
+from engine.placement import to_device
 from engine.seeding import seed_step
+from engine.stopping import stop_signals
 from engine.tracking import Samples
 from engine.user_error import UserError
 
@@ -42,7 +44,7 @@ Batches = Callable[[int], Iterable[Any]]
 class LoopConfig:
     """When things happen in a run, and where it lives."""
 
-    out: Path = free(Path("runs/unnamed"))
+    out: Path = free(Path("runs/unnamed"))  # noqa: RUF009 - paths do not change
     """Folder of the run: config.json, checkpoints and logs."""
     steps: int = free(1000)
     """Steps of the whole run; raise it to continue a finished run."""
@@ -82,9 +84,10 @@ class LoopConfig:
 
 @runtime_checkable
 class Task(Protocol):
-    """The algorithm. May also have ``frozen`` (modules that are moved but not saved), ``samples`` and ``evaluate``.
+    """The algorithm, and all the state it has.
 
-    ``samples(step) -> Samples`` and ``evaluate(step) -> dict[str, float]`` run in the main process, without gradient.
+    It may also have ``frozen: dict[str, nn.Module]`` (moved to the device but not saved), ``samples(step) ->
+    Samples`` and ``evaluate(step) -> dict[str, float]``; the last two run in the main process, without gradient.
     """
 
     players: dict[str, Player]
@@ -106,7 +109,7 @@ def accelerator(config: LoopConfig) -> Accelerator:
     if shared and shared.get("_mixed_precision") != config.mixed_precision:
         AcceleratorState._reset_state()  # a second run in one process may choose another precision
     return Accelerator(
-        cpu=config.cpu,
+        cpu=config.cpu or not torch.accelerator.is_available(),  # torchrun on a CPU needs to be told
         mixed_precision=config.mixed_precision,
         log_with=None if config.trackers == "none" else config.trackers,
         project_config=ProjectConfiguration(project_dir=str(config.out), logging_dir=str(config.out)),
@@ -118,20 +121,21 @@ def fit(
 ) -> int:
     """Train until ``config.steps``, or a limit of time, and return the steps done.
 
-    ``task`` is a task, or a function that builds one: it is called after seeding, so that initial weights follow from
-    the seed. ``full_config`` is stored with the run and every checkpoint, and guards its continuation. SIGTERM and
-    Ctrl-C finish the step, save, and end the program with exit code 0.
+    ``task`` is a task, or a function that builds one: it is called after seeding, so that initial weights
+    follow from the seed. ``full_config`` is stored with the run and every checkpoint, and guards its
+    continuation. SIGTERM and Ctrl-C finish the step, save, and end the program with exit code 0.
     """
     place = accelerator(config)
     full_config = config if full_config is None else full_config
     newest = checkpoint.newest_checkpoint(config.out)
-    _guard(config, full_config)
+    if newest:
+        _guard(newest, full_config)
     seed_step(config.seed, 0)
     run = _Run(task if isinstance(task, Task) else task(), config, full_config, place)
     step = run.resume(newest) if newest else run.begin()
     tracking.start_trackers(place, config.trackers, config.out, to_json(full_config), step)
     try:
-        with _stop_signals() as stopped:
+        with stop_signals() as stopped:
             step = run.train(batches, step, stopped)
             if stopped:
                 place.print(f"stopped at step {step}: saved in {config.out}, the same command continues")
@@ -142,14 +146,12 @@ def fit(
     return step
 
 
-def _guard(config: LoopConfig, full_config: Any) -> None:
+def _guard(newest: Path, full_config: Any) -> None:
     """Refuse to continue a run with a config that would make another run of it."""
-    path = config.out / "config.json"
-    if not path.exists():
-        return
-    for name, new, old in differences(full_config, load_config(type(full_config), path)):
+    stored = load_config(type(full_config), newest / "config.json")
+    for name, new, old in differences(full_config, stored):
         raise UserError(
-            f"{config.out} holds a run with {name} {old!r}, not {new!r}: "
+            f"{newest.parent.parent} holds a run with {name} {old!r}, not {new!r}: "
             "choose another --loop.out, or give the same options to continue it"
         )
 
@@ -187,9 +189,11 @@ class _Run:
 
     def train(self, batches: Batches, step: int, stopped: list[int]) -> int:
         config, began = self.config, time.monotonic()
-        meter, saved = _Meter(), step
+        meter, saved = Meter(), step
         show = self.place.is_main_process
-        bar = tqdm(initial=step, total=config.steps, unit="step", dynamic_ncols=True, disable=not show)
+        calm = 0.2 if sys.stderr.isatty() else 30.0  # seconds between lines in a log file
+        options: dict[str, Any] = {"unit": "step", "dynamic_ncols": True, "mininterval": calm}
+        bar = tqdm(initial=step, total=config.steps, disable=not show, **options)
         source = iter(batches(step)) if step < config.steps else iter(())
         with bar:
             while step < config.steps:
@@ -200,7 +204,7 @@ class _Run:
                 if step % config.log_every == 0 or step == config.steps:
                     scalars = meter.read(self.task.players)
                     tracking.track(self.place, scalars, step)
-                    bar.set_postfix_str(_brief(scalars))
+                    bar.set_postfix_str(brief(scalars), refresh=False)
                 if config.sample_every and (step % config.sample_every == 0 or step == config.steps):
                     self._show(step)
                 late = 0 < config.max_minutes * 60 < time.monotonic() - began
@@ -214,7 +218,7 @@ class _Run:
             self.save(step)
         return step
 
-    def _step(self, source: Iterator[Any], step: int, meter: "_Meter") -> None:
+    def _step(self, source: Iterator[Any], step: int, meter: Meter) -> None:
         rank, count = self.place.process_index, self.config.accumulate
         for index in range(count):
             with meter.waiting():
@@ -227,7 +231,7 @@ class _Run:
                 meter.add(self.task.update(batch, step))
 
     def _agree(self, halt: bool, step: int) -> bool:
-        """Stop together: one process's wish is everyone's. GPUs are asked now and then, since asking waits for them."""
+        """Stop together: one process's wish is everyone's. On GPUs it is asked for now and then, as it waits."""
         if self.place.num_processes == 1:
             return halt
         if self.place.device.type != "cpu" and step % 20 and step < self.config.steps:
@@ -270,85 +274,3 @@ class _Run:
         kept = {f"{name}/{key}" for name, module in modules for key in module.state_dict()}
         found = {f"{name}/{key}": b for name, module in modules for key, b in module.named_buffers()}
         return {name: buffer for name, buffer in found.items() if name in kept}
-
-
-class _Meter:
-    """Means of scalars since they were last read, kept on the device until then, and where the time went."""
-
-    def __init__(self) -> None:
-        self._sums: dict[str, tuple[Tensor, int]] = {}
-        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
-
-    def add(self, scalars: Mapping[str, Tensor]) -> None:
-        for name, value in scalars.items():
-            total, count = self._sums.get(name, (0.0, 0))
-            self._sums[name] = (torch.as_tensor(value).detach().float() + total, count + 1)
-
-    @contextmanager
-    def step(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self._steps, self._seconds = self._steps + 1, self._seconds + time.perf_counter() - began
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - began
-
-    def read(self, players: Mapping[str, Player]) -> dict[str, float]:
-        scalars = {name: float(total) / count for name, (total, count) in self._sums.items()}
-        for name, player in players.items():
-            scalars |= {f"grad/{name}": float(player.grad_norm), f"lr/{name}": player.lr}
-            scalars[f"skipped/{name}"] = float(player.skipped)
-        scalars["time/step_seconds"] = self._seconds / max(self._steps, 1)
-        scalars["time/data_share"] = self._waited / max(self._seconds, 1e-9)
-        self.__init__()
-        return scalars
-
-
-def _brief(scalars: Mapping[str, float]) -> str:
-    losses = [(n.removeprefix("loss/"), v) for n, v in scalars.items() if n.startswith("loss/")]
-    return " ".join(f"{name}={value:.3g}" for name, value in losses[:6])
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Move the tensors of a batch: a tensor, or a dataclass, mapping or tuple of such."""
-    match batch:
-        case Tensor():
-            return batch.to(device, non_blocking=True)
-        case Mapping():
-            return {key: to_device(value, device) for key, value in batch.items()}
-        case tuple() if hasattr(batch, "_fields"):
-            return type(batch)(*(to_device(value, device) for value in batch))
-        case tuple() | list():
-            return type(batch)(to_device(value, device) for value in batch)
-        case _ if is_dataclass(batch) and not isinstance(batch, type):
-            return replace(
-                batch, **{f.name: to_device(getattr(batch, f.name), device) for f in fields(batch)}
-            )
-        case _:
-            return batch
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collect the first SIGTERM or SIGINT instead of dying from it; the second acts as usual."""
-    received: list[int] = []
-    before: dict[int, Any] = {}
-
-    def note(number: int, frame: Any) -> None:
-        received.append(number)
-        for other, handler in before.items():
-            signal.signal(other, handler)
-
-    try:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            before[number] = signal.signal(number, note)
-    except ValueError:  # not in the main thread: whoever runs us handles signals
-        pass
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Optimisation for several players: each descends its own loss, on its own parameters, and on nothing else."""
+"""Optimisation for several players: each descends its own loss, on its own parameters alone."""
 
 import copy
 import math
@@ -30,7 +30,7 @@ def micro_batch(index: int, count: int) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with warm-up, a plateau and a decay of the learning rate, all counted in updates of the player."""
+    """AdamW with warm-up, plateau and decay of the learning rate, all counted in updates of the player."""
 
     lr: float = 1e-4
     """Peak learning rate."""
@@ -77,9 +77,10 @@ class OptimConfig:
 class Player:
     """The owner of some parameters: it follows the gradient of its loss with respect to them alone.
 
-    Gradients are averaged over micro-batches and processes here, per call, so an ``update`` may run as many forward
-    passes and players as its algorithm wants, without wrappers around the modules. Where gradients are accumulated
-    and a player descends several times in one ``update``, the n-th calls of all micro-batches go together.
+    Gradients are averaged over micro-batches and processes here, per call, so an ``update`` may run as many
+    forward passes and players as its algorithm wants, without wrappers around the modules. Where gradients
+    are accumulated and a player descends several times in one ``update``, the n-th calls of all micro-batches
+    go together.
     """
 
     def __init__(
@@ -116,8 +117,8 @@ class Player:
     def descend(self, loss: Float[Tensor, ""], *, retain_graph: bool = False) -> Float[Tensor, ""]:
         """Take one step down ``loss`` and return the gradient's norm.
 
-        Other players' parameters that the loss depends on receive nothing. In all but the last micro-batch of a step
-        the gradient is only added up and the last known norm returned.
+        Other players' parameters that the loss depends on receive nothing. In all but the last micro-batch of
+        a step the gradient is only added up and the last known norm returned.
         """
         with torch.autocast(loss.device.type, enabled=False):
             gradients: list[Tensor | None] = list(
@@ -172,8 +173,8 @@ class Player:
         self.skipped_in_row += 1
         if self.skipped_in_row >= self.config.patience:
             raise UserError(
-                f"the gradient of player {self.name!r} has not been finite for {self.skipped_in_row} updates in a row: "
-                "lower its learning rate, clip its gradient, or look for broken recordings with python -m data.check"
+                f"the gradient of player {self.name!r} was not finite {self.skipped_in_row} times in a row: "
+                "lower its learning rate, clip its gradient, or look for broken recordings (python -m data.check)"
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -224,7 +225,8 @@ class EMA:
         if index + 1 < count:  # the step is not over, so the module has not moved
             return
         decay = min(self.decay, (1 + step) / (10 + step))
-        ours, theirs = list(self.module.parameters()), list(self._source.parameters())
+        ours: list[Tensor] = list(self.module.parameters())
+        theirs: list[Tensor] = list(self._source.parameters())
         torch._foreach_lerp_(ours, theirs, 1 - decay)
         for our, their in zip(self.module.buffers(), self._source.buffers(), strict=True):
             our.copy_(their)

@@ -1,0 +1,155 @@
+"""Frozen dataclasses to and from JSON, where an unknown key or a wrong type is refused in one sentence."""
+
+import difflib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import field, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin
+
+import cattrs
+
+from engine.user_error import UserError
+
+C = TypeVar("C")
+T = TypeVar("T")
+
+
+def free(default: T) -> T:
+    """Give a field a default and let it change when a run is continued: cadence, folders, hardware."""
+    return cast(T, field(default=default, metadata={"free": True}))
+
+
+def to_json(config: Any) -> str:
+    """Write a config with every default spelt out."""
+    return json.dumps(_CONVERTER.unstructure(config, type(config)), indent=2) + "\n"
+
+
+def from_json(cls: type[C], text: str, where: str) -> C:
+    """Read a config; ``where`` names the text in complaints. Missing fields take their defaults."""
+    try:
+        return _CONVERTER.structure(json.loads(text), cls)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where} is not JSON: {error}") from None
+    except Exception as error:
+        raise UserError(f"{where}: {_complaint(error, cls)}") from None
+
+
+def save_config(config: Any, path: Path | str) -> None:
+    """Write a config as JSON, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.tmp")
+    draft.write_text(to_json(config))
+    os.replace(draft, path)
+
+
+def load_config(cls: type[C], path: Path | str) -> C:
+    """Read a config that ``save_config`` wrote, or a hand-written part of one."""
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise UserError(f"cannot read the configuration {path}: {reason}") from None
+    return from_json(cls, text, str(path))
+
+
+def differences(ours: Any, theirs: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Yield the fields in which two configs differ, leaving out those declared ``free``."""
+    if type(ours) is not type(theirs) or not is_dataclass(ours):
+        if ours != theirs:
+            yield prefix, ours, theirs
+        return
+    for f in fields(ours):
+        if not f.metadata.get("free"):
+            name = f"{prefix}.{f.name}" if prefix else f.name
+            yield from differences(getattr(ours, f.name), getattr(theirs, f.name), name)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean …?)`` where something known resembles the word."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def members(hint: Any) -> tuple[Any, ...]:
+    """Return the types a union allows; any other type allows itself."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def kinds_of(hint: Any) -> dict[str, type]:
+    """Return the config classes a field may hold, by name."""
+    return {c.__name__: c for c in members(hint) if isinstance(c, type) and is_dataclass(c)}
+
+
+def _is_choice(hint: Any) -> bool:
+    """Is this a union with a config class in it?"""
+    return get_origin(hint) in (Union, UnionType) and bool(kinds_of(hint))
+
+
+def _exactly(kind: type) -> Any:
+    """Make a hook that takes JSON values of this type and no lookalikes; an integer may stand for a float."""
+
+    def structure(value: Any, _: Any) -> Any:
+        if kind is float and type(value) is int:
+            return float(value)
+        if type(value) is not kind:
+            raise TypeError(f"{json.dumps(value)} is not of type {kind.__name__}")
+        return value
+
+    return structure
+
+
+def _make_converter() -> cattrs.Converter:
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    for kind in (bool, int, float, str):
+        converter.register_structure_hook(kind, _exactly(kind))
+    converter.register_structure_hook(Path, lambda value, _: Path(_exactly(str)(value, str)))
+    converter.register_unstructure_hook(Path, str)
+    converter.register_unstructure_hook_func(_is_choice, lambda value: _tagged(converter, value))
+    converter.register_structure_hook_func(_is_choice, lambda value, hint: _untagged(converter, value, hint))
+    return converter
+
+
+def _tagged(converter: cattrs.Converter, value: Any) -> Any:
+    if value is None:
+        return None
+    return {"kind": type(value).__name__, **converter.unstructure(value, type(value))}
+
+
+def _untagged(converter: cattrs.Converter, value: Any, hint: Any) -> Any:
+    kinds = kinds_of(hint)
+    if value is None and NoneType in get_args(hint):
+        return None
+    if not isinstance(value, dict) or value.get("kind", "") not in kinds:
+        if len(kinds) == 1 and isinstance(value, dict) and "kind" not in value:
+            return converter.structure(value, next(iter(kinds.values())))
+        raise TypeError(f'needs an object whose "kind" is one of {", ".join(kinds)}')
+    rest = {k: v for k, v in value.items() if k != "kind"}
+    return converter.structure(rest, kinds[value["kind"]])
+
+
+def _complaint(error: BaseException, cls: Any, path: str = "") -> str:
+    """Say the first thing wrong inside a group of cattrs errors, with the path to it."""
+    match error:
+        case cattrs.errors.ForbiddenExtraKeysError():
+            key = sorted(error.extra_fields)[0]
+            known = [f.name for f in fields(cast(Any, error.cl))]
+            inside = f" in {path}" if path else ""
+            return f"there is no key {key!r}{inside}{nearest(key, known)}"
+        case cattrs.errors.BaseValidationError():
+            inner = error.exceptions[0]
+            note = next(
+                (n for n in getattr(inner, "__notes__", []) if hasattr(n, "name") or hasattr(n, "index")),
+                None,
+            )
+            name = getattr(note, "name", None) or getattr(note, "index", None)
+            step = "" if name is None else f"[{name}]" if isinstance(name, int) else f".{name}"
+            return _complaint(inner, cls, f"{path}{step}".lstrip("."))
+        case _:
+            return f"{path}: {error}" if path else str(error)
+
+
+_CONVERTER = _make_converter()

@@ -1,0 +1,145 @@
+"""Convolutions that run live: chunk after chunk equals the whole, whatever the chunks.
+
+Each layer has ``forward`` (its equation), ``begin`` (the state before the first chunk) and ``step`` (one
+chunk and the state in, what is ready and the next state out). Chunks may have any length, also none; outputs
+may be empty.
+"""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+In = Float[Tensor, "batch inner time"]
+Out = Float[Tensor, "batch outer new_time"]
+Past = Float[Tensor, "batch channels _"]
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A causal layer that can run chunk by chunk."""
+
+    def begin(self, batch: int) -> Past:
+        """Return the state before the first chunk."""
+        ...
+
+    def step(self, x: In, past: Past) -> tuple[Out, Past]:
+        """Process one chunk; feeding chunks in order equals one ``forward``."""
+        ...
+
+
+class CausalConv1d(nn.Conv1d):
+    """A stride-1 convolution whose output at ``t`` depends on inputs up to ``t``."""
+
+    def __init__(
+        self, inner: int, outer: int, kernel: int, *, dilation: int = 1, groups: int = 1, bias: bool = True
+    ) -> None:
+        super().__init__(inner, outer, kernel, dilation=dilation, groups=groups, bias=bias)
+
+    @property
+    def context(self) -> int:
+        """Past inputs the next output still needs."""
+        return (self.kernel_size[0] - 1) * self.dilation[0]
+
+    def forward(self, x: In) -> Out:
+        return self._valid(F.pad(x, (self.context, 0)))
+
+    def begin(self, batch: int) -> Past:
+        """Return the past before the first chunk: silence."""
+        return self.weight.new_zeros(batch, self.in_channels, self.context)
+
+    def step(self, x: In, past: Past) -> tuple[Out, Past]:
+        """Process one chunk; feeding chunks in order equals one ``forward``."""
+        window = torch.cat([past, x], dim=-1)
+        return self._valid(window), window[..., window.shape[-1] - self.context :]
+
+    def _valid(self, window: Float[Tensor, "batch inner window"]) -> Out:
+        if window.shape[-1] == self.context:  # torch refuses to make no output
+            return window.new_zeros(len(window), self.out_channels, 0)
+        return super().forward(window)
+
+
+class StridedCausalConv1d(nn.Conv1d):
+    """A convolution with one output for every whole block of ``stride`` inputs, seeing none beyond it."""
+
+    def __init__(
+        self,
+        inner: int,
+        outer: int,
+        kernel: int,
+        stride: int,
+        *,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(inner, outer, kernel, stride, dilation=dilation, groups=groups, bias=bias)
+        if self.reach < stride:
+            raise ValueError(f"a kernel that spans {self.reach} inputs would skip some at stride {stride}")
+
+    @property
+    def reach(self) -> int:
+        """Inputs from the first to the last one an output sees."""
+        return (self.kernel_size[0] - 1) * self.dilation[0] + 1
+
+    @property
+    def context(self) -> int:
+        """Past inputs a whole next block still needs."""
+        return self.reach - self.stride[0]
+
+    def forward(self, x: In) -> Out:
+        """Return ``time // stride`` outputs; an unfinished last block gives none."""
+        return self._valid(F.pad(x, (self.context, 0)))
+
+    def begin(self, batch: int) -> Past:
+        """Return the past before the first chunk: silence."""
+        return self.weight.new_zeros(batch, self.in_channels, self.context)
+
+    def step(self, x: In, past: Past) -> tuple[Out, Past]:
+        """Process one chunk; the inputs of an unfinished block wait in the state."""
+        window = torch.cat([past, x], dim=-1)
+        n_outputs = (window.shape[-1] - self.context) // self.stride[0]
+        return self._valid(window), window[..., n_outputs * self.stride[0] :]
+
+    def _valid(self, window: Float[Tensor, "batch inner window"]) -> Out:
+        if window.shape[-1] < self.reach:
+            return window.new_zeros(len(window), self.out_channels, 0)
+        return super().forward(window)
+
+
+class CausalTransposedConv1d(nn.ConvTranspose1d):
+    """Upsampling ``stride``-fold: an input adds to its own block of outputs and to later ones."""
+
+    def __init__(
+        self, inner: int, outer: int, kernel: int, stride: int, *, groups: int = 1, bias: bool = True
+    ) -> None:
+        super().__init__(inner, outer, kernel, stride, groups=groups, bias=bias)
+        if kernel < stride:
+            raise ValueError(f"a kernel of {kernel} would leave gaps at stride {stride}")
+
+    @property
+    def context(self) -> int:
+        """Coming outputs that past inputs have already added to."""
+        return self.kernel_size[0] - self.stride[0]
+
+    def forward(self, x: In) -> Out:
+        """Return ``time * stride`` outputs."""
+        if x.shape[-1] == 0:
+            return x.new_zeros(len(x), self.out_channels, 0)
+        whole = super().forward(x)
+        return whole[..., : whole.shape[-1] - self.context]
+
+    def begin(self, batch: int) -> Past:
+        """Return what has been added to the first outputs before the first chunk: nothing."""
+        return self.weight.new_zeros(batch, self.out_channels, self.context)
+
+    def step(self, x: In, past: Past) -> tuple[Out, Past]:
+        """Process one chunk; the state is the overlap with the next one, still without bias."""
+        if x.shape[-1] == 0:
+            return x.new_zeros(len(x), self.out_channels, 0), past
+        whole = F.conv_transpose1d(x, self.weight, None, self.stride, groups=self.groups)
+        whole = torch.cat([whole[..., : self.context] + past, whole[..., self.context :]], dim=-1)
+        ready, overlap = whole.tensor_split([whole.shape[-1] - self.context], dim=-1)
+        return ready if self.bias is None else ready + self.bias[:, None], overlap
