@@ -1,6 +1,7 @@
 """Manifests: one row per recording, in CSV, TSV or JSON lines; only the path is required."""
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -128,7 +129,7 @@ def gender_of(word: str | None) -> str | None:
 
 def _csv_records(path: Path, text: str, delimiter: str) -> Iterable[tuple[int, dict]]:
     csv.field_size_limit(1 << 30)
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         names = [name.strip() for name in next(reader, [])]
         if not any(name in ALIASES["path"] for name in names):

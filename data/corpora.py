@@ -1,0 +1,152 @@
+"""Corpora to manifests: ``python -m data.corpora KIND FOLDER --write manifest.csv``.
+
+kinds of folder:
+  plain-folder     recordings, anywhere under the folder; nothing known of the speakers
+  speaker-folders  one folder per speaker, recordings anywhere under it
+  librispeech, libritts, vctk, jvs, common-voice
+                   the corpus as its archive unpacks
+  hf-dataset       a Hugging Face dataset: its name, or a folder of save_to_disk
+
+A text file beside a recording (a.wav, a.txt) is its text in the first two.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.arguments import Arguments
+from data.audio import AudioError, audio_files, info
+from data.hub_dataset import hf_dataset
+from data.manifest import Row, write_manifest
+from data.published_corpora import common_voice, jvs, librispeech, libritts, vctk
+from engine.user_error import UserError, exits_cleanly
+
+__all__ = [
+    "common_voice",
+    "hf_dataset",
+    "jvs",
+    "librispeech",
+    "libritts",
+    "plain_folder",
+    "speaker_folders",
+    "vctk",
+]
+
+
+def plain_folder(folder: str | Path) -> list[Row]:
+    """Every recording under a folder; nothing is assumed of its speakers."""
+    return [Row(path=file, text=_text_beside(file)) for file in audio_files(folder)]
+
+
+def speaker_folders(folder: str | Path) -> list[Row]:
+    """A folder per speaker, with recordings at any depth under it."""
+    folder = Path(folder)
+    rows = []
+    for file in audio_files(folder):
+        speaker, *rest = file.relative_to(folder).parts
+        if not rest:
+            raise UserError(f"{file} lies in no speaker's folder: move it into one, or use kind plain-folder")
+        rows.append(Row(path=file, speaker=speaker, text=_text_beside(file)))
+    return rows
+
+
+def _text_beside(file: Path) -> str | None:
+    beside = file.with_suffix(".txt")
+    if not beside.is_file():
+        return None
+    try:
+        return " ".join(beside.read_text(encoding="utf-8-sig").split()) or None
+    except UnicodeDecodeError:
+        raise UserError(f"{beside} is not UTF-8 text; save it as UTF-8") from None
+
+
+KINDS: Mapping[str, Callable[..., list[Row]]] = {
+    "plain-folder": plain_folder,
+    "speaker-folders": speaker_folders,
+    "librispeech": librispeech,
+    "libritts": libritts,
+    "vctk": vctk,
+    "jvs": jvs,
+    "common-voice": common_voice,
+    "hf-dataset": hf_dataset,
+}
+OWN_OPTIONS = {"vctk": ("microphone",), "jvs": ("styles",), "common-voice": ("tables",)}
+OWN_OPTIONS |= {"hf-dataset": ("out", "split", "name", "streaming", "limit")}
+
+
+def _with_duration(row: Row) -> Row:
+    try:
+        return replace(row, duration=info(row.path).duration)
+    except AudioError:  # for data.check to tell
+        return row
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the manifest of a corpus."""
+    parser = Arguments.described_by("data.corpora", __doc__)
+    kinds = sorted({*KINDS, *(kind.replace("-", "_") for kind in KINDS)})
+    parser.add_argument("kind", metavar="KIND", help="one of the kinds above")
+    parser.add_argument("folder", metavar="FOLDER")
+    parser.add_argument("--write", required=True, type=Path, metavar="MANIFEST", help=".csv, .tsv or .jsonl")
+    parser.add_argument(
+        "--durations", action="store_true", help="note each file's seconds (reads every header)"
+    )
+    parser.add_argument("--microphone", choices=("mic1", "mic2", "both"), help="vctk: which one (mic1)")
+    parser.add_argument("--styles", nargs="+", help="jvs: folders of a speaker (parallel100 nonpara30)")
+    parser.add_argument("--tables", nargs="+", help="common-voice: tables without .tsv (train dev test)")
+    parser.add_argument("--name", help="hf-dataset: the configuration on the hub, such as a language")
+    parser.add_argument("--split", help="hf-dataset: this split only")
+    parser.add_argument(
+        "--out", type=Path, help="hf-dataset: folder for its audio (MANIFEST's name + _audio)"
+    )
+    parser.add_argument("--limit", type=int, help="hf-dataset: the most recordings per split")
+    parser.add_argument(
+        "--streaming", action="store_true", default=None, help="hf-dataset: do not download whole"
+    )
+    given = parser.parse_args(argv)
+    kind = given.kind.replace("_", "-")
+    if kind not in KINDS:
+        parser.error(
+            f"there is no kind {given.kind!r}{_nearest(given.kind, kinds)}; choose from {', '.join(KINDS)}"
+        )
+    own = {option: getattr(given, option) for options in OWN_OPTIONS.values() for option in options}
+    own = {option: value for option, value in own.items() if value is not None}
+    for option in own:
+        if option not in OWN_OPTIONS.get(kind, ()):
+            raise UserError(f"--{option} is not an option of kind {kind}")
+    if given.write.suffix.lower() not in (".csv", ".tsv", ".jsonl", ".ndjson"):
+        raise UserError(f"{given.write} cannot be written: name it .csv, .tsv or .jsonl")
+    if kind == "hf-dataset":
+        own.setdefault("out", given.write.with_name(f"{given.write.stem}_audio"))
+    rows = KINDS[kind](given.folder, **own)
+    if given.durations:
+        rows = [_with_duration(row) for row in tqdm(rows, desc="reading headers", unit="file", disable=None)]
+    write_manifest(given.write, rows)
+    print(f"{given.write}: {_summary(rows)}")
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(word, known, n=1)
+    return f", did you mean {near[0]}?" if near else ""
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    speakers = {row.speaker for row in rows} - {None}
+    parts = [
+        f"{len(rows)} recordings",
+        f"{len(speakers)} speakers",
+        f"{sum(bool(r.text) for r in rows)} with text",
+    ]
+    if any(row.duration for row in rows):
+        parts.append(f"{sum(row.duration or 0 for row in rows) / 3600:.2f} hours")
+    splits = sorted({row.split for row in rows if row.split})
+    return ", ".join(parts) + (f", splits {', '.join(splits)}" if splits else "")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Any Hugging Face ``datasets`` dataset with an audio column, as files and manifest rows."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data.audio import save
+from data.manifest import ALIASES, Row, gender_of
+from engine.user_error import UserError
+
+AUDIO_COLUMNS = ("audio", "speech", "file", "path", "audio_path", "file_name", "wav")
+"""Names tried, in this order, where no column is of the ``Audio`` type."""
+
+
+def hf_dataset(
+    source: Any,
+    out: str | Path,
+    *,
+    split: str | None = None,
+    name: str | None = None,
+    streaming: bool = False,
+    limit: int | None = None,
+) -> list[Row]:
+    """Rows of a dataset: an object, a folder of ``save_to_disk``, a folder of files, or a name on the hub.
+
+    Audio stored inside the dataset is written under ``out`` as it is, without decoding; audio that is a
+    file here is referred to. ``name`` is the hub's configuration, ``limit`` the most rows per split. Columns
+    named as in a manifest (or by its aliases) are taken over, other words and numbers kept. Mind the licence
+    on the dataset's card.
+    """
+    out, rows = Path(out), []
+    for part, dataset in _parts(source, split, name, streaming):
+        rows += _rows(dataset, out, part, limit)
+    if not rows:
+        raise UserError(f"{_title(source)} holds no recordings")
+    return rows
+
+
+def _parts(
+    source: Any, split: str | None, name: str | None, streaming: bool
+) -> Iterator[tuple[str | None, Any]]:
+    """Each split of the source with its name, read without decoding."""
+    if isinstance(source, str | Path):
+        source = _opened(str(source), name, streaming)
+    if isinstance(source, Mapping):
+        if split is not None and split not in source:
+            raise UserError(f"the dataset has no split {split!r}; it has {', '.join(source)}")
+        chosen = source if split is None else {split: source[split]}
+        yield from ((_our_split(part), dataset) for part, dataset in chosen.items())
+    else:
+        own = getattr(source, "split", None)
+        yield _our_split(split or (str(own) if own else None)), source
+
+
+def _opened(source: str, name: str | None, streaming: bool) -> Any:
+    import datasets
+
+    place = Path(source)
+    try:
+        if (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
+            return datasets.load_from_disk(source)
+        return datasets.load_dataset(source, name, streaming=streaming)
+    except Exception as error:  # the hub, its cache and the dataset's own script fail in many ways
+        reason = " ".join(str(error).split())[:200].rstrip(".")
+        raise UserError(f"the dataset {source} cannot be opened: {reason}") from None
+
+
+def _rows(dataset: Any, out: Path, part: str | None, limit: int | None) -> Iterable[Row]:
+    import datasets
+
+    features = dataset.features or {}
+    for column, feature in features.items():
+        if isinstance(feature, datasets.Audio):
+            # Decoding would need torchcodec and FFmpeg; data.audio reads the files later.
+            dataset = dataset.cast_column(column, datasets.Audio(decode=False))
+    audio = next(
+        (column for column, feature in features.items() if isinstance(feature, datasets.Audio)), None
+    )
+    if features and audio is None:
+        audio = next((column for column in AUDIO_COLUMNS if column in features), None)
+        if audio is None:
+            raise UserError(f"the dataset has no audio column among {', '.join(features)}")
+    folder = out / (part or "all")
+    total = None if not hasattr(dataset, "__len__") else min(len(dataset), limit or len(dataset))
+    for index, record in enumerate(
+        tqdm(dataset, total=total, desc=f"recordings of {part or 'all'}", disable=None)
+    ):
+        if limit is not None and index >= limit:
+            break
+        column = audio or next((name for name in AUDIO_COLUMNS if name in record), None)
+        if column is None:
+            raise UserError(f"the dataset has no audio column among {', '.join(record)}")
+        path = _file(record[column], folder / f"{index:08d}")
+        if path is not None:
+            yield _row(path, record, column, features, part)
+
+
+def _file(audio: Any, stem: Path) -> Path | None:
+    """Where a record's audio is, after writing it if it was inside the dataset; None if there is none."""
+    if isinstance(audio, str | Path):
+        audio = {"path": str(audio)}
+    if not isinstance(audio, Mapping):
+        return None
+    content, place = audio.get("bytes"), audio.get("path")
+    if content is not None:
+        path = stem.with_suffix(_extension(content, place))
+        if not path.exists() or path.stat().st_size != len(content):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            try:
+                temporary.write_bytes(content)
+                os.replace(temporary, path)
+            finally:
+                temporary.unlink(missing_ok=True)
+        return path
+    if audio.get("array") is not None:
+        wave = torch.from_numpy(np.atleast_2d(np.asarray(audio["array"], np.float32)))[None]
+        save(stem.with_suffix(".flac"), wave, int(audio["sampling_rate"]))
+        return stem.with_suffix(".flac")
+    if place is not None and "://" in str(place):
+        raise UserError(
+            f"the dataset refers to {place}, which is not on this machine: download the dataset first"
+        )
+    return None if place is None else Path(place).absolute()
+
+
+def _extension(content: bytes, place: str | None) -> str:
+    """A file's extension by its first bytes, else by the name it had."""
+    if content[:4] == b"OggS":
+        return ".opus" if b"OpusHead" in content[:64] else ".ogg"
+    for start, extension in ((b"RIFF", ".wav"), (b"RF64", ".wav"), (b"fLaC", ".flac"), (b"ID3", ".mp3")):
+        if content.startswith(start):
+            return extension
+    if content[:1] == b"\xff" and len(content) > 1 and content[1] & 0xE0 == 0xE0:
+        return ".mp3"
+    return Path(place or "").suffix.lower() or ".wav"
+
+
+def _row(
+    path: Path, record: Mapping[str, Any], audio: str, features: Mapping[str, Any], part: str | None
+) -> Row:
+    words = {name: _word(value, features.get(name)) for name, value in record.items() if name != audio}
+    words = {name: word for name, word in words.items() if word}
+    taken = {ours: next((n for n in names if n in words), None) for ours, names in ALIASES.items()}
+    known = {ours: words.pop(column) for ours, column in taken.items() if column and ours != "path"}
+    words.pop(taken["path"] or "", None)
+    try:
+        duration = float(known["duration"]) if "duration" in known else None
+    except ValueError:
+        duration = None
+    return Row(
+        path=path,
+        speaker=known.get("speaker"),
+        text=known.get("text"),
+        split=part or known.get("split"),
+        duration=duration,
+        gender=gender_of(known.get("gender")),
+        extra=words,
+    )
+
+
+def _word(value: Any, feature: Any) -> str | None:
+    """A cell as text; names for class numbers; None for what is not a short word or number."""
+    if isinstance(value, int) and hasattr(feature, "int2str"):
+        return feature.int2str(value) if value >= 0 else None
+    if isinstance(value, str | int | float):
+        return str(value)
+    return None
+
+
+def _our_split(name: str | None) -> str | None:
+    """``train``, ``validation`` or ``test`` from the hub's names, such as ``train.clean.100`` or ``dev``."""
+    for start, ours in (("train", "train"), ("dev", "validation"), ("valid", "validation"), ("test", "test")):
+        if name is not None and name.startswith(start):
+            return ours
+    return name
+
+
+def _title(source: Any) -> str:
+    return str(source) if isinstance(source, str | Path) else "the dataset"
