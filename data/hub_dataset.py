@@ -109,7 +109,7 @@ def _file(audio: Any, stem: Path) -> Path | None:
     content, place = audio.get("bytes"), audio.get("path")
     if content is not None:
         path = stem.with_suffix(_extension(content, place))
-        if not path.exists() or path.stat().st_size != len(content):
+        if not path.exists() or path.read_bytes() != content:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             try:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -166,16 +167,18 @@ def _row(manifest: Path, line: int, record: dict) -> Row:
     record = {name: value for name, value in record.items() if value is not None and value != ""}
     columns = {ours: next((n for n in names if n in record), None) for ours, names in ALIASES.items()}
     taken = {ours: record.pop(name) for ours, name in columns.items() if name is not None}
-    if not isinstance(taken.get("path"), str):
+    if not isinstance(taken.get("path"), str) or "\0" in taken["path"]:
         raise UserError(f"{manifest}, line {line}: the path is missing")
     duration = taken.get("duration")
     if duration is not None:
         try:
             duration = float(duration)
         except (TypeError, ValueError):
+            duration = math.nan
+        if not 0 <= duration < math.inf:
             raise UserError(
-                f"{manifest}, line {line}: duration {duration!r} is not a number of seconds"
-            ) from None
+                f"{manifest}, line {line}: duration {taken['duration']!r} is not a number of seconds"
+            )
     return Row(
         path=manifest.parent / taken["path"],
         speaker=_text(taken.get("speaker")),

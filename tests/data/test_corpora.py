@@ -1,0 +1,288 @@
+"""Corpora as they lie on disk become rows with the right speakers, texts, splits and genders."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.audio import load, save
+from data.corpora import (
+    common_voice,
+    hf_dataset,
+    jvs,
+    librispeech,
+    libritts,
+    main,
+    plain_folder,
+    speaker_folders,
+    vctk,
+)
+from data.manifest import Row, read_manifest
+from engine.user_error import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def put(folder: Path, files: dict[str, str | None]) -> Path:
+    """Write text files, and a short recording where the text is None."""
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if text is None:
+            save(folder / name, 0.1 * torch.randn(1, 1, 1_600), 16_000)
+        else:
+            (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def facts(rows: list[Row]) -> dict[str, tuple[str | None, ...]]:
+    return {row.path.name: (row.speaker, row.text, row.split, row.gender) for row in rows}
+
+
+def test_plain_folder(tmp_path):
+    put(tmp_path, {"x/a.wav": None, "b.mp3": None, "b.txt": "Good\nmorning.\n"})
+    assert facts(plain_folder(tmp_path)) == {
+        "a.wav": (None, None, None, None),
+        "b.mp3": (None, "Good morning.", None, None),
+    }
+
+
+def test_speaker_folders(tmp_path):
+    put(tmp_path, {"anna/1/a.wav": None, "bert/b.flac": None})
+    assert {row.path.name: row.speaker for row in speaker_folders(tmp_path)} == {
+        "a.wav": "anna",
+        "b.flac": "bert",
+    }
+    put(tmp_path, {"c.wav": None})
+    with pytest.raises(UserError, match=r"c\.wav lies in no speaker's folder"):
+        speaker_folders(tmp_path)
+
+
+LIBRISPEECH = {
+    "LibriSpeech/SPEAKERS.TXT": ";ID|SEX\n19   | F | train-clean-100  | 25.19\n84 | M | dev-clean | 8\n",
+    "LibriSpeech/train-clean-100/19/198/19-198-0000.flac": None,
+    "LibriSpeech/train-clean-100/19/198/19-198-0001.flac": None,
+    "LibriSpeech/train-clean-100/19/198/19-198.trans.txt": "19-198-0000 ONE TWO\n19-198-0001 THREE\nX Y\n",
+    "LibriSpeech/dev-clean/84/1/84-1-0000.flac": None,
+    "LibriSpeech/dev-clean/84/1/84-1.trans.txt": "84-1-0000 FOUR\n",
+}
+
+
+@pytest.mark.parametrize("given", ["", "LibriSpeech"])
+def test_librispeech(tmp_path, given):
+    put(tmp_path, LIBRISPEECH)
+    assert facts(librispeech(tmp_path / given)) == {
+        "19-198-0000.flac": ("19", "ONE TWO", "train", "F"),
+        "19-198-0001.flac": ("19", "THREE", "train", "F"),
+        "84-1-0000.flac": ("84", "FOUR", "validation", "M"),
+    }
+    one = librispeech(tmp_path / "LibriSpeech" / "dev-clean")
+    assert facts(one) == {"84-1-0000.flac": ("84", "FOUR", "validation", "M")}
+
+
+def test_libritts(tmp_path):
+    put(
+        tmp_path / "LibriTTS",
+        {
+            "speakers.tsv": "READER\tGENDER\tSUBSET\tNAME\n14\tF\ttest-other\tKristin\n",
+            "test-other/14/208/14_208_000001_000000.wav": None,
+            "test-other/14/208/14_208_000001_000000.normalized.txt": "Hello, you.\n",
+            "test-other/14/208/14_208_000001_000000.original.txt": "HELLO, you.\n",
+            "test-other/14/208/14_208_000001_000001.wav": None,
+        },
+    )
+    assert facts(libritts(tmp_path)) == {
+        "14_208_000001_000000.wav": ("14", "Hello, you.", "test", "F"),
+        "14_208_000001_000001.wav": ("14", None, "test", "F"),
+    }
+
+
+def test_vctk(tmp_path):
+    place = "VCTK-Corpus-0.92/wav48_silence_trimmed"
+    put(
+        tmp_path,
+        {
+            f"{place}/p225/p225_001_mic1.flac": None,
+            f"{place}/p225/p225_001_mic2.flac": None,
+            f"{place}/p280/p280_001_mic1.flac": None,
+            f"{place}/s5/s5_001_mic1.flac": None,
+            "VCTK-Corpus-0.92/txt/p225/p225_001.txt": "Please call Stella.\n",
+            "VCTK-Corpus-0.92/speaker-info.txt": "ID  AGE  GENDER  ACCENTS  REGION COMMENTS \n"
+            "p225  23  F    English    Southern  England\n"
+            "p280  25  F    France  (mic2 files unavailable)\ns5  18  M    British\n",
+        },
+    )
+    assert facts(vctk(tmp_path)) == {
+        "p225_001_mic1.flac": ("p225", "Please call Stella.", None, "F"),
+        "p280_001_mic1.flac": ("p280", None, None, "F"),
+        "s5_001_mic1.flac": ("s5", None, None, "M"),
+    }
+    names = {which: [row.path.stem for row in vctk(tmp_path, which)] for which in ("mic2", "both")}
+    assert names["mic2"] == ["p225_001_mic2", "p280_001_mic1", "s5_001_mic1"]
+    assert names["both"] == ["p225_001_mic1", "p225_001_mic2", "p280_001_mic1", "s5_001_mic1"]
+
+
+def test_vctk_of_the_older_layout(tmp_path):
+    files = {"wav48/p225/p225_001.wav": None, "speaker-info.txt": "ID  AGE  GENDER\n225  23  F    English\n"}
+    assert facts(vctk(put(tmp_path, files))) == {"p225_001.wav": ("p225", None, None, "F")}
+
+
+def test_jvs(tmp_path):
+    put(
+        tmp_path / "jvs_ver1",
+        {
+            "gender_f0range.txt": "speaker Male_or_Female minf0[Hz]\njvs001 M 70 250\njvs002 F 120 400\n",
+            "jvs001/parallel100/wav24kHz16bit/VOICEACTRESS100_001.wav": None,
+            "jvs001/parallel100/transcripts_utf8.txt": "VOICEACTRESS100_001:また、東寺のように\n",
+            "jvs001/whisper10/wav24kHz16bit/W_001.wav": None,
+            "jvs002/nonpara30/wav24kHz16bit/BASIC_1.wav": None,
+        },
+    )
+    assert facts(jvs(tmp_path)) == {
+        "VOICEACTRESS100_001.wav": ("jvs001", "また、東寺のように", None, "M"),
+        "BASIC_1.wav": ("jvs002", None, None, "F"),
+    }
+    assert [row.extra["style"] for row in jvs(tmp_path, ["whisper10"])] == ["whisper10"]
+
+
+def test_common_voice(tmp_path):
+    head = "client_id\tpath\tsentence\tup_votes\tgender\n"
+    files = {
+        "cv/en/train.tsv": head + 'aa\tc_1.mp3\tShe said "no.\t2\tfemale_feminine\nbb\tgone.mp3\tX\t2\t\n',
+        "cv/en/test.tsv": head + "cc\tc_2\tYes\u2028indeed\t2\tother\n",
+        "cv/en/validated.tsv": head + "dd\tc_3.mp3\tWell\t2\tmale\n",
+        "cv/en/clips/c_1.mp3": None,
+        "cv/en/clips/c_2.mp3": None,
+        "cv/en/clips/c_3.mp3": None,
+    }
+    put(tmp_path, files)
+    expected = {
+        "c_1.mp3": ("aa", 'She said "no.', "train", "F"),
+        "c_2.mp3": ("cc", "Yes\u2028indeed", "test", None),
+    }
+    assert facts(common_voice(tmp_path / "cv" / "en")) == expected
+    assert facts(common_voice(tmp_path)) == expected
+    assert facts(common_voice(tmp_path, ["validated"])) == {"c_3.mp3": ("dd", "Well", None, "M")}
+    (tmp_path / "cv" / "fr" / "clips").mkdir(parents=True)
+    with pytest.raises(UserError, match="several languages"):
+        common_voice(tmp_path)
+
+
+@pytest.mark.parametrize("build", [librispeech, libritts, vctk, jvs, common_voice])
+def test_a_folder_of_another_kind_is_refused(tmp_path, build):
+    put(tmp_path, {"somewhere/a.wav": None, "somewhere/notes.txt": "none"})
+    with pytest.raises(UserError, match="does not look like"):
+        build(tmp_path)
+    with pytest.raises(UserError, match="there is no folder"):
+        build(tmp_path / "nowhere")
+
+
+@pytest.fixture
+def hub(tmp_path):
+    """A dataset as the hub gives it: one clip inside, one on disk, classes for speakers."""
+    datasets = pytest.importorskip("datasets")
+    put(tmp_path, {"inside.flac": None, "outside.ogg": None})
+    inside = {"bytes": (tmp_path / "inside.flac").read_bytes(), "path": None}
+    outside = {"bytes": None, "path": str(tmp_path / "outside.ogg")}
+    columns = {
+        "sound": [inside, outside],
+        "speaker_id": [0, 1],
+        "sentence": ["One.", "Two."],
+        "age": [30, 40],
+    }
+    dataset = datasets.Dataset.from_dict(columns).cast_column("sound", datasets.Audio(sampling_rate=16_000))
+    return dataset.cast_column("speaker_id", datasets.ClassLabel(names=["anna", "bert"]))
+
+
+@pytest.mark.parametrize("form", ["object", "streamed", "disk", "splits"])
+def test_hf_dataset(tmp_path, hub, form):
+    import datasets
+
+    split = "validation" if form == "splits" else None
+    match form:
+        case "object":
+            source = hub
+        case "streamed":
+            source = hub.to_iterable_dataset()
+        case "disk":
+            hub.save_to_disk(tmp_path / "disk")
+            source = tmp_path / "disk"
+        case _:
+            datasets.DatasetDict({"dev": hub}).save_to_disk(tmp_path / "disk")
+            source = str(tmp_path / "disk")
+    rows = hf_dataset(source, tmp_path / "out")
+    assert [(r.speaker, r.text, r.split, dict(r.extra)) for r in rows] == [
+        ("anna", "One.", split, {"age": "30"}),
+        ("bert", "Two.", split, {"age": "40"}),
+    ]
+    assert rows[0].path.read_bytes() == (tmp_path / "inside.flac").read_bytes()
+    assert rows[0].path.suffix == ".flac"
+    if form in ("object", "streamed"):  # save_to_disk takes files in
+        assert rows[1].path == tmp_path / "outside.ogg"
+    assert rows[1].path.read_bytes() == (tmp_path / "outside.ogg").read_bytes()
+    assert len(hf_dataset(source, tmp_path / "out", limit=1)) == 1
+
+
+def test_hf_dataset_of_paths_and_of_arrays(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    put(tmp_path, {"a.wav": None})
+    rows = hf_dataset(datasets.Dataset.from_dict({"path": [str(tmp_path / "a.wav")]}), tmp_path / "out")
+    assert [row.path for row in rows] == [tmp_path / "a.wav"]
+    array = {"array": np.sin(np.arange(800) / 9).tolist(), "sampling_rate": 8_000}
+    unnamed = datasets.IterableDataset.from_generator(lambda: iter([{"audio": array}]))
+    rows = hf_dataset(unnamed, tmp_path / "out")
+    assert load(rows[0].path).shape == (1, 1, 800)
+
+
+def test_a_dataset_without_audio_or_of_no_such_name_is_refused(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    with pytest.raises(UserError, match="no audio column among title"):
+        hf_dataset(datasets.Dataset.from_dict({"title": ["x"]}), tmp_path)
+    with pytest.raises(UserError, match="cannot be opened"):
+        hf_dataset(str(tmp_path / "nowhere"), tmp_path)
+
+
+def test_the_command_writes_a_manifest_beside_which_paths_are_relative(tmp_path, capsys):
+    put(tmp_path / "raw", LIBRISPEECH)
+    main(["librispeech", str(tmp_path / "raw"), "--write", str(tmp_path / "m" / "libri.csv"), "--durations"])
+    assert "3 recordings, 2 speakers, 3 with text" in capsys.readouterr().out
+    rows = read_manifest(tmp_path / "m" / "libri.csv")
+    assert [row.duration for row in rows] == [0.1] * 3
+    assert all(row.path.is_file() for row in rows)
+    assert "../raw/" in (tmp_path / "m" / "libri.csv").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["librispeach", "x", "--write", "m.csv"], "did you mean librispeech?"),
+        (["vctk", "nowhere", "--write", "m.csv"], "there is no folder nowhere"),
+        (["vctk", "x", "--write", "m.txt"], "m.txt cannot be written"),
+        (["vctk", "x", "--wrote", "m.csv"], "--write"),
+        (
+            ["vctk", "x", "--write", "m.csv", "--limt", "3"],
+            "there is no option --limt, did you mean --limit?",
+        ),
+        (["vctk", "x", "--write", "m.csv", "--limit", "3"], "--limit is not an option of kind vctk"),
+        (["vctk", "x", "--write", "m.csv", "--microphone", "mic3"], "mic1"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path, monkeypatch, capsys, words, sentence):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        main(words)
+    told = capsys.readouterr()
+    assert end.value.code == 2
+    assert told.err.startswith("error: ")
+    assert sentence in told.err
+    assert told.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_documented_command_runs(tmp_path):
+    put(tmp_path / "raw", {"a/1.wav": None, "b/2.wav": None})
+    words = ["speaker-folders", tmp_path / "raw", "--write", tmp_path / "m.jsonl"]
+    subprocess.run([sys.executable, "-m", "data.corpora", *words], cwd=ROOT, check=True)
+    assert {row.speaker for row in read_manifest(tmp_path / "m.jsonl")} == {"a", "b"}
