@@ -22,7 +22,7 @@ class ContentConfig:
 
     frontend: Literal["mel", "conv"] = "mel"
     """``mel``: fixed filters; ``conv``: strided convolutions learned on the samples (NVC-Net's kind)."""
-    n_channels: int = 192
+    n_channels: int = 176
     """Width."""
     n_blocks: int = 6
     """Residual blocks; their dilations are 1, 2, 4, 1, 2, 4, …"""
@@ -60,9 +60,7 @@ class ContentEncoder(nn.Module):
             for inner, outer, stride in zip(channels[:-1], channels[1:], factors(hop)):
                 self.samples.append(StridedCausalConv1d(inner, outer, 2 * stride, stride=stride))
         self.stem = CausalConv1d(n_mels if config.frontend == "mel" else width, width, 5)
-        self.blocks = nn.ModuleList(
-            ResidualBlock(width, 3, 2 ** (i % 3)) for i in range(config.n_blocks)
-        )
+        self.blocks = nn.ModuleList(ResidualBlock(width, 5, 2 ** (i % 3)) for i in range(config.n_blocks))
         self.code = nn.Conv1d(width, config.dim, 1)
 
     def forward(self, wave: Wave, warp: Float[Tensor, " batch"] | None = None) -> Content:
@@ -123,7 +121,9 @@ def factors(hop: int) -> list[int]:
     rest, strides = hop, []
     for stride in (5, 4, 4):
         if rest % stride:
-            raise ValueError(f"hop={hop} is not a multiple of 80 samples: choose sample_rate a multiple of 8 kHz")
+            raise ValueError(
+                f"hop={hop} is not a multiple of 80 samples: choose sample_rate a multiple of 8 kHz"
+            )
         rest //= stride
         strides.append(stride)
     return [rest, *reversed(strides)]

@@ -28,9 +28,9 @@ class DecoderConfig:
     """``harmonic`` plus noise, ``istft`` or ``transposed`` convolutions."""
     norm: Norm = "film"
     """``film`` streams; ``adain`` (instance normalisation over the utterance) is for offline ablations."""
-    n_channels: int = 256
+    n_channels: int = 224
     """Width."""
-    n_blocks: int = 6
+    n_blocks: int = 8
     """Residual blocks; their dilations are 1, 2, 4, 1, 2, 4, …"""
 
 
@@ -55,7 +55,7 @@ class Decoder(nn.Module):
         self.whole = nn.Linear(style.voice_dim - 1, 2 * style.token_dim)
         steer = 3 * style.token_dim
         self.blocks = nn.ModuleList(
-            ResidualBlock(width, 3, 2 ** (i % 3), style_dim=steer, norm=config.norm)
+            ResidualBlock(width, 5, 2 ** (i % 3), style_dim=steer, norm=config.norm)
             for i in range(config.n_blocks)
         )
         self.tint = nn.Conv1d(steer, width, 1)

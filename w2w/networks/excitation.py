@@ -42,7 +42,9 @@ class Excitation(nn.Module):
         else:
             phase = torch.zeros(batch, 1, dtype=torch.float64, device=device)
             position = torch.zeros(batch, 1, dtype=torch.long, device=device)
-        return ExcitationState(phase, torch.full((batch, 1, 1), math.log(150.0), dtype=torch.float64, device=device), position)
+        return ExcitationState(
+            phase, torch.full((batch, 1, 1), math.log(150.0), dtype=torch.float64, device=device), position
+        )
 
     @torch.no_grad()
     def step(

@@ -117,7 +117,8 @@ class TransposedHead(nn.Module):
             for inner, outer, stride in zip(widths[:-1], widths[1:], strides)
         )
         self.blocks = nn.ModuleList(
-            nn.ModuleList(CausalConv1d(width, width, 3, dilation=3**i) for i in range(3)) for width in widths[1:]
+            nn.ModuleList(CausalConv1d(width, width, 3, dilation=3**i) for i in range(3))
+            for width in widths[1:]
         )
         self.out = CausalConv1d(widths[-1], 1, 7)
 

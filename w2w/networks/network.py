@@ -80,7 +80,9 @@ class ConverterNetwork(nn.Module):
         shape = (config.sample_rate, config.hop, config.window, config.n_mels)
         self.content = ContentEncoder(config.content, *shape)
         self.style = StyleEncoder(config.style, *shape)
-        self.decoder = Decoder(config.decoder, config.style, config.content.dim, config.sample_rate, config.hop)
+        self.decoder = Decoder(
+            config.decoder, config.style, config.content.dim, config.sample_rate, config.hop
+        )
         self.pitch = PitchTracker(config.sample_rate, config.hop)
         frames = 1000.0 * config.pitch_memory_s / config.frame_ms
         self.usual_pitch = RunningMean(1, time_constant=frames, prior_frames=0.5)
@@ -137,9 +139,7 @@ def voiced(pitch: Pitch) -> Float[Tensor, "batch 1 frames"]:
     return (pitch.voicing > 0.5).to(pitch.voicing.dtype)
 
 
-def move(
-    pitch: Pitch, usual: Float[Tensor, "batch 1 frames"], voice: Voice, semitones: float = 0.0
-) -> Pitch:
+def move(pitch: Pitch, usual: Float[Tensor, "batch 1 frames"], voice: Voice, semitones: float = 0.0) -> Pitch:
     """Move log-F0 from the source's usual one to the voice's mean, and by ``semitones`` beyond."""
     target = voice[:, -1:, None] + semitones * math.log(2.0) / 12.0
     return Pitch((pitch.log_f0 - usual + target).clamp(LOWEST, HIGHEST), pitch.voicing)

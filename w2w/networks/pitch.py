@@ -154,7 +154,9 @@ class PitchTracker(nn.Module):
         inner = best.clamp(1, salience.shape[-1] - 2)
         left, centre, right = (salience.gather(-1, inner + offset) for offset in (-1, 0, 1))
         bend = left - 2 * centre + right
-        shift = torch.where(bend < -1e-6, 0.5 * (left - right) / bend, torch.zeros_like(bend)).clamp(-0.5, 0.5)
+        shift = torch.where(bend < -1e-6, 0.5 * (left - right) / bend, torch.zeros_like(bend)).clamp(
+            -0.5, 0.5
+        )
         return (self.log_f0[inner] + shift * math.log(2.0) / BINS_PER_OCTAVE)[..., 0]
 
 
@@ -168,7 +170,9 @@ def fading_peak(
 
 
 def hold(
-    values: Float[Tensor, "batch frames"], known: Bool[Tensor, "batch frames"], before: Float[Tensor, "batch 1"]
+    values: Float[Tensor, "batch frames"],
+    known: Bool[Tensor, "batch frames"],
+    before: Float[Tensor, "batch 1"],
 ) -> Float[Tensor, "batch frames"]:
     """Each frame's newest known value."""
     places = torch.arange(1, values.shape[-1] + 1, device=values.device)

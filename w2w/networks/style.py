@@ -18,9 +18,9 @@ Voice = Float[Tensor, "batch voice"]
 class StyleConfig:
     """The style encoder."""
 
-    n_channels: int = 192
+    n_channels: int = 128
     """Width."""
-    n_blocks: int = 4
+    n_blocks: int = 3
     """Residual blocks."""
     n_tokens: int = 8
     """Timbre tokens: each gathers the voice's way with one family of sounds."""
@@ -49,7 +49,10 @@ class StyleEncoder(nn.Module):
         self.stem = nn.Conv1d(n_mels, width, 5, padding=2)
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                nn.GroupNorm(1, width), nn.Conv1d(width, 2 * width, 5, padding=2), nn.GLU(1), nn.Conv1d(width, width, 1)
+                nn.GroupNorm(1, width),
+                nn.Conv1d(width, 2 * width, 5, padding=2),
+                nn.GLU(1),
+                nn.Conv1d(width, width, 1),
             )
             for _ in range(config.n_blocks)
         )
@@ -62,13 +65,13 @@ class StyleEncoder(nn.Module):
         return torch.cat([self.timbre(mels), self.mean_log_f0(wave)], dim=-1)
 
     def timbre(self, mels: Float[Tensor, "batch n_mels frames"]) -> Float[Tensor, "batch tokens"]:
-        """Gather the timbre tokens, flattened; pauses do not speak."""
+        """Gather the timbre tokens, flattened; pauses do not speak, and loudness says nothing."""
+        energy = frame_energy(mels)
+        audible = F.logsigmoid(2.0 * (energy - energy.amax(-1, keepdim=True) + 3.5))
+        mels = mels - (energy * audible.softmax(-1)).sum(-1, keepdim=True)
         hidden = self.stem(mels * 0.5)
         for block in self.blocks:
             hidden = hidden + block(hidden)
-        energy = frame_energy(mels)
-        loudest = energy.amax(-1, keepdim=True)
-        audible = F.logsigmoid(2.0 * (energy - loudest + 3.5))
         attention = (self.relevance(hidden) + audible).softmax(-1)  # (batch, tokens, frames)
         values = self.value(torch.cat([hidden, mels * 0.5], dim=1))
         values = values.unflatten(1, (self.config.n_tokens, self.config.token_dim))

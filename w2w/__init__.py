@@ -1,0 +1,17 @@
+"""The waveform-to-waveform voice converter."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from w2w.converter import Converter as Converter
+
+__all__ = ["Converter"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when asked for, so that `import w2w` alone costs nothing.
+    if name == "Converter":
+        from w2w.converter import Converter
+
+        return Converter
+    raise AttributeError(f"module 'w2w' has no attribute {name!r}")

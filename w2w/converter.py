@@ -1,0 +1,141 @@
+"""The public face of the converter: load it, take a voice from speech, speak with it."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from engine.checkpoint import fill, load_export
+from engine.user_error import UserError
+from w2w.networks.network import ConverterConfig, ConverterNetwork
+from w2w.stream import Stream
+
+Wave = Float[Tensor, "1 1 samples"]
+Voice = Float[Tensor, "1 dim"]
+
+RELEASED = Path(__file__).parent / "released"
+"""Weights that come with the package."""
+SHORTEST_S = 0.1
+"""Seconds of speech without which there is no voice."""
+SILENCE_DB = -60.0
+"""dBFS, RMS of a clip's loudest tenth of a second: below it, a clip is silent."""
+BLOCK_S = 4.0
+"""Seconds converted at once: enough to keep a CPU busy, little enough to bound memory."""
+
+
+class Converter:
+    """Any source, any voice: wave in, wave out.
+
+    Waves are mono, at ``sample_rate``, nominally in [-1, 1]. Nothing here keeps state between calls.
+    """
+
+    def __init__(self, network: ConverterNetwork) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.config = network.config
+
+    @classmethod
+    def from_pretrained(cls, where: str | Path | None = None, *, device: str = "cpu") -> "Converter":
+        """Load a folder of config.json and model.safetensors, or a hub id; without either, the released weights."""
+        folder = RELEASED if where is None else Path(where)
+        if where is not None and not folder.exists():
+            folder = _from_hub(str(where))
+        config, state = load_export(folder, ConverterConfig)
+        network = ConverterNetwork(config)
+        fill(network, state, folder / "model.safetensors")
+        return cls(network.to(device))
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz, of every wave in and out."""
+        return self.config.sample_rate
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next(self.network.parameters()).device
+
+    @torch.inference_mode()
+    def embed(self, clips: Wave | Sequence[Wave]) -> Voice:
+        """Take a voice from one clip, or the average over several; its last entry is the mean log-F0."""
+        clips = [clips] if isinstance(clips, Tensor) else list(clips)
+        if not clips:
+            raise UserError("no reference clip was given; a voice needs at least one")
+        voices = []
+        for number, clip in enumerate(clips, start=1):
+            self._check(clip, f"reference clip {number}")
+            self._check_audible(clip, f"reference clip {number}")
+            voices.append(self.network.style(clip.to(self.device)))
+        return torch.stack(voices).mean(0)
+
+    @staticmethod
+    def blend(voices: Sequence[Voice], weights: Sequence[float]) -> Voice:
+        """Mix voices in proportion to their weights, timbre and log-F0 alike."""
+        if len(voices) != len(weights) or not voices:
+            raise UserError("a blend needs as many weights as voices, and at least one")
+        total = sum(weights)
+        if min(weights) < 0 or total <= 0:
+            raise UserError("weights of a blend must be 0 or more, and not all 0")
+        return torch.stack([voice * (weight / total) for voice, weight in zip(voices, weights)]).sum(0)
+
+    @torch.inference_mode()
+    def convert(self, source: Wave, voice: Voice, *, semitones: float = 0.0) -> Wave:
+        """Speak the source with a voice; the result is as long as the source, to the sample.
+
+        Memory beyond source and result does not grow with their length.
+        """
+        self._check(source, "the source")
+        if not self.network.streams:
+            return self.network(source.to(self.device), voice.to(self.device), semitones).cpu()
+        block = round(BLOCK_S * self.sample_rate)
+        return torch.cat(list(self.pieces(source.split(block, dim=-1), voice, semitones=semitones)), dim=-1)
+
+    @torch.inference_mode()
+    def pieces(self, chunks: Iterable[Wave], voice: Voice, *, semitones: float = 0.0) -> Iterator[Wave]:
+        """Convert a source that comes in chunks of any length, yielding pieces as they are ready."""
+        live = self.stream(voice, chunk_samples=self.config.hop, semitones=semitones)
+        for chunk in chunks:
+            piece = live.push(chunk)
+            if piece.shape[-1]:
+                yield piece
+        yield live.flush()
+
+    def stream(self, voice: Voice, chunk_samples: int = 320, *, semitones: float = 0.0) -> Stream:
+        """Convert live, chunk by chunk; equal to ``convert`` of the whole."""
+        if not self.network.streams:
+            raise UserError(
+                "this converter's decoder.norm is 'adain', which needs the whole utterance: use one with 'film' to stream"
+            )
+        return Stream(self.network, voice.to(self.device), chunk_samples, semitones)
+
+    def _check(self, wave: Wave, name: str) -> None:
+        if wave.ndim != 3 or wave.shape[:2] != (1, 1):
+            raise UserError(f"{name} has shape {tuple(wave.shape)}; a wave is (1, 1, samples)")
+        if wave.shape[-1] == 0:
+            raise UserError(f"{name} is empty")
+        if not bool(torch.isfinite(wave).all()):
+            raise UserError(f"{name} holds NaN or infinite samples; mend the file first")
+
+    def _check_audible(self, wave: Wave, name: str) -> None:
+        shortest = round(SHORTEST_S * self.sample_rate)
+        if wave.shape[-1] < shortest:
+            seconds = wave.shape[-1] / self.sample_rate
+            raise UserError(f"{name} lasts {seconds:.4f} s; a voice needs at least {SHORTEST_S} s, better some seconds")
+        power = wave.square().unfold(-1, shortest, shortest).mean(-1).max()
+        if power < 10 ** (SILENCE_DB / 10):
+            raise UserError(f"{name} is silent; a voice cannot be taken from silence")
+
+
+def _from_hub(name: str) -> Path:
+    """The local copy of a hub repository's two files."""
+    missing = f"{name} is neither a folder nor a hub id that can be had: check the path, or the network"
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UserError(missing)
+    from huggingface_hub import hf_hub_download
+
+    try:
+        hf_hub_download(name, "config.json")
+        return Path(hf_hub_download(name, "model.safetensors")).parent
+    except Exception as error:  # the hub's many ways to say no
+        raise UserError(f"{missing} ({type(error).__name__})") from None
