@@ -1,0 +1,159 @@
+"""The espeak-ng library through ctypes: text to phonemes, and to speech with the phonemes' times.
+
+The library is GPL-3 and an optional extra (``pip install 'timbre[synth]'``), loaded only when used. It keeps
+its state, down to the phase of the vocal tremor, in static variables that nothing resets: it is loaded afresh
+for every call (some milliseconds), so that what comes out depends on the arguments alone.
+"""
+
+import _ctypes
+import contextlib
+import ctypes
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from engine.user_error import UserError
+
+SYNCHRONOUS, PHONEME_EVENTS, IPA_EVENTS, DONT_EXIT = 2, 1, 2, 0x8000
+UTF8, IPA = 1, 2
+SEPARATED = ord("_") << 8
+RATE, VOLUME, PITCH, RANGE = 1, 2, 3, 4
+UNCLIPPED = 50
+"""Volume at which the loudest variants stay below full scale; the library's own is 100."""
+END, PHONEME = 0, 7
+STRESS = str.maketrans("", "", "ˈˌ")
+WORD_END = "|"
+"""Stands between words in what ``phonemize`` returns."""
+
+
+class Phoneme(NamedTuple):
+    """A sound in a recording."""
+
+    symbol: str
+    """IPA, without stress; empty for a pause."""
+    start: float
+    """Seconds."""
+    end: float
+    """Seconds."""
+
+
+class _Id(ctypes.Union):
+    _fields_ = (("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8))
+
+
+class _Event(ctypes.Structure):
+    _fields_ = (
+        ("type", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _Id),
+    )
+
+
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
+_Text = ctypes.POINTER(ctypes.c_char_p)
+# Position, its kind, end position, flags, identifier, user data.
+_SYNTH_FLAGS = (*[ctypes.c_uint, ctypes.c_int, ctypes.c_uint, ctypes.c_uint], *[ctypes.c_void_p] * 2)
+_lock = threading.Lock()
+
+
+def synthesize(
+    text: str, voice: str, *, pitch: int = 50, pitch_range: int = 50, words_per_minute: int = 160
+) -> tuple[np.ndarray, list[Phoneme], int]:
+    """Speak; returns float32 samples, the phonemes with their times, and the sample rate in Hz.
+
+    ``voice`` is a language with or without a variant, such as ``en-us+f2``; ``pitch`` and ``pitch_range`` go
+    from 0 to 100 about the voice's own at 50.
+    """
+    samples: list[np.ndarray] = []
+    marks: list[tuple[int, str]] = []
+
+    def receive(wave: Any, n_samples: int, events: Any) -> int:
+        if wave and n_samples > 0:
+            samples.append(np.ctypeslib.as_array(wave, (n_samples,)).copy())
+        at = 0
+        while events[at].type != END:
+            if events[at].type == PHONEME:
+                symbol = events[at].id.string.decode("utf-8", "ignore").translate(STRESS)
+                marks.append((events[at].sample, symbol))
+            at += 1
+        return 0
+
+    callback = _Callback(receive)
+    with _loaded() as (library, sample_rate):
+        _set_voice(library, voice)
+        settings = {VOLUME: UNCLIPPED, PITCH: pitch, RANGE: pitch_range, RATE: words_per_minute}
+        for parameter, value in settings.items():
+            library.espeak_SetParameter(parameter, value, 0)
+        library.espeak_SetSynthCallback(callback)
+        encoded = text.encode() + b"\0"
+        failed = library.espeak_Synth(encoded, len(encoded), 0, 1, 0, UTF8, None, None)
+    if failed or not samples:
+        raise UserError(f"espeak cannot speak {text[:40]!r} with voice {voice}")
+    wave = np.concatenate(samples).astype(np.float32) / 32_768
+    ends = [start for start, _ in marks[1:]] + [len(wave)]
+    phonemes = [
+        Phoneme(symbol, start / sample_rate, end / sample_rate)
+        for (start, symbol), end in zip(marks, ends)
+        if end > start
+    ]
+    return wave, phonemes, sample_rate
+
+
+def phonemize(texts: list[str], language: str = "en-us") -> list[str]:
+    """IPA phonemes of each text, parted by spaces, ``|`` between words, no stress marks: ``ð ə | b ɔɪ``."""
+    with _loaded() as (library, _):
+        _set_voice(library, language)
+        return [_phonemes(library, text) for text in texts]
+
+
+def _phonemes(library: ctypes.CDLL, text: str) -> str:
+    place, clauses = ctypes.c_char_p(text.encode()), []
+    while place.value:  # one clause a call
+        clauses.append(library.espeak_TextToPhonemes(ctypes.byref(place), UTF8, IPA | SEPARATED).decode())
+    # "(fr)" and the like tell of a foreign word.
+    words = re.sub(r"\([a-z-]+\)", "", " ".join(clauses)).translate(STRESS).split()
+    spelled = (" ".join(symbol for symbol in word.split("_") if symbol) for word in words)
+    return f" {WORD_END} ".join(word for word in spelled if word)
+
+
+def _set_voice(library: ctypes.CDLL, voice: str) -> None:
+    # An unknown variant is silently ignored by the library, an unknown language is not.
+    if library.espeak_SetVoiceByName(voice.encode()):
+        raise UserError(f"espeak has no voice {voice!r}; take a language such as en-us, or en-us+f2")
+
+
+@contextlib.contextmanager
+def _loaded() -> Iterator[tuple[ctypes.CDLL, int]]:
+    """Lend the library in its first state, with its sample rate in Hz."""
+    try:
+        import espeakng_loader
+    except ImportError:
+        raise UserError("espeak voices need espeakng-loader: pip install 'timbre[synth]'") from None
+    with _lock:
+        library = ctypes.CDLL(espeakng_loader.get_library_path())
+        try:
+            library.espeak_TextToPhonemes.restype = ctypes.c_char_p
+            library.espeak_TextToPhonemes.argtypes = [_Text, ctypes.c_int, ctypes.c_int]
+            library.espeak_Synth.argtypes = [ctypes.c_char_p, ctypes.c_size_t, *_SYNTH_FLAGS]
+            data = str(espeakng_loader.get_data_path()).encode()
+            options = PHONEME_EVENTS | IPA_EVENTS | DONT_EXIT
+            sample_rate = library.espeak_Initialize(SYNCHRONOUS, 0, data, options)
+            if sample_rate <= 0:
+                raise UserError("espeak-ng did not start: pip install --force-reinstall espeakng-loader")
+            with contextlib.suppress(AttributeError, TypeError):  # another C library may lack it
+                ctypes.CDLL(None).srand(1)  # of the breath
+            yield library, sample_rate
+            library.espeak_Terminate()
+        finally:
+            if hasattr(_ctypes, "dlclose"):
+                _ctypes.dlclose(library._handle)

@@ -1,0 +1,284 @@
+"""A corpus of many synthetic voices with known text, made without any download.
+
+python -m data.voices corpus --minutes 25 --voices 24
+
+leaves corpus/<voice>/<number>.flac and corpus/manifest.csv (path, speaker, text, split, duration, gender,
+phonemes). Voices of the test split, and its sentences, occur in no other; validation has other sentences than
+train, by the same voices. The same command makes the same files; interrupted, it goes on where it was.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from data.arguments import Arguments
+from data.audio import AudioError, info, resample, save
+from data.espeak import Phoneme, phonemize, synthesize
+from data.manifest import Row, write_manifest
+from data.sentences import PATTERNS, SLOTS, sentences
+from engine.user_error import UserError, exits_cleanly
+
+__all__ = ["VOICES", "Corpus", "Phoneme", "Voice", "make_corpus", "phonemize", "speak"]
+
+LEVEL_DB = -25.0
+"""dBFS, RMS, of every recording."""
+PEAK = 0.95
+MIN_VOICES, MIN_ROUNDS = 4, 3
+"""Fewer would leave a split without recordings."""
+US, UK = "en-us", "en-gb-x-rp"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voice:
+    """Somebody who does not exist."""
+
+    name: str
+    gender: str
+    """``F`` or ``M``."""
+    accent: str
+    """espeak's language."""
+    variant: str
+    """espeak's voice variant: formants, their widths, breath, tremor."""
+    pitch: int
+    """0 … 100; 50 is the variant's own."""
+    pitch_range: int
+    """0 … 100: monotonous to lively."""
+    words_per_minute: int
+
+
+def _voices(gender: str, table: str) -> list[Voice]:
+    voices = []
+    for number, line in enumerate(table.strip().splitlines(), start=1):
+        accent, variant, pitch, pitch_range, rate = line.split()
+        voices.append(
+            Voice(
+                name=f"{gender.lower()}{number:02}",
+                gender=gender,
+                accent=accent,
+                variant=variant,
+                pitch=int(pitch),
+                pitch_range=int(pitch_range),
+                words_per_minute=int(rate),
+            )
+        )
+    return voices
+
+
+# Pitches put the mean F0 of each sex some 3 % apart (155 to 280 Hz, 75 to 150 Hz), in an order where the
+# first few spread over the whole range.
+_WOMEN = f"""
+    {UK} aunty 44 60 150
+    {US} f2 61 50 165
+    {US} steph 51 70 155
+    {US} Andrea 51 55 140
+    {US} f1 45 45 170
+    {US} belinda 52 65 160
+    {US} shelby 66 40 175
+    {US} Alicia 52 45 180
+    {UK} f2 33 55 160
+    {US} Annie 37 50 150
+    {US} grandma 48 40 145
+    {US} linda 64 60 155
+    {US} f4 51 60 165
+    {US} f5 65 50 175
+    {US} f3 50 45 155
+    {US} anika 52 55 135"""
+_MEN = f"""
+    {US} david 54 50 150
+    {US} john 55 55 165
+    {US} Gene 51 45 170
+    {US} klatt3 74 50 155
+    {UK} paul 53 60 160
+    {US} Reed 55 45 145
+    {US} Andy 58 60 155
+    {US} m2 84 50 175
+    {US} m8 46 55 140
+    {US} m5 59 40 165
+    {UK} m4 58 50 150
+    {US} m3 77 45 160
+    {US} m1 49 65 170
+    {US} pablo 61 50 155
+    {US} m7 60 35 150
+    {US} ed 70 50 165"""
+VOICES: tuple[Voice, ...] = tuple(
+    voice for pair in zip(_voices("F", _WOMEN), _voices("M", _MEN)) for voice in pair
+)
+"""All voices, women and men in turn."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """What makes a corpus the one it is. More minutes extend it."""
+
+    voices: int = 24
+    """How many, half of them women."""
+    sample_rate: int = 16_000
+    """Hz."""
+    seed: int = 0
+    """Decides the sentences."""
+    parallel: bool = False
+    """All voices of a split say the same sentences, else every sentence is said once."""
+
+    def __post_init__(self) -> None:
+        if not MIN_VOICES <= self.voices <= len(VOICES):
+            raise UserError(f"voices={self.voices} must lie between {MIN_VOICES} and {len(VOICES)}")
+        if not 8_000 <= self.sample_rate <= 48_000:
+            raise UserError(f"sample_rate={self.sample_rate} Hz must lie between 8000 and 48000")
+
+    @property
+    def cast(self) -> tuple[Voice, ...]:
+        """The voices that speak in it."""
+        return VOICES[: self.voices]
+
+    @property
+    def test_voices(self) -> tuple[Voice, ...]:
+        """Voices kept for testing, a woman and a man of every six pairs."""
+        return tuple(voice for number, voice in enumerate(self.cast) if number // 2 % 6 == 1)
+
+
+def speak(
+    text: str, voice: Voice, sample_rate: int = 16_000
+) -> tuple[Float[Tensor, "1 1 samples"], list[Phoneme]]:
+    """Say a text; returns the wave and the phonemes with their times."""
+    wave, phonemes, rate = synthesize(
+        text,
+        f"{voice.accent}+{voice.variant}",
+        pitch=voice.pitch,
+        pitch_range=voice.pitch_range,
+        words_per_minute=voice.words_per_minute,
+    )
+    gain = min(10 ** (LEVEL_DB / 20) / np.sqrt(np.square(wave).mean()), PEAK / np.abs(wave).max())
+    return resample(torch.from_numpy(wave * np.float32(gain))[None, None], rate, sample_rate), phonemes
+
+
+def make_corpus(
+    out: str | Path, minutes: float = 25.0, corpus: Corpus | None = None, *, progress: bool = True
+) -> Path:
+    """Make or complete a corpus of at least ``minutes``, with equal numbers of recordings per voice.
+
+    Returns the manifest's path.
+    """
+    out, corpus = Path(out), corpus or Corpus()
+    if not 0 < minutes < float("inf"):
+        raise UserError(f"minutes={minutes} must be above 0")
+    _claim(out, corpus)
+    rows: list[Row] = []
+    seconds = 0.0
+    with tqdm(total=round(minutes * 60), unit="s", desc="speaking", delay=1.0, disable=not progress) as bar:
+        for number, lines in enumerate(_rounds(corpus)):
+            for voice, split, text in lines:
+                path = out / voice.name / f"{number:04}.flac"
+                duration = _recorded(path, text, voice, corpus.sample_rate)
+                rows.append(
+                    Row(
+                        path=path,
+                        speaker=voice.name,
+                        text=text,
+                        split=split,
+                        duration=duration,
+                        gender=voice.gender,
+                    )
+                )
+                seconds += duration
+                bar.update(min(int(seconds), bar.total) - bar.n)
+            if seconds >= minutes * 60 and number + 1 >= MIN_ROUNDS:
+                break
+    write_manifest(out / "manifest.csv", _with_phonemes(rows, corpus))
+    return out / "manifest.csv"
+
+
+def _claim(out: Path, corpus: Corpus) -> None:
+    """Note in the folder what is made there, or refuse a folder with something else in it."""
+    # Another release may have other voices and sentences: the files of two must not mix.
+    edition = hashlib.sha256(repr((VOICES, SLOTS, PATTERNS, LEVEL_DB)).encode()).hexdigest()[:12]
+    wanted, note = json.dumps({**asdict(corpus), "edition": edition}, indent=2), out / "corpus.json"
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; give a folder for the corpus")
+    if note.is_file():
+        if note.read_text() != wanted:
+            raise UserError(
+                f"{out} holds a corpus made with other options (see its corpus.json); choose another folder"
+            )
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise UserError(f"{out} is not empty and no corpus of this program; choose another folder")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        note.write_text(wanted)
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror}") from None
+
+
+def _rounds(corpus: Corpus) -> Iterator[list[tuple[Voice, str, str]]]:
+    """Yield, for ever, one line for every voice: who, in which split, says what."""
+    texts = {split: _texts(corpus.seed, split) for split in ("train", "validation", "test")}
+    for number in count():
+        said: dict[str, str] = {}
+        lines = []
+        for voice in corpus.cast:
+            seen = "validation" if number % 10 == 1 else "train"
+            split = "test" if voice in corpus.test_voices else seen
+            if split not in said or not corpus.parallel:
+                said[split] = next(texts[split])
+            lines.append((voice, split, said[split]))
+        yield lines
+
+
+def _texts(seed: int, split: str) -> Iterator[str]:
+    """Yield a split's sentences: one in ten is for validation, one in ten for testing."""
+    for number, text in enumerate(sentences(seed)):
+        if {8: "validation", 9: "test"}.get(number % 10, "train") == split:
+            yield text
+
+
+def _recorded(path: Path, text: str, voice: Voice, sample_rate: int) -> float:
+    """Speak into a file unless it is there, and return its seconds."""
+    try:
+        return info(path).duration
+    except AudioError:
+        wave, _ = speak(text, voice, sample_rate)
+        save(path, wave, sample_rate)
+        return wave.shape[-1] / sample_rate
+
+
+def _with_phonemes(rows: list[Row], corpus: Corpus) -> list[Row]:
+    accents = {voice.name: voice.accent for voice in corpus.cast}
+    spoken: dict[int, str] = {}
+    for accent in (US, UK):
+        own = [index for index, row in enumerate(rows) if accents[str(row.speaker)] == accent]
+        spoken |= zip(own, phonemize([rows[index].text or "" for index in own], accent))
+    return [Row(**{**vars(row), "extra": {"phonemes": spoken[index]}}) for index, row in enumerate(rows)]
+
+
+@exits_cleanly
+def main(argv: list[str] | None = None) -> None:
+    """Make a corpus."""
+    arguments = Arguments.described_by("data.voices", __doc__)
+    arguments.add_argument("out", type=Path, help="folder to make or complete")
+    arguments.add_argument("--minutes", type=float, default=25.0, help="of speech (default 25)")
+    arguments.add_argument(
+        "--voices", type=int, default=24, help=f"{MIN_VOICES} to {len(VOICES)} (default 24)"
+    )
+    arguments.add_argument("--sample-rate", type=int, default=16_000, help="Hz (default 16000)")
+    arguments.add_argument("--seed", type=int, default=0, help="decides the sentences (default 0)")
+    arguments.add_argument("--parallel", action="store_true", help="all voices say the same sentences")
+    given = arguments.parse_args(argv)
+    corpus = Corpus(
+        voices=given.voices, sample_rate=given.sample_rate, seed=given.seed, parallel=given.parallel
+    )
+    manifest = make_corpus(given.out, given.minutes, corpus)
+    n_test = len(corpus.test_voices)
+    print(f"{manifest}: {corpus.voices} voices, {n_test} of them in the test split only")
+
+
+if __name__ == "__main__":
+    main()
