@@ -1,22 +1,24 @@
 """Train the converter: ``accelerate launch w2w/train.py --data.path FOLDER --loop.out runs/voice``.
 
-Run the same command again to continue; ``--preset small`` suits a CPU, ``base`` one large GPU.
+Run the same command again to continue. ``--preset small`` suits a CPU, ``base`` one large GPU, ``tiny`` tests;
+``--preset small_24k`` and ``base_24k`` are their 24 kHz forms.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from data.batches import DataConfig, SpeechCrops, batches
+from data.batches import DataConfig, batches
 from engine.config import cli
 from engine.loop import LoopConfig, accelerator, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError, exits_cleanly
+from w2w.export import export_run
 from w2w.networks.content import ContentConfig
 from w2w.networks.critic import CriticConfig
 from w2w.networks.decoder import DecoderConfig
 from w2w.networks.network import ConverterConfig
 from w2w.networks.style import StyleConfig
 from w2w.objectives.cluit import CLUIT, CLUITConfig, Weights
+from w2w.objectives.content import ContentLoss, ContentLossConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +35,11 @@ class TrainConfig:
     """The adversary."""
     cluit: CLUITConfig = field(default_factory=CLUITConfig)
     """The algorithm and its losses."""
-    optim_converter: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4, betas=(0.8, 0.99), gradient_clip=5.0))
+    content: ContentLossConfig = field(default_factory=ContentLossConfig)
+    """The frozen recogniser of the content loss."""
+    optim_converter: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4, betas=(0.8, 0.99)))
     """The converter's optimiser."""
-    optim_critic: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-4, betas=(0.5, 0.9), gradient_clip=5.0))
+    optim_critic: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-4, betas=(0.5, 0.9)))
     """The critic's optimiser."""
 
     def __post_init__(self) -> None:
@@ -44,6 +48,9 @@ class TrainConfig:
                 f"data.sample_rate={self.data.sample_rate} and converter.sample_rate={self.converter.sample_rate} "
                 "must be the same: set both"
             )
+        weights = self.cluit.weights
+        if (weights.label_critic or weights.label_converter) and not self.critic.n_speakers:
+            raise UserError("a label loss needs critic.n_speakers: set it to the number of speakers in the data")
 
 
 SMALL = TrainConfig(
@@ -51,25 +58,94 @@ SMALL = TrainConfig(
     data=DataConfig(batch=8, crop_samples=24_000, reference_samples=32_000, equal_speakers=True),
     cluit=CLUITConfig(critic_samples=8_192, critic_batch=4),
     optim_converter=OptimConfig(
-        lr=1e-3, betas=(0.8, 0.99), gradient_clip=5.0, warmup_steps=100, schedule="cosine", decay_steps=10_000, final=0.05
+        lr=1e-3,
+        betas=(0.8, 0.99),
+        gradient_clip=5.0,
+        warmup_steps=100,
+        schedule="cosine",
+        decay_steps=10_000,
+        final=0.05,
     ),
+    optim_critic=OptimConfig(lr=2e-4, betas=(0.5, 0.9), gradient_clip=5.0),
 )
-PRESETS = {"small": SMALL}
+TINY = replace(
+    SMALL,
+    loop=LoopConfig(steps=4, log_every=1, save_every=2, sample_every=4),
+    data=DataConfig(batch=2, crop_samples=6_400, reference_samples=8_000),
+    converter=ConverterConfig(
+        n_mels=40,
+        content=ContentConfig(n_channels=16, n_blocks=2),
+        style=StyleConfig(n_channels=16, n_blocks=1, n_tokens=2, token_dim=8),
+        decoder=DecoderConfig(n_channels=32, n_blocks=2),
+    ),
+    critic=CriticConfig(n_scales=2, n_channels=4, max_channels=16, n_strided=3, projection_dim=16),
+    cluit=CLUITConfig(critic_samples=4_096, critic_batch=0, convert_from=1, adversary_from=2, bank_size=16),
+)
+BASE = TrainConfig(
+    loop=LoopConfig(steps=300_000, save_every=2_000, sample_every=5_000, mixed_precision="bf16", workers=8),
+    data=DataConfig(batch=64, crop_samples=32_000, reference_samples=64_000, equal_speakers=True),
+    converter=ConverterConfig(
+        content=ContentConfig(n_channels=384, n_blocks=9),
+        style=StyleConfig(n_channels=384, n_blocks=6, n_tokens=16, token_dim=48),
+        decoder=DecoderConfig(n_channels=512, n_blocks=12),
+    ),
+    critic=CriticConfig(max_channels=1_024),
+    cluit=CLUITConfig(convert_from=5_000, adversary_from=10_000, critic_batch=32),
+    optim_converter=OptimConfig(
+        lr=5e-4,
+        betas=(0.8, 0.99),
+        gradient_clip=5.0,
+        warmup_steps=1_000,
+        schedule="exponential",
+        decay_steps=300_000,
+        final=0.02,
+    ),
+    optim_critic=OptimConfig(lr=2e-4, betas=(0.5, 0.9), gradient_clip=10.0),
+)
+
+
+def at_24_khz(config: TrainConfig) -> TrainConfig:
+    """The same in frames and seconds, at 24 kHz."""
+    data, cluit = config.data, config.cluit
+    return replace(
+        config,
+        converter=replace(config.converter, sample_rate=24_000),
+        cluit=replace(cluit, critic_samples=cluit.critic_samples * 3 // 2),
+        data=replace(
+            data,
+            sample_rate=24_000,
+            crop_samples=data.crop_samples * 3 // 2,
+            reference_samples=data.reference_samples * 3 // 2,
+        ),
+    )
+
+
+PRESETS = {
+    "small": SMALL,
+    "tiny": TINY,
+    "base": BASE,
+    "small_24k": at_24_khz(SMALL),
+    "base_24k": at_24_khz(BASE),
+}
+
+
+def build(config: TrainConfig) -> CLUIT:
+    """The task; the recogniser is loaded only where its loss has a weight."""
+    content = ContentLoss(config.content, config.converter.sample_rate) if config.cluit.weights.content else None
+    players = config.optim_converter, config.optim_critic
+    return CLUIT(config.cluit, config.converter, config.critic, *players, content)
 
 
 @exits_cleanly
 def main() -> None:
-    """Train, or continue."""
-    config = cli(PRESETS, default="small")
-    place = accelerator(config.loop)
-    crops = batches(
-        config.data, seed=config.loop.seed, workers=config.loop.workers, rank=place.process_index,
-        n_ranks=place.num_processes, accumulate=config.loop.accumulate,
-    )
-    fit(
-        lambda: CLUIT(config.cluit, config.converter, config.critic, config.optim_converter, config.optim_critic),
-        crops, config.loop, full_config=config,
-    )
+    """Train, or continue; leave the converter for use in ``export`` beside the checkpoints."""
+    config = cli(PRESETS)
+    here = accelerator(config.loop)
+    loop, rank, n_ranks = config.loop, here.process_index, here.num_processes
+    crops = batches(config.data, loop.seed, loop.workers, rank, n_ranks, loop.accumulate)
+    fit(lambda: build(config), crops, loop, full_config=config)
+    if here.is_main_process:
+        print(f"exported to {export_run(loop.out, loop.out / 'export')}")
 
 
 if __name__ == "__main__":
