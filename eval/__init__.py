@@ -1,1 +1,1 @@
-"""Scoring of converted speech: similarity, intelligibility, quality and pitch, with toplines and baselines beside."""
+"""Scoring of converted speech: similarity, intelligibility, quality, pitch, beside toplines and baselines."""

@@ -28,7 +28,7 @@ WORTH_PROCESSES_SECONDS = 30.0
 
 @runtime_checkable
 class Judge(Protocol):
-    """Something that turns a wave into features; small, picklable, loading what it needs when first called."""
+    """Something that turns a wave into features; small, picklable, loading its model at the first call."""
 
     @property
     def kind(self) -> str:
@@ -66,7 +66,7 @@ def listen(path: Path, where: str = "") -> Float[Tensor, "1 1 samples"]:
 def hear(
     wanted: Iterable[tuple[Path, Sequence[Judge]]], cache: Cache, *, jobs: int = 0, title: str = "hearing"
 ) -> Heard:
-    """Give every file's features of its judges; ``jobs`` 0 means as many processes as there are cores, up to 8."""
+    """Give every file's features of its judges; ``jobs`` 0 means a process per core, up to 8."""
     heard: Heard = {}
     missing: dict[Path, list[Judge]] = {}
     for path, judges in wanted:

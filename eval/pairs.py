@@ -31,7 +31,7 @@ class Pair:
 
     source: Path
     target: Path
-    """The target's utterance that outputs are compared with; not one a converter should be given, if avoidable."""
+    """The target's utterance that outputs are compared with; best one that no converter hears."""
     output: Path | None = None
     text: str = ""
     """What the source says; empty where unknown."""
@@ -120,10 +120,10 @@ def write_pairs(path: Path | str, pairs: Iterable[Pair]) -> None:
 def fixed_pairs(folder: Path | str, split: str = "test", *, max_pairs: int = MAX_PAIRS) -> list[Pair]:
     """Draw the evaluation list of a corpus: ordered pairs of its speakers, the same list every time.
 
-    Ten speakers give all their 90 ordered pairs. Of more speakers each is source and target equally often; of fewer,
-    pairs are repeated with other utterances. Each speaker's utterances are divided once: up to four of 2.5 to 11 s
-    serve as sources and scored targets, the others as references (up to three clips, up to 20 s), so that a
-    converter never hears the utterance its output is compared with.
+    Ten speakers give all their 90 ordered pairs. Of more speakers each is source and target equally often; of
+    fewer, pairs are repeated with other utterances. Each speaker's utterances are divided once: up to four of
+    2.5 to 11 s serve as sources and scored targets, the others as references (up to three clips, up to 20 s):
+    a converter never hears the utterance its output is compared with.
     """
     by_speaker = _utterances(folder, split)
     order = np.random.default_rng(SEED).permutation(sorted(by_speaker)).tolist()

@@ -1,4 +1,4 @@
-"""The scores of outputs, row by row and per system with confidence intervals; the evaluation as a function."""
+"""The evaluation as a function: scores row by row, and per system with confidence intervals."""
 
 import math
 from collections.abc import Sequence
@@ -21,24 +21,33 @@ FAST: tuple[Metric, ...] = ("similarity", "pitch")
 COLUMNS: dict[Metric, tuple[str, ...]] = {
     "similarity": ("to_target", "to_source", "difference", "nearer_to_target"),
     "pitch": ("f0_correlation", "f0_distance", "f0_offset", "f0_within_2", "duration_ratio"),
-    "intelligibility": ("cer", "wer", "cer_above_source"),
+    "intelligibility": ("cer", "wer", "cer_above_source", "phones_changed"),
     "quality": ("dnsmos", "dnsmos_speech", "dnsmos_background", "dnsmos_above_source"),
 }
+OF_THE_SAME_WORDS = (
+    "f0_correlation",
+    "duration_ratio",
+    *("cer", "wer", "cer_above_source", "phones_changed"),
+    "dnsmos_above_source",
+)
+"""Columns that mean nothing where the output is another utterance."""
+VOICE, TEXT = similarity.Resemblyzer(), intelligibility.Sphinx()
+MELODY, SOUND = pitch.Pitch(), quality.DNSMOS()
 N_RESAMPLES, SEED = 2000, 20_211_017
 
 Row = dict[str, str | float]
 Summary = dict[str, dict[str, dict[str, float]]]
-"""By system, then column: mean, the bounds low and high of its 95 % interval, and how many rows (n) had a value."""
+"""By system, then column: mean, bounds low and high of its 95 % interval, and n, the rows with a value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judges:
     """Who judges what."""
 
-    voice: Judge = similarity.Resemblyzer()
-    text: Judge = intelligibility.Sphinx()
-    melody: Judge = pitch.Pitch()
-    sound: Judge = quality.DNSMOS()
+    voice: Judge = VOICE
+    text: Judge = TEXT
+    melody: Judge = MELODY
+    sound: Judge = SOUND
 
     def of(self, metrics: Sequence[Metric]) -> list[Judge]:
         """The judges that some metrics need."""
@@ -64,8 +73,8 @@ def score_pairs(
 ) -> tuple[list[Row], Summary]:
     """Score every pair's output; rows come in the order of the pairs.
 
-    Features are cached per file content, so a second call costs seconds. With several ``jobs`` a script that calls
-    this needs the usual ``if __name__ == "__main__"`` guard; without it everything is done in one process.
+    Features are cached per file content, so a second call costs seconds. With several ``jobs`` (0: one per
+    core, up to 8) a script that calls this needs the usual ``if __name__ == "__main__"`` guard.
     """
     judges = judges or Judges()
     cache = cache if isinstance(cache, Cache) else Cache(cache)
@@ -79,25 +88,30 @@ def score_pairs(
 
 
 def check_pairs(pairs: Sequence[Pair], cache: Cache) -> None:
-    """Refuse files that are missing, broken, silent or too short, naming file and line, before any work is done."""
+    """Refuse pairs without outputs, and files that ``check_files`` refuses."""
     if not pairs:
         raise UserError("there are no pairs to score")
-    seen = set()
     for pair in pairs:
         if pair.output is None:
             raise UserError(f"{pair.where or pair.source} has no output; give a converter to make it")
+    check_files(pairs, cache)
+
+
+def check_files(pairs: Sequence[Pair], cache: Cache) -> None:
+    """Refuse files that are missing, broken, silent or too short, naming file and line, before any work."""
+    seen = set()
+    for pair in pairs:
         for column, path in pair.files.items():
             if path in seen:
                 continue
             seen.add(path)
             if not path.is_file():
-                raise UserError(f"{pair.where}: the {column} {path} does not exist")
+                kind = "is a folder" if path.is_dir() else "does not exist"
+                raise UserError(f"{pair.where}: the {column} {path} {kind}")
             # A file once found good need not be decoded again to know it.
-            cache.remember(
-                "sound",
-                content_hash(path),
-                lambda p=path, at=pair.where: {"n": np.array(listen(p, at).shape[-1])},
-            )
+            if cache.get("sound", content_hash(path)) is None:
+                wave = listen(path, pair.where)
+                cache.put("sound", content_hash(path), {"samples": np.array(wave.shape[-1])})
 
 
 def wanted_by(
@@ -129,14 +143,17 @@ def score(pair: Pair, heard: Heard, metrics: Sequence[Metric], judges: Judges) -
         melody = judges.melody.kind
         row |= pitch.compare(source[melody], output[melody], target[melody])
     if "intelligibility" in metrics:
-        rates, own = (
-            intelligibility.error_rates(pair.text, features[judges.text.kind])
-            for features in (output, source)
-        )
-        row |= rates | {"cer_above_source": rates["cer"] - own["cer"]}
+        said, meant = output[judges.text.kind], source[judges.text.kind]
+        rates = intelligibility.error_rates(pair.text, said)
+        row |= rates | {
+            "cer_above_source": rates["cer"] - intelligibility.error_rates(pair.text, meant)["cer"]
+        }
+        row["phones_changed"] = intelligibility.phones_changed(meant, said) if "phones" in said else math.nan
     if "quality" in metrics:
         rated, own = (quality.opinions(features[judges.sound.kind]) for features in (output, source))
         row |= rated | {"dnsmos_above_source": rated["dnsmos"] - own["dnsmos"]}
+    if pair.output == pair.target_other:  # other words, so nothing that compares with what the source says
+        row |= {name: math.nan for name in OF_THE_SAME_WORDS if name in row}
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
 
 

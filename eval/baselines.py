@@ -1,0 +1,159 @@
+"""What every system is measured against: toplines above it, and tricks that take no learning."""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from tqdm import tqdm
+
+from data.audio import load
+from data.audio_writing import save
+from eval import pitch
+from eval.cache import Cache, Features, content_hash
+from eval.hearing import Heard
+from eval.pairs import Pair
+
+SAMPLE_RATE = pitch.SAMPLE_RATE
+TOPLINES = {
+    "source": "source itself",
+    "target_other": "target, another utterance",
+    "resynthesis": "resynthesis of the source",
+}
+BASELINES = {
+    "copy_source": "copy the source",
+    "copy_target": "copy the target",
+    "world_f0": "WORLD, F0 moved",
+    "world_warp": "WORLD, F0 moved, envelope warped",
+}
+WARPS = np.round(np.arange(0.80, 1.2501, 0.025), 3)
+"""Candidates for the factor by which the spectral envelope's frequencies are stretched."""
+MATCHED_HZ = (200.0, 5000.0)
+VERSION = "world-3"
+
+Wave = Float[np.ndarray, "samples"]
+Resynthesis = Callable[[Path, Path], None]
+"""Speaks a file again with its own voice into another file."""
+
+
+def toplines_and_baselines(
+    pairs: Sequence[Pair], out: Path, cache: Cache, heard: Heard, resynthesise: Resynthesis | None = None
+) -> list[Pair]:
+    """Make the outputs of all toplines and baselines for each distinct source and target.
+
+    ``heard`` must hold the pitch of sources and targets. Files made here lie in ``out/<system>/``. Without a
+    converter's ``resynthesise``, which speaks a file again with its own voice, WORLD does it.
+    """
+    distinct = list({(pair.source, pair.target): pair for pair in pairs}.values())
+    # By source, so that each is analysed once.
+    order = sorted(enumerate(distinct), key=lambda item: (item[1].source.as_posix(), item[0]))
+    made: dict[int, dict[str, Path | None]] = {}
+    again: dict[Path, Path] = {}
+    for number, pair in tqdm(order, desc="baselines", unit="pair"):
+        source, target, name = pair.source, pair.target, f"{number:03d}.wav"
+        f0, target_f0 = (heard[path][pitch.Pitch().kind]["f0"] for path in (source, target))
+        ratio = (
+            float(np.exp(pitch.log_mean(target_f0) - pitch.log_mean(f0)))
+            if f0.any() and target_f0.any()
+            else 1
+        )
+        warp = best_warp(_envelope(source, f0, cache), _envelope(target, target_f0, cache))
+        if source not in again:
+            again[source] = out / "resynthesis" / name
+            if resynthesise is None:
+                _write(again[source], source, f0, 1.0, 1.0, cache)
+            else:
+                resynthesise(source, again[source])
+        world_f0, world_warp = out / "world_f0" / name, out / "world_warp" / name
+        _write(world_f0, source, f0, ratio, 1.0, cache)
+        _write(world_warp, source, f0, ratio, warp, cache)
+        made[number] = {
+            "source": source,
+            "target_other": pair.target_other,
+            "resynthesis": again[source],
+            "copy_source": source,
+            "copy_target": target,
+            "world_f0": world_f0,
+            "world_warp": world_warp,
+        }
+    systems = [(system, i) for system in (*TOPLINES, *BASELINES) for i in range(len(distinct))]
+    return [
+        replace(distinct[i], system=system, output=made[i][system])
+        for system, i in systems
+        if made[i][system]
+    ]
+
+
+def best_warp(source: Float[np.ndarray, "bins"], target: Float[np.ndarray, "bins"]) -> float:
+    """The factor that brings the source's mean log envelope nearest to the target's, level aside."""
+    hz = np.linspace(0, SAMPLE_RATE / 2, len(source))
+    band = (hz >= MATCHED_HZ[0]) & (hz <= MATCHED_HZ[1])
+
+    def misfit(warp: float) -> float:
+        off = np.interp(hz / warp, hz, source)[band] - target[band]
+        return float(np.var(off))
+
+    return float(min(WARPS, key=lambda warp: (misfit(warp), abs(warp - 1))))
+
+
+def change_voice(
+    samples: Wave, f0: Float[np.ndarray, "frames"], ratio: float, warp: float
+) -> Float[np.ndarray, "samples"]:
+    """Resynthesise by WORLD with F0 multiplied and the envelope's frequencies stretched."""
+    return _synthesise(len(samples), f0, *_analyse(samples, f0), ratio, warp)
+
+
+def _synthesise(
+    n_samples: int, f0: np.ndarray, envelope: np.ndarray, aperiodicity: np.ndarray, ratio: float, warp: float
+) -> np.ndarray:
+    if warp != 1:
+        last = envelope.shape[1] - 1
+        place = np.minimum(np.arange(last + 1) / warp, last)
+        low = np.minimum(place.astype(int), last - 1)
+        log, part = np.log(envelope), place - low
+        envelope = np.ascontiguousarray(np.exp(log[:, low] * (1 - part) + log[:, low + 1] * part))
+    f0 = f0.astype(np.float64) * ratio
+    voice = pitch.world().synthesize(f0, envelope, aperiodicity, SAMPLE_RATE, pitch.HOP_MS)
+    return np.pad(voice, (0, max(0, n_samples - len(voice))))[:n_samples]
+
+
+def _write(path: Path, source: Path, f0: np.ndarray, ratio: float, warp: float, cache: Cache) -> None:
+    """Write one resynthesis, taking it from the cache if it was made before."""
+    name = f"{content_hash(source)}-{ratio:.6f}-{warp:.3f}.wav"
+    kept = cache.folder / VERSION / name[:2] / name
+    if not kept.is_file():
+        n_samples, envelope, aperiodicity = _analysis(source, f0.tobytes())
+        wave = _synthesise(n_samples, f0, envelope, aperiodicity, ratio, warp)
+        save(kept, torch.from_numpy(wave).float()[None, None], SAMPLE_RATE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    shutil.copyfile(kept, draft)
+    os.replace(draft, path)
+
+
+def _envelope(path: Path, f0: np.ndarray, cache: Cache) -> Float[np.ndarray, "bins"]:
+    """The mean log envelope of a file's voiced frames."""
+
+    def compute() -> Features:
+        _, envelope, _ = _analysis(path, f0.tobytes())
+        return {"mean": np.log(envelope[f0 > 0] if f0.any() else envelope).mean(0)}
+
+    return cache.remember(f"{VERSION}-envelope", content_hash(path), compute)["mean"]
+
+
+@lru_cache(maxsize=2)
+def _analysis(path: Path, f0: bytes) -> tuple[int, np.ndarray, np.ndarray]:
+    samples = load(path, SAMPLE_RATE)[0, 0].double().numpy()
+    return len(samples), *_analyse(samples, np.frombuffer(f0, np.float32))
+
+
+def _analyse(samples: np.ndarray, f0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """WORLD's spectral envelope and aperiodicity."""
+    f0, times = f0.astype(np.float64), np.arange(len(f0)) * pitch.HOP_MS / 1000
+    world = pitch.world()
+    return world.cheaptrick(samples, f0, times, SAMPLE_RATE), world.d4c(samples, f0, times, SAMPLE_RATE)

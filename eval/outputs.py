@@ -1,0 +1,75 @@
+"""A converter's outputs: every pair's source spoken with the voice of its references."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from data.audio import load
+from data.audio_writing import save
+from engine.user_error import UserError
+from eval.pairs import Pair
+
+
+@runtime_checkable
+class Converts(Protocol):
+    """What is asked of a converter; ``w2w.Converter`` is one."""
+
+    sample_rate: int
+
+    def embed(self, wave: Float[Tensor, "1 1 samples"]) -> Float[Tensor, "1 dim"]:
+        """Hear a voice."""
+        ...
+
+    def convert(
+        self, wave: Float[Tensor, "1 1 samples"], voice: Float[Tensor, "1 dim"]
+    ) -> Float[Tensor, "1 1 samples"]:
+        """Speak a source with it."""
+        ...
+
+
+def load_converter(folder: Path | str) -> Any:
+    """Load a trained converter from its export."""
+    from w2w import Converter
+
+    return Converter.from_pretrained(str(folder))
+
+
+class Voices:
+    """A converter at work on files; voices are embedded once."""
+
+    def __init__(self, converter: Converts) -> None:
+        self.converter = converter
+        self.embed = lru_cache(maxsize=256)(self._embed)
+
+    def _embed(self, path: Path) -> Tensor:
+        return self.converter.embed(load(path, self.converter.sample_rate))
+
+    @torch.inference_mode()
+    def speak(self, source: Path, references: Sequence[Path], out: Path) -> None:
+        """Convert one file with the mean of its references' voices."""
+        voice = torch.stack([self.embed(path) for path in references]).mean(0)
+        wave = self.converter.convert(load(source, self.converter.sample_rate), voice)
+        if not wave.isfinite().all():
+            raise UserError(f"the converter turned {source} into NaN; this checkpoint cannot be scored")
+        save(out, wave, self.converter.sample_rate)
+
+    def resynthesise(self, source: Path, out: Path) -> None:
+        """Convert one file to its own voice."""
+        self.speak(source, [source], out)
+
+
+def make_outputs(pairs: Sequence[Pair], voices: Voices, out: Path, system: str) -> list[Pair]:
+    """Fill in every pair's output, as files in ``out/<system>/``."""
+    made = []
+    for number, pair in enumerate(tqdm(pairs, desc=f"converting by {system}", unit="pair")):
+        path = out / system / f"{number:03d}.wav"
+        voices.speak(pair.source, pair.heard, path)
+        made.append(replace(pair, system=system, output=path))
+    return made

@@ -1,0 +1,221 @@
+"""What an evaluation leaves: rows.csv, summary.json, report.html and a table on the terminal."""
+
+import base64
+import csv
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+from data.audio import load
+from data.frontends import SPEECH_16K, LogMel
+from engine.user_error import UserError
+from eval.baselines import BASELINES, TOPLINES
+from eval.pairs import Pair
+from eval.scoring import COLUMNS, Metric, Row, Summary
+
+LABELS = {
+    "to_target": "to target ↑",
+    "to_source": "to source ↓",
+    "difference": "difference ↑",
+    "nearer_to_target": "nearer to target ↑",
+    "f0_correlation": "log-F0 correlation ↑",
+    "f0_distance": "F0 off target, semitones ↓",
+    "f0_offset": "F0 above target, semitones",
+    "f0_within_2": "within 2 semitones ↑",
+    "duration_ratio": "duration, × source",
+    "cer": "CER ↓",
+    "wer": "WER ↓",
+    "cer_above_source": "CER above source ↓",
+    "phones_changed": "phones changed ↓",
+    "dnsmos": "DNSMOS ↑",
+    "dnsmos_speech": "speech ↑",
+    "dnsmos_background": "background ↑",
+    "dnsmos_above_source": "DNSMOS above source ↑",
+}
+SHORT = {
+    "to_target": "to target",
+    "to_source": "to source",
+    "nearer_to_target": "nearer",
+    "f0_distance": "F0 off st",
+    "f0_correlation": "F0 corr",
+    "cer": "CER",
+    "phones_changed": "phones",
+    "dnsmos": "DNSMOS",
+    "duration_ratio": "duration",
+}
+SHARES = ("nearer_to_target", "f0_within_2")
+AUDIO_RATE = 16_000
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+
+
+def group_of(system: str) -> str:
+    """Say what kind of system a name stands for."""
+    return "topline" if system in TOPLINES else "baseline" if system in BASELINES else "system"
+
+
+def label_of(system: str) -> str:
+    """Name a system for readers."""
+    return TOPLINES.get(system) or BASELINES.get(system) or system
+
+
+def gains(summary: Summary) -> dict[str, float]:
+    """By how much each system is more similar to the target than the best baseline but copying the target."""
+    tricks = [
+        summary[name]["to_target"]["mean"]
+        for name in BASELINES
+        if name != "copy_target" and "to_target" in summary.get(name, {})
+    ]
+    if not tricks:
+        return {}
+    return {
+        name: round(scores["to_target"]["mean"] - max(tricks), 6)
+        for name, scores in summary.items()
+        if group_of(name) == "system" and "to_target" in scores
+    }
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write one line per scored output; NaN is an empty cell, paths are relative to the file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    columns.insert(1, "group")
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            cells: dict[str, Any] = {"group": group_of(str(row["system"]))} | dict(row)
+            for name in ("source", "target", "output"):
+                cells[name] = Path(os.path.relpath(cells[name], path.parent)).as_posix()
+            writer.writerow({k: "" if isinstance(v, float) and np.isnan(v) else v for k, v in cells.items()})
+
+
+def write_summary(path: Path, summary: Summary, about: dict[str, Any]) -> None:
+    """Write means and intervals by system."""
+    systems = {
+        name: {"group": group_of(name), "label": label_of(name), "scores": scores}
+        for name, scores in summary.items()
+    }
+    content = about | {"gain_over_baselines": gains(summary), "systems": systems}
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def table(summary: Summary) -> str:
+    """Lay out means and half-widths of 95 % intervals for a terminal."""
+    columns = [name for name in SHORT if any(name in scores for scores in summary.values())]
+    lines = [["", *(SHORT[name] for name in columns)]]
+    for group in ("system", "topline", "baseline"):
+        for system in (name for name in summary if group_of(name) == group):
+            cells = [_cell(summary[system].get(name), name, half=True) for name in columns]
+            lines.append([label_of(system), *cells])
+        lines.append([])
+    widths = [max(len(line[i]) for line in lines if line) for i in range(len(lines[0]))]
+    rendered = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines]
+    return "\n".join(rendered).strip("\n")
+
+
+def _cell(score: dict[str, float] | None, column: str, *, half: bool = False) -> str:
+    if score is None:
+        return "–"
+    mean, low, high = (score[name] for name in ("mean", "low", "high"))
+    if column in SHARES:
+        return f"{mean:.0%}" if half else f"{mean:.0%} [{low:.0%}, {high:.0%}]"
+    digits = 2 if column.startswith(("dnsmos", "f0", "duration")) else 3
+    if half:
+        return f"{mean:.{digits}f} ±{(high - low) / 2:.{digits}f}"
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def write_report(
+    path: Path,
+    pairs: Sequence[Pair],
+    rows: Sequence[Row],
+    summary: Summary,
+    about: dict[str, Any],
+    n_examples: int,
+) -> None:
+    """Write the self-contained page: tables, and of some pairs the audio and mels of every system."""
+    try:
+        import jinja2
+    except ImportError:
+        raise UserError("the report needs jinja2: pip install 'timbre[eval]'") from None
+    tables = []
+    metrics: dict[Metric, str] = {
+        "similarity": "Speaker similarity",
+        "pitch": "Pitch and duration",
+        "intelligibility": "Intelligibility",
+        "quality": "Quality",
+    }
+    for metric, title in metrics.items():
+        columns = [c for c in COLUMNS[metric] if any(c in scores for scores in summary.values())]
+        body = [
+            {"label": label_of(s), "group": group_of(s), "cells": [_cell(scores.get(c), c) for c in columns]}
+            for group in ("system", "topline", "baseline")
+            for s, scores in summary.items()
+            if group_of(s) == group
+        ]
+        if columns:
+            tables.append({"title": title, "columns": [LABELS[c] for c in columns], "rows": body})
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        tables=tables, about=about, gains=gains(summary), examples=_examples(pairs, rows, n_examples)
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def _examples(pairs: Sequence[Pair], rows: Sequence[Row], n_examples: int) -> list[dict[str, Any]]:
+    """Choose pairs from the worst to the best of the first system, so that nobody is shown only the best."""
+    first = pairs[0].system
+    own = [i for i, pair in enumerate(pairs) if pair.system == first]
+    own.sort(key=lambda i: (float(rows[i].get("difference", 0.0)), i))
+    chosen = [own[round(at)] for at in np.linspace(0, len(own) - 1, min(n_examples, len(own)))]
+    examples = []
+    for rank, i in enumerate(chosen):
+        pair = pairs[i]
+        clips = [_clip("source", pair.source), _clip("target", pair.target)]
+        for other, row in zip(pairs, rows):
+            repeats = other.system in ("source", "target_other", "copy_source", "copy_target")
+            if other.source == pair.source and other.target == pair.target and other.output and not repeats:
+                clips.append(_clip(label_of(other.system), other.output, row))
+        place = (
+            "worst" if rank == 0 else "best" if rank == len(chosen) - 1 else f"{rank / (len(chosen) - 1):.0%}"
+        )
+        title = f"{pair.source.stem} → {pair.target.stem}"
+        examples.append({"title": title, "place": place, "text": pair.text, "clips": clips})
+    return examples
+
+
+def _clip(title: str, path: Path, row: Row | None = None) -> dict[str, Any]:
+    wave = load(path, AUDIO_RATE)
+    shown = [
+        f"{LABELS[c]} {row[c]:.2f}"
+        for c in SHORT
+        if row and c in row and row[c] == row[c] and c != "duration_ratio"
+    ]
+    return {"title": title, "scores": shown, "audio": _mp3(wave), "mel": _picture(wave)}
+
+
+def _mp3(wave: torch.Tensor) -> str:
+    buffer = io.BytesIO()
+    samples = wave[0, 0].clamp(-1, 1).numpy()
+    soundfile.write(
+        buffer, samples, AUDIO_RATE, format="MP3", subtype="MPEG_LAYER_III"
+    )  # every browser plays it
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _picture(wave: torch.Tensor) -> str:
+    from matplotlib.image import imsave
+
+    n_short = SPEECH_16K.n_fft - wave.shape[-1]
+    mel = LogMel(SPEECH_16K)(torch.nn.functional.pad(wave, (0, max(0, n_short))))[0].numpy()
+    top = float(mel.max())
+    buffer = io.BytesIO()
+    imsave(buffer, mel, origin="lower", cmap="magma", vmin=top - 9, vmax=top, format="png")
+    return base64.b64encode(buffer.getvalue()).decode()
