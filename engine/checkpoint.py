@@ -105,7 +105,7 @@ def publish(draft: Path, keep: int) -> Path:
 
 def _remove(folder: Path) -> None:
     """Unname first: half a checkpoint must never bear a checkpoint's name."""
-    draft = folder.with_name(f".{folder.name}.tmp")
+    draft = folder.with_name(f".{folder.name}.old.tmp")
     os.replace(folder, draft)
     shutil.rmtree(draft)
 

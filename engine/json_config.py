@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin
 
 import cattrs
+from cattrs.gen import make_dict_structure_fn
 
 from engine.user_error import UserError
 
@@ -104,6 +105,18 @@ def _exactly(kind: type) -> Any:
 
 def _make_converter() -> cattrs.Converter:
     converter = cattrs.Converter(forbid_extra_keys=True)
+
+    def only_objects(cls: type) -> Any:
+        fill = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=True)
+
+        def structure(value: Any, hint: Any) -> Any:
+            if not isinstance(value, dict):
+                raise TypeError(f"{json.dumps(value)} is not an object of {cls.__name__}'s fields")
+            return fill(value, hint)
+
+        return structure
+
+    converter.register_structure_hook_factory(is_dataclass, only_objects)
     for kind in (bool, int, float, str):
         converter.register_structure_hook(kind, _exactly(kind))
     converter.register_structure_hook(Path, lambda value, _: Path(_exactly(str)(value, str)))

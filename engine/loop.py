@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -86,8 +87,8 @@ class LoopConfig:
 class Task(Protocol):
     """The algorithm, and all the state it has.
 
-    It may also have ``frozen: dict[str, nn.Module]`` (moved to the device but not saved), ``samples(step) ->
-    Samples`` and ``evaluate(step) -> dict[str, float]``; the last two run in the main process, without gradient.
+    It may also have ``frozen: dict[str, nn.Module]``, moved to the device, not saved; ``samples(step) ->
+    Samples``; ``evaluate(step) -> dict[str, float]``. The last two run in the main process, without gradient.
     """
 
     players: dict[str, Player]
@@ -136,12 +137,11 @@ def fit(
     tracking.start_trackers(place, config.trackers, config.out, to_json(full_config), step)
     try:
         with stop_signals() as stopped:
-            step = run.train(batches, step, stopped)
-            if stopped:
-                place.print(f"stopped at step {step}: saved in {config.out}, the same command continues")
+            step, halt = run.train(batches, step, stopped)
     finally:
         place.end_training()
-    if stopped:
+    if halt is Halt.SIGNAL:
+        place.print(f"stopped at step {step}: saved in {config.out}, the same command continues")
         raise SystemExit(0)
     return step
 
@@ -154,6 +154,14 @@ def _guard(newest: Path, full_config: Any) -> None:
             f"{newest.parent.parent} holds a run with {name} {old!r}, not {new!r}: "
             "choose another --loop.out, or give the same options to continue it"
         )
+
+
+class Halt(IntEnum):
+    """Why a run ends after a step; where processes disagree the greatest counts."""
+
+    NO = 0
+    LATE = 1
+    SIGNAL = 2
 
 
 class _Run:
@@ -187,8 +195,8 @@ class _Run:
         if self.place.is_main_process:
             save_config(self.full_config, self.config.out / "config.json")
 
-    def train(self, batches: Batches, step: int, stopped: list[int]) -> int:
-        config, began = self.config, time.monotonic()
+    def train(self, batches: Batches, step: int, stopped: list[int]) -> tuple[int, Halt]:
+        config, began, halt = self.config, time.monotonic(), Halt.NO
         meter, saved = Meter(), step
         show = self.place.is_main_process
         calm = 0.2 if sys.stderr.isatty() else 30.0  # seconds between lines in a log file
@@ -208,7 +216,7 @@ class _Run:
                 if config.sample_every and (step % config.sample_every == 0 or step == config.steps):
                     self._show(step)
                 late = 0 < config.max_minutes * 60 < time.monotonic() - began
-                halt = self._agree(bool(stopped) or late, step)
+                halt = self._agree(Halt.SIGNAL if stopped else Halt.LATE if late else Halt.NO, step)
                 if step % config.save_every == 0 or halt:
                     self.save(step)
                     saved = step
@@ -216,7 +224,7 @@ class _Run:
                     break
         if saved < step:
             self.save(step)
-        return step
+        return step, halt
 
     def _step(self, source: Iterator[Any], step: int, meter: Meter) -> None:
         rank, count = self.place.process_index, self.config.accumulate
@@ -230,15 +238,15 @@ class _Run:
             with micro_batch(index, count), self.place.autocast():
                 meter.add(self.task.update(batch, step))
 
-    def _agree(self, halt: bool, step: int) -> bool:
-        """Stop together: one process's wish is everyone's. On GPUs it is asked for now and then, as it waits."""
+    def _agree(self, halt: Halt, step: int) -> Halt:
+        """Stop together: one process's wish is everyone's. GPUs are asked now and then, as it waits."""
         if self.place.num_processes == 1:
             return halt
         if self.place.device.type != "cpu" and step % 20 and step < self.config.steps:
-            return False
-        wish = torch.tensor(float(halt), device=self.place.device)
+            return Halt.NO
+        wish = torch.tensor(int(halt), device=self.place.device)
         dist.all_reduce(wish, op=dist.ReduceOp.MAX)
-        return bool(wish.item())
+        return Halt(int(wish.item()))
 
     def _show(self, step: int) -> None:
         if not self.place.is_main_process:

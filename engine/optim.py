@@ -174,7 +174,7 @@ class Player:
         if self.skipped_in_row >= self.config.patience:
             raise UserError(
                 f"the gradient of player {self.name!r} was not finite {self.skipped_in_row} times in a row: "
-                "lower its learning rate, clip its gradient, or look for broken recordings (python -m data.check)"
+                "lower its learning rate, clip its gradient, or look for broken recordings with data.check"
             )
 
     def state_dict(self) -> dict[str, Any]:

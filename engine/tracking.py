@@ -34,7 +34,7 @@ def require(tracker: str) -> None:
 def start_trackers(accelerator: Accelerator, tracker: str, out: Path, config_json: str, step: int) -> None:
     """Open the tracker; what an interrupted run had logged after ``step`` is dropped."""
     options: dict[str, dict[str, Any]] = {
-        "tensorboard": {"purge_step": step},
+        "tensorboard": {"purge_step": step + 1},
         "wandb": {"name": out.name, "dir": str(out), "id": out.name, "resume": "allow"},
     }
     if tracker == "none":

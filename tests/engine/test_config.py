@@ -1,0 +1,133 @@
+"""Configs survive JSON and the command line, and every misspelling is told in one sentence."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.config import cli, differences, from_json, load_config, save_config, to_json
+from engine.loop import LoopConfig
+from engine.optim import OptimConfig
+from engine.user_error import UserError
+
+
+@given(
+    lr=st.floats(1e-6, 1.0),
+    betas=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
+    out=st.text("abc/é ", min_size=1),
+    steps=st.integers(1, 10**9),
+    deep=st.booleans(),
+    spare=st.booleans(),
+)
+def test_json_round_trip(toy, lr, betas, out, steps, deep, spare):
+    config = toy.ToyConfig(
+        body=toy.Deep(layers=3) if deep else toy.Wide(width=5),
+        spare=toy.Deep() if spare else None,
+        optim=OptimConfig(lr=lr, betas=betas),
+        loop=LoopConfig(out=Path(out), steps=steps),
+    )
+    assert from_json(toy.ToyConfig, to_json(config), "here") == config
+
+
+def test_missing_keys_take_defaults_and_integers_pass_for_floats(toy):
+    config = from_json(toy.ToyConfig, '{"optim": {"lr": 1}}', "here")
+    assert config == replace(toy.ToyConfig(), optim=OptimConfig(lr=1.0))
+    assert isinstance(config.optim.lr, float)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"optmi": {}}', "here: there is no key 'optmi' (did you mean optim?)"),
+        ('{"optim": {"lrr": 1.0}}', "here: there is no key 'lrr' in optim (did you mean lr?)"),
+        ('{"optim": {"lr": "fast"}}', 'here: optim.lr: "fast" is not of type float'),
+        ('{"optim": {"betas": [0.1, true]}}', "here: optim.betas[1]: true is not of type float"),
+        ('{"loop": {"steps": 1.5}}', "here: loop.steps: 1.5 is not of type int"),
+        ('{"loop": {"cpu": 1}}', "here: loop.cpu: 1 is not of type bool"),
+        ('{"loop": {"steps": 0}}', "here: loop: loop.steps=0 must be at least 1"),
+        ('{"body": {"kind": "Flat"}}', 'here: body: needs an object whose "kind" is one of Wide, Deep'),
+        ('{"body": {"kind": "Deep", "width": 3}}', "here: there is no key 'width' in body"),
+        ("[1]", "here: [1] is not an object of ToyConfig's fields"),
+        ('{"optim": 3}', "here: optim: 3 is not an object of OptimConfig's fields"),
+        ("{", "here is not JSON: "),
+    ],
+)
+def test_wrong_json_is_told_in_one_sentence(toy, text, sentence):
+    with pytest.raises(UserError) as caught:
+        from_json(toy.ToyConfig, text, "here")
+    assert str(caught.value).startswith(sentence)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--preset tny", "there is no preset 'tny' (did you mean tiny?); choose from base, tiny"),
+        ("--preset", "--preset needs a value"),
+        ("--preset tiny --config x.json", "--preset and --config exclude each other"),
+        ("--config nowhere.json", "cannot read the configuration nowhere.json: No such file"),
+        ("--loop.stps 3", "there is no option --loop.stps (did you mean --loop.steps?)"),
+        ("--lr 3", "there is no option --lr (did you mean --optim.lr?)"),
+        ("--optim.lr=fast", "--optim.lr: 'fast' is not a number"),
+        ("--loop.steps 1.5", "--loop.steps: '1.5' is not a whole number"),
+        ("--loop.steps 0", "loop.steps=0 must be at least 1"),
+        ("--loop.mixed-precision fp8", "invalid choice 'fp8'"),
+        ("--loop.steps", "Missing value for argument '--loop.steps'"),
+        ("--body.kind Flat", "--body.kind Flat: no such kind; choose from Wide, Deep"),
+        ("--bdy.kind Deep", "there is no option --bdy.kind"),
+        ("stray", "these words belong to no option: stray"),
+    ],
+)
+def test_wrong_words_are_told_in_one_sentence(toy, capsys, words, sentence):
+    with pytest.raises(SystemExit) as caught:
+        cli(toy.PRESETS, argv=words.split())
+    told = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert told.startswith(f"error: {sentence}"), told
+    assert told.count("\n") == 1
+
+
+def test_words_change_the_preset(toy):
+    words = (
+        "--preset tiny --body.layers 3 --optim.betas 0.5 0.9 --loop.log_every=7 --loop.no-cpu --loop.out a/b"
+    )
+    config = cli(toy.PRESETS, argv=words.split())
+    assert config.body == toy.Deep(layers=3)
+    assert config.optim == replace(toy.BASE.optim, betas=(0.5, 0.9))
+    assert config.loop == replace(toy.BASE.loop, log_every=7, cpu=False, out=Path("a/b"))
+    assert cli(toy.PRESETS, argv=[]) == toy.BASE
+    assert cli(toy.PRESETS, default="tiny", argv=[]) == toy.PRESETS["tiny"]
+
+
+def test_a_kind_is_chosen_by_name(toy):
+    config = cli(toy.PRESETS, argv=["--body.kind", "Deep", "--body.layers", "5", "--spare.kind", "Deep"])
+    assert config.body == toy.Deep(layers=5)
+    assert config.spare == toy.Deep()
+    assert cli(toy.PRESETS, argv=["--spare.kind", "Deep", "--spare.kind", "none"]).spare is None
+
+
+def test_a_stored_config_is_a_starting_point(toy, tmp_path):
+    save_config(toy.PRESETS["tiny"], tmp_path / "run/config.json")
+    assert load_config(toy.ToyConfig, tmp_path / "run/config.json") == toy.PRESETS["tiny"]
+    config = cli(toy.PRESETS, argv=["--config", str(tmp_path / "run/config.json"), "--body.layers", "9"])
+    assert config == replace(toy.BASE, body=toy.Deep(layers=9))
+    assert json.loads(to_json(config))["body"] == {"kind": "Deep", "layers": 9}
+
+
+def test_only_what_shapes_a_run_counts_as_a_difference(toy):
+    cadence = replace(toy.BASE, loop=replace(toy.BASE.loop, steps=99, out=Path("x"), save_every=7, workers=2))
+    assert not [*differences(toy.BASE, cadence)]
+    other = replace(toy.BASE, loop=replace(toy.BASE.loop, seed=1), optim=OptimConfig(lr=0.5), body=toy.Deep())
+    assert {name for name, _, _ in differences(toy.BASE, other)} > {"loop.seed", "optim.lr", "body"}
+
+
+def test_help_lists_presets_options_and_kinds(toy_path):
+    done = subprocess.run([sys.executable, toy_path, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for word in ("base, tiny", "--loop.save-every", "--body.kind {Wide,Deep}", "Steps between checkpoints"):
+        assert word in done.stdout

@@ -1,0 +1,172 @@
+"""Runs continue exactly, wherever they stopped and in how many processes."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from engine import loop
+from engine.checkpoint import checkpoints, load_weights, newest_checkpoint
+from engine.optim import OptimConfig, Player
+from engine.user_error import UserError
+
+
+def run(toy, out, steps=10, **changes):
+    options = {"out": out, "steps": steps, "trackers": "none", **changes}
+    return toy.train(replace(toy.BASE, loop=replace(toy.BASE.loop, **options)))
+
+
+def final(out):
+    """Return everything the newest checkpoint holds."""
+    folder = newest_checkpoint(out)
+    assert folder is not None
+    state = {p.stem: load_weights(p) for p in sorted(folder.glob("*.safetensors"))}
+    return {**state, "optimizers": torch.load(folder / "optimizers.pt", weights_only=True)}
+
+
+def same(a: Path, b: Path) -> None:
+    """Assert that two runs ended in the same state to the bit."""
+    ours, theirs = final(a), final(b)
+    assert ours.keys() == theirs.keys()
+    assert_close(ours, theirs, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"accumulate": 3}, {"mixed_precision": "bf16"}])
+@pytest.mark.parametrize("cut", [1, 4, 7])
+def test_resume_is_exact(toy, tmp_path, cut, options):
+    assert run(toy, tmp_path / "straight", **options) == 10
+    assert run(toy, tmp_path / "cut", steps=cut, **options) == cut
+    assert run(toy, tmp_path / "cut", **options) == 10
+    same(tmp_path / "straight", tmp_path / "cut")
+
+
+def test_a_run_follows_from_its_seed(toy, tmp_path):
+    torch.manual_seed(1)
+    run(toy, tmp_path / "a", steps=3)
+    torch.manual_seed(2)
+    run(toy, tmp_path / "b", steps=3)
+    same(tmp_path / "a", tmp_path / "b")
+    run(toy, tmp_path / "c", steps=3, seed=1)
+    assert not torch.equal(
+        final(tmp_path / "a")["maker"]["0.weight"], final(tmp_path / "c")["maker"]["0.weight"]
+    )
+
+
+def test_cadence(toy, tmp_path):
+    run(toy, tmp_path, steps=10, keep=3)
+    assert [p.name for p in checkpoints(tmp_path)] == ["step_00000004", "step_00000008", "step_00000010"]
+    assert (tmp_path / "config.json").is_file()
+    assert run(toy, tmp_path, steps=10) == 10  # nothing left to do
+
+
+def test_a_limit_of_time_saves_and_returns(toy, tmp_path):
+    assert run(toy, tmp_path, steps=10**6, max_minutes=1e-6) == 1
+    assert newest_checkpoint(tmp_path) is not None
+
+
+def test_another_config_does_not_continue_a_run(toy, tmp_path):
+    run(toy, tmp_path, steps=2)
+    with pytest.raises(UserError, match=r"holds a run with loop\.seed 0, not 1: choose another --loop\.out"):
+        run(toy, tmp_path, steps=4, seed=1)
+    run(toy, tmp_path, steps=4, save_every=1, log_every=1, keep=1)  # cadence may change
+
+
+def test_data_that_ends_is_told(tmp_path):
+    class Still:
+        def __init__(self):
+            layer = nn.Linear(1, 1)
+            self.players, self.modules = {"layer": Player(layer, OptimConfig())}, {"layer": layer}
+
+        def update(self, batch, step):
+            return {}
+
+    config = loop.LoopConfig(out=tmp_path, steps=5, trackers="none", cpu=True)
+    with pytest.raises(UserError, match="the data ended at step 2"):
+        loop.fit(Still(), lambda start: [torch.zeros(1)] * 2, config)
+
+
+def test_frozen_modules_and_tensors_of_any_batch_are_moved():
+    from dataclasses import dataclass
+    from typing import NamedTuple
+
+    class Pair(NamedTuple):
+        a: torch.Tensor
+        b: str
+
+    @dataclass(frozen=True)
+    class Batch:
+        wave: torch.Tensor
+        more: dict
+
+    meta = torch.device("meta")
+    batch = Batch(torch.zeros(1), {"pair": Pair(torch.zeros(2), "name"), "list": [torch.zeros(3), 4]})
+    moved = loop.to_device(batch, meta)
+    assert moved.wave.device == moved.more["pair"].a.device == moved.more["list"][0].device == meta
+    assert (moved.more["pair"].b, moved.more["list"][1]) == ("name", 4)
+
+
+def test_a_terminated_run_saves_and_continues_exactly(toy, toy_path, tmp_path):
+    words = [sys.executable, str(toy_path), "--loop.out", str(tmp_path / "cut"), "--signal-at", "5"]
+    stopped = subprocess.run([*words, "--loop.trackers", "none"], capture_output=True, text=True, timeout=120)
+    assert stopped.returncode == 0, stopped.stderr
+    said = f"stopped at step 6: saved in {tmp_path / 'cut'}, the same command continues"
+    assert stopped.stdout.splitlines()[-1] == said
+    assert "done" not in stopped.stdout
+    options = replace(toy.BASE.loop, out=tmp_path / "cut", trackers="none")
+    toy.train(replace(toy.BASE, signal_at=5, loop=options))  # past the signal now
+    run(toy, tmp_path / "straight")
+    same(tmp_path / "straight", tmp_path / "cut")
+
+
+def test_two_processes_resume_exactly(toy, toy_path, tmp_path, together):
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(toy_path)]
+    words += ["--loop.out", str(tmp_path / "straight"), "--loop.trackers", "none", "--loop.steps", "6"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("done: 6 steps") == 2
+    for steps in (3, 6):
+        assert together(2, lambda rank, steps=steps: run(toy, tmp_path / "cut", steps=steps)) == [0, 0]
+    same(tmp_path / "straight", tmp_path / "cut")
+    assert "buffers_1" in final(tmp_path / "straight")
+
+
+def test_a_signal_to_one_process_stops_all(toy, tmp_path, together, capfd):
+    def train(rank):
+        options = replace(toy.BASE.loop, out=tmp_path, trackers="none")
+        toy.train(replace(toy.BASE, signal_at=5 if rank == 1 else 0, loop=options))
+        os._exit(9)  # not reached: a stopped run ends the program
+
+    assert together(2, train) == [0, 0]
+    assert capfd.readouterr().out.count("stopped at step 6") == 1
+    assert [p.name for p in checkpoints(tmp_path)] == ["step_00000004", "step_00000006"]
+
+
+def test_averaged_gradients_are_those_of_the_joint_batch(together):
+    both = torch.randn(2, 4, 3)
+    config = OptimConfig(lr=0.1, weight_decay=0.5, gradient_clip=0.01)
+
+    def build():
+        torch.manual_seed(0)
+        parts = nn.ModuleList([nn.Linear(3, 2), nn.Linear(3, 2), nn.Linear(3, 2)])
+        return parts, Player(parts, config)
+
+    def loss(parts, rank):  # the second layer is used by one process, the third by none
+        return parts[0](both[rank]).square().mean() + (parts[1](both[rank]).mean() if rank else 0.0)
+
+    reference, alone = build()
+    alone.descend((loss(reference, 0) + loss(reference, 1)) / 2)
+
+    def average(rank):
+        loop.accelerator(loop.LoopConfig(cpu=True, trackers="none"))
+        parts, player = build()
+        player.descend(loss(parts, rank))
+        assert_close(dict(parts.state_dict()), dict(reference.state_dict()))
+        assert_close(player.grad_norm, alone.grad_norm)
+
+    assert together(2, average) == [0, 0]

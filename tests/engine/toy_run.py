@@ -1,0 +1,122 @@
+"""A run small enough to be killed: two players, batch statistics, an EMA copy, a bank and noise."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from engine.config import cli
+from engine.loop import LoopConfig, accelerator, fit
+from engine.optim import EMA, OptimConfig, Player
+from engine.seeding import step_seed
+from engine.tracking import Samples
+from engine.user_error import exits_cleanly
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wide:
+    """A wide body."""
+
+    width: int = 8
+    """Hidden units."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deep:
+    """A deep body."""
+
+    layers: int = 2
+    """Hidden layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyConfig:
+    """A toy run."""
+
+    body: Wide | Deep = field(default_factory=Wide)
+    """Shape of the network."""
+    spare: Deep | None = None
+    """Nothing, or something."""
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(lr=0.01, schedule="cosine", decay_steps=40)
+    )
+    """Of both players."""
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=10, log_every=3, save_every=4, sample_every=5, cpu=True)
+    )
+    """The loop."""
+    signal_at: int = 0
+    """Step in which the run sends itself SIGTERM; 0 for none."""
+
+
+class Toy:
+    def __init__(self, config: ToyConfig) -> None:
+        self.config = config
+        self.maker = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.2), nn.Linear(8, 4))
+        self.critic, self.bank = nn.Linear(4, 1), nn.Module()
+        self.bank.register_buffer("rows", torch.zeros(4, 4))
+        self.ema = EMA(self.maker, 0.9)
+        self.players = {n: Player(getattr(self, n), config.optim, n) for n in ("maker", "critic")}
+        named = {"maker": self.maker, "critic": self.critic, "bank": self.bank}
+        self.modules: dict[str, nn.Module] = {**named, "maker_ema": self.ema.module}
+
+    def update(self, real: Tensor, step: int) -> dict[str, Tensor]:
+        if self.config.signal_at and step == self.config.signal_at:
+            import os
+            import signal
+
+            os.kill(os.getpid(), signal.SIGTERM)
+        fake = self.maker(real + torch.randn_like(real))
+        critic = (self.critic(real) - 1).square().mean() + self.critic(fake.detach()).square().mean()
+        if step % 2 == 0:
+            self.players["critic"].descend(critic)
+        maker = (self.critic(fake) - 1).square().mean() + (fake - self.bank.rows.mean(0)).square().mean()
+        self.players["maker"].descend(maker)
+        self.bank.rows.copy_(torch.cat([self.bank.rows[1:], fake[:1].detach()]))
+        self.ema.update(step)
+        return {"loss/critic/adversarial": critic, "loss/maker/adversarial": maker}
+
+    def samples(self, step: int) -> Samples:
+        return Samples(audio={"noise": (torch.rand(1, 1, 800), 8000)}, mels={"noise": torch.randn(8, 20)})
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        return {"score": float(step)}
+
+
+class Batches:
+    def __init__(self, config: LoopConfig, rank: int) -> None:
+        self.config, self.rank = config, rank
+
+    def __call__(self, start: int) -> Iterator[Tensor]:
+        step = start
+        while True:
+            for micro in range(self.config.accumulate):
+                rng = torch.Generator().manual_seed(step_seed(self.config.seed, step, self.rank, micro))
+                yield torch.randn(6, 4, generator=rng)
+            step += 1
+
+
+BASE = ToyConfig()
+PRESETS = {"base": BASE, "tiny": replace(BASE, body=Deep())}
+
+
+def train(config: ToyConfig) -> int:
+    place = accelerator(config.loop)
+    return fit(
+        lambda: Toy(config), Batches(config.loop, place.process_index), config.loop, full_config=config
+    )
+
+
+@exits_cleanly
+def main() -> None:
+    config = cli(PRESETS)
+    print(f"done: {train(config)} steps")
+
+
+if __name__ == "__main__":
+    main()
