@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from data.batches import Batch
 from engine.optim import EMA, OptimConfig, Player
+from engine.tracking import Samples
 from w2w.networks.content import Content
 from w2w.networks.critic import Critic, CriticConfig
 from w2w.networks.network import ConverterConfig, ConverterNetwork, move, voiced
 from w2w.networks.pitch import Pitch
+from w2w.objectives import showcase
 from w2w.objectives.bank import MemoryBank
 from w2w.objectives.losses import (
     SpectralDistance,
@@ -152,6 +154,7 @@ class CLUIT:
         self.content_loss = content_loss
         if content_loss is not None:
             self.frozen["content"] = content_loss
+        self.last: tuple[Wave, Wave] | None = None
         hinge = config.gan == "hinge"
         self.loss_critic = hinge_critic if hinge else least_squares_critic
         self.loss_converter = hinge_converter if hinge else least_squares_converter
@@ -173,6 +176,7 @@ class CLUIT:
         total = total + contrast
 
         reference, converted = other.roll(1, 0), None
+        self.last = wave, reference
         if step >= config.convert_from:
             voice = own.roll(1, 0)
             converted = self.decode(encoded, voice, wave.shape[-1])
@@ -190,6 +194,16 @@ class CLUIT:
         self.converter_ema.update(step)
         self.projector_ema.update(step)
         return {f"loss/{name}": value.detach() for name, value in scalars.items()}
+
+    def samples(self, step: int) -> Samples:
+        """Sounds and pictures of the averaged converter on the last batch."""
+        assert self.last is not None
+        return showcase.samples(self.converter_ema.module, *self.last)  # pyright: ignore[reportArgumentType]
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Whether the averaged converter converts the last batch."""
+        assert self.last is not None
+        return showcase.watch(self.converter_ema.module, *self.last)  # pyright: ignore[reportArgumentType]
 
     # What follows are the paragraphs of the algorithm, in its order.
 
