@@ -48,9 +48,14 @@ class TrainConfig:
                 f"data.sample_rate={self.data.sample_rate} and converter.sample_rate={self.converter.sample_rate} "
                 "must be the same: set both"
             )
-        weights = self.cluit.weights
-        if (weights.label_critic or weights.label_converter) and not self.critic.n_speakers:
-            raise UserError("a label loss needs critic.n_speakers: set it to the number of speakers in the data")
+    def check_labels(self, n_speakers: int) -> None:
+        """Refuse label losses over fewer speakers than the data has."""
+        weights, known = self.cluit.weights, self.critic.n_speakers
+        if (weights.label_critic or weights.label_converter) and known < max(n_speakers, 1):
+            raise UserError(
+                f"the data has {n_speakers} speakers and critic.n_speakers is {known}: label losses need "
+                f"--critic.n-speakers {n_speakers}, and labels in the data"
+            )
 
 
 SMALL = TrainConfig(
@@ -143,6 +148,7 @@ def main() -> None:
     here = accelerator(config.loop)
     loop, rank, n_ranks = config.loop, here.process_index, here.num_processes
     crops = batches(config.data, loop.seed, loop.workers, rank, n_ranks, loop.accumulate)
+    config.check_labels(len(crops.crops.speakers))
     fit(lambda: build(config), crops, loop, full_config=config)
     if here.is_main_process:
         print(f"exported to {export_run(loop.out, loop.out / 'export')}")

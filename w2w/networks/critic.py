@@ -56,7 +56,8 @@ class Critic(nn.Module):
             nn.LeakyReLU(0.2),
             nn.Linear(2 * config.projection_dim, config.projection_dim),
         )
-        self.speaker = nn.Linear(2 * config.projection_dim, config.n_speakers)
+        width, n_speakers = 2 * config.projection_dim, config.n_speakers
+        self.speaker = nn.Linear(width, n_speakers) if n_speakers else None
 
     def forward(self, wave: Wave) -> Judgement:
         """Judge a batch; waves of a few thousand samples or more."""
@@ -72,7 +73,8 @@ class Critic(nn.Module):
         pooled = torch.cat(pools, dim=-1)
         hidden = self.projector[:2](pooled)
         projection = F.normalize(self.projector[2](hidden), dim=-1)
-        return Judgement(scores, features, projection, self.speaker(hidden))
+        speakers = self.speaker(hidden) if self.speaker is not None else hidden[:, :0]
+        return Judgement(scores, features, projection, speakers)
 
 
 class Scale(nn.Module):

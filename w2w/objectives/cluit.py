@@ -1,6 +1,6 @@
 """CLUIT for waves: contrast tells the converter whose voice, reconstruction teaches it to speak."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -29,6 +29,7 @@ from w2w.objectives.losses import (
     least_squares_critic,
     r1,
 )
+from w2w.objectives.perturb import level_and_sign, other_speeds
 
 Wave = Float[Tensor, "batch 1 samples"]
 Scalars = dict[str, Tensor]
@@ -100,6 +101,8 @@ class CLUITConfig:
     """The encoder hears formants moved at random by up to this share, lest the code carry the voice."""
     code_noise: float = 0.1
     """Standard deviation of noise on the unit-length code in training: narrows the bottleneck further."""
+    speeds: tuple[float, ...] = (0.88, 0.94, 1.0, 1.07, 1.14)
+    """Speeds at which clips are played: each makes another voice of a speaker. One entry leaves them alone."""
     gain_db: float = 9.0
     """Training clips are up to this much louder or softer, and of either sign."""
     ema: float = 0.999
@@ -129,7 +132,8 @@ class CLUIT:
         self.config, self.shape = config, converter
         self.converter = ConverterNetwork(converter)
         self.projector = nn.Linear(converter.style.voice_dim - 1, 128)
-        self.critic = Critic(critic)
+        # A speaker at another speed is another voice to the label head, too.
+        self.critic = Critic(replace(critic, n_speakers=critic.n_speakers * max(len(config.speeds), 1)))
         self.converter_ema = EMA(self.converter, config.ema)
         self.projector_ema = EMA(self.projector, config.ema)
         self.critic_ema = EMA(self.critic, config.ema)
@@ -162,8 +166,8 @@ class CLUIT:
     def update(self, batch: Batch, step: int) -> Scalars:
         """One step of both players on a batch; the references are the batch's own voices, turned by one."""
         config, weight = self.config, self.config.weights
-        wave, other = self.perturb(batch)
-        label, target_label = batch.speaker, batch.speaker.roll(1)
+        wave, other, label = self.perturb(batch)
+        target_label = label.roll(1)
         scalars: Scalars = {}
 
         encoded = self.encode(wave)
@@ -183,7 +187,7 @@ class CLUIT:
             total = total + self.content_terms(scalars, converted, wave, encoded)
             total = total + self.voice_terms(scalars, converted, key, label, target_label)
         if converted is not None and step >= config.adversary_from:
-            heard = self.windows(wave, rebuilt, converted, reference, self.positive(batch).roll(1, 0))
+            heard = self.windows(wave, rebuilt, converted, reference, wave.roll(1, 0))
             labels = target_label[: len(heard[0])]
             if step % config.critic_every == 0 and self.critic_is_used:
                 self.players["critic"].descend(self.critic_loss(scalars, heard, labels, step))
@@ -207,15 +211,12 @@ class CLUIT:
 
     # What follows are the paragraphs of the algorithm, in its order.
 
-    def perturb(self, batch: Batch) -> tuple[Wave, Wave]:
-        """Change level and sign, which are no part of a voice."""
-        shape = (len(batch.wave), 1, 1)
-        changed = []
-        for wave in (batch.wave, batch.other):
-            gain_db = (torch.rand(shape, device=wave.device) * 2 - 1) * self.config.gain_db
-            sign = torch.where(torch.rand(shape, device=wave.device) < 0.5, -1.0, 1.0)
-            changed.append(wave * sign * 10 ** (gain_db / 20))
-        return changed[0], changed[1]
+    def perturb(self, batch: Batch) -> tuple[Wave, Wave, Tensor]:
+        """Change level and sign, which are no part of a voice, and speed, which makes it another one."""
+        gain_db, speeds = self.config.gain_db, self.config.speeds
+        waves = level_and_sign(batch.wave, gain_db), level_and_sign(batch.other, gain_db)
+        (wave, other), label = other_speeds(waves, batch.speaker, speeds)
+        return wave, other, label
 
     def encode(self, wave: Wave, *, perturbed: bool = True) -> Encoded:
         """Codes, energy, F0 and its running mean, all lagging by the look-ahead."""
@@ -318,10 +319,6 @@ class CLUIT:
         weight = self.config.weights
         names = ("adversarial", "feature_matching", "contrast_critic", "contrast_converter", "label_converter")
         return any(getattr(weight, name) for name in names)
-
-    def positive(self, batch: Batch) -> Wave:
-        """Another clip of each voice: what the critic's projection of the reference is to be near."""
-        return batch.wave
 
     def windows(self, *waves: Wave) -> list[Wave]:
         """One random stretch of each wave, of the same place, for the items that the critic hears."""
