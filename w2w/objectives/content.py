@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchaudio.functional import resample
 
 from engine.user_error import UserError
-from w2w.objectives.recognisers import Backend, LocalRecogniser, open_recogniser
+from w2w.objectives.recognisers import Backend, Listener, LocalRecogniser, open_recogniser
 
 Wave = Float[Tensor, "batch 1 samples"]
 
@@ -46,7 +46,9 @@ class ContentLoss(nn.Module):
     def __init__(self, config: ContentLossConfig, sample_rate: int) -> None:
         super().__init__()
         self.config, self.sample_rate = config, sample_rate
-        self.recogniser = open_recogniser(config.backend)
+        self.recogniser = recogniser = open_recogniser(config.backend)
+        assert isinstance(recogniser, Listener)
+        self.its_rate = recogniser.sample_rate
 
     def train(self, mode: bool = True) -> "ContentLoss":
         """Stay in evaluation mode: the judge does not change with its subject."""
@@ -76,8 +78,8 @@ class ContentLoss(nn.Module):
             terms["posteriors"] = posterior_distance(heard.log_probs, said.log_probs, counts)
         return terms
 
-    def _at_its_rate(self, wave: Wave) -> Wave:
-        return resample(wave, self.sample_rate, int(self.recogniser.sample_rate))
+    def _at_its_rate(self, wave: Wave) -> Float[Tensor, "batch 1 resampled"]:
+        return resample(wave, self.sample_rate, self.its_rate)
 
     def _layers(self, n_layers: int) -> list[int]:
         for layer in self.config.layers:

@@ -100,8 +100,8 @@ def _load_transformers(folder: str) -> tuple[Any, bool, int]:
             )
         except OFFLINE as error:
             raise UserError(
-                f"cannot load a CTC recogniser from {folder}: {_brief(error)}; give a folder with config.json and "
-                "model.safetensors, or use the local recogniser"
+                f"cannot load a CTC recogniser from {folder}: {_brief(error)}; give a folder with "
+                "config.json and model.safetensors, or use the local recogniser"
             ) from None
         try:
             extractor = AutoFeatureExtractor.from_pretrained(folder)
@@ -166,12 +166,9 @@ def _load_torchaudio(name: str) -> tuple[Any, bool, int]:
         raise UserError(
             f"the weights of torchaudio's {name} cannot be had: {_brief(error)}; use the local recogniser"
         ) from None
-    # The bundle's model standardises by itself where its weights want it.
-    return (
-        getattr(model, "model", model),
-        bool(getattr(bundle, "_normalize_waveform", False)),
-        bundle.sample_rate,
-    )
+    # A wrapper around some models standardises the wave; the layers are to be had inside it.
+    standardise = bool(getattr(model, "normalize_waveform", False))
+    return getattr(model, "model", model), standardise, int(bundle.sample_rate)
 
 
 def _standardise(wave: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:

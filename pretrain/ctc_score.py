@@ -1,0 +1,98 @@
+"""Print how many phones a recogniser gets wrong: python -m pretrain.ctc_score --data.paths MANIFEST…"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from engine.config import cli
+from engine.user_error import exits_cleanly
+from pretrain.phone_batches import PhoneSpeech, TranscribedConfig
+from pretrain.recogniser import RELEASED, Recogniser, load_recogniser
+
+
+class Errors(NamedTuple):
+    """Phones said, and edits that turn what was heard into them."""
+
+    edits: int
+    phones: int
+
+    @property
+    def rate(self) -> float:
+        """Edits per phone."""
+        return self.edits / max(self.phones, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """Phone error rate (greedy) by corpus."""
+
+    recogniser: Path = RELEASED
+    """Exported folder; by default the one that comes with the code."""
+    data: TranscribedConfig = field(
+        default_factory=lambda: TranscribedConfig(split="validation", longest_seconds=60.0)
+    )
+    threads: int = 1
+
+
+def edit_distance(said: Sequence[object], heard: Sequence[object]) -> int:
+    """Return the fewest insertions, deletions and substitutions from one to the other (Levenshtein)."""
+    row = list(range(len(heard) + 1))
+    for i, s in enumerate(said, start=1):
+        diagonal, row[0] = row[0], i
+        for j, h in enumerate(heard, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (s != h))
+    return row[-1]
+
+
+@torch.no_grad()
+def error_rates(recogniser: Recogniser, speech: PhoneSpeech) -> dict[int, Errors]:
+    """Return the errors in each row of the speech."""
+    device, training, phones = (
+        next(recogniser.parameters()).device,
+        recogniser.training,
+        recogniser.config.phones,
+    )
+    recogniser.eval()
+    errors = {}
+    for indices, batch in speech.in_order():
+        mel = recogniser.log_mel(batch.wave.to(device))
+        lengths = (batch.samples // recogniser.config.mel.hop).clamp(1, mel.shape[-1]).to(device)
+        valid = torch.arange(mel.shape[-1], device=device) < lengths[:, None]
+        heard = recogniser.from_normalised(recogniser.normalise(mel, valid), valid)
+        for row, index in enumerate(indices):
+            n_frames = (int(lengths[row]) + 1) // 2
+            decoded = recogniser.decode(heard.log_probs[row : row + 1, :n_frames])[0]
+            said = [phones[token - 1] for token in speech.tokens[index]]
+            errors[index] = Errors(edit_distance(said, decoded), len(said))
+    recogniser.train(training)
+    return errors
+
+
+def total(errors: dict[int, Errors] | Iterable[Errors]) -> Errors:
+    """Add up errors."""
+    each = list(errors.values() if isinstance(errors, dict) else errors)
+    return Errors(sum(e.edits for e in each), sum(e.phones for e in each))
+
+
+@exits_cleanly
+def main() -> None:
+    config = cli({"default": ScoreConfig()})
+    torch.set_num_threads(config.threads)
+    recogniser = load_recogniser(config.recogniser)
+    speech = PhoneSpeech(config.data, recogniser.config.phones, sample_rate=recogniser.sample_rate)
+    errors = error_rates(recogniser, speech)
+    corpora: dict[str, list[Errors]] = defaultdict(list)
+    for index, error in errors.items():
+        corpora[speech.rows[index].extra.get("corpus") or speech.rows[index].path.parent.name].append(error)
+    print(f"{'corpus':<28} {'utterances':>10} {'phones':>8} {'phone error rate':>17}")
+    for name, group in [*sorted(corpora.items()), ("all", list(errors.values()))]:
+        rate = total(group)
+        print(f"{name:<28} {len(group):>10} {rate.phones:>8} {100 * rate.rate:>15.1f} %")
+
+
+if __name__ == "__main__":
+    main()

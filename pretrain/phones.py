@@ -1,0 +1,85 @@
+"""The phones of English that the recogniser tells apart, and espeak's finer IPA folded onto them."""
+
+from engine.user_error import UserError
+
+CONSONANTS = (
+    *("p", "b", "t", "d", "k", "ɡ", "tʃ", "dʒ"),
+    *("f", "v", "θ", "ð", "s", "z", "ʃ", "ʒ", "h"),
+    *("m", "n", "ŋ", "l", "ɹ", "w", "j"),
+)
+VOWELS = ("i", "ɪ", "ɛ", "æ", "ɑ", "ɔ", "ʊ", "u", "ə", "ɚ", "eɪ", "aɪ", "ɔɪ", "oʊ", "aʊ")
+PHONES = (*CONSONANTS, *VOWELS)
+"""39 phones, about ARPAbet's; the blank of CTC is token 0 and is not one of them."""
+
+# Dropped: stress, length, and distinctions of unstressed vowels, which two hours of speech cannot teach.
+_FOLDS = {
+    **{phone: phone for phone in PHONES},
+    **{
+        "iː": "i",
+        "uː": "u",
+        "ɑː": "ɑ",
+        "ɔː": "ɔ",
+        "ɜː": "ɚ",
+        "ɜ": "ɚ",
+        "ɝ": "ɚ",
+        "ɐ": "ə",
+        "ʌ": "ə",
+        "ᵻ": "ɪ",
+        "ɨ": "ɪ",
+    },
+    **{
+        "əl": "ə l",
+        "n̩": "ə n",
+        "m̩": "ə m",
+        "l̩": "ə l",
+        "iə": "i ə",
+        "aɪɚ": "aɪ ɚ",
+        "aɪə": "aɪ ə",
+        "aʊɚ": "aʊ ɚ",
+    },
+    **{"ɔːɹ": "ɔ ɹ", "ɑːɹ": "ɑ ɹ", "oːɹ": "ɔ ɹ", "ɛɹ": "ɛ ɹ", "ɪɹ": "ɪ ɹ", "ʊɹ": "ʊ ɹ", "ɚɹ": "ɚ"},
+    **{"ɾ": "d", "ʔ": "t", "r": "ɹ", "g": "ɡ", "x": "k", "ɫ": "l", "ʍ": "w", "ɬ": "l"},
+    **{
+        "a": "æ",
+        "aː": "ɑ",
+        "ɒ": "ɑ",
+        "ɒː": "ɑ",
+        "e": "ɛ",
+        "ɛː": "ɛ",
+        "eː": "eɪ",
+        "o": "oʊ",
+        "oː": "ɔ",
+        "əʊ": "oʊ",
+    },
+    **{
+        "eə": "ɛ ɹ",
+        "ɪə": "ɪ ɹ",
+        "ʊə": "ʊ ɹ",
+        "ɜːɹ": "ɚ",
+        "ææ": "æ",
+        "y": "i",
+        "ø": "ɚ",
+        "ɑ̃": "ɑ n",
+        "ɔ̃": "ɔ n",
+        "ɲ": "n j",
+    },
+}
+_LONGEST = max(map(len, _FOLDS))
+_IGNORED = set(" _ˈˌ|.,;:!?-\u0329\u032f\u0361\u200d\n'\"“”‘’()")
+
+
+def fold(ipa: str) -> list[str]:
+    """Return the phones of an IPA string as espeak writes it, separated or not; the longest match counts."""
+    phones: list[str] = []
+    text = ipa.replace("ˈ", "").replace("ˌ", "")
+    at = 0
+    while at < len(text):
+        length = next((n for n in range(_LONGEST, 0, -1) if text[at : at + n] in _FOLDS), 0)
+        if length:
+            phones += _FOLDS[text[at : at + length]].split()
+        elif text[at] not in _IGNORED:
+            raise UserError(
+                f"the phoneme {text[at]!r} in {ipa!r} is not an English one: use English text and voices"
+            )
+        at += max(length, 1)
+    return phones

@@ -1,0 +1,159 @@
+"""A small recogniser of phones: it hears what was said, as little as possible of who said it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from data.frontends import LogMel, MelConfig
+from engine.checkpoint import fill, load_export
+from engine.user_error import UserError
+from pretrain.phones import PHONES
+
+RELEASED = Path(__file__).with_name("released") / "recogniser"
+"""The recogniser that comes with the code."""
+BLANK = 0
+"""The token of CTC that stands for no phone; phone ``i`` is token ``i + 1``."""
+STRIDE = 2
+"""Mel frames to one frame of the network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecogniserConfig:
+    """A stack of depthwise-separable convolutions on log-mels at 50 frames per second."""
+
+    mel: MelConfig = field(default_factory=lambda: MelConfig(sample_rate=16_000, n_fft=512, win=400, hop=160))
+    """A shorter window than vocoders use: harmonics, which are the speaker's, blur; formants stay."""
+    width: int = 192
+    """Channels."""
+    n_blocks: int = 8
+    """Blocks; each gives a feature."""
+    kernel: int = 15
+    """Frames one block sees; odd."""
+    expansion: int = 2
+    """Inner channels of a block over ``width``."""
+    dropout: float = 0.1
+    """Share of a block's channels dropped while training."""
+    phones: tuple[str, ...] = PHONES
+    """What the tokens after the blank stand for."""
+
+    def __post_init__(self) -> None:
+        if self.kernel % 2 == 0:
+            raise UserError(f"kernel={self.kernel} must be odd")
+        if min(self.width, self.n_blocks, self.expansion, self.kernel) < 1:
+            raise UserError("width, n_blocks, kernel and expansion must be at least 1")
+
+
+class RecogniserOutput(NamedTuple):
+    """What the recogniser hears, frame by frame."""
+
+    features: list[Float[Tensor, "batch dim frames"]]
+    """After each block."""
+    log_probs: Float[Tensor, "batch frames tokens"]
+    """Of the blank, then of each phone."""
+
+
+Frames = Float[Tensor, "batch frames width"]
+Valid = Bool[Tensor, "batch frames"]
+
+
+class Block(nn.Module):
+    """x + W₂ gelu(W₁ norm(depthwise(x))): frames mix in the first, channels in the others."""
+
+    def __init__(self, config: RecogniserConfig) -> None:
+        super().__init__()
+        width, kernel = config.width, config.kernel
+        self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.expand = nn.Linear(width, config.expansion * width)
+        self.project = nn.Linear(config.expansion * width, width)
+        self.scale = nn.Parameter(torch.full((width,), 0.3))
+
+    def forward(self, x: Frames, valid: Valid | None = None) -> Frames:
+        seen = x if valid is None else x * valid[..., None]
+        mixed = self.norm(self.depthwise(seen.transpose(1, 2)).transpose(1, 2))
+        return x + self.scale * self.project(F.gelu(self.expand(self.dropout(mixed))))
+
+
+class Recogniser(nn.Module):
+    """CTC over phones; ``forward`` is differentiable with respect to the wave."""
+
+    def __init__(self, config: RecogniserConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.mel = LogMel(config.mel)
+        self.stem = nn.Conv1d(config.mel.n_mels, config.width, 5, stride=STRIDE, padding=2)
+        self.stem_norm = nn.LayerNorm(config.width)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.n_blocks))
+        self.head_norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, len(config.phones) + 1)
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz of the waves it takes."""
+        return self.config.mel.sample_rate
+
+    @property
+    def hop(self) -> int:
+        """Samples to one frame of the output."""
+        return self.config.mel.hop * STRIDE
+
+    def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> RecogniserOutput:
+        return self.from_normalised(self.normalise(self.log_mel(wave)))
+
+    def log_mel(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch n_mels mel_frames"]:
+        """Return the log-mel of a wave, however short."""
+        return self.mel(F.pad(wave, (0, max(0, self.config.mel.n_fft - wave.shape[-1]))))
+
+    def normalise(
+        self,
+        mel: Float[Tensor, "batch n_mels mel_frames"],
+        valid: Bool[Tensor, "batch mel_frames"] | None = None,
+    ) -> Float[Tensor, "batch n_mels mel_frames"]:
+        """Subtract each utterance's mean spectrum where it is loud: much of voice and microphone is there."""
+        level = mel.detach().mean(1)  # (batch, mel_frames)
+        if valid is not None:
+            level = level.masked_fill(~valid, -30.0)
+        loud = torch.sigmoid(2 * (level - level.amax(1, keepdim=True) + 4.0))[:, None]
+        return mel - (mel * loud).sum(-1, keepdim=True) / loud.sum(-1, keepdim=True)
+
+    def from_normalised(
+        self,
+        mel: Float[Tensor, "batch n_mels mel_frames"],
+        valid: Bool[Tensor, "batch mel_frames"] | None = None,
+    ) -> RecogniserOutput:
+        """Run the network on normalised log-mels; frames not ``valid`` are padding that nothing else sees."""
+        if valid is not None:
+            mel, valid = mel * valid[:, None], valid[:, ::STRIDE]
+        x = F.gelu(self.stem_norm(self.stem(mel).transpose(1, 2)))
+        features = []
+        for block in self.blocks:
+            x = block(x, valid)
+            features.append(x.transpose(1, 2))
+        return RecogniserOutput(features, self.head(self.head_norm(x)).float().log_softmax(-1))
+
+    @torch.no_grad()
+    def transcribe(self, wave: Float[Tensor, "batch 1 samples"]) -> list[str]:
+        """Return the likeliest phones of each wave, separated by spaces."""
+        return [" ".join(phones) for phones in self.decode(self(wave).log_probs)]
+
+    def decode(self, log_probs: Float[Tensor, "batch frames tokens"]) -> list[list[str]]:
+        """Take the likeliest token of each frame, merge repetitions, drop blanks."""
+        return [self._phones(tokens) for tokens in log_probs.argmax(-1)]
+
+    def _phones(self, tokens: Int[Tensor, "frames"]) -> list[str]:
+        merged = torch.unique_consecutive(tokens).tolist()
+        return [self.config.phones[token - 1] for token in merged if token != BLANK]
+
+
+def load_recogniser(folder: str | Path = RELEASED) -> Recogniser:
+    """Load an exported recogniser, frozen, ready to judge."""
+    config, state = load_export(folder, RecogniserConfig)
+    recogniser = Recogniser(config)
+    fill(recogniser, state, Path(folder) / "model.safetensors")
+    return recogniser.eval().requires_grad_(False)
