@@ -14,7 +14,7 @@ F_MIN, F_MAX = 60.0, 500.0
 """Hz: the range of speaking voices."""
 BINS_PER_OCTAVE = 36
 OCTAVE_COST = 0.06
-"""Correlation that a candidate one octave lower must gain to be preferred: periods repeat, so would win ties."""
+"""Correlation that a candidate one octave lower must gain: periods repeat, so it would win all ties."""
 JUMP_COST = 0.016
 """Correlation lost per bin that the track moves between frames."""
 REACH = 9
@@ -23,10 +23,10 @@ RESTART = 0.35
 """Score that a path loses when it begins anywhere else."""
 FORGET = 0.8
 """How much of the past a frame's score keeps."""
-VOICED = 0.65
+VOICED = 0.7
 """Correlation above which a frame is voiced half the time."""
 HUSH = 0.002
-"""Energy, as a share of the recent loudest frame's, at which correlation counts half: hum in pauses is no voice."""
+"""Share of the recent loudest frame's energy at which correlation counts half: hum in pauses is no voice."""
 DECAY = 0.998
 """How fast the recent loudest frame is forgotten, per frame."""
 QUIET = 1e-5
@@ -55,8 +55,8 @@ class PitchTracker(nn.Module):
     """F0 by normalised cross-correlation (Talkin 1995), tracked by a forward Viterbi pass without look-ahead.
 
     It has no parameters and passes no gradient: F0 is a fact about the source, not something to bargain with.
-    Frame ``t`` has seen samples before ``(t + 1) * hop``. All is computed in float64, and handed on so: phases
-    add F0 up, and float32's rounding, which differs with the chunking, would be heard after some minutes.
+    Frame ``t`` has seen samples before ``(t + 1) * hop``. All is computed in float64, and handed on so:
+    phases add F0 up, and float32's rounding, which differs with the chunking, would be heard after minutes.
     """
 
     def __init__(self, sample_rate: int, hop: int) -> None:
@@ -106,7 +106,8 @@ class PitchTracker(nn.Module):
         salience = salience * (power / (power + HUSH * loudest))[..., None]
         scores = self._scores(salience, state.score)
         best = (scores + self.bias).argmax(-1, keepdim=True)
-        voicing = torch.sigmoid((salience.gather(-1, best) - VOICED) * 20.0)[..., 0]
+        strength = salience.gather(-1, best) * is_summit(salience, best)
+        voicing = torch.sigmoid((strength - VOICED) * 20.0)[..., 0]
         log_f0 = hold(self._refined(salience, best), voicing > 0.5, state.held)
         after = PitchState(
             heard[..., heard.shape[-1] - self.context :], scores[:, -1], log_f0[:, -1:], loudest[:, -1:]
@@ -116,7 +117,7 @@ class PitchTracker(nn.Module):
     def salience(
         self, wave: Float[Tensor, "batch 1 samples"]
     ) -> tuple[Float[Tensor, "batch frames bins"], Float[Tensor, "batch frames"]]:
-        """Normalised correlation of each frame's newest stretch with the one a period earlier; its mean power."""
+        """Correlation, normalised, of each frame's newest stretch with the one a period earlier; its power."""
         frames = wave[:, 0].unfold(-1, self.window, self.hop)
         frames = frames - frames.mean(-1, keepdim=True)
         newest = frames[..., self.longest :]
@@ -158,6 +159,16 @@ class PitchTracker(nn.Module):
             -0.5, 0.5
         )
         return (self.log_f0[inner] + shift * math.log(2.0) / BINS_PER_OCTAVE)[..., 0]
+
+
+def is_summit(
+    salience: Float[Tensor, "batch frames bins"], best: Int64[Tensor, "batch frames 1"]
+) -> Bool[Tensor, "batch frames 1"]:
+    """Whether a bin, or one beside it, is higher than its neighbours: what only decays from lag 0 is no period."""
+    middle = salience[..., 1:-1]
+    peak = (middle >= salience[..., :-2]) & (middle >= salience[..., 2:])
+    near = F.max_pool1d(F.pad(peak, (2, 2)).double(), 3, stride=1) > 0
+    return near.gather(-1, best)
 
 
 def fading_peak(

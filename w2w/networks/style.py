@@ -78,8 +78,11 @@ class StyleEncoder(nn.Module):
         return torch.einsum("bkt,bkdt->bkd", attention, values).flatten(1)
 
     def mean_log_f0(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch 1"]:
-        """Voicing-weighted mean of log-F0; 150 Hz where nothing is voiced."""
+        """Mean of log-F0 over voiced frames within half an octave of their median; 150 Hz where nothing is voiced."""
         pitch = self.pitch(wave)
-        weight = (pitch.voicing > 0.5).double()
-        total = (pitch.log_f0 * weight).sum(-1) + 0.01 * math.log(150.0)
-        return (total / (weight.sum(-1) + 0.01)).float()
+        log_f0, known = pitch.log_f0[:, 0], pitch.voicing[:, 0] > 0.5
+        median = log_f0.masked_fill(~known, math.nan).nanmedian(-1, keepdim=True).values
+        near = (known & ((log_f0 - median).abs() < 0.5 * math.log(2.0))).double()
+        # A hundredth of a frame of the default, so that silence, too, has a pitch.
+        total = (log_f0 * near).sum(-1, keepdim=True) + 0.01 * math.log(150.0)
+        return (total / (near.sum(-1, keepdim=True) + 0.01)).float()
