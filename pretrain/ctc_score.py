@@ -7,7 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
 
+from data.augment import pitch_and_formant_shift
 from engine.config import cli
 from engine.user_error import exits_cleanly
 from pretrain.phone_batches import PhoneSpeech, TranscribedConfig
@@ -72,6 +76,38 @@ def error_rates(recogniser: Recogniser, speech: PhoneSpeech) -> dict[int, Errors
     return errors
 
 
+@torch.no_grad()
+def voice_shares(recogniser: Recogniser, speech: PhoneSpeech, *, n_utterances: int = 24) -> list[float]:
+    """Return how far another voice moves the input and each block's output, over how far another phone does.
+
+    The other voice is the utterance with pitch and formants moved; the other phones are the utterance's own,
+    half of its length later. Below 1, a layer tells content better than voice.
+    """
+    every = max(1, len(speech.order) // n_utterances)
+    moved, other = [], []
+    for index in speech.order[::every][:n_utterances]:
+        wave = speech.collate([index]).wave
+        rng = torch.Generator().manual_seed(index)
+        voice = pitch_and_formant_shift(wave, rng, sample_rate=speech.sample_rate)
+        here, there = (_layers(recogniser, w) for w in (wave, voice))
+        moved.append([_distance(a, b) for a, b in zip(here, there)])
+        other.append([_distance(a, a.roll(a.shape[1] // 2, 1)) for a in here])
+    return (torch.tensor(moved).mean(0) / torch.tensor(other).mean(0)).tolist()
+
+
+def _layers(
+    recogniser: Recogniser, wave: Float[Tensor, "batch 1 samples"]
+) -> list[Float[Tensor, "batch frames dim"]]:
+    """Return the normalised log-mels and the features, standardised over their channels."""
+    layers = [recogniser.normalise(recogniser.log_mel(wave)), *recogniser(wave).features]
+    return [F.layer_norm(layer.transpose(1, 2), layer.shape[1:2]) for layer in layers]
+
+
+def _distance(a: Float[Tensor, "batch frames dim"], b: Float[Tensor, "batch frames dim"]) -> float:
+    frames = min(a.shape[1], b.shape[1])
+    return float((a[:, :frames] - b[:, :frames]).abs().mean())
+
+
 def total(errors: dict[int, Errors] | Iterable[Errors]) -> Errors:
     """Add up errors."""
     each = list(errors.values() if isinstance(errors, dict) else errors)
@@ -92,6 +128,9 @@ def main() -> None:
     for name, group in [*sorted(corpora.items()), ("all", list(errors.values()))]:
         rate = total(group)
         print(f"{name:<28} {len(group):>10} {rate.phones:>8} {100 * rate.rate:>15.1f} %")
+    shares = "  ".join(f"{share:.2f}" for share in voice_shares(recogniser, speech))
+    print("\nchange with the voice over change with the phone, of log-mels and after each block:")
+    print(shares)
 
 
 if __name__ == "__main__":
