@@ -34,11 +34,11 @@ class Converts(Protocol):
         ...
 
 
-def load_converter(folder: Path | str) -> Any:
-    """Load a trained converter from its export."""
+def load_converter(folder: str) -> Any:
+    """Load a trained converter from its export, or the released one by that word."""
     from w2w import Converter
 
-    return Converter.from_pretrained(str(folder))
+    return Converter.from_pretrained(None if folder == "released" else folder)
 
 
 class Voices:

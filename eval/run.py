@@ -17,7 +17,7 @@ from eval.cache import Cache
 from eval.hearing import hear
 from eval.intelligibility import Recogniser
 from eval.outputs import Voices, load_converter, make_outputs
-from eval.pairs import Pair, fixed_pairs, read_pairs, write_pairs
+from eval.pairs import MAX_PAIRS, Pair, fixed_pairs, read_pairs, write_pairs
 from eval.report import table, write_report, write_rows, write_summary
 from eval.scoring import FAST, METRICS, Judges, Metric, check_files, score_pairs
 from eval.similarity import SpeakerVerifier
@@ -33,8 +33,10 @@ class EvalConfig:
     """Corpus from whose split the fixed list of pairs is drawn; instead of pairs."""
     split: str = "test"
     """Of the corpus."""
+    max_pairs: int = MAX_PAIRS
+    """Of the fixed list; fewer for a quick look."""
     converter: str | None = None
-    """Folder of a trained converter that makes the outputs first."""
+    """Folder of a trained converter that makes the outputs first; ``released`` is the one that comes along."""
     name: str = "converter"
     """What the converter is called in the report."""
     out: Path = Path("report")
@@ -92,8 +94,10 @@ def chosen_pairs(config: EvalConfig) -> list[Pair]:
     """The pairs of a CSV or the fixed list of a corpus."""
     if (config.pairs is None) == (config.data is None):
         raise UserError("give either --pairs FILE.csv or --data FOLDER")
+    if config.max_pairs < 1:
+        raise UserError(f"--max-pairs {config.max_pairs} must be at least 1")
     if config.data is not None:
-        return fixed_pairs(config.data, config.split)
+        return fixed_pairs(config.data, config.split, max_pairs=config.max_pairs)
     assert config.pairs is not None
     pairs = read_pairs(config.pairs)
     for pair in pairs:

@@ -1,0 +1,87 @@
+"""Pitch and the WORLD tricks, on voices whose pitch and envelope are known."""
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("pyworld", reason="pyworld is not installed")
+
+from eval.baselines import best_warp, change_voice
+from eval.pitch import HOP_MS, Pitch, align, compare, correlation, harvest, log_mean
+
+RATE = 16_000
+
+
+def vowel(f0: float, seconds: float = 0.8, wobble: float = 0.1, formant: float = 700.0) -> np.ndarray:
+    """A voice with one formant and a melody, silent at both ends."""
+    time = np.arange(int(seconds * RATE)) / RATE
+    melody = f0 * np.exp(wobble * np.sin(2 * np.pi * 1.5 * time))
+    phase = 2 * np.pi * np.cumsum(melody) / RATE
+    partials = np.arange(1, int(7000 / f0))
+    strength = 1 / partials / (1 + ((partials * f0 - formant) / 300) ** 2)
+    ends = np.minimum(1, np.minimum(time, time[::-1]) / 0.1).clip(0)
+    return 0.3 * ends * sum(a * np.sin(k * phase) for k, a in zip(partials, strength)) / strength.max()
+
+
+def heard(samples: np.ndarray) -> dict[str, np.ndarray]:
+    return Pitch()(torch.from_numpy(samples).float()[None, None])
+
+
+@pytest.mark.parametrize("f0", [90.0, 160.0, 260.0])
+def test_the_mean_is_found(f0: float) -> None:
+    assert abs(12 * (log_mean(harvest(vowel(f0))) - np.log(f0)) / np.log(2)) < 0.5
+
+
+def test_an_octave_is_twelve_semitones() -> None:
+    low, high = heard(vowel(110)), heard(vowel(220))
+    scores = compare(low, low, high)
+    assert scores["f0_distance"] == pytest.approx(12, abs=0.3)
+    assert (scores["f0_within_2"], scores["duration_ratio"]) == (0, 1)
+    assert compare(low, high, high)["f0_within_2"] == 1
+
+
+def test_a_delayed_output_keeps_its_correlation() -> None:
+    wave = vowel(150, wobble=0.3)
+    delayed = np.concatenate([np.zeros(RATE // 20), vowel(220, wobble=0.3)])[: len(wave)]
+    assert correlation(heard(wave), heard(delayed)) > 0.95
+    assert correlation(heard(wave), heard(vowel(150, wobble=-0.3))) < 0
+
+
+def test_silence_has_no_pitch_and_fails_nothing() -> None:
+    scores = compare(heard(vowel(150)), heard(np.zeros(RATE)), heard(vowel(150)))
+    assert all(np.isnan(scores[name]) for name in ("f0_correlation", "f0_distance", "f0_within_2"))
+
+
+def test_equal_recordings_are_aligned_frame_by_frame() -> None:
+    bands = heard(vowel(150))["bands"]
+    for at, to in [align(bands, bands), align(bands, bands[:-3])]:
+        np.testing.assert_array_equal(at, to)
+
+
+def test_another_length_is_warped() -> None:
+    pytest.importorskip("librosa", reason="librosa is not installed")
+    bands = heard(vowel(150))["bands"]
+    at, to = align(bands, np.repeat(bands, 2, axis=0))
+    assert np.abs(to - 2 * at).mean() < 10
+
+
+@pytest.mark.parametrize("ratio", [0.7, 1.4])
+def test_world_moves_the_pitch_and_keeps_the_length(ratio: float) -> None:
+    wave = vowel(150)
+    moved = change_voice(wave, harvest(wave), ratio, 1.0)
+    assert len(moved) == len(wave)
+    assert log_mean(harvest(moved)) - np.log(150) == pytest.approx(np.log(ratio), abs=0.03)
+
+
+@pytest.mark.parametrize("warp", [0.85, 1.0, 1.15])
+def test_the_warp_between_two_envelopes_is_found(warp: float) -> None:
+    hz = np.linspace(0, 8000, 513)
+
+    def envelope(stretch: float) -> np.ndarray:
+        return sum(np.exp(-(((hz / stretch - f) / 200) ** 2)) for f in (500, 1500, 2500, 3500))
+
+    assert best_warp(envelope(1.0), envelope(warp) + 3.0) == pytest.approx(warp, abs=0.001)
+
+
+def test_frames_stand_every_hop() -> None:
+    assert abs(len(harvest(vowel(150))) - 800 / HOP_MS) <= 1
