@@ -5,8 +5,10 @@ Run the same command again to continue. ``--preset small`` suits a CPU, ``base``
 """
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from data.batches import DataConfig, batches
+from engine.checkpoint import fill, load_weights, newest_checkpoint
 from engine.config import cli
 from engine.loop import LoopConfig, accelerator, fit
 from engine.optim import OptimConfig
@@ -27,6 +29,8 @@ class TrainConfig:
 
     loop: LoopConfig = field(default_factory=LoopConfig)
     """When things happen, and where the run lives."""
+    init: str = ""
+    """A run to begin from instead of random weights: its newest checkpoint's networks, not its optimisers."""
     data: DataConfig = field(default_factory=DataConfig)
     """Which speech."""
     converter: ConverterConfig = field(default_factory=ConverterConfig)
@@ -138,7 +142,21 @@ def build(config: TrainConfig) -> CLUIT:
     """The task; the recogniser is loaded only where its loss has a weight."""
     content = ContentLoss(config.content, config.converter.sample_rate) if config.cluit.weights.content else None
     players = config.optim_converter, config.optim_critic
-    return CLUIT(config.cluit, config.converter, config.critic, *players, content)
+    task = CLUIT(config.cluit, config.converter, config.critic, *players, content)
+    if config.init:
+        begin_from(task, Path(config.init))
+    return task
+
+
+def begin_from(task: CLUIT, run: Path) -> None:
+    """Fill the networks from another run's newest checkpoint; banks begin empty."""
+    folder = newest_checkpoint(run)
+    if folder is None:
+        raise UserError(f"init={run} holds no checkpoint of a run: give the folder that --loop.out named")
+    for name, module in task.modules.items():
+        if name not in ("bank", "voices"):
+            path = folder / f"{name}.safetensors"
+            fill(module, load_weights(path), path)
 
 
 @exits_cleanly
