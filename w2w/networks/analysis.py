@@ -34,7 +34,7 @@ class CausalLogMel(nn.Module):
         return self.window - self.hop
 
     def forward(self, wave: Wave, warp: Float[Tensor, " batch"] | None = None) -> Frames:
-        """Frames of a whole wave; ``warp`` scales each item's frequency axis (vocal tract length perturbation)."""
+        """Frames of a whole wave; ``warp`` scales frequencies (vocal tract length perturbation)."""
         return self.step(wave, self.begin(wave.shape[0]), warp)[0]
 
     def begin(self, batch: int) -> Float[Tensor, "batch 1 context"]:

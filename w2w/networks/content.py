@@ -29,7 +29,7 @@ class ContentConfig:
     dim: int = 12
     """Channels of the code: the bottleneck."""
     time_constant: float = 200.0
-    """Frames over which the mean spectrum is taken away from the input; 0 leaves it there."""
+    """Frames over which the mean spectrum is taken away from the mels; 0 leaves it there."""
 
 
 class Content(NamedTuple):
@@ -51,7 +51,7 @@ class ContentEncoder(nn.Module):
         width = config.n_channels
         self.mean = (
             RunningMean(n_mels, time_constant=config.time_constant, prior_frames=20.0)
-            if config.time_constant
+            if config.time_constant and config.frontend == "mel"
             else None
         )
         self.samples = nn.ModuleList()

@@ -17,7 +17,7 @@ class CriticConfig:
     """The critic."""
 
     n_scales: int = 3
-    """Discriminators, each hearing the wave at half the rate of the one before (a single one does not converge)."""
+    """Discriminators, each hearing half the rate of the one before (a single one does not converge)."""
     n_channels: int = 16
     """Channels of the first layer; every strided layer has up to four times more."""
     max_channels: int = 256
@@ -44,7 +44,7 @@ class Judgement(NamedTuple):
 
 
 class Critic(nn.Module):
-    """Three discriminators (Kumar et al. 2019), one projector, one optional label head on their pooled trunks."""
+    """Discriminators (Kumar et al. 2019); on their pooled trunks a projector and an optional label head."""
 
     def __init__(self, config: CriticConfig) -> None:
         super().__init__()

@@ -149,8 +149,8 @@ class TransposedHead(nn.Module):
 def overlap_add(
     blocks: Float[Tensor, "batch frames n_fft"], hop: int, tail: Float[Tensor, "batch rest"]
 ) -> tuple[Wave, Float[Tensor, "batch rest"]]:
-    """Add blocks ``hop`` apart onto the tail of what came before; return what is finished, and the new tail."""
-    batch, frames, n_fft = blocks.shape
+    """Add blocks ``hop`` apart onto the tail of what came before; return what is finished and a new tail."""
+    _, frames, n_fft = blocks.shape
     length = (frames - 1) * hop + n_fft
     summed = F.fold(blocks.transpose(1, 2), (1, length), (1, n_fft), stride=(1, hop))[:, 0, 0]
     summed = summed + F.pad(tail, (0, length - tail.shape[-1]))
@@ -158,9 +158,9 @@ def overlap_add(
 
 
 def minimum_phase(n_bands: int, n_fft: int, sample_rate: int) -> Float[Tensor, "n_bands two_bins"]:
-    """The linear map from log-magnitudes at mel-spaced bands to log-gain and phase of the minimum-phase filter.
+    """The map from log-magnitudes at mel-spaced bands to log-gain and phase of the minimum-phase filter.
 
-    Interpolation to bins, real cepstrum, folding onto positive times and back (Oppenheim & Schafer): all linear.
+    Interpolation to bins, real cepstrum, folding it (Oppenheim & Schafer) and back are all linear.
     """
     nyquist = sample_rate / 2
     bins = n_fft // 2 + 1

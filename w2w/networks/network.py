@@ -1,4 +1,4 @@
-"""The converter network: encoders and decoder, tied together so that one chunk after another equals the whole."""
+"""The converter network: encoders and decoder tied together, so that chunk after chunk equals the whole."""
 
 import math
 from dataclasses import dataclass, field
@@ -51,6 +51,8 @@ class ConverterConfig:
             factors(self.hop)
         except ValueError as mistake:
             raise UserError(str(mistake)) from None
+        if self.window < self.hop:
+            raise UserError(f"window_ms={self.window_ms} must be at least frame_ms={self.frame_ms}")
 
     @property
     def hop(self) -> int:
@@ -71,7 +73,8 @@ class ConverterConfig:
 class ConverterNetwork(nn.Module):
     """Source wave and a voice to converted wave.
 
-    Inside, everything is causal and lags the source by ``look_ahead`` samples: the one place where future is used.
+    Inside, everything is causal and lags the source by ``look_ahead`` samples: the one place where future is
+    used.
     """
 
     def __init__(self, config: ConverterConfig) -> None:
@@ -99,7 +102,7 @@ class ConverterNetwork(nn.Module):
         wave, _ = self.step(self.lead(source), voice, self.begin(source.shape[0]), semitones)
         return wave[..., self.config.look_ahead :][..., :samples]
 
-    def lead(self, source: Wave) -> Wave:
+    def lead(self, source: Wave) -> Float[Tensor, "batch 1 led"]:
         """The source followed by the silence that brings its last samples out, in whole hops."""
         samples = source.shape[-1] + self.config.look_ahead
         return F.pad(source, (0, -samples % self.config.hop + self.config.look_ahead))

@@ -21,7 +21,7 @@ class MeanState(NamedTuple):
 class RunningMean(nn.Module):
     """The discounted, weighted mean of the frames so far: the causal stand-in for InstanceNorm's mean.
 
-    The mean starts at a learned ``prior`` worth ``prior_frames`` frames. It is taken in the frames' own precision.
+    The mean starts at a learned ``prior`` worth ``prior_frames`` frames, and has the frames' own precision.
     """
 
     def __init__(self, n_channels: int, *, time_constant: float, prior_frames: float) -> None:

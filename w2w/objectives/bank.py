@@ -14,6 +14,9 @@ class MemoryBank(nn.Module):
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
+        self.ring: Tensor
+        self.speakers: Tensor
+        self.pushed: Tensor
         self.register_buffer("ring", torch.zeros(size, dim))
         self.register_buffer("speakers", torch.full((size,), -1, dtype=torch.long))
         self.register_buffer("pushed", torch.zeros((), dtype=torch.long))
@@ -31,6 +34,9 @@ class MemoryBank(nn.Module):
     @torch.no_grad()
     def push(self, keys: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> None:
         """Put a batch of keys in the place of the oldest."""
+        surplus = max(len(keys) - len(self.ring), 0)  # an index written twice holds either, on a GPU
+        keys, labels = keys[surplus:], labels[surplus:]
+        self.pushed += surplus
         places = (int(self.pushed) + torch.arange(len(keys), device=self.ring.device)) % len(self.ring)
         self.ring[places] = keys.detach().float()
         self.speakers[places] = labels.long()

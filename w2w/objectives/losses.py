@@ -36,14 +36,12 @@ def least_squares_converter(fake: list[Tensor]) -> Float[Tensor, ""]:
 
 def feature_matching(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Float[Tensor, ""]:
     """L1 between the critic's features, mean over layers and scales; ``real`` receives no gradient."""
-    terms = [
-        F.l1_loss(f, r.detach()) for scale in zip(real, fake) for r, f in zip(*scale)
-    ]
+    terms = [F.l1_loss(f, r.detach()) for scale in zip(real, fake) for r, f in zip(*scale)]
     return torch.stack(terms).mean()
 
 
 def r1(scores: list[Tensor], wave: Wave) -> Float[Tensor, ""]:
-    """Squared norm of the scores' gradient at real waves (Mescheder et al. 2018, eq. 9; ×γ/2 is the caller's)."""
+    """Squared norm of the scores' gradient at real waves (Mescheder et al. 2018, eq. 9, without its γ/2)."""
     total = torch.stack([score.sum() for score in scores]).sum()
     (gradient,) = torch.autograd.grad(total, wave, create_graph=True)
     return gradient.square().sum((1, 2)).mean()
@@ -63,7 +61,9 @@ def info_nce(
     Negatives with the query's own label are no negatives and are masked; label -1 means not known and masks
     nothing. Vectors are normalised here. Gradients reach ``query`` and ``positive``; the bank is data.
     """
-    query, positive, negatives = (F.normalize(v.float(), dim=-1) for v in (query, positive, negatives.detach()))
+    query, positive, negatives = (
+        F.normalize(v.float(), dim=-1) for v in (query, positive, negatives.detach())
+    )
     match = (query * positive).sum(-1, keepdim=True)
     others = query @ negatives.T
     if query_label is not None and negative_label is not None:
@@ -88,9 +88,9 @@ def labelled_cross_entropy(
 class SpectralDistance(nn.Module):
     """Distance of two waves in magnitude, at several resolutions, on mel and linear frequency.
 
-    Mean L1 of log-mels over windows of 2048, 1024, 512 and 256 samples (at 16 kHz), plus L1 of linear-frequency
-    log-magnitudes at 1024 times ``linear``. Levels below the floor are all alike: what happens in silence is
-    not learned from.
+    Mean L1 of log-mels over windows of 2048, 1024, 512 and 256 samples (at 16 kHz), plus L1 of
+    linear-frequency log-magnitudes at 1024 times ``linear``. Levels below the floor are all alike: what happens
+    in silence is not learned from.
     """
 
     def __init__(self, sample_rate: int, linear: float = 0.5, floor: float = 0.01) -> None:

@@ -1,0 +1,47 @@
+"""Converters small enough for tests, and a sound with a pitch to feed them."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from w2w.networks.content import ContentConfig
+from w2w.networks.decoder import DecoderConfig
+from w2w.networks.network import ConverterConfig
+from w2w.networks.style import StyleConfig
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., ConverterConfig]:
+    """Build a tiny converter's config with a head, a frontend and a norm."""
+
+    def config(head="harmonic", frontend="mel", norm="film", **changes) -> ConverterConfig:
+        start = ConverterConfig(
+            n_mels=20,
+            content=ContentConfig(frontend=frontend, n_channels=16, n_blocks=2, dim=6),
+            style=StyleConfig(n_channels=12, n_blocks=1, n_tokens=3, token_dim=4),
+            decoder=DecoderConfig(head=head, norm=norm, n_channels=32, n_blocks=2),
+        )
+        return replace(start, **changes)
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def buzz() -> Callable[..., Tensor]:
+    """Make a harmonic sound with a slow vibrato and a little noise: one row for each F0 in Hz."""
+
+    def sound(samples: int, f0=(120.0, 210.0), rate: int = 16_000, noise: float = 0.003) -> Tensor:
+        time = torch.arange(samples).double() / rate
+        rows = []
+        for base in f0:
+            swing = base * (1 + 0.03 * torch.sin(2 * math.pi * 5 * time))
+            phase = 2 * math.pi * (swing / rate).cumsum(0)
+            rows.append(sum(0.1 / k * torch.sin(k * phase + k) for k in range(1, 12)))
+        wave = torch.stack(rows)[:, None].float()
+        return wave + noise * torch.randn(wave.shape)
+
+    return sound

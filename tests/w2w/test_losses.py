@@ -1,0 +1,155 @@
+"""Losses: known values, and gradients that go where each says."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from w2w.objectives.losses import (
+    SpectralDistance,
+    energy_distance,
+    feature_matching,
+    hinge_converter,
+    hinge_critic,
+    info_nce,
+    labelled_cross_entropy,
+    least_squares_converter,
+    least_squares_critic,
+    r1,
+)
+
+
+def maps(*values):
+    """Make one score map per scale, of one value each."""
+    return [torch.full((2, 1, 3 + i), float(value)) for i, value in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "arguments", "value"),
+    [
+        (hinge_critic, ([1.0, 2.0], [-1.0, -3.0]), 0.0),  # beyond the margin nothing is left to say
+        (hinge_critic, ([0.0, 0.0], [0.0, 0.0]), 2.0),
+        (hinge_critic, ([0.5, -1.0], [0.0, 1.0]), ((0.5 + 1) + (2 + 2)) / 2),
+        (hinge_converter, ([1.0, -3.0],), 1.0),
+        (least_squares_critic, ([1.0, 1.0], [0.0, 0.0]), 0.0),
+        (least_squares_critic, ([0.0, 3.0], [2.0, 1.0]), ((1 + 4) + (4 + 1)) / 2),
+        (least_squares_converter, ([1.0, -1.0],), 2.0),
+    ],
+)
+def test_adversarial_losses_on_known_scores(loss, arguments, value):
+    assert_close(loss(*(maps(*scores) for scores in arguments)).item(), value)
+
+
+def test_feature_matching_is_a_mean_over_layers_and_leaves_the_real_alone():
+    real = [[torch.zeros(1, 2, 3), torch.ones(1, 2, 3)], [torch.zeros(1, 4, 2)]]
+    fake = [[torch.ones(1, 2, 3), torch.ones(1, 2, 3)], [torch.full((1, 4, 2), -2.0)]]
+    for f in (*real[0], *real[1], *fake[0], *fake[1]):
+        f.requires_grad_()
+    loss = feature_matching(real, fake)
+    assert_close(loss.item(), (1 + 0 + 2) / 3)
+    loss.backward()
+    assert fake[0][0].grad is not None
+    assert all(f.grad is None for scale in real for f in scale)
+
+
+def test_r1_of_a_quadratic_score():
+    """For D(x) = w·x + a|x|² the gradient is w + 2ax."""
+    w, a = torch.randn(1, 1, 50, requires_grad=True), 0.7
+    wave = torch.randn(3, 1, 50, requires_grad=True)
+    scores = [(w * wave).sum(-1, keepdim=True), a * wave.square()]
+    penalty = r1(scores, wave)
+    assert_close(penalty, (w + 2 * a * wave).square().sum((1, 2)).mean())
+    (gradient,) = torch.autograd.grad(penalty, w)  # a second derivative
+    assert_close(gradient, 2 * (w + 2 * a * wave).mean(0, keepdim=True).detach())
+
+
+def reference_info_nce(query, positive, negatives, temperature, query_label, negative_label):
+    """Compute the loss item by item."""
+    total = 0.0
+    for i in range(len(query)):
+        match = F.cosine_similarity(query[i], positive[i], dim=0) / temperature
+        others = [
+            F.cosine_similarity(query[i], key, dim=0) / temperature
+            for key, label in zip(negatives, negative_label)
+            if query_label[i] == -1 or label != query_label[i]
+        ]
+        total += torch.logsumexp(torch.stack([match, *others]), 0) - match
+    return total / len(query)
+
+
+labels = st.integers(-1, 2)
+
+
+@settings(deadline=None, max_examples=20)
+@given(mine=st.lists(labels, min_size=1, max_size=4), theirs=st.lists(labels, max_size=6))
+def test_info_nce_masks_the_querys_own_speaker_and_nothing_unknown(mine, theirs):
+    query, positive = torch.randn(2, len(mine), 5)
+    negatives = 3 * torch.randn(len(theirs), 5)
+    ours, other = torch.tensor(mine), torch.tensor(theirs, dtype=torch.long)
+    found = info_nce(query, positive, negatives, temperature=0.2, query_label=ours, negative_label=other)
+    assert_close(found, reference_info_nce(query, positive, negatives, 0.2, ours, other))
+
+
+def test_info_nce_extremes():
+    one, two = torch.eye(4)[:1], torch.eye(4)[1:2]
+    assert info_nce(one, one, two) < 1e-5
+    assert_close(info_nce(one, one, one).item(), math.log(2))  # cannot tell two that are alike
+    assert info_nce(one, one, torch.zeros(0, 4)) == 0.0
+    known = torch.tensor([3])
+    assert info_nce(one, two, one, query_label=known, negative_label=known) == 0.0
+    unknown = torch.tensor([-1])
+    assert info_nce(one, two, one, query_label=unknown, negative_label=unknown) > 10.0
+
+
+def test_info_nce_gives_the_bank_no_gradient():
+    query, positive, bank = (torch.randn(3, 4, requires_grad=True) for _ in range(3))
+    info_nce(query, positive, bank).backward()
+    assert query.grad is not None
+    assert positive.grad is not None
+    assert bank.grad is None
+
+
+def test_unlabelled_items_do_not_count():
+    logits = torch.randn(4, 3, requires_grad=True)
+    some = labelled_cross_entropy(logits, torch.tensor([2, -1, 0, -1]))
+    assert_close(some, F.cross_entropy(logits[[0, 2]], torch.tensor([2, 0])))
+    none = labelled_cross_entropy(logits, torch.full((4,), -1))
+    assert none == 0.0
+    none.backward()
+    assert logits.grad is not None
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("rate", [16_000, 24_000])
+@pytest.mark.filterwarnings("error")
+def test_spectral_distance(buzz, rate):
+    distance, wave = SpectralDistance(rate), buzz(rate // 2, (120.0, 200.0), rate)
+    assert distance(wave, wave) == 0.0
+    assert_close(distance(-wave, wave).item(), 0.0, rtol=0, atol=1e-5)  # magnitudes have no sign
+    assert distance(1.1 * wave, wave) < distance(2 * wave, wave) < distance(8 * wave, wave)
+    quiet = 1e-5 * torch.randn(wave.shape)
+    assert distance(quiet, torch.zeros_like(wave)) < 0.02  # nothing is learned from silence
+    fake, real = wave.clone().requires_grad_(), (0.5 * wave).requires_grad_()
+    distance(fake, real).backward()
+    assert fake.grad is not None
+    assert torch.isfinite(fake.grad).all()
+    assert real.grad is None
+    silent = torch.zeros_like(wave, requires_grad=True)
+    distance(silent, wave).backward()
+    assert silent.grad is not None
+    assert torch.isfinite(silent.grad).all()
+
+
+def test_energy_distance_ignores_silence_and_leaves_the_source_alone():
+    converted = torch.tensor([[[-2.0, -5.0, -9.0]]], requires_grad=True)
+    source = torch.tensor([[[-1.0, -8.0, -4.0]]], requires_grad=True)
+    loss = energy_distance(converted, source)
+    assert_close(loss.item(), 1 / 3)
+    loss.backward()
+    assert source.grad is None
+    assert converted.grad is not None
+    assert (converted.grad != 0).tolist() == [[[True, False, False]]]
