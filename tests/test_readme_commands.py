@@ -1,0 +1,181 @@
+"""The README's commands run, from top to bottom, in tiny sizes; other pages name no option in vain."""
+
+import contextlib
+import io
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import eval.pairs
+import w2w.weights
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHORTER = {
+    "w2w/train.py": "--preset tiny --loop.steps 2 --loop.cpu --loop.trackers none --loop.sample-every 0",
+    "data.voices": "--minutes 0.1 --voices 4",
+    "eval/run.py": "--fast --jobs 1 --examples 1 --cache cache",
+}
+"""What makes a command quick; for an option that is given twice, the last one counts."""
+LAUNCHERS = (
+    ["accelerate", "launch"],
+    ["torchrun", "--standalone", "--nproc_per_node", "2"],
+    ["python"],
+)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a page."""
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Every command of a page, as words."""
+    lines = "\n".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    parts = [part for line in lines for part in line.split("&&")]
+    return [words for part in parts if (words := shlex.split(part, comments=True))]
+
+
+def program(words: list[str]) -> list[str] | None:
+    """What is left without its launcher of a command that runs a part of this project, ``-m`` dropped."""
+    for launcher in LAUNCHERS:
+        if words[: len(launcher)] == launcher:
+            rest = words[len(launcher) :]
+            return rest[1:] if rest[0] == "-m" else rest
+    return None
+
+
+def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a program in this process, which has paid for its imports."""
+    name, *options = words
+    monkeypatch.setattr(sys, "argv", [name, *options])
+    try:
+        if name.endswith(".py"):
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+        else:
+            runpy.run_module(name, run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        if end.code:
+            pytest.fail(f"{shlex.join(words)}: exit code {end.code}")
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files the README speaks of, and the working directory."""
+    pytest.importorskip("espeakng_loader")
+    from data.audio import save
+    from data.voices import VOICES, speak
+
+    def record(path: str, who: int, text: str) -> None:
+        save(tmp_path / path, speak(text, VOICES[who])[0], 16_000)
+
+    record("me.wav", 1, "I would like to speak with another voice.")
+    record("her.wav", 0, "This is how I speak when nobody listens.")
+    record("her_again.wav", 0, "And this is how I speak on other days.")
+    record("him.wav", 3, "Nobody ever asked me for my voice before.")
+    record("talks/a.wav", 1, "What I said here was not long at all.")
+    for who in range(3):
+        for number, text in enumerate(("Somebody is reading a list.", "Now somebody reads another one.")):
+            record(f"recordings/{VOICES[who].name}/{number}.wav", who, text)
+    row = "me.wav,her_again.wav,as_her.wav,I would like to speak with another voice.,theirs"
+    (tmp_path / "pairs.csv").write_text(f"source,target,output,text,system\n{row}\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def tiny_release(folder: Path) -> Path:
+    """A converter that has learned nothing, for a copy that comes without weights."""
+    from engine.checkpoint import export
+    from w2w.networks.network import ConverterNetwork
+    from w2w.train import PRESETS
+
+    config = PRESETS["tiny"].converter
+    return export(folder, config, ConverterNetwork(config))
+
+
+def test_readme_commands_run_in_their_order(world, monkeypatch, capfd):
+    if not (w2w.weights.RELEASED / "config.json").is_file():
+        monkeypatch.setattr(w2w.weights, "RELEASED", tiny_release(world / "released"))
+    monkeypatch.setitem(eval.pairs.fixed_pairs.__kwdefaults__, "max_pairs", 2)
+    ran = 0
+    for words in filter(None, map(program, commands(ROOT / "README.md"))):
+        run([*words, *SHORTER.get(words[0], "").split()], monkeypatch)
+        ran += 1
+    assert ran >= 10
+    for made in (
+        *("as_her.wav", "converted/a.wav", "between.wav", "clean.csv", "my_converter/model.safetensors"),
+        *("runs/voice/export/config.json", "report/report.html", "report_of_others/summary.json"),
+    ):
+        assert (world / made).is_file(), made
+
+
+def test_readme_python_runs_and_streams_what_it_converts(world, monkeypatch, capsys):
+    if not (w2w.weights.RELEASED / "config.json").is_file():
+        monkeypatch.setattr(w2w.weights, "RELEASED", tiny_release(world / "released"))
+    (code,) = blocks(ROOT / "README.md", "python")
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    whole = names["converter"].convert(names["source"], names["voice"])
+    assert_close(names["converted"], whole, rtol=0, atol=1e-5)
+    assert names["live"].latency_ms == pytest.approx(18), "the README says 18 ms"
+    assert isinstance(names["converted"], torch.Tensor)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_other_commands_name_what_exists(page):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pinned = (ROOT / "constraints.txt").read_text().lower()
+    for words in commands(page):
+        match words:
+            case ["make", target, *_]:
+                if shutil.which("make"):
+                    assert (
+                        subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True).returncode == 0
+                    )
+            case ["pip", "install", *rest]:
+                for extra in re.findall(r"\[([\w,]+)\]", " ".join(rest)):
+                    assert set(extra.split(",")) <= set(project["optional-dependencies"])
+                assert "--no-deps" not in rest or f"\n{rest[-1]}==" in pinned
+            case [".ci/run"]:
+                assert (ROOT / ".ci/run").stat().st_mode & 0o111
+            case ["tensorboard", *_] | ["accelerate", "config"]:
+                assert find_spec(words[0])
+            case ["git", *_] | ["python3", "-m", "venv", _] | [".", ".venv/bin/activate"]:
+                pass
+            case _:
+                assert program(words), f"{page.name}: nothing tests {shlex.join(words)!r}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_name_no_option_in_vain(page, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    known: dict[str, str] = {}
+    for words in filter(None, map(program, commands(page))):
+        name = words[0]
+        if name not in known:
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                run([name, "--help"], monkeypatch)
+            known[name] = printed.getvalue().replace("_", "-")
+        for option in (word for word in words if re.match(r"--\w", word)):
+            option = option.split("=")[0].replace("_", "-")
+            described = option.removesuffix(".kind") if option.endswith(".kind") else option
+            assert described in known[name] or option in ("--preset", "--config"), f"{name} has no {option}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
