@@ -1,5 +1,6 @@
 """The public face of the converter: load it, take a voice from speech, speak with it."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,16 +12,17 @@ from engine.checkpoint import fill, load_export
 from engine.user_error import UserError
 from w2w.networks.network import ConverterConfig, ConverterNetwork
 from w2w.stream import Stream
+from w2w.weights import weights_folder
 
 Wave = Float[Tensor, "1 1 samples"]
 Voice = Float[Tensor, "1 dim"]
 
-RELEASED = Path(__file__).parent / "released"
-"""Weights that come with the package."""
 SHORTEST_S = 0.1
 """Seconds of speech without which there is no voice."""
 SILENCE_DB = -60.0
 """dBFS, RMS of a clip's loudest tenth of a second: below it, a clip is silent."""
+LONGEST_S = 60.0
+"""Seconds of a clip that are heard at once."""
 BLOCK_S = 4.0
 """Seconds converted at once: enough to keep a CPU busy, little enough to bound memory."""
 
@@ -37,10 +39,8 @@ class Converter:
 
     @classmethod
     def from_pretrained(cls, where: str | Path | None = None, *, device: str = "cpu") -> "Converter":
-        """Load a folder of config.json and model.safetensors, or a hub id; without either, the released weights."""
-        folder = RELEASED if where is None else Path(where)
-        if where is not None and not folder.exists():
-            folder = _from_hub(str(where))
+        """Load an exported folder, an exported run, or a hub id; without any, the released weights."""
+        folder = weights_folder(where)
         config, state = load_export(folder, ConverterConfig)
         network = ConverterNetwork(config)
         fill(network, state, folder / "model.safetensors")
@@ -57,17 +57,27 @@ class Converter:
         return next(self.network.parameters()).device
 
     @torch.inference_mode()
-    def embed(self, clips: Wave | Sequence[Wave]) -> Voice:
-        """Take a voice from one clip, or the average over several; its last entry is the mean log-F0."""
+    def embed(self, clips: Wave | Sequence[Wave], *, names: Sequence[str] = ()) -> Voice:
+        """Take a voice from one clip, or the average over several; its last entry is the mean log-F0.
+
+        ``names`` is what complaints call the clips.
+        """
         clips = [clips] if isinstance(clips, Tensor) else list(clips)
         if not clips:
             raise UserError("no reference clip was given; a voice needs at least one")
         voices = []
-        for number, clip in enumerate(clips, start=1):
-            self._check(clip, f"reference clip {number}")
-            self._check_audible(clip, f"reference clip {number}")
-            voices.append(self.network.style(clip.to(self.device)))
+        for number, clip in enumerate(clips):
+            name = names[number] if names else f"reference clip {number + 1}"
+            self._check(clip, name)
+            self._check_audible(clip, name)
+            voices.append(self._voice(clip))
         return torch.stack(voices).mean(0)
+
+    def _voice(self, clip: Wave) -> Voice:
+        """The voice of one clip; a long one counts as several of one length, to bound memory."""
+        n_parts = math.ceil(clip.shape[-1] / (LONGEST_S * self.sample_rate))
+        parts = [part for part in clip.tensor_split(n_parts, dim=-1) if n_parts == 1 or self._audible(part)]
+        return torch.stack([self.network.style(part.to(self.device)) for part in parts]).mean(0)
 
     @staticmethod
     def blend(voices: Sequence[Voice], weights: Sequence[float]) -> Voice:
@@ -75,8 +85,8 @@ class Converter:
         if len(voices) != len(weights) or not voices:
             raise UserError("a blend needs as many weights as voices, and at least one")
         total = sum(weights)
-        if min(weights) < 0 or total <= 0:
-            raise UserError("weights of a blend must be 0 or more, and not all 0")
+        if not math.isfinite(total) or min(weights) < 0 or total <= 0:
+            raise UserError("weights of a blend must be finite, 0 or more, and not all 0")
         return torch.stack([voice * (weight / total) for voice, weight in zip(voices, weights)]).sum(0)
 
     @torch.inference_mode()
@@ -93,7 +103,13 @@ class Converter:
 
     @torch.inference_mode()
     def pieces(self, chunks: Iterable[Wave], voice: Voice, *, semitones: float = 0.0) -> Iterator[Wave]:
-        """Convert a source that comes in chunks of any length, yielding pieces as they are ready."""
+        """Convert a source that comes in chunks of any length, yielding pieces as they are ready.
+
+        A converter that cannot stream (``decoder.norm`` is ``adain``) waits for the last chunk.
+        """
+        if not self.network.streams:
+            yield self.convert(torch.cat(list(chunks), dim=-1), voice, semitones=semitones)
+            return
         live = self.stream(voice, chunk_samples=self.config.hop, semitones=semitones)
         for chunk in chunks:
             piece = live.push(chunk)
@@ -105,7 +121,8 @@ class Converter:
         """Convert live, chunk by chunk; equal to ``convert`` of the whole."""
         if not self.network.streams:
             raise UserError(
-                "this converter's decoder.norm is 'adain', which needs the whole utterance: use one with 'film' to stream"
+                "this converter's decoder.norm is 'adain', which needs the whole utterance: "
+                "use one with 'film' to stream"
             )
         return Stream(self.network, voice.to(self.device), chunk_samples, semitones)
 
@@ -121,21 +138,12 @@ class Converter:
         shortest = round(SHORTEST_S * self.sample_rate)
         if wave.shape[-1] < shortest:
             seconds = wave.shape[-1] / self.sample_rate
-            raise UserError(f"{name} lasts {seconds:.4f} s; a voice needs at least {SHORTEST_S} s, better some seconds")
-        power = wave.square().unfold(-1, shortest, shortest).mean(-1).max()
-        if power < 10 ** (SILENCE_DB / 10):
+            raise UserError(
+                f"{name} lasts {seconds:.4f} s; a voice needs at least {SHORTEST_S} s, better some seconds"
+            )
+        if not self._audible(wave):
             raise UserError(f"{name} is silent; a voice cannot be taken from silence")
 
-
-def _from_hub(name: str) -> Path:
-    """The local copy of a hub repository's two files."""
-    missing = f"{name} is neither a folder nor a hub id that can be had: check the path, or the network"
-    if name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError(missing)
-    from huggingface_hub import hf_hub_download
-
-    try:
-        hf_hub_download(name, "config.json")
-        return Path(hf_hub_download(name, "model.safetensors")).parent
-    except Exception as error:  # the hub's many ways to say no
-        raise UserError(f"{missing} ({type(error).__name__})") from None
+    def _audible(self, wave: Wave) -> bool:
+        shortest = round(SHORTEST_S * self.sample_rate)
+        return float(wave.square().unfold(-1, shortest, shortest).mean(-1).max()) >= 10 ** (SILENCE_DB / 10)

@@ -1,9 +1,9 @@
 """A conversion in progress: samples go in as they come, converted samples come out."""
 
+import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -20,7 +20,11 @@ class Stream:
     """
 
     def __init__(
-        self, network: ConverterNetwork, voice: Float[Tensor, "1 dim"], chunk_samples: int, semitones: float = 0.0
+        self,
+        network: ConverterNetwork,
+        voice: Float[Tensor, "1 dim"],
+        chunk_samples: int,
+        semitones: float = 0.0,
     ) -> None:
         if chunk_samples < 1:
             raise UserError(f"chunk_samples={chunk_samples} must be at least 1")
@@ -35,19 +39,22 @@ class Stream:
 
     @property
     def latency_ms(self) -> float:
-        """Milliseconds from a sample's arrival to its conversion's: the algorithm's own, without computing time.
+        """Milliseconds from a sample's arrival to its conversion's, at most, computing time left out.
 
-        A hop must fill and the look-ahead pass; a chunk that is no multiple of the hop adds what it leaves over.
+        Its chunk must fill and the look-ahead pass; chunks that are no multiple of the hop leave a rest.
         """
-        hop, chunk = self.hop, self.chunk_samples
-        gathered = -(-max(chunk, hop) // hop) * hop if chunk % hop else chunk
-        return 1000.0 * (gathered + self.network.config.look_ahead) / self.network.config.sample_rate
+        waiting = self.hop - math.gcd(self.chunk_samples, self.hop)
+        longest = self.chunk_samples + waiting + self.network.config.look_ahead
+        return 1000.0 * longest / self.network.config.sample_rate
 
     @torch.inference_mode()
     def push(self, chunk: Wave) -> Wave:
         """Take the next samples of the source; return what of the result is ready, perhaps nothing."""
         if self.ended:
             raise ValueError("this stream was flushed; begin another")
+        if not bool(torch.isfinite(chunk).all()):
+            # Refused before it is taken in: one NaN would stay in the memory of every layer.
+            raise UserError("a chunk holds NaN or infinite samples; it was left out, the stream may go on")
         self.heard += chunk.shape[-1]
         return self._advance(chunk)
 

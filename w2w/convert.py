@@ -1,0 +1,164 @@
+"""Speak recordings with another voice: ``python -m w2w.convert SOURCE... --reference REF... --out DIR``
+
+    python -m w2w.convert me.wav --reference her.wav --out as_her.wav
+    python -m w2w.convert talks/ --reference her.wav her_too.wav --out converted/
+    python -m w2w.convert me.wav --blend her.wav:0.7 his_folder:0.3 --pitch -2 --out converted/
+    python -m w2w.convert me.wav --speaker p225 --data manifest.csv --rate source --out converted/
+
+Sources and references are audio files, or folders with audio files anywhere in them. Each source becomes
+DIR/<its name>.wav, exactly as long as it was; recordings of any length take the same memory. Everything is
+read and checked before anything is written, and a file appears under its name only when it is whole.
+"""
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from data.arguments import Arguments
+from data.audio import Writer, blocks
+from data.decoding import PLAUSIBLE_RATES
+from data.resampling import Resampler, resampled_length
+from engine.user_error import UserError, exits_cleanly
+from w2w.converter import BLOCK_S, Converter
+from w2w.sources import Job, examine, plan, protect
+from w2w.voices import Voices
+
+Wave = Float[Tensor, "1 1 samples"]
+Voice = Float[Tensor, "1 dim"]
+MOST_SEMITONES = 36.0
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Convert what the command line names."""
+    words = parse(argv)
+    pairs = plan(words.source, words.out)
+    converter = Converter.from_pretrained(words.checkpoint)
+    voices = Voices(converter, words.data)
+    voice = chosen(words, voices)
+    protect([out for _, out in pairs], [*(source for source, _ in pairs), *voices.heard])
+    jobs = examine(pairs)
+
+    began, seconds = time.monotonic(), sum(job.seconds for job in jobs)
+    with tqdm(total=round(seconds, 2), unit="s", unit_scale=True, disable=None) as bar:
+        for number, job in enumerate(jobs, start=1):
+            bar.set_description(f"[{number}/{len(jobs)}] {job.source.name}")
+            convert(converter, voice, job, rate=words.rate, semitones=words.pitch, done=bar.update)
+            bar.write(str(job.out), file=sys.stdout)
+    took = max(time.monotonic() - began, 1e-9)
+    print(f"{seconds:.1f} s of sound in {took:.1f} s, {seconds / took:.1f} times real time", file=sys.stderr)
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """Read the command line; what the options alone can show to be wrong is refused here."""
+    arguments = Arguments.described_by("w2w.convert", __doc__)
+    option = arguments.add_argument
+    option("source", metavar="SOURCE", nargs="+", help="file or folder to convert")
+    option(
+        "--out",
+        type=Path,
+        required=True,
+        help="folder to write; for a single source also a file (.wav, .flac, ...)",
+    )
+    option(
+        "--reference",
+        nargs="+",
+        action="extend",
+        metavar="REF",
+        help="whose voice: files or folders, averaged",
+    )
+    option(
+        "--blend",
+        nargs="+",
+        action="extend",
+        metavar="VOICE:WEIGHT",
+        help="a mixture; VOICE: file, folder or speaker",
+    )
+    option("--speaker", metavar="NAME", help="whose voice: a speaker of --data")
+    option("--data", metavar="MANIFEST", help="manifest, or folder per speaker, that knows the speakers")
+    option(
+        "--pitch", type=float, default=0.0, metavar="SEMITONES", help="move the pitch beyond the voice's own"
+    )
+    option("--rate", metavar="HZ", help="rate to write: a number, or 'source' (default: the converter's)")
+    option("--checkpoint", metavar="FOLDER", help="exported converter, or hub id (default: the released one)")
+    words = arguments.parse_args(argv)
+    given = [name for name in ("reference", "blend", "speaker") if getattr(words, name)]
+    if len(given) != 1:
+        found = " and ".join(f"--{name}" for name in given) + " were" if given else "nothing was"
+        raise UserError(f"say whose voice by one of --reference, --blend and --speaker; {found} given")
+    if words.data and given == ["reference"]:
+        raise UserError("--data goes with --speaker or --blend; --reference needs none")
+    words.rate = output_rate(words.rate)
+    if not abs(words.pitch) <= MOST_SEMITONES:
+        raise UserError(f"--pitch {words.pitch} must be within {MOST_SEMITONES:.0f} semitones of 0")
+    return words
+
+
+def output_rate(word: str | None) -> int | None:
+    """Hz to write; 0 for the source's own, None for the converter's."""
+    if word is None or word == "source":
+        return None if word is None else 0
+    if not word.isdecimal() or int(word) not in PLAUSIBLE_RATES:
+        raise UserError(f"--rate {word} must be 'source' or a whole number of Hz, such as 16000")
+    return int(word)
+
+
+def chosen(words: Namespace, voices: Voices) -> Voice:
+    """The voice that the command asks for."""
+    if words.reference:
+        return voices.average(words.reference)
+    return voices.blend(words.blend) if words.blend else voices.speaker(words.speaker)
+
+
+def convert(
+    converter: Converter,
+    voice: Voice,
+    job: Job,
+    *,
+    rate: int | None = None,
+    semitones: float = 0.0,
+    done: Callable[[float], object] = lambda seconds: None,
+) -> None:
+    """Convert one recording from file to file, telling ``done`` of every few seconds.
+
+    ``rate`` is the written file's, 0 the source's, None the converter's. Memory does not grow with the
+    recording; whatever fails, no half-written file remains.
+    """
+    own = converter.sample_rate
+    rate = own if rate is None else rate or job.sample_rate
+    source = blocks(job.source, own, round(BLOCK_S * own))
+    pieces = converter.pieces(source, voice, semitones=semitones)
+    with Writer(job.out, rate) as writer:
+        for piece in fitted(pieces, own, rate, resampled_length(job.samples, job.sample_rate, rate)):
+            writer.write(piece)
+            done(piece.shape[-1] / rate)
+
+
+def fitted(pieces: Iterable[Wave], own_rate: int, rate: int, samples: int) -> Iterator[Wave]:
+    """The pieces at another rate, ``samples`` long in all: rounding there and back can be a sample off."""
+    resampler = Resampler(own_rate, rate, 1)
+
+    def resampled() -> Iterator[np.ndarray]:
+        for piece in pieces:
+            yield resampler.push(piece[0].T.numpy())
+        yield resampler.flush()
+        yield np.zeros((left, 1), np.float32)
+
+    left = samples
+    for frames in resampled():
+        kept = frames[:left]
+        left -= len(kept)
+        if len(kept):
+            yield torch.from_numpy(np.ascontiguousarray(kept.T))[None]
+
+
+if __name__ == "__main__":
+    main()

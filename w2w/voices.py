@@ -1,0 +1,97 @@
+"""Voices as a command names them: files and folders of speech, speakers of a manifest, blends of these."""
+
+import difflib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from data.audio import audio_files, excerpt
+from data.manifest import rows_from
+from engine.user_error import UserError
+from w2w.converter import Converter
+
+Voice = Float[Tensor, "1 dim"]
+HEARD_S = 300.0
+"""Seconds of each reference that are listened to, from its beginning: more tells no more."""
+
+
+class Voices:
+    """Takes voices from speech by name.
+
+    A name is a file, a folder of files, or, where there is a manifest, one of its speakers; a speaker comes
+    before a file of the same name (write ``./name`` for the file).
+    """
+
+    def __init__(self, converter: Converter, manifest: str | None = None) -> None:
+        self.converter, self.manifest = converter, manifest
+        self.speakers: dict[str, list[Path]] = {}
+        self.heard: list[Path] = []
+        """Every file a voice was taken from."""
+        for row in rows_from(manifest) if manifest else []:
+            if row.speaker is not None:
+                self.speakers.setdefault(row.speaker, []).append(row.path)
+        if manifest and not self.speakers:
+            raise UserError(f"{manifest} names no speakers: give the files by --reference")
+
+    def average(self, names: Sequence[str]) -> Voice:
+        """The mean over all clips that the names stand for."""
+        return self._embed([file for name in names for file in self._files(name)])
+
+    def speaker(self, name: str) -> Voice:
+        """The mean over a known speaker's clips."""
+        if not self.manifest:
+            raise UserError(
+                f"--speaker {name} needs --data MANIFEST, which says where the speaker's recordings are"
+            )
+        if name not in self.speakers:
+            raise UserError(
+                f"{self.manifest} knows no speaker {name!r}: the nearest names are {self._near(name)}"
+            )
+        return self._embed(self.speakers[name])
+
+    def blend(self, parts: Sequence[str]) -> Voice:
+        """Mix voices written ``NAME:WEIGHT``; the last colon counts, so names may have colons too."""
+        names, weights = [], []
+        for part in parts:
+            name, _, number = part.rpartition(":")
+            try:
+                weight = float(number)
+            except ValueError:
+                weight = math.nan
+            if not name or not math.isfinite(weight):
+                raise UserError(
+                    f"--blend {part} must be written VOICE:WEIGHT, such as {part.rstrip(':') or 'a.wav'}:0.5"
+                )
+            names.append(name)
+            weights.append(weight)
+        if min(weights) < 0 or sum(weights) <= 0:
+            raise UserError(f"--blend {' '.join(parts)}: weights must be 0 or more, and not all 0")
+        return self.converter.blend([self.average([name]) for name in names], weights)
+
+    def _files(self, name: str) -> list[Path]:
+        path = Path(name)
+        if name in self.speakers:
+            return self.speakers[name]
+        if path.is_dir():
+            return audio_files(path)
+        if path.exists() or not self.manifest:
+            return [path]
+        raise UserError(
+            f"{name} is no file, no folder, and no speaker of {self.manifest} (nearest: {self._near(name)})"
+        )
+
+    def _near(self, name: str) -> str:
+        return ", ".join(difflib.get_close_matches(name, list(self.speakers), n=3, cutoff=0.0))
+
+    def _embed(self, files: Sequence[Path]) -> Voice:
+        rate, voices = self.converter.sample_rate, []
+        for file in tqdm(files, desc="listening", unit="clip", delay=2.0, leave=False, disable=None):
+            clip = excerpt(file, 0, round(HEARD_S * rate), rate)
+            voices.append(self.converter.embed(clip, names=[str(file)]))
+            self.heard.append(file)
+        return torch.stack(voices).mean(0)

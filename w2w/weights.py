@@ -1,0 +1,64 @@
+"""Where a converter's weights lie: in a folder, in a training run, on the hub, or in this package."""
+
+from pathlib import Path
+
+from engine.checkpoint import checkpoints
+from engine.user_error import UserError
+
+RELEASED = Path(__file__).parent / "released"
+"""Weights that come with the package."""
+PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+HUB_SECONDS = 10
+"""How long the hub may take to answer before its local copies must do."""
+
+
+def weights_folder(where: str | Path | None = None) -> Path:
+    """Find the folder of config.json and model.safetensors that is meant; the released one by default."""
+    if where is None:
+        if not (RELEASED / "config.json").is_file():
+            raise UserError("no weights come with this copy: give a trained converter by --checkpoint FOLDER")
+        return RELEASED
+    folder = Path(where)
+    if not folder.exists():
+        return _from_hub(str(where))
+    if not folder.is_dir():
+        return folder  # refused when it is read, which knows what kind of file it is
+    if (folder / "export" / "config.json").is_file() and checkpoints(folder):
+        return folder / "export"
+    if checkpoints(folder):
+        raise UserError(
+            f"{folder} is a training run that is not exported yet: run `python -m w2w.export {folder}` first"
+        )
+    if folder.parent.name == "checkpoints" and (folder / "progress.json").is_file():
+        run = folder.parent.parent
+        raise UserError(
+            f"{folder} is for training on: run `python -m w2w.export {run}` and give {run}/export"
+        )
+    pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED)
+    if pickled and not (folder / "model.safetensors").is_file():
+        raise UserError(
+            f"{folder} holds pickled weights ({pickled[0]}), which are never opened, since that can run "
+            "anything: export them to model.safetensors"
+        )
+    return folder
+
+
+def _from_hub(name: str) -> Path:
+    """The local copy of a hub repository's two files."""
+    if name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).parent.is_dir():
+        raise UserError(f"there is no folder {name}; a hub id is written owner/name")
+    from huggingface_hub import HfApi, hf_hub_download
+
+    offline = False
+    try:  # once: the download itself would try for most of a minute
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+    except Exception:
+        offline = True
+    try:
+        hf_hub_download(name, "config.json", local_files_only=offline)
+        return Path(hf_hub_download(name, "model.safetensors", local_files_only=offline)).parent
+    except Exception as error:  # the hub's many ways to say no
+        raise UserError(
+            f"{name} is neither a folder nor a hub id that can be had: check the path, or the network"
+            f" ({type(error).__name__})"
+        ) from None
