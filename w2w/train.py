@@ -1,7 +1,7 @@
 """Train the converter: ``accelerate launch w2w/train.py --data.path FOLDER --loop.out runs/voice``.
 
-Run the same command again to continue. ``--preset small`` suits a CPU, ``base`` one large GPU, ``tiny`` tests;
-``--preset small_24k`` and ``base_24k`` are their 24 kHz forms.
+Run the same command again to continue. ``--preset small`` suits a CPU, ``base`` one large GPU, ``tiny``
+tests; ``--preset small_24k`` and ``base_24k`` are their 24 kHz forms.
 """
 
 from dataclasses import dataclass, field, replace
@@ -19,7 +19,8 @@ from w2w.networks.critic import CriticConfig
 from w2w.networks.decoder import DecoderConfig
 from w2w.networks.network import ConverterConfig
 from w2w.networks.style import StyleConfig
-from w2w.objectives.cluit import CLUIT, CLUITConfig, Weights
+from w2w.objectives.cluit import CLUIT
+from w2w.objectives.cluit_config import CLUITConfig
 from w2w.objectives.content import ContentLoss, ContentLossConfig
 
 
@@ -49,9 +50,10 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if self.data.sample_rate != self.converter.sample_rate:
             raise UserError(
-                f"data.sample_rate={self.data.sample_rate} and converter.sample_rate={self.converter.sample_rate} "
-                "must be the same: set both"
+                f"data.sample_rate={self.data.sample_rate} and "
+                f"converter.sample_rate={self.converter.sample_rate} must be the same: set both"
             )
+
     def check_labels(self, n_speakers: int) -> None:
         """Refuse label losses over fewer speakers than the data has."""
         weights, known = self.cluit.weights, self.critic.n_speakers
@@ -140,7 +142,9 @@ PRESETS = {
 
 def build(config: TrainConfig) -> CLUIT:
     """The task; the recogniser is loaded only where its loss has a weight."""
-    content = ContentLoss(config.content, config.converter.sample_rate) if config.cluit.weights.content else None
+    content = (
+        ContentLoss(config.content, config.converter.sample_rate) if config.cluit.weights.content else None
+    )
     players = config.optim_converter, config.optim_critic
     task = CLUIT(config.cluit, config.converter, config.critic, *players, content)
     if config.init:

@@ -78,7 +78,7 @@ class StyleEncoder(nn.Module):
         return torch.einsum("bkt,bkdt->bkd", attention, values).flatten(1)
 
     def mean_log_f0(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch 1"]:
-        """Mean of log-F0 over voiced frames within half an octave of their median; 150 Hz where none is voiced."""
+        """Mean log-F0 of voiced frames within half an octave of their median; 150 Hz where none is voiced."""
         pitch = self.pitch(wave)
         log_f0, known = pitch.log_f0[:, 0], pitch.voicing[:, 0] > 0.5
         median = log_f0.masked_fill(~known, math.nan).nanmedian(-1, keepdim=True).values

@@ -59,7 +59,8 @@ def info_nce(
     """Ask each query to pick its positive out of the bank (van den Oord et al. 2018; Lee et al. 2021).
 
     Negatives with the query's own label are no negatives and are masked; label -1 means not known and masks
-    nothing. Vectors are normalised here. Gradients reach ``query`` and ``positive``; the bank is data.
+    nothing (other numbers below 0 are labels like any). Vectors are normalised here. Gradients reach
+    ``query`` and ``positive``; the bank is data.
     """
     query, positive, negatives = (
         F.normalize(v.float(), dim=-1) for v in (query, positive, negatives.detach())
@@ -74,7 +75,7 @@ def info_nce(
 
 def same_speaker(query: Int[Tensor, " batch"], bank: Int[Tensor, " bank"]) -> Bool[Tensor, "batch bank"]:
     """Which pairs are known to be one speaker's."""
-    return (query[:, None] == bank[None]) & (query[:, None] >= 0)
+    return (query[:, None] == bank[None]) & (query[:, None] != -1)
 
 
 def labelled_cross_entropy(
@@ -89,11 +90,11 @@ class SpectralDistance(nn.Module):
     """Distance of two waves in magnitude, at several resolutions, on mel and linear frequency.
 
     Mean L1 of log-mels over windows of 2048, 1024, 512 and 256 samples (at 16 kHz), plus L1 of
-    linear-frequency log-magnitudes at 1024 times ``linear``. Levels below the floor are all alike: what happens
-    in silence is not learned from.
+    linear-frequency log-magnitudes at 1024 times ``linear``. Levels below the floor are all alike: what
+    happens in silence is not learned from.
     """
 
-    def __init__(self, sample_rate: int, linear: float = 0.5, floor: float = 0.01) -> None:
+    def __init__(self, sample_rate: int, linear: float = 0.5, floor: float = 0.003) -> None:
         super().__init__()
         scale = sample_rate / 16_000
         self.sizes = [2 * round(size * scale / 2) for size in (2048, 1024, 512, 256)]

@@ -1,12 +1,12 @@
 """What training does to clips before anyone hears them."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torchaudio.functional import resample
 
 Wave = Float[Tensor, "batch 1 samples"]
-Labels = Int[Tensor, " batch"]
+Waves = tuple[Float[Tensor, "batch 1 _"], ...]
 
 
 def level_and_sign(wave: Wave, gain_db: float) -> Wave:
@@ -17,17 +17,16 @@ def level_and_sign(wave: Wave, gain_db: float) -> Wave:
     return wave * sign * 10 ** (gain / 20)
 
 
-def other_speeds(
-    waves: tuple[Wave, ...], label: Labels, speeds: tuple[float, ...]
-) -> tuple[tuple[Wave, ...], Labels]:
+def other_speeds(waves: Waves, speeds: tuple[float, ...]) -> tuple[Waves, Int64[Tensor, " batch"]]:
     """Play each item's clips at one of ``speeds``: formants and pitch move together, and make another voice.
 
-    The speaker augmentation of x-vector recipes (Yamamoto et al. 2019): few speakers become many. Labels follow:
-    speaker s at speed number k is s · n_speeds + k; -1 stays -1. Clips keep their length, repeated where too short.
+    The speaker augmentation of x-vector recipes (Yamamoto et al. 2019): few speakers become many. Clips keep
+    their length, repeated where too short. The number of each item's speed comes with them.
     """
+    n_items, device = len(waves[0]), waves[0].device
     if len(speeds) < 2:
-        return waves, label
-    chosen = torch.randint(len(speeds), (len(label),)).tolist()
+        return waves, torch.zeros(n_items, dtype=torch.long, device=device)
+    chosen = torch.randint(len(speeds), (n_items,)).tolist()
     played = []
     for wave in waves:
         samples, clips = wave.shape[-1], []
@@ -38,5 +37,16 @@ def other_speeds(
                 clip = clip.repeat(1, -(-samples // clip.shape[-1]))[:, :samples]
             clips.append(clip)
         played.append(torch.stack(clips))
-    numbers = torch.tensor(chosen, device=label.device)
-    return tuple(played), torch.where(label < 0, label, label * len(speeds) + numbers)
+    return tuple(played), torch.tensor(chosen, device=device)
+
+
+def same_stretch(waves: Waves, length: int, n_items: int) -> list[Float[Tensor, "items 1 _"]]:
+    """A random stretch of each wave, of the same place, for the first ``n_items`` (0: all) of the batch.
+
+    The end of those that are too short for the place; they may be the voice's other clips.
+    """
+    samples = waves[0].shape[-1]
+    length, n_items = min(length, samples), n_items or len(waves[0])
+    start = int(torch.randint(samples - length + 1, ()))
+    place, end = slice(start, start + length), slice(-length, None)
+    return [wave[:n_items, :, place if wave.shape[-1] >= start + length else end] for wave in waves]

@@ -1,4 +1,4 @@
-"""What a training run lets be heard, seen and watched: a few conversions between the voices of its last batch."""
+"""What a training run lets be heard, seen and watched: conversions between the voices of its last batch."""
 
 import math
 
