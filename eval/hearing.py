@@ -99,7 +99,7 @@ def _in_processes(
     tasks: list[tuple[Path, list[Judge]]], cache: Cache, jobs: int, done: dict, bar: tqdm
 ) -> None:
     # Spawned, because a forked child of a process that has run torch threads can hang.
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread)
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
     try:
         futures = {pool.submit(_hear_one, path, judges, cache): path for path, judges in tasks}
         for future in as_completed(futures):
@@ -111,10 +111,10 @@ def _in_processes(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 def _hear_one(path: Path, judges: Sequence[Judge], cache: Cache) -> dict[str, Features]:
-    content, wave = content_hash(path), load(path, SAMPLE_RATE)
-    return {judge.kind: cache.remember(judge.kind, content, lambda j=judge: j(wave)) for judge in judges}
+    content, wave, n_threads = content_hash(path), load(path, SAMPLE_RATE), torch.get_num_threads()
+    torch.set_num_threads(1)  # the last bits then depend neither on the machine nor on ``jobs``
+    try:
+        return {judge.kind: cache.remember(judge.kind, content, lambda j=judge: j(wave)) for judge in judges}
+    finally:
+        torch.set_num_threads(n_threads)

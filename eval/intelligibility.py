@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engine.user_error import UserError
-from eval.cache import Features
+from eval.cache import Features, model_stamp
 
 SAMPLE_RATE = 16_000
 SHIFT_SAMPLES = 53
@@ -68,9 +68,7 @@ class Recogniser:
     @property
     def kind(self) -> str:
         """Cache key: another model hears other words."""
-        weights = next(iter(sorted(Path(self.folder).glob("*.safetensors"))), None)
-        stamp = f"-{weights.stat().st_size}-{weights.stat().st_mtime_ns}" if weights else ""
-        return f"recogniser-{Path(self.folder).resolve().name}{stamp}-1"
+        return f"recogniser-{model_stamp(self.folder)}-1"
 
     def check(self) -> None:
         """Refuse in one sentence if the folder holds no recogniser."""

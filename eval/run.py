@@ -36,7 +36,7 @@ class EvalConfig:
     max_pairs: int = MAX_PAIRS
     """Of the fixed list; fewer for a quick look."""
     converter: str | None = None
-    """Folder of a trained converter that makes the outputs first; ``released`` is the one that comes along."""
+    """Folder of a trained converter to make the outputs first, or ``released``: the one of this package."""
     name: str = "converter"
     """What the converter is called in the report."""
     out: Path = Path("report")

@@ -3,7 +3,6 @@
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engine.user_error import UserError
-from eval.cache import Features
+from eval.cache import Features, model_stamp
 
 SAMPLE_RATE = 16_000
 
@@ -46,7 +45,7 @@ class SpeakerVerifier:
     @property
     def kind(self) -> str:
         """Cache key: another model is another embedding."""
-        return f"xvector-{Path(self.folder).resolve().name}-1"
+        return f"xvector-{model_stamp(self.folder)}-1"
 
     def check(self) -> None:
         """Refuse in one sentence if the folder is not such a model."""

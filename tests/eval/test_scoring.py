@@ -1,4 +1,4 @@
-"""Scores from features: error rates, intervals, the cache, and the whole way with a judge that costs little."""
+"""Scores from features: error rates, intervals, the cache, and the whole way with a cheap judge."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
