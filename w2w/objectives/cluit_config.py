@@ -25,7 +25,7 @@ class Weights:
     cycle_code: float = 1.0
     """The converted wave's codes against the source's."""
     cycle_wave: float = 0.0
-    """The converted wave converted back, spectral distance to the source (can hurt: RECIPES of NVC-Net)."""
+    """The converted wave converted back, spectral distance to the source (can hurt)."""
     norm: float = 0.5
     """Frame energies of converted and source."""
     content: float = 1.0

@@ -66,7 +66,8 @@ def info_nce(
         F.normalize(v.float(), dim=-1) for v in (query, positive, negatives.detach())
     )
     match = (query * positive).sum(-1, keepdim=True)
-    others = query @ negatives.T
+    with torch.autocast(query.device.type, enabled=False):
+        others = query @ negatives.T
     if query_label is not None and negative_label is not None:
         others = others.masked_fill(same_speaker(query_label, negative_label), -math.inf)
     logits = torch.cat([match, others], dim=-1) / temperature
@@ -116,7 +117,8 @@ class SpectralDistance(nn.Module):
             window, bands = getattr(self, f"window_{size}"), getattr(self, f"bands_{size}")
             spectrum = torch.stft(both, size, size // 4, window=window, return_complex=True)
             magnitude = (spectrum.real.square() + spectrum.imag.square() + 1e-8).sqrt()
-            mels = bands.T @ magnitude
+            with torch.autocast(both.device.type, enabled=False):
+                mels = bands.T @ magnitude
             total = total + _log_distance(mels, self.floor) / len(self.sizes)
             if self.linear and size == self.sizes[1]:
                 total = total + self.linear * _log_distance(magnitude, self.floor)
