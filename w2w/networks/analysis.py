@@ -54,7 +54,8 @@ class CausalLogMel(nn.Module):
         # The root of power, not abs(): its gradient at silence is finite.
         magnitude = (spectrum.real.square() + spectrum.imag.square() + FLOOR**2).sqrt()
         bands = self.bands if warp is None else self._bands(warp)
-        mels = magnitude @ bands
+        with torch.autocast(wave.device.type, enabled=False):
+            mels = magnitude @ bands
         return torch.log(mels.clamp_min(FLOOR)).transpose(1, 2), heard[..., heard.shape[-1] - self.context :]
 
     def _bands(self, warp: Float[Tensor, " batch"]) -> Float[Tensor, "batch bins n_mels"]:

@@ -67,7 +67,8 @@ class HarmonicNoiseHead(nn.Module):
         """Make the samples of one chunk."""
         pulses, noise, excitation = self.excitation.step(log_f0, state["excitation"])
         drawn = self.bands(features).unflatten(1, (2, -1)).permute(0, 3, 1, 2)  # (batch, frames, 2, bands)
-        shape = drawn.float().clamp(-12.0, 6.0) @ self.spread
+        with torch.autocast(features.device.type, enabled=False):
+            shape = drawn.float().clamp(-12.0, 6.0) @ self.spread
         gain, angle = shape.chunk(2, dim=-1)
         filters = torch.polar(gain.exp(), angle)  # (batch, frames, 2, bins)
         earlier = torch.cat([state["filters"], filters[:, :-1]], dim=1)

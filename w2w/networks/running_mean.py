@@ -54,8 +54,9 @@ class RunningMean(nn.Module):
         for values, shares in zip(x.split(BLOCK, dim=-1), weight.split(BLOCK, dim=-1)):
             n = values.shape[-1]
             decay, carried = self.decay[:n, :n].to(x.dtype), self.carried[:n].to(x.dtype)
-            totals = (values * shares) @ decay + total * carried
-            weights = shares @ decay + seen * carried
+            with torch.autocast(x.device.type, enabled=False):
+                totals = (values * shares) @ decay + total * carried
+                weights = shares @ decay + seen * carried
             means.append(totals / weights)
             total, seen = totals[..., -1:], weights[..., -1:]
         return torch.cat(means, dim=-1), MeanState(total, seen)

@@ -11,11 +11,12 @@ from engine.tracking import Samples
 from w2w.networks.network import ConverterNetwork
 
 Wave = Float[Tensor, "batch 1 samples"]
+Reference = Float[Tensor, "batch 1 reference_samples"]
 N_SHOWN = 3
 """Conversions shown."""
 
 
-def samples(converter: ConverterNetwork, source: Wave, reference: Wave) -> Samples:
+def samples(converter: ConverterNetwork, source: Wave, reference: Reference) -> Samples:
     """Sounds and pictures of sources, references and what the converter makes of them."""
     source, reference = source[:N_SHOWN], reference[:N_SHOWN]
     voice = converter.style(reference)
@@ -33,7 +34,7 @@ def samples(converter: ConverterNetwork, source: Wave, reference: Wave) -> Sampl
     return Samples(audio=audio, mels=mels)
 
 
-def watch(converter: ConverterNetwork, source: Wave, reference: Wave) -> dict[str, float]:
+def watch(converter: ConverterNetwork, source: Wave, reference: Reference) -> dict[str, float]:
     """Whether it converts: F0 off the reference's mean in semitones, and style nearer to reference or source.
 
     The styles are the converter's own judgement, and flatter it; ``eval/run.py`` asks others.

@@ -1,0 +1,176 @@
+"""The training command: presets build, runs continue exactly, bad files are told, mistakes refused."""
+
+import json
+import os
+import subprocess
+import sys
+import wave as wave_files
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from data.batches import batches
+from engine.checkpoint import load_weights, newest_checkpoint
+from engine.config import from_json, to_json
+from engine.loop import fit
+from engine.user_error import UserError
+from w2w.converter import Converter
+from w2w.networks.critic import Critic
+from w2w.networks.network import ConverterNetwork
+from w2w.train import PRESETS, TrainConfig, build
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = PRESETS["tiny"]
+
+
+@pytest.fixture
+def corpus(tmp_path, buzz):
+    """Three speakers with two recordings each, in folders by speaker, listed in a manifest."""
+    lines = ["path,speaker"]
+    for number, f0 in enumerate((100.0, 150.0, 220.0)):
+        for take in range(2):
+            path = tmp_path / f"speaker{number}_{take}.wav"
+            samples = (buzz(12_000, (f0 + 5 * take,))[0, 0].clamp(-1, 1) * 32_767).short().numpy()
+            with wave_files.open(str(path), "wb") as file:
+                file.setnchannels(1)
+                file.setsampwidth(2)
+                file.setframerate(16_000)
+                file.writeframes(samples.tobytes())
+            lines.append(f"{path.name},speaker{number}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "manifest.csv"
+
+
+def config(corpus, out, steps=4, workers=0, **weights) -> TrainConfig:
+    """The tiny preset on a corpus, without the recogniser."""
+    off = replace(TINY.cluit.weights, content=0.0, **weights)
+    loop = replace(
+        TINY.loop, out=out, steps=steps, workers=workers, trackers="none", cpu=True, sample_every=0
+    )
+    data = replace(TINY.data, path=str(corpus))
+    return replace(TINY, loop=loop, data=data, cluit=replace(TINY.cluit, weights=off))
+
+
+def train(run: TrainConfig) -> Path:
+    """Train in this process and return the newest checkpoint."""
+    crops = batches(run.data, run.loop.seed, run.loop.workers)
+    fit(lambda: build(run), crops, run.loop, full_config=run)
+    folder = newest_checkpoint(run.loop.out)
+    assert folder is not None
+    return folder
+
+
+def same(ours: Path, theirs: Path) -> None:
+    """Assert that two checkpoints hold the same to the bit."""
+    files = sorted(path.name for path in ours.glob("*.safetensors"))
+    assert "converter.safetensors" in files
+    assert "bank.safetensors" in files
+    assert files == sorted(path.name for path in theirs.glob("*.safetensors"))
+    for name in files:
+        assert_close(load_weights(ours / name), load_weights(theirs / name), rtol=0, atol=0)
+    optimizers = (torch.load(f / "optimizers.pt", weights_only=True) for f in (ours, theirs))
+    assert_close(*optimizers, rtol=0, atol=0)
+
+
+def command(
+    corpus, out, *words, launch=("accelerate.commands.launch", "--cpu")
+) -> subprocess.CompletedProcess:
+    """Run the documented command."""
+    start = [sys.executable, "-m", *launch, "w2w/train.py", "--preset", "tiny", "--data.path", str(corpus)]
+    options = ["--loop.out", str(out), "--loop.cpu", "True", "--cluit.weights.content", "0", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_DISABLE_RICH": "1"}
+    return subprocess.run(
+        [*start, *options], cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment
+    )
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_build(name):
+    run = PRESETS[name]
+    assert sum(p.numel() for p in Critic(run.critic).parameters()) > 0
+    network = ConverterNetwork(run.converter)
+    assert network.streams
+    assert network.config.sample_rate == run.data.sample_rate == (24_000 if "24k" in name else 16_000)
+    assert run.cluit.critic_samples <= run.data.crop_samples
+    assert from_json(TrainConfig, to_json(run), "here") == run
+    assert json.loads(to_json(run))["converter"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_resume_is_exact(corpus, tmp_path, workers):
+    straight = train(config(corpus, tmp_path / "straight"))
+    train(config(corpus, tmp_path / "cut", steps=2, workers=workers))
+    same(straight, train(config(corpus, tmp_path / "cut", workers=workers)))
+
+
+@pytest.mark.slow
+def test_two_processes_resume_exactly(corpus, tmp_path):
+    for out, steps in (("straight", "4"), ("cut", "3"), ("cut", "4")):
+        launch = ("torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+        done = command(
+            corpus, tmp_path / out, "--loop.steps", steps, "--loop.trackers", "none", launch=launch
+        )
+        assert done.returncode == 0, done.stderr
+    ends = [newest_checkpoint(tmp_path / out) for out in ("straight", "cut")]
+    assert ends[0] is not None
+    assert ends[1] is not None
+    assert (ends[0] / "buffers_1.safetensors").is_file()
+    same(*ends)
+
+
+def test_the_documented_command_trains_continues_and_exports(corpus, tmp_path, buzz):
+    out = tmp_path / "run"
+    done = command(corpus, out, "--loop.steps", "2")
+    assert done.returncode == 0, done.stderr
+    assert list(out.rglob("events.out.tfevents*"))
+    done = command(corpus, out, "--loop.steps", "3")
+    assert done.returncode == 0, done.stderr
+    assert "continuing from" in done.stdout
+    assert f"exported to {out / 'export'}" in done.stdout
+    assert newest_checkpoint(out) == out / "checkpoints/step_00000003"
+    converter = Converter.from_pretrained(out / "export")
+    assert converter.convert(buzz(3000, (120.0,)), converter.embed(buzz(8000, (200.0,)))).shape[-1] == 3000
+
+
+def test_a_bad_file_is_named_and_the_run_goes_on(corpus, tmp_path):
+    corpus.with_name("speaker1_1.wav").write_text("this is no wave")
+    with pytest.warns(UserWarning, match=r"1 .*speaker1_1\.wav"):
+        assert train(config(corpus, tmp_path / "run", steps=1)).is_dir()
+
+
+def test_mistakes_are_refused_in_one_sentence(corpus, tmp_path, capsys, monkeypatch):
+    from w2w import train as entry
+
+    def said(*words):
+        monkeypatch.setattr(sys, "argv", ["train.py", *words, "--loop.out", str(tmp_path / "run")])
+        with pytest.raises(SystemExit) as stop:
+            entry.main()
+        assert stop.value.code == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line.startswith("error: ")
+        return line
+
+    assert "there is no preset 'smal'" in said("--preset", "smal")
+    assert "no data given" in said("--preset", "tiny", "--loop.cpu", "True")
+    assert "must be the same" in said("--preset", "tiny", "--data.sample-rate", "24000")
+    assert "critic.n-speakers 3" in said(
+        "--preset",
+        "tiny",
+        "--data.path",
+        str(corpus),
+        "--cluit.weights.label-critic",
+        "1",
+        "--loop.cpu",
+        "True",
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_models_run_is_not_continued(corpus, tmp_path):
+    run = config(corpus, tmp_path / "run", steps=1)
+    train(run)
+    with pytest.raises(UserError, match="choose another --loop.out"):
+        train(replace(run, converter=replace(run.converter, n_mels=48)))
