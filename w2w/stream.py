@@ -11,6 +11,7 @@ from engine.user_error import UserError
 from w2w.networks.network import ConverterNetwork
 
 Wave = Float[Tensor, "1 1 samples"]
+Ready = Float[Tensor, "1 1 ready"]
 
 
 class Stream:
@@ -48,7 +49,7 @@ class Stream:
         return 1000.0 * longest / self.network.config.sample_rate
 
     @torch.inference_mode()
-    def push(self, chunk: Wave) -> Wave:
+    def push(self, chunk: Wave) -> Ready:
         """Take the next samples of the source; return what of the result is ready, perhaps nothing."""
         if self.ended:
             raise ValueError("this stream was flushed; begin another")
@@ -59,7 +60,7 @@ class Stream:
         return self._advance(chunk)
 
     @torch.inference_mode()
-    def flush(self) -> Wave:
+    def flush(self) -> Ready:
         """End the source; return the rest of the result."""
         look_ahead = self.network.config.look_ahead
         self.ended = True
@@ -67,7 +68,7 @@ class Stream:
         silence = self.waiting.new_zeros(1, 1, look_ahead + -(self.heard + look_ahead) % self.hop)
         return self._advance(silence)[..., :rest]
 
-    def _advance(self, samples: Wave) -> Wave:
+    def _advance(self, samples: Wave) -> Ready:
         waiting = torch.cat([self.waiting, samples.to(self.waiting)], dim=-1)
         whole = waiting.shape[-1] // self.hop * self.hop
         ready, self.waiting = waiting[..., :whole], waiting[..., whole:]

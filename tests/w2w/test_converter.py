@@ -1,0 +1,132 @@
+"""The public face: what a voice is made of, how long results are, and where weights may come from."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from engine.checkpoint import export
+from engine.user_error import UserError
+from w2w import Converter
+from w2w.networks.network import ConverterNetwork
+
+
+@pytest.fixture(scope="module")
+def converter(tiny):
+    torch.manual_seed(1)
+    return Converter(ConverterNetwork(tiny()))
+
+
+@pytest.fixture(scope="module")
+def voice(converter, buzz):
+    return converter.embed(buzz(16_000, f0=(150.0,)))
+
+
+@pytest.mark.parametrize("samples", [1, 127, 160, 161, 16_001])
+def test_a_result_is_as_long_as_its_source(converter, voice, samples):
+    assert converter.convert(torch.randn(1, 1, samples) * 0.1, voice).shape == (1, 1, samples)
+
+
+def test_several_clips_give_the_mean_of_their_voices(converter, buzz):
+    clips = [buzz(8_000, f0=(f0,)) for f0 in (110.0, 170.0, 220.0)]
+    mean = torch.stack([converter.embed(clip) for clip in clips]).mean(0)
+    assert_close(converter.embed(clips), mean)
+
+
+def test_the_last_entry_of_a_voice_is_its_mean_log_f0(converter, buzz):
+    assert float(converter.embed(buzz(32_000, f0=(180.0,)))[0, -1]) == pytest.approx(
+        math.log(180.0), abs=0.02
+    )
+
+
+def test_a_long_clip_is_heard_in_parts_and_its_pauses_are_not(converter, buzz, monkeypatch):
+    monkeypatch.setattr("w2w.converter.LONGEST_S", 1.0)
+    spoken = buzz(converter.sample_rate, f0=(140.0,))
+    long = torch.cat([spoken, torch.zeros_like(spoken)], dim=-1)
+    assert_close(converter.embed(long), converter.embed(spoken))
+
+
+def test_blending_is_a_weighted_mean_whatever_the_weights_sum_to(converter):
+    one, other = torch.randn(2, 1, converter.config.style.voice_dim)
+    blended = converter.blend([one, other], [3.0, 1.0])
+    assert_close(blended, 0.75 * one + 0.25 * other)
+    assert_close(converter.blend([one, other], [1.0, 0.0]), one)
+
+
+@pytest.mark.parametrize("weights", [[1.0], [0.0, 0.0], [1.0, -0.5], [math.nan, 1.0], [math.inf, 1.0]])
+def test_weights_that_make_no_mean_are_refused(converter, weights):
+    voices = list(torch.randn(2, 1, converter.config.style.voice_dim))
+    with pytest.raises(UserError, match="blend"):
+        converter.blend(voices, weights)
+
+
+def test_semitones_move_the_pitch_by_as_much(tiny, buzz):
+    converter = Converter(ConverterNetwork(tiny()))
+    # An untrained head is as much noise as voice: turn the noise off, that there be a pitch to find.
+    noise = converter.network.decoder.head.bands.bias.chunk(2)[1]
+    noise.fill_(-12.0)
+    source = buzz(24_000, f0=(120.0,), noise=0.0)
+    voice, track = converter.embed(source), converter.network.pitch
+    moved = []
+    for semitones in (0.0, 5.0):
+        pitch = track(converter.convert(source, voice, semitones=semitones))
+        moved.append(pitch.log_f0[pitch.voicing > 0.5].median())
+    assert float(moved[1] - moved[0]) * 12 / math.log(2) == pytest.approx(5.0, abs=0.3)
+
+
+def test_the_same_call_gives_the_same_samples_twice(converter, voice, buzz):
+    source = buzz(5_000, f0=(200.0,))
+    assert torch.equal(converter.convert(source, voice), converter.convert(source, voice))
+
+
+def test_what_is_no_reference_is_refused(converter):
+    for clip, words in [
+        (torch.zeros(1, 1, 16_000), "silent"),
+        (torch.randn(1, 1, 1), "lasts"),
+        (torch.full((1, 1, 16_000), math.nan), "NaN"),
+        (torch.zeros(1, 1, 0), "empty"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            converter.embed(clip)
+    with pytest.raises(UserError, match="no reference"):
+        converter.embed([])
+    with pytest.raises(UserError, match=r"her\.wav is silent"):
+        converter.embed(torch.zeros(1, 1, 16_000), names=["her.wav"])
+
+
+def test_an_offline_converter_converts_whole_and_says_that_it_cannot_stream(tiny, buzz):
+    offline = Converter(ConverterNetwork(tiny(norm="adain")))
+    source = buzz(4_000, f0=(150.0,))
+    voice = offline.embed(source)
+    pieces = list(offline.pieces(source.split(1_000, dim=-1), voice))
+    assert_close(torch.cat(pieces, dim=-1), offline.convert(source, voice))
+    with pytest.raises(UserError, match="adain"):
+        offline.stream(voice)
+
+
+def test_an_export_is_the_converter_again(converter, voice, buzz, tmp_path):
+    export(tmp_path / "it", converter.config, converter.network)
+    again = Converter.from_pretrained(tmp_path / "it")
+    source = buzz(3_000, f0=(150.0,))
+    assert torch.equal(again.convert(source, voice), converter.convert(source, voice))
+    assert not any(parameter.requires_grad for parameter in again.network.parameters())
+
+
+def test_a_run_stands_for_its_export_and_is_told_to_export_first(converter, tmp_path):
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_00000004"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "progress.json").write_text("{}")
+    for where in (tmp_path / "run", checkpoint):
+        with pytest.raises(UserError, match=r"python -m w2w\.export"):
+            Converter.from_pretrained(where)
+    export(tmp_path / "run" / "export", converter.config, converter.network)
+    assert Converter.from_pretrained(tmp_path / "run").config == converter.config
+
+
+def test_a_path_that_is_missing_is_not_asked_of_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for where in ("runs/voice", "./voice", "voice", str(tmp_path / "voice")):
+        with pytest.raises(UserError, match="there is no folder"):
+            Converter.from_pretrained(where)
