@@ -57,13 +57,14 @@ class CTCConfig:
 
 
 SMALL = CTCConfig(
+    data=TranscribedConfig(batch_seconds=40.0),
     optim=OptimConfig(
         lr=2e-3,
         betas=(0.9, 0.98),
         weight_decay=0.02,
-        warmup_steps=150,
+        warmup_steps=100,
         schedule="cosine",
-        decay_steps=2250,
+        decay_steps=2300,
         gradient_clip=2.0,
     ),
     loop=LoopConfig(
