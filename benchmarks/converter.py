@@ -1,0 +1,187 @@
+"""Speed and memory of a converter: ``python -m benchmarks.converter [--checkpoint FOLDER] [--speech FILE]``
+
+One thread. Without a checkpoint the released weights are measured, or, where none are, a random network of
+the usual size: what it says does not matter here. Let nothing else run meanwhile.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.table import machine, show
+from data.arguments import Arguments
+from data.audio import Writer, load, save
+from engine.checkpoint import export
+from engine.user_error import UserError, exits_cleanly
+from w2w import Converter
+from w2w.networks.network import ConverterConfig, ConverterNetwork
+from w2w.weights import weights_folder
+
+ROOT = Path(__file__).resolve().parents[1]
+Wave = Float[Tensor, "1 1 samples"]
+GOAL_RTF, GOAL_GIB = 0.05, 1.0
+LOAD = """
+import sys, time
+began = time.perf_counter()
+from w2w.converter import Converter
+imported = time.perf_counter()
+Converter.from_pretrained(sys.argv[1])
+print(imported - began, time.perf_counter() - imported)
+"""
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    arguments = Arguments.described_by("benchmarks.converter", __doc__)
+    arguments.add_argument("--checkpoint", metavar="FOLDER", help="exported converter")
+    arguments.add_argument(
+        "--speech", metavar="FILE", help="a recording (default: a sound with pitch and pauses)"
+    )
+    arguments.add_argument("--repeats", type=int, default=5, help="runs of which the median is taken")
+    arguments.add_argument(
+        "--minutes", type=float, default=10.0, help="length of the recording for peak memory"
+    )
+    words = arguments.parse_args(argv)
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, what = measured_folder(words.checkpoint, Path(scratch))
+        converter = Converter.from_pretrained(folder)
+        rate = converter.sample_rate
+        speech = load(words.speech, rate) if words.speech else speech_like(20.0, rate)
+        voice = converter.embed(speech[..., : 10 * rate])
+        rows = [
+            *offline(converter, voice, speech, max(words.repeats, 1)),
+            *memory(folder, speech, rate, words.minutes, Path(scratch)),
+            *streaming(converter, voice, speech),
+            *loading(folder, max(words.repeats, 1)),
+        ]
+    millions = sum(parameter.numel() for parameter in converter.network.parameters()) / 1e6
+    title = f"{what}: {millions:.2f} M parameters, {rate} Hz, on {machine()}"
+    show(title, ["what", "figure", "goal", "met"], rows)
+
+
+def measured_folder(checkpoint: str | None, scratch: Path) -> tuple[Path, str]:
+    """The export to measure, and what to call it."""
+    try:
+        return weights_folder(checkpoint).resolve(), checkpoint or "the released converter"
+    except UserError:
+        if checkpoint is not None:
+            raise
+    torch.manual_seed(0)
+    config = ConverterConfig()
+    return export(
+        scratch / "random", config, ConverterNetwork(config)
+    ), "a random converter of the usual size"
+
+
+def speech_like(seconds: float, rate: int) -> Wave:
+    """Harmonics with a moving pitch, noise, and a pause every two seconds."""
+    samples = torch.arange(round(seconds * rate)).double() / rate
+    f0 = 140 * 2 ** (0.3 * torch.sin(2 * torch.pi * 0.4 * samples))
+    phase = 2 * torch.pi * (f0 / rate).cumsum(0)
+    voice = torch.stack([torch.sin(k * phase) / k for k in range(1, 20)]).sum(0)
+    loud = (samples % 2.0 < 1.6) * 0.1
+    noise = torch.randn(len(samples), generator=torch.Generator().manual_seed(0))
+    return (loud * (voice + 0.1 * noise)).float()[None, None]
+
+
+def lasting(speech: Wave, samples: int) -> Wave:
+    """The speech, repeated to a length."""
+    return speech.repeat(1, 1, -(-samples // speech.shape[-1]))[..., :samples]
+
+
+def goal_met(value: float, goal: float) -> str:
+    """Yes or no."""
+    return "yes" if value <= goal else "NO"
+
+
+def offline(converter: Converter, voice: Tensor, speech: Wave, repeats: int) -> list[list[str]]:
+    """Real-time factors of whole conversions: computing time over duration."""
+    rows = []
+    for seconds in (10, 60):
+        source = lasting(speech, seconds * converter.sample_rate)
+        converter.convert(source, voice)  # the first run pays for what is made once
+        took = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            converter.convert(source, voice)
+            took.append((time.perf_counter() - began) / seconds)
+        factor, spread = median(took), f"{min(took):.4f} to {max(took):.4f} in {repeats} runs"
+        goal = [f"≤ {GOAL_RTF}", goal_met(factor, GOAL_RTF)]
+        rows.append([f"real-time factor, {seconds} s at once", f"{factor:.4f} ({spread})", *goal])
+    return rows
+
+
+def memory(folder: Path, speech: Wave, rate: int, minutes: float, scratch: Path) -> list[list[str]]:
+    """Peak memory of the convert command, in a process of its own, on a long recording."""
+    with Writer(scratch / "long.wav", rate) as writer:
+        for _ in range(round(minutes * 6)):
+            writer.write(lasting(speech, 10 * rate))
+    save(scratch / "reference.wav", lasting(speech, 10 * rate), rate)
+    command = [sys.executable, "-m", "w2w.convert", str(scratch / "long.wav"), "--out", str(scratch / "out")]
+    command += ["--reference", str(scratch / "reference.wav"), "--checkpoint", str(folder)]
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=one_thread()
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    took = time.perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise UserError(f"the command failed with code {process.returncode}: {' '.join(command)}")
+    gib = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 2**30
+    name = f"{minutes:g} minutes by the command"
+    return [
+        [f"peak memory, {name}", f"{gib:.3f} GiB", f"≤ {GOAL_GIB:g} GiB", goal_met(gib, GOAL_GIB)],
+        [f"real-time factor, {name}, start and files included", f"{took / minutes / 60:.4f}", "", ""],
+    ]
+
+
+def streaming(converter: Converter, voice: Tensor, speech: Wave) -> list[list[str]]:
+    """Real-time factors chunk by chunk, and the slowest chunks: what a listener would notice."""
+    rows, rate = [], converter.sample_rate
+    source = lasting(speech, 10 * rate)
+    for chunk_ms in (10, 20, 40):
+        chunk = rate * chunk_ms // 1000
+        live = converter.stream(voice, chunk_samples=chunk)
+        took = []
+        for piece in source.split(chunk, dim=-1):
+            began = time.perf_counter()
+            live.push(piece)
+            took.append(1000 * (time.perf_counter() - began))
+        took = sorted(took[5:])  # the first ones pay for what is made once
+        slow = took[int(0.99 * len(took))]
+        figure = f"{sum(took) / len(took) / chunk_ms:.3f} (99 % of chunks within {slow:.1f} ms)"
+        name = f"real-time factor, live, chunks of {chunk_ms} ms (latency {live.latency_ms:g} ms)"
+        rows.append([name, figure, "< 1", goal_met(slow, chunk_ms)])
+    return rows
+
+
+def loading(folder: Path, repeats: int) -> list[list[str]]:
+    """Seconds from a fresh process to a converter that is ready."""
+    took = []
+    for _ in range(repeats):
+        command = [sys.executable, "-c", LOAD, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=one_thread(), cwd=ROOT)
+        took.append([float(number) for number in done.stdout.split()])
+    imported, loaded = (median(column) for column in zip(*took))
+    return [["loading", f"{loaded:.2f} s, after {imported:.1f} s of imports", "", ""]]
+
+
+def one_thread() -> dict[str, str]:
+    """The environment of a process with one thread that finds this package."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+if __name__ == "__main__":
+    main()
