@@ -77,7 +77,8 @@ class Writer:
 
     def write(self, wave: Float[Tensor, "... samples"]) -> None:
         """Append a piece, shaped ``1 channels samples`` (or fewer axes)."""
-        frames = wave.detach().to("cpu", torch.float32).reshape(-1, wave.shape[-1]).T.numpy()
+        channels = wave.shape[-2] if wave.ndim > 1 else 1
+        frames = wave.detach().to("cpu", torch.float32).reshape(channels, wave.shape[-1]).T.numpy()
         if frames.shape[1] != self.channels:
             raise ValueError(
                 f"{self.path} is being written with {self.channels} channels, not {frames.shape[1]}"

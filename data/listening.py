@@ -1,0 +1,164 @@
+"""What a recording sounds like, measured in one pass over a file of any length: loudness, clipping, pitch."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from data.decoding import decode, opened
+from data.resampling import Frames, Resampler
+
+FRAME_SECONDS = 0.02
+PLATEAU = 1e-4
+"""Samples this near to the highest, relative to it, count as having reached it."""
+VOICE_RATE = 8_000
+VOICE_SECONDS = 40
+"""Of a long file, the voice is taken from this much."""
+PITCH_FRAME = 512
+PITCH_RANGE = (40, 900)
+"""Hz. Wider than any voice, so that a voice at a wrong rate is still heard."""
+OCTAVE_COST = 0.04
+"""Correlation a period twice as long must gain to be preferred: periods repeat."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Voice:
+    """How high and how fast somebody speaks, at the rate the header gives."""
+
+    pitch: float
+    """Hz: median F0 of the clearly voiced frames."""
+    low_pitch: float
+    """Hz: a tenth of these frames are lower."""
+    tempo: float
+    """Hz: half of the changes of loudness are slower."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """The measures of one recording."""
+
+    sample_rate: int
+    samples: int
+    loudest_db: float
+    """dBFS: RMS of the loudest 20 ms, without its mean."""
+    peak: float
+    clipped: float
+    """Share of samples that lie on a plateau: three or more in a row at the highest or lowest value."""
+    digest: bytes
+    """Equal for files that hold the same samples to 16 bits, whatever their container and rate."""
+    voice: Voice | None
+    """None where nothing sounds like one."""
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.samples / self.sample_rate
+
+
+def listen(path: str | Path) -> Heard:
+    """Decode and measure a file, in bounded memory; raises ``AudioError`` where it cannot be decoded."""
+    path = Path(path)
+    with opened(path) as file:
+        rate = file.samplerate
+        digest, plateaus = hashlib.blake2b(digest_size=16), _Plateaus(file.channels)
+        resampler, heard, to_hear = Resampler(rate, VOICE_RATE, 1), [], VOICE_SECONDS * VOICE_RATE
+        samples, loudest, peak = 0, 0.0, 0.0
+        for frames in decode(file, path):
+            mono = frames.mean(axis=1)
+            samples += len(mono)
+            peak = max(peak, float(np.abs(frames).max()))
+            loudest = max(loudest, _loudest(mono, int(rate * FRAME_SECONDS)))
+            plateaus.add(frames)
+            digest.update(np.rint(mono.clip(-1, 1) * 32_767).astype("<i2").tobytes())
+            if to_hear > 0:
+                heard.append(resampler.push(mono[:, None])[:to_hear, 0])
+                to_hear -= len(heard[-1])
+        if to_hear > 0:
+            heard.append(resampler.flush()[:to_hear, 0])
+    return Heard(
+        sample_rate=rate,
+        samples=samples,
+        loudest_db=20 * float(np.log10(loudest + 1e-12)),
+        peak=peak,
+        clipped=plateaus.samples / (samples * frames.shape[1]),
+        digest=digest.digest(),
+        voice=voice_in(np.concatenate(heard)[: VOICE_SECONDS * VOICE_RATE]),
+    )
+
+
+def _loudest(mono: np.ndarray, frame: int) -> float:
+    frame = max(1, min(frame, len(mono)))
+    return float(mono[: len(mono) // frame * frame].reshape(-1, frame).std(axis=1).max())
+
+
+class _Plateaus:
+    """Counts samples in runs at the extremes, while the extremes are still being found."""
+
+    def __init__(self, channels: int) -> None:
+        self.extremes = np.zeros((2, channels))
+        self.counts = np.zeros((2, channels), int)
+
+    @property
+    def samples(self) -> int:
+        """How many; extremes too low to be anything but silence do not count."""
+        return int(self.counts[self.extremes > 0.05].sum())
+
+    def add(self, frames: Frames) -> None:
+        for side, signed in enumerate((frames, -frames)):
+            top = signed.max(axis=0)
+            higher = top > self.extremes[side] * (1 + PLATEAU)
+            self.counts[side][higher] = 0
+            self.extremes[side] = np.maximum(self.extremes[side], top)
+            at = signed >= self.extremes[side] * (1 - PLATEAU)
+            core = at[:-2] & at[1:-1] & at[2:]  # the middles of three
+            run = np.zeros_like(at)
+            run[:-2] |= core
+            run[1:-1] |= core
+            run[2:] |= core
+            self.counts[side] += run.sum(axis=0)
+
+
+def voice_in(wave: Float[np.ndarray, " samples"]) -> Voice | None:
+    """The voice in a wave at ``VOICE_RATE``, from the more periodic half of its loud frames.
+
+    None where these are too few, not periodic, or all alike: noise, a tone and a hum are no voice.
+    """
+    n, spans = PITCH_FRAME, np.arange(VOICE_RATE // PITCH_RANGE[1], VOICE_RATE // PITCH_RANGE[0])
+    if len(wave) < 4 * n:
+        return None
+    frames = np.lib.stride_tricks.sliding_window_view(wave, n)[:: n // 2]
+    energy = frames.var(axis=1)
+    window = np.hanning(n)
+    frames = frames[energy > 0.01 * energy.max()] * window
+    correlation = _autocorrelation(frames) / (_autocorrelation(window[None]) + 1e-9)
+    correlation = correlation[:, spans] / (correlation[:, :1] + 1e-12)
+    salience = correlation - OCTAVE_COST * np.log2(spans / spans[0])
+    inner = salience[:, 1:-1]
+    salience = np.where((inner > salience[:, :-2]) & (inner >= salience[:, 2:]), inner, -1)
+    best = salience.argmax(axis=1) + 1
+    strength = correlation[np.arange(len(best)), best]
+    clear = strength >= max(0.6, float(np.median(strength)))
+    if clear.sum() < 8:
+        return None
+    low, quarter, middle, third = np.quantile(VOICE_RATE / spans[best[clear]], [0.1, 0.25, 0.5, 0.75])
+    if third < 1.04 * quarter:
+        return None
+    return Voice(pitch=float(middle), low_pitch=float(low), tempo=_tempo(wave))
+
+
+def _tempo(wave: np.ndarray) -> float:
+    step = VOICE_RATE // 100
+    envelope = np.sqrt((wave[: len(wave) // step * step].reshape(-1, step) ** 2).mean(axis=1))
+    level = np.log(envelope + 3e-3 * envelope.max() + 1e-12)
+    rates = np.fft.rfftfreq(4_096, 0.01)
+    power = np.abs(np.fft.rfft((level - level.mean()) * np.hanning(len(level)), 4_096)) ** 2 * rates
+    within = (rates > 0.7) & (rates < 30)
+    total = np.cumsum(power[within])
+    return float(np.interp(0.5 * total[-1], total, rates[within]))
+
+
+def _autocorrelation(frames: np.ndarray) -> np.ndarray:
+    n = frames.shape[1]
+    return np.fft.irfft(np.abs(np.fft.rfft(frames, 2 * n)) ** 2)[:, :n]
