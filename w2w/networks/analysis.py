@@ -20,6 +20,9 @@ class CausalLogMel(nn.Module):
     reach the same codes, and costs more per second of audio than all the rest of the encoder.
     """
 
+    taper: Tensor
+    bands: Tensor
+
     def __init__(self, sample_rate: int, hop: int, window: int, n_mels: int) -> None:
         super().__init__()
         self.hop, self.window, self.n_mels = hop, window, n_mels

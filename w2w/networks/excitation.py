@@ -27,6 +27,8 @@ class Excitation(nn.Module):
     The noise is a hash of the sample's position, so any chunking of a signal hears the same noise.
     """
 
+    ramp: Tensor
+
     def __init__(self, sample_rate: int, hop: int) -> None:
         super().__init__()
         self.sample_rate, self.hop = sample_rate, hop

@@ -42,6 +42,9 @@ class HarmonicNoiseHead(nn.Module):
 
     needs_pitch = True
 
+    spread: Tensor
+    rise: Tensor
+
     def __init__(self, n_channels: int, sample_rate: int, hop: int, n_bands: int = 80) -> None:
         super().__init__()
         self.hop, self.n_fft = hop, 2 ** math.ceil(math.log2(3 * hop))
@@ -84,6 +87,8 @@ class InverseSTFTHead(nn.Module):
     """Predicted magnitude and phase, by inverse STFT (iSTFTNet's and Vocos' end): cheapest of the three."""
 
     needs_pitch = False
+
+    window: Tensor
 
     def __init__(self, n_channels: int, hop: int) -> None:
         super().__init__()

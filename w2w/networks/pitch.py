@@ -59,6 +59,13 @@ class PitchTracker(nn.Module):
     phases add F0 up, and float32's rounding, which differs with the chunking, would be heard after minutes.
     """
 
+    low_lag: Tensor
+    fraction: Tensor
+    log_f0: Tensor
+    bias: Tensor
+    jump: Tensor
+    lowpass: Tensor
+
     def __init__(self, sample_rate: int, hop: int) -> None:
         super().__init__()
         self.sample_rate, self.hop = sample_rate, hop

@@ -24,6 +24,9 @@ class RunningMean(nn.Module):
     The mean starts at a learned ``prior`` worth ``prior_frames`` frames, and has the frames' own precision.
     """
 
+    decay: Tensor
+    carried: Tensor
+
     def __init__(self, n_channels: int, *, time_constant: float, prior_frames: float) -> None:
         super().__init__()
         self.keep = 1.0 - 1.0 / time_constant

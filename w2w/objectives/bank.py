@@ -12,11 +12,12 @@ class MemoryBank(nn.Module):
     the run, and every process keeps its own.
     """
 
+    ring: Tensor
+    speakers: Tensor
+    pushed: Tensor
+
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
-        self.ring: Tensor
-        self.speakers: Tensor
-        self.pushed: Tensor
         self.register_buffer("ring", torch.zeros(size, dim))
         self.register_buffer("speakers", torch.full((size,), -1, dtype=torch.long))
         self.register_buffer("pushed", torch.zeros((), dtype=torch.long))
