@@ -19,7 +19,7 @@ from tqdm import tqdm
 from data.arguments import Arguments
 from data.audio import AudioError, audio_files, info
 from data.hub_dataset import hf_dataset
-from data.manifest import Row, write_manifest
+from data.manifest import Row, check_writable, write_manifest
 from data.published_corpora import common_voice, jvs, librispeech, libritts, vctk
 from engine.user_error import UserError, exits_cleanly
 
@@ -117,8 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for option in own:
         if option not in OWN_OPTIONS.get(kind, ()):
             raise UserError(f"--{option} is not an option of kind {kind}")
-    if given.write.suffix.lower() not in (".csv", ".tsv", ".jsonl", ".ndjson"):
-        raise UserError(f"{given.write} cannot be written: name it .csv, .tsv or .jsonl")
+    check_writable(given.write)
     if kind == "hf-dataset":
         own.setdefault("out", given.write.with_name(f"{given.write.stem}_audio"))
     rows = KINDS[kind](given.folder, **own)

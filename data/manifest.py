@@ -72,11 +72,8 @@ def read_manifest(path: str | Path) -> list[Row]:
 def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:
     """Write rows as CSV, TSV or JSON lines by extension, paths relative to the manifest; atomic."""
     path, rows = Path(path), list(rows)
+    check_writable(path)
     kind = path.suffix.lower()
-    if kind not in DELIMITERS and kind not in JSON_LINES:
-        raise UserError(f"{path} cannot be written: name it .csv, .tsv or .jsonl")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give the name of a file to write")
     records = [_record(row, path.parent) for row in rows]
     used = dict.fromkeys(name for record in records for name in record)
     columns = [name for name in ALIASES if name in used or name == "path"]
@@ -99,6 +96,14 @@ def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:
     finally:
         if path.parent.is_dir():
             temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a name that ``write_manifest`` could not write."""
+    if path.suffix.lower() not in (*DELIMITERS, *JSON_LINES):
+        raise UserError(f"{path} cannot be written: name it .csv, .tsv or .jsonl")
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; give the name of a file to write")
 
 
 def rows_from(path: str | Path) -> list[Row]:
