@@ -97,6 +97,7 @@ class Converter:
         """
         self._check(source, "the source")
         if not self.network.streams:
+            self._check_voice(voice, semitones)
             return self.network(source.to(self.device), voice.to(self.device), semitones).cpu()
         block = round(BLOCK_S * self.sample_rate)
         return torch.cat(list(self.pieces(source.split(block, dim=-1), voice, semitones=semitones)), dim=-1)
@@ -124,7 +125,21 @@ class Converter:
                 "this converter's decoder.norm is 'adain', which needs the whole utterance: "
                 "use one with 'film' to stream"
             )
+        self._check_voice(voice, semitones)
         return Stream(self.network, voice.to(self.device), chunk_samples, semitones)
+
+    def _check_voice(self, voice: Tensor, semitones: float) -> None:
+        dim = self.config.style.voice_dim
+        if voice.shape != (1, dim):
+            raise UserError(
+                f"the voice has shape {tuple(voice.shape)}, this converter's are (1, {dim}): "
+                "embed it with the same converter"
+            )
+        if semitones and not self.network.decoder.needs_pitch:
+            head = self.config.decoder.head
+            raise UserError(
+                f"this converter's head is {head!r}, which cannot move the pitch: only 'harmonic' can"
+            )
 
     def _check(self, wave: Wave, name: str) -> None:
         if wave.ndim != 3 or wave.shape[:2] != (1, 1):

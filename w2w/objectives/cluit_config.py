@@ -1,7 +1,9 @@
 """What decides the CLUIT algorithm: the weight of every loss, and when and how each is heard."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
+
+from engine.user_error import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,11 @@ class Weights:
     """Converter: cross-entropy of the reference's speaker label."""
     r1: float = 0.0
     """Critic: gradient penalty γ on real waves, applied lazily."""
+
+    def __post_init__(self) -> None:
+        for weight in fields(self):
+            if getattr(self, weight.name) < 0:
+                raise UserError(f"weights.{weight.name}={getattr(self, weight.name)} must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
