@@ -3,10 +3,10 @@
 What is exported is the averaged converter of the newest checkpoint, as config.json and model.safetensors.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from data.arguments import Arguments
 from engine.checkpoint import export, load_weights, newest_checkpoint
 from engine.config import load_config
 from engine.user_error import UserError, exits_cleanly
@@ -26,7 +26,7 @@ def export_run(run: Path, out: Path) -> Path:
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Export a run."""
-    parser = argparse.ArgumentParser(prog="python -m w2w.export", description=__doc__)
+    parser = Arguments.described_by("w2w.export", __doc__)
     parser.add_argument("run", type=Path, help="folder of the training run")
     parser.add_argument("--out", type=Path, help="folder to write (default: RUN/export)")
     words = parser.parse_args(argv)
