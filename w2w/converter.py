@@ -15,6 +15,8 @@ from w2w.stream import Stream
 from w2w.weights import weights_folder
 
 Wave = Float[Tensor, "1 1 samples"]
+Clip = Float[Tensor, "1 1 _"]
+"""A wave among others of other lengths."""
 Voice = Float[Tensor, "1 dim"]
 
 SHORTEST_S = 0.1
@@ -57,7 +59,7 @@ class Converter:
         return next(self.network.parameters()).device
 
     @torch.inference_mode()
-    def embed(self, clips: Wave | Sequence[Wave], *, names: Sequence[str] = ()) -> Voice:
+    def embed(self, clips: Clip | Sequence[Clip], *, names: Sequence[str] = ()) -> Voice:
         """Take a voice from one clip, or the average over several; its last entry is the mean log-F0.
 
         ``names`` is what complaints call the clips.
@@ -103,7 +105,7 @@ class Converter:
         return torch.cat(list(self.pieces(source.split(block, dim=-1), voice, semitones=semitones)), dim=-1)
 
     @torch.inference_mode()
-    def pieces(self, chunks: Iterable[Wave], voice: Voice, *, semitones: float = 0.0) -> Iterator[Wave]:
+    def pieces(self, chunks: Iterable[Clip], voice: Voice, *, semitones: float = 0.0) -> Iterator[Clip]:
         """Convert a source that comes in chunks of any length, yielding pieces as they are ready.
 
         A converter that cannot stream (``decoder.norm`` is ``adain``) waits for the last chunk.

@@ -94,3 +94,17 @@ def test_a_flushed_stream_takes_no_more_and_an_empty_one_is_empty(case):
         live.push(torch.zeros(1, 1, 160))
     with pytest.raises(UserError, match="chunk_samples"):
         converter.stream(voice, chunk_samples=0)
+
+
+def test_digital_silence_and_exact_periods_stream_as_they_convert(tiny):
+    converter = Converter(ConverterNetwork(tiny()))
+    pulses = torch.zeros(1, 1, 20_000)
+    pulses[..., 4_000:9_000:100] = 0.3  # ties between bins, which rounding must not break
+    pulses[..., 13_000:16_000] = 0.2
+    voice = converter.embed(pulses + 1e-3 * torch.randn(pulses.shape))
+    with torch.inference_mode():
+        whole = converter.network(pulses, voice)
+    for chunk in (160, 517, 3_200):
+        live = converter.stream(voice, chunk_samples=chunk)
+        made = torch.cat([*(live.push(part) for part in pulses.split(chunk, dim=-1)), live.flush()], dim=-1)
+        assert_close(made, whole, rtol=0, atol=1e-5)

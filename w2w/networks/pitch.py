@@ -172,7 +172,8 @@ def is_summit(
     salience: Float[Tensor, "batch frames bins"], best: Int64[Tensor, "batch frames 1"]
 ) -> Bool[Tensor, "batch frames 1"]:
     """Whether a bin or one beside it is a summit: correlation that only decays from lag 0 shows no period."""
-    middle = salience[..., 1:-1]
+    # A shade lower still counts: where digital silence makes neighbours equal, rounding must not decide.
+    middle = salience[..., 1:-1] + 1e-9
     peak = (middle >= salience[..., :-2]) & (middle >= salience[..., 2:])
     near = F.max_pool1d(F.pad(peak, (2, 2)).double(), 3, stride=1) > 0
     return near.gather(-1, best)
