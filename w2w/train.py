@@ -20,7 +20,7 @@ from w2w.networks.decoder import DecoderConfig
 from w2w.networks.network import ConverterConfig
 from w2w.networks.style import StyleConfig
 from w2w.objectives.cluit import CLUIT
-from w2w.objectives.cluit_config import CLUITConfig
+from w2w.objectives.cluit_config import CLUITConfig, Weights
 from w2w.objectives.content import ContentLoss, ContentLossConfig
 
 
@@ -67,7 +67,15 @@ class TrainConfig:
 SMALL = TrainConfig(
     loop=LoopConfig(steps=10_000, save_every=250, sample_every=1_000),
     data=DataConfig(batch=8, crop_samples=24_000, reference_samples=32_000, equal_speakers=True),
-    cluit=CLUITConfig(critic_samples=8_192, critic_batch=4),
+    cluit=CLUITConfig(
+        # What the released converter's stages came to, in one run: see docs/experiments.md.
+        weights=Weights(content=4.0, contrast_voice=4.0),
+        convert_from=400,
+        adversary_from=2_300,
+        code_noise=0.05,
+        critic_samples=8_192,
+        critic_batch=4,
+    ),
     optim_converter=OptimConfig(
         lr=1e-3,
         betas=(0.8, 0.99),
