@@ -20,8 +20,34 @@ from w2w.converter import Converter
 from w2w.networks.network import ConverterNetwork
 
 
-def export_run(run: Path, out: Path, *, spread: float = 1.0, data: str = "") -> Path:
-    """Write config.json and model.safetensors of a run's averaged converter; return the folder."""
+def export_run(
+    run: Path,
+    out: Path,
+    *,
+    other: Path | None = None,
+    share: float = 0.5,
+    spread: float = 1.0,
+    data: str = "",
+) -> Path:
+    """Write config.json and model.safetensors of a run's averaged converter; return the folder.
+
+    ``other`` is a run of the same preset, one begun from the other, whose weights count for ``share``: the
+    mean of two such networks is often better than either (Wortsman et al. 2022).
+    """
+    network = averaged(run)
+    if other is not None:
+        theirs = averaged(other)
+        if theirs.config != network.config:
+            raise UserError(f"{other} trained another kind of converter than {run}: they cannot be averaged")
+        for ours, their in zip(network.parameters(), theirs.parameters()):
+            ours.data.lerp_(their.data, share)
+    if spread != 1.0:
+        spread_voices(network, spread, data)
+    return export(out, network.config, network)
+
+
+def averaged(run: Path) -> ConverterNetwork:
+    """The averaged converter of a run's newest checkpoint."""
     from w2w.train import TrainConfig
 
     checkpoint = newest_checkpoint(run)
@@ -31,9 +57,7 @@ def export_run(run: Path, out: Path, *, spread: float = 1.0, data: str = "") -> 
     network = ConverterNetwork(config.converter)
     weights = checkpoint / "converter_ema.safetensors"
     fill(network, load_weights(weights), weights)
-    if spread != 1.0:
-        spread_voices(network, spread, data)
-    return export(out, config.converter, network)
+    return network
 
 
 @torch.no_grad()
@@ -64,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Arguments.described_by("w2w.export", __doc__)
     parser.add_argument("run", type=Path, help="folder of the training run")
     parser.add_argument("--out", type=Path, help="folder to write (default: RUN/export)")
+    parser.add_argument("--average", type=Path, metavar="RUN", help="another run to average the weights with")
+    parser.add_argument("--share", type=float, default=0.5, help="of that run in the average (default 0.5)")
     parser.add_argument("--spread", type=float, default=1.0, help="how much further from the mean voice")
     parser.add_argument("--data", default="", help="manifest or folder that the mean voice is taken from")
     words = parser.parse_args(argv)
@@ -71,7 +97,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--spread {words.spread} must be above 0 and at most 3")
     if words.spread != 1.0 and not words.data:
         raise UserError("--spread needs --data: speech whose mean voice it moves away from")
-    folder = export_run(words.run, words.out or words.run / "export", spread=words.spread, data=words.data)
+    if not 0.0 <= words.share <= 1.0:
+        raise UserError(f"--share {words.share} must be between 0 and 1")
+    out, mixed = words.out or words.run / "export", {"other": words.average, "share": words.share}
+    folder = export_run(words.run, out, **mixed, spread=words.spread, data=words.data)
     print(f"exported to {folder}")
 
 

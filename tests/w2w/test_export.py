@@ -27,6 +27,36 @@ def test_spreading_moves_voices_away_from_the_mean_by_the_factor(tiny, buzz, tmp
     assert Converter(network).convert(clips[:1], after[:1]).shape == clips[:1].shape
 
 
+def test_two_runs_are_averaged_by_their_shares(tmp_path, tiny):
+    from dataclasses import replace
+
+    from engine.checkpoint import draft_folder, publish, save_checkpoint
+    from w2w.train import TINY
+
+    networks = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        network, run = ConverterNetwork(TINY.converter), tmp_path / str(seed)
+        draft = draft_folder(run, 1)
+        save_checkpoint(draft, {"converter_ema": network}, {}, replace(TINY), {"step": 1})
+        publish(draft, keep=1)
+        networks.append(network)
+    main(
+        [
+            str(tmp_path / "0"),
+            "--average",
+            str(tmp_path / "1"),
+            "--share",
+            "0.25",
+            "--out",
+            str(tmp_path / "mean"),
+        ]
+    )
+    mean = Converter.from_pretrained(tmp_path / "mean").network
+    for made, first, second in zip(mean.parameters(), *(network.parameters() for network in networks)):
+        assert_close(made, 0.75 * first + 0.25 * second, check_stride=False)
+
+
 def test_mistakes_at_export_are_told_in_one_sentence(tmp_path, capsys):
     with pytest.raises(UserError, match="holds no checkpoint"):
         export_run(tmp_path, tmp_path / "out")
