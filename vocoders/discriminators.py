@@ -1,0 +1,234 @@
+"""The adversaries of the vocoders: HiFi-GAN's multi-period and multi-scale ones, and MelGAN's.
+
+Parameters bear the published names, so published files load with nothing but weight norm renamed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+
+from engine.user_error import UserError
+
+Wave = Float[Tensor, "batch 1 samples"]
+
+
+class Judgement(NamedTuple):
+    """What one discriminator makes of some waves."""
+
+    score: Tensor
+    """Large for real speech; a map, its shape the discriminator's own."""
+    features: list[Tensor]
+    """Outputs of its layers, to be matched."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiPeriodConfig:
+    """HiFi-GAN's discriminators of every p-th sample (Kong et al. 2020, section 2.3)."""
+
+    periods: tuple[int, ...] = (2, 3, 5, 7, 11)
+    """Samples between those that one discriminator puts side by side; primes overlap least."""
+    channels: tuple[int, ...] = (32, 128, 512, 1024, 1024)
+    """Of the layers; all but the last stride by 3."""
+    kernel: int = 5
+    """Taps of a layer."""
+    stride: int = 3
+    """Of all layers but the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiScaleConfig:
+    """HiFi-GAN's discriminators of the wave and of its averages, which are MelGAN's made larger."""
+
+    n_scales: int = 3
+    """Discriminators, each at half the rate of the one before; the first has spectral norm."""
+    channels: tuple[int, ...] = (128, 128, 256, 512, 1024, 1024, 1024)
+    """Of the layers."""
+    kernels: tuple[int, ...] = (15, 41, 41, 41, 41, 41, 5)
+    """Taps of the layers."""
+    strides: tuple[int, ...] = (1, 2, 2, 4, 4, 1, 1)
+    """Strides of the layers."""
+    groups: tuple[int, ...] = (1, 4, 16, 16, 16, 16, 1)
+    """Groups of the layers."""
+
+    def __post_init__(self) -> None:
+        if len({len(self.channels), len(self.kernels), len(self.strides), len(self.groups)}) != 1:
+            raise UserError("channels, kernels, strides and groups must name the same number of layers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MelGANCriticConfig:
+    """MelGAN's discriminators (Kumar et al. 2019, section 2.2); with one scale, its ablation."""
+
+    n_scales: int = 3
+    """Discriminators, each at half the rate of the one before."""
+    channels: int = 16
+    """Of the first layer; every strided layer has ``stride`` times more."""
+    n_layers: int = 4
+    """Strided layers."""
+    stride: int = 4
+    """Of a strided layer, which has ten times as many taps and one more."""
+    max_channels: int = 1024
+    """Most channels of a layer."""
+
+
+class MultiPeriod(nn.Module):
+    """Hears the wave folded at several periods."""
+
+    def __init__(self, config: MultiPeriodConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.discriminators = nn.ModuleList(_Period(config, period) for period in config.periods)
+
+    def forward(self, wave: Wave) -> list[Judgement]:
+        """One judgement per period; the last feature is the score's map, as published."""
+        return [judge(wave) for judge in self.discriminators]
+
+
+class _Period(nn.Module):
+    def __init__(self, config: MultiPeriodConfig, period: int) -> None:
+        super().__init__()
+        self.period = period
+        widths = [1, *config.channels]
+        last, pad = len(config.channels) - 1, (config.kernel // 2, 0)
+        self.convs = nn.ModuleList(
+            weight_norm(nn.Conv2d(a, b, (config.kernel, 1), (1 if i == last else config.stride, 1), pad))
+            for i, (a, b) in enumerate(pairwise(widths))
+        )
+        self.conv_post = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
+
+    def forward(self, wave: Wave) -> Judgement:
+        missing = -wave.shape[-1] % self.period
+        hidden = F.pad(wave, (0, missing), mode="reflect") if missing else wave
+        hidden = hidden.unflatten(-1, (-1, self.period))  # (batch, 1, turns, period)
+        features = []
+        for conv in self.convs:
+            hidden = F.leaky_relu(conv(hidden), 0.1)
+            features.append(hidden)
+        score = self.conv_post(hidden)
+        return Judgement(score.flatten(1), [*features, score])
+
+
+class MultiScale(nn.Module):
+    """Hears the wave, and means of it at half and at a quarter of the rate."""
+
+    def __init__(self, config: MultiScaleConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.discriminators = nn.ModuleList(
+            _Scale(config, spectral_norm if i == 0 else weight_norm) for i in range(config.n_scales)
+        )
+
+    def forward(self, wave: Wave) -> list[Judgement]:
+        """One judgement per scale; the last feature is the score's map, as published."""
+        judgements = []
+        for i, judge in enumerate(self.discriminators):
+            if i:
+                wave = F.avg_pool1d(wave, 4, 2, padding=2)
+            judgements.append(judge(wave))
+        return judgements
+
+
+class _Scale(nn.Module):
+    def __init__(self, config: MultiScaleConfig, norm: Callable[[nn.Module], nn.Module]) -> None:
+        super().__init__()
+        widths = [1, *config.channels]
+        layers = zip(widths, widths[1:], config.kernels, config.strides, config.groups)
+        self.convs = nn.ModuleList(
+            norm(nn.Conv1d(a, b, kernel, stride, padding=kernel // 2, groups=groups))
+            for a, b, kernel, stride, groups in layers
+        )
+        self.conv_post = norm(nn.Conv1d(widths[-1], 1, 3, padding=1))
+
+    def forward(self, wave: Wave) -> Judgement:
+        features, hidden = [], wave
+        for conv in self.convs:
+            hidden = F.leaky_relu(conv(hidden), 0.1)
+            features.append(hidden)
+        score = self.conv_post(hidden)
+        return Judgement(score.flatten(1), [*features, score])
+
+
+class MelGANCritic(nn.Module):
+    """MelGAN's discriminators; the score's map is not among the features."""
+
+    def __init__(self, config: MelGANCriticConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.model = nn.ModuleDict({f"disc_{i}": _Window(config) for i in range(config.n_scales)})
+
+    def forward(self, wave: Wave) -> list[Judgement]:
+        """One judgement per scale."""
+        judgements = []
+        for i, judge in enumerate(self.model.values()):
+            if i:
+                wave = F.avg_pool1d(wave, 4, stride=2, padding=1, count_include_pad=False)
+            judgements.append(judge(wave))
+        return judgements
+
+
+class _Window(nn.Module):
+    """A window-based discriminator: a score for each window of the wave."""
+
+    def __init__(self, config: MelGANCriticConfig) -> None:
+        super().__init__()
+        stride, width = config.stride, config.channels
+        layers = [nn.Sequential(nn.ReflectionPad1d(7), _melgan(nn.Conv1d(1, width, 15)))]
+        before = width
+        for _ in range(config.n_layers):
+            before, width = width, min(width * stride, config.max_channels)
+            conv = nn.Conv1d(
+                before, width, 10 * stride + 1, stride, padding=5 * stride, groups=max(before // 4, 1)
+            )
+            layers.append(nn.Sequential(_melgan(conv)))
+        wide = min(2 * width, config.max_channels)
+        layers.append(nn.Sequential(_melgan(nn.Conv1d(width, wide, 5, padding=2))))
+        named = {f"layer_{i}": layer for i, layer in enumerate(layers)}
+        self.model = nn.ModuleDict(
+            {**named, f"layer_{len(layers)}": _melgan(nn.Conv1d(wide, 1, 3, padding=1))}
+        )
+
+    def forward(self, wave: Wave) -> Judgement:
+        *layers, last = self.model.values()
+        features, hidden = [], wave
+        for layer in layers:
+            hidden = F.leaky_relu(layer(hidden), 0.2)
+            features.append(hidden)
+        return Judgement(last(hidden), features)
+
+
+def _melgan(conv: nn.Conv1d) -> nn.Module:
+    """Weights drawn as published, then weight norm."""
+    nn.init.normal_(conv.weight, 0.0, 0.02)
+    return weight_norm(conv)
+
+
+CriticConfig = MultiPeriodConfig | MultiScaleConfig | MelGANCriticConfig
+
+
+def build_critic(config: CriticConfig) -> MultiPeriod | MultiScale | MelGANCritic:
+    """The discriminators of a config."""
+    match config:
+        case MultiPeriodConfig():
+            return MultiPeriod(config)
+        case MultiScaleConfig():
+            return MultiScale(config)
+        case MelGANCriticConfig():
+            return MelGANCritic(config)
+
+
+def detached(judgements: list[Judgement]) -> list[Judgement]:
+    """The same as data: nothing flows back."""
+    return [Judgement(j.score.detach(), [f.detach() for f in j.features]) for j in judgements]
+
+
+def halves(judgements: list[Judgement]) -> tuple[list[Judgement], list[Judgement]]:
+    """Part judgements of two batches that were heard as one."""
+    pairs = [(j.score.chunk(2), [f.chunk(2) for f in j.features]) for j in judgements]
+    first, second = ([Judgement(s[i], [f[i] for f in fs]) for s, fs in pairs] for i in (0, 1))
+    return first, second
