@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from engine.user_error import UserError
+from vocoders.grouped_convolution import GroupedConv1d
 
 Wave = Float[Tensor, "batch 1 samples"]
 
@@ -140,7 +141,7 @@ class _Scale(nn.Module):
         widths = [1, *config.channels]
         layers = zip(widths, widths[1:], config.kernels, config.strides, config.groups)
         self.convs = nn.ModuleList(
-            norm(nn.Conv1d(a, b, kernel, stride, padding=kernel // 2, groups=groups))
+            norm(GroupedConv1d(a, b, kernel, stride, padding=kernel // 2, groups=groups))
             for a, b, kernel, stride, groups in layers
         )
         self.conv_post = norm(nn.Conv1d(widths[-1], 1, 3, padding=1))
@@ -182,7 +183,7 @@ class _Window(nn.Module):
         before = width
         for _ in range(config.n_layers):
             before, width = width, min(width * stride, config.max_channels)
-            conv = nn.Conv1d(
+            conv = GroupedConv1d(
                 before, width, 10 * stride + 1, stride, padding=5 * stride, groups=max(before // 4, 1)
             )
             layers.append(nn.Sequential(_melgan(conv)))

@@ -1,8 +1,5 @@
 """Discriminators and their losses equal the published ones; gradients reach every weight and stop at data."""
 
-import os
-from pathlib import Path
-
 import pytest
 import torch
 from torch.testing import assert_close
@@ -23,15 +20,6 @@ from vocoders.losses import (
     least_squares_generator,
     melgan_feature_matching,
 )
-
-GOLDEN = Path(os.environ.get("GOLDEN", Path(__file__).parents[2] / "../shared/golden"))
-
-
-def published(name):
-    path = GOLDEN / f"{name}.pt"
-    if not path.exists():
-        pytest.skip(f"{path} is absent: set GOLDEN to the folder of published outputs")
-    return torch.load(path, weights_only=True)
 
 
 def fill_published(module, state):
@@ -56,7 +44,7 @@ TINY = {
 
 
 @pytest.mark.parametrize("name", ["hifigan_mpd_tiny", "hifigan_msd_tiny"])
-def test_hifigan_discriminators_equal_the_published(name):
+def test_hifigan_discriminators_equal_the_published(name, published):
     golden = published(name)
     critic = fill_published(build_critic(TINY[name]), golden["state_dict"])
     expected = golden["output"]
@@ -75,7 +63,7 @@ def test_hifigan_discriminators_equal_the_published(name):
     assert_close(2 * feature_matching(real, fake), expected["feature_loss"], rtol=1e-5, atol=1e-5)
 
 
-def test_melgan_discriminator_equals_the_published():
+def test_melgan_discriminator_equals_the_published(published):
     golden = published("melgan_discriminator_tiny")
     critic = fill_published(build_critic(TINY["melgan_discriminator_tiny"]), golden["state_dict"])
     with torch.no_grad():

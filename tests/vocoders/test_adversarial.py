@@ -1,0 +1,113 @@
+"""The adversarial task: gradients reach and stop where promised, orders agree, a batch can be learned."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from engine.optim import OptimConfig
+from engine.user_error import UserError
+from vocoders.presets import PRESETS
+from vocoders.tasks.adversarial import Adversarial, AdversarialConfig
+
+TINY = PRESETS["tiny"]
+assert isinstance(TINY.task, AdversarialConfig)
+
+
+class Heard(NamedTuple):
+    """A batch."""
+
+    wave: Tensor
+
+
+@pytest.fixture
+def batch(hum):
+    return Heard(hum(3_200))
+
+
+def task(**changes) -> Adversarial:
+    torch.manual_seed(0)
+    return Adversarial(replace(TINY.task, **{"adversary_from": 0, **changes}), TINY.mel)
+
+
+def weights(module) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def test_before_the_adversaries_only_the_generator_moves(batch):
+    trained = task(adversary_from=1)
+    network, critics = weights(trained.network), weights(trained.critics)
+    scalars = trained.update(batch, 0)
+    assert "loss/critic/adversarial" not in scalars
+    assert_close(weights(trained.critics), critics, rtol=0, atol=0)
+    assert any((weights(trained.network)[name] != tensor).any() for name, tensor in network.items())
+    assert "loss/critic/adversarial" in trained.update(batch, 1)
+    assert any((weights(trained.critics)[name] != tensor).any() for name, tensor in critics.items())
+
+
+def test_simultaneous_players_take_the_first_step_of_their_own_losses(batch):
+    """From equal weights, the adversaries' first step is the same in every order."""
+    moved = {}
+    for order in ("alternating", "kept", "simultaneous"):
+        trained = task(order=order)
+        trained.update(batch, 0)
+        moved[order] = weights(trained.critics)
+    assert_close(moved["kept"], moved["alternating"], rtol=0, atol=0)
+    assert_close(moved["simultaneous"], moved["alternating"], rtol=1e-4, atol=1e-6)
+
+
+def test_the_published_order_hears_with_the_adversaries_after_their_step(batch):
+    """Against a plain transcription of the algorithm box, with ordinary backward passes and Adam."""
+    plain = OptimConfig(lr=1e-3, betas=(0.8, 0.99))
+    ours = task(generator=plain, critic=plain, stft=0.0)
+    theirs = task(generator=plain, critic=plain, stft=0.0)
+    scalars = ours.update(batch, 0)
+    optim_g, optim_d = (
+        torch.optim.AdamW(m.parameters(), 1e-3, (0.8, 0.99), 1e-8, 0.0)
+        for m in (theirs.network, theirs.critics)
+    )
+    fake = theirs.network(theirs.log_mel(batch.wave))
+    loss = theirs._tell_apart(theirs.hear(batch.wave), theirs.hear(fake.detach()), {})
+    optim_d.zero_grad()
+    loss.backward()
+    optim_d.step()
+    mel = (theirs.judged_mel(fake) - theirs.judged_mel(batch.wave)).abs().mean()
+    fool = theirs._fool(theirs.hear(batch.wave), theirs.hear(fake), {})
+    optim_g.zero_grad()
+    (fool + 45.0 * mel).backward()
+    optim_g.step()
+    assert_close(scalars["loss/generator/mel"], mel)
+    assert_close(weights(ours.critics), weights(theirs.critics), rtol=1e-4, atol=1e-6)
+    assert_close(weights(ours.network), weights(theirs.network), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["least_squares", "hinge"])
+def test_one_batch_can_be_learned(batch, loss):
+    fast = OptimConfig(lr=2e-3, betas=(0.8, 0.99))
+    trained = task(generator=fast, critic=OptimConfig(lr=1e-4), loss=loss, order="simultaneous")
+    first = float(trained.update(batch, 0)["loss/generator/mel"])
+    for step in range(1, 80):
+        last = float(trained.update(batch, step)["loss/generator/mel"])
+    assert last < 0.4 * first
+
+
+def test_a_generator_of_another_mel_is_refused():
+    with pytest.raises(UserError, match=r"the generator makes 160 samples of 80 bands"):
+        Adversarial(TINY.task, replace(TINY.mel, n_mels=40))
+
+
+def test_without_adversaries_there_is_no_game():
+    with pytest.raises(UserError, match="needs an adversary"):
+        AdversarialConfig(periods=None, scales=None)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_agree_with_themselves(name):
+    """Hop, bands, rate and crop of every preset fit together."""
+    config = PRESETS[name]
+    assert config.data.crop_samples % config.mel.hop == 0
+    if isinstance(config.task, AdversarialConfig):
+        assert (config.task.network.hop, config.task.network.n_mels) == (config.mel.hop, config.mel.n_mels)

@@ -1,0 +1,104 @@
+"""Long grouped convolutions on a CPU, cheaper to train: the discriminators spend most of their time there.
+
+PyTorch's CPU path for a grouped convolution of 41 taps unfolds its input in memory, worst of all for the
+weights' gradient. Here the input goes in with its channels innermost, where oneDNN convolves directly, and the
+weights' gradient is a product of matrices over stretches of time that stay in the cache. Results differ by
+rounding alone.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+Wave = Float[Tensor, "batch inner time"]
+STRETCH = 256
+"""Output samples unfolded at once for the weights' gradient."""
+SHORTEST = 1_024
+"""Output samples from which this pays; shorter ones go to PyTorch."""
+
+
+class GroupedConv1d(nn.Conv1d):
+    """A grouped convolution that knows the faster way; the same parameters, the same function."""
+
+    def forward(self, input: Wave) -> Float[Tensor, "batch outer frames"]:  # noqa: A002 - torch's name
+        (stride,), (padding,), (kernel,) = self.stride, self.padding, self.kernel_size
+        n_out = (input.shape[-1] + 2 * padding - kernel) // stride + 1
+        plain = input.is_cuda or self.groups == 1 or n_out < SHORTEST or torch.is_autocast_enabled("cpu")
+        if plain or not (torch.is_grad_enabled() and input.dtype == torch.float32):
+            return super().forward(input)
+        return _Grouped.apply(input, self.weight, self.bias, stride, padding, self.groups)
+
+
+class _Grouped(torch.autograd.Function):
+    """The convolution and its three gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, wave: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int, groups: int
+    ) -> Tensor:
+        ctx.save_for_backward(wave, weight)
+        ctx.sizes = stride, padding, groups
+        out = F.conv2d(_inner(wave), _inner(weight), bias, (1, stride), (0, padding), groups=groups)
+        return out.squeeze(2).contiguous()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        wave, weight = ctx.saved_tensors
+        stride, padding, groups = ctx.sizes
+        gradient = gradient.contiguous()
+        to_wave = to_weight = to_bias = None
+        if ctx.needs_input_grad[0]:
+            to_wave = torch.ops.aten.convolution_backward(
+                _inner(gradient),
+                _inner(wave),
+                _inner(weight),
+                None,
+                [1, stride],
+                [0, padding],
+                [1, 1],
+                False,
+                [0, 0],
+                groups,
+                [True, False, False],
+            )[0].squeeze(2)
+        if ctx.needs_input_grad[1]:
+            to_weight = weight_gradient(wave, gradient, weight.shape[-1], stride, padding, groups)
+        if ctx.needs_input_grad[2]:
+            to_bias = gradient.sum((0, 2))
+        return to_wave, to_weight, to_bias, None, None, None
+
+
+def _inner(x: Tensor) -> Tensor:
+    """A 1 × time picture with its channels innermost in memory."""
+    return x.unsqueeze(2).to(memory_format=torch.channels_last)
+
+
+def weight_gradient(
+    wave: Wave,
+    gradient: Float[Tensor, "batch outer frames"],
+    kernel: int,
+    stride: int,
+    padding: int,
+    groups: int,
+) -> Float[Tensor, "outer inner_of_group kernel"]:
+    """Gradient of a grouped convolution's weights: for each group, output gradients times unfolded inputs."""
+    padded = F.pad(wave, (padding, padding)).unflatten(1, (groups, -1)).contiguous()
+    gradient = gradient.unflatten(1, (groups, -1))
+    n_inner, n_frames = padded.shape[2], gradient.shape[-1]
+    batch_step, group_step, channel_step, _ = padded.stride()
+    total = wave.new_zeros(groups, gradient.shape[2], n_inner * kernel)
+    for item in range(len(wave)):
+        for start in range(0, n_frames, STRETCH):
+            frames = min(STRETCH, n_frames - start)
+            unfolded = padded.as_strided(
+                (groups, n_inner, kernel, frames),
+                (group_step, channel_step, 1, stride),
+                item * batch_step + start * stride,
+            ).reshape(groups, n_inner * kernel, frames)
+            total.baddbmm_(gradient[item, :, :, start : start + frames], unfolded.mT)
+    return total.view(-1, n_inner, kernel)

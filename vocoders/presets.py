@@ -1,0 +1,139 @@
+"""The training presets: every network at 16, 22.05 and 24 kHz, forms for a CPU, and MelGAN's ablation."""
+
+from dataclasses import replace
+
+from data.batches import DataConfig
+from data.frontends import NAMED
+from engine.loop import LoopConfig
+from engine.optim import OptimConfig
+from vocoders import hifigan, melgan
+from vocoders.discriminators import MelGANCriticConfig, MultiPeriodConfig
+from vocoders.hifigan import HiFiGANConfig
+from vocoders.melgan import MelGANConfig
+from vocoders.tasks.adversarial import AdversarialConfig
+from vocoders.train_config import TrainConfig
+
+_RATES = {"": 22_050, "_16k": 16_000, "_24k": 24_000}
+_MELS = {"": NAMED["hifigan"], "_16k": NAMED["speech16k"], "_24k": NAMED["speech24k"]}
+_CROPS = {"": 8_192, "_16k": 8_000, "_24k": 8_160}
+"""Samples: the published 8192, or about as many in whole hops."""
+
+_HIFIGAN = {
+    "hifigan_v1": hifigan.V1,
+    "hifigan_v1_16k": hifigan.V1_16K,
+    "hifigan_v1_24k": hifigan.V1_24K,
+    "hifigan_v2": hifigan.V2,
+    "hifigan_v2_16k": hifigan.V2_16K,
+    "hifigan_v2_24k": hifigan.V2_24K,
+    "hifigan_v3": hifigan.V3,
+    "hifigan_v3_16k": hifigan.V3_16K,
+    "hifigan_v3_24k": hifigan.V3_24K,
+}
+_MELGAN = {"melgan": melgan.MELGAN, "melgan_16k": melgan.MELGAN_16K, "melgan_24k": melgan.MELGAN_24K}
+_ADAM = OptimConfig(lr=1e-4, betas=(0.5, 0.9))
+
+
+def _ending(name: str) -> str:
+    return next((end for end in ("_16k", "_24k") if name.endswith(end)), "")
+
+
+def _at(rate: str, task: AdversarialConfig, mel: str = "") -> TrainConfig:
+    return TrainConfig(
+        loop=LoopConfig(steps=2_500_000, save_every=5_000, sample_every=10_000, workers=4),
+        data=DataConfig(sample_rate=_RATES[rate], crop_samples=_CROPS[rate], batch=16),
+        mel=NAMED[mel] if mel else _MELS[rate],
+        task=task,
+    )
+
+
+def _hifigan(name: str, network: HiFiGANConfig) -> TrainConfig:
+    """As published: batches of 16, least squares, feature matching ×2, mel ×45."""
+    return _at(_ending(name), AdversarialConfig(network=network))
+
+
+def _melgan(name: str, network: MelGANConfig) -> TrainConfig:
+    """As published: hinge, feature matching ×10, no mel loss, and (at 22.05 kHz) its own mel definition."""
+    task = AdversarialConfig(
+        network=network,
+        periods=None,
+        scales=None,
+        windows=MelGANCriticConfig(),
+        loss="hinge",
+        feature_matching=10.0,
+        mel=0.0,
+        order="kept",
+        generator=_ADAM,
+        critic=_ADAM,
+    )
+    return _at(_ending(name), task, mel="" if _ending(name) else "melgan")
+
+
+_COSINE = OptimConfig(
+    lr=1e-3,
+    betas=(0.8, 0.99),
+    gradient_clip=50.0,
+    warmup_steps=100,
+    schedule="cosine",
+    decay_steps=9_000,
+    final=0.1,
+)
+HIFIGAN_SMALL = TrainConfig(
+    # For a CPU: V2 at 16 kHz; a third of the run on spectra alone, then adversaries of a quarter of the size.
+    loop=LoopConfig(steps=9_000, save_every=250, sample_every=1_500),
+    data=DataConfig(sample_rate=16_000, crop_samples=8_000, batch=8),
+    mel=NAMED["speech16k"],
+    task=AdversarialConfig(
+        network=hifigan.V2_16K,
+        periods=MultiPeriodConfig(channels=(8, 32, 64, 128, 128)),
+        scales=None,
+        windows=MelGANCriticConfig(channels=8, max_channels=128),
+        stft=10.0,
+        adversary_from=3_000,
+        order="simultaneous",
+        ema_decay=0.999,
+        generator=_COSINE,
+        critic=replace(_COSINE, lr=3e-4),
+    ),
+)
+MELGAN_SMALL = replace(
+    # The published losses at a width that a CPU trains: the ground of the single-scale ablation.
+    _melgan("melgan_16k", replace(melgan.MELGAN_16K, channels=8)),
+    loop=LoopConfig(steps=4_000, save_every=250, sample_every=500),
+    data=DataConfig(sample_rate=16_000, crop_samples=8_000, batch=8),
+)
+
+
+def _windows(config: TrainConfig, windows: MelGANCriticConfig) -> TrainConfig:
+    assert isinstance(config.task, AdversarialConfig)
+    return replace(config, task=replace(config.task, windows=windows))
+
+
+MELGAN_SMALL = _windows(MELGAN_SMALL, MelGANCriticConfig(channels=8, max_channels=128))
+TINY = replace(
+    HIFIGAN_SMALL,
+    loop=LoopConfig(steps=4, log_every=1, save_every=2, sample_every=4),
+    data=DataConfig(sample_rate=16_000, crop_samples=3_200, batch=2),
+    task=AdversarialConfig(
+        network=replace(hifigan.V2_16K, channels=16),
+        periods=MultiPeriodConfig(periods=(2, 3), channels=(4, 8, 8)),
+        scales=None,
+        windows=MelGANCriticConfig(n_scales=2, channels=4, max_channels=16, n_layers=3),
+        stft=1.0,
+        adversary_from=2,
+        ema_decay=0.9,
+    ),
+    n_validation=2,
+    validation_seconds=0.5,
+)
+
+PRESETS: dict[str, TrainConfig] = {
+    "hifigan_small": HIFIGAN_SMALL,
+    "tiny": TINY,
+    **{name: _hifigan(name, network) for name, network in _HIFIGAN.items()},
+    **{name: _melgan(name, network) for name, network in _MELGAN.items()},
+    "melgan_single_scale": _windows(_melgan("melgan", melgan.MELGAN), MelGANCriticConfig(n_scales=1)),
+    "melgan_small": MELGAN_SMALL,
+    "melgan_small_single_scale": _windows(
+        MELGAN_SMALL, MelGANCriticConfig(n_scales=1, channels=8, max_channels=128)
+    ),
+}

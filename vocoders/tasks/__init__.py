@@ -1,0 +1,1 @@
+"""The algorithms that train vocoders, one file for each kind."""

@@ -1,0 +1,98 @@
+"""Train a vocoder: ``accelerate launch vocoders/train.py --preset NAME --data.path FOLDER --loop.out RUN``.
+
+Run the same command again to continue. Presets are in ``vocoders/presets.py``: every network at 16, 22.05 and
+24 kHz, and ``*_small`` for a CPU. To tune a trained vocoder to mels that another network predicts, give
+``--init RUN --predicted-mels FOLDER``.
+"""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from data.audio import AudioError, excerpt
+from data.batches import Batches, batches, split_rows
+from engine.checkpoint import fill, load_weights, newest_checkpoint
+from engine.config import cli
+from engine.loop import Task, accelerator, fit
+from engine.user_error import UserError, exits_cleanly
+from vocoders.predicted_mels import PredictedMels
+from vocoders.presets import PRESETS
+from vocoders.tasks.adversarial import Adversarial, AdversarialConfig
+from vocoders.train_config import TrainConfig
+
+Wave = Float[Tensor, "1 1 samples"]
+
+
+def build(config: TrainConfig, validation: list[Wave]) -> Task:
+    """The task of a config."""
+    match config.task:
+        case AdversarialConfig():
+            task = Adversarial(config.task, config.mel, validation)
+    if config.init:
+        begin_from(task, Path(config.init))
+    return task
+
+
+def begin_from(task: Task, run: Path) -> None:
+    """Fill the networks from another run's newest checkpoint; what that run did not train stays as it is."""
+    folder = newest_checkpoint(run)
+    if folder is None:
+        raise UserError(f"init={run} holds no checkpoint of a run: give the folder that --loop.out named")
+    for name, module in task.modules.items():
+        path = folder / f"{name}.safetensors"
+        if path.exists():
+            fill(module, load_weights(path), path)
+        elif name == "network_ema":
+            module.load_state_dict(task.modules["network"].state_dict())
+
+
+def validation_waves(config: TrainConfig) -> list[Wave]:
+    """Recordings to be scored and heard: of the validation split, or without one the last of training."""
+    try:
+        rows = split_rows(config.data.path, "validation")
+    except UserError:
+        rows = split_rows(config.data.path, config.data.split)
+    every = max(len(rows) // max(config.n_validation, 1), 1)
+    rate = config.mel.sample_rate
+    n_samples = round(config.validation_seconds * config.mel.frame_rate) * config.mel.hop
+    waves = []
+    for row in rows[::every][: config.n_validation]:
+        try:
+            wave = excerpt(row.path, 0, n_samples, rate)
+        except AudioError as error:
+            warnings.warn(f"not scored: {error}", stacklevel=2)
+            continue
+        whole = wave.shape[-1] // config.mel.hop * config.mel.hop
+        if whole >= config.mel.n_fft:
+            waves.append(wave[..., :whole])
+    return waves
+
+
+def crops(config: TrainConfig, rank: int, n_ranks: int) -> Callable[[int], object]:
+    """Batches by step: of recordings, or of recordings and predicted mels."""
+    loop = config.loop
+    if not config.predicted_mels:
+        return batches(config.data, loop.seed, loop.workers, rank, n_ranks, loop.accumulate)
+    pairs = PredictedMels(config.data, config.mel, Path(config.predicted_mels), progress=rank == 0)
+    return Batches(pairs, seed=loop.seed, workers=loop.workers, rank=rank, accumulate=loop.accumulate)
+
+
+@exits_cleanly
+def main() -> None:
+    """Train, or continue; leave the vocoder for use in ``export`` beside the checkpoints."""
+    config = cli(PRESETS)
+    here = accelerator(config.loop)
+    source = crops(config, here.process_index, here.num_processes)
+    waves = validation_waves(config)
+    fit(lambda: build(config, waves), source, config.loop, full_config=config)
+    if here.is_main_process:
+        from vocoders.export import export_run
+
+        print(f"exported to {export_run(config.loop.out, config.loop.out / 'export')}")
+
+
+if __name__ == "__main__":
+    main()
