@@ -1,0 +1,123 @@
+"""MelGAN's generator (Kumar et al. 2019, arXiv:1910.06711): upsampling, then dilated residual blocks.
+
+Parameters bear the published names, so that published weights load by renaming the weight norm pair.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from vocoders.hifigan import Features, fold_weight_norm
+
+
+@dataclass(frozen=True, kw_only=True)
+class MelGANConfig:
+    """A generator's sizes; the defaults are the published ones."""
+
+    n_mels: int = 80
+    """Bands of the mel."""
+    channels: int = 32
+    """Channels at the wave's rate; every upsampling halves towards them."""
+    ratios: tuple[int, ...] = (8, 8, 2, 2)
+    """Stride of each transposed convolution; their product is the hop."""
+    n_residual_layers: int = 3
+    """Residual blocks after each upsampling, of dilations 1, 3, 9, …"""
+
+    @property
+    def hop(self) -> int:
+        """Samples per frame."""
+        return math.prod(self.ratios)
+
+
+MELGAN = MelGANConfig()
+# Not published: the same network at other rates. Hop 160 for 16 kHz, hop 240 and 100 bands for 24 kHz.
+MELGAN_16K = MelGANConfig(ratios=(5, 4, 4, 2))
+MELGAN_24K = MelGANConfig(n_mels=100, ratios=(6, 5, 4, 2))
+
+
+class MelGAN(nn.Module):
+    """A mel to a wave; every convolution is weight-normalized until ``fold``.
+
+    The mel needs more than 3 frames: the edges are reflected.
+    """
+
+    def __init__(self, config: MelGANConfig = MELGAN) -> None:
+        super().__init__()
+        self.config, self.hop, self.n_mels = config, config.hop, config.n_mels
+        channels = config.channels * 2 ** len(config.ratios)
+        layers = [nn.ReflectionPad1d(3), weight_norm(nn.Conv1d(config.n_mels, channels, 7))]
+        for ratio in config.ratios:
+            up = nn.ConvTranspose1d(
+                channels,
+                channels // 2,
+                kernel_size=2 * ratio,
+                stride=ratio,
+                padding=ratio // 2 + ratio % 2,
+                output_padding=ratio % 2,
+            )
+            channels //= 2
+            layers += [nn.LeakyReLU(0.2), weight_norm(up)]
+            layers += [ResidualBlock(channels, dilation=3**n) for n in range(config.n_residual_layers)]
+        layers += [
+            nn.LeakyReLU(0.2),
+            nn.ReflectionPad1d(3),
+            weight_norm(nn.Conv1d(channels, 1, 7)),
+            nn.Tanh(),
+        ]
+        self.model = nn.Sequential(*layers)
+        # The published code draws N(0, .02) after weight norm is in place, into a weight that a forward
+        # recomputes: its training really starts from PyTorch's defaults, and so does ours.
+
+    @property
+    def halo(self) -> int:
+        """Frames of mel on either side of a frame that its samples depend on."""
+        first, last = (
+            -3,
+            self.hop - 1 + 3,
+        )  # what frame 0's samples need, walking back from them
+        widest = sum(3**n for n in range(self.config.n_residual_layers))
+        for ratio in reversed(self.config.ratios):
+            padding = ratio // 2 + ratio % 2
+            first = -((2 * ratio - 1 - padding - (first - widest)) // ratio)
+            last = (last + widest + padding) // ratio
+        return max(3 - first, last + 3)
+
+    def forward(self, mel: Float[Tensor, "batch n_mels frames"]) -> Float[Tensor, "batch 1 samples"]:
+        return self.model(mel)
+
+    @torch.inference_mode()
+    def generate(
+        self, mel: Float[Tensor, "batch n_mels frames"], noise: None = None
+    ) -> Float[Tensor, "batch 1 samples"]:
+        """Return ``forward``'s wave, faster and without gradient."""
+        return self(mel)
+
+    def noise(self, batch: int, frames: int, generator: torch.Generator) -> None:
+        """Return what ``generate`` takes besides the mel: nothing."""
+
+    def fold(self) -> Self:
+        """Remove weight norm in place, which changes the parameters' names and not the outputs."""
+        return fold_weight_norm(self)
+
+
+class ResidualBlock(nn.Module):
+    """A dilated and a pointwise convolution beside a pointwise shortcut."""
+
+    def __init__(self, channels: int, dilation: int) -> None:
+        super().__init__()
+        self.block = nn.Sequential(
+            nn.LeakyReLU(0.2),
+            nn.ReflectionPad1d(dilation),
+            weight_norm(nn.Conv1d(channels, channels, 3, dilation=dilation)),
+            nn.LeakyReLU(0.2),
+            weight_norm(nn.Conv1d(channels, channels, 1)),
+        )
+        self.shortcut = weight_norm(nn.Conv1d(channels, channels, 1))
+
+    def forward(self, x: Features) -> Features:
+        return self.shortcut(x) + self.block(x)
