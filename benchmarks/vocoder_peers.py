@@ -1,0 +1,166 @@
+"""The published vocoders' own code, imported from checkouts of it and given our weights.
+
+Nothing in a checkout is changed. What it asks of older packages is bridged here, once for all: mel filters by
+position (librosa before 0.10), spectra as pairs of reals and ``qr`` (torch before 1.8), tensors of the GPU's kind
+made on the processor (WaveGlow draws its noise so), and modules which it imports but this benchmark never calls.
+"""
+
+import importlib
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data.frontends import MelConfig, mel_filters
+from engine.user_error import UserError
+
+UNUSED = (
+    "librosa",
+    "librosa.core",
+    "librosa.util",
+    "librosa.filters",
+    "matplotlib",
+    "matplotlib.pylab",
+    "yaml",
+)
+"""Modules that checkouts import for what is not measured, or whose new versions refuse their calls."""
+
+
+class Bridge(ModuleType):
+    """A module as another, but for some names."""
+
+    def __init__(self, module: Any, **names: Any) -> None:
+        super().__init__(getattr(module, "__name__", "bridge"))
+        self.__dict__.update(names)
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+class _Anything(ModuleType):
+    """A module in which every name exists and nothing works."""
+
+    __path__: Sequence[str] = ()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: None
+
+
+def old_mel(rate: int, n_fft: int, n_mels: int, f_min: float, f_max: float | None) -> np.ndarray:
+    """librosa's filters, asked for by position."""
+    config = MelConfig(sample_rate=rate, n_fft=n_fft, n_mels=n_mels, f_min=f_min, f_max=f_max or rate / 2)
+    return mel_filters(config).numpy()
+
+
+def old_stft(*args: Any, **options: Any) -> Tensor:
+    """A spectrum as pairs of reals."""
+    return torch.view_as_real(torch.stft(*args, **options, return_complex=True))
+
+
+def old_torch() -> Bridge:
+    """torch as the checkouts knew it."""
+    on_processor = Bridge(torch.cuda, FloatTensor=torch.FloatTensor)
+    return Bridge(torch, stft=old_stft, qr=torch.linalg.qr, cuda=on_processor)
+
+
+@contextmanager
+def checkout(path: Path) -> Iterator[None]:
+    """Import from a checkout; afterwards its modules are forgotten, as if they had other names than ours."""
+    before = dict(sys.modules)
+    stubs = {name: _Anything(name) for name in UNUSED}
+    stubs["librosa.filters"].mel = old_mel  # pyright: ignore[reportAttributeAccessIssue]
+    sys.modules.update(stubs)
+    for name in ("models", "utils", "env", "meldataset", "mel2wav", "glow", "wavenet_vocoder"):
+        sys.modules.pop(name, None)
+    sys.path.insert(0, str(path))
+    try:
+        yield
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"{path} is not a checkout of the published code, or of another time: {error}"
+        ) from error
+    finally:
+        sys.path.remove(str(path))
+        for name in set(sys.modules) - set(before):
+            origin = getattr(sys.modules[name], "__file__", None) or ""
+            if origin.startswith(str(path)) or name in stubs:
+                del sys.modules[name]
+        sys.modules.update({name: module for name, module in before.items() if name in stubs})
+
+
+def published_modules(path: Path | str, *names: str) -> list[Any]:
+    """Modules of a checkout, by name, knowing the torch of their time."""
+    path = Path(path).resolve()
+    if not path.is_dir():
+        raise UserError(f"{path} is no folder: give the path of a checkout of the published code")
+    with checkout(path):
+        modules: list[Any] = [importlib.import_module(name) for name in names]
+    for module in modules:
+        if hasattr(module, "torch"):
+            module.torch = old_torch()
+    return modules
+
+
+def hifigan_settings(config: Any, batch: int = 4) -> Any:
+    """A config as the published code holds it: its json's names, by attribute."""
+    return SimpleNamespace(
+        resblock=config.resblock,
+        upsample_rates=list(config.upsample_rates),
+        upsample_kernel_sizes=list(config.upsample_kernels),
+        upsample_initial_channel=config.channels,
+        resblock_kernel_sizes=list(config.resblock_kernels),
+        resblock_dilation_sizes=[list(d) for d in config.resblock_dilations],
+        batch_size=batch,
+        **{
+            "n_fft": 1024,
+            "num_mels": 80,
+            "sampling_rate": 22_050,
+            "hop_size": 256,
+            "win_size": 1024,
+            "fmin": 0,
+        },
+        **{"fmax": 8_000, "fmax_for_loss": None, "learning_rate": 2e-4, "adam_b1": 0.8, "adam_b2": 0.99},
+    )
+
+
+def published_hifigan(path: Path | str, config: Any) -> nn.Module:
+    """The published generator, weights drawn by it."""
+    (models,) = published_modules(path, "models")
+    return models.Generator(hifigan_settings(config))
+
+
+def published_melgan(path: Path | str, config: Any) -> nn.Module:
+    """The published generator, weights drawn by it."""
+    (modules,) = published_modules(path, "mel2wav.modules")
+    return modules.Generator(config.n_mels, config.channels, config.n_residual_layers)
+
+
+def give_weights(ours: nn.Module, theirs: nn.Module) -> None:
+    """Make the published network compute what ours does (neither folded)."""
+    renamed = {
+        "parametrizations.weight.original0": "weight_g",
+        "parametrizations.weight.original1": "weight_v",
+    }
+    state = {}
+    for name, value in ours.state_dict().items():
+        for new, old in renamed.items():
+            name = name.replace(new, old)
+        state[name] = value
+    theirs.load_state_dict(state)
+
+
+def fold_published(network: nn.Module) -> nn.Module:
+    """Remove weight norm wherever it is; the published helpers print, and MelGAN has none."""
+    for module in network.modules():
+        if hasattr(module, "weight_g"):
+            nn.utils.remove_weight_norm(module)
+    return network

@@ -1,0 +1,133 @@
+"""Training steps of HiFi-GAN and MelGAN: ours, and the published loops with the published networks.
+
+The published loops are told again from the published modules, for theirs begin at a GPU and end in TensorBoard.
+Their loaders hand them mels ready made; our steps make their own, and that is in our time.
+"""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.vocoder_peers import hifigan_settings, published_modules
+from data.batches import Batch
+from data.frontends import LogMel, named_mel
+from engine.optim import micro_batch
+from vocoders.hifigan import HiFiGANConfig
+from vocoders.presets import PRESETS
+from vocoders.tasks.adversarial import Adversarial, AdversarialConfig
+
+Wave = Float[Tensor, "batch 1 samples"]
+Step = Callable[[], None]
+
+
+def our_step(preset: str, wave: Wave) -> Step:
+    """A step of the trainer's task of a preset, on one batch, where the adversaries take part."""
+    config = PRESETS[preset]
+    assert isinstance(config.task, AdversarialConfig)
+    task = Adversarial(replace(config.task, adversary_from=0), config.mel)
+    for module in [*task.modules.values(), *task.frozen.values()]:
+        module.to(wave.device)
+    nobody = torch.zeros(len(wave), dtype=torch.long, device=wave.device)
+    batch = Batch(wave, wave, nobody, nobody)
+
+    def step() -> None:
+        with micro_batch(0, 1):
+            task.update(batch, 0)
+
+    return step
+
+
+def hifigan_step(path: Path | str, wave: Wave, config: HiFiGANConfig) -> Step:
+    """The published loop's step: discriminators, then the generator (HiFi-GAN, section 2.4)."""
+    models, mels = published_modules(path, "models", "meldataset")
+    h, device = hifigan_settings(config), wave.device
+    generator = models.Generator(h).to(device)
+    mpd, msd = models.MultiPeriodDiscriminator().to(device), models.MultiScaleDiscriminator().to(device)
+    betas = (h.adam_b1, h.adam_b2)
+    optim_g = torch.optim.AdamW(generator.parameters(), h.learning_rate, betas)
+    optim_d = torch.optim.AdamW(itertools.chain(msd.parameters(), mpd.parameters()), h.learning_rate, betas)
+    sizes = (h.n_fft, h.num_mels, h.sampling_rate, h.hop_size, h.win_size, h.fmin)
+    x, y_mel = (mels.mel_spectrogram(wave.squeeze(1), *sizes, top) for top in (h.fmax, h.fmax_for_loss))
+
+    def step() -> None:
+        fake = generator(x)
+        fake_mel = mels.mel_spectrogram(fake.squeeze(1), *sizes, h.fmax_for_loss)
+        optim_d.zero_grad()
+        loss = 0
+        for critic in (mpd, msd):
+            real_scores, fake_scores, _, _ = critic(wave, fake.detach())
+            loss = loss + models.discriminator_loss(real_scores, fake_scores)[0]
+        loss.backward()  # pyright: ignore[reportAttributeAccessIssue]
+        optim_d.step()
+
+        optim_g.zero_grad()
+        loss = 45 * F.l1_loss(y_mel, fake_mel)
+        for critic in (mpd, msd):
+            _, fake_scores, real_features, fake_features = critic(wave, fake)
+            loss = loss + models.feature_loss(real_features, fake_features)
+            loss = loss + models.generator_loss(fake_scores)[0]
+        loss.backward()
+        optim_g.step()
+
+    return step
+
+
+def melgan_step(path: Path | str, wave: Wave) -> Step:
+    """The published loop's step, with its measure of the mel's error, which it takes in every step."""
+    (modules,) = published_modules(path, "mel2wav.modules")
+    device, n_scales, n_layers = wave.device, 3, 4
+    generator = modules.Generator(80, 32, 3).to(device)
+    critic = modules.Discriminator(n_scales, 16, n_layers, 4).to(device)
+    optim_g, optim_d = (torch.optim.Adam(m.parameters(), 1e-4, (0.5, 0.9)) for m in (generator, critic))
+    log_mel = modules.Audio2Mel(n_mel_channels=80).to(device)
+
+    def step() -> None:
+        mel = log_mel(wave).detach()
+        fake = generator(mel)
+        with torch.no_grad():
+            F.l1_loss(mel, log_mel(fake.detach())).item()
+        fake_heard, real_heard = critic(fake.detach()), critic(wave)
+        loss = sum(F.relu(1 + scale[-1]).mean() for scale in fake_heard)
+        loss = loss + sum(F.relu(1 - scale[-1]).mean() for scale in real_heard)
+        critic.zero_grad()
+        loss.backward()  # pyright: ignore[reportAttributeAccessIssue]
+        optim_d.step()
+
+        fake_heard = critic(fake)
+        loss = sum(-scale[-1].mean() for scale in fake_heard)
+        for fake_scale, real_scale in zip(fake_heard, real_heard):
+            for made, real in zip(fake_scale[:-1], real_scale[:-1]):
+                loss = loss + 10 * 4.0 / (n_layers + 1) / n_scales * F.l1_loss(made, real.detach())
+        generator.zero_grad()
+        loss.backward()  # pyright: ignore[reportAttributeAccessIssue]
+        optim_g.step()
+
+    return step
+
+
+def step_gmac(preset: str, wave: Wave) -> float:
+    """Billions of multiply-adds that a step of ours does, forward and backward."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    step = our_step(preset, wave)
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return counter.get_total_flops() / 2e9
+
+
+def speechlike(batch: int, samples: int, device: str = "cpu") -> Wave:
+    """Noise at the level of speech."""
+    rng = torch.Generator().manual_seed(0)
+    return (0.1 * torch.randn(batch, 1, samples, generator=rng)).to(device)
+
+
+def mel_like(n_mels: int, frames: int, mel: str = "hifigan") -> Float[Tensor, "1 n_mels frames"]:
+    """A mel as a vocoder hears: that of noise at the level of speech."""
+    config = named_mel(mel)
+    return LogMel(config)(speechlike(1, frames * config.hop))[:, :n_mels]

@@ -1,0 +1,120 @@
+"""How the vocoders' benchmark measures: calls in turn, medians, and the floor that arithmetic sets."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+HEADS = ["what", "ours", "published", "ratio", "goal", "met", "floor", "max |difference|"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """Seconds of calls that took turns."""
+
+    ours: list[float]
+    """Of our code."""
+    theirs: list[float]
+    """Of the published code; empty where there is no checkout of it."""
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours over theirs: the median over turns, so that what slows a turn slows both."""
+        return median(a / b for a, b in zip(self.ours, self.theirs)) if self.theirs else None
+
+
+def alternate(ours: Callable[[], Any], theirs: Callable[[], Any] | None, repeats: int) -> Timed:
+    """Time calls in turn, after one of each that pays for what is made once."""
+    calls = {"ours": ours, "theirs": theirs} if theirs else {"ours": ours}
+    took: dict[str, list[float]] = {"ours": [], "theirs": []}
+    for turn in range(repeats + 1):
+        for name, call in calls.items():
+            seconds = timed(call)
+            if turn:
+                took[name].append(seconds)
+    return Timed(**took)
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds of one call, on whichever device it computes."""
+    synchronise()
+    began = time.perf_counter()
+    call()
+    synchronise()
+    return time.perf_counter() - began
+
+
+def synchronise() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def gmac(network: nn.Module, *inputs: Tensor) -> float:
+    """Billions of multiply-adds of one forward, counted at every matrix product and convolution."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(*inputs)
+    return counter.get_total_flops() / 2e9
+
+
+def fp32_peak(seconds: float = 0.3) -> float:
+    """Billions of multiply-adds a second that this machine reaches on this many threads, in its caches.
+
+    The best of matrix products and convolutions of several sizes; a library that does not suit the processor
+    (MKL on AMD) must not make the floor look low.
+    """
+    best = 0.0
+    with torch.inference_mode():
+        for call, multiply_adds in _exercises():
+            call()
+            until = time.perf_counter() + seconds
+            while time.perf_counter() < until:
+                best = max(best, multiply_adds / timed(call))
+    return best / 1e9
+
+
+def _exercises() -> list[tuple[Callable[[], Tensor], float]]:
+    exercises = []
+    for size in (128, 256, 384):
+        a, b = torch.randn(size, size), torch.randn(size, size)
+        exercises.append((lambda a=a, b=b: torch.mm(a, b), float(size**3)))
+    for channels, samples in ((128, 512), (256, 256), (512, 128)):
+        x, weight = torch.randn(1, channels, samples), torch.randn(channels, channels, 7)
+        count = float(channels**2 * 7 * samples)
+        exercises.append((lambda x=x, w=weight: F.conv1d(x, w, padding=3), count))
+    if torch.backends.mkldnn.is_available():
+        for n, k in ((256, 256), (512, 512)):
+            x, weight = torch.randn(n, k).to_mkldnn(), torch.randn(k, k).to_mkldnn()
+            exercises.append((lambda x=x, w=weight: torch._C._nn.mkldnn_linear(x, w), float(n * k * k)))
+    return exercises
+
+
+def difference(ours: Tensor, theirs: Tensor) -> str:
+    """The largest difference, beside the largest value it is a difference of."""
+    return f"{float((ours - theirs).abs().max()):.1e} of {float(theirs.abs().max()):.2g}"
+
+
+def row(what: str, took: Timed, unit: Callable[[float], str], goal: float | None, **cells: str) -> list[str]:
+    """One line of the table; the goal is the largest ratio to the published time."""
+    ratio = took.ratio
+    return [
+        what,
+        unit(median(took.ours)),
+        unit(median(took.theirs)) if took.theirs else "not measured",
+        f"{ratio:.3f}" if ratio is not None else "",
+        f"≤ {goal:g}" if goal is not None else "",
+        ("yes" if ratio <= goal else f"NO, {ratio / goal - 1:+.0%}") if ratio is not None and goal else "",
+        cells.get("floor", ""),
+        cells.get("same", ""),
+    ]
+
+
+def best_of(rows: Mapping[str, list[float]]) -> dict[str, float]:
+    """Medians by name."""
+    return {name: median(values) for name, values in rows.items()}

@@ -1,0 +1,149 @@
+"""Speed of the vocoders beside the published code's: ``python -m benchmarks.vocoders --peer-hifigan FOLDER …``
+
+Without ``--peer-*``, checkouts of the published code, only ours are measured. Both compute the same function on
+the same weights, in turns, on one thread, in fp32; the ratio is the median over turns. The floor is the time that
+the arithmetic takes at the machine's fp32 peak, measured in the same run. Let nothing else run meanwhile.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from benchmarks import vocoder_peers as peers
+from benchmarks import vocoder_steps as steps
+from benchmarks.table import machine, show
+from benchmarks.vocoder_timing import HEADS, alternate, difference, fp32_peak, gmac, row
+from data.arguments import Arguments
+from engine.user_error import UserError, exits_cleanly
+from vocoders import hifigan, melgan
+from vocoders.hifigan import HiFiGAN
+from vocoders.melgan import MelGAN
+
+RATE, HOP = 22_050, 256
+LENGTHS = (1, 10)
+"""Seconds."""
+GENERATOR_GOAL, EVEN_GOAL = 0.65, 1.05
+STEP_GOALS = {"hifigan_v2": 0.6, "melgan": 0.75}
+BATCH, SEGMENT = 4, 8_192
+Row = list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is measured, and against what."""
+
+    hifigan: str | None
+    """A checkout."""
+    melgan: str | None
+    """A checkout."""
+    repeats: int
+    """Turns of which the median is taken."""
+    peak: float
+    """Billions of multiply-adds a second."""
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    arguments = Arguments.described_by("benchmarks.vocoders", __doc__)
+    for name in ("hifigan", "melgan"):
+        arguments.add_argument(f"--peer-{name}", metavar="FOLDER", help=f"a checkout of the published {name}")
+    arguments.add_argument("--repeats", type=int, default=5, help="turns of which the median is taken")
+    arguments.add_argument("--only", nargs="+", metavar="NAME", help=f"of {', '.join(MEASURED)}")
+    words = arguments.parse_args(argv)
+    unknown = set(words.only or ()) - set(MEASURED)
+    if unknown:
+        raise UserError(
+            f"--only {unknown.pop()} is nothing that is measured; choose from {', '.join(MEASURED)}"
+        )
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    asked = Asked(
+        hifigan=words.peer_hifigan, melgan=words.peer_melgan, repeats=max(words.repeats, 1), peak=fp32_peak()
+    )
+    rows = []
+    for name in words.only or MEASURED:
+        rows += MEASURED[name](asked)
+    title = f"on {machine()}, fp32 peak {2 * asked.peak:.0f} GFLOP/s; {asked.repeats} turns"
+    show(title, HEADS, rows)
+
+
+def real_time(seconds: float, duration: float) -> str:
+    """Computing time over duration."""
+    return f"{seconds / duration:.4f}"
+
+
+def hifigan_rows(name: str, asked: Asked) -> Iterator[Row]:
+    """A HiFi-GAN generator."""
+    config = {"V1": hifigan.V1, "V2": hifigan.V2, "V3": hifigan.V3}[name]
+    theirs = peers.published_hifigan(asked.hifigan, config) if asked.hifigan else None
+    yield from generator_rows(f"HiFi-GAN {name}", HiFiGAN(config), theirs, asked)
+
+
+def melgan_rows(asked: Asked) -> Iterator[Row]:
+    """MelGAN's generator."""
+    theirs = peers.published_melgan(asked.melgan, melgan.MELGAN) if asked.melgan else None
+    yield from generator_rows("MelGAN", MelGAN(melgan.MELGAN), theirs, asked)
+
+
+def generator_rows(
+    name: str, ours: HiFiGAN | MelGAN, theirs: nn.Module | None, asked: Asked
+) -> Iterator[Row]:
+    """Real-time factors of a generator, and whether length costs more than its share."""
+    if theirs is not None:
+        peers.give_weights(ours, theirs)
+        peers.fold_published(theirs).eval()
+    ours.fold().eval()
+    per_second = []
+    for seconds in LENGTHS:
+        mel = steps.mel_like(ours.n_mels, round(seconds * RATE / HOP))
+        duration = mel.shape[-1] * HOP / RATE
+        call = partial(torch.no_grad()(theirs), mel) if theirs else None
+        took = alternate(partial(ours.generate, mel), call, asked.repeats)
+        floor = f"{gmac(ours, mel) / asked.peak / duration:.4f}"
+        same = difference(ours.generate(mel), call()) if call else ""
+        what = f"{name}, {seconds} s: real-time factor"
+        yield row(what, took, partial(real_time, duration=duration), GENERATOR_GOAL, floor=floor, same=same)
+        per_second.append([min(took.ours) / duration, min(took.theirs) / duration if theirs else None])
+    yield evenness(name, per_second)
+
+
+def evenness(name: str, per_second: list[list[float | None]]) -> Row:
+    """Whether a second of a long wave takes as long as a second of a short one; of the fastest turns."""
+    (short, their_short), (long, their_long) = per_second
+    assert short and long
+    ratio = long / short
+    theirs = f"{their_long / their_short:.3f}" if their_short and their_long else ""
+    met = "yes" if ratio <= EVEN_GOAL else f"NO, {ratio / EVEN_GOAL - 1:+.0%}"
+    return [f"{name}, 10 s over 1 s, per second", f"{ratio:.3f}", theirs, "", f"≤ {EVEN_GOAL}", met, "", ""]
+
+
+def step_rows(preset: str, asked: Asked) -> Iterator[Row]:
+    """A training step, generator and discriminators."""
+    wave = steps.speechlike(BATCH, SEGMENT)
+    theirs = None
+    if preset == "melgan" and asked.melgan:
+        theirs = steps.melgan_step(asked.melgan, wave)
+    elif preset != "melgan" and asked.hifigan:
+        theirs = steps.hifigan_step(asked.hifigan, wave, hifigan.V2)
+    took = alternate(steps.our_step(preset, wave), theirs, asked.repeats)
+    floor = f"{steps.step_gmac(preset, wave) / asked.peak:.2f} s"
+    what = f"{preset} training step, batch {BATCH} × {SEGMENT}"
+    yield row(what, took, "{:.2f} s".format, STEP_GOALS[preset], floor=floor)
+
+
+MEASURED: dict[str, Callable[[Asked], Iterator[Row]]] = {
+    "hifigan_v1": partial(hifigan_rows, "V1"),
+    "hifigan_v2": partial(hifigan_rows, "V2"),
+    "hifigan_v3": partial(hifigan_rows, "V3"),
+    "melgan": melgan_rows,
+    "hifigan_step": partial(step_rows, "hifigan_v2"),
+    "melgan_step": partial(step_rows, "melgan"),
+}
+
+
+if __name__ == "__main__":
+    main()
