@@ -1,6 +1,6 @@
 """Training steps of HiFi-GAN and MelGAN: ours, and the published loops with the published networks.
 
-The published loops are told again from the published modules, for theirs begin at a GPU and end in TensorBoard.
+The published loops are told again from the published modules, for they begin at a GPU and end in TensorBoard.
 Their loaders hand them mels ready made; our steps make their own, and that is in our time.
 """
 
@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.vocoder_peers import hifigan_settings, published_modules
 from data.batches import Batch
@@ -111,11 +112,8 @@ def melgan_step(path: Path | str, wave: Wave) -> Step:
     return step
 
 
-def step_gmac(preset: str, wave: Wave) -> float:
+def step_gmac(step: Step) -> float:
     """Billions of multiply-adds that a step of ours does, forward and backward."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    step = our_step(preset, wave)
     with FlopCounterMode(display=False) as counter:
         step()
     return counter.get_total_flops() / 2e9

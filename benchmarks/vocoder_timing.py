@@ -89,9 +89,10 @@ def _exercises() -> list[tuple[Callable[[], Tensor], float]]:
         count = float(channels**2 * 7 * samples)
         exercises.append((lambda x=x, w=weight: F.conv1d(x, w, padding=3), count))
     if torch.backends.mkldnn.is_available():
+        linear: Any = getattr(torch._C, "_nn").mkldnn_linear  # noqa: B009
         for n, k in ((256, 256), (512, 512)):
             x, weight = torch.randn(n, k).to_mkldnn(), torch.randn(k, k).to_mkldnn()
-            exercises.append((lambda x=x, w=weight: torch._C._nn.mkldnn_linear(x, w), float(n * k * k)))
+            exercises.append((lambda x=x, w=weight: linear(x, w), float(n * k * k)))
     return exercises
 
 

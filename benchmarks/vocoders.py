@@ -1,8 +1,8 @@
-"""Speed of the vocoders beside the published code's: ``python -m benchmarks.vocoders --peer-hifigan FOLDER …``
+"""The vocoders' speed beside the published code's: ``python -m benchmarks.vocoders --peer-hifigan FOLDER …``
 
-Without ``--peer-*``, checkouts of the published code, only ours are measured. Both compute the same function on
-the same weights, in turns, on one thread, in fp32; the ratio is the median over turns. The floor is the time that
-the arithmetic takes at the machine's fp32 peak, measured in the same run. Let nothing else run meanwhile.
+Without ``--peer-*``, checkouts of the published code, only ours are measured. Both compute the same function
+on the same weights, in turns, on one thread, in fp32; the ratio is the median over turns. The floor is the time
+that the arithmetic takes at the machine's fp32 peak, measured in the same run. Let nothing else run meanwhile.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -93,6 +93,7 @@ def generator_rows(
     name: str, ours: HiFiGAN | MelGAN, theirs: nn.Module | None, asked: Asked
 ) -> Iterator[Row]:
     """Real-time factors of a generator, and whether length costs more than its share."""
+    peers.liven(ours)
     if theirs is not None:
         peers.give_weights(ours, theirs)
         peers.fold_published(theirs).eval()
@@ -114,7 +115,8 @@ def generator_rows(
 def evenness(name: str, per_second: list[list[float | None]]) -> Row:
     """Whether a second of a long wave takes as long as a second of a short one; of the fastest turns."""
     (short, their_short), (long, their_long) = per_second
-    assert short and long
+    assert short is not None
+    assert long is not None
     ratio = long / short
     theirs = f"{their_long / their_short:.3f}" if their_short and their_long else ""
     met = "yes" if ratio <= EVEN_GOAL else f"NO, {ratio / EVEN_GOAL - 1:+.0%}"
@@ -129,8 +131,9 @@ def step_rows(preset: str, asked: Asked) -> Iterator[Row]:
         theirs = steps.melgan_step(asked.melgan, wave)
     elif preset != "melgan" and asked.hifigan:
         theirs = steps.hifigan_step(asked.hifigan, wave, hifigan.V2)
-    took = alternate(steps.our_step(preset, wave), theirs, asked.repeats)
-    floor = f"{steps.step_gmac(preset, wave) / asked.peak:.2f} s"
+    ours = steps.our_step(preset, wave)
+    floor = f"{steps.step_gmac(ours) / asked.peak:.2f} s"
+    took = alternate(ours, theirs, asked.repeats)
     what = f"{preset} training step, batch {BATCH} × {SEGMENT}"
     yield row(what, took, "{:.2f} s".format, STEP_GOALS[preset], floor=floor)
 
