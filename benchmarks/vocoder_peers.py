@@ -1,8 +1,8 @@
 """The published vocoders' own code, imported from checkouts of it and given our weights.
 
-Nothing in a checkout is changed. What it asks of older packages is bridged here, once for all: mel filters by
-position (librosa before 0.10), spectra as pairs of reals and ``qr`` (torch before 1.8), tensors of the GPU's
-kind made on the processor (WaveGlow draws its noise so), and modules that it imports but that are never called.
+Nothing in a checkout is changed. What it asks of older packages is bridged here: mel filters by position
+(librosa before 0.10), spectra as pairs of reals and ``qr`` (torch before 1.8), tensors of the GPU's kind made
+on the processor (WaveGlow draws its noise so), and modules that it imports but that are never called.
 """
 
 import importlib

@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.vocoder_peers import hifigan_settings, published_modules
 from data.batches import Batch
@@ -110,13 +109,6 @@ def melgan_step(path: Path | str, wave: Wave) -> Step:
         optim_g.step()
 
     return step
-
-
-def step_gmac(step: Step) -> float:
-    """Billions of multiply-adds that a step of ours does, forward and backward."""
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return counter.get_total_flops() / 2e9
 
 
 def speechlike(batch: int, samples: int, device: str = "cpu") -> Wave:

@@ -1,8 +1,8 @@
 """The vocoders' speed beside the published code's: ``python -m benchmarks.vocoders --peer-hifigan FOLDER …``
 
 Without ``--peer-*``, checkouts of the published code, only ours are measured. Both compute the same function
-on the same weights, in turns, on one thread, in fp32; the ratio is the median over turns. The floor is the time
-that the arithmetic takes at the machine's fp32 peak, measured in the same run. Let nothing else run meanwhile.
+on the same weights, in turns, on one thread, in fp32; the ratio is the median over turns. The floor is the
+time that the arithmetic takes at the machine's fp32 peak, measured in the same run. Let nothing else run.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -104,7 +104,7 @@ def generator_rows(
         duration = mel.shape[-1] * HOP / RATE
         call = partial(torch.no_grad()(theirs), mel) if theirs else None
         took = alternate(partial(ours.generate, mel), call, asked.repeats)
-        floor = f"{gmac(ours, mel) / asked.peak / duration:.4f}"
+        floor = f"{gmac(partial(torch.no_grad()(ours), mel)) / asked.peak / duration:.4f}"
         same = difference(ours.generate(mel), call()) if call else ""
         what = f"{name}, {seconds} s: real-time factor"
         yield row(what, took, partial(real_time, duration=duration), GENERATOR_GOAL, floor=floor, same=same)
@@ -132,7 +132,7 @@ def step_rows(preset: str, asked: Asked) -> Iterator[Row]:
     elif preset != "melgan" and asked.hifigan:
         theirs = steps.hifigan_step(asked.hifigan, wave, hifigan.V2)
     ours = steps.our_step(preset, wave)
-    floor = f"{steps.step_gmac(ours) / asked.peak:.2f} s"
+    floor = f"{gmac(ours) / asked.peak:.2f} s"
     took = alternate(ours, theirs, asked.repeats)
     what = f"{preset} training step, batch {BATCH} × {SEGMENT}"
     yield row(what, took, "{:.2f} s".format, STEP_GOALS[preset], floor=floor)
