@@ -1,9 +1,9 @@
 """Long grouped convolutions on a CPU, cheaper to train: the discriminators spend most of their time there.
 
 PyTorch's CPU path for a grouped convolution of 41 taps unfolds its input in memory, worst of all for the
-weights' gradient. Here the input goes in with its channels innermost, where oneDNN convolves directly, and the
-weights' gradient is a product of matrices over stretches of time that stay in the cache. Results differ by
-rounding alone.
+weights' gradient. Here the input goes in with its channels innermost, where oneDNN convolves directly, and
+the weights' gradient is a product of matrices over stretches of time that stay in the cache. Results
+differ by rounding alone.
 """
 
 from typing import Any

@@ -5,7 +5,7 @@ Parameters bear the published names, so that published weights load by renaming 
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, Self, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -140,7 +140,7 @@ class HiFiGAN(nn.Module):
     def noise(self, batch: int, frames: int, generator: torch.Generator) -> None:
         """Return what ``generate`` takes besides the mel: nothing."""
 
-    def fold(self) -> Self:
+    def fold(self) -> "HiFiGAN":
         """Remove weight norm in place, which changes the parameters' names and not the outputs."""
         return fold_weight_norm(self)
 

@@ -5,7 +5,6 @@ Parameters bear the published names, so that published weights load by renaming 
 
 import math
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -100,7 +99,7 @@ class MelGAN(nn.Module):
     def noise(self, batch: int, frames: int, generator: torch.Generator) -> None:
         """Return what ``generate`` takes besides the mel: nothing."""
 
-    def fold(self) -> Self:
+    def fold(self) -> "MelGAN":
         """Remove weight norm in place, which changes the parameters' names and not the outputs."""
         return fold_weight_norm(self)
 

@@ -85,13 +85,14 @@ def test_the_published_order_hears_with_the_adversaries_after_their_step(batch):
 
 
 @pytest.mark.parametrize("loss", ["least_squares", "hinge"])
-def test_one_batch_can_be_learned(batch, loss):
+def test_one_batch_can_be_learned(hum, loss):
+    batch = Heard(hum(1_600, (150.0,)))
     fast = OptimConfig(lr=2e-3, betas=(0.8, 0.99))
-    trained = task(generator=fast, critic=OptimConfig(lr=1e-4), loss=loss, order="simultaneous")
-    first = float(trained.update(batch, 0)["loss/generator/mel"])
-    for step in range(1, 80):
-        last = float(trained.update(batch, step)["loss/generator/mel"])
-    assert last < 0.4 * first
+    trained = task(generator=fast, critic=OptimConfig(lr=1e-4), loss=loss, order="simultaneous", stft=0.0)
+    first = float(trained.update(batch, 0)["loss/generator/mel"].detach())
+    for step in range(1, 50):
+        last = float(trained.update(batch, step)["loss/generator/mel"].detach())
+    assert last < 0.5 * first
 
 
 def test_a_generator_of_another_mel_is_refused():
