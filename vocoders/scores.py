@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 Wave = Float[Tensor, "1 1 samples"]
+Copy = Float[Tensor, "1 1 copy_samples"]
 Mel = Float[Tensor, "1 n_mels frames"]
 
 PESQ_RATE = 16_000
@@ -44,7 +45,7 @@ def judging_mel(sample_rate: int) -> MelConfig:
     return replace(HIFIGAN, sample_rate=sample_rate, f_max=sample_rate / 2)
 
 
-def log_mel_l1(reference: Wave, generated: Wave, sample_rate: int, mel: MelConfig | None = None) -> float:
+def log_mel_l1(reference: Wave, generated: Copy, sample_rate: int, mel: MelConfig | None = None) -> float:
     """Mean absolute difference of log-mels, in nepers: by ``mel``, or by ``judging_mel``."""
     reference, generated = _alike(reference, generated)
     log_mel = _log_mel(replace(mel or judging_mel(sample_rate), log="ln"))
@@ -53,13 +54,13 @@ def log_mel_l1(reference: Wave, generated: Wave, sample_rate: int, mel: MelConfi
     return float((log_mel(reference) - log_mel(generated)).abs().mean())
 
 
-def multi_resolution_stft_distance(reference: Wave, generated: Wave, sample_rate: int) -> float:
+def multi_resolution_stft_distance(reference: Wave, generated: Copy, sample_rate: int) -> float:
     """Yamamoto's distance: spectral convergence plus log-magnitude L1, the mean over three resolutions."""
     reference, generated = _alike(reference, generated)
     return float(_stft_distance()(generated, reference))
 
 
-def pesq(reference: Wave, generated: Wave, sample_rate: int) -> float:
+def pesq(reference: Wave, generated: Copy, sample_rate: int) -> float:
     """Wide-band PESQ (ITU-T P.862.2) at 16 kHz, 1.0 to 4.64; NaN where it hears no speech.
 
     ``UserError`` where the package is not installed.
@@ -79,7 +80,7 @@ def pesq(reference: Wave, generated: Wave, sample_rate: int) -> float:
         return math.nan
 
 
-def scores(reference: Wave, generated: Wave, sample_rate: int) -> dict[str, float]:
+def scores(reference: Wave, generated: Copy, sample_rate: int) -> dict[str, float]:
     """All scores by name; PESQ is left out where its package is not installed."""
     values = {
         "log_mel_l1": log_mel_l1(reference, generated, sample_rate),
