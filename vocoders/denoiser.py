@@ -1,0 +1,77 @@
+"""Subtract the hum a vocoder makes of silence (WaveGlow's published denoiser)."""
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+N_FRAMES = 88
+"""Of the zero mel whose sound is subtracted."""
+Wave = Float[Tensor, "batch 1 samples"]
+
+
+@runtime_checkable
+class Generates(Protocol):
+    """A network that makes waves of mels."""
+
+    hop: int
+    n_mels: int
+
+    def generate(self, mel: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Return a wave."""
+        ...
+
+    def noise(self, batch: int, frames: int, generator: torch.Generator) -> Tensor | None:
+        """Return what ``generate`` needs besides the mel."""
+        ...
+
+
+class Denoiser(nn.Module):
+    """Removes ``strength`` times the magnitudes that a network makes of a zero mel and zero noise.
+
+    The magnitudes are those of the first transform, centred on the first sample, as published: Hann windows of
+    1024 samples, a quarter apart. Phases stay.
+    """
+
+    def __init__(self, network: Generates, n_fft: int = 1024) -> None:
+        super().__init__()
+        self.n_fft = n_fft
+        self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
+        self.register_buffer("bias_magnitude", torch.zeros(n_fft // 2 + 1, 1))
+        self.to(_device(network))
+        self.bias_magnitude = self._hum(network)
+
+    window: Tensor
+    bias_magnitude: Tensor
+
+    @torch.no_grad()
+    def forward(self, wave: Wave, strength: float = 0.1) -> Wave:
+        """Return the wave, as long as it was, with less of the hum; strengths up to .1 are usual, 0 changes nothing."""
+        if strength == 0:
+            return wave
+        spectrum = self._stft(wave)
+        magnitude = spectrum.abs()
+        # As published: what remains after the subtraction, never below 0, on the phases there were.
+        scale = (magnitude - strength * self.bias_magnitude).clamp_min(0) / magnitude.clamp_min(1e-30)
+        clean = torch.istft(spectrum * scale, self.n_fft, self.n_fft // 4, window=self.window, center=True)
+        return F.pad(clean, (0, wave.shape[-1] - clean.shape[-1]))[:, None].to(wave.dtype)
+
+    def _stft(self, wave: Wave) -> Complex[Tensor, "batch bins frames"]:
+        hop, short = self.n_fft // 4, self.n_fft // 2 + 1 - wave.shape[-1]
+        padded = F.pad(wave.float().squeeze(1), (0, max(short, 0) + -wave.shape[-1] % hop))
+        return torch.stft(padded, self.n_fft, hop, window=self.window, center=True, return_complex=True)
+
+    @torch.no_grad()
+    def _hum(self, network: Generates) -> Float[Tensor, "bins 1"]:
+        device = _device(network)
+        mel = torch.zeros(1, network.n_mels, N_FRAMES, device=device)
+        noise = network.noise(1, N_FRAMES, torch.Generator())
+        wave = network.generate(mel, None if noise is None else torch.zeros_like(noise, device=device))
+        return self._stft(wave).abs()[0, :, :1]
+
+
+def _device(network: Generates) -> torch.device:
+    assert isinstance(network, nn.Module)
+    return next(network.parameters()).device

@@ -1,0 +1,280 @@
+"""WaveGlow (Prenger, Valle, Catanzaro 2018, arXiv:1811.00002): an invertible network from a wave to noise.
+
+Parameters bear the published names, so that published weights load by renaming the weight norm pair.
+"""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+from engine.user_error import UserError
+from vocoders.hifigan import fold_weight_norm
+from vocoders.waveglow_fast import Plan
+
+Mel = Float[Tensor, "batch n_mels frames"]
+Wave = Float[Tensor, "batch 1 samples"]
+Groups = Float[Tensor, "batch group steps"]
+"""A wave folded into vectors of ``n_group`` consecutive samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaveGlowConfig:
+    """The network's sizes; the defaults are the published 256-channel model's."""
+
+    n_mels: int = 80
+    """Bands of the mel."""
+    n_flows: int = 12
+    """Steps of flow, each an invertible 1x1 convolution and an affine coupling."""
+    n_group: int = 8
+    """Consecutive samples that make one vector; even."""
+    n_early_every: int = 4
+    """Flows between early outputs."""
+    n_early_size: int = 2
+    """Channels of an early output; even."""
+    n_layers: int = 8
+    """Dilated convolutions in each coupling; dilation doubles from 1."""
+    n_channels: int = 256
+    """Channels of each coupling's residual stream."""
+    kernel: int = 3
+    """Of the dilated convolutions; odd."""
+    hop: int = 256
+    """Samples per frame of mel; a multiple of ``n_group``."""
+    window: int = 1024
+    """Samples that one frame of mel reaches, from its first sample on; at least ``hop``."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_group", "n_early_size"):
+            if getattr(self, name) % 2 or getattr(self, name) < 2:
+                raise UserError(f"{name}={getattr(self, name)} must be even: couplings halve it")
+        if self.kernel % 2 == 0:
+            raise UserError(f"kernel={self.kernel} must be odd: convolutions keep the length")
+        if self.hop % self.n_group:
+            raise UserError(f"hop={self.hop} must be a multiple of n_group={self.n_group}")
+        if self.window < self.hop:
+            raise UserError(f"window={self.window} is below hop={self.hop}: some samples would hear no mel")
+        if self.widths[-1] < 2:
+            raise UserError(
+                f"after {self.n_flows} flows nothing is left of n_group={self.n_group}: "
+                "raise n_early_every or n_group"
+            )
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels that enter each flow, counted from the wave."""
+        return [self.n_group - self.n_early_size * (k // self.n_early_every) for k in range(self.n_flows)]
+
+
+WAVEGLOW = WaveGlowConfig()
+WAVEGLOW_SMALL = replace(WAVEGLOW, n_channels=64, n_layers=7)
+# Not published: the same networks at other rates.
+_16K = dict(hop=160, window=640)
+_24K = dict(n_mels=100, hop=240, window=960)
+WAVEGLOW_16K, WAVEGLOW_SMALL_16K = replace(WAVEGLOW, **_16K), replace(WAVEGLOW_SMALL, **_16K)
+WAVEGLOW_24K, WAVEGLOW_SMALL_24K = replace(WAVEGLOW, **_24K), replace(WAVEGLOW_SMALL, **_24K)
+WAVEGLOW_TINY = replace(WAVEGLOW_16K, n_flows=4, n_early_every=2, n_layers=3, n_channels=16)
+
+
+class Flow(NamedTuple):
+    """What the network makes of a wave."""
+
+    z: Groups
+    """Noise: standard normal where the model is right. Early outputs come first."""
+    log_s: list[Float[Tensor, "batch half steps"]]
+    """The log-scales of each coupling."""
+    log_det_W: list[Float[Tensor, ""]]  # noqa: N815 - as in the paper
+    """Each 1x1 convolution's log-determinant, summed over batch and steps."""
+
+
+def negative_log_likelihood(flow: Flow, sigma: float = 1.0) -> Float[Tensor, ""]:
+    """Return the loss per sample in nats, without the constant ½ log 2πσ² (eq. 3)."""
+    z = flow.z
+    log_s = torch.stack([one.sum() for one in flow.log_s]).sum()
+    return (z.square().sum() / (2 * sigma**2) - log_s - torch.stack(flow.log_det_W).sum()) / z.numel()
+
+
+class WaveGlow(nn.Module):
+    """Wave to noise in training, noise to wave in generation; convolutions are weight-normalized until ``fold``."""
+
+    def __init__(self, config: WaveGlowConfig = WAVEGLOW) -> None:
+        super().__init__()
+        self.config, self.hop, self.n_mels = config, config.hop, config.n_mels
+        self.upsample = nn.ConvTranspose1d(config.n_mels, config.n_mels, config.window, config.hop)
+        self.WN = nn.ModuleList(Coupling(width // 2, config) for width in config.widths)
+        self.convinv = nn.ModuleList(Invertible1x1(width) for width in config.widths)
+        self._plan: Plan | None = None
+
+    @property
+    def halo(self) -> int:
+        """Frames of mel on either side of a frame that its samples depend on.
+
+        Twelve couplings of eight layers reach far: more than a second. Chunks should be several times that.
+        """
+        config = self.config
+        steps = config.n_flows * (config.kernel - 1) // 2 * (2**config.n_layers - 1)
+        return -(-steps * config.n_group // config.hop) + -(-config.window // config.hop)
+
+    def forward(self, mel: Mel, wave: Wave) -> Flow:
+        """Return the noise that generates the wave from this mel, and how volume changes on the way."""
+        config, samples = self.config, wave.shape[-1]
+        if samples == 0 or samples % config.n_group:
+            raise UserError(
+                f"a wave of {samples} samples cannot be cut into groups of {config.n_group}: "
+                "trim it to a multiple"
+            )
+        if samples > mel.shape[-1] * self.hop + config.window - self.hop:
+            raise UserError(
+                f"{samples} samples are longer than their mel of {mel.shape[-1]} frames x {self.hop}: "
+                "give the mel of this wave"
+            )
+        condition = self.condition(mel, samples)
+        x, early, log_s, log_det = fold(wave.float(), config.n_group), [], [], []
+        for k, (mix, coupling) in enumerate(zip(self.convinv, self.WN)):
+            if self._is_early(k):
+                early.append(x[:, : config.n_early_size])
+                x = x[:, config.n_early_size :]
+            x, mixed = mix(x)
+            kept, changed = x.chunk(2, dim=1)
+            shift, scale = coupling(kept, condition)
+            x = torch.cat([kept, scale.exp() * changed + shift], dim=1)
+            log_s.append(scale)
+            log_det.append(mixed)
+        return Flow(torch.cat([*early, x], dim=1), log_s, log_det)
+
+    def condition(self, mel: Mel, samples: int) -> Float[Tensor, "batch bands_x_group steps"]:
+        """Upsample the mel to the wave's length and fold it like the wave."""
+        up = self.upsample(mel)[..., :samples]
+        return up.unflatten(-1, (-1, self.config.n_group)).permute(0, 1, 3, 2).flatten(1, 2)
+
+    def _is_early(self, k: int) -> bool:
+        return k > 0 and k % self.config.n_early_every == 0
+
+    def inverse(self, mel: Mel, z: Groups) -> Wave:
+        """Return the wave whose noise is ``z``: ``forward`` backwards, by its plain equations."""
+        self.check_noise(mel, z)
+        condition, widths = self.condition(mel, mel.shape[-1] * self.hop), self.config.widths
+        x, z = z[:, -widths[-1] :], z[:, : -widths[-1]]
+        for k in reversed(range(self.config.n_flows)):
+            kept, changed = x.chunk(2, dim=1)
+            shift, scale = self.WN[k](kept, condition)
+            x = self.convinv[k].inverse(torch.cat([kept, (changed - shift) * (-scale).exp()], dim=1))
+            if self._is_early(k):
+                cut = z.shape[1] - self.config.n_early_size
+                x, z = torch.cat([z[:, cut:], x], dim=1), z[:, :cut]
+        return unfold(x)
+
+    @torch.no_grad()
+    def generate(
+        self, mel: Mel, noise: Groups | None = None, temperature: float = 0.6
+    ) -> Float[Tensor, "batch 1 samples"]:
+        """Generate from standard normal noise times ``temperature``, the paper's σ, without gradient.
+
+        On a CPU in float32 this is ``inverse`` rearranged (see ``vocoders/waveglow_fast.py``).
+        """
+        if noise is None:
+            noise = torch.randn(self._noise_shape(len(mel), mel.shape[-1]), device=mel.device)
+        self.check_noise(mel, noise)
+        z = noise.to(mel) * temperature
+        if Plan.suits(self, mel):
+            if self._plan is None or not self._plan.is_current(self):
+                self._plan = None  # the old one is freed before the new one is made
+                self._plan = Plan(self)
+            return self._plan(mel, z)
+        return self.inverse(mel, z)
+
+    def noise(self, batch: int, frames: int, generator: torch.Generator) -> Groups:
+        """Return standard normal noise for ``generate``; it may be cut along time with the mel."""
+        shape = self._noise_shape(batch, frames)
+        return torch.randn(shape, generator=generator, device=generator.device)
+
+    def _noise_shape(self, batch: int, frames: int) -> tuple[int, int, int]:
+        return batch, self.config.n_group, frames * self.hop // self.config.n_group
+
+    def check_noise(self, mel: Mel, z: Groups) -> None:
+        """Refuse noise that does not belong to this mel."""
+        wanted = self._noise_shape(len(mel), mel.shape[-1])
+        if tuple(z.shape) != wanted:
+            raise UserError(
+                f"noise of shape {tuple(z.shape)} does not fit a mel of {mel.shape[-1]} frames: "
+                f"it must be {wanted}, as noise() returns it"
+            )
+
+    def fold(self) -> "WaveGlow":
+        """Remove weight norm in place, which changes the parameters' names and not the outputs."""
+        return fold_weight_norm(self)
+
+
+class Invertible1x1(nn.Module):
+    """A square 1x1 convolution, a rotation at first; it mixes channels between couplings."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(width, width, 1, bias=False)
+        with torch.no_grad():
+            rotation = torch.linalg.qr(torch.randn(width, width)).Q
+            rotation[:, 0] *= torch.det(rotation).sign()
+            self.conv.weight.copy_(rotation[..., None])
+
+    def forward(self, x: Groups) -> tuple[Groups, Float[Tensor, ""]]:
+        """Return the mixed channels and the log-determinant, summed over batch and steps."""
+        with torch.autocast(x.device.type, enabled=False):
+            # Its absolute value: the published code's logdet is NaN once training turns the sign.
+            log_det = torch.linalg.slogdet(self.conv.weight[..., 0].float()).logabsdet
+            return self.conv(x.float()), log_det * (x.shape[0] * x.shape[2])
+
+    def inverse(self, x: Groups) -> Groups:
+        """Undo ``forward``."""
+        return F.conv1d(x, torch.linalg.inv(self.conv.weight[..., 0])[..., None])
+
+
+class Coupling(nn.Module):
+    """The WaveNet-like network of an affine coupling: shift and log-scale of one half from the other half."""
+
+    def __init__(self, half: int, config: WaveGlowConfig) -> None:
+        super().__init__()
+        n, n_layers, kernel = config.n_channels, config.n_layers, config.kernel
+        self.start = weight_norm(nn.Conv1d(half, n, 1))
+        self.cond_layer = weight_norm(nn.Conv1d(config.n_mels * config.n_group, 2 * n * n_layers, 1))
+        self.in_layers, self.res_skip_layers = nn.ModuleList(), nn.ModuleList()
+        for i in range(n_layers):
+            padding = 2**i * (kernel - 1) // 2
+            dilated = nn.Conv1d(n, 2 * n, kernel, dilation=2**i, padding=padding)
+            self.in_layers.append(weight_norm(dilated))
+            self.res_skip_layers.append(weight_norm(nn.Conv1d(n, 2 * n if i + 1 < n_layers else n, 1)))
+        self.end = nn.Conv1d(n, 2 * half, 1)
+        nn.init.zeros_(self.end.weight)  # a coupling begins as the identity
+        nn.init.zeros_(_bias(self.end))
+
+    def forward(self, kept: Groups, condition: Float[Tensor, "batch bands steps"]) -> tuple[Groups, Groups]:
+        """Return shift and log-scale."""
+        x, n = self.start(kept), self.start.weight.shape[0]
+        conditions = self.cond_layer(condition).chunk(len(self.in_layers), dim=1)
+        skips = None
+        for dilated, res_skip, local in zip(self.in_layers, self.res_skip_layers, conditions):
+            gates = dilated(x) + local
+            out = res_skip(torch.tanh(gates[:, :n]) * torch.sigmoid(gates[:, n:]))
+            skip = out[:, -n:]  # the last layer has no residual half
+            skips = skip if skips is None else skips + skip
+            if out.shape[1] > n:
+                x = x + out[:, :n]
+        shift, scale = self.end(skips).float().chunk(2, dim=1)
+        return shift, scale
+
+
+def fold(wave: Wave, n_group: int) -> Groups:
+    """Make vectors of ``n_group`` consecutive samples."""
+    return wave.squeeze(1).unflatten(-1, (-1, n_group)).transpose(1, 2)
+
+
+def unfold(groups: Groups) -> Wave:
+    """Undo ``fold``."""
+    return groups.transpose(1, 2).flatten(1)[:, None]
+
+
+def _bias(conv: nn.Conv1d) -> Tensor:
+    assert conv.bias is not None
+    return conv.bias
