@@ -1,0 +1,1 @@
+"""WaveNet: the network, its conditioning, distributions, sampling and uses."""
