@@ -1,0 +1,204 @@
+"""Finding a vocoder's weights and what network they are for: ours, published ones, or a training run's."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from jaxtyping import Shaped
+from torch import Tensor
+
+from data.frontends import MelConfig
+from engine.checkpoint import checkpoints, fill, load_export
+from engine.config import load_config
+from engine.user_error import UserError
+from vocoders import published, published_configs
+from vocoders.griffin_lim import GriffinLimConfig
+from vocoders.hifigan import HiFiGANConfig
+from vocoders.mel_files import DEFINITIONS, check_definition
+from vocoders.melgan import MelGANConfig
+from vocoders.vocoder import NetworkConfig, Vocoder, VocoderConfig
+from vocoders.waveglow import WaveGlowConfig
+
+State = Mapping[str, Shaped[Tensor, "..."]]
+
+RELEASED = Path(__file__).parent / "released"
+"""A trained vocoder that comes with the package."""
+KINDS: dict[str, type] = {
+    "griffin_lim": GriffinLimConfig,
+    "hifigan": HiFiGANConfig,
+    "melgan": MelGANConfig,
+    "waveglow": WaveGlowConfig,
+}
+"""Names of vocoders, and what configures their networks."""
+
+
+def load(
+    name: str,
+    weights: str | Path | State | None = None,
+    config: Any = None,
+    *,
+    mel: MelConfig | str | None = None,
+    fold: bool = True,
+) -> Vocoder:
+    """Load a vocoder.
+
+    ``name`` is one of ``KINDS``, ``released``, or an exported folder or training run of ours. ``weights`` is
+    such a folder, a published file, or a state dict; ``griffin_lim`` needs none. ``config`` is the
+    JSON file published with the weights, its content as a dict, or a config of ours (of the network or
+    the whole vocoder); without one, weights of the published shapes explain themselves. ``mel`` is
+    the definition of the mels, by itself or by name, where published weights do not bring it. ``fold`` takes
+    weight norm away, which changes speed and not results.
+    """
+    if name not in KINDS:
+        vocoder = from_folder(_named_folder(name, weights), fold)
+    elif name == "griffin_lim":
+        vocoder = _griffin_lim(weights, config, mel)
+    elif weights is None:
+        raise UserError(f"{name} needs weights: give its file or folder (weights=, --weights)")
+    elif isinstance(weights, str | Path) and Path(weights).is_dir():
+        vocoder = from_folder(Path(weights), fold)
+        kind = kind_of(vocoder.config.network)
+        if kind != name:
+            raise UserError(f"{weights} holds a {kind} vocoder, not {name}: load it by that name")
+    else:
+        vocoder = _from_state(name, weights, config, mel, fold)
+    wanted = _definition(mel)
+    if wanted is not None:
+        check_definition(wanted, vocoder.mel, "what mel= names")
+    return vocoder.eval().requires_grad_(False)
+
+
+def kind_of(network: NetworkConfig) -> str:
+    """The name under which a network's vocoder is loaded."""
+    return next(name for name, kind in KINDS.items() if isinstance(network, kind))
+
+
+def _definition(mel: MelConfig | str | None) -> MelConfig | None:
+    if isinstance(mel, str):
+        if mel not in DEFINITIONS:
+            raise UserError(f"mel definition {mel!r} is unknown; choose one of {', '.join(DEFINITIONS)}")
+        return DEFINITIONS[mel]
+    return mel
+
+
+def _named_folder(name: str, weights: object) -> Path:
+    if name == "released":
+        if not (RELEASED / "config.json").is_file():
+            raise UserError(
+                "no trained vocoder comes with this copy: name a folder or weights, or take griffin_lim"
+            )
+        return RELEASED
+    if weights is not None or not Path(name).exists():
+        raise UserError(
+            f"vocoder {name!r} is unknown; choose one of {', '.join(KINDS)}, released, or the folder of a "
+            "trained one"
+        )
+    if not Path(name).is_dir():
+        raise UserError(
+            f"{name} is a file: name its vocoder, one of {', '.join(KINDS)}, and give it as weights"
+        )
+    return Path(name)
+
+
+def from_folder(folder: Path, fold: bool = True) -> Vocoder:
+    """Load an exported folder of ours (config.json, model.safetensors) or a training run's newest state."""
+    if not (folder / "config.json").is_file() and checkpoints(folder):
+        from vocoders.export import trained_vocoder
+
+        return trained_vocoder(folder)
+    if (folder / "model.safetensors").is_file() or (folder / "config.json").is_file():
+        if _is_griffin_lim(folder):
+            return Vocoder(load_config(VocoderConfig, folder / "config.json"))
+        config, state = load_export(folder, VocoderConfig)
+        return _filled(config, state, folder / "model.safetensors", fold)
+    found = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))[:4]
+    raise UserError(
+        f"{folder} holds no vocoder (config.json and model.safetensors) and no training run; found "
+        f"{', '.join(found) or 'nothing'}: a published file is given by its own path"
+    )
+
+
+def _is_griffin_lim(folder: Path) -> bool:
+    network = published_configs.read_json(folder / "config.json").get("network")
+    return isinstance(network, dict) and network.get("kind") == GriffinLimConfig.__name__
+
+
+def _griffin_lim(weights: object, config: Any, mel: MelConfig | str | None) -> Vocoder:
+    if weights is not None:
+        raise UserError(
+            "griffin_lim has no weights: leave them out, and name the mel definition (mel=, --mel)"
+        )
+    match config:
+        case None:
+            return Vocoder(VocoderConfig(mel=_definition(mel) or MelConfig()))
+        case VocoderConfig(network=GriffinLimConfig()):
+            return Vocoder(config)
+        case GriffinLimConfig():
+            return Vocoder(VocoderConfig(mel=_definition(mel) or MelConfig(), network=config))
+        case MelConfig():
+            return Vocoder(VocoderConfig(mel=config))
+    raise UserError(f"griffin_lim takes a GriffinLimConfig, not {type(config).__name__}")
+
+
+def _from_state(
+    name: str, weights: str | Path | State, config: Any, mel: MelConfig | str | None, fold: bool
+) -> Vocoder:
+    """Weights of the published layout, from a file or as a state dict."""
+    where = "the state dict" if isinstance(weights, Mapping) else str(weights)
+    content = weights if isinstance(weights, Mapping) else published.read_published(weights)
+    raw = published.network_state(content, where)
+    kind = published.layout(raw, where)
+    if kind != name:
+        raise UserError(f"{where} holds {kind} weights, not {name}: load it by that name")
+    state = published.from_published(raw)
+    return _filled(described(name, state, config, mel, where), state, where, fold)
+
+
+def described(
+    name: str, state: State, config: Any, mel: MelConfig | str | None, where: str | Path
+) -> VocoderConfig:
+    """What weights are for: by a config, published or ours, or else by their shapes."""
+    if isinstance(config, VocoderConfig):
+        _of_kind(name, config.network)
+        return config
+    if isinstance(config, str | Path):
+        content = published_configs.read_json(config)
+        if {"network", "mel"} <= set(content):
+            return described(name, state, load_config(VocoderConfig, config), mel, where)
+        network, published_mel = published_configs.from_json(name, content, config)
+    elif isinstance(config, Mapping):
+        network, published_mel = published_configs.from_json(name, config, "the config")
+    elif config is None:
+        network, published_mel = published_configs.from_shapes(name, state, where)
+    else:
+        _of_kind(name, config)
+        named = (m for m in DEFINITIONS.values() if (m.hop, m.n_mels) == (config.hop, config.n_mels))
+        default = DEFINITIONS.get(name)
+        fits = default is not None and (default.hop, default.n_mels) == (config.hop, config.n_mels)
+        published_mel = default if fits else next(named, None)
+        network = config
+    chosen = _definition(mel) or published_mel
+    if chosen is None:
+        raise UserError(
+            f"no mel definition of hop {network.hop} and {network.n_mels} bands is known: give it (mel=)"
+        )
+    return VocoderConfig(mel=chosen, network=network)
+
+
+def _of_kind(name: str, network: Any) -> None:
+    if not isinstance(network, get_args(NetworkConfig)):
+        raise UserError(
+            f"config is a {type(network).__name__}: give a published JSON file, or a {KINDS[name].__name__}"
+        )
+    if kind_of(network) != name:
+        raise UserError(f"config is for {kind_of(network)}, the weights are asked for as {name}")
+
+
+def _filled(config: VocoderConfig, state: State, where: str | Path, fold: bool) -> Vocoder:
+    vocoder = Vocoder(config)
+    if published.is_folded(state):
+        vocoder.network.fold()
+    fill(vocoder.network, state, where)
+    if fold:
+        vocoder.network.fold()
+    return vocoder

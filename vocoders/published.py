@@ -1,0 +1,158 @@
+"""Published checkpoints: which network's layout a file has, its tensors under our names, and the way back.
+
+Files are opened with weights-only loading. Our networks bear the published names but for weight and spectral
+norm, whose tensors PyTorch has renamed since: ``X.weight_g`` is ``X.parametrizations.weight.original0`` now.
+"""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+from engine.checkpoint import load_weights
+from engine.user_error import UserError
+
+State = Mapping[str, Shaped[Tensor, "..."]]
+
+MARKS = {
+    "hifigan": (r"conv_pre\.", r"ups\.0\."),
+    "melgan": (r"model\.1\.", r"model\.\d+\.shortcut\."),
+    "waveglow": (r"WN\.0\.", r"convinv\.0\."),
+    "wavenet": (r"first_conv\.", r"conv_layers\.0\."),
+    "hifigan discriminators": (r"discriminators\.0\.convs\.0\.",),
+    "melgan discriminators": (r"model\.disc_0\.",),
+}
+"""What the names of each layout's tensors begin with."""
+WRAPPERS = ("generator", "state_dict", "model", "model_g")
+"""Under which key training code puts the network that generates."""
+ADVERSARIES = {"mpd": "periods", "msd": "scales"}
+"""Keys of HiFi-GAN's ``do_*`` files, and what we call their networks."""
+_NORMS = {
+    "weight_g": "parametrizations.weight.original0",
+    "weight_v": "parametrizations.weight.original1",
+}
+_SPECTRAL = {
+    "weight_orig": "parametrizations.weight.original",
+    "weight_u": "parametrizations.weight.0._u",
+    "weight_v": "parametrizations.weight.0._v",
+}
+
+
+def from_published(state: State) -> dict[str, Tensor]:
+    """A published state under our names; folded tensors and names of ours stay as they are."""
+    return {_renamed(name, state): tensor for name, tensor in state.items()}
+
+
+def _renamed(name: str, state: State) -> str:
+    stem, _, last = name.rpartition(".")
+    norm = _SPECTRAL if f"{stem}.weight_orig" in state else _NORMS
+    return f"{stem}.{norm.get(last, last)}" if stem else name
+
+
+def to_published(state: State) -> dict[str, Tensor]:
+    """The inverse of ``from_published``."""
+    back = {ours: theirs for norm in (_NORMS, _SPECTRAL) for theirs, ours in norm.items()}
+
+    def renamed(name: str) -> str:
+        stem, mark, last = name.partition(".parametrizations.")
+        return f"{stem}.{back[f'parametrizations.{last}']}" if mark else name
+
+    return {renamed(name): tensor for name, tensor in state.items()}
+
+
+def is_folded(state: State) -> bool:
+    """Is there no weight norm in a state, of either naming?"""
+    return not any(re.search(r"\.weight_g$|\.original0$", name) for name in state)
+
+
+def read_published(path: str | Path) -> dict[str, Any]:
+    """Open a checkpoint file without running anything that is in it."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"there is no weights file {path}")
+    if path.suffix == ".safetensors":
+        return load_weights(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes torch stumble over
+        raise UserError(_refusal(path, error)) from None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} holds a {type(content).__name__}, not a checkpoint: a state dict is expected"
+        )
+    return content
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    if found is None:
+        kind = "is not a whole PyTorch checkpoint" if _begins_like_one(path) else "is no PyTorch checkpoint"
+        return f"{path} {kind}: it is damaged, cut short or of another kind; fetch or save it again"
+    saved = path.with_name(f"{path.stem}_state.pt").name
+    return (
+        f"{path} holds a pickled object ({found[1]}), which is never opened since that can run anything: "
+        'inside the repository that wrote it, run once `python -c "import torch; c = torch.load('
+        f"'{path.name}', map_location='cpu', weights_only=False); c = c.get('model', c); "
+        f"torch.save(c.state_dict() if hasattr(c, 'state_dict') else c, '{saved}')\"` and give {saved}"
+    )
+
+
+def _begins_like_one(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(2)
+    return head == b"PK" or head[:1] == b"\x80" or zipfile.is_zipfile(path)
+
+
+def network_state(content: Mapping[str, Any], where: str | Path) -> dict[str, Tensor]:
+    """Take the tensors of the network that generates out of whatever training code wraps them in."""
+    for key in WRAPPERS:
+        inner = content.get(key)
+        if isinstance(inner, Mapping) and inner:
+            content = inner
+            break
+    state = {name: tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+    if not state:
+        found = ", ".join(map(str, list(content)[:6])) or "nothing"
+        raise UserError(
+            f"{where} holds no network's tensors: found {found}; expected is a state dict, bare or under one "
+            f"of {', '.join(WRAPPERS)}"
+        )
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+
+
+def adversary_states(content: Mapping[str, Any], where: str | Path) -> dict[str, dict[str, Tensor]]:
+    """The discriminators of a file by our names, under our names: HiFi-GAN's two kinds or MelGAN's."""
+    found = {
+        ours: from_published(network_state(content[theirs], where))
+        for theirs, ours in ADVERSARIES.items()
+        if isinstance(content.get(theirs), Mapping)
+    }
+    if found:
+        return found
+    state = network_state(content, where)
+    if layout(state, where) != "melgan discriminators":
+        raise UserError(
+            f"{where} holds {layout(state, where)} where discriminators are expected: "
+            "HiFi-GAN's do_* file or MelGAN's netD.pt"
+        )
+    return {"windows": from_published(state)}
+
+
+def layout(state: State, where: str | Path) -> str:
+    """Whose tensors these are, by their names."""
+    for kind, marks in MARKS.items():
+        if all(any(re.match(mark, name) for name in state) for mark in marks):
+            return kind
+    names = ", ".join(list(state)[:4])
+    raise UserError(
+        f"{where} has no layout known here: its tensors are {names}, …; known are the published layouts of "
+        f"{', '.join(MARKS)}"
+    )

@@ -1,0 +1,98 @@
+"""Long signals in flat memory: mels of waves that come in blocks, and mels cut into overlapping windows."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from data.frontends import LogMel, MelConfig
+
+WavePiece = Float[Tensor, "batch 1 _"]
+MelPiece = Float[Tensor, "batch n_mels _"]
+
+
+class Window(NamedTuple):
+    """A stretch of a mel with its surroundings."""
+
+    mel: MelPiece
+    before: int
+    """Frames of it that precede the stretch."""
+    frames: int
+    """Of the stretch."""
+    start: int
+    """The stretch's first frame, counted from the mel's."""
+
+
+def windows(pieces: Iterable[MelPiece], block: int, halo: int) -> Iterator[Window]:
+    """Cut a mel that comes in pieces into stretches of ``block`` frames, ``halo`` more on either side.
+
+    The last stretch is up to ``halo`` frames longer. Where the pieces are cut makes no difference.
+    """
+    waiting: list[Tensor] = []
+    length = before = start = 0
+    for piece in pieces:
+        waiting.append(piece)
+        length += piece.shape[-1]
+        while length > before + block + halo:
+            joined = torch.cat(waiting, dim=-1)
+            yield Window(joined[..., : before + block + halo], before, block, start)
+            kept = min(halo, before + block)
+            waiting = [joined[..., before + block - kept :]]
+            length, before, start = waiting[0].shape[-1], kept, start + block
+    if length > before:
+        yield Window(torch.cat(waiting, dim=-1), before, length - before, start)
+
+
+def mels(blocks: Iterable[WavePiece], config: MelConfig) -> Iterator[MelPiece]:
+    """The log-mel of a wave that comes in blocks of any length: concatenated, that of the whole wave.
+
+    The wave is lengthened by silence to whole hops, and to what mirroring its edges takes.
+    """
+    hear = LogMel(replace(config, padding="none"))
+    if config.padding == "causal":  # the window stands at the transform's end
+        hear = LogMel(replace(config, padding="none", win=config.n_fft))
+        hear.window = F.pad(torch.hann_window(config.win), (config.n_fft - config.win, 0))
+    before, after = _edges(config)
+    waiting: list[Tensor] = []
+    length, total, begun = 0, 0, False
+    for block in blocks:
+        waiting.append(block)
+        length, total = length + block.shape[-1], total + block.shape[-1]
+        if not begun and length > max(before, config.n_fft):
+            waiting, begun = [_extended(torch.cat(waiting, -1), before, 0, config.pad_mode)], True
+            length += before
+        # What the mirrored end needs stays behind.
+        n_frames = (length - after - 1 - config.n_fft) // config.hop + 1 if begun else 0
+        if n_frames > 0:
+            joined = torch.cat(waiting, dim=-1)
+            yield hear(joined[..., : (n_frames - 1) * config.hop + config.n_fft])
+            waiting = [joined[..., n_frames * config.hop :]]
+            length = waiting[0].shape[-1]
+    if total == 0:
+        return
+    least = max(before, after) + 1 if config.padding != "none" else config.n_fft
+    silence = max(-total % config.hop, least - total + (-least % config.hop))
+    tail = F.pad(torch.cat(waiting, dim=-1), (0, silence))
+    yield hear(_extended(tail, 0 if begun else before, after, config.pad_mode))
+
+
+def _edges(config: MelConfig) -> tuple[int, int]:
+    """Samples by which ``data.frontends.stft`` extends a wave at its front and end."""
+    whole = config.n_fft - config.hop
+    match config.padding:
+        case "same":
+            return whole // 2, whole - whole // 2
+        case "center":
+            return config.n_fft // 2, config.n_fft // 2
+        case "causal":
+            return whole, 0
+        case "none":
+            return 0, 0
+
+
+def _extended(wave: Tensor, before: int, after: int, mode: str) -> Tensor:
+    return F.pad(wave, (before, after), mode=mode) if before or after else wave

@@ -1,0 +1,187 @@
+"""The public face of the vocoders: load one, and turn log-mels into waves of any length.
+
+vocoder = load_vocoder("hifigan", "generator_v1", config="config_v1.json")  # published files, or ours
+wave = vocoder(vocoder.log_mel(load("speech.wav", vocoder.sample_rate)))  # (batch, 1, frames · hop)
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from data.frontends import LogMel, MelConfig
+from engine.seeding import step_seed
+from engine.user_error import UserError
+from vocoders.denoiser import Denoiser
+from vocoders.griffin_lim import GriffinLim, GriffinLimConfig
+from vocoders.hifigan import HiFiGAN, HiFiGANConfig
+from vocoders.mel_files import check_definition, check_mel
+from vocoders.melgan import MelGAN, MelGANConfig
+from vocoders.streamed import Window, windows
+from vocoders.waveglow import WaveGlow, WaveGlowConfig
+
+MelPiece = Float[Tensor, "batch n_mels _"]
+WavePiece = Float[Tensor, "batch 1 _"]
+NetworkConfig = GriffinLimConfig | HiFiGANConfig | MelGANConfig | WaveGlowConfig
+
+SHORTEST_BLOCK = 128
+"""Frames made at once, or several halos' worth: little enough for caches, enough to make up for the halo."""
+NOISE_BLOCK = 64
+"""Frames whose noise is drawn together, from an address of its own."""
+SHORTEST_MEL = 4
+"""Frames; shorter mels are made so long by repeating the last, and their waves cut: MelGAN mirrors three."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocoderConfig:
+    """A network and the mel definition it was made for: the ``config.json`` of an exported vocoder."""
+
+    mel: MelConfig = field(default_factory=MelConfig)
+    """Mels of another definition are refused."""
+    network: NetworkConfig = field(default_factory=GriffinLimConfig)
+    """Which network, and its sizes."""
+
+
+def build_network(config: VocoderConfig) -> Any:
+    """The network of a config, with random weights."""
+    match config.network:
+        case GriffinLimConfig():
+            return GriffinLim(config.network, config.mel)
+        case HiFiGANConfig():
+            return HiFiGAN(config.network)
+        case MelGANConfig():
+            return MelGAN(config.network)
+        case WaveGlowConfig():
+            return WaveGlow(config.network)
+
+
+class Vocoder(nn.Module):
+    """Log-mels to waves, by any network; nothing is kept between calls."""
+
+    def __init__(self, config: VocoderConfig) -> None:
+        super().__init__()
+        self.config, self.mel, self.hop = config, config.mel, config.mel.hop
+        self.network = build_network(config)
+        if (self.network.hop, self.network.n_mels) != (self.mel.hop, self.mel.n_mels):
+            raise UserError(
+                f"the network makes {self.network.hop} samples of {self.network.n_mels} bands, the mel "
+                f"definition has {self.mel.hop} and {self.mel.n_mels}: they do not belong together"
+            )
+        self.log_mel = LogMel(config.mel)
+        self.denoiser: Denoiser | None = None
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz, of the waves."""
+        return self.mel.sample_rate
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.log_mel.window.device
+
+    def forward(
+        self,
+        mel: Tensor,
+        *,
+        seed: int | Sequence[int] = 0,
+        definition: MelConfig | None = None,
+        **options: Any,
+    ) -> Float[Tensor, "batch 1 samples"]:
+        """The wave of a log-mel (batch, n_mels, frames), frames · hop samples long, without gradient.
+
+        What is random is drawn from ``seed``, row i's from ``seed + i`` or the i-th of several.
+        ``definition`` is the mel's own, refused if it is not the vocoder's. Options are the network's:
+        ``temperature`` of WaveGlow, ``denoise`` of all that are trained, ``sampler`` and ``speaker`` of
+        WaveNet. Memory beyond mel and wave does not grow with the length. Raises ``UserError`` for mels
+        that cannot be read.
+        """
+        if definition is not None:
+            check_definition(definition, self.mel, "the mel")
+        checked = check_mel(mel, self.mel)
+        seeds = [seed + row for row in range(len(checked))] if isinstance(seed, int) else list(seed)
+        return torch.cat(list(self.stream([checked], seed=seeds, **options)), dim=-1)
+
+    @torch.no_grad()
+    def stream(
+        self, pieces: Iterable[MelPiece], *, seed: Sequence[int] = (0,), **options: Any
+    ) -> Iterator[WavePiece]:
+        """Turn a mel that comes in pieces of any length into pieces of its wave, in flat memory.
+
+        Where the pieces are cut makes no difference; ``seed`` has an entry for each row.
+        """
+        pieces = (piece.to(self.device) for piece in pieces)
+        if isinstance(self.network, GriffinLim):
+            _no_more(options)
+            yield from self.network.stream(pieces, seed)
+            return
+        denoise = options.pop("denoise", 0.0)
+        if not isinstance(self.network, WaveGlow):
+            _no_more(options)
+        block = max(SHORTEST_BLOCK, 6 * self.network.halo)
+        for window in windows(pieces, block, self.network.halo):
+            yield self._wave(window, seed, options, denoise)
+
+    def _wave(
+        self, window: Window, seeds: Sequence[int], options: dict[str, Any], denoise: float
+    ) -> WavePiece:
+        mel, n_frames = window.mel, window.mel.shape[-1]
+        if n_frames < SHORTEST_MEL:
+            mel = F.pad(mel, (0, SHORTEST_MEL - n_frames), mode="replicate")
+        first = window.start - window.before
+        if len(seeds) not in (1, len(mel)):
+            raise UserError(f"seed has {len(seeds)} entries for {len(mel)} mels: give one for each")
+        noise = self._noise(first, mel.shape[-1], seeds)
+        if noise is not None:
+            noise = noise.expand(len(mel), *noise.shape[1:]).to(self.device)
+        wave = self.network.generate(mel, noise, **options)
+        if denoise:
+            if self.denoiser is None:
+                self.denoiser = Denoiser(self.network)
+            wave = self.denoiser(wave, denoise)
+        start = window.before * self.hop
+        return wave[..., start : start + window.frames * self.hop]
+
+    def _noise(self, first: int, n_frames: int, seeds: Sequence[int]) -> Tensor | None:
+        """What the network draws for these frames, the same in whatever window they lie."""
+        begin, rows = first // NOISE_BLOCK, []
+        blocks = range(begin, (first + n_frames - 1) // NOISE_BLOCK + 1)
+        for seed in seeds:
+            drawn = []
+            for block in blocks:
+                generator = torch.Generator().manual_seed(step_seed(seed, block))
+                noise = self.network.noise(1, NOISE_BLOCK, generator)
+                if noise is None:
+                    return None
+                drawn.append(noise)
+            rows.append(torch.cat(drawn, dim=-1))
+        whole, skip = torch.cat(rows), first - begin * NOISE_BLOCK
+        per_frame = whole.shape[-1] // (NOISE_BLOCK * len(blocks))
+        return whole[..., skip * per_frame : (skip + n_frames) * per_frame]
+
+
+def _no_more(options: dict[str, Any]) -> None:
+    """Refuse options that the network does not know."""
+    wrong = [name for name, value in options.items() if value]
+    if wrong:
+        raise UserError(f"this vocoder has no option {wrong[0]!r}")
+
+
+def load_vocoder(
+    name: str,
+    weights: str | Path | dict[str, Shaped[Tensor, "..."]] | None = None,
+    config: Any = None,
+    *,
+    mel: MelConfig | str | None = None,
+    fold: bool = True,
+    device: str = "cpu",
+) -> Vocoder:
+    """Load a vocoder; see ``vocoders/loading.py`` for what names, weights and configs may be."""
+    from vocoders.loading import load
+
+    return load(name, weights, config, mel=mel, fold=fold).to(device)
