@@ -49,7 +49,7 @@ class LocalConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeakerConfig:
+class GlobalConfig:
     """Voices, each a learned vector."""
 
     n_speakers: int = 1

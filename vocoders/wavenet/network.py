@@ -15,7 +15,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from engine.user_error import UserError
 from vocoders.hifigan import fold_weight_norm
-from vocoders.wavenet.conditioning import LocalConfig, SpeakerConfig, Upsampling
+from vocoders.wavenet.conditioning import LocalConfig, GlobalConfig, Upsampling
 from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw
 
 Output = MuLaw | MixtureOfLogistics | Gaussian
@@ -64,7 +64,7 @@ class WaveNetConfig:
     """The distribution of the next sample."""
     local: LocalConfig | None = field(default_factory=LocalConfig)
     """Features that change with time, such as a mel; none: the network babbles."""
-    speakers: SpeakerConfig | None = None
+    global_: GlobalConfig | None = None
     """Voices to tell apart; none: one voice, or the features carry it."""
     context: ContextConfig | None = None
     """A stack that hears further back."""
@@ -116,8 +116,8 @@ class WaveNet(nn.Module):
         )
         self.upsample_net: Upsampling | None = Upsampling(config.local) if config.local else None
         self.embed_speakers: nn.Embedding | None = None
-        if config.speakers:
-            self.embed_speakers = nn.Embedding(config.speakers.n_speakers, config.speakers.dim)
+        if config.global_:
+            self.embed_speakers = nn.Embedding(config.global_.n_speakers, config.global_.dim)
             nn.init.normal_(self.embed_speakers.weight, 0.0, 0.1)
         self.context = ContextStack(config.context) if config.context else None
 
@@ -168,9 +168,9 @@ class WaveNet(nn.Module):
             raise ValueError(
                 "this network needs local features" if config.local else "it takes no local features"
             )
-        if (speaker is None) != (config.speakers is None):
-            raise ValueError("this network needs speakers" if config.speakers else "it takes no speakers")
-        n_speakers = config.speakers.n_speakers if config.speakers else 0
+        if (speaker is None) != (config.global_ is None):
+            raise ValueError("this network needs speakers" if config.global_ else "it takes no speakers")
+        n_speakers = config.global_.n_speakers if config.global_ else 0
         if speaker is not None and not 0 <= int(speaker.min()) <= int(speaker.max()) < n_speakers:
             raise UserError(f"speakers {speaker.tolist()}: the network knows 0 … {n_speakers - 1}")
 
@@ -244,7 +244,7 @@ class Layer(nn.Module):
         self.dropout = config.dropout
         self.conv = _convolution(config.residual, config.gate, config.kernel, dilation)
         self.conv1x1c = _pointwise(config.local.channels, config.gate, bias=False) if config.local else None
-        self.conv1x1g = _pointwise(config.speakers.dim, config.gate, bias=False) if config.speakers else None
+        self.conv1x1g = _pointwise(config.global_.dim, config.gate, bias=False) if config.global_ else None
         self.conv1x1p = (
             _pointwise(config.context.channels, config.gate, bias=False) if config.context else None
         )
