@@ -120,30 +120,28 @@ class Vocoder(nn.Module):
             _no_more(options)
             yield from self.network.stream(pieces, seed)
             return
-        denoise = options.pop("denoise", 0.0)
-        if not isinstance(self.network, WaveGlow):
-            _no_more(options)
         block = max(SHORTEST_BLOCK, 6 * self.network.halo)
         for window in windows(pieces, block, self.network.halo):
-            yield self._wave(window, seed, options, denoise)
+            yield self.make(window, seed, options)
 
-    def _wave(
-        self, window: Window, seeds: Sequence[int], options: dict[str, Any], denoise: float
-    ) -> WavePiece:
+    def make(self, window: Window, seeds: Sequence[int], options: dict[str, Any]) -> WavePiece:
+        """The wave of a stretch of a mel, from the network and what it hears around the stretch."""
         mel, n_frames = window.mel, window.mel.shape[-1]
-        if n_frames < SHORTEST_MEL:
-            mel = F.pad(mel, (0, SHORTEST_MEL - n_frames), mode="replicate")
-        first = window.start - window.before
         if len(seeds) not in (1, len(mel)):
             raise UserError(f"seed has {len(seeds)} entries for {len(mel)} mels: give one for each")
-        noise = self._noise(first, mel.shape[-1], seeds)
+        if n_frames < SHORTEST_MEL:
+            mel = F.pad(mel, (0, SHORTEST_MEL - n_frames), mode="replicate")
+        rest = {name: value for name, value in options.items() if name != "denoise"}
+        if not isinstance(self.network, WaveGlow):
+            _no_more(rest)
+        noise = self._noise(window.start - window.before, mel.shape[-1], seeds)
         if noise is not None:
             noise = noise.expand(len(mel), *noise.shape[1:]).to(self.device)
-        wave = self.network.generate(mel, noise, **options)
-        if denoise:
+        wave = self.network.generate(mel, noise, **rest)
+        if options.get("denoise"):
             if self.denoiser is None:
                 self.denoiser = Denoiser(self.network)
-            wave = self.denoiser(wave, denoise)
+            wave = self.denoiser(wave, options["denoise"])
         start = window.before * self.hop
         return wave[..., start : start + window.frames * self.hop]
 

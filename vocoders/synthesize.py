@@ -1,0 +1,179 @@
+"""Make waves of mels or recordings: ``python -m vocoders.synthesize SOURCE... --vocoder NAME --out DIR``
+
+    python -m vocoders.synthesize mels/ --vocoder released --out made/
+    python -m vocoders.synthesize speech.wav --vocoder griffin_lim --mel hifigan --out copy.wav
+    python -m vocoders.synthesize talks/ --vocoder hifigan --weights generator_v1 --config v1.json --out made/
+    python -m vocoders.synthesize mels/ --vocoder runs/melgan/export --batch 16 --device cuda --out made/
+
+Sources are mels (.npy of bands × frames, .npz of --save-mel), recordings at any rate, or folders of both.
+Each becomes DIR/<its name>.wav at the vocoder's rate; a recording's copy is exactly as long as it was. Any
+length takes the same memory. Everything is read and checked before anything is written, and a file appears
+under its name only when it is whole.
+"""
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from data.arguments import Arguments
+from data.audio import Writer, blocks
+from engine.user_error import UserError, exits_cleanly
+from vocoders.batched import together
+from vocoders.inputs import Job, examine, plan, protect
+from vocoders.mel_files import read_mel, save_mel
+from vocoders.streamed import mels
+from vocoders.vocoder import Vocoder, load_vocoder
+
+MelPiece = Float[Tensor, "1 n_mels _"]
+BLOCK_S = 4.0
+"""Seconds of a recording read at once."""
+LONGEST_S = 60.0
+"""Seconds from which a source is worked through alone, piece by piece."""
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make what the command line names."""
+    words = parse(argv)
+    pairs = plan(words.source, words.out)
+    vocoder = load_vocoder(
+        words.vocoder, words.weights, words.config, mel=words.mel, device=_device(words.device)
+    )
+    protect([out for _, out in pairs], [source for source, _ in pairs])
+    if words.save_mel:
+        protect([_mel_beside(out) for _, out in pairs], [source for source, _ in pairs])
+    if words.skip_existing:
+        pairs = [(source, out) for source, out in pairs if not out.exists()]
+    jobs = examine(pairs, vocoder.mel)
+
+    began, seconds = time.monotonic(), sum(job.samples for job in jobs) / vocoder.sample_rate
+    with tqdm(total=round(seconds, 2), unit="s", unit_scale=True, disable=None) as bar:
+        for group in grouped(jobs, words.batch, round(LONGEST_S * vocoder.sample_rate)):
+            bar.set_description(group[0].source.name)
+            if len(group) == 1:
+                synthesize(vocoder, group[0], words, bar.update)
+            else:
+                synthesize_together(vocoder, group, words, bar.update)
+            for job in group:
+                bar.write(str(job.out), file=sys.stdout)
+    took = max(time.monotonic() - began, 1e-9)
+    print(f"{seconds:.1f} s of sound in {took:.1f} s, {seconds / took:.2f} times real time", file=sys.stderr)
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """Read the command line; what the options alone can show to be wrong is refused here."""
+    arguments = Arguments.described_by("vocoders.synthesize", __doc__)
+    option = arguments.add_argument
+    option("source", metavar="SOURCE", nargs="+", help="mel, recording, or folder of them")
+    option("--out", type=Path, required=True, help="folder to write; for a single source also a file")
+    option(
+        "--vocoder",
+        default="released",
+        metavar="NAME",
+        help="released (default), griffin_lim, hifigan, melgan, waveglow, wavenet, or a trained one's folder",
+    )
+    option("--weights", metavar="FILE", help="weights of the named vocoder: published, or a folder of ours")
+    option("--config", metavar="JSON", help="the configuration published with the weights")
+    option("--mel", metavar="NAME", help="mel definition, where the weights bring none: hifigan, melgan, ...")
+    option("--batch", type=int, default=1, metavar="N", help="sources at once; the result is the same")
+    option("--seed", type=int, default=0, help="of what is drawn; the same for every source (default 0)")
+    option("--temperature", type=float, help="of the noise (waveglow: 0.6)")
+    option("--denoise", type=float, default=0.0, metavar="STRENGTH", help="subtract the vocoder's own hum")
+    option("--save-mel", action="store_true", help="also write DIR/<name>.npz, the mel and its definition")
+    option("--skip-existing", action="store_true", help="pass over sources whose result is there")
+    option("--device", default="cpu", help="cpu (default), cuda, ...")
+    words = arguments.parse_args(argv)
+    if words.batch < 1:
+        raise UserError(f"--batch {words.batch} must be at least 1")
+    if words.temperature is not None and not words.temperature >= 0:
+        raise UserError(f"--temperature {words.temperature} must be 0 or more")
+    if not 0 <= words.denoise <= 10:
+        raise UserError(f"--denoise {words.denoise} must be between 0 and 10; up to 0.1 is usual")
+    words.options = {"denoise": words.denoise} if words.denoise else {}
+    if words.temperature is not None:
+        words.options["temperature"] = words.temperature
+    return words
+
+
+def _device(word: str) -> str:
+    try:
+        torch.zeros(1, device=word)
+    except Exception as error:
+        raise UserError(f"--device {word} cannot be used: {str(error).splitlines()[0]}") from None
+    return word
+
+
+def grouped(jobs: Sequence[Job], batch: int, longest_samples: int) -> Iterator[list[Job]]:
+    """Jobs to be done together, of similar lengths; long ones alone. A batch of 1 keeps the order given."""
+    if batch == 1:
+        yield from ([job] for job in jobs)
+        return
+    short = sorted((job for job in jobs if job.samples <= longest_samples), key=lambda job: job.frames)
+    yield from (short[start : start + batch] for start in range(0, len(short), batch))
+    yield from ([job] for job in jobs if job.samples > longest_samples)
+
+
+def pieces_of(vocoder: Vocoder, job: Job) -> Iterator[MelPiece]:
+    """A source's mel, a recording's in pieces as it is read."""
+    if job.is_mel:
+        yield read_mel(job.source, vocoder.mel)
+        return
+    rate = vocoder.sample_rate
+    yield from mels(blocks(job.source, rate, round(BLOCK_S * rate)), vocoder.mel)
+
+
+def synthesize(vocoder: Vocoder, job: Job, words: Namespace, done: Callable[[float], Any]) -> None:
+    """Make one source's wave, from file to file, telling ``done`` of every second or so.
+
+    Memory does not grow with the source (but for --save-mel, which holds its mel).
+    """
+    heard: list[Tensor] = []
+
+    def kept() -> Iterator[Tensor]:
+        for piece in pieces_of(vocoder, job):
+            if words.save_mel:
+                heard.append(piece)
+            yield piece
+
+    missing = job.samples
+    with Writer(job.out, vocoder.sample_rate) as writer:
+        for wave in vocoder.stream(kept(), seed=[words.seed], **words.options):
+            wave = wave[..., :missing].cpu()
+            missing -= wave.shape[-1]
+            writer.write(wave[0])
+            done(wave.shape[-1] / vocoder.sample_rate)
+        # Definitions without edges have fewer frames than a recording has hops.
+        writer.write(torch.zeros(1, missing))
+    if words.save_mel:
+        save_mel(_mel_beside(job.out), torch.cat(heard, dim=-1), vocoder.mel)
+
+
+def synthesize_together(
+    vocoder: Vocoder, jobs: Sequence[Job], words: Namespace, done: Callable[[float], Any]
+) -> None:
+    """Make the waves of several sources at once."""
+    heard = [torch.cat(list(pieces_of(vocoder, job)), dim=-1) for job in jobs]
+    waves = together(vocoder, heard, seed=words.seed, **words.options)
+    for job, mel, wave in zip(jobs, heard, waves):
+        with Writer(job.out, vocoder.sample_rate) as writer:
+            writer.write(F.pad(wave.cpu()[0], (0, job.samples - wave.shape[-1])))
+        if words.save_mel:
+            save_mel(_mel_beside(job.out), mel, vocoder.mel)
+        done(job.samples / vocoder.sample_rate)
+
+
+def _mel_beside(out: Path) -> Path:
+    return out.with_suffix(".npz")
+
+
+if __name__ == "__main__":
+    main()
