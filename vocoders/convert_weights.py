@@ -1,0 +1,112 @@
+"""Bring published vocoder weights into our form: ``python -m vocoders.convert_weights FILE --out FOLDER``
+
+    python -m vocoders.convert_weights generator_v1 --vocoder hifigan --config config_v1.json --out v1/
+    python -m vocoders.convert_weights g_02500000 --vocoder hifigan --discriminators do_02500000 --out tuned/
+    python -m vocoders.convert_weights runs/melgan --out melgan/
+
+FILE is a published checkpoint, or the folder of a training run of ours. FOLDER gets config.json and
+model.safetensors with weight norm folded: smaller, quicker to load and to run, and the same
+results. With --discriminators FOLDER also becomes what training begins from (``vocoders/train.py --init``).
+"""
+
+import json
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Shaped
+from torch import Tensor
+
+from data.arguments import Arguments
+from engine.checkpoint import draft_folder, export, publish, save_weights
+from engine.config import save_config
+from engine.user_error import UserError, exits_cleanly
+from vocoders import published
+from vocoders.griffin_lim import GriffinLim
+from vocoders.loading import KINDS
+from vocoders.vocoder import Vocoder, load_vocoder
+
+State = dict[str, Shaped[Tensor, "..."]]
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Convert what the command line names."""
+    words = parse(argv)
+    adversaries = None
+    if words.discriminators:
+        adversaries = published.adversary_states(
+            published.read_published(words.discriminators), words.discriminators
+        )
+    vocoder = _load(words, fold=True)
+    folder = export_vocoder(vocoder, words.out)
+    if adversaries is not None:
+        training_state(words.out, _load(words, fold=False), adversaries)
+    size = (folder / "model.safetensors").stat().st_size / 2**20
+    print(f"exported to {folder}: {type(vocoder.network).__name__}, {size:.1f} MiB")
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """Read the command line."""
+    arguments = Arguments.described_by("vocoders.convert_weights", __doc__)
+    option = arguments.add_argument
+    option("file", metavar="FILE", type=Path, help="published checkpoint, or folder of a training run")
+    option("--out", type=Path, required=True, help="folder to write")
+    kinds = [name for name in KINDS if name != "griffin_lim"]
+    option("--vocoder", choices=kinds, help="whose weights they are (default: as their names tell)")
+    option("--config", metavar="JSON", help="configuration published with the weights")
+    option("--mel", metavar="NAME", help="mel definition, where neither weights nor configuration bring it")
+    option("--discriminators", metavar="FILE", type=Path, help="published discriminators (do_*, netD.pt)")
+    words = arguments.parse_args(argv)
+    if not words.file.exists():
+        raise UserError(f"there is no weights file {words.file}")
+    if words.file.resolve() == words.out.resolve():
+        raise UserError(f"--out {words.out} is what is read: name another folder")
+    if words.out.exists() and not words.out.is_dir():
+        raise UserError(f"--out {words.out} is a file: name a folder")
+    if words.discriminators and words.file.is_dir():
+        raise UserError("--discriminators goes with a published file: a training run holds its own")
+    return words
+
+
+def _load(words: Namespace, *, fold: bool) -> Vocoder:
+    if words.file.is_dir():
+        name, weights = (words.vocoder, words.file) if words.vocoder else (str(words.file), None)
+        return load_vocoder(name, weights, mel=words.mel)
+    name = words.vocoder or _kind(words.file)
+    return load_vocoder(name, words.file, words.config, mel=words.mel, fold=fold)
+
+
+def _kind(file: Path) -> str:
+    kind = published.layout(published.network_state(published.read_published(file), file), file)
+    if kind not in KINDS:
+        raise UserError(f"{file} holds {kind}: give the generator's file, and this by --discriminators")
+    return kind
+
+
+def export_vocoder(vocoder: Vocoder, folder: Path) -> Path:
+    """Write a vocoder as config.json and, if it has weights, model.safetensors."""
+    if isinstance(vocoder.network, GriffinLim):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_config(vocoder.config, folder / "config.json")
+        return folder
+    return export(folder, vocoder.config, vocoder.network)
+
+
+def training_state(out: Path, vocoder: Vocoder, adversaries: dict[str, State]) -> Path:
+    """Write a checkpoint without optimisers, which ``vocoders/train.py --init`` begins from."""
+    draft = draft_folder(out, 0)
+    save_weights(vocoder.network, draft / "network.safetensors")
+    critics = {
+        f"{name}.{key}": tensor for name, state in adversaries.items() for key, tensor in state.items()
+    }
+    save_weights(critics, draft / "critics.safetensors")
+    save_config(vocoder.config, draft / "config.json")
+    progress: dict[str, Any] = {"step": 0, "from": "published weights"}
+    (draft / "progress.json").write_text(json.dumps(progress, indent=2) + "\n")
+    return publish(draft, keep=1)
+
+
+if __name__ == "__main__":
+    main()
