@@ -1,1 +1,1 @@
-"""WaveNet: the network, its conditioning, distributions, sampling and uses."""
+"""WaveNet: the network, its outputs and conditioning, and ways to generate with it."""

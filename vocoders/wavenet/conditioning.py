@@ -1,137 +1,130 @@
-"""What a WaveNet is told besides its past: features that change with time, at its rate, and voices."""
+"""Local conditioning: frames of features, brought to the rate of samples."""
 
 import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from engine.user_error import UserError
 
-Local = Float[Tensor, "batch channels frames"]
-Upsampled = Float[Tensor, "batch channels samples"]
+Frames = Float[Tensor, "batch n frames"]
+Samples = Float[Tensor, "batch n samples"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalConfig:
-    """Features of every frame."""
+    """Features that go with the wave, such as mels."""
 
-    channels: int = 80
-    """Numbers in a frame: a mel's bands, or phonemes, durations and F0."""
-    kind: Literal["smoothed", "transposed", "repetition"] = "smoothed"
-    """smoothed: repeated, then smoothed by short learned filters, scale by scale (the published code).
-    transposed: transposed convolutions over time (the paper, section 2.5). repetition: frames as they are."""
+    n: int = 80
+    """Channels of the features."""
+    kind: Literal["transposed", "repetition"] = "transposed"
+    """transposed: each frame is spread by learned kernels (stretched, then convolved, as published; the two are
+    a transposed convolution). repetition: each frame is repeated."""
     scales: tuple[int, ...] = (4, 4, 4, 4)
-    """Factors whose product is the hop."""
-    pad: int = 0
-    """Frames on either side that a first convolution looks at; the features then come with that many more at
-    each end."""
+    """Factors of upsampling, one after the other; their product is the hop."""
+    pad: int = 2
+    """Frames to either side that a first convolution sees."""
+    bands_kernel: int = 1
+    """Neighbouring channels that the learned kernels span; odd."""
 
     def __post_init__(self) -> None:
-        if self.channels < 1 or self.pad < 0 or not self.scales or min(self.scales) < 1:
-            raise UserError(
-                f"local features need channels, scales and pad of at least 1, 1 and 0, not {self}"
-            )
+        if self.n < 1 or self.pad < 0 or not self.scales or min(self.scales) < 1:
+            raise UserError(f"n={self.n} and scales={self.scales} must be at least 1, pad={self.pad} at least 0")
+        if self.bands_kernel % 2 == 0:
+            raise UserError(f"bands_kernel={self.bands_kernel} must be odd")
 
     @property
     def hop(self) -> int:
-        """Samples per frame."""
+        """Samples of a frame."""
         return math.prod(self.scales)
 
     @property
     def halo(self) -> int:
-        """Frames beyond a frame, on either side, that its samples depend on, besides ``pad``."""
-        return 0 if self.kind == "repetition" else 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class GlobalConfig:
-    """Voices, each a learned vector."""
-
-    n_speakers: int = 1
-    """How many."""
-    dim: int = 16
-    """Numbers in a vector."""
-
-
-class Smoothed(nn.Module):
-    """Repeat each frame and smooth, scale by scale; ``up_layers.1``, ``.3``, … are the smoothing filters."""
-
-    def __init__(self, config: LocalConfig) -> None:
-        super().__init__()
-        self.scales = config.scales
-        layers: list[nn.Module] = []
-        for scale in config.scales:
-            conv = nn.Conv2d(1, 1, (1, 2 * scale + 1), padding=(0, scale), bias=False)
-            nn.init.constant_(conv.weight, 1 / (2 * scale + 1))
-            layers += [nn.Identity(), weight_norm(conv)]
-        self.up_layers = nn.ModuleList(layers)
-
-    def forward(self, local: Local) -> Upsampled:
-        x = local[:, None]
-        for scale, smooth in zip(self.scales, self.up_layers[1::2]):
-            x = smooth(x.repeat_interleave(scale, dim=-1))
-        return x[:, 0]
-
-
-class Transposed(nn.Module):
-    """A transposed convolution for every scale, begun as linear interpolation of each channel."""
-
-    def __init__(self, config: LocalConfig) -> None:
-        super().__init__()
-        self.up_layers = nn.ModuleList()
-        for scale in config.scales:
-            conv = nn.ConvTranspose1d(config.channels, config.channels, 3 * scale, scale, padding=scale)
-            nn.init.zeros_(conv.weight)
-            nn.init.zeros_(conv.bias)
-            ramp = 1 - (torch.arange(3 * scale) + 0.5 - 1.5 * scale).abs() / scale
-            conv.weight.data += torch.eye(config.channels)[..., None] * ramp.clamp_min(0)
-            self.up_layers.append(conv)
-
-    def forward(self, local: Local) -> Upsampled:
-        for layer in self.up_layers:
-            local = layer(local)
-        return local
-
-
-class Repetition(nn.Module):
-    """Each frame as often as it has samples."""
-
-    def __init__(self, config: LocalConfig) -> None:
-        super().__init__()
-        self.hop = config.hop
-
-    def forward(self, local: Local) -> Upsampled:
-        return local.repeat_interleave(self.hop, dim=-1)
+        """Frames to either side of its own that a sample depends on."""
+        if self.kind == "repetition":
+            return self.pad
+        return self.pad + (1 if len([scale for scale in self.scales if scale > 1]) <= 1 else 2)
 
 
 class Upsampling(nn.Module):
-    """Features to the samples' rate: an optional convolution over frames, then one of three ways up."""
+    """The published ``upsample_net``: a convolution over frames, then up to the rate of samples."""
 
     def __init__(self, config: LocalConfig) -> None:
         super().__init__()
         self.config = config
-        # Published: this convolution is there wherever the filters are learned, even if it sees one frame.
-        learned = config.kind == "smoothed" or config.pad > 0
-        size = 2 * config.pad + 1
-        self.conv_in = nn.Conv1d(config.channels, config.channels, size, bias=False) if learned else None
-        self.upsample = {"smoothed": Smoothed, "transposed": Transposed, "repetition": Repetition}[
-            config.kind
-        ](config)
+        if config.pad or config.kind == "transposed":
+            self.conv_in = nn.Conv1d(config.n, config.n, 2 * config.pad + 1, bias=False)
+        else:
+            self.conv_in = nn.Identity()
+        if config.kind == "transposed":
+            self.upsample = Stretches(config)
 
-    def forward(self, local: Local) -> Upsampled:
-        if local.shape[1] != self.config.channels:
-            raise ValueError(
-                f"features have {local.shape[1]} channels; the network wants {self.config.channels}"
-            )
-        return self.upsample(self.conv_in(local) if self.conv_in is not None else local)
+    def forward(
+        self,
+        local: Float[Tensor, "batch n frames_and_pad"],
+        lengths: Int[Tensor, "batch"] | None = None,
+    ) -> Samples:
+        """Return ``hop`` samples a frame; ``local`` has ``pad`` more frames at either end.
 
-    def padded(self, local: Local) -> Local:
-        """Repeat the first and the last frame ``pad`` times, for features that come without."""
-        return (
-            F.pad(local, (self.config.pad, self.config.pad), mode="replicate") if self.config.pad else local
-        )
+        ``lengths``: frames of each row without the pad. What comes later is as if it were not there.
+        """
+        frames = self.conv_in(local)
+        if self.config.kind == "repetition":
+            return frames.repeat_interleave(self.config.hop, dim=-1)
+        return self.upsample(frames, lengths)
+
+    def padded(self, local: Frames, lengths: Int[Tensor, "batch"] | None = None) -> Frames:
+        """Repeat the first and last frame ``pad`` times, as the published code does to whole utterances."""
+        pad = self.config.pad
+        local = F.pad(local, (pad, pad), mode="replicate")
+        if lengths is None:
+            return local
+        index = torch.arange(local.shape[-1], device=local.device)
+        last = (lengths + pad - 1)[:, None].to(index.device)
+        return local.gather(-1, index.minimum(last)[:, None].expand_as(local))
+
+    def between(
+        self,
+        padded: Float[Tensor, "batch n frames_and_pad"],
+        start: int,
+        stop: int,
+        lengths: Int[Tensor, "batch"] | None = None,
+    ) -> Samples:
+        """Samples of frames ``start`` to ``stop`` only, equal to that part of the whole; in little memory."""
+        pad, hop = self.config.pad, self.config.hop
+        reach = self.config.halo - pad
+        first, last = max(0, start - reach), min(padded.shape[-1] - 2 * pad, stop + reach)
+        lengths = None if lengths is None else (lengths - first).clamp_min(0)
+        samples = self(padded[..., first : last + 2 * pad], lengths)
+        return samples[..., (start - first) * hop : (stop - first) * hop]
+
+
+class Stretches(nn.Module):
+    """Nearest-neighbour stretching, each followed by a smoothing kernel that all channels share."""
+
+    def __init__(self, config: LocalConfig) -> None:
+        super().__init__()
+        self.scales = config.scales
+        self.up_layers = nn.ModuleList()
+        for scale in config.scales:
+            size = (config.bands_kernel, 2 * scale + 1)
+            conv = nn.Conv2d(1, 1, size, padding=(config.bands_kernel // 2, scale), bias=False)
+            nn.init.constant_(conv.weight, 1 / math.prod(size))  # the mean, to begin with
+            self.up_layers.extend([nn.Upsample(scale_factor=(1, scale)), weight_norm(conv)])
+
+    def forward(self, frames: Frames, lengths: Int[Tensor, "batch"] | None = None) -> Samples:
+        """Upsample; past a row's length in frames, its values are 0, as past the end of a whole one."""
+        x, rate = frames.unsqueeze(1), 1
+        for scale, stretch, smooth in zip(self.scales, self.up_layers[::2], self.up_layers[1::2]):
+            rate *= scale
+            x = stretch(x)
+            if lengths is not None:
+                time = torch.arange(x.shape[-1], device=x.device)
+                x = x * (time < rate * lengths[:, None])[:, None, None]
+            x = smooth(x)
+        return x.squeeze(1)

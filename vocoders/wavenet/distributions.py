@@ -1,137 +1,163 @@
-"""What a WaveNet says of the next sample: 256 classes, or a mixture over 16-bit amplitudes.
+"""What a WaveNet says of the next sample: a softmax over μ-law classes, or a mixture over the wave itself.
 
-Losses are negative log-likelihoods in nats, a number per sample; every distribution sums to one over the
-values a sample may take (Gaussians: integrates).
+Network outputs are ``parameters`` (batch n_out samples): logits of the classes; or mixture logits, means and
+log scales, a third of the channels each (a single Gaussian has no mixture logits: mean, log scale).
 """
 
 import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from data.frontends import mu_law_decode, mu_law_encode
 from engine.user_error import UserError
 
-Parameters = Float[Tensor, "batch outputs samples"]
-Samples = Float[Tensor, "batch samples"]
+Parameters = Float[Tensor, "batch n_out samples"]
+Wave = Float[Tensor, "batch 1 samples"]
+Input = Int[Tensor, "batch samples"] | Float[Tensor, "batch 1 samples"]
+"""What the network is fed and asked to predict: classes for μ-law, else the wave."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MuLaw:
-    """A softmax over classes of the companded amplitude (van den Oord et al. 2016, section 2.2)."""
+    """A softmax over companded classes (van den Oord et al. 2016, section 2.2)."""
 
     levels: int = 256
-    """Classes."""
+    """Classes; 256 for 8 bit."""
 
     def __post_init__(self) -> None:
         if self.levels < 2:
             raise UserError(f"levels={self.levels} must be at least 2")
 
     @property
-    def channels(self) -> int:
-        """Outputs of the network."""
+    def n_out(self) -> int:
+        """Channels of the network's output."""
         return self.levels
-
-    @property
-    def silence(self) -> int:
-        """The class of amplitude 0."""
-        return int(self.encode(torch.zeros(1, 1))[0, 0])
-
-    def encode(self, wave: Samples) -> Int[Tensor, "batch samples"]:
-        """Amplitudes to classes."""
-        return mu_law_encode(wave, levels=self.levels)
-
-    def decode(self, classes: Int[Tensor, "batch samples"]) -> Samples:
-        """Classes to amplitudes."""
-        return mu_law_decode(classes, levels=self.levels)
-
-    def loss(self, parameters: Parameters, target: Int[Tensor, "batch samples"]) -> Samples:
-        """Cross-entropy."""
-        return F.cross_entropy(parameters.float(), target, reduction="none")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureOfLogistics:
-    """Logistics integrated over the step around each amplitude (Salimans et al. 2017, eq. 2)."""
+    """A mixture of discretised logistics (PixelCNN++; Parallel WaveNet), for 16 bit by default."""
 
     n: int = 10
-    """Components: outputs are the logits of all, then their means, then their log-scales."""
-    classes: int = 65_536
-    """Amplitudes a sample may have; 16 bits."""
+    """Components."""
+    levels: int = 65_536
+    """Steps that the wave's range, -1 to 1, is divided into."""
     log_scale_min: float = -14.0
-    """Least log-scale; a 16-bit step is e^-10.4."""
-    published_tails: bool = False
-    """Give every class beyond ±.999 a whole tail, as the published code does at any number of classes: with 16
-    bits, where that is 32 classes at either end, probabilities then sum to more than one."""
+    """Log scales are clamped here; -14 is far below a 16-bit step."""
 
     def __post_init__(self) -> None:
-        _check(self.n)
+        if self.n < 1 or self.levels < 2:
+            raise UserError(f"n={self.n} must be at least 1 and levels={self.levels} at least 2")
 
     @property
-    def channels(self) -> int:
-        """Outputs of the network."""
+    def n_out(self) -> int:
+        """Channels of the network's output."""
         return 3 * self.n
-
-    def encode(self, wave: Samples) -> Samples:
-        """Amplitudes as they are."""
-        return wave
-
-    def loss(self, parameters: Parameters, target: Samples) -> Samples:
-        """−log of the probability of the class that the amplitude falls into."""
-        logits, means, log_scales = parameters.float().chunk(3, dim=1)
-        log_scales = log_scales.clamp_min(self.log_scale_min)
-        half = 1 / (self.classes - 1)
-        centred, inverse = target[:, None] - means, torch.exp(-log_scales)
-        above, below = inverse * (centred + half), inverse * (centred - half)
-        delta = torch.sigmoid(above) - torch.sigmoid(below)
-        # Where the difference of two nearly equal numbers would be noise: the density times the step's width.
-        middle = inverse * centred
-        density = middle - log_scales - 2 * F.softplus(middle) + math.log(2 * half)
-        inside = torch.where(delta > 1e-5, delta.clamp_min(1e-12).log(), density)
-        # The outermost classes hold the tails.
-        edge = 0.999 if self.published_tails else 1 - half
-        lowest = (target[:, None] < -edge).expand_as(means)
-        highest = (target[:, None] > edge).expand_as(means)
-        log_probs = torch.where(lowest, above - F.softplus(above), inside)
-        log_probs = torch.where(highest, -F.softplus(below), log_probs)
-        return -torch.logsumexp(log_probs + F.log_softmax(logits, dim=1), dim=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gaussian:
-    """One Gaussian, or a mixture of them, over the amplitude (ClariNet, Ping et al. 2019, section 3.1)."""
+    """A Gaussian density (ClariNet), or a mixture of them."""
 
     n: int = 1
-    """Components; one has no logit: its outputs are a mean and a log-scale."""
+    """Components."""
     log_scale_min: float = -9.0
-    """Least log standard deviation."""
+    """Log standard deviations are clamped here: a density has no upper bound otherwise."""
 
     def __post_init__(self) -> None:
-        _check(self.n)
+        if self.n < 1:
+            raise UserError(f"n={self.n} must be at least 1")
 
     @property
-    def channels(self) -> int:
-        """Outputs of the network."""
+    def n_out(self) -> int:
+        """Channels of the network's output."""
         return 2 if self.n == 1 else 3 * self.n
 
-    def encode(self, wave: Samples) -> Samples:
-        """Amplitudes as they are."""
-        return wave
 
-    def loss(self, parameters: Parameters, target: Samples) -> Samples:
-        """−log of the density at the amplitude."""
-        parts = parameters.float()
-        logits = torch.zeros_like(parts[:, :1]) if self.n == 1 else parts[:, : self.n]
-        means, log_scales = parts[:, -2 * self.n :].chunk(2, dim=1)
-        log_scales = log_scales.clamp_min(self.log_scale_min)
-        squared = ((target[:, None] - means) * torch.exp(-log_scales)).square()
-        log_probs = -0.5 * squared - log_scales - 0.5 * math.log(2 * math.pi)
-        return -torch.logsumexp(log_probs + F.log_softmax(logits, dim=1), dim=1)
+Output = MuLaw | MixtureOfLogistics | Gaussian
 
 
-def _check(n: int) -> None:
-    if n < 1:
-        raise UserError(f"n={n} must be at least 1: a distribution has a component")
+def encode(output: Output, wave: Wave) -> Input:
+    """Bring a wave to the form the network is fed with: μ-law classes, or the wave as it is."""
+    return mu_law_encode(wave.squeeze(1), levels=output.levels) if isinstance(output, MuLaw) else wave
+
+
+def decode(output: Output, samples: Input) -> Wave:
+    """The inverse of ``encode``, up to the quantization."""
+    if isinstance(output, MuLaw):
+        return mu_law_decode(samples, levels=output.levels).unsqueeze(1)
+    return samples
+
+
+def silence(output: Output) -> int | float:
+    """What is fed before the first sample, in encoded form."""
+    return output.levels // 2 if isinstance(output, MuLaw) else 0.0
+
+
+def split(
+    output: MixtureOfLogistics | Gaussian, parameters: Parameters
+) -> tuple[
+    Float[Tensor, "batch n samples"], Float[Tensor, "batch n samples"], Float[Tensor, "batch n samples"]
+]:
+    """Mixture logits, means and clamped log scales; the logits of a single component are 0."""
+    if parameters.shape[1] == 2:
+        mean, log_scale = parameters.chunk(2, dim=1)
+        logits = torch.zeros_like(mean)
+    else:
+        logits, mean, log_scale = parameters.chunk(3, dim=1)
+    return logits, mean, log_scale.clamp_min(output.log_scale_min)
+
+
+def predicted(
+    output: Output,
+    parameters: Parameters,
+    prediction: Float[Tensor, "batch 1 samples"],
+    gain: Float[Tensor, "batch 1 samples"] | None = None,
+) -> Parameters:
+    """Add a linear prediction to every mean (LP-WaveNet, Hwang et al. 2020).
+
+    With a ``gain``, what the network says is in units of it: means and scales are multiplied first.
+    """
+    if isinstance(output, MuLaw):
+        raise UserError("a linear prediction moves means, which μ-law classes lack: take another output")
+    n = output.n
+    kept, mean, log_scale = parameters.split([parameters.shape[1] - 2 * n, n, n], dim=1)
+    if gain is not None:
+        mean, log_scale = mean * gain, log_scale + gain.log()
+    return torch.cat([kept, mean + prediction, log_scale], dim=1)
+
+
+def negative_log_likelihood(
+    output: Output, parameters: Parameters, target: Input
+) -> Float[Tensor, "batch samples"]:
+    """Nats by which each sample surprises; for a Gaussian of its density, otherwise of its class."""
+    if isinstance(output, MuLaw):
+        return F.cross_entropy(parameters.float(), target, reduction="none")
+    logits, mean, log_scale = split(output, parameters.float())
+    centred = target - mean
+    if isinstance(output, Gaussian):
+        log_probability = -0.5 * (math.log(2 * math.pi) + (centred * (-log_scale).exp()).square()) - log_scale
+    else:
+        log_probability = _discretised_logistic(output, target, centred, log_scale)
+    if output.n == 1:
+        return -log_probability.squeeze(1)
+    return -(log_probability + logits.log_softmax(dim=1)).logsumexp(dim=1)
+
+
+def _discretised_logistic(
+    output: MixtureOfLogistics, target: Tensor, centred: Tensor, log_scale: Tensor
+) -> Tensor:
+    """Log mass of each step of the wave's range; the outermost steps take the tails."""
+    half, sharpness = 1 / (output.levels - 1), (-log_scale).exp()
+    above, below = sharpness * (centred + half), sharpness * (centred - half)
+    # σ(a) − σ(b) = σ(a) σ(−b) (1 − exp(b − a)): no difference of nearly equal numbers, unlike the published
+    # code, which takes the density in the middle where the difference falls below 1e-5.
+    width = (2 * half * sharpness).clamp_min(1e-30)
+    to_the_left, to_the_right = F.logsigmoid(above), F.logsigmoid(-below)
+    inside = to_the_left + to_the_right + torch.log(-torch.expm1(-width))
+    first, last = target < half - 1, target > 1 - half
+    return torch.where(first, to_the_left, torch.where(last, to_the_right, inside))

@@ -1,301 +1,328 @@
-"""WaveNet (van den Oord et al. 2016): causal dilated gated convolutions with residual and skip connections.
+"""WaveNet (van den Oord et al. 2016, arXiv:1609.03499): dilated causal convolutions, one sample at a time.
 
-Parameters bear the names that r9y9's published checkpoints use, so that those load by renaming weight norm.
+Parameters bear the names of the most used publication (r9y9/wavenet_vocoder), which differs from the paper in
+small ways: residuals are scaled by √½, the sum of the skips by 1/√layers.
 """
 
-import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
 from engine.user_error import UserError
-from vocoders.hifigan import fold_weight_norm
-from vocoders.wavenet.conditioning import LocalConfig, GlobalConfig, Upsampling
-from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw
+from vocoders.wavenet.conditioning import LocalConfig, Upsampling
+from vocoders.wavenet.context import ContextConfig, ContextStack
+from vocoders.wavenet.distributions import (
+    Input,
+    MuLaw,
+    Output,
+    Parameters,
+    decode,
+    encode,
+    negative_log_likelihood,
+    predicted,
+    silence,
+)
 
-Output = MuLaw | MixtureOfLogistics | Gaussian
-Wave = Float[Tensor, "batch 1 samples"]
-Classes = Int[Tensor, "batch samples"]
-Local = Float[Tensor, "batch channels frames"]
-LSB = 2.0**-15
+Local = Float[Tensor, "batch n_local frames"]
+Speaker = Int[Tensor, "batch"]
+Lengths = Int[Tensor, "batch"]
+LSB = 2**-15
 """The step of a 16-bit wave."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContextConfig:
-    """A stack that hears further back and conditions the main one (section 2.6); it runs on means of samples."""
+class GlobalConfig:
+    """One speaker for the whole wave."""
 
-    stride: int = 16
-    """Samples averaged into one step of this stack."""
-    layers: int = 8
-    """Residual layers, dilations doubling from 1."""
-    channels: int = 32
-    """Residual channels, and what the main stack is given."""
-
-    def __post_init__(self) -> None:
-        if self.stride < 2 or self.layers < 1:
-            raise UserError(f"a context stack needs stride={self.stride} ≥ 2 and layers={self.layers} ≥ 1")
+    n_speakers: int = 100
+    """Speakers known by number."""
+    dim: int = 16
+    """Entries of a speaker's embedding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WaveNetConfig:
-    """Sizes, conditioning and output of a WaveNet."""
+    """A WaveNet's sizes; the defaults are the published ones but for the narrower channels."""
 
-    layers: int = 24
-    """Residual layers in all."""
-    stacks: int = 4
-    """Times the dilations 1, 2, 4, … are gone through."""
-    residual: int = 128
-    """Channels from layer to layer."""
-    gate: int = 256
-    """Channels before the gates; half of them after."""
+    layers: int = 30
+    """Dilated layers."""
+    stacks: int = 3
+    """Times that dilations begin again at 1."""
+    residual: int = 64
+    """Channels between layers."""
+    gate: int = 128
+    """Channels before the gated units, which halve them; even."""
     skip: int = 128
-    """Channels of the skip connections."""
+    """Channels of the sum over layers."""
     kernel: int = 3
-    """Taps of a dilated convolution; 2 in the paper, 3 in the published code."""
-    dropout: float = 0.0
-    """Share of a layer's inputs dropped while training."""
+    """Taps of a dilated convolution; the paper has 2."""
     output: Output = field(default_factory=MuLaw)
-    """The distribution of the next sample."""
-    local: LocalConfig | None = field(default_factory=LocalConfig)
-    """Features that change with time, such as a mel; none: the network babbles."""
+    """What is said of the next sample."""
+    local: LocalConfig | None = None
+    """Features that go with the wave, such as mels."""
     global_: GlobalConfig | None = None
-    """Voices to tell apart; none: one voice, or the features carry it."""
+    """Who speaks."""
     context: ContextConfig | None = None
-    """A stack that hears further back."""
+    """A stack at a lower rate for what was long ago."""
     lsb_noise: bool = True
-    """Add noise of one step of a 16-bit wave while training: a network that only met digital silence diverges
-    in it."""
+    """Train on waves with uniform noise of one 16-bit step, without which digital silence teaches scales near
+    0 and a generated wave that leaves it diverges."""
 
     def __post_init__(self) -> None:
-        if self.stacks < 1 or self.layers % self.stacks:
+        if self.layers < 1 or self.stacks < 1 or self.layers % self.stacks:
             raise UserError(f"layers={self.layers} must be a multiple of stacks={self.stacks}")
         if self.gate % 2:
-            raise UserError(f"gate={self.gate} must be even: half are gates of the other half")
+            raise UserError(f"gate={self.gate} must be even: half of it gates the other half")
         if self.kernel < 2:
             raise UserError(f"kernel={self.kernel} must be at least 2")
 
     @property
-    def dilations(self) -> list[int]:
-        """Samples between the taps of each layer."""
-        return [2 ** (layer % (self.layers // self.stacks)) for layer in range(self.layers)]
+    def dilations(self) -> tuple[int, ...]:
+        """Dilation of each layer."""
+        cycle = self.layers // self.stacks
+        return tuple(2 ** (layer % cycle) for layer in range(self.layers))
 
     @property
     def receptive_field(self) -> int:
-        """Samples of the past, the newest included, that the next one depends on."""
-        field_of_main = (self.kernel - 1) * sum(self.dilations) + 1
-        if self.context is None:
-            return field_of_main
-        return field_of_main - 1 + self.context.stride * (2**self.context.layers + 1)
+        """Samples of input that an output depends on; a context stack adds to it."""
+        return (self.kernel - 1) * sum(self.dilations) + 1
 
 
 class WaveNet(nn.Module):
-    """The distribution of each sample given the past and what is to be said.
-
-    ``forward(x)`` at time t sees x up to and including t: for likelihoods, x is the past, delayed by one.
-    """
+    """A wave's probability, sample by sample, given features and a speaker, or none."""
 
     def __init__(self, config: WaveNetConfig) -> None:
         super().__init__()
-        self.config, self.output = config, config.output
-        classes = isinstance(config.output, MuLaw)
-        self.first_conv = _pointwise(config.output.levels if classes else 1, config.residual)
+        self.config = config
+        n_in = config.output.levels if isinstance(config.output, MuLaw) else 1
+        self.first_conv = _conv(n_in, config.residual)
         self.conv_layers = nn.ModuleList(Layer(config, dilation) for dilation in config.dilations)
         self.last_conv_layers = nn.ModuleList(
             [
                 nn.ReLU(),
-                _pointwise(config.skip, config.skip),
+                _conv(config.skip, config.skip),
                 nn.ReLU(),
-                _pointwise(config.skip, config.output.channels),
+                _conv(config.skip, config.output.n_out),
             ]
         )
-        self.upsample_net: Upsampling | None = Upsampling(config.local) if config.local else None
-        self.embed_speakers: nn.Embedding | None = None
-        if config.global_:
+        self.embed_speakers = self.upsample_net = self.context_stack = None
+        if config.global_ is not None:
             self.embed_speakers = nn.Embedding(config.global_.n_speakers, config.global_.dim)
-            nn.init.normal_(self.embed_speakers.weight, 0.0, 0.1)
-        self.context = ContextStack(config.context) if config.context else None
+            nn.init.normal_(self.embed_speakers.weight, std=0.1)
+        if config.local is not None:
+            self.upsample_net = Upsampling(config.local)
+        if config.context is not None:
+            self.context_stack = ContextStack(config.context)
 
     @property
     def hop(self) -> int:
-        """Samples per frame of the local features; 1 without any."""
-        return self.config.local.hop if self.config.local else 1
+        """Samples of a frame of the local features; 1 without any."""
+        return 1 if self.config.local is None else self.config.local.hop
 
-    def forward(
-        self, x: Wave | Classes, local: Local | None = None, speaker: Int[Tensor, "batch"] | None = None
-    ) -> Float[Tensor, "batch outputs samples"]:
-        """Parameters of each next sample's distribution; x holds classes for μ-law, amplitudes else."""
-        given = self.condition(local, speaker, x.shape[-1])
-        hidden, skips = self.enter(x), None
-        past = self.context(self.amplitudes(x)) if self.context else None
-        for layer in self.conv_layers:
-            hidden, skip = layer(hidden, given.local, given.speaker, past)
+    @property
+    def n_mels(self) -> int:
+        """Channels of the local features; 0 without any."""
+        return 0 if self.config.local is None else self.config.local.n
+
+    @property
+    def halo(self) -> int:
+        """Frames to either side that the conditioning of a sample depends on; of waves see receptive_field."""
+        return 0 if self.config.local is None else self.config.local.halo
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples of input that an output depends on, by whichever way reaches further back."""
+        own, context = self.config.receptive_field, self.config.context
+        return own if context is None else max(own, context.receptive_field + context.factor)
+
+    def forward(self, x: Input, local: Local | None = None, speaker: Speaker | None = None) -> Parameters:
+        """Say of every sample how it is distributed, given ``x[..., : t + 1]``, the samples *before* it.
+
+        ``x``: classes (batch, samples) for μ-law, else a wave (batch, 1, samples), in either case one sample
+        late. ``local`` has samples / hop frames, or ``2 · pad`` more where the surroundings are known.
+        """
+        features = self.local_features(local, x.shape[-1])
+        static = self.speaker_gates(speaker)
+        context = None if self.context_stack is None else self.context_stack(decode(self.config.output, x))
+        hidden, skips = self.embed(x), None
+        for number, layer in enumerate(self.conv_layers):
+            before = None if static is None else static[:, number]
+            hidden, skip = layer(hidden, features, before, context)
             skips = skip if skips is None else skips + skip
         assert skips is not None
-        x = skips * math.sqrt(1.0 / len(self.conv_layers))
-        for step in self.last_conv_layers:
-            x = step(x)
+        return self.head(skips)
+
+    def embed(self, x: Input) -> Float[Tensor, "batch residual samples"]:
+        """The first convolution; of μ-law classes, by look-up of the column that a one-hot would pick."""
+        if isinstance(self.config.output, MuLaw):
+            table = self.first_conv.weight.squeeze(-1).T
+            return (F.embedding(x, table) + self.first_conv.bias).transpose(1, 2).contiguous()
+        return self.first_conv(x)
+
+    def head(self, skips: Float[Tensor, "batch skip samples"]) -> Parameters:
+        """From the sum over layers to the distribution's parameters."""
+        x = skips * len(self.conv_layers) ** -0.5
+        for layer in self.last_conv_layers:
+            x = layer(x)
         return x
 
-    def amplitudes(self, x: Wave | Classes) -> Wave:
-        """The wave that the inputs stand for."""
-        return self.output.decode(x)[:, None] if isinstance(self.output, MuLaw) else x
+    def local_features(
+        self, local: Local | None, n_samples: int, lengths: Lengths | None = None
+    ) -> Float[Tensor, "batch n_local samples"] | None:
+        """The local features at the rate of samples; ``lengths`` are each row's frames."""
+        if self.upsample_net is None:
+            if local is not None:
+                raise UserError("local features were given to a WaveNet without local conditioning")
+            return None
+        return self.upsample_net(self.padded(local, n_samples, lengths), lengths)
 
-    def enter(self, x: Wave | Classes) -> Float[Tensor, "batch residual samples"]:
-        """The first convolution; a class is a column of its weight."""
-        if not isinstance(self.output, MuLaw):
-            return self.first_conv(x)
-        columns = F.embedding(x, self.first_conv.weight[:, :, 0].T)  # (batch, samples, residual)
-        return columns.mT + self.first_conv.bias[:, None]
+    def padded(
+        self, local: Local | None, n_samples: int, lengths: Lengths | None = None
+    ) -> Float[Tensor, "batch n_local frames_and_pad"]:
+        """Check local features and give them their ``pad`` frames at either end, unless they have them."""
+        config = self.config.local
+        assert config is not None and self.upsample_net is not None
+        if local is None:
+            raise UserError(f"this WaveNet needs local features of {config.n} channels")
+        if local.shape[1] != config.n:
+            raise UserError(f"local features have {local.shape[1]} channels; this WaveNet takes {config.n}")
+        frames = local.shape[-1]
+        if frames * config.hop == n_samples:
+            return self.upsample_net.padded(local, lengths)
+        if (frames - 2 * config.pad) * config.hop == n_samples:
+            return local
+        raise UserError(f"{frames} frames of {config.hop} samples do not fit {n_samples} samples")
 
-    def condition(self, local: Local | None, speaker: Tensor | None, n_samples: int) -> "Given":
-        """Bring what conditions the network to the samples' rate, and refuse what it was not made for."""
-        self._check(local, speaker)
-        upsampled = self.upsample_net(local) if self.upsample_net and local is not None else None
-        if upsampled is not None and upsampled.shape[-1] < n_samples:
-            raise ValueError(f"local features reach for {upsampled.shape[-1]} samples, not for {n_samples}")
-        vector = self.embed_speakers(speaker)[..., None] if self.embed_speakers is not None else None
-        return Given(None if upsampled is None else upsampled[..., :n_samples], vector)
-
-    def _check(self, local: Local | None, speaker: Tensor | None) -> None:
-        config = self.config
-        if (local is None) != (config.local is None):
-            raise ValueError(
-                "this network needs local features" if config.local else "it takes no local features"
-            )
-        if (speaker is None) != (config.global_ is None):
-            raise ValueError("this network needs speakers" if config.global_ else "it takes no speakers")
-        n_speakers = config.global_.n_speakers if config.global_ else 0
-        if speaker is not None and not 0 <= int(speaker.min()) <= int(speaker.max()) < n_speakers:
-            raise UserError(f"speakers {speaker.tolist()}: the network knows 0 … {n_speakers - 1}")
+    def speaker_gates(self, speaker: Speaker | None) -> Float[Tensor, "batch layers gate"] | None:
+        """What the speaker adds to every layer's gates."""
+        if self.embed_speakers is None:
+            if speaker is not None:
+                raise UserError("a speaker was given to a WaveNet without global conditioning")
+            return None
+        if speaker is None:
+            raise UserError("this WaveNet needs the speaker's number")
+        weights = torch.cat([layer.conv1x1g.weight for layer in self.conv_layers]).squeeze(-1)
+        gates = self.embed_speakers(speaker) @ weights.T
+        return gates.unflatten(-1, (len(self.conv_layers), self.config.gate))
 
     def conditioning(
-        self,
-        local: Local | None,
-        speaker: Int[Tensor, "batch"] | None,
-        n_samples: int,
-        *,
-        batch: int = 1,
-    ) -> Float[Tensor, "batch layers_times_gate samples"]:
-        """All that layers add to their gates besides their convolutions of the past, their biases included.
+        self, local: Local | None, speaker: Speaker | None, n_samples: int, lengths: Lengths | None = None
+    ) -> Float[Tensor, "batch channels samples"]:
+        """All that is added to the gates besides the dilated convolutions' products: local features, speaker
+        and the convolutions' own biases, layer after layer in ``layers · gate`` channels.
 
-        Without features that change with time the last axis is 1, to be broadcast.
+        The context stack's share is not in it, for it depends on the wave.
         """
-        given = self.condition(local, speaker, n_samples)
-        total = torch.cat([layer.conv.bias for layer in self.conv_layers])[None, :, None].expand(batch, -1, 1)
-        if given.speaker is not None:
-            total = total + F.conv1d(
-                given.speaker, torch.cat([layer.conv1x1g.weight for layer in self.conv_layers])
-            )
-        if given.local is not None:
-            weights = torch.cat([layer.conv1x1c.weight for layer in self.conv_layers])
-            total = total + F.conv1d(given.local, weights)
-        return total
+        features = self.local_features(local, n_samples, lengths)
+        batch = 1 if features is None else len(features)
+        return self.gates(features, self.static_gates(speaker, batch), n_samples)
+
+    def static_gates(self, speaker: Speaker | None, batch: int) -> Float[Tensor, "batch channels"]:
+        """The share of ``conditioning`` that is the same for all samples."""
+        bias = torch.cat([layer.conv.bias for layer in self.conv_layers])
+        gates = self.speaker_gates(speaker)
+        return bias.expand(batch, -1) if gates is None else bias + gates.flatten(1)
+
+    def gates(
+        self,
+        features: Float[Tensor, "batch n_local samples"] | None,
+        static: Float[Tensor, "some_batch channels"],
+        n_samples: int,
+    ) -> Float[Tensor, "batch channels samples"]:
+        """``conditioning`` from features that are at the rate of samples already."""
+        if features is None:
+            return static[..., None].expand(-1, -1, n_samples)
+        weights = torch.cat([layer.conv1x1c.weight for layer in self.conv_layers])
+        return F.conv1d(features, weights) + static[..., None]
 
     def loss(
         self,
-        wave: Wave,
+        wave: Float[Tensor, "batch 1 samples"],
         local: Local | None = None,
-        speaker: Int[Tensor, "batch"] | None = None,
-        lengths: Int[Tensor, "batch"] | None = None,
+        speaker: Speaker | None = None,
+        lengths: Lengths | None = None,
+        *,
+        prediction: Float[Tensor, "batch 1 samples"] | None = None,
+        gain: Float[Tensor, "batch 1 samples"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Mean negative log-likelihood of the samples, in nats; of the first ``lengths`` of each row."""
-        if self.training and self.config.lsb_noise:
-            wave = (wave + (torch.rand_like(wave) - 0.5) * (2 * LSB)).clamp(-1, 1)
-        target = self.output.encode(wave[:, 0])
-        past = self.delayed(target if isinstance(self.output, MuLaw) else wave)
-        losses = self.output.loss(self(past, local, speaker), target)
-        if lengths is None:
-            return losses.mean()
-        heard = torch.arange(losses.shape[-1], device=losses.device) < lengths[:, None]
-        return losses.where(heard, 0.0).sum() / heard.sum()
+        """Negative log-likelihood, nats a sample (for a Gaussian, of the density).
 
-    def delayed(self, x: Wave | Classes) -> Wave | Classes:
-        """Put silence in front and drop the last sample."""
-        silence = self.output.silence if isinstance(self.output, MuLaw) else 0.0
-        return F.pad(x, (1, 0), value=silence)[..., :-1]
+        ``lengths``: samples of each row that count. ``prediction``, ``gain``: see ``predicted``; without
+        noise from here, which they would have to know of.
+        """
+        output = self.config.output
+        if self.training and self.config.lsb_noise and prediction is None:
+            wave = (wave + (2 * torch.rand_like(wave) - 1) * LSB).clamp(-1, 1)
+        target = encode(output, wave)
+        x = F.pad(target[..., :-1], (1, 0), value=silence(output))
+        parameters = self(x, local, speaker)
+        if prediction is not None:
+            parameters = predicted(output, parameters, prediction, gain)
+        surprise = negative_log_likelihood(output, parameters, target)
+        if lengths is None:
+            return surprise.mean()
+        counts = torch.arange(wave.shape[-1], device=wave.device) < lengths[:, None]
+        return surprise[counts].mean()
+
+    def generate(self, *args: Any, **kwargs: Any) -> Float[Tensor, "batch 1 samples"]:
+        """Generate waves sample by sample; see ``vocoders.wavenet.generation.generate``."""
+        from vocoders.wavenet.generation import generate
+
+        return generate(self, *args, **kwargs)
 
     def fold(self) -> "WaveNet":
         """Remove weight norm in place, which changes the parameters' names and not the outputs."""
-        return fold_weight_norm(self)
-
-
-class Given(NamedTuple):
-    """What conditions every layer."""
-
-    local: Tensor | None
-    """(batch, channels, samples)."""
-    speaker: Tensor | None
-    """(batch, dim, 1)."""
+        for module in list(self.modules()):
+            if parametrize.is_parametrized(module, "weight"):
+                parametrize.remove_parametrizations(module, "weight")
+        return self
 
 
 class Layer(nn.Module):
-    """One gated residual layer (the paper's figure 4 and equation 5)."""
+    """A dilated convolution, its gated unit, and what goes on to the next layer and to the output."""
 
     def __init__(self, config: WaveNetConfig, dilation: int) -> None:
         super().__init__()
-        self.reach = (config.kernel - 1) * dilation
         half = config.gate // 2
-        self.dropout = config.dropout
-        self.conv = _convolution(config.residual, config.gate, config.kernel, dilation)
-        self.conv1x1c = _pointwise(config.local.channels, config.gate, bias=False) if config.local else None
-        self.conv1x1g = _pointwise(config.global_.dim, config.gate, bias=False) if config.global_ else None
-        self.conv1x1p = (
-            _pointwise(config.context.channels, config.gate, bias=False) if config.context else None
-        )
-        self.conv1x1_out = _pointwise(half, config.residual)
-        self.conv1x1_skip = _pointwise(half, config.skip)
+        self.past = (config.kernel - 1) * dilation
+        self.conv = _conv(config.residual, config.gate, config.kernel, dilation=dilation)
+        if config.local is not None:
+            self.conv1x1c = _conv(config.local.n, config.gate, bias=False)
+        if config.global_ is not None:
+            self.conv1x1g = _conv(config.global_.dim, config.gate, bias=False)
+        if config.context is not None:
+            self.conv1x1x = _conv(config.context.residual, config.gate, bias=False)
+        self.conv1x1_out = _conv(half, config.residual)
+        self.conv1x1_skip = _conv(half, config.skip)
 
     def forward(
-        self, x: Tensor, local: Tensor | None, speaker: Tensor | None, past: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        hidden = F.dropout(x, self.dropout, self.training) if self.dropout else x
-        gates = self.conv(F.pad(hidden, (self.reach, 0)))
-        for conv, given in ((self.conv1x1c, local), (self.conv1x1g, speaker), (self.conv1x1p, past)):
-            if conv is not None:
-                gates = gates + conv(given)
-        value, gate = gates.chunk(2, dim=1)
-        hidden = torch.tanh(value) * torch.sigmoid(gate)
-        return (self.conv1x1_out(hidden) + x) * math.sqrt(0.5), self.conv1x1_skip(hidden)
+        self,
+        x: Float[Tensor, "batch residual samples"],
+        features: Float[Tensor, "batch n_local samples"] | None,
+        static: Float[Tensor, "batch gate"] | None,
+        context: Float[Tensor, "batch n_context samples"] | None,
+    ) -> tuple[Float[Tensor, "batch residual samples"], Float[Tensor, "batch skip samples"]]:
+        gates = self.conv(F.pad(x, (self.past, 0)))
+        if features is not None:
+            gates = gates + self.conv1x1c(features)
+        if context is not None:
+            gates = gates + self.conv1x1x(context)
+        if static is not None:
+            gates = gates + static[..., None]
+        signal, gate = gates.chunk(2, dim=1)
+        unit = torch.tanh(signal) * torch.sigmoid(gate)
+        return (x + self.conv1x1_out(unit)) * 0.5**0.5, self.conv1x1_skip(unit)
 
 
-class ContextStack(nn.Module):
-    """Dilated causal convolutions over means of ``stride`` samples, repeated back to the samples' rate.
-
-    Within a step the main stack is given what was known when the step began, so nothing looks ahead.
-    """
-
-    def __init__(self, config: ContextConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.first = _pointwise(1, config.channels)
-        self.convs = nn.ModuleList(
-            _convolution(config.channels, config.channels, 2, 2**layer) for layer in range(config.layers)
-        )
-
-    def forward(self, wave: Wave) -> Float[Tensor, "batch channels samples"]:
-        stride, n_samples = self.config.stride, wave.shape[-1]
-        # x at t is the sample before t: the step that begins at t may hear means of x up to t.
-        steps = F.avg_pool1d(F.pad(wave[..., 1:], (stride, stride)), stride)[..., : n_samples // stride + 1]
-        hidden = self.first(steps)
-        for conv in self.convs:
-            hidden = hidden + torch.tanh(conv(F.pad(hidden, (conv.dilation[0], 0))))
-        return hidden.repeat_interleave(stride, dim=-1)[..., :n_samples]
-
-
-def _pointwise(inner: int, outer: int, bias: bool = True) -> nn.Conv1d:
-    return _convolution(inner, outer, 1, 1, bias)
-
-
-def _convolution(inner: int, outer: int, kernel: int, dilation: int, bias: bool = True) -> nn.Conv1d:
-    """As published: weights of the variance that keeps activations' size, biases of zero, weight norm."""
-    conv = nn.Conv1d(inner, outer, kernel, dilation=dilation, bias=bias)
-    nn.init.kaiming_normal_(conv.weight, nonlinearity="linear" if kernel == 1 else "relu")
-    if bias:
+def _conv(n_in: int, n_out: int, kernel: int = 1, *, dilation: int = 1, bias: bool = True) -> nn.Conv1d:
+    conv = nn.Conv1d(n_in, n_out, kernel, dilation=dilation, bias=bias)
+    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+    if conv.bias is not None:
         nn.init.zeros_(conv.bias)
     return weight_norm(conv)

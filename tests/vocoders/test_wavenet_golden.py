@@ -1,0 +1,82 @@
+"""WaveNets equal the published implementation, with weight norm and folded."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from vocoders.wavenet.conditioning import LocalConfig
+from vocoders.wavenet.distributions import MixtureOfLogistics, MuLaw, negative_log_likelihood
+from vocoders.wavenet.network import GlobalConfig, WaveNet, WaveNetConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+GOLDEN = Path(os.environ.get("GOLDEN", ROOT / "../shared/golden"))
+PUBLISHED = ["mulaw256_local", "mulaw256_local_global", "mol_local"]
+
+
+def golden(name: str) -> dict:
+    path = GOLDEN / f"wavenet_r9y9_{name}.pt"
+    if not path.exists():
+        pytest.skip(f"{path.name} is not here; set GOLDEN to the folder of published outputs")
+    return torch.load(path, weights_only=True)
+
+
+def renamed(state: dict) -> dict:
+    ends = {
+        "weight_g": "parametrizations.weight.original0",
+        "weight_v": "parametrizations.weight.original1",
+    }
+    return {
+        ".".join([*key.split(".")[:-1], ends.get(key.split(".")[-1], key.split(".")[-1])]): value
+        for key, value in state.items()
+    }
+
+
+def ours(published: dict) -> WaveNet:
+    sizes = published["config"]
+    upsampling = sizes["upsample_params"]
+    network = WaveNet(
+        WaveNetConfig(
+            layers=sizes["layers"],
+            stacks=sizes["stacks"],
+            residual=sizes["residual_channels"],
+            gate=sizes["gate_channels"],
+            skip=sizes["skip_out_channels"],
+            kernel=sizes["kernel_size"],
+            output=MixtureOfLogistics(n=10) if sizes["scalar_input"] else MuLaw(levels=sizes["out_channels"]),
+            local=LocalConfig(
+                n=sizes["cin_channels"],
+                scales=tuple(upsampling["upsample_scales"]),
+                pad=upsampling["cin_pad"],
+            ),
+            global_=GlobalConfig(n_speakers=sizes["n_speakers"], dim=sizes["gin_channels"])
+            if "gin_channels" in sizes
+            else None,
+        )
+    )
+    network.load_state_dict(renamed(published["state_dict"]))
+    return network.eval()
+
+
+@pytest.mark.parametrize("folded", [False, True])
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_outputs_equal_the_published_ones(name, folded):
+    published = golden(name)
+    network, given = ours(published), published["input"]
+    network = network.fold() if folded else network
+    x = given["x"] if given["ids"] is None else given["ids"]
+    speaker = None if given["g"] is None else given["g"][:, 0]
+    with torch.inference_mode():
+        assert_close(network(x, given["c"], speaker), published["output"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("levels", [256, 65_536])
+def test_mixture_loss_equals_the_published_one(levels):
+    published = golden("mol_local")
+    output = MixtureOfLogistics(levels=levels, log_scale_min=-7.0)
+    target = published["extra"]["target"].transpose(1, 2)
+    found = negative_log_likelihood(output, published["output"], target)
+    expected = published["extra"][f"mol_loss_unreduced_{levels}"][..., 0]
+    assert_close(found, expected, atol=1e-5, rtol=0)

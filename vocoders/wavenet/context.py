@@ -1,0 +1,96 @@
+"""Context stacks: a smaller WaveNet at a lower rate that tells the main one what was long ago.
+
+van den Oord et al. 2016, section 2.6: a separate stack processes a long part of the past and locally
+conditions a larger one that processes only the recent part; context stacks may run at a lower rate.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+from engine.user_error import UserError
+
+Blocks = Float[Tensor, "batch channels blocks"]
+Past = Float[Tensor, "batch channels _"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextConfig:
+    """A stack at a lower rate."""
+
+    factor: int = 64
+    """Samples that become one step of the stack."""
+    layers: int = 8
+    """Layers."""
+    stacks: int = 1
+    """Times that dilations begin again at 1."""
+    residual: int = 32
+    """Channels."""
+    kernel: int = 2
+    """Taps of the dilated convolutions."""
+
+    def __post_init__(self) -> None:
+        if self.factor < 1 or self.layers < 1 or self.kernel < 2:
+            raise UserError(f"factor={self.factor} and layers={self.layers} must be at least 1, kernel 2")
+        if self.layers % self.stacks:
+            raise UserError(f"layers={self.layers} must be a multiple of stacks={self.stacks}")
+
+    @property
+    def dilations(self) -> tuple[int, ...]:
+        """Dilation of each layer."""
+        cycle = self.layers // self.stacks
+        return tuple(2 ** (layer % cycle) for layer in range(self.layers))
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one step depends on."""
+        return self.factor * ((self.kernel - 1) * sum(self.dilations) + 1)
+
+
+class ContextStack(nn.Module):
+    """Each block of ``factor`` samples is told what the blocks before it held; itself it does not see."""
+
+    def __init__(self, config: ContextConfig) -> None:
+        super().__init__()
+        self.config = config
+        width = config.residual
+        self.first_conv = weight_norm(nn.Conv1d(config.factor, width, 1))
+        self.convs = nn.ModuleList(
+            weight_norm(nn.Conv1d(width, 2 * width, config.kernel, dilation=dilation))
+            for dilation in config.dilations
+        )
+        self.outs = nn.ModuleList(weight_norm(nn.Conv1d(width, width, 1)) for _ in config.dilations)
+
+    def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch channels samples"]:
+        """The context of every sample; ``wave`` is what the main stack is fed."""
+        factor, n_samples = self.config.factor, wave.shape[-1]
+        n_whole = max(0, (n_samples - 1) // factor)
+        steps, _ = self.step(wave[..., : n_whole * factor], self.begin(len(wave)))
+        known = torch.cat([steps.new_zeros(len(wave), self.config.residual, 1), steps], dim=-1)
+        return known.repeat_interleave(factor, dim=-1)[..., :n_samples]
+
+    def begin(self, batch: int) -> list[Past]:
+        """What every layer remembers before the first block."""
+        spans = [(self.config.kernel - 1) * dilation for dilation in self.config.dilations]
+        bias = self.first_conv.bias
+        assert bias is not None
+        return [bias.new_zeros(batch, self.config.residual, span) for span in spans]
+
+    def step(
+        self, wave: Float[Tensor, "batch 1 samples"], past: list[Past]
+    ) -> tuple[Float[Tensor, "batch channels blocks"], list[Past]]:
+        """Take in whole blocks; returns the stack's output after each of them, and the next past."""
+        n_blocks = wave.shape[-1] // self.config.factor
+        if n_blocks == 0:
+            return wave.new_zeros(len(wave), self.config.residual, 0), past
+        x = self.first_conv(wave.reshape(len(wave), n_blocks, self.config.factor).transpose(1, 2))
+        nexts = []
+        for conv, out, before in zip(self.convs, self.outs, past):
+            window = torch.cat([before, x], dim=-1)
+            nexts.append(window[..., window.shape[-1] - before.shape[-1] :])
+            x = (x + out(F.glu(conv(window), dim=1))) * 0.5**0.5
+        return x, nexts
