@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from data.frontends import MelConfig, mel_filters
 from engine.user_error import UserError
+from vocoders.published import to_published
 
 UNUSED = (
     "librosa",
@@ -110,6 +111,39 @@ def published_modules(path: Path | str, *names: str) -> list[Any]:
     return modules
 
 
+class Drawn:
+    """Stands where WaveGlow draws noise on the GPU, and hands out given noise instead, sizes as asked."""
+
+    def __init__(self, z: Tensor, n_early: int, early_size: int) -> None:
+        early = z[:, : n_early * early_size].split(early_size, dim=1)
+        self.parts = [z[:, n_early * early_size :], *reversed(early)]
+        self.turn = 0
+
+    def __call__(self, *_: int) -> "Drawn":
+        return self
+
+    def normal_(self) -> Tensor:
+        """The next part, from the deepest on; after the last one, the first again."""
+        self.turn += 1
+        return self.parts[(self.turn - 1) % len(self.parts)]
+
+
+def published_waveglow(path: Path | str, config: Any) -> Any:
+    """The published network; ``give_noise`` has it draw given noise."""
+    (glow,) = published_modules(path, "glow")
+    sizes = {"n_layers": config.n_layers, "n_channels": config.n_channels, "kernel_size": config.kernel}
+    network = glow.WaveGlow(
+        config.n_mels, config.n_flows, config.n_group, config.n_early_every, config.n_early_size, sizes
+    )
+    n_early = (config.n_flows - 1) // config.n_early_every
+
+    def give_noise(z: Tensor) -> None:
+        glow.torch.cuda.FloatTensor = Drawn(z, n_early, config.n_early_size)
+
+    network.give_noise = give_noise
+    return network
+
+
 def hifigan_settings(config: Any, batch: int = 4) -> Any:
     """A config as the published code holds it: its json's names, by attribute."""
     return SimpleNamespace(
@@ -153,12 +187,7 @@ def liven(network: nn.Module) -> None:
 
 def give_weights(ours: nn.Module, theirs: nn.Module) -> None:
     """Make the published network compute what ours does (neither folded)."""
-    new = "parametrizations.weight.original"
-    state = {
-        name.replace(f"{new}0", "weight_g").replace(f"{new}1", "weight_v"): value
-        for name, value in ours.state_dict().items()
-    }
-    theirs.load_state_dict(state)
+    theirs.load_state_dict(to_published(ours.state_dict()))
 
 
 def fold_published(network: nn.Module) -> nn.Module:

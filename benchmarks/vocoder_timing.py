@@ -1,7 +1,7 @@
 """How the vocoders' benchmark measures: calls in turn, medians, and the floor that arithmetic sets."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -13,6 +13,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 HEADS = ["what", "ours", "published", "ratio", "goal", "met", "floor", "max |difference|"]
+
+
+Row = list[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What is compared with what."""
+
+    peers: Mapping[str, str | None]
+    """Checkouts of the published code, by network."""
+    repeats: int
+    """Turns of which the median is taken."""
+    peak: float
+    """Billions of multiply-adds a second."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +130,7 @@ def difference(ours: Tensor, theirs: Tensor) -> str:
     return f"{float((ours - theirs).abs().max()):.1e} of {float(theirs.abs().max()):.2g}"
 
 
-def row(what: str, took: Timed, unit: Callable[[float], str], goal: float | None, **cells: str) -> list[str]:
+def row(what: str, took: Timed, unit: Callable[[float], str], goal: float | None, **cells: str) -> Row:
     """One line of the table; the goal is the largest ratio to the published time."""
     ratio = took.ratio
     return [

@@ -6,7 +6,6 @@ time that the arithmetic takes at the machine's fp32 peak, measured in the same 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -15,41 +14,29 @@ from torch import nn
 from benchmarks import vocoder_peers as peers
 from benchmarks import vocoder_steps as steps
 from benchmarks.table import machine, show
-from benchmarks.vocoder_timing import HEADS, alternate, difference, fp32_peak, gmac, row
+from benchmarks.vocoder_timing import HEADS, Asked, Row, alternate, difference, fp32_peak, gmac, row
+from benchmarks.vocoder_wavenet import wavenet_rows
 from data.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from vocoders import hifigan, melgan
 from vocoders.hifigan import HiFiGAN
 from vocoders.melgan import MelGAN
+from vocoders.waveglow import WAVEGLOW, WaveGlow
 
 RATE, HOP = 22_050, 256
 LENGTHS = (1, 10)
 """Seconds."""
-GENERATOR_GOAL, EVEN_GOAL = 0.65, 1.05
+GENERATOR_GOAL, WAVEGLOW_GOAL, EVEN_GOAL = 0.65, 0.6, 1.05
 STEP_GOALS = {"hifigan_v2": 0.6, "melgan": 0.75}
 BATCH, SEGMENT = 4, 8_192
-Row = list[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """What is measured, and against what."""
-
-    hifigan: str | None
-    """A checkout."""
-    melgan: str | None
-    """A checkout."""
-    repeats: int
-    """Turns of which the median is taken."""
-    peak: float
-    """Billions of multiply-adds a second."""
+PEERS = ("hifigan", "melgan", "waveglow", "wavenet")
 
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
     arguments = Arguments.described_by("benchmarks.vocoders", __doc__)
-    for name in ("hifigan", "melgan"):
+    for name in PEERS:
         arguments.add_argument(f"--peer-{name}", metavar="FOLDER", help=f"a checkout of the published {name}")
     arguments.add_argument("--repeats", type=int, default=5, help="turns of which the median is taken")
     arguments.add_argument("--only", nargs="+", metavar="NAME", help=f"of {', '.join(MEASURED)}")
@@ -61,9 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    asked = Asked(
-        hifigan=words.peer_hifigan, melgan=words.peer_melgan, repeats=max(words.repeats, 1), peak=fp32_peak()
-    )
+    checkouts = {name: getattr(words, f"peer_{name}") for name in PEERS}
+    asked = Asked(peers=checkouts, repeats=max(words.repeats, 1), peak=fp32_peak())
     rows = []
     for name in words.only or MEASURED:
         rows += MEASURED[name](asked)
@@ -79,13 +65,15 @@ def real_time(seconds: float, duration: float) -> str:
 def hifigan_rows(name: str, asked: Asked) -> Iterator[Row]:
     """A HiFi-GAN generator."""
     config = {"V1": hifigan.V1, "V2": hifigan.V2, "V3": hifigan.V3}[name]
-    theirs = peers.published_hifigan(asked.hifigan, config) if asked.hifigan else None
+    path = asked.peers["hifigan"]
+    theirs = peers.published_hifigan(path, config) if path else None
     yield from generator_rows(f"HiFi-GAN {name}", HiFiGAN(config), theirs, asked)
 
 
 def melgan_rows(asked: Asked) -> Iterator[Row]:
     """MelGAN's generator."""
-    theirs = peers.published_melgan(asked.melgan, melgan.MELGAN) if asked.melgan else None
+    path = asked.peers["melgan"]
+    theirs = peers.published_melgan(path, melgan.MELGAN) if path else None
     yield from generator_rows("MelGAN", MelGAN(melgan.MELGAN), theirs, asked)
 
 
@@ -112,6 +100,34 @@ def generator_rows(
     yield evenness(name, per_second)
 
 
+def waveglow_rows(asked: Asked) -> Iterator[Row]:
+    """WaveGlow's generation; where a call takes long, there are three turns."""
+    ours, path = WaveGlow(WAVEGLOW), asked.peers["waveglow"]
+    for name, parameter in ours.named_parameters():
+        if ".end." in name:
+            nn.init.normal_(parameter, 0.0, 0.01)  # zero at first, which computes nothing
+    theirs = peers.published_waveglow(path, WAVEGLOW) if path else None
+    if theirs is not None:
+        peers.give_weights(ours, theirs)
+        peers.fold_published(theirs).eval()
+    ours.fold().eval()
+    for seconds in LENGTHS:
+        mel = steps.mel_like(ours.n_mels, round(seconds * RATE / HOP))
+        duration = mel.shape[-1] * HOP / RATE
+        z = ours.noise(1, mel.shape[-1], torch.Generator().manual_seed(0))
+        call = None
+        if theirs is not None:
+            theirs.give_noise(z)
+            call = partial(torch.no_grad()(theirs.infer), mel, sigma=0.6)
+        repeats = min(asked.repeats, 3)
+        took = alternate(partial(ours.generate, mel, z), call, repeats)
+        macs = gmac(partial(torch.no_grad()(ours.inverse), mel, z))
+        same = difference(ours.generate(mel, z)[0], call()) if call else ""
+        what = f"WaveGlow, {seconds} s: real-time factor, {repeats} turns"
+        unit = partial(real_time, duration=duration)
+        yield row(what, took, unit, WAVEGLOW_GOAL, floor=f"{macs / asked.peak / duration:.3f}", same=same)
+
+
 def evenness(name: str, per_second: list[list[float | None]]) -> Row:
     """Whether a second of a long wave takes as long as a second of a short one; of the fastest turns."""
     (short, their_short), (long, their_long) = per_second
@@ -126,11 +142,13 @@ def evenness(name: str, per_second: list[list[float | None]]) -> Row:
 def step_rows(preset: str, asked: Asked) -> Iterator[Row]:
     """A training step, generator and discriminators."""
     wave = steps.speechlike(BATCH, SEGMENT)
-    theirs = None
-    if preset == "melgan" and asked.melgan:
-        theirs = steps.melgan_step(asked.melgan, wave)
-    elif preset != "melgan" and asked.hifigan:
-        theirs = steps.hifigan_step(asked.hifigan, wave, hifigan.V2)
+    path, theirs = asked.peers["melgan" if preset == "melgan" else "hifigan"], None
+    if path:
+        theirs = (
+            steps.melgan_step(path, wave)
+            if preset == "melgan"
+            else steps.hifigan_step(path, wave, hifigan.V2)
+        )
     ours = steps.our_step(preset, wave)
     floor = f"{gmac(ours) / asked.peak:.2f} s"
     took = alternate(ours, theirs, asked.repeats)
@@ -143,6 +161,9 @@ MEASURED: dict[str, Callable[[Asked], Iterator[Row]]] = {
     "hifigan_v2": partial(hifigan_rows, "V2"),
     "hifigan_v3": partial(hifigan_rows, "V3"),
     "melgan": melgan_rows,
+    "waveglow": waveglow_rows,
+    "wavenet": partial(wavenet_rows, "30 layers, R64"),
+    "wavenet_large": partial(wavenet_rows, "24 layers, R128"),
     "hifigan_step": partial(step_rows, "hifigan_v2"),
     "melgan_step": partial(step_rows, "melgan"),
 }
