@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
+from vocoders.fast_generation import Convolution, FastGenerator, Stage, Step, fast, transposed
+
 Network = TypeVar("Network", bound=nn.Module)
 Features = Float[Tensor, "batch channels time"]
 
@@ -134,8 +136,30 @@ class HiFiGAN(nn.Module):
     def generate(
         self, mel: Float[Tensor, "batch n_mels frames"], noise: None = None
     ) -> Float[Tensor, "batch 1 samples"]:
-        """Return ``forward``'s wave, faster and without gradient."""
+        """Return ``forward``'s wave (to 1e-5), without gradient and on a CPU several times faster."""
+        if mel.device.type == "cpu" and mel.dtype == self.conv_pre.weight.dtype == torch.float32:
+            return fast(self, self._fast)(mel)
         return self(mel)
+
+    def _fast(self) -> FastGenerator:
+        """Lay the weights out for ``fast_generation``; the mean over blocks goes into the weights that follow."""
+        n_blocks, stages = len(self.config.resblock_kernels), []
+        for n, up in enumerate(self.ups):
+            scale = 1.0 if n == 0 else 1 / n_blocks
+            blocks = self.resblocks[n * n_blocks : (n + 1) * n_blocks]
+            branches = [block.steps() for block in blocks]
+            stages.append(
+                Stage(transposed(up, 0.1, scale=scale), up.stride[0], up.padding[0], branches, reflect=False)
+            )
+        return FastGenerator(
+            self.conv_pre,
+            stages,
+            self.conv_post,
+            post_slope=0.01,
+            post_scale=1 / n_blocks,
+            halo=self.halo,
+            reflect=False,
+        )
 
     def noise(self, batch: int, frames: int, generator: torch.Generator) -> None:
         """Return what ``generate`` takes besides the mel: nothing."""
@@ -158,6 +182,15 @@ class PairedBlock(nn.Module):
             x = x + undilated(F.leaky_relu(dilated(F.leaky_relu(x, 0.1)), 0.1))
         return x
 
+    def steps(self) -> list[Step]:
+        """Return ``forward`` for ``fast_generation``."""
+        steps, x = [], "input"
+        for dilated, undilated in zip(self.convs1, self.convs2):
+            steps.append(Step(_leaky(dilated), x, "middle"))
+            steps.append(Step(_leaky(undilated), "middle", "current", residual=x))
+            x = "current"
+        return steps
+
 
 class SingleBlock(nn.Module):
     """The residual block of V3: dilated convolutions."""
@@ -171,11 +204,24 @@ class SingleBlock(nn.Module):
             x = x + conv(F.leaky_relu(x, 0.1))
         return x
 
+    def steps(self) -> list[Step]:
+        """Return ``forward`` for ``fast_generation``."""
+        steps, x = [], "input"
+        for n, conv in enumerate(self.convs):
+            out = ("current", "middle")[n % 2]
+            steps.append(Step(_leaky(conv), x, out, residual=x))
+            x = out
+        return steps
+
 
 def _same(channels: int, kernel: int, dilation: int) -> nn.Module:
     """A weight-normalized convolution that keeps the length."""
     padding = dilation * (kernel - 1) // 2
     return weight_norm(nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=padding))
+
+
+def _leaky(conv: nn.Conv1d) -> Convolution:
+    return Convolution(conv.weight, conv.bias, dilation=conv.dilation[0], slope=0.1)
 
 
 def fold_weight_norm(network: Network) -> Network:

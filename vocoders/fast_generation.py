@@ -1,0 +1,304 @@
+"""Generators on a CPU, several times faster than layer by layer.
+
+Three ideas: convolutions by minimal filtering (half the multiplications), channels in vectors and time in rows
+(dilation costs nothing), and one tile of time through all of a stage's convolutions before the next (intermediate
+signals stay in the cache, and long waves cost per second what short ones do).
+"""
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vocoders.fast_kernels import BLOCK, LANES, PANEL, ROWS, convolve, minimal_filter, project
+
+Rows = np.ndarray
+"""float32, (time, channels)."""
+TILE = 2**17
+"""Numbers in one tile of one signal: half a MiB, so that a tile's four signals stay in a 2 MiB cache."""
+CHUNK_FRAMES = 2048
+"""Frames generated at once, which bounds the memory."""
+
+
+class Convolution:
+    """A convolution of leaky inputs, its weights laid out for ``fast_kernels``."""
+
+    def __init__(
+        self,
+        weight: Float[Tensor, "outer inner kernel"],
+        bias: Float[Tensor, "outer"],
+        *,
+        dilation: int = 1,
+        slope: float = 1.0,
+    ) -> None:
+        width, depth, kernel = weight.shape
+        self.width, self.depth, self.kernel, self.slope = width, depth, kernel, np.float32(slope)
+        self.bias = _aligned(bias.detach().float())
+        self.reach = dilation * (kernel - 1) // 2
+        taps = weight.detach().double().numpy()
+        minimal = kernel > 2 and width % LANES == 0 and depth % LANES == 0 and width == depth
+        # Rows too short for a vector are put together, `fold` of them.
+        fold = 1 if minimal else LANES // math.gcd(LANES, width)
+        while fold * depth % 4:
+            fold *= 2
+        packed = _minimal_weights(taps) if minimal else _folded_weights(taps, fold)
+        n_points, n_taps, inner, outer = packed.shape
+        panel = PANEL if outer % PANEL == 0 else LANES
+        panels = packed.reshape(n_points, n_taps, inner, outer // panel, panel).transpose(0, 3, 1, 2, 4)
+        self.weight = _aligned(torch.tensor(panels.copy(), dtype=torch.float32))
+        plane_rows = BLOCK + ROWS + (n_taps - 1) * dilation
+        self.step = np.array([fold, minimal, depth, width, n_taps, n_points, dilation, plane_rows])
+        self.n_planes, self.n_products = n_points * inner * plane_rows, n_points * outer * (BLOCK + ROWS)
+        group = 4 if minimal else fold
+        self.margin = dilation * group * (n_taps + 2) + self.reach
+        """Rows beyond the last that may be read or written."""
+
+    def __call__(self, source: Rows, residual: Rows | None, out: Rows, n_out: int) -> None:
+        """Convolve from ``source``'s first row to ``out``'s first row on; rows beyond ``n_out`` are spoilt."""
+        planes, products = _scratch("planes", self.n_planes), _scratch("products", self.n_products)
+        convolve(
+            source.ctypes.data,
+            0 if residual is None else residual.ctypes.data,
+            out.ctypes.data,
+            n_out,
+            self.step,
+            self.weight.ctypes.data,
+            self.bias.ctypes.data,
+            self.slope,
+            planes.ctypes.data,
+            products.ctypes.data,
+        )
+
+
+def _minimal_weights(taps: np.ndarray) -> np.ndarray:
+    """Return (points, taps, inner, outer): long kernels are sums of kernels of 4, each at its own distance."""
+    outer, inner, kernel = taps.shape
+    part = min(kernel, 4)
+    _, transform, _ = minimal_filter(4, part)
+    padded = np.pad(taps, [(0, 0), (0, 0), (0, -kernel % part)])
+    return np.einsum("pr,oigr->pgio", transform, padded.reshape(outer, inner, -1, part), optimize=True)
+
+
+def _folded_weights(taps: np.ndarray, fold: int) -> np.ndarray:
+    """Return (1, taps, fold * inner, fold * outer): ``fold`` times as dense for that many outputs at once."""
+    outer, inner, kernel = taps.shape
+    n_taps = -(-(kernel + fold - 1) // fold)
+    weights = np.zeros((n_taps, fold, inner, fold, outer))
+    for tap in range(n_taps):
+        for read in range(fold):
+            for write in range(fold):
+                if 0 <= (at := fold * tap + read - write) < kernel:
+                    weights[tap, read, :, write] = taps[:, :, at].T
+    return weights.reshape(1, n_taps, fold * inner, fold * outer)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One convolution in a stage: ``out = convolution(source) + residual``, all named signals of a tile."""
+
+    convolution: Convolution
+    source: str
+    out: str
+    residual: str = ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A transposed convolution and the residual blocks at its rate."""
+
+    up: Convolution
+    """As a convolution that makes ``rate`` rows at once; see ``transposed``."""
+    rate: int
+    padding: int
+    branches: Sequence[Sequence[Step]]
+    """Blocks side by side: each begins at signal "input", and the sum of what their last steps put out is the stage's."""
+    reflect: bool
+    """Whether edges are reflected; otherwise zeros are beyond them."""
+
+    @property
+    def channels(self) -> int:
+        return self.up.width // self.rate
+
+    @property
+    def halo(self) -> int:
+        """Rows that a row depends on to either side."""
+        return max(sum(step.convolution.reach for step in branch) for branch in self.branches)
+
+    @property
+    def margin(self) -> int:
+        """Rows to either side that convolutions touch, though no result depends on them."""
+        return max([self.rate * self.up.margin, *(s.convolution.margin for b in self.branches for s in b)])
+
+    def __call__(self, source: Rows, edge: int, out: Rows, start: int, stop: int, length: int) -> None:
+        """Write rows ``start`` to ``stop`` of ``length`` into ``out``; ``source`` has ``edge`` zeros around."""
+        origin = self.margin + self.halo - start  # where a tile has row 0
+        size = (stop - start + 2 * (self.halo + self.margin)) * self.channels
+        names = {"input"} | {step.out for branch in self.branches for step in branch}
+        tile = {name: _scratch(name, size)[:size].reshape(-1, self.channels) for name in names}
+
+        first, last = max(start - self.halo, 0), min(stop + self.halo, length)
+        begin, end = (first + self.padding) // self.rate, (last - 1 + self.padding) // self.rate + 1
+        into = tile["input"][origin + begin * self.rate - self.padding :]
+        self.up(source[edge + begin - (self.up.kernel - 1) :], None, into, end - begin)
+        self._lay_edges(tile["input"], origin, first, last, length)
+        for number, branch in enumerate(self.branches):
+            extent = sum(step.convolution.reach for step in branch)
+            for step in branch:
+                extent -= step.convolution.reach
+                first, last = max(start - extent, 0), min(stop + extent, length)
+                from_, into = tile[step.source][origin + first - step.convolution.reach :], tile[step.out]
+                residual = tile[step.residual][origin + first :] if step.residual else None
+                step.convolution(from_, residual, into[origin + first :], last - first)
+                self._lay_edges(into, origin, first, last, length)
+            result = tile[branch[-1].out][origin + start : origin + stop]
+            out[start:stop] = result if number == 0 else out[start:stop] + result
+
+    def _lay_edges(self, signal: Rows, origin: int, first: int, last: int, length: int) -> None:
+        """Lay out what the next step reads beyond the rows just written."""
+        signal[origin + last : origin + last + self.margin] = 0
+        if first == 0:
+            signal[origin - self.margin : origin] = 0
+        n = max(step.convolution.reach for branch in self.branches for step in branch) if self.reflect else 0
+        if n and first == 0:
+            signal[origin - n : origin] = signal[origin + n : origin : -1]
+        if n and last == length:
+            end = origin + length
+            signal[end : end + n] = signal[end - 2 : end - 2 - n : -1]
+
+
+def transposed(up: nn.ConvTranspose1d, slope: float, *, scale: float = 1.0) -> Convolution:
+    """Return a transposed convolution as one that makes ``stride`` rows of outputs at once from rows of inputs."""
+    (rate,), (inner, outer, kernel) = up.stride, up.weight.shape
+    taps = -(-kernel // rate)
+    weight = F.pad(up.weight.detach() * scale, (0, taps * rate - kernel)).reshape(inner, outer, taps, rate)
+    weight = weight.permute(3, 1, 0, 2).reshape(rate * outer, inner, taps).flip(-1)
+    assert up.bias is not None
+    return Convolution(weight, up.bias.repeat(rate), slope=slope)
+
+
+class FastGenerator:
+    """A first convolution, stages, and a last convolution to one channel, then tanh."""
+
+    def __init__(
+        self,
+        pre: nn.Conv1d,
+        stages: Sequence[Stage],
+        post: nn.Conv1d,
+        *,
+        post_slope: float,
+        post_scale: float = 1.0,
+        halo: int,
+        reflect: bool,
+    ) -> None:
+        assert pre.bias is not None and post.bias is not None
+        weight = F.pad(pre.weight.detach(), (0, 0, 0, -pre.in_channels % LANES))
+        self.pre, self.stages, self.halo, self.reflect = Convolution(weight, pre.bias), stages, halo, reflect
+        self.post = (post.weight.detach()[0].T * post_scale).float().numpy().ravel()
+        self.post_bias, self.post_slope = np.float32(post.bias.item()), np.float32(post_slope)
+        self.edge = max(self.pre.margin, *(stage.up.margin for stage in stages)) + 3
+        self.hop = math.prod(stage.rate for stage in stages)
+
+    def __call__(self, mel: Float[Tensor, "batch n_mels frames"]) -> Float[Tensor, "batch 1 samples"]:
+        """Return the wave; at most CHUNK_FRAMES frames are worked on at once."""
+        frames = mel.shape[-1]
+        wave = torch.empty(len(mel), 1, frames * self.hop)
+        for item, out in zip(mel, wave[:, 0]):
+            for start in range(0, frames, CHUNK_FRAMES):
+                stop = min(start + CHUNK_FRAMES, frames)
+                first = max(start - self.halo, 0)
+                chunk = self._chunk(item[:, first : stop + self.halo])
+                out[start * self.hop : stop * self.hop] = chunk[(start - first) * self.hop :][
+                    : (stop - start) * self.hop
+                ]
+        return wave.tanh_()
+
+    def _chunk(self, mel: Float[Tensor, "n_mels frames"]) -> Float[Tensor, "samples"]:
+        edge, length = self.edge, mel.shape[-1]
+        source = self._rows(length, self.pre.depth)
+        source[edge : edge + length] = 0
+        source[edge : edge + length, : len(mel)] = mel.T.numpy()
+        self._reflect(source, length)
+        x = self._rows(length, self.pre.width)
+        self.pre(source[edge - self.pre.reach :], None, x[edge:], length)
+        for stage in self.stages:
+            x[edge + length :] = 0
+            length *= stage.rate
+            out = self._rows(length, stage.channels)
+            _for_tiles(
+                lambda start, stop: stage(x, edge, out[edge:], start, stop, length), length, stage.channels
+            )
+            x = out
+        self._reflect(x, length)
+        wave = np.empty(length, np.float32)
+        reach = (len(self.post) // x.shape[1] - 1) // 2
+        project(
+            x[edge - reach : edge + length + reach].ravel(), self.post, self.post_bias, self.post_slope, wave
+        )
+        return torch.from_numpy(wave)
+
+    def _rows(self, length: int, channels: int) -> Rows:
+        rows = torch.empty(length + 2 * self.edge, channels).numpy()
+        rows[: self.edge] = 0
+        rows[-self.edge :] = 0
+        return rows
+
+    def _reflect(self, x: Rows, length: int) -> None:
+        if self.reflect:
+            first, end = self.edge, self.edge + length
+            x[first - 3 : first] = x[first + 3 : first : -1]
+            x[end : end + 3] = x[end - 2 : end - 5 : -1]
+
+
+def _for_tiles(work: Callable[[int, int], None], length: int, channels: int) -> None:
+    """Call ``work(start, stop)`` for tiles of the length, by as many threads as torch uses."""
+    n_threads = torch.get_num_threads()
+    n = max(1, round(length * channels / TILE), min(n_threads, length // 512))
+    cuts = [length * i // n for i in range(n + 1)]
+    if n_threads == 1 or n == 1:
+        for start, stop in zip(cuts, cuts[1:]):
+            work(start, stop)
+    else:
+        list(_pool(n_threads).map(work, cuts[:-1], cuts[1:]))
+
+
+@cache
+def _pool(n_threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(n_threads, "vocoder")
+
+
+_memory = threading.local()
+
+
+def _scratch(name: str, size: int) -> np.ndarray:
+    """Return at least ``size`` numbers of memory that this thread keeps for the purpose: no page is touched anew."""
+    held = _memory.__dict__.get(name)
+    if held is None or len(held) < size:
+        held = _memory.__dict__[name] = torch.zeros(size).numpy()
+    return held
+
+
+def _aligned(x: Tensor) -> np.ndarray:
+    """Return an array that begins at a cache line, as torch's memory does."""
+    return x.clone(memory_format=torch.contiguous_format).numpy()
+
+
+_fast: WeakKeyDictionary[nn.Module, tuple[list, FastGenerator]] = WeakKeyDictionary()
+
+
+def fast(network: nn.Module, build: Callable[[], FastGenerator]) -> FastGenerator:
+    """Return the network's fast generator, built anew when a parameter has changed since the last call."""
+    with torch.inference_mode(False):
+        state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in network.parameters()]
+        held = _fast.get(network)
+        if held is None or held[0] != state:
+            held = _fast[network] = state, build()
+    return held[1]
