@@ -4,7 +4,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -182,10 +182,14 @@ class SpeechCrops(Dataset[Batch]):
         return best, best_start
 
 
-class Batches:
+Crops = TypeVar("Crops", bound=Dataset[Any])
+"""Batches by ``Address``."""
+
+
+class Batches(Generic[Crops]):
     """Called with the step to start from, yields batches without end, ``accumulate`` of them for a step."""
 
-    def __init__(self, crops: SpeechCrops, *, seed: int, workers: int, rank: int, accumulate: int) -> None:
+    def __init__(self, crops: Crops, *, seed: int, workers: int, rank: int, accumulate: int) -> None:
         self.crops, self.seed, self.workers, self.rank, self.accumulate = (
             crops,
             seed,
@@ -194,7 +198,7 @@ class Batches:
             accumulate,
         )
 
-    def __call__(self, start: int = 0) -> Iterator[Batch]:
+    def __call__(self, start: int = 0) -> Iterator[Any]:
         loader = DataLoader(
             self.crops,
             batch_size=None,
@@ -213,7 +217,7 @@ class Batches:
 
 def batches(
     config: DataConfig, seed: int, workers: int = 0, rank: int = 0, n_ranks: int = 1, accumulate: int = 1
-) -> Batches:
+) -> Batches[SpeechCrops]:
     """Read the corpus and return the batches of one process; the same whatever the number of workers."""
     if not 0 <= rank < n_ranks:
         raise ValueError(f"rank={rank} must lie in 0 … n_ranks − 1 = {n_ranks - 1}")
@@ -234,7 +238,7 @@ def split_rows(path: str, split: str) -> list[Row]:
 
 
 class _Addresses(Sampler[Address]):
-    def __init__(self, of: Batches, start: int) -> None:
+    def __init__(self, of: Batches[Any], start: int) -> None:
         self.of, self.start = of, start
 
     def __iter__(self) -> Iterator[Address]:

@@ -25,6 +25,7 @@ class GroupedConv1d(nn.Conv1d):
     """A grouped convolution that knows the faster way; the same parameters, the same function."""
 
     def forward(self, input: Wave) -> Float[Tensor, "batch outer frames"]:  # noqa: A002 - torch's name
+        assert isinstance(self.padding, tuple)
         (stride,), (padding,), (kernel,) = self.stride, self.padding, self.kernel_size
         n_out = (input.shape[-1] + 2 * padding - kernel) // stride + 1
         plain = input.is_cuda or self.groups == 1 or n_out < SHORTEST or torch.is_autocast_enabled("cpu")

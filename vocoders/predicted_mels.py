@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.batches import Address, Batches, DataConfig, SpeechCrops, split_rows
+from data.batches import Address, DataConfig, split_rows
 from data.frontends import MelConfig
 from data.recordings import Recordings
 from engine.user_error import UserError
@@ -85,6 +85,3 @@ def predicted(folder: Path, recording: Path) -> Path | None:
         if path.is_file():
             return path
     return None
-
-
-__all__ = ["Batches", "MelBatch", "PredictedMels", "SpeechCrops", "predicted"]

@@ -6,7 +6,6 @@ Run the same command again to continue. Presets are in ``vocoders/presets.py``: 
 """
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 from jaxtyping import Float
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from data.audio import AudioError, excerpt
 from data.batches import Batches, batches, split_rows
+from engine import loop as loops
 from engine.checkpoint import fill, load_weights, newest_checkpoint
 from engine.config import cli
 from engine.loop import Task, accelerator, fit
@@ -71,7 +71,7 @@ def validation_waves(config: TrainConfig) -> list[Wave]:
     return waves
 
 
-def crops(config: TrainConfig, rank: int, n_ranks: int) -> Callable[[int], object]:
+def crops(config: TrainConfig, rank: int, n_ranks: int) -> loops.Batches:
     """Batches by step: of recordings, or of recordings and predicted mels."""
     loop = config.loop
     if not config.predicted_mels:

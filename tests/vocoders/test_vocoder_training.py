@@ -1,0 +1,191 @@
+"""The training command: runs continue exactly, tune to predicted mels, leave a vocoder; mistakes are told."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from data.audio import load, save
+from data.batches import Address
+from data.frontends import LogMel
+from engine.checkpoint import load_weights, newest_checkpoint
+from engine.config import from_json, to_json
+from engine.loop import fit
+from engine.user_error import UserError
+from vocoders.export import export_run
+from vocoders.predicted_mels import PredictedMels
+from vocoders.presets import PRESETS
+from vocoders.train import build, crops, validation_waves
+from vocoders.train_config import TrainConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = PRESETS["tiny"]
+
+
+@pytest.fixture
+def corpus(tmp_path, hum):
+    """Four recordings of two speakers, the last for validation."""
+    lines = ["path,speaker,split"]
+    for i, f0 in enumerate((100.0, 150.0, 220.0, 130.0)):
+        save(tmp_path / f"speaker{i % 2}" / f"take{i}.wav", hum(8_000 + 500 * i, (f0,)), 16_000)
+        lines.append(f"speaker{i % 2}/take{i}.wav,speaker{i % 2},{'validation' if i == 3 else 'train'}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "manifest.csv"
+
+
+def config(corpus, out, steps=4, **changes) -> TrainConfig:
+    loop = replace(TINY.loop, out=out, steps=steps, trackers="none", cpu=True, sample_every=0)
+    return replace(TINY, loop=loop, data=replace(TINY.data, path=str(corpus)), **changes)
+
+
+def train(run: TrainConfig) -> Path:
+    waves = validation_waves(run)
+    fit(lambda: build(run, waves), crops(run, 0, 1), run.loop, full_config=run)
+    folder = newest_checkpoint(run.loop.out)
+    assert folder is not None
+    return folder
+
+
+def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    return {path.name: load_weights(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
+def test_a_run_in_two_parts_is_the_run_in_one(corpus, tmp_path):
+    """The break comes where the adversaries do."""
+    straight = train(config(corpus, tmp_path / "a"))
+    train(config(corpus, tmp_path / "b", steps=2))
+    broken = train(config(corpus, tmp_path / "b"))
+    assert set(weights(straight)) == {"network.safetensors", "network_ema.safetensors", "critics.safetensors"}
+    assert_close(weights(broken), weights(straight), rtol=0, atol=0)
+
+
+def test_an_exported_run_is_its_averaged_network_folded(corpus, tmp_path, hum):
+    from vocoders import load_vocoder
+
+    run = config(corpus, tmp_path / "run", steps=3)
+    train(run)
+    vocoder = load_vocoder("hifigan", export_run(tmp_path / "run", tmp_path / "export"))
+    task = build(run, [])
+    task.modules["network_ema"].load_state_dict(
+        load_weights(newest_checkpoint(tmp_path / "run") / "network_ema.safetensors")
+    )
+    mel = LogMel(run.mel)(hum(4_800))
+    with torch.no_grad():
+        assert_close(vocoder(mel), task.modules["network_ema"](mel), rtol=0, atol=1e-5)
+    assert vocoder.mel == run.mel
+
+
+def test_samples_and_figures_are_of_validation_recordings(corpus, tmp_path):
+    run = config(corpus, tmp_path / "run")
+    waves = validation_waves(run)
+    assert [wave.shape for wave in waves] == [(1, 1, 8_000)]
+    task = build(run, waves)
+    with torch.no_grad():
+        shown, figures = task.samples(0), task.evaluate(0)
+    assert set(shown.audio) == {"original/0", "resynthesised/0"}
+    assert shown.mels["original/0"].shape == shown.mels["resynthesised/0"].shape
+    assert figures["log_mel_l1"] > 0
+    assert all(np.isfinite(value) for value in figures.values())
+
+
+def predict(corpus, folder, frames=lambda n: n) -> None:
+    """Write mels for the recordings, not quite their own."""
+    for path in sorted(corpus.parent.glob("speaker*/*.wav")):
+        mel = LogMel(TINY.mel)(load(path, 16_000))[0]
+        (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+        np.save(
+            folder / path.parent.name / f"{path.stem}.npy", (mel[:, : frames(mel.shape[1])] - 0.5).numpy()
+        )
+
+
+def test_tuning_hears_the_predicted_mel_of_the_same_moment(corpus, tmp_path):
+    predict(corpus, tmp_path / "mels")
+    pairs = PredictedMels(replace(TINY.data, path=str(corpus)), TINY.mel, tmp_path / "mels", progress=False)
+    batch = pairs[Address(0, 3)]
+    inside = slice(4, -4)  # at the edges the crop's own mel sees another side of its end
+    own = LogMel(TINY.mel)(batch.wave)
+    assert_close(batch.mel[..., inside], own[..., inside] - 0.5, rtol=0, atol=0.02)
+
+
+def test_tuning_begins_from_a_run(corpus, tmp_path):
+    train(config(corpus, tmp_path / "run"))
+    predict(corpus, tmp_path / "mels")
+    tuned = config(
+        corpus, tmp_path / "tuned", init=str(tmp_path / "run"), predicted_mels=str(tmp_path / "mels")
+    )
+    before = load_weights(newest_checkpoint(tmp_path / "run") / "network.safetensors")
+    assert_close(dict(build(tuned, []).modules["network"].state_dict()), before, rtol=0, atol=0)
+    assert train(tuned).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "sentence"),
+    [
+        (lambda folder: None, "has no mel for any of the 3 recordings"),
+        (
+            lambda folder: [np.save(p, np.load(p).T) for p in folder.glob("*/*.npy")],
+            r"must be \(80, frames\)",
+        ),
+        (
+            lambda folder: [np.save(p, np.load(p)[:, :20]) for p in folder.glob("*/*.npy")],
+            "keep the recording's time",
+        ),
+        (lambda folder: [p.write_bytes(b"no array") for p in folder.glob("*/*.npy")], "cannot read the mel"),
+    ],
+    ids=["absent", "transposed", "shorter", "broken"],
+)
+def test_unfit_predicted_mels_are_refused(corpus, tmp_path, spoil, sentence, request):
+    if "absent" not in request.node.name:
+        predict(corpus, tmp_path / "mels")
+    spoil(tmp_path / "mels")
+    with pytest.raises(UserError, match=sentence):
+        PredictedMels(replace(TINY.data, path=str(corpus)), TINY.mel, tmp_path / "mels", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"mel": replace(TINY.mel, sample_rate=24_000)}, "must be the same"),
+        ({"data": replace(TINY.data, crop_samples=3_201)}, "whole number of hops"),
+        ({"data": replace(TINY.data, crop_samples=320)}, "shorter than the mel's"),
+    ],
+)
+def test_contradictions_are_refused(changes, sentence):
+    with pytest.raises(UserError, match=sentence):
+        replace(TINY, **changes)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_go_through_json(name):
+    assert from_json(TrainConfig, to_json(PRESETS[name]), name) == PRESETS[name]
+
+
+def test_the_command_trains_and_exports(corpus, tmp_path):
+    words = [
+        *("--preset", "tiny", "--data.path", str(corpus), "--loop.out", str(tmp_path / "run")),
+        *("--loop.steps", "3", "--loop.cpu", "--loop.sample-every", "3"),
+    ]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "accelerate.commands.launch",
+            "--cpu",
+            str(ROOT / "vocoders/train.py"),
+            *words,
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "export" / "model.safetensors").is_file()
+    assert list((tmp_path / "run").rglob("events.out.tfevents*"))
