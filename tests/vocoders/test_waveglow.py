@@ -196,7 +196,8 @@ def test_generation_follows_its_noise_and_its_weights():
     first = network.generate(mel, noise)
     assert torch.equal(network.generate(mel, noise), first)
     assert not torch.allclose(network.generate(mel, noise, temperature=0.3), first)
-    network.WN[0].in_layers[1].bias.data.add_(1.0)  # nothing prepared from the old weights may linger
+    with torch.no_grad():
+        network.WN[0].in_layers[1].bias.add_(1.0)  # nothing prepared from the old weights may linger
     assert_close(network.generate(mel, noise), network.inverse(mel, 0.6 * noise), rtol=0, atol=1e-5)
     assert not torch.allclose(network.generate(mel, noise), first, atol=1e-3)
     assert not torch.equal(network.generate(mel), network.generate(mel))
@@ -227,6 +228,6 @@ def test_mistakes_are_told():
         network(mel[..., :3], wave)
     with pytest.raises(UserError, match="does not fit a mel of 9 frames"):
         network.generate(mel, torch.zeros(2, 8, 17))
-    for wrong in (dict(n_group=7), dict(kernel=2), dict(hop=12), dict(window=8), dict(n_flows=9)):
+    for wrong in ({"n_group": 7}, {"kernel": 2}, {"hop": 12}, {"window": 8}, {"n_flows": 9}):
         with pytest.raises(UserError):
             replace(SMALL, **wrong)
