@@ -5,7 +5,7 @@ memory, because only then do they tell when each phoneme began. Without a corpus
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -64,7 +64,7 @@ class Spoken(NamedTuple):
     phonemes: Int[Tensor, "batch frames"]
     """Class of each frame."""
     speaker: Int[Tensor, "batch"]
-    """Index into ``SpokenCrops.speakers``."""
+    """Index into ``SpokenCrops.speakers``; −1: a voice not in training."""
 
 
 class SpokenCrops(Dataset[Spoken]):
@@ -73,7 +73,7 @@ class SpokenCrops(Dataset[Spoken]):
     def __init__(self, config: SpokenConfig, *, progress: bool = True) -> None:
         self.config = config
         lines = list(_lines(config))
-        self.speakers = sorted({voice.name for voice, _ in lines})
+        self.speakers = speakers_of(config)
         """Names, by label."""
         bar = tqdm(lines, desc="speaking", unit="sentence", delay=1.0, disable=not progress)
         self.utterances = [self._utterance(voice, text) for voice, text in bar]
@@ -86,7 +86,8 @@ class SpokenCrops(Dataset[Spoken]):
     def _utterance(self, voice: Voice, text: str) -> Spoken:
         config = self.config.features
         wave, phonemes = speak(text, voice, config.sample_rate)
-        return utterance(wave, phonemes, self.speakers.index(voice.name), config, self.config.crop_samples)
+        label = self.speakers.index(voice.name) if voice.name in self.speakers else -1
+        return utterance(wave, phonemes, label, config, self.config.crop_samples)
 
     def _crop(self, rng: np.random.Generator) -> Spoken:
         whole = self.utterances[int(rng.integers(len(self.utterances)))]
@@ -114,6 +115,11 @@ def utterance(
     local = speech_features(wave, phonemes, config)
     classes = phoneme_classes(phonemes, local.shape[-1], config.sample_rate / config.hop)
     return Spoken(wave, local, classes[None], torch.tensor([speaker]))
+
+
+def speakers_of(config: SpokenConfig) -> list[str]:
+    """Names of the voices, by label; those of the training split, which alone are learned."""
+    return sorted({voice.name for voice, _ in _lines(replace(config, split="train"))})
 
 
 def _lines(config: SpokenConfig) -> Iterator[tuple[Voice, str]]:

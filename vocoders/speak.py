@@ -1,0 +1,78 @@
+"""Say a text by a WaveNet: python -m vocoders.speak "Good morning." --vocoder RUN --out morning.wav
+
+RUN is a run of ``vocoders/train_spoken.py --preset speech``. Espeak says the text first; its phonemes, their
+durations and its pitch are what the WaveNet is given.
+"""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data.arguments import Arguments
+from data.audio import save
+from data.voices import Voice, speak
+from engine.checkpoint import fill, load_weights, newest_checkpoint
+from engine.config import load_config
+from engine.user_error import UserError, exits_cleanly
+from vocoders.tasks.wavenet import WaveNetTaskConfig
+from vocoders.train_spoken import SpokenTrainConfig
+from vocoders.wavenet.network import WaveNet, WaveNetConfig
+from vocoders.wavenet.spoken import VOICE, speakers_of, utterance
+
+
+class Speaker:
+    """A trained WaveNet that says texts; ``voices`` are whom it knows, by label."""
+
+    def __init__(self, run: Path) -> None:
+        checkpoint = newest_checkpoint(run)
+        if checkpoint is None:
+            raise UserError(f"{run} holds no checkpoint of a run: give the folder that --loop.out named")
+        config = load_config(SpokenTrainConfig, checkpoint / "config.json")
+        if not isinstance(config.task, WaveNetTaskConfig) or not isinstance(
+            config.task.network, WaveNetConfig
+        ):
+            raise UserError(f"{run} hears phonemes and cannot speak: train --preset speech")
+        self.features, self.voices = config.data.features, speakers_of(config.data)
+        self.network = WaveNet(config.task.network)
+        weights = checkpoint / "network_ema.safetensors"
+        fill(self.network, load_weights(weights), weights)
+        self.network.eval().fold()
+
+    def say(self, text: str, voice: Voice, seed: int = 0) -> Float[Tensor, "1 1 samples"]:
+        """The wave of a text."""
+        if voice.name not in self.voices:
+            raise UserError(
+                f"voice {voice.name!r} is unknown to this run: choose one of {', '.join(self.voices)}"
+            )
+        wave, phonemes = speak(text, voice, self.features.sample_rate)
+        said = utterance(wave, phonemes, self.voices.index(voice.name), self.features)
+        speaker = said.speaker if self.network.config.global_ else None
+        with torch.no_grad():
+            return self.network.generate(
+                said.local, speaker=speaker, n_samples=said.wave.shape[-1], seed=seed
+            )
+
+
+@exits_cleanly
+def main(argv: list[str] | None = None) -> None:
+    """Say a text."""
+    arguments = Arguments.described_by("vocoders.speak", __doc__)
+    arguments.add_argument("text", help="what to say, in English")
+    arguments.add_argument("--vocoder", type=Path, required=True, help="run of vocoders/train_spoken.py")
+    arguments.add_argument("--out", type=Path, required=True, help="audio file to write")
+    arguments.add_argument("--voice", default="", help="one of the run's voices (default: its first)")
+    arguments.add_argument("--seed", type=int, default=0, help="decides what is random (default 0)")
+    given = arguments.parse_args(argv)
+    speaker = Speaker(given.vocoder)
+    name = given.voice or speaker.voices[0]
+    if name not in VOICE:
+        raise UserError(f"there is no voice {name!r}: choose one of {', '.join(speaker.voices)}")
+    wave = speaker.say(given.text, VOICE[name], given.seed)
+    save(given.out, wave, speaker.features.sample_rate)
+    print(f"{given.out}: {wave.shape[-1] / speaker.features.sample_rate:.2f} s by {name}")
+
+
+if __name__ == "__main__":
+    main()

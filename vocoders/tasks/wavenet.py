@@ -1,0 +1,149 @@
+"""Train a WaveNet: the likelihood of each next sample, given a mel, features, a speaker, or nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from data.frontends import LogMel, MelConfig
+from engine.optim import EMA, OptimConfig, Player
+from engine.placement import to_device
+from engine.tracking import Samples
+from vocoders.tasks.showcase import resynthesise, score
+from vocoders.wavenet.mel_wavenet import MelWaveNet, MelWaveNetConfig
+from vocoders.wavenet.network import WaveNet, WaveNetConfig
+from vocoders.wavenet.spoken import Spoken
+
+Wave = Float[Tensor, "batch 1 samples"]
+ADAM = OptimConfig(
+    lr=1e-3,
+    betas=(0.9, 0.999),
+    gradient_clip=1.0,
+    schedule="exponential",
+    decay_steps=1_000_000,
+    final=1 / 32,
+)
+"""As published: 1e-3, halved every 200 000 steps; here that decay is smooth."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaveNetTaskConfig:
+    """A WaveNet and how it is trained."""
+
+    network: MelWaveNetConfig | WaveNetConfig = field(default_factory=MelWaveNetConfig)
+    """MelWaveNetConfig: a vocoder. WaveNetConfig: sound without text, of anything or of known speakers."""
+    optim: OptimConfig = field(default_factory=lambda: ADAM)
+    """Its optimiser."""
+    ema_decay: float = 0.9999
+    """Of the averaged network that is exported, heard and scored."""
+    margin_frames: int = 3
+    """Frames at a crop's ends whose mels know its mirrored edges; no likelihood is counted there."""
+    n_heard: int = 2
+    """Validation waves copied, heard and scored; their likelihood is that of all."""
+    seconds: float = 1.0
+    """Length of the sounds that a network without mels makes to be heard."""
+
+
+class WaveNetTask:
+    """Maximum likelihood (van den Oord et al. 2016, equation 1)."""
+
+    def __init__(
+        self, config: WaveNetTaskConfig, mel: MelConfig, validation: Sequence[Tensor | Spoken] = ()
+    ) -> None:
+        self.config, self.mel, self.validation = config, mel, list(validation)
+        self.log_mel = LogMel(mel)
+        self.frozen: dict[str, nn.Module] = {"log_mel": self.log_mel}
+        match config.network:
+            case MelWaveNetConfig():
+                self.network = MelWaveNet(config.network, mel)
+            case WaveNetConfig():
+                self.network = WaveNet(config.network)
+        self.ema = EMA(self.network, config.ema_decay)
+        self.modules: dict[str, nn.Module] = {"network": self.network, "network_ema": self.ema.module}
+        self.players = {"wavenet": Player(self.network, config.optim, "wavenet")}
+
+    def update(self, batch: Any, step: int) -> Mapping[str, Tensor]:
+        """One step up the likelihood of a batch's waves."""
+        loss = self.loss(self.network, batch)
+        self.players["wavenet"].descend(loss)
+        self.ema.update(step)
+        return {"loss/wavenet/nll": loss}
+
+    def loss(self, network: nn.Module, batch: Any) -> Float[Tensor, ""]:
+        """Nats a sample. A batch may bring its ``mel`` or ``local`` features."""
+        if isinstance(network, MelWaveNet):
+            with torch.autocast(batch.wave.device.type, enabled=False):
+                mel = batch.mel if hasattr(batch, "mel") else self.log_mel(batch.wave)
+            return network.loss(batch.wave, mel, self.config.margin_frames * self.mel.hop)
+        assert isinstance(network, WaveNet)
+        local = getattr(batch, "local", None) if network.config.local else None
+        speaker = known(batch.speaker) if network.config.global_ else None
+        return network.loss(batch.wave, local, speaker)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The averaged network."""
+        return self.ema.module
+
+    def samples(self, step: int) -> Samples:
+        """Validation waves beside their copies; or sounds of the network's own."""
+        if isinstance(self.trained, MelWaveNet):
+            return resynthesise(self.trained, self.log_mel, self.waves[: self.config.n_heard])
+        made = self.babble()
+        audio = {f"generated/{i}": (wave, self.mel.sample_rate) for i, wave in enumerate(made)}
+        return Samples(
+            audio=audio, mels={f"generated/{i}": self.log_mel(w[None])[0] for i, w in enumerate(made)}
+        )
+
+    def babble(self) -> Wave:
+        """Two sounds: of the first two speakers, where the network knows some; or of two texts."""
+        network = self.trained
+        assert isinstance(network, WaveNet)
+        if network.config.local:
+            frames = round(self.config.seconds * self.mel.sample_rate / network.hop)
+            said = [to_device(said, self.log_mel.window.device) for said in self.validation[:2]]
+            local = torch.cat([each.local[..., :frames] for each in said])
+            who = torch.cat([each.speaker for each in said]) if network.config.global_ else None
+            return network.generate(local, speaker=who, n_samples=local.shape[-1] * network.hop)
+        n_samples = round(self.config.seconds * self.mel.frame_rate) * self.mel.hop
+        speakers = network.config.global_
+        who = torch.arange(2) % speakers.n_speakers if speakers else None
+        return network.generate(speaker=who, n_samples=n_samples, n=2)
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Likelihood of what was kept for validation and, of a vocoder, the scores of copies."""
+        losses = [float(self.loss(self.trained, held)) for held in self.held()]
+        scores = {"nll": sum(losses) / len(losses)} if losses else {}
+        if isinstance(self.trained, MelWaveNet):
+            scores |= score(self.trained, self.log_mel, self.waves[: self.config.n_heard])
+        return scores
+
+    @property
+    def waves(self) -> list[Tensor]:
+        """Validation waves."""
+        return [held.wave if isinstance(held, Spoken) else held for held in self.validation]
+
+    def held(self) -> list[Any]:
+        """Batches for validation, one for each recording; none where their speakers are not known."""
+        device = self.log_mel.window.device
+        if self.validation and isinstance(self.validation[0], Spoken):
+            return [to_device(said, device) for said in self.validation]
+        if isinstance(self.config.network, WaveNetConfig) and self.config.network.global_:
+            return []
+        return [Heard(wave.to(device)) for wave in self.waves]
+
+
+class Heard(NamedTuple):
+    """A wave of which nothing else is known."""
+
+    wave: Wave
+
+
+def known(speaker: Int[Tensor, "batch"]) -> Int[Tensor, "batch"]:
+    """Labels, where all recordings have one."""
+    if (speaker < 0).any():
+        raise ValueError("a WaveNet of known speakers needs a speaker for every recording: name them all")
+    return speaker

@@ -1,0 +1,172 @@
+"""Train on speech whose phonemes are known: ``accelerate launch vocoders/train_spoken.py --preset NAME``.
+
+``speech``: a WaveNet says phonemes of given durations and pitch, in many voices (python -m vocoders.speak).
+``phonemes``: a WaveNet's trunk learns to hear them. Espeak's voices speak in memory; ``--data.path CORPUS``
+takes texts and voices of a corpus that python -m data.voices made. Run the same command again to continue.
+"""
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+if __package__ in (
+    None,
+    "",
+):  # `accelerate launch vocoders/train_spoken.py` knows this folder, not the one above
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from data.batches import Batches
+from data.frontends import NAMED
+from engine.config import cli
+from engine.loop import LoopConfig, Task, accelerator, fit
+from engine.optim import OptimConfig
+from engine.user_error import UserError, exits_cleanly
+from vocoders.tasks.wavenet import WaveNetTask, WaveNetTaskConfig
+from vocoders.tasks.wavenet_phonemes import PhonemeTask, PhonemeTaskConfig
+from vocoders.wavenet.conditioning import LocalConfig
+from vocoders.wavenet.distributions import MixtureOfLogistics, MuLaw
+from vocoders.wavenet.features import FeatureConfig
+from vocoders.wavenet.network import GlobalConfig, WaveNetConfig
+from vocoders.wavenet.phoneme_recogniser import PhonemeRecogniserConfig
+from vocoders.wavenet.spoken import SpokenConfig, SpokenCrops
+
+N_SCORED = 8
+"""Utterances never trained on, whose likelihood or phonemes are scored."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpokenTrainConfig:
+    """Everything that decides a run."""
+
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    """When things happen, and where the run lives."""
+    data: SpokenConfig = field(default_factory=SpokenConfig)
+    """Who says what."""
+    task: WaveNetTaskConfig | PhonemeTaskConfig = field(default_factory=WaveNetTaskConfig)
+    """The network and the algorithm that trains it."""
+
+    def __post_init__(self) -> None:
+        features = self.data.features
+        if isinstance(self.task, PhonemeTaskConfig):
+            pool = self.task.network.pool
+            if pool != features.hop:
+                raise UserError(f"task.network.pool={pool} and data.features.hop={features.hop} must agree")
+            return
+        network = self.task.network
+        if not isinstance(network, WaveNetConfig) or network.local is None:
+            raise UserError("speech from phonemes needs a task.network of WaveNetConfig with local features")
+        if (network.local.n, network.local.hop) != (features.channels, features.hop):
+            raise UserError(
+                f"task.network.local has {network.local.n} channels and a hop of {network.local.hop}, the "
+                f"features have {features.channels} and {features.hop}: make them agree"
+            )
+
+
+_FEATURES = FeatureConfig()
+_SPEECH = WaveNetConfig(
+    layers=10,
+    stacks=1,
+    residual=32,
+    gate=64,
+    skip=32,
+    kernel=2,
+    output=MixtureOfLogistics(n=3),
+    local=LocalConfig(n=_FEATURES.channels, kind="repetition", scales=(_FEATURES.hop,), pad=0),
+    global_=GlobalConfig(n_speakers=4),
+)
+_ADAM = OptimConfig(lr=2e-3, betas=(0.9, 0.999), gradient_clip=1.0, warmup_steps=50)
+SPEECH = SpokenTrainConfig(
+    loop=LoopConfig(steps=20_000, save_every=500, sample_every=2_000),
+    task=WaveNetTaskConfig(network=_SPEECH, optim=_ADAM, ema_decay=0.999),
+)
+PHONEMES = SpokenTrainConfig(
+    loop=LoopConfig(steps=10_000, save_every=500, sample_every=500),
+    data=SpokenConfig(features=FeatureConfig(hop=160), crop_samples=16_000, batch=4),
+    task=PhonemeTaskConfig(
+        network=PhonemeRecogniserConfig(
+            wavenet=replace(_SPEECH, output=MuLaw(), local=None, global_=None, skip=64)
+        ),
+        optim=_ADAM,
+    ),
+)
+PUBLISHED = replace(
+    # 30 layers as in the paper, for a GPU; give a corpus of many voices and hours.
+    SPEECH,
+    loop=LoopConfig(steps=500_000, save_every=5_000, sample_every=10_000, mixed_precision="bf16"),
+    data=SpokenConfig(n_voices=24, n_sentences=200, crop_samples=16_000, batch=8),
+    task=WaveNetTaskConfig(
+        network=replace(
+            _SPEECH,
+            layers=30,
+            stacks=3,
+            residual=64,
+            gate=128,
+            skip=128,
+            output=MuLaw(),
+            global_=GlobalConfig(n_speakers=32),
+        )
+    ),
+)
+_SMALL = {"layers": 4, "residual": 8, "gate": 16, "skip": 8}
+TINY = replace(
+    SPEECH,
+    loop=LoopConfig(steps=2, log_every=1, save_every=2, sample_every=2),
+    data=SpokenConfig(n_voices=2, n_sentences=1, crop_samples=1_600, batch=2),
+    task=WaveNetTaskConfig(network=replace(_SPEECH, **_SMALL), ema_decay=0.9, seconds=0.1),
+)
+TINY_PHONEMES = replace(
+    PHONEMES,
+    loop=TINY.loop,
+    data=replace(TINY.data, features=FeatureConfig(hop=160)),
+    task=PhonemeTaskConfig(
+        network=PhonemeRecogniserConfig(
+            wavenet=replace(_SPEECH, **_SMALL, output=MuLaw(), local=None, global_=None), channels=8
+        )
+    ),
+)
+PRESETS = {
+    "speech": SPEECH,
+    "phonemes": PHONEMES,
+    "speech_published": PUBLISHED,
+    "tiny": TINY,
+    "tiny_phonemes": TINY_PHONEMES,
+}
+
+
+def build(config: SpokenTrainConfig, crops: SpokenCrops) -> Task:
+    """The task of a config, scored on sentences of its own."""
+    validation = SpokenCrops(replace(config.data, split="validation"), progress=False)
+    scored = [said for said in validation.utterances if int(said.speaker) >= 0][:N_SCORED]
+    match config.task:
+        case PhonemeTaskConfig():
+            return PhonemeTask(config.task, scored)
+        case WaveNetTaskConfig():
+            network = config.task.network
+            known = getattr(getattr(network, "global_", None), "n_speakers", 0)
+            if 0 < known < len(crops.speakers):
+                raise UserError(
+                    f"the data has {len(crops.speakers)} voices: give --task.network.global-.n-speakers "
+                    f"{len(crops.speakers)}, not {known}"
+                )
+            mel = NAMED["speech16k" if config.data.features.sample_rate == 16_000 else "speech24k"]
+            return WaveNetTask(config.task, mel, scored)
+
+
+@exits_cleanly
+def main() -> None:
+    """Train, or continue."""
+    config = cli(PRESETS)
+    here = accelerator(config.loop)
+    crops = SpokenCrops(config.data, progress=here.is_main_process)
+    source = Batches(
+        crops,  # pyright: ignore[reportArgumentType]
+        seed=config.loop.seed,
+        workers=config.loop.workers,
+        rank=here.process_index,
+        accumulate=config.loop.accumulate,
+    )
+    fit(lambda: build(config, crops), source, config.loop, full_config=config)
+
+
+if __name__ == "__main__":
+    main()
