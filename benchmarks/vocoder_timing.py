@@ -1,13 +1,15 @@
 """How the vocoders' benchmark measures: calls in turn, medians, and the floor that arithmetic sets."""
 
+import copy
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -38,6 +40,14 @@ class Timed:
     """Of our code."""
     theirs: list[float]
     """Of the published code; empty where there is no checkout of it."""
+    outputs: list[Any]
+    """What the first calls returned, ours and theirs."""
+
+    @property
+    def same(self) -> str:
+        """How far the outputs are from each other."""
+        ours, theirs = (*self.outputs, None)[:2]
+        return "" if theirs is None else difference(ours.flatten(), theirs.flatten())
 
     @property
     def ratio(self) -> float | None:
@@ -47,14 +57,13 @@ class Timed:
 
 def alternate(ours: Callable[[], Any], theirs: Callable[[], Any] | None, repeats: int) -> Timed:
     """Time calls in turn, after one of each that pays for what is made once."""
-    calls = {"ours": ours, "theirs": theirs} if theirs else {"ours": ours}
-    took: dict[str, list[float]] = {"ours": [], "theirs": []}
-    for turn in range(repeats + 1):
-        for name, call in calls.items():
-            seconds = timed(call)
-            if turn:
-                took[name].append(seconds)
-    return Timed(**took)
+    calls = [ours, theirs] if theirs else [ours]
+    outputs = [call() for call in calls]
+    took: list[list[float]] = [[], []]
+    for _ in range(repeats):
+        for seconds, call in zip(took, calls):
+            seconds.append(timed(call))
+    return Timed(ours=took[0], theirs=took[1], outputs=outputs)
 
 
 def timed(call: Callable[[], Any]) -> float:
@@ -90,6 +99,13 @@ def gmac(call: Callable[[], Any]) -> float:
     with MultiplyAdds() as counter:
         call()
     return counter.giga
+
+
+def gmac_of(network: nn.Module, method: str, *inputs: Tensor) -> float:
+    """The same of a network's method, without doing the arithmetic."""
+    imagined = copy.deepcopy(network).to("meta")
+    with torch.no_grad():
+        return gmac(partial(getattr(imagined, method), *(x.to("meta") for x in inputs)))
 
 
 def fp32_peak(seconds: float = 0.3) -> float:

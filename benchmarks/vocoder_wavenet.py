@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from benchmarks.vocoder_peers import fold_published, give_weights, liven, published_modules
-from benchmarks.vocoder_timing import Asked, Row, alternate, difference, gmac
+from benchmarks.vocoder_timing import Asked, Row, alternate, difference, gmac_of
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.network import WaveNet, WaveNetConfig
 
@@ -91,7 +91,7 @@ def floor(ours: WaveNet, asked: Asked) -> str:
     """Samples a second if every multiply-add ran at the peak; those of one utterance alone cannot."""
     n_samples = CHECKED_FRAMES * LOCAL.hop
     classes = torch.zeros(1, n_samples, dtype=torch.long)
-    giga = gmac(torch.no_grad()(partial(ours, classes, mel_for(CHECKED_FRAMES))))
+    giga = gmac_of(ours, "forward", classes, mel_for(CHECKED_FRAMES))
     return f"{asked.peak / giga * n_samples:.0f}"
 
 
