@@ -31,8 +31,8 @@ class Generates(Protocol):
 class Denoiser(nn.Module):
     """Removes ``strength`` times the magnitudes that a network makes of a zero mel and zero noise.
 
-    The magnitudes are those of the first transform, centred on the first sample, as published: Hann windows of
-    1024 samples, a quarter apart. Phases stay.
+    The magnitudes are those of the first transform, centred on the first sample, as published: Hann windows
+    of 1024 samples, a quarter apart. Phases stay.
     """
 
     def __init__(self, network: Generates, n_fft: int = 1024) -> None:
@@ -48,7 +48,7 @@ class Denoiser(nn.Module):
 
     @torch.no_grad()
     def forward(self, wave: Wave, strength: float = 0.1) -> Wave:
-        """Return the wave, as long as it was, with less of the hum; strengths up to .1 are usual, 0 changes nothing."""
+        """Return the wave, as long as it was, with less of the hum; published: .1, and 0 for none."""
         if strength == 0:
             return wave
         spectrum = self._stft(wave)

@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from engine.user_error import UserError
 from vocoders.hifigan import fold_weight_norm
-from vocoders.waveglow_fast import Plan
+from vocoders.waveglow_fast import plan, suits
 
 Mel = Float[Tensor, "batch n_mels frames"]
 Wave = Float[Tensor, "batch 1 samples"]
@@ -98,7 +98,7 @@ def negative_log_likelihood(flow: Flow, sigma: float = 1.0) -> Float[Tensor, ""]
 
 
 class WaveGlow(nn.Module):
-    """Wave to noise in training, noise to wave in generation; convolutions are weight-normalized until ``fold``."""
+    """Wave to noise in training, noise to wave in generation; weight norm stays until ``fold``."""
 
     def __init__(self, config: WaveGlowConfig = WAVEGLOW) -> None:
         super().__init__()
@@ -106,7 +106,6 @@ class WaveGlow(nn.Module):
         self.upsample = nn.ConvTranspose1d(config.n_mels, config.n_mels, config.window, config.hop)
         self.WN = nn.ModuleList(Coupling(width // 2, config) for width in config.widths)
         self.convinv = nn.ModuleList(Invertible1x1(width) for width in config.widths)
-        self._plan: Plan | None = None
 
     @property
     def halo(self) -> int:
@@ -179,11 +178,8 @@ class WaveGlow(nn.Module):
             noise = torch.randn(self._noise_shape(len(mel), mel.shape[-1]), device=mel.device)
         self.check_noise(mel, noise)
         z = noise.to(mel) * temperature
-        if Plan.suits(self, mel):
-            if self._plan is None or not self._plan.is_current(self):
-                self._plan = None  # the old one is freed before the new one is made
-                self._plan = Plan(self)
-            return self._plan(mel, z)
+        if suits(self, mel):
+            return plan(self)(mel, z)
         return self.inverse(mel, z)
 
     def noise(self, batch: int, frames: int, generator: torch.Generator) -> Groups:

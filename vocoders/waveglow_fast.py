@@ -13,6 +13,7 @@ memory of the weights besides.
 """
 
 import importlib.util
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -27,36 +28,48 @@ if TYPE_CHECKING:
 Rows = Float[Tensor, "steps channels"]
 _SPARE = 16
 """Columns beside the residual stream in which the couplings' outputs add up; a whole vector register."""
+_plans: "weakref.WeakKeyDictionary[nn.Module, Plan]" = weakref.WeakKeyDictionary()  # modules stay copyable
+
+
+def suits(network: "WaveGlow", mel: Tensor) -> bool:
+    """Whether this machine, network and mel are ones that a plan is made for."""
+    weight = network.upsample.weight
+    return (
+        network.config.kernel == 3
+        and weight.device.type == mel.device.type == "cpu"
+        and weight.dtype == mel.dtype == torch.float32
+        and mel.shape[-1] > 0
+        and not torch.is_autocast_enabled("cpu")
+        and importlib.util.find_spec("numba") is not None
+    )
+
+
+def plan(network: "WaveGlow") -> "Plan":
+    """The network's plan; made at the first call, and anew when a weight has changed."""
+    known = _plans.get(network)
+    if known is None or known.stamp != stamp(network):
+        _plans.pop(network, None)  # the old one is freed before the new one is made
+        known = None
+        _plans[network] = Plan(network)
+    return _plans[network]
+
+
+def stamp(network: nn.Module) -> list[tuple[int, int]]:
+    """What changes when any weight does."""
+    return [(p.data_ptr(), p._version) for p in network.parameters()]
 
 
 class Plan:
-    """Weights rearranged for generation; made anew when they change."""
+    """Weights rearranged for generation."""
 
     def __init__(self, network: "WaveGlow") -> None:
         config = network.config
-        self.config, self.stamp = config, _stamp(network)
+        self.config, self.stamp = config, stamp(network)
         self.block = 4 * max(256, 2 ** (config.n_layers - 1))
         """Steps computed at once: whole tiles of every dilation."""
         self.upsample = _Upsample(network)
         self.couplings = [_FastCoupling(one, self.block) for one in network.WN]
         self.unmix = [torch.linalg.inv(one.conv.weight[..., 0]).T.contiguous() for one in network.convinv]
-
-    @staticmethod
-    def suits(network: "WaveGlow", mel: Tensor) -> bool:
-        """Whether this machine, network and mel are ones that it is made for."""
-        weight = network.upsample.weight
-        return (
-            network.config.kernel == 3
-            and weight.device.type == mel.device.type == "cpu"
-            and weight.dtype == mel.dtype == torch.float32
-            and mel.shape[-1] > 0
-            and not torch.is_autocast_enabled("cpu")
-            and importlib.util.find_spec("numba") is not None
-        )
-
-    def is_current(self, network: "WaveGlow") -> bool:
-        """Whether the network's weights are still those of this plan."""
-        return self.stamp == _stamp(network)
 
     @torch.no_grad()
     def __call__(
@@ -175,7 +188,7 @@ def _winograd(weight: Float[Tensor, "outer inner 3"]) -> Float[Tensor, "6 outer 
 
 
 def _strassen_left(x: Rows) -> list[Tensor]:
-    """The left factors of Strassen's seven products: blocks are even and odd rows, first and second columns."""
+    """The left factors of Strassen's products: blocks are even and odd rows, first and second columns."""
     x = F.pad(x, (0, 0, 0, len(x) % 2))
     (a11, a12), (a21, a22) = (x[odd::2].chunk(2, dim=1) for odd in (0, 1))
     combined = [a11 + a22, a21 + a22, a11, a22, a11 + a12, a21 - a11, a12 - a22]
@@ -219,8 +232,3 @@ def _bias(conv: nn.Module) -> Float[Tensor, "outer"]:
     assert isinstance(conv, nn.Conv1d)
     assert conv.bias is not None
     return conv.bias.detach()
-
-
-def _stamp(network: nn.Module) -> list[tuple[int, int]]:
-    """What changes when any weight does."""
-    return [(p.data_ptr(), p._version) for p in network.parameters()]

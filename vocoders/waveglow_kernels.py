@@ -1,8 +1,8 @@
-"""The elementwise half of WaveGlow's generation, compiled: Winograd transforms, and gates that sum their inputs.
+"""The elementwise half of WaveGlow's generation, compiled: Winograd transforms, gates that sum inputs.
 
-A kernel-3 convolution of dilation d is computed as F(4, 3): tile ``block · d + phase`` makes the four outputs at
-``4 d · block + phase + d · (0, 1, 2, 3)`` from six inputs, with 6 instead of 12 multiplications per weight
-(Lavin & Gray 2016). The conditioning comes as Strassen's seven products: rows are pairs of an even and an odd step.
+A kernel-3 convolution of dilation d is computed as F(4, 3): tile ``block · d + phase`` makes the four outputs
+at ``4 d · block + phase + d · (0, 1, 2, 3)`` from six inputs, with 6 instead of 12 multiplications per weight
+(Lavin & Gray 2016). The conditioning comes as Strassen's seven products: rows are pairs of steps.
 """
 
 import inspect
@@ -36,7 +36,7 @@ WEIGHT = np.array(
 )
 """Of the three taps."""
 
-# tanh x = x P(x²) / Q(x²) up to |x| = 8, where float32 has it at 1: our fit, relative error 6e-9 before rounding.
+# tanh x = x P(x²) / Q(x²) up to |x| = 8, where float32 has it at 1: a fit, wrong by 6e-9 before rounding.
 _TOP, _HALF, _ONE, _TWO, _FOUR, _FIVE, _EIGHT = (np.float32(v) for v in (8, 0.5, 1, 2, 4, 5, 8))
 _P0, _P1, _P2, _P3, _P4 = (
     np.float32(v) for v in (0.9999999936, 0.1344449987, 3.5716002700e-3, 2.189469924e-5, 1.523047058e-8)
@@ -71,7 +71,7 @@ def _gate(a, b):
 
 @_compiled
 def transform_inputs(x, dilation, first_tile, out):
-    """Fill ``out`` (6, tiles, channels) from ``x`` (steps, channels or more); beyond its ends there are zeros."""
+    """Fill ``out`` (6, tiles, channels) from ``x`` (steps, channels or more); beyond its ends are zeros."""
     n_steps, (_, n_tiles, n) = x.shape[0], out.shape
     edge = np.zeros((6, n), np.float32)
     for i in range(n_tiles):

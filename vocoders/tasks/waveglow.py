@@ -1,0 +1,90 @@
+"""Train WaveGlow: the likelihood of the waves, and nothing else."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from data.frontends import LogMel, MelConfig
+from engine.optim import OptimConfig, Player
+from engine.tracking import Samples
+from engine.user_error import UserError
+from vocoders.tasks.showcase import resynthesise, score
+from vocoders.waveglow import WaveGlow, WaveGlowConfig, negative_log_likelihood
+
+Wave = Float[Tensor, "1 1 samples"]
+Mel = Float[Tensor, "1 n_mels frames"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WaveGlowTaskConfig:
+    """The network and its loss; the defaults are the published ones."""
+
+    network: WaveGlowConfig = field(default_factory=WaveGlowConfig)
+    """The flow."""
+    sigma: float = 1.0
+    """Standard deviation of the noise that waves are mapped to."""
+    temperature: float = 0.6
+    """Standard deviation of the noise that sounds and scores are generated from."""
+    optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-4, betas=(0.9, 0.999)))
+    """The optimiser: Adam. Published batches are 12 crops of 16000 samples (15872 are whole hops)."""
+
+    def __post_init__(self) -> None:
+        if self.sigma <= 0:
+            raise UserError(f"sigma={self.sigma} must be above 0")
+        if self.temperature < 0:
+            raise UserError(f"temperature={self.temperature} must not be below 0")
+
+
+class WaveGlowTask:
+    """Section 2 of the paper: one network, maximum likelihood."""
+
+    def __init__(self, config: WaveGlowTaskConfig, mel: MelConfig, validation: Sequence[Wave] = ()) -> None:
+        self.config, self.mel, self.validation = config, mel, list(validation)
+        network = config.network
+        if (network.hop, network.n_mels) != (mel.hop, mel.n_mels):
+            raise UserError(
+                f"the flow makes {network.hop} samples of {network.n_mels} bands, the mel has {mel.hop} and "
+                f"{mel.n_mels}: change task.network or mel"
+            )
+        self.network = WaveGlow(network)
+        self.log_mel = LogMel(mel)
+        self.frozen = {"log_mel": self.log_mel}
+        self.modules: dict[str, nn.Module] = {"network": self.network}
+        self.players = {"network": Player(self.network, config.optim, "network")}
+
+    def update(self, batch: Any, step: int) -> Mapping[str, Tensor]:
+        """One step up the likelihood."""
+        mel = batch.mel if hasattr(batch, "mel") else self.log_mel(batch.wave)
+        loss = negative_log_likelihood(self.network(mel, batch.wave), self.config.sigma)
+        self.players["network"].descend(loss)
+        return {"loss/network/likelihood": loss}
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network for use."""
+        return self.network
+
+    def samples(self, step: int) -> Samples:
+        """Validation waves and what comes of their mels."""
+        return resynthesise(self._generate, self.log_mel, self.validation)
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """The validation waves' likelihood loss, and the scores of their copies."""
+        if not self.validation:
+            return {}
+        losses = []
+        for wave in self.validation:
+            wave = wave.to(self.log_mel.window.device)
+            loss = negative_log_likelihood(self.network(self.log_mel(wave), wave), self.config.sigma)
+            losses.append(float(loss))
+        figures = score(self._generate, self.log_mel, self.validation)
+        return {"likelihood": sum(losses) / len(losses), **figures}
+
+    def _generate(self, mel: Mel) -> Wave:
+        """From the same noise at every step, so that sounds and scores can be compared."""
+        noise = self.network.noise(1, mel.shape[-1], torch.Generator().manual_seed(0))
+        return self.network.generate(mel, noise.to(mel.device), self.config.temperature)
