@@ -46,8 +46,7 @@ class Timed:
     @property
     def same(self) -> str:
         """How far the outputs are from each other."""
-        ours, theirs = (*self.outputs, None)[:2]
-        return "" if theirs is None else difference(ours.flatten(), theirs.flatten())
+        return difference(*(output.flatten() for output in self.outputs)) if self.theirs else ""
 
     @property
     def ratio(self) -> float | None:

@@ -5,6 +5,7 @@ on the same weights, in turns, on one thread, in fp32; the ratio is the median o
 time that the arithmetic takes at the machine's fp32 peak, measured in the same run. Let nothing else run.
 """
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -55,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     asked = Asked(peers=checkouts, repeats=max(words.repeats, 1), peak=fp32_peak())
     rows = []
     for name in words.only or MEASURED:
-        rows += MEASURED[name](asked)
+        for line in MEASURED[name](asked):
+            print(" | ".join(cell for cell in line if cell), file=sys.stderr)
+            rows.append(line)
     title = f"on {machine()}, fp32 peak {2 * asked.peak:.0f} GFLOP/s; {asked.repeats} turns"
     show(title, HEADS, rows)
 
@@ -95,10 +98,8 @@ def generator_rows(
     for seconds in LENGTHS:
         mel = steps.mel_like(ours.n_mels, round(seconds * RATE / HOP))
         duration = mel.shape[-1] * HOP / RATE
-        call, unit = (
-            partial(torch.no_grad()(theirs), mel) if theirs else None,
-            partial(real_time, duration=duration),
-        )
+        call = partial(torch.no_grad()(theirs), mel) if theirs else None
+        unit = partial(real_time, duration=duration)
         took = alternate(partial(ours.generate, mel), call, asked.repeats)
         floor = f"{gmac_of(ours, 'forward', mel) / asked.peak / duration:.4f}"
         what = f"{name}, {seconds} s: real-time factor"
