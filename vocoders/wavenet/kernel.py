@@ -38,7 +38,7 @@ class State:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """How samples are drawn, for a block. All five ways are temperatures and sharpnesses that vary in time."""
+    """How samples are drawn, for a block: all ways are temperatures and sharpnesses that vary in time."""
 
     temperature: Floats
     """(batch, samples or 1): of the classes or mixture components; 0 takes the likeliest."""
@@ -61,12 +61,14 @@ class Prediction:
 
     coefficients: Floats
     """(batch, filters, order), the newest sample's first; filter ``position // hop`` is used."""
+    gain: Floats
+    """(batch, filters): what means and scales are multiplied by before; 1 where they are the wave's own."""
     hop: int
     """Samples for which a filter holds."""
 
 
-def begin(packed: Packed, batch: int, first: float = 0.0, order: int = 0) -> State:
-    """Return the state before the first sample: silence, and ``first`` (a class, or a sample) as its last one."""
+def begin(packed: Packed, batch: int, first: float | int = 0, order: int = 0) -> State:
+    """Return the state before the first sample: silence, and ``first``, a class or amplitude, came last."""
     n_layers, residual, half = (int(size) for size in packed.sizes[:3])
     floats = int(packed.rings[-1, 0] * residual + packed.rings[-1, 1])
     return State(
@@ -91,9 +93,10 @@ def generate(
     """Make as many samples as ``noise`` has, continuing from ``state``: classes, or waves within [-1, 1].
 
     conditioning: (batch, samples or 1, layers · gates), what is added to each layer's gates, biases included.
-    noise: (batch, samples, 2): a uniform in [0, 1) that picks the class or the mixture component, and a standard
-    logistic or normal variate for the place within the component. lengths: utterances may end sooner; they then
-    cost nothing, and what follows in their rows is 0. Returns (batch, samples) and the state behind them.
+    noise: (batch, samples, 2): a uniform in [0, 1) that picks the class or the mixture component, and a
+    standard logistic or normal variate for the place within it. lengths: utterances may end sooner;
+    they then cost nothing, and what follows in their rows is 0. Returns (batch, samples) and the state behind
+    them.
     """
     batch, n_samples = noise.shape[:2]
     lengths = np.full(batch, n_samples) if lengths is None else np.minimum(lengths, n_samples)
@@ -107,7 +110,7 @@ def generate(
 
 
 def logits(packed: Packed, conditioning: Floats, inputs: Floats, state: State) -> tuple[Floats, State]:
-    """Return what the network puts out, (batch, samples, outputs), when its inputs, (batch, samples), are given."""
+    """Return the network's outputs, (batch, samples, outputs), to given inputs, (batch, samples)."""
     record = np.zeros((*inputs.shape, int(packed.sizes[4])), np.float32)
     block = _Block(packed, state, conditioning, inputs=inputs)
     block.run(np.arange(len(inputs)), 0, inputs.shape[1], record=record)
@@ -141,7 +144,8 @@ class _Block:
         self.arrays = tuple(np.require(array, np.float32, ["C", "W"]) for array in arrays)
         hop = prediction.hop if prediction else 1
         self.limits = float(choice.top_p), float(choice.lowest_log_scale), hop
-        self.coefficients = np.require(prediction.coefficients if prediction else self.none, np.float32, ["C", "W"])
+        filters = (prediction.coefficients, prediction.gain) if prediction else (self.none, self.nothing)
+        self.filters = tuple(np.require(array, np.float32, ["C", "W"]) for array in filters)
 
     def run(
         self,
@@ -159,5 +163,5 @@ class _Block:
         record = self.none if record is None else record
         loop()(
             self.weights, self.tables, self.memory, self.origin, start, stop, rows, *self.arrays, self.limits,
-            self.coefficients, samples, record,
+            self.filters, samples, record,
         )  # fmt: skip

@@ -13,14 +13,11 @@ from vocoders.wavenet.kernel_sampling import choose, predict, remember
 from vocoders.wavenet.kernel_step import enter, layers, look_back, outputs
 from vocoders.wavenet.packing import BLOCK, PANEL
 
-# Numba infers types from the arguments; annotations would mean nothing to it.
-# ruff: noqa: ANN001, ANN202
-
 
 @cache
 def loop() -> Any:
     """Return the compiled loop: from the cache of an earlier process, or compiled at its first call."""
-    # Numba's cache notices changes of the file with the outermost function only; the rest is told by a number.
+    # Numba's cache notices changes of the outermost function's file; of the others a number tells it.
     folder = Path(__file__).parent
     sources = [folder / f"{name}.py" for name in ("kernel_tile", "kernel_step", "kernel_sampling", "packing")]
     function = _loop(zlib.crc32(b"".join(file.read_bytes() for file in sources if file.exists())))
@@ -32,15 +29,16 @@ def loop() -> Any:
 
 def _loop(version: int) -> Any:
     def run(
-        weights, tables, memory, origin, start, stop, rows, conditioning, forced, noise, temperature, sharpness,
-        limits, coefficients, samples, record,
+        weights, tables, memory, origin, start, stop, rows, conditioning, forced, noise, temperature,
+        sharpness, limits, filters, samples, record,
     ):  # fmt: skip
-        """Advance the utterances named by ``rows`` from sample start to stop of a block that begins at origin."""
+        """Advance the utterances in ``rows`` from sample start to stop of a block that begins at origin."""
         _ = version
         first, current, past, out_skip, head, last = weights
         sizes, lags, strides, rings = tables
         history, pending, previous, recent = memory
         top_p, lowest, hop = limits
+        coefficients, gain = filters
         residual, half, skip, n_out = sizes[1], sizes[2], sizes[3], sizes[4]
         batch, n_components = len(history), n_out // 3
         stream = np.zeros((batch, -(-(residual + skip) // PANEL) * PANEL), np.float32)
@@ -79,9 +77,11 @@ def _loop(version: int) -> Any:
                         n, uniform = n_components, noise[u, i, 0]
                         k = choose(logits[u], n, uniform, temperature[u, hot], top_p, likely, kept)
                         mean, log_scale = logits[u, n + k], logits[u, 2 * n + k]
-                    if recent.shape[1] > 0:
-                        mean += predict(recent[u], coefficients[u, (origin + i) // hop])
                     scale = np.exp(max(log_scale, np.float32(lowest))) * sharpness[u, sharp]
+                    if recent.shape[1] > 0:
+                        f = (origin + i) // hop
+                        mean = mean * gain[u, f] + predict(recent[u], coefficients[u, f])
+                        scale *= gain[u, f]
                     sample = min(max(mean + scale * noise[u, i, 1], np.float32(-1)), np.float32(1))
                     remember(recent[u], sample)
                 previous[u] = sample

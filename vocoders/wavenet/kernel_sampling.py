@@ -1,8 +1,5 @@
 """One sample from the compiled network's output, by inversion of the distribution function."""
 
-# Numba infers types from the arguments; annotations would mean nothing to it.
-# ruff: noqa: ANN001, ANN201
-
 import numpy as np
 
 from vocoders.wavenet.kernel_step import exponential

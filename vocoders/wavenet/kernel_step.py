@@ -1,12 +1,13 @@
 """The compiled WaveNet, sample by sample.
 
 Of a layer's taps only the one on the present sample must wait for it. What the others add is known as many
-samples ahead as they look back, so up to 16 samples of it are computed as one matrix product: each such weight is
-read once for 16 samples instead of for each. That, not arithmetic, limits a single utterance.
-"""
+samples ahead as they look back, so up to 16 samples of it are computed as one matrix product: such a weight
+is read once for 16 samples instead of for each. Reading, not arithmetic, limits a single utterance.
 
-# Numba infers types from the arguments; annotations would mean nothing to it.
-# ruff: noqa: ANN001, ANN201
+Numba infers types from the arguments, so there are no annotations. Arrays: ``stream`` (batch, residual and
+skip), ``z`` (batch, half of the gates and 1), ``history``, ``pending`` and tables as in ``kernel.State`` and
+``packing.Packed``; ``rows`` are the utterances to advance; ``x_at``, ``c_at``, ``z_at`` are scratch.
+"""
 
 import math
 
@@ -24,7 +25,7 @@ TANH_END, SIGMOID_END = np.float32(15), np.float32(30)
 
 @compiled
 def exponential(x):
-    """Return e^x within 2e-7 of it near 0, without branches, so that loops over it become vectors; |x| < 80."""
+    """Return e^x, 2e-7 off near 0; for |x| < 80, without branches, so that loops over it become vectors."""
     scaled = x * LOG2_E
     whole = np.float32(math.floor(scaled + HALF))
     rest = (scaled - whole) * LN_2

@@ -1,7 +1,7 @@
 """The innermost loop of the compiled WaveNet: a tile of a matrix product that stays in vector registers.
 
-Numba's own loops spill their sums to memory whenever arrays might overlap. This one is written in LLVM's terms,
-with vector types, so that every processor LLVM knows gets its own widest instructions from the same lines.
+Numba's own loops spill their sums to memory whenever arrays might overlap. This one is written in LLVM's
+terms, with vector types, so that every processor LLVM knows gets its own widest instructions from it.
 """
 
 import inspect
@@ -44,7 +44,9 @@ def tile(rows: int, sums: int) -> Any:
     """
 
     @intrinsic
-    def product(_context: Any, c: Any, c_at: Any, x: Any, x_at: Any, row: Any, column: Any, w: Any, w_at: Any, n: Any):
+    def product(
+        _context: Any, c: Any, c_at: Any, x: Any, x_at: Any, row: Any, column: Any, w: Any, w_at: Any, n: Any
+    ):
         signature = types.void(c, c_at, x, x_at, row, column, w, w_at, n)
 
         def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -125,7 +127,7 @@ rows_together = tile(ROWS, 1)
 
 
 @compiled
-def accumulate(c, c_at, x, x_at, n_rows, w, w_at, n, n_panels):  # noqa: ANN001, ANN201 - arrays of numba
+def accumulate(c, c_at, x, x_at, n_rows, w, w_at, n, n_panels):
     """Add x[r, :n] @ w to c[r] for every row; w is packed by ``packing.panels``, beginning at ``w_at``."""
     together = n_rows - n_rows % ROWS
     for panel in range(n_panels):

@@ -1,7 +1,7 @@
 """WaveNet's weights as the compiled kernel reads them: in panels of 64 columns, scales and biases folded in.
 
-The published residual, (x + out) √½, is kept as a plain sum: layer l works on 2^(l/2) x, its gates' weights are
-divided by that and its output's multiplied. Likewise √(1/layers) of the skips goes into their weights.
+The published residual, (x + out) √½, is kept as a plain sum: layer l works on 2^(l/2) x, its gates' weights
+are divided by that and its output's multiplied. Likewise √(1/layers) of the skips goes into their weights.
 """
 
 from collections.abc import Callable
@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vocoders.wavenet.distributions import MuLaw
+from vocoders.wavenet.network import WaveNet
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -37,9 +40,9 @@ class Packed:
     sizes: Ints
     """layers, residual, half of the gates, skip, outputs, kernel, whether inputs are classes."""
     first: Floats
-    """(inputs + 1, residual): a row for each class, or one to be multiplied by the sample; the bias comes last."""
+    """(inputs + 1, residual): a row for each class, or one for the sample to multiply; then the bias."""
     current: Floats
-    """Layers × panels of (residual, gates): the tap on the present sample; tanh's half padded to whole panels."""
+    """Layers × panels of (residual, gates): the tap on the present sample; each half padded to panels."""
     past: Floats
     """Layers × (kernel - 1) × panels of (residual, gates), oldest tap first."""
     out_skip: Floats
@@ -53,25 +56,24 @@ class Packed:
     strides: Ints
     """(layers, kernel - 1): for how many samples at once; a power of two, at most ``BLOCK`` and the lag."""
     rings: Ints
-    """(layers, 2): the samples of the past each layer keeps, a power of two, and where they begin (floats)."""
+    """(layers, 2): samples of the past each layer keeps, a power of two, and where they begin (floats)."""
 
 
-def pack(
-    weight: Callable[[str], NDArray[np.floating]],
-    *,
-    dilations: list[int],
-    classes: bool,
-) -> Packed:
-    """Pack a network whose folded parameters, in the published layout, ``weight`` returns by their names.
+def pack(network: WaveNet) -> Packed:
+    """Pack a network's weights, folded or not.
 
-    ``dilations`` are the layers'. The gates' own biases are not among what is packed: they belong to the
-    conditioning, as do those of everything that depends on speakers or features.
+    The gates' own biases are not among what is packed: they belong to the conditioning, as does all that
+    depends on speakers, features or a context stack.
     """
-    n_layers = len(dilations)
-    half, residual = _matrix(weight("conv_layers.0.conv1x1_out.weight")).shape
-    skip = len(weight("last_conv_layers.1.weight"))
-    outputs, kernel = len(weight("last_conv_layers.3.weight")), weight("conv_layers.0.conv.weight").shape[-1]
-    gates = 2 * padding(half)
+    config = network.config
+    dilations = config.dilations
+    n_layers, residual, skip, kernel = config.layers, config.residual, config.skip, config.kernel
+    half, outputs = config.gate // 2, config.output.n_out
+    gates, classes = 2 * padding(half), isinstance(config.output, MuLaw)
+
+    def weight(name: str) -> NDArray[np.floating]:
+        module, _, parameter = name.rpartition(".")
+        return getattr(network.get_submodule(module), parameter).detach().float().cpu().numpy()
 
     current, past, out_skip = [], [], []
     for layer in range(n_layers):
@@ -101,18 +103,18 @@ def pack(
         last=panels(_with_bias(weight, "last_conv_layers.3")),
         lags=lags,
         strides=np.array(
-            [[_power_of_two_within(min(lag, BLOCK)) for lag in row] for row in lags], np.int64
+            [[_power_of_two_within(int(min(lag, BLOCK))) for lag in row] for row in lags], np.int64
         ).reshape(lags.shape),
         rings=np.stack([np.array(kept, np.int64), begins.astype(np.int64)], axis=1),
     )
 
 
-def _matrix(weight: NDArray[np.floating]) -> NDArray[np.float64]:
+def _matrix(weight: NDArray[np.floating]) -> NDArray[np.floating]:
     """A 1×1 convolution's weight as (inputs, outputs)."""
-    return weight.reshape(weight.shape[0], -1).T.astype(np.float64)
+    return weight.reshape(weight.shape[0], -1).T.astype(np.float64, copy=False)
 
 
-def _with_bias(weight: Callable[[str], NDArray[np.floating]], name: str) -> NDArray[np.float64]:
+def _with_bias(weight: Callable[[str], NDArray[np.floating]], name: str) -> NDArray[np.floating]:
     return np.concatenate([_matrix(weight(f"{name}.weight")), weight(f"{name}.bias")[None]])
 
 
@@ -121,4 +123,4 @@ def _power_of_two_above(n: int) -> int:
 
 
 def _power_of_two_within(n: int) -> int:
-    return 1 << (int(n).bit_length() - 1)
+    return 1 << (n.bit_length() - 1)
