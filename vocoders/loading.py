@@ -11,13 +11,14 @@ from data.frontends import MelConfig
 from engine.checkpoint import checkpoints, fill, load_export
 from engine.config import load_config
 from engine.user_error import UserError
-from vocoders import published, published_configs
+from vocoders import published, published_configs, published_shapes
 from vocoders.griffin_lim import GriffinLimConfig
 from vocoders.hifigan import HiFiGANConfig
 from vocoders.mel_files import DEFINITIONS, check_definition
 from vocoders.melgan import MelGANConfig
 from vocoders.vocoder import NetworkConfig, Vocoder, VocoderConfig
 from vocoders.waveglow import WaveGlowConfig
+from vocoders.wavenet.network import WaveNetConfig
 
 State = Mapping[str, Shaped[Tensor, "..."]]
 
@@ -28,13 +29,14 @@ KINDS: dict[str, type] = {
     "hifigan": HiFiGANConfig,
     "melgan": MelGANConfig,
     "waveglow": WaveGlowConfig,
+    "wavenet": WaveNetConfig,
 }
 """Names of vocoders, and what configures their networks."""
 
 
 def load(
     name: str,
-    weights: str | Path | State | None = None,
+    weights: str | Path | Mapping[str, Any] | None = None,
     config: Any = None,
     *,
     mel: MelConfig | str | None = None,
@@ -141,7 +143,7 @@ def _griffin_lim(weights: object, config: Any, mel: MelConfig | str | None) -> V
 
 
 def _from_state(
-    name: str, weights: str | Path | State, config: Any, mel: MelConfig | str | None, fold: bool
+    name: str, weights: str | Path | Mapping[str, Any], config: Any, mel: MelConfig | str | None, fold: bool
 ) -> Vocoder:
     """Weights of the published layout, from a file or as a state dict."""
     where = "the state dict" if isinstance(weights, Mapping) else str(weights)
@@ -169,7 +171,7 @@ def described(
     elif isinstance(config, Mapping):
         network, published_mel = published_configs.from_json(name, config, "the config")
     elif config is None:
-        network, published_mel = published_configs.from_shapes(name, state, where)
+        network, published_mel = published_shapes.from_shapes(name, state, where)
     else:
         _of_kind(name, config)
         named = (m for m in DEFINITIONS.values() if (m.hop, m.n_mels) == (config.hop, config.n_mels))

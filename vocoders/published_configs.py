@@ -1,23 +1,21 @@
-"""What published configuration files say in our terms, and what the shapes of weights say without one."""
+"""What published configuration files say in our terms."""
 
 import json
-import re
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Shaped
-from torch import Tensor
-
-from data.frontends import NAMED, MelConfig
+from data.frontends import MelConfig
 from engine.user_error import UserError
-from vocoders.hifigan import V1, V1_16K, V1_24K, V3, V3_16K, V3_24K, HiFiGANConfig
+from vocoders.hifigan import HiFiGANConfig
 from vocoders.mel_files import DEFINITIONS
-from vocoders.melgan import MelGANConfig
 from vocoders.waveglow import WaveGlowConfig
+from vocoders.wavenet.conditioning import LocalConfig
+from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw
+from vocoders.wavenet.network import GlobalConfig, WaveNetConfig
 
-State = Mapping[str, Shaped[Tensor, "..."]]
 Found = tuple[Any, MelConfig]
 """A network's config and the mel definition it reads."""
 
@@ -48,9 +46,7 @@ def from_json(kind: str, content: Mapping[str, Any], where: str | Path) -> Found
             case "waveglow":
                 return _waveglow(content)
             case "wavenet":
-                from vocoders.wavenet.published import from_hparams
-
-                return from_hparams(content)
+                return _wavenet(content)
             case "melgan":
                 raise UserError("MelGAN has no published configuration file: its shapes say everything")
             case _:
@@ -116,98 +112,54 @@ def _waveglow(given: Mapping[str, Any]) -> Found:
     return network, mel
 
 
-def from_shapes(kind: str, state: State, where: str | Path) -> Found:
-    """What the shapes of weights say of their network; ``state`` is in our names, folded or not.
-
-    Where they leave something open, a configuration is asked for.
-    """
-    shapes = {
-        re.sub(r"\.parametrizations\.weight\.original1$", ".weight", n): tuple(t.shape)
-        for n, t in state.items()
-    }
-    try:
-        match kind:
-            case "hifigan":
-                return _hifigan_from(shapes)
-            case "melgan":
-                return _melgan_from(shapes)
-            case "waveglow":
-                return _waveglow_from(shapes)
-    except (KeyError, IndexError, ValueError, ZeroDivisionError):
-        pass
-    raise UserError(
-        f"the shapes in {where} do not say everything about its {kind} network: give its configuration "
-        "(config=, --config), the JSON file that was published with it"
+def _wavenet(given: Mapping[str, Any]) -> Found:
+    if given.get("legacy"):
+        raise UserError("legacy WaveNets, of releases before 0.2, have another architecture: retrain it")
+    if given.get("upsample_net", "ConvInUpsampleNetwork") != "ConvInUpsampleNetwork":
+        raise UserError(f"upsample_net {given['upsample_net']!r} is not known: only ConvInUpsampleNetwork is")
+    inside = given["upsample_params"] if given.get("upsample_conditional_features") else {}
+    n_local, n_global = given["cin_channels"], given.get("gin_channels", -1)
+    hop = given.get("hop_size") or math.prod(inside["upsample_scales"])
+    local = LocalConfig(
+        n=n_local,
+        kind="transposed" if inside else "repetition",
+        scales=tuple(inside["upsample_scales"]) if inside else (hop,),
+        pad=given.get("cin_pad", inside.get("cin_pad", 0)),
+        bands_kernel=inside.get("freq_axis_kernel_size", 1),
     )
-
-
-def _count(shapes: Mapping[str, Any], pattern: str) -> int:
-    """How many different numbers stand at the place of ``#`` in the names."""
-    found = {m[1] for name in shapes if (m := re.match(pattern.replace("#", r"(\d+)"), name))}
-    return len(found)
-
-
-def _hifigan_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
-    channels, n_mels, _ = shapes["conv_pre.weight"]
-    n_ups = _count(shapes, r"ups\.#\.")
-    kernels = tuple(shapes[f"ups.{i}.weight"][2] for i in range(n_ups))
-    n_blocks = _count(shapes, r"resblocks\.#\.") // n_ups
-    second = any(".convs1." in name for name in shapes)
-    first = "convs1" if second else "convs"
-    blocks = tuple(shapes[f"resblocks.{i}.{first}.0.weight"][2] for i in range(n_blocks))
-    for known, mel in (
-        (V1, "hifigan"),
-        (V3, "hifigan"),
-        (V1_16K, "speech16k"),
-        (V1_24K, "speech24k"),
-        (V3_16K, "speech16k"),
-        (V3_24K, "speech24k"),
-    ):
-        found = known.upsample_kernels, known.resblock_kernels, known.resblock == "1", known.n_mels
-        if found == (kernels, blocks, second, n_mels):
-            return replace(known, channels=channels), NAMED[mel]
-    raise KeyError
-
-
-def _melgan_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
-    widest, n_mels, _ = shapes["model.1.weight"]
-    ups, index = [], 3
-    while f"model.{index}.weight" in shapes and f"model.{index + 1}.shortcut.weight" in shapes:
-        ups.append(shapes[f"model.{index}.weight"][2] // 2)
-        n_residual = 0
-        while f"model.{index + n_residual + 1}.shortcut.weight" in shapes:
-            n_residual += 1
-        index += n_residual + 2
-    config = MelGANConfig(
-        n_mels=n_mels,
-        channels=widest // 2 ** len(ups),
-        ratios=tuple(ups),
-        n_residual_layers=n_residual,
+    network = WaveNetConfig(
+        layers=given["layers"],
+        stacks=given["stacks"],
+        residual=given["residual_channels"],
+        gate=given["gate_channels"],
+        skip=given["skip_out_channels"],
+        kernel=given["kernel_size"],
+        output=_output(given),
+        local=local,
+        global_=GlobalConfig(n_speakers=given["n_speakers"], dim=n_global) if n_global > 0 else None,
     )
-    if (config.hop, n_mels) == (256, 80):
-        return config, NAMED["melgan"]
-    mel = next(m for m in NAMED.values() if (m.hop, m.n_mels) == (config.hop, n_mels))
-    return config, mel
-
-
-def _waveglow_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
-    n_mels, _, window = shapes["upsample.weight"]
-    n_flows = _count(shapes, r"convinv\.#\.")
-    widths = [shapes[f"convinv.{k}.conv.weight"][0] for k in range(n_flows)]
-    steps = [k for k in range(1, n_flows) if widths[k] < widths[k - 1]]
-    _, n_channels, kernel = shapes["WN.0.in_layers.0.weight"]
-    config = WaveGlowConfig(
-        n_mels=n_mels,
-        n_flows=n_flows,
-        n_group=widths[0],
-        n_early_every=steps[0] if steps else n_flows,
-        n_early_size=widths[0] - widths[steps[0]] if steps else 2,
-        n_layers=_count(shapes, r"WN\.0\.in_layers\.#\."),
-        n_channels=n_channels,
-        kernel=kernel,
-        hop=window // 4,  # published: 256 of 1024, and ours keep to it
-        window=window,
+    mel = replace(
+        DEFINITIONS["wavenet_r9y9"],
+        sample_rate=given.get("sample_rate", 22_050),
+        n_fft=given.get("fft_size", 1024),
+        win=given.get("win_length", 1024),
+        hop=hop,
+        n_mels=n_local,
+        f_min=float(given.get("fmin", 125)),
+        f_max=float(given.get("fmax", 7_600)),
     )
-    named = {"waveglow": DEFINITIONS["waveglow"], **NAMED}
-    mel = next((m for m in named.values() if (m.hop, m.n_mels) == (config.hop, n_mels)), None)
-    return config, mel or replace(DEFINITIONS["waveglow"], n_mels=n_mels, hop=config.hop)
+    return network, mel
+
+
+def _output(given: Mapping[str, Any]) -> MuLaw | MixtureOfLogistics | Gaussian:
+    """A softmax for one-hot input; else logistics or Gaussians, as many as the outputs have room for."""
+    n_out = given["out_channels"]
+    if given.get("input_type") == "mulaw":
+        raise UserError("input_type 'mulaw', a companded scalar, is not known: raw and mulaw-quantize are")
+    if not given.get("scalar_input", given.get("input_type") == "raw"):
+        return MuLaw(levels=n_out)
+    lowest = float(given.get("log_scale_min", -14.0))
+    if given.get("output_distribution", "Logistic") == "Normal":
+        return Gaussian(n=1 if n_out == 2 else n_out // 3, log_scale_min=lowest)
+    levels = given.get("quantize_channels", 65_536)
+    return MixtureOfLogistics(n=n_out // 3, levels=levels, log_scale_min=lowest)

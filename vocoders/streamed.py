@@ -77,7 +77,9 @@ def mels(blocks: Iterable[WavePiece], config: MelConfig) -> Iterator[MelPiece]:
     least = max(before, after) + 1 if config.padding != "none" else config.n_fft
     silence = max(-total % config.hop, least - total + (-least % config.hop))
     tail = F.pad(torch.cat(waiting, dim=-1), (0, silence))
-    yield hear(_extended(tail, 0 if begun else before, after, config.pad_mode))
+    rest = _extended(tail, 0 if begun else before, after, config.pad_mode)
+    if rest.shape[-1] >= config.n_fft:
+        yield hear(rest)
 
 
 def _edges(config: MelConfig) -> tuple[int, int]:

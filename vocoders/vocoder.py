@@ -4,14 +4,14 @@ vocoder = load_vocoder("hifigan", "generator_v1", config="config_v1.json")  # pu
 wave = vocoder(vocoder.log_mel(load("speech.wav", vocoder.sample_rate)))  # (batch, 1, frames · hop)
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.frontends import LogMel, MelConfig
@@ -24,10 +24,11 @@ from vocoders.mel_files import check_definition, check_mel
 from vocoders.melgan import MelGAN, MelGANConfig
 from vocoders.streamed import Window, windows
 from vocoders.waveglow import WaveGlow, WaveGlowConfig
+from vocoders.wavenet.network import WaveNet, WaveNetConfig
 
 MelPiece = Float[Tensor, "batch n_mels _"]
 WavePiece = Float[Tensor, "batch 1 _"]
-NetworkConfig = GriffinLimConfig | HiFiGANConfig | MelGANConfig | WaveGlowConfig
+NetworkConfig = GriffinLimConfig | HiFiGANConfig | MelGANConfig | WaveGlowConfig | WaveNetConfig
 
 SHORTEST_BLOCK = 128
 """Frames made at once, or several halos' worth: little enough for caches, enough to make up for the halo."""
@@ -58,6 +59,8 @@ def build_network(config: VocoderConfig) -> Any:
             return MelGAN(config.network)
         case WaveGlowConfig():
             return WaveGlow(config.network)
+        case WaveNetConfig():
+            return WaveNet(config.network)
 
 
 class Vocoder(nn.Module):
@@ -87,7 +90,7 @@ class Vocoder(nn.Module):
 
     def forward(
         self,
-        mel: Tensor,
+        mel: Any,
         *,
         seed: int | Sequence[int] = 0,
         definition: MelConfig | None = None,
@@ -172,7 +175,7 @@ def _no_more(options: dict[str, Any]) -> None:
 
 def load_vocoder(
     name: str,
-    weights: str | Path | dict[str, Shaped[Tensor, "..."]] | None = None,
+    weights: str | Path | Mapping[str, Any] | None = None,
     config: Any = None,
     *,
     mel: MelConfig | str | None = None,

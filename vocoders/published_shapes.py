@@ -1,0 +1,162 @@
+"""What the shapes of weights say of their network, where no configuration comes with them."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from jaxtyping import Shaped
+from torch import Tensor
+
+from data.frontends import NAMED
+from engine.user_error import UserError
+from vocoders.hifigan import V1, V1_16K, V1_24K, V3, V3_16K, V3_24K
+from vocoders.mel_files import DEFINITIONS
+from vocoders.melgan import MelGANConfig
+from vocoders.published_configs import Found
+from vocoders.waveglow import WaveGlowConfig
+from vocoders.wavenet.conditioning import LocalConfig
+from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw
+from vocoders.wavenet.network import GlobalConfig, WaveNetConfig
+
+State = Mapping[str, Shaped[Tensor, "..."]]
+
+
+def from_shapes(kind: str, state: State, where: str | Path) -> Found:
+    """What the shapes of weights say of their network; ``state`` is in our names, folded or not.
+
+    Where they leave something open, a configuration is asked for.
+    """
+    shapes = {
+        re.sub(r"\.parametrizations\.weight\.original1$", ".weight", n): tuple(t.shape)
+        for n, t in state.items()
+    }
+    try:
+        match kind:
+            case "hifigan":
+                return _hifigan_from(shapes)
+            case "melgan":
+                return _melgan_from(shapes)
+            case "waveglow":
+                return _waveglow_from(shapes)
+            case "wavenet":
+                return _wavenet_from(shapes)
+    except (KeyError, IndexError, ValueError, ZeroDivisionError):
+        pass
+    raise UserError(
+        f"the shapes in {where} do not say everything about its {kind} network: give its configuration "
+        "(config=, --config), the JSON file that was published with it"
+    )
+
+
+def _count(shapes: Mapping[str, object], pattern: str) -> int:
+    """How many different numbers stand at the place of ``#`` in the names."""
+    found = {m[1] for name in shapes if (m := re.match(pattern.replace("#", r"(\d+)"), name))}
+    return len(found)
+
+
+def _hifigan_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
+    channels, n_mels, _ = shapes["conv_pre.weight"]
+    n_ups = _count(shapes, r"ups\.#\.")
+    kernels = tuple(shapes[f"ups.{i}.weight"][2] for i in range(n_ups))
+    n_blocks = _count(shapes, r"resblocks\.#\.") // n_ups
+    second = any(".convs1." in name for name in shapes)
+    first = "convs1" if second else "convs"
+    blocks = tuple(shapes[f"resblocks.{i}.{first}.0.weight"][2] for i in range(n_blocks))
+    for known, mel in (
+        (V1, "hifigan"),
+        (V3, "hifigan"),
+        (V1_16K, "speech16k"),
+        (V1_24K, "speech24k"),
+        (V3_16K, "speech16k"),
+        (V3_24K, "speech24k"),
+    ):
+        found = known.upsample_kernels, known.resblock_kernels, known.resblock == "1", known.n_mels
+        if found == (kernels, blocks, second, n_mels):
+            return replace(known, channels=channels), NAMED[mel]
+    raise KeyError
+
+
+def _melgan_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
+    widest, n_mels, _ = shapes["model.1.weight"]
+    ups, index = [], 3
+    while f"model.{index}.weight" in shapes and f"model.{index + 1}.shortcut.weight" in shapes:
+        ups.append(shapes[f"model.{index}.weight"][2] // 2)
+        n_residual = 0
+        while f"model.{index + n_residual + 1}.shortcut.weight" in shapes:
+            n_residual += 1
+        index += n_residual + 2
+    config = MelGANConfig(
+        n_mels=n_mels,
+        channels=widest // 2 ** len(ups),
+        ratios=tuple(ups),
+        n_residual_layers=n_residual,
+    )
+    if (config.hop, n_mels) == (256, 80):
+        return config, NAMED["melgan"]
+    mel = next(m for m in NAMED.values() if (m.hop, m.n_mels) == (config.hop, n_mels))
+    return config, mel
+
+
+def _waveglow_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
+    n_mels, _, window = shapes["upsample.weight"]
+    n_flows = _count(shapes, r"convinv\.#\.")
+    widths = [shapes[f"convinv.{k}.conv.weight"][0] for k in range(n_flows)]
+    steps = [k for k in range(1, n_flows) if widths[k] < widths[k - 1]]
+    _, n_channels, kernel = shapes["WN.0.in_layers.0.weight"]
+    config = WaveGlowConfig(
+        n_mels=n_mels,
+        n_flows=n_flows,
+        n_group=widths[0],
+        n_early_every=steps[0] if steps else n_flows,
+        n_early_size=widths[0] - widths[steps[0]] if steps else 2,
+        n_layers=_count(shapes, r"WN\.0\.in_layers\.#\."),
+        n_channels=n_channels,
+        kernel=kernel,
+        hop=window // 4,  # published: 256 of 1024, and ours keep to it
+        window=window,
+    )
+    named = {"waveglow": DEFINITIONS["waveglow"], **NAMED}
+    mel = next((m for m in named.values() if (m.hop, m.n_mels) == (config.hop, n_mels)), None)
+    return config, mel or replace(DEFINITIONS["waveglow"], n_mels=n_mels, hop=config.hop)
+
+
+def _wavenet_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
+    """The published sizes; the number of stacks and the mel's hop are what shapes do not tell."""
+    layers = _count(shapes, r"conv_layers\.#\.")
+    stacks = {30: 3, 24: 4, 20: 2, 10: 1}[layers]
+    gate, residual, kernel = shapes["conv_layers.0.conv.weight"]
+    n_out = shapes["last_conv_layers.3.weight"][0]
+    n_in = shapes["first_conv.weight"][1]
+    if n_in == 1 and n_out == 3:
+        raise KeyError  # one logistic or one Gaussian with a weight: only a configuration tells
+    stretches = [name for name in shapes if re.match(r"upsample_net\.upsample\.up_layers\.\d+\.weight", name)]
+    scales = tuple((shapes[name][3] - 1) // 2 for name in sorted(stretches, key=_number))
+    table = shapes.get("embed_speakers.weight")
+    network = WaveNetConfig(
+        layers=layers,
+        stacks=stacks,
+        residual=residual,
+        gate=gate,
+        skip=shapes["last_conv_layers.1.weight"][0],
+        kernel=kernel,
+        output=MuLaw(levels=n_out)
+        if n_in > 1
+        else Gaussian()
+        if n_out == 2
+        else MixtureOfLogistics(n=n_out // 3),
+        local=LocalConfig(
+            n=shapes["upsample_net.conv_in.weight"][0],
+            scales=scales,
+            pad=(shapes["upsample_net.conv_in.weight"][2] - 1) // 2,
+        ),
+        global_=GlobalConfig(n_speakers=table[0], dim=table[1]) if table else None,
+    )
+    n_mels, hop = network.local.n, network.local.hop  # type: ignore[union-attr]
+    if hop == 1:
+        raise ValueError
+    return network, replace(DEFINITIONS["wavenet_r9y9"], n_mels=n_mels, hop=hop)
+
+
+def _number(name: str) -> int:
+    return int(re.findall(r"\d+", name)[0])
