@@ -53,7 +53,7 @@ class _Grouped(torch.autograd.Function):
         stride, padding, groups = ctx.sizes
         gradient = gradient.contiguous()
         to_wave = to_weight = to_bias = None
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[0] and _asked_for(wave):
             to_wave = torch.ops.aten.convolution_backward(
                 _inner(gradient),
                 _inner(wave),
@@ -67,11 +67,17 @@ class _Grouped(torch.autograd.Function):
                 groups,
                 [True, False, False],
             )[0].squeeze(2)
-        if ctx.needs_input_grad[1]:
+        if ctx.needs_input_grad[1] and _asked_for(weight):
             to_weight = weight_gradient(wave, gradient, weight.shape[-1], stride, padding, groups)
         if ctx.needs_input_grad[2]:
             to_bias = gradient.sum((0, 2))
         return to_wave, to_weight, to_bias, None, None, None
+
+
+def _asked_for(tensor: Tensor) -> bool:
+    """Whether the backward pass that runs now goes on to what made the tensor: the generator does not want
+    the adversaries' weights, though they do require gradient."""
+    return tensor.grad_fn is None or torch._C._will_engine_execute_node(tensor.grad_fn)
 
 
 def _inner(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from data.frontends import LogMel, MelConfig
 from engine.optim import EMA, OptimConfig, Player
@@ -114,17 +115,21 @@ class Adversarial:
         if step < config.adversary_from:
             self.players["generator"].descend(spectral)
         elif config.order == "simultaneous":
-            real, heard = self.hear(wave), self.hear(fake)
+            with parametrize.cached():
+                real, heard = self.hear(wave), self.hear(fake)
             # The generator first: the adversaries' gradient does not pass through what its step changes.
             self.players["generator"].descend(spectral + self._fool(real, heard, scalars), retain_graph=True)
             self.players["critic"].descend(self._tell_apart(real, heard, scalars))
         else:
-            real = self.hear(wave)
-            self.players["critic"].descend(self._tell_apart(real, self.hear(fake.detach()), scalars))
-            if config.order == "alternating":
-                with torch.no_grad():
-                    real = self.hear(wave)
-            self.players["generator"].descend(spectral + self._fool(real, self.hear(fake), scalars))
+            with parametrize.cached():  # weight norm once for both hearings
+                real, heard = self.hear(wave), self.hear(fake.detach())
+            self.players["critic"].descend(self._tell_apart(real, heard, scalars))
+            with parametrize.cached():
+                if config.order == "alternating":
+                    with torch.no_grad():
+                        real = self.hear(wave)
+                heard = self.hear(fake)
+            self.players["generator"].descend(spectral + self._fool(real, heard, scalars))
         if self.ema:
             self.ema.update(step)
         return scalars
