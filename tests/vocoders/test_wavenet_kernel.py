@@ -13,7 +13,7 @@ from vocoders.wavenet import kernel
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw, predicted, silence, split
 from vocoders.wavenet.network import GlobalConfig, WaveNet, WaveNetConfig
-from vocoders.wavenet.packing import pack
+from vocoders.wavenet.packing import Packed, pack
 
 SMALL = WaveNetConfig(layers=6, stacks=2, residual=8, gate=12, skip=10, output=MuLaw(levels=32))
 LOCAL = LocalConfig(n=5, scales=(2, 5), pad=0)
@@ -32,6 +32,17 @@ MANY = {
 }
 
 
+def packed(network: WaveNet) -> Packed:
+    """The network's weights, folded or not."""
+
+    def weight(name: str) -> np.ndarray:
+        module, _, parameter = name.rpartition(".")
+        return getattr(network.get_submodule(module), parameter).detach().numpy()
+
+    classes = isinstance(network.config.output, MuLaw)
+    return pack(weight, dilations=network.config.dilations, classes=classes)
+
+
 class Given:
     """A network whose weights are alive, packed, and what conditions two utterances of it."""
 
@@ -39,7 +50,7 @@ class Given:
         self.config, self.network = config, WaveNet(config).eval()
         for parameter in self.network.parameters():
             torch.nn.init.normal_(parameter, std=0.4) if parameter.dim() == 1 else parameter.data.mul_(1.5)
-        self.packed = pack(self.network)
+        self.packed = packed(self.network)
         self.local = torch.randn(batch, 5, n_samples // 10) if config.local else None
         self.speaker = torch.arange(batch) if config.global_ else None
         conditioning = self.network.conditioning(self.local, self.speaker, n_samples)
@@ -115,7 +126,7 @@ def test_classes_are_where_the_distribution_function_passes_the_uniform(temperat
 
 
 @pytest.mark.parametrize("name", ["logistics", "one logistic", "gaussian", "gaussians"])
-@pytest.mark.parametrize("predicting", [False, True])
+@pytest.mark.parametrize("predicting", [False, "plainly", "with a gain"])
 def test_amplitudes_are_drawn_from_the_component_that_the_uniform_picks(name, predicting):
     n_samples, order, hop = 600, 4, 50
     given, noise = Given(MANY[name], n_samples), noise_for(2, n_samples)
@@ -128,9 +139,12 @@ def test_amplitudes_are_drawn_from_the_component_that_the_uniform_picks(name, pr
     random = np.random.default_rng(4)
     prediction = kernel.Prediction(
         coefficients=random.uniform(-0.2, 0.2, (2, n_samples // hop, order)).astype(np.float32),
-        gain=random.uniform(0.5, 1, (2, n_samples // hop)).astype(np.float32),
         hop=hop,
     )
+    gains = np.ones((2, n_samples // hop), np.float32)
+    if predicting == "with a gain":
+        gains = random.uniform(0.5, 1, (2, n_samples // hop)).astype(np.float32)
+        prediction = replace(prediction, gain=gains)
     samples, _ = kernel.generate(
         given.packed,
         given.conditioning,
@@ -146,7 +160,7 @@ def test_amplitudes_are_drawn_from_the_component_that_the_uniform_picks(name, pr
             [before[:, order - 1 - k : order - 1 - k + n_samples] for k in range(order)], axis=-1
         )
         expectation = (windows * prediction.coefficients.repeat(hop, axis=1)).sum(-1)
-        gain = torch.from_numpy(prediction.gain.repeat(hop, axis=1))[:, None]
+        gain = torch.from_numpy(gains.repeat(hop, axis=1))[:, None]
         outputs = predicted(given.config.output, outputs, torch.from_numpy(expectation)[:, None], gain)
     logits, means, log_scales = split(given.config.output, outputs)
     which = drawn((logits.double() / 0.8).softmax(1), noise[..., 0])[:, None]
@@ -200,7 +214,7 @@ def test_constant_conditioning_may_be_given_once():
 
 def test_weight_norm_folded_or_not_packs_alike():
     given = Given(SMALL)
-    folded = pack(given.network.fold())
+    folded = packed(given.network.fold())
     assert np.array_equal(folded.current, given.packed.current)
     assert np.array_equal(folded.out_skip, given.packed.out_skip)
 

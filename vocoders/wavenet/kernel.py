@@ -61,10 +61,10 @@ class Prediction:
 
     coefficients: Floats
     """(batch, filters, order), the newest sample's first; filter ``position // hop`` is used."""
-    gain: Floats
-    """(batch, filters): what means and scales are multiplied by before; 1 where they are the wave's own."""
     hop: int
     """Samples for which a filter holds."""
+    gain: Floats | None = None
+    """(batch, filters): what means and scales are multiplied by before; none: they are the wave's own."""
 
 
 def begin(packed: Packed, batch: int, first: float | int = 0, order: int = 0) -> State:
@@ -144,7 +144,10 @@ class _Block:
         self.arrays = tuple(np.require(array, np.float32, ["C", "W"]) for array in arrays)
         hop = prediction.hop if prediction else 1
         self.limits = float(choice.top_p), float(choice.lowest_log_scale), hop
-        filters = (prediction.coefficients, prediction.gain) if prediction else (self.none, self.nothing)
+        filters = self.none, self.nothing
+        if prediction is not None:
+            coefficients, gain = prediction.coefficients, prediction.gain
+            filters = coefficients, np.ones(coefficients.shape[:2]) if gain is None else gain
         self.filters = tuple(np.require(array, np.float32, ["C", "W"]) for array in filters)
 
     def run(

@@ -4,14 +4,11 @@ The published residual, (x + out) √½, is kept as a plain sum: layer l works o
 are divided by that and its output's multiplied. Likewise √(1/layers) of the skips goes into their weights.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-
-from vocoders.wavenet.distributions import MuLaw
-from vocoders.wavenet.network import WaveNet
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -59,21 +56,17 @@ class Packed:
     """(layers, 2): samples of the past each layer keeps, a power of two, and where they begin (floats)."""
 
 
-def pack(network: WaveNet) -> Packed:
-    """Pack a network's weights, folded or not.
+def pack(weight: Callable[[str], NDArray[np.floating]], *, dilations: Sequence[int], classes: bool) -> Packed:
+    """Pack the network whose parameters ``weight`` returns by their published names, without weight norm.
 
-    The gates' own biases are not among what is packed: they belong to the conditioning, as does all that
-    depends on speakers, features or a context stack.
+    ``dilations``: of each layer. ``classes``: whether inputs are classes. The gates' own biases are not among
+    what is packed: they belong to the conditioning, as does all that depends on speakers or features.
     """
-    config = network.config
-    dilations = config.dilations
-    n_layers, residual, skip, kernel = config.layers, config.residual, config.skip, config.kernel
-    half, outputs = config.gate // 2, config.output.n_out
-    gates, classes = 2 * padding(half), isinstance(config.output, MuLaw)
-
-    def weight(name: str) -> NDArray[np.floating]:
-        module, _, parameter = name.rpartition(".")
-        return getattr(network.get_submodule(module), parameter).detach().float().cpu().numpy()
+    n_layers = len(dilations)
+    half, residual = _matrix(weight("conv_layers.0.conv1x1_out.weight")).shape
+    skip = len(weight("last_conv_layers.1.weight"))
+    outputs, kernel = len(weight("last_conv_layers.3.weight")), weight("conv_layers.0.conv.weight").shape[-1]
+    gates = 2 * padding(half)
 
     current, past, out_skip = [], [], []
     for layer in range(n_layers):
