@@ -71,7 +71,7 @@ _SPEECH = WaveNetConfig(
     skip=32,
     kernel=2,
     output=MixtureOfLogistics(n=3),
-    local=LocalConfig(n=_FEATURES.channels, kind="repetition", scales=(_FEATURES.hop,), pad=0),
+    local=LocalConfig(n=_FEATURES.channels, upsampling="repetition", scales=(_FEATURES.hop,), pad=0),
     global_=GlobalConfig(n_speakers=4),
 )
 _ADAM = OptimConfig(lr=2e-3, betas=(0.9, 0.999), gradient_clip=1.0, warmup_steps=50)

@@ -1,15 +1,17 @@
 """A WaveNet that speaks from log-mels: plain, ExcitNet or LP-WaveNet; the network of a ``Vocoder``."""
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Self
+from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from data.frontends import MelConfig
+from data.frontends import MelConfig, hz_to_mel, mel_to_hz
 from engine.user_error import UserError
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.distributions import (
@@ -20,9 +22,18 @@ from vocoders.wavenet.distributions import (
     predicted,
     silence,
 )
+from vocoders.wavenet.generation import Backend, pieces
 from vocoders.wavenet.mel_matching import MelMatching
 from vocoders.wavenet.network import LSB, WaveNet, WaveNetConfig
-from vocoders.wavenet.prediction import MelPrediction, PredictionConfig, excitation, predict, synthesize
+from vocoders.wavenet.prediction import (
+    MelPrediction,
+    PredictionConfig,
+    Predictor,
+    excitation,
+    predict,
+    synthesize,
+)
+from vocoders.wavenet.sampling import Sampler
 
 Wave = Float[Tensor, "batch 1 samples"]
 Mel = Float[Tensor, "batch n_mels frames"]
@@ -38,7 +49,7 @@ class MelWaveNetConfig:
 
     wavenet: WaveNetConfig = field(
         default_factory=lambda: WaveNetConfig(
-            output=MixtureOfLogistics(), local=LocalConfig(kind="repetition", scales=(160,), pad=0)
+            output=MixtureOfLogistics(), local=LocalConfig(upsampling="repetition", scales=(160,), pad=0)
         )
     )
     """The network. Its local conditioning is the mel, its hop the mel's."""
@@ -47,6 +58,8 @@ class MelWaveNetConfig:
     2019). lp_wavenet: the recording, the prediction added to its distribution's means (Hwang et al. 2020)."""
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
     """The filters, read off the mel."""
+    sampler: Sampler = field(default_factory=Sampler)
+    """How samples are drawn."""
     match_passes: int = 0
     """Passes of the post-filter ``MelMatching``; 0: the wave as it was drawn."""
 
@@ -76,11 +89,10 @@ class MelWaveNet(nn.Module):
         self.config, self.mel, self.hop, self.n_mels = config, mel, mel.hop, mel.n_mels
         self.wavenet = WaveNet(config.wavenet)
         self.prediction = MelPrediction(config.prediction, mel)
-        self.matching = MelMatching(mel) if config.match_passes else None
         if config.signal == "excitnet":
             _expect_level(self.wavenet, 1 / HEADROOM)
 
-    def fold(self) -> Self:
+    def fold(self) -> "MelWaveNet":
         """Remove weight norm in place."""
         self.wavenet.fold()
         return self
@@ -119,23 +131,72 @@ class MelWaveNet(nn.Module):
         return self.generate(mel)
 
     @torch.no_grad()
-    def generate(self, mel: Mel, seed: int = 0, backend: str = "auto") -> Wave:
-        """Draw waves of frames · hop samples."""
-        config, predictor = self.config, None
-        if config.signal != "wave":
-            predictor = self.prediction(mel)
-        drawn = self.wavenet.generate(
+    def generate(
+        self,
+        mel: Mel,
+        noise: None = None,
+        *,
+        seed: int = 0,
+        sampler: Sampler | None = None,
+        match_passes: int | None = None,
+        backend: Backend = "auto",
+    ) -> Wave:
+        """Draw waves of frames · hop samples from ``seed``; ``noise`` is not used."""
+        whole = torch.cat(list(self.pieces(mel, seed=seed, sampler=sampler, backend=backend)), dim=-1)
+        passes = self.config.match_passes if match_passes is None else match_passes
+        return MelMatching(self.mel).to(mel.device)(whole, mel, passes) if passes else whole
+
+    def stream(self, mels: Iterable[Mel], seeds: Sequence[int] = (0,)) -> Iterator[Wave]:
+        """As ``Vocoder.stream`` wants it: the mel is gathered, the wave comes in pieces.
+
+        With ``match_passes`` it comes whole. Row i is drawn from ``(seeds[0], i)``.
+        """
+        mel = torch.cat(list(mels), dim=-1)
+        if self.config.match_passes:
+            yield self.generate(mel, seed=seeds[0])
+        else:
+            yield from self.pieces(mel, seed=seeds[0])
+
+    @torch.no_grad()
+    def pieces(
+        self, mel: Mel, *, seed: int = 0, sampler: Sampler | None = None, backend: Backend = "auto"
+    ) -> Iterator[Float[Tensor, "batch 1 _"]]:
+        """``generate`` without mel matching, piece after piece; only the mel takes memory that grows."""
+        config, sampler = self.config, sampler or self.config.sampler
+        predictor = self.prediction(mel)
+        inside = config.signal == "lp_wavenet"
+        spoken = voiced(mel, self.mel) if sampler.needs_voicing else None
+        past, start = None, 0
+        for drawn in pieces(
+            self.wavenet,
             self.condition(mel),
+            sampler=sampler,
             seed=seed,
             backend=backend,
-            prediction=predictor.coefficients if predictor and config.signal == "lp_wavenet" else None,
-        )
-        if predictor and config.signal == "excitnet":
-            drawn, _ = synthesize(drawn * HEADROOM, predictor)
-            drawn = drawn.clamp(-1, 1)
-        if self.matching is not None:
-            drawn = self.matching(drawn, mel, config.match_passes)
-        return drawn
+            voiced=spoken,
+            prediction=predictor.coefficients if inside else None,
+            gain=predictor.gain if inside else None,
+        ):
+            if config.signal != "excitnet":
+                yield drawn
+                continue
+            stop = start + drawn.shape[-1] // self.prediction.hop
+            own = Predictor(predictor.coefficients[..., start:stop], predictor.gain[..., start:stop])
+            wave, past = synthesize(drawn * HEADROOM, own, past)
+            start = stop
+            yield wave.clamp(-1, 1)
+
+
+def voiced(mel: Mel, config: MelConfig) -> Bool[Tensor, "batch frames"]:
+    """Guess which frames are voiced: the bass outweighs the treble, and is no hum of a quiet room."""
+    natural = mel * math.log(10) if config.log == "log10" else mel
+    ends = hz_to_mel(np.array([config.f_min, config.f_max]), config.scale)
+    centres = torch.from_numpy(
+        mel_to_hz(np.linspace(ends[0], ends[1], config.n_mels + 2), config.scale)[1:-1]
+    )
+    bass, treble = natural[:, centres < 1_000].mean(1), natural[:, centres > 4_000].mean(1)
+    quiet = bass.flatten(1).quantile(0.1, dim=1, keepdim=True)
+    return (bass - treble > 1.0) & (bass > quiet + 1.0)
 
 
 @torch.no_grad()

@@ -1,0 +1,208 @@
+"""WaveNet's tasks and uses: losses count what they say, every use learns, and what is trained speaks."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from data.audio import load
+from data.batches import Address
+from data.frontends import LogMel, named_mel
+from engine.optim import OptimConfig
+from engine.user_error import UserError
+from vocoders import speak, train_spoken
+from vocoders.tasks.wavenet import Heard, WaveNetTask, WaveNetTaskConfig
+from vocoders.tasks.wavenet_presets import TASKS
+from vocoders.train_spoken import PRESETS, SpokenTrainConfig, build
+from vocoders.wavenet.conditioning import LocalConfig
+from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw
+from vocoders.wavenet.mel_wavenet import MelWaveNet, MelWaveNetConfig, voiced
+from vocoders.wavenet.network import GlobalConfig, WaveNet, WaveNetConfig
+from vocoders.wavenet.phoneme_recogniser import PhonemeRecogniser, PhonemeRecogniserConfig
+from vocoders.wavenet.sampling import Sampler
+from vocoders.wavenet.spoken import SpokenCrops
+
+MEL = named_mel("speech16k")
+ADAM = OptimConfig(lr=1e-2)
+SMALL = WaveNetConfig(
+    layers=4,
+    stacks=1,
+    residual=8,
+    gate=16,
+    skip=8,
+    kernel=2,
+    output=MixtureOfLogistics(n=2),
+    local=LocalConfig(upsampling="repetition", scales=(160,), pad=0),
+)
+SIGNALS = ["wave", "excitnet", "lp_wavenet"]
+
+
+def buzz(n_samples: int = 3_200) -> torch.Tensor:
+    time = torch.arange(n_samples) / 16_000
+    tone = sum(torch.sin(2 * math.pi * 150 * k * time) / k for k in range(1, 20))
+    return (0.05 * tone + 0.003 * torch.randn(n_samples))[None, None]
+
+
+def descent(task, batch, steps: int = 10) -> tuple[float, float]:
+    losses = [float(next(iter(task.update(batch, step).values())).detach()) for step in range(steps)]
+    return losses[0], losses[-1]
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+@pytest.mark.parametrize("output", [MixtureOfLogistics(n=2), Gaussian(), Gaussian(n=2)])
+def test_every_signal_and_output_learns_to_speak_from_mels(signal, output):
+    network = MelWaveNetConfig(wavenet=replace(SMALL, output=output), signal=signal)
+    task = WaveNetTask(WaveNetTaskConfig(network=network, optim=ADAM), MEL)
+    first, last = descent(task, Heard(buzz()))
+    assert last < first - 0.05
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_margins_are_heard_but_not_counted(signal):
+    network = MelWaveNet(MelWaveNetConfig(wavenet=SMALL, signal=signal), MEL).eval()
+    wave, other = buzz(), buzz()
+    other[..., :-480] = wave[..., :-480]
+    mel = LogMel(MEL)(wave)
+    assert_close(network.loss(wave, mel, 480), network.loss(other, mel, 480))
+    assert network.loss(wave, mel) != network.loss(other, mel)
+    other[..., :480] = 0.1
+    assert network.loss(wave, mel, 480) != network.loss(other, mel, 480)
+
+
+def test_a_better_gain_makes_no_likelihood_out_of_nothing():
+    """All signals count the same 16-bit steps: white noise costs what its Gaussian's entropy says."""
+    wave = 0.05 * torch.randn(1, 1, 16_000)
+    mel = LogMel(MEL)(wave)
+    entropy = math.log(0.05 * math.sqrt(2 * math.pi * math.e))
+    for signal in ("excitnet", "lp_wavenet"):
+        network = MelWaveNet(
+            MelWaveNetConfig(wavenet=replace(SMALL, output=Gaussian()), signal=signal), MEL
+        ).eval()
+        last = network.wavenet.last_conv_layers[3]
+        assert isinstance(last, torch.nn.Conv1d)
+        with torch.no_grad():  # one Gaussian of unit level, whatever is heard
+            last.weight = torch.zeros_like(last.weight) + 1e-9
+            assert last.bias is not None
+            last.bias.copy_(torch.tensor([0.0, -math.log(32) if signal == "excitnet" else 0.0]))
+        assert float(network.loss(wave, mel)) == pytest.approx(entropy, abs=0.1)
+
+
+def test_speakers_are_told_apart():
+    config = WaveNetTaskConfig(
+        network=replace(SMALL, local=None, output=MuLaw(), global_=GlobalConfig(n_speakers=2)), optim=ADAM
+    )
+    task = WaveNetTask(config, MEL)
+    crops = SpokenCrops(replace(PRESETS["tiny"].data, batch=4), progress=False)
+    first, last = descent(task, crops[Address(0, 0)])
+    assert last < first - 0.1
+    batch = crops[Address(0, 0)]
+    task.network.eval()
+    turned = batch._replace(speaker=1 - batch.speaker)
+    assert task.loss(task.network, batch) != task.loss(task.network, turned)
+
+
+def test_sound_of_anything_is_learned_without_conditions():
+    config = WaveNetTaskConfig(network=replace(SMALL, local=None, output=MuLaw()), optim=ADAM)
+    task = WaveNetTask(config, MEL, [buzz(3_200)])
+    first, last = descent(task, Heard(buzz()))
+    assert last < first - 0.1
+    assert set(task.evaluate(1)) == {"nll"}
+
+
+def test_phonemes_are_learned_from_the_trunk():
+    config = PRESETS["tiny_phonemes"]
+    crops = SpokenCrops(config.data, progress=False)
+    task = build(replace(config, task=replace(config.task, optim=ADAM)), crops)
+    first, last = descent(task, crops[Address(0, 0)], 20)
+    assert last < first - 0.5
+    scores = task.evaluate(1)  # pyright: ignore[reportAttributeAccessIssue]
+    assert 0 <= scores["frame_accuracy"] <= 1
+
+
+def test_a_recognisers_frames_look_ahead_and_its_samples_do_not():
+    network = PhonemeRecogniser(
+        PhonemeRecogniserConfig(wavenet=replace(SMALL, local=None, output=Gaussian()), channels=8)
+    ).eval()
+    x = torch.randn(1, 1, 3_200, requires_grad=True)
+    network(x).logits[0, :, 5].sum().backward()
+    assert x.grad is not None
+    assert x.grad[..., 6 * 160 : 8 * 160].any()
+    seen = torch.autograd.grad(network(x).parameters[..., 900].sum(), x)[0]
+    assert not seen[..., 901:].any()
+
+
+@pytest.mark.parametrize("name", [name for name in TASKS if not name.endswith(("24k", "wavenet"))])
+def test_presets_build(name):
+    config = TASKS[name]
+    network = config.network
+    built = MelWaveNet(network, MEL) if isinstance(network, MelWaveNetConfig) else WaveNet(network)
+    assert sum(p.numel() for p in built.parameters()) > 10_000
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_spoken_presets_agree_with_themselves(name):
+    assert PRESETS[name].data.features.hop in (80, 160)
+
+
+def test_hops_and_bands_must_agree():
+    with pytest.raises(UserError, match="make them agree"):
+        MelWaveNet(MelWaveNetConfig(wavenet=SMALL), named_mel("hifigan"))
+    with pytest.raises(UserError, match="make them agree"):
+        SpokenTrainConfig(task=WaveNetTaskConfig(network=SMALL))
+
+
+def test_mu_law_has_no_excitation():
+    with pytest.raises(UserError, match="amplitudes"):
+        MelWaveNetConfig(wavenet=replace(SMALL, output=MuLaw()), signal="excitnet")
+
+
+@pytest.mark.parametrize("signal", SIGNALS)
+def test_backends_agree_and_a_sharp_sampler_follows_the_mel(signal):
+    network = MelWaveNet(MelWaveNetConfig(wavenet=SMALL, signal=signal), MEL).eval().fold()
+    mel = LogMel(MEL)(buzz())
+    made = network.generate(mel, backend="torch")
+    assert made.shape == (1, 1, 3_200)
+    assert torch.isfinite(made).all()
+    assert_close(
+        torch.cat(list(network.stream([mel[..., :7], mel[..., 7:]], (0,))), dim=-1), made, atol=1e-4, rtol=0
+    )
+    assert not torch.equal(network.generate(mel, seed=1, backend="torch"), made)
+
+
+@pytest.mark.parametrize("kind", ["random", "argmax", "voiced_argmax", "mode"])
+def test_every_sampler_speaks_from_mels(kind):
+    network = MelWaveNet(MelWaveNetConfig(wavenet=SMALL, sampler=Sampler(way=kind)), MEL).eval().fold()
+    assert torch.isfinite(network.generate(LogMel(MEL)(buzz(1_600)), backend="torch")).all()
+
+
+def test_matching_brings_the_mel_nearer():
+    network = MelWaveNet(MelWaveNetConfig(wavenet=SMALL), MEL).eval().fold()
+    log_mel = LogMel(MEL)
+    mel = log_mel(buzz())
+    apart = [(log_mel(network.generate(mel, match_passes=n)) - mel).abs().mean() for n in (0, 8)]
+    assert apart[1] < 0.5 * apart[0]
+
+
+def test_voiced_frames_are_those_of_the_buzz():
+    wave = torch.cat([buzz(), 0.003 * torch.randn(1, 1, 3_200)], dim=-1)
+    flags = voiced(LogMel(MEL)(wave), MEL)[0]
+    assert flags[3:17].all()
+    assert not flags[23:37].any()
+
+
+def test_a_trained_run_says_a_text(tmp_path, monkeypatch, capsys):
+    run, out = tmp_path / "run", tmp_path / "said.wav"
+    monkeypatch.setattr(
+        "sys.argv", ["train_spoken", "--preset", "tiny", "--loop.out", str(run), "--loop.cpu"]
+    )
+    train_spoken.main()
+    speak.main(["Hi.", "--vocoder", str(run), "--out", str(out)])
+    assert load(out, 16_000).shape[-1] > 1_600
+    with pytest.raises(SystemExit):
+        speak.main(["Hi.", "--vocoder", str(run), "--out", str(out), "--voice", "f05"])
+    assert "is unknown to this run" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        speak.main(["Hi.", "--vocoder", str(tmp_path), "--out", str(out)])
+    assert "holds no checkpoint" in capsys.readouterr().err
