@@ -6,12 +6,17 @@ from data.batches import DataConfig
 from data.frontends import NAMED
 from engine.loop import LoopConfig
 from engine.optim import OptimConfig
-from vocoders import hifigan, melgan
+from vocoders import hifigan, melgan, waveglow
 from vocoders.discriminators import MelGANCriticConfig, MultiPeriodConfig
 from vocoders.hifigan import HiFiGANConfig
 from vocoders.melgan import MelGANConfig
+from vocoders.tasks import wavenet_presets
 from vocoders.tasks.adversarial import AdversarialConfig
+from vocoders.tasks.waveglow import WaveGlowTaskConfig
+from vocoders.tasks.wavenet import WaveNetTaskConfig
 from vocoders.train_config import TrainConfig
+from vocoders.waveglow import WaveGlowConfig
+from vocoders.wavenet.network import WaveNetConfig
 
 _RATES = {"": 22_050, "_16k": 16_000, "_24k": 24_000}
 _MELS = {"": NAMED["hifigan"], "_16k": NAMED["speech16k"], "_24k": NAMED["speech24k"]}
@@ -126,12 +131,42 @@ TINY = replace(
     validation_seconds=0.5,
 )
 
+
+def _waveglow(name: str, network: WaveGlowConfig) -> TrainConfig:
+    """As published: batches of 12, some 16 000 samples each."""
+    base = _at(_ending(name), AdversarialConfig(network=hifigan.V1))
+    crop = 16_000 // network.hop * network.hop
+    return replace(
+        base, task=WaveGlowTaskConfig(network=network), data=replace(base.data, crop_samples=crop, batch=12)
+    )
+
+
+def _wavenet(name: str, task: WaveNetTaskConfig) -> TrainConfig:
+    """As published: batches of 8, some 10 240 samples each; on a CPU half as many."""
+    rate = _ending(name) or ("" if name == "wavenet" else "_16k")
+    small = isinstance(task.network, WaveNetConfig) or name.endswith("_small")
+    loop = LoopConfig(steps=1_000_000, save_every=5_000, sample_every=10_000, workers=4)
+    if small:
+        loop = LoopConfig(steps=6_000, save_every=250, sample_every=2_000)
+    mel = _MELS[rate]
+    crop = 10_240 // mel.hop * mel.hop
+    data = DataConfig(sample_rate=mel.sample_rate, crop_samples=crop, batch=4 if small else 8)
+    return TrainConfig(loop=loop, data=data, mel=mel, task=task)
+
+
+_WAVEGLOW = {
+    "waveglow": waveglow.WAVEGLOW,
+    "waveglow_16k": waveglow.WAVEGLOW_16K,
+    "waveglow_24k": waveglow.WAVEGLOW_24K,
+}
 PRESETS: dict[str, TrainConfig] = {
     "hifigan_small": HIFIGAN_SMALL,
     "tiny": TINY,
     **{name: _hifigan(name, network) for name, network in _HIFIGAN.items()},
     **{name: _melgan(name, network) for name, network in _MELGAN.items()},
     "melgan_single_scale": _windows(_melgan("melgan", melgan.MELGAN), MelGANCriticConfig(n_scales=1)),
+    **{name: _waveglow(name, network) for name, network in _WAVEGLOW.items()},
+    **{name: _wavenet(name, task) for name, task in wavenet_presets.TASKS.items()},
     "melgan_small": MELGAN_SMALL,
     "melgan_small_single_scale": _windows(
         MELGAN_SMALL, MelGANCriticConfig(n_scales=1, channels=8, max_channels=128)

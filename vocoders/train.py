@@ -12,15 +12,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.audio import AudioError, excerpt
-from data.batches import Batches, batches, split_rows
+from data.batches import Batches, SpeechCrops, batches, split_rows
 from engine import loop as loops
 from engine.checkpoint import fill, load_weights, newest_checkpoint
 from engine.config import cli
 from engine.loop import Task, accelerator, fit
 from engine.user_error import UserError, exits_cleanly
+from vocoders.export import export_run
 from vocoders.predicted_mels import PredictedMels
 from vocoders.presets import PRESETS
 from vocoders.tasks.adversarial import Adversarial, AdversarialConfig
+from vocoders.tasks.waveglow import WaveGlowTask, WaveGlowTaskConfig
+from vocoders.tasks.wavenet import WaveNetTask, WaveNetTaskConfig
 from vocoders.train_config import TrainConfig
 
 Wave = Float[Tensor, "1 1 samples"]
@@ -31,6 +34,10 @@ def build(config: TrainConfig, validation: list[Wave]) -> Task:
     match config.task:
         case AdversarialConfig():
             task = Adversarial(config.task, config.mel, validation)
+        case WaveGlowTaskConfig():
+            task = WaveGlowTask(config.task, config.mel, validation)
+        case WaveNetTaskConfig():
+            task = WaveNetTask(config.task, config.mel, validation)
     if config.init:
         begin_from(task, Path(config.init))
     return task
@@ -86,11 +93,11 @@ def main() -> None:
     config = cli(PRESETS)
     here = accelerator(config.loop)
     source = crops(config, here.process_index, here.num_processes)
+    if isinstance(source, Batches) and isinstance(source.crops, SpeechCrops):
+        config.check_speakers(len(source.crops.speakers))
     waves = validation_waves(config)
     fit(lambda: build(config, waves), source, config.loop, full_config=config)
     if here.is_main_process:
-        from vocoders.export import export_run
-
         print(f"exported to {export_run(config.loop.out, config.loop.out / 'export')}")
 
 

@@ -7,6 +7,9 @@ from data.frontends import NAMED, MelConfig
 from engine.loop import LoopConfig
 from engine.user_error import UserError
 from vocoders.tasks.adversarial import AdversarialConfig
+from vocoders.tasks.waveglow import WaveGlowTaskConfig
+from vocoders.tasks.wavenet import WaveNetTaskConfig
+from vocoders.wavenet.network import WaveNetConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +22,9 @@ class TrainConfig:
     """Which speech, or other sound."""
     mel: MelConfig = field(default_factory=lambda: NAMED["hifigan"])
     """The mel definition; stored with the vocoder, which refuses mels of another."""
-    task: AdversarialConfig = field(default_factory=AdversarialConfig)
+    task: AdversarialConfig | WaveGlowTaskConfig | WaveNetTaskConfig = field(
+        default_factory=AdversarialConfig
+    )
     """The network and the algorithm that trains it."""
     init: str = ""
     """A run to begin from instead of random weights: its newest checkpoint's networks, not its optimisers."""
@@ -44,4 +49,15 @@ class TrainConfig:
         if self.data.crop_samples < self.mel.n_fft:
             raise UserError(
                 f"data.crop_samples={self.data.crop_samples} is shorter than the mel's n_fft={self.mel.n_fft}"
+            )
+
+    def check_speakers(self, n_speakers: int) -> None:
+        """Refuse a network of fewer speakers than the data has."""
+        network = self.task.network
+        if not isinstance(network, WaveNetConfig) or network.global_ is None:
+            return
+        if not 0 < n_speakers <= network.global_.n_speakers:
+            raise UserError(
+                f"the data names {n_speakers} speakers and the network knows {network.global_.n_speakers}: name "
+                "one for every recording, and set --task.network.global-.n-speakers"
             )
