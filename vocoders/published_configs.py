@@ -122,7 +122,7 @@ def _wavenet(given: Mapping[str, Any]) -> Found:
     hop = given.get("hop_size") or math.prod(inside["upsample_scales"])
     local = LocalConfig(
         n=n_local,
-        kind="transposed" if inside else "repetition",
+        upsampling="transposed" if inside else "repetition",
         scales=tuple(inside["upsample_scales"]) if inside else (hop,),
         pad=given.get("cin_pad", inside.get("cin_pad", 0)),
         bands_kernel=inside.get("freq_axis_kernel_size", 1),

@@ -22,7 +22,7 @@ class LocalConfig:
 
     n: int = 80
     """Channels of the features."""
-    kind: Literal["transposed", "repetition"] = "transposed"
+    upsampling: Literal["transposed", "repetition"] = "transposed"
     """transposed: each frame is spread by learned kernels (stretched, then convolved, as published; the two are
     a transposed convolution). repetition: each frame is repeated."""
     scales: tuple[int, ...] = (4, 4, 4, 4)
@@ -46,7 +46,7 @@ class LocalConfig:
     @property
     def halo(self) -> int:
         """Frames to either side of its own that a sample depends on."""
-        if self.kind == "repetition":
+        if self.upsampling == "repetition":
             return self.pad
         return self.pad + (1 if len([scale for scale in self.scales if scale > 1]) <= 1 else 2)
 
@@ -57,11 +57,11 @@ class Upsampling(nn.Module):
     def __init__(self, config: LocalConfig) -> None:
         super().__init__()
         self.config = config
-        if config.pad or config.kind == "transposed":
+        if config.pad or config.upsampling == "transposed":
             self.conv_in = nn.Conv1d(config.n, config.n, 2 * config.pad + 1, bias=False)
         else:
             self.conv_in = nn.Identity()
-        if config.kind == "transposed":
+        if config.upsampling == "transposed":
             self.upsample = Stretches(config)
 
     def forward(
@@ -74,11 +74,13 @@ class Upsampling(nn.Module):
         ``lengths``: frames of each row without the pad. What comes later is as if it were not there.
         """
         frames = self.conv_in(local)
-        if self.config.kind == "repetition":
+        if self.config.upsampling == "repetition":
             return frames.repeat_interleave(self.config.hop, dim=-1)
         return self.upsample(frames, lengths)
 
-    def padded(self, local: Frames, lengths: Int[Tensor, "batch"] | None = None) -> Frames:
+    def padded(
+        self, local: Frames, lengths: Int[Tensor, "batch"] | None = None
+    ) -> Float[Tensor, "batch n frames_and_pad"]:
         """Repeat the first and last frame ``pad`` times, as the published code does to whole utterances."""
         pad = self.config.pad
         local = F.pad(local, (pad, pad), mode="replicate")
