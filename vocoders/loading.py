@@ -18,6 +18,8 @@ from vocoders.mel_files import DEFINITIONS, check_definition
 from vocoders.melgan import MelGANConfig
 from vocoders.vocoder import NetworkConfig, Vocoder, VocoderConfig
 from vocoders.waveglow import WaveGlowConfig
+from vocoders.waveglow_old_layout import fuse_old_layout
+from vocoders.wavenet.mel_wavenet import MelWaveNetConfig
 from vocoders.wavenet.network import WaveNetConfig
 
 State = Mapping[str, Shaped[Tensor, "..."]]
@@ -72,6 +74,8 @@ def load(
 
 def kind_of(network: NetworkConfig) -> str:
     """The name under which a network's vocoder is loaded."""
+    if isinstance(network, MelWaveNetConfig):
+        return "wavenet"
     return next(name for name, kind in KINDS.items() if isinstance(network, kind))
 
 
@@ -152,6 +156,8 @@ def _from_state(
     kind = published.layout(raw, where)
     if kind != name:
         raise UserError(f"{where} holds {kind} weights, not {name}: load it by that name")
+    if kind == "waveglow":
+        raw = fuse_old_layout(raw)
     state = published.from_published(raw)
     return _filled(described(name, state, config, mel, where), state, where, fold)
 

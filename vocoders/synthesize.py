@@ -15,6 +15,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,9 @@ from vocoders.inputs import Job, examine, plan, protect
 from vocoders.mel_files import read_mel, save_mel
 from vocoders.streamed import mels
 from vocoders.vocoder import Vocoder, load_vocoder
+from vocoders.wavenet.mel_wavenet import MelWaveNet
+from vocoders.wavenet.network import WaveNet
+from vocoders.wavenet.sampling import Sampler
 
 MelPiece = Float[Tensor, "1 n_mels _"]
 BLOCK_S = 4.0
@@ -48,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     vocoder = load_vocoder(
         words.vocoder, words.weights, words.config, mel=words.mel, device=_device(words.device)
     )
+    words.options = options_for(vocoder, words)
     protect([out for _, out in pairs], [source for source, _ in pairs])
     if words.save_mel:
         protect([_mel_beside(out) for _, out in pairs], [source for source, _ in pairs])
@@ -84,9 +89,16 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--weights", metavar="FILE", help="weights of the named vocoder: published, or a folder of ours")
     option("--config", metavar="JSON", help="the configuration published with the weights")
     option("--mel", metavar="NAME", help="mel definition, where the weights bring none: hifigan, melgan, ...")
-    option("--batch", type=int, default=1, metavar="N", help="sources at once; the result is the same")
+    option("--batch", type=int, default=1, metavar="N", help="sources at once")
     option("--seed", type=int, default=0, help="of what is drawn; the same for every source (default 0)")
-    option("--temperature", type=float, help="of the noise (waveglow: 0.6)")
+    option("--temperature", type=float, help="of what is drawn (default: waveglow 0.6, wavenet 1)")
+    option(
+        "--sampler",
+        choices=("random", "argmax", "voiced_argmax", "mode"),
+        help="wavenet: how samples are drawn (default: as it was trained to, or random)",
+    )
+    option("--top-p", type=float, help="wavenet: share of the probability that is drawn from")
+    option("--speaker", type=int, metavar="NUMBER", help="wavenet: of several speakers, who speaks")
     option("--denoise", type=float, default=0.0, metavar="STRENGTH", help="subtract the vocoder's own hum")
     option("--save-mel", action="store_true", help="also write DIR/<name>.npz, the mel and its definition")
     option("--skip-existing", action="store_true", help="pass over sources whose result is there")
@@ -98,10 +110,25 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         raise UserError(f"--temperature {words.temperature} must be 0 or more")
     if not 0 <= words.denoise <= 10:
         raise UserError(f"--denoise {words.denoise} must be between 0 and 10; up to 0.1 is usual")
-    words.options = {"denoise": words.denoise} if words.denoise else {}
-    if words.temperature is not None:
-        words.options["temperature"] = words.temperature
     return words
+
+
+def options_for(vocoder: Vocoder, words: Namespace) -> dict[str, Any]:
+    """What the command line says beyond the vocoder's defaults; what the vocoder does not know is refused."""
+    options: dict[str, Any] = {"denoise": words.denoise} if words.denoise else {}
+    if isinstance(vocoder.network, WaveNet | MelWaveNet):
+        given = {"way": words.sampler, "temperature": words.temperature, "top_p": words.top_p}
+        given = {name: value for name, value in given.items() if value is not None}
+        if given:
+            usual = getattr(vocoder.network.config, "sampler", Sampler())
+            options["sampler"] = replace(usual, **given)
+    else:
+        given = {"temperature": words.temperature, "sampler": words.sampler, "top_p": words.top_p}
+        options.update({name: value for name, value in given.items() if value is not None})
+    if words.speaker is not None:
+        options["speaker"] = words.speaker
+    vocoder.check_options(options)
+    return options
 
 
 def _device(word: str) -> str:

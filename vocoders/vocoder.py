@@ -24,11 +24,15 @@ from vocoders.mel_files import check_definition, check_mel
 from vocoders.melgan import MelGAN, MelGANConfig
 from vocoders.streamed import Window, windows
 from vocoders.waveglow import WaveGlow, WaveGlowConfig
+from vocoders.wavenet.generation import pieces as wavenet_pieces
+from vocoders.wavenet.mel_wavenet import MelWaveNet, MelWaveNetConfig, voiced
 from vocoders.wavenet.network import WaveNet, WaveNetConfig
 
 MelPiece = Float[Tensor, "batch n_mels _"]
 WavePiece = Float[Tensor, "batch 1 _"]
-NetworkConfig = GriffinLimConfig | HiFiGANConfig | MelGANConfig | WaveGlowConfig | WaveNetConfig
+NetworkConfig = (
+    GriffinLimConfig | HiFiGANConfig | MelGANConfig | WaveGlowConfig | WaveNetConfig | MelWaveNetConfig
+)
 
 SHORTEST_BLOCK = 128
 """Frames made at once, or several halos' worth: little enough for caches, enough to make up for the halo."""
@@ -61,6 +65,8 @@ def build_network(config: VocoderConfig) -> Any:
             return WaveGlow(config.network)
         case WaveNetConfig():
             return WaveNet(config.network)
+        case MelWaveNetConfig():
+            return MelWaveNet(config.network, config.mel)
 
 
 class Vocoder(nn.Module):
@@ -98,7 +104,8 @@ class Vocoder(nn.Module):
     ) -> Float[Tensor, "batch 1 samples"]:
         """The wave of a log-mel (batch, n_mels, frames), frames · hop samples long, without gradient.
 
-        What is random is drawn from ``seed``, row i's from ``seed + i`` or the i-th of several.
+        What is random is drawn from ``seed``, row i's from ``seed + i`` or the i-th of several (WaveNet's by
+        the first seed and the row).
         ``definition`` is the mel's own, refused if it is not the vocoder's. Options are the network's:
         ``temperature`` of WaveGlow, ``denoise`` of all that are trained, ``sampler`` and ``speaker`` of
         WaveNet. Memory beyond mel and wave does not grow with the length. Raises ``UserError`` for mels
@@ -118,14 +125,55 @@ class Vocoder(nn.Module):
 
         Where the pieces are cut makes no difference; ``seed`` has an entry for each row.
         """
+        self.check_options(options)
         pieces = (piece.to(self.device) for piece in pieces)
-        if isinstance(self.network, GriffinLim):
-            _no_more(options)
-            yield from self.network.stream(pieces, seed)
-            return
+        match self.network:
+            case GriffinLim():
+                yield from self.network.stream(pieces, seed)
+                return
+            case WaveNet():
+                whole = torch.cat(list(pieces), dim=-1)
+                yield from wavenet_pieces(self.network, whole, **self.wavenet_options(whole, options, seed))
+                return
+            case MelWaveNet():
+                if not options:
+                    yield from self.network.stream(pieces, seed)
+                    return
+                whole = torch.cat(list(pieces), dim=-1)
+                if options.get("match_passes", self.network.config.match_passes):
+                    yield self.network.generate(whole, seed=seed[0], **options)
+                else:
+                    options.pop("match_passes", None)
+                    yield from self.network.pieces(whole, seed=seed[0], **options)
+                return
         block = max(SHORTEST_BLOCK, 6 * self.network.halo)
         for window in windows(pieces, block, self.network.halo):
             yield self.make(window, seed, options)
+
+    def wavenet_options(self, mel: MelPiece, options: dict[str, Any], seed: Sequence[int]) -> dict[str, Any]:
+        """Speakers as a tensor, and which frames are voiced for samplers that ask."""
+        more: dict[str, Any] = {"seed": seed[0]}
+        if isinstance(options.get("speaker"), int):
+            more["speaker"] = torch.full((len(mel),), options["speaker"], device=self.device)
+        if options.get("sampler") and options["sampler"].needs_voicing and options.get("voiced") is None:
+            more["voiced"] = voiced(mel, self.mel)
+        return {**options, **more}
+
+    def check_options(self, options: Mapping[str, Any]) -> None:
+        """Refuse options that the network does not know."""
+        known = {
+            WaveGlow: ("temperature", "denoise"),
+            HiFiGAN: ("denoise",),
+            MelGAN: ("denoise",),
+            WaveNet: ("sampler", "speaker", "voiced", "backend"),
+            MelWaveNet: ("sampler", "match_passes", "backend"),
+        }.get(type(self.network), ())
+        for name in options:
+            if name not in known:
+                raise UserError(
+                    f"this vocoder, a {type(self.network).__name__}, has no option {name!r}; "
+                    f"{', '.join(known) or 'none'} it has"
+                )
 
     def make(self, window: Window, seeds: Sequence[int], options: dict[str, Any]) -> WavePiece:
         """The wave of a stretch of a mel, from the network and what it hears around the stretch."""
@@ -135,8 +183,6 @@ class Vocoder(nn.Module):
         if n_frames < SHORTEST_MEL:
             mel = F.pad(mel, (0, SHORTEST_MEL - n_frames), mode="replicate")
         rest = {name: value for name, value in options.items() if name != "denoise"}
-        if not isinstance(self.network, WaveGlow):
-            _no_more(rest)
         noise = self._noise(window.start - window.before, mel.shape[-1], seeds)
         if noise is not None:
             noise = noise.expand(len(mel), *noise.shape[1:]).to(self.device)
@@ -164,13 +210,6 @@ class Vocoder(nn.Module):
         whole, skip = torch.cat(rows), first - begin * NOISE_BLOCK
         per_frame = whole.shape[-1] // (NOISE_BLOCK * len(blocks))
         return whole[..., skip * per_frame : (skip + n_frames) * per_frame]
-
-
-def _no_more(options: dict[str, Any]) -> None:
-    """Refuse options that the network does not know."""
-    wrong = [name for name, value in options.items() if value]
-    if wrong:
-        raise UserError(f"this vocoder has no option {wrong[0]!r}")
 
 
 def load_vocoder(

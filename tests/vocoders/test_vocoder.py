@@ -21,6 +21,9 @@ from vocoders.mel_files import check_definition, read_mel, save_mel
 from vocoders.melgan import MelGANConfig
 from vocoders.streamed import mels, windows
 from vocoders.waveglow import WAVEGLOW_TINY
+from vocoders.wavenet.conditioning import LocalConfig
+from vocoders.wavenet.network import WaveNetConfig
+from vocoders.wavenet.sampling import Sampler
 
 SPEECH = named_mel("speech16k")
 NETWORKS = {
@@ -241,3 +244,27 @@ def test_names_that_are_none_are_refused(tmp_path, monkeypatch):
 def test_network_and_mel_must_agree():
     with pytest.raises(UserError, match="do not belong together"):
         Vocoder(VocoderConfig(mel=named_mel("hifigan"), network=NETWORKS["hifigan"]))
+
+
+def wavenet() -> Vocoder:
+    local = LocalConfig(scales=(4, 4, 10))
+    network = WaveNetConfig(layers=2, stacks=1, residual=8, gate=16, skip=8, local=local)
+    return Vocoder(VocoderConfig(mel=SPEECH, network=network))
+
+
+def test_wavenet_is_a_vocoder_of_any_length(tmp_path):
+    vocoder, mel = wavenet(), mel_of(12, 2)
+    options = {"sampler": Sampler(temperature=0.5), "backend": "torch"}
+    whole = vocoder(mel, seed=5, **options)
+    assert whole.shape == (2, 1, 12 * 160)
+    pieces = vocoder.stream(mel.split(5, dim=-1), seed=[5], **options)
+    assert_close(torch.cat(list(pieces), dim=-1), whole, rtol=0, atol=0)
+    first, second = together(vocoder, [mel[:1], mel[1:, :, :7]], seed=5, **options)
+    assert_close(first, whole[:1], rtol=0, atol=1e-5)
+    assert second.shape == (1, 1, 7 * 160)
+    vocoder(mel[..., :2], sampler=Sampler(kind="mode"), backend="torch")
+    with pytest.raises(UserError, match="no option 'denoise'"):
+        vocoder(mel, denoise=0.1)
+    export(tmp_path, vocoder.config, vocoder.network)
+    loaded = load_vocoder("wavenet", tmp_path)
+    assert_close(loaded(mel, seed=5, **options), whole, rtol=0, atol=1e-5)
