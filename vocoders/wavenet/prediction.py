@@ -161,7 +161,8 @@ def predict(
     windows = torch.cat([before, wave[..., :-1]], dim=-1).squeeze(1).unfold(-1, taps, 1)
     windows = windows.reshape(len(wave), n_filters, hop, taps)
     newest_last = predictor.coefficients.flip(1).transpose(1, 2)[..., None]
-    return (windows @ newest_last).reshape(len(wave), 1, -1)
+    with torch.autocast(wave.device.type, enabled=False):
+        return (windows @ newest_last).reshape(len(wave), 1, -1)
 
 
 def excitation(wave: Wave, predictor: Predictor) -> Float[Tensor, "batch 1 samples"]:
