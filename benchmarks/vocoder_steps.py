@@ -26,13 +26,15 @@ Wave = Float[Tensor, "batch 1 samples"]
 Step = Callable[[], None]
 
 
-def our_step(preset: str, wave: Wave) -> Step:
+def our_step(preset: str, wave: Wave, *, compiled: bool = False) -> Step:
     """A step of the trainer's task of a preset, on one batch, where the adversaries take part."""
     config = PRESETS[preset]
     assert isinstance(config.task, AdversarialConfig)
     task = Adversarial(replace(config.task, adversary_from=0), config.mel)
     for module in [*task.modules.values(), *task.frozen.values()]:
         module.to(wave.device)
+    for network in [task.network, *task.critics.values()] if compiled else []:
+        network.compile()
     nobody = torch.zeros(len(wave), dtype=torch.long, device=wave.device)
     batch = Batch(wave, wave, nobody, nobody)
 

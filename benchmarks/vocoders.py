@@ -16,6 +16,7 @@ from torch import nn
 from benchmarks import vocoder_peers as peers
 from benchmarks import vocoder_steps as steps
 from benchmarks.table import machine, show
+from benchmarks.vocoder_gpu import gpu_rows
 from benchmarks.vocoder_timing import HEADS, Asked, Row, alternate, fp32_peak, gmac, gmac_of, row
 from benchmarks.vocoder_wavenet import wavenet_rows
 from data.arguments import Arguments
@@ -174,6 +175,7 @@ MEASURED: dict[str, Callable[[Asked], Iterator[Row]]] = {
     "wavenet_large": partial(wavenet_rows, "24 layers, R128"),
     "hifigan_step": partial(step_rows, "hifigan_v2"),
     "melgan_step": partial(step_rows, "melgan"),
+    "gpu": gpu_rows,
 }
 
 
