@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHORTER = {
     "w2w/train.py": "--preset tiny --loop.steps 2 --loop.cpu --loop.trackers none --loop.sample-every 0",
+    "vocoders/train.py": "--preset tiny --loop.steps 2 --loop.cpu --loop.trackers none --loop.sample-every 0",
+    "eval.copy_synthesis": "--n-utterances 1 --cache cache",
     "data.voices": "--minutes 0.1 --voices 4",
     "eval/run.py": "--fast --jobs 1 --examples 1 --max-pairs 2 --cache cache",
 }
@@ -132,13 +134,20 @@ def test_readme_commands_run_in_their_order(world, monkeypatch, capfd):
 def test_readme_python_runs_and_streams_what_it_converts(world, monkeypatch, capsys):
     if not (w2w.weights.RELEASED / "config.json").is_file():
         monkeypatch.setattr(w2w.weights, "RELEASED", tiny_release(world / "released"))
-    (code,) = blocks(ROOT / "README.md", "python")
+    code, _ = blocks(ROOT / "README.md", "python")
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     whole = names["converter"].convert(names["source"], names["voice"])
     assert_close(names["converted"], whole, rtol=0, atol=1e-5)
     assert names["live"].latency_ms == pytest.approx(18), "the README says 18 ms"
     assert isinstance(names["converted"], torch.Tensor)
+
+
+def test_readme_python_makes_a_copy_by_way_of_a_mel(world):
+    _, code = blocks(ROOT / "README.md", "python")
+    names: dict = {}
+    exec(compile(code, "README.md", "exec"), names)
+    assert names["wave"].shape[-1] == names["mel"].shape[-1] * names["vocoder"].hop
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -58,6 +58,6 @@ class TrainConfig:
             return
         if not 0 < n_speakers <= network.global_.n_speakers:
             raise UserError(
-                f"the data names {n_speakers} speakers and the network knows {network.global_.n_speakers}: name "
-                "one for every recording, and set --task.network.global-.n-speakers"
+                f"the data names {n_speakers} speakers and the network knows {network.global_.n_speakers}: "
+                "name one for every recording, and set --task.network.global-.n-speakers"
             )
