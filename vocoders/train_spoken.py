@@ -24,7 +24,7 @@ from engine.user_error import UserError, exits_cleanly
 from vocoders.tasks.wavenet import WaveNetTask, WaveNetTaskConfig
 from vocoders.tasks.wavenet_phonemes import PhonemeTask, PhonemeTaskConfig
 from vocoders.wavenet.conditioning import LocalConfig
-from vocoders.wavenet.distributions import MixtureOfLogistics, MuLaw
+from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw
 from vocoders.wavenet.features import FeatureConfig
 from vocoders.wavenet.network import GlobalConfig, WaveNetConfig
 from vocoders.wavenet.phoneme_recogniser import PhonemeRecogniserConfig
@@ -81,10 +81,10 @@ SPEECH = SpokenTrainConfig(
 )
 PHONEMES = SpokenTrainConfig(
     loop=LoopConfig(steps=10_000, save_every=500, sample_every=500),
-    data=SpokenConfig(features=FeatureConfig(hop=160), crop_samples=16_000, batch=4),
+    data=SpokenConfig(features=FeatureConfig(hop=160), crop_samples=8_000, batch=4),
     task=PhonemeTaskConfig(
         network=PhonemeRecogniserConfig(
-            wavenet=replace(_SPEECH, output=MuLaw(), local=None, global_=None, skip=64)
+            wavenet=replace(_SPEECH, output=Gaussian(), local=None, global_=None)
         ),
         optim=_ADAM,
     ),
