@@ -1,16 +1,17 @@
 """Generators on a CPU, several times faster than layer by layer.
 
-Three ideas: convolutions by minimal filtering (half the multiplications), channels in vectors and time in rows
-(dilation costs nothing), and one tile of time through all of a stage's convolutions before the next (intermediate
-signals stay in the cache, and long waves cost per second what short ones do).
+Three ideas: convolutions by minimal filtering (half the multiplications), channels in vectors and time in
+rows (dilation costs nothing), and one tile of time through all of a stage's convolutions before the next one
+(signals stay in the cache, and a long wave costs per second what a short one does).
 """
 
 import math
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from itertools import pairwise
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,86 +20,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vocoders.fast_kernels import BLOCK, LANES, PANEL, ROWS, convolve, minimal_filter, project
+from vocoders.fast_convolution import Convolution, Rows, project, scratch
+from vocoders.fast_vectors import LANES
 
-Rows = np.ndarray
-"""float32, (time, channels)."""
 TILE = 2**17
 """Numbers in one tile of one signal: half a MiB, so that a tile's four signals stay in a 2 MiB cache."""
 CHUNK_FRAMES = 2048
 """Frames generated at once, which bounds the memory."""
-
-
-class Convolution:
-    """A convolution of leaky inputs, its weights laid out for ``fast_kernels``."""
-
-    def __init__(
-        self,
-        weight: Float[Tensor, "outer inner kernel"],
-        bias: Float[Tensor, "outer"],
-        *,
-        dilation: int = 1,
-        slope: float = 1.0,
-    ) -> None:
-        width, depth, kernel = weight.shape
-        self.width, self.depth, self.kernel, self.slope = width, depth, kernel, np.float32(slope)
-        self.bias = _aligned(bias.detach().float())
-        self.reach = dilation * (kernel - 1) // 2
-        taps = weight.detach().double().numpy()
-        minimal = kernel > 2 and width % LANES == 0 and depth % LANES == 0 and width == depth
-        # Rows too short for a vector are put together, `fold` of them.
-        fold = 1 if minimal else LANES // math.gcd(LANES, width)
-        while fold * depth % 4:
-            fold *= 2
-        packed = _minimal_weights(taps) if minimal else _folded_weights(taps, fold)
-        n_points, n_taps, inner, outer = packed.shape
-        panel = PANEL if outer % PANEL == 0 else LANES
-        panels = packed.reshape(n_points, n_taps, inner, outer // panel, panel).transpose(0, 3, 1, 2, 4)
-        self.weight = _aligned(torch.tensor(panels.copy(), dtype=torch.float32))
-        plane_rows = BLOCK + ROWS + (n_taps - 1) * dilation
-        self.step = np.array([fold, minimal, depth, width, n_taps, n_points, dilation, plane_rows])
-        self.n_planes, self.n_products = n_points * inner * plane_rows, n_points * outer * (BLOCK + ROWS)
-        group = 4 if minimal else fold
-        self.margin = dilation * group * (n_taps + 2) + self.reach
-        """Rows beyond the last that may be read or written."""
-
-    def __call__(self, source: Rows, residual: Rows | None, out: Rows, n_out: int) -> None:
-        """Convolve from ``source``'s first row to ``out``'s first row on; rows beyond ``n_out`` are spoilt."""
-        planes, products = _scratch("planes", self.n_planes), _scratch("products", self.n_products)
-        convolve(
-            source.ctypes.data,
-            0 if residual is None else residual.ctypes.data,
-            out.ctypes.data,
-            n_out,
-            self.step,
-            self.weight.ctypes.data,
-            self.bias.ctypes.data,
-            self.slope,
-            planes.ctypes.data,
-            products.ctypes.data,
-        )
-
-
-def _minimal_weights(taps: np.ndarray) -> np.ndarray:
-    """Return (points, taps, inner, outer): long kernels are sums of kernels of 4, each at its own distance."""
-    outer, inner, kernel = taps.shape
-    part = min(kernel, 4)
-    _, transform, _ = minimal_filter(4, part)
-    padded = np.pad(taps, [(0, 0), (0, 0), (0, -kernel % part)])
-    return np.einsum("pr,oigr->pgio", transform, padded.reshape(outer, inner, -1, part), optimize=True)
-
-
-def _folded_weights(taps: np.ndarray, fold: int) -> np.ndarray:
-    """Return (1, taps, fold * inner, fold * outer): ``fold`` times as dense for that many outputs at once."""
-    outer, inner, kernel = taps.shape
-    n_taps = -(-(kernel + fold - 1) // fold)
-    weights = np.zeros((n_taps, fold, inner, fold, outer))
-    for tap in range(n_taps):
-        for read in range(fold):
-            for write in range(fold):
-                if 0 <= (at := fold * tap + read - write) < kernel:
-                    weights[tap, read, :, write] = taps[:, :, at].T
-    return weights.reshape(1, n_taps, fold * inner, fold * outer)
 
 
 @dataclass(frozen=True)
@@ -120,7 +48,7 @@ class Stage:
     rate: int
     padding: int
     branches: Sequence[Sequence[Step]]
-    """Blocks side by side: each begins at signal "input", and the sum of what their last steps put out is the stage's."""
+    """Blocks side by side: each begins at signal "input"; their last outputs are summed."""
     reflect: bool
     """Whether edges are reflected; otherwise zeros are beyond them."""
 
@@ -138,12 +66,12 @@ class Stage:
         """Rows to either side that convolutions touch, though no result depends on them."""
         return max([self.rate * self.up.margin, *(s.convolution.margin for b in self.branches for s in b)])
 
-    def __call__(self, source: Rows, edge: int, out: Rows, start: int, stop: int, length: int) -> None:
-        """Write rows ``start`` to ``stop`` of ``length`` into ``out``; ``source`` has ``edge`` zeros around."""
+    def __call__(self, source: Rows, edge: int, out: Rows, length: int, start: int, stop: int) -> None:
+        """Write rows ``start`` to ``stop`` of ``length`` in ``out``; ``source`` has ``edge`` zeros around."""
         origin = self.margin + self.halo - start  # where a tile has row 0
         size = (stop - start + 2 * (self.halo + self.margin)) * self.channels
         names = {"input"} | {step.out for branch in self.branches for step in branch}
-        tile = {name: _scratch(name, size)[:size].reshape(-1, self.channels) for name in names}
+        tile = {name: scratch(name, size)[:size].reshape(-1, self.channels) for name in names}
 
         first, last = max(start - self.halo, 0), min(stop + self.halo, length)
         begin, end = (first + self.padding) // self.rate, (last - 1 + self.padding) // self.rate + 1
@@ -175,31 +103,20 @@ class Stage:
             signal[end : end + n] = signal[end - 2 : end - 2 - n : -1]
 
 
-def transposed(up: nn.ConvTranspose1d, slope: float, *, scale: float = 1.0) -> Convolution:
-    """Return a transposed convolution as one that makes ``stride`` rows of outputs at once from rows of inputs."""
-    (rate,), (inner, outer, kernel) = up.stride, up.weight.shape
-    taps = -(-kernel // rate)
-    weight = F.pad(up.weight.detach() * scale, (0, taps * rate - kernel)).reshape(inner, outer, taps, rate)
-    weight = weight.permute(3, 1, 0, 2).reshape(rate * outer, inner, taps).flip(-1)
-    assert up.bias is not None
-    return Convolution(weight, up.bias.repeat(rate), slope=slope)
-
-
 class FastGenerator:
     """A first convolution, stages, and a last convolution to one channel, then tanh."""
 
     def __init__(
         self,
-        pre: nn.Conv1d,
+        pre: Any,
         stages: Sequence[Stage],
-        post: nn.Conv1d,
+        post: Any,
         *,
         post_slope: float,
         post_scale: float = 1.0,
         halo: int,
         reflect: bool,
     ) -> None:
-        assert pre.bias is not None and post.bias is not None
         weight = F.pad(pre.weight.detach(), (0, 0, 0, -pre.in_channels % LANES))
         self.pre, self.stages, self.halo, self.reflect = Convolution(weight, pre.bias), stages, halo, reflect
         self.post = (post.weight.detach()[0].T * post_scale).float().numpy().ravel()
@@ -233,9 +150,8 @@ class FastGenerator:
             x[edge + length :] = 0
             length *= stage.rate
             out = self._rows(length, stage.channels)
-            _for_tiles(
-                lambda start, stop: stage(x, edge, out[edge:], start, stop, length), length, stage.channels
-            )
+            work = partial(stage, x, edge, out[edge:], length)
+            _for_tiles(work, length, stage.channels)
             x = out
         self._reflect(x, length)
         wave = np.empty(length, np.float32)
@@ -264,7 +180,7 @@ def _for_tiles(work: Callable[[int, int], None], length: int, channels: int) -> 
     n = max(1, round(length * channels / TILE), min(n_threads, length // 512))
     cuts = [length * i // n for i in range(n + 1)]
     if n_threads == 1 or n == 1:
-        for start, stop in zip(cuts, cuts[1:]):
+        for start, stop in pairwise(cuts):
             work(start, stop)
     else:
         list(_pool(n_threads).map(work, cuts[:-1], cuts[1:]))
@@ -273,22 +189,6 @@ def _for_tiles(work: Callable[[int, int], None], length: int, channels: int) -> 
 @cache
 def _pool(n_threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(n_threads, "vocoder")
-
-
-_memory = threading.local()
-
-
-def _scratch(name: str, size: int) -> np.ndarray:
-    """Return at least ``size`` numbers of memory that this thread keeps for the purpose: no page is touched anew."""
-    held = _memory.__dict__.get(name)
-    if held is None or len(held) < size:
-        held = _memory.__dict__[name] = torch.zeros(size).numpy()
-    return held
-
-
-def _aligned(x: Tensor) -> np.ndarray:
-    """Return an array that begins at a cache line, as torch's memory does."""
-    return x.clone(memory_format=torch.contiguous_format).numpy()
 
 
 _fast: WeakKeyDictionary[nn.Module, tuple[list, FastGenerator]] = WeakKeyDictionary()

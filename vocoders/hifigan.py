@@ -5,7 +5,7 @@ Parameters bear the published names, so that published weights load by renaming 
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from vocoders.fast_generation import Convolution, FastGenerator, Stage, Step, fast, transposed
+from vocoders.fast_convolution import Convolution, transposed
+from vocoders.fast_generation import FastGenerator, Stage, Step, fast
 
 Network = TypeVar("Network", bound=nn.Module)
 Features = Float[Tensor, "batch channels time"]
@@ -109,10 +110,7 @@ class HiFiGAN(nn.Module):
     @property
     def halo(self) -> int:
         """Frames of mel on either side of a frame that its samples depend on."""
-        first, last = (
-            -3,
-            self.hop - 1 + 3,
-        )  # what frame 0's samples need, walking back from them
+        first, last = -3, self.hop - 1 + 3  # what frame 0's samples need, walking back from them
         config = self.config
         widest = max(
             (kernel - 1) // 2 * (sum(dilations) + (len(dilations) if config.resblock == "1" else 0))
@@ -142,15 +140,14 @@ class HiFiGAN(nn.Module):
         return self(mel)
 
     def _fast(self) -> FastGenerator:
-        """Lay the weights out for ``fast_generation``; the mean over blocks goes into the weights that follow."""
+        """Lay the weights out; the mean over blocks goes into the weights that follow."""
         n_blocks, stages = len(self.config.resblock_kernels), []
-        for n, up in enumerate(self.ups):
-            scale = 1.0 if n == 0 else 1 / n_blocks
-            blocks = self.resblocks[n * n_blocks : (n + 1) * n_blocks]
-            branches = [block.steps() for block in blocks]
-            stages.append(
-                Stage(transposed(up, 0.1, scale=scale), up.stride[0], up.padding[0], branches, reflect=False)
-            )
+        blocks: list[Any] = list(self.resblocks)
+        ups: list[Any] = list(self.ups)
+        for n, up in enumerate(ups):
+            branches = [block.steps() for block in blocks[n * n_blocks : (n + 1) * n_blocks]]
+            laid_out = transposed(up, 0.1, scale=1.0 if n == 0 else 1 / n_blocks)
+            stages.append(Stage(laid_out, up.stride[0], up.padding[0], branches, reflect=False))
         return FastGenerator(
             self.conv_pre,
             stages,
@@ -220,7 +217,7 @@ def _same(channels: int, kernel: int, dilation: int) -> nn.Module:
     return weight_norm(nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=padding))
 
 
-def _leaky(conv: nn.Conv1d) -> Convolution:
+def _leaky(conv: Any) -> Convolution:
     return Convolution(conv.weight, conv.bias, dilation=conv.dilation[0], slope=0.1)
 
 

@@ -4,14 +4,17 @@ Parameters bear the published names, so that published weights load by renaming 
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from vocoders.fast_generation import Convolution, FastGenerator, Stage, Step, fast, transposed
+from vocoders.fast_convolution import Convolution, transposed
+from vocoders.fast_generation import FastGenerator, Stage, Step, fast
 from vocoders.hifigan import Features, fold_weight_norm
 
 
@@ -76,10 +79,7 @@ class MelGAN(nn.Module):
     @property
     def halo(self) -> int:
         """Frames of mel on either side of a frame that its samples depend on."""
-        first, last = (
-            -3,
-            self.hop - 1 + 3,
-        )  # what frame 0's samples need, walking back from them
+        first, last = -3, self.hop - 1 + 3  # what frame 0's samples need, walking back from them
         widest = sum(3**n for n in range(self.config.n_residual_layers))
         for ratio in reversed(self.config.ratios):
             padding = ratio // 2 + ratio % 2
@@ -101,12 +101,14 @@ class MelGAN(nn.Module):
 
     def _fast(self) -> FastGenerator:
         """Lay the weights out for ``fast_generation``."""
-        stages, layers = [], list(self.model)
+        stages, layers = [], _layers(self.model)
         for n, up in enumerate(layers):
             if isinstance(up, nn.ConvTranspose1d):
                 blocks = layers[n + 1 : n + 1 + self.config.n_residual_layers]
                 branch = [step for number, block in enumerate(blocks) for step in block.steps(number)]
-                stages.append(Stage(transposed(up, 0.2), up.stride[0], up.padding[0], [branch], reflect=True))
+                stages.append(
+                    Stage(transposed(up, 0.2), up.stride[0], int(up.padding[0]), [branch], reflect=True)
+                )
         return FastGenerator(layers[1], stages, layers[-2], post_slope=0.2, halo=self.halo, reflect=True)
 
     def noise(self, batch: int, frames: int, generator: torch.Generator) -> None:
@@ -140,10 +142,15 @@ class ResidualBlock(nn.Module):
             ("odd" if number % 2 else "even") if number else "input",
             "even" if number % 2 else "odd",
         )
-        dilated, pointwise, shortcut = self.block[2], self.block[4], self.shortcut
+        _, _, dilated, _, pointwise, shortcut = _layers(self.block) + _layers([self.shortcut])
         dilation = dilated.dilation[0]
         return [
             Step(Convolution(dilated.weight, dilated.bias, dilation=dilation, slope=0.2), source, "middle"),
             Step(Convolution(shortcut.weight, shortcut.bias), source, out),
             Step(Convolution(pointwise.weight, pointwise.bias, slope=0.2), "middle", out, residual=out),
         ]
+
+
+def _layers(modules: Iterable[nn.Module]) -> list[Any]:
+    """Return modules whose attributes a type checker need not know."""
+    return list(modules)

@@ -1,16 +1,17 @@
-"""Compiled inner loops of fast convolutions: products over shifted rows, and small linear maps of rows.
+"""Vector instructions for fast convolutions: products over shifted rows, and small linear maps of rows.
 
-Signals lie time first here, ``(time, channels)``: any dilation is then a distance between rows, and vectors hold
-channels. Numba compiles for the machine it runs on; its vectors are written out as LLVM code, since it would not
-find them by itself. Everything works on addresses (bytes); ``fast_generation`` owns the memory and its margins.
+Signals lie time first here, ``(time, channels)``: any dilation is then a distance between rows, and vectors
+hold channels. The instructions are written out as LLVM code, since numba would not find them by itself; they
+take addresses (bytes). ``fast_convolution`` puts them together.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -20,8 +21,6 @@ LANES = 16
 ROWS, PANEL = (12, 32) if _FEATURES.get("avx512f") else (6, 16)
 """Outputs kept in registers by one product: ROWS times at most PANEL channels."""
 
-BLOCK = 96
-"""Groups of outputs convolved at once: what they need stays in the second cache."""
 
 _I64, _F32 = ir.IntType(64), ir.FloatType()
 
@@ -51,35 +50,35 @@ class _Emitter:
     def constant(self, value: float) -> ir.Constant:
         return ir.Constant(self.type, [value] * self.lanes)
 
-    def at(self, address: ir.Value, step: ir.Value | int = 0, n: int = 1) -> ir.Value:
+    def at(self, address: Any, step: Any | int = 0, n: int = 1) -> Any:
         if isinstance(step, int):
             return self.builder.add(address, ir.Constant(_I64, step * n))
         return self.builder.add(address, self.builder.mul(step, ir.Constant(_I64, n)))
 
-    def load(self, address: ir.Value) -> ir.Value:
+    def load(self, address: Any) -> Any:
         return self.builder.load(self.builder.inttoptr(address, self.type.as_pointer()), align=4)
 
-    def store(self, value: ir.Value, address: ir.Value) -> None:
+    def store(self, value: Any, address: Any) -> None:
         self.builder.store(value, self.builder.inttoptr(address, self.type.as_pointer()), align=4)
 
-    def spread(self, scalar: ir.Value) -> ir.Value:
+    def spread(self, scalar: Any) -> Any:
         undefined = ir.Constant(self.type, ir.Undefined)
         first = self.builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
         zeros = ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), [0] * self.lanes)
         return self.builder.shuffle_vector(first, undefined, zeros)
 
-    def fma(self, a: ir.Value, b: ir.Value, c: ir.Value) -> ir.Value:
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
         signature = ir.FunctionType(self.type, [self.type] * 3)
         name = f"llvm.fma.v{self.lanes}f32"
         return self.builder.call(
             cgutils.get_or_insert_function(self.builder.module, signature, name), [a, b, c]
         )
 
-    def leaky(self, x: ir.Value, slope: ir.Value) -> ir.Value:
+    def leaky(self, x: Any, slope: Any) -> Any:
         scaled = self.builder.fmul(x, slope)
         return self.builder.select(self.builder.fcmp_ordered(">", x, scaled), x, scaled)
 
-    def weigh(self, weights: np.ndarray, vectors: list[ir.Value]) -> ir.Value | None:
+    def weigh(self, weights: np.ndarray, vectors: list[Any]) -> Any | None:
         """Return the weighted sum, without what is weighted by 0."""
         total = None
         for weight, vector in zip(weights, vectors):
@@ -91,9 +90,9 @@ class _Emitter:
                 total = self.fma(vector, self.constant(weight), total)
         return total
 
-    def multiply(self, matrix: np.ndarray, vectors: list[ir.Value]) -> list[ir.Value]:
+    def multiply(self, matrix: np.ndarray, vectors: list[Any]) -> list[Any]:
         """Return the matrix times the vectors; rows for points ±p share their even and odd halves."""
-        results: list[ir.Value] = []
+        results: list[Any] = []
         for row, weights in enumerate(matrix):
             partner = matrix[row - 1] if row else weights
             even, odd = (partner + weights) / 2, (partner - weights) / 2
@@ -107,7 +106,7 @@ class _Emitter:
 
 
 def _product(n_vectors: int) -> Callable:
-    """Return a function that multiplies ROWS rows, at each tap moved on by ``shift``, with a panel of weights."""
+    """Return a function that multiplies ROWS rows, moved on by ``shift`` at each tap, with weights."""
 
     @intrinsic
     def product(_, rows, weights, out, n_taps, depth, shift, out_step):
@@ -167,7 +166,7 @@ def _rows_in(matrix: np.ndarray, lanes: int) -> Callable:
 
 
 def _rows_out(matrix: np.ndarray, lanes: int, added: bool) -> Callable:
-    """Return a function that writes bias, the matrix times rows, and (if ``added``) the rows of another signal."""
+    """Return a function that writes bias plus the matrix times rows (plus another signal's rows)."""
 
     @intrinsic
     def rows_out(_, rows, step, bias, out, out_step, other):
@@ -211,98 +210,3 @@ out_4x4, out_4x4_add = (_rows_out(_A4, LANES, added) for added in (False, True))
 out_16, out_16_add = (_rows_out(_ONE, 16, added) for added in (False, True))
 out_8, out_8_add = (_rows_out(_ONE, 8, added) for added in (False, True))
 out_1, out_1_add = (_rows_out(_ONE, 1, added) for added in (False, True))
-
-
-@njit(nogil=True, cache=True)
-def convolve(source, residual, out, n_out, step, weights, bias, slope, planes, products):
-    """Write bias, a convolution of leaky rows, and the residual's rows (unless its address is 0).
-
-    ``source`` is the row that the first output's first tap reads, ``out`` and ``residual`` the first output's rows.
-    Reads and writes beyond the last output: see ``margin`` in ``fast_generation``.
-    """
-    fold, minimal, depth, width, n_taps, n_points, dilation, plane_rows = step
-    # Outputs (and inputs) of one group are `dilation` apart; groups interleave.
-    group = max(fold, 4 * minimal)
-    inner, outer = depth * fold, width * fold
-    n_groups = -(-n_out // (group * dilation)) * dilation
-    panel = PANEL if outer % PANEL == 0 else LANES
-    plane, product_plane = 4 * inner * plane_rows, 4 * outer * (BLOCK + ROWS)
-    for first in range(0, n_groups, BLOCK):
-        n = min(BLOCK, n_groups - first)
-        for q in range(n + (n_taps - 1) * dilation):
-            start = group * dilation * ((first + q) // dilation) + (first + q) % dilation
-            read, write = source + 4 * depth * start, planes + 4 * inner * q
-            if minimal:
-                for c in range(0, 4 * depth, 64):
-                    if n_points == 6:
-                        in_4x3(read + c, 4 * depth * dilation, write + c, plane, slope)
-                    else:
-                        in_4x4(read + c, 4 * depth * dilation, write + c, plane, slope)
-            else:
-                for i in range(fold):
-                    from_, to = read + 4 * depth * dilation * i, write + 4 * depth * i
-                    if depth % 16 == 0:
-                        for c in range(0, 4 * depth, 64):
-                            in_16(from_ + c, 0, to + c, 0, slope)
-                    elif depth == 8:
-                        in_8(from_, 0, to, 0, slope)
-                    else:
-                        for c in range(0, 4 * depth, 4):
-                            in_1(from_ + c, 0, to + c, 0, slope)
-        weight = weights
-        for point in range(n_points):
-            for column in range(0, outer, panel):
-                for row in range(0, n, ROWS):
-                    read = planes + point * plane + 4 * inner * row
-                    write = products + point * product_plane + 4 * (outer * row + column)
-                    if panel == PANEL:
-                        product_wide(read, weight, write, n_taps, inner, 4 * inner * dilation, 4 * outer)
-                    else:
-                        product_narrow(read, weight, write, n_taps, inner, 4 * inner * dilation, 4 * outer)
-                weight += 4 * n_taps * inner * panel
-        for q in range(n):
-            start = 4 * width * (group * dilation * ((first + q) // dilation) + (first + q) % dilation)
-            for i in range(1 if minimal else fold):
-                read, at = products + 4 * (outer * q + width * i), start + 4 * width * dilation * i
-                _write(read, product_plane, bias, out + at, residual, at, width, dilation, n_points)
-
-
-@njit(nogil=True, cache=True)
-def _write(read, product_plane, bias, to, residual, at, width, dilation, n_points):
-    step, add = 4 * width * dilation, residual + at
-    if width % 16 == 0:
-        for c in range(0, 4 * width, 64):
-            if n_points == 1 and residual:
-                out_16_add(read + c, 0, bias + c, to + c, 0, add + c)
-            elif n_points == 1:
-                out_16(read + c, 0, bias + c, to + c, 0, 0)
-            elif n_points == 6 and residual:
-                out_4x3_add(read + c, product_plane, bias + c, to + c, step, add + c)
-            elif n_points == 6:
-                out_4x3(read + c, product_plane, bias + c, to + c, step, 0)
-            elif residual:
-                out_4x4_add(read + c, product_plane, bias + c, to + c, step, add + c)
-            else:
-                out_4x4(read + c, product_plane, bias + c, to + c, step, 0)
-    elif width == 8 and residual:
-        out_8_add(read, 0, bias, to, 0, add)
-    elif width == 8:
-        out_8(read, 0, bias, to, 0, 0)
-    else:
-        for c in range(0, 4 * width, 4):
-            if residual:
-                out_1_add(read + c, 0, bias + c, to + c, 0, add + c)
-            else:
-                out_1(read + c, 0, bias + c, to + c, 0, 0)
-
-
-@njit(nogil=True, cache=True, fastmath=True)
-def project(x, weights, bias, slope, out):
-    """Write a convolution of leaky rows to a single channel; ``x`` and ``weights`` are flat, time first."""
-    channels = (len(x) - len(weights)) // (len(out) - 1) if len(out) > 1 else len(x)
-    for t in range(len(out)):
-        total = bias
-        for i in range(len(weights)):
-            value = x[t * channels + i]
-            total += weights[i] * max(value, slope * value)
-        out[t] = total

@@ -1,0 +1,251 @@
+"""Convolutions by minimal filtering: about half the multiplications, at the speed of a matrix product.
+
+Four outputs at a time are a few products of weighted sums of inputs and of taps (Winograd 1980). Signals with
+fewer channels than a vector are folded instead: several rows count as one.
+"""
+
+import inspect
+import math
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numba import njit
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vocoders.fast_vectors import (
+    LANES,
+    PANEL,
+    ROWS,
+    in_1,
+    in_4x3,
+    in_4x4,
+    in_8,
+    in_16,
+    minimal_filter,
+    out_1,
+    out_1_add,
+    out_4x3,
+    out_4x3_add,
+    out_4x4,
+    out_4x4_add,
+    out_8,
+    out_8_add,
+    out_16,
+    out_16_add,
+    product_narrow,
+    product_wide,
+)
+
+BLOCK = 96
+"""Groups of outputs convolved at once: what they need stays in the second cache."""
+Rows = np.ndarray
+"""float32, (time, channels)."""
+
+
+class Convolution:
+    """A convolution of leaky inputs, its weights laid out for ``fast_kernels``."""
+
+    def __init__(
+        self,
+        weight: Float[Tensor, "outer inner kernel"],
+        bias: Float[Tensor, "outer"],
+        *,
+        dilation: int = 1,
+        slope: float = 1.0,
+    ) -> None:
+        width, depth, kernel = weight.shape
+        self.width, self.depth, self.kernel, self.slope = width, depth, kernel, np.float32(slope)
+        self.bias = _aligned(bias.detach().float())
+        self.reach = dilation * (kernel - 1) // 2
+        taps = weight.detach().double().numpy()
+        minimal = kernel > 2 and width % LANES == 0 and depth % LANES == 0 and width == depth
+        # Rows too short for a vector are put together, `fold` of them.
+        fold = 1 if minimal else LANES // math.gcd(LANES, width)
+        while fold * depth % 4:
+            fold *= 2
+        packed = _minimal_weights(taps) if minimal else _folded_weights(taps, fold)
+        n_points, n_taps, inner, outer = packed.shape
+        panel = PANEL if outer % PANEL == 0 else LANES
+        panels = packed.reshape(n_points, n_taps, inner, outer // panel, panel).transpose(0, 3, 1, 2, 4)
+        self.weight = _aligned(torch.tensor(panels.copy(), dtype=torch.float32))
+        plane_rows = BLOCK + ROWS + (n_taps - 1) * dilation
+        self.step = np.array([fold, minimal, depth, width, n_taps, n_points, dilation, plane_rows])
+        self.n_planes, self.n_products = n_points * inner * plane_rows, n_points * outer * (BLOCK + ROWS)
+        group = 4 if minimal else fold
+        self.margin = dilation * group * (n_taps + 2) + self.reach
+        """Rows beyond the last that may be read or written."""
+
+    def __call__(self, source: Rows, residual: Rows | None, out: Rows, n_out: int) -> None:
+        """Convolve from ``source``'s first row to ``out``'s first row on; later rows are spoilt."""
+        planes, products = scratch("planes", self.n_planes), scratch("products", self.n_products)
+        convolve(
+            source.ctypes.data,
+            0 if residual is None else residual.ctypes.data,
+            out.ctypes.data,
+            n_out,
+            self.step,
+            self.weight.ctypes.data,
+            self.bias.ctypes.data,
+            self.slope,
+            planes.ctypes.data,
+            products.ctypes.data,
+        )
+
+
+def _minimal_weights(taps: np.ndarray) -> np.ndarray:
+    """Return (points, taps, inner, outer): long kernels as sums of kernels of 4, one a tap."""
+    outer, inner, kernel = taps.shape
+    part = min(kernel, 4)
+    _, transform, _ = minimal_filter(4, part)
+    padded = np.pad(taps, [(0, 0), (0, 0), (0, -kernel % part)])
+    return np.einsum("pr,oigr->pgio", transform, padded.reshape(outer, inner, -1, part), optimize=True)
+
+
+def _folded_weights(taps: np.ndarray, fold: int) -> np.ndarray:
+    """Return (1, taps, fold * inner, fold * outer): ``fold`` times as dense for that many outputs at once."""
+    outer, inner, kernel = taps.shape
+    n_taps = -(-(kernel + fold - 1) // fold)
+    weights = np.zeros((n_taps, fold, inner, fold, outer))
+    for tap in range(n_taps):
+        for read in range(fold):
+            for write in range(fold):
+                if 0 <= (at := fold * tap + read - write) < kernel:
+                    weights[tap, read, :, write] = taps[:, :, at].T
+    return weights.reshape(1, n_taps, fold * inner, fold * outer)
+
+
+def transposed(up: nn.ConvTranspose1d, slope: float, *, scale: float = 1.0) -> Convolution:
+    """Return a transposed convolution as one that makes ``stride`` rows at once."""
+    (rate,), (inner, outer, kernel) = up.stride, up.weight.shape
+    taps = -(-kernel // rate)
+    weight = F.pad(up.weight.detach() * scale, (0, taps * rate - kernel)).reshape(inner, outer, taps, rate)
+    weight = weight.permute(3, 1, 0, 2).reshape(rate * outer, inner, taps).flip(-1)
+    assert up.bias is not None
+    return Convolution(weight, up.bias.repeat(rate), slope=slope)
+
+
+def _compiled(function: Callable, **options: Any) -> Callable:
+    """Compile for this machine; later processes find the code in numba's cache, where that can be written."""
+    # Numba's cache does not notice changes in fast_vectors.py: while working on that, empty __pycache__.
+    plain = inspect.unwrap(function)  # the tests' type checks wrap it
+    try:
+        return njit(nogil=True, cache=True, **options)(plain)
+    except RuntimeError:  # no place for a cache
+        return njit(nogil=True, **options)(plain)
+
+
+@_compiled
+def _write(read, product_plane, bias, to, residual, at, width, dilation, n_points):
+    step, add = 4 * width * dilation, residual + at
+    if width % 16 == 0:
+        for c in range(0, 4 * width, 64):
+            if n_points == 1 and residual:
+                out_16_add(read + c, 0, bias + c, to + c, 0, add + c)
+            elif n_points == 1:
+                out_16(read + c, 0, bias + c, to + c, 0, 0)
+            elif n_points == 6 and residual:
+                out_4x3_add(read + c, product_plane, bias + c, to + c, step, add + c)
+            elif n_points == 6:
+                out_4x3(read + c, product_plane, bias + c, to + c, step, 0)
+            elif residual:
+                out_4x4_add(read + c, product_plane, bias + c, to + c, step, add + c)
+            else:
+                out_4x4(read + c, product_plane, bias + c, to + c, step, 0)
+    elif width == 8 and residual:
+        out_8_add(read, 0, bias, to, 0, add)
+    elif width == 8:
+        out_8(read, 0, bias, to, 0, 0)
+    else:
+        for c in range(0, 4 * width, 4):
+            if residual:
+                out_1_add(read + c, 0, bias + c, to + c, 0, add + c)
+            else:
+                out_1(read + c, 0, bias + c, to + c, 0, 0)
+
+
+@_compiled
+def convolve(source, residual, out, n_out, step, weights, bias, slope, planes, products):
+    """Write bias, a convolution of leaky rows, and the residual's rows (unless its address is 0).
+
+    ``source`` is the row that the first output's first tap reads; so for ``out`` and ``residual``.
+    Rows beyond the last output are read and written: see ``Convolution.margin``.
+    """
+    fold, minimal, depth, width, n_taps, n_points, dilation, plane_rows = step
+    # Outputs (and inputs) of one group are `dilation` apart; groups interleave.
+    group = max(fold, 4 * minimal)
+    inner, outer = depth * fold, width * fold
+    n_groups = -(-n_out // (group * dilation)) * dilation
+    panel = PANEL if outer % PANEL == 0 else LANES
+    plane, product_plane = 4 * inner * plane_rows, 4 * outer * (BLOCK + ROWS)
+    for first in range(0, n_groups, BLOCK):
+        n = min(BLOCK, n_groups - first)
+        for q in range(n + (n_taps - 1) * dilation):
+            start = group * dilation * ((first + q) // dilation) + (first + q) % dilation
+            read, write = source + 4 * depth * start, planes + 4 * inner * q
+            if minimal:
+                for c in range(0, 4 * depth, 64):
+                    if n_points == 6:
+                        in_4x3(read + c, 4 * depth * dilation, write + c, plane, slope)
+                    else:
+                        in_4x4(read + c, 4 * depth * dilation, write + c, plane, slope)
+            else:
+                for i in range(fold):
+                    from_, to = read + 4 * depth * dilation * i, write + 4 * depth * i
+                    if depth % 16 == 0:
+                        for c in range(0, 4 * depth, 64):
+                            in_16(from_ + c, 0, to + c, 0, slope)
+                    elif depth == 8:
+                        in_8(from_, 0, to, 0, slope)
+                    else:
+                        for c in range(0, 4 * depth, 4):
+                            in_1(from_ + c, 0, to + c, 0, slope)
+        weight = weights
+        for point in range(n_points):
+            for column in range(0, outer, panel):
+                for row in range(0, n, ROWS):
+                    read = planes + point * plane + 4 * inner * row
+                    write = products + point * product_plane + 4 * (outer * row + column)
+                    if panel == PANEL:
+                        product_wide(read, weight, write, n_taps, inner, 4 * inner * dilation, 4 * outer)
+                    else:
+                        product_narrow(read, weight, write, n_taps, inner, 4 * inner * dilation, 4 * outer)
+                weight += 4 * n_taps * inner * panel
+        for q in range(n):
+            start = 4 * width * (group * dilation * ((first + q) // dilation) + (first + q) % dilation)
+            for i in range(1 if minimal else fold):
+                read, at = products + 4 * (outer * q + width * i), start + 4 * width * dilation * i
+                _write(read, product_plane, bias, out + at, residual, at, width, dilation, n_points)
+
+
+@partial(_compiled, fastmath=True)
+def project(x, weights, bias, slope, out):
+    """Write a convolution of leaky rows to a single channel; ``x`` and ``weights`` are flat, time first."""
+    channels = (len(x) - len(weights)) // (len(out) - 1) if len(out) > 1 else len(x)
+    for t in range(len(out)):
+        total = bias
+        for i in range(len(weights)):
+            value = x[t * channels + i]
+            total += weights[i] * max(value, slope * value)
+        out[t] = total
+
+
+_memory = threading.local()
+
+
+def scratch(name: str, size: int) -> np.ndarray:
+    """Return at least ``size`` numbers of memory that this thread keeps: fresh pages cost time."""
+    held = _memory.__dict__.get(name)
+    if held is None or len(held) < size:
+        held = _memory.__dict__[name] = torch.zeros(size).numpy()
+    return held
+
+
+def _aligned(x: Tensor) -> np.ndarray:
+    """Return an array that begins at a cache line, as torch's memory does."""
+    return x.clone(memory_format=torch.contiguous_format).numpy()
