@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit
 
 from vocoders.wavenet.kernel_sampling import choose, predict, remember
-from vocoders.wavenet.kernel_step import enter, layers, look_back, outputs
+from vocoders.wavenet.kernel_step import copy, enter, layers, look_back, outputs
 from vocoders.wavenet.packing import BLOCK, PANEL
 
 
@@ -63,7 +63,7 @@ def _loop(version: int) -> Any:
             outputs(rows, sizes, head, last, stream, hidden, logits, x_at, c_at)
             for u in rows:
                 if record.shape[1] > 0:
-                    record[u, i] = logits[u, :n_out]
+                    copy(record[u, i], 0, logits[u], n_out)
                 if forced.shape[1] > 0:
                     continue
                 if sizes[6] == 1:

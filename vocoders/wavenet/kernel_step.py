@@ -45,6 +45,13 @@ def gate(z, sums, second, conditioning, half):
 
 
 @compiled
+def copy(target, at, source, n):
+    """Copy n floats. Numba would compile slices' assignments for seconds, for their errors' words."""
+    for j in range(n):
+        target[at + j] = source[j]
+
+
+@compiled
 def look_back(t, rows, sizes, past, lags, strides, rings, history, pending, x_at, c_at):
     """Add to the pending sums what the past, known by now, will add to this sample and its followers."""
     n_layers, residual = sizes[0], sizes[1]
@@ -91,7 +98,7 @@ def layers(
             u = rows[k]
             to = u * history.shape[1] + begin + (t & (kept - 1)) * residual
             x_at[k] = u * width
-            past[to : to + residual] = stream[u, :residual]
+            copy(past, to, stream[u], residual)
             c_at[k] = ((u * BLOCK + t % BLOCK) * n_layers + layer) * gates
             z_at[k] = u * z.shape[1]
         accumulate(
@@ -135,7 +142,6 @@ def enter(stream, previous, sizes, first):
     residual = sizes[1]
     n_in = first.shape[0] - 1
     stream[:] = np.float32(0)
-    if sizes[6] == 1:
-        stream[:residual] = first[int(previous)] + first[n_in]
-    else:
-        stream[:residual] = first[0] * np.float32(previous) + first[n_in]
+    row, factor = (int(previous), ONE) if sizes[6] == 1 else (0, np.float32(previous))
+    for j in range(residual):
+        stream[j] = first[row, j] * factor + first[n_in, j]
