@@ -1,0 +1,91 @@
+"""What the vocoders' benchmark counts and claims, checked where the answer is known."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks import vocoders
+from benchmarks.vocoder_peers import Drawn, published_modules
+from benchmarks.vocoder_timing import Timed, alternate, gmac, gmac_of, row
+from benchmarks.vocoder_wavenet import faster
+from engine.user_error import UserError
+
+
+def test_a_convolution_has_the_arithmetic_of_its_definition() -> None:
+    conv, wave = nn.Conv1d(8, 16, 5, padding=2), torch.randn(3, 8, 100)
+    assert gmac_of(conv, "forward", wave) == pytest.approx(3 * 100 * 16 * 8 * 5 / 1e9)
+    grouped = nn.Conv1d(8, 16, 5, padding=2, groups=4)
+    assert gmac_of(grouped, "forward", wave) == pytest.approx(3 * 100 * 16 * 2 * 5 / 1e9)
+
+
+def test_a_step_of_training_is_counted_backwards_too() -> None:
+    layer, x = nn.Linear(64, 32), torch.randn(10, 64)
+
+    def step() -> None:
+        torch.autograd.grad(layer(x).sum(), list(layer.parameters()))
+
+    assert gmac(step) == pytest.approx(2 * 10 * 64 * 32 / 1e9)
+
+
+def test_calls_take_turns_after_one_that_does_not_count() -> None:
+    turns: list[str] = []
+    took = alternate(lambda: turns.append("ours"), lambda: turns.append("theirs"), repeats=3)
+    assert turns == ["ours", "theirs"] * 4
+    assert len(took.ours) == len(took.theirs) == 3
+
+
+def test_the_ratio_is_of_turns_and_not_of_medians() -> None:
+    """A disturbance that lasts a turn slows both, and changes nothing."""
+    took = Timed(ours=[1.0, 9.0, 1.0], theirs=[2.0, 18.0, 2.0], outputs=[])
+    assert took.ratio == 0.5
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [(0.5, "yes"), (1.2, "NO, +100%")])
+def test_a_missed_goal_is_told_with_its_distance(seconds: float, verdict: str) -> None:
+    took = Timed(ours=[seconds], theirs=[1.0], outputs=[])
+    assert row("it", took, str, 0.6)[5] == verdict
+
+
+def test_without_a_checkout_no_goal_is_met_or_missed() -> None:
+    alone = Timed(ours=[1.0], theirs=[], outputs=[torch.zeros(1)])
+    assert row("it", alone, str, 0.6)[2:6] == ["not measured", "", "≤ 0.6", ""]
+    assert alone.same == ""
+    assert faster("it", 10.0, None, 3.0, "")[5] == ""
+    assert faster("it", 10.0, 2.0, 3.0, "")[3:6] == ["5.0 ×", "≥ 3 ×", "yes"]
+
+
+def test_waveglow_is_handed_its_noise_from_the_deepest_on() -> None:
+    z = torch.arange(8.0)[None, :, None]
+    drawn = Drawn(z, n_early=2, early_size=2)
+    parts = [drawn(1, 2, 3).normal_().flatten().tolist() for _ in range(4)]
+    assert parts == [[4, 5, 6, 7], [2, 3], [0, 1], [4, 5, 6, 7]]
+
+
+def test_a_checkout_is_imported_and_forgotten(tmp_path: Path) -> None:
+    (tmp_path / "models.py").write_text(
+        "import torch, yaml\nfrom librosa.filters import mel\nfrom utils import ANSWER\n"
+        "def spectrum(x): return torch.stft(x, 16, window=torch.ones(16))\n"
+    )
+    (tmp_path / "utils.py").write_text("ANSWER = 42\n")
+    before = set(sys.modules)
+    (models,) = published_modules(tmp_path, "models")
+    assert models.ANSWER == 42
+    assert models.spectrum(torch.randn(1, 64)).shape[-1] == 2
+    assert models.mel(22_050, 1024, 80, 0, None).shape == (80, 513)
+    assert not {"models", "utils"} & (set(sys.modules) - before)
+    assert str(tmp_path) not in sys.path
+
+
+def test_what_is_no_checkout_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is no folder"):
+        published_modules(tmp_path / "absent", "models")
+    with pytest.raises(UserError, match="is not a checkout of the published code"):
+        published_modules(tmp_path, "models")
+
+
+def test_an_unknown_figure_is_refused_before_any_is_measured() -> None:
+    with pytest.raises(UserError, match="--only wavnet is nothing that is measured; choose from hifigan_v1"):
+        vocoders.main.__wrapped__(["--only", "wavnet"])
