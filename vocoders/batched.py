@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vocoders.griffin_lim import GriffinLim
-from vocoders.streamed import Window
+from vocoders.streamed import Window, de_emphasised
 from vocoders.vocoder import Vocoder
 from vocoders.wavenet.mel_wavenet import MelWaveNet
 from vocoders.wavenet.network import WaveNet
@@ -35,6 +35,9 @@ def together(vocoder: Vocoder, mels: Sequence[Mel], *, seed: int = 0, **options:
         batch = batch.to(vocoder.device)
         options = vocoder.wavenet_options(batch, options, [seed])
         made = vocoder.network.generate(batch, lengths=samples, **options)
+        made = torch.cat(
+            list(de_emphasised([made], vocoder.config.pre_emphasis, vocoder.config.gain)), dim=-1
+        )
         return [wave[..., : length * vocoder.hop] for wave, length in zip(made.split(1), lengths)]
     waves = vocoder(batch, seed=[seed] * len(mels), **options)
     made = []

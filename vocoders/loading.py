@@ -173,24 +173,31 @@ def described(
         content = published_configs.read_json(config)
         if {"network", "mel"} <= set(content):
             return described(name, state, load_config(VocoderConfig, config), mel, where)
-        network, published_mel = published_configs.from_json(name, content, config)
+        found = published_configs.from_json(name, content, config)
     elif isinstance(config, Mapping):
-        network, published_mel = published_configs.from_json(name, config, "the config")
+        found = published_configs.from_json(name, config, "the config")
     elif config is None:
-        network, published_mel = published_shapes.from_shapes(name, state, where)
+        found = published_shapes.from_shapes(name, state, where)
     else:
         _of_kind(name, config)
-        named = (m for m in DEFINITIONS.values() if (m.hop, m.n_mels) == (config.hop, config.n_mels))
-        default = DEFINITIONS.get(name)
-        fits = default is not None and (default.hop, default.n_mels) == (config.hop, config.n_mels)
-        published_mel = default if fits else next(named, None)
-        network = config
-    chosen = _definition(mel) or published_mel
-    if chosen is None:
-        raise UserError(
-            f"no mel definition of hop {network.hop} and {network.n_mels} bands is known: give it (mel=)"
-        )
-    return VocoderConfig(mel=chosen, network=network)
+        found = published_configs.Found(config, _definition(mel) or _fitting(name, config))
+    return VocoderConfig(
+        mel=_definition(mel) or found.mel,
+        network=found.network,
+        gain=found.gain,
+        pre_emphasis=found.pre_emphasis,
+    )
+
+
+def _fitting(name: str, network: Any) -> MelConfig:
+    """The mel definition published with this kind of network, or another of its hop and bands."""
+    candidates = [DEFINITIONS[name]] if name in DEFINITIONS else []
+    for known in [*candidates, *DEFINITIONS.values()]:
+        if (known.hop, known.n_mels) == (network.hop, network.n_mels):
+            return known
+    raise UserError(
+        f"no mel definition of hop {network.hop} and {network.n_mels} bands is known: give it (mel=)"
+    )
 
 
 def _of_kind(name: str, network: Any) -> None:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data.frontends import MelConfig
 from engine.user_error import UserError
@@ -16,8 +16,21 @@ from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw
 from vocoders.wavenet.network import GlobalConfig, WaveNetConfig
 
-Found = tuple[Any, MelConfig]
-"""A network's config and the mel definition it reads."""
+PRE_EMPHASIS = 0.85
+"""Of the published WaveNets, where their configuration asks for it."""
+
+
+class Found(NamedTuple):
+    """What is known of weights."""
+
+    network: Any
+    """The network's config."""
+    mel: MelConfig
+    """The definition it reads."""
+    gain: float = 1.0
+    """What waves were multiplied by in training."""
+    pre_emphasis: float = 0.0
+    """How much of each last sample was subtracted in training."""
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -83,7 +96,7 @@ def _hifigan(given: Mapping[str, Any]) -> Found:
         f_min=float(given["fmin"]),
         f_max=float(rate / 2 if given["fmax"] is None else given["fmax"]),
     )
-    return network, mel
+    return Found(network, mel)
 
 
 def _waveglow(given: Mapping[str, Any]) -> Found:
@@ -109,7 +122,7 @@ def _waveglow(given: Mapping[str, Any]) -> Found:
         f_min=float(data["mel_fmin"]),
         f_max=float(data["mel_fmax"]),
     )
-    return network, mel
+    return Found(network, mel)
 
 
 def _wavenet(given: Mapping[str, Any]) -> Found:
@@ -148,7 +161,14 @@ def _wavenet(given: Mapping[str, Any]) -> Found:
         f_min=float(given.get("fmin", 125)),
         f_max=float(given.get("fmax", 7_600)),
     )
-    return network, mel
+    emphasis = _emphasis(given.get("preprocess") or "none")
+    return Found(network, mel, gain=float(given.get("global_gain_scale", 1.0)), pre_emphasis=emphasis)
+
+
+def _emphasis(preprocess: str) -> float:
+    if preprocess not in ("none", "preemphasis"):
+        raise UserError(f"preprocess {preprocess!r} is not known: only 'preemphasis' and none are")
+    return PRE_EMPHASIS if preprocess == "preemphasis" else 0.0
 
 
 def _output(given: Mapping[str, Any]) -> MuLaw | MixtureOfLogistics | Gaussian:

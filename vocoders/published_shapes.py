@@ -73,7 +73,7 @@ def _hifigan_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
     ):
         found = known.upsample_kernels, known.resblock_kernels, known.resblock == "1", known.n_mels
         if found == (kernels, blocks, second, n_mels):
-            return replace(known, channels=channels), NAMED[mel]
+            return Found(replace(known, channels=channels), NAMED[mel])
     raise KeyError
 
 
@@ -93,9 +93,9 @@ def _melgan_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
         n_residual_layers=n_residual,
     )
     if (config.hop, n_mels) == (256, 80):
-        return config, NAMED["melgan"]
+        return Found(config, NAMED["melgan"])
     mel = next(m for m in NAMED.values() if (m.hop, m.n_mels) == (config.hop, n_mels))
-    return config, mel
+    return Found(config, mel)
 
 
 def _waveglow_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
@@ -118,7 +118,7 @@ def _waveglow_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
     )
     named = {"waveglow": DEFINITIONS["waveglow"], **NAMED}
     mel = next((m for m in named.values() if (m.hop, m.n_mels) == (config.hop, n_mels)), None)
-    return config, mel or replace(DEFINITIONS["waveglow"], n_mels=n_mels, hop=config.hop)
+    return Found(config, mel or replace(DEFINITIONS["waveglow"], n_mels=n_mels, hop=config.hop))
 
 
 def _wavenet_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
@@ -155,7 +155,7 @@ def _wavenet_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
     n_mels, hop = network.local.n, network.local.hop  # type: ignore[union-attr]
     if hop == 1:
         raise ValueError
-    return network, replace(DEFINITIONS["wavenet_r9y9"], n_mels=n_mels, hop=hop)
+    return Found(network, replace(DEFINITIONS["wavenet_r9y9"], n_mels=n_mels, hop=hop))
 
 
 def _number(name: str) -> int:

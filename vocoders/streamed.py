@@ -1,5 +1,6 @@
 """Long signals in flat memory: mels of waves that come in blocks, and mels cut into overlapping windows."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -80,6 +81,21 @@ def mels(blocks: Iterable[WavePiece], config: MelConfig) -> Iterator[MelPiece]:
     rest = _extended(tail, 0 if begun else before, after, config.pad_mode)
     if rest.shape[-1] >= config.n_fft:
         yield hear(rest)
+
+
+def de_emphasised(pieces: Iterable[WavePiece], pre_emphasis: float, gain: float) -> Iterator[WavePiece]:
+    """Undo a pre-emphasis, x[t] − a·x[t − 1], and then a gain, piece after piece."""
+    # The inverse's response, a to the power of t, is cut where it falls below the last bit.
+    n_taps = 1 if pre_emphasis == 0 else math.ceil(math.log(1e-9) / math.log(pre_emphasis))
+    past = None
+    for piece in pieces:
+        if n_taps > 1:
+            powers = pre_emphasis ** torch.arange(n_taps - 1, -1, -1, device=piece.device)
+            before = piece.new_zeros(len(piece), 1, n_taps - 1) if past is None else past
+            window = torch.cat([before, piece], dim=-1)
+            past = window[..., window.shape[-1] - n_taps + 1 :]
+            piece = F.conv1d(window, powers[None, None].to(piece))
+        yield piece / gain if gain != 1 else piece
 
 
 def _edges(config: MelConfig) -> tuple[int, int]:

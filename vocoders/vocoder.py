@@ -22,7 +22,7 @@ from vocoders.griffin_lim import GriffinLim, GriffinLimConfig
 from vocoders.hifigan import HiFiGAN, HiFiGANConfig
 from vocoders.mel_files import check_definition, check_mel
 from vocoders.melgan import MelGAN, MelGANConfig
-from vocoders.streamed import Window, windows
+from vocoders.streamed import Window, de_emphasised, windows
 from vocoders.waveglow import WaveGlow, WaveGlowConfig
 from vocoders.wavenet.generation import pieces as wavenet_pieces
 from vocoders.wavenet.mel_wavenet import MelWaveNet, MelWaveNetConfig, voiced
@@ -50,6 +50,16 @@ class VocoderConfig:
     """Mels of another definition are refused."""
     network: NetworkConfig = field(default_factory=GriffinLimConfig)
     """Which network, and its sizes."""
+    gain: float = 1.0
+    """What waves were multiplied by before the network learned them; undone."""
+    pre_emphasis: float = 0.0
+    """How much of the last sample was subtracted from each before that; undone. Published WaveNets: .85."""
+
+    def __post_init__(self) -> None:
+        if not self.gain > 0 or not 0 <= self.pre_emphasis < 1:
+            raise UserError(
+                f"gain={self.gain} must be above 0 and pre_emphasis={self.pre_emphasis} in [0, 1)"
+            )
 
 
 def build_network(config: VocoderConfig) -> Any:
@@ -126,6 +136,13 @@ class Vocoder(nn.Module):
         Where the pieces are cut makes no difference; ``seed`` has an entry for each row.
         """
         self.check_options(options)
+        yield from de_emphasised(
+            self._stream(pieces, seed, options), self.config.pre_emphasis, self.config.gain
+        )
+
+    def _stream(
+        self, pieces: Iterable[MelPiece], seed: Sequence[int], options: dict[str, Any]
+    ) -> Iterator[WavePiece]:
         pieces = (piece.to(self.device) for piece in pieces)
         match self.network:
             case GriffinLim():
