@@ -77,11 +77,11 @@ def _loop(version: int) -> Any:
                         n, uniform = n_components, noise[u, i, 0]
                         k = choose(logits[u], n, uniform, temperature[u, hot], top_p, likely, kept)
                         mean, log_scale = logits[u, n + k], logits[u, 2 * n + k]
-                    scale = np.exp(max(log_scale, np.float32(lowest))) * sharpness[u, sharp]
                     if recent.shape[1] > 0:
                         f = (origin + i) // hop
                         mean = mean * gain[u, f] + predict(recent[u], coefficients[u, f])
-                        scale *= gain[u, f]
+                        log_scale += np.log(gain[u, f])
+                    scale = np.exp(max(log_scale, np.float32(lowest))) * sharpness[u, sharp]
                     sample = min(max(mean + scale * noise[u, i, 1], np.float32(-1)), np.float32(1))
                     remember(recent[u], sample)
                 previous[u] = sample
