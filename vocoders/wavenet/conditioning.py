@@ -34,7 +34,9 @@ class LocalConfig:
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.pad < 0 or not self.scales or min(self.scales) < 1:
-            raise UserError(f"n={self.n} and scales={self.scales} must be at least 1, pad={self.pad} at least 0")
+            raise UserError(
+                f"n={self.n} and scales={self.scales} must be at least 1, pad={self.pad} at least 0"
+            )
         if self.bands_kernel % 2 == 0:
             raise UserError(f"bands_kernel={self.bands_kernel} must be odd")
 

@@ -48,6 +48,9 @@ class MixtureOfLogistics:
     """Steps that the wave's range, -1 to 1, is divided into."""
     log_scale_min: float = -14.0
     """Log scales are clamped here; -14 is far below a 16-bit step."""
+    as_published: bool = False
+    """Round as the published loss does, and give all steps beyond ±.999 a whole tail: with 16 bits, where that
+    is 33 steps at either end, probabilities then sum to more than one."""
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.levels < 2:
@@ -154,10 +157,12 @@ def _discretised_logistic(
     """Log mass of each step of the wave's range; the outermost steps take the tails."""
     half, sharpness = 1 / (output.levels - 1), (-log_scale).exp()
     above, below = sharpness * (centred + half), sharpness * (centred - half)
-    # σ(a) − σ(b) = σ(a) σ(−b) (1 − exp(b − a)): no difference of nearly equal numbers, unlike the published
-    # code, which takes the density in the middle where the difference falls below 1e-5.
-    width = (2 * half * sharpness).clamp_min(1e-30)
     to_the_left, to_the_right = F.logsigmoid(above), F.logsigmoid(-below)
+    # σ(a) − σ(b) = σ(a) σ(−b) (1 − exp(b − a)): no difference of nearly equal numbers.
+    width = (2 * half * sharpness).clamp_min(1e-30)
     inside = to_the_left + to_the_right + torch.log(-torch.expm1(-width))
-    first, last = target < half - 1, target > 1 - half
-    return torch.where(first, to_the_left, torch.where(last, to_the_right, inside))
+    edge = 1 - half
+    if output.as_published:
+        difference, edge = above.sigmoid() - below.sigmoid(), 0.999
+        inside = torch.where(difference > 1e-5, difference.clamp_min(1e-12).log(), inside)
+    return torch.where(target < -edge, to_the_left, torch.where(target > edge, to_the_right, inside))

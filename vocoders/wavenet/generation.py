@@ -29,9 +29,7 @@ AT_ONCE = 4096
 class Loop(Protocol):
     """What makes samples one after the other, and keeps the state between calls."""
 
-    def run(
-        self, conditioning: Tensor, noise: Tensor, temperature: Tensor, top_p: float
-    ) -> Tensor:
+    def run(self, conditioning: Tensor, noise: Tensor, temperature: Tensor, top_p: float) -> Tensor:
         """Draw as many samples as there is noise for."""
         ...
 
@@ -87,7 +85,9 @@ def pieces(
     """``generate``, piece after piece, in memory that does not grow with the length."""
     sampler, output = sampler or Sampler(), network.config.output
     n_samples = _n_samples(network, local, n_samples)
-    batch = max(n, *(len(given) for given in (local, speaker, voiced, lengths, prediction) if given is not None), 1)
+    batch = max(
+        n, *(len(given) for given in (local, speaker, voiced, lengths, prediction) if given is not None), 1
+    )
     filters = _prediction(prediction, gain, n_samples, output)
     with torch.inference_mode():
         blocks = Blocks(network, local, speaker, n_samples, batch, lengths)
@@ -195,7 +195,9 @@ class CachedKernel:
 
     def replay(self, conditioning: Conditioning, inputs: Encoded) -> Float[Tensor, "batch n_out samples"]:
         """The parameters that the network puts out when its inputs are given, continuing."""
-        made, self.state = kernel.logits(self.packed, conditioning.numpy(), inputs.float().numpy(), self.state)
+        made, self.state = kernel.logits(
+            self.packed, conditioning.numpy(), inputs.float().numpy(), self.state
+        )
         return torch.from_numpy(made).transpose(1, 2)
 
 
@@ -322,5 +324,3 @@ def _prediction(
     if n_samples % coefficients.shape[-1]:
         raise UserError(f"{coefficients.shape[-1]} filters are no equal share of {n_samples} samples each")
     return Prediction(coefficients, gain, n_samples // coefficients.shape[-1])
-
-

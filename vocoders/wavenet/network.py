@@ -137,9 +137,9 @@ class WaveNet(nn.Module):
 
     @property
     def receptive_field(self) -> int:
-        """Samples of input that an output depends on, by whichever way reaches further back."""
+        """Samples of input that an output depends on: at most, with a context stack, whose blocks end earlier."""
         own, context = self.config.receptive_field, self.config.context
-        return own if context is None else max(own, context.receptive_field + context.factor)
+        return own if context is None else own - 1 + context.receptive_field + context.factor
 
     def forward(self, x: Input, local: Local | None = None, speaker: Speaker | None = None) -> Parameters:
         """Say of every sample how it is distributed, given ``x[..., : t + 1]``, the samples *before* it.
