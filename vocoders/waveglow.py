@@ -108,6 +108,16 @@ class WaveGlow(nn.Module):
         self.convinv = nn.ModuleList(Invertible1x1(width) for width in config.widths)
 
     @property
+    def couplings(self) -> list["Coupling"]:
+        """The affine couplings' networks, from the wave on."""
+        return [one for one in self.WN if isinstance(one, Coupling)]
+
+    @property
+    def mixes(self) -> list["Invertible1x1"]:
+        """The 1x1 convolutions, from the wave on."""
+        return [one for one in self.convinv if isinstance(one, Invertible1x1)]
+
+    @property
     def halo(self) -> int:
         """Frames of mel on either side of a frame that its samples depend on.
 
@@ -132,7 +142,7 @@ class WaveGlow(nn.Module):
             )
         condition = self.condition(mel, samples)
         x, early, log_s, log_det = fold(wave.float(), config.n_group), [], [], []
-        for k, (mix, coupling) in enumerate(zip(self.convinv, self.WN)):
+        for k, (mix, coupling) in enumerate(zip(self.mixes, self.couplings)):
             if self._is_early(k):
                 early.append(x[:, : config.n_early_size])
                 x = x[:, config.n_early_size :]
@@ -159,8 +169,8 @@ class WaveGlow(nn.Module):
         x, z = z[:, -widths[-1] :], z[:, : -widths[-1]]
         for k in reversed(range(self.config.n_flows)):
             kept, changed = x.chunk(2, dim=1)
-            shift, scale = self.WN[k](kept, condition)
-            x = self.convinv[k].inverse(torch.cat([kept, (changed - shift) * (-scale).exp()], dim=1))
+            shift, scale = self.couplings[k](kept, condition)
+            x = self.mixes[k].inverse(torch.cat([kept, (changed - shift) * (-scale).exp()], dim=1))
             if self._is_early(k):
                 cut = z.shape[1] - self.config.n_early_size
                 x, z = torch.cat([z[:, cut:], x], dim=1), z[:, :cut]
@@ -219,12 +229,17 @@ class Invertible1x1(nn.Module):
         """Return the mixed channels and the log-determinant, summed over batch and steps."""
         with torch.autocast(x.device.type, enabled=False):
             # Its absolute value: the published code's logdet is NaN once training turns the sign.
-            log_det = torch.linalg.slogdet(self.conv.weight[..., 0].float()).logabsdet
+            log_det = torch.linalg.slogdet(self.matrix.float()).logabsdet
             return self.conv(x.float()), log_det * (x.shape[0] * x.shape[2])
 
     def inverse(self, x: Groups) -> Groups:
         """Undo ``forward``."""
-        return F.conv1d(x, torch.linalg.inv(self.conv.weight[..., 0])[..., None])
+        return F.conv1d(x, torch.linalg.inv(self.matrix)[..., None])
+
+    @property
+    def matrix(self) -> Float[Tensor, "width width"]:
+        """What a vector of channels is multiplied by."""
+        return self.conv.weight[..., 0]
 
 
 class Coupling(nn.Module):
@@ -247,7 +262,7 @@ class Coupling(nn.Module):
 
     def forward(self, kept: Groups, condition: Float[Tensor, "batch bands steps"]) -> tuple[Groups, Groups]:
         """Return shift and log-scale."""
-        x, n = self.start(kept), self.start.weight.shape[0]
+        x, n = self.start(kept), self.end.in_channels
         conditions = self.cond_layer(condition).chunk(len(self.in_layers), dim=1)
         skips = None
         for dilated, res_skip, local in zip(self.in_layers, self.res_skip_layers, conditions):

@@ -177,7 +177,7 @@ def test_gradients_reach_every_parameter():
 
 
 def test_one_batch_can_be_learned():
-    network, (mel, wave) = WaveGlow(SMALL), example()
+    network, (mel, wave) = WaveGlow(replace(SMALL, n_flows=2)), example()
     wave = 0.1 * torch.sin(torch.arange(wave.shape[-1]) / 5).expand_as(wave)
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     losses = []
