@@ -159,29 +159,33 @@ def test_mu_law_has_no_excitation():
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
-def test_backends_agree_and_a_sharp_sampler_follows_the_mel(signal):
+def test_a_streamed_mel_gives_the_same_wave(signal):
     network = MelWaveNet(MelWaveNetConfig(wavenet=SMALL, signal=signal), MEL).eval().fold()
-    mel = LogMel(MEL)(buzz())
+    mel = LogMel(MEL)(buzz(800))
     made = network.generate(mel, backend="torch")
-    assert made.shape == (1, 1, 3_200)
+    assert made.shape == (1, 1, 800)
     assert torch.isfinite(made).all()
     assert_close(
-        torch.cat(list(network.stream([mel[..., :7], mel[..., 7:]], (0,))), dim=-1), made, atol=1e-4, rtol=0
+        torch.cat(list(network.stream([mel[..., :2], mel[..., 2:]], backend="torch")), dim=-1),
+        made,
+        atol=1e-4,
+        rtol=0,
     )
-    assert not torch.equal(network.generate(mel, seed=1, backend="torch"), made)
 
 
 @pytest.mark.parametrize("kind", ["random", "argmax", "voiced_argmax", "mode"])
 def test_every_sampler_speaks_from_mels(kind):
     network = MelWaveNet(MelWaveNetConfig(wavenet=SMALL, sampler=Sampler(way=kind)), MEL).eval().fold()
-    assert torch.isfinite(network.generate(LogMel(MEL)(buzz(1_600)), backend="torch")).all()
+    assert torch.isfinite(network.generate(LogMel(MEL)(buzz(800)), backend="torch")).all()
 
 
 def test_matching_brings_the_mel_nearer():
     network = MelWaveNet(MelWaveNetConfig(wavenet=SMALL), MEL).eval().fold()
     log_mel = LogMel(MEL)
-    mel = log_mel(buzz())
-    apart = [(log_mel(network.generate(mel, match_passes=n)) - mel).abs().mean() for n in (0, 8)]
+    mel = log_mel(buzz(800))
+    apart = [
+        (log_mel(network.generate(mel, match_passes=n, backend="torch")) - mel).abs().mean() for n in (0, 8)
+    ]
     assert apart[1] < 0.5 * apart[0]
 
 

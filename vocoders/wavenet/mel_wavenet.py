@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -146,16 +146,21 @@ class MelWaveNet(nn.Module):
         passes = self.config.match_passes if match_passes is None else match_passes
         return MelMatching(self.mel).to(mel.device)(whole, mel, passes) if passes else whole
 
-    def stream(self, mels: Iterable[Mel], seeds: Sequence[int] = (0,)) -> Iterator[Wave]:
+    def stream(
+        self,
+        mels: Iterable[Float[Tensor, "batch n_mels _"]],
+        seeds: Sequence[int] = (0,),
+        **options: Any,
+    ) -> Iterator[Float[Tensor, "batch 1 _"]]:
         """As ``Vocoder.stream`` wants it: the mel is gathered, the wave comes in pieces.
 
-        With ``match_passes`` it comes whole. Row i is drawn from ``(seeds[0], i)``.
+        With ``match_passes`` it comes whole. Row i is drawn from ``(seeds[0], i)``; options are of ``generate``.
         """
-        mel = torch.cat(list(mels), dim=-1)
-        if self.config.match_passes:
-            yield self.generate(mel, seed=seeds[0])
+        mel, passes = torch.cat(list(mels), dim=-1), options.pop("match_passes", self.config.match_passes)
+        if passes:
+            yield self.generate(mel, seed=seeds[0], match_passes=passes, **options)
         else:
-            yield from self.pieces(mel, seed=seeds[0])
+            yield from self.pieces(mel, seed=seeds[0], **options)
 
     @torch.no_grad()
     def pieces(
