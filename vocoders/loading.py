@@ -108,10 +108,12 @@ def _named_folder(name: str, weights: object) -> Path:
 
 def from_folder(folder: Path, fold: bool = True) -> Vocoder:
     """Load an exported folder of ours (config.json, model.safetensors) or a training run's newest state."""
-    if not (folder / "config.json").is_file() and checkpoints(folder):
+    if not (folder / "model.safetensors").is_file() and checkpoints(folder):
         from vocoders.export import trained_vocoder
 
         return trained_vocoder(folder)
+    if (folder / "progress.json").is_file():
+        raise UserError(f"{folder} is one checkpoint of a training run: name the run, {folder.parent.parent}")
     if (folder / "model.safetensors").is_file() or (folder / "config.json").is_file():
         if _is_griffin_lim(folder):
             return Vocoder(load_config(VocoderConfig, folder / "config.json"))

@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from data.batches import DataConfig
 from data.frontends import LogMel, named_mel
-from engine.checkpoint import export, load_export
+from engine.checkpoint import draft_folder, export, load_export, publish, save_checkpoint
+from engine.config import save_config
 from engine.user_error import UserError
 from vocoders import Vocoder, VocoderConfig, load_vocoder
 from vocoders import vocoder as module
@@ -20,6 +22,8 @@ from vocoders.hifigan import V1_16K, V3_16K
 from vocoders.mel_files import check_definition, check_mel, read_mel, save_mel
 from vocoders.melgan import MelGANConfig
 from vocoders.streamed import de_emphasised, mels, windows
+from vocoders.tasks.adversarial import AdversarialConfig
+from vocoders.train_config import TrainConfig
 from vocoders.waveglow import WAVEGLOW_TINY
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.network import WaveNetConfig
@@ -137,6 +141,22 @@ def test_what_is_exported_is_what_is_loaded(tmp_path):
         load_vocoder("melgan", tmp_path / "folded")
     with pytest.raises(UserError, match=r"'hifigan'.*'speech16k'"):
         load_vocoder("hifigan", tmp_path / "folded", mel="hifigan")
+
+
+def test_a_run_is_loaded_at_its_newest_and_averaged_state(tmp_path):
+    network = made("hifigan").network
+    task = AdversarialConfig(network=NETWORKS["hifigan"])
+    config = TrainConfig(data=DataConfig(crop_samples=8_000), mel=SPEECH, task=task)
+    save_config(config, tmp_path / "config.json")
+    draft = draft_folder(tmp_path, 2)
+    modules = {"network": made("hifigan").network, "network_ema": network}
+    save_checkpoint(draft, modules, {}, config, {"step": 2})
+    step = publish(draft, keep=1)
+    loaded = load_vocoder(str(tmp_path))
+    assert loaded.mel == SPEECH
+    assert_close(loaded(mel_of(9)), network.generate(mel_of(9)), rtol=0, atol=1e-5)
+    with pytest.raises(UserError, match="name the run"):
+        load_vocoder("hifigan", step)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +283,7 @@ def test_wavenet_is_a_vocoder_of_any_length(tmp_path):
     first, second = together(vocoder, [mel[:1], mel[1:, :, :7]], seed=5, **options)
     assert_close(first, whole[:1], rtol=0, atol=1e-5)
     assert second.shape == (1, 1, 7 * 160)
-    vocoder(mel[..., :2], sampler=Sampler(kind="mode"), backend="torch")
+    vocoder(mel[..., :2], sampler=Sampler(way="mode"), backend="torch")
     with pytest.raises(UserError, match="no option 'denoise'"):
         vocoder(mel, denoise=0.1)
     export(tmp_path, vocoder.config, vocoder.network)
