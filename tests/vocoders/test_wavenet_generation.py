@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from engine.user_error import UserError
-from vocoders.wavenet import generation, kernel
+from vocoders.wavenet import blocks, kernel
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.context import ContextConfig
 from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw, encode, predicted, silence
@@ -63,7 +63,7 @@ def delayed(output, wave):
 @pytest.mark.parametrize("conditions", CONDITIONS, ids=lambda c: "+".join(c) or "none")
 @pytest.mark.parametrize("output", OUTPUTS, ids=str)
 def test_cached_outputs_equal_the_parallel_ones(output, conditions, kernel_size, backend, monkeypatch):
-    monkeypatch.setattr(generation, "AT_ONCE", 32)  # blocks of two frames
+    monkeypatch.setattr(blocks, "AT_ONCE", 32)  # blocks of two frames
     network = made(output=output, kernel=kernel_size, **conditions)
     x, features = delayed(output, torch.rand(2, 1, N) * 2 - 1), given(network)
     expected = network(x, **features)
@@ -101,7 +101,7 @@ def test_blocks_equal_the_whole(local, backend, monkeypatch):
     network = made(local=local, output=MuLaw(levels=16), context=CONTEXT)
     features = given(network, n_samples=96)
     whole = generate(network, **features, seed=1, backend=backend)
-    monkeypatch.setattr(generation, "AT_ONCE", 16)  # a frame for each of two rows
+    monkeypatch.setattr(blocks, "AT_ONCE", 16)  # a frame for each of two rows
     assert (generate(network, **features, seed=1, backend=backend) == whole).all()
 
 

@@ -23,8 +23,8 @@ class LocalConfig:
     n: int = 80
     """Channels of the features."""
     upsampling: Literal["transposed", "repetition"] = "transposed"
-    """transposed: each frame is spread by learned kernels (stretched, then convolved, as published; the two are
-    a transposed convolution). repetition: each frame is repeated."""
+    """transposed: each frame is spread by learned kernels (stretched, then convolved, as published; the two
+    are a transposed convolution). repetition: each frame is repeated."""
     scales: tuple[int, ...] = (4, 4, 4, 4)
     """Factors of upsampling, one after the other; their product is the hop."""
     pad: int = 2
@@ -35,7 +35,7 @@ class LocalConfig:
     def __post_init__(self) -> None:
         if self.n < 1 or self.pad < 0 or not self.scales or min(self.scales) < 1:
             raise UserError(
-                f"n={self.n} and scales={self.scales} must be at least 1, pad={self.pad} at least 0"
+                f"n={self.n}, scales={self.scales} must be at least 1 and pad={self.pad} at least 0"
             )
         if self.bands_kernel % 2 == 0:
             raise UserError(f"bands_kernel={self.bands_kernel} must be odd")

@@ -49,8 +49,8 @@ class MixtureOfLogistics:
     log_scale_min: float = -14.0
     """Log scales are clamped here; -14 is far below a 16-bit step."""
     as_published: bool = False
-    """Round as the published loss does, and give all steps beyond ±.999 a whole tail: with 16 bits, where that
-    is 33 steps at either end, probabilities then sum to more than one."""
+    """Round as the published loss does, and give all steps beyond ±.999 a whole tail: with 16 bits, where
+    that is 33 steps at either end, probabilities then sum to more than one."""
 
     def __post_init__(self) -> None:
         if self.n < 1 or self.levels < 2:

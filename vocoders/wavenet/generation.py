@@ -1,8 +1,8 @@
 """Generate waves with a WaveNet: any length in the memory of a block, by whichever backend there is.
 
-A block's conditioning is computed at once (with its halo, so that blocks equal the whole), then its samples one
-after the other by a backend that keeps the network's state: plain torch (``cached``), or the compiled loop
-(``kernel``, needs numba). Both draw the same samples from the same seed.
+A block's conditioning is computed at once (with its halo, so that blocks equal the whole), then its samples
+one after the other by a backend that keeps the network's state: plain torch (``cached``), or the compiled
+loop (``compiled``, needs numba). Both draw the same samples from the same seed.
 """
 
 from collections.abc import Iterator
@@ -14,15 +14,14 @@ from torch import Tensor
 
 from engine.user_error import UserError
 from vocoders.wavenet import kernel
-from vocoders.wavenet.cached import CachedTorch, Conditioning, Encoded, Prediction
-from vocoders.wavenet.context import ContextStack
-from vocoders.wavenet.distributions import Input, MuLaw, Output, decode, silence
+from vocoders.wavenet.blocks import Blocks, Heard
+from vocoders.wavenet.cached import CachedTorch, Prediction
+from vocoders.wavenet.compiled import CachedCompiled
+from vocoders.wavenet.distributions import Input, MuLaw, Output, decode
 from vocoders.wavenet.network import Lengths, Local, Speaker, WaveNet
 from vocoders.wavenet.sampling import Draws, Sampler, noise, temperatures
 
 Backend = Literal["auto", "torch", "numba"]
-AT_ONCE = 4096
-"""Samples, of all rows together, whose conditioning is held at once: 30 layers of 128 gates take 63 MB."""
 
 
 @runtime_checkable
@@ -56,9 +55,9 @@ def generate(
 ) -> Float[Tensor, "batch 1 samples"]:
     """Generate a batch of waves of ``n_samples``: as many as ``local`` has frames for, unless told.
 
-    ``n``: how many, where neither ``local`` nor ``speaker`` says it. ``voiced``: which frames, or samples, are
-    voiced, for samplers that ask. ``lengths``: samples of each row; 0 beyond. ``prediction``, ``gain``: filters
-    that each hold for an equal share of the samples (LP-WaveNet; see ``cached.Prediction``).
+    ``n``: how many, where neither ``local`` nor ``speaker`` says it. ``voiced``: which frames, or samples,
+    are voiced, for samplers that ask. ``lengths``: samples of each row; 0 beyond. ``prediction``, ``gain``:
+    filters that each hold for an equal share of the samples (LP-WaveNet; see ``cached.Prediction``).
     """
     made = pieces(
         network, local, speaker, n_samples, sampler, seed, backend, n,
@@ -152,141 +151,7 @@ def begin(
         raise UserError("the numba backend knows no gain of a linear prediction: take backend='torch'")
     if backend == "torch" or not on_cpu or gained or not kernel.available():
         return CachedTorch(network, batch, prediction)
-    return CachedKernel(network, batch, prediction)
-
-
-class CachedKernel:
-    """The compiled loop as a backend."""
-
-    def __init__(self, network: WaveNet, batch: int, prediction: Prediction | None = None) -> None:
-        from vocoders.wavenet.packing import pack
-
-        self.output = network.config.output
-
-        def weight(name: str):  # noqa: ANN202 - an array
-            module, leaf = name.rsplit(".", 1)
-            return getattr(network.get_submodule(module), leaf).detach().numpy()
-
-        classes = isinstance(self.output, MuLaw)
-        self.packed = pack(weight, dilations=list(network.config.dilations), classes=classes)
-        order = prediction.coefficients.shape[1] if prediction else 0
-        self.state = kernel.begin(self.packed, batch, float(silence(self.output)), order)
-        self.filters = None
-        if prediction is not None:
-            coefficients = prediction.coefficients.transpose(1, 2).contiguous().numpy()
-            self.filters = kernel.Prediction(coefficients=coefficients, hop=prediction.hop)
-
-    def run(
-        self,
-        conditioning: Conditioning,
-        noise: Float[Tensor, "batch samples 2"],
-        temperature: Float[Tensor, "batch _"],
-        top_p: float,
-    ) -> Encoded:
-        """Draw as many samples as there is noise for, continuing."""
-        lowest = -float("inf") if isinstance(self.output, MuLaw) else self.output.log_scale_min
-        heat = temperature.numpy()
-        choice = kernel.Choice(temperature=heat, sharpness=heat, top_p=top_p, lowest_log_scale=lowest)
-        samples, self.state = kernel.generate(
-            self.packed, conditioning.numpy(), noise.numpy(), self.state, choice, prediction=self.filters
-        )
-        made = torch.from_numpy(samples)
-        return made.long() if isinstance(self.output, MuLaw) else made
-
-    def replay(self, conditioning: Conditioning, inputs: Encoded) -> Float[Tensor, "batch n_out samples"]:
-        """The parameters that the network puts out when its inputs are given, continuing."""
-        made, self.state = kernel.logits(
-            self.packed, conditioning.numpy(), inputs.float().numpy(), self.state
-        )
-        return torch.from_numpy(made).transpose(1, 2)
-
-
-class Blocks:
-    """What is added to all gates, block after block: (batch, samples, channels) and the block's samples."""
-
-    def __init__(
-        self,
-        network: WaveNet,
-        local: Local | None,
-        speaker: Speaker | None,
-        n_samples: int,
-        batch: int,
-        lengths: Lengths | None = None,
-    ) -> None:
-        self.network, self.n_samples, self.batch = network, n_samples, batch
-        self.static = network.static_gates(speaker, 1).expand(batch, -1)
-        self.device = self.static.device
-        self.padded = self.lengths = None
-        self.size = max(1, AT_ONCE // batch)
-        if network.upsample_net is None:
-            network.local_features(local, n_samples)  # complains of what it has no use for
-            return
-        self.size = max(1, self.size // network.hop) * network.hop
-        self.lengths = None if lengths is None else -(-lengths // network.hop)
-        self.padded = network.padded(local, n_samples, self.lengths)
-        self.weights = torch.cat([layer.conv1x1c.weight for layer in network.conv_layers]).squeeze(-1)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, int]]:
-        for start in range(0, self.n_samples, self.size):
-            stop = min(self.n_samples, start + self.size)
-            yield self._between(start, stop), stop - start
-
-    def _between(self, start: int, stop: int) -> Tensor:
-        if self.padded is None:
-            return self.static[:, None].contiguous()
-        assert self.network.upsample_net is not None
-        hop = self.network.hop
-        features = self.network.upsample_net.between(self.padded, start // hop, stop // hop, self.lengths)
-        gates = features.transpose(1, 2) @ self.weights.T
-        return gates.expand(self.batch, -1, -1) + self.static[:, None]
-
-
-class Heard:
-    """What the context stack knows of the inputs so far; without one, nothing."""
-
-    def __init__(self, network: WaveNet, batch: int) -> None:
-        self.output, self.stack = network.config.output, network.context_stack
-        if self.stack is None:
-            return
-        self.past = self.stack.begin(batch)
-        weights = [layer.conv1x1x.weight for layer in network.conv_layers]
-        self.weights = torch.cat(weights).squeeze(-1)
-        self.gates = self.weights.new_zeros(batch, 1, len(self.weights))
-        last = torch.full((batch, 1), silence(self.output), device=self.gates.device)
-        self.last = last.long() if isinstance(self.output, MuLaw) else last
-        self.waiting = self.last[:, :0]
-
-    def stretches(self, start: int, size: int) -> Iterator[tuple[int, int]]:
-        """Cut a block's samples where the context changes."""
-        if self.stack is None:
-            yield 0, size
-            return
-        factor, first = self.stack.config.factor, 0
-        while first < size:
-            last = min(size, first + factor - (start + first) % factor)
-            yield first, last
-            first = last
-
-    def informed(self, conditioning: Tensor) -> Tensor:
-        """Add what the context has to say."""
-        return conditioning if self.stack is None else conditioning + self.gates
-
-    def note(self, samples: Tensor) -> None:
-        """Take in what was drawn, which the network is fed one sample later."""
-        if self.stack is not None:
-            self.note_inputs(torch.cat([self.last, samples[:, :-1]], dim=1))
-            self.last = samples[:, -1:]
-
-    def note_inputs(self, inputs: Tensor) -> None:
-        """Take in what the network was fed."""
-        if not isinstance(self.stack, ContextStack):
-            return
-        self.waiting = torch.cat([self.waiting, inputs], dim=1)
-        if self.waiting.shape[1] == self.stack.config.factor:
-            coded = self.waiting if isinstance(self.output, MuLaw) else self.waiting[:, None]
-            steps, self.past = self.stack.step(decode(self.output, coded), self.past)
-            self.gates = steps.transpose(1, 2) @ self.weights.T
-            self.waiting = self.waiting[:, :0]
+    return CachedCompiled(network, batch, prediction)
 
 
 def _n_samples(network: WaveNet, local: Local | None, n_samples: int | None) -> int:

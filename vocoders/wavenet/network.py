@@ -12,7 +12,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import weight_norm
 
 from engine.user_error import UserError
 from vocoders.wavenet.conditioning import LocalConfig, Upsampling
@@ -28,6 +27,7 @@ from vocoders.wavenet.distributions import (
     predicted,
     silence,
 )
+from vocoders.wavenet.layer import Layer, convolution
 
 Local = Float[Tensor, "batch n_local frames"]
 Speaker = Int[Tensor, "batch"]
@@ -101,14 +101,26 @@ class WaveNet(nn.Module):
         super().__init__()
         self.config = config
         n_in = config.output.levels if isinstance(config.output, MuLaw) else 1
-        self.first_conv = _conv(n_in, config.residual)
-        self.conv_layers = nn.ModuleList(Layer(config, dilation) for dilation in config.dilations)
+        self.first_conv = convolution(n_in, config.residual)
+        self.conv_layers = nn.ModuleList(
+            Layer(
+                config.residual,
+                config.gate,
+                config.skip,
+                config.kernel,
+                dilation,
+                n_local=config.local.n if config.local else 0,
+                n_global=config.global_.dim if config.global_ else 0,
+                n_context=config.context.residual if config.context else 0,
+            )
+            for dilation in config.dilations
+        )
         self.last_conv_layers = nn.ModuleList(
             [
                 nn.ReLU(),
-                _conv(config.skip, config.skip),
+                convolution(config.skip, config.skip),
                 nn.ReLU(),
-                _conv(config.skip, config.output.n_out),
+                convolution(config.skip, config.output.n_out),
             ]
         )
         self.embed_speakers = self.upsample_net = self.context_stack = None
@@ -132,12 +144,12 @@ class WaveNet(nn.Module):
 
     @property
     def halo(self) -> int:
-        """Frames to either side that the conditioning of a sample depends on; of waves see receptive_field."""
+        """Frames to either side that the conditioning of a sample depends on."""
         return 0 if self.config.local is None else self.config.local.halo
 
     @property
     def receptive_field(self) -> int:
-        """Samples of input that an output depends on: at most, with a context stack, whose blocks end earlier."""
+        """Samples of input that an output depends on; with a context stack, at most."""
         own, context = self.config.receptive_field, self.config.context
         return own if context is None else own - 1 + context.receptive_field + context.factor
 
@@ -187,7 +199,8 @@ class WaveNet(nn.Module):
     ) -> Float[Tensor, "batch n_local frames_and_pad"]:
         """Check local features and give them their ``pad`` frames at either end, unless they have them."""
         config = self.config.local
-        assert config is not None and self.upsample_net is not None
+        assert config is not None
+        assert self.upsample_net is not None
         if local is None:
             raise UserError(f"this WaveNet needs local features of {config.n} channels")
         if local.shape[1] != config.n:
@@ -282,47 +295,3 @@ class WaveNet(nn.Module):
             if parametrize.is_parametrized(module, "weight"):
                 parametrize.remove_parametrizations(module, "weight")
         return self
-
-
-class Layer(nn.Module):
-    """A dilated convolution, its gated unit, and what goes on to the next layer and to the output."""
-
-    def __init__(self, config: WaveNetConfig, dilation: int) -> None:
-        super().__init__()
-        half = config.gate // 2
-        self.past = (config.kernel - 1) * dilation
-        self.conv = _conv(config.residual, config.gate, config.kernel, dilation=dilation)
-        if config.local is not None:
-            self.conv1x1c = _conv(config.local.n, config.gate, bias=False)
-        if config.global_ is not None:
-            self.conv1x1g = _conv(config.global_.dim, config.gate, bias=False)
-        if config.context is not None:
-            self.conv1x1x = _conv(config.context.residual, config.gate, bias=False)
-        self.conv1x1_out = _conv(half, config.residual)
-        self.conv1x1_skip = _conv(half, config.skip)
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch residual samples"],
-        features: Float[Tensor, "batch n_local samples"] | None,
-        static: Float[Tensor, "batch gate"] | None,
-        context: Float[Tensor, "batch n_context samples"] | None,
-    ) -> tuple[Float[Tensor, "batch residual samples"], Float[Tensor, "batch skip samples"]]:
-        gates = self.conv(F.pad(x, (self.past, 0)))
-        if features is not None:
-            gates = gates + self.conv1x1c(features)
-        if context is not None:
-            gates = gates + self.conv1x1x(context)
-        if static is not None:
-            gates = gates + static[..., None]
-        signal, gate = gates.chunk(2, dim=1)
-        unit = torch.tanh(signal) * torch.sigmoid(gate)
-        return (x + self.conv1x1_out(unit)) * 0.5**0.5, self.conv1x1_skip(unit)
-
-
-def _conv(n_in: int, n_out: int, kernel: int = 1, *, dilation: int = 1, bias: bool = True) -> nn.Conv1d:
-    conv = nn.Conv1d(n_in, n_out, kernel, dilation=dilation, bias=bias)
-    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
-    return weight_norm(conv)

@@ -1,11 +1,11 @@
 """How a sample is drawn from what a WaveNet says of it: by inversion of the distribution function.
 
 The uniforms, in [0, 1), are drawn beforehand: two for each sample, (batch, samples, 2), from a generator of
-each row's own, addressed by (seed, row), so that all backends draw the same samples, and a row does not depend
-on its neighbours. The first picks the μ-law class or the mixture's component; the second, mapped to a standard
-logistic or normal variate, the place within the component. All ways of sampling are two factors that vary in
-time: a temperature of classes and components (0 takes the likeliest), and a sharpness that multiplies
-components' scales (0 takes the mean).
+each row's own, addressed by (seed, row), so that all backends draw the same samples, and a row does not
+depend on its neighbours. The first picks the μ-law class or the mixture's component; the second, mapped to a
+standard logistic or normal variate, the place within the component. All ways of
+sampling are a temperature that may vary in time: of classes and components (0 takes the likeliest), and a
+factor on components' scales (0 takes the mean).
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Sampler:
     def __post_init__(self) -> None:
         if self.temperature < 0 or self.voiced_sharpness < 0:
             raise UserError(
-                f"temperature={self.temperature} and voiced_sharpness={self.voiced_sharpness} must be 0 or more"
+                f"temperature={self.temperature}, voiced_sharpness={self.voiced_sharpness} cannot be below 0"
             )
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p={self.top_p} must be above 0 and at most 1")
@@ -56,7 +56,7 @@ class Sampler:
 
 
 def temperatures(sampler: Sampler, voiced: Bool[Tensor, "batch samples"] | None, batch: int) -> Factors:
-    """The temperature, which is also the sharpness, of every sample; (batch, 1) if it does not vary."""
+    """The temperature of every sample; (batch, 1) if it does not vary."""
     if sampler.way == "argmax":
         return torch.zeros(batch, 1)
     usual = torch.full((batch, 1), sampler.temperature)
