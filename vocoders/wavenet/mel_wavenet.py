@@ -154,7 +154,7 @@ class MelWaveNet(nn.Module):
     ) -> Iterator[Float[Tensor, "batch 1 _"]]:
         """As ``Vocoder.stream`` wants it: the mel is gathered, the wave comes in pieces.
 
-        With ``match_passes`` it comes whole. Row i is drawn from ``(seeds[0], i)``. Options: see ``generate``.
+        With ``match_passes`` it comes whole. Row i is drawn from ``(seeds[0], i)``.
         """
         mel, passes = torch.cat(list(mels), dim=-1), options.pop("match_passes", self.config.match_passes)
         if passes:
