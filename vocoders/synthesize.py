@@ -104,6 +104,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--skip-existing", action="store_true", help="pass over sources whose result is there")
     option("--device", default="cpu", help="cpu (default), cuda, ...")
     words = arguments.parse_args(argv)
+    if words.seed < 0:
+        raise UserError(f"--seed {words.seed} must be 0 or more")
     if words.batch < 1:
         raise UserError(f"--batch {words.batch} must be at least 1")
     if words.temperature is not None and not words.temperature >= 0:
@@ -128,6 +130,15 @@ def options_for(vocoder: Vocoder, words: Namespace) -> dict[str, Any]:
     if words.speaker is not None:
         options["speaker"] = words.speaker
     vocoder.check_options(options)
+    if isinstance(vocoder.network, WaveNet):
+        known = vocoder.network.config.global_
+        n_speakers = 0 if known is None else known.n_speakers
+        if n_speakers and words.speaker not in range(n_speakers):
+            raise UserError(
+                f"--speaker must be a number from 0 to {n_speakers - 1}: this WaveNet has several"
+            )
+        if not n_speakers and words.speaker is not None:
+            raise UserError("--speaker goes with a WaveNet of several speakers: this one has none")
     return options
 
 

@@ -165,6 +165,8 @@ def test_mistakes_are_told_and_leave_nothing(network, sources, tmp_path, capsys)
         assert told in complaint(capsys, good, wrong, "--vocoder", network, "--out", out)
     for option, value, told in (
         ("--batch", 0, "at least 1"),
+        ("--seed", -1, "0 or more"),
+        ("--speaker", 1, "no option 'speaker'"),
         ("--temperature", -1, "0 or more"),
         ("--denoise", 11, "between 0 and 10"),
         ("--device", "abacus", "cannot be used"),
