@@ -35,7 +35,7 @@ class Blocks:
         self.size = max(1, self.size // network.hop) * network.hop
         self.lengths = None if lengths is None else -(-lengths // network.hop)
         self.padded = network.padded(local, n_samples, self.lengths)
-        self.weights = torch.cat([layer.conv1x1c.weight for layer in network.conv_layers]).squeeze(-1)
+        self.weights = torch.cat([layer.conv1x1c.weight for layer in network.layers]).squeeze(-1)
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
         for start in range(0, self.n_samples, self.size):
@@ -60,7 +60,7 @@ class Heard:
         if self.stack is None:
             return
         self.past = self.stack.begin(batch)
-        weights = [layer.conv1x1x.weight for layer in network.conv_layers]
+        weights = [layer.conv1x1x.weight for layer in network.layers]
         self.weights = torch.cat(weights).squeeze(-1)
         self.gates = self.weights.new_zeros(batch, 1, len(self.weights))
         last = torch.full((batch, 1), silence(self.output), device=self.gates.device)

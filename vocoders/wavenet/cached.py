@@ -55,7 +55,7 @@ class CachedTorch:
                 torch.cat([layer.conv1x1_out.weight, layer.conv1x1_skip.weight]).squeeze(-1),
                 torch.cat([layer.conv1x1_out.bias, layer.conv1x1_skip.bias]),
             )
-            for layer in network.conv_layers
+            for layer in network.layers
         ]
         first, head, last = network.first_conv, network.last_conv_layers[1], network.last_conv_layers[3]
         self.first = (first.weight.squeeze(-1).T.contiguous(), first.bias)

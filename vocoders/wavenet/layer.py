@@ -59,4 +59,5 @@ def convolution(n_in: int, n_out: int, kernel: int = 1, *, dilation: int = 1, bi
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
-    return weight_norm(conv)
+    weight_norm(conv)  # in place
+    return conv

@@ -133,6 +133,11 @@ class WaveNet(nn.Module):
             self.context_stack = ContextStack(config.context)
 
     @property
+    def layers(self) -> list[Layer]:
+        """The dilated layers, as what they are."""
+        return [layer for layer in self.conv_layers if isinstance(layer, Layer)]
+
+    @property
     def hop(self) -> int:
         """Samples of a frame of the local features; 1 without any."""
         return 1 if self.config.local is None else self.config.local.hop
@@ -163,7 +168,7 @@ class WaveNet(nn.Module):
         static = self.speaker_gates(speaker)
         context = None if self.context_stack is None else self.context_stack(decode(self.config.output, x))
         hidden, skips = self.embed(x), None
-        for number, layer in enumerate(self.conv_layers):
+        for number, layer in enumerate(self.layers):
             before = None if static is None else static[:, number]
             hidden, skip = layer(hidden, features, before, context)
             skips = skip if skips is None else skips + skip
@@ -220,7 +225,7 @@ class WaveNet(nn.Module):
             return None
         if speaker is None:
             raise UserError("this WaveNet needs the speaker's number")
-        weights = torch.cat([layer.conv1x1g.weight for layer in self.conv_layers]).squeeze(-1)
+        weights = torch.cat([layer.conv1x1g.weight for layer in self.layers]).squeeze(-1)
         gates = self.embed_speakers(speaker) @ weights.T
         return gates.unflatten(-1, (len(self.conv_layers), self.config.gate))
 
@@ -238,7 +243,7 @@ class WaveNet(nn.Module):
 
     def static_gates(self, speaker: Speaker | None, batch: int) -> Float[Tensor, "batch channels"]:
         """The share of ``conditioning`` that is the same for all samples."""
-        bias = torch.cat([layer.conv.bias for layer in self.conv_layers])
+        bias = torch.cat([layer.conv.bias for layer in self.layers])
         gates = self.speaker_gates(speaker)
         return bias.expand(batch, -1) if gates is None else bias + gates.flatten(1)
 
@@ -251,7 +256,7 @@ class WaveNet(nn.Module):
         """``conditioning`` from features that are at the rate of samples already."""
         if features is None:
             return static[..., None].expand(-1, -1, n_samples)
-        weights = torch.cat([layer.conv1x1c.weight for layer in self.conv_layers])
+        weights = torch.cat([layer.conv1x1c.weight for layer in self.layers])
         return F.conv1d(features, weights) + static[..., None]
 
     def loss(
