@@ -264,15 +264,19 @@ class Coupling(nn.Module):
         """Return shift and log-scale."""
         x, n = self.start(kept), self.end.in_channels
         conditions = self.cond_layer(condition).chunk(len(self.in_layers), dim=1)
-        skips = None
+        # Nothing stands between skip connections and ``end``: their product, a few rows, is enough.
+        end, out = self.end.weight[..., 0], _bias(self.end)[:, None]
         for dilated, res_skip, local in zip(self.in_layers, self.res_skip_layers, conditions):
             gates = dilated(x) + local
-            out = res_skip(torch.tanh(gates[:, :n]) * torch.sigmoid(gates[:, n:]))
-            skip = out[:, -n:]  # the last layer has no residual half
-            skips = skip if skips is None else skips + skip
-            if out.shape[1] > n:
-                x = x + out[:, :n]
-        shift, scale = self.end(skips).float().chunk(2, dim=1)
+            weight, bias = _affine(res_skip)
+            weight = torch.cat([weight[:-n], end @ weight[-n:]])  # the last layer has no residual half
+            bias = torch.cat([bias[:-n], end @ bias[-n:]])
+            gated = torch.tanh(gates[:, :n]) * torch.sigmoid(gates[:, n:])
+            added = F.conv1d(gated, weight[..., None], bias)
+            out = out + added[:, -len(end) :]
+            if added.shape[1] > len(end):
+                x = x + added[:, :n]
+        shift, scale = out.float().chunk(2, dim=1)
         return shift, scale
 
 
@@ -289,3 +293,8 @@ def unfold(groups: Groups) -> Wave:
 def _bias(conv: nn.Conv1d) -> Tensor:
     assert conv.bias is not None
     return conv.bias
+
+
+def _affine(conv: nn.Module) -> tuple[Float[Tensor, "outer inner"], Float[Tensor, "outer"]]:
+    assert isinstance(conv, nn.Conv1d)
+    return conv.weight[..., 0], _bias(conv)
