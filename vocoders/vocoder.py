@@ -34,7 +34,7 @@ NetworkConfig = (
     GriffinLimConfig | HiFiGANConfig | MelGANConfig | WaveGlowConfig | WaveNetConfig | MelWaveNetConfig
 )
 
-SHORTEST_BLOCK = 128
+SHORTEST_BLOCK = 1024
 """Frames made at once, or several halos' worth: little enough for caches, enough to make up for the halo."""
 NOISE_BLOCK = 64
 """Frames whose noise is drawn together, from an address of its own."""

@@ -8,8 +8,9 @@ from torch import Tensor
 from vocoders.wavenet.distributions import MuLaw, decode, silence
 from vocoders.wavenet.network import Lengths, Local, Speaker, WaveNet
 
-AT_ONCE = 4096
-"""Samples, of all rows together, whose conditioning is held at once: 30 layers of 128 gates take 63 MB."""
+AT_ONCE = 1024
+"""Samples, of all rows together, whose conditioning is held at once: 30 layers of 128 gates take 16 MB, which
+stay in the last cache."""
 
 
 class Blocks:
@@ -48,8 +49,8 @@ class Blocks:
         assert self.network.upsample_net is not None
         hop = self.network.hop
         features = self.network.upsample_net.between(self.padded, start // hop, stop // hop, self.lengths)
-        gates = features.transpose(1, 2) @ self.weights.T
-        return gates.expand(self.batch, -1, -1) + self.static[:, None]
+        rows = features.transpose(1, 2).expand(self.batch, -1, -1)
+        return torch.baddbmm(self.static[:, None], rows, self.weights.T.expand(self.batch, -1, -1))
 
 
 class Heard:

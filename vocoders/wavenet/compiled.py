@@ -29,7 +29,8 @@ class CachedCompiled:
         self.filters = None
         if prediction is not None:
             coefficients = prediction.coefficients.transpose(1, 2).contiguous().numpy()
-            self.filters = kernel.Prediction(coefficients=coefficients, hop=prediction.hop)
+            gain = None if prediction.gain is None else prediction.gain[:, 0].contiguous().numpy()
+            self.filters = kernel.Prediction(coefficients=coefficients, hop=prediction.hop, gain=gain)
 
     def run(
         self,

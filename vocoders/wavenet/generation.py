@@ -146,10 +146,7 @@ def begin(
         raise UserError("the numba backend needs numba: pip install numba, or take backend='torch'")
     if backend == "numba" and not on_cpu:
         raise UserError("the numba backend runs on the CPU: move the network there, or take backend='torch'")
-    gained = prediction is not None and prediction.gain is not None
-    if backend == "numba" and gained:
-        raise UserError("the numba backend knows no gain of a linear prediction: take backend='torch'")
-    if backend == "torch" or not on_cpu or gained or not kernel.available():
+    if backend == "torch" or not on_cpu or not kernel.available():
         return CachedTorch(network, batch, prediction)
     return CachedCompiled(network, batch, prediction)
 
