@@ -18,7 +18,7 @@ from engine.checkpoint import fill, load_weights, newest_checkpoint
 from engine.config import cli
 from engine.loop import Task, accelerator, fit
 from engine.user_error import UserError, exits_cleanly
-from vocoders.export import export_run
+from vocoders.export import export_run, speaks_of_itself
 from vocoders.predicted_mels import PredictedMels
 from vocoders.presets import PRESETS
 from vocoders.tasks.adversarial import Adversarial, AdversarialConfig
@@ -97,7 +97,7 @@ def main() -> None:
         config.check_speakers(len(source.crops.speakers))
     waves = validation_waves(config)
     fit(lambda: build(config, waves), source, config.loop, full_config=config)
-    if here.is_main_process:
+    if here.is_main_process and not speaks_of_itself(config):
         print(f"exported to {export_run(config.loop.out, config.loop.out / 'export')}")
 
 

@@ -189,3 +189,25 @@ def test_the_command_trains_and_exports(corpus, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "export" / "model.safetensors").is_file()
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
+
+
+def test_a_network_without_mels_is_no_vocoder_but_babbles(corpus, tmp_path):
+    from vocoders.babble import main
+
+    small = replace(PRESETS["wavenet_speakers"].task.network, layers=4, stacks=1, residual=8, gate=16, skip=8)
+    preset = PRESETS["wavenet_speakers"]
+    run = replace(
+        preset,
+        task=replace(preset.task, network=small),
+        data=replace(preset.data, path=str(corpus), crop_samples=3_200, batch=2),
+        loop=replace(TINY.loop, out=tmp_path / "run", steps=2, trackers="none", cpu=True, sample_every=0),
+    )
+    train(run)
+    with pytest.raises(UserError, match=r"vocoders\.babble"):
+        export_run(tmp_path / "run", tmp_path / "export")
+    main([str(tmp_path / "run"), "--speaker", "1", "--seconds", "0.05", "--out", str(tmp_path / "b.wav")])
+    assert load(tmp_path / "b.wav").shape == (1, 1, 800)
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "run"), "--speaker", "999", "--out", str(tmp_path / "b.wav")])
+    with pytest.raises(UserError, match="name one for every recording"):
+        run.check_speakers(0)
