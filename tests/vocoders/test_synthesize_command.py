@@ -16,6 +16,7 @@ from vocoders import Vocoder, VocoderConfig, synthesize
 from vocoders.griffin_lim import GriffinLimConfig
 from vocoders.hifigan import V1_16K
 from vocoders.synthesize import main
+from vocoders.vocoder import SHORTEST_BLOCK
 
 SPEECH = named_mel("speech16k")
 
@@ -98,7 +99,7 @@ def test_memory_does_not_grow_with_the_recording(network, tmp_path, monkeypatch)
         run(path, "--vocoder", network, "--out", tmp_path / f"out_{seconds}.wav")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert max(pieces) <= 160 * 6 * 128
+    assert max(pieces) <= 160 * SHORTEST_BLOCK
     assert peaks[1] < 1.2 * peaks[0] + 2**20
     assert load(tmp_path / "out_80.wav").shape[-1] == 80 * 16_000
 

@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vocoders.wavenet.distributions import MuLaw, predicted, silence
+from vocoders.wavenet.layer import bias_of
 from vocoders.wavenet.network import WaveNet
 from vocoders.wavenet.sampling import draw
 
@@ -53,13 +54,13 @@ class CachedTorch:
                 layer.conv.dilation[0],
                 layer.conv.weight.transpose(1, 2).flatten(1).contiguous(),
                 torch.cat([layer.conv1x1_out.weight, layer.conv1x1_skip.weight]).squeeze(-1),
-                torch.cat([layer.conv1x1_out.bias, layer.conv1x1_skip.bias]),
+                torch.cat([bias_of(layer.conv1x1_out), bias_of(layer.conv1x1_skip)]),
             )
             for layer in network.layers
         ]
-        first, head, last = network.first_conv, network.last_conv_layers[1], network.last_conv_layers[3]
-        self.first = (first.weight.squeeze(-1).T.contiguous(), first.bias)
-        self.head = [(conv.weight.squeeze(-1), conv.bias) for conv in (head, last)]
+        first, head = network.first_conv, [c for c in network.last_conv_layers if isinstance(c, nn.Conv1d)]
+        self.first = (first.weight.squeeze(-1).T.contiguous(), bias_of(first))
+        self.head = [(conv.weight.squeeze(-1), bias_of(conv)) for conv in head]
         nothing = first.weight.new_zeros(batch, self.sizes.residual)
         self.rings = [[nothing] * ((self.sizes.kernel - 1) * layer.dilation) for layer in self.layers]
         self.position = 0

@@ -1,4 +1,4 @@
-"""Local conditioning: frames of features, brought to the rate of samples."""
+"""What a wave is conditioned on: a speaker; frames of features, brought to the rate of samples."""
 
 import math
 from dataclasses import dataclass
@@ -14,6 +14,16 @@ from engine.user_error import UserError
 
 Frames = Float[Tensor, "batch n frames"]
 Samples = Float[Tensor, "batch n samples"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalConfig:
+    """One speaker for the whole wave."""
+
+    n_speakers: int = 100
+    """Speakers known by number."""
+    dim: int = 16
+    """Entries of a speaker's embedding."""
 
 
 @dataclass(frozen=True, kw_only=True)

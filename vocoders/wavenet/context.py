@@ -77,7 +77,7 @@ class ContextStack(nn.Module):
         """What every layer remembers before the first block."""
         spans = [(self.config.kernel - 1) * dilation for dilation in self.config.dilations]
         bias = self.first_conv.bias
-        assert bias is not None
+        assert isinstance(bias, Tensor)
         return [bias.new_zeros(batch, self.config.residual, span) for span in spans]
 
     def step(

@@ -61,3 +61,9 @@ def convolution(n_in: int, n_out: int, kernel: int = 1, *, dilation: int = 1, bi
         nn.init.zeros_(conv.bias)
     weight_norm(conv)  # in place
     return conv
+
+
+def bias_of(conv: nn.Conv1d) -> Tensor:
+    """The bias of a convolution that has one, which torch's own type leaves open."""
+    assert conv.bias is not None
+    return conv.bias

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from engine.user_error import UserError
-from vocoders.wavenet.conditioning import LocalConfig, Upsampling
+from vocoders.wavenet.conditioning import GlobalConfig, LocalConfig, Upsampling
 from vocoders.wavenet.context import ContextConfig, ContextStack
 from vocoders.wavenet.distributions import (
     Input,
@@ -27,23 +27,13 @@ from vocoders.wavenet.distributions import (
     predicted,
     silence,
 )
-from vocoders.wavenet.layer import Layer, convolution
+from vocoders.wavenet.layer import Layer, bias_of, convolution
 
 Local = Float[Tensor, "batch n_local frames"]
 Speaker = Int[Tensor, "batch"]
 Lengths = Int[Tensor, "batch"]
 LSB = 2**-15
 """The step of a 16-bit wave."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GlobalConfig:
-    """One speaker for the whole wave."""
-
-    n_speakers: int = 100
-    """Speakers known by number."""
-    dim: int = 16
-    """Entries of a speaker's embedding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +169,7 @@ class WaveNet(nn.Module):
         """The first convolution; of μ-law classes, by look-up of the column that a one-hot would pick."""
         if isinstance(self.config.output, MuLaw):
             table = self.first_conv.weight.squeeze(-1).T
-            return (F.embedding(x, table) + self.first_conv.bias).transpose(1, 2).contiguous()
+            return (F.embedding(x, table) + bias_of(self.first_conv)).transpose(1, 2).contiguous()
         return self.first_conv(x)
 
     def head(self, skips: Float[Tensor, "batch skip samples"]) -> Parameters:
@@ -243,7 +233,7 @@ class WaveNet(nn.Module):
 
     def static_gates(self, speaker: Speaker | None, batch: int) -> Float[Tensor, "batch channels"]:
         """The share of ``conditioning`` that is the same for all samples."""
-        bias = torch.cat([layer.conv.bias for layer in self.layers])
+        bias = torch.cat([bias_of(layer.conv) for layer in self.layers])
         gates = self.speaker_gates(speaker)
         return bias.expand(batch, -1) if gates is None else bias + gates.flatten(1)
 
