@@ -268,7 +268,7 @@ def test_network_and_mel_must_agree():
 
 
 def wavenet() -> Vocoder:
-    network = WaveNetConfig(layers=2, stacks=1, residual=8, gate=16, skip=8, local=LocalConfig(scales=(16, 10)))
+    network = WaveNetConfig(layers=2, stacks=1, residual=8, gate=16, skip=8, local=LocalConfig(scales=(160,)))
     return Vocoder(VocoderConfig(mel=SPEECH, network=network))
 
 
