@@ -19,6 +19,8 @@ STRETCH = 256
 """Output samples unfolded at once for the weights' gradient."""
 SHORTEST = 1_024
 """Output samples from which this pays; shorter ones go to PyTorch."""
+NARROWEST = 8
+"""Input channels of a group from which this pays: HiFi-GAN's, not MelGAN's."""
 
 
 class GroupedConv1d(nn.Conv1d):
@@ -28,7 +30,8 @@ class GroupedConv1d(nn.Conv1d):
         assert isinstance(self.padding, tuple)
         (stride,), (padding,), (kernel,) = self.stride, self.padding, self.kernel_size
         n_out = (input.shape[-1] + 2 * padding - kernel) // stride + 1
-        plain = input.is_cuda or self.groups == 1 or n_out < SHORTEST or torch.is_autocast_enabled("cpu")
+        small = n_out < SHORTEST or self.in_channels // self.groups < NARROWEST
+        plain = input.is_cuda or self.groups == 1 or small or torch.is_autocast_enabled("cpu")
         if plain or not (torch.is_grad_enabled() and input.dtype == torch.float32):
             return super().forward(input)
         return _Grouped.apply(input, self.weight, self.bias, stride, padding, self.groups)

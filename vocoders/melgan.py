@@ -16,7 +16,6 @@ from torch.nn.utils.parametrizations import weight_norm
 from vocoders.fast_convolution import Convolution, transposed
 from vocoders.fast_generation import FastGenerator, Stage, Step, fast
 from vocoders.hifigan import Features, fold_weight_norm
-from vocoders.matrix_convolution import MatrixConv1d
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,11 +127,11 @@ class ResidualBlock(nn.Module):
         self.block = nn.Sequential(
             nn.LeakyReLU(0.2),
             nn.ReflectionPad1d(dilation),
-            weight_norm(MatrixConv1d(channels, channels, 3, dilation=dilation)),
+            weight_norm(nn.Conv1d(channels, channels, 3, dilation=dilation)),
             nn.LeakyReLU(0.2),
-            weight_norm(MatrixConv1d(channels, channels, 1)),
+            weight_norm(nn.Conv1d(channels, channels, 1)),
         )
-        self.shortcut = weight_norm(MatrixConv1d(channels, channels, 1))
+        self.shortcut = weight_norm(nn.Conv1d(channels, channels, 1))
 
     def forward(self, x: Features) -> Features:
         return self.shortcut(x) + self.block(x)
