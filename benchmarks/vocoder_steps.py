@@ -26,11 +26,12 @@ Wave = Float[Tensor, "batch 1 samples"]
 Step = Callable[[], None]
 
 
-def our_step(preset: str, wave: Wave, *, compiled: bool = False) -> Step:
-    """A step of the trainer's task of a preset, on one batch, where the adversaries take part."""
+def our_step(preset: str, wave: Wave, *, order: str = "", compiled: bool = False) -> Step:
+    """A step of the trainer's task of a preset, in its order or another, where the adversaries take part."""
     config = PRESETS[preset]
     assert isinstance(config.task, AdversarialConfig)
-    task = Adversarial(replace(config.task, adversary_from=0), config.mel)
+    in_order = replace(config.task, adversary_from=0, order=order or config.task.order)
+    task = Adversarial(in_order, config.mel)
     for module in [*task.modules.values(), *task.frozen.values()]:
         module.to(wave.device)
     for network in [task.network, *task.critics.values()] if compiled else []:

@@ -158,11 +158,12 @@ def step_rows(preset: str, asked: Asked) -> Iterator[Row]:
             if preset == "melgan"
             else steps.hifigan_step(path, wave, hifigan.V2)
         )
-    ours = steps.our_step(preset, wave)
-    floor = f"{gmac(ours) / asked.peak:.2f} s"
-    took = alternate(ours, theirs, asked.repeats)
-    what = f"{preset} training step, batch {BATCH} × {SEGMENT}"
-    yield row(what, took, "{:.2f} s".format, STEP_GOALS[preset], floor=floor)
+    for order, name in (("", "published order"), ("simultaneous", "both players at one hearing")):
+        ours = steps.our_step(preset, wave, order=order)
+        floor = f"{gmac(ours) / asked.peak:.2f} s"
+        took = alternate(ours, theirs, asked.repeats)
+        what = f"{preset} training step, batch {BATCH} × {SEGMENT}, {name}"
+        yield row(what, took, "{:.2f} s".format, STEP_GOALS[preset], floor=floor)
 
 
 MEASURED: dict[str, Callable[[Asked], Iterator[Row]]] = {

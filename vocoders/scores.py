@@ -66,7 +66,7 @@ def pesq(reference: Wave, generated: Copy, sample_rate: int) -> float:
     ``UserError`` where the package is not installed.
     """
     try:
-        import pesq as package
+        import pesq as package  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError("PESQ needs the package pesq, which compiles C: pip install pesq") from None
     reference, generated = _alike(reference, generated)
@@ -111,7 +111,7 @@ def evaluate(vocoder: Callable[[Mel], Tensor], waves: Sequence[Wave], log_mel: L
 def has_pesq() -> bool:
     """Whether the package that computes PESQ is installed."""
     try:
-        import pesq  # noqa: F401
+        import pesq  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError:
         return False
     return True

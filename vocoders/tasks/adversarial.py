@@ -157,7 +157,8 @@ class Adversarial:
 
     def _spectral_loss(self, fake: Wave, wave: Wave, scalars: dict[str, Tensor]) -> Tensor:
         """L1 of log-mels, and the multi-resolution STFT distance where it has a weight."""
-        mel = F.l1_loss(self.judged_mel(fake), self.judged_mel(wave))
+        with torch.set_grad_enabled(self.config.mel > 0 and torch.is_grad_enabled()):
+            mel = F.l1_loss(self.judged_mel(fake), self.judged_mel(wave))
         scalars["loss/generator/mel"] = mel
         loss = self.config.mel * mel
         if self.config.stft:
