@@ -1,9 +1,7 @@
 """WaveGlow: equal to the published one, invertible, its likelihood right, in batches and alone."""
 
 import math
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,19 +19,10 @@ from vocoders.waveglow import (
     negative_log_likelihood,
 )
 
-ROOT = Path(__file__).resolve().parents[2]
-GOLDEN = Path(os.environ.get("GOLDEN", ROOT / "../shared/golden"))
 SMALL = WaveGlowConfig(n_mels=6, n_flows=4, n_early_every=2, n_layers=3, n_channels=16, hop=16, window=40)
 
 
-def golden() -> dict:
-    path = GOLDEN / "waveglow_tiny.pt"
-    if not path.exists():
-        pytest.skip(f"{path.name} is not here; set GOLDEN to the folder of published outputs")
-    return torch.load(path, weights_only=True)
-
-
-def published(stored: dict, folded: bool = False) -> WaveGlow:
+def network_of(stored: dict, folded: bool = False) -> WaveGlow:
     """The network of the published output, its weights renamed."""
     config, coupling = stored["config"], stored["config"]["WN_config"]
     network = WaveGlow(
@@ -74,9 +63,9 @@ def example(config: WaveGlowConfig = SMALL, batch: int = 2, frames: int = 9) -> 
 
 
 @pytest.mark.parametrize("folded", [False, True])
-def test_published_likelihood(folded):
-    stored = golden()
-    network, out = published(stored, folded), stored["output"]
+def test_published_likelihood(folded, published):
+    stored = published("waveglow_tiny")
+    network, out = network_of(stored, folded), stored["output"]
     flow = network(stored["input"]["mel"], stored["input"]["audio"][:, None])
     assert_close(flow.z, out["z"], rtol=0, atol=1e-5)
     assert_close(flow.log_s, out["log_s_list"], rtol=0, atol=1e-5)
@@ -88,9 +77,9 @@ def test_published_likelihood(folded):
 
 @pytest.mark.parametrize("folded", [False, True])
 @pytest.mark.parametrize("way", ["generate", "inverse"])
-def test_published_generation(folded, way):
-    stored = golden()
-    network, given = published(stored, folded), stored["input"]
+def test_published_generation(folded, way, published):
+    stored = published("waveglow_tiny")
+    network, given = network_of(stored, folded), stored["input"]
     noise = torch.cat(list(reversed(given["infer_noise"])), dim=1)  # drawn from the deepest flow on
     if way == "generate":
         wave = network.generate(given["mel"], noise, temperature=given["sigma"])

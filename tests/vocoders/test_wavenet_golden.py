@@ -1,8 +1,6 @@
 """WaveNets equal the published implementation, with weight norm and folded."""
 
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,16 +10,7 @@ from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.distributions import MixtureOfLogistics, MuLaw, negative_log_likelihood
 from vocoders.wavenet.network import GlobalConfig, WaveNet, WaveNetConfig
 
-ROOT = Path(__file__).resolve().parents[2]
-GOLDEN = Path(os.environ.get("GOLDEN", ROOT / "../shared/golden"))
 PUBLISHED = ["mulaw256_local", "mulaw256_local_global", "mol_local"]
-
-
-def golden(name: str) -> dict:
-    path = GOLDEN / f"wavenet_r9y9_{name}.pt"
-    if not path.exists():
-        pytest.skip(f"{path.name} is not here; set GOLDEN to the folder of published outputs")
-    return torch.load(path, weights_only=True)
 
 
 def renamed(state: dict) -> dict:
@@ -63,25 +52,25 @@ def ours(published: dict) -> WaveNet:
 
 @pytest.mark.parametrize("folded", [False, True])
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_outputs_equal_the_published_ones(name, folded):
-    published = golden(name)
-    network, given = ours(published), published["input"]
+def test_outputs_equal_the_published_ones(name, folded, published):
+    stored = published(f"wavenet_r9y9_{name}")
+    network, given = ours(stored), stored["input"]
     network = network.fold() if folded else network
     x = given["x"] if given["ids"] is None else given["ids"]
     speaker = None if given["g"] is None else given["g"][:, 0]
     with torch.inference_mode():
-        assert_close(network(x, given["c"], speaker), published["output"], atol=1e-5, rtol=0)
+        assert_close(network(x, given["c"], speaker), stored["output"], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("levels", [256, 65_536])
-def test_mixture_loss_equals_the_published_one(levels):
-    published = golden("mol_local")
+def test_mixture_loss_equals_the_published_one(levels, published):
+    stored = published("wavenet_r9y9_mol_local")
     output = MixtureOfLogistics(levels=levels, log_scale_min=-7.0, as_published=True)
-    target = published["extra"]["target"].transpose(1, 2)
-    found = negative_log_likelihood(output, published["output"], target)
-    expected = published["extra"][f"mol_loss_unreduced_{levels}"][..., 0]
+    target = stored["extra"]["target"].transpose(1, 2)
+    found = negative_log_likelihood(output, stored["output"], target)
+    expected = stored["extra"][f"mol_loss_unreduced_{levels}"][..., 0]
     assert_close(found, expected, atol=1e-5, rtol=0)
     # Our own, more exact loss differs by the published one's rounding, and in the steps beyond ±.999.
-    own = negative_log_likelihood(replace(output, as_published=False), published["output"], target)
+    own = negative_log_likelihood(replace(output, as_published=False), stored["output"], target)
     inner = target[:, 0].abs() < 0.999
     assert_close(own[inner], expected[inner], atol=2e-5, rtol=0)
