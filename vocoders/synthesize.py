@@ -27,9 +27,10 @@ from tqdm import tqdm
 
 from data.arguments import Arguments
 from data.audio import Writer, blocks
+from data.destinations import plan, protect
 from engine.user_error import UserError, exits_cleanly
 from vocoders.batched import together
-from vocoders.inputs import Job, examine, plan, protect
+from vocoders.inputs import Job, examine, files_in
 from vocoders.mel_files import read_mel, save_mel
 from vocoders.streamed import mels
 from vocoders.vocoder import Vocoder, load_vocoder
@@ -48,7 +49,7 @@ LONGEST_S = 60.0
 def main(argv: Sequence[str] | None = None) -> None:
     """Make what the command line names."""
     words = parse(argv)
-    pairs = plan(words.source, words.out)
+    pairs = plan(words.source, words.out, files_in)
     vocoder = load_vocoder(
         words.vocoder, words.weights, words.config, mel=words.mel, device=_device(words.device)
     )

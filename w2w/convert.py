@@ -25,10 +25,11 @@ from tqdm import tqdm
 from data.arguments import Arguments
 from data.audio import Writer, blocks
 from data.decoding import PLAUSIBLE_RATES
+from data.destinations import plan, protect
 from data.resampling import Resampler, resampled_length
 from engine.user_error import UserError, exits_cleanly
 from w2w.converter import BLOCK_S, Converter
-from w2w.sources import Job, examine, plan, protect
+from w2w.sources import Job, examine
 from w2w.voices import Voices
 
 Wave = Float[Tensor, "1 1 samples"]

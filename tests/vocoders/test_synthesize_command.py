@@ -59,7 +59,7 @@ def complaint(capsys, *argv) -> str:
 def test_a_folder_of_both_is_made_each_as_long_as_it_was(network, sources, tmp_path, capsys):
     run(sources, "--vocoder", network, "--out", tmp_path)
     lengths = {path.stem: load(path).shape[-1] for path in tmp_path.iterdir()}
-    assert lengths == {"a": 9_000, "b": 4_000, "deep_a": 100, "mel": 37 * 160}
+    assert lengths == {f"{sources.name}_a": 9_000, "b": 4_000, "deep_a": 100, "mel": 37 * 160}
     printed = capsys.readouterr()
     assert len(printed.out.split()) == 4
     assert "times real time" in printed.err
@@ -161,7 +161,7 @@ def test_mistakes_are_told_and_leave_nothing(network, sources, tmp_path, capsys)
         (few, "64 bands"),
         (text, "text.wav"),
         (tmp_path / "none.wav", "no source"),
-        (tmp_path / "empty", "no audio files"),
+        (tmp_path / "empty", "neither recordings nor mels"),
     ):
         assert told in complaint(capsys, good, wrong, "--vocoder", network, "--out", out)
     for option, value, told in (
