@@ -1,1 +1,15 @@
-"""Encoders learned without labels, and the recogniser."""
+"""Encoders learned without labels, and the recogniser; loaders are imported when they are asked for."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pretrain.clip.loading import load_audio_encoder as load_audio_encoder
+
+_LOADERS = {"load_audio_encoder": "pretrain.clip.loading"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LOADERS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LOADERS[name]), name)

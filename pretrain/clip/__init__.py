@@ -1,0 +1,1 @@
+"""Audio encoders learned from pictures: Wav2CLIP, AudioCLIP and the world that tests them."""

@@ -1,0 +1,140 @@
+"""Wav2CLIP's audio encoder (Wu et al., 2022): a ResNet-18 on log power spectrograms."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from data.frontends import stft
+from engine.user_error import UserError
+from pretrain.clip.resnet import ResNet
+
+FLOOR = 1e-7
+"""Added to the power before its logarithm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioEncoderConfig:
+    """What the encoder hears and how large it is. The defaults are the paper's."""
+
+    sample_rate: int = 16_000
+    """Hz."""
+    n_fft: int = 512
+    """Samples of one transform and of its Hann window; n_fft / 2 + 1 rows of the spectrogram."""
+    hop: int = 353
+    """Samples between frames."""
+    width: int = 64
+    """Channels of the stem; the last stage has ``width · 2 ** (stages − 1)``."""
+    blocks: tuple[int, ...] = (2, 2, 2, 2)
+    """Residual blocks of each stage; every stage but the first halves both axes."""
+    dim: int = 512
+    """Length of an embedding: CLIP's, which the transform leads to."""
+    transform: bool = True
+    """End in the transform g (Linear, ReLU, Dropout, Linear) into CLIP's space, as published embeddings do.
+    Without it the pooled channels are the embedding and must be ``dim`` many."""
+    hidden: int = 512
+    """Units between the transform's two layers."""
+    dropout: float = 0.1
+    """Share of those units left out in training."""
+    normalisation: Literal["clip", "reference"] = "clip"
+    """Over what the log spectrogram is standardised: each clip by itself; or the whole batch tensor, as the
+    published code does, where an embedding depends on its batch-mates."""
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate", "hop", "width", "dim", "hidden"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.n_fft < 2 or self.n_fft % 2:
+            raise UserError(f"n_fft={self.n_fft} must be even and at least 2")
+        if not self.blocks or min(self.blocks) < 1:
+            raise UserError(f"blocks={self.blocks} must name at least one block for each stage")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"dropout={self.dropout} must lie in [0, 1)")
+        if not self.transform and self.dim != self.channels:
+            raise UserError(
+                f"without a transform dim={self.dim} must be {self.channels}, the channels that width="
+                f"{self.width} and {len(self.blocks)} stages end in"
+            )
+
+    @property
+    def channels(self) -> int:
+        """Length of the pooled vector before the transform."""
+        return self.width * 2 ** (len(self.blocks) - 1)
+
+    @property
+    def least_samples(self) -> int:
+        """Samples a clip must have: one window."""
+        return self.n_fft
+
+
+class AudioEncoder(nn.Module):
+    """A wave's embedding; ``trunk`` is the ResNet, ``transform`` the paper's g.
+
+    Embeddings are not of unit length. In evaluation mode one depends on its own clip alone, unless the
+    ``reference`` normalisation is chosen.
+    """
+
+    def __init__(self, config: AudioEncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        # Not in checkpoints: the configuration determines it.
+        self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
+        self.trunk = ResNet(config.width, config.blocks)
+        self.transform: nn.Module = nn.Identity()
+        if config.transform:
+            self.transform = projection(config.channels, config.hidden, config.dim, config.dropout)
+
+    window: Tensor
+
+    def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim"]:
+        return self.transform(self.pooled(wave))
+
+    def pooled(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch channels"]:
+        """Return what the transform starts from: the last map averaged over frequency and time."""
+        return self.trunk(self.spectrogram(wave)[:, None]).mean((2, 3))
+
+    def features(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch channels frames"]:
+        """Return the last map averaged over frequency only; its mean over time is ``pooled``.
+
+        With four stages a frame is 32 spectrogram frames long, 0.7 s at the paper's sizes.
+        """
+        return self.trunk(self.spectrogram(wave)[:, None]).mean(2)
+
+    def spectrogram(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch bins frames"]:
+        """Return the standardised log power spectrogram, always in float32."""
+        self._check(wave)
+        config = self.config
+        spectrum = stft(wave, n_fft=config.n_fft, hop=config.hop, padding="center", window=self.window)
+        power = spectrum.real.square() + spectrum.imag.square()
+        with torch.autocast(wave.device.type, enabled=False):
+            if config.normalisation == "reference":
+                level = torch.log(power + FLOOR)
+                return (level - level.mean()) / (level.std() + 1e-9)
+            # log(power + FLOOR) − log(FLOOR), which standardising cannot tell apart: digital silence is then
+            # exactly 0 and stays so, where the rounding error of a mean would be divided by 1e-9.
+            level = torch.log1p(power / FLOOR)
+            deviation, mean = torch.std_mean(level, dim=(1, 2), keepdim=True)
+            return (level - mean) / (deviation + 1e-9)
+
+    def _check(self, wave: Tensor) -> None:
+        config = self.config
+        if not wave.shape[0]:
+            raise UserError("there is no clip to embed: the batch is empty")
+        least, n_samples = config.least_samples, wave.shape[-1]
+        if n_samples < least:
+            raise UserError(
+                f"a clip of {n_samples} samples is shorter than the encoder's window of {least} "
+                f"({1000 * least / config.sample_rate:.0f} ms at {config.sample_rate} Hz): give a longer one"
+            )
+        # Not in training, whose recordings are checked when read: asking a GPU would wait for it.
+        if not self.training and not bool(torch.isfinite(wave).all()):
+            raise UserError("a clip holds samples that are not finite numbers: look for it with data.check")
+
+
+def projection(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:
+    """Make the paper's two-layer way from one space into another, g for audio and f for pictures."""
+    return nn.Sequential(
+        nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs)
+    )
