@@ -1,0 +1,1 @@
+"""Speech representations learned without labels, and what is built on them."""

@@ -1,0 +1,92 @@
+"""Speech encoders by path: our exports and runs, and Data2VecAudio checkpoints as transformers keeps them."""
+
+import json
+from pathlib import Path
+
+from transformers import Data2VecAudioConfig, Data2VecAudioModel
+
+from engine.checkpoint import fill, load_export, load_weights, newest_checkpoint
+from engine.config import from_json
+from engine.user_error import UserError
+from pretrain.speech.encoder import SpeechEncoder, SpeechEncoderConfig
+
+PUBLISHED = "data2vec-audio"
+"""What transformers calls the architecture."""
+
+
+def load_speech_encoder(path: str | Path) -> SpeechEncoder:
+    """Load an encoder, ready for use (eval mode), from what there is at ``path``.
+
+    A folder that we exported, a run (its export, else its newest checkpoint), a folder that transformers'
+    ``save_pretrained`` wrote, or the name of a Data2VecAudio checkpoint on the Hugging Face hub.
+    """
+    folder = Path(path)
+    if (folder / "export" / "config.json").is_file():
+        folder = folder / "export"
+    if newest := newest_checkpoint(folder):
+        return _from_checkpoint(newest)
+    if not (folder / "config.json").is_file():
+        if folder.exists() or not _may_be_hub_name(str(path)):
+            raise UserError(f"there is no speech encoder in {path}: config.json is missing")
+        return _published(str(path))
+    if "model_type" in json.loads((folder / "config.json").read_text()):
+        return _published(str(folder))
+    config, state = load_export(folder, SpeechEncoderConfig)
+    encoder = SpeechEncoder(config)
+    fill(encoder, {name: tensor.float() for name, tensor in state.items()}, folder)
+    return encoder.eval()
+
+
+def config_of(published: Data2VecAudioConfig, where: str) -> SpeechEncoderConfig:
+    """Say transformers' configuration in our words."""
+    if published.add_adapter or published.hidden_act != "gelu" or published.feat_extract_activation != "gelu":
+        raise UserError(f"{where} has an adapter or an activation other than gelu: it cannot be used here")
+    return SpeechEncoderConfig(
+        conv_dims=tuple(published.conv_dim),
+        conv_kernels=tuple(published.conv_kernel),
+        conv_strides=tuple(published.conv_stride),
+        conv_bias=published.conv_bias,
+        hidden=published.hidden_size,
+        layers=published.num_hidden_layers,
+        heads=published.num_attention_heads,
+        ffn=published.intermediate_size,
+        position_layers=published.num_conv_pos_embeddings,
+        position_kernel=published.conv_pos_kernel_size,
+        position_groups=published.num_conv_pos_embedding_groups,
+        dropout=published.hidden_dropout,
+        attention_dropout=published.attention_dropout,
+        feature_dropout=published.feat_proj_dropout,
+    )
+
+
+def _published(name: str) -> SpeechEncoder:
+    """Load by transformers; heads for recognition or classification are left behind."""
+    try:
+        theirs = Data2VecAudioConfig.from_pretrained(name)
+        if theirs.model_type != PUBLISHED:
+            raise UserError(f"{name} is a {theirs.model_type}: only {PUBLISHED} checkpoints are loaded")
+        model = Data2VecAudioModel.from_pretrained(name)
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{name} cannot be had: {reason} (give a local folder instead)") from None
+    encoder = SpeechEncoder(config_of(theirs, name))
+    state = model.state_dict()
+    # Checkpoints fine-tuned without masks lack it; it only serves pretraining.
+    state.setdefault("masked_spec_embed", encoder.trunk.masked_spec_embed.detach())
+    fill(encoder.trunk, state, name)
+    return encoder.eval()
+
+
+def _from_checkpoint(folder: Path) -> SpeechEncoder:
+    """Load the student of a run that is not over."""
+    stored = json.loads((folder / "config.json").read_text())
+    if not isinstance(stored.get("model"), dict) or not (folder / "encoder.safetensors").is_file():
+        raise UserError(f"{folder} is not of a run of pretrain/data2vec.py: it holds no speech encoder")
+    encoder = SpeechEncoder(from_json(SpeechEncoderConfig, json.dumps(stored["model"]), str(folder)))
+    fill(encoder, load_weights(folder / "encoder.safetensors"), folder / "encoder.safetensors")
+    return encoder.eval()
+
+
+def _may_be_hub_name(path: str) -> bool:
+    """A hub's name is ``owner/name`` and does not look like a place on this machine."""
+    return path.count("/") <= 1 and not path.startswith((".", "/", "~")) and bool(path)
