@@ -1,0 +1,1 @@
+"""Tasks that show what an encoder learned: ``python -m pretrain.probe TASK``."""
