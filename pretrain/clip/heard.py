@@ -85,8 +85,8 @@ class HeardClips(Dataset[Heard]):
         self._order: tuple[tuple[int, int], np.ndarray] | None = None
         if self.crop_samples < least_samples:
             raise UserError(
-                f"data.crop_seconds={config.crop_seconds} is shorter than the encoder's window: take crops of "
-                f"at least {least_samples / sample_rate} s"
+                f"data.crop_seconds={config.crop_seconds} is shorter than the encoder's window: take crops "
+                f"of at least {least_samples / sample_rate} s"
             )
         if len(images) < config.batch * n_ranks:
             raise UserError(

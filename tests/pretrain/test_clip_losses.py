@@ -1,0 +1,120 @@
+"""CLIP's loss against closed forms, its temperature, gathered negatives, ranks, and the plateau."""
+
+import importlib.util
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.testing import assert_close
+
+from engine.optim import OptimConfig
+from engine.user_error import UserError
+from pretrain.clip.losses import LogitScale, clip_loss, cx_loss
+from pretrain.clip.plateau import PlateauConfig, PlateauPlayer
+from pretrain.clip.ranking import ranks, retrieval
+
+SHARED = Path(__file__).with_name("gathered_pairs.py")
+
+
+@settings(deadline=None, max_examples=20)
+@given(n=st.integers(1, 6), scale=st.floats(1.0, 50.0))
+def test_orthogonal_pairs_have_the_closed_form(n, scale):
+    pairs = torch.eye(n, 8) * 3
+    expected = math.log1p((n - 1) * math.exp(-scale))
+    assert_close(float(clip_loss(pairs, 2 * pairs, torch.tensor(scale))), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("n", [2, 7])
+def test_indistinguishable_rows_cost_the_log_of_their_number(n):
+    same = torch.ones(n, 5)
+    assert_close(clip_loss(same, same, torch.tensor(14.3)), torch.tensor(float(n)).log())
+
+
+def test_loss_is_written_out_by_hand_and_symmetric():
+    a, b, scale = torch.randn(5, 7), torch.randn(5, 7), torch.tensor(3.0)
+    logits = scale * F.normalize(a, dim=1) @ F.normalize(b, dim=1).T
+    rows = (logits.exp().sum(1).log() - logits.diagonal()).mean()
+    columns = (logits.exp().sum(0).log() - logits.diagonal()).mean()
+    assert_close(clip_loss(a, b, scale), (rows + columns) / 2)
+    assert_close(clip_loss(a, b, scale), clip_loss(b, a, scale))
+    assert_close(clip_loss(a, b, scale), clip_loss(9 * a, b / 9, scale))
+
+
+def test_cx_is_the_mean_of_both_comparisons():
+    audio, image_as_audio = torch.randn(2, 4, 6).unbind()
+    image, audio_as_image = torch.randn(2, 4, 3).unbind()
+    one, other = torch.tensor(5.0), torch.tensor(9.0)
+    expected = (clip_loss(audio, image_as_audio, one) + clip_loss(audio_as_image, image, other)) / 2
+    assert_close(cx_loss(audio, image, audio_as_image, image_as_audio, one, other), expected)
+
+
+def test_temperature_begins_as_clips_and_stays_in_range():
+    scale = LogitScale()
+    assert_close(scale().item(), 1 / 0.07)
+    for wrong, right in ((9.0, 100.0), (-3.0, 1.0)):
+        nn.init.constant_(scale.log_scale, wrong)
+        assert_close(scale().item(), right)
+        scale.clamp()
+        scale().backward()
+        assert scale.log_scale.grad is not None
+        assert scale.log_scale.grad != 0  # at the edge it can still turn back
+        scale.zero_grad()
+
+
+def test_two_processes_gather_to_one_whole_batch(tmp_path):
+    spec = importlib.util.spec_from_file_location("gathered_pairs", SHARED)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    alone = module.step()
+    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words += [str(SHARED), str(tmp_path / "two.pt")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    together = torch.load(tmp_path / "two.pt", weights_only=True)
+    assert together.keys() == alone.keys()
+    for name, tensor in alone.items():
+        assert_close(together[name], tensor, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_ranks_count_what_stands_before_and_ties_count_against():
+    answers = torch.eye(3)
+    query = torch.tensor([[3.0, 2.0, 1.0], [3.0, 2.0, 1.0], [1.0, 1.0, 1.0]])
+    assert ranks(query, answers).tolist() == [1, 2, 3]
+    scores = retrieval(query, answers)
+    assert scores["R@1"] == pytest.approx(100 / 3)
+    assert scores["R@5"] == 100
+    assert scores["MRR"] == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
+
+
+def test_plateau_is_torchs():
+    ours = PlateauPlayer(nn.Linear(1, 1), OptimConfig(lr=1.0), PlateauConfig(patience=2))
+    theirs = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(theirs, patience=2, min_lr=1e-3)
+    for loss in (3.0, 2.0, 2.5, 2.0, 1.99999, 2.1, 1.0, *[1.0] * 12):
+        ours.judge(loss)
+        schedule.step(loss)
+        assert ours.lr == pytest.approx(theirs.param_groups[0]["lr"])
+    assert ours.lr == pytest.approx(1e-3)
+
+
+def test_plateau_goes_on_where_it_was_stored():
+    made = [PlateauPlayer(nn.Linear(1, 1), OptimConfig(), PlateauConfig(patience=1)) for _ in range(2)]
+    for loss in (1.0, 2.0, 2.0, 2.0):
+        made[0].judge(loss)
+    made[1].load_state_dict(made[0].state_dict())
+    for player in made:
+        player.judge(2.0)
+    assert made[0].lr == made[1].lr == pytest.approx(1e-6)
+    with pytest.raises(UserError, match="patience=-1"):
+        PlateauConfig(patience=-1)
