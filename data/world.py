@@ -1,0 +1,151 @@
+"""An audio-visual world that needs no download: drawn scenes, and sounds and captions of the same attributes.
+
+python -m data.world worlds/shapes
+
+writes pictures, sounds and a manifest: a folder of (sound, picture) pairs, with a caption and a label for
+each attribute. In memory, ``World`` makes any scene by its number.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from data.arguments import Arguments
+from data.audio import save
+from data.manifest import Row, write_manifest
+from data.world_captions import N_SAID, describe
+from data.world_pictures import N_DRAWN, PICTURE_SIZE, draw
+from data.world_scenes import ATTRIBUTES, Split, combinations, values_of
+from data.world_sounds import N_HEARD, SAMPLE_RATE, SAMPLES, synthesise
+from engine.user_error import UserError, exits_cleanly
+
+__all__ = ["ATTRIBUTES", "PICTURE_SIZE", "SAMPLES", "SAMPLE_RATE", "Split", "World"]
+
+Indices = Int[np.ndarray, "n"]
+
+
+class World:
+    """The scenes of one split: ``draws`` pictures and sounds of each of its combinations of attributes.
+
+    Scene i shows combination ``i % n_combinations``, drawn for the ``i // n_combinations``-th time. A
+    picture, a sound or a caption is a function of ``seed``, its combination and its draw alone, whatever else
+    is made with it; numbers beyond ``len(world)`` are further draws. The two splits share no combination.
+    """
+
+    def __init__(self, seed: int = 0, split: Split = "train", *, draws: int = 1) -> None:
+        if draws < 1:
+            raise UserError(f"draws={draws} must be at least 1")
+        if split not in ("train", "held_out"):
+            raise UserError(f"there is no split {split!r} of the world; choose train or held_out")
+        self.seed, self.split, self.draws = seed, split, draws
+        self.combinations = combinations(split)
+        """Their numbers among all."""
+        self._values = values_of(self.combinations)
+
+    @property
+    def n_combinations(self) -> int:
+        return len(self.combinations)
+
+    def __len__(self) -> int:
+        return self.n_combinations * self.draws
+
+    @property
+    def indices(self) -> Indices:
+        """The numbers of all scenes."""
+        return np.arange(len(self))
+
+    def groups(self, indices: Indices) -> Indices:
+        """Return which combination each scene shows, counted within the split."""
+        return indices % self.n_combinations
+
+    def values(self, indices: Indices) -> Int[np.ndarray, "n 5"]:
+        """Return each scene's attributes, in the order of ``ATTRIBUTES``."""
+        return self._values[self.groups(indices)]
+
+    def pictures(self, indices: Indices) -> UInt8[Tensor, "n 3 height width"]:
+        """Draw scenes."""
+        return torch.from_numpy(draw(self.values(indices), self._chance(indices, 0, N_DRAWN)))
+
+    def waves(self, indices: Indices) -> Float[Tensor, "n 1 samples"]:
+        """Make the sounds of scenes."""
+        return torch.from_numpy(synthesise(self.values(indices), self._chance(indices, 1, N_HEARD)))[:, None]
+
+    def captions(self, indices: Indices, *, plain: bool = False) -> list[str]:
+        """Describe scenes, in varied or in ``plain`` words."""
+        chance = None if plain else self._chance(indices, 2, N_SAID)
+        return describe(self.values(indices), chance)
+
+    def picture(self, index: int) -> UInt8[Tensor, "3 height width"]:
+        """Draw one scene."""
+        return self.pictures(np.array([index]))[0]
+
+    def wave(self, index: int) -> Float[Tensor, "1 samples"]:
+        """Make the sound of one scene."""
+        return self.waves(np.array([index]))[0]
+
+    def caption(self, index: int) -> str:
+        """Describe one scene."""
+        return self.captions(np.array([index]))[0]
+
+    def _chance(self, indices: Indices, sense: int, count: int) -> Float[np.ndarray, "n count"]:
+        own = zip(self.combinations[self.groups(indices)], indices // self.n_combinations)
+        return np.stack(
+            [np.random.default_rng([self.seed, sense, int(c), int(d)]).random(count) for c, d in own]
+        )
+
+
+def write(folder: Path, worlds: Sequence[World], *, progress: bool = True) -> Path:
+    """Write worlds as files and return their manifest; each split is named as it is."""
+    rows = []
+    for world in worlds:
+        for start in tqdm(range(0, len(world), 256), desc=world.split, disable=not progress):
+            rows += _write_some(folder, world, world.indices[start : start + 256])
+    write_manifest(folder / "metadata.csv", rows)
+    return folder / "metadata.csv"
+
+
+def _write_some(folder: Path, world: World, indices: Indices) -> list[Row]:
+    from PIL import Image
+
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    rows = []
+    made = zip(
+        indices, world.values(indices), world.pictures(indices), world.waves(indices), world.captions(indices)
+    )
+    for index, values, picture, wave, caption in made:
+        combination = world.combinations[index % world.n_combinations]
+        name = f"{combination:04d}_{index // world.n_combinations:02d}"
+        sound, image = folder / "sounds" / f"{name}.wav", folder / "pictures" / f"{name}.png"
+        save(sound, wave, SAMPLE_RATE)
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(image)
+        labels = {a.name: a.values[value] for a, value in zip(ATTRIBUTES, values)}
+        extra = {"picture": f"pictures/{name}.png", "caption": caption, **labels}
+        duration = wave.shape[-1] / SAMPLE_RATE
+        rows.append(Row(path=sound, split=world.split, duration=duration, extra=extra))
+    return rows
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the world, or a part of it, into a folder."""
+    parser = Arguments.described_by("data.world", __doc__)
+    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write")
+    parser.add_argument("--draws", type=int, default=1, help="scenes of each combination (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of all that varies in a scene (%(default)s)")
+    parser.add_argument("--split", choices=("train", "held_out", "all"), default="all", help="(%(default)s)")
+    given = parser.parse_args(argv)
+    if (given.out / "metadata.csv").exists():
+        raise UserError(f"{given.out} holds a world or other recordings already: name a new folder")
+    splits: tuple[Split, ...] = ("train", "held_out") if given.split == "all" else (given.split,)
+    worlds = [World(given.seed, split, draws=given.draws) for split in splits]
+    manifest = write(given.out, worlds)
+    print(f"wrote {manifest}: {sum(map(len, worlds))} scenes")
+
+
+if __name__ == "__main__":
+    main()
