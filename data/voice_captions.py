@@ -1,0 +1,247 @@
+"""Voices in words: measured numbers become levels, levels become captions, and captions can be read back.
+
+    traits = traits_of(measure_voice(wave), SCALE, gender="M", age="old")
+    describe(traits, rng)  # "an elderly man, low and very rough"
+    read("a bright young woman")  # Traits(gender="F", age="young", brightness=1)
+
+Words are relative: beside a gender, "low" means low for that gender; without one, low for anybody. Pace is left
+out, since a converter keeps the source's. Melody is named, though a converter that keeps the source's melody
+will not follow it.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import numpy as np
+
+from data.voice_meter import VoiceMeasures
+
+Gender = Literal["F", "M"]
+Age = Literal["child", "young", "adult", "old"]
+HEARD = ("pitch", "roughness", "brightness", "melody")
+"""Traits that are levels, from -2 (very little) to 2 (very much)."""
+STEPS = (-1.25, -0.4, 0.4, 1.25)
+"""Standard deviations at which a level begins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What is said of a voice; None: nothing. Those in ``HEARD`` are levels, -2 to 2."""
+
+    gender: Gender | None = None
+    age: Age | None = None
+    pitch: int | None = None
+    roughness: int | None = None
+    brightness: int | None = None
+    melody: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normal:
+    """What is usual: mean and spread of each measure among some voices, in ``VoiceMeasures``' order."""
+
+    mean: tuple[float, float, float, float]
+    spread: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """What is usual among all voices, among women's and among men's."""
+
+    everybody: Normal
+    women: Normal
+    men: Normal
+
+    def of(self, gender: Gender | None) -> Normal:
+        """The voices that words are relative to."""
+        return self.everybody if gender is None else self.women if gender == "F" else self.men
+
+
+WORDS: Mapping[str, Mapping[int, tuple[str, ...]]] = {
+    "pitch": {
+        -2: ("very low", "very deep", "extremely low"),
+        -1: ("low", "deep", "low-pitched"),
+        0: ("medium-pitched",),
+        1: ("high", "high-pitched"),
+        2: ("very high", "shrill", "extremely high"),
+    },
+    "roughness": {
+        -2: ("very smooth", "very clear", "silky"),
+        -1: ("smooth", "clear", "clean"),
+        1: ("rough", "hoarse", "raspy"),
+        2: ("very rough", "very hoarse", "gravelly"),
+    },
+    "brightness": {
+        -2: ("very dark", "very dull", "muffled"),
+        -1: ("dark", "dull", "mellow"),
+        1: ("bright", "crisp"),
+        2: ("very bright", "sharp", "piercing"),
+    },
+    "melody": {
+        -2: ("very flat", "monotone"),
+        -1: ("flat", "even"),
+        1: ("lively", "expressive"),
+        2: ("very lively", "animated"),
+    },
+}
+"""What each level may be called; a level without words is left unsaid."""
+AGES: Mapping[str, tuple[str, ...]] = {
+    "child": ("little", "small"),
+    "young": ("young", "youthful"),
+    "adult": ("adult", "middle-aged"),
+    "old": ("old", "elderly", "aged"),
+}
+PEOPLE: Mapping[tuple[str | None, bool], tuple[str, ...]] = {
+    ("F", False): ("woman", "lady", "female speaker"),
+    ("M", False): ("man", "gentleman", "male speaker"),
+    (None, False): ("person", "speaker", "someone"),
+    ("F", True): ("girl",),
+    ("M", True): ("boy",),
+    (None, True): ("child", "kid"),
+}
+"""By gender, and whether it is a child."""
+FORMS = (
+    "{who}, {how}",
+    "{who} with a {how} voice",
+    "the {how} voice of {who}",
+    "{who} whose voice is {how}",
+    "{who} speaking, {how}",
+)
+
+
+def fit_scale(measures: Sequence[VoiceMeasures], genders: Sequence[str | None]) -> Scale:
+    """Take what is usual from a corpus; a gender with fewer than 5 voices counts as everybody."""
+    table = np.array(measures, dtype=np.float64)
+
+    def normal(chosen: np.ndarray) -> Normal:
+        part = table[chosen] if chosen.sum() >= 5 else table
+        mean, spread = part.mean(0), np.maximum(part.std(0), 1e-3)
+        return Normal(mean=tuple(map(float, mean)), spread=tuple(map(float, spread)))  # type: ignore[arg-type]
+
+    known = np.array([gender or "" for gender in genders])
+    return Scale(everybody=normal(known == known), women=normal(known == "F"), men=normal(known == "M"))
+
+
+def deviations(measures: VoiceMeasures, normal: Normal) -> dict[str, float]:
+    """How far each heard trait lies from what is usual, in standard deviations."""
+    names = ("pitch", "melody", "brightness", "roughness")  # the order of VoiceMeasures
+    return {
+        name: (value - mean) / spread
+        for name, value, mean, spread in zip(names, measures, normal.mean, normal.spread)
+    }
+
+
+def level(deviation: float) -> int:
+    """The level, -2 to 2, of a deviation."""
+    return int(np.searchsorted(STEPS, deviation, side="right")) - 2
+
+
+def traits_of(
+    measures: VoiceMeasures, scale: Scale, *, gender: Gender | None = None, age: Age | None = None
+) -> Traits:
+    """Everything that can be said of a voice whose gender and age are, or are not, known."""
+    found = {name: level(value) for name, value in deviations(measures, scale.of(gender)).items()}
+    return Traits(gender=gender, age=age, **found)
+
+
+def guessed_age(measures: VoiceMeasures, scale: Scale, gender: Gender | None) -> Age:
+    """An age by analogy, for corpora that tell none: rough and low is old, smooth and high is young.
+
+    That is a convention of these captions, not a finding about speakers.
+    """
+    found = deviations(measures, scale.of(gender))
+    years = found["roughness"] - 0.7 * found["pitch"]
+    return "old" if years > 1.0 else "young" if years < -0.6 else "adult"
+
+
+def age_of(word: str | None) -> Age | None:
+    """An age from what corpora write: Common Voice's decades ("sixties"), or a number of years."""
+    word = (word or "").strip().lower()
+    decades = ("teens", "twenties", "thirties", "fourties", "forties", "fifties")
+    if word in decades:
+        return "young" if word in decades[:2] else "adult"
+    if word in ("sixties", "seventies", "eighties", "nineties"):
+        return "old"
+    if re.fullmatch(r"\d{1,3}", word):
+        years = int(word)
+        return "child" if years < 13 else "young" if years < 30 else "adult" if years < 60 else "old"
+    return None
+
+
+def some_of(traits: Traits, rng: np.random.Generator, *, keep: float = 0.5) -> Traits:
+    """Leave a random part unsaid, but never everything that could be said."""
+    said = [f.name for f in fields(traits) if sayable(f.name, getattr(traits, f.name))]
+    dropped = [name for name in said if rng.random() > keep]
+    if len(dropped) == len(said) and said:
+        dropped.remove(str(rng.choice(said)))
+    return replace(traits, **dict.fromkeys(dropped))
+
+
+def sayable(name: str, value: object) -> bool:
+    """Whether there are words for a trait."""
+    return value is not None and (name not in WORDS or value in WORDS[name])
+
+
+def describe(traits: Traits, rng: np.random.Generator) -> str:
+    """One of the many ways to say it; ``read`` gives back all of it that has words."""
+    words = [
+        str(rng.choice(WORDS[name][getattr(traits, name)]))
+        for name in rng.permutation(HEARD)
+        if sayable(name, getattr(traits, name))
+    ]
+    how = listed(words)
+    if traits.gender is None and traits.age is None and words and rng.random() < 0.7:
+        return f"{article(how)} {how} voice"
+    who = _who(traits, rng)
+    if not words:
+        return who if rng.random() < 0.6 else f"the voice of {who}"
+    text = str(rng.choice(FORMS)).format(who=who, how=how)
+    return text.replace(f"with a {how}", f"with {article(how)} {how}")
+
+
+def _who(traits: Traits, rng: np.random.Generator) -> str:
+    child = traits.age == "child"
+    nouns = PEOPLE[traits.gender, child]
+    noun = str(rng.choice([word for word in nouns if word != "someone" or traits.age is None]))
+    # "A child" needs no "little", while "a person" alone would say no age.
+    if traits.age is not None and (not child or rng.random() < 0.5):
+        noun = f"{rng.choice(AGES[traits.age])} {noun}"
+    return noun if noun == "someone" else f"{article(noun)} {noun}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """Words as a list in English."""
+    return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
+
+
+def article(text: str) -> str:
+    """``a`` or ``an``."""
+    return "an" if text[:1] in "aeiou" else "a"
+
+
+def read(text: str) -> Traits:
+    """What a caption says, by its words; words that are not in the grammar say nothing."""
+    text = " " + re.sub(r"[^a-z\-]+", " ", text.lower()) + " "
+    found: dict[str, str | int] = {}
+    phrases = [
+        (word, name, value) for name, levels in WORDS.items() for value in levels for word in levels[value]
+    ]
+    # "very rough" is looked for before "rough", and then taken out.
+    for word, name, value in sorted(phrases, key=lambda phrase: -len(phrase[0])):
+        if f" {word} " in text:
+            found.setdefault(name, value)
+            text = text.replace(f" {word} ", " ")
+    people = [(word, gender, child) for (gender, child), words in PEOPLE.items() for word in words]
+    for word, gender, child in sorted(people, key=lambda phrase: -len(phrase[0])):
+        if f" {word} " in text:
+            if gender is not None:
+                found.setdefault("gender", gender)
+            if child:
+                found.setdefault("age", "child")
+            text = text.replace(f" {word} ", " ")
+    for age, words in AGES.items():
+        if any(f" {word} " in text for word in words):
+            found.setdefault("age", age)
+    return Traits(**found)  # type: ignore[arg-type]
