@@ -1,8 +1,14 @@
-"""Train the recogniser of phones: CTC on two augmented views of each utterance that must agree.
+"""Train recognisers by CTC: a small one from scratch, or on a pretrained speech encoder.
 
 accelerate launch pretrain/ctc.py --preset small --data.paths speech/metadata.csv voices/manifest.csv
+python -m pretrain.ctc --preset characters --init runs/speech/export --data.paths speech/metadata.csv
+
+The small one hears phones, from two augmented views of each utterance that must agree; it is below. Letters
+or phones on a pretrained encoder (presets characters, phonemes, semi_supervised) are fine-tuned by
+``pretrain/speech/finetune.py``.
 """
 
+import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -26,6 +32,9 @@ from engine.user_error import exits_cleanly
 from pretrain.phone_batches import PhoneSpeech, Transcribed, TranscribedConfig
 from pretrain.recogniser import BLANK, STRIDE, Recogniser, RecogniserConfig, RecogniserOutput
 from pretrain.spectral_augment import AugmentConfig, add_noise, change_speed, equalise, mask, warp_frequency
+from pretrain.speech.finetune import FineTuneConfig
+from pretrain.speech.finetune_run import PRESETS as FINE_TUNING
+from pretrain.speech.finetune_run import finetune
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +199,26 @@ def ctc_loss(
 
 @exits_cleanly
 def main() -> None:
-    config = cli(PRESETS)
+    presets: dict[str, CTCConfig | FineTuneConfig] = {**PRESETS, **FINE_TUNING}
+    config = cli(presets, default=_kind_of_run(sys.argv))
+    if isinstance(config, FineTuneConfig):
+        finetune(config)
+    else:
+        train(config)
+
+
+def _kind_of_run(words: list[str]) -> str:
+    """Return a preset of the same class as the file that ``--config`` names."""
+    try:
+        found = [(i, word.partition("=")) for i, word in enumerate(words)]
+        file = next(value or words[i + 1] for i, (name, _, value) in found if name == "--config")
+        return "characters" if "units" in json.loads(Path(file).read_text()) else "small"
+    except (StopIteration, IndexError, OSError, ValueError):
+        return "small"  # there is none, or one that ``cli`` complains about
+
+
+def train(config: CTCConfig) -> None:
+    """Train the small recogniser and export its averaged weights."""
     here = accelerator(config.loop)
     speech = PhoneSpeech(
         config.data, config.model.phones, seed=config.loop.seed, progress=here.is_main_process

@@ -1,8 +1,13 @@
-"""Print how many phones a recogniser gets wrong: python -m pretrain.ctc_score --data.paths MANIFEST…"""
+"""Print what a recogniser gets wrong: python -m pretrain.ctc_score --data.paths MANIFEST…
 
+Of a recogniser on a speech encoder (``--recogniser runs/asr/export``) also with ``--decode.beam 16``, and
+with a language model of its units that learns the texts of ``--decode.lm-paths MANIFEST…``.
+"""
+
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +21,7 @@ from engine.config import cli
 from engine.user_error import exits_cleanly
 from pretrain.phone_batches import PhoneSpeech, TranscribedConfig
 from pretrain.recogniser import RELEASED, Recogniser, load_recogniser
+from pretrain.speech.beam import DecodeConfig
 
 
 class Errors(NamedTuple):
@@ -39,6 +45,7 @@ class ScoreConfig:
     data: TranscribedConfig = field(
         default_factory=lambda: TranscribedConfig(split="validation", longest_seconds=60.0)
     )
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
     threads: int = 1
 
 
@@ -114,10 +121,24 @@ def total(errors: dict[int, Errors] | Iterable[Errors]) -> Errors:
     return Errors(sum(e.edits for e in each), sum(e.phones for e in each))
 
 
+def _has_encoder(folder: Path) -> bool:
+    """Tell a recogniser on a speech encoder from the small one."""
+    try:
+        return "encoder" in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False  # loading it will complain
+
+
 @exits_cleanly
 def main() -> None:
     config = cli({"default": ScoreConfig()})
     torch.set_num_threads(config.threads)
+    if _has_encoder(config.recogniser):
+        from pretrain.speech.finetune_score import print_scores
+        from pretrain.speech.labelled import LabelledConfig
+
+        data = {f.name: getattr(config.data, f.name) for f in fields(config.data)}
+        return print_scores(config.recogniser, LabelledConfig(**data), config.decode)
     recogniser = load_recogniser(config.recogniser)
     speech = PhoneSpeech(config.data, recogniser.config.phones, sample_rate=recogniser.sample_rate)
     errors = error_rates(recogniser, speech)

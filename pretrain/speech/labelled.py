@@ -1,0 +1,192 @@
+"""Speech of which some is transcribed, in batches: functions of (seed, step, rank, micro-batch)."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from data.batches import Address
+from data.manifest import Row, rows_from
+from data.recordings import Recordings
+from engine.loop import Batches
+from engine.user_error import UserError
+from pretrain.speech.units import Units
+
+NEIGHBOURS = 4
+"""A batch is drawn among so many times its own size of utterances of about its length."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledConfig:
+    """Which speech, how much of it with labels, and how much at once."""
+
+    paths: tuple[str, ...] = ()
+    """Manifests or folders with one; rows without a text (or phonemes) count as not labelled."""
+    split: str = "train"
+    """Rows of this split only; rows without one belong to train."""
+    share: float = 1.0
+    """Share of the labelled utterances whose labels are used; a smaller share lies within a larger one."""
+    share_seed: int = 0
+    """Which utterances these are."""
+    batch_seconds: float = 40.0
+    """Labelled speech in a micro-batch of one process."""
+    unlabelled_seconds: float = 0.0
+    """Speech without labels beside it, the labels that ``share`` hides among them; 0 leaves it out."""
+    longest_seconds: float = 20.0
+    """Longer recordings are left out."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise UserError(f"data.share={self.share} must be above 0 and at most 1")
+        if self.batch_seconds <= 0 or self.unlabelled_seconds < 0:
+            raise UserError("data.batch_seconds must be above 0 and data.unlabelled_seconds not below 0")
+
+
+class Labelled(NamedTuple):
+    """Padded waves; some rows have a transcript."""
+
+    wave: Float[Tensor, "batch 1 samples"]
+    samples: Int[Tensor, "batch"]
+    """Length of each wave."""
+    tokens: Int[Tensor, "batch longest"]
+    """Transcripts, padded with 0."""
+    n_tokens: Int[Tensor, "batch"]
+    """Length of each transcript."""
+    labelled: Bool[Tensor, "batch"]
+    """Rows that have one."""
+
+
+class LabelledSpeech(Dataset[Labelled]):
+    """Utterances sorted by length, those with a label and those without."""
+
+    def __init__(
+        self,
+        config: LabelledConfig,
+        units: Units,
+        *,
+        seed: int = 0,
+        sample_rate: int = 16_000,
+        split: str | None = None,
+        progress: bool = True,
+    ) -> None:
+        self.config, self.seed, self.sample_rate = config, seed, sample_rate
+        rows = labelled_rows(config.paths, config.split if split is None else split)
+        labels = units.labels(rows)
+        if not any(labels):
+            raise UserError(
+                f"{', '.join(config.paths)}: no row of split {split or config.split!r} has a text "
+                f"in {units.name}s: fill the column 'text', or choose other --units"
+            )
+        # Chosen before any audio is read: a broken file must not change what the others' labels are.
+        chosen = subset([i for i, label in enumerate(labels) if label], config.share, config.share_seed)
+        if not config.unlabelled_seconds:
+            rows, labels = [rows[i] for i in chosen], [labels[i] for i in chosen]
+            chosen = list(range(len(rows)))
+        self.rows = rows
+        self.recordings = Recordings(rows, sample_rate=sample_rate, progress=progress)
+        self.tokens = {i: label for i in chosen if (label := labels[i])}
+        """Transcripts by row."""
+        longest = config.longest_seconds * sample_rate
+        lengths = self.recordings.lengths
+        usable = sorted(
+            (int(i) for i in self.recordings.usable if lengths[i] <= longest), key=lambda i: int(lengths[i])
+        )
+        self.order = [i for i in usable if i in self.tokens]
+        """Rows with a label, the shortest first."""
+        self.others = [i for i in usable if i not in self.tokens] if config.unlabelled_seconds else []
+        """Rows without."""
+        if not self.order:
+            raise UserError(
+                f"no labelled recording of split {split or config.split!r} is shorter than "
+                f"{config.longest_seconds:g} s: raise --data.longest-seconds"
+            )
+
+    @property
+    def seconds(self) -> float:
+        """Labelled speech."""
+        return float(self.recordings.lengths[self.order].sum()) / self.sample_rate
+
+    def __getitem__(self, address: Address) -> Labelled:
+        rng = np.random.default_rng(list(address))
+        place = int(rng.integers(len(self.order)))
+        chosen = self._near(self.order, place, self.config.batch_seconds, rng)
+        if self.others:
+            # Of like length, so that little of the batch is padding.
+            lengths = self.recordings.lengths
+            place = int(np.searchsorted(lengths[self.others], lengths[self.order[place]]))
+            place = min(place, len(self.others) - 1)
+            chosen += self._near(self.others, place, self.config.unlabelled_seconds, rng)
+        return self.collate(chosen)
+
+    def _near(self, order: list[int], place: int, seconds: float, rng: np.random.Generator) -> list[int]:
+        length = float(self.recordings.lengths[order[place]]) / self.sample_rate
+        size = min(max(1, round(seconds / length)), len(order))
+        first = min(max(0, place - NEIGHBOURS // 2 * size), max(0, len(order) - NEIGHBOURS * size))
+        near = order[first : first + NEIGHBOURS * size]
+        return [near[i] for i in rng.choice(len(near), size, replace=False)]
+
+    def in_order(self, seconds: float | None = None) -> Iterator[tuple[list[int], Labelled]]:
+        """Yield every labelled utterance once, in batches, with their row numbers."""
+        limit = (seconds or self.config.batch_seconds) * self.sample_rate
+        batch: list[int] = []
+        for index in self.order:
+            if batch and (len(batch) + 1) * self.recordings.lengths[index] > limit:
+                yield batch, self.collate(batch)
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch, self.collate(batch)
+
+    def collate(self, indices: Sequence[int]) -> Labelled:
+        """Load these rows into one padded batch."""
+        said = [self.tokens.get(i, []) for i in indices]
+        samples = torch.tensor([int(self.recordings.lengths[i]) for i in indices])
+        wave = torch.zeros(len(indices), 1, int(samples.max()))
+        n_tokens = torch.tensor([len(tokens) for tokens in said])
+        tokens = torch.zeros(len(indices), max(1, int(n_tokens.max())), dtype=torch.long)
+        for row, i in enumerate(indices):
+            wave[row, 0, : samples[row]] = torch.from_numpy(self.recordings.read(i, 0, int(samples[row])))
+            tokens[row, : n_tokens[row]] = torch.tensor(said[row], dtype=torch.long)
+        return Labelled(wave, samples, tokens, n_tokens, n_tokens > 0)
+
+    def batches(self, *, workers: int = 0, rank: int = 0, accumulate: int = 1) -> Batches:
+        """Return a function from the first step to endless batches."""
+
+        def start_at(start: int) -> Iterator[Labelled]:
+            addresses = _Addresses(self.seed, start, rank, accumulate)
+            return iter(DataLoader(self, batch_size=None, sampler=addresses, num_workers=workers))
+
+        return start_at
+
+
+class _Addresses(Sampler[Address]):
+    def __init__(self, seed: int, start: int, rank: int, accumulate: int) -> None:
+        self.seed, self.start, self.rank, self.accumulate = seed, start, rank, accumulate
+
+    def __iter__(self) -> Iterator[Address]:
+        for step in count(self.start):
+            for micro in range(self.accumulate):
+                yield Address(self.seed, step, self.rank, micro)
+
+
+def subset(indices: Sequence[int], share: float, seed: int) -> list[int]:
+    """Return a share of the indices, at least one, in their order; smaller shares lie within larger ones."""
+    shuffled = np.random.default_rng(seed).permutation(len(indices))
+    size = min(len(indices), max(1, round(share * len(indices))))
+    return [indices[i] for i in sorted(shuffled[:size])]
+
+
+def labelled_rows(paths: tuple[str, ...], split: str) -> list[Row]:
+    """Return the rows of a split, with a text or without."""
+    if not paths:
+        raise UserError("no speech was given: name manifests with --data.paths")
+    rows = [row for path in paths for row in rows_from(path) if (row.split or "train") == split]
+    if not rows:
+        raise UserError(f"{', '.join(paths)}: there is no row of split {split!r}")
+    return rows
