@@ -42,6 +42,9 @@ class AudioEncoderConfig:
     """Over what the log spectrogram is standardised: each clip by itself; or the whole batch tensor, as the
     published code does, where an embedding depends on its batch-mates."""
 
+    teacher: str = ""
+    """The key of the CLIP towers whose space the embeddings are in; empty: not known."""
+
     def __post_init__(self) -> None:
         for name in ("sample_rate", "hop", "width", "dim", "hidden"):
             if getattr(self, name) < 1:

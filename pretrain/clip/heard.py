@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from data.audio import AudioError
 from data.batches import Address, Batches
+from data.video import VideoError
 from engine.user_error import UserError
 
 TRIES = 6
@@ -35,10 +36,12 @@ class HeardConfig:
 
     path: str = ""
     """A folder of videos, of pairs of sounds and pictures, or a manifest; see data/audiovisual.py."""
-    layout: str = "auto"
+    layout: Literal["auto", "videos", "vggsound", "pairs", "hub"] = "auto"
     """How the folder is read: videos, vggsound, pairs, hub, or auto to look."""
     crop_seconds: float = 10.0
     """Length of a crop, at a random place. A clip shorter than this is repeated to fill it."""
+    frame_rate: float = 1.0
+    """Frames of a video that the teacher looks at in a second."""
     batch: int = 128
     """Clips in a micro-batch of one process, each a different one."""
     split: str = "train"
@@ -109,7 +112,7 @@ class HeardClips(Dataset[Heard]):
         for attempt in range(TRIES):
             try:
                 return self.crop(index, rng), index
-            except AudioError as error:
+            except (AudioError, VideoError) as error:
                 if attempt == TRIES - 1:
                     raise
                 if index not in self._bad:

@@ -1,0 +1,108 @@
+"""Train an audio encoder from what CLIP sees while it listens (Wav2CLIP), or all three heads (AudioCLIP).
+
+accelerate launch pretrain/wav2clip.py --preset wav2clip --data.path vggsound --towers.name ViT-B-32
+"""
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # `accelerate launch pretrain/wav2clip.py` knows this folder, not the one above
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from engine.checkpoint import export
+from engine.config import cli, free
+from engine.loop import LoopConfig, accelerator, fit
+from engine.optim import OptimConfig
+from engine.user_error import exits_cleanly
+from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
+from pretrain.clip.distillation import WAV2CLIP_OPTIM, Distillation, DistillationConfig
+from pretrain.clip.embedded import embedded_scenes
+from pretrain.clip.heard import HeardConfig
+from pretrain.clip.scene_batches import heard_clips, split_scenes, validation_batches
+from pretrain.clip.towers import TowersConfig, open_towers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wav2CLIPConfig:
+    """An audio encoder distilled from a frozen picture tower."""
+
+    encoder: AudioEncoderConfig = field(default_factory=AudioEncoderConfig)
+    """Its ``dim`` and ``teacher`` are set to the towers'."""
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    data: HeardConfig = field(default_factory=HeardConfig)
+    towers: TowersConfig = field(default_factory=TowersConfig)
+    optim: OptimConfig = WAV2CLIP_OPTIM
+    max_epochs: int = free(100)
+    """The run ends after so many passes through the clips though ``loop.steps`` be more; 0 for no limit."""
+    cache: Path = free(Path("runs/embeddings"))  # noqa: RUF009 - paths do not change
+    """Where the teacher's embeddings are kept, which are computed once."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+# An epoch of VGGSound's 183,730 training clips is 1435 steps; the plateau's patience counts evaluations.
+PAPER = Wav2CLIPConfig(
+    loop=LoopConfig(
+        out=Path("runs/wav2clip"), steps=143_500, save_every=1435, sample_every=1435, log_every=50, workers=8
+    )
+)
+PRESETS: dict[str, Any] = {
+    "wav2clip": PAPER,
+    "tiny": replace(
+        PAPER,
+        encoder=AudioEncoderConfig(width=4, blocks=(1, 1, 1, 1), hidden=32),
+        distillation=DistillationConfig(hidden=32),
+        data=HeardConfig(crop_seconds=0.5, batch=4),
+        max_epochs=0,
+        loop=replace(PAPER.loop, steps=4, save_every=2, sample_every=4, log_every=2, workers=0),
+    ),
+}
+
+
+def train(config: Wav2CLIPConfig) -> AudioEncoder:
+    """Embed the pictures, train, export, and return the encoder."""
+    here = accelerator(config.loop)
+    scenes, held_out = split_scenes(config.data)
+    towers = open_towers(config.towers).to(here.device)
+    scenes, images = embedded_scenes(scenes, towers, config.cache, frame_rate=config.data.frame_rate)
+    held_out, held_out_images = embedded_scenes(
+        held_out, towers, config.cache, frame_rate=config.data.frame_rate
+    )
+    config = replace(config, encoder=replace(config.encoder, dim=towers.dim, teacher=towers.key))
+    del towers
+
+    clips = heard_clips(
+        scenes,
+        images,
+        config.data,
+        config.encoder,
+        n_ranks=here.num_processes,
+        accumulate=config.loop.accumulate,
+    )
+    validation = validation_batches(held_out, held_out_images, config.data, config.encoder)
+    loop = config.loop
+    if config.max_epochs:
+        loop = replace(loop, steps=min(loop.steps, config.max_epochs * clips.steps_per_epoch))
+    tasks: list[Distillation] = []
+
+    def build() -> Distillation:
+        sizes = config.distillation, config.encoder, images.shape[1], config.optim
+        tasks.append(Distillation(*sizes, validation=validation, evaluated_every=loop.sample_every))
+        return tasks[0]
+
+    batches = clips.batches(loop.seed, workers=loop.workers, rank=here.process_index)
+    fit(build, batches, loop, full_config=config)
+    encoder = tasks[0].encoder.eval()
+    if here.is_main_process:
+        print(f"exported to {export(loop.out / 'export', config.encoder, encoder)}")
+    return encoder
+
+
+@exits_cleanly
+def main() -> None:
+    train(cli(PRESETS))
+
+
+if __name__ == "__main__":
+    main()
