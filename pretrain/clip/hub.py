@@ -9,7 +9,7 @@ HUB_SECONDS = 10
 
 @contextmanager
 def local_copies_only(only: bool = True) -> Iterator[None]:
-    """Within it, the hub's libraries look only at what they have on this machine, and say at once what is missing.
+    """Within it, the hub's libraries look at their copies on this machine and miss the rest at once.
 
     They would otherwise try an unreachable hub for most of a minute per file.
     """

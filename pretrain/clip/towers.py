@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,9 +31,9 @@ class TowersConfig:
     """Which CLIP is the teacher."""
 
     name: str = "ViT-B-32"
-    """An architecture of open_clip, ``hf-hub:owner/name``, or a folder with open_clip_config.json and weights."""
+    """An architecture of open_clip, ``hf-hub:owner/name``, or a folder (open_clip_config.json, weights)."""
     pretrained: str = "openai"
-    """A tag that open_clip knows for the architecture, or a file of weights; a folder or hub name has its own."""
+    """A tag that open_clip knows for the architecture, or a file of weights; folders have their own."""
 
 
 class Towers(nn.Module):
@@ -48,7 +47,7 @@ class Towers(nn.Module):
         self.clip, self.tokenizer, self.title = clip, tokenizer, title
         self.requires_grad_(False)
         super().train(False)
-        settings: dict[str, Any] = clip.visual.preprocess_cfg  # pyright: ignore[reportAttributeAccessIssue]
+        settings: Any = clip.visual.preprocess_cfg  # pyright: ignore[reportAttributeAccessIssue]
         size = settings["size"]
         self.height, self.width = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
         self.resize_mode, self.interpolation = settings["resize_mode"], settings["interpolation"]
@@ -77,10 +76,11 @@ class Towers(nn.Module):
     @torch.no_grad()
     def images(self, pictures: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n dim"]:
         """Unit-length embeddings of pictures of any size, prepared as the model wants them."""
-        parts = [
-            self.embed(self.prepare(part).to(self.device).float() / 255) for part in pictures.split(BATCH)
-        ]
-        return torch.cat(parts) if parts else torch.zeros(0, self.dim, device=self.device)
+        if not len(pictures):
+            return torch.zeros(0, self.dim, device=self.device)
+        return torch.cat(
+            [self.embed(self.prepare(part).to(self.device).float() / 255) for part in pictures.split(BATCH)]
+        )
 
     @torch.no_grad()
     def texts(self, texts: list[str]) -> Float[Tensor, "n dim"]:
@@ -124,7 +124,7 @@ class Towers(nn.Module):
         return F.normalize(self.clip.encode_image((pixels - self.mean) / self.std).float(), dim=-1)  # pyright: ignore
 
 
-def open_towers(config: TowersConfig = TowersConfig()) -> Towers:  # noqa: B008 - frozen
+def open_towers(config: TowersConfig = TowersConfig()) -> Towers:
     """Open the towers of a config; what cannot be had is told in one sentence."""
     import open_clip
 
@@ -201,8 +201,8 @@ def _refusal(config: TowersConfig, error: Exception, online: bool) -> UserError:
     if online:
         return UserError(f"the weights of {_title(config)} cannot be had: {reason}")
     return UserError(
-        f"the weights of {_title(config)} are not on this machine and the hub does not answer: fetch them once"
-        f" where there is a network, or name a folder with {FOLDER_CONFIG} and weights instead"
+        f"the weights of {_title(config)} are not on this machine and the hub does not answer: fetch them"
+        f" once where there is a network, or name a folder with {FOLDER_CONFIG} and weights instead"
     )
 
 

@@ -1,0 +1,167 @@
+"""Scenes: something seen and heard together, from videos, VGGSound, paired files or ``datasets``."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from data.audio import excerpt, info, load, resampled_length
+from data.video import EXTENSIONS as VIDEOS
+from data.video import FRAME_RATE, video_frames, video_sound
+from engine.user_error import UserError
+
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+"""What is taken for a picture, by extension."""
+Layout = Literal["auto", "videos", "vggsound", "pairs", "hub"]
+
+
+class PictureError(UserError):
+    """A picture file that cannot be used."""
+
+
+class Scene(NamedTuple):
+    """One thing seen and heard, with what is known of it; files are not looked at until they are needed."""
+
+    name: str
+    """Unique among the scenes of a collection."""
+    audio: Path | None
+    """The sound: an audio file or a video; None if there is none."""
+    pictures: Path | tuple[Path, ...]
+    """What is seen: a video, a picture, or several pictures of the same moment; () if there is none."""
+    caption: str | None = None
+    """The first caption."""
+    label: str | None = None
+    split: str | None = None
+    """Such as train, validation or test."""
+    start_s: float = 0.0
+    """Where in the files the scene begins; pictures have no time."""
+    duration_s: float | None = None
+    """How long it is; None for until the end."""
+    extra: Mapping[str, str] = {}
+    """Further columns of a manifest, further captions among them."""
+
+    @property
+    def captions(self) -> list[str]:
+        """All captions, the first one first: columns ``caption`` and ``caption_1``, ``caption_2``, ..."""
+        more = (self.extra[name] for name in sorted(self.extra, key=_numbered) if name.startswith("caption_"))
+        return list(dict.fromkeys(caption for caption in (self.caption, *more) if caption))
+
+
+def scenes_from(
+    path: str | Path, layout: Layout = "auto", *, split: str | None = None, out: str | Path | None = None
+) -> list[Scene]:
+    """Find the scenes of a folder, a manifest, VGGSound's csv or a dataset (``layout`` "hub").
+
+    Scenes that lack a sound or a picture are left out, counted and named in one warning; the layouts are told
+    in ``data.audiovisual_layouts``. ``split`` keeps only those of a split. ``out`` is where sounds and
+    pictures stored inside a dataset are written (``runs/scenes/NAME`` by default).
+    """
+    from data import audiovisual_layouts as layouts  # here, since those make scenes
+
+    path = Path(path)
+    match layouts.layout_of(path) if layout == "auto" else layout:
+        case "videos":
+            scenes = layouts.from_videos(path)
+        case "vggsound":
+            scenes = layouts.from_vggsound(path)
+        case "pairs":
+            scenes = layouts.from_pairs(path)
+        case "hub":
+            from data.audiovisual_hub import from_dataset
+
+            scenes = from_dataset(str(path), Path(out) if out else Path("runs/scenes") / path.name)
+        case unknown:
+            known = "auto, videos, vggsound, pairs, hub"
+            raise UserError(f"there is no layout {unknown!r} of scenes; choose one of {known}")
+    if split is None:
+        return scenes
+    kept = [scene for scene in scenes if scene.split == split]
+    if not kept:
+        splits = ", ".join(sorted({scene.split for scene in scenes if scene.split})) or "none"
+        raise UserError(f"{path} holds no scene of the split {split!r} (it has: {splits})")
+    return kept
+
+
+def wave_of(scene: Scene, sample_rate: int) -> Float[Tensor, "1 1 samples"]:
+    """The scene's sound at a rate, mono."""
+    if scene.audio is None:
+        raise UserError(f"the scene {scene.name} has no sound: leave it out, or pair it with an audio file")
+    if is_video(scene.audio):
+        return video_sound(scene.audio, sample_rate, start_s=scene.start_s, duration_s=scene.duration_s)
+    if not scene.start_s and scene.duration_s is None:
+        return load(scene.audio, sample_rate)
+    start = round(scene.start_s * sample_rate)
+    header = info(scene.audio)
+    whole = resampled_length(header.samples, header.sample_rate, sample_rate)
+    wanted = whole if scene.duration_s is None else round(scene.duration_s * sample_rate)
+    if start >= whole:
+        raise UserError(f"{scene.audio} ends before {scene.start_s:g} s, where the scene {scene.name} begins")
+    return excerpt(scene.audio, start, min(wanted, whole - start), sample_rate)
+
+
+def each_picture(
+    scene: Scene, frame_rate: float | None = FRAME_RATE
+) -> Iterator[UInt8[Tensor, "3 height width"]]:
+    """The scene's pictures or its video's frames one after the other, at least one; flat memory."""
+    pictures = scene.pictures if isinstance(scene.pictures, tuple) else (scene.pictures,)
+    if not pictures:
+        raise UserError(f"the scene {scene.name} has no picture: leave it out, or pair it with one")
+    for picture in pictures:
+        if is_video(picture):
+            yield from video_frames(picture, frame_rate, start_s=scene.start_s, duration_s=scene.duration_s)
+        else:
+            yield read_picture(picture)
+
+
+def pictures_of(scene: Scene, frame_rate: float | None = FRAME_RATE) -> UInt8[Tensor, "n 3 height width"]:
+    """All of a scene's pictures or frames at once, which must be of one size."""
+    pictures = list(each_picture(scene, frame_rate))
+    sizes = {tuple(picture.shape[1:]) for picture in pictures}
+    if len(sizes) > 1:
+        raise UserError(f"the pictures of the scene {scene.name} are of several sizes: {sorted(sizes)}")
+    return torch.stack(pictures)
+
+
+def read_picture(path: Path) -> UInt8[Tensor, "3 height width"]:
+    """Read a picture file as RGB, upright; of an animation, the first frame."""
+    import numpy as np
+    from PIL import Image, ImageOps
+
+    if not path.is_file():
+        raise PictureError(f"{path} does not exist" if not path.exists() else f"{path} is not a picture file")
+    try:
+        with Image.open(path) as picture:
+            pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except Exception as error:  # decoders fail in as many ways as there are formats
+        reason = " ".join(str(error).split())[:120].rstrip(".").replace(str(path), "it")
+        raise PictureError(f"{path} is damaged or not a picture this program can read: {reason}") from None
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+
+def is_video(path: Path) -> bool:
+    """Whether a file is a video, by its extension."""
+    return path.suffix.lower() in VIDEOS
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file is a picture, by its extension."""
+    return path.suffix.lower() in PICTURES
+
+
+def listed(cell: str) -> list[str]:
+    """The words of a manifest's cell: a JSON list, or parts between ``;`` or ``|``."""
+    if cell.lstrip().startswith("["):
+        try:
+            return [str(part) for part in json.loads(cell)]
+        except json.JSONDecodeError:
+            pass
+    return [part.strip() for part in cell.replace("|", ";").split(";") if part.strip()]
+
+
+def _numbered(name: str) -> tuple[int, str]:
+    digits = name.rpartition("_")[2]
+    return (int(digits), name) if digits.isdigit() else (1 << 30, name)

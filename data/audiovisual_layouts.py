@@ -1,0 +1,291 @@
+"""How collections of scenes lie on disk: video folders, VGGSound, and pairs of pictures and sounds."""
+
+import csv
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.audiovisual import Layout, Scene, is_picture, is_video, listed
+from data.decoding import EXTENSIONS, READ_ONLY
+from data.manifest import METADATA, Row, rows_from
+from data.recordings import NAMED_AT_MOST
+from data.video import VideoError, video_files, video_info
+from engine.user_error import UserError
+
+SOUNDS = EXTENSIONS + READ_ONLY
+SPLITS = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "eval": "test",
+}
+"""Folders' and columns' names of splits, and ours for them."""
+PICTURE_COLUMNS = ("picture", "pictures", "image", "images", "image_path", "picture_path", "video", "frames")
+"""Names the column of pictures may have in a manifest, ours first."""
+CAPTION_COLUMNS = ("caption", "captions", "description")
+LABEL_COLUMNS = ("label", "category", "class", "class_name")
+VGGSOUND_SECONDS = 10.0
+VGGSOUND_CELLS = 4
+"""YouTube id, start in seconds, label, split."""
+
+
+def is_sound(path: Path) -> bool:
+    """Whether a file is audio, by its extension."""
+    return path.suffix.lower() in SOUNDS
+
+
+def layout_of(path: Path) -> Layout:
+    """Guess a collection's layout from what lies there."""
+    if not path.exists():
+        known = not path.is_absolute() and str(path).count("/") == 1 and not path.parent.is_dir()
+        if known and not str(path).startswith((".", "~")):
+            return "hub"
+        raise UserError(f"there is no folder, manifest or csv {path}")
+    if path.is_file():
+        return "vggsound" if path.suffix.lower() == ".csv" and _is_vggsound(path) else "pairs"
+    if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        return "hub"
+    if any((path / name).is_file() and not _is_vggsound(path / name) for name in METADATA):
+        return "pairs"
+    if _vggsound_csv(path):
+        return "vggsound"
+    files = _files(path)
+    return "pairs" if any(map(is_picture, files)) and any(map(is_sound, files)) else "videos"
+
+
+def from_videos(folder: Path) -> list[Scene]:
+    """A scene per video; sub-folders are labels, and splits where they are called so."""
+    files = video_files(folder)
+    if not files:
+        known = "videos, a manifest, or pictures and sounds of equal names"
+        raise UserError(f"{folder} holds no scenes: neither {known}")
+    parts = [file.relative_to(folder).parts[:-1] for file in files]
+    with_splits = all(p and p[0].lower() in SPLITS for p in parts)
+    splits = [SPLITS[p[0].lower()] if with_splits else None for p in parts]
+    rest = [p[1:] if with_splits else p for p in parts]
+    labelled = all(rest) and len({p[0] for p in rest}) > 1
+    scenes = [
+        Scene(
+            name=file.relative_to(folder).as_posix(),
+            audio=file,
+            pictures=file,
+            label=p[0] if labelled else None,
+            split=split,
+        )
+        for file, p, split in zip(files, rest, splits)
+    ]
+    return sound_scenes(scenes, folder)
+
+
+def from_vggsound(path: Path) -> list[Scene]:
+    """VGGSound: a csv of (id, start, label, split) beside videos called ``<id>_<start:06d>``.
+
+    ``<id>_<start>`` is understood too, and ``<id>`` for a whole video out of which 10 s are meant.
+    """
+    file = _vggsound_csv(path) if path.is_dir() else path
+    if file is None or not file.is_file():
+        raise UserError(f"{path} is no VGGSound: it needs a csv with lines of id,start,label,split")
+    rows = [row for row in _csv_rows(file) if row]
+    for line, row in enumerate(rows, start=1):
+        if len(row) != VGGSOUND_CELLS or not row[1].strip().isdigit():
+            raise UserError(f"{file}, line {line}: expected id,start seconds,label,split, found {row!r:.80}")
+    videos = {video.stem: video for video in reversed(video_files(file.parent))}
+    scenes, missing = [], []
+    for video_id, start, label, split in ([cell.strip() for cell in row] for row in rows):
+        seconds = int(start)
+        name = f"{video_id}_{seconds:06d}"
+        cut = videos.get(name) or videos.get(f"{video_id}_{seconds}")
+        whole = None if cut else videos.get(video_id)
+        if cut is None and whole is None:
+            missing.append(name)
+            continue
+        scenes.append(
+            Scene(
+                name=name,
+                audio=cut or whole,
+                pictures=cut or whole or (),
+                label=label,
+                split=SPLITS.get(split, split),
+                start_s=float(seconds) if whole else 0.0,
+                duration_s=VGGSOUND_SECONDS if whole else None,
+            )
+        )
+    if not scenes:
+        raise UserError(f"none of the {len(rows)} videos that {file} lists lies under {file.parent}")
+    _warn(missing, len(rows), f"videos of {file} are not there")
+    return sound_scenes(scenes, file)
+
+
+def from_pairs(path: Path) -> list[Scene]:
+    """Pictures and sounds: of a manifest with columns path and picture, or of equal names in a folder."""
+    if path.is_file() or any((path / name).is_file() for name in METADATA):
+        return _from_manifest(path)
+    sounds, pictures = defaultdict(list), defaultdict(list)
+    for file in _files(path):
+        if is_sound(file):
+            sounds[file.relative_to(path).with_suffix("")].append(file)
+        elif is_picture(file):
+            pictures[file.relative_to(path).with_suffix("")].append(file)
+    if not set(sounds) & set(pictures):  # in folders of their own, such as audio/a.wav and images/a.png
+        sounds, pictures = _by_stem(sounds), _by_stem(pictures)
+    names = sorted(set(sounds) & set(pictures))
+    if not names:
+        raise UserError(
+            f"{path} holds no picture and sound of equal name: name them alike (a.wav, a.png), or write a"
+            " manifest with columns path and picture"
+        )
+    alone = sorted(set(sounds) ^ set(pictures))
+    total = len(names) + len(alone)
+    _warn(alone, total, f"names in {path} have a sound or a picture, not both; these are left out")
+    return [
+        Scene(
+            name=name.as_posix(),
+            audio=sounds[name][0],
+            pictures=tuple(sorted(pictures[name])),
+            split=SPLITS.get(name.parts[0].lower()) if len(name.parts) > 1 else None,
+        )
+        for name in names
+    ]
+
+
+def _from_manifest(path: Path) -> list[Scene]:
+    """Rows with columns path (sound or video), and any of picture, caption, label, split, start, duration."""
+    rows = rows_from(path)
+    folder = path.parent if path.is_file() else path
+    made = [_scene(row, folder, index) for index, row in enumerate(rows)]
+    scenes = [scene for scene in made if scene.pictures != ()]
+    if not scenes:
+        raise UserError(f"{path} has no pictures beside its sounds: add a column picture, or list videos")
+    _warn(
+        [scene.name for scene in made if scene.pictures == ()],
+        len(made),
+        f"rows of {path} have no picture and are left out",
+    )
+    return sound_scenes(scenes, path)
+
+
+def _scene(row: Row, folder: Path, index: int) -> Scene:
+    extra = dict(row.extra)
+
+    def take(columns: Iterable[str]) -> str | None:
+        return next((extra.pop(name) for name in columns if name in extra), None)
+
+    cell = take(PICTURE_COLUMNS)
+    pictures: Path | tuple[Path, ...] = tuple(folder / part for part in listed(cell)) if cell else ()
+    if isinstance(pictures, tuple) and len(pictures) == 1:
+        (pictures,) = pictures
+        if pictures.is_dir():
+            pictures = tuple(sorted(file for file in pictures.iterdir() if is_picture(file)))
+    if pictures == () and is_video(row.path):
+        pictures = row.path
+    captions = [text for text in (take(CAPTION_COLUMNS), row.text) if text]
+    if captions and captions[0].lstrip().startswith("["):
+        captions = listed(captions[0])
+    extra.update({f"caption_{number}": text for number, text in enumerate(captions[1:], start=1)})
+    start = take(("start", "start_s", "onset"))
+    try:
+        start_s = float(start or 0)
+    except ValueError:
+        raise UserError(f"the start {start!r} of {row.path} is not a number of seconds") from None
+    cut = start is not None or (is_video(row.path) and row.duration is not None)
+    return Scene(
+        name=f"{index:06d}_{row.path.stem}",
+        audio=row.path,
+        pictures=pictures,
+        caption=captions[0] if captions else None,
+        label=take(LABEL_COLUMNS),
+        split=SPLITS.get(row.split or "", row.split),
+        start_s=start_s,
+        duration_s=row.duration if cut else None,
+        extra=extra,
+    )
+
+
+def sound_scenes(scenes: list[Scene], where: Path) -> list[Scene]:
+    """Leave out videos without sound or picture and files that are not there, with one counted warning.
+
+    Only headers are read. What is wrong further inside a file shows when it is used.
+    """
+    bar = tqdm(total=len(scenes), desc="looking at files", unit="file", delay=2.0, disable=None)
+    with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = []
+        for problem in pool.map(_problem, scenes):
+            found.append(problem)
+            bar.update()
+    bad = [problem for problem in found if problem]
+    if len(bad) == len(scenes):
+        raise UserError(f"none of the {len(scenes)} scenes of {where} can be used: {bad[0]}")
+    _warn(bad, len(scenes), f"scenes of {where} are left out")
+    return [scene for scene, problem in zip(scenes, found) if not problem]
+
+
+def _problem(scene: Scene) -> str | None:
+    pictures = scene.pictures if isinstance(scene.pictures, tuple) else (scene.pictures,)
+    try:
+        for file in dict.fromkeys((scene.audio, *pictures)):
+            if file is None:
+                return f"{scene.name} has no sound"
+            if not is_video(file):
+                if not file.is_file():
+                    return f"{file} does not exist"
+                continue
+            header = video_info(file)
+            if file == scene.audio and not header.sample_rate:
+                return f"{file} has no sound"
+            if file in pictures and not header.height:
+                return f"{file} has no picture"
+    except VideoError as error:
+        return str(error)
+    return None
+
+
+def _by_stem(files: dict[Path, list[Path]]) -> dict[Path, list[Path]]:
+    merged = defaultdict(list)
+    for name, same in files.items():
+        merged[Path(name.name)] += same
+    return merged
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files under a folder but the hidden ones, sorted."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(place, name) for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
+def _vggsound_csv(folder: Path) -> Path | None:
+    return next((file for file in sorted(folder.glob("*.csv")) if _is_vggsound(file)), None)
+
+
+def _is_vggsound(file: Path) -> bool:
+    try:
+        first = next(iter(_csv_rows(file)), [])
+    except UserError:
+        return False
+    return len(first) == VGGSOUND_CELLS and first[1].strip().isdigit()
+
+
+def _csv_rows(file: Path) -> Iterable[list[str]]:
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as lines:
+            yield from csv.reader(lines)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file} cannot be read as csv: {error}") from None
+
+
+def _warn(bad: list, total: int, what: str) -> None:
+    if bad:
+        named = "; ".join(str(one) for one in bad[:NAMED_AT_MOST])
+        more = f"; and {len(bad) - NAMED_AT_MOST} more" if len(bad) > NAMED_AT_MOST else ""
+        warnings.warn(f"{len(bad)} of {total} {what}: {named}{more}", stacklevel=3)

@@ -1,0 +1,276 @@
+"""Frames and sound of video files by PyAV, a piece at a time; what is wrong with a file in one sentence."""
+
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from data.resampling import Frames, Resampler
+from engine.user_error import UserError
+
+EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ogv", ".ts")
+"""What ``video_files`` looks for."""
+FRAME_RATE = 1.0
+"""Frames looked at in a second of video, where nothing else is said: neighbours differ little."""
+SHORTFALL_SECONDS, SHORTFALL_SHARE = 1.0, 0.1
+"""A stream that ends earlier than its header says, by more than both, is truncated."""
+
+Problem = Literal["missing", "unreadable", "truncated", "empty", "no sound", "no picture"]
+
+
+class VideoError(UserError):
+    """A video that cannot be used, with the kind of problem for a scan to count."""
+
+    def __init__(self, path: Path, problem: Problem, detail: str) -> None:
+        super().__init__(path, problem, detail)  # all three, so that it can be pickled between processes
+        self.path, self.problem, self.detail = path, problem, detail
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.detail}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoInfo:
+    """What a file's header says."""
+
+    duration: float | None
+    """Seconds; None where the header is silent."""
+    frame_rate: float | None
+    """Frames per second; None without pictures, or where the header is silent."""
+    height: int
+    """Pixels; 0 without pictures."""
+    width: int
+    sample_rate: int
+    """Hz; 0 without sound."""
+
+
+def video_info(path: str | Path) -> VideoInfo:
+    """Read a video's header."""
+    with _opened(Path(path)) as container:
+        picture = next(iter(container.streams.video), None)
+        sound = next(iter(container.streams.audio), None)
+        return VideoInfo(
+            duration=container.duration / 1_000_000 if container.duration else None,
+            frame_rate=float(picture.average_rate) if picture and picture.average_rate else None,
+            height=picture.height if picture else 0,
+            width=picture.width if picture else 0,
+            sample_rate=sound.sample_rate if sound else 0,
+        )
+
+
+def video_frames(
+    path: str | Path,
+    frame_rate: float | None = FRAME_RATE,
+    *,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+) -> Iterator[UInt8[Tensor, "3 height width"]]:
+    """Yield the frames shown in the middle of each 1 / ``frame_rate`` seconds; all frames for None.
+
+    A stretch shorter than that gives the frame of its own middle. One frame is in memory at a time. The ways
+    a file can be unusable show when the first frame is asked for.
+    """
+    if frame_rate is not None and not 0 < frame_rate < math.inf:
+        raise ValueError(f"frame_rate={frame_rate} must be a positive number of frames per second")
+    path, step = Path(path), None if frame_rate is None else 1 / frame_rate
+    with _opened(path) as container:
+        stream = next(iter(container.streams.video), None)
+        if stream is None or stream.codec_context is None:
+            raise _lacking(path, "no picture", "pictures", stream)
+        stream.thread_type = "AUTO"
+        stop_s = math.inf if duration_s is None else start_s + duration_s
+        wanted = start_s if step is None else start_s + min(step, stop_s - start_s) / 2
+        shown: Any = None
+        end_s = 0.0
+        n_yielded = 0
+        for frame, at_s, lasts_s in _decoded(path, container, stream, start_s):
+            # The earlier frame is shown until this one's time.
+            while step is not None and shown is not None and wanted < min(at_s, stop_s):
+                yield _pixels(shown)
+                n_yielded, wanted = n_yielded + 1, start_s + (n_yielded + 1.5) * step
+            if at_s >= stop_s:
+                end_s = at_s
+                break
+            if step is None and at_s >= start_s:
+                yield _pixels(frame)
+                n_yielded += 1
+            shown, end_s = frame, at_s + lasts_s
+        else:
+            _whole(path, stream, container, end_s, "pictures")
+        until = min(end_s, stop_s)
+        while step is not None and shown is not None and (wanted < until or not n_yielded):
+            if not n_yielded and until <= start_s:
+                break
+            yield _pixels(shown)
+            n_yielded, wanted = n_yielded + 1, start_s + (n_yielded + 1.5) * step
+        if not n_yielded:
+            raise _nothing(path, "picture", start_s)
+
+
+def video_sound(
+    path: str | Path, sample_rate: int, *, start_s: float = 0.0, duration_s: float | None = None
+) -> Float[Tensor, "1 1 samples"]:
+    """Return a stretch of the sound, as the mean of its channels, resampled; shorter where the file ends.
+
+    Only what is returned is held in memory.
+    """
+    path = Path(path)
+    with _opened(path) as container:
+        stream = next(iter(container.streams.audio), None)
+        if stream is None or stream.codec_context is None:
+            raise _lacking(path, "no sound", "sound", stream)
+        rate = int(stream.sample_rate)
+        first = round(start_s * rate)
+        last = None if duration_s is None else first + round(duration_s * rate)
+        resampler = Resampler(rate, sample_rate, 1)
+        parts, place = [], None
+        end_s = 0.0
+        for frame, at_s, _ in _decoded(path, container, stream, start_s):
+            frames = _samples(frame)
+            # By the clock at first and by counting from there on: packets' times are rounded.
+            place = round(at_s * rate) if place is None else place
+            end_s = (place + len(frames)) / rate
+            kept = frames[max(0, first - place) : None if last is None else max(0, last - place)]
+            place += len(frames)
+            parts.append(resampler.push(kept))
+            if last is not None and place >= last:
+                break
+        else:
+            _whole(path, stream, container, end_s, "sound")
+        parts.append(resampler.flush())
+    wave = np.concatenate(parts)[:, 0]
+    if not len(wave):
+        raise _nothing(path, "sound", start_s)
+    if not np.isfinite(wave).all():
+        raise VideoError(path, "unreadable", "holds sound that is not finite numbers (NaN or infinity)")
+    return torch.from_numpy(np.ascontiguousarray(wave))[None, None]
+
+
+def video_files(folder: str | Path) -> list[Path]:
+    """All video files under a folder by extension, sorted; hidden files are passed over, links followed."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        is_file = folder.exists()
+        raise UserError(
+            f"{folder} is a file where a folder is expected" if is_file else f"there is no folder {folder}"
+        )
+    found, seen = [], set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a link that leads back up
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [
+            Path(place, name)
+            for name in files
+            if not name.startswith(".") and name.lower().endswith(EXTENSIONS)
+        ]
+    return sorted(found)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        import av
+    except ImportError:
+        raise UserError(f"{path} is a video, which needs PyAV: pip install 'timbre[video]'") from None
+    if not path.exists():
+        raise VideoError(path, "missing", "does not exist")
+    if not path.is_file():
+        raise VideoError(path, "unreadable", "is not a file")
+    if path.stat().st_size == 0:
+        raise VideoError(path, "empty", "is empty (0 bytes)")
+    try:
+        container = av.open(f"file:{path}", metadata_errors="replace")
+    except (av.FFmpegError, OSError, ValueError) as error:
+        detail = f"is not a video this program can read, or its end is missing: {_reason(error)}"
+        raise VideoError(path, "unreadable", detail) from None
+    try:
+        yield container
+    finally:
+        container.close()
+
+
+def _decoded(path: Path, container: Any, stream: Any, start_s: float) -> Iterator[tuple[Any, float, float]]:
+    """Each decoded frame from some place before ``start_s`` on, when it begins and how long it lasts."""
+    import av
+
+    begin = (container.start_time or 0) / 1_000_000
+    usual = 1 / stream.average_rate if stream.type == "video" and stream.average_rate else Fraction(0)
+    try:
+        if start_s > 0:
+            try:
+                container.seek(int((start_s + begin) / stream.time_base), stream=stream, backward=True)
+            except av.FFmpegError:  # past the end, or a container that cannot
+                container.seek(0)
+        next_s = start_s
+        for frame in container.decode(stream):
+            at_s = next_s if frame.pts is None else float(frame.pts * stream.time_base) - begin
+            if stream.type == "audio":
+                lasts = frame.samples / frame.sample_rate
+            else:
+                lasts = float(frame.duration * stream.time_base if frame.duration else usual)
+            yield frame, at_s, lasts
+            next_s = at_s + lasts
+    except av.FFmpegError as error:
+        what = "sound" if stream.type == "audio" else "pictures"
+        detail = f"is truncated or damaged: its {what} cannot be decoded ({_reason(error)})"
+        raise VideoError(path, "truncated", detail) from None
+
+
+def _whole(path: Path, stream: Any, container: Any, end_s: float, what: str) -> None:
+    """Refuse a stream that ended before its header says."""
+    if not stream.duration or not end_s:
+        return
+    begin = (container.start_time or 0) / 1_000_000
+    first = (stream.start_time or 0) * stream.time_base
+    stated = float(first + stream.duration * stream.time_base) - begin
+    if stated - end_s > max(SHORTFALL_SECONDS, SHORTFALL_SHARE * stated):
+        detail = f"is truncated: its {what} end after {end_s:.2f} of {stated:.2f} s"
+        raise VideoError(path, "truncated", detail.replace("sound end", "sound ends"))
+
+
+def _pixels(frame: Any) -> UInt8[Tensor, "3 height width"]:
+    pixels = frame.to_ndarray(format="rgb24")
+    turns = round(getattr(frame, "rotation", 0) / 90) % 4  # telephones film on their side and note it
+    if turns:
+        pixels = np.rot90(pixels, turns)
+    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+
+
+def _samples(frame: Any) -> Frames:
+    """A frame's samples in [-1, 1] as the mean of its channels."""
+    samples, n_channels = frame.to_ndarray(), len(frame.layout.channels)
+    if not frame.format.is_planar:
+        samples = samples.reshape(-1, n_channels).T
+    mean = samples.mean(axis=0, dtype=np.float64)[:, None]
+    if samples.dtype == np.uint8:
+        mean = (mean - 128) / 128
+    elif samples.dtype.kind == "i":
+        mean = mean / -float(np.iinfo(samples.dtype).min)
+    return mean.astype(np.float32)
+
+
+def _lacking(path: Path, problem: Problem, what: str, stream: Any) -> VideoError:
+    if stream is None:
+        return VideoError(path, problem, f"has no {what}: leave it out, or pair it with a file that has")
+    return VideoError(path, "unreadable", f"has {what} in a coding that this PyAV cannot decode: convert it")
+
+
+def _nothing(path: Path, what: str, start_s: float) -> VideoError:
+    return VideoError(path, "empty", f"has no {what} at {start_s:g} s or later")
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error).strip().rstrip(".") or type(error).__name__

@@ -1,0 +1,153 @@
+"""Embeddings of scenes: the teacher's, computed once, whatever interrupts or shares the work."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny_towers import write_towers
+from torch.testing import assert_close
+
+from data.audiovisual import Scene, pictures_of
+from engine.user_error import UserError
+from pretrain.clip import embedded
+from pretrain.clip.embedded import embed_frames, embed_scenes, embedded_scenes
+from pretrain.clip.towers import TowersConfig, open_towers
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory):
+    return open_towers(TowersConfig(name=str(write_towers(tmp_path_factory.mktemp("towers")))))
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    """Seven scenes of one to three pictures."""
+    made = []
+    for number in range(7):
+        files = tuple(tmp_path / f"{number}_{part}.png" for part in range(1 + number % 3))
+        for file in files:
+            pixels = torch.randint(0, 256, (40, 48, 3), dtype=torch.uint8).numpy()
+            Image.fromarray(pixels).save(file)
+        made.append(Scene(name=str(number), audio=None, pictures=files))
+    return made
+
+
+@pytest.fixture
+def counted(towers, monkeypatch):
+    """How many pictures the teacher has been shown."""
+    shown = []
+    images = type(towers).images
+    monkeypatch.setattr(type(towers), "images", lambda self, p: (shown.append(len(p)), images(self, p))[1])
+    return shown
+
+
+def test_embeddings_are_the_direction_of_the_mean_over_pictures(scenes, towers, tmp_path):
+    vectors = embed_scenes(scenes, towers, tmp_path / "cache", batch=4)
+    frames = embed_frames(scenes, towers, tmp_path / "cache", batch=5)
+    for scene, vector, of_frames in zip(scenes, vectors, frames):
+        expected = towers.images(pictures_of(scene))
+        assert_close(of_frames, expected, rtol=1e-4, atol=1e-5)
+        assert_close(vector, torch.nn.functional.normalize(expected.mean(0), dim=0), rtol=1e-4, atol=1e-5)
+
+
+def test_a_second_time_nothing_is_computed(scenes, towers, tmp_path, counted):
+    first = embed_scenes(scenes, towers, tmp_path / "cache")
+    n_shown = sum(counted)
+    assert n_shown == 13
+    assert_close(embed_scenes(scenes[::-1], towers, tmp_path / "cache"), first.flip(0), rtol=0, atol=0)
+    assert sum(counted) == n_shown
+
+
+def test_an_edited_picture_is_embedded_anew(scenes, towers, tmp_path, counted):
+    embed_scenes(scenes, towers, tmp_path / "cache")
+    n_shown = sum(counted)
+    Image.new("RGB", (20, 30), "red").save(scenes[0].pictures[0])
+    embed_scenes(scenes, towers, tmp_path / "cache")
+    assert sum(counted) == n_shown + 1
+
+
+def test_other_weights_have_their_own_cache(scenes, towers, tmp_path):
+    other = open_towers(TowersConfig(name=str(write_towers(tmp_path / "other", seed=1))))
+    first = embed_scenes(scenes, towers, tmp_path / "cache")
+    assert not torch.allclose(embed_scenes(scenes, other, tmp_path / "cache"), first)
+    assert_close(embed_scenes(scenes, towers, tmp_path / "cache"), first, rtol=0, atol=0)
+
+
+def test_a_run_that_was_killed_goes_on_from_its_last_shard(scenes, towers, tmp_path, counted, monkeypatch):
+    monkeypatch.setattr(embedded, "SHARD", 2)
+    embed_scenes(scenes[:4], towers, tmp_path / "cache")  # as far as it came
+    n_shown = sum(counted)
+    (next((tmp_path / "cache").iterdir()) / ".half.123.tmp").write_bytes(b"a shard half written")
+    vectors = embed_scenes(scenes, towers, tmp_path / "cache")
+    assert sum(counted) == 13
+    assert n_shown == 7
+    assert not vectors.isnan().any()
+
+
+def test_a_damaged_shard_is_computed_again(scenes, towers, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedded, "SHARD", 3)
+    first = embed_scenes(scenes, towers, tmp_path / "cache")
+    shard = sorted((tmp_path / "cache").rglob("*.safetensors"))[0]
+    shard.write_bytes(shard.read_bytes()[:-7])
+    with pytest.warns(UserWarning, match="damaged"):
+        again = embed_scenes(scenes, towers, tmp_path / "cache")
+    assert_close(again, first, rtol=0, atol=1e-6)
+
+
+def test_pictures_that_cannot_be_read_are_counted_and_left_out(scenes, towers, tmp_path):
+    Path(scenes[2].pictures[1]).write_bytes(b"no picture")
+    for _ in range(2):  # the second time from the cache
+        with pytest.warns(UserWarning, match=r"1 of 7 scenes.*2_1\.png is damaged"):
+            vectors = embed_scenes(scenes, towers, tmp_path / "cache")
+        assert vectors.isnan().any(-1).tolist() == [number == 2 for number in range(7)]
+    with pytest.warns(UserWarning, match="1 of 7"):
+        usable, found = embedded_scenes(scenes, towers, tmp_path / "cache")
+    assert [scene.name for scene in usable] == ["0", "1", "3", "4", "5", "6"]
+    assert_close(found, vectors[[0, 1, 3, 4, 5, 6]])
+    with pytest.raises(UserError, match="none of the 1 scenes"):
+        embed_scenes(scenes[2:3], towers, tmp_path / "cache")
+
+
+SHARED_WORK = """
+import sys, torch
+from pathlib import Path
+sys.path[:0] = [{root!r}, {tests!r}]
+torch.distributed.init_process_group("gloo")
+from data.audiovisual import Scene
+from pretrain.clip import embedded
+from pretrain.clip.towers import Towers, TowersConfig, open_towers
+shown, images = [], Towers.images
+Towers.images = lambda self, p: (shown.append(len(p)), images(self, p))[1]
+embedded.SHARD = 2
+files = sorted(Path({folder!r}).glob("*.png"))
+scenes = [Scene(name=f.name, audio=None, pictures=f) for f in files]
+towers = open_towers(TowersConfig(name={towers!r}))
+vectors = embedded.embed_scenes(scenes, towers, Path({folder!r}) / "cache", progress=False)
+rank = torch.distributed.get_rank()
+torch.save((vectors, sum(shown)), Path({folder!r}) / f"rank{{rank}}.pt")
+"""
+
+
+def test_two_processes_share_the_work_and_both_have_all_of_it(scenes, towers, tmp_path):
+    root, tests = str(Path(__file__).resolve().parents[2]), str(Path(__file__).parent)
+    folder = write_towers(tmp_path / "towers")
+    script = tmp_path / "shared_work.py"
+    script.write_text(SHARED_WORK.format(root=root, tests=tests, folder=str(tmp_path), towers=str(folder)))
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        str(script),
+    ]
+    done = subprocess.run(launch, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (first, n_first), (second, n_second) = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    assert_close(first, second, rtol=0, atol=0)
+    assert n_first + n_second == 13
+    assert min(n_first, n_second) == 6
