@@ -1,7 +1,9 @@
 """Train the converter: ``accelerate launch w2w/train.py --data.path FOLDER --loop.out runs/voice``.
 
 Run the same command again to continue. ``--preset small`` suits a CPU, ``base`` one large GPU, ``tiny``
-tests; ``--preset small_24k`` and ``base_24k`` are their 24 kHz forms.
+tests; ``--preset small_24k`` and ``base_24k`` are their 24 kHz forms. Pretrained encoders go inside with
+``--pretrained.content runs/data2vec --pretrained.use fine_tuned`` and ``--pretrained.style runs/wav2clip``; a
+speech encoder listens to what was said with ``--content.backend.kind SpeechFeatures``.
 """
 
 from dataclasses import dataclass, field, replace
@@ -22,6 +24,7 @@ from w2w.networks.style import StyleConfig
 from w2w.objectives.cluit import CLUIT
 from w2w.objectives.cluit_config import CLUITConfig, Weights
 from w2w.objectives.content import ContentLoss, ContentLossConfig
+from w2w.pretrained import PretrainedConfig, with_encoders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,8 @@ class TrainConfig:
     """The algorithm and its losses."""
     content: ContentLossConfig = field(default_factory=ContentLossConfig)
     """The frozen recogniser of the content loss."""
+    pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
+    """Pretrained encoders inside the converter; their sizes are filled in above."""
     optim_converter: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4, betas=(0.8, 0.99)))
     """The converter's optimiser."""
     optim_critic: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-4, betas=(0.5, 0.9)))
@@ -154,7 +159,7 @@ def build(config: TrainConfig) -> CLUIT:
         ContentLoss(config.content, config.converter.sample_rate) if config.cluit.weights.content else None
     )
     players = config.optim_converter, config.optim_critic
-    task = CLUIT(config.cluit, config.converter, config.critic, *players, content)
+    task = CLUIT(config.cluit, config.converter, config.critic, *players, content, config.pretrained)
     if config.init:
         begin_from(task, Path(config.init))
     return task
@@ -175,6 +180,7 @@ def begin_from(task: CLUIT, run: Path) -> None:
 def main() -> None:
     """Train, or continue; leave the converter for use in ``export`` beside the checkpoints."""
     config = cli(PRESETS)
+    config = replace(config, converter=with_encoders(config.converter, config.pretrained))
     here = accelerator(config.loop)
     loop, rank, n_ranks = config.loop, here.process_index, here.num_processes
     crops = batches(config.data, loop.seed, loop.workers, rank, n_ranks, loop.accumulate)

@@ -9,9 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.streaming import CausalConv1d, StridedCausalConv1d
+from engine.user_error import UserError
 from w2w.networks.analysis import CausalLogMel, frame_energy
 from w2w.networks.blocks import ResidualBlock
 from w2w.networks.running_mean import MeanState, RunningMean
+from w2w.networks.trunk import Trunk, TrunkConfig
 
 Wave = Float[Tensor, "batch 1 samples"]
 
@@ -20,8 +22,9 @@ Wave = Float[Tensor, "batch 1 samples"]
 class ContentConfig:
     """The content encoder."""
 
-    frontend: Literal["mel", "conv"] = "mel"
-    """``mel``: fixed filters; ``conv``: strided convolutions learned on the samples (NVC-Net's kind)."""
+    frontend: Literal["mel", "conv", "pretrained"] = "mel"
+    """``mel``: fixed filters; ``conv``: strided convolutions learned on the samples (NVC-Net's kind);
+    ``pretrained``: a speech encoder, which hears whole utterances, so that nothing streams."""
     n_channels: int = 176
     """Width."""
     n_blocks: int = 6
@@ -30,6 +33,17 @@ class ContentConfig:
     """Channels of the code: the bottleneck."""
     time_constant: float = 200.0
     """Frames over which the mean spectrum is taken away from the mels; 0 leaves it there."""
+    trunk: TrunkConfig | None = None
+    """Sizes of the speech encoder, where that is the frontend."""
+    trunk_layer: int = 0
+    """Layer of the speech encoder that is heard, counted from 1; 0: all, in a learned mixture."""
+
+    def __post_init__(self) -> None:
+        if (self.frontend == "pretrained") != (self.trunk is not None):
+            raise UserError(
+                f"content.frontend={self.frontend!r} goes {'without' if self.trunk else 'with'} a "
+                "content.trunk: let --pretrained.content FOLDER set both"
+            )
 
 
 class Content(NamedTuple):
@@ -42,9 +56,22 @@ class Content(NamedTuple):
 
 
 class ContentEncoder(nn.Module):
-    """Raw wave to one unit-length code per hop; frame ``t`` has seen samples before ``(t + 1) * hop``."""
+    """Raw wave to one unit-length code per hop; frame ``t`` has seen samples before ``(t + 1) * hop``.
 
-    def __init__(self, config: ContentConfig, sample_rate: int, hop: int, window: int, n_mels: int) -> None:
+    A ``pretrained`` one sees all of the wave; its frames stand at the samples that the decoder, which lags by
+    ``look_ahead``, makes of them.
+    """
+
+    def __init__(
+        self,
+        config: ContentConfig,
+        sample_rate: int,
+        hop: int,
+        window: int,
+        n_mels: int,
+        *,
+        look_ahead: int = 0,
+    ) -> None:
         super().__init__()
         self.config, self.hop = config, hop
         self.analysis = CausalLogMel(sample_rate, hop, window, n_mels)
@@ -59,13 +86,39 @@ class ContentEncoder(nn.Module):
             channels = [1, 16, 32, 64, width]
             for inner, outer, stride in zip(channels[:-1], channels[1:], factors(hop)):
                 self.samples.append(StridedCausalConv1d(inner, outer, 2 * stride, stride=stride))
-        self.stem = CausalConv1d(n_mels if config.frontend == "mel" else width, width, 5)
+        self.trunk: Trunk | None = None
+        inner = n_mels if config.frontend == "mel" else width
+        if config.trunk is not None:
+            self.trunk = Trunk(config.trunk, config.trunk_layer, sample_rate, hop, look_ahead)
+            inner = config.trunk.hidden
+        self.stem = CausalConv1d(inner, width, 5)
         self.blocks = nn.ModuleList(ResidualBlock(width, 5, 2 ** (i % 3)) for i in range(config.n_blocks))
         self.code = nn.Conv1d(width, config.dim, 1)
 
+    @property
+    def streams(self) -> bool:
+        """Whether ``step`` may be fed a signal in pieces."""
+        return self.trunk is None
+
     def forward(self, wave: Wave, warp: Float[Tensor, " batch"] | None = None) -> Content:
-        """Encode a whole wave; ``warp`` perturbs the voice that the encoder hears, in training."""
-        return self.step(wave, self.begin(wave.shape[0]), warp)[0]
+        """Encode a whole wave; ``warp`` perturbs the voice that the encoder hears, in training.
+
+        A speech encoder hears the perturbed wave at another speed, pitch and formants moved, and the whole of
+        it at once; only unperturbed waves may be long.
+        """
+        state = self.begin(wave.shape[0])
+        if self.trunk is None:
+            return self.step(wave, state, warp)[0]
+        whole = slice(0, wave.shape[-1] // self.hop)
+        heard = self.trunk.pieces(wave) if warp is None else [(whole, self.trunk(wave, warp))]
+        codes, energies = [], []
+        for piece, hidden in heard:
+            samples = wave[..., piece.start * self.hop : piece.stop * self.hop]
+            mels, state["analysis"] = self.analysis.step(samples, state["analysis"])
+            energies.append(frame_energy(mels))
+            code, state = self._bottleneck(hidden, state)
+            codes.append(code)
+        return Content(torch.cat(codes, dim=-1), torch.cat(energies, dim=-1))
 
     def begin(self, batch: int) -> dict[str, Any]:
         """Silence."""
@@ -81,6 +134,8 @@ class ContentEncoder(nn.Module):
         self, wave: Wave, state: dict[str, Any], warp: Float[Tensor, " batch"] | None = None
     ) -> tuple[Content, dict[str, Any]]:
         """Encode one chunk, a whole number of hops long."""
+        if not self.streams:
+            raise UserError("a pretrained content encoder hears whole utterances: it cannot take chunks")
         mels, after_analysis = self.analysis.step(wave, state["analysis"], warp)
         energy = frame_energy(mels)
         after_mean: MeanState | None = None
@@ -98,6 +153,17 @@ class ContentEncoder(nn.Module):
                 hidden, after = layer.step(hidden, past)  # type: ignore[operator]
                 hidden = F.silu(hidden)
                 samples.append(after)
+        code, after_all = self._bottleneck(hidden, state)
+        return Content(code, energy), after_all | {
+            "analysis": after_analysis,
+            "mean": after_mean,
+            "samples": samples,
+        }
+
+    def _bottleneck(
+        self, hidden: Float[Tensor, "batch inner frames"], state: dict[str, Any]
+    ) -> tuple[Float[Tensor, "batch dim frames"], dict[str, Any]]:
+        """From what a frontend hears to codes of unit length."""
         hidden, stem = self.stem.step(hidden, state["stem"])
         blocks = []
         for block, past in zip(self.blocks, state["blocks"]):
@@ -106,14 +172,7 @@ class ContentEncoder(nn.Module):
         code = self.code(hidden)
         # The root keeps silence's code short instead of blowing up its direction.
         code = code * torch.rsqrt(code.square().sum(1, keepdim=True) + 1e-4)
-        after_all = {
-            "analysis": after_analysis,
-            "mean": after_mean,
-            "samples": samples,
-            "stem": stem,
-            "blocks": blocks,
-        }
-        return Content(code, energy), after_all
+        return code, state | {"stem": stem, "blocks": blocks}
 
 
 def factors(hop: int) -> list[int]:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.user_error import UserError
-from w2w.networks.content import ContentConfig, ContentEncoder, factors
+from w2w.networks.content import Content, ContentConfig, ContentEncoder, factors
 from w2w.networks.decoder import Decoder, DecoderConfig
 from w2w.networks.pitch import Pitch, PitchTracker
 from w2w.networks.running_mean import RunningMean
@@ -21,6 +21,8 @@ Voice = Float[Tensor, "batch voice"]
 
 LOWEST, HIGHEST = math.log(50.0), math.log(600.0)
 """Log of Hz: converted F0 stays inside."""
+BLOCK_FRAMES = 400
+"""Frames decoded at once where the content of the whole was encoded before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +83,7 @@ class ConverterNetwork(nn.Module):
         super().__init__()
         self.config = config
         shape = (config.sample_rate, config.hop, config.window, config.n_mels)
-        self.content = ContentEncoder(config.content, *shape)
+        self.content = ContentEncoder(config.content, *shape, look_ahead=config.look_ahead)
         self.style = StyleEncoder(config.style, *shape)
         self.decoder = Decoder(
             config.decoder, config.style, config.content.dim, config.sample_rate, config.hop
@@ -94,12 +96,29 @@ class ConverterNetwork(nn.Module):
     @property
     def streams(self) -> bool:
         """Whether a signal may be converted in pieces."""
-        return self.decoder.streams
+        return not self.needs_whole
+
+    @property
+    def needs_whole(self) -> str:
+        """Which part needs the whole utterance, and why; empty where none does."""
+        if not self.content.streams:
+            return "content.frontend is 'pretrained', whose transformer hears the whole utterance"
+        return "" if self.decoder.streams else "decoder.norm is 'adain', which needs the whole utterance"
 
     def forward(self, source: Wave, voice: Voice, semitones: float = 0.0) -> Wave:
         """Convert whole waves; the result is as long as the source."""
-        samples = source.shape[-1]
-        wave, _ = self.step(self.lead(source), voice, self.begin(source.shape[0]), semitones)
+        samples, led, state = source.shape[-1], self.lead(source), self.begin(source.shape[0])
+        if self.content.streams:
+            wave, _ = self.step(led, voice, state, semitones)
+        else:
+            content, parts = self.content(led), []
+            # Codes are few; what the decoder makes of them on its way to samples is not.
+            block = BLOCK_FRAMES if self.decoder.streams else content.code.shape[-1]
+            pieces = zip(content.code.split(block, dim=-1), content.energy.split(block, dim=-1))
+            for (code, energy), chunk in zip(pieces, led.split(block * self.config.hop, dim=-1)):
+                part, state = self.speak(chunk, Content(code, energy), voice, state, semitones)
+                parts.append(part)
+            wave = torch.cat(parts, dim=-1)
         return wave[..., self.config.look_ahead :][..., :samples]
 
     def lead(self, source: Wave) -> Float[Tensor, "batch 1 led"]:
@@ -121,6 +140,13 @@ class ConverterNetwork(nn.Module):
     ) -> tuple[Wave, dict[str, Any]]:
         """Convert one chunk, a whole number of hops long; the output lags by ``look_ahead`` samples."""
         content, after_content = self.content.step(source, state["content"])
+        wave, after = self.speak(source, content, voice, state, semitones)
+        return wave, after | {"content": after_content}
+
+    def speak(
+        self, source: Wave, content: Content, voice: Voice, state: dict[str, Any], semitones: float = 0.0
+    ) -> tuple[Wave, dict[str, Any]]:
+        """Speak what was encoded of one chunk; its pitch is found here."""
         if self.decoder.needs_pitch:
             pitch, after_pitch = self.pitch.step(source, state["pitch"])
             usual, after_usual = self.usual_pitch.step(pitch.log_f0, voiced(pitch), state["usual_pitch"])
@@ -129,12 +155,7 @@ class ConverterNetwork(nn.Module):
             pitch = Pitch(torch.zeros_like(content.energy), torch.zeros_like(content.energy))
             after_pitch, after_usual = state["pitch"], state["usual_pitch"]
         wave, after_decoder = self.decoder.step(content, pitch, voice, state["decoder"])
-        return wave, {
-            "content": after_content,
-            "pitch": after_pitch,
-            "usual_pitch": after_usual,
-            "decoder": after_decoder,
-        }
+        return wave, state | {"pitch": after_pitch, "usual_pitch": after_usual, "decoder": after_decoder}
 
 
 def voiced(pitch: Pitch) -> Float[Tensor, "batch 1 frames"]:

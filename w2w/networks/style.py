@@ -1,13 +1,17 @@
 """Whose voice: an encoder of reference speech into a few timbre tokens and a mean pitch."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torchaudio.functional import resample
 
+from engine.user_error import UserError
+from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
 from w2w.networks.analysis import CausalLogMel, frame_energy
 from w2w.networks.pitch import PitchTracker
 
@@ -26,6 +30,17 @@ class StyleConfig:
     """Timbre tokens: each gathers the voice's way with one family of sounds."""
     token_dim: int = 32
     """Channels of a token."""
+    encoder: Literal["tokens", "wav2clip"] = "tokens"
+    """``tokens``: from mels alone; ``wav2clip``: Wav2CLIP's audio encoder is heard beside them."""
+    audio: AudioEncoderConfig | None = None
+    """Wav2CLIP's audio encoder, where it is heard."""
+
+    def __post_init__(self) -> None:
+        if (self.encoder == "wav2clip") != (self.audio is not None):
+            raise UserError(
+                f"style.encoder={self.encoder!r} goes {'without' if self.audio else 'with'} style.audio: "
+                "let --pretrained.style FOLDER set both"
+            )
 
     @property
     def voice_dim(self) -> int:
@@ -38,11 +53,14 @@ class StyleEncoder(nn.Module):
 
     A voice is a plain vector whose last entry is the mean of log-F0 (natural log of Hz) over voiced
     frames; voices may be averaged and blended entry by entry. Not causal: the reference is known beforehand.
+
+    Wav2CLIP's frames, each of 32 of its hops, are far too long to tell one sound from the next: they are laid
+    on the mels' frames, so that tokens still attend to single sounds, and know what Wav2CLIP heard around.
     """
 
     def __init__(self, config: StyleConfig, sample_rate: int, hop: int, window: int, n_mels: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.sample_rate = config, sample_rate
         self.analysis = CausalLogMel(sample_rate, hop, window, n_mels)
         self.pitch = PitchTracker(sample_rate, hop)
         width = config.n_channels
@@ -58,18 +76,38 @@ class StyleEncoder(nn.Module):
         )
         self.relevance = nn.Conv1d(width, config.n_tokens, 1)
         self.value = nn.Conv1d(width + n_mels, config.n_tokens * config.token_dim, 1)
+        self.audio: Listening | None = None
+        if config.audio is not None:
+            self.audio = Listening(config.audio)
+            self.lay = nn.Conv1d(config.audio.channels, width, 1)
 
     def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> Voice:
         """Encode clips into voices; gradients reach the tokens, not the pitch."""
-        mels = self.analysis(wave)
-        return torch.cat([self.timbre(mels), self.mean_log_f0(wave)], dim=-1)
+        return torch.cat([self.timbre_of(wave), self.mean_log_f0(wave)], dim=-1)
 
-    def timbre(self, mels: Float[Tensor, "batch n_mels frames"]) -> Float[Tensor, "batch tokens"]:
-        """Gather the timbre tokens, flattened; pauses do not speak, and loudness says nothing."""
+    def timbre_of(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch tokens"]:
+        """The timbre tokens of a wave, flattened."""
+        mels = self.analysis(wave)
+        if self.audio is None:
+            return self.timbre(mels)
+        heard = self.audio.features(resample(wave, self.sample_rate, self.audio.config.sample_rate))
+        return self.timbre(mels, F.interpolate(heard, mels.shape[-1], mode="linear"))
+
+    def timbre(
+        self,
+        mels: Float[Tensor, "batch n_mels frames"],
+        heard: Float[Tensor, "batch channels frames"] | None = None,
+    ) -> Float[Tensor, "batch tokens"]:
+        """Gather the timbre tokens, flattened; pauses do not speak, and loudness says nothing.
+
+        ``heard`` is what Wav2CLIP hears, in as many frames.
+        """
         energy = frame_energy(mels)
         audible = F.logsigmoid(2.0 * (energy - energy.amax(-1, keepdim=True) + 3.5))
         mels = mels - (energy * audible.softmax(-1)).sum(-1, keepdim=True)
         hidden = self.stem(mels * 0.5)
+        if heard is not None:
+            hidden = hidden + self.lay(heard)
         for block in self.blocks:
             hidden = hidden + block(hidden)
         attention = (self.relevance(hidden) + audible).softmax(-1)  # (batch, tokens, frames)
@@ -86,3 +124,18 @@ class StyleEncoder(nn.Module):
         # A hundredth of a frame of the default, so that silence, too, has a pitch.
         total = (log_f0 * near).sum(-1, keepdim=True) + 0.01 * math.log(150.0)
         return (total / (near.sum(-1, keepdim=True) + 0.01)).float()
+
+
+class Listening(AudioEncoder):
+    """Wav2CLIP's audio encoder as a listener: without its way into CLIP's space, and deaf to batch-mates."""
+
+    def __init__(self, config: AudioEncoderConfig) -> None:
+        super().__init__(replace(config, transform=False, dim=config.channels, normalisation="clip"))
+
+    def train(self, mode: bool = True) -> "Listening":
+        """Keep the batch norms' statistics: a voice does not depend on the other voices of its batch."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self

@@ -31,6 +31,7 @@ from w2w.objectives.losses import (
     r1,
 )
 from w2w.objectives.perturb import level_and_sign, other_speeds, same_stretch
+from w2w.pretrained import PretrainedConfig, begin, gentle
 
 Wave = Float[Tensor, "batch 1 samples"]
 Scalars = dict[str, Tensor]
@@ -47,9 +48,10 @@ class CLUIT:
         optim_converter: OptimConfig,
         optim_critic: OptimConfig,
         content_loss: nn.Module | None = None,
+        pretrained: PretrainedConfig = PretrainedConfig(),  # noqa: B008 - frozen
     ) -> None:
         self.config, self.shape = config, converter
-        self.converter = ConverterNetwork(converter)
+        self.converter = begin(ConverterNetwork(converter), pretrained)
         self.projector = nn.Linear(converter.style.voice_dim - 1, 128)
         # A speaker at another speed is another voice to the label head, too.
         self.critic = Critic(replace(critic, n_speakers=critic.n_speakers * max(len(config.speeds), 1)))
@@ -59,7 +61,7 @@ class CLUIT:
         self.bank = MemoryBank(config.bank_size, critic.projection_dim)
         self.voices = MemoryBank(config.bank_size, 128)
         self.players = {
-            "converter": Player([self.converter, self.projector], optim_converter, "converter"),
+            "converter": gentle([self.converter, self.projector], optim_converter, pretrained),
             "critic": Player(self.critic, optim_critic, "critic"),
         }
         self.modules: dict[str, nn.Module] = {
@@ -89,7 +91,7 @@ class CLUIT:
         scalars: Scalars = {}
 
         encoded = encode(self.converter, wave, warp=config.warp, noise=config.code_noise)
-        timbre = self.converter.style.timbre(self.converter.style.analysis(other))
+        timbre = self.converter.style.timbre_of(other)
         mean_log_f0 = self.converter.style.mean_log_f0(other)
         own = torch.cat([timbre, mean_log_f0], dim=-1)
         rebuilt = decode(self.converter, encoded, own, wave.shape[-1], own_pitch=True)
@@ -179,7 +181,7 @@ class CLUIT:
     def judged(self, wave: Wave) -> Tensor:
         """The voice of a wave as the averaged style encoder hears it; gradients pass through to the wave."""
         style: StyleEncoder = self.converter_ema.module.style  # pyright: ignore[reportAssignmentType]
-        return self.projector_ema.module(style.timbre(style.analysis(wave)))
+        return self.projector_ema.module(style.timbre_of(wave))
 
     def content_terms(self, scalars: Scalars, converted: Wave, wave: Wave, encoded: Encoded) -> Tensor:
         """What was said, and how loudly, must survive conversion."""

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 from torchaudio.functional import resample
 
 from engine.user_error import UserError
-from w2w.objectives.recognisers import Backend, Listener, LocalRecogniser, open_recogniser
+from w2w.objectives.recognisers import (
+    Backend,
+    Listener,
+    LocalRecogniser,
+    SpeechFeatures,
+    open_recogniser,
+)
 
 Wave = Float[Tensor, "batch 1 samples"]
 
@@ -24,7 +30,8 @@ class ContentLossConfig:
     features: float = 1.0
     """Weight of the distance between features; 0 leaves it out."""
     posteriors: float = 0.5
-    """Weight of the divergence between posteriors, in nats per frame; 0 leaves it out."""
+    """Weight of the divergence between posteriors, in nats per frame; 0 leaves it out. Encoders that were
+    taught no tokens have none."""
     distance: Literal["l1", "cosine"] = "l1"
     """How features, standardised over their channels, are compared."""
     layers: tuple[int, ...] = ()
@@ -35,6 +42,10 @@ class ContentLossConfig:
     def __post_init__(self) -> None:
         if min(self.features, self.posteriors) < 0:
             raise UserError("content weights must not be negative")
+        if isinstance(self.backend, SpeechFeatures) and not self.features:
+            raise UserError(
+                "content.features=0 leaves nothing to compare: a speech encoder has no posteriors"
+            )
 
 
 class ContentLoss(nn.Module):
@@ -74,7 +85,7 @@ class ContentLoss(nn.Module):
                 for i in self._layers(len(said.features))
             ]
             terms["features"] = torch.stack(distances).mean()
-        if self.config.posteriors:
+        if self.config.posteriors and said.log_probs.shape[-1]:
             terms["posteriors"] = posterior_distance(heard.log_probs, said.log_probs, counts)
         return terms
 

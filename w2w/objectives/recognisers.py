@@ -42,7 +42,23 @@ class TorchaudioPipeline:
     ``torchaudio.models.wav2vec2_model``, and ``model.safetensors``."""
 
 
-Backend = LocalRecogniser | TransformersCTC | TorchaudioPipeline
+@dataclass(frozen=True, kw_only=True)
+class SpeechFeatures:
+    """A pretrained speech encoder without a head: only its features can be compared, not posteriors."""
+
+    folder: str = ""
+    """A run of ``pretrain/data2vec.py``, its export, or a Data2VecAudio model of transformers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTunedRecogniser:
+    """A pretrained speech encoder fine-tuned with CTC by ``python -m pretrain.ctc``."""
+
+    folder: str = ""
+    """Its export, or the run."""
+
+
+Backend = LocalRecogniser | TransformersCTC | TorchaudioPipeline | SpeechFeatures | FineTunedRecogniser
 Wave = Float[Tensor, "batch 1 samples"]
 
 
@@ -65,7 +81,35 @@ def open_recogniser(backend: Backend) -> nn.Module:
             recogniser = _Transformers(folder)
         case TorchaudioPipeline(name=name):
             recogniser = _Torchaudio(name)
+        case SpeechFeatures(folder=folder):
+            recogniser = _Features(folder)
+        case FineTunedRecogniser(folder=folder):
+            from pretrain.speech.finetuned import load_speech_recogniser
+
+            recogniser = load_speech_recogniser(_given(folder, "recogniser fine-tuned by pretrain.ctc"))
     return recogniser.eval().requires_grad_(False)
+
+
+class _Features(nn.Module):
+    def __init__(self, folder: str) -> None:
+        super().__init__()
+        from pretrain.speech.loading import load_speech_encoder
+
+        self.encoder = load_speech_encoder(_given(folder, "pretrained speech encoder"))
+        self.sample_rate = self.encoder.sample_rate
+
+    def forward(self, wave: Wave) -> RecogniserOutput:
+        features = [frames.transpose(1, 2) for frames in self.encoder(wave).features]
+        # No tokens: it was never taught any.
+        return RecogniserOutput(features, wave.new_zeros(len(wave), features[0].shape[-1], 0))
+
+
+def _given(folder: str, what: str) -> str:
+    if not folder:
+        raise UserError(f"no {what} was named: give its folder by --content.backend.folder FOLDER")
+    # A run's export, where one is.
+    inner = Path(folder) / "export"
+    return str(inner) if (inner / "config.json").is_file() else folder
 
 
 class _Transformers(nn.Module):

@@ -1,0 +1,155 @@
+"""A pretrained speech encoder as the converter's ears: its layers mixed, at the converter's frames."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torchaudio.functional import resample
+
+from engine.user_error import UserError
+
+if TYPE_CHECKING:
+    from pretrain.speech.encoder import SpeechEncoder
+
+Wave = Float[Tensor, "batch 1 samples"]
+Hidden = Float[Tensor, "batch hidden frames"]
+PerItem = Float[Tensor, " batch"]
+
+WHOLE_S = 30.0
+"""Seconds heard at once; a longer wave is heard in pieces, each with some context on both sides."""
+PIECE_S, CONTEXT_S = 20.0, 2.0
+LENGTH_STEP = 80
+"""Lengths of waves played at other speeds are multiples of this: transforms of a prime length are slow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrunkConfig:
+    """The sizes of a speech encoder; inside a converter nothing of it is dropped."""
+
+    sample_rate: int = 16_000
+    """Hz."""
+    conv_dims: tuple[int, ...] = (512,) * 7
+    """Channels of each convolution on the wave."""
+    conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    """Length of each."""
+    conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    """Stride of each; their product is its hop."""
+    conv_bias: bool = False
+    """Whether the convolutions add a bias."""
+    hidden: int = 768
+    """Channels of the transformer."""
+    layers: int = 12
+    """Layers of the transformer."""
+    heads: int = 12
+    """Attention heads."""
+    ffn: int = 3072
+    """Inner channels of the feed-forward parts."""
+    position_layers: int = 5
+    """Grouped convolutions that tell frames where they are."""
+    position_kernel: int = 19
+    """Frames each of them sees."""
+    position_groups: int = 16
+    """Groups of each of them."""
+
+    def build(self) -> "SpeechEncoder":
+        """Make the encoder, with random weights."""
+        # Late: transformers takes longer to import than all the rest, and few converters need it.
+        from pretrain.speech.encoder import SpeechEncoder, SpeechEncoderConfig
+
+        config = SpeechEncoderConfig(**asdict(self))
+        return SpeechEncoder(replace(config, dropout=0.0, attention_dropout=0.0, feature_dropout=0.0))
+
+
+class Trunk(nn.Module):
+    """A speech encoder's frames where the converter's frames are, from one layer or mixed from all.
+
+    It hears whole utterances. Frame ``t`` is interpolated at the middle of the samples that the decoder makes
+    of it, which are those of the source ``look_ahead`` samples earlier.
+    """
+
+    def __init__(
+        self, config: TrunkConfig, layer: int, sample_rate: int, hop: int, look_ahead: int = 0
+    ) -> None:
+        super().__init__()
+        if not 0 <= layer <= config.layers:
+            raise UserError(f"trunk_layer={layer} must be 0 (all mixed) or 1 to {config.layers}")
+        self.sample_rate, self.hop, self.look_ahead = sample_rate, hop, look_ahead
+        # Layers above the chosen one would be carried for nothing.
+        self.encoder = replace(config, layers=layer or config.layers).build()
+        masked: nn.Parameter = self.encoder.trunk.masked_spec_embed  # type: ignore[assignment]
+        masked.requires_grad_(False)  # serves pretraining alone
+        self.mix = nn.Parameter(torch.zeros(config.layers)) if layer == 0 else None
+
+    def forward(self, wave: Wave, warp: PerItem | None = None) -> Hidden:
+        """Frames of a wave of whole hops, heard at once; ``warp`` plays each item so much faster."""
+        frames = wave.shape[-1] // self.hop
+        heard = resample(wave, self.sample_rate, self.encoder.sample_rate)
+        n_samples, speed = None, wave.new_ones(len(wave))
+        if warp is not None:
+            heard, n_samples, speed = played(heard, warp)
+        encoded = self.encoder(heard, n_samples)
+        hidden = self._mixed(encoded.features)
+        place = self._places(frames, wave.device)[None] / speed[:, None]
+        place = (place - (self.encoder.config.receptive_field - 1) / 2) / self.encoder.hop
+        return interpolated(hidden, place, encoded.valid.sum(1))
+
+    def pieces(self, wave: Wave) -> Iterator[tuple[slice, Hidden]]:
+        """Frames of a wave of any length in pieces that bound memory; slices tell which frames they are."""
+        rate, frames = self.sample_rate / self.hop, wave.shape[-1] // self.hop
+        if frames <= WHOLE_S * rate:
+            yield slice(0, frames), self(wave)
+            return
+        length, context = round(PIECE_S * rate), round(CONTEXT_S * rate)
+        for start in range(0, frames, length):
+            stop, first = min(start + length, frames), max(start - context, 0)
+            heard = self(wave[..., first * self.hop : (stop + context) * self.hop])
+            yield slice(start, stop), heard[..., start - first : stop - first]
+
+    def _mixed(self, features: list[Float[Tensor, "batch frames hidden"]]) -> Hidden:
+        if self.mix is None:
+            return F.layer_norm(features[-1], features[-1].shape[-1:]).transpose(1, 2)
+        # Layers differ in level by far; normalised, their weights can be compared.
+        level = torch.stack([F.layer_norm(layer, layer.shape[-1:]) for layer in features])
+        return torch.einsum("l,lbtd->bdt", self.mix.softmax(0).to(level.dtype), level)
+
+    def _places(self, frames: int, device: torch.device) -> Float[Tensor, " frames"]:
+        """Middle of the samples made of each frame, in the encoder's samples."""
+        middle = torch.arange(frames, device=device) * self.hop + (self.hop - 1) / 2 - self.look_ahead
+        return middle * (self.encoder.sample_rate / self.sample_rate)
+
+
+def played(
+    wave: Wave, warp: PerItem
+) -> tuple[Float[Tensor, "batch 1 longest"], Int[Tensor, " batch"], PerItem]:
+    """Play each item ``warp`` times as fast, pitch and formants with it: waves, their lengths, the speeds.
+
+    By transforms, which pass gradients and lose no treble; ends that differ ring a little. Waves are followed
+    by silence up to the longest. Speeds differ from ``warp`` by what whole lengths demand.
+    """
+    samples = wave.shape[-1]
+    lengths = (samples / warp.double() / LENGTH_STEP).round().clamp_min(1).long() * LENGTH_STEP
+    spectrum, longest, rows = torch.fft.rfft(wave.float()), int(lengths.max()), []
+    for row, length in zip(spectrum, lengths.tolist()):
+        heard = torch.fft.irfft(row[:, : length // 2 + 1], n=length) * (length / samples)
+        rows.append(F.pad(heard, (0, longest - length)))
+    return torch.stack(rows), lengths, (samples / lengths.double()).to(warp.dtype)
+
+
+def interpolated(
+    hidden: Hidden, place: Float[Tensor, "batch places"], n_valid: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch hidden places"]:
+    """Values between frames, linearly; before the first and after the last valid one, theirs."""
+    last = (n_valid - 1).to(place)[:, None]
+    place = place.clamp_min(0.0).minimum(last)
+    before = place.floor()
+    after = (before + 1).minimum(last)
+    share = (place - before)[:, None].to(hidden.dtype)
+
+    def at(frames: Tensor) -> Tensor:
+        return hidden.gather(2, frames.long()[:, None].expand(-1, hidden.shape[1], -1))
+
+    return torch.lerp(at(before), at(after), share)

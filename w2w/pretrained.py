@@ -1,0 +1,152 @@
+"""What of a converter begins from pretrained encoders, and how that is trained on: not, gently, or afresh."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from engine.checkpoint import fill
+from engine.optim import OptimConfig, Player
+from engine.user_error import UserError
+from w2w.networks.network import ConverterConfig, ConverterNetwork
+from w2w.networks.trunk import TrunkConfig
+
+Use = Literal["frozen", "fine_tuned", "random"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainedConfig:
+    """Pretrained encoders inside the converter."""
+
+    content: str = ""
+    """A speech encoder that hears what is said: a run of ``pretrain/data2vec.py``, its export, or a
+    Data2VecAudio model of transformers; empty: the converter's own front end."""
+    use: Use = "frozen"
+    """What becomes of it: ``frozen``; ``fine_tuned``, trained on with a rate of its own; ``random``: only its
+    sizes are taken, its weights are learned from nothing (the control)."""
+    layer: int = 0
+    """Its layer that is heard, counted from 1; 0: all, in a learned mixture."""
+    style: str = ""
+    """Wav2CLIP's audio encoder that hears the voice: a run of ``pretrain/wav2clip.py``, its export, or the
+    published file; empty: the style encoder hears mels alone."""
+    style_use: Use = "fine_tuned"
+    """What becomes of that."""
+    rate: float = 0.2
+    """Learning rate of what is fine-tuned, as a share of the converter's."""
+    frozen_steps: int = 0
+    """First steps in which what will be fine-tuned stays as it is, while the rest learns to listen to it."""
+
+    def __post_init__(self) -> None:
+        if self.rate <= 0:
+            raise UserError(
+                f"pretrained.rate={self.rate} must be above 0; to leave weights alone, use frozen"
+            )
+        if self.frozen_steps < 0 or self.layer < 0:
+            raise UserError("pretrained.frozen_steps and pretrained.layer must be 0 or more")
+
+
+def with_encoders(converter: ConverterConfig, pretrained: PretrainedConfig) -> ConverterConfig:
+    """The converter that has room for the encoders: their sizes are read where their weights lie."""
+    if pretrained.content:
+        from pretrain.speech.loading import load_speech_encoder
+
+        theirs = load_speech_encoder(pretrained.content).config
+        trunk = TrunkConfig(**{f.name: getattr(theirs, f.name) for f in fields(TrunkConfig)})
+        if not pretrained.layer <= trunk.layers:
+            raise UserError(
+                f"pretrained.layer={pretrained.layer}: {pretrained.content} has {trunk.layers} layers"
+            )
+        content = {"frontend": "pretrained", "trunk": trunk, "trunk_layer": pretrained.layer}
+        converter = replace(converter, content=replace(converter.content, **content))  # type: ignore[arg-type]
+    if pretrained.style:
+        from pretrain.clip.loading import load_audio_encoder
+
+        audio = load_audio_encoder("wav2clip", pretrained.style).config
+        # Batch-mates must not change a voice, and the way into CLIP's space is not taken.
+        audio = replace(audio, normalisation="clip", transform=False, dim=audio.channels)
+        converter = replace(converter, style=replace(converter.style, encoder="wav2clip", audio=audio))
+    return converter
+
+
+def begin(network: ConverterNetwork, pretrained: PretrainedConfig) -> ConverterNetwork:
+    """Fill a converter's encoders with their pretrained weights and stop the gradient of frozen ones."""
+    if pretrained.content:
+        from pretrain.speech.loading import load_speech_encoder
+
+        assert network.content.trunk is not None
+        ears = network.content.trunk.encoder
+        if pretrained.use != "random":
+            take(ears, load_speech_encoder(pretrained.content).state_dict(), pretrained.content)
+        if pretrained.use == "frozen":
+            ears.requires_grad_(False)
+    if pretrained.style:
+        from pretrain.clip.loading import load_audio_encoder
+
+        assert network.style.audio is not None
+        if pretrained.style_use != "random":
+            state = load_audio_encoder("wav2clip", pretrained.style).state_dict()
+            take(network.style.audio, state, pretrained.style)
+        if pretrained.style_use == "frozen":
+            network.style.audio.requires_grad_(False)
+    return network
+
+
+def take(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Fill a module from a state that may hold more: layers above the one heard, a way into another space."""
+    own = module.state_dict()
+    fill(module, {name: tensor for name, tensor in state.items() if name in own}, where)
+
+
+def gentle(modules: Sequence[nn.Module], optim: OptimConfig, pretrained: PretrainedConfig) -> Player:
+    """The converter's player; ``modules`` begin with the converter. What is fine-tuned moves gently."""
+    network = modules[0]
+    assert isinstance(network, ConverterNetwork)
+    slow = tuned(network, pretrained)
+    options = {"gentle": slow, "rate": pretrained.rate, "frozen_updates": pretrained.frozen_steps}
+    return GentlePlayer(modules, optim, "converter", **options)
+
+
+def tuned(network: ConverterNetwork, pretrained: PretrainedConfig) -> list[nn.Parameter]:
+    """The pretrained parameters that are trained on."""
+    modules: list[nn.Module] = []
+    if network.content.trunk is not None and pretrained.content and pretrained.use == "fine_tuned":
+        modules.append(network.content.trunk.encoder)
+    if network.style.audio is not None and pretrained.style and pretrained.style_use == "fine_tuned":
+        modules.append(network.style.audio)
+    return [p for module in modules for p in module.parameters() if p.requires_grad]
+
+
+class GentlePlayer(Player):
+    """A player some of whose parameters move by a share of the way, and not at all in the first updates.
+
+    Adam's steps do not depend on the gradient's size, but a share of the step is that share of the rate.
+    While they stay, their gradients are averaged already, so that their first step is no leap.
+    """
+
+    def __init__(
+        self,
+        modules: nn.Module | Iterable[nn.Module],
+        config: OptimConfig,
+        name: str,
+        *,
+        gentle: Iterable[nn.Parameter] = (),
+        rate: float = 1.0,
+        frozen_updates: int = 0,
+    ) -> None:
+        super().__init__(modules, config, name)
+        self.gentle: list[Tensor] = list(gentle)
+        self.rate, self.frozen_updates = rate, frozen_updates
+
+    def descend(self, loss: Float[Tensor, ""], *, retain_graph: bool = False) -> Float[Tensor, ""]:
+        """Take one step down, the gentle parameters a smaller one."""
+        if not self.gentle:
+            return super().descend(loss, retain_graph=retain_graph)
+        before = [parameter.detach().clone() for parameter in self.gentle]
+        share = self.rate if self.updates >= self.frozen_updates else 0.0
+        norm = super().descend(loss, retain_graph=retain_graph)
+        with torch.no_grad():
+            torch._foreach_lerp_(self.gentle, before, 1.0 - share)
+        return norm
