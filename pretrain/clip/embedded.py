@@ -114,11 +114,12 @@ def _embedded(
     keys = [scene_key(scene) for scene in scenes]
     cache = _Cache(folder)
     cache.read()
-    missing = [
-        _Entry(key, scene) for key, scene in dict(zip(keys, scenes)).items() if key not in cache.vectors
-    ]
     rank, n_ranks = _rank()
-    _compute(missing[rank::n_ranks], cache, towers, frame_rate, batch, progress and rank == 0, per_frame)
+    entries = [_Entry(key, scene) for key, scene in dict(zip(keys, scenes)).items()]
+    # Shares of the whole list, not of what is missing: another process may have seen fewer shards.
+    share = [entry for entry in entries[rank::n_ranks] if entry.key not in cache.vectors]
+    missing = [entry for entry in entries if entry.key not in cache.vectors]
+    _compute(share, cache, towers, frame_rate, batch, progress and rank == 0, per_frame)
     _await(missing, cache, n_ranks)
     late = [entry for entry in missing if entry.key not in cache.vectors]
     _compute(late, cache, towers, frame_rate, batch, progress, per_frame)
