@@ -1,0 +1,152 @@
+"""Learn a speech encoder from speech without labels: data2vec, its 2.0 form, and the contrastive neighbour.
+
+accelerate launch pretrain/data2vec.py --preset small --data.paths a.csv b.csv --loop.out runs/speech
+"""
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+if __package__ in (None, ""):  # `accelerate launch pretrain/data2vec.py` knows this folder, not the one above
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from engine.checkpoint import export
+from engine.config import cli
+from engine.loop import LoopConfig, accelerator, fit
+from engine.optim import OptimConfig
+from engine.user_error import UserError, exits_cleanly
+from pretrain.speech.batches import Clips, SpeechConfig, UnlabelledSpeech
+from pretrain.speech.contrast import ContrastConfig
+from pretrain.speech.encoder import SpeechEncoderConfig
+from pretrain.speech.masking import MaskConfig
+from pretrain.speech.pretraining import Pretraining, PretrainingConfig
+from pretrain.speech.regression import RegressionConfig
+from pretrain.speech.spectrum import SpectrumConfig
+from pretrain.speech.student import MultiMaskConfig
+from pretrain.speech.targets import TeacherConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data2VecConfig(PretrainingConfig):
+    """A speech encoder, learned without labels."""
+
+    data: SpeechConfig = field(default_factory=SpeechConfig)
+    validation_seconds: float = 120.0
+    """Speech of the split ``validation`` on which the terms are looked at, where there is one."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+
+def tri_stage(lr: float, steps: int) -> OptimConfig:
+    """Return the papers' schedule: 3 % of the steps rising, 90 % at the peak, 7 % falling to a hundredth."""
+    rise, fall = round(0.03 * steps), round(0.07 * steps)
+    return OptimConfig(
+        lr=lr,
+        betas=(0.9, 0.98),
+        eps=1e-6,
+        weight_decay=0.01,
+        warmup_steps=rise,
+        hold_steps=steps - rise - fall,
+        schedule="exponential",
+        decay_steps=max(fall, 1),
+        final=0.01,
+    )
+
+
+BASE = Data2VecConfig(
+    optim=tri_stage(5e-4, 400_000),
+    data=SpeechConfig(batch_seconds=3780.0, cache_gib=64.0),
+    loop=LoopConfig(out=Path("runs/speech"), steps=400_000, mixed_precision="bf16", workers=4),
+)
+SMALL_ENCODER = SpeechEncoderConfig(
+    # Fewer and longer strides than the paper's: three quarters of the convolutions' time are saved.
+    conv_dims=(128, 128, 192, 192, 192),
+    conv_kernels=(20, 8, 4, 4, 4),
+    conv_strides=(10, 4, 2, 2, 2),
+    hidden=256,
+    layers=4,
+    heads=4,
+    ffn=1024,
+    position_layers=2,
+    dropout=0.05,
+    attention_dropout=0.0,
+)
+SMALL = Data2VecConfig(
+    model=SMALL_ENCODER,
+    student=MultiMaskConfig(decoder_dim=256),
+    regression=RegressionConfig(teacher=TeacherConfig(top=3, decay_steps=2000), guard_from=500),
+    contrast=ContrastConfig(codes=160, gumbel_decay=0.9995),
+    spectrum=SpectrumConfig(),
+    optim=replace(tri_stage(1e-3, 2400), gradient_clip=5.0),
+    data=SpeechConfig(batch_seconds=12.0, longest_seconds=6.0, shortest_seconds=1.5),
+    loop=LoopConfig(
+        out=Path("runs/speech"), steps=2400, save_every=200, sample_every=200, mixed_precision="bf16"
+    ),
+)
+TINY_ENCODER = SpeechEncoderConfig(
+    conv_dims=(16, 16, 16),
+    conv_kernels=(20, 16, 4),
+    conv_strides=(10, 16, 2),
+    hidden=32,
+    layers=2,
+    heads=2,
+    ffn=64,
+    position_layers=1,
+    position_groups=4,
+)
+TINY = replace(
+    SMALL,
+    model=TINY_ENCODER,
+    student=MultiMaskConfig(masks=2, decoder_dim=32, decoder_layers=1, decoder_groups=4),
+    regression=RegressionConfig(teacher=TeacherConfig(top=1)),
+    contrast=ContrastConfig(codes=8, code_dim=16, dim=16, negatives=10),
+    optim=tri_stage(1e-3, 4),
+    data=SpeechConfig(batch_seconds=4.0, longest_seconds=2.0, shortest_seconds=0.5),
+    validation_seconds=4.0,
+    loop=replace(SMALL.loop, steps=4, save_every=2, sample_every=4, log_every=2, mixed_precision="no"),
+)
+PRESETS = {
+    "base": BASE,
+    "base-2.0": replace(
+        BASE,
+        student=MultiMaskConfig(mask=MaskConfig(share=0.5, span=5)),
+        data=replace(BASE.data, batch_seconds=1000.0),
+    ),
+    "base-contrastive": replace(BASE, regression=None, contrast=ContrastConfig()),
+    "base-both": replace(BASE, contrast=ContrastConfig()),
+    "small": SMALL,
+    "tiny": TINY,
+}
+
+
+@exits_cleanly
+def main() -> None:
+    config = cli(PRESETS, default="small")
+    here = accelerator(config.loop)
+    rate = config.model.sample_rate
+    speech = UnlabelledSpeech(config.data, sample_rate=rate, progress=here.is_main_process)
+    try:
+        held_out = UnlabelledSpeech(config.data, split="validation", sample_rate=rate, progress=False)
+        validation = list(held_out.in_order(config.validation_seconds))
+    except UserError:
+        validation: list[Clips] = []  # a corpus without a validation split trains unwatched
+    tasks: list[Pretraining] = []
+
+    def build() -> Pretraining:
+        tasks.append(Pretraining(config, validation))
+        return tasks[0]
+
+    batches = speech.batches(
+        config.loop.seed,
+        workers=config.loop.workers,
+        rank=here.process_index,
+        accumulate=config.loop.accumulate,
+    )
+    fit(build, batches, config.loop, full_config=config)
+    if here.is_main_process:
+        # Half precision: the weights lose nothing that shows, and half the size.
+        state = {name: tensor.half() for name, tensor in tasks[0].encoder.state_dict().items()}
+        print(f"exported to {export(config.loop.out / 'export', config.model, state)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Unlabelled speech in batches of clips of one length, each a function of (seed, step, rank, micro-batch)."""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.audio import AudioError
+from data.batches import DRAWS, Address, Batches, split_rows
+from data.recordings import Recordings
+from engine.user_error import UserError
+
+NEIGHBOURS = 4
+"""A batch is drawn among so many times its own number of recordings of about one length."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechConfig:
+    """Which speech, and how much at once."""
+
+    paths: tuple[str, ...] = ()
+    """Manifests or folders of recordings; nothing but the sound is used."""
+    split: str = "train"
+    """Rows of this split only; empty: all. Rows without one belong to train."""
+    batch_seconds: float = 64.0
+    """Speech in a micro-batch of one process."""
+    shortest_seconds: float = 2.0
+    """Shorter recordings are left out."""
+    longest_seconds: float = 20.0
+    """Clips are cut to this."""
+    cache_gib: float = 8.0
+    """Memory for decoded waves; clips of later files come from disk."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.shortest_seconds <= self.longest_seconds <= self.batch_seconds:
+            raise UserError(
+                f"data.shortest_seconds={self.shortest_seconds}, longest_seconds={self.longest_seconds} and "
+                f"batch_seconds={self.batch_seconds} must be above 0 and in this order of size"
+            )
+
+
+class Clips(NamedTuple):
+    """Clips of equal length, so that nothing is padded."""
+
+    wave: Float[Tensor, "batch 1 samples"]
+
+
+class UnlabelledSpeech(Dataset[Clips]):
+    """Recordings sorted by length; a batch is drawn among neighbours and cut to the shortest of them."""
+
+    def __init__(
+        self,
+        config: SpeechConfig,
+        *,
+        split: str | None = None,
+        sample_rate: int = 16_000,
+        progress: bool = True,
+    ) -> None:
+        self.config, self.sample_rate = config, sample_rate
+        if not config.paths:
+            raise UserError("no speech was given: name manifests or folders with --data.paths")
+        chosen = config.split if split is None else split
+        rows = [row for path in config.paths for row in split_rows(path, chosen)]
+        self.recordings = Recordings(
+            rows, sample_rate=sample_rate, cache_gib=config.cache_gib, progress=progress
+        )
+        self.order = self._long_enough()
+        """Rows that are used, the shortest first."""
+        self.lengths = self.recordings.lengths[self.order]
+        self._totals = np.cumsum(self.lengths)
+        self._longest = round(config.longest_seconds * sample_rate)
+
+    def _long_enough(self) -> np.ndarray:
+        recordings, shortest = self.recordings, self.config.shortest_seconds
+        usable = recordings.usable
+        long = usable[recordings.lengths[usable] >= shortest * self.sample_rate]
+        if len(long) < len(usable):
+            short = next(i for i in usable if i not in long)
+            seconds = recordings.lengths[short] / self.sample_rate
+            what = (
+                f"{len(usable) - len(long)} of {len(usable)} recordings are shorter than "
+                f"data.shortest_seconds={shortest:g}, such as {recordings.rows[short].path} ({seconds:.2f} s)"
+            )
+            if not len(long):
+                raise UserError(f"{what}: lower it, or give longer recordings")
+            warnings.warn(f"{what}; they are left out", stacklevel=3)
+        return long[np.argsort(recordings.lengths[long], kind="stable")]
+
+    def __getitem__(self, address: Address) -> Clips:
+        rng = np.random.default_rng(list(address))
+        for _ in range(DRAWS):
+            first, last, size = self._bucket(rng)
+            share = self.lengths[first:last] / self.lengths[first:last].sum()
+            chosen = first + rng.choice(last - first, size, replace=size > last - first, p=share)
+            try:
+                return Clips(self._clips(rng, chosen))
+            except AudioError as error:
+                for place in chosen:  # the next address that meets it draws again
+                    if self.recordings.rows[self.order[place]].path == error.path:
+                        self.recordings.drop(int(self.order[place]), error.detail)
+        raise UserError(f"{DRAWS} batches in a row hold recordings that can no longer be read")
+
+    def _bucket(self, rng: np.random.Generator) -> tuple[int, int, int]:
+        """Draw a second of speech, and return its recording's neighbours by length and how many to take."""
+        place = int(np.searchsorted(self._totals, rng.integers(self._totals[-1]), side="right"))
+        samples = min(int(self.lengths[place]), self._longest)
+        size = max(1, int(self.config.batch_seconds * self.sample_rate) // samples)
+        if self.lengths[place] >= self._longest:
+            return int(np.searchsorted(self.lengths, self._longest)), len(self.order), size
+        window = min(NEIGHBOURS * size, len(self.order))
+        first = min(max(0, place - window // 2), len(self.order) - window)
+        return first, first + window, size
+
+    def _clips(self, rng: np.random.Generator, chosen: np.ndarray) -> Float[Tensor, "batch 1 samples"]:
+        samples = min(int(self.lengths[chosen].min()), self._longest)
+        waves = []
+        for place in chosen:
+            start = int(rng.integers(self.lengths[place] - samples + 1))
+            waves.append(self.recordings.read(int(self.order[place]), start, samples))
+        return torch.from_numpy(np.stack(waves))[:, None]
+
+    def in_order(self, most_seconds: float) -> Iterator[Clips]:
+        """Yield up to so many seconds, spread over all lengths, each recording's beginning, in batches."""
+        wanted = max(1, int(most_seconds * self.sample_rate / np.minimum(self.lengths, self._longest).mean()))
+        every = np.unique(np.linspace(0, len(self.order) - 1, min(wanted, len(self.order))).astype(int))
+        size = max(1, int(self.config.batch_seconds / self.config.longest_seconds))
+        for first in range(0, len(every), size):
+            chosen = every[first : first + size]
+            samples = min(int(self.lengths[chosen].min()), self._longest)
+            waves = [self.recordings.read(int(self.order[p]), 0, samples) for p in chosen]
+            yield Clips(torch.from_numpy(np.stack(waves))[:, None])
+
+    def batches(self, seed: int, *, workers: int = 0, rank: int = 0, accumulate: int = 1) -> "Batches":
+        """Return a function from the first step to endless batches."""
+        return Batches(self, seed=seed, workers=workers, rank=rank, accumulate=accumulate)

@@ -1,0 +1,154 @@
+"""The contrastive neighbour: tell the hidden quantised frame from others of the clip (wav2vec 2.0)."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from engine.user_error import UserError
+from pretrain.speech.masking import at
+
+Flat = Float[Tensor, "n conv_dim"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastConfig:
+    """Negatives, codebooks and their temperatures (Baevski et al., 2020)."""
+
+    weight: float = 1.0
+    """What the term counts in the loss."""
+    groups: int = 2
+    """Codebooks."""
+    codes: int = 320
+    """Entries of each."""
+    code_dim: int = 256
+    """Channels of the chosen entries together."""
+    dim: int = 256
+    """Channels in which states and targets are compared."""
+    negatives: int = 100
+    """Other masked steps of the clip to choose from."""
+    temperature: float = 0.1
+    """Of the choice."""
+    diversity: float = 0.1
+    """What an unused codebook costs."""
+    gumbel_first: float = 2.0
+    """Temperature at which codes are drawn, at the beginning,"""
+    gumbel_last: float = 0.5
+    """at the end,"""
+    gumbel_decay: float = 0.999995
+    """and what one update leaves of it."""
+
+    def __post_init__(self) -> None:
+        if self.code_dim % self.groups:
+            raise UserError(f"code_dim={self.code_dim} must be a multiple of groups={self.groups}")
+
+    def gumbel(self, update: int) -> float:
+        """Return the temperature of the ``update``-th update."""
+        return max(self.gumbel_first * self.gumbel_decay**update, self.gumbel_last)
+
+
+class Quantiser(nn.Module):
+    """Chooses one entry of each codebook; its gradient is that of the soft choice."""
+
+    def __init__(self, config: ContrastConfig, conv_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.logits = nn.Linear(conv_dim, config.groups * config.codes)
+        self.entries = nn.Parameter(torch.rand(config.groups, config.codes, config.code_dim // config.groups))
+        nn.init.normal_(self.logits.weight)
+        nn.init.zeros_(self.logits.bias)
+
+    def forward(
+        self, local: Flat, temperature: float
+    ) -> tuple[Float[Tensor, "n code_dim"], Int[Tensor, "n"], Float[Tensor, ""]]:
+        """Return the entries, one number for each combination of them, and the perplexity of their use."""
+        groups, codes = self.config.groups, self.config.codes
+        logits = self.logits(local).float().view(-1, groups, codes).transpose(0, 1)  # (groups, n, codes)
+        if self.training:
+            choice = F.gumbel_softmax(logits, tau=temperature, hard=True)
+            use = logits.softmax(-1).mean(1)
+        else:
+            choice = F.one_hot(logits.argmax(-1), codes).to(logits.dtype)
+            use = choice.mean(1)
+        perplexity = torch.exp(-torch.xlogy(use, use).sum(-1)).sum()
+        number = torch.zeros_like(choice[0, :, 0], dtype=torch.long)
+        for chosen in choice.detach().argmax(-1):
+            number = number * codes + chosen
+        return torch.cat([*torch.bmm(choice, self.entries.to(choice.dtype))], dim=-1), number, perplexity
+
+
+class Contrast(nn.Module):
+    """Quantised targets, negatives and the loss. The convolutions' frames receive gradient as targets too."""
+
+    def __init__(self, config: ContrastConfig, *, dim: int, local_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.quantiser = Quantiser(config, local_dim)
+        self.project_states = nn.Linear(dim, config.dim)
+        self.project_targets = nn.Linear(config.code_dim, config.dim)
+
+    def forward(
+        self,
+        states: Float[Tensor, "rows steps hidden"],
+        local: Float[Tensor, "batch frames conv_dim"],
+        index: Int[Tensor, "rows steps"],
+        update: int,
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        if len(index) == len(local):  # quantise what is masked, and no more
+            local, index = (
+                at(local, index),
+                torch.arange(index.shape[1], device=index.device).expand_as(index),
+            )
+        flat = local.reshape(-1, local.shape[-1])
+        entries, number, perplexity = self.quantiser(flat, self.config.gumbel(update))
+        targets = at(self.project_targets(entries).view(*local.shape[:2], -1), index)
+        numbers = at(number.view(*local.shape[:2], 1), index)[..., 0]
+
+        logits = contrastive_logits(
+            self.project_states(states),
+            targets,
+            numbers,
+            draw_negatives(*index.shape, self.config.negatives, states.device),
+            self.config.temperature,
+        )
+        right = logits.new_zeros(logits.shape[:2], dtype=torch.long)
+        contrast = F.cross_entropy(logits.flatten(0, 1), right.flatten())
+        all_codes = self.config.groups * self.config.codes
+        unused = (all_codes - perplexity) / all_codes
+        scalars = {
+            "contrast": contrast.detach(),
+            "codes_in_use": perplexity.detach(),
+            "chosen_right": (logits.detach().argmax(-1) == 0).float().mean(),
+        }
+        return contrast + self.config.diversity * unused, scalars
+
+
+def draw_negatives(
+    rows: int, steps: int, count: int, device: torch.device | None = None
+) -> Int[Tensor, "rows steps count"]:
+    """For each masked step of each row draw other masked steps of that row, by their number among them."""
+    if steps < 2:
+        raise UserError("a clip with fewer than 2 masked steps has no negatives: use longer clips")
+    drawn = torch.randint(steps - 1, (rows, steps, count), device=device)
+    return drawn + (drawn >= torch.arange(steps, device=device)[:, None])
+
+
+def contrastive_logits(
+    states: Float[Tensor, "rows steps dim"],
+    targets: Float[Tensor, "rows steps dim"],
+    numbers: Int[Tensor, "rows steps"],
+    negatives: Int[Tensor, "rows steps count"],
+    temperature: float,
+) -> Float[Tensor, "rows steps choices"]:
+    """Return each state's cosine with its own target, first, and with its negatives, over the temperature.
+
+    All states of a row meet all its targets in one product, of which the negatives are picked: cheaper than
+    to fetch a hundred vectors for each state. A negative of the same codes as the positive is left out.
+    """
+    cosines = F.normalize(states.float(), dim=-1) @ F.normalize(targets.float(), dim=-1).transpose(1, 2)
+    same: Bool[Tensor, "rows steps steps"] = numbers[:, :, None] == numbers[:, None]
+    others = cosines.masked_fill(same, -torch.inf).gather(-1, negatives)
+    own = cosines.diagonal(dim1=1, dim2=2)[..., None]
+    return torch.cat([own, others], dim=-1) / temperature

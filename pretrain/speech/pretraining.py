@@ -1,0 +1,125 @@
+"""The task of learning from speech alone: guess what is masked, as a teacher or the sound itself knows it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from engine.optim import OptimConfig, Player
+from engine.user_error import UserError
+from pretrain.speech.batches import Clips
+from pretrain.speech.contrast import Contrast, ContrastConfig
+from pretrain.speech.encoder import SpeechEncoder, SpeechEncoderConfig
+from pretrain.speech.masking import at
+from pretrain.speech.regression import Regression, RegressionConfig, mean_square
+from pretrain.speech.spectrum import Spectrum, SpectrumConfig
+from pretrain.speech.student import Covered, CoveredConfig, MultiMask, MultiMaskConfig
+from pretrain.speech.targets import Teacher
+
+Losses = tuple[Float[Tensor, ""], dict[str, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingConfig:
+    """Who guesses what."""
+
+    model: SpeechEncoderConfig = field(default_factory=SpeechEncoderConfig)
+    student: CoveredConfig | MultiMaskConfig = field(default_factory=CoveredConfig)
+    """The plain form, or that of data2vec 2.0."""
+    regression: RegressionConfig | None = field(default_factory=RegressionConfig)
+    """data2vec's loss; none leaves the teacher out."""
+    contrast: ContrastConfig | None = None
+    """wav2vec 2.0's loss, alone or beside."""
+    spectrum: SpectrumConfig | None = None
+    """The log-mels, alone or beside."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        if not (self.regression or self.contrast or self.spectrum):
+            raise UserError("nothing is learned: choose regression, contrast or spectrum")
+
+
+class Pretraining:
+    """One update: encode what is left of each clip, compare the guesses, let the teacher follow."""
+
+    def __init__(self, config: PretrainingConfig, validation: Sequence[Clips] = ()) -> None:
+        self.config, self.validation = config, validation
+        self.encoder = SpeechEncoder(config.model)
+        match config.student:
+            case CoveredConfig():
+                self.student = Covered(config.student, config.model.hidden)
+            case MultiMaskConfig():
+                self.student = MultiMask(config.student, config.model.hidden)
+        dim, hidden, local_dim = self.student.dim, config.model.hidden, config.model.conv_dims[-1]
+        self.heads = nn.ModuleDict()
+        self.modules: dict[str, nn.Module] = {
+            "encoder": self.encoder,
+            "student": self.student,
+            "heads": self.heads,
+        }
+        self.regression = self.teacher = self.contrast = self.spectrum = None
+        if config.regression:
+            self.regression = self.heads["regression"] = Regression(config.regression, dim, hidden)
+            self.teacher = self.modules["teacher"] = Teacher(self.encoder, config.regression.teacher)
+        if config.contrast:
+            self.contrast = self.heads["contrast"] = Contrast(config.contrast, dim=dim, local_dim=local_dim)
+        if config.spectrum:
+            self.spectrum = self.heads["spectrum"] = Spectrum(config.spectrum, dim=dim, encoder=config.model)
+        learned = [self.encoder, self.student, self.heads]
+        self.players = {"encoder": Player(learned, config.optim, "encoder")}
+
+    def update(self, batch: Clips, step: int) -> Mapping[str, Tensor]:
+        player = self.players["encoder"]
+        before = player.updates
+        for module in (self.encoder, self.student, self.heads):
+            module.train()
+
+        loss, scalars = self.losses(batch.wave, before)
+        player.descend(loss)
+
+        if self.regression and self.teacher:
+            if player.updates > before:
+                self.teacher.follow(self.encoder, before)
+            self.regression.guard(scalars, before)
+        return {f"loss/encoder/{name}": value for name, value in scalars.items()}
+
+    def losses(self, wave: Float[Tensor, "batch 1 samples"], update: int) -> Losses:
+        """Return the weighted sum of all terms, and what is logged of them."""
+        config, encoder = self.config, self.encoder
+        local = encoder.local(wave)
+        normed = encoder.trunk.feature_projection.layer_norm(local)
+        projected = encoder.project(local)
+        states, index = self.student(encoder, projected)
+        loss = local.new_zeros((), dtype=torch.float32)
+        scalars = {"local_mean_square": mean_square(local)}
+
+        if config.regression and self.regression and self.teacher:
+            with torch.no_grad():  # the teacher sees everything, and shares all below its layers
+                target = at(self.teacher(encoder.position(projected)), index)
+            term, more = self.regression(states, target)
+            loss, scalars = loss + config.regression.weight * term, {"regression": term, **scalars, **more}
+        if config.contrast and self.contrast:
+            term, more = self.contrast(states, normed, index, update)
+            loss, scalars = loss + config.contrast.weight * term, {**scalars, **more}
+        if config.spectrum and self.spectrum:
+            target = at(self.spectrum.target(wave, local.shape[1]), index)
+            term, more = self.spectrum(states, target)
+            loss, scalars = loss + config.spectrum.weight * term, {"spectrum": term, **scalars, **more}
+        return loss, {name: value.detach() for name, value in {"total": loss, **scalars}.items()}
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Return the terms on the validation clips, always with the same masks."""
+        device = next(self.encoder.parameters()).device
+        for module in (self.encoder, self.student, self.heads):
+            module.eval()
+        totals: dict[str, float] = {}
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            for clips in self.validation:
+                _, scalars = self.losses(clips.wave.to(device), self.players["encoder"].updates)
+                for name, value in scalars.items():
+                    totals[name] = totals.get(name, 0.0) + float(value) / len(self.validation)
+        return totals
