@@ -1,7 +1,6 @@
 """Embeddings of scenes: the teacher's, computed once, whatever interrupts or shares the work."""
 
-import subprocess
-import sys
+import multiprocessing
 from pathlib import Path
 
 import pytest
@@ -111,42 +110,27 @@ def test_pictures_that_cannot_be_read_are_counted_and_left_out(scenes, towers, t
         embed_scenes(scenes[2:3], towers, tmp_path / "cache")
 
 
-SHARED_WORK = """
-import sys, torch
-from pathlib import Path
-sys.path[:0] = [{root!r}, {tests!r}]
-torch.distributed.init_process_group("gloo")
-from data.audiovisual import Scene
-from pretrain.clip import embedded
-from pretrain.clip.towers import Towers, TowersConfig, open_towers
-shown, images = [], Towers.images
-Towers.images = lambda self, p: (shown.append(len(p)), images(self, p))[1]
-embedded.SHARD = 2
-files = sorted(Path({folder!r}).glob("*.png"))
-scenes = [Scene(name=f.name, audio=None, pictures=f) for f in files]
-towers = open_towers(TowersConfig(name={towers!r}))
-vectors = embedded.embed_scenes(scenes, towers, Path({folder!r}) / "cache", progress=False)
-rank = torch.distributed.get_rank()
-torch.save((vectors, sum(shown)), Path({folder!r}) / f"rank{{rank}}.pt")
-"""
+def share(rank, folder, scenes, towers):
+    torch.set_num_threads(1)  # a forked process has none of the parent's threads
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
+    shown, images = [], type(towers).images
+    type(towers).images = lambda self, p: (shown.append(len(p)), images(self, p))[1]
+    embedded.SHARD = 2
+    vectors = embed_scenes(scenes, towers, folder / "cache", progress=False)
+    torch.save((vectors, sum(shown)), folder / f"rank{rank}.pt")
+    torch.distributed.destroy_process_group()
 
 
 def test_two_processes_share_the_work_and_both_have_all_of_it(scenes, towers, tmp_path):
-    root, tests = str(Path(__file__).resolve().parents[2]), str(Path(__file__).parent)
-    folder = write_towers(tmp_path / "towers")
-    script = tmp_path / "shared_work.py"
-    script.write_text(SHARED_WORK.format(root=root, tests=tests, folder=str(tmp_path), towers=str(folder)))
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc_per_node",
-        "2",
-        str(script),
-    ]
-    done = subprocess.run(launch, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr[-2000:]
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=share, args=(rank, tmp_path, scenes, towers)) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(60)
+    assert [rank.exitcode for rank in ranks] == [0, 0]
     (first, n_first), (second, n_second) = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     assert_close(first, second, rtol=0, atol=0)
     assert n_first + n_second == 13
