@@ -1,7 +1,7 @@
 """Drawn faces: pictures that show gender and age, and beside them, as in comics, how a voice sounds.
 
-They are drawings by convention (long hair, beards, wrinkles), made so that a small CLIP can be trained without
-any download; they say nothing about real people. A voice's traits cannot be seen in a face. They are drawn
+They are drawings by convention (long hair, beards, wrinkles), made so that a small CLIP can be trained with
+no download; they say nothing about real people. A voice's traits cannot be seen in a face. They are drawn
 as a wave under it: long waves for a low voice, jagged ones for a rough voice, light ones for a bright voice,
 waves whose height changes for a lively voice.
 """

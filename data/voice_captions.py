@@ -4,9 +4,9 @@
     describe(traits, rng)  # "an elderly man, low and very rough"
     read("a bright young woman")  # Traits(gender="F", age="young", brightness=1)
 
-Words are relative: beside a gender, "low" means low for that gender; without one, low for anybody. Pace is left
-out, since a converter keeps the source's. Melody is named, though a converter that keeps the source's melody
-will not follow it.
+Words are relative: beside a gender, "low" means low for that gender; without one, low for anybody. Pace is
+left out, since a converter keeps the source's. Melody is named, though a converter that keeps the source's
+melody will not follow it.
 """
 
 import re
@@ -118,10 +118,15 @@ def fit_scale(measures: Sequence[VoiceMeasures], genders: Sequence[str | None]) 
     def normal(chosen: np.ndarray) -> Normal:
         part = table[chosen] if chosen.sum() >= 5 else table
         mean, spread = part.mean(0), np.maximum(part.std(0), 1e-3)
-        return Normal(mean=tuple(map(float, mean)), spread=tuple(map(float, spread)))  # type: ignore[arg-type]
+        return Normal(mean=_four(mean), spread=_four(spread))
 
     known = np.array([gender or "" for gender in genders])
     return Scale(everybody=normal(known == known), women=normal(known == "F"), men=normal(known == "M"))
+
+
+def _four(values: np.ndarray) -> tuple[float, float, float, float]:
+    one, two, three, four = (float(value) for value in values)
+    return one, two, three, four
 
 
 def deviations(measures: VoiceMeasures, normal: Normal) -> dict[str, float]:

@@ -60,8 +60,8 @@ def measure_voice(wave: Float[Tensor, "1 1 samples"], *, log_f0: float | None = 
     voiced = loud & (strength > VOICED)
     if int(voiced.sum()) < FEWEST:
         raise UserError("no voiced speech was found to measure a voice on")
-    log_f0 = f0[voiced].log()
-    near = (log_f0 - log_f0.median()).abs() < 0.5 * math.log(2.0)
+    track = f0[voiced].log()
+    near = (track - track.median()).abs() < 0.5 * math.log(2.0)
     # A correlation of 1 would be a noise-free machine: 40 dB.
     r = strength[voiced].clamp(max=0.9999)
     magnitude = torch.fft.rfft(windowed[voiced], n=N_FFT).abs()
@@ -69,8 +69,8 @@ def measure_voice(wave: Float[Tensor, "1 1 samples"], *, log_f0: float | None = 
     band = (hertz >= BRIGHT_BAND[0]) & (hertz <= BRIGHT_BAND[1])
     centroid = (magnitude[:, band] * hertz[band]).sum(-1) / magnitude[:, band].sum(-1).clamp_min(1e-9)
     return VoiceMeasures(
-        log_f0=float(log_f0[near].mean()),
-        melody=float(log_f0[near].std(correction=0)) * 12 / math.log(2.0),
+        log_f0=float(track[near].mean()),
+        melody=float(track[near].std(correction=0)) * 12 / math.log(2.0),
         brightness=float((centroid / 1000).log2().mean()),
         roughness=-float((10 * torch.log10(r / (1 - r))).mean()),
     )

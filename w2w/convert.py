@@ -4,6 +4,8 @@
     python -m w2w.convert talks/ --reference her.wav her_too.wav --out converted/
     python -m w2w.convert me.wav --blend her.wav:0.7 his_folder:0.3 --pitch -2 --out converted/
     python -m w2w.convert me.wav --speaker p225 --data manifest.csv --rate source --out converted/
+    python -m w2w.convert me.wav --text "an old man, low and rough" --out as_told.wav
+    python -m w2w.convert me.wav --picture face.png --variety 0.7 --seed 3 --out as_seen.wav
 
 Sources and references are audio files, or folders with audio files anywhere in them. Each source becomes
 DIR/<its name>.wav, exactly as long as it was; recordings of any length take the same memory. Everything is
@@ -42,10 +44,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Convert what the command line names."""
     words = parse(argv)
     pairs = plan(words.source, words.out)
-    converter = Converter.from_pretrained(words.checkpoint)
+    converter = Converter.from_pretrained(words.checkpoint, words=words.words)
     voices = Voices(converter, words.data)
     voice = chosen(words, voices)
-    protect([out for _, out in pairs], [*(source for source, _ in pairs), *voices.heard])
+    seen = [Path(words.picture)] if words.picture else []
+    protect([out for _, out in pairs], [*(source for source, _ in pairs), *voices.heard, *seen])
     jobs = examine(pairs)
 
     began, seconds = time.monotonic(), sum(job.seconds for job in jobs)
@@ -85,18 +88,29 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     )
     option("--speaker", metavar="NAME", help="whose voice: a speaker of --data")
     option("--data", metavar="MANIFEST", help="manifest, or folder per speaker, that knows the speakers")
+    option("--text", metavar="WORDS", help='a voice in words: "an old man, low and rough"')
+    option("--picture", metavar="FILE", help="a voice that suits a picture")
+    option("--variety", type=float, metavar="AMOUNT", help="another voice that fits: 0 (default) to 2")
+    option("--seed", type=int, metavar="NUMBER", help="which one; repeats it")
+    option("--words", metavar="FOLDER", help="tie of the converter to words (default: beside its weights)")
     option(
         "--pitch", type=float, default=0.0, metavar="SEMITONES", help="move the pitch beyond the voice's own"
     )
     option("--rate", metavar="HZ", help="rate to write: a number, or 'source' (default: the converter's)")
     option("--checkpoint", metavar="FOLDER", help="exported converter, or hub id (default: the released one)")
     words = arguments.parse_args(argv)
-    given = [name for name in ("reference", "blend", "speaker") if getattr(words, name)]
+    sources = ("reference", "blend", "speaker", "text", "picture")
+    given = [name for name in sources if getattr(words, name) not in (None, [])]
     if len(given) != 1:
         found = " and ".join(f"--{name}" for name in given) + " were" if given else "nothing was"
-        raise UserError(f"say whose voice by one of --reference, --blend and --speaker; {found} given")
-    if words.data and given == ["reference"]:
-        raise UserError("--data goes with --speaker or --blend; --reference needs none")
+        raise UserError(
+            f"say whose voice by one of --reference, --blend, --speaker, --text and --picture; {found} given"
+        )
+    if words.data and given[0] not in ("speaker", "blend"):
+        raise UserError(f"--data goes with --speaker or --blend; --{given[0]} needs none")
+    for name in ("variety", "seed", "words"):
+        if getattr(words, name) is not None and given[0] not in ("text", "picture"):
+            raise UserError(f"--{name} goes with --text or --picture; --{given[0]} needs none")
     words.rate = output_rate(words.rate)
     if not abs(words.pitch) <= MOST_SEMITONES:
         raise UserError(f"--pitch {words.pitch} must be within {MOST_SEMITONES:.0f} semitones of 0")
@@ -116,6 +130,11 @@ def chosen(words: Namespace, voices: Voices) -> Voice:
     """The voice that the command asks for."""
     if words.reference:
         return voices.average(words.reference)
+    freedom = {"variety": words.variety or 0.0, "seed": words.seed}
+    if words.text is not None:
+        return voices.converter.embed_text(words.text, **freedom)
+    if words.picture is not None:
+        return voices.converter.embed_image(words.picture, **freedom)
     return voices.blend(words.blend) if words.blend else voices.speaker(words.speaker)
 
 

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -13,6 +15,9 @@ from engine.user_error import UserError
 from w2w.networks.network import ConverterConfig, ConverterNetwork
 from w2w.stream import Stream
 from w2w.weights import weights_folder
+
+if TYPE_CHECKING:
+    from w2w.words.tied import Tie
 
 Wave = Float[Tensor, "1 1 samples"]
 Clip = Float[Tensor, "1 1 _"]
@@ -35,18 +40,26 @@ class Converter:
     Waves are mono, at ``sample_rate``, nominally in [-1, 1]. Nothing here keeps state between calls.
     """
 
-    def __init__(self, network: ConverterNetwork) -> None:
+    def __init__(self, network: ConverterNetwork, *, words: Path | None = None) -> None:
         self.network = network.eval().requires_grad_(False)
         self.config = network.config
+        self.words = words
+        """Folder of the tie to words (`python -m w2w.tie`), read when it is first needed."""
 
     @classmethod
-    def from_pretrained(cls, where: str | Path | None = None, *, device: str = "cpu") -> "Converter":
-        """Load an exported folder, an exported run, or a hub id; without any, the released weights."""
+    def from_pretrained(
+        cls, where: str | Path | None = None, *, device: str = "cpu", words: str | Path | None = None
+    ) -> "Converter":
+        """Load an exported folder, an exported run, or a hub id; without any, the released weights.
+
+        ``words`` is the folder that ties voices to words, where it is not the one beside the weights.
+        """
         folder = weights_folder(where)
         config, state = load_export(folder, ConverterConfig)
         network = ConverterNetwork(config)
         fill(network, state, folder / "model.safetensors")
-        return cls(network.to(device))
+        beside = folder / "words"
+        return cls(network.to(device), words=Path(words) if words else beside if beside.is_dir() else None)
 
     @property
     def sample_rate(self) -> int:
@@ -80,6 +93,37 @@ class Converter:
         n_parts = math.ceil(clip.shape[-1] / (LONGEST_S * self.sample_rate))
         parts = [part for part in clip.tensor_split(n_parts, dim=-1) if n_parts == 1 or self._audible(part)]
         return torch.stack([self.network.style(part.to(self.device)) for part in parts]).mean(0)
+
+    def embed_text(self, text: str, *, variety: float = 0.0, seed: int | None = None) -> Voice:
+        """Make a voice from words, such as "an old man, low and rough".
+
+        ``variety`` 0 gives the likeliest voice, always the same; 1 one of the many that fit, and 2, the most,
+        one from further off. ``seed`` repeats it.
+        """
+        return self.tie.from_text(text, variety=variety, seed=seed)
+
+    def embed_image(
+        self, picture: str | Path | Tensor, *, variety: float = 0.0, seed: int | None = None
+    ) -> Voice:
+        """Make a voice that suits a picture: a file, or a uint8 tensor (3, height, width)."""
+        return self.tie.from_image(picture, variety=variety, seed=seed)
+
+    def describe(self, voice: Voice, *, count: int = 5) -> list[tuple[str, float]]:
+        """The words that suit a voice best, with their likeness (a cosine)."""
+        self._check_voice(voice, 0.0)
+        return self.tie.describe(voice, count=count)
+
+    @cached_property
+    def tie(self) -> "Tie":
+        """What connects voices with words and pictures."""
+        from w2w.words.tied import Tie, voices_key
+
+        if self.words is None:
+            raise UserError(
+                "this converter is not tied to words: make a folder of words by `python -m w2w.tie` and name"
+                " it by words= or --words"
+            )
+        return Tie.load(self.words, converter_key=voices_key(self.network.style))
 
     @staticmethod
     def blend(voices: Sequence[Voice], weights: Sequence[float]) -> Voice:

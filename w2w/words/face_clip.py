@@ -1,7 +1,7 @@
-"""Train the small CLIP that knows voices' words, on drawn faces: ``python -m w2w.words.face_clip --out FOLDER``
+"""Train a small CLIP that knows voices' words, on drawn faces: ``python -m w2w.words.face_clip --out CLIP``
 
 It stands in where no published CLIP can be had: ``python -m w2w.tie --towers FOLDER`` takes either. Pictures
-are drawn (``data/faces.py``), captions written (``data/voice_captions.py``); nothing is downloaded or recorded.
+are drawn (``data/faces.py``) and captions written (``data/voice_captions.py``): nothing is downloaded.
 """
 
 import shutil
@@ -44,7 +44,7 @@ def config_for(steps: int) -> SmallCLIPConfig:
         decay_steps=max(1, steps - steps // 10),
         gradient_clip=1.0,
     )
-    return SmallCLIPConfig(text_width=96, vocabulary=400, batch=192, optim=optim)
+    return SmallCLIPConfig(picture_width=12, text_width=96, vocabulary=400, batch=128, optim=optim)
 
 
 def portraits(count: int, *, seed: int = 0, size: int = 64) -> Portraits:
@@ -88,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train as the command line says."""
     parser = Arguments.described_by("w2w.words.face_clip", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--pictures", type=int, default=8000, help="faces to draw (default 8000)")
-    parser.add_argument("--steps", type=int, default=500, help="training steps (default 500)")
+    parser.add_argument("--pictures", type=int, default=6000, help="faces to draw (default 6000)")
+    parser.add_argument("--steps", type=int, default=450, help="training steps (default 450)")
     parser.add_argument("--seed", type=int, default=0)
     words = parser.parse_args(argv)
     if words.pictures < 8 or words.steps < 1:

@@ -1,0 +1,139 @@
+"""Tie a converter's voices to CLIP, so that words and pictures choose voices: ``python -m w2w.tie``
+
+    python -m w2w.words.face_clip --out runs/clip
+    python -m w2w.tie --converter released --towers runs/clip --data speech --out runs/words
+    python -m w2w.tie --converter runs/voice/export --towers ViT-B-32 --pretrained openai --data speech
+
+The corpus is heard once: voices are taken by the converter's own style encoder, measured on what the
+converter says with them, and put into words; columns ``gender`` and ``age`` of a manifest are used where it
+has them. CLIP stays as it is. Without ``--out`` the tie is written to ``words`` in the converter's folder,
+where ``Converter.from_pretrained`` and ``python -m w2w.convert --text`` find it.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data.arguments import Arguments
+from data.batches import split_rows
+from data.manifest import Row
+from data.voice_captions import fit_scale
+from engine.user_error import UserError, exits_cleanly
+from pretrain.clip.towers import Towers, TowersConfig, open_towers
+from w2w.converter import Converter
+from w2w.weights import weights_folder
+from w2w.words.fitting import FittingConfig, captions_for, embedded, fit_words
+from w2w.words.heard import CHILDREN, Heard, as_spoken, between, hear_recordings, joined, probes_from
+from w2w.words.network import WordsConfig, WordsNetwork
+from w2w.words.tied import FOLDER, Tie, voices_key
+
+HELD_OUT = 0.15
+"""Part of the speakers that only choose when to stop."""
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Tie as the command line says."""
+    parser = Arguments.described_by("w2w.tie", __doc__)
+    option = parser.add_argument
+    option(
+        "--converter", default="released", metavar="FOLDER", help="exported converter (default: the released)"
+    )
+    option(
+        "--towers",
+        required=True,
+        metavar="CLIP",
+        help="folder with open_clip_config.json, or open_clip's name",
+    )
+    option("--pretrained", default="openai", metavar="TAG", help="weights of a named CLIP (default openai)")
+    option("--data", required=True, metavar="SPEECH", help="manifest or folder of speech")
+    option("--split", default="train", help="rows of the manifest to use (default train)")
+    option("--out", type=Path, help="folder to write (default: words in the converter's folder)")
+    option("--made", type=int, default=1000, help="voices to make between the recorded ones (default 1000)")
+    option("--steps", type=int, default=1500, help="of fitting each map (default 1500)")
+    option("--no-age-analogy", action="store_true", help="name ages only where the manifest has them")
+    option("--seed", type=int, default=0)
+    words = parser.parse_args(argv)
+    if words.made < 0:
+        raise UserError(f"--made {words.made} must be 0 or more")
+    folder = weights_folder(None if words.converter == "released" else words.converter)
+    config = TowersConfig(name=words.towers, pretrained=words.pretrained)
+    fitting = FittingConfig(steps=words.steps, analogous_age=not words.no_age_analogy, seed=words.seed)
+    rows = split_rows(words.data, words.split)
+    converter, towers = Converter.from_pretrained(folder), open_towers(config)
+    heard, held = hear(converter, rows, made=words.made, seed=words.seed)
+    tie, losses = tie_to(towers, config, converter, heard, held, fitting)
+    out = tie.save(words.out or folder / FOLDER, config)
+    told = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
+    print(f"{len(heard.voice)} voices heard, {len(held.voice)} held out ({told}); wrote {out}")
+
+
+def hear(converter: Converter, rows: Sequence[Row], *, made: int, seed: int = 0) -> tuple[Heard, Heard]:
+    """Voices to learn from and to stop by, no speaker in both, measured as the converter speaks them."""
+    speakers = sorted({row.speaker or str(row.path) for row in rows})
+    rng = np.random.default_rng([seed, 5])
+    apart = set(rng.permutation(speakers)[: round(HELD_OUT * len(speakers))].tolist())
+    own = [row for row in rows if (row.speaker or str(row.path)) not in apart]
+    others = [row for row in rows if (row.speaker or str(row.path)) in apart]
+    if not own or not others:
+        raise UserError(f"{len(speakers)} speakers are too few to learn words from: give at least 4")
+    recorded = hear_recordings(converter, own)
+    probes = probes_from(converter, own, recorded)
+    women = list({row.speaker: row for row in own if row.gender == "F"}.values())
+    parts = [recorded, *children(converter, women)]
+    if made:
+        parts.append(between(recorded, made, rng))
+    heard = joined([as_spoken(converter, part, probes) for part in parts])
+    return heard, as_spoken(converter, hear_recordings(converter, others), probes)
+
+
+def children(converter: Converter, women: Sequence[Row]) -> list[Heard]:
+    """Stand-ins for children's voices, from one recording of each woman."""
+    low, high = CHILDREN
+    speeds = [low, (low + high) / 2, high]
+    parts = [(women[number :: len(speeds)], speed) for number, speed in enumerate(speeds)]
+    return [hear_recordings(converter, rows, faster=speed) for rows, speed in parts if rows]
+
+
+def tie_to(
+    towers: Towers,
+    towers_config: TowersConfig,
+    converter: Converter,
+    heard: Heard,
+    held: Heard,
+    fitting: FittingConfig,
+) -> tuple[Tie, dict[str, float]]:
+    """Write captions, embed them, fit; returns the tie and its losses on the held-out voices."""
+    rng = np.random.default_rng([fitting.seed, 7])
+    scale = fit_scale(heard.measures, heard.gender)
+    train, check = (embed(captions_for(part, scale, fitting, rng), towers) for part in (heard, held))
+    torch.manual_seed(fitting.seed)
+    network = WordsNetwork(
+        WordsConfig(
+            towers=towers_config,
+            towers_key=towers.key,
+            converter_key=voices_key(converter.network.style),
+            clip_dim=towers.dim,
+            voice_dim=heard.voice.shape[-1],
+        )
+    )
+    losses = fit_words(network, heard.voice, train, held.voice, check, fitting)
+    return Tie(network, towers), losses
+
+
+def embed(written: tuple[list[str], list[int]], towers: Towers, at_once: int = 256):
+    """Embed captions some hundreds at a time, with a bar where that takes long."""
+
+    def texts(captions: list[str]) -> torch.Tensor:
+        parts = range(0, len(captions), at_once)
+        bar = tqdm(parts, desc="embedding captions", delay=2.0, leave=False, disable=None)
+        return torch.cat([towers.texts(captions[start : start + at_once]) for start in bar])
+
+    return embedded(*written, texts)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""The two maps of the tie: from CLIP's space to the density of voices, and from a voice into CLIP's space."""
+
+import math
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from pretrain.clip.towers import TowersConfig
+
+Embedding = Float[Tensor, "batch clip_dim"]
+Voice = Float[Tensor, "batch voice_dim"]
+Coordinates = Float[Tensor, "batch coordinates"]
+LEAST_SPREAD = 0.05
+"""Of a component, in standard deviations of a coordinate: no single voice gets a peak of its own."""
+LOWEST, HIGHEST = math.log(60.0), math.log(450.0)
+"""Log of Hz: a voice from words speaks inside."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordsConfig:
+    """A tie between one converter's voices and one CLIP."""
+
+    towers: TowersConfig = field(default_factory=TowersConfig)
+    """The CLIP; a name with a folder of that name beside this file is that folder."""
+    towers_key: str = ""
+    """Which weights: embeddings of others mean something else."""
+    converter_key: str = ""
+    """Whose voices: the style encoder's digest."""
+    clip_dim: int = 512
+    voice_dim: int = 257
+    """A converter's voice: timbre and, last, mean log-F0."""
+    n_timbre: int = 24
+    """Principal components of timbre that are kept; with log-F0 they are a voice's coordinates."""
+    n_components: int = 4
+    """Gaussians of the density."""
+    hidden: int = 128
+    """Width of both maps' one hidden layer."""
+    n_memory: int = 512
+    """Captions kept to read pictures by."""
+
+
+class Density(NamedTuple):
+    """A mixture of Gaussians over a voice's coordinates."""
+
+    log_weight: Float[Tensor, "batch components"]
+    mean: Float[Tensor, "batch components coordinates"]
+    spread: Float[Tensor, "batch components coordinates"]
+
+
+class WordsNetwork(nn.Module):
+    """Coordinates of voices, and the maps between them and CLIP's space."""
+
+    def __init__(self, config: WordsConfig) -> None:
+        super().__init__()
+        self.config = config
+        n = self.n_coordinates = config.n_timbre + 1
+        self.register_buffer("centre", torch.zeros(config.voice_dim))
+        self.register_buffer("axes", torch.zeros(config.voice_dim, n))
+        self.register_buffer("reading", torch.zeros(n, config.voice_dim))
+        self.register_buffer("caption_mean", torch.zeros(config.clip_dim))
+        self.register_buffer("memory", torch.zeros(config.n_memory, config.clip_dim))
+        outputs = config.n_components * (1 + 2 * n)
+        self.to_voice = nn.Sequential(
+            nn.Linear(config.clip_dim, config.hidden),
+            nn.SiLU(),
+            nn.Dropout(0.1),
+            nn.Linear(config.hidden, outputs),
+        )
+        self.to_clip = nn.Sequential(
+            nn.Linear(n, config.hidden), nn.SiLU(), nn.Dropout(0.1), nn.Linear(config.hidden, config.clip_dim)
+        )
+        self.log_scale = nn.Parameter(torch.tensor(math.log(10.0)))
+
+    centre: Tensor
+    axes: Tensor
+    reading: Tensor
+    caption_mean: Tensor
+    memory: Tensor
+
+    @torch.no_grad()
+    def settle(self, voices: Voice) -> None:
+        """Choose the coordinates: principal components of timbre, and log-F0, each of unit spread."""
+        self.centre.copy_(voices.mean(0))
+        timbre = (voices - self.centre)[:, :-1]
+        _, values, axes = torch.linalg.svd(timbre.double(), full_matrices=False)
+        n = min(self.config.n_timbre, len(values))
+        spread = (values[:n] / math.sqrt(max(1, len(voices) - 1))).clamp_min(1e-6)
+        self.axes.zero_()
+        self.reading.zero_()
+        self.axes[:-1, :n] = (axes[:n].T * spread).float()
+        self.reading[:n, :-1] = (axes[:n] / spread[:, None]).float()
+        pitch = voices[:, -1].std().clamp_min(1e-3)
+        self.axes[-1, -1], self.reading[-1, -1] = pitch, 1.0 / pitch
+
+    def coordinates(self, voice: Voice) -> Coordinates:
+        """Where a voice lies."""
+        return (voice - self.centre) @ self.reading.T
+
+    def voice(self, coordinates: Coordinates) -> Voice:
+        """The voice at a place, at a pitch that people speak at."""
+        voice = self.centre + coordinates @ self.axes.T
+        return torch.cat([voice[:, :-1], voice[:, -1:].clamp(LOWEST, HIGHEST)], dim=-1)
+
+    def density(self, embedding: Embedding) -> Density:
+        """Which voices a caption's embedding asks for."""
+        # Captions share a direction; unit length after it is gone makes all towers alike in size.
+        centred = F.normalize(embedding - self.caption_mean, dim=-1) * math.sqrt(self.config.clip_dim)
+        out = self.to_voice(centred).unflatten(-1, (self.config.n_components, -1))
+        weight, mean, spread = out.split([1, self.n_coordinates, self.n_coordinates], dim=-1)
+        return Density(weight[..., 0].log_softmax(-1), mean, F.softplus(spread) + LEAST_SPREAD)
+
+    def hear(self, voice: Voice) -> Embedding:
+        """The unit vector, in CLIP's space less what all captions share, that a voice stands for."""
+        return F.normalize(self.to_clip(self.coordinates(voice)), dim=-1)
+
+    def meaning(self, embedding: Embedding) -> Embedding:
+        """A caption's embedding as ``hear`` gives a voice's."""
+        return F.normalize(embedding - self.caption_mean, dim=-1)
+
+    def recall(self, image: Embedding, sharpness: float) -> Embedding:
+        """A picture's embedding in captions' terms: the remembered captions, weighted by their likeness.
+
+        Pictures and captions fill different parts of CLIP's space, and the maps know captions only (Li et al.
+        2023, DeCap).
+        """
+        weights = (sharpness * image @ self.memory.T).softmax(-1)
+        return F.normalize(weights @ self.memory, dim=-1)
+
+
+def negative_log_likelihood(density: Density, coordinates: Coordinates) -> Float[Tensor, " batch"]:
+    """How surprising voices are under a density, in nats per coordinate."""
+    z = (coordinates[:, None] - density.mean) / density.spread
+    log_gauss = -(0.5 * z.square() + density.spread.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
+    return -torch.logsumexp(density.log_weight + log_gauss, dim=-1) / coordinates.shape[-1]
+
+
+def draw(density: Density, *, variety: float = 0.0, generator: torch.Generator | None = None) -> Coordinates:
+    """A place from the density: the likeliest component's mean, or for ``variety`` above 0 one at random.
+
+    1 draws from the density as it is; less stays nearer to a component's mean.
+    """
+    if variety == 0.0:
+        chosen = density.log_weight.argmax(-1)
+    else:
+        chosen = torch.multinomial(density.log_weight.exp(), 1, generator=generator)[:, 0]
+    rows = torch.arange(len(chosen))
+    mean, spread = density.mean[rows, chosen], density.spread[rows, chosen]
+    return mean + variety * spread * torch.randn(mean.shape, generator=generator) if variety else mean
