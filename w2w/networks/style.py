@@ -131,6 +131,7 @@ class Listening(AudioEncoder):
 
     def __init__(self, config: AudioEncoderConfig) -> None:
         super().__init__(replace(config, transform=False, dim=config.channels, normalisation="clip"))
+        self.train()
 
     def train(self, mode: bool = True) -> "Listening":
         """Keep the batch norms' statistics: a voice does not depend on the other voices of its batch."""

@@ -1,0 +1,317 @@
+"""Pretrained encoders inside the converter: aligned, frozen or tuned as asked, and exported whole."""
+
+import math
+from dataclasses import asdict, fields, replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from data.batches import Batch
+from engine.checkpoint import export
+from engine.optim import OptimConfig, Player
+from engine.user_error import UserError
+from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
+from pretrain.speech.encoder import Encoded, SpeechEncoder, SpeechEncoderConfig
+from w2w.converter import Converter
+from w2w.networks import network as network_module
+from w2w.networks import trunk as trunk_module
+from w2w.networks.content import ContentConfig
+from w2w.networks.network import ConverterNetwork
+from w2w.networks.style import StyleConfig
+from w2w.networks.trunk import Trunk, TrunkConfig, interpolated, played
+from w2w.pretrained import GentlePlayer, PretrainedConfig, begin, with_encoders
+from w2w.train import TINY, build
+
+EARS = TrunkConfig(
+    conv_dims=(8, 8, 8),
+    conv_kernels=(10, 8, 4),
+    conv_strides=(10, 8, 4),
+    hidden=16,
+    layers=2,
+    heads=2,
+    ffn=16,
+    position_layers=1,
+    position_kernel=3,
+    position_groups=2,
+)
+CLIP = AudioEncoderConfig(width=4, blocks=(1, 1), dim=6, n_fft=128, hop=64, hidden=8)
+
+
+@pytest.fixture(scope="module")
+def ears(tmp_path_factory):
+    """A speech encoder's export, with random weights."""
+    torch.manual_seed(3)
+    config = SpeechEncoderConfig(**asdict(EARS))
+    return str(export(tmp_path_factory.mktemp("ears"), config, SpeechEncoder(config)))
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """An audio encoder's export, with random weights and statistics."""
+    torch.manual_seed(4)
+    encoder = AudioEncoder(CLIP)
+    for name, buffer in encoder.named_buffers():
+        if "running_var" in name:
+            torch.nn.init.uniform_(buffer, 0.5, 1.5)
+    return str(export(tmp_path_factory.mktemp("clip"), CLIP, encoder))
+
+
+@pytest.fixture
+def hearing(tiny):
+    """A tiny converter's config with a speech encoder in it."""
+
+    def config(layer=0, **changes):
+        content = ContentConfig(
+            frontend="pretrained", trunk=EARS, trunk_layer=layer, n_channels=16, n_blocks=2, dim=6
+        )
+        return tiny(content=content, **changes)
+
+    return config
+
+
+def a_batch(buzz):
+    """Two clips and others of the same voices."""
+    speaker = torch.arange(2)
+    return Batch(wave=buzz(6_400), other=buzz(8_000), speaker=speaker, utterance=speaker)
+
+
+def task(pretrained, **changes):
+    """The tiny trainer's task with every loss of the converter from its first step."""
+    config = replace(TINY, pretrained=pretrained, converter=with_encoders(TINY.converter, pretrained))
+    weights = replace(config.cluit.weights, content=0.0)
+    return build(replace(config, cluit=replace(config.cluit, weights=weights, convert_from=0), **changes))
+
+
+def test_a_trunk_names_every_size_of_an_encoder():
+    dropped = {"dropout", "attention_dropout", "feature_dropout"}
+    assert {f.name for f in fields(SpeechEncoderConfig)} - dropped == {f.name for f in fields(TrunkConfig)}
+    assert not any(isinstance(m, torch.nn.Dropout) and m.p for m in EARS.build().modules())
+
+
+@pytest.mark.parametrize(("rate", "look_ahead"), [(16_000, 128), (16_000, 0), (24_000, 192)])
+@pytest.mark.parametrize("speed", [None, 0.8, 1.25])
+def test_frames_stand_where_the_decoder_speaks_them(monkeypatch, rate, look_ahead, speed):
+    """An encoder that tells the time gives each frame the time of the samples made of it."""
+    hop = rate // 100
+    trunk = Trunk(EARS, 1, rate, hop, look_ahead)
+    seen = trunk.encoder.config
+
+    def times(wave, n_samples=None):
+        frames = seen.frames(wave.shape[-1])
+        middle = torch.arange(frames) * float(seen.hop) + (seen.receptive_field - 1) / 2
+        count = frames if n_samples is None else seen.frames(int(n_samples[0]))
+        valid = torch.arange(frames)[None] < count
+        return Encoded([middle[None, :, None]], middle[None, :, None], valid)
+
+    monkeypatch.setattr(trunk.encoder, "forward", times)
+    monkeypatch.setattr(trunk, "_mixed", lambda features: features[-1].transpose(1, 2))
+    warp = None if speed is None else torch.tensor([speed])
+    heard = trunk(torch.zeros(1, 1, rate), warp)[0, 0]
+    assert heard.shape == (100,)
+    middle = (torch.arange(100) * hop + (hop - 1) / 2 - look_ahead) * 16_000 / rate
+    inside = slice(4, 94)  # before the first frame's middle and after the last one's there is nothing to hear
+    assert_close(heard[inside] * (speed or 1.0), middle[inside], rtol=0, atol=1e-2)
+
+
+def test_between_frames_values_run_straight_and_stop_at_the_last_valid_one():
+    hidden = torch.tensor([[[0.0, 10.0, 20.0, 99.0]]])
+    place = torch.tensor([[-1.0, 0.0, 0.25, 1.5, 2.0, 3.0]])
+    found = interpolated(hidden, place, torch.tensor([3]))
+    assert_close(found, torch.tensor([[[0.0, 0.0, 2.5, 15.0, 20.0, 20.0]]]))
+
+
+def test_a_wave_played_faster_is_shorter_and_higher():
+    time = torch.arange(16_000) / 16_000
+    wave = torch.sin(2 * math.pi * 500 * time).repeat(2, 1)[:, None]
+    waves, lengths, speed = played(wave, torch.tensor([1.25, 0.8]))
+    assert lengths.tolist() == [12_800, 20_000]
+    assert_close(speed, torch.tensor([1.25, 0.8]))
+    assert not waves[0, :, 12_800:].any()
+    for row, length, hertz in zip(waves[:, 0], lengths.tolist(), (625, 400)):
+        ideal = torch.sin(2 * math.pi * hertz * torch.arange(length) / 16_000)
+        assert_close(row[:length], ideal, rtol=0, atol=1e-3)
+    alone = played(wave[:1], torch.ones(1))[0]
+    assert_close(alone, wave[:1], rtol=0, atol=1e-5)
+
+
+def test_batch_mates_at_other_speeds_change_nothing(hearing, buzz):
+    encoder, wave = ConverterNetwork(hearing()).content.eval(), buzz(4_800)
+    together = encoder(wave, torch.tensor([0.85, 1.15]))
+    alone = encoder(wave[:1], torch.tensor([0.85]))
+    assert_close(together.code[:1], alone.code, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(together.code[:1], encoder(wave[:1]).code, atol=1e-3)
+
+
+@pytest.mark.parametrize("layer", [0, 1])
+def test_it_hears_the_whole_and_does_not_stream(hearing, buzz, layer):
+    network, wave = ConverterNetwork(hearing(layer)), buzz(3_333).requires_grad_()
+    assert not network.streams
+    assert "pretrained" in network.needs_whole
+    out = network(wave, network.style(wave))
+    assert out.shape == wave.shape
+    (heard,) = torch.autograd.grad(out[..., 500].sum(), wave)
+    assert heard[..., 2_500:].any()
+    with pytest.raises(UserError, match="whole utterances"):
+        network.step(wave[..., :1_600], network.style(wave), network.begin(2))
+    converter = Converter(network)
+    with pytest.raises(UserError, match="whole utterance"):
+        converter.stream(converter.embed(buzz(8_000, (200.0,))))
+
+
+def test_long_waves_are_heard_and_spoken_in_pieces(hearing, buzz, monkeypatch):
+    network, wave = ConverterNetwork(hearing()).eval(), buzz(16_000 * 3)
+    voice = network.style(wave)
+    with torch.no_grad():
+        whole, code = network(wave, voice), network.content(network.lead(wave)).code
+        monkeypatch.setattr(network_module, "BLOCK_FRAMES", 70)
+        assert_close(network(wave, voice), whole, rtol=0, atol=1e-5)
+        monkeypatch.setattr(trunk_module, "WHOLE_S", 1.5)
+        monkeypatch.setattr(trunk_module, "PIECE_S", 1.0)
+        monkeypatch.setattr(trunk_module, "CONTEXT_S", 0.6)
+        longest = []
+        heard = network.content.trunk.encoder.forward
+        monkeypatch.setattr(
+            network.content.trunk.encoder,
+            "forward",
+            lambda wave, n=None: longest.append(wave.shape[-1]) or heard(wave, n),
+        )
+        pieces = network.content(network.lead(wave)).code
+        assert network(wave, voice).shape == wave.shape
+    assert max(longest) <= 2.2 * 16_000
+    assert pieces.shape == code.shape
+    alike = torch.nn.functional.cosine_similarity(pieces, code, dim=1)
+    assert alike.mean() > 0.95  # other context and level: nearly the same
+
+
+@pytest.mark.parametrize("use", ["frozen", "fine_tuned", "random"])
+def test_only_what_is_tuned_moves(ears, buzz, use):
+    run = task(PretrainedConfig(content=ears, use=use))
+    trunk = run.converter.content.trunk
+    assert trunk is not None
+    own = trunk.encoder.state_dict()
+    stored = begin(ConverterNetwork(run.shape), PretrainedConfig(content=ears)).content.trunk.encoder
+    same = all(torch.equal(own[name], tensor) for name, tensor in stored.state_dict().items())
+    assert same == (use != "random")
+    before = {name: tensor.clone() for name, tensor in trunk.state_dict().items()}
+    for step in range(2):
+        run.update(a_batch(buzz), step)
+    moved = {n for n, t in trunk.state_dict().items() if not torch.equal(t, before[n])}
+    inner = {n for n in before if n.startswith("encoder.") and "masked_spec_embed" not in n}
+    assert "mix" in moved
+    assert moved - {"mix"} == (set() if use == "frozen" else inner)
+    assert all(p.grad is None for p in trunk.parameters() if not p.requires_grad)
+
+
+def test_gradients_reach_all_that_is_tuned_and_the_wave_through_what_is_frozen(hearing, ears, buzz):
+    for use in ("frozen", "fine_tuned"):
+        network, wave = (
+            begin(ConverterNetwork(hearing()), PretrainedConfig(content=ears, use=use)),
+            buzz(3_200),
+        )
+        wave.requires_grad_()
+        (network(wave, network.style(wave)) * torch.randn(wave.shape)).sum().backward()
+        assert wave.grad is not None
+        assert wave.grad.any()
+        for name, parameter in network.named_parameters():
+            tuned = parameter.requires_grad
+            assert tuned == (parameter.grad is not None and bool(parameter.grad.any())), name
+            if name.startswith("content.trunk.encoder.") and "masked_spec_embed" not in name:
+                assert tuned == (use == "fine_tuned")
+
+
+@pytest.mark.parametrize("rate", [0.1, 1.0])
+def test_gentle_parameters_move_as_with_a_rate_of_their_own(rate):
+    """Two players with their own rates and one gentle player take the same steps."""
+    runs = []
+    for kind in ("apart", "gentle"):
+        torch.manual_seed(0)
+        fast, slow = torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)
+        optim = OptimConfig(lr=1e-2, weight_decay=0.1)
+        if kind == "apart":
+            players = [Player(fast, optim), Player(slow, replace(optim, lr=rate * optim.lr))]
+        else:
+            players = [GentlePlayer([fast, slow], optim, "both", gentle=slow.parameters(), rate=rate)]
+        for step in range(4):
+            torch.manual_seed(step)
+            loss = slow(fast(torch.randn(5, 3))).square().mean()
+            for player in players:
+                player.descend(loss, retain_graph=True)
+        runs.append([*fast.parameters(), *slow.parameters()])
+    for apart, gentle in zip(*runs):
+        assert_close(apart, gentle, rtol=1e-4, atol=1e-6)
+
+
+def test_gentle_parameters_stay_in_the_first_updates():
+    fast, slow = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    player = GentlePlayer(
+        [fast, slow], OptimConfig(lr=0.1), "both", gentle=slow.parameters(), rate=0.5, frozen_updates=2
+    )
+    start = [p.detach().clone() for p in slow.parameters()]
+    for step in range(3):
+        player.descend(slow(fast(torch.randn(4, 2))).square().mean())
+        stayed = all(torch.equal(p, q) for p, q in zip(slow.parameters(), start))
+        assert stayed == (step < 2)
+
+
+def test_layers_above_the_one_heard_are_left_behind(ears, buzz):
+    config = with_encoders(TINY.converter, PretrainedConfig(content=ears, layer=1))
+    network = begin(ConverterNetwork(config), PretrainedConfig(content=ears, layer=1))
+    trunk = network.content.trunk
+    assert trunk is not None
+    assert len(trunk.encoder.trunk.encoder.layers) == 1
+    assert trunk.mix is None
+    with pytest.raises(UserError, match="has 2 layers"):
+        with_encoders(TINY.converter, PretrainedConfig(content=ears, layer=3))
+
+
+def test_voices_by_wav2clip_do_not_depend_on_batch_mates(tiny, clip, buzz):
+    pretrained = PretrainedConfig(style=clip)
+    config = with_encoders(tiny(), pretrained)
+    assert config.style.encoder == "wav2clip"
+    network, wave = begin(ConverterNetwork(config), pretrained).train(), buzz(16_000)
+    together, alone = network.style(wave), network.style(wave[:1])
+    assert_close(together[:1], alone, rtol=1e-3, atol=1e-4)
+    assert together.shape == (2, config.style.voice_dim)
+    other = begin(ConverterNetwork(config), pretrained)
+    for name, tensor in other.style.audio.state_dict().items():
+        assert torch.equal(tensor, network.style.audio.state_dict()[name])
+    together.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in network.style.audio.parameters())
+
+
+@pytest.mark.parametrize("style_use", ["frozen", "fine_tuned"])
+def test_training_moves_wav2clip_only_where_it_is_tuned(clip, buzz, style_use):
+    run = task(PretrainedConfig(style=clip, style_use=style_use, rate=1.0))
+    before = {name: tensor.clone() for name, tensor in run.converter.style.audio.state_dict().items()}
+    for step in range(2):
+        run.update(a_batch(buzz), step)
+    moved = {n for n, t in run.converter.style.audio.state_dict().items() if not torch.equal(t, before[n])}
+    assert bool(moved) == (style_use == "fine_tuned")
+    assert not any("running" in name or "num_batches" in name for name in moved)
+
+
+def test_an_export_holds_everything(hearing, ears, clip, buzz, tmp_path):
+    pretrained = PretrainedConfig(content=ears, style=clip)
+    config = with_encoders(hearing(), pretrained)
+    network = begin(ConverterNetwork(config), pretrained)
+    converter = Converter(network)
+    again = Converter.from_pretrained(export(tmp_path / "export", config, network))
+    wave, reference = buzz(5_000, (120.0,)), buzz(9_000, (200.0,))
+    voice = converter.embed(reference)
+    assert torch.equal(again.embed(reference), voice)
+    assert torch.equal(again.convert(wave, voice), converter.convert(wave, voice))
+    assert {p.name for p in (tmp_path / "export").iterdir()} == {"config.json", "model.safetensors"}
+
+
+def test_mistakes_are_told_in_one_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"--pretrained\.content"):
+        ContentConfig(frontend="pretrained")
+    with pytest.raises(UserError, match=r"--pretrained\.style"):
+        StyleConfig(encoder="wav2clip")
+    with pytest.raises(UserError, match="rate"):
+        PretrainedConfig(rate=0.0)
+    with pytest.raises(UserError, match="speech encoder"):
+        with_encoders(TINY.converter, PretrainedConfig(content=str(tmp_path / "nothing")))
+    with pytest.raises(UserError, match="audio encoder"):
+        with_encoders(TINY.converter, PretrainedConfig(style=str(tmp_path / "nothing")))
