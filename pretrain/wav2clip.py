@@ -17,6 +17,7 @@ from engine.loop import LoopConfig, accelerator, fit
 from engine.optim import OptimConfig
 from engine.user_error import exits_cleanly
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
+from pretrain.clip.audioclip import AudioCLIPConfig, train_three_heads
 from pretrain.clip.distillation import WAV2CLIP_OPTIM, Distillation, DistillationConfig
 from pretrain.clip.embedded import embedded_scenes
 from pretrain.clip.heard import HeardConfig
@@ -56,6 +57,9 @@ PRESETS: dict[str, Any] = {
         data=HeardConfig(crop_seconds=0.5, batch=4),
         max_epochs=0,
         loop=replace(PAPER.loop, steps=4, save_every=2, sample_every=4, log_every=2, workers=0),
+    ),
+    "audioclip": AudioCLIPConfig(
+        data=HeardConfig(batch=64), loop=replace(PAPER.loop, out=Path("runs/audioclip"), steps=86_000)
     ),
 }
 
@@ -101,7 +105,11 @@ def train(config: Wav2CLIPConfig) -> AudioEncoder:
 
 @exits_cleanly
 def main() -> None:
-    train(cli(PRESETS))
+    match cli(PRESETS):
+        case AudioCLIPConfig() as config:
+            train_three_heads(config)
+        case config:
+            train(config)
 
 
 if __name__ == "__main__":

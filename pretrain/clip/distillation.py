@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.optim import OptimConfig
+from engine.optim import OptimConfig, Player
 from engine.tracking import Samples
 from engine.user_error import UserError
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig, projection
@@ -68,7 +68,7 @@ class Distillation:
                 "scale_audio": LogitScale(),
             }
         self.player = PlateauPlayer(self.modules.values(), optim, config.plateau, "encoder")
-        self.players = {"encoder": self.player}
+        self.players: dict[str, Player] = {"encoder": self.player}
 
     def update(self, batch: Heard, step: int) -> Mapping[str, Tensor]:
         self._train(True)
