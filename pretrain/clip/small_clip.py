@@ -99,6 +99,8 @@ class SmallCLIP(nn.Module):
         self.config, self.tokeniser = config, tokeniser
         sizes = open_clip_sizes(config, tokeniser.get_vocab_size())
         self.clip = CLIP(**sizes)
+        # A third faster on a CPU: convolutions of few channels want them side by side.
+        self.clip.visual.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def images(self, pictures: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n dim"]:
         """Return the pictures' embeddings, of unit length."""

@@ -1,0 +1,188 @@
+"""What the embedded world's study found: retrieval among combinations that nothing was trained on."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from data.world import ATTRIBUTES, World
+from pretrain.clip.audio_encoder import AudioEncoder
+from pretrain.clip.ranking import retrieval
+from pretrain.clip.towers import Towers
+
+N_SHOWN = 8
+"""Sounds whose answers are drawn."""
+
+
+class Study(NamedTuple):
+    """What is compared."""
+
+    towers: Towers
+    encoders: Mapping[str, AudioEncoder]
+    """By name; the first is the one in question."""
+    held_out: World
+    """As many draws of each combination as sounds ask for their picture; the gallery is the first draw."""
+
+
+class Gallery(NamedTuple):
+    """One picture and one caption of each held-out combination, embedded by CLIP."""
+
+    images: Float[Tensor, "n dim"]
+    texts: Float[Tensor, "n dim"]
+
+
+def write_report(
+    study: Study, out: Path, *, cpu_seconds: Mapping[str, float], exported: Path
+) -> dict[str, Any]:
+    """Measure, print a table, and write ``report.json`` and pictures of answers into the run's folder."""
+    gallery, results = measure(study)
+    seconds = {name: round(value, 1) for name, value in cpu_seconds.items()}
+    report = {
+        **results,
+        "cpu_seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
+        "export": str(exported),
+        "teacher": str(out / "clip"),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    draw_answers(study, gallery, out / "answers.png")
+    print(table(report))
+    print(f"wrote {out / 'report.json'} and {out / 'answers.png'}; the encoder is {exported}")
+    return report
+
+
+@torch.no_grad()
+def measure(study: Study) -> tuple[Gallery, dict[str, Any]]:
+    """Ask every encoder for pictures and captions of what it hears."""
+    world = study.held_out
+    first = np.arange(world.n_combinations)
+    gallery = Gallery(
+        study.towers.images(world.pictures(first)).cpu(), study.towers.texts(world.captions(first)).cpu()
+    )
+    other = study.towers.images(world.pictures(first + world.n_combinations)).cpu()
+    values = world.values(first)
+    clip = {
+        "image_to_text": retrieval(gallery.images, gallery.texts),
+        "text_to_image": retrieval(gallery.texts, gallery.images),
+        "image_to_other_image": retrieval(other, gallery.images),
+        "attributes_by_caption": attributes(gallery.images, gallery.texts, values),
+    }
+    encoders = {name: _measure(encoder, world, gallery) for name, encoder in study.encoders.items()}
+    chance = {a.name: 100 / len(a.values) for a in ATTRIBUTES}
+    about = {"combinations": len(first), "sounds": len(world), "chance_R@1": 100 / len(first)}
+    return gallery, {**about, "chance_attributes": chance, "clip": clip, "encoders": encoders}
+
+
+def _measure(encoder: AudioEncoder, world: World, gallery: Gallery) -> dict[str, Any]:
+    values = world.values(np.arange(world.n_combinations))
+    draws = []
+    for part in np.split(world.indices, world.draws):
+        audio = embed(encoder, world, part)
+        draws.append(
+            {
+                "audio_to_image": retrieval(audio, gallery.images),
+                "audio_to_text": retrieval(audio, gallery.texts),
+                "image_to_audio": retrieval(gallery.images, audio),
+                "text_to_audio": retrieval(gallery.texts, audio),
+                "attributes_by_picture": attributes(audio, gallery.images, values),
+                "attributes_by_caption": attributes(audio, gallery.texts, values),
+            }
+        )
+    return {
+        what: {key: float(np.mean([draw[what][key] for draw in draws])) for key in draws[0][what]}
+        for what in draws[0]
+    }
+
+
+def embed(encoder: AudioEncoder, world: World, indices: Int[np.ndarray, "n"]) -> Float[Tensor, "n dim"]:
+    """Return the embeddings of scenes' sounds."""
+    device = encoder.window.device
+    parts = np.array_split(indices, max(1, len(indices) // 128))
+    return torch.cat([encoder(world.waves(part).to(device)).cpu() for part in parts])
+
+
+def attributes(
+    query: Float[Tensor, "n dim"], answers: Float[Tensor, "n dim"], values: Int[np.ndarray, "n 5"]
+) -> dict[str, float]:
+    """Return how many of the first answers agree with the query in each attribute, in percent."""
+    found = best(query, answers, 1)[:, 0]
+    agree = (values[found] == values).mean(0)
+    return {a.name: 100 * float(share) for a, share in zip(ATTRIBUTES, agree)}
+
+
+def best(
+    query: Float[Tensor, "n dim"], answers: Float[Tensor, "m dim"], count: int
+) -> Int[np.ndarray, "n count"]:
+    """Return the nearest answers by cosine, nearest first."""
+    unit = torch.nn.functional.normalize
+    return (unit(query, dim=-1) @ unit(answers, dim=-1).T).topk(count, dim=1).indices.numpy()
+
+
+def table(report: Mapping[str, Any]) -> str:
+    """Say it in rows."""
+    lines = [
+        f"{report['combinations']} held-out combinations, {report['sounds']} sounds; R@1 in %"
+        f" (chance {report['chance_R@1']:.2f})",
+        f"{'':<16}{'audio→image':>12}{'audio→text':>12}{'image→audio':>12}{'text→audio':>12}{'MRR a→i':>9}",
+    ]
+    for name, scores in report["encoders"].items():
+        ways = ("audio_to_image", "audio_to_text", "image_to_audio", "text_to_audio")
+        recalls = "".join(f"{scores[way]['R@1']:>12.1f}" for way in ways)
+        lines.append(f"{name:<16}{recalls}{scores['audio_to_image']['MRR']:>9.3f}")
+    clip = report["clip"]
+    lines += [
+        f"CLIP itself, the ceiling: image→text {clip['image_to_text']['R@1']:.1f}, text→image"
+        f" {clip['text_to_image']['R@1']:.1f}, image→another image of the same"
+        f" {clip['image_to_other_image']['R@1']:.1f}",
+        "",
+        "attributes of the first answer, right in % (times chance)",
+        f"{'':<26}" + "".join(f"{a.name:>16}" for a in ATTRIBUTES),
+    ]
+    chance = report["chance_attributes"]
+    rows = [(f"{n}, by {way}", s) for n, s in report["encoders"].items() for way in ("picture", "caption")]
+    for name, scores in rows:
+        shares = scores[f"attributes_by_{name.rsplit(' ', 1)[1]}"]
+        cells = (f"{shares[a.name]:.1f} ({shares[a.name] / chance[a.name]:.1f})" for a in ATTRIBUTES)
+        lines.append(f"{name:<26}" + "".join(f"{cell:>16}" for cell in cells))
+    shares = clip["attributes_by_caption"]
+    cells = (f"{shares[a.name]:.1f} ({shares[a.name] / chance[a.name]:.1f})" for a in ATTRIBUTES)
+    lines.append(f"{'CLIP, picture by caption':<26}" + "".join(f"{cell:>16}" for cell in cells))
+    seconds = ", ".join(f"{name} {value:.0f}" for name, value in report["cpu_seconds"].items())
+    return "\n".join([*lines, "", f"processor seconds of this run: {seconds}"])
+
+
+@torch.no_grad()
+def draw_answers(study: Study, gallery: Gallery, path: Path, *, n_answers: int = 5) -> None:
+    """Draw, for some sounds, the spectrogram, the true picture, the nearest pictures and caption."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    world, encoder = study.held_out, next(iter(study.encoders.values()))
+    asked = np.linspace(0, world.n_combinations - 1, N_SHOWN).astype(int)
+    audio = embed(encoder, world, asked)
+    pictures, captions = best(audio, gallery.images, n_answers), best(audio, gallery.texts, 1)[:, 0]
+    heard = encoder.spectrogram(world.waves(asked).to(encoder.window.device)).cpu()
+    said = world.captions(np.arange(world.n_combinations))
+    figure, axes = plt.subplots(N_SHOWN, n_answers + 2, figsize=(1.5 * (n_answers + 2), 1.75 * N_SHOWN))
+    for row, index in enumerate(asked):
+        axes[row, 0].imshow(heard[row], origin="lower", aspect="auto")
+        axes[row, 0].set_title("sound", fontsize=7)
+        for column, number in enumerate([index, *pictures[row]], start=1):
+            axes[row, column].imshow(world.picture(int(number)).permute(1, 2, 0))
+            rank = "true picture" if column == 1 else f"answer {column - 1}" + " ✓" * int(number == index)
+            axes[row, column].set_title(rank, fontsize=7)
+        verdict = "✓" if captions[row] == index else "✗"
+        axes[row, 1].set_xlabel(f"caption: {said[captions[row]]} {verdict}", fontsize=7, loc="left")
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.tight_layout(pad=0.4)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

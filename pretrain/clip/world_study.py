@@ -1,0 +1,191 @@
+"""The embedded world's study: train a small CLIP, freeze it, distil it into an encoder of sounds, report.
+
+accelerate launch pretrain/wav2clip.py --preset world --loop.out runs/world
+
+Nothing is downloaded, and the same command goes on where it was stopped. Left in the run's folder: ``clip``
+(a CLIP as open_clip keeps them), ``export`` (the audio encoder), ``report.json`` and pictures beside it.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.batches import Address, Batches
+from data.world import World
+from engine.checkpoint import export
+from engine.loop import LoopConfig, accelerator, fit
+from engine.optim import OptimConfig
+from engine.user_error import UserError
+from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
+from pretrain.clip.distillation import Distillation, DistillationConfig
+from pretrain.clip.heard import Heard
+from pretrain.clip.plateau import PlateauConfig
+from pretrain.clip.small_clip import SmallCLIPConfig, save_small_clip, train_small_clip
+from pretrain.clip.towers import Towers, TowersConfig, open_towers
+from pretrain.clip.world_report import Study, write_report
+
+FRESH = 1 << 30
+"""Draws of sounds to train on: none is heard twice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldConfig:
+    """The whole study in the embedded world."""
+
+    clip: SmallCLIPConfig = field(default_factory=SmallCLIPConfig)
+    clip_steps: int = 160
+    """Steps that the small CLIP is trained for."""
+    draws: int = 3
+    """Pictures of each training combination; sounds are made anew for every batch."""
+    encoder: AudioEncoderConfig = field(
+        default_factory=lambda: AudioEncoderConfig(width=16, hop=353, dim=128, hidden=256)
+    )
+    """Its ``dim`` and ``teacher`` are set to the small CLIP's."""
+    distillation: DistillationConfig = field(
+        default_factory=lambda: DistillationConfig(loss="clip", plateau=PlateauConfig(patience=0))
+    )
+    batch: int = 256
+    """Sounds in a batch, each of another combination."""
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
+            lr=2e-3,
+            betas=(0.9, 0.98),
+            weight_decay=0.05,
+            warmup_steps=20,
+            schedule="cosine",
+            decay_steps=230,
+            gradient_clip=1.0,
+        )
+    )
+    control: Literal["shuffled", "none"] = "shuffled"
+    """shuffled: besides, distil another encoder from wrong pairs, which must learn nothing that holds."""
+    n_sounds: int = 3
+    """Sounds of each held-out combination that are asked for their picture."""
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            out=Path("runs/world"), steps=250, save_every=50, sample_every=0, log_every=10
+        )
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("clip_steps", "draws", "n_sounds"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.batch < 2:
+            raise UserError(f"batch={self.batch} must be at least 2: other sounds are the negatives")
+
+
+WORLD = WorldConfig()
+
+
+class HeardWorld(Dataset[Heard]):
+    """Batches by address: sounds never heard before, each with one of its combination's pictures.
+
+    ``partner`` says whose pictures each combination gets; ``None`` its own.
+    """
+
+    def __init__(
+        self, world: World, images: Float[Tensor, "n dim"], batch: int, partner: np.ndarray | None = None
+    ) -> None:
+        self.world, self.images = world, images
+        self.batch = min(batch, world.n_combinations)
+        self.partner = np.arange(world.n_combinations) if partner is None else partner
+
+    def __getitem__(self, address: Address) -> Heard:
+        rng = np.random.default_rng(list(address))
+        chosen = rng.choice(self.world.n_combinations, self.batch, replace=False)
+        sounds = chosen + self.world.n_combinations * rng.integers(self.world.draws, FRESH, self.batch)
+        pictures = self.partner[chosen] + self.world.n_combinations * rng.integers(
+            self.world.draws, size=self.batch
+        )
+        index = torch.from_numpy(chosen)
+        return Heard(self.world.waves(sounds), self.images[torch.from_numpy(pictures)], index)
+
+
+def run(config: WorldConfig) -> dict[str, Any]:
+    """Do the whole study, or what is left of it, and return the report."""
+    here, out, clock = accelerator(config.loop), config.loop.out, Clock()
+    world = World(config.loop.seed, "train", draws=config.draws)
+    with clock.phase("drawing"):
+        pictures = world.pictures(world.indices)
+    with clock.phase("small CLIP"):
+        towers = small_towers(config, world, pictures).to(here.device)
+    with clock.phase("embedding"):
+        images = towers.images(pictures).cpu()
+    with clock.phase("distillation"):
+        encoder = distil(config, towers, HeardWorld(world, images, config.batch))
+    encoders = {"distilled": encoder, "random": AudioEncoder(encoder.config).to(here.device).eval()}
+    if config.control == "shuffled":
+        with clock.phase("shuffled pairs"):
+            wrong = HeardWorld(world, images, config.batch, strangers(world.n_combinations))
+            apart = replace(config, loop=replace(config.loop, out=out / "shuffled"))
+            encoders["shuffled"] = distil(apart, towers, wrong)
+    if not here.is_main_process:
+        return {}
+    exported = export(out / "export", encoder.config, encoder)
+    held_out = World(config.loop.seed, "held_out", draws=config.n_sounds)
+    with clock.phase("report"):
+        study = Study(towers=towers, encoders=encoders, held_out=held_out)
+        return write_report(study, out, cpu_seconds=clock.seconds, exported=exported)
+
+
+def small_towers(config: WorldConfig, world: World, pictures: Tensor) -> Towers:
+    """Train the small CLIP unless that is done, keep it in the run's folder, and open it from there."""
+    here, out = accelerator(config.loop), config.loop.out
+    loop = replace(config.loop, out=out / "clip_training", steps=config.clip_steps, keep=1)
+    clip = train_small_clip(
+        pictures, world.captions(world.indices), config.clip, loop, groups=world.groups(world.indices)
+    )
+    if here.is_main_process:
+        save_small_clip(clip, out / "clip", half=True)
+    here.wait_for_everyone()
+    return open_towers(TowersConfig(name=str(out / "clip")))
+
+
+def distil(config: WorldConfig, towers: Towers, heard: HeardWorld) -> AudioEncoder:
+    """Train an encoder of sounds on the pictures' embeddings, or go on with it."""
+    here = accelerator(config.loop)
+    config = replace(config, encoder=replace(config.encoder, dim=towers.dim, teacher=towers.key))
+    tasks: list[Distillation] = []
+
+    def build() -> Distillation:
+        tasks.append(Distillation(config.distillation, config.encoder, towers.dim, config.optim))
+        tasks[0].encoder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return tasks[0]
+
+    loop = config.loop
+    batches = Batches(
+        heard, seed=loop.seed, workers=loop.workers, rank=here.process_index, accumulate=loop.accumulate
+    )
+    fit(build, batches, loop, full_config=config)
+    return tasks[0].encoder.eval()
+
+
+def strangers(n: int, seed: int = 0) -> np.ndarray:
+    """Return a permutation that leaves nothing in its place."""
+    order = np.random.default_rng(seed).permutation(n)
+    shuffled = np.empty(n, dtype=int)
+    shuffled[order] = np.roll(order, 1)
+    return shuffled
+
+
+class Clock:
+    """Processor seconds, of all threads, by phase."""
+
+    def __init__(self) -> None:
+        self.seconds = {"start-up": time.process_time()}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        began = time.process_time()
+        yield
+        self.seconds[name] = time.process_time() - began
