@@ -70,6 +70,18 @@ def hearing(tiny):
     return config
 
 
+def speech_of(network):
+    """The speech encoder in a converter."""
+    assert network.content.trunk is not None
+    return network.content.trunk.encoder
+
+
+def clip_of(network):
+    """The audio encoder in a converter."""
+    assert network.style.audio is not None
+    return network.style.audio
+
+
 def a_batch(buzz):
     """Two clips and others of the same voices."""
     speaker = torch.arange(2)
@@ -170,9 +182,9 @@ def test_long_waves_are_heard_and_spoken_in_pieces(hearing, buzz, monkeypatch):
         monkeypatch.setattr(trunk_module, "PIECE_S", 1.0)
         monkeypatch.setattr(trunk_module, "CONTEXT_S", 0.6)
         longest = []
-        heard = network.content.trunk.encoder.forward
+        heard = speech_of(network).forward
         monkeypatch.setattr(
-            network.content.trunk.encoder,
+            speech_of(network),
             "forward",
             lambda wave, n=None: longest.append(wave.shape[-1]) or heard(wave, n),
         )
@@ -190,7 +202,7 @@ def test_only_what_is_tuned_moves(ears, buzz, use):
     trunk = run.converter.content.trunk
     assert trunk is not None
     own = trunk.encoder.state_dict()
-    stored = begin(ConverterNetwork(run.shape), PretrainedConfig(content=ears)).content.trunk.encoder
+    stored = speech_of(begin(ConverterNetwork(run.shape), PretrainedConfig(content=ears)))
     same = all(torch.equal(own[name], tensor) for name, tensor in stored.state_dict().items())
     assert same == (use != "random")
     before = {name: tensor.clone() for name, tensor in trunk.state_dict().items()}
@@ -274,19 +286,19 @@ def test_voices_by_wav2clip_do_not_depend_on_batch_mates(tiny, clip, buzz):
     assert_close(together[:1], alone, rtol=1e-3, atol=1e-4)
     assert together.shape == (2, config.style.voice_dim)
     other = begin(ConverterNetwork(config), pretrained)
-    for name, tensor in other.style.audio.state_dict().items():
-        assert torch.equal(tensor, network.style.audio.state_dict()[name])
+    for name, tensor in clip_of(other).state_dict().items():
+        assert torch.equal(tensor, clip_of(network).state_dict()[name])
     together.square().sum().backward()
-    assert all(p.grad is not None and p.grad.any() for p in network.style.audio.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in clip_of(network).parameters())
 
 
 @pytest.mark.parametrize("style_use", ["frozen", "fine_tuned"])
 def test_training_moves_wav2clip_only_where_it_is_tuned(clip, buzz, style_use):
     run = task(PretrainedConfig(style=clip, style_use=style_use, rate=1.0))
-    before = {name: tensor.clone() for name, tensor in run.converter.style.audio.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in clip_of(run.converter).state_dict().items()}
     for step in range(2):
         run.update(a_batch(buzz), step)
-    moved = {n for n, t in run.converter.style.audio.state_dict().items() if not torch.equal(t, before[n])}
+    moved = {n for n, t in clip_of(run.converter).state_dict().items() if not torch.equal(t, before[n])}
     assert bool(moved) == (style_use == "fine_tuned")
     assert not any("running" in name or "num_batches" in name for name in moved)
 
