@@ -1,0 +1,223 @@
+"""A 1-layer transformer that says in words what frozen features hold (Wu et al., 2022, section 3.4)."""
+
+import copy
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from engine.seeding import step_seed
+from engine.user_error import UserError
+from pretrain.probe.captioning_words import END, PAD, START, UNKNOWN, Vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderConfig:
+    """Size and training of the decoder."""
+
+    width: int = 192
+    """Of its vectors; a multiple of 2 · heads."""
+    heads: int = 4
+    hidden: int = 512
+    """Units between the two layers that follow attention."""
+    dropout: float = 0.2
+    longest: int = 30
+    """Words of a caption, at most."""
+    lr: float = 1e-3
+    """Of AdamW at its highest; falls to nothing along a cosine."""
+    weight_decay: float = 1e-2
+    smoothing: float = 0.1
+    """Share of each word's probability that is spread over all words."""
+    batch: int = 64
+    """Captions in a step."""
+    epochs: int = 30
+    """Passes over the training clips, with one of each clip's captions a pass."""
+    beam: int = 3
+    """Captions kept while searching for the likeliest; 1 takes the likeliest word each time."""
+
+    def __post_init__(self) -> None:
+        for name in ("heads", "hidden", "longest", "batch", "epochs", "beam"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.width % (2 * self.heads):
+            raise UserError(f"width={self.width} must be a multiple of {2 * self.heads} (twice the heads)")
+
+
+class Features(NamedTuple):
+    """What an encoder heard in each clip: its embedding, and frames that tell what was when."""
+
+    clip: Float[Tensor, "clips dim"]
+    frames: Float[Tensor, "clips frames channels"]
+    valid: Bool[Tensor, "clips frames"]
+
+    def rows(self, index: Int[Tensor, "batch"]) -> "Features":
+        """Those of some clips."""
+        return Features(self.clip[index], self.frames[index], self.valid[index])
+
+
+class CaptionDecoder(nn.Module):
+    """Words, one after the other, attending to the words so far and to what was heard."""
+
+    clip_mean: Tensor
+    clip_scale: Tensor
+    frames_mean: Tensor
+    frames_scale: Tensor
+
+    def __init__(self, config: DecoderConfig, train: Features, n_words: int) -> None:
+        super().__init__()
+        self.config = config
+        heard = train.frames[train.valid]
+        for name, seen in (("clip", train.clip), ("frames", heard)):
+            self.register_buffer(f"{name}_mean", seen.mean(0))
+            self.register_buffer(f"{name}_scale", seen.std(0, correction=0).clamp_min(1e-6))
+        width = config.width
+        self.from_clip = nn.Linear(train.clip.shape[-1], width)
+        self.from_frames = nn.Linear(train.frames.shape[-1], width)
+        self.words = nn.Embedding(n_words, width, padding_idx=PAD)
+        nn.init.normal_(self.words.weight, std=width**-0.5)
+        self.layer = nn.TransformerDecoderLayer(
+            width, config.heads, config.hidden, config.dropout, batch_first=True, norm_first=True
+        )
+        self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(config.dropout)
+
+    def forward(
+        self, heard: Features, tokens: Int[Tensor, "batch length"]
+    ) -> Float[Tensor, "batch length n_words"]:
+        """Logits of the word after each of ``tokens``."""
+        memory, ignored = self.memory(heard)
+        return self.speak(memory, ignored, tokens)
+
+    def memory(
+        self, heard: Features
+    ) -> tuple[Float[Tensor, "batch heard width"], Bool[Tensor, "batch heard"]]:
+        """What is attended to, and which of it is padding."""
+        clip = self.from_clip((heard.clip - self.clip_mean) / self.clip_scale)
+        frames = self.from_frames((heard.frames - self.frames_mean) / self.frames_scale)
+        frames = frames + positions(frames.shape[1], frames.shape[2], frames.device)
+        ignored = F.pad(~heard.valid, (1, 0), value=False)
+        return torch.cat([clip[:, None], frames], dim=1), ignored
+
+    def speak(
+        self,
+        memory: Float[Tensor, "batch heard width"],
+        ignored: Bool[Tensor, "batch heard"],
+        tokens: Int[Tensor, "batch length"],
+    ) -> Float[Tensor, "batch length n_words"]:
+        """Logits of the next words."""
+        length, width = tokens.shape[1], self.config.width
+        said = self.words(tokens) * math.sqrt(width) + positions(length, width, tokens.device)
+        future = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
+        said = self.layer(
+            self.dropout(said),
+            memory,
+            tgt_mask=future,
+            memory_key_padding_mask=ignored,
+        )
+        return F.linear(self.norm(said), self.words.weight)
+
+    @torch.no_grad()
+    def captions(self, heard: Features, vocabulary: Vocabulary) -> list[str]:
+        """The likeliest caption of each clip that beam search finds; likelihood is per word."""
+        self.eval()
+        parts = torch.arange(len(heard.clip), device=heard.clip.device).split(64)
+        return [caption for part in parts for caption in self._search(heard.rows(part), vocabulary)]
+
+    def _search(self, heard: Features, vocabulary: Vocabulary) -> list[str]:
+        beam, n_clips = self.config.beam, len(heard.clip)
+        memory, ignored = (part.repeat_interleave(beam, dim=0) for part in self.memory(heard))
+        tokens = torch.full((n_clips * beam, 1), START, device=memory.device)
+        likelihood = torch.full((n_clips, beam), -math.inf, device=memory.device)
+        likelihood[:, 0] = 0.0  # the others would say the same
+        ended = torch.zeros(n_clips, beam, dtype=torch.bool, device=memory.device)
+        for _ in range(self.config.longest + 1):
+            logits = self.speak(memory, ignored, tokens)[:, -1]
+            logits[:, [PAD, START, UNKNOWN]] = -math.inf
+            following = logits.log_softmax(-1).unflatten(0, (n_clips, beam))
+            # What has ended goes on as it is.
+            following[ended] = -math.inf
+            following[..., PAD] = following[..., PAD].masked_fill(ended, 0.0)
+            n_words = following.shape[-1]
+            likelihood, best = (likelihood[..., None] + following).flatten(1).topk(beam)
+            origin = best // n_words + beam * torch.arange(n_clips, device=best.device)[:, None]
+            word = best % n_words
+            tokens = torch.cat([tokens[origin.flatten()], word.reshape(-1, 1)], dim=1)
+            ended = ended.flatten()[origin] | (word == END)
+            if ended.all():
+                break
+        n_said = (tokens != PAD).sum(-1).reshape(n_clips, beam)
+        chosen = (likelihood / n_said).argmax(-1)
+        return [
+            vocabulary.caption(rows[index].tolist())
+            for rows, index in zip(tokens.unflatten(0, (n_clips, beam)), chosen)
+        ]
+
+
+def positions(length: int, width: int, device: torch.device) -> Float[Tensor, "length width"]:
+    """Sines and cosines that tell places apart (Vaswani et al., 2017)."""
+    place = torch.arange(length, device=device)[:, None]
+    rate = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000.0) / width))
+    return torch.cat([torch.sin(place * rate), torch.cos(place * rate)], dim=-1)
+
+
+def caption_loss(
+    decoder: CaptionDecoder, heard: Features, tokens: Int[Tensor, "batch length"], smoothing: float = 0.0
+) -> Float[Tensor, ""]:
+    """Cross-entropy of each word given those before it, per word."""
+    logits = decoder(heard, tokens[:, :-1])
+    return F.cross_entropy(
+        logits.flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=PAD, label_smoothing=smoothing
+    )
+
+
+def fit_decoder(
+    train: tuple[Features, Sequence[tuple[str, ...]]],
+    validation: tuple[Features, Sequence[tuple[str, ...]]],
+    vocabulary: Vocabulary,
+    *,
+    seed: int,
+    config: DecoderConfig,
+    progress: bool = True,
+) -> CaptionDecoder:
+    """Train on (features, captions of each clip) and return the state of the best validation loss."""
+    heard, captions = train
+    device, n_clips = heard.clip.device, len(captions)
+    fixed = vocabulary.tokens([c[0] for c in validation[1]], longest=config.longest).to(device)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(step_seed(seed, 0))
+        decoder = CaptionDecoder(config, heard, len(vocabulary)).to(device)
+        optimizer = torch.optim.AdamW(
+            decoder.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+        )
+        n_steps = config.epochs * -(-n_clips // config.batch)
+        falling = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: min(1.0, (step + 1) / 50) * (1 + math.cos(math.pi * step / n_steps)) / 2
+        )
+        best, best_loss = copy.deepcopy(decoder.state_dict()), math.inf
+        bar = tqdm(range(config.epochs), desc="learning to speak", delay=2.0, disable=not progress)
+        for _ in bar:
+            decoder.train()
+            for index in torch.randperm(n_clips).split(config.batch):
+                draw = torch.rand(len(index)).tolist()
+                own = [captions[i] for i in index.tolist()]
+                chosen = [some[int(u * len(some))] for some, u in zip(own, draw)]
+                tokens = vocabulary.tokens(chosen, longest=config.longest).to(device)
+                loss = caption_loss(decoder, heard.rows(index.to(device)), tokens, config.smoothing)
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
+                optimizer.step()
+                falling.step()
+            decoder.eval()
+            with torch.no_grad():
+                now = caption_loss(decoder, validation[0], fixed).item()
+            bar.set_postfix(validation=round(now, 3))
+            if now < best_loss:
+                best, best_loss = copy.deepcopy(decoder.state_dict()), now
+    decoder.load_state_dict(best)
+    return decoder.eval().requires_grad_(False)
