@@ -1,10 +1,12 @@
-"""Train an audio encoder from what CLIP sees while it listens (Wav2CLIP), or all three heads (AudioCLIP).
+"""Train an audio encoder from what CLIP sees while it listens (Wav2CLIP), or three heads (AudioCLIP).
 
 accelerate launch pretrain/wav2clip.py --preset wav2clip --data.path vggsound --towers.name ViT-B-32
 """
 
+import json
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from pretrain.clip.embedded import embedded_scenes
 from pretrain.clip.heard import HeardConfig
 from pretrain.clip.scene_batches import heard_clips, split_scenes, validation_batches
 from pretrain.clip.towers import TowersConfig, open_towers
+from pretrain.clip.world_study import WORLD, WorldConfig, run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,7 @@ PRESETS: dict[str, Any] = {
     "audioclip": AudioCLIPConfig(
         data=HeardConfig(batch=64), loop=replace(PAPER.loop, out=Path("runs/audioclip"), steps=86_000)
     ),
+    "world": WORLD,
 }
 
 
@@ -103,11 +107,25 @@ def train(config: Wav2CLIPConfig) -> AudioEncoder:
     return encoder
 
 
+def like(config_file: str | None) -> str | None:
+    """Return a preset of the class that a stored config is of: it has all of its fields."""
+    try:
+        stored = json.loads(Path(config_file or "").read_text())
+        return next(
+            name for name, preset in PRESETS.items() if {f.name for f in fields(preset)} >= set(stored)
+        )
+    except (OSError, ValueError, TypeError, StopIteration):
+        return None  # the command line says what is wrong with it
+
+
 @exits_cleanly
 def main() -> None:
-    match cli(PRESETS):
+    stored = next((file for word, file in pairwise(sys.argv) if word == "--config"), None)
+    match cli(PRESETS, default=like(stored)):
         case AudioCLIPConfig() as config:
             train_three_heads(config)
+        case WorldConfig() as config:
+            run(config)
         case config:
             train(config)
 

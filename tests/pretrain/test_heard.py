@@ -1,0 +1,110 @@
+"""Batches of sounds with their pictures' embeddings: addresses, epochs, short and unreadable clips."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from data.audio import AudioError
+from data.batches import Address
+from engine.user_error import UserError
+from pretrain.clip.heard import HeardClips, HeardConfig
+
+RATE = 1000
+CONFIG = HeardConfig(crop_seconds=0.5, batch=4)
+IMAGES = torch.arange(24.0)[:, None].repeat(1, 3)
+
+
+def ramp(index: int, samples: int = 900) -> torch.Tensor:
+    """A clip whose samples say which clip and where: index + place / 1000."""
+    return (index + torch.arange(samples) / 1000)[None, None]
+
+
+def clips(wave_of=ramp, config=CONFIG, **sizes) -> HeardClips:
+    return HeardClips(wave_of, IMAGES, config, sample_rate=RATE, least_samples=64, **sizes)
+
+
+def test_a_batch_is_a_function_of_its_address():
+    addresses = [Address(3, 7), Address(3, 8), Address(4, 7)]
+    one, other = clips(), clips(config=replace(CONFIG, cache_gib=0.0))
+    drawn = [one[address] for address in addresses]
+    for address, batch in zip(reversed(addresses), reversed(drawn)):
+        assert all(torch.equal(a, b) for a, b in zip(other[address], batch))
+    assert not torch.equal(drawn[0].wave, drawn[1].wave)
+    assert not torch.equal(drawn[0].wave, drawn[2].wave)
+
+
+def test_crops_embeddings_and_indices_belong_together():
+    batch = clips()[Address(0, 0)]
+    assert batch.wave.shape == (4, 1, 500)
+    assert torch.equal(batch.image, IMAGES[batch.index])
+    assert torch.equal(batch.wave[:, 0, 0].long(), batch.index)
+    assert_close(batch.wave.diff(dim=-1), torch.full((4, 1, 499), 1e-3), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("n_ranks", "accumulate"), [(1, 1), (2, 1), (3, 2)])
+def test_an_epoch_uses_every_clip_once_over_all_processes(n_ranks, accumulate):
+    data = clips(n_ranks=n_ranks, accumulate=accumulate)
+    seen = [
+        index
+        for step in range(data.steps_per_epoch)
+        for micro in range(accumulate)
+        for rank in range(n_ranks)
+        for index in data[Address(0, step, rank, micro)].index.tolist()
+    ]
+    assert len(seen) == len(set(seen)) == 24
+
+
+def test_short_clips_are_repeated_to_fill_the_crop():
+    data = clips(lambda index: ramp(0, 200))
+    batch = data[Address(0, 0)]
+    assert torch.equal(batch.wave[..., :200], batch.wave[..., 200:400])
+    assert torch.equal(batch.wave[..., 400:], batch.wave[..., :100])
+    assert {round(float(v), 3) for v in batch.wave[0, 0, :200]} == {n / 1000 for n in range(200)}
+    assert torch.equal(data.in_order(1)[0].wave[0, 0, :200], ramp(0, 200)[0, 0])
+
+
+def test_clips_shorter_than_the_window_are_told_by_name():
+    with pytest.raises(UserError, match="clip 0 has 63 samples, fewer than the encoder's window of 64"):
+        clips(lambda index: ramp(index, 63)).in_order(1)
+
+
+def test_unreadable_clips_are_replaced_and_named_once(capsys):
+    def wave_of(index):
+        if index % 3 == 0:
+            raise AudioError(Path(f"{index}.wav"), "unreadable", "is damaged")
+        return ramp(index)
+
+    data = clips(wave_of)
+    for step in range(6):
+        batch = data[Address(0, step)]
+        assert not (batch.index % 3 == 0).any()
+        assert torch.equal(batch.wave[:, 0, 0].long(), batch.index)
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == len(set(told)) == 8
+
+    def nothing(index):
+        raise AudioError(Path(f"{index}.wav"), "unreadable", "is damaged")
+
+    with pytest.raises(AudioError):
+        clips(nothing)[Address(0, 0)]
+
+
+def test_validation_clips_begin_at_the_beginning_in_order():
+    batches = clips().in_order(10)
+    assert [len(batch.wave) for batch in batches] == [4, 4, 2]
+    assert torch.cat([batch.index for batch in batches]).tolist() == list(range(10))
+    assert_close(torch.cat([batch.wave[:, 0, 0] for batch in batches]), torch.arange(10.0))
+
+
+def test_impossible_batches_are_refused():
+    with pytest.raises(UserError, match=r"24 clips, fewer than a batch of 32: set --data\.batch to 24"):
+        clips(config=replace(CONFIG, batch=32))
+    with pytest.raises(UserError, match=r"window: take crops of at least 0\.064 s"):
+        clips(config=replace(CONFIG, crop_seconds=0.05))
+    with pytest.raises(UserError, match="at least 2"):
+        HeardConfig(batch=1)
+    with pytest.raises(UserError, match="above 0"):
+        HeardConfig(crop_seconds=0.0)
