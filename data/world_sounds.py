@@ -16,8 +16,8 @@ N_HEARD = 12
 """Random numbers that one sound takes."""
 _BANK_SECONDS = 30
 
-Wave = Float[np.ndarray, "n samples"]
-Column = Float[np.ndarray, "n 1"]
+Wave = Float[np.ndarray, "#n samples"]
+Column = Float[np.ndarray, "#n 1"]
 
 
 def synthesise(
@@ -78,12 +78,12 @@ def _partials(
 
 
 def _sine(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
-    return _partials(time, pitch, phase, [1], [1])
+    return _partials(time, pitch, phase, [1.0], [1.0])
 
 
 def _tremolo(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
     beat = 0.5 - 0.5 * np.cos(2 * np.pi * 40.0 * time)
-    return beat * _partials(time, pitch, phase, [1, 2, 3], [1, 0.5, 0.25])
+    return beat * _partials(time, pitch, phase, [1.0, 2.0, 3.0], [1.0, 0.5, 0.25])
 
 
 def _reed(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
@@ -97,7 +97,7 @@ def _pluck(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
 
 
 def _bell(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
-    return _partials(time, pitch, phase, [1, 2.41, 3.89, 5.43, 6.79], [1, 0.8, 0.8, 0.6, 0.5], fall=2.0)
+    return _partials(time, pitch, phase, [1.0, 2.41, 3.89, 5.43, 6.79], [1.0, 0.8, 0.8, 0.6, 0.5], fall=2.0)
 
 
 def _buzz(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
@@ -106,25 +106,25 @@ def _buzz(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
 
 
 def _glass(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
-    return _partials(time, pitch, phase, [1, 5], [1, 0.9])
+    return _partials(time, pitch, phase, [1.0, 5.0], [1.0, 0.9])
 
 
 def _vibrato(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
     depth, rate = 0.09, 2 * np.pi * 18.0
     swing = time + depth / rate * np.sin(rate * time)
-    return _partials(swing, pitch, phase, [1, 2, 3, 4], [1, 0.6, 0.35, 0.2])
+    return _partials(swing, pitch, phase, [1.0, 2.0, 3.0, 4.0], [1.0, 0.6, 0.35, 0.2])
 
 
 def _octaves(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
-    return _partials(time, pitch, phase, [1, 2, 4, 8, 16], [1, 0.9, 0.8, 0.7, 0.6])
+    return _partials(time, pitch, phase, [1.0, 2.0, 4.0, 8.0, 16.0], [1.0, 0.9, 0.8, 0.7, 0.6])
 
 
 def _glide_up(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
-    return _partials(_glide(time, seconds, -0.45), pitch, phase, [1, 2, 3], [1, 0.5, 0.3])
+    return _partials(_glide(time, seconds, -0.45), pitch, phase, [1.0, 2.0, 3.0], [1.0, 0.5, 0.3])
 
 
 def _glide_down(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
-    return _partials(_glide(time, seconds, 0.8), pitch, phase, [1, 2, 3], [1, 0.5, 0.3])
+    return _partials(_glide(time, seconds, 0.8), pitch, phase, [1.0, 2.0, 3.0], [1.0, 0.5, 0.3])
 
 
 def _glide(time: Wave, seconds: Column, excess: float) -> Wave:
@@ -138,7 +138,7 @@ def _breath(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
     length = time.shape[1]
     start = (phase[:, 0] / (2 * np.pi) * (_BANK_SECONDS - 1) * SAMPLE_RATE).astype(int)
     hiss = np.stack([_bank()[4][s : s + length] for s in start])
-    return _partials(time, pitch, phase, [1], [1]) + 0.9 * hiss
+    return _partials(time, pitch, phase, [1.0], [1.0]) + 0.9 * hiss
 
 
 Timbre = Callable[[Wave, Column, Column, Column], Wave]

@@ -172,10 +172,10 @@ def draw_answers(study: Study, gallery: Gallery, path: Path, *, n_answers: int =
     said = world.captions(np.arange(world.n_combinations))
     figure, axes = plt.subplots(N_SHOWN, n_answers + 2, figsize=(1.5 * (n_answers + 2), 1.75 * N_SHOWN))
     for row, index in enumerate(asked):
-        axes[row, 0].imshow(heard[row], origin="lower", aspect="auto")
+        axes[row, 0].imshow(heard[row].numpy(), origin="lower", aspect="auto")
         axes[row, 0].set_title("sound", fontsize=7)
         for column, number in enumerate([index, *pictures[row]], start=1):
-            axes[row, column].imshow(world.picture(int(number)).permute(1, 2, 0))
+            axes[row, column].imshow(world.picture(int(number)).permute(1, 2, 0).numpy())
             rank = "true picture" if column == 1 else f"answer {column - 1}" + " ✓" * int(number == index)
             axes[row, column].set_title(rank, fontsize=7)
         verdict = "✓" if captions[row] == index else "✗"

@@ -22,8 +22,10 @@ from torch.utils.data import Dataset
 from data.batches import Address, Batches
 from data.world import World
 from engine.checkpoint import export
+from engine.config import free
 from engine.loop import LoopConfig, accelerator, fit
 from engine.optim import OptimConfig
+from engine.seeding import seed_step
 from engine.user_error import UserError
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
 from pretrain.clip.distillation import Distillation, DistillationConfig
@@ -66,9 +68,9 @@ class WorldConfig:
             gradient_clip=1.0,
         )
     )
-    control: Literal["shuffled", "none"] = "shuffled"
+    control: Literal["shuffled", "none"] = free("shuffled")
     """shuffled: besides, distil another encoder from wrong pairs, which must learn nothing that holds."""
-    n_sounds: int = 3
+    n_sounds: int = free(3)
     """Sounds of each held-out combination that are asked for their picture."""
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
@@ -123,6 +125,7 @@ def run(config: WorldConfig) -> dict[str, Any]:
         images = towers.images(pictures).cpu()
     with clock.phase("distillation"):
         encoder = distil(config, towers, HeardWorld(world, images, config.batch))
+    seed_step(config.loop.seed, 0)
     encoders = {"distilled": encoder, "random": AudioEncoder(encoder.config).to(here.device).eval()}
     if config.control == "shuffled":
         with clock.phase("shuffled pairs"):
