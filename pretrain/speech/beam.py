@@ -111,9 +111,12 @@ def beam_search(
             if lm is not None:
                 follows = lm.log_probs(prefix)
             for token in tried:
+                before = blank if token == last else both
+                if before == NEVER:  # a blank must part a token from its like
+                    continue
                 longer = (*prefix, token)
                 was = grown.get(longer, (NEVER, NEVER))
-                grown[longer] = (was[0], _add(was[1], (blank if token == last else both) + likely[token]))
+                grown[longer] = (was[0], _add(was[1], before + likely[token]))
                 if longer not in added:
                     said = 0.0 if lm is None else lm_weight * float(follows[token])
                     added[longer] = added[prefix] + said + bonus

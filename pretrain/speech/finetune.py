@@ -1,7 +1,7 @@
 """Fine-tuning a speech encoder by CTC, with labels for all of the speech or for some of it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -100,9 +100,14 @@ class Heard(NamedTuple):
 class FineTune:
     """CTC on the rows that have labels; on the others, CTC on the averaged network's own transcripts."""
 
-    def __init__(self, config: FineTuneConfig, validation: LabelledSpeech | None = None) -> None:
+    def __init__(
+        self,
+        config: FineTuneConfig,
+        validation: LabelledSpeech | None = None,
+        watch: Callable[[int, float], None] | None = None,
+    ) -> None:
         config = resolved(config)
-        self.config, self.validation = config, validation
+        self.config, self.validation, self.watch = config, validation, watch
         assert config.encoder is not None
         self.recogniser = SpeechRecogniser(
             SpeechRecogniserConfig(
@@ -123,6 +128,7 @@ class FineTune:
         if not config.freeze.trunk:
             self.players["trunk"] = Player(encoder, config.trunk, "trunk")
         self.ema = EMA(self.recogniser, config.ema)
+        self.average: SpeechRecogniser = self.ema.module  # pyright: ignore[reportAttributeAccessIssue]
         self.modules: dict[str, nn.Module] = {"recogniser": self.recogniser, "ema": self.ema.module}
 
     def update(self, batch: Labelled, step: int) -> Mapping[str, Tensor]:
@@ -164,9 +170,8 @@ class FineTune:
         rows = (~batch.labelled).nonzero()[:, 0]
         if not len(rows):
             return batch.tokens, batch.n_tokens
-        teacher: SpeechRecogniser = self.ema.module  # pyright: ignore[reportAssignmentType]
-        encoded = teacher.encoder(batch.wave[rows], batch.samples[rows])
-        written = greedy(teacher.read(encoded.features), encoded.valid)
+        encoded = self.average.encoder(batch.wave[rows], batch.samples[rows])
+        written = greedy(self.average.read(encoded.features), encoded.valid)
         longest = max(batch.tokens.shape[1], *map(len, written))
         tokens = F.pad(batch.tokens, (0, longest - batch.tokens.shape[1])).clone()
         n_tokens = batch.n_tokens.clone()
@@ -181,8 +186,10 @@ class FineTune:
 
         if self.validation is None:
             return {}
-        errors = error_rates(self.ema.module, self.validation)  # pyright: ignore[reportArgumentType]
-        return {f"{self.recogniser.units.name}_error_rate": 100 * total(errors.values()).rate}
+        rate = 100 * total(error_rates(self.average, self.validation).values()).rate
+        if self.watch is not None:
+            self.watch(step, rate)
+        return {f"{self.recogniser.units.name}_error_rate": rate}
 
 
 def ctc_losses(
@@ -248,10 +255,7 @@ def resolved(config: FineTuneConfig) -> FineTuneConfig:
                     f"{config.init} has {name} {theirs!r}, not {ours!r}: leave out --encoder, "
                     "or give the folder of such an encoder"
                 )
-    if encoder is None:
-        raise UserError(
-            "which network? give --init FOLDER, or --encoder.kind SpeechEncoderConfig and its sizes"
-        )
+    encoder = encoder or small_encoder()
     share = config.dropout
     encoder = replace(encoder, dropout=share, attention_dropout=share, feature_dropout=share)
     return replace(config, encoder=encoder)
@@ -259,6 +263,6 @@ def resolved(config: FineTuneConfig) -> FineTuneConfig:
 
 def small_encoder() -> SpeechEncoderConfig:
     """Return the network that ``pretrain/data2vec.py --preset small`` trains."""
-    from pretrain.data2vec import PRESETS
+    from pretrain.data2vec import SMALL_ENCODER
 
-    return PRESETS["small"].model
+    return SMALL_ENCODER

@@ -1,5 +1,6 @@
 """Runs of fine-tuning: their presets, and from a config to an exported recogniser."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,8 +24,8 @@ CHARACTERS = FineTuneConfig(
 )
 TINY = SpeechEncoderConfig(
     conv_dims=(16, 16, 16),
-    conv_kernels=(10, 8, 4),
-    conv_strides=(10, 8, 4),
+    conv_kernels=(20, 16, 4),
+    conv_strides=(10, 16, 2),
     hidden=32,
     layers=2,
     heads=2,
@@ -50,8 +51,16 @@ PRESETS = {
 }
 
 
-def finetune(config: FineTuneConfig) -> FineTune:
-    """Fine-tune, continue a run, or pick up a finished one; the recogniser is exported to its ``export``."""
+def finetune(
+    config: FineTuneConfig,
+    *,
+    validation_split: str = "validation",
+    watch: Callable[[int, float], None] | None = None,
+) -> FineTune:
+    """Fine-tune, continue a run, or pick up a finished one; the recogniser is exported to its ``export``.
+
+    ``watch`` receives the step and the error rate of the validation split, in percent, whenever it is scored.
+    """
     config = resolved(config)
     assert config.encoder is not None
     here, units = accelerator(config.loop), Units(config.units)
@@ -62,11 +71,11 @@ def finetune(config: FineTuneConfig) -> FineTune:
             f"{len(speech.order)} utterances with labels ({speech.seconds / 60:.1f} min), "
             f"{len(speech.others)} without"
         )
-    validation = _validation(config, units) if config.loop.sample_every and show else None
+    validation = _validation(config, units, validation_split) if config.loop.sample_every and show else None
     tasks: list[FineTune] = []
 
     def build() -> FineTune:
-        tasks.append(FineTune(config, validation))
+        tasks.append(FineTune(config, validation, watch))
         return tasks[0]
 
     batches = speech.batches(
@@ -81,12 +90,12 @@ def finetune(config: FineTuneConfig) -> FineTune:
     return tasks[0]
 
 
-def _validation(config: FineTuneConfig, units: Units) -> LabelledSpeech | None:
-    """Return the validation split; a corpus without one trains unscored."""
+def _validation(config: FineTuneConfig, units: Units, split: str) -> LabelledSpeech | None:
+    """Return the split to score while training; a corpus without it trains unscored."""
     assert config.encoder is not None
     whole = replace(config.data, share=1.0, unlabelled_seconds=0.0)
     rate = config.encoder.sample_rate
     try:
-        return LabelledSpeech(whole, units, sample_rate=rate, split="validation", progress=False)
+        return LabelledSpeech(whole, units, sample_rate=rate, split=split, progress=False)
     except UserError:
         return None

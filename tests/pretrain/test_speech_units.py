@@ -1,0 +1,113 @@
+"""Units and decoding: transcripts survive tokens, beams find what enumeration finds."""
+
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.manifest import Row
+from engine.user_error import UserError
+from pretrain.phones import PHONES
+from pretrain.speech.beam import UnitLM, beam_search
+from pretrain.speech.finetune_score import errors_between
+from pretrain.speech.finetuned import greedy
+from pretrain.speech.units import Characters, Phonemes, Units, plain
+
+LETTERS = Units(Characters())
+
+
+def row(text: str | None, **extra: str) -> Row:
+    return Row(path=Path("a.wav"), text=text, extra=extra)
+
+
+@given(st.text("abc xyz'", min_size=1))
+def test_transcripts_come_back(text):
+    text = " ".join(text.split())
+    assert LETTERS.text(LETTERS.encode(text)) == text
+    phones = [PHONES[hash(c) % len(PHONES)] for c in text]
+    units = Units(Phonemes())
+    assert units.text(units.encode(phones)) == " ".join(phones)
+
+
+def test_spelling_is_plain():
+    symbols = LETTERS.symbols
+    assert plain("IT’S  Fine—really: DÉJÀ vu!", symbols) == "it's fine really deja vu"
+    assert plain("a b", "ab") == "ab"
+    kept = LETTERS.labels([row("HELLO THERE"), row(None), row("即便是"), row("..."), row("")])
+    assert [label is None for label in kept] == [False, True, True, True, True]
+    assert LETTERS.text(kept[0] or []) == "hello there"
+
+
+def test_phones_come_from_the_manifest_first():
+    labels = Units(Phonemes()).labels([row("whatever", phonemes="s iː"), row(None), row("即便是")])
+    assert labels == [[PHONES.index("s") + 1, PHONES.index("i") + 1], None, None]
+
+
+def test_characters_outside_the_alphabet_are_named():
+    with pytest.raises(UserError, match=r"a\.wav has '7'"):
+        LETTERS.labels([row("at 7 o'clock")])
+    digits = Units(Characters(alphabet=" abcdefghijklmnopqrstuvwxyz'7"))
+    assert digits.labels([row("at 7")]) == [digits.encode("at 7")]
+    with pytest.raises(UserError, match="'ß' is not among"):
+        LETTERS.encode("ß")
+
+
+def collapse(path: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(t for i, t in enumerate(path) if t and (i == 0 or path[i - 1] != t))
+
+
+def enumerated(log_probs: np.ndarray) -> dict[tuple[int, ...], float]:
+    """Add up every path."""
+    found: dict[tuple[int, ...], float] = {}
+    for path in product(range(log_probs.shape[1]), repeat=len(log_probs)):
+        p = float(np.exp(sum(log_probs[i, t] for i, t in enumerate(path))))
+        found[collapse(path)] = found.get(collapse(path), 0.0) + p
+    return found
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), frames=st.integers(1, 5))
+def test_a_wide_beam_finds_what_enumeration_finds(seed, frames):
+    log_probs = torch.randn(frames, 3, generator=torch.Generator().manual_seed(seed)).log_softmax(-1).numpy()
+    truth = enumerated(log_probs)
+    found = beam_search(log_probs, 1000)
+    assert found[0].tokens == max(truth, key=lambda tokens: truth[tokens])
+    for hypothesis in found:
+        assert np.exp(hypothesis.log_prob) == pytest.approx(truth[hypothesis.tokens], rel=1e-4)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=12))
+def test_beams_of_sure_posteriors_are_greedy(path):
+    log_probs = torch.full((1, len(path), 5), -20.0)
+    log_probs[0, torch.arange(len(path)), torch.tensor(path)] = 0.0
+    log_probs = log_probs.log_softmax(-1)
+    best = beam_search(log_probs[0].numpy(), 3)[0].tokens
+    assert list(best) == greedy(log_probs)[0] == list(collapse(tuple(path)))
+
+
+def test_a_language_model_settles_what_the_ear_cannot():
+    lm = UnitLM([LETTERS.encode(text) for text in ("the cat", "the hat", "then")], len(LETTERS), order=4)
+    for prefix in ("", "t", "th", "zzz"):
+        assert np.exp(lm.log_probs(LETTERS.encode(prefix))).sum() == pytest.approx(1.0)
+    log_probs = np.full((3, len(LETTERS) + 1), -9.0, np.float32)
+    log_probs[0, LETTERS.encode("t")] = log_probs[2, LETTERS.encode("e")] = -0.1
+    log_probs[1, LETTERS.encode("g")], log_probs[1, LETTERS.encode("h")] = -0.6, -0.8
+    assert LETTERS.text(beam_search(log_probs, 8)[0].tokens) == "tge"
+    assert LETTERS.text(beam_search(log_probs, 8, lm, lm_weight=0.5)[0].tokens) == "the"
+
+
+def test_padding_is_not_read():
+    log_probs = torch.randn(1, 6, 4).log_softmax(-1)
+    valid = torch.tensor([[True] * 4 + [False] * 2])
+    assert greedy(log_probs, valid) == greedy(log_probs[:, :4])
+
+
+def test_words_count_where_there_are_words():
+    said, heard = (LETTERS.encode(text) for text in ("a cat sat", "a hat sat"))
+    assert errors_between(LETTERS, said, heard) == (1, 9, 1, 3)
+    units = Units(Phonemes())
+    assert errors_between(units, [1, 2], [1]) == (1, 2, 0, 0)
