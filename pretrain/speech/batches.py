@@ -95,11 +95,12 @@ class UnlabelledSpeech(Dataset[Clips]):
     def __getitem__(self, address: Address) -> Clips:
         rng = np.random.default_rng(list(address))
         for _ in range(DRAWS):
-            first, last, size = self._bucket(rng)
+            first, last, samples = self._bucket(rng)
+            size = max(1, int(self.config.batch_seconds * self.sample_rate) // samples)
             share = self.lengths[first:last] / self.lengths[first:last].sum()
             chosen = first + rng.choice(last - first, size, replace=size > last - first, p=share)
             try:
-                return Clips(self._clips(rng, chosen))
+                return Clips(self._clips(rng, chosen, samples))
             except AudioError as error:
                 for place in chosen:  # the next address that meets it draws again
                     if self.recordings.rows[self.order[place]].path == error.path:
@@ -107,18 +108,20 @@ class UnlabelledSpeech(Dataset[Clips]):
         raise UserError(f"{DRAWS} batches in a row hold recordings that can no longer be read")
 
     def _bucket(self, rng: np.random.Generator) -> tuple[int, int, int]:
-        """Draw a second of speech, and return its recording's neighbours by length and how many to take."""
+        """Draw a second of speech; return its recording's neighbours by length, and the longest clip."""
         place = int(np.searchsorted(self._totals, rng.integers(self._totals[-1]), side="right"))
         samples = min(int(self.lengths[place]), self._longest)
-        size = max(1, int(self.config.batch_seconds * self.sample_rate) // samples)
         if self.lengths[place] >= self._longest:
-            return int(np.searchsorted(self.lengths, self._longest)), len(self.order), size
-        window = min(NEIGHBOURS * size, len(self.order))
+            return int(np.searchsorted(self.lengths, self._longest)), len(self.order), samples
+        size = int(self.config.batch_seconds * self.sample_rate) // samples
+        window = min(NEIGHBOURS * max(1, size), len(self.order))
         first = min(max(0, place - window // 2), len(self.order) - window)
-        return first, first + window, size
+        return first, first + window, samples
 
-    def _clips(self, rng: np.random.Generator, chosen: np.ndarray) -> Float[Tensor, "batch 1 samples"]:
-        samples = min(int(self.lengths[chosen].min()), self._longest)
+    def _clips(
+        self, rng: np.random.Generator, chosen: np.ndarray, longest: int
+    ) -> Float[Tensor, "batch 1 samples"]:
+        samples = min(int(self.lengths[chosen].min()), longest)
         waves = []
         for place in chosen:
             start = int(rng.integers(self.lengths[place] - samples + 1))

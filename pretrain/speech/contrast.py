@@ -110,7 +110,7 @@ class Contrast(nn.Module):
             self.project_states(states),
             targets,
             numbers,
-            draw_negatives(*index.shape, self.config.negatives, states.device),
+            draw_negatives(len(index), index.shape[1], self.config.negatives, states.device),
             self.config.temperature,
         )
         right = logits.new_zeros(logits.shape[:2], dtype=torch.long)

@@ -9,8 +9,11 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import Data2VecAudioConfig, Data2VecAudioModel
+from transformers.models.data2vec.modeling_data2vec_audio import Data2VecAudioConvLayer
 
 from engine.user_error import UserError
+from pretrain.speech.filterbank import band_pass_filters
+from pretrain.speech.layers import strided_convolution, transformer_layer
 
 Wave = Float[Tensor, "batch 1 samples"]
 Local = Float[Tensor, "batch frames conv_dim"]
@@ -32,6 +35,8 @@ class SpeechEncoderConfig:
     """Stride of each; their product is the hop."""
     conv_bias: bool = False
     """Whether the convolutions add a bias."""
+    filterbank: bool = False
+    """Begin the first convolution with band-pass filters instead of noise; they are learned all the same."""
     hidden: int = 768
     """Channels of the transformer."""
     layers: int = 12
@@ -133,6 +138,17 @@ class SpeechEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.trunk = Data2VecAudioModel(config.published())
+        if config.filterbank:
+            self._begin_with_filters()
+
+    @torch.no_grad()
+    def _begin_with_filters(self) -> None:
+        first = self.trunk.feature_extractor.conv_layers[0]
+        assert isinstance(first, Data2VecAudioConvLayer)
+        outer, _, kernel = first.conv.weight.shape
+        first.conv.weight.copy_(band_pass_filters(outer, kernel, self.config.sample_rate))
+        if first.conv.bias is not None:  # quiet frames are told from loud ones by what it adds to them
+            first.conv.bias.normal_(std=0.1)
 
     @property
     def sample_rate(self) -> int:
@@ -162,6 +178,7 @@ class SpeechEncoder(nn.Module):
         x = F.pad(x, (0, max(0, self.config.receptive_field - x.shape[-1])))
         x = x.transpose(1, 2)
         for layer in self.trunk.feature_extractor.conv_layers:
+            assert isinstance(layer, Data2VecAudioConvLayer)
             x = F.gelu(layer.layer_norm(strided_convolution(x, layer.conv)))
         return x
 
@@ -192,32 +209,9 @@ class SpeechEncoder(nn.Module):
         mask = None if valid is None else valid[:, None, None]
         x, features = self.trunk.encoder.dropout(x), []
         for layer in self.trunk.encoder.layers:
-            x = layer(x, attention_mask=mask)
+            x, _ = transformer_layer(layer, x, mask)
             features.append(x)
         return features
-
-
-def strided_convolution(
-    x: Float[Tensor, "batch time inner"], conv: nn.Conv1d
-) -> Float[Tensor, "batch frames outer"]:
-    """Convolve channels-last frames as one matrix product over blocks of ``stride`` samples.
-
-    A kernel reaches over a few neighbouring blocks: each block is multiplied with all parts of the kernel
-    at once, and the products are added where they belong. Nothing is unfolded or transposed, so that in
-    half precision, where a convolution would be slow on CPUs, this takes half the time.
-    """
-    outer, inner, kernel = conv.weight.shape
-    stride = conv.stride[0]
-    n_blocks, frames = -(-kernel // stride), (x.shape[1] - kernel) // stride + 1
-    missing = (frames + n_blocks - 1) * stride - x.shape[1]
-    blocks = F.pad(x, (0, 0, 0, missing)).reshape(len(x), -1, stride * inner)
-    weight = F.pad(conv.weight, (0, n_blocks * stride - kernel)).view(outer, inner, n_blocks, stride)
-    products = F.linear(blocks, weight.permute(2, 0, 3, 1).reshape(n_blocks * outer, stride * inner))
-    parts = [products[:, i : i + frames, i * outer : (i + 1) * outer] for i in range(n_blocks)]
-    y = parts[0] if conv.bias is None else parts[0] + conv.bias
-    for part in parts[1:]:
-        y = y + part
-    return y
 
 
 def standardised(wave: Wave, n_samples: Int[Tensor, "batch"] | None = None) -> Wave:

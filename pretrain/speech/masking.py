@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from engine.user_error import UserError
@@ -57,8 +57,8 @@ def places(mask: Mask) -> Index:
 
 
 def at(
-    x: Float[Tensor, "batch frames dim"], index: Int[Tensor, "rows steps"]
-) -> Float[Tensor, "rows steps dim"]:
+    x: Shaped[Tensor, "batch frames dim"], index: Int[Tensor, "rows steps"]
+) -> Shaped[Tensor, "rows steps dim"]:
     """Take frames by their place. With more rows than clips, row ``i`` belongs to clip ``i % batch``."""
     batch, frames, dim = x.shape
     clip = torch.arange(len(index), device=index.device) % batch

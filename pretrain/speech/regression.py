@@ -34,7 +34,9 @@ class Regression(nn.Module):
         self.config = config
         self.head = nn.Linear(dim, hidden)
 
-    def forward(self, states: Steps, target: Steps) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    def forward(
+        self, states: Float[Tensor, "rows steps dim"], target: Float[Tensor, "rows steps hidden"]
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         guess = self.head(states).float()
         loss = masked_regression(guess, target)
         scalars = {

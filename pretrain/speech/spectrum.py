@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from data.frontends import LogMel, MelConfig
 from engine.user_error import UserError
 from pretrain.speech.encoder import SpeechEncoderConfig
-from pretrain.speech.regression import Steps, variance_explained
+from pretrain.speech.regression import variance_explained
 from pretrain.speech.targets import normalised_over_time
 
 
@@ -45,6 +45,8 @@ class Spectrum(nn.Module):
         mel = self.mel(wave[..., self.lead :]).transpose(1, 2)[:, : frames * self.per_frame]
         return normalised_over_time(mel).reshape(len(wave), frames, -1)
 
-    def forward(self, states: Steps, target: Steps) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+    def forward(
+        self, states: Float[Tensor, "rows steps dim"], target: Float[Tensor, "rows steps mels"]
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         guess = self.head(states).float()
         return F.mse_loss(guess, target), {"spectrum_explained": variance_explained(guess.detach(), target)}

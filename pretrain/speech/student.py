@@ -91,21 +91,24 @@ class MultiMask(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A few grouped convolutions over the encoded frames, with noise where none was encoded."""
+    """A few grouped convolutions over the encoded frames, with a learned vector where none was encoded."""
 
     def __init__(self, config: MultiMaskConfig, hidden: int) -> None:
         super().__init__()
         dim, kernel = config.decoder_dim, config.decoder_kernel
         self.enter = nn.Linear(hidden, dim)
+        self.unseen = nn.Parameter(0.02 * torch.randn(dim))
         self.convolutions = nn.ModuleList(
             nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=config.decoder_groups)
             for _ in range(config.decoder_layers)
         )
 
-    def forward(self, seen: Frames, where: Int[Tensor, "batch frames"], n_frames: int) -> Frames:
+    def forward(
+        self, seen: Frames, where: Int[Tensor, "batch frames"], n_frames: int
+    ) -> Float[Tensor, "batch all_frames dim"]:
         seen = self.enter(seen)
         rows, _, dim = seen.shape
-        x = 0.02 * torch.randn(rows, n_frames, dim, device=seen.device, dtype=seen.dtype)
+        x = self.unseen.to(seen.dtype).expand(rows, n_frames, dim)
         x = x.scatter(1, where[..., None].expand(-1, -1, dim), seen)
         for convolution in self.convolutions:
             y = convolution(x.transpose(1, 2)).transpose(1, 2)

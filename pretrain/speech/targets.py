@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from engine.user_error import UserError
 from pretrain.speech.encoder import Frames, SpeechEncoder
+from pretrain.speech.layers import transformer_layer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +60,9 @@ class Teacher(nn.Module):
         x, total = positioned, torch.zeros_like(positioned, dtype=torch.float32)
         first = len(self.layers) - self.config.top
         for number, layer in enumerate(self.layers):
-            x = layer.layer_norm(x + layer.attention(x)[0])
-            fed = layer.feed_forward(x)
+            x, fed = transformer_layer(layer, x)
             if number >= first:
                 total += normalised_over_time(fed)
-            if number + 1 < len(self.layers):
-                x = layer.final_layer_norm(x + fed)
         return total / self.config.top
 
     @torch.no_grad()
