@@ -12,8 +12,8 @@ from data.frontends import LogMel, MelConfig
 from engine.user_error import UserError
 
 NAMES = (
-    "a folder (export or run) or published file of a Wav2CLIP encoder, released, random[:FOLDER], logmel, "
-    "speech:FOLDER, clap:FOLDER, yamnet:FILE.onnx, openl3[:FILE.onnx]"
+    "a folder (export or run) or published file of a Wav2CLIP encoder, released, random, logmel, "
+    "pooled:FOLDER, speech:FOLDER, clap:FOLDER, yamnet:FILE.onnx, openl3[:FILE.onnx]"
 )
 """What ``--encoder`` takes."""
 STATISTICS = MelConfig(
@@ -48,6 +48,19 @@ class Clip2Vec:
     @torch.no_grad()
     def embed(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim"]:
         return self.encoder(wave.to(self.device)).float().cpu()
+
+
+class Pooled(Clip2Vec):
+    """Our Wav2CLIP encoder's last map: mean and deviation over time of its channels, before the transform."""
+
+    def __init__(self, name: str, encoder: Any, device: str = "cpu") -> None:
+        super().__init__(name, encoder, device)
+        self.dim = 2 * int(encoder.config.channels)
+
+    @torch.no_grad()
+    def embed(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim"]:
+        channels = self.encoder.features(wave.to(self.device)).float()
+        return torch.cat([channels.mean(-1), channels.std(-1, correction=0)], dim=-1).cpu()
 
 
 class Speech2Vec:
@@ -98,9 +111,12 @@ def open_embedder(name: str, *, like: Any = None, seed: int = 0, device: str = "
             return random_embedder(_audio_encoder(place).config if place else like, seed=seed, device=device)
         case "released":
             return Clip2Vec("released", _audio_encoder(str(released_encoder())), device)
-        case "speech" | "clap" | "yamnet" if not place:
+        case "speech" | "clap" | "yamnet" | "pooled" if not place:
             what = "its ONNX file" if first == "yamnet" else "its folder"
             raise UserError(f"--encoder {first} needs {what}: --encoder {first}:PLACE")
+        case "pooled":
+            encoder = random_embedder(like, seed=seed).encoder if place == "random" else _audio_encoder(place)
+            return Pooled(f"pooled {short_name(Path(place))}", encoder, device)
         case "speech":
             from pretrain.speech.encoder import load_speech_encoder
 
@@ -114,10 +130,13 @@ def open_embedder(name: str, *, like: Any = None, seed: int = 0, device: str = "
     return Clip2Vec(short_name(Path(name)), _audio_encoder(name), device)
 
 
-def open_embedders(names: Sequence[str], *, seed: int = 0, device: str = "cpu") -> list[Embedder]:
-    """Open several, in order; a plain ``random`` is built like the first Wav2CLIP encoder among them."""
+def open_embedders(
+    names: Sequence[str], *, seed: int = 0, device: str = "cpu", like: Any = None
+) -> list[Embedder]:
+    """Open several, in order; a plain ``random`` is built like the first Wav2CLIP encoder among them,
+    without one like the config ``like``, or else the paper's."""
     others = {n: open_embedder(n, seed=seed, device=device) for n in names if n != "random"}
-    like = next((e.encoder.config for e in others.values() if isinstance(e, Clip2Vec)), None)
+    like = next((e.encoder.config for e in others.values() if isinstance(e, Clip2Vec)), like)
     return [
         others.get(n) or open_embedder(n, like=like, seed=seed, device=device) for n in dict.fromkeys(names)
     ]

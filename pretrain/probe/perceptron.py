@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from engine.seeding import step_seed
 from engine.user_error import UserError
+from pretrain.clip.losses import LogitScale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +39,21 @@ class PerceptronConfig:
 
 
 class Perceptron(nn.Module):
-    """Logits of the classes from an embedding, standardised by what the training clips were like."""
+    """Logits of the classes from an embedding, standardised by what the training clips were like.
+
+    With ``captions`` it maps into their space, and a class is as likely as its caption is near.
+    """
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, train: Float[Tensor, "clips dim"], n_classes: int, config: PerceptronConfig) -> None:
+    def __init__(
+        self,
+        train: Float[Tensor, "clips dim"],
+        n_classes: int,
+        config: PerceptronConfig,
+        captions: Float[Tensor, "n_classes space"] | None = None,
+    ) -> None:
         super().__init__()
         self.register_buffer("mean", train.mean(0))
         self.register_buffer("scale", train.std(0, correction=0).clamp_min(1e-6))
@@ -51,11 +61,30 @@ class Perceptron(nn.Module):
             nn.Linear(train.shape[1], config.hidden),
             nn.ReLU(),
             nn.Dropout(config.dropout),
-            nn.Linear(config.hidden, n_classes),
+            nn.Linear(config.hidden, n_classes if captions is None else captions.shape[1]),
         )
+        self.head = nn.Identity() if captions is None else CaptionHead(captions)
 
     def forward(self, embedding: Float[Tensor, "clips dim"]) -> Float[Tensor, "clips n_classes"]:
+        return self.head(self.into(embedding))
+
+    def into(self, embedding: Float[Tensor, "clips dim"]) -> Float[Tensor, "clips outputs"]:
+        """What the head compares with captions, or the logits themselves."""
         return self.layers((embedding - self.mean) / self.scale)
+
+
+class CaptionHead(nn.Module):
+    """Logits as scaled cosines with fixed captions."""
+
+    captions: Tensor
+
+    def __init__(self, captions: Float[Tensor, "n_classes dim"]) -> None:
+        super().__init__()
+        self.register_buffer("captions", F.normalize(captions, dim=-1))
+        self.scale = LogitScale()
+
+    def forward(self, embedding: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch n_classes"]:
+        return self.scale() * F.normalize(embedding, dim=-1) @ self.captions.T
 
 
 def classification_loss(
@@ -76,13 +105,14 @@ def fit_perceptron(
     multi_label: bool,
     seed: int,
     config: PerceptronConfig | None = None,
+    captions: Float[Tensor, "n_classes dim"] | None = None,
 ) -> Perceptron:
     """Train on (embeddings, targets between 0 and 1) and return the state of the best validation loss."""
     config = config or PerceptronConfig()
     x, y = train
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(seed, 0))
-        model = Perceptron(x, y.shape[1], config)
+        model = Perceptron(x, y.shape[1], config, captions)
         optimizer = torch.optim.AdamW(model.parameters(), lr=config.lr, weight_decay=config.weight_decay)
         best, best_loss, since = copy.deepcopy(model.state_dict()), float("inf"), 0
         for _ in range(config.epochs):

@@ -66,8 +66,27 @@ def write_results(results: Sequence[Result], out: Path, name: str) -> None:
         raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
 
 
-def report(results: Sequence[Result], out: Path, name: str, *, transposed: bool = False) -> None:
-    """Print the table, store the rows, say where."""
+def read_results(out: Path, name: str) -> list[Result]:
+    """The rows that OUT/NAME.json holds, none if there is no such file."""
+    path = out / f"{name}.json"
+    try:
+        return (
+            [Result(**row) for row in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
+        )
+    except (ValueError, TypeError, OSError):
+        raise UserError(
+            f"{path} holds no results of this probe: remove it, or write to another --out"
+        ) from None
+
+
+def report(
+    results: Sequence[Result], out: Path, name: str, *, transposed: bool = False, keep: bool = False
+) -> None:
+    """Print the table, store the rows, say where; ``keep`` what is stored there of the same data."""
+    if keep:
+        new = {(r.data, r.encoder, r.metric) for r in results}
+        old = [r for r in read_results(out, name) if r.data == results[0].data]
+        results = [*(r for r in old if (r.data, r.encoder, r.metric) not in new), *results]
     write_results(results, out, name)
     print(table(results, transposed=transposed))
     print(f"\nrows: {out / name}.csv and .json")

@@ -20,6 +20,7 @@ from pretrain.probe.clips import clips_from, is_multi_label, label_names
 from pretrain.probe.embedders import Embedder
 from pretrain.probe.options import label_arguments, listener, opened_embedders, probe_arguments
 from pretrain.probe.results import Result, report, results_of
+from pretrain.probe.word_vectors import WordVectors
 
 TEMPLATE = "This is a sound of {label}."
 ENSEMBLE = (
@@ -63,9 +64,11 @@ def similarities(
     return F.normalize(heard, dim=-1) @ labels.T
 
 
-def tower_arguments(parser: argparse.ArgumentParser) -> None:
+def tower_arguments(parser: argparse.ArgumentParser, default: str = "ViT-B-32") -> None:
     """Add ``--towers`` and ``--pretrained``: the image and text towers."""
-    parser.add_argument("--towers", default="ViT-B-32", help="open_clip model or its local folder (ViT-B-32)")
+    parser.add_argument(
+        "--towers", default=default, help="open_clip model, its local folder, or words[:FILE]"
+    )
     parser.add_argument("--pretrained", default="openai", help="open_clip weights or a file (openai)")
 
 
@@ -74,9 +77,17 @@ def texts_of(embedder: Embedder, words: argparse.Namespace) -> Texts:
     own = getattr(embedder, "texts", None)
     if own is not None:
         return own
+    return open_texts(words.towers, words.pretrained)
+
+
+def open_texts(towers: str, pretrained: str) -> Texts:
+    """A text tower by its name: open_clip's, or word vectors."""
+    first, _, place = towers.partition(":")
+    if first == "words":
+        return WordVectors(place).texts
     from pretrain.clip.towers import TowersConfig, open_towers
 
-    return open_towers(TowersConfig(name=words.towers, pretrained=words.pretrained)).texts
+    return open_towers(TowersConfig(name=towers, pretrained=pretrained)).texts
 
 
 def main(argv: Sequence[str] | None = None) -> list[Result]:
