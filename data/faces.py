@@ -14,10 +14,29 @@ from torch import Tensor
 from data.voice_captions import HEARD, Traits
 
 Plane = Float[np.ndarray, "height width"]
-SKINS = ((255, 224, 196), (234, 192, 153), (198, 140, 98), (141, 92, 60), (92, 58, 40))
-HAIRS = ((30, 24, 20), (92, 58, 32), (150, 90, 40), (222, 188, 110), (150, 50, 25))
-GREYS = ((235, 235, 235), (200, 200, 205), (165, 165, 170))
-CLOTHES = ((60, 90, 160), (160, 60, 60), (60, 130, 80), (120, 80, 140), (200, 170, 60), (90, 90, 90))
+SKINS = (
+    (255.0, 224.0, 196.0),
+    (234.0, 192.0, 153.0),
+    (198.0, 140.0, 98.0),
+    (141.0, 92.0, 60.0),
+    (92.0, 58.0, 40.0),
+)
+HAIRS = (
+    (30.0, 24.0, 20.0),
+    (92.0, 58.0, 32.0),
+    (150.0, 90.0, 40.0),
+    (222.0, 188.0, 110.0),
+    (150.0, 50.0, 25.0),
+)
+GREYS = ((235.0, 235.0, 235.0), (200.0, 200.0, 205.0), (165.0, 165.0, 170.0))
+CLOTHES = (
+    (60.0, 90.0, 160.0),
+    (160.0, 60.0, 60.0),
+    (60.0, 130.0, 80.0),
+    (120.0, 80.0, 140.0),
+    (200.0, 170.0, 60.0),
+    (90.0, 90.0, 90.0),
+)
 STRIP = 0.28
 """Part of the picture's height that the drawn voice takes."""
 SHARPEST = 0.5
@@ -74,9 +93,9 @@ def _tinted(rng: np.random.Generator, colour: tuple[float, float, float], by: fl
 
 def _portrait(canvas: _Canvas, gender: str, age: str, rng: np.random.Generator) -> None:
     woman, child, old = gender == "F", age == "child", age == "old"
-    skin = _tinted(rng, SKINS[rng.integers(len(SKINS))], 8)
+    skin = _tinted(rng, SKINS[rng.integers(len(SKINS))], 8.0)
     greying = old or (age == "adult" and rng.random() < 0.15)
-    hair = _tinted(rng, (GREYS if greying else HAIRS)[rng.integers(3 if greying else len(HAIRS))], 8)
+    hair = _tinted(rng, (GREYS if greying else HAIRS)[rng.integers(3 if greying else len(HAIRS))], 8.0)
     clothes = _tinted(rng, CLOTHES[rng.integers(len(CLOTHES))])
     dark = skin * 0.6
     x, y = rng.normal(0, 0.05), rng.normal(-0.22 if not child else -0.1, 0.03)

@@ -32,6 +32,10 @@ from w2w.words.tied import FOLDER, Tie, voices_key
 
 HELD_OUT = 0.15
 """Part of the speakers that only choose when to stop."""
+FEWEST = 8
+"""Voices below which there is nothing to learn from."""
+MOST_OF_ONE = 8
+"""Recordings of one speaker that are heard: more tell little that is new."""
 
 
 @exits_cleanly
@@ -75,6 +79,7 @@ def hear(converter: Converter, rows: Sequence[Row], *, made: int, seed: int = 0)
     """Voices to learn from and to stop by, no speaker in both, measured as the converter speaks them."""
     speakers = sorted({row.speaker or str(row.path) for row in rows})
     rng = np.random.default_rng([seed, 5])
+    rows = few_of_each(rows)
     apart = set(rng.permutation(speakers)[: round(HELD_OUT * len(speakers))].tolist())
     own = [row for row in rows if (row.speaker or str(row.path)) not in apart]
     others = [row for row in rows if (row.speaker or str(row.path)) in apart]
@@ -86,8 +91,27 @@ def hear(converter: Converter, rows: Sequence[Row], *, made: int, seed: int = 0)
     parts = [recorded, *children(converter, women)]
     if made:
         parts.append(between(recorded, made, rng))
-    heard = joined([as_spoken(converter, part, probes) for part in parts])
-    return heard, as_spoken(converter, hear_recordings(converter, others), probes)
+    spoken = [
+        as_spoken(converter, part, probes) for part in (joined(parts), hear_recordings(converter, others))
+    ]
+    if len(spoken[0].known) < FEWEST or not spoken[1].known:
+        raise UserError(
+            "this converter says nothing voiced with most voices, so that words cannot be learnt on its speech:"
+            " train it for longer first"
+        )
+    return spoken[0], spoken[1]
+
+
+def few_of_each(rows: Sequence[Row]) -> list[Row]:
+    """The first recordings of each speaker."""
+    count: dict[str, int] = {}
+    kept = []
+    for row in rows:
+        name = row.speaker or str(row.path)
+        count[name] = count.get(name, 0) + 1
+        if count[name] <= MOST_OF_ONE:
+            kept.append(row)
+    return kept
 
 
 def children(converter: Converter, women: Sequence[Row]) -> list[Heard]:

@@ -29,8 +29,8 @@ class FittingConfig:
     batch: int = 256
     lr: float = 2e-3
     weight_decay: float = 0.05
-    blur: float = 0.1
-    """Noise added to embeddings, as a part of their length: the maps meet other wordings than these."""
+    blur: float = 0.2
+    """Noise added to embeddings, as a part of their spread: the maps meet other wordings than these."""
     check_every: int = 50
     """Steps between looks at the held-out voices; the best of them is kept."""
     seed: int = 0
@@ -91,6 +91,7 @@ def fit_words(
     network.settle(voices)
     network.caption_mean.copy_(captions.embedding.mean(0))
     _remember(network, captions, generator)
+    spread = config.blur * float((captions.embedding - network.caption_mean).square().mean().sqrt())
     kept: dict[str, float] = {}
     for name, loss in (("to_voice", _voice_loss), ("to_clip", _clip_loss)):
         part = getattr(network, name)
@@ -103,7 +104,7 @@ def fit_words(
             chosen = torch.randint(len(captions.owner), (config.batch,), generator=generator)
             noise = torch.randn(config.batch, captions.embedding.shape[-1], generator=generator)
             embedding = captions.embedding[chosen]
-            embedding = embedding + noise * config.blur / embedding.shape[-1] ** 0.5
+            embedding = embedding + noise * spread
             value = loss(
                 network, voices[captions.owner[chosen]], embedding, [captions.captions[i] for i in chosen]
             )

@@ -23,7 +23,7 @@ from engine.user_error import UserError
 from w2w.converter import Converter
 
 Voices = Float[Tensor, "n dim"]
-HEARD_S, PROBE_S, UNSETTLED_S = 8.0, 3.0, 0.6
+HEARD_S, PROBE_S, UNSETTLED_S = 6.0, 3.0, 0.6
 """Seconds of a recording; of what the converter is given to say; of its beginning, which is not measured."""
 AT_ONCE = 8
 BEYOND = 0.4
@@ -120,7 +120,7 @@ def between(heard: Heard, count: int, rng: np.random.Generator) -> Heard:
 
 @torch.inference_mode()
 def as_spoken(converter: Converter, heard: Heard, probes: Sequence[Float[Tensor, "1 1 samples"]]) -> Heard:
-    """The same voices, measured on what the converter says with them; silent ones are left out.
+    """The same voices, measured on what the converter says with them; those with nothing voiced are left out.
 
     Each speaks the probe whose pitch is nearest to its own.
     """
@@ -130,7 +130,8 @@ def as_spoken(converter: Converter, heard: Heard, probes: Sequence[Float[Tensor,
     kept: dict[int, VoiceMeasures] = {}
     bar = tqdm(total=len(heard.voice), desc="speaking", unit="voice", delay=2.0, leave=False, disable=None)
     for number, probe in enumerate(probes):
-        for at in torch.nonzero(nearest == number)[:, 0].split(AT_ONCE):
+        chosen = torch.nonzero(nearest == number)[:, 0]
+        for at in chosen.split(AT_ONCE) if len(chosen) else ():
             source = probe.expand(len(at), -1, -1).to(converter.device)
             waves = network(source, heard.voice[at].to(converter.device)).cpu()
             for index, wave in zip(at.tolist(), waves[..., round(UNSETTLED_S * rate) :]):

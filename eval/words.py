@@ -1,0 +1,291 @@
+"""Does a voice from words sound as the words say? ``python -m eval.words --data SPEECH``
+
+    python -m eval.words --converter released --data speech --out words.md
+
+Words choose voices, the converter speaks recordings of the test split with them, and what comes out is
+measured: pitch by WORLD's Harvest, gender by a probe on Resemblyzer's embeddings that learns from the train
+split, brightness and roughness by the meter that also wrote the captions. Drawn faces choose voices likewise.
+Beside them stand what chance gives and what real recordings give.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data.arguments import Arguments
+from data.audio import excerpt
+from data.batches import split_rows
+from data.faces import draw_face
+from data.manifest import Row
+from data.resampling import resample
+from data.voice_captions import Age, Gender, Traits
+from engine.user_error import UserError, exits_cleanly
+from eval.pitch import harvest, log_mean
+from eval.similarity import SAMPLE_RATE, Resemblyzer
+from eval.words_found import Line, found_by_words, likeness_to_real
+from w2w.converter import Converter
+from w2w.words.heard import hear_recordings, measured
+
+SOURCE_S, UNSETTLED_S = 4.0, 0.6
+LEVELS = {-2: "very {}", -1: "{}", 1: "{}", 2: "very {}"}
+POLES = {"pitch": ("low", "high"), "roughness": ("smooth", "rough"), "brightness": ("dark", "bright")}
+PEOPLE: dict[Gender, str] = {"F": "woman", "M": "man"}
+AGED: dict[Age, str] = {
+    "child": "child",
+    "young": "young person",
+    "adult": "adult person",
+    "old": "old person",
+}
+
+
+class Spoken(NamedTuple):
+    """What the converter made with one voice, measured; the mean over the sources."""
+
+    semitones: float
+    """Of the mean F0 above 100 Hz."""
+    brightness: float
+    roughness: float
+    female: float
+    """Part of the outputs that the probe hears as a woman's."""
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print the table."""
+    parser = Arguments.described_by("eval.words", __doc__)
+    option = parser.add_argument
+    option(
+        "--converter", default="released", metavar="FOLDER", help="exported converter (default: the released)"
+    )
+    option("--words", metavar="FOLDER", help="its tie to words (default: beside its weights)")
+    option("--data", required=True, metavar="SPEECH", help="manifest with splits, speakers and genders")
+    option(
+        "--sources",
+        type=int,
+        default=4,
+        help="test recordings that are converted with each voice (default 4)",
+    )
+    option("--faces", type=int, default=32, help="faces to draw (default 32)")
+    option("--out", type=Path, help="file to write the table to")
+    words = parser.parse_args(argv)
+    if words.sources < 1 or words.faces < 8:
+        raise UserError("--sources must be at least 1 and --faces at least 8")
+    Resemblyzer().check()
+    where = None if words.converter == "released" else words.converter
+    converter = Converter.from_pretrained(where, words=words.words)
+    train, test = one_each(split_rows(words.data, "train")), split_rows(words.data, "test")
+    probe = GenderProbe(train)
+    speech = Speech(converter, one_each(test)[: words.sources], probe)
+    real, unseen = hear_recordings(converter, train), hear_recordings(converter, test)
+    lines = [
+        Line(
+            "gender probe on recordings of unseen speakers",
+            f"{100 * probe.accuracy(one_each(test)):.0f} %",
+            "50 %",
+        ),
+        *followed(speech),
+        *named(speech),
+        *seen(speech, words.faces),
+        *likeness_to_real(converter, real, unseen),
+        *found_by_words(converter, real, unseen),
+    ]
+    table = "\n".join(
+        [
+            "| what | found | beside it |",
+            "| --- | --- | --- |",
+            *(f"| {' | '.join(line)} |" for line in lines),
+        ]
+    )
+    print(table)
+    if words.out:
+        words.out.write_text(table + "\n")
+
+
+def one_each(rows: Sequence[Row]) -> list[Row]:
+    """The first recording of each speaker, but longer than two seconds where lengths are known."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        if row.duration is None or row.duration > 2.0:
+            found.setdefault(row.speaker or str(row.path), row)
+    return list(found.values())
+
+
+class GenderProbe:
+    """Logistic regression on Resemblyzer's embeddings, fitted to one recording of each labelled speaker."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        rows = [row for row in rows if row.gender in ("F", "M")]
+        if len({row.gender for row in rows}) < 2:
+            raise UserError("--data must tell the gender of some women and men in its train split")
+        self.hear = Resemblyzer()
+        x = torch.stack([self.embedding(self.clip(row)) for row in rows])
+        y = torch.tensor([float(row.gender == "F") for row in rows])
+        self.linear = torch.nn.Linear(x.shape[1], 1)
+        torch.nn.init.zeros_(self.linear.weight)
+        optimiser = torch.optim.LBFGS(self.linear.parameters(), max_iter=200)
+
+        def closure() -> Tensor:
+            optimiser.zero_grad()
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(self.linear(x)[:, 0], y)
+            loss = loss + 1e-3 * self.linear.weight.square().sum()
+            loss.backward()
+            return loss
+
+        optimiser.step(closure)  # pyright: ignore[reportArgumentType]
+
+    @staticmethod
+    def clip(row: Row) -> Float[Tensor, "1 1 samples"]:
+        """The beginning of a recording."""
+        return excerpt(row.path, 0, round(SOURCE_S * SAMPLE_RATE), SAMPLE_RATE)
+
+    def embedding(self, wave: Float[Tensor, "1 1 samples"]) -> Float[Tensor, "dim"]:
+        """Resemblyzer's."""
+        return torch.from_numpy(self.hear(wave)["embedding"])
+
+    @torch.no_grad()
+    def female(self, wave: Float[Tensor, "1 1 samples"]) -> bool:
+        """Whether it hears a woman."""
+        return bool(self.linear(self.embedding(wave)[None]) > 0)
+
+    def accuracy(self, rows: Sequence[Row]) -> float:
+        """Part of labelled recordings that it hears rightly."""
+        known = [row for row in rows if row.gender in ("F", "M")]
+        return float(np.mean([self.female(self.clip(row)) == (row.gender == "F") for row in known]))
+
+
+class Speech:
+    """Speaks the same recordings with any voice, and measures what comes out."""
+
+    def __init__(self, converter: Converter, sources: Sequence[Row], probe: GenderProbe) -> None:
+        self.converter, self.probe = converter, probe
+        rate = converter.sample_rate
+        self.sources = [excerpt(row.path, 0, round(SOURCE_S * rate), rate) for row in sources]
+
+    def __call__(self, voice: Float[Tensor, "1 dim"]) -> Spoken:
+        found = []
+        for source in self.sources:
+            wave = self.converter.convert(source, voice)[
+                ..., round(UNSETTLED_S * self.converter.sample_rate) :
+            ]
+            wave = resample(wave, self.converter.sample_rate, SAMPLE_RATE)
+            log_f0 = log_mean(harvest(wave[0, 0].double().numpy()))
+            try:
+                heard = measured(wave, SAMPLE_RATE, float(voice[0, -1]))
+            except UserError:  # nothing voiced came out
+                continue
+            semitones = 12 * (log_f0 - math.log(100.0)) / math.log(2.0)
+            found.append(Spoken(semitones, heard.brightness, heard.roughness, float(self.probe.female(wave))))
+        if not found:
+            raise UserError("none of the test recordings was converted into voiced speech")
+        return Spoken(*(float(value) for value in np.nanmean(np.array(found), axis=0)))
+
+
+def followed(speech: Speech) -> list[Line]:
+    """Whether pitch, roughness and brightness follow their words, for women and men."""
+    lines = []
+    for trait, (little, much) in POLES.items():
+        differences, ranks = [], []
+        for person in PEOPLE.values():
+            values = []
+            for level, form in LEVELS.items():
+                word = form.format(little if level < 0 else much)
+                spoken = speech(speech.converter.embed_text(f"a {person} with a {word} voice"))
+                values.append(
+                    {"pitch": spoken.semitones, "roughness": spoken.roughness}.get(trait, spoken.brightness)
+                )
+            differences.append((values[2] + values[3] - values[0] - values[1]) / 2)
+            ranks.append(rank_correlation(np.array(list(LEVELS)), np.array(values)))
+        unit = {"pitch": "semitones", "roughness": "dB of noise"}.get(trait, "octaves of centroid")
+        apart = ", ".join(f"{value:+.2f}" for value in differences)
+        lines.append(Line(f"{much} against {little}, women, men: {unit}", apart, "0"))
+        lines.append(
+            Line(
+                f"rank correlation of {trait} asked for and measured", f"{np.mean(ranks):.2f}", "0 by chance"
+            )
+        )
+    return lines
+
+
+def named(speech: Speech) -> list[Line]:
+    """Whether women and men are heard as such, whatever else is said of them."""
+    right, pitches = [], {}
+    for gender, person in PEOPLE.items():
+        forms = (
+            "a {}",
+            "an old {}, low and rough",
+            "a young {} with a bright voice",
+            "a {} with a high voice",
+        )
+        made = [speech(speech.converter.embed_text(form.format(person))) for form in forms]
+        right += [one.female if gender == "F" else 1 - one.female for one in made]
+        pitches[person] = made[0].semitones
+    apart = pitches["woman"] - pitches["man"]
+    return [
+        Line(
+            "converted speech heard as the gender asked for",
+            f"{100 * np.mean(right):.0f} %",
+            "50 % by chance",
+        ),
+        Line("a woman above a man, semitones", f"{apart:+.1f}", "0"),
+    ]
+
+
+def seen(speech: Speech, count: int) -> list[Line]:
+    """Whether drawn faces get voices of their gender and age, and drawn voices their pitch."""
+    rng = np.random.default_rng(23)
+    converter, right, age, pitch = speech.converter, list[float](), [], []
+    for number in range(count):
+        gender: Gender = "F" if number % 2 else "M"
+        asked: Age = ("young", "adult", "old")[number % 3]
+        voice = converter.embed_image(draw_face(Traits(gender=gender, age=asked), rng))
+        spoken = speech(voice)
+        right.append(spoken.female if gender == "F" else 1 - spoken.female)
+        # Which age's words suit the voice that the face was given.
+        scores = converter.tie.likeness(voice, [f"a {AGED[name]}" for name in ("young", "adult", "old")])[0]
+        age.append(("young", "adult", "old")[int(scores.argmax())] == asked)
+        level = int(rng.integers(-2, 3))
+        drawn = converter.embed_image(
+            draw_face(Traits(gender=gender, pitch=level, roughness=0, brightness=0, melody=0), rng)
+        )
+        pitch.append((gender, level, float(drawn[0, -1])))
+    ranks = [
+        rank_correlation(*(np.array([row[k] for row in pitch if row[0] == gender]) for k in (1, 2)))
+        for gender in PEOPLE
+    ]
+    return [
+        Line(
+            "drawn faces: speech heard as the face's gender",
+            f"{100 * np.mean(right):.0f} %",
+            "50 % by chance",
+        ),
+        Line(
+            "drawn faces: the voice's words name the face's age",
+            f"{100 * np.mean(age):.0f} %",
+            "33 % by chance",
+        ),
+        Line("drawn voices: rank correlation of pitch", f"{np.mean(ranks):.2f}", "0 by chance"),
+    ]
+
+
+def rank_correlation(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> float:
+    """Spearman's, ties at their mean rank."""
+
+    def ranks(values: np.ndarray) -> np.ndarray:
+        return np.array(
+            [(values < v).sum() + ((values == v).sum() - 1) / 2 for v in values], dtype=np.float64
+        )
+
+    x, y = ranks(a), ranks(b)
+    if x.std() == 0 or y.std() == 0:
+        return 0.0
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+if __name__ == "__main__":
+    main()
