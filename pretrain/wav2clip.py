@@ -23,7 +23,7 @@ from pretrain.clip.audioclip import AudioCLIPConfig, train_three_heads
 from pretrain.clip.distillation import WAV2CLIP_OPTIM, Distillation, DistillationConfig
 from pretrain.clip.embedded import embedded_scenes
 from pretrain.clip.heard import HeardConfig
-from pretrain.clip.scene_batches import heard_clips, split_scenes, validation_batches
+from pretrain.clip.scene_batches import heard_clips, in_epochs, split_scenes, validation_batches
 from pretrain.clip.towers import TowersConfig, open_towers
 from pretrain.clip.world_study import WORLD, WorldConfig, run
 
@@ -39,7 +39,8 @@ class Wav2CLIPConfig:
     towers: TowersConfig = field(default_factory=TowersConfig)
     optim: OptimConfig = WAV2CLIP_OPTIM
     max_epochs: int = free(100)
-    """The run ends after so many passes through the clips though ``loop.steps`` be more; 0 for no limit."""
+    """The run ends after so many passes through the clips though ``loop.steps`` be more, and is evaluated in
+    each; 0: steps alone count."""
     cache: Path = free(Path("runs/embeddings"))  # noqa: RUF009 - paths do not change
     """Where the teacher's embeddings are kept, which are computed once."""
     loop: LoopConfig = field(default_factory=LoopConfig)
@@ -89,9 +90,7 @@ def train(config: Wav2CLIPConfig) -> AudioEncoder:
         accumulate=config.loop.accumulate,
     )
     validation = validation_batches(held_out, held_out_images, config.data, config.encoder)
-    loop = config.loop
-    if config.max_epochs:
-        loop = replace(loop, steps=min(loop.steps, config.max_epochs * clips.steps_per_epoch))
+    loop = in_epochs(config.loop, config.max_epochs, clips.steps_per_epoch)
     tasks: list[Distillation] = []
 
     def build() -> Distillation:

@@ -19,7 +19,7 @@ from engine.user_error import UserError
 from pretrain.clip.audio_encoder import AudioEncoderConfig
 from pretrain.clip.distillation import WAV2CLIP_OPTIM
 from pretrain.clip.heard import HeardConfig
-from pretrain.clip.scene_batches import heard_clips, split_scenes
+from pretrain.clip.scene_batches import heard_clips, in_epochs, split_scenes
 from pretrain.clip.small_clip import SmallCLIP, SmallCLIPConfig, save_small_clip, train_tokeniser
 from pretrain.clip.three_heads import ThreeHeads, ThreeHeadsConfig
 from pretrain.clip.towers import FOLDER_CONFIG, HUB, OWN_WEIGHTS, Towers, TowersConfig, open_towers
@@ -41,7 +41,8 @@ class AudioCLIPConfig:
     optim: OptimConfig = WAV2CLIP_OPTIM
     """Of the audio head."""
     max_epochs: int = free(30)
-    """The run ends after so many passes through the clips though ``loop.steps`` be more; 0 for no limit."""
+    """The run ends after so many passes through the clips though ``loop.steps`` be more, and is evaluated in
+    each; 0: steps alone count."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
@@ -63,8 +64,7 @@ def train_three_heads(config: AudioCLIPConfig) -> ThreeHeads:
     clips = triples(train, data.batch, here.num_processes, loop.accumulate)
     n_held_out = len(held_out)
     validation = triples(held_out, min(data.batch, n_held_out)).first(n_held_out) if n_held_out > 1 else []
-    if config.max_epochs:
-        loop = replace(loop, steps=min(loop.steps, config.max_epochs * clips.heard.steps_per_epoch))
+    loop = in_epochs(loop, config.max_epochs, clips.heard.steps_per_epoch)
     tasks: list[ThreeHeads] = []
 
     def build() -> ThreeHeads:

@@ -50,7 +50,7 @@ class HeardConfig:
     """Clips scored, from their beginning; where there are none, training goes unscored."""
     validation_clips: int = 1000
     """At most so many are scored."""
-    cache_gib: float = 4.0
+    cache_gib: float = 1.0
     """Memory for decoded sounds in each loading process; 0 reads them anew each time."""
 
     def __post_init__(self) -> None:

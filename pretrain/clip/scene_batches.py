@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.audiovisual import Scene, scenes_from, wave_of
+from engine.loop import LoopConfig
 from engine.user_error import UserError
 from pretrain.clip.audio_encoder import AudioEncoderConfig
 from pretrain.clip.heard import Heard, HeardClips, HeardConfig
@@ -69,6 +70,14 @@ def validation_batches(
         return []
     small = min(config.batch, len(scenes))
     return heard_clips(scenes, images, replace(config, batch=small), encoder).in_order(len(scenes))
+
+
+def in_epochs(loop: LoopConfig, max_epochs: int, steps_per_epoch: int) -> LoopConfig:
+    """Let a run end after ``max_epochs`` at the latest and be evaluated in each; with 0, leave it as it is."""
+    if not max_epochs:
+        return loop
+    steps = min(loop.steps, max_epochs * steps_per_epoch)
+    return replace(loop, steps=steps, sample_every=min(loop.sample_every, steps_per_epoch))
 
 
 def _wave(scenes: list[Scene], sample_rate: int, index: int) -> Float[Tensor, "1 1 samples"]:

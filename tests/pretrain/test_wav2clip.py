@@ -23,6 +23,7 @@ from pretrain.clip.distillation import Distillation, DistillationConfig
 from pretrain.clip.heard import Heard, HeardConfig
 from pretrain.clip.losses import LogitScale
 from pretrain.clip.plateau import PlateauConfig
+from pretrain.clip.scene_batches import in_epochs
 from pretrain.clip.small_clip import SmallCLIP, SmallCLIPConfig, save_small_clip, train_tokeniser
 from pretrain.clip.three_heads import ThreeHeads, ThreeHeadsConfig
 from pretrain.clip.towers import TowersConfig, open_towers
@@ -233,6 +234,14 @@ def test_presets_build_and_survive_json(name):
     assert from_json(type(preset), to_json(preset), name) == preset
     if isinstance(preset, Wav2CLIPConfig):
         Distillation(preset.distillation, preset.encoder, preset.encoder.dim, preset.optim)
+
+
+def test_runs_in_epochs_end_with_the_last_and_are_evaluated_in_each():
+    loop = LoopConfig(steps=1000, sample_every=50)
+    assert in_epochs(loop, 0, 7) == loop
+    assert in_epochs(loop, 3, 7) == replace(loop, steps=21, sample_every=7)
+    assert in_epochs(loop, 100, 70) == loop
+    assert in_epochs(replace(loop, sample_every=0), 3, 7).sample_every == 0
 
 
 def command(monkeypatch, *words) -> None:
