@@ -73,7 +73,7 @@ def validation_batches(
 
 
 def in_epochs(loop: LoopConfig, max_epochs: int, steps_per_epoch: int) -> LoopConfig:
-    """Let a run end after ``max_epochs`` at the latest and be evaluated in each; with 0, leave it as it is."""
+    """Let a run end after ``max_epochs`` at the latest and be evaluated in each; with 0, leave it alone."""
     if not max_epochs:
         return loop
     steps = min(loop.steps, max_epochs * steps_per_epoch)
