@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> list[Outcome]:
     add("--seeds", type=int, default=3, help="runs of each kind (3)")
     add("--splits", nargs="+", default=["validation", "test"], help="that are scored (validation test)")
     add("--batch-seconds", type=float, default=20.0, help="speech a step (20)")
+    add("--lr", type=float, default=1e-3, help="peak learning rate of the encoder (1e-3)")
     add("--curve", type=int, default=4, help="times that a run is scored on the first split as it goes (4)")
     add("--precision", choices=("no", "bf16"), default="bf16", help="of training (bf16)")
     add("--threads", type=int, default=0, help="of the CPU; 0 leaves torch's choice")
@@ -117,8 +118,10 @@ def recipe(words, share: float, steps: int, seed: int) -> FineTuneConfig:
     data = replace(
         preset.data, paths=tuple(words.data), share=share, share_seed=seed, batch_seconds=words.batch_seconds
     )
-    trunk, head = replace(preset.trunk, **timing), replace(preset.head, **timing)
-    return replace(preset, data=data, trunk=trunk, head=head, loop=loop)
+    trunk, head = replace(preset.trunk, lr=words.lr, **timing), replace(preset.head, **timing)
+    # Random convolutions have to learn: all arms may, or the comparison would be unfair.
+    freeze = FreezeConfig(convolutions=False)
+    return replace(preset, data=data, trunk=trunk, head=head, freeze=freeze, loop=loop)
 
 
 def changed(config: FineTuneConfig, arm: str, encoder: str) -> FineTuneConfig:
