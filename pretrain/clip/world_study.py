@@ -39,14 +39,29 @@ FRESH = 1 << 30
 """Draws of sounds to train on: none is heard twice."""
 
 
+def annealed(steps: int, *, lr: float, warmup_steps: int) -> OptimConfig:
+    """Return AdamW whose rate rises, then falls along a cosine until the last of ``steps``."""
+    return OptimConfig(
+        lr=lr,
+        betas=(0.9, 0.98),
+        weight_decay=0.05,
+        warmup_steps=warmup_steps,
+        schedule="cosine",
+        decay_steps=steps - warmup_steps,
+        gradient_clip=1.0,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
     """The whole study in the embedded world."""
 
-    clip: SmallCLIPConfig = field(default_factory=SmallCLIPConfig)
-    clip_steps: int = 160
+    clip: SmallCLIPConfig = field(
+        default_factory=lambda: SmallCLIPConfig(optim=annealed(180, lr=3e-3, warmup_steps=30))
+    )
+    clip_steps: int = 180
     """Steps that the small CLIP is trained for."""
-    draws: int = 3
+    draws: int = 4
     """Pictures of each training combination; sounds are made anew for every batch."""
     encoder: AudioEncoderConfig = field(
         default_factory=lambda: AudioEncoderConfig(width=16, hop=353, dim=128, hidden=256)
@@ -57,24 +72,14 @@ class WorldConfig:
     )
     batch: int = 256
     """Sounds in a batch, each of another combination."""
-    optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(
-            lr=2e-3,
-            betas=(0.9, 0.98),
-            weight_decay=0.05,
-            warmup_steps=20,
-            schedule="cosine",
-            decay_steps=230,
-            gradient_clip=1.0,
-        )
-    )
+    optim: OptimConfig = field(default_factory=lambda: annealed(200, lr=2e-3, warmup_steps=20))
     control: Literal["shuffled", "none"] = free("shuffled")
     """shuffled: besides, distil another encoder from wrong pairs, which must learn nothing that holds."""
     n_sounds: int = free(3)
     """Sounds of each held-out combination that are asked for their picture."""
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            out=Path("runs/world"), steps=250, save_every=50, sample_every=0, log_every=10
+            out=Path("runs/world"), steps=200, save_every=50, sample_every=0, log_every=10, threads=2
         )
     )
 
