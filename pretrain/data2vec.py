@@ -75,12 +75,18 @@ SMALL_ENCODER = SpeechEncoderConfig(
 )
 SMALL = Data2VecConfig(
     model=SMALL_ENCODER,
-    student=MultiMaskConfig(masks=4, decoder_dim=256),
-    regression=RegressionConfig(weight=0.2, teacher=TeacherConfig(top=3, decay_steps=2000), guard_from=500),
-    contrast=ContrastConfig(codes=160, gumbel_decay=0.9995),
+    student=MultiMaskConfig(masks=4, mask=MaskConfig(share=0.5, span=5), decoder_dim=256),
+    # In a few thousand updates a teacher hardly rises from noise: the contrast and the spectrum lead, and the
+    # regression follows with what weight keeps it from drowning them.
+    regression=RegressionConfig(
+        weight=0.05,
+        teacher=TeacherConfig(top=3, decay_first=0.99, decay_last=0.999, decay_steps=1000),
+        guard_from=500,
+    ),
+    contrast=ContrastConfig(codes=160, diversity=0.3, gumbel_decay=0.9995),
     spectrum=SpectrumConfig(),
     optim=replace(tri_stage(1e-3, 2400), gradient_clip=5.0),
-    data=SpeechConfig(batch_seconds=16.0, longest_seconds=6.0, shortest_seconds=1.5),
+    data=SpeechConfig(batch_seconds=12.0, longest_seconds=6.0, shortest_seconds=1.5),
     loop=LoopConfig(
         out=Path("runs/speech"), steps=2400, save_every=200, sample_every=200, mixed_precision="bf16"
     ),

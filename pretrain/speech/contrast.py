@@ -72,7 +72,8 @@ class Quantiser(nn.Module):
         else:
             choice = F.one_hot(logits.argmax(-1), codes).to(logits.dtype)
             use = choice.mean(1)
-        perplexity = torch.exp(-torch.xlogy(use, use).sum(-1)).sum()
+        use = use.clamp(min=1e-9)  # at 0 the logarithm would have no gradient
+        perplexity = torch.exp(-(use * use.log()).sum(-1)).sum()
         number = torch.zeros_like(choice[0, :, 0], dtype=torch.long)
         for chosen in choice.detach().argmax(-1):
             number = number * codes + chosen

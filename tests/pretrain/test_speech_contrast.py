@@ -102,3 +102,14 @@ def test_gradients_reach_states_targets_and_codes():
     for tensor in (states, local, *contrast.parameters()):
         assert tensor.grad is not None
         assert tensor.grad.any()
+
+
+def test_codes_that_are_never_chosen_leave_the_gradient_finite():
+    contrast = Contrast(CONFIG, dim=16, local_dim=8)
+    contrast.quantiser.logits.weight.data *= 1e4  # so sure of itself that other codes' shares are 0
+    local, states = torch.randn(2, 30, 8), torch.randn(2, 9, 16)
+    index = torch.stack([torch.randperm(30)[:9] for _ in range(2)])
+    contrast(states, local, index, 0)[0].backward()
+    for parameter in contrast.parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.isfinite().all()

@@ -1,0 +1,195 @@
+"""Learning from speech beside transformers: ``python -m benchmarks.pretraining steps --size small``
+
+``steps`` times one training step (masks, forward, backward, Adam) of each of our forms and of transformers'
+Wav2Vec2ForPreTraining with the same convolutions and transformer, in turn, on one thread, in processor
+seconds. ``curve --data.paths …`` trains the plain form and the 2.0 form on the same speech towards the same
+targets and prints their loss on held-out speech over processor seconds: ``benchmarks/pretraining_curve.py``.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from statistics import median
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining
+from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
+
+from benchmarks.table import machine, show
+from data.arguments import Arguments
+from engine.optim import OptimConfig
+from engine.user_error import exits_cleanly
+from pretrain.speech.batches import Clips
+from pretrain.speech.contrast import ContrastConfig
+from pretrain.speech.encoder import SpeechEncoderConfig
+from pretrain.speech.pretraining import Pretraining, PretrainingConfig
+from pretrain.speech.regression import RegressionConfig
+from pretrain.speech.student import MultiMaskConfig
+from pretrain.speech.targets import TeacherConfig
+
+GOAL = 0.8
+"""Of the published step's time."""
+SIZES = {
+    "small": SpeechEncoderConfig(
+        conv_dims=(128,) * 7, hidden=256, layers=4, heads=4, ffn=1024, attention_dropout=0.0
+    ),
+    "base": SpeechEncoderConfig(attention_dropout=0.0),
+}
+"""Without dropout of attention weights, in theirs too: with it, both fall back to slow attention on a CPU."""
+OPTIM = OptimConfig(lr=1e-4, betas=(0.9, 0.98), eps=1e-6)
+Wave = Float[Tensor, "batch 1 samples"]
+
+
+class Step(NamedTuple):
+    """One training step."""
+
+    run: Callable[[], object]
+    masked: float
+    """Masked frames that it learns from."""
+
+
+def forms(model: SpeechEncoderConfig) -> dict[str, PretrainingConfig]:
+    """Our forms at one size; the first solves the same problem as theirs."""
+    top = min(8, model.layers)
+    plain = PretrainingConfig(
+        model=model, regression=RegressionConfig(teacher=TeacherConfig(top=top)), optim=OPTIM
+    )
+    return {
+        "contrastive": replace(plain, regression=None, contrast=ContrastConfig()),
+        "data2vec": plain,
+        "both": replace(plain, contrast=ContrastConfig()),
+        "data2vec 2.0, 8 masks": replace(plain, student=MultiMaskConfig()),
+    }
+
+
+def our_step(config: PretrainingConfig, wave: Wave, *, bf16: bool) -> Step:
+    """A step of the trainer's task."""
+    task, batch = Pretraining(config), Clips(wave)
+
+    def run() -> object:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return task.update(batch, 0)
+
+    mask = config.student.mask
+    rows = len(wave) * (config.student.masks if isinstance(config.student, MultiMaskConfig) else 1)
+    frames = model_frames(config.model, wave)
+    hidden = torch.stack([_hidden(1, frames, mask.share, mask.span).sum() for _ in range(50)])
+    return Step(run, rows * float(hidden.float().mean()))
+
+
+def model_frames(model: SpeechEncoderConfig, wave: Wave) -> int:
+    """Frames of a clip."""
+    return model.frames(wave.shape[-1])
+
+
+def _hidden(rows: int, frames: int, share: float, span: int) -> Tensor:
+    return torch.from_numpy(_compute_mask_indices((rows, frames), share, span))
+
+
+def their_step(model: SpeechEncoderConfig, wave: Wave, *, bf16: bool) -> Step:
+    """Forward, backward and Adam of Wav2Vec2ForPreTraining, masks and negatives drawn by its own functions."""
+    config = Wav2Vec2Config(
+        conv_dim=list(model.conv_dims),
+        conv_kernel=list(model.conv_kernels),
+        conv_stride=list(model.conv_strides),
+        num_feat_extract_layers=len(model.conv_dims),  # pyright: ignore[reportCallIssue]
+        feat_extract_norm="layer",
+        hidden_size=model.hidden,
+        num_hidden_layers=model.layers,
+        num_attention_heads=model.heads,
+        intermediate_size=model.ffn,
+        hidden_dropout=model.dropout,
+        attention_dropout=model.attention_dropout,
+        feat_proj_dropout=0.0,
+        feat_quantizer_dropout=0.0,
+        activation_dropout=0.0,
+        layerdrop=0.0,
+    )
+    network = Wav2Vec2ForPreTraining(config).train()
+    optimizer = torch.optim.AdamW(network.parameters(), OPTIM.lr, OPTIM.betas, OPTIM.eps)
+    shape = (len(wave), model_frames(model, wave))
+    values = (wave - wave.mean(-1, keepdim=True))[:, 0]
+
+    def run() -> object:
+        mask = _compute_mask_indices(shape, 0.65, 10)
+        negatives = _sample_negative_indices(shape, config.num_negatives, mask)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = network(
+                values,
+                mask_time_indices=torch.from_numpy(mask),
+                sampled_negative_indices=torch.from_numpy(negatives),
+            ).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return loss
+
+    hidden = torch.stack([_hidden(*shape, 0.65, 10).sum() for _ in range(50)])
+    return Step(run, float(hidden.float().mean()))
+
+
+def in_turn(steps: Sequence[Step], repeats: int) -> list[list[float]]:
+    """Processor seconds of each step, in each of ``repeats`` turns, after one turn that is not counted."""
+    seconds: list[list[float]] = [[] for _ in steps]
+    for turn in range(repeats + 1):
+        order = range(len(steps)) if turn % 2 else reversed(range(len(steps)))
+        for number in order:
+            began = time.process_time()
+            steps[number].run()
+            if turn:
+                seconds[number].append(time.process_time() - began)
+    return seconds
+
+
+def compare_steps(argv: Sequence[str]) -> None:
+    """Print the table of steps."""
+    arguments = Arguments.described_by("benchmarks.pretraining steps", __doc__)
+    arguments.add_argument("--size", choices=list(SIZES), default="small")
+    arguments.add_argument("--clips", type=int, default=4, help="in a batch")
+    arguments.add_argument("--seconds", type=float, default=6.0, help="of a clip")
+    arguments.add_argument("--repeats", type=int, default=7, help="turns of which the median is taken")
+    arguments.add_argument("--bf16", action="store_true", help="both in bfloat16 where that is safe")
+    asked = arguments.parse_args(argv)
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    wave = torch.randn(asked.clips, 1, int(16_000 * asked.seconds))
+    model = SIZES[asked.size]
+    names = ["transformers, Wav2Vec2ForPreTraining", *forms(model)]
+    steps = [their_step(model, wave, bf16=asked.bf16)]
+    steps += [our_step(config, wave, bf16=asked.bf16) for config in forms(model).values()]
+    took = in_turn(steps, asked.repeats)
+    rows = []
+    for name, step, seconds in zip(names, steps, took):
+        ratio = median(a / b for a, b in zip(seconds, took[0]))
+        per_second = step.masked / median(seconds)
+        faster = median(step.masked / a / (steps[0].masked / b) for a, b in zip(seconds, took[0]))
+        goal = "" if step is steps[0] or "2.0" in name else "yes" if ratio <= GOAL else "NO"
+        rows.append(
+            [name, f"{median(seconds):.3f}", f"{ratio:.2f}", goal, f"{per_second:.0f}", f"{faster:.2f}"]
+        )
+    print(machine())
+    precision = "bfloat16" if asked.bf16 else "float32"
+    heads = ["step", "seconds", "of theirs", f"≤ {GOAL}", "masked frames / s", "times theirs"]
+    show(
+        f"{asked.size}, {asked.clips} × {asked.seconds:g} s, {precision}, {asked.repeats} turns", heads, rows
+    )
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the comparison that the first word names."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["curve"]:
+        from benchmarks.pretraining_curve import compare_curves
+
+        compare_curves(words[1:])
+    else:
+        compare_steps(words[1:] if words[:1] == ["steps"] else words)
+
+
+if __name__ == "__main__":
+    main()
