@@ -91,7 +91,7 @@ def _hidden(rows: int, frames: int, share: float, span: int) -> Tensor:
 
 
 def their_step(model: SpeechEncoderConfig, wave: Wave, *, bf16: bool) -> Step:
-    """Forward, backward and Adam of Wav2Vec2ForPreTraining, masks and negatives drawn by its own functions."""
+    """Forward, backward and Adam of Wav2Vec2ForPreTraining; masks and negatives by its own functions."""
     config = Wav2Vec2Config(
         conv_dim=list(model.conv_dims),
         conv_kernel=list(model.conv_kernels),

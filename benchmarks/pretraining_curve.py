@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -41,13 +42,16 @@ FILTERBANK = replace(
 class CommonTeacher:
     """A frozen encoder and what data2vec would have a student guess of it."""
 
-    def __init__(self, encoder: SpeechEncoder, top: int) -> None:
+    def __init__(self, encoder: SpeechEncoder, top: int, student: SpeechEncoderConfig) -> None:
+        more = encoder.config.receptive_field - student.receptive_field
+        self.margins = (more // 2, more - more // 2)  # its frames are the student's, however far each sees
         self.encoder = encoder.eval().requires_grad_(False)
         self.teacher = Teacher(encoder, TeacherConfig(top=top))
 
     @torch.no_grad()
     def __call__(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch frames hidden"]:
-        return self.teacher(self.encoder.position(self.encoder.project(self.encoder.local(wave))))
+        local = self.encoder.local(F.pad(wave, self.margins))
+        return self.teacher(self.encoder.position(self.encoder.project(local)))
 
 
 @dataclass
@@ -136,8 +140,8 @@ def compare_curves(argv: Sequence[str]) -> None:
     torch.set_num_threads(1)
     seed_step(0, 1)
     encoder = load_speech_encoder(asked.teacher) if asked.teacher else SpeechEncoder(FILTERBANK)
-    teacher = CommonTeacher(encoder, max(1, encoder.config.layers - 1))
     model = replace(MODEL, hidden=encoder.config.hidden)
+    teacher = CommonTeacher(encoder, max(1, encoder.config.layers - 1), model)
 
     whole = SpeechConfig(
         paths=tuple(asked.paths),
