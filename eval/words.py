@@ -52,7 +52,7 @@ class Spoken(NamedTuple):
     brightness: float
     roughness: float
     female: float
-    """Part of the outputs that the probe hears as a woman's."""
+    """Part of the outputs that the probe hears as a woman's; NaN where it was not asked."""
 
 
 @exits_cleanly
@@ -71,15 +71,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=4,
         help="test recordings that are converted with each voice (default 4)",
     )
-    option("--faces", type=int, default=32, help="faces to draw (default 32)")
+    option("--speakers", type=int, default=100, help="speakers of the train split to hear (default 100)")
+    option("--faces", type=int, default=24, help="faces to draw (default 24)")
     option("--out", type=Path, help="file to write the table to")
     words = parser.parse_args(argv)
-    if words.sources < 1 or words.faces < 8:
-        raise UserError("--sources must be at least 1 and --faces at least 8")
+    if words.sources < 1 or words.faces < 8 or words.speakers < 10:
+        raise UserError("--sources must be at least 1, --faces at least 8 and --speakers at least 10")
     Resemblyzer().check()
     where = None if words.converter == "released" else words.converter
     converter = Converter.from_pretrained(where, words=words.words)
-    train, test = one_each(split_rows(words.data, "train")), split_rows(words.data, "test")
+    train, test = one_each(split_rows(words.data, "train"))[: words.speakers], split_rows(words.data, "test")
     probe = GenderProbe(train)
     speech = Speech(converter, one_each(test)[: words.sources], probe)
     real, unseen = hear_recordings(converter, train), hear_recordings(converter, test)
@@ -167,7 +168,7 @@ class Speech:
         rate = converter.sample_rate
         self.sources = [excerpt(row.path, 0, round(SOURCE_S * rate), rate) for row in sources]
 
-    def __call__(self, voice: Float[Tensor, "1 dim"]) -> Spoken:
+    def __call__(self, voice: Float[Tensor, "1 dim"], *, gender: bool = False) -> Spoken:
         found = []
         for source in self.sources:
             wave = self.converter.convert(source, voice)[
@@ -179,11 +180,14 @@ class Speech:
                 heard = measured(wave, SAMPLE_RATE, float(voice[0, -1]))
             except UserError:  # nothing voiced came out
                 continue
+            if math.isnan(log_f0):
+                continue
             semitones = 12 * (log_f0 - math.log(100.0)) / math.log(2.0)
-            found.append(Spoken(semitones, heard.brightness, heard.roughness, float(self.probe.female(wave))))
+            female = float(self.probe.female(wave)) if gender else math.nan
+            found.append(Spoken(semitones, heard.brightness, heard.roughness, female))
         if not found:
             raise UserError("none of the test recordings was converted into voiced speech")
-        return Spoken(*(float(value) for value in np.nanmean(np.array(found), axis=0)))
+        return Spoken(*(float(value) for value in np.array(found).mean(0)))
 
 
 def followed(speech: Speech) -> list[Line]:
@@ -222,7 +226,7 @@ def named(speech: Speech) -> list[Line]:
             "a young {} with a bright voice",
             "a {} with a high voice",
         )
-        made = [speech(speech.converter.embed_text(form.format(person))) for form in forms]
+        made = [speech(speech.converter.embed_text(form.format(person)), gender=True) for form in forms]
         right += [one.female if gender == "F" else 1 - one.female for one in made]
         pitches[person] = made[0].semitones
     apart = pitches["woman"] - pitches["man"]
@@ -244,7 +248,7 @@ def seen(speech: Speech, count: int) -> list[Line]:
         gender: Gender = "F" if number % 2 else "M"
         asked: Age = ("young", "adult", "old")[number % 3]
         voice = converter.embed_image(draw_face(Traits(gender=gender, age=asked), rng))
-        spoken = speech(voice)
+        spoken = speech(voice, gender=True)
         right.append(spoken.female if gender == "F" else 1 - spoken.female)
         # Which age's words suit the voice that the face was given.
         scores = converter.tie.likeness(voice, [f"a {AGED[name]}" for name in ("young", "adult", "old")])[0]

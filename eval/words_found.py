@@ -1,5 +1,6 @@
 """Voices from words among real voices: how near they lie to them, and whether words find the right ones."""
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -62,7 +63,8 @@ def found_by_words(converter: Converter, real: Heard, others: Heard) -> list[Lin
     """Whether unseen voices find the captions written for them, and are given the right gender word."""
     scale = fit_scale(real.measures, real.gender)
     rng = np.random.default_rng(29)
-    captions = [describe(traits_of(k.measures, scale, gender=k.gender), rng) for k in others.known]
+    traits = [traits_of(k.measures, scale, gender=k.gender) for k in others.known]
+    captions = [describe(replace(one, melody=None), rng) for one in traits]
     likeness = converter.tie.likeness(others.voice, captions)
     n = len(captions)
     own = likeness.diagonal()[:, None]

@@ -34,7 +34,7 @@ HELD_OUT = 0.15
 """Part of the speakers that only choose when to stop."""
 FEWEST = 8
 """Voices below which there is nothing to learn from."""
-MOST_OF_ONE = 8
+MOST_OF_ONE = 6
 """Recordings of one speaker that are heard: more tell little that is new."""
 
 
@@ -56,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     option("--data", required=True, metavar="SPEECH", help="manifest or folder of speech")
     option("--split", default="train", help="rows of the manifest to use (default train)")
     option("--out", type=Path, help="folder to write (default: words in the converter's folder)")
-    option("--made", type=int, default=1000, help="voices to make between the recorded ones (default 1000)")
-    option("--steps", type=int, default=1500, help="of fitting each map (default 1500)")
+    option("--made", type=int, default=600, help="voices to make between the recorded ones (default 600)")
+    option("--steps", type=int, default=400, help="of fitting each map (default 400)")
     option("--no-age-analogy", action="store_true", help="name ages only where the manifest has them")
     option("--seed", type=int, default=0)
     words = parser.parse_args(argv)
@@ -96,8 +96,8 @@ def hear(converter: Converter, rows: Sequence[Row], *, made: int, seed: int = 0)
     ]
     if len(spoken[0].known) < FEWEST or not spoken[1].known:
         raise UserError(
-            "this converter says nothing voiced with most voices, so that words cannot be learnt on its speech:"
-            " train it for longer first"
+            "this converter says nothing voiced with most voices, so that words cannot be learnt on its"
+            " speech: train it for longer first"
         )
     return spoken[0], spoken[1]
 

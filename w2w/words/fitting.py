@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -25,9 +25,9 @@ class FittingConfig:
     """Written for every voice."""
     analogous_age: bool = True
     """Say old of rough, low voices and young of smooth, high ones where the corpus tells no age."""
-    steps: int = 1500
+    steps: int = 400
     batch: int = 256
-    lr: float = 2e-3
+    lr: float = 1e-3
     weight_decay: float = 0.05
     blur: float = 0.2
     """Noise added to embeddings, as a part of their spread: the maps meet other wordings than these."""
@@ -59,7 +59,9 @@ def captions_for(
             age = guessed_age(measures, scale, gender)
         for _ in range(config.captions):
             named: Gender | None = gender if rng.random() < 0.65 else None
-            captions.append(describe(some_of(traits_of(measures, scale, gender=named, age=age), rng), rng))
+            # A converter keeps the source's melody: a voice has none to name.
+            traits = replace(traits_of(measures, scale, gender=named, age=age), melody=None)
+            captions.append(describe(some_of(traits, rng), rng))
             owners.append(index)
     return captions, owners
 
@@ -90,12 +92,14 @@ def fit_words(
     generator = torch.Generator().manual_seed(config.seed)
     network.settle(voices)
     network.caption_mean.copy_(captions.embedding.mean(0))
+    network.solve(captions.embedding, voices[captions.owner])
     _remember(network, captions, generator)
     spread = config.blur * float((captions.embedding - network.caption_mean).square().mean().sqrt())
     kept: dict[str, float] = {}
     for name, loss in (("to_voice", _voice_loss), ("to_clip", _clip_loss)):
         part = getattr(network, name)
         parameters = [*part.parameters(), *([network.log_scale] if name == "to_clip" else [])]
+        # The straight map stays as it was solved: on few speakers, steps only make it worse.
         optimiser = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
         best, best_state = float("inf"), copy.deepcopy(part.state_dict())

@@ -35,7 +35,7 @@ class WordsConfig:
     """A converter's voice: timbre and, last, mean log-F0."""
     n_timbre: int = 24
     """Principal components of timbre that are kept; with log-F0 they are a voice's coordinates."""
-    n_components: int = 4
+    n_components: int = 2
     """Gaussians of the density."""
     hidden: int = 128
     """Width of both maps' one hidden layer."""
@@ -63,6 +63,8 @@ class WordsNetwork(nn.Module):
         self.register_buffer("reading", torch.zeros(n, config.voice_dim))
         self.register_buffer("caption_mean", torch.zeros(config.clip_dim))
         self.register_buffer("memory", torch.zeros(config.n_memory, config.clip_dim))
+        # Straight from words to voices: what few speakers can tell is mostly this.
+        self.straight = nn.Linear(config.clip_dim, n)
         outputs = config.n_components * (1 + 2 * n)
         self.to_voice = nn.Sequential(
             nn.Linear(config.clip_dim, config.hidden),
@@ -105,12 +107,28 @@ class WordsNetwork(nn.Module):
         voice = self.centre + coordinates @ self.axes.T
         return torch.cat([voice[:, :-1], voice[:, -1:].clamp(LOWEST, HIGHEST)], dim=-1)
 
+    def centred(self, embedding: Embedding) -> Embedding:
+        """An embedding without the direction that all captions share, about 1 in every dimension."""
+        return self.meaning(embedding) * math.sqrt(self.config.clip_dim)
+
+    @torch.no_grad()
+    def solve(self, embedding: Embedding, voice: Voice, ridge: float = 0.02) -> None:
+        """Set the straight map to the least squares of coordinates on embeddings."""
+        x, y = self.centred(embedding).double(), self.coordinates(voice).double()
+        bias = y.mean(0)
+        gram = x.T @ x + ridge * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
+        self.straight.weight.copy_(torch.linalg.solve(gram, x.T @ (y - bias)).T)
+        self.straight.bias.copy_(bias)
+        last = self.to_voice[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight.mul_(0.1)
+
     def density(self, embedding: Embedding) -> Density:
         """Which voices a caption's embedding asks for."""
-        # Captions share a direction; unit length after it is gone makes all towers alike in size.
-        centred = F.normalize(embedding - self.caption_mean, dim=-1) * math.sqrt(self.config.clip_dim)
+        centred = self.centred(embedding)
         out = self.to_voice(centred).unflatten(-1, (self.config.n_components, -1))
-        weight, mean, spread = out.split([1, self.n_coordinates, self.n_coordinates], dim=-1)
+        weight, apart, spread = out.split([1, self.n_coordinates, self.n_coordinates], dim=-1)
+        mean = self.straight(centred)[:, None] + apart
         return Density(weight[..., 0].log_softmax(-1), mean, F.softplus(spread) + LEAST_SPREAD)
 
     def hear(self, voice: Voice) -> Embedding:

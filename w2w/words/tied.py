@@ -70,7 +70,7 @@ class Tie:
                 towers = replace(towers, name=str(source.resolve()))
         state = {
             # Axes hold log-F0, which half precision would round to a tenth of a semitone.
-            name: value.half() if name == "memory" or name.startswith("to_") else value
+            name: value.half() if name == "memory" or name.startswith(("to_", "straight")) else value
             for name, value in self.network.state_dict().items()
         }
         return export(folder, replace(self.network.config, towers=towers), state)
