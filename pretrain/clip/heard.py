@@ -47,7 +47,10 @@ class HeardConfig:
     split: str = "train"
     """Clips trained on."""
     validation_split: str = "validation"
-    """Clips scored, from their beginning; where there are none, training goes unscored."""
+    """Clips scored, from their beginning."""
+    validation_share: float = 0.01
+    """Where that split is empty (VGGSound has none), such a share of the training clips is kept apart for it,
+    if that is two or more; else training goes unscored."""
     validation_clips: int = 1000
     """At most so many are scored."""
     cache_gib: float = 1.0
@@ -56,6 +59,8 @@ class HeardConfig:
     def __post_init__(self) -> None:
         if self.crop_seconds <= 0:
             raise UserError(f"data.crop_seconds={self.crop_seconds} must be above 0")
+        if not 0 <= self.validation_share < 1:
+            raise UserError(f"data.validation_share={self.validation_share} must lie in [0, 1)")
         if self.batch < 2:
             raise UserError(f"data.batch={self.batch} must be at least 2: other clips are the negatives")
 

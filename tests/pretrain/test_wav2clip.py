@@ -23,7 +23,7 @@ from pretrain.clip.distillation import Distillation, DistillationConfig
 from pretrain.clip.heard import Heard, HeardConfig
 from pretrain.clip.losses import LogitScale
 from pretrain.clip.plateau import PlateauConfig
-from pretrain.clip.scene_batches import in_epochs
+from pretrain.clip.scene_batches import in_epochs, split_scenes
 from pretrain.clip.small_clip import SmallCLIP, SmallCLIPConfig, save_small_clip, train_tokeniser
 from pretrain.clip.three_heads import ThreeHeads, ThreeHeadsConfig
 from pretrain.clip.towers import TowersConfig, open_towers
@@ -234,6 +234,19 @@ def test_presets_build_and_survive_json(name):
     assert from_json(type(preset), to_json(preset), name) == preset
     if isinstance(preset, Wav2CLIPConfig):
         Distillation(preset.distillation, preset.encoder, preset.encoder.dim, preset.optim)
+
+
+def test_clips_are_kept_apart_where_no_split_is_for_validation(place):
+    data = HeardConfig(path=str(place), validation_split="dawn", validation_share=0.4)
+    train, held_out = split_scenes(data)
+    assert len(held_out) > 1
+    assert sorted(s.name for s in train + held_out) == sorted(
+        s.name for s in split_scenes(data)[0] + held_out
+    )
+    assert len(train) + len(held_out) == 8
+    with pytest.warns(UserWarning, match="training goes unscored"):
+        train, held_out = split_scenes(replace(data, validation_share=0.0))
+    assert (len(train), held_out) == (8, [])
 
 
 def test_runs_in_epochs_end_with_the_last_and_are_evaluated_in_each():
