@@ -120,9 +120,7 @@ class HeardClips(Dataset[Heard]):
             except (AudioError, VideoError) as error:
                 if attempt == TRIES - 1:
                     raise
-                if index not in self._bad:
-                    print(f"left out: {error}", file=sys.stderr)
-                self._bad.add(index)
+                self._leave_out(index, error)
                 index = int(rng.integers(len(self.images)))
         raise AssertionError
 
@@ -166,10 +164,22 @@ class HeardClips(Dataset[Heard]):
 
     def in_order(self, n_clips: int) -> list[Heard]:
         """Return the first clips, each from its beginning, in batches: what a validation is made of."""
-        chosen = np.arange(min(n_clips, len(self.images)))
+        chosen = np.array([i for i in range(min(n_clips, len(self.images))) if self._readable(i)], dtype=int)
         size = self.config.batch
         parts = [chosen[first : first + size] for first in range(0, len(chosen), size)]
         return [self._heard([self.crop(int(index)) for index in part], part) for part in parts]
+
+    def _readable(self, index: int) -> bool:
+        try:
+            return len(self.crop(index)) > 0
+        except (AudioError, VideoError) as error:
+            self._leave_out(index, error)
+            return False
+
+    def _leave_out(self, index: int, error: UserError) -> None:
+        if index not in self._bad:
+            print(f"left out: {error}", file=sys.stderr)
+        self._bad.add(index)
 
     def batches(self, seed: int, *, workers: int = 0, rank: int = 0) -> Batches["HeardClips"]:
         """Return the batches of one process, the same whatever the number of workers."""

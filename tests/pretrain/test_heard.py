@@ -82,6 +82,7 @@ def test_unreadable_clips_are_replaced_and_named_once(capsys):
         batch = data[Address(0, step)]
         assert not (batch.index % 3 == 0).any()
         assert torch.equal(batch.wave[:, 0, 0].long(), batch.index)
+    assert [i for batch in data.in_order(9) for i in batch.index.tolist()] == [1, 2, 4, 5, 7, 8]
     told = capsys.readouterr().err.splitlines()
     assert len(told) == len(set(told)) == 8
 
