@@ -110,7 +110,10 @@ def class_captions(clips: Sequence[Clip], names: Sequence[str]) -> list[str]:
 def rows_of(words: argparse.Namespace, clips: list[Clip], embedders: list[Embedder]) -> list[Result]:
     """All results that the options ask for."""
     names, seeds = label_names(clips), checked_seeds(words.seeds)
-    rounds, ears = rotations(clips, words.data), [listener(embedder, words) for embedder in embedders]
+    rounds, ears = (
+        rotations(clips, words.data, words.fold),
+        [listener(embedder, words) for embedder in embedders],
+    )
     texts = open_texts(words.towers, words.pretrained) if words.towers else None
     asked = words.row or [row for row in ROWS if texts or row not in ("captions", "zero_shot", "unseen")]
     known = {"task": "real_sounds", "data": Path(words.data).name, "n": len(clips)}
@@ -151,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> list[Result]:
     seed_arguments(parser)
     tower_arguments(parser, "")
     parser.add_argument("--row", action="append", default=[], choices=ROWS, help="which lines; repeat")
+    parser.add_argument("--fold", type=int, action="append", default=[], help="test these folds only (all)")
     parser.add_argument("--trainings", type=int, default=1, help="encoders trained for each fold (1)")
     words = parser.parse_args(argv)
     needing = [row for row in words.row if row in ("captions", "zero_shot", "unseen")]

@@ -81,8 +81,11 @@ def read_results(out: Path, name: str) -> list[Result]:
 
 def report(
     results: Sequence[Result], out: Path, name: str, *, transposed: bool = False, keep: bool = False
-) -> None:
-    """Print the table, store the rows, say where; ``keep`` what is stored there of the same data."""
+) -> list[Result]:
+    """Print the table, store the rows, say where; ``keep`` what is stored there of the same data.
+
+    Returns all rows in the table.
+    """
     if keep:
         new = {(r.data, r.encoder, r.metric) for r in results}
         old = [r for r in read_results(out, name) if r.data == results[0].data]
@@ -90,3 +93,4 @@ def report(
     write_results(results, out, name)
     print(table(results, transposed=transposed))
     print(f"\nrows: {out / name}.csv and .json")
+    return list(results)

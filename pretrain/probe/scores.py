@@ -80,18 +80,13 @@ def multi_label_scores(
     def scored(metric: Callable[..., Tensor]) -> Interval:
         def score(index: np.ndarray) -> float:
             chosen = truth[index].long()
-            kept = (chosen.sum(0) > 0) & (chosen.sum(0) < len(chosen))
-            if kept.sum() < 1:
+            (kept,) = torch.nonzero((chosen.sum(0) > 0) & (chosen.sum(0) < len(chosen)), as_tuple=True)
+            if not len(kept):
                 return float("nan")
-            values = [
-                metric(
-                    one[index][:, kept].sigmoid(),
-                    chosen[:, kept],
-                    num_labels=int(kept.sum()),
-                    average="macro",
-                )
-                for one in logits
-            ]
+            if len(kept) == 1:  # torchmetrics wants two labels at least: the mean of twice the same
+                kept = kept.repeat(2)
+            known = {"num_labels": len(kept), "average": "macro"}
+            values = [metric(one[index][:, kept].sigmoid(), chosen[:, kept], **known) for one in logits]
             return float(torch.stack(values).mean())
 
         return interval(score, groups, n_resamples=n_resamples)

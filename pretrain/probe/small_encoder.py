@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +38,9 @@ class SmallEncoderConfig:
     """Crops in a step."""
     epochs: int = 30
     """Passes over the clips."""
-    least_steps: int = 80
+    least_steps: int = 60
     """Steps however few the clips."""
-    mix: float = 0.5
+    mix: float = 0.0
     """Share of batches whose crops are mixed in pairs, and their targets too (Tokozume et al., 2018)."""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=2e-3, weight_decay=0.05, schedule="cosine", gradient_clip=5.0)
@@ -73,6 +73,8 @@ def train_on_labels(
     scale: the encoder is distilled into the captions' space, of which it sees these classes alone.
     """
     config = config or SmallEncoderConfig()
+    if captions is not None:
+        config = replace(config, encoder=replace(config.encoder, dim=captions.shape[1], transform=True))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(seed, 0))
         encoder = AudioEncoder(config.encoder)
@@ -142,7 +144,7 @@ def _crops(paths: Sequence[Path], config: SmallEncoderConfig) -> Crops:
 
 def _stretched(optim: OptimConfig, steps: int) -> OptimConfig:
     warmup = max(steps // 20, 1)
-    return OptimConfig(**{**optim.__dict__, "warmup_steps": warmup, "decay_steps": max(steps - warmup, 1)})
+    return replace(optim, warmup_steps=warmup, decay_steps=max(steps - warmup, 1))
 
 
 def _chosen(n_clips: int, batch: int, seed: int, step: int) -> np.ndarray:

@@ -53,7 +53,7 @@ def label_vectors(
 
 
 def similarities(
-    heard: Float[Tensor, "clips dim"], labels: Float[Tensor, "labels dim"], *, name: str = "the encoder"
+    heard: Float[Tensor, "clips dim"], labels: Float[Tensor, "labels space"], *, name: str = "the encoder"
 ) -> Float[Tensor, "clips labels"]:
     """Cosines of sounds with labels."""
     if heard.shape[1] != labels.shape[1]:

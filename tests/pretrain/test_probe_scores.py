@@ -1,0 +1,101 @@
+"""Scores against published implementations and closed forms."""
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from pretrain.probe.cross_modal import Corresponding, cross_scores
+from pretrain.probe.ranking import first_right, neighbour_scores, rank_scores
+from pretrain.probe.results import read_results, report, results_of, table
+from pretrain.probe.scores import interval, macro_f1, mean_interval, multi_label_scores, single_label_scores
+
+
+def test_macro_f1_is_scikit_learns():
+    metrics = pytest.importorskip("sklearn.metrics")
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        predicted, truth = rng.integers(5, size=30), rng.integers(4, size=30)
+        theirs = metrics.f1_score(truth, predicted, average="macro", zero_division=0)
+        assert macro_f1(predicted, truth, 5) == pytest.approx(theirs)
+
+
+def test_intervals_hold_the_value_and_widen_when_clips_hang_together():
+    values = np.repeat(np.random.default_rng(0).integers(2, size=20), 5).astype(float)
+    alone = mean_interval(values, [str(i) for i in range(100)])
+    together = mean_interval(values, [str(i // 5) for i in range(100)])
+    assert alone[1] < alone[0] == together[0] < alone[2]
+    assert together[2] - together[1] > 1.5 * (alone[2] - alone[1])
+    assert interval(lambda i: float(values[i].mean()), [str(i) for i in range(100)]) == alone
+
+
+def test_perfect_and_absent_classes():
+    logits, groups = 9 * torch.eye(3), ["a", "b", "c"]
+    scores = single_label_scores([logits, logits], torch.arange(3), groups)
+    assert scores["accuracy"] == (1.0, 1.0, 1.0)
+    assert scores["macro F1"][0] == 1.0
+    pytest.importorskip("torchmetrics")
+    truth = torch.tensor([[1.0, 0, 0], [1, 1, 0], [0, 1, 0]])  # nobody bears the third label
+    scores = multi_label_scores([truth * 8 - 4], truth, groups, n_resamples=20)
+    assert scores["mAP"][0] == scores["macro AUC"][0] == 1.0
+
+
+def test_neighbours_are_ranked_as_torchmetrics_ranks_them():
+    functional = pytest.importorskip("torchmetrics.functional.retrieval")
+    vectors, labels = torch.randn(12, 4), torch.randint(3, (12,))
+    same, other = labels[:, None] == labels, ~torch.eye(12, dtype=torch.bool)
+    ours = neighbour_scores(vectors, same, other)
+    unit = torch.nn.functional.normalize(vectors, dim=-1)
+    for i in range(12):
+        # Plus 2: torchmetrics passes over answers whose score is negative.
+        nearness, right = 2 + (unit @ unit.T)[i][other[i]], same[i][other[i]]
+        if right.any():
+            assert_close(ours["mAP"][i], functional.retrieval_average_precision(nearness, right))
+            assert_close(ours["R@5"][i], functional.retrieval_hit_rate(nearness, right, top_k=5))
+        else:
+            assert ours["mAP"][i].isnan()
+
+
+def test_what_is_not_compared_changes_nothing():
+    vectors, labels = torch.randn(8, 4), torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
+    same, other = labels[:, None] == labels, torch.ones(8, 8, dtype=torch.bool)
+    full = neighbour_scores(vectors, same, other)
+    copies = torch.cat([vectors, vectors])  # a take of each clip's own recording, which is left out
+    twice = torch.arange(16) % 8
+    again = neighbour_scores(copies, same.repeat(2, 2), twice[:, None] != twice)
+    assert (again["R@1"][:8] >= full["R@1"]).all()
+    assert_close(again["R@1"][:8], full["R@1"])
+
+
+def test_ranks_count_wrong_answers_that_are_as_near():
+    queries, answers = torch.tensor([[1.0, 0], [0, 1.0]]), torch.tensor([[1.0, 0], [1.0, 0]])
+    assert first_right(queries, answers, torch.eye(2, dtype=torch.bool)).tolist() == [2, 2]
+    scores = rank_scores(torch.tensor([1, 2, 20]))
+    assert_close(scores["MRR"].mean(), torch.tensor((1 + 0.5 + 0.05) / 3))
+    assert scores["R@1"].tolist() == [1, 0, 0]
+    assert scores["R@10"].tolist() == [1, 1, 0]
+
+
+def test_scenes_of_one_caption_are_all_right_for_it():
+    heard = torch.tensor([[1.0, 0, 0], [0.9, 0.1, 0], [0, 0, 1.0]])
+    told = torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])
+    scores = cross_scores(Corresponding(heard, None, ["a dog", "a dog", "rain"]), told)
+    assert all(value[0] == 1.0 for value in scores.values())
+    seen = heard[[2, 1, 0]]
+    scores = cross_scores(Corresponding(heard, seen, []), None)
+    assert scores["sound to picture R@1"][0] == pytest.approx(1 / 3)
+    assert len(scores) == 8
+
+
+def test_results_are_kept_beside_new_ones(tmp_path, capsys):
+    known = {"task": "t", "data": "d", "n": 4}
+    report(results_of({"accuracy": (0.5, 0.4, 0.6)}, **known, encoder="a"), tmp_path, "t")
+    again = {"accuracy": (0.75, 0.7, 0.8)}
+    report(results_of(again, **known, encoder="b"), tmp_path, "t", keep=True)
+    stored = read_results(tmp_path, "t")
+    assert [(r.encoder, r.value) for r in stored] == [("a", 0.5), ("b", 0.75)]
+    lines = table(stored).splitlines()
+    assert lines[0].split() == ["a", "b"]
+    assert lines[1].startswith("accuracy  0.500 [0.400, 0.600]  0.750")
+    assert "0.750 [0.700, 0.800]" in capsys.readouterr().out
+    assert (tmp_path / "t.csv").read_text().splitlines()[0].startswith("task,data,encoder,metric,value")

@@ -1,0 +1,176 @@
+"""The probes' tasks end to end on a corpus of tones, and the small encoders that are trained on folds."""
+
+from dataclasses import replace
+
+import pytest
+import soundfile
+import torch
+import torch.nn.functional as F
+
+from data.manifest import Row, write_manifest
+from engine.user_error import UserError
+from pretrain.clip.audio_encoder import AudioEncoderConfig
+from pretrain.probe import audio_retrieval, classification, low_data, real_sounds, zero_shot
+from pretrain.probe.clips import clips_from
+from pretrain.probe.embedders import LogMelStatistics
+from pretrain.probe.listener import Listener
+from pretrain.probe.perceptron import PerceptronConfig, fit_perceptron
+from pretrain.probe.small_encoder import SmallEncoderConfig, train_on_labels, train_on_sound
+from pretrain.probe.unseen import unseen_scores
+
+PITCHES = {"low": 200.0, "mid": 1000.0, "high": 4000.0}
+TINY = SmallEncoderConfig(
+    encoder=AudioEncoderConfig(width=4, blocks=(1, 1), dim=8, transform=False, hop=256),
+    crop_s=0.2,
+    batch=6,
+    epochs=1,
+    least_steps=40,
+)
+
+
+@pytest.fixture(scope="module")
+def tones(tmp_path_factory):
+    """Two clips of each of three pitches in each of three folds, which are splits too."""
+    folder, rows = tmp_path_factory.mktemp("tones"), []
+    rng, time = torch.Generator().manual_seed(0), torch.arange(4800) / 16_000
+    for fold, split in enumerate(("train", "validation", "test"), start=1):
+        for label, pitch in PITCHES.items():
+            for take in "AB":
+                wave = 0.3 * torch.sin(6.2832 * pitch * time) + 0.05 * torch.randn(4800, generator=rng)
+                path = folder / f"{fold}-{int(pitch)}{take == 'B':d}-{take}.wav"
+                soundfile.write(path, wave.numpy(), 16_000)
+                both = f"{label}; tone" if label != "low" else label
+                extra = {"label": label, "several": both, "caption": f"a {label} tone"}
+                rows.append(Row(path=path, split=split, extra=extra))
+    write_manifest(folder / "metadata.csv", rows)
+    return folder
+
+
+@pytest.fixture
+def vectors(tmp_path):
+    """Word vectors by which mid lies between low and high."""
+    rows = {
+        "low": (1, 0, 0),
+        "mid": (0.7, 0.7, 0),
+        "high": (0, 1, 0),
+        "tone": (0, 0, 1),
+        "rest": (-2, -2, -1),
+    }
+    text = "\n".join(f"{word} {' '.join(map(str, row))}" for word, row in rows.items())
+    (tmp_path / "words.txt").write_text(text)
+    return f"words:{tmp_path / 'words.txt'}"
+
+
+def values(results):
+    return {(r.encoder, r.metric): r.value for r in results}
+
+
+def test_tones_are_classified_and_stored(tones, tmp_path, capsys):
+    words = ["--data", str(tones), "--encoder", "logmel", "--seeds", "2", "--out", str(tmp_path)]
+    found = values(classification.main(words))
+    assert found == {("logmel", "accuracy"): 1.0, ("logmel", "macro F1"): 1.0}
+    assert "6 clips to train, 6 to stop by, 6 tested, 3 labels" in capsys.readouterr().out
+    assert (tmp_path / "classification.json").is_file()
+
+
+def test_several_labels_a_clip_are_scored_one_by_one(tones, tmp_path):
+    pytest.importorskip("torchmetrics")
+    words = ["--data", str(tones), "--label", "several", "--seeds", "1", "--out", str(tmp_path)]
+    found = values(classification.main(words))
+    assert found["logmel", "mAP"] > 0.95
+    assert found["logmel", "macro AUC"] > 0.95
+
+
+def test_the_same_seed_gives_the_same_probe():
+    x, y = torch.randn(20, 4), F.one_hot(torch.arange(20) % 2, 2).float()
+    config = PerceptronConfig(epochs=3)
+    first, again, other = (
+        fit_perceptron((x, y), (x, y), multi_label=False, seed=seed, config=config)(x) for seed in (1, 1, 2)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_tones_find_their_like(tones, tmp_path):
+    words = ["--data", str(tones), "--centre", "--out", str(tmp_path)]
+    found = values(audio_retrieval.main(words))
+    assert found["logmel", "R@1"] == 1.0
+    assert found["logmel", "mAP"] > 0.95
+
+
+def test_zero_shot_needs_the_space_of_its_towers(tones, vectors, tmp_path):
+    words = ["--data", str(tones), "--encoder", "logmel", "--towers", vectors, "--out", str(tmp_path)]
+    with pytest.raises(UserError, match="gives 128 numbers and the text tower 3"):
+        zero_shot.main(words)
+
+
+def test_templates_are_averaged_into_one_vector_a_label():
+    def texts(captions):
+        return torch.stack([torch.tensor([float(len(c)), 1.0]) for c in captions])
+
+    one = zero_shot.label_vectors(["dog_bark", "rain"], texts)
+    assert torch.allclose(one.norm(dim=1), torch.ones(2))
+    assert torch.allclose(
+        one[0], F.normalize(torch.tensor([len("This is a sound of dog bark."), 1.0]), dim=0)
+    )
+    several = zero_shot.label_vectors(["dog_bark"], texts, ("{label}", "a very long caption of {label}"))
+    assert several.shape == (1, 2)
+    with pytest.raises(UserError, match="must hold {label}"):
+        zero_shot.label_vectors(["rain"], texts, ("nothing",))
+
+
+def test_curves_are_drawn(tones, tmp_path):
+    shares = ["--share", "50", "--share", "100"]
+    words = ["--data", str(tones), "--seeds", "2", "--out", str(tmp_path), *shares]
+    found = values(low_data.main(words))
+    assert list(found) == [("logmel", "accuracy at 50 %"), ("logmel", "accuracy at 100 %")]
+    assert (tmp_path / "low_data.png").stat().st_size > 5000
+    with pytest.raises(UserError, match="--share 0"):
+        low_data.main([*words, "--share", "0"])
+
+
+def test_real_sounds_compares_methods_on_folds(tones, vectors, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "pretrain.probe.small_encoder.SmallEncoderConfig", lambda: replace(TINY, least_steps=2)
+    )
+    words = ["--data", str(tones), "--seeds", "1", "--towers", vectors, "--out", str(tmp_path)]
+    frozen = real_sounds.main([*words, "--encoder", "logmel", "--row", "frozen"])
+    trained = [w for row in ("supervised", "contrastive", "captions", "unseen") for w in ("--row", row)]
+    results = frozen + real_sounds.main([*words, "--encoder", "logmel", "--fold", "3", *trained])
+    found = values(results)
+    assert found["logmel + perceptron", "3 folds accuracy"] == 1.0
+    assert {"supervised", "contrastive + perceptron", f"captions ({vectors})"} < {r.encoder for r in results}
+    assert ("supervised", "3 folds accuracy") not in found  # of one fold alone there is no more to say
+    assert found["logmel + perceptron, unseen", "unseen of 2"] >= 0.0
+    assert all(r.saw for r in results)
+
+
+def test_a_small_encoder_learns_tones_by_labels_and_by_captions(tones):
+    clips = clips_from(tones)
+    paths, targets = [c.path for c in clips], classification.targets_of(clips, list(PITCHES))
+    slow = replace(TINY, optim=replace(TINY.optim, lr=1e-2))
+    for captions in (None, torch.eye(8)[:3]):
+        encoder, head = train_on_labels(
+            (paths, targets), (paths, targets), seed=0, config=slow, captions=captions
+        )
+        waves = torch.stack([torch.from_numpy(soundfile.read(path)[0]).float()[None] for path in paths])
+        with torch.no_grad():
+            right = head(encoder(waves)).argmax(1) == targets.argmax(1)
+        assert right.float().mean() > 0.6
+
+
+def test_training_without_labels_is_repeatable(tones):
+    paths = [c.path for c in clips_from(tones)]
+    config = SmallEncoderConfig(encoder=TINY.encoder, crop_s=0.2, batch=6, epochs=1, least_steps=3)
+    first, again = (train_on_sound(paths, seed=1, config=config).state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_unseen_classes_are_told_apart_where_captions_say_how(tones):
+    clips = clips_from(tones)
+    names = ["high", "low", "mid"]
+    captions = F.normalize(torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), dim=-1)
+    ear = Listener(LogMelStatistics(), progress=False)
+    scores = unseen_scores(ear, clips, names, captions, [0], progress=False)
+    assert set(scores) == {"unseen of 2", "unseen of 3"}
+    assert all(0 <= low <= value <= high <= 1 for value, low, high in scores.values())
