@@ -52,7 +52,7 @@ def likeness_to_real(converter: Converter, real: Heard, others: Heard) -> list[L
     ]
 
 
-def nearest(voices: Voices, real: Voices) -> float:
+def nearest(voices: Voices, real: Float[Tensor, "others dim"]) -> float:
     """Mean cosine of timbres, less the mean voice, to the nearest of some voices."""
     mean = real.mean(0)[:-1]
     a, b = (F.normalize(v[:, :-1] - mean, dim=-1) for v in (voices, real))
