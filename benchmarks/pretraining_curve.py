@@ -5,7 +5,7 @@ seconds. So that the loss is the same quantity for both, the teacher stands stil
 encoder of its own (``--teacher FOLDER``; without one, random weights on band-pass filters). The loss is the
 masked regression of its targets on held-out clips, under the same masks. What is compared is thus the time
 that the two ways of showing a clip take to teach the same; a teacher that moves would be another's. An update
-learns from about as many masked frames in both: with 8 masks a clip, the 2.0 form takes an eighth of the clips.
+learns from about as many masked frames in both: with 8 masks a clip, the 2.0 form takes an eighth of clips.
 """
 
 import time

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.optim import OptimConfig, Player
+from engine.tracking import Samples
 from engine.user_error import UserError
 from pretrain.speech.batches import Clips
 from pretrain.speech.contrast import Contrast, ContrastConfig
@@ -123,3 +124,20 @@ class Pretraining:
                 for name, value in scalars.items():
                     totals[name] = totals.get(name, 0.0) + float(value) / len(self.validation)
         return totals
+
+    @torch.no_grad()
+    def samples(self, step: int) -> Samples:
+        """Show the mels of a held-out clip, and beside them what is guessed where frames were masked."""
+        if not (self.spectrum and self.validation):
+            return Samples()
+        for module in (self.encoder, self.student, self.heads):
+            module.eval()
+        wave = self.validation[0].wave[:1].to(next(self.encoder.parameters()).device)
+        projected = self.encoder.project(self.encoder.local(wave))
+        states, index = self.student(self.encoder, projected)
+        target = self.spectrum.target(wave, projected.shape[1])[0]
+        guessed = target.clone()
+        guessed[index[0]] = self.spectrum.head(states[0]).float()
+        n_mels = self.spectrum.config.mel.n_mels
+        pictures = {"heard": target, "guessed": guessed}
+        return Samples(mels={name: mel.reshape(-1, n_mels).T for name, mel in pictures.items()})

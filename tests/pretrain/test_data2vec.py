@@ -109,9 +109,9 @@ def test_multi_mask_draws_as_many_masks_as_asked():
 @pytest.mark.parametrize("form", FORMS)
 def test_one_batch_can_be_learned(form):
     config = replace(FORMS[form], optim=OptimConfig(lr=3e-3))
-    task, batch = Pretraining(config), clips(2.0)
+    task, batch = Pretraining(config), clips()
     losses = []
-    for step in range(40):
+    for step in range(24):
         torch.manual_seed(step % 2)
         losses.append(float(task.update(batch, step)["loss/encoder/total"]))
     assert np.mean(losses[-6:]) < 0.95 * np.mean(losses[:6])
@@ -153,7 +153,7 @@ def test_presets_are_the_papers():
     base = PRESETS["base"]
     assert (base.model.layers, base.model.hidden, base.regression.teacher.top) == (12, 768, 8)
     assert (base.student.mask.share, base.student.mask.span) == (0.65, 10)
-    assert base.data.batch_seconds == 63 * 60
+    assert base.data.batch_seconds * base.loop.accumulate == pytest.approx(63 * 60, rel=0.01)
     assert PRESETS["base-2.0"].student.masks == 8
     for name in ("small", "tiny"):
         Pretraining(PRESETS[name])
