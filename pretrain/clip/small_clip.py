@@ -9,20 +9,20 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from data.batches import Address, Batches
+from data.batches import Batches
 from engine.checkpoint import save_weights
 from engine.loop import LoopConfig, accelerator, fit
 from engine.optim import OptimConfig, Player
 from engine.user_error import UserError
+from pretrain.clip.small_clip_batches import Drawn, PicturesAndCaptions
 
 PAD, START, END, UNKNOWN = SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 MEAN = STD = 0.5
@@ -82,13 +82,6 @@ class SmallCLIPRun:
     loop: LoopConfig
 
 
-class Drawn(NamedTuple):
-    """Pictures and the tokens of their captions, row by row."""
-
-    picture: UInt8[Tensor, "batch 3 height width"]
-    tokens: Int[Tensor, "batch context"]
-
-
 class SmallCLIP(nn.Module):
     """open_clip's CLIP at this size, with its tokeniser."""
 
@@ -135,30 +128,6 @@ class SmallCLIPTraining:
         return {"loss/clip/pairs": loss, "batch/found": found, "clip/scale": model.logit_scale.exp()}
 
 
-class PicturesAndCaptions(Dataset[Drawn]):
-    """Batches of pairs by address; rows of one group (the same caption in other words) never meet in one."""
-
-    def __init__(
-        self,
-        pictures: UInt8[Tensor, "n 3 height width"],
-        tokens: Int[Tensor, "n context"],
-        groups: Sequence[int] | np.ndarray,
-        batch: int,
-    ) -> None:
-        self.pictures, self.tokens, groups = pictures, tokens, np.asarray(groups)
-        order = np.argsort(groups, kind="stable")
-        cuts = np.flatnonzero(np.diff(groups[order])) + 1
-        self.rows = np.split(order, cuts)
-        """The rows of each group."""
-        self.batch = min(batch, len(self.rows))
-
-    def __getitem__(self, address: Address) -> Drawn:
-        rng = np.random.default_rng(list(address))
-        chosen = rng.choice(len(self.rows), self.batch, replace=False)
-        rows = torch.tensor([int(rng.choice(self.rows[group])) for group in chosen])
-        return Drawn(self.pictures[rows], self.tokens[rows])
-
-
 def train_small_clip(
     pictures: UInt8[Tensor, "n 3 height width"],
     captions: Sequence[str],
@@ -166,11 +135,13 @@ def train_small_clip(
     loop: LoopConfig,
     *,
     groups: Sequence[int] | np.ndarray | None = None,
+    families: Sequence[int] | np.ndarray | None = None,
 ) -> SmallCLIP:
     """Train from scratch, or go on from the newest checkpoint in ``loop.out``; the result is frozen.
 
     Rows of the same ``groups`` count as the same pair in other words and pixels; without it, every caption is
-    a group. The same weights follow from the same arguments, interrupted or not.
+    a group. Rows of the same ``families`` differ in what is hard to see and often share a batch, as each
+    other's negatives. The same weights follow from the same arguments, interrupted or not.
     """
     if len(pictures) != len(captions):
         raise UserError(f"{len(pictures)} pictures and {len(captions)} captions do not make pairs")
@@ -182,7 +153,7 @@ def train_small_clip(
         groups = [number[caption] for caption in captions]
     here = accelerator(loop)
     tokeniser = train_tokeniser(captions, config)
-    pairs = PicturesAndCaptions(pictures, tokens_of(tokeniser, captions), groups, config.batch)
+    pairs = PicturesAndCaptions(pictures, tokens_of(tokeniser, captions), groups, config.batch, families)
     source = Batches(
         pairs, seed=loop.seed, workers=loop.workers, rank=here.process_index, accumulate=loop.accumulate
     )

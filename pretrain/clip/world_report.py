@@ -170,7 +170,7 @@ def draw_answers(study: Study, gallery: Gallery, path: Path, *, n_answers: int =
     pictures, captions = best(audio, gallery.images, n_answers), best(audio, gallery.texts, 1)[:, 0]
     heard = encoder.spectrogram(world.waves(asked).to(encoder.window.device)).cpu()
     said = world.captions(np.arange(world.n_combinations))
-    figure, axes = plt.subplots(N_SHOWN, n_answers + 2, figsize=(1.5 * (n_answers + 2), 1.75 * N_SHOWN))
+    figure, axes = plt.subplots(N_SHOWN, n_answers + 2, figsize=(1.3 * (n_answers + 2), 1.6 * N_SHOWN))
     for row, index in enumerate(asked):
         axes[row, 0].imshow(heard[row].numpy(), origin="lower", aspect="auto")
         axes[row, 0].set_title("sound", fontsize=7)
@@ -179,10 +179,11 @@ def draw_answers(study: Study, gallery: Gallery, path: Path, *, n_answers: int =
             rank = "true picture" if column == 1 else f"answer {column - 1}" + " ✓" * int(number == index)
             axes[row, column].set_title(rank, fontsize=7)
         verdict = "✓" if captions[row] == index else "✗"
-        axes[row, 1].set_xlabel(f"caption: {said[captions[row]]} {verdict}", fontsize=7, loc="left")
+        label = axes[row, 1].set_xlabel(f"caption: {said[captions[row]]} {verdict}", fontsize=7, loc="left")
+        label.set_in_layout(False)  # it may run on below the answers
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
-    figure.tight_layout(pad=0.4)
+    figure.tight_layout(pad=0.4, h_pad=1.4)
     figure.savefig(path, dpi=100)
     plt.close(figure)

@@ -32,6 +32,7 @@ from pretrain.clip.distillation import Distillation, DistillationConfig
 from pretrain.clip.heard import Heard
 from pretrain.clip.plateau import PlateauConfig
 from pretrain.clip.small_clip import SmallCLIPConfig, save_small_clip, train_small_clip
+from pretrain.clip.small_clip_batches import alike, choose
 from pretrain.clip.towers import Towers, TowersConfig, open_towers
 from pretrain.clip.world_report import Study, write_report
 
@@ -57,7 +58,7 @@ class WorldConfig:
     """The whole study in the embedded world."""
 
     clip: SmallCLIPConfig = field(
-        default_factory=lambda: SmallCLIPConfig(optim=annealed(180, lr=3e-3, warmup_steps=30))
+        default_factory=lambda: SmallCLIPConfig(optim=annealed(180, lr=2e-3, warmup_steps=30))
     )
     clip_steps: int = 180
     """Steps that the small CLIP is trained for."""
@@ -97,7 +98,8 @@ WORLD = WorldConfig()
 class HeardWorld(Dataset[Heard]):
     """Batches by address: sounds never heard before, each with one of its combination's pictures.
 
-    ``partner`` says whose pictures each combination gets; ``None`` its own.
+    ``partner`` says whose pictures each combination gets; ``None`` its own. Half of a batch differ from some
+    others of it in their shape alone: among random ones the easy attributes would do for a low loss.
     """
 
     def __init__(
@@ -106,10 +108,11 @@ class HeardWorld(Dataset[Heard]):
         self.world, self.images = world, images
         self.batch = min(batch, world.n_combinations)
         self.partner = np.arange(world.n_combinations) if partner is None else partner
+        self.families = alike(world.families(np.arange(world.n_combinations)))
 
     def __getitem__(self, address: Address) -> Heard:
         rng = np.random.default_rng(list(address))
-        chosen = rng.choice(self.world.n_combinations, self.batch, replace=False)
+        chosen = choose(rng, self.world.n_combinations, self.batch, self.families)
         sounds = chosen + self.world.n_combinations * rng.integers(self.world.draws, FRESH, self.batch)
         pictures = self.partner[chosen] + self.world.n_combinations * rng.integers(
             self.world.draws, size=self.batch
@@ -150,9 +153,9 @@ def small_towers(config: WorldConfig, world: World, pictures: Tensor) -> Towers:
     """Train the small CLIP unless that is done, keep it in the run's folder, and open it from there."""
     here, out = accelerator(config.loop), config.loop.out
     loop = replace(config.loop, out=out / "clip_training", steps=config.clip_steps, keep=1)
-    clip = train_small_clip(
-        pictures, world.captions(world.indices), config.clip, loop, groups=world.groups(world.indices)
-    )
+    every, captions = world.indices, world.captions(world.indices)
+    groups, families = world.groups(every), world.families(every)
+    clip = train_small_clip(pictures, captions, config.clip, loop, groups=groups, families=families)
     if here.is_main_process:
         save_small_clip(clip, out / "clip", half=True)
     here.wait_for_everyone()
