@@ -56,13 +56,13 @@ from w2w.train import TrainConfig, build
 ARMS = ("none", "frozen", "fine_tuned", "feature_loss", "mel", "mel_feature_loss")
 FEATURE_WEIGHT = 4.0
 """Of the feature loss, as of the released converter's content loss."""
-LEARNED_FROM = 8
+LEARNED_FROM = 6
 """Utterances of a speaker that the leakage probe learns from, at most."""
 N_LOOKS = 8
 """Points of a learning curve."""
 
 BASE = TrainConfig(
-    data=DataConfig(batch=8, crop_samples=16_000, reference_samples=24_000, equal_speakers=True),
+    data=DataConfig(batch=6, crop_samples=16_000, reference_samples=20_000, equal_speakers=True),
     converter=ConverterConfig(
         content=ContentConfig(n_channels=96, n_blocks=3),
         style=StyleConfig(n_channels=64, n_blocks=2, n_tokens=6, token_dim=24),
@@ -112,6 +112,7 @@ def arm(name: str, bench: Bench, seed: int) -> TrainConfig:
         save_every=max(steps // 2, 1),
         sample_every=max(steps // N_LOOKS, 1),
         keep=1,
+        mixed_precision="bf16",
         cpu=not torch.cuda.is_available(),
         trackers="none",
     )

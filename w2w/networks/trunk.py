@@ -40,6 +40,8 @@ class TrunkConfig:
     """Stride of each; their product is its hop."""
     conv_bias: bool = False
     """Whether the convolutions add a bias."""
+    filterbank: bool = False
+    """Whether random weights begin with band-pass filters on the wave."""
     hidden: int = 768
     """Channels of the transformer."""
     layers: int = 12

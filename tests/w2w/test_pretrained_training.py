@@ -1,0 +1,99 @@
+"""Training with pretrained encoders: by the trainer's own command line, and continued to the bit."""
+
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from data.audio import save
+from data.batches import batches
+from engine.checkpoint import export, load_weights, newest_checkpoint
+from engine.loop import fit
+from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
+from pretrain.speech.encoder import SpeechEncoder, SpeechEncoderConfig
+from w2w import train as entry
+from w2w.converter import Converter
+from w2w.pretrained import PretrainedConfig, with_encoders
+from w2w.train import TINY, build
+
+EARS = SpeechEncoderConfig(
+    conv_dims=(8, 8, 8),
+    conv_kernels=(10, 8, 4),
+    conv_strides=(10, 8, 4),
+    hidden=16,
+    layers=2,
+    heads=2,
+    ffn=16,
+    position_layers=1,
+    position_kernel=3,
+    position_groups=2,
+)
+CLIP = AudioEncoderConfig(width=4, blocks=(1, 1), dim=6, n_fft=128, hop=64, hidden=8)
+
+
+@pytest.fixture
+def corpus(tmp_path, buzz):
+    """Two speakers with two recordings each."""
+    for speaker in range(2):
+        for take in range(2):
+            wave = buzz(12_000, (110.0 + 70 * speaker + 5 * take,))
+            save(tmp_path / "speech" / f"speaker{speaker}" / f"{take}.wav", wave, 16_000)
+    return tmp_path / "speech"
+
+
+@pytest.fixture
+def encoders(tmp_path):
+    """Exports of a speech encoder and an audio encoder, with random weights."""
+    ears = export(tmp_path / "ears", EARS, SpeechEncoder(EARS))
+    return ears, export(tmp_path / "clip", CLIP, AudioEncoder(CLIP))
+
+
+def test_the_documented_options_train_and_export_all_there_is(
+    corpus, encoders, tmp_path, buzz, monkeypatch, capsys
+):
+    ears, clip = encoders
+    words = "--preset tiny --loop.steps 2 --loop.cpu --loop.trackers none --loop.sample-every 0 "
+    words += f"--data.path {corpus} --loop.out {tmp_path / 'run'} "
+    words += f"--pretrained.content {ears} --pretrained.use fine_tuned --pretrained.style {clip} "
+    words += f"--content.backend.kind SpeechFeatures --content.backend.folder {ears}"
+    monkeypatch.setattr(sys, "argv", ["train.py", *words.split()])
+    entry.main()
+    converter = Converter.from_pretrained(tmp_path / "run")
+    assert converter.config.content.frontend == "pretrained"
+    assert converter.config.style.encoder == "wav2clip"
+    voice = converter.embed(buzz(8_000, (200.0,)))
+    assert converter.convert(buzz(3_000, (120.0,)), voice).shape[-1] == 3_000
+    monkeypatch.setattr(sys, "argv", ["train.py", *words.replace("steps 2", "steps 3").split()])
+    entry.main()
+    assert "continuing from" in capsys.readouterr().out
+
+
+def test_resume_is_exact(corpus, encoders, tmp_path):
+    def run(out, steps):
+        pretrained = PretrainedConfig(
+            content=str(encoders[0]), use="fine_tuned", style=str(encoders[1]), frozen_steps=1
+        )
+        loop = replace(TINY.loop, out=out, steps=steps, trackers="none", cpu=True, sample_every=0)
+        off = replace(TINY.cluit.weights, content=0.0)
+        config = replace(
+            TINY,
+            loop=loop,
+            data=replace(TINY.data, path=str(corpus)),
+            cluit=replace(TINY.cluit, weights=off),
+            pretrained=pretrained,
+            converter=with_encoders(TINY.converter, pretrained),
+        )
+        fit(lambda: build(config), batches(config.data, 0), loop, full_config=config)
+        newest = newest_checkpoint(out)
+        assert newest is not None
+        return newest
+
+    straight = run(tmp_path / "straight", 3)
+    run(tmp_path / "cut", 2)
+    again = run(tmp_path / "cut", 3)
+    for path in straight.glob("*.safetensors"):
+        assert_close(load_weights(path), load_weights(again / path.name), rtol=0, atol=0)
+    optimizers = (torch.load(f / "optimizers.pt", weights_only=True) for f in (straight, again))
+    assert_close(*optimizers, rtol=0, atol=0)
