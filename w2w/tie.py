@@ -25,7 +25,7 @@ from engine.user_error import UserError, exits_cleanly
 from pretrain.clip.towers import Towers, TowersConfig, open_towers
 from w2w.converter import Converter
 from w2w.weights import weights_folder
-from w2w.words.fitting import FittingConfig, captions_for, embedded, fit_words
+from w2w.words.fitting import FittingConfig, captions_for, embedded, fit_words, remembered
 from w2w.words.heard import CHILDREN, Heard, as_spoken, between, hear_recordings, joined, probes_from
 from w2w.words.network import WordsConfig, WordsNetwork
 from w2w.words.tied import FOLDER, Tie, voices_key
@@ -115,11 +115,10 @@ def few_of_each(rows: Sequence[Row]) -> list[Row]:
 
 
 def children(converter: Converter, women: Sequence[Row]) -> list[Heard]:
-    """Stand-ins for children's voices, from one recording of each woman."""
+    """Stand-ins for children's voices, from one recording of each woman played at several speeds."""
     low, high = CHILDREN
     speeds = [low, (low + high) / 2, high]
-    parts = [(women[number :: len(speeds)], speed) for number, speed in enumerate(speeds)]
-    return [hear_recordings(converter, rows, faster=speed) for rows, speed in parts if rows]
+    return [hear_recordings(converter, women, faster=speed) for speed in speeds if women]
 
 
 def tie_to(
@@ -144,7 +143,8 @@ def tie_to(
             voice_dim=heard.voice.shape[-1],
         )
     )
-    losses = fit_words(network, heard.voice, train, held.voice, check, fitting)
+    memory = towers.texts(remembered(network.config.n_memory, rng)).cpu()
+    losses = fit_words(network, heard.voice, train, held.voice, check, memory, fitting)
     return Tie(network, towers), losses
 
 

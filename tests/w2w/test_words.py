@@ -24,7 +24,7 @@ from w2w.networks.network import ConverterNetwork
 from w2w.tie import main as tie_command
 from w2w.tie import tie_to
 from w2w.words.face_clip import portraits
-from w2w.words.fitting import FittingConfig, captions_for, embedded, fit_words
+from w2w.words.fitting import FittingConfig, captions_for, embedded, fit_words, remembered
 from w2w.words.heard import Heard, Known, between
 from w2w.words.network import Density, WordsConfig, WordsNetwork, draw, negative_log_likelihood
 from w2w.words.tied import Tie, voices_key
@@ -124,7 +124,8 @@ def test_both_maps_learn_what_captions_say():
     scale = fit_scale(heard.measures, heard.gender)
     train, check = (embedded(*captions_for(part, scale, config, rng), bag_of_words) for part in (heard, held))
     network = WordsNetwork(WordsConfig(clip_dim=48, voice_dim=13, n_components=2))
-    fit_words(network, heard.voice, train, held.voice, check, config)
+    memory = bag_of_words(remembered(network.config.n_memory, rng))
+    fit_words(network, heard.voice, train, held.voice, check, memory, config)
 
     said = bag_of_words(
         ["a woman", "a man", "a woman with a very rough voice", "a woman with a very clear voice"]

@@ -7,7 +7,7 @@ are drawn (``data/faces.py``) and captions written (``data/voice_captions.py``):
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,12 +15,24 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from data.arguments import Arguments
+from data.batches import Batches
 from data.faces import draw_face
 from data.voice_captions import HEARD, Traits, describe, some_of
-from engine.loop import LoopConfig
+from engine.checkpoint import fill, load_weights
+from engine.loop import LoopConfig, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError, exits_cleanly
-from pretrain.clip.small_clip import SmallCLIP, SmallCLIPConfig, save_small_clip, train_small_clip
+from pretrain.clip.small_clip import (
+    PAD,
+    PicturesAndCaptions,
+    SmallCLIP,
+    SmallCLIPConfig,
+    SmallCLIPRun,
+    SmallCLIPTraining,
+    save_small_clip,
+    tokens_of,
+    train_tokeniser,
+)
 
 AGES = ("child", "young", "adult", "old")
 
@@ -33,10 +45,10 @@ class Portraits(NamedTuple):
     said: list[Traits]
 
 
-def config_for(steps: int) -> SmallCLIPConfig:
+def config_for(steps: int, lr: float = 2e-3) -> SmallCLIPConfig:
     """The small CLIP's sizes and schedule."""
     optim = OptimConfig(
-        lr=2e-3,
+        lr=lr,
         betas=(0.9, 0.98),
         weight_decay=0.05,
         warmup_steps=max(1, steps // 10),
@@ -48,14 +60,14 @@ def config_for(steps: int) -> SmallCLIPConfig:
 
 
 def portraits(count: int, *, seed: int = 0, size: int = 64) -> Portraits:
-    """Draw people of random traits; half of the faces come with a drawn voice."""
+    """Draw people of random traits; somewhat less than half of the faces come with a drawn voice."""
     rng = np.random.default_rng([seed, 11])
     pictures, captions, said = [], [], []
     for _ in range(count):
-        traits = random_traits(rng, heard=bool(rng.random() < 0.7))
+        traits = random_traits(rng, heard=bool(rng.random() < 0.45))
         # The picture shows everything; its caption says a part.
         pictures.append(draw_face(traits, rng, size=size))
-        part = some_of(traits, rng, keep=0.6)
+        part = some_of(traits, rng, keep=0.7)
         captions.append(describe(part, rng))
         said.append(part)
     return Portraits(torch.stack(pictures), captions, said)
@@ -68,19 +80,54 @@ def random_traits(rng: np.random.Generator, *, heard: bool) -> Traits:
     return Traits(gender=gender, age=AGES[rng.integers(4)], **levels)
 
 
-def train_face_clip(out: Path, *, count: int, steps: int, seed: int = 0) -> SmallCLIP:
-    """Draw, train, and write ``out`` as a folder that ``TowersConfig(name=out)`` opens."""
-    config = config_for(steps)
+def train_face_clip(
+    out: Path, *, count: int, steps: int, seed: int = 0, lr: float = 2e-3, init: Path | None = None
+) -> SmallCLIP:
+    """Draw, train, and write ``out`` as a folder that ``TowersConfig(name=out)`` opens.
+
+    ``init`` is such a folder, made here, to go on from with other pictures.
+    """
+    config = config_for(steps, lr)
     people = portraits(count, seed=seed, size=config.picture_size)
-    number = {traits: index for index, traits in enumerate(dict.fromkeys(people.said))}
+    tokeniser = train_tokeniser(people.captions, config)
+    if init is not None:
+        tokeniser = saved_tokeniser(init, config)
     run = out.with_name(f"{out.name}.run")
     loop = LoopConfig(out=run, steps=steps, save_every=steps, log_every=50, seed=seed, cpu=True)
-    clip = train_small_clip(
-        people.pictures, people.captions, config, loop, groups=[number[traits] for traits in people.said]
+    # Every picture counts alike, though a batch may hold one saying twice: were sayings to count alike, faces
+    # without a drawn voice, of which there are few sayings, would hardly be seen.
+    pairs = PicturesAndCaptions(
+        people.pictures, tokens_of(tokeniser, people.captions), np.arange(count), config.batch
     )
+    built: list[SmallCLIPTraining] = []
+
+    def build() -> SmallCLIPTraining:
+        built.append(SmallCLIPTraining(config, tokeniser))
+        if init is not None:
+            weights = init / "open_clip_model.safetensors"
+            state = {k: v.float() if v.is_floating_point() else v for k, v in load_weights(weights).items()}
+            fill(built[0].clip.clip, state, weights)
+        return built[0]
+
+    source = Batches(pairs, seed=seed, workers=0, rank=0, accumulate=1)
+    fit(build, source, loop, full_config=SmallCLIPRun(model=config, loop=loop))
+    clip = built[0].clip.eval().requires_grad_(False)
     save_small_clip(clip, out, half=True)
     shutil.rmtree(run, ignore_errors=True)
     return clip
+
+
+def saved_tokeniser(folder: Path, config: SmallCLIPConfig) -> Any:
+    """The tokeniser of a CLIP that was made here."""
+    from tokenizers import Tokenizer
+
+    file = folder / "tokenizer.json"
+    if not file.is_file():
+        raise UserError(f"--init {folder} holds no tokenizer.json: give a folder that this command wrote")
+    tokeniser = Tokenizer.from_file(str(file))
+    tokeniser.enable_truncation(config.context_length)
+    tokeniser.enable_padding(length=config.context_length, pad_token=PAD)
+    return tokeniser
 
 
 @exits_cleanly
@@ -90,11 +137,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--pictures", type=int, default=6000, help="faces to draw (default 6000)")
     parser.add_argument("--steps", type=int, default=450, help="training steps (default 450)")
+    parser.add_argument(
+        "--init", type=Path, metavar="FOLDER", help="a CLIP made by this command, to go on from"
+    )
+    parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate (default 0.002)")
     parser.add_argument("--seed", type=int, default=0)
     words = parser.parse_args(argv)
     if words.pictures < 8 or words.steps < 1:
         raise UserError("--pictures must be at least 8 and --steps at least 1")
-    train_face_clip(words.out, count=words.pictures, steps=words.steps, seed=words.seed)
+    train_face_clip(
+        words.out, count=words.pictures, steps=words.steps, seed=words.seed, lr=words.lr, init=words.init
+    )
     print(f"wrote {words.out}")
 
 

@@ -11,10 +11,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from data.voice_captions import Gender, Scale, describe, guessed_age, some_of, traits_of
+from data.voice_captions import HEARD, Age, Gender, Scale, Traits, describe, guessed_age, some_of, traits_of
 from engine.user_error import UserError
 from w2w.words.heard import Heard
 from w2w.words.network import WordsNetwork, negative_log_likelihood
+
+GENDERS: tuple[Gender, ...] = ("F", "M")
+AGES: tuple[Age, ...] = ("child", "young", "adult", "old")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +89,7 @@ def fit_words(
     captions: Captioned,
     held_voices: Float[Tensor, "held voice_dim"],
     held_captions: Captioned,
+    memory: Float[Tensor, "memory clip_dim"],
     config: FittingConfig,
 ) -> dict[str, float]:
     """Fit both maps; keep the step at which the held-out voices were surprised least. Returns the losses."""
@@ -93,7 +97,7 @@ def fit_words(
     network.settle(voices)
     network.caption_mean.copy_(captions.embedding.mean(0))
     network.solve(captions.embedding, voices[captions.owner])
-    _remember(network, captions, generator)
+    network.memory.copy_(memory)
     spread = config.blur * float((captions.embedding - network.caption_mean).square().mean().sqrt())
     kept: dict[str, float] = {}
     for name, loss in (("to_voice", _voice_loss), ("to_clip", _clip_loss)):
@@ -152,10 +156,11 @@ def _clip_loss(network: WordsNetwork, voices: Tensor, embedding: Tensor, said: S
     return (F.cross_entropy(logits, at) + F.cross_entropy(logits.T, at)) / 2
 
 
-def _remember(network: WordsNetwork, captions: Captioned, generator: torch.Generator) -> None:
-    """Keep a random sample of the distinct captions."""
-    first = list({caption: index for index, caption in enumerate(captions.captions)}.values())
-    n = network.config.n_memory
-    order = torch.randperm(len(first), generator=generator)[:n]
-    order = order.repeat(-(-n // len(order)))[:n]
-    network.memory.copy_(captions.embedding[torch.tensor(first)[order]])
+def remembered(count: int, rng: np.random.Generator) -> list[str]:
+    """Captions to read pictures by: all that can be seen alike often, half of them with a voice as well."""
+    captions = []
+    for number in range(count):
+        levels = {name: int(rng.integers(-2, 3)) if number % 2 else None for name in HEARD}
+        people = Traits(gender=GENDERS[number // 2 % 2], age=AGES[number // 4 % 4], **levels)
+        captions.append(describe(some_of(people, rng, keep=0.8), rng))
+    return captions
