@@ -49,11 +49,13 @@ def main(argv: Sequence[str] | None = None) -> list[Outcome]:
     add("--units", choices=UNITS, default="characters", help="what is written (characters)")
     add("--arms", nargs="+", choices=ARMS, default=list(ARMS), help=f"which ({' '.join(ARMS)})")
     add("--shares", nargs="+", type=float, default=[0.1, 1.0], help="of the labels (0.1 1.0)")
-    add("--steps", nargs="+", type=int, default=[400, 800], help="of training, by share (400 800)")
+    add("--steps", nargs="+", type=int, default=[600, 1000], help="of training, by share (600 1000)")
     add("--seeds", type=int, default=3, help="runs of each kind (3)")
     add("--splits", nargs="+", default=["validation", "test"], help="that are scored (validation test)")
-    add("--batch-seconds", type=float, default=20.0, help="speech a step (20)")
-    add("--lr", type=float, default=1e-3, help="peak learning rate of the encoder (1e-3)")
+    add("--batch-seconds", type=float, default=10.0, help="speech a step (10)")
+    add("--lr", type=float, default=5e-4, help="peak learning rate of the encoder (5e-4)")
+    add("--head-lr", type=float, default=5e-3, help="peak learning rate of the linear layer (5e-3)")
+    add("--head-share", type=float, default=0.25, help="of the steps, with the encoder still frozen (0.25)")
     add("--curve", type=int, default=4, help="times that a run is scored on the first split as it goes (4)")
     add("--precision", choices=("no", "bf16"), default="bf16", help="of training (bf16)")
     add("--threads", type=int, default=0, help="of the CPU; 0 leaves torch's choice")
@@ -100,9 +102,8 @@ def planned(words) -> list[Plan]:
 def recipe(words, share: float, steps: int, seed: int) -> FineTuneConfig:
     """Return how all networks are trained on a share of the labels."""
     preset = PRESETS[words.units]
-    warm = max(1, round(0.08 * steps))
-    hold = round(0.35 * steps)
-    timing = {"warmup_steps": warm, "hold_steps": hold, "decay_steps": max(1, steps - warm - hold)}
+    # The linear layer first finds its way among features that mean something already.
+    alone = round(words.head_share * steps)
     loop = LoopConfig(
         steps=steps,
         seed=seed,
@@ -118,10 +119,15 @@ def recipe(words, share: float, steps: int, seed: int) -> FineTuneConfig:
     data = replace(
         preset.data, paths=tuple(words.data), share=share, share_seed=seed, batch_seconds=words.batch_seconds
     )
-    trunk, head = replace(preset.trunk, lr=words.lr, **timing), replace(preset.head, **timing)
-    # Random convolutions have to learn: all arms may, or the comparison would be unfair.
-    freeze = FreezeConfig(convolutions=False)
+    trunk = replace(preset.trunk, lr=words.lr, **_timing(steps - alone))
+    head = replace(preset.head, lr=words.head_lr, **_timing(steps))
+    freeze = FreezeConfig(convolutions=False, trunk_steps=alone)
     return replace(preset, data=data, trunk=trunk, head=head, freeze=freeze, loop=loop)
+
+
+def _timing(steps: int) -> dict[str, int]:
+    warm, hold = max(1, round(0.08 * steps)), round(0.35 * steps)
+    return {"warmup_steps": warm, "hold_steps": hold, "decay_steps": max(1, steps - warm - hold)}
 
 
 def changed(config: FineTuneConfig, arm: str, encoder: str) -> FineTuneConfig:
@@ -130,11 +136,11 @@ def changed(config: FineTuneConfig, arm: str, encoder: str) -> FineTuneConfig:
         case "tuned":
             return replace(config, init=encoder)
         case "random":
-            return replace(config, encoder=load_speech_encoder(encoder).config)
+            # Nothing is gained by a head on random features: the whole network learns from the first step.
+            trunk = replace(config.trunk, **_timing(config.loop.steps))
+            network, freeze = load_speech_encoder(encoder).config, FreezeConfig(convolutions=False)
+            return replace(config, encoder=network, freeze=freeze, trunk=trunk)
         case _:
             # A linear layer cannot learn what hides behind masks: it hears whole utterances.
             calm = HidingConfig(time_share=0.0, channel_share=0.0, speed=config.hiding.speed)
-            head = replace(config.head, lr=5e-3)
-            return replace(
-                config, init=encoder, freeze=FreezeConfig(trunk=True), mix_layers=True, hiding=calm, head=head
-            )
+            return replace(config, init=encoder, freeze=FreezeConfig(trunk=True), hiding=calm)

@@ -150,7 +150,7 @@ class FineTune:
             self.players["trunk"].descend(loss, retain_graph=True)
         self.players["head"].descend(loss)
         self.ema.update(step)
-        return {"loss/head/ctc": supervised, "loss/head/pseudo_ctc": guessed}
+        return {"loss/head/ctc": supervised.detach(), "loss/head/pseudo_ctc": guessed.detach()}
 
     def hear(self, batch: Labelled, moving: bool) -> Heard:
         """Run the network on waves changed in speed, with stretches hidden."""

@@ -17,10 +17,14 @@ _OPTIM = OptimConfig(
     betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, gradient_clip=1.0, schedule="cosine", final=0.05
 )
 CHARACTERS = FineTuneConfig(
-    freeze=FreezeConfig(trunk_steps=50),
-    trunk=replace(_OPTIM, lr=5e-4, warmup_steps=50, hold_steps=200, decay_steps=450),
-    head=replace(_OPTIM, lr=2e-3, warmup_steps=10, hold_steps=290, decay_steps=450),
-    loop=LoopConfig(out=Path("runs/asr"), steps=750, save_every=250, sample_every=250),
+    mix_layers=True,  # the last layer of a small encoder is not its best
+    data=LabelledConfig(batch_seconds=20.0),
+    freeze=FreezeConfig(trunk_steps=200),
+    trunk=replace(_OPTIM, lr=5e-4, warmup_steps=80, hold_steps=400, decay_steps=820),
+    head=replace(_OPTIM, lr=5e-3, warmup_steps=50, hold_steps=500, decay_steps=950),
+    loop=LoopConfig(
+        out=Path("runs/asr"), steps=1500, save_every=250, sample_every=250, mixed_precision="bf16"
+    ),
 )
 TINY = SpeechEncoderConfig(
     conv_dims=(16, 16, 16),
@@ -38,7 +42,7 @@ PRESETS = {
     "characters": CHARACTERS,
     "phonemes": replace(CHARACTERS, units=Phonemes()),
     "semi_supervised": replace(
-        CHARACTERS, data=LabelledConfig(share=0.1, batch_seconds=40.0, unlabelled_seconds=40.0)
+        CHARACTERS, data=LabelledConfig(share=0.1, batch_seconds=20.0, unlabelled_seconds=20.0)
     ),
     "characters_tiny": replace(
         CHARACTERS,
