@@ -134,6 +134,7 @@ def compare_curves(argv: Sequence[str]) -> None:
     arguments.add_argument(
         "--batch-seconds", type=float, default=48.0, help="speech in the plain form's batch"
     )
+    arguments.add_argument("--batch-seconds-2.0", type=float, dest="batch_seconds_2", help="the 2.0 form's")
     arguments.add_argument("--masks", type=int, default=8, help="of the 2.0 form, a clip")
     arguments.add_argument("--lr", type=float, default=1e-3)
     arguments.add_argument("--bf16", action="store_true", help="both in bfloat16 where that is safe")
@@ -147,13 +148,13 @@ def compare_curves(argv: Sequence[str]) -> None:
     mask, paths = CoveredConfig().mask, tuple(asked.paths)
     many = MultiMaskConfig(masks=asked.masks, mask=mask, decoder_dim=model.hidden)
     whole = speech_config(paths, asked.batch_seconds)
-    fewer = speech_config(paths, asked.batch_seconds / asked.masks)
+    fewer = speech_config(paths, asked.batch_seconds_2 or asked.batch_seconds / asked.masks)
     learners = [
         Learner("plain", CoveredConfig(mask=mask), UnlabelledSpeech(whole), asked.lr),
         Learner("2.0", many, UnlabelledSpeech(fewer, progress=False), asked.lr),
     ]
     held_out = UnlabelledSpeech(whole, split="validation", progress=False)
-    validation = list(held_out.in_order(60.0))
+    validation = list(held_out.in_order(30.0))
     for learner in learners:
         learner.build(model)
         learner.validate(validation, teacher)
