@@ -17,14 +17,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.audio import resample
-from engine.user_error import UserError
-from pretrain.probe.embedders import Embedder
 from pretrain.probe.listener import Listener
 from pretrain.probe.options import listener, opened_embedders, probe_arguments
 from pretrain.probe.ranking import first_right, rank_scores
 from pretrain.probe.results import Result, report, results_of
 from pretrain.probe.scores import mean_interval
-from pretrain.probe.zero_shot import tower_arguments
+from pretrain.probe.zero_shot import check_space, tower_arguments
 
 
 class Corresponding(NamedTuple):
@@ -110,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> list[Result]:
     towers = open_towers(TowersConfig(name=words.towers, pretrained=words.pretrained))
     results: list[Result] = []
     for embedder in embedders:
-        _check(embedder, towers)
+        check_space(embedder, towers)
         ear = listener(embedder, words)
         if words.data == "world":
             scenes = world_scenes(ear, towers, seed=words.seed)
@@ -122,11 +120,3 @@ def main(argv: Sequence[str] | None = None) -> list[Result]:
     print(f"{results[0].n} scenes; towers {towers.title}")
     report(results, words.out, "cross_modal")
     return results
-
-
-def _check(embedder: Embedder, towers: Any) -> None:
-    if embedder.dim != towers.dim:
-        raise UserError(
-            f"--encoder {embedder.name} gives {embedder.dim} numbers and the towers {towers.dim}: give the "
-            "towers that it was distilled from (--towers)"
-        )

@@ -118,7 +118,7 @@ def open_embedder(name: str, *, like: Any = None, seed: int = 0, device: str = "
             encoder = random_embedder(like, seed=seed).encoder if place == "random" else _audio_encoder(place)
             return Pooled(f"pooled {short_name(Path(place))}", encoder, device)
         case "speech":
-            from pretrain.speech.encoder import load_speech_encoder
+            from pretrain.speech.loading import load_speech_encoder
 
             return Speech2Vec(name, load_speech_encoder(place), device)
         case "clap" | "yamnet" | "openl3":

@@ -6,8 +6,10 @@ captions of a label are averaged. CLAP brings a text tower of its own.
 """
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -77,17 +79,36 @@ def texts_of(embedder: Embedder, words: argparse.Namespace) -> Texts:
     own = getattr(embedder, "texts", None)
     if own is not None:
         return own
-    return open_texts(words.towers, words.pretrained)
+    return open_texts(words.towers, words.pretrained, embedder)
 
 
-def open_texts(towers: str, pretrained: str) -> Texts:
-    """A text tower by its name: open_clip's, or word vectors."""
+def open_texts(towers: str, pretrained: str, embedder: Embedder | None = None) -> Texts:
+    """A text tower by its name: open_clip's, or word vectors; it must be that of ``embedder``, if given."""
     first, _, place = towers.partition(":")
     if first == "words":
         return WordVectors(place).texts
     from pretrain.clip.towers import TowersConfig, open_towers
 
-    return open_towers(TowersConfig(name=towers, pretrained=pretrained)).texts
+    opened = open_towers(TowersConfig(name=towers, pretrained=pretrained))
+    if embedder is not None:
+        check_space(embedder, opened)
+    return opened.texts
+
+
+def check_space(embedder: Embedder, towers: Any) -> None:
+    """Refuse towers of another dimension; say so where an encoder names other towers as its teacher."""
+    if embedder.dim != towers.dim:
+        raise UserError(
+            f"--encoder {embedder.name} gives {embedder.dim} numbers and the towers {towers.dim}: give the "
+            "towers that it was distilled from (--towers)"
+        )
+    teacher = getattr(getattr(embedder, "encoder", None), "config", None)
+    key = getattr(teacher, "teacher", "")
+    if key and key != towers.key:
+        # Told, not refused: the same towers stored at half precision have another key.
+        print(
+            f"note: {embedder.name} was distilled from towers {key}, these are {towers.key}", file=sys.stderr
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> list[Result]:

@@ -1,6 +1,7 @@
 """Labelled clips, their folds, and shares of them."""
 
 import csv
+from itertools import pairwise
 
 import pytest
 
@@ -101,6 +102,6 @@ def test_smaller_shares_lie_in_larger_ones_and_keep_every_class():
     clips = corpus(n_clips=20)
     kept = [some_of(clips, percent, seed=3) for percent in (1.0, 10.0, 50.0, 100.0)]
     assert [len(k) for k in kept] == [2, 20, 100, 200]
-    assert all(set(a) < set(b) for a, b in zip(kept, kept[1:]))
+    assert all(set(a) < set(b) for a, b in pairwise(kept))
     assert all(label_names(k) == ["cat", "dog"] for k in kept)
     assert some_of(clips, 10.0, seed=4) != kept[1]

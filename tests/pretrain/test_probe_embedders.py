@@ -139,7 +139,7 @@ def clap_folder(tmp_path_factory):
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", unk_token="<unk>"
     )
-    features = transformers.ClapFeatureExtractor(feature_size=16, max_length_s=1)
+    features = transformers.ClapFeatureExtractor(feature_size=16, max_length_s=1, truncation="rand_trunc")
     tokenizer.save_pretrained(folder)
     features.save_pretrained(folder)
     return folder

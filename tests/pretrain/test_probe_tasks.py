@@ -1,4 +1,4 @@
-"""The probes' tasks end to end on a corpus of tones, and the small encoders that are trained on folds."""
+"""The probes' tasks end to end on a made corpus, and the small encoders that are trained on folds."""
 
 from dataclasses import replace
 
@@ -18,7 +18,7 @@ from pretrain.probe.perceptron import PerceptronConfig, fit_perceptron
 from pretrain.probe.small_encoder import SmallEncoderConfig, train_on_labels, train_on_sound
 from pretrain.probe.unseen import unseen_scores
 
-PITCHES = {"low": 200.0, "mid": 1000.0, "high": 4000.0}
+NAMES = ("tone", "hiss", "clicks")
 TINY = SmallEncoderConfig(
     encoder=AudioEncoderConfig(width=4, blocks=(1, 1), dim=8, transform=False, hop=256),
     crop_s=0.2,
@@ -28,19 +28,29 @@ TINY = SmallEncoderConfig(
 )
 
 
+def sounded(label, rng):
+    """0.3 s of a label's sound, with some noise."""
+    time = torch.arange(4800)
+    wave = {
+        "tone": torch.sin(6.2832 * 1000 / 16_000 * time),
+        "hiss": torch.randn(4800, generator=rng),
+        "clicks": (time % 800 < 4).float(),
+    }[label]
+    return 0.3 * wave + 0.003 * torch.randn(4800, generator=rng)
+
+
 @pytest.fixture(scope="module")
-def tones(tmp_path_factory):
-    """Two clips of each of three pitches in each of three folds, which are splits too."""
-    folder, rows = tmp_path_factory.mktemp("tones"), []
-    rng, time = torch.Generator().manual_seed(0), torch.arange(4800) / 16_000
+def sounds(tmp_path_factory):
+    """Two clips of each of three sounds in each of three folds, which are splits too."""
+    folder, rows = tmp_path_factory.mktemp("sounds"), []
+    rng = torch.Generator().manual_seed(0)
     for fold, split in enumerate(("train", "validation", "test"), start=1):
-        for label, pitch in PITCHES.items():
+        for number, label in enumerate(NAMES):
             for take in "AB":
-                wave = 0.3 * torch.sin(6.2832 * pitch * time) + 0.05 * torch.randn(4800, generator=rng)
-                path = folder / f"{fold}-{int(pitch)}{take == 'B':d}-{take}.wav"
-                soundfile.write(path, wave.numpy(), 16_000)
-                both = f"{label}; tone" if label != "low" else label
-                extra = {"label": label, "several": both, "caption": f"a {label} tone"}
+                path = folder / f"{fold}-{number}{take == 'B':d}-{take}.wav"
+                soundfile.write(path, sounded(label, rng).numpy(), 16_000)
+                several = f"{label}; sudden" if label == "clicks" else label
+                extra = {"label": label, "several": several, "caption": f"some {label}"}
                 rows.append(Row(path=path, split=split, extra=extra))
     write_manifest(folder / "metadata.csv", rows)
     return folder
@@ -48,14 +58,8 @@ def tones(tmp_path_factory):
 
 @pytest.fixture
 def vectors(tmp_path):
-    """Word vectors by which mid lies between low and high."""
-    rows = {
-        "low": (1, 0, 0),
-        "mid": (0.7, 0.7, 0),
-        "high": (0, 1, 0),
-        "tone": (0, 0, 1),
-        "rest": (-2, -2, -1),
-    }
+    """Word vectors by which hiss lies between tone and clicks."""
+    rows = {"tone": (1, 0, 0), "hiss": (0.7, 0.7, 0), "clicks": (0, 1, 0), "x": (-2, -2, -1)}
     text = "\n".join(f"{word} {' '.join(map(str, row))}" for word, row in rows.items())
     (tmp_path / "words.txt").write_text(text)
     return f"words:{tmp_path / 'words.txt'}"
@@ -65,17 +69,17 @@ def values(results):
     return {(r.encoder, r.metric): r.value for r in results}
 
 
-def test_tones_are_classified_and_stored(tones, tmp_path, capsys):
-    words = ["--data", str(tones), "--encoder", "logmel", "--seeds", "2", "--out", str(tmp_path)]
+def test_sounds_are_classified_and_stored(sounds, tmp_path, capsys):
+    words = ["--data", str(sounds), "--encoder", "logmel", "--seeds", "2", "--out", str(tmp_path)]
     found = values(classification.main(words))
     assert found == {("logmel", "accuracy"): 1.0, ("logmel", "macro F1"): 1.0}
     assert "6 clips to train, 6 to stop by, 6 tested, 3 labels" in capsys.readouterr().out
     assert (tmp_path / "classification.json").is_file()
 
 
-def test_several_labels_a_clip_are_scored_one_by_one(tones, tmp_path):
+def test_several_labels_a_clip_are_scored_one_by_one(sounds, tmp_path):
     pytest.importorskip("torchmetrics")
-    words = ["--data", str(tones), "--label", "several", "--seeds", "1", "--out", str(tmp_path)]
+    words = ["--data", str(sounds), "--label", "several", "--seeds", "1", "--out", str(tmp_path)]
     found = values(classification.main(words))
     assert found["logmel", "mAP"] > 0.95
     assert found["logmel", "macro AUC"] > 0.95
@@ -91,15 +95,15 @@ def test_the_same_seed_gives_the_same_probe():
     assert not torch.equal(first, other)
 
 
-def test_tones_find_their_like(tones, tmp_path):
-    words = ["--data", str(tones), "--centre", "--out", str(tmp_path)]
+def test_sounds_find_their_like(sounds, tmp_path):
+    words = ["--data", str(sounds), "--centre", "--out", str(tmp_path)]
     found = values(audio_retrieval.main(words))
     assert found["logmel", "R@1"] == 1.0
     assert found["logmel", "mAP"] > 0.95
 
 
-def test_zero_shot_needs_the_space_of_its_towers(tones, vectors, tmp_path):
-    words = ["--data", str(tones), "--encoder", "logmel", "--towers", vectors, "--out", str(tmp_path)]
+def test_zero_shot_needs_the_space_of_its_towers(sounds, vectors, tmp_path):
+    words = ["--data", str(sounds), "--encoder", "logmel", "--towers", vectors, "--out", str(tmp_path)]
     with pytest.raises(UserError, match="gives 128 numbers and the text tower 3"):
         zero_shot.main(words)
 
@@ -115,13 +119,13 @@ def test_templates_are_averaged_into_one_vector_a_label():
     )
     several = zero_shot.label_vectors(["dog_bark"], texts, ("{label}", "a very long caption of {label}"))
     assert several.shape == (1, 2)
-    with pytest.raises(UserError, match="must hold {label}"):
+    with pytest.raises(UserError, match="must hold"):
         zero_shot.label_vectors(["rain"], texts, ("nothing",))
 
 
-def test_curves_are_drawn(tones, tmp_path):
+def test_curves_are_drawn(sounds, tmp_path):
     shares = ["--share", "50", "--share", "100"]
-    words = ["--data", str(tones), "--seeds", "2", "--out", str(tmp_path), *shares]
+    words = ["--data", str(sounds), "--seeds", "2", "--out", str(tmp_path), *shares]
     found = values(low_data.main(words))
     assert list(found) == [("logmel", "accuracy at 50 %"), ("logmel", "accuracy at 100 %")]
     assert (tmp_path / "low_data.png").stat().st_size > 5000
@@ -129,25 +133,25 @@ def test_curves_are_drawn(tones, tmp_path):
         low_data.main([*words, "--share", "0"])
 
 
-def test_real_sounds_compares_methods_on_folds(tones, vectors, tmp_path, monkeypatch):
+def test_real_sounds_compares_methods_on_folds(sounds, vectors, tmp_path, monkeypatch):
     monkeypatch.setattr(
         "pretrain.probe.small_encoder.SmallEncoderConfig", lambda: replace(TINY, least_steps=2)
     )
-    words = ["--data", str(tones), "--seeds", "1", "--towers", vectors, "--out", str(tmp_path)]
+    words = ["--data", str(sounds), "--seeds", "1", "--towers", vectors, "--out", str(tmp_path)]
     frozen = real_sounds.main([*words, "--encoder", "logmel", "--row", "frozen"])
     trained = [w for row in ("supervised", "contrastive", "captions", "unseen") for w in ("--row", row)]
     results = frozen + real_sounds.main([*words, "--encoder", "logmel", "--fold", "3", *trained])
     found = values(results)
-    assert found["logmel + perceptron", "3 folds accuracy"] == 1.0
+    assert found["logmel + perceptron", "3 folds accuracy"] > 0.8
     assert {"supervised", "contrastive + perceptron", f"captions ({vectors})"} < {r.encoder for r in results}
     assert ("supervised", "3 folds accuracy") not in found  # of one fold alone there is no more to say
     assert found["logmel + perceptron, unseen", "unseen of 2"] >= 0.0
     assert all(r.saw for r in results)
 
 
-def test_a_small_encoder_learns_tones_by_labels_and_by_captions(tones):
-    clips = clips_from(tones)
-    paths, targets = [c.path for c in clips], classification.targets_of(clips, list(PITCHES))
+def test_a_small_encoder_learns_sounds_by_labels_and_by_captions(sounds):
+    clips = clips_from(sounds)
+    paths, targets = [c.path for c in clips], classification.targets_of(clips, list(NAMES))
     slow = replace(TINY, optim=replace(TINY.optim, lr=1e-2))
     for captions in (None, torch.eye(8)[:3]):
         encoder, head = train_on_labels(
@@ -159,17 +163,17 @@ def test_a_small_encoder_learns_tones_by_labels_and_by_captions(tones):
         assert right.float().mean() > 0.6
 
 
-def test_training_without_labels_is_repeatable(tones):
-    paths = [c.path for c in clips_from(tones)]
+def test_training_without_labels_is_repeatable(sounds):
+    paths = [c.path for c in clips_from(sounds)]
     config = SmallEncoderConfig(encoder=TINY.encoder, crop_s=0.2, batch=6, epochs=1, least_steps=3)
     first, again = (train_on_sound(paths, seed=1, config=config).state_dict() for _ in range(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-def test_unseen_classes_are_told_apart_where_captions_say_how(tones):
-    clips = clips_from(tones)
-    names = ["high", "low", "mid"]
-    captions = F.normalize(torch.tensor([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]), dim=-1)
+def test_unseen_classes_are_told_apart_where_captions_say_how(sounds):
+    clips = clips_from(sounds)
+    names = ["clicks", "hiss", "tone"]
+    captions = F.normalize(torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0]]), dim=-1)
     ear = Listener(LogMelStatistics(), progress=False)
     scores = unseen_scores(ear, clips, names, captions, [0], progress=False)
     assert set(scores) == {"unseen of 2", "unseen of 3"}
