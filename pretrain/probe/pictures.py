@@ -62,7 +62,7 @@ def picture_scores(
     scores = {f"R@{k}": mean_interval((places <= k).astype(float), test.names) for k in (1, 10)}
     scores["MRR"] = mean_interval(1 / places, test.names)
     if judge is not None and test.values is not None:
-        right = judge.values(towers.prepare(drawn)).numpy() == test.values
+        right = judge.values(drawn).numpy() == test.values
         for number, attribute in enumerate(ATTRIBUTES):
             scores[f"judged {attribute.name}"] = mean_interval(right[:, number].astype(float), test.names)
     return scores
@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> list[Result]:
     judge = None
     if words.data == "world":
         train_world, test = World(0, "train", draws=3), world_pairs(World(0, "held_out"), towers, count)
-        judge = None if words.no_judge else fit_judge(train_world, _prepared(train_world, towers))
+        judge = None if words.no_judge else fit_judge(train_world, train_world.pictures(train_world.indices))
         other = World(0, "held_out", draws=2)
         again = other.pictures(_same(other, test))
     else:

@@ -90,8 +90,8 @@ def heard_by(
 class Bridge(NamedTuple):
     """From sounds' embeddings to pictures': a linear map learned on training pairs.
 
-    Sounds and pictures of the same thing lie near each other, but in two clouds, of which a generator has seen
-    only one.
+    Sounds and pictures of the same thing lie near each other, but in two clouds, and a generator has seen
+    only one of them.
     """
 
     weight: Float[Tensor, "dim dim"]
@@ -102,7 +102,7 @@ class Bridge(NamedTuple):
         return F.normalize((audio - self.audio_mean) @ self.weight + self.image_mean, dim=-1)
 
 
-def fit_bridge(audio: Float[Tensor, "n dim"], images: Float[Tensor, "n dim"]) -> Bridge:
+def fit_bridge(audio: Float[Tensor, "n dim"], images: Float[Tensor, "n image_dim"]) -> Bridge:
     """Ridge regression."""
     if audio.shape != images.shape:
         raise UserError(

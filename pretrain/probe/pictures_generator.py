@@ -19,6 +19,10 @@ from engine.seeding import step_seed
 from engine.user_error import UserError
 
 
+PICTURE = 4.0
+"""Weight of the squared difference."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
     """Size and training of the generator."""
@@ -34,7 +38,7 @@ class GeneratorConfig:
     noise: float = 0.15
     """Spread added to the embeddings in training, relative to theirs: what sounds give is less exact."""
     kl: float = 5e-4
-    """Weight of the code's divergence from chance, per pixel value of the reconstruction's."""
+    """Weight of the code's divergence from chance, in nats a picture."""
     lr: float = 2e-3
     """Of Adam at its highest; falls to nothing."""
     batch: int = 32
@@ -132,11 +136,15 @@ def generator_loss(
     embedding: Float[Tensor, "batch dim"],
     chance: Float[Tensor, "batch code"],
 ) -> dict[str, Float[Tensor, ""]]:
-    """Absolute difference per pixel value, and the code's divergence from chance in nats, weighted."""
+    """Squared difference per pixel value, and the code's divergence from chance in nats, weighted.
+
+    Squared, not absolute: until the code says where things are, the likeliest pixel is background everywhere,
+    and nothing would be learned of them.
+    """
     mean, logvar = generator.infer(picture, embedding)
     drawn = generator(embedding, mean + (0.5 * logvar).exp() * chance)
     divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(-1).mean()
-    return {"picture": F.l1_loss(drawn, picture), "code": generator.config.kl * divergence}
+    return {"picture": PICTURE * F.mse_loss(drawn, picture), "code": generator.config.kl * divergence}
 
 
 def fit_generator(

@@ -16,7 +16,7 @@ from engine.seeding import step_seed
 class AttributeJudge(nn.Module):
     """Logits of every attribute's values, side by side."""
 
-    def __init__(self, width: int = 24) -> None:
+    def __init__(self, size: int = 64, width: int = 24) -> None:
         super().__init__()
         widths = (3, width, 2 * width, 4 * width, 4 * width)
         layers: list[nn.Module] = []
@@ -27,11 +27,15 @@ class AttributeJudge(nn.Module):
                 nn.ReLU(),
                 nn.MaxPool2d(2),
             ]
-        self.look = nn.Sequential(*layers, nn.Flatten())
+        self.size, self.look = size, nn.Sequential(*layers, nn.Flatten())
         self.sizes = [len(attribute.values) for attribute in ATTRIBUTES]
-        self.read = nn.Sequential(nn.LazyLinear(128), nn.ReLU(), nn.Linear(128, sum(self.sizes)))
+        seen = widths[-1] * (size // 16) ** 2
+        self.read = nn.Sequential(nn.Linear(seen, 128), nn.ReLU(), nn.Linear(128, sum(self.sizes)))
 
     def forward(self, picture: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch values"]:
+        if picture.shape[-2:] != (self.size, self.size):
+            own = (self.size, self.size)
+            picture = F.interpolate(picture, own, mode="bilinear", antialias=True)
         return self.read(self.look(2 * picture - 1))
 
     @torch.no_grad()
@@ -55,8 +59,7 @@ def fit_judge(
     truth = torch.from_numpy(world.values(world.indices[: len(pictures)]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(seed, 1))
-        judge = AttributeJudge()
-        judge(torch.zeros(2, *pictures.shape[1:]))  # its size becomes known
+        judge = AttributeJudge(pictures.shape[-1])
         optimizer = torch.optim.AdamW(judge.parameters(), lr=lr)
         falling = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.1)
         for _ in tqdm(range(steps), desc="learning to judge", delay=2.0, disable=not progress):

@@ -1,0 +1,215 @@
+"""Captioning: words come from what was heard, scores are the definitions', refusals are one sentence."""
+
+import math
+import socket
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from data.audio import save
+from data.world import World
+from engine.user_error import UserError
+from pretrain.probe import captioning
+from pretrain.probe.captioning_data import attributes_named, captioned_from, hear
+from pretrain.probe.captioning_decoder import (
+    CaptionDecoder,
+    DecoderConfig,
+    Features,
+    caption_loss,
+    fit_decoder,
+)
+from pretrain.probe.captioning_scores import caption_scores, commonest_caption
+from pretrain.probe.captioning_words import END, PAD, START, Vocabulary, words_of
+from pretrain.probe.embedders import LogMelStatistics, open_embedder
+
+TINY = DecoderConfig(
+    width=32, heads=2, hidden=32, batch=8, epochs=80, lr=3e-3, smoothing=0.0, dropout=0.0, beam=2, longest=8
+)
+
+
+def heard(n_clips=6, dim=4, n_frames=3):
+    frames = torch.randn(n_clips, n_frames, dim)
+    valid = torch.arange(n_frames) < torch.randint(1, n_frames + 1, (n_clips, 1))
+    return Features(torch.randn(n_clips, dim), frames, valid)
+
+
+def test_captions_become_words_without_punctuation_or_capitals():
+    assert words_of("A dog's bark, far-off; it’s 2 o'clock!") == [
+        "a",
+        "dog's",
+        "bark",
+        "far",
+        "off",
+        "it's",
+        "2",
+        "o'clock",
+    ]
+
+
+def test_words_survive_their_numbers_and_rare_ones_are_unknown():
+    vocabulary = Vocabulary(["a dog barks", "a dog", "a cat"], least_count=2)
+    tokens = vocabulary.tokens(["a dog", "A cat."])
+    assert vocabulary.caption(tokens[0].tolist()) == "a dog"
+    assert vocabulary.caption(tokens[1].tolist()) == "a <unknown>"
+    assert tokens[0, 0] == START
+    assert vocabulary.tokens(["a dog", "a"])[1].tolist()[-2:] == [END, PAD]
+    with pytest.raises(UserError, match="no words"):
+        Vocabulary(["..."])
+
+
+def test_no_word_sees_the_words_after_it_or_padded_frames():
+    features = heard()
+    decoder = CaptionDecoder(TINY, features, 9).eval()
+    tokens = torch.randint(3, 9, (6, 5))
+    logits = decoder(features, tokens)
+    other = tokens.clone()
+    other[:, 3:] = 4
+    torch.testing.assert_close(decoder(features, other)[:, :3], logits[:, :3])
+    noisy = features._replace(frames=torch.where(features.valid[..., None], features.frames, 99.0))
+    torch.testing.assert_close(decoder(noisy, tokens), logits)
+
+
+def test_the_loss_is_that_of_uniform_guessing_at_zero_weights():
+    features = heard()
+    decoder = CaptionDecoder(TINY, features, 9).eval()
+    torch.nn.init.zeros_(decoder.words.weight)
+    tokens = torch.tensor([[START, 5, 6, END], [START, 7, END, PAD]])
+    loss = caption_loss(decoder, features.rows(torch.arange(2)), tokens)
+    assert loss.item() == pytest.approx(math.log(9))
+
+
+def test_captions_are_learned_from_what_was_heard_and_the_same_seed_learns_the_same():
+    features = heard(8)
+    captions = [
+        (f"{'a' if n % 2 else 'the'} {word}",)
+        for n, word in enumerate(["dog", "cat", "bird", "rain", "wind", "sea", "fire", "bell"])
+    ]
+    vocabulary = Vocabulary([one for (one,) in captions])
+    data = (features, captions)
+    decoder = fit_decoder(data, data, vocabulary, seed=0, config=TINY, progress=False)
+    assert decoder.captions(features, vocabulary) == [one for (one,) in captions]
+    short = replace(TINY, epochs=2)
+    first, second = (fit_decoder(data, data, vocabulary, seed=0, config=short, progress=False) for _ in "ab")
+    for one, other in zip(first.parameters(), second.parameters()):
+        assert torch.equal(one, other)
+
+
+def test_beam_search_finds_a_likelier_caption_than_greed():
+    """First words at .6 and .4; what follows the likelier one is split in two, the other's is sure."""
+    features = heard(1)
+    vocabulary = Vocabulary(["b c d e"])
+    b, c, d, e = (vocabulary.numbers[word] for word in "bcde")
+    follows = {START: {b: 0.6, c: 0.4}, b: {d: 0.5, e: 0.5}, c: {d: 1.0}, d: {END: 1.0}, e: {END: 1.0}}
+
+    def speak(memory, ignored, tokens):
+        logits = torch.full((*tokens.shape, len(vocabulary)), -30.0)
+        for row, sentence in enumerate(tokens.tolist()):
+            for number, chance in follows.get(sentence[-1], {}).items():
+                logits[row, -1, number] = math.log(chance)
+        return logits
+
+    for beam, expected in ((1, {"b d", "b e"}), (3, {"c d"})):
+        config = DecoderConfig(width=16, heads=2, hidden=16, beam=beam, longest=4)
+        decoder = CaptionDecoder(config, features, len(vocabulary))
+        decoder.speak = speak
+        assert set(decoder.captions(features, vocabulary)) <= expected
+
+
+def test_scores_are_one_for_what_people_said_and_nothing_for_other_words(monkeypatch):
+    pytest.importorskip("aac_metrics")
+
+    def refuse(*_, **__):
+        raise AssertionError("scoring must not use the network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    truth = [["A dog barks at a cat.", "barking"], ["Rain falls on the roof!", "it rains"]]
+    groups = ["a", "b"]
+    right = caption_scores([["a dog barks at a cat", "rain falls on the roof"]], truth, groups)
+    assert (right["BLEU-4"][0], right["ROUGE-L"][0]) == pytest.approx((1.0, 1.0), abs=1e-6)
+    wrong = caption_scores([["x y z w v"] * 2], truth, groups)
+    assert max(value for value, _, _ in wrong.values()) < 1e-3
+    assert set(right) == {"BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L", "CIDEr-D"}
+    # Half of the words, at the same length: their share is BLEU-1.
+    half = caption_scores([["a dog barks x y z", "rain falls on q z"]], [[t[0]] for t in truth], groups)
+    assert half["BLEU-1"][0] == pytest.approx(6 / 11, abs=1e-6)
+    assert half["BLEU-1"][1] <= half["BLEU-1"][0] <= half["BLEU-1"][2]
+
+
+def test_the_commonest_caption_is_the_most_frequent_one():
+    assert commonest_caption([("A dog.", "rain"), ("a dog",), ("a cat sings",)]) == "a dog"
+    assert commonest_caption([("a dog barks",), ("a cat sings",), ("a dog runs far",)]) in (
+        "a dog barks",
+        "a dog runs far",
+    )
+
+
+def test_attributes_are_named_rightly_or_not_at_all():
+    caption = "a lined background with three tiny blue crosses"
+    shape, colour, size, count, background = attributes_named(caption)
+    assert (shape, colour, size, count, background) == (5, 4, 0, 2, 1)
+    assert attributes_named("middle-sized circles and stars")[:3] == [None, None, 1]
+    world = World(0, "held_out")
+    for truth, one in zip(world.values(world.indices), world.captions(world.indices)):
+        assert attributes_named(one) == truth.tolist()
+
+
+def write_clips(folder, splits=("train", "train", "test", "test")):
+    lines = ["file_name,caption_1,caption_2,split"]
+    for number, split in enumerate(splits * 3):
+        pitch = (300, 2_000)[number % 2]
+        seconds = 0.3 + 0.1 * (number % 3)
+        wave = torch.sin(torch.arange(round(16_000 * seconds)) * (2 * np.pi * pitch / 16_000))
+        save(folder / f"{number}.wav", wave[None, None], 16_000)
+        word = ("low", "high")[number % 2]
+        lines.append(f"{number}.wav,a {word} tone,one {word} beep,{split}")
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_long_clips_are_heard_in_crops_one_after_the_other(tmp_path):
+    write_clips(tmp_path)
+    clips = captioned_from(str(tmp_path))
+    whole, cropped = (hear(LogMelStatistics(), clips, crop_s=s, progress=False) for s in (1.0, 0.2))
+    assert whole.clip.shape == cropped.clip.shape == (len(clips), 128)
+    # Each crop adds a frame at its end.
+    lengths = torch.tensor([round(16_000 * (0.3 + 0.1 * (n % 3))) for n in range(12)])
+    assert (whole.valid.sum(1) - lengths // 320).abs().max() <= 2
+    assert (cropped.valid.sum(1) - whole.valid.sum(1)).abs().max() <= 3
+    assert hear(open_embedder("random"), clips[:2], progress=False).frames.shape[-1] == 512
+
+
+def test_the_command_trains_scores_and_writes(tmp_path, capsys):
+    pytest.importorskip("aac_metrics")
+    write_clips(tmp_path / "clips")
+    options = [
+        "--data",
+        str(tmp_path / "clips"),
+        "--out",
+        str(tmp_path / "out"),
+        "--no-random",
+        "--epochs",
+        "120",
+    ]
+    results = captioning.main([*options, "--encoder", "logmel"])
+    printed = capsys.readouterr().out
+    assert "commonest" in printed
+    assert (tmp_path / "out" / "captioning.csv").is_file()
+    found = {(r.encoder, r.metric): r.value for r in results}
+    assert found["logmel", "CIDEr-D"] > found["commonest", "CIDEr-D"]
+
+
+def test_data_without_captions_or_splits_is_one_sentence(tmp_path):
+    (tmp_path / "none.csv").write_text("path,label\na.wav,dog\n")
+    with pytest.raises(UserError, match="has no captions"):
+        captioned_from(str(tmp_path / "none.csv"))
+    (tmp_path / "some.csv").write_text("path,caption,split\na.wav,a dog,train\n")
+    with pytest.raises(UserError, match="no captioned clip of split 'validation'"):
+        captioned_from(str(tmp_path / "some.csv"))
+    (tmp_path / "both.csv").write_text("path,caption,split\na.wav,a dog,train\na.wav,a dog,test\n")
+    with pytest.raises(UserError, match=r"a\.wav stands in the splits train and test"):
+        captioned_from(str(tmp_path / "both.csv"))
+    with pytest.raises(UserError, match="width=10"):
+        DecoderConfig(width=10)

@@ -1,0 +1,210 @@
+"""Pictures from sound: each way draws what its target asks for, and scores tell right from wrong."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from tiny_towers import write_towers
+
+from data.audio import save
+from data.world import World
+from engine.user_error import UserError
+from pretrain.clip.towers import TowersConfig, open_towers
+from pretrain.probe import pictures, pictures_diffusion
+from pretrain.probe.pictures_data import fit_bridge, world_pairs
+from pretrain.probe.pictures_diffusion import diffuse, open_unclip
+from pretrain.probe.pictures_generator import (
+    GeneratorConfig,
+    PictureGenerator,
+    fit_generator,
+    generator_loss,
+    load_generator,
+    save_generator,
+)
+from pretrain.probe.pictures_judge import fit_judge
+from pretrain.probe.pictures_optimised import DreamConfig, dream
+
+TINY = GeneratorConfig(dim=4, size=16, width=8, code=2, batch=8, steps=150, lr=1e-2, noise=0.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_towers(tmp_path_factory.mktemp("towers"))
+
+
+@pytest.fixture(scope="module")
+def towers(folder):
+    return open_towers(TowersConfig(name=str(folder)))
+
+
+@pytest.mark.parametrize("parametrisation", ["fourier", "pixels"])
+def test_dreams_come_nearer_to_their_targets_and_do_not_touch_each_other(towers, parametrisation):
+    targets = F.normalize(torch.randn(3, towers.dim), dim=-1)
+    config = DreamConfig(parametrisation=parametrisation, steps=40, lr=0.1)
+    drawn = dream(towers, targets, config, progress=False)
+    start = dream(towers, targets, DreamConfig(parametrisation=parametrisation, steps=1), progress=False)
+    assert drawn.shape == (3, 3, 32, 32)
+    assert drawn.dtype == torch.uint8
+    near, before = ((towers.images(d) * targets).sum(-1) for d in (drawn, start))
+    assert (near > before + 0.03).all()
+    assert all(parameter.grad is None for parameter in towers.parameters())
+
+
+def coloured(n=64):
+    """Squares of two colours at random places, and embeddings that tell the colour alone."""
+    rng = np.random.default_rng(0)
+    made = torch.full((n, 3, 16, 16), 100, dtype=torch.uint8)
+    for index in range(n):
+        y, x = rng.integers(0, 8, 2)
+        made[index, index % 2 * 2, y : y + 8, x : x + 8] = 255
+    embeddings = torch.eye(4)[torch.arange(n) % 2]
+    return made, embeddings
+
+
+def test_a_generator_draws_what_the_embedding_says_and_chance_the_rest(tmp_path):
+    generator = fit_generator(*coloured(), TINY, progress=False)
+    red, blue = (generator.draw(torch.eye(4)[[which] * 8]).float() for which in (0, 1))
+    assert (red[:, 0].amax((1, 2)) > red[:, 2].amax((1, 2)) + 10).all()
+    assert (blue[:, 2].amax((1, 2)) > blue[:, 0].amax((1, 2)) + 10).all()
+    assert red.std(0).mean() > 1  # no two alike
+    again = load_generator(save_generator(generator, tmp_path))
+    assert torch.equal(again.draw(torch.eye(4)), generator.draw(torch.eye(4)))
+
+
+def test_gradients_reach_all_of_the_generator_and_the_divergence_is_the_closed_form():
+    generator = PictureGenerator(TINY)
+    picture, embedding, chance = torch.rand(5, 3, 16, 16), torch.randn(5, 4), torch.randn(5, 2)
+    terms = generator_loss(generator, picture, embedding, chance)
+    sum(terms.values()).backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in generator.parameters())
+    mean, logvar = generator.infer(picture, embedding)
+    theirs = torch.distributions.kl_divergence(
+        torch.distributions.Normal(mean, (0.5 * logvar).exp()), torch.distributions.Normal(0.0, 1.0)
+    )
+    torch.testing.assert_close(terms["code"], TINY.kl * theirs.sum(-1).mean())
+
+
+def test_a_bridge_finds_the_linear_map_between_two_clouds():
+    audio = torch.randn(300, 6) + 3
+    weight = torch.linalg.qr(torch.randn(6, 6))[0]
+    images = F.normalize(audio @ weight + 1, dim=-1)
+    bridge = fit_bridge(audio, images)
+    assert (bridge(audio) * images).sum(-1).mean() > 0.97
+    with pytest.raises(UserError, match="--towers"):
+        fit_bridge(audio, images[:, :5])
+
+
+def test_the_right_pictures_are_found_and_judged_and_wrong_ones_are_not(towers):
+    world = World(0, "held_out")
+    test = world_pairs(world, towers, 24)
+    assert len(test.names) == len(set(test.names)) == 24
+    small = towers.prepare(world.pictures(world.indices[:200]))
+    judge = fit_judge(world, small, steps=40, batch=24, progress=False)
+    right = pictures.picture_scores(test.pictures, test, towers, None)
+    assert right["R@1"][0] == right["MRR"][0] == 1.0
+    wrong = pictures.picture_scores(test.pictures.roll(1, 0), test, towers, judge)
+    assert wrong["R@1"][0] < 0.2
+    seen = judge.values(test.pictures).numpy()
+    assert (seen == test.values).mean(0)[1] > 0.4  # the colour, of six
+
+
+class FakeEncoder(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.config = type("Config", (), {"image_size": 8, "projection_dim": 4})
+        self.weight = torch.nn.Parameter(torch.randn(3 * 64, 4))
+
+    def forward(self, pixels):
+        return type("Seen", (), {"image_embeds": pixels.flatten(1) @ self.weight})
+
+
+class UnCLIPImageVariationPipeline:
+    """What the ways of diffusers' pipeline are to the caller."""
+
+    def __init__(self):
+        self.image_encoder, self.given = FakeEncoder(), []
+
+    def __call__(self, *, image_embeddings, decoder_num_inference_steps, generator, output_type):
+        assert output_type == "np"
+        self.given.append((image_embeddings, decoder_num_inference_steps))
+        shade = torch.rand(1, generator=generator).item()
+        return type("Out", (), {"images": np.full((1, 6, 6, 3), shade, np.float32)})
+
+
+def test_diffusion_is_given_embeddings_as_long_as_its_own():
+    pipeline = UnCLIPImageVariationPipeline()
+    embeddings = F.normalize(torch.randn(2, 4), dim=-1)
+    drawn = diffuse(pipeline, embeddings, steps=3, progress=False)
+    assert drawn.shape == (2, 3, 6, 6)
+    assert not torch.equal(drawn[0], drawn[1])
+    assert torch.equal(diffuse(pipeline, embeddings, steps=3, progress=False), drawn)
+    length = pictures_diffusion.own_length(pipeline)
+    (first, steps), *_ = pipeline.given
+    torch.testing.assert_close(first, embeddings[:1] * length)
+    assert steps == 3
+    with pytest.raises(UserError, match="draws from 4 numbers and the encoder gives 5"):
+        diffuse(pipeline, torch.randn(1, 5), progress=False)
+
+
+def test_folders_that_are_no_pipeline_are_one_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"model_index\.json is missing"):
+        open_unclip(tmp_path)
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
+    with pytest.raises(UserError, match="does not draw from embeddings"):
+        open_unclip(tmp_path)
+
+
+def write_scenes(folder):
+    lines = ["path,picture,caption,split"]
+    for number in range(8):
+        colour, pitch = (("red", 300), ("blue", 2_000))[number % 2]
+        Image.new("RGB", (40, 40), colour).save(folder / f"{number}.png")
+        wave = torch.sin(torch.arange(8_000) * (2 * np.pi * pitch / 16_000))
+        save(folder / f"{number}.wav", wave[None, None], 16_000)
+        lines.append(
+            f"{number}.wav,{number}.png,a {colour} thing {number},{'train' if number < 4 else 'test'}"
+        )
+    (folder / "metadata.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("how", ["optimised", "generator"])
+def test_the_command_draws_scores_and_shows(tmp_path, folder, how, monkeypatch):
+    """With an encoder of as many numbers as the towers; nothing is learned in so few steps."""
+
+    class Ears:
+        name, dim, sample_rate = "ears", 8, 16_000
+
+        def embed(self, wave):
+            return torch.stack([w.std() * torch.arange(1.0, 9.0) for w in wave])
+
+    monkeypatch.setattr(pictures, "open_embedders", lambda names, device: [Ears()])
+    write_scenes(tmp_path)
+    out = tmp_path / "out"
+    options = [
+        "--data",
+        str(tmp_path),
+        "--how",
+        how,
+        "--towers",
+        str(folder),
+        "--steps",
+        "3",
+        "--out",
+        str(out),
+    ]
+    results = pictures.main([*options, "--no-random", "--encoder", "ears"])
+    assert {r.encoder for r in results} == {"ears", "what was seen", "the picture"}
+    assert Image.open(out / f"pictures_{how}.png").width > 400
+    if how == "generator":
+        again = pictures.main([*options, "--no-random", "--generator", str(out / "generator")])
+        assert [r.value for r in again] == [r.value for r in results]
+
+
+def test_missing_weights_and_other_spaces_are_one_sentence(folder):
+    with pytest.raises(UserError, match="needs --weights FOLDER"):
+        pictures.main(["--how", "diffusion"])
+    with pytest.raises(UserError, match=r"gives 128 numbers and the towers 8.*--towers"):
+        pictures.main(["--how", "optimised", "--towers", str(folder), "--encoder", "logmel", "--no-random"])
