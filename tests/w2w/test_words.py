@@ -285,6 +285,19 @@ def test_a_converter_that_says_nothing_voiced_is_refused(model, clip, tmp_path, 
     assert "nothing voiced" in capsys.readouterr().err
 
 
+def test_the_released_tie_belongs_to_the_released_converter():
+    converter = Converter.from_pretrained()
+    if converter.words is None:
+        pytest.skip("no words come with this copy")
+    hertz = {
+        text: math.exp(float(converter.embed_text(text)[0, -1]))
+        for text in ("a man", "a woman", "a man with a very low voice", "an old man, low and rough")
+    }
+    assert hertz["a woman"] > 1.3 * hertz["a man"]
+    assert hertz["a man"] > 1.1 * hertz["a man with a very low voice"]
+    assert hertz["an old man, low and rough"] < hertz["a man"]
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

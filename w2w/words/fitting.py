@@ -61,10 +61,13 @@ def captions_for(
         if age is None and config.analogous_age:
             age = guessed_age(measures, scale, gender)
         for _ in range(config.captions):
-            named: Gender | None = gender if rng.random() < 0.65 else None
             # A converter keeps the source's melody: a voice has none to name.
-            traits = replace(traits_of(measures, scale, gender=named, age=age), melody=None)
-            captions.append(describe(some_of(traits, rng), rng))
+            said = some_of(replace(traits_of(measures, scale, gender=gender, age=age), melody=None), rng)
+            if said.gender is None:  # then the words that are left must be true of a voice among all
+                among_all = traits_of(measures, scale)
+                kept = [name for name in HEARD if getattr(said, name) is not None]
+                said = replace(said, **{name: getattr(among_all, name) for name in kept})
+            captions.append(describe(said, rng))
             owners.append(index)
     return captions, owners
 
