@@ -6,7 +6,8 @@ import soundfile
 
 from benchmarks import pretraining, pretraining_curve
 from benchmarks.pretraining_curve import seconds_to
-from pretrain.speech.encoder import SpeechEncoderConfig
+from engine.checkpoint import export
+from pretrain.speech.encoder import SpeechEncoder, SpeechEncoderConfig
 
 SMALLEST = SpeechEncoderConfig(
     conv_dims=(8, 8),
@@ -44,8 +45,10 @@ def test_curves_are_compared(monkeypatch, capsys, tmp_path):
     rows = [f"{i}.wav,{'validation' if i > 1 else 'train'}\n" for i in range(3)]
     (tmp_path / "list.csv").write_text("path,split\n" + "".join(rows))
     monkeypatch.setattr(pretraining_curve, "MODEL", SMALLEST)
-    monkeypatch.setattr(pretraining_curve, "FILTERBANK", SMALLEST)
+    export(tmp_path / "teacher", SMALLEST, SpeechEncoder(SMALLEST))
     words = [
+        "--teacher",
+        str(tmp_path / "teacher"),
         "--data.paths",
         str(tmp_path / "list.csv"),
         "--seconds",
