@@ -154,6 +154,8 @@ def probe(
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         net = nn.Linear(dim, n_speakers)
+        # From zero, since what the speakers do not differ in would keep its random weights.
+        nn.init.zeros_(net.weight)
         if hidden:
             body = (nn.Linear(dim, hidden), nn.ReLU(), nn.Dropout(0.3))
             net = nn.Sequential(*body, nn.Linear(hidden, n_speakers))
