@@ -18,7 +18,6 @@ from engine.checkpoint import export, fill, load_export
 from engine.seeding import step_seed
 from engine.user_error import UserError
 
-
 PICTURE = 4.0
 """Weight of the squared difference."""
 
