@@ -20,7 +20,7 @@ from data.audio import save
 from data.manifest import Row, write_manifest
 from data.world_captions import N_SAID, describe
 from data.world_pictures import N_DRAWN, PICTURE_SIZE, draw
-from data.world_scenes import ATTRIBUTES, N_COMBINATIONS, Split, combinations, values_of
+from data.world_scenes import ATTRIBUTES, Split, combinations, values_of
 from data.world_sounds import N_HEARD, SAMPLE_RATE, SAMPLES, synthesise
 from engine.user_error import UserError, exits_cleanly
 
@@ -62,10 +62,6 @@ class World:
     def groups(self, indices: Indices) -> Indices:
         """Return which combination each scene shows, counted within the split."""
         return indices % self.n_combinations
-
-    def families(self, indices: Indices) -> Indices:
-        """Return a number for each scene that it shares with those which differ in their shape alone."""
-        return self.combinations[self.groups(indices)] % (N_COMBINATIONS // len(ATTRIBUTES[0].values))
 
     def values(self, indices: Indices) -> Int[np.ndarray, "n 5"]:
         """Return each scene's attributes, in the order of ``ATTRIBUTES``."""

@@ -135,13 +135,11 @@ def train_small_clip(
     loop: LoopConfig,
     *,
     groups: Sequence[int] | np.ndarray | None = None,
-    families: Sequence[int] | np.ndarray | None = None,
 ) -> SmallCLIP:
     """Train from scratch, or go on from the newest checkpoint in ``loop.out``; the result is frozen.
 
     Rows of the same ``groups`` count as the same pair in other words and pixels; without it, every caption is
-    a group. Rows of the same ``families`` differ in what is hard to see and often share a batch, as each
-    other's negatives. The same weights follow from the same arguments, interrupted or not.
+    a group. The same weights follow from the same arguments, interrupted or not.
     """
     if len(pictures) != len(captions):
         raise UserError(f"{len(pictures)} pictures and {len(captions)} captions do not make pairs")
@@ -153,7 +151,7 @@ def train_small_clip(
         groups = [number[caption] for caption in captions]
     here = accelerator(loop)
     tokeniser = train_tokeniser(captions, config)
-    pairs = PicturesAndCaptions(pictures, tokens_of(tokeniser, captions), groups, config.batch, families)
+    pairs = PicturesAndCaptions(pictures, tokens_of(tokeniser, captions), groups, config.batch)
     source = Batches(
         pairs, seed=loop.seed, workers=loop.workers, rank=here.process_index, accumulate=loop.accumulate
     )

@@ -1,4 +1,4 @@
-"""Batches of pictures with captions, each other's negatives: no two alike, some hard to tell apart."""
+"""Batches of pictures with captions, the pairs of which are each other's negatives."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -20,10 +20,7 @@ class Drawn(NamedTuple):
 
 
 class PicturesAndCaptions(Dataset[Drawn]):
-    """Batches of pairs by address; rows of one group (the same caption in other words) never meet in one.
-
-    With ``families``, half of every batch are whole families of groups, which are hard to tell apart.
-    """
+    """Batches of pairs by address; rows of one group (the same caption in other words) never meet in one."""
 
     def __init__(
         self,
@@ -31,37 +28,15 @@ class PicturesAndCaptions(Dataset[Drawn]):
         tokens: Int[Tensor, "n context"],
         groups: Sequence[int] | np.ndarray,
         batch: int,
-        families: Sequence[int] | np.ndarray | None = None,
     ) -> None:
         self.pictures, self.tokens = pictures, tokens
-        self.rows = alike(groups)
+        order = np.argsort(groups, kind="stable")
+        self.rows = np.split(order, np.flatnonzero(np.diff(np.asarray(groups)[order])) + 1)
         """The rows of each group."""
-        self.families = (
-            None if families is None else alike(np.array([families[rows[0]] for rows in self.rows]))
-        )
-        """The groups of each family."""
         self.batch = min(batch, len(self.rows))
 
     def __getitem__(self, address: Address) -> Drawn:
         rng = np.random.default_rng(list(address))
-        chosen = choose(rng, len(self.rows), self.batch, self.families)
+        chosen = rng.choice(len(self.rows), self.batch, replace=False)
         rows = torch.tensor([int(rng.choice(self.rows[group])) for group in chosen])
         return Drawn(self.pictures[rows], self.tokens[rows])
-
-
-def alike(labels: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-    """Return the positions of each label, in the order of the labels."""
-    order = np.argsort(labels, kind="stable")
-    return np.split(order, np.flatnonzero(np.diff(np.asarray(labels)[order])) + 1)
-
-
-def choose(
-    rng: np.random.Generator, total: int, count: int, families: Sequence[np.ndarray] | None = None
-) -> Int[np.ndarray, "count"]:
-    """Choose different ones of ``total``; with ``families``, half of them from as few of those as will do."""
-    if not families:
-        return rng.choice(total, count, replace=False)
-    together = np.concatenate([families[family] for family in rng.permutation(len(families))[: count // 2]])
-    kin = together[: count // 2]
-    others = np.setdiff1d(np.arange(total), kin)
-    return np.concatenate([kin, rng.choice(others, count - len(kin), replace=False)])

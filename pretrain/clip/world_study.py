@@ -32,7 +32,6 @@ from pretrain.clip.distillation import Distillation, DistillationConfig
 from pretrain.clip.heard import Heard
 from pretrain.clip.plateau import PlateauConfig
 from pretrain.clip.small_clip import SmallCLIPConfig, save_small_clip, train_small_clip
-from pretrain.clip.small_clip_batches import alike, choose
 from pretrain.clip.towers import Towers, TowersConfig, open_towers
 from pretrain.clip.world_report import Study, write_report
 
@@ -40,29 +39,15 @@ FRESH = 1 << 30
 """Draws of sounds to train on: none is heard twice."""
 
 
-def annealed(steps: int, *, lr: float, warmup_steps: int) -> OptimConfig:
-    """Return AdamW whose rate rises, then falls along a cosine until the last of ``steps``."""
-    return OptimConfig(
-        lr=lr,
-        betas=(0.9, 0.98),
-        weight_decay=0.05,
-        warmup_steps=warmup_steps,
-        schedule="cosine",
-        decay_steps=steps - warmup_steps,
-        gradient_clip=1.0,
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
     """The whole study in the embedded world."""
 
-    clip: SmallCLIPConfig = field(
-        default_factory=lambda: SmallCLIPConfig(optim=annealed(180, lr=2e-3, warmup_steps=30))
-    )
-    clip_steps: int = 180
+    clip: SmallCLIPConfig = field(default_factory=SmallCLIPConfig)
+    """Its rate is still high when its steps end: there are too few of them to learn at a low one."""
+    clip_steps: int = 160
     """Steps that the small CLIP is trained for."""
-    draws: int = 4
+    draws: int = 3
     """Pictures of each training combination; sounds are made anew for every batch."""
     encoder: AudioEncoderConfig = field(
         default_factory=lambda: AudioEncoderConfig(width=16, hop=353, dim=128, hidden=256)
@@ -73,14 +58,24 @@ class WorldConfig:
     )
     batch: int = 256
     """Sounds in a batch, each of another combination."""
-    optim: OptimConfig = field(default_factory=lambda: annealed(200, lr=2e-3, warmup_steps=20))
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
+            lr=2e-3,
+            betas=(0.9, 0.98),
+            weight_decay=0.05,
+            warmup_steps=20,
+            schedule="cosine",
+            decay_steps=230,
+            gradient_clip=1.0,
+        )
+    )
     control: Literal["shuffled", "none"] = free("shuffled")
     """shuffled: besides, distil another encoder from wrong pairs, which must learn nothing that holds."""
     n_sounds: int = free(3)
     """Sounds of each held-out combination that are asked for their picture."""
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
-            out=Path("runs/world"), steps=200, save_every=50, sample_every=0, log_every=10, threads=2
+            out=Path("runs/world"), steps=250, save_every=50, sample_every=0, log_every=10, threads=2
         )
     )
 
@@ -98,8 +93,7 @@ WORLD = WorldConfig()
 class HeardWorld(Dataset[Heard]):
     """Batches by address: sounds never heard before, each with one of its combination's pictures.
 
-    ``partner`` says whose pictures each combination gets; ``None`` its own. Half of a batch differ from some
-    others of it in their shape alone: among random ones the easy attributes would do for a low loss.
+    ``partner`` says whose pictures each combination gets; ``None`` its own.
     """
 
     def __init__(
@@ -108,11 +102,10 @@ class HeardWorld(Dataset[Heard]):
         self.world, self.images = world, images
         self.batch = min(batch, world.n_combinations)
         self.partner = np.arange(world.n_combinations) if partner is None else partner
-        self.families = alike(world.families(np.arange(world.n_combinations)))
 
     def __getitem__(self, address: Address) -> Heard:
         rng = np.random.default_rng(list(address))
-        chosen = choose(rng, self.world.n_combinations, self.batch, self.families)
+        chosen = rng.choice(self.world.n_combinations, self.batch, replace=False)
         sounds = chosen + self.world.n_combinations * rng.integers(self.world.draws, FRESH, self.batch)
         pictures = self.partner[chosen] + self.world.n_combinations * rng.integers(
             self.world.draws, size=self.batch
@@ -153,9 +146,8 @@ def small_towers(config: WorldConfig, world: World, pictures: Tensor) -> Towers:
     """Train the small CLIP unless that is done, keep it in the run's folder, and open it from there."""
     here, out = accelerator(config.loop), config.loop.out
     loop = replace(config.loop, out=out / "clip_training", steps=config.clip_steps, keep=1)
-    every, captions = world.indices, world.captions(world.indices)
-    groups, families = world.groups(every), world.families(every)
-    clip = train_small_clip(pictures, captions, config.clip, loop, groups=groups, families=families)
+    captions, groups = world.captions(world.indices), world.groups(world.indices)
+    clip = train_small_clip(pictures, captions, config.clip, loop, groups=groups)
     if here.is_main_process:
         save_small_clip(clip, out / "clip", half=True)
     here.wait_for_everyone()

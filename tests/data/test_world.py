@@ -59,15 +59,6 @@ def test_no_two_combinations_share_a_caption():
             assert meaning.setdefault(caption, number) == number
 
 
-def test_a_family_shares_everything_but_the_shape():
-    world = World(0, "train")
-    families, values = world.families(world.indices), world.values(world.indices)
-    for family in families[:5]:
-        own = values[families == family]
-        assert len(np.unique(own[:, 0])) == len(own) > 6
-        assert (own[:, 1:] == own[0, 1:]).all()
-
-
 def test_signals_are_in_range_and_never_silent():
     world = World(0, "held_out")
     waves, pictures = world.waves(np.arange(345)), world.pictures(np.arange(64))

@@ -12,7 +12,7 @@ from engine.loop import LoopConfig
 from engine.optim import OptimConfig
 from engine.user_error import UserError
 from pretrain.clip.small_clip import SmallCLIPConfig, save_small_clip, train_small_clip
-from pretrain.clip.small_clip_batches import PicturesAndCaptions, alike, choose
+from pretrain.clip.small_clip_batches import PicturesAndCaptions
 from pretrain.clip.towers import TowersConfig, open_towers
 
 TINY = SmallCLIPConfig(
@@ -86,14 +86,6 @@ def test_the_same_caption_never_meets_itself_in_a_batch():
     rows = [pairs[Address(0, step)].tokens[:, 0].tolist() for step in range(30)]
     assert all(sorted(groups[row]) == [0, 1, 2] for row in rows)
     assert {index for row in rows for index in row} == set(range(8))
-
-
-def test_half_of_a_batch_are_whole_families():
-    families = alike(np.arange(100) % 20)
-    for seed in range(5):
-        chosen = choose(np.random.default_rng(seed), 100, 20, families)
-        assert len(set(chosen.tolist())) == 20
-        assert len(set((chosen[:10] % 20).tolist())) == 2
 
 
 @pytest.mark.parametrize(
