@@ -1,6 +1,7 @@
 """The probes' tasks end to end on a made corpus, and the small encoders that are trained on folds."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import soundfile
@@ -15,6 +16,7 @@ from pretrain.probe.clips import clips_from
 from pretrain.probe.embedders import LogMelStatistics
 from pretrain.probe.listener import Listener
 from pretrain.probe.perceptron import PerceptronConfig, fit_perceptron
+from pretrain.probe.scores import multi_label_scores
 from pretrain.probe.small_encoder import SmallEncoderConfig, train_on_labels, train_on_sound
 from pretrain.probe.unseen import unseen_scores
 
@@ -26,6 +28,15 @@ TINY = SmallEncoderConfig(
     epochs=1,
     least_steps=40,
 )
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """Short trainings and few resamples: what is tested is not how well."""
+    quick = PerceptronConfig(epochs=40, lr=1e-2, hidden=32)
+    monkeypatch.setattr("pretrain.probe.perceptron.PerceptronConfig", lambda: quick)
+    few = partial(multi_label_scores, n_resamples=3)
+    monkeypatch.setattr("pretrain.probe.classification.multi_label_scores", few)
 
 
 def sounded(label, rng):
@@ -175,6 +186,8 @@ def test_unseen_classes_are_told_apart_where_captions_say_how(sounds):
     names = ["clicks", "hiss", "tone"]
     captions = F.normalize(torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0]]), dim=-1)
     ear = Listener(LogMelStatistics(), progress=False)
-    scores = unseen_scores(ear, clips, names, captions, [0], progress=False)
+    scores = unseen_scores(
+        ear, clips, names, captions, [0], config=PerceptronConfig(epochs=5), progress=False
+    )
     assert set(scores) == {"unseen of 2", "unseen of 3"}
     assert all(0 <= low <= value <= high <= 1 for value, low, high in scores.values())
