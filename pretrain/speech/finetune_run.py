@@ -9,7 +9,7 @@ from engine.loop import LoopConfig, accelerator, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError
 from pretrain.speech.encoder import SpeechEncoderConfig
-from pretrain.speech.finetune import FineTune, FineTuneConfig, FreezeConfig, resolved
+from pretrain.speech.finetune import FineTune, FineTuneConfig, FreezeConfig, HidingConfig, resolved
 from pretrain.speech.labelled import LabelledConfig, LabelledSpeech
 from pretrain.speech.units import Phonemes, Units
 
@@ -19,9 +19,10 @@ _OPTIM = OptimConfig(
 CHARACTERS = FineTuneConfig(
     mix_layers=True,  # the last layer of a small encoder is not its best
     data=LabelledConfig(batch_seconds=20.0),
-    freeze=FreezeConfig(trunk_steps=200),
-    trunk=replace(_OPTIM, lr=5e-4, warmup_steps=80, hold_steps=400, decay_steps=820),
-    head=replace(_OPTIM, lr=5e-3, warmup_steps=50, hold_steps=500, decay_steps=950),
+    hiding=HidingConfig(time_share=0.02, channel_share=0.004),
+    freeze=FreezeConfig(trunk_steps=500),
+    trunk=replace(_OPTIM, lr=1e-3, warmup_steps=80, hold_steps=300, decay_steps=620),
+    head=replace(_OPTIM, lr=1e-2, warmup_steps=50, hold_steps=500, decay_steps=950),
     loop=LoopConfig(
         out=Path("runs/asr"), steps=1500, save_every=250, sample_every=250, mixed_precision="bf16"
     ),
