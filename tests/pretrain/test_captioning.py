@@ -25,7 +25,7 @@ from pretrain.probe.captioning_words import END, PAD, START, Vocabulary, words_o
 from pretrain.probe.embedders import LogMelStatistics, open_embedder
 
 TINY = DecoderConfig(
-    width=32, heads=2, hidden=32, batch=8, epochs=80, lr=3e-3, smoothing=0.0, dropout=0.0, beam=2, longest=8
+    width=32, heads=2, hidden=32, batch=8, epochs=150, lr=3e-3, smoothing=0.0, dropout=0.0, beam=2, longest=8
 )
 
 
