@@ -50,7 +50,8 @@ def captioned_from(data: str, *, draws: int = 2) -> list[Captioned]:
     clips = list(_world(draws)) if data == "world" else _from_manifest(Path(data))
     if not any(clip.split == "validation" for clip in clips):
         training = [index for index, clip in enumerate(clips) if clip.split == "train"]
-        for index in training[VALIDATION_SHARE - 1 :: VALIDATION_SHARE]:
+        first = min(VALIDATION_SHARE, len(training)) - 1
+        for index in training[max(first, 1) :: VALIDATION_SHARE]:
             clips[index] = clips[index]._replace(split="validation")
     for split in ("train", "validation", "test"):
         if not any(clip.split == split for clip in clips):
