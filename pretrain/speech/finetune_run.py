@@ -20,9 +20,10 @@ CHARACTERS = FineTuneConfig(
     mix_layers=True,  # the last layer of a small encoder is not its best
     data=LabelledConfig(batch_seconds=20.0),
     hiding=HidingConfig(time_share=0.02, channel_share=0.004),
-    freeze=FreezeConfig(trunk_steps=500),
-    trunk=replace(_OPTIM, lr=1e-3, warmup_steps=80, hold_steps=300, decay_steps=620),
-    head=replace(_OPTIM, lr=1e-2, warmup_steps=50, hold_steps=500, decay_steps=950),
+    freeze=FreezeConfig(trunk_steps=200),
+    dropout=0.05,
+    trunk=replace(_OPTIM, lr=1e-3, warmup_steps=80, hold_steps=400, decay_steps=820),
+    head=replace(_OPTIM, lr=2e-2, warmup_steps=50, hold_steps=500, decay_steps=950),
     loop=LoopConfig(
         out=Path("runs/asr"), steps=1500, save_every=250, sample_every=250, mixed_precision="bf16"
     ),
