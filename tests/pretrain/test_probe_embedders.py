@@ -79,7 +79,7 @@ def test_files_are_heard_once(tmp_path):
     [
         ("runs/nowhere", "there is no such folder or file"),
         ("speech", "--encoder speech:PLACE"),
-        ("clap:runs/nowhere", "give a local folder"),
+        ("clap:/", "give a local folder"),
         ("yamnet:nowhere.onnx", "there is no such ONNX file"),
         ("yamnet", "its ONNX file"),
         ("openl3", "torchopenl3"),
