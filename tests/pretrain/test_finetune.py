@@ -180,8 +180,7 @@ def test_resuming_is_exact(manifest, tmp_path):
         for upto in steps:
             loop = LoopConfig(out=tmp_path / name, steps=upto, save_every=2, sample_every=0, trackers="none")
             changes = {"hiding": HidingConfig(), "dropout": 0.1, "pseudo_from": 1}
-            freeze = FreezeConfig(convolutions=False, trunk_steps=1)
-            finetune(tiny(manifest, loop=loop, freeze=freeze, **changes))
+            finetune(tiny(manifest, loop=loop, freeze=FreezeConfig(trunk_steps=1), **changes))
         return load_weights(tmp_path / name / "export/model.safetensors")
 
     straight, parts = run("a", 4), run("b", 2, 4)
