@@ -26,6 +26,10 @@ def save_weights(tensors: nn.Module | Tensors, path: Path) -> None:
     state = tensors.state_dict() if isinstance(tensors, nn.Module) else tensors
     # Clones, because safetensors refuses tensors that share memory.
     save_file({k: v.detach().cpu().clone().contiguous() for k, v in state.items()}, path)
+    # safetensors leaves its files to their owner alone; weights are to be shared as any other file.
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def load_weights(path: Path | str) -> dict[str, Tensor]:

@@ -133,7 +133,14 @@ def _transcriber(folder: str) -> tuple[Literal["texts", "phones"], Any]:
     description = Path(folder) / "config.json"
     if not description.is_file():
         raise UserError(f"{folder} holds no recogniser: there is no config.json in it")
-    if '"phones"' in description.read_text(encoding="utf-8"):
+    words = description.read_text(encoding="utf-8")
+    if '"mix_layers"' in words:
+        from pretrain.speech.finetuned import load_speech_recogniser
+
+        tuned = load_speech_recogniser(folder)
+        heard = "phones" if tuned.units.between else "texts"
+        return heard, lambda wave: tuned.transcribe(wave)[0]
+    if '"phones"' in words:
         from pretrain.recogniser import load_recogniser
 
         ours = load_recogniser(folder)

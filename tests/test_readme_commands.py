@@ -24,6 +24,10 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 SHORTER = {
     "w2w/train.py": "--preset tiny --loop.steps 2 --loop.cpu --loop.trackers none --loop.sample-every 0",
     "vocoders/train.py": "--preset tiny --loop.steps 2 --loop.cpu --loop.trackers none --loop.sample-every 0",
+    "pretrain/wav2clip.py": "--clip-steps 2 --draws 1 --batch 8 --n-sounds 1 --control none --encoder.width 2 "
+    "--clip.batch 8 --clip.picture-width 4 --clip.text-width 16 --clip.text-layers 1 --loop.steps 2 --loop.cpu "
+    "--loop.trackers none --loop.threads 1",
+    "pretrain/data2vec.py": "--preset tiny --loop.steps 2 --loop.cpu --loop.trackers none --loop.sample-every 0",
     "eval.copy_synthesis": "--n-utterances 1 --cache cache",
     "data.voices": "--minutes 0.1 --voices 4",
     "eval/run.py": "--fast --jobs 1 --examples 1 --max-pairs 2 --cache cache",
@@ -67,7 +71,8 @@ def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         if name.endswith(".py"):
             runpy.run_path(str(ROOT / name), run_name="__main__")
         else:  # not by runpy: a second copy of a module has classes that the first one's checks refuse
-            import_module(name).main()
+            package = "__path__" in vars(module := import_module(name))
+            (import_module(f"{name}.__main__") if package else module).main()
     except SystemExit as end:
         if end.code:
             pytest.fail(f"{shlex.join(words)}: exit code {end.code}")
@@ -134,7 +139,7 @@ def test_readme_commands_run_in_their_order(world, monkeypatch, capfd):
 def test_readme_python_runs_and_streams_what_it_converts(world, monkeypatch, capsys):
     if not (w2w.weights.RELEASED / "config.json").is_file():
         monkeypatch.setattr(w2w.weights, "RELEASED", tiny_release(world / "released"))
-    code, _ = blocks(ROOT / "README.md", "python")
+    code, *_ = blocks(ROOT / "README.md", "python")
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     whole = names["converter"].convert(names["source"], names["voice"])
@@ -144,7 +149,7 @@ def test_readme_python_runs_and_streams_what_it_converts(world, monkeypatch, cap
 
 
 def test_readme_python_makes_a_copy_by_way_of_a_mel(world):
-    _, code = blocks(ROOT / "README.md", "python")
+    _, code, _ = blocks(ROOT / "README.md", "python")
     names: dict = {}
     exec(compile(code, "README.md", "exec"), names)
     assert names["wave"].shape[-1] == names["mel"].shape[-1] * names["vocoder"].hop
@@ -178,12 +183,15 @@ def test_other_commands_name_what_exists(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pages_name_no_option_in_vain(page, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
-    known: dict[str, str] = {}
+    known: dict[tuple[str, ...], str] = {}
     for words in filter(None, map(program, commands(page))):
-        name = words[0]
+        # Tasks and presets have options of their own.
+        first = words.index("--preset") if "--preset" in words else len(words)
+        task = words[1:2] if words[0] == "pretrain.probe" else []
+        name = (words[0], *task, *words[first : first + 2])
         if name not in known:
             with contextlib.redirect_stdout(io.StringIO()) as printed:
-                run([name, "--help"], monkeypatch)
+                run([*name, "--help"], monkeypatch)
             known[name] = printed.getvalue().replace("_", "-")
         for option in (word for word in words if re.match(r"--\w", word)):
             option = option.split("=")[0].replace("_", "-")

@@ -152,7 +152,7 @@ class Converter:
     def pieces(self, chunks: Iterable[Clip], voice: Voice, *, semitones: float = 0.0) -> Iterator[Clip]:
         """Convert a source that comes in chunks of any length, yielding pieces as they are ready.
 
-        A converter that cannot stream (``decoder.norm`` is ``adain``) waits for the last chunk.
+        A converter that cannot stream (``network.needs_whole`` says why) waits for the last chunk.
         """
         if not self.network.streams:
             yield self.convert(torch.cat(list(chunks), dim=-1), voice, semitones=semitones)
@@ -167,10 +167,7 @@ class Converter:
     def stream(self, voice: Voice, chunk_samples: int = 320, *, semitones: float = 0.0) -> Stream:
         """Convert live, chunk by chunk; equal to ``convert`` of the whole."""
         if not self.network.streams:
-            raise UserError(
-                "this converter's decoder.norm is 'adain', which needs the whole utterance: "
-                "use one with 'film' to stream"
-            )
+            raise UserError(f"this converter's {self.network.needs_whole}: convert whole files with it")
         self._check_voice(voice, semitones)
         return Stream(self.network, voice.to(self.device), chunk_samples, semitones)
 

@@ -1,5 +1,6 @@
 """Where a converter's weights lie: in a folder, in a training run, on the hub, or in this package."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from engine.checkpoint import checkpoints
@@ -44,10 +45,10 @@ def weights_folder(where: str | Path | None = None) -> Path:
 
 
 def _from_hub(name: str) -> Path:
-    """The local copy of a hub repository's two files."""
+    """The local copy of a hub repository's two files, and of the words that choose its voices, if any."""
     if name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).parent.is_dir():
         raise UserError(f"there is no folder {name}; a hub id is written owner/name")
-    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     offline = False
     try:  # once: the download itself would try for most of a minute
@@ -56,9 +57,12 @@ def _from_hub(name: str) -> Path:
         offline = True
     try:
         hf_hub_download(name, "config.json", local_files_only=offline)
-        return Path(hf_hub_download(name, "model.safetensors", local_files_only=offline)).parent
+        folder = Path(hf_hub_download(name, "model.safetensors", local_files_only=offline)).parent
     except Exception as error:  # the hub's many ways to say no
         raise UserError(
             f"{name} is neither a folder nor a hub id that can be had: check the path, or the network"
             f" ({type(error).__name__})"
         ) from None
+    with suppress(Exception):  # a tie to words is not every repository's
+        snapshot_download(name, allow_patterns="words/*", local_files_only=offline)
+    return folder

@@ -10,16 +10,19 @@ from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
 from pretrain.clip.published import load_published
 
 NAMES = ("wav2clip",)
+RELEASED = Path(__file__).parents[1] / "released" / "wav2clip_world"
+"""The encoder that comes with the code: the path ``released``; its CLIP lies in ``clip`` beside it."""
 
 
 def load_audio_encoder(name: str, path: Path | str) -> AudioEncoder:
     """Return an audio encoder in evaluation mode.
 
-    ``path`` is a run of ``pretrain/wav2clip.py``, its export, or the published weights file.
+    ``path`` is a run of ``pretrain/wav2clip.py``, its export, or the published weights file; ``released`` is
+    the small one of the embedded world that comes with the code.
     """
     if name not in NAMES:
         raise UserError(f"there is no audio encoder {name!r}; choose from {', '.join(NAMES)}")
-    path = Path(path)
+    path = RELEASED if str(path) == "released" else Path(path)
     if path.is_file():
         return load_published(path)
     if not path.is_dir():

@@ -2,8 +2,8 @@
 
 ``--data`` is whatever holds sounds with pictures (videos, pairs, a manifest; data/audiovisual.py), or
 ``world`` for the embedded world's held-out combinations, one drawing each. Pictures and captions are embedded
-by the towers, sounds by the encoder that was distilled from them; each is ranked among all, so chance of R@1
-is one in the number of scenes.
+by the towers (``--towers``, else those in the encoder's run), sounds by the encoder distilled from them; each
+is ranked among all, so chance of R@1 is one in the number of scenes.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def file_scenes(ear: Listener, towers: Any, words: argparse.Namespace) -> Corres
 def main(argv: Sequence[str] | None = None) -> list[Result]:
     """Retrieve across senses by one or several encoders."""
     parser = probe_arguments("cross_modal", __doc__, data="world")
-    tower_arguments(parser)
+    tower_arguments(parser, "")
     parser.add_argument("--layout", default="auto", help="of the data: auto, videos, vggsound, pairs, hub")
     parser.add_argument("--split", default="", help="scenes of this split only (all)")
     parser.add_argument(
@@ -102,10 +102,10 @@ def main(argv: Sequence[str] | None = None) -> list[Result]:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the world's drawings (0)")
     words = parser.parse_args(argv)
-    from pretrain.clip.towers import TowersConfig, open_towers
+    from pretrain.probe.own_towers import towers_for
 
     embedders = opened_embedders(words, ("released",))
-    towers = open_towers(TowersConfig(name=words.towers, pretrained=words.pretrained))
+    towers = towers_for(words.encoder or ["released"], words.towers, words.pretrained)
     results: list[Result] = []
     for embedder in embedders:
         check_space(embedder, towers)

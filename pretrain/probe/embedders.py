@@ -20,7 +20,6 @@ STATISTICS = MelConfig(
     sample_rate=16_000, n_fft=1024, win=640, hop=320, n_mels=64, f_min=50.0, power=2, floor=1e-8
 )
 """The log-mel of the baseline."""
-RELEASED = Path(__file__).parents[1] / "released"
 
 
 @runtime_checkable
@@ -110,7 +109,7 @@ def open_embedder(name: str, *, like: Any = None, seed: int = 0, device: str = "
         case "random":
             return random_embedder(_audio_encoder(place).config if place else like, seed=seed, device=device)
         case "released":
-            return Clip2Vec("released", _audio_encoder(str(released_encoder())), device)
+            return Clip2Vec("released", _audio_encoder("released"), device)
         case "speech" | "clap" | "yamnet" | "pooled" if not place:
             what = "its ONNX file" if first == "yamnet" else "its folder"
             raise UserError(f"--encoder {first} needs {what}: --encoder {first}:PLACE")
@@ -140,16 +139,6 @@ def open_embedders(
     return [
         others.get(n) or open_embedder(n, like=like, seed=seed, device=device) for n in dict.fromkeys(names)
     ]
-
-
-def released_encoder() -> Path:
-    """The folder of the Wav2CLIP encoder that comes with the package."""
-    found = sorted(RELEASED.glob("wav2clip*/config.json"))
-    if not found:
-        raise UserError(
-            "no Wav2CLIP encoder comes with this copy: give a folder that pretrain/wav2clip.py wrote"
-        )
-    return found[0].parent
 
 
 def short_name(path: Path) -> str:

@@ -25,9 +25,10 @@ from data.world import World
 from data.world_scenes import ATTRIBUTES
 from engine.user_error import UserError
 from pretrain.clip.ranking import ranks
-from pretrain.clip.towers import FOLDER_CONFIG, Towers, TowersConfig, open_towers
+from pretrain.clip.towers import Towers
 from pretrain.probe.embedders import Embedder, open_embedders
 from pretrain.probe.options import device_of, probe_arguments
+from pretrain.probe.own_towers import towers_for
 from pretrain.probe.pictures_data import Pairs, fit_bridge, heard_by, scene_pairs, world_pairs
 from pretrain.probe.pictures_diffusion import diffuse, open_unclip
 from pretrain.probe.pictures_generator import (
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> list[Result]:
     words = _words(argv)
     device = device_of(words.device)
     names = words.encoder or ["released"]
-    towers = _towers(names, words).to(device)
+    towers = towers_for(names, words.towers, words.pretrained).to(device)
     if not words.no_random and not any(name.startswith("random") for name in names):
         names = [*names, "random"]
     embedders = open_embedders(names, device=device)
@@ -161,16 +162,6 @@ def _words(argv: Sequence[str] | None) -> argparse.Namespace:
             "--how diffusion needs --weights FOLDER, an unCLIP pipeline of diffusers such as Karlo"
         )
     return words
-
-
-def _towers(names: Sequence[str], words: argparse.Namespace) -> Towers:
-    """The towers asked for, or those that lie in the encoder's run."""
-    if not words.towers:
-        for name in names:
-            for folder in (Path(name) / "clip", Path(name).parent / "clip"):
-                if (folder / FOLDER_CONFIG).is_file():
-                    return open_towers(TowersConfig(name=str(folder)))
-    return open_towers(TowersConfig(name=words.towers or "ViT-B-32", pretrained=words.pretrained))
 
 
 def _train_pairs(words: argparse.Namespace, world: World | None, towers: Towers, embedder: Embedder) -> Pairs:

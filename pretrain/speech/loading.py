@@ -12,15 +12,18 @@ from pretrain.speech.encoder import SpeechEncoder, SpeechEncoderConfig
 
 PUBLISHED = "data2vec-audio"
 """What transformers calls the architecture."""
+RELEASED = Path(__file__).parents[1] / "released" / "speech"
+"""The encoder that comes with the code: the path ``released``."""
 
 
 def load_speech_encoder(path: str | Path) -> SpeechEncoder:
     """Load an encoder, ready for use (eval mode), from what there is at ``path``.
 
     A folder that we exported, a run (its export, else its newest checkpoint), a folder that transformers'
-    ``save_pretrained`` wrote, or the name of a Data2VecAudio checkpoint on the Hugging Face hub.
+    ``save_pretrained`` wrote, or the name of a Data2VecAudio checkpoint on the Hugging Face hub; ``released``
+    is the one that comes with the code.
     """
-    folder = Path(path)
+    folder = RELEASED if str(path) == "released" else Path(path)
     if (folder / "export" / "config.json").is_file():
         folder = folder / "export"
     if newest := newest_checkpoint(folder):

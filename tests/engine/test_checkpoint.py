@@ -11,7 +11,15 @@ from torch import nn
 from torch.testing import assert_close
 
 from engine import checkpoint
-from engine.checkpoint import checkpoints, export, fill, load_export, load_weights, newest_checkpoint
+from engine.checkpoint import (
+    checkpoints,
+    export,
+    fill,
+    load_export,
+    load_weights,
+    newest_checkpoint,
+    save_weights,
+)
 from engine.optim import OptimConfig, Player
 from engine.user_error import UserError
 
@@ -147,3 +155,9 @@ def test_optimiser_states_are_not_unpickled_blindly(tmp_path):
     torch.save({"layer": os.system}, folder / "optimizers.pt")
     with pytest.raises(UserError, match=r"cannot read .*optimizers\.pt"):
         checkpoint.load_checkpoint(folder, {}, {})
+
+
+def test_weights_may_be_read_by_whoever_may_read_other_files(tmp_path):
+    save_weights({"w": torch.zeros(2)}, tmp_path / "w.safetensors")
+    (tmp_path / "other").write_text("")
+    assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
