@@ -24,10 +24,10 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 SHORTER = {
     "w2w/train.py": "--preset tiny --loop.steps 2 --loop.cpu --loop.trackers none --loop.sample-every 0",
     "vocoders/train.py": "--preset tiny --loop.steps 2 --loop.cpu --loop.trackers none --loop.sample-every 0",
-    "pretrain/wav2clip.py": "--clip-steps 2 --draws 1 --batch 8 --n-sounds 1 --control none --encoder.width 2 "
-    "--clip.batch 8 --clip.picture-width 4 --clip.text-width 16 --clip.text-layers 1 --loop.steps 2 --loop.cpu "
-    "--loop.trackers none --loop.threads 1",
-    "pretrain/data2vec.py": "--preset tiny --loop.steps 2 --loop.cpu --loop.trackers none --loop.sample-every 0",
+    "pretrain/wav2clip.py": "--clip-steps 2 --draws 1 --batch 8 --n-sounds 1 --control none --loop.cpu "
+    "--encoder.width 2 --clip.batch 8 --clip.picture-width 4 --clip.text-width 16 --clip.text-layers 1 "
+    "--loop.steps 2 --loop.trackers none --loop.threads 1",
+    "pretrain/data2vec.py": "--preset tiny --loop.steps 2 --loop.cpu --loop.trackers none",
     "eval.copy_synthesis": "--n-utterances 1 --cache cache",
     "data.voices": "--minutes 0.1 --voices 4",
     "eval/run.py": "--fast --jobs 1 --examples 1 --max-pairs 2 --cache cache",
