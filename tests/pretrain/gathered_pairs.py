@@ -1,5 +1,6 @@
 """One step on a batch that several processes share, to be run by torchrun; rank 0 writes what came of it."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -55,4 +56,6 @@ if __name__ == "__main__":
     outcome = step(dist.get_rank(), dist.get_world_size())
     if dist.get_rank() == 0:
         torch.save(outcome, sys.argv[1])
+    dist.barrier()  # nobody leaves while another still needs him
     dist.destroy_process_group()
+    os._exit(0)  # gloo's threads may outlive the interpreter's end and abort a process whose work is done

@@ -1,6 +1,7 @@
 """Embeddings of scenes: the teacher's, computed once, whatever interrupts or shares the work."""
 
 import multiprocessing
+import os
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,9 @@ def share(rank, folder, scenes, towers):
     embedded.SHARD = 2
     vectors = embed_scenes(scenes, towers, folder / "cache", progress=False)
     torch.save((vectors, sum(shown)), folder / f"rank{rank}.pt")
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    os._exit(0)  # gloo's threads may abort a process whose work is done
 
 
 def test_two_processes_share_the_work_and_both_have_all_of_it(scenes, towers, tmp_path):
