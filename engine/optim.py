@@ -30,12 +30,14 @@ def micro_batch(index: int, count: int) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with warm-up, plateau and decay of the learning rate, all counted in updates of the player."""
+    """An optimiser with warm-up, plateau and decay of the learning rate, counted in updates of the player."""
 
+    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    """RMSprop (Tieleman and Hinton 2012) keeps no average of the gradient and knows no decay of weights."""
     lr: float = 1e-4
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.99)
-    """Decay of the gradient's and of the squared gradient's average."""
+    """Decay of the gradient's and of the squared gradient's average; RMSprop takes the second alone."""
     eps: float = 1e-8
     """Added to the denominator."""
     weight_decay: float = 0.0
@@ -58,6 +60,8 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise UserError(f"lr={self.lr} must be above 0")
+        if self.optimizer == "rmsprop" and self.weight_decay:
+            raise UserError(f"weight_decay={self.weight_decay} belongs to adamw: rmsprop takes 0")
         if self.schedule != "constant" and (self.decay_steps < 1 or not 0 < self.final <= 1):
             raise UserError(f"a {self.schedule} schedule needs decay_steps of at least 1 and final in (0, 1]")
 
@@ -92,13 +96,7 @@ class Player:
         if not self.parameters:
             raise ValueError(f"player {name!r} has no trainable parameters")
         self.config, self.name = config, name
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.lr,
-            betas=config.betas,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-        )
+        self.optimizer = _optimizer(self.parameters, config)
         self.updates = 0
         """Updates made so far; the schedule's clock."""
         self.skipped = 0
@@ -187,6 +185,15 @@ class Player:
         self.optimizer.load_state_dict(state["optimizer"])
         self.updates, self.skipped = state["updates"], state["skipped"]
         self.skipped_in_row = state["skipped_in_row"]
+
+
+def _optimizer(parameters: list[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
+    match config.optimizer:
+        case "adamw":
+            shared = {"betas": config.betas, "weight_decay": config.weight_decay}
+            return torch.optim.AdamW(parameters, lr=config.lr, eps=config.eps, **shared)
+        case "rmsprop":
+            return torch.optim.RMSprop(parameters, lr=config.lr, alpha=config.betas[1], eps=config.eps)
 
 
 def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -41,6 +41,39 @@ def test_an_update_equals_adam_on_the_same_loss():
     assert_close(weights(ours), weights(theirs))
 
 
+def test_an_update_equals_rmsprop_on_the_same_loss():
+    ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
+    theirs.load_state_dict(ours.state_dict())
+    player = Player(ours, replace(PLAIN, optimizer="rmsprop"))
+    rmsprop = torch.optim.RMSprop(theirs.parameters(), lr=0.01, alpha=0.99)
+    for x in torch.randn(5, 4, 3):
+        player.descend(ours(x).square().mean())
+        rmsprop.zero_grad()
+        theirs(x).square().mean().backward()
+        rmsprop.step()
+    assert_close(weights(ours), weights(theirs))
+
+
+def test_rmsprop_continues_exactly():
+    straight, broken = nn.Linear(3, 2), nn.Linear(3, 2)
+    broken.load_state_dict(straight.state_dict())
+    config, data = replace(PLAIN, optimizer="rmsprop"), torch.randn(6, 4, 3)
+    whole, first, second = Player(straight, config), Player(broken, config), Player(broken, config)
+    for x in data:
+        whole.descend(straight(x).square().mean())
+    for x in data[:3]:
+        first.descend(broken(x).square().mean())
+    second.load_state_dict(first.state_dict())
+    for x in data[3:]:
+        second.descend(broken(x).square().mean())
+    assert_close(weights(broken), weights(straight), rtol=0, atol=0)
+
+
+def test_rmsprop_refuses_a_decay_it_does_not_know():
+    with pytest.raises(UserError, match="weight_decay"):
+        OptimConfig(optimizer="rmsprop", weight_decay=0.1)
+
+
 @settings(deadline=None, max_examples=15)
 @given(count=st.integers(2, 5), clip=st.sampled_from([0.0, 0.1]), calls=st.integers(1, 3))
 def test_accumulation_equals_the_big_batch(count, clip, calls):
