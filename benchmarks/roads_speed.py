@@ -1,0 +1,89 @@
+"""What a road costs in use: processor time of ten seconds of speech in turns, parameters, latency."""
+
+import time
+from collections.abc import Callable, Mapping
+from statistics import median
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+Wave = Float[Tensor, "1 1 samples"]
+Call = Callable[[], Any]
+
+
+def speeds(converters: Mapping[str, Any], speech: Wave, repeats: int) -> dict[str, dict[str, Any]]:
+    """Real-time factors, parameters and latencies of converters, by name.
+
+    Whatever is timed takes turns: what slows one turn slows all of it. Processor seconds, since other
+    programs may run; on one thread of an idle machine they are the wall's.
+    """
+    seconds = speech.shape[-1] / next(iter(converters.values())).sample_rate
+    calls: dict[tuple[str, str], Call] = {}
+    for name, converter in converters.items():
+        voice = converter.embed(speech)
+        calls[name, "whole"] = lambda c=converter, v=voice: c.convert(speech, v)
+        for part, call in stages(converter.network, speech, voice).items():
+            calls[name, part] = call
+    took = in_turns(calls, repeats)
+    found = {}
+    for name, converter in converters.items():
+        factors = {part: [s / seconds for s in took[of, part]] for of, part in calls if of == name}
+        found[name] = {
+            "parameters": parameters(converter.network),
+            "latency_ms": latency_ms(converter),
+            "rtf": {part: median(values) for part, values in factors.items()},
+            "rtf_turns": factors,
+        }
+    return found
+
+
+def stages(network: nn.Module, speech: Wave, voice: Float[Tensor, "1 dim"]) -> dict[str, Call]:
+    """The converter and the vocoder of a road of two stages, apart; nothing for a road of one."""
+    vocoder: Any = getattr(network, "vocoder", None)
+    if vocoder is None:
+        return {}
+    mel = vocoder.log_mel(speech)
+    stages: dict[str, Call] = {"vocoder": lambda: vocoder(mel)}
+    convert: Any = getattr(network, "mel_network", None)
+    if convert is not None:
+        stages["converter"] = lambda: convert(vocoder.log_mel(speech), voice)
+    return stages
+
+
+@torch.inference_mode()
+def in_turns(calls: Mapping[Any, Call], repeats: int) -> dict[Any, list[float]]:
+    """Processor seconds of every call in every turn, after one turn that pays for what is made once."""
+    took: dict[Any, list[float]] = {name: [] for name in calls}
+    for turn in range(repeats + 1):
+        for name, call in calls.items():
+            began = time.process_time()
+            call()
+            if turn:
+                took[name].append(time.process_time() - began)
+    return took
+
+
+def ratio(ours: list[float], theirs: list[float]) -> float:
+    """Ours over theirs: the median over turns."""
+    return median(a / b for a, b in zip(ours, theirs, strict=True))
+
+
+def parameters(network: nn.Module) -> dict[str, int]:
+    """How many, of the converter and of its vocoder."""
+    vocoder = getattr(network, "vocoder", None)
+    in_vocoder = sum(p.numel() for p in vocoder.parameters()) if isinstance(vocoder, nn.Module) else 0
+    total = sum(p.numel() for p in network.parameters())
+    return {"converter": total - in_vocoder, "vocoder": in_vocoder}
+
+
+def latency_ms(converter: Any) -> float | None:
+    """Milliseconds from a sample to its conversion in the shortest chunks; None where the whole is needed."""
+    network = converter.network
+    if not network.streams:
+        return None
+    hop = getattr(network, "hop", None) or network.config.hop
+    rate = converter.sample_rate
+    voice = torch.zeros(1, rate).uniform_(-0.1, 0.1, generator=torch.Generator().manual_seed(0))
+    return converter.stream(converter.embed(voice[None]), chunk_samples=hop).latency_ms
