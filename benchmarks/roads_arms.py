@@ -10,6 +10,7 @@ from data.batches import batches
 from engine.loop import Batches, LoopConfig, Task
 from engine.optim import OptimConfig
 from engine.user_error import UserError
+from w2w.export import export_run
 
 CONVERTS_FROM, CRITIC_FROM = 0.04, 0.25
 """Shares of a wave-to-wave run after which it converts, and after which its critic is heard."""
@@ -118,8 +119,6 @@ def train(name: str, bench: Bench) -> dict[str, Any]:
     done = finished(folder)
     if done is not None:
         return done
-    from w2w.export import export_run
-
     config = arm.config(bench, plan.steps)
     spent = trained(lambda: arm.build(config), arm.crops(config), config, plan)
     export_run(folder / "run", folder / "export")
