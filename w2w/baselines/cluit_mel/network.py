@@ -1,0 +1,135 @@
+"""CLUIT on mels as a whole: log-mels and a voice to log-mels, for whole utterances or live."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from data.frontends import MelConfig
+from engine.user_error import UserError
+from w2w.baselines.cluit_mel.config import CluitMelConfig
+from w2w.baselines.cluit_mel.convolutions import folded
+from w2w.baselines.cluit_mel.generator import Generator, whole_blocks
+from w2w.baselines.cluit_mel.normalisation import Normalisation
+from w2w.baselines.cluit_mel.style import StyleEncoder
+
+__all__ = ["CluitMelConfig", "CluitMelNetwork"]
+
+Mel = Float[Tensor, "batch n_mels frames"]
+Voice = Float[Tensor, "batch style"]
+
+PIECE_BLOCKS = 256
+"""Blocks converted at once where a causal form converts a long utterance: memory then does not grow."""
+
+
+class CluitMelNetwork(nn.Module):
+    """The converter and the style encoder, on natural log-mels as ``data.frontends.LogMel`` makes them."""
+
+    def __init__(self, config: CluitMelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.generator = Generator(config)
+        self.style_encoder = StyleEncoder(config)
+
+    @property
+    def mel(self) -> MelConfig:
+        """What goes in and comes out."""
+        return self.config.mel
+
+    @property
+    def voice_dim(self) -> int:
+        """Numbers of a voice."""
+        return self.config.style_dim
+
+    @property
+    def frames_per_step(self) -> int:
+        """Frames that a step takes a multiple of, and that hear each other."""
+        return self.config.frames_per_step
+
+    @property
+    def streams(self) -> bool:
+        """Whether mels may be converted in pieces."""
+        return not self.needs_whole
+
+    @property
+    def needs_whole(self) -> str:
+        """Why the whole utterance is needed; empty where it is not."""
+        if self.config.norm == "instance":
+            return "network.norm is 'instance', which needs the whole utterance"
+        return "" if self.config.causal else "network.causal is false: its convolutions hear what comes"
+
+    def style_of_mel(self, mel: Mel) -> Voice:
+        """The voice of a reference of any length."""
+        return self.style_encoder(mel)
+
+    def forward(self, mel: Mel, voice: Voice) -> Mel:
+        """Convert whole mels; the result has as many frames. The last block is filled with its last frame."""
+        frames = mel.shape[-1]
+        if not frames:
+            raise UserError("there is nothing to convert in a mel of no frames")
+        mel = self.config.standardised(whole_blocks(mel, self.frames_per_step))
+        piece = PIECE_BLOCKS * self.frames_per_step
+        if self.streams and not torch.is_grad_enabled() and not self._uses_own_statistics and frames > piece:
+            modulations, pasts = self.generator.modulations(voice), self.generator.begin(len(mel))
+            parts = []
+            for part in mel.split(piece, dim=-1):
+                out, pasts = self.generator.run(part, modulations, pasts)
+                parts.append(out)
+            return self.config.restored(torch.cat(parts, dim=-1))[..., :frames]
+        return self.config.restored(self.generator(mel, voice))[..., :frames]
+
+    def begin(self, batch: int) -> dict[str, Any]:
+        """Silence, and no voice yet."""
+        return {"generator": self.generator.begin(batch), "voice": None, "modulations": None}
+
+    def step(self, mel: Mel, voice: Voice, state: dict[str, Any]) -> tuple[Mel, dict[str, Any]]:
+        """Convert one chunk of whole blocks of ``frames_per_step``; chunks in order equal one ``forward``.
+
+        What the voice does is computed when it changes, not at every step.
+        """
+        if not self.streams:
+            raise UserError(f"{self.needs_whole}: it cannot take chunks")
+        if mel.shape[-1] % self.frames_per_step:
+            raise ValueError(f"{mel.shape[-1]} frames are not whole blocks of {self.frames_per_step}")
+        assert not self._uses_own_statistics, "frozen statistics are used in evaluation: call eval() before"
+        if not mel.shape[-1]:
+            return mel, state
+        held, modulations = state["voice"], state["modulations"]
+        if held is None or torch.is_grad_enabled() or not torch.equal(held, voice):
+            held, modulations = voice.clone(), self.generator.modulations(voice)
+        out, after = self.generator.run(self.config.standardised(mel), modulations, state["generator"])
+        return self.config.restored(out), {"generator": after, "voice": held, "modulations": modulations}
+
+    @torch.no_grad()
+    def freeze_statistics(self, mel: Mel, voice: Voice | None = None) -> None:
+        """Keep the statistics of a recorded clip, converted to ``voice`` (by default its own), for good.
+
+        The same clip then converts to that voice as it would with whole-utterance InstanceNorm; what else the
+        same speaker says is normalised likewise, without waiting for its end. Training moves them again.
+        """
+        if self.config.norm != "frozen":
+            raise UserError(f"network.norm is {self.config.norm!r}, which keeps no statistics: 'frozen' does")
+        if mel.shape[-1] < self.config.crop_frames:
+            raise UserError(
+                f"a clip of {mel.shape[-1]} frames is too short for statistics: record at least "
+                f"{self.config.crop_frames / self.mel.frame_rate:.1f} seconds of speech"
+            )
+        voice = self.style_of_mel(mel) if voice is None else voice
+        norms = [module for module in self.modules() if isinstance(module, Normalisation)]
+        for norm in norms:
+            norm.recording = True
+        try:
+            self.generator(self.config.standardised(whole_blocks(mel, self.frames_per_step)), voice)
+        finally:
+            for norm in norms:
+                norm.recording = False
+
+    def fold(self) -> "CluitMelNetwork":
+        """Compute once what depends on the weights alone: for use, after they were loaded. Returns itself."""
+        folded(self)
+        return self
+
+    @property
+    def _uses_own_statistics(self) -> bool:
+        return self.config.norm == "frozen" and self.training
