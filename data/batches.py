@@ -1,10 +1,10 @@
 """Training batches of speech crops, each a function of (seed, step, rank, micro-batch) alone."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from engine.user_error import UserError
 
 DRAWS = 6
 """Positions tried before the loudest is taken though below ``silence_db``; files tried before giving up."""
+LABELS_ADDRESS = 1_108
+"""What determines which speakers a ``label_share`` tells: the same in every run, whatever its seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,12 @@ class DataConfig:
     """dBFS, RMS: quieter crops are drawn again."""
     cache_gib: float = 8.0
     """Memory for decoded waves (0.25 GiB for 2.2 hours at 16 kHz); crops of later files come from disk."""
+    label_share: float = 1.0
+    """Share of the recordings with a speaker whose speaker is told; the others are used as if theirs were not
+    known. Always the same ones, and a smaller share lies within a larger."""
+    other: Literal["speaker", "recording"] = "speaker"
+    """The other crop comes from another recording of the speaker, where there is one, or always from the same
+    recording."""
 
     def __post_init__(self) -> None:
         for name in ("sample_rate", "crop_samples", "batch"):
@@ -51,6 +59,8 @@ class DataConfig:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
         if self.reference_samples < 0:
             raise UserError(f"reference_samples={self.reference_samples} must be 0 or more")
+        if not 0 <= self.label_share <= 1:
+            raise UserError(f"label_share={self.label_share} must lie between 0 and 1")
 
 
 class Address(NamedTuple):
@@ -77,14 +87,16 @@ class Batch(NamedTuple):
 class SpeechCrops(Dataset[Batch]):
     """Batches by address.
 
-    ``other`` comes from another recording of the speaker where there is one. Else from the same recording,
-    without overlap where that is as long as both crops, and in a shorter one with as little as can be.
+    ``other`` comes from another recording of the speaker where there is one (and ``config.other`` asks for
+    it). Else from the same recording, without overlap where that is as long as both crops, and in a shorter
+    one with as little as can be.
     """
 
     def __init__(self, config: DataConfig, *, progress: bool = True) -> None:
         self.config = config
         self.rows = split_rows(config.path, config.split)
-        self.speakers = sorted({row.speaker for row in self.rows if row.speaker is not None})
+        known = known_speakers(self.rows, config.label_share)
+        self.speakers = sorted({name for name in known if name is not None})
         """Names, by label. Bad files do not shift the labels."""
         self.recordings = Recordings(
             self.rows,
@@ -94,10 +106,10 @@ class SpeechCrops(Dataset[Batch]):
             progress=progress,
         )
         label = {name: index for index, name in enumerate(self.speakers)}
-        self.labels = np.array([-1 if row.speaker is None else label[row.speaker] for row in self.rows])
+        self.labels = np.array([-1 if name is None else label[name] for name in known])
         groups: dict[object, list[int]] = {}
         for index in map(int, self.recordings.usable):
-            groups.setdefault(self.rows[index].speaker or index, []).append(index)
+            groups.setdefault(known[index] or index, []).append(index)
         self.voices = [np.array(group) for group in groups.values()]
         """Usable rows, grouped by speaker."""
         self._totals = [np.cumsum(self.recordings.lengths[group]) for group in self.voices]
@@ -128,7 +140,8 @@ class SpeechCrops(Dataset[Batch]):
             group = self.voices[voice]
             index = int(group[_proportional(rng, self._totals[voice])])
             # Another recording of this voice, if there is one.
-            other = int(rng.choice(group[group != index])) if len(group) > 1 else index
+            apart = len(group) > 1 and self.config.other == "speaker"
+            other = int(rng.choice(group[group != index])) if apart else index
             try:
                 return (*self._crops(rng, index, other), index)
             except AudioError as error:
@@ -235,6 +248,14 @@ def split_rows(path: str, split: str) -> list[Row]:
         known = ", ".join(sorted({row.split or "train" for row in rows}))
         raise UserError(f"{path} has no recordings in split {split!r}; it has {known}")
     return chosen
+
+
+def known_speakers(rows: Sequence[Row], share: float) -> list[str | None]:
+    """The speaker of each row, told of this share of the rows that have one."""
+    labelled = [index for index, row in enumerate(rows) if row.speaker is not None]
+    order = np.random.default_rng(LABELS_ADDRESS).permutation(len(labelled))
+    told = {labelled[place] for place in order[: round(share * len(labelled))]}
+    return [row.speaker if index in told else None for index, row in enumerate(rows)]
 
 
 class _Addresses(Sampler[Address]):

@@ -4,9 +4,15 @@ Run the same command again to continue. ``--preset small`` suits a CPU, ``base``
 tests; ``--preset small_24k`` and ``base_24k`` are their 24 kHz forms. Pretrained encoders go inside with
 ``--pretrained.content runs/data2vec --pretrained.use fine_tuned`` and ``--pretrained.style runs/wav2clip``; a
 speech encoder listens to what was said with ``--content.backend.kind SpeechFeatures``.
+
+What the converter is compared with is trained by ``--task cluit-mel`` and ``--task stargan``, with presets of
+their own: ``--task cluit-mel --help``.
 """
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 
 from data.batches import DataConfig, batches
@@ -176,10 +182,8 @@ def begin_from(task: CLUIT, run: Path) -> None:
             fill(module, load_weights(path), path)
 
 
-@exits_cleanly
-def main() -> None:
+def train(config: TrainConfig) -> None:
     """Train, or continue; leave the converter for use in ``export`` beside the checkpoints."""
-    config = cli(PRESETS)
     config = replace(config, converter=with_encoders(config.converter, config.pretrained))
     here = accelerator(config.loop)
     loop, rank, n_ranks = config.loop, here.process_index, here.num_processes
@@ -188,6 +192,43 @@ def main() -> None:
     fit(lambda: build(config), crops, loop, full_config=config)
     if here.is_main_process:
         print(f"exported to {export_run(loop.out, loop.out / 'export')}")
+
+
+TASKS = {
+    "w2w": "w2w.train",
+    "cluit-mel": "w2w.baselines.cluit_mel.train",
+    "stargan": "w2w.baselines.stargan.train",
+}
+"""What ``--task`` may name; each module has ``PRESETS`` and ``train``."""
+
+
+def task_of(words: Sequence[str]) -> tuple[str, list[str]]:
+    """The task that the command line names, w2w without one, and the words that are left."""
+    name, rest, words = "w2w", [], list(words)
+    while words:
+        word = words.pop(0)
+        if word == "--task" and not words:
+            raise UserError(f"--task needs a value: {', '.join(TASKS)}")
+        if word == "--task":
+            name = words.pop(0)
+        elif word.startswith("--task="):
+            name = word.removeprefix("--task=")
+        else:
+            rest.append(word)
+    if name not in TASKS:
+        raise UserError(f"there is no task {name!r}; choose from {', '.join(TASKS)}")
+    return name, rest
+
+
+@exits_cleanly
+def main() -> None:
+    """Train the task that ``--task`` names."""
+    name, words = task_of(sys.argv[1:])
+    if name == "w2w":
+        train(cli(PRESETS, argv=words))
+    else:
+        module = import_module(TASKS[name])
+        module.train(cli(module.PRESETS, argv=words))
 
 
 if __name__ == "__main__":

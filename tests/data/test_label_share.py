@@ -1,0 +1,77 @@
+"""A share of labels: always the same recordings, and what is not told is not used."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from data.batches import Address, DataConfig, SpeechCrops, known_speakers
+from data.manifest import Row
+from engine.user_error import UserError
+
+RATE = 8_000
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Four speakers with five recordings each, every recording at a level of its own; one of nobody."""
+    lines = ["path,speaker"]
+    for number in range(21):
+        wave = np.full(3000, 0.02 * (number + 1))
+        soundfile.write(tmp_path / f"{number:02}.wav", wave, RATE, "PCM_16")
+        lines.append(f"{number:02}.wav," + (f"s{number % 4}" if number < 20 else ""))
+    (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+def crops(corpus: Path, **fields) -> SpeechCrops:
+    return SpeechCrops(
+        DataConfig(path=str(corpus), sample_rate=RATE, crop_samples=1000, batch=200, **fields), progress=False
+    )
+
+
+def levels(wave: torch.Tensor) -> torch.Tensor:
+    return wave[:, 0].abs().amax(-1)
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.0, 0), (0.1, 2), (0.5, 10), (1.0, 20)])
+def test_a_share_of_the_labelled_recordings_is_told(corpus, share, told):
+    labels = crops(corpus, label_share=share).labels
+    assert (labels >= 0).sum() == told
+    assert labels[20] == -1
+
+
+def test_the_share_is_stable_and_a_smaller_one_lies_within_a_larger(corpus):
+    known = [set(np.flatnonzero(crops(corpus, label_share=share).labels >= 0)) for share in (0.2, 0.2, 0.6)]
+    assert known[0] == known[1]
+    assert known[0] < known[2]
+
+
+def test_speakers_of_whom_nothing_is_told_have_no_label():
+    rows = [Row(path=Path(f"{i}.wav"), speaker=f"s{i}") for i in range(10)]
+    assert sum(name is not None for name in known_speakers(rows, 0.3)) == 3
+    assert known_speakers(rows, 1.0) == [row.speaker for row in rows]
+
+
+def test_what_is_not_told_has_its_other_crop_from_the_same_recording(corpus):
+    batch = crops(corpus, label_share=0.5)[Address(0, 0)]
+    same = (levels(batch.wave) - levels(batch.other)).abs() < 1e-3
+    untold = batch.speaker == -1
+    assert untold.any()
+    assert same[untold].all()
+    assert not same[~untold].all()
+    assert crops(corpus, label_share=0.0).speakers == []
+
+
+def test_other_may_always_come_from_the_recording(corpus):
+    batch = crops(corpus, other="recording")[Address(0, 0)]
+    assert ((levels(batch.wave) - levels(batch.other)).abs() < 1e-3).all()
+    assert (batch.speaker >= 0).any()
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_impossible_shares_are_refused(share):
+    with pytest.raises(UserError, match="label_share"):
+        DataConfig(label_share=share)
