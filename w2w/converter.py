@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -13,8 +13,9 @@ from torch import Tensor
 from engine.checkpoint import fill, load_export
 from engine.user_error import UserError
 from w2w.networks.network import ConverterConfig, ConverterNetwork
+from w2w.networks.wave_network import WaveNetwork
 from w2w.stream import Stream
-from w2w.weights import weights_folder
+from w2w.weights import is_mel_converter, weights_folder
 
 if TYPE_CHECKING:
     from w2w.words.tied import Tie
@@ -40,21 +41,36 @@ class Converter:
     Waves are mono, at ``sample_rate``, nominally in [-1, 1]. Nothing here keeps state between calls.
     """
 
-    def __init__(self, network: ConverterNetwork, *, words: Path | None = None) -> None:
-        self.network = network.eval().requires_grad_(False)
+    def __init__(self, network: WaveNetwork, *, words: Path | None = None) -> None:
+        self.network: Any = network.eval().requires_grad_(False)
         self.config = network.config
         self.words = words
         """Folder of the tie to words (`python -m w2w.tie`), read when it is first needed."""
 
     @classmethod
     def from_pretrained(
-        cls, where: str | Path | None = None, *, device: str = "cpu", words: str | Path | None = None
+        cls,
+        where: str | Path | None = None,
+        *,
+        device: str = "cpu",
+        words: str | Path | None = None,
+        vocoder: str | Path | None = None,
     ) -> "Converter":
         """Load an exported folder, an exported run, or a hub id; without any, the released weights.
 
         ``words`` is the folder that ties voices to words, where it is not the one beside the weights.
+        ``vocoder`` speaks for a converter of mels instead of its own one: ``released``, ``griffin_lim``, or a
+        vocoder's folder or run.
         """
         folder = weights_folder(where)
+        if is_mel_converter(folder):
+            from w2w.baselines.road import open_road
+
+            return cls(open_road(folder, vocoder, device), words=Path(words) if words else None)
+        if vocoder is not None:
+            raise UserError(
+                f"the converter in {folder} goes from wave to wave and needs no vocoder: leave {vocoder} out"
+            )
         config, state = load_export(folder, ConverterConfig)
         network = ConverterNetwork(config)
         fill(network, state, folder / "model.safetensors")
@@ -64,7 +80,7 @@ class Converter:
     @property
     def sample_rate(self) -> int:
         """Hz, of every wave in and out."""
-        return self.config.sample_rate
+        return self.network.sample_rate
 
     @property
     def device(self) -> torch.device:
@@ -118,6 +134,11 @@ class Converter:
         """What connects voices with words and pictures."""
         from w2w.words.tied import Tie, voices_key
 
+        if not isinstance(self.network, ConverterNetwork):
+            raise UserError(
+                "this converter is not tied to words, nor can it be, since it converts mels: take a voice"
+                " from speech (--reference), or a wave-to-wave converter"
+            )
         if self.words is None:
             raise UserError(
                 "this converter is not tied to words: make a folder of words by `python -m w2w.tie` and name"
@@ -157,7 +178,7 @@ class Converter:
         if not self.network.streams:
             yield self.convert(torch.cat(list(chunks), dim=-1), voice, semitones=semitones)
             return
-        live = self.stream(voice, chunk_samples=self.config.hop, semitones=semitones)
+        live = self.stream(voice, chunk_samples=self.network.hop, semitones=semitones)
         for chunk in chunks:
             piece = live.push(chunk)
             if piece.shape[-1]:
@@ -172,16 +193,16 @@ class Converter:
         return Stream(self.network, voice.to(self.device), chunk_samples, semitones)
 
     def _check_voice(self, voice: Tensor, semitones: float) -> None:
-        dim = self.config.style.voice_dim
+        dim = self.network.voice_dim
         if voice.shape != (1, dim):
             raise UserError(
                 f"the voice has shape {tuple(voice.shape)}, this converter's are (1, {dim}): "
                 "embed it with the same converter"
             )
-        if semitones and not self.network.decoder.needs_pitch:
-            head = self.config.decoder.head
+        if semitones and not self.network.moves_pitch:
             raise UserError(
-                f"this converter's head is {head!r}, which cannot move the pitch: only 'harmonic' can"
+                "this converter cannot move the pitch: only a wave-to-wave one whose decoder.head is"
+                " 'harmonic' can; leave the semitones out (--pitch)"
             )
 
     def _check(self, wave: Wave, name: str) -> None:

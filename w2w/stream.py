@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engine.user_error import UserError
-from w2w.networks.network import ConverterNetwork
+from w2w.networks.wave_network import WaveNetwork
 
 Wave = Float[Tensor, "1 1 samples"]
 Ready = Float[Tensor, "1 1 ready"]
@@ -17,12 +17,12 @@ Ready = Float[Tensor, "1 1 ready"]
 class Stream:
     """One live conversion. All pushed pieces and the flushed tail, put together, equal the whole conversion.
 
-    Chunks may have any length. Nothing is computed twice and nothing is crossfaded.
+    Chunks may have any length. Nothing is crossfaded, and a wave-to-wave network computes nothing twice.
     """
 
     def __init__(
         self,
-        network: ConverterNetwork,
+        network: WaveNetwork,
         voice: Float[Tensor, "1 dim"],
         chunk_samples: int,
         semitones: float = 0.0,
@@ -31,8 +31,8 @@ class Stream:
             raise UserError(f"chunk_samples={chunk_samples} must be at least 1")
         self.network, self.voice, self.semitones = network, voice, semitones
         self.chunk_samples = chunk_samples
-        self.hop = network.config.hop
-        self.state: dict[str, Any] = network.begin(1)
+        self.hop = network.hop
+        self.state: Any = network.begin(1)
         self.waiting = voice.new_zeros(1, 1, 0)
         self.heard = self.made = 0
         """Samples taken in, and samples the network has put out (its lag included)."""
@@ -45,8 +45,8 @@ class Stream:
         Its chunk must fill and the look-ahead pass; chunks that are no multiple of the hop leave a rest.
         """
         waiting = self.hop - math.gcd(self.chunk_samples, self.hop)
-        longest = self.chunk_samples + waiting + self.network.config.look_ahead
-        return 1000.0 * longest / self.network.config.sample_rate
+        longest = self.chunk_samples + waiting + self.network.look_ahead
+        return 1000.0 * longest / self.network.sample_rate
 
     @torch.inference_mode()
     def push(self, chunk: Wave) -> Ready:
@@ -62,7 +62,7 @@ class Stream:
     @torch.inference_mode()
     def flush(self) -> Ready:
         """End the source; return the rest of the result."""
-        look_ahead = self.network.config.look_ahead
+        look_ahead = self.network.look_ahead
         self.ended = True
         rest = self.heard - max(self.made - look_ahead, 0)
         silence = self.waiting.new_zeros(1, 1, look_ahead + -(self.heard + look_ahead) % self.hop)
@@ -76,6 +76,6 @@ class Stream:
             return ready.cpu()
         wave, self.state = self.network.step(ready, self.voice, self.state, self.semitones)
         # The first samples out are the lag: what was said before the source began.
-        lag = max(self.network.config.look_ahead - self.made, 0)
+        lag = max(self.network.look_ahead - self.made, 0)
         self.made += wave.shape[-1]
         return wave[..., lag:].cpu()

@@ -1,5 +1,6 @@
 """Where a converter's weights lie: in a folder, in a training run, on the hub, or in this package."""
 
+import json
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,8 +45,16 @@ def weights_folder(where: str | Path | None = None) -> Path:
     return folder
 
 
+def is_mel_converter(folder: Path) -> bool:
+    """Whether a folder's config is that of a converter of mels; one that cannot be read says no."""
+    with suppress(OSError, ValueError):
+        config = json.loads((folder / "config.json").read_text())
+        return isinstance(config, dict) and "road" in config
+    return False
+
+
 def _from_hub(name: str) -> Path:
-    """The local copy of a hub repository's two files, and of the words that choose its voices, if any."""
+    """The local copy of a hub repository's two files, and of its words and its vocoder, if any."""
     if name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).parent.is_dir():
         raise UserError(f"there is no folder {name}; a hub id is written owner/name")
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
@@ -63,6 +72,6 @@ def _from_hub(name: str) -> Path:
             f"{name} is neither a folder nor a hub id that can be had: check the path, or the network"
             f" ({type(error).__name__})"
         ) from None
-    with suppress(Exception):  # a tie to words is not every repository's
-        snapshot_download(name, allow_patterns="words/*", local_files_only=offline)
+    with suppress(Exception):  # a tie to words is not every repository's, nor is a vocoder
+        snapshot_download(name, allow_patterns=["words/*", "vocoder/*"], local_files_only=offline)
     return folder

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from w2w.networks.decoder import Decoder, DecoderConfig
 from w2w.networks.pitch import Pitch, PitchTracker
 from w2w.networks.running_mean import RunningMean
 from w2w.networks.style import StyleConfig, StyleEncoder
+from w2w.networks.wave_network import WaveNetwork
 
 Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch voice"]
@@ -94,6 +95,31 @@ class ConverterNetwork(nn.Module):
         self.usual_pitch.prior.requires_grad_(False).fill_(math.log(150.0))
 
     @property
+    def sample_rate(self) -> int:
+        """Hz, of waves in and out."""
+        return self.config.sample_rate
+
+    @property
+    def hop(self) -> int:
+        """Samples that a step takes a multiple of."""
+        return self.config.hop
+
+    @property
+    def look_ahead(self) -> int:
+        """Samples by which steps lag behind."""
+        return self.config.look_ahead
+
+    @property
+    def voice_dim(self) -> int:
+        """Entries of a voice: its timbre, and its mean log-F0."""
+        return self.config.style.voice_dim
+
+    @property
+    def moves_pitch(self) -> bool:
+        """Whether the pitch can be moved beyond the voice's own."""
+        return self.decoder.needs_pitch
+
+    @property
     def streams(self) -> bool:
         """Whether a signal may be converted in pieces."""
         return not self.needs_whole
@@ -156,6 +182,10 @@ class ConverterNetwork(nn.Module):
             after_pitch, after_usual = state["pitch"], state["usual_pitch"]
         wave, after_decoder = self.decoder.step(content, pitch, voice, state["decoder"])
         return wave, state | {"pitch": after_pitch, "usual_pitch": after_usual, "decoder": after_decoder}
+
+
+# By name, because its style is a submodule, which Pythons from 3.12 on do not count as a member.
+cast(Any, WaveNetwork).register(ConverterNetwork)
 
 
 def voiced(pitch: Pitch) -> Float[Tensor, "batch 1 frames"]:
