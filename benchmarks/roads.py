@@ -13,6 +13,7 @@ is made of is in OUT/roads.json.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ import torch
 
 from benchmarks import roads_arms, roads_scores
 from benchmarks.converter import lasting
-from benchmarks.roads_arms import ARMS, PRESETS, Bench
+from benchmarks.roads_arms import ARMS, PRESETS
 from benchmarks.roads_budget import write
 from benchmarks.roads_report import MEL_ROAD, goals, goals_table, table
 from benchmarks.roads_rows import ROADS, Road
 from benchmarks.roads_speed import ratio, speeds
+from benchmarks.roads_trainers import Bench
 from benchmarks.table import machine
 from data.arguments import Arguments
 from data.audio import load
@@ -44,6 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, required=True, help="manifest with speakers, texts and splits")
     parser.add_argument("--out", type=Path, default=Path("runs/roads"))
     parser.add_argument("--minutes", type=float, default=30.0, help="of processor time, for every arm")
+    parser.add_argument(
+        "--tune-minutes", type=float, help="of tuning the vocoder beyond that (default: a fifth)"
+    )
     parser.add_argument("--only", nargs="*", metavar="ARM", help=f"train these alone: {', '.join(ARMS)}")
     parser.add_argument("--train-only", action="store_true", help="neither convert nor judge nor time")
     parser.add_argument("--presets", nargs="*", default=[], metavar="ARM=NAME", help="trainers' presets")
@@ -56,10 +61,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     arms = list(ARMS) if words.only is None else words.only
     if unknown := [name for name in arms if name not in ARMS]:
         raise UserError(f"--only has no {unknown[0]!r}; choose from {', '.join(ARMS)}")
-    if words.minutes <= 0 or not 1 <= words.pairs <= MAX_PAIRS or words.repeats < 1:
-        raise UserError(f"--minutes must be above 0, --repeats 1 or more, --pairs from 1 to {MAX_PAIRS}")
+    if (
+        min(words.minutes, words.tune_minutes or 1.0) <= 0
+        or not 1 <= words.pairs <= MAX_PAIRS
+        or words.repeats < 1
+    ):
+        raise UserError(
+            f"--minutes and --tune-minutes must be above 0, --repeats at least 1, --pairs 1 to {MAX_PAIRS}"
+        )
     bench = Bench(
-        data=words.data, out=words.out, minutes=words.minutes, presets=chosen_presets(words.presets)
+        data=words.data,
+        out=words.out,
+        minutes=words.minutes,
+        tune_minutes=words.minutes / 5 if words.tune_minutes is None else words.tune_minutes,
+        presets=chosen_presets(words.presets),
     )
     torch.set_num_threads(1)
     pairs = roads_scores.chosen_pairs(words.data, words.pairs)
@@ -93,9 +108,8 @@ def compared(there: Mapping[str, Road], bench: Bench, pairs: Sequence[Pair], wor
     out, cache = bench.out / "outputs" / str(len(pairs)), Cache(words.cache)
     made = []
     for name, road in there.items():
-        if road.scored:
-            heard = road.pairs(pairs)
-            made += roads_scores.outputs(heard, lambda r=road: r.open(bench), road.weights(bench), out, name)
+        opened = partial(road.open, bench)
+        made += roads_scores.outputs(road.pairs(pairs), opened, road.weights(bench), out, name)
     judged, summary = roads_scores.scores(made, pairs, out, cache, fast=words.fast, jobs=words.jobs)
     converters = {name: road.open(bench) for name, road in there.items()}
     rate = next(iter(converters.values())).sample_rate

@@ -1,139 +1,112 @@
-"""The roads that are trained for the comparison: each trainer's own preset, its schedules made to fit."""
+"""What is trained for the comparison: every arm by its trainer's own preset, for as long as the others."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks import roads_trainers as trainers
 from benchmarks.roads_budget import Phase, Plan, plan_of, planned, probe, read, trained, write
-from data.batches import batches
-from engine.loop import Batches, LoopConfig, Task
-from engine.optim import OptimConfig
+from benchmarks.roads_trainers import Bench
+from engine.loop import Batches, Task
 from engine.user_error import UserError
+from vocoders.export import export_run as export_vocoder
 from w2w.export import export_run
 
-CONVERTS_FROM, CRITIC_FROM = 0.04, 0.25
-"""Shares of a wave-to-wave run after which it converts, and after which its critic is heard."""
 PROBED_STEPS = 1_000
 """Of the config whose steps are timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bench:
-    """What all runs share."""
-
-    data: Path
-    out: Path
-    minutes: float
-    """Processor time of every run, on one thread."""
-    presets: Mapping[str, str]
-    """What each arm trains."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class Arm:
-    """One road to train."""
+    """One thing to train."""
 
+    preset: str
+    """What is trained if nothing else is said."""
     config: Callable[[Bench, int], Any]
     """The trainer's config for a number of steps."""
+    crops: Callable[[Any], Batches]
+    """Its batches."""
+    build: Callable[[Any], Task]
+    """Its task."""
     phases: Callable[[Any], list[Phase]]
     """Where such a run's steps change their cost."""
-    build: Callable[[Any], Task]
-    crops: Callable[[Any], Batches]
-
-
-def looped(loop: LoopConfig, run: Path, steps: int) -> LoopConfig:
-    """A run on one thread of the processor that shows nothing on its way and saves ten times."""
-    every = max(steps // 10, 1)
-    ours: dict[str, Any] = {"out": run, "steps": steps, "save_every": every, "sample_every": 0, "keep": 1}
-    return replace(loop, **ours, trackers="none", cpu=True, threads=1, workers=0, max_minutes=0.0)
-
-
-def fitted(optim: OptimConfig, steps: int) -> OptimConfig:
-    """Its decay over the whole run, and its warm-up at most the first tenth."""
-    warmup = min(optim.warmup_steps, steps // 10)
-    return replace(optim, warmup_steps=warmup, hold_steps=0, decay_steps=max(steps - warmup, 1))
-
-
-def preset(presets: Mapping[str, Any], arm: str, name: str) -> Any:
-    """A trainer's preset by name."""
-    if name not in presets:
-        raise UserError(f"--presets {arm}={name}: there is no such preset; choose from {', '.join(presets)}")
-    return presets[name]
-
-
-def w2w_config(bench: Bench, steps: int) -> Any:
-    """Wave to wave: it converts and hears its critic after the shares of a long run's steps."""
-    from w2w.train import PRESETS
-
-    base = preset(PRESETS, "w2w", bench.presets["w2w"])
-    begins = {"convert_from": round(CONVERTS_FROM * steps), "adversary_from": round(CRITIC_FROM * steps)}
-    return replace(
-        base,
-        loop=looped(base.loop, bench.out / "w2w" / "run", steps),
-        data=replace(base.data, path=str(bench.data)),
-        cluit=replace(base.cluit, **begins),
-        optim_converter=fitted(base.optim_converter, steps),
-        optim_critic=fitted(base.optim_critic, steps),
-    )
-
-
-def w2w_phases(config: Any) -> list[Phase]:
-    """Reconstruction alone; conversion too; and the critic, who descends every n-th step."""
-    cluit = config.cluit
-    return [
-        Phase(share=CONVERTS_FROM, step=0),
-        Phase(share=CRITIC_FROM - CONVERTS_FROM, step=cluit.convert_from),
-        Phase(share=1.0 - CRITIC_FROM, step=cluit.adversary_from, period=cluit.critic_every),
-    ]
-
-
-def w2w_build(config: Any) -> Task:
-    """The trainer's task."""
-    from w2w.train import build
-
-    return build(config)
-
-
-def speech_crops(config: Any) -> Batches:
-    """The trainers' batches of speech."""
-    return batches(config.data, config.loop.seed)
+    complete: Callable[[Any, Batches], Any] = field(default=lambda config, crops: config)
+    """Fill in what only the data knows."""
+    prepare: Callable[[Bench], None] = field(default=lambda bench: None)
+    """Make what it is trained on."""
+    export: Callable[[Path, Path], Any] = export_run
+    """Leave what was trained for use."""
+    needs: str = ""
+    """An arm that must be finished before."""
+    tunes: bool = False
+    """Whether its time is that of tuning, beyond the time that all have."""
 
 
 ARMS: dict[str, Arm] = {
-    "w2w": Arm(config=w2w_config, phases=w2w_phases, build=w2w_build, crops=speech_crops),
+    "w2w": Arm(
+        preset="small",
+        config=trainers.w2w_config,
+        crops=trainers.speech_crops,
+        build=trainers.w2w_task,
+        phases=trainers.w2w_phases,
+    ),
+    "cluit_mel": Arm(
+        preset="bank_norm_label_small",
+        config=trainers.cluit_mel_config,
+        crops=trainers.speech_crops,
+        build=trainers.cluit_mel_task,
+        phases=trainers.cluit_mel_phases,
+        complete=trainers.cluit_mel_completed,
+    ),
+    "cluit_mel_tuned": Arm(
+        preset="hifigan_small",
+        config=trainers.vocoder_config,
+        crops=trainers.vocoder_crops,
+        build=trainers.vocoder_task,
+        phases=trainers.vocoder_phases,
+        prepare=trainers.predict_mels,
+        export=export_vocoder,
+        needs="cluit_mel",
+        tunes=True,
+    ),
 }
-PRESETS = {"w2w": "small"}
-"""What each arm trains, if nothing else is said."""
+PRESETS: Mapping[str, str] = {name: arm.preset for name, arm in ARMS.items()}
 
 
-def folder_of(bench: Bench, name: str) -> Path:
-    """Where an arm's plan, run and export lie."""
-    return bench.out / name
+def finished(name: str, bench: Bench) -> dict[str, Any] | None:
+    """What a finished arm's training cost; None where it is not finished."""
+    return read(bench.folder(name) / "training.json")
 
 
 def train(name: str, bench: Bench) -> dict[str, Any]:
     """What training an arm cost; it is trained, or what is left of it, unless it is finished."""
-    folder, arm = folder_of(bench, name), ARMS[name]
-    plan = plan_of(folder, bench.minutes, bench.presets[name], lambda: _plan(name, bench))
-    done = finished(folder)
+    folder, arm = bench.folder(name), ARMS[name]
+    if arm.needs and finished(arm.needs, bench) is None:
+        raise UserError(f"the arm {name} needs {arm.needs} in {bench.out}: train that first (--only)")
+    minutes = bench.tune_minutes if arm.tunes else bench.minutes
+    plan = plan_of(folder, minutes, bench.presets[name], lambda: _plan(name, minutes, bench))
+    done = finished(name, bench)
     if done is not None:
         return done
-    config = arm.config(bench, plan.steps)
-    spent = trained(lambda: arm.build(config), arm.crops(config), config, plan)
-    export_run(folder / "run", folder / "export")
+    arm.prepare(bench)
+    config, crops = _ready(arm, bench, plan.steps)
+    spent = trained(lambda: arm.build(config), crops, config, plan)
+    arm.export(folder / "run", folder / "export")
     write(folder / "training.json", spent)
     return spent
 
 
-def _plan(name: str, bench: Bench) -> Plan:
+def _plan(name: str, minutes: float, bench: Bench) -> Plan:
     arm = ARMS[name]
-    config = arm.config(bench, PROBED_STEPS)
+    arm.prepare(bench)
+    config, crops = _ready(arm, bench, PROBED_STEPS)
     phases = arm.phases(config)
-    seconds = probe(arm.build(config), arm.crops(config), phases)
-    return planned(bench.minutes, bench.presets[name], phases, seconds)
+    seconds = probe(arm.build(config), crops, phases)
+    return planned(minutes, bench.presets[name], phases, seconds)
 
 
-def finished(folder: Path) -> dict[str, Any] | None:
-    """What a finished arm's training cost; None where it is not finished."""
-    return read(folder / "training.json")
+def _ready(arm: Arm, bench: Bench, steps: int) -> tuple[Any, Batches]:
+    config = arm.config(bench, steps)
+    crops = arm.crops(config)
+    return arm.complete(config, crops), crops

@@ -5,10 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.roads_arms import Bench, finished, folder_of
+from benchmarks.roads_arms import finished
+from benchmarks.roads_trainers import Bench
 from eval.pairs import Pair
 from w2w.converter import Converter
 from w2w.weights import RELEASED
+
+LONGER = "trained longer, in stages: see its card; not part of the comparison at equal time"
+LENT = "the released vocoder's own training is not in the time"
+TUNED = "the second number: tuning the vocoder to the converter's mels, beyond the equal time"
+CAUSAL = "causal form with random weights: for its speed and latency alone"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,42 +23,58 @@ class Road:
 
     label: str
     arm: str = ""
-    """Whose training it needs; empty: the weights that come with the package."""
+    """Whose training it takes; empty: the weights that come with the package."""
+    vocoder: str = ""
+    """What speaks the mels of a road of two stages: an arm's vocoder, or a name that vocoders know."""
     notes: tuple[str, ...] = ()
     """Below the table."""
-    scored: bool = True
-    """Whether it converts the pairs, or is timed alone."""
 
     def there(self, bench: Bench) -> bool:
         """Whether what it needs is trained."""
-        if self.arm:
-            return finished(folder_of(bench, self.arm)) is not None
-        return (RELEASED / "model.safetensors").is_file()
+        if not self.arm:
+            return (RELEASED / "model.safetensors").is_file()
+        return all(finished(name, bench) is not None for name in self.trained(bench))
 
-    def export(self, bench: Bench) -> Path:
-        """The folder of its converter."""
-        return folder_of(bench, self.arm) / "export" if self.arm else RELEASED
+    def trained(self, bench: Bench) -> list[str]:
+        """The arms it needs."""
+        return [self.arm, *([self.vocoder] if self.vocoder in bench.presets else [])]
 
-    def weights(self, bench: Bench) -> Path:
-        """The file that outputs must be newer than."""
-        return self.export(bench) / "model.safetensors"
+    def weights(self, bench: Bench) -> list[Path]:
+        """The files that outputs must be newer than."""
+        folders = [bench.folder(name) / "export" for name in self.trained(bench)] if self.arm else [RELEASED]
+        return [folder / "model.safetensors" for folder in folders]
 
     def open(self, bench: Bench) -> Any:
         """The converter, ready."""
-        return Converter.from_pretrained(self.export(bench))
+        if not self.arm:
+            return Converter.from_pretrained()
+        export = bench.folder(self.arm) / "export"
+        if not self.vocoder:
+            return Converter.from_pretrained(export)
+        own = self.vocoder in bench.presets
+        vocoder = bench.folder(self.vocoder) / "export" if own else self.vocoder
+        return Converter.from_pretrained(export, vocoder=str(vocoder))
 
     def pairs(self, pairs: Sequence[Pair]) -> list[Pair]:
         """The pairs as this road is asked for them."""
         return list(pairs)
 
     def spent(self, bench: Bench) -> dict[str, Any]:
-        """What training it cost."""
-        return {"training": finished(folder_of(bench, self.arm))} if self.arm else {}
+        """What training it cost, and tuning its vocoder."""
+        if not self.arm:
+            return {}
+        first, *others = (finished(name, bench) for name in self.trained(bench))
+        return {"training": {**(first or {}), **({"vocoder": others[0]} if others else {})}}
 
-
-LONGER = "Trained longer, in stages: see its card. Not part of the comparison at equal time."
 
 ROADS: dict[str, Road] = {
     "w2w": Road(label="wave-to-wave", arm="w2w"),
+    "cluit_mel": Road(label="CLUIT-mel, HiFi-GAN V2", arm="cluit_mel", vocoder="released", notes=(LENT,)),
+    "cluit_mel_tuned": Road(
+        label="CLUIT-mel, HiFi-GAN V2 tuned to it",
+        arm="cluit_mel",
+        vocoder="cluit_mel_tuned",
+        notes=(LENT, TUNED),
+    ),
     "released": Road(label="wave-to-wave, released", notes=(LONGER,)),
 }

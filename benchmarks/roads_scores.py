@@ -1,6 +1,6 @@
 """What the roads' outputs are worth: the same pairs by every road, judged together; differences."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,15 @@ def chosen_pairs(data: Path, count: int) -> list[Pair]:
     return [listed[i * len(listed) // count] for i in range(count)]
 
 
-def outputs(pairs: Sequence[Pair], converter: Any, weights: Path, out: Path, name: str) -> list[Pair]:
-    """Every pair's output in ``out/name``; made again only where the weights are newer."""
+def outputs(
+    pairs: Sequence[Pair], opened: Callable[[], Any], weights: Sequence[Path], out: Path, name: str
+) -> list[Pair]:
+    """Every pair's output in ``out/name``; made again only where weights are newer."""
     files = [out / name / f"{number:03d}.wav" for number in range(len(pairs))]
-    since = weights.stat().st_mtime
+    since = max(file.stat().st_mtime for file in weights)
     if all(file.is_file() and file.stat().st_mtime >= since for file in files):
         return [replace(pair, system=name, output=file) for pair, file in zip(pairs, files)]
-    return make_outputs(pairs, Voices(converter()), out, name)
+    return make_outputs(pairs, Voices(opened()), out, name)
 
 
 def scores(

@@ -44,12 +44,9 @@ def stages(network: nn.Module, speech: Wave, voice: Float[Tensor, "1 dim"]) -> d
     vocoder: Any = getattr(network, "vocoder", None)
     if vocoder is None:
         return {}
-    mel = vocoder.log_mel(speech)
-    stages: dict[str, Call] = {"vocoder": lambda: vocoder(mel)}
-    convert: Any = getattr(network, "mel_network", None)
-    if convert is not None:
-        stages["converter"] = lambda: convert(vocoder.log_mel(speech), voice)
-    return stages
+    convert: Any = network.converted_mel
+    mel = convert(speech, voice)
+    return {"converter": lambda: convert(speech, voice), "vocoder": lambda: vocoder(mel)}
 
 
 @torch.inference_mode()
