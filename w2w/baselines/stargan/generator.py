@@ -1,0 +1,103 @@
+"""StarGAN's generator: a picture and labels in, the picture as the labels' voice would have it out."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from w2w.baselines.stargan.config import StarGANConfig
+
+Picture = Float[Tensor, "batch 1 bins frames"]
+Map = Float[Tensor, "batch channels height width"]
+
+
+class LabelMerge(nn.Conv2d):
+    """A 3 × 3 convolution of a map beside labels repeated to the map's size, without repeating them.
+
+    A label's map is constant, so its part of the sum is the kernel's taps that fall inside the map: nine
+    sums per channel instead of height × width products per label. Equal to the dense form up to rounding.
+    """
+
+    def __init__(self, channels: int, n_labels: int, out_channels: int, *, bias: bool) -> None:
+        super().__init__(channels + n_labels, out_channels, 3, padding=1, bias=bias)
+        self.n_features = channels
+
+    def forward(self, features: Map, label: Float[Tensor, "batch n_labels"]) -> Map:  # pyright: ignore[reportIncompatibleMethodOverride]
+        merged = F.conv2d(features, self.weight[:, : self.n_features], self.bias, padding=1)
+        taps = torch.einsum("bl,clyx->bcyx", label, self.weight[:, self.n_features :])
+        rows, columns = (_taps_inside(size, merged) for size in features.shape[-2:])
+        return merged + torch.einsum("hy,bcyx,wx->bchw", rows, taps, columns)
+
+
+def _taps_inside(size: int, like: Tensor) -> Tensor:
+    """Which of a kernel's three taps fall inside a map of some size: ``size 3``."""
+    inside = like.new_ones(size, 3)
+    inside[0, 0] = inside[-1, 2] = 0.0
+    return inside
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 × 3 convolutions, normalised, added to their input."""
+
+    def __init__(self, channels: int, dilation: int, norm: str) -> None:
+        super().__init__()
+        options = {"kernel_size": 3, "padding": dilation, "dilation": dilation, "bias": False}
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, channels, **options),
+            _norm(norm, channels),
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, **options),
+            _norm(norm, channels),
+        )
+
+    def forward(self, x: Map) -> Map:
+        return x + self.layers(x)
+
+
+class Generator(nn.Module):
+    """Two halvings, the labels' merge, residual blocks, two doublings, a sigmoid.
+
+    Both sides of a picture must be multiples of 4.
+    """
+
+    def __init__(self, config: StarGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        n, norm = config.n_channels, config.norm
+        self.encoder = nn.ModuleList(
+            [
+                nn.Sequential(nn.Conv2d(1, n, 7, padding=3, bias=False), _norm(norm, n), nn.ReLU()),
+                nn.Sequential(nn.Conv2d(n, 2 * n, 4, 2, 1, bias=False), _norm(norm, 2 * n), nn.ReLU()),
+                nn.Sequential(nn.Conv2d(2 * n, 4 * n, 4, 2, 1, bias=False), _norm(norm, 4 * n), nn.ReLU()),
+            ]
+        )
+        bare = not config.norm_of_merge
+        self.merge = LabelMerge(4 * n, config.labels.n_in, 4 * n, bias=bare)
+        self.after_merge = nn.Sequential(nn.Identity() if bare else _norm(norm, 4 * n), nn.ReLU())
+        self.residual = nn.ModuleList(ResidualBlock(4 * n, dilation, norm) for dilation in config.dilations)
+        self.decoder = nn.ModuleList(
+            [
+                nn.Sequential(
+                    nn.ConvTranspose2d(4 * n, 2 * n, 4, 2, 1, bias=False), _norm(norm, 2 * n), nn.ReLU()
+                ),
+                nn.Sequential(nn.ConvTranspose2d(2 * n, n, 4, 2, 1, bias=False), _norm(norm, n), nn.ReLU()),
+            ]
+        )
+        self.out = nn.Conv2d(n, 1, 7, padding=3)
+
+    def forward(self, picture: Picture, label: Float[Tensor, "batch n_in"]) -> Picture:
+        x = picture
+        for layer in self.encoder:
+            x = layer(x)
+        return self.decode(self.after_merge(self.merge(x, label)))
+
+    def decode(self, merged: Map) -> Picture:
+        """What follows the merge: all that can make anything of the labels."""
+        x = merged
+        for layer in [*self.residual, *self.decoder]:
+            x = layer(x)
+        return self.out(x).float().sigmoid()
+
+
+def _norm(norm: str, channels: int) -> nn.Module:
+    return nn.BatchNorm2d(channels) if norm == "batch" else nn.InstanceNorm2d(channels, affine=True)

@@ -1,0 +1,150 @@
+"""What is known of a clip: groups of labels by manifest column, any of which a clip may lack.
+
+A clip's labels are indices, ``batch groups``, −1 where a group is not known. The generator reads them as
+one-hots and presence bits, the discriminator is taught them as targets in {0, 1} and −1 where unknown.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from data.manifest import ALIASES, Row
+from engine.json_config import nearest
+from engine.user_error import UserError
+
+Indices = Int[Tensor, "batch groups"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelGroup:
+    """Labels of which a clip has one at most: the names in a column of the manifest."""
+
+    column: str = "speaker"
+    """speaker, gender, or any other column by its name, such as accent or corpus; empty: no such group."""
+    size: int = 0
+    """Room for names; 0: as many as the data has."""
+    names: tuple[str, ...] = ()
+    """In the labels' order. Filled in from the data, and kept with the model."""
+
+    def __post_init__(self) -> None:
+        if self.size < 0:
+            raise UserError(f"a label group of size={self.size} for {self.column} must have 0 or more")
+        if self.size and len(self.names) > self.size:
+            raise UserError(f"{len(self.names)} names of {self.column} exceed its label group of {self.size}")
+
+    def index(self, name: str) -> int:
+        """The label of a name."""
+        if name not in self.names:
+            raise UserError(
+                f"{self.column} {name!r} is not in its label group{nearest(name, self.names)}: "
+                f"{len(self.names)} names are known, {', '.join(self.names[:5])} …"
+            )
+        return self.names.index(name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelsConfig:
+    """Three groups of labels; the defaults have the experiment's sizes."""
+
+    first: LabelGroup = field(default_factory=lambda: LabelGroup(column="speaker", size=1421))
+    """Such as speakers."""
+    second: LabelGroup = field(default_factory=lambda: LabelGroup(column="accent", size=53))
+    """Such as accents or corpora."""
+    third: LabelGroup = field(default_factory=lambda: LabelGroup(column="gender", size=2))
+    """Such as genders."""
+
+    @property
+    def groups(self) -> tuple[LabelGroup, ...]:
+        """Those in use."""
+        return tuple(group for group in (self.first, self.second, self.third) if group.column)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Labels in each group."""
+        return [group.size for group in self.groups]
+
+    @property
+    def n_out(self) -> int:
+        """Width of what the discriminator tells: every label of every group, 1476 by default."""
+        return sum(self.sizes)
+
+    @property
+    def n_in(self) -> int:
+        """Width of what the generator reads: the labels and a presence bit for each group, 1479."""
+        return self.n_out + len(self.groups)
+
+    def indices(self, named: Mapping[str, str]) -> Int[Tensor, "1 groups"]:
+        """The labels of names by column, such as ``{"speaker": "p225"}``; other groups are not known."""
+        for column in named:
+            if column not in [group.column for group in self.groups]:
+                columns = ", ".join(group.column for group in self.groups)
+                raise UserError(f"there is no label group {column!r}: the groups are {columns}")
+        found = [group.index(named[group.column]) if group.column in named else -1 for group in self.groups]
+        return torch.tensor([found])
+
+
+def input_label(indices: Indices, config: LabelsConfig) -> Float[Tensor, "batch n_in"]:
+    """One-hots of the known groups, zeros for the others, then the presence bits: all in {0, 1}."""
+    columns = zip(indices.unbind(1), config.sizes, strict=True)
+    hots = [_one_hot(of, size) for of, size in columns]
+    return torch.cat([*hots, (indices >= 0).float()], dim=1)
+
+
+def output_label(indices: Indices, config: LabelsConfig) -> Float[Tensor, "batch n_out"]:
+    """One-hots of the known groups and −1 throughout the others."""
+    columns = zip(indices.unbind(1), config.sizes, strict=True)
+    return torch.cat([_one_hot(of, size).where(of[:, None] >= 0, -1.0) for of, size in columns], dim=1)
+
+
+def _one_hot(index: Tensor, size: int) -> Tensor:
+    """A row each, of zeros where the index is −1."""
+    if not size:
+        return index.new_zeros(len(index), 0, dtype=torch.float32)
+    return F.one_hot(index.clamp_min(0), size).float() * (index >= 0)[:, None]
+
+
+def value_of(row: Row, column: str) -> str | None:
+    """What a manifest row says in a column, by our name of the column or the manifest's."""
+    for ours in ("speaker", "gender"):
+        if column in ALIASES[ours]:
+            return getattr(row, ours)
+    return row.extra.get(column) or None
+
+
+def with_names(config: LabelsConfig, rows: Sequence[Row]) -> LabelsConfig:
+    """Fill in the names, and the sizes left open, from the data; names already given stay."""
+    filled = {}
+    for place in ("first", "second", "third"):
+        group: LabelGroup = getattr(config, place)
+        if group.column and not group.names:
+            found = sorted({value for row in rows if (value := value_of(row, group.column)) is not None})
+            group = replace(group, names=tuple(found[: group.size or None]))
+        filled[place] = replace(group, size=group.size or len(group.names))
+    return LabelsConfig(**filled)
+
+
+def labels_of(rows: Iterable[Row], config: LabelsConfig) -> Int[Tensor, "rows groups"]:
+    """Every row's labels; a row with a label outside its group, or with none at all, is refused."""
+    places = [{name: index for index, name in enumerate(group.names)} for group in config.groups]
+    return torch.tensor([_indices(row, config, places) for row in rows])
+
+
+def _indices(row: Row, config: LabelsConfig, places: list[dict[str, int]]) -> list[int]:
+    found = []
+    for group, place in zip(config.groups, places, strict=True):
+        value = value_of(row, group.column)
+        if value is not None and value not in place:
+            raise UserError(
+                f"{row.path}: {group.column} {value!r} lies outside its label group, which has {group.size} "
+                f"labels and knows {len(group.names)} names: make the group larger (size 0: as large as the "
+                "data needs), or leave the row out"
+            )
+        found.append(-1 if value is None else place[value])
+    if all(index < 0 for index in found):
+        columns = ", ".join(group.column for group in config.groups)
+        raise UserError(f"{row.path} has no label at all in {columns}: give it one, or leave the row out")
+    return found
