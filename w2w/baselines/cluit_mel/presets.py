@@ -1,0 +1,104 @@
+"""The four published variants of CLUIT on mels, each also at a size for a CPU, and the forms for live use."""
+
+from dataclasses import dataclass, field, replace
+
+from data.batches import DataConfig
+from engine.loop import LoopConfig
+from engine.optim import OptimConfig
+from engine.user_error import UserError
+from w2w.baselines.cluit_mel.network import CluitMelConfig
+from w2w.baselines.cluit_mel.task_config import CluitMelTaskConfig, Weights
+from w2w.objectives.content import ContentLossConfig
+
+ADAM = OptimConfig(lr=5e-5, betas=(0.0, 0.99))
+"""The recipe's optimiser, of both players."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CluitMelTrainConfig:
+    """Everything that decides a run."""
+
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    """When things happen, and where the run lives."""
+    init: str = ""
+    """A run to begin from instead of random weights: its newest checkpoint's networks, not its optimisers."""
+    data: DataConfig = field(default_factory=lambda: DataConfig(batch=8, crop_samples=20_480))
+    """Which speech; crops as long as ``network.crop_frames``."""
+    network: CluitMelConfig = field(default_factory=CluitMelConfig)
+    """Generator, style encoder and critic."""
+    task: CluitMelTaskConfig = field(default_factory=CluitMelTaskConfig)
+    """The algorithm and its losses."""
+    content: ContentLossConfig = field(default_factory=ContentLossConfig)
+    """The frozen recogniser of the content loss."""
+    optim_generator: OptimConfig = ADAM
+    """The optimiser of generator and style encoder."""
+    optim_critic: OptimConfig = ADAM
+    """The critic's optimiser."""
+
+    def __post_init__(self) -> None:
+        mel, crop = self.network.mel, self.network.crop_frames * self.network.mel.hop
+        if self.data.sample_rate != mel.sample_rate:
+            raise UserError(
+                f"data.sample_rate={self.data.sample_rate} and network.mel.sample_rate={mel.sample_rate} "
+                "must be the same: set both"
+            )
+        if self.data.crop_samples != crop or self.data.reference_samples not in (0, crop):
+            raise UserError(
+                f"network.crop_frames={self.network.crop_frames} frames of {mel.hop} samples need "
+                f"--data.crop-samples {crop} and --data.reference-samples 0, not {self.data.crop_samples} "
+                f"and {self.data.reference_samples}"
+            )
+        if self.data.batch < 2:
+            raise UserError(
+                "data.batch=1 leaves no reference, which is another clip of the batch: give 2 or more"
+            )
+
+
+PUBLISHED = CluitMelTrainConfig(
+    loop=LoopConfig(steps=200_000, save_every=2_000, sample_every=5_000),
+    data=DataConfig(batch=8, crop_samples=20_480, equal_speakers=True),
+)
+SMALL = replace(
+    PUBLISHED,
+    loop=LoopConfig(steps=10_000, save_every=500, sample_every=1_000),
+    network=CluitMelConfig(n_channels=32, max_channels=256),
+    optim_generator=replace(ADAM, lr=2e-4),
+    optim_critic=replace(ADAM, lr=2e-4),
+)
+
+
+def weighted(config: CluitMelTrainConfig, **weights: float) -> CluitMelTrainConfig:
+    """The same with other weights of losses."""
+    task = replace(config.task, weights=replace(config.task.weights, **weights))
+    return replace(config, task=task)
+
+
+def variants(bank: CluitMelTrainConfig) -> dict[str, CluitMelTrainConfig]:
+    """The published four: memory bank, + norm loss, + speaker label, the last with a queue for the bank."""
+    norm = weighted(bank, norm=1.0)
+    label = weighted(norm, label_critic=1.0, label_generator=1.0)
+    queue = replace(label, task=replace(label.task, negatives="queue"))
+    return {"bank": bank, "bank_norm": norm, "bank_norm_label": label, "moco_norm_label": queue}
+
+
+def live(config: CluitMelTrainConfig, norm: str) -> CluitMelTrainConfig:
+    """The causal form: no convolution looks ahead, no statistics of a whole utterance."""
+    return replace(config, network=replace(config.network, causal=True, norm=norm))
+
+
+SMALL_VARIANTS = variants(SMALL)
+PRESETS = {
+    **variants(PUBLISHED),
+    **{f"{name}_small": config for name, config in SMALL_VARIANTS.items()},
+    "causal_small": live(SMALL_VARIANTS["bank_norm_label"], "frame"),
+    "causal_frozen_small": live(SMALL_VARIANTS["bank_norm_label"], "frozen"),
+    "tiny": replace(
+        weighted(SMALL, norm=1.0),
+        loop=LoopConfig(steps=4, log_every=1, save_every=2, sample_every=4),
+        data=DataConfig(batch=2, crop_samples=5_120),
+        network=CluitMelConfig(
+            crop_frames=32, n_channels=8, max_channels=16, n_bottleneck=1, style_dim=8, projection_dim=8
+        ),
+        task=CluitMelTaskConfig(n_negatives=16, weights=Weights(norm=1.0)),
+    ),
+}

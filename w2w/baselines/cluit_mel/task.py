@@ -1,0 +1,245 @@
+"""CLUIT on mels (Lee, Seol and Lee 2021, for voices): contrast says whose voice, a cycle keeps what was said."""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from data.batches import Batch
+from data.frontends import LogMel
+from engine.optim import EMA, OptimConfig, Player
+from engine.tracking import Samples
+from engine.user_error import UserError
+from w2w.baselines.cluit_mel import showcase
+from w2w.baselines.cluit_mel.augment import augmented
+from w2w.baselines.cluit_mel.critic import MelCritic, MelJudgement
+from w2w.baselines.cluit_mel.losses import (
+    gradient_penalty,
+    mel_distance,
+    norm_loss,
+    softplus_critic,
+    softplus_generator,
+)
+from w2w.baselines.cluit_mel.negatives import Drawn, Negatives, Queue, SlotBank
+from w2w.baselines.cluit_mel.network import CluitMelConfig, CluitMelNetwork
+from w2w.baselines.cluit_mel.task_config import CluitMelTaskConfig
+from w2w.objectives.losses import info_nce, labelled_cross_entropy
+
+Mel = Float[Tensor, "batch n_mels frames"]
+Scalars = dict[str, Tensor]
+
+
+class CluitMel:
+    """The task: generator and style encoder against one critic. ``update`` is the algorithm.
+
+    Every clip of a batch is a source, and the reference of the next: mels and styles are computed once.
+    """
+
+    def __init__(
+        self,
+        config: CluitMelTaskConfig,
+        network: CluitMelConfig,
+        optim_generator: OptimConfig,
+        optim_critic: OptimConfig,
+        content: nn.Module | None = None,
+    ) -> None:
+        self.config, self.shape = config, network
+        self.network = CluitMelNetwork(network)
+        self.critic = MelCritic(network)
+        self.network_ema = EMA(self.network, config.ema)
+        self.critic_ema = EMA(self.critic, config.ema)
+        self.bank = self._negatives()
+        self.players = {
+            "generator": Player(self.network, optim_generator, "generator"),
+            "critic": Player(self.critic, optim_critic, "critic"),
+        }
+        self.modules: dict[str, nn.Module] = {
+            "network": self.network,
+            "network_ema": self.network_ema.module,
+            "critic": self.critic,
+            "critic_ema": self.critic_ema.module,
+            "negatives": self.bank,
+        }
+        self.frontend = LogMel(network.mel)
+        self.frozen: dict[str, nn.Module] = {"frontend": self.frontend}
+        self.content = content
+        if content is not None:
+            self.frozen["content"] = content
+        self.spread = float(network.mel_std)
+        self.last: Mel | None = None
+
+    def _negatives(self) -> SlotBank | Queue:
+        config, dim = self.config, self.shape.projection_dim
+        if config.negatives == "queue":
+            return Queue(config.n_negatives, dim)
+        if not config.bank_slots:
+            raise UserError(
+                "task.bank_slots=0 is filled in from the data when a run begins: give a number here"
+            )
+        return SlotBank(config.bank_slots, dim, config.n_negatives, config.bank_momentum)
+
+    def update(self, batch: Batch, step: int) -> Scalars:
+        """One step of both players; a clip's reference is the clip before it in the batch."""
+        weight, scalars = self.config.weights, {}
+        with torch.no_grad():
+            source = self.frontend(batch.wave)
+        reference, self.last = source.roll(1, 0), source
+        identity, negatives = self.identities(batch), self.negatives()
+        style = self.network.style_of_mel(source)
+        converted = self.network(source, style.roll(1, 0))
+
+        key, total = self.keys(batch, source), source.new_zeros(())
+        if self.critic_is_used:
+            real = self.critic_step(
+                scalars, source, converted.detach(), key, batch, identity, negatives, step
+            )
+            self.critic_ema.update(step)
+            total = total + self.fooling(scalars, converted, real, batch, identity, negatives)
+        if weight.cycle:
+            back = self.network(converted, style)
+            total = total + weight.cycle * self.term(scalars, "cycle", self.distance(back, source))
+        if weight.reconstruction:
+            rebuilt = self.distance(self.network(source, style), source)
+            total = total + weight.reconstruction * self.term(scalars, "reconstruction", rebuilt)
+        if weight.norm:
+            total = total + weight.norm * self.term(scalars, "norm", norm_loss(converted, source))
+        if weight.content and self.content is not None:
+            heard = self.content(converted, source)
+            total = total + weight.content * self.term(scalars, "content", heard)
+        if total.requires_grad:
+            self.players["generator"].descend(total)
+        self.network_ema.update(step)
+
+        if key is not None:
+            self.bank.remember(key, identity, batch.utterance)
+        return {f"loss/{name}": value.detach() for name, value in scalars.items()}
+
+    def samples(self, step: int) -> Samples:
+        """Pictures of the averaged generator on the last batch."""
+        assert self.last is not None
+        return showcase.samples(self.averaged, self.last)
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Whether the averaged generator converts the last batch; needs no labels."""
+        assert self.last is not None
+        return showcase.watch(self.averaged, self.last)
+
+    @property
+    def averaged(self) -> CluitMelNetwork:
+        """The networks for use."""
+        network = self.network_ema.module
+        assert isinstance(network, CluitMelNetwork)
+        return network
+
+    # What follows are the paragraphs of the algorithm, in its order.
+
+    @property
+    def critic_is_used(self) -> bool:
+        """Whether the generator listens to the critic."""
+        weight = self.config.weights
+        return bool(weight.adversarial or weight.contrast_generator or weight.label_generator)
+
+    def identities(self, batch: Batch) -> Tensor:
+        """Who may not be whose negative: labels where known and to be masked, else a number for each recording."""
+        recording = -2 - batch.utterance
+        masked = (batch.speaker >= 0) & self.config.mask_same_speaker
+        return torch.where(masked, batch.speaker, recording)
+
+    def negatives(self) -> Drawn | None:
+        """This step's negatives, if any contrast has a weight."""
+        weight = self.config.weights
+        return self.bank.draw() if weight.contrast_critic or weight.contrast_generator else None
+
+    @torch.no_grad()
+    def keys(self, batch: Batch, source: Mel) -> Tensor | None:
+        """What the averaged critic makes of each clip's positive; nothing where no contrast has a weight."""
+        weight = self.config.weights
+        if not (weight.contrast_critic or weight.contrast_generator):
+            return None
+        if self.config.positives == "augmented":
+            positive = augmented(source, self.config.augment)
+        else:
+            positive = self.frontend(batch.other)
+        return self.critic_ema.module(positive).projection.float()
+
+    def critic_step(
+        self,
+        scalars: Scalars,
+        source: Mel,
+        converted: Mel,
+        key: Tensor | None,
+        batch: Batch,
+        identity: Tensor,
+        negatives: Drawn | None,
+        step: int,
+    ) -> MelJudgement:
+        """Critic: tell real from converted, hold positives together, name known speakers.
+
+        Return what it thought of the real clips before it moved.
+        """
+        weight, config = self.config.weights, self.config
+        total = source.new_zeros(())
+        penalised = weight.r1 > 0 and step % config.r1_every == 0
+        flat = source.flatten(1)[:, None].requires_grad_(penalised)
+        real = self.critic(flat.view_as(source))
+        if weight.adversarial:
+            adversarial = softplus_critic(real.score, self.critic(converted).score)
+            total = total + weight.adversarial * self.term(scalars, "adversarial", adversarial, "critic")
+        if weight.contrast_critic and key is not None and negatives is not None:
+            contrast = self.contrast(real.projection, key, identity, negatives)
+            total = total + weight.contrast_critic * self.term(scalars, "contrast", contrast, "critic")
+        if weight.label_critic:
+            named = labelled_cross_entropy(real.speakers, batch.speaker)
+            total = total + weight.label_critic * self.term(scalars, "label", named, "critic")
+        if penalised:
+            penalty = gradient_penalty(real.score, flat, self.spread)
+            lazily = 0.5 * weight.r1 * config.r1_every
+            total = total + lazily * self.term(scalars, "r1", penalty, "critic")
+        if total.requires_grad:
+            self.players["critic"].descend(total)
+        return real
+
+    def fooling(
+        self,
+        scalars: Scalars,
+        converted: Mel,
+        real: MelJudgement,
+        batch: Batch,
+        identity: Tensor,
+        negatives: Drawn | None,
+    ) -> Tensor:
+        """Generator: sound real, sound like the reference, be named as it is."""
+        weight, total = self.config.weights, converted.new_zeros(())
+        fake = self.critic(converted)
+        if weight.adversarial:
+            fool = self.term(scalars, "adversarial", softplus_generator(fake.score))
+            total = total + weight.adversarial * fool
+        if weight.contrast_generator and negatives is not None:
+            # The critic's view before its own step: an update old, and one pass less.
+            target = real.projection.detach().roll(1, 0)
+            contrast = self.contrast(fake.projection, target, identity.roll(1), negatives)
+            total = total + weight.contrast_generator * self.term(scalars, "contrast", contrast)
+        if weight.label_generator:
+            named = labelled_cross_entropy(fake.speakers, batch.speaker.roll(1))
+            total = total + weight.label_generator * self.term(scalars, "label", named)
+        return total
+
+    def contrast(self, query: Tensor, positive: Tensor, identity: Tensor, negatives: Drawn) -> Tensor:
+        """InfoNCE with this run's temperature; nobody is his own negative."""
+        return info_nce(
+            query,
+            positive,
+            negatives.keys,
+            temperature=self.config.temperature,
+            query_label=identity,
+            negative_label=negatives.identity,
+        )
+
+    def distance(self, mel: Mel, target: Mel) -> Tensor:
+        """L1 in the units of the networks."""
+        return mel_distance(mel, target, self.spread)
+
+    def term(self, scalars: Scalars, name: str, value: Tensor, player: str = "generator") -> Tensor:
+        """Note a loss under its name and return it."""
+        scalars[f"{player}/{name}"] = value
+        return value

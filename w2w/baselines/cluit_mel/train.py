@@ -1,0 +1,95 @@
+"""Train CLUIT on mels: ``accelerate launch w2w/train.py --task cluit-mel --data.path FOLDER --loop.out RUN``.
+
+Run the same command again to continue. ``--preset bank_norm_label_small`` suits a CPU; presets are in
+``presets.py``.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from data.batches import SpeechCrops, batches
+from engine.checkpoint import fill, load_weights, newest_checkpoint
+from engine.loop import accelerator, fit
+from engine.user_error import UserError
+from w2w.baselines.cluit_mel.content import MelContentLoss
+from w2w.baselines.cluit_mel.network import CluitMelConfig
+from w2w.baselines.cluit_mel.presets import PRESETS, CluitMelTrainConfig
+from w2w.baselines.cluit_mel.task import CluitMel
+
+__all__ = ["PRESETS", "CluitMelTrainConfig", "build", "completed", "train"]
+
+
+def train(config: CluitMelTrainConfig) -> None:
+    """Train, or continue; leave the converter for use in ``export`` beside the checkpoints."""
+    here = accelerator(config.loop)
+    config = with_its_crops(config)
+    loop, rank, n_ranks = config.loop, here.process_index, here.num_processes
+    crops = batches(config.data, loop.seed, loop.workers, rank, n_ranks, loop.accumulate)
+    config = completed(config, crops.crops)
+    fit(lambda: build(config), crops, loop, full_config=config)
+    if here.is_main_process:
+        print(f"exported to {export_run(loop.out, loop.out / 'export')}")
+
+
+def with_its_crops(config: CluitMelTrainConfig) -> CluitMelTrainConfig:
+    """The config whose batches hold the positives it asks for."""
+    if config.task.positives == "recording":
+        return replace(config, data=replace(config.data, other="recording"))
+    return config
+
+
+def completed(config: CluitMelTrainConfig, crops: SpeechCrops) -> CluitMelTrainConfig:
+    """Fill in what only the data knows: how many speakers are told of, and how many recordings there are."""
+    config, n_speakers = with_its_crops(config), len(crops.speakers)
+    if config.task.uses_labels:
+        config = replace(config, network=_naming(config, n_speakers))
+    if config.task.negatives == "bank" and not config.task.bank_slots:
+        config = replace(config, task=replace(config.task, bank_slots=len(crops.rows)))
+    return config
+
+
+def _naming(config: CluitMelTrainConfig, n_speakers: int) -> CluitMelConfig:
+    if not n_speakers:
+        raise UserError(
+            f"the label losses need speakers, and {config.data.path} tells of none (data.label_share is "
+            f"{config.data.label_share:g}): take a preset without label, such as bank_norm"
+        )
+    known = config.network.n_speakers or n_speakers
+    if known < n_speakers:
+        raise UserError(
+            f"the data has {n_speakers} speakers and network.n_speakers is {known}: leave it at 0, or give "
+            f"--network.n-speakers {n_speakers}"
+        )
+    return replace(config.network, n_speakers=known)
+
+
+def build(config: CluitMelTrainConfig) -> CluitMel:
+    """The task of a completed config; the recogniser is loaded only where its loss has a weight."""
+    content = MelContentLoss(config.content, config.network.mel) if config.task.weights.content else None
+    players = config.optim_generator, config.optim_critic
+    task = CluitMel(config.task, config.network, *players, content)
+    if config.init:
+        begin_from(task, Path(config.init))
+    return task
+
+
+def begin_from(task: CluitMel, run: Path) -> None:
+    """Fill the networks from another run's newest checkpoint; negatives begin empty."""
+    folder = newest_checkpoint(run)
+    if folder is None:
+        raise UserError(f"init={run} holds no checkpoint of a run: give the folder that --loop.out named")
+    for name, module in task.modules.items():
+        if name != "negatives":
+            path = folder / f"{name}.safetensors"
+            fill(module, load_weights(path), path)
+
+
+def export_run(run: Path, out: Path) -> Path:
+    """Write config.json and model.safetensors of the run's averaged networks."""
+    from engine.checkpoint import export
+    from engine.config import load_config
+
+    folder = newest_checkpoint(run)
+    assert folder is not None
+    config = load_config(CluitMelTrainConfig, folder / "config.json")
+    return export(out, config.network, load_weights(folder / "network_ema.safetensors"))
