@@ -1,8 +1,9 @@
-"""CLUIT on mels (Lee, Seol and Lee 2021, for voices): contrast says whose voice, a cycle keeps what was said."""
+"""CLUIT on mels (Lee, Seol and Lee 2021): contrast says whose voice, a cycle keeps what was said."""
+
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from data.batches import Batch
@@ -20,13 +21,26 @@ from w2w.baselines.cluit_mel.losses import (
     softplus_critic,
     softplus_generator,
 )
-from w2w.baselines.cluit_mel.negatives import Drawn, Negatives, Queue, SlotBank
+from w2w.baselines.cluit_mel.negatives import Drawn, Queue, SlotBank
 from w2w.baselines.cluit_mel.network import CluitMelConfig, CluitMelNetwork
 from w2w.baselines.cluit_mel.task_config import CluitMelTaskConfig
 from w2w.objectives.losses import info_nce, labelled_cross_entropy
 
 Mel = Float[Tensor, "batch n_mels frames"]
 Scalars = dict[str, Tensor]
+
+
+class Voices(NamedTuple):
+    """What is known of a batch's voices besides their mels."""
+
+    label: Int[Tensor, " batch"]
+    """Speakers; −1 where not known."""
+    identity: Int[Tensor, " batch"]
+    """Whose keys are no negatives."""
+    key: Float[Tensor, "batch dim"] | None
+    """Of the positives; none where no contrast has a weight."""
+    negatives: Drawn | None
+    """Likewise."""
 
 
 class CluitMel:
@@ -83,18 +97,14 @@ class CluitMel:
         weight, scalars = self.config.weights, {}
         with torch.no_grad():
             source = self.frontend(batch.wave)
-        reference, self.last = source.roll(1, 0), source
-        identity, negatives = self.identities(batch), self.negatives()
+        self.last, voices, total = source, self.voices(batch, source), source.new_zeros(())
         style = self.network.style_of_mel(source)
         converted = self.network(source, style.roll(1, 0))
 
-        key, total = self.keys(batch, source), source.new_zeros(())
         if self.critic_is_used:
-            real = self.critic_step(
-                scalars, source, converted.detach(), key, batch, identity, negatives, step
-            )
+            real = self.critic_step(scalars, source, converted.detach(), voices, step)
             self.critic_ema.update(step)
-            total = total + self.fooling(scalars, converted, real, batch, identity, negatives)
+            total = total + self.fooling(scalars, converted, real, voices)
         if weight.cycle:
             back = self.network(converted, style)
             total = total + weight.cycle * self.term(scalars, "cycle", self.distance(back, source))
@@ -110,8 +120,8 @@ class CluitMel:
             self.players["generator"].descend(total)
         self.network_ema.update(step)
 
-        if key is not None:
-            self.bank.remember(key, identity, batch.utterance)
+        if voices.key is not None:
+            self.bank.remember(voices.key, voices.identity, batch.utterance)
         return {f"loss/{name}": value.detach() for name, value in scalars.items()}
 
     def samples(self, step: int) -> Samples:
@@ -139,39 +149,27 @@ class CluitMel:
         weight = self.config.weights
         return bool(weight.adversarial or weight.contrast_generator or weight.label_generator)
 
-    def identities(self, batch: Batch) -> Tensor:
-        """Who may not be whose negative: labels where known and to be masked, else a number for each recording."""
-        recording = -2 - batch.utterance
-        masked = (batch.speaker >= 0) & self.config.mask_same_speaker
-        return torch.where(masked, batch.speaker, recording)
-
-    def negatives(self) -> Drawn | None:
-        """This step's negatives, if any contrast has a weight."""
-        weight = self.config.weights
-        return self.bank.draw() if weight.contrast_critic or weight.contrast_generator else None
-
     @torch.no_grad()
-    def keys(self, batch: Batch, source: Mel) -> Tensor | None:
-        """What the averaged critic makes of each clip's positive; nothing where no contrast has a weight."""
-        weight = self.config.weights
-        if not (weight.contrast_critic or weight.contrast_generator):
-            return None
-        if self.config.positives == "augmented":
-            positive = augmented(source, self.config.augment)
+    def voices(self, batch: Batch, source: Mel) -> Voices:
+        """Who speaks, the averaged critic's keys of the clips' positives, and this step's negatives.
+
+        Nobody may be the negative of an identity that is his own: labels where known and to be masked, else
+        numbers below −1, one for each recording.
+        """
+        config, label = self.config, batch.speaker
+        masked = (label >= 0) & config.mask_same_speaker
+        identity = torch.where(masked, label, -2 - batch.utterance)
+        if not (config.weights.contrast_critic or config.weights.contrast_generator):
+            return Voices(label, identity, None, None)
+        if config.positives == "augmented":
+            positive = augmented(source, config.augment)
         else:
             positive = self.frontend(batch.other)
-        return self.critic_ema.module(positive).projection.float()
+        key = self.critic_ema.module(positive).projection.float()
+        return Voices(label, identity, key, self.bank.draw())
 
     def critic_step(
-        self,
-        scalars: Scalars,
-        source: Mel,
-        converted: Mel,
-        key: Tensor | None,
-        batch: Batch,
-        identity: Tensor,
-        negatives: Drawn | None,
-        step: int,
+        self, scalars: Scalars, source: Mel, converted: Mel, voices: Voices, step: int
     ) -> MelJudgement:
         """Critic: tell real from converted, hold positives together, name known speakers.
 
@@ -185,11 +183,11 @@ class CluitMel:
         if weight.adversarial:
             adversarial = softplus_critic(real.score, self.critic(converted).score)
             total = total + weight.adversarial * self.term(scalars, "adversarial", adversarial, "critic")
-        if weight.contrast_critic and key is not None and negatives is not None:
-            contrast = self.contrast(real.projection, key, identity, negatives)
+        if weight.contrast_critic and voices.key is not None:
+            contrast = self.contrast(real.projection, voices.key, voices.identity, voices.negatives)
             total = total + weight.contrast_critic * self.term(scalars, "contrast", contrast, "critic")
         if weight.label_critic:
-            named = labelled_cross_entropy(real.speakers, batch.speaker)
+            named = labelled_cross_entropy(real.speakers, voices.label)
             total = total + weight.label_critic * self.term(scalars, "label", named, "critic")
         if penalised:
             penalty = gradient_penalty(real.score, flat, self.spread)
@@ -199,33 +197,26 @@ class CluitMel:
             self.players["critic"].descend(total)
         return real
 
-    def fooling(
-        self,
-        scalars: Scalars,
-        converted: Mel,
-        real: MelJudgement,
-        batch: Batch,
-        identity: Tensor,
-        negatives: Drawn | None,
-    ) -> Tensor:
+    def fooling(self, scalars: Scalars, converted: Mel, real: MelJudgement, voices: Voices) -> Tensor:
         """Generator: sound real, sound like the reference, be named as it is."""
         weight, total = self.config.weights, converted.new_zeros(())
         fake = self.critic(converted)
         if weight.adversarial:
             fool = self.term(scalars, "adversarial", softplus_generator(fake.score))
             total = total + weight.adversarial * fool
-        if weight.contrast_generator and negatives is not None:
+        if weight.contrast_generator:
             # The critic's view before its own step: an update old, and one pass less.
-            target = real.projection.detach().roll(1, 0)
-            contrast = self.contrast(fake.projection, target, identity.roll(1), negatives)
+            target, identity = real.projection.detach().roll(1, 0), voices.identity.roll(1)
+            contrast = self.contrast(fake.projection, target, identity, voices.negatives)
             total = total + weight.contrast_generator * self.term(scalars, "contrast", contrast)
         if weight.label_generator:
-            named = labelled_cross_entropy(fake.speakers, batch.speaker.roll(1))
+            named = labelled_cross_entropy(fake.speakers, voices.label.roll(1))
             total = total + weight.label_generator * self.term(scalars, "label", named)
         return total
 
-    def contrast(self, query: Tensor, positive: Tensor, identity: Tensor, negatives: Drawn) -> Tensor:
+    def contrast(self, query: Tensor, positive: Tensor, identity: Tensor, negatives: Drawn | None) -> Tensor:
         """InfoNCE with this run's temperature; nobody is his own negative."""
+        assert negatives is not None
         return info_nce(
             query,
             positive,
