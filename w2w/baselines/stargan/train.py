@@ -1,0 +1,66 @@
+"""Train StarGAN: ``accelerate launch w2w/train.py --task stargan --data.path FOLDER --loop.out RUN``.
+
+Run the same command again to continue. ``--preset stargan_small`` suits a CPU; presets are in ``presets.py``.
+Labels come from the manifest's columns:
+``--stargan.labels.second.column corpus --stargan.labels.second.size 0``.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from engine.checkpoint import fill, load_weights, newest_checkpoint
+from engine.loop import accelerator, fit
+from engine.user_error import UserError
+from w2w.baselines.stargan.batches import labelled_batches, told_rows
+from w2w.baselines.stargan.labels import with_names
+from w2w.baselines.stargan.presets import PRESETS
+from w2w.baselines.stargan.task import StarGAN
+from w2w.baselines.stargan.train_config import StarGANTrainConfig
+
+__all__ = ["PRESETS", "StarGANTrainConfig", "build", "completed", "train"]
+
+
+def train(config: StarGANTrainConfig) -> None:
+    """Train, or continue; leave the networks for use in ``export`` beside the checkpoints."""
+    from w2w.export import export_run
+
+    here = accelerator(config.loop)
+    config, shape = completed(config), config.stargan.spectrogram
+    crops = labelled_batches(
+        config.data,
+        config.loop,
+        shape,
+        config.stargan.labels,
+        n_parts=config.task.critic_updates,
+        rank=here.process_index,
+    )
+    fit(lambda: build(config), crops, config.loop, full_config=config)
+    if here.is_main_process:
+        print(f"exported to {export_run(config.loop.out, config.loop.out / 'export')}")
+
+
+def completed(config: StarGANTrainConfig) -> StarGANTrainConfig:
+    """Fill in what only the data knows: the names of its labels, and how many there are."""
+    labels = with_names(config.stargan.labels, told_rows(config.data))
+    if not labels.n_out:
+        columns = ", ".join(group.column for group in labels.groups)
+        raise UserError(f"{config.data.path} has no labels in {columns}: name its columns in stargan.labels")
+    return replace(config, stargan=replace(config.stargan, labels=labels))
+
+
+def build(config: StarGANTrainConfig) -> StarGAN:
+    """The task of a completed config."""
+    task = StarGAN(config.task, config.stargan, config.optim_generator, config.optim_discriminator)
+    if config.init:
+        begin_from(task, Path(config.init))
+    return task
+
+
+def begin_from(task: StarGAN, run: Path) -> None:
+    """Fill both networks from another run's newest checkpoint."""
+    folder = newest_checkpoint(run)
+    if folder is None:
+        raise UserError(f"init={run} holds no checkpoint of a run: give the folder that --loop.out named")
+    for name, module in task.modules.items():
+        path = folder / f"{name}.safetensors"
+        fill(module, load_weights(path), path)
