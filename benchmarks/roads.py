@@ -23,7 +23,7 @@ from benchmarks import roads_arms, roads_scores
 from benchmarks.converter import lasting
 from benchmarks.roads_arms import ARMS, PRESETS
 from benchmarks.roads_budget import write
-from benchmarks.roads_report import MEL_ROAD, goals, goals_table, table
+from benchmarks.roads_report import OURS, TIMED_ROADS, goals, goals_table, table
 from benchmarks.roads_rows import ROADS, Road
 from benchmarks.roads_speed import ratio, speeds
 from benchmarks.roads_trainers import Bench
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if words.train_only:
         return
     there = {name: road for name, road in ROADS.items() if road.there(bench)}
-    if not there:
+    if all(road.untrained for road in there.values()):
         raise UserError(f"{words.out} holds no trained arm to compare: train one, by --only or all")
     found = compared(there, bench, pairs, words)
     write(words.out / "roads.json", found)
@@ -108,6 +108,8 @@ def compared(there: Mapping[str, Road], bench: Bench, pairs: Sequence[Pair], wor
     out, cache = bench.out / "outputs" / str(len(pairs)), Cache(words.cache)
     made = []
     for name, road in there.items():
+        if road.untrained:
+            continue
         opened = partial(road.open, bench)
         made += roads_scores.outputs(road.pairs(pairs), opened, road.weights(bench), out, name)
     judged, summary = roads_scores.scores(made, pairs, out, cache, fast=words.fast, jobs=words.jobs)
@@ -129,12 +131,18 @@ def compared(there: Mapping[str, Road], bench: Bench, pairs: Sequence[Pair], wor
         "repeats": words.repeats,
         "machine": machine(),
         "rows": rows,
+        "rtf_shares": shares(timed),
         "differences": roads_scores.differences(judged, COMPARED),
     }
-    if {"w2w", MEL_ROAD} <= set(timed):
-        turns = (timed[name]["rtf_turns"]["whole"] for name in ("w2w", MEL_ROAD))
-        found["rtf_of_mel_road"] = ratio(*turns)
     return {**found, "goals": goals(found)}
+
+
+def shares(timed: Mapping[str, Any]) -> dict[str, float]:
+    """Wave-to-wave's real-time factor over those of mel roads, by turns of the same run."""
+    if OURS not in timed:
+        return {}
+    turns = {name: timed[name]["rtf_turns"]["whole"] for name in (OURS, *TIMED_ROADS) if name in timed}
+    return {name: ratio(turns[OURS], took) for name, took in turns.items() if name != OURS}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.roads_report import OURS
 from eval import pitch
 from eval.baselines import BASELINES, TOPLINES, toplines_and_baselines
 from eval.cache import Cache
@@ -15,9 +16,6 @@ from eval.outputs import Voices, make_outputs
 from eval.pairs import Pair, fixed_pairs, write_pairs
 from eval.report import write_rows, write_summary
 from eval.scoring import FAST, METRICS, Row, Summary, interval, score_pairs
-
-REFERRED = "w2w"
-"""Whose scores the others' are subtracted from."""
 
 
 def chosen_pairs(data: Path, count: int) -> list[Pair]:
@@ -57,7 +55,7 @@ def differences(rows: Sequence[Row], columns: Sequence[str]) -> dict[str, dict[s
     """Wave-to-wave's scores less another system's, pair by pair: means with 95 % intervals, by system."""
     systems = dict.fromkeys(str(row["system"]) for row in rows)
     by_system = {name: [row for row in rows if row["system"] == name] for name in systems}
-    ours = by_system.pop(REFERRED, [])
+    ours = by_system.pop(OURS, [])
     found: dict[str, dict[str, dict[str, float]]] = {}
     for name, theirs in by_system.items():
         if len(theirs) != len(ours):
