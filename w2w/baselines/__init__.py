@@ -1,1 +1,1 @@
-"""The roads that wave-to-wave conversion is measured against: CLUIT on mels and StarGAN, each with a vocoder."""
+"""What wave-to-wave conversion is measured against: CLUIT on mels and StarGAN, each with a vocoder."""

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from w2w.baselines.cluit_mel.config import Norm
-from w2w.baselines.cluit_mel.convolutions import doubling, halving, initialised, same
+from w2w.baselines.cluit_mel.convolutions import as_rows, doubling, halving, initialised, of_rows, same
 from w2w.baselines.cluit_mel.normalisation import AdaIN, Affine, Modulation, leaky
 
 Frames = Float[Tensor, "batch channels frames"]
@@ -28,7 +28,7 @@ class Block(nn.Module):
         self, inner: int, outer: int, *, halve: bool, norm: Norm | None = None, causal: bool = False
     ) -> None:
         super().__init__()
-        self.halve = halve
+        self.halves = halve
         self.norm1 = Affine(inner, norm) if norm else None
         self.conv1 = (halving if halve else same)(inner, inner, causal=causal)
         self.norm2 = Affine(inner, norm) if norm else None
@@ -49,8 +49,8 @@ class Block(nn.Module):
         hidden, past1 = advance(self.conv1, hidden, past[0])
         hidden = F.leaky_relu(hidden, 0.2) if self.norm2 is None else leaky(self.norm2(hidden))
         hidden, past2 = advance(self.conv2, hidden, past[1])
-        x = F.avg_pool1d(x, 2) if self.halve else x
-        x = x if self.shortcut is None else self.shortcut(x)
+        x = F.avg_pool1d(x, 2) if self.halves else x
+        x = pointwise(self.shortcut, x)
         return (x + hidden) * math.sqrt(0.5), (past1, past2)
 
 
@@ -61,7 +61,7 @@ class StyledBlock(nn.Module):
         self, inner: int, outer: int, style_dim: int, *, double: bool, norm: Norm, causal: bool
     ) -> None:
         super().__init__()
-        self.double = double
+        self.doubles = double
         self.adain1 = AdaIN(inner, style_dim, norm)
         self.conv1 = (doubling if double else same)(inner, outer, causal=causal)
         self.adain2 = AdaIN(outer, style_dim, norm)
@@ -82,16 +82,23 @@ class StyledBlock(nn.Module):
         """Process one chunk, or a whole utterance where there is no past."""
         hidden, past1 = advance(self.conv1, leaky(self.adain1(x, modulations[0])), past[0])
         hidden, past2 = advance(self.conv2, leaky(self.adain2(hidden, modulations[1])), past[1])
-        x = x if self.shortcut is None else self.shortcut(x)
-        if self.double:  # a frame's pair of outputs beside it: no repeated copy is made
+        x = pointwise(self.shortcut, x)
+        if self.doubles:  # a frame's pair of outputs beside it: no repeated copy is made
             pairs = hidden.unflatten(-1, (-1, 2)) + x[..., None]
             return pairs.flatten(-2) * math.sqrt(0.5), (past1, past2)
         return (x + hidden) * math.sqrt(0.5), (past1, past2)
 
 
-def shortcut(inner: int, outer: int) -> nn.Module | None:
+def shortcut(inner: int, outer: int) -> nn.Conv1d | None:
     """A 1×1 convolution where the number of channels changes."""
     return initialised(nn.Conv1d(inner, outer, 1, bias=False), inner) if inner != outer else None
+
+
+def pointwise(layer: nn.Conv1d | None, x: Frames) -> NewFrames:
+    """Apply a shortcut, where there is one."""
+    if layer is None:
+        return x
+    return of_rows(x, layer.weight, None) if as_rows(x) else layer(x)
 
 
 def advance(layer: Any, x: Frames, past: Past) -> tuple[NewFrames, Past]:

@@ -28,9 +28,9 @@ class Heard(NamedTuple):
 class Trunk(nn.Module):
     """Stem, log2(crop) - 2 residual blocks that halve time, and a convolution over the 4 frames left.
 
-    For any length: that convolution slides over the frames left, and its outputs, behind LeakyReLU, are averaged.
-    Linear heads of the average are the average of the heads at every position; for a training crop
-    there is one.
+    For any length: that convolution slides over the frames left, and its outputs, behind LeakyReLU, are
+    averaged. Linear heads of the average are the average of the heads at every position; a training crop
+    has one.
     """
 
     def __init__(self, config: CluitMelConfig) -> None:
@@ -72,8 +72,8 @@ class MelJudgement(NamedTuple):
 class MelCritic(nn.Module):
     """A trunk with a head for real or fake, a projector, and a label head where speakers are known.
 
-    Where the recipe is silent: the projector is linear, since the trunk's last convolution stands before it as the
-    hidden layer of a projector would. Judgements are float32 also under autocast.
+    Where the recipe is silent: the projector is linear, for the trunk's last convolution stands before it as
+    a projector's hidden layer would. Judgements are float32 also under autocast.
     """
 
     def __init__(self, config: CluitMelConfig) -> None:

@@ -22,7 +22,8 @@ class Normalisation(nn.Module):
     """Channels normalised in one of three ways, then scaled and shifted.
 
     ``frozen`` uses each utterance's own statistics in training, as ``instance`` does, and keeps moving
-    averages of them, which it uses in evaluation; while ``recording`` it uses and keeps those of the clip it is given.
+    averages of them, which it uses in evaluation; while ``recording`` it uses and keeps those of the
+    clip it is given.
     """
 
     def __init__(self, n_channels: int, how: Norm) -> None:
