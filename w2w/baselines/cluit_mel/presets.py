@@ -86,7 +86,12 @@ def live(config: CluitMelTrainConfig, norm: str) -> CluitMelTrainConfig:
     return replace(config, network=replace(config.network, causal=True, norm=norm))
 
 
-SMALL_VARIANTS = variants(SMALL)
+def masked(config: CluitMelTrainConfig) -> CluitMelTrainConfig:
+    """The same without false negatives, where labels are used at all."""
+    return replace(config, task=replace(config.task, mask_same_speaker=config.task.uses_labels))
+
+
+SMALL_VARIANTS = {name: masked(config) for name, config in variants(SMALL).items()}
 PRESETS = {
     **variants(PUBLISHED),
     **{f"{name}_small": config for name, config in SMALL_VARIANTS.items()},

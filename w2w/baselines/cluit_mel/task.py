@@ -88,7 +88,7 @@ class CluitMel:
             return Queue(config.n_negatives, dim)
         if not config.bank_slots:
             raise UserError(
-                "task.bank_slots=0 is filled in from the data when a run begins: give a number here"
+                "task.bank_slots=0 is filled in from the data (train.completed): give a number here"
             )
         return SlotBank(config.bank_slots, dim, config.n_negatives, config.bank_momentum)
 
@@ -147,7 +147,8 @@ class CluitMel:
     def critic_is_used(self) -> bool:
         """Whether the generator listens to the critic."""
         weight = self.config.weights
-        return bool(weight.adversarial or weight.contrast_generator or weight.label_generator)
+        label = weight.label_generator and self.shape.n_speakers
+        return bool(weight.adversarial or weight.contrast_generator or label)
 
     @torch.no_grad()
     def voices(self, batch: Batch, source: Mel) -> Voices:
@@ -186,7 +187,7 @@ class CluitMel:
         if weight.contrast_critic and voices.key is not None:
             contrast = self.contrast(real.projection, voices.key, voices.identity, voices.negatives)
             total = total + weight.contrast_critic * self.term(scalars, "contrast", contrast, "critic")
-        if weight.label_critic:
+        if weight.label_critic and self.shape.n_speakers:
             named = labelled_cross_entropy(real.speakers, voices.label)
             total = total + weight.label_critic * self.term(scalars, "label", named, "critic")
         if penalised:
@@ -209,7 +210,7 @@ class CluitMel:
             target, identity = real.projection.detach().roll(1, 0), voices.identity.roll(1)
             contrast = self.contrast(fake.projection, target, identity, voices.negatives)
             total = total + weight.contrast_generator * self.term(scalars, "contrast", contrast)
-        if weight.label_generator:
+        if weight.label_generator and self.shape.n_speakers:
             named = labelled_cross_entropy(fake.speakers, voices.label.roll(1))
             total = total + weight.label_generator * self.term(scalars, "label", named)
         return total

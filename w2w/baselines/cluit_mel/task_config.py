@@ -53,8 +53,8 @@ class CluitMelTaskConfig:
     bank_momentum: float = 0.5
     """Share of a slot that stays when its recording's next key comes."""
     positives: Literal["augmented", "recording", "speaker"] = "augmented"
-    """What a clip's key is made of: the clip itself, augmented; another crop of its recording; or of its
-    speaker, where he is known and has another recording."""
+    """What a clip's key is made of: the clip itself, augmented; another crop of its recording (which takes
+    ``data.other`` with it); or of its speaker, where he is known and has another recording."""
     mask_same_speaker: bool = False
     """Take keys of the query's own speaker out of the negatives, where labels exist. Those of its own
     recording are never negatives."""

@@ -39,9 +39,12 @@ def with_its_crops(config: CluitMelTrainConfig) -> CluitMelTrainConfig:
 
 
 def completed(config: CluitMelTrainConfig, crops: SpeechCrops) -> CluitMelTrainConfig:
-    """Fill in what only the data knows: how many speakers are told of, and how many recordings there are."""
+    """Fill in what only the data knows: how many speakers are told of, and how many recordings there are.
+
+    Where ``data.label_share`` is 0 the label losses are silent, as for any clip whose speaker is not known.
+    """
     config, n_speakers = with_its_crops(config), len(crops.speakers)
-    if config.task.uses_labels:
+    if config.task.uses_labels and config.data.label_share:
         config = replace(config, network=_naming(config, n_speakers))
     if config.task.negatives == "bank" and not config.task.bank_slots:
         config = replace(config, task=replace(config.task, bank_slots=len(crops.rows)))
@@ -51,8 +54,8 @@ def completed(config: CluitMelTrainConfig, crops: SpeechCrops) -> CluitMelTrainC
 def _naming(config: CluitMelTrainConfig, n_speakers: int) -> CluitMelConfig:
     if not n_speakers:
         raise UserError(
-            f"the label losses need speakers, and {config.data.path} tells of none (data.label_share is "
-            f"{config.data.label_share:g}): take a preset without label, such as bank_norm"
+            f"the label losses need speakers, and {config.data.path} names none: take a preset without label, "
+            "such as bank_norm, or give a manifest with a speaker column"
         )
     known = config.network.n_speakers or n_speakers
     if known < n_speakers:
@@ -64,7 +67,9 @@ def _naming(config: CluitMelTrainConfig, n_speakers: int) -> CluitMelConfig:
 
 
 def build(config: CluitMelTrainConfig) -> CluitMel:
-    """The task of a completed config; the recogniser is loaded only where its loss has a weight."""
+    """The task of a ``completed`` config; the recogniser is loaded only where its loss has a weight."""
+    if config.task.positives == "recording" and config.data.other != "recording":
+        raise UserError("task.positives=recording needs --data.other recording")
     content = MelContentLoss(config.content, config.network.mel) if config.task.weights.content else None
     players = config.optim_generator, config.optim_critic
     task = CluitMel(config.task, config.network, *players, content)
