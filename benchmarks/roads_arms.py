@@ -70,6 +70,13 @@ ARMS: dict[str, Arm] = {
         needs="cluit_mel",
         tunes=True,
     ),
+    "stargan": Arm(
+        preset="stargan_small",
+        config=trainers.stargan_config,
+        crops=trainers.stargan_crops,
+        build=trainers.stargan_task,
+        phases=trainers.stargan_phases,
+    ),
 }
 PRESETS: Mapping[str, str] = {name: arm.preset for name, arm in ARMS.items()}
 

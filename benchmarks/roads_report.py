@@ -49,10 +49,11 @@ def table(found: Mapping[str, Any]) -> str:
 
 def title(found: Mapping[str, Any]) -> str:
     """What the figures are of."""
+    presets = ", ".join(f"{arm}: preset {name}" for arm, name in found["presets"].items())
     return (
         f"{found['pairs']} pairs of unseen speakers; every road trained {found['minutes']:g} minutes of one "
-        f"thread; real-time factors of {found['seconds']:g} s of speech on one thread, medians of "
-        f"{found['repeats']} turns; {found['machine']}"
+        f"thread ({presets}); real-time factors of {found['seconds']:g} s of speech on one thread, medians "
+        f"of {found['repeats']} turns; {found['machine']}"
     )
 
 

@@ -42,9 +42,9 @@ def speeds(converters: Mapping[str, Any], speech: Wave, repeats: int) -> dict[st
 def stages(network: nn.Module, speech: Wave, voice: Float[Tensor, "1 dim"]) -> dict[str, Call]:
     """The converter and the vocoder of a road of two stages, apart; nothing for a road of one."""
     vocoder: Any = getattr(network, "vocoder", None)
-    if vocoder is None:
+    convert: Any = getattr(network, "converted_mel", None)
+    if vocoder is None or convert is None:
         return {}
-    convert: Any = network.converted_mel
     mel = convert(speech, voice)
     return {"converter": lambda: convert(speech, voice), "vocoder": lambda: vocoder(mel)}
 

@@ -140,6 +140,41 @@ def cluit_mel_task(config: Any) -> Task:
     return build(config)
 
 
+def stargan_config(bench: Bench, steps: int) -> Any:
+    """StarGAN, with rates that fall, and with the names of the data's labels."""
+    from w2w.baselines.stargan.train import PRESETS, completed
+
+    base = preset(PRESETS, "stargan", bench)
+    config = replace(
+        base,
+        loop=looped(base.loop, bench.folder("stargan") / "run", steps),
+        data=replace(base.data, path=str(bench.data)),
+        optim_generator=falling(base.optim_generator, steps),
+        optim_discriminator=falling(base.optim_discriminator, steps),
+    )
+    return completed(config)
+
+
+def stargan_crops(config: Any) -> Batches:
+    """The trainer's batches: a part for each of the discriminator's updates."""
+    from w2w.baselines.stargan.batches import labelled_batches
+
+    net, parts = config.stargan, config.task.critic_updates
+    return labelled_batches(config.data, config.loop, net.spectrogram, net.labels, n_parts=parts)
+
+
+def stargan_phases(config: Any) -> list[Phase]:
+    """One: every step has all of both players' updates."""
+    return [Phase(share=1.0, step=0)]
+
+
+def stargan_task(config: Any) -> Task:
+    """The trainer's task."""
+    from w2w.baselines.stargan.train import build
+
+    return build(config)
+
+
 def predict_mels(bench: Bench) -> None:
     """Every training recording's mel, converted to its own voice by the trained converter: once."""
     from w2w.baselines.predict import main as predict  # pyright: ignore
