@@ -79,7 +79,7 @@ def stem(n_mels: int, n_channels: int, *, causal: bool) -> nn.Module:
     return initialised(repeated, n_mels * 3)
 
 
-def whole_blocks(mel: Mel, frames: int) -> Mel:
+def whole_blocks(mel: Mel, frames: int) -> Float[Tensor, "batch n_mels whole"]:
     """Repeat the last frame until there are whole blocks of ``frames``."""
     missing = -mel.shape[-1] % frames
     return torch.cat([mel, mel[..., -1:].expand(-1, -1, missing)], dim=-1) if missing else mel

@@ -59,11 +59,13 @@ class Normalisation(nn.Module):
     @torch.no_grad()
     def _keep(self, x: Frames) -> None:
         """Move the averages towards the batch's: fast at first; all the way while recording."""
-        variance, mean = torch.var_mean(x.float(), dim=-1, correction=0)
+        # Over batch and time, as batch norm's: were voices' own means left out of the variance, a voice far from
+        # the average would be blown up. A clip of its own has the statistics of InstanceNorm.
+        variance, mean = torch.var_mean(x.float(), dim=(0, -1), correction=0)
         self.n_updates += 1
         rate = 1.0 if self.recording else (1.0 / self.n_updates).clamp_min(MOMENTUM)
-        self.mean += rate * (mean.mean(0) - self.mean)
-        self.variance += rate * (variance.mean(0) - self.variance)
+        self.mean += rate * (mean - self.mean)
+        self.variance += rate * (variance - self.variance)
 
 
 class Affine(nn.Module):

@@ -26,7 +26,7 @@ class StyleEncoder(nn.Module):
         return self.head(self.trunk(mirrored(mel, self.config.crop_frames)).pooled)
 
 
-def mirrored(mel: Mel, frames: int) -> Mel:
+def mirrored(mel: Mel, frames: int) -> Float[Tensor, "batch n_mels longer"]:
     """Play a short mel to and fro until there are ``frames`` of it."""
     have = mel.shape[-1]
     if not have:
