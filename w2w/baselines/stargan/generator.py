@@ -22,7 +22,9 @@ class LabelMerge(nn.Conv2d):
         super().__init__(channels + n_labels, out_channels, 3, padding=1, bias=bias)
         self.n_features = channels
 
-    def forward(self, features: Map, label: Float[Tensor, "batch n_labels"]) -> Map:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, features: Map, label: Float[Tensor, "batch n_labels"]
+    ) -> Float[Tensor, "batch outer height width"]:
         merged = F.conv2d(features, self.weight[:, : self.n_features], self.bias, padding=1)
         taps = torch.einsum("bl,clyx->bcyx", label, self.weight[:, self.n_features :])
         rows, columns = (_taps_inside(size, merged) for size in features.shape[-2:])

@@ -1,0 +1,109 @@
+"""Labels by group: what the networks read of them, where they come from, which rows are refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.manifest import Row
+from engine.user_error import UserError
+from w2w.baselines.stargan.labels import (
+    LabelGroup,
+    LabelsConfig,
+    input_label,
+    labels_of,
+    output_label,
+    value_of,
+    with_names,
+)
+
+SMALL = LabelsConfig(
+    first=LabelGroup(column="speaker", names=("ann", "bob", "cyd"), size=3),
+    second=LabelGroup(column="accent", names=("scots", "irish"), size=2),
+    third=LabelGroup(column="gender", names=("F", "M"), size=2),
+)
+OPEN = LabelsConfig(
+    first=LabelGroup(column="speaker"), second=LabelGroup(column="accent"), third=LabelGroup(column="gender")
+)
+
+
+def row(name="a.wav", speaker=None, gender=None, **extra):
+    return Row(path=Path(name), speaker=speaker, gender=gender, extra=extra)
+
+
+def test_published_widths():
+    config = LabelsConfig()
+    assert config.sizes == [1421, 53, 2]
+    assert (config.n_out, config.n_in) == (1476, 1479)
+    indices = torch.tensor([[1420, -1, 1]])
+    assert input_label(indices, config).shape == (1, 1479)
+    assert output_label(indices, config).shape == (1, 1476)
+
+
+def test_what_both_networks_read_of_a_clip_without_accent():
+    indices = torch.tensor([[1, -1, 0]])
+    assert input_label(indices, SMALL).tolist() == [[0, 1, 0, 0, 0, 1, 0, 1, 0, 1]]
+    assert output_label(indices, SMALL).tolist() == [[0, 1, 0, -1, -1, 1, 0]]
+
+
+def test_names_and_sizes_are_taken_from_the_data_and_kept():
+    rows = [
+        row(speaker="bob", accent="irish"),
+        row(speaker="ann", gender="F"),
+        row(gender="M", accent="scots"),
+    ]
+    config = with_names(OPEN, rows)
+    assert config.first.names == ("ann", "bob")
+    assert config.sizes == [2, 2, 2]
+    assert labels_of(rows, config).tolist() == [[1, 0, -1], [0, -1, 0], [-1, 1, 1]]
+    assert with_names(config, [*rows, row(speaker="zoe")]) == config
+
+
+def test_a_group_may_have_room_to_spare():
+    group = LabelGroup(column="speaker", size=5)
+    config = with_names(
+        LabelsConfig(first=group, second=LabelGroup(column=""), third=LabelGroup(column="")),
+        [row(speaker="x")],
+    )
+    assert config.sizes == [5]
+    assert config.first.names == ("x",)
+    assert input_label(torch.tensor([[0]]), config).tolist() == [[1, 0, 0, 0, 0, 1]]
+
+
+def test_columns_go_by_our_names_or_the_manifests():
+    one = row(speaker="ann", gender="F", corpus="VCTK", accent="")
+    assert [value_of(one, c) for c in ("speaker_id", "sex", "corpus", "accent", "age")] == [
+        "ann",
+        "F",
+        "VCTK",
+        None,
+        None,
+    ]
+
+
+def test_a_label_outside_its_group_is_refused_by_its_row():
+    with pytest.raises(UserError, match=r"b\.wav: speaker 'dan' lies outside its label group"):
+        labels_of([row(speaker="ann"), row("b.wav", speaker="dan")], SMALL)
+    tight = with_names(
+        LabelsConfig(first=LabelGroup(column="speaker", size=1)), [row(speaker="x"), row(speaker="y")]
+    )
+    with pytest.raises(UserError, match="which has 1 labels"):
+        labels_of([row(speaker="x"), row(speaker="y")], tight)
+
+
+def test_a_clip_without_any_label_is_refused_by_its_row():
+    with pytest.raises(UserError, match=r"mute\.wav has no label at all in speaker, accent, gender"):
+        labels_of([row(speaker="ann"), row("mute.wav", corpus="VCTK")], SMALL)
+
+
+def test_labels_by_name_and_misspelt_ones():
+    assert SMALL.indices({"gender": "M", "speaker": "cyd"}).tolist() == [[2, -1, 1]]
+    with pytest.raises(UserError, match="did you mean bob"):
+        SMALL.indices({"speaker": "bobb"})
+    with pytest.raises(UserError, match="the groups are speaker, accent, gender"):
+        SMALL.indices({"age": "30"})
+
+
+def test_more_names_than_room_are_refused():
+    with pytest.raises(UserError, match="exceed"):
+        LabelGroup(column="gender", size=1, names=("F", "M"))
