@@ -2,6 +2,7 @@
 
 Outputs that exist already:              python eval/run.py --pairs pairs.csv --out report
 A converter on a corpus' test split:     python eval/run.py --converter runs/voice/export --data speech
+Converters of mels in the same table:    ... --two-stage runs/cluit_mel runs/cluit_mel+griffin_lim
 
 Without a converter and without outputs, only the toplines and baselines are scored.
 """
@@ -16,7 +17,7 @@ from eval.baselines import BASELINES, TOPLINES, toplines_and_baselines
 from eval.cache import Cache
 from eval.hearing import hear
 from eval.intelligibility import Recogniser
-from eval.outputs import Voices, load_converter, make_outputs
+from eval.outputs import Voices, load_converter, load_two_stage, make_outputs
 from eval.pairs import MAX_PAIRS, Pair, fixed_pairs, read_pairs, write_pairs
 from eval.report import table, write_report, write_rows, write_summary
 from eval.scoring import FAST, METRICS, Judges, Metric, check_files, score_pairs
@@ -39,6 +40,9 @@ class EvalConfig:
     """Folder of a trained converter to make the outputs first, or ``released``: the one of this package."""
     name: str = "converter"
     """What the converter is called in the report."""
+    two_stage: tuple[str, ...] = ()
+    """Converters of mels to make outputs with too: FOLDER, or FOLDER+VOCODER for another vocoder than the
+    folder's own (released, griffin_lim, a vocoder's folder). They are called after their folders."""
     out: Path = Path("report")
     """Folder for rows.csv, summary.json, report.html and audio made here."""
     metrics: tuple[Metric, ...] = METRICS
@@ -58,6 +62,11 @@ class EvalConfig:
     examples: int = 6
     """Pairs whose audio goes into the report."""
 
+    @property
+    def makes_outputs(self) -> bool:
+        """Whether any converter is at hand."""
+        return bool(self.converter or self.two_stage)
+
 
 @exits_cleanly
 def main() -> None:
@@ -71,11 +80,13 @@ def main() -> None:
     check_files(pairs, cache)
 
     voices = Voices(load_converter(config.converter)) if config.converter else None
+    makers = {config.name: voices} if voices else {}
+    taken = {config.name, *TOPLINES, *BASELINES}
+    makers |= {name: Voices(made) for name, made in load_two_stage(config.two_stage, taken).items()}
     systems = pairs
-    if voices:
-        systems = make_outputs(pairs, voices, config.out / "outputs", config.name)
-    elif config.data:
-        systems = []
+    if makers or config.data:
+        out = config.out / "outputs"
+        systems = [made for name, maker in makers.items() for made in make_outputs(pairs, maker, out, name)]
     others = add_baselines(pairs, config, judges, cache, voices) if config.baselines or not systems else []
 
     scored = [*systems, *others]
@@ -103,9 +114,9 @@ def chosen_pairs(config: EvalConfig) -> list[Pair]:
     for pair in pairs:
         if pair.system in TOPLINES or pair.system in BASELINES:
             raise UserError(f"{pair.where}: the system name {pair.system!r} is taken; call it something else")
-        if pair.output is None and not config.converter:
+        if pair.output is None and not config.makes_outputs:
             raise UserError(f"{pair.where} has no output; fill it in, or make outputs by --converter FOLDER")
-    if config.converter:  # one output per source and target, whatever systems the file lists
+    if config.makes_outputs:  # one output per source and target, whatever systems the file lists
         pairs = list({(pair.source, pair.target): pair for pair in pairs}.values())
     return pairs
 

@@ -1,8 +1,9 @@
 """Train a vocoder: ``accelerate launch vocoders/train.py --preset NAME --data.path FOLDER --loop.out RUN``.
 
 Run the same command again to continue. Presets are in ``vocoders/presets.py``: every network at 16, 22.05 and
-24 kHz, and ``*_small`` for a CPU. To tune a trained vocoder to mels that another network predicts, give
-``--init RUN --predicted-mels FOLDER``.
+24 kHz, and ``*_small`` for a CPU. To tune a trained vocoder to mels that another network predicts
+(``python -m w2w.baselines.predict``), give ``--init RUN --predicted-mels FOLDER``. ``--init`` also
+takes the folder of an exported vocoder, or ``released``, the one of this package; critics then begin afresh.
 """
 
 import warnings
@@ -19,6 +20,7 @@ from engine.config import cli
 from engine.loop import Task, accelerator, fit
 from engine.user_error import UserError, exits_cleanly
 from vocoders.export import export_run, speaks_of_itself
+from vocoders.exported_init import begin_from_export, exported_init
 from vocoders.predicted_mels import PredictedMels
 from vocoders.presets import PRESETS
 from vocoders.tasks.adversarial import Adversarial, AdversarialConfig
@@ -39,15 +41,24 @@ def build(config: TrainConfig, validation: list[Wave]) -> Task:
         case WaveNetTaskConfig():
             task = WaveNetTask(config.task, config.mel, validation)
     if config.init:
-        begin_from(task, Path(config.init))
+        begin_from(task, config)
     return task
 
 
-def begin_from(task: Task, run: Path) -> None:
-    """Fill the networks from another run's newest checkpoint; what that run did not train stays as it is."""
-    folder = newest_checkpoint(run)
+def begin_from(task: Task, config: TrainConfig) -> None:
+    """Fill the networks from a run's newest checkpoint, or the generator from an exported vocoder.
+
+    What is not found there stays as it is.
+    """
+    if (exported := exported_init(config.init)) is not None:
+        begin_from_export(task.modules, exported, config)
+        return
+    folder = newest_checkpoint(Path(config.init))
     if folder is None:
-        raise UserError(f"init={run} holds no checkpoint of a run: give the folder that --loop.out named")
+        raise UserError(
+            f"init={config.init} holds neither a checkpoint of a run nor an exported vocoder: give the folder"
+            " that --loop.out named, an export, or the word released"
+        )
     for name, module in task.modules.items():
         path = folder / f"{name}.safetensors"
         if path.exists():
@@ -96,6 +107,8 @@ def main() -> None:
     if isinstance(source, Batches) and isinstance(source.crops, SpeechCrops):
         config.check_speakers(len(source.crops.speakers))
     waves = validation_waves(config)
+    if here.is_main_process and exported_init(config.init) and not newest_checkpoint(config.loop.out):
+        print(f"beginning from the vocoder {config.init}; its critics were not exported and begin afresh")
     fit(lambda: build(config, waves), source, config.loop, full_config=config)
     if here.is_main_process and not speaks_of_itself(config):
         print(f"exported to {export_run(config.loop.out, config.loop.out / 'export')}")

@@ -27,7 +27,8 @@ class TrainConfig:
     )
     """The network and the algorithm that trains it."""
     init: str = ""
-    """A run to begin from instead of random weights: its newest checkpoint's networks, not its optimisers."""
+    """What to begin from instead of random weights: a run (its newest checkpoint's networks, not its
+    optimisers), an exported vocoder's folder, or ``released``."""
     predicted_mels: str = ""
     """A folder of mels that another network predicted, SPEAKER/NAME.npy for the recording SPEAKER/NAME.*, to
     be tuned to (HiFi-GAN, section 4.4); empty: mels are taken from the recordings."""

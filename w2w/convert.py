@@ -6,6 +6,7 @@
     python -m w2w.convert me.wav --speaker p225 --data manifest.csv --rate source --out converted/
     python -m w2w.convert me.wav --text "an old man, low and rough" --out as_told.wav
     python -m w2w.convert me.wav --picture face.png --variety 0.7 --seed 3 --out as_seen.wav
+    python -m w2w.convert me.wav --reference her.wav --checkpoint runs/cluit_mel --vocoder released --out o
 
 Sources and references are audio files, or folders with audio files anywhere in them. Each source becomes
 DIR/<its name>.wav, exactly as long as it was; recordings of any length take the same memory. Everything is
@@ -44,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Convert what the command line names."""
     words = parse(argv)
     pairs = plan(words.source, words.out)
-    converter = Converter.from_pretrained(words.checkpoint, words=words.words)
+    converter = Converter.from_pretrained(words.checkpoint, words=words.words, vocoder=words.vocoder)
     voices = Voices(converter, words.data)
     voice = chosen(words, voices)
     seen = [Path(words.picture)] if words.picture else []
@@ -98,6 +99,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     )
     option("--rate", metavar="HZ", help="rate to write: a number, or 'source' (default: the converter's)")
     option("--checkpoint", metavar="FOLDER", help="exported converter, or hub id (default: the released one)")
+    option("--vocoder", metavar="V", help="of a converter of mels: released, griffin_lim, a folder or a run")
     words = arguments.parse_args(argv)
     sources = ("reference", "blend", "speaker", "text", "picture")
     given = [name for name in sources if getattr(words, name) not in (None, [])]

@@ -2,6 +2,10 @@
 
 What is exported is the averaged converter of the newest checkpoint, as config.json and model.safetensors.
 With ``--spread 1.3 --data SPEECH`` voices are told apart more boldly than in training: see ``spread_voices``.
+
+A run that trained a converter of mels is exported with what speaks for it: ``--vocoder`` is ``released``,
+``griffin_lim``, or the folder or training run of a vocoder, which is copied into the export. ``--statistics
+CLIP`` keeps a recorded clip's statistics in a network of frozen ones.
 """
 
 from collections.abc import Sequence
@@ -16,6 +20,7 @@ from data.batches import split_rows
 from engine.checkpoint import export, fill, load_weights, newest_checkpoint
 from engine.config import load_config
 from engine.user_error import UserError, exits_cleanly
+from w2w.baselines.road import export_road, is_mel_run
 from w2w.converter import Converter
 from w2w.networks.network import ConverterNetwork
 
@@ -28,12 +33,25 @@ def export_run(
     share: float = 0.5,
     spread: float = 1.0,
     data: str = "",
+    vocoder: str | None = None,
+    statistics: Path | None = None,
 ) -> Path:
     """Write config.json and model.safetensors of a run's averaged converter; return the folder.
 
     ``other`` is a run of the same preset, one begun from the other, whose weights count for ``share``: the
-    mean of two such networks is often better than either (Wortsman et al. 2022).
+    mean of two such networks is often better than either (Wortsman et al. 2022). ``vocoder`` and
+    ``statistics`` are for runs that trained a converter of mels, see ``w2w.baselines.road.export_road``.
     """
+    mel = is_mel_run(run)
+    given = (
+        (("average", other), ("data", data)) if mel else (("vocoder", vocoder), ("statistics", statistics))
+    )
+    for name, value in given:
+        if value:
+            kind, kinds = ("of mels", "wave-to-wave") if mel else ("wave-to-wave", "of mels")
+            raise UserError(f"{run} trained a converter {kind}: --{name} is for one {kinds}, leave it out")
+    if mel:
+        return export_road(run, out, vocoder=vocoder, statistics=statistics)
     network = averaged(run)
     if other is not None:
         theirs = averaged(other)
@@ -92,6 +110,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--share", type=float, default=0.5, help="of that run in the average (default 0.5)")
     parser.add_argument("--spread", type=float, default=1.0, help="how much further from the mean voice")
     parser.add_argument("--data", default="", help="manifest or folder that the mean voice is taken from")
+    parser.add_argument("--vocoder", metavar="V", help="of a converter of mels: a word, a folder, or a run")
+    parser.add_argument("--statistics", type=Path, metavar="CLIP", help="to freeze a converter of mels with")
     words = parser.parse_args(argv)
     if not 0.0 < words.spread <= 3.0:
         raise UserError(f"--spread {words.spread} must be above 0 and at most 3")
@@ -100,7 +120,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not 0.0 <= words.share <= 1.0:
         raise UserError(f"--share {words.share} must be between 0 and 1")
     out, mixed = words.out or words.run / "export", {"other": words.average, "share": words.share}
-    folder = export_run(words.run, out, **mixed, spread=words.spread, data=words.data)
+    moved = {"spread": words.spread, "data": words.data}
+    speaks = {"vocoder": words.vocoder, "statistics": words.statistics}
+    folder = export_run(words.run, out, **mixed, **moved, **speaks)
     print(f"exported to {folder}")
 
 

@@ -43,7 +43,10 @@ class Voices:
         return self._embed([file for name in names for file in self._files(name)])
 
     def speaker(self, name: str) -> Voice:
-        """The mean over a known speaker's clips."""
+        """The mean over a known speaker's clips, or the voice that the converter knows by this name."""
+        knows = getattr(self.converter.network, "named_voice", None)
+        if knows is not None and name not in self.speakers:
+            return knows(name)
         if not self.manifest:
             raise UserError(
                 f"--speaker {name} needs --data MANIFEST, which says where the speaker's recordings are"

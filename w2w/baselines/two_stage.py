@@ -30,11 +30,22 @@ class MelNetwork(Protocol):
     """Converts log-mels of one definition."""
 
     config: Any
-    mel: MelConfig
-    """The definition of the mels in and out."""
-    voice_dim: int
-    frames_per_step: int
-    """Steps take a multiple of so many frames."""
+    """What it was built from."""
+
+    @property
+    def mel(self) -> MelConfig:
+        """The definition of the mels in and out."""
+        ...
+
+    @property
+    def voice_dim(self) -> int:
+        """Entries of a voice."""
+        ...
+
+    @property
+    def frames_per_step(self) -> int:
+        """Frames that a step takes a multiple of."""
+        ...
 
     @property
     def streams(self) -> bool:

@@ -1,0 +1,99 @@
+"""Training on from an exported vocoder: it begins as the exported one sounds, and mistakes are told."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from data.audio import save
+from data.frontends import NAMED
+from engine.checkpoint import export
+from engine.config import save_config
+from engine.user_error import UserError
+from vocoders import load_vocoder, loading
+from vocoders.griffin_lim import GriffinLimConfig
+from vocoders.hifigan import HiFiGAN
+from vocoders.melgan import MELGAN_16K, MelGAN
+from vocoders.presets import PRESETS
+from vocoders.train import build, main
+from vocoders.vocoder import VocoderConfig
+
+TINY = PRESETS["tiny"]
+MELGAN = replace(MELGAN_16K, channels=2)
+SPEECH = NAMED["speech16k"]
+
+
+def exported(folder, network=TINY.task.network, mel=SPEECH, **more):
+    made = HiFiGAN(network) if type(network).__name__ == "HiFiGANConfig" else MelGAN(network)
+    return export(folder, VocoderConfig(mel=mel, network=network, **more), made.fold())
+
+
+@pytest.mark.parametrize("network", [TINY.task.network, MELGAN], ids=["hifigan", "melgan"])
+def test_training_begins_where_the_exported_vocoder_ended(tmp_path, network):
+    folder = exported(tmp_path / "export", network)
+    task = build(replace(TINY, task=replace(TINY.task, network=network), init=str(folder)), [])
+    mel = torch.randn(1, 80, 20) - 5
+    with torch.no_grad():
+        expected = load_vocoder(str(folder))(mel)
+        for name in ("network", "network_ema"):
+            assert_close(task.modules[name](mel), expected, rtol=0, atol=1e-5)
+    # It is trained under weight norm, which an export has no more.
+    assert any(name.endswith("weight.original0") for name, _ in task.modules["network"].named_parameters())
+
+
+def test_the_word_released_is_the_vocoder_of_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loading, "RELEASED", exported(tmp_path / "package"))
+    task = build(replace(TINY, init="released"), [])
+    mel = torch.randn(1, 80, 20) - 5
+    with torch.no_grad():
+        assert_close(task.modules["network"](mel), load_vocoder("released")(mel), rtol=0, atol=1e-5)
+
+
+def test_the_preset_for_a_cpu_trains_on_from_what_is_released():
+    if not (loading.RELEASED / "config.json").is_file():
+        pytest.skip("no vocoder is released with this copy")
+    build(replace(PRESETS["hifigan_small"], init="released"), [])
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda folder: exported(folder, replace(TINY.task.network, channels=32)), "channels is 32, not 16"),
+        (
+            lambda folder: exported(folder, MELGAN),
+            "is a MelGANConfig whose kind is MelGANConfig, not HiFiGAN",
+        ),
+        (lambda folder: exported(folder, mel=NAMED["speech16k_causal"]), "padding is same instead of causal"),
+        (lambda folder: exported(folder, gain=2.0), "gain=2.0"),
+        (
+            lambda folder: save_config(
+                VocoderConfig(mel=SPEECH, network=GriffinLimConfig()), folder / "config.json"
+            ),
+            "no weights to train on from",
+        ),
+        (lambda folder: folder.mkdir(), "neither a checkpoint of a run nor an exported vocoder"),
+    ],
+    ids=["size", "network", "mel", "gain", "griffin_lim", "nothing"],
+)
+def test_what_cannot_be_trained_on_from_is_told(tmp_path, make, sentence):
+    make(tmp_path / "export")
+    with pytest.raises(UserError, match=sentence):
+        build(replace(TINY, init=str(tmp_path / "export")), [])
+
+
+def test_the_command_says_that_the_critics_begin_afresh_and_trains(tmp_path, hum, monkeypatch, capsys):
+    for number, f0 in enumerate((110.0, 150.0)):
+        save(tmp_path / "speech" / f"{number}.wav", hum(9_000, (f0,)), 16_000)
+    folder = exported(tmp_path / "export")
+    line = (
+        f"train --preset tiny --init {folder} --data.path {tmp_path / 'speech'} "
+        f"--loop.out {tmp_path / 'run'} --loop.steps 3 --loop.cpu --loop.sample-every 0 --loop.trackers none"
+    )
+    monkeypatch.setattr("sys.argv", line.split())
+    main()
+    assert "begin afresh" in capsys.readouterr().out
+    main()  # continued, or rather found finished: nothing begins any more
+    assert "begin afresh" not in capsys.readouterr().out
+    assert load_vocoder(str(tmp_path / "run")).mel == SPEECH

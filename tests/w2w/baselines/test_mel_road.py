@@ -1,0 +1,256 @@
+"""The folder of a mel converter: what it speaks by, how it is exported and used, and what is refused."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from data.audio import info, load, save
+from data.frontends import NAMED
+from engine.checkpoint import draft_folder, export, load_weights, publish, save_checkpoint
+from engine.config import load_config
+from engine.user_error import UserError
+from vocoders.griffin_lim import GriffinLim
+from vocoders.hifigan import V2_16K, HiFiGAN
+from vocoders.vocoder import VocoderConfig
+from w2w import Converter
+from w2w.baselines import predict, road
+from w2w.baselines.cluit_mel.network import CluitMelNetwork
+from w2w.baselines.cluit_mel.presets import PRESETS
+from w2w.baselines.road import MelRoadConfig, export_road
+from w2w.convert import main as convert
+from w2w.export import main as export_command
+from w2w.networks.network import ConverterNetwork
+from w2w.weights import is_mel_converter
+
+TINY = PRESETS["tiny"]
+SMALL_HIFIGAN = replace(V2_16K, channels=16)
+
+
+def a_vocoder(folder: Path, mel="speech16k") -> Path:
+    config = VocoderConfig(mel=NAMED[mel], network=SMALL_HIFIGAN)
+    return export(folder, config, HiFiGAN(SMALL_HIFIGAN).fold())
+
+
+def a_run(folder: Path, **changes) -> Path:
+    config = replace(TINY, network=replace(TINY.network, **changes))
+    network = CluitMelNetwork(config.network)
+    draft = draft_folder(folder, 4)
+    save_checkpoint(draft, {"network": network, "network_ema": network}, {}, config, {"step": 4})
+    publish(draft, keep=1)
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, buzz):
+    """A folder to work in: recordings, a small released vocoder, and a run's export."""
+    monkeypatch.chdir(tmp_path)
+    released = a_vocoder(tmp_path / "package")
+    monkeypatch.setattr("vocoders.loading.RELEASED", released)
+    monkeypatch.setattr("w2w.baselines.road.RELEASED", released)
+    save("me.wav", buzz(9_123, f0=(120.0,)), 16_000)
+    save("her.wav", buzz(9_000, f0=(200.0,)), 16_000)
+    export_road(a_run(Path("run")), Path("run/export"))
+    return tmp_path
+
+
+def refusal(capsys, command, line: str) -> str:
+    """The one sentence a command line is refused with."""
+    with pytest.raises(SystemExit) as end:
+        command(line.split())
+    assert end.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_an_export_is_the_averaged_network_of_its_run_and_speaks_by_what_is_released(here):
+    config = load_config(MelRoadConfig, "run/export/config.json")
+    assert (config.road, config.vocoder) == (TINY.network, "released")
+    assert is_mel_converter(Path("run/export"))
+    (checkpoint,) = Path("run/checkpoints").iterdir()
+    averaged = load_weights(checkpoint / "network_ema.safetensors")
+    assert_close(load_weights("run/export/model.safetensors"), averaged, rtol=0, atol=0)
+    network = CluitMelNetwork(TINY.network).eval()
+    network.load_state_dict(averaged)
+    converter = Converter.from_pretrained("run")
+    source, clip = load("me.wav"), load("her.wav")
+    voice = converter.embed(clip)
+    with torch.inference_mode():
+        mel = network(converter.network.mel_of(source), voice)
+    assert_close(converter.network.converted_mel(source, voice), mel, rtol=0, atol=1e-4)
+    expected = converter.network.vocoder(mel)[..., : source.shape[-1]]
+    assert_close(converter.convert(source, voice), expected, rtol=0, atol=1e-4)
+
+
+def test_a_vocoder_of_a_folder_is_copied_so_that_the_export_stands_alone(here):
+    export_command(["run", "--vocoder", str(a_vocoder(here / "tuned"))])
+    first = Converter.from_pretrained("run")
+    shutil.rmtree("tuned")
+    shutil.move("run/export", "elsewhere")
+    moved = Converter.from_pretrained("elsewhere")
+    voice, source = first.embed(load("her.wav")), load("me.wav")
+    assert torch.equal(moved.convert(source, voice), first.convert(source, voice))
+    released = Converter.from_pretrained("elsewhere", vocoder="released")
+    assert not torch.equal(released.convert(source, voice), first.convert(source, voice))
+
+
+def test_a_second_export_keeps_the_vocoder_of_the_first(here):
+    for vocoder, kept in ((str(a_vocoder(here / "tuned")), "vocoder"), ("griffin_lim", "griffin_lim")):
+        export_command(["run", "--vocoder", vocoder])
+        export_command(["run"])
+        assert load_config(MelRoadConfig, "run/export/config.json").vocoder == kept
+        Converter.from_pretrained("run")
+
+
+def test_mels_that_no_released_vocoder_reads_are_left_to_griffin_lim(here):
+    export_road(a_run(here / "other", mel=NAMED["speech16k_causal"]), here / "other/export")
+    network = Converter.from_pretrained("other").network
+    assert isinstance(network.vocoder.network, GriffinLim)
+    assert network.vocoder.mel == NAMED["speech16k_causal"]
+
+
+def test_a_causal_road_streams_as_it_converts(here, buzz):
+    export_road(a_run(here / "live", causal=True, norm="frame"), here / "live/export")
+    converter = Converter.from_pretrained("live")
+    source = buzz(12_345, f0=(140.0,))
+    voice = converter.embed(load("her.wav"))
+    stream = converter.stream(voice, chunk_samples=500)
+    made = torch.cat([*map(stream.push, source.split(500, dim=-1)), stream.flush()], dim=-1)
+    assert_close(made, converter.convert(source, voice), rtol=0, atol=1e-5)
+    assert converter.network.hop == TINY.network.frames_per_step * 160
+
+
+def test_statistics_are_frozen_by_a_clip_of_real_speech(here, buzz):
+    export_road(a_run(here / "frozen", causal=True, norm="frozen"), here / "frozen/export")
+    save("clip.wav", buzz(16_000, f0=(140.0,)), 16_000)
+    before = load_weights("frozen/export/model.safetensors")
+    export_command(["frozen", "--statistics", "clip.wav"])
+    after = load_weights("frozen/export/model.safetensors")
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved
+    assert all(name.endswith(("mean", "variance", "n_updates")) for name in moved)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("run --statistics clip.wav", "--statistics clip.wav: network.norm is 'instance'"),
+        ("run --average run", "--average is for one wave-to-wave"),
+        ("run --vocoder nowhere", "vocoder 'nowhere' is unknown"),
+        ("run --vocoder other_mel", "what run makes is a mel 'speech16k', the vocoder reads mels"),
+        ("nowhere --vocoder released", "nowhere holds no checkpoint"),
+    ],
+)
+def test_a_wrong_export_is_refused_in_one_sentence(here, capsys, buzz, line, words):
+    save("clip.wav", buzz(16_000, f0=(140.0,)), 16_000)
+    a_vocoder(here / "other_mel", "speech16k_causal")
+    assert words in refusal(capsys, export_command, line)
+
+
+def test_the_command_converts_with_any_vocoder(here):
+    for number, more in enumerate(("", "--vocoder griffin_lim", f"--vocoder {a_vocoder(here / 'tuned')}")):
+        convert(f"me.wav --reference her.wav --checkpoint run --out {number}.wav {more}".split())
+        assert info(f"{number}.wav").samples == 9_123
+    waves = [load(f"{number}.wav") for number in range(3)]
+    assert not any(torch.equal(waves[i], waves[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--reference her.wav --pitch 2 --checkpoint run", "cannot move the pitch"),
+        ("--text old --checkpoint run", "not tied to words"),
+        ("--speaker anna --checkpoint run", "needs --data"),
+        ("--reference her.wav --checkpoint run --vocoder other_mel", "what run/export makes is a mel"),
+        ("--reference her.wav --checkpoint run --vocoder nowhere", "vocoder 'nowhere' is unknown"),
+        ("--reference her.wav --checkpoint waves --vocoder released", "needs no vocoder"),
+        ("--reference her.wav --checkpoint bare", "config.json is missing"),
+        ("--reference her.wav --checkpoint torn", "there is no folder torn/vocoder"),
+        ("--reference her.wav --checkpoint odd", "there is no key 'channels' in road"),
+    ],
+)
+def test_a_wrong_conversion_is_refused_in_one_sentence(here, capsys, tiny, line, words):
+    a_vocoder(here / "other_mel", "speech16k_causal")
+    export(here / "waves", tiny(), ConverterNetwork(tiny()))
+    Path("bare").mkdir()
+    network = CluitMelNetwork(TINY.network)
+    torn = export(here / "torn", MelRoadConfig(road=TINY.network, vocoder="vocoder"), network)
+    shutil.copytree(torn, "odd")
+    text = Path("odd/config.json").read_text().replace('"n_channels"', '"channels"')
+    Path("odd/config.json").write_text(text)
+    assert words in refusal(capsys, convert, f"me.wav --out out.wav {line}")
+    assert not Path("out.wav").exists()
+
+
+def test_a_converter_that_knows_speakers_is_asked_by_name(here, monkeypatch):
+    """As StarGAN does, whose voices are labels."""
+    from w2w.voices import Voices
+
+    converter = Converter.from_pretrained("run")
+
+    def named_voice(name: str) -> torch.Tensor:
+        if name != "anna":
+            raise UserError(f"speaker {name!r} is unknown")
+        return torch.ones(1, 8)
+
+    converter.network.named_voice = named_voice
+    assert torch.equal(Voices(converter).speaker("anna"), torch.ones(1, 8))
+    with pytest.raises(UserError, match="'bert' is unknown"):
+        Voices(converter).speaker("bert")
+
+
+def test_predicted_mels_are_those_of_the_recordings_in_their_own_voices(here, capsys):
+    for name, wave in (("anna/1", load("me.wav")), ("bert/1", load("her.wav"))):
+        save(f"speech/{name}.wav", wave, 16_000)
+    save("speech/bert/2.wav", torch.zeros(1, 1, 9_000), 16_000)
+    line = "--checkpoint run --data speech --out mels"
+    with pytest.warns(UserWarning, match=r"bert/2\.wav is silent"):
+        predict.main(line.split())
+    assert "2 mels written, of 3 recordings" in capsys.readouterr().out
+    converter = Converter.from_pretrained("run")
+    wave = load("speech/anna/1.wav")
+    expected = converter.network.converted_mel(wave, converter.embed(wave))[0]
+    made = np.load("mels/anna/1.npy")
+    assert made.shape == (80, -(-9_123 // 160))
+    assert_close(torch.from_numpy(made), expected, rtol=0, atol=1e-5)
+    np.save("mels/anna/1.npy", made + 1.0)
+    with pytest.warns(UserWarning, match="silent"):
+        predict.main(line.split())  # goes on where it was: what is there stays
+    assert np.array_equal(np.load("mels/anna/1.npy"), made + 1.0)
+
+
+def test_predictions_that_cannot_be_told_apart_or_made_are_refused(here, capsys, tiny):
+    for place in ("a/speaker/x.wav", "b/speaker/x.wav"):
+        save(f"speech/{place}", load("me.wav"), 16_000)
+    line = "--data speech --out mels --checkpoint"
+    assert "would both be predicted as" in refusal(capsys, predict.main, f"{line} run")
+    export(here / "waves", tiny(), ConverterNetwork(tiny()))
+    assert "no converter of mels" in refusal(capsys, predict.main, f"{line} waves")
+    assert not Path("mels").exists()
+
+
+def test_the_hub_brings_the_vocoder_too(here, monkeypatch):
+    import huggingface_hub
+
+    from w2w.weights import weights_folder
+
+    asked = []
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
+    monkeypatch.setattr(
+        huggingface_hub, "hf_hub_download", lambda _, name, **__: str(here / "run/export" / name)
+    )
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda _, allow_patterns, **__: asked.extend(allow_patterns)
+    )
+    assert weights_folder("someone/road") == here / "run/export"
+    assert "vocoder/*" in asked
+
+
+def test_words_name_vocoders_and_not_folders():
+    assert set(road.WORDS) == {"released", "griffin_lim"}

@@ -1,0 +1,87 @@
+"""Predict mels: ``python -m w2w.baselines.predict --checkpoint EXPORT --data DATA --out M``
+
+Every recording of the split is converted to its own voice, which keeps its time, and written as
+SPEAKER/NAME.npy, SPEAKER being the name of its folder. ``vocoders/train.py --init released --predicted-mels
+M`` then teaches a vocoder to make the recordings out of them (HiFi-GAN, section 4.4). The same command
+again continues where it was stopped.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from data.arguments import Arguments
+from data.audio import load
+from data.batches import split_rows
+from engine.user_error import UserError, exits_cleanly
+from w2w.converter import Converter
+from w2w.weights import is_mel_converter, weights_folder
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Predict the mels of a corpus."""
+    arguments = Arguments.described_by("w2w.baselines.predict", __doc__)
+    option = arguments.add_argument
+    option("--checkpoint", required=True, metavar="FOLDER", help="exported converter of mels, or its run")
+    option("--data", required=True, metavar="MANIFEST", help="manifest, or folder of recordings")
+    option("--split", default="train", help="rows of this split only (default: train)")
+    option("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
+    option("--device", default="cpu")
+    words = arguments.parse_args(argv)
+    if not is_mel_converter(weights_folder(words.checkpoint)):
+        raise UserError(f"{words.checkpoint} holds no converter of mels, so there are no mels to predict")
+    converter = Converter.from_pretrained(words.checkpoint, device=words.device)
+    paths = [Path(row.path) for row in split_rows(words.data, words.split)]
+    written = predict(converter, paths, words.out)
+    print(f"{words.out}: {written} mels written, of {len(paths)} recordings")
+
+
+def predict(converter: Converter, recordings: Sequence[Path], out: Path) -> int:
+    """Write the mels that are not there yet; return how many. Recordings without a voice are left out."""
+    places, written = destinations(recordings, out), 0
+    missing = {source: place for source, place in places.items() if not place.is_file()}
+    for source, place in tqdm(missing.items(), desc="predicting", unit="recording", disable=None):
+        try:
+            wave = load(source, converter.sample_rate)
+            voice = converter.embed(wave, names=[str(source)])
+        except UserError as mistake:
+            warnings.warn(f"not predicted: {mistake}", stacklevel=2)
+            continue
+        with torch.inference_mode():
+            mel = converter.network.converted_mel(wave.to(converter.device), voice.to(converter.device))
+        save_whole(place, mel[0].float().cpu().numpy())
+        written += 1
+    return written
+
+
+def destinations(recordings: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Where each recording's mel goes; no two may share a place."""
+    places = {path: out / path.parent.name / f"{path.stem}.npy" for path in recordings}
+    first: dict[Path, Path] = {}
+    for path, place in places.items():
+        if first.setdefault(place, path) != path:
+            raise UserError(
+                f"{first[place]} and {path} would both be predicted as {place}: "
+                "give the folders of one name in runs of their own"
+            )
+    return places
+
+
+def save_whole(path: Path, values: Any) -> None:
+    """Write an array under its name when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with draft.open("wb") as file:
+        np.save(file, values)
+    os.replace(draft, path)
+
+
+if __name__ == "__main__":
+    main()
