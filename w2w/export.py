@@ -42,6 +42,8 @@ def export_run(
     mean of two such networks is often better than either (Wortsman et al. 2022). ``vocoder`` and
     ``statistics`` are for runs that trained a converter of mels, see ``w2w.baselines.road.export_road``.
     """
+    if newest_checkpoint(run) is None:
+        raise UserError(f"{run} holds no checkpoint of a run: give the folder that --loop.out named")
     mel = is_mel_run(run)
     given = (
         (("average", other), ("data", data)) if mel else (("vocoder", vocoder), ("statistics", statistics))
