@@ -54,8 +54,8 @@ def completed(config: CluitMelTrainConfig, crops: SpeechCrops) -> CluitMelTrainC
 def _naming(config: CluitMelTrainConfig, n_speakers: int) -> CluitMelConfig:
     if not n_speakers:
         raise UserError(
-            f"the label losses need speakers, and {config.data.path} names none: take a preset without label, "
-            "such as bank_norm, or give a manifest with a speaker column"
+            f"the label losses need speakers, and {config.data.path} names none: take a preset without, "
+            "such as bank_norm, or give a manifest with speakers"
         )
     known = config.network.n_speakers or n_speakers
     if known < n_speakers:

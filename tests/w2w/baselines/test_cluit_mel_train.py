@@ -1,0 +1,218 @@
+"""Training CLUIT on mels: presets differ where they should, runs continue exactly, mistakes are refused."""
+
+import sys
+import wave as wave_files
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from data.batches import batches
+from engine.checkpoint import load_weights, newest_checkpoint
+from engine.config import from_json, to_json
+from engine.loop import fit
+from engine.user_error import UserError
+from w2w import train as entry
+from w2w.baselines.cluit_mel.network import CluitMelNetwork
+from w2w.baselines.cluit_mel.train import PRESETS, CluitMelTrainConfig, build, completed
+
+TINY = PRESETS["tiny"]
+
+
+@pytest.fixture
+def corpus(tmp_path, buzz) -> Path:
+    """Three speakers with two recordings each, listed in a manifest."""
+    lines = ["path,speaker"]
+    for number, f0 in enumerate((100.0, 150.0, 220.0)):
+        for take in range(2):
+            path = tmp_path / f"speaker{number}_{take}.wav"
+            samples = (buzz(12_000, (f0 + 5 * take,))[0, 0].clamp(-1, 1) * 32_767).short().numpy()
+            with wave_files.open(str(path), "wb") as file:
+                file.setnchannels(1)
+                file.setsampwidth(2)
+                file.setframerate(16_000)
+                file.writeframes(samples.tobytes())
+            lines.append(f"{path.name},speaker{number}")
+    (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "manifest.csv"
+
+
+def config(corpus: Path, out: Path, steps: int = 4, **task) -> CluitMelTrainConfig:
+    """The tiny preset on a corpus."""
+    loop = replace(TINY.loop, out=out, steps=steps, trackers="none", cpu=True, sample_every=0)
+    data = replace(TINY.data, path=str(corpus))
+    return replace(TINY, loop=loop, data=data, task=replace(TINY.task, **task))
+
+
+def train(run: CluitMelTrainConfig) -> Path:
+    """Train in this process and return the newest checkpoint."""
+    crops = batches(run.data, run.loop.seed)
+    run = completed(run, crops.crops)
+    fit(lambda: build(run), crops, run.loop, full_config=run)
+    folder = newest_checkpoint(run.loop.out)
+    assert folder is not None
+    return folder
+
+
+def differences(ours, theirs, path="") -> set[str]:
+    """Paths of fields with different values."""
+    if is_dataclass(ours) and type(ours) is type(theirs):
+        inner = (
+            differences(getattr(ours, f.name), getattr(theirs, f.name), f"{path}.{f.name}")
+            for f in fields(ours)
+        )
+        return set().union(*inner)
+    return set() if ours == theirs else {path.removeprefix(".")}
+
+
+def test_the_published_variants_differ_exactly_where_they_should():
+    def step(one, other):
+        return differences(PRESETS[one], PRESETS[other])
+
+    assert step("bank", "bank_norm") == {"task.weights.norm"}
+    assert step("bank_norm", "bank_norm_label") == {
+        "task.weights.label_critic",
+        "task.weights.label_generator",
+    }
+    assert step("bank_norm_label", "moco_norm_label") == {"task.negatives"}
+    recipe = PRESETS["bank"]
+    task, weights = recipe.task, recipe.task.weights
+    assert (weights.contrast_critic, weights.cycle, weights.r1) == (0.1, 3.0, 10.0)
+    assert (weights.reconstruction, weights.content) == (0.0, 0.0)
+    assert (task.n_negatives, task.temperature, task.ema, task.r1_every) == (2048, 0.07, 0.999, 16)
+    assert (task.positives, task.mask_same_speaker) == ("augmented", False)
+    for optim in (recipe.optim_generator, recipe.optim_critic):
+        assert (optim.optimizer, optim.lr, optim.betas) == ("adamw", 5e-5, (0.0, 0.99))
+        assert (optim.weight_decay, optim.schedule) == (0.0, "constant")
+    assert (recipe.loop.steps, recipe.data.batch) == (200_000, 8)
+
+
+def test_small_variants_differ_from_each_other_as_the_published_do():
+    for one, other in (("bank", "bank_norm"), ("bank_norm_label", "moco_norm_label")):
+        small = differences(PRESETS[f"{one}_small"], PRESETS[f"{other}_small"])
+        assert small == differences(PRESETS[one], PRESETS[other])
+    live = differences(PRESETS["bank_norm_label_small"], PRESETS["causal_small"])
+    assert live == {"network.causal", "network.norm"}
+    assert differences(PRESETS["causal_small"], PRESETS["causal_frozen_small"]) == {"network.norm"}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_build(name):
+    run = PRESETS[name]
+    with torch.device("meta"):
+        network = CluitMelNetwork(run.network)
+    assert network.streams == ("causal" in name)
+    assert from_json(CluitMelTrainConfig, to_json(run), "here") == run
+    assert run.data.crop_samples == run.network.crop_frames * run.network.mel.hop
+
+
+def test_the_data_fills_in_what_only_it_knows(corpus, tmp_path):
+    run = config(corpus, tmp_path, weights=replace(TINY.task.weights, label_critic=1.0))
+    crops = batches(run.data, 0).crops
+    full = completed(run, crops)
+    assert (full.network.n_speakers, full.task.bank_slots) == (3, 6)
+    assert completed(full, crops) == full
+    assert completed(config(corpus, tmp_path), crops).network.n_speakers == 0
+    assert completed(config(corpus, tmp_path, positives="recording"), crops).data.other == "recording"
+    none = replace(run, data=replace(run.data, label_share=0.0))
+    assert completed(none, batches(none.data, 0).crops).network.n_speakers == 0
+
+
+@pytest.mark.parametrize("negatives", ["bank", "queue"])
+def test_resume_is_exact(corpus, tmp_path, negatives):
+    weights = replace(TINY.task.weights, label_critic=1.0, label_generator=1.0)
+    changed = {"negatives": negatives, "weights": weights, "n_negatives": 3}
+    straight = train(config(corpus, tmp_path / "straight", **changed))
+    train(config(corpus, tmp_path / "cut", steps=2, **changed))
+    resumed = train(config(corpus, tmp_path / "cut", **changed))
+    files = sorted(path.name for path in straight.glob("*.safetensors"))
+    assert files == sorted(path.name for path in resumed.glob("*.safetensors"))
+    assert {"network.safetensors", "critic_ema.safetensors", "negatives.safetensors"} <= set(files)
+    for name in files:
+        assert_close(load_weights(straight / name), load_weights(resumed / name), rtol=0, atol=0)
+    optimizers = (torch.load(f / "optimizers.pt", weights_only=True) for f in (straight, resumed))
+    assert_close(*optimizers, rtol=0, atol=0)
+
+
+def test_another_run_may_be_begun_from(corpus, tmp_path):
+    first = train(config(corpus, tmp_path / "first", steps=1))
+    run = replace(config(corpus, tmp_path / "second"), init=str(tmp_path / "first"))
+    task = build(completed(run, batches(run.data, 0).crops))
+    assert_close(dict(task.network.state_dict()), load_weights(first / "network.safetensors"))
+    assert len(task.bank.draw().keys) == 0
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        build(completed(replace(run, init=str(tmp_path / "none")), batches(run.data, 0).crops))
+
+
+def test_the_entry_point_trains_continues_and_exports(corpus, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "run"
+
+    def command(*words):
+        monkeypatch.setattr(sys, "argv", ["train.py", "--task", "cluit-mel", *words, "--loop.cpu"])
+        entry.main()
+        return capsys.readouterr().out
+
+    where = ("--data.path", str(corpus), "--loop.out", str(out))
+    command("--preset", "tiny", *where, "--loop.steps", "1")
+    assert list(out.rglob("events.out.tfevents*"))
+    told = command("--config", str(out / "config.json"), "--loop.steps", "2")
+    assert "continuing from" in told
+    assert f"exported to {out / 'export'}" in told
+    assert (out / "export/model.safetensors").is_file()
+    assert newest_checkpoint(out) == out / "checkpoints/step_00000002"
+
+
+def said(capsys, monkeypatch, *words) -> str:
+    """The one sentence with which the entry point refuses."""
+    monkeypatch.setattr(sys, "argv", ["train.py", *words])
+    with pytest.raises(SystemExit) as stop:
+        entry.main()
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def test_mistakes_are_refused_in_one_sentence(corpus, tmp_path, capsys, monkeypatch):
+    def refused(*words):
+        where = ("--loop.out", str(tmp_path / "run"), "--loop.cpu")
+        return said(capsys, monkeypatch, "--task", "cluit-mel", "--preset", "tiny", *where, *words)
+
+    data = ("--data.path", str(corpus))
+    label = ("--task.weights.label-critic", "1")
+    assert "no data given" in refused()
+    assert "must be the same" in refused("--data.sample-rate", "24000")
+    assert "--data.crop-samples 5120" in refused("--data.crop-samples", "6400")
+    assert "data.batch=1" in refused("--data.batch", "1")
+    assert "3 speakers and network.n_speakers is 2" in refused(*data, *label, "--network.n-speakers", "2")
+    (bare := tmp_path / "bare").mkdir()
+    (bare / "a.wav").write_bytes((corpus.parent / "speaker0_0.wav").read_bytes())
+    assert "names none" in refused("--data.path", str(bare), *label)
+    assert "listens to waves" in refused(
+        *data, "--task.weights.content", "1", "--content.backend.kind", "SpeechFeatures"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+def test_tasks_are_chosen_by_name(capsys, monkeypatch):
+    assert entry.task_of(["--loop.cpu"]) == ("w2w", ["--loop.cpu"])
+    words = ["--preset", "tiny", "--task", "cluit-mel", "--task.ema", "0.9"]
+    assert entry.task_of(words) == ("cluit-mel", ["--preset", "tiny", "--task.ema", "0.9"])
+    assert entry.task_of(["--task=stargan"]) == ("stargan", [])
+    assert "there is no task 'cluit'; choose from w2w, cluit-mel, stargan" in said(
+        capsys, monkeypatch, "--task", "cluit"
+    )
+    assert "--task needs a value" in said(capsys, monkeypatch, "--task")
+    assert "no preset 'base'" in said(capsys, monkeypatch, "--task", "cluit-mel", "--preset", "base")
+
+
+def test_help_is_of_the_task(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py", "--task", "cluit-mel", "--help"])
+    with pytest.raises(SystemExit) as stop:
+        entry.main()
+    assert stop.value.code in (0, None)
+    out = capsys.readouterr().out
+    assert "--task.weights.norm" in out
+    assert "moco_norm_label_small" in out
