@@ -1,11 +1,23 @@
-"""Log-mels of a wave that is still being spoken: the definition's frames, as soon as they can be known."""
+"""Log-mels of a whole wave, and of one that is still being spoken: the definition's frames either way."""
 
 from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
 
 from data.frontends import LogMel, MelConfig
+from vocoders.streamed import mels
+
+BLOCK_FRAMES = 400
+"""Frames that are made at once."""
+
+
+def mel_of(wave: Float[Tensor, "batch 1 samples"], mel: MelConfig) -> Float[Tensor, "batch n_mels frames"]:
+    """The log-mel of a wave of any length; what is left of its last hop is filled with silence."""
+    blocks = wave.cpu().split(BLOCK_FRAMES * mel.hop, dim=-1)
+    return torch.cat(list(mels(blocks, mel)), dim=-1).to(wave.device)
 
 
 def reach_ahead(mel: MelConfig) -> int:

@@ -38,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not is_mel_converter(weights_folder(words.checkpoint)):
         raise UserError(f"{words.checkpoint} holds no converter of mels, so there are no mels to predict")
     converter = Converter.from_pretrained(words.checkpoint, device=words.device)
+    if not hasattr(converter.network, "converted_mel"):
+        raise UserError(
+            f"{words.checkpoint} converts pictures of its own kind: vocoders are tuned to log-mels"
+        )
     paths = [Path(row.path) for row in split_rows(words.data, words.split)]
     written = predict(converter, paths, words.out)
     print(f"{words.out}: {written} mels written, of {len(paths)} recordings")

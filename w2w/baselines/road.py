@@ -2,11 +2,12 @@
 
 import json
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from data.audio import load
+from data.frontends import MelConfig
 from engine.checkpoint import export, fill, load_export, load_weights, newest_checkpoint
 from engine.config import load_config, save_config
 from engine.user_error import UserError
@@ -16,7 +17,11 @@ from vocoders.loading import RELEASED
 from vocoders.mel_files import check_definition
 from vocoders.vocoder import Vocoder, VocoderConfig
 from w2w.baselines.cluit_mel.network import CluitMelConfig, CluitMelNetwork
+from w2w.baselines.framing import mel_of
+from w2w.baselines.stargan.network import StarGANNetwork, StarGANUseConfig, trained
 from w2w.baselines.two_stage import TwoStage
+
+Road = CluitMelConfig | StarGANUseConfig
 
 WORDS = ("released", "griffin_lim")
 """Vocoders that are named by a word; others are folders."""
@@ -28,7 +33,7 @@ BESIDE = "vocoder"
 class MelRoadConfig:
     """The ``config.json`` of an exported converter of mels; its weights are the converter's alone."""
 
-    road: CluitMelConfig | None
+    road: Road
     """Which network converts, and its sizes."""
     vocoder: str = "released"
     """What speaks: ``released``, ``griffin_lim``, or a vocoder's folder, relative to this file's."""
@@ -40,21 +45,39 @@ def open_road(folder: Path, vocoder: str | Path | None = None, device: str = "cp
     ``vocoder`` is another than the folder names: a word, a vocoder's folder or its training run.
     """
     config, state = load_export(folder, MelRoadConfig)
-    assert config.road is not None
     speaks = str(vocoder) if vocoder is not None else _beside(folder, config.vocoder)
     found = find_vocoder(speaks, config.road, f"what {folder} makes")
-    network = CluitMelNetwork(config.road)
-    fill(network, state, folder / "model.safetensors")
-    return TwoStage(network.eval().fold(), found).to(device)
+    match config.road:
+        case CluitMelConfig():
+            mel_network = CluitMelNetwork(config.road)
+            fill(mel_network, state, folder / "model.safetensors")
+            return TwoStage(mel_network.eval().fold(), found).to(device)
+        case StarGANUseConfig():
+            network = StarGANNetwork(config.road, found)
+            fill(network.mel_network, state, folder / "model.safetensors")
+            return network.to(device)
 
 
-def find_vocoder(name: str, road: CluitMelConfig, where: str) -> Vocoder:
+def find_vocoder(name: str, road: Road, where: str) -> Vocoder:
     """Load a vocoder for what a road makes; ``where`` names that in complaints."""
-    if name == "griffin_lim":
-        return load_vocoder(name, mel=road.mel)
-    found = load_vocoder(name)
-    check_definition(road.mel, found.mel, where)
-    return found
+    match road:
+        case CluitMelConfig():
+            if name == "griffin_lim":
+                return load_vocoder(name, mel=road.mel)
+            found = load_vocoder(name)
+            check_definition(road.mel, found.mel, where)
+            return found
+        case StarGANUseConfig():  # its spectrogram can be told in any definition of its rate
+            rate = road.network.spectrogram.sample_rate
+            if name == "griffin_lim":
+                return load_vocoder(name, mel=replace(MelConfig(), sample_rate=rate, f_max=rate / 2))
+            found = load_vocoder(name)
+            if found.sample_rate != rate:
+                raise UserError(
+                    f"{where} has {rate} Hz, the vocoder {name} speaks at {found.sample_rate} Hz: take one "
+                    "of that rate, or griffin_lim"
+                )
+            return found
 
 
 def _beside(folder: Path, name: str) -> str:
@@ -80,38 +103,35 @@ def export_road(
     checkpoint = newest_checkpoint(run)
     if checkpoint is None:
         raise UserError(f"{run} holds no checkpoint of a run: give the folder that --loop.out named")
-    road, network = averaged(checkpoint)
-    if vocoder is None:
-        vocoder = _kept(out) or _default(road)
-    found = None
-    if vocoder not in (*WORDS, BESIDE):
-        found = find_vocoder(vocoder, road, f"what {run} makes")
-    elif vocoder == "released":
-        find_vocoder(vocoder, road, f"what {run} makes")
+    road, network = learned(checkpoint)
     if statistics is not None:
         freeze_statistics(network, statistics)
-    if found is not None:
+    name = vocoder or _kept(out) or _default(road)
+    found = find_vocoder(name, road, f"what {run} makes") if name in WORDS or vocoder else None
+    if found is not None and name not in WORDS:
+        name = BESIDE
         _export_vocoder(found, out / BESIDE)
-    return export(out, MelRoadConfig(road=road, vocoder=BESIDE if found else vocoder), network)
+    return export(out, MelRoadConfig(road=road, vocoder=name), network)
 
 
-def averaged(checkpoint: Path) -> tuple[CluitMelConfig, CluitMelNetwork]:
-    """The averaged network of a training run's checkpoint."""
+def learned(checkpoint: Path) -> tuple[Road, Any]:
+    """What a training run's checkpoint leaves for use: CLUIT's averaged network, or StarGAN's two."""
     from w2w.baselines.cluit_mel.presets import CluitMelTrainConfig
 
+    if "stargan" in _keys(checkpoint / "config.json"):
+        return trained(checkpoint)
     road = load_config(CluitMelTrainConfig, checkpoint / "config.json").network
     network, weights = CluitMelNetwork(road), checkpoint / "network_ema.safetensors"
     fill(network, load_weights(weights), weights)
     return road, network.eval()
 
 
-def freeze_statistics(network: CluitMelNetwork, clip: str | Path) -> None:
+def freeze_statistics(network: Any, clip: str | Path) -> None:
     """Keep a recorded clip's statistics, that the speaker's other words be normalised alike."""
-    rate = network.mel.sample_rate
-    # The vocoder has no say in mels; Griffin-Lim is there for any definition.
-    mel = TwoStage(network, load_vocoder("griffin_lim", mel=network.mel)).mel_of(load(clip, rate))
+    if not isinstance(network, CluitMelNetwork):
+        raise UserError(f"--statistics {clip} is for CLUIT on mels; StarGAN keeps no statistics to replace")
     try:
-        network.freeze_statistics(mel)
+        network.freeze_statistics(mel_of(load(clip, network.mel.sample_rate), network.mel))
     except UserError as mistake:
         raise UserError(f"--statistics {clip}: {mistake}") from None
 
@@ -119,10 +139,15 @@ def freeze_statistics(network: CluitMelNetwork, clip: str | Path) -> None:
 def is_mel_run(run: Path) -> bool:
     """Whether a folder is a training run of a converter of mels."""
     checkpoint = newest_checkpoint(run)
+    keys = _keys(checkpoint / "config.json") if checkpoint else set()
+    return bool(keys) and "converter" not in keys
+
+
+def _keys(path: Path) -> set[str]:
     with suppress(OSError, ValueError):
-        config = json.loads(((checkpoint or run) / "config.json").read_text())
-        return checkpoint is not None and "converter" not in config
-    return False
+        content = json.loads(path.read_text())
+        return set(content) if isinstance(content, dict) else set()
+    return set()
 
 
 def _kept(out: Path) -> str | None:
@@ -133,10 +158,15 @@ def _kept(out: Path) -> str | None:
     return None
 
 
-def _default(road: CluitMelConfig) -> str:
-    fits = (RELEASED / "config.json").is_file() and (
-        load_config(VocoderConfig, RELEASED / "config.json").mel == road.mel
-    )
+def _default(road: Road) -> str:
+    if not (RELEASED / "config.json").is_file():
+        return "griffin_lim"
+    theirs = load_config(VocoderConfig, RELEASED / "config.json").mel
+    match road:
+        case CluitMelConfig():
+            fits = theirs == road.mel
+        case StarGANUseConfig():
+            fits = theirs.sample_rate == road.network.spectrogram.sample_rate
     return "released" if fits else "griffin_lim"
 
 

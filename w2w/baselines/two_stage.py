@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from data.frontends import LogMel, MelConfig
 from vocoders.loading import kind_of
 from vocoders.mel_files import check_definition
-from vocoders.streamed import Window, mels
+from vocoders.streamed import Window
 from vocoders.vocoder import Vocoder
-from w2w.baselines.framing import live_log_mel, reach_ahead
+from w2w.baselines.framing import live_log_mel, mel_of, reach_ahead
 from w2w.baselines.mel_windows import converted_in_windows
 
 Wave = Float[Tensor, "batch 1 samples"]
@@ -156,16 +156,11 @@ class TwoStage(nn.Module):
 
     def style(self, wave: Wave) -> Voice:
         """Take a voice from speech."""
-        return self.mel_network.style_of_mel(self.mel_of(wave))
-
-    def mel_of(self, wave: Wave) -> Mel:
-        """The log-mel of a whole wave; what is left of its last hop is filled with silence."""
-        blocks = wave.cpu().split(BLOCK_FRAMES * self.mel.hop, dim=-1)
-        return torch.cat(list(mels(blocks, self.mel)), dim=-1).to(wave.device)
+        return self.mel_network.style_of_mel(mel_of(wave, self.mel))
 
     def converted_mel(self, source: Wave, voice: Voice) -> Mel:
         """The mel that the vocoder is to speak, frame for frame in the source's time."""
-        return torch.cat(list(self._converted(self.mel_of(source), voice)), dim=-1)
+        return torch.cat(list(self._converted(mel_of(source, self.mel), voice)), dim=-1)
 
     def _converted(self, mel: Mel, voice: Voice) -> Iterator[Float[Tensor, "batch n_mels _"]]:
         for piece in converted_in_windows(self.mel_network, self.mel, mel, voice):
@@ -186,7 +181,7 @@ class TwoStage(nn.Module):
         """Convert whole waves; the result is as long as the source. ``semitones`` can only be 0."""
         samples = source.shape[-1]
         if not self.streams:
-            pieces = self.vocoder.stream(self._converted(self.mel_of(source), voice))
+            pieces = self.vocoder.stream(self._converted(mel_of(source, self.mel), voice))
             return torch.cat(list(pieces), dim=-1)[..., :samples]
         led = F.pad(source, (0, self.look_ahead + -(samples + self.look_ahead) % self.hop))
         block = max(BLOCK_FRAMES // self.mel_network.frames_per_step, 1) * self.hop
