@@ -1,0 +1,116 @@
+"""The arms of the ablation: one base, and others that differ from it in the fields they name."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.loop import LoopConfig
+from engine.user_error import UserError
+from w2w.baselines.cluit_mel.presets import PRESETS
+from w2w.baselines.cluit_mel.train import CluitMelTrainConfig
+
+BASE = "base"
+N_LOOKS = 6
+"""Points of a curve."""
+LR = 5e-4
+"""Peak rate of both players: ten times the recipe's, whose steps are two hundred times as many."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """What is changed, and against what."""
+
+    says: str
+    """For readers."""
+    fields: Mapping[str, Any] = field(default_factory=dict)
+    """By a field of the trainer's config, its other value."""
+    against: str = BASE
+    """The arm that it is compared with, and else equal to."""
+
+
+ARMS = {
+    BASE: Arm(says="memory bank, norm loss, all labels, same-speaker keys masked, positives augmented"),
+    "moco": Arm(says="MoCo's queue for the memory bank", fields={"task.negatives": "queue"}),
+    "no_norm": Arm(says="no norm loss", fields={"task.weights.norm": 0.0}),
+    "labels_10": Arm(says="speakers known of 10 % of the recordings", fields={"data.label_share": 0.1}),
+    "labels_0": Arm(says="no speaker known", fields={"data.label_share": 0.0}),
+    "content": Arm(says="a recogniser hears the same phones", fields={"task.weights.content": 1.0}),
+    "no_masking": Arm(says="same-speaker keys are negatives", fields={"task.mask_same_speaker": False}),
+    "same_recording": Arm(
+        says="positives: other crops of the recording", fields={"task.positives": "recording"}
+    ),
+    "same_speaker": Arm(says="positives: other crops of the speaker", fields={"task.positives": "speaker"}),
+    "labels_0_same_recording": Arm(
+        says="no speaker known, positives: other crops of the recording",
+        fields={"task.positives": "recording"},
+        against="labels_0",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """What all runs share."""
+
+    data: Path
+    out: Path
+    steps: int
+
+
+def changes(name: str) -> dict[str, Any]:
+    """All fields in which an arm differs from the base, those of the arm it builds on first."""
+    arm = ARMS[name]
+    return ({} if name == BASE else changes(arm.against)) | dict(arm.fields)
+
+
+def config_of(name: str, bench: Bench, seed: int) -> CluitMelTrainConfig:
+    """The trainer's config of one run."""
+    config = base(bench)
+    for path, value in changes(name).items():
+        config = changed(config, path.split("."), value)
+    return replace(
+        config,
+        loop=replace(config.loop, out=bench.out / name / str(seed), seed=seed),
+    )
+
+
+def base(bench: Bench) -> CluitMelTrainConfig:
+    """The base arm's config, but for folder and seed: the published losses in networks for minutes."""
+    preset, steps = PRESETS["bank_norm_label_small"], bench.steps
+    optim = {"lr": LR, "warmup_steps": steps // 20, "schedule": "cosine", "decay_steps": steps, "final": 0.05}
+    return replace(
+        preset,
+        loop=LoopConfig(
+            steps=steps,
+            log_every=50,
+            save_every=max(steps // 2, 1),
+            sample_every=max(steps // N_LOOKS, 1),
+            keep=1,
+            cpu=not torch.cuda.is_available(),
+            trackers="none",
+        ),
+        data=replace(preset.data, path=str(bench.data)),
+        network=replace(preset.network, n_channels=32, max_channels=128),
+        task=replace(preset.task, mask_same_speaker=True, ema=0.99),
+        optim_generator=replace(preset.optim_generator, **optim),
+        optim_critic=replace(preset.optim_critic, **optim),
+    )
+
+
+def changed(config: Any, path: Sequence[str], value: Any) -> Any:
+    """A config with one field, which may lie deeper, of another value."""
+    name, *deeper = path
+    inner = changed(getattr(config, name), deeper, value) if deeper else value
+    return replace(config, **{name: inner})
+
+
+def chosen(names: Sequence[str]) -> list[str]:
+    """The arms asked for, the base first, as all are compared with it; refuses unknown ones."""
+    if unknown := [name for name in names if name not in ARMS]:
+        raise UserError(f"--arms has no {unknown[0]!r}; choose from {', '.join(ARMS)}")
+    wanted = {BASE, *names}
+    wanted |= {ARMS[name].against for name in wanted}
+    return [name for name in ARMS if name in wanted]
