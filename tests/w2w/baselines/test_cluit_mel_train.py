@@ -17,6 +17,7 @@ from engine.user_error import UserError
 from w2w import train as entry
 from w2w.baselines.cluit_mel.network import CluitMelNetwork
 from w2w.baselines.cluit_mel.train import PRESETS, CluitMelTrainConfig, build, completed
+from w2w.converter import Converter
 
 TINY = PRESETS["tiny"]
 
@@ -146,7 +147,7 @@ def test_another_run_may_be_begun_from(corpus, tmp_path):
         build(completed(replace(run, init=str(tmp_path / "none")), batches(run.data, 0).crops))
 
 
-def test_the_entry_point_trains_continues_and_exports(corpus, tmp_path, monkeypatch, capsys):
+def test_the_entry_point_trains_continues_and_exports(corpus, tmp_path, buzz, monkeypatch, capsys):
     out = tmp_path / "run"
 
     def command(*words):
@@ -160,7 +161,9 @@ def test_the_entry_point_trains_continues_and_exports(corpus, tmp_path, monkeypa
     told = command("--config", str(out / "config.json"), "--loop.steps", "2")
     assert "continuing from" in told
     assert f"exported to {out / 'export'}" in told
-    assert (out / "export/model.safetensors").is_file()
+    converter = Converter.from_pretrained(out / "export", vocoder="griffin_lim")
+    voice = converter.embed(buzz(8000, (200.0,)))
+    assert converter.convert(buzz(3200, (120.0,)), voice).shape[-1] == 3200
     assert newest_checkpoint(out) == out / "checkpoints/step_00000002"
 
 

@@ -15,6 +15,7 @@ from w2w.baselines.cluit_mel.content import MelContentLoss
 from w2w.baselines.cluit_mel.network import CluitMelConfig
 from w2w.baselines.cluit_mel.presets import PRESETS, CluitMelTrainConfig
 from w2w.baselines.cluit_mel.task import CluitMel
+from w2w.export import export_run
 
 __all__ = ["PRESETS", "CluitMelTrainConfig", "build", "completed", "train"]
 
@@ -87,14 +88,3 @@ def begin_from(task: CluitMel, run: Path) -> None:
         if name != "negatives":
             path = folder / f"{name}.safetensors"
             fill(module, load_weights(path), path)
-
-
-def export_run(run: Path, out: Path) -> Path:
-    """Write config.json and model.safetensors of the run's averaged networks."""
-    from engine.checkpoint import export
-    from engine.config import load_config
-
-    folder = newest_checkpoint(run)
-    assert folder is not None
-    config = load_config(CluitMelTrainConfig, folder / "config.json")
-    return export(out, config.network, load_weights(folder / "network_ema.safetensors"))
