@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if words.train_only:
         return
     there = {name: road for name, road in ROADS.items() if road.there(bench)}
-    if all(road.untrained for road in there.values()):
+    if not any(road.arm for road in there.values()):
         raise UserError(f"{words.out} holds no trained arm to compare: train one, by --only or all")
     found = compared(there, bench, pairs, words)
     write(words.out / "roads.json", found)
@@ -108,17 +108,19 @@ def compared(there: Mapping[str, Road], bench: Bench, pairs: Sequence[Pair], wor
     out, cache = bench.out / "outputs" / str(len(pairs)), Cache(words.cache)
     made = []
     for name, road in there.items():
-        if road.untrained:
+        if not road.scored:
             continue
         opened = partial(road.open, bench)
-        made += roads_scores.outputs(road.pairs(pairs), opened, road.weights(bench), out, name)
+        made += roads_scores.outputs(pairs, opened, road.weights(bench), out, name)
     judged, summary = roads_scores.scores(made, pairs, out, cache, fast=words.fast, jobs=words.jobs)
-    converters = {name: road.open(bench) for name, road in there.items()}
+    converters = {name: road.open(bench) for name, road in there.items() if road.timed}
     rate = next(iter(converters.values())).sample_rate
     speech = lasting(load(pairs[0].source, rate), SECONDS * rate)
     timed = speeds(converters, speech, words.repeats)
     rows = [
-        {"name": name, "label": road.label, "notes": list(road.notes), **timed[name], **road.spent(bench)}
+        {"name": name, "label": road.label, "notes": list(road.notes)}
+        | timed.get(name, {})
+        | road.spent(bench)
         | ({"scores": summary[name]} if name in summary else {})
         for name, road in there.items()
     ]

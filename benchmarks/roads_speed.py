@@ -1,13 +1,18 @@
 """What a road costs in use: processor time of ten seconds of speech in turns, parameters, latency."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from statistics import median
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from w2w.baselines.stargan.inversion import ToWave
+from w2w.baselines.stargan.network import StarGANNetwork
+from w2w.baselines.stargan.spectrogram import at_full_scale
+from w2w.baselines.two_stage import TwoStage
 
 Wave = Float[Tensor, "1 1 samples"]
 Call = Callable[[], Any]
@@ -40,13 +45,31 @@ def speeds(converters: Mapping[str, Any], speech: Wave, repeats: int) -> dict[st
 
 
 def stages(network: nn.Module, speech: Wave, voice: Float[Tensor, "1 dim"]) -> dict[str, Call]:
-    """The converter and the vocoder of a road of two stages, apart; nothing for a road of one."""
-    vocoder: Any = getattr(network, "vocoder", None)
-    convert: Any = getattr(network, "converted_mel", None)
-    if vocoder is None or convert is None:
-        return {}
-    mel = convert(speech, voice)
-    return {"converter": lambda: convert(speech, voice), "vocoder": lambda: vocoder(mel)}
+    """The converter and what makes waves of its mels, apart; nothing for a road of one stage."""
+    match network:
+        case TwoStage():
+            mel = network.converted_mel(speech, voice)
+            return {
+                "converter": lambda: network.converted_mel(speech, voice),
+                "vocoder": lambda: network.vocoder(mel),
+            }
+        case StarGANNetwork():
+            source, make = at_full_scale(speech), network.mel_network.converted
+            pictures = list(make(source, voice))
+            return {
+                "converter": lambda: list(make(source, voice)),
+                "vocoder": lambda: list(spoken(network, pictures, speech.shape[-1])),
+            }
+    return {}
+
+
+def spoken(network: StarGANNetwork, pictures: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
+    """What makes a wave of converted pictures: retrieved phases, or a vocoder."""
+    if isinstance(network.inversion, ToWave):
+        return network.inversion.stream(pictures)
+    assert network.vocoder is not None
+    n_frames = -(-samples // network.vocoder.hop)
+    return network.vocoder.stream(network.inversion.stream(pictures, n_frames))
 
 
 @torch.inference_mode()
@@ -80,7 +103,6 @@ def latency_ms(converter: Any) -> float | None:
     network = converter.network
     if not network.streams:
         return None
-    hop = getattr(network, "hop", None) or network.config.hop
-    rate = converter.sample_rate
-    voice = torch.zeros(1, rate).uniform_(-0.1, 0.1, generator=torch.Generator().manual_seed(0))
-    return converter.stream(converter.embed(voice[None]), chunk_samples=hop).latency_ms
+    hop, rate = network.hop, converter.sample_rate
+    noise = torch.zeros(1, 1, rate).uniform_(-0.1, 0.1, generator=torch.Generator().manual_seed(0))
+    return converter.stream(converter.embed(noise), chunk_samples=hop).latency_ms
