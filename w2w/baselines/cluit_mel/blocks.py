@@ -5,6 +5,7 @@ upsampling; 1×1 shortcuts stand at the lower rate, which gives the same for hal
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from w2w.baselines.cluit_mel.normalisation import AdaIN, Affine, Modulation, lea
 
 Frames = Float[Tensor, "batch channels frames"]
 NewFrames = Float[Tensor, "batch outer new_frames"]
+Voice = Float[Tensor, "batch style"]
 Past = Any
 """What a layer's next chunk still needs; None stands for a whole utterance."""
 
@@ -36,18 +38,24 @@ class Block(nn.Module):
         self.shortcut = shortcut(inner, outer)
 
     def forward(self, x: Frames) -> NewFrames:
-        """Return ``frames // 2`` frames where time is halved."""
-        return self.run(x, (None, None))[0]
+        """Return ``frames // 2`` frames where time is halved; without normalisation."""
+        return self.run(x, (), (None, None))[0]
+
+    def modulations(self, voice: Voice) -> list[Modulation]:
+        """What the two normalisations learned."""
+        return [norm.modulation(voice) for norm in (self.norm1, self.norm2) if norm is not None]
 
     def begin(self, batch: int) -> Past:
         """Silence."""
         return self.conv1.begin(batch), self.conv2.begin(batch)  # type: ignore[operator]
 
-    def run(self, x: Frames, past: Past) -> tuple[NewFrames, Past]:
+    def run(self, x: Frames, modulations: Sequence[Modulation], past: Past) -> tuple[NewFrames, Past]:
         """Process one chunk, or a whole utterance where there is no past."""
-        hidden = F.leaky_relu(x, 0.2) if self.norm1 is None else leaky(self.norm1(x))
+        hidden = F.leaky_relu(x, 0.2) if self.norm1 is None else leaky(self.norm1(x, modulations[0]))
         hidden, past1 = advance(self.conv1, hidden, past[0])
-        hidden = F.leaky_relu(hidden, 0.2) if self.norm2 is None else leaky(self.norm2(hidden))
+        hidden = (
+            F.leaky_relu(hidden, 0.2) if self.norm2 is None else leaky(self.norm2(hidden, modulations[1]))
+        )
         hidden, past2 = advance(self.conv2, hidden, past[1])
         x = F.avg_pool1d(x, 2) if self.halves else x
         x = pointwise(self.shortcut, x)
@@ -68,17 +76,15 @@ class StyledBlock(nn.Module):
         self.conv2 = same(outer, outer, causal=causal)
         self.shortcut = shortcut(inner, outer)
 
-    def modulations(self, voice: Float[Tensor, "batch style"]) -> tuple[Modulation, Modulation]:
+    def modulations(self, voice: Voice) -> list[Modulation]:
         """What the voice does to the two normalisations."""
-        return self.adain1.modulation(voice), self.adain2.modulation(voice)
+        return [self.adain1.modulation(voice), self.adain2.modulation(voice)]
 
     def begin(self, batch: int) -> Past:
         """Silence."""
         return self.conv1.begin(batch), self.conv2.begin(batch)  # type: ignore[operator]
 
-    def run(
-        self, x: Frames, modulations: tuple[Modulation, Modulation], past: Past
-    ) -> tuple[NewFrames, Past]:
+    def run(self, x: Frames, modulations: Sequence[Modulation], past: Past) -> tuple[NewFrames, Past]:
         """Process one chunk, or a whole utterance where there is no past."""
         hidden, past1 = advance(self.conv1, leaky(self.adain1(x, modulations[0])), past[0])
         hidden, past2 = advance(self.conv2, leaky(self.adain2(hidden, modulations[1])), past[1])

@@ -39,8 +39,9 @@ class CluitMelConfig:
     live."""
     norm: Norm = "instance"
     """``instance``: every channel at zero mean and unit variance over the utterance, as published. ``frame``:
-    every frame so over its channels, which needs no time. ``frozen``: as ``instance``, with statistics kept
-    from training or from a recorded clip."""
+    every frame so over its channels, which needs no time. ``frozen``: as ``instance`` in
+    training, then with the statistics of a clip, which the weights keep (10 s of standardised log-mels): of
+    the last training crops or of what ``freeze_statistics`` was given."""
     mel_mean: float = -5.8
     """Of natural log-mels of read speech (speech16k); taken away before a network."""
     mel_std: float = 2.2

@@ -14,7 +14,9 @@ from w2w.baselines.cluit_mel.normalisation import Affine, Modulation, leaky
 
 Mel = Float[Tensor, "batch n_mels frames"]
 Voice = Float[Tensor, "batch style"]
-Modulations = list[tuple[Modulation, Modulation]]
+
+MEDLEY_CROPS = 8
+"""Training crops, of one utterance each, whose statistics are frozen until a recorded clip's are."""
 
 
 class Generator(nn.Module):
@@ -43,31 +45,64 @@ class Generator(nn.Module):
         )
         self.norm = Affine(widths[0], norm)
         self.to_mel = initialised(nn.Conv1d(widths[0], config.mel.n_mels, 1), widths[0])
+        if norm == "frozen":
+            # Noise until there is speech, with the spread of standardised mels, so that nothing is blown up.
+            noise = torch.randn(config.mel.n_mels, MEDLEY_CROPS * config.crop_frames)
+            self.register_buffer("clip", noise)
+            self.register_buffer("n_kept", torch.zeros((), dtype=torch.long))
 
-    def modulations(self, voice: Voice) -> Modulations:
-        """What a voice does to every AdaIN."""
-        return [block.modulations(voice) for block in self.decoder]  # type: ignore[operator]
+    clip: Tensor
+    """Standardised mels (n_mels, frames) whose statistics are frozen: a medley of the last training crops, or
+    what ``freeze_statistics`` was given."""
+    n_kept: Tensor
+
+    def modulations(self, voice: Voice) -> list[Modulation]:
+        """What becomes of all normalised channels, layer after layer.
+
+        Where statistics are frozen, they depend on the voice, which moves those of all later layers: the
+        kept clip is converted to that voice, once, and every layer keeps what it saw.
+        """
+        modulations = [m for block in self.blocks for m in block.modulations(voice)]
+        modulations.append(self.norm.modulation(voice))
+        if self.config.norm == "frozen" and not self.training:
+            self.run(self.clip.expand(len(voice), -1, -1), modulations, self.whole)
+        return modulations
+
+    @torch.no_grad()
+    def keep(self, mel: Mel) -> None:
+        """Put one crop of a training batch into the medley, in turn."""
+        frames = self.config.crop_frames
+        if mel.shape[-1] >= frames:
+            start = int(self.n_kept) % MEDLEY_CROPS * frames
+            self.clip[:, start : start + frames] = mel[0, :, :frames]
+            self.n_kept += 1
 
     def forward(self, mel: Mel, voice: Voice) -> Mel:
         """Convert whole blocks of ``frames_per_step`` standardised frames."""
-        n_blocks = len(self.encoder) + len(self.decoder)
-        return self.run(mel, self.modulations(voice), [None, *[(None, None)] * n_blocks])[0]
+        return self.run(mel, self.modulations(voice), self.whole)[0]
+
+    @property
+    def blocks(self) -> list[Any]:
+        """From first to last."""
+        return [*self.encoder, *self.decoder]
+
+    @property
+    def whole(self) -> list[Any]:
+        """The pasts of a whole utterance: none."""
+        return [None, *[(None, None)] * len(self.blocks)]
 
     def begin(self, batch: int) -> list[Any]:
         """Silence."""
-        return [layer.begin(batch) for layer in (self.stem, *self.encoder, *self.decoder)]  # type: ignore[operator]
+        return [layer.begin(batch) for layer in (self.stem, *self.blocks)]  # type: ignore[operator]
 
-    def run(self, mel: Mel, modulations: Modulations, pasts: list[Any]) -> tuple[Mel, list[Any]]:
+    def run(self, mel: Mel, modulations: list[Modulation], pasts: list[Any]) -> tuple[Mel, list[Any]]:
         """Process one chunk of whole blocks, or a whole utterance where there is no past."""
         hidden, after = advance(self.stem, mel, pasts[0])
-        afters, n_encoder = [after], len(self.encoder)
-        for block, past in zip(self.encoder, pasts[1:]):
-            hidden, after = block.run(hidden, past)  # type: ignore[operator]
+        afters = [after]
+        for i, (block, past) in enumerate(zip(self.blocks, pasts[1:])):
+            hidden, after = block.run(hidden, modulations[2 * i : 2 * i + 2], past)
             afters.append(after)
-        for block, voice, past in zip(self.decoder, modulations, pasts[1 + n_encoder :]):
-            hidden, after = block.run(hidden, voice, past)  # type: ignore[operator]
-            afters.append(after)
-        return self.to_mel(leaky(self.norm(hidden))), afters
+        return self.to_mel(leaky(self.norm(hidden, modulations[-1]))), afters
 
 
 def stem(n_mels: int, n_channels: int, *, causal: bool) -> nn.Module:

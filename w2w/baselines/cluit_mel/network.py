@@ -11,8 +11,7 @@ from engine.user_error import UserError
 from w2w.baselines.cluit_mel.config import CluitMelConfig
 from w2w.baselines.cluit_mel.convolutions import folded
 from w2w.baselines.cluit_mel.generator import Generator, whole_blocks
-from w2w.baselines.cluit_mel.normalisation import Normalisation
-from w2w.baselines.cluit_mel.style import StyleEncoder
+from w2w.baselines.cluit_mel.style import StyleEncoder, mirrored
 
 __all__ = ["CluitMelConfig", "CluitMelNetwork"]
 
@@ -68,7 +67,10 @@ class CluitMelNetwork(nn.Module):
         frames = mel.shape[-1]
         if not frames:
             raise UserError("there is nothing to convert in a mel of no frames")
+        own = mel.requires_grad  # made by this network, in a cycle: not how speech is
         mel = self.config.standardised(whole_blocks(mel, self.frames_per_step))
+        if self._uses_own_statistics and not own:
+            self.generator.keep(mel)
         piece = PIECE_BLOCKS * self.frames_per_step
         if self.streams and not torch.is_grad_enabled() and not self._uses_own_statistics and frames > piece:
             modulations, pasts = self.generator.modulations(voice), self.generator.begin(len(mel))
@@ -102,11 +104,12 @@ class CluitMelNetwork(nn.Module):
         return self.config.restored(out), {"generator": after, "voice": held, "modulations": modulations}
 
     @torch.no_grad()
-    def freeze_statistics(self, mel: Mel, voice: Voice | None = None) -> None:
-        """Keep the statistics of a recorded clip, converted to ``voice`` (by default its own), for good.
+    def freeze_statistics(self, mel: Mel) -> None:
+        """Normalise all that is said from now on by the statistics of a recorded clip, for every voice.
 
-        The same clip then converts to that voice as it would with whole-utterance InstanceNorm; what else the
-        same speaker says is normalised likewise, without waiting for its end. Training moves them again.
+        The clip itself is kept, its first ``MEDLEY_CROPS`` crops or, if shorter, played to and fro, and is
+        converted once to every new voice: statistics behind an AdaIN depend on the voice. Training
+        forgets it.
         """
         if self.config.norm != "frozen":
             raise UserError(f"network.norm is {self.config.norm!r}, which keeps no statistics: 'frozen' does")
@@ -115,15 +118,8 @@ class CluitMelNetwork(nn.Module):
                 f"a clip of {mel.shape[-1]} frames is too short for statistics: record at least "
                 f"{self.config.crop_frames / self.mel.frame_rate:.1f} seconds of speech"
             )
-        voice = self.style_of_mel(mel) if voice is None else voice
-        norms = [module for module in self.modules() if isinstance(module, Normalisation)]
-        for norm in norms:
-            norm.recording = True
-        try:
-            self.generator(self.config.standardised(whole_blocks(mel, self.frames_per_step)), voice)
-        finally:
-            for norm in norms:
-                norm.recording = False
+        frames = self.generator.clip.shape[-1]
+        self.generator.clip.copy_(self.config.standardised(mirrored(mel[:1], frames))[0, :, :frames])
 
     def fold(self) -> "CluitMelNetwork":
         """Compute once what depends on the weights alone: for use, after they were loaded. Returns itself."""
