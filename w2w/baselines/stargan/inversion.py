@@ -4,7 +4,8 @@ Two things are not in a picture and are assumed, the same way on both roads. Bel
 picture is black (four fifths, in read speech), and black is taken for ``BLACK`` nepers of power under the
 floor, not for the floor itself, which would be heard as hiss. Above the last bin: a vocoder's bands are
 filled by continuing the topmost quarter of the bins, falling by ``FALL_DB`` per octave; phase retrieval
-leaves them empty. The constants make the log-mel differ least from that of recorded speech. Nothing is taken from the source: neither its phases nor what it has above 4 kHz.
+leaves them empty. The constants make the log-mel differ least from that of recorded speech. Nothing is taken
+from the source: neither its phases nor what it has above 4 kHz.
 """
 
 import math

@@ -1,0 +1,163 @@
+"""Whether StarGAN converts or copies: what its output owes to the input and to the label."""
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from w2w.baselines.stargan.batches import LabelledBatch
+from w2w.baselines.stargan.config import StarGANConfig
+from w2w.baselines.stargan.discriminator import Discriminator
+from w2w.baselines.stargan.generator import Generator
+from w2w.baselines.stargan.labels import LabelsConfig, input_label
+from w2w.baselines.stargan.spectrogram import Spectrogram
+
+Picture = Float[Tensor, "batch 1 bins frames"]
+Labels = Int[Tensor, "batch groups"]
+
+N_TARGETS = 6
+"""Labels that every clip is converted to."""
+AT_ONCE = 8
+"""Pictures that the networks hear at once."""
+
+
+def measures(
+    generator: Generator, discriminator: Discriminator, clips: LabelledBatch, shape: StarGANConfig
+) -> dict[str, float]:
+    """All figures of trained networks on some clips, each converted to the labels of ``N_TARGETS`` others.
+
+    Distances are mean L1 of pictures, whose range is [0, 1]; the generator is as in use, in ``eval`` mode.
+    """
+    training = generator.training
+    generator.eval()
+    device = next(generator.parameters()).device
+    with torch.no_grad():
+        picture = Spectrogram(shape.spectrogram).to(device)(clips.wave.to(device))
+        labels = clips.labels.to(device)
+        targets = [labels.roll(turn, 0) for turn in turns(len(labels))]
+        kept = converted(generator, picture, labels, shape.labels)
+        outputs = torch.stack([converted(generator, picture, of, shape.labels) for of in targets])
+        found = copied(picture, kept, outputs, [picture.roll(turn, 0) for turn in turns(len(labels))])
+        found |= {"label_share": label_share(outputs)}
+        found |= obeyed(discriminator, picture, labels, outputs[0], targets[0], shape.labels)
+    generator.train(training)
+    return found
+
+
+def turns(n_clips: int) -> list[int]:
+    """By how many places the clips are turned to be each other's targets: evenly spread, never none."""
+    if n_clips < 2:
+        raise ValueError("a clip's targets are other clips: there must be two at least")
+    count = min(N_TARGETS, n_clips - 1)
+    return [1 + number * (n_clips - 1) // count for number in range(count)]
+
+
+def converted(generator: Generator, picture: Picture, labels: Labels, config: LabelsConfig) -> Picture:
+    """Pictures with the labels' voices."""
+    voices = input_label(labels, config)
+    pieces = zip(picture.split(AT_ONCE), voices.split(AT_ONCE))
+    return torch.cat([generator(piece, voice) for piece, voice in pieces])
+
+
+def copied(
+    picture: Picture,
+    kept: Picture,
+    outputs: Float[Tensor, "targets batch 1 bins frames"],
+    others: list[Picture],
+) -> dict[str, float]:
+    """How much of the input the output is.
+
+    ``moved`` is the output's distance from the input and ``apart`` that of other clips from it: their ratio,
+    ``copy``, is 0 where the output is the input. ``kept`` is the distance under the clip's own labels, what
+    is lost without any conversion. Words fill most of these, so ``way`` looks at spectra in the mean over
+    time, which tell the voice: the share of the way from the source's to the target's that conversion goes,
+    beyond what it goes under the clip's own labels.
+    """
+    apart = torch.stack([F.l1_loss(other, picture) for other in others]).mean()
+    moved = torch.stack([F.l1_loss(output, picture) for output in outputs]).mean()
+    along = torch.stack([other.mean(-1) - picture.mean(-1) for other in others])
+    gone = outputs.mean(-1) - kept.mean(-1)
+    return {
+        "moved": float(moved),
+        "apart": float(apart),
+        "copy": float(moved / apart),
+        "kept": float(F.l1_loss(kept, picture)),
+        "way": float((gone * along).sum() / along.square().sum()),
+    }
+
+
+def label_share(outputs: Float[Tensor, "targets batch 1 bins frames"]) -> float:
+    """Share of the outputs' variance that the label causes: within a clip, over its targets, of all."""
+    outputs = outputs.double()
+    within = outputs.var(0, correction=0).mean(0)
+    total = outputs.flatten(0, 1).var(0, correction=0)
+    return float(within.sum() / total.sum())
+
+
+def obeyed(
+    discriminator: Discriminator,
+    picture: Picture,
+    labels: Labels,
+    output: Picture,
+    targets: Labels,
+    config: LabelsConfig,
+) -> dict[str, float]:
+    """Whether the class head hears the target: of the first group (speakers), and of the last (genders).
+
+    ``real`` is how often it hears a real clip's own label, ``before`` how often it hears the target's in the
+    source already, by chance; ``obeyed`` how often it does after conversion. ``pull`` is by how many nats the
+    target's logit rises from source to output. Only targets that differ from the source's label are counted.
+    """
+    before, after = (
+        torch.cat([discriminator(part).labels for part in of.split(AT_ONCE)]).split(config.sizes, dim=1)
+        for of in (picture, output)
+    )
+    found: dict[str, float] = {}
+    for name, group in (("speaker", 0), ("gender", len(config.sizes) - 1)):
+        own, target = labels[:, group], targets[:, group]
+        counted = (own >= 0) & (target >= 0) & (own != target)
+        if not counted.any() or not config.sizes[group]:
+            continue
+        own, target = own[counted], target[counted]
+        source, result = before[group][counted], after[group][counted]
+        hears = {"real": (source, own), "before": (source, target), "obeyed": (result, target)}
+        shares = {
+            f"{name}_{of}": float((logits.argmax(1) == wanted).float().mean())
+            for of, (logits, wanted) in hears.items()
+        }
+        rise = (result - source).gather(1, target[:, None]).mean()
+        found |= {**shares, f"{name}_pull": float(rise)}
+    return found
+
+
+def columns_after_merge(shape: StarGANConfig) -> int:
+    """Columns of the picture in which the merged map reaches the picture's middle column, by gradient.
+
+    Of the convolutions alone: their weights are made positive and the normalisation is left out, so that
+    nothing hides a path. InstanceNorm's statistics hear the whole picture besides.
+    """
+    generator: Any = bare(Generator(shape))
+    size = shape.spectrogram
+    width = generator.merge.out_channels
+    merged = torch.rand(1, width, size.n_bins // 4, size.n_frames // 4, requires_grad=True)
+    x = merged
+    for layer in [*generator.residual, *generator.decoder, generator.out]:
+        x = layer(x)
+    x[..., size.n_frames // 2].sum().backward()
+    assert merged.grad is not None
+    return 4 * int(merged.grad.abs().sum((0, 1, 2)).count_nonzero())
+
+
+def bare(network: nn.Module) -> nn.Module:
+    """The same network with small positive weights and without normalisation."""
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.BatchNorm2d | nn.InstanceNorm2d):
+                setattr(module, name, nn.Identity())
+    for parameter in network.parameters():
+        parameter.data = parameter.data.abs() + 1e-2
+    return network
