@@ -82,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         roads_arms.train(name, bench)
     if words.train_only:
         return
+    roads_arms.check_budget(bench)
     there = {name: road for name, road in ROADS.items() if road.there(bench)}
     if not any(road.arm for road in there.values()):
         raise UserError(f"{words.out} holds no trained arm to compare: train one, by --only or all")
@@ -127,7 +128,7 @@ def compared(there: Mapping[str, Road], bench: Bench, pairs: Sequence[Pair], wor
     rows += [{"name": n, "label": label, "scores": summary[n]} for n, label in roads_scores.groups(summary)]
     found: dict[str, Any] = {
         "minutes": bench.minutes,
-        "presets": dict(bench.presets),
+        "presets": {name: spent["preset"] for name in ARMS if (spent := roads_arms.finished(name, bench))},
         "pairs": len(pairs),
         "seconds": SECONDS,
         "repeats": words.repeats,

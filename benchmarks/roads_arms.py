@@ -86,12 +86,28 @@ def finished(name: str, bench: Bench) -> dict[str, Any] | None:
     return read(bench.folder(name) / "training.json")
 
 
+def minutes_of(name: str, bench: Bench) -> float:
+    """How long an arm is trained."""
+    return bench.tune_minutes if ARMS[name].tunes else bench.minutes
+
+
+def check_budget(bench: Bench) -> None:
+    """Refuse to show arms as equal that were trained for other times than is said."""
+    for name in ARMS:
+        spent, asked = finished(name, bench), minutes_of(name, bench)
+        if spent is not None and spent["minutes"] != asked:
+            option = "--tune-minutes" if ARMS[name].tunes else "--minutes"
+            raise UserError(
+                f"{bench.folder(name)} was trained with {option} {spent['minutes']:g}, not {asked:g}: give it"
+            )
+
+
 def train(name: str, bench: Bench) -> dict[str, Any]:
     """What training an arm cost; it is trained, or what is left of it, unless it is finished."""
     folder, arm = bench.folder(name), ARMS[name]
     if arm.needs and finished(arm.needs, bench) is None:
         raise UserError(f"the arm {name} needs {arm.needs} in {bench.out}: train that first (--only)")
-    minutes = bench.tune_minutes if arm.tunes else bench.minutes
+    minutes = minutes_of(name, bench)
     plan = plan_of(folder, minutes, bench.presets[name], lambda: _plan(name, minutes, bench))
     done = finished(name, bench)
     if done is not None:

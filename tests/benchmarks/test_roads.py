@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import roads, roads_arms, roads_trainers
-from benchmarks.roads_arms import ARMS, PRESETS, Arm, finished, train
+from benchmarks.roads_arms import ARMS, PRESETS, Arm, check_budget, finished, train
 from benchmarks.roads_budget import Phase, Timed, plan_of, planned, probe
 from benchmarks.roads_report import goals, goals_table, table
 from benchmarks.roads_rows import ROADS
@@ -152,6 +152,9 @@ def test_a_finished_arm_is_never_trained_again(bench, monkeypatch) -> None:
     assert train("w2w", bench) == spent
     with pytest.raises(UserError, match="begun with --minutes 1"):
         train("w2w", replace(bench, minutes=2.0))
+    check_budget(bench)
+    with pytest.raises(UserError, match="trained with --minutes 1, not 2"):
+        check_budget(replace(bench, minutes=2.0))
     with pytest.raises(UserError, match="needs cluit_mel"):
         train("cluit_mel_tuned", bench)
 
