@@ -28,7 +28,7 @@ def exported_init(init: str) -> Path | None:
 
 def begin_from_export(modules: Mapping[str, nn.Module], folder: Path, config: TrainConfig) -> None:
     """Fill the generator, and its average, from an exported vocoder of the same network and mel."""
-    check_fit(load_config(VocoderConfig, folder / "config.json"), config)
+    check_fit(folder, config)
     exported, state = load_export(folder, VocoderConfig)
     folded = build_network(exported).fold()
     fill(folded, state, folder / "model.safetensors")
@@ -37,8 +37,9 @@ def begin_from_export(modules: Mapping[str, nn.Module], folder: Path, config: Tr
         modules["network_ema"].load_state_dict(modules["network"].state_dict())
 
 
-def check_fit(exported: VocoderConfig, config: TrainConfig) -> None:
+def check_fit(folder: Path, config: TrainConfig) -> None:
     """Refuse weights for another network or other mels, and what training does not know of."""
+    exported = load_config(VocoderConfig, folder / "config.json")
     if isinstance(exported.network, GriffinLimConfig):
         raise UserError(f"init={config.init} is Griffin-Lim, which has no weights to train on from")
     check_definition(config.mel, exported.mel, f"what init={config.init} is to be trained on")

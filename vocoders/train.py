@@ -20,7 +20,7 @@ from engine.config import cli
 from engine.loop import Task, accelerator, fit
 from engine.user_error import UserError, exits_cleanly
 from vocoders.export import export_run, speaks_of_itself
-from vocoders.exported_init import begin_from_export, exported_init
+from vocoders.exported_init import begin_from_export, check_fit, exported_init
 from vocoders.predicted_mels import PredictedMels
 from vocoders.presets import PRESETS
 from vocoders.tasks.adversarial import Adversarial, AdversarialConfig
@@ -107,7 +107,9 @@ def main() -> None:
     if isinstance(source, Batches) and isinstance(source.crops, SpeechCrops):
         config.check_speakers(len(source.crops.speakers))
     waves = validation_waves(config)
-    if here.is_main_process and exported_init(config.init) and not newest_checkpoint(config.loop.out):
+    folder = exported_init(config.init)
+    if folder and here.is_main_process and not newest_checkpoint(config.loop.out):
+        check_fit(folder, config)
         print(f"beginning from the vocoder {config.init}; its critics were not exported and begin afresh")
     fit(lambda: build(config, waves), source, config.loop, full_config=config)
     if here.is_main_process and not speaks_of_itself(config):

@@ -91,6 +91,12 @@ def test_the_command_says_that_the_critics_begin_afresh_and_trains(tmp_path, hum
         f"train --preset tiny --init {folder} --data.path {tmp_path / 'speech'} "
         f"--loop.out {tmp_path / 'run'} --loop.steps 3 --loop.cpu --loop.sample-every 0 --loop.trackers none"
     )
+    monkeypatch.setattr("sys.argv", [*line.split(), "--task.network.channels", "32"])
+    with pytest.raises(SystemExit):
+        main()
+    refused = capsys.readouterr()
+    assert not refused.out
+    assert "channels is 16, not 32" in refused.err
     monkeypatch.setattr("sys.argv", line.split())
     main()
     assert "begin afresh" in capsys.readouterr().out
