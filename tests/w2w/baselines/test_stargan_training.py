@@ -156,6 +156,14 @@ def test_labels_outside_their_group_are_refused(corpus):
         train(replace(run, stargan=replace(run.stargan, labels=labels)))
 
 
+def test_a_column_that_nobody_fills_is_told(corpus):
+    run = config(corpus, corpus / "run")
+    labels = replace(run.stargan.labels, second=LabelGroup(column="acent", size=53))
+    with pytest.warns(UserWarning, match="no recording of .* names its acent"):
+        done = completed(replace(run, stargan=replace(run.stargan, labels=labels)))
+    assert done.stargan.labels.sizes == [3, 53, 2]
+
+
 def test_data_without_any_labels_are_refused(corpus):
     (corpus / "metadata.csv").write_text("path\n0_0.wav\n1_0.wav\n")
     with pytest.raises(UserError, match="has no labels in speaker, corpus, gender"):

@@ -5,6 +5,7 @@ Labels come from the manifest's columns:
 ``--stargan.labels.second.column corpus --stargan.labels.second.size 0``.
 """
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,14 +17,13 @@ from w2w.baselines.stargan.labels import with_names
 from w2w.baselines.stargan.presets import PRESETS
 from w2w.baselines.stargan.task import StarGAN
 from w2w.baselines.stargan.train_config import StarGANTrainConfig
+from w2w.export import export_run
 
 __all__ = ["PRESETS", "StarGANTrainConfig", "build", "completed", "train"]
 
 
 def train(config: StarGANTrainConfig) -> None:
     """Train, or continue; leave the networks for use in ``export`` beside the checkpoints."""
-    from w2w.export import export_run
-
     here = accelerator(config.loop)
     config, shape = completed(config), config.stargan.spectrogram
     crops = labelled_batches(
@@ -42,9 +42,12 @@ def train(config: StarGANTrainConfig) -> None:
 def completed(config: StarGANTrainConfig) -> StarGANTrainConfig:
     """Fill in what only the data knows: the names of its labels, and how many there are."""
     labels = with_names(config.stargan.labels, told_rows(config.data))
-    if not labels.n_out:
+    if not any(group.names for group in labels.groups):
         columns = ", ".join(group.column for group in labels.groups)
         raise UserError(f"{config.data.path} has no labels in {columns}: name its columns in stargan.labels")
+    for group in labels.groups:
+        if not group.names:
+            warnings.warn(f"no recording of {config.data.path} names its {group.column}", stacklevel=2)
     return replace(config, stargan=replace(config.stargan, labels=labels))
 
 
