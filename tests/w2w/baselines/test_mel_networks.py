@@ -191,7 +191,7 @@ def test_until_a_clip_is_given_training_speech_is_kept():
         converted = built(crop, voice)
         built(converted, voice)  # a cycle: what the network made itself is not kept
         built(crop[..., :30], voice)  # too short
-    standard = [built.config.standardised(crop)[0, :, :32] for crop in (crops[8], *crops[1:8])]
+    standard = [built.config.standardised(crop)[0, :, :32] for crop in crops[1:]]
     assert_close(built.generator.clip, torch.cat(standard, dim=-1))
     with torch.no_grad():
         fresh = CluitMelNetwork(built.config).eval()

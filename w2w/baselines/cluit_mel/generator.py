@@ -49,12 +49,10 @@ class Generator(nn.Module):
             # Noise until there is speech, with the spread of standardised mels, so that nothing is blown up.
             noise = torch.randn(config.mel.n_mels, MEDLEY_CROPS * config.crop_frames)
             self.register_buffer("clip", noise)
-            self.register_buffer("n_kept", torch.zeros((), dtype=torch.long))
 
     clip: Tensor
     """Standardised mels (n_mels, frames) whose statistics are frozen: a medley of the last training crops, or
     what ``freeze_statistics`` was given."""
-    n_kept: Tensor
 
     def modulations(self, voice: Voice) -> list[Modulation]:
         """What becomes of all normalised channels, layer after layer.
@@ -70,12 +68,10 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def keep(self, mel: Mel) -> None:
-        """Put one crop of a training batch into the medley, in turn."""
+        """Put one crop of a training batch behind the medley, whose oldest goes."""
         frames = self.config.crop_frames
         if mel.shape[-1] >= frames:
-            start = int(self.n_kept) % MEDLEY_CROPS * frames
-            self.clip[:, start : start + frames] = mel[0, :, :frames]
-            self.n_kept += 1
+            self.clip.copy_(torch.cat([self.clip[:, frames:], mel[0, :, :frames]], dim=-1))
 
     def forward(self, mel: Mel, voice: Voice) -> Mel:
         """Convert whole blocks of ``frames_per_step`` standardised frames."""

@@ -67,19 +67,19 @@ class CluitMelNetwork(nn.Module):
         frames = mel.shape[-1]
         if not frames:
             raise UserError("there is nothing to convert in a mel of no frames")
-        own = mel.requires_grad  # made by this network, in a cycle: not how speech is
-        mel = self.config.standardised(whole_blocks(mel, self.frames_per_step))
-        if self._uses_own_statistics and not own:
-            self.generator.keep(mel)
+        mel = whole_blocks(mel, self.frames_per_step)
         piece = PIECE_BLOCKS * self.frames_per_step
         if self.streams and not torch.is_grad_enabled() and not self._uses_own_statistics and frames > piece:
             modulations, pasts = self.generator.modulations(voice), self.generator.begin(len(mel))
             parts = []
             for part in mel.split(piece, dim=-1):
-                out, pasts = self.generator.run(part, modulations, pasts)
-                parts.append(out)
-            return self.config.restored(torch.cat(parts, dim=-1))[..., :frames]
-        return self.config.restored(self.generator(mel, voice))[..., :frames]
+                out, pasts = self.generator.run(self.config.standardised(part), modulations, pasts)
+                parts.append(self.config.restored(out))
+            return torch.cat(parts, dim=-1)[..., :frames]
+        standard = self.config.standardised(mel)
+        if self._uses_own_statistics and not mel.requires_grad:  # else it was made here, in a cycle
+            self.generator.keep(standard)
+        return self.config.restored(self.generator(standard, voice))[..., :frames]
 
     def begin(self, batch: int) -> dict[str, Any]:
         """Silence, and no voice yet."""

@@ -53,7 +53,8 @@ class Normalisation(nn.Module):
         scale, shift = modulation.scale, modulation.shift
         if self.how == "frame":
             variance, mean = torch.var_mean(x, dim=1, correction=0, keepdim=True)
-            x = (x - mean) * torch.rsqrt(variance + EPSILON)
+            spread = torch.rsqrt(variance + EPSILON)
+            x = torch.addcmul(-mean * spread, x, spread)
         elif not modulation.fixed:
             return instance_norm(x, scale, shift)
         return torch.addcmul(shift[..., None].to(x), x, scale[..., None].to(x))
