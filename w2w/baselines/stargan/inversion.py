@@ -82,7 +82,7 @@ class ToMel(nn.Module):
         self.gain = 1.0
         self.gain = self._ratio()
 
-    def forward(self, picture: Picture, n_frames: int | None = None) -> Float[Tensor, "batch n_mels frames"]:
+    def forward(self, picture: Picture, n_frames: int | None = None) -> MelPiece:
         """The log-mel of ``n_frames`` frames, by default as many as fill the picture's samples."""
         samples = picture.shape[-1] * self.config.hop
         return torch.cat(list(self.stream([picture], n_frames or -(-samples // self.mel.hop))), dim=-1)

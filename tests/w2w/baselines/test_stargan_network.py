@@ -1,0 +1,188 @@
+"""StarGAN from wave to wave: any length, the source's level, and voices that are labels."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from data.frontends import NAMED
+from data.manifest import Row
+from engine.config import from_json, to_json
+from engine.user_error import UserError
+from vocoders.griffin_lim import GriffinLimConfig
+from vocoders.hifigan import V2_16K
+from vocoders.vocoder import Vocoder, VocoderConfig
+from w2w import Converter
+from w2w.baselines.stargan import pictures
+from w2w.baselines.stargan.config import StarGANConfig
+from w2w.baselines.stargan.inversion import framed
+from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig
+from w2w.baselines.stargan.network import StarGANNetwork, StarGANUseConfig
+from w2w.baselines.stargan.pictures import StarGANPictures
+from w2w.baselines.stargan.spectrogram import SpectrogramConfig
+from w2w.baselines.stargan.voices import companions, heard_voice, named_voice
+from w2w.networks.wave_network import WaveNetwork
+
+LABELS = LabelsConfig(
+    first=LabelGroup(column="speaker", size=4, names=("ann", "bob", "cy")),
+    second=LabelGroup(column="accent", size=0),
+    third=LabelGroup(column="gender", size=2, names=("female", "male")),
+)
+SHAPE = StarGANConfig(
+    spectrogram=SpectrogramConfig(n_fft=256, hop=64, n_frames=64, n_bins=64),
+    labels=LABELS,
+    n_channels=4,
+    critic_channels=4,
+    critic_layers=4,
+    dilations=(1,),
+)
+USE = StarGANUseConfig(network=SHAPE, companions=((0, -1, 0), (1, -1, 1), (2, -1, -1)))
+PHASES = VocoderConfig(mel=NAMED["speech16k"], network=GriffinLimConfig(iterations=2, block=128, overlap=16))
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return StarGANNetwork(USE, Vocoder(PHASES)).eval()
+
+
+def spoken(network: StarGANNetwork) -> StarGANNetwork:
+    """The same with a trained kind of vocoder."""
+    small = replace(V2_16K, channels=16)
+    other = StarGANNetwork(network.config, Vocoder(VocoderConfig(mel=NAMED["speech16k"], network=small)))
+    other.mel_network.load_state_dict(network.mel_network.state_dict())
+    return other.eval()
+
+
+@pytest.mark.parametrize("samples", [1, 63, 4_096, 4_097, 6_401, 20_000])
+@pytest.mark.parametrize("vocoder", [False, True])
+def test_the_result_is_as_long_as_the_source(network, samples, vocoder):
+    network = spoken(network) if vocoder else network
+    source = 0.1 * torch.randn(1, 1, samples)
+    converted = network(source, network.style(source))
+    assert converted.shape == source.shape
+    assert converted.isfinite().all()
+
+
+@pytest.mark.parametrize("vocoder", [False, True])
+def test_the_level_is_the_sources(network, vocoder):
+    network = spoken(network) if vocoder else network
+    source, voice = torch.randn(1, 1, 6_000), network.named_voice("ann")
+    loud = network(source, voice)
+    assert loud.abs().max() > 0
+    assert_close(network(source / 50, voice), loud / 50, rtol=1e-3, atol=1e-5)
+    assert not network(torch.zeros(1, 1, 6_000), voice).any()
+
+
+def test_rows_do_not_mix(network):
+    sources = torch.randn(2, 1, 9_000) * torch.tensor([[[1.0]], [[0.01]]])
+    voices = torch.cat([network.named_voice("ann"), network.named_voice("bob")])
+    both = network.mel_network.converted(sources, voices)
+    picture = torch.cat(list(both), dim=-1)
+    for row in range(2):
+        alone = network.mel_network.converted(sources[row : row + 1], voices[row : row + 1])
+        assert_close(torch.cat(list(alone), dim=-1), picture[row : row + 1], atol=1e-5, rtol=1e-4)
+
+
+class Passing(torch.nn.Module):
+    """A generator that changes nothing."""
+
+    def forward(self, picture, voice):
+        return picture
+
+
+@pytest.mark.parametrize("frames", [64, 65, 100, 112, 113, 500])
+def test_windows_of_a_long_recording_join_into_its_picture(frames):
+    network = StarGANPictures(SHAPE)
+    network.generator = Passing()
+    wave = torch.randn(1, 1, 64 * frames - 7)
+    joined = torch.cat(list(network.converted(wave, torch.zeros(1, LABELS.n_in))), dim=-1)
+    assert joined.shape[-1] == frames
+    own = framed(network.spectrogram, wave)
+    inner = slice(2, -2)  # a wave that fills one window is repeated around its edges
+    assert_close(joined[..., inner], own[..., inner], atol=1e-5, rtol=1e-5)
+
+
+class Whole(torch.nn.Module):
+    """A generator whose output is the number of its window."""
+
+    def __init__(self):
+        super().__init__()
+        self.called = 0
+
+    def forward(self, picture, voice):
+        self.called += 1
+        return torch.full_like(picture, float(self.called - 1))
+
+
+def test_windows_fade_into_one_another_without_a_step():
+    network = StarGANPictures(SHAPE)
+    network.generator = Whole()
+    joined = torch.cat(list(network.converted(torch.randn(1, 1, 64 * 300), torch.zeros(1, LABELS.n_in))), -1)
+    value = joined[0, 0, 0]
+    assert network.generator.called == len(network.starts(64 * 300)) > 3
+    assert value.diff().min() >= 0
+    assert value.diff().max() <= 1 / 8
+    assert value[-1] == network.generator.called - 1
+
+
+def test_memory_does_not_grow_with_the_recording(network, monkeypatch):
+    heard = []
+    monkeypatch.setattr(
+        pictures.StarGANPictures, "_picture", lambda self, wave, start: heard.append(start) or picture
+    )
+    picture = torch.rand(1, 1, 64, 64)
+    pieces = network.mel_network.converted(torch.zeros(1, 1, 64 * 3_000), network.named_voice("ann"))
+    assert next(pieces).shape[-1] <= 64
+    assert len(heard) == 1  # the rest is converted when it is asked for
+
+
+def test_a_named_voice_brings_the_labels_that_go_with_it(network):
+    assert_close(network.named_voice("bob"), torch.tensor([[0, 1, 0, 0, 0, 1, 1, 0, 1.0]]))
+    assert_close(network.named_voice("cy"), torch.tensor([[0, 0, 1, 0, 0, 0, 1, 0, 0.0]]))
+    assert_close(network.named_voice("male"), torch.tensor([[0, 0, 0, 0, 0, 1, 0, 0, 1.0]]))
+    assert_close(named_voice("bob", LABELS), torch.tensor([[0, 1, 0, 0, 0, 0, 1, 0, 0.0]]))
+    with pytest.raises(UserError, match=r"no voice 'an'.*ann"):
+        network.named_voice("an")
+
+
+def test_companions_are_the_labels_of_most_clips():
+    def row(speaker, gender):
+        return Row(path=Path("a.wav"), speaker=speaker, gender=gender)
+
+    rows = [row("ann", "female"), row("ann", "female"), row("ann", "male"), row("bob", None)]
+    assert companions(rows, LABELS) == ((0, -1, 0), (1, -1, -1), (2, -1, -1))
+
+
+def test_a_heard_voice_is_a_known_label_in_every_group_that_has_any():
+    logits = torch.tensor([[0.0, 2.0, 1.0, 9.0, -3.0, -2.0]])  # the fourth speaker has no name
+    assert_close(heard_voice(logits, LABELS), torch.tensor([[0, 1, 0, 0, 0, 1, 1, 0, 1.0]]))
+
+
+def test_a_blend_of_voices_is_a_blend_of_what_labels_add(network):
+    ann, bob = network.named_voice("ann"), network.named_voice("bob")
+    blend = Converter.blend([ann, bob], [3.0, 1.0])
+    merge = network.mel_network.generator.merge
+    features = torch.randn(1, 16, 8, 8)
+    added = [merge(features, voice) for voice in (ann, bob, blend)]
+    assert_close(added[2], 0.75 * added[0] + 0.25 * added[1])
+
+
+def test_the_converter_drives_it(network):
+    assert isinstance(network, WaveNetwork)
+    assert (network.streams, network.look_ahead, network.hop) == (False, 0, 64)
+    converter, source = Converter(network), 0.1 * torch.randn(1, 1, 8_000)
+    voice = converter.embed([source, torch.randn(1, 1, 4_000)])
+    assert voice.shape == (1, network.voice_dim)
+    assert converter.convert(source, voice).shape == source.shape
+    with pytest.raises(UserError, match=r"hears 0.3 s at once"):
+        converter.stream(voice)
+    with pytest.raises(UserError, match=r"hears 0.3 s at once"):
+        network.begin(1)
+
+
+def test_the_config_survives_json_and_weights_hold_no_vocoder(network):
+    assert from_json(StarGANUseConfig, to_json(USE), "config") == USE
+    assert all(name.startswith(("generator.", "discriminator.")) for name in network.mel_network.state_dict())
