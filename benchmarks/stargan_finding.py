@@ -52,13 +52,15 @@ def larger(config: StarGANTrainConfig) -> StarGANTrainConfig:
 
 
 def half() -> StarGANTrainConfig:
-    """Half of the picture's sides, and with them of all reaches."""
+    """Half of the picture's sides, and with them of all reaches; rates at which some hundred steps tell."""
     config = PRESETS["stargan_small"]
     shape = SpectrogramConfig(n_fft=512, hop=256, n_bins=128, n_frames=128)
     return replace(
         config,
         data=replace(config.data, crop_samples=shape.crop_samples),
         stargan=replace(config.stargan, spectrogram=shape, critic_layers=5, dilations=(1,)),
+        optim_generator=replace(config.optim_generator, lr=2e-3),
+        optim_discriminator=replace(config.optim_discriminator, lr=5e-4),
     )
 
 
@@ -179,7 +181,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--clips", type=int, default=32, help="that are measured")
     parser.add_argument("--arms", default=",".join(arms("half")), help="separated by commas")
-    parser.add_argument("--pairs", type=int, default=0, help="that a speaker encoder judges, 0: none")
     words = parser.parse_args(argv)
     names = tuple(words.arms.split(","))
     if unknown := [name for name in names if name not in arms("half")]:

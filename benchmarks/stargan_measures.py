@@ -98,7 +98,7 @@ def label_share(outputs: Float[Tensor, "targets batch 1 bins frames"]) -> float:
 
 
 def obeyed(
-    discriminator: Discriminator,
+    discriminator: nn.Module,
     picture: Picture,
     labels: Labels,
     output: Picture,

@@ -20,8 +20,6 @@ COLUMNS = {
     "gender_obeyed": "target gender heard",
     "gender_before": "in the source ",
     "speaker_pull": "target speaker's logit rises by",
-    "to_target": "similarity to target",
-    "to_source": "similarity to source",
 }
 """By measure, its heading."""
 LOOKED_AT = {

@@ -76,6 +76,15 @@ def test_the_level_is_the_sources(network, vocoder):
     assert not network(torch.zeros(1, 1, 6_000), voice).any()
 
 
+def test_the_mel_to_tune_a_vocoder_to_has_the_sources_level_and_time(network):
+    source, voice = torch.randn(1, 1, 6_400), network.named_voice("ann")
+    loud, quiet = (spoken(network).converted_mel(wave, voice) for wave in (source, source / 2))
+    assert loud.shape == (1, 80, 40)
+    assert (loud - quiet).median() == pytest.approx(torch.tensor(2.0).log().item(), abs=1e-3)
+    with pytest.raises(UserError, match="without a mel"):
+        network.converted_mel(source, voice)
+
+
 def test_rows_do_not_mix(network):
     sources = torch.randn(2, 1, 9_000) * torch.tensor([[[1.0]], [[0.01]]])
     voices = torch.cat([network.named_voice("ann"), network.named_voice("bob")])

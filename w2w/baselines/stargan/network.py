@@ -113,6 +113,18 @@ class StarGANNetwork(nn.Module):
             done += own.shape[-1]
         return wave
 
+    @torch.no_grad()
+    def converted_mel(self, source: Wave, voice: Voice) -> Float[Tensor, "batch n_mels frames"]:
+        """The log-mel that the vocoder is to speak, at the source's level, in the source's time."""
+        if not isinstance(self.inversion, ToMel):
+            raise UserError("StarGAN's phases are retrieved without a mel: name a vocoder that reads mels")
+        mel = self.inversion.mel
+        pictures = self.mel_network.converted(at_full_scale(source), voice.to(source))
+        told = torch.cat(list(self.inversion.stream(pictures, -(-source.shape[-1] // mel.hop))), dim=-1)
+        peak, floor = source.abs().amax(-1, keepdim=True), torch.tensor(mel.floor)
+        risen = mel.power * (peak.log() if mel.log == "ln" else peak.log10())
+        return (told + risen).clamp_min(float(floor.log() if mel.log == "ln" else floor.log10()))
+
     def _spoken(self, source: Wave, voice: Voice) -> Iterator[WavePiece]:
         pictures = self.mel_network.converted(source, voice)
         if isinstance(self.inversion, ToWave):
