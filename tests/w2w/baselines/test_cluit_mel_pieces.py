@@ -14,6 +14,7 @@ from w2w.baselines.cluit_mel import losses
 from w2w.baselines.cluit_mel.augment import AugmentConfig, augmented
 from w2w.baselines.cluit_mel.content import MelContentLoss, loud_frames
 from w2w.baselines.cluit_mel.negatives import Negatives, Queue, SlotBank
+from w2w.baselines.cluit_mel.task_config import CluitMelTaskConfig, Weights
 from w2w.objectives.content import ContentLossConfig
 from w2w.objectives.losses import info_nce
 from w2w.objectives.recognisers import SpeechFeatures
@@ -180,3 +181,14 @@ def test_other_mels_than_the_recognisers_are_refused(changed):
 def test_backends_that_listen_to_waves_are_refused():
     with pytest.raises(UserError, match="SpeechFeatures listens to waves"):
         MelContentLoss(ContentLossConfig(backend=SpeechFeatures(folder="x")), SPEECH)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"n_negatives": 0}, {"r1_every": 0}, {"bank_momentum": 1.0}, {"temperature": 0.0}, {"bank_slots": -1}],
+)
+def test_impossible_configurations_are_refused(wrong):
+    with pytest.raises(UserError, match=f"task.{next(iter(wrong))}"):
+        CluitMelTaskConfig(**wrong)
+    with pytest.raises(UserError, match="cycle"):
+        Weights(cycle=-1.0)

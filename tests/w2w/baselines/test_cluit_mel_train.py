@@ -117,6 +117,10 @@ def test_the_data_fills_in_what_only_it_knows(corpus, tmp_path):
     assert completed(full, crops) == full
     assert completed(config(corpus, tmp_path), crops).network.n_speakers == 0
     assert completed(config(corpus, tmp_path, positives="recording"), crops).data.other == "recording"
+    with pytest.raises(UserError, match="bank_slots"):
+        build(run)
+    with pytest.raises(UserError, match=r"--data\.other recording"):
+        build(config(corpus, tmp_path, positives="recording", bank_slots=6))
     none = replace(run, data=replace(run.data, label_share=0.0))
     assert completed(none, batches(none.data, 0).crops).network.n_speakers == 0
 
