@@ -14,9 +14,10 @@ the norm loss, the speaker label of every recording, and masks keys of a query's
   speaker, instead of augmentations of one crop;
 - ``labels_0_same_recording``: the same remedy where no speaker is known, beside ``labels_0``.
 
-Every finished run is kept in OUT and never repeated; one that was cut off continues. OUT/table.md has scores
-on pairs of unseen speakers and what each arm changed; OUT/ARM/SEED/curve.jsonl and OUT/*.svg show the way
-there.
+All arms of a seed begin from the same networks, which have learned to rebuild speech with its own voice and
+nothing of conversion: from random weights, minutes do not suffice for both. Every finished run is kept in OUT
+and never repeated; one that was cut off continues. OUT/table.md has scores on pairs of unseen speakers and
+what each arm changed; OUT/ARM/SEED/curve.jsonl and OUT/*.svg show the way there.
 """
 
 import json
@@ -25,11 +26,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.ingredients_arms import ARMS, Bench, chosen, config_of
+from benchmarks.ingredients_arms import ARMS, Bench, chosen, config_of, start
 from benchmarks.ingredients_looks import Watched, held_out, judged, toplines
 from benchmarks.ingredients_report import pictures, read_curve, tables
 from data.arguments import Arguments
 from data.batches import batches, split_rows
+from engine.checkpoint import newest_checkpoint
 from engine.config import differences, load_config, save_config
 from engine.loop import fit
 from engine.user_error import UserError, exits_cleanly
@@ -37,6 +39,15 @@ from eval.cache import Cache
 from eval.pairs import MAX_PAIRS, Pair, fixed_pairs
 from w2w.baselines.cluit_mel.train import CluitMelTrainConfig, build, completed, with_its_crops
 from w2w.export import export_run
+
+
+def begin(config: CluitMelTrainConfig) -> None:
+    """Train what the arms of a seed begin from, unless that is done."""
+    newest = newest_checkpoint(config.loop.out)
+    if newest is None or json.loads((newest / "progress.json").read_text())["step"] < config.loop.steps:
+        crops = batches(config.data, config.loop.seed)
+        config = completed(config, crops.crops)
+        fit(lambda: build(config), crops, config.loop, full_config=config)
 
 
 def train(config: CluitMelTrainConfig) -> float:
@@ -74,14 +85,15 @@ def one(name: str, seed: int, bench: Bench, pairs: Sequence[Pair], cache: Cache)
     return found
 
 
-def check_labels(data: Path) -> None:
-    """Refuse data whose training split names no speakers."""
+def count_speakers(data: Path) -> int:
+    """How many speakers the training split names; refuses data that names none."""
     n_speakers = len({row.speaker for row in split_rows(str(data), "train")} - {None})
     if n_speakers < 2:
         raise UserError(
             f"the train split of {data} names {n_speakers or 'no'} speakers: the arms compare what "
             "labels are worth, so give a manifest with a column 'speaker'"
         )
+    return n_speakers
 
 
 @exits_cleanly
@@ -92,15 +104,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/ingredients"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="one tells nothing of chance")
     parser.add_argument("--steps", type=int, default=1200, help="of every run")
+    parser.add_argument("--start-steps", type=int, default=1000, help="of what all runs of a seed begin from")
     parser.add_argument("--pairs", type=int, default=MAX_PAIRS, help=f"of the fixed {MAX_PAIRS}")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), metavar="ARM", help="the base always runs")
     parser.add_argument("--cache", type=Path, help="folder of the judges' features kept between runs")
     words = parser.parse_args(argv)
     arms, seeds = chosen(words.arms), list(dict.fromkeys(words.seeds))
-    if min(words.steps, words.pairs) < 1 or words.pairs > MAX_PAIRS or min(seeds) < 0:
-        raise UserError(f"--steps and --pairs go from 1, --pairs to {MAX_PAIRS}, --seeds from 0")
-    check_labels(words.data)
-    bench = Bench(data=words.data, out=words.out, steps=words.steps)
+    if min(words.steps, words.pairs) < 1 or words.pairs > MAX_PAIRS or min([*seeds, words.start_steps]) < 0:
+        raise UserError(
+            f"--steps and --pairs go from 1, --pairs to {MAX_PAIRS}, --seeds and --start-steps from 0"
+        )
+    bench = Bench(
+        data=words.data,
+        out=words.out,
+        steps=words.steps,
+        n_speakers=count_speakers(words.data),
+        start_steps=words.start_steps,
+    )
     listed = fixed_pairs(words.data)
     pairs = [listed[i * len(listed) // words.pairs] for i in range(words.pairs)]
     cache = Cache(words.cache)
@@ -111,6 +131,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     against = {name: ARMS[name].against for name in arms if ARMS[name].fields}
     # Seed by seed, so that a table of all arms is there early.
     for seed in seeds:
+        if bench.start_steps:
+            begin(start(bench, seed))
         for name in arms:
             found.append(one(name, seed, bench, pairs, cache))
             text = tables(found, toplines(pairs, words.out, cache), against)

@@ -1,7 +1,7 @@
 """The arms of the ablation: one base, and others that differ from it in the fields they name."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from engine.loop import LoopConfig
 from engine.user_error import UserError
 from w2w.baselines.cluit_mel.presets import PRESETS
+from w2w.baselines.cluit_mel.task_config import Weights
 from w2w.baselines.cluit_mel.train import CluitMelTrainConfig
 
 BASE = "base"
@@ -17,11 +18,11 @@ N_LOOKS = 6
 """Points of a curve."""
 CROP_FRAMES = 64
 """Half of the recipe's: a network with one halving of time less learns to keep what was said much sooner."""
-LR_GENERATOR, LR_CRITIC = 2e-3, 2e-4
-"""Peak rates. The recipe's 5e-5 is for two hundred thousand steps."""
-KEEPING = 10.0
-"""Weight of the cycle and of rebuilding a clip with its own voice, which the recipe leaves to the cycle: with
-its 3 and 0 a run of minutes does not yet say what the source says, and there is no pitch to judge."""
+LR_START, LR = 2e-3, 5e-4
+"""Peak rates, of the common beginning and of both players of an arm. The recipe's 5e-5 is for two hundred
+thousand steps."""
+CYCLE = 10.0
+"""Its weight. The recipe's 3 keeps too little of what was said when there are minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,10 @@ class Bench:
     data: Path
     out: Path
     steps: int
+    n_speakers: int = 0
+    """In the training split: one size of label head for all arms, as they begin alike."""
+    start_steps: int = 0
+    """Of the common beginning; 0: arms begin from random weights."""
 
 
 def changes(name: str) -> dict[str, Any]:
@@ -76,9 +81,26 @@ def config_of(name: str, bench: Bench, seed: int) -> CluitMelTrainConfig:
     config = base(bench)
     for path, value in changes(name).items():
         config = changed(config, path.split("."), value)
+    loop = replace(config.loop, out=bench.out / name / str(seed), seed=seed)
+    return replace(config, loop=loop, init=str(start(bench, seed).loop.out) if bench.start_steps else "")
+
+
+def start(bench: Bench, seed: int) -> CluitMelTrainConfig:
+    """What all arms of a seed begin from: networks that rebuild a clip with its own voice, and no more.
+
+    A run of minutes that begins at random ends before it says what its source says.
+    """
+    config, steps = base(bench), bench.start_steps
+    loop = replace(config.loop, out=bench.out / "start" / str(seed), seed=seed, steps=steps, sample_every=0)
+    nothing = {weight.name: 0.0 for weight in fields(Weights)}
+    optim = replace(
+        config.optim_generator, lr=LR_START, warmup_steps=steps // 20, decay_steps=max(steps, 1), final=0.1
+    )
     return replace(
         config,
-        loop=replace(config.loop, out=bench.out / name / str(seed), seed=seed),
+        loop=loop,
+        task=replace(config.task, weights=Weights(**nothing | {"reconstruction": 1.0})),
+        optim_generator=optim,
     )
 
 
@@ -98,15 +120,21 @@ def base(bench: Bench) -> CluitMelTrainConfig:
             trackers="none",
         ),
         data=replace(preset.data, path=str(bench.data), crop_samples=CROP_FRAMES * preset.network.mel.hop),
-        network=replace(preset.network, crop_frames=CROP_FRAMES, n_channels=32, max_channels=128),
+        network=replace(
+            preset.network,
+            crop_frames=CROP_FRAMES,
+            n_channels=32,
+            max_channels=128,
+            n_speakers=bench.n_speakers,
+        ),
         task=replace(
             preset.task,
-            weights=replace(preset.task.weights, cycle=KEEPING, reconstruction=KEEPING),
+            weights=replace(preset.task.weights, cycle=CYCLE),
             mask_same_speaker=True,
             ema=0.99,
         ),
-        optim_generator=replace(preset.optim_generator, lr=LR_GENERATOR, **optim),
-        optim_critic=replace(preset.optim_critic, lr=LR_CRITIC, **optim),
+        optim_generator=replace(preset.optim_generator, lr=LR, **optim),
+        optim_critic=replace(preset.optim_critic, lr=LR, **optim),
     )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks import ingredients
-from benchmarks.ingredients import main, one, train
-from benchmarks.ingredients_arms import ARMS, BASE, Bench, chosen, config_of
+from benchmarks.ingredients import begin, main, one, train
+from benchmarks.ingredients_arms import ARMS, BASE, Bench, chosen, config_of, start
 from benchmarks.ingredients_looks import Watched
 from benchmarks.ingredients_report import (
     COLUMNS,
@@ -25,10 +25,13 @@ from benchmarks.ingredients_report import (
     tables,
 )
 from data.audio_writing import save
+from data.batches import batches
 from engine import config
 from engine.user_error import UserError
 from eval.cache import Cache
 from w2w.baselines.cluit_mel.presets import PRESETS
+from w2w.baselines.cluit_mel.task_config import Weights
+from w2w.baselines.cluit_mel.train import build, completed
 
 AGAINST = {name: arm.against for name, arm in ARMS.items() if arm.fields}
 
@@ -60,6 +63,18 @@ def test_the_base_has_every_ingredient_that_others_leave_out(bench):
     weights = base.task.weights
     assert min(weights.norm, weights.label_critic, weights.label_generator) > 0
     assert weights.content == 0
+
+
+def test_all_arms_of_a_seed_begin_from_what_was_told_of_no_ingredient(bench):
+    bench = replace(bench, start_steps=3, n_speakers=2)
+    first = start(bench, 1)
+    inits = {config_of(name, bench, 1).init for name in ARMS}
+    assert inits == {str(first.loop.out)} != {config_of(BASE, bench, 0).init}
+    assert (first.loop.steps, first.loop.seed, first.init) == (3, 1, "")
+    weights = {weight.name: getattr(first.task.weights, weight.name) for weight in fields(Weights)}
+    assert {name for name, weight in weights.items() if weight} == {"reconstruction"}
+    shapes = {config_of(name, bench, 1).network for name in ARMS}
+    assert shapes == {first.network}
 
 
 def test_seeds_and_arms_have_folders_of_their_own(bench):
@@ -153,9 +168,11 @@ def speech(tmp_path):
 def tiny(name, bench, seed):
     """An arm in networks of nothing."""
     arm = config_of(name, bench, seed)
-    task = replace(arm.task, n_negatives=16)
     return replace(
-        arm, network=PRESETS["tiny"].network, data=replace(arm.data, batch=2, crop_samples=5120), task=task
+        arm,
+        network=replace(PRESETS["tiny"].network, n_speakers=bench.n_speakers),
+        data=replace(arm.data, batch=2, crop_samples=5120),
+        task=replace(arm.task, n_negatives=16),
     )
 
 
@@ -171,6 +188,22 @@ class Blind(Watched):
         with self.curve.open("a") as file:
             file.write(json.dumps({"step": step, **dict.fromkeys(LOOKED_AT, 0.5)}) + "\n")
         return {}
+
+
+def test_the_beginning_is_trained_once_and_reaches_the_arms(bench, speech, monkeypatch):
+    monkeypatch.setattr(ingredients, "Watched", Blind)
+    monkeypatch.setattr(ingredients, "export_run", lambda run, out: out)
+    bench = replace(bench, data=speech, start_steps=2, n_speakers=2, steps=1)
+    common = replace(tiny("base", bench, 0), loop=start(bench, 0).loop, init="")
+    begin(common)
+    kept = common.loop.out / "checkpoints/step_00000002/network.safetensors"
+    written = kept.stat().st_mtime_ns
+    monkeypatch.setattr(ingredients, "fit", lambda *args, **options: pytest.fail("trained again"))
+    begin(common)
+    assert kept.stat().st_mtime_ns == written
+    built = build(completed(tiny("labels_0", bench, 0), batches(tiny("labels_0", bench, 0).data, 0).crops))
+    ours, theirs = built.network.state_dict(), load_file(kept)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(bench, speech, monkeypatch):
