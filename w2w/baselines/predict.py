@@ -33,15 +33,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     option("--data", required=True, metavar="MANIFEST", help="manifest, or folder of recordings")
     option("--split", default="train", help="rows of this split only (default: train)")
     option("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
+    option("--vocoder", metavar="V", help="that is to be tuned, where it is not the folder's own")
     option("--device", default="cpu")
     words = arguments.parse_args(argv)
     if not is_mel_converter(weights_folder(words.checkpoint)):
         raise UserError(f"{words.checkpoint} holds no converter of mels, so there are no mels to predict")
-    converter = Converter.from_pretrained(words.checkpoint, device=words.device)
-    if not hasattr(converter.network, "converted_mel"):
-        raise UserError(
-            f"{words.checkpoint} converts pictures of its own kind: vocoders are tuned to log-mels"
-        )
+    converter = Converter.from_pretrained(words.checkpoint, vocoder=words.vocoder, device=words.device)
     paths = [Path(row.path) for row in split_rows(words.data, words.split)]
     written = predict(converter, paths, words.out)
     print(f"{words.out}: {written} mels written, of {len(paths)} recordings")

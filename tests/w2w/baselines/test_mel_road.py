@@ -269,6 +269,13 @@ def test_stargan_is_used_by_its_folder_too(star, here):
     assert_close(load("0.wav"), made.clamp(-1, 1 - 2**-15), rtol=0, atol=2**-15)
 
 
+def test_stargans_mels_are_predicted_for_a_vocoder_that_reads_mels(star, here, capsys):
+    line = "--checkpoint star --data named --out mels --vocoder"
+    assert "name a vocoder that reads mels" in refusal(capsys, predict.main, f"{line} griffin_lim")
+    predict.main(f"{line} released".split())
+    assert np.load("mels/named/anna.npy").shape == (80, -(-70_000 // 160))
+
+
 def test_what_stargan_cannot_do_is_refused_in_one_sentence(star, here, capsys):
     assert "knows no voice 'carl'" in refusal(
         capsys, convert, "me.wav --checkpoint star --speaker carl --out x"
