@@ -73,7 +73,7 @@ class Reads(nn.Module):
     """Its class head hears the speaker and the gender that a picture's first two pixels number."""
 
     def forward(self, picture):
-        speaker, gender = picture[:, 0, 0, :2].long().unbind(1)
+        speaker, gender = picture[:, 0, 0, :2].long().clamp_min(0).unbind(1)
         logits = [nn.functional.one_hot(speaker, 3), nn.functional.one_hot(gender, 2)]
         return Judgement(picture[:, :, :1, :1], 5.0 * torch.cat(logits, dim=1), [])
 
