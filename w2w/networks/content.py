@@ -12,6 +12,7 @@ from engine.streaming import CausalConv1d, StridedCausalConv1d
 from engine.user_error import UserError
 from w2w.networks.analysis import CausalLogMel, frame_energy
 from w2w.networks.blocks import ResidualBlock
+from w2w.networks.fast import blocks_run_fast, pointwise, run_blocks, runs_fast, stem
 from w2w.networks.running_mean import MeanState, RunningMean
 from w2w.networks.trunk import Trunk, TrunkConfig
 
@@ -164,7 +165,13 @@ class ContentEncoder(nn.Module):
         self, hidden: Float[Tensor, "batch inner frames"], state: dict[str, Any]
     ) -> tuple[Float[Tensor, "batch dim frames"], dict[str, Any]]:
         """From what a frontend hears to codes of unit length."""
-        hidden, stem = self.stem.step(hidden, state["stem"])
+        if runs_fast(hidden) and blocks_run_fast(self.blocks):
+            rows, after_stem = stem(self.stem, hidden[0].T, state["stem"])
+            pasts = run_blocks(self.blocks, rows, state["blocks"])
+            code = pointwise(self.code, rows)
+            code = code * torch.rsqrt(code.square().sum(1, keepdim=True) + 1e-4)
+            return code.T[None], state | {"stem": after_stem, "blocks": pasts}
+        hidden, after_stem = self.stem.step(hidden, state["stem"])
         blocks = []
         for block, past in zip(self.blocks, state["blocks"]):
             hidden, after = block.step(hidden, past)  # type: ignore[operator]
@@ -172,7 +179,7 @@ class ContentEncoder(nn.Module):
         code = self.code(hidden)
         # The root keeps silence's code short instead of blowing up its direction.
         code = code * torch.rsqrt(code.square().sum(1, keepdim=True) + 1e-4)
-        return code, state | {"stem": stem, "blocks": blocks}
+        return code, state | {"stem": after_stem, "blocks": blocks}
 
 
 def factors(hop: int) -> list[int]:

@@ -15,11 +15,14 @@ from torch import Tensor, nn
 from engine.streaming import CausalConv1d, CausalTransposedConv1d
 from w2w.networks.content import factors
 from w2w.networks.excitation import Excitation
+from w2w.networks.fast import pointwise, runs_fast
 
 HeadName = Literal["harmonic", "istft", "transposed"]
 Features = Float[Tensor, "batch channels frames"]
 LogF0 = Float[Tensor, "batch 1 frames"]
 Wave = Float[Tensor, "batch 1 samples"]
+PIECE_FRAMES = 50
+"""Frames whose spectra are filtered at once, in use: they stay in the cache."""
 
 
 def build_head(name: HeadName, n_channels: int, sample_rate: int, hop: int) -> nn.Module:
@@ -68,8 +71,22 @@ class HarmonicNoiseHead(nn.Module):
 
     def step(self, features: Features, log_f0: LogF0, state: dict[str, Any]) -> tuple[Wave, dict[str, Any]]:
         """Make the samples of one chunk."""
+        if torch.is_grad_enabled() or features.shape[-1] <= PIECE_FRAMES:
+            return self._step(features, log_f0, state)
+        waves = []
+        for piece, curve in zip(features.split(PIECE_FRAMES, -1), log_f0.split(PIECE_FRAMES, -1)):
+            wave, state = self._step(piece, curve, state)
+            waves.append(wave)
+        return torch.cat(waves, dim=-1), state
+
+    def _step(self, features: Features, log_f0: LogF0, state: dict[str, Any]) -> tuple[Wave, dict[str, Any]]:
         pulses, noise, excitation = self.excitation.step(log_f0, state["excitation"])
-        drawn = self.bands(features).unflatten(1, (2, -1)).permute(0, 3, 1, 2)  # (batch, frames, 2, bands)
+        if runs_fast(features):
+            drawn = pointwise(self.bands, features[0].T)[None].unflatten(2, (2, -1))
+        else:
+            drawn = (
+                self.bands(features).unflatten(1, (2, -1)).permute(0, 3, 1, 2)
+            )  # (batch, frames, 2, bands)
         with torch.autocast(features.device.type, enabled=False):
             shape = drawn.float().clamp(-12.0, 6.0) @ self.spread
         gain, angle = shape.chunk(2, dim=-1)
