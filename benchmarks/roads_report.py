@@ -25,7 +25,7 @@ SLOWEST_SHARE = 1 / 3
 OURS = "w2w"
 TIMED_ROADS = ("cluit_mel", "cluit_mel_published")
 """Mel roads that wave-to-wave's real-time factor is held against."""
-MEL_ROADS = ("cluit_mel", "cluit_mel_tuned", "stargan", "stargan_phase")
+MEL_ROADS = ("cluit_mel", "cluit_mel_tuned", "cluit_mel_phase", "stargan", "stargan_phase")
 
 
 def table(found: Mapping[str, Any]) -> str:

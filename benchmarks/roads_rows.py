@@ -121,6 +121,7 @@ ROADS: dict[str, Road] = {
         vocoder="cluit_mel_tuned",
         notes=(LENT, TUNED),
     ),
+    "cluit_mel_phase": Road(label="CLUIT-mel, Griffin-Lim", arm="cluit_mel", vocoder="griffin_lim"),
     "stargan_phase": Road(
         label="StarGAN, phase retrieval", arm="stargan", vocoder="griffin_lim", notes=(LABELS,)
     ),

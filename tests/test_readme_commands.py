@@ -132,6 +132,7 @@ def test_readme_commands_run_in_their_order(world, monkeypatch, capfd):
     for made in (
         *("as_her.wav", "converted/a.wav", "between.wav", "clean.csv", "my_converter/model.safetensors"),
         *("runs/voice/export/config.json", "report/report.html", "report_of_others/summary.json"),
+        *("runs/stargan/export/config.json", "by_mels.wav", "report_of_mels/summary.json"),
     ):
         assert (world / made).is_file(), made
 
@@ -186,9 +187,9 @@ def test_pages_name_no_option_in_vain(page, monkeypatch):
     known: dict[tuple[str, ...], str] = {}
     for words in filter(None, map(program, commands(page))):
         # Tasks and presets have options of their own.
-        first = words.index("--preset") if "--preset" in words else len(words)
+        chosen = [words.index(option) for option in ("--task", "--preset") if option in words]
         task = words[1:2] if words[0] == "pretrain.probe" else []
-        name = (words[0], *task, *words[first : first + 2])
+        name = (words[0], *task, *(word for first in chosen for word in words[first : first + 2]))
         if name not in known:
             with contextlib.redirect_stdout(io.StringIO()) as printed:
                 run([*name, "--help"], monkeypatch)
