@@ -1,0 +1,80 @@
+"""What one request may ask of the machine, and whether a recording keeps to it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data.audio import AudioInfo
+from data.decoding import UNKNOWN_LENGTH, decode, opened
+from engine.user_error import UserError
+
+
+class TooMuchError(UserError):
+    """More was sent than a request may hold."""
+
+
+class BusyError(UserError):
+    """So many wait already that another would wait for long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Bounds that hold for the page and the HTTP interface alike."""
+
+    max_mb: float = 50.0
+    """Megabytes (10**6 bytes) of a whole request, all its recordings together."""
+    max_seconds: float = 600.0
+    """Of each recording."""
+    max_references: int = 16
+    """Recordings of the voice in one request."""
+    max_channels: int = 16
+    max_rate: int = 384_000
+    """Hz."""
+    upload_seconds: float = 120.0
+    """That an upload may take from its first byte to its last."""
+    queue: int = 32
+    """Requests that may wait while others are worked on."""
+    workers: int = 1
+    """Requests worked on at once, each on one thread."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_mb", "max_seconds", "upload_seconds"):
+            if not 0 < getattr(self, name) < 1e9:
+                raise UserError(f"{_option(name)} {getattr(self, name)} must be above 0")
+        for name, least in (("queue", 0), ("workers", 1), ("max_references", 1)):
+            if getattr(self, name) < least:
+                raise UserError(f"{_option(name)} {getattr(self, name)} must be at least {least}")
+
+    @property
+    def max_bytes(self) -> int:
+        """Of a whole request."""
+        return round(self.max_mb * 1e6)
+
+    def measure(self, path: Path) -> AudioInfo:
+        """Decode a recording to its end, in flat memory, refusing what is broken or beyond the limits.
+
+        A small file can hold hours of silence: decoding stops where the limit is passed.
+        """
+        if path.exists() and path.stat().st_size > self.max_bytes:
+            raise TooMuchError(
+                f"{path} has more than the {self.max_mb:g} MB that are allowed; send a part of it"
+            )
+        too_long = f"{path} lasts longer than the {self.max_seconds:g} s that are allowed; send a part of it"
+        with opened(path) as file:
+            rate, channels = file.samplerate, file.channels
+            if channels > self.max_channels:
+                raise TooMuchError(f"{path} has {channels} channels, at most {self.max_channels} are allowed")
+            if rate > self.max_rate:
+                raise TooMuchError(f"{path} has {rate} Hz, at most {self.max_rate} are allowed: resample it")
+            most = self.max_seconds * rate
+            if most < file.frames < UNKNOWN_LENGTH:
+                raise TooMuchError(too_long)
+            samples = 0
+            for frames in decode(file, path):
+                samples += len(frames)
+                if samples > most:
+                    raise TooMuchError(too_long)
+        return AudioInfo(sample_rate=rate, samples=samples, channels=channels)
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
