@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from data.resampling import resample, resampled_length
 from engine.checkpoint import fill, load_export
 from engine.user_error import UserError
 from w2w.networks.network import ConverterConfig, ConverterNetwork
 from w2w.networks.wave_network import WaveNetwork
-from w2w.stream import Stream
+from w2w.stream import Engine, Stream
 from w2w.weights import is_mel_converter, weights_folder
 
 if TYPE_CHECKING:
@@ -157,40 +159,86 @@ class Converter:
         return torch.stack([voice * (weight / total) for voice, weight in zip(voices, weights)]).sum(0)
 
     @torch.inference_mode()
-    def convert(self, source: Wave, voice: Voice, *, semitones: float = 0.0) -> Wave:
+    def convert(
+        self, source: Wave, voice: Voice, *, semitones: float = 0.0, sample_rate: int | None = None
+    ) -> Wave:
         """Speak the source with a voice; the result is as long as the source, to the sample.
 
-        Memory beyond source and result does not grow with their length.
+        ``sample_rate`` is the source's and the result's, where it is not the converter's. Memory beyond
+        source and result does not grow with their length.
         """
         self._check(source, "the source")
         if not self.network.streams:
             self._check_voice(voice, semitones)
-            return self.network(source.to(self.device), voice.to(self.device), semitones).cpu()
-        block = round(BLOCK_S * self.sample_rate)
-        return torch.cat(list(self.pieces(source.split(block, dim=-1), voice, semitones=semitones)), dim=-1)
+            return self._convert_whole(source, voice, semitones, sample_rate or self.sample_rate)
+        block = round(BLOCK_S * (sample_rate or self.sample_rate))
+        pieces = self.pieces(source.split(block, dim=-1), voice, semitones=semitones, sample_rate=sample_rate)
+        return torch.cat(list(pieces), dim=-1)
+
+    def _convert_whole(self, source: Wave, voice: Voice, semitones: float, rate: int) -> Wave:
+        heard = resample(source, rate, self.sample_rate).to(self.device)
+        made = self.network(heard, voice.to(self.device), semitones).cpu()
+        # There and back, a length may be rounded by a sample.
+        short = source.shape[-1] - resampled_length(made.shape[-1], self.sample_rate, rate)
+        return F.pad(resample(made, self.sample_rate, rate), (0, short))
 
     @torch.inference_mode()
-    def pieces(self, chunks: Iterable[Clip], voice: Voice, *, semitones: float = 0.0) -> Iterator[Clip]:
+    def pieces(
+        self,
+        chunks: Iterable[Clip],
+        voice: Voice,
+        *,
+        semitones: float = 0.0,
+        sample_rate: int | None = None,
+    ) -> Iterator[Clip]:
         """Convert a source that comes in chunks of any length, yielding pieces as they are ready.
 
         A converter that cannot stream (``network.needs_whole`` says why) waits for the last chunk.
         """
         if not self.network.streams:
-            yield self.convert(torch.cat(list(chunks), dim=-1), voice, semitones=semitones)
+            source = torch.cat(list(chunks), dim=-1)
+            yield self.convert(source, voice, semitones=semitones, sample_rate=sample_rate)
             return
-        live = self.stream(voice, chunk_samples=self.network.hop, semitones=semitones)
+        live = self.stream(
+            voice, chunk_samples=self.network.hop, semitones=semitones, sample_rate=sample_rate
+        )
         for chunk in chunks:
             piece = live.push(chunk)
             if piece.shape[-1]:
                 yield piece
         yield live.flush()
 
-    def stream(self, voice: Voice, chunk_samples: int = 320, *, semitones: float = 0.0) -> Stream:
-        """Convert live, chunk by chunk; equal to ``convert`` of the whole."""
+    def stream(
+        self,
+        voice: Float[Tensor, "batch dim"],
+        chunk_samples: int = 320,
+        *,
+        semitones: float = 0.0,
+        sample_rate: int | None = None,
+        engine: Engine | str | None = None,
+    ) -> Stream:
+        """Convert live, chunk by chunk; equal to ``convert`` of the whole.
+
+        Chunks come and go at ``sample_rate`` (8 to 192 kHz; the converter's own where it is left out), one
+        for each row of the voice. ``engine`` is what computes: ``eager``, the network itself; ``onnx``, the
+        same steps in ONNX Runtime; or an object of yours.
+        """
         if not self.network.streams:
             raise UserError(f"this converter's {self.network.needs_whole}: convert whole files with it")
-        self._check_voice(voice, semitones)
-        return Stream(self.network, voice.to(self.device), chunk_samples, semitones)
+        self._check_voice(voice[:1], semitones)
+        rate = sample_rate or self.sample_rate
+        if isinstance(engine, str):
+            engine = self._engine(engine, chunk_samples * self.sample_rate // (rate * self.network.hop))
+        return Stream(
+            self.network, voice.to(self.device), chunk_samples, semitones, sample_rate=rate, engine=engine
+        )
+
+    def _engine(self, name: str, chunk_hops: int) -> Engine | None:
+        if name == "eager":
+            return None
+        from w2w.exported import open_engine
+
+        return open_engine(self.network, name, max(chunk_hops, 1))
 
     def _check_voice(self, voice: Tensor, semitones: float) -> None:
         dim = self.network.voice_dim

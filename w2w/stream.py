@@ -1,81 +1,228 @@
 """A conversion in progress: samples go in as they come, converted samples come out."""
 
 import math
-from typing import Any
+from fractions import Fraction
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from data.live_resampling import ResamplerState, least_delay, live_resampler
 from engine.user_error import UserError
+from w2w.glide import Glide
 from w2w.networks.wave_network import WaveNetwork
 
-Wave = Float[Tensor, "1 1 samples"]
-Ready = Float[Tensor, "1 1 ready"]
+Voice = Float[Tensor, "batch dim"]
+Wave = Float[Tensor, "batch 1 samples"]
+Ready = Float[Tensor, "batch 1 ready"]
+
+LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
+"""Hz, of chunks."""
+GLIDE_MS = 100.0
+"""Milliseconds in which a voice changes, where nothing else is asked: neither a click nor a wait."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What computes a network's steps: the network itself, or a compiled form of it."""
+
+    def begin(self, batch: int) -> Any:
+        """The state before the first step."""
+        ...
+
+    def step(self, source: Wave, voice: Voice, state: Any, semitones: float = 0.0) -> tuple[Wave, Any]:
+        """Convert one chunk, a whole number of hops long; the output lags by the network's look-ahead."""
+        ...
+
+
+class StreamState(NamedTuple):
+    """All that a conversion in progress remembers. It does not grow, and may be kept, copied and resumed."""
+
+    network: Any
+    entering: ResamplerState | None
+    """Where the source's rate becomes the network's; None where they are the same."""
+    leaving: ResamplerState | None
+    waiting: Float[Tensor, "batch 1 rest"]
+    """Samples at the network's rate that do not fill a hop yet."""
+    steering: Glide
+    heard: int
+    """Samples taken in."""
+    made: int
+    """Samples the network has put out, at its own rate, its lag included."""
 
 
 class Stream:
     """One live conversion. All pushed pieces and the flushed tail, put together, equal the whole conversion.
 
     Chunks may have any length. Nothing is crossfaded, and a wave-to-wave network computes nothing twice.
+    ``push`` and ``flush`` keep the state here; ``begin``, ``step`` and ``finish`` are the same with the state
+    in the open, for as many sources at once as there are voices.
     """
 
     def __init__(
         self,
         network: WaveNetwork,
-        voice: Float[Tensor, "1 dim"],
+        voice: Voice,
         chunk_samples: int,
         semitones: float = 0.0,
+        *,
+        sample_rate: int | None = None,
+        engine: Engine | None = None,
     ) -> None:
+        rate = network.sample_rate
+        self.sample_rate = rate if sample_rate is None else sample_rate
+        """Hz, of chunks in and out."""
         if chunk_samples < 1:
             raise UserError(f"chunk_samples={chunk_samples} must be at least 1")
-        self.network, self.voice, self.semitones = network, voice, semitones
-        self.chunk_samples = chunk_samples
-        self.hop = network.hop
-        self.state: Any = network.begin(1)
-        self.waiting = voice.new_zeros(1, 1, 0)
-        self.heard = self.made = 0
-        """Samples taken in, and samples the network has put out (its lag included)."""
+        if self.sample_rate != rate and not LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE:
+            raise UserError(
+                f"sample_rate={sample_rate} must be within {LOWEST_RATE} and {HIGHEST_RATE} Hz, or the"
+                f" converter's own, {rate} Hz"
+            )
+        self.network, self.engine = network, network if engine is None else engine
+        self.voice, self.semitones = voice, semitones
+        self.chunk_samples, self.hop = chunk_samples, network.hop
+        common = math.gcd(self.sample_rate, rate)
+        self.down, self.up = self.sample_rate // common, rate // common
+        self.lag, self.entering, self.leaving = network.look_ahead, None, None
+        """Samples, at the chunks' rate, by which the result is late, apart from its hop's rest."""
+        if self.sample_rate != rate:
+            # The filter before the network waits a little longer, so that source and result meet on a sample.
+            least = least_delay(self.sample_rate)
+            rest = (network.look_ahead + least_delay(rate)) * Fraction(self.down, self.up)
+            self.lag = math.ceil(least + rest)
+            self.entering = live_resampler(self.sample_rate, rate, self.lag - rest)
+            self.leaving = live_resampler(rate, self.sample_rate)
+        self.state = self.begin()
         self.ended = False
+
+    @property
+    def latency_samples(self) -> int:
+        """The latency in samples of the chunks' rate."""
+        hop = self.hop * self.down
+        waiting = -(-(hop - math.gcd(self.chunk_samples * self.up, hop)) // self.up)
+        return self.chunk_samples + waiting + self.lag
 
     @property
     def latency_ms(self) -> float:
         """Milliseconds from a sample's arrival to its conversion's, at most, computing time left out.
 
-        Its chunk must fill and the look-ahead pass; chunks that are no multiple of the hop leave a rest.
+        Its chunk must fill and the look-ahead pass, that of the filters between two rates included; chunks
+        that are no multiple of the hop leave a rest.
         """
-        waiting = self.hop - math.gcd(self.chunk_samples, self.hop)
-        longest = self.chunk_samples + waiting + self.network.look_ahead
-        return 1000.0 * longest / self.network.sample_rate
+        return 1000.0 * self.latency_samples / self.sample_rate
 
-    @torch.inference_mode()
     def push(self, chunk: Wave) -> Ready:
         """Take the next samples of the source; return what of the result is ready, perhaps nothing."""
-        if self.ended:
-            raise ValueError("this stream was flushed; begin another")
+        self._check_open()
+        ready, self.state = self.step(chunk, self.state)
+        return ready
+
+    def flush(self) -> Ready:
+        """End the source; return the rest of the result."""
+        self._check_open()
+        self.ended = True
+        return self.finish(self.state)
+
+    def change(
+        self, voice: Voice | None = None, semitones: float | None = None, over_ms: float = GLIDE_MS
+    ) -> None:
+        """Move to another voice or pitch from the next sample on, in a straight line over some time."""
+        self._check_open()
+        self.state = self.changed(self.state, voice, semitones, over_ms)
+
+    @torch.inference_mode()
+    def begin(self) -> StreamState:
+        """Nothing heard: one conversion for each row of the voice."""
+        batch, device = len(self.voice), self.voice.device
+        return StreamState(
+            network=self.engine.begin(batch),
+            entering=self.entering.begin(batch, device) if self.entering else None,
+            leaving=self.leaving.begin(batch, device) if self.leaving else None,
+            waiting=self.voice.new_zeros(batch, 1, 0),
+            steering=Glide.staying(self.voice, self.semitones),
+            heard=0,
+            made=0,
+        )
+
+    def step(self, chunk: Wave, state: StreamState) -> tuple[Ready, StreamState]:
+        """Convert one chunk; the state it was given stays as it was.
+
+        Gradients reach a chunk that asks for them, by the plain way through the network.
+        """
         if not bool(torch.isfinite(chunk).all()):
             # Refused before it is taken in: one NaN would stay in the memory of every layer.
             raise UserError("a chunk holds NaN or infinite samples; it was left out, the stream may go on")
-        self.heard += chunk.shape[-1]
-        return self._advance(chunk)
+        with torch.inference_mode(not (torch.is_grad_enabled() and chunk.requires_grad)):
+            return self._advance(chunk.to(state.waiting), state)
 
-    @torch.inference_mode()
-    def flush(self) -> Ready:
-        """End the source; return the rest of the result."""
-        look_ahead = self.network.look_ahead
-        self.ended = True
-        rest = self.heard - max(self.made - look_ahead, 0)
-        silence = self.waiting.new_zeros(1, 1, look_ahead + -(self.heard + look_ahead) % self.hop)
-        return self._advance(silence)[..., :rest]
+    def finish(self, state: StreamState) -> Ready:
+        """What is left of the result where the source ends here; the state stays as it was."""
+        rest = state.heard - max(self._out(state.made) - self.lag, 0)
+        # As many hops as it takes to bring the last sample out.
+        hop = self.hop * self.down
+        last = -(-(state.heard + self.lag) * self.up // hop)
+        silence = state.waiting.new_zeros(len(state.waiting), 1, -(-last * hop // self.up) - state.heard)
+        return self.step(silence, state)[0][..., :rest]
 
-    def _advance(self, samples: Wave) -> Ready:
-        waiting = torch.cat([self.waiting, samples.to(self.waiting)], dim=-1)
+    def changed(
+        self,
+        state: StreamState,
+        voice: Voice | None = None,
+        semitones: float | None = None,
+        over_ms: float = GLIDE_MS,
+    ) -> StreamState:
+        """The state from which the voice, the pitch or both move to others; see ``change``."""
+        if not (math.isfinite(over_ms) and over_ms >= 0):
+            raise UserError(f"over_ms={over_ms} must be 0 or more milliseconds")
+        if voice is not None and voice.shape != state.steering.end.shape:
+            raise UserError(
+                f"the new voice has shape {tuple(voice.shape)}, the stream's is "
+                f"{tuple(state.steering.end.shape)}: embed it with the same converter"
+            )
+        if semitones and not self.network.moves_pitch:
+            raise UserError("this converter cannot move the pitch: leave the semitones out")
+        place = state.heard * self.up / self.down
+        lasts = over_ms / 1000.0 * self.network.sample_rate
+        voice = None if voice is None else voice.to(state.steering.end)
+        return state._replace(steering=state.steering.toward(voice, semitones, place, float(lasts)))
+
+    def _advance(self, chunk: Wave, state: StreamState) -> tuple[Ready, StreamState]:
+        heard, entering, leaving = state.heard + chunk.shape[-1], state.entering, state.leaving
+        if self.entering:
+            assert entering is not None
+            chunk, entering = self.entering.step(chunk, entering)
+        waiting = torch.cat([state.waiting, chunk], dim=-1)
         whole = waiting.shape[-1] // self.hop * self.hop
-        ready, self.waiting = waiting[..., :whole], waiting[..., whole:]
-        if not whole:
-            return ready.cpu()
-        wave, self.state = self.network.step(ready, self.voice, self.state, self.semitones)
+        # The rest is copied: as a part of the whole it would keep the whole in memory.
+        after = state._replace(entering=entering, waiting=waiting[..., whole:].clone(), heard=heard)
+        wave, network = self._convert(waiting[..., :whole], state)
+        before, made = self._out(state.made), state.made + whole
+        if self.leaving:
+            assert leaving is not None
+            wave, leaving = self.leaving.step(wave, leaving)
         # The first samples out are the lag: what was said before the source began.
-        lag = max(self.network.look_ahead - self.made, 0)
-        self.made += wave.shape[-1]
-        return wave[..., lag:].cpu()
+        ready = wave[..., max(self.lag - before, 0) :]
+        return ready.cpu(), after._replace(network=network, leaving=leaving, made=made)
+
+    def _convert(self, wave: Wave, state: StreamState) -> tuple[Wave, Any]:
+        """Whole hops, at the network's rate: one by one while the voice moves, the others at once."""
+        network, place, parts = state.network, state.made, []
+        moving = state.steering.moving(place, self.hop) * self.hop
+        for piece in [*wave[..., :moving].split(self.hop, dim=-1), wave[..., moving:]]:
+            if not piece.shape[-1]:
+                continue
+            voice, semitones = state.steering.at(float(place + self.hop))
+            part, network = self.engine.step(piece, voice, network, semitones)
+            parts.append(part)
+            place += piece.shape[-1]
+        return torch.cat(parts, dim=-1) if parts else wave, network
+
+    def _out(self, made: int) -> int:
+        """Samples at the chunks' rate that the network's samples have become."""
+        return made * self.down // self.up
+
+    def _check_open(self) -> None:
+        if self.ended:
+            raise ValueError("this stream was flushed; begin another")
