@@ -43,13 +43,20 @@ def test_changed_weights_and_other_voices_are_heard(network, buzz):
         assert_close(after, plain(network, source, voice), rtol=0, atol=1e-5)
 
 
-def test_the_compiled_track_decides_as_the_plain_recursion(buzz):
-    tracker = PitchTracker(16_000, 160)
-    salience, _ = tracker.salience(torch.cat([buzz(9_000), torch.zeros(2, 1, 3_000)], dim=-1).double())
-    scores = tracker._scores(salience, torch.zeros(2, salience.shape[-1]).double())
-    score, reach = torch.zeros(salience.shape[-1]).double(), len(tracker.jump) // 2
-    for now, found in zip(salience[0], scores[0]):
-        near = torch.nn.functional.pad(score, (reach, reach), value=-10.0).unfold(0, 2 * reach + 1, 1)
-        arrived = torch.maximum((near - tracker.jump).amax(-1), score.amax() - 0.35)
-        score = now + 0.8 * arrived
-        assert_close(found, score, rtol=0, atol=1e-12)
+@pytest.mark.parametrize("rate", [16_000, 24_000])
+def test_the_compiled_track_decides_as_the_plain_one_for_any_chunks(rate, buzz, monkeypatch):
+    tracker, hop = PitchTracker(rate, rate // 100), rate // 100
+    pause = 0.01 + torch.zeros(2, 1, 10 * hop)  # silence that is not zero
+    wave = torch.cat([buzz(40 * hop, rate=rate), pause, 1e-3 * torch.randn(2, 1, 10 * hop)], dim=-1)
+    found, state = [], tracker.begin(2)
+    for chunk in wave.split([hop, 2 * hop, 30 * hop, 27 * hop], dim=-1):
+        pitch, state = tracker.step(chunk, state)
+        found.append(pitch)
+    monkeypatch.setattr("w2w.networks.pitch.compiles", lambda heard: False)
+    expected, after = tracker.step(wave, tracker.begin(2))
+    log_f0, voicing = (torch.cat(parts, dim=-1) for parts in zip(*found))
+    assert (voicing > 0.5).any()
+    assert_close(log_f0, expected.log_f0, rtol=0, atol=1e-11)
+    assert_close(voicing, expected.voicing, rtol=0, atol=1e-11)
+    for ours, theirs in zip(state, after):
+        assert_close(ours, theirs, rtol=0, atol=1e-11)

@@ -30,10 +30,15 @@ TAPS = 5
 """Length of the kernels that are compiled."""
 
 
+def compiles(x: Tensor) -> bool:
+    """Whether compiled passes may take a signal: it lies on a CPU, and torch traces nothing."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+
+
 def runs_fast(x: Tensor) -> bool:
     """Whether a signal is converted for use, one at a time, on a CPU."""
     plain = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
-    return not plain and x.device.type == "cpu" and len(x) == 1 and x.dtype == torch.float32
+    return not plain and len(x) == 1 and x.dtype == torch.float32 and compiles(x)
 
 
 def blocks_run_fast(blocks: Sequence["ResidualBlock"] | nn.ModuleList) -> bool:

@@ -3,30 +3,17 @@
 Signals lie time first here, ``(frames, channels)``. Compiled at the first use, and kept in numba's cache.
 """
 
-import inspect
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
-from numba import njit
 
-_FAST = {"reassoc", "contract", "nsz", "arcp"}
+from w2w.networks.fast_compiling import compiled
+
 _LOG2E, _LN2, _HALF, _ONE = (np.float32(v) for v in (1.4426950408889634, 0.6931471805599453, 0.5, 1.0))
 _C2, _C3, _C4, _C5, _C6 = (np.float32(1.0 / v) for v in (2, 6, 24, 120, 720))
 _LEAST, _MOST = np.float32(-80.0), np.float32(80.0)
 _BIAS, _SHIFT = np.int32(127), np.int32(23)
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile for this machine; later processes find the code in the cache, where that can be written."""
-    plain = inspect.unwrap(function)  # the tests' type checks wrap it
-    try:
-        return njit(nogil=True, cache=True, fastmath=_FAST, error_model="numpy")(plain)
-    except RuntimeError:  # no place for a cache
-        return njit(nogil=True, fastmath=_FAST, error_model="numpy")(plain)
-
-
-@_compiled
+@compiled
 def enter_block(x, past, scale_in, style, taps, bias, dilation, out_bias, window, hidden):
     """Normalise frames, steer them, and convolve every channel in time; ``x`` gets the block's last bias.
 
@@ -56,7 +43,7 @@ def enter_block(x, past, scale_in, style, taps, bias, dilation, out_bias, window
             out[c] = total + taps[3, c] * w3[c] + taps[4, c] * now[c]
 
 
-@_compiled
+@compiled
 def gate(wide, out):
     """silu(second half) · first half, for every frame."""
     n_frames, n = out.shape
@@ -72,29 +59,3 @@ def gate(wide, out):
             e = r * (e + _ONE) + _ONE
             power = np.int32((np.int32(k) + _BIAS) << _SHIFT).view(np.float32)
             to[c] = x * signal[c] / (_ONE + e * power)
-
-
-@_compiled
-def track(salience, score, jump, forget, restart, scores):
-    """The best path's score into every bin, frame by frame; ``score`` is the one before the first."""
-    n_frames, n = salience.shape
-    reach = len(jump) // 2
-    padded = np.full(n + 2 * reach, -10.0)
-    for j in range(n):
-        padded[reach + j] = score[j]
-    for t in range(n_frames):
-        fresh = padded[reach]
-        for j in range(n):
-            fresh = max(fresh, padded[reach + j])
-        fresh -= restart
-        to = scores[t]
-        for j in range(n):
-            to[j] = fresh
-        for d in range(2 * reach + 1):
-            cost = jump[d]
-            for j in range(n):
-                arrived = padded[j + d] - cost
-                to[j] = arrived if arrived > to[j] else to[j]
-        for j in range(n):
-            to[j] = salience[t, j] + forget * to[j]
-            padded[reach + j] = to[j]
