@@ -1,0 +1,118 @@
+"""The step as one ONNX file: the initial state and a voice are its inputs' defaults, all else its metadata."""
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from engine.user_error import UserError
+from w2w.exported.checking import difference, require_equal
+from w2w.exported.description import HOW_TO, describe
+from w2w.exported.step_graph import StepGraph
+from w2w.networks.network import ConverterNetwork
+
+OPSET = 20
+WAY_OUT = "pip install 'timbre[export]'"
+
+
+def write_onnx(
+    network: ConverterNetwork,
+    out: Path,
+    n_hops: int,
+    *,
+    voice: Float[Tensor, "1 dim"] | None = None,
+    voice_of: str = "",
+) -> float:
+    """Write the step of ``n_hops`` hops as a file; return by how much it differed from the network."""
+    model, found = onnx_step(network, n_hops, voice=voice, voice_of=voice_of)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(f".{out.name}.tmp")
+    draft.write_bytes(model)
+    os.replace(draft, out)
+    return found
+
+
+def onnx_step(
+    network: ConverterNetwork,
+    n_hops: int,
+    *,
+    voice: Float[Tensor, "1 dim"] | None = None,
+    voice_of: str = "",
+) -> tuple[bytes, float]:
+    """The step of ``n_hops`` hops as ONNX, checked, and by how much it differed from the network."""
+    graph = StepGraph(network, n_hops)
+    model = _traced(graph)
+    defaults = {f"state_{name}": tensor for name, tensor in graph.begun.items()}
+    defaults["semitones"] = torch.zeros(1, dtype=torch.float64)
+    if voice is not None:
+        defaults["voice"] = voice.cpu()
+    _set_defaults(model, defaults)
+    session = open_session(model.SerializeToString())
+    found = difference(network, lambda *given: run_session(session, *given), graph.begun, n_hops)
+    require_equal(found, "the ONNX graph")
+    for name, text in describe(network, graph.begun, n_hops, found, voice_of).items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = name, text
+    model.doc_string, model.producer_name = HOW_TO, "timbre"
+    return model.SerializeToString(), found
+
+
+def _traced(graph: StepGraph) -> Any:
+    """What torch makes of the graph, as an ONNX model."""
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UserError(f"a graph is written by onnx and onnxscript: {WAY_OUT}") from None
+    chunk, voice = torch.zeros(1, 1, graph.chunk_samples), torch.zeros(1, graph.voice_dim)
+    examples = (chunk, voice, torch.zeros(1, dtype=torch.float64), *graph.begun.values())
+    inputs = ["chunk", "voice", "semitones", *(f"state_{name}" for name in graph.begun)]
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of deprecations inside torch
+        program = torch.onnx.export(
+            torch.export.export(graph, examples, strict=False),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=inputs,
+            output_names=["wave", *(f"next_{name}" for name in graph.begun)],
+            verbose=False,
+        )
+    assert program is not None
+    return program.model_proto
+
+
+def _set_defaults(model: Any, defaults: Mapping[str, Tensor]) -> None:
+    """Give inputs the values they have when they are left out."""
+    from onnx import numpy_helper
+
+    for name, tensor in defaults.items():
+        model.graph.initializer.append(numpy_helper.from_array(tensor.numpy(), name))
+
+
+def open_session(model: bytes | str) -> Any:
+    """An onnxruntime session of one thread, from a file's content or name."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError(f"a graph is run by onnxruntime: {WAY_OUT}") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_session(
+    session: Any, chunk: Tensor, voice: Tensor, semitones: Tensor, state: Mapping[str, Tensor]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """One step: samples, and the next state."""
+    feeds: dict[str, np.ndarray] = {f"state_{name}": tensor.numpy() for name, tensor in state.items()}
+    feeds |= {"chunk": chunk.numpy(), "voice": voice.numpy(), "semitones": semitones.numpy()}
+    wave, *after = (torch.from_numpy(made) for made in session.run(None, feeds))
+    return wave, dict(zip(state, after))
