@@ -1,0 +1,154 @@
+"""A conversion as a picture: both mel spectrograms and both pitch curves on one time axis, as an SVG."""
+
+import base64
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from data.audio import excerpt
+from data.frontends import SPEECH_16K, LogMel, hz_to_mel
+from w2w.networks.pitch import F_MAX, F_MIN, PitchTracker
+
+Wave = Float[Tensor, "1 1 samples"]
+Curve = Float[np.ndarray, "frames"]
+
+LONGEST_S = 30.0
+"""Seconds that are drawn, from the beginning: more would be too narrow to read."""
+SAMPLE_RATE, HOP = SPEECH_16K.sample_rate, SPEECH_16K.hop
+DEPTH = 9.0
+"""Nepers shown below the loudest."""
+SHADES = ("000004", "1d1147", "51127c", "822681", "b63679", "e65164", "fb8861", "fec287", "fcfdbf")
+"""Colours from quiet to loud, each step as much lighter as the one before."""
+COLUMNS = 1200
+WIDTH, LEFT, MEL_HEIGHT, F0_HEIGHT, GAP = 960, 64, 150, 170, 34
+F0_MARKS, MEL_MARKS = (75, 100, 150, 200, 300, 400), (200, 1000, 3000, 7000)
+UNHEARD = "no pitch found"
+
+
+def compared(source: Path, converted: Path) -> str:
+    """The figure of a source and what became of it, with its numbers in words."""
+    waves = [excerpt(path, 0, round(LONGEST_S * SAMPLE_RATE), SAMPLE_RATE) for path in (source, converted)]
+    return figure(*waves)
+
+
+def figure(source: Wave, converted: Wave) -> str:
+    """The figure of two waves at 16 kHz."""
+    seconds = max(source.shape[-1], converted.shape[-1]) / SAMPLE_RATE
+    pitches = [f0(wave) for wave in (source, converted)]
+    told = (
+        f"Usual pitch: source {usual(pitches[0])}, converted {usual(pitches[1])}. "
+        f"Drawn: {'the first ' if seconds >= LONGEST_S else ''}{seconds:.1f} s."
+    )
+    tops = [GAP, 2 * GAP + MEL_HEIGHT, 3 * GAP + 2 * MEL_HEIGHT]
+    height = tops[2] + F0_HEIGHT + 44
+    parts = [
+        *mel_panel("Source: mel spectrogram", source, tops[0], seconds),
+        *mel_panel("Converted: mel spectrogram", converted, tops[1], seconds),
+        *f0_panel(pitches, tops[2], seconds),
+        *time_axis(tops[2] + F0_HEIGHT, seconds),
+    ]
+    return (
+        f'<figure class="conversion"><svg viewBox="0 0 {WIDTH} {height}" role="img" '
+        f'aria-label="Mel spectrograms and pitch of source and converted speech. {told}">'
+        f"{''.join(parts)}</svg><figcaption>{told}</figcaption></figure>"
+    )
+
+
+def f0(wave: Wave) -> Curve:
+    """F0 in Hz every 10 ms, NaN where unvoiced."""
+    whole = torch.nn.functional.pad(wave, (0, -wave.shape[-1] % HOP))
+    pitch = PitchTracker(SAMPLE_RATE, HOP)(whole)
+    return torch.where(pitch.voicing > 0.5, pitch.log_f0.exp(), torch.nan)[0, 0].numpy().astype(np.float64)
+
+
+def usual(curve: Curve) -> str:
+    """The geometric mean over voiced frames, in words."""
+    voiced = curve[~np.isnan(curve)]
+    return f"{math.exp(np.log(voiced).mean()):.0f} Hz" if len(voiced) else UNHEARD
+
+
+def mel_panel(title: str, wave: Wave, top: float, seconds: float) -> list[str]:
+    """One spectrogram with its frequency marks."""
+    width = (WIDTH - LEFT) * wave.shape[-1] / SAMPLE_RATE / seconds
+    parts = [
+        text(LEFT, top - 9, title, "title"),
+        f'<image x="{LEFT}" y="{top}" width="{width:.1f}" height="{MEL_HEIGHT}" preserveAspectRatio="none" '
+        f'href="data:image/png;base64,{mel_png(wave)}"/>',
+    ]
+    low, high = (float(hz_to_mel(np.array([hz]))[0]) for hz in (SPEECH_16K.f_min, SPEECH_16K.f_max))
+    for hz in MEL_MARKS:
+        y = top + MEL_HEIGHT * (high - float(hz_to_mel(np.array([hz]))[0])) / (high - low)
+        parts.append(text(LEFT - 8, y + 4, f"{hz} Hz", "left"))
+    return parts
+
+
+def mel_png(wave: Wave) -> str:
+    """A log-mel as a PNG with a palette, in base64; low frequencies at the bottom."""
+    short = max(0, SPEECH_16K.n_fft - wave.shape[-1])
+    mel = LogMel(SPEECH_16K)(torch.nn.functional.pad(wave, (0, short)))[0].numpy()
+    if mel.shape[1] > COLUMNS:
+        cuts = np.linspace(0, mel.shape[1], COLUMNS + 1).astype(int)[:-1]
+        mel = np.maximum.reduceat(mel, cuts, axis=1)
+    loudest = max(float(mel.max()), math.log(SPEECH_16K.floor) + DEPTH)  # silence is to look silent
+    shade = np.clip((mel - loudest) / DEPTH + 1, 0, 1)[::-1]
+    picture = Image.fromarray((shade * 63).round().astype(np.uint8), mode="P")
+    known = np.array([[int(shade[i : i + 2], 16) for i in (0, 2, 4)] for shade in SHADES])
+    at = np.linspace(0, len(SHADES) - 1, 64)
+    palette = np.stack([np.interp(at, np.arange(len(SHADES)), known[:, c]) for c in range(3)], axis=1)
+    picture.putpalette(palette.round().astype(np.uint8).tobytes())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def f0_panel(curves: list[Curve], top: float, seconds: float) -> list[str]:
+    """Both pitch curves on a logarithmic scale; the converted one is thicker, the source's dashed."""
+    low, high = math.log(F_MIN), math.log(F_MAX)
+
+    def height(hz: float) -> float:
+        return top + F0_HEIGHT * (high - math.log(hz)) / (high - low)
+
+    parts = [text(LEFT, top - 9, "Pitch (F0)", "title")]
+    parts += [text(LEFT + 110, top - 9, "- - - source", "source")]
+    parts += [text(LEFT + 210, top - 9, "—— converted", "converted")]
+    parts += [f'<rect x="{LEFT}" y="{top}" width="{WIDTH - LEFT}" height="{F0_HEIGHT}" class="frame"/>']
+    for hz in F0_MARKS:
+        y = height(hz)
+        parts.append(f'<line x1="{LEFT}" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}" class="mark"/>')
+        parts.append(text(LEFT - 8, y + 4, f"{hz} Hz", "left"))
+    for kind, curve in zip(("source", "converted"), curves):
+        x = LEFT + (np.arange(len(curve)) + 0.5) * HOP / SAMPLE_RATE / seconds * (WIDTH - LEFT)
+        for stretch in voiced_stretches(curve):
+            points = " ".join(f"{x[i]:.1f},{height(curve[i]):.1f}" for i in stretch)
+            parts.append(f'<polyline points="{points}" class="{kind}"/>')
+    return parts
+
+
+def voiced_stretches(curve: Curve) -> list[range]:
+    """Runs of two or more voiced frames."""
+    voiced = np.concatenate([[0], (~np.isnan(curve)).astype(int), [0]])
+    starts, stops = (np.flatnonzero(np.diff(voiced) == step) for step in (1, -1))
+    return [range(a, b) for a, b in zip(starts.tolist(), stops.tolist()) if b - a > 1]
+
+
+def time_axis(top: float, seconds: float) -> list[str]:
+    """Marks at round seconds below the last panel."""
+    step = next(s for s in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10) if seconds / s <= 10)
+    parts = []
+    for k in range(int(seconds / step + 1e-9) + 1):
+        x = LEFT + (WIDTH - LEFT) * k * step / seconds
+        anchor = "end" if x > WIDTH - 20 else "middle"
+        parts.append(f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{top + 5}" class="tick"/>')
+        parts.append(text(x, top + 20, f"{k * step:g}", anchor))
+    return [*parts, text(LEFT + (WIDTH - LEFT) / 2, top + 38, "seconds", "middle")]
+
+
+def text(x: float, y: float, words: str, kind: str) -> str:
+    """Some words in the figure."""
+    return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}">{words}</text>'
