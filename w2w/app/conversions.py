@@ -1,10 +1,12 @@
 """Conversions for whoever asks: voices and results by file, within limits, one after another."""
 
+import hashlib
 import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Self
 
@@ -43,6 +45,16 @@ class Conversions:
         """Where results are written; whoever asked for one deletes it."""
         self._owns_folder = folder is None
         self.line = Line(self.limits.workers, self.limits.queue)
+
+    @cached_property
+    def key(self) -> str:
+        """What tells this converter's voices from another's."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.converter.network.state_dict().items()):
+            digest.update(
+                f"{name} {tuple(tensor.shape)}".encode() + tensor.cpu().contiguous().numpy().tobytes()
+            )
+        return digest.hexdigest()[:16]
 
     def voice(self, paths: Sequence[Path], weights: Sequence[float] | None = None) -> Voice:
         """Take a voice from recordings: their average, or a blend in proportion to ``weights``."""

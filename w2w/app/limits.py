@@ -31,13 +31,17 @@ class Limits:
     """Hz."""
     upload_seconds: float = 120.0
     """That an upload may take from its first byte to its last."""
+    idle_seconds: float = 20.0
+    """That an upload may pause, and that a connection may take to ask for something."""
     queue: int = 32
     """Requests that may wait while others are worked on."""
     workers: int = 1
     """Requests worked on at once, each on one thread."""
+    connections: int = 256
+    """Open at once, the page's too."""
 
     def __post_init__(self) -> None:
-        for name in ("max_mb", "max_seconds", "upload_seconds"):
+        for name in ("max_mb", "max_seconds", "upload_seconds", "idle_seconds"):
             if not 0 < getattr(self, name) < 1e9:
                 raise UserError(f"{_option(name)} {getattr(self, name)} must be above 0")
         for name, least in (("queue", 0), ("workers", 1), ("max_references", 1)):

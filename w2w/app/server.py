@@ -1,0 +1,80 @@
+"""The application: the HTTP interface, the page, and the guard before both."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from engine.user_error import UserError
+from w2w.app.answers import status_of, told
+from w2w.app.api import Interface
+from w2w.app.conversions import Conversions
+from w2w.app.guard import Guard
+from w2w.app.limits import BusyError
+
+PAGE_FOLDER = "page"
+"""Where the page keeps what its visitors upload and hear, in the server's private folder."""
+
+
+def application(
+    conversions: Conversions,
+    folder: Path,
+    *,
+    names: frozenset[str] | None = None,
+    root_path: str = "",
+    page: bool = True,
+) -> ASGIApp:
+    """Put the server together; ``names`` are the host names it answers under (None: any)."""
+    interface = Interface(conversions, folder)
+    app: Any = FastAPI(
+        title="Voice conversion", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json"
+    )
+    app.include_router(interface.router)
+
+    @app.exception_handler(UserError)
+    async def mistaken(request: Request, mistake: UserError) -> Response:
+        headers = {"Retry-After": str(interface.retry_after)} if isinstance(mistake, BusyError) else {}
+        return _answer(request, status_of(mistake), str(mistake), headers)
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, refusal: HTTPException) -> Response:
+        return _answer(request, refusal.status_code, f"{refusal.detail}: see /api/docs", refusal.headers)
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, failure: Exception) -> Response:
+        return _answer(request, 500, "the server failed; its log tells more under the request's number")
+
+    if page:
+        app = with_page(app, conversions, folder / PAGE_FOLDER, root_path)
+    return Guard(app, conversions.limits, names, same_site=not root_path)
+
+
+def with_page(app: FastAPI, conversions: Conversions, folder: Path, root_path: str) -> FastAPI:
+    """Put the page at ``/``; whatever its visitors upload stays in ``folder``."""
+    folder.mkdir(exist_ok=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)  # both are read when gradio is imported
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    import gradio
+
+    from w2w.app.page import build_page
+
+    return gradio.mount_gradio_app(
+        app,
+        build_page(conversions),
+        path="/",
+        root_path=root_path or None,
+        max_file_size=conversions.limits.max_bytes,
+        ssr_mode=False,
+        run_history=False,
+        footer_links=[],
+        enable_monitoring=False,
+    )
+
+
+def _answer(request: Request, status: int, sentence: str, headers: Any = None) -> Response:
+    number = request.scope["state"]["request_id"]
+    return Response(told(sentence, number), status, dict(headers or {}), "application/json")
