@@ -1,0 +1,1 @@
+"""Speaking with another voice while one speaks: ``python -m w2w.live``."""

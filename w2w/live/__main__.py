@@ -1,0 +1,213 @@
+"""Speak with another voice while you speak: ``python -m w2w.live --reference VOICE...``
+
+    python -m w2w.live --reference her.wav
+    python -m w2w.live --reference her.wav his_folder --pitch -2 --record take.wav
+    python -m w2w.live --list-devices
+    python -m w2w.live --reference her.wav --input-device 3 --output-device USB --rate 48000 --chunk-ms 10
+    python -m w2w.live --reference her.wav --input-file me.wav --output-file as_her.wav --pace live
+
+Wear headphones: a microphone that hears the converted voice converts it again. While it runs, space lets your
+own voice through, 1 to 9 choose among the references, + and - move the pitch, r begins and ends a recording,
+q or Ctrl-C ends. The line shows levels, the delay from microphone to loudspeaker, computing time as a share
+of the sound's, and how often sound came too late (under) or was lost (over).
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from data.arguments import Arguments
+from data.audio import blocks
+from data.decoding import PLAUSIBLE_RATES
+from engine.stopping import stop_signals
+from engine.user_error import UserError, exits_cleanly
+from w2w.convert import MOST_SEMITONES
+from w2w.converter import Converter
+from w2w.live.console import KEYS, Console
+from w2w.live.devices import common_rate, found, listed, named, sound_library
+from w2w.live.duplex import Duplex
+from w2w.live.from_file import FileRun
+from w2w.live.keys import Keyboard, keyboard
+from w2w.live.session import Session, undisturbed
+from w2w.live.takes import Recorder
+from w2w.voices import Voices
+from w2w.watermark import Marker
+
+MOST_VOICES = 9
+CHUNK_MS = (1.0, 1000.0)
+CUSHION_MS = (0.0, 500.0)
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Convert live what a microphone or a file says."""
+    words = parse(argv)
+    if words.list_devices:
+        print(listed(sound_library()))
+        return
+    torch.set_num_threads(1)
+    sound = ends = None
+    if words.input_file is None:  # whatever is wrong is found before a network is loaded
+        sound = sound_library()
+        heard = found(sound, named(words.input_device), "input")
+        ends = heard, found(sound, named(words.output_device), "output")
+        words.rate = common_rate(sound, *ends, words.rate)
+    else:
+        blocks(words.input_file, None, 1)
+    converter = Converter.from_pretrained(words.checkpoint)
+    rate = words.rate or converter.sample_rate
+    voices = Voices(converter)
+    each = [voices.average([name]) for name in words.reference]
+    keep(words, [*voices.heard, *([words.input_file] if words.input_file else [])])
+
+    recorder = Recorder(rate, words.record)
+    session = Session(
+        converter,
+        each,
+        chunk_ms=words.chunk_ms,
+        rate=rate,
+        semitones=words.pitch,
+        bypass=words.bypass,
+        engine=words.engine,
+        marker=None if words.no_watermark else Marker(rate),
+        recorder=recorder,
+    )
+    console = Console(session, recorder, words.reference)
+    console.say(
+        f"{rate} Hz, chunks of {1000 * session.chunk_samples / rate:g} ms: the conversion is"
+        f" {session.latency_ms:.4g} ms late, computing and devices left out"
+    )
+    session.warm_up()
+    with ExitStack() as ending:
+        stops = ending.enter_context(stop_signals())
+        ending.callback(console.end)
+        ending.callback(recorder.stop)
+        keys = ending.enter_context(keyboard())
+        if keys.descriptor is not None:
+            console.say(KEYS)
+        if words.record is not None:
+            recorder.start()
+        ending.enter_context(undisturbed())
+        if sound is not None and ends is not None:
+            console.say(f"from {ends[0].name} to {ends[1].name}; q or Ctrl-C ends")
+            by_card(Duplex(session, sound, ends, words.cushion_ms), console, keys, stops)
+        else:
+            by_file(FileRun(session, live=words.pace == "live"), words, console, keys, stops)
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """Read the command line; what the options alone can show to be wrong is refused here."""
+    arguments = Arguments.described_by("w2w.live", __doc__)
+    option = arguments.add_argument
+    option(
+        "--reference",
+        nargs="+",
+        action="extend",
+        metavar="VOICE",
+        default=[],
+        help="up to nine voices for the keys 1 to 9: a file, or a folder whose files are averaged",
+    )
+    option("--list-devices", action="store_true", help="show the sound cards and end")
+    option("--input-device", metavar="D", help="microphone: a number or a part of its name")
+    option("--output-device", metavar="D", help="loudspeaker: a number or a part of its name")
+    option("--chunk-ms", type=float, default=20.0, metavar="MS", help="sound taken at once (default 20)")
+    option(
+        "--cushion-ms", type=float, default=10.0, metavar="MS", help="converted sound kept ready (default 10)"
+    )
+    option("--rate", type=int, metavar="HZ", help="of the card (default: its own) or the output file")
+    option("--pitch", type=float, default=0.0, metavar="SEMITONES", help="move the pitch")
+    option("--bypass", action="store_true", help="begin with your own voice")
+    option("--record", type=Path, metavar="FILE", help="record what is heard, from the beginning")
+    option("--no-watermark", action="store_true", help="do not mark the converted sound as made by machine")
+    option("--engine", choices=("eager", "onnx"), default="eager", help="what computes (default eager)")
+    option("--checkpoint", metavar="FOLDER", help="exported converter, or hub id (default: the released one)")
+    option("--input-file", type=Path, metavar="FILE", help="speech instead of a microphone")
+    option("--output-file", type=Path, metavar="FILE", help="where it goes instead of a loudspeaker")
+    option(
+        "--pace", choices=("live", "fast"), help="of a file: in real time, or as fast as it goes (default)"
+    )
+    words = arguments.parse_args(argv)
+    if not words.list_devices:
+        check(words)
+    return words
+
+
+def check(words: Namespace) -> None:
+    """Refuse options that do not go together, and values out of range."""
+    if not words.reference:
+        raise UserError("say whose voice by --reference VOICE: a file or a folder")
+    if len(words.reference) > MOST_VOICES:
+        raise UserError(
+            f"--reference names {len(words.reference)} voices, but there are keys for {MOST_VOICES}"
+        )
+    for here, there in (("input", "output"), ("output", "input")):
+        given, missing = getattr(words, f"{here}_file"), getattr(words, f"{there}_file")
+        if given is not None and missing is None:
+            raise UserError(
+                f"--{here}-file {given} needs --{there}-file too: from file to file, or by sound card"
+            )
+        if given is not None and getattr(words, f"{here}_device") is not None:
+            raise UserError(f"--{here}-file and --{here}-device exclude one another")
+    if words.pace and words.input_file is None:
+        raise UserError("--pace goes with --input-file; a sound card has its own pace")
+    if words.rate is not None and words.rate not in PLAUSIBLE_RATES:
+        raise UserError(f"--rate {words.rate} must be a number of Hz, such as 48000")
+    for name, (least, most) in (("chunk_ms", CHUNK_MS), ("cushion_ms", CUSHION_MS)):
+        if not least <= getattr(words, name) <= most:
+            option = f"--{name.replace('_', '-')} {getattr(words, name):g}"
+            raise UserError(f"{option} must be within {least:g} and {most:g} milliseconds")
+    if not abs(words.pitch) <= MOST_SEMITONES:
+        raise UserError(f"--pitch {words.pitch:g} must be within {MOST_SEMITONES:.0f} semitones of 0")
+
+
+def keep(words: Namespace, read: Sequence[Path]) -> None:
+    """Refuse to write over what is read, or to write two sounds to one file."""
+    outs = {"--output-file": words.output_file, "--record": words.record}
+    for option, out in outs.items():
+        for path in read if out is not None else ():
+            if out.exists() and out.samefile(path):
+                raise UserError(
+                    f"{option} {out} would be written over {path}, which is read: choose another name"
+                )
+    both = [out.absolute() for out in outs.values() if out is not None]
+    if len(set(both)) < len(both):
+        raise UserError(f"--record and --output-file both name {words.record}: give them two names")
+
+
+def by_card(duplex: Duplex, console: Console, keys: Keyboard, stops: Sequence[int]) -> None:
+    """Convert from microphone to loudspeaker until someone wants it to end."""
+    with duplex:
+        while not stops and console.press(keys.pressed(0.1)):
+            duplex.check()
+            console.show(duplex.latency_ms, duplex.underruns, duplex.overruns)
+
+
+def by_file(run: FileRun, words: Namespace, console: Console, keys: Keyboard, stops: Sequence[int]) -> None:
+    """Convert from file to file."""
+    ended_early = False
+
+    def stopped() -> bool:
+        nonlocal ended_early
+        ended_early = bool(stops) or not console.press(keys.pressed(0.0))
+        console.show(run.latency_ms, run.underruns, run.overruns)
+        return ended_early
+
+    run.run(words.input_file, words.output_file, stopped)
+    load = run.session.load
+    console.say(
+        f"{run.seconds:.2f} s of sound, load {load.total:.1%} (worst chunk {load.worst:.0%})"
+        + (f", {run.underruns} chunks late" if run.live else "")
+    )
+    if ended_early:
+        console.say(f"ended early: {words.output_file} holds the sound until there")
+    print(words.output_file)
+    if stops:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

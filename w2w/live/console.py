@@ -1,0 +1,117 @@
+"""What the person who speaks sees and presses: a status line, and keys."""
+
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TextIO
+
+from engine.user_error import UserError
+from w2w.live.session import Session
+from w2w.live.takes import Recorder
+
+KEYS = "keys: space bypass, 1-9 voices, + - pitch, r recording, q quit"
+REFRESH_S, LINES_S = 0.2, 10.0
+"""Seconds between looks of the status on a terminal, and between lines where there is none."""
+
+
+class Console:
+    """Turns keys into wishes to a session, and its state into a line."""
+
+    def __init__(
+        self, session: Session, recorder: Recorder, names: Sequence[str], out: TextIO | None = None
+    ) -> None:
+        self.session, self.recorder, self.names = session, recorder, list(names)
+        self.out = sys.stderr if out is None else out
+        self.moves = self.out.isatty()
+        self.shown = time.monotonic() if not self.moves else 0.0
+        self.width = 0
+        self.told: str | None = None
+
+    def press(self, keys: str) -> bool:
+        """Act on keys; False where they ask to stop."""
+        for key in keys:
+            match key:
+                case " ":
+                    self.session.switch_bypass()
+                case "q" | "Q" | "\x04":
+                    return False
+                case "+" | "=":
+                    self._move(1.0)
+                case "-" | "_":
+                    self._move(-1.0)
+                case "r" | "R":
+                    self._record()
+                case _ if key.isdecimal() and key != "0":
+                    if not self.session.choose_voice(int(key) - 1):
+                        self.say(f"there is no voice {key}: {len(self.names)} given by --reference")
+        return True
+
+    def show(self, latency_ms: float | None, underruns: int, overruns: int) -> None:
+        """Show the state, when it is time to."""
+        self._tell_trouble()
+        now = time.monotonic()
+        if now - self.shown < (REFRESH_S if self.moves else LINES_S):
+            return
+        self.shown = now
+        line = self.line(latency_ms, underruns, overruns)
+        if self.moves:
+            print("\r" + line.ljust(self.width), end="", file=self.out, flush=True)
+            self.width = len(line)
+        else:
+            print(line, file=self.out, flush=True)
+
+    def line(self, latency_ms: float | None, underruns: int, overruns: int) -> str:
+        """The state in one line; looking at the levels begins them anew."""
+        session = self.session
+        voice = "own voice" if session.bypass else Path(self.names[session.voice_number]).name
+        delay = "delay ?" if latency_ms is None else f"delay {latency_ms:.0f} ms"
+        parts = [
+            f"[{session.voice_number + 1}] {voice} {session.semitones:+g}",
+            f"in {session.heard.look():.0f} out {session.spoken.look():.0f} dBFS",
+            delay,
+            f"load {session.load.mean:.0%} (worst {session.load.worst:.0%})",
+            f"under {underruns} over {overruns}",
+        ]
+        if session.broken:
+            parts.append(f"{session.broken} broken samples")
+        if self.recorder.running:
+            parts.append(f"REC {self.recorder.seconds:.0f} s")
+        return " | ".join(parts)
+
+    def say(self, sentence: str) -> None:
+        """Say something once, on a line of its own."""
+        if self.moves and self.width:
+            print("\r" + " " * self.width + "\r", end="", file=self.out)
+        self.width = 0
+        print(sentence, file=self.out, flush=True)
+
+    def end(self) -> None:
+        """Leave the status line as it stands, and say what was recorded."""
+        if self.moves and self.width:
+            print(file=self.out)
+        self.width = 0
+        self._tell_trouble()
+        for path in self.recorder.finished:
+            print(path, flush=True)
+
+    def _move(self, semitones: float) -> None:
+        if not self.session.move_pitch(semitones):
+            self.say(
+                "the pitch goes no further" if self.session.moves_pitch else "this converter moves no pitch"
+            )
+
+    def _record(self) -> None:
+        if self.recorder.running:
+            self.recorder.stop()
+            return
+        try:
+            self.recorder.start()
+        except UserError as error:
+            self.say(str(error))
+
+    def _tell_trouble(self) -> None:
+        if self.recorder.trouble != self.told:
+            self.told = self.recorder.trouble
+            if self.told is not None:
+                self.say(self.told)

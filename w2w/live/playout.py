@@ -1,0 +1,82 @@
+"""What waits to be spoken: early enough never to be missed, late enough never to be waited for."""
+
+import sys
+
+import numpy as np
+from jaxtyping import Float
+
+from w2w.live.rings import Ring
+
+Samples = Float[np.ndarray, "samples"]
+
+HELD_S = 1.0
+"""Seconds that wait at most: what a computer that stood still may fall behind."""
+WATCHED_S = 2.0
+"""Seconds in which the queue never ran low, after which its surplus is left out."""
+SURPLUS_S = 0.003
+"""Seconds that are not worth leaving out."""
+FADE_S = 0.005
+STEP_S, MOST_S = 0.005, 0.1
+"""Seconds by which the cushion grows at an underrun, and its most."""
+
+
+class Playout:
+    """A queue that one thread fills in bursts and the sound card's thread empties steadily.
+
+    It begins to play when a cushion is in it. Running dry is an underrun: silence until the cushion, then a
+    little thicker, is there again. What lies above the cushion for seconds is left out by a short fade, so
+    that neither lateness piles up nor the drift between two cards' clocks.
+    """
+
+    def __init__(self, rate: int, cushion_ms: float) -> None:
+        self.rate = rate
+        self.ring = Ring(round(HELD_S * rate))
+        self.cushion = round(cushion_ms * rate / 1000)
+        self.playing = False
+        self.underruns = self.overruns = self.skips = 0
+        """Times that it ran dry, that it was full, and that a surplus was left out."""
+        self._watch()
+
+    def write(self, samples: Samples) -> None:
+        """Add what was converted."""
+        self.overruns += self.ring.write(samples) < len(samples)
+
+    def read(self, out: Samples) -> None:
+        """Fill ``out`` with what is next."""
+        if not self.playing and self.ring.level >= len(out) + self.cushion:
+            self.playing = True
+            self._watch()
+        if not self.playing:
+            out.fill(0)
+            return
+        if self.watched > WATCHED_S * self.rate:
+            self._leave_out(out, self.lowest - self.cushion)
+            self._watch()
+        else:
+            self._take(out)
+        self.lowest = min(self.lowest, self.ring.level)
+        self.watched += len(out)
+
+    def _take(self, out: Samples) -> None:
+        count = self.ring.read(out)
+        if count < len(out):
+            out[count:] = 0
+            self.playing = False
+            self.underruns += 1
+            self.cushion = min(self.cushion + round(STEP_S * self.rate), round(MOST_S * self.rate))
+
+    def _leave_out(self, out: Samples, surplus: int) -> None:
+        """Go over from what is next to what follows a surplus later."""
+        if surplus < SURPLUS_S * self.rate or self.ring.level < len(out) + surplus:
+            self._take(out)
+            return
+        before = np.zeros_like(out)
+        self.ring.peek(before)
+        self.ring.drop(surplus)
+        self.ring.read(out)
+        fade = np.minimum(np.arange(1, len(out) + 1, dtype=np.float32) / (FADE_S * self.rate), 1.0)
+        out[:] = fade * out + (1 - fade) * before
+        self.skips += 1
+
+    def _watch(self) -> None:
+        self.lowest, self.watched = sys.maxsize, 0
