@@ -10,7 +10,8 @@
 
 Sources and references are audio files, or folders with audio files anywhere in them. Each source becomes
 DIR/<its name>.wav, exactly as long as it was; recordings of any length take the same memory. Everything is
-read and checked before anything is written, and a file appears under its name only when it is whole.
+read and checked before anything is written, and a file appears under its name only when it is whole. What is
+written bears an inaudible mark that `python -m w2w.watermark` finds; --no-watermark leaves it out.
 """
 
 import sys
@@ -34,6 +35,7 @@ from engine.user_error import UserError, exits_cleanly
 from w2w.converter import BLOCK_S, Converter
 from w2w.sources import Job, examine
 from w2w.voices import Voices
+from w2w.watermark import Marker
 
 Wave = Float[Tensor, "1 1 samples"]
 Voice = Float[Tensor, "1 dim"]
@@ -56,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tqdm(total=round(seconds, 2), unit="s", unit_scale=True, disable=None) as bar:
         for number, job in enumerate(jobs, start=1):
             bar.set_description(f"[{number}/{len(jobs)}] {job.source.name}")
-            convert(converter, voice, job, rate=words.rate, semitones=words.pitch, done=bar.update)
+            asked = {"rate": words.rate, "semitones": words.pitch, "marked": words.watermark}
+            convert(converter, voice, job, **asked, done=bar.update)
             bar.write(str(job.out), file=sys.stdout)
     took = max(time.monotonic() - began, 1e-9)
     print(f"{seconds:.1f} s of sound in {took:.1f} s, {seconds / took:.1f} times real time", file=sys.stderr)
@@ -99,6 +102,12 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     )
     option("--rate", metavar="HZ", help="rate to write: a number, or 'source' (default: the converter's)")
     option("--checkpoint", metavar="FOLDER", help="exported converter, or hub id (default: the released one)")
+    option(
+        "--no-watermark",
+        dest="watermark",
+        action="store_false",
+        help="leave the inaudible mark out of the files",
+    )
     option("--vocoder", metavar="V", help="of a converter of mels: released, griffin_lim, a folder or a run")
     words = arguments.parse_args(argv)
     sources = ("reference", "blend", "speaker", "text", "picture")
@@ -147,17 +156,20 @@ def convert(
     *,
     rate: int | None = None,
     semitones: float = 0.0,
+    marked: bool = True,
     done: Callable[[float], object] = lambda seconds: None,
 ) -> None:
     """Convert one recording from file to file, telling ``done`` of every few seconds.
 
-    ``rate`` is the written file's, 0 the source's, None the converter's. Memory does not grow with the
-    recording; whatever fails, no half-written file remains.
+    ``rate`` is the written file's, 0 the source's, None the converter's. ``marked`` adds the default key's
+    watermark. Memory does not grow with the recording; whatever fails, no half-written file remains.
     """
     own = converter.sample_rate
     rate = own if rate is None else rate or job.sample_rate
     source = blocks(job.source, own, round(BLOCK_S * own))
     pieces = converter.pieces(source, voice, semitones=semitones)
+    if marked:
+        pieces = Marker(own).marked(pieces)
     with Writer(job.out, rate) as writer:
         for piece in fitted(pieces, own, rate, resampled_length(job.samples, job.sample_rate, rate)):
             writer.write(piece)

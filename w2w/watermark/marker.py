@@ -1,5 +1,7 @@
 """Marking: an echo is added to a sound as it passes, at once, whatever the chunks."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -7,6 +9,7 @@ from torch import Tensor
 from w2w.watermark.pattern import DEFAULT_KEY, echo
 
 Wave = Float[Tensor, "batch 1 samples"]
+Piece = Float[Tensor, "batch 1 _"]
 Past = Float[Tensor, "batch 1 past"]
 BLOCK = 1 << 14
 """Samples marked at once, at most: bounds memory."""
@@ -47,6 +50,14 @@ class Marker:
     def mark(self, wave: Wave) -> Wave:
         """Mark a whole sound."""
         return self.step(wave, self.begin(len(wave)).to(wave))[0]
+
+    def marked(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
+        """Mark one sound that comes in pieces."""
+        past = None
+        for piece in pieces:
+            past = self.begin(len(piece)).to(piece) if past is None else past
+            piece, past = self.step(piece, past)
+            yield piece
 
     def _echo(self, window: Wave, samples: int) -> Wave:
         """The last ``samples`` of the window's echo, by a circular convolution whose start wraps unused."""

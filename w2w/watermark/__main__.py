@@ -1,0 +1,86 @@
+"""Say which recordings bear the mark of this converter: ``python -m w2w.watermark FILE...``
+
+    python -m w2w.watermark as_her.wav
+    python -m w2w.watermark downloads/ --json
+    python -m w2w.watermark as_her.wav --key "my own words"
+
+For each file (or audio file in a folder): whether it is marked, the probability that one without the mark
+would look as much like it, how many of its seconds bear the mark by themselves, and its speed if that was
+changed.
+"Not marked" means that no mark was found, not that a person spoke. The command ends with 0 if every file is
+marked, with 1 if one is not, with 2 if one cannot be read.
+"""
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from data.arguments import Arguments
+from data.audio import audio_files, blocks
+from engine.user_error import UserError, exits_cleanly
+from w2w.watermark.detector import FALSE_ALARM, Finding, detect
+from w2w.watermark.pattern import DEFAULT_KEY, SAMPLE_RATE
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Look for the mark in what the command line names."""
+    words = parse(argv)
+    all_marked = True
+    for path in list(recordings(words.file)):
+        finding = detect(blocks(path, SAMPLE_RATE, SAMPLE_RATE), words.key, false_alarm=words.false_alarm)
+        print(as_json(path, finding) if words.json else as_words(path, finding), flush=True)
+        all_marked &= finding.marked
+    sys.exit(0 if all_marked else 1)
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """Read the command line."""
+    arguments = Arguments.described_by("w2w.watermark", __doc__)
+    option = arguments.add_argument
+    option("file", metavar="FILE", nargs="+", help="audio file, or folder with audio files anywhere in it")
+    option(
+        "--key",
+        default=DEFAULT_KEY,
+        metavar="WORDS",
+        help="of the mark (default: the one all converters use)",
+    )
+    option("--json", action="store_true", help="print one JSON object a line")
+    option(
+        "--false-alarm",
+        type=float,
+        default=FALSE_ALARM,
+        metavar="P",
+        help=f"probability below which a file is called marked (default: {FALSE_ALARM:g})",
+    )
+    words = arguments.parse_args(argv)
+    if not 0 < words.false_alarm < 1:
+        raise UserError(f"--false-alarm {words.false_alarm:g} must lie between 0 and 1")
+    return words
+
+
+def recordings(names: Sequence[str]) -> Iterator[Path]:
+    """The files that are named, and the audio files in the folders that are named."""
+    for name in map(Path, names):
+        if not name.exists():
+            raise UserError(f"there is no file {name}")
+        yield from audio_files(name) if name.is_dir() else [name]
+
+
+def as_words(path: Path, finding: Finding) -> str:
+    """One line that a person reads."""
+    heard = f"in {finding.seconds} of {finding.duration:.1f} s, " if finding.marked else ""
+    speed = f" at {finding.speed:.3f} times its speed," if finding.speed != 1 else ""
+    verdict = "marked" if finding.marked else "not marked"
+    return f"{path}: {verdict},{speed} {heard}false alarm {finding.false_alarm:.2g}"
+
+
+def as_json(path: Path, finding: Finding) -> str:
+    """One line that a program reads."""
+    return json.dumps({"file": str(path), **vars(finding)}, ensure_ascii=False)
+
+
+if __name__ == "__main__":
+    main()
