@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,7 +11,17 @@ from torch import Tensor, nn
 from engine.streaming import CausalConv1d
 from w2w.networks.blocks import Norm, ResidualBlock
 from w2w.networks.content import Content
-from w2w.networks.fast import Steering, blocks_run_fast, packed, pointwise, run_blocks, runs_fast, stem
+from w2w.networks.fast import (
+    Steering,
+    blocks_run_fast,
+    packed,
+    pointwise,
+    run_blocks,
+    runs_fast,
+    shares_of,
+    stem,
+    token_table,
+)
 from w2w.networks.heads import HeadName, build_head
 from w2w.networks.pitch import Pitch
 from w2w.networks.style import StyleConfig
@@ -19,6 +30,8 @@ Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch voice"]
 MEAN_LOG_F0 = 5.0
 """About 150 Hz: log-F0 is fed to the network as its distance from here."""
+KNOWN_VOICES = 16
+"""Voices whose styles are kept, where frames are mixtures of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,26 +114,25 @@ class Decoder(nn.Module):
     ) -> tuple[Float[Tensor, "1 channels frames"], dict[str, Any]]:
         """The same frames as the plain way, sooner: a frame's style is a mixture of the tokens' styles."""
         rows, after_stem = stem(self.stem, heard[0].T, state["stem"])
-        shares = pointwise(self.ask, rows).softmax(1)
-        *tables, tint = self._styles(voice)
-        pasts = run_blocks(self.blocks, rows, state["blocks"], Steering(tables, shares))
-        rows.addmm_(shares, tint)
+        shares = shares_of(self.ask, rows)
+        tables, tint = self._styles(voice)
+        pasts = run_blocks(self.blocks, rows, state["blocks"], Steering(tables, shares, len(tint)))
+        rows.addmm_(shares[:, : len(tint)], tint)
         return rows.T[None], {"stem": after_stem, "blocks": pasts}
 
-    def _styles(self, voice: Voice) -> list[Float[Tensor, "tokens _"]]:
+    def _styles(self, voice: Voice) -> tuple[np.ndarray, Float[Tensor, "tokens channels"]]:
         """What every block's style, and the tint, would be where a frame asked for one token alone."""
-        layers = [*(block.style for block in self.blocks), self.tint]
-        learned = [self.whole.weight, self.whole.bias]
-        learned += [number for layer in layers for number in (layer.weight, layer.bias)]  # type: ignore
-        held: dict[str, Any] = packed(self, learned, dict)
-        known = held.get("voice")  # one tuple, so that threads never meet a voice with another's styles
-        if known is None or not torch.equal(known[0], voice):
+        held: dict[bytes, Any] = packed(self, dict)
+        key = voice.numpy().tobytes()
+        if key not in held:
+            if len(held) >= KNOWN_VOICES:
+                held.clear()
             timbre = voice[0, :-1]
             tokens = timbre.unflatten(0, (self.style.n_tokens, self.style.token_dim))
             steer = torch.cat([tokens, self.whole(timbre).expand(len(tokens), -1)], dim=1)
-            styles = [pointwise(layer, steer) for layer in layers]  # type: ignore[arg-type]
-            known = held["voice"] = voice.clone(), styles
-        return known[1]
+            tables = [token_table(block, steer) for block in self.blocks]  # type: ignore[arg-type]
+            held[key] = np.stack(tables), pointwise(self.tint, steer).contiguous()
+        return held[key]
 
     def steer(
         self, hidden: Float[Tensor, "batch channels frames"], voice: Voice

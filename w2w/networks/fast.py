@@ -1,6 +1,6 @@
-"""The residual blocks of a converter on a CPU, at the speed of their matrix products.
+"""The layers of a converter on a CPU, at the speed of their matrix products.
 
-The released converter's arithmetic is 0.41 GFLOP for each second of audio, 4 ms of a core that makes 100
+The released converter's arithmetic is 0.4 GFLOP for each second of audio, 3.4 ms of a core that makes 117
 GFLOP/s: the floor of its real-time factor. Signals lie time first, so that products take rows as they are;
 what lies between two products is one compiled pass; frames go in tiles that stay in the cache. Nothing here
 is another function: states have the shapes of the plain layers', whose results these are to float32's
@@ -8,26 +8,19 @@ rounding.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.streaming import CausalConv1d
 
-if TYPE_CHECKING:
-    from w2w.networks.blocks import ResidualBlock
-
 Rows = Float[Tensor, "frames channels"]
 Past = Float[Tensor, "1 channels _"]
 T = TypeVar("T")
-
-TILE = 400
-"""Frames that go through all blocks before the next ones."""
-TAPS = 5
-"""Length of the kernels that are compiled."""
 
 
 def compiles(x: Tensor) -> bool:
@@ -41,100 +34,170 @@ def runs_fast(x: Tensor) -> bool:
     return not plain and len(x) == 1 and x.dtype == torch.float32 and compiles(x)
 
 
-def blocks_run_fast(blocks: Sequence["ResidualBlock"] | nn.ModuleList) -> bool:
+def blocks_run_fast(blocks: nn.ModuleList) -> bool:
     """Whether the compiled passes know these blocks."""
-    return all(block.streams and block.conv.kernel_size == (TAPS,) for block in blocks)  # type: ignore
+    first: Any = blocks[0]
+    return first.streams and first.conv.kernel_size == (5,) and first.conv.in_channels % 16 == 0
 
 
-_packed: WeakKeyDictionary[nn.Module, tuple[list[tuple[int, int]], Any]] = WeakKeyDictionary()
+class _Packed(NamedTuple):
+    parameters: list[dict[str, nn.Parameter | None]]
+    state: list[tuple[int, int]]
+    built: Any
 
 
-def packed(owner: nn.Module, learned: Sequence[Tensor], build: Callable[[], T]) -> T:
-    """Return what ``build`` makes of learned numbers, made anew when one has changed since the last call."""
-    state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in learned]
+_packed: WeakKeyDictionary[nn.Module, _Packed] = WeakKeyDictionary()
+
+
+def packed(owner: nn.Module, build: Callable[[], T]) -> T:
+    """Return what ``build`` makes of a module's numbers, made anew when one has changed since."""
     held = _packed.get(owner)
-    if held is None or held[0] != state:
-        with torch.inference_mode(False), torch.no_grad():
-            held = _packed[owner] = state, build()
-    return held[1]
+    if held is not None and held.state == _state(held.parameters):
+        return held.built
+    parameters: list[dict[str, nn.Parameter | None]] = [module._parameters for module in owner.modules()]
+    state = _state(parameters)  # before the numbers are read, so that a change meanwhile is seen next time
+    with torch.inference_mode(False), torch.no_grad():
+        _packed[owner] = _Packed(parameters, state, built := build())
+    return built
+
+
+def _state(parameters: list[dict[str, nn.Parameter | None]]) -> list[tuple[int, int]]:
+    return [
+        (p.data_ptr(), 0 if p.is_inference() else p._version)
+        for held in parameters
+        for p in held.values()
+        if p is not None
+    ]
+
+
+class _Layer(NamedTuple):
+    weight: np.ndarray
+    bias: np.ndarray
+    depth: int
+    n_out: int
+
+
+def _laid_out(layer: nn.Conv1d) -> _Layer:
+    """A convolution's weights as a product of several frames side by side takes them."""
+    from w2w.networks.fast_products import LANES, UNROLL, panels
+
+    assert layer.bias is not None
+    weight = layer.weight.permute(2, 1, 0).flatten(0, 1)
+    bias = nn.functional.pad(layer.bias, (0, -len(layer.bias) % LANES)).clone()
+    depth = -(-len(weight) // UNROLL) * UNROLL
+    return _Layer(panels(weight), bias.numpy(), depth, layer.out_channels)
+
+
+def _project(layer: nn.Conv1d, rows: Float[Tensor, "_ inner"], n_frames: int) -> Rows:
+    from w2w.networks.fast_kernels import project
+
+    known, (n_rows, inner) = packed(layer, lambda: _laid_out(layer)), rows.shape
+    out = torch.empty(n_frames, len(known.bias))
+    needed = (n_frames - 1) * inner + known.depth
+    if needed > n_rows * inner:  # the last row is read a little further, and what is there counts nothing
+        rows = torch.cat([rows.flatten(), rows.new_zeros(needed - n_rows * inner)])
+    project(rows.reshape(-1).numpy(), inner, n_frames, known.weight, known.depth, known.bias, out.numpy())
+    return out
 
 
 def stem(
     layer: CausalConv1d, rows: Float[Tensor, "frames inner"], past: Float[Tensor, "1 inner context"]
 ) -> tuple[Float[Tensor, "frames outer"], Float[Tensor, "1 inner context"]]:
     """A causal convolution as one product: several frames side by side make a row."""
-    assert layer.bias is not None
-    weight = packed(layer, [layer.weight], lambda: layer.weight.permute(2, 1, 0).flatten(0, 1).contiguous())
     window = torch.cat([past[0].T, rows])
-    wide = window.as_strided((len(rows), len(weight)), (window.shape[1], 1))
-    return torch.addmm(layer.bias, wide, weight), window[len(rows) :].T[None]
+    out = _project(layer, window, len(rows))
+    return out[:, : layer.out_channels], window[len(rows) :].T[None]
 
 
 def pointwise(layer: nn.Conv1d, rows: Float[Tensor, "frames inner"]) -> Float[Tensor, "frames outer"]:
     """A convolution of length 1."""
-    assert layer.bias is not None
-    return torch.addmm(layer.bias, rows, layer.weight[:, :, 0].T)
+    return _project(layer, rows, len(rows))[:, : layer.out_channels]
+
+
+def shares_of(layer: nn.Conv1d, rows: Float[Tensor, "frames inner"]) -> Float[Tensor, "frames _"]:
+    """A convolution of length 1 and a softmax; zeros beyond."""
+    from w2w.networks.fast_kernels import softmax
+
+    shares = _project(layer, rows, len(rows))
+    softmax(shares.numpy(), layer.out_channels)
+    return shares
+
+
+class Blocks(NamedTuple):
+    """What residual blocks have learned, laid out for the compiled passes."""
+
+    dilations: np.ndarray
+    first: np.ndarray
+    """Scales and shifts of a frame without a style."""
+    taps: np.ndarray
+    bias: np.ndarray
+    widen: np.ndarray
+    widen_bias: np.ndarray
+    out: np.ndarray
+    out_bias: np.ndarray
+
+
+def _blocks(blocks: nn.ModuleList) -> Blocks:
+    from w2w.networks.fast_products import panels
+
+    def stack(part: Callable[[Any], Tensor | np.ndarray]) -> np.ndarray:
+        return np.stack([np.asarray(part(block)) for block in blocks])
+
+    return Blocks(
+        np.array([block.conv.dilation[0] for block in blocks]),  # type: ignore[union-attr, index]
+        stack(lambda block: torch.cat([block.scale_in[:, 0], torch.zeros(len(block.scale_in))])),
+        stack(lambda block: block.conv.weight[:, 0].T.contiguous()),
+        stack(lambda block: block.conv.bias),
+        stack(lambda block: panels(block.widen.weight[:, :, 0].T)),
+        stack(lambda block: block.widen.bias),
+        stack(lambda block: panels(block.out.weight[:, :, 0].T)),
+        stack(lambda block: block.out.bias),
+    )
+
+
+class Steering(NamedTuple):
+    """How frames steer blocks: each block's scales and shifts for every token, and the tokens' shares."""
+
+    tables: np.ndarray
+    shares: Float[Tensor, "frames _"]
+    n_tokens: int
+
+
+def token_table(block: Any, steer: Float[Tensor, "tokens steer"]) -> np.ndarray:
+    """A block's scales and shifts for frames that ask for one token alone, beyond those without a style."""
+    from w2w.networks.fast_products import panels
+
+    scale, shift = pointwise(block.style, steer).chunk(2, dim=1)
+    table = torch.cat([scale * block.scale_in[:, 0], shift], dim=1)
+    return panels(table)
 
 
 def run_blocks(
-    blocks: nn.ModuleList, rows: Rows, pasts: Sequence[Past], steers: "Steering | None" = None
+    blocks: nn.ModuleList, rows: Rows, pasts: Sequence[Past], steers: Steering | None = None
 ) -> list[Past]:
     """Take frames through blocks, in place; return what the blocks keep of them."""
-    pasts = list(pasts)
-    for start in range(0, len(rows), TILE):
-        tile = rows[start : start + TILE]
-        shares = None if steers is None else steers.shares[start : start + TILE]
-        for number, (block, past) in enumerate(zip(blocks, pasts)):
-            style = None if steers is None else torch.mm(shares, steers.tables[number])  # type: ignore
-            pasts[number] = _run_block(block, tile, past, style)  # type: ignore[arg-type]
-    return pasts
+    from vocoders.fast_convolution import scratch
+    from w2w.networks.fast_kernels import TILE, through_blocks
 
-
-class Steering:
-    """How frames steer blocks: each block's style for every timbre token, and the tokens' shares."""
-
-    def __init__(
-        self,
-        tables: Sequence[Float[Tensor, "tokens two_channels"]],
-        shares: Float[Tensor, "frames tokens"],
-    ) -> None:
-        self.tables, self.shares = tables, shares
-
-
-def _run_block(
-    block: "ResidualBlock", x: Rows, past: Past, style: Float[Tensor, "frames two_channels"] | None
-) -> Past:
-    from w2w.networks.fast_kernels import enter_block, gate
-
-    (n_frames, n), context, widen, out = x.shape, past.shape[-1], block.widen, block.out
-    assert block.conv.bias is not None
-    assert out.bias is not None
-    learned = [block.scale_in, block.conv.weight, block.conv.bias, out.bias]
-    scale_in, taps, bias, out_bias, unsteered = packed(
-        block,
-        learned,
-        lambda: (
-            block.scale_in[:, 0].numpy(force=True),
-            block.conv.weight[:, 0].T.contiguous().numpy(force=True),
-            block.conv.bias.numpy(force=True),  # type: ignore[union-attr]
-            out.bias.numpy(force=True),  # type: ignore[union-attr]
-            torch.zeros(1, 2 * n).numpy(),
-        ),
+    known, n = packed(blocks, lambda: _blocks(blocks)), rows.shape[1]
+    tables, shares, n_tokens = (known.first, rows, 0) if steers is None else steers
+    past = torch.cat(list(pasts), dim=-1)
+    after = torch.empty_like(past)
+    height = max(part.shape[-1] for part in pasts) + TILE
+    window = scratch("blocks window", height * n)[: height * n].reshape(height, n)
+    hidden = scratch("blocks hidden", TILE * n)[: TILE * n].reshape(TILE, n)
+    wide = scratch("blocks wide", 2 * TILE * n)[: 2 * TILE * n].reshape(TILE, 2 * n)
+    padded = -(-n_tokens // 4) * 4
+    through_blocks(
+        rows.numpy(),
+        past[0].numpy(),
+        after[0].numpy(),
+        known,
+        shares.numpy(),
+        padded,
+        tables,
+        window,
+        hidden,
+        wide,
     )
-    window, hidden = x.new_empty(context + n_frames, n), x.new_empty(n_frames, n)
-    enter_block(
-        x.numpy(),
-        past[0].T.contiguous().numpy(),
-        scale_in,
-        unsteered if style is None else style.numpy(),
-        taps,
-        bias,
-        block.conv.dilation[0],
-        out_bias,
-        window.numpy(),
-        hidden.numpy(),
-    )
-    wide = pointwise(widen, hidden)
-    gate(wide.numpy(), hidden.numpy())
-    x.addmm_(hidden, out.weight[:, :, 0].T)
-    return window[n_frames:].T[None]
+    return list(after.split([part.shape[-1] for part in pasts], dim=-1))

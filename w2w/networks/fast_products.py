@@ -1,0 +1,116 @@
+"""Products of rows with weights, bit for bit the same for a row alone and for a row among others.
+
+So chunks of any length give the numbers of the whole, and a live step of one frame reads the weights once and
+does nothing else. Written out as LLVM code, like ``vocoders.fast_vectors``; addresses are bytes.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from torch import Tensor
+
+from vocoders.fast_vectors import LANES, PANEL, ROWS, _Emitter
+from w2w.networks.fast_compiling import compiled
+
+UNROLL = 4
+"""Inputs are taken that many at a time: rows are padded to a multiple."""
+_I64, _F32 = ir.IntType(64), ir.FloatType()
+
+
+def _product(n_rows: int, n_vectors: int) -> Callable:
+    """Return a function that writes ``first`` plus rows times one panel of weights."""
+
+    @intrinsic
+    def product(_, rows, row_step, weights, depth, first, first_step, out, out_step):
+        def generate(context, builder, signature, arguments):
+            rows, row_step, weights, depth, first, first_step, out, out_step = arguments
+            emit = _Emitter(builder, LANES)
+            sums = [cgutils.alloca_once(builder, emit.type) for _ in range(n_rows * n_vectors)]
+            for r in range(n_rows):
+                for v in range(n_vectors):
+                    value = emit.load(emit.at(emit.at(first, first_step, r), 4 * LANES * v))
+                    builder.store(value, sums[r * n_vectors + v])
+            starts = [emit.at(rows, row_step, r) for r in range(n_rows)]
+            with cgutils.for_range(builder, builder.sdiv(depth, ir.Constant(_I64, UNROLL))) as k:
+                offset = builder.mul(k.index, ir.Constant(_I64, 4 * UNROLL))
+                panel = builder.add(
+                    weights, builder.mul(k.index, ir.Constant(_I64, 4 * UNROLL * LANES * n_vectors))
+                )
+                for u in range(UNROLL):
+                    vectors = [
+                        emit.load(emit.at(panel, 4 * LANES, u * n_vectors + v)) for v in range(n_vectors)
+                    ]
+                    for r in range(n_rows):
+                        address = emit.at(builder.add(starts[r], offset), 4, u)
+                        value = emit.spread(builder.load(builder.inttoptr(address, _F32.as_pointer())))
+                        for v in range(n_vectors):
+                            slot = sums[r * n_vectors + v]
+                            builder.store(emit.fma(value, vectors[v], builder.load(slot)), slot)
+            for r in range(n_rows):
+                for v in range(n_vectors):
+                    value = builder.load(sums[r * n_vectors + v])
+                    emit.store(value, emit.at(emit.at(out, out_step, r), 4 * LANES * v))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 8), generate
+
+    return product
+
+
+_WIDE = PANEL // LANES
+many_wide, four_wide, two_wide, one_wide = (_product(n, _WIDE) for n in (ROWS, 4, 2, 1))
+many_narrow, four_narrow, two_narrow, one_narrow = (_product(n, 1) for n in (ROWS, 4, 2, 1))
+
+
+def panels(weight: Float[Tensor, "inner outer"]) -> np.ndarray:
+    """Weights as ``multiply`` takes them: panels of columns one after another, zeros to fill up."""
+    weight = torch.nn.functional.pad(weight, (0, -weight.shape[1] % LANES, 0, -weight.shape[0] % UNROLL))
+    wide = weight.shape[1] // PANEL * PANEL
+    parts = [part.flatten() for part in weight[:, :wide].split(PANEL, dim=1)] if wide else []
+    return torch.cat([*parts, weight[:, wide:].flatten()]).numpy()
+
+
+@compiled
+def multiply(rows, row_step, n_rows, depth, weights, width, first, first_step, out, out_step):
+    """Write ``first`` plus rows times weights; steps are from row to row, and 0 repeats a row.
+
+    ``depth`` and ``width`` are the padded ones. The result may lie where ``first`` does.
+    """
+    column = 0
+    while column < width:
+        wide = width - column >= PANEL
+        read, start, to = weights + 4 * depth * column, first + 4 * column, out + 4 * column
+        row = 0
+        while row < n_rows:
+            left, x, y, z = n_rows - row, rows + row * row_step, start + row * first_step, to + row * out_step
+            if left >= ROWS:
+                if wide:
+                    many_wide(x, row_step, read, depth, y, first_step, z, out_step)
+                else:
+                    many_narrow(x, row_step, read, depth, y, first_step, z, out_step)
+                row += ROWS
+            elif left >= 4:
+                if wide:
+                    four_wide(x, row_step, read, depth, y, first_step, z, out_step)
+                else:
+                    four_narrow(x, row_step, read, depth, y, first_step, z, out_step)
+                row += 4
+            elif left >= 2:
+                if wide:
+                    two_wide(x, row_step, read, depth, y, first_step, z, out_step)
+                else:
+                    two_narrow(x, row_step, read, depth, y, first_step, z, out_step)
+                row += 2
+            else:
+                if wide:
+                    one_wide(x, row_step, read, depth, y, first_step, z, out_step)
+                else:
+                    one_narrow(x, row_step, read, depth, y, first_step, z, out_step)
+                row += 1
+        column += PANEL if wide else LANES
