@@ -6,6 +6,12 @@ With ``--spread 1.3 --data SPEECH`` voices are told apart more boldly than in tr
 A run that trained a converter of mels is exported with what speaks for it: ``--vocoder`` is ``released``,
 ``griffin_lim``, or the folder or training run of a vocoder, which is copied into the export. ``--statistics
 CLIP`` keeps a recorded clip's statistics in a network of frozen ones.
+
+    python -m w2w.export RUN --format onnx --chunk-ms 20 --voice her.wav --out live.onnx
+
+writes one live step as one file instead, which onnxruntime (``onnx``) or torch (``torch``) runs without this
+package: README.md and ``examples/onnx_live.py`` show how. RUN may also be an exported folder; without it, the
+released converter is written.
 """
 
 from collections.abc import Sequence
@@ -22,6 +28,7 @@ from engine.config import load_config
 from engine.user_error import UserError, exits_cleanly
 from w2w.baselines.road import export_road, is_mel_run
 from w2w.converter import Converter
+from w2w.exported.command import FORMATS, add_step_options, refuse_step_options, write_step
 from w2w.networks.network import ConverterNetwork
 
 
@@ -106,8 +113,12 @@ def spread_voices(network: ConverterNetwork, spread: float, data: str) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Export a run."""
     parser = Arguments.described_by("w2w.export", __doc__)
-    parser.add_argument("run", type=Path, help="folder of the training run")
-    parser.add_argument("--out", type=Path, help="folder to write (default: RUN/export)")
+    parser.add_argument("run", type=Path, nargs="?", help="folder of the training run, or of an export")
+    parser.add_argument("--out", type=Path, help="folder to write (default: RUN/export), or file")
+    parser.add_argument(
+        "--format", choices=FORMATS, default="weights", help="weights (default), or a live step as one file"
+    )
+    add_step_options(parser)
     parser.add_argument("--average", type=Path, metavar="RUN", help="another run to average the weights with")
     parser.add_argument("--share", type=float, default=0.5, help="of that run in the average (default 0.5)")
     parser.add_argument("--spread", type=float, default=1.0, help="how much further from the mean voice")
@@ -115,6 +126,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--vocoder", metavar="V", help="of a converter of mels: a word, a folder, or a run")
     parser.add_argument("--statistics", type=Path, metavar="CLIP", help="to freeze a converter of mels with")
     words = parser.parse_args(argv)
+    if words.format != "weights":
+        write_step(words)
+        return
+    if words.run is None:
+        raise UserError("name the training run whose weights are to be exported")
+    refuse_step_options(words)
     if not 0.0 < words.spread <= 3.0:
         raise UserError(f"--spread {words.spread} must be above 0 and at most 3")
     if words.spread != 1.0 and not words.data:

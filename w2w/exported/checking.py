@@ -40,8 +40,8 @@ def require_equal(found: float, what: str) -> None:
     """Refuse an export that speaks otherwise than the network."""
     if not found <= MOST:
         raise UserError(
-            f"{what} differs from the network by {found:.1e}, more than {MOST}: nothing was written; export it"
-            " with the versions of torch and onnxruntime that pyproject.toml names"
+            f"{what} differs from the network by {found:.1e}, more than {MOST}: nothing was written;"
+            " export it with the versions of torch and onnxruntime that constraints.txt names"
         )
 
 

@@ -14,8 +14,9 @@ FORMAT = "timbre converter step"
 VERSION = 1
 HOW_TO = (
     "Feed `chunk` (chunk_samples of source at sample_rate), `voice` and `semitones` (float64), and every"
-    " state_NAME; before the first chunk, leave the states out. Output `wave` is the conversion, late by look_ahead"
-    " samples; feed every next_NAME back as state_NAME. End with silence until look_ahead samples more came out."
+    " state_NAME; before the first chunk, leave the states out. Output `wave` is the conversion, late by"
+    " look_ahead samples; feed every next_NAME back as state_NAME. End with silence until look_ahead samples"
+    " more came out."
 )
 LICENCE = "MIT, as the weights' own card says; the card also names the training speech and what fails"
 CONSENT = (

@@ -1,4 +1,4 @@
-"""The step as one ONNX file: the initial state and a voice are its inputs' defaults, all else its metadata."""
+"""The step as one ONNX file: initial state and voice are its inputs' defaults, all else its metadata."""
 
 import os
 import warnings
@@ -15,6 +15,7 @@ from engine.user_error import UserError
 from w2w.exported.checking import difference, require_equal
 from w2w.exported.description import HOW_TO, describe
 from w2w.exported.step_graph import StepGraph
+from w2w.exported.torch_program import traced
 from w2w.networks.network import ConverterNetwork
 
 OPSET = 20
@@ -70,13 +71,11 @@ def _traced(graph: StepGraph) -> Any:
         import onnxscript  # noqa: F401
     except ImportError:
         raise UserError(f"a graph is written by onnx and onnxscript: {WAY_OUT}") from None
-    chunk, voice = torch.zeros(1, 1, graph.chunk_samples), torch.zeros(1, graph.voice_dim)
-    examples = (chunk, voice, torch.zeros(1, dtype=torch.float64), *graph.begun.values())
     inputs = ["chunk", "voice", "semitones", *(f"state_{name}" for name in graph.begun)]
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of deprecations inside torch
         program = torch.onnx.export(
-            torch.export.export(graph, examples, strict=False),
+            traced(graph),
             dynamo=True,
             opset_version=OPSET,
             input_names=inputs,

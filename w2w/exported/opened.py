@@ -32,8 +32,8 @@ _sessions: dict[str, Any] = {}
 def open_engine(network: WaveNetwork, name: str, chunk_hops: int) -> "WaveNetwork | OnnxEngine":
     """What runs a network's steps, which will mostly be ``chunk_hops`` hops long.
 
-    ``eager`` is the network; ``onnx`` is its graph, several times as fast at chunks of some 10 ms. The graph is
-    made at the first use, in some seconds, and then found in the user's cache (``TIMBRE_CACHE`` says where).
+    ``eager`` is the network; ``onnx`` is its graph, several times as fast at chunks of some 10 ms. The graph
+    is made at the first use, in some seconds, and then found in the user's cache (``cache_folder``).
     """
     match name:
         case "eager":

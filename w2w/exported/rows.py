@@ -1,7 +1,7 @@
 """A converter's residual blocks for a fixed number of frames, time first, in as few operations as they take.
 
-All blocks' pasts lie in one tensor. What a block's convolution makes of its past does not wait for the block's
-turn: it is computed for all blocks at once. Scales and biases that meet a matrix product are part of it.
+All blocks' pasts lie in one tensor. What a block's convolution makes of its past does not wait for the
+block's turn: it is computed for all blocks at once. Biases that meet a matrix product are part of it.
 """
 
 from collections.abc import Sequence

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def transform(n_samples: int, n_fft: int) -> Float[Tensor, "n_samples two_bins"]:
-    """What takes a row of samples, followed by silence, to real parts and then imaginary parts of its bins."""
+    """What takes a row of samples, followed by silence, to the real and then imaginary parts of its bins."""
     angle = _angles(n_samples, n_fft)
     return torch.cat([angle.cos(), -angle.sin()], dim=1).float()
 

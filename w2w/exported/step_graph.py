@@ -99,8 +99,8 @@ def check_exportable(network: object) -> None:
     """Refuse what has no step to write down, and say why."""
     if not isinstance(network, ConverterNetwork):
         raise UserError(
-            "a converter of mels is exported as weights only: the step of a wave-to-wave converter is what can be"
-            " written as a graph"
+            "a converter of mels is exported as weights only: the step of a wave-to-wave converter is what"
+            " can be written as a graph"
         )
     if network.needs_whole:
         raise UserError(f"this converter's {network.needs_whole}: there is no step that could be exported")

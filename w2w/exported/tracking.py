@@ -1,8 +1,8 @@
 """The pitch tracker of a few frames, in float64 like the plain one, without Fourier transforms.
 
-A frame's correlations are sums over 400 samples (at 16 kHz) for some 220 lags. The samples, laid out in rows of
-``ROW``, meet rows that begin ``ROW`` apart and are as long as all lags: one product, whose skew diagonals are
-summed.
+A frame's correlations are sums over 400 samples (at 16 kHz) for some 220 lags. The samples, laid out in rows
+of ``ROW``, meet rows that begin ``ROW`` apart and are as long as all lags: one product, whose skew diagonals
+are summed.
 """
 
 import math
