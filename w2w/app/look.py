@@ -30,7 +30,8 @@ table.scores caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 table.scores th, table.scores td { text-align: left; vertical-align: top; padding: .35rem .6rem .35rem 0;
   border-bottom: 1px solid var(--border-color-primary); }
 table.scores td:nth-child(2) { font-variant-numeric: tabular-nums; font-weight: 600; }
-a:focus-visible, button:focus-visible, input:focus-visible { outline: 3px solid #1d6fb8; outline-offset: 2px; }
+a:focus-visible, button:focus-visible, input:focus-visible {
+  outline: 3px solid #1d6fb8; outline-offset: 2px; }
 """
 
 
@@ -42,7 +43,6 @@ def mounted() -> dict[str, Any]:
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", text_size="md", **fonts)
     return {
         "theme": theme,
-        "css": CSS,
         "footer_links": ["settings"],
         "run_history": False,
         "ssr_mode": False,

@@ -1,4 +1,4 @@
-"""The page: speak a recording, or live, with another voice; listen, look and score. Nothing leaves the host."""
+"""The page: speak a recording, or live, with another voice; listen, look and score."""
 
 import contextvars
 import os
@@ -18,6 +18,8 @@ except ImportError:
     raise UserError("the app needs gradio: pip install 'timbre[app]'") from None
 
 from data.audio import info
+from w2w.app.live_tab import build_live_tab
+from w2w.app.look import CSS
 from w2w.app.page_voice import VoicePanel, Wanted, build_voice_panel, check_at_once, complaints, recording
 from w2w.app.pictures import compared
 from w2w.app.scores import score, table
@@ -50,15 +52,20 @@ def build_page(conversions: Conversions, card: Path | None = None) -> gr.Blocks:
     ``card`` is the model card's file (Markdown), where the converter is not the released one.
     """
     # Uploads are kept beside the results, so that they are deleted with them.
-    os.environ["GRADIO_TEMP_DIR"] = str(conversions.folder / "page")
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(conversions.folder / "page"))
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, KEPT_S)) as page:
+        gr.HTML(
+            f"<style>{CSS}</style>", padding=False
+        )  # here, so that it needs no option where it is mounted
         gr.Markdown(HEADER, elem_id="title")
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
                 panel = build_voice_panel(conversions)
             with gr.Column(scale=3, min_width=420), gr.Tabs():
-                with gr.Tab("Convert a recording", id="recording"):
+                with gr.Tab("A recording", id="recording"):
                     build_recording_tab(conversions, panel)
+                with gr.Tab("Live", id="live_tab"):
+                    build_live_tab(conversions, panel)
     with page.route("Model card", "card"):
         gr.Markdown(card_text(card), elem_id="card")
     page.queue(max_size=conversions.limits.queue, api_open=False)

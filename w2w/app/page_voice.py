@@ -103,7 +103,7 @@ def build_voice_panel(conversions: Conversions) -> VoicePanel:
         visible=told,
         elem_id="kind",
     )
-    with gr.Group() as recorded:
+    with gr.Column() as recorded:
         reference = recording("Voice to speak with: some seconds of clear speech", "reference")
         with gr.Accordion("More recordings of the same voice (averaged)", open=False):
             further = gr.File(

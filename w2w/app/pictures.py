@@ -26,8 +26,10 @@ DEPTH = 9.0
 SHADES = ("000004", "1d1147", "51127c", "822681", "b63679", "e65164", "fb8861", "fec287", "fcfdbf")
 """Colours from quiet to loud, each step as much lighter as the one before."""
 COLUMNS = 1200
-WIDTH, LEFT, MEL_HEIGHT, F0_HEIGHT, GAP = 960, 64, 150, 170, 34
+WIDTH, LEFT, MEL_HEIGHT, F0_HEIGHT, GAP = 760, 64, 130, 160, 34
 F0_MARKS, MEL_MARKS = (75, 100, 150, 200, 300, 400), (200, 1000, 3000, 7000)
+LEAP = 0.3
+"""Octaves between neighbouring frames that are not joined by a line."""
 UNHEARD = "no pitch found"
 
 
@@ -131,10 +133,11 @@ def f0_panel(curves: list[Curve], top: float, seconds: float) -> list[str]:
 
 
 def voiced_stretches(curve: Curve) -> list[range]:
-    """Runs of two or more voiced frames."""
-    voiced = np.concatenate([[0], (~np.isnan(curve)).astype(int), [0]])
-    starts, stops = (np.flatnonzero(np.diff(voiced) == step) for step in (1, -1))
-    return [range(a, b) for a, b in zip(starts.tolist(), stops.tolist()) if b - a > 1]
+    """Runs of two or more voiced frames without a leap: one of an octave is an error, not a melody."""
+    joined = np.abs(np.diff(np.log2(curve))) < LEAP
+    edges = np.diff(np.concatenate([[0], joined.astype(int), [0]]))
+    starts, stops = (np.flatnonzero(edges == step) for step in (1, -1))
+    return [range(a, b + 1) for a, b in zip(starts.tolist(), stops.tolist())]
 
 
 def time_axis(top: float, seconds: float) -> list[str]:

@@ -1,0 +1,191 @@
+"""The page's live tab: the microphone comes in small pieces, each is converted and played as it arrives."""
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from engine.user_error import UserError
+from w2w.app.conversions import Conversions
+from w2w.app.page_voice import VoicePanel, Wanted, sentence
+from w2w.stream import Stream
+from w2w.watermark import Marker
+
+Wave = Float[Tensor, "1 1 samples"]
+
+PIECE_S = 0.1
+"""Seconds of sound the browser sends at once."""
+CUSHION_S = 0.12
+"""Seconds the browser holds back before it plays, so that a late piece leaves no hole."""
+IDLE_S = 300
+"""Seconds after which the memory of someone who left is given back."""
+ABOUT = """
+Speak, and hear the other voice a moment later. **Use headphones**: a loudspeaker would be heard by the
+microphone again. The voice, the blend and the pitch may be changed while you speak. The browser adds some
+tenths of a second; `python -m w2w.live` is many times quicker.
+"""
+# Pieces are laid end to end on the sound card's clock; after a hole the cushion is filled again.
+PLAYER = """
+(text) => {
+  if (!text) return;
+  const [number, rate, data] = text.split(" ");
+  if (!window.liveSpeech || window.liveSpeech.rate !== rate)
+    window.liveSpeech = {rate, context: new AudioContext({sampleRate: +rate}), until: 0, samples: 0, holes: -1};
+  const live = window.liveSpeech, bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+  const samples = new Int16Array(bytes.buffer);
+  if (!samples.length) return;
+  const buffer = live.context.createBuffer(1, samples.length, +rate);
+  buffer.copyToChannel(Float32Array.from(samples, (s) => s / 32768), 0);
+  const source = live.context.createBufferSource(), now = live.context.currentTime;
+  if (live.until < now) { live.until = now + CUSHION; live.holes += 1; }
+  source.buffer = buffer;
+  source.connect(live.context.destination);
+  source.start(live.until);
+  live.until += buffer.duration;
+  live.samples += samples.length;
+  live.context.resume();
+}
+""".replace("CUSHION", str(CUSHION_S))
+
+
+@dataclass
+class Live:
+    """One person's conversion in progress."""
+
+    wanted: Wanted
+    stream: Stream
+    marker: Marker | None
+    mark: Any
+    pieces: int = 0
+    seconds: float = 0.0
+    refused: Wanted | None = field(default=None)
+    """What was wanted in vain; said once, not ten times a second."""
+
+    def say(self, wave: Wave, *, last: bool = False) -> Wave:
+        """Convert the next piece, and with the last one all that was held back."""
+        parts = [self.stream.push(wave)] if wave.shape[-1] else []
+        parts += [self.stream.flush()] if last else []
+        said = torch.cat([*parts, wave.new_zeros(1, 1, 0)], dim=-1)
+        if self.marker is not None and said.shape[-1]:
+            said, self.mark = self.marker.step(said, self.mark)
+        self.pieces += 1
+        self.seconds += wave.shape[-1] / self.stream.sample_rate
+        return said
+
+
+def begin(conversions: Conversions, wanted: Wanted, rate: int) -> Live:
+    """Start to speak with a voice, at the microphone's rate."""
+    voice = wanted.voice(conversions)
+    samples = max(1, round(PIECE_S * rate))
+    stream = conversions.converter.stream(voice, samples, semitones=float(wanted.pitch), sample_rate=rate)
+    marker = Marker(rate) if conversions.marked else None
+    return Live(wanted=wanted, stream=stream, marker=marker, mark=None if marker is None else marker.begin(1))
+
+
+def follow(conversions: Conversions, live: Live, wanted: Wanted) -> None:
+    """Glide to what is wanted now, where that is something else."""
+    if wanted in (live.wanted, live.refused):
+        return
+    live.refused = wanted
+    live.stream.change(wanted.voice(conversions), float(wanted.pitch))
+    live.wanted, live.refused = wanted, None
+
+
+def build_live_tab(conversions: Conversions, panel: VoicePanel) -> None:
+    """Microphone, status line and the hidden way to the loudspeaker."""
+    network = conversions.converter.network
+    if not network.streams:
+        gr.Markdown(f"This converter cannot speak live: its {network.needs_whole}.")
+        return
+    gr.Markdown("## 2. Speak\n" + ABOUT)
+    microphone = gr.Audio(
+        label="Microphone: press Record to begin, Stop to end",
+        sources=["microphone"],
+        streaming=True,
+        type="numpy",
+        buttons=[],
+        elem_id="microphone",
+    )
+    status = gr.Markdown("Not speaking.", elem_id="live")
+    speaker = gr.Textbox(visible="hidden", elem_id="speaker", label="Converted sound")
+    speaking = gr.State(None, time_to_live=IDLE_S)
+
+    def on_piece(piece: tuple[int, np.ndarray] | None, live: Live | None, *fields: Any) -> Sequence[Any]:
+        torch.set_num_threads(1)  # counted for each thread that calls
+        if piece is None:
+            return live, gr.skip(), gr.skip()
+        rate, wave = piece[0], mono(piece[1])
+        wanted = Wanted(*(tuple(f) if isinstance(f, list) else f for f in fields))
+        if isinstance(live, Refused) and live.wanted == wanted:
+            return live, gr.skip(), gr.skip()
+        try:
+            if not isinstance(live, Live) or live.stream.ended or live.stream.sample_rate != rate:
+                live = begin(conversions, wanted, rate)
+            else:
+                follow(conversions, live, wanted)
+            said = live.say(wave)
+        except (UserError, FileNotFoundError) as mistake:
+            words = told(mistake, wanted)
+            gr.Warning(words, title="Not speaking as wished")
+            kept = live if isinstance(live, Live) else Refused(wanted)
+            return kept, gr.skip(), f"**{words}**"
+        return live, packed(live, said), line(live)
+
+    def on_stop(live: Live | None) -> Sequence[Any]:
+        if not isinstance(live, Live) or live.stream.ended:
+            return None, gr.skip(), "Not speaking."
+        said = live.say(torch.zeros(1, 1, 0), last=True)
+        return None, packed(live, said), f"Spoke for {live.seconds:.1f} s."
+
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    outputs = [speaking, speaker, status]
+    inputs = [microphone, speaking, *panel.inputs]
+    # One at a time, so that pieces stay in order; each takes some milliseconds.
+    order: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "live"}
+    microphone.stream(on_piece, inputs, outputs, stream_every=PIECE_S, **order, **quiet)
+    microphone.stop_recording(on_stop, speaking, outputs, **order, **quiet)
+    speaker.change(None, speaker, None, js=PLAYER, queue=False, api_visibility="private")
+
+
+@dataclass
+class Refused:
+    """What was asked in vain before anything began."""
+
+    wanted: Wanted
+
+
+def mono(samples: np.ndarray) -> Wave:
+    """A piece from the browser as a wave."""
+    whole = samples.mean(axis=1) if samples.ndim == 2 else samples
+    scale = 32768.0 if np.issubdtype(samples.dtype, np.integer) else 1.0
+    return torch.from_numpy(np.asarray(whole, np.float32) / scale)[None, None]
+
+
+def packed(live: Live, said: Wave) -> str:
+    """A piece for the player: its number, the rate, and 16-bit samples in base64."""
+    samples = (said[0, 0].clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
+    return f"{live.pieces} {live.stream.sample_rate} {base64.b64encode(samples.tobytes()).decode()}"
+
+
+def line(live: Live) -> str:
+    """How it goes, in words; it changes once a second, which a screen reader can bear."""
+    late = live.stream.latency_ms + 1000 * CUSHION_S
+    return f"Speaking for {math.floor(live.seconds)} s. Delay: {late:.0f} ms and the way there and back."
+
+
+def told(mistake: Exception, wanted: Wanted) -> str:
+    """A complaint that calls files by their names."""
+    if isinstance(mistake, FileNotFoundError):
+        return "A recording of the voice was deleted since you chose it. Please choose it again."
+    words = str(mistake)
+    for path in (wanted.reference, wanted.second, *(wanted.further or [])):
+        words = words.replace(str(Path(path)), Path(path).name) if path else words
+    return sentence(words)
