@@ -4,7 +4,6 @@ import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from engine.user_error import UserError
 from w2w.app.conversions import Conversions
-from w2w.app.page_voice import VoicePanel, Wanted, sentence
+from w2w.app.page_voice import VoicePanel, Wanted, complaint
 from w2w.stream import Stream
 from w2w.watermark import Marker
 
@@ -37,8 +36,10 @@ PLAYER = """
 (text) => {
   if (!text) return;
   const [number, rate, data] = text.split(" ");
-  if (!window.liveSpeech || window.liveSpeech.rate !== rate)
-    window.liveSpeech = {rate, context: new AudioContext({sampleRate: +rate}), until: 0, samples: 0, holes: -1};
+  if (!window.liveSpeech || window.liveSpeech.rate !== rate) {
+    const context = new AudioContext({sampleRate: +rate});
+    window.liveSpeech = {rate, context, until: 0, samples: 0, holes: -1};
+  }
   const live = window.liveSpeech, bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
   const samples = new Int16Array(bytes.buffer);
   if (!samples.length) return;
@@ -85,7 +86,7 @@ def begin(conversions: Conversions, wanted: Wanted, rate: int) -> Live:
     """Start to speak with a voice, at the microphone's rate."""
     voice = wanted.voice(conversions)
     samples = max(1, round(PIECE_S * rate))
-    stream = conversions.converter.stream(voice, samples, semitones=float(wanted.pitch), sample_rate=rate)
+    stream = conversions.converter.stream(voice, samples, semitones=wanted.pitch, sample_rate=rate)
     marker = Marker(rate) if conversions.marked else None
     return Live(wanted=wanted, stream=stream, marker=marker, mark=None if marker is None else marker.begin(1))
 
@@ -95,7 +96,7 @@ def follow(conversions: Conversions, live: Live, wanted: Wanted) -> None:
     if wanted in (live.wanted, live.refused):
         return
     live.refused = wanted
-    live.stream.change(wanted.voice(conversions), float(wanted.pitch))
+    live.stream.change(wanted.voice(conversions), wanted.pitch)
     live.wanted, live.refused = wanted, None
 
 
@@ -118,12 +119,12 @@ def build_live_tab(conversions: Conversions, panel: VoicePanel) -> None:
     speaker = gr.Textbox(visible="hidden", elem_id="speaker", label="Converted sound")
     speaking = gr.State(None, time_to_live=IDLE_S)
 
-    def on_piece(piece: tuple[int, np.ndarray] | None, live: Live | None, *fields: Any) -> Sequence[Any]:
+    def on_piece(piece: tuple[int, np.ndarray] | None, live: Any, *fields: Any) -> Sequence[Any]:
         torch.set_num_threads(1)  # counted for each thread that calls
         if piece is None:
             return live, gr.skip(), gr.skip()
         rate, wave = piece[0], mono(piece[1])
-        wanted = Wanted(*(tuple(f) if isinstance(f, list) else f for f in fields))
+        wanted = Wanted.from_fields(fields)
         if isinstance(live, Refused) and live.wanted == wanted:
             return live, gr.skip(), gr.skip()
         try:
@@ -133,13 +134,13 @@ def build_live_tab(conversions: Conversions, panel: VoicePanel) -> None:
                 follow(conversions, live, wanted)
             said = live.say(wave)
         except (UserError, FileNotFoundError) as mistake:
-            words = told(mistake, wanted)
+            words = complaint(mistake, wanted.paths)
             gr.Warning(words, title="Not speaking as wished")
             kept = live if isinstance(live, Live) else Refused(wanted)
             return kept, gr.skip(), f"**{words}**"
         return live, packed(live, said), line(live)
 
-    def on_stop(live: Live | None) -> Sequence[Any]:
+    def on_stop(live: Any) -> Sequence[Any]:
         if not isinstance(live, Live) or live.stream.ended:
             return None, gr.skip(), "Not speaking."
         said = live.say(torch.zeros(1, 1, 0), last=True)
@@ -179,13 +180,3 @@ def line(live: Live) -> str:
     """How it goes, in words; it changes once a second, which a screen reader can bear."""
     late = live.stream.latency_ms + 1000 * CUSHION_S
     return f"Speaking for {math.floor(live.seconds)} s. Delay: {late:.0f} ms and the way there and back."
-
-
-def told(mistake: Exception, wanted: Wanted) -> str:
-    """A complaint that calls files by their names."""
-    if isinstance(mistake, FileNotFoundError):
-        return "A recording of the voice was deleted since you chose it. Please choose it again."
-    words = str(mistake)
-    for path in (wanted.reference, wanted.second, *(wanted.further or [])):
-        words = words.replace(str(Path(path)), Path(path).name) if path else words
-    return sentence(words)

@@ -27,8 +27,10 @@ figure.conversion text.converted { fill: #c2410c; }
 figure.conversion figcaption { font-size: .9rem; margin-top: .3rem; }
 table.scores { border-collapse: collapse; width: 100%; font-size: .92rem; }
 table.scores caption { text-align: left; font-weight: 600; padding: .3rem 0; }
-table.scores th, table.scores td { text-align: left; vertical-align: top; padding: .35rem .6rem .35rem 0;
-  border-bottom: 1px solid var(--border-color-primary); }
+table.scores th, table.scores td { text-align: left; vertical-align: top;
+  padding: .35rem .6rem .35rem 0 !important; border: 0 !important;
+  border-bottom: 1px solid var(--border-color-primary) !important; }
+table.scores th { width: 32%; }
 table.scores td:nth-child(2) { font-variant-numeric: tabular-nums; font-weight: 600; }
 a:focus-visible, button:focus-visible, input:focus-visible {
   outline: 3px solid #1d6fb8; outline-offset: 2px; }
@@ -39,7 +41,7 @@ def mounted() -> dict[str, Any]:
     """Options for ``gradio.mount_gradio_app`` with which the page looks as meant and asks no other host."""
     import gradio as gr
 
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", text_size="md", **fonts)
     return {
         "theme": theme,

@@ -54,9 +54,6 @@ def build_page(conversions: Conversions, card: Path | None = None) -> gr.Blocks:
     # Uploads are kept beside the results, so that they are deleted with them.
     os.environ.setdefault("GRADIO_TEMP_DIR", str(conversions.folder / "page"))
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, KEPT_S)) as page:
-        gr.HTML(
-            f"<style>{CSS}</style>", padding=False
-        )  # here, so that it needs no option where it is mounted
         gr.Markdown(HEADER, elem_id="title")
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=320):
@@ -66,6 +63,7 @@ def build_page(conversions: Conversions, card: Path | None = None) -> gr.Blocks:
                     build_recording_tab(conversions, panel)
                 with gr.Tab("Live", id="live_tab"):
                     build_live_tab(conversions, panel)
+        gr.HTML(f"<style>{CSS}</style>")  # here, so that it needs no option where it is mounted
     with page.route("Model card", "card"):
         gr.Markdown(card_text(card), elem_id="card")
     page.queue(max_size=conversions.limits.queue, api_open=False)
@@ -93,8 +91,8 @@ def build_recording_tab(conversions: Conversions, panel: VoicePanel) -> None:
     kept = gr.State(None)
 
     def on_convert(path: str | None, *fields: Any, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-        wanted, began = Wanted(*fields), time.monotonic()
-        with complaints("Not converted", [path]):
+        wanted, began = Wanted.from_fields(fields), time.monotonic()
+        with complaints("Not converted", [path, *wanted.paths]):
             if not path:
                 raise UserError("choose or record what is to be said first")
             voice = wanted.voice(conversions)

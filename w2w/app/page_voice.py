@@ -42,7 +42,7 @@ class VoicePanel:
 
     @property
     def inputs(self) -> list[Any]:
-        """What a handler receives, in the order of ``Wanted``'s fields."""
+        """What a handler receives, in the order of ``Wanted.from_fields``."""
         return [
             self.kind,
             self.reference,
@@ -55,18 +55,40 @@ class VoicePanel:
         ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Wanted:
     """What the components held when a button was pressed."""
 
-    kind: str
-    reference: str | None
-    further: Sequence[str] | None
-    words: str | None
-    second: str | None
-    share: float
-    pitch: float
-    agreed: bool
+    kind: str = RECORDED
+    reference: str | None = None
+    further: tuple[str, ...] = ()
+    words: str = ""
+    second: str | None = None
+    share: float = 0.0
+    """Of the second voice, in percent."""
+    pitch: float = 0.0
+    """Semitones."""
+    agreed: bool = False
+
+    @classmethod
+    def from_fields(cls, fields: Sequence[Any]) -> "Wanted":
+        """Take the values of ``VoicePanel.inputs``, in their order."""
+        kind, reference, further, words, second, share, pitch, agreed = fields
+        return cls(
+            kind=kind,
+            reference=reference,
+            further=tuple(further or ()),
+            words=(words or "").strip(),
+            second=second,
+            share=float(share or 0),
+            pitch=float(pitch or 0),
+            agreed=bool(agreed),
+        )
+
+    @property
+    def paths(self) -> list[str]:
+        """Every file that the voice is taken from."""
+        return [path for path in (self.reference, self.second, *self.further) if path]
 
     @property
     def target(self) -> Path | None:
@@ -78,14 +100,13 @@ class Wanted:
         if not self.agreed:
             raise UserError(f"please tick “{AGREED}” first: a voice belongs to a person")
         if self.kind == WORDS:
-            if not (self.words or "").strip():
+            if not self.words:
                 raise UserError("describe the voice in words first, such as “an old man, low and rough”")
-            told = (self.words or "").strip()
-            first = conversions.line.run(lambda: conversions.converter.embed_text(told))
+            first = conversions.line.run(lambda: conversions.converter.embed_text(self.words))
         else:
             if not self.reference:
                 raise UserError("choose or record the voice to speak with first")
-            first = conversions.voice([Path(p) for p in (self.reference, *(self.further or []))])
+            first = conversions.voice([Path(p) for p in (self.reference, *self.further)])
         if not self.second or not self.share:
             return first
         other = conversions.voice([Path(self.second)])
@@ -183,24 +204,20 @@ def check_at_once(component: gr.Audio | gr.File, conversions: Conversions) -> No
 
 @contextmanager
 def complaints(title: str, paths: Sequence[str | None] = ()) -> Iterator[None]:
-    """Show what the user can mend as a message of the page; files are called by their names."""
+    """Show what the user can mend as a message of the page."""
     try:
         yield
-    except UserError as mistake:
-        words = str(mistake)
-        for path in paths:
-            if path:
-                words = words.replace(str(Path(path)), Path(path).name)
-        raise gr.Error(sentence(words), title=title, duration=20, print_exception=False) from None
-    except FileNotFoundError:
-        raise gr.Error(
-            "A recording was deleted since you chose it, as all are after a while. Please choose it again.",
-            title=title,
-            print_exception=False,
-        ) from None
+    except (UserError, FileNotFoundError) as mistake:
+        words = complaint(mistake, paths)
+        raise gr.Error(words, title=title, duration=20, print_exception=False) from None
 
 
-def sentence(words: str) -> str:
-    """A complaint as a sentence that is safe inside HTML."""
+def complaint(mistake: Exception, paths: Sequence[str | None] = ()) -> str:
+    """What is wrong as a sentence that is safe inside HTML and calls files by their names."""
+    if isinstance(mistake, FileNotFoundError) or any(path and not Path(path).exists() for path in paths):
+        return "A recording was deleted since you chose it, as all are after a while. Please choose it again."
+    words = str(mistake)
+    for path in paths:
+        words = words.replace(str(Path(path)), Path(path).name) if path else words
     words = html.escape(words[:1].upper() + words[1:], quote=False)
     return words if words.endswith((".", "!", "?")) else words + "."
