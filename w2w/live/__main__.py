@@ -166,14 +166,15 @@ def check(words: Namespace) -> None:
 
 def keep(words: Namespace, read: Sequence[Path]) -> None:
     """Refuse to write over what is read, or to write two sounds to one file."""
-    outs = {"--output-file": words.output_file, "--record": words.record}
+    named_outs = {"--output-file": words.output_file, "--record": words.record}
+    outs: dict[str, Path] = {option: out for option, out in named_outs.items() if out is not None}
     for option, out in outs.items():
-        for path in read if out is not None else ():
+        for path in read:
             if out.exists() and out.samefile(path):
                 raise UserError(
                     f"{option} {out} would be written over {path}, which is read: choose another name"
                 )
-    both = [out.absolute() for out in outs.values() if out is not None]
+    both = [out.absolute() for out in outs.values()]
     if len(set(both)) < len(both):
         raise UserError(f"--record and --output-file both name {words.record}: give them two names")
 

@@ -1,0 +1,177 @@
+"""How fast live conversion is, chunk by chunk: ``python -m benchmarks.live [--chunk-ms 10 13 20 40]``
+
+    python -m benchmarks.live --engine onnx eager
+    python -m benchmarks.live --engine onnx --peer CHECKOUT      # of LLVC's published code
+    python -m benchmarks.live --engine onnx --soak-minutes 60
+
+One thread; chunks follow one another at once unless ``--paced``. All take short turns, so that a machine that
+is slower for a while is so for each. The factor is computing time over the sound's. LLVC runs in a process of
+its own, by its own streaming function, at its 13 ms, with its weights where the checkout has them.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.converter import lasting, speech_like
+from benchmarks.live_peer import CHUNK_MS, Peer
+from benchmarks.live_soak import soak
+from benchmarks.table import machine, show
+from data.arguments import Arguments
+from data.audio import load
+from engine.user_error import UserError, exits_cleanly
+from w2w import Converter
+
+Wave = Float[Tensor, "1 1 samples"]
+TURN_S = 5.0
+"""Seconds of sound in a turn."""
+GOALS = {10.0: (0.2, None), 20.0: (0.1, 8.0)}
+"""By chunk in ms: the most computing time over the sound's, and the most ms for 99 % of chunks."""
+GOAL_PEER = 0.2
+"""The most computing time over the peer's, both at its chunk."""
+
+
+@dataclass(kw_only=True)
+class Contestant:
+    """One who takes turns, and how long each chunk took."""
+
+    name: str
+    chunk_ms: float
+    latency_ms: float | None
+    turn: Callable[[Wave], list[float]]
+    """Processes some seconds; returns the seconds that each chunk took."""
+    took: list[float] = field(default_factory=list)
+
+    @property
+    def factor(self) -> float:
+        """Computing time over the sound's."""
+        return 1000 * float(np.mean(self.took)) / self.chunk_ms
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    arguments = Arguments.described_by("benchmarks.live", __doc__)
+    option = arguments.add_argument
+    option("--checkpoint", metavar="FOLDER", help="exported converter (default: the released one)")
+    option("--speech", metavar="FILE", help="a recording (default: a sound with pitch and pauses)")
+    option("--seconds", type=float, default=60.0, help="of sound for each (default 60)")
+    option("--chunk-ms", type=float, nargs="+", default=[10.0, 13.0, 20.0, 40.0], metavar="MS")
+    option("--engine", nargs="+", default=["eager", "onnx"], choices=("eager", "onnx"))
+    option("--rate", type=int, metavar="HZ", help="of the chunks (default: the converter's)")
+    option("--paced", action="store_true", help="let each chunk come in real time, as from a microphone")
+    option("--peer", type=Path, metavar="CHECKOUT", help="folder of LLVC's published code")
+    option("--soak-minutes", type=float, metavar="N", help="only stream so many minutes, watching memory")
+    words = arguments.parse_args(argv)
+    if words.seconds < 1 or (words.soak_minutes is not None and words.soak_minutes < 1):
+        raise UserError("--seconds and --soak-minutes must be at least 1")
+    if not all(1 <= chunk_ms <= 1000 for chunk_ms in words.chunk_ms):
+        raise UserError("--chunk-ms must be within 1 and 1000 ms")
+    torch.set_num_threads(1)
+    converter = Converter.from_pretrained(words.checkpoint)
+    rate = words.rate or converter.sample_rate
+    own = converter.sample_rate
+    voice = converter.embed(load(words.speech, own) if words.speech else speech_like(10.0, own))
+    speech = load(words.speech, rate) if words.speech else speech_like(20.0, rate)
+    if words.soak_minutes is not None:
+        for engine in words.engine:
+            soak(converter, voice, speech, words.soak_minutes, words.chunk_ms[0], rate, engine)
+        return
+    contestants = [
+        ours(converter, voice, chunk_ms, rate, engine, words.paced)
+        for engine in words.engine
+        for chunk_ms in words.chunk_ms
+    ]
+    if words.peer is None:
+        compete(contestants, speech, words.seconds, rate)
+    else:
+        with Peer(words.peer, speech_like(TURN_S, 16_000)) as peer:
+            theirs = Contestant(
+                name=peer.name, chunk_ms=CHUNK_MS, latency_ms=peer.latency_ms, turn=lambda _: peer.turn()
+            )
+            contestants.append(theirs)
+            compete(contestants, speech, words.seconds, rate)
+    pace = "in real time" if words.paced else "one after another"
+    heads = ["who", "chunk", "latency", "factor", "median", "99 %", "worst", "goal", "met"]
+    title = f"{words.seconds:g} s at {rate} Hz, chunks {pace}, on {machine()}"
+    show(title, heads, [row(contestant) for contestant in contestants])
+    if words.peer is not None:
+        against(contestants)
+
+
+def ours(
+    converter: Converter, voice: Tensor, chunk_ms: float, rate: int, engine: str, paced: bool
+) -> Contestant:
+    """A stream that goes on over all its turns."""
+    chunk = round(chunk_ms * rate / 1000)
+    live = converter.stream(voice, chunk, sample_rate=rate, engine=engine)
+
+    def turn(wave: Wave) -> list[float]:
+        took, began = [], time.perf_counter()
+        for number, piece in enumerate(wave.split(chunk, dim=-1)):
+            if paced:
+                time.sleep(max(began + number * chunk / rate - time.perf_counter(), 0.0))
+            before = time.perf_counter()
+            live.push(piece)
+            took.append(time.perf_counter() - before)
+        return took
+
+    return Contestant(
+        name=f"ours, {engine}", chunk_ms=1000 * chunk / rate, latency_ms=live.latency_ms, turn=turn
+    )
+
+
+def compete(contestants: Sequence[Contestant], speech: Wave, seconds: float, rate: int) -> None:
+    """Have each process as many seconds, turn by turn; what is made once is made before."""
+    warm = lasting(speech, rate)
+    for contestant in contestants:
+        contestant.turn(warm)
+    n_turns = max(round(seconds / TURN_S), 1)
+    turn_samples = round(seconds / n_turns * rate)
+    whole = lasting(speech, turn_samples * n_turns)
+    for number, wave in enumerate(whole.split(turn_samples, dim=-1)):
+        # The order turns too, for whoever always came after the same one would find the same caches.
+        for place in range(len(contestants)):
+            contestant = contestants[(place + number) % len(contestants)]
+            contestant.took += contestant.turn(wave)
+
+
+def row(contestant: Contestant) -> list[str]:
+    """One line of the table."""
+    took = 1000 * np.array(contestant.took)
+    slow = float(np.quantile(took, 0.99))
+    goal, met = "", ""
+    most, most_slow = GOALS.get(contestant.chunk_ms, (None, None))
+    if most is not None:
+        goal = f"≤ {most}" + (f", 99 % ≤ {most_slow:g} ms" if most_slow else "")
+        met = "yes" if contestant.factor <= most and slow <= (most_slow or slow) else "NO"
+    late = "" if contestant.latency_ms is None else f"{contestant.latency_ms:.4g} ms"
+    figures = [f"{figure:.2f} ms" for figure in (float(np.median(took)), slow, float(took.max()))]
+    name, factor = contestant.name, f"{contestant.factor:.3f}"
+    return [name, f"{contestant.chunk_ms:g} ms", late, factor, *figures, goal, met]
+
+
+def against(contestants: Sequence[Contestant]) -> None:
+    """Our computing time over the peer's, at its chunk."""
+    *rest, theirs = contestants
+    same = [contestant for contestant in rest if contestant.chunk_ms == theirs.chunk_ms]
+    if not same:
+        print(f"\nadd {theirs.chunk_ms:g} to --chunk-ms to compare with the peer")
+    for contestant in same:
+        ratio = contestant.factor / theirs.factor
+        medians: Any = np.median(contestant.took) / np.median(theirs.took)
+        print(
+            f"\n{contestant.name}: {ratio:.3f} of the computing time of {theirs.name}, chunks of"
+            f" {theirs.chunk_ms:g} ms (medians: {medians:.3f}; goal ≤ {GOAL_PEER}: {'met' if ratio <= GOAL_PEER else 'NOT met'})"
+        )
+
+
+if __name__ == "__main__":
+    main()

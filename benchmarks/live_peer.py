@@ -1,0 +1,172 @@
+"""LLVC's published streaming code, timed in a process of its own: its imports would clash with others.
+
+Nothing in the checkout is changed: its ``infer.infer_stream`` runs as it is, with a clock in place of its
+``time``. Of what it imports, ``utils`` (which only training needs, with much else) and speechbrain's sinusoids,
+where speechbrain is not installed, are stood in for.
+"""
+
+import importlib
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from data.audio import load, save
+from engine.user_error import UserError
+
+CHUNK_MS = 13.0
+"""The chunk it is published with."""
+NEEDED = ("infer.py", "model.py", "cached_convnet.py", "experiments/llvc/config.json")
+WEIGHTS = "llvc_models/models/checkpoints/llvc/G_500000.pth"
+"""Where its own script looks for its weights."""
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Sinusoids(nn.Module):
+    """The position encoding that the peer takes from speechbrain: sines and cosines, as many as asked for."""
+
+    def __init__(self, input_size: int, max_len: int = 2500) -> None:
+        super().__init__()
+        place = torch.arange(max_len)[:, None].float()
+        rate = torch.exp(torch.arange(0, input_size, 2).float() * (-math.log(10_000.0) / input_size))
+        table = torch.stack([torch.sin(place * rate), torch.cos(place * rate)], dim=-1).flatten(1)
+        self.register_buffer("pe", table[None])
+
+    def forward(self, x: Float[Tensor, "batch time dim"]) -> Float[Tensor, "1 time dim"]:
+        return self.get_buffer("pe")[:, : x.shape[1]].clone().detach()
+
+
+class Peer:
+    """The other process: waits, takes a turn when it is asked to, ends with the ``with`` block."""
+
+    def __init__(self, checkout: Path, wave: Float[Tensor, "1 1 samples"]) -> None:
+        missing = [name for name in NEEDED if not (checkout / name).is_file()]
+        if missing:
+            raise UserError(
+                f"--peer {checkout} is not a checkout of LLVC's published code: {missing[0]} is missing"
+            )
+        self.checkout, self.wave = checkout.resolve(), wave
+        self.name, self.latency_ms = "LLVC", None
+
+    def __enter__(self) -> "Peer":
+        self.scratch = tempfile.TemporaryDirectory()
+        source = Path(self.scratch.name, "source.wav")
+        save(source, self.wave, 16_000)
+        paths = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.live_peer", str(self.checkout), str(source)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **paths},
+        )
+        about = self._answer()
+        self.name, self.latency_ms = about["name"], about["latency_ms"]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+        self.scratch.cleanup()
+
+    def turn(self) -> list[float]:
+        """Process the wave once; return the seconds of each chunk."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("turn\n")
+        self.process.stdin.flush()
+        return self._answer()["took"]
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            _, said = self.process.communicate()
+            last = said.strip().splitlines()[-1] if said.strip() else "nothing was said"
+            raise UserError(f"--peer {self.checkout}: its code ended: {last}")
+        return json.loads(line)
+
+
+class Clock:
+    """Stands where the peer reads the time, before and after each chunk, and keeps what it read."""
+
+    def __init__(self) -> None:
+        self.read: list[float] = []
+
+    def time(self) -> float:
+        """Seconds, of a clock finer than the peer's."""
+        self.read.append(time.perf_counter())
+        return self.read[-1]
+
+    def took(self) -> list[float]:
+        """Seconds of each chunk since the last call."""
+        read, self.read = self.read, []
+        return [after - before for before, after in zip(read[::2], read[1::2])]
+
+
+def imported(checkout: Path) -> Any:
+    """Its module of inference."""
+    sys.path.insert(0, str(checkout))
+    sys.modules["utils"] = stand_in("utils", glob_audio_files=None)
+    try:
+        importlib.import_module("speechbrain.lobes.models.transformer.Transformer")
+    except ImportError:
+        path = "speechbrain.lobes.models.transformer.Transformer"
+        parts = path.split(".")
+        for depth in range(1, len(parts) + 1):
+            name = ".".join(parts[:depth])
+            sys.modules[name] = stand_in(name)
+        sys.modules[path].PositionalEncoding = Sinusoids  # pyright: ignore[reportAttributeAccessIssue]
+    return importlib.import_module("infer")
+
+
+def stand_in(name: str, **names: Any) -> ModuleType:
+    """A module with these names only."""
+    module = ModuleType(name)
+    module.__path__ = []
+    module.__dict__.update(names)
+    return module
+
+
+def opened(checkout: Path, infer: Any) -> tuple[nn.Module, int, str]:
+    """Its network, rate, and what its weights are."""
+    settings, weights = checkout / "experiments/llvc/config.json", checkout / WEIGHTS
+    if weights.is_file():
+        model, rate = infer.load_model(str(weights), str(settings))
+        return model.eval(), rate, "its weights"
+    config = json.loads(settings.read_text())
+    torch.manual_seed(0)
+    return infer.Net(**config["model_params"]).eval(), config["data"]["sr"], "random weights"
+
+
+def serve(checkout: Path, source: Path) -> None:
+    """Take a turn for each line that comes in."""
+    torch.set_num_threads(1)
+    answers, sys.stdout = sys.stdout, sys.stderr  # what the peer prints is no answer
+    infer = imported(checkout)
+    model, rate, weights = opened(checkout, infer)
+    clock = Clock()
+    infer.time = SimpleNamespace(time=clock.time)
+    wave = load(source, rate)[0, 0]
+    network: Any = model
+    latency_ms = 1000.0 * (network.dec_chunk_size + 2) * network.L / rate
+    parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+    about = {"name": f"LLVC ({parameters:.1f} M, {weights})", "latency_ms": latency_ms}
+    print(json.dumps(about), file=answers, flush=True)
+    for _ in sys.stdin:
+        infer.do_infer(model, wave, 1, rate, True)
+        print(json.dumps({"took": clock.took()}), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,93 @@
+"""A live session for an hour, faster than real time: memory and time per chunk must stay where they are."""
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.converter import lasting
+from benchmarks.table import machine, show
+from w2w import Converter
+from w2w.live.session import Session, undisturbed
+from w2w.watermark import Marker
+
+Wave = Float[Tensor, "1 1 samples"]
+MOST_GROWTH_MIB, MOST_SLOWING = 8.0, 1.1
+"""What still counts as flat: what an allocator may keep, and the noise of a shared machine."""
+
+
+def resident_mib() -> float:
+    """Memory of this process now; where the system does not tell, its most so far."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except OSError:
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def soak(
+    converter: Converter,
+    voice: Tensor,
+    speech: Wave,
+    minutes: float,
+    chunk_ms: float,
+    rate: int,
+    engine: str,
+) -> None:
+    """Stream that long with everything the command does: mark, meters, voices and pitch that change."""
+    # Another voice to go over to and back.
+    other = voice + 0.1 * torch.randn(voice.shape, generator=torch.Generator().manual_seed(0)).to(voice)
+    session = Session(
+        converter, [voice, other], chunk_ms=chunk_ms, rate=rate, engine=engine, marker=Marker(rate)
+    )
+    session.warm_up()
+    chunks = lasting(speech, 60 * rate).split(session.chunk_samples, dim=-1)
+    whole = [chunk for chunk in chunks if chunk.shape[-1] == session.chunk_samples]
+    seen: list[tuple[float, float, float, float]] = []
+    with undisturbed():
+        for minute in range(round(minutes)):
+            session.choose_voice(minute % 2)
+            took, cpu = [], time.process_time()
+            for chunk in whole:
+                before = time.perf_counter()
+                session.push(chunk)
+                took.append(1000 * (time.perf_counter() - before))
+            cpu = 1000 * (time.process_time() - cpu) / len(whole)
+            seen.append((resident_mib(), float(np.median(took)), float(np.quantile(took, 0.99)), cpu))
+    title = (
+        f"{round(minutes)} minutes at once, {engine}, chunks of {chunk_ms:g} ms at {rate} Hz, watermarked,"
+        f" the voice changing every minute, on {machine()}"
+    )
+    show(title, ["minutes", "memory", "median", "99 %", "computing time"], rows(seen))
+    print("\n" + verdict(seen))
+
+
+def rows(seen: Sequence[tuple[float, float, float, float]]) -> list[list[str]]:
+    """Up to twelve of the minutes, the first and the last among them."""
+    chosen = sorted({round(place) for place in np.linspace(0, len(seen) - 1, min(len(seen), 12))})
+    lines = []
+    for minute in chosen:
+        memory, *times = seen[minute]
+        lines.append([str(minute + 1), f"{memory:.1f} MiB", *(f"{ms:.3f} ms" for ms in times)])
+    return lines
+
+
+def verdict(seen: Sequence[tuple[float, float, float, float]]) -> str:
+    """Whether memory and computing time stayed flat: medians over the second and the last tenth."""
+    tenth = max(len(seen) // 10, 1)
+    # The first minute pays for what is made once.
+    early = np.median(np.array(seen[1 : 1 + tenth] or seen), axis=0)
+    late = np.median(np.array(seen[-tenth:]), axis=0)
+    grown, slower = float(late[0] - early[0]), float(late[3] / early[3])
+    flat = grown <= MOST_GROWTH_MIB and slower <= MOST_SLOWING
+    return (
+        f"memory {grown:+.1f} MiB, computing time per chunk x {slower:.3f} from the first minutes to the"
+        f" last: {'flat' if flat else 'NOT flat'}"
+    )
