@@ -15,6 +15,7 @@ from torch import Tensor
 
 In = Float[Tensor, "batch 1 samples"]
 Out = Float[Tensor, "batch 1 resampled"]
+Piece = tuple[Int64[Tensor, " _"], Float64[Tensor, "_ taps"]]
 
 REACH_S = 15 / 16_000
 """Seconds that the filter hears before and after each sample: under a millisecond."""
@@ -22,10 +23,10 @@ STOP_DB = 60.0
 """How far the stop band lies below the pass band."""
 TRANSITION_HZ = (STOP_DB - 7.95) / (14.36 * 2 * REACH_S)
 """From pass band to stop band, by Kaiser's formula: 1.9 kHz."""
-LARGEST_TABLE = 2**20
-"""Weights that are kept; rates with fewer common divisors have theirs computed when they are needed."""
 PIECE = 1024
 """Samples made at once: what they need stays in the cache."""
+N_PLANS = 16
+"""Chunks, by place and length, whose weights are looked up once."""
 
 
 class ResamplerState(NamedTuple):
@@ -58,8 +59,9 @@ class LiveResampler:
         if self.delay < self.reach:
             raise ValueError(f"delay={self.delay} is below the filter's reach, {self.reach} samples")
         self.n_taps = math.floor(self.reach + self.delay + 1) + 1
-        every = torch.arange(self.up)
-        self.table = self._weights(every) if self.up * self.n_taps <= LARGEST_TABLE else None
+        with torch.inference_mode(False):  # gradients may pass later
+            self.table = self._weights(torch.arange(self.up))
+        self.plans: dict[tuple[int, int, str], list[Piece]] = {}
 
     def begin(self, batch: int, device: torch.device | str = "cpu") -> ResamplerState:
         """Silence before the first sample."""
@@ -68,28 +70,42 @@ class LiveResampler:
 
     def step(self, wave: In, state: ResamplerState) -> tuple[Out, ResamplerState]:
         """Resample one chunk of any length, also none."""
+        if not wave.shape[-1]:
+            return wave, state
         window = torch.cat([state.past, wave.double()], dim=-1)
-        before, now = state.place, state.place + wave.shape[-1]
-        made = torch.arange(before * self.up // self.down, now * self.up // self.down)
-        after = ResamplerState(window[..., wave.shape[-1] :].clone(), now % self.down)
-        if not len(made):
-            return wave[..., :0], after
-        # Sample k ends where `(k + 1) * down / up` samples end; the newest of its inputs ends then, or
-        # `phase / up` of a sample later.
-        newest = -(-(made + 1) * self.down // self.up) - 1 - before
-        phase = -(made + 1) * self.down % self.up
+        after = ResamplerState(
+            window[..., wave.shape[-1] :].clone(), (state.place + wave.shape[-1]) % self.down
+        )
         rows = window[:, 0].unfold(-1, self.n_taps, 1)
         parts = [
-            (rows[:, where.to(rows.device)] * self._known_weights(which, rows.device)).sum(-1)
-            for where, which in zip(newest.split(PIECE), phase.split(PIECE))
+            (rows[:, where] * weights).sum(-1)
+            for where, weights in self._plan(state.place, wave.shape[-1], wave.device)
         ]
         return torch.cat(parts, dim=-1)[:, None].to(wave.dtype), after
 
-    def _known_weights(
-        self, phase: Int64[Tensor, " samples"], device: torch.device
-    ) -> Float64[Tensor, "samples taps"]:
-        weights = self._weights(phase) if self.table is None else self.table[phase]
-        return weights.to(device)
+    def _plan(self, place: int, samples: int, device: torch.device) -> list[Piece]:
+        """Which samples of a chunk complete which new ones, with what weights; kept where chunks repeat."""
+        key = place, samples, str(device)
+        plan = self.plans.get(key)
+        if plan is None:
+            with torch.inference_mode(False):
+                plan = self._new_plan(place, samples, device)
+            if sum(len(where) for where, _ in plan) <= PIECE:
+                if len(self.plans) >= N_PLANS:
+                    self.plans.clear()
+                self.plans[key] = plan
+        return plan
+
+    def _new_plan(self, place: int, samples: int, device: torch.device) -> list[Piece]:
+        made = torch.arange(place * self.up // self.down, (place + samples) * self.up // self.down)
+        # Sample k ends where `(k + 1) * down / up` samples end; the newest of its inputs ends then, or
+        # `phase / up` of a sample later.
+        newest = -(-(made + 1) * self.down // self.up) - 1 - place
+        phase = -(made + 1) * self.down % self.up
+        return [
+            (where.to(device), self.table[which].to(device))
+            for where, which in zip(newest.split(PIECE), phase.split(PIECE))
+        ]
 
     def _weights(self, phase: Int64[Tensor, " samples"]) -> Float64[Tensor, "samples taps"]:
         """What each of the newest samples, oldest first, gives to one that ends ``phase / up`` earlier."""
