@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             from w2w.app.guard import LOOPBACK
             from w2w.app.patience import impatient
             from w2w.app.server import application
-        except ImportError as missing:
+        except ModuleNotFoundError as missing:
             raise UserError(f"{missing.name} is not installed: pip install 'timbre[app]'") from None
         converter = Converter.from_pretrained(words.checkpoint)
         host, port = door.getsockname()[:2]
@@ -113,6 +113,7 @@ LIMITS = {
     "max_mb": (float, "of a whole request, in megabytes"),
     "max_seconds": (float, "of each recording"),
     "upload_seconds": (float, "that an upload may take"),
+    "idle_seconds": (float, "that a client may pause while it asks or uploads"),
     "queue": (int, "requests that may wait"),
     "workers": (int, "requests worked on at once, each on one thread"),
 }

@@ -40,7 +40,9 @@ class Conversions:
         *,
         folder: Path | None = None,
     ) -> None:
-        self.converter, self.limits, self.marked = converter, limits or Limits(), marked
+        self.converter, self.limits = converter, limits or Limits()
+        self.marked = marked
+        """Whether results carry the watermark that `python -m w2w.watermark` finds."""
         self.folder = folder or Path(tempfile.mkdtemp(prefix="timbre-"))
         """Where results are written; whoever asked for one deletes it."""
         self._owns_folder = folder is None
@@ -130,7 +132,8 @@ class Conversions:
                     f"{1000 * SHORTEST_S:.0f} ms"
                 )
             job = Job(source=source, out=out, sample_rate=info.sample_rate, samples=info.samples)
-            convert(self.converter, voice, job, rate=rate, semitones=semitones, done=done)
+            marked = self.marked
+            convert(self.converter, voice, job, rate=rate, semitones=semitones, marked=marked, done=done)
 
 
 @contextmanager

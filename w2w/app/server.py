@@ -1,6 +1,7 @@
 """The application: the HTTP interface, the page, and the guard before both."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,6 @@ from w2w.app.api import Interface
 from w2w.app.conversions import Conversions
 from w2w.app.guard import Guard
 from w2w.app.limits import BusyError
-
-PAGE_FOLDER = "page"
-"""Where the page keeps what its visitors upload and hear, in the server's private folder."""
 
 
 def application(
@@ -49,30 +47,28 @@ def application(
         return _answer(request, 500, "the server failed; its log tells more under the request's number")
 
     if page:
-        app = with_page(app, conversions, folder / PAGE_FOLDER, root_path)
+        app = with_page(app, conversions, root_path)
     return Guard(app, conversions.limits, names, same_site=not root_path)
 
 
-def with_page(app: FastAPI, conversions: Conversions, folder: Path, root_path: str) -> FastAPI:
-    """Put the page at ``/``; whatever its visitors upload stays in ``folder``."""
-    folder.mkdir(exist_ok=True)
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)  # both are read when gradio is imported
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+def with_page(app: FastAPI, conversions: Conversions, root_path: str) -> FastAPI:
+    """Put the page at ``/``; whatever its visitors upload stays in the folder of the results."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
     import gradio
 
+    from w2w.app.look import mounted
     from w2w.app.page import build_page
 
-    return gradio.mount_gradio_app(
-        app,
-        build_page(conversions),
-        path="/",
-        root_path=root_path or None,
-        max_file_size=conversions.limits.max_bytes,
-        ssr_mode=False,
-        run_history=False,
-        footer_links=[],
-        enable_monitoring=False,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="SSR mode")  # of a mode that nobody asked for
+        return gradio.mount_gradio_app(
+            app,
+            build_page(conversions),
+            path="/",
+            root_path=root_path or None,
+            max_file_size=conversions.limits.max_bytes,
+            **mounted(),
+        )
 
 
 def _answer(request: Request, status: int, sentence: str, headers: Any = None) -> Response:

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, field
 from io import BufferedWriter
 from pathlib import Path
+from typing import Any
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartCallbacks, MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from w2w.app.answers import FormError, TypeRefusedError
@@ -65,7 +66,7 @@ class _Reader:
         self.name = ""
         self.file: BufferedWriter | None = None
         self.word = bytearray()
-        self.callbacks: MultipartCallbacks = {
+        self.callbacks: Any = {
             "on_part_begin": self._begin,
             "on_header_field": self._header_key,
             "on_header_value": self._header_value,
