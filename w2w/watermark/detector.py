@@ -22,7 +22,7 @@ SMOOTH_BINS = 3
 """Neighbouring frequencies whose mean power a frequency is divided by."""
 FLOOR_DB = -50.0
 """Of the mean power: what is fainter is not raised to the level of the rest."""
-NOISE = 1.5
+NOISE = 2.5
 """How much of the steady background is left out, as a multiple of the faintest tenth of each frequency."""
 LOUDEST = 2.0
 """Likeness is limited to this many (robust) deviations: a voice's pitch is far more alike than the echo."""

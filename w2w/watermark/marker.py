@@ -40,12 +40,13 @@ class Marker:
 
     def step(self, wave: Wave, past: Past) -> tuple[Wave, Past]:
         """Mark one chunk; feeding chunks in order equals one ``mark``."""
+        if wave.shape[-1] <= BLOCK:
+            return self._step(wave, past)
         marked = []
         for block in wave.split(BLOCK, dim=-1):
-            window = torch.cat([past, block], dim=-1)
-            marked.append(block + self._echo(window[..., : window.shape[-1] - self.delay], block.shape[-1]))
-            past = window[..., window.shape[-1] - self.context :]
-        return torch.cat(marked, dim=-1) if marked else wave, past
+            block, past = self._step(block, past)
+            marked.append(block)
+        return torch.cat(marked, dim=-1), past
 
     def mark(self, wave: Wave) -> Wave:
         """Mark a whole sound."""
@@ -59,20 +60,26 @@ class Marker:
             piece, past = self.step(piece, past)
             yield piece
 
+    def _step(self, wave: Wave, past: Past) -> tuple[Wave, Past]:
+        window = torch.cat([past, wave], dim=-1)
+        past = window[..., wave.shape[-1] :]
+        return (wave + self._echo(window, wave.shape[-1]), past) if wave.shape[-1] else (wave, past)
+
     def _echo(self, window: Wave, samples: int) -> Wave:
-        """The last ``samples`` of the window's echo, by a circular convolution whose start wraps unused."""
-        length = _even(window.shape[-1])
+        """The echo in the window's last samples, by a circular convolution whose start wraps unused."""
+        end = window.shape[-1] - self.delay
+        length = _fast_length(end)
         spectrum = self.spectra.get(length)
         if spectrum is None or spectrum.device != window.device:
             spectrum = torch.fft.rfft(self.taps.to(window.device), length)
             if len(self.spectra) >= 64:
                 self.spectra.clear()
             self.spectra[length] = spectrum
-        whole = torch.fft.irfft(torch.fft.rfft(window, length) * spectrum, length)
-        return whole[..., window.shape[-1] - samples : window.shape[-1]]
+        whole = torch.fft.irfft(torch.fft.rfft(window[..., :end], length) * spectrum, length)
+        return whole[..., end - samples : end]
 
 
-def _even(samples: int) -> int:
+def _fast_length(samples: int) -> int:
     """A transform length of at least that: a power of two, or three quarters of one."""
     power = 1 << (samples - 1).bit_length()
     return power * 3 // 4 if power * 3 // 4 >= samples and power >= 4 else power
