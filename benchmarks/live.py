@@ -169,7 +169,8 @@ def against(contestants: Sequence[Contestant]) -> None:
         medians: Any = np.median(contestant.took) / np.median(theirs.took)
         print(
             f"\n{contestant.name}: {ratio:.3f} of the computing time of {theirs.name}, chunks of"
-            f" {theirs.chunk_ms:g} ms (medians: {medians:.3f}; goal ≤ {GOAL_PEER}: {'met' if ratio <= GOAL_PEER else 'NOT met'})"
+            f" {theirs.chunk_ms:g} ms (medians: {medians:.3f}; goal ≤ {GOAL_PEER}:"
+            f" {'met' if ratio <= GOAL_PEER else 'NOT met'})"
         )
 
 

@@ -1,8 +1,8 @@
 """LLVC's published streaming code, timed in a process of its own: its imports would clash with others.
 
 Nothing in the checkout is changed: its ``infer.infer_stream`` runs as it is, with a clock in place of its
-``time``. Of what it imports, ``utils`` (which only training needs, with much else) and speechbrain's sinusoids,
-where speechbrain is not installed, are stood in for.
+``time``. Two of its imports are stood in for: ``utils``, which only training needs, and, where speechbrain is
+not installed, its sinusoids.
 """
 
 import importlib

@@ -12,17 +12,18 @@ q or Ctrl-C ends. The line shows levels, the delay from microphone to loudspeake
 of the sound's, and how often sound came too late (under) or was lost (over).
 """
 
+import signal
 import sys
+import threading
 from argparse import Namespace
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
 
 from data.arguments import Arguments
 from data.audio import blocks
-from data.decoding import PLAUSIBLE_RATES
 from engine.stopping import stop_signals
 from engine.user_error import UserError, exits_cleanly
 from w2w.convert import MOST_SEMITONES
@@ -32,8 +33,9 @@ from w2w.live.devices import common_rate, found, listed, named, sound_library
 from w2w.live.duplex import Duplex
 from w2w.live.from_file import FileRun
 from w2w.live.keys import Keyboard, keyboard
-from w2w.live.session import Session, undisturbed
+from w2w.live.session import Session, Voice, undisturbed
 from w2w.live.takes import Recorder
+from w2w.stream import HIGHEST_RATE, LOWEST_RATE
 from w2w.voices import Voices
 from w2w.watermark import Marker
 
@@ -65,17 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep(words, [*voices.heard, *([words.input_file] if words.input_file else [])])
 
     recorder = Recorder(rate, words.record)
-    session = Session(
-        converter,
-        each,
-        chunk_ms=words.chunk_ms,
-        rate=rate,
-        semitones=words.pitch,
-        bypass=words.bypass,
-        engine=words.engine,
-        marker=None if words.no_watermark else Marker(rate),
-        recorder=recorder,
-    )
+    session = opened(words, converter, each, rate, recorder)
     console = Console(session, recorder, words.reference)
     console.say(
         f"{rate} Hz, chunks of {1000 * session.chunk_samples / rate:g} ms: the conversion is"
@@ -84,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     session.warm_up()
     with ExitStack() as ending:
         stops = ending.enter_context(stop_signals())
+        ending.enter_context(hangup_noted(stops))
         ending.callback(console.end)
         ending.callback(recorder.stop)
         keys = ending.enter_context(keyboard())
@@ -97,6 +90,34 @@ def main(argv: Sequence[str] | None = None) -> None:
             by_card(Duplex(session, sound, ends, words.cushion_ms), console, keys, stops)
         else:
             by_file(FileRun(session, live=words.pace == "live"), words, console, keys, stops)
+
+
+def opened(
+    words: Namespace, converter: Converter, voices: Sequence[Voice], rate: int, recorder: Recorder
+) -> Session:
+    """The session that the command asks for; where no engine is named, by the fastest one that is there."""
+
+    def by(engine: str) -> Session:
+        return Session(
+            converter,
+            voices,
+            chunk_ms=words.chunk_ms,
+            rate=rate,
+            semitones=words.pitch,
+            bypass=words.bypass,
+            engine=engine,
+            marker=None if words.no_watermark else Marker(rate),
+            recorder=recorder,
+        )
+
+    if words.engine is not None:
+        return by(words.engine)
+    try:
+        return by("onnx")
+    except UserError as error:
+        session = by("eager")
+        print(f"note: the slower eager engine is used: {error}", file=sys.stderr)
+        return session
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -123,7 +144,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--bypass", action="store_true", help="begin with your own voice")
     option("--record", type=Path, metavar="FILE", help="record what is heard, from the beginning")
     option("--no-watermark", action="store_true", help="do not mark the converted sound as made by machine")
-    option("--engine", choices=("eager", "onnx"), default="eager", help="what computes (default eager)")
+    option("--engine", choices=("eager", "onnx"), help="what computes (default onnx, where it is installed)")
     option("--checkpoint", metavar="FOLDER", help="exported converter, or hub id (default: the released one)")
     option("--input-file", type=Path, metavar="FILE", help="speech instead of a microphone")
     option("--output-file", type=Path, metavar="FILE", help="where it goes instead of a loudspeaker")
@@ -154,8 +175,8 @@ def check(words: Namespace) -> None:
             raise UserError(f"--{here}-file and --{here}-device exclude one another")
     if words.pace and words.input_file is None:
         raise UserError("--pace goes with --input-file; a sound card has its own pace")
-    if words.rate is not None and words.rate not in PLAUSIBLE_RATES:
-        raise UserError(f"--rate {words.rate} must be a number of Hz, such as 48000")
+    if words.rate is not None and not LOWEST_RATE <= words.rate <= HIGHEST_RATE:
+        raise UserError(f"--rate {words.rate} must be within {LOWEST_RATE} and {HIGHEST_RATE} Hz")
     for name, (least, most) in (("chunk_ms", CHUNK_MS), ("cushion_ms", CUSHION_MS)):
         if not least <= getattr(words, name) <= most:
             option = f"--{name.replace('_', '-')} {getattr(words, name):g}"
@@ -177,6 +198,20 @@ def keep(words: Namespace, read: Sequence[Path]) -> None:
     both = [out.absolute() for out in outs.values()]
     if len(set(both)) < len(both):
         raise UserError(f"--record and --output-file both name {words.record}: give them two names")
+
+
+@contextmanager
+def hangup_noted(stops: list[int]) -> Iterator[None]:
+    """Let a terminal that closes end the conversion as Ctrl-C does: a recording stays whole."""
+    number = getattr(signal, "SIGHUP", None)
+    if number is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, lambda number, frame: stops.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def by_card(duplex: Duplex, console: Console, keys: Keyboard, stops: Sequence[int]) -> None:

@@ -1,5 +1,6 @@
 """What the person who speaks sees and presses: a status line, and keys."""
 
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -56,10 +57,10 @@ class Console:
         self.shown = now
         line = self.line(latency_ms, underruns, overruns)
         if self.moves:
-            print("\r" + line.ljust(self.width), end="", file=self.out, flush=True)
+            self._print("\r" + line.ljust(self.width), end="")
             self.width = len(line)
         else:
-            print(line, file=self.out, flush=True)
+            self._print(line)
 
     def line(self, latency_ms: float | None, underruns: int, overruns: int) -> str:
         """The state in one line; looking at the levels begins them anew."""
@@ -82,18 +83,22 @@ class Console:
     def say(self, sentence: str) -> None:
         """Say something once, on a line of its own."""
         if self.moves and self.width:
-            print("\r" + " " * self.width + "\r", end="", file=self.out)
+            self._print("\r" + " " * self.width + "\r", end="")
         self.width = 0
-        print(sentence, file=self.out, flush=True)
+        self._print(sentence)
 
     def end(self) -> None:
         """Leave the status line as it stands, and say what was recorded."""
         if self.moves and self.width:
-            print(file=self.out)
+            self._print("")
         self.width = 0
         self._tell_trouble()
         for path in self.recorder.finished:
             print(path, flush=True)
+
+    def _print(self, words: str, end: str = "\n") -> None:
+        with contextlib.suppress(OSError, ValueError):  # a terminal that was closed ends no recording
+            print(words, end=end, file=self.out, flush=True)
 
     def _move(self, semitones: float) -> None:
         if not self.session.move_pitch(semitones):

@@ -26,7 +26,8 @@ class Duplex:
     def __init__(self, session: Session, sound: Any, ends: tuple[Line, Line], cushion_ms: float) -> None:
         self.session, self.sound, self.ends = session, sound, ends
         self.heard = Ring(round(HELD_S * session.rate))
-        self.playout = Playout(session.rate, cushion_ms)
+        cushion = round(cushion_ms * session.rate / 1000) + session.rest_samples
+        self.playout = Playout(session.rate, cushion)
         self.lost = 0
         """Times that samples came too fast to be taken in, or a card lost some itself."""
         self.late = 0

@@ -28,10 +28,10 @@ class Playout:
     that neither lateness piles up nor the drift between two cards' clocks.
     """
 
-    def __init__(self, rate: int, cushion_ms: float) -> None:
-        self.rate = rate
+    def __init__(self, rate: int, cushion: int) -> None:
+        self.rate, self.cushion = rate, cushion
+        """Hz, and the samples that are to be there before one is needed."""
         self.ring = Ring(round(HELD_S * rate))
-        self.cushion = round(cushion_ms * rate / 1000)
         self.playing = False
         self.underruns = self.overruns = self.skips = 0
         """Times that it ran dry, that it was full, and that a surplus was left out."""

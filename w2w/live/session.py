@@ -79,6 +79,11 @@ class Session:
         """Milliseconds by which sound is late, computing and devices left out."""
         return self.stream.latency_ms
 
+    @property
+    def rest_samples(self) -> int:
+        """By how many samples what is ready after a chunk may fall short of it: a hop's rest."""
+        return self.stream.latency_samples - self.stream.lag - self.chunk_samples
+
     def choose_voice(self, number: int) -> bool:
         """Glide to a voice, counted from 0; False where there is none of that number."""
         if not 0 <= number < len(self.voices):

@@ -1,0 +1,293 @@
+"""A live session: equal to the file conversion, whatever is switched meanwhile; its queues and recordings."""
+
+import time
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from data.audio import info, load
+from engine.user_error import UserError
+from w2w import Converter
+from w2w.live.meters import FLOOR_DB, Load, Meter
+from w2w.live.playout import STEP_S, WATCHED_S, Playout
+from w2w.live.rings import Ring
+from w2w.live.session import FADE_MS, GLIDE_MS, Session
+from w2w.live.takes import Recorder, unused
+from w2w.networks.network import ConverterNetwork
+from w2w.watermark import Marker
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def converter(tiny) -> Converter:
+    torch.manual_seed(3)
+    return Converter(ConverterNetwork(tiny()))
+
+
+@pytest.fixture(scope="module")
+def voices(converter, buzz):
+    torch.manual_seed(0)
+    return [converter.embed(buzz(8_000, f0=(f0,))) for f0 in (110.0, 220.0)]
+
+
+def pushed(session, wave, size=None):
+    size = size or session.chunk_samples
+    return torch.cat([*(session.push(chunk) for chunk in wave.split(size, dim=-1)), session.flush()], dim=-1)
+
+
+@pytest.mark.parametrize(("chunk_ms", "rate"), [(20.0, None), (13.0, None), (7.3, 48_000), (10.0, 44_100)])
+def test_a_session_equals_the_conversion_of_the_whole(converter, voices, buzz, chunk_ms, rate):
+    wave = buzz(9_001, f0=(150.0,), rate=rate or RATE)
+    session = Session(converter, voices, chunk_ms=chunk_ms, rate=rate, semitones=2.0)
+    whole = converter.convert(wave, voices[0], semitones=2.0, sample_rate=rate)
+    assert_close(pushed(session, wave), whole, rtol=0, atol=1e-5)
+
+
+def test_a_session_marks_what_it_converts_but_not_the_own_voice(converter, voices, buzz):
+    wave, marker = buzz(8_000, f0=(150.0,)), Marker(RATE)
+    marked = pushed(Session(converter, voices, marker=Marker(RATE)), wave)
+    whole = converter.convert(wave, voices[0])
+    assert_close(marked, marker.mark(whole), rtol=0, atol=1e-5)
+    assert (marked - whole).abs().max() > 1e-5
+    assert_close(pushed(Session(converter, voices, marker=marker, bypass=True), wave), wave, rtol=0, atol=0)
+
+
+def test_the_bypass_fades_between_two_voices_that_are_equally_late(converter, voices, buzz):
+    wave = buzz(9_600, f0=(150.0,))
+    whole = converter.convert(wave, voices[0])
+    session, parts = Session(converter, voices, chunk_ms=10.0), []
+    switched = []
+    for number, chunk in enumerate(wave.split(160, dim=-1)):
+        if number in (20, 40):
+            switched.append(sum(part.shape[-1] for part in parts))
+            session.switch_bypass()
+        parts.append(session.push(chunk))
+    heard = torch.cat([*parts, session.flush()], dim=-1)
+    fade, (there, back) = round(FADE_MS * RATE / 1000), switched
+    assert_close(heard[..., :there], whole[..., :there], rtol=0, atol=1e-5)
+    assert_close(heard[..., there + fade : back], wave[..., there + fade : back], rtol=0, atol=1e-6)
+    assert_close(heard[..., back + fade :], whole[..., back + fade :], rtol=0, atol=1e-5)
+    slope = torch.linspace(0, 1, fade + 1)[1:]
+    during = slice(there, there + fade)
+    expected = slope * wave[..., during] + (1 - slope) * whole[..., during]
+    assert_close(heard[..., during], expected, rtol=0, atol=1e-4)
+
+
+def test_voice_and_pitch_glide_as_the_stream_does(converter, voices, buzz):
+    wave = buzz(9_600, f0=(150.0,))
+    session, stream = Session(converter, voices), converter.stream(voices[0], 320)
+    ours, theirs = [], []
+    for number, chunk in enumerate(wave.split(320, dim=-1)):
+        if number == 10:
+            assert session.choose_voice(1)
+            stream.change(voice=voices[1], over_ms=GLIDE_MS)
+        if number == 20:
+            assert session.move_pitch(-3.0)
+            stream.change(semitones=-3.0, over_ms=GLIDE_MS)
+        ours.append(session.push(chunk))
+        theirs.append(stream.push(chunk))
+    ours, theirs = torch.cat(ours, dim=-1), torch.cat(theirs, dim=-1)
+    assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert (ours - converter.convert(wave, voices[0])[..., : ours.shape[-1]]).abs().max() > 1e-4
+    assert (session.voice_number, session.semitones) == (1, -3.0)
+
+
+def test_wishes_that_cannot_be_granted_change_nothing(converter, voices):
+    session = Session(converter, voices)
+    assert not session.choose_voice(2)
+    assert not session.move_pitch(100.0)
+    assert (session.voice_number, session.semitones) == (0, 0.0)
+    assert session.wishes.empty()
+    with pytest.raises(UserError, match="at least one voice"):
+        Session(converter, [])
+
+
+def test_broken_samples_are_silence_and_counted(converter, voices, buzz):
+    wave = buzz(6_400, f0=(150.0,))
+    broken, mended = wave.clone(), wave.clone()
+    broken[..., 1_000:1_003] = torch.tensor([float("nan"), float("inf"), -float("inf")])
+    mended[..., 1_000:1_003] = 0.0
+    session = Session(converter, voices)
+    assert_close(pushed(session, broken), converter.convert(mended, voices[0]), rtol=0, atol=1e-5)
+    assert session.broken == 3
+
+
+def test_warming_up_is_not_heard(converter, voices, buzz):
+    wave = buzz(6_400, f0=(150.0,))
+    session = Session(converter, voices, marker=Marker(RATE))
+    session.warm_up()
+    assert_close(pushed(session, wave), pushed(Session(converter, voices, marker=Marker(RATE)), wave))
+
+
+def test_nothing_in_a_session_grows(converter, voices, buzz):
+    session, chunk = Session(converter, voices, chunk_ms=13.0, marker=Marker(RATE)), buzz(208, f0=(150.0,))
+
+    def held() -> int:
+        tensors = [session.own, session.marks, session.stream.state.waiting]
+        return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+    sizes = []
+    for _ in range(120):
+        session.push(chunk)
+        sizes.append(held())
+    assert max(sizes[60:]) <= max(sizes[:60])
+
+
+def test_levels_and_load_are_what_they_say():
+    meter = Meter()
+    assert meter.look() == FLOOR_DB
+    meter.hear(torch.tensor([[[0.1, -0.5]]]))
+    meter.hear(torch.zeros(1, 1, 0))
+    assert meter.look() == pytest.approx(-6.02, abs=0.01)
+    assert meter.look() == FLOOR_DB
+    load = Load(0.02)
+    assert (load.mean, load.total) == (0.0, 0.0)
+    for seconds in (0.002, 0.004, 0.03):
+        load.note(seconds)
+    assert load.total == pytest.approx(0.6)
+    assert load.worst == pytest.approx(1.5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["write", "read", "peek", "drop"]), st.integers(0, 9)), max_size=40))
+def test_a_ring_is_a_bounded_queue(steps):
+    ring, model, fresh = Ring(7), deque(), iter(range(1, 10_000))
+    for what, count in steps:
+        if what == "write":
+            samples = np.array([next(fresh) for _ in range(count)], np.float32)
+            taken = ring.write(samples)
+            assert taken == min(count, 7 - len(model))
+            model.extend(samples[:taken])
+        elif what == "drop":
+            assert ring.drop(count) == min(count, len(model))
+            for _ in range(min(count, len(model))):
+                model.popleft()
+        else:
+            out = np.zeros(count, np.float32)
+            there = ring.read(out) if what == "read" else ring.peek(out)
+            assert there == min(count, len(model))
+            assert list(out[:there]) == list(model)[:there]
+            for _ in range(there if what == "read" else 0):
+                model.popleft()
+        assert ring.level == len(model)
+
+
+def test_playing_begins_with_the_cushion_and_begins_anew_after_running_dry():
+    playout, out = Playout(1_000, 5), np.ones(10, np.float32)
+    playout.write(np.arange(14, dtype=np.float32))
+    playout.read(out)
+    assert not out.any()
+    playout.write(np.array([14.0], np.float32))
+    playout.read(out)
+    assert list(out) == list(range(10))
+    playout.read(out)
+    assert list(out) == [10, 11, 12, 13, 14, 0, 0, 0, 0, 0]
+    assert playout.underruns == 1
+    assert playout.cushion == 5 + STEP_S * 1_000
+    playout.write(np.arange(19, dtype=np.float32))
+    playout.read(out)
+    assert not out.any()
+    playout.write(np.arange(19, 20, dtype=np.float32))
+    playout.read(out)
+    assert list(out) == list(range(10))
+
+
+def test_lateness_that_stays_is_left_out_without_a_jump():
+    rate = 8_000
+    playout, out = Playout(rate, 20), np.zeros(80, np.float32)
+    time_s = np.arange(4 * rate) / rate
+    sound = np.sin(2 * np.pi * 40 * time_s).astype(np.float32)
+    playout.write(sound[:1_000])
+    heard, place = [], 1_000
+    while place + 80 <= len(sound):
+        playout.read(out)
+        heard.append(out.copy())
+        playout.write(sound[place : place + 80])
+        place += 80
+    assert playout.skips == 1
+    assert playout.ring.level <= 20 + 2 * 80
+    assert playout.underruns == playout.overruns == 0
+    steady = np.abs(np.diff(sound)).max()
+    assert np.abs(np.diff(np.concatenate(heard))).max() < 3 * steady
+    assert len(heard) * 80 > WATCHED_S * rate
+
+
+def test_a_full_queue_counts_what_it_loses():
+    playout = Playout(1_000, 5)
+    playout.write(np.zeros(1_500, np.float32))
+    assert playout.overruns == 1
+    assert playout.ring.level == 1_000
+
+
+def test_takes_become_files_of_their_own(tmp_path, buzz):
+    wave = buzz(4_000, f0=(150.0,))
+    recorder = Recorder(RATE, tmp_path / "take.wav")
+    recorder.hear(wave)
+    for _ in range(2):
+        recorder.start()
+        for piece in wave.split(320, dim=-1):
+            recorder.hear(piece)
+        recorder.stop()
+        recorder.stop()
+    assert recorder.finished == [tmp_path / "take.wav", tmp_path / "take-2.wav"]
+    for path in recorder.finished:
+        assert_close(load(path), wave, rtol=0, atol=2**-15)
+    assert sorted(tmp_path.iterdir()) == sorted(recorder.finished)
+    assert recorder.trouble is None
+
+
+def test_a_full_disk_ends_the_recording_but_not_the_sound(tmp_path, buzz, monkeypatch):
+    wave = buzz(3_200, f0=(150.0,))
+    recorder = Recorder(RATE, tmp_path / "take.wav")
+    recorder.start()
+    recorder.hear(wave)
+    deadline = time.monotonic() + 5
+    while recorder.written < 3_200 and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    def full(*_):
+        raise UserError("no space left")
+
+    monkeypatch.setattr("data.audio_writing.Writer.write", full)
+    recorder.hear(wave)
+    while recorder.running and time.monotonic() < deadline:
+        time.sleep(0.01)
+    recorder.hear(wave)
+    recorder.stop()
+    assert recorder.trouble == "the recording ended after 0.2 s: no space left"
+    assert info(tmp_path / "take.wav").samples == 3_200
+
+
+def test_a_disk_that_stands_still_keeps_nobody_waiting(tmp_path, buzz, monkeypatch):
+    monkeypatch.setattr("w2w.live.takes.WAITING_S", 0.1)
+    monkeypatch.setattr("data.audio_writing.Writer.write", lambda *_: time.sleep(0.3))
+    recorder, wave = Recorder(RATE, tmp_path / "take.wav"), buzz(800, f0=(150.0,))
+    recorder.start()
+    began = time.monotonic()
+    for _ in range(6):
+        recorder.hear(wave)
+    assert time.monotonic() - began < 0.2
+    recorder.stop()
+    assert recorder.lost == 6 * 800 - recorder.taken > 0
+    assert "too slow" in (recorder.trouble or "")
+
+
+def test_recordings_write_over_nothing(tmp_path, monkeypatch):
+    assert unused(tmp_path / "a.wav") == tmp_path / "a.wav"
+    for name in ("a.wav", "a-2.wav"):
+        (tmp_path / name).touch()
+    assert unused(tmp_path / "a.wav") == tmp_path / "a-3.wav"
+    monkeypatch.chdir(tmp_path)
+    recorder = Recorder(RATE)
+    recorder.start()
+    recorder.stop()
+    assert [path.name[:5] for path in recorder.finished] == ["live-"]
+    with pytest.raises(UserError, match="cannot be written"):
+        Recorder(RATE, Path("a.wav/b.wav")).start()
