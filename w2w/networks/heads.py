@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from engine.streaming import CausalConv1d, CausalTransposedConv1d
 from w2w.networks.content import factors
-from w2w.networks.excitation import Excitation
+from w2w.networks.excitation import Excitation, ExcitationState
 from w2w.networks.fast import pointwise, runs_fast
 
 HeadName = Literal["harmonic", "istft", "transposed"]
@@ -71,22 +71,19 @@ class HarmonicNoiseHead(nn.Module):
 
     def step(self, features: Features, log_f0: LogF0, state: dict[str, Any]) -> tuple[Wave, dict[str, Any]]:
         """Make the samples of one chunk."""
+        step = self._fast_step if runs_fast(features) and features.shape[-1] else self._step
         if torch.is_grad_enabled() or features.shape[-1] <= PIECE_FRAMES:
-            return self._step(features, log_f0, state)
+            return step(features, log_f0, state)
         waves = []
         for piece, curve in zip(features.split(PIECE_FRAMES, -1), log_f0.split(PIECE_FRAMES, -1)):
-            wave, state = self._step(piece, curve, state)
+            wave, state = step(piece, curve, state)
             waves.append(wave)
         return torch.cat(waves, dim=-1), state
 
     def _step(self, features: Features, log_f0: LogF0, state: dict[str, Any]) -> tuple[Wave, dict[str, Any]]:
         pulses, noise, excitation = self.excitation.step(log_f0, state["excitation"])
-        if runs_fast(features):
-            drawn = pointwise(self.bands, features[0].T)[None].unflatten(2, (2, -1))
-        else:
-            drawn = (
-                self.bands(features).unflatten(1, (2, -1)).permute(0, 3, 1, 2)
-            )  # (batch, frames, 2, bands)
+        # (batch, frames, 2, bands)
+        drawn = self.bands(features).unflatten(1, (2, -1)).permute(0, 3, 1, 2)
         with torch.autocast(features.device.type, enabled=False):
             shape = drawn.float().clamp(-12.0, 6.0) @ self.spread
         gain, angle = shape.chunk(2, dim=-1)
@@ -98,6 +95,43 @@ class HarmonicNoiseHead(nn.Module):
         blocks = torch.fft.irfft((entering * filters + leaving * earlier).sum(2), n=self.n_fft)
         wave, tail = overlap_add(blocks, self.hop, state["tail"])
         return wave, {"excitation": excitation, "filters": filters[:, -1:], "tail": tail}
+
+    def _fast_step(
+        self, features: Features, log_f0: LogF0, state: dict[str, Any]
+    ) -> tuple[Wave, dict[str, Any]]:
+        """The same samples on a CPU, a quarter of the time."""
+        from w2w.networks.fast_head import draw, filtered, overlapped, sources
+
+        n_frames, bins = log_f0.shape[-1], self.n_fft // 2 + 1
+        before: ExcitationState = state["excitation"]
+        sounds = torch.zeros(n_frames, 4, self.n_fft)
+        phase = sources(
+            log_f0[0, 0].double().contiguous().numpy(),
+            float(before.phase),
+            float(before.log_f0),
+            int(before.position),
+            self.excitation.sample_rate,
+            self.rise.numpy(),
+            sounds.numpy(),
+        )
+        excitation = ExcitationState(
+            torch.full_like(before.phase, phase),
+            log_f0[..., -1:].double(),
+            before.position + n_frames * self.hop,
+        )
+        drawn = pointwise(self.bands, features[0].T).clamp(-12.0, 6.0)
+        shapes = drawn.reshape(2 * n_frames, -1) @ self.spread
+        filters = torch.empty(2 * n_frames, 2, bins)
+        draw(shapes.numpy(), bins, filters.numpy())
+        earlier = torch.view_as_real(state["filters"][0, 0]).transpose(1, 2).contiguous()
+        spectrum = torch.empty(n_frames, bins, 2)
+        spectra = torch.view_as_real(torch.fft.rfft(sounds))
+        filtered(spectra.numpy(), earlier.numpy(), filters.numpy(), spectrum.numpy())
+        blocks = torch.fft.irfft(torch.view_as_complex(spectrum), n=self.n_fft)
+        tail, wave = state["tail"].clone(), torch.empty(1, 1, n_frames * self.hop)
+        overlapped(blocks.numpy(), self.hop, tail[0].numpy(), wave[0, 0].numpy())
+        last = torch.complex(filters[-2:, 0], filters[-2:, 1])[None, None]
+        return wave, {"excitation": excitation, "filters": last, "tail": tail}
 
 
 class InverseSTFTHead(nn.Module):
