@@ -9,6 +9,7 @@ answered, and the folder goes with the server. There is no login: to serve other
 that knows them in front (``--root-path`` tells the prefix it serves under).
 """
 
+import logging
 import socket
 import sys
 import threading
@@ -41,6 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             import uvicorn
 
+            logging.getLogger("python_multipart").setLevel(
+                logging.ERROR
+            )  # clients' mistakes are no news here
             from w2w.app.guard import LOOPBACK
             from w2w.app.patience import impatient
             from w2w.app.server import application

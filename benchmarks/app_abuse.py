@@ -1,0 +1,235 @@
+"""What careless and hostile clients do to the app's server, each with the answers that are right."""
+
+import io
+import re
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import soundfile
+
+from benchmarks.app_process import Serving
+
+BOUNDARY = "a-line-between-parts"
+SECONDS = 60.0
+"""That an answer is waited for."""
+
+
+def tone(seconds: float, *, rate: int = 16_000, channels: int = 1, form: str = "WAV") -> bytes:
+    """A sound with a pitch that wavers, as a file."""
+    time_axis = np.arange(round(seconds * rate)) / rate
+    phase = 2 * np.pi * np.cumsum(140 * (1 + 0.04 * np.sin(2 * np.pi * 4 * time_axis))) / rate
+    wave = sum(0.1 / k * np.sin(k * phase) for k in range(1, 9))
+    return packed(np.repeat(np.asarray(wave)[:, None], channels, axis=1), rate, form)
+
+
+def packed(wave: np.ndarray, rate: int = 16_000, form: str = "WAV", subtype: str | None = None) -> bytes:
+    """A wave as the bytes of a file."""
+    room = io.BytesIO()
+    soundfile.write(room, wave, rate, format=form, subtype=subtype)
+    return room.getvalue()
+
+
+def form(*fields: tuple[str, str | None, bytes]) -> bytes:
+    """A multipart body of (name, file name or None, content); file names go in as they are."""
+    parts = []
+    for name, file_name, content in fields:
+        named = f'; filename="{file_name}"' if file_name is not None else ""
+        head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{named}\r\n\r\n'
+        parts.append(head.encode("utf-8", "surrogateescape") + content + b"\r\n")
+    return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
+
+
+def head(length: int | None, *extra: str, path: str = "/api/convert") -> bytes:
+    """The head of a request with a form; chunked where its length is None."""
+    size = f"Content-Length: {length}" if length is not None else "Transfer-Encoding: chunked"
+    lines = [
+        f"POST {path} HTTP/1.1",
+        "Host: 127.0.0.1",
+        f"Content-Type: multipart/form-data; boundary={BOUNDARY}",
+        size,
+        *extra,
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
+
+
+def connected(server: Serving) -> socket.socket:
+    """A connection to the server."""
+    return socket.create_connection((server.host, server.port), timeout=SECONDS)
+
+
+def answer(connection: socket.socket) -> int | None:
+    """The status of what comes; None where the connection ends without an answer."""
+    got = b""
+    try:
+        while b"\r\n" not in got and (piece := connection.recv(4096)):
+            got += piece
+    except OSError:
+        pass
+    found = re.match(rb"HTTP/1\.1 (\d{3})", got)
+    return int(found[1]) if found else None
+
+
+def posted(server: Serving, body: bytes) -> int | None:
+    """Send a whole form at once."""
+    with connected(server) as connection:
+        connection.sendall(head(len(body)) + body)
+        return answer(connection)
+
+
+def speech(source: bytes, reference: bytes | None = None, name: str = "me.wav") -> bytes:
+    """A form to convert."""
+    return form(("source", name, source), ("reference", name, tone(1.0) if reference is None else reference))
+
+
+def oversize_declared(server: Serving) -> int | None:
+    """A length beyond the limit, of which nothing is sent yet."""
+    with connected(server) as connection:
+        connection.sendall(head(1 << 40))
+        return answer(connection)
+
+
+def oversize_streamed(server: Serving) -> int | None:
+    """Pieces without end and without a length, by a client that reads only when it cannot send."""
+    with connected(server) as connection:
+        try:
+            connection.sendall(head(None))
+            start = form(("source", "me.wav", b""))[: -len(BOUNDARY) - 8]
+            connection.sendall(f"{len(start):x}\r\n".encode() + start + b"\r\n")
+            block = b"%x\r\n" % (1 << 16) + bytes(1 << 16) + b"\r\n"
+            connection.settimeout(2.0)
+            for _ in range(4_096):
+                connection.sendall(block)
+        except OSError:
+            pass
+        connection.settimeout(SECONDS)
+        return answer(connection)
+
+
+def trickle(server: Serving) -> int | None:
+    """A byte now and then, for ever."""
+    with connected(server) as connection:
+        connection.sendall(head(100_000) + speech(tone(0.2))[:2_000])
+        until = time.monotonic() + SECONDS
+        connection.settimeout(0.2)
+        while time.monotonic() < until:
+            try:
+                connection.sendall(b"-")
+                connection.recv(1, socket.MSG_PEEK)
+                break
+            except TimeoutError:
+                continue
+            except OSError:
+                break
+        connection.settimeout(SECONDS)
+        return answer(connection)
+
+
+def stalled_headers(server: Serving) -> int | None:
+    """Half a head, then nothing."""
+    with connected(server) as connection:
+        connection.sendall(b"POST /api/convert HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow")
+        return answer(connection)
+
+
+def aborted(server: Serving) -> int | None:
+    """Half an upload, then gone."""
+    body = speech(tone(2.0))
+    with connected(server) as connection:
+        connection.sendall(head(len(body)) + body[: len(body) // 2])
+        time.sleep(0.2)
+    return None
+
+
+def left_while_working(server: Serving) -> int | None:
+    """Everything asked, nothing waited for."""
+    body = speech(tone(5.0))
+    with connected(server) as connection:
+        connection.sendall(head(len(body)) + body)
+    return None
+
+
+def broken_form(server: Serving) -> int | None:
+    """A body that ends before the form does."""
+    return posted(server, speech(tone(0.5))[: -len(BOUNDARY) - 20])
+
+
+def many_fields(server: Serving) -> int | None:
+    """Thousands of small parts."""
+    return posted(server, form(*[("reference", "a.wav", b"")] * 3_000))
+
+
+def no_audio(server: Serving) -> int | None:
+    """A text under an audio file's name."""
+    return posted(server, speech(b"these are words, not sounds\n" * 50))
+
+
+def truncated(server: Serving) -> int | None:
+    """A recording whose end is missing."""
+    return posted(server, speech(tone(2.0)[:20_000]))
+
+
+def truncated_flac(server: Serving) -> int | None:
+    """A compressed recording whose end is missing."""
+    whole = tone(2.0, form="FLAC")
+    return posted(server, speech(whole[: len(whole) // 2]))
+
+
+def silent_hours(server: Serving) -> int | None:
+    """A small file that holds hours."""
+    return posted(server, speech(packed(np.zeros(8_000 * 3_600, np.float32), 8_000, "FLAC")))
+
+
+def many_channels(server: Serving) -> int | None:
+    """A thousand channels, each block of which would fill the memory."""
+    return posted(server, speech(packed(np.zeros((200, 1_000), np.float32))))
+
+
+def not_a_number(server: Serving) -> int | None:
+    """NaN among the samples."""
+    wave = np.zeros(16_000, np.float32)
+    wave[5_000] = np.nan
+    return posted(server, speech(packed(wave, subtype="FLOAT")))
+
+
+def path_tricks(server: Serving) -> int | None:
+    """File names that lead elsewhere; the recordings are good."""
+    statuses = {
+        posted(server, speech(tone(0.3), name=name))
+        for name in ("../../../escaped.wav", "/etc/escaped", "..\\escaped", "a\0b", "~/x", "x" * 2_000, ".")
+    }
+    return statuses.pop() if len(statuses) == 1 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Abuse:
+    """Something that should not be done to a server, and the statuses that answer it."""
+
+    do: Callable[[Serving], int | None]
+    right: tuple[int | None, ...]
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.do.__name__.replace("_", " ")
+
+
+ABUSES = (
+    Abuse(do=oversize_declared, right=(413,)),
+    Abuse(do=oversize_streamed, right=(413,)),
+    Abuse(do=trickle, right=(408,)),
+    Abuse(do=stalled_headers, right=(408,)),
+    Abuse(do=aborted, right=(None,)),
+    Abuse(do=left_while_working, right=(None,)),
+    Abuse(do=broken_form, right=(400,)),
+    Abuse(do=many_fields, right=(400,)),
+    Abuse(do=no_audio, right=(415,)),
+    Abuse(do=truncated, right=(422,)),
+    Abuse(do=truncated_flac, right=(422,)),
+    Abuse(do=silent_hours, right=(413,)),
+    Abuse(do=many_channels, right=(413,)),
+    Abuse(do=not_a_number, right=(422,)),
+    Abuse(do=path_tricks, right=(200,)),
+)

@@ -1,0 +1,210 @@
+"""The app's server under load: ``python -m benchmarks.app_load --data SPEECH [--clients 8 --seconds 60]``
+
+Clients ask one after another without pause, each for the conversion of a real recording with the voice of
+another; meanwhile others misuse the server in every way that ``benchmarks.app_abuse`` knows. A request is lost
+when it fails, or when its answer is not as long as its source, to the sample. Last the server is told to stop.
+Every client is a thread of this process, so part of the time is the clients' own.
+"""
+
+import io
+import json
+import random
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import soundfile
+
+from benchmarks.app_abuse import ABUSES
+from benchmarks.app_process import Serving, serving
+from data.arguments import Arguments
+from data.audio import audio_files
+from data.resampling import resampled_length
+from engine.user_error import exits_cleanly
+
+HEALTH_SECONDS = 0.25
+"""Between two looks at how fast the server answers what needs no work."""
+
+
+@dataclass(kw_only=True)
+class Tally:
+    """What came of a run."""
+
+    seconds: float = 0.0
+    latencies: list[float] = field(default_factory=list)
+    """Seconds from a request's first byte to its answer's last, of those answered."""
+    speech_seconds: float = 0.0
+    """Of the answers."""
+    lost: list[str] = field(default_factory=list)
+    health: list[float] = field(default_factory=list)
+    """Seconds of answers to ``/api/health``."""
+    abuses: dict[str, int] = field(default_factory=dict)
+    """How often each was tried."""
+    wrong: list[str] = field(default_factory=list)
+    """Abuses that were not answered as they should be."""
+    memory_mb: tuple[float, float] = (0.0, 0.0)
+    """The server's, after its first answer and at the end."""
+    left: list[str] = field(default_factory=list)
+    """Files still there at the end of the load."""
+    left_at_exit: list[str] = field(default_factory=list)
+    exit_status: int | None = None
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Load a server and print what came of it."""
+    arguments = Arguments.described_by("benchmarks.app_load", __doc__)
+    option = arguments.add_argument
+    option("--data", required=True, metavar="SPEECH", help="folder of recordings to convert")
+    option("--clients", type=int, default=8, help="at once (default: 8)")
+    option("--seconds", type=float, default=60.0, help="of load (default: 60)")
+    option("--recordings", type=int, default=64, help="taken from the data (default: 64)")
+    option("--workers", type=int, default=1, help="of the server (default: 1)")
+    option("--no-abuse", action="store_true", help="well-behaved clients alone")
+    option("--json", action="store_true", help="print JSON instead of a table")
+    words = arguments.parse_args(argv)
+    files = audio_files(words.data)
+    recordings = random.Random(0).sample(files, min(words.recordings, len(files)))
+    options = [
+        "--workers",
+        str(words.workers),
+        "--max-mb",
+        "20",
+        "--upload-seconds",
+        "6",
+        "--idle-seconds",
+        "4",
+    ]
+    with serving(*options) as server:
+        tally = load(server, recordings, words.clients, words.seconds, abuse=not words.no_abuse)
+        tally.exit_status = server.stop()
+        tally.left_at_exit = sorted(str(path.name) for path in server.folder.iterdir())
+    print(json.dumps(row(tally), indent=1) if words.json else table(row(tally)))
+    if tally.lost or tally.wrong or tally.left or tally.left_at_exit or tally.exit_status:
+        raise SystemExit(1)
+
+
+def load(
+    server: Serving, recordings: Sequence[Path], clients: int, seconds: float, *, abuse: bool = True
+) -> Tally:
+    """Ask and misuse a server for a while."""
+    tally, lock = Tally(), threading.Lock()
+    warm = Tally()
+    _ask(server, recordings, random.Random(0), warm, lock, until=0.0)
+    began = time.monotonic()
+    memory, until = server.memory_mb(), began + seconds
+    threads = [
+        threading.Thread(target=_ask, args=(server, recordings, random.Random(number), tally, lock, until))
+        for number in range(clients)
+    ]
+    threads.append(threading.Thread(target=_look, args=(server, tally, until)))
+    if abuse:
+        threads.append(threading.Thread(target=_misuse, args=(server, tally, until)))
+    for thread in threads:
+        thread.start()
+    for thread in threads[: clients + 1]:
+        thread.join()
+    tally.seconds = time.monotonic() - began
+    for thread in threads:
+        thread.join()
+    tally.lost += warm.lost
+    tally.memory_mb = memory, server.memory_mb()
+    tally.left = server.settled()
+    return tally
+
+
+def _ask(
+    server: Serving,
+    recordings: Sequence[Path],
+    chance: random.Random,
+    tally: Tally,
+    lock: threading.Lock,
+    until: float,
+) -> None:
+    """Ask for one conversion after another, at least one."""
+    with httpx.Client(base_url=server.url, timeout=120) as client:
+        while True:
+            source, reference = chance.choices(recordings, k=2)
+            began = time.monotonic()
+            try:
+                with source.open("rb") as spoken, reference.open("rb") as voice:
+                    sent = {"source": spoken, "reference": voice}
+                    answer = client.post("/api/convert", files=sent)
+                took, problem = time.monotonic() - began, _problem(answer, source)
+            except httpx.HTTPError as error:
+                answer, took, problem = None, time.monotonic() - began, repr(error)
+            with lock:
+                if problem or answer is None:
+                    tally.lost.append(f"{source.name}: {problem}")
+                else:
+                    tally.latencies.append(took)
+                    tally.speech_seconds += float(answer.headers["x-audio-seconds"])
+            if time.monotonic() >= until:
+                return
+
+
+def _problem(answer: httpx.Response, source: Path) -> str | None:
+    """What is wrong with an answer."""
+    if answer.status_code != 200:
+        return f"{answer.status_code} {answer.text}"
+    given, got = soundfile.info(str(source)), soundfile.info(io.BytesIO(answer.content))
+    wanted = resampled_length(given.frames, given.samplerate, got.samplerate)
+    return None if got.frames == wanted else f"{got.frames} samples came of {wanted}"
+
+
+def _look(server: Serving, tally: Tally, until: float) -> None:
+    """Measure how fast the server answers while it works."""
+    with httpx.Client(base_url=server.url, timeout=120) as client:
+        while time.monotonic() < until:
+            began = time.monotonic()
+            client.get("/api/health").raise_for_status()
+            tally.health.append(time.monotonic() - began)
+            time.sleep(HEALTH_SECONDS)
+
+
+def _misuse(server: Serving, tally: Tally, until: float) -> None:
+    """Try every abuse in turn, at least once each."""
+    while True:
+        for abuse in ABUSES:
+            status = abuse.do(server)
+            tally.abuses[abuse.name] = tally.abuses.get(abuse.name, 0) + 1
+            if status not in abuse.right:
+                tally.wrong.append(f"{abuse.name}: {status} instead of {abuse.right}")
+        if time.monotonic() >= until:
+            return
+
+
+def row(tally: Tally) -> dict[str, object]:
+    """The figures of a run."""
+    latencies, health = sorted(tally.latencies), sorted(tally.health)
+    return {
+        "seconds of load": round(tally.seconds, 1),
+        "requests answered": len(latencies),
+        "requests lost": len(tally.lost),
+        "speech converted, s": round(tally.speech_seconds, 1),
+        "latency median, s": round(statistics.median(latencies), 3),
+        "latency 95 %, s": round(latencies[int(0.95 * (len(latencies) - 1))], 3),
+        "latency worst, s": round(latencies[-1], 3),
+        "health answered, median s": round(statistics.median(health), 4),
+        "health answered, worst s": round(health[-1], 4),
+        "abuses tried": sum(tally.abuses.values()),
+        "abuses answered wrongly": len(tally.wrong),
+        "temporary files left": len(tally.left),
+        "memory at start, MB": round(tally.memory_mb[0], 1),
+        "memory at end, MB": round(tally.memory_mb[1], 1),
+        "exit status on SIGTERM": tally.exit_status,
+        "temporary files after exit": len(tally.left_at_exit),
+    } | {f"problem {n}": problem for n, problem in enumerate([*tally.lost, *tally.wrong][:5], start=1)}
+
+
+def table(figures: dict[str, object]) -> str:
+    """The figures, a line each."""
+    return "\n".join(f"{name:28} {value}" for name, value in figures.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""A real server process of the app, on a free port of this machine, with a temporary folder of its own."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+START_S = 120.0
+"""Seconds that a start may take on a busy machine."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """A server that answers."""
+
+    host: str
+    port: int
+    folder: Path
+    """Its temporary folder: whatever is left in it was not cleaned up."""
+    process: subprocess.Popen[str]
+    said: list[str]
+    """The lines it printed."""
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return f"http://{self.host}:{self.port}"
+
+    def left(self) -> list[str]:
+        """Files of requests that are still there."""
+        return sorted(
+            str(path.relative_to(self.folder))
+            for path in self.folder.rglob("*")
+            if path.is_file() and path.name != ".lock" and "timbre-app-" in str(path)
+        )
+
+    def settled(self, seconds: float = 10.0) -> list[str]:
+        """What is left after waiting for a while that nothing is."""
+        until = time.monotonic() + seconds
+        while (left := self.left()) and time.monotonic() < until:
+            time.sleep(0.05)
+        return left
+
+    def memory_mb(self) -> float:
+        """Resident memory, as Linux tells it; NaN elsewhere."""
+        try:
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+        except OSError:
+            return float("nan")
+        found = re.search(r"VmRSS:\s+(\d+) kB", status)
+        return int(found[1]) / 1000 if found else float("nan")
+
+    def stop(self, number: int = signal.SIGTERM, seconds: float = 30.0) -> int:
+        """End it by a signal; the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(seconds)
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[Serving]:
+    """Start ``python -m w2w.app`` with options and wait until it answers."""
+    folder = Path(tempfile.mkdtemp(prefix="app-load-"))
+    environment = os.environ | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "w2w.app", "--port", "0", *options]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    said: list[str] = []
+    reader = threading.Thread(target=lambda: said.extend(process.stdout or ()), daemon=True)
+    reader.start()
+    try:
+        until = time.monotonic() + START_S
+        while not (found := re.search(r"http://([\d.]+):(\d+)", "".join(said))):
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"the server did not start: {''.join(said) or process.returncode}")
+            time.sleep(0.05)
+        yield Serving(host=found[1], port=int(found[2]), folder=folder, process=process, said=said)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(30)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        reader.join(5)
+        shutil.rmtree(folder, ignore_errors=True)

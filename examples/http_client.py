@@ -1,0 +1,43 @@
+"""Converts a recording by the app's HTTP interface: ``python examples/http_client.py me.wav her.wav as_her.wav``
+
+Start the server by ``python -m w2w.app``. Needs httpx alone (pip install httpx), not this package.
+"""
+
+import argparse
+import time
+
+import httpx
+
+
+def convert(client: httpx.Client, source: str, references: list[str], *, pitch: float = 0.0) -> bytes:
+    """Return the source spoken with the references' voice, as a WAV file's bytes."""
+    while True:
+        files = [("source", open(source, "rb")), *(("reference", open(name, "rb")) for name in references)]
+        answer = client.post("/api/convert", files=files, data={"pitch": str(pitch)})
+        for _, file in files:
+            file.close()
+        if answer.status_code == 503:  # others wait already; the server says for how long
+            time.sleep(float(answer.headers.get("Retry-After", 1)))
+            continue
+        if answer.is_error:
+            raise SystemExit(f"{answer.status_code}: {answer.json()['error']}")
+        return answer.content
+
+
+def main() -> None:
+    """Convert what the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source")
+    parser.add_argument("reference", nargs="+")
+    parser.add_argument("out")
+    parser.add_argument("--pitch", type=float, default=0.0, help="semitones")
+    parser.add_argument("--url", default="http://127.0.0.1:7860")
+    words = parser.parse_args()
+    with httpx.Client(base_url=words.url, timeout=600) as client:
+        result = convert(client, words.source, words.reference, pitch=words.pitch)
+    with open(words.out, "wb") as file:
+        file.write(result)
+
+
+if __name__ == "__main__":
+    main()
