@@ -1,8 +1,8 @@
 """The step as one ONNX file: initial state and voice are its inputs' defaults, all else its metadata."""
 
 import os
-import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,10 @@ from torch import Tensor
 from engine.user_error import UserError
 from w2w.exported.checking import difference, require_equal
 from w2w.exported.description import HOW_TO, describe
+from w2w.exported.recording import record
 from w2w.exported.step_graph import StepGraph
-from w2w.exported.torch_program import traced
 from w2w.networks.network import ConverterNetwork
 
-OPSET = 20
 WAY_OUT = "pip install 'timbre[export]'"
 
 
@@ -48,12 +47,7 @@ def onnx_step(
 ) -> tuple[bytes, float]:
     """The step of ``n_hops`` hops as ONNX, checked, and by how much it differed from the network."""
     graph = StepGraph(network, n_hops)
-    model = _traced(graph)
-    defaults = {f"state_{name}": tensor for name, tensor in graph.begun.items()}
-    defaults["semitones"] = torch.zeros(1, dtype=torch.float64)
-    if voice is not None:
-        defaults["voice"] = voice.cpu()
-    _set_defaults(model, defaults)
+    model = _recorded(graph, voice)
     session = open_session(model.SerializeToString())
     found = difference(network, lambda *given: run_session(session, *given), graph.begun, n_hops)
     require_equal(found, "the ONNX graph")
@@ -64,34 +58,15 @@ def onnx_step(
     return model.SerializeToString(), found
 
 
-def _traced(graph: StepGraph) -> Any:
-    """What torch makes of the graph, as an ONNX model."""
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError:
-        raise UserError(f"a graph is written by onnx and onnxscript: {WAY_OUT}") from None
-    inputs = ["chunk", "voice", "semitones", *(f"state_{name}" for name in graph.begun)]
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of deprecations inside torch
-        program = torch.onnx.export(
-            traced(graph),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=inputs,
-            output_names=["wave", *(f"next_{name}" for name in graph.begun)],
-            verbose=False,
-        )
-    assert program is not None
-    return program.model_proto
-
-
-def _set_defaults(model: Any, defaults: Mapping[str, Tensor]) -> None:
-    """Give inputs the values they have when they are left out."""
-    from onnx import numpy_helper
-
-    for name, tensor in defaults.items():
-        model.graph.initializer.append(numpy_helper.from_array(tensor.numpy(), name))
+def _recorded(graph: StepGraph, voice: Tensor | None) -> Any:
+    """The graph as an ONNX model, with the values its inputs have when they are left out."""
+    if find_spec("onnx") is None:
+        raise UserError(f"a graph is written by the package onnx: {WAY_OUT}")
+    chunk, semitones = torch.zeros(1, 1, graph.chunk_samples), torch.zeros(1, dtype=torch.float64)
+    states = {f"state_{name}": tensor for name, tensor in graph.begun.items()}
+    inputs = {"chunk": chunk, "voice": torch.zeros(1, graph.voice_dim), "semitones": semitones, **states}
+    defaults = {"semitones": semitones, **states} | ({} if voice is None else {"voice": voice.cpu()})
+    return record(graph, inputs, ["wave", *(f"next_{name}" for name in graph.begun)], defaults)
 
 
 def open_session(model: bytes | str) -> Any:

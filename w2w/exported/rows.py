@@ -81,16 +81,15 @@ class RowBlocks(nn.Module):
         self.steered = blocks[0].style is not None  # type: ignore[union-attr]
 
     def forward(self, rows: Rows, pasts: Pasts, styles: Sequence[Rows] = ()) -> tuple[Rows, Pasts]:
-        """Frames out, and the next pasts; ``styles`` hold every block's scales, and its shifts after them."""
+        """Frames out, and the next pasts; ``styles`` are every block's factors, and its shifts after them."""
         n, heard = self.n_frames, pasts.index_select(0, self.early_places)
         early = (heard.reshape(-1, self.kernel - 1, heard.shape[1]) * self.early_taps).sum(1)
         hiddens = []
         for number, come in enumerate(early.split(n)):
             level = torch.sqrt(rows.pow(2).mean(1, keepdim=True) + 1e-4)
+            hidden = rows / level * self._of("scale_in", number)  # in this form onnxruntime fuses it
             if self.steered:
-                hidden = rows / level * styles[2 * number] + styles[2 * number + 1]
-            else:
-                hidden = rows / level * self._of("scale_in", number)
+                hidden = hidden * styles[2 * number] + styles[2 * number + 1]
             hiddens.append(hidden)
             come = come + hidden * self.late_taps[number, -1]
             for back in range(1, self.kernel):

@@ -36,13 +36,12 @@ class Speaking(nn.Module):
         self._keep("whole_bias", decoder.whole.bias)
         weights, biases, self.widths = [], [], []
         for block in decoder.blocks:
-            scale_in = block.scale_in[:, 0]  # type: ignore[index]
             (scale, shift), (scale_bias, shift_bias) = (
                 tensor.chunk(2)
                 for tensor in (block.style.weight[:, :, 0], block.style.bias)  # type: ignore[union-attr]
             )
-            weights += [scale_in[:, None] * scale, shift]
-            biases += [scale_in * (1.0 + scale_bias), shift_bias]
+            weights += [scale, shift]
+            biases += [1.0 + scale_bias, shift_bias]
         assert decoder.tint.bias is not None
         weights.append(decoder.tint.weight[:, :, 0])
         biases.append(decoder.tint.bias)
