@@ -104,7 +104,7 @@ def score(profile: Profile, taps: Float[np.ndarray, "taps"]) -> Float[np.ndarray
     seen = in_band(profile)[..., FIRST:LAST]
     limit = LOUDEST / 0.6745 * np.median(np.abs(seen), axis=-1, keepdims=True)
     seen = np.clip(seen, -limit, limit)
-    return seen @ taps / np.maximum(np.linalg.norm(seen, axis=-1), 1e-30)
+    return np.asarray(seen @ taps / np.maximum(np.linalg.norm(seen, axis=-1), 1e-30))
 
 
 def chance(deviations: float | np.floating | np.ndarray) -> float:

@@ -10,7 +10,7 @@ from w2w.watermark.pattern import DEFAULT_KEY, echo
 
 Wave = Float[Tensor, "batch 1 samples"]
 Piece = Float[Tensor, "batch 1 _"]
-Past = Float[Tensor, "batch 1 past"]
+Past = Float[Tensor, "batch 1 _"]
 BLOCK = 1 << 14
 """Samples marked at once, at most: bounds memory."""
 
@@ -65,7 +65,7 @@ class Marker:
         past = window[..., wave.shape[-1] :]
         return (wave + self._echo(window, wave.shape[-1]), past) if wave.shape[-1] else (wave, past)
 
-    def _echo(self, window: Wave, samples: int) -> Wave:
+    def _echo(self, window: Past, samples: int) -> Wave:
         """The echo in the window's last samples, by a circular convolution whose start wraps unused."""
         end = window.shape[-1] - self.delay
         length = _fast_length(end)
