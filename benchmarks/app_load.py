@@ -1,9 +1,9 @@
 """The app's server under load: ``python -m benchmarks.app_load --data SPEECH [--clients 8 --seconds 60]``
 
 Clients ask one after another without pause, each for the conversion of a real recording with the voice of
-another; meanwhile others misuse the server in every way that ``benchmarks.app_abuse`` knows. A request is lost
-when it fails, or when its answer is not as long as its source, to the sample. Last the server is told to stop.
-Every client is a thread of this process, so part of the time is the clients' own.
+another; meanwhile others misuse the server in every way that ``benchmarks.app_abuse`` knows. A request is
+lost when it fails, or when its answer is not as long as its source, to the sample. Last the server is told to
+stop. Every client is a thread of this process, so part of the time is the clients' own.
 """
 
 import io
@@ -181,7 +181,8 @@ def _misuse(server: Serving, tally: Tally, until: float) -> None:
 def row(tally: Tally) -> dict[str, object]:
     """The figures of a run."""
     latencies, health = sorted(tally.latencies), sorted(tally.health)
-    return {
+    problems = [*tally.lost, *tally.wrong, *tally.left, *tally.left_at_exit]
+    figures: dict[str, object] = {
         "seconds of load": round(tally.seconds, 1),
         "requests answered": len(latencies),
         "requests lost": len(tally.lost),
@@ -198,7 +199,8 @@ def row(tally: Tally) -> dict[str, object]:
         "memory at end, MB": round(tally.memory_mb[1], 1),
         "exit status on SIGTERM": tally.exit_status,
         "temporary files after exit": len(tally.left_at_exit),
-    } | {f"problem {n}": problem for n, problem in enumerate([*tally.lost, *tally.wrong][:5], start=1)}
+    }
+    return figures | {f"problem {n}": problem for n, problem in enumerate(problems[:5], start=1)}
 
 
 def table(figures: dict[str, object]) -> str:

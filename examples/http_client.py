@@ -1,21 +1,23 @@
-"""Converts a recording by the app's HTTP interface: ``python examples/http_client.py me.wav her.wav as_her.wav``
+"""Converts by the app's HTTP interface: ``python examples/http_client.py me.wav her.wav as_her.wav``
 
 Start the server by ``python -m w2w.app``. Needs httpx alone (pip install httpx), not this package.
 """
 
 import argparse
 import time
+from pathlib import Path
 
 import httpx
 
 
 def convert(client: httpx.Client, source: str, references: list[str], *, pitch: float = 0.0) -> bytes:
     """Return the source spoken with the references' voice, as a WAV file's bytes."""
+    files = [
+        ("source", Path(source).read_bytes()),
+        *(("reference", Path(name).read_bytes()) for name in references),
+    ]
     while True:
-        files = [("source", open(source, "rb")), *(("reference", open(name, "rb")) for name in references)]
         answer = client.post("/api/convert", files=files, data={"pitch": str(pitch)})
-        for _, file in files:
-            file.close()
         if answer.status_code == 503:  # others wait already; the server says for how long
             time.sleep(float(answer.headers.get("Retry-After", 1)))
             continue
@@ -35,8 +37,7 @@ def main() -> None:
     words = parser.parse_args()
     with httpx.Client(base_url=words.url, timeout=600) as client:
         result = convert(client, words.source, words.reference, pitch=words.pitch)
-    with open(words.out, "wb") as file:
-        file.write(result)
+    Path(words.out).write_bytes(result)
 
 
 if __name__ == "__main__":

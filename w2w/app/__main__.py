@@ -42,9 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         try:
             import uvicorn
 
-            logging.getLogger("python_multipart").setLevel(
-                logging.ERROR
-            )  # clients' mistakes are no news here
+            logging.getLogger("python_multipart").setLevel(logging.ERROR)  # clients' mistakes
             from w2w.app.guard import LOOPBACK
             from w2w.app.patience import impatient
             from w2w.app.server import application
