@@ -6,11 +6,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from w2w.networks.fast import layer_of, packed, project, runs_fast
+
 Wave = Float[Tensor, "batch 1 samples"]
 Frames = Float[Tensor, "batch n_mels frames"]
 
 FLOOR = 1e-3
 """Magnitude floor, ten times the quantisation noise of 16-bit audio: what lies below is silence."""
+PIECE_FRAMES = 48
+"""Frames analysed at once, in use."""
 
 
 class CausalLogMel(nn.Module):
@@ -52,6 +56,8 @@ class CausalLogMel(nn.Module):
     ) -> tuple[Frames, Float[Tensor, "batch 1 context"]]:
         """Analyse one chunk, a whole number of hops long."""
         heard = torch.cat([past, wave], dim=-1)
+        if warp is None and runs_fast(heard):
+            return self._fast_mels(heard), heard[..., heard.shape[-1] - self.context :]
         frames = heard[:, 0].unfold(-1, self.window, self.hop) * self.taper  # (batch, frames, window)
         spectrum = torch.fft.rfft(frames.float(), n=self.n_fft)
         # The root of power, not abs(): its gradient at silence is finite.
@@ -60,6 +66,22 @@ class CausalLogMel(nn.Module):
         with torch.autocast(wave.device.type, enabled=False):
             mels = magnitude @ bands
         return torch.log(mels.clamp_min(FLOOR)).transpose(1, 2), heard[..., heard.shape[-1] - self.context :]
+
+    def _fast_mels(self, heard: Float[Tensor, "1 1 samples"]) -> Float[Tensor, "1 n_mels frames"]:
+        """The same mels on a CPU, frames in pieces that stay in the cache."""
+        from w2w.networks.fast_analysis import magnitudes, raise_to, windowed
+
+        wave, n_frames = heard[0, 0].numpy(), (heard.shape[-1] - self.context) // self.hop
+        mels = torch.empty(n_frames, self.n_mels)
+        bands = packed(self, lambda: layer_of(self.bands, torch.zeros(self.n_mels)))
+        for start in range(0, n_frames, PIECE_FRAMES):
+            n = min(PIECE_FRAMES, n_frames - start)
+            frames, magnitude = torch.zeros(n, self.n_fft), torch.empty(n, bands.depth)
+            windowed(wave[start * self.hop :], self.hop, self.taper.numpy(), frames.numpy())
+            spectra = torch.view_as_real(torch.fft.rfft(frames))
+            magnitudes(spectra.numpy(), FLOOR, magnitude.numpy())
+            raise_to(FLOOR, project(bands, magnitude, n).numpy(), mels[start : start + n].numpy())
+        return mels.log_().T[None]
 
     def _bands(self, warp: Float[Tensor, " batch"]) -> Float[Tensor, "batch bins n_mels"]:
         """Triangular mel filters, with band edges moved by ``warp`` (1 leaves them), each of unit sum."""
@@ -84,4 +106,6 @@ class CausalLogMel(nn.Module):
 
 def frame_energy(mels: Frames) -> Float[Tensor, "batch 1 frames"]:
     """Loudness of each frame: the log of the mean mel magnitude."""
+    if runs_fast(mels):
+        return (mels.exp().mean(1, keepdim=True)).log()
     return torch.logsumexp(mels, dim=1, keepdim=True) - math.log(mels.shape[1])

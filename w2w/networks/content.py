@@ -12,7 +12,7 @@ from engine.streaming import CausalConv1d, StridedCausalConv1d
 from engine.user_error import UserError
 from w2w.networks.analysis import CausalLogMel, frame_energy
 from w2w.networks.blocks import ResidualBlock
-from w2w.networks.fast import blocks_run_fast, pointwise, run_blocks, runs_fast, stem
+from w2w.networks.fast import blocks_of, blocks_run_fast, packed, pointwise, run_blocks, runs_fast, stem
 from w2w.networks.running_mean import MeanState, RunningMean
 from w2w.networks.trunk import Trunk, TrunkConfig
 
@@ -167,7 +167,8 @@ class ContentEncoder(nn.Module):
         """From what a frontend hears to codes of unit length."""
         if runs_fast(hidden) and blocks_run_fast(self.blocks):
             rows, after_stem = stem(self.stem, hidden[0].T, state["stem"])
-            pasts = run_blocks(self.blocks, rows, state["blocks"])
+            blocks = packed(self.blocks, lambda: blocks_of(self.blocks))
+            pasts = run_blocks(blocks, rows, state["blocks"])
             code = pointwise(self.code, rows)
             code = code * torch.rsqrt(code.square().sum(1, keepdim=True) + 1e-4)
             return code.T[None], state | {"stem": after_stem, "blocks": pasts}

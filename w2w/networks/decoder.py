@@ -13,6 +13,7 @@ from w2w.networks.blocks import Norm, ResidualBlock
 from w2w.networks.content import Content
 from w2w.networks.fast import (
     Steering,
+    blocks_of,
     blocks_run_fast,
     packed,
     pointwise,
@@ -115,14 +116,16 @@ class Decoder(nn.Module):
         """The same frames as the plain way, sooner: a frame's style is a mixture of the tokens' styles."""
         rows, after_stem = stem(self.stem, heard[0].T, state["stem"])
         shares = shares_of(self.ask, rows)
-        tables, tint = self._styles(voice)
-        pasts = run_blocks(self.blocks, rows, state["blocks"], Steering(tables, shares, len(tint)))
+        blocks, voices = packed(self, lambda: (blocks_of(self.blocks), {}))
+        tables, tint = self._styles(voice, voices)
+        pasts = run_blocks(blocks, rows, state["blocks"], Steering(tables, shares, len(tint)))
         rows.addmm_(shares[:, : len(tint)], tint)
         return rows.T[None], {"stem": after_stem, "blocks": pasts}
 
-    def _styles(self, voice: Voice) -> tuple[np.ndarray, Float[Tensor, "tokens channels"]]:
+    def _styles(
+        self, voice: Voice, held: dict[bytes, Any]
+    ) -> tuple[np.ndarray, Float[Tensor, "tokens channels"]]:
         """What every block's style, and the tint, would be where a frame asked for one token alone."""
-        held: dict[bytes, Any] = packed(self, dict)
         key = voice.numpy().tobytes()
         if key not in held:
             if len(held) >= KNOWN_VOICES:

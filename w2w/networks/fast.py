@@ -8,6 +8,7 @@ rounding.
 """
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -42,7 +43,7 @@ def blocks_run_fast(blocks: nn.ModuleList) -> bool:
 
 class _Packed(NamedTuple):
     parameters: list[dict[str, nn.Parameter | None]]
-    state: list[tuple[int, int]]
+    state: tuple[list[int], list[int]]
     built: Any
 
 
@@ -61,42 +62,50 @@ def packed(owner: nn.Module, build: Callable[[], T]) -> T:
     return built
 
 
-def _state(parameters: list[dict[str, nn.Parameter | None]]) -> list[tuple[int, int]]:
-    return [
-        (p.data_ptr(), 0 if p.is_inference() else p._version)
-        for held in parameters
-        for p in held.values()
-        if p is not None
-    ]
+def _state(parameters: list[dict[str, nn.Parameter | None]]) -> tuple[list[int], list[int]]:
+    """Where numbers lie and how often they were changed; some microseconds, since every step asks."""
+    known = [p for held in parameters for p in held.values() if p is not None]
+    return list(map(Tensor.data_ptr, known)), [] if _frozen(known) else list(map(_version, known))
 
 
-class _Layer(NamedTuple):
+_version = attrgetter("_version")
+
+
+def _frozen(known: list[nn.Parameter]) -> bool:
+    return bool(known) and known[0].is_inference()
+
+
+class Layer(NamedTuple):
+    """A linear map of rows, laid out for products."""
+
     weight: np.ndarray
     bias: np.ndarray
     depth: int
-    n_out: int
 
 
-def _laid_out(layer: nn.Conv1d) -> _Layer:
-    """A convolution's weights as a product of several frames side by side takes them."""
+def layer_of(weight: Float[Tensor, "inner outer"], bias: Float[Tensor, "outer"]) -> Layer:
+    """Lay a linear map out."""
     from w2w.networks.fast_products import LANES, UNROLL, panels
 
+    bias = nn.functional.pad(bias, (0, -len(bias) % LANES)).clone()
+    return Layer(panels(weight), bias.numpy(), -(-len(weight) // UNROLL) * UNROLL)
+
+
+def _convolution(layer: nn.Conv1d) -> Layer:
+    """A convolution's weights as a product of several frames side by side takes them."""
     assert layer.bias is not None
-    weight = layer.weight.permute(2, 1, 0).flatten(0, 1)
-    bias = nn.functional.pad(layer.bias, (0, -len(layer.bias) % LANES)).clone()
-    depth = -(-len(weight) // UNROLL) * UNROLL
-    return _Layer(panels(weight), bias.numpy(), depth, layer.out_channels)
+    return layer_of(layer.weight.permute(2, 1, 0).flatten(0, 1), layer.bias)
 
 
-def _project(layer: nn.Conv1d, rows: Float[Tensor, "_ inner"], n_frames: int) -> Rows:
+def project(layer: Layer, rows: Float[Tensor, "_ inner"], n_frames: int) -> Rows:
+    """Map that many rows, each read as far as the layer is deep; zeros fill results up to vectors."""
     from w2w.networks.fast_kernels import project
 
-    known, (n_rows, inner) = packed(layer, lambda: _laid_out(layer)), rows.shape
-    out = torch.empty(n_frames, len(known.bias))
-    needed = (n_frames - 1) * inner + known.depth
+    (n_rows, inner), out = rows.shape, torch.empty(n_frames, len(layer.bias))
+    needed = (n_frames - 1) * inner + layer.depth
     if needed > n_rows * inner:  # the last row is read a little further, and what is there counts nothing
         rows = torch.cat([rows.flatten(), rows.new_zeros(needed - n_rows * inner)])
-    project(rows.reshape(-1).numpy(), inner, n_frames, known.weight, known.depth, known.bias, out.numpy())
+    project(rows.reshape(-1).numpy(), inner, n_frames, layer.weight, layer.depth, layer.bias, out.numpy())
     return out
 
 
@@ -105,20 +114,20 @@ def stem(
 ) -> tuple[Float[Tensor, "frames outer"], Float[Tensor, "1 inner context"]]:
     """A causal convolution as one product: several frames side by side make a row."""
     window = torch.cat([past[0].T, rows])
-    out = _project(layer, window, len(rows))
+    out = project(packed(layer, lambda: _convolution(layer)), window, len(rows))
     return out[:, : layer.out_channels], window[len(rows) :].T[None]
 
 
 def pointwise(layer: nn.Conv1d, rows: Float[Tensor, "frames inner"]) -> Float[Tensor, "frames outer"]:
     """A convolution of length 1."""
-    return _project(layer, rows, len(rows))[:, : layer.out_channels]
+    return project(packed(layer, lambda: _convolution(layer)), rows, len(rows))[:, : layer.out_channels]
 
 
 def shares_of(layer: nn.Conv1d, rows: Float[Tensor, "frames inner"]) -> Float[Tensor, "frames _"]:
     """A convolution of length 1 and a softmax; zeros beyond."""
     from w2w.networks.fast_kernels import softmax
 
-    shares = _project(layer, rows, len(rows))
+    shares = project(packed(layer, lambda: _convolution(layer)), rows, len(rows))
     softmax(shares.numpy(), layer.out_channels)
     return shares
 
@@ -137,7 +146,8 @@ class Blocks(NamedTuple):
     out_bias: np.ndarray
 
 
-def _blocks(blocks: nn.ModuleList) -> Blocks:
+def blocks_of(blocks: nn.ModuleList) -> Blocks:
+    """Lay residual blocks out."""
     from w2w.networks.fast_products import panels
 
     def stack(part: Callable[[Any], Tensor | np.ndarray]) -> np.ndarray:
@@ -173,14 +183,14 @@ def token_table(block: Any, steer: Float[Tensor, "tokens steer"]) -> np.ndarray:
 
 
 def run_blocks(
-    blocks: nn.ModuleList, rows: Rows, pasts: Sequence[Past], steers: Steering | None = None
+    blocks: Blocks, rows: Rows, pasts: Sequence[Past], steers: Steering | None = None
 ) -> list[Past]:
     """Take frames through blocks, in place; return what the blocks keep of them."""
     from vocoders.fast_convolution import scratch
     from w2w.networks.fast_kernels import TILE, through_blocks
 
-    known, n = packed(blocks, lambda: _blocks(blocks)), rows.shape[1]
-    tables, shares, n_tokens = (known.first, rows, 0) if steers is None else steers
+    n = rows.shape[1]
+    tables, shares, n_tokens = (blocks.first, rows, 0) if steers is None else steers
     past = torch.cat(list(pasts), dim=-1)
     after = torch.empty_like(past)
     height = max(part.shape[-1] for part in pasts) + TILE
@@ -192,7 +202,7 @@ def run_blocks(
         rows.numpy(),
         past[0].numpy(),
         after[0].numpy(),
-        known,
+        blocks,
         shares.numpy(),
         padded,
         tables,

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from w2w.networks.fast import compiles
+
 Frames = Float[Tensor, "batch channels frames"]
 BLOCK = 128
 """Frames averaged by one matrix product."""
@@ -53,6 +55,8 @@ class RunningMean(nn.Module):
     ) -> tuple[Frames, MeanState]:
         """Mean at every frame of one chunk."""
         total, seen = (part.to(x.dtype) for part in state)
+        if not torch.is_grad_enabled() and len(x) == 1 and compiles(x):
+            return self._fast_step(x, weight, MeanState(total, seen))
         means = []
         for values, shares in zip(x.split(BLOCK, dim=-1), weight.split(BLOCK, dim=-1)):
             n = values.shape[-1]
@@ -63,3 +67,20 @@ class RunningMean(nn.Module):
             means.append(totals / weights)
             total, seen = totals[..., -1:], weights[..., -1:]
         return torch.cat(means, dim=-1), MeanState(total, seen)
+
+    def _fast_step(
+        self, x: Float[Tensor, "1 channels frames"], weight: Float[Tensor, "1 1 frames"], state: MeanState
+    ) -> tuple[Float[Tensor, "1 channels frames"], MeanState]:
+        """The same means on a CPU, by the recursion itself."""
+        from w2w.networks.fast_analysis import running_mean
+
+        mean, total, seen = torch.empty_like(x), state.total.clone(), state.weight.clone()
+        running_mean(
+            x[0].numpy(),
+            weight[0, 0].numpy(),
+            self.keep,
+            total[0, :, 0].numpy(),
+            seen[0, 0].numpy(),
+            mean[0].numpy(),
+        )
+        return mean, MeanState(total, seen)
