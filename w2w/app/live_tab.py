@@ -19,6 +19,7 @@ from w2w.stream import Stream
 from w2w.watermark import Marker
 
 Wave = Float[Tensor, "1 1 samples"]
+Said = Float[Tensor, "1 1 ready"]
 
 PIECE_S = 0.1
 """Seconds of sound the browser sends at once."""
@@ -70,7 +71,7 @@ class Live:
     refused: Wanted | None = field(default=None)
     """What was wanted in vain; said once, not ten times a second."""
 
-    def say(self, wave: Wave, *, last: bool = False) -> Wave:
+    def say(self, wave: Wave, *, last: bool = False) -> Said:
         """Convert the next piece, and with the last one all that was held back."""
         parts = [self.stream.push(wave)] if wave.shape[-1] else []
         parts += [self.stream.flush()] if last else []
@@ -170,7 +171,7 @@ def mono(samples: np.ndarray) -> Wave:
     return torch.from_numpy(np.asarray(whole, np.float32) / scale)[None, None]
 
 
-def packed(live: Live, said: Wave) -> str:
+def packed(live: Live, said: Said) -> str:
     """A piece for the player: its number, the rate, and 16-bit samples in base64."""
     samples = (said[0, 0].clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
     return f"{live.pieces} {live.stream.sample_rate} {base64.b64encode(samples.tobytes()).decode()}"

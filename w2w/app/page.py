@@ -51,8 +51,8 @@ def build_page(conversions: Conversions, card: Path | None = None) -> gr.Blocks:
 
     ``card`` is the model card's file (Markdown), where the converter is not the released one.
     """
-    # Uploads are kept beside the results, so that they are deleted with them.
-    os.environ.setdefault("GRADIO_TEMP_DIR", str(conversions.folder / "page"))
+    # Uploads are kept beside the results, so that they are deleted with them; read when components are made.
+    os.environ["GRADIO_TEMP_DIR"] = str(conversions.folder / "page")
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, KEPT_S)) as page:
         gr.Markdown(HEADER, elem_id="title")
         with gr.Row(equal_height=False):

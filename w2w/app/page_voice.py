@@ -217,7 +217,10 @@ def complaint(mistake: Exception, paths: Sequence[str | None] = ()) -> str:
     if isinstance(mistake, FileNotFoundError) or any(path and not Path(path).exists() for path in paths):
         return "A recording was deleted since you chose it, as all are after a while. Please choose it again."
     words = str(mistake)
-    for path in paths:
-        words = words.replace(str(Path(path)), Path(path).name) if path else words
-    words = html.escape(words[:1].upper() + words[1:], quote=False)
+    names = [Path(path).name for path in paths if path]
+    for path in filter(None, paths):
+        words = words.replace(str(Path(path)), Path(path).name)
+    if not any(words.startswith(name) for name in names):
+        words = words[:1].upper() + words[1:]
+    words = html.escape(words, quote=False)
     return words if words.endswith((".", "!", "?")) else words + "."

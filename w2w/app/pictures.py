@@ -26,8 +26,8 @@ DEPTH = 9.0
 SHADES = ("000004", "1d1147", "51127c", "822681", "b63679", "e65164", "fb8861", "fec287", "fcfdbf")
 """Colours from quiet to loud, each step as much lighter as the one before."""
 COLUMNS = 1200
-WIDTH, LEFT, MEL_HEIGHT, F0_HEIGHT, GAP = 760, 64, 130, 160, 34
-F0_MARKS, MEL_MARKS = (75, 100, 150, 200, 300, 400), (200, 1000, 3000, 7000)
+WIDTH, LEFT, MEL_HEIGHT, F0_HEIGHT, GAP = 760.0, 64.0, 130.0, 160.0, 34.0
+F0_MARKS, MEL_MARKS = (75.0, 100.0, 150.0, 200.0, 300.0, 400.0), (200.0, 1000.0, 3000.0, 7000.0)
 LEAP = 0.3
 """Octaves between neighbouring frames that are not joined by a line."""
 UNHEARD = "no pitch found"
@@ -86,7 +86,7 @@ def mel_panel(title: str, wave: Wave, top: float, seconds: float) -> list[str]:
     low, high = (float(hz_to_mel(np.array([hz]))[0]) for hz in (SPEECH_16K.f_min, SPEECH_16K.f_max))
     for hz in MEL_MARKS:
         y = top + MEL_HEIGHT * (high - float(hz_to_mel(np.array([hz]))[0])) / (high - low)
-        parts.append(text(LEFT - 8, y + 4, f"{hz} Hz", "left"))
+        parts.append(text(LEFT - 8, y + 4, f"{hz:.0f} Hz", "left"))
     return parts
 
 
@@ -123,7 +123,7 @@ def f0_panel(curves: list[Curve], top: float, seconds: float) -> list[str]:
     for hz in F0_MARKS:
         y = height(hz)
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}" class="mark"/>')
-        parts.append(text(LEFT - 8, y + 4, f"{hz} Hz", "left"))
+        parts.append(text(LEFT - 8, y + 4, f"{hz:.0f} Hz", "left"))
     for kind, curve in zip(("source", "converted"), curves):
         x = LEFT + (np.arange(len(curve)) + 0.5) * HOP / SAMPLE_RATE / seconds * (WIDTH - LEFT)
         for stretch in voiced_stretches(curve):
