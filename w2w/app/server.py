@@ -53,7 +53,8 @@ def application(
 
 def with_page(app: FastAPI, conversions: Conversions, root_path: str) -> FastAPI:
     """Put the page at ``/``; whatever its visitors upload stays in the folder of the results."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # these are read when gradio is imported
+    os.environ["GRADIO_TEMP_DIR"] = str(conversions.folder / "page")
     import gradio
 
     from w2w.app.look import mounted
