@@ -28,6 +28,8 @@ LOUDEST = 2.0
 """Likeness is limited to this many (robust) deviations: a voice's pitch is far more alike than the echo."""
 SPEEDS = np.linspace(0.9, 1.1, 201)
 """Speeds at which the sound may have been played back."""
+ALONE = 2.326
+"""The score from which a second bears the mark by itself: chance lets one in a hundred reach it."""
 WINDOWS_S = (4, 16, 64, 256)
 """Seconds of excerpts that are judged by themselves, where the file is longer."""
 
@@ -75,16 +77,16 @@ def judge(rows: Likeness, key: str | int, duration: float, false_alarm: float = 
     """
     taps, whole = gaussian_taps(key), rows.sum(0)
     chances = [(2 * chance(score(whole, taps)), 1.0)]
-    excerpts = [rows[start : start + length].sum(0) for start, length in _excerpts(len(rows))]
+    excerpts = _excerpts(len(rows))
     if excerpts:
-        best = float(score(np.stack(excerpts), taps).max())
+        best = max(float(score(rows[start : start + length].sum(0), taps)) for start, length in excerpts)
         chances.append((4 * len(excerpts) * chance(best), 1.0))
-    by_speed = score(np.stack([stretched(whole, float(speed)) for speed in SPEEDS]), taps)
+    by_speed = score(stretched(whole, SPEEDS), taps)
     fastest = int(by_speed.argmax())
     chances.append((4 * len(SPEEDS) * chance(by_speed[fastest]), float(SPEEDS[fastest])))
     probability, speed = min(chances)
     marked = probability <= false_alarm
-    at_speed = rows if speed == 1.0 else np.stack([stretched(row, speed) for row in rows])
+    at_speed = rows if speed == 1.0 else np.concatenate([stretched(row, np.array([speed])) for row in rows])
     alone = score(at_speed, taps) > ALONE
     return Finding(
         marked=marked,
@@ -93,10 +95,6 @@ def judge(rows: Likeness, key: str | int, duration: float, false_alarm: float = 
         duration=duration,
         speed=speed if marked else 1.0,
     )
-
-
-ALONE = 2.326
-"""The score that one second in a hundred reaches by chance."""
 
 
 def score(profile: Profile, taps: Float[np.ndarray, "taps"]) -> Float[np.ndarray, "*batch"]:
@@ -123,7 +121,7 @@ def likeness(wave: Wave) -> Likeness:
         past = np.fft.rfft(flat[start : start + SPAN + SAMPLE_RATE], length)
         now = np.fft.rfft(flat[start + SPAN : start + SPAN + SAMPLE_RATE], length)
         # Delay d of ``now`` against ``past`` stands at SPAN - d.
-        rows.append(np.fft.irfft(past * now.conj(), length)[SPAN:0:-1])
+        rows.append(np.fft.irfft(past * now.conj(), length)[SPAN:0:-1].astype(np.float32))
     return np.stack(rows)
 
 
@@ -145,10 +143,12 @@ def flattened(wave: Wave) -> Wave:
     return whole[..., WINDOW : WINDOW + samples]
 
 
-def stretched(profile: Float[np.ndarray, "span"], speed: float) -> Float[np.ndarray, "span"]:
-    """The likeness that the sound would have, were it played at the speed at which it was marked."""
+def stretched(
+    profile: Float[np.ndarray, "span"], speeds: Float[np.ndarray, "speeds"]
+) -> Float[np.ndarray, "speeds span"]:
+    """The likeness of a sound at these speeds, as it would be at the speed at which it was marked."""
     fine = np.fft.irfft(np.fft.rfft(profile), 8 * SPAN)
-    return np.interp(np.arange(SPAN) / speed, np.arange(8 * SPAN) / 8, fine)
+    return np.interp(np.arange(SPAN) / speeds[:, None], np.arange(8 * SPAN) / 8, fine)
 
 
 def _excerpts(seconds: int) -> list[tuple[int, int]]:
