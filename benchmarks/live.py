@@ -9,6 +9,7 @@ is slower for a while is so for each. The factor is computing time over the soun
 its own, by its own streaming function, at its 13 ms, with its weights where the checkout has them.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,9 +21,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.converter import lasting, speech_like
+from benchmarks.converter import speech_like
 from benchmarks.live_peer import CHUNK_MS, Peer
-from benchmarks.live_soak import soak
+from benchmarks.live_soak import looped, soak
 from benchmarks.table import machine, show
 from data.arguments import Arguments
 from data.audio import load
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     option("--peer", type=Path, metavar="CHECKOUT", help="folder of LLVC's published code")
     option("--soak-minutes", type=float, metavar="N", help="only stream so many minutes, watching memory")
     words = arguments.parse_args(argv)
-    if words.seconds < 1 or (words.soak_minutes is not None and words.soak_minutes < 1):
+    if not all(1 <= length < math.inf for length in (words.seconds, words.soak_minutes or 1.0)):
         raise UserError("--seconds and --soak-minutes must be at least 1")
     if not all(1 <= chunk_ms <= 1000 for chunk_ms in words.chunk_ms):
         raise UserError("--chunk-ms must be within 1 and 1000 ms")
@@ -130,12 +131,12 @@ def ours(
 
 def compete(contestants: Sequence[Contestant], speech: Wave, seconds: float, rate: int) -> None:
     """Have each process as many seconds, turn by turn; what is made once is made before."""
-    warm = lasting(speech, rate)
+    warm = looped(speech, rate)
     for contestant in contestants:
         contestant.turn(warm)
     n_turns = max(round(seconds / TURN_S), 1)
     turn_samples = round(seconds / n_turns * rate)
-    whole = lasting(speech, turn_samples * n_turns)
+    whole = looped(speech, turn_samples * n_turns)
     for number, wave in enumerate(whole.split(turn_samples, dim=-1)):
         # The order turns too, for whoever always came after the same one would find the same caches.
         for place in range(len(contestants)):

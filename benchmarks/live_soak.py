@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.converter import lasting
 from benchmarks.table import machine, show
 from w2w import Converter
 from w2w.live.session import Session, undisturbed
@@ -32,6 +31,11 @@ def resident_mib() -> float:
         return most / (2**20 if sys.platform == "darwin" else 2**10)
 
 
+def looped(speech: Wave, samples: int) -> Float[Tensor, "1 1 looped"]:
+    """The speech, repeated to a length."""
+    return speech.repeat(1, 1, -(-samples // speech.shape[-1]))[..., :samples]
+
+
 def soak(
     converter: Converter,
     voice: Tensor,
@@ -48,7 +52,7 @@ def soak(
         converter, [voice, other], chunk_ms=chunk_ms, rate=rate, engine=engine, marker=Marker(rate)
     )
     session.warm_up()
-    chunks = lasting(speech, 60 * rate).split(session.chunk_samples, dim=-1)
+    chunks = looped(speech, 60 * rate).split(session.chunk_samples, dim=-1)
     whole = [chunk for chunk in chunks if chunk.shape[-1] == session.chunk_samples]
     seen: list[tuple[float, float, float, float]] = []
     with undisturbed():

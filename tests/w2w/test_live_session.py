@@ -156,7 +156,9 @@ def test_levels_and_load_are_what_they_say():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["write", "read", "peek", "drop"]), st.integers(0, 9)), max_size=40))
+@given(
+    st.lists(st.tuples(st.sampled_from(["write", "read", "peek", "drop"]), st.integers(0, 9)), max_size=40)
+)
 def test_a_ring_is_a_bounded_queue(steps):
     ring, model, fresh = Ring(7), deque(), iter(range(1, 10_000))
     for what, count in steps:

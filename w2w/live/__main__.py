@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 from data.arguments import Arguments
-from data.audio import blocks
+from data.audio import Writer, blocks
 from engine.stopping import stop_signals
 from engine.user_error import UserError, exits_cleanly
 from w2w.convert import MOST_SEMITONES
@@ -186,10 +186,11 @@ def check(words: Namespace) -> None:
 
 
 def keep(words: Namespace, read: Sequence[Path]) -> None:
-    """Refuse to write over what is read, or to write two sounds to one file."""
+    """Refuse to write over what is read, to write two sounds to one file, and names without a format."""
     named_outs = {"--output-file": words.output_file, "--record": words.record}
     outs: dict[str, Path] = {option: out for option, out in named_outs.items() if out is not None}
     for option, out in outs.items():
+        Writer(out, 48_000)  # refuses a name that says no format
         for path in read:
             if out.exists() and out.samefile(path):
                 raise UserError(

@@ -1,0 +1,184 @@
+"""The live benchmark: what it measures, the peer that it runs, and when it calls a soak flat."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.live import Contestant, against, compete, main, row
+from benchmarks.live_peer import Clock, Peer, Sinusoids
+from benchmarks.live_soak import resident_mib, rows, verdict
+from engine.checkpoint import export
+from engine.user_error import UserError
+from w2w.networks.content import ContentConfig
+from w2w.networks.decoder import DecoderConfig
+from w2w.networks.network import ConverterConfig, ConverterNetwork
+from w2w.networks.style import StyleConfig
+
+INFER = """
+import time
+import torch
+from model import Net
+from utils import glob_audio_files
+
+
+def do_infer(model, audio, chunk_factor, sr, stream):
+    assert stream and chunk_factor == 1
+    print("words that are no answer")
+    for chunk in audio.split(model.dec_chunk_size * model.L):
+        start = time.time()
+        model(chunk)
+        elapsed = time.time() - start
+"""
+MODEL = """
+from torch import nn
+from speechbrain.lobes.models.transformer.Transformer import PositionalEncoding
+import cached_convnet
+
+
+class Net(nn.Module):
+    def __init__(self, L, dec_chunk_size):
+        super().__init__()
+        self.L, self.dec_chunk_size = L, dec_chunk_size
+        self.linear, self.places = nn.Linear(2, 3), PositionalEncoding(8, max_len=20)
+
+    def forward(self, x):
+        return x
+"""
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """As the peer's, but small."""
+    (tmp_path / "experiments/llvc").mkdir(parents=True)
+    (tmp_path / "infer.py").write_text(INFER)
+    (tmp_path / "model.py").write_text(MODEL)
+    (tmp_path / "cached_convnet.py").touch()
+    config = {"model_params": {"L": 16, "dec_chunk_size": 13}, "data": {"sr": 16_000}}
+    (tmp_path / "experiments/llvc/config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    torch.manual_seed(0)
+    config = ConverterConfig(
+        n_mels=20,
+        content=ContentConfig(n_channels=16, n_blocks=1, dim=6),
+        style=StyleConfig(n_channels=12, n_blocks=1, n_tokens=3, token_dim=4),
+        decoder=DecoderConfig(n_channels=32, n_blocks=1),
+    )
+    return export(tmp_path_factory.mktemp("model"), config, ConverterNetwork(config))
+
+
+def test_the_command_measures_each_chunk_length(model, capsys):
+    main(f"--checkpoint {model} --engine eager --chunk-ms 13 40 --seconds 1".split())
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ours")]
+    assert [line.split("|")[2].strip() for line in lines] == ["13 ms", "40 ms"]
+    assert [line.split("|")[3].strip() for line in lines] == ["30 ms", "48 ms"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_soak_uses_all_that_a_session_does(model, capsys):
+    main(f"--checkpoint {model} --engine eager --chunk-ms 200 --soak-minutes 1".split())
+    said = capsys.readouterr().out
+    assert "1 minutes at once, eager, chunks of 200 ms at 16000 Hz, watermarked" in said
+    assert "memory +0.0 MiB, computing time per chunk x 1.000" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("--seconds 0", "at least 1"),
+        ("--soak-minutes 0.5", "at least 1"),
+        ("--chunk-ms 0", "within 1 and 1000"),
+        ("--chunk-ms nan", "within 1 and 1000"),
+        ("--seconds nan", "at least 1"),
+    ],
+)
+def test_mistakes_are_told(capsys, line, words):
+    with pytest.raises(SystemExit) as end:
+        main(line.split())
+    assert end.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_the_peer_runs_its_own_code_and_tells_each_chunk(checkout):
+    with Peer(checkout, torch.randn(1, 1, 2_080)) as peer:
+        assert peer.name == "LLVC (0.0 M, random weights)"
+        assert peer.latency_ms == 15.0
+        for _ in range(2):
+            took = peer.turn()
+            assert len(took) == 10
+            assert all(0 < seconds < 1 for seconds in took)
+        process = peer.process
+    assert process.poll() is not None
+
+
+def test_a_peer_that_fails_is_told_in_one_sentence(checkout, monkeypatch):
+    python = checkout / "python"
+    python.write_text("#!/bin/sh\necho Traceback >&2\necho 'ImportError: not of this time' >&2\nexit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    with pytest.raises(UserError, match="its code ended: ImportError: not of this time"):
+        Peer(checkout, torch.zeros(1, 1, 2_080)).__enter__()
+    (checkout / "infer.py").unlink()
+    with pytest.raises(UserError, match=r"not a checkout of LLVC's published code: infer.py is missing"):
+        Peer(checkout, torch.zeros(1, 1, 16))
+
+
+def test_the_clock_tells_pairs():
+    clock = Clock()
+    for _ in range(6):
+        clock.time()
+    assert len(clock.took()) == 3
+    assert clock.took() == []
+
+
+def test_stood_in_positions_are_the_usual_sinusoids():
+    places = Sinusoids(6, max_len=10)(torch.zeros(2, 7, 6))
+    assert places.shape == (1, 7, 6)
+    assert places[0, 5, 2].item() == pytest.approx(math.sin(5 / 10_000 ** (2 / 6)), abs=1e-5)
+    assert places[0, 5, 3].item() == pytest.approx(math.cos(5 / 10_000 ** (2 / 6)), abs=1e-5)
+
+
+def test_all_have_as_many_turns_in_changing_order(capsys):
+    order = []
+
+    def contestant(name, chunk_ms, seconds):
+        def turn(wave):
+            order.append(name)
+            return [seconds] * 4
+
+        return Contestant(name=name, chunk_ms=chunk_ms, latency_ms=None, turn=turn)
+
+    ours, theirs = contestant("ours", 13.0, 0.001), contestant("theirs", 13.0, 0.01)
+    compete([ours, theirs], torch.zeros(1, 1, 100), 15.0, 100)
+    assert order == ["ours", "theirs", "ours", "theirs", "theirs", "ours", "ours", "theirs"]
+    assert len(ours.took) == len(theirs.took) == 12
+    against([ours, theirs])
+    assert "ours: 0.100 of the computing time of theirs, chunks of 13 ms" in capsys.readouterr().out
+
+
+def test_goals_are_judged_by_factor_and_slow_chunks():
+    def judged(took, chunk_ms):
+        return row(Contestant(name="", chunk_ms=chunk_ms, latency_ms=28.0, turn=lambda _: [], took=took))[-1]
+
+    assert judged([0.0019] * 100, 20.0) == "yes"
+    assert judged([0.0021] * 100, 20.0) == "NO"
+    assert judged([0.001] * 97 + [0.009] * 3, 20.0) == "NO"
+    assert judged([0.001] * 97 + [0.009] * 3, 10.0) == "yes"
+    assert judged([1.0], 40.0) == ""
+
+
+def test_a_soak_is_flat_only_if_neither_memory_nor_time_grows():
+    flat = [(500.0 + 0.01 * minute, 1.0, 2.0, 1.0) for minute in range(60)]
+    assert verdict(flat).endswith("last: flat")
+    leaking = [(500.0 + minute, 1.0, 2.0, 1.0) for minute in range(60)]
+    slowing = [(500.0, 1.0, 2.0, 1.0 + 0.01 * minute) for minute in range(60)]
+    assert verdict(leaking).endswith("NOT flat")
+    assert verdict(slowing).endswith("NOT flat")
+    assert [line[0] for line in rows(flat)][0::11] == ["1", "60"]
+    assert resident_mib() > np.float64(1)

@@ -1,0 +1,182 @@
+"""The live path on a sound card played by the test: what is heard, counted, and told when it fails."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from played_card import Sound
+from torch.testing import assert_close
+
+from engine.checkpoint import export
+from engine.user_error import UserError
+from w2w import Converter
+from w2w.live.devices import common_rate, found, listed, named
+from w2w.live.duplex import Duplex
+from w2w.live.session import Session
+from w2w.networks.network import ConverterNetwork
+
+RATE = 16_000
+
+
+@pytest.fixture
+def sound() -> Sound:
+    return Sound()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, tiny):
+    torch.manual_seed(3)
+    config = tiny()
+    return export(tmp_path_factory.mktemp("model"), config, ConverterNetwork(config))
+
+
+@pytest.fixture
+def duplex(sound, model, buzz):
+    converter = Converter.from_pretrained(model)
+    voice = converter.embed(buzz(8_000, f0=(200.0,)))
+    sound.source = buzz(RATE, f0=(150.0,))[0, 0].numpy()
+    ends = found(sound, None, "input"), found(sound, None, "output")
+    return Duplex(Session(converter, [voice]), sound, ends, cushion_ms=10.0)
+
+
+def exchange(duplex, card, count) -> None:
+    for _ in range(count):
+        card.exchange()
+        done = duplex.session.load
+        wanted = len(card.played)
+        deadline = time.monotonic() + 5
+        while (done.chunks < wanted or duplex.heard.level) and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        time.sleep(0.001)
+
+
+def test_what_the_card_plays_is_the_conversion_as_late_as_the_figure_says(duplex, sound):
+    with duplex:
+        card = sound.cards[0]
+        exchange(duplex, card, 40)
+        duplex.check()
+        latency_ms = duplex.latency_ms
+    played = torch.from_numpy(np.concatenate(card.played))
+    assert_close(played[:, 0], played[:, 1], rtol=0, atol=0)
+    session = duplex.session
+    source = torch.from_numpy(sound.source[np.arange(40 * 320) % len(sound.source)])[None, None]
+    converted = Converter(session.stream.network).convert(source, session.voices[0])[0, 0]
+    late = int((played[:, 0] != 0).nonzero()[0]) - int((converted != 0).nonzero()[0])
+    count = 40 * 320 - late
+    assert_close(played[late:, 0], converted[:count], rtol=0, atol=1e-5)
+    # The microphone's and the loudspeaker's own 30 ms come on top.
+    assert latency_ms == pytest.approx(30 + 1000 * late / RATE, abs=1e-3)
+    assert late / RATE * 1000 <= session.latency_ms + 20 + 10
+    assert duplex.underruns == duplex.overruns == 0
+    assert not duplex.worker.is_alive()
+
+
+def test_what_the_card_reports_and_what_comes_too_late_is_counted(duplex, sound):
+    duplex.worker = threading.Thread(target=lambda: None)  # a conversion that stands still
+    with duplex:
+        card = sound.cards[0]
+        card.exchange(input_overflow=True)
+        card.exchange(output_underflow=True)
+        assert (duplex.underruns, duplex.overruns) == (1, 1)
+        for _ in range(60):  # longer than the queue holds
+            card.exchange()
+        assert duplex.overruns > 5
+        assert not np.concatenate(card.played).any()
+    sound.between = 0.0
+
+
+def test_a_driver_that_tells_no_times_is_helped_out(duplex, sound):
+    sound.between = 0.0
+    with duplex:
+        sound.cards[0].exchange()
+        assert duplex.latency_ms == pytest.approx(30.0)
+
+
+def test_a_device_that_vanishes_is_told_in_one_sentence(duplex, sound, monkeypatch):
+    with duplex:
+        card = sound.cards[0]
+        exchange(duplex, card, 2)
+        duplex.check()
+        monkeypatch.setattr("w2w.live.duplex.SILENT_S", 0.0)
+        with pytest.raises(UserError, match="no more sound from Mic or to Speakers"):
+            duplex.check()
+        monkeypatch.undo()
+        card.active = False
+        sound.gone = True
+        with pytest.raises(UserError, match="unplugged"):
+            duplex.check()
+    assert not duplex.worker.is_alive()
+
+
+def test_failures_of_the_other_threads_are_not_swallowed(duplex, sound, monkeypatch):
+    def fails(_):
+        raise UserError("no more")
+
+    monkeypatch.setattr(duplex.session, "push", fails)
+    with duplex:
+        sound.cards[0].exchange()
+        duplex.worker.join(5)
+        with pytest.raises(UserError, match="no more"):
+            duplex.check()
+        duplex.failure = ZeroDivisionError("ours")
+        with pytest.raises(RuntimeError, match="failed"):
+            duplex.check()
+
+
+def test_a_callback_that_fails_ends_the_sound_in_silence(duplex, sound, monkeypatch):
+    monkeypatch.setattr(duplex.playout, "read", lambda out: 1 / 0)
+    with duplex:
+        card = sound.cards[0]
+        card.exchange()
+        assert not card.active
+        assert not card.played[0].any()
+        assert isinstance(duplex.failure, ZeroDivisionError)
+
+
+def test_a_card_that_is_taken_is_told(duplex, sound):
+    sound.busy = True
+    with pytest.raises(UserError, match=r"another program may hold them; --list-devices"), duplex:
+        pass
+    assert not duplex.worker.is_alive()
+
+
+def test_devices_are_listed_and_found(sound):
+    lines = listed(sound).splitlines()
+    assert len(lines) == 4
+    assert [line[:4] for line in lines[1:]] == [">  0", " < 1", "   2"]
+    assert found(sound, named("1"), "output").channels == 2
+    assert found(sound, named("Phone"), "output").channels == 1
+    assert (named("12"), named("USB"), named(None)) == (12, "USB", None)
+
+
+@pytest.mark.parametrize(
+    ("device", "way", "words"),
+    [
+        (7, "input", "--input-device 7: No input device matching 7; --list-devices"),
+        ("Mic", "output", "--output-device Mic: Mic has no output channels"),
+    ],
+)
+def test_devices_that_are_not_there_are_told(sound, device, way, words):
+    with pytest.raises(UserError, match=words):
+        found(sound, device, way)
+
+
+def test_no_usual_device_is_told(sound):
+    sound.default.device = (-1, -1)
+    with pytest.raises(UserError, match="no usual input device: name one by --input-device"):
+        found(sound, None, "input")
+
+
+def test_the_rate_is_one_that_both_ends_take(sound):
+    mic, speakers = found(sound, 0, "input"), found(sound, 1, "output")
+    assert common_rate(sound, mic, speakers, None) == 16_000
+    assert common_rate(sound, mic, speakers, 48_000) == 48_000
+    sound.takes = {48_000}
+    assert common_rate(sound, mic, speakers, None) == 48_000
+    with pytest.raises(UserError, match=r"input device 0 \(Mic\) refuses 16000 Hz.*leave --rate out"):
+        common_rate(sound, mic, speakers, 16_000)
+    sound.takes = set()
+    with pytest.raises(UserError, match="choose others by --input-device"):
+        common_rate(sound, mic, speakers, None)

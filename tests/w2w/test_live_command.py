@@ -1,0 +1,204 @@
+"""The live command, on files and on a sound card that plays itself: what it does, refuses, leaves behind."""
+
+import os
+import pty
+import signal
+import sys
+import termios
+import threading
+
+import pytest
+import torch
+from played_card import Sound, wait_for
+from torch.testing import assert_close
+
+from data.audio import info, load, save
+from engine.checkpoint import export
+from w2w.convert import main as convert
+from w2w.live.__main__ import main
+from w2w.live.keys import keyboard
+from w2w.networks.network import ConverterNetwork
+
+RATE = 16_000
+
+
+@pytest.fixture
+def sound(monkeypatch) -> Sound:
+    sound = Sound()
+    monkeypatch.setitem(sys.modules, "sounddevice", sound)
+    return sound
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory, tiny):
+    torch.manual_seed(3)
+    config = tiny()
+    return export(tmp_path_factory.mktemp("model"), config, ConverterNetwork(config))
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, buzz, model):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("w2w.weights.RELEASED", model)
+    save("me.wav", buzz(12_345, f0=(120.0,)), RATE)
+    save("her.wav", buzz(9_000, f0=(200.0,)), RATE)
+    save("his.wav", buzz(9_000, f0=(100.0,)), RATE)
+    return tmp_path
+
+
+def run(line: str) -> None:
+    main(line.split())
+
+
+def refusal(capsys, line: str) -> str:
+    with pytest.raises(SystemExit) as end:
+        run(line)
+    said = capsys.readouterr().err.strip().splitlines()
+    assert end.value.code == 2
+    assert said[-1].startswith("error: ")
+    assert not any("Traceback" in words for words in said)
+    return said[-1]
+
+
+def test_what_is_missing_is_told_with_the_way_out(here, capsys, monkeypatch, sound):
+    sound.devices = []
+    assert "no sound card was found: use --input-file" in refusal(capsys, "--list-devices")
+    assert "no sound card was found: use --input-file" in refusal(capsys, "--reference her.wav")
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    assert "pip install 'timbre[live]'" in refusal(capsys, "--reference her.wav")
+
+
+def test_a_missing_portaudio_is_told(here, capsys, monkeypatch):
+    (here / "sounddevice.py").write_text("raise OSError('PortAudio library not found')")
+    monkeypatch.syspath_prepend(here)
+    monkeypatch.delitem(sys.modules, "sounddevice", raising=False)
+    assert "apt install libportaudio2" in refusal(capsys, "--list-devices")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", "say whose voice by --reference"),
+        (f"--reference {'a.wav ' * 10}", "names 10 voices"),
+        ("--reference her.wav --input-file me.wav", "--input-file me.wav needs --output-file"),
+        ("--reference her.wav --output-file o.wav", "--output-file o.wav needs --input-file"),
+        ("--reference her.wav --input-file me.wav --output-file o.wav --input-device 1", "exclude"),
+        ("--reference her.wav --pace live", "--pace goes with --input-file"),
+        ("--reference her.wav --chunk-ms 0", "--chunk-ms 0 must be within 1 and 1000"),
+        ("--reference her.wav --chunk-ms nan", "--chunk-ms nan must be within"),
+        ("--reference her.wav --cushion-ms -1", "--cushion-ms -1 must be within"),
+        ("--reference her.wav --pitch nan", "--pitch nan must be within"),
+        ("--reference her.wav --rate 4000", "--rate 4000 must be within"),
+        ("--reference none.wav --input-file me.wav --output-file o.wav", "none.wav does not exist"),
+        ("--reference her.wav --input-file none.wav --output-file o.wav", "none.wav does not exist"),
+        (
+            "--reference her.wav --input-file me.wav --output-file me.wav",
+            "written over me.wav, which is read",
+        ),
+        ("--reference her.wav --input-file me.wav --output-file o.wav --record o.wav", "two names"),
+        ("--reference her.wav --input-file me.wav --output-file o.xyz", "name it with one of"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(here, capsys, line, words):
+    before = sorted(here.iterdir())
+    assert words in refusal(capsys, line)
+    assert sorted(here.iterdir()) == before
+
+
+@pytest.mark.parametrize("options", ["", "--pitch 2 --no-watermark --chunk-ms 13"])
+def test_the_file_path_equals_the_file_command(here, capsys, options):
+    files = "--input-file me.wav --output-file live.wav --record take.wav"
+    run(f"--reference her.wav {files} --engine eager {options}")
+    shared = options.split(" --chunk-ms")[0]
+    convert(f"me.wav --reference her.wav --out file.wav {shared}".split())
+    assert info("live.wav") == info("file.wav")
+    assert_close(load("live.wav"), load("file.wav"), rtol=0, atol=1.1 * 2**-15)
+    assert_close(load("take.wav"), load("live.wav"), rtol=0, atol=0)
+    said = capsys.readouterr()
+    assert said.out.split()[:2] == ["live.wav", "take.wav"]
+    assert "ms late, computing and devices left out" in said.err.splitlines()[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_files_whole(here, capsys, number):
+    timer = threading.Timer(0.4, os.kill, (os.getpid(), number))
+    watch = threading.Thread(target=lambda: (wait_for(lambda: list(here.glob(".live*"))), timer.start()))
+    watch.start()
+    save("long.wav", load("me.wav").repeat(1, 1, 12), RATE)
+    before = signal.getsignal(number)
+    files = "--input-file long.wav --output-file live.wav --record take.wav"
+    with pytest.raises(SystemExit) as end:
+        run(f"--reference her.wav {files} --pace live --engine eager")
+    assert end.value.code == 130
+    assert signal.getsignal(number) is before
+    assert 0 < info("live.wav").samples < info("long.wav").samples
+    assert info("take.wav").samples == info("live.wav").samples
+    assert "ended early" in capsys.readouterr().err
+    assert not list(here.glob(".*"))
+
+
+@pytest.fixture
+def terminal(monkeypatch):
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "r") as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        yield ours
+    os.close(ours)
+
+
+def test_keys_come_without_enter_and_the_terminal_is_left_as_it_was(terminal):
+    before = termios.tcgetattr(sys.stdin.fileno())
+    with keyboard() as keys:
+        assert not termios.tcgetattr(sys.stdin.fileno())[3] & termios.ICANON
+        os.write(terminal, b" 2q")
+        assert keys.pressed(1.0) == " 2q"
+        assert keys.pressed(0.0) == ""
+    assert termios.tcgetattr(sys.stdin.fileno()) == before
+
+
+def test_no_terminal_means_no_keys(monkeypatch, tmp_path):
+    (tmp_path / "words").write_text("q")
+    with (tmp_path / "words").open() as stdin:
+        monkeypatch.setattr("sys.stdin", stdin)
+        with keyboard() as keys:
+            assert keys.pressed(0.0) == ""
+    monkeypatch.setattr("sys.stdin", None)
+    with keyboard() as keys:
+        assert keys.pressed(0.0) == ""
+
+
+def test_a_whole_session_by_keys(here, sound, terminal, capsys, buzz):
+    sound.runs, sound.source = True, buzz(RATE, f0=(150.0,))[0, 0].numpy()
+
+    def type_keys() -> None:
+        wait_for(lambda: sound.cards and len(sound.cards[0].played) > 10)
+        card = sound.cards[0]
+        for key in (b"2", b"7", b"+", b" ", b"r", b"r", b"q"):
+            os.write(terminal, key)
+            until = len(card.played) + 8
+            wait_for(lambda: len(card.played) >= until or not card.active)  # noqa: B023 - called at once
+
+    typist = threading.Thread(target=type_keys)
+    typist.start()
+    run("--reference her.wav his.wav --record take.wav --engine eager")
+    typist.join()
+    said = capsys.readouterr()
+    assert "keys: space bypass" in said.err
+    assert "there is no voice 7: 2 given" in said.err
+    assert said.out.split() == ["take.wav", "take-2.wav"]
+    assert info("take.wav").samples > 0.2 * RATE
+    assert load("take.wav").abs().max() > 0.001
+    assert not sound.cards[0].active
+    assert not any(thread.name == "convert" for thread in threading.enumerate())
+
+
+def test_a_card_that_is_pulled_out_leaves_the_recording_whole(here, sound, capsys, buzz):
+    sound.runs, sound.source = True, buzz(RATE, f0=(150.0,))[0, 0].numpy()
+
+    def pull() -> None:
+        wait_for(lambda: sound.cards and len(sound.cards[0].played) > 15)
+        sound.gone = True
+
+    threading.Thread(target=pull).start()
+    assert "no more sound from Mic" in refusal(capsys, "--reference her.wav --record take.wav --engine eager")
+    assert info("take.wav").samples > 0
