@@ -28,7 +28,7 @@ def here(tmp_path, monkeypatch, buzz):
 def ends_with(line: str) -> int:
     with pytest.raises(SystemExit) as end:
         main(line.split())
-    return end.value.code or 0
+    return int(end.value.code or 0)
 
 
 def test_the_command_tells_marked_from_unmarked(here, capsys):
