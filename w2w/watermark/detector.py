@@ -81,9 +81,10 @@ def judge(rows: Likeness, key: str | int, duration: float, false_alarm: float = 
     if excerpts:
         best = max(float(score(rows[start : start + length].sum(0), taps)) for start, length in excerpts)
         chances.append((4 * len(excerpts) * chance(best), 1.0))
-    by_speed = score(stretched(whole, SPEEDS), taps)
-    fastest = int(by_speed.argmax())
-    chances.append((4 * len(SPEEDS) * chance(by_speed[fastest]), float(SPEEDS[fastest])))
+    if min(chances)[0] > false_alarm:  # a mark found at the sound's own speed is not looked for at others
+        by_speed = score(stretched(whole, SPEEDS), taps)
+        fastest = int(by_speed.argmax())
+        chances.append((4 * len(SPEEDS) * chance(by_speed[fastest]), float(SPEEDS[fastest])))
     probability, speed = min(chances)
     marked = probability <= false_alarm
     at_speed = rows if speed == 1.0 else np.concatenate([stretched(row, np.array([speed])) for row in rows])
