@@ -81,7 +81,7 @@ class Stream:
                 f" converter's own, {rate} Hz"
             )
         self.network, self.engine = network, network if engine is None else engine
-        self.voice, self.semitones = voice, semitones
+        self.voice, self.semitones = plain(voice), semitones
         self.chunk_samples, self.hop = chunk_samples, network.hop
         common = math.gcd(self.sample_rate, rate)
         self.down, self.up = self.sample_rate // common, rate // common
@@ -132,7 +132,6 @@ class Stream:
         self._check_open()
         self.state = self.changed(self.state, voice, semitones, over_ms)
 
-    @torch.inference_mode()
     def begin(self) -> StreamState:
         """Nothing heard: one conversion for each row of the voice."""
         batch, device = len(self.voice), self.voice.device
@@ -185,7 +184,7 @@ class Stream:
             raise UserError("this converter cannot move the pitch: leave the semitones out")
         place = state.heard * self.up / self.down
         lasts = over_ms / 1000.0 * self.network.sample_rate
-        voice = None if voice is None else voice.to(state.steering.end)
+        voice = None if voice is None else plain(voice.to(state.steering.end))
         return state._replace(steering=state.steering.toward(voice, semitones, place, float(lasts)))
 
     def _advance(self, chunk: Wave, state: StreamState) -> tuple[Ready, StreamState]:
@@ -226,3 +225,9 @@ class Stream:
     def _check_open(self) -> None:
         if self.ended:
             raise ValueError("this stream was flushed; begin another")
+
+
+def plain(voice: Voice) -> Voice:
+    """A copy that gradients may pass, whatever mode the voice was taken in."""
+    with torch.inference_mode(False):
+        return voice.detach().clone()
