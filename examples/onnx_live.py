@@ -32,7 +32,7 @@ feeds = {"semitones": np.array([float(sys.argv[4]) if len(sys.argv) > 4 else 0.0
 converted = []
 for chunk in padded.reshape(-1, 1, 1, size):
     made = dict(zip(names, session.run(names, feeds | {"chunk": chunk})))
-    converted.append(made.pop("wave").ravel())
+    converted.append(np.asarray(made.pop("wave"))[0, 0])
     feeds |= {name.replace("next_", "state_", 1): state for name, state in made.items()}
 soundfile.write(out, np.concatenate(converted)[lag:][: len(wave)], rate)
 print(

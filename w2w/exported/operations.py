@@ -137,7 +137,7 @@ def _addmm(record: Recording, out: Tensor, bias: Tensor, x: Tensor, y: Tensor) -
 
 
 @writes("pow")
-def _pow(record: Recording, out: Tensor, x: Tensor, exponent: float) -> None:
+def _pow(record: Recording, out: Tensor, x: Tensor, exponent: Any) -> None:
     record.emit("Pow", [x, _number(exponent, x)], out)
 
 

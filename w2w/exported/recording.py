@@ -52,8 +52,7 @@ class Recording(TorchDispatchMode):
             operation = func.overloadpacket.__name__
             if operation not in OPERATIONS:
                 raise UserError(f"no ONNX is known for torch's {operation}: the step cannot be written down")
-            with torch.utils._python_dispatch._disable_current_modes():
-                OPERATIONS[operation](self, out, *args, **(kwargs or {}))
+            OPERATIONS[operation](self, out, *args, **(kwargs or {}))
         return out
 
     def emit(

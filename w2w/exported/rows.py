@@ -15,7 +15,7 @@ from engine.streaming import CausalConv1d
 from w2w.networks.blocks import ResidualBlock
 
 Rows = Float[Tensor, "frames channels"]
-Pasts = Float[Tensor, "past channels"]
+Pasts = Float[Tensor, "context channels"]
 
 
 class RowStem(nn.Module):
@@ -35,7 +35,9 @@ class RowStem(nn.Module):
         places = torch.arange(n_frames)[:, None] + torch.arange(kernel)
         self.register_buffer("places", places.flatten())
 
-    def forward(self, rows: Rows, past: Pasts) -> tuple[Rows, Pasts]:
+    def forward(
+        self, rows: Float[Tensor, "frames inner"], past: Float[Tensor, "context inner"]
+    ) -> tuple[Float[Tensor, "frames outer"], Float[Tensor, "context inner"]]:
         """Frames out, and the next past."""
         window = torch.cat([past, rows])
         wide = window.index_select(0, self.places).reshape(self.n_frames, -1)
@@ -50,9 +52,10 @@ class RowBlocks(nn.Module):
     late_taps: Tensor
     after_places: Tensor
 
-    def __init__(self, blocks: Sequence[ResidualBlock] | nn.ModuleList, n_frames: int) -> None:
+    def __init__(self, modules: nn.ModuleList, n_frames: int) -> None:
         super().__init__()
         self.n_frames = n_frames
+        blocks: list[ResidualBlock] = list(modules)  # type: ignore[arg-type]
         convs = [block.conv for block in blocks]
         self.dilations = [conv.dilation[0] for conv in convs]
         kernel, width = convs[0].kernel_size[0], convs[0].in_channels
@@ -75,12 +78,14 @@ class RowBlocks(nn.Module):
         self.register_buffer("late_taps", torch.stack([conv.weight.detach()[:, 0].T for conv in convs]))
         self.register_buffer("after_places", torch.tensor(after))
         for number, block in enumerate(blocks):
-            learned = _folded(block)  # type: ignore[arg-type]
+            learned = _folded(block)
             for name, tensor in learned.items():
                 self.register_buffer(f"{name}_{number}", tensor)
-        self.steered = blocks[0].style is not None  # type: ignore[union-attr]
+        self.steered = blocks[0].style is not None
 
-    def forward(self, rows: Rows, pasts: Pasts, styles: Sequence[Rows] = ()) -> tuple[Rows, Pasts]:
+    def forward(
+        self, rows: Rows, pasts: Pasts, styles: Sequence[Float[Tensor, "_ channels"]] = ()
+    ) -> tuple[Rows, Pasts]:
         """Frames out, and the next pasts; ``styles`` are every block's factors, and its shifts after them."""
         n, heard = self.n_frames, pasts.index_select(0, self.early_places)
         early = (heard.reshape(-1, self.kernel - 1, heard.shape[1]) * self.early_taps).sum(1)

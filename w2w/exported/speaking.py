@@ -36,10 +36,9 @@ class Speaking(nn.Module):
         self._keep("whole_bias", decoder.whole.bias)
         weights, biases, self.widths = [], [], []
         for block in decoder.blocks:
-            (scale, shift), (scale_bias, shift_bias) = (
-                tensor.chunk(2)
-                for tensor in (block.style.weight[:, :, 0], block.style.bias)  # type: ignore[union-attr]
-            )
+            style: nn.Conv1d = block.style  # type: ignore[assignment]
+            assert style.bias is not None
+            (scale, shift), (scale_bias, shift_bias) = style.weight[:, :, 0].chunk(2), style.bias.chunk(2)
             weights += [scale, shift]
             biases += [1.0 + scale_bias, shift_bias]
         assert decoder.tint.bias is not None

@@ -45,6 +45,32 @@ _NUMBERS = {
 class Tracking(nn.Module):
     """Log-F0 and voicing of ``n_frames`` frames."""
 
+    fraction: Tensor
+    bias: Tensor
+    log_f0: Tensor
+    reach: Tensor
+    walls: Tensor
+    jump: Tensor
+    beside: Tensor
+    filter_places: Tensor
+    filter_band: Tensor
+    row_places: Tensor
+    skew: Tensor
+    sum_starts: Tensor
+    sum_ends: Tensor
+    frame_starts: Tensor
+    frame_ends: Tensor
+    forget: Tensor
+    restart: Tensor
+    decay: Tensor
+    quiet: Tensor
+    hush: Tensor
+    voiced: Tensor
+    slack: Tensor
+    bend: Tensor
+    floor: Tensor
+    bin: Tensor
+
     def __init__(self, tracker: PitchTracker, n_frames: int) -> None:
         super().__init__()
         self.n_frames, self.hop, self.width = n_frames, tracker.hop, tracker.width

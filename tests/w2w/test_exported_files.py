@@ -1,0 +1,174 @@
+"""Exported files run without this package, and without torch where they are ONNX; engines are exact."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from data.audio import load, save
+from engine.checkpoint import export
+from engine.user_error import UserError
+from w2w.converter import Converter
+from w2w.export import main
+from w2w.exported import open_engine
+from w2w.exported.recording import record
+from w2w.networks.network import ConverterNetwork
+
+pytest.importorskip("onnx", reason="graphs are written by onnx: pip install 'timbre[export]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'timbre[export]'")
+ROOT = Path(__file__).resolve().parents[2]
+NO_TORCH = "import sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; import runpy; "
+
+
+@pytest.fixture
+def folder(tiny, tmp_path) -> Path:
+    """An exported tiny converter."""
+    torch.manual_seed(0)
+    return export(tmp_path / "export", tiny(), ConverterNetwork(tiny()))
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("w2w.exported.checking.SECONDS", 0.5)
+    monkeypatch.setenv("TIMBRE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("w2w.exported.opened._sessions", {})
+
+
+def test_the_example_converts_a_file_without_torch(folder, tmp_path, buzz):
+    source, reference, out = tmp_path / "me.wav", tmp_path / "her.wav", tmp_path / "out.wav"
+    save(source, buzz(16_133)[:1], 16_000)
+    save(reference, buzz(16_000)[1:], 16_000)
+    graph = tmp_path / "live.onnx"
+    main([str(folder), "--format", "onnx", "--voice", str(reference), "--out", str(graph)])
+    run = NO_TORCH + f"runpy.run_path({str(ROOT / 'examples/onnx_live.py')!r})"
+    command = [sys.executable, "-c", run, "onnx_live.py", graph, source, out]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env={"PATH": os.environ["PATH"]}
+    )
+    assert done.returncode == 0, done.stderr
+    converter = Converter.from_pretrained(folder)
+    whole = converter.convert(load(source, 16_000), converter.embed(load(reference, 16_000)))
+    assert_close(load(out, 16_000), whole, rtol=0, atol=1e-4)  # 16 bits
+
+
+def test_the_file_says_what_its_user_must_know(folder, tmp_path):
+    graph = tmp_path / "live.onnx"
+    main([str(folder), "--format", "onnx", "--chunk-ms", "30", "--out", str(graph)])
+    session = onnxruntime.InferenceSession(graph)
+    told = session.get_modelmeta().custom_metadata_map
+    assert (told["sample_rate"], told["chunk_samples"], told["latency_ms"]) == ("16000", "480", "38")
+    assert float(told["difference"]) <= 1e-4
+    assert "consent" in told["consent"]
+    assert "state_NAME" in told["how_to"]
+    states = json.loads(told["state"])
+    inputs = {node.name: node for node in session.get_overridable_initializers()}
+    for name, wanted in states.items():
+        assert inputs[f"state_{name}"].shape == wanted["shape"]
+    # Without a voice in the file one must be fed; what is left out begins as it should.
+    assert {node.name for node in session.get_inputs()} == {"chunk", "voice"}
+    feeds = {"chunk": np.zeros((1, 1, 480), np.float32), "voice": np.zeros((1, 13), np.float32)}
+    assert session.run(["wave"], feeds)[0].shape == (1, 1, 480)
+
+
+def test_a_torch_program_runs_without_this_package(folder, tmp_path, buzz):
+    reference, program = tmp_path / "her.wav", tmp_path / "live.pt2"
+    save(reference, buzz(16_000)[1:], 16_000)
+    main([str(folder), "--format", "torch", "--voice", str(reference), "--out", str(program)])
+    told = {"step.json": ""}
+    loaded = torch.export.load(program, extra_files=told)
+    assert json.loads(told["step.json"])["chunk_samples"] == "320"
+    (chunk, voice, semitones, *state), _ = loaded.example_inputs
+    converter = Converter.from_pretrained(folder)
+    assert_close(voice, converter.embed(load(reference, 16_000)))
+    wave, run, parts = buzz(3_200)[:1], loaded.module(), []
+    for chunk in wave.split(320, dim=-1):
+        made, *state = run(chunk, voice, semitones, *state)
+        parts.append(made)
+    plain, _ = converter.network.step(wave, voice, converter.network.begin(1))
+    assert_close(torch.cat(parts, dim=-1), plain, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("head", ["harmonic", "istft", "transposed"])
+def test_the_onnx_engine_is_the_network_for_any_steps(tiny, buzz, head):
+    network = ConverterNetwork(tiny(head)).eval().requires_grad_(False)
+    engine = open_engine(network, "onnx", 2)
+    wave, semitones = buzz(160 * 12), 2.0 if head == "harmonic" else 0.0
+    voice = network.style(wave)
+    state, other, parts = engine.begin(2), network.begin(2), []
+    for hops in (2, 1, 5, 0, 4):
+        start = 160 * sum(part.shape[-1] // 160 for part in parts)
+        made, state = engine.step(wave[..., start : start + 160 * hops], voice, state, semitones)
+        parts.append(made)
+    plain, _ = network.step(wave, voice, other, semitones)
+    assert_close(torch.cat(parts, dim=-1), plain, rtol=0, atol=1e-5)
+
+
+def test_a_state_may_be_kept_and_resumed(tiny, buzz):
+    network = ConverterNetwork(tiny()).eval().requires_grad_(False)
+    engine = open_engine(network, "onnx", 1)
+    wave = buzz(480)[:1]
+    voice = network.style(wave)
+    _, kept = engine.step(wave[..., :160], voice, engine.begin(1))
+    first, _ = engine.step(wave[..., 160:320], voice, kept)
+    engine.step(wave[..., 320:], voice, kept)
+    again, _ = engine.step(wave[..., 160:320], voice, kept)
+    assert_close(again, first, rtol=0, atol=0)
+
+
+def test_a_graph_is_made_once_and_a_damaged_one_again(tiny, tmp_path, monkeypatch):
+    network = ConverterNetwork(tiny("istft")).eval().requires_grad_(False)
+    open_engine(network, "onnx", 1)
+    (kept,) = (tmp_path / "cache").glob("*.onnx")
+    written = kept.stat().st_mtime_ns
+    monkeypatch.setattr("w2w.exported.opened._sessions", {})
+    open_engine(network, "onnx", 1)
+    assert kept.stat().st_mtime_ns == written
+    kept.write_bytes(b"half")
+    monkeypatch.setattr("w2w.exported.opened._sessions", {})
+    open_engine(network, "onnx", 1)
+    assert kept.stat().st_size > 1000
+
+
+def test_no_place_for_a_cache_is_no_harm(tiny, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TIMBRE_CACHE", str(tmp_path / "file" / "cache"))
+    network = ConverterNetwork(tiny("istft")).eval().requires_grad_(False)
+    assert open_engine(network, "onnx", 1).begin(1)
+
+
+def test_an_operation_without_onnx_is_named():
+    inputs = {"x": torch.randn(3)}
+    with pytest.raises(UserError, match="erfinv"):
+        record(lambda x: (torch.erfinv(x),), inputs, ["y"], {})
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--format", "onnx"], "--out must name the file"),
+        (["--format", "onnx", "--out", "live.pt2"], "ends in .onnx"),
+        (["--format", "onnx", "--out", "l.onnx", "--chunk-ms", "13"], "--chunk-ms 13 must be a multiple"),
+        (["--format", "onnx", "--out", "l.onnx", "--spread", "1.2"], "--spread is for --format weights"),
+        (["--chunk-ms", "20"], "--chunk-ms is for a live step"),
+    ],
+)
+def test_mistakes_are_told_in_one_sentence(folder, words, said, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([str(folder), *words])
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_unknown_engines_and_networks_are_refused(tiny):
+    network = ConverterNetwork(tiny())
+    assert open_engine(network, "eager", 2) is network
+    with pytest.raises(UserError, match="choose eager or onnx"):
+        open_engine(network, "tensorrt", 2)
+    with pytest.raises(UserError, match="adain"):
+        open_engine(ConverterNetwork(tiny(norm="adain")), "onnx", 2)
