@@ -24,6 +24,7 @@ from engine.user_error import UserError, exits_cleanly
 from w2w.app.cleaning import private_folder
 from w2w.app.conversions import Conversions
 from w2w.app.limits import Limits
+from w2w.app.line import Line
 from w2w.converter import Converter
 
 GRACE_S = 10
@@ -55,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             results = folder / "results"
             results.mkdir()
             with Conversions(converter, limits, not words.no_watermark, folder=results) as conversions:
+                conversions.warm()
                 app = application(
                     conversions, folder, names=names, root_path=words.root_path, page=not words.no_page
                 )
@@ -69,10 +71,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                     server_header=False,
                     proxy_headers=bool(words.root_path),
                 )
-                serve(uvicorn.Server(config), door, greeting(host, port, words))
+                serve(uvicorn.Server(config), door, greeting(host, port, words), conversions.line)
 
 
-def serve(server, door: socket.socket, greeting: str) -> None:
+def serve(server, door: socket.socket, greeting: str, line: Line) -> None:
     """Run a uvicorn server until a signal comes, then let it finish what it has begun."""
     with stop_signals() as received:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, name="server")
@@ -82,6 +84,8 @@ def serve(server, door: socket.socket, greeting: str) -> None:
             if server.started and greeting:
                 print(greeting, flush=True)
                 greeting = ""
+        if not line.working:  # open pages keep their connections for ever
+            server.config.timeout_graceful_shutdown = 1
         server.should_exit = True
         thread.join()
     if not received:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -92,13 +91,18 @@ class Conversions:
         self.line.run(lambda: self._convert(Path(source), voice, out, semitones, rate, done))
         return out
 
+    def warm(self) -> None:
+        """Convert a moment of noise, so that what is compiled once is compiled before the first visitor."""
+        noise = 0.1 * torch.randn(1, 1, self.converter.sample_rate // 2)
+        self.line.submit(lambda: self.converter.convert(noise, self.converter.embed(noise)))
+
     def close(self) -> None:
         """End what is worked on and delete the results."""
         self.line.close()
         if self._owns_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Conversions":
         return self
 
     def __exit__(self, *exception: object) -> None:

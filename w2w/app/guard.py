@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from engine.user_error import UserError
 from w2w.app.answers import ForeignError, SlowError, status_of, told
-from w2w.app.limits import Limits, TooMuchError
+from w2w.app.limits import BusyError, Limits, TooMuchError
 
 LINGER_S = 5.0
 """Seconds that the rest of a refused upload is read and dropped: a client that is cut off while it sends
@@ -42,6 +42,8 @@ class Guard:
             await self.app(scope, request.receive, request.send)
         except UserError as mistake:
             request.mistake = request.mistake or mistake
+        except asyncio.CancelledError:
+            request.mistake = BusyError("the server is being stopped")
         except Exception:
             if request.mistake is None:
                 raise
@@ -119,6 +121,8 @@ class _Request:
             (b"x-request-id", self.id.encode()),
             (b"cache-control", b"no-store"),
         ]
+        if isinstance(mistake, BusyError):
+            headers.append((b"retry-after", b"10"))
         if not self.whole:
             headers.append((b"connection", b"close"))
         start = {"type": "http.response.start", "status": HTTPStatus(status_of(mistake)), "headers": headers}

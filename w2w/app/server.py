@@ -1,5 +1,6 @@
 """The application: the HTTP interface, the page, and the guard before both."""
 
+import logging
 import os
 import warnings
 from pathlib import Path
@@ -44,6 +45,8 @@ def application(
 
     @app.exception_handler(Exception)
     async def failed(request: Request, failure: Exception) -> Response:
+        number = request.scope["state"]["request_id"]
+        logging.getLogger("uvicorn.error").error("request %s failed", number)
         return _answer(request, 500, "the server failed; its log tells more under the request's number")
 
     if page:

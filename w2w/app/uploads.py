@@ -10,6 +10,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from w2w.app.answers import FormError, TypeRefusedError
+from w2w.app.limits import BusyError
 
 MOST_PARTS = 64
 WORD_BYTES = 1 << 16
@@ -116,7 +117,10 @@ class _Reader:
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self.file is not None:
-            self.file.write(memoryview(data)[start:end])
+            try:
+                self.file.write(memoryview(data)[start:end])
+            except OSError:
+                raise BusyError("the server has no room for the upload at present: try again later") from None
             return
         self.word += data[start:end]
         if len(self.word) > WORD_BYTES:

@@ -2,9 +2,12 @@
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
+from pathlib import Path
 
 import pytest
 import soundfile
@@ -12,7 +15,7 @@ import soundfile
 httpx = pytest.importorskip("httpx", reason="httpx is not installed: pip install 'timbre[dev]'")
 pytest.importorskip("uvicorn", reason="the app is not installed: pip install 'timbre[app]'")
 
-from benchmarks.app_abuse import ABUSES, connected, head, posted, speech, tone  # noqa: E402
+from benchmarks.app_abuse import ABUSES, answer, connected, head, posted, speech, tone  # noqa: E402
 from benchmarks.app_process import serving  # noqa: E402
 from w2w.watermark import detect  # noqa: E402
 
@@ -61,12 +64,23 @@ def test_an_answer_is_the_commands_and_bears_the_mark(client, tmp_path):
 
     (tmp_path / "source.wav").write_bytes(tone(4.0))
     (tmp_path / "reference.wav").write_bytes(tone(1.0))
-    wave, rate = read(client.post("/api/convert", files=files(tone(4.0)), data={"pitch": "3"}))
+    wave, _ = read(client.post("/api/convert", files=files(tone(4.0)), data={"pitch": "3"}))
     names = [str(tmp_path / name) for name in ("source.wav", "reference.wav", "out.wav")]
     main([names[0], "--reference", names[1], "--out", names[2], "--pitch", "3"])
     theirs, _ = soundfile.read(names[2], dtype="float32")
     assert abs(wave - theirs).max() <= 1 / 32_768
-    assert detect(torch.from_numpy(wave)[None, None], rate).marked
+    assert detect([torch.from_numpy(wave)[None, None]]).marked
+
+
+def test_the_client_of_the_examples_converts(server, tmp_path):
+    (tmp_path / "source.wav").write_bytes(tone(0.7))
+    client = Path(__file__).parents[3] / "examples/http_client.py"
+    command = [sys.executable, client, "source.wav", "source.wav", "out.wav", "--url", server.url]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert soundfile.info(tmp_path / "out.wav").frames == 0.7 * 16_000
+    command[3] = client
+    refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert "415: reference is not audio" in refused.stderr
 
 
 def test_a_voice_can_be_used_again(client):
@@ -126,7 +140,9 @@ def test_other_kinds_of_requests_are_refused(client):
 def test_abuse_is_answered_and_cleaned_up(server, client, abuse):
     assert abuse.do(server) in abuse.right
     assert server.settled() == []
-    assert client.get("/api/health").json()["working"] == 0
+    until = time.monotonic() + 10
+    while client.get("/api/health").json()["working"]:
+        assert time.monotonic() < until, "the server still works for a client that left"
 
 
 def test_other_sites_may_not_ask_in_a_visitors_name(client, server):
@@ -174,9 +190,13 @@ def test_the_manual_needs_no_other_host(client):
 
 def test_the_server_ends_cleanly_in_the_midst_of_work(server):
     """Last in this file: it ends the server that the others ask."""
-    connection = connected(server)
+    working, uploading = connected(server), connected(server)
     body = speech(tone(9.0, form="FLAC"))
-    connection.sendall(head(len(body)) + body)
+    working.sendall(head(len(body)) + body)
+    uploading.sendall(head(len(body)) + body[:-9])
+    time.sleep(0.05)
     assert server.stop(signal.SIGTERM) == 0
+    assert answer(working) in (200, 503)
+    assert answer(uploading) in (408, 503)
     assert list(server.folder.iterdir()) == []
     assert "Traceback" not in "".join(server.said)
