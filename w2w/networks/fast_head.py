@@ -46,10 +46,9 @@ def sources(log_f0, phase, last_log_f0, position, sample_rate, rise, out):
         for i in range(hop):
             at *= slide
             f0[i] = at
-        f0[hop - 1] = math.exp(last_log_f0 + (now - last_log_f0))
-        for i in range(hop):
-            phase += f0[i] / sample_rate
+            phase += at / sample_rate
             cycles[i] = phase
+        f0[hop - 1] = math.exp(last_log_f0 + (now - last_log_f0))
         pulses, fading, noise, noise_fading = out[t, 0], out[t, 1], out[t, 2], out[t, 3]
         for i in range(hop):
             harmonics = np.floor(0.5 * sample_rate / f0[i])
@@ -62,7 +61,8 @@ def sources(log_f0, phase, last_log_f0, position, sample_rate, rise, out):
             below = _sine_of_pi(near)
             summit = abs(below) < 1e-9
             ratio = 2.0 * harmonics + 1.0 if summit else above / (1.0 if summit else below)
-            pulse = np.float32(0.5 * (ratio - 1.0) * math.sqrt(2.0 / harmonics))
+            size = np.float32(math.sqrt(np.float32(0.5) / np.float32(harmonics)))
+            pulse = np.float32(ratio - 1.0) * size
             pulses[i] = pulse * rise[i]
             fading[i] = pulse * (_ONE - rise[i])
         for i in range(hop):

@@ -8,7 +8,7 @@ import numpy as np
 from w2w.networks.fast_compiling import compiled
 from w2w.networks.fast_products import multiply
 
-TILE = 48
+TILE = 96
 """Frames that go through all blocks before the next ones."""
 TAPS = 5
 """Length of the kernels that are compiled."""

@@ -9,11 +9,16 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 from w2w.networks.fast_compiling import compiled
 
-LEAD = 3
-"""Samples before the first window, which sums of four lags at once may read."""
+LANES, VECTORS = 8, 6
+GROUP = LANES * VECTORS
+"""Lags whose correlation is summed at once, in registers."""
 
 
 class Rules(NamedTuple):
@@ -33,31 +38,63 @@ class Rules(NamedTuple):
 
 @compiled
 def lowpass(heard, taps):
-    """The signal through a short filter, after LEAD zeros."""
+    """The signal through a short filter, and zeros that sums over groups of lags may read."""
     n = len(heard) - len(taps) + 1
-    out = np.zeros(LEAD + n)
+    out = np.zeros(n + GROUP)
     for k in range(len(taps)):
         tap = taps[k]
         for i in range(n):
-            out[LEAD + i] += tap * heard[i + k]
+            out[i] += tap * heard[i + k]
     return out
 
 
+@intrinsic
+def _correlate(_, now, n, earlier, out):
+    """Write the sums of now[i] · earlier[i + s] for GROUP shifts s; all are addresses of float64."""
+
+    def generate(context, builder, signature, arguments):
+        now, n, earlier, out = arguments
+        double, vector = ir.DoubleType(), ir.VectorType(ir.DoubleType(), LANES)
+
+        def at(address, *terms):
+            for term in terms:
+                address = builder.add(address, term)
+            return address
+
+        def pointer(address, kind):
+            return builder.inttoptr(address, kind.as_pointer())
+
+        def bytes_of(count):
+            return ir.Constant(ir.IntType(64), 8 * count)
+
+        nothing = ir.Constant(vector, [0.0] * LANES)
+        sums = [cgutils.alloca_once_value(builder, nothing) for _ in range(VECTORS)]
+        fma = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(vector, [vector] * 3), f"llvm.fma.v{LANES}f64"
+        )
+        empty = ir.Constant(vector, ir.Undefined)
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        with cgutils.for_range(builder, n) as i:
+            offset = builder.mul(i.index, bytes_of(1))
+            value = builder.load(pointer(at(now, offset), double))
+            first = builder.insert_element(empty, value, ir.Constant(ir.IntType(32), 0))
+            spread = builder.shuffle_vector(first, empty, zeros)
+            for v, slot in enumerate(sums):
+                past = builder.load(pointer(at(earlier, offset, bytes_of(LANES * v)), vector), align=8)
+                builder.store(builder.call(fma, [spread, past, builder.load(slot)]), slot)
+        for v, slot in enumerate(sums):
+            builder.store(builder.load(slot), pointer(at(out, bytes_of(LANES * v)), vector), align=8)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), generate
+
+
 @compiled
-def _products(wave, start, stop, shortest, out):
-    """Write the sums of wave[n] · wave[n - lag] over a stretch, for lags from ``shortest`` on."""
-    now = wave[start:stop]
-    n = len(now)
-    for i in range(0, len(out), 4):
-        first = start - shortest - i - 3
-        earlier = wave[first : first + n + 3]
-        a = b = c = d = 0.0
-        for j in range(n):
-            a += now[j] * earlier[j + 3]
-            b += now[j] * earlier[j + 2]
-            c += now[j] * earlier[j + 1]
-            d += now[j] * earlier[j]
-        out[i], out[i + 1], out[i + 2], out[i + 3] = a, b, c, d
+def _products(wave, start, stop, longest, out):
+    """Write the sums of wave[n] · wave[n - lag] over a stretch, for lags from ``longest`` down."""
+    for first in range(0, len(out), GROUP):
+        earlier = wave.ctypes.data + 8 * (start - longest + first)
+        _correlate(wave.ctypes.data + 8 * start, stop - start, earlier, out.ctypes.data + 8 * first)  # type: ignore[call-arg]
 
 
 @compiled
@@ -69,16 +106,17 @@ def salience(wave, width, reach, hop, low_lag, fraction, bins, power):
     n_bins, longest, shortest = len(low_lag), low_lag[0] + 1, low_lag[-1]
     n_lags = longest - shortest + 1
     n_hops, rest = width // hop, width % hop
-    wide = -(-n_lags // 4) * 4
+    wide = -(-n_lags // GROUP) * GROUP
     # What each hop correlates to: its older part and its newest `rest` samples; a ring of the last hops.
     older, newer = np.zeros((n_hops + 1, wide)), np.zeros((n_hops + 1, wide))
-    total, correlation = np.zeros(wide), np.zeros(n_lags)
+    total, correlation = np.zeros(wide), np.zeros(n_lags)  # from the longest lag down
+    sums, energies = np.zeros(longest), np.zeros(longest)
     for hop_number in range(-n_hops, len(power)):
-        stop = LEAD + reach + width + hop_number * hop
+        stop = reach + width + hop_number * hop
         at = hop_number % (n_hops + 1)
         if hop_number > -n_hops:
-            _products(wave, stop - hop, stop - rest, shortest, older[at])
-        _products(wave, stop - rest, stop, shortest, newer[at])
+            _products(wave, stop - hop, stop - rest, longest, older[at])
+        _products(wave, stop - rest, stop, longest, newer[at])
         if hop_number < 0:
             continue
         oldest = newer[(hop_number - n_hops) % (n_hops + 1)]
@@ -88,32 +126,42 @@ def salience(wave, width, reach, hop, low_lag, fraction, bins, power):
             place = (hop_number - back) % (n_hops + 1)
             for i in range(wide):
                 total[i] += older[place, i] + newer[place, i]
-        _normalise(wave[stop - width - reach : stop], width, shortest, total, correlation, power, hop_number)
+        window = wave[stop - width - reach : stop]
+        _normalise(window, width, total, sums, energies, correlation, power, hop_number)
         for b in range(n_bins):
-            low, high = correlation[low_lag[b] - shortest], correlation[low_lag[b] + 1 - shortest]
+            low, high = correlation[longest - low_lag[b]], correlation[longest - low_lag[b] - 1]
             bins[hop_number, b] = low + fraction[b] * (high - low)
 
 
 @compiled
-def _normalise(window, width, shortest, products, correlation, power, frame):
+def _normalise(window, width, products, sums, energies, correlation, power, frame):
     """Take the window's mean away, and divide by the energy of both stretches."""
-    reach = len(window) - width
-    whole = newest = energy = 0.0
+    longest = len(sums)
+    newest_samples = window[len(window) - width :]
+    whole = newest = loudness = 0.0
     for i in range(len(window)):
         whole += window[i]
     mean = whole / len(window)
-    for i in range(reach, len(window)):
-        newest += window[i] - mean
-        energy += (window[i] - mean) * (window[i] - mean)
-    loudness, stretch = energy, newest
-    for lag in range(1, shortest + len(correlation)):
-        entering, leaving = window[reach - lag] - mean, window[len(window) - lag] - mean
-        stretch += entering - leaving
-        energy += entering * entering - leaving * leaving
-        if lag >= shortest:
-            # sum (x - m)(y - m) = sum x y - m sum (x - m) - m sum (y - m) - n m².
-            covered = products[lag - shortest] - mean * (newest + stretch) - width * mean * mean
-            correlation[lag - shortest] = covered / (math.sqrt(loudness * max(energy, 0.0)) + 1e-6 * width)
+    for i in range(width):
+        now = newest_samples[i] - mean
+        newest += now
+        loudness += now * now
+    # A lag more takes one sample in, and leaves one out.
+    taken, left = window[len(window) - width - longest :], window[len(window) - longest :]
+    for i in range(longest):
+        entering, leaving = taken[i] - mean, left[i] - mean
+        sums[i] = entering - leaving
+        energies[i] = entering * entering - leaving * leaving
+    stretch, energy = newest, loudness
+    for i in range(longest - 1, -1, -1):
+        stretch += sums[i]
+        energy += energies[i]
+        sums[i], energies[i] = stretch, energy
+    for i in range(len(correlation)):
+        # sum (x - m)(y - m) = sum x y - m sum (x - m) - m sum (y - m) - n m².
+        rest = mean * (newest + sums[i]) + width * mean * mean
+        size = math.sqrt(loudness * max(energies[i], 0.0)) + 1e-6 * width
+        correlation[i] = (products[i] - rest) / size
     power[frame] = loudness / width
 
 

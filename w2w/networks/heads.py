@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from engine.streaming import CausalConv1d, CausalTransposedConv1d
 from w2w.networks.content import factors
 from w2w.networks.excitation import Excitation, ExcitationState
-from w2w.networks.fast import pointwise, runs_fast
+from w2w.networks.fast import layer_of, packed, pointwise, project, runs_fast
 
 HeadName = Literal["harmonic", "istft", "transposed"]
 Features = Float[Tensor, "batch channels frames"]
@@ -119,8 +119,9 @@ class HarmonicNoiseHead(nn.Module):
             log_f0[..., -1:].double(),
             before.position + n_frames * self.hop,
         )
+        spread = packed(self.excitation, lambda: layer_of(self.spread, self.spread.new_zeros(2 * bins)))
         drawn = pointwise(self.bands, features[0].T).clamp(-12.0, 6.0)
-        shapes = drawn.reshape(2 * n_frames, -1) @ self.spread
+        shapes = project(spread, drawn.reshape(2 * n_frames, -1), 2 * n_frames)
         filters = torch.empty(2 * n_frames, 2, bins)
         draw(shapes.numpy(), bins, filters.numpy())
         earlier = torch.view_as_real(state["filters"][0, 0]).transpose(1, 2).contiguous()
