@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import httpx
 import numpy as np
 import soundfile
 
@@ -151,6 +152,27 @@ def left_while_working(server: Serving) -> int | None:
     return None
 
 
+def unread(server: Serving) -> int | None:
+    """A large answer that the client leaves lying; None where it is cut off, as it should be."""
+    body = speech(tone(9.0, form="FLAC"))[: -len(BOUNDARY) - 6] + form(("rate", None, b"192000"))
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        connection.settimeout(SECONDS)
+        connection.connect((server.host, server.port))
+        connection.sendall(head(len(body)) + body)
+        connection.recv(16)
+        time.sleep(1.5 * httpx.get(f"{server.url}/api/limits").json()["idle_seconds"])
+        got = 0
+        try:
+            while piece := connection.recv(1 << 16):
+                got += len(piece)
+                if got > 9 * 192_000 * 2:
+                    return 200
+        except OSError:
+            pass
+    return None
+
+
 def broken_form(server: Serving) -> int | None:
     """A body that ends before the form does."""
     return posted(server, speech(tone(0.5))[: -len(BOUNDARY) - 20])
@@ -223,6 +245,7 @@ ABUSES = (
     Abuse(do=stalled_headers, right=(408,)),
     Abuse(do=aborted, right=(None,)),
     Abuse(do=left_while_working, right=(None,)),
+    Abuse(do=unread, right=(None,)),
     Abuse(do=broken_form, right=(400,)),
     Abuse(do=many_fields, right=(400,)),
     Abuse(do=no_audio, right=(415,)),

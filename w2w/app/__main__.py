@@ -119,7 +119,7 @@ LIMITS = {
     "max_mb": (float, "of a whole request, in megabytes"),
     "max_seconds": (float, "of each recording"),
     "upload_seconds": (float, "that an upload may take"),
-    "idle_seconds": (float, "that a client may pause while it asks or uploads"),
+    "idle_seconds": (float, "that a client may pause while it asks, uploads or takes the answer"),
     "queue": (int, "requests that may wait"),
     "workers": (int, "requests worked on at once, each on one thread"),
 }

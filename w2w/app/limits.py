@@ -32,7 +32,7 @@ class Limits:
     upload_seconds: float = 120.0
     """That an upload may take from its first byte to its last."""
     idle_seconds: float = 20.0
-    """That an upload may pause, and that a connection may take to ask for something."""
+    """That an upload may pause, that a connection may take to ask, and an answer may lie unread."""
     queue: int = 32
     """Requests that may wait while others are worked on."""
     workers: int = 1

@@ -7,9 +7,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from w2w.app.answers import told
 
-READ_SECONDS = 60.0
-"""That a client may leave what it was sent unread."""
-
 
 def impatient(idle_seconds: float) -> type[H11Protocol]:
     """uvicorn's protocol, with an end to waiting: idle connections would use up all there may be."""
@@ -33,7 +30,7 @@ def impatient(idle_seconds: float) -> type[H11Protocol]:
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._until_read = self.loop.call_later(READ_SECONDS, self.transport.abort)
+            self._until_read = self.loop.call_later(idle_seconds, self.transport.abort)
 
         def resume_writing(self) -> None:
             super().resume_writing()
