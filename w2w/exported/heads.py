@@ -33,17 +33,12 @@ class Sources(nn.Module):
 
     ramp: Tensor
     places: Tensor
-    pi: Tensor
-    tiny: Tensor
 
     def __init__(self, excitation: Excitation, n_frames: int) -> None:
         super().__init__()
         self.sample_rate, self.hop, self.n_frames = excitation.sample_rate, excitation.hop, n_frames
         self.register_buffer("ramp", excitation.ramp.clone())
         self.register_buffer("places", torch.arange(n_frames * excitation.hop))
-        # As tensors: exporters may write a Python number down in float32.
-        self.register_buffer("pi", torch.tensor([math.pi], dtype=torch.float64))
-        self.register_buffer("tiny", torch.tensor([1e-9], dtype=torch.float64))
         begun = excitation.begin(1)
         self.begun: State = {
             "phase": begun.phase[0],
@@ -58,10 +53,10 @@ class Sources(nn.Module):
         before = torch.cat([state["last_log_f0"], log_f0[:-1]])[:, None]
         f0 = torch.exp(before + (log_f0[:, None] - before) * self.ramp).flatten()
         cycles = state["phase"] + (f0 / self.sample_rate).cumsum(0)
-        angle = self.pi * (cycles - torch.floor(cycles))
+        angle = math.pi * (cycles - torch.floor(cycles))
         harmonics = torch.floor(0.5 * self.sample_rate / f0)
         odd, sine = 2.0 * harmonics + 1.0, torch.sin(angle)
-        summit = sine.abs() < self.tiny
+        summit = sine.abs() < 1e-9
         ratio = torch.where(summit, odd, torch.sin(odd * angle) / torch.where(summit, 1.0, sine))
         pulses = (0.5 * (ratio - 1.0) * torch.sqrt(2.0 / harmonics)).float()
         noise = white_noise((state["position"] + self.places)[None])[0]

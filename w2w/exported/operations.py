@@ -91,6 +91,11 @@ def _select(record: Recording, out: Tensor, x: Tensor, dim: int, index: int) -> 
     record.emit("Gather", [x, np.array(index, np.int64)], out, axis=dim)
 
 
+@writes("expand")
+def _expand(record: Recording, out: Tensor, x: Tensor, *_: Any, **__: Any) -> None:
+    record.emit("Expand", [x, np.array(out.shape, np.int64)], out)
+
+
 @writes("split")
 def _split(record: Recording, out: Sequence[Tensor], x: Tensor, size: Any, dim: int = 0) -> None:
     if len(out) == 1:

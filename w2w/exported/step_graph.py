@@ -25,8 +25,6 @@ class StepGraph(nn.Module):
 
     decay: Tensor
     carried: Tensor
-    semitone: Tensor
-    range: Tensor
 
     def __init__(self, network: ConverterNetwork, n_hops: int) -> None:
         super().__init__()
@@ -47,9 +45,6 @@ class StepGraph(nn.Module):
             self.register_buffer("carried", usual.carried[:n, None].clone())
             first = usual.begin(1)
             held = torch.cat([first.total[0], first.weight[0]], dim=1).double()
-            # As tensors: exporters may write a Python number down in float32.
-            self.register_buffer("semitone", torch.tensor([math.log(2.0) / 12.0], dtype=torch.float64))
-            self.register_buffer("range", torch.tensor([LOWEST, HIGHEST], dtype=torch.float64))
             self.begun |= {"usual_pitch": held.detach(), **self.tracking.begun}
         self.begun |= {"wave": torch.zeros(self.wave_context), **self.hearing.begun, **self.speaking.begun}
         self.begun = {name: tensor.detach().clone().contiguous() for name, tensor in self.begun.items()}
@@ -90,9 +85,8 @@ class StepGraph(nn.Module):
         voiced = (voicing > 0.5).double()
         sums = torch.mm(self.decay, torch.stack([log_f0 * voiced, voiced], dim=1)) + self.carried * usual
         # In float32, as the network adds it: a last bit more or less of F0 is heard as phase after a while.
-        target = (voice[0, -1:] + (semitones * self.semitone).float()).double()
-        moved = log_f0 - sums[:, 0] / sums[:, 1] + target
-        return torch.minimum(torch.maximum(moved, self.range[:1]), self.range[1:]), sums[-1:]
+        target = (voice[0, -1:] + (semitones * (math.log(2.0) / 12.0)).float()).double()
+        return (log_f0 - sums[:, 0] / sums[:, 1] + target).clamp(LOWEST, HIGHEST), sums[-1:]
 
 
 def check_exportable(network: object) -> None:
