@@ -71,7 +71,7 @@ def test_one_source_becomes_one_file_of_its_length(here):
 
 
 def test_what_is_written_is_what_the_library_gives(here, model):
-    run("me.wav --reference her.wav voices --out out --pitch 2")
+    run("me.wav --reference her.wav voices --out out --pitch 2 --no-watermark")
     converter = Converter.from_pretrained(model)
     voice = converter.embed([load("her.wav"), load("voices/his.flac")])
     expected = converter.convert(load("me.wav"), voice, semitones=2.0).clamp(-1, 1 - 2**-15)
@@ -80,8 +80,8 @@ def test_what_is_written_is_what_the_library_gives(here, model):
 
 def test_a_blend_is_the_blend_of_the_voices(here, model):
     save("odd:0.2/name:3.wav", load("her.wav"), 16_000)  # colons in names
-    run("me.wav --blend odd:0.2:3 voices:1 --out out")
-    run("me.wav --blend odd:0.2/name:3.wav:0.75 --blend voices/his.flac:0.25 --out again")
+    run("me.wav --blend odd:0.2:3 voices:1 --out out --no-watermark")
+    run("me.wav --blend odd:0.2/name:3.wav:0.75 --blend voices/his.flac:0.25 --out again --no-watermark")
     assert_close(load("out/me.wav"), load("again/me.wav"), rtol=0, atol=1e-4)
     converter = Converter.from_pretrained(model)
     voice = converter.blend([converter.embed(load(p)) for p in ("her.wav", "voices/his.flac")], [3.0, 1.0])
