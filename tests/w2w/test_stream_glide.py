@@ -38,7 +38,7 @@ def changing(converter, voices, source, cuts, changes, rate=None, over_ms=50.0):
     return torch.cat([*parts, live.flush()], dim=-1)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     cuts=st.lists(st.integers(1, SAMPLES - 1), max_size=6),
     changes=st.sets(st.integers(1, SAMPLES - 1), max_size=3),

@@ -35,7 +35,7 @@ def test_no_sample_waits_longer_than_said_and_one_waits_as_long(case, rate, chun
     converter, voice = case
     live = converter.stream(voice, chunk, sample_rate=rate)
     arrived, made, longest = 0, 0, 0
-    while arrived < 60 * chunk:
+    while arrived < 20 * chunk:
         arrived += chunk
         ready = live.push(torch.zeros(1, 1, chunk)).shape[-1]
         if ready:  # its first sample has waited longest, from the instant it was spoken
@@ -68,12 +68,13 @@ def test_what_comes_later_changes_no_sample_nor_its_pitch(case, buzz, rate):
     converter, voice = case
     hop = rate // 100
     live = converter.stream(voice, hop, sample_rate=rate)
-    quiet = buzz(20 * hop, f0=(140.0,), rate=rate)
+    quiet, other_buzz = buzz(12 * hop, rate=rate).split(1)
+    steady = converted(live, quiet)
     nearest = math.inf
-    for place in (8 * hop, 8 * hop + hop // 3, 9 * hop - 1 - rate // 1_000):
+    for place in (8 * hop, 9 * hop - 1 - rate // 1_000):
         other = quiet.clone()
-        other[..., place:] = buzz(20 * hop, f0=(220.0,), rate=rate)[..., place:]
-        changed = (converted(live, quiet) != converted(live, other))[0, 0].nonzero()[:, 0]
+        other[..., place:] = other_buzz[..., place:]
+        changed = (steady != converted(live, other))[0, 0].nonzero()[:, 0]
         reached = place + 1 - int(changed.min())
         assert reached <= live.latency_samples
         nearest = min(nearest, live.latency_samples - reached)

@@ -29,7 +29,7 @@ def case(request, tiny, buzz):
     return converter, voice, sources, wholes
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(rate=st.sampled_from(RATES), cuts=st.lists(st.integers(0, SAMPLES), max_size=6))
 def test_any_chunks_equal_convert_at_any_rate(case, rate, cuts):
     converter, voice, sources, wholes = case
@@ -40,10 +40,10 @@ def test_any_chunks_equal_convert_at_any_rate(case, rate, cuts):
     assert_close(torch.cat(parts, dim=-1), wholes[rate], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("rate", [48_000, 44_100, 8_000])
+@pytest.mark.parametrize("rate", [48_000, 44_100])
 def test_single_samples_are_whole_too(case, rate):
     converter, voice, sources, _ = case
-    source = sources[rate][..., :701]
+    source = sources[rate][..., :487]
     live = converter.stream(voice, 1, sample_rate=rate)
     made = torch.cat([*(live.push(sample) for sample in source.split(1, dim=-1)), live.flush()], dim=-1)
     assert_close(made, converter.convert(source, voice, sample_rate=rate), rtol=0, atol=1e-5)
