@@ -12,7 +12,16 @@ from engine.streaming import CausalConv1d, StridedCausalConv1d
 from engine.user_error import UserError
 from w2w.networks.analysis import CausalLogMel, frame_energy
 from w2w.networks.blocks import ResidualBlock
-from w2w.networks.fast import blocks_of, blocks_run_fast, packed, pointwise, run_blocks, runs_fast, stem
+from w2w.networks.fast import (
+    blocks_of,
+    blocks_run_fast,
+    convolution,
+    packed,
+    pointwise,
+    run_blocks,
+    runs_fast,
+    stem,
+)
 from w2w.networks.running_mean import MeanState, RunningMean
 from w2w.networks.trunk import Trunk, TrunkConfig
 
@@ -166,10 +175,12 @@ class ContentEncoder(nn.Module):
     ) -> tuple[Float[Tensor, "batch dim frames"], dict[str, Any]]:
         """From what a frontend hears to codes of unit length."""
         if runs_fast(hidden) and blocks_run_fast(self.blocks):
-            rows, after_stem = stem(self.stem, hidden[0].T, state["stem"])
-            blocks = packed(self.blocks, lambda: blocks_of(self.blocks))
-            pasts = run_blocks(blocks, rows, state["blocks"])
-            code = pointwise(self.code, rows)
+            first, known, last = packed(
+                self, lambda: (convolution(self.stem), blocks_of(self.blocks), convolution(self.code))
+            )
+            rows, after_stem = stem(first, hidden[0].T, state["stem"])
+            pasts = run_blocks(known, rows, state["blocks"])
+            code = pointwise(last, rows)
             code = code * torch.rsqrt(code.square().sum(1, keepdim=True) + 1e-4)
             return code.T[None], state | {"stem": after_stem, "blocks": pasts}
         hidden, after_stem = self.stem.step(hidden, state["stem"])

@@ -15,6 +15,7 @@ from w2w.networks.fast import (
     Steering,
     blocks_of,
     blocks_run_fast,
+    convolution,
     packed,
     pointwise,
     run_blocks,
@@ -114,9 +115,11 @@ class Decoder(nn.Module):
         self, heard: Float[Tensor, "1 said frames"], voice: Voice, state: dict[str, Any]
     ) -> tuple[Float[Tensor, "1 channels frames"], dict[str, Any]]:
         """The same frames as the plain way, sooner: a frame's style is a mixture of the tokens' styles."""
-        rows, after_stem = stem(self.stem, heard[0].T, state["stem"])
-        shares = shares_of(self.ask, rows)
-        blocks, voices = packed(self, lambda: (blocks_of(self.blocks), {}))
+        first, ask, blocks, voices = packed(
+            self, lambda: (convolution(self.stem), convolution(self.ask), blocks_of(self.blocks), {})
+        )
+        rows, after_stem = stem(first, heard[0].T, state["stem"])
+        shares = shares_of(ask, rows)
         tables, tint = self._styles(voice, voices)
         pasts = run_blocks(blocks, rows, state["blocks"], Steering(tables, shares, len(tint)))
         rows.addmm_(shares[:, : len(tint)], tint)
@@ -126,7 +129,7 @@ class Decoder(nn.Module):
         self, voice: Voice, held: dict[bytes, Any]
     ) -> tuple[np.ndarray, Float[Tensor, "tokens channels"]]:
         """What every block's style, and the tint, would be where a frame asked for one token alone."""
-        key = voice.numpy().tobytes()
+        key = voice.numpy(force=True).tobytes()
         if key not in held:
             if len(held) >= KNOWN_VOICES:
                 held.clear()
@@ -134,7 +137,7 @@ class Decoder(nn.Module):
             tokens = timbre.unflatten(0, (self.style.n_tokens, self.style.token_dim))
             steer = torch.cat([tokens, self.whole(timbre).expand(len(tokens), -1)], dim=1)
             tables = [token_table(block, steer) for block in self.blocks]  # type: ignore[arg-type]
-            held[key] = np.stack(tables), pointwise(self.tint, steer).contiguous()
+            held[key] = np.stack(tables), pointwise(convolution(self.tint), steer).contiguous()
         return held[key]
 
     def steer(

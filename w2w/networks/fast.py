@@ -17,8 +17,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.streaming import CausalConv1d
-
 Rows = Float[Tensor, "frames channels"]
 Past = Float[Tensor, "1 channels _"]
 T = TypeVar("T")
@@ -32,7 +30,7 @@ def compiles(x: Tensor) -> bool:
 def runs_fast(x: Tensor) -> bool:
     """Whether a signal is converted for use, one at a time, on a CPU."""
     plain = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
-    return not plain and len(x) == 1 and x.dtype == torch.float32 and compiles(x)
+    return not plain and x.shape[0] == 1 and x.dtype == torch.float32 and compiles(x)
 
 
 def blocks_run_fast(blocks: nn.ModuleList) -> bool:
@@ -81,17 +79,19 @@ class Layer(NamedTuple):
     weight: np.ndarray
     bias: np.ndarray
     depth: int
+    width: int
 
 
 def layer_of(weight: Float[Tensor, "inner outer"], bias: Float[Tensor, "outer"]) -> Layer:
     """Lay a linear map out."""
     from w2w.networks.fast_products import LANES, UNROLL, panels
 
-    bias = nn.functional.pad(bias, (0, -len(bias) % LANES)).clone()
-    return Layer(panels(weight), bias.numpy(), -(-len(weight) // UNROLL) * UNROLL)
+    width, depth = len(bias), -(-len(weight) // UNROLL) * UNROLL
+    bias = nn.functional.pad(bias, (0, -width % LANES)).clone()
+    return Layer(panels(weight), bias.numpy(), depth, width)
 
 
-def _convolution(layer: nn.Conv1d) -> Layer:
+def convolution(layer: nn.Conv1d) -> Layer:
     """A convolution's weights as a product of several frames side by side takes them."""
     assert layer.bias is not None
     return layer_of(layer.weight.permute(2, 1, 0).flatten(0, 1), layer.bias)
@@ -101,7 +101,7 @@ def project(layer: Layer, rows: Float[Tensor, "_ inner"], n_frames: int) -> Rows
     """Map that many rows, each read as far as the layer is deep; zeros fill results up to vectors."""
     from w2w.networks.fast_kernels import project
 
-    (n_rows, inner), out = rows.shape, torch.empty(n_frames, len(layer.bias))
+    (n_rows, inner), out = rows.shape, torch.empty(n_frames, layer.bias.shape[0])
     needed = (n_frames - 1) * inner + layer.depth
     if needed > n_rows * inner:  # the last row is read a little further, and what is there counts nothing
         rows = torch.cat([rows.flatten(), rows.new_zeros(needed - n_rows * inner)])
@@ -110,25 +110,24 @@ def project(layer: Layer, rows: Float[Tensor, "_ inner"], n_frames: int) -> Rows
 
 
 def stem(
-    layer: CausalConv1d, rows: Float[Tensor, "frames inner"], past: Float[Tensor, "1 inner context"]
+    layer: Layer, rows: Float[Tensor, "frames inner"], past: Float[Tensor, "1 inner context"]
 ) -> tuple[Float[Tensor, "frames outer"], Float[Tensor, "1 inner context"]]:
     """A causal convolution as one product: several frames side by side make a row."""
-    window = torch.cat([past[0].T, rows])
-    out = project(packed(layer, lambda: _convolution(layer)), window, len(rows))
-    return out[:, : layer.out_channels], window[len(rows) :].T[None]
+    window, n_frames = torch.cat([past[0].T, rows]), rows.shape[0]
+    return project(layer, window, n_frames)[:, : layer.width], window[n_frames:].T[None]
 
 
-def pointwise(layer: nn.Conv1d, rows: Float[Tensor, "frames inner"]) -> Float[Tensor, "frames outer"]:
+def pointwise(layer: Layer, rows: Float[Tensor, "frames inner"]) -> Float[Tensor, "frames outer"]:
     """A convolution of length 1."""
-    return project(packed(layer, lambda: _convolution(layer)), rows, len(rows))[:, : layer.out_channels]
+    return project(layer, rows, rows.shape[0])[:, : layer.width]
 
 
-def shares_of(layer: nn.Conv1d, rows: Float[Tensor, "frames inner"]) -> Float[Tensor, "frames _"]:
+def shares_of(layer: Layer, rows: Float[Tensor, "frames inner"]) -> Float[Tensor, "frames _"]:
     """A convolution of length 1 and a softmax; zeros beyond."""
     from w2w.networks.fast_kernels import softmax
 
-    shares = project(packed(layer, lambda: _convolution(layer)), rows, len(rows))
-    softmax(shares.numpy(), layer.out_channels)
+    shares = project(layer, rows, rows.shape[0])
+    softmax(shares.numpy(), layer.width)
     return shares
 
 
@@ -177,7 +176,7 @@ def token_table(block: Any, steer: Float[Tensor, "tokens steer"]) -> np.ndarray:
     """A block's scales and shifts for frames that ask for one token alone, beyond those without a style."""
     from w2w.networks.fast_products import panels
 
-    scale, shift = pointwise(block.style, steer).chunk(2, dim=1)
+    scale, shift = pointwise(convolution(block.style), steer).chunk(2, dim=1)
     table = torch.cat([scale * block.scale_in[:, 0], shift], dim=1)
     return panels(table)
 

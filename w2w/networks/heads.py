@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from engine.streaming import CausalConv1d, CausalTransposedConv1d
 from w2w.networks.content import factors
 from w2w.networks.excitation import Excitation, ExcitationState
-from w2w.networks.fast import layer_of, packed, pointwise, project, runs_fast
+from w2w.networks.fast import convolution, layer_of, packed, pointwise, project, runs_fast
 
 HeadName = Literal["harmonic", "istft", "transposed"]
 Features = Float[Tensor, "batch channels frames"]
@@ -119,8 +119,10 @@ class HarmonicNoiseHead(nn.Module):
             log_f0[..., -1:].double(),
             before.position + n_frames * self.hop,
         )
-        spread = packed(self.excitation, lambda: layer_of(self.spread, self.spread.new_zeros(2 * bins)))
-        drawn = pointwise(self.bands, features[0].T).clamp(-12.0, 6.0)
+        bands, spread = packed(
+            self, lambda: (convolution(self.bands), layer_of(self.spread, torch.zeros(2 * bins)))
+        )
+        drawn = pointwise(bands, features[0].T).clamp_(-12.0, 6.0)
         shapes = project(spread, drawn.reshape(2 * n_frames, -1), 2 * n_frames)
         filters = torch.empty(2 * n_frames, 2, bins)
         draw(shapes.numpy(), bins, filters.numpy())
