@@ -80,12 +80,13 @@ class Peer:
         self.process.communicate()
         self.scratch.cleanup()
 
-    def turn(self) -> list[float]:
-        """Process the wave once; return the seconds of each chunk."""
+    def turn(self) -> tuple[list[float], float]:
+        """Process the wave once; return the seconds of each chunk, and those of the processor."""
         assert self.process.stdin is not None
         self.process.stdin.write("turn\n")
         self.process.stdin.flush()
-        return self._answer()["took"]
+        answer = self._answer()
+        return answer["took"], answer["processor_s"]
 
     def _answer(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -164,8 +165,10 @@ def serve(checkout: Path, source: Path) -> None:
     about = {"name": f"LLVC ({parameters:.1f} M, {weights})", "latency_ms": latency_ms}
     print(json.dumps(about), file=answers, flush=True)
     for _ in sys.stdin:
+        processor = time.process_time()
         infer.do_infer(model, wave, 1, rate, True)
-        print(json.dumps({"took": clock.took()}), file=answers, flush=True)
+        answer = {"processor_s": time.process_time() - processor, "took": clock.took()}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

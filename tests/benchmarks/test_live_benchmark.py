@@ -110,7 +110,8 @@ def test_the_peer_runs_its_own_code_and_tells_each_chunk(checkout):
         assert peer.name == "LLVC (0.0 M, random weights)"
         assert peer.latency_ms == 15.0
         for _ in range(2):
-            took = peer.turn()
+            took, processor_s = peer.turn()
+            assert 0 < processor_s < 1
             assert len(took) == 10
             assert all(0 < seconds < 1 for seconds in took)
         process = peer.process
@@ -150,7 +151,7 @@ def test_all_have_as_many_turns_in_changing_order(capsys):
     def contestant(name, chunk_ms, seconds):
         def turn(wave):
             order.append(name)
-            return [seconds] * 4
+            return [seconds] * 4, 2 * seconds
 
         return Contestant(name=name, chunk_ms=chunk_ms, latency_ms=None, turn=turn)
 
@@ -159,12 +160,16 @@ def test_all_have_as_many_turns_in_changing_order(capsys):
     assert order == ["ours", "theirs", "ours", "theirs", "theirs", "ours", "ours", "theirs"]
     assert len(ours.took) == len(theirs.took) == 12
     against([ours, theirs])
+    assert ours.factor == pytest.approx(1 / 13)
+    assert ours.processor_factor == pytest.approx(0.5 / 13)
     assert "ours: 0.100 of the computing time of theirs, chunks of 13 ms" in capsys.readouterr().out
 
 
 def test_goals_are_judged_by_factor_and_slow_chunks():
     def judged(took, chunk_ms):
-        return row(Contestant(name="", chunk_ms=chunk_ms, latency_ms=28.0, turn=lambda _: [], took=took))[-1]
+        return row(
+            Contestant(name="", chunk_ms=chunk_ms, latency_ms=28.0, turn=lambda _: ([], 0.0), took=took)
+        )[-1]
 
     assert judged([0.0019] * 100, 20.0) == "yes"
     assert judged([0.0021] * 100, 20.0) == "NO"

@@ -3,9 +3,11 @@
 import os
 import pty
 import signal
+import subprocess
 import sys
 import termios
 import threading
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from w2w.live.__main__ import main
 from w2w.live.keys import keyboard
 from w2w.networks.network import ConverterNetwork
 
+ROOT = Path(__file__).resolve().parents[2]
 RATE = 16_000
 
 
@@ -202,3 +205,25 @@ def test_a_card_that_is_pulled_out_leaves_the_recording_whole(here, sound, capsy
     threading.Thread(target=pull).start()
     assert "no more sound from Mic" in refusal(capsys, "--reference her.wav --record take.wav --engine eager")
     assert info("take.wav").samples > 0
+
+
+def test_it_runs_on_a_real_portaudio(here, model, tmp_path):
+    """On ALSA's null device, which is never heard and keeps no time."""
+    library = pytest.importorskip(
+        "sounddevice", reason="sounddevice or PortAudio is not installed", exc_type=Exception
+    )
+    (tmp_path / "alsa").write_text("pcm.!default { type null }\nctl.!default { type null }\n")
+    environment = {**os.environ, "ALSA_CONFIG_PATH": str(tmp_path / "alsa"), "PYTHONPATH": str(ROOT)}
+    if not any(api["name"] == "ALSA" for api in library.query_hostapis()):
+        pytest.skip("this PortAudio has no ALSA")
+    command = [sys.executable, "-m", "w2w.live", "--reference", "her.wav", "--record", "take.wav"]
+    command += ["--checkpoint", str(model), "--engine", "eager"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        wait_for(lambda: list(here.glob(".take*")) or process.poll() is not None)
+        threading.Event().wait(0.5)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=20)[1]
+    assert "from default to default" in said
+    assert "Traceback" not in said
+    assert process.returncode == 0
+    assert info("take.wav").sample_rate == 44_100

@@ -112,11 +112,11 @@ def test_wishes_that_cannot_be_granted_change_nothing(converter, voices):
 def test_broken_samples_are_silence_and_counted(converter, voices, buzz):
     wave = buzz(6_400, f0=(150.0,))
     broken, mended = wave.clone(), wave.clone()
-    broken[..., 1_000:1_003] = torch.tensor([float("nan"), float("inf"), -float("inf")])
-    mended[..., 1_000:1_003] = 0.0
+    broken[..., 1_000:1_004] = torch.tensor([float("nan"), float("inf"), -float("inf"), -1e30])
+    mended[..., 1_000:1_004] = 0.0
     session = Session(converter, voices)
     assert_close(pushed(session, broken), converter.convert(mended, voices[0]), rtol=0, atol=1e-5)
-    assert session.broken == 3
+    assert session.broken == 4
 
 
 def test_warming_up_is_not_heard(converter, voices, buzz):

@@ -28,6 +28,7 @@ class Console:
         self.shown = time.monotonic() if not self.moves else 0.0
         self.width = 0
         self.told: str | None = None
+        self.slow_told = False
 
     def press(self, keys: str) -> bool:
         """Act on keys; False where they ask to stop."""
@@ -51,6 +52,9 @@ class Console:
     def show(self, latency_ms: float | None, underruns: int, overruns: int) -> None:
         """Show the state, when it is time to."""
         self._tell_trouble()
+        if not self.slow_told and self.session.load.mean > 1.0:
+            self.slow_told = True
+            self.say("this computer converts more slowly than you speak: try --chunk-ms 40 or --engine onnx")
         now = time.monotonic()
         if now - self.shown < (REFRESH_S if self.moves else LINES_S):
             return

@@ -26,6 +26,8 @@ GLIDE_MS = 100.0
 """Time in which voice and pitch go over into new ones."""
 FADE_MS = 20.0
 """Time in which the bypass fades in or out."""
+LOUDEST = 100.0
+"""Beyond this, 40 dB above full scale, a sample is a driver's uninitialized memory."""
 SWITCH_S = 0.001
 """Seconds a thread may keep the others from running: the usual 5 ms are half a small chunk."""
 
@@ -72,7 +74,7 @@ class Session:
         self.heard, self.spoken = Meter(), Meter()
         self.load = Load(self.chunk_samples / self.rate)
         self.broken = 0
-        """Samples that came as NaN or infinity, and were taken for silence."""
+        """Samples that were no sound (NaN, infinite, or beyond ``LOUDEST``), and were taken for silence."""
 
     @property
     def latency_ms(self) -> float:
@@ -120,11 +122,11 @@ class Session:
         """Take the next samples; return what is ready to be heard, perhaps nothing."""
         began = time.perf_counter()
         self._grant()
-        finite = torch.isfinite(chunk)
-        if not bool(finite.all()):
-            # A driver's fault must not end the conversion, nor shift what comes after it.
-            self.broken += int((~finite).sum())
-            chunk = torch.where(finite, chunk, 0.0)
+        sound = chunk.abs() <= LOUDEST  # NaN is not
+        if not bool(sound.all()):
+            # A driver's fault must not end the conversion, stay in its memory, nor shift what comes after.
+            self.broken += int((~sound).sum())
+            chunk = torch.where(sound, chunk, 0.0)
         self.heard.hear(chunk)
         ready = self._finished(self.stream.push(chunk), chunk)
         self.load.note(time.perf_counter() - began)
