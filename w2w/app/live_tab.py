@@ -1,7 +1,9 @@
 """The page's live tab: the microphone comes in small pieces, each is converted and played as it arrives."""
 
 import base64
+import itertools
 import math
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +25,8 @@ Said = Float[Tensor, "1 1 ready"]
 
 PIECE_S = 0.1
 """Seconds of sound the browser sends at once."""
+REPEATED = 6
+"""Pieces in every message to the browser."""
 CUSHION_S = 0.12
 """Seconds the browser holds back before it plays, so that a late piece leaves no hole."""
 IDLE_S = 300
@@ -32,18 +36,21 @@ Speak, and hear the other voice a moment later. **Use headphones**: a loudspeake
 microphone again. The voice, the blend and the pitch may be changed while you speak. The browser adds some
 tenths of a second; `python -m w2w.live` is many times quicker.
 """
-# Pieces are laid end to end on the sound card's clock; after a hole the cushion is filled again.
+# Pieces are laid end to end on the sound card's clock; after a hole the cushion is filled again. A busy
+# browser may skip a message: each repeats the pieces before it, and those that were played are left out.
 PLAYER = """
-(text) => {
-  if (!text) return;
-  const [number, rate, data] = text.split(" ");
+(text) => text.split(";").forEach((piece) => {
+  const [number, rate, data] = piece.split(" ");
+  if (!rate) return;
   if (!window.liveSpeech || window.liveSpeech.rate !== rate) {
     const context = new AudioContext({sampleRate: +rate});
-    window.liveSpeech = {rate, context, until: 0, samples: 0, holes: -1};
+    window.liveSpeech = {rate, context, until: 0, samples: 0, holes: -1, number: 0};
   }
-  const live = window.liveSpeech, bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+  const live = window.liveSpeech;
+  if (!data || +number <= live.number) return;
+  live.number = +number;
+  const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
   const samples = new Int16Array(bytes.buffer);
-  if (!samples.length) return;
   const buffer = live.context.createBuffer(1, samples.length, +rate);
   buffer.copyToChannel(Float32Array.from(samples, (s) => s / 32768), 0);
   const source = live.context.createBufferSource(), now = live.context.currentTime;
@@ -54,7 +61,7 @@ PLAYER = """
   live.until += buffer.duration;
   live.samples += samples.length;
   live.context.resume();
-}
+})
 """.replace("CUSHION", str(CUSHION_S))
 
 
@@ -66,7 +73,8 @@ class Live:
     stream: Stream
     marker: Marker | None
     mark: Any
-    pieces: int = 0
+    sent: deque[str] = field(default_factory=lambda: deque(maxlen=REPEATED))
+    """The last pieces, as the player gets them."""
     seconds: float = 0.0
     refused: Wanted | None = field(default=None)
     """What was wanted in vain; said once, not ten times a second."""
@@ -78,7 +86,6 @@ class Live:
         said = torch.cat([*parts, wave.new_zeros(1, 1, 0)], dim=-1)
         if self.marker is not None and said.shape[-1]:
             said, self.mark = self.marker.step(said, self.mark)
-        self.pieces += 1
         self.seconds += wave.shape[-1] / self.stream.sample_rate
         return said
 
@@ -122,7 +129,7 @@ def build_live_tab(conversions: Conversions, panel: VoicePanel) -> None:
 
     def on_piece(piece: tuple[int, np.ndarray] | None, live: Any, *fields: Any) -> Sequence[Any]:
         torch.set_num_threads(1)  # counted for each thread that calls
-        if piece is None:
+        if piece is None or isinstance(live, Stopped):
             return live, gr.skip(), gr.skip()
         rate, wave = piece[0], mono(piece[1])
         wanted = Wanted.from_fields(fields)
@@ -143,18 +150,23 @@ def build_live_tab(conversions: Conversions, panel: VoicePanel) -> None:
 
     def on_stop(live: Any) -> Sequence[Any]:
         if not isinstance(live, Live) or live.stream.ended:
-            return None, gr.skip(), "Not speaking."
+            return Stopped(), gr.skip(), "Not speaking."
         said = live.say(torch.zeros(1, 1, 0), last=True)
-        return None, packed(live, said), f"Spoke for {live.seconds:.1f} s."
+        return Stopped(), packed(live, said), f"Spoke for {live.seconds:.1f} s."
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     outputs = [speaking, speaker, status]
     inputs = [microphone, speaking, *panel.inputs]
     # One at a time, so that pieces stay in order; each takes some milliseconds.
     order: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "live"}
+    microphone.start_recording(lambda: None, None, speaking, **order, **quiet)
     microphone.stream(on_piece, inputs, outputs, stream_every=PIECE_S, **order, **quiet)
     microphone.stop_recording(on_stop, speaking, outputs, **order, **quiet)
     speaker.change(None, speaker, None, js=PLAYER, queue=False, api_visibility="private")
+
+
+_numbers = itertools.count(1)
+"""Of pieces: they grow from one recording to the next, whoever speaks."""
 
 
 @dataclass
@@ -162,6 +174,11 @@ class Refused:
     """What was asked in vain before anything began."""
 
     wanted: Wanted
+
+
+@dataclass
+class Stopped:
+    """The end; pieces that come later are too late."""
 
 
 def mono(samples: np.ndarray) -> Wave:
@@ -172,9 +189,12 @@ def mono(samples: np.ndarray) -> Wave:
 
 
 def packed(live: Live, said: Said) -> str:
-    """A piece for the player: its number, the rate, and 16-bit samples in base64."""
-    samples = (said[0, 0].clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
-    return f"{live.pieces} {live.stream.sample_rate} {base64.b64encode(samples.tobytes()).decode()}"
+    """The last pieces for the player, with semicolons between: number, rate, and 16-bit samples in base64."""
+    if said.shape[-1]:
+        samples = (said[0, 0].clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
+        data = base64.b64encode(samples.tobytes()).decode()
+        live.sent.append(f"{next(_numbers)} {live.stream.sample_rate} {data}")
+    return ";".join(live.sent)
 
 
 def line(live: Live) -> str:

@@ -16,6 +16,7 @@ from fastapi import FastAPI
 from data.audio import Writer, info
 from w2w.app.conversions import Conversions
 from w2w.app.limits import Limits
+from w2w.app.page_voice import Wanted
 from w2w.converter import Converter
 from w2w.networks.network import ConverterNetwork
 
@@ -32,6 +33,8 @@ FLAGS = [
 ]
 RATE, SOURCE_S, MAX_S = 16_000, 1.5, 4.0
 WAIT_MS = 30_000
+QUIET = "window.n === (window.n = performance.getEntriesByType('resource').length)"
+"""Whether nothing more was loaded since this was asked last."""
 PLAY = """
 async (address) => {
   const audio = new Audio(address);
@@ -61,8 +64,9 @@ def files(buzz, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(tiny, tmp_path_factory):
+def server(tiny, files, tmp_path_factory):
     """A page of a tiny converter on a free port, and its conversions."""
+    from w2w.app import live_tab
     from w2w.app.look import mounted
     from w2w.app.page import build_page
 
@@ -70,6 +74,9 @@ def server(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("results")
     limits = Limits(max_seconds=MAX_S)
     with Conversions(Converter(ConverterNetwork(tiny())), limits, folder=folder) as conversions:
+        # What is compiled at its first use is not what is tried here.
+        wanted = Wanted(reference=str(files.voice), agreed=True)
+        live_tab.begin(conversions, wanted, 48_000).say(torch.zeros(1, 1, 4800))
         app = FastAPI()
         gradio.mount_gradio_app(app, build_page(conversions), path="/", **mounted())
         with socket.socket() as free:
@@ -196,6 +203,7 @@ def test_speaking_live_is_heard_without_holes(visitor, files):
     visitor.give("reference", files.voice)
     visitor.agree()
     visitor.page.get_by_role("tab", name="Live").click()
+    visitor.page.wait_for_function(QUIET, polling=1000)  # the recorder is loaded only now
     visitor.page.locator("#microphone").get_by_role("button", name="Record").click()
     visitor.page.wait_for_function(
         "window.liveSpeech && window.liveSpeech.samples > 1.5 * window.liveSpeech.rate"
