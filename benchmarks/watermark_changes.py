@@ -64,12 +64,15 @@ def changes(world: World) -> Mapping[str, Change]:
             found[f"Opus, {kilobits} kb/s"] = partial(coded, codec="opus", kilobits=kilobits)
         found["AAC, 32 kb/s"] = partial(coded, codec="aac", kilobits=32)
     found["Vorbis, quality 5 of 10"] = _vorbis
-    for speed in (0.95, 1.05):
+    for speed in (0.95, 1.05, 1.25):
         found[f"played at {speed} of its speed"] = partial(_played, speed=speed)
     found |= {
         "5 % slower, pitch kept (WSOLA)": lambda wave: stretch(wave[0], torch.tensor([1.05]), RATE)[None],
         "pitch and formants moved 2 semitones": lambda wave: shift_pitch_and_formants(
             wave, torch.tensor([2.0]), torch.tensor([2.0]), RATE
+        ),
+        "pitch moved 3 semitones down, formants kept": lambda wave: shift_pitch_and_formants(
+            wave, torch.tensor([-3.0]), torch.tensor([0.0]), RATE
         ),
         "marked again with another key": lambda wave: Marker(RATE, "another").mark(wave),
         "resynthesised from its mel (released vocoder)": lambda wave: resample(

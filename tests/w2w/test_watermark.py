@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from data.pitch_shift import shift_pitch_and_formants
 from data.resampling import resample
 from engine.user_error import UserError
 from w2w.watermark import DEFAULT_KEY, Marker, detect
@@ -120,6 +121,9 @@ CHANGES = {
     "cut at both ends": lambda wave: wave[..., 10_007:-20_011],
     "faster": lambda wave: resample(wave, 16_800, 16_000),
     "slower": lambda wave: resample(wave, 15_200, 16_000),
+    "pitch moved": lambda wave: shift_pitch_and_formants(
+        wave, torch.tensor([2.0]), torch.tensor([1.0]), 16_000
+    ),
     "white noise at 20 dB": lambda wave: wave + 0.1 * wave.square().mean().sqrt() * torch.randn(wave.shape),
 }
 
@@ -129,10 +133,10 @@ def test_the_mark_survives(marked, change):
     assert detect([change(marked)]).marked
 
 
-@pytest.mark.parametrize(("rate", "speed"), [(16_800, 1.05), (15_200, 0.95)])
+@pytest.mark.parametrize(("rate", "speed"), [(16_800, 1 / 1.05), (12_800, 1.25), (15_200, 1 / 0.95)])
 def test_the_speed_is_told(marked, rate, speed):
     # Fewer samples for the same sound: it is played faster.
-    assert detect([resample(marked, rate, 16_000)]).speed == pytest.approx(speed, abs=0.002)
+    assert detect([resample(marked, 16_000, rate)]).speed == pytest.approx(speed, abs=0.002)
 
 
 def test_a_marked_stretch_of_a_long_file_is_found(talk, marked):
@@ -170,8 +174,8 @@ def test_scores_of_unrelated_keys_follow_the_normal_law_whatever_the_sound():
 
 def test_false_alarms_of_a_file_are_no_more_than_promised():
     rng = np.random.default_rng(3)
-    files = [judge(rng.standard_normal((20, SPAN)), DEFAULT_KEY, 20.0, 0.05) for _ in range(60)]
-    assert sum(found.marked for found in files) <= 8
+    files = [judge(rng.standard_normal((20, SPAN)), DEFAULT_KEY, 20.0, 0.05) for _ in range(40)]
+    assert sum(found.marked for found in files) <= 7
     assert chance(0.0) == 0.5
 
 

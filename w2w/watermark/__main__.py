@@ -5,8 +5,8 @@
     python -m w2w.watermark as_her.wav --key "my own words"
 
 For each file (or audio file in a folder): whether it is marked, the probability that one without the mark
-would look as much like it, how many of its seconds bear the mark by themselves, and its speed if that was
-changed.
+would look as much like it, how many of its seconds bear the mark by themselves, and its speed or pitch if
+that was changed.
 "Not marked" means that no mark was found, not that a person spoke. The command ends with 0 if every file is
 marked, with 1 if one is not, with 2 if one cannot be read.
 """
@@ -72,7 +72,7 @@ def recordings(names: Sequence[str]) -> Iterator[Path]:
 def as_words(path: Path, finding: Finding) -> str:
     """One line that a person reads."""
     heard = f"in {finding.seconds} of {finding.duration:.1f} s, " if finding.marked else ""
-    speed = f" at {finding.speed:.3f} times its speed," if finding.speed != 1 else ""
+    speed = f" at {finding.speed:.3f} times its speed or pitch," if finding.speed != 1 else ""
     verdict = "marked" if finding.marked else "not marked"
     return f"{path}: {verdict},{speed} {heard}false alarm {finding.false_alarm:.2g}"
 

@@ -26,8 +26,8 @@ NOISE = 2.5
 """How much of the steady background is left out, as a multiple of the faintest tenth of each frequency."""
 LOUDEST = 2.0
 """Likeness is limited to this many (robust) deviations: a voice's pitch is far more alike than the echo."""
-SPEEDS = np.linspace(0.9, 1.1, 201)
-"""Speeds at which the sound may have been played back."""
+SPEEDS = np.geomspace(0.75, 1 / 0.75, 577)
+"""Factors by which the sound's speed, or its pitch, may have been changed: .1 % apart, up to 5 semitones."""
 ALONE = 2.326
 """The score from which a second bears the mark by itself: chance lets one in a hundred reach it."""
 WINDOWS_S = (4, 16, 64, 256)
@@ -50,7 +50,7 @@ class Finding:
     duration: float
     """Seconds in all."""
     speed: float
-    """Of the marked sound against when it was marked; 1 where it is not marked."""
+    """Or pitch, of the marked sound against when it was marked; 1 where it is not marked."""
 
 
 def detect(
@@ -94,7 +94,7 @@ def judge(rows: Likeness, key: str | int, duration: float, false_alarm: float = 
         false_alarm=min(1.0, probability),
         seconds=int(alone.sum()),
         duration=duration,
-        speed=speed if marked else 1.0,
+        speed=round(speed, 4) if marked else 1.0,
     )
 
 
