@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 from data.audio import info, load, save
 from engine.checkpoint import export
+from engine.user_error import UserError
 from w2w.convert import main as convert
 from w2w.live.__main__ import main
 from w2w.live.keys import keyboard
@@ -227,3 +228,15 @@ def test_it_runs_on_a_real_portaudio(here, model, tmp_path):
     assert "Traceback" not in said
     assert process.returncode == 0
     assert info("take.wav").sample_rate == 44_100
+
+
+def test_without_the_faster_engine_the_slower_one_is_used_and_said(here, capsys, monkeypatch):
+    def missing(*_):
+        raise UserError("the onnx engine needs onnxruntime")
+
+    monkeypatch.setattr("w2w.exported.open_engine", missing)
+    files = "--input-file me.wav --output-file live.wav"
+    assert "needs onnxruntime" in refusal(capsys, f"--reference her.wav {files} --engine onnx")
+    run(f"--reference her.wav {files}")
+    assert "note: the slower eager engine is used: the onnx engine needs" in capsys.readouterr().err
+    assert info("live.wav").samples == 12_345
