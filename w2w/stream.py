@@ -150,6 +150,10 @@ class Stream:
 
         Gradients reach a chunk that asks for them, by the plain way through the network.
         """
+        if chunk.shape[:2] != state.waiting.shape[:2]:
+            raise UserError(
+                f"a chunk has shape {tuple(chunk.shape)}; this stream takes ({len(state.waiting)}, 1, samples)"
+            )
         if not bool(torch.isfinite(chunk).all()):
             # Refused before it is taken in: one NaN would stay in the memory of every layer.
             raise UserError("a chunk holds NaN or infinite samples; it was left out, the stream may go on")

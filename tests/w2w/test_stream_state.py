@@ -124,6 +124,8 @@ def test_what_does_not_fit_is_refused(case):
     if not converter.network.moves_pitch:
         with pytest.raises(UserError, match="pitch"):
             live.change(semitones=2.0)
+    with pytest.raises(UserError, match="a chunk has shape"):
+        live.push(torch.zeros(2, 1, 160))
     live.flush()
     with pytest.raises(ValueError, match="flushed"):
         live.flush()
