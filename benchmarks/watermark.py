@@ -115,7 +115,7 @@ def survival(converter: Converter, pairs: Sequence[Heard], lengths: Sequence[flo
     show(f"Marked conversions found as such, of {len(pairs)}, by the length they were cut to", heads, table)
 
 
-def middle(wave: Wave, seconds: float) -> Wave:
+def middle(wave: Wave, seconds: float) -> Float[Tensor, "1 1 _"]:
     """That many seconds out of the middle."""
     spare = max(0, wave.shape[-1] - round(seconds * RATE))
     return wave[..., spare // 2 : wave.shape[-1] - (spare - spare // 2)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int16
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -163,7 +163,7 @@ def _bits(wave: Wave, bits: int, rate: int) -> Changed:
     return resample((wave * steps).round().clamp(-steps, steps - 1) / steps, rate, RATE)
 
 
-def _whole_numbers(wave: Wave) -> Float[np.ndarray, "1 samples"]:
+def _whole_numbers(wave: Wave) -> Int16[np.ndarray, "1 samples"]:
     return (wave[0].clamp(-1, 1) * 32767).round().short().numpy()
 
 
@@ -176,5 +176,5 @@ def _level(wave: Wave) -> float:
     return max(float(wave.square().mean().sqrt()), 1e-9)
 
 
-def _cut(long: Wave, like: Wave) -> Wave:
+def _cut(long: Changed, like: Wave) -> Wave:
     return long[..., : like.shape[-1]]

@@ -27,7 +27,7 @@ class Heard:
 
     plain: Wave
     marked: Wave
-    target: Wave
+    target: Float[Tensor, "1 1 target_samples"]
     """Another recording of the voice."""
     text: str
     """What is said; empty where it is not known."""
