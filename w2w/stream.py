@@ -152,7 +152,7 @@ class Stream:
         """
         if chunk.shape[:2] != state.waiting.shape[:2]:
             raise UserError(
-                f"a chunk has shape {tuple(chunk.shape)}; this stream takes ({len(state.waiting)}, 1, samples)"
+                f"a chunk has shape {tuple(chunk.shape)}; this stream takes ({len(self.voice)}, 1, samples)"
             )
         if not bool(torch.isfinite(chunk).all()):
             # Refused before it is taken in: one NaN would stay in the memory of every layer.
