@@ -32,7 +32,7 @@ from w2w.watermark.detector import FALSE_ALARM, SPAN, judge, likeness, score
 from w2w.watermark.pattern import gaussian_taps
 
 Wave = Float[Tensor, "1 1 samples"]
-LONGEST_S = 10
+LONGEST_S = 10.0
 """Seconds of a marked conversion that are changed, at most."""
 KEYS = 100
 """Keys that are looked for in unmarked sounds, beside the default one."""
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--checkpoint must convert at {RATE} Hz, not at {converter.sample_rate} Hz")
     rows = [row for row in rows_from(words.data) if row.duration is None or row.duration >= 1]
     random.Random(0).shuffle(rows)
-    print(f"{machine()}; {words.clips} conversions of {LONGEST_S} s, {words.unmarked} recordings unmarked")
+    print(f"{machine()}; {words.clips} conversions of {LONGEST_S:g} s, {words.unmarked} recordings unmarked")
     pairs = conversions(converter, rows, words.clips)
     survival(converter, pairs, words.seconds)
     false_alarms(converter, rows[: words.unmarked], words.sounds)
@@ -68,12 +68,12 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--checkpoint", metavar="FOLDER", help="exported converter (default: the released one)")
     option("--clips", type=int, default=40, metavar="N", help="marked conversions (default: 40)")
     option("--unmarked", type=int, default=1000, metavar="N", help="unmarked recordings (default: 1000)")
-    lengths = [float(LONGEST_S), 5.0, 3.0, 2.0, 1.0]
+    lengths = [LONGEST_S, 5.0, 3.0, 2.0, 1.0]
     option("--seconds", type=float, nargs="+", default=lengths, help="lengths the marked are trimmed to")
     words = arguments.parse_args(argv)
     if words.clips < 1 or words.unmarked < 1 or not all(0 < s <= LONGEST_S for s in words.seconds):
         raise UserError(
-            f"--clips and --unmarked must be at least 1, --seconds above 0 and at most {LONGEST_S}"
+            f"--clips and --unmarked must be at least 1, --seconds above 0 and at most {LONGEST_S:g}"
         )
     return words
 
@@ -97,7 +97,7 @@ def conversions(converter: Converter, rows: Sequence[Row], count: int) -> list[H
 def survival(converter: Converter, pairs: Sequence[Heard], lengths: Sequence[float]) -> None:
     """Print how many of the marked conversions are found after each change, trimmed to each length."""
     others = torch.cat([pair.target for pair in pairs[::-1]], dim=-1)
-    others = others.repeat(1, 1, 1 + 2 * LONGEST_S * RATE // others.shape[-1])
+    others = others.repeat(1, 1, 1 + int(LONGEST_S * RATE) // others.shape[-1])
     world = World(converter=converter, voice=converter.embed(pairs[0].target), others=others)
     if not has_codecs():
         print("MP3, Opus and AAC are left out: they need PyAV (pip install av)")

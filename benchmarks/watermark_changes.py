@@ -52,8 +52,8 @@ def changes(world: World) -> Mapping[str, Change]:
         "telephone, 300–3400 Hz": _telephone,
         "a room, RT60 .1–.6 s": lambda wave: reverberation(wave, random, sample_rate=RATE),
     }
-    for level in (30, 20, 10):
-        found[f"white noise at {level} dB"] = partial(_noisy, level=level, random=random)
+    for level in (30.0, 20.0, 10.0):
+        found[f"white noise at {level:g} dB"] = partial(_noisy, level=level, random=random)
     found["other speech at 0 dB"] = lambda wave: (
         wave + _level(wave) / _level(world.others) * _cut(world.others, wave)
     )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import watermark
-from benchmarks.watermark_changes import coded, has_codecs, unmarked
+from benchmarks.watermark_changes import World, changes, coded, has_codecs, unmarked
 from data.audio import save
 from w2w import Converter
 from w2w.networks.network import ConverterConfig, ConverterNetwork
@@ -30,6 +30,17 @@ def test_codecs_return_the_same_sound_somewhat_later(talk, codec, kilobits):
     length = 1 << 17
     crossed = torch.fft.irfft(torch.fft.rfft(back, length) * torch.fft.rfft(talk[0, 0], length).conj())
     assert crossed.max() > 0.5 * talk.square().sum()
+
+
+def test_every_change_leaves_a_sound(talk):
+    converter = Converter(ConverterNetwork(ConverterConfig()))
+    world = World(converter=converter, voice=converter.embed(talk), others=0.1 * torch.randn(1, 1, 40_000))
+    for name, change in changes(world).items():
+        changed = change(talk)
+        assert changed.shape[:2] == (1, 1), name
+        assert changed.isfinite().all(), name
+        assert changed.shape[-1] > 20_000, name
+        assert name == "nothing" or not torch.equal(changed, talk), name
 
 
 def test_the_middle_is_as_long_as_asked(talk):
