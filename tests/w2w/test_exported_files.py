@@ -109,6 +109,30 @@ def test_the_onnx_engine_is_the_network_for_any_steps(tiny, buzz, head):
     assert_close(torch.cat(parts, dim=-1), plain, rtol=0, atol=1e-5)
 
 
+def test_the_voice_may_change_between_steps_and_back(tiny, buzz):
+    network = ConverterNetwork(tiny()).eval().requires_grad_(False)
+    with torch.inference_mode():  # engines are opened wherever a stream begins
+        engine = open_engine(network, "onnx", 1)
+    wave = buzz(1_600)
+    hers, his = network.style(wave).split(1)
+    state, plain_state = engine.begin(1), network.begin(1)
+    for chunk, voice in zip(wave[:1].split(160, dim=-1), [hers, hers, his, his, hers, his, his, hers]):
+        made, state = engine.step(chunk, voice, state)
+        plain, plain_state = network.step(chunk, voice, plain_state)
+        assert_close(made, plain, rtol=0, atol=1e-5)
+
+
+def test_nothing_grows(tiny, buzz):
+    network = ConverterNetwork(tiny()).eval().requires_grad_(False)
+    engine, wave = open_engine(network, "onnx", 1), buzz(160)[:1]
+    voice, state = network.style(buzz(3_200)[:1]), engine.begin(1)
+    sizes = {name: tensor.nbytes for name, tensor in state[0].items()}
+    for _ in range(20):
+        _, state = engine.step(wave, voice, state)
+    assert {name: tensor.nbytes for name, tensor in state[0].items()} == sizes
+    assert all(tensor.untyped_storage().nbytes() == sizes[name] for name, tensor in state[0].items())
+
+
 def test_a_state_may_be_kept_and_resumed(tiny, buzz):
     network = ConverterNetwork(tiny()).eval().requires_grad_(False)
     engine = open_engine(network, "onnx", 1)

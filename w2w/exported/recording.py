@@ -5,13 +5,17 @@ float64 is meant, and knows nothing of what is constant. This takes one second, 
 ``operations`` alone: others are refused by name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _disable_current_modes,
+    _get_current_dispatch_mode,
+)
 
 from engine.user_error import UserError
 
@@ -72,6 +76,29 @@ class Recording(TorchDispatchMode):
         """Note that an operation changed nothing that ONNX would see."""
         self.name(out, self.reference(tensor))
 
+    def choose(self, given: Tensor, before: Tensor, held: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+        """Write down both ways of ``remembered``; what is computed here is the new one."""
+        from onnx import TensorProto, helper
+
+        equal, number = given == before, torch.ones_like(given)
+        self.emit("Equal", [given, before], equal)
+        self.emit("Cast", [equal], number, to=TensorProto.FLOAT)
+        least, same, out = number.amin(), number.amin().bool(), torch.empty_like(held)
+        self.emit("ReduceMin", [number], least, keepdims=0)
+        self.emit("Cast", [least], same, to=TensorProto.BOOL)
+        outside, self.nodes = self.nodes, []
+        with self:
+            made = compute()
+        inside, self.nodes = self.nodes, outside
+        ways = {}
+        for way, nodes, tensor in (("then_branch", [], held), ("else_branch", inside, made)):
+            kept = helper.make_node("Identity", [self.reference(tensor)], [f"{way}_out"], f"{way}_out")
+            declared = helper.make_tensor_value_info(f"{way}_out", TensorProto.FLOAT, list(held.shape))
+            ways[way] = helper.make_graph([*nodes, kept], way, [], [declared])
+        self.emit("If", [same], out, **ways)
+        out.copy_(made)
+        return out
+
     def reference(self, value: Any) -> str:
         """The name of a tensor; a constant is written down where it is first met."""
         from onnx import numpy_helper
@@ -86,16 +113,27 @@ class Recording(TorchDispatchMode):
         return self._constant_names[key]
 
 
+def remembered(given: Tensor, before: Tensor, held: Tensor, compute: Callable[[], Tensor]) -> Tensor:
+    """What ``compute`` makes of ``given``; a graph takes what it ``held`` if ``given`` is as ``before``."""
+    mode = _get_current_dispatch_mode()
+    if not isinstance(mode, Recording):
+        return compute()
+    with _disable_current_modes():
+        return mode.choose(given, before, held, compute)
+
+
 def record(
     function: Any, inputs: Mapping[str, Tensor], outputs: Sequence[str], defaults: Mapping[str, Tensor]
 ) -> Any:
     """The ONNX model of a function of tensors; ``defaults`` are what inputs are that are left out."""
     from onnx import helper, numpy_helper
 
-    with torch.no_grad(), Recording() as recording:
-        for name, tensor in inputs.items():
+    # Inference mode would show composite operations in place of what they are made of.
+    with torch.inference_mode(False), torch.no_grad(), Recording() as recording:
+        given = [tensor.clone() for tensor in inputs.values()]
+        for name, tensor in zip(inputs, given):
             recording.name(tensor, name)
-        made = function(*inputs.values())
+        made = function(*given)
     for name, tensor in zip(outputs, made):
         recording.nodes.append(
             helper.make_node("Identity", [recording.reference(tensor)], [name], f"Out_{name}")

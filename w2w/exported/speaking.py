@@ -1,10 +1,13 @@
 """The decoder of a few frames: codes, energy, pitch and a voice to what a head makes samples of."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from w2w.exported.heads import build_row_head
+from w2w.exported.recording import remembered
 from w2w.exported.rows import RowBlocks, RowStem
 from w2w.networks.decoder import MEAN_LOG_F0, Decoder
 
@@ -12,7 +15,11 @@ State = dict[str, Tensor]
 
 
 class Speaking(nn.Module):
-    """How it is said. All blocks' styles are one product of the mixture of timbre tokens."""
+    """How it is said.
+
+    A frame's style is a mixture of what the tokens' styles would be, which a graph makes of a voice once, and
+    holds until the voice is another.
+    """
 
     ask: Tensor
     ask_bias: Tensor
@@ -52,6 +59,9 @@ class Speaking(nn.Module):
         self.begun: State = {
             "decoder_stem": torch.zeros(self.stem.past_shape),
             "decoder_blocks": torch.zeros(self.blocks.past_shape),
+            # No voice is equal to this one, so the first is heard.
+            "styled_voice": torch.full((1, decoder.style.voice_dim), math.nan),
+            "styles": torch.zeros(self.tokens[0], sum(self.widths)),
             **self.head.begun,  # type: ignore[dict-item]
         }
 
@@ -73,10 +83,17 @@ class Speaking(nn.Module):
             heard.append(torch.stack([log_f0 - MEAN_LOG_F0, voicing], dim=1).float())
         after: State = {}
         rows, after["decoder_stem"] = self.stem(torch.cat(heard, dim=1), state["decoder_stem"])
-        timbre = voice[:, :-1]
-        mixture = torch.mm(torch.addmm(self.ask_bias, rows, self.ask).softmax(1), timbre.reshape(self.tokens))
-        always = torch.addmm(self.style_bias, torch.addmm(self.whole_bias, timbre, self.whole), self.of_whole)
-        *styles, tint = torch.addmm(always, mixture, self.of_mixture).split(self.widths, dim=1)
+        shares = torch.addmm(self.ask_bias, rows, self.ask).softmax(1)
+        styled = remembered(voice, state["styled_voice"], state["styles"], lambda: self._styles(voice))
+        after |= {"styled_voice": voice.clone(), "styles": styled}
+        *styles, tint = torch.mm(shares, styled).split(self.widths, dim=1)
         rows, after["decoder_blocks"] = self.blocks(rows, state["decoder_blocks"], styles)
         wave, after_head = self.head(rows + tint, log_f0, state)
         return wave, after | after_head
+
+    def _styles(self, voice: Float[Tensor, "1 dim"]) -> Float[Tensor, "tokens styles"]:
+        """What all blocks' styles, and the tint, would be where a frame asked for one token alone."""
+        timbre = voice[:, :-1]
+        whole = torch.addmm(self.whole_bias, timbre, self.whole)
+        always = torch.addmm(self.style_bias, whole, self.of_whole)
+        return torch.addmm(always, timbre.reshape(self.tokens), self.of_mixture)
