@@ -6,7 +6,7 @@ Signals lie time first here, ``(frames, channels)``; what a tile needs stays in 
 import numpy as np
 
 from w2w.networks.fast_compiling import compiled
-from w2w.networks.fast_products import multiply
+from w2w.networks.fast_products import LANES, five_taps, multiply, steered
 
 TILE = 96
 """Frames that go through all blocks before the next ones."""
@@ -101,16 +101,14 @@ def _enter(x, past, style, every, taps, bias, dilation, out_bias, window, hidden
         for c in range(n):
             power += x[t, c] * x[t, c]
         level = np.float32(1.0 / np.sqrt(power / np.float32(n) + np.float32(1e-4)))
-        scale, shift, now = style[t * every, :n], style[t * every, n:], window[context + t]
-        for c in range(n):
-            now[c] = x[t, c] * level * scale[c] + shift[c]
-            x[t, c] += out_bias[c]
-        w0, w1, w2 = window[t], window[t + dilation], window[t + 2 * dilation]
-        w3 = window[t + 3 * dilation]
-        out = hidden[t]
-        for c in range(n):
-            total = bias[c] + taps[0, c] * w0[c] + taps[1, c] * w1[c] + taps[2, c] * w2[c]
-            out[c] = total + taps[3, c] * w3[c] + taps[4, c] * now[c]
+        row, to = x.ctypes.data + 4 * n * t, window.ctypes.data + 4 * n * (context + t)
+        scale = style.ctypes.data + 8 * n * t * every
+        earliest, out = window.ctypes.data + 4 * n * t, hidden.ctypes.data + 4 * n * t
+        for c in range(0, 4 * n, 4 * LANES):
+            steered(row + c, level, scale + c, scale + 4 * n + c, out_bias.ctypes.data + c, to + c)  # type: ignore[call-arg]
+            five_taps(
+                earliest + c, 4 * n * dilation, taps.ctypes.data + c, 4 * n, bias.ctypes.data + c, out + c
+            )
     past[:] = window[n_frames : n_frames + context]
 
 

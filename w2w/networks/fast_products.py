@@ -63,6 +63,41 @@ def _product(n_rows: int, n_vectors: int) -> Callable:
     return product
 
 
+@intrinsic
+def steered(_, x, level, scale, shift, bias, out):
+    """Write LANES numbers of x · level · scale + shift, add the bias to x; addresses beside ``level``."""
+
+    def generate(context, builder, signature, arguments):
+        x, level, scale, shift, bias, out = arguments
+        emit = _Emitter(builder, LANES)
+        value = emit.load(x)
+        scaled = builder.fmul(builder.fmul(value, emit.spread(level)), emit.load(scale))
+        total, raised = builder.fadd(scaled, emit.load(shift)), builder.fadd(value, emit.load(bias))
+        emit.store(total, out)
+        emit.store(raised, x)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.float32, *[types.int64] * 4), generate
+
+
+@intrinsic
+def five_taps(_, rows, step, taps, taps_step, bias, out):
+    """Write the bias and LANES channels of five rows, each times its tap."""
+
+    def generate(context, builder, signature, arguments):
+        rows, step, taps, taps_step, bias, out = arguments
+        emit = _Emitter(builder, LANES)
+        total = emit.load(bias)
+        for tap in range(5):
+            total = emit.fma(
+                emit.load(emit.at(taps, taps_step, tap)), emit.load(emit.at(rows, step, tap)), total
+            )
+        emit.store(total, out)
+        return context.get_dummy_value()
+
+    return types.void(*[types.int64] * 6), generate
+
+
 _WIDE = PANEL // LANES
 many_wide, four_wide, two_wide, one_wide = (_product(n, _WIDE) for n in (ROWS, 4, 2, 1))
 many_narrow, four_narrow, two_narrow, one_narrow = (_product(n, 1) for n in (ROWS, 4, 2, 1))
