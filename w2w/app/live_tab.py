@@ -3,17 +3,20 @@
 import base64
 import itertools
 import math
+import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from data.audio import info, load
 from engine.user_error import UserError
 from w2w.app.conversions import Conversions
 from w2w.app.page_voice import VoicePanel, Wanted, complaint
@@ -29,6 +32,8 @@ REPEATED = 6
 """Pieces in every message to the browser."""
 CUSHION_S = 0.12
 """Seconds the browser holds back before it plays, so that a late piece leaves no hole."""
+KEPT_S = 10.0
+"""Seconds after which a piece is deleted."""
 IDLE_S = 300
 """Seconds after which the memory of someone who left is given back."""
 ABOUT = """
@@ -108,7 +113,7 @@ def follow(conversions: Conversions, live: Live, wanted: Wanted) -> None:
     live.wanted, live.refused = wanted, None
 
 
-def build_live_tab(conversions: Conversions, panel: VoicePanel) -> None:
+def build_live_tab(conversions: Conversions, panel: VoicePanel, page: gr.Blocks) -> None:
     """Microphone, status line and the hidden way to the loudspeaker."""
     network = conversions.converter.network
     if not network.streams:
@@ -119,19 +124,21 @@ def build_live_tab(conversions: Conversions, panel: VoicePanel) -> None:
         label="Microphone: press Record to begin, Stop to end",
         sources=["microphone"],
         streaming=True,
-        type="numpy",
+        type="filepath",
         buttons=[],
         elem_id="microphone",
     )
     status = gr.Markdown("Not speaking.", elem_id="live")
     speaker = gr.Textbox(visible="hidden", elem_id="speaker", label="Converted sound")
     speaking = gr.State(None, time_to_live=IDLE_S)
+    pieces = Pieces(page)
 
-    def on_piece(piece: tuple[int, np.ndarray] | None, live: Any, *fields: Any) -> Sequence[Any]:
+    def on_piece(piece: str | None, live: Any, *fields: Any) -> Sequence[Any]:
         torch.set_num_threads(1)  # counted for each thread that calls
         if piece is None or isinstance(live, Stopped):
             return live, gr.skip(), gr.skip()
-        rate, wave = piece[0], mono(piece[1])
+        rate, wave = info(piece).sample_rate, load(piece)
+        pieces.add(Path(piece))
         wanted = Wanted.from_fields(fields)
         if isinstance(live, Refused) and live.wanted == wanted:
             return live, gr.skip(), gr.skip()
@@ -181,11 +188,34 @@ class Stopped:
     """The end; pieces that come later are too late."""
 
 
-def mono(samples: np.ndarray) -> Wave:
-    """A piece from the browser as a wave."""
-    whole = samples.mean(axis=1) if samples.ndim == 2 else samples
-    scale = 32768.0 if np.issubdtype(samples.dtype, np.integer) else 1.0
-    return torch.from_numpy(np.asarray(whole, np.float32) / scale)[None, None]
+class Pieces:
+    """The files in which the browser's pieces come: ten a second, deleted after some seconds, not an hour.
+
+    Equal pieces, as of a muted microphone, share a file, so that none is deleted that was just sent again.
+    """
+
+    def __init__(self, page: gr.Blocks) -> None:
+        self.page = page
+        self.kept: deque[Path] = deque()
+
+    def add(self, path: Path) -> None:
+        """Remember a piece that was heard, and delete the old ones."""
+        self.kept.append(path)
+        while self.kept and age(self.kept[0]) > KEPT_S:
+            old = self.kept.popleft()
+            old.unlink(missing_ok=True)
+            with suppress(OSError):
+                old.parent.rmdir()
+            for names in self.page.temp_file_sets:
+                names.discard(str(old))
+
+
+def age(path: Path) -> float:
+    """Seconds since a file was written; of one that is gone, for ever."""
+    try:
+        return time.time() - path.stat().st_ctime
+    except FileNotFoundError:
+        return math.inf
 
 
 def packed(live: Live, said: Said) -> str:

@@ -26,12 +26,16 @@ figure.conversion text.converted { fill: #c2410c; }
 .dark figure.conversion polyline.converted { stroke: #fdba74; }
 .dark figure.conversion text.converted { fill: #fdba74; }
 figure.conversion figcaption { font-size: .9rem; margin-top: .3rem; }
-table.scores { border-collapse: collapse; width: 100%; font-size: .92rem; }
+table.scores { border-collapse: collapse; border: 0 !important; width: 100%; font-size: .92rem; }
 table.scores caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 table.scores th, table.scores td { text-align: left; vertical-align: top;
   padding: .35rem .6rem .35rem 0 !important; border: 0 !important;
   border-bottom: 1px solid var(--border-color-primary) !important; }
-table.scores th { width: 32%; }
+table.scores th:nth-child(3), table.scores td:nth-child(3) { width: 45%; }
+@media (max-width: 640px) {
+  figure.conversion { overflow-x: auto; }
+  figure.conversion svg { min-width: 560px; }
+}
 table.scores td:nth-child(2) { font-variant-numeric: tabular-nums; font-weight: 600; }
 a:focus-visible, button:focus-visible, input:focus-visible {
   outline: 3px solid #1d6fb8; outline-offset: 2px; }

@@ -62,7 +62,7 @@ def build_page(conversions: Conversions, card: Path | None = None) -> gr.Blocks:
                 with gr.Tab("A recording", id="recording"):
                     build_recording_tab(conversions, panel)
                 with gr.Tab("Live", id="live_tab"):
-                    build_live_tab(conversions, panel)
+                    build_live_tab(conversions, panel, page)
         gr.HTML(f"<style>{CSS}</style>")  # here, so that it needs no option where it is mounted
     with page.route("Model card", "card"):
         gr.Markdown(card_text(card), elem_id="card")

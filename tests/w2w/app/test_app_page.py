@@ -1,7 +1,9 @@
 """The page without a browser: its picture, its scores, the voice it asks for, and speaking live."""
 
 import xml.etree.ElementTree as ElementTree
+from collections import deque
 from itertools import pairwise
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -204,9 +206,21 @@ def test_a_refused_wish_goes_on_with_the_voice_before(conversions, recordings):
     assert live.say(load(recordings[1])).shape[-1]
 
 
-def test_pieces_of_16_bits_and_two_channels_become_a_mono_wave():
-    piece = np.array([[32767, 0], [-32768, -32768]], np.int16)
-    torch.testing.assert_close(live_tab.mono(piece)[0, 0], torch.tensor([0.5, -1.0]), rtol=0, atol=1e-4)
+def test_pieces_of_the_microphone_do_not_pile_up(tmp_path, monkeypatch):
+    paths = [tmp_path / str(n) / "audio.wav" for n in range(3)]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(b"")
+    page = SimpleNamespace(temp_file_sets=[{str(path) for path in paths}])
+    ages = dict(zip(paths, (live_tab.KEPT_S + 1, live_tab.KEPT_S - 1, 0.0)))
+    monkeypatch.setattr(live_tab, "age", ages.__getitem__)
+    pieces = live_tab.Pieces.__new__(live_tab.Pieces)
+    pieces.page, pieces.kept = page, deque()
+    for path in paths:
+        pieces.add(path)
+    assert [path.exists() for path in paths] == [False, True, True]
+    assert page.temp_file_sets == [{str(path) for path in paths[1:]}]
+    assert not paths[0].parent.exists()
 
 
 def test_the_page_offers_only_what_the_converter_can(tiny, tmp_path):
