@@ -13,6 +13,7 @@ import logging
 import socket
 import sys
 import threading
+import time
 from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,12 +22,15 @@ from pathlib import Path
 from data.arguments import Arguments
 from engine.stopping import stop_signals
 from engine.user_error import UserError, exits_cleanly
-from w2w.app.cleaning import private_folder
+from w2w.app.cleaning import forget, private_folder
 from w2w.app.conversions import Conversions
 from w2w.app.limits import Limits
-from w2w.app.line import Line
 from w2w.converter import Converter
 
+KEPT_S = 3_600
+"""Seconds that a visitor's files are kept for the page to show them again."""
+SWEEP_S = 60.0
+"""Between two looks for files to delete."""
 GRACE_S = 10
 """Seconds that requests get to end when the server is told to stop."""
 
@@ -71,11 +75,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                     server_header=False,
                     proxy_headers=bool(words.root_path),
                 )
-                serve(uvicorn.Server(config), door, greeting(host, port, words), conversions.line)
+                serve(uvicorn.Server(config), door, greeting(host, port, words), conversions)
 
 
-def serve(server, door: socket.socket, greeting: str, line: Line) -> None:
+def serve(server, door: socket.socket, greeting: str, conversions: Conversions) -> None:
     """Run a uvicorn server until a signal comes, then let it finish what it has begun."""
+    swept = time.monotonic()
     with stop_signals() as received:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, name="server")
         thread.start()
@@ -84,7 +89,10 @@ def serve(server, door: socket.socket, greeting: str, line: Line) -> None:
             if server.started and greeting:
                 print(greeting, flush=True)
                 greeting = ""
-        if not line.working:  # open pages keep their connections for ever
+            if time.monotonic() - swept > SWEEP_S:
+                forget(conversions.folder, KEPT_S)
+                swept = time.monotonic()
+        if not conversions.line.working:  # open pages keep their connections for ever
             server.config.timeout_graceful_shutdown = 1
         server.should_exit = True
         thread.join()

@@ -5,8 +5,9 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX = "timbre-app-"
@@ -40,6 +41,17 @@ def sweep(where: Path) -> None:
         if lock is not None:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
+
+
+def forget(folder: Path, seconds: float) -> None:
+    """Delete the files in a folder, at any depth, that have not been written to for so long.
+
+    The page's library keeps the pieces of uploads that broke off, and results that nobody asked for again.
+    """
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # others delete here too
+            if path.is_file() and time.time() - path.stat().st_mtime > seconds:
+                path.unlink()
 
 
 def _locked(where: Path) -> tuple[Path, int]:

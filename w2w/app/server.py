@@ -46,7 +46,8 @@ def application(
     @app.exception_handler(Exception)
     async def failed(request: Request, failure: Exception) -> Response:
         number = request.scope["state"]["request_id"]
-        logging.getLogger("uvicorn.error").error("request %s failed", number)
+        if not isinstance(failure, UserError):  # those come from the guard, which answers them itself
+            logging.getLogger("uvicorn.error").error("request %s failed", number)
         return _answer(request, 500, "the server failed; its log tells more under the request's number")
 
     if page:

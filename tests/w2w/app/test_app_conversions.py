@@ -1,5 +1,6 @@
 """What page and HTTP interface share: limits, the line, results by file, folders that are gone at the end."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from data.audio import info, save
 from engine.user_error import UserError
-from w2w.app.cleaning import LOCK, PREFIX, private_folder, sweep
+from w2w.app.cleaning import LOCK, PREFIX, forget, private_folder, sweep
 from w2w.app.conversions import Conversions
 from w2w.app.limits import BusyError, Limits, TooMuchError
 from w2w.app.line import Line
@@ -131,6 +132,16 @@ def test_folders_of_dead_servers_are_swept_and_those_of_the_living_kept(tmp_path
         sweep(tmp_path)
         assert sorted(tmp_path.iterdir()) == sorted([living, other, link])
     assert not living.exists()
+
+
+def test_old_files_are_forgotten_and_new_ones_kept(tmp_path):
+    (old := tmp_path / "page" / "tmp1").parent.mkdir()
+    (new := tmp_path / "page" / "tmp2").touch()
+    old.touch()
+    os.utime(old, (1.0, 1.0))
+    forget(tmp_path, 3_600.0)
+    assert new.exists()
+    assert not old.exists()
 
 
 def test_a_killed_servers_folder_is_swept_by_the_next(tmp_path):

@@ -16,6 +16,7 @@ httpx = pytest.importorskip("httpx", reason="httpx is not installed: pip install
 pytest.importorskip("uvicorn", reason="the app is not installed: pip install 'timbre[app]'")
 
 from benchmarks.app_abuse import ABUSES, answer, connected, head, posted, speech, tone  # noqa: E402
+from benchmarks.app_load import load, row  # noqa: E402
 from benchmarks.app_process import serving  # noqa: E402
 from w2w.watermark import detect  # noqa: E402
 
@@ -163,6 +164,16 @@ def test_many_clients_lose_nothing(server):
     with ThreadPoolExecutor(8) as clients:
         assert all(clients.map(ask, range(16)))
     assert server.settled() == []
+
+
+def test_the_load_benchmark_counts_what_is_lost(server, tmp_path):
+    for number in range(2):
+        (tmp_path / f"{number}.wav").write_bytes(tone(0.5 + number / 10))
+    good = sorted(tmp_path.iterdir())
+    figures = row(load(server, good, clients=2, seconds=0.5, abuse=False))
+    assert (figures["requests lost"], figures["temporary files left"]) == (0, 0)
+    (bad := tmp_path / "bad.wav").write_bytes(b"no sound")
+    assert len(load(server, [*good, bad], clients=2, seconds=0.5, abuse=False).lost) > 0
 
 
 def test_who_finds_no_place_is_told_when_to_come_again(server, client):
