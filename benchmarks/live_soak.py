@@ -117,6 +117,6 @@ def verdict(seen: Sequence[tuple[float, float, float, float]], slower: float) ->
     grown = float(np.median([minute[0] for minute in late]) - np.median([minute[0] for minute in early]))
     flat = grown <= MOST_GROWTH_MIB and slower <= MOST_SLOWING
     return (
-        f"memory {grown:+.1f} MiB from the first minutes to the last, computing time per chunk {slower:.3f} of"
-        f" a fresh session's: {'flat' if flat else 'NOT flat'}"
+        f"memory {grown:+.1f} MiB from the first minutes to the last, computing time per chunk {slower:.3f}"
+        f" of a fresh session's: {'flat' if flat else 'NOT flat'}"
     )
