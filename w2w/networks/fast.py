@@ -7,6 +7,7 @@ is another function: states have the shapes of the plain layers', whose results 
 rounding.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple, TypeVar
@@ -71,6 +72,14 @@ _version = attrgetter("_version")
 
 def _frozen(known: list[nn.Parameter]) -> bool:
     return bool(known) and known[0].is_inference()
+
+
+def kept(name: str, *shape: int) -> Tensor:
+    """Memory that this thread keeps under a name, at first zero: fresh pages cost time."""
+    from vocoders.fast_convolution import scratch
+
+    size = math.prod(shape)
+    return torch.from_numpy(scratch(f"converter {name}", size)[:size].reshape(shape))
 
 
 class Layer(NamedTuple):
@@ -185,17 +194,15 @@ def run_blocks(
     blocks: Blocks, rows: Rows, pasts: Sequence[Past], steers: Steering | None = None
 ) -> list[Past]:
     """Take frames through blocks, in place; return what the blocks keep of them."""
-    from vocoders.fast_convolution import scratch
     from w2w.networks.fast_kernels import TILE, through_blocks
 
     n = rows.shape[1]
     tables, shares, n_tokens = (blocks.first, rows, 0) if steers is None else steers
     past = torch.cat(list(pasts), dim=-1)
     after = torch.empty_like(past)
-    height = max(part.shape[-1] for part in pasts) + TILE
-    window = scratch("blocks window", height * n)[: height * n].reshape(height, n)
-    hidden = scratch("blocks hidden", TILE * n)[: TILE * n].reshape(TILE, n)
-    wide = scratch("blocks wide", 2 * TILE * n)[: 2 * TILE * n].reshape(TILE, 2 * n)
+    longest = max(part.shape[-1] for part in pasts)
+    window, hidden = kept("window", longest + TILE, n), kept("hidden", TILE, n)
+    wide = kept("wide", TILE, 2 * n)
     padded = -(-n_tokens // 4) * 4
     through_blocks(
         rows.numpy(),
@@ -205,8 +212,8 @@ def run_blocks(
         shares.numpy(),
         padded,
         tables,
-        window,
-        hidden,
-        wide,
+        window.numpy(),
+        hidden.numpy(),
+        wide.numpy(),
     )
     return list(after.split([part.shape[-1] for part in pasts], dim=-1))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from engine.streaming import CausalConv1d, CausalTransposedConv1d
 from w2w.networks.content import factors
 from w2w.networks.excitation import Excitation, ExcitationState
-from w2w.networks.fast import convolution, layer_of, packed, pointwise, project, runs_fast
+from w2w.networks.fast import convolution, kept, layer_of, packed, pointwise, project, runs_fast
 
 HeadName = Literal["harmonic", "istft", "transposed"]
 Features = Float[Tensor, "batch channels frames"]
@@ -104,7 +104,8 @@ class HarmonicNoiseHead(nn.Module):
 
         n_frames, bins = log_f0.shape[-1], self.n_fft // 2 + 1
         before: ExcitationState = state["excitation"]
-        sounds = torch.zeros(n_frames, 4, self.n_fft)
+        # Zero beyond a hop, and never written there; these are this thread's, and used in this call alone.
+        sounds = kept(f"sounds {self.hop} {self.n_fft}", n_frames, 4, self.n_fft)
         phase = sources(
             log_f0[0, 0].double().contiguous().numpy(),
             float(before.phase),
@@ -124,11 +125,11 @@ class HarmonicNoiseHead(nn.Module):
         )
         drawn = pointwise(bands, features[0].T).clamp_(-12.0, 6.0)
         shapes = project(spread, drawn.reshape(2 * n_frames, -1), 2 * n_frames)
-        filters = torch.empty(2 * n_frames, 2, bins)
+        filters = kept("filters", 2 * n_frames, 2, bins)
         draw(shapes.numpy(), bins, filters.numpy())
         earlier = torch.view_as_real(state["filters"][0, 0]).transpose(1, 2).contiguous()
-        spectrum = torch.empty(n_frames, bins, 2)
-        spectra = torch.view_as_real(torch.fft.rfft(sounds))
+        spectra, spectrum = kept("spectra", n_frames, 4, bins, 2), kept("spectrum", n_frames, bins, 2)
+        torch.fft.rfft(sounds, out=torch.view_as_complex(spectra))
         filtered(spectra.numpy(), earlier.numpy(), filters.numpy(), spectrum.numpy())
         blocks = torch.fft.irfft(torch.view_as_complex(spectrum), n=self.n_fft)
         tail, wave = state["tail"].clone(), torch.empty(1, 1, n_frames * self.hop)
