@@ -32,6 +32,8 @@ REPEATED = 6
 """Pieces in every message to the browser."""
 CUSHION_S = 0.12
 """Seconds the browser holds back before it plays, so that a late piece leaves no hole."""
+MOST_CUSHION_S = 0.6
+"""To which that grows, by half at every hole, where the machine is busy or the way is long."""
 KEPT_S = 10.0
 """Seconds after which a piece is deleted."""
 IDLE_S = 300
@@ -49,7 +51,7 @@ PLAYER = """
   if (!rate) return;
   if (!window.liveSpeech || window.liveSpeech.rate !== rate) {
     const context = new AudioContext({sampleRate: +rate});
-    window.liveSpeech = {rate, context, until: 0, samples: 0, holes: -1, number: 0};
+    window.liveSpeech = {rate, context, until: 0, samples: 0, holes: -1, number: 0, cushion: CUSHION};
   }
   const live = window.liveSpeech;
   if (!data || +number <= live.number) return;
@@ -59,7 +61,10 @@ PLAYER = """
   const buffer = live.context.createBuffer(1, samples.length, +rate);
   buffer.copyToChannel(Float32Array.from(samples, (s) => s / 32768), 0);
   const source = live.context.createBufferSource(), now = live.context.currentTime;
-  if (live.until < now) { live.until = now + CUSHION; live.holes += 1; }
+  if (live.until < now) {
+    live.until = now + live.cushion;
+    if ((live.holes += 1) > 0) live.cushion = Math.min(1.5 * live.cushion, MOST);
+  }
   source.buffer = buffer;
   source.connect(live.context.destination);
   source.start(live.until);
@@ -67,7 +72,7 @@ PLAYER = """
   live.samples += samples.length;
   live.context.resume();
 })
-""".replace("CUSHION", str(CUSHION_S))
+""".replace("CUSHION", str(CUSHION_S)).replace("MOST", str(MOST_CUSHION_S))
 
 
 @dataclass
@@ -230,4 +235,4 @@ def packed(live: Live, said: Said) -> str:
 def line(live: Live) -> str:
     """How it goes, in words; it changes once a second, which a screen reader can bear."""
     late = live.stream.latency_ms + 1000 * CUSHION_S
-    return f"Speaking for {math.floor(live.seconds)} s. Delay: {late:.0f} ms and the way there and back."
+    return f"Speaking for {math.floor(live.seconds)} s. Delay: at least {late:.0f} ms."

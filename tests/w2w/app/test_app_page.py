@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ElementTree
 from collections import deque
 from itertools import pairwise
 from types import SimpleNamespace
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -57,7 +58,7 @@ def points(svg, kind):
 
 def test_the_figure_tells_the_pitch_in_the_drawing_and_in_words(buzz):
     low, high = buzz(RATE, f0=(110.0, 220.0))
-    figure = ElementTree.fromstring(pictures.figure(low[None], high[None]))
+    figure: Any = ElementTree.fromstring(pictures.figure(low[None], high[None]))
     assert "source 110 Hz" in figure.findtext("figcaption")
     assert "converted 220 Hz" in figure.find("svg").get("aria-label")
     assert len([*figure.iter("image")]) == 2
@@ -69,7 +70,7 @@ def test_the_figure_tells_the_pitch_in_the_drawing_and_in_words(buzz):
 @pytest.mark.parametrize("samples", [1, 700, 31 * RATE])
 def test_a_figure_is_drawn_of_any_length_even_of_silence(samples):
     wave = torch.zeros(1, 1, min(samples, round(pictures.LONGEST_S * RATE)))
-    figure = ElementTree.fromstring(pictures.figure(wave, wave))
+    figure: Any = ElementTree.fromstring(pictures.figure(wave, wave))
     assert pictures.UNHEARD in figure.findtext("figcaption")
 
 
@@ -214,7 +215,7 @@ def test_pieces_of_the_microphone_do_not_pile_up(tmp_path, monkeypatch):
     page = SimpleNamespace(temp_file_sets=[{str(path) for path in paths}])
     ages = dict(zip(paths, (live_tab.KEPT_S + 1, live_tab.KEPT_S - 1, 0.0)))
     monkeypatch.setattr(live_tab, "age", ages.__getitem__)
-    pieces = live_tab.Pieces.__new__(live_tab.Pieces)
+    pieces: Any = live_tab.Pieces.__new__(live_tab.Pieces)
     pieces.page, pieces.kept = page, deque()
     for path in paths:
         pieces.add(path)
@@ -227,7 +228,7 @@ def test_the_page_offers_only_what_the_converter_can(tiny, tmp_path):
     network = ConverterNetwork(tiny())
     with Conversions(Converter(network), folder=tmp_path) as conversions:
         components = build_page(conversions).blocks.values()
-    by_id = {component.elem_id: component for component in components if component.elem_id}
+    by_id: dict[str, Any] = {component.elem_id: component for component in components if component.elem_id}
     assert not by_id["kind"].visible  # not tied to words
     assert by_id["pitch"].visible == network.moves_pitch
     assert by_id["microphone"].streaming
