@@ -134,7 +134,7 @@ class Visitor:
         """What the page complains of."""
         return self.page.wait_for_selector(".toast-body").inner_text()
 
-    def hosts(self) -> set[str]:
+    def hosts(self) -> set[str | None]:
         return {urlparse(url).hostname for url in self.asked if urlparse(url).scheme not in ("blob", "data")}
 
 
