@@ -26,6 +26,7 @@ from w2w.app.cleaning import forget, private_folder
 from w2w.app.conversions import Conversions
 from w2w.app.limits import Limits
 from w2w.converter import Converter
+from w2w.weights import weights_folder
 
 KEPT_S = 3_600
 """Seconds that a visitor's files are kept for the page to show them again."""
@@ -62,7 +63,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             with Conversions(converter, limits, not words.no_watermark, folder=results) as conversions:
                 conversions.warm()
                 app = application(
-                    conversions, folder, names=names, root_path=words.root_path, page=not words.no_page
+                    conversions,
+                    folder,
+                    names=names,
+                    root_path=words.root_path,
+                    page=not words.no_page,
+                    card=weights_folder(words.checkpoint) / "README.md" if words.checkpoint else None,
                 )
                 config = uvicorn.Config(
                     app,

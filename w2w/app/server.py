@@ -26,8 +26,13 @@ def application(
     names: frozenset[str] | None = None,
     root_path: str = "",
     page: bool = True,
+    card: Path | None = None,
 ) -> ASGIApp:
-    """Put the server together; ``names`` are the host names it answers under (None: any)."""
+    """Put the server together.
+
+    ``names`` are the host names it answers under (None: any); ``card`` is the model card's file, where the
+    converter is not the released one.
+    """
     interface = Interface(conversions, folder)
     app: Any = FastAPI(
         title="Voice conversion", docs_url=None, redoc_url=None, openapi_url="/api/openapi.json"
@@ -51,11 +56,11 @@ def application(
         return _answer(request, 500, "the server failed; its log tells more under the request's number")
 
     if page:
-        app = with_page(app, conversions, root_path)
+        app = with_page(app, conversions, root_path, card)
     return Guard(app, conversions.limits, names, same_site=not root_path)
 
 
-def with_page(app: FastAPI, conversions: Conversions, root_path: str) -> FastAPI:
+def with_page(app: FastAPI, conversions: Conversions, root_path: str, card: Path | None = None) -> FastAPI:
     """Put the page at ``/``; whatever its visitors upload stays in the folder of the results."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # these are read when gradio is imported
     os.environ["GRADIO_TEMP_DIR"] = str(conversions.folder / "page")
@@ -68,7 +73,7 @@ def with_page(app: FastAPI, conversions: Conversions, root_path: str) -> FastAPI
         warnings.filterwarnings("ignore", message="SSR mode")  # of a mode that nobody asked for
         return gradio.mount_gradio_app(
             app,
-            build_page(conversions),
+            build_page(conversions, card),
             path="/",
             root_path=root_path or None,
             max_file_size=conversions.limits.max_bytes,
