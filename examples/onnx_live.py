@@ -12,6 +12,8 @@ import numpy as np
 import onnxruntime
 import soundfile
 
+if len(sys.argv) not in (4, 5):
+    sys.exit(print(__doc__))
 model, source, out = sys.argv[1:4]
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1  # one chunk is too little work to share
@@ -35,6 +37,4 @@ for chunk in padded.reshape(-1, 1, 1, size):
     converted.append(np.asarray(made.pop("wave"))[0, 0])
     feeds |= {name.replace("next_", "state_", 1): state for name, state in made.items()}
 soundfile.write(out, np.concatenate(converted)[lag:][: len(wave)], rate)
-print(
-    f"{out}: {len(wave) / rate:.2f} s in chunks of {1000 * size / rate:g} ms, late by {told['latency_ms']} ms"
-)
+print(f"{out}: {len(wave) / rate:.2f} s in chunks of {size} samples, late by {told['latency_ms']} ms")

@@ -230,7 +230,7 @@ def test_it_runs_on_a_real_portaudio(here, model, tmp_path):
     assert info("take.wav").sample_rate == 44_100
 
 
-def test_without_the_faster_engine_the_slower_one_is_used_and_said(here, capsys, monkeypatch):
+def test_only_who_asks_for_onnx_needs_it(here, capsys, monkeypatch):
     def missing(*_):
         raise UserError("the onnx engine needs onnxruntime")
 
@@ -238,5 +238,4 @@ def test_without_the_faster_engine_the_slower_one_is_used_and_said(here, capsys,
     files = "--input-file me.wav --output-file live.wav"
     assert "needs onnxruntime" in refusal(capsys, f"--reference her.wav {files} --engine onnx")
     run(f"--reference her.wav {files}")
-    assert "note: the slower eager engine is used: the onnx engine needs" in capsys.readouterr().err
     assert info("live.wav").samples == 12_345

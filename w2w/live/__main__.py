@@ -33,7 +33,7 @@ from w2w.live.devices import common_rate, found, listed, named, sound_library
 from w2w.live.duplex import Duplex
 from w2w.live.from_file import FileRun
 from w2w.live.keys import Keyboard, keyboard
-from w2w.live.session import Session, Voice, undisturbed
+from w2w.live.session import Session, undisturbed
 from w2w.live.takes import Recorder
 from w2w.stream import HIGHEST_RATE, LOWEST_RATE
 from w2w.voices import Voices
@@ -67,7 +67,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep(words, [*voices.heard, *([words.input_file] if words.input_file else [])])
 
     recorder = Recorder(rate, words.record)
-    session = opened(words, converter, each, rate, recorder)
+    session = Session(
+        converter,
+        each,
+        chunk_ms=words.chunk_ms,
+        rate=rate,
+        semitones=words.pitch,
+        bypass=words.bypass,
+        engine=words.engine,
+        marker=None if words.no_watermark else Marker(rate),
+        recorder=recorder,
+    )
     console = Console(session, recorder, words.reference)
     console.say(
         f"{rate} Hz, chunks of {1000 * session.chunk_samples / rate:g} ms: the conversion is"
@@ -90,34 +100,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             by_card(Duplex(session, sound, ends, words.cushion_ms), console, keys, stops)
         else:
             by_file(FileRun(session, live=words.pace == "live"), words, console, keys, stops)
-
-
-def opened(
-    words: Namespace, converter: Converter, voices: Sequence[Voice], rate: int, recorder: Recorder
-) -> Session:
-    """The session that the command asks for; where no engine is named, by the fastest one that is there."""
-
-    def by(engine: str) -> Session:
-        return Session(
-            converter,
-            voices,
-            chunk_ms=words.chunk_ms,
-            rate=rate,
-            semitones=words.pitch,
-            bypass=words.bypass,
-            engine=engine,
-            marker=None if words.no_watermark else Marker(rate),
-            recorder=recorder,
-        )
-
-    if words.engine is not None:
-        return by(words.engine)
-    try:
-        return by("onnx")
-    except UserError as error:
-        session = by("eager")
-        print(f"note: the slower eager engine is used: {error}", file=sys.stderr)
-        return session
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -144,7 +126,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--bypass", action="store_true", help="begin with your own voice")
     option("--record", type=Path, metavar="FILE", help="record what is heard, from the beginning")
     option("--no-watermark", action="store_true", help="do not mark the converted sound as made by machine")
-    option("--engine", choices=("eager", "onnx"), help="what computes (default onnx, where it is installed)")
+    option("--engine", choices=("eager", "onnx"), default="eager", help="what computes (default: eager)")
     option("--checkpoint", metavar="FOLDER", help="exported converter, or hub id (default: the released one)")
     option("--input-file", type=Path, metavar="FILE", help="speech instead of a microphone")
     option("--output-file", type=Path, metavar="FILE", help="where it goes instead of a loudspeaker")
