@@ -89,7 +89,7 @@ def test_nothing_grows_however_long_a_stream_lasts(case, rate, chunk):
             parts = tensors(live.state)
             sizes.append(sum(part.numel() * part.element_size() for part in parts))
             held.append(sum(part.untyped_storage().nbytes() for part in parts))
-            counts.append(sum(issubclass(type(thing), Tensor) for thing in gc.get_objects()))
+            counts.append(sum(type(thing) is Tensor for thing in gc.get_objects()))
     assert len(set(sizes)) == 1
     assert max(held[1:]) <= held[0]
     assert max(counts[1:]) <= counts[0]

@@ -198,6 +198,7 @@ def test_two_at_once_each_get_their_own(server, files):
     assert durations == pytest.approx([info(files.source).duration, info(files.other).duration], abs=0.010)
 
 
+@pytest.mark.slow
 def test_speaking_live_is_heard_without_holes(visitor, files):
     for attempt in range(4):  # the page's recorder is loaded late, and a click before that is lost
         visitor.give("reference", files.voice)
