@@ -24,7 +24,7 @@ demo: $(VENV)/demo.stamp
 	@$(BIN)/python examples/demo.py --out "$(DEMO)"
 
 test: $(VENV)/dev.stamp
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m $(CHECKED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m $(CHECKED)
 
 slow: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -m slow
