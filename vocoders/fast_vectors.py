@@ -41,7 +41,7 @@ def minimal_filter(n_outputs: int, n_taps: int) -> tuple[np.ndarray, np.ndarray,
     return powers(n_outputs).T, powers(n_taps) * size, b / size
 
 
-class _Emitter:
+class Emitter:
     """LLVM instructions on vectors of one width."""
 
     def __init__(self, builder: ir.IRBuilder, lanes: int) -> None:
@@ -112,7 +112,7 @@ def _product(n_vectors: int) -> Callable:
     def product(_, rows, weights, out, n_taps, depth, shift, out_step):
         def generate(context, builder, signature, arguments):
             rows, weights, out, n_taps, depth, shift, out_step = arguments
-            emit, unroll = _Emitter(builder, LANES), 4
+            emit, unroll = Emitter(builder, LANES), 4
             sums = [cgutils.alloca_once(builder, emit.type) for _ in range(ROWS * n_vectors)]
             for slot in sums:
                 builder.store(emit.constant(0.0), slot)
@@ -153,7 +153,7 @@ def _rows_in(matrix: np.ndarray, lanes: int) -> Callable:
     def rows_in(_, rows, step, out, out_step, slope):
         def generate(context, builder, signature, arguments):
             rows, step, out, out_step, slope = arguments
-            emit = _Emitter(builder, lanes)
+            emit = Emitter(builder, lanes)
             slope = emit.spread(slope)
             vectors = [emit.leaky(emit.load(emit.at(rows, step, j)), slope) for j in range(matrix.shape[1])]
             for p, result in enumerate(emit.multiply(matrix, vectors)):
@@ -172,7 +172,7 @@ def _rows_out(matrix: np.ndarray, lanes: int, added: bool) -> Callable:
     def rows_out(_, rows, step, bias, out, out_step, other):
         def generate(context, builder, signature, arguments):
             rows, step, bias, out, out_step, other = arguments
-            emit = _Emitter(builder, lanes)
+            emit = Emitter(builder, lanes)
             bias = emit.load(bias)
             vectors = [emit.load(emit.at(rows, step, p)) for p in range(matrix.shape[1])]
             # By columns ±p: even outputs take the sum, odd ones the difference.

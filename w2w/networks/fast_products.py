@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from vocoders.fast_vectors import LANES, PANEL, ROWS, _Emitter
+from vocoders.fast_vectors import LANES, PANEL, ROWS, Emitter
 from w2w.networks.fast_compiling import compiled
 
 UNROLL = 4
@@ -30,7 +30,7 @@ def _product(n_rows: int, n_vectors: int) -> Callable:
     def product(_, rows, row_step, weights, depth, first, first_step, out, out_step):
         def generate(context, builder, signature, arguments):
             rows, row_step, weights, depth, first, first_step, out, out_step = arguments
-            emit = _Emitter(builder, LANES)
+            emit = Emitter(builder, LANES)
             sums = [cgutils.alloca_once(builder, emit.type) for _ in range(n_rows * n_vectors)]
             for r in range(n_rows):
                 for v in range(n_vectors):
@@ -69,7 +69,7 @@ def steered(_, x, level, scale, shift, bias, out):
 
     def generate(context, builder, signature, arguments):
         x, level, scale, shift, bias, out = arguments
-        emit = _Emitter(builder, LANES)
+        emit = Emitter(builder, LANES)
         value = emit.load(x)
         scaled = builder.fmul(builder.fmul(value, emit.spread(level)), emit.load(scale))
         total, raised = builder.fadd(scaled, emit.load(shift)), builder.fadd(value, emit.load(bias))
@@ -86,7 +86,7 @@ def five_taps(_, rows, step, taps, taps_step, bias, out):
 
     def generate(context, builder, signature, arguments):
         rows, step, taps, taps_step, bias, out = arguments
-        emit = _Emitter(builder, LANES)
+        emit = Emitter(builder, LANES)
         total = emit.load(bias)
         for tap in range(5):
             total = emit.fma(
