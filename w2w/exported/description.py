@@ -64,8 +64,9 @@ def network_key(network: ConverterNetwork) -> str:
 
 
 def source_key() -> str:
-    """A digest of the code that makes graphs, and of torch: a graph kept for later must be of the same."""
+    """A digest of the code that makes graphs, the layers' and torch: a graph kept must be of the same."""
     digest = hashlib.sha256(torch.__version__.encode())
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    here = Path(__file__).parent
+    for file in sorted([*here.glob("*.py"), *(here.parent / "networks").glob("*.py")]):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
