@@ -23,8 +23,8 @@ FAINT = 1e-7
 class CausalLogMel(nn.Module):
     """Log-mels of a wave whose frame ``t`` has seen samples before ``(t + 1) * hop`` and none after.
 
-    The transform is a product with the windowed Fourier basis. With ``f_min`` above two bins a constant
-    offset of the wave has no part in any band.
+    The transform is a product with the windowed Fourier basis. With an ``f_min`` a constant offset of the
+    wave has no part in any band.
     """
 
     basis: Tensor
@@ -62,8 +62,11 @@ class CausalLogMel(nn.Module):
         return self.step(wave, self.begin(wave.shape[0]), warp)[0]
 
     def begin(self, batch: int) -> Float[Tensor, "batch 1 context"]:
-        """Silence before the first sample."""
-        return self.basis.new_zeros(batch, 1, self.context)
+        """Before the first sample: silence, or with an ``f_min`` the first sample's value (marked by NaN).
+
+        A recording with an offset would else begin with a click.
+        """
+        return self.basis.new_full((batch, 1, self.context), math.nan if self.f_min else 0.0)
 
     def step(
         self,
@@ -72,6 +75,8 @@ class CausalLogMel(nn.Module):
         warp: Float[Tensor, " batch"] | None = None,
     ) -> tuple[Frames, Float[Tensor, "batch 1 context"]]:
         """Analyse one chunk, a whole number of hops long."""
+        if self.f_min:
+            past = torch.where(past.isnan(), wave[..., :1], past)
         window = torch.cat([past, wave], dim=-1)
         bands = self.bands if warp is None else self._bands(warp)
         with torch.autocast(wave.device.type, enabled=False):
@@ -121,7 +126,7 @@ class LevelState(NamedTuple):
 class LevelTracker(nn.Module):
     """The level of the speech so far: log magnitude of its loudest tenth of a second, slowly forgotten.
 
-    Everything behind it hears mels less this level, so that a quiet recording is the same voice as a loud one.
+    Everything behind it hears mels less this level: a quiet recording is the same voice as a loud one.
     """
 
     def __init__(self, *, frames: int = 8, fall_db_per_frame: float = 0.01, lowest: float = -9.0) -> None:

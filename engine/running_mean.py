@@ -1,4 +1,4 @@
-"""Discounted means over the frames so far: what a channel or a voice adds to every frame, without look-ahead."""
+"""Discounted means and maxima over the frames so far, without look-ahead."""
 
 from typing import NamedTuple
 

@@ -97,7 +97,7 @@ class CausalEncoder(nn.Module):
         return self.encode(wave, warp).code
 
     def encode(self, wave: Wave, warp: PerItem | None = None, level: PerItem | None = None) -> Content:
-        """Content of a whole wave; ``level`` is what was heard before it (log magnitude), silence if left out."""
+        """Content of a whole wave; ``level`` (log magnitude) is that of the speech before it, if any."""
         state = self.begin(wave.shape[0])
         if level is not None and self.level is not None:
             state["level"] = state["level"]._replace(level=level[:, None, None])
