@@ -1,1 +1,1 @@
-"""What measures speed and memory; each module prints a table."""
+"""Speed and memory: each module measures and prints a table."""

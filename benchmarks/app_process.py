@@ -69,10 +69,10 @@ class Serving:
 
 @contextmanager
 def serving(*options: str) -> Iterator[Serving]:
-    """Start ``python -m w2w.app`` with options and wait until it answers."""
+    """Start ``python -m app`` with options and wait until it answers."""
     folder = Path(tempfile.mkdtemp(prefix="app-load-"))
     environment = os.environ | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "w2w.app", "--port", "0", *options]
+    command = [sys.executable, "-m", "app", "--port", "0", *options]
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

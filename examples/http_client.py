@@ -1,6 +1,6 @@
 """Converts by the app's HTTP interface: ``python examples/http_client.py me.wav her.wav as_her.wav``
 
-Start the server by ``python -m w2w.app``. Needs httpx alone (pip install httpx), not this package.
+Start the server by ``python -m app``. Needs httpx alone (pip install httpx), not this package.
 """
 
 import argparse

@@ -1,8 +1,12 @@
 """Shapes are checked in every package while tests run, and what tests share."""
 
+import math
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jaxtyping import install_import_hook
@@ -10,10 +14,12 @@ from jaxtyping import install_import_hook
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 install_import_hook(
-    ["engine", "data", "pretrain", "vocoders", "w2w", "eval", "benchmarks"], "beartype.beartype"
+    ["engine", "data", "pretrain", "vocoders", "w2w", "eval", "app", "experiments", "benchmarks"],
+    "beartype.beartype",
 )
 
 import torch  # noqa: E402 - after the hook, so that nothing of ours is imported before it
+from torch import Tensor  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +38,37 @@ def speech_pack() -> Path:
 
 
 @pytest.fixture(scope="session")
-def moonshine() -> Path:
-    """The folder of Moonshine tiny's encoder, where there is one (environment variable MOONSHINE)."""
-    folder = Path(os.environ.get("MOONSHINE", ROOT.parent / "shared/models/moonshine-tiny-encoder"))
-    if not folder.is_dir():
-        pytest.skip("no Moonshine encoder: set MOONSHINE to its folder")
-    return folder
+def tiny() -> Callable[..., Any]:
+    """Build a tiny converter's config with a head, a frontend and a norm."""
+    from w2w.networks.content import ContentConfig
+    from w2w.networks.decoder import DecoderConfig
+    from w2w.networks.network import ConverterConfig
+    from w2w.networks.style import StyleConfig
+
+    def config(head="harmonic", frontend="mel", norm="film", **changes) -> ConverterConfig:
+        start = ConverterConfig(
+            n_mels=20,
+            content=ContentConfig(frontend=frontend, n_channels=16, n_blocks=2, dim=6),
+            style=StyleConfig(n_channels=12, n_blocks=1, n_tokens=3, token_dim=4),
+            decoder=DecoderConfig(head=head, norm=norm, n_channels=32, n_blocks=2),
+        )
+        return replace(start, **changes)
+
+    return config
+
+
+@pytest.fixture(scope="session")
+def buzz() -> Callable[..., Tensor]:
+    """Make a harmonic sound with a slow vibrato and a little noise: one row for each F0 in Hz."""
+
+    def sound(samples: int, f0=(120.0, 210.0), rate: int = 16_000, noise: float = 0.003) -> Tensor:
+        time = torch.arange(samples).double() / rate
+        rows = []
+        for base in f0:
+            swing = base * (1 + 0.03 * torch.sin(2 * math.pi * 5 * time))
+            phase = 2 * math.pi * (swing / rate).cumsum(0)
+            rows.append(sum(0.1 / k * torch.sin(k * phase + k) for k in range(1, 12)))
+        wave = torch.stack(rows)[:, None].float()
+        return wave + noise * torch.randn(wave.shape)
+
+    return sound

@@ -30,7 +30,7 @@ SHORTER = {
     "pretrain/data2vec.py": "--preset tiny --loop.steps 2 --loop.cpu --loop.trackers none",
     "eval.copy_synthesis": "--n-utterances 1 --cache cache",
     "w2w.live": "--input-file me.wav --output-file live.wav --pace fast",
-    "w2w.app": "--help",  # it serves until it is stopped: its own tests start it
+    "app": "--help",  # it serves until it is stopped: its own tests start it
     "data.voices": "--minutes 0.1 --voices 4",
     "eval/run.py": "--fast --jobs 1 --examples 1 --max-pairs 2 --cache cache",
 }

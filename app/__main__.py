@@ -1,0 +1,168 @@
+"""Serve the converter on this machine: ``python -m app``
+
+    python -m app                                   at http://127.0.0.1:7860; for programs /api/docs
+    python -m app --port 8000 --max-seconds 120     other limits
+    python -m app --host 0.0.0.0                    for everyone who can reach this machine
+
+Nothing leaves the host, and nothing that visitors send is kept: it lies in a private folder until it is
+answered, and the folder goes with the server. There is no login: to serve others than yourself, put a proxy
+that knows them in front (``--root-path`` tells the prefix it serves under).
+"""
+
+import logging
+import socket
+import sys
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from app.cleaning import forget, private_folder
+from app.conversions import Conversions
+from app.limits import Limits
+from data.arguments import Arguments
+from engine.stopping import stop_signals
+from engine.user_error import UserError, exits_cleanly
+from w2w.converter import Converter
+from w2w.weights import weights_folder
+
+KEPT_S = 3_600
+"""Seconds that a visitor's files are kept for the page to show them again."""
+SWEEP_S = 60.0
+"""Between two looks for files to delete."""
+GRACE_S = 10
+"""Seconds that requests get to end when the server is told to stop."""
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Serve until told to stop."""
+    words = parse(argv)
+    limits = replace(
+        Limits(),
+        **{name: getattr(words, name) for name in LIMITS if getattr(words, name) is not None},
+    )
+    with listening(words.host, words.port) as door:
+        try:
+            import uvicorn
+
+            logging.getLogger("python_multipart").setLevel(logging.ERROR)  # clients' mistakes
+            from app.guard import LOOPBACK
+            from app.patience import impatient
+            from app.server import application
+        except ModuleNotFoundError as missing:
+            raise UserError(f"{missing.name} is not installed: pip install 'timbre[app]'") from None
+        converter = Converter.from_pretrained(words.checkpoint)
+        host, port = door.getsockname()[:2]
+        names = LOOPBACK | {host} if host in LOOPBACK and not words.root_path else None
+        with private_folder() as folder:
+            results = folder / "results"
+            results.mkdir()
+            with Conversions(converter, limits, not words.no_watermark, folder=results) as conversions:
+                conversions.warm()
+                app = application(
+                    conversions,
+                    folder,
+                    names=names,
+                    root_path=words.root_path,
+                    page=not words.no_page,
+                    card=weights_folder(words.checkpoint) / "README.md" if words.checkpoint else None,
+                )
+                config = uvicorn.Config(
+                    app,
+                    http=impatient(limits.idle_seconds),
+                    ws="none",
+                    log_level="warning",
+                    root_path=words.root_path,
+                    limit_concurrency=limits.connections,
+                    timeout_graceful_shutdown=GRACE_S,
+                    server_header=False,
+                    proxy_headers=bool(words.root_path),
+                )
+                serve(uvicorn.Server(config), door, greeting(host, port, words), conversions)
+
+
+def serve(server, door: socket.socket, greeting: str, conversions: Conversions) -> None:
+    """Run a uvicorn server until a signal comes, then let it finish what it has begun."""
+    swept = time.monotonic()
+    with stop_signals() as received:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, name="server")
+        thread.start()
+        while thread.is_alive() and not received:
+            thread.join(0.1)
+            if server.started and greeting:
+                print(greeting, flush=True)
+                greeting = ""
+            if time.monotonic() - swept > SWEEP_S:
+                forget(conversions.folder, KEPT_S)
+                swept = time.monotonic()
+        if not conversions.line.working:  # open pages keep their connections for ever
+            server.config.timeout_graceful_shutdown = 1
+        server.should_exit = True
+        thread.join()
+    if not received:
+        raise UserError("the server did not start, or ended by itself; the lines above say why")
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """Take the port before anything is loaded."""
+    door = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        door.bind((host, port))
+        door.listen(128)
+    except (OSError, OverflowError) as error:
+        door.close()
+        told = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise UserError(
+            f"cannot serve at --host {host} --port {port} ({told}): name another port, or 0 for any free one"
+        ) from None
+    return door
+
+
+def greeting(host: str, port: int, words: Namespace) -> str:
+    """What is printed when visitors can come."""
+    place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    page = f"the HTTP interface alone at {place}" if words.no_page else f"the page is at {place}"
+    return f"{page}, how programs use it at {place}/api/docs; Ctrl-C ends"
+
+
+LIMITS = {
+    "max_mb": (float, "of a whole request, in megabytes"),
+    "max_seconds": (float, "of each recording"),
+    "upload_seconds": (float, "that an upload may take"),
+    "idle_seconds": (float, "that a client may pause while it asks, uploads or takes the answer"),
+    "queue": (int, "requests that may wait"),
+    "workers": (int, "requests worked on at once, each on one thread"),
+}
+"""Options that are fields of ``Limits``."""
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """Read the command line."""
+    arguments = Arguments.described_by("app", __doc__)
+    option = arguments.add_argument
+    option("--host", default="127.0.0.1", help="address to serve at (default: 127.0.0.1, this machine only)")
+    option("--port", type=int, default=7860, help="0: any that is free (default: 7860)")
+    option("--checkpoint", metavar="FOLDER", help="exported converter, or hub id (default: the released one)")
+    for name, (kind, about) in LIMITS.items():
+        default = getattr(Limits(), name)
+        option(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"{about} (default: {default:g})")
+    option("--no-watermark", action="store_true", help="leave the watermark out of the results")
+    option("--no-page", action="store_true", help="serve the HTTP interface alone")
+    option("--root-path", default="", metavar="PREFIX", help="behind a proxy: the prefix it serves us under")
+    words = arguments.parse_args(argv)
+    if not 0 <= words.port < 65_536:
+        raise UserError(f"--port {words.port} must be between 0 and 65535")
+    if words.root_path and not words.root_path.startswith("/"):
+        raise UserError(f"--root-path {words.root_path} must begin with a slash, such as /voices")
+    if words.checkpoint and not Path(words.checkpoint).exists() and words.checkpoint.startswith((".", "/")):
+        raise UserError(f"there is no --checkpoint {words.checkpoint}")
+    return words
+
+
+if __name__ == "__main__":
+    main()
+    sys.exit(0)

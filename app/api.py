@@ -1,0 +1,224 @@
+"""The HTTP interface: recordings in, a recording out. `/api/docs` says how it is used."""
+
+import asyncio
+import math
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from app.asked import number, one_source, rate, ready_voice, references
+from app.conversions import Conversions
+from app.limits import BusyError
+from app.manual import OPENAPI, manual
+from app.uploads import received
+from data.audio import info
+from engine.user_error import UserError
+
+FORMATS = {"wav": "audio/wav", "flac": "audio/flac"}
+NOBODY_THERE = 499
+"""The status, for the log alone, when a client left before its answer."""
+LOOK_SECONDS = 0.2
+"""Between two looks whether the client is still there."""
+
+
+class Delivery(FileResponse):
+    """A result, and the end of its folder, whether or not the client takes it all."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            discard(Path(self.path).parent)
+
+
+@dataclass(kw_only=True)
+class Worked:
+    """How long a job waited and took, in seconds."""
+
+    waited: float = 0.0
+    took: float = 0.0
+
+
+class Interface:
+    """The routes under ``/api`` for one ``Conversions``, with private folders for requests in ``folder``."""
+
+    def __init__(self, conversions: Conversions, folder: Path) -> None:
+        self.conversions, self.limits, self.folder = conversions, conversions.limits, folder
+        self.admitted = 0
+        """Requests uploading, waiting or worked on."""
+        self.seconds_each = 1.0
+        """How long a request took of late."""
+        self.key = conversions.key
+        self.router = APIRouter(prefix="/api")
+        post, get = self.router.post, self.router.get
+        post("/convert", response_class=FileResponse, openapi_extra=OPENAPI["convert"])(self.convert)
+        post("/voice", openapi_extra=OPENAPI["voice"])(self.voice)
+        get("/health")(self.health)
+        get("/limits")(self.bounds)
+        get("/docs", response_class=HTMLResponse, include_in_schema=False)(self.manual)
+
+    async def convert(self, request: Request) -> Response:
+        """Speak the source with the voice of the references."""
+        with self._admitted():
+            folder = self._new_folder()
+            try:
+                form = await received(
+                    request,
+                    folder,
+                    frozenset({"source", "reference"}),
+                    frozenset({"voice", "weights", "pitch", "rate", "format"}),
+                )
+                source, semitones, hertz = one_source(form), number(form, "pitch", 0.0), rate(form)
+                kind = form.words.get("format", "wav").lower()
+                if kind not in FORMATS:
+                    raise UserError(f"format {kind!r} must be one of: {', '.join(FORMATS)}")
+                voice = ready_voice(form, self.conversions)
+                result, gone = folder / f"converted.{kind}", threading.Event()
+
+                def speak() -> None:
+                    self.conversions.convert(
+                        source,
+                        self.conversions.voice(*references(form)) if voice is None else voice,
+                        semitones=semitones,
+                        rate=hertz,
+                        out=result,
+                        done=_while(gone),
+                    )
+                    form.close()
+
+                worked = await self._done(request, speak, folder, gone)
+            except ClientDisconnect:
+                discard(folder)
+                return Response(status_code=NOBODY_THERE)
+            except BaseException:
+                discard(folder)
+                raise
+        headers = {
+            "X-Audio-Seconds": f"{info(result).duration:.4f}",
+            "X-Waited-Seconds": f"{worked.waited:.3f}",
+            "X-Worked-Seconds": f"{worked.took:.3f}",
+            "X-Watermark": "yes" if self.conversions.marked else "no",
+            "Cache-Control": "no-store",
+        }
+        return Delivery(result, media_type=FORMATS[kind], filename=result.name, headers=headers)
+
+    async def voice(self, request: Request) -> Response:
+        """Take a voice from the references, to be used again."""
+        with self._admitted():
+            folder, found = self._new_folder(), []
+            try:
+                form = await received(request, folder, frozenset({"reference"}), frozenset({"weights"}))
+
+                def listen() -> None:
+                    found.append(self.conversions.voice(*references(form)))
+
+                await self._done(request, listen, folder, threading.Event())
+            except ClientDisconnect:
+                return Response(status_code=NOBODY_THERE)
+            finally:
+                discard(folder)
+        return JSONResponse({"voice": found[0][0].tolist(), "model": self.key})
+
+    async def health(self) -> dict[str, str | int]:
+        """Whether the server lives, and how much it has to do."""
+        line = self.conversions.line
+        return {"status": "ok", "working": line.working, "waiting": line.waiting, "places": line.places}
+
+    async def bounds(self) -> dict[str, int | float | str | list[str]]:
+        """What a request may ask."""
+        about = asdict(self.limits)
+        return about | {
+            "formats": list(FORMATS),
+            "sample_rate": self.conversions.converter.sample_rate,
+            "model": self.key,
+            "watermark": self.conversions.marked,
+        }
+
+    async def manual(self) -> str:
+        """How the interface is used, for people."""
+        return manual(self.limits, self.conversions.converter.sample_rate)
+
+    @contextmanager
+    def _admitted(self) -> Iterator[None]:
+        """Take a place before anything is read, so that nobody uploads for nothing."""
+        if self.admitted >= self.limits.workers + self.limits.queue:
+            raise BusyError(f"{self.admitted} requests are on their way already; {self.again}")
+        self.admitted += 1
+        try:
+            yield
+        finally:
+            self.admitted -= 1
+
+    @property
+    def retry_after(self) -> int:
+        """Seconds after which a place should be free."""
+        n_before = 1 + self.conversions.line.waiting
+        return max(1, math.ceil(n_before * self.seconds_each / self.limits.workers))
+
+    @property
+    def again(self) -> str:
+        """What a client that finds no place is told."""
+        return f"try again in {self.retry_after} s"
+
+    def _new_folder(self) -> Path:
+        return Path(tempfile.mkdtemp(prefix="request-", dir=self.folder))
+
+    async def _done(
+        self, request: Request, job: Callable[[], None], folder: Path, gone: threading.Event
+    ) -> Worked:
+        """Let a job be done in line while its client waits; when the client leaves, it ends."""
+        joined, worked = time.monotonic(), Worked()
+
+        def timed() -> None:
+            worked.waited = time.monotonic() - joined
+            try:
+                job()
+            finally:
+                worked.took = time.monotonic() - joined - worked.waited
+
+        future = self.conversions.line.submit(timed)
+        try:
+            await _awaited(request, future)
+        except BaseException:
+            gone.set()
+            future.cancel()
+            future.add_done_callback(lambda _: discard(folder))  # once nothing is written there any more
+            raise
+        self.seconds_each += 0.2 * (worked.took - self.seconds_each)
+        return worked
+
+
+def discard(folder: Path) -> None:
+    """Delete a request's folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _awaited(request: Request, future: Future[None]) -> None:
+    wrapped = asyncio.wrap_future(future)
+    try:
+        while not wrapped.done():
+            await asyncio.wait([wrapped], timeout=LOOK_SECONDS)
+            if not wrapped.done() and await request.is_disconnected():
+                raise ClientDisconnect
+        wrapped.result()
+    finally:
+        wrapped.cancel()
+
+
+def _while(gone: threading.Event) -> Callable[[float], object]:
+    def check(seconds: float) -> None:
+        if gone.is_set():
+            raise ClientDisconnect
+
+    return check

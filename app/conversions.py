@@ -1,0 +1,161 @@
+"""Conversions for whoever asks: voices and results by file, within limits, one after another."""
+
+import hashlib
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from app.limits import Limits
+from app.line import Line
+from data.audio import excerpt
+from engine.user_error import UserError
+from w2w.convert import MOST_SEMITONES, convert
+from w2w.converter import Converter
+from w2w.sources import SHORTEST_S, Job
+from w2w.voices import HEARD_S
+
+Voice = Float[Tensor, "1 dim"]
+
+
+class Conversions:
+    """One converter shared by all users; every call waits its turn, and may be made from any thread.
+
+    A recording that cannot be used is a ``UserError`` that calls it by its file name, never by its folder.
+    """
+
+    def __init__(
+        self,
+        converter: Converter,
+        limits: Limits | None = None,
+        marked: bool = True,
+        *,
+        folder: Path | None = None,
+    ) -> None:
+        self.converter, self.limits = converter, limits or Limits()
+        self.marked = marked
+        """Whether results carry the watermark that `python -m w2w.watermark` finds."""
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="timbre-"))
+        """Where results are written; whoever asked for one deletes it."""
+        self._owns_folder = folder is None
+        self.line = Line(self.limits.workers, self.limits.queue)
+
+    @cached_property
+    def key(self) -> str:
+        """What tells this converter's voices from another's."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.converter.network.state_dict().items()):
+            digest.update(
+                f"{name} {tuple(tensor.shape)}".encode() + tensor.cpu().contiguous().numpy().tobytes()
+            )
+        return digest.hexdigest()[:16]
+
+    def voice(self, paths: Sequence[Path], weights: Sequence[float] | None = None) -> Voice:
+        """Take a voice from recordings: their average, or a blend in proportion to ``weights``."""
+        paths = [Path(path) for path in paths]
+        if len(paths) > self.limits.max_references:
+            raise UserError(
+                f"{len(paths)} references were given, at most {self.limits.max_references} are allowed"
+            )
+        if not paths:
+            raise UserError("no reference was given; a voice needs at least one recording")
+        if weights is not None and len(weights) != len(paths):
+            raise UserError(f"{len(weights)} weights were given for {len(paths)} references: one for each")
+        return self.line.run(lambda: self._voice(paths, weights))
+
+    def convert(
+        self,
+        source: Path,
+        voice: Voice,
+        *,
+        semitones: float = 0.0,
+        rate: int | None = None,
+        out: Path | None = None,
+        done: Callable[[float], object] = lambda seconds: None,
+    ) -> Path:
+        """Speak a recording with a voice and return the result's file, as long as the source.
+
+        ``rate`` in Hz is the result's (0: the source's, None: the converter's); ``out`` its file (.wav or
+        .flac), else a new one in ``folder``. ``done`` hears of every few seconds, and may raise to stop.
+        """
+        if not abs(semitones) <= MOST_SEMITONES:
+            raise UserError(f"pitch {semitones} must be within {MOST_SEMITONES:.0f} semitones of 0")
+        out = out or self.folder / f"{uuid.uuid4().hex}.wav"
+        self.line.run(lambda: self._convert(Path(source), voice, out, semitones, rate, done))
+        return out
+
+    def warm(self) -> None:
+        """Convert a moment of noise, so that what is compiled once is compiled before the first visitor."""
+        noise = 0.1 * torch.randn(1, 1, self.converter.sample_rate // 2)
+        self.line.submit(lambda: self.converter.convert(noise, self.converter.embed(noise)))
+
+    def close(self) -> None:
+        """End what is worked on and delete the results."""
+        self.line.close()
+        if self._owns_folder:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> "Conversions":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _voice(self, paths: Sequence[Path], weights: Sequence[float] | None) -> Voice:
+        rate, voices = self.converter.sample_rate, []
+        with _called_by_name(paths):
+            for path in paths:
+                self.limits.measure(path)
+                clip = excerpt(path, 0, round(HEARD_S * rate), rate)
+                voices.append(self.converter.embed(clip, names=[str(path)]))
+        if weights is None:
+            return torch.stack(voices).mean(0)
+        return self.converter.blend(voices, weights)
+
+    def _convert(
+        self,
+        source: Path,
+        voice: Voice,
+        out: Path,
+        semitones: float,
+        rate: int | None,
+        done: Callable[[float], object],
+    ) -> None:
+        with _called_by_name([source]):
+            info = self.limits.measure(source)
+            if info.duration < SHORTEST_S:
+                raise UserError(
+                    f"{source} lasts {1000 * info.duration:.2f} ms, and a source needs at least "
+                    f"{1000 * SHORTEST_S:.0f} ms"
+                )
+            job = Job(source=source, out=out, sample_rate=info.sample_rate, samples=info.samples)
+            marked = self.marked
+            convert(self.converter, voice, job, rate=rate, semitones=semitones, marked=marked, done=done)
+
+
+@contextmanager
+def _called_by_name(paths: Sequence[Path]) -> Iterator[None]:
+    """Call files by their names in what is complained about: folders are no business of the users."""
+    try:
+        yield
+    except UserError as mistake:
+        for path in paths:
+            told = str(mistake)
+            if str(path) in told and str(path) != path.name:
+                raise _retold(mistake, path) from None
+        raise
+
+
+def _retold(mistake: UserError, path: Path) -> UserError:
+    """The same complaint, of the same kind, with a file's name for its path."""
+    if hasattr(mistake, "path"):
+        mistake.path = Path(path.name)  # type: ignore[attr-defined]
+        return mistake
+    return type(mistake)(str(mistake).replace(str(path), path.name))

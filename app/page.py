@@ -1,0 +1,159 @@
+"""The page: speak a recording, or live, with another voice; listen, look and score."""
+
+import contextvars
+import os
+import shutil
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app.conversions import Conversions
+from engine.user_error import UserError
+
+try:
+    import gradio as gr
+except ImportError:
+    raise UserError("the app needs gradio: pip install 'timbre[app]'") from None
+
+from app.live_tab import build_live_tab
+from app.look import CSS
+from app.page_voice import VoicePanel, Wanted, build_voice_panel, check_at_once, complaints, recording
+from app.pictures import compared
+from app.scores import score, table
+from data.audio import info
+from w2w.weights import RELEASED
+
+KEPT_S = 3600
+"""Seconds after which a recording is deleted."""
+TITLE = "Timbre: speak with another voice"
+HEADER = """
+# Speak with another voice
+Give some seconds of a voice and a recording of anyone speaking: the result says the same, with that voice.
+Everything happens on the machine that runs this page. Recordings are deleted within an hour, and when the
+page's server ends. [Model card: what the converter is, its scores and failures](card)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A conversion that can be scored."""
+
+    source: Path
+    converted: Path
+    target: Path | None
+    seconds: float
+
+
+def build_page(conversions: Conversions, card: Path | None = None) -> gr.Blocks:
+    """The whole page, to be mounted with the options of ``app.look.mounted``.
+
+    ``card`` is the model card's file (Markdown), where the converter is not the released one.
+    """
+    # Uploads are kept beside the results, so that they are deleted with them; read when components are made.
+    os.environ["GRADIO_TEMP_DIR"] = str(conversions.folder / "page")
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, KEPT_S)) as page:
+        gr.Markdown(HEADER, elem_id="title")
+        with gr.Row(equal_height=False):
+            with gr.Column(scale=2, min_width=320):
+                panel = build_voice_panel(conversions)
+            with gr.Column(scale=3, min_width=420), gr.Tabs():
+                with gr.Tab("A recording", id="recording"):
+                    build_recording_tab(conversions, panel)
+                with gr.Tab("Live", id="live_tab"):
+                    build_live_tab(conversions, panel, page)
+        gr.HTML(f"<style>{CSS}</style>")  # here, so that it needs no option where it is mounted
+    with page.route("Model card", "card"):
+        gr.Markdown(card_text(card), elem_id="card")
+    page.queue(max_size=conversions.limits.queue, api_open=False)
+    return page
+
+
+def build_recording_tab(conversions: Conversions, panel: VoicePanel) -> None:
+    """Source, button, result, its picture and its scores."""
+    gr.Markdown("## 2. What is said")
+    source = recording("Recording to convert", "source")
+    check_at_once(source, conversions)
+    convert = gr.Button("Convert", variant="primary", elem_id="convert")
+    gr.Markdown("## 3. The result")
+    result = gr.Audio(
+        label="Converted recording",
+        interactive=False,
+        buttons=["download"],
+        elem_id="result",
+        type="filepath",
+    )
+    told = gr.Markdown("Nothing was converted yet.", elem_id="told")
+    picture = gr.HTML(elem_id="picture")
+    judge = gr.Button("Score this conversion", interactive=False, elem_id="judge")
+    scores = gr.HTML(elem_id="scores")
+    kept = gr.State(None)
+
+    def on_convert(path: str | None, *fields: Any, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+        wanted, began = Wanted.from_fields(fields), time.monotonic()
+        with complaints("Not converted", [path, *wanted.paths]):
+            if not path:
+                raise UserError("choose or record what is to be said first")
+            voice = wanted.voice(conversions)
+            converted = spoken(conversions, Path(path), voice, wanted.pitch, result, progress)
+            seconds = info(converted).duration
+            outcome = Result(
+                source=Path(path), converted=converted, target=wanted.target, seconds=round(seconds, 3)
+            )
+            figure = compared(outcome.source, converted)
+        words = f"{seconds:.1f} s of speech, converted in {time.monotonic() - began:.1f} s."
+        words += " It carries an inaudible watermark." if conversions.marked else ""
+        return [str(converted), words, figure, outcome, gr.update(interactive=True), ""]
+
+    def on_judge(outcome: Result | None) -> str:
+        with complaints("Not scored"):
+            if outcome is None:
+                raise UserError("convert something first")
+            return table(score(outcome.source, outcome.converted, outcome.target), outcome.seconds)
+
+    quiet: dict[str, Any] = {"api_visibility": "private"}
+    convert.click(
+        on_convert,
+        [source, *panel.inputs],
+        [result, told, picture, kept, judge, scores],
+        concurrency_limit=conversions.limits.workers,
+        show_progress_on=[result],
+        **quiet,
+    )
+    judge.click(on_judge, kept, scores, concurrency_limit=1, **quiet)
+
+
+def spoken(
+    conversions: Conversions,
+    source: Path,
+    voice: Any,
+    semitones: float,
+    result: gr.Audio,
+    progress: gr.Progress,
+) -> Path:
+    """Convert into the page's own store, whose files are deleted in time."""
+    folder = conversions.folder / uuid.uuid4().hex
+    folder.mkdir(parents=True)
+    whole, done = max(info(source).duration, 1e-3), 0.0
+    here = contextvars.copy_context()  # the worker's thread does not know whose progress it is
+
+    def tell(seconds: float) -> None:
+        nonlocal done
+        done += seconds
+        here.run(progress, min(done / whole, 1.0), desc="Converting")
+
+    try:
+        out = folder / f"{source.stem}_converted.wav"
+        conversions.convert(source, voice, semitones=semitones, out=out, done=tell)
+        return Path(str(result.move_resource_to_block_cache(out)))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def card_text(card: Path | None) -> str:
+    """The model card of the converter that is used."""
+    card = card or RELEASED / "README.md"
+    if not card.is_file():
+        return "This converter came without a model card: ask whoever trained it on whose speech, and how."
+    return card.read_text(encoding="utf-8")

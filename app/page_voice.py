@@ -1,0 +1,226 @@
+"""The page's left side: whose voice, how much of a second one, and how high."""
+
+import html
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from jaxtyping import Float
+from torch import Tensor
+
+from app.conversions import Conversions
+from engine.user_error import UserError
+
+Voice = Float[Tensor, "1 dim"]
+
+RECORDED, WORDS = "from recordings", "from words"
+CONSENT = (
+    "**A voice belongs to a person.** Use your own, or one whose owner has agreed to this use; tell those who"
+    " listen that it is converted; never deceive anyone with it, nor pass a check of who is speaking."
+)
+AGREED = "The voice is mine, or its owner has agreed"
+SEMITONES = 12.0
+CUT_RATE = 48_000
+"""Hz of what is cut in the browser."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoicePanel:
+    """The components that say which voice is wanted."""
+
+    kind: gr.Radio
+    reference: gr.Audio
+    further: gr.File
+    words: gr.Textbox
+    second: gr.Audio
+    share: gr.Slider
+    pitch: gr.Slider
+    agreed: gr.Checkbox
+
+    @property
+    def inputs(self) -> list[Any]:
+        """What a handler receives, in the order of ``Wanted.from_fields``."""
+        return [
+            self.kind,
+            self.reference,
+            self.further,
+            self.words,
+            self.second,
+            self.share,
+            self.pitch,
+            self.agreed,
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What the components held when a button was pressed."""
+
+    kind: str = RECORDED
+    reference: str | None = None
+    further: tuple[str, ...] = ()
+    words: str = ""
+    second: str | None = None
+    share: float = 0.0
+    """Of the second voice, in percent."""
+    pitch: float = 0.0
+    """Semitones."""
+    agreed: bool = False
+
+    @classmethod
+    def from_fields(cls, fields: Sequence[Any]) -> "Wanted":
+        """Take the values of ``VoicePanel.inputs``, in their order."""
+        kind, reference, further, words, second, share, pitch, agreed = fields
+        return cls(
+            kind=kind,
+            reference=reference,
+            further=tuple(further or ()),
+            words=(words or "").strip(),
+            second=second,
+            share=float(share or 0),
+            pitch=float(pitch or 0),
+            agreed=bool(agreed),
+        )
+
+    @property
+    def paths(self) -> list[str]:
+        """Every file that the voice is taken from."""
+        return [path for path in (self.reference, self.second, *self.further) if path]
+
+    @property
+    def target(self) -> Path | None:
+        """The recording with which a result is compared; none for voices made from words."""
+        return Path(self.reference) if self.kind == RECORDED and self.reference else None
+
+    def voice(self, conversions: Conversions) -> Voice:
+        """The voice, taken from recordings or words, blended with the second where there is one."""
+        if not self.agreed:
+            raise UserError(f"please tick “{AGREED}” first: a voice belongs to a person")
+        if self.kind == WORDS:
+            if not self.words:
+                raise UserError("describe the voice in words first, such as “an old man, low and rough”")
+            first = conversions.line.run(lambda: conversions.converter.embed_text(self.words))
+        else:
+            if not self.reference:
+                raise UserError("choose or record the voice to speak with first")
+            first = conversions.voice([Path(p) for p in (self.reference, *self.further)])
+        if not self.second or not self.share:
+            return first
+        other = conversions.voice([Path(self.second)])
+        return conversions.converter.blend([first, other], [1 - self.share / 100, self.share / 100])
+
+
+def build_voice_panel(conversions: Conversions) -> VoicePanel:
+    """Lay the components out; the recordings are looked at as soon as they arrive."""
+    told = conversions.converter.words is not None
+    gr.Markdown("## 1. The voice")
+    kind = gr.Radio(
+        [("From recordings", RECORDED), ("In words", WORDS)],
+        value=RECORDED,
+        label="Where the voice comes from",
+        visible=told,
+        elem_id="kind",
+    )
+    with gr.Column() as recorded:
+        reference = recording("Voice to speak with: some seconds of clear speech", "reference")
+        with gr.Accordion("More recordings of the same voice (averaged)", open=False):
+            further = gr.File(
+                label="More recordings of this voice",
+                file_count="multiple",
+                file_types=None,
+                height=120,
+                elem_id="further",
+            )
+    words = gr.Textbox(
+        label="The voice in words",
+        info="In English: age, woman or man, high or low, bright or dark, rough or smooth.",
+        placeholder="an old man, low and rough",
+        max_length=300,
+        visible=False,
+        elem_id="words",
+    )
+    with gr.Accordion("Blend with a second voice", open=False, elem_id="blend"):
+        second = recording("Second voice", "second")
+        share = gr.Slider(0, 100, 50, step=5, label="Share of the second voice, %", elem_id="share")
+    pitch = gr.Slider(
+        -SEMITONES,
+        SEMITONES,
+        0.0,
+        step=0.5,
+        label="Pitch, semitones above the voice's own",
+        visible=conversions.converter.network.moves_pitch,
+        elem_id="pitch",
+    )
+    gr.Markdown(CONSENT, elem_id="consent")
+    agreed = gr.Checkbox(False, label=AGREED, elem_id="agreed")
+    panel = VoicePanel(
+        kind=kind,
+        reference=reference,
+        further=further,
+        words=words,
+        second=second,
+        share=share,
+        pitch=pitch,
+        agreed=agreed,
+    )
+    kind.change(
+        lambda choice: [gr.update(visible=choice == RECORDED), gr.update(visible=choice == WORDS)],
+        kind,
+        [recorded, words],
+        queue=False,
+        api_visibility="private",
+    )
+    for component in (reference, further, second):
+        check_at_once(component, conversions)
+    return panel
+
+
+def recording(label: str, name: str) -> gr.Audio:
+    """A place for a recording, from a file or the microphone."""
+    return gr.Audio(
+        label=label,
+        sources=["upload", "microphone"],
+        type="filepath",
+        buttons=[],
+        editable=True,
+        waveform_options=gr.WaveformOptions(sample_rate=CUT_RATE),
+        elem_id=name,
+    )
+
+
+def check_at_once(component: gr.Audio | gr.File, conversions: Conversions) -> None:
+    """Tell of a file that cannot be used when it is chosen, not when it is needed."""
+
+    def check(chosen: str | Sequence[str] | None) -> None:
+        for path in [chosen] if isinstance(chosen, str) else chosen or []:
+            with complaints("This file cannot be used", [path]):
+                conversions.limits.measure(Path(path))
+
+    component.upload(check, component, api_visibility="private", concurrency_limit=4, show_progress="hidden")
+
+
+@contextmanager
+def complaints(title: str, paths: Sequence[str | None] = ()) -> Iterator[None]:
+    """Show what the user can mend as a message of the page."""
+    try:
+        yield
+    except (UserError, FileNotFoundError) as mistake:
+        words = complaint(mistake, paths)
+        raise gr.Error(words, title=title, duration=20, print_exception=False) from None
+
+
+def complaint(mistake: Exception, paths: Sequence[str | None] = ()) -> str:
+    """What is wrong as a sentence that is safe inside HTML and calls files by their names."""
+    if isinstance(mistake, FileNotFoundError) or any(path and not Path(path).exists() for path in paths):
+        return "A recording was deleted since you chose it, as all are after a while. Please choose it again."
+    words = str(mistake)
+    names = [Path(path).name for path in paths if path]
+    for path in filter(None, paths):
+        words = words.replace(str(Path(path)), Path(path).name)
+    if not any(words.startswith(name) for name in names):
+        words = words[:1].upper() + words[1:]
+    words = html.escape(words, quote=False)
+    return words if words.endswith((".", "!", "?")) else words + "."

@@ -1,0 +1,135 @@
+"""Reading a form of files and words as it arrives: every file goes to a private folder piece by piece."""
+
+from dataclasses import dataclass, field
+from io import BufferedWriter
+from pathlib import Path
+from typing import Any
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from app.answers import FormError, TypeRefusedError
+from app.limits import BusyError
+
+MOST_PARTS = 64
+WORD_BYTES = 1 << 16
+"""Of a field that is no file."""
+
+
+@dataclass(kw_only=True)
+class Form:
+    """What a request brought."""
+
+    files: dict[str, list[Path]] = field(default_factory=dict)
+    """By field; never under the names that a client gave them."""
+    words: dict[str, str] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Delete the files."""
+        for paths in self.files.values():
+            for path in paths:
+                path.unlink(missing_ok=True)
+
+
+async def received(request: Request, folder: Path, files: frozenset[str], words: frozenset[str]) -> Form:
+    """Read a multipart form whose fields are ``files`` and ``words``, into ``folder``."""
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data":
+        sent = kind.decode("latin-1") or "nothing"
+        raise TypeRefusedError(f"the request must be of type multipart/form-data, not {sent} (curl: -F)")
+    if not options.get(b"boundary"):
+        raise FormError("the request's content type names no boundary: let the client library set it")
+    reader = _Reader(folder, files, words)
+    try:
+        parser = MultipartParser(options[b"boundary"], reader.callbacks)
+        async for piece in request.stream():
+            parser.write(piece)
+        parser.finalize()
+    except FormParserError:
+        raise FormError("the request's body is no well-formed multipart form") from None
+    finally:
+        reader.close()
+    if not reader.ended:
+        raise FormError("the request's body breaks off before its end")
+    return reader.form
+
+
+class _Reader:
+    """Takes a form's parts from the parser as they come."""
+
+    def __init__(self, folder: Path, files: frozenset[str], words: frozenset[str]) -> None:
+        self.folder, self.files, self.words = folder, files, words
+        self.form, self.ended = Form(), False
+        self.n_parts = 0
+        self.key, self.value = b"", b""
+        self.headers: dict[bytes, bytes] = {}
+        self.name = ""
+        self.file: BufferedWriter | None = None
+        self.word = bytearray()
+        self.callbacks: Any = {
+            "on_part_begin": self._begin,
+            "on_header_field": self._header_key,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_headers_finished": self._headers_finished,
+            "on_part_data": self._data,
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+
+    def close(self) -> None:
+        """Let go of a file that has not come whole."""
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+    def _begin(self) -> None:
+        self.n_parts += 1
+        if self.n_parts > MOST_PARTS:
+            raise FormError(f"the form has more than {MOST_PARTS} fields")
+        self.headers, self.key, self.value, self.name = {}, b"", b"", ""
+        self.word.clear()
+
+    def _header_key(self, data: bytes, start: int, end: int) -> None:
+        self.key += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self.value += data[start:end]
+
+    def _header_end(self) -> None:
+        self.headers[self.key.lower()] = self.value
+        self.key, self.value = b"", b""
+
+    def _headers_finished(self) -> None:
+        disposition = self.headers.get(b"content-disposition", b"").decode("latin-1")
+        _, options = parse_options_header(disposition)
+        self.name = options.get(b"name", b"").decode("utf-8", "replace")
+        if self.name in self.files:
+            paths = self.form.files.setdefault(self.name, [])
+            paths.append(self.folder / (f"{self.name} {len(paths) + 1}" if paths else self.name))
+            self.file = paths[-1].open("wb")
+        elif self.name not in self.words:
+            known = ", ".join(sorted(self.files | self.words))
+            raise FormError(f"the form has a field {self.name[:40]!r}, which is none of: {known}")
+        elif self.name in self.form.words:
+            raise FormError(f"the form has more than one field {self.name}")
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self.file is not None:
+            try:
+                self.file.write(memoryview(data)[start:end])
+            except OSError:
+                raise BusyError("the server has no room for the upload at present: try again later") from None
+            return
+        self.word += data[start:end]
+        if len(self.word) > WORD_BYTES:
+            raise FormError(f"the field {self.name} has more than {WORD_BYTES} bytes")
+
+    def _end(self) -> None:
+        if self.file is None:
+            self.form.words[self.name] = self.word.decode("utf-8", "replace").strip()
+        self.close()
+
+    def _finish(self) -> None:
+        self.ended = True

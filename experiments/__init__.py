@@ -1,0 +1,1 @@
+"""Studies and ablations: each a command that trains, scores and prints a table; nothing imports them."""

@@ -1,0 +1,1 @@
+"""What each part of CLUIT on mels does: variants that differ from a base in one thing."""

@@ -1,0 +1,1 @@
+"""Conversion by way of a mel and a vocoder, beside wave to wave at equal training time."""

@@ -1,0 +1,1 @@
+"""What pretraining buys the converter: the same training with and without it."""

@@ -1,0 +1,1 @@
+"""StarGAN's output is its input: the published form beside remedies."""

@@ -1,0 +1,1 @@
+"""What the watermark survives and what it costs."""

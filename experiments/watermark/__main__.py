@@ -1,0 +1,163 @@
+"""What the watermark survives, how often it is seen where it is not, what it does to the sound.
+
+    python -m experiments.watermark --data SPEECH --sounds SOUNDS
+
+Everything is about conversions by the released converter (--checkpoint for another), marked as `w2w.convert`
+marks them, and searched as `python -m w2w.watermark` searches, for false alarms of at most 1 in 10 000 files.
+SPEECH is a manifest or a folder of recordings (with their texts, for the error rates); --sounds are other
+sounds, for false alarms only. Scores that need an optional package (PESQ) are left out where it is absent.
+"""
+
+import random
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from math import erfc
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.table import machine, show
+from data.arguments import Arguments
+from data.audio import audio_files, load
+from data.manifest import Row, rows_from
+from engine.user_error import UserError, exits_cleanly
+from experiments.watermark.changes import RATE, World, changes, has_codecs
+from experiments.watermark.costs import Heard, sound, time_taken
+from w2w import Converter
+from w2w.watermark import DEFAULT_KEY, Marker, detect
+from w2w.watermark.detector import FALSE_ALARM, SPAN, judge, likeness, score
+from w2w.watermark.pattern import gaussian_taps
+
+Wave = Float[Tensor, "1 1 samples"]
+LONGEST_S = 10.0
+"""Seconds of a marked conversion that are changed, at most."""
+KEYS = 100
+"""Keys that are looked for in unmarked sounds, beside the default one."""
+CONVERTED = 4
+"""Every so manieth of the unmarked recordings is also converted."""
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    words = parse(argv)
+    torch.manual_seed(0)
+    converter = Converter.from_pretrained(words.checkpoint)
+    if converter.sample_rate != RATE:
+        raise UserError(f"--checkpoint must convert at {RATE} Hz, not at {converter.sample_rate} Hz")
+    rows = [row for row in rows_from(words.data) if row.duration is None or row.duration >= 1]
+    random.Random(0).shuffle(rows)
+    print(f"{machine()}; {words.clips} conversions of {LONGEST_S:g} s, {words.unmarked} recordings unmarked")
+    pairs = conversions(converter, rows, words.clips)
+    survival(converter, pairs, words.seconds)
+    false_alarms(converter, rows[: words.unmarked], words.sounds)
+    heads = ["score", "plain", "marked", "difference"]
+    show(f"What the mark does to the sound ({len(pairs)} conversions)", heads, sound(pairs))
+    show("Processor time over the sound's", ["what", "factor"], time_taken(pairs[0].marked))
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """Read the command line."""
+    arguments = Arguments.described_by("experiments.watermark", __doc__)
+    option = arguments.add_argument
+    option("--data", required=True, metavar="SPEECH", help="manifest, or folder of recordings")
+    option("--sounds", metavar="FOLDER", help="other sounds, for false alarms")
+    option("--checkpoint", metavar="FOLDER", help="exported converter (default: the released one)")
+    option("--clips", type=int, default=40, metavar="N", help="marked conversions (default: 40)")
+    option("--unmarked", type=int, default=1000, metavar="N", help="unmarked recordings (default: 1000)")
+    lengths = [LONGEST_S, 5.0, 3.0, 2.0, 1.0]
+    option("--seconds", type=float, nargs="+", default=lengths, help="lengths the marked are trimmed to")
+    words = arguments.parse_args(argv)
+    if words.clips < 1 or words.unmarked < 1 or not all(0 < s <= LONGEST_S for s in words.seconds):
+        raise UserError(
+            f"--clips and --unmarked must be at least 1, --seconds above 0 and at most {LONGEST_S:g}"
+        )
+    return words
+
+
+def conversions(converter: Converter, rows: Sequence[Row], count: int) -> list[Heard]:
+    """Conversions of the longest recordings, each to the voice of the recording drawn before it."""
+    marker, found = Marker(RATE), []
+    long = [row for row in rows if (row.duration or LONGEST_S) >= LONGEST_S / 2]
+    if len(long) < 2:
+        raise UserError(f"--data must hold at least two recordings of {LONGEST_S / 2:.0f} s or more")
+    long = sorted(long, key=lambda row: -(row.duration or 0.0))[:count]
+    for row, other in tqdm(
+        list(zip(long, long[1:] + long[:1])), desc="converting", leave=False, disable=None
+    ):
+        source, target = (load(r.path, RATE) for r in (row, other))
+        plain = converter.convert(source, converter.embed(target))
+        found.append(Heard(plain=plain, marked=marker.mark(plain), target=target, text=row.text or ""))
+    return found
+
+
+def survival(converter: Converter, pairs: Sequence[Heard], lengths: Sequence[float]) -> None:
+    """Print how many of the marked conversions are found after each change, trimmed to each length."""
+    others = torch.cat([pair.target for pair in pairs[::-1]], dim=-1)
+    others = others.repeat(1, 1, 1 + int(LONGEST_S * RATE) // others.shape[-1])
+    world = World(converter=converter, voice=converter.embed(pairs[0].target), others=others)
+    if not has_codecs():
+        print("MP3, Opus and AAC are left out: they need PyAV (pip install av)")
+    table = []
+    for name, change in tqdm(changes(world).items(), desc="survival", leave=False, disable=None):
+        changed = [change(middle(pair.marked, LONGEST_S)) for pair in pairs]
+        cells = []
+        for length in lengths:
+            findings = [detect([middle(wave, length)]) for wave in changed]
+            cells.append(f"{100 * np.mean([finding.marked for finding in findings]):.0f} %")
+            if length == max(lengths):
+                typical = float(np.median([finding.false_alarm for finding in findings]))
+        table.append([name, *cells, f"{typical:.0e}"])
+    heads = ["what was done", *(f"{length:g} s" for length in lengths), f"median p, {max(lengths):g} s"]
+    show(f"Marked conversions found as such, of {len(pairs)}, by the length they were cut to", heads, table)
+
+
+def middle(wave: Wave, seconds: float) -> Float[Tensor, "1 1 _"]:
+    """That many seconds out of the middle."""
+    spare = max(0, wave.shape[-1] - round(seconds * RATE))
+    return wave[..., spare // 2 : wave.shape[-1] - (spare - spare // 2)]
+
+
+def false_alarms(converter: Converter, rows: Sequence[Row], sounds: str | None) -> None:
+    """Print how often unmarked sounds are called marked, and how near they come to it."""
+    kinds = {
+        "recordings of speech": (load(row.path, RATE) for row in rows),
+        "conversions": converted(converter, rows),
+        "other sounds": (load(path, RATE) for path in audio_files(sounds)) if sounds else iter(()),
+    }
+    table, profiles = [], [np.zeros((0, SPAN))]
+    for kind, waves in kinds.items():
+        found = []
+        for wave in tqdm(waves, desc=kind, leave=False, disable=None):
+            seconds = likeness(wave)
+            profiles.append(seconds.sum(0, keepdims=True))
+            found.append(judge(seconds, DEFAULT_KEY, wave.shape[-1] / RATE).false_alarm)
+        if found:
+            values = np.array(found)
+            below = [str(int((values <= limit).sum())) for limit in (0.1, 0.01, 1e-3, FALSE_ALARM)]
+            table.append([kind, str(len(values)), *below, f"{values.min():.1e}"])
+    heads = ["unmarked", "files", "p ≤ .1", "≤ .01", "≤ .001", f"≤ {FALSE_ALARM:g} (alarms)", "least p"]
+    show("False alarms of the default key", heads, table)
+
+    files = np.concatenate(profiles)
+    scores = np.concatenate([score(files, gaussian_taps(f"other {number}")) for number in range(KEYS)])
+    rows_by_limit = []
+    for limit in (2.326, 3.090, 3.719, 4.265):
+        expected = 0.5 * erfc(limit / 2**0.5)
+        beyond = int((scores > limit).sum())
+        rows_by_limit.append([f"{limit:.3f}", f"{expected:.1e}", f"{beyond / len(scores):.1e}", str(beyond)])
+    heads = ["score", "chance by the normal law", "share measured", "of them"]
+    show(f"Scores of {KEYS} other keys in the same files ({len(scores)} in all)", heads, rows_by_limit)
+
+
+def converted(converter: Converter, rows: Sequence[Row]) -> Iterator[Wave]:
+    """Unmarked conversions of some of the recordings, each to the voice of the one before it."""
+    for row, other in zip(rows[CONVERTED::CONVERTED], rows[::CONVERTED]):
+        yield converter.convert(load(row.path, RATE), converter.embed(load(other.path, RATE)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""Causal speech encoders: students of frozen ones."""

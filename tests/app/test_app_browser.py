@@ -1,0 +1,220 @@
+"""The page in a real browser: Chromium, headless, against a server of this process."""
+
+import shutil
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from types import SimpleNamespace
+from urllib.parse import urlparse
+
+import pytest
+import torch
+import uvicorn
+from fastapi import FastAPI
+
+from app.conversions import Conversions
+from app.limits import Limits
+from app.page_voice import Wanted
+from data.audio import Writer, info
+from w2w.converter import Converter
+from w2w.networks.network import ConverterNetwork
+
+gradio = pytest.importorskip("gradio", reason="the app needs gradio")
+playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium here")
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
+    "--autoplay-policy=no-user-gesture-required",
+]
+RATE, SOURCE_S, MAX_S = 16_000, 1.5, 4.0
+WAIT_MS = 30_000
+PLAY = """
+async (address) => {
+  const audio = new Audio(address);
+  audio.muted = true;
+  await audio.play();
+  await new Promise((resolve, reject) => {
+    audio.onended = resolve;
+    audio.onerror = () => reject(new Error(audio.error.message));
+  });
+  return [audio.duration, audio.currentTime];
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def files(buzz, tmp_path_factory):
+    """Recordings as people have them, good and bad."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("recordings")
+    low, high = (row[None] for row in buzz(round(5.0 * RATE)))
+    lengths = {"source": (low, SOURCE_S), "other": (high, 2.5), "voice": (high, 1.0), "long": (low, 5.0)}
+    for name, (wave, seconds) in lengths.items():
+        with Writer(folder / f"{name}.wav", RATE) as writer:
+            writer.write(wave[..., : round(seconds * RATE)])
+    (folder / "letter.wav").write_text("Dear all, this is no sound. " * 50)
+    return SimpleNamespace(folder=folder, **{path.stem: path for path in folder.iterdir()})
+
+
+@pytest.fixture(scope="module")
+def server(tiny, files, tmp_path_factory):
+    """A page of a tiny converter on a free port, and its conversions."""
+    from app import live_tab
+    from app.look import mounted
+    from app.page import build_page
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("results")
+    limits = Limits(max_seconds=MAX_S)
+    with Conversions(Converter(ConverterNetwork(tiny())), limits, folder=folder) as conversions:
+        # What is compiled at its first use is not what is tried here.
+        wanted = Wanted(reference=str(files.voice), agreed=True)
+        live_tab.begin(conversions, wanted, 48_000).say(torch.zeros(1, 1, 4800))
+        app = FastAPI()
+        gradio.mount_gradio_app(app, build_page(conversions), path="/", **mounted())
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        running = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="error"))
+        thread = threading.Thread(target=running.run)
+        thread.start()
+        while not running.started:
+            time.sleep(0.05)
+        yield SimpleNamespace(address=f"http://127.0.0.1:{port}/", conversions=conversions, folder=folder)
+        running.should_exit = True
+        thread.join(timeout=20)
+    assert not [path for path in folder.rglob("*") if path.is_file()], "recordings outlive the server"
+
+
+class Visitor:
+    """Someone with a browser of their own; remembers every host the browser asked."""
+
+    def __init__(self, address: str) -> None:
+        self.driver = playwright.sync_playwright().start()
+        self.browser = self.driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        self.context = self.browser.new_context(permissions=["microphone"])
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(WAIT_MS)
+        self.asked: list[str] = []
+        self.context.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("websocket", lambda channel: self.asked.append(channel.url))
+        self.page.goto(address)
+        self.page.wait_for_selector("#convert")
+
+    def __enter__(self) -> "Visitor":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.browser.close()
+        self.driver.stop()
+
+    def give(self, place, path) -> None:
+        self.page.set_input_files(f"#{place} input[type=file]", str(path))
+        self.page.wait_for_selector(f"#{place} input[type=file]", state="detached")
+
+    def agree(self) -> None:
+        self.page.check("#agreed input")
+
+    def convert(self) -> None:
+        self.page.click("#convert")
+
+    def result(self) -> str:
+        """The address of the result."""
+        self.page.wait_for_selector("#picture svg")
+        link = self.page.wait_for_selector("#result a[download]", state="attached")
+        return link.get_attribute("href")
+
+    def message(self) -> str:
+        """What the page complains of."""
+        return self.page.wait_for_selector(".toast-body").inner_text()
+
+    def hosts(self) -> set[str | None]:
+        return {urlparse(url).hostname for url in self.asked if urlparse(url).scheme not in ("blob", "data")}
+
+
+@pytest.fixture
+def visitor(server):
+    with Visitor(server.address) as visitor:
+        yield visitor
+
+
+def test_upload_convert_and_listen(visitor, files):
+    """The result plays to its end, is as long as the source, and no other host was asked for anything."""
+    visitor.give("source", files.source)
+    visitor.give("reference", files.voice)
+    visitor.agree()
+    visitor.convert()
+    duration, played = visitor.page.evaluate(PLAY, visitor.result())
+    assert duration == pytest.approx(SOURCE_S, abs=0.010)
+    assert played == pytest.approx(SOURCE_S, abs=0.010)
+    assert visitor.page.locator("#picture image").count() == 2
+    assert "1.5 s of speech" in visitor.page.inner_text("#told")
+    assert visitor.page.is_enabled("#judge")
+    visitor.page.get_by_role("link", name="Model card", exact=True).click()
+    visitor.page.wait_for_selector("#card h1")
+    assert visitor.hosts() == {"127.0.0.1"}
+
+
+def test_bad_files_are_told_of_in_the_page(visitor, server, files):
+    for name, words in (("letter", "letter.wav is not audio"), ("long", "longer than the 4 s")):
+        visitor.give("source", getattr(files, name))
+        told = visitor.message()
+        assert words in told
+        assert str(server.folder) not in told
+        visitor.page.locator(".toast-close").first.click()
+        visitor.page.wait_for_selector(".toast-body", state="detached")
+        visitor.page.locator("#source button[aria-label=Clear]").click()
+    visitor.convert()
+    assert "choose or record" in visitor.message().lower()
+
+
+def test_the_voice_needs_consent(visitor, files):
+    visitor.give("source", files.source)
+    visitor.give("reference", files.voice)
+    visitor.convert()
+    assert "tick" in visitor.message()
+    assert not visitor.page.locator("#picture svg").count()
+
+
+def test_two_at_once_each_get_their_own(server, files):
+    def visit(source):
+        with Visitor(server.address) as visitor:
+            visitor.give("source", source)
+            visitor.give("reference", files.voice)
+            visitor.agree()
+            both_ready.wait(timeout=60)
+            visitor.convert()
+            return visitor.page.evaluate(PLAY, visitor.result())[0]
+
+    both_ready = threading.Barrier(2)
+    with ThreadPoolExecutor(2) as people:
+        durations = [*people.map(visit, [files.source, files.other])]
+    assert durations == pytest.approx([info(files.source).duration, info(files.other).duration], abs=0.010)
+
+
+@pytest.mark.slow
+def test_speaking_live_is_heard_without_holes(visitor, files):
+    for attempt in range(4):  # the page's recorder is loaded late, and a click before that is lost
+        visitor.give("reference", files.voice)
+        visitor.agree()
+        visitor.page.get_by_role("tab", name="Live").click()
+        visitor.page.wait_for_timeout(1000 * (attempt + 1))
+        visitor.page.locator("#microphone").get_by_role("button", name="Record").click()
+        with suppress(playwright.TimeoutError):
+            visitor.page.wait_for_function("window.liveSpeech", timeout=6000)
+            break
+        visitor.page.reload()
+    visitor.page.wait_for_function("window.liveSpeech.samples > 1.5 * window.liveSpeech.rate")
+    visitor.page.locator("#microphone").get_by_role("button", name="Stop").first.click()
+    visitor.page.wait_for_function("document.querySelector('#live').innerText.includes('Spoke for')")
+    spoke = float(visitor.page.inner_text("#live").split("Spoke for")[1].split()[0])
+    visitor.page.wait_for_function(
+        "seconds => Math.abs(window.liveSpeech.samples / window.liveSpeech.rate - seconds) < 0.06", arg=spoke
+    )
+    assert visitor.hosts() == {"127.0.0.1"}

@@ -1,0 +1,187 @@
+"""What page and HTTP interface share: limits, the line, results by file, folders that are gone at the end."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.cleaning import LOCK, PREFIX, forget, private_folder, sweep
+from app.conversions import Conversions
+from app.limits import BusyError, Limits, TooMuchError
+from app.line import Line
+from data.audio import info, save
+from engine.user_error import UserError
+from w2w.converter import Converter
+from w2w.networks.network import ConverterNetwork
+
+
+@pytest.fixture
+def conversions(tiny, tmp_path):
+    with Conversions(Converter(ConverterNetwork(tiny())), Limits(max_seconds=2.0), folder=tmp_path) as ours:
+        yield ours
+
+
+@pytest.fixture
+def speech(buzz, tmp_path):
+    path = tmp_path / "private" / "me.wav"
+    save(path, buzz(16_000, f0=(130.0,)), 16_000)
+    return path
+
+
+def test_a_blend_is_the_converters_own(conversions, speech, buzz, tmp_path):
+    save(other := tmp_path / "her.wav", buzz(12_000, f0=(220.0,)), 16_000)
+    voices = [conversions.voice([path]) for path in (speech, other)]
+    torch.testing.assert_close(conversions.voice([speech, other]), (voices[0] + voices[1]) / 2)
+    blended = conversions.voice([speech, other], [3.0, 1.0])
+    torch.testing.assert_close(blended, 0.75 * voices[0] + 0.25 * voices[1])
+
+
+@pytest.mark.parametrize("rate", [None, 0, 44_100])
+def test_a_result_is_as_long_as_its_source(conversions, speech, rate):
+    result = info(conversions.convert(speech, conversions.voice([speech]), rate=rate))
+    assert result.sample_rate == (rate or 16_000)
+    assert result.samples == result.sample_rate
+
+
+def test_the_mark_is_left_out_when_asked(tiny, tmp_path, speech):
+    converter = Converter(ConverterNetwork(tiny()))
+    waves = []
+    for marked in (True, False):
+        with Conversions(converter, marked=marked, folder=tmp_path) as ours:
+            waves.append(soundfile.read(ours.convert(speech, ours.voice([speech])))[0])
+    assert np.abs(waves[0] - waves[1]).max() > 1 / 32_768
+
+
+def test_complaints_name_files_never_folders(conversions, tmp_path):
+    (wrong := tmp_path / "private.wav").write_bytes(b"words, not sounds")
+    with pytest.raises(UserError, match=r"^private\.wav is not audio") as told:
+        conversions.voice([wrong])
+    assert str(tmp_path) not in str(told.value)
+
+
+def test_who_stops_a_conversion_leaves_nothing(conversions, speech, tmp_path):
+    def stop(seconds):
+        raise InterruptedError
+
+    before = set(tmp_path.rglob("*"))
+    with pytest.raises(InterruptedError):
+        conversions.convert(speech, conversions.voice([speech]), done=stop)
+    assert set(tmp_path.rglob("*")) == before
+
+
+@given(seconds=st.floats(1.0, 4.0), kind=st.sampled_from(["wav", "flac", "ogg"]))
+def test_a_recording_is_measured_to_the_limit(tmp_path_factory, seconds, kind):
+    path = tmp_path_factory.mktemp("long") / f"sound.{kind}"
+    wave = np.random.default_rng(0).normal(0, 0.1, round(8_000 * seconds))
+    soundfile.write(path, wave, 8_000)
+    if len(wave) > 2 * 8_000:
+        with pytest.raises(TooMuchError, match=r"longer than the 2 s"):
+            Limits(max_seconds=2.0).measure(path)
+    else:
+        assert Limits(max_seconds=2.0).measure(path).samples == len(wave)
+
+
+def test_the_page_may_not_hand_over_more_than_is_allowed(speech):
+    with pytest.raises(TooMuchError, match=r"more than the 0\.02 MB"):
+        Limits(max_mb=0.02).measure(speech)
+
+
+@pytest.mark.parametrize("wrong", [{"max_mb": 0.0}, {"max_seconds": float("nan")}, {"workers": 0}])
+def test_limits_that_allow_nothing_are_refused(wrong):
+    with pytest.raises(UserError, match="--"):
+        Limits(**wrong)
+
+
+def test_first_come_first_served_and_no_more_than_there_are_places():
+    line, go, done = Line(workers=1, places=3), threading.Event(), []
+    futures = [line.submit(go.wait), *(line.submit(lambda n=n: done.append(n)) for n in range(3))]
+    assert line.waiting == 3
+    with pytest.raises(BusyError, match="3 others"):
+        line.submit(go.wait)
+    futures[2].cancel()
+    last = line.submit(lambda: done.append(3))  # in the place of who left
+    go.set()
+    last.result()
+    line.close()
+    assert done == [0, 2, 3]
+
+
+def test_a_job_that_asks_for_another_does_not_wait_for_itself():
+    line = Line(workers=1, places=0)
+    assert line.run(lambda: line.run(lambda: torch.get_num_threads())) == 1
+    line.close()
+
+
+def test_folders_of_dead_servers_are_swept_and_those_of_the_living_kept(tmp_path):
+    with private_folder(tmp_path) as living:
+        (dead := tmp_path / f"{PREFIX}dead").mkdir()
+        (dead / LOCK).touch()
+        (dead / "secret.wav").touch()
+        (other := tmp_path / "somebody-elses").mkdir()
+        (link := tmp_path / f"{PREFIX}link").symlink_to(other)
+        (living / "request").mkdir()
+        assert living.stat().st_mode & 0o077 == 0, "nobody else may look inside"
+        sweep(tmp_path)
+        assert sorted(tmp_path.iterdir()) == sorted([living, other, link])
+    assert not living.exists()
+
+
+def test_old_files_are_forgotten_and_new_ones_kept(tmp_path):
+    (old := tmp_path / "page" / "tmp1").parent.mkdir()
+    (new := tmp_path / "page" / "tmp2").touch()
+    old.touch()
+    os.utime(old, (1.0, 1.0))
+    forget(tmp_path, 3_600.0)
+    assert new.exists()
+    assert not old.exists()
+
+
+def test_a_killed_servers_folder_is_swept_by_the_next(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from app.cleaning import private_folder\n"
+        "with private_folder(Path(sys.argv[1])) as folder: print(folder, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    left = process.stdout.readline().strip()
+    sweep(tmp_path)
+    assert [str(path) for path in tmp_path.iterdir()] == [left], "while it lives it is left alone"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    sweep(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--port", "70000"], "--port 70000 must be between"),
+        (["--max-mb", "-1"], "--max-mb -1.0 must be above 0"),
+        (["--host", "256.1.1.1"], "cannot serve at --host 256.1.1.1"),
+        (["--root-path", "x"], "must begin with a slash"),
+        (["--quue", "3"], "did you mean --queue"),
+    ],
+)
+def test_a_wrong_option_is_told_in_one_sentence(options, sentence, capsys):
+    from app.__main__ import main
+
+    with pytest.raises(SystemExit) as end:
+        main(options)
+    assert end.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_told(capsys):
+    from app.__main__ import listening, main
+
+    with listening("127.0.0.1", 0) as door, pytest.raises(SystemExit):
+        main(["--port", str(door.getsockname()[1])])
+    assert "name another port" in capsys.readouterr().err

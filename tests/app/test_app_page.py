@@ -1,0 +1,239 @@
+"""The page without a browser: its picture, its scores, the voice it asks for, and speaking live."""
+
+import xml.etree.ElementTree as ElementTree
+from collections import deque
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from app import live_tab, pictures
+from app.conversions import Conversions
+from app.page import build_page, card_text
+from app.page_voice import RECORDED, WORDS, Wanted, complaint, complaints
+from app.scores import Line, score, table
+from data.audio import Writer, load
+from engine.user_error import UserError
+from eval.scoring import Judges
+from w2w.converter import Converter
+from w2w.networks.network import ConverterNetwork
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def conversions(tiny, tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("results")
+    with Conversions(Converter(ConverterNetwork(tiny())), marked=False, folder=folder) as conversions:
+        yield conversions
+
+
+@pytest.fixture(scope="module")
+def recordings(buzz, tmp_path_factory):
+    """Files of a low and a high voice."""
+    torch.manual_seed(0)
+    folder, paths = tmp_path_factory.mktemp("secret"), []
+    for name, row in zip(("low.wav", "high.wav"), buzz(RATE)):
+        with Writer(folder / name, RATE) as writer:
+            writer.write(row[None])
+        paths.append(folder / name)
+    return paths
+
+
+def asked(*paths, **fields):
+    return Wanted(reference=str(paths[0]), agreed=True, **fields)
+
+
+def points(svg, kind):
+    lines = [line for line in svg.iter("polyline") if line.get("class") == kind]
+    return [tuple(map(float, point.split(","))) for line in lines for point in line.get("points").split()]
+
+
+def test_the_figure_tells_the_pitch_in_the_drawing_and_in_words(buzz):
+    low, high = buzz(RATE, f0=(110.0, 220.0))
+    figure: Any = ElementTree.fromstring(pictures.figure(low[None], high[None]))
+    assert "source 110 Hz" in figure.findtext("figcaption")
+    assert "converted 220 Hz" in figure.find("svg").get("aria-label")
+    assert len([*figure.iter("image")]) == 2
+    source, converted = (np.mean([y for _, y in points(figure, k)]) for k in ("source", "converted"))
+    octave = pictures.F0_HEIGHT * np.log(2) / np.log(pictures.F_MAX / pictures.F_MIN)
+    assert source - converted == pytest.approx(octave, rel=0.05)  # higher is further up
+
+
+@pytest.mark.parametrize("samples", [1, 700, 31 * RATE])
+def test_a_figure_is_drawn_of_any_length_even_of_silence(samples):
+    wave = torch.zeros(1, 1, min(samples, round(pictures.LONGEST_S * RATE)))
+    figure: Any = ElementTree.fromstring(pictures.figure(wave, wave))
+    assert pictures.UNHEARD in figure.findtext("figcaption")
+
+
+def test_leaps_are_not_joined():
+    curve = np.array([100.0, 101, 102, 200, 202, np.nan, 150, np.nan, 90, 91])
+    assert pictures.voiced_stretches(curve) == [range(0, 3), range(3, 5), range(8, 10)]
+
+
+class Judge:
+    """Hears the level and how many samples there are."""
+
+    kind = "fake"
+
+    def check(self):
+        pass
+
+    def __call__(self, wave):
+        level = float(wave.square().mean())
+        return {
+            "embedding": np.array([level, 1.0 - level]),
+            "texts": np.array(["hello there"] if level > 1e-3 else ["hello"]),
+            "overall": np.array(3.21),
+            "speech": np.array(3.0),
+            "background": np.array(3.0),
+            "f0": np.full(100, 100.0, np.float32),
+            "bands": np.random.default_rng(0).normal(size=(100, 21)),
+            "seconds": np.array(1.0),
+        }
+
+
+class Missing(Judge):
+    def __call__(self, wave):
+        raise UserError("this needs more: pip install more")
+
+
+def test_scores_of_a_copy_say_that_nothing_changed(recordings):
+    low, high = recordings
+    judges = Judges(voice=Judge(), text=Judge(), melody=Judge(), sound=Judge())
+    lines = {line.name: line.value for line in score(low, low, high, judges=judges)}
+    assert lines["Likeness to the source's voice"] == "1.00"
+    assert lines["Characters heard differently (CER)"] == "0.00"
+    assert lines["Sound quality (DNSMOS)"] == "3.21"
+    assert lines["Usual pitch"] == "100 Hz"
+    assert lines["Heard in the source"] == "hello there"
+
+
+def test_a_judge_that_is_not_installed_says_how_to_get_it_and_leaves_the_others(recordings):
+    judges = Judges(voice=Missing(), text=Judge(), melody=Judge(), sound=Judge())
+    lines = score(recordings[0], recordings[1], None, judges=judges)
+    assert lines[0].meaning == "this needs more: pip install more"
+    assert "3.21" in table(lines, 1.0)
+
+
+def test_a_table_shows_what_was_heard_as_text():
+    line = Line(name="Heard", value="<script>", meaning="a & b")
+    shown = table([line], 99.0)
+    assert "&lt;script&gt;" in shown
+    assert "a &amp; b" in shown
+    assert "the first 30 s" in shown
+
+
+def test_a_blend_lies_between_its_voices(conversions, recordings):
+    low, high = recordings
+    pure = [asked(path).voice(conversions) for path in recordings]
+    blended = asked(low, second=str(high), share=25.0).voice(conversions)
+    torch.testing.assert_close(blended, 0.75 * pure[0] + 0.25 * pure[1])
+    torch.testing.assert_close(asked(low, second=str(high), share=0.0).voice(conversions), pure[0])
+
+
+def test_further_recordings_are_averaged(conversions, recordings):
+    low, high = recordings
+    expected = conversions.voice([low, high, high])
+    torch.testing.assert_close(asked(low, further=(str(high),) * 2).voice(conversions), expected)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (Wanted(reference="a.wav"), "tick"),
+        (Wanted(agreed=True), "choose or record"),
+        (Wanted(kind=WORDS, agreed=True), "describe"),
+    ],
+)
+def test_what_is_lacking_is_asked_for(conversions, wanted, words):
+    with pytest.raises(UserError, match=words):
+        wanted.voice(conversions)
+
+
+def test_fields_are_read_as_the_browser_sends_them():
+    wanted = Wanted.from_fields([RECORDED, "a.wav", None, None, None, 50, -3, True])
+    assert wanted == Wanted(reference="a.wav", share=50.0, pitch=-3.0, agreed=True)
+
+
+def test_complaints_name_the_file_but_not_its_folder(tmp_path):
+    bad = tmp_path / "<b>bad.wav"
+    bad.write_bytes(b"nothing")
+    with pytest.raises(gr.Error) as shown, complaints("Not converted", [str(bad)]):
+        load(bad)
+    assert str(tmp_path) not in shown.value.message
+    assert "&lt;b&gt;bad.wav" in shown.value.message
+
+
+def test_a_recording_that_was_deleted_meanwhile_is_asked_for_again(tmp_path):
+    assert "choose it again" in complaint(UserError("is no file"), [str(tmp_path / "gone.wav")])
+
+
+@settings(deadline=None, max_examples=8)
+@given(cuts=st.lists(st.integers(0, 5000), max_size=6))
+def test_speaking_live_equals_the_conversion_of_the_whole(conversions, recordings, cuts):
+    source, wanted = load(recordings[1])[..., :5000], asked(recordings[0], pitch=2.0)
+    live = live_tab.begin(conversions, wanted, RATE)
+    said = [live.say(source[..., a:b]) for a, b in pairwise(sorted([0, 5000, *cuts]))]
+    said.append(live.say(source[..., :0], last=True))
+    expected = conversions.converter.convert(source, wanted.voice(conversions), semitones=2.0)
+    torch.testing.assert_close(torch.cat(said, dim=-1), expected, rtol=0, atol=1e-5)
+
+
+def test_another_voice_is_glided_to_while_speaking(conversions, recordings):
+    low, high = recordings
+    source = load(low)
+    live = live_tab.begin(conversions, asked(low), RATE)
+    live.say(source[..., :8000])
+    live_tab.follow(conversions, live, asked(high))
+    live.say(source[..., 8000:])
+    assert live.wanted == asked(high)
+    torch.testing.assert_close(live.stream.state.steering.end, asked(high).voice(conversions))
+
+
+def test_a_refused_wish_goes_on_with_the_voice_before(conversions, recordings):
+    live, wish = live_tab.begin(conversions, asked(recordings[0]), RATE), Wanted()
+    with pytest.raises(UserError, match="tick"):
+        live_tab.follow(conversions, live, wish)
+    live_tab.follow(conversions, live, wish)  # said once
+    assert live.say(load(recordings[1])).shape[-1]
+
+
+def test_pieces_of_the_microphone_do_not_pile_up(tmp_path, monkeypatch):
+    paths = [tmp_path / str(n) / "audio.wav" for n in range(3)]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(b"")
+    page = SimpleNamespace(temp_file_sets=[{str(path) for path in paths}])
+    ages = dict(zip(paths, (live_tab.KEPT_S + 1, live_tab.KEPT_S - 1, 0.0)))
+    monkeypatch.setattr(live_tab, "age", ages.__getitem__)
+    pieces: Any = live_tab.Pieces.__new__(live_tab.Pieces)
+    pieces.page, pieces.kept = page, deque()
+    for path in paths:
+        pieces.add(path)
+    assert [path.exists() for path in paths] == [False, True, True]
+    assert page.temp_file_sets == [{str(path) for path in paths[1:]}]
+    assert not paths[0].parent.exists()
+
+
+def test_the_page_offers_only_what_the_converter_can(tiny, tmp_path):
+    network = ConverterNetwork(tiny())
+    with Conversions(Converter(network), folder=tmp_path) as conversions:
+        components = build_page(conversions).blocks.values()
+    by_id: dict[str, Any] = {component.elem_id: component for component in components if component.elem_id}
+    assert not by_id["kind"].visible  # not tied to words
+    assert by_id["pitch"].visible == network.moves_pitch
+    assert by_id["microphone"].streaming
+
+
+def test_a_converter_without_a_card_says_so(tmp_path):
+    assert "without a model card" in card_text(tmp_path / "README.md")
+    assert "## Misuse" in card_text(None)

@@ -1,0 +1,155 @@
+"""The study's measures say what they claim; its arms differ in what they should; finished runs stay."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from engine.user_error import UserError
+from experiments.stargan import __main__ as study
+from experiments.stargan.__main__ import Bench, arms, larger, main, one
+from experiments.stargan.measures import columns_after_merge, copied, label_share, obeyed, turns
+from experiments.stargan.report import curves, table
+from w2w.baselines.stargan.discriminator import Judgement
+from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig
+
+LABELS = LabelsConfig(
+    first=LabelGroup(column="speaker", size=3),
+    second=LabelGroup(column=""),
+    third=LabelGroup(column="gender", size=2),
+)
+
+
+def clips():
+    pictures = torch.rand(4, 1, 8, 8)
+    return pictures, [pictures.roll(turn, 0) for turn in turns(4)]
+
+
+def test_targets_are_all_the_other_clips_where_they_are_few_and_never_the_clip_itself():
+    assert turns(4) == [1, 2, 3]
+    assert turns(32) == [1, 6, 11, 16, 21, 26]
+    with pytest.raises(ValueError, match="two"):
+        turns(1)
+
+
+def test_a_copy_moves_nothing_and_goes_no_way():
+    pictures, others = clips()
+    found = copied(pictures, pictures, torch.stack([pictures] * 3), others)
+    assert (found["moved"], found["copy"], found["kept"], found["way"]) == (0, 0, 0, 0)
+    assert found["apart"] > 0.1
+
+
+def test_becoming_the_other_clip_is_the_whole_way_and_half_is_half():
+    pictures, others = clips()
+    whole = copied(pictures, pictures, torch.stack(others), others)
+    assert (whole["copy"], whole["way"]) == pytest.approx((1.0, 1.0))
+    middle = torch.stack([(other + pictures) / 2 for other in others])
+    half = copied(pictures, pictures, middle, others)
+    assert (half["copy"], half["way"]) == pytest.approx((0.5, 0.5))
+
+
+def test_a_blur_that_every_label_makes_is_no_way_to_the_target():
+    pictures, others = clips()
+    grey = pictures.mean((1, 2, 3), keepdim=True).expand_as(pictures)
+    found = copied(pictures, grey, torch.stack([grey] * 3), others)
+    assert found["way"] == 0
+    assert found["moved"] == found["kept"] > 0
+
+
+def test_the_labels_share_of_the_variance():
+    clip, label = torch.randn(1, 5, 1, 4, 4), torch.randn(6, 1, 1, 4, 4)
+    assert label_share(clip.expand(6, -1, -1, -1, -1)) == 0
+    assert label_share(label.expand(-1, 5, -1, -1, -1)) == pytest.approx(1)
+    both = label_share(clip + label)
+    of_label, of_clip = label.var(0, correction=0).sum(), clip.var(1, correction=0).sum()
+    assert both == pytest.approx(float(of_label / (of_label + of_clip)), rel=1e-5)
+
+
+class Reads(nn.Module):
+    """Its class head hears the speaker and the gender that a picture's first two pixels number."""
+
+    def forward(self, picture):
+        speaker, gender = picture[:, 0, 0, :2].long().clamp_min(0).unbind(1)
+        logits = [nn.functional.one_hot(speaker, 3), nn.functional.one_hot(gender, 2)]
+        return Judgement(picture[:, :, :1, :1], 5.0 * torch.cat(logits, dim=1), [])
+
+
+def test_what_the_class_head_hears_of_targets_that_differ():
+    def picture(labels):
+        drawn = torch.zeros(len(labels), 1, 2, 2)
+        drawn[:, 0, 0] = labels.float()
+        return drawn
+
+    own = torch.tensor([[0, 0], [1, 1], [2, 0]])
+    target = torch.tensor([[1, 1], [1, 0], [0, -1]])  # the second keeps its speaker, the third has no gender
+    found = obeyed(Reads(), picture(own), own, picture(target), target, LABELS)
+    assert (found["speaker_real"], found["speaker_before"], found["speaker_obeyed"]) == (1, 0, 1)
+    assert (found["gender_real"], found["gender_before"], found["gender_obeyed"]) == (1, 0, 1)
+    assert found["speaker_pull"] == 5
+    ignored = obeyed(Reads(), picture(own), own, picture(own), target, LABELS)
+    assert (ignored["speaker_obeyed"], ignored["speaker_pull"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("size", "published", "remedied"), [("half", 32, 128), ("published", 64, 256)])
+def test_how_many_columns_follow_the_merge(size, published, remedied):
+    def columns(name):
+        shape = arms(size)[name]().stargan
+        labels = LabelsConfig(first=LabelGroup(column="speaker", size=2))
+        return columns_after_merge(replace(shape, labels=labels, n_channels=2))
+
+    assert columns("published") == columns("instance_norm") == published
+    assert columns("receptive") == columns("remedied") == remedied
+
+
+@pytest.mark.parametrize("size", study.SIZES)
+def test_arms_differ_in_what_their_name_says(size):
+    configs = {name: make() for name, make in arms(size).items()}
+    base = configs["published"]
+    for name, config in configs.items():
+        shape = replace(
+            config.stargan,
+            dilations=base.stargan.dilations,
+            norm=base.stargan.norm,
+            norm_of_merge=base.stargan.norm_of_merge,
+        )
+        assert replace(config, stargan=shape, data=base.data) == base
+        assert (config.stargan.dilations != base.stargan.dilations) == (name in ("receptive", "remedied"))
+        assert (config.stargan.norm == "instance") == (name in ("instance_norm", "remedied"))
+        assert (config.data.batch > base.data.batch) == (name in ("batch", "remedied"))
+    assert larger(base).data.batch == 4 * base.data.batch
+
+
+def test_a_finished_run_is_read_and_never_repeated(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "train", lambda *asked: pytest.fail("trained again"))
+    bench = Bench(data=Path("speech"), out=tmp_path, size="tiny", steps=4, clips=8)
+    stored = {"arm": "batch", "seed": 1, "size": "tiny", "steps": 4, "clips": 8, "copy": 0.5}
+    path = tmp_path / "batch" / "1" / "result.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(stored))
+    assert one("batch", 1, bench) == stored
+    with pytest.raises(UserError, match="another study"):
+        one("batch", 1, replace(bench, steps=5))
+
+
+def test_a_table_has_means_over_seeds_and_curves_the_points_that_count(tmp_path):
+    run = {"size": "tiny", "steps": 4, "clips": 8, "batch": 2, "columns": 8, "frames": 64, "seconds": 3.0}
+    found = [{**run, "arm": "published", "seed": seed, "copy": copy} for seed, copy in ((0, 0.2), (1, 0.4))]
+    assert "| published | 8 of 64 | 2 | 0.300 ± 0.141 | 2 | 3 |" in table(found, ["published", "batch"])
+    curve = tmp_path / "published" / "0" / "curve.jsonl"
+    curve.parent.mkdir(parents=True)
+    points = [{"step": 1, "copy": 1.0}, {"step": 2, "copy": 2.0}, {"step": 1, "copy": 3.0}]
+    curve.write_text("\n".join(json.dumps(point) for point in points))
+    curves(tmp_path, ["published"], range(2))
+    rows = list(csv.DictReader((tmp_path / "curves.csv").open()))
+    assert [(row["step"], row["copy"]) for row in rows] == [("1", "3.0"), ("2", "2.0")]
+
+
+@pytest.mark.parametrize("wrong", [["--arms", "bath"], ["--steps", "0"], ["--clips", "1"]])
+def test_wrong_options_end_in_one_sentence(tmp_path, capsys, wrong):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--data", "speech", "--out", str(tmp_path), *wrong])
+    assert capsys.readouterr().err.count("\n") == 1
