@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.audio import AudioError
+from data.crops import Places, apart_from, leaving_room, loud_crop
 from data.manifest import Row, rows_from
 from data.recordings import Recordings
 from engine.user_error import UserError
 
-DRAWS = 6
-"""Positions tried before the loudest is taken though below ``silence_db``; files tried before giving up."""
+FILES_TRIED = 6
+"""Before giving up on recordings that can no longer be read."""
 LABELS_ADDRESS = 1_108
 """What determines which speakers a ``label_share`` tells: the same in every run, whatever its seed."""
 
@@ -136,7 +137,7 @@ class SpeechCrops(Dataset[Batch]):
         return [_proportional(rng, self._voice_totals) for _ in range(n_rows)]
 
     def _draw(self, rng: np.random.Generator, voice: int) -> tuple[np.ndarray, np.ndarray, int]:
-        for _ in range(DRAWS):
+        for _ in range(FILES_TRIED):
             group = self.voices[voice]
             index = int(group[_proportional(rng, self._totals[voice])])
             # Another recording of this voice, if there is one.
@@ -149,7 +150,8 @@ class SpeechCrops(Dataset[Batch]):
                 self.recordings.drop(bad, error.detail)
                 voice = int(rng.integers(len(self.voices)))
         raise UserError(
-            f"{DRAWS} recordings in a row of {self.config.path} can no longer be read; are they still there?"
+            f"{FILES_TRIED} recordings in a row of {self.config.path} can no longer be read; are they still"
+            " there?"
         )
 
     def _crops(self, rng: np.random.Generator, index: int, other: int) -> tuple[np.ndarray, np.ndarray]:
@@ -159,40 +161,15 @@ class SpeechCrops(Dataset[Batch]):
         if other != index:
             wave, _ = self._loud(rng, index, length, [(0, n_samples - length)])
             free = [(0, int(self.recordings.lengths[other]) - reference)]
-            return wave, self._loud(rng, other, reference, free)[0]
-        room = n_samples - length - reference
-        places = [(0, n_samples - length)]
-        if 0 <= room < reference:  # in the middle, the crop would leave no side long enough
-            places = [(0, room), (reference, n_samples - length)]
-        wave, start = self._loud(rng, index, length, places)
-        free = [(0, start - reference), (start + length, n_samples - reference)]
-        if room < 0:
-            far = 0 if 2 * start > n_samples - length else n_samples - reference
-            free = [(max(0, far), max(0, far))] if n_samples > reference else [(0, -1)]
-        return wave, self._loud(rng, index, reference, free)[0]
+        else:
+            wave, start = self._loud(rng, index, length, leaving_room(n_samples, length, reference))
+            free = apart_from(start, n_samples, length, reference)
+        return wave, self._loud(rng, other, reference, free)[0]
 
     def _loud(
-        self, rng: np.random.Generator, index: int, samples: int, places: list[tuple[int, int]]
+        self, rng: np.random.Generator, index: int, samples: int, places: Places
     ) -> tuple[np.ndarray, int]:
-        """Draw a crop beginning in one of the ranges (ends included), not a silent one if that can be had."""
-        places = [(first, last) for first, last in places if first <= last]
-        # A recording shorter than the crop is repeated, from any of its samples on.
-        places = places or [(0, int(self.recordings.lengths[index]) - 1)]
-        floor, best, best_start, best_power = 10 ** (self.config.silence_db / 10), None, 0, -1.0
-        for _ in range(DRAWS):
-            draw = int(rng.integers(sum(last - first + 1 for first, last in places)))
-            for first, last in places:
-                if draw <= last - first:
-                    break
-                draw -= last - first + 1
-            crop = self.recordings.read(index, first + draw, samples)
-            power = float(np.square(crop).mean())
-            if power > best_power:
-                best, best_start, best_power = crop, first + draw, power
-            if power >= floor:
-                break
-        assert best is not None
-        return best, best_start
+        return loud_crop(rng, self.recordings, index, samples, places, self.config.silence_db)
 
 
 Crops = TypeVar("Crops", bound=Dataset[Any])

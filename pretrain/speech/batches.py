@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.audio import AudioError
-from data.batches import DRAWS, Address, Batches, split_rows
+from data.batches import Address, Batches, split_rows
+from data.crops import DRAWS
 from data.recordings import Recordings
 from engine.user_error import UserError
 

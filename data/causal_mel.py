@@ -1,0 +1,152 @@
+"""What causal encoders see of a wave: log-mels of windows that end with their frame, and their level."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from engine.running_mean import running_maximum
+
+Wave = Float[Tensor, "batch 1 samples"]
+Frames = Float[Tensor, "batch n_mels frames"]
+Curve = Float[Tensor, "batch 1 frames"]
+
+FLOOR = 1e-3
+"""Magnitude floor of absolute mels: ten times the quantisation noise of 16-bit audio."""
+FAINT = 1e-7
+"""Magnitude floor before a level is taken away: far below any recording's own noise."""
+
+
+class CausalLogMel(nn.Module):
+    """Log-mels of a wave whose frame ``t`` has seen samples before ``(t + 1) * hop`` and none after.
+
+    The transform is a product with the windowed Fourier basis. With an ``f_min`` a constant offset of the
+    wave has no part in any band.
+    """
+
+    basis: Tensor
+    bands: Tensor
+
+    def __init__(
+        self,
+        sample_rate: int,
+        hop: int,
+        window: int,
+        n_mels: int,
+        *,
+        f_min: float = 0.0,
+        floor: float = FLOOR,
+    ) -> None:
+        super().__init__()
+        self.sample_rate, self.hop, self.window, self.n_mels = sample_rate, hop, window, n_mels
+        self.f_min, self.floor = f_min, floor
+        self.n_fft = 2 ** math.ceil(math.log2(window))
+        angle = (
+            2 * math.pi / self.n_fft * torch.outer(torch.arange(window), torch.arange(self.n_fft // 2 + 1))
+        )
+        basis = torch.cat([angle.double().cos(), angle.double().sin()], dim=1)
+        basis = basis * torch.hann_window(window, dtype=torch.float64)[:, None]
+        self.register_buffer("basis", basis.float(), persistent=False)
+        self.register_buffer("bands", self._bands(torch.ones(1))[0], persistent=False)
+
+    @property
+    def context(self) -> int:
+        """Past samples that the next frame still needs."""
+        return self.window - self.hop
+
+    def forward(self, wave: Wave, warp: Float[Tensor, " batch"] | None = None) -> Frames:
+        """Frames of a whole wave; ``warp`` scales frequencies (vocal tract length perturbation)."""
+        return self.step(wave, self.begin(wave.shape[0]), warp)[0]
+
+    def begin(self, batch: int) -> Float[Tensor, "batch 1 context"]:
+        """Before the first sample: silence, or with an ``f_min`` the first sample's value (marked by NaN).
+
+        A recording with an offset would else begin with a click.
+        """
+        return self.basis.new_full((batch, 1, self.context), math.nan if self.f_min else 0.0)
+
+    def step(
+        self,
+        wave: Wave,
+        past: Float[Tensor, "batch 1 context"],
+        warp: Float[Tensor, " batch"] | None = None,
+    ) -> tuple[Frames, Float[Tensor, "batch 1 context"]]:
+        """Analyse one chunk, a whole number of hops long."""
+        if self.f_min:
+            past = torch.where(past.isnan(), wave[..., :1], past)
+        window = torch.cat([past, wave], dim=-1)
+        bands = self.bands if warp is None else self._bands(warp)
+        with torch.autocast(wave.device.type, enabled=False):
+            frames = window[:, 0].float().unfold(-1, self.window, self.hop)  # (batch, frames, window)
+            real, imaginary = (frames @ self.basis).chunk(2, dim=-1)
+            # The root of power, not abs(): its gradient at silence is finite.
+            magnitude = (real.square() + imaginary.square() + self.floor**2).sqrt()
+            mels = (magnitude @ bands).clamp_min(self.floor).log().transpose(1, 2)
+        return mels, window[..., window.shape[-1] - self.context :]
+
+    def _bands(self, warp: Float[Tensor, " batch"]) -> Float[Tensor, "batch bins n_mels"]:
+        """Triangular mel filters, with band edges moved by ``warp`` (1 leaves them), each of unit sum."""
+        nyquist = self.sample_rate / 2
+        low, top = (2595.0 * math.log10(1.0 + f / 700.0) for f in (self.f_min, nyquist))
+        mels = torch.linspace(low, top, self.n_mels + 2, device=warp.device)
+        edges = 700.0 * (10 ** (mels / 2595.0) - 1.0)
+        # Piecewise linear, so that 0 and the Nyquist frequency stay where they are.
+        knee = 0.6 * nyquist
+        scaled = edges * warp[:, None]
+        slope = (nyquist - knee * warp[:, None]) / (nyquist - knee)
+        edges = torch.where(edges < knee, scaled, knee * warp[:, None] + slope * (edges - knee))
+        bins = torch.linspace(0.0, nyquist, self.n_fft // 2 + 1, device=warp.device)
+        low_edge, centre, high_edge = edges[:, None, :-2], edges[:, None, 1:-1], edges[:, None, 2:]
+        # Low bands are narrower than a bin: each keeps at least one bin's width on both sides.
+        width = nyquist / (self.n_fft // 2)
+        rise = (bins[None, :, None] - low_edge) / (centre - low_edge).clamp_min(width)
+        fall = (high_edge - bins[None, :, None]) / (high_edge - centre).clamp_min(width)
+        triangles = torch.minimum(rise, fall).clamp_min(0.0)
+        if self.f_min:  # The bins that a constant offset reaches through the window.
+            triangles = triangles * (bins[None, :, None] > 1.5 * width)
+        return triangles / triangles.sum(1, keepdim=True).clamp_min(1e-3)
+
+
+def frame_energy(mels: Frames) -> Curve:
+    """Loudness of each frame: the log of the mean mel magnitude."""
+    return torch.logsumexp(mels, dim=1, keepdim=True) - math.log(mels.shape[1])
+
+
+class LevelState(NamedTuple):
+    """What a level tracker carries from chunk to chunk."""
+
+    power: Float[Tensor, "batch 1 past"]
+    """Of the last frames."""
+    level: Float[Tensor, "batch 1 1"]
+
+
+class LevelTracker(nn.Module):
+    """The level of the speech so far: log magnitude of its loudest tenth of a second, slowly forgotten.
+
+    Everything behind it hears mels less this level: a quiet recording is the same voice as a loud one.
+    """
+
+    def __init__(self, *, frames: int = 8, fall_db_per_frame: float = 0.01, lowest: float = -9.0) -> None:
+        super().__init__()
+        self.frames, self.lowest = frames, lowest
+        self.fall = fall_db_per_frame * math.log(10.0) / 20.0
+
+    def begin(self, batch: int, device: torch.device | None = None) -> LevelState:
+        """Silence."""
+        power = torch.zeros(batch, 1, self.frames - 1, device=device)
+        return LevelState(power, torch.full((batch, 1, 1), self.lowest, device=device))
+
+    @torch.no_grad()
+    def step(self, energy: Curve, state: LevelState) -> tuple[Curve, LevelState]:
+        """Level at each frame of one chunk, from the frames' log magnitudes."""
+        power = torch.cat([state.power, (2.0 * energy).exp()], dim=-1)
+        smooth = F.avg_pool1d(power, self.frames, 1).clamp_min(1e-12).log() / 2.0
+        # A peak that falls in a straight line is a running maximum over what rises in one.
+        n_frames = smooth.shape[-1]
+        rise = self.fall * torch.arange(1, n_frames + 1, device=smooth.device)
+        level = running_maximum(torch.maximum(smooth + rise, state.level)) - rise
+        level = level.clamp_min(self.lowest)
+        return level, LevelState(power[..., n_frames:], level[..., -1:])

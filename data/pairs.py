@@ -1,0 +1,234 @@
+"""Batches of time-aligned pairs: the same stretch of one sentence in two voices, each batch by address.
+
+The manifest's column ``parallel`` names a group: recordings of one sentence in several voices, sample for
+sample as long. ``python -m data.parallel`` makes such a corpus.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data.audio import AudioError
+from data.batches import FILES_TRIED, Address, Batch, Batches, DataConfig, SpeechCrops, split_rows
+from data.crops import apart_from, leaving_room, loud_crop
+from data.manifest import Row
+from data.recordings import Recordings
+from engine.user_error import UserError
+
+GROUP = "parallel"
+"""The manifest's column."""
+PAIRS_ADDRESS = 1_303
+"""Sets the draws of pairs apart from those of other data at the same address."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairConfig:
+    """Which time-aligned speech, and how it is cut."""
+
+    path: str = ""
+    """A manifest with the column ``parallel``, or a folder that holds one; empty: none."""
+    split: str = "train"
+    """Rows of this split only; empty: all."""
+    sample_rate: int = 16_000
+    """Hz; files at other rates are resampled."""
+    crop_samples: int = 32_000
+    """Length of the two aligned crops. Recordings shorter than this are repeated to fill it."""
+    reference_samples: int = 0
+    """Length of the reference; 0: as the crops."""
+    batch: int = 12
+    """Pairs in a micro-batch of one process."""
+    silence_db: float = -50.0
+    """dBFS, RMS: stretches where the target is quieter are drawn again."""
+    cache_gib: float = 8.0
+    """Memory for decoded waves; crops of later files come from disk."""
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate", "crop_samples", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.reference_samples < 0:
+            raise UserError(f"reference_samples={self.reference_samples} must be 0 or more")
+
+
+class PairBatch(NamedTuple):
+    """Aligned crops in two voices, and the second voice once more."""
+
+    source: Float[Tensor, "batch 1 samples"]
+    target: Float[Tensor, "batch 1 samples"]
+    """The same stretch of another member of the group."""
+    reference: Float[Tensor, "batch 1 reference_samples"]
+    """A crop of the target's speaker saying something else, else of the target's recording."""
+    speaker: Int[Tensor, "batch"]
+    """Of the target: index into ``PairCrops.speakers``; −1: not known."""
+    utterance: Int[Tensor, "batch"]
+    """Of the target: index into ``PairCrops.rows``."""
+
+
+class PairCrops(Dataset[PairBatch]):
+    """Pairs by address: groups as often as they are long, their members alike."""
+
+    def __init__(self, config: PairConfig, *, progress: bool = True) -> None:
+        self.config = config
+        if not config.path:
+            raise UserError("no pairs given; set --pairs.path to a manifest with the column 'parallel'")
+        rows = split_rows(config.path, config.split)
+        self.rows = [row for row in rows if row.extra.get(GROUP)]
+        named = members(config.path, self.rows)
+        self.speakers = sorted({row.speaker for row in self.rows if row.speaker is not None})
+        """Names, by label. Bad files do not shift the labels."""
+        self.recordings = Recordings(
+            self.rows,
+            sample_rate=config.sample_rate,
+            cache_gib=config.cache_gib,
+            silence_db=config.silence_db,
+            progress=progress,
+        )
+        label = {name: index for index, name in enumerate(self.speakers)}
+        self.labels = np.array([-1 if row.speaker is None else label[row.speaker] for row in self.rows])
+        usable = {name: self._usable(name, indices) for name, indices in named.items()}
+        self.groups = [indices for indices in usable.values() if len(indices) > 1]
+        """Usable rows of each sentence; recordings set aside leave some without a pair."""
+        if not self.groups:
+            raise UserError(f"no group of {config.path} has two recordings that can be used")
+        self._totals = np.cumsum([self.recordings.lengths[group[0]] for group in self.groups])
+        self._by_speaker: dict[int, list[int]] = {}
+        for index in map(int, self.recordings.usable):
+            self._by_speaker.setdefault(int(self.labels[index]), []).append(index)
+
+    def __getitem__(self, address: Address) -> PairBatch:
+        rng = np.random.default_rng([*address, PAIRS_ADDRESS])
+        sources, targets, references, indices = zip(*(self._draw(rng) for _ in range(self.config.batch)))
+        indices = np.array(indices)
+        return PairBatch(
+            source=torch.from_numpy(np.stack(sources))[:, None],
+            target=torch.from_numpy(np.stack(targets))[:, None],
+            reference=torch.from_numpy(np.stack(references))[:, None],
+            speaker=torch.from_numpy(self.labels[indices]),
+            utterance=torch.from_numpy(indices),
+        )
+
+    def _usable(self, name: str, indices: list[int]) -> np.ndarray:
+        """The rows of a group that were not set aside; they must be equally long."""
+        group = np.array([index for index in indices if self.recordings.lengths[index]], np.int64)
+        lengths = self.recordings.lengths[group]
+        for index, length in zip(group, lengths):
+            if length != lengths[0]:
+                raise UserError(
+                    f"the members of parallel group {name} of {self.config.path} must be equally long, but"
+                    f" {self.rows[group[0]].path} has {lengths[0]} and {self.rows[index].path} {length}"
+                    f" samples at {self.config.sample_rate} Hz; leave the group out or speak it again"
+                )
+        return group
+
+    def _draw(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+        for _ in range(FILES_TRIED):
+            place = int(np.searchsorted(self._totals, rng.integers(self._totals[-1]), side="right"))
+            source, target = map(int, rng.choice(self.groups[place], 2, replace=False))
+            try:
+                return (*self._crops(rng, source, target), target)
+            except AudioError as error:
+                bad = next(i for i, row in enumerate(self.rows) if row.path == error.path)
+                self.recordings.drop(bad, error.detail)
+        raise UserError(
+            f"{FILES_TRIED} groups in a row of {self.config.path} can no longer be read; are they still"
+            " there?"
+        )
+
+    def _crops(
+        self, rng: np.random.Generator, source: int, target: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        recordings, silence_db = self.recordings, self.config.silence_db
+        length = self.config.crop_samples
+        reference_length = self.config.reference_samples or length
+        n_samples = int(recordings.lengths[target])
+        other = self._other(rng, target)
+        places = [(0, n_samples - length)]
+        if other is None:
+            places = leaving_room(n_samples, length, reference_length)
+        wave, start = loud_crop(rng, recordings, target, length, places, silence_db)
+        if other is None:
+            free = apart_from(start, n_samples, length, reference_length)
+        else:
+            free = [(0, int(recordings.lengths[other]) - reference_length)]
+        reference, _ = loud_crop(
+            rng, recordings, target if other is None else other, reference_length, free, silence_db
+        )
+        return recordings.read(source, start, length), wave, reference
+
+    def _other(self, rng: np.random.Generator, index: int) -> int | None:
+        """Another recording of a row's speaker, of another sentence, if there is one."""
+        label, group = int(self.labels[index]), self.rows[index].extra[GROUP]
+        own = self._by_speaker[label] if label >= 0 else []
+        others = [other for other in own if self.rows[other].extra[GROUP] != group]
+        return int(rng.choice(others)) if others else None
+
+
+class HumanAndPairs(NamedTuple):
+    """What one step hears."""
+
+    human: Batch
+    pairs: PairBatch | None
+
+
+class Together(Dataset[HumanAndPairs]):
+    """Speech and time-aligned pairs of the same address, for one loader; their labels are counted apart."""
+
+    def __init__(self, human: SpeechCrops, pairs: PairCrops | None) -> None:
+        if pairs is not None and pairs.config.sample_rate != human.config.sample_rate:
+            raise UserError(
+                f"the pairs' sample_rate={pairs.config.sample_rate} Hz and the data's"
+                f" sample_rate={human.config.sample_rate} Hz differ; give both the same"
+            )
+        self.human, self.pairs = human, pairs
+
+    def __getitem__(self, address: Address) -> HumanAndPairs:
+        return HumanAndPairs(self.human[address], None if self.pairs is None else self.pairs[address])
+
+
+def pair_batches(
+    config: PairConfig, seed: int, workers: int = 0, rank: int = 0, n_ranks: int = 1, accumulate: int = 1
+) -> Batches[PairCrops]:
+    """Read the corpus and return the batches of one process; the same whatever the number of workers."""
+    assert 0 <= rank < n_ranks
+    crops = PairCrops(config, progress=rank == 0)
+    return Batches(crops, seed=seed, workers=workers, rank=rank, accumulate=accumulate)
+
+
+def batches_together(
+    data: DataConfig,
+    pairs: PairConfig,
+    seed: int,
+    workers: int = 0,
+    rank: int = 0,
+    n_ranks: int = 1,
+    accumulate: int = 1,
+) -> Batches[Together]:
+    """The batches of one process from both corpora; without ``pairs.path``, from the first alone."""
+    assert 0 <= rank < n_ranks
+    human = SpeechCrops(data, progress=rank == 0)
+    together = Together(human, PairCrops(pairs, progress=rank == 0) if pairs.path else None)
+    return Batches(together, seed=seed, workers=workers, rank=rank, accumulate=accumulate)
+
+
+def members(path: str, rows: list[Row]) -> dict[str, list[int]]:
+    """Indices of the rows of each group, two of them at least."""
+    groups: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault(row.extra[GROUP], []).append(index)
+    if not groups:
+        raise UserError(
+            f"{path} has no column 'parallel' that says which recordings are the same sentence in other"
+            " voices; python -m data.parallel makes such a corpus"
+        )
+    for name, group in groups.items():
+        if len(group) < 2:
+            raise UserError(
+                f"parallel group {name} of {path} has one member only, {rows[group[0]].path}; give it another"
+                " of the same split, or leave it out"
+            )
+    return groups

@@ -1,0 +1,1 @@
+"""Causal speech encoders: students of frozen ones."""

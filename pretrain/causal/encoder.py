@@ -1,0 +1,140 @@
+"""A causal content encoder: raw wave to one code per 10 ms, chunk after chunk equal to the whole."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from data.causal_mel import FAINT, CausalLogMel, LevelTracker, frame_energy
+from engine.residual import ResidualBlock, blocks_step
+from engine.running_mean import RunningMean
+from engine.streaming import CausalConv1d
+from engine.user_error import UserError
+
+Wave = Float[Tensor, "batch 1 samples"]
+Code = Float[Tensor, "batch dim frames"]
+Curve = Float[Tensor, "batch 1 frames"]
+PerItem = Float[Tensor, " batch"]
+
+LOWEST_BAND = 70.0
+"""Hz: below are rumble, mains and the offset of cheap microphones."""
+QUIETEST = -7.0
+"""Log magnitude, relative to the level, below which all is silence: −61 dB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CausalEncoderConfig:
+    """A causal content encoder."""
+
+    n_channels: int = 256
+    """Width."""
+    n_blocks: int = 8
+    """Residual blocks."""
+    kernel: int = 5
+    """Frames that a block's convolution spans."""
+    dilations: tuple[int, ...] = (1, 2, 4, 8)
+    """Dilations of the blocks' convolutions, repeated."""
+    dim: int = 64
+    """Channels of the code."""
+    n_mels: int = 80
+    """Bands of the analysis."""
+    hop_ms: float = 10.0
+    """Milliseconds between frames."""
+    window_ms: float = 32.0
+    """Milliseconds that one frame's analysis spans."""
+    time_constant: float = 200.0
+    """Frames over which the mean spectrum is taken away from the mels."""
+    relative_level: bool = True
+    """Whether mels are heard relative to the level of the speech so far, and without rumble and offset."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_channels", "n_blocks", "kernel", "dim", "n_mels"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.window_ms < self.hop_ms:
+            raise UserError(f"window_ms={self.window_ms} must be at least hop_ms={self.hop_ms}")
+
+
+class Content(NamedTuple):
+    """What an encoder takes from a source."""
+
+    code: Code
+    """Of mean square one in every frame."""
+    energy: Curve
+    """Log of the mean mel magnitude, relative to the level."""
+    level: Curve
+    """Log magnitude of the loudest speech so far; 0 where energy is absolute."""
+    mels: Float[Tensor, "batch n_mels frames"]
+    """Log-mels relative to the level."""
+
+
+class CausalEncoder(nn.Module):
+    """Log-mels less their level and their running mean, dilated causal convolutions, a linear code.
+
+    Frame ``t`` has seen samples before ``(t + 1) * hop``.
+    """
+
+    def __init__(self, config: CausalEncoderConfig, sample_rate: int) -> None:
+        super().__init__()
+        self.config, self.sample_rate = config, sample_rate
+        self.hop = round(sample_rate * config.hop_ms / 1000)
+        window = round(sample_rate * config.window_ms / 1000)
+        conditioned = {"f_min": LOWEST_BAND, "floor": FAINT} if config.relative_level else {}
+        self.analysis = CausalLogMel(sample_rate, self.hop, window, config.n_mels, **conditioned)
+        self.level = LevelTracker() if config.relative_level else None
+        self.mean = RunningMean(config.n_mels, time_constant=config.time_constant, prior_frames=20.0)
+        width, dilations = config.n_channels, config.dilations
+        self.stem = CausalConv1d(config.n_mels, width, 5)
+        self.blocks = nn.ModuleList(
+            ResidualBlock(width, config.kernel, dilations[i % len(dilations)]) for i in range(config.n_blocks)
+        )
+        self.code = nn.Conv1d(width, config.dim, 1)
+
+    def forward(self, wave: Wave, warp: PerItem | None = None) -> Code:
+        """Codes of a whole wave; ``warp`` scales the frequencies of each item."""
+        return self.encode(wave, warp).code
+
+    def encode(self, wave: Wave, warp: PerItem | None = None, level: PerItem | None = None) -> Content:
+        """Content of a whole wave; ``level`` (log magnitude) is that of the speech before it, if any."""
+        state = self.begin(wave.shape[0])
+        if level is not None and self.level is not None:
+            state["level"] = state["level"]._replace(level=level[:, None, None])
+        return self.step(wave, state, warp)[0]
+
+    def begin(self, batch: int) -> dict[str, Any]:
+        """Silence."""
+        return {
+            "analysis": self.analysis.begin(batch),
+            "level": self.level.begin(batch, self.analysis.basis.device) if self.level else None,
+            "mean": self.mean.begin(batch),
+            "stem": self.stem.begin(batch),
+            "blocks": [block.begin(batch) for block in self.blocks],  # type: ignore[operator]
+        }
+
+    def step(
+        self, wave: Wave, state: dict[str, Any], warp: PerItem | None = None
+    ) -> tuple[Content, dict[str, Any]]:
+        """Encode one chunk, a whole number of hops long."""
+        mels, analysis = self.analysis.step(wave, state["analysis"], warp)
+        energy, level, after_level = frame_energy(mels), mels.new_zeros(()), None
+        if self.level is not None:
+            level, after_level = self.level.step(energy, state["level"])
+            mels = (mels - level).clamp_min(QUIETEST)
+            energy = (energy - level).clamp_min(QUIETEST)
+        # Speech, not pauses, tells a channel: frames near the floor hardly count.
+        mean, after_mean = self.mean.step(mels, torch.sigmoid(2.0 * (energy + 3.0)), state["mean"])
+        hidden, stem = self.stem.step((mels - mean) * 0.5, state["stem"])
+        hidden, blocks = blocks_step(self.blocks, hidden, state["blocks"])
+        code = self.code(hidden).float()
+        # The root keeps silence's code short instead of blowing up its direction.
+        code = code * torch.rsqrt(code.square().mean(1, keepdim=True) + 1e-5)
+        after = {
+            "analysis": analysis,
+            "level": after_level,
+            "mean": after_mean,
+            "stem": stem,
+            "blocks": blocks,
+        }
+        return Content(code, energy, level.expand_as(energy), mels), after

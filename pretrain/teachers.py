@@ -1,0 +1,270 @@
+"""Frozen speech encoders as teachers: what they make of a wave, frame by frame, behind one door.
+
+    teacher = load_teacher("models/moonshine-tiny")  # or hub:UsefulSensors/moonshine-tiny
+    features = teacher(wave)  # (batch, dim, frames); frame k stands at teacher.offset + k · teacher.hop
+
+Encoders of Moonshine, Whisper, HuBERT, WavLM and wav2vec 2.0 in the layout of transformers, and our own
+data2vec runs and exports.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from data.frontends import LogMel, MelConfig
+from engine.checkpoint import fill, load_weights
+from engine.user_error import UserError
+from pretrain.speech.encoder import SpeechEncoder, standardised
+from pretrain.speech.loading import PUBLISHED, load_speech_encoder
+
+SAMPLE_RATE = 16_000
+"""Hz; all of these encoders listen at it."""
+HUB = "hub:"
+"""What a name on the Hugging Face hub begins with; anything else is a folder."""
+ENCODER_ALONE = "encoder.safetensors"
+"""A folder that holds this and config.json keeps the encoder's weights without a decoder's."""
+WAV2VEC2_KIND = ("hubert", "wav2vec2", "wavlm")
+"""Architectures that are wav2vec 2.0's convolutions on the wave with a transformer on them."""
+KNOWN = ("moonshine", "whisper", *WAV2VEC2_KIND, PUBLISHED)
+
+Wave = Float[Tensor, "batch 1 samples"]
+Features = Float[Tensor, "batch dim frames"]
+Hidden = Float[Tensor, "batch frames hidden"]
+
+
+class Framing(NamedTuple):
+    """Where an encoder's frames stand in the wave, in samples."""
+
+    hop: int
+    """From one frame to the next."""
+    offset: int
+    """Middle of what frame 0 sees before the transformer."""
+    shortest: int
+    """The shortest wave that gives a frame."""
+
+
+class Teacher(nn.Module):
+    """A frozen speech encoder: gradients pass through it to the wave, never to its weights.
+
+    Its features are its last hidden states, layer-normalised over the channels, in float32. It stays in
+    evaluation mode, whatever is asked of it. Waves too short for one frame are padded with silence.
+    """
+
+    sample_rate = SAMPLE_RATE
+    """Hz of the waves it takes."""
+
+    def __init__(self, ear: nn.Module, framing: Framing, dim: int) -> None:
+        super().__init__()
+        self.ear = ear.float().requires_grad_(False)
+        self.hop, self.offset, self.shortest = framing
+        self.dim = dim
+        """Channels of the features."""
+        self.train(False)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        return super().train(False)
+
+    def forward(self, wave: Wave) -> Features:
+        wave = F.pad(wave, (0, max(0, self.shortest - wave.shape[-1])))
+        hidden = self.ear(wave).float()
+        return F.layer_norm(hidden, hidden.shape[-1:]).transpose(1, 2)
+
+    def places(self, n_frames: int, hop: int, lead: int = 0) -> Float[Tensor, " n_frames"]:
+        """Return where the first frames stand, in frames of another encoder at the same rate.
+
+        That one has a frame every ``hop`` samples and hears ``lead`` samples ahead.
+        """
+        return (torch.arange(n_frames) * self.hop + self.offset + lead) / hop
+
+
+def at_times(features: Features, places: Float[Tensor, " places"]) -> Float[Tensor, "batch dim places"]:
+    """Interpolate linearly at fractional frames; beyond the ends, the first or last frame is repeated."""
+    places = places.to(features.device, torch.float32).clamp(0, features.shape[-1] - 1)
+    before = places.long()
+    after = (before + 1).clamp(max=features.shape[-1] - 1)
+    return torch.lerp(features[..., before], features[..., after], (places - before).to(features.dtype))
+
+
+def load_teacher(where: str | Path) -> Teacher:
+    """Load a teacher from a folder that transformers or we wrote, or from the hub by ``hub:owner/name``."""
+    name = str(where)
+    if not name:
+        raise UserError("no teacher was given: name the folder of a speech encoder, or hub:owner/name")
+    if name.startswith(HUB):
+        return _published(name.removeprefix(HUB), online=True)
+    folder = Path(where)
+    if not folder.is_dir() and name != "released":
+        hint = f"; a name on the Hugging Face hub is written {HUB}{name}" if name.count("/") == 1 else ""
+        raise UserError(f"there is no folder {name} with a speech encoder{hint}")
+    if not (folder / "config.json").is_file() or _model_type(folder) in (None, PUBLISHED):
+        return _own(load_speech_encoder(name))
+    return _published(name, online=False)
+
+
+def _model_type(folder: Path) -> str | None:
+    """The architecture that transformers wrote into config.json; ours write none."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except ValueError:
+        raise UserError(f"{folder / 'config.json'} is not JSON: copy the model's folder again") from None
+    return config.get("model_type") if isinstance(config, dict) else None
+
+
+def _published(name: str, *, online: bool) -> Teacher:
+    try:
+        config = AutoConfig.from_pretrained(name, local_files_only=not online)
+    except (OSError, ValueError) as error:  # no network, no such name, or an architecture unknown to it
+        raise _cannot_be_had(name, online, error) from None
+    if config.model_type not in KNOWN:
+        raise UserError(f"{name} is a {config.model_type}: a teacher is one of {', '.join(KNOWN)}")
+    if config.model_type == PUBLISHED:
+        return _own(load_speech_encoder(name))
+    return teacher_of(_weights(name, config, online=online), standardise=_standardises(name, config, online))
+
+
+def _weights(name: str, config: Any, *, online: bool) -> PreTrainedModel:
+    """Load the encoder of a published model, in float32."""
+    alone = Path(name) / ENCODER_ALONE
+    if alone.is_file():
+        encoder = _encoder_of(AutoModel.from_config(config))
+        fill(encoder, {key: tensor.float() for key, tensor in load_weights(alone).items()}, alone)
+        return encoder
+    options = {"local_files_only": not online, "dtype": torch.float32, "output_loading_info": True}
+    try:
+        model, report = AutoModel.from_pretrained(name, **options)
+    except (OSError, ValueError) as error:
+        raise _cannot_be_had(name, online, error) from None
+    # Fine-tuned models come without what only pretraining needs, and nothing of a decoder is used here.
+    needed = [key for key in report["missing_keys"] if not key.startswith("decoder.") and "mask" not in key]
+    if needed:
+        raise UserError(f"{name} lacks the weights {sorted(needed)[0]}: it holds another model than it says")
+    return _encoder_of(model)
+
+
+def _encoder_of(model: PreTrainedModel) -> PreTrainedModel:
+    return model.get_encoder() if model.config.is_encoder_decoder else model  # pyright: ignore[reportReturnType]
+
+
+def _cannot_be_had(name: str, online: bool, error: Exception) -> UserError:
+    reason = next((line for line in str(error).splitlines() if line), type(error).__name__)
+    way_out = "without a network give a local folder instead" if online else "copy the model's folder again"
+    return UserError(f"the teacher {name} cannot be loaded: {reason.rstrip('.')} ({way_out})")
+
+
+def _standardises(name: str, config: Any, online: bool) -> bool:
+    """Whether the encoder expects waves at zero mean and unit variance: its preprocessor's file says."""
+    if config.model_type not in WAV2VEC2_KIND:
+        return False
+    from transformers import AutoFeatureExtractor
+
+    try:
+        return bool(AutoFeatureExtractor.from_pretrained(name, local_files_only=not online).do_normalize)
+    except (OSError, ValueError):
+        return True  # the default of this kind
+
+
+def teacher_of(encoder: PreTrainedModel, *, standardise: bool = True) -> Teacher:
+    """Make a teacher of an encoder as transformers builds it.
+
+    ``standardise`` is for wav2vec 2.0 and its kin: waves reach it at zero mean and unit variance.
+    """
+    config = encoder.config
+    match config.model_type:
+        case "moonshine":
+            convolutions: Any = (encoder.conv1, encoder.conv2, encoder.conv3)
+            framing = framing_of(*zip(*[(c.kernel_size[0], c.stride[0]) for c in convolutions]))
+            return Teacher(_Raw(encoder, standardise=False), framing, config.hidden_size)
+        case "whisper":
+            return Teacher(_Whisper(encoder), Framing(hop=320, offset=0, shortest=400), config.d_model)
+        case _:
+            framing = framing_of(config.conv_kernel, config.conv_stride)
+            return Teacher(_Raw(encoder, standardise=standardise), framing, config.hidden_size)
+
+
+def _own(encoder: SpeechEncoder) -> Teacher:
+    if encoder.sample_rate != SAMPLE_RATE:
+        raise UserError(
+            f"this speech encoder listens at {encoder.sample_rate} Hz, a teacher at {SAMPLE_RATE}"
+        )
+    framing = framing_of(encoder.config.conv_kernels, encoder.config.conv_strides)
+    return Teacher(_Own(encoder), framing, encoder.dim)
+
+
+def framing_of(kernels: Sequence[int], strides: Sequence[int]) -> Framing:
+    """Say where the frames of unpadded strided convolutions stand.
+
+    Attention changes nothing about the place: log-mels are told best from frames at their middle. (For
+    Moonshine, ridge regression peaks between 400 and 500 samples after ``k · hop``; the middle is at 447.)
+    """
+    seen, hop = 1, 1
+    for kernel, stride in zip(kernels, strides, strict=True):
+        seen, hop = seen + (kernel - 1) * hop, hop * stride
+    return Framing(hop=hop, offset=(seen - 1) // 2, shortest=seen)
+
+
+class _Raw(nn.Module):
+    """An encoder of transformers that takes the wave itself."""
+
+    def __init__(self, encoder: nn.Module, *, standardise: bool) -> None:
+        super().__init__()
+        self.encoder, self.standardise = encoder, standardise
+
+    def forward(self, wave: Wave) -> Hidden:
+        wave = standardised(wave) if self.standardise else wave
+        return self.encoder(wave[:, 0]).last_hidden_state
+
+
+class _Whisper(nn.Module):
+    """Whisper's encoder on its own log-mels, without the silence that its authors fill up to 30 s.
+
+    Only as many of its positions as the wave needs are used: a second of speech would otherwise cost as much
+    as thirty. The features differ from those of the padded wave, most at its end.
+    """
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.mel = LogMel(
+            MelConfig(
+                sample_rate=SAMPLE_RATE,
+                n_fft=400,
+                win=400,
+                hop=160,
+                n_mels=encoder.config.num_mel_bins,
+                power=2,
+                magnitude_floor=0.0,
+                log="log10",
+                floor=1e-10,
+                padding="center",
+            )
+        )
+
+    def forward(self, wave: Wave) -> Hidden:
+        encoder, most = self.encoder, self.encoder.config.max_source_positions
+        if wave.shape[-1] > 320 * most:
+            raise ValueError(f"Whisper hears at most {320 * most / SAMPLE_RATE:g} s at once")
+        mel = self.mel(wave)[..., :-1]
+        mel = (torch.maximum(mel, mel.amax((1, 2), keepdim=True) - 8.0) + 4.0) / 4.0
+        x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel)))).transpose(1, 2)
+        x = x + encoder.embed_positions.weight[: x.shape[1]]
+        for layer in encoder.layers:
+            x = layer(x, None)
+        return encoder.layer_norm(x)
+
+
+class _Own(nn.Module):
+    """Our speech encoder, whose frames keep its float32 weights' names."""
+
+    def __init__(self, encoder: SpeechEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, wave: Wave) -> Hidden:
+        return self.encoder(wave).last

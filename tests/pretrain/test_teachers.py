@@ -1,0 +1,205 @@
+"""Frozen teachers: one door for every architecture, gradients to the wave alone, frames where they say."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+from transformers import (
+    AutoModel,
+    HubertConfig,
+    MoonshineConfig,
+    Wav2Vec2Config,
+    WavLMConfig,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+)
+
+from engine.checkpoint import export, save_weights
+from engine.user_error import UserError
+from pretrain.data2vec import TINY_ENCODER
+from pretrain.speech.encoder import SpeechEncoder
+from pretrain.teachers import at_times, framing_of, load_teacher
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+CONVOLUTIONS = {"conv_dim": [8, 8], "conv_kernel": [10, 8], "conv_stride": [5, 8]}
+POSITIONS = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+WAV2VEC2 = {**SMALL, **CONVOLUTIONS, **POSITIONS, "layerdrop": 0.0}
+MOONSHINE = MoonshineConfig(
+    hidden_size=16,
+    intermediate_size=32,
+    encoder_num_hidden_layers=1,
+    decoder_num_hidden_layers=1,
+    encoder_num_attention_heads=2,
+    decoder_num_attention_heads=2,
+    vocab_size=8,
+)
+WHISPER = WhisperConfig(
+    d_model=16,
+    encoder_layers=1,
+    decoder_layers=1,
+    encoder_attention_heads=2,
+    decoder_attention_heads=2,
+    encoder_ffn_dim=32,
+    decoder_ffn_dim=32,
+    num_mel_bins=80,
+    vocab_size=8,
+    max_source_positions=100,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=2,
+    decoder_start_token_id=1,
+)
+CONFIGS = {
+    "moonshine": MOONSHINE,
+    "whisper": WHISPER,
+    "hubert": HubertConfig(**WAV2VEC2),
+    "wav2vec2": Wav2Vec2Config(**WAV2VEC2),
+    "wavlm": WavLMConfig(**WAV2VEC2),
+}
+KINDS = (*CONFIGS, "ours")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A random teacher of each architecture, saved as its makers would."""
+    torch.manual_seed(0)
+    root = tmp_path_factory.mktemp("teachers")
+    for name, config in CONFIGS.items():
+        AutoModel.from_config(config).save_pretrained(root / name)
+    export(root / "ours", TINY_ENCODER, SpeechEncoder(TINY_ENCODER))
+    return {name: root / name for name in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_are_normalised_frames_at_the_said_rate(folders: dict[str, Path], kind: str) -> None:
+    teacher = load_teacher(folders[kind])
+    for samples in (4, 8_000, 16_000):
+        features = teacher(0.1 * torch.randn(2, 1, samples))
+        assert features.dtype == torch.float32
+        assert features.shape[:2] == (2, teacher.dim)
+        assert abs(features.shape[-1] - samples / teacher.hop) < 3
+        assert_close(features.mean(1), torch.zeros_like(features.mean(1)), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_reach_the_wave_and_no_weight(folders: dict[str, Path], kind: str) -> None:
+    teacher = load_teacher(folders[kind])
+    teacher.train()
+    assert not any(module.training for module in teacher.modules())
+    wave = (0.1 * torch.randn(1, 1, 8_000)).requires_grad_()
+    teacher(wave).square()[:, ::3].sum().backward()
+    assert wave.grad is not None
+    assert wave.grad.isfinite().all()
+    assert wave.grad.any()
+    assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_autocast_changes_little(folders: dict[str, Path], kind: str) -> None:
+    teacher, wave = load_teacher(folders[kind]), 0.1 * torch.randn(2, 1, 8_000)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = teacher(wave)
+    assert half.dtype == torch.float32
+    assert F.cosine_similarity(half, teacher(wave), dim=1).mean() > 0.98
+
+
+def test_a_frame_of_strided_convolutions_stands_in_the_middle_of_what_it_sees() -> None:
+    kernels, strides = (10, 7, 3), (5, 3, 2)
+    framing = framing_of(kernels, strides)
+    wave = torch.zeros(1, 1, 400).requires_grad_()
+    x = wave
+    for kernel, stride in zip(kernels, strides):
+        x = F.conv1d(x, torch.ones(1, 1, kernel), stride=stride)
+    x[..., 4].sum().backward()
+    assert wave.grad is not None
+    seen = wave.grad[0, 0].nonzero()
+    assert len(seen) == framing.shortest
+    assert abs((seen[0] + seen[-1]) / 2 - (framing.offset + 4 * framing.hop)) < 1
+
+
+def test_whisper_hears_as_its_authors_where_the_wave_is_as_long(folders: dict[str, Path]) -> None:
+    wave = 0.1 * torch.randn(1, 1, 32_000)  # all 100 positions
+    mel = WhisperFeatureExtractor(feature_size=80, chunk_length=2)(wave[0, 0].numpy(), sampling_rate=16_000)
+    theirs = AutoModel.from_pretrained(folders["whisper"]).encoder(torch.tensor(mel["input_features"]))
+    expected = F.layer_norm(theirs.last_hidden_state, (16,)).transpose(1, 2)
+    assert_close(load_teacher(folders["whisper"])(wave), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_moonshine_hears_as_its_authors_also_where_the_encoder_stands_alone(
+    folders: dict[str, Path], tmp_path: Path
+) -> None:
+    encoder = AutoModel.from_pretrained(folders["moonshine"]).encoder
+    shutil.copy(folders["moonshine"] / "config.json", tmp_path)
+    save_weights(
+        {name: t.half() for name, t in encoder.state_dict().items()}, tmp_path / "encoder.safetensors"
+    )
+    wave = 0.1 * torch.randn(2, 1, 16_000)
+    expected = F.layer_norm(encoder(wave[:, 0]).last_hidden_state, (16,)).transpose(1, 2)
+    assert_close(load_teacher(folders["moonshine"])(wave), expected)
+    assert_close(load_teacher(tmp_path)(wave), expected, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+def test_the_preprocessor_says_whether_waves_are_standardised(
+    folders: dict[str, Path], tmp_path: Path, standardise: bool
+) -> None:
+    folder = tmp_path / "hubert"
+    shutil.copytree(folders["hubert"], folder)
+    said = {"feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": standardise}
+    (folder / "preprocessor_config.json").write_text(json.dumps(said))
+    teacher, wave = load_teacher(folder), torch.randn(1, 1, 8_000)
+    same = torch.allclose(teacher(wave), teacher(0.01 * wave), atol=1e-3)
+    assert same == standardise
+
+
+def test_features_between_frames_are_a_line() -> None:
+    ramp = torch.arange(5.0).expand(2, 3, 5)
+    places = torch.tensor([-1.0, 0.0, 0.25, 3.5, 4.0, 9.0])
+    expected = torch.tensor([0.0, 0.0, 0.25, 3.5, 4.0, 4.0]).expand(2, 3, 6)
+    assert_close(at_times(ramp, places), expected)
+
+
+def test_places_are_counted_in_the_others_frames(folders: dict[str, Path]) -> None:
+    teacher = load_teacher(folders["moonshine"])
+    assert_close(teacher.places(3, hop=160, lead=128), torch.tensor([575.0, 959.0, 1343.0]) / 160)
+
+
+def test_what_is_no_teacher_is_refused_in_one_sentence(folders: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no teacher was given"):
+        load_teacher("")
+    with pytest.raises(UserError, match="hub:some/name"):
+        load_teacher("some/name")
+    with pytest.raises(UserError, match=r"config\.json is missing"):
+        load_teacher(tmp_path)
+    (tmp_path / "config.json").write_text("not json")
+    with pytest.raises(UserError, match="is not JSON"):
+        load_teacher(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    with pytest.raises(UserError, match="is a bert"):
+        load_teacher(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "nothing-known"}))
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_teacher(tmp_path)
+    shutil.copy(folders["whisper"] / "config.json", tmp_path)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_teacher(tmp_path)  # no weights
+    shutil.copy(folders["hubert"] / "model.safetensors", tmp_path)
+    with pytest.raises(UserError, match="lacks the weights"):
+        load_teacher(tmp_path)  # another model's
+
+
+def test_no_network_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="give a local folder instead"):
+        load_teacher("hub:nobody/has-this-encoder")
+
+
+def test_the_published_moonshine_loads(moonshine: Path) -> None:
+    teacher = load_teacher(moonshine)
+    assert (teacher.dim, teacher.hop, teacher.offset) == (288, 384, 447)
+    features = teacher(0.1 * torch.randn(1, 1, 20_480))
+    assert features.shape == (1, 288, 52)
