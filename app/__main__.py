@@ -22,7 +22,7 @@ from pathlib import Path
 from app.cleaning import forget, private_folder
 from app.conversions import Conversions
 from app.limits import Limits
-from data.arguments import Arguments
+from engine.arguments import Arguments
 from engine.stopping import stop_signals
 from engine.user_error import UserError, exits_cleanly
 from w2w.converter import Converter

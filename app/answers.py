@@ -3,7 +3,7 @@
 import json
 
 from app.limits import BusyError, TooMuchError
-from data.decoding import AudioError
+from data.audio.decoding import AudioError
 from engine.user_error import UserError
 
 

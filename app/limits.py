@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.audio import AudioInfo
-from data.decoding import UNKNOWN_LENGTH, decode, opened
+from data.audio.decoding import UNKNOWN_LENGTH, decode, opened
 from engine.user_error import UserError
 
 

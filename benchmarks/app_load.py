@@ -21,9 +21,9 @@ import soundfile
 
 from benchmarks.app_abuse import ABUSES
 from benchmarks.app_process import Serving, serving
-from data.arguments import Arguments
 from data.audio import audio_files
-from data.resampling import resampled_length
+from data.audio.resampling import resampled_length
+from engine.arguments import Arguments
 from engine.user_error import exits_cleanly
 
 HEALTH_SECONDS = 0.25

@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.table import machine, show
-from data.arguments import Arguments
 from data.audio import Writer, load, save
+from engine.arguments import Arguments
 from engine.checkpoint import export
 from engine.user_error import UserError, exits_cleanly
 from w2w import Converter

@@ -26,8 +26,8 @@ from benchmarks.converter import speech_like
 from benchmarks.live_peer import CHUNK_MS, Peer
 from benchmarks.live_soak import looped, soak
 from benchmarks.table import machine, show
-from data.arguments import Arguments
 from data.audio import load
+from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from w2w import Converter
 

@@ -20,7 +20,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 
 from benchmarks.table import machine, show
-from data.arguments import Arguments
+from engine.arguments import Arguments
 from engine.optim import OptimConfig
 from engine.user_error import exits_cleanly
 from pretrain.speech.batches import Clips

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.table import machine, show
-from data.arguments import Arguments
+from engine.arguments import Arguments
 from engine.optim import OptimConfig, Player
 from engine.seeding import seed_step
 from pretrain.speech.batches import Clips, SpeechConfig, UnlabelledSpeech

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.table import machine, show
-from data.arguments import Arguments
 from data.audio import save
 from data.batches import batches
+from engine.arguments import Arguments
 from engine.config import cli
 from engine.loop import accelerator
 from engine.optim import micro_batch

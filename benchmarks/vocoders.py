@@ -19,8 +19,8 @@ from benchmarks.table import machine, show
 from benchmarks.vocoder_gpu import gpu_rows
 from benchmarks.vocoder_timing import HEADS, Asked, Row, alternate, fp32_peak, gmac, gmac_of, row
 from benchmarks.vocoder_wavenet import wavenet_rows
-from data.arguments import Arguments
 from data.frontends import named_mel
+from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from vocoders import hifigan, melgan
 from vocoders.hifigan import HiFiGAN

@@ -29,10 +29,10 @@ from statistics import median
 
 from tqdm import tqdm
 
-from data.arguments import Arguments
 from data.audio import AudioError
-from data.listening import Heard, listen
+from data.audio.listening import Heard, listen
 from data.manifest import Row, check_writable, rows_from, write_manifest
+from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 
 SILENT_DB = -60.0

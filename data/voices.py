@@ -20,11 +20,11 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from data.arguments import Arguments
 from data.audio import AudioError, info, resample, save
-from data.espeak import Phoneme, phonemize, synthesize
 from data.manifest import Row, write_manifest
-from data.sentences import PATTERNS, SLOTS, sentences
+from data.synthetic.espeak import Phoneme, phonemize, synthesize
+from data.synthetic.sentences import PATTERNS, SLOTS, sentences
+from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 
 __all__ = ["VOICES", "Corpus", "Phoneme", "Voice", "make_corpus", "phonemize", "speak"]

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from data.audio import load
-from data.audio_writing import save
+from data.audio.writing import save
 from eval import pitch
 from eval.cache import Cache, Features, content_hash
 from eval.hearing import Heard

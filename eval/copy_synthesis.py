@@ -17,11 +17,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 import vocoders
-from data.arguments import Arguments
 from data.audio import load, resample, save
 from data.batches import split_rows
 from data.frontends import NAMED, LogMel, MelConfig, named_mel
 from data.manifest import Row as Recording
+from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from eval.cache import Cache
 from eval.copy_report import ORIGINAL, Row, mel_pictures, summarise, table, write_rows, write_summary

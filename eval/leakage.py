@@ -20,9 +20,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.arguments import Arguments
 from data.audio import load
 from data.manifest import Row, rows_from
+from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from eval.outputs import load_converter
 from eval.scoring import interval

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.audio import load
-from data.audio_writing import save
+from data.audio.writing import save
 from engine.user_error import UserError
 from eval.pairs import Pair
 

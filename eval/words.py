@@ -18,13 +18,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.arguments import Arguments
 from data.audio import excerpt
+from data.audio.resampling import resample
 from data.batches import split_rows
-from data.faces import draw_face
 from data.manifest import Row
-from data.resampling import resample
+from data.synthetic.faces import draw_face
 from data.voice_captions import Age, Gender, Traits
+from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from eval.pitch import harvest, log_mean
 from eval.similarity import SAMPLE_RATE, Resemblyzer

@@ -20,9 +20,9 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from data.arguments import Arguments
 from data.audio import load, save
 from data.frontends import SPEECH_16K, LogMel
+from engine.arguments import Arguments
 from engine.user_error import exits_cleanly
 from eval.pairs import Pair, read_pairs
 

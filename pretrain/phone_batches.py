@@ -12,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from data.espeak import phonemize
 from data.manifest import Row, rows_from
 from data.recordings import Recordings
+from data.synthetic.espeak import phonemize
 from engine.loop import Batches
 from engine.user_error import UserError
 from pretrain.phones import fold

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
-from data.arguments import Arguments
 from data.audio import save
+from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from vocoders.export import trained_babbler
 from vocoders.wavenet.sampling import Sampler

@@ -18,7 +18,7 @@ from typing import Any
 from jaxtyping import Shaped
 from torch import Tensor
 
-from data.arguments import Arguments
+from engine.arguments import Arguments
 from engine.checkpoint import draft_folder, export, publish, save_weights
 from engine.config import save_config
 from engine.user_error import UserError, exits_cleanly

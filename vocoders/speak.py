@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.arguments import Arguments
 from data.audio import save
 from data.voices import Voice, speak
+from engine.arguments import Arguments
 from engine.checkpoint import fill, load_weights, newest_checkpoint
 from engine.config import load_config
 from engine.user_error import UserError, exits_cleanly

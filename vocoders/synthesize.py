@@ -25,9 +25,9 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from data.arguments import Arguments
 from data.audio import Writer, blocks
-from data.destinations import plan, protect
+from data.audio.destinations import plan, protect
+from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from vocoders.batched import together
 from vocoders.inputs import Job, examine, files_in

@@ -26,11 +26,11 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from data.arguments import Arguments
 from data.audio import Writer, blocks
-from data.decoding import PLAUSIBLE_RATES
-from data.destinations import plan, protect
-from data.resampling import Resampler, resampled_length
+from data.audio.decoding import PLAUSIBLE_RATES
+from data.audio.destinations import plan, protect
+from data.audio.resampling import Resampler, resampled_length
+from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from w2w.converter import BLOCK_S, Converter
 from w2w.sources import Job, examine

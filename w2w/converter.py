@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from data.resampling import resample, resampled_length
+from data.audio.resampling import resample, resampled_length
 from engine.checkpoint import fill, load_export
 from engine.user_error import UserError
 from w2w.networks.network import ConverterConfig, ConverterNetwork

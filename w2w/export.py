@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from data.arguments import Arguments
 from data.audio import load
 from data.batches import split_rows
+from engine.arguments import Arguments
 from engine.checkpoint import export, fill, load_weights, newest_checkpoint
 from engine.config import load_config
 from engine.user_error import UserError, exits_cleanly

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.live_resampling import ResamplerState, least_delay, live_resampler
+from data.audio.live_resampling import ResamplerState, least_delay, live_resampler
 from engine.user_error import UserError
 from w2w.glide import Glide
 from w2w.networks.wave_network import WaveNetwork

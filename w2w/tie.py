@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.arguments import Arguments
 from data.batches import split_rows
 from data.manifest import Row
 from data.voice_captions import fit_scale
+from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from pretrain.clip.towers import Towers, TowersConfig, open_towers
 from w2w.converter import Converter

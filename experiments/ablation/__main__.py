@@ -26,8 +26,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.arguments import Arguments
 from data.batches import batches, split_rows
+from engine.arguments import Arguments
 from engine.checkpoint import newest_checkpoint
 from engine.config import differences, load_config, save_config
 from engine.loop import fit

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.audio import load
-from data.audio_writing import save
+from data.audio.writing import save
 from data.batches import Address, Batch, DataConfig, SpeechCrops
 from eval.cache import Cache
 from eval.intelligibility import Recogniser, Sphinx

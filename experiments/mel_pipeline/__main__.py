@@ -21,8 +21,8 @@ import torch
 
 from benchmarks.converter import lasting
 from benchmarks.table import machine
-from data.arguments import Arguments
 from data.audio import load
+from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from eval.cache import Cache
 from eval.pairs import MAX_PAIRS, Pair

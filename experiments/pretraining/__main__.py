@@ -25,8 +25,8 @@ from typing import Any
 
 import torch
 
-from data.arguments import Arguments
 from data.batches import Address, Batch, DataConfig, SpeechCrops, batches
+from engine.arguments import Arguments
 from engine.loop import LoopConfig, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError, exits_cleanly

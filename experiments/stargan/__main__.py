@@ -26,8 +26,8 @@ from typing import Any
 
 import torch
 
-from data.arguments import Arguments
 from data.batches import Address
+from engine.arguments import Arguments
 from engine.loop import LoopConfig, fit
 from engine.user_error import UserError, exits_cleanly
 from experiments.stargan.measures import columns_after_merge, measures

@@ -20,9 +20,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.table import machine, show
-from data.arguments import Arguments
 from data.audio import audio_files, load
 from data.manifest import Row, rows_from
+from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from experiments.watermark.changes import RATE, World, changes, has_codecs
 from experiments.watermark.costs import Heard, sound, time_taken

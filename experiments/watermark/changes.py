@@ -12,9 +12,9 @@ from jaxtyping import Float, Int16
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.audio.resampling import resample
 from data.augment import parametric_eq, reverberation
 from data.pitch_shift import shift_pitch_and_formants, stretch
-from data.resampling import resample
 from engine.user_error import UserError
 from vocoders.loading import load as load_vocoder
 from w2w import Converter

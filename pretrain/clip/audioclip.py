@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from data.audiovisual import Scene
+from data.audiovisual.scenes import Scene
 from engine.checkpoint import export, save_weights
 from engine.config import free
 from engine.loop import LoopConfig, accelerator, fit

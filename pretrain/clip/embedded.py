@@ -25,9 +25,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from data.audiovisual import PictureError, Scene, each_picture
+from data.audiovisual.scenes import PictureError, Scene, each_picture
+from data.audiovisual.video import FRAME_RATE, VideoError
 from data.recordings import NAMED_AT_MOST
-from data.video import FRAME_RATE, VideoError
 from engine.user_error import UserError
 from pretrain.clip.towers import Towers
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.audio import AudioError
+from data.audiovisual.video import VideoError
 from data.batches import Address, Batches
-from data.video import VideoError
 from engine.user_error import UserError
 
 TRIES = 6
@@ -35,7 +35,7 @@ class HeardConfig:
     """Which sounds with pictures, and how they are cut."""
 
     path: str = ""
-    """A folder of videos, of pairs of sounds and pictures, or a manifest; see data/audiovisual.py."""
+    """A folder of videos, of pairs of sounds and pictures, or a manifest; see data/audiovisual/scenes.py."""
     layout: Literal["auto", "videos", "vggsound", "pairs", "hub"] = "auto"
     """How the folder is read: videos, vggsound, pairs, hub, or auto to look."""
     crop_seconds: float = 10.0

@@ -10,9 +10,9 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.audiovisual import PictureError, Scene, each_picture
+from data.audiovisual.scenes import PictureError, Scene, each_picture
+from data.audiovisual.video import VideoError
 from data.batches import Address, Batches
-from data.video import VideoError
 from engine.user_error import UserError
 from pretrain.clip.heard import TRIES, Heard, HeardClips
 from pretrain.clip.towers import Towers

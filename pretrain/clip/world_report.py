@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from data.world import ATTRIBUTES, World
+from data.synthetic.world import ATTRIBUTES, World
 from pretrain.clip.audio_encoder import AudioEncoder
 from pretrain.clip.ranking import retrieval
 from pretrain.clip.towers import Towers

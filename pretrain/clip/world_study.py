@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.batches import Address, Batches
-from data.world import World
+from data.synthetic.world import World
 from engine.checkpoint import export
 from engine.config import free
 from engine.loop import LoopConfig, accelerator, fit

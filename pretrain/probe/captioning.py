@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.world_scenes import ATTRIBUTES
+from data.synthetic.world_scenes import ATTRIBUTES
 from engine.user_error import UserError
 from pretrain.probe.captioning_data import Captioned, attributes_named, captioned_from, hear
 from pretrain.probe.captioning_decoder import DecoderConfig, Features, fit_decoder

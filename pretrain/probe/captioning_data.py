@@ -11,12 +11,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.audio import load
-from data.audiovisual_layouts import CAPTION_COLUMNS, SPLITS
+from data.audio.resampling import resample
+from data.audiovisual.layouts import CAPTION_COLUMNS, SPLITS
 from data.manifest import Row, rows_from
-from data.resampling import resample
-from data.world import SAMPLE_RATE, World
-from data.world_captions import GROUNDS, PLURALS, SIZES
-from data.world_scenes import ATTRIBUTES
+from data.synthetic.world import SAMPLE_RATE, World
+from data.synthetic.world_captions import GROUNDS, PLURALS, SIZES
+from data.synthetic.world_scenes import ATTRIBUTES
 from engine.user_error import UserError
 from pretrain.probe.captioning_decoder import Features
 from pretrain.probe.captioning_words import words_of

@@ -1,6 +1,6 @@
 """Find the picture or caption of a sound, and back: ``python -m pretrain.probe cross_modal --encoder E``.
 
-``--data`` is whatever holds sounds with pictures (videos, pairs, a manifest; data/audiovisual.py), or
+``--data`` is whatever holds sounds with pictures (videos, pairs, a manifest; data/audiovisual/scenes.py), or
 ``world`` for the embedded world's held-out combinations, one drawing each. Pictures and captions are embedded
 by the towers (``--towers``, else those in the encoder's run), sounds by the encoder distilled from them; each
 is ranked among all, so chance of R@1 is one in the number of scenes.
@@ -66,7 +66,7 @@ def cross_scores(
 
 def world_scenes(ear: Listener, towers: Any, *, seed: int = 0, draws: int = 1) -> Corresponding:
     """The embedded world's held-out combinations."""
-    from data.world import SAMPLE_RATE, World
+    from data.synthetic.world import SAMPLE_RATE, World
 
     world = World(seed, "held_out", draws=draws)
 
@@ -80,7 +80,7 @@ def world_scenes(ear: Listener, towers: Any, *, seed: int = 0, draws: int = 1) -
 
 def file_scenes(ear: Listener, towers: Any, words: argparse.Namespace) -> Corresponding:
     """Scenes of files; those whose pictures cannot be used are left out."""
-    from data.audiovisual import scenes_from, wave_of
+    from data.audiovisual.scenes import scenes_from, wave_of
     from pretrain.clip.embedded import embedded_scenes
 
     scenes = scenes_from(words.data, words.layout, split=words.split or None)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from data.arguments import Arguments
+from engine.arguments import Arguments
 from engine.user_error import UserError
 from pretrain.probe.embedders import NAMES, Embedder, open_embedders
 from pretrain.probe.listener import Listener

@@ -21,8 +21,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from data.world import World
-from data.world_scenes import ATTRIBUTES
+from data.synthetic.world import World
+from data.synthetic.world_scenes import ATTRIBUTES
 from engine.user_error import UserError
 from pretrain.clip.ranking import ranks
 from pretrain.clip.towers import Towers

@@ -10,9 +10,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from data.audiovisual import Scene, each_picture, scenes_from, wave_of
-from data.resampling import resample
-from data.world import SAMPLE_RATE, World
+from data.audio.resampling import resample
+from data.audiovisual.scenes import Scene, each_picture, scenes_from, wave_of
+from data.synthetic.world import SAMPLE_RATE, World
 from engine.user_error import UserError
 from pretrain.clip.towers import Towers
 from pretrain.probe.embedders import Embedder

@@ -8,8 +8,8 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.world import World
-from data.world_scenes import ATTRIBUTES
+from data.synthetic.world import World
+from data.synthetic.world_scenes import ATTRIBUTES
 from engine.seeding import step_seed
 
 

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.arguments import Arguments
 from data.manifest import Row, rows_from
+from engine.arguments import Arguments
 from engine.user_error import UserError
 from pretrain.probe.embedders import short_name
 from pretrain.probe.options import device_of

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from data.arguments import Arguments
+from engine.arguments import Arguments
 from engine.loop import LoopConfig
 from engine.user_error import UserError
 from pretrain.probe.embedders import short_name

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from data.audio import AudioError, Writer, audio_files, blocks, excerpt, info, load, resample, save
-from data.resampling import Resampler, resampled_length
+from data.audio.resampling import Resampler, resampled_length
 from engine.user_error import UserError
 
 RATES = st.sampled_from([8_000, 11_025, 16_000, 22_050, 24_000, 44_100, 48_000, 96_000])

@@ -11,8 +11,8 @@ import soundfile
 import torch
 
 from data.audio import load, save
+from data.audio.listening import listen
 from data.check import check, main
-from data.listening import listen
 from data.manifest import Row, read_manifest, rows_from, write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]

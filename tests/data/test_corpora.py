@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data.audio import load, save
-from data.corpora import (
+from data.corpora.__main__ import (
     common_voice,
     hf_dataset,
     jvs,

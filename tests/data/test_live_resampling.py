@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from data.live_resampling import REACH_S, STOP_DB, TRANSITION_HZ, LiveResampler, least_delay
+from data.audio.live_resampling import REACH_S, STOP_DB, TRANSITION_HZ, LiveResampler, least_delay
 
 RATES = [
     (48_000, 16_000),

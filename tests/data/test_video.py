@@ -7,8 +7,8 @@ import torch
 from tiny_videos import RATE, write_video
 from torch.testing import assert_close
 
-from data.resampling import resample
-from data.video import VideoError, video_files, video_frames, video_info, video_sound
+from data.audio.resampling import resample
+from data.audiovisual.video import VideoError, video_files, video_frames, video_info, video_sound
 from engine.user_error import UserError
 
 pytest.importorskip("av")

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.faces import draw_face
+from data.synthetic.faces import draw_face
 from data.voice_captions import (
     HEARD,
     WORDS,

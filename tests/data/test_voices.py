@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from data.audio import info, load
 from data.manifest import read_manifest
-from data.sentences import sentences
+from data.synthetic.sentences import sentences
 from data.voices import VOICES, Corpus, main, make_corpus, phonemize, speak
 from engine.user_error import UserError
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from data.audio import load
-from data.audiovisual import scenes_from
+from data.audiovisual.scenes import scenes_from
 from data.manifest import rows_from
-from data.world import ATTRIBUTES, World, main, write
-from data.world_captions import N_SAID, describe
-from data.world_pictures import N_DRAWN, draw
-from data.world_scenes import N_COMBINATIONS, combinations, values_of
-from data.world_sounds import N_HEARD, SAMPLE_RATE, synthesise
+from data.synthetic.world import ATTRIBUTES, World, main, write
+from data.synthetic.world_captions import N_SAID, describe
+from data.synthetic.world_pictures import N_DRAWN, draw
+from data.synthetic.world_scenes import N_COMBINATIONS, combinations, values_of
+from data.synthetic.world_sounds import N_HEARD, SAMPLE_RATE, synthesise
 
 
 def test_splits_share_no_combination_and_training_sees_every_pair_of_values():

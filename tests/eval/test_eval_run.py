@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.audio_writing import save
+from data.audio.writing import save
 from data.manifest import Row, write_manifest
 from eval import run
 from eval.outputs import Voices

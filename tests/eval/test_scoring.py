@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from data.audio_writing import save
+from data.audio.writing import save
 from engine.user_error import UserError
 from eval.cache import Cache, content_hash
 from eval.intelligibility import _edits, error_rates, normalise, phones_changed

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.audio_writing import save
+from data.audio.writing import save
 from data.batches import batches
 from engine import config
 from engine.user_error import UserError

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data.audio import save
-from data.world import World
+from data.synthetic.world import World
 from engine.user_error import UserError
 from pretrain.probe import captioning
 from pretrain.probe.captioning_data import attributes_named, captioned_from, hear

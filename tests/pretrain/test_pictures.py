@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_towers import write_towers
 
 from data.audio import save
-from data.world import World
+from data.synthetic.world import World
 from engine.user_error import UserError
 from pretrain.clip.towers import TowersConfig, open_towers
 from pretrain.probe import pictures, pictures_diffusion

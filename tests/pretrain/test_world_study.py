@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from data.batches import Address
-from data.world import ATTRIBUTES, World
+from data.synthetic.world import ATTRIBUTES, World
 from engine.loop import LoopConfig
 from engine.optim import OptimConfig
 from pretrain import load_audio_encoder

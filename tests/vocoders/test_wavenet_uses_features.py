@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from data.batches import Address
-from data.espeak import Phoneme
 from data.frontends import named_mel
+from data.synthetic.espeak import Phoneme
 from data.voices import VOICES, speak
 from engine.user_error import UserError
 from vocoders.wavenet.features import (

@@ -257,7 +257,7 @@ def test_a_full_disk_ends_the_recording_but_not_the_sound(tmp_path, buzz, monkey
     def full(*_):
         raise UserError("no space left")
 
-    monkeypatch.setattr("data.audio_writing.Writer.write", full)
+    monkeypatch.setattr("data.audio.writing.Writer.write", full)
     recorder.hear(wave)
     while recorder.running and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -269,7 +269,7 @@ def test_a_full_disk_ends_the_recording_but_not_the_sound(tmp_path, buzz, monkey
 
 def test_a_disk_that_stands_still_keeps_nobody_waiting(tmp_path, buzz, monkeypatch):
     monkeypatch.setattr("w2w.live.takes.WAITING_S", 0.1)
-    monkeypatch.setattr("data.audio_writing.Writer.write", lambda *_: time.sleep(0.3))
+    monkeypatch.setattr("data.audio.writing.Writer.write", lambda *_: time.sleep(0.3))
     recorder, wave = Recorder(RATE, tmp_path / "take.wav"), buzz(800, f0=(150.0,))
     recorder.start()
     began = time.monotonic()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from data.resampling import resample
+from data.audio.resampling import resample
 from engine.user_error import UserError
 from w2w import Converter
 from w2w.networks.network import ConverterNetwork

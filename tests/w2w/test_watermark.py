@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from data.audio.resampling import resample
 from data.pitch_shift import shift_pitch_and_formants
-from data.resampling import resample
 from engine.user_error import UserError
 from w2w.watermark import DEFAULT_KEY, Marker, detect
 from w2w.watermark.detector import SPAN, chance, judge, score

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from data.espeak import Phoneme
 from data.frontends import f0_pyworld
+from data.synthetic.espeak import Phoneme
 from engine.user_error import UserError
 
 PAUSE = ""

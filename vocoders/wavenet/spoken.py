@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data.batches import Address, split_rows
-from data.espeak import Phoneme
-from data.sentences import sentences
+from data.synthetic.espeak import Phoneme
+from data.synthetic.sentences import sentences
 from data.voices import VOICES, Voice, speak
 from engine.user_error import UserError
 from vocoders.wavenet.features import FeatureConfig, phoneme_classes, speech_features

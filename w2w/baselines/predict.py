@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.arguments import Arguments
 from data.audio import load
 from data.batches import split_rows
+from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from w2w.converter import Converter
 from w2w.weights import is_mel_converter, weights_folder

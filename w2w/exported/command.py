@@ -3,7 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
-from data.arguments import Arguments
+from engine.arguments import Arguments
 from engine.checkpoint import newest_checkpoint
 from engine.user_error import UserError
 from w2w.converter import Converter

@@ -22,8 +22,8 @@ from pathlib import Path
 
 import torch
 
-from data.arguments import Arguments
 from data.audio import Writer, blocks
+from engine.arguments import Arguments
 from engine.stopping import stop_signals
 from engine.user_error import UserError, exits_cleanly
 from w2w.convert import MOST_SEMITONES

@@ -17,8 +17,8 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data.arguments import Arguments
 from data.audio import audio_files, blocks
+from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from w2w.watermark.detector import FALSE_ALARM, Finding, detect
 from w2w.watermark.pattern import DEFAULT_KEY, SAMPLE_RATE

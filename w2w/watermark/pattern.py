@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.resampling import resample
+from data.audio.resampling import resample
 from engine.user_error import UserError
 
 DEFAULT_KEY = "timbre"

@@ -1,7 +1,7 @@
 """Train a small CLIP that knows voices' words, on drawn faces: ``python -m w2w.words.face_clip --out CLIP``
 
 It stands in where no published CLIP can be had: ``python -m w2w.tie --towers FOLDER`` takes either. Pictures
-are drawn (``data/faces.py``) and captions written (``data/voice_captions.py``): nothing is downloaded.
+are drawn (``data/synthetic/faces.py``), captions written (``data/voice_captions.py``): nothing is downloaded.
 """
 
 import shutil
@@ -14,10 +14,10 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from data.arguments import Arguments
 from data.batches import Batches
-from data.faces import draw_face
+from data.synthetic.faces import draw_face
 from data.voice_captions import HEARD, Traits, describe, some_of
+from engine.arguments import Arguments
 from engine.checkpoint import fill, load_weights
 from engine.loop import LoopConfig, fit
 from engine.optim import OptimConfig

@@ -15,8 +15,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.audio import excerpt
+from data.audio.resampling import resample
 from data.manifest import Row
-from data.resampling import resample
 from data.voice_captions import Age, Gender, age_of
 from data.voice_meter import SAMPLE_RATE, VoiceMeasures, measure_voice
 from engine.user_error import UserError

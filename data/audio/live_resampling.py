@@ -1,7 +1,7 @@
 """Changing the sample rate live: a short windowed sinc whose delay is known, with its state in the open.
 
-``data.resampling`` is for files, where a filter may be long. Here every sample a filter waits for is latency,
-so it reaches `REACH_S` to either side and no further, and pays with its transition band.
+``data.audio.resampling`` is for files, where a filter may be long. Here every sample a filter waits for is
+latency, so it reaches `REACH_S` to either side and no further, and pays with its transition band.
 """
 
 import math

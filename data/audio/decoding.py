@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 import soundfile
 
-from data.containers import cut_short, has_frame_count
-from data.resampling import Frames
+from data.audio.containers import cut_short, has_frame_count
+from data.audio.resampling import Frames
 from engine.user_error import UserError
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")

@@ -16,11 +16,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.arguments import Arguments
 from data.audio import AudioError, audio_files, info
-from data.hub_dataset import hf_dataset
+from data.corpora.hub import hf_dataset
+from data.corpora.published import common_voice, jvs, librispeech, libritts, vctk
 from data.manifest import Row, check_writable, write_manifest
-from data.published_corpora import common_voice, jvs, librispeech, libritts, vctk
+from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 
 __all__ = [

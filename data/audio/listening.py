@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from data.decoding import decode, opened
-from data.resampling import Frames, Resampler
+from data.audio.decoding import decode, opened
+from data.audio.resampling import Frames, Resampler
 
 FRAME_SECONDS = 0.02
 PLATEAU = 1e-4

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.audiovisual import Layout, Scene, is_picture, is_video, listed
-from data.decoding import EXTENSIONS, READ_ONLY
+from data.audio.decoding import EXTENSIONS, READ_ONLY
+from data.audiovisual.scenes import Layout, Scene, is_picture, is_video, listed
+from data.audiovisual.video import VideoError, video_files, video_info
 from data.manifest import METADATA, Row, rows_from
 from data.recordings import NAMED_AT_MOST
-from data.video import VideoError, video_files, video_info
 from engine.user_error import UserError
 
 SOUNDS = EXTENSIONS + READ_ONLY

@@ -7,9 +7,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data.audiovisual import Scene
-from data.audiovisual_layouts import CAPTION_COLUMNS, LABEL_COLUMNS, sound_scenes
-from data.hub_dataset import AUDIO_COLUMNS, _file, _parts, _word
+from data.audiovisual.layouts import CAPTION_COLUMNS, LABEL_COLUMNS, sound_scenes
+from data.audiovisual.scenes import Scene
+from data.corpora.hub import AUDIO_COLUMNS, _file, _parts, _word
 from engine.user_error import UserError
 
 IMAGE_COLUMNS = ("image", "picture", "images", "pictures", "frames", "frame", "img")

@@ -1,6 +1,6 @@
 """An audio-visual world that needs no download: drawn scenes, and sounds and captions of the same attributes.
 
-python -m data.world worlds/shapes
+python -m data.synthetic.world worlds/shapes
 
 writes pictures, sounds and a manifest: a folder of (sound, picture) pairs, with a caption and a label for
 each attribute. In memory, ``World`` makes any scene by its number.
@@ -15,13 +15,13 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from tqdm import tqdm
 
-from data.arguments import Arguments
 from data.audio import save
 from data.manifest import Row, write_manifest
-from data.world_captions import N_SAID, describe
-from data.world_pictures import N_DRAWN, PICTURE_SIZE, draw
-from data.world_scenes import ATTRIBUTES, Split, combinations, values_of
-from data.world_sounds import N_HEARD, SAMPLE_RATE, SAMPLES, synthesise
+from data.synthetic.world_captions import N_SAID, describe
+from data.synthetic.world_pictures import N_DRAWN, PICTURE_SIZE, draw
+from data.synthetic.world_scenes import ATTRIBUTES, Split, combinations, values_of
+from data.synthetic.world_sounds import N_HEARD, SAMPLE_RATE, SAMPLES, synthesise
+from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 
 __all__ = ["ATTRIBUTES", "PICTURE_SIZE", "SAMPLES", "SAMPLE_RATE", "Split", "World"]
@@ -133,7 +133,7 @@ def _write_some(folder: Path, world: World, indices: Indices) -> list[Row]:
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the world, or a part of it, into a folder."""
-    parser = Arguments.described_by("data.world", __doc__)
+    parser = Arguments.described_by("data.synthetic.world", __doc__)
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write")
     parser.add_argument("--draws", type=int, default=1, help="scenes of each combination (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of all that varies in a scene (%(default)s)")

@@ -1,4 +1,4 @@
-"""Audio files in and out: any container soundfile knows, any rate and channels; failures in one sentence."""
+"""Reading audio: any container soundfile knows, any rate and channels; failures in one sentence."""
 
 import os
 from collections.abc import Iterator
@@ -11,24 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.audio_writing import Writer, save
-from data.decoding import EXTENSIONS, READ_ONLY, UNKNOWN_LENGTH, AudioError, decode, opened
-from data.resampling import Frames, Resampler, resample, resampled_length
+from data.audio.decoding import EXTENSIONS, READ_ONLY, UNKNOWN_LENGTH, AudioError, decode, opened
+from data.audio.resampling import Frames, Resampler
 from engine.user_error import UserError
-
-__all__ = [
-    "AudioError",
-    "AudioInfo",
-    "Writer",
-    "audio_files",
-    "blocks",
-    "excerpt",
-    "info",
-    "load",
-    "resample",
-    "resampled_length",
-    "save",
-]
 
 MARGIN_SECONDS = 0.1
 """Longer than half of soxr's filter, so that an excerpt equals the same stretch of the whole file."""

@@ -5,8 +5,9 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from data.audio import EXTENSIONS, READ_ONLY, audio_files
-from data.audio_writing import FORMATS
+from data.audio.decoding import EXTENSIONS, READ_ONLY
+from data.audio.reading import audio_files
+from data.audio.writing import FORMATS
 from engine.user_error import UserError
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from data.world_scenes import ATTRIBUTES
+from data.synthetic.world_scenes import ATTRIBUTES
 
 SIZES = {
     "small": ("small", "little", "tiny"),

@@ -10,8 +10,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from data.audio import excerpt, info, load, resampled_length
-from data.video import EXTENSIONS as VIDEOS
-from data.video import FRAME_RATE, video_frames, video_sound
+from data.audiovisual.video import EXTENSIONS as VIDEOS
+from data.audiovisual.video import FRAME_RATE, video_frames, video_sound
 from engine.user_error import UserError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
@@ -57,10 +57,10 @@ def scenes_from(
     """Find the scenes of a folder, a manifest, VGGSound's csv or a dataset (``layout`` "hub").
 
     Scenes that lack a sound or a picture are left out, counted and named in one warning; the layouts are told
-    in ``data.audiovisual_layouts``. ``split`` keeps only those of a split. ``out`` is where sounds and
+    in ``data.audiovisual.layouts``. ``split`` keeps only those of a split. ``out`` is where sounds and
     pictures stored inside a dataset are written (``runs/scenes/NAME`` by default).
     """
-    from data import audiovisual_layouts as layouts  # here, since those make scenes
+    from data.audiovisual import layouts  # here, since those make scenes
 
     path = Path(path)
     match layouts.layout_of(path) if layout == "auto" else layout:
@@ -71,7 +71,7 @@ def scenes_from(
         case "pairs":
             scenes = layouts.from_pairs(path)
         case "hub":
-            from data.audiovisual_hub import from_dataset
+            from data.audiovisual.hub import from_dataset
 
             scenes = from_dataset(str(path), Path(out) if out else Path("runs/scenes") / path.name)
         case unknown:

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.resampling import Resampler
+from data.audio.resampling import Resampler
 from engine.user_error import UserError
 
 FORMATS = {

@@ -1,0 +1,22 @@
+"""Audio files in and out, decoding, resampling, and what is wrong with a file in one sentence."""
+
+from data.audio.decoding import EXTENSIONS, READ_ONLY, AudioError
+from data.audio.reading import AudioInfo, audio_files, blocks, excerpt, info, load
+from data.audio.resampling import resample, resampled_length
+from data.audio.writing import Writer, save
+
+__all__ = [
+    "EXTENSIONS",
+    "READ_ONLY",
+    "AudioError",
+    "AudioInfo",
+    "Writer",
+    "audio_files",
+    "blocks",
+    "excerpt",
+    "info",
+    "load",
+    "resample",
+    "resampled_length",
+    "save",
+]

@@ -1,0 +1,1 @@
+"""Scenes, seen and heard together, from videos, VGGSound, paired files or ``datasets``."""

@@ -1,0 +1,1 @@
+"""What is made without any download: espeak's voices, sentences, drawn faces, the audio-visual world."""
