@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from data.frontends import MelConfig, mel_filters
 from engine.user_error import UserError
-from vocoders.published import to_published
+from vocoders.published.layout import to_published
 
 UNUSED = (
     "librosa",

@@ -19,8 +19,8 @@ from data.batches import Batch
 from data.frontends import LogMel, named_mel
 from engine.optim import micro_batch
 from vocoders.hifigan import HiFiGANConfig
-from vocoders.presets import PRESETS
 from vocoders.tasks.adversarial import Adversarial, AdversarialConfig
+from vocoders.tasks.presets import PRESETS
 
 Wave = Float[Tensor, "batch 1 samples"]
 Step = Callable[[], None]

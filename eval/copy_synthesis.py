@@ -28,8 +28,8 @@ from eval.copy_report import ORIGINAL, Row, mel_pictures, summarise, table, writ
 from eval.hearing import hear
 from eval.quality import DNSMOS
 from vocoders.griffin_lim import GriffinLim, GriffinLimConfig
-from vocoders.pitch_scores import Tracker, pitch_scores
-from vocoders.scores import has_pesq, scores
+from vocoders.scores.copies import has_pesq, scores
+from vocoders.scores.pitch import Tracker, pitch_scores
 
 JUDGED_AT = 16_000
 """Hz, whatever the vocoders' rates: of PESQ, of DNSMOS, and of every other score, lest a band decide."""

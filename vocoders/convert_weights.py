@@ -22,10 +22,10 @@ from engine.arguments import Arguments
 from engine.checkpoint import draft_folder, export, publish, save_weights
 from engine.config import save_config
 from engine.user_error import UserError, exits_cleanly
-from vocoders import published
 from vocoders.griffin_lim import GriffinLim
-from vocoders.loading import KINDS
-from vocoders.vocoder import Vocoder, load_vocoder
+from vocoders.loading import KINDS, load_vocoder
+from vocoders.published.layout import adversary_states, kind_of_layout, network_state, read_published
+from vocoders.vocoder import Vocoder
 
 State = dict[str, Shaped[Tensor, "..."]]
 
@@ -36,9 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = parse(argv)
     adversaries = None
     if words.discriminators:
-        adversaries = published.adversary_states(
-            published.read_published(words.discriminators), words.discriminators
-        )
+        adversaries = adversary_states(read_published(words.discriminators), words.discriminators)
     vocoder = _load(words, fold=True)
     folder = export_vocoder(vocoder, words.out)
     if adversaries is not None:
@@ -79,7 +77,7 @@ def _load(words: Namespace, *, fold: bool) -> Vocoder:
 
 
 def _kind(file: Path) -> str:
-    kind = published.layout(published.network_state(published.read_published(file), file), file)
+    kind = kind_of_layout(network_state(read_published(file), file), file)
     if kind not in KINDS:
         raise UserError(f"{file} holds {kind}: give the generator's file, and this by --discriminators")
     return kind

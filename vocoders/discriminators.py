@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from engine.user_error import UserError
-from vocoders.grouped_convolution import GroupedConv1d
+from vocoders.cpu.grouped_convolution import GroupedConv1d
 
 Wave = Float[Tensor, "batch 1 samples"]
 

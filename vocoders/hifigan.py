@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-from vocoders.fast_convolution import Convolution, transposed
-from vocoders.fast_generation import FastGenerator, Stage, Step, fast
+from vocoders.cpu.convolution import Convolution, transposed
+from vocoders.cpu.generator import FastGenerator, Stage, Step, fast
 
 Network = TypeVar("Network", bound=nn.Module)
 Features = Float[Tensor, "batch channels time"]

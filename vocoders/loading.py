@@ -11,14 +11,13 @@ from data.frontends import MelConfig
 from engine.checkpoint import checkpoints, fill, load_export
 from engine.config import load_config
 from engine.user_error import UserError
-from vocoders import published, published_configs, published_shapes
 from vocoders.griffin_lim import GriffinLimConfig
 from vocoders.hifigan import HiFiGANConfig
 from vocoders.mel_files import DEFINITIONS, check_definition
 from vocoders.melgan import MelGANConfig
+from vocoders.published import configs, layout, shapes
 from vocoders.vocoder import NetworkConfig, Vocoder, VocoderConfig
 from vocoders.waveglow import WaveGlowConfig
-from vocoders.waveglow_old_layout import fuse_old_layout
 from vocoders.wavenet.mel_wavenet import MelWaveNetConfig
 from vocoders.wavenet.network import WaveNetConfig
 
@@ -36,13 +35,14 @@ KINDS: dict[str, type] = {
 """Names of vocoders, and what configures their networks."""
 
 
-def load(
+def load_vocoder(
     name: str,
     weights: str | Path | Mapping[str, Any] | None = None,
     config: Any = None,
     *,
     mel: MelConfig | str | None = None,
     fold: bool = True,
+    device: str = "cpu",
 ) -> Vocoder:
     """Load a vocoder.
 
@@ -69,7 +69,7 @@ def load(
     wanted = _definition(mel)
     if wanted is not None:
         check_definition(wanted, vocoder.mel, "what mel= names")
-    return vocoder.eval().requires_grad_(False)
+    return vocoder.eval().requires_grad_(False).to(device)
 
 
 def kind_of(network: NetworkConfig) -> str:
@@ -109,7 +109,7 @@ def _named_folder(name: str, weights: object) -> Path:
 def from_folder(folder: Path, fold: bool = True) -> Vocoder:
     """Load an exported folder of ours (config.json, model.safetensors) or a training run's newest state."""
     if not (folder / "model.safetensors").is_file() and checkpoints(folder):
-        from vocoders.export import trained_vocoder
+        from vocoders.tasks.export import trained_vocoder
 
         return trained_vocoder(folder)
     if (folder / "progress.json").is_file():
@@ -127,7 +127,7 @@ def from_folder(folder: Path, fold: bool = True) -> Vocoder:
 
 
 def _is_griffin_lim(folder: Path) -> bool:
-    network = published_configs.read_json(folder / "config.json").get("network")
+    network = configs.read_json(folder / "config.json").get("network")
     return isinstance(network, dict) and network.get("kind") == GriffinLimConfig.__name__
 
 
@@ -153,14 +153,14 @@ def _from_state(
 ) -> Vocoder:
     """Weights of the published layout, from a file or as a state dict."""
     where = "the state dict" if isinstance(weights, Mapping) else str(weights)
-    content = weights if isinstance(weights, Mapping) else published.read_published(weights)
-    raw = published.network_state(content, where)
-    kind = published.layout(raw, where)
+    content = weights if isinstance(weights, Mapping) else layout.read_published(weights)
+    raw = layout.network_state(content, where)
+    kind = layout.kind_of_layout(raw, where)
     if kind != name:
         raise UserError(f"{where} holds {kind} weights, not {name}: load it by that name")
     if kind == "waveglow":
-        raw = fuse_old_layout(raw)
-    state = published.from_published(raw)
+        raw = layout.fuse_old_layout(raw)
+    state = layout.from_published(raw)
     return _filled(described(name, state, config, mel, where), state, where, fold)
 
 
@@ -172,17 +172,17 @@ def described(
         _of_kind(name, config.network)
         return config
     if isinstance(config, str | Path):
-        content = published_configs.read_json(config)
+        content = configs.read_json(config)
         if {"network", "mel"} <= set(content):
             return described(name, state, load_config(VocoderConfig, config), mel, where)
-        found = published_configs.from_json(name, content, config)
+        found = configs.from_json(name, content, config)
     elif isinstance(config, Mapping):
-        found = published_configs.from_json(name, config, "the config")
+        found = configs.from_json(name, config, "the config")
     elif config is None:
-        found = published_shapes.from_shapes(name, state, where)
+        found = shapes.from_shapes(name, state, where)
     else:
         _of_kind(name, config)
-        found = published_configs.Found(config, _definition(mel) or _fitting(name, config))
+        found = configs.Found(config, _definition(mel) or _fitting(name, config))
     return VocoderConfig(
         mel=_definition(mel) or found.mel,
         network=found.network,
@@ -213,7 +213,7 @@ def _of_kind(name: str, network: Any) -> None:
 
 def _filled(config: VocoderConfig, state: State, where: str | Path, fold: bool) -> Vocoder:
     vocoder = Vocoder(config)
-    if published.is_folded(state):
+    if layout.is_folded(state):
         vocoder.network.fold()
     fill(vocoder.network, state, where)
     if fold:

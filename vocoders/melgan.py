@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from vocoders.fast_convolution import Convolution, transposed
-from vocoders.fast_generation import FastGenerator, Stage, Step, fast
+from vocoders.cpu.convolution import Convolution, transposed
+from vocoders.cpu.generator import FastGenerator, Stage, Step, fast
 from vocoders.hifigan import Features, fold_weight_norm
 
 

@@ -29,16 +29,18 @@ from data.audio import Writer, blocks
 from data.audio.destinations import plan, protect
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
-from vocoders.batched import together
+from vocoders.griffin_lim import GriffinLim
 from vocoders.inputs import Job, examine, files_in
+from vocoders.loading import load_vocoder
 from vocoders.mel_files import read_mel, save_mel
-from vocoders.streamed import mels
-from vocoders.vocoder import Vocoder, load_vocoder
+from vocoders.streaming import Window, de_emphasised, mels
+from vocoders.vocoder import Vocoder
 from vocoders.wavenet.mel_wavenet import MelWaveNet
 from vocoders.wavenet.network import WaveNet
 from vocoders.wavenet.sampling import Sampler
 
-MelPiece = Float[Tensor, "1 n_mels _"]
+Mel = Float[Tensor, "1 n_mels _"]
+Wave = Float[Tensor, "1 1 _"]
 BLOCK_S = 4.0
 """Seconds of a recording read at once."""
 LONGEST_S = 60.0
@@ -161,7 +163,7 @@ def grouped(jobs: Sequence[Job], batch: int, longest_samples: int) -> Iterator[l
     yield from ([job] for job in jobs if job.samples > longest_samples)
 
 
-def pieces_of(vocoder: Vocoder, job: Job) -> Iterator[MelPiece]:
+def pieces_of(vocoder: Vocoder, job: Job) -> Iterator[Mel]:
     """A source's mel, a recording's in pieces as it is read."""
     if job.is_mel:
         yield read_mel(job.source, vocoder.mel)
@@ -208,6 +210,41 @@ def synthesize_together(
         if words.save_mel:
             save_mel(_mel_beside(job.out), mel, vocoder.mel)
         done(job.samples / vocoder.sample_rate)
+
+
+def together(vocoder: Vocoder, mels: Sequence[Mel], *, seed: int = 0, **options: Any) -> list[Wave]:
+    """A wave for each mel, all drawn by one seed; mels are checked ones of the vocoder's definition.
+
+    Shorter mels are lengthened by their last frame. Where a network would hear that, up to its halo before
+    a mel's end, the wave is made once more from the mel alone. Rows of a WaveNet, which knows where each
+    ends, are drawn by the seed and their number, so all but the first differ from what they would be alone.
+    """
+    lengths = [mel.shape[-1] for mel in mels]
+    if isinstance(vocoder.network, GriffinLim | MelWaveNet) or len(lengths) == 1:
+        return [vocoder(mel, seed=[seed], **options) for mel in mels]
+    longest = max(lengths)
+    batch = torch.cat([F.pad(mel, (0, longest - mel.shape[-1]), mode="replicate") for mel in mels])
+    if isinstance(vocoder.network, WaveNet):
+        samples = torch.tensor(lengths) * vocoder.hop
+        batch = batch.to(vocoder.device)
+        options = vocoder.wavenet_options(batch, options, [seed])
+        made = vocoder.network.generate(batch, lengths=samples, **options)
+        made = torch.cat(
+            list(de_emphasised([made], vocoder.config.pre_emphasis, vocoder.config.gain)), dim=-1
+        )
+        return [wave[..., : length * vocoder.hop] for wave, length in zip(made.split(1), lengths)]
+    waves = vocoder(batch, seed=[seed] * len(mels), **options)
+    made = []
+    for mel, length, wave in zip(mels, lengths, waves.split(1)):
+        own = wave[..., : length * vocoder.hop].clone()
+        halo = vocoder.network.halo
+        kept = max(length - halo, 0)
+        if length < longest and halo:
+            before = max(kept - halo, 0)
+            window = Window(mel[..., before:].to(vocoder.device), kept - before, length - kept, kept)
+            own[..., kept * vocoder.hop :] = vocoder.make(window, [seed], options)
+        made.append(own)
+    return made
 
 
 def _mel_beside(out: Path) -> Path:

@@ -1,7 +1,7 @@
 """Train a vocoder: ``accelerate launch vocoders/train.py --preset NAME --data.path FOLDER --loop.out RUN``.
 
-Run the same command again to continue. Presets are in ``vocoders/presets.py``: every network at 16, 22.05 and
-24 kHz, and ``*_small`` for a CPU. To tune a trained vocoder to mels that another network predicts
+Run the same command again to continue. Presets are in ``vocoders/tasks/presets.py``: every network at 16,
+22.05 and 24 kHz, and ``*_small`` for a CPU. To tune a trained vocoder to mels that another network predicts
 (``python -m w2w.baselines.predict``), give ``--init RUN --predicted-mels FOLDER``. ``--init`` also
 takes the folder of an exported vocoder, or ``released``, the one of this package; critics then begin afresh.
 """
@@ -19,14 +19,14 @@ from engine.checkpoint import fill, load_weights, newest_checkpoint
 from engine.config import cli
 from engine.loop import Task, accelerator, fit
 from engine.user_error import UserError, exits_cleanly
-from vocoders.export import export_run, speaks_of_itself
-from vocoders.exported_init import begin_from_export, check_fit, exported_init
-from vocoders.predicted_mels import PredictedMels
-from vocoders.presets import PRESETS
 from vocoders.tasks.adversarial import Adversarial, AdversarialConfig
+from vocoders.tasks.config import TrainConfig
+from vocoders.tasks.export import export_run, speaks_of_itself
+from vocoders.tasks.initial import begin_from_export, check_fit, exported_init
+from vocoders.tasks.predicted_mels import PredictedMels
+from vocoders.tasks.presets import PRESETS
 from vocoders.tasks.waveglow import WaveGlowTask, WaveGlowTaskConfig
 from vocoders.tasks.wavenet import WaveNetTask, WaveNetTaskConfig
-from vocoders.train_config import TrainConfig
 
 Wave = Float[Tensor, "1 1 samples"]
 

@@ -6,7 +6,6 @@ wave = vocoder(vocoder.log_mel(load("speech.wav", vocoder.sample_rate)))  # (bat
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from vocoders.griffin_lim import GriffinLim, GriffinLimConfig
 from vocoders.hifigan import HiFiGAN, HiFiGANConfig
 from vocoders.mel_files import check_definition, check_mel
 from vocoders.melgan import MelGAN, MelGANConfig
-from vocoders.streamed import Window, de_emphasised, windows
+from vocoders.streaming import Window, de_emphasised, windows
 from vocoders.waveglow import WaveGlow, WaveGlowConfig
 from vocoders.wavenet.generation import pieces as wavenet_pieces
 from vocoders.wavenet.mel_wavenet import MelWaveNet, MelWaveNetConfig, voiced
@@ -227,18 +226,3 @@ class Vocoder(nn.Module):
         whole, skip = torch.cat(rows), first - begin * NOISE_BLOCK
         per_frame = whole.shape[-1] // (NOISE_BLOCK * len(blocks))
         return whole[..., skip * per_frame : (skip + n_frames) * per_frame]
-
-
-def load_vocoder(
-    name: str,
-    weights: str | Path | Mapping[str, Any] | None = None,
-    config: Any = None,
-    *,
-    mel: MelConfig | str | None = None,
-    fold: bool = True,
-    device: str = "cpu",
-) -> Vocoder:
-    """Load a vocoder; see ``vocoders/loading.py`` for what names, weights and configs may be."""
-    from vocoders.loading import load
-
-    return load(name, weights, config, mel=mel, fold=fold).to(device)

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from engine.user_error import UserError
+from vocoders.cpu.waveglow import plan, suits
 from vocoders.hifigan import fold_weight_norm
-from vocoders.waveglow_fast import plan, suits
 
 Mel = Float[Tensor, "batch n_mels frames"]
 Wave = Float[Tensor, "batch 1 samples"]
@@ -182,7 +182,7 @@ class WaveGlow(nn.Module):
     ) -> Float[Tensor, "batch 1 samples"]:
         """Generate from standard normal noise times ``temperature``, the paper's σ, without gradient.
 
-        On a CPU in float32 this is ``inverse`` rearranged (see ``vocoders/waveglow_fast.py``).
+        On a CPU in float32 this is ``inverse`` rearranged (see ``vocoders/cpu/waveglow.py``).
         """
         if noise is None:
             noise = torch.randn(self._noise_shape(len(mel), mel.shape[-1]), device=mel.device)

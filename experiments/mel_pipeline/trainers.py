@@ -189,7 +189,7 @@ def predict_mels(bench: Bench) -> None:
 
 def vocoder_config(bench: Bench, steps: int) -> Any:
     """The released vocoder, going on with the mels that the converter makes."""
-    from vocoders.presets import PRESETS
+    from vocoders.tasks.presets import PRESETS
 
     base = preset(PRESETS, "cluit_mel_tuned", bench)
     folder = bench.folder("cluit_mel_tuned")

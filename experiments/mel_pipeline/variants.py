@@ -10,7 +10,7 @@ from engine.user_error import UserError
 from experiments.mel_pipeline import trainers as trainers
 from experiments.mel_pipeline.budget import Phase, Plan, plan_of, planned, probe, read, trained, write
 from experiments.mel_pipeline.trainers import Bench
-from vocoders.export import export_run as export_vocoder
+from vocoders.tasks.export import export_run as export_vocoder
 from w2w.export import export_run
 
 PROBED_STEPS = 1_000

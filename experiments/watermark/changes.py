@@ -16,7 +16,7 @@ from data.audio.resampling import resample
 from data.augment import parametric_eq, reverberation
 from data.pitch_shift import shift_pitch_and_formants, stretch
 from engine.user_error import UserError
-from vocoders.loading import load as load_vocoder
+from vocoders.loading import load_vocoder
 from w2w import Converter
 from w2w.watermark import DEFAULT_KEY, Marker
 

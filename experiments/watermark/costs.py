@@ -13,7 +13,7 @@ from torch import Tensor
 from eval.intelligibility import Sphinx, error_rates
 from eval.quality import DNSMOS, opinions
 from eval.similarity import Resemblyzer, cosine
-from vocoders.scores import has_pesq, log_mel_l1, pesq
+from vocoders.scores.copies import has_pesq, log_mel_l1, pesq
 from w2w.watermark import Marker, detect
 
 Wave = Float[Tensor, "1 1 samples"]

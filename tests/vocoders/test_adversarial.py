@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from engine.optim import OptimConfig
 from engine.user_error import UserError
-from vocoders.presets import PRESETS
 from vocoders.tasks.adversarial import Adversarial, AdversarialConfig
+from vocoders.tasks.presets import PRESETS
 
 TINY = PRESETS["tiny"]
 assert isinstance(TINY.task, AdversarialConfig)

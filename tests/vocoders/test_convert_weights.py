@@ -11,7 +11,7 @@ from vocoders import load_vocoder
 from vocoders.convert_weights import main
 from vocoders.discriminators import MelGANCriticConfig, MultiPeriodConfig, MultiScaleConfig, build_critic
 from vocoders.melgan import MelGAN, MelGANConfig
-from vocoders.published import from_published, to_published
+from vocoders.published.layout import from_published, to_published
 
 
 def complaint(capsys, *argv) -> str:

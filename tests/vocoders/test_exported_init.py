@@ -15,7 +15,7 @@ from vocoders import load_vocoder, loading
 from vocoders.griffin_lim import GriffinLimConfig
 from vocoders.hifigan import HiFiGAN
 from vocoders.melgan import MELGAN_16K, MelGAN
-from vocoders.presets import PRESETS
+from vocoders.tasks.presets import PRESETS
 from vocoders.train import build, main
 from vocoders.vocoder import VocoderConfig
 

@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from vocoders import fast_generation
-from vocoders.fast_convolution import Convolution
-from vocoders.fast_vectors import minimal_filter
+from vocoders.cpu import generator as fast_generation
+from vocoders.cpu.convolution import Convolution
+from vocoders.cpu.vectors import minimal_filter
 from vocoders.hifigan import V1, V1_16K, V2, V2_24K, V3, HiFiGAN
 from vocoders.melgan import MELGAN, MELGAN_24K, MelGAN
 

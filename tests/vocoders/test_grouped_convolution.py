@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from vocoders import grouped_convolution
-from vocoders.grouped_convolution import GroupedConv1d
+from vocoders.cpu import grouped_convolution
+from vocoders.cpu.grouped_convolution import GroupedConv1d
 
 
 @pytest.mark.parametrize(("groups", "stride", "samples"), [(4, 2, 700), (2, 4, 1_031), (8, 1, 300)])

@@ -14,10 +14,10 @@ from engine.user_error import UserError
 from vocoders import load_vocoder
 from vocoders.hifigan import V1_16K, V2, V3, HiFiGAN
 from vocoders.melgan import MelGAN, MelGANConfig
-from vocoders.published import (
+from vocoders.published.layout import (
     adversary_states,
     from_published,
-    layout,
+    kind_of_layout,
     network_state,
     read_published,
     to_published,
@@ -106,7 +106,7 @@ def test_names_go_there_and_back(published, name):
 def test_shapes_explain_themselves(network):
     kind = type(network).__name__.lower()
     state = to_published(network.state_dict())
-    assert layout(state, "here") == kind
+    assert kind_of_layout(state, "here") == kind
     assert load_vocoder(kind, state).config.network == network.config
 
 
@@ -222,7 +222,7 @@ def test_shapes_that_leave_something_open_ask_for_the_config():
 
 
 def test_a_published_wavenet_preset_is_understood():
-    from vocoders.published_configs import from_json
+    from vocoders.published.configs import from_json
 
     preset = {
         "input_type": "mulaw-quantize",

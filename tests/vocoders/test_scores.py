@@ -9,9 +9,9 @@ from torch import Tensor
 
 from data.frontends import LogMel, named_mel
 from engine.user_error import UserError
-from vocoders import scores
-from vocoders.pitch_scores import compare, pitch_track
-from vocoders.stft_distance import MultiResolutionSTFT
+from vocoders.scores import copies as scores
+from vocoders.scores.pitch import compare, pitch_track
+from vocoders.scores.stft_distance import MultiResolutionSTFT
 
 RATE = 16_000
 HAS_PESQ = pytest.mark.skipif(not scores.has_pesq(), reason="pesq is not installed")

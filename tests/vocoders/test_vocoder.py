@@ -16,14 +16,14 @@ from engine.config import save_config
 from engine.user_error import UserError
 from vocoders import Vocoder, VocoderConfig, load_vocoder
 from vocoders import vocoder as module
-from vocoders.batched import together
 from vocoders.griffin_lim import GriffinLimConfig
 from vocoders.hifigan import V1_16K, V3_16K
 from vocoders.mel_files import check_definition, check_mel, read_mel, save_mel
 from vocoders.melgan import MelGANConfig
-from vocoders.streamed import de_emphasised, mels, windows
+from vocoders.streaming import de_emphasised, mels, windows
+from vocoders.synthesize import together
 from vocoders.tasks.adversarial import AdversarialConfig
-from vocoders.train_config import TrainConfig
+from vocoders.tasks.config import TrainConfig
 from vocoders.waveglow import WAVEGLOW_TINY
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.network import WaveNetConfig

@@ -18,11 +18,11 @@ from engine.checkpoint import load_weights, newest_checkpoint
 from engine.config import from_json, to_json
 from engine.loop import fit
 from engine.user_error import UserError
-from vocoders.export import export_run
-from vocoders.predicted_mels import PredictedMels
-from vocoders.presets import PRESETS
+from vocoders.tasks.config import TrainConfig
+from vocoders.tasks.export import export_run
+from vocoders.tasks.predicted_mels import PredictedMels
+from vocoders.tasks.presets import PRESETS
 from vocoders.train import build, crops, validation_waves
-from vocoders.train_config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = PRESETS["tiny"]

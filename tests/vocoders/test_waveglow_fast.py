@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from vocoders import waveglow_fast
+from vocoders.cpu import waveglow as waveglow_fast
 from vocoders.waveglow import WaveGlow, WaveGlowConfig
 
 pytest.importorskip("numba", reason="the rearranged generation needs numba")
-from vocoders import waveglow_kernels as kernels
+from vocoders.cpu import gates as kernels
 
 CONFIG = WaveGlowConfig(n_mels=4, n_flows=2, n_early_every=1, n_layers=4, n_channels=8, hop=8, window=20)
 

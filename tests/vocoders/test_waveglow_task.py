@@ -11,9 +11,9 @@ from data.frontends import MelConfig
 from engine.loop import LoopConfig, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError
+from vocoders.published.layout import fuse_old_layout
 from vocoders.tasks.waveglow import WaveGlowTask, WaveGlowTaskConfig
 from vocoders.waveglow import WaveGlow, WaveGlowConfig
-from vocoders.waveglow_old_layout import fuse_old_layout
 
 NETWORK = WaveGlowConfig(n_mels=20, n_flows=3, n_early_every=2, n_layers=2, n_channels=8, hop=160, window=320)
 MEL = MelConfig(sample_rate=16_000, n_fft=512, win=512, hop=160, n_mels=20, f_max=8_000.0)

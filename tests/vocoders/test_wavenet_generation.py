@@ -7,7 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from engine.user_error import UserError
-from vocoders.wavenet import blocks, kernel
+from vocoders.cpu import wavenet as kernel
+from vocoders.wavenet import blocks
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.context import ContextConfig
 from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw, encode, predicted, silence

@@ -9,11 +9,11 @@ from torch.testing import assert_close
 
 pytest.importorskip("numba")
 
-from vocoders.wavenet import kernel
+from vocoders.cpu import wavenet as kernel
+from vocoders.cpu.wavenet_packing import Packed, pack
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw, predicted, silence, split
 from vocoders.wavenet.network import GlobalConfig, WaveNet, WaveNetConfig
-from vocoders.wavenet.packing import Packed, pack
 
 SMALL = WaveNetConfig(layers=6, stacks=2, residual=8, gate=12, skip=10, output=MuLaw(levels=32))
 LOCAL = LocalConfig(n=5, scales=(2, 5), pad=0)
@@ -220,7 +220,7 @@ def test_weight_norm_folded_or_not_packs_alike():
 
 
 def test_gates_are_those_of_the_standard_functions():
-    from vocoders.wavenet.kernel_step import gate
+    from vocoders.cpu.wavenet_step import gate
 
     a, b = (torch.linspace(-40, 40, 4_001)[torch.randperm(4_001)] for _ in range(2))
     near = torch.linspace(-2, 2, 4_001)
@@ -234,7 +234,7 @@ def test_gates_are_those_of_the_standard_functions():
 def test_a_machine_without_room_for_a_cache_compiles_anew(monkeypatch):
     from numba.core.dispatcher import Dispatcher
 
-    from vocoders.wavenet.kernel_run import loop
+    from vocoders.cpu.wavenet_loop import loop
 
     def refuse(self):
         raise RuntimeError("cannot cache function: no locator available")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from data.frontends import LogMel
 from engine.tracking import Samples
-from vocoders.scores import evaluate
+from vocoders.scores.copies import evaluate
 
 Wave = Float[Tensor, "1 1 samples"]
 Mel = Float[Tensor, "1 n_mels frames"]

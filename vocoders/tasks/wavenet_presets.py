@@ -1,7 +1,7 @@
 """WaveNets to train by ``vocoders/train.py``: from mels, of known speakers, of anything.
 
 ``wavenet`` as published, for a GPU; ``*_small`` for a CPU. Each value is a task; rate, mel and data go with
-it in ``vocoders/presets.py``.
+it in ``vocoders/tasks/presets.py``.
 """
 
 from dataclasses import replace

@@ -13,10 +13,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from engine.user_error import UserError
-from vocoders.wavenet import kernel
+from vocoders.cpu import wavenet as kernel
+from vocoders.cpu.wavenet_backend import CachedCompiled
 from vocoders.wavenet.blocks import Blocks, Heard
 from vocoders.wavenet.cached import CachedTorch, Prediction
-from vocoders.wavenet.compiled import CachedCompiled
 from vocoders.wavenet.distributions import Input, MuLaw, Output, decode
 from vocoders.wavenet.network import Lengths, Local, Speaker, WaveNet
 from vocoders.wavenet.sampling import Draws, Sampler, noise, temperatures

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.frontends import LogMel, MelConfig
-from vocoders.streamed import mels
+from vocoders.streaming import mels
 
 BLOCK_FRAMES = 400
 """Frames that are made at once."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data.frontends import LogMel, MelConfig
 from vocoders.loading import kind_of
 from vocoders.mel_files import check_definition
-from vocoders.streamed import Window
+from vocoders.streaming import Window
 from vocoders.vocoder import Vocoder
 from w2w.baselines.framing import live_log_mel, mel_of, reach_ahead
 from w2w.baselines.mel_windows import converted_in_windows

@@ -76,7 +76,7 @@ def _frozen(known: list[nn.Parameter]) -> bool:
 
 def kept(name: str, *shape: int) -> Tensor:
     """Memory that this thread keeps under a name, at first zero: fresh pages cost time."""
-    from vocoders.fast_convolution import scratch
+    from vocoders.cpu.convolution import scratch
 
     size = math.prod(shape)
     return torch.from_numpy(scratch(f"converter {name}", size)[:size].reshape(shape))

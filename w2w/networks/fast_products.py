@@ -1,7 +1,7 @@
 """Products of rows with weights, bit for bit the same for a row alone and for a row among others.
 
 So chunks of any length give the numbers of the whole, and a live step of one frame reads the weights once and
-does nothing else. Written out as LLVM code, like ``vocoders.fast_vectors``; addresses are bytes.
+does nothing else. Written out as LLVM code, like ``vocoders.cpu.vectors``; addresses are bytes.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from torch import Tensor
 
-from vocoders.fast_vectors import LANES, PANEL, ROWS, Emitter
+from vocoders.cpu.vectors import LANES, PANEL, ROWS, Emitter
 from w2w.networks.fast_compiling import compiled
 
 UNROLL = 4

@@ -20,8 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vocoders.fast_convolution import Convolution, Rows, project, scratch
-from vocoders.fast_vectors import LANES
+from vocoders.cpu.convolution import Convolution, Rows, project, scratch
+from vocoders.cpu.vectors import LANES
 
 TILE = 2**17
 """Numbers in one tile of one signal: half a MiB, so that a tile's four signals stay in a 2 MiB cache."""

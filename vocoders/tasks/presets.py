@@ -12,9 +12,9 @@ from vocoders.hifigan import HiFiGANConfig
 from vocoders.melgan import MelGANConfig
 from vocoders.tasks import wavenet_presets
 from vocoders.tasks.adversarial import AdversarialConfig
+from vocoders.tasks.config import TrainConfig
 from vocoders.tasks.waveglow import WaveGlowTaskConfig
 from vocoders.tasks.wavenet import WaveNetTaskConfig
-from vocoders.train_config import TrainConfig
 from vocoders.waveglow import WaveGlowConfig
 from vocoders.wavenet.network import WaveNetConfig
 

@@ -6,7 +6,7 @@ from typing import Any
 from engine.checkpoint import export, fill, load_weights, newest_checkpoint
 from engine.config import load_config
 from engine.user_error import UserError
-from vocoders.train_config import TrainConfig
+from vocoders.tasks.config import TrainConfig
 from vocoders.vocoder import Vocoder, VocoderConfig
 from vocoders.wavenet.network import WaveNet, WaveNetConfig
 

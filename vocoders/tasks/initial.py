@@ -14,7 +14,7 @@ from engine.user_error import UserError
 from vocoders import loading
 from vocoders.griffin_lim import GriffinLimConfig
 from vocoders.mel_files import check_definition
-from vocoders.train_config import TrainConfig
+from vocoders.tasks.config import TrainConfig
 from vocoders.vocoder import VocoderConfig, build_network
 
 

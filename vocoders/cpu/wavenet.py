@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
-from vocoders.wavenet.packing import BLOCK, Floats, Packed, padding
+from vocoders.cpu.wavenet_packing import BLOCK, Floats, Packed, padding
 
 AT_ONCE = 1024
 """Samples, of all utterances together, between which the loop lets Python look up (at Ctrl-C)."""
@@ -160,7 +160,7 @@ class _Block:
         record: Floats | None = None,
     ) -> None:
         """Advance some of the utterances by the samples from start to stop of the block."""
-        from vocoders.wavenet.kernel_run import loop
+        from vocoders.cpu.wavenet_loop import loop
 
         samples = self.nothing if samples is None else samples
         record = self.none if record is None else record

@@ -138,15 +138,15 @@ def adversary_states(content: Mapping[str, Any], where: str | Path) -> dict[str,
     if found:
         return found
     state = network_state(content, where)
-    if layout(state, where) != "melgan discriminators":
+    if kind_of_layout(state, where) != "melgan discriminators":
         raise UserError(
-            f"{where} holds {layout(state, where)} where discriminators are expected: "
+            f"{where} holds {kind_of_layout(state, where)} where discriminators are expected: "
             "HiFi-GAN's do_* file or MelGAN's netD.pt"
         )
     return {"windows": from_published(state)}
 
 
-def layout(state: State, where: str | Path) -> str:
+def kind_of_layout(state: State, where: str | Path) -> str:
     """Whose tensors these are, by their names."""
     for kind, marks in MARKS.items():
         if all(any(re.match(mark, name) for name in state) for mark in marks):
@@ -156,3 +156,36 @@ def layout(state: State, where: str | Path) -> str:
         f"{where} has no layout known here: its tensors are {names}, …; known are the published layouts of "
         f"{', '.join(MARKS)}"
     )
+
+
+_OLD_WAVEGLOW = re.compile(r"(WN\.\d+)\.(cond_layers|res_layers|skip_layers)\.(\d+)\.(.+)")
+
+
+def fuse_old_layout(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights in the later layout: ``cond_layer`` and ``res_skip_layers.i``; others as they are.
+
+    Weights may be folded or not, the weight norm pair named either way. The old layout's last layer may
+    bear a residual half, which nothing hears; it is left out.
+    """
+    fused: dict[str, Tensor] = {}
+    parts: dict[tuple[str, str, str], dict[int, Tensor]] = {}
+    for key, value in state_dict.items():
+        found = _OLD_WAVEGLOW.fullmatch(key)
+        if found is None:
+            fused[key] = value
+        else:
+            coupling, kind, layer, rest = found.groups()
+            parts.setdefault((coupling, kind, rest), {})[int(layer)] = value
+    for (coupling, kind, rest), layers in parts.items():
+        if sorted(layers) != list(range(len(layers))):
+            raise UserError(f"layers of {coupling}.{kind} are missing: only {sorted(layers)} have a {rest}")
+        if kind == "cond_layers":
+            fused[f"{coupling}.cond_layer.{rest}"] = torch.cat([layers[i] for i in sorted(layers)])
+        if kind == "skip_layers":
+            residual = parts.get((coupling, "res_layers", rest), {})
+            for i, skip in layers.items():
+                halves = [skip] if i + 1 == len(layers) else [residual[i], skip] if i in residual else []
+                if not halves:
+                    raise UserError(f"{coupling}.res_layers.{i}.{rest} is missing beside its skip layer")
+                fused[f"{coupling}.res_skip_layers.{i}.{rest}"] = torch.cat(halves)
+    return fused

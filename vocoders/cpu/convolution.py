@@ -18,7 +18,7 @@ from numba import njit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vocoders.fast_vectors import (
+from vocoders.cpu.vectors import (
     LANES,
     PANEL,
     ROWS,

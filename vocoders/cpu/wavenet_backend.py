@@ -5,11 +5,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vocoders.wavenet import kernel
+from vocoders.cpu import wavenet as kernel
+from vocoders.cpu.wavenet_packing import pack
 from vocoders.wavenet.cached import Conditioning, Encoded, Prediction
 from vocoders.wavenet.distributions import MuLaw, silence
 from vocoders.wavenet.network import WaveNet
-from vocoders.wavenet.packing import pack
 
 
 class CachedCompiled:

@@ -15,8 +15,8 @@ from torch import Tensor
 from data.audio import resample
 from data.frontends import HIFIGAN, LogMel, MelConfig, named_mel
 from engine.user_error import UserError
-from vocoders.pitch_scores import periodicity_error, pitch_error, pitch_scores, vuv_f1
-from vocoders.stft_distance import MultiResolutionSTFT
+from vocoders.scores.pitch import periodicity_error, pitch_error, pitch_scores, vuv_f1
+from vocoders.scores.stft_distance import MultiResolutionSTFT
 
 __all__ = [
     "evaluate",

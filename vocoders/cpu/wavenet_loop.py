@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from vocoders.wavenet.kernel_sampling import choose, predict, remember
-from vocoders.wavenet.kernel_step import copy, enter, layers, look_back, outputs
-from vocoders.wavenet.packing import BLOCK, PANEL
+from vocoders.cpu.wavenet_packing import BLOCK, PANEL
+from vocoders.cpu.wavenet_sampling import choose, predict, remember
+from vocoders.cpu.wavenet_step import copy, enter, layers, look_back, outputs
 
 
 @cache
@@ -19,8 +19,8 @@ def loop() -> Any:
     """Return the compiled loop: from the cache of an earlier process, or compiled at its first call."""
     # Numba's cache notices changes of the outermost function's file; of the others a number tells it.
     folder = Path(__file__).parent
-    sources = [folder / f"{name}.py" for name in ("kernel_tile", "kernel_step", "kernel_sampling", "packing")]
-    function = _loop(zlib.crc32(b"".join(file.read_bytes() for file in sources if file.exists())))
+    sources = sorted(folder.glob("wavenet*.py"))
+    function = _loop(zlib.crc32(b"".join(file.read_bytes() for file in sources)))
     try:
         return njit(nogil=True, error_model="numpy", cache=True)(function)
     except RuntimeError:  # nowhere to write: neither beside this file nor in the user's cache

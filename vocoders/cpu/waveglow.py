@@ -151,7 +151,7 @@ class _FastCoupling:
 
     def __call__(self, kept: Rows, conditions: list[Tensor]) -> Float[Tensor, "steps out"]:
         """Return shift and log-scale."""
-        from vocoders import waveglow_kernels as kernels
+        from vocoders.cpu import gates as kernels
 
         n, n_steps, block = self.n, len(kept), self.block
         x = self.begin(kept.contiguous())
@@ -183,7 +183,7 @@ class _FastCoupling:
 def _winograd(conv: nn.Module) -> Float[Tensor, "6 outer inner"]:
     """The taps as F(4, 3) multiplies them."""
     assert isinstance(conv, nn.Conv1d)
-    from vocoders.waveglow_kernels import WEIGHT
+    from vocoders.cpu.gates import WEIGHT
 
     return torch.einsum("ft,oit->foi", torch.from_numpy(WEIGHT), conv.weight.double()).float()
 

@@ -13,8 +13,8 @@ import math
 
 import numpy as np
 
-from vocoders.wavenet.kernel_tile import PANEL, accumulate, compiled
-from vocoders.wavenet.packing import BLOCK
+from vocoders.cpu.wavenet_packing import BLOCK
+from vocoders.cpu.wavenet_tile import PANEL, accumulate, compiled
 
 LOG2_E, LN_2 = np.float32(math.log2(math.e)), np.float32(math.log(2))
 HALF, ONE, TWO = np.float32(0.5), np.float32(1), np.float32(2)

@@ -13,7 +13,7 @@ from engine.user_error import UserError
 from vocoders.hifigan import V1, V1_16K, V1_24K, V3, V3_16K, V3_24K
 from vocoders.mel_files import DEFINITIONS
 from vocoders.melgan import MelGANConfig
-from vocoders.published_configs import Found
+from vocoders.published.configs import Found
 from vocoders.waveglow import WaveGlowConfig
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw

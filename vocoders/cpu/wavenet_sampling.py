@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from vocoders.wavenet.kernel_step import exponential
-from vocoders.wavenet.kernel_tile import compiled, compiled_in_any_order
+from vocoders.cpu.wavenet_step import exponential
+from vocoders.cpu.wavenet_tile import compiled, compiled_in_any_order
 
 GROUP = 16
 """Probabilities added at once on the way to the uniform."""

@@ -1,0 +1,1 @@
+"""Compiled kernels for generation and training on a CPU."""

@@ -1,0 +1,1 @@
+"""Published vocoders' files: whose tensors they hold, and which network they are for."""

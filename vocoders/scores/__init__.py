@@ -1,0 +1,1 @@
+"""What a vocoder's copy of a recording is worth: spectral distances, PESQ, pitch."""
