@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -29,7 +30,8 @@ class DataConfig:
     """Which speech, and how it is cut."""
 
     path: str = ""
-    """A manifest (.csv, .jsonl), or a folder of recordings."""
+    """A manifest (.csv, .jsonl) or a folder of recordings, or several separated by commas: a speaker of one
+    name in several is one speaker."""
     split: str = "train"
     """Rows of this split only; empty: all. Rows without a split belong to train."""
     sample_rate: int = 16_000
@@ -216,10 +218,11 @@ def batches(
 
 
 def split_rows(path: str, split: str) -> list[Row]:
-    """The rows of one split of a manifest or folder; rows that name no split are for training."""
+    """The rows of one split of manifests or folders; rows that name no split are for training."""
     if not path:
         raise UserError("no data given; set --data.path to a manifest or a folder of recordings")
-    rows = rows_from(path)
+    places = [path] if Path(path).exists() else [place.strip() for place in path.split(",") if place.strip()]
+    rows = [row for place in places for row in rows_from(place)]
     chosen = [row for row in rows if not split or (row.split or "train") == split]
     if not chosen:
         known = ", ".join(sorted({row.split or "train" for row in rows}))

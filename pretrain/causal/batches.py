@@ -1,0 +1,33 @@
+"""What one step of distillation hears: speech, time-aligned pairs and transcribed speech of one address."""
+
+from typing import NamedTuple
+
+from torch.utils.data import Dataset
+
+from data.batches import Address, Batch, SpeechCrops
+from data.pairs import PairBatch, PairCrops, Together
+from pretrain.phone_batches import Address as PhoneAddress
+from pretrain.phone_batches import PhoneSpeech, Transcribed
+
+
+class Lesson(NamedTuple):
+    """One step's speech."""
+
+    human: Batch
+    pairs: PairBatch | None = None
+    transcribed: Transcribed | None = None
+
+
+class Lessons(Dataset[Lesson]):
+    """Lessons by address."""
+
+    def __init__(
+        self, human: SpeechCrops, pairs: PairCrops | None = None, transcribed: PhoneSpeech | None = None
+    ) -> None:
+        self.together, self.transcribed = Together(human, pairs), transcribed
+
+    def __getitem__(self, address: Address) -> Lesson:
+        human, pairs = self.together[address]
+        if self.transcribed is None:
+            return Lesson(human, pairs)
+        return Lesson(human, pairs, self.transcribed[PhoneAddress(address.step, address.rank, address.micro)])

@@ -1,0 +1,178 @@
+"""The task of distillation: a causal student's code tells, through a linear head, what the teacher hears."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from data.augment import noise
+from engine.optim import EMA, OptimConfig, Player
+from engine.tracking import Samples
+from engine.user_error import UserError
+from pretrain.causal.batches import Lesson
+from pretrain.causal.encoder import CausalEncoderConfig, Curve, PerItem, Wave
+from pretrain.causal.student import Student, StudentConfig
+from pretrain.ctc import ctc_loss
+from pretrain.phone_batches import Transcribed
+from pretrain.phones import PHONES
+from pretrain.recogniser import RecogniserOutput
+from pretrain.teachers import Features, Teacher, at_times
+
+LEAST = 0.05
+"""Weight of a pause, where an audible frame has 1: codes in silence must be something, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationWeights:
+    """How much each loss counts."""
+
+    cosine: float = 1.0
+    """1 − cosine between guess and teacher."""
+    l1: float = 0.1
+    """Mean distance between them, which holds the head's scale."""
+    phones: float = 0.05
+    """CTC of a linear head on the code, where there is transcribed speech; per phone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillationConfig:
+    """Who learns from whom, and what the student hears."""
+
+    model: CausalEncoderConfig = field(default_factory=CausalEncoderConfig)
+    look_ahead_ms: float = 8.0
+    """How much later than its teacher's frame the student's stands."""
+    weights: DistillationWeights = field(default_factory=DistillationWeights)
+    warp: float = 0.15
+    """The student hears frequencies scaled by up to so much; the teacher hears them as they are."""
+    noise_share: float = 0.3
+    """Share of the clips to which noise is added before the student hears them."""
+    snr_db: tuple[float, float] = (10.0, 40.0)
+    """Least and greatest distance of that noise."""
+    ema: float = 0.999
+    """Decay of the averaged weights, which are those exported."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warp < 0.4:
+            raise UserError(f"warp={self.warp} must lie between 0 and 0.4")
+        if not 0 <= self.noise_share <= 1:
+            raise UserError(f"noise_share={self.noise_share} must lie between 0 and 1")
+
+
+class Distillation:
+    """One update: the teacher hears clean speech, the student the same in a changed voice."""
+
+    def __init__(
+        self,
+        config: DistillationConfig,
+        teacher: Teacher,
+        validation: Sequence[Wave] = (),
+        *,
+        phones: bool = False,
+    ) -> None:
+        self.config, self.teacher, self.validation = config, teacher, validation
+        self.shape = StudentConfig(
+            encoder=config.model,
+            sample_rate=teacher.sample_rate,
+            look_ahead_ms=config.look_ahead_ms,
+            teacher_dim=teacher.dim,
+        )
+        self.student = Student(self.shape)
+        self.ema = EMA(self.student, config.ema)
+        self.modules: dict[str, nn.Module] = {"student": self.student, "ema": self.ema.module}
+        self.frozen: dict[str, nn.Module] = {"teacher": teacher}
+        learned: list[nn.Module] = [self.student]
+        if phones:
+            self.phones = self.modules["phones"] = nn.Conv1d(config.model.dim, len(PHONES) + 1, 1)
+            learned.append(self.phones)
+        self.players = {"student": Player(learned, config.optim, "student")}
+
+    def update(self, batch: Lesson, step: int) -> Mapping[str, Tensor]:
+        weight, human, pairs = self.config.weights, batch.human, batch.pairs
+        heard = [human.wave, human.other] if human.wave.shape == human.other.shape else [human.wave]
+        clean = torch.cat([*heard, *([] if pairs is None else [pairs.target])])
+        changed = torch.cat([*heard, *([] if pairs is None else [pairs.source])])
+
+        with torch.no_grad():
+            truth = self.teacher(clean)
+        content = self.student.encoder.encode(self.disturbed(changed), self.warps(changed))
+        places = self.student.places(self.teacher, truth.shape[-1])
+        guess = self.student.guess(content.code, places)
+        audible = audibility(at_times(content.energy, places))
+        apart, distance = 1.0 - cosine(guess, truth), (guess - truth).abs().mean(1, keepdim=True)
+        terms = {"cosine": weighted(apart, audible), "l1": weighted(distance, audible)}
+        loss = weight.cosine * terms["cosine"] + weight.l1 * terms["l1"]
+        if batch.transcribed is not None:
+            terms["phones"] = self.phone_loss(batch.transcribed)
+            loss = loss + weight.phones * terms["phones"]
+        self.players["student"].descend(loss)
+        self.ema.update(step)
+        if pairs is not None:  # how far each kind has come
+            n_pairs = len(pairs.target)
+            terms["cosine_human"] = weighted(apart[:-n_pairs], audible[:-n_pairs])
+            terms["cosine_pairs"] = weighted(apart[-n_pairs:], audible[-n_pairs:])
+        return {f"loss/student/{name}": value.detach() for name, value in terms.items()}
+
+    def warps(self, wave: Wave) -> PerItem | None:
+        """Draw by how much each clip's frequencies are scaled."""
+        if not self.config.warp:
+            return None
+        return 1.0 + self.config.warp * (2 * torch.rand(len(wave), device=wave.device) - 1)
+
+    def disturbed(self, wave: Wave) -> Wave:
+        """Add noise to some of the clips."""
+        if not self.config.noise_share:
+            return wave
+        rng = torch.Generator(wave.device).manual_seed(int(torch.randint(2**31, ())))
+        chosen = torch.rand(len(wave), 1, 1, device=wave.device) < self.config.noise_share
+        return torch.where(chosen, noise(wave, rng, snr_db=self.config.snr_db), wave)
+
+    def phone_loss(self, batch: Transcribed) -> Float[Tensor, ""]:
+        """CTC on a linear head; what follows a clip's end cannot reach a causal code."""
+        code = self.student(self.disturbed(batch.wave), self.warps(batch.wave))
+        log_probs = self.phones(code).float().log_softmax(1).transpose(1, 2)
+        frames = torch.arange(code.shape[-1], device=code.device)
+        valid = frames < (batch.samples // self.student.encoder.hop).clamp(1, code.shape[-1])[:, None]
+        return ctc_loss(RecogniserOutput([], log_probs), valid, batch.tokens, batch.n_tokens)
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Mean cosine between the averaged student's guesses and the teacher, over audible frames."""
+        if not self.validation:
+            return {}
+        return {"cosine": float(torch.cat([self._agreement(wave) for wave in self.validation]).mean())}
+
+    def samples(self, step: int) -> Samples:
+        """Show what teacher and averaged student make of one clip."""
+        if not self.validation:
+            return Samples()
+        guess, truth, _ = self._heard(self.validation[0][:1])
+        return Samples(mels={"teacher": truth[0], "student": guess[0]})
+
+    def _agreement(self, wave: Wave) -> Float[Tensor, " batch"]:
+        guess, truth, audible = self._heard(wave)
+        return (cosine(guess, truth) * audible).sum((1, 2)) / audible.sum((1, 2))
+
+    def _heard(self, wave: Wave) -> tuple[Features, Features, Curve]:
+        student: Student = self.ema.module  # pyright: ignore[reportAssignmentType]
+        wave = wave.to(next(student.parameters()).device)
+        truth, content = self.teacher(wave), student.encoder.encode(wave)
+        places = student.places(self.teacher, truth.shape[-1])
+        return student.guess(content.code, places), truth, audibility(at_times(content.energy, places))
+
+
+def cosine(guess: Features, truth: Features) -> Curve:
+    """Cosine of each frame."""
+    return F.cosine_similarity(guess, truth, dim=1, eps=1e-4)[:, None]
+
+
+def audibility(energy: Curve) -> Curve:
+    """How much a frame counts: 1 for speech, little for pauses."""
+    return torch.sigmoid(2.0 * (energy.detach() + 3.0)).clamp_min(LEAST)
+
+
+def weighted(value: Curve, weight: Curve) -> Float[Tensor, ""]:
+    """Mean over all frames, weighed."""
+    return (value * weight).sum() / weight.sum()

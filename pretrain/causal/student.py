@@ -1,0 +1,72 @@
+"""A causal student of a frozen speech encoder, and how its frames and its teacher's meet."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from engine.checkpoint import fill, load_export
+from engine.user_error import UserError
+from pretrain.causal.encoder import CausalEncoder, CausalEncoderConfig, Code, PerItem, Wave
+from pretrain.teachers import Teacher, at_times
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentConfig:
+    """What an exported student is made of."""
+
+    kind: Literal["causal_student"] = "causal_student"
+    """Tells the folder from those of other encoders."""
+    encoder: CausalEncoderConfig = field(default_factory=CausalEncoderConfig)
+    sample_rate: int = 16_000
+    """Hz of the waves it takes."""
+    look_ahead_ms: float = 8.0
+    """How much later than its teacher's frame the student's stands: it tells what was said so long ago."""
+    teacher_dim: int = 288
+    """Channels of the teacher's features."""
+
+    def __post_init__(self) -> None:
+        if self.look_ahead_ms < 0:
+            raise UserError(f"look_ahead_ms={self.look_ahead_ms} must be 0 or more")
+
+
+class Student(nn.Module):
+    """The encoder, and a linear head that guesses the teacher's features from its code."""
+
+    def __init__(self, config: StudentConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = CausalEncoder(config.encoder, config.sample_rate)
+        self.head = nn.Conv1d(config.encoder.dim, config.teacher_dim, 1)
+
+    @property
+    def look_ahead(self) -> int:
+        """In samples."""
+        return round(self.config.sample_rate * self.config.look_ahead_ms / 1000)
+
+    def forward(self, wave: Wave, warp: PerItem | None = None) -> Code:
+        """Codes of a whole wave."""
+        return self.encoder(wave, warp)
+
+    def places(self, teacher: Teacher, n_frames: int) -> Float[Tensor, " n_frames"]:
+        """Where the teacher's frames stand among the student's."""
+        return teacher.places(n_frames, self.encoder.hop, self.look_ahead)
+
+    def guess(
+        self, code: Code, places: Float[Tensor, " places"]
+    ) -> Float[Tensor, "batch teacher_dim places"]:
+        """What the teacher is thought to hear at these places."""
+        return self.head(at_times(code, places)).float()
+
+
+def load_student(folder: str | Path) -> Student:
+    """Load an exported student, or that of a run that has been exported, ready for use."""
+    folder = Path(folder)
+    if (folder / "export" / "config.json").is_file():
+        folder = folder / "export"
+    config, state = load_export(folder, StudentConfig)
+    student = Student(config)
+    fill(student, {name: tensor.float() for name, tensor in state.items()}, folder)
+    return student.eval()

@@ -1,0 +1,155 @@
+"""Distil a frozen speech encoder into a causal one: the converter's content encoder begins with it.
+
+accelerate launch pretrain/distil.py --preset small --teacher.path models/moonshine-tiny \
+    --data.path a.csv,b.csv --pairs.path pairs/manifest.csv --loop.out runs/student
+"""
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+if __package__ in (None, ""):  # `accelerate launch pretrain/distil.py` knows this folder, not the one above
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from data.batches import Address, Batches, DataConfig, SpeechCrops
+from data.pairs import PairConfig, PairCrops
+from engine.checkpoint import export
+from engine.config import cli, free
+from engine.loop import LoopConfig, accelerator, fit
+from engine.optim import OptimConfig
+from engine.user_error import UserError, exits_cleanly
+from pretrain.causal.batches import Lessons
+from pretrain.causal.distillation import Distillation, DistillationConfig
+from pretrain.causal.encoder import CausalEncoderConfig, Wave
+from pretrain.phone_batches import PhoneSpeech, TranscribedConfig
+from pretrain.phones import PHONES
+from pretrain.teachers import load_teacher
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """Who teaches."""
+
+    path: str = free("")
+    """Folder of a speech encoder (Moonshine, Whisper, HuBERT, WavLM, wav2vec 2.0, our own), or
+    hub:owner/name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilConfig(DistillationConfig):
+    """A causal student of a frozen speech encoder."""
+
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    """Both crops of each voice are heard."""
+    pairs: PairConfig = field(default_factory=PairConfig)
+    """Time-aligned pairs, if any: the student hears the one voice, the teacher the other."""
+    transcribed: TranscribedConfig = field(default_factory=TranscribedConfig)
+    """English speech with its text, if any: the code is taught its phones, too."""
+    validation: str = ""
+    """Manifest whose split ``validation`` is looked at; empty: that of the data, if it has one."""
+    validation_clips: int = 64
+    """Clips looked at."""
+    loop: LoopConfig = field(default_factory=LoopConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pairs.path and self.pairs.crop_samples != self.data.crop_samples:
+            raise UserError(
+                f"pairs.crop_samples={self.pairs.crop_samples} and data.crop_samples="
+                f"{self.data.crop_samples} must be the same: they are heard in one batch"
+            )
+
+
+def decaying(lr: float, steps: int) -> OptimConfig:
+    """A short rise and a cosine's fall."""
+    return OptimConfig(
+        lr=lr,
+        betas=(0.9, 0.98),
+        weight_decay=0.01,
+        warmup_steps=min(200, steps // 10),
+        schedule="cosine",
+        decay_steps=max(1, steps - min(200, steps // 10)),
+        final=0.02,
+        gradient_clip=1.0,
+    )
+
+
+SMALL = DistilConfig(
+    optim=decaying(2e-3, 2_400),
+    # Clips as long as this have words in them, which a recogniser's encoder needs.
+    data=DataConfig(crop_samples=48_000, batch=4),
+    pairs=PairConfig(crop_samples=48_000, reference_samples=1_600, batch=3),
+    loop=LoopConfig(out=Path("runs/student"), steps=2_400, save_every=200, sample_every=200),
+)
+PRESETS = {
+    "small": SMALL,
+    "base": replace(
+        SMALL,
+        model=CausalEncoderConfig(n_channels=512, n_blocks=12),
+        optim=decaying(1e-3, 50_000),
+        data=replace(SMALL.data, batch=32, crop_samples=64_000, cache_gib=64.0),
+        pairs=replace(SMALL.pairs, batch=24, crop_samples=64_000, cache_gib=32.0),
+        loop=replace(
+            SMALL.loop, steps=50_000, save_every=1_000, sample_every=1_000, mixed_precision="bf16", workers=8
+        ),
+    ),
+    "tiny": replace(
+        SMALL,
+        model=CausalEncoderConfig(n_channels=16, n_blocks=2, dim=8, n_mels=20),
+        optim=decaying(1e-3, 4),
+        data=replace(SMALL.data, crop_samples=8_000, batch=2),
+        pairs=replace(SMALL.pairs, crop_samples=8_000, batch=2),
+        transcribed=TranscribedConfig(batch_seconds=2.0),
+        validation_clips=2,
+        loop=replace(SMALL.loop, steps=4, save_every=2, sample_every=4, log_every=2),
+    ),
+}
+
+
+def held_out(config: DistilConfig) -> list[Wave]:
+    """Clips of the split ``validation``, in batches; none where there is no such split."""
+    data = replace(config.data, path=config.validation or config.data.path, split="validation")
+    try:
+        crops = SpeechCrops(data, progress=False)
+    except UserError:
+        if config.validation:
+            raise
+        return []
+    return [crops[Address(0, i)].wave for i in range(max(1, config.validation_clips // data.batch))]
+
+
+@exits_cleanly
+def main() -> None:
+    config = cli(PRESETS, default="small")
+    here, loop = accelerator(config.loop), config.loop
+    if not config.teacher.path:
+        raise UserError("no teacher was given: set --teacher.path to the folder of a speech encoder")
+    teacher = load_teacher(config.teacher.path)
+    if config.data.sample_rate != teacher.sample_rate:
+        raise UserError(f"data.sample_rate must be {teacher.sample_rate}, the rate at which teachers hear")
+    show = here.is_main_process
+    lessons = Lessons(
+        SpeechCrops(config.data, progress=show),
+        PairCrops(config.pairs, progress=show) if config.pairs.path else None,
+        PhoneSpeech(config.transcribed, PHONES, seed=loop.seed, progress=show)
+        if config.transcribed.paths
+        else None,
+    )
+    validation, tasks = held_out(config), []
+
+    def build() -> Distillation:
+        tasks.append(Distillation(config, teacher, validation, phones=bool(config.transcribed.paths)))
+        return tasks[0]
+
+    batches = Batches(
+        lessons, seed=loop.seed, workers=loop.workers, rank=here.process_index, accumulate=loop.accumulate
+    )
+    fit(build, batches, loop, full_config=config)
+    if show:
+        student = tasks[0].ema.module
+        print(f"exported to {export(loop.out / 'export', tasks[0].shape, student)}")
+
+
+if __name__ == "__main__":
+    main()
