@@ -1,1 +1,1 @@
-"""What is made without any download: espeak's voices, sentences, drawn faces, the audio-visual world."""
+"""What is synthesised: espeak's and Kokoro's voices, sentences, drawn faces, the audio-visual world."""

@@ -1,0 +1,330 @@
+"""A corpus of time-aligned voices: addressed, whole after any stop, honest about what cannot be spoken."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.audio import info, load
+from data.manifest import read_manifest
+from data.pairs import PairConfig, PairCrops
+from data.parallel import main
+from data.synthetic import parallel_corpus
+from data.synthetic.kokoro import Kokoro
+from data.synthetic.lines import LETTERS, built_in_lines, line_of_group, read_lines
+from data.synthetic.parallel_corpus import ParallelConfig, make_parallel_corpus, plan_group
+from data.synthetic.speakers import cast, voices_named
+from engine.user_error import UserError
+
+LINES = [f"{word} and {word} went to the sea, as they had done every year." for word in "abcdefgh"]
+CONFIG = ParallelConfig(members=3, mixtures=30, format="flac", sample_rate=8_000)
+
+
+class Tones:
+    """A synthesiser of tones: the prosody decides the length, the timbre the tone."""
+
+    voices = ("af_one", "af_two", "am_three", "am_four", "bf_five", "bm_six", "zf_seven")
+    sample_rate = 8_000
+    digest = "tones"
+
+    def phonemize(self, text: str, voice: str) -> str:
+        return text
+
+    def speak(self, phonemes: str, *, timbre: Mapping[str, float], prosody: str, speed: float) -> np.ndarray:
+        n_samples = round((800 + 10 * len(phonemes) + 7 * self.voices.index(prosody)) / speed)
+        step = 0.1 + sum(weight * self.voices.index(name) for name, weight in timbre.items()) / 10
+        return 0.3 * np.sin(step * np.arange(n_samples), dtype=np.float32)
+
+
+def make(out: Path, n_groups: int = 5, synthesizer: Tones | None = None, **fields) -> tuple[Path, list[str]]:
+    config = replace(CONFIG, **fields)
+    return make_parallel_corpus(out, n_groups, LINES, synthesizer or Tones(), config, progress=False)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name[0] != "."]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def groups(manifest: Path) -> dict[str, list]:
+    found: dict[str, list] = {}
+    for row in read_manifest(manifest):
+        found.setdefault(row.extra["parallel"], []).append(row)
+    return found
+
+
+def test_groups_are_one_sentence_in_different_voices_equally_long(tmp_path):
+    manifest, left_out = make(tmp_path / "corpus")
+    assert not left_out
+    mixed = json.loads((tmp_path / "corpus/speakers.json").read_text())
+    assert len(groups(manifest)) == 5
+    for members in groups(manifest).values():
+        assert len({row.speaker for row in members}) == len(members) == 3
+        assert members[0].speaker == members[0].extra["prosody"]
+        assert len({(row.text, row.split, row.duration, row.extra["prosody"]) for row in members}) == 1
+        assert len({info(row.path).samples for row in members}) == 1
+        for row in members:
+            assert row.duration == pytest.approx(info(row.path).duration, abs=1e-4)
+            assert sum(mixed[row.speaker].values()) == pytest.approx(1, abs=1e-3)
+            level = 20 * load(row.path).square().mean().sqrt().log10()
+            assert level == pytest.approx(parallel_corpus.LEVEL_DB, abs=0.2)
+
+
+def test_its_pairs_can_be_drawn(tmp_path):
+    manifest, _ = make(tmp_path / "corpus", format="opus", sample_rate=16_000)
+    crops = PairCrops(PairConfig(path=str(manifest), split="", crop_samples=400, batch=2), progress=False)
+    assert len(crops.groups) == 5
+
+
+class Stop(BaseException):
+    """The process ends here."""
+
+
+def test_a_stop_at_any_instant_leaves_whole_groups_and_the_rest_is_made_later(tmp_path, monkeypatch):
+    straight, _ = make(tmp_path / "straight", n_groups=3)
+    whole = contents(straight.parent)
+    out = tmp_path / "stopped"
+    n_stops = 0
+    for stop in count():
+        calls = iter(range(stop + 1))
+        with monkeypatch.context() as patched:
+            # Every file appears by this call, so a stop before and after each is a stop at every instant.
+            patched.setattr(os, "replace", _stopping(os.replace, calls, n_stops % 2 == 0))
+            try:
+                make(out, n_groups=3)
+                break
+            except Stop:
+                n_stops += 1
+        if (out / "manifest.csv").is_file():
+            for members in groups(out / "manifest.csv").values():
+                assert len(members) == 3
+                assert all(row.path.is_file() for row in members)
+    assert n_stops > 3
+    assert contents(out) == whole
+
+
+def _stopping(call, calls: Iterator[int], before: bool):
+    def wrapped(*args) -> None:
+        last = next(calls, None) is None
+        if last and before:
+            raise Stop
+        call(*args)
+        if last:
+            raise Stop
+
+    return wrapped
+
+
+def test_a_lost_file_is_spoken_again_and_nothing_else_is(tmp_path):
+    manifest, _ = make(tmp_path / "corpus")
+    before = contents(tmp_path / "corpus")
+    lost = read_manifest(manifest)[4].path
+    lost.unlink()
+    spoken: list[str] = []
+
+    class Counting(Tones):
+        def speak(self, phonemes: str, **how) -> np.ndarray:
+            spoken.append(phonemes)
+            return super().speak(phonemes, **how)
+
+    make(tmp_path / "corpus", synthesizer=Counting())
+    assert len(spoken) == 3
+    assert contents(tmp_path / "corpus") == before
+
+
+def test_more_groups_extend_a_corpus_and_fewer_take_nothing_away(tmp_path):
+    make(tmp_path / "corpus", n_groups=2)
+    make(tmp_path / "corpus", n_groups=4)
+    make(tmp_path / "corpus", n_groups=1)
+    make(tmp_path / "straight", n_groups=4)
+    assert contents(tmp_path / "corpus") == contents(tmp_path / "straight")
+
+
+def test_a_group_depends_on_seed_and_number_alone():
+    casts = cast(Tones.voices, Tones.voices, 30, seed=0)
+    plans = [plan_group(number, LINES, casts, CONFIG) for number in range(40)]
+    assert plans[7] == plan_group(7, LINES, casts, CONFIG)
+    assert plans[7] != plan_group(7, LINES, casts, replace(CONFIG, seed=1))
+    assert {plan.text for plan in plans[:8]} == set(LINES)
+    assert len({plan.speed for plan in plans}) > 30
+    assert all(0.9 <= plan.speed <= 1.15 for plan in plans)
+
+
+def test_validation_has_voices_and_sentences_of_its_own():
+    casts = cast(Tones.voices, (*Tones.voices, "em_x", "ef_y"), 100, seed=3)
+    voices = {
+        split: {voice for weights in cast.speakers.values() for voice in weights}
+        for split, cast in casts.items()
+    }
+    assert not voices["train"] & voices["validation"]
+    assert not set(casts["train"].speakers) & set(casts["validation"].speakers)
+    for one in casts.values():
+        assert one.prosody
+        assert set(one.prosody) <= set(Tones.voices)
+        weights = [list(w.values()) for w in one.speakers.values()]
+        assert all(sum(w) == pytest.approx(1, abs=1e-3) for w in weights)
+        assert all(-0.25 <= number <= 1.25 for w in weights for number in w)
+        assert {len(w) for w in weights} <= {1, 2, 3}
+    said: dict[str, set[str]] = {"train": set(), "validation": set()}
+    for number in range(100):
+        text, split = line_of_group(LINES, number, seed=0)
+        said[split].add(text)
+    assert len(said["train"]) == 7
+    assert len(said["validation"]) == 1
+
+
+def test_members_of_different_lengths_are_left_out_and_said(tmp_path, capsys):
+    class Drifting(Tones):
+        def speak(self, phonemes: str, *, timbre: Mapping[str, float], **how) -> np.ndarray:
+            wave = super().speak(phonemes, timbre=timbre, **how)
+            return wave[: len(wave) - (phonemes[0] == "c" and len(timbre) > 1)]
+
+    manifest, left_out = make(tmp_path / "corpus", n_groups=8, synthesizer=Drifting())
+    assert len(left_out) == 1
+    assert "different lengths" in left_out[0]
+    assert left_out[0] in capsys.readouterr().out
+    assert len(groups(manifest)) == 7
+    assert not any(row.text and row.text[0] == "c" for row in read_manifest(manifest))
+
+
+def test_what_cannot_be_said_is_left_out_or_refused(tmp_path):
+    class Mute(Tones):
+        def phonemize(self, text: str, voice: str) -> str:
+            return "" if text[0] in "ab" else text
+
+    _, left_out = make(tmp_path / "corpus", n_groups=8, synthesizer=Mute())
+    assert len(left_out) == 2
+
+    class Silent(Tones):
+        def speak(self, phonemes: str, **how) -> np.ndarray:
+            return np.zeros(100, np.float32)
+
+    with pytest.raises(UserError, match=r"none of 2 groups .* no sound"):
+        make(tmp_path / "other", n_groups=2, synthesizer=Silent())
+
+
+@pytest.mark.parametrize("fields", [{"seed": 1}, {"members": 2}, {"mixtures": 31}, {"format": "opus"}])
+def test_a_folder_of_another_corpus_is_refused(tmp_path, fields):
+    make(tmp_path / "corpus", n_groups=1)
+    with pytest.raises(UserError, match=r"other options.*corpus\.json"):
+        make(tmp_path / "corpus", n_groups=1, **fields)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="not empty"):
+        make(tmp_path / "full", **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"members": 1}, "members=1"),
+        ({"members": 30}, "more mixtures"),
+        ({"format": "wav"}, "format=wav is none of opus, flac"),
+        ({"format": "opus", "sample_rate": 22_050}, "22050 Hz is none that Opus knows"),
+        ({"prosody": ("bf_",)}, "names 1 voices"),
+        ({"prosody": ("af_", "xx_")}, "no voice's name begins with 'xx_'"),
+    ],
+)
+def test_options_that_cannot_be_are_one_sentence(tmp_path, fields, sentence):
+    with pytest.raises(UserError, match=sentence) as refusal:
+        make(tmp_path / "corpus", **fields)
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_voices_are_named_by_how_they_begin():
+    assert voices_named(["af_", "z"], Tones.voices) == ["af_one", "af_two", "zf_seven"]
+
+
+def test_built_in_lines_are_many_and_of_a_breath():
+    lines = built_in_lines()
+    assert len(set(lines)) == len(lines) >= 500
+    assert all(len(line) in LETTERS for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("written", "sentence"),
+    [
+        (b"One line only.\n\nOne line only.\n", "two different lines"),
+        (b"Short.\n" + b"long " * 80, r"line 2: 399 letters"),
+        (b"\xff\xfe\xff", "not UTF-8"),
+    ],
+)
+def test_texts_that_cannot_be_spoken_are_refused(tmp_path, written, sentence):
+    (tmp_path / "texts.txt").write_bytes(written)
+    with pytest.raises(UserError, match=sentence):
+        read_lines(tmp_path / "texts.txt")
+    with pytest.raises(UserError, match="no file of texts"):
+        read_lines(tmp_path / "none.txt")
+
+
+def command_error(capsys, *words: object) -> str:
+    with pytest.raises(SystemExit, match="2"):
+        main([str(word) for word in words])
+    return capsys.readouterr().err
+
+
+def test_the_command_says_what_is_missing(tmp_path, capsys, monkeypatch):
+    assert "--model" in command_error(capsys, tmp_path / "corpus")
+    files = ["--model", tmp_path / "m.onnx", "--voices", tmp_path / "v.bin"]
+    monkeypatch.setitem(sys.modules, "kokoro_onnx", None)
+    assert "pip install 'timbre[synth]'" in command_error(capsys, tmp_path / "corpus", *files)
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_files_that_are_not_kokoros_are_refused(tmp_path):
+    pytest.importorskip("kokoro_onnx", reason="needs the extra 'synth'")
+    onnx = pytest.importorskip("onnx", reason="needs the extra 'export'")
+    model, voices = tmp_path / "m.onnx", tmp_path / "v.bin"
+
+    def refusal() -> str:
+        with pytest.raises(UserError) as refused:
+            Kokoro(model, voices)
+        assert "\n" not in str(refused.value)
+        return str(refused.value)
+
+    assert f"no file of voices {voices}" in refusal()
+    voices.write_bytes(b"something else")
+    assert f"{voices} does not hold Kokoro's voices" in refusal()
+    with voices.open("wb") as file:
+        np.savez(file, af_one=np.zeros((3, 4)))
+    assert f"{voices} does not hold Kokoro's voices" in refusal()
+    with voices.open("wb") as file:
+        np.savez(file, af_one=np.zeros((510, 1, 256), np.float32))
+    assert f"no model {model}" in refusal()
+    model.write_bytes(b"something else")
+    assert f"{model} is not an ONNX model" in refusal()
+    value = onnx.helper.make_tensor_value_info
+    node = onnx.helper.make_node("Identity", ["x"], ["y"])
+    ends = [[value(name, onnx.TensorProto.FLOAT, [1])] for name in "xy"]
+    graph = onnx.helper.make_graph([node], "g", *ends)
+    opset = [onnx.helper.make_opsetid("", 17)]
+    onnx.save(onnx.helper.make_model(graph, ir_version=8, opset_imports=opset), model)
+    assert "not Kokoro's, as its inputs are x" in refusal()
+
+
+def test_kokoros_members_are_equally_long_and_share_a_melody():
+    """With the model, named by KOKORO_MODEL and KOKORO_VOICES."""
+    files = [os.environ.get(name) for name in ("KOKORO_MODEL", "KOKORO_VOICES")]
+    if not all(files):
+        pytest.skip("KOKORO_MODEL and KOKORO_VOICES do not name Kokoro's two files")
+    pyworld = pytest.importorskip("pyworld")
+    kokoro = Kokoro(*(Path(str(file)) for file in files), threads=1)
+    phonemes = kokoro.phonemize("There were many thousand stars above the harbour.", "af_heart")
+    waves = [
+        kokoro.speak(phonemes, timbre=timbre, prosody="af_heart", speed=1.0)
+        for timbre in ({"af_heart": 1.0}, {"am_adam": 1.2, "bf_emma": -0.2}, {"bf_emma": 0.5, "am_puck": 0.5})
+    ]
+    assert len({len(wave) for wave in waves}) == 1
+    assert not np.allclose(waves[0], waves[1], atol=0.01)
+    tracks = [pyworld.harvest(wave.astype(np.float64), kokoro.sample_rate)[0] for wave in waves]
+    for track in tracks[1:]:
+        voiced = (track > 0) & (tracks[0] > 0)
+        assert voiced.mean() > 0.3
+        assert np.median(np.abs(12 * np.log2(track[voiced] / tracks[0][voiced]))) < 1
