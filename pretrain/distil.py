@@ -80,7 +80,9 @@ SMALL = DistilConfig(
     # Clips as long as this have words in them, which a recogniser's encoder needs.
     data=DataConfig(crop_samples=48_000, batch=4),
     pairs=PairConfig(crop_samples=48_000, reference_samples=1_600, batch=3),
-    loop=LoopConfig(out=Path("runs/student"), steps=2_400, save_every=200, sample_every=200),
+    loop=LoopConfig(
+        out=Path("runs/student"), steps=2_400, save_every=200, sample_every=200, mixed_precision="bf16"
+    ),
 )
 PRESETS = {
     "small": SMALL,
@@ -90,9 +92,7 @@ PRESETS = {
         optim=decaying(1e-3, 50_000),
         data=replace(SMALL.data, batch=32, crop_samples=64_000, cache_gib=64.0),
         pairs=replace(SMALL.pairs, batch=24, crop_samples=64_000, cache_gib=32.0),
-        loop=replace(
-            SMALL.loop, steps=50_000, save_every=1_000, sample_every=1_000, mixed_precision="bf16", workers=8
-        ),
+        loop=replace(SMALL.loop, steps=50_000, save_every=1_000, sample_every=1_000, workers=8),
     ),
     "tiny": replace(
         SMALL,
@@ -102,7 +102,7 @@ PRESETS = {
         pairs=replace(SMALL.pairs, crop_samples=8_000, batch=2),
         transcribed=TranscribedConfig(batch_seconds=2.0),
         validation_clips=2,
-        loop=replace(SMALL.loop, steps=4, save_every=2, sample_every=4, log_every=2),
+        loop=replace(SMALL.loop, steps=4, save_every=2, sample_every=4, log_every=2, mixed_precision="no"),
     ),
 }
 
