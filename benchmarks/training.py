@@ -26,7 +26,7 @@ from engine.optim import micro_batch
 from engine.placement import to_device
 from engine.seeding import seed_step
 from engine.user_error import UserError, exits_cleanly
-from w2w.objectives.cluit import CLUIT
+from w2w.cluit.task import CLUIT
 from w2w.train import PRESETS, TrainConfig, build
 
 GOAL_DATA = 0.05

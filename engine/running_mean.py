@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 Frames = Float[Tensor, "batch channels frames"]
@@ -67,7 +67,7 @@ class RunningMean(nn.Module):
         return torch.cat(totals, dim=-1), torch.cat(weights, dim=-1)
 
 
-def running_maximum(x: Float[Tensor, "batch _ frames"]) -> Float[Tensor, "batch _ frames"]:
+def running_maximum(x: Shaped[Tensor, "*batch frames"]) -> Shaped[Tensor, "*batch frames"]:
     """The largest value so far, by doubling shifts (``cummax`` has no counterpart in ONNX)."""
     shift = 1
     while shift < x.shape[-1]:

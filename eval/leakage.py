@@ -26,7 +26,7 @@ from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from eval.outputs import load_converter
 from eval.scoring import interval
-from w2w.networks.analysis import CausalLogMel, frame_energy
+from data.causal_mel import CausalLogMel, frame_energy
 from w2w.networks.network import ConverterNetwork
 
 SAMPLE_RATE = 16_000

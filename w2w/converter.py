@@ -12,9 +12,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.audio.resampling import resample, resampled_length
-from engine.checkpoint import fill, load_export
+from engine.checkpoint import fill
 from engine.user_error import UserError
-from w2w.networks.network import ConverterConfig, ConverterNetwork
+from w2w.earlier_format import load_converter
+from w2w.networks.network import ConverterNetwork
 from w2w.networks.wave_network import WaveNetwork
 from w2w.stream import Engine, Stream
 from w2w.weights import is_mel_converter, weights_folder
@@ -73,7 +74,7 @@ class Converter:
             raise UserError(
                 f"the converter in {folder} goes from wave to wave and needs no vocoder: leave {vocoder} out"
             )
-        config, state = load_export(folder, ConverterConfig)
+        config, state = load_converter(folder)
         network = ConverterNetwork(config)
         fill(network, state, folder / "model.safetensors")
         beside = folder / "words"

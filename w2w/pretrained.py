@@ -12,7 +12,7 @@ from engine.checkpoint import fill
 from engine.optim import OptimConfig, Player
 from engine.user_error import UserError
 from w2w.networks.network import ConverterConfig, ConverterNetwork
-from w2w.networks.trunk import TrunkConfig
+from w2w.networks.trunk import PretrainedContent, TrunkConfig
 
 Use = Literal["frozen", "fine_tuned", "random"]
 
@@ -54,13 +54,13 @@ def with_encoders(converter: ConverterConfig, pretrained: PretrainedConfig) -> C
         from pretrain.speech.loading import load_speech_encoder
 
         theirs = load_speech_encoder(pretrained.content).config
-        trunk = TrunkConfig(**{f.name: getattr(theirs, f.name) for f in fields(TrunkConfig)})
+        sizes = {f.name: getattr(theirs, f.name) for f in fields(TrunkConfig) if f.name != "layer"}
+        trunk = TrunkConfig(**sizes, layer=pretrained.layer)
         if not pretrained.layer <= trunk.layers:
             raise UserError(
                 f"pretrained.layer={pretrained.layer}: {pretrained.content} has {trunk.layers} layers"
             )
-        content = {"frontend": "pretrained", "trunk": trunk, "trunk_layer": pretrained.layer}
-        converter = replace(converter, content=replace(converter.content, **content))  # type: ignore[arg-type]
+        converter = replace(converter, trunk=trunk)
     if pretrained.style:
         from pretrain.clip.loading import load_audio_encoder
 
@@ -76,7 +76,7 @@ def begin(network: ConverterNetwork, pretrained: PretrainedConfig) -> ConverterN
     if pretrained.content:
         from pretrain.speech.loading import load_speech_encoder
 
-        assert network.content.trunk is not None
+        assert isinstance(network.content, PretrainedContent)
         ears = network.content.trunk.encoder
         if pretrained.use != "random":
             take(ears, load_speech_encoder(pretrained.content).state_dict(), pretrained.content)
@@ -112,8 +112,9 @@ def gentle(modules: Sequence[nn.Module], optim: OptimConfig, pretrained: Pretrai
 def tuned(network: ConverterNetwork, pretrained: PretrainedConfig) -> list[nn.Parameter]:
     """The pretrained parameters that are trained on."""
     modules: list[nn.Module] = []
-    if network.content.trunk is not None and pretrained.content and pretrained.use == "fine_tuned":
-        modules.append(network.content.trunk.encoder)
+    content, encoder = network.content, pretrained.content and pretrained.use == "fine_tuned"
+    if encoder and isinstance(content, PretrainedContent):
+        modules.append(content.trunk.encoder)
     if network.style.audio is not None and pretrained.style and pretrained.style_use == "fine_tuned":
         modules.append(network.style.audio)
     return [p for module in modules for p in module.parameters() if p.requires_grad]

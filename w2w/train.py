@@ -23,13 +23,13 @@ from engine.optim import OptimConfig
 from engine.user_error import UserError, exits_cleanly
 from w2w.export import export_run
 from w2w.networks.content import ContentConfig
-from w2w.networks.critic import CriticConfig
+from w2w.networks.discriminator import DiscriminatorConfig
 from w2w.networks.decoder import DecoderConfig
 from w2w.networks.network import ConverterConfig
 from w2w.networks.style import StyleConfig
-from w2w.objectives.cluit import CLUIT
-from w2w.objectives.cluit_config import CLUITConfig, Weights
-from w2w.objectives.content import ContentLoss, ContentLossConfig
+from w2w.cluit.task import CLUIT
+from w2w.cluit.config import CLUITConfig, Weights
+from w2w.cluit.content_loss import ContentLoss, ContentLossConfig
 from w2w.pretrained import PretrainedConfig, with_encoders
 
 
@@ -45,7 +45,7 @@ class TrainConfig:
     """Which speech."""
     converter: ConverterConfig = field(default_factory=ConverterConfig)
     """The networks for use."""
-    critic: CriticConfig = field(default_factory=CriticConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     """The adversary."""
     cluit: CLUITConfig = field(default_factory=CLUITConfig)
     """The algorithm and its losses."""
@@ -55,7 +55,7 @@ class TrainConfig:
     """Pretrained encoders inside the converter; their sizes are filled in above."""
     optim_converter: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4, betas=(0.8, 0.99)))
     """The converter's optimiser."""
-    optim_critic: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-4, betas=(0.5, 0.9)))
+    optim_discriminator: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-4, betas=(0.5, 0.9)))
     """The critic's optimiser."""
 
     def __post_init__(self) -> None:
@@ -84,8 +84,8 @@ SMALL = TrainConfig(
         convert_from=400,
         adversary_from=2_300,
         code_noise=0.05,
-        critic_samples=8_192,
-        critic_batch=4,
+        discriminator_samples=8_192,
+        discriminator_batch=4,
     ),
     optim_converter=OptimConfig(
         lr=1e-3,
@@ -96,7 +96,7 @@ SMALL = TrainConfig(
         decay_steps=10_000,
         final=0.05,
     ),
-    optim_critic=OptimConfig(lr=2e-4, betas=(0.5, 0.9), gradient_clip=5.0),
+    optim_discriminator=OptimConfig(lr=2e-4, betas=(0.5, 0.9), gradient_clip=5.0),
 )
 TINY = replace(
     SMALL,
@@ -108,8 +108,8 @@ TINY = replace(
         style=StyleConfig(n_channels=16, n_blocks=1, n_tokens=2, token_dim=8),
         decoder=DecoderConfig(n_channels=32, n_blocks=2),
     ),
-    critic=CriticConfig(n_scales=2, n_channels=4, max_channels=16, n_strided=3, projection_dim=16),
-    cluit=CLUITConfig(critic_samples=4_096, critic_batch=0, convert_from=1, adversary_from=2, bank_size=16),
+    discriminator=DiscriminatorConfig(n_scales=2, n_channels=4, max_channels=16, n_strided=3, projection_dim=16),
+    cluit=CLUITConfig(discriminator_samples=4_096, discriminator_batch=0, convert_from=1, adversary_from=2, bank_size=16),
 )
 BASE = TrainConfig(
     loop=LoopConfig(steps=300_000, save_every=2_000, sample_every=5_000, mixed_precision="bf16", workers=8),
@@ -119,8 +119,8 @@ BASE = TrainConfig(
         style=StyleConfig(n_channels=384, n_blocks=6, n_tokens=16, token_dim=48),
         decoder=DecoderConfig(n_channels=512, n_blocks=12),
     ),
-    critic=CriticConfig(max_channels=1_024),
-    cluit=CLUITConfig(convert_from=5_000, adversary_from=10_000, critic_batch=32),
+    discriminator=DiscriminatorConfig(max_channels=1_024),
+    cluit=CLUITConfig(convert_from=5_000, adversary_from=10_000, discriminator_batch=32),
     optim_converter=OptimConfig(
         lr=5e-4,
         betas=(0.8, 0.99),
@@ -130,7 +130,7 @@ BASE = TrainConfig(
         decay_steps=300_000,
         final=0.02,
     ),
-    optim_critic=OptimConfig(lr=2e-4, betas=(0.5, 0.9), gradient_clip=10.0),
+    optim_discriminator=OptimConfig(lr=2e-4, betas=(0.5, 0.9), gradient_clip=10.0),
 )
 
 
@@ -140,7 +140,7 @@ def at_24_khz(config: TrainConfig) -> TrainConfig:
     return replace(
         config,
         converter=replace(config.converter, sample_rate=24_000),
-        cluit=replace(cluit, critic_samples=cluit.critic_samples * 3 // 2),
+        cluit=replace(cluit, discriminator_samples=cluit.discriminator_samples * 3 // 2),
         data=replace(
             data,
             sample_rate=24_000,
@@ -164,7 +164,7 @@ def build(config: TrainConfig) -> CLUIT:
     content = (
         ContentLoss(config.content, config.converter.sample_rate) if config.cluit.weights.content else None
     )
-    players = config.optim_converter, config.optim_critic
+    players = config.optim_converter, config.optim_discriminator
     task = CLUIT(config.cluit, config.converter, config.critic, *players, content, config.pretrained)
     if config.init:
         begin_from(task, Path(config.init))

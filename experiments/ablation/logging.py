@@ -26,7 +26,7 @@ from pretrain.recogniser import RELEASED
 from vocoders import load_vocoder
 from w2w.baselines.cluit_mel.losses import norm_loss
 from w2w.converter import Converter
-from w2w.objectives.content import ContentLoss, ContentLossConfig
+from w2w.cluit.content_loss import ContentLoss, ContentLossConfig
 
 N_HELD_OUT = 12
 """Crops of as many speakers that are never trained on, looked at during training."""

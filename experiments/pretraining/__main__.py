@@ -41,15 +41,15 @@ from pretrain.recogniser import RELEASED
 from w2w.converter import Converter
 from w2w.export import export_run
 from w2w.networks.content import ContentConfig
-from w2w.networks.critic import CriticConfig
+from w2w.networks.discriminator import CriticConfig
 from w2w.networks.decoder import DecoderConfig
 from w2w.networks.network import ConverterConfig
 from w2w.networks.style import StyleConfig
-from w2w.objectives.cluit import CLUIT
-from w2w.objectives.cluit_config import CLUITConfig, Weights
-from w2w.objectives.content import ContentLoss, ContentLossConfig
-from w2w.objectives.halves import decode, encode
-from w2w.objectives.recognisers import SpeechFeatures
+from w2w.cluit.task import CLUIT
+from w2w.cluit.config import CLUITConfig, Weights
+from w2w.cluit.content_loss import ContentLoss, ContentLossConfig
+from w2w.cluit.halves import decode, encode
+from w2w.cluit.recognisers import SpeechFeatures
 from w2w.pretrained import PretrainedConfig, with_encoders
 from w2w.train import TrainConfig, build
 

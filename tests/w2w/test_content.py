@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from engine.checkpoint import export
 from engine.user_error import UserError
 from pretrain.recogniser import Recogniser, RecogniserConfig
-from w2w.objectives.content import ContentLoss, ContentLossConfig, loud_frames
-from w2w.objectives.recognisers import LocalRecogniser, TorchaudioPipeline, TransformersCTC, open_recogniser
+from w2w.cluit.content_loss import ContentLoss, ContentLossConfig, loud_frames
+from w2w.cluit.recognisers import LocalRecogniser, TorchaudioPipeline, TransformersCTC, open_recogniser
 
 TORCHAUDIO = {
     "extractor_mode": "group_norm",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from w2w.objectives.losses import (
+from w2w.cluit.losses import (
     SpectralDistance,
     energy_distance,
     feature_matching,

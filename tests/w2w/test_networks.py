@@ -12,11 +12,11 @@ from torch.testing import assert_close
 
 from engine.user_error import UserError
 from w2w.converter import Converter
-from w2w.networks.analysis import FLOOR, CausalLogMel, frame_energy
+from data.causal_mel import FLOOR, CausalLogMel, frame_energy
 from w2w.networks.content import ContentConfig, factors
 from w2w.networks.network import ConverterConfig, ConverterNetwork, move
 from w2w.networks.pitch import Pitch
-from w2w.networks.running_mean import BLOCK, RunningMean
+from engine.running_mean import BLOCK, RunningMean
 from w2w.networks.style import StyleEncoder
 
 HEADS, FRONTENDS = ["harmonic", "istft", "transposed"], ["mel", "conv"]

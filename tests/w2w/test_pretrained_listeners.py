@@ -7,8 +7,8 @@ from engine.checkpoint import export
 from engine.user_error import UserError
 from pretrain.speech.encoder import SpeechEncoder, SpeechEncoderConfig
 from pretrain.speech.finetuned import SpeechRecogniser, SpeechRecogniserConfig
-from w2w.objectives.content import ContentLoss, ContentLossConfig
-from w2w.objectives.recognisers import FineTunedRecogniser, Listener, SpeechFeatures, open_recogniser
+from w2w.cluit.content_loss import ContentLoss, ContentLossConfig
+from w2w.cluit.recognisers import FineTunedRecogniser, Listener, SpeechFeatures, open_recogniser
 
 EARS = SpeechEncoderConfig(
     conv_dims=(8, 8, 8),

@@ -18,7 +18,7 @@ from engine.config import from_json, to_json
 from engine.loop import fit
 from engine.user_error import UserError
 from w2w.converter import Converter
-from w2w.networks.critic import Critic
+from w2w.networks.discriminator import Critic
 from w2w.networks.network import ConverterNetwork
 from w2w.train import PRESETS, TrainConfig, build
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from w2w.exported.rows import RowBlocks, RowStem
 from w2w.exported.spectra import transform
-from w2w.networks.analysis import FLOOR
+from data.causal_mel import FLOOR
 from w2w.networks.content import ContentEncoder
 
 State = dict[str, Tensor]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.streaming import CausalConv1d
-from w2w.networks.blocks import ResidualBlock
+from engine.residual import ResidualBlock
 
 Rows = Float[Tensor, "frames channels"]
 Pasts = Float[Tensor, "context channels"]

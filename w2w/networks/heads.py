@@ -1,51 +1,31 @@
-"""From frames to samples: three ways, behind one interface.
-
-Every head has ``begin(batch)`` and ``step(features, log_f0, state)``; frame ``t`` of the features yields
-samples ``t * hop`` to ``(t + 1) * hop``, and needs nothing later.
-"""
+"""From frames to samples: pulses and noise through filters that the features draw."""
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.streaming import CausalConv1d, CausalTransposedConv1d
-from w2w.networks.content import factors
-from w2w.networks.excitation import Excitation, ExcitationState
-from w2w.networks.fast import convolution, kept, layer_of, packed, pointwise, project, runs_fast
+from w2w.networks.excitation import Excitation
 
-HeadName = Literal["harmonic", "istft", "transposed"]
 Features = Float[Tensor, "batch channels frames"]
 LogF0 = Float[Tensor, "batch 1 frames"]
 Wave = Float[Tensor, "batch 1 samples"]
-PIECE_FRAMES = 50
-"""Frames whose spectra are filtered at once, in use: they stay in the cache."""
-
-
-def build_head(name: HeadName, n_channels: int, sample_rate: int, hop: int) -> nn.Module:
-    """Choose how features become samples."""
-    match name:
-        case "harmonic":
-            return HarmonicNoiseHead(n_channels, sample_rate, hop)
-        case "istft":
-            return InverseSTFTHead(n_channels, hop)
-        case "transposed":
-            return TransposedHead(n_channels, hop)
 
 
 class HarmonicNoiseHead(nn.Module):
     """Pulses and noise, each through a minimum-phase filter that the features draw (harmonic plus noise).
 
-    A frame's filter fades in over its own block and out over the next, so the head adds no latency. Learns
-    fastest of the three, since it invents no phases, and puts the pitch where ``log_f0`` says.
+    A frame's filter fades in over its own block and out over the next, so the head adds no latency. It invents
+    no phases, and puts the pitch where ``log_f0`` says. Transforms are products with Fourier bases: frames
+    are short, and nothing complex is left for an exporter.
     """
 
-    needs_pitch = True
-
     spread: Tensor
+    analysis: Tensor
+    synthesis: Tensor
     rise: Tensor
 
     def __init__(self, n_channels: int, sample_rate: int, hop: int, n_bands: int = 80) -> None:
@@ -57,154 +37,56 @@ class HarmonicNoiseHead(nn.Module):
             self.bands.bias.fill_(-4.0)  # type: ignore[union-attr]
         self.excitation = Excitation(sample_rate, hop)
         self.register_buffer("spread", minimum_phase(n_bands, self.n_fft, sample_rate), persistent=False)
-        fade = (torch.arange(hop) + 0.5) / hop
-        self.register_buffer("rise", fade, persistent=False)
+        analysis, synthesis = fourier_bases(hop, self.n_fft)
+        self.register_buffer("analysis", analysis, persistent=False)
+        self.register_buffer("synthesis", synthesis, persistent=False)
+        self.register_buffer("rise", (torch.arange(hop) + 0.5) / hop, persistent=False)
 
     def begin(self, batch: int, *, random: bool = False) -> dict[str, Any]:
         """Silence; pulses and noise from their beginning, or from anywhere (for training)."""
         bins = self.n_fft // 2 + 1
         return {
             "excitation": self.excitation.begin(batch, random=random),
-            "filters": torch.zeros(batch, 1, 2, bins, dtype=torch.complex64, device=self.rise.device),
+            "filters": self.rise.new_zeros(batch, 1, 2, 2 * bins),
             "tail": self.rise.new_zeros(batch, self.n_fft - self.hop),
         }
 
     def step(self, features: Features, log_f0: LogF0, state: dict[str, Any]) -> tuple[Wave, dict[str, Any]]:
         """Make the samples of one chunk."""
-        step = self._fast_step if runs_fast(features) and features.shape[-1] else self._step
-        if torch.is_grad_enabled() or features.shape[-1] <= PIECE_FRAMES:
-            return step(features, log_f0, state)
-        waves = []
-        for piece, curve in zip(features.split(PIECE_FRAMES, -1), log_f0.split(PIECE_FRAMES, -1)):
-            wave, state = step(piece, curve, state)
-            waves.append(wave)
-        return torch.cat(waves, dim=-1), state
-
-    def _step(self, features: Features, log_f0: LogF0, state: dict[str, Any]) -> tuple[Wave, dict[str, Any]]:
         pulses, noise, excitation = self.excitation.step(log_f0, state["excitation"])
         # (batch, frames, 2, bands)
-        drawn = self.bands(features).unflatten(1, (2, -1)).permute(0, 3, 1, 2)
+        log_magnitude = self.bands(features).unflatten(1, (2, -1)).permute(0, 3, 1, 2)
         with torch.autocast(features.device.type, enabled=False):
-            shape = drawn.float().clamp(-12.0, 6.0) @ self.spread
-        gain, angle = shape.chunk(2, dim=-1)
-        filters = torch.polar(gain.exp(), angle)  # (batch, frames, 2, bins)
-        earlier = torch.cat([state["filters"], filters[:, :-1]], dim=1)
-        sources = torch.stack([pulses, noise], dim=2)  # (batch, frames, 2, hop)
-        entering = torch.fft.rfft(sources * self.rise, n=self.n_fft)
-        leaving = torch.fft.rfft(sources * (1.0 - self.rise), n=self.n_fft)
-        blocks = torch.fft.irfft((entering * filters + leaving * earlier).sum(2), n=self.n_fft)
-        wave, tail = overlap_add(blocks, self.hop, state["tail"])
+            gain, angle = (log_magnitude.float().clamp(-12.0, 6.0) @ self.spread).chunk(2, dim=-1)
+            gain = gain.exp()
+            filters = torch.cat([gain * angle.cos(), gain * angle.sin()], dim=-1)
+            earlier = torch.cat([state["filters"], filters[:, :-1]], dim=1)
+            sources = torch.stack([pulses, noise], dim=2)  # (batch, frames, 2, hop)
+            entering = (sources * self.rise) @ self.analysis
+            leaving = (sources * (1.0 - self.rise)) @ self.analysis
+            spectrum = complex_product(entering, filters) + complex_product(leaving, earlier)
+            wave, tail = overlap_add(spectrum.sum(2) @ self.synthesis, self.hop, state["tail"])
         return wave, {"excitation": excitation, "filters": filters[:, -1:], "tail": tail}
 
-    def _fast_step(
-        self, features: Features, log_f0: LogF0, state: dict[str, Any]
-    ) -> tuple[Wave, dict[str, Any]]:
-        """The same samples on a CPU, a quarter of the time."""
-        from w2w.networks.fast_head import draw, filtered, overlapped, sources
 
-        n_frames, bins = log_f0.shape[-1], self.n_fft // 2 + 1
-        before: ExcitationState = state["excitation"]
-        # Zero beyond a hop, and never written there; these are this thread's, and used in this call alone.
-        sounds = kept(f"sounds {self.hop} {self.n_fft}", n_frames, 4, self.n_fft)
-        phase = sources(
-            log_f0[0, 0].double().contiguous().numpy(),
-            float(before.phase),
-            float(before.log_f0),
-            int(before.position),
-            self.excitation.sample_rate,
-            self.rise.numpy(),
-            sounds.numpy(),
-        )
-        excitation = ExcitationState(
-            torch.full_like(before.phase, phase),
-            log_f0[..., -1:].double(),
-            before.position + n_frames * self.hop,
-        )
-        bands, spread = packed(
-            self, lambda: (convolution(self.bands), layer_of(self.spread, torch.zeros(2 * bins)))
-        )
-        drawn = pointwise(bands, features[0].T).clamp_(-12.0, 6.0)
-        shapes = project(spread, drawn.reshape(2 * n_frames, -1), 2 * n_frames)
-        filters = kept("filters", 2 * n_frames, 2, bins)
-        draw(shapes.numpy(), bins, filters.numpy())
-        earlier = torch.view_as_real(state["filters"][0, 0]).transpose(1, 2).contiguous()
-        spectra, spectrum = kept("spectra", n_frames, 4, bins, 2), kept("spectrum", n_frames, bins, 2)
-        torch.fft.rfft(sounds, out=torch.view_as_complex(spectra))
-        filtered(spectra.numpy(), earlier.numpy(), filters.numpy(), spectrum.numpy())
-        blocks = torch.fft.irfft(torch.view_as_complex(spectrum), n=self.n_fft)
-        tail, wave = state["tail"].clone(), torch.empty(1, 1, n_frames * self.hop)
-        overlapped(blocks.numpy(), self.hop, tail[0].numpy(), wave[0, 0].numpy())
-        last = torch.complex(filters[-2:, 0], filters[-2:, 1])[None, None]
-        return wave, {"excitation": excitation, "filters": last, "tail": tail}
+def complex_product(a: Float[Tensor, "*shape two_bins"], b: Float[Tensor, "*shape two_bins"]) -> Tensor:
+    """Product of spectra stored as real parts followed by imaginary parts."""
+    (a_real, a_imaginary), (b_real, b_imaginary) = a.chunk(2, dim=-1), b.chunk(2, dim=-1)
+    real = a_real * b_real - a_imaginary * b_imaginary
+    return torch.cat([real, a_real * b_imaginary + a_imaginary * b_real], dim=-1)
 
 
-class InverseSTFTHead(nn.Module):
-    """Predicted magnitude and phase, by inverse STFT (iSTFTNet's and Vocos' end): cheapest of the three."""
-
-    needs_pitch = False
-
-    window: Tensor
-
-    def __init__(self, n_channels: int, hop: int) -> None:
-        super().__init__()
-        self.hop, self.n_fft = hop, 2 * hop
-        self.spectrum = nn.Conv1d(n_channels, 2 * (self.n_fft // 2 + 1), 1)
-        self.register_buffer("window", torch.hann_window(self.n_fft), persistent=False)
-
-    def begin(self, batch: int, *, random: bool = False) -> dict[str, Any]:
-        """Silence; nothing here is random."""
-        return {"tail": self.window.new_zeros(batch, self.n_fft - self.hop)}
-
-    def step(self, features: Features, log_f0: LogF0, state: dict[str, Any]) -> tuple[Wave, dict[str, Any]]:
-        """Make the samples of one chunk."""
-        log_magnitude, phase = self.spectrum(features).float().transpose(1, 2).chunk(2, dim=-1)
-        spectrum = torch.polar(log_magnitude.clamp(max=6.0).exp(), phase)
-        blocks = torch.fft.irfft(spectrum, n=self.n_fft) * self.window
-        wave, tail = overlap_add(blocks, self.hop, state["tail"])
-        return wave, {"tail": tail}
-
-
-class TransposedHead(nn.Module):
-    """Transposed convolutions with dilated residual blocks between (MelGAN's generator, made causal)."""
-
-    needs_pitch = False
-
-    def __init__(self, n_channels: int, hop: int) -> None:
-        super().__init__()
-        widths = [n_channels // 2**i for i in range(5)]
-        strides = list(reversed(factors(hop)))
-        self.up = nn.ModuleList(
-            CausalTransposedConv1d(inner, outer, 2 * stride, stride=stride)
-            for inner, outer, stride in zip(widths[:-1], widths[1:], strides)
-        )
-        self.blocks = nn.ModuleList(
-            nn.ModuleList(CausalConv1d(width, width, 3, dilation=3**i) for i in range(3))
-            for width in widths[1:]
-        )
-        self.out = CausalConv1d(widths[-1], 1, 7)
-
-    def begin(self, batch: int, *, random: bool = False) -> dict[str, Any]:
-        """Silence; nothing here is random."""
-        return {
-            "up": [layer.begin(batch) for layer in self.up],  # type: ignore[operator]
-            "blocks": [[layer.begin(batch) for layer in stack] for stack in self.blocks],  # type: ignore
-            "out": self.out.begin(batch),
-        }
-
-    def step(self, features: Features, log_f0: LogF0, state: dict[str, Any]) -> tuple[Wave, dict[str, Any]]:
-        """Make the samples of one chunk."""
-        hidden, ups, blocks = features, [], []
-        for up, stack, up_past, pasts in zip(self.up, self.blocks, state["up"], state["blocks"]):
-            hidden, after = up.step(F.leaky_relu(hidden, 0.2), up_past)  # type: ignore[operator]
-            ups.append(after)
-            afters = []
-            for layer, past in zip(stack, pasts):  # type: ignore[arg-type]
-                change, after = layer.step(F.leaky_relu(hidden, 0.2), past)
-                hidden = hidden + change
-                afters.append(after)
-            blocks.append(afters)
-        wave, out = self.out.step(F.leaky_relu(hidden, 0.2), state["out"])
-        return torch.tanh(wave), {"up": ups, "blocks": blocks, "out": out}
+def fourier_bases(
+    samples: int, n_fft: int
+) -> tuple[Float[Tensor, "samples two_bins"], Float[Tensor, "two_bins n_fft"]]:
+    """What turns ``samples`` samples into their half spectrum of ``n_fft`` points, and a spectrum into samples."""
+    angle = 2 * math.pi / n_fft * torch.outer(torch.arange(n_fft), torch.arange(n_fft // 2 + 1)).double()
+    analysis = torch.cat([angle[:samples].cos(), -angle[:samples].sin()], dim=1)
+    # Every bin but the first and the last stands for its mirror image, too.
+    twice = torch.full((n_fft // 2 + 1,), 2.0, dtype=torch.float64)
+    twice[0] = twice[-1] = 1.0
+    synthesis = torch.cat([angle.cos() * twice, -angle.sin() * twice], dim=1).T / n_fft
+    return analysis.float(), synthesis.float().contiguous()
 
 
 def overlap_add(

@@ -2,23 +2,26 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from engine.running_mean import RunningMean
 from engine.user_error import UserError
-from w2w.networks.content import Content, ContentConfig, ContentEncoder, factors
-from w2w.networks.decoder import Decoder, DecoderConfig
+from pretrain.causal.encoder import CausalEncoder, CausalEncoderConfig, Content
+from w2w.networks.decoder import MEAN_LOG_F0, Decoder, DecoderConfig
+from w2w.networks.gate import PauseGate
 from w2w.networks.pitch import Pitch, PitchTracker
-from w2w.networks.running_mean import RunningMean
 from w2w.networks.style import StyleConfig, StyleEncoder
+from w2w.networks.trunk import PretrainedContent, TrunkConfig
 from w2w.networks.wave_network import WaveNetwork
 
 Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch voice"]
+Curve = Float[Tensor, "batch 1 frames"]
 
 LOWEST, HIGHEST = math.log(50.0), math.log(600.0)
 """Log of Hz: converted F0 stays inside."""
@@ -32,45 +35,53 @@ class ConverterConfig:
 
     sample_rate: int = 16_000
     """Hz, of all waves in and out."""
-    frame_ms: float = 10.0
-    """Milliseconds between frames: the hop."""
-    window_ms: float = 32.0
-    """Milliseconds that one frame's analysis hears."""
     look_ahead_ms: float = 8.0
-    """Milliseconds of future that every output sample may hear; live, this and one hop are the latency."""
-    n_mels: int = 80
-    """Bands of the analysis."""
+    """Milliseconds of future that every output sample may depend on; live, this and one hop are the latency."""
     pitch_memory_s: float = 10.0
     """Seconds over which the source's mean log-F0 is remembered."""
-    content: ContentConfig = field(default_factory=ContentConfig)
-    """What is said."""
+    pitch_prior_frames: float = 40.0
+    """Voiced frames that the mean log-F0 predicted from the source's spectra is worth; 0: none is predicted."""
+    content: CausalEncoderConfig = field(default_factory=CausalEncoderConfig)
+    """What is said: the content encoder."""
+    trunk: TrunkConfig | None = None
+    """A pretrained speech encoder in the place of the content encoder's mels; it needs whole utterances."""
     style: StyleConfig = field(default_factory=StyleConfig)
     """Whose voice."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     """How it is said."""
 
     def __post_init__(self) -> None:
-        try:
-            factors(self.hop)
-        except ValueError as mistake:
-            raise UserError(str(mistake)) from None
-        if self.window < self.hop:
-            raise UserError(f"window_ms={self.window_ms} must be at least frame_ms={self.frame_ms}")
+        if self.hop % 80:
+            raise UserError(
+                f"a hop of {self.hop} samples is not a multiple of 80: choose a sample_rate that is a multiple"
+                " of 8 kHz and a content.hop_ms of 10"
+            )
 
     @property
     def hop(self) -> int:
         """Samples between frames."""
-        return round(self.sample_rate * self.frame_ms / 1000)
+        return round(self.sample_rate * self.content.hop_ms / 1000)
 
     @property
     def window(self) -> int:
-        """Samples that one frame's analysis hears."""
-        return round(self.sample_rate * self.window_ms / 1000)
+        """Samples that one frame's analysis spans."""
+        return round(self.sample_rate * self.content.window_ms / 1000)
 
     @property
     def look_ahead(self) -> int:
-        """Samples of future that every output sample may hear."""
+        """Samples of future that every output sample may depend on."""
         return round(self.sample_rate * self.look_ahead_ms / 1000)
+
+
+class Encoded(NamedTuple):
+    """What is taken from a source before a voice is chosen."""
+
+    content: Content
+    pitch: Pitch
+    mean_log_f0: Curve
+    """Of the source so far."""
+    predicted_log_f0: Curve
+    """The part of it that was predicted from spectra."""
 
 
 class ConverterNetwork(nn.Module):
@@ -83,16 +94,29 @@ class ConverterNetwork(nn.Module):
     def __init__(self, config: ConverterConfig) -> None:
         super().__init__()
         self.config = config
-        shape = (config.sample_rate, config.hop, config.window, config.n_mels)
-        self.content = ContentEncoder(config.content, *shape, look_ahead=config.look_ahead)
-        self.style = StyleEncoder(config.style, *shape)
+        relative = config.content.relative_level
+        self.content: CausalEncoder = (
+            CausalEncoder(config.content, config.sample_rate)
+            if config.trunk is None
+            else PretrainedContent(config.content, config.trunk, config.sample_rate, config.look_ahead)
+        )
+        shape = (config.sample_rate, config.hop, config.window, config.content.n_mels)
+        self.style = StyleEncoder(config.style, *shape, relative_level=relative)
         self.decoder = Decoder(
             config.decoder, config.style, config.content.dim, config.sample_rate, config.hop
         )
-        self.pitch = PitchTracker(config.sample_rate, config.hop)
-        frames = 1000.0 * config.pitch_memory_s / config.frame_ms
-        self.usual_pitch = RunningMean(1, time_constant=frames, prior_frames=0.5)
-        self.usual_pitch.prior.requires_grad_(False).fill_(math.log(150.0))
+        self.pitch = PitchTracker(config.sample_rate, config.hop, relative_level=relative)
+        frames = 1000.0 * config.pitch_memory_s / config.content.hop_ms
+        self.mean_log_f0 = RunningMean(1, time_constant=frames, prior_frames=0.5)
+        self.mean_log_f0.prior.requires_grad_(False).fill_(math.log(150.0))
+        self.pitch_predictor: nn.Module | None = None
+        if config.pitch_prior_frames:
+            self.pitch_predictor = nn.Sequential(
+                nn.Conv1d(config.content.n_mels + 2, 96, 1), nn.SiLU(), nn.Conv1d(96, 1, 1)
+            )
+            self.predicted_mean = RunningMean(1, time_constant=frames, prior_frames=1.0)
+            self.predicted_mean.prior.requires_grad_(False).fill_(math.log(150.0))
+        self.gate = PauseGate(config.hop, config.look_ahead) if relative else None
 
     @property
     def sample_rate(self) -> int:
@@ -117,83 +141,116 @@ class ConverterNetwork(nn.Module):
     @property
     def moves_pitch(self) -> bool:
         """Whether the pitch can be moved beyond the voice's own."""
-        return self.decoder.needs_pitch
+        return True
 
     @property
     def streams(self) -> bool:
         """Whether a signal may be converted in pieces."""
-        return not self.needs_whole
+        return self.config.trunk is None
 
     @property
     def needs_whole(self) -> str:
         """Which part needs the whole utterance, and why; empty where none does."""
-        if not self.content.streams:
-            return "content.frontend is 'pretrained', whose transformer hears the whole utterance"
-        return "" if self.decoder.streams else "decoder.norm is 'adain', which needs the whole utterance"
+        if self.streams:
+            return ""
+        return "content encoder is a pretrained transformer, which needs the whole utterance"
 
     def forward(self, source: Wave, voice: Voice, semitones: float = 0.0) -> Wave:
         """Convert whole waves; the result is as long as the source."""
-        samples, led, state = source.shape[-1], self.lead(source), self.begin(source.shape[0])
-        if self.content.streams:
-            wave, _ = self.step(led, voice, state, semitones)
+        samples, padded, state = source.shape[-1], self.pad_look_ahead(source), self.begin(source.shape[0])
+        if self.streams:
+            wave, _ = self.step(padded, voice, state, semitones)
         else:
-            content, parts = self.content(led), []
+            content, parts = self.content.encode(padded), []
             # Codes are few; what the decoder makes of them on its way to samples is not.
-            block = BLOCK_FRAMES if self.decoder.streams else content.code.shape[-1]
-            pieces = zip(content.code.split(block, dim=-1), content.energy.split(block, dim=-1))
-            for (code, energy), chunk in zip(pieces, led.split(block * self.config.hop, dim=-1)):
-                part, state = self.speak(chunk, Content(code, energy), voice, state, semitones)
+            pieces = zip(*(part.split(BLOCK_FRAMES, dim=-1) for part in content))
+            for piece, chunk in zip(pieces, padded.split(BLOCK_FRAMES * self.hop, dim=-1)):
+                part, state = self._speak(chunk, Content(*piece), voice, state, semitones)
                 parts.append(part)
             wave = torch.cat(parts, dim=-1)
-        return wave[..., self.config.look_ahead :][..., :samples]
+        return wave[..., self.look_ahead :][..., :samples]
 
-    def lead(self, source: Wave) -> Float[Tensor, "batch 1 led"]:
+    def pad_look_ahead(self, source: Wave) -> Float[Tensor, "batch 1 padded"]:
         """The source followed by the silence that brings its last samples out, in whole hops."""
-        samples = source.shape[-1] + self.config.look_ahead
-        return F.pad(source, (0, -samples % self.config.hop + self.config.look_ahead))
+        samples = source.shape[-1] + self.look_ahead
+        return F.pad(source, (0, -samples % self.hop + self.look_ahead))
 
     def begin(self, batch: int) -> dict[str, Any]:
         """Silence, and nothing known of the source's pitch."""
         return {
-            "content": self.content.begin(batch),
+            "content": self.content.begin(batch) if self.streams else None,
             "pitch": self.pitch.begin(batch),
-            "usual_pitch": self.usual_pitch.begin(batch),
-            "decoder": self.decoder.begin(batch),
+            "mean_log_f0": self.mean_log_f0.begin(batch),
+            "predicted": self.predicted_mean.begin(batch) if self.pitch_predictor else None,
+            "decoder": self.begin_decoder(batch),
+            "gate": self.gate.begin(batch, self.pitch.lowpass.device) if self.gate else None,
         }
+
+    def begin_decoder(self, batch: int, *, random: bool = False) -> dict[str, Any]:
+        """The decoder's state before the first frame, whose level is not known yet (NaN)."""
+        level = self.pitch.lowpass.new_full((batch, 1, 1), math.nan).float()
+        return self.decoder.begin(batch, random=random) | {"level": level}
 
     def step(
         self, source: Wave, voice: Voice, state: dict[str, Any], semitones: float = 0.0
     ) -> tuple[Wave, dict[str, Any]]:
         """Convert one chunk, a whole number of hops long; the output lags by ``look_ahead`` samples."""
         content, after_content = self.content.step(source, state["content"])
-        wave, after = self.speak(source, content, voice, state, semitones)
+        wave, after = self._speak(source, content, voice, state, semitones)
         return wave, after | {"content": after_content}
 
-    def speak(
-        self, source: Wave, content: Content, voice: Voice, state: dict[str, Any], semitones: float = 0.0
+    def _speak(
+        self, source: Wave, content: Content, voice: Voice, state: dict[str, Any], semitones: float
     ) -> tuple[Wave, dict[str, Any]]:
         """Speak what was encoded of one chunk; its pitch is found here."""
-        if self.decoder.needs_pitch:
-            pitch, after_pitch = self.pitch.step(source, state["pitch"])
-            usual, after_usual = self.usual_pitch.step(pitch.log_f0, voiced(pitch), state["usual_pitch"])
-            pitch = move(pitch, usual, voice, semitones)
-        else:
-            pitch = Pitch(torch.zeros_like(content.energy), torch.zeros_like(content.energy))
-            after_pitch, after_usual = state["pitch"], state["usual_pitch"]
-        wave, after_decoder = self.decoder.step(content, pitch, voice, state["decoder"])
-        return wave, state | {"pitch": after_pitch, "usual_pitch": after_usual, "decoder": after_decoder}
+        encoded, after = self.track(source, content, state)
+        pitch = shift_pitch(encoded.pitch, encoded.mean_log_f0, voice, semitones)
+        wave, decoder = self.decode(encoded, pitch, voice, state["decoder"])
+        after |= {"decoder": decoder}
+        if self.gate is not None:
+            wave, after["gate"] = self.gate.step(source, wave, content.level, state["gate"])
+        return wave, after
+
+    def track(
+        self, source: Wave, content: Content, state: dict[str, Any]
+    ) -> tuple[Encoded, dict[str, Any]]:
+        """Find the pitch of one chunk and the mean log-F0 of the source so far."""
+        pitch, after_pitch = self.pitch.step(source, state["pitch"])
+        voiced = (pitch.voicing > 0.5).to(pitch.voicing.dtype)
+        total, weight = self.mean_log_f0.sums(pitch.log_f0, voiced, state["mean_log_f0"])
+        after = state | {
+            "pitch": after_pitch,
+            "mean_log_f0": state["mean_log_f0"]._replace(total=total[..., -1:], weight=weight[..., -1:]),
+        }
+        if self.pitch_predictor is None:
+            return Encoded(content, pitch, total / weight, total / weight), after
+        features = [content.mels, (pitch.log_f0 - MEAN_LOG_F0).float(), voiced.float()]
+        predicted = math.log(150.0) + 0.3 * self.pitch_predictor(torch.cat(features, dim=1)).float()
+        audible = torch.sigmoid(2.0 * (content.energy + 3.0))
+        predicted, after["predicted"] = self.predicted_mean.step(predicted, audible, state["predicted"])
+        prior = self.config.pitch_prior_frames
+        mean = (total + prior * predicted.detach().double()) / (weight + prior)
+        return Encoded(content, pitch, mean, predicted), after
+
+    def decode(
+        self, encoded: Encoded, pitch: Pitch, voice: Voice, state: dict[str, Any]
+    ) -> tuple[Wave, dict[str, Any]]:
+        """Speak what was encoded, at the source's level."""
+        content = encoded.content
+        wave, after = self.decoder.step(content.code, content.energy, pitch, voice, state)
+        # A level is a log magnitude; within a frame it moves in a straight line from the last frame's.
+        before = torch.where(state["level"].isnan(), content.level[..., :1], state["level"])
+        gain = torch.cat([before, content.level], dim=-1).exp()
+        rise = torch.arange(1, self.hop + 1, device=wave.device) / self.hop
+        gain = gain[..., :-1, None] * (1.0 - rise) + gain[..., 1:, None] * rise  # (batch, 1, frames, hop)
+        return wave * gain.flatten(2), after | {"level": content.level[..., -1:]}
 
 
 # By name, because its style is a submodule, which Pythons from 3.12 on do not count as a member.
 cast(Any, WaveNetwork).register(ConverterNetwork)
 
 
-def voiced(pitch: Pitch) -> Float[Tensor, "batch 1 frames"]:
-    """One where there is a pitch."""
-    return (pitch.voicing > 0.5).to(pitch.voicing.dtype)
-
-
-def move(pitch: Pitch, usual: Float[Tensor, "batch 1 frames"], voice: Voice, semitones: float = 0.0) -> Pitch:
-    """Move log-F0 from the source's usual one to the voice's mean, and by ``semitones`` beyond."""
+def shift_pitch(pitch: Pitch, mean_log_f0: Curve, voice: Voice, semitones: float = 0.0) -> Pitch:
+    """Move log-F0 from the source's mean to the voice's, and by ``semitones`` beyond."""
     target = voice[:, -1:, None] + semitones * math.log(2.0) / 12.0
-    return Pitch((pitch.log_f0 - usual + target).clamp(LOWEST, HIGHEST), pitch.voicing)
+    return Pitch((pitch.log_f0 - mean_log_f0 + target).clamp(LOWEST, HIGHEST), pitch.voicing)

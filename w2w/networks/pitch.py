@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from w2w.networks.fast import compiles
+from engine.running_mean import running_maximum
 
 Curve = Float[Tensor, "batch 1 frames"]
 
@@ -32,7 +32,9 @@ HUSH = 0.002
 DECAY = 0.998
 """How fast the recent loudest frame is forgotten, per frame."""
 QUIET = 1e-5
-"""Mean power (-50 dBFS) that the loudest frame is never taken to be below."""
+"""Mean power (-50 dBFS) that the loudest frame is never taken to be below, where levels are absolute."""
+FAINT = 1e-10
+"""The same (-100 dBFS) where a quiet recording must be tracked like a loud one."""
 PIECE_FRAMES = 50
 """Frames correlated at once: what they need stays in the cache."""
 
@@ -70,9 +72,10 @@ class PitchTracker(nn.Module):
     jump: Tensor
     lowpass: Tensor
 
-    def __init__(self, sample_rate: int, hop: int) -> None:
+    def __init__(self, sample_rate: int, hop: int, *, relative_level: bool = False) -> None:
         super().__init__()
         self.sample_rate, self.hop = sample_rate, hop
+        self.quiet = FAINT if relative_level else QUIET
         self.longest = math.ceil(sample_rate / F_MIN) + 1
         self.width = int(0.025 * sample_rate)
         self.window = self.width + self.longest
@@ -105,17 +108,15 @@ class PitchTracker(nn.Module):
             self.lowpass.new_zeros(batch, 1, self.context),
             self.lowpass.new_zeros(batch, len(self.log_f0)),
             self.lowpass.new_full((batch, 1), math.log(150.0)),
-            self.lowpass.new_full((batch, 1), QUIET),
+            self.lowpass.new_full((batch, 1), self.quiet),
         )
 
     @torch.no_grad()
     def step(self, wave: Float[Tensor, "batch 1 samples"], state: PitchState) -> tuple[Pitch, PitchState]:
         """Track one chunk, a whole number of hops long."""
-        heard = torch.cat([state.past, wave.double()], dim=-1)
-        if compiles(heard):
-            return self._compiled_step(heard, state)
-        salience, power = self.salience(F.conv1d(heard, self.lowpass))
-        loudest = fading_peak(power, state.loudest)
+        window = torch.cat([state.past, wave.double()], dim=-1)
+        salience, power = self.salience(F.conv1d(window, self.lowpass))
+        loudest = fading_peak(power, state.loudest, self.quiet)
         salience = salience * (power / (power + HUSH * loudest))[..., None]
         scores = self._scores(salience, state.score)
         best = (scores + self.bias).argmax(-1, keepdim=True)
@@ -123,38 +124,9 @@ class PitchTracker(nn.Module):
         voicing = torch.sigmoid((strength - VOICED) * 20.0)[..., 0]
         log_f0 = hold(self._refined(salience, best), voicing > 0.5, state.held)
         after = PitchState(
-            heard[..., heard.shape[-1] - self.context :], scores[:, -1], log_f0[:, -1:], loudest[:, -1:]
+            window[..., window.shape[-1] - self.context :], scores[:, -1], log_f0[:, -1:], loudest[:, -1:]
         )
         return Pitch(log_f0[:, None], voicing[:, None]), after
-
-    def _compiled_step(
-        self, heard: Float[Tensor, "batch 1 samples"], state: PitchState
-    ) -> tuple[Pitch, PitchState]:
-        """The same decisions on a CPU, a twentieth of the time."""
-        from w2w.networks.fast_pitch import Rules, decide, lowpass, salience
-
-        n_frames = (heard.shape[-1] - self.context) // self.hop
-        sizes, places = (self.width, self.longest, self.hop), (self.low_lag.numpy(), self.fraction.numpy())
-        taps, step = self.lowpass[0, 0].numpy(), math.log(2.0) / BINS_PER_OCTAVE
-        curves = (self.bias.numpy(), self.jump.numpy(), self.log_f0.numpy())
-        rules = Rules(*curves, RESTART, FORGET, VOICED, HUSH, DECAY, QUIET, step)
-        log_f0, voicing = heard.new_empty(2, len(heard), 1, n_frames)
-        score, last = state.score.clone(), heard.new_empty(2, len(heard), 1)
-        bins, power = heard.new_empty(n_frames, len(self.log_f0)).numpy(), heard.new_empty(n_frames).numpy()
-        for item in range(len(heard)):
-            salience(lowpass(heard[item, 0].numpy(), taps), *sizes, *places, bins, power)
-            last[0, item], last[1, item] = decide(
-                bins,
-                power,
-                score[item].numpy(),
-                float(state.held[item]),
-                float(state.loudest[item]),
-                rules,
-                log_f0[item, 0].numpy(),
-                voicing[item, 0].numpy(),
-            )
-        past = heard[..., heard.shape[-1] - self.context :]
-        return Pitch(log_f0, voicing), PitchState(past, score, last[0], last[1])
 
     def salience(
         self, wave: Float[Tensor, "batch 1 samples"]
@@ -176,7 +148,7 @@ class PitchTracker(nn.Module):
         products = torch.fft.irfft(spectrum, n=size)[..., : self.longest + 1].flip(-1)
         summed = F.pad(frames.square().cumsum(-1), (1, 0))
         energy = (summed[..., self.width :] - summed[..., : -self.width]).flip(-1).clamp_min(0.0)
-        correlation = products / ((energy[..., :1] * energy).sqrt() + 1e-6 * self.width)
+        correlation = products / ((energy[..., :1] * energy).sqrt() + 0.1 * self.quiet * self.width)
         low = correlation[..., self.low_lag]
         high = correlation[..., self.low_lag + 1]
         return low + self.fraction * (high - low), energy[..., 0] / self.width
@@ -221,12 +193,12 @@ def is_summit(
 
 
 def fading_peak(
-    power: Float[Tensor, "batch frames"], before: Float[Tensor, "batch 1"]
+    power: Float[Tensor, "batch frames"], before: Float[Tensor, "batch 1"], quiet: float = QUIET
 ) -> Float[Tensor, "batch frames"]:
-    """The loudest frame so far, forgotten at ``DECAY`` per frame; never below ``QUIET``."""
+    """The loudest frame so far, forgotten at ``DECAY`` per frame; never below ``quiet``."""
     age = torch.arange(1, power.shape[-1] + 1, device=power.device, dtype=power.dtype) * math.log(DECAY)
-    lifted = torch.maximum(power.clamp_min(QUIET).log() - age, before.log())
-    return (lifted.cummax(-1).values + age).exp().clamp_min(QUIET)
+    lifted = torch.maximum(power.clamp_min(quiet).log() - age, before.log())
+    return (running_maximum(lifted) + age).exp().clamp_min(quiet)
 
 
 def hold(
@@ -236,5 +208,5 @@ def hold(
 ) -> Float[Tensor, "batch frames"]:
     """Each frame's newest known value."""
     places = torch.arange(1, values.shape[-1] + 1, device=values.device)
-    newest = torch.where(known, places, torch.zeros_like(places)).cummax(-1).values
+    newest = running_maximum(torch.where(known, places, torch.zeros_like(places)))
     return torch.cat([before, values], dim=-1).gather(-1, newest)

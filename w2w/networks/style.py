@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchaudio.functional import resample
 
+from data.causal_mel import FAINT, CausalLogMel, frame_energy
 from engine.user_error import UserError
+from pretrain.causal.encoder import LOWEST_BAND, QUIETEST
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
-from w2w.networks.analysis import CausalLogMel, frame_energy
 from w2w.networks.pitch import PitchTracker
 
 Voice = Float[Tensor, "batch voice"]
@@ -58,16 +59,26 @@ class StyleEncoder(nn.Module):
     on the mels' frames, so that tokens still attend to single sounds, and know what Wav2CLIP heard around.
     """
 
-    def __init__(self, config: StyleConfig, sample_rate: int, hop: int, window: int, n_mels: int) -> None:
+    def __init__(
+        self,
+        config: StyleConfig,
+        sample_rate: int,
+        hop: int,
+        window: int,
+        n_mels: int,
+        *,
+        relative_level: bool = False,
+    ) -> None:
         super().__init__()
-        self.config, self.sample_rate = config, sample_rate
-        self.analysis = CausalLogMel(sample_rate, hop, window, n_mels)
-        self.pitch = PitchTracker(sample_rate, hop)
+        self.config, self.sample_rate, self.relative_level = config, sample_rate, relative_level
+        conditioned = {"f_min": LOWEST_BAND, "floor": FAINT} if relative_level else {}
+        self.analysis = CausalLogMel(sample_rate, hop, window, n_mels, **conditioned)
+        self.pitch = PitchTracker(sample_rate, hop, relative_level=relative_level)
         width = config.n_channels
         self.stem = nn.Conv1d(n_mels, width, 5, padding=2)
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                nn.GroupNorm(1, width),
+                FrameNorm(width) if relative_level else nn.GroupNorm(1, width),
                 nn.Conv1d(width, 2 * width, 5, padding=2),
                 nn.GLU(1),
                 nn.Conv1d(width, width, 1),
@@ -102,9 +113,7 @@ class StyleEncoder(nn.Module):
 
         ``heard`` is what Wav2CLIP hears, in as many frames.
         """
-        energy = frame_energy(mels)
-        audible = F.logsigmoid(2.0 * (energy - energy.amax(-1, keepdim=True) + 3.5))
-        mels = mels - (energy * audible.softmax(-1)).sum(-1, keepdim=True)
+        mels, audible = self.leveled(mels)
         hidden = self.stem(mels * 0.5)
         if heard is not None:
             hidden = hidden + self.lay(heard)
@@ -115,15 +124,44 @@ class StyleEncoder(nn.Module):
         values = values.unflatten(1, (self.config.n_tokens, self.config.token_dim))
         return torch.einsum("bkt,bkdt->bkd", attention, values).flatten(1)
 
+    def leveled(
+        self, mels: Float[Tensor, "batch n_mels frames"]
+    ) -> tuple[Float[Tensor, "batch n_mels frames"], Float[Tensor, "batch 1 frames"]]:
+        """Mels less the level of the clip's speech, and the log of each frame's share in a voice."""
+        energy = frame_energy(mels)
+        if not self.relative_level:
+            audible = F.logsigmoid(2.0 * (energy - energy.amax(-1, keepdim=True) + 3.5))
+            return mels - (energy * audible.softmax(-1)).sum(-1, keepdim=True), audible
+        # Weighed by amplitude: neither minutes of silence nor one click move it much.
+        level = (energy * energy.softmax(-1)).sum(-1, keepdim=True)
+        return (mels - level).clamp_min(QUIETEST), F.logsigmoid(3.0 * (energy - level + 2.5))
+
     def mean_log_f0(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch 1"]:
         """Mean log-F0 of voiced frames within half an octave of their median; 150 Hz where none is voiced."""
         pitch = self.pitch(wave)
         log_f0, known = pitch.log_f0[:, 0], pitch.voicing[:, 0] > 0.5
+        if self.relative_level:
+            audible = self.leveled(self.analysis(wave))[1][:, 0]
+            known = known & (audible > math.log(0.3))
         median = log_f0.masked_fill(~known, math.nan).nanmedian(-1, keepdim=True).values
         near = (known & ((log_f0 - median).abs() < 0.5 * math.log(2.0))).double()
+        if self.relative_level:
+            near = near * audible.exp().double()
         # A hundredth of a frame of the default, so that silence, too, has a pitch.
         total = (log_f0 * near).sum(-1, keepdim=True) + 0.01 * math.log(150.0)
         return (total / (near.sum(-1, keepdim=True) + 0.01)).float()
+
+
+class FrameNorm(nn.Module):
+    """Normalises each frame over its channels: what else a clip holds, such as silence, does not matter."""
+
+    def __init__(self, n_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(n_channels, 1))
+        self.bias = nn.Parameter(torch.zeros(n_channels, 1))
+
+    def forward(self, x: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch channels frames"]:
+        return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-4) * self.weight + self.bias
 
 
 class Listening(AudioEncoder):

@@ -10,7 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchaudio.functional import resample
 
+from engine.streaming import CausalConv1d
 from engine.user_error import UserError
+from pretrain.causal.encoder import CausalEncoder, CausalEncoderConfig, Content
 
 if TYPE_CHECKING:
     from pretrain.speech.encoder import SpeechEncoder
@@ -56,14 +58,40 @@ class TrunkConfig:
     """Frames each of them sees."""
     position_groups: int = 16
     """Groups of each of them."""
+    layer: int = 0
+    """Layer whose output is taken, counted from 1; 0: all, in a learned mixture."""
 
     def build(self) -> "SpeechEncoder":
         """Make the encoder, with random weights."""
         # Late: transformers takes longer to import than all the rest, and few converters need it.
         from pretrain.speech.encoder import SpeechEncoder, SpeechEncoderConfig
 
-        config = SpeechEncoderConfig(**asdict(self))
+        config = SpeechEncoderConfig(**{k: v for k, v in asdict(self).items() if k != "layer"})
         return SpeechEncoder(replace(config, dropout=0.0, attention_dropout=0.0, feature_dropout=0.0))
+
+
+class PretrainedContent(CausalEncoder):
+    """A content encoder whose mels are replaced by a pretrained speech encoder's frames; it needs the whole."""
+
+    def __init__(
+        self, config: CausalEncoderConfig, trunk: TrunkConfig, sample_rate: int, look_ahead: int
+    ) -> None:
+        super().__init__(config, sample_rate)
+        self.trunk = Trunk(trunk, trunk.layer, sample_rate, self.hop, look_ahead)
+        self.stem = CausalConv1d(trunk.hidden, config.n_channels, 5)
+
+    def encode(self, wave: Wave, warp: PerItem | None = None, level: PerItem | None = None) -> Content:
+        """Content of a whole wave, in pieces that bound memory where nothing is learned from it."""
+        content = super().encode(wave, None, level)
+        if torch.is_grad_enabled():
+            code = self._from_features(self.trunk(wave, warp), self.begin(len(wave)))[0]
+        else:
+            state, codes = self.begin(len(wave)), []
+            for _, features in self.trunk.pieces(wave):
+                code, state = self._from_features(features, state)
+                codes.append(code)
+            code = torch.cat(codes, dim=-1)
+        return content._replace(code=code)
 
 
 class Trunk(nn.Module):

@@ -15,9 +15,9 @@ from w2w.baselines.cluit_mel.augment import AugmentConfig, augmented
 from w2w.baselines.cluit_mel.content import MelContentLoss, loud_frames
 from w2w.baselines.cluit_mel.negatives import Negatives, Queue, SlotBank
 from w2w.baselines.cluit_mel.task_config import CluitMelTaskConfig, Weights
-from w2w.objectives.content import ContentLossConfig
-from w2w.objectives.losses import info_nce
-from w2w.objectives.recognisers import SpeechFeatures
+from w2w.cluit.content_loss import ContentLossConfig
+from w2w.cluit.losses import info_nce
+from w2w.cluit.recognisers import SpeechFeatures
 
 SPEECH = NAMED["speech16k"]
 

@@ -12,8 +12,8 @@ from data.frontends import MelConfig
 from engine.user_error import UserError
 from pretrain.recogniser import Recogniser
 from w2w.baselines.cluit_mel.losses import frame_energy
-from w2w.objectives.content import ContentLossConfig, feature_distance, posterior_distance
-from w2w.objectives.recognisers import LocalRecogniser, open_recogniser
+from w2w.cluit.content_loss import ContentLossConfig, feature_distance, posterior_distance
+from w2w.cluit.recognisers import LocalRecogniser, open_recogniser
 
 Mel = Float[Tensor, "batch n_mels frames"]
 

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from w2w.objectives.losses import r1
+from w2w.cluit.losses import r1
 
 Mel = Float[Tensor, "batch n_mels frames"]
 Scores = Float[Tensor, "batch"]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from w2w.objectives.bank import MemoryBank
+from w2w.cluit.bank import MemoryBank
 
 Keys = Float[Tensor, "batch dim"]
 Numbers = Int[Tensor, "batch"]

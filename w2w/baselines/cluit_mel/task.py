@@ -24,7 +24,7 @@ from w2w.baselines.cluit_mel.losses import (
 from w2w.baselines.cluit_mel.negatives import Drawn, Queue, SlotBank
 from w2w.baselines.cluit_mel.network import CluitMelConfig, CluitMelNetwork
 from w2w.baselines.cluit_mel.task_config import CluitMelTaskConfig
-from w2w.objectives.losses import info_nce, labelled_cross_entropy
+from w2w.cluit.losses import info_nce, labelled_cross_entropy
 
 Mel = Float[Tensor, "batch n_mels frames"]
 Scalars = dict[str, Tensor]

@@ -1,4 +1,4 @@
-"""The critic: multi-scale MelGAN discriminators whose trunk also feeds the contrastive projector."""
+"""The discriminator: multi-scale MelGAN discriminators whose trunk also feeds the contrastive projector."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -13,8 +13,8 @@ Wave = Float[Tensor, "batch 1 samples"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class CriticConfig:
-    """The critic."""
+class DiscriminatorConfig:
+    """The discriminator."""
 
     n_scales: int = 3
     """Discriminators, each hearing half the rate of the one before (a single one does not converge)."""
@@ -30,8 +30,8 @@ class CriticConfig:
     """Speakers that the label head tells apart; 0 leaves the head out."""
 
 
-class Judgement(NamedTuple):
-    """What the critic makes of some waves."""
+class DiscriminatorOutput(NamedTuple):
+    """What the discriminator makes of some waves."""
 
     scores: list[Tensor]
     """One map per scale, (batch, 1, frames): large for real speech."""
@@ -43,10 +43,10 @@ class Judgement(NamedTuple):
     """Logits of the label head."""
 
 
-class Critic(nn.Module):
+class Discriminator(nn.Module):
     """Discriminators (Kumar et al. 2019); on their pooled trunks a projector and an optional label head."""
 
-    def __init__(self, config: CriticConfig) -> None:
+    def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         self.config = config
         self.scales = nn.ModuleList(Scale(config) for _ in range(config.n_scales))
@@ -59,8 +59,8 @@ class Critic(nn.Module):
         width, n_speakers = 2 * config.projection_dim, config.n_speakers
         self.speaker = nn.Linear(width, n_speakers) if n_speakers else None
 
-    def forward(self, wave: Wave) -> Judgement:
-        """Judge a batch; waves of a few thousand samples or more."""
+    def forward(self, wave: Wave) -> DiscriminatorOutput:
+        """Score a batch; waves of a few thousand samples or more."""
         scores, features, pools = [], [], []
         for i, scale in enumerate(self.scales):
             if i:
@@ -74,13 +74,13 @@ class Critic(nn.Module):
         hidden = self.projector[:2](pooled)
         projection = F.normalize(self.projector[2](hidden), dim=-1)
         speakers = self.speaker(hidden) if self.speaker is not None else hidden[:, :0]
-        return Judgement(scores, features, projection, speakers)
+        return DiscriminatorOutput(scores, features, projection, speakers)
 
 
 class Scale(nn.Module):
     """One discriminator: strided grouped convolutions with weight norm, a score per window of the wave."""
 
-    def __init__(self, config: CriticConfig) -> None:
+    def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
         width = config.n_channels
         layers = [weight_norm(nn.Conv1d(1, width, 15, padding=7, padding_mode="reflect"))]

@@ -1,4 +1,4 @@
-"""What training does to clips before anyone hears them."""
+"""What training does to clips before a network sees them."""
 
 import torch
 from jaxtyping import Float, Int64
@@ -9,12 +9,13 @@ Wave = Float[Tensor, "batch 1 samples"]
 Waves = tuple[Float[Tensor, "batch 1 _"], ...]
 
 
-def level_and_sign(wave: Wave, gain_db: float) -> Wave:
-    """Each clip up to ``gain_db`` louder or softer, and of either sign: neither is part of a voice."""
-    shape = (len(wave), 1, 1)
-    gain = (torch.rand(shape, device=wave.device) * 2 - 1) * gain_db
-    sign = torch.where(torch.rand(shape, device=wave.device) < 0.5, -1.0, 1.0)
-    return wave * sign * 10 ** (gain / 20)
+def leveled(wave: Wave, level_dbfs: float) -> Wave:
+    """Each clip with the louder half of its 20 ms frames at one level, and of either sign."""
+    frames = wave[:, 0].unfold(-1, 320, 320).square().mean(-1)
+    loud = frames.topk(max(frames.shape[-1] // 2, 1), dim=-1).values.mean(-1)
+    gain = 10 ** (level_dbfs / 20) * torch.rsqrt(loud + 1e-8)
+    sign = torch.where(torch.rand(len(wave), device=wave.device) < 0.5, -1.0, 1.0)
+    return wave * (gain * sign)[:, None, None]
 
 
 def other_speeds(waves: Waves, speeds: tuple[float, ...]) -> tuple[Waves, Int64[Tensor, " batch"]]:
@@ -40,13 +41,10 @@ def other_speeds(waves: Waves, speeds: tuple[float, ...]) -> tuple[Waves, Int64[
     return tuple(played), torch.tensor(chosen, device=device)
 
 
-def same_stretch(waves: Waves, length: int, n_items: int) -> list[Float[Tensor, "items 1 _"]]:
-    """A random stretch of each wave, of the same place, for the first ``n_items`` (0: all) of the batch.
-
-    The end of those that are too short for the place; they may be the voice's other clips.
-    """
+def same_stretch(waves: Waves, length: int) -> list[Float[Tensor, "batch 1 _"]]:
+    """A random stretch of each wave, of the same place; the end of those that are too short for the place."""
     samples = waves[0].shape[-1]
-    length, n_items = min(length, samples), n_items or len(waves[0])
+    length = min(length, samples)
     start = int(torch.randint(samples - length + 1, ()))
     place, end = slice(start, start + length), slice(-length, None)
-    return [wave[:n_items, :, place if wave.shape[-1] >= start + length else end] for wave in waves]
+    return [wave[..., place if wave.shape[-1] >= start + length else end] for wave in waves]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchaudio.functional import resample
 
 from engine.user_error import UserError
-from w2w.objectives.recognisers import (
+from w2w.cluit.recognisers import (
     Backend,
     Listener,
     LocalRecogniser,

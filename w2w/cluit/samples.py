@@ -34,7 +34,7 @@ def samples(converter: ConverterNetwork, source: Wave, reference: Reference) -> 
     return Samples(audio=audio, mels=mels)
 
 
-def watch(converter: ConverterNetwork, source: Wave, reference: Reference) -> dict[str, float]:
+def conversion_scores(converter: ConverterNetwork, source: Wave, reference: Reference) -> dict[str, float]:
     """Whether it converts: F0 off the reference's mean in semitones, and style nearer to reference or source.
 
     The styles are the converter's own judgement, and flatter it; ``eval/run.py`` asks others.

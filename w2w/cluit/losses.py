@@ -12,30 +12,30 @@ Wave = Float[Tensor, "batch 1 samples"]
 Vectors = Float[Tensor, "batch dim"]
 
 
-def hinge_critic(real: list[Tensor], fake: list[Tensor]) -> Float[Tensor, ""]:
-    """Hinge loss of the critic, mean over scales (Lim & Ye 2017, as in MelGAN)."""
+def hinge_discriminator(real: list[Tensor], fake: list[Tensor]) -> Float[Tensor, ""]:
+    """Hinge loss of the discriminator, mean over scales (Lim & Ye 2017, as in MelGAN)."""
     terms = [F.relu(1.0 - r).mean() + F.relu(1.0 + f).mean() for r, f in zip(real, fake)]
     return torch.stack(terms).mean()
 
 
-def hinge_converter(fake: list[Tensor]) -> Float[Tensor, ""]:
-    """The converter's side of the hinge: raise the critic's scores without bound."""
+def hinge_generator(fake: list[Tensor]) -> Float[Tensor, ""]:
+    """The converter's side of the hinge: raise the discriminator's scores without bound."""
     return torch.stack([-f.mean() for f in fake]).mean()
 
 
-def least_squares_critic(real: list[Tensor], fake: list[Tensor]) -> Float[Tensor, ""]:
-    """Least-squares loss of the critic, mean over scales (Mao et al. 2017, as in HiFi-GAN)."""
+def least_squares_discriminator(real: list[Tensor], fake: list[Tensor]) -> Float[Tensor, ""]:
+    """Least-squares loss of the discriminator, mean over scales (Mao et al. 2017, as in HiFi-GAN)."""
     terms = [(1.0 - r).square().mean() + f.square().mean() for r, f in zip(real, fake)]
     return torch.stack(terms).mean()
 
 
-def least_squares_converter(fake: list[Tensor]) -> Float[Tensor, ""]:
-    """The converter's side of least squares: bring the critic's scores to one."""
+def least_squares_generator(fake: list[Tensor]) -> Float[Tensor, ""]:
+    """The converter's side of least squares: bring the discriminator's scores to one."""
     return torch.stack([(1.0 - f).square().mean() for f in fake]).mean()
 
 
 def feature_matching(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Float[Tensor, ""]:
-    """L1 between the critic's features, mean over layers and scales; ``real`` receives no gradient."""
+    """L1 between the discriminator's features, mean over layers and scales; ``real`` receives no gradient."""
     terms = [F.l1_loss(f, r.detach()) for scale in zip(real, fake) for r, f in zip(*scale)]
     return torch.stack(terms).mean()
 
@@ -130,8 +130,19 @@ def _log_distance(both: Tensor, floor: float) -> Tensor:
     return (fake - real).abs().mean()
 
 
+def cosine_distance(
+    features: Float[Tensor, "batch dim frames"],
+    target: Float[Tensor, "batch dim frames"],
+    weight: Float[Tensor, "batch frames"],
+) -> Float[Tensor, ""]:
+    """One minus the cosine of each frame, weighted; gradients reach ``features``."""
+    distance = 1.0 - F.cosine_similarity(features, target.detach(), dim=1, eps=1e-4)
+    return (distance * weight).sum() / weight.sum().clamp_min(1e-3)
+
+
 def energy_distance(
     converted: Float[Tensor, "batch 1 frames"], source: Float[Tensor, "batch 1 frames"]
 ) -> Float[Tensor, ""]:
-    """The norm loss: L1 between log frame energies above the floor; ``source`` is data."""
-    return F.l1_loss(converted.clamp_min(-4.0), source.detach().clamp_min(-4.0))
+    """The norm loss: L1 between log frame energies, down to 35 dB below the loudest; ``source`` is data."""
+    floor = source.detach().amax(-1, keepdim=True) - 4.0
+    return F.l1_loss(torch.maximum(converted, floor), torch.maximum(source.detach(), floor))

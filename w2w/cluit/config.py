@@ -1,0 +1,107 @@
+"""What decides the CLUIT algorithm: the weight of every loss, and when and how each is used."""
+
+from dataclasses import dataclass, field, fields
+from typing import Literal
+
+from data.augment import AugmentConfig
+from engine.user_error import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Weight of every loss; 0 switches it off, and what only it needs is not computed."""
+
+    reconstruction: float = 10.0
+    """Multi-resolution spectral distance to the truth, where there is one: the utterance itself for its own
+    style, the other voice's recording for a time-aligned pair."""
+    content: float = 6.0
+    """One minus the cosine of the teacher's features of the output and of the truth, or of the source."""
+    distil: float = 2.0
+    """One minus the cosine of the content code, seen linearly, and the teacher's features of the truth."""
+    recogniser: float = 0.0
+    """Distance in a frozen recogniser between converted wave and source (weighted within ``content``)."""
+    adversarial: float = 1.0
+    """Outputs against the discriminator."""
+    feature_matching: float = 2.0
+    """The discriminator's features of outputs against those of their truth."""
+    contrast_discriminator: float = 0.1
+    """Discriminator: projections of one voice near each other, against the bank (CLUIT)."""
+    contrast_converter: float = 1.0
+    """Converter: an output's projection near the reference's, against the bank (CLUIT)."""
+    contrast_style: float = 0.3
+    """Style encoder: two clips of one voice near each other, other voices far."""
+    contrast_voice: float = 1.0
+    """Converter: an output's style near the target's, far from the source's and the others'."""
+    cycle_code: float = 0.0
+    """The converted wave's codes against the source's."""
+    norm: float = 0.5
+    """Frame energies of converted wave and source."""
+    pitch_prior: float = 0.3
+    """The source's mean log-F0 as predicted from its spectra, squared error in units of .3 (5 semitones)."""
+    label_discriminator: float = 0.0
+    """Discriminator: cross-entropy of the speaker label; unlabelled items do not count. Needs
+    discriminator.n_speakers."""
+    label_converter: float = 0.0
+    """Converter: cross-entropy of the reference's speaker label."""
+    r1: float = 0.0
+    """Discriminator: gradient penalty γ on real waves, applied lazily."""
+
+    def __post_init__(self) -> None:
+        for weight in fields(self):
+            if getattr(self, weight.name) < 0:
+                raise UserError(f"weights.{weight.name}={getattr(self, weight.name)} must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLUITConfig:
+    """The algorithm around the networks."""
+
+    weights: Weights = field(default_factory=Weights)
+    """Of the losses."""
+    convert_share: float = 0.4
+    """Share of the human utterances that are converted to another voice; the others are rebuilt."""
+    convert_from: int = 500
+    """Step before which nothing is converted: all utterances are rebuilt."""
+    adversary_from: int = 10_000
+    """Step before which the discriminator is neither used nor trained."""
+    discriminator_every: int = 2
+    """The discriminator learns every n-th step."""
+    discriminator_samples: int = 8_192
+    """Length of the windows that the discriminator sees."""
+    discriminator_batch: int = 8
+    """How many outputs of a batch the discriminator sees; 0: all."""
+    gan: Literal["hinge", "least_squares"] = "hinge"
+    """Form of the adversarial loss."""
+    keys: Literal["bank", "moco"] = "moco"
+    """Where the bank's keys come from: the discriminator itself, or its moving average (MoCo)."""
+    bank_size: int = 2048
+    """Keys in the memory bank."""
+    mask_same_speaker: bool = True
+    """Take keys of the query's own speaker out of the negatives, where labels exist. Those of its own
+    recording are never negatives."""
+    temperature: float = 0.07
+    """Of all contrastive losses."""
+    r1_every: int = 16
+    """Updates of the discriminator between gradient penalties, each then as much heavier."""
+    warp: float = 0.15
+    """The content encoder's input has its formants moved at random by up to this share, lest the code carry
+    the voice."""
+    code_noise: float = 0.1
+    """Standard deviation of noise on the code in training; the code's own mean square is 1."""
+    speeds: tuple[float, ...] = (0.88, 0.94, 1.0, 1.07, 1.14)
+    """Speeds at which human clips are played: each makes another voice of a speaker. One entry: as they are."""
+    augment: AugmentConfig = AugmentConfig(eq=0.3, eq_gain_db=6.0, noise=0.25, gain=0.0, sign=0.0)  # noqa: RUF009 - frozen
+    """Changes to what the content encoder hears; the truth stays as it was."""
+    reference_augment: AugmentConfig = AugmentConfig(noise=0.3, gain=0.0, sign=0.0)  # noqa: RUF009 - frozen
+    """Changes to what the style encoder hears."""
+    level_dbfs: float = -23.0
+    """Level of the speech in training clips, dBFS RMS of their louder half; the network does not depend on
+    it."""
+    earlier_level_db: float = 15.0
+    """Half of the clips begin as if speech up to this much louder or softer had gone before."""
+    ema: float = 0.999
+    """Decay of the averaged converter (the one for use) and of the MoCo discriminator."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.convert_share <= 1.0:
+            raise UserError(f"convert_share={self.convert_share} must lie between 0 and 1")

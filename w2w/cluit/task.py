@@ -1,0 +1,369 @@
+"""CLUIT for waves: pairs and reconstruction teach the converter to speak, contrast tells it whose voice."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from data.augment import Augment
+from data.causal_mel import frame_energy
+from data.pairs import HumanAndPairs
+from engine.optim import EMA, OptimConfig, Player
+from engine.tracking import Samples
+from pretrain.teachers import Teacher, at_times
+from w2w.cluit import samples
+from w2w.cluit.augment import leveled, other_speeds, same_stretch
+from w2w.cluit.bank import MemoryBank
+from w2w.cluit.config import CLUITConfig
+from w2w.cluit.losses import (
+    SpectralDistance,
+    cosine_distance,
+    energy_distance,
+    feature_matching,
+    hinge_discriminator,
+    hinge_generator,
+    info_nce,
+    labelled_cross_entropy,
+    least_squares_discriminator,
+    least_squares_generator,
+    r1,
+)
+from w2w.networks.discriminator import Discriminator, DiscriminatorConfig
+from w2w.networks.network import ConverterConfig, ConverterNetwork, Encoded, shift_pitch
+from w2w.networks.pitch import Pitch
+from w2w.networks.style import StyleEncoder
+from w2w.pretrained import PretrainedConfig, begin, gentle
+
+Wave = Float[Tensor, "batch 1 samples"]
+Rows = Int[Tensor, " batch"]
+Losses = dict[str, Tensor]
+
+KEY_DIM = 128
+"""Numbers of a style's key in the contrast of styles."""
+
+
+class Utterances(NamedTuple):
+    """The rows of one step: humans that are converted, humans that are rebuilt, sources of pairs."""
+
+    source: Wave
+    """What the encoder hears."""
+    truth: Wave
+    """What should come out; of converted rows the source, whose words alone count."""
+    own: Float[Tensor, "batch 1 reference_samples"]
+    """Another clip of the truth's voice."""
+    target: Rows
+    """The row whose voice each row is spoken with: its own, or another one for converted rows."""
+    converted: Bool[Tensor, " batch"]
+    identity: Rows
+    """Voices by number; below −1 recordings of unknown speakers."""
+    label: Rows
+    """Speaker for the label head; −1: not known."""
+    human: int
+    """How many rows are human speech; the others are pairs."""
+
+
+class CLUIT:
+    """The task: one converter, one discriminator, memory banks. ``update`` is the algorithm."""
+
+    def __init__(
+        self,
+        config: CLUITConfig,
+        converter: ConverterConfig,
+        discriminator: DiscriminatorConfig,
+        optim_converter: OptimConfig,
+        optim_discriminator: OptimConfig,
+        *,
+        teacher: Teacher | None = None,
+        recogniser_loss: nn.Module | None = None,
+        pretrained: PretrainedConfig = PretrainedConfig(),  # noqa: B008 - frozen
+    ) -> None:
+        self.config, self.shape, self.teacher, self.recogniser_loss = config, converter, teacher, recogniser_loss
+        self.converter = begin(ConverterNetwork(converter), pretrained)
+        self.projector = nn.Linear(converter.style.voice_dim - 1, KEY_DIM)
+        self.teacher_head = nn.Conv1d(converter.content.dim, teacher.dim if teacher else 1, 1)
+        # A speaker at another speed is another voice to the label head, too.
+        n_labels = discriminator.n_speakers * max(len(config.speeds), 1)
+        self.discriminator = Discriminator(replace(discriminator, n_speakers=n_labels))
+        self.converter_ema = EMA(self.converter, config.ema)
+        self.projector_ema = EMA(self.projector, config.ema)
+        self.discriminator_ema = EMA(self.discriminator, config.ema)
+        self.bank = MemoryBank(config.bank_size, discriminator.projection_dim)
+        self.voices = MemoryBank(config.bank_size, KEY_DIM)
+        learners = [self.converter, self.projector, self.teacher_head]
+        self.players = {
+            "converter": gentle(learners, optim_converter, pretrained),
+            "discriminator": Player(self.discriminator, optim_discriminator, "discriminator"),
+        }
+        self.modules: dict[str, nn.Module] = {
+            "converter": self.converter,
+            "converter_ema": self.converter_ema.module,
+            "projector": self.projector,
+            "projector_ema": self.projector_ema.module,
+            "teacher_head": self.teacher_head,
+            "discriminator": self.discriminator,
+            "discriminator_ema": self.discriminator_ema.module,
+            "bank": self.bank,
+            "voices": self.voices,
+        }
+        self.distance = SpectralDistance(converter.sample_rate)
+        frozen = {"distance": self.distance, "teacher": teacher, "recogniser": recogniser_loss}
+        self.frozen = {name: module for name, module in frozen.items() if module is not None}
+        self.augment = Augment(config.augment, converter.sample_rate)
+        self.reference_augment = Augment(config.reference_augment, converter.sample_rate)
+        self.last: tuple[Wave, Wave] | None = None
+        hinge = config.gan == "hinge"
+        self.gan_discriminator = hinge_discriminator if hinge else least_squares_discriminator
+        self.gan_generator = hinge_generator if hinge else least_squares_generator
+
+    def update(self, batch: HumanAndPairs, step: int) -> dict[str, Tensor]:
+        """One step of both players: every row is encoded once, spoken once, and judged by what it should be."""
+        rows = self.utterances(batch, step)
+        encoded = self.encode(rows)
+        timbre, mean_log_f0 = self.styles(rows)
+        output = self.speak(rows, encoded, torch.cat([timbre, mean_log_f0], dim=-1))
+
+        losses = self.reconstruction_losses(rows, output)
+        losses |= self.content_losses(rows, encoded, output)
+        losses |= self.voice_losses(rows, timbre, output)
+        losses |= self.pitch_losses(encoded, mean_log_f0)
+        adversary = {}
+        if step >= self.config.adversary_from and self.discriminator_is_used:
+            real, fake, target = self.windows(rows, output)
+            if step % self.config.discriminator_every == 0:
+                adversary = self.discriminator_losses(rows, real, fake, target, step)
+                self.players["discriminator"].descend(self.total(adversary))
+                self.discriminator_ema.update(step)
+            losses |= self.adversarial_losses(rows, real, fake, target)
+
+        if losses:
+            self.players["converter"].descend(self.total(losses))
+        self.converter_ema.update(step)
+        self.projector_ema.update(step)
+        self.last = rows.truth[: rows.human], rows.own[rows.target][: rows.human]
+        named = {f"loss/converter/{name}": loss for name, loss in losses.items()}
+        named |= {f"loss/discriminator/{name}": loss for name, loss in adversary.items()}
+        return {name: loss.detach() for name, loss in named.items()}
+
+    def total(self, losses: Losses) -> Float[Tensor, ""]:
+        """The weighted sum. A penalty that comes every n-th update counts n times, by its γ/2."""
+        lazy = {"r1": 0.5 * self.config.r1_every}
+        terms = [getattr(self.config.weights, name) * lazy.get(name, 1.0) * loss for name, loss in losses.items()]
+        return torch.stack(terms).sum()
+
+    def utterances(self, batch: HumanAndPairs, step: int) -> Utterances:
+        """Lay humans and pairs out as rows, at one level, humans at other speeds; choose whose voice each gets."""
+        config, human, pairs = self.config, batch.human, batch.pairs
+        (wave, own), speed = other_speeds((human.wave, human.other), config.speeds)
+        n_speeds, n_human = max(len(config.speeds), 1), len(wave)
+        label = torch.where(human.speaker < 0, human.speaker, human.speaker * n_speeds + speed)
+        identity = identities(label, human.utterance * n_speeds + speed, config.mask_same_speaker)
+        source, truth = wave, wave
+        if pairs is not None:
+            source, truth = torch.cat([wave, pairs.source]), torch.cat([wave, pairs.target])
+            own = torch.cat([own, pairs.reference])
+            # Synthetic voices are numbered after all human ones; a human label head does not know them.
+            voices = identities(pairs.speaker, pairs.utterance, config.mask_same_speaker)
+            identity = torch.cat([identity, torch.where(voices < 0, voices - 2**40, voices + 2**40)])
+            label = torch.cat([label, torch.full_like(pairs.speaker, -1)])
+        both = leveled(torch.cat([source, truth], dim=-1), config.level_dbfs)
+        source, truth = both.chunk(2, dim=-1)
+        rows = torch.arange(len(source), device=source.device)
+        n_converted = round(config.convert_share * n_human) if step >= config.convert_from else 0
+        target = torch.where(rows < n_converted, (rows + 1) % max(n_human, 1), rows)
+        own = leveled(own, config.level_dbfs)
+        return Utterances(source, truth, own, target, rows < n_converted, identity, label, n_human)
+
+    def encode(self, rows: Utterances) -> Encoded:
+        """Content of what is heard: formants moved, noise added, after speech of another level."""
+        config, n_rows, device = self.config, len(rows.source), rows.source.device
+        source, generator = self.augment(rows.source, device_generator(device)), None
+        warp = level = None
+        if config.warp:
+            warp = 1.0 + config.warp * (2 * torch.rand(n_rows, device=device) - 1)
+        if config.earlier_level_db:
+            nominal = config.level_dbfs + config.earlier_level_db * (2 * torch.rand(n_rows, device=device) - 1)
+            silent = torch.rand(n_rows, device=device) < 0.5
+            level = torch.where(silent, -9.0, (nominal + 26.0) / 8.686)
+        net = self.converter
+        content = net.content.encode(net.pad_look_ahead(source), warp, level)
+        if config.code_noise:
+            content = content._replace(code=content.code + config.code_noise * torch.randn_like(content.code))
+        return net.track(net.pad_look_ahead(rows.source), content, net.begin(n_rows))[0]
+
+    def styles(self, rows: Utterances) -> tuple[Float[Tensor, "batch timbre"], Float[Tensor, "batch 1"]]:
+        """Timbre and mean log-F0 of each row's own voice, from another clip of it."""
+        style: StyleEncoder = self.converter.style
+        heard = self.reference_augment(rows.own, device_generator(rows.own.device))
+        return style.timbre_of(heard), style.mean_log_f0(rows.own)
+
+    def speak(self, rows: Utterances, encoded: Encoded, own: Float[Tensor, "batch voice"]) -> Wave:
+        """Every row with its target's voice: truths keep their pitch, converted rows move to the target's."""
+        voice = own[rows.target]
+        moved = shift_pitch(encoded.pitch, own[:, -1:, None].double(), voice.detach())
+        log_f0 = torch.where(rows.converted[:, None, None], moved.log_f0, encoded.pitch.log_f0)
+        state = self.converter.begin_decoder(len(voice), random=True)
+        wave, _ = self.converter.decode(encoded, Pitch(log_f0, encoded.pitch.voicing), voice, state)
+        return wave[..., self.converter.look_ahead :][..., : rows.source.shape[-1]]
+
+    def reconstruction_losses(self, rows: Utterances, output: Wave) -> Losses:
+        """Where the truth is known, the output is compared with it."""
+        known = ~rows.converted
+        if not self.config.weights.reconstruction or not bool(known.any()):
+            return {}
+        return {"reconstruction": self.distance(output[known], rows.truth[known])}
+
+    def content_losses(self, rows: Utterances, encoded: Encoded, output: Wave) -> Losses:
+        """What was said, and how loudly, must survive: in the code, and in the output."""
+        weights, net, losses = self.config.weights, self.converter, {}
+        code = encoded.content.code
+        if self.teacher is not None and (weights.content or weights.distil):
+            with torch.no_grad():
+                target_features = self.teacher(rows.truth)
+            audible = audible_frames(rows.truth, target_features.shape[-1])
+            if weights.distil:
+                places = self.teacher.places(target_features.shape[-1], net.hop, net.look_ahead)
+                seen = at_times(self.teacher_head(code).float(), places)
+                losses["distil"] = cosine_distance(seen, target_features, audible)
+            if weights.content:
+                losses["content"] = cosine_distance(self.teacher(output).float(), target_features, audible)
+        converted = rows.converted
+        if not bool(converted.any()):
+            return losses
+        if weights.norm:
+            energy = frame_energy(net.style.analysis(output[converted]))
+            losses["norm"] = energy_distance(energy, frame_energy(net.style.analysis(rows.source[converted])))
+        if weights.cycle_code:
+            again = net.content.encode(net.pad_look_ahead(output[converted])).code
+            audible = torch.sigmoid(2.0 * (encoded.content.energy[converted] + 3.0))[:, 0]
+            losses["cycle_code"] = cosine_distance(again, code[converted].detach(), audible)
+        if weights.recogniser and self.recogniser_loss is not None:
+            losses["recogniser"] = self.recogniser_loss(output[converted], rows.source[converted])
+        return losses
+
+    def voice_losses(self, rows: Utterances, timbre: Tensor, output: Wave) -> Losses:
+        """Two clips of one voice have one style; an output has its target's, as averaged judges hear it."""
+        weights, losses = self.config.weights, {}
+        if not (weights.contrast_style or weights.contrast_voice):
+            return losses
+        with torch.no_grad():
+            key = self.style_key(rows.truth)
+        negatives = torch.cat([self.voices.keys, key]), torch.cat([self.voices.labels, rows.identity])
+        if weights.contrast_style:
+            query = self.projector(timbre)
+            losses["contrast_style"] = self.contrast(query, key, rows.identity, *negatives)
+        spoken = rows.converted | (torch.arange(len(key), device=key.device) >= rows.human)
+        if weights.contrast_voice and bool(spoken.any()):
+            target = rows.target[spoken]
+            query = self.style_key(output[spoken])
+            losses["contrast_voice"] = self.contrast(query, key[target], rows.identity[target], *negatives)
+        self.voices.push(key, rows.identity)
+        return losses
+
+    def style_key(self, wave: Wave) -> Float[Tensor, "batch key"]:
+        """The averaged style encoder's key of a wave; gradients pass through to the wave."""
+        style: StyleEncoder = self.converter_ema.module.style  # pyright: ignore[reportAssignmentType]
+        return F.normalize(self.projector_ema.module(style.timbre_of(wave)).float(), dim=-1)
+
+    def pitch_losses(self, encoded: Encoded, mean_log_f0: Float[Tensor, "batch 1"]) -> Losses:
+        """The prediction of the source's mean log-F0, which is the truth's: pairs share their F0."""
+        if not self.config.weights.pitch_prior or self.converter.pitch_predictor is None:
+            return {}
+        error = (encoded.predicted_log_f0 - mean_log_f0.float()[..., None]) / 0.3
+        return {"pitch_prior": error.square().mean()}
+
+    @property
+    def discriminator_is_used(self) -> bool:
+        """Whether any loss uses the discriminator."""
+        weights = self.config.weights
+        contrast = weights.contrast_discriminator or weights.contrast_converter
+        return bool(weights.adversarial or weights.feature_matching or contrast or weights.label_converter)
+
+    def windows(self, rows: Utterances, output: Wave) -> tuple[Wave, Wave, Rows]:
+        """One place of truths and outputs, of the first rows; and whose voice each output should have."""
+        n_rows = self.config.discriminator_batch or len(output)
+        real, fake = same_stretch((rows.truth, output), self.config.discriminator_samples)
+        return real[:n_rows], fake[:n_rows], rows.target[:n_rows]
+
+    def discriminator_losses(
+        self, rows: Utterances, real_wave: Wave, fake_wave: Wave, target: Rows, step: int
+    ) -> Losses:
+        """Tell real from made, hold each voice's projections together, name known speakers."""
+        weights, config, losses = self.config.weights, self.config, {}
+        penalised = weights.r1 > 0 and step // config.discriminator_every % config.r1_every == 0
+        real_wave = real_wave.detach().requires_grad_(penalised)
+        real, identity = self.discriminator(real_wave), rows.identity[: len(real_wave)]
+        if weights.adversarial:
+            fake = self.discriminator(fake_wave.detach())
+            losses["adversarial"] = self.gan_discriminator(real.scores, fake.scores)
+        if weights.contrast_discriminator or weights.contrast_converter:
+            keys = self.discriminator_ema.module if config.keys == "moco" else self.discriminator
+            with torch.no_grad():
+                key = keys(rows.own[: len(real_wave), :, : real_wave.shape[-1]]).projection
+            if weights.contrast_discriminator:
+                negatives = torch.cat([self.bank.keys, key]), torch.cat([self.bank.labels, identity])
+                losses["contrast_discriminator"] = self.contrast(real.projection, key, identity, *negatives)
+            self.bank.push(key, identity)
+        if weights.label_discriminator:
+            label = rows.label[: len(real_wave)]
+            losses["label_discriminator"] = labelled_cross_entropy(real.speakers, label)
+        if penalised:
+            losses["r1"] = r1(real.scores, real_wave)
+        return losses
+
+    def adversarial_losses(
+        self, rows: Utterances, real_wave: Wave, fake_wave: Wave, target: Rows
+    ) -> Losses:
+        """The converter's side: sound real, sound like the reference, match the truth's features."""
+        weights, losses = self.config.weights, {}
+        fake = self.discriminator(fake_wave)
+        if weights.adversarial:
+            losses["adversarial"] = self.gan_generator(fake.scores)
+        if weights.contrast_converter:
+            with torch.no_grad():
+                key = self.discriminator(rows.own[target, :, : real_wave.shape[-1]]).projection
+            bank = self.bank.keys, self.bank.labels
+            losses["contrast_converter"] = self.contrast(fake.projection, key, rows.identity[target], *bank)
+        if weights.label_converter:
+            losses["label_converter"] = labelled_cross_entropy(fake.speakers, rows.label[target])
+        known = ~rows.converted[: len(fake_wave)]
+        if weights.feature_matching and bool(known.any()):
+            with torch.no_grad():
+                real = self.discriminator(real_wave[known]).features
+            matched = [[layer[known] for layer in scale] for scale in fake.features]
+            losses["feature_matching"] = feature_matching(real, matched)
+        return losses
+
+    def contrast(self, query: Tensor, positive: Tensor, identity: Rows, negatives: Tensor, theirs: Rows) -> Tensor:
+        """InfoNCE with this run's temperature; nobody is their own negative."""
+        labels = {"query_label": identity, "negative_label": theirs}
+        return info_nce(query, positive, negatives, temperature=self.config.temperature, **labels)
+
+    def samples(self, step: int) -> Samples:
+        """Sounds and pictures of conversions between the voices of the last batch."""
+        assert self.last is not None
+        return samples.samples(self.converter_ema.module, *self.last)  # pyright: ignore[reportArgumentType]
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Whether it converts, as its own style encoder hears it."""
+        assert self.last is not None
+        return samples.conversion_scores(self.converter_ema.module, *self.last)  # pyright: ignore[reportArgumentType]
+
+
+def identities(label: Rows, recording: Rows, masked: bool) -> Rows:
+    """A number for each voice: its label where that is known and masks, else one for each recording."""
+    return torch.where((label >= 0) & masked, label, -2 - recording)
+
+
+def audible_frames(wave: Wave, n_frames: int) -> Float[Tensor, "batch n_frames"]:
+    """Weight of each frame in losses of content: 1 in speech, towards 0 at 35 dB below the loudest."""
+    power = F.adaptive_avg_pool1d(wave.detach().float().square(), n_frames)[:, 0]
+    level_db = 10 * torch.log10(power + 1e-10)
+    return torch.sigmoid(0.5 * (level_db - level_db.amax(-1, keepdim=True) + 35.0))
+
+
+def device_generator(device: torch.device) -> torch.Generator:
+    """A generator that continues the step's own randomness."""
+    return torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))

@@ -1,0 +1,80 @@
+"""Converters exported before levels were relative: their config and weights in today's terms."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from engine.checkpoint import load_export, load_weights
+from engine.config import from_json
+from engine.user_error import UserError
+from w2w.networks.network import ConverterConfig
+
+RENAMED = {
+    "decoder.ask.": "decoder.token_query.",
+    "decoder.whole.": "decoder.voice_summary.",
+    "decoder.tint.": "decoder.style_bias.",
+    "usual_pitch.": "mean_log_f0.",
+}
+"""Beginnings of parameter names, then and now."""
+
+
+def is_earlier(config: dict[str, Any]) -> bool:
+    """Whether a config.json was written before the content encoder had its analysis' sizes."""
+    return "frame_ms" in config or "n_mels" in config
+
+
+def upgraded_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Today's config of a converter that hears absolute levels and has neither refiner nor pitch predictor."""
+    content, decoder = dict(config.get("content", {})), dict(config.get("decoder", {}))
+    gone = {
+        "content.frontend": content.pop("frontend", "mel"),
+        "decoder.head": decoder.pop("head", "harmonic"),
+        "decoder.norm": decoder.pop("norm", "film"),
+    }
+    for (name, value), kept in zip(gone.items(), (("mel", "pretrained"), ("harmonic",), ("film",))):
+        if value not in kept:
+            raise UserError(f"this converter has {name} {value!r}, which is no longer supported: train it anew")
+    trunk, layer = content.pop("trunk", None), content.pop("trunk_layer", 0)
+    earlier = {"n_channels": 176, "n_blocks": 6, "dim": 12, "time_constant": 200.0} | content
+    own = {"kernel": 5, "dilations": [1, 2, 4], "relative_level": False}
+    sizes = {"hop_ms": "frame_ms", "window_ms": "window_ms", "n_mels": "n_mels"}
+    own |= {now: config[then] for now, then in sizes.items() if then in config}
+    kept = {name: config[name] for name in ("sample_rate", "look_ahead_ms", "pitch_memory_s", "style") if name in config}
+    return kept | {
+        "pitch_prior_frames": 0.0,
+        "content": earlier | own,
+        "trunk": trunk and trunk | {"layer": layer},
+        "decoder": {"n_channels": 224, "n_blocks": 8} | decoder | {"refiner": None},
+    }
+
+
+def upgraded_state(state: dict[str, Tensor], content_dim: int) -> dict[str, Tensor]:
+    """Today's names; codes had unit length, and have mean square one now."""
+    renamed = {}
+    for name, tensor in state.items():
+        for then, now in RENAMED.items():
+            if name.startswith(then):
+                name = now + name.removeprefix(then)
+        renamed[name] = tensor
+    stem = renamed["decoder.stem.weight"].clone()
+    stem[:, :content_dim] /= math.sqrt(content_dim)
+    return renamed | {"decoder.stem.weight": stem}
+
+
+def load_converter(folder: Path) -> tuple[ConverterConfig, dict[str, Tensor]]:
+    """Read an exported converter, of whatever time: its config and the state to fill a network with."""
+    try:
+        stored = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        stored = None  # `load_export` says what is wrong with it
+    if not (isinstance(stored, dict) and is_earlier(stored)):
+        return load_export(folder, ConverterConfig)
+    path = folder / "config.json"
+    config = from_json(ConverterConfig, json.dumps(upgraded_config(stored)), str(path))
+    state = load_weights(folder / "model.safetensors")
+    if "decoder.ask.weight" not in state:
+        raise UserError(f"{folder / 'model.safetensors'} is not a converter's weights, or not those of {path}")
+    return config, upgraded_state(state, config.content.dim)

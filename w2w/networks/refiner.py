@@ -1,0 +1,71 @@
+"""What is learned on top of the source-filter wave: a correction in frames of 2.5 ms."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from engine.residual import ResidualBlock, blocks_step
+from engine.streaming import CausalTransposedConv1d, StridedCausalConv1d
+from engine.user_error import UserError
+
+Wave = Float[Tensor, "batch 1 samples"]
+Features = Float[Tensor, "batch channels frames"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefinerConfig:
+    """The network between the source-filter wave and the result."""
+
+    n_channels: int = 128
+    """Width."""
+    n_blocks: int = 4
+    """Residual blocks; their dilations are 1, 2, 4, 1, …"""
+    per_frame: int = 4
+    """Short frames in one frame of the decoder."""
+
+    def __post_init__(self) -> None:
+        if min(self.n_channels, self.n_blocks, self.per_frame) < 1:
+            raise UserError(f"refiner {self}: sizes must be at least 1")
+
+
+class Refiner(nn.Module):
+    """Adds to a wave what its filters cannot draw: a residual network on learned frames of the wave itself.
+
+    The wave gives the phases, the decoder's features say what should be there. Begins as the identity.
+    Causal, without latency: a short frame's correction starts with its own samples.
+    """
+
+    def __init__(self, config: RefinerConfig, n_features: int, hop: int) -> None:
+        super().__init__()
+        self.per_frame, width = config.per_frame, config.n_channels
+        if hop % self.per_frame:
+            raise UserError(f"refiner.per_frame={self.per_frame} must divide the hop of {hop} samples")
+        short = hop // self.per_frame
+        self.analysis = StridedCausalConv1d(1, width, 4 * short, short)
+        self.condition = nn.Conv1d(n_features, width * self.per_frame, 1)
+        self.blocks = nn.ModuleList(ResidualBlock(width, 5, 2 ** (i % 3)) for i in range(config.n_blocks))
+        self.synthesis = CausalTransposedConv1d(width, 1, 2 * short, short, bias=False)
+        with torch.no_grad():
+            self.analysis.weight.mul_(3.0)
+            self.synthesis.weight.mul_(0.01)
+
+    def begin(self, batch: int) -> dict[str, Any]:
+        """Silence."""
+        return {
+            "analysis": self.analysis.begin(batch),
+            "blocks": [block.begin(batch) for block in self.blocks],  # type: ignore[operator]
+            "synthesis": self.synthesis.begin(batch),
+        }
+
+    def step(self, wave: Wave, features: Features, state: dict[str, Any]) -> tuple[Wave, dict[str, Any]]:
+        """Correct one chunk, a whole number of the decoder's frames long."""
+        hidden, analysis = self.analysis.step(wave, state["analysis"])
+        condition = self.condition(features).unflatten(1, (-1, self.per_frame))  # (batch, width, short, frames)
+        hidden = F.silu(hidden + condition.transpose(2, 3).flatten(2))
+        hidden, blocks = blocks_step(self.blocks, hidden, state["blocks"])
+        correction, synthesis = self.synthesis.step(hidden.float(), state["synthesis"])
+        return wave + correction, {"analysis": analysis, "blocks": blocks, "synthesis": synthesis}
