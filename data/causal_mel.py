@@ -18,6 +18,8 @@ FLOOR = 1e-3
 """Magnitude floor of absolute mels: ten times the quantisation noise of 16-bit audio."""
 FAINT = 1e-7
 """Magnitude floor before a level is taken away: far below any recording's own noise."""
+SILENCE = -9.0
+"""Log magnitude of the level before any sound: some −95 dBFS."""
 
 
 class CausalLogMel(nn.Module):
@@ -129,7 +131,7 @@ class LevelTracker(nn.Module):
     Everything behind it hears mels less this level: a quiet recording is the same voice as a loud one.
     """
 
-    def __init__(self, *, frames: int = 8, fall_db_per_frame: float = 0.01, lowest: float = -9.0) -> None:
+    def __init__(self, *, frames: int = 8, fall_db_per_frame: float = 0.01, lowest: float = SILENCE) -> None:
         super().__init__()
         self.frames, self.lowest = frames, lowest
         self.fall = fall_db_per_frame * math.log(10.0) / 20.0

@@ -27,7 +27,7 @@ def is_earlier(config: dict[str, Any]) -> bool:
 
 
 def upgraded_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Today's config of a converter that hears absolute levels and has neither refiner nor pitch predictor."""
+    """Today's config of a converter of absolute levels, without refiner and pitch predictor."""
     content, decoder = dict(config.get("content", {})), dict(config.get("decoder", {}))
     gone = {
         "content.frontend": content.pop("frontend", "mel"),
@@ -36,13 +36,14 @@ def upgraded_config(config: dict[str, Any]) -> dict[str, Any]:
     }
     for (name, value), kept in zip(gone.items(), (("mel", "pretrained"), ("harmonic",), ("film",))):
         if value not in kept:
-            raise UserError(f"this converter has {name} {value!r}, which is no longer supported: train it anew")
+            raise UserError(f"this converter has {name} {value!r}, no longer supported: train it anew")
     trunk, layer = content.pop("trunk", None), content.pop("trunk_layer", 0)
     earlier = {"n_channels": 176, "n_blocks": 6, "dim": 12, "time_constant": 200.0} | content
     own = {"kernel": 5, "dilations": [1, 2, 4], "relative_level": False}
     sizes = {"hop_ms": "frame_ms", "window_ms": "window_ms", "n_mels": "n_mels"}
     own |= {now: config[then] for now, then in sizes.items() if then in config}
-    kept = {name: config[name] for name in ("sample_rate", "look_ahead_ms", "pitch_memory_s", "style") if name in config}
+    unchanged = ("sample_rate", "look_ahead_ms", "pitch_memory_s", "style")
+    kept = {name: config[name] for name in unchanged if name in config}
     return kept | {
         "pitch_prior_frames": 0.0,
         "content": earlier | own,
@@ -76,5 +77,5 @@ def load_converter(folder: Path) -> tuple[ConverterConfig, dict[str, Tensor]]:
     config = from_json(ConverterConfig, json.dumps(upgraded_config(stored)), str(path))
     state = load_weights(folder / "model.safetensors")
     if "decoder.ask.weight" not in state:
-        raise UserError(f"{folder / 'model.safetensors'} is not a converter's weights, or not those of {path}")
+        raise UserError(f"{folder / 'model.safetensors'} does not hold the converter of {path}")
     return config, upgraded_state(state, config.content.dim)

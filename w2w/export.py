@@ -28,7 +28,6 @@ from engine.config import load_config
 from engine.user_error import UserError, exits_cleanly
 from w2w.baselines.road import export_road, is_mel_run
 from w2w.converter import Converter
-from w2w.exported.command import FORMATS, add_step_options, refuse_step_options, write_step
 from w2w.networks.network import ConverterNetwork
 
 
@@ -112,6 +111,8 @@ def spread_voices(network: ConverterNetwork, spread: float, data: str) -> None:
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Export a run."""
+    from w2w.exported.command import FORMATS, add_step_options, refuse_step_options, write_step
+
     parser = Arguments.described_by("w2w.export", __doc__)
     parser.add_argument("run", type=Path, nargs="?", help="folder of the training run, or of an export")
     parser.add_argument("--out", type=Path, help="folder to write (default: RUN/export), or file")

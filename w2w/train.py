@@ -1,9 +1,13 @@
 """Train the converter: ``accelerate launch w2w/train.py --data.path FOLDER --loop.out runs/voice``.
 
 Run the same command again to continue. ``--preset small`` suits a CPU, ``base`` one large GPU, ``tiny``
-tests; ``--preset small_24k`` and ``base_24k`` are their 24 kHz forms. Pretrained encoders go inside with
-``--pretrained.content runs/data2vec --pretrained.use fine_tuned`` and ``--pretrained.style runs/wav2clip``; a
-speech encoder listens to what was said with ``--content.backend.kind SpeechFeatures``.
+tests; ``--preset small_24k`` and ``base_24k`` are their 24 kHz forms. What teaches it beside the recordings:
+
+- ``--pairs.path FOLDER``: time-aligned speech of several voices, by ``python -m data.parallel``;
+- ``--teacher FOLDER``: a frozen speech encoder (Moonshine, Whisper, HuBERT, WavLM, data2vec), which must find
+  the same words in an output as in its source;
+- ``--pretrained.content runs/student``: a content encoder taught by ``pretrain/distil.py`` to begin with;
+  ``--pretrained.style runs/wav2clip`` for the style encoder.
 
 What the converter is compared with is trained by ``--task cluit-mel`` and ``--task stargan``, with presets of
 their own: ``--task cluit-mel --help``.
@@ -14,23 +18,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
-from data.batches import DataConfig, batches
+from data.batches import DataConfig
+from data.pairs import PairConfig, batches_together
 from engine.checkpoint import fill, load_weights, newest_checkpoint
 from engine.config import cli
 from engine.loop import LoopConfig, accelerator, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError, exits_cleanly
-from w2w.export import export_run
-from w2w.networks.content import ContentConfig
-from w2w.networks.discriminator import DiscriminatorConfig
-from w2w.networks.decoder import DecoderConfig
-from w2w.networks.network import ConverterConfig
-from w2w.networks.style import StyleConfig
-from w2w.cluit.task import CLUIT
-from w2w.cluit.config import CLUITConfig, Weights
+from pretrain.causal.encoder import CausalEncoderConfig
+from w2w.cluit.config import CLUITConfig
 from w2w.cluit.content_loss import ContentLoss, ContentLossConfig
+from w2w.cluit.task import CLUIT
+from w2w.earlier_format import load_converter
+from w2w.export import export_run
+from w2w.networks.decoder import DecoderConfig
+from w2w.networks.discriminator import DiscriminatorConfig
+from w2w.networks.network import ConverterConfig
+from w2w.networks.refiner import RefinerConfig
+from w2w.networks.style import StyleConfig
 from w2w.pretrained import PretrainedConfig, with_encoders
+from w2w.weights import weights_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +49,15 @@ class TrainConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
     """When things happen, and where the run lives."""
     init: str = ""
-    """A run to begin from instead of random weights: its newest checkpoint's networks, not its optimisers."""
+    """What to begin from instead of random weights: a run, whose newest checkpoint's networks are taken, not
+    its optimisers; or an exported converter."""
     data: DataConfig = field(default_factory=DataConfig)
     """Which speech."""
+    pairs: PairConfig = field(default_factory=PairConfig)
+    """Which time-aligned pairs, if any."""
+    teacher: str = ""
+    """A frozen speech encoder for the losses ``content`` and ``distil``: a folder of transformers, a run of
+    ``pretrain/data2vec.py``, or hub:owner/name; empty: none, and these losses are left out."""
     converter: ConverterConfig = field(default_factory=ConverterConfig)
     """The networks for use."""
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
@@ -50,7 +65,7 @@ class TrainConfig:
     cluit: CLUITConfig = field(default_factory=CLUITConfig)
     """The algorithm and its losses."""
     content: ContentLossConfig = field(default_factory=ContentLossConfig)
-    """The frozen recogniser of the content loss."""
+    """The frozen recogniser of the loss ``recogniser``, where that has a weight."""
     pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
     """Pretrained encoders inside the converter; their sizes are filled in above."""
     optim_converter: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4, betas=(0.8, 0.99)))
@@ -59,41 +74,36 @@ class TrainConfig:
     """The critic's optimiser."""
 
     def __post_init__(self) -> None:
-        if self.data.sample_rate != self.converter.sample_rate:
-            raise UserError(
-                f"data.sample_rate={self.data.sample_rate} and "
-                f"converter.sample_rate={self.converter.sample_rate} must be the same: set both"
-            )
+        rates = {"data": self.data.sample_rate, "pairs": self.pairs.sample_rate}
+        for name, rate in rates.items():
+            if rate != self.converter.sample_rate and (name == "data" or self.pairs.path):
+                raise UserError(
+                    f"{name}.sample_rate={rate} and converter.sample_rate={self.converter.sample_rate} must"
+                    " be the same: set both"
+                )
 
     def check_labels(self, n_speakers: int) -> None:
         """Refuse label losses over fewer speakers than the data has."""
-        weights, known = self.cluit.weights, self.critic.n_speakers
-        if (weights.label_critic or weights.label_converter) and known < max(n_speakers, 1):
+        weights, known = self.cluit.weights, self.discriminator.n_speakers
+        if (weights.label_discriminator or weights.label_converter) and known < max(n_speakers, 1):
             raise UserError(
-                f"the data has {n_speakers} speakers and critic.n_speakers is {known}: label losses need "
-                f"--critic.n-speakers {n_speakers}, and labels in the data"
+                f"the data has {n_speakers} speakers and discriminator.n_speakers is {known}: label losses"
+                f" need --discriminator.n-speakers {n_speakers}, and labels in the data"
             )
 
 
 SMALL = TrainConfig(
-    loop=LoopConfig(steps=10_000, save_every=250, sample_every=1_000),
-    data=DataConfig(batch=8, crop_samples=24_000, reference_samples=32_000, equal_speakers=True),
-    cluit=CLUITConfig(
-        # What the released converter's stages came to, in one run: see docs/experiments.md.
-        weights=Weights(content=4.0, contrast_voice=4.0),
-        convert_from=400,
-        adversary_from=2_300,
-        code_noise=0.05,
-        discriminator_samples=8_192,
-        discriminator_batch=4,
-    ),
+    loop=LoopConfig(steps=50_000, save_every=250, sample_every=2_000, mixed_precision="bf16"),
+    data=DataConfig(batch=10, crop_samples=20_480, reference_samples=32_000, equal_speakers=True),
+    pairs=PairConfig(batch=6, crop_samples=20_480, reference_samples=32_000),
+    cluit=CLUITConfig(adversary_from=20_000),
     optim_converter=OptimConfig(
         lr=1e-3,
         betas=(0.8, 0.99),
         gradient_clip=5.0,
-        warmup_steps=100,
-        schedule="cosine",
-        decay_steps=10_000,
+        warmup_steps=200,
+        schedule="exponential",
+        decay_steps=50_000,
         final=0.05,
     ),
     optim_discriminator=OptimConfig(lr=2e-4, betas=(0.5, 0.9), gradient_clip=5.0),
@@ -101,26 +111,31 @@ SMALL = TrainConfig(
 TINY = replace(
     SMALL,
     loop=LoopConfig(steps=4, log_every=1, save_every=2, sample_every=4),
-    data=DataConfig(batch=2, crop_samples=6_400, reference_samples=8_000),
+    data=DataConfig(batch=3, crop_samples=6_400, reference_samples=8_000),
+    pairs=PairConfig(batch=2, crop_samples=6_400, reference_samples=8_000),
     converter=ConverterConfig(
-        n_mels=40,
-        content=ContentConfig(n_channels=16, n_blocks=2),
+        content=CausalEncoderConfig(n_channels=16, n_blocks=2, dim=8, n_mels=40),
         style=StyleConfig(n_channels=16, n_blocks=1, n_tokens=2, token_dim=8),
-        decoder=DecoderConfig(n_channels=32, n_blocks=2),
+        decoder=DecoderConfig(n_channels=32, n_blocks=2, refiner=RefinerConfig(n_channels=8, n_blocks=1)),
     ),
-    discriminator=DiscriminatorConfig(n_scales=2, n_channels=4, max_channels=16, n_strided=3, projection_dim=16),
-    cluit=CLUITConfig(discriminator_samples=4_096, discriminator_batch=0, convert_from=1, adversary_from=2, bank_size=16),
+    discriminator=DiscriminatorConfig(
+        n_scales=2, n_channels=4, max_channels=16, n_strided=3, projection_dim=16
+    ),
+    cluit=CLUITConfig(
+        discriminator_samples=4_096, discriminator_batch=0, convert_from=1, adversary_from=2, bank_size=16
+    ),
 )
 BASE = TrainConfig(
     loop=LoopConfig(steps=300_000, save_every=2_000, sample_every=5_000, mixed_precision="bf16", workers=8),
-    data=DataConfig(batch=64, crop_samples=32_000, reference_samples=64_000, equal_speakers=True),
+    data=DataConfig(batch=40, crop_samples=32_000, reference_samples=64_000, equal_speakers=True),
+    pairs=PairConfig(batch=24, crop_samples=32_000, reference_samples=64_000),
     converter=ConverterConfig(
-        content=ContentConfig(n_channels=384, n_blocks=9),
+        content=CausalEncoderConfig(n_channels=384, n_blocks=12, dim=96),
         style=StyleConfig(n_channels=384, n_blocks=6, n_tokens=16, token_dim=48),
-        decoder=DecoderConfig(n_channels=512, n_blocks=12),
+        decoder=DecoderConfig(n_channels=512, n_blocks=12, refiner=RefinerConfig(n_channels=256, n_blocks=6)),
     ),
     discriminator=DiscriminatorConfig(max_channels=1_024),
-    cluit=CLUITConfig(convert_from=5_000, adversary_from=10_000, discriminator_batch=32),
+    cluit=CLUITConfig(convert_from=2_000, adversary_from=50_000, discriminator_batch=32),
     optim_converter=OptimConfig(
         lr=5e-4,
         betas=(0.8, 0.99),
@@ -136,17 +151,18 @@ BASE = TrainConfig(
 
 def at_24_khz(config: TrainConfig) -> TrainConfig:
     """The same in frames and seconds, at 24 kHz."""
-    data, cluit = config.data, config.cluit
+    cluit = config.cluit
+
+    def cut(data: Any) -> Any:
+        crops = {n: getattr(data, n) * 3 // 2 for n in ("crop_samples", "reference_samples")}
+        return replace(data, sample_rate=24_000, **crops)
+
     return replace(
         config,
         converter=replace(config.converter, sample_rate=24_000),
         cluit=replace(cluit, discriminator_samples=cluit.discriminator_samples * 3 // 2),
-        data=replace(
-            data,
-            sample_rate=24_000,
-            crop_samples=data.crop_samples * 3 // 2,
-            reference_samples=data.reference_samples * 3 // 2,
-        ),
+        data=cut(config.data),
+        pairs=cut(config.pairs),
     )
 
 
@@ -160,25 +176,48 @@ PRESETS = {
 
 
 def build(config: TrainConfig) -> CLUIT:
-    """The task; the recogniser is loaded only where its loss has a weight."""
-    content = (
-        ContentLoss(config.content, config.converter.sample_rate) if config.cluit.weights.content else None
+    """The task; frozen listeners are loaded only where a loss with a weight uses them."""
+    weights = config.cluit.weights
+    teacher = recogniser = None
+    if config.teacher and (weights.content or weights.distil):
+        from pretrain.teachers import load_teacher
+
+        teacher = load_teacher(config.teacher)
+    if weights.recogniser:
+        recogniser = ContentLoss(config.content, config.converter.sample_rate)
+    task = CLUIT(
+        config.cluit,
+        config.converter,
+        config.discriminator,
+        config.optim_converter,
+        config.optim_discriminator,
+        teacher=teacher,
+        recogniser_loss=recogniser,
+        pretrained=config.pretrained,
     )
-    players = config.optim_converter, config.optim_discriminator
-    task = CLUIT(config.cluit, config.converter, config.critic, *players, content, config.pretrained)
     if config.init:
-        begin_from(task, Path(config.init))
+        begin_from(task, config.init)
     return task
 
 
-def begin_from(task: CLUIT, run: Path) -> None:
-    """Fill the networks from another run's newest checkpoint; banks begin empty."""
-    folder = newest_checkpoint(run)
-    if folder is None:
-        raise UserError(f"init={run} holds no checkpoint of a run: give the folder that --loop.out named")
+def begin_from(task: CLUIT, where: str) -> None:
+    """Fill the networks from another run's newest checkpoint, or from an export; banks begin empty."""
+    folder = Path(where)
+    if where == "released" or (folder / "model.safetensors").is_file():
+        folder = weights_folder(None if where == "released" else folder)
+        _, state = load_converter(folder)
+        for module in (task.converter, task.converter_ema.module):
+            fill(module, state, folder / "model.safetensors")
+        return
+    checkpoint = newest_checkpoint(folder)
+    if checkpoint is None:
+        raise UserError(
+            f"init={where} holds neither a checkpoint of a run nor an exported converter: give the folder"
+            " that --loop.out named, or one with config.json and model.safetensors"
+        )
     for name, module in task.modules.items():
         if name not in ("bank", "voices"):
-            path = folder / f"{name}.safetensors"
+            path = checkpoint / f"{name}.safetensors"
             fill(module, load_weights(path), path)
 
 
@@ -187,8 +226,10 @@ def train(config: TrainConfig) -> None:
     config = replace(config, converter=with_encoders(config.converter, config.pretrained))
     here = accelerator(config.loop)
     loop, rank, n_ranks = config.loop, here.process_index, here.num_processes
-    crops = batches(config.data, loop.seed, loop.workers, rank, n_ranks, loop.accumulate)
-    config.check_labels(len(crops.crops.speakers))
+    crops = batches_together(
+        config.data, config.pairs, loop.seed, loop.workers, rank, n_ranks, loop.accumulate
+    )
+    config.check_labels(len(crops.crops.human.speakers))
     fit(lambda: build(config), crops, loop, full_config=config)
     if here.is_main_process:
         print(f"exported to {export_run(loop.out, loop.out / 'export')}")

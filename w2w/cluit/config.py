@@ -4,6 +4,7 @@ from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from data.augment import AugmentConfig
+from engine.config import free
 from engine.user_error import UserError
 
 
@@ -62,7 +63,7 @@ class CLUITConfig:
     """Share of the human utterances that are converted to another voice; the others are rebuilt."""
     convert_from: int = 500
     """Step before which nothing is converted: all utterances are rebuilt."""
-    adversary_from: int = 10_000
+    adversary_from: int = free(10_000)
     """Step before which the discriminator is neither used nor trained."""
     discriminator_every: int = 2
     """The discriminator learns every n-th step."""
@@ -89,10 +90,14 @@ class CLUITConfig:
     code_noise: float = 0.1
     """Standard deviation of noise on the code in training; the code's own mean square is 1."""
     speeds: tuple[float, ...] = (0.88, 0.94, 1.0, 1.07, 1.14)
-    """Speeds at which human clips are played: each makes another voice of a speaker. One entry: as they are."""
-    augment: AugmentConfig = AugmentConfig(eq=0.3, eq_gain_db=6.0, noise=0.25, gain=0.0, sign=0.0)  # noqa: RUF009 - frozen
+    """Speeds at which human clips are played: each makes another voice of a speaker."""
+    augment: AugmentConfig = field(
+        default_factory=lambda: AugmentConfig(eq=0.3, eq_gain_db=6.0, noise=0.25, gain=0.0, sign=0.0)
+    )
     """Changes to what the content encoder hears; the truth stays as it was."""
-    reference_augment: AugmentConfig = AugmentConfig(noise=0.3, gain=0.0, sign=0.0)  # noqa: RUF009 - frozen
+    reference_augment: AugmentConfig = field(
+        default_factory=lambda: AugmentConfig(noise=0.3, gain=0.0, sign=0.0)
+    )
     """Changes to what the style encoder hears."""
     level_dbfs: float = -23.0
     """Level of the speech in training clips, dBFS RMS of their louder half; the network does not depend on

@@ -1,5 +1,6 @@
 """CLUIT for waves: pairs and reconstruction teach the converter to speak, contrast tells it whose voice."""
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from data.augment import Augment
-from data.causal_mel import frame_energy
+from data.causal_mel import SILENCE, frame_energy
 from data.pairs import HumanAndPairs
 from engine.optim import EMA, OptimConfig, Player
 from engine.tracking import Samples
@@ -41,6 +42,8 @@ Wave = Float[Tensor, "batch 1 samples"]
 Rows = Int[Tensor, " batch"]
 Losses = dict[str, Tensor]
 
+FULL_LEVEL_DBFS = -23.0
+"""dBFS RMS of speech, over its louder half, whose loudest log mel magnitude is 0."""
 KEY_DIM = 128
 """Numbers of a style's key in the contrast of styles."""
 
@@ -80,7 +83,7 @@ class CLUIT:
         recogniser_loss: nn.Module | None = None,
         pretrained: PretrainedConfig = PretrainedConfig(),  # noqa: B008 - frozen
     ) -> None:
-        self.config, self.shape, self.teacher, self.recogniser_loss = config, converter, teacher, recogniser_loss
+        self.config, self.teacher, self.recogniser_loss = config, teacher, recogniser_loss
         self.converter = begin(ConverterNetwork(converter), pretrained)
         self.projector = nn.Linear(converter.style.voice_dim - 1, KEY_DIM)
         self.teacher_head = nn.Conv1d(converter.content.dim, teacher.dim if teacher else 1, 1)
@@ -119,7 +122,7 @@ class CLUIT:
         self.gan_generator = hinge_generator if hinge else least_squares_generator
 
     def update(self, batch: HumanAndPairs, step: int) -> dict[str, Tensor]:
-        """One step of both players: every row is encoded once, spoken once, and judged by what it should be."""
+        """One step of both players: every row is encoded once, spoken once and compared with its truth."""
         rows = self.utterances(batch, step)
         encoded = self.encode(rows)
         timbre, mean_log_f0 = self.styles(rows)
@@ -150,11 +153,11 @@ class CLUIT:
     def total(self, losses: Losses) -> Float[Tensor, ""]:
         """The weighted sum. A penalty that comes every n-th update counts n times, by its γ/2."""
         lazy = {"r1": 0.5 * self.config.r1_every}
-        terms = [getattr(self.config.weights, name) * lazy.get(name, 1.0) * loss for name, loss in losses.items()]
-        return torch.stack(terms).sum()
+        weights = {name: getattr(self.config.weights, name) * lazy.get(name, 1.0) for name in losses}
+        return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
     def utterances(self, batch: HumanAndPairs, step: int) -> Utterances:
-        """Lay humans and pairs out as rows, at one level, humans at other speeds; choose whose voice each gets."""
+        """Lay humans, at other speeds, and pairs out as rows of one level; choose whose voice each gets."""
         config, human, pairs = self.config, batch.human, batch.pairs
         (wave, own), speed = other_speeds((human.wave, human.other), config.speeds)
         n_speeds, n_human = max(len(config.speeds), 1), len(wave)
@@ -179,15 +182,15 @@ class CLUIT:
     def encode(self, rows: Utterances) -> Encoded:
         """Content of what is heard: formants moved, noise added, after speech of another level."""
         config, n_rows, device = self.config, len(rows.source), rows.source.device
-        source, generator = self.augment(rows.source, device_generator(device)), None
-        warp = level = None
+        source = self.augment(rows.source, device_generator(device))
+        net, warp, level = self.converter, None, None
         if config.warp:
             warp = 1.0 + config.warp * (2 * torch.rand(n_rows, device=device) - 1)
         if config.earlier_level_db:
-            nominal = config.level_dbfs + config.earlier_level_db * (2 * torch.rand(n_rows, device=device) - 1)
+            change = config.earlier_level_db * (2 * torch.rand(n_rows, device=device) - 1)
+            level = (config.level_dbfs + change - FULL_LEVEL_DBFS) * math.log(10.0) / 20.0
             silent = torch.rand(n_rows, device=device) < 0.5
-            level = torch.where(silent, -9.0, (nominal + 26.0) / 8.686)
-        net = self.converter
+            level = torch.where(silent, SILENCE, level)
         content = net.content.encode(net.pad_look_ahead(source), warp, level)
         if config.code_noise:
             content = content._replace(code=content.code + config.code_noise * torch.randn_like(content.code))
@@ -313,9 +316,7 @@ class CLUIT:
             losses["r1"] = r1(real.scores, real_wave)
         return losses
 
-    def adversarial_losses(
-        self, rows: Utterances, real_wave: Wave, fake_wave: Wave, target: Rows
-    ) -> Losses:
+    def adversarial_losses(self, rows: Utterances, real_wave: Wave, fake_wave: Wave, target: Rows) -> Losses:
         """The converter's side: sound real, sound like the reference, match the truth's features."""
         weights, losses = self.config.weights, {}
         fake = self.discriminator(fake_wave)
@@ -336,7 +337,9 @@ class CLUIT:
             losses["feature_matching"] = feature_matching(real, matched)
         return losses
 
-    def contrast(self, query: Tensor, positive: Tensor, identity: Rows, negatives: Tensor, theirs: Rows) -> Tensor:
+    def contrast(
+        self, query: Tensor, positive: Tensor, identity: Rows, negatives: Tensor, theirs: Rows
+    ) -> Tensor:
         """InfoNCE with this run's temperature; nobody is their own negative."""
         labels = {"query_label": identity, "negative_label": theirs}
         return info_nce(query, positive, negatives, temperature=self.config.temperature, **labels)

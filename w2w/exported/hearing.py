@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from data.causal_mel import FLOOR
 from w2w.exported.rows import RowBlocks, RowStem
 from w2w.exported.spectra import transform
-from data.causal_mel import FLOOR
 from w2w.networks.content import ContentEncoder
 
 State = dict[str, Tensor]

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.streaming import CausalConv1d
 from engine.residual import ResidualBlock
+from engine.streaming import CausalConv1d
 
 Rows = Float[Tensor, "frames channels"]
 Pasts = Float[Tensor, "context channels"]

@@ -14,8 +14,8 @@ PAUSE_DB, SPEECH_DB = -45.0, -32.0
 """A frame this far below the speech's level is a pause; above the other, speech that nothing holds back."""
 QUIET_DB = -62.0
 """dBFS RMS: pauses of digital silence may hold this much."""
-FULL_BAND = 4.0
-"""RMS of a wave of log mel magnitude 0, in units of full scale times 1/100: speech at −28 dBFS, about."""
+FULL_LEVEL_DB = -18.0
+"""dBFS RMS of the loudest frames of speech whose level, a log mel magnitude, is 0."""
 
 
 class GateState(NamedTuple):
@@ -28,7 +28,7 @@ class GateState(NamedTuple):
 class PauseGate(nn.Module):
     """Holds the output's frames down to the source's own level where the source pauses.
 
-    The source's level is the larger of two frames' standard deviations, so that a constant offset is no sound.
+    The source's level is the larger of two frames' standard deviations, so a constant offset is no sound.
     """
 
     def __init__(self, hop: int, look_ahead: int) -> None:
@@ -49,7 +49,7 @@ class PauseGate(nn.Module):
         newest = frames[..., -self.hop :]
         power = torch.maximum(halves.var(-1, unbiased=False).amax(-1), newest.var(-1, unbiased=False))
         source_db = 10.0 * torch.log10(power + 1e-12)
-        speech_db = 20.0 * torch.log10(0.01 * FULL_BAND * level[:, 0].exp())
+        speech_db = FULL_LEVEL_DB + (20.0 / math.log(10.0)) * level[:, 0]
         # The limit rises from the source's own level out of the way of speech.
         rise = ((source_db - speech_db - PAUSE_DB) / (SPEECH_DB - PAUSE_DB)).clamp(0.0, 1.0)
         limit_db = source_db.clamp_min(QUIET_DB) + 60.0 * rise

@@ -18,9 +18,9 @@ Wave = Float[Tensor, "batch 1 samples"]
 class HarmonicNoiseHead(nn.Module):
     """Pulses and noise, each through a minimum-phase filter that the features draw (harmonic plus noise).
 
-    A frame's filter fades in over its own block and out over the next, so the head adds no latency. It invents
-    no phases, and puts the pitch where ``log_f0`` says. Transforms are products with Fourier bases: frames
-    are short, and nothing complex is left for an exporter.
+    A frame's filter fades in over its own block and out over the next, so the head adds no latency. It
+    invents no phases, and puts the pitch where ``log_f0`` says. Transforms are products with Fourier bases:
+    frames are short, and nothing complex is left for an exporter.
     """
 
     spread: Tensor
@@ -79,7 +79,7 @@ def complex_product(a: Float[Tensor, "*shape two_bins"], b: Float[Tensor, "*shap
 def fourier_bases(
     samples: int, n_fft: int
 ) -> tuple[Float[Tensor, "samples two_bins"], Float[Tensor, "two_bins n_fft"]]:
-    """What turns ``samples`` samples into their half spectrum of ``n_fft`` points, and a spectrum into samples."""
+    """What turns samples into their half spectrum of ``n_fft`` points, and a spectrum into samples."""
     angle = 2 * math.pi / n_fft * torch.outer(torch.arange(n_fft), torch.arange(n_fft // 2 + 1)).double()
     analysis = torch.cat([angle[:samples].cos(), -angle[:samples].sin()], dim=1)
     # Every bin but the first and the last stands for its mirror image, too.

@@ -36,11 +36,11 @@ class ConverterConfig:
     sample_rate: int = 16_000
     """Hz, of all waves in and out."""
     look_ahead_ms: float = 8.0
-    """Milliseconds of future that every output sample may depend on; live, this and one hop are the latency."""
+    """Milliseconds of future that outputs may depend on; live, this and one hop are the latency."""
     pitch_memory_s: float = 10.0
     """Seconds over which the source's mean log-F0 is remembered."""
     pitch_prior_frames: float = 40.0
-    """Voiced frames that the mean log-F0 predicted from the source's spectra is worth; 0: none is predicted."""
+    """Voiced frames that the mean log-F0 predicted from the spectra is worth; 0: none is predicted."""
     content: CausalEncoderConfig = field(default_factory=CausalEncoderConfig)
     """What is said: the content encoder."""
     trunk: TrunkConfig | None = None
@@ -53,8 +53,8 @@ class ConverterConfig:
     def __post_init__(self) -> None:
         if self.hop % 80:
             raise UserError(
-                f"a hop of {self.hop} samples is not a multiple of 80: choose a sample_rate that is a multiple"
-                " of 8 kHz and a content.hop_ms of 10"
+                f"a hop of {self.hop} samples is not a multiple of 80: choose a sample_rate that is a"
+                " multiple of 8 kHz and a content.hop_ms of 10"
             )
 
     @property
@@ -211,9 +211,7 @@ class ConverterNetwork(nn.Module):
             wave, after["gate"] = self.gate.step(source, wave, content.level, state["gate"])
         return wave, after
 
-    def track(
-        self, source: Wave, content: Content, state: dict[str, Any]
-    ) -> tuple[Encoded, dict[str, Any]]:
+    def track(self, source: Wave, content: Content, state: dict[str, Any]) -> tuple[Encoded, dict[str, Any]]:
         """Find the pitch of one chunk and the mean log-F0 of the source so far."""
         pitch, after_pitch = self.pitch.step(source, state["pitch"])
         voiced = (pitch.voicing > 0.5).to(pitch.voicing.dtype)

@@ -64,7 +64,7 @@ class Refiner(nn.Module):
     def step(self, wave: Wave, features: Features, state: dict[str, Any]) -> tuple[Wave, dict[str, Any]]:
         """Correct one chunk, a whole number of the decoder's frames long."""
         hidden, analysis = self.analysis.step(wave, state["analysis"])
-        condition = self.condition(features).unflatten(1, (-1, self.per_frame))  # (batch, width, short, frames)
+        condition = self.condition(features).unflatten(1, (-1, self.per_frame))  # (b, c, short, frames)
         hidden = F.silu(hidden + condition.transpose(2, 3).flatten(2))
         hidden, blocks = blocks_step(self.blocks, hidden, state["blocks"])
         correction, synthesis = self.synthesis.step(hidden.float(), state["synthesis"])

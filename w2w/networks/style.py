@@ -23,13 +23,13 @@ Voice = Float[Tensor, "batch voice"]
 class StyleConfig:
     """The style encoder."""
 
-    n_channels: int = 128
+    n_channels: int = 160
     """Width."""
     n_blocks: int = 3
     """Residual blocks."""
-    n_tokens: int = 8
+    n_tokens: int = 12
     """Timbre tokens: each gathers the voice's way with one family of sounds."""
-    token_dim: int = 32
+    token_dim: int = 40
     """Channels of a token."""
     encoder: Literal["tokens", "wav2clip"] = "tokens"
     """``tokens``: from mels alone; ``wav2clip``: Wav2CLIP's audio encoder is heard beside them."""

@@ -71,7 +71,7 @@ class TrunkConfig:
 
 
 class PretrainedContent(CausalEncoder):
-    """A content encoder whose mels are replaced by a pretrained speech encoder's frames; it needs the whole."""
+    """A content encoder whose mels are replaced by a pretrained speech encoder's frames."""
 
     def __init__(
         self, config: CausalEncoderConfig, trunk: TrunkConfig, sample_rate: int, look_ahead: int
