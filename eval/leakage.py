@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.audio import load
+from data.causal_mel import CausalLogMel, frame_energy
 from data.manifest import Row, rows_from
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from eval.outputs import load_converter
 from eval.scoring import interval
-from data.causal_mel import CausalLogMel, frame_energy
 from w2w.networks.network import ConverterNetwork
 
 SAMPLE_RATE = 16_000

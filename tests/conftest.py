@@ -48,18 +48,18 @@ def moonshine() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Any]:
-    """Build a tiny converter's config with a head, a frontend and a norm."""
-    from w2w.networks.content import ContentConfig
+    """Build a tiny converter's config."""
+    from pretrain.causal.encoder import CausalEncoderConfig
     from w2w.networks.decoder import DecoderConfig
     from w2w.networks.network import ConverterConfig
+    from w2w.networks.refiner import RefinerConfig
     from w2w.networks.style import StyleConfig
 
-    def config(head="harmonic", frontend="mel", norm="film", **changes) -> ConverterConfig:
+    def config(**changes) -> ConverterConfig:
         start = ConverterConfig(
-            n_mels=20,
-            content=ContentConfig(frontend=frontend, n_channels=16, n_blocks=2, dim=6),
+            content=CausalEncoderConfig(n_channels=16, n_blocks=2, dim=6, n_mels=20),
             style=StyleConfig(n_channels=12, n_blocks=1, n_tokens=3, token_dim=4),
-            decoder=DecoderConfig(head=head, norm=norm, n_channels=32, n_blocks=2),
+            decoder=DecoderConfig(n_channels=32, n_blocks=2, refiner=RefinerConfig(n_channels=8, n_blocks=1)),
         )
         return replace(start, **changes)
 

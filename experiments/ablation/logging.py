@@ -25,8 +25,8 @@ from eval.similarity import cosine
 from pretrain.recogniser import RELEASED
 from vocoders import load_vocoder
 from w2w.baselines.cluit_mel.losses import norm_loss
-from w2w.converter import Converter
 from w2w.cluit.content_loss import ContentLoss, ContentLossConfig
+from w2w.converter import Converter
 
 N_HELD_OUT = 12
 """Crops of as many speakers that are never trained on, looked at during training."""

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from w2w.cluit.halves import decode, encode
+from w2w.networks.content import ContentConfig
 
 from data.batches import Address, Batch, DataConfig, SpeechCrops, batches
 from engine.arguments import Arguments
@@ -38,18 +40,16 @@ from eval.pairs import MAX_PAIRS, Pair, fixed_pairs
 from eval.scoring import Judges, score_pairs
 from experiments.pretraining.report import curves, table
 from pretrain.recogniser import RELEASED
-from w2w.converter import Converter
-from w2w.export import export_run
-from w2w.networks.content import ContentConfig
-from w2w.networks.discriminator import CriticConfig
-from w2w.networks.decoder import DecoderConfig
-from w2w.networks.network import ConverterConfig
-from w2w.networks.style import StyleConfig
-from w2w.cluit.task import CLUIT
 from w2w.cluit.config import CLUITConfig, Weights
 from w2w.cluit.content_loss import ContentLoss, ContentLossConfig
-from w2w.cluit.halves import decode, encode
 from w2w.cluit.recognisers import SpeechFeatures
+from w2w.cluit.task import CLUIT
+from w2w.converter import Converter
+from w2w.export import export_run
+from w2w.networks.decoder import DecoderConfig
+from w2w.networks.discriminator import CriticConfig
+from w2w.networks.network import ConverterConfig
+from w2w.networks.style import StyleConfig
 from w2w.pretrained import PretrainedConfig, with_encoders
 from w2w.train import TrainConfig, build
 

@@ -10,11 +10,11 @@ from torch.testing import assert_close
 
 from data.batches import Batch
 from engine.optim import OptimConfig
-from w2w.networks.discriminator import Critic, CriticConfig
 from w2w.cluit import task as module
-from w2w.cluit.task import CLUIT
-from w2w.cluit.config import CLUITConfig, Weights
 from w2w.cluit.augment import level_and_sign, other_speeds, same_stretch
+from w2w.cluit.config import CLUITConfig, Weights
+from w2w.cluit.task import CLUIT
+from w2w.networks.discriminator import Critic, CriticConfig
 
 CRITIC = CriticConfig(n_scales=2, n_channels=4, max_channels=8, n_strided=2, projection_dim=8, n_speakers=2)
 NAMES = [f.name for f in fields(Weights)]

@@ -9,14 +9,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
+from w2w.networks.content import ContentConfig, factors
 
+from data.causal_mel import FLOOR, CausalLogMel, frame_energy
+from engine.running_mean import BLOCK, RunningMean
 from engine.user_error import UserError
 from w2w.converter import Converter
-from data.causal_mel import FLOOR, CausalLogMel, frame_energy
-from w2w.networks.content import ContentConfig, factors
 from w2w.networks.network import ConverterConfig, ConverterNetwork, move
 from w2w.networks.pitch import Pitch
-from engine.running_mean import BLOCK, RunningMean
 from w2w.networks.style import StyleEncoder
 
 HEADS, FRONTENDS = ["harmonic", "istft", "transposed"], ["mel", "conv"]

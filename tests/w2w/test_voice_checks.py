@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from engine.user_error import UserError
+from w2w.cluit.config import Weights
 from w2w.converter import Converter
 from w2w.networks.network import ConverterNetwork
-from w2w.cluit.config import Weights
 
 
 def test_a_voice_of_another_converter_is_refused(tiny):
