@@ -15,13 +15,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.audio import load
-from engine.user_error import UserError
 from eval.cache import Cache, Features, content_hash
 
 SAMPLE_RATE = 16_000
 """Hz; every judge listens at this rate."""
 SILENT = 1e-4
+"""Peak below which a recording holds nothing: -80 dBFS. Judges must have an answer to it."""
 SHORTEST_SECONDS = 0.2
+"""What is shorter is not scored."""
 WORTH_PROCESSES_SECONDS = 30.0
 """Less audio than this to hear is done here: starting a process takes seconds."""
 
@@ -46,21 +47,6 @@ class Judge(Protocol):
 
 Heard = dict[Path, dict[str, Features]]
 """By file, then by the judge's kind."""
-
-
-def listen(path: Path, where: str = "") -> Float[Tensor, "1 1 samples"]:
-    """Load a file as judges hear it, refusing what cannot be scored; ``where`` is who asked for it."""
-    prefix = f"{where}: " if where else ""
-    try:
-        wave = load(path, SAMPLE_RATE)
-    except UserError as mistake:
-        raise UserError(f"{prefix}{mistake}") from None
-    seconds = wave.shape[-1] / SAMPLE_RATE
-    if seconds < SHORTEST_SECONDS:
-        raise UserError(f"{prefix}{path} lasts {seconds:.3f} s; scoring needs {SHORTEST_SECONDS} s or more")
-    if wave.abs().max() < SILENT:
-        raise UserError(f"{prefix}{path} is silent; there is nothing to score")
-    return wave
 
 
 def hear(

@@ -98,11 +98,16 @@ class Voices:
         self.speak(source, [source], out)
 
 
-def make_outputs(pairs: Sequence[Pair], voices: Voices, out: Path, system: str) -> list[Pair]:
-    """Fill in every pair's output, as files in ``out/<system>/``."""
-    made = []
+def make_outputs(
+    pairs: Sequence[Pair], voices: Voices, out: Path, system: str
+) -> tuple[list[Pair], list[str]]:
+    """Fill in every pair's output, as files in ``out/<system>/``; the second list says what failed and why."""
+    made, failed = [], []
     for number, pair in enumerate(tqdm(pairs, desc=f"converting by {system}", unit="pair")):
         path = out / system / f"{number:03d}.wav"
-        voices.speak(pair.source, pair.heard, path)
-        made.append(replace(pair, system=system, output=path))
-    return made
+        try:
+            voices.speak(pair.source, pair.heard, path)
+            made.append(replace(pair, system=system, output=path))
+        except UserError as fault:
+            failed.append(f"{system}, {pair.where}: {fault}")
+    return made, failed

@@ -23,9 +23,9 @@ N_BANDS = 20
 
 @dataclass(frozen=True)
 class Pitch:
-    """F0 of WORLD's Harvest, every 5 ms, 0 where unvoiced, and a coarse spectrum for the alignment."""
+    """F0 of WORLD's Harvest, every 5 ms, 0 where unvoiced, levels in dBFS, and a coarse spectrum for the alignment."""
 
-    kind: str = "harvest-2"
+    kind: str = "harvest-3"
 
     def check(self) -> None:
         """Refuse in one sentence if the package is absent."""
@@ -34,8 +34,13 @@ class Pitch:
     def __call__(self, wave: Float[Tensor, "1 1 samples"]) -> Features:
         samples = wave[0, 0].double().numpy()
         f0 = harvest(samples)
-        bands = _bands(samples, len(f0))
-        return {"f0": f0.astype(np.float32), "bands": bands, "seconds": np.array(len(samples) / SAMPLE_RATE)}
+        level = _level(samples, len(f0))
+        return {
+            "f0": f0.astype(np.float32),
+            "level": level.astype(np.float32),
+            "bands": _bands(samples, level),
+            "seconds": np.array(len(samples) / SAMPLE_RATE),
+        }
 
 
 def world() -> Any:
@@ -136,14 +141,13 @@ def _level(samples: np.ndarray, n_frames: int) -> np.ndarray:
     return 10 * np.log10((total[high] - total[low]) / width + 1e-10)
 
 
-def _bands(samples: np.ndarray, n_frames: int) -> np.ndarray:
+def _bands(samples: np.ndarray, level: np.ndarray) -> np.ndarray:
     """Level, then log-energies of bands equally wide in mel, each frame as ``f0`` has them."""
-    n_fft, hop = 512, round(HOP_MS * SAMPLE_RATE / 1000)
+    n_fft, hop, n_frames = 512, round(HOP_MS * SAMPLE_RATE / 1000), len(level)
     padded = np.pad(samples, (n_fft // 2, n_fft + n_frames * hop))
     windows = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop][:n_frames]
     power = np.abs(np.fft.rfft(windows * np.hanning(n_fft))) ** 2
     mel = 2595 * np.log10(1 + np.arange(n_fft // 2 + 1) * SAMPLE_RATE / n_fft / 700)
     band = np.minimum((mel / mel[-1] * N_BANDS).astype(int), N_BANDS - 1)
     sums = np.stack([power[:, band == i].sum(1) for i in range(N_BANDS)], axis=1)
-    level = _level(samples, n_frames)
     return np.column_stack([np.maximum(level, level.max() - 60), np.log(sums + 1e-6)]).astype(np.float32)

@@ -5,7 +5,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ LABELS = {
     "wer": "WER ↓",
     "cer_above_source": "CER above source ↓",
     "phones_changed": "phones changed ↓",
+    "pause_level": "level in pauses, dBFS ↓",
+    "pause_above_source": "above the source's pauses, dB ↓",
     "dnsmos": "DNSMOS ↑",
     "dnsmos_speech": "speech ↑",
     "dnsmos_background": "background ↑",
@@ -46,10 +48,14 @@ SHORT = {
     "f0_distance": "F0 off st",
     "f0_correlation": "F0 corr",
     "cer": "CER",
+    "wer": "WER",
+    "cer_above_source": "CER above",
     "phones_changed": "phones",
     "dnsmos": "DNSMOS",
-    "duration_ratio": "duration",
+    "pause_level": "pauses dBFS",
+    "pause_above_source": "above dB",
 }
+"""Columns of the table on the terminal, where that of another recogniser's CER stands beside the first's."""
 SHARES = ("nearer_to_target", "f0_within_2")
 AUDIO_RATE = 16_000
 DEPTH, N_SHADES = 9.0, 32
@@ -65,6 +71,25 @@ def group_of(system: str) -> str:
 def label_of(system: str) -> str:
     """Name a system for readers."""
     return TOPLINES.get(system) or BASELINES.get(system) or system
+
+
+def columns_shown(summary: Summary, wanted: Iterable[str]) -> list[str]:
+    """The wanted columns that have scores; beside one of words stands the same of the other recognisers."""
+    present = dict.fromkeys(name for scores in summary.values() for name in scores)
+    return [
+        name
+        for column in wanted
+        for name in present
+        if name == column or (column in COLUMNS["intelligibility"] and name.endswith(f"_{column}"))
+    ]
+
+
+def titled(column: str, titles: Mapping[str, str]) -> str:
+    """A column's title; another recogniser's columns begin with its name."""
+    if column in titles:
+        return titles[column]
+    of = next(name for name in ("cer_above_source", *COLUMNS["intelligibility"]) if column.endswith(name))
+    return f"{column.removesuffix(f'_{of}')} {titles[of]}"
 
 
 def gains(summary: Summary) -> dict[str, float]:
@@ -110,8 +135,8 @@ def write_summary(path: Path, summary: Summary, about: dict[str, Any]) -> None:
 
 def table(summary: Summary) -> str:
     """Lay out means and half-widths of 95 % intervals for a terminal."""
-    columns = [name for name in SHORT if any(name in scores for scores in summary.values())]
-    lines = [["", *(SHORT[name] for name in columns)]]
+    columns = [name for name in columns_shown(summary, SHORT) if name == "wer" or not name.endswith("_wer")]
+    lines = [["", *(titled(name, SHORT) for name in columns)]]
     for group in ("system", "topline", "baseline"):
         for system in (name for name in summary if group_of(name) == group):
             cells = [_cell(summary[system].get(name), name, half=True) for name in columns]
@@ -128,7 +153,7 @@ def _cell(score: dict[str, float] | None, column: str, *, half: bool = False) ->
     mean, low, high = (score[name] for name in ("mean", "low", "high"))
     if column in SHARES:
         return f"{mean:.0%}" if half else f"{mean:.0%} [{low:.0%}, {high:.0%}]"
-    digits = 2 if column.startswith(("dnsmos", "f0", "duration")) else 3
+    digits = 1 if column.startswith("pause") else 2 if column.startswith(("dnsmos", "f0", "duration")) else 3
     if half:
         return f"{mean:.{digits}f} ±{(high - low) / 2:.{digits}f}"
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
@@ -150,12 +175,12 @@ def write_report(
     tables = []
     metrics: dict[Metric, str] = {
         "similarity": "Speaker similarity",
-        "pitch": "Pitch and duration",
+        "pitch": "Pitch, duration and pauses",
         "intelligibility": "Intelligibility",
         "quality": "Quality",
     }
     for metric, title in metrics.items():
-        columns = [c for c in COLUMNS[metric] if any(c in scores for scores in summary.values())]
+        columns = columns_shown(summary, COLUMNS[metric])
         body = [
             {"label": label_of(s), "group": group_of(s), "cells": [_cell(scores.get(c), c) for c in columns]}
             for group in ("system", "topline", "baseline")
@@ -163,7 +188,7 @@ def write_report(
             if group_of(s) == group
         ]
         if columns:
-            tables.append({"title": title, "columns": [LABELS[c] for c in columns], "rows": body})
+            tables.append({"title": title, "columns": [titled(c, LABELS) for c in columns], "rows": body})
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         tables=tables, about=about, gains=gains(summary), examples=_examples(pairs, rows, n_examples)
@@ -195,11 +220,7 @@ def _examples(pairs: Sequence[Pair], rows: Sequence[Row], n_examples: int) -> li
 
 def _clip(title: str, path: Path, row: Row | None = None) -> dict[str, Any]:
     wave = load(path, AUDIO_RATE)
-    shown = [
-        f"{LABELS[c]} {row[c]:.2f}"
-        for c in SHORT
-        if row and c in row and row[c] == row[c] and c != "duration_ratio"
-    ]
+    shown = [f"{LABELS[c]} {row[c]:.2f}" for c in SHORT if row and c in row and row[c] == row[c]]
     return {"title": title, "scores": shown, "audio": _mp3(wave), "mel": _picture(wave)}
 
 

@@ -7,6 +7,7 @@ Converters of mels in the same table:    ... --two-stage runs/cluit_mel runs/clu
 Without a converter and without outputs, only the toplines and baselines are scored.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from engine.config import cli
 from engine.user_error import UserError, exits_cleanly
 from eval.baselines import BASELINES, TOPLINES, toplines_and_baselines
 from eval.cache import Cache
+from eval.checks import scorable, silent_outputs
 from eval.hearing import hear
-from eval.intelligibility import Recogniser
 from eval.outputs import Voices, load_converter, load_two_stage, make_outputs
 from eval.pairs import MAX_PAIRS, Pair, fixed_pairs, read_pairs, write_pairs
+from eval.recognisers import recogniser
 from eval.report import table, write_report, write_rows, write_summary
-from eval.scoring import FAST, METRICS, Judges, Metric, check_files, score_pairs
+from eval.scoring import FAST, METRICS, Judges, Metric, readable_by, score_pairs
 from eval.similarity import SpeakerVerifier
 
 
@@ -34,8 +36,8 @@ class EvalConfig:
     """Corpus from whose split the fixed list of pairs is drawn; instead of pairs."""
     split: str = "test"
     """Of the corpus."""
-    max_pairs: int = MAX_PAIRS
-    """Of the fixed list; fewer for a quick look."""
+    n_pairs: int = MAX_PAIRS
+    """The first so many of the list, which is the same every time."""
     converter: str | None = None
     """Folder of a trained converter to make the outputs first, or ``released``: the one of this package."""
     name: str = "converter"
@@ -51,8 +53,9 @@ class EvalConfig:
     """Only similarity and pitch: tells within a minute or two whether a converter converts."""
     baselines: bool = True
     """Score toplines and trivial baselines too."""
-    recogniser: str | None = None
-    """Folder of a recogniser instead of pocketsphinx: transformers CTC or Whisper, or this project's."""
+    recogniser: tuple[str, ...] = ("moonshine", "pocketsphinx")
+    """Who hears words, one or several: moonshine, pocketsphinx, the folder of a recogniser of transformers or of
+    this project, or hub:owner/name. The first's are the columns cer and wer; a gain is one where all agree."""
     speaker_model: str | None = None
     """Folder of a speaker verification model of transformers to use instead of Resemblyzer."""
     cache: Path | None = None
@@ -74,41 +77,48 @@ def main() -> None:
     config = cli({"default": EvalConfig()})
     metrics = FAST if config.fast else config.metrics
     judges, cache = judges_of(config), Cache(config.cache)
-    for judge in judges.of(metrics):
-        judge.check()
-    pairs = chosen_pairs(config)
-    check_files(pairs, cache)
+    judges.check(metrics)
+    pairs, left_out = scorable(chosen_pairs(config), cache)
+    if not pairs:
+        raise UserError(f"nothing can be scored: {left_out[0]}")
 
     voices = Voices(load_converter(config.converter)) if config.converter else None
-    makers = {config.name: voices} if voices else {}
-    taken = {config.name, *TOPLINES, *BASELINES}
-    makers |= {name: Voices(made) for name, made in load_two_stage(config.two_stage, taken).items()}
     systems = pairs
-    if makers or config.data:
-        out = config.out / "outputs"
-        systems = [made for name, maker in makers.items() for made in make_outputs(pairs, maker, out, name)]
+    if config.makes_outputs or config.data:
+        made, failed = converted(pairs, config, voices)
+        systems, unfit = scorable(made, cache)
+        left_out += failed + unfit
+        if left_out and not systems:
+            raise UserError(f"nothing can be scored: {left_out[0]}")
     others = add_baselines(pairs, config, judges, cache, voices) if config.baselines or not systems else []
 
     scored = [*systems, *others]
     rows, summary = score_pairs(scored, metrics, judges=judges, cache=cache, jobs=config.jobs)
 
-    about = description(pairs, metrics, judges, config)
+    about = description(pairs, metrics, judges, config) | {"left_out": left_out}
     write_pairs(config.out / "pairs.csv", scored)
     write_rows(config.out / "rows.csv", rows)
     write_summary(config.out / "summary.json", summary, about)
     write_report(config.out / "report.html", scored, rows, summary, about, config.examples)
     print(table(summary))
     print(f"\n{config.out}: report.html, summary.json, rows.csv, pairs.csv")
+    for note in (*silent_outputs(systems, cache), *unreadable(pairs, metrics, judges)):
+        print(f"note: {note}", file=sys.stderr)
+    if left_out:
+        print(
+            f"{len(scored)} outputs scored, {len(left_out)} left out:", *left_out, sep="\n  ", file=sys.stderr
+        )
+        raise SystemExit(1)
 
 
 def chosen_pairs(config: EvalConfig) -> list[Pair]:
     """The pairs of a CSV or the fixed list of a corpus."""
     if (config.pairs is None) == (config.data is None):
         raise UserError("give either --pairs FILE.csv or --data FOLDER")
-    if config.max_pairs < 1:
-        raise UserError(f"--max-pairs {config.max_pairs} must be at least 1")
+    if config.n_pairs < 1:
+        raise UserError(f"--n-pairs {config.n_pairs} must be at least 1")
     if config.data is not None:
-        return fixed_pairs(config.data, config.split, max_pairs=config.max_pairs)
+        return fixed_pairs(config.data, config.split, max_pairs=config.n_pairs)
     assert config.pairs is not None
     pairs = read_pairs(config.pairs)
     for pair in pairs:
@@ -121,11 +131,26 @@ def chosen_pairs(config: EvalConfig) -> list[Pair]:
     return pairs
 
 
+def converted(pairs: list[Pair], config: EvalConfig, voices: Voices | None) -> tuple[list[Pair], list[str]]:
+    """The outputs of every converter that is asked for, and what each failed at."""
+    makers = {config.name: voices} if voices else {}
+    taken = {config.name, *TOPLINES, *BASELINES}
+    makers |= {name: Voices(made) for name, made in load_two_stage(config.two_stage, taken).items()}
+    made, failed = [], []
+    for name, maker in makers.items():
+        own, faults = make_outputs(pairs, maker, config.out / "outputs", name)
+        made, failed = made + own, failed + faults
+    return made, failed
+
+
 def judges_of(config: EvalConfig) -> Judges:
     """Who judges, by the options."""
     chosen: dict[str, Any] = {}
-    if config.recogniser:
-        chosen["text"] = Recogniser(config.recogniser)
+    if not config.recogniser:
+        raise UserError(
+            "--recogniser needs a name; leave intelligibility out by --metrics similarity pitch quality"
+        )
+    chosen["recognisers"] = tuple(recogniser(name) for name in config.recogniser)
     if config.speaker_model:
         chosen["voice"] = SpeakerVerifier(config.speaker_model)
     return Judges(**chosen)
@@ -142,6 +167,21 @@ def add_baselines(
     return toplines_and_baselines(pairs, config.out / "outputs", cache, heard, resynthesise)
 
 
+def unreadable(pairs: list[Pair], metrics: tuple[Metric, ...], judges: Judges) -> list[str]:
+    """One sentence on each recogniser that cannot be right about the language of some texts."""
+    if "intelligibility" not in metrics:
+        return []
+    notes = []
+    for recogniser in judges.recognisers:
+        n = sum(not readable_by(recogniser, pair.text) for pair in pairs)
+        if n:
+            notes.append(
+                f"{n} texts are not in Latin letters, and {recogniser.name} hears English alone: they have no "
+                "error rates by it; give a recogniser of their language by --recogniser FOLDER"
+            )
+    return notes
+
+
 def description(
     pairs: list[Pair], metrics: tuple[Metric, ...], judges: Judges, config: EvalConfig
 ) -> dict[str, Any]:
@@ -150,9 +190,10 @@ def description(
         "pairs": len({(pair.source, pair.target) for pair in pairs}),
         "sources": len({pair.source for pair in pairs}),
         "targets": len({pair.target for pair in pairs}),
-        "judges": dict(
-            zip([m for m in METRICS if m in metrics], (judge.kind for judge in judges.of(metrics)))
-        ),
+        "judges": {
+            metric: " and ".join(judge.kind for judge in own)
+            for metric, own in judges.by_metric(metrics).items()
+        },
         "resynthesis": "the converter, with the source's own voice" if config.converter else "WORLD",
     }
 

@@ -9,10 +9,12 @@ from typing import Literal
 import numpy as np
 
 from engine.user_error import UserError
-from eval import intelligibility, pitch, quality, similarity
-from eval.cache import Cache, content_hash
-from eval.hearing import Heard, Judge, hear, listen
+from eval import error_rates, pauses, pitch, quality, similarity
+from eval.cache import Cache, Features
+from eval.checks import scorable
+from eval.hearing import Heard, Judge, hear
 from eval.pairs import Pair
+from eval.recognisers import Moonshine, Pocketsphinx, Recogniser
 
 Metric = Literal["similarity", "pitch", "intelligibility", "quality"]
 METRICS: tuple[Metric, ...] = ("similarity", "pitch", "intelligibility", "quality")
@@ -20,19 +22,21 @@ FAST: tuple[Metric, ...] = ("similarity", "pitch")
 """What tells within a minute whether a converter converts."""
 COLUMNS: dict[Metric, tuple[str, ...]] = {
     "similarity": ("to_target", "to_source", "difference", "nearer_to_target"),
-    "pitch": ("f0_correlation", "f0_distance", "f0_offset", "f0_within_2", "duration_ratio"),
+    "pitch": (
+        *("f0_correlation", "f0_distance", "f0_offset", "f0_within_2", "duration_ratio"),
+        *("pause_level", "pause_above_source"),
+    ),
     "intelligibility": ("cer", "wer", "cer_above_source", "phones_changed"),
     "quality": ("dnsmos", "dnsmos_speech", "dnsmos_background", "dnsmos_above_source"),
 }
+"""Of the first recogniser; those of others have its name before them: ``pocketsphinx_cer``."""
 OF_THE_SAME_WORDS = (
-    "f0_correlation",
-    "duration_ratio",
-    *("cer", "wer", "cer_above_source", "phones_changed"),
-    "dnsmos_above_source",
+    *("f0_correlation", "duration_ratio", "pause_level", "pause_above_source", "dnsmos_above_source"),
+    *COLUMNS["intelligibility"],
 )
 """Columns that mean nothing where the output is another utterance."""
-VOICE, TEXT = similarity.Resemblyzer(), intelligibility.Sphinx()
-MELODY, SOUND = pitch.Pitch(), quality.DNSMOS()
+VOICE, MELODY, SOUND = similarity.Resemblyzer(), pitch.Pitch(), quality.DNSMOS()
+RECOGNISERS = (Moonshine(), Pocketsphinx())
 N_RESAMPLES, SEED = 2000, 20_211_017
 
 Row = dict[str, str | float]
@@ -45,22 +49,34 @@ class Judges:
     """Who judges what."""
 
     voice: Judge = VOICE
-    text: Judge = TEXT
+    recognisers: tuple[Recogniser, ...] = RECOGNISERS
+    """A gain in words is one only where all of them agree."""
     melody: Judge = MELODY
     sound: Judge = SOUND
 
-    def of(self, metrics: Sequence[Metric]) -> list[Judge]:
+    def by_metric(self, metrics: Sequence[Metric]) -> dict[Metric, tuple[Judge, ...]]:
         """The judges that some metrics need."""
-        by_metric = {
-            "similarity": self.voice,
-            "pitch": self.melody,
-            "intelligibility": self.text,
-            "quality": self.sound,
+        judges: dict[Metric, tuple[Judge, ...]] = {
+            "similarity": (self.voice,),
+            "pitch": (self.melody,),
+            "intelligibility": self.recognisers,
+            "quality": (self.sound,),
         }
-        unknown = [metric for metric in metrics if metric not in by_metric]
+        unknown = [metric for metric in metrics if metric not in judges]
         if unknown:
             raise UserError(f"there is no metric {unknown[0]!r}; choose from {', '.join(METRICS)}")
-        return [by_metric[metric] for metric in METRICS if metric in metrics]
+        return {metric: judges[metric] for metric in METRICS if metric in metrics}
+
+    def of(self, metrics: Sequence[Metric]) -> list[Judge]:
+        """The same in one list."""
+        return [judge for judges in self.by_metric(metrics).values() for judge in judges]
+
+    def check(self, metrics: Sequence[Metric]) -> None:
+        """Refuse in one sentence if a package or model is absent that some metrics need."""
+        for judge in self.of(metrics):
+            judge.check()
+        if "intelligibility" in metrics:
+            error_rates.check()
 
 
 def score_pairs(
@@ -71,47 +87,25 @@ def score_pairs(
     cache: Cache | Path | str | None = None,
     jobs: int = 0,
 ) -> tuple[list[Row], Summary]:
-    """Score every pair's output; rows come in the order of the pairs.
+    """Score every pair's output; rows come in the order of the pairs. Bad files are refused.
 
     Features are cached per file content, so a second call costs seconds. With several ``jobs`` (0: one per
     core, up to 8) a script that calls this needs the usual ``if __name__ == "__main__"`` guard.
     """
     judges = judges or Judges()
     cache = cache if isinstance(cache, Cache) else Cache(cache)
-    needed = judges.of(metrics)
-    for judge in needed:
-        judge.check()
-    check_pairs(pairs, cache)
-    heard = hear(wanted_by(pairs, metrics, judges), cache, jobs=jobs)
-    rows = [score(pair, heard, metrics, judges) for pair in pairs]
-    return rows, summarise(rows)
-
-
-def check_pairs(pairs: Sequence[Pair], cache: Cache) -> None:
-    """Refuse pairs without outputs, and files that ``check_files`` refuses."""
+    judges.check(metrics)
     if not pairs:
         raise UserError("there are no pairs to score")
     for pair in pairs:
         if pair.output is None:
             raise UserError(f"{pair.where or pair.source} has no output; give a converter to make it")
-    check_files(pairs, cache)
-
-
-def check_files(pairs: Sequence[Pair], cache: Cache) -> None:
-    """Refuse files that are missing, broken, silent or too short, naming file and line, before any work."""
-    seen = set()
-    for pair in pairs:
-        for column, path in pair.files.items():
-            if path in seen:
-                continue
-            seen.add(path)
-            if not path.is_file():
-                kind = "is a folder" if path.is_dir() else "does not exist"
-                raise UserError(f"{pair.where}: the {column} {path} {kind}")
-            # A file once found good need not be decoded again to know it.
-            if cache.get("sound", content_hash(path)) is None:
-                wave = listen(path, pair.where)
-                cache.put("sound", content_hash(path), {"samples": np.array(wave.shape[-1])})
+    _, faults = scorable(pairs, cache)
+    if faults:
+        raise UserError(faults[0])
+    heard = hear(wanted_by(pairs, metrics, judges), cache, jobs=jobs)
+    rows = [score(pair, heard, metrics, judges) for pair in pairs]
+    return rows, summarise(rows)
 
 
 def wanted_by(
@@ -142,25 +136,38 @@ def score(pair: Pair, heard: Heard, metrics: Sequence[Metric], judges: Judges) -
     if "pitch" in metrics:
         melody = judges.melody.kind
         row |= pitch.compare(source[melody], output[melody], target[melody])
+        row |= pauses.compare(source[melody], output[melody])
     if "intelligibility" in metrics:
-        said, meant = output[judges.text.kind], source[judges.text.kind]
-        rates = intelligibility.error_rates(pair.text, said)
-        row |= rates | {
-            "cer_above_source": rates["cer"] - intelligibility.error_rates(pair.text, meant)["cer"]
-        }
-        row["phones_changed"] = intelligibility.phones_changed(meant, said) if "phones" in said else math.nan
+        for number, recogniser in enumerate(judges.recognisers):
+            rates = word_scores(pair.text, source[recogniser.kind], output[recogniser.kind], recogniser)
+            before = f"{recogniser.name}_" if number else ""
+            row |= {before + name: value for name, value in rates.items()}
     if "quality" in metrics:
         rated, own = (quality.opinions(features[judges.sound.kind]) for features in (output, source))
         row |= rated | {"dnsmos_above_source": rated["dnsmos"] - own["dnsmos"]}
     if pair.output == pair.target_other:  # other words, so nothing that compares with what the source says
-        row |= {name: math.nan for name in OF_THE_SAME_WORDS if name in row}
+        row |= {name: math.nan for name in row if name.endswith(OF_THE_SAME_WORDS)}
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
+
+
+def word_scores(text: str, source: Features, output: Features, recogniser: Recogniser) -> dict[str, float]:
+    """One recogniser's columns; NaN for a text in letters that it does not know."""
+    if not readable_by(recogniser, text):
+        text = ""
+    rates, own = (error_rates.error_rates(text, features) for features in (output, source))
+    changed = error_rates.phones_changed(source, output) if "phones" in output else math.nan
+    return rates | {"cer_above_source": rates["cer"] - own["cer"], "phones_changed": changed}
+
+
+def readable_by(recogniser: Recogniser, text: str) -> bool:
+    """Whether a text is in letters that a recogniser writes."""
+    return not recogniser.english_only or error_rates.in_latin_letters(text)
 
 
 def summarise(rows: Sequence[Row]) -> Summary:
     """Means per system with bootstrap 95 % intervals over rows, seeded."""
     systems = dict.fromkeys(str(row["system"]) for row in rows)
-    columns = [name for names in COLUMNS.values() for name in names]
+    columns = [name for name, value in rows[0].items() if not isinstance(value, str)]
     summary: Summary = {}
     for system in systems:
         own = [row for row in rows if row["system"] == system]

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from engine.user_error import UserError
 from eval.cache import Features, model_stamp
+from eval.hearing import SILENT
 
 SAMPLE_RATE = 16_000
+SIZE = 256
+"""Of Resemblyzer's embeddings; silence has the one of zeros, which is like nothing."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Resemblyzer:
 
     def __call__(self, wave: Float[Tensor, "1 1 samples"]) -> Features:
         encoder, preprocess = _resemblyzer()
+        if wave.abs().max() < SILENT:
+            return {"embedding": np.zeros(SIZE, np.float32)}
         samples = wave[0, 0].clamp(-1, 1).numpy()  # beyond 1, its voice detector's 16 bits would wrap around
         spoken = preprocess(samples, source_sr=SAMPLE_RATE)
         if len(spoken) < SAMPLE_RATE // 4:  # the detector heard no voice: judge the whole recording instead

@@ -1,0 +1,269 @@
+"""Who hears words: Moonshine, pocketsphinx, a recogniser of transformers, or one trained here."""
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from engine.user_error import UserError
+from eval.cache import Features, model_stamp
+from eval.hearing import SILENT
+
+SAMPLE_RATE = 16_000
+PADDING = round(0.3 * SAMPLE_RATE)
+"""Silence put before and after an utterance: Moonshine loses first words without it."""
+TOKENS_PER_SECOND = 6.5
+"""The most that Moonshine may decode, by its publishers' rule: it repeats itself endlessly where it is lost."""
+START, END = 1, 2
+"""Moonshine's tokens."""
+SHIFT_SAMPLES = 53
+"""Samples cut from the front for pocketsphinx's second decoding: a third of a frame."""
+HUB = "hub:"
+INSTALL = "pip install 'timbre[eval]'"
+Wave = Float[Tensor, "1 1 samples"]
+
+
+@runtime_checkable
+class Recogniser(Protocol):
+    """A judge whose features are ``texts`` (decodings of one recording) or ``phones``."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in columns and reports."""
+        ...
+
+    @property
+    def kind(self) -> str:
+        """Names the model and the version of this computation in the cache."""
+        ...
+
+    @property
+    def english_only(self) -> bool:
+        """Whether texts of other languages must not be compared with what it hears."""
+        ...
+
+    def check(self) -> None:
+        """Raise a ``UserError`` if the model or its package is absent."""
+        ...
+
+    def __call__(self, wave: Wave) -> Features:
+        """Recognise one recording at 16 kHz."""
+        ...
+
+
+def recogniser(name: str) -> Recogniser:
+    """Return ``moonshine``, ``pocketsphinx``, or the model of a folder or of ``hub:owner/name``."""
+    match name:
+        case "moonshine":
+            return Moonshine()
+        case "pocketsphinx":
+            return Pocketsphinx()
+        case _:
+            return TrainedRecogniser(name)
+
+
+@dataclass(frozen=True)
+class Moonshine:
+    """Moonshine tiny (Jeffries et al., 2024), decoded greedily by ONNX Runtime on one thread.
+
+    Only the model files of the wheel ``moonshine-voice`` are used: its own library cuts recordings into
+    pieces by a voice detector first. The weights are 8-bit, so figures differ in the last digits between
+    processors with and without instructions for that.
+    """
+
+    name: str = "moonshine"
+    kind: str = "moonshine-tiny-en-1"
+    english_only: bool = True
+
+    def check(self) -> None:
+        """Refuse in one sentence if a package is absent."""
+        _moonshine()
+
+    def __call__(self, wave: Wave) -> Features:
+        if wave.abs().max() < SILENT:  # it hears "you" in nothing
+            return {"texts": np.array([""])}
+        encoder, decoder, pieces = _moonshine()
+        samples = np.pad(wave[0, 0].numpy(), PADDING)[None]
+        mask = np.ones(samples.shape, np.int64)
+        hidden = encoder.run(None, {"input_values": samples, "attention_mask": mask})[0]
+        inputs: dict[str, np.ndarray] = {
+            "encoder_hidden_states": hidden,
+            "encoder_attention_mask": mask,
+            "input_ids": np.array([[START]]),
+            "use_cache_branch": np.array([False]),
+        }
+        layers = [node for node in decoder.get_inputs() if node.name.startswith("past_key_values")]
+        inputs |= {node.name: np.zeros((1, node.shape[1], 0, node.shape[3]), np.float32) for node in layers}
+        outputs = [node.name for node in decoder.get_outputs()]
+        tokens = []
+        while len(tokens) < TOKENS_PER_SECOND * samples.shape[-1] / SAMPLE_RATE:
+            made = dict(zip(outputs, decoder.run(None, inputs)))
+            token = int(made["logits"][0, -1].argmax())
+            if token == END:
+                break
+            tokens.append(token)
+            for node in layers:
+                # What the decoder attends to of the encoder is computed at the first step alone.
+                if ".decoder." in node.name or not inputs["use_cache_branch"]:
+                    inputs[node.name] = made[node.name.replace("past_key_values", "present")]
+            inputs |= {"input_ids": np.array([[token]]), "use_cache_branch": np.array([True])}
+        text = b"".join(pieces[token] for token in tokens).decode("utf-8", "replace")
+        return {"texts": np.array([text.replace("▁", " ").strip()])}
+
+
+@dataclass(frozen=True)
+class Pocketsphinx:
+    """pocketsphinx with the English model of its wheel.
+
+    It is chaotic: a shift by a third of a frame changes a file's CER by some hundredths, so several shifted
+    decodings are averaged. Its beams are narrowed and its second pass left out: four times as fast, and the
+    CER of natural speech some hundredths higher.
+    """
+
+    shifts: int = 2
+    name: str = "pocketsphinx"
+    english_only: bool = True
+
+    @property
+    def kind(self) -> str:
+        """Cache key."""
+        return f"pocketsphinx-{self.shifts}-1"
+
+    def check(self) -> None:
+        """Refuse in one sentence if the package is absent."""
+        _pocketsphinx()
+
+    def __call__(self, wave: Wave) -> Features:
+        decoder = _pocketsphinx()
+        samples = (wave[0, 0].clamp(-1, 1).numpy() * 32767).round().astype("<i2")
+        texts = []
+        for shift in range(self.shifts):
+            decoder.reinit_feat()  # forgets the running mean of earlier files: results do not depend on order
+            decoder.start_utt()
+            decoder.process_raw(samples[shift * SHIFT_SAMPLES :].tobytes(), full_utt=True)
+            decoder.end_utt()
+            hypothesis = decoder.hyp()
+            texts.append(hypothesis.hypstr if hypothesis else "")
+        return {"texts": np.array(texts)}
+
+
+@dataclass(frozen=True)
+class TrainedRecogniser:
+    """A recogniser of transformers (CTC, Whisper, Moonshine, …) or one trained here, from a folder or the hub.
+
+    Ours may recognise phones, not letters: an output's are compared with the source's. A converter trained
+    against that very recogniser pleases it more than it should.
+    """
+
+    place: str
+    """A folder, or ``hub:owner/name``."""
+    english_only: bool = False
+
+    @property
+    def name(self) -> str:
+        """The folder's or the model's own name."""
+        return Path(self.place.removeprefix(HUB)).resolve().name
+
+    @property
+    def kind(self) -> str:
+        """Cache key: another model hears other words."""
+        if self.place.startswith(HUB):
+            return f"recogniser-{self.place.removeprefix(HUB).replace('/', '--')}-1"
+        return f"recogniser-{model_stamp(self.place)}-1"
+
+    def check(self) -> None:
+        """Refuse in one sentence if no recogniser is there."""
+        _trained(self.place)
+
+    def __call__(self, wave: Wave) -> Features:
+        units, transcribe = _trained(self.place)
+        if wave.abs().max() < SILENT:
+            return {units: np.array([""])}
+        with torch.inference_mode():
+            return {units: np.array([transcribe(wave)])}
+
+
+@lru_cache(maxsize=1)
+def _moonshine() -> tuple[Any, Any, list[bytes]]:
+    """Return its encoder, its decoder, and the bytes that each token stands for."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UserError(f"the recogniser Moonshine needs onnxruntime: {INSTALL}") from None
+    # The package is found but not imported: importing it loads PortAudio, which a server lacks.
+    package = find_spec("moonshine_voice")
+    folder = Path(package.origin).parent / "assets" / "tiny-en" if package and package.origin else None
+    if folder is None or not folder.is_dir():
+        raise UserError(
+            "the recogniser Moonshine needs the package that carries its model: pip install "
+            "moonshine-voice==0.0.49 (later ones do not carry it), or give --recogniser pocketsphinx"
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    encoder, decoder = (
+        onnxruntime.InferenceSession(str(folder / name), options, providers=["CPUExecutionProvider"])
+        for name in ("encoder_model.ort", "decoder_model_merged.ort")
+    )
+    return encoder, decoder, _pieces((folder / "tokenizer.bin").read_bytes())
+
+
+def _pieces(table: bytes) -> list[bytes]:
+    """Read the tokenizer: each entry is its length (7 bits a byte, the last below 128) and its bytes."""
+    pieces, at = [], 0
+    while at < len(table):
+        length = table[at]
+        at += 1
+        if length >= 128:
+            length, at = length - 128 + 128 * table[at], at + 1
+        pieces.append(table[at : at + length])
+        at += length
+    return pieces
+
+
+@lru_cache(maxsize=1)
+def _pocketsphinx() -> Any:
+    try:
+        from pocketsphinx import Decoder
+    except ImportError:
+        raise UserError(f"the recogniser pocketsphinx is not installed: {INSTALL}") from None
+    return Decoder(samprate=SAMPLE_RATE, loglevel="FATAL", fwdflat=False, topn=2, maxhmmpf=3000, maxwpf=20)
+
+
+@lru_cache(maxsize=2)
+def _trained(place: str) -> tuple[Literal["texts", "phones"], Any]:
+    local = not place.startswith(HUB)
+    if local:
+        description = Path(place) / "config.json"
+        if not description.is_file():
+            raise UserError(
+                f"{place} holds no recogniser: there is no config.json in it; give moonshine, pocketsphinx, "
+                f"a folder of transformers, or {HUB}owner/name"
+            )
+        config = json.loads(description.read_text(encoding="utf-8"))
+        if "mix_layers" in config.get("model", config):
+            from pretrain.speech.finetuned import load_speech_recogniser
+
+            tuned = load_speech_recogniser(place)
+            return "phones" if tuned.units.between else "texts", lambda wave: tuned.transcribe(wave)[0]
+        if "phones" in config.get("model", config):
+            from pretrain.recogniser import load_recogniser
+
+            ours = load_recogniser(place)
+            return "phones", lambda wave: ours.transcribe(wave)[0]
+    from transformers import pipeline
+
+    try:
+        only = {"model_kwargs": {"local_files_only": True}} if local else {}
+        model: Any = pipeline("automatic-speech-recognition", model=place.removeprefix(HUB), **only)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{place} is not a recogniser of transformers: {reason}") from None
+    return "texts", lambda wave: model({"raw": wave[0, 0].numpy(), "sampling_rate": SAMPLE_RATE})["text"]
