@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.audio import excerpt
 from engine.user_error import UserError
-from eval import intelligibility, pitch, quality, similarity
+from eval import error_rates, pitch, quality, similarity
 from eval.hearing import SAMPLE_RATE, SHORTEST_SECONDS
 from eval.scoring import Judges
 
@@ -103,12 +103,12 @@ def _similarity(waves: Waves, judges: Judges) -> list[Line]:
 
 
 def _words(waves: Waves, judges: Judges) -> list[Line]:
-    meant, said = judges.text(waves.source), judges.text(waves.converted)
+    meant, said = (judges.recognisers[0](wave) for wave in (waves.source, waves.converted))
     if "phones" in said:
-        value = intelligibility.phones_changed(meant, said)
+        value = error_rates.phones_changed(meant, said)
         return [Line(name="Phones changed", value=_number(value), meaning="lower is better; 0: none")]
-    before, after = (intelligibility.normalise(str(heard["texts"][0])) for heard in (meant, said))
-    value = intelligibility.error_rates(before, said)["cer"]
+    before, after = (error_rates.normalise(str(heard["texts"][0])) for heard in (meant, said))
+    value = error_rates.error_rates(before, said)["cer"]
     return [
         Line(
             name="Characters heard differently (CER)",

@@ -99,15 +99,20 @@ class Voices:
 
 
 def make_outputs(
-    pairs: Sequence[Pair], voices: Voices, out: Path, system: str
-) -> tuple[list[Pair], list[str]]:
-    """Fill in every pair's output, as files in ``out/<system>/``; the second list says what failed and why."""
-    made, failed = [], []
+    pairs: Sequence[Pair], voices: Voices, out: Path, system: str, failed: list[str] | None = None
+) -> list[Pair]:
+    """Fill in every pair's output, as files in ``out/<system>/``.
+
+    A sentence on each pair that cannot be converted goes into ``failed``; without it the first is raised.
+    """
+    made = []
     for number, pair in enumerate(tqdm(pairs, desc=f"converting by {system}", unit="pair")):
         path = out / system / f"{number:03d}.wav"
         try:
             voices.speak(pair.source, pair.heard, path)
             made.append(replace(pair, system=system, output=path))
         except UserError as fault:
+            if failed is None:
+                raise
             failed.append(f"{system}, {pair.where}: {fault}")
-    return made, failed
+    return made

@@ -20,7 +20,7 @@ def pauses(level: Float[np.ndarray, "frames"]) -> Bool[np.ndarray, "frames"]:
 
 
 def compare(source: Features, output: Features) -> dict[str, float]:
-    """Mean level of the output in the source's pauses, in dBFS, and how far it is above the source's own, in dB.
+    """Mean level of the output in the source's pauses, in dBFS, and how far above the source's own it is.
 
     Both take the features of ``eval.pitch.Pitch``, whose levels end at -100 dBFS; NaN without a pause.
     """

@@ -23,7 +23,7 @@ N_BANDS = 20
 
 @dataclass(frozen=True)
 class Pitch:
-    """F0 of WORLD's Harvest, every 5 ms, 0 where unvoiced, levels in dBFS, and a coarse spectrum for the alignment."""
+    """F0 of WORLD's Harvest, every 5 ms, 0 where unvoiced, levels in dBFS, and spectra to align by."""
 
     kind: str = "harvest-3"
 

@@ -20,7 +20,7 @@ SAMPLE_RATE = 16_000
 PADDING = round(0.3 * SAMPLE_RATE)
 """Silence put before and after an utterance: Moonshine loses first words without it."""
 TOKENS_PER_SECOND = 6.5
-"""The most that Moonshine may decode, by its publishers' rule: it repeats itself endlessly where it is lost."""
+"""The most that Moonshine may decode, by its publishers' rule: where it is lost, it repeats itself."""
 START, END = 1, 2
 """Moonshine's tokens."""
 SHIFT_SAMPLES = 53
@@ -156,7 +156,7 @@ class Pocketsphinx:
 
 @dataclass(frozen=True)
 class TrainedRecogniser:
-    """A recogniser of transformers (CTC, Whisper, Moonshine, …) or one trained here, from a folder or the hub.
+    """A recogniser of transformers (CTC, Whisper, …) or one trained here, from a folder or the hub.
 
     Ours may recognise phones, not letters: an output's are compared with the source's. A converter trained
     against that very recogniser pleases it more than it should.

@@ -54,8 +54,8 @@ class EvalConfig:
     baselines: bool = True
     """Score toplines and trivial baselines too."""
     recogniser: tuple[str, ...] = ("moonshine", "pocketsphinx")
-    """Who hears words, one or several: moonshine, pocketsphinx, the folder of a recogniser of transformers or of
-    this project, or hub:owner/name. The first's are the columns cer and wer; a gain is one where all agree."""
+    """Who hears words, one or several: moonshine, pocketsphinx, the folder of a recogniser of transformers or
+    of this project, or hub:owner/name. The first's CER is the column cer; a gain is one where all agree."""
     speaker_model: str | None = None
     """Folder of a speaker verification model of transformers to use instead of Resemblyzer."""
     cache: Path | None = None
@@ -105,9 +105,8 @@ def main() -> None:
     for note in (*silent_outputs(systems, cache), *unreadable(pairs, metrics, judges)):
         print(f"note: {note}", file=sys.stderr)
     if left_out:
-        print(
-            f"{len(scored)} outputs scored, {len(left_out)} left out:", *left_out, sep="\n  ", file=sys.stderr
-        )
+        told = f"{len(scored)} outputs scored, {len(left_out)} left out:"
+        print(told, *left_out, sep="\n  ", file=sys.stderr)
         raise SystemExit(1)
 
 
@@ -138,8 +137,7 @@ def converted(pairs: list[Pair], config: EvalConfig, voices: Voices | None) -> t
     makers |= {name: Voices(made) for name, made in load_two_stage(config.two_stage, taken).items()}
     made, failed = [], []
     for name, maker in makers.items():
-        own, faults = make_outputs(pairs, maker, config.out / "outputs", name)
-        made, failed = made + own, failed + faults
+        made += make_outputs(pairs, maker, config.out / "outputs", name, failed)
     return made, failed
 
 
@@ -172,11 +170,11 @@ def unreadable(pairs: list[Pair], metrics: tuple[Metric, ...], judges: Judges) -
     if "intelligibility" not in metrics:
         return []
     notes = []
-    for recogniser in judges.recognisers:
-        n = sum(not readable_by(recogniser, pair.text) for pair in pairs)
+    for judge in judges.recognisers:
+        n = sum(not readable_by(judge, pair.text) for pair in pairs)
         if n:
             notes.append(
-                f"{n} texts are not in Latin letters, and {recogniser.name} hears English alone: they have no "
+                f"{n} texts are not in Latin letters, and {judge.name} hears English alone: they have no "
                 "error rates by it; give a recogniser of their language by --recogniser FOLDER"
             )
     return notes

@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         run(
             "eval/run.py",
-            *("--data", corpus, "--max-pairs", words.pairs),
+            *("--data", corpus, "--n-pairs", words.pairs),
             *("--converter", trained / "export", "--name", "demo"),
             *("--out", report, "--cache", out / "cache", *(("--fast",) if words.fast else ())),
         )

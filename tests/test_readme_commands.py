@@ -32,7 +32,7 @@ SHORTER = {
     "w2w.live": "--input-file me.wav --output-file live.wav --pace fast",
     "app": "--help",  # it serves until it is stopped: its own tests start it
     "data.voices": "--minutes 0.1 --voices 4",
-    "eval/run.py": "--fast --jobs 1 --examples 1 --max-pairs 2 --cache cache",
+    "eval/run.py": "--fast --jobs 1 --examples 1 --n-pairs 2 --cache cache",
 }
 """What makes a command quick; for an option that is given twice, the last one counts."""
 LAUNCHERS = (

@@ -16,10 +16,10 @@ from data.audio import load
 from data.audio.writing import save
 from data.batches import Address, Batch, DataConfig, SpeechCrops
 from eval.cache import Cache
-from eval.intelligibility import Recogniser, Sphinx
 from eval.outputs import Voices, make_outputs
 from eval.pairs import Pair
 from eval.pitch import Pitch, log_mean
+from eval.recognisers import Pocketsphinx, TrainedRecogniser
 from eval.scoring import VOICE, Judges, Metric, score_pairs
 from eval.similarity import cosine
 from pretrain.recogniser import RELEASED
@@ -119,10 +119,10 @@ def scores(pairs: Sequence[Pair], cache: Cache) -> dict[str, float]:
     Phones are those of our recogniser in the output against those it hears in the source. One arm is trained
     to please that very recogniser: CER is there because pocketsphinx was nobody's teacher.
     """
-    judges = Judges(text=Recogniser(str(RELEASED)))
+    judges = Judges(recognisers=(TrainedRecogniser(str(RELEASED)),))
     ours: tuple[Metric, ...] = ("similarity", "pitch", "intelligibility")
     _, summary = score_pairs(pairs, ours, judges=judges, cache=cache, jobs=1)
-    sphinx = Judges(text=Sphinx(shifts=1))
+    sphinx = Judges(recognisers=(Pocketsphinx(shifts=1),))
     _, read = score_pairs(pairs[::EVERY_THIRD], ("intelligibility",), judges=sphinx, cache=cache, jobs=1)
     (means,), (letters,) = summary.values(), read.values()
     return {**{column: value_of(means, column) for column in SCORED}, "cer": value_of(letters, "cer")}

@@ -33,10 +33,10 @@ from engine.loop import LoopConfig, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError, exits_cleanly
 from eval.cache import Cache
-from eval.intelligibility import Recogniser
 from eval.leakage import content_code, log_mel, speaker_leakage
 from eval.outputs import Voices, make_outputs
 from eval.pairs import MAX_PAIRS, Pair, fixed_pairs
+from eval.recognisers import TrainedRecogniser
 from eval.scoring import Judges, score_pairs
 from experiments.pretraining.report import curves, table
 from pretrain.recogniser import RELEASED
@@ -195,11 +195,11 @@ def judged(folder: Path, name: str, pairs: Sequence[Pair], cache: Cache, data: P
 def scores(pairs: Sequence[Pair], cache: Cache) -> dict[str, float]:
     """Means over pairs.
 
-    Besides letters by pocketsphinx, the share of phones that our recogniser hears otherwise than in the
+    Besides letters by Moonshine, the share of phones that our recogniser hears otherwise than in the
     source, which is less noisy; no arm was trained to please it.
     """
     _, summary = score_pairs(pairs, ("similarity", "pitch", "intelligibility"), cache=cache, jobs=1)
-    ours = Judges(text=Recogniser(str(RELEASED)))
+    ours = Judges(recognisers=(TrainedRecogniser(str(RELEASED)),))
     _, phones = score_pairs(pairs, ("intelligibility",), judges=ours, cache=cache, jobs=1)
     (means,) = summary.values()
     (heard,) = phones.values()

@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from eval.intelligibility import Sphinx, error_rates
+from eval.error_rates import error_rates
 from eval.quality import DNSMOS, opinions
+from eval.recognisers import Pocketsphinx
 from eval.similarity import Resemblyzer, cosine
 from vocoders.scores.copies import has_pesq, log_mel_l1, pesq
 from w2w.watermark import Marker, detect
@@ -47,7 +48,7 @@ def sound(pairs: Sequence[Heard]) -> list[Row]:
     if has_pesq():
         heard = [pesq(pair.plain, pair.marked, RATE) for pair in pairs]
         rows.append(["PESQ of marked against plain (4.64 at most)", "", f"{mean(heard):.3f}", _least(heard)])
-    quality, likeness, words = DNSMOS(), Resemblyzer(), Sphinx()
+    quality, likeness, words = DNSMOS(), Resemblyzer(), Pocketsphinx()
     opinion = [[opinions(quality(wave)) for wave in (pair.plain, pair.marked)] for pair in pairs]
     for name in ("dnsmos", "dnsmos_background"):
         rows.append(_row(name, [(plain[name], marked[name]) for plain, marked in opinion]))

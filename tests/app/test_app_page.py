@@ -82,6 +82,7 @@ def test_leaps_are_not_joined():
 class Judge:
     """Hears the level and how many samples there are."""
 
+    name, english_only = "judge", False
     kind = "fake"
 
     def check(self):
@@ -108,7 +109,7 @@ class Missing(Judge):
 
 def test_scores_of_a_copy_say_that_nothing_changed(recordings):
     low, high = recordings
-    judges = Judges(voice=Judge(), text=Judge(), melody=Judge(), sound=Judge())
+    judges = Judges(voice=Judge(), recognisers=(Judge(),), melody=Judge(), sound=Judge())
     lines = {line.name: line.value for line in score(low, low, high, judges=judges)}
     assert lines["Likeness to the source's voice"] == "1.00"
     assert lines["Characters heard differently (CER)"] == "0.00"
@@ -118,7 +119,7 @@ def test_scores_of_a_copy_say_that_nothing_changed(recordings):
 
 
 def test_a_judge_that_is_not_installed_says_how_to_get_it_and_leaves_the_others(recordings):
-    judges = Judges(voice=Missing(), text=Judge(), melody=Judge(), sound=Judge())
+    judges = Judges(voice=Missing(), recognisers=(Judge(),), melody=Judge(), sound=Judge())
     lines = score(recordings[0], recordings[1], None, judges=judges)
     assert lines[0].meaning == "this needs more: pip install more"
     assert "3.21" in table(lines, 1.0)

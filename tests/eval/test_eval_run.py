@@ -67,7 +67,7 @@ def test_a_converter_is_scored_beside_everything_else(
         "pitch",
         "--examples",
         2,
-        "--max-pairs",
+        "--n-pairs",
         4,
         "--jobs",
         1,
