@@ -261,8 +261,9 @@ def _trained(place: str) -> tuple[Literal["texts", "phones"], Any]:
     from transformers import pipeline
 
     try:
-        only = {"model_kwargs": {"local_files_only": True}} if local else {}
-        model: Any = pipeline("automatic-speech-recognition", model=place.removeprefix(HUB), **only)
+        only = {"local_files_only": local}
+        name = place.removeprefix(HUB)
+        model: Any = pipeline("automatic-speech-recognition", model=name, model_kwargs=only)
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"{place} is not a recogniser of transformers: {reason}") from None
