@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.audio import audio_files
+from engine.files import atomic
 from engine.user_error import UserError
 
 ALIASES = {
@@ -60,8 +61,6 @@ def read_manifest(path: str | Path) -> list[Row]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text; save the manifest as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
     records = _csv_records(path, text, DELIMITERS[kind]) if kind in DELIMITERS else _json_records(path, text)
     rows = [_row(path, line, record) for line, record in records]
     if not rows:
@@ -78,28 +77,19 @@ def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:
     used = dict.fromkeys(name for record in records for name in record)
     columns = [name for name in ALIASES if name in used or name == "path"]
     columns += [name for name in used if name not in ALIASES]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            if kind in JSON_LINES:
-                file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
-            else:
-                writer = csv.DictWriter(
-                    file, columns, restval="", delimiter=DELIMITERS[kind], lineterminator="\n"
-                )
-                writer.writeheader()
-                writer.writerows(records)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        if path.parent.is_dir():
-            temporary.unlink(missing_ok=True)
+    with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        if kind in JSON_LINES:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        else:
+            writer = csv.DictWriter(
+                file, columns, restval="", delimiter=DELIMITERS[kind], lineterminator="\n"
+            )
+            writer.writeheader()
+            writer.writerows(records)
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a name that ``write_manifest`` could not write."""
+    """Refuse a name that ``write_manifest`` could not write a file of."""
     if path.suffix.lower() not in (*DELIMITERS, *JSON_LINES):
         raise UserError(f"{path} cannot be written: name it .csv, .tsv or .jsonl")
     if path.is_dir():

@@ -25,6 +25,7 @@ from data.manifest import Row, write_manifest
 from data.synthetic.espeak import Phoneme, phonemize, synthesize
 from data.synthetic.sentences import PATTERNS, SLOTS, sentences
 from engine.arguments import Arguments
+from engine.files import atomic
 from engine.user_error import UserError, exits_cleanly
 
 __all__ = ["VOICES", "Corpus", "Phoneme", "Voice", "make_corpus", "phonemize", "speak"]
@@ -211,11 +212,8 @@ def _claim(out: Path, corpus: Corpus) -> None:
         return
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"{out} is not empty and no corpus of this program; choose another folder")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        note.write_text(wanted)
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror}") from None
+    with atomic(note) as temporary:
+        temporary.write_text(wanted)
 
 
 def _rounds(corpus: Corpus) -> Iterator[list[tuple[Voice, str, str]]]:

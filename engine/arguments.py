@@ -2,8 +2,13 @@
 
 import argparse
 import difflib
-from typing import NoReturn
+import sys
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NoReturn
 
+from engine.files import check_writable
 from engine.user_error import UserError
 
 
@@ -20,6 +25,17 @@ class Arguments(argparse.ArgumentParser):
             )
             message = kind + (f", did you mean {near[0]}?" if near else "")
         raise UserError(f"{message}; --help lists all options")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parse; refuse empty words, and places of ``--out`` and ``--write`` that cannot be written."""
+        for before, word in pairwise(["the command", *(sys.argv[1:] if args is None else args)]):
+            if not word.strip():
+                raise UserError(f"the word after {before} is empty: is a variable of the shell not set?")
+        given = super().parse_args(args, namespace)
+        for name in ("out", "write"):
+            if isinstance(place := getattr(given, name, None), Path):
+                check_writable(place)
+        return given
 
     @classmethod
     def described_by(cls, program: str, docstring: str | None) -> "Arguments":

@@ -4,7 +4,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from engine.config import load_config, save_config
+from engine.files import atomic
 from engine.user_error import UserError
 
 C = TypeVar("C")
@@ -40,8 +42,12 @@ def load_weights(path: Path | str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError):
-        kind = "a pickled checkpoint" if _is_pickle(path) else "not a whole safetensors file"
-        raise UserError(f"{path} is {kind}: only safetensors weights are loaded, export them again") from None
+        if _is_pickle(path):
+            raise UserError(
+                f"{path} is a pickled checkpoint, which is never opened, since that can run anything: "
+                "export it to safetensors"
+            ) from None
+        raise UserError(f"{path} is damaged or cut short: copy or fetch it again") from None
 
 
 def _is_pickle(path: Path) -> bool:
@@ -133,6 +139,17 @@ def newest_checkpoint(out: Path) -> Path | None:
     return (checkpoints(out) or [None])[-1]
 
 
+@contextmanager
+def way_out_of(folder: Path) -> Iterator[None]:
+    """Where a checkpoint turns out to be damaged, name the older one from which the run can go on."""
+    try:
+        yield
+    except UserError as error:
+        older = [path for path in checkpoints(folder.parent.parent) if path != folder]
+        way = f"delete {folder} to continue from {older[-1].name}" if older else "no older one is left"
+        raise UserError(f"{error} ({way})") from None
+
+
 def load_checkpoint(
     folder: Path, modules: Mapping[str, nn.Module], players: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -148,16 +165,23 @@ def load_checkpoint(
         if name not in states:
             raise UserError(f"{folder / 'optimizers.pt'} knows no player {name}: it belongs to another task")
         player.load_state_dict(states[name])
-    return json.loads((folder / "progress.json").read_text())
+    return read_progress(folder)
+
+
+def read_progress(folder: Path) -> dict[str, Any]:
+    """What a checkpoint says of its run: its step, and whatever else was stored."""
+    try:
+        progress = json.loads((folder / "progress.json").read_text())
+        return progress | {"step": int(progress["step"])}
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{folder / 'progress.json'} is damaged: it does not tell the step") from None
 
 
 def export(folder: Path | str, config: Any, state: nn.Module | Tensors) -> Path:
     """Write ``config.json`` and ``model.safetensors``, all that use of a model needs."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / ".model.safetensors.tmp"
-    save_weights(state, draft)
-    os.replace(draft, folder / "model.safetensors")
+    with atomic(folder / "model.safetensors") as temporary:
+        save_weights(state, temporary)
     save_config(config, folder / "config.json")
     return folder
 

@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
+from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import tyro
@@ -51,6 +52,9 @@ def cli(presets: Mapping[str, C], *, default: str | None = None, argv: Sequence[
 
 def _read(presets: Mapping[str, C], default: str, words: list[str]) -> C:
     words = [part for word in words for part in _split(word)]
+    for option, word in pairwise(["the command", *words]):
+        if not word.strip():
+            raise UserError(f"the word after {option} is empty: is a variable of the shell not set?")
     preset, file = _take(words, "--preset"), _take(words, "--config")
     if preset is not None and file is not None:
         raise UserError("--preset and --config exclude each other: give one of them")

@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import field, fields, is_dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, TypeVar, Union, cast, get_args, get_origin
 import cattrs
 from cattrs.gen import make_dict_structure_fn
 
+from engine.files import atomic
 from engine.user_error import UserError
 
 C = TypeVar("C")
@@ -40,11 +40,8 @@ def from_json(cls: type[C], text: str, where: str) -> C:
 
 def save_config(config: Any, path: Path | str) -> None:
     """Write a config as JSON, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.tmp")
-    draft.write_text(to_json(config))
-    os.replace(draft, path)
+    with atomic(path) as temporary:
+        temporary.write_text(to_json(config))
 
 
 def load_config(cls: type[C], path: Path | str) -> C:

@@ -11,6 +11,7 @@ A task is built on the CPU; ``fit`` moves its modules to the device in place, so
 optimisers when they are built. Run the same command again and the run continues from its newest checkpoint.
 """
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,6 +30,7 @@ from tqdm import tqdm
 
 from engine import checkpoint, tracking
 from engine.config import differences, free, load_config, save_config, to_json
+from engine.files import check_writable, disk_errors
 from engine.meter import Meter, brief
 from engine.optim import Player, micro_batch
 from engine.placement import to_device
@@ -104,6 +106,7 @@ class Task(Protocol):
 def accelerator(config: LoopConfig) -> Accelerator:
     """Return this process's place among the others: ``.device``, ``.process_index``, ``.num_processes``."""
     tracking.require(config.trackers)
+    check_writable(config.out / "config.json")
     if config.threads:
         torch.set_num_threads(config.threads)
     shared: dict[str, Any] = AcceleratorState._shared_state
@@ -148,7 +151,8 @@ def fit(
 
 def _guard(newest: Path, full_config: Any) -> None:
     """Refuse to continue a run with a config that would make another run of it."""
-    stored = load_config(type(full_config), newest / "config.json")
+    with checkpoint.way_out_of(newest):
+        stored = load_config(type(full_config), newest / "config.json")
     for name, new, old in differences(full_config, stored):
         raise UserError(
             f"{newest.parent.parent} holds a run with {name} {old!r}, not {new!r}: "
@@ -181,7 +185,8 @@ class _Run:
         return 0
 
     def resume(self, folder: Path) -> int:
-        progress = checkpoint.load_checkpoint(folder, self.task.modules, self.task.players)
+        with checkpoint.way_out_of(folder):
+            progress = checkpoint.load_checkpoint(folder, self.task.modules, self.task.players)
         own = folder / f"buffers_{self.place.process_index}.safetensors"
         if own.exists():
             stored = checkpoint.load_weights(own)
@@ -266,6 +271,17 @@ class _Run:
         """Write a checkpoint; processes whose buffers are their own (banks, running statistics) add them."""
         main, out = self.place.is_main_process, self.config.out
         draft = checkpoint.draft_folder(out, step) if main else out / "checkpoints" / f".step_{step:08d}.tmp"
+        try:
+            with disk_errors(draft / "weights", out):
+                self._write(draft, step)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
+        if main:
+            checkpoint.publish(draft, self.config.keep)
+
+    def _write(self, draft: Path, step: int) -> None:
+        main = self.place.is_main_process
         if main:
             progress = {"step": step, "processes": self.place.num_processes}
             task = self.task
@@ -274,8 +290,6 @@ class _Run:
         if not main and (buffers := self._buffers()):
             checkpoint.save_weights(buffers, draft / f"buffers_{self.place.process_index}.safetensors")
         self.place.wait_for_everyone()
-        if main:
-            checkpoint.publish(draft, self.config.keep)
 
     def _buffers(self) -> dict[str, Tensor]:
         modules = self.task.modules.items()

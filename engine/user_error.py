@@ -1,30 +1,98 @@
-"""A user's mistake, told in one sentence instead of a traceback."""
+"""A user's mistake, told in one sentence instead of a traceback, and commands that end as Unix tools do."""
 
+import errno
 import functools
+import os
+import signal
 import sys
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+REMEDIES = {
+    errno.ENOSPC: "the disk is full: make room, or choose another place",
+    errno.EDQUOT: "the quota of the disk is used up: make room, or choose another place",
+    errno.EROFS: "it cannot be written, as its file system is read-only: choose another place",
+    errno.EACCES: "permission denied: change its permissions, or choose another place",
+    errno.EPERM: "not permitted: change its permissions, or choose another place",
+    errno.ENAMETOOLONG: "the name is too long: shorten it",
+    errno.ELOOP: "a link that leads in a circle: remove it, or name what it should lead to",
+    errno.ENOTDIR: "a file is where a folder is expected: choose another name",
+    errno.EEXIST: "a file is where a folder is expected: choose another name",
+    errno.EISDIR: "a folder is where a file is expected: name a file",
+    errno.ENOENT: "there is no such file or folder: check the name",
+    errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
+}
+"""What to do about an error of the operating system."""
 
 
 class UserError(ValueError):
     """A mistake the user can mend: one sentence that names the file or option and the way out."""
 
 
+def sentence(error: BaseException) -> str:
+    """What an error says to a user; the operating system's own are translated, with the way out."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    remedy = REMEDIES.get(error.errno, error.strerror or "cannot be used")
+    if error.filename is None:
+        return remedy
+    name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
+    shown = name if len(name) <= 200 else f"{name[:60]}…{name[-60:]}"
+    return f"{shown}: {remedy}"
+
+
 def exits_cleanly(main: Callable[P, T]) -> Callable[P, T]:
-    """Make an entry point print a ``UserError`` as ``error: …`` and exit with 2, and Ctrl-C exit with 130."""
+    """Make an entry point tell mistakes as ``error: …`` and exit with 2, and end quietly when it is stopped.
+
+    Mistakes are ``UserError`` and what the operating system says of files. Ctrl-C exits with 130, SIGTERM and
+    a closed terminal with 128 plus the signal's number after clean-up, an output that nobody reads (`| head`)
+    with 141.
+    """
 
     @functools.wraps(main)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return main(*args, **kwargs)
-        except UserError as mistake:
-            print(f"error: {mistake}", file=sys.stderr)
-            raise SystemExit(2) from None
+            with _unix_manners():
+                return main(*args, **kwargs)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(130) from None
+        except (UserError, OSError) as error:
+            if isinstance(error, OSError) and error.filename is None and error.errno != errno.ENOSPC:
+                raise
+            print(f"error: {sentence(error)}", file=sys.stderr)
+            raise SystemExit(2) from None
 
     return guarded
+
+
+@contextmanager
+def _unix_manners() -> Iterator[None]:
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+    before: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+            if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP
+                before[number] = signal.signal(number, _end)
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
+        raise SystemExit(141) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: Any) -> None:
+    """End by an exception, so that unfinished files are removed on the way out."""
+    raise SystemExit(128 + number)

@@ -1,6 +1,5 @@
 """What every system is measured against: toplines above it, and tricks that take no learning."""
 
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from data.audio import load
 from data.audio.writing import save
+from engine.files import atomic
 from eval import pitch
 from eval.cache import Cache, Features, content_hash
 from eval.hearing import Heard
@@ -130,10 +130,8 @@ def _write(path: Path, source: Path, f0: np.ndarray, ratio: float, warp: float, 
         n_samples, envelope, aperiodicity = _analysis(source, f0.tobytes())
         wave = _synthesise(n_samples, f0, envelope, aperiodicity, ratio, warp)
         save(kept, torch.from_numpy(wave).float()[None, None], SAMPLE_RATE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.copyfile(kept, draft)
-    os.replace(draft, path)
+    with atomic(path) as temporary:
+        shutil.copyfile(kept, temporary)
 
 
 def _envelope(path: Path, f0: np.ndarray, cache: Cache) -> Float[np.ndarray, "bins"]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.files import atomic
+
 Features = dict[str, np.ndarray]
 
 
@@ -52,12 +54,8 @@ class Cache:
 
     def put(self, kind: str, content: str, features: Features) -> None:
         """Store arrays whole or not at all."""
-        path = self._path(kind, content)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        with draft.open("wb") as file:
+        with atomic(self._path(kind, content)) as temporary, temporary.open("wb") as file:
             np.savez(file, **features)  # pyright: ignore[reportArgumentType]
-        os.replace(draft, path)
 
     def remember(self, kind: str, content: str, compute: Callable[[], Features]) -> Features:
         """Return what is stored, computing it first if need be."""

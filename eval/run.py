@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine.config import cli
+from engine.files import check_writable
 from engine.user_error import UserError, exits_cleanly
 from eval.baselines import BASELINES, TOPLINES, toplines_and_baselines
 from eval.cache import Cache
@@ -75,6 +76,7 @@ class EvalConfig:
 def main() -> None:
     """Make outputs, baselines and toplines, score them all, and write the report."""
     config = cli({"default": EvalConfig()})
+    check_writable(config.out / "pairs.csv")
     metrics = FAST if config.fast else config.metrics
     judges, cache = judges_of(config), Cache(config.cache)
     judges.check(metrics)

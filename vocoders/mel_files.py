@@ -5,7 +5,6 @@ says nothing of its definition, so only what shows in its numbers can be refused
 """
 
 import math
-import os
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from data.frontends import NAMED, MelConfig
 from engine.config import differences, from_json, to_json
+from engine.files import atomic
 from engine.user_error import UserError
 
 EXTENSIONS = (".npy", ".npz")
@@ -141,12 +141,5 @@ def read_mel(path: str | Path, config: MelConfig) -> Float[Tensor, "1 n_mels fra
 
 def save_mel(path: str | Path, mel: Float[Tensor, "1 n_mels frames"], config: MelConfig) -> None:
     """Write a mel and its definition as .npz, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with draft.open("wb") as file:
-            np.savez(file, mel=mel[0].cpu().numpy(), definition=np.array(to_json(config)))
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, mel=mel[0].cpu().numpy(), definition=np.array(to_json(config)))

@@ -1,6 +1,7 @@
 """Writing audio: whole or in pieces, never half a file."""
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.audio.resampling import Resampler
+from engine.files import atomic, disk_errors
 from engine.user_error import UserError
 
 FORMATS = {
@@ -60,19 +62,23 @@ class Writer:
         if not soundfile.check_format(self.format, self.subtype):
             known = ", ".join(soundfile.available_subtypes(self.format))
             raise UserError(f"{self.path} cannot hold subtype {self.subtype!r}; choose one of {known}")
-        self.temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
 
     def __enter__(self) -> "Writer":
         if self.path.is_dir():
             raise UserError(f"{self.path} is a folder; give the name of a file to write")
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as ending:
+            self._temporary = ending.enter_context(atomic(self.path))
             self.file = soundfile.SoundFile(
-                str(self.temporary), "w", self.sample_rate, self.channels, self.subtype, format=self.format
+                os.fsencode(self._temporary),
+                "w",
+                self.sample_rate,
+                self.channels,
+                self.subtype,
+                format=self.format,
             )
-        except (OSError, RuntimeError) as error:
-            self.temporary.unlink(missing_ok=True) if self.path.parent.is_dir() else None
-            raise UserError(f"{self.path} cannot be written: {error}") from None
+            ending.callback(self.file.close)
+            ending.push(self._flush)
+            self._ending = ending.pop_all()
         return self
 
     def write(self, wave: Float[Tensor, "... samples"]) -> None:
@@ -89,21 +95,16 @@ class Writer:
 
     def _append(self, frames: np.ndarray) -> None:
         encoded = _encode(frames, self.subtype)
-        try:
+        with disk_errors(self._temporary, self.path):
             for start in range(0, len(encoded), WRITE_FRAMES):
                 self.file.write(np.ascontiguousarray(encoded[start : start + WRITE_FRAMES]))
-        except (OSError, RuntimeError) as error:
-            raise UserError(f"{self.path} cannot be written: {error}") from None
+
+    def _flush(self, kind, error, traceback) -> None:
+        if kind is None:
+            self._append(self.resampler.flush())
 
     def __exit__(self, kind, error, traceback) -> None:
-        try:
-            if kind is None:
-                self._append(self.resampler.flush())
-            self.file.close()
-            if kind is None:
-                os.replace(self.temporary, self.path)
-        finally:
-            self.temporary.unlink(missing_ok=True)
+        self._ending.__exit__(kind, error, traceback)
 
 
 def file_rate(path: str | Path, sample_rate: int, subtype: str | None = None) -> int:

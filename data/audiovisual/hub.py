@@ -1,6 +1,5 @@
 """Scenes of a ``datasets`` dataset with audio and image columns, as files, without decoding either."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from tqdm import tqdm
 from data.audiovisual.layouts import CAPTION_COLUMNS, LABEL_COLUMNS, sound_scenes
 from data.audiovisual.scenes import Scene
 from data.corpora.hub import AUDIO_COLUMNS, _file, _parts, _word
+from engine.files import atomic
 from engine.user_error import UserError
 
 IMAGE_COLUMNS = ("image", "picture", "images", "pictures", "frames", "frame", "img")
@@ -95,13 +95,8 @@ def _picture(cell: Any, stem: Path) -> Path | None:
     known = next((extension for head, extension in IMAGE_HEADS if content.startswith(head)), None)
     path = stem.with_suffix(known or Path(place or "").suffix.lower() or ".png")
     if not path.exists() or path.read_bytes() != content:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
+        with atomic(path) as temporary:
             temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     return path
 
 

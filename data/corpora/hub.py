@@ -1,6 +1,5 @@
 """Any Hugging Face ``datasets`` dataset with an audio column, as files and manifest rows."""
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from tqdm import tqdm
 
 from data.audio import save
 from data.manifest import ALIASES, Row, gender_of
+from engine.files import atomic
 from engine.user_error import UserError
 
 AUDIO_COLUMNS = ("audio", "speech", "file", "path", "audio_path", "file_name", "wav")
@@ -110,13 +110,8 @@ def _file(audio: Any, stem: Path) -> Path | None:
     if content is not None:
         path = stem.with_suffix(_extension(content, place))
         if not path.exists() or path.read_bytes() != content:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            try:
+            with atomic(path) as temporary:
                 temporary.write_bytes(content)
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
         return path
     if audio.get("array") is not None:
         wave = torch.from_numpy(np.atleast_2d(np.asarray(audio["array"], np.float32)))[None]

@@ -5,7 +5,6 @@ schedule. What it really spent travels with its checkpoints: steps that were los
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from engine.files import atomic
 from engine.loop import Batches, Task, fit
 from engine.seeding import seed_step
 from engine.user_error import UserError
@@ -150,7 +150,5 @@ def read(path: Path) -> Any | None:
 
 def write(path: Path, content: Any) -> None:
     """Write JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from data.audiovisual.scenes import PictureError, Scene, each_picture
 from data.audiovisual.video import FRAME_RATE, VideoError
 from data.recordings import NAMED_AT_MOST
+from engine.files import atomic
 from engine.user_error import UserError
 from pretrain.clip.towers import Towers
 
@@ -107,10 +108,7 @@ def _embedded(
     kept = "frames" if per_frame else "mean"
     rate = "all" if frame_rate is None else f"{frame_rate:g}"
     folder = Path(cache_folder) / f"{towers.key}_{kept}_{rate}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made to keep embeddings in: {error.strerror}") from None
+    folder.mkdir(parents=True, exist_ok=True)
     keys = [scene_key(scene) for scene in scenes]
     cache = _Cache(folder)
     cache.read()
@@ -168,14 +166,8 @@ class _Cache:
     def write(self, vectors: dict[str, Tensor], problems: dict[str, str]) -> None:
         """Add a shard, whole in one instant."""
         name = hashlib.sha256("".join(sorted(vectors)).encode()).hexdigest()[:24]
-        draft = self.folder / f".{name}.{os.getpid()}.tmp"
-        try:
-            save_file(vectors, draft, metadata=problems)
-            os.replace(draft, self.folder / f"{name}.safetensors")
-        except OSError as error:
-            raise UserError(f"{self.folder} cannot be written: {error.strerror or error}") from None
-        finally:
-            draft.unlink(missing_ok=True)
+        with atomic(self.folder / f"{name}.safetensors") as temporary:
+            save_file(vectors, temporary, metadata=problems)
         self.seen.add(f"{name}.safetensors")
         self.vectors |= vectors
         self.problems |= problems

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from data.synthetic.world import World
 from data.synthetic.world_scenes import ATTRIBUTES
+from engine.files import atomic
 from engine.user_error import UserError
 from pretrain.clip.ranking import ranks
 from pretrain.clip.towers import Towers
@@ -134,11 +135,8 @@ def save_grid(place: Path, rows: Mapping[str, UInt8[Tensor, "n 3 height width"]]
         for column, index in enumerate(chosen):
             picture = Image.fromarray(pictures[index].permute(1, 2, 0).numpy()).resize((side, side))
             sheet.paste(picture, (left + column * (side + gap), line * (side + gap)))
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(place)
-    except OSError as error:
-        raise UserError(f"{place} cannot be written: {error.strerror}") from None
+    with atomic(place) as temporary:
+        sheet.save(temporary)
 
 
 def _words(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from engine.files import atomic
 from engine.user_error import UserError
 from pretrain.probe.scores import Interval
 
@@ -54,16 +55,13 @@ def table(results: Sequence[Result], *, transposed: bool = False) -> str:
 
 def write_results(results: Sequence[Result], out: Path, name: str) -> None:
     """Write OUT/NAME.csv and OUT/NAME.json."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with (out / f"{name}.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, [f.name for f in fields(Result)], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(asdict(result) for result in results)
-        text = json.dumps([asdict(result) for result in results], indent=2, ensure_ascii=False)
-        (out / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be written: {error.strerror}") from None
+    with atomic(out / f"{name}.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(Result)], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(result) for result in results)
+    text = json.dumps([asdict(result) for result in results], indent=2, ensure_ascii=False)
+    with atomic(out / f"{name}.json") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def read_results(out: Path, name: str) -> list[Result]:

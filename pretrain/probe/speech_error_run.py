@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engine.config import from_json, to_json
+from engine.files import atomic
 from engine.json_config import differences
 from engine.user_error import UserError
 from pretrain.speech.finetune import FineTuneConfig, resolved
@@ -95,10 +96,9 @@ def outcome_of(folder: Path, plan: "Plan", splits: Sequence[str]) -> Outcome:
         splits=scored,
         curve=_curve(watched),
     )
-    draft = folder / ".result.json.tmp"
     made = {"stamp": stamp, "config": json.loads(to_json(config)), "outcome": json.loads(to_json(outcome))}
-    draft.write_text(json.dumps(made))
-    draft.replace(stored)
+    with atomic(stored) as temporary:
+        temporary.write_text(json.dumps(made))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # the export stays
     return outcome
 

@@ -174,7 +174,7 @@ def test_a_folder_is_not_overwritten_by_a_file(tmp_path):
     with pytest.raises(UserError, match="is a folder"):
         save(tmp_path / "a.wav", tone(), 16_000)
     (tmp_path / "b").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(FileExistsError):
         save(tmp_path / "b" / "c.wav", tone(), 16_000)
 
 

@@ -1,6 +1,7 @@
 """Runs continue exactly, wherever they stopped and in how many processes."""
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -170,3 +171,30 @@ def test_averaged_gradients_are_those_of_the_joint_batch(together):
         assert_close(player.grad_norm, alone.grad_norm)
 
     assert together(2, average) == [0, 0]
+
+
+@pytest.mark.parametrize("file", ["progress.json", "maker.safetensors", "config.json", "optimizers.pt"])
+def test_a_damaged_checkpoint_names_the_older_one_that_is_whole(toy, tmp_path, file):
+    run(toy, tmp_path, steps=2, save_every=1)
+    newest = newest_checkpoint(tmp_path)
+    (newest / file).write_bytes(b"")
+    with pytest.raises(UserError, match=f"{file}.*delete {newest} to continue from step_00000001"):
+        run(toy, tmp_path, steps=3)
+    shutil.rmtree(newest)
+    assert run(toy, tmp_path, steps=3) == 3
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_no_draft(toy, tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr("engine.checkpoint.torch.save", refuse)
+    with pytest.raises(RuntimeError):
+        run(toy, tmp_path, steps=1)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_a_run_whose_folder_is_a_file_is_refused_at_once(toy, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Not a directory"):
+        run(toy, tmp_path / "file")

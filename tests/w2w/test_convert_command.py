@@ -238,7 +238,7 @@ def test_a_file_that_breaks_off_during_conversion_leaves_nothing(here, monkeypat
         ("voices --reference her.wav --out voices", "folder of the sources"),
         ("--reference her.wav --out list.csv", "list.csv is a file"),
         ("--reference her.wav --out result.aiff", ".wav"),
-        ("--reference her.wav --out list.csv/deeper/x.wav", "cannot be written"),
+        ("--reference her.wav --out list.csv/deeper/x.wav", "list.csv: a file is where a folder is expected"),
     ],
 )  # fmt: skip
 def test_a_wrong_command_line_is_refused_in_one_sentence(here, capsys, options, words):

@@ -6,7 +6,6 @@ M`` then teaches a vocoder to make the recordings out of them (HiFi-GAN, section
 again continues where it was stopped.
 """
 
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from data.audio import load
 from data.batches import split_rows
 from engine.arguments import Arguments
+from engine.files import atomic
 from engine.user_error import UserError, exits_cleanly
 from w2w.converter import Converter
 from w2w.weights import is_mel_converter, weights_folder
@@ -77,11 +77,8 @@ def destinations(recordings: Sequence[Path], out: Path) -> dict[Path, Path]:
 
 def save_whole(path: Path, values: Any) -> None:
     """Write an array under its name when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with draft.open("wb") as file:
+    with atomic(path) as temporary, temporary.open("wb") as file:
         np.save(file, values)
-    os.replace(draft, path)
 
 
 if __name__ == "__main__":

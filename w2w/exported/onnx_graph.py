@@ -1,6 +1,5 @@
 """The step as one ONNX file: initial state and voice are its inputs' defaults, all else its metadata."""
 
-import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from engine.files import atomic
 from engine.user_error import UserError
 from w2w.exported.checking import difference, require_equal
 from w2w.exported.description import HOW_TO, describe
@@ -31,10 +31,8 @@ def write_onnx(
 ) -> float:
     """Write the step of ``n_hops`` hops as a file; return by how much it differed from the network."""
     model, found = onnx_step(network, n_hops, voice=voice, voice_of=voice_of)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.tmp")
-    draft.write_bytes(model)
-    os.replace(draft, out)
+    with atomic(out) as temporary:
+        temporary.write_bytes(model)
     return found
 
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from engine.files import atomic
 from engine.user_error import UserError
 from w2w.exported.description import network_key, source_key
 from w2w.exported.onnx_graph import onnx_step, open_session, run_session
@@ -116,10 +117,8 @@ def _made(network: ConverterNetwork, n_hops: int, file: Path) -> Any:
     print(f"making the graph of {n_hops}-hop steps, once", file=sys.stderr)
     model, _ = onnx_step(network, n_hops)
     with suppress(OSError):  # no place for a cache: the next process makes it again
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        draft.write_bytes(model)
-        os.replace(draft, file)
+        with atomic(file) as temporary:
+            temporary.write_bytes(model)
         older = sorted(file.parent.glob("step-*.onnx"), key=lambda kept: kept.stat().st_mtime)
         for kept in older[:-KEPT]:
             kept.unlink()

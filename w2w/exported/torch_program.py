@@ -9,7 +9,6 @@
 """
 
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from engine.files import atomic
 from w2w.exported.checking import difference, require_equal
 from w2w.exported.description import describe
 from w2w.exported.step_graph import StepGraph
@@ -52,10 +52,8 @@ def write_program(
     found = difference(network, step, graph.begun, n_hops)
     require_equal(found, "the torch program")
     told = describe(network, graph.begun, n_hops, found, voice_of) | {"how_to": HOW_TO}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".draft.{out.name}")
-    torch.export.save(program, draft, extra_files={"step.json": json.dumps(told, indent=2)})
-    os.replace(draft, out)
+    with atomic(out) as temporary:
+        torch.export.save(program, temporary, extra_files={"step.json": json.dumps(told, indent=2)})
     return found
 
 

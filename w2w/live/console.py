@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-from engine.user_error import UserError
+from engine.user_error import UserError, sentence
 from w2w.live.session import Session
 from w2w.live.takes import Recorder
 
@@ -116,8 +116,8 @@ class Console:
             return
         try:
             self.recorder.start()
-        except UserError as error:
-            self.say(str(error))
+        except (UserError, OSError) as error:
+            self.say(sentence(error))
 
     def _tell_trouble(self) -> None:
         if self.recorder.trouble != self.told:

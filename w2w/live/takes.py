@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.audio import Writer
-from engine.user_error import UserError
+from engine.user_error import sentence
 
 Wave = Float[Tensor, "1 1 samples"]
 WAITING_S = 30.0
@@ -82,15 +82,15 @@ class Recorder:
             while self._write_some(writer, pieces):
                 time.sleep(PAUSE_S)
         except Exception as error:  # a full disk, say: the sound goes on
-            self.trouble = f"the recording ended after {self.written / self.rate:.1f} s: {error}"
+            self.trouble = f"the recording ended after {self.written / self.rate:.1f} s: {sentence(error)}"
             self.running = False
         try:
             # As if all were well: what a full disk could hold is kept.
             writer.__exit__(None, None, None)
             self.finished.append(writer.path)
-        except (UserError, OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             self.running = False
-            self.trouble = f"the recording is lost: {error}"
+            self.trouble = f"the recording is lost: {sentence(error)}"
 
     def _write_some(self, writer: Writer, pieces: "SimpleQueue[Tensor | None]") -> bool:
         """Write all that waits; False when the take is over."""

@@ -1,0 +1,72 @@
+"""Files written whole or not at all, and places probed before the work that ends in them."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from engine.user_error import UserError
+
+PROBE_BYTES = 1 << 16
+"""What a place must take to be called writable."""
+
+
+@contextmanager
+def atomic(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path whose file takes the name ``path`` when the block ends well, and else vanishes.
+
+    Folders are made as needed. Raises ``OSError`` where the place cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Hashed, since a name as long as the disk allows leaves no room for a longer one; some writers look at
+    # the suffix.
+    name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
+    temporary = path.with_name(f".{name}.{os.getpid()}.tmp{path.suffix[:12]}")
+    try:
+        with disk_errors(temporary, path):
+            yield temporary
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk_errors(temporary: Path, path: Path) -> Iterator[None]:
+    """Raise the operating system's error, of ``path``, where a library hides it behind one of its own."""
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        if error.filename is None or Path(os.fsdecode(error.filename)) == temporary:
+            error.filename = str(path)
+        raise
+    except Exception:
+        _probe(temporary.parent)
+        raise
+
+
+def check_writable(path: Path | str) -> None:
+    """Raise ``OSError`` where a file or folder of this name could not be written, before any work is done."""
+    path = Path(path)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        os.lstat(path)  # raises for a name that is too long
+    folder = path if path.is_dir() else path.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    _probe(folder)
+
+
+def _probe(folder: Path) -> None:
+    probe = folder / f".probe.{os.getpid()}.tmp"
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes(PROBE_BYTES))
+    except OSError as error:
+        error.filename = str(folder)  # the probe's own name tells nobody anything
+        raise
+    finally:
+        if folder.is_dir():
+            probe.unlink(missing_ok=True)

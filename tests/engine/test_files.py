@@ -1,0 +1,64 @@
+"""Files appear whole or not at all, whatever their names, and what the disk refuses is told as such."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from engine.files import atomic, check_writable
+
+
+@pytest.mark.parametrize("name", ["a.json", "new/deep/a.json", "b" * 248 + ".flac", "é" * 120 + ".wav"])
+def test_a_file_of_any_name_appears_when_the_block_ends_well(tmp_path, name):
+    path = tmp_path / name
+    with atomic(path) as temporary:
+        temporary.write_text("whole")
+        assert not path.exists()
+        assert temporary.suffix == path.suffix
+    assert path.read_text() == "whole"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_failure_keeps_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def fail() -> None:
+        with atomic(path) as temporary:
+            temporary.write_text("new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_library_s_own_error_is_told_as_the_disk_s_where_the_disk_refuses(tmp_path, monkeypatch):
+    def full(self: Path, *arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fail() -> None:
+        with atomic(tmp_path / "a.txt"):
+            monkeypatch.setattr(Path, "open", full)
+            raise RuntimeError("System error.")
+
+    with pytest.raises(OSError, match="No space") as caught:
+        fail()
+    assert caught.value.filename == str(tmp_path)
+
+
+def test_an_error_of_the_temporary_file_names_the_one_that_was_wanted(tmp_path):
+    with pytest.raises(OSError, match="a folder") as caught, atomic(tmp_path / "a.txt") as temporary:
+        raise OSError(errno.EISDIR, "Is a folder, not a folder", str(temporary))
+    assert caught.value.filename == str(tmp_path / "a.txt")
+
+
+def test_places_are_probed_without_a_trace(tmp_path):
+    check_writable(tmp_path / "new" / "deep" / "a.wav")
+    check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path / "file" / "a.wav", tmp_path / ("n" * 300)):
+        with pytest.raises(OSError, match=r"Not a directory|too long"):
+            check_writable(wrong)

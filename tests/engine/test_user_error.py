@@ -1,0 +1,120 @@
+"""A user's mistakes and stops end a command in one sentence, and leave nothing behind."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from engine.user_error import UserError, exits_cleanly
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(body: str, *arguments: str) -> list[str]:
+    code = "from engine.user_error import *\nfrom engine.files import *\nimport os, sys, time\n"
+    code += "@exits_cleanly\ndef main():\n" + textwrap.indent(textwrap.dedent(body), "    ") + "\nmain()"
+    return [sys.executable, "-c", code, *arguments]
+
+
+def ran(body: str, *arguments: str, **options) -> subprocess.CompletedProcess[str]:
+    options = {"env": {**os.environ, "PYTHONPATH": str(ROOT)}, **options}
+    return subprocess.run(command(body, *arguments), capture_output=True, text=True, timeout=60, **options)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("open('n' * 300)", "the name is too long"),
+        ("open('file/inside')", "file/inside: a file is where a folder is expected"),
+        ("os.makedirs('file')", "file: a file is where a folder is expected"),
+        ("open('.')", ".: a folder is where a file is expected"),
+        ("open('nowhere')", "nowhere: there is no such file or folder"),
+        ("open('circle')", "circle: a link that leads in a circle"),
+        ("check_writable('file/x.wav')", "file: a file is where a folder is expected"),
+        ("check_writable('n' * 300)", "the name is too long"),
+        ("open('/dev/full', 'wb', 0).write(b'x')", "the disk is full"),
+        ("raise UserError('say what to do')", "error: say what to do"),
+    ],
+)
+def test_what_the_system_refuses_is_one_sentence(tmp_path, body, words):
+    (tmp_path / "file").touch()
+    (tmp_path / "circle").symlink_to("circle")
+    done = ran(body, cwd=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_error_of_the_program_itself_keeps_its_traceback():
+    assert "ZeroDivisionError" in ran("1 / 0").stderr
+
+
+def test_an_error_without_a_file_is_no_user_s_mistake():
+    @exits_cleanly
+    def main():
+        raise OSError(errno.EBADF, "bad file descriptor")
+
+    with pytest.raises(OSError, match="bad file"):
+        main()
+
+
+def test_an_output_that_nobody_reads_ends_quietly():
+    running = subprocess.Popen(
+        command("for i in range(100_000): print(i)"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert running.stdout is not None
+    assert running.stderr is not None
+    running.stdout.readline()
+    running.stdout.close()
+    assert running.stderr.read() == b""
+    assert running.wait(timeout=60) == 141
+
+
+def test_a_name_the_console_cannot_show_is_escaped():
+    done = ran(
+        r"print(os.fsdecode(b'caf\xe9'), 'ł')", env={"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
+    )
+    assert done.stdout == "caf\\udce9 \\u0142\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stopped_command_leaves_no_half_written_file(tmp_path, number):
+    body = """
+        with atomic('x.wav') as temporary:
+            temporary.write_text('half')
+            print('begun', flush=True)
+            time.sleep(60)
+    """
+    running = subprocess.Popen(
+        command(body), stdout=subprocess.PIPE, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert running.stdout is not None
+    assert running.stdout.readline() == b"begun\n"
+    assert list(tmp_path.iterdir()) != []
+    running.send_signal(number)
+    assert running.wait(timeout=60) == 128 + number
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_signals_are_as_before_once_a_command_has_ended():
+    before = signal.getsignal(signal.SIGTERM)
+    exits_cleanly(lambda: None)()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_mistake_exits_with_2(capsys):
+    @exits_cleanly
+    def main():
+        raise UserError("a.wav is missing")
+
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert (end.value.code, capsys.readouterr().err) == (2, "error: a.wav is missing\n")
