@@ -15,9 +15,9 @@ from engine.config import cli
 from engine.loop import LoopConfig, accelerator, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError, exits_cleanly
+from pretrain.speech import encoder
 from pretrain.speech.batches import Clips, SpeechConfig, UnlabelledSpeech
 from pretrain.speech.contrast import ContrastConfig
-from pretrain.speech.encoder import SpeechEncoderConfig
 from pretrain.speech.masking import MaskConfig
 from pretrain.speech.pretraining import Pretraining, PretrainingConfig
 from pretrain.speech.regression import RegressionConfig
@@ -58,24 +58,8 @@ BASE = Data2VecConfig(
     data=SpeechConfig(batch_seconds=236.0, cache_gib=64.0),
     loop=LoopConfig(out=Path("runs/speech"), steps=400_000, accumulate=16, mixed_precision="bf16", workers=4),
 )
-SMALL_ENCODER = SpeechEncoderConfig(
-    # A filterbank at 100 frames a second, where the paper begins at 3200: a tenth of the time, and two hours
-    # of speech are too few to find such filters.
-    conv_dims=(256, 256),
-    conv_kernels=(400, 4),
-    conv_strides=(160, 2),
-    conv_bias=True,
-    filterbank=True,
-    hidden=256,
-    layers=4,
-    heads=4,
-    ffn=1024,
-    position_layers=2,
-    dropout=0.0,
-    attention_dropout=0.0,
-)
 SMALL = Data2VecConfig(
-    model=SMALL_ENCODER,
+    model=encoder.SMALL,
     student=MultiMaskConfig(masks=4, mask=MaskConfig(share=0.5, span=5), decoder_dim=256),
     # In a few thousand updates a teacher hardly rises from noise: the contrast and the spectrum lead, and the
     # regression follows with what weight keeps it from drowning them.
@@ -92,20 +76,9 @@ SMALL = Data2VecConfig(
         out=Path("runs/speech"), steps=2400, save_every=200, sample_every=200, mixed_precision="bf16"
     ),
 )
-TINY_ENCODER = SpeechEncoderConfig(
-    conv_dims=(16, 16, 16),
-    conv_kernels=(20, 16, 4),
-    conv_strides=(10, 16, 2),
-    hidden=32,
-    layers=2,
-    heads=2,
-    ffn=64,
-    position_layers=1,
-    position_groups=4,
-)
 TINY = replace(
     SMALL,
-    model=TINY_ENCODER,
+    model=encoder.TINY,
     student=MultiMaskConfig(masks=2, decoder_dim=32, decoder_layers=1, decoder_groups=4),
     regression=RegressionConfig(teacher=TeacherConfig(top=1)),
     contrast=ContrastConfig(codes=8, code_dim=16, dim=16, negatives=10),

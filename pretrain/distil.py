@@ -21,9 +21,9 @@ from engine.user_error import UserError, exits_cleanly
 from pretrain.causal.batches import Lessons
 from pretrain.causal.distillation import Distillation, DistillationConfig
 from pretrain.causal.encoder import CausalEncoderConfig, Wave
-from pretrain.phone_batches import PhoneSpeech, TranscribedConfig
-from pretrain.phones import PHONES
+from pretrain.speech.labelled import LabelledConfig, LabelledSpeech
 from pretrain.teachers import load_teacher
+from pretrain.units import Phonemes, Units
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class DistilConfig(DistillationConfig):
     """Both crops of each voice are heard."""
     pairs: PairConfig = field(default_factory=PairConfig)
     """Time-aligned pairs, if any: the student hears the one voice, the teacher the other."""
-    transcribed: TranscribedConfig = field(default_factory=TranscribedConfig)
+    transcribed: LabelledConfig = field(default_factory=LabelledConfig)
     """English speech with its text, if any: the code is taught its phones, too."""
     validation: str = ""
     """Manifest whose split ``validation`` is looked at; empty: that of the data, if it has one."""
@@ -100,7 +100,7 @@ PRESETS = {
         optim=decaying(1e-3, 4),
         data=replace(SMALL.data, crop_samples=8_000, batch=2),
         pairs=replace(SMALL.pairs, crop_samples=8_000, batch=2),
-        transcribed=TranscribedConfig(batch_seconds=2.0),
+        transcribed=LabelledConfig(batch_seconds=2.0),
         validation_clips=2,
         loop=replace(SMALL.loop, steps=4, save_every=2, sample_every=4, log_every=2, mixed_precision="no"),
     ),
@@ -132,7 +132,7 @@ def main() -> None:
     lessons = Lessons(
         SpeechCrops(config.data, progress=show),
         PairCrops(config.pairs, progress=show) if config.pairs.path else None,
-        PhoneSpeech(config.transcribed, PHONES, seed=loop.seed, progress=show)
+        LabelledSpeech(config.transcribed, Units(Phonemes()), progress=show)
         if config.transcribed.paths
         else None,
     )

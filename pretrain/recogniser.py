@@ -1,8 +1,9 @@
-"""A small recogniser of phones: it hears what was said, as little as possible of who said it."""
+"""A small CTC recogniser of phones whose features depend on the words and little on the voice."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +14,10 @@ from data.frontends import LogMel, MelConfig
 from engine.checkpoint import fill, load_export
 from engine.user_error import UserError
 from pretrain.phones import PHONES
+from pretrain.units import Phonemes, RecogniserOutput, Units, greedy
 
 RELEASED = Path(__file__).with_name("released") / "recogniser"
 """The recogniser that comes with the code."""
-BLANK = 0
-"""The token of CTC that stands for no phone; phone ``i`` is token ``i + 1``."""
 STRIDE = 2
 """Mel frames to one frame of the network."""
 
@@ -48,15 +48,6 @@ class RecogniserConfig:
             raise UserError("width, n_blocks, kernel and expansion must be at least 1")
 
 
-class RecogniserOutput(NamedTuple):
-    """What the recogniser hears, frame by frame."""
-
-    features: list[Float[Tensor, "batch dim frames"]]
-    """After each block."""
-    log_probs: Float[Tensor, "batch frames tokens"]
-    """Of the blank, then of each phone."""
-
-
 Frames = Float[Tensor, "batch frames width"]
 Valid = Bool[Tensor, "batch frames"]
 
@@ -81,11 +72,11 @@ class Block(nn.Module):
 
 
 class Recogniser(nn.Module):
-    """CTC over phones; ``forward`` is differentiable with respect to the wave."""
+    """CTC over phones. Gradients reach the wave; padding beyond ``n_samples`` changes nothing."""
 
     def __init__(self, config: RecogniserConfig) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.units = config, Units(Phonemes(inventory=config.phones))
         self.mel = LogMel(config.mel)
         self.stem = nn.Conv1d(config.mel.n_mels, config.width, 5, stride=STRIDE, padding=2)
         self.stem_norm = nn.LayerNorm(config.width)
@@ -103,8 +94,19 @@ class Recogniser(nn.Module):
         """Samples to one frame of the output."""
         return self.config.mel.hop * STRIDE
 
-    def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> RecogniserOutput:
-        return self.from_normalised(self.normalise(self.log_mel(wave)))
+    def forward(
+        self, wave: Float[Tensor, "batch 1 samples"], n_samples: Int[Tensor, "batch"] | None = None
+    ) -> RecogniserOutput:
+        mel = self.log_mel(wave)
+        valid = None if n_samples is None else self.valid_frames(n_samples, mel)
+        return self.from_normalised(self.normalise(mel, valid), valid)
+
+    def valid_frames(
+        self, n_samples: Int[Tensor, "batch"], mel: Float[Tensor, "batch n_mels mel_frames"]
+    ) -> Bool[Tensor, "batch mel_frames"]:
+        """Mark the mel frames that lie within their wave; the first one always counts."""
+        frames = torch.arange(mel.shape[-1], device=mel.device)
+        return frames < (n_samples // self.config.mel.hop).clamp(min=1).to(mel.device)[:, None]
 
     def log_mel(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch n_mels mel_frames"]:
         """Return the log-mel of a wave, however short."""
@@ -135,25 +137,30 @@ class Recogniser(nn.Module):
         for block in self.blocks:
             x = block(x, valid)
             features.append(x.transpose(1, 2))
-        return RecogniserOutput(features, self.head(self.head_norm(x)).float().log_softmax(-1))
+        log_probs = self.head(self.head_norm(x)).float().log_softmax(-1)
+        return RecogniserOutput(features, log_probs, valid)
 
     @torch.no_grad()
     def transcribe(self, wave: Float[Tensor, "batch 1 samples"]) -> list[str]:
         """Return the likeliest phones of each wave, separated by spaces."""
-        return [" ".join(phones) for phones in self.decode(self(wave).log_probs)]
-
-    def decode(self, log_probs: Float[Tensor, "batch frames tokens"]) -> list[list[str]]:
-        """Take the likeliest token of each frame, merge repetitions, drop blanks."""
-        return [self._phones(tokens) for tokens in log_probs.argmax(-1)]
-
-    def _phones(self, tokens: Int[Tensor, "frames"]) -> list[str]:
-        merged = torch.unique_consecutive(tokens).tolist()
-        return [self.config.phones[token - 1] for token in merged if token != BLANK]
+        return [self.units.text(tokens) for tokens in greedy(self(wave))]
 
 
-def load_recogniser(folder: str | Path = RELEASED) -> Recogniser:
-    """Load an exported recogniser, frozen, ready to judge."""
+def load_recogniser(folder: str | Path = RELEASED) -> Any:
+    """Load an exported ``Recogniser`` or ``SpeechRecogniser``, frozen, in evaluation mode."""
+    folder = Path(folder)
+    if _is_on_encoder(folder):
+        from pretrain.speech.finetuned import load_speech_recogniser
+
+        return load_speech_recogniser(folder)
     config, state = load_export(folder, RecogniserConfig)
     recogniser = Recogniser(config)
-    fill(recogniser, state, Path(folder) / "model.safetensors")
+    fill(recogniser, state, folder / "model.safetensors")
     return recogniser.eval().requires_grad_(False)
+
+
+def _is_on_encoder(folder: Path) -> bool:
+    try:
+        return "encoder" in json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return False  # ``load_export`` will complain

@@ -1,11 +1,13 @@
-"""Log-mels changed as other speakers, rooms and tempos would change them, at the price of a few gathers."""
+"""Augmentation of log-mels: other vocal tracts, rooms, noises and tempos, and SpecAugment's masks."""
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from einops import rearrange
+from jaxtyping import Float, Int
 from torch import Tensor
+from torchaudio.functional import mask_along_axis_iid
 
 from data.frontends import MelConfig, hz_to_mel, mel_to_hz
 from engine.user_error import UserError
@@ -16,26 +18,26 @@ Lengths = Int[Tensor, "batch"]
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How far the recogniser's input is moved while training; 0 leaves out a kind."""
+    """How far log-mels are changed in training; 0 turns a kind of change off."""
 
     warp: float = 0.25
-    """Frequencies are multiplied by 1 / (1 + warp) … 1 + warp: vocal tracts and pitches of others."""
+    """Frequencies are multiplied by 1 / (1 + warp) … 1 + warp: other vocal tracts and pitches."""
     speed: float = 0.15
     """Tempo is multiplied by 1 / (1 + speed) … 1 + speed."""
     noise_share: float = 0.6
-    """Share of utterances with noise of a random colour."""
+    """Share of utterances that noise of a random spectrum is added to."""
     snr_db: tuple[float, float] = (5.0, 40.0)
-    """Ratio of speech to noise."""
+    """Range of the signal-to-noise ratio."""
     equaliser: float = 0.4
     """Standard deviation, in nats, of a smooth change of the mean-free spectrum: short crops' means err."""
     time_masks: int = 6
-    """Stretches of an utterance that are hidden."""
+    """Masked stretches of time in an utterance."""
     time_mask_frames: int = 24
     """Longest of them, in mel frames."""
     band_masks: int = 2
-    """Groups of bands that are hidden."""
+    """Masked groups of bands."""
     band_mask_bands: int = 20
-    """Widest of them."""
+    """Widest of them, in bands."""
 
     def __post_init__(self) -> None:
         if min(self.warp, self.speed, self.equaliser) < 0 or self.snr_db[0] > self.snr_db[1]:
@@ -80,11 +82,12 @@ def equalise(mel: Mel, deviation: float) -> Mel:
 
 
 def mask(mel: Mel, config: AugmentConfig) -> Mel:
-    """Hide stretches of time and groups of bands (SpecAugment); hidden is 0, the mean."""
-    _, n_mels, frames = mel.shape
-    hidden = _stretches(len(mel), frames, config.time_masks, config.time_mask_frames, mel.device)[:, None]
-    bands = _stretches(len(mel), n_mels, config.band_masks, config.band_mask_bands, mel.device)[..., None]
-    return mel.masked_fill(hidden | bands, 0.0)
+    """Set stretches of time and groups of bands to 0, the mean (SpecAugment, Park et al. 2019)."""
+    for _ in range(config.time_masks):
+        mel = mask_along_axis_iid(mel, config.time_mask_frames, 0.0, axis=2)
+    for _ in range(config.band_masks):
+        mel = mask_along_axis_iid(mel, config.band_mask_bands, 0.0, axis=1)
+    return mel
 
 
 def _factors(batch: int, largest: float, device: torch.device) -> Float[Tensor, "batch"]:
@@ -97,14 +100,9 @@ def _interpolate(
     """Read ``x`` between its places along ``dim``, linearly."""
     low = at.floor().long().clamp(0, x.shape[dim] - 1)
     high = (low + 1).clamp(max=x.shape[dim] - 1)
-    share = (at - low).to(x.dtype)
-    if dim == 1:
-        shape = (-1, -1, x.shape[2])
-        a, b = (x.gather(1, i[..., None].expand(shape)) for i in (low, high))
-        return torch.lerp(a, b, share[..., None])
-    shape = (-1, x.shape[1], -1)
-    a, b = (x.gather(2, i[:, None].expand(shape)) for i in (low, high))
-    return torch.lerp(a, b, share[:, None])
+    pattern = "batch at -> batch at 1" if dim == 1 else "batch at -> batch 1 at"
+    a, b = (torch.take_along_dim(x, rearrange(place, pattern), dim) for place in (low, high))
+    return torch.lerp(a, b, rearrange((at - low).to(x.dtype), pattern))
 
 
 def _smooth_curves(batch: int, n_mels: int, device: torch.device) -> Float[Tensor, "batch n_mels"]:
@@ -113,14 +111,3 @@ def _smooth_curves(batch: int, n_mels: int, device: torch.device) -> Float[Tenso
     orders = torch.arange(1, 6, device=device)
     cosines = torch.cos(torch.pi * orders[:, None] * place) / orders[:, None]
     return torch.randn(batch, 5, device=device) @ cosines * 1.15
-
-
-def _stretches(
-    batch: int, length: int, count: int, longest: int, device: torch.device
-) -> Bool[Tensor, "batch length"]:
-    if count == 0 or longest == 0:
-        return torch.zeros(batch, length, dtype=torch.bool, device=device)
-    begin = torch.rand(batch, count, 1, device=device) * length
-    size = torch.rand(batch, count, 1, device=device) * longest
-    place = torch.arange(length, device=device)
-    return ((place >= begin) & (place < begin + size)).any(1)

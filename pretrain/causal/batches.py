@@ -6,8 +6,7 @@ from torch.utils.data import Dataset
 
 from data.batches import Address, Batch, SpeechCrops
 from data.pairs import PairBatch, PairCrops, Together
-from pretrain.phone_batches import Address as PhoneAddress
-from pretrain.phone_batches import PhoneSpeech, Transcribed
+from pretrain.speech.labelled import Labelled, LabelledSpeech
 
 
 class Lesson(NamedTuple):
@@ -15,19 +14,17 @@ class Lesson(NamedTuple):
 
     human: Batch
     pairs: PairBatch | None = None
-    transcribed: Transcribed | None = None
+    transcribed: Labelled | None = None
 
 
 class Lessons(Dataset[Lesson]):
     """Lessons by address."""
 
     def __init__(
-        self, human: SpeechCrops, pairs: PairCrops | None = None, transcribed: PhoneSpeech | None = None
+        self, human: SpeechCrops, pairs: PairCrops | None = None, transcribed: LabelledSpeech | None = None
     ) -> None:
         self.together, self.transcribed = Together(human, pairs), transcribed
 
     def __getitem__(self, address: Address) -> Lesson:
         human, pairs = self.together[address]
-        if self.transcribed is None:
-            return Lesson(human, pairs)
-        return Lesson(human, pairs, self.transcribed[PhoneAddress(address.step, address.rank, address.micro)])
+        return Lesson(human, pairs, None if self.transcribed is None else self.transcribed[address])

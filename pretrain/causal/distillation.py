@@ -15,11 +15,10 @@ from engine.user_error import UserError
 from pretrain.causal.batches import Lesson
 from pretrain.causal.encoder import CausalEncoderConfig, Curve, PerItem, Wave
 from pretrain.causal.student import Student, StudentConfig
-from pretrain.ctc import ctc_loss
-from pretrain.phone_batches import Transcribed
 from pretrain.phones import PHONES
-from pretrain.recogniser import RecogniserOutput
+from pretrain.speech.labelled import Labelled
 from pretrain.teachers import Features, Teacher, at_times
+from pretrain.units import RecogniserOutput, ctc_losses, mean_per_unit
 
 LEAST = 0.05
 """Weight of a pause, where an audible frame has 1: codes in silence must be something, too."""
@@ -130,13 +129,14 @@ class Distillation:
         chosen = torch.rand(len(wave), 1, 1, device=wave.device) < self.config.noise_share
         return torch.where(chosen, noise(wave, rng, snr_db=self.config.snr_db), wave)
 
-    def phone_loss(self, batch: Transcribed) -> Float[Tensor, ""]:
+    def phone_loss(self, batch: Labelled) -> Float[Tensor, ""]:
         """CTC on a linear head; what follows a clip's end cannot reach a causal code."""
         code = self.student(self.disturbed(batch.wave), self.warps(batch.wave))
         log_probs = self.phones(code).float().log_softmax(1).transpose(1, 2)
         frames = torch.arange(code.shape[-1], device=code.device)
         valid = frames < (batch.samples // self.student.encoder.hop).clamp(1, code.shape[-1])[:, None]
-        return ctc_loss(RecogniserOutput([], log_probs), valid, batch.tokens, batch.n_tokens)
+        losses = ctc_losses(RecogniserOutput([], log_probs, valid), batch.tokens, batch.n_tokens)
+        return mean_per_unit(losses, batch.n_tokens)
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Mean cosine between the averaged student's guesses and the teacher, over audible frames."""

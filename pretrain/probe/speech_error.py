@@ -21,9 +21,9 @@ from engine.user_error import UserError
 from pretrain.probe.embedders import short_name
 from pretrain.probe.speech_error_report import report_errors
 from pretrain.probe.speech_error_run import Outcome, outcome_of
-from pretrain.speech.finetune import FineTuneConfig, FreezeConfig, HidingConfig
-from pretrain.speech.finetune_run import PRESETS
 from pretrain.speech.loading import load_speech_encoder
+from pretrain.speech.masking import FrameAugmentConfig
+from pretrain.speech.recognition_config import PRESETS, CTCConfig, FreezeConfig
 
 ARMS = ("tuned", "random", "frozen")
 UNITS = ("characters", "phonemes")
@@ -36,7 +36,7 @@ class Plan(NamedTuple):
     """As it stands over a column."""
     share: float
     seed: int
-    config: FineTuneConfig
+    config: CTCConfig
 
 
 def main(argv: Sequence[str] | None = None) -> list[Outcome]:
@@ -99,7 +99,7 @@ def planned(words) -> list[Plan]:
     return plans
 
 
-def recipe(words, share: float, steps: int, seed: int) -> FineTuneConfig:
+def recipe(words, share: float, steps: int, seed: int) -> CTCConfig:
     """Return how all networks are trained on a share of the labels."""
     preset = PRESETS[words.units]
     # The linear layer first finds its way among features that mean something already.
@@ -119,10 +119,10 @@ def recipe(words, share: float, steps: int, seed: int) -> FineTuneConfig:
     data = replace(
         preset.data, paths=tuple(words.data), share=share, share_seed=seed, batch_seconds=words.batch_seconds
     )
-    trunk = replace(preset.trunk, lr=words.lr, **_timing(steps - alone))
+    optim = replace(preset.optim, lr=words.lr, **_timing(steps - alone))
     head = replace(preset.head, lr=words.head_lr, **_timing(steps))
     freeze = FreezeConfig(convolutions=False, trunk_steps=alone)
-    return replace(preset, data=data, trunk=trunk, head=head, freeze=freeze, loop=loop)
+    return replace(preset, data=data, optim=optim, head=head, freeze=freeze, loop=loop)
 
 
 def _timing(steps: int) -> dict[str, int]:
@@ -130,17 +130,20 @@ def _timing(steps: int) -> dict[str, int]:
     return {"warmup_steps": warm, "hold_steps": hold, "decay_steps": max(1, steps - warm - hold)}
 
 
-def changed(config: FineTuneConfig, arm: str, encoder: str) -> FineTuneConfig:
+def changed(config: CTCConfig, arm: str, encoder: str) -> CTCConfig:
     """Return the recipe for one arm."""
     match arm:
         case "tuned":
             return replace(config, init=encoder)
         case "random":
             # Nothing is gained by a head on random features: the whole network learns from the first step.
-            trunk = replace(config.trunk, **_timing(config.loop.steps))
-            network, freeze = load_speech_encoder(encoder).config, FreezeConfig(convolutions=False)
-            return replace(config, encoder=network, freeze=freeze, trunk=trunk)
+            optim, freeze = (
+                replace(config.optim, **_timing(config.loop.steps)),
+                FreezeConfig(convolutions=False),
+            )
+            model = replace(config.model, encoder=load_speech_encoder(encoder).config)
+            return replace(config, model=model, freeze=freeze, optim=optim)
         case _:
             # A linear layer cannot learn what hides behind masks: it hears whole utterances.
-            calm = HidingConfig(time_share=0.0, channel_share=0.0, speed=config.hiding.speed)
-            return replace(config, init=encoder, freeze=FreezeConfig(trunk=True), hiding=calm)
+            speed = FrameAugmentConfig(time_share=0.0, channel_share=0.0)
+            return replace(config, init=encoder, freeze=FreezeConfig(trunk=True), augment=speed)

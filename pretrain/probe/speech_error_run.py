@@ -15,12 +15,11 @@ from engine.config import from_json, to_json
 from engine.files import atomic
 from engine.json_config import differences
 from engine.user_error import UserError
-from pretrain.speech.finetune import FineTuneConfig, resolved
-from pretrain.speech.finetune_run import finetune
-from pretrain.speech.finetune_score import error_rates
+from pretrain.ctc import train
+from pretrain.ctc_score import error_rates
 from pretrain.speech.labelled import LabelledSpeech
 from pretrain.speech.loading import load_speech_encoder
-from pretrain.speech.units import Units
+from pretrain.speech.recognition_config import CTCConfig, resolved
 
 if TYPE_CHECKING:
     from pretrain.probe.speech_error import Plan
@@ -74,8 +73,8 @@ def outcome_of(folder: Path, plan: "Plan", splits: Sequence[str]) -> Outcome:
         with watched.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerow([step, rate])
 
-    task = finetune(config, watch=watch, validation_split=splits[0])
-    units = Units(config.units)
+    task = train(config, on_evaluation=watch, validation_split=splits[0])
+    units = task.average.units
     scored, seconds = {}, LabelledSpeech(config.data, units, progress=False).seconds
     whole = replace(config.data, share=1.0, unlabelled_seconds=0.0)
     for split in splits:
@@ -113,9 +112,9 @@ def weights_stamp(init: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _stored(path: Path, config: FineTuneConfig, stamp: str, splits: Sequence[str]) -> Outcome:
+def _stored(path: Path, config: CTCConfig, stamp: str, splits: Sequence[str]) -> Outcome:
     made = json.loads(path.read_text())
-    before = from_json(FineTuneConfig, json.dumps(made["config"]), str(path))
+    before = from_json(CTCConfig, json.dumps(made["config"]), str(path))
     outcome = from_json(Outcome, json.dumps(made["outcome"]), str(path))
     other = next((name for name, _, _ in differences(config, before) if name != "init"), None)
     steps = before.loop.steps != config.loop.steps

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from engine.user_error import UserError
-from pretrain.speech.units import BLANK
+from pretrain.units import BLANK
 
 NEVER = -math.inf
 LEAST = -12.0

@@ -1,22 +1,22 @@
-"""Speech of which some is transcribed, in batches: functions of (seed, step, rank, micro-batch)."""
+"""Speech of which some or all is transcribed, in padded batches by address."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset
 
 from data.batches import Address
 from data.manifest import Row, rows_from
 from data.recordings import Recordings
-from engine.loop import Batches
 from engine.user_error import UserError
-from pretrain.speech.units import Units
+from pretrain.units import Units
 
 NEIGHBOURS = 4
 """A batch is drawn among so many times its own size of utterances of about its length."""
@@ -63,25 +63,24 @@ class Labelled(NamedTuple):
 
 
 class LabelledSpeech(Dataset[Labelled]):
-    """Utterances sorted by length, those with a label and those without."""
+    """Batches by address: utterances of about one length, some with a transcript, some without."""
 
     def __init__(
         self,
         config: LabelledConfig,
         units: Units,
         *,
-        seed: int = 0,
         sample_rate: int = 16_000,
         split: str | None = None,
         progress: bool = True,
     ) -> None:
-        self.config, self.seed, self.sample_rate = config, seed, sample_rate
+        self.config, self.sample_rate = config, sample_rate
         rows = labelled_rows(config.paths, config.split if split is None else split)
         labels = units.labels(rows)
         if not any(labels):
             raise UserError(
                 f"{', '.join(config.paths)}: no row of split {split or config.split!r} has a text "
-                f"in {units.name}s: fill the column 'text', or choose other --units"
+                f"in {units.name}s: fill the column 'text', or choose other units"
             )
         # Chosen before any audio is read: a broken file must not change what the others' labels are.
         chosen = subset([i for i, label in enumerate(labels) if label], config.share, config.share_seed)
@@ -92,11 +91,9 @@ class LabelledSpeech(Dataset[Labelled]):
         self.recordings = Recordings(rows, sample_rate=sample_rate, progress=progress)
         self.tokens = {i: label for i in chosen if (label := labels[i])}
         """Transcripts by row."""
-        longest = config.longest_seconds * sample_rate
-        lengths = self.recordings.lengths
-        usable = sorted(
-            (int(i) for i in self.recordings.usable if lengths[i] <= longest), key=lambda i: int(lengths[i])
-        )
+        lengths, usable = self.recordings.lengths, self.recordings.usable
+        usable = usable[lengths[usable] <= config.longest_seconds * sample_rate]
+        usable = usable[np.argsort(lengths[usable], kind="stable")].tolist()
         self.order = [i for i in usable if i in self.tokens]
         """Rows with a label, the shortest first."""
         self.others = [i for i in usable if i not in self.tokens] if config.unlabelled_seconds else []
@@ -131,9 +128,9 @@ class LabelledSpeech(Dataset[Labelled]):
         near = order[first : first + NEIGHBOURS * size]
         return [near[i] for i in rng.choice(len(near), size, replace=False)]
 
-    def in_order(self, seconds: float | None = None) -> Iterator[tuple[list[int], Labelled]]:
+    def in_order(self) -> Iterator[tuple[list[int], Labelled]]:
         """Yield every labelled utterance once, in batches, with their row numbers."""
-        limit = (seconds or self.config.batch_seconds) * self.sample_rate
+        limit = self.config.batch_seconds * self.sample_rate
         batch: list[int] = []
         for index in self.order:
             if batch and (len(batch) + 1) * self.recordings.lengths[index] > limit:
@@ -145,34 +142,17 @@ class LabelledSpeech(Dataset[Labelled]):
 
     def collate(self, indices: Sequence[int]) -> Labelled:
         """Load these rows into one padded batch."""
-        said = [self.tokens.get(i, []) for i in indices]
-        samples = torch.tensor([int(self.recordings.lengths[i]) for i in indices])
-        wave = torch.zeros(len(indices), 1, int(samples.max()))
-        n_tokens = torch.tensor([len(tokens) for tokens in said])
-        tokens = torch.zeros(len(indices), max(1, int(n_tokens.max())), dtype=torch.long)
-        for row, i in enumerate(indices):
-            wave[row, 0, : samples[row]] = torch.from_numpy(self.recordings.read(i, 0, int(samples[row])))
-            tokens[row, : n_tokens[row]] = torch.tensor(said[row], dtype=torch.long)
-        return Labelled(wave, samples, tokens, n_tokens, n_tokens > 0)
-
-    def batches(self, *, workers: int = 0, rank: int = 0, accumulate: int = 1) -> Batches:
-        """Return a function from the first step to endless batches."""
-
-        def start_at(start: int) -> Iterator[Labelled]:
-            addresses = _Addresses(self.seed, start, rank, accumulate)
-            return iter(DataLoader(self, batch_size=None, sampler=addresses, num_workers=workers))
-
-        return start_at
-
-
-class _Addresses(Sampler[Address]):
-    def __init__(self, seed: int, start: int, rank: int, accumulate: int) -> None:
-        self.seed, self.start, self.rank, self.accumulate = seed, start, rank, accumulate
-
-    def __iter__(self) -> Iterator[Address]:
-        for step in count(self.start):
-            for micro in range(self.accumulate):
-                yield Address(self.seed, step, self.rank, micro)
+        labels = [torch.tensor(self.tokens.get(i, []), dtype=torch.long) for i in indices]
+        lengths = [int(self.recordings.lengths[i]) for i in indices]
+        waves = [torch.from_numpy(self.recordings.read(i, 0, n)) for i, n in zip(indices, lengths)]
+        n_tokens = torch.tensor([len(tokens) for tokens in labels])
+        return Labelled(
+            wave=pad_sequence(waves, batch_first=True)[:, None],
+            samples=torch.tensor(lengths),
+            tokens=pad_sequence([F.pad(t, (0, int(not len(t)))) for t in labels], batch_first=True),
+            n_tokens=n_tokens,
+            labelled=n_tokens > 0,
+        )
 
 
 def subset(indices: Sequence[int], share: float, seed: int) -> list[int]:

@@ -1,8 +1,7 @@
-"""Training the recogniser: it can learn a batch, its batches are addressed, its command runs."""
+"""Training by CTC: labels may be missing, parts frozen, a batch can be learned, resuming is exact."""
 
-import os
-import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,168 +9,349 @@ import pytest
 import soundfile
 import torch
 import torch.nn.functional as F
+from torch.testing import assert_close
 
+from data.batches import Address, Batches
 from data.manifest import Row, write_manifest
+from engine.checkpoint import export, load_weights
+from engine.loop import LoopConfig
+from engine.optim import OptimConfig
 from engine.user_error import UserError
-from pretrain.ctc import CTC, PRESETS, CTCConfig, ctc_loss, main
-from pretrain.phone_batches import Address, PhoneSpeech, TranscribedConfig
-from pretrain.phones import PHONES
-from pretrain.recogniser import RecogniserConfig, RecogniserOutput, load_recogniser
-from pretrain.spectral_augment import AugmentConfig, change_speed, mask, warp_frequency
+from pretrain import spectral_augment
+from pretrain.ctc import main, train
+from pretrain.ctc_score import error_rates, total
+from pretrain.ctc_score import main as score_main
+from pretrain.recogniser import RecogniserConfig, load_recogniser
+from pretrain.spectral_augment import AugmentConfig, mask, warp_frequency
+from pretrain.speech.encoder import TINY, SpeechEncoder
+from pretrain.speech.finetuned import SpeechRecogniserConfig
+from pretrain.speech.labelled import LabelledConfig, LabelledSpeech, subset
+from pretrain.speech.masking import FrameAugmentConfig, change_speed, mask_frames
+from pretrain.speech.recognition import Recognition, ctc_losses
+from pretrain.speech.recognition_config import PRESETS, CTCConfig, FreezeConfig, WeightsConfig
+from pretrain.units import Characters, RecogniserOutput, Units
 
-ROOT = Path(__file__).resolve().parents[2]
-PLAIN = AugmentConfig(warp=0.0, speed=0.0, noise_share=0.0, equaliser=0.0, time_masks=0, band_masks=0)
-SOUNDS = {"s": 5_000.0, "i": 2_500.0, "ɑ": 900.0, "m": 300.0}
+UNCHANGED_MELS = AugmentConfig(
+    warp=0.0, speed=0.0, noise_share=0.0, equaliser=0.0, time_masks=0, band_masks=0
+)
+UNCHANGED_FRAMES = FrameAugmentConfig(time_share=0.0, channel_share=0.0, speed=0.0)
+FAST = OptimConfig(lr=5e-3)
+LETTERS = Units(Characters())
+PITCH = {"s": 5_000.0, "e": 2_500.0, "a": 900.0, "m": 300.0, " ": 1_500.0}
+IPA = {"s": "s", "e": "i", "a": "ɑ", "m": "m"}
+TEXTS = ("same", "mas se", "esa", "am es", "sea", "mesa", "sam", "ame", "see ma", "mess")
 
 
-def spoken(phones: str) -> torch.Tensor:
-    """Each phone a tone of its own between pauses."""
+def spoken(text: str) -> torch.Tensor:
+    """A tone for each letter, with pauses between them."""
     time = torch.arange(1_600) / 16_000
-    parts = [
-        torch.cat([0.3 * torch.sin(6.2832 * SOUNDS[p] * time), torch.zeros(800)]) for p in phones.split()
-    ]
+    parts = [torch.cat([0.3 * torch.sin(6.2832 * PITCH[c] * time), torch.zeros(800)]) for c in text]
     return torch.cat(parts) + 0.001 * torch.randn(2_400 * len(parts))
 
 
 @pytest.fixture
-def manifest(tmp_path):
-    """A corpus of tones for phones, with a validation split."""
-    words = ["s i m", "ɑ m", "m ɑ s i", "i s", "s ɑ m i s", "m i m"]
+def manifest(tmp_path) -> Path:
+    """Tones for letters: six utterances with labels, two without, two of the validation split."""
     rows = []
-    for i, phones in enumerate(words):
-        soundfile.write(tmp_path / f"{i}.wav", spoken(phones).numpy(), 16_000)
-        split = "validation" if i > 3 else "train"
-        rows.append(Row(path=tmp_path / f"{i}.wav", split=split, extra={"phonemes": phones}))
+    for i, text in enumerate(TEXTS):
+        soundfile.write(tmp_path / f"{i}.wav", spoken(text).numpy(), 16_000)
+        split = "validation" if i > 7 else "train"
+        phonemes = " ".join(IPA[c] for c in text if c in IPA)
+        labels = {} if i in (6, 7) else {"text": text.upper(), "extra": {"phonemes": phonemes}}
+        rows.append(Row(path=tmp_path / f"{i}.wav", split=split, **labels))
     write_manifest(tmp_path / "manifest.csv", rows)
     return tmp_path / "manifest.csv"
 
 
-def tiny(manifest: Path, **changes) -> CTCConfig:
-    model = RecogniserConfig(width=24, n_blocks=2, kernel=5, dropout=0.0)
-    data = TranscribedConfig(paths=(str(manifest),), batch_seconds=2.0)
-    optim = replace(PRESETS["tiny"].optim, lr=1e-2, warmup_steps=0, schedule="constant", weight_decay=0.0)
-    return replace(PRESETS["tiny"], model=model, data=data, optim=optim, **changes)
+def on_encoder(manifest: Path, **changes) -> CTCConfig:
+    data = LabelledConfig(paths=(str(manifest),), batch_seconds=2.0, unlabelled_seconds=1.0)
+    config = CTCConfig(
+        model=SpeechRecogniserConfig(encoder=TINY, head_dropout=0.0), data=data, augment=UNCHANGED_FRAMES,
+        optim=FAST, head=FAST, ema=0.9, freeze=FreezeConfig(convolutions=False), pseudo_from=10_000,
+    )  # fmt: skip
+    return replace(config, **changes)
 
 
-def test_one_batch_can_be_learned(manifest):
-    config = tiny(manifest, augment=PLAIN, agree_from=10_000)
-    task, speech = CTC(config), PhoneSpeech(config.data, PHONES, progress=False)
+def small(manifest: Path, **changes) -> CTCConfig:
+    config = CTCConfig(
+        model=RecogniserConfig(width=24, n_blocks=2, kernel=5, dropout=0.0),
+        data=LabelledConfig(paths=(str(manifest),), batch_seconds=2.0), augment=UNCHANGED_MELS,
+        weights=WeightsConfig(agreement=0.2, features=0.5), optim=OptimConfig(lr=1e-2), ema=0.9,
+        agree_from=10_000,
+    )  # fmt: skip
+    return replace(config, **changes)
+
+
+def task_and_speech(config: CTCConfig) -> tuple[Recognition, LabelledSpeech]:
+    task = Recognition(config)
+    return task, LabelledSpeech(config.data, task.average.units, progress=False)
+
+
+def gradients(task: Recognition) -> dict[str, torch.Tensor | None]:
+    """Spy on what the players see by letting them take no step."""
+    seen: dict[str, torch.Tensor | None] = {}
+    names = {id(p): n for n, p in task.recogniser.named_parameters()}
+    for player in task.players.values():
+
+        def spy(gradients, player=player):
+            seen.update({names[id(p)]: g for p, g in zip(player.parameters, gradients, strict=True)})
+
+        player._apply = spy
+    return seen
+
+
+@pytest.mark.parametrize(("make", "steps"), [(on_encoder, 180), (small, 100)])
+def test_one_batch_can_be_learned(manifest, make, steps):
+    task, speech = task_and_speech(make(manifest))
     batch = speech.collate(speech.order)
-    for step in range(80):
+    for step in range(steps):
         scalars = task.update(batch, step)
     assert scalars["loss/recogniser/ctc"] < 0.1
-    task.recogniser.eval()
-    heard = [task.recogniser.transcribe(speech.collate([i]).wave)[0] for i in speech.order]
-    assert heard == [speech.rows[i].extra["phonemes"] for i in speech.order]
+    assert total(error_rates(task.recogniser, speech).values()).rate < 0.05
+    errors = total(error_rates(task.average, speech).values())
+    assert errors.words == (8 if make is on_encoder else 0)
+    assert errors.rate < 0.1
 
 
-def test_a_second_view_joins_and_every_term_is_finite(manifest):
-    config = tiny(manifest, agree_from=1)
-    task, speech = CTC(config), PhoneSpeech(config.data, PHONES, progress=False)
-    alone, together = (task.update(speech[Address(0, 0, 0)], step) for step in range(2))
-    assert alone["loss/recogniser/agreement"] == alone["loss/recogniser/features"] == 0
-    assert together["loss/recogniser/agreement"] > 0
-    assert together["loss/recogniser/features"] > 0
-    assert all(value.isfinite() for value in together.values())
+def test_unlabelled_rows_give_the_ctc_term_nothing(manifest):
+    weights = WeightsConfig(pseudo_ctc=0.0)
+    task, speech = task_and_speech(on_encoder(manifest, weights=weights, pseudo_from=0))
+    both = speech.collate([*speech.order[:2], *speech.others])
+    assert both.labelled.tolist() == [True, True, False, False]
+    seen = gradients(task)
+    with_others = task.update(both, 0)["loss/recogniser/ctc"]
+    theirs = dict(seen)
+    alone = task.update(speech.collate(speech.order[:2]), 0)["loss/recogniser/ctc"]
+    assert_close(with_others, alone)
+    for name, gradient in seen.items():
+        if gradient is not None:
+            assert_close(theirs[name], gradient, atol=1e-6, rtol=1e-4)
 
 
-def test_equal_views_agree(manifest):
-    config = tiny(manifest, augment=PLAIN, agree_from=0)
-    task, speech = CTC(config), PhoneSpeech(config.data, PHONES, progress=False)
-    scalars = task.update(speech[Address(0, 0, 0)], 0)
-    assert abs(scalars["loss/recogniser/agreement"]) < 1e-5
-    assert abs(scalars["loss/recogniser/features"]) < 1e-5
+def test_a_batch_without_labels_moves_nothing_but_by_pseudo_labels(manifest):
+    task, speech = task_and_speech(on_encoder(manifest, pseudo_from=0))
+    for step in range(120):  # until it writes something
+        task.update(speech.collate(speech.order), step)
+    others = speech.collate(speech.others)
+    tokens, n_tokens = task.targets(others)
+    assert n_tokens.min() > 0
+    assert not others.n_tokens.any()
+    written = [task.average.units.text(row[:n].tolist()) for row, n in zip(tokens, n_tokens)]
+    assert written == [task.average.transcribe(speech.collate([i]).wave)[0] for i in speech.others]
+    seen = gradients(task)
+    scalars = task.update(others, 61)
+    assert scalars["loss/recogniser/ctc"] == 0
+    assert scalars["loss/recogniser/pseudo_ctc"] > 0
+    assert any(g is not None and g.abs().sum() > 0 for g in seen.values())
+    task.config = replace(task.config, weights=WeightsConfig(pseudo_ctc=0.0))
+    seen.clear()
+    task.update(others, 62)
+    assert all(g is None or not g.any() for g in seen.values())
 
 
-def test_batches_follow_from_their_address(manifest):
-    config = TranscribedConfig(paths=(str(manifest),), batch_seconds=1.0)
-    speech = PhoneSpeech(config, PHONES, seed=3, progress=False)
-    straight, late = speech.batches()(0), speech.batches(workers=1)(2)
-    for _ in range(2):
-        next(iter(straight))
-    for _ in range(2):
-        for ours, theirs in zip(next(iter(straight)), next(iter(late))):
-            assert torch.equal(ours, theirs)
+@pytest.mark.parametrize("make", [small, on_encoder])
+def test_two_views_agree_if_nothing_was_changed_and_else_not(manifest, make):
+    weights = WeightsConfig(agreement=0.2, features=0.5)
+    task, speech = task_and_speech(make(manifest, agree_from=1, weights=weights))
+    batch = speech.collate(speech.order[:3])
+    for step in range(2):
+        same = task.update(batch, step)
+        assert abs(same["loss/recogniser/agreement"]) < 1e-5
+        assert abs(same["loss/recogniser/features"]) < 1e-5
+    augment = AugmentConfig() if make is small else FrameAugmentConfig(time_share=0.2)
+    task.config = replace(task.config, augment=augment)
+    different = task.update(batch, 2)
+    assert different["loss/recogniser/agreement"] > 0
+    assert different["loss/recogniser/features"] > 0
+    assert all(value.isfinite() for value in different.values())
+
+
+def test_what_is_frozen_stays(manifest):
+    def moved(freeze: FreezeConfig, step: int) -> set[str]:
+        task, speech = task_and_speech(on_encoder(manifest, freeze=freeze))
+        before = {n: p.clone() for n, p in task.recogniser.named_parameters()}
+        task.update(speech.collate(speech.order), step)
+        after = task.recogniser.named_parameters()
+        return {n.removeprefix("encoder.trunk.").split(".")[0] for n, p in after if not before[n].equal(p)}
+
+    everything = {"head", "feature_extractor", "feature_projection", "encoder"}
+    assert moved(FreezeConfig(convolutions=False), 0) == everything
+    assert moved(FreezeConfig(convolutions=True), 0) == everything - {"feature_extractor"}
+    assert moved(FreezeConfig(trunk_steps=5), 4) == {"head"}
+    assert moved(FreezeConfig(trunk_steps=5), 5) == everything - {"feature_extractor"}
+    assert moved(FreezeConfig(trunk=True), 9) == {"head"}
+
+
+def test_frozen_encoders_learn_an_average_of_their_layers(manifest):
+    model = SpeechRecogniserConfig(encoder=TINY, mix_layers=True)
+    task, speech = task_and_speech(on_encoder(manifest, model=model, freeze=FreezeConfig(trunk=True)))
+    task.update(speech.collate(speech.order), 0)
+    assert task.recogniser.mixture is not None
+    assert task.recogniser.mixture.any()
+
+
+def test_masked_frames_are_the_vector_of_pretraining():
+    frames, vector = torch.randn(3, 50, 32), torch.randn(32)
+    unchanged = UNCHANGED_FRAMES
+    masked = mask_frames(frames, vector, replace(unchanged, time_share=0.1, time_frames=4))
+    changed = (masked != frames).any(-1)
+    assert changed.any()
+    assert not changed.all()
+    assert (masked[changed] == vector).all()
+    silent = mask_frames(frames, vector, replace(unchanged, channel_share=0.1, channel_width=3))
+    assert ((silent == 0).all(1) | (silent == frames).all(1)).all()
+    assert mask_frames(frames, vector, unchanged).equal(frames)
+
+
+def test_no_augmentation_is_the_identity():
+    mel, lengths = torch.randn(2, 80, 30), torch.tensor([30, 20])
+    assert_close(warp_frequency(mel, RecogniserConfig().mel, 0.0), mel, atol=1e-4, rtol=1e-4)
+    same, new = spectral_augment.change_speed(mel, lengths, 0.0)
+    assert_close(same[0], mel[0])
+    assert torch.equal(new, lengths)
+    assert torch.equal(mask(mel, UNCHANGED_MELS), mel)
+    wave, samples = torch.randn(2, 1, 16_000), torch.tensor([16_000, 8_000])
+    same, new = change_speed(wave, samples, 0.0)
+    assert same.equal(wave)
+    assert new.equal(samples)
+
+
+def test_speed_moves_lengths_within_the_limit():
+    mel, new = spectral_augment.change_speed(torch.randn(50, 4, 100), torch.full((50,), 100), 0.25)
+    assert mel.shape[-1] == new.max()
+    assert 79 <= new.min() < 100 < new.max() <= 125
+    wave, lengths = change_speed(torch.randn(2, 1, 16_000), torch.tensor([16_000, 8_000]), 0.2)
+    assert lengths[0] == wave.shape[-1] != 16_000
+    assert abs(lengths[0] / 2 - lengths[1]) <= 1
+
+
+def test_masks_cover_at_most_their_share():
+    config = replace(UNCHANGED_MELS, time_masks=2, time_mask_frames=10, band_masks=1, band_mask_bands=8)
+    masked = mask(torch.ones(20, 80, 100), config) == 0
+    assert 0 < masked.all(1).sum(1).max() <= 20
+    assert 0 < masked.all(2).sum(1).max() <= 8
 
 
 def test_loss_is_torchs_on_full_lengths():
     log_probs = torch.randn(2, 12, 5).log_softmax(-1)
     tokens, n_tokens = torch.tensor([[1, 2, 3], [4, 4, 0]]), torch.tensor([3, 2])
-    heard = RecogniserOutput([], log_probs)
-    ours = ctc_loss(heard, torch.ones(2, 12, dtype=torch.bool), tokens, n_tokens)
-    theirs = (
-        F.ctc_loss(log_probs.transpose(0, 1), tokens, torch.tensor([12, 12]), n_tokens, reduction="sum") / 5
-    )
-    torch.testing.assert_close(ours, theirs)
+    ours = ctc_losses(RecogniserOutput([], log_probs, torch.ones(2, 12, dtype=torch.bool)), tokens, n_tokens)
+    lengths = torch.tensor([12, 12])
+    assert_close(ours, F.ctc_loss(log_probs.transpose(0, 1), tokens, lengths, n_tokens, reduction="none"))
 
 
-def test_no_change_of_voice_or_tempo_is_the_identity():
-    mel, lengths = torch.randn(2, 80, 30), torch.tensor([30, 20])
-    config = RecogniserConfig().mel
-    torch.testing.assert_close(warp_frequency(mel, config, 0.0), mel, atol=1e-4, rtol=1e-4)
-    same, new = change_speed(mel, lengths, 0.0)
-    torch.testing.assert_close(same[0], mel[0])
-    assert torch.equal(new, lengths)
-    assert torch.equal(mask(mel, PLAIN), mel)
+@pytest.mark.parametrize("make", [small, on_encoder])
+def test_resuming_is_exact(manifest, tmp_path, make):
+    def run(name: str, *steps: int) -> dict[str, torch.Tensor]:
+        for upto in steps:
+            loop = LoopConfig(out=tmp_path / name, steps=upto, save_every=2, sample_every=0, trackers="none")
+            augment = FrameAugmentConfig() if make is on_encoder else AugmentConfig()
+            freeze = FreezeConfig(trunk_steps=1)
+            train(make(manifest, loop=loop, augment=augment, freeze=freeze, pseudo_from=1, agree_from=1))
+        return load_weights(tmp_path / name / "export/model.safetensors")
+
+    straight, parts = run("a", 4), run("b", 2, 4)
+    assert all(straight[name].equal(parts[name]) for name in straight)
 
 
-def test_speed_moves_lengths_within_the_limit():
-    lengths = torch.full((50,), 100)
-    mel, new = change_speed(torch.randn(50, 4, 100), lengths, 0.25)
-    assert mel.shape[-1] == new.max()
-    assert 79 <= new.min() < 100 < new.max() <= 125
+def test_the_same_labels_are_chosen_and_smaller_shares_lie_within(manifest):
+    assert subset(range(100), 0.1, 3) == subset(range(100), 0.1, 3) != subset(range(100), 0.1, 4)
+    assert set(subset(range(100), 0.1, 3)) < set(subset(range(100), 0.5, 3))
+    assert subset(range(3), 0.01, 0) != []
+    half = replace(on_encoder(manifest).data, share=0.5)
+    speech = LabelledSpeech(half, LETTERS, progress=False)
+    assert (len(speech.order), len(speech.others)) == (3, 5)
+    dropped = LabelledSpeech(replace(half, unlabelled_seconds=0.0), LETTERS, progress=False)
+    assert (len(dropped.order), len(dropped.others)) == (3, 0)
+    kept = [{str(s.rows[i].path) for i in s.order} for s in (speech, dropped)]
+    assert kept[0] == kept[1]
 
 
-def test_speech_without_words_is_refused(tmp_path):
+def test_batches_follow_from_their_address(manifest):
+    speech = LabelledSpeech(on_encoder(manifest).data, LETTERS, progress=False)
+    one, same, other = (speech[Address(0, step, 0, 0)] for step in (3, 3, 4))
+    assert all(a.equal(b) for a, b in zip(one, same))
+    assert one.wave.shape != other.wave.shape or not one.wave.equal(other.wave)
+    assert one.labelled.any()
+    assert not one.labelled.all()
+    later = next(iter(Batches(speech, seed=0, workers=1, rank=0, accumulate=1)(3)))
+    assert all(a.equal(b) for a, b in zip(later, one))
+
+
+def test_init_brings_the_weights_of_one_architecture(manifest, tmp_path):
+    encoder = SpeechEncoder(TINY)
+    export(tmp_path / "encoder", TINY, encoder)
+    other = SpeechRecogniserConfig(encoder=replace(TINY, ffn=48))
+    config = CTCConfig(init=str(tmp_path / "encoder"), model=other, augment=FrameAugmentConfig())
+    with pytest.raises(UserError, match="has ffn 64, not 48"):
+        Recognition(config)
+    model = replace(PRESETS["characters"].model, head_dropout=0.3)
+    task = Recognition(replace(config, model=model))
+    assert task.config.model.encoder == replace(TINY, dropout=0.3, attention_dropout=0.3, feature_dropout=0.3)
+    theirs = task.recogniser.encoder.state_dict()
+    assert all(theirs[name].equal(tensor) for name, tensor in encoder.state_dict().items())
+
+
+def test_speech_without_labels_is_refused(tmp_path):
     soundfile.write(tmp_path / "a.wav", spoken("s").numpy(), 16_000)
-    write_manifest(tmp_path / "manifest.csv", [Row(path=tmp_path / "a.wav")])
-    with pytest.raises(UserError, match="no row of split 'train'"):
-        PhoneSpeech(TranscribedConfig(paths=(str(tmp_path),)), PHONES, progress=False)
+    write_manifest(tmp_path / "manifest.csv", [Row(path=tmp_path / "a.wav", text="即便是")])
+    with pytest.raises(UserError, match="no row of split 'train' has a text in characters"):
+        LabelledSpeech(LabelledConfig(paths=(str(tmp_path),)), LETTERS, progress=False)
     with pytest.raises(UserError, match=r"--data\.paths"):
-        PhoneSpeech(TranscribedConfig(), PHONES, progress=False)
+        LabelledSpeech(LabelledConfig(), LETTERS, progress=False)
+    with pytest.raises(UserError, match="no row of split 'test'"):
+        LabelledSpeech(LabelledConfig(paths=(str(tmp_path),), split="test"), LETTERS, progress=False)
+    with pytest.raises(UserError, match=r"data\.share=0"):
+        LabelledConfig(share=0.0)
 
 
-def run(*words, cwd):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run([*map(str, words)], cwd=cwd, env=environment, capture_output=True, text=True)
+def test_the_documented_commands_run(manifest, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    export(tmp_path / "encoder", TINY, SpeechEncoder(TINY))
 
+    def printed(command: Callable[[], None], *args: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["command", *map(str, args)])
+        command()
+        return capsys.readouterr().out
 
-def test_the_documented_commands_run(manifest, tmp_path):
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        ROOT / "pretrain/ctc.py",
-        "--preset",
-        "tiny",
-    ]
-    done = run(*launch, "--data.paths", manifest, "--loop.out", tmp_path / "run", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    recogniser = load_recogniser(tmp_path / "run/export")
-    assert isinstance(recogniser.transcribe(spoken("s i")[None, None])[0], str)
-    score = [sys.executable, "-m", "pretrain.ctc_score", "--recogniser", tmp_path / "run/export"]
-    scored = run(*score, "--data.paths", manifest, cwd=tmp_path)
-    assert "phone error rate" in scored.stdout, scored.stderr
+    here = ["--data.paths", manifest, "--loop.cpu", "--loop.trackers", "none", "--loop.out"]
+    tune = ["--preset", "characters_tiny", "--init", "encoder", *here, "run"]
+    assert "6 utterances with labels" in printed(main, *tune)
+    assert "exported" in printed(main, "--config", "run/config.json")  # which goes on where it ended
+    score = ["--recogniser", "run/export", "--data.paths", manifest]
+    assert "character error rate" in printed(score_main, *score)
+    beam = ["--decode.beam", "4", "--decode.lm-paths", manifest]
+    assert "word error rate" in printed(score_main, *score, *beam)
+    with pytest.raises(SystemExit):
+        printed(score_main, *score, "--decode.lm-paths", manifest)
+    assert "--decode.beam" in capsys.readouterr().err
+    assert "exported" in printed(main, "--preset", "tiny", *here, "small")
+    assert isinstance(load_recogniser(tmp_path / "small/export").transcribe(spoken("se")[None, None])[0], str)
+    assert "phone error rate" in printed(score_main, "--recogniser", "small/export", "--data.paths", manifest)
 
 
 @pytest.mark.parametrize(
-    ("words", "code"),
+    ("options", "complaint"),
     [
-        ("--help", 0),
-        ("--preset tiny", 2),
-        ("--preset huge", 2),
-        ("--optim.rate 3", 2),
-        ("--data.paths nowhere", 2),
+        ("--preset tiny", "--data.paths"),
+        ("--preset huge", "huge"),
+        ("--optim.rate 3", "--optim.rate"),
+        ("--data.paths nowhere", "nowhere"),
+        ("--preset characters_tiny --init nowhere/at/all", "nowhere/at/all"),
+        ("--init nowhere", "--preset characters"),
+        ("--model.kind SpeechRecogniserConfig", "--augment.kind FrameAugmentConfig"),
+        ("--data.share 2", "share"),
+        ("--preset characters_tiny --model.units.alphabet aab", "alphabet"),
     ],
 )
-def test_help_and_mistakes_are_told_shortly(words, code, monkeypatch, capsys, tmp_path):
+def test_mistakes_are_told_in_one_sentence(options, complaint, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["ctc.py", *words.split(), *(["--loop.cpu"] if code else [])])
+    monkeypatch.setattr(sys, "argv", ["ctc.py", *options.split(), "--loop.cpu"])
     with pytest.raises(SystemExit) as end:
         main()
-    assert end.value.code == code
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") == bool(code)
-    assert told.count("\n") <= 1
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert complaint in error
+    assert error.count("\n") <= 1
     assert not list(tmp_path.iterdir())

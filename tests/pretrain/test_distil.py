@@ -21,9 +21,9 @@ from pretrain.causal.batches import Lesson, Lessons
 from pretrain.causal.distillation import Distillation
 from pretrain.causal.student import load_student
 from pretrain.distil import PRESETS, DistilConfig, held_out, main
-from pretrain.phone_batches import PhoneSpeech, TranscribedConfig
-from pretrain.phones import PHONES
+from pretrain.speech.labelled import LabelledConfig, LabelledSpeech
 from pretrain.teachers import Teacher, load_teacher, teacher_of
+from pretrain.units import Phonemes, Units
 
 ROOT = Path(__file__).resolve().parents[2]
 MOONSHINE = MoonshineConfig(
@@ -68,7 +68,7 @@ def tiny(corpus: Path, **changes: object) -> DistilConfig:
         config,
         data=replace(config.data, path=str(corpus)),
         pairs=replace(config.pairs, path=str(corpus)),
-        transcribed=TranscribedConfig(paths=(str(corpus),), batch_seconds=2.0),
+        transcribed=LabelledConfig(paths=(str(corpus),), batch_seconds=2.0),
         optim=optim,
     )
     return replace(config, **changes)  # pyright: ignore[reportArgumentType]
@@ -76,7 +76,7 @@ def tiny(corpus: Path, **changes: object) -> DistilConfig:
 
 def lesson(config: DistilConfig) -> Lesson:
     pairs = PairCrops(config.pairs, progress=False) if config.pairs.path else None
-    transcribed = PhoneSpeech(config.transcribed, PHONES, progress=False)
+    transcribed = LabelledSpeech(config.transcribed, Units(Phonemes()), progress=False)
     return Lessons(SpeechCrops(config.data, progress=False), pairs, transcribed)[Address(0, 0)]
 
 

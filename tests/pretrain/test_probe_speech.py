@@ -18,8 +18,7 @@ from pretrain.probe import keywords, speakers, speech_error
 from pretrain.probe.__main__ import TASKS
 from pretrain.probe.speaking import classify, layer_means
 from pretrain.probe.speech_error_run import outcome_of
-from pretrain.speech.encoder import SpeechEncoder
-from pretrain.speech.finetune_run import TINY
+from pretrain.speech.encoder import TINY, SpeechEncoder
 
 PITCH = {"s": 5_000.0, "e": 2_500.0, "a": 900.0, "m": 300.0}
 
@@ -82,7 +81,7 @@ def test_a_second_call_makes_only_what_is_missing(encoder, corpus, tmp_path):
     assert again[0].splits["test"].edits == [7, 7, 7]
     assert again[0].splits["validation"] == once[0].splits["validation"]
     assert not (out / "tuned_1_0" / "checkpoints").exists()
-    with pytest.raises(UserError, match=r"another trunk\.lr: choose another --out"):
+    with pytest.raises(UserError, match=r"another optim\.lr: choose another --out"):
         errors(encoder, corpus, out, "--arms", "tuned", "--shares", "1", "--lr", "0.1")
     state = load_file(encoder / "model.safetensors")
     save_file({name: tensor + 0.1 for name, tensor in state.items()}, encoder / "model.safetensors")

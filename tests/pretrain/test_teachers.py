@@ -20,8 +20,7 @@ from transformers import (
 
 from engine.checkpoint import export, save_weights
 from engine.user_error import UserError
-from pretrain.data2vec import TINY_ENCODER
-from pretrain.speech.encoder import SpeechEncoder
+from pretrain.speech.encoder import TINY, SpeechEncoder
 from pretrain.teachers import at_times, framing_of, load_teacher
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
@@ -70,7 +69,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("teachers")
     for name, config in CONFIGS.items():
         AutoModel.from_config(config).save_pretrained(root / name)
-    export(root / "ours", TINY_ENCODER, SpeechEncoder(TINY_ENCODER))
+    export(root / "ours", TINY, SpeechEncoder(TINY))
     return {name: root / name for name in KINDS}
 
 

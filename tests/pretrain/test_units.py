@@ -1,4 +1,4 @@
-"""Units and decoding: transcripts survive tokens, beams find what enumeration finds."""
+"""Units and decoding: transcripts survive tokens, phones are folded, beams find what enumeration finds."""
 
 from itertools import product
 from pathlib import Path
@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 
 from data.manifest import Row
 from engine.user_error import UserError
-from pretrain.phones import PHONES
+from pretrain.ctc_score import edit_distance, errors_between
+from pretrain.phones import PHONES, fold
 from pretrain.speech.beam import UnitLM, beam_search
-from pretrain.speech.finetune_score import errors_between
-from pretrain.speech.finetuned import greedy
-from pretrain.speech.units import Characters, Phonemes, Units, plain
+from pretrain.units import Characters, Phonemes, RecogniserOutput, Units, greedy, plain
 
 LETTERS = Units(Characters())
 
@@ -86,7 +85,7 @@ def test_beams_of_sure_posteriors_are_greedy(path):
     log_probs[0, torch.arange(len(path)), torch.tensor(path)] = 0.0
     log_probs = log_probs.log_softmax(-1)
     best = beam_search(log_probs[0].numpy(), 3)[0].tokens
-    assert list(best) == greedy(log_probs)[0] == list(collapse(tuple(path)))
+    assert list(best) == greedy(RecogniserOutput([], log_probs))[0] == list(collapse(tuple(path)))
 
 
 def test_a_language_model_settles_what_the_ear_cannot():
@@ -103,11 +102,36 @@ def test_a_language_model_settles_what_the_ear_cannot():
 def test_padding_is_not_read():
     log_probs = torch.randn(1, 6, 4).log_softmax(-1)
     valid = torch.tensor([[True] * 4 + [False] * 2])
-    assert greedy(log_probs, valid) == greedy(log_probs[:, :4])
+    assert greedy(RecogniserOutput([], log_probs, valid)) == greedy(RecogniserOutput([], log_probs[:, :4]))
 
 
 def test_words_count_where_there_are_words():
-    said, heard = (LETTERS.encode(text) for text in ("a cat sat", "a hat sat"))
-    assert errors_between(LETTERS, said, heard) == (1, 9, 1, 3)
-    units = Units(Phonemes())
-    assert errors_between(units, [1, 2], [1]) == (1, 2, 0, 0)
+    label, recognised = (LETTERS.encode(text) for text in ("a cat sat", "a hat sat"))
+    assert errors_between(LETTERS, label, recognised) == (1, 9, 1, 3)
+    assert errors_between(Units(Phonemes()), [1, 2], [1]) == (1, 2, 0, 0)
+
+
+@given(st.text("ab", max_size=8), st.text("ab", max_size=8))
+@settings(max_examples=50, deadline=None)
+def test_edit_distance_is_a_distance(one, other):
+    distance = edit_distance(one, other)
+    assert distance == edit_distance(other, one)
+    assert (distance == 0) == (one == other)
+    assert abs(len(one) - len(other)) <= distance <= max(len(one), len(other))
+
+
+@pytest.mark.parametrize(
+    ("ipa", "phones"),
+    [
+        ("ð ə | b ɔɪ", "ð ə b ɔɪ"),
+        ("s_t_ˈʌ_f k_w_ˈɔːɹ_ɾ_ɚ_ɹ", "s t ə f k w ɔ ɹ d ɚ ɹ"),
+        ("tʃˈɜːtʃ bɑːθəlz", "tʃ ɚ tʃ b ɑ θ ə l z"),
+    ],
+)
+def test_espeak_symbols_are_folded(ipa, phones):
+    assert fold(ipa) == phones.split()
+
+
+def test_a_sound_of_no_english_word_is_named():
+    with pytest.raises(UserError, match="ʙ"):
+        fold("b ʙ")
