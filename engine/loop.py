@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -103,6 +103,9 @@ class Task(Protocol):
         ...
 
 
+T = TypeVar("T", bound=Task)
+
+
 def accelerator(config: LoopConfig) -> Accelerator:
     """Return this process's place among the others: ``.device``, ``.process_index``, ``.num_processes``."""
     tracking.require(config.trackers)
@@ -121,13 +124,13 @@ def accelerator(config: LoopConfig) -> Accelerator:
 
 
 def fit(
-    task: Task | Callable[[], Task], batches: Batches, config: LoopConfig, *, full_config: Any = None
-) -> int:
-    """Train until ``config.steps``, or a limit of time, and return the steps done.
+    build: Callable[[], T], batches: Batches, config: LoopConfig, *, full_config: Any = None
+) -> tuple[T, int]:
+    """Train until ``config.steps``, or a limit of time, and return the task and the steps done.
 
-    ``task`` is a task, or a function that builds one: it is called after seeding, so that initial weights
-    follow from the seed. ``full_config`` is stored with the run and every checkpoint, and guards its
-    continuation. SIGTERM and Ctrl-C finish the step, save, and end the program with exit code 0.
+    ``build`` makes the task; it is called after seeding, so that initial weights follow from the seed.
+    ``full_config`` is stored with the run and every checkpoint, and guards its continuation. SIGTERM and
+    Ctrl-C finish the step, save, and end the program with exit code 0.
     """
     place = accelerator(config)
     full_config = config if full_config is None else full_config
@@ -135,7 +138,8 @@ def fit(
     if newest:
         _guard(newest, full_config)
     seed_step(config.seed, 0)
-    run = _Run(task if isinstance(task, Task) else task(), config, full_config, place)
+    task = build()
+    run = _Run(task, config, full_config, place)
     step = run.resume(newest) if newest else run.begin()
     tracking.start_trackers(place, config.trackers, config.out, to_json(full_config), step)
     try:
@@ -146,7 +150,7 @@ def fit(
     if halt is Halt.SIGNAL:
         place.print(f"stopped at step {step}: saved in {config.out}, the same command continues")
         raise SystemExit(0)
-    return step
+    return task, step
 
 
 def _guard(newest: Path, full_config: Any) -> None:

@@ -91,16 +91,14 @@ def train(config: Wav2CLIPConfig) -> AudioEncoder:
     )
     validation = validation_batches(held_out, held_out_images, config.data, config.encoder)
     loop = in_epochs(config.loop, config.max_epochs, clips.steps_per_epoch)
-    tasks: list[Distillation] = []
 
     def build() -> Distillation:
         sizes = config.distillation, config.encoder, images.shape[1], config.optim
-        tasks.append(Distillation(*sizes, validation=validation, evaluated_every=loop.sample_every))
-        return tasks[0]
+        return Distillation(*sizes, validation=validation, evaluated_every=loop.sample_every)
 
     batches = clips.batches(loop.seed, workers=loop.workers, rank=here.process_index)
-    fit(build, batches, loop, full_config=config)
-    encoder = tasks[0].encoder.eval()
+    task, _ = fit(build, batches, loop, full_config=config)
+    encoder = task.encoder.eval()
     if here.is_main_process:
         print(f"exported to {export(loop.out / 'export', config.encoder, encoder)}")
     return encoder

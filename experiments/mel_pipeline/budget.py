@@ -131,14 +131,8 @@ def plan_of(folder: Path, minutes: float, preset: str, make: Callable[[], Plan])
 
 def trained(build: Callable[[], Task], crops: Batches, config: Any, plan: Plan) -> dict[str, Any]:
     """Train a run, or what is left of it; tell what it cost."""
-    made: list[Timed] = []
-
-    def timed() -> Timed:
-        made.append(Timed(build()))
-        return made[0]
-
-    steps = fit(timed, crops, config.loop, full_config=config)
-    processor, wall = made[0].clock.spent.tolist()
+    timed, steps = fit(lambda: Timed(build()), crops, config.loop, full_config=config)
+    processor, wall = timed.clock.spent.tolist()
     spent = {"processor_seconds": processor, "wall_seconds": wall, "steps": steps}
     return {**spent, "preset": plan.preset, "minutes": plan.minutes, "probed_seconds": plan.seconds}
 

@@ -65,16 +65,13 @@ def train_three_heads(config: AudioCLIPConfig) -> ThreeHeads:
     n_held_out = len(held_out)
     validation = triples(held_out, min(data.batch, n_held_out)).first(n_held_out) if n_held_out > 1 else []
     loop = in_epochs(loop, config.max_epochs, clips.heard.steps_per_epoch)
-    tasks: list[ThreeHeads] = []
 
     def build() -> ThreeHeads:
         sizes = config.heads, config.encoder, towers, config.optim
-        tasks.append(ThreeHeads(*sizes, validation=validation, evaluated_every=loop.sample_every))
-        return tasks[0]
+        return ThreeHeads(*sizes, validation=validation, evaluated_every=loop.sample_every)
 
     batches = clips.batches(loop.seed, workers=loop.workers, rank=here.process_index)
-    fit(build, batches, loop, full_config=config)
-    task = tasks[0]
+    task, _ = fit(build, batches, loop, full_config=config)
     if here.is_main_process:
         folder = save_towers(task.towers, start, loop.out / "clip")
         trained = replace(config.encoder, teacher=open_towers(TowersConfig(name=str(folder))).key)

@@ -155,14 +155,9 @@ def train_small_clip(
     source = Batches(
         pairs, seed=loop.seed, workers=loop.workers, rank=here.process_index, accumulate=loop.accumulate
     )
-    built: list[SmallCLIPTraining] = []
-
-    def build() -> SmallCLIPTraining:
-        built.append(SmallCLIPTraining(config, tokeniser))
-        return built[0]
-
-    fit(build, source, loop, full_config=SmallCLIPRun(model=config, loop=loop))
-    return built[0].clip.eval().requires_grad_(False)
+    run = SmallCLIPRun(model=config, loop=loop)
+    training, _ = fit(lambda: SmallCLIPTraining(config, tokeniser), source, loop, full_config=run)
+    return training.clip.eval().requires_grad_(False)
 
 
 def train_tokeniser(captions: Iterable[str], config: SmallCLIPConfig) -> Any:

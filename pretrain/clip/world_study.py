@@ -158,19 +158,18 @@ def distil(config: WorldConfig, towers: Towers, heard: HeardWorld) -> AudioEncod
     """Train an encoder of sounds on the pictures' embeddings, or go on with it."""
     here = accelerator(config.loop)
     config = replace(config, encoder=replace(config.encoder, dim=towers.dim, teacher=towers.key))
-    tasks: list[Distillation] = []
 
     def build() -> Distillation:
-        tasks.append(Distillation(config.distillation, config.encoder, towers.dim, config.optim))
-        tasks[0].encoder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        return tasks[0]
+        task = Distillation(config.distillation, config.encoder, towers.dim, config.optim)
+        task.encoder.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return task
 
     loop = config.loop
     batches = Batches(
         heard, seed=loop.seed, workers=loop.workers, rank=here.process_index, accumulate=loop.accumulate
     )
-    fit(build, batches, loop, full_config=config)
-    return tasks[0].encoder.eval()
+    task, _ = fit(build, batches, loop, full_config=config)
+    return task.encoder.eval()
 
 
 def strangers(n: int, seed: int = 0) -> np.ndarray:

@@ -89,7 +89,7 @@ def test_data_that_ends_is_told(tmp_path):
 
     config = loop.LoopConfig(out=tmp_path, steps=5, trackers="none", cpu=True)
     with pytest.raises(UserError, match="the data ended at step 2"):
-        loop.fit(Still(), lambda start: [torch.zeros(1)] * 2, config)
+        loop.fit(Still, lambda start: [torch.zeros(1)] * 2, config)
 
 
 def test_frozen_modules_and_tensors_of_any_batch_are_moved():

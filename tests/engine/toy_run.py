@@ -107,9 +107,10 @@ PRESETS = {"base": BASE, "tiny": replace(BASE, body=Deep())}
 
 def train(config: ToyConfig) -> int:
     place = accelerator(config.loop)
-    return fit(
+    _, steps = fit(
         lambda: Toy(config), Batches(config.loop, place.process_index), config.loop, full_config=config
     )
+    return steps
 
 
 @exits_cleanly

@@ -88,15 +88,9 @@ def test_what_a_run_cost_is_kept_with_it_and_goes_on(tmp_path) -> None:
     """Steps done after the last checkpoint and lost are not counted twice."""
     loop = quiet(tmp_path, 2)
     fit(lambda: Timed(Slow()), ones, loop, full_config=loop)
-    made: list[Timed] = []
-
-    def again() -> Timed:
-        made.append(Timed(Slow()))
-        return made[0]
-
-    fit(again, ones, replace(loop, steps=4), full_config=loop)
-    processor, wall = made[0].clock.spent.tolist()
-    assert made[0].task.seen == [2, 3]
+    again, _ = fit(lambda: Timed(Slow()), ones, replace(loop, steps=4), full_config=loop)
+    processor, wall = again.clock.spent.tolist()
+    assert again.task.seen == [2, 3]
     assert 0.08 <= processor <= wall + 0.01
 
 

@@ -41,7 +41,7 @@ def test_resume_is_exact(tmp_path):
         loop = LoopConfig(
             out=tmp_path / name, steps=steps, sample_every=0, trackers="none", cpu=True, log_every=1
         )
-        fit(task, lambda start: (batch(step) for step in range(start, 100)), loop)
+        fit(lambda: task, lambda start: (batch(step) for step in range(start, 100)), loop)
         return task.network.state_dict()
 
     torch.manual_seed(0)

@@ -99,19 +99,18 @@ def train_face_clip(
     pairs = PicturesAndCaptions(
         people.pictures, tokens_of(tokeniser, people.captions), np.arange(count), config.batch
     )
-    built: list[SmallCLIPTraining] = []
 
     def build() -> SmallCLIPTraining:
-        built.append(SmallCLIPTraining(config, tokeniser))
+        training = SmallCLIPTraining(config, tokeniser)
         if init is not None:
             weights = init / "open_clip_model.safetensors"
             state = {k: v.float() if v.is_floating_point() else v for k, v in load_weights(weights).items()}
-            fill(built[0].clip.clip, state, weights)
-        return built[0]
+            fill(training.clip.clip, state, weights)
+        return training
 
     source = Batches(pairs, seed=seed, workers=0, rank=0, accumulate=1)
-    fit(build, source, loop, full_config=SmallCLIPRun(model=config, loop=loop))
-    clip = built[0].clip.eval().requires_grad_(False)
+    training, _ = fit(build, source, loop, full_config=SmallCLIPRun(model=config, loop=loop))
+    clip = training.clip.eval().requires_grad_(False)
     save_small_clip(clip, out, half=True)
     shutil.rmtree(run, ignore_errors=True)
     return clip
