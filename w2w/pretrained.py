@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from engine.checkpoint import fill
 from engine.optim import OptimConfig, Player
 from engine.user_error import UserError
+from pretrain.causal.student import load_student
 from w2w.networks.network import ConverterConfig, ConverterNetwork
 from w2w.networks.trunk import PretrainedContent, TrunkConfig
 
@@ -21,9 +22,12 @@ Use = Literal["frozen", "fine_tuned", "random"]
 class PretrainedConfig:
     """Pretrained encoders inside the converter."""
 
+    student: str = ""
+    """A content encoder to begin with, which a frozen speech encoder has taught: a run of
+    ``pretrain/distil.py`` or its export. The converter's takes its sizes."""
     content: str = ""
-    """A speech encoder that hears what is said: a run of ``pretrain/data2vec.py``, its export, or a
-    Data2VecAudio model of transformers; empty: the converter's own front end."""
+    """A speech encoder in the place of the content encoder's mels: a run of ``pretrain/data2vec.py``, its
+    export, or a Data2VecAudio model of transformers; empty: mels. It needs whole utterances."""
     use: Use = "frozen"
     """What becomes of it: ``frozen``; ``fine_tuned``, trained on with a rate of its own; ``random``: only its
     sizes are taken, its weights are learned from nothing (the control)."""
@@ -44,12 +48,23 @@ class PretrainedConfig:
             raise UserError(
                 f"pretrained.rate={self.rate} must be above 0; to leave weights alone, use frozen"
             )
+        if self.student and self.content:
+            raise UserError("pretrained.student and pretrained.content exclude each other: give one of them")
         if self.frozen_steps < 0 or self.layer < 0:
             raise UserError("pretrained.frozen_steps and pretrained.layer must be 0 or more")
 
 
 def with_encoders(converter: ConverterConfig, pretrained: PretrainedConfig) -> ConverterConfig:
     """The converter that has room for the encoders: their sizes are read where their weights lie."""
+    if pretrained.student:
+        student = load_student(pretrained.student).config
+        if student.sample_rate != converter.sample_rate or student.look_ahead_ms != converter.look_ahead_ms:
+            raise UserError(
+                f"{pretrained.student} was taught at {student.sample_rate} Hz with"
+                f" {student.look_ahead_ms} ms of look-ahead: set converter.sample_rate and"
+                " converter.look_ahead_ms to these, or distil another"
+            )
+        converter = replace(converter, content=student.encoder)
     if pretrained.content:
         from pretrain.speech.loading import load_speech_encoder
 
@@ -73,6 +88,8 @@ def with_encoders(converter: ConverterConfig, pretrained: PretrainedConfig) -> C
 
 def begin(network: ConverterNetwork, pretrained: PretrainedConfig) -> ConverterNetwork:
     """Fill a converter's encoders with their pretrained weights and stop the gradient of frozen ones."""
+    if pretrained.student:
+        take(network.content, load_student(pretrained.student).encoder.state_dict(), pretrained.student)
     if pretrained.content:
         from pretrain.speech.loading import load_speech_encoder
 

@@ -6,7 +6,7 @@ tests; ``--preset small_24k`` and ``base_24k`` are their 24 kHz forms. What teac
 - ``--pairs.path FOLDER``: time-aligned speech of several voices, by ``python -m data.parallel``;
 - ``--teacher FOLDER``: a frozen speech encoder (Moonshine, Whisper, HuBERT, WavLM, data2vec), which must find
   the same words in an output as in its source;
-- ``--pretrained.content runs/student``: a content encoder taught by ``pretrain/distil.py`` to begin with;
+- ``--pretrained.student runs/student``: a content encoder taught by ``pretrain/distil.py`` to begin with;
   ``--pretrained.style runs/wav2clip`` for the style encoder.
 
 What the converter is compared with is trained by ``--task cluit-mel`` and ``--task stargan``, with presets of
@@ -28,6 +28,7 @@ from engine.loop import LoopConfig, accelerator, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError, exits_cleanly
 from pretrain.causal.encoder import CausalEncoderConfig
+from pretrain.causal.student import load_student
 from w2w.cluit.config import CLUITConfig
 from w2w.cluit.content_loss import ContentLoss, ContentLossConfig
 from w2w.cluit.task import CLUIT
@@ -195,6 +196,10 @@ def build(config: TrainConfig) -> CLUIT:
         recogniser_loss=recogniser,
         pretrained=config.pretrained,
     )
+    if config.pretrained.student and teacher is not None:
+        head = load_student(config.pretrained.student).head
+        if head.weight.shape == task.teacher_head.weight.shape:  # another teacher's would be no help
+            task.teacher_head.load_state_dict(head.state_dict())
     if config.init:
         begin_from(task, config.init)
     return task
