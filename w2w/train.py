@@ -97,7 +97,7 @@ SMALL = TrainConfig(
     loop=LoopConfig(steps=50_000, save_every=250, sample_every=2_000, mixed_precision="bf16"),
     data=DataConfig(batch=10, crop_samples=20_480, reference_samples=32_000, equal_speakers=True),
     pairs=PairConfig(batch=6, crop_samples=20_480, reference_samples=32_000),
-    cluit=CLUITConfig(adversary_from=20_000),
+    cluit=CLUITConfig(adversary_from=15_000),
     optim_converter=OptimConfig(
         lr=1e-3,
         betas=(0.8, 0.99),
@@ -123,7 +123,12 @@ TINY = replace(
         n_scales=2, n_channels=4, max_channels=16, n_strided=3, projection_dim=16
     ),
     cluit=CLUITConfig(
-        discriminator_samples=4_096, discriminator_batch=0, convert_from=1, adversary_from=2, bank_size=16
+        discriminator_samples=4_096,
+        discriminator_batch=0,
+        convert_from=1,
+        back_translate_from=1,
+        adversary_from=2,
+        bank_size=16,
     ),
 )
 BASE = TrainConfig(

@@ -12,7 +12,7 @@ from engine.user_error import UserError
 class Weights:
     """Weight of every loss; 0 switches it off, and what only it needs is not computed."""
 
-    reconstruction: float = 10.0
+    reconstruction: float = 4.0
     """Multi-resolution spectral distance to the truth, where there is one: the utterance itself for its own
     style, the other voice's recording for a time-aligned pair."""
     content: float = 6.0
@@ -21,9 +21,9 @@ class Weights:
     """One minus the cosine of the content code, seen linearly, and the teacher's features of the truth."""
     recogniser: float = 0.0
     """Distance in a frozen recogniser between converted wave and source (weighted within ``content``)."""
-    adversarial: float = 1.0
+    adversarial: float = 0.4
     """Outputs against the discriminator."""
-    feature_matching: float = 2.0
+    feature_matching: float = 1.0
     """The discriminator's features of outputs against those of their truth."""
     contrast_discriminator: float = 0.1
     """Discriminator: projections of one voice near each other, against the bank (CLUIT)."""
@@ -63,6 +63,11 @@ class CLUITConfig:
     """Share of the human utterances that are converted to another voice; the others are rebuilt."""
     convert_from: int = 500
     """Step before which nothing is converted: all utterances are rebuilt."""
+    back_translate_share: float = 0.3
+    """Share of the human utterances that are rebuilt from what the averaged converter makes of them with
+    another voice: sources that hold nothing of the voice they must become."""
+    back_translate_from: int = free(3_000)
+    """Step before which that is not done: until then, conversions lose too many words."""
     adversary_from: int = free(10_000)
     """Step before which the discriminator is neither used nor trained."""
     discriminator_every: int = 2
@@ -108,5 +113,9 @@ class CLUITConfig:
     """Decay of the averaged converter (the one for use) and of the MoCo discriminator."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.convert_share <= 1.0:
-            raise UserError(f"convert_share={self.convert_share} must lie between 0 and 1")
+        shares = self.convert_share, self.back_translate_share
+        if min(shares) < 0.0 or sum(shares) > 1.0:
+            raise UserError(
+                f"convert_share={shares[0]} and back_translate_share={shares[1]} must be 0 or more, and 1 at"
+                " most together"
+            )

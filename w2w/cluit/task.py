@@ -172,15 +172,32 @@ class CLUIT:
             identity = torch.cat([identity, torch.where(voices < 0, voices - 2**40, voices + 2**40)])
             label = torch.cat([label, torch.full_like(pairs.speaker, -1)])
         both = leveled(torch.cat([source, truth], dim=-1), config.level_dbfs)
-        source, truth = both.chunk(2, dim=-1)
+        (source, truth), own = both.chunk(2, dim=-1), leveled(own, config.level_dbfs)
         rows = torch.arange(len(source), device=source.device)
         n_converted = round(config.convert_share * n_human) if step >= config.convert_from else 0
-        target = torch.where(rows < n_converted, (rows + 1) % max(n_human, 1), rows)
-        own = leveled(own, config.level_dbfs)
+        target = torch.where(rows < n_converted, (rows + 1) % n_human, rows)
+        if step >= config.back_translate_from:
+            n_translated = round(config.back_translate_share * n_human)
+            translated = slice(n_converted, min(n_converted + n_translated, n_human))
+            # Where there are pairs, theirs are the voices: what is learned from must be clean on one side.
+            voices = own[n_human:] if pairs is not None else own[:n_converted]
+            source = self.back_translated(source, translated, voices)
         return Utterances(source, truth, own, target, rows < n_converted, identity, label, n_human)
 
+    @torch.no_grad()
+    def back_translated(self, source: Wave, rows: slice, voices: Tensor) -> Wave:
+        """Some sources as the averaged converter speaks them with other voices; their truth stays human."""
+        n_rows = rows.stop - rows.start
+        if n_rows < 1 or not len(voices):
+            return source
+        net: ConverterNetwork = self.converter_ema.module  # pyright: ignore[reportAssignmentType]
+        voice = net.style(voices).repeat(-(-n_rows // len(voices)), 1)[:n_rows]
+        source = source.clone()
+        source[rows] = net(source[rows], voice)
+        return source
+
     def encode(self, rows: Utterances) -> Encoded:
-        """Content of what is heard: formants moved, noise added, after speech of another level."""
+        """Content of the source, changed and after speech of another level; F0 of the truth."""
         config, n_rows, device = self.config, len(rows.source), rows.source.device
         source = self.augment(rows.source, device_generator(device))
         net, warp, level = self.converter, None, None
@@ -194,7 +211,7 @@ class CLUIT:
         content = net.content.encode(net.pad_look_ahead(source), warp, level)
         if config.code_noise:
             content = content._replace(code=content.code + config.code_noise * torch.randn_like(content.code))
-        return net.track(net.pad_look_ahead(rows.source), content, net.begin(n_rows))[0]
+        return net.track(net.pad_look_ahead(rows.truth), content, net.begin(n_rows))[0]
 
     def styles(self, rows: Utterances) -> tuple[Float[Tensor, "batch timbre"], Float[Tensor, "batch 1"]]:
         """Timbre and mean log-F0 of each row's own voice, from another clip of it."""

@@ -91,7 +91,7 @@ class PitchTracker(nn.Module):
         self.register_buffer("jump", JUMP_COST * shifts, persistent=False)
         # Formants above 900 Hz only blur the period; a short Hann low-pass costs no latency worth naming.
         taps = torch.hann_window(int(sample_rate / 1000) | 1, periodic=False, dtype=torch.float64)
-        self.register_buffer("lowpass", (taps / taps.sum())[None, None], persistent=False)
+        self.register_buffer("lowpass", taps / taps.sum(), persistent=False)
 
     @property
     def context(self) -> int:
@@ -115,7 +115,7 @@ class PitchTracker(nn.Module):
     def step(self, wave: Float[Tensor, "batch 1 samples"], state: PitchState) -> tuple[Pitch, PitchState]:
         """Track one chunk, a whole number of hops long."""
         window = torch.cat([state.past, wave.double()], dim=-1)
-        salience, power = self.salience(F.conv1d(window, self.lowpass))
+        salience, power = self.salience(window.unfold(-1, self.lowpass.shape[-1], 1) @ self.lowpass)
         loudest = fading_peak(power, state.loudest, self.quiet)
         salience = salience * (power / (power + HUSH * loudest))[..., None]
         scores = self._scores(salience, state.score)

@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.residual import ResidualBlock, blocks_step
-from engine.streaming import CausalTransposedConv1d, StridedCausalConv1d
 from engine.user_error import UserError
+from w2w.networks.heads import overlap_add
 
 Wave = Float[Tensor, "batch 1 samples"]
 Features = Float[Tensor, "batch channels frames"]
@@ -44,28 +44,33 @@ class Refiner(nn.Module):
         self.per_frame, width = config.per_frame, config.n_channels
         if hop % self.per_frame:
             raise UserError(f"refiner.per_frame={self.per_frame} must divide the hop of {hop} samples")
-        short = hop // self.per_frame
-        self.analysis = StridedCausalConv1d(1, width, 4 * short, short)
+        self.short = short = hop // self.per_frame
+        self.window = 4 * short
+        self.analysis = nn.Linear(self.window, width)
         self.condition = nn.Conv1d(n_features, width * self.per_frame, 1)
         self.blocks = nn.ModuleList(ResidualBlock(width, 5, 2 ** (i % 3)) for i in range(config.n_blocks))
-        self.synthesis = CausalTransposedConv1d(width, 1, 2 * short, short, bias=False)
+        self.synthesis = nn.Linear(width, 2 * short, bias=False)
         with torch.no_grad():
-            self.analysis.weight.mul_(3.0)
+            self.analysis.weight.mul_(5.0)
             self.synthesis.weight.mul_(0.01)
 
     def begin(self, batch: int) -> dict[str, Any]:
         """Silence."""
+        zeros = self.analysis.weight.new_zeros
         return {
-            "analysis": self.analysis.begin(batch),
+            "past": zeros(batch, 1, self.window - self.short),
             "blocks": [block.begin(batch) for block in self.blocks],  # type: ignore[operator]
-            "synthesis": self.synthesis.begin(batch),
+            "tail": zeros(batch, self.short),
         }
 
     def step(self, wave: Wave, features: Features, state: dict[str, Any]) -> tuple[Wave, dict[str, Any]]:
         """Correct one chunk, a whole number of the decoder's frames long."""
-        hidden, analysis = self.analysis.step(wave, state["analysis"])
+        window = torch.cat([state["past"], wave], dim=-1)
+        hidden = self.analysis(window[:, 0].unfold(-1, self.window, self.short)).transpose(1, 2)
         condition = self.condition(features).unflatten(1, (-1, self.per_frame))  # (b, c, short, frames)
         hidden = F.silu(hidden + condition.transpose(2, 3).flatten(2))
         hidden, blocks = blocks_step(self.blocks, hidden, state["blocks"])
-        correction, synthesis = self.synthesis.step(hidden.float(), state["synthesis"])
-        return wave + correction, {"analysis": analysis, "blocks": blocks, "synthesis": synthesis}
+        frames = self.synthesis(hidden.transpose(1, 2)).float()
+        correction, tail = overlap_add(frames, self.short, state["tail"])
+        past = window[..., window.shape[-1] - self.window + self.short :]
+        return wave + correction, {"past": past, "blocks": blocks, "tail": tail}
