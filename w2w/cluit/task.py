@@ -131,7 +131,7 @@ class CLUIT:
         losses = self.reconstruction_losses(rows, output)
         losses |= self.content_losses(rows, encoded, output)
         losses |= self.voice_losses(rows, timbre, output)
-        losses |= self.pitch_losses(encoded, mean_log_f0)
+        losses |= self.pitch_losses(rows, encoded, mean_log_f0)
         adversary = {}
         if step >= self.config.adversary_from and self.discriminator_is_used:
             real, fake, target = self.windows(rows, output)
@@ -287,12 +287,14 @@ class CLUIT:
         style: StyleEncoder = self.converter_ema.module.style  # pyright: ignore[reportAssignmentType]
         return F.normalize(self.projector_ema.module(style.timbre_of(wave)).float(), dim=-1)
 
-    def pitch_losses(self, encoded: Encoded, mean_log_f0: Float[Tensor, "batch 1"]) -> Losses:
-        """The prediction of the source's mean log-F0, which is the truth's: pairs share their F0."""
+    def pitch_losses(
+        self, rows: Utterances, encoded: Encoded, mean_log_f0: Float[Tensor, "batch 1"]
+    ) -> Losses:
+        """The mean log-F0 predicted from spectra against that of the voice; a pair's melody is not its own."""
         if not self.config.weights.pitch_prior or self.converter.pitch_predictor is None:
             return {}
         error = (encoded.predicted_log_f0 - mean_log_f0.float()[..., None]) / 0.3
-        return {"pitch_prior": error.square().mean()}
+        return {"pitch_prior": error[: rows.human].square().mean()}
 
     @property
     def discriminator_is_used(self) -> bool:
