@@ -290,7 +290,7 @@ class CLUIT:
     def pitch_losses(
         self, rows: Utterances, encoded: Encoded, mean_log_f0: Float[Tensor, "batch 1"]
     ) -> Losses:
-        """The mean log-F0 predicted from spectra against that of the voice; a pair's melody is not its own."""
+        """The mean log-F0 predicted from spectra against the voice's; a pair's melody is not its own."""
         if not self.config.weights.pitch_prior or self.converter.pitch_predictor is None:
             return {}
         error = (encoded.predicted_log_f0 - mean_log_f0.float()[..., None]) / 0.3
