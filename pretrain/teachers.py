@@ -3,29 +3,28 @@
     teacher = load_teacher("models/moonshine-tiny")  # or hub:UsefulSensors/moonshine-tiny
     features = teacher(wave)  # (batch, dim, frames); frame k stands at teacher.offset + k · teacher.hop
 
-Encoders of Moonshine, Whisper, HuBERT, WavLM and wav2vec 2.0 in the layout of transformers, and our own
-data2vec runs and exports.
+Encoders of Moonshine, Whisper, HuBERT, WavLM and wav2vec 2.0 in the layout of transformers, our own data2vec
+runs and exports, and causal students of any of them; ``released`` is the student that comes with the code.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from data.frontends import LogMel, MelConfig
 from engine.checkpoint import fill, load_weights
 from engine.user_error import UserError
+from pretrain.causal.student import RELEASED, Student, is_student, load_student
 from pretrain.speech.encoder import SpeechEncoder, standardised
 from pretrain.speech.loading import PUBLISHED, load_speech_encoder
+from pretrain.teacher import SAMPLE_RATE, Features, Framing, Hidden, Teacher, Wave
 
-SAMPLE_RATE = 16_000
-"""Hz; all of these encoders listen at it."""
 HUB = "hub:"
 """What a name on the Hugging Face hub begins with; anything else is a folder."""
 ENCODER_ALONE = "encoder.safetensors"
@@ -33,63 +32,6 @@ ENCODER_ALONE = "encoder.safetensors"
 WAV2VEC2_KIND = ("hubert", "wav2vec2", "wavlm")
 """Architectures that are wav2vec 2.0's convolutions on the wave with a transformer on them."""
 KNOWN = ("moonshine", "whisper", *WAV2VEC2_KIND, PUBLISHED)
-
-Wave = Float[Tensor, "batch 1 samples"]
-Features = Float[Tensor, "batch dim frames"]
-Hidden = Float[Tensor, "batch frames hidden"]
-
-
-class Framing(NamedTuple):
-    """Where an encoder's frames stand in the wave, in samples."""
-
-    hop: int
-    """From one frame to the next."""
-    offset: int
-    """Middle of what frame 0 sees before the transformer."""
-    shortest: int
-    """The shortest wave that gives a frame."""
-
-
-class Teacher(nn.Module):
-    """A frozen speech encoder: gradients pass through it to the wave, never to its weights.
-
-    Its features are its last hidden states, layer-normalised over the channels, in float32. It stays in
-    evaluation mode, whatever is asked of it. Waves too short for one frame are padded with silence.
-    """
-
-    sample_rate = SAMPLE_RATE
-    """Hz of the waves it takes."""
-
-    def __init__(self, ear: nn.Module, framing: Framing, dim: int) -> None:
-        super().__init__()
-        self.ear = ear.float().requires_grad_(False)
-        self.hop, self.offset, self.shortest = framing
-        self.dim = dim
-        """Channels of the features."""
-        self.train(False)
-
-    def train(self, mode: bool = True) -> "Teacher":
-        return super().train(False)
-
-    def forward(self, wave: Wave) -> Features:
-        wave = F.pad(wave, (0, max(0, self.shortest - wave.shape[-1])))
-        hidden = self.ear(wave).float()
-        return F.layer_norm(hidden, hidden.shape[-1:]).transpose(1, 2)
-
-    def places(self, n_frames: int, hop: int, lead: int = 0) -> Float[Tensor, " n_frames"]:
-        """Return where the first frames stand, in frames of another encoder at the same rate.
-
-        That one has a frame every ``hop`` samples and hears ``lead`` samples ahead.
-        """
-        return (torch.arange(n_frames) * self.hop + self.offset + lead) / hop
-
-
-def at_times(features: Features, places: Float[Tensor, " places"]) -> Float[Tensor, "batch dim places"]:
-    """Interpolate linearly at fractional frames; beyond the ends, the first or last frame is repeated."""
-    places = places.to(features.device, torch.float32).clamp(0, features.shape[-1] - 1)
-    before = places.long()
-    after = (before + 1).clamp(max=features.shape[-1] - 1)
-    return torch.lerp(features[..., before], features[..., after], (places - before).to(features.dtype))
 
 
 def load_teacher(where: str | Path) -> Teacher:
@@ -99,10 +41,12 @@ def load_teacher(where: str | Path) -> Teacher:
         raise UserError("no teacher was given: name the folder of a speech encoder, or hub:owner/name")
     if name.startswith(HUB):
         return _published(name.removeprefix(HUB), online=True)
-    folder = Path(where)
-    if not folder.is_dir() and name != "released":
+    folder = RELEASED if name == "released" else Path(where)
+    if not folder.is_dir():
         hint = f"; a name on the Hugging Face hub is written {HUB}{name}" if name.count("/") == 1 else ""
         raise UserError(f"there is no folder {name} with a speech encoder{hint}")
+    if is_student(folder):
+        return _student(load_student(folder))
     if not (folder / "config.json").is_file() or _model_type(folder) in (None, PUBLISHED):
         return _own(load_speech_encoder(name))
     return _published(name, online=False)
@@ -200,6 +144,16 @@ def _own(encoder: SpeechEncoder) -> Teacher:
     return Teacher(_Own(encoder), framing, encoder.dim)
 
 
+def _student(student: Student) -> Teacher:
+    """What a student guesses of its own teacher's features, at its own frames."""
+    hop = student.encoder.hop
+    return Teacher(
+        _Guess(student),
+        Framing(hop=hop, offset=-student.look_ahead, shortest=hop),
+        student.config.teacher_dim,
+    )
+
+
 def framing_of(kernels: Sequence[int], strides: Sequence[int]) -> Framing:
     """Say where the frames of unpadded strided convolutions stand.
 
@@ -273,6 +227,18 @@ class _Whisper(nn.Module):
         for layer in encoder.layers:
             x = layer(x, None)
         return encoder.layer_norm(x)
+
+
+class _Guess(nn.Module):
+    """A causal student with its head."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(self, wave: Wave) -> Hidden:
+        wave = wave[..., : wave.shape[-1] // self.student.encoder.hop * self.student.encoder.hop]
+        return self.student.head(self.student.encoder(wave)).transpose(1, 2)
 
 
 class _Own(nn.Module):

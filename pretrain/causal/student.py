@@ -1,5 +1,7 @@
 """A causal student of a frozen speech encoder, and how its frames and its teacher's meet."""
 
+import json
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,7 +12,10 @@ from torch import Tensor, nn
 from engine.checkpoint import fill, load_export
 from engine.user_error import UserError
 from pretrain.causal.encoder import CausalEncoder, CausalEncoderConfig, Code, PerItem, Wave
-from pretrain.teachers import Teacher, at_times
+from pretrain.teacher import Teacher, at_times
+
+RELEASED = Path(__file__).parents[1] / "released" / "student"
+"""The student of Moonshine's encoder that comes with the code."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +66,18 @@ class Student(nn.Module):
         return self.head(at_times(code, places)).float()
 
 
+def is_student(folder: Path) -> bool:
+    """Whether a folder holds a student, or a run that has exported one."""
+    for path in (folder / "config.json", folder / "export" / "config.json"):
+        with suppress(OSError, ValueError):
+            if json.loads(path.read_text()).get("kind") == "causal_student":
+                return True
+    return False
+
+
 def load_student(folder: str | Path) -> Student:
-    """Load an exported student, or that of a run that has been exported, ready for use."""
-    folder = Path(folder)
+    """Load an exported student, or that of a run, ready for use; ``released`` comes with the code."""
+    folder = RELEASED if str(folder) == "released" else Path(folder)
     if (folder / "export" / "config.json").is_file():
         folder = folder / "export"
     config, state = load_export(folder, StudentConfig)

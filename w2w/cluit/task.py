@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torchaudio.functional import resample
 
 from data.augment import Augment
 from data.causal_mel import SILENCE, frame_energy
 from data.pairs import HumanAndPairs
 from engine.optim import EMA, OptimConfig, Player
 from engine.tracking import Samples
-from pretrain.teachers import Teacher, at_times
+from pretrain.teacher import Teacher, at_times
 from w2w.cluit import samples
 from w2w.cluit.augment import leveled, other_speeds, same_stretch
 from w2w.cluit.bank import MemoryBank
@@ -241,14 +242,16 @@ class CLUIT:
         code = encoded.content.code
         if self.teacher is not None and (weights.content or weights.distil):
             with torch.no_grad():
-                target_features = self.teacher(rows.truth)
+                target_features = self.teacher_features(rows.truth)
             audible = audible_frames(rows.truth, target_features.shape[-1])
             if weights.distil:
-                places = self.teacher.places(target_features.shape[-1], net.hop, net.look_ahead)
+                scale = self.teacher.sample_rate / net.sample_rate
+                hop, look_ahead = round(net.hop * scale), round(net.look_ahead * scale)
+                places = self.teacher.places(target_features.shape[-1], hop, look_ahead)
                 seen = at_times(self.teacher_head(code).float(), places)
                 losses["distil"] = cosine_distance(seen, target_features, audible)
             if weights.content:
-                losses["content"] = cosine_distance(self.teacher(output).float(), target_features, audible)
+                losses["content"] = cosine_distance(self.teacher_features(output), target_features, audible)
         converted = rows.converted
         if not bool(converted.any()):
             return losses
@@ -262,6 +265,11 @@ class CLUIT:
         if weights.recogniser and self.recogniser_loss is not None:
             losses["recogniser"] = self.recogniser_loss(output[converted], rows.source[converted])
         return losses
+
+    def teacher_features(self, wave: Wave) -> Float[Tensor, "batch dim frames"]:
+        """What the teacher makes of a wave, which it gets at its own rate."""
+        assert self.teacher is not None
+        return self.teacher(resample(wave, self.converter.sample_rate, self.teacher.sample_rate)).float()
 
     def voice_losses(self, rows: Utterances, timbre: Tensor, output: Wave) -> Losses:
         """Two clips of one voice have one style; an output has its target's, as averaged judges hear it."""

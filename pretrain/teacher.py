@@ -1,0 +1,68 @@
+"""A frozen speech encoder that others learn from, and where its frames stand."""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+SAMPLE_RATE = 16_000
+"""Hz; all of these encoders take waves at it."""
+
+Wave = Float[Tensor, "batch 1 samples"]
+Features = Float[Tensor, "batch dim frames"]
+Hidden = Float[Tensor, "batch frames hidden"]
+
+
+class Framing(NamedTuple):
+    """Where an encoder's frames stand in the wave, in samples."""
+
+    hop: int
+    """From one frame to the next."""
+    offset: int
+    """Middle of what frame 0 sees before the transformer."""
+    shortest: int
+    """The shortest wave that gives a frame."""
+
+
+class Teacher(nn.Module):
+    """A frozen speech encoder: gradients pass through it to the wave, never to its weights.
+
+    Its features are its last hidden states, layer-normalised over the channels, in float32. It stays in
+    evaluation mode, whatever is asked of it. Waves too short for one frame are padded with silence.
+    """
+
+    sample_rate = SAMPLE_RATE
+    """Hz of the waves it takes."""
+
+    def __init__(self, ear: nn.Module, framing: Framing, dim: int) -> None:
+        super().__init__()
+        self.ear = ear.float().requires_grad_(False)
+        self.hop, self.offset, self.shortest = framing
+        self.dim = dim
+        """Channels of the features."""
+        self.train(False)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        return super().train(False)
+
+    def forward(self, wave: Wave) -> Features:
+        wave = F.pad(wave, (0, max(0, self.shortest - wave.shape[-1])))
+        hidden = self.ear(wave).float()
+        return F.layer_norm(hidden, hidden.shape[-1:]).transpose(1, 2)
+
+    def places(self, n_frames: int, hop: int, lead: int = 0) -> Float[Tensor, " n_frames"]:
+        """Return where the first frames stand, in frames of another encoder at the same rate.
+
+        That one has a frame every ``hop`` samples and hears ``lead`` samples ahead.
+        """
+        return (torch.arange(n_frames) * self.hop + self.offset + lead) / hop
+
+
+def at_times(features: Features, places: Float[Tensor, " places"]) -> Float[Tensor, "batch dim places"]:
+    """Interpolate linearly at fractional frames; beyond the ends, the first or last frame is repeated."""
+    places = places.to(features.device, torch.float32).clamp(0, features.shape[-1] - 1)
+    before = places.long()
+    after = (before + 1).clamp(max=features.shape[-1] - 1)
+    return torch.lerp(features[..., before], features[..., after], (places - before).to(features.dtype))
