@@ -24,7 +24,7 @@ class PretrainedConfig:
 
     student: str = ""
     """A content encoder to begin with, which a frozen speech encoder has taught: a run of
-    ``pretrain/distil.py`` or its export. The converter's takes its sizes."""
+    ``pretrain/distil.py``, its export, or ``released``. The converter's takes its sizes."""
     content: str = ""
     """A speech encoder in the place of the content encoder's mels: a run of ``pretrain/data2vec.py``, its
     export, or a Data2VecAudio model of transformers; empty: mels. It needs whole utterances."""

@@ -56,9 +56,10 @@ class TrainConfig:
     """Which speech."""
     pairs: PairConfig = field(default_factory=PairConfig)
     """Which time-aligned pairs, if any."""
-    teacher: str = ""
+    teacher: str = "released"
     """A frozen speech encoder for the losses ``content`` and ``distil``: a folder of transformers, a run of
-    ``pretrain/data2vec.py``, or hub:owner/name; empty: none, and these losses are left out."""
+    ``pretrain/distil.py`` or ``pretrain/data2vec.py``, hub:owner/name, or ``released``, the student that comes
+    with the code; empty: none, and these losses are left out."""
     converter: ConverterConfig = field(default_factory=ConverterConfig)
     """The networks for use."""
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
@@ -67,7 +68,7 @@ class TrainConfig:
     """The algorithm and its losses."""
     content: ContentLossConfig = field(default_factory=ContentLossConfig)
     """The frozen recogniser of the loss ``recogniser``, where that has a weight."""
-    pretrained: PretrainedConfig = field(default_factory=PretrainedConfig)
+    pretrained: PretrainedConfig = field(default_factory=lambda: PretrainedConfig(student="released"))
     """Pretrained encoders inside the converter; their sizes are filled in above."""
     optim_converter: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4, betas=(0.8, 0.99)))
     """The converter's optimiser."""
@@ -111,6 +112,7 @@ SMALL = TrainConfig(
 )
 TINY = replace(
     SMALL,
+    pretrained=PretrainedConfig(),
     loop=LoopConfig(steps=4, log_every=1, save_every=2, sample_every=4),
     data=DataConfig(batch=3, crop_samples=6_400, reference_samples=8_000),
     pairs=PairConfig(batch=2, crop_samples=6_400, reference_samples=8_000),
@@ -141,6 +143,7 @@ BASE = TrainConfig(
         decoder=DecoderConfig(n_channels=512, n_blocks=12, refiner=RefinerConfig(n_channels=256, n_blocks=6)),
     ),
     discriminator=DiscriminatorConfig(max_channels=1_024),
+    pretrained=PretrainedConfig(),
     cluit=CLUITConfig(convert_from=2_000, adversary_from=50_000, discriminator_batch=32),
     optim_converter=OptimConfig(
         lr=5e-4,
@@ -165,6 +168,7 @@ def at_24_khz(config: TrainConfig) -> TrainConfig:
 
     return replace(
         config,
+        pretrained=PretrainedConfig(),  # the student that comes with the code hears 16 kHz
         converter=replace(config.converter, sample_rate=24_000),
         cluit=replace(cluit, discriminator_samples=cluit.discriminator_samples * 3 // 2),
         data=cut(config.data),
