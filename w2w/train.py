@@ -58,8 +58,8 @@ class TrainConfig:
     """Which time-aligned pairs, if any."""
     teacher: str = "released"
     """A frozen speech encoder for the losses ``content`` and ``distil``: a folder of transformers, a run of
-    ``pretrain/distil.py`` or ``pretrain/data2vec.py``, hub:owner/name, or ``released``, the student that comes
-    with the code; empty: none, and these losses are left out."""
+    ``pretrain/distil.py`` or ``pretrain/data2vec.py``, hub:owner/name, or ``released``, the student that
+    comes with the code; empty: none, and these losses are left out."""
     converter: ConverterConfig = field(default_factory=ConverterConfig)
     """The networks for use."""
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
