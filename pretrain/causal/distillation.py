@@ -17,7 +17,7 @@ from pretrain.causal.encoder import CausalEncoderConfig, Curve, PerItem, Wave
 from pretrain.causal.student import Student, StudentConfig
 from pretrain.phones import PHONES
 from pretrain.speech.labelled import Labelled
-from pretrain.teachers import Features, Teacher, at_times
+from pretrain.teacher import Features, Teacher, at_times
 from pretrain.units import RecogniserOutput, ctc_losses, mean_per_unit
 
 LEAST = 0.05
