@@ -31,6 +31,7 @@ from pretrain.causal.encoder import CausalEncoderConfig
 from pretrain.causal.student import load_student
 from w2w.cluit.config import CLUITConfig
 from w2w.cluit.content_loss import ContentLoss, ContentLossConfig
+from w2w.cluit.recognisers import LocalRecogniser
 from w2w.cluit.task import CLUIT
 from w2w.earlier_format import load_converter
 from w2w.export import export_run
@@ -83,6 +84,12 @@ class TrainConfig:
                     f"{name}.sample_rate={rate} and converter.sample_rate={self.converter.sample_rate} must"
                     " be the same: set both"
                 )
+
+        if self.content.backend != LocalRecogniser() and not self.cluit.weights.recogniser:
+            raise UserError(
+                "content.backend is given, but the loss it serves has no weight: add"
+                " --cluit.weights.recogniser 1, or name a speech encoder by --teacher instead"
+            )
 
     def check_labels(self, n_speakers: int) -> None:
         """Refuse label losses over fewer speakers than the data has."""
