@@ -105,7 +105,7 @@ def change_voice(
     samples: Wave, f0: Float[np.ndarray, "frames"], ratio: float, warp: float
 ) -> Float[np.ndarray, "samples"]:
     """Resynthesise by WORLD with F0 multiplied and the envelope's frequencies stretched."""
-    return _synthesise(len(samples), f0, *_analyse(samples, f0), ratio, warp)
+    return _synthesise(len(samples), f0, *analyse(samples, f0), ratio, warp)
 
 
 def _synthesise(
@@ -147,10 +147,10 @@ def _envelope(path: Path, f0: np.ndarray, cache: Cache) -> Float[np.ndarray, "bi
 @lru_cache(maxsize=2)
 def _analysis(path: Path, f0: bytes) -> tuple[int, np.ndarray, np.ndarray]:
     samples = load(path, SAMPLE_RATE)[0, 0].double().numpy()
-    return len(samples), *_analyse(samples, np.frombuffer(f0, np.float32))
+    return len(samples), *analyse(samples, np.frombuffer(f0, np.float32))
 
 
-def _analyse(samples: np.ndarray, f0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def analyse(samples: np.ndarray, f0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """WORLD's spectral envelope and aperiodicity."""
     f0, times = f0.astype(np.float64), np.arange(len(f0)) * pitch.HOP_MS / 1000
     world = pitch.world()

@@ -1,0 +1,85 @@
+"""Hard conditions: each changes what it says and nothing else, the same every time."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data.audio import load, save
+from data.manifest import Row, write_manifest
+from eval.conditions import CHANGES, in_chinese, noisy, pairs_under, quiet
+from eval.pairs import Pair
+
+pytest.importorskip("pyworld", reason="pyworld is not installed")
+from eval.conditions import whispered
+from eval.pitch import harvest
+
+RATE = 16_000
+
+
+def voice(seconds: float = 1.0) -> np.ndarray:
+    time = np.arange(round(seconds * RATE)) / RATE
+    spoken = (time > 0.2) & (time < seconds - 0.2)
+    return 0.3 * spoken * sum(np.sin(2 * np.pi * 140 * k * time) / k for k in range(1, 20))
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    for name, seconds in (("source", 1.0), ("target", 1.0), ("a", 3.0), ("b", 3.0)):
+        save(tmp_path / f"{name}.wav", torch.tensor(voice(seconds))[None, None].float(), RATE)
+    files = [tmp_path / f"{name}.wav" for name in ("source", "target", "a", "b")]
+    return Pair(source=files[0], target=files[1], references=(files[2], files[3]), text="hello")
+
+
+@pytest.mark.parametrize("peak", [-30.0, -50.0])
+def test_a_quiet_source_has_the_peak_it_says(peak: float) -> None:
+    assert 20 * np.log10(np.abs(quiet(peak)(voice(), 0)).max()) == pytest.approx(peak, abs=0.01)
+
+
+def test_noise_is_ten_decibels_below_the_speech_and_the_same_every_time() -> None:
+    clean = voice()
+    heard = noisy(clean, 3)
+    spoken = slice(RATE // 4, -RATE // 4)
+    snr = np.square(clean[spoken]).mean() / np.square(heard - clean).mean()
+    assert 10 * np.log10(snr) == pytest.approx(10, abs=1)
+    np.testing.assert_array_equal(heard, noisy(clean, 3))
+    assert not np.array_equal(heard, noisy(clean, 4))
+
+
+def test_a_whisper_keeps_the_length_and_has_no_pitch() -> None:
+    clean = voice()
+    heard = whispered(clean, 0)
+    assert len(heard) == len(clean)
+    assert (harvest(heard) > 0).mean() < 0.5 * (harvest(clean) > 0).mean()
+
+
+@pytest.mark.parametrize("condition", CHANGES)
+def test_changed_sources_are_new_files_with_the_same_text(condition: str, pair: Pair, tmp_path: Path) -> None:
+    (changed,) = pairs_under(condition, [pair], tmp_path, tmp_path / "heard")
+    assert changed.source != pair.source
+    assert load(changed.source, RATE).shape == load(pair.source, RATE).shape
+    assert (changed.text, changed.target, changed.system) == (pair.text, pair.target, condition)
+
+
+def test_references_are_cut_and_too_short_ones_left_out(pair: Pair, tmp_path: Path) -> None:
+    (changed,) = pairs_under("reference-5s", [pair], tmp_path, tmp_path / "heard")
+    (cut,) = changed.heard
+    assert load(cut, RATE).shape[-1] == 5 * RATE
+    assert pairs_under("reference-10s", [pair], tmp_path, tmp_path / "heard") == []
+
+
+def test_mandarin_sources_come_from_other_splits_than_train(pair: Pair, tmp_path: Path) -> None:
+    rows = [("train", "说话"), ("test", "那很不明智。"), ("test", "hello 说话"), ("test", "")]
+    files = [Row(path=tmp_path / f"{i}.wav", speaker="s", split=s, text=t) for i, (s, t) in enumerate(rows)]
+    write_manifest(tmp_path / "metadata.csv", files)
+    found = pairs_under("mandarin", [pair, pair], tmp_path, tmp_path / "heard")
+    assert [p.source.name for p in found] == ["1.wav", "1.wav"]
+    assert not in_chinese("12, ")
+
+
+def test_espeak_speaks_known_texts(pair: Pair, tmp_path: Path) -> None:
+    pytest.importorskip("espeakng_loader", reason="espeakng-loader is not installed")
+    (changed,) = pairs_under("espeak", [pair], tmp_path, tmp_path / "heard")
+    assert changed.text not in ("", pair.text)
+    assert load(changed.source, RATE).abs().max() > 0.1
