@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 import torch
 
+import engine.table
 from data.audio import load
 from data.frontends import SPEECH_16K, LogMel
 from engine.user_error import UserError
@@ -134,18 +135,15 @@ def write_summary(path: Path, summary: Summary, about: dict[str, Any]) -> None:
 
 
 def table(summary: Summary) -> str:
-    """Lay out means and half-widths of 95 % intervals, in Markdown that a terminal shows well."""
+    """Lay out means and half-widths of 95 % intervals for a terminal."""
     columns = [name for name in columns_shown(summary, SHORT) if name == "wer" or not name.endswith("_wer")]
-    lines = [["", *(titled(name, SHORT) for name in columns)]]
-    for group in ("system", "topline", "baseline"):
-        for system in (name for name in summary if group_of(name) == group):
-            cells = [_cell(summary[system].get(name), name, half=True) for name in columns]
-            lines.append([label_of(system), *cells])
-    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(lines[0]))]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        f"| {' | '.join(cell.ljust(width) for cell, width in zip(line, widths))} |" for line in lines
-    )
+    rows = [
+        [label_of(system), *(_cell(summary[system].get(name), name, half=True) for name in columns)]
+        for group in ("system", "topline", "baseline")
+        for system in summary
+        if group_of(system) == group
+    ]
+    return engine.table.table(["", *(titled(name, SHORT) for name in columns)], rows)
 
 
 def _cell(score: dict[str, float] | None, column: str, *, half: bool = False) -> str:

@@ -3,7 +3,7 @@
 Sources whose peak is at -30 or -50 dBFS, in pink noise 10 dB below the speech, whispered (imitated by
 WORLD), in Mandarin, or spoken by espeak; references of 2, 5 and 10 s; and 10 s of digital silence. One row a
 condition; what is said to be above the source's is above that of the source as the converter heard it.
-Leaves table.md, rows.csv, summary.json and the audio in the folder ``out``.
+Leaves table.txt, rows.csv, summary.json and the audio in the folder ``out``.
 """
 
 import sys
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from engine.config import cli
+from engine.files import check_writable
 from engine.user_error import UserError, exits_cleanly
 from eval.cache import Cache
 from eval.checks import scorable
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("give the corpus by --data FOLDER")
     judges = Judges(recognisers=tuple(recogniser(name) for name in config.recogniser))
     judges.check(METRICS)
+    check_writable(config.out / "rows.csv")
     cache, voices = Cache(config.cache), Voices(load_converter(config.converter))
     pairs, left_out = scorable(fixed_pairs(config.data, config.split, max_pairs=config.n_pairs), cache)
 
@@ -89,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f"{silence['mean_dbfs']:.1f} dBFS, in the loudest 40 ms of all {silence['loudest_dbfs']:.1f} dBFS"
     )
     text = f"{table(summary)}\n\n{told}\n"
-    (config.out / "table.md").write_text(text, encoding="utf-8")
+    (config.out / "table.txt").write_text(text, encoding="utf-8")
     print(text)
     if left_out:
         told = f"{len(made)} outputs scored, {len(left_out)} left out:"

@@ -80,6 +80,7 @@ def main() -> None:
     metrics = FAST if config.fast else config.metrics
     judges, cache = judges_of(config), Cache(config.cache)
     judges.check(metrics)
+    check_writable(config.out / "rows.csv")
     pairs, left_out = scorable(chosen_pairs(config), cache)
     if not pairs:
         raise UserError(f"nothing can be scored: {left_out[0]}")

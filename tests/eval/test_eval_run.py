@@ -93,6 +93,46 @@ def test_a_converter_is_scored_beside_everything_else(
     assert "WORLD, F0 moved" in capsys.readouterr().out
 
 
+def test_good_outputs_are_scored_and_bad_ones_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, f0 in (("a", 110.0), ("b", 180.0), ("good", 170.0)):
+        hum(Path(f"{name}.wav"), f0)
+    Path("broken.wav").write_text("no audio")
+    save("short.wav", torch.full((1, 1, 160), 0.1), RATE)
+    lines = [f"a.wav,b.wav,{name}.wav,,x" for name in ("good", "broken", "missing", "short")]
+    Path("pairs.csv").write_text("\n".join(["source,target,output,text,system", *lines]))
+    flags = ("--pairs", "pairs.csv", "--metrics", "pitch", "--jobs", 1, "--cache", "cache", "--examples", 1)
+    with pytest.raises(SystemExit) as end:
+        start(monkeypatch, *flags, "--no-baselines")
+    assert end.value.code == 1
+    told = capsys.readouterr().err
+    assert "1 outputs scored, 3 left out:" in told
+    for line, why in ((3, "broken.wav"), (4, "does not exist"), (5, "lasts 0.010 s")):
+        assert any(f"pairs.csv line {line}: " in row and why in row for row in told.splitlines())
+    (row,) = csv.DictReader(Path("report/rows.csv").read_text().splitlines())
+    assert row["output"].endswith("good.wav")
+    assert len(json.loads(Path("report/summary.json").read_text())["left_out"]) == 3
+
+
+def test_a_silent_output_counts_as_the_worst_and_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for package in ("resemblyzer", "pocketsphinx", "jiwer", "num2words"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    monkeypatch.chdir(tmp_path)
+    hum(Path("a.wav"), 110.0)
+    hum(Path("b.wav"), 180.0)
+    save("silent.wav", torch.zeros(1, 1, RATE), RATE)
+    Path("pairs.csv").write_text("source,target,output,text,system\na.wav,b.wav,silent.wav,Hello,x\n")
+    flags = ("--pairs", "pairs.csv", "--metrics", "similarity", "pitch", "intelligibility", "--jobs", 1)
+    start(monkeypatch, *flags, "--recogniser", "pocketsphinx", "--cache", "cache", "--no-baselines")
+    assert "line 2: silent.wav is silent" in capsys.readouterr().err
+    (row,) = csv.DictReader(Path("report/rows.csv").read_text().splitlines())
+    assert (float(row["cer"]), float(row["to_target"]), float(row["nearer_to_target"])) == (1, 0, 0)
+
+
 def test_references_are_averaged(tmp_path: Path) -> None:
     quiet, loud = (tmp_path / name for name in ("quiet.wav", "loud.wav"))
     save(quiet, torch.full((1, 1, RATE), 0.25), RATE)
