@@ -33,6 +33,7 @@ SHORTER = {
     "app": "--help",  # it serves until it is stopped: its own tests start it
     "data.voices": "--minutes 0.1 --voices 4",
     "eval/run.py": "--fast --jobs 1 --examples 1 --n-pairs 2 --cache cache",
+    "eval.robustness": "--jobs 1 --n-pairs 2 --cache cache --conditions quiet-30 --recogniser pocketsphinx",
 }
 """What makes a command quick; for an option that is given twice, the last one counts."""
 LAUNCHERS = (

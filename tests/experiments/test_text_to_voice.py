@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from data.manifest import Row
-from eval.words import main, one_each, rank_correlation
-from eval.words_found import nearest
+from experiments.text_to_voice.__main__ import main, one_each, rank_correlation
+from experiments.text_to_voice.retrieval import nearest
 
 
 def test_rank_correlation_counts_order_alone():

@@ -1,6 +1,6 @@
-"""Does a voice from words sound as the words say? ``python -m eval.words --data SPEECH``
+"""Does a voice from words sound as the words say? ``python -m experiments.text_to_voice --data SPEECH``
 
-    python -m eval.words --converter released --data speech --out words.md
+    python -m experiments.text_to_voice --converter released --data speech --out words.md
 
 Words choose voices, the converter speaks recordings of the test split with them, and what comes out is
 measured: pitch by WORLD's Harvest, gender by a probe on Resemblyzer's embeddings that learns from the train
@@ -28,7 +28,7 @@ from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from eval.pitch import harvest, log_mean
 from eval.similarity import SAMPLE_RATE, Resemblyzer
-from eval.words_found import Line, found_by_words, likeness_to_real
+from experiments.text_to_voice.retrieval import Line, found_by_words, likeness_to_real
 from w2w.converter import Converter
 from w2w.words.heard import hear_recordings, measured
 
@@ -58,7 +58,7 @@ class Spoken(NamedTuple):
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the table."""
-    parser = Arguments.described_by("eval.words", __doc__)
+    parser = Arguments.described_by("experiments.text_to_voice", __doc__)
     option = parser.add_argument
     option(
         "--converter", default="released", metavar="FOLDER", help="exported converter (default: the released)"
@@ -74,15 +74,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     option("--speakers", type=int, default=100, help="speakers of the train split to hear (default 100)")
     option("--faces", type=int, default=24, help="faces to draw (default 24)")
     option("--out", type=Path, help="file to write the table to")
-    words = parser.parse_args(argv)
-    if words.sources < 1 or words.faces < 8 or words.speakers < 10:
+    args = parser.parse_args(argv)
+    if args.sources < 1 or args.faces < 8 or args.speakers < 10:
         raise UserError("--sources must be at least 1, --faces at least 8 and --speakers at least 10")
     Resemblyzer().check()
-    where = None if words.converter == "released" else words.converter
-    converter = Converter.from_pretrained(where, words=words.words)
-    train, test = one_each(split_rows(words.data, "train"))[: words.speakers], split_rows(words.data, "test")
+    where = None if args.converter == "released" else args.converter
+    converter = Converter.from_pretrained(where, words=args.words)
+    train, test = one_each(split_rows(args.data, "train"))[: args.speakers], split_rows(args.data, "test")
     probe = GenderProbe(train)
-    speech = Speech(converter, one_each(test)[: words.sources], probe)
+    speech = Speech(converter, one_each(test)[: args.sources], probe)
     real, unseen = hear_recordings(converter, train), hear_recordings(converter, test)
     lines = [
         Line(
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ),
         *followed(speech),
         *named(speech),
-        *seen(speech, words.faces),
+        *seen(speech, args.faces),
         *likeness_to_real(converter, real, unseen),
         *found_by_words(converter, real, unseen),
     ]
@@ -104,8 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         ]
     )
     print(table)
-    if words.out:
-        words.out.write_text(table + "\n")
+    if args.out:
+        args.out.write_text(table + "\n")
 
 
 def one_each(rows: Sequence[Row]) -> list[Row]:

@@ -1,0 +1,1 @@
+"""Whether voices from words and faces sound as they say."""
