@@ -26,11 +26,12 @@ from engine.json_config import (
     members,
     nearest,
     save_config,
+    stored_kind,
     to_json,
 )
 from engine.user_error import UserError
 
-__all__ = ["cli", "differences", "free", "from_json", "load_config", "save_config", "to_json"]
+__all__ = ["cli", "differences", "free", "from_json", "load_config", "save_config", "stored_kind", "to_json"]
 
 C = TypeVar("C")
 

@@ -1,4 +1,8 @@
-"""Frozen dataclasses to and from JSON, where an unknown key or a wrong type is refused in one sentence."""
+"""Frozen dataclasses to and from JSON, where an unknown key or a wrong type is refused in one sentence.
+
+A class whose configs are files of their own declares ``KIND: ClassVar[str]``, with which the file begins:
+so a folder says what it holds, and a file of another kind is refused by name.
+"""
 
 import difflib
 import json
@@ -25,13 +29,22 @@ def free(default: T) -> T:
 
 def to_json(config: Any) -> str:
     """Write a config with every default spelt out."""
-    return json.dumps(_CONVERTER.unstructure(config, type(config)), indent=2) + "\n"
+    kind = {"kind": config.KIND} if hasattr(config, "KIND") else {}
+    return json.dumps(kind | _CONVERTER.unstructure(config, type(config)), indent=2) + "\n"
 
 
 def from_json(cls: type[C], text: str, where: str) -> C:
     """Read a config; ``where`` names the text in complaints. Missing fields take their defaults."""
     try:
-        return _CONVERTER.structure(json.loads(text), cls)
+        content = json.loads(text)
+        wanted = getattr(cls, "KIND", None)
+        if wanted is not None and isinstance(content, dict):
+            kind = content.pop("kind", wanted)
+            if kind != wanted:
+                raise UserError(f"{where} describes a {kind}, not a {wanted}")
+        return _CONVERTER.structure(content, cls)
+    except UserError:
+        raise
     except json.JSONDecodeError as error:
         raise UserError(f"{where} is not JSON: {error}") from None
     except Exception as error:
@@ -52,6 +65,34 @@ def load_config(cls: type[C], path: Path | str) -> C:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise UserError(f"cannot read the configuration {path}: {reason}") from None
     return from_json(cls, text, str(path))
+
+
+EARLIER_KINDS: tuple[tuple[set[str], str], ...] = (
+    ({"road"}, "mel_converter"),
+    ({"stargan", "loop"}, "stargan_training"),
+    ({"network", "optim_generator"}, "cluit_mel_training"),
+    ({"converter", "cluit"}, "converter_training"),
+    ({"mel", "network", "gain"}, "vocoder"),
+    ({"encoder", "units"}, "speech_recogniser"),
+    ({"mel", "phones"}, "phone_recogniser"),
+    ({"heads", "ffn"}, "speech_encoder"),
+    ({"heads"}, "audioclip_training"),
+    ({"clip_steps"}, "world_training"),
+)
+"""Keys that tell the kind of a file written before files said it; the first line that fits counts."""
+
+
+def stored_kind(path: Path | str) -> str:
+    """What a config file, or a folder's config.json, says it describes or its keys tell; else ""."""
+    path = Path(path)
+    try:
+        content = json.loads((path / "config.json" if path.is_dir() else path).read_text())
+    except (OSError, ValueError):
+        return ""  # whoever loads it says what is wrong with it
+    if not isinstance(content, dict):
+        return ""
+    told = (kind for keys, kind in EARLIER_KINDS if keys <= set(content))
+    return str(content.get("kind") or next(told, ""))
 
 
 def differences(ours: Any, theirs: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

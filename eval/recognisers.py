@@ -1,6 +1,5 @@
 """Who hears words: Moonshine, pocketsphinx, a recogniser of transformers, or one trained here."""
 
-import json
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from engine.config import stored_kind
 from engine.user_error import UserError
 from eval.cache import Features, model_stamp
 from eval.hearing import SILENT
@@ -247,13 +247,13 @@ def _trained(place: str) -> tuple[Literal["texts", "phones"], Any]:
                 f"{place} holds no recogniser: there is no config.json in it; give moonshine, pocketsphinx, "
                 f"a folder of transformers, or {HUB}owner/name"
             )
-        config = json.loads(description.read_text(encoding="utf-8"))
-        if "mix_layers" in config.get("model", config):
+        kind = stored_kind(place)
+        if kind == "speech_recogniser":
             from pretrain.speech.finetuned import load_speech_recogniser
 
             tuned = load_speech_recogniser(place)
             return "phones" if tuned.units.between else "texts", lambda wave: tuned.transcribe(wave)[0]
-        if "phones" in config.get("model", config):
+        if kind == "phone_recogniser":
             from pretrain.recogniser import load_recogniser
 
             ours = load_recogniser(place)

@@ -1,9 +1,8 @@
 """A small CTC recogniser of phones whose features depend on the words and little on the voice."""
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from data.frontends import LogMel, MelConfig
 from engine.checkpoint import fill, load_export
+from engine.config import stored_kind
 from engine.user_error import UserError
 from pretrain.phones import PHONES
 from pretrain.units import Phonemes, RecogniserOutput, Units, greedy
@@ -26,6 +26,7 @@ STRIDE = 2
 class RecogniserConfig:
     """A stack of depthwise-separable convolutions on log-mels at 50 frames per second."""
 
+    KIND: ClassVar[str] = "phone_recogniser"
     mel: MelConfig = field(default_factory=lambda: MelConfig(sample_rate=16_000, n_fft=512, win=400, hop=160))
     """A shorter window than vocoders use: harmonics, which are the speaker's, blur; formants stay."""
     width: int = 192
@@ -149,7 +150,7 @@ class Recogniser(nn.Module):
 def load_recogniser(folder: str | Path = RELEASED) -> Any:
     """Load an exported ``Recogniser`` or ``SpeechRecogniser``, frozen, in evaluation mode."""
     folder = Path(folder)
-    if _is_on_encoder(folder):
+    if stored_kind(folder) == "speech_recogniser":
         from pretrain.speech.finetuned import load_speech_recogniser
 
         return load_speech_recogniser(folder)
@@ -157,10 +158,3 @@ def load_recogniser(folder: str | Path = RELEASED) -> Any:
     recogniser = Recogniser(config)
     fill(recogniser, state, folder / "model.safetensors")
     return recogniser.eval().requires_grad_(False)
-
-
-def _is_on_encoder(folder: Path) -> bool:
-    try:
-        return "encoder" in json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return False  # ``load_export`` will complain

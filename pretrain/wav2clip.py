@@ -3,18 +3,17 @@
 accelerate launch pretrain/wav2clip.py --preset wav2clip --data.path vggsound --towers.name ViT-B-32
 """
 
-import json
 import sys
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 if __package__ in (None, ""):  # `accelerate launch pretrain/wav2clip.py` knows this folder, not the one above
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from engine.checkpoint import export
-from engine.config import cli, free
+from engine.config import cli, free, stored_kind
 from engine.loop import LoopConfig, accelerator, fit
 from engine.optim import OptimConfig
 from engine.user_error import exits_cleanly
@@ -32,6 +31,7 @@ from pretrain.clip.world_study import WORLD, WorldConfig, run
 class Wav2CLIPConfig:
     """An audio encoder distilled from a frozen picture tower."""
 
+    KIND: ClassVar[str] = "wav2clip_training"
     encoder: AudioEncoderConfig = field(default_factory=AudioEncoderConfig)
     """Its ``dim`` and ``teacher`` are set to the towers'."""
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
@@ -105,14 +105,9 @@ def train(config: Wav2CLIPConfig) -> AudioEncoder:
 
 
 def like(config_file: str | None) -> str | None:
-    """Return a preset of the class that a stored config is of: it has all of its fields."""
-    try:
-        stored = json.loads(Path(config_file or "").read_text())
-        return next(
-            name for name, preset in PRESETS.items() if {f.name for f in fields(preset)} >= set(stored)
-        )
-    except (OSError, ValueError, TypeError, StopIteration):
-        return None  # the command line says what is wrong with it
+    """Return a preset of the class that a stored config is of, if any."""
+    kind = stored_kind(config_file) if config_file else ""
+    return next((name for name, preset in PRESETS.items() if kind == preset.KIND), None)
 
 
 @exits_cleanly

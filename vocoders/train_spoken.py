@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 if __package__ in (
     None,
@@ -85,6 +86,7 @@ class PhonemeTask:
 class SpokenTrainConfig:
     """Everything that decides a run."""
 
+    KIND: ClassVar[str] = "spoken_training"
     loop: LoopConfig = field(default_factory=LoopConfig)
     """When things happen, and where the run lives."""
     data: SpokenConfig = field(default_factory=SpokenConfig)

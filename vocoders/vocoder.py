@@ -6,7 +6,7 @@ wave = vocoder(vocoder.log_mel(load("speech.wav", vocoder.sample_rate)))  # (bat
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +45,7 @@ SHORTEST_MEL = 4
 class VocoderConfig:
     """A network and the mel definition it was made for: the ``config.json`` of an exported vocoder."""
 
+    KIND: ClassVar[str] = "vocoder"
     mel: MelConfig = field(default_factory=MelConfig)
     """Mels of another definition are refused."""
     network: NetworkConfig = field(default_factory=GriffinLimConfig)

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from data.batches import DataConfig
 from data.pairs import PairConfig, batches_together
@@ -48,6 +48,7 @@ from w2w.weights import weights_folder
 class TrainConfig:
     """Everything that decides a run."""
 
+    KIND: ClassVar[str] = "converter_training"
     loop: LoopConfig = field(default_factory=LoopConfig)
     """When things happen, and where the run lives."""
     init: str = ""

@@ -1,10 +1,10 @@
 """Where a converter's weights lie: in a folder, in a training run, on the hub, or in this package."""
 
-import json
 from contextlib import suppress
 from pathlib import Path
 
 from engine.checkpoint import checkpoints
+from engine.config import stored_kind
 from engine.user_error import UserError
 
 RELEASED = Path(__file__).parent / "released"
@@ -47,10 +47,7 @@ def weights_folder(where: str | Path | None = None) -> Path:
 
 def is_mel_converter(folder: Path) -> bool:
     """Whether a folder's config is that of a converter of mels; one that cannot be read says no."""
-    with suppress(OSError, ValueError):
-        config = json.loads((folder / "config.json").read_text())
-        return isinstance(config, dict) and "road" in config
-    return False
+    return stored_kind(folder) == "mel_converter"
 
 
 def _from_hub(name: str) -> Path:

@@ -4,7 +4,7 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -22,8 +22,7 @@ RELEASED = Path(__file__).parents[1] / "released" / "student"
 class StudentConfig:
     """What an exported student is made of."""
 
-    kind: Literal["causal_student"] = "causal_student"
-    """Tells the folder from those of other encoders."""
+    KIND: ClassVar[str] = "causal_student"
     encoder: CausalEncoderConfig = field(default_factory=CausalEncoderConfig)
     sample_rate: int = 16_000
     """Hz of the waves it takes."""

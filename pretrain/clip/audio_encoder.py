@@ -1,7 +1,7 @@
 """Wav2CLIP's audio encoder (Wu et al., 2022): a ResNet-18 on log power spectrograms."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ FLOOR = 1e-7
 class AudioEncoderConfig:
     """What the encoder hears and how large it is. The defaults are the paper's."""
 
+    KIND: ClassVar[str] = "audio_encoder"
     sample_rate: int = 16_000
     """Hz."""
     n_fft: int = 512

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -32,6 +32,7 @@ WEIGHTS = "open_clip_model.safetensors"
 class AudioCLIPConfig:
     """An audio encoder and CLIP's two towers, trained together."""
 
+    KIND: ClassVar[str] = "audioclip_training"
     encoder: AudioEncoderConfig = field(default_factory=AudioEncoderConfig)
     """Its ``dim`` is set to the towers'."""
     heads: ThreeHeadsConfig = field(default_factory=ThreeHeadsConfig)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ FRESH = 1 << 30
 class WorldConfig:
     """The whole study in the embedded world."""
 
+    KIND: ClassVar[str] = "world_training"
     clip: SmallCLIPConfig = field(default_factory=SmallCLIPConfig)
     """Its rate is still high when its steps end: there are too few of them to learn at a low one."""
     clip_steps: int = 160

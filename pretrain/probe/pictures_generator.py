@@ -7,6 +7,7 @@ code, drawn at random when generating, says where and how.
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ PICTURE = 4.0
 class GeneratorConfig:
     """Size and training of the generator."""
 
+    KIND: ClassVar[str] = "picture_generator"
     dim: int = 128
     """Of the embedding."""
     size: int = 64

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ Valid = Bool[Tensor, "batch frames"]
 class SpeechEncoderConfig:
     """A stack of strided convolutions on the wave, and a transformer on their frames."""
 
+    KIND: ClassVar[str] = "speech_encoder"
     sample_rate: int = 16_000
     """Hz."""
     conv_dims: tuple[int, ...] = (512,) * 7

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +19,7 @@ Wave = Float[Tensor, "batch 1 samples"]
 class SpeechRecogniserConfig:
     """What an exported recogniser is made of."""
 
+    KIND: ClassVar[str] = "speech_recogniser"
     encoder: SpeechEncoderConfig = field(default_factory=SpeechEncoderConfig)
     units: UnitsConfig = field(default_factory=Characters)
     """What the tokens after the blank stand for."""

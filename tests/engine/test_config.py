@@ -3,14 +3,15 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.config import cli, differences, from_json, load_config, save_config, to_json
+from engine.config import cli, differences, from_json, load_config, save_config, stored_kind, to_json
 from engine.loop import LoopConfig
 from engine.optim import OptimConfig
 from engine.user_error import UserError
@@ -32,6 +33,46 @@ def test_json_round_trip(toy, lr, betas, out, steps, deep, spare):
         loop=LoopConfig(out=Path(out), steps=steps),
     )
     assert from_json(toy.ToyConfig, to_json(config), "here") == config
+
+
+def test_a_file_says_what_it_describes_and_is_refused_as_anything_else(tmp_path):
+    @dataclass(frozen=True, kw_only=True)
+    class Horn:
+        """A config that is stored by itself."""
+
+        KIND: ClassVar[str] = "horn"
+        bell: float = 1.0
+
+    @dataclass(frozen=True, kw_only=True)
+    class Flute(Horn):
+        """Another of the same fields."""
+
+        KIND: ClassVar[str] = "flute"
+
+    save_config(Horn(bell=2.0), tmp_path / "config.json")
+    assert json.loads((tmp_path / "config.json").read_text()) == {"kind": "horn", "bell": 2.0}
+    assert stored_kind(tmp_path) == stored_kind(tmp_path / "config.json") == "horn"
+    assert load_config(Horn, tmp_path / "config.json") == Horn(bell=2.0)
+    with pytest.raises(UserError, match="describes a horn, not a flute"):
+        load_config(Flute, tmp_path / "config.json")
+    assert from_json(Flute, '{"bell": 2.0}', "written before kinds were") == Flute(bell=2.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ('{"road": {}, "vocoder": "released"}', "mel_converter"),
+        ('{"loop": {}, "converter": {}, "cluit": {}}', "converter_training"),
+        ('{"kind": "vocoder", "road": 1}', "vocoder"),
+        ('{"something": 1}', ""),
+        ("[]", ""),
+        ("{", ""),
+    ],
+)
+def test_the_kind_of_earlier_files_is_told_by_their_keys(text, kind, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    assert stored_kind(tmp_path) == kind
+    assert stored_kind(tmp_path / "missing.json") == ""
 
 
 def test_missing_keys_take_defaults_and_integers_pass_for_floats(toy):

@@ -1,6 +1,7 @@
 """What decides a vocoder's training run."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from data.batches import DataConfig
 from data.frontends import NAMED, MelConfig
@@ -16,6 +17,7 @@ from vocoders.wavenet.network import WaveNetConfig
 class TrainConfig:
     """Everything that decides a run."""
 
+    KIND: ClassVar[str] = "vocoder_training"
     loop: LoopConfig = field(default_factory=LoopConfig)
     """When things happen, and where the run lives."""
     data: DataConfig = field(default_factory=DataConfig)

@@ -1,15 +1,14 @@
 """The mel road as a folder: which network converts mels, and which vocoder speaks them."""
 
-import json
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from data.audio import load
 from data.frontends import MelConfig
 from engine.checkpoint import export, fill, load_export, load_weights, newest_checkpoint
-from engine.config import load_config, save_config
+from engine.config import load_config, save_config, stored_kind
 from engine.user_error import UserError
 from vocoders import load_vocoder
 from vocoders.griffin_lim import GriffinLimConfig
@@ -33,6 +32,7 @@ BESIDE = "vocoder"
 class MelRoadConfig:
     """The ``config.json`` of an exported converter of mels; its weights are the converter's alone."""
 
+    KIND: ClassVar[str] = "mel_converter"
     road: Road
     """Which network converts, and its sizes."""
     vocoder: str = "released"
@@ -118,7 +118,7 @@ def learned(checkpoint: Path) -> tuple[Road, Any]:
     """What a training run's checkpoint leaves for use: CLUIT's averaged network, or StarGAN's two."""
     from w2w.baselines.cluit_mel.presets import CluitMelTrainConfig
 
-    if "stargan" in _keys(checkpoint / "config.json"):
+    if stored_kind(checkpoint) == "stargan_training":
         return trained(checkpoint)
     road = load_config(CluitMelTrainConfig, checkpoint / "config.json").network
     network, weights = CluitMelNetwork(road), checkpoint / "network_ema.safetensors"
@@ -139,15 +139,7 @@ def freeze_statistics(network: Any, clip: str | Path) -> None:
 def is_mel_run(run: Path) -> bool:
     """Whether a folder is a training run of a converter of mels."""
     checkpoint = newest_checkpoint(run)
-    keys = _keys(checkpoint / "config.json") if checkpoint else set()
-    return bool(keys) and "converter" not in keys
-
-
-def _keys(path: Path) -> set[str]:
-    with suppress(OSError, ValueError):
-        content = json.loads(path.read_text())
-        return set(content) if isinstance(content, dict) else set()
-    return set()
+    return checkpoint is not None and stored_kind(checkpoint) in ("cluit_mel_training", "stargan_training")
 
 
 def _kept(out: Path) -> str | None:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,7 @@ BLOCK_FRAMES = 400
 class ConverterConfig:
     """All that it takes to build the converter's networks."""
 
+    KIND: ClassVar[str] = "converter"
     sample_rate: int = 16_000
     """Hz, of all waves in and out."""
     look_ahead_ms: float = 8.0

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +24,7 @@ LOWEST, HIGHEST = math.log(60.0), math.log(450.0)
 class WordsConfig:
     """A tie between one converter's voices and one CLIP."""
 
+    KIND: ClassVar[str] = "text_to_voice"
     towers: TowersConfig = field(default_factory=TowersConfig)
     """The CLIP; a name with a folder of that name beside this file is that folder."""
     towers_key: str = ""

@@ -1,6 +1,7 @@
 """The four published variants of CLUIT on mels, each also at a size for a CPU, and the forms for live use."""
 
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from data.batches import DataConfig
 from engine.loop import LoopConfig
@@ -18,6 +19,7 @@ ADAM = OptimConfig(lr=5e-5, betas=(0.0, 0.99))
 class CluitMelTrainConfig:
     """Everything that decides a run."""
 
+    KIND: ClassVar[str] = "cluit_mel_training"
     loop: LoopConfig = field(default_factory=LoopConfig)
     """When things happen, and where the run lives."""
     init: str = ""

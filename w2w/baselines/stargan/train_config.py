@@ -1,6 +1,7 @@
 """What decides a training run of StarGAN."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from data.batches import DataConfig
 from engine.loop import LoopConfig
@@ -16,6 +17,7 @@ RMSPROP = OptimConfig(optimizer="rmsprop", lr=1e-5)
 class StarGANTrainConfig:
     """Everything that decides a run."""
 
+    KIND: ClassVar[str] = "stargan_training"
     loop: LoopConfig = field(default_factory=LoopConfig)
     """When things happen, and where the run lives."""
     init: str = ""
