@@ -1,4 +1,4 @@
-"""Scenes: something seen and heard together, from videos, VGGSound, paired files or ``datasets``."""
+"""Scenes: something seen and heard together, and their waves and pictures."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -49,41 +49,6 @@ class Scene(NamedTuple):
         """All captions, the first one first: columns ``caption`` and ``caption_1``, ``caption_2``, ..."""
         more = (self.extra[name] for name in sorted(self.extra, key=_numbered) if name.startswith("caption_"))
         return list(dict.fromkeys(caption for caption in (self.caption, *more) if caption))
-
-
-def scenes_from(
-    path: str | Path, layout: Layout = "auto", *, split: str | None = None, out: str | Path | None = None
-) -> list[Scene]:
-    """Find the scenes of a folder, a manifest, VGGSound's csv or a dataset (``layout`` "hub").
-
-    Scenes that lack a sound or a picture are left out, counted and named in one warning; the layouts are told
-    in ``data.audiovisual.layouts``. ``split`` keeps only those of a split. ``out`` is where sounds and
-    pictures stored inside a dataset are written (``runs/scenes/NAME`` by default).
-    """
-    from data.audiovisual import layouts  # here, since those make scenes
-
-    path = Path(path)
-    match layouts.layout_of(path) if layout == "auto" else layout:
-        case "videos":
-            scenes = layouts.from_videos(path)
-        case "vggsound":
-            scenes = layouts.from_vggsound(path)
-        case "pairs":
-            scenes = layouts.from_pairs(path)
-        case "hub":
-            from data.audiovisual.hub import from_dataset
-
-            scenes = from_dataset(str(path), Path(out) if out else Path("runs/scenes") / path.name)
-        case unknown:
-            known = "auto, videos, vggsound, pairs, hub"
-            raise UserError(f"there is no layout {unknown!r} of scenes; choose one of {known}")
-    if split is None:
-        return scenes
-    kept = [scene for scene in scenes if scene.split == split]
-    if not kept:
-        splits = ", ".join(sorted({scene.split for scene in scenes if scene.split})) or "none"
-        raise UserError(f"{path} holds no scene of the split {split!r} (it has: {splits})")
-    return kept
 
 
 def wave_of(scene: Scene, sample_rate: int) -> Float[Tensor, "1 1 samples"]:

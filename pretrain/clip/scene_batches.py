@@ -9,7 +9,8 @@ from functools import partial
 from jaxtyping import Float
 from torch import Tensor
 
-from data.audiovisual.scenes import Scene, scenes_from, wave_of
+from data.audiovisual.finding import scenes_from
+from data.audiovisual.scenes import Scene, wave_of
 from engine.loop import LoopConfig
 from engine.user_error import UserError
 from pretrain.clip.audio_encoder import AudioEncoderConfig

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from data.frontends import LogMel, MelConfig
 from engine.user_error import UserError
-from pretrain.probe.embedders import Embedder
 
 INSTALL_ONNX = "needs onnxruntime: pip install onnxruntime"
 OPENL3_RATE, OPENL3_HOP = 48_000, 24_000
@@ -20,7 +19,9 @@ OPENL3_RANGE_DB = 80.0
 """Below the loudest cell of a window, where its mel is clipped."""
 
 
-def open_comparison(name: Literal["clap", "yamnet", "openl3"], place: str, device: str = "cpu") -> Embedder:
+def open_comparison(
+    name: Literal["clap", "yamnet", "openl3"], place: str, device: str = "cpu"
+) -> "CLAP | YamNet | OpenL3File | OpenL3Package":
     """Open one of the three by name."""
     if name == "clap":
         return CLAP(place, device)

@@ -80,7 +80,8 @@ def world_scenes(ear: Listener, towers: Any, *, seed: int = 0, draws: int = 1) -
 
 def file_scenes(ear: Listener, towers: Any, words: argparse.Namespace) -> Corresponding:
     """Scenes of files; those whose pictures cannot be used are left out."""
-    from data.audiovisual.scenes import scenes_from, wave_of
+    from data.audiovisual.finding import scenes_from
+    from data.audiovisual.scenes import wave_of
     from pretrain.clip.embedded import embedded_scenes
 
     scenes = scenes_from(words.data, words.layout, split=words.split or None)

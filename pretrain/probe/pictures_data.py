@@ -11,7 +11,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.audio.resampling import resample
-from data.audiovisual.scenes import Scene, each_picture, scenes_from, wave_of
+from data.audiovisual.finding import scenes_from
+from data.audiovisual.scenes import Scene, each_picture, wave_of
 from data.synthetic.world import SAMPLE_RATE, World
 from engine.user_error import UserError
 from pretrain.clip.towers import Towers
