@@ -207,10 +207,9 @@ class _Run:
     def train(self, batches: Batches, step: int, stopped: list[int]) -> tuple[int, Halt]:
         config, began, halt = self.config, time.monotonic(), Halt.NO
         meter, saved = Meter(), step
-        show = self.place.is_main_process
         calm = 0.2 if sys.stderr.isatty() else 30.0  # seconds between lines in a log file
         options: dict[str, Any] = {"unit": "step", "dynamic_ncols": True, "mininterval": calm}
-        bar = tqdm(initial=step, total=config.steps, disable=not show, **options)
+        bar = tqdm(initial=step, total=config.steps, disable=not self.place.is_main_process, **options)
         source = iter(batches(step)) if step < config.steps else iter(())
         with bar:
             while step < config.steps:
@@ -266,10 +265,9 @@ class _Run:
                 samples: Samples = self.task.samples(step)  # pyright: ignore[reportAttributeAccessIssue]
                 tracking.track_samples(self.place, samples, step)
             if hasattr(self.task, "evaluate"):
-                scores: dict[str, float] = self.task.evaluate(step)  # pyright: ignore[reportAttributeAccessIssue]
-                tracking.track(
-                    self.place, {f"eval/{k.removeprefix('eval/')}": v for k, v in scores.items()}, step
-                )
+                found: dict[str, float] = self.task.evaluate(step)  # pyright: ignore[reportAttributeAccessIssue]
+                scores = {f"eval/{name.removeprefix('eval/')}": score for name, score in found.items()}
+                tracking.track(self.place, scores, step)
 
     def save(self, step: int) -> None:
         """Write a checkpoint; processes whose buffers are their own (banks, running statistics) add them."""

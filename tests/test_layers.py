@@ -1,39 +1,67 @@
-"""Imports point one way: engine, data <- pretrain, vocoders <- w2w <- eval <- app; studies see everything."""
+"""Imports point one way; every file of every package is walked.
+
+engine, data <- pretrain, vocoders <- w2w <- eval <- app; experiments and benchmarks import all, and nothing
+imports them.
+"""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+PRODUCT = ("engine", "data", "pretrain", "vocoders", "w2w", "eval", "app")
 MAY_IMPORT: dict[str, set[str]] = {
     "engine": set(),
-    "data": set(),
+    "data": {"engine"},
     "pretrain": {"engine", "data"},
     "vocoders": {"engine", "data"},
     "w2w": {"engine", "data", "pretrain", "vocoders"},
     "eval": {"engine", "data", "pretrain", "vocoders", "w2w"},
     "app": {"engine", "data", "pretrain", "vocoders", "w2w", "eval"},
-    "experiments": {"engine", "data", "pretrain", "vocoders", "w2w", "eval", "app", "benchmarks"},
-    "benchmarks": {"engine", "data", "pretrain", "vocoders", "w2w", "eval", "app"},
+    "experiments": {*PRODUCT, "benchmarks"},
+    "benchmarks": {*PRODUCT, "experiments"},
+    "examples": {*PRODUCT},
 }
-DATA_MAY_IMPORT = {"engine.arguments", "engine.files", "engine.user_error", "engine.config", "engine.seeding"}
+NO_PACKAGE = {"tests", "docs"}
 FILES = sorted(p for package in MAY_IMPORT for p in (ROOT / package).rglob("*.py"))
+MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
 
 
 def imported_modules(path: Path) -> set[str]:
-    """Return the full names of what a file imports anywhere in it, from its own package too."""
-    package = ".".join(path.relative_to(ROOT).parent.parts)
+    """The modules of this project that a file imports, inside functions too, but not for types alone."""
+    package = path.relative_to(ROOT).parent.parts
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+            continue
+        waiting += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            inside = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            inside = package[: len(package) - node.level + 1] if node.level else ()
             base = ".".join([*inside, *([node.module] if node.module else [])])
-            found |= {base, *(f"{base}.{alias.name}" for alias in node.names)}
-    return found
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else base for name in names}
+    return {name for name in found if name.split(".")[0] in MAY_IMPORT}
+
+
+def test_every_package_has_its_layer():
+    packages = {
+        path.parts[0] for path in map(Path, tracked()) if path.suffix == ".py" and len(path.parts) > 1
+    }
+    assert packages - NO_PACKAGE == set(MAY_IMPORT)
+
+
+def tracked() -> list[str]:
+    """What belongs to the project: as git says, or where there is no git, what lies in its folders."""
+    git = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    return git.stdout.splitlines() or [str(path.relative_to(ROOT)) for path in ROOT.glob("[a-z]*/**/*.py")]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -41,13 +69,25 @@ def test_imports_point_left(path):
     package = path.relative_to(ROOT).parts[0]
     for name in imported_modules(path):
         target = name.split(".")[0]
-        if target not in MAY_IMPORT or target == package or target in MAY_IMPORT[package]:
-            continue
-        if package == "data" and any(f"{name}.".startswith(f"{allowed}.") for allowed in DATA_MAY_IMPORT):
-            continue
-        if package == "data" and name == "engine":  # the package half of ``from engine import config``
-            continue
-        pytest.fail(f"{path.relative_to(ROOT)} imports {name}: {package} may not know {target}")
+        if target != package and target not in MAY_IMPORT[package]:
+            pytest.fail(f"{path.relative_to(ROOT)} imports {name}: {package} may not know {target}")
+
+
+@pytest.mark.parametrize(
+    ("command", "strangers"),
+    [
+        ("w2w.train", ("w2w.baselines", "vocoders", "eval", "app")),
+        ("w2w.converter", ("w2w.baselines", "w2w.train", "vocoders", "eval", "app")),
+        ("data.batches", ("pretrain", "w2w")),
+    ],
+)
+def test_what_is_not_asked_for_is_not_loaded(command, strangers):
+    code = f"import sys, {command}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in loaded.stdout.split():
+        assert not any(f"{name}.".startswith(f"{stranger}.") for stranger in strangers), name
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 
 from data.batches import DataConfig
 from data.pairs import PairConfig, batches_together
-from engine.checkpoint import fill, load_weights, newest_checkpoint
+from engine.checkpoint import export, fill, load_weights, newest_checkpoint
 from engine.config import cli
 from engine.loop import LoopConfig, accelerator, fit
 from engine.optim import OptimConfig
@@ -34,7 +34,6 @@ from w2w.cluit.content_loss import ContentLoss, ContentLossConfig
 from w2w.cluit.recognisers import LocalRecogniser
 from w2w.cluit.task import CLUIT
 from w2w.earlier_format import load_converter
-from w2w.export import export_run
 from w2w.networks.decoder import DecoderConfig
 from w2w.networks.discriminator import DiscriminatorConfig
 from w2w.networks.network import ConverterConfig
@@ -252,9 +251,10 @@ def train(config: TrainConfig) -> None:
         config.data, config.pairs, loop.seed, loop.workers, rank, n_ranks, loop.accumulate
     )
     config.check_labels(len(crops.crops.human.speakers))
-    fit(lambda: build(config), crops, loop, full_config=config)
+    task, _ = fit(lambda: build(config), crops, loop, full_config=config)
     if here.is_main_process:
-        print(f"exported to {export_run(loop.out, loop.out / 'export')}")
+        folder = export(loop.out / "export", config.converter, task.converter_ema.module)
+        print(f"exported to {folder}")
 
 
 TASKS = {
