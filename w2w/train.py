@@ -85,7 +85,7 @@ class TrainConfig:
                     " be the same: set both"
                 )
 
-        if self.content.backend != LocalRecogniser() and not self.cluit.weights.recogniser:
+        if not (isinstance(self.content.backend, LocalRecogniser) or self.cluit.weights.recogniser):
             raise UserError(
                 "content.backend is given, but the loss it serves has no weight: add"
                 " --cluit.weights.recogniser 1, or name a speech encoder by --teacher instead"
