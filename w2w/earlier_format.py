@@ -45,7 +45,7 @@ def upgraded_config(config: dict[str, Any]) -> dict[str, Any]:
     unchanged = ("sample_rate", "look_ahead_ms", "pitch_memory_s", "style")
     kept = {name: config[name] for name in unchanged if name in config}
     return kept | {
-        "pitch_prior_frames": 0.0,
+        "pitch_predictor": False,
         "content": earlier | own,
         "trunk": trunk and trunk | {"layer": layer},
         "decoder": {"n_channels": 224, "n_blocks": 8} | decoder | {"refiner": None},

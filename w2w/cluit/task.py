@@ -301,8 +301,10 @@ class CLUIT:
         """The mean log-F0 predicted from spectra against the voice's; a pair's melody is not its own."""
         if not self.config.weights.pitch_prior or self.converter.pitch_predictor is None:
             return {}
-        error = (encoded.predicted_log_f0 - mean_log_f0.float()[..., None]) / 0.3
-        return {"pitch_prior": error[: rows.human].square().mean()}
+        # Before the first voiced frame nothing can be known.
+        known = (encoded.pitch.voicing > 0.5).cumsum(-1).clamp_max(1)[: rows.human].float()
+        error = (encoded.mean_log_f0[: rows.human].float() - mean_log_f0[: rows.human, :, None]) / 0.3
+        return {"pitch_prior": (error.square() * known).sum() / known.sum().clamp_min(1.0)}
 
     @property
     def discriminator_is_used(self) -> bool:

@@ -40,8 +40,9 @@ class ConverterConfig:
     """Milliseconds of future that outputs may depend on; live, this and one hop are the latency."""
     pitch_memory_s: float = 10.0
     """Seconds over which the source's mean log-F0 is remembered."""
-    pitch_prior_frames: float = 40.0
-    """Voiced frames that the mean log-F0 predicted from the spectra is worth; 0: none is predicted."""
+    pitch_predictor: bool = True
+    """Whether each frame's distance from the speaker's mean log-F0 is predicted from its spectrum, so that
+    the mean is known after a few frames."""
     content: CausalEncoderConfig = field(default_factory=CausalEncoderConfig)
     """What is said: the content encoder."""
     trunk: TrunkConfig | None = None
@@ -80,9 +81,23 @@ class Encoded(NamedTuple):
     content: Content
     pitch: Pitch
     mean_log_f0: Curve
-    """Of the source so far."""
-    predicted_log_f0: Curve
-    """The part of it that was predicted from spectra."""
+    """Of the source, as far as known."""
+
+
+class PitchPredictor(nn.Module):
+    """How far a frame's log-F0 lies from its speaker's mean, told by its spectrum: (batch, 1, frames)."""
+
+    def __init__(self, n_mels: int, n_channels: int = 96) -> None:
+        super().__init__()
+        self.hidden = nn.Conv1d(n_mels + 1, n_channels, 1)
+        self.distance = nn.Conv1d(n_channels, 1, 1)
+        nn.init.zeros_(self.distance.weight)
+        nn.init.zeros_(self.distance.bias)  # type: ignore[arg-type]
+
+    def forward(self, mels: Float[Tensor, "batch n_mels frames"], pitch: Pitch) -> Curve:
+        log_f0 = (pitch.log_f0 - MEAN_LOG_F0).to(mels.dtype)
+        hidden = self.hidden(torch.cat([0.3 * mels, 3.0 * log_f0], dim=1))
+        return 0.3 * self.distance(F.silu(hidden)).float()
 
 
 class ConverterNetwork(nn.Module):
@@ -110,13 +125,7 @@ class ConverterNetwork(nn.Module):
         frames = 1000.0 * config.pitch_memory_s / config.content.hop_ms
         self.mean_log_f0 = RunningMean(1, time_constant=frames, prior_frames=0.5)
         self.mean_log_f0.prior.requires_grad_(False).fill_(math.log(150.0))
-        self.pitch_predictor: nn.Module | None = None
-        if config.pitch_prior_frames:
-            self.pitch_predictor = nn.Sequential(
-                nn.Conv1d(config.content.n_mels + 2, 96, 1), nn.SiLU(), nn.Conv1d(96, 1, 1)
-            )
-            self.predicted_mean = RunningMean(1, time_constant=frames, prior_frames=1.0)
-            self.predicted_mean.prior.requires_grad_(False).fill_(math.log(150.0))
+        self.pitch_predictor = PitchPredictor(config.content.n_mels) if config.pitch_predictor else None
         self.gate = PauseGate(config.hop, config.look_ahead) if relative else None
 
     @property
@@ -182,7 +191,6 @@ class ConverterNetwork(nn.Module):
             "content": self.content.begin(batch) if self.streams else None,
             "pitch": self.pitch.begin(batch),
             "mean_log_f0": self.mean_log_f0.begin(batch),
-            "predicted": self.predicted_mean.begin(batch) if self.pitch_predictor else None,
             "decoder": self.begin_decoder(batch),
             "gate": self.gate.begin(batch, self.pitch.lowpass.device) if self.gate else None,
         }
@@ -216,20 +224,11 @@ class ConverterNetwork(nn.Module):
         """Find the pitch of one chunk and the mean log-F0 of the source so far."""
         pitch, after_pitch = self.pitch.step(source, state["pitch"])
         voiced = (pitch.voicing > 0.5).to(pitch.voicing.dtype)
-        total, weight = self.mean_log_f0.sums(pitch.log_f0, voiced, state["mean_log_f0"])
-        after = state | {
-            "pitch": after_pitch,
-            "mean_log_f0": state["mean_log_f0"]._replace(total=total[..., -1:], weight=weight[..., -1:]),
-        }
-        if self.pitch_predictor is None:
-            return Encoded(content, pitch, total / weight, total / weight), after
-        features = [content.mels, (pitch.log_f0 - MEAN_LOG_F0).float(), voiced.float()]
-        predicted = math.log(150.0) + 0.3 * self.pitch_predictor(torch.cat(features, dim=1)).float()
-        audible = torch.sigmoid(2.0 * (content.energy + 3.0))
-        predicted, after["predicted"] = self.predicted_mean.step(predicted, audible, state["predicted"])
-        prior = self.config.pitch_prior_frames
-        mean = (total + prior * predicted.detach().double()) / (weight + prior)
-        return Encoded(content, pitch, mean, predicted), after
+        log_f0 = pitch.log_f0
+        if self.pitch_predictor is not None:
+            log_f0 = log_f0 + self.pitch_predictor(content.mels, pitch).double()
+        mean, after_mean = self.mean_log_f0.step(log_f0, voiced, state["mean_log_f0"])
+        return Encoded(content, pitch, mean), state | {"pitch": after_pitch, "mean_log_f0": after_mean}
 
     def decode(
         self, encoded: Encoded, pitch: Pitch, voice: Voice, state: dict[str, Any]

@@ -33,10 +33,11 @@ class RefinerConfig:
 
 
 class Refiner(nn.Module):
-    """Adds to a wave what its filters cannot draw: a residual network on learned frames of the wave itself.
+    """Adds to a wave what its filters cannot draw: a bank of filters gated by a network.
 
-    The wave gives the phases, the decoder's features say what should be there. Begins as the identity.
-    Causal, without latency: a short frame's correction starts with its own samples.
+    The correction is linear in the wave: where there is no sound none is made, and no pattern of the frames
+    themselves can be heard. The wave gives the phases; the decoder's features and the wave say what should be
+    there. Begins as the identity. Causal, without latency: a correction starts with its frame's samples.
     """
 
     def __init__(self, config: RefinerConfig, n_features: int, hop: int) -> None:
@@ -46,17 +47,21 @@ class Refiner(nn.Module):
             raise UserError(f"refiner.per_frame={self.per_frame} must divide the hop of {hop} samples")
         self.short = short = hop // self.per_frame
         self.window = 4 * short
-        self.analysis = nn.Linear(self.window, width)
+        self.bank = nn.Linear(self.window, width, bias=False)
+        self.analysis = nn.Linear(self.window, width, bias=False)
         self.condition = nn.Conv1d(n_features, width * self.per_frame, 1)
         self.blocks = nn.ModuleList(ResidualBlock(width, 5, 2 ** (i % 3)) for i in range(config.n_blocks))
+        self.gate = nn.Conv1d(width, width, 1)
         self.synthesis = nn.Linear(width, 2 * short, bias=False)
         with torch.no_grad():
-            self.analysis.weight.mul_(5.0)
-            self.synthesis.weight.mul_(0.01)
+            for bank in (self.bank, self.analysis):  # waves are some .1 large
+                bank.weight.mul_(5.0)
+            self.gate.weight.zero_()
+            self.gate.bias.zero_()  # type: ignore[union-attr]
 
     def begin(self, batch: int) -> dict[str, Any]:
         """Silence."""
-        zeros = self.analysis.weight.new_zeros
+        zeros = self.bank.weight.new_zeros
         return {
             "past": zeros(batch, 1, self.window - self.short),
             "blocks": [block.begin(batch) for block in self.blocks],  # type: ignore[operator]
@@ -66,11 +71,11 @@ class Refiner(nn.Module):
     def step(self, wave: Wave, features: Features, state: dict[str, Any]) -> tuple[Wave, dict[str, Any]]:
         """Correct one chunk, a whole number of the decoder's frames long."""
         window = torch.cat([state["past"], wave], dim=-1)
-        hidden = self.analysis(window[:, 0].unfold(-1, self.window, self.short)).transpose(1, 2)
+        frames = window[:, 0].unfold(-1, self.window, self.short)
         condition = self.condition(features).unflatten(1, (-1, self.per_frame))  # (b, c, short, frames)
-        hidden = F.silu(hidden + condition.transpose(2, 3).flatten(2))
-        hidden, blocks = blocks_step(self.blocks, hidden, state["blocks"])
-        frames = self.synthesis(hidden.transpose(1, 2)).float()
-        correction, tail = overlap_add(frames, self.short, state["tail"])
+        hidden = self.analysis(frames).transpose(1, 2) + condition.transpose(2, 3).flatten(2)
+        hidden, blocks = blocks_step(self.blocks, F.silu(hidden), state["blocks"])
+        gated = self.bank(frames) * self.gate(hidden).transpose(1, 2)
+        correction, tail = overlap_add(self.synthesis(gated).float(), self.short, state["tail"])
         past = window[..., window.shape[-1] - self.window + self.short :]
         return wave + correction, {"past": past, "blocks": blocks, "tail": tail}
