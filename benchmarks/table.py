@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
+from engine.table import markdown
+
 
 def machine() -> str:
     """The processor, the threads and the torch that the figures belong to."""
@@ -20,7 +22,4 @@ def machine() -> str:
 
 def show(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a Markdown table."""
-    widths = [max(len(line[i]) for line in [heads, *rows]) for i in range(len(heads))]
-    print(f"\n{title}\n")
-    for line in [heads, ["-" * width for width in widths], *rows]:
-        print("| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths)) + " |")
+    print(f"\n{title}\n\n{markdown(heads, rows)}")

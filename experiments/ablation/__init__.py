@@ -1,1 +1,1 @@
-"""What each part of CLUIT on mels does: variants that differ from a base in one thing."""
+"""What each part of the converter's training buys, at equal cost."""

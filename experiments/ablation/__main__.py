@@ -1,144 +1,148 @@
-"""What each ingredient of the mel road does: arms that differ from a base in one thing, over seeds.
+"""What pairs, pretraining and each loss buy the converter: one left out at a time, at equal cost.
 
-    python -m experiments.ablation --data speech --out runs/ingredients --seeds 0 1 --steps 1200
+    python -m experiments.ablation --data speech --pairs pairs --minutes 120 --out runs/ablation
 
-The road is CLUIT on mels at a size for a CPU, spoken by the released vocoder. The base arm has a memory bank,
-the norm loss, the speaker label of every recording, and masks keys of a query's own speaker. The others:
+Every variant trains the preset ``small`` of ``w2w/train.py`` for as much processor time on one thread: what a
+step costs is measured, as many steps are planned as fit, and schedules follow. ``full`` has everything; each
+of the others lacks one part: ``no_pairs``, ``no_student``, ``no_content_loss``, ``no_contrast``,
+``no_adversary``, ``no_back_translation``. With ``--speech-encoder`` (a run of ``pretrain/data2vec.py``) three
+more have that encoder in the student's place: ``speech_random``, ``speech_frozen``, ``speech_fine_tuned``.
 
-- ``moco``: MoCo's queue for the memory bank;
-- ``no_norm``: without the norm loss;
-- ``labels_10``, ``labels_0``: the speaker is known of 10 % of the recordings, or of none;
-- ``content``: with the content loss of a recogniser;
-- ``no_masking``: keys of the query's own speaker are negatives, too;
-- ``same_recording``, ``same_speaker``: the critic's positives are other crops of the recording, or of the
-  speaker, instead of augmentations of one crop;
-- ``labels_0_same_recording``: the same remedy where no speaker is known, beside ``labels_0``.
-
-All arms of a seed begin from the same networks, which have learned to rebuild speech with its own voice and
-nothing of conversion: from random weights, minutes do not suffice for both. Every finished run is kept in OUT
-and never repeated; one that was cut off continues. OUT/table.md has scores on pairs of unseen speakers and
-what each arm changed; OUT/ARM/SEED/curve.jsonl and OUT/*.svg show the way there.
+Every run is kept in OUT/NAME, as ``w2w/train.py`` keeps its own. The same command goes on where it was cut
+off and never repeats what is finished. All finished variants are then scored on the same pairs of the
+validation split; the test split is not touched. The table goes to OUT/table.md, with what it is made of.
 """
 
-import json
-import time
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from data.batches import batches, split_rows
 from engine.arguments import Arguments
-from engine.checkpoint import newest_checkpoint
-from engine.config import differences, load_config, save_config
-from engine.loop import fit
+from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
 from eval.cache import Cache
-from eval.pairs import MAX_PAIRS, Pair, fixed_pairs
-from experiments.ablation.logging import Watched, held_out, judged, toplines
-from experiments.ablation.report import pictures, read_curve, tables
-from experiments.ablation.variants import ARMS, Bench, chosen, config_of, start
-from w2w.baselines.cluit_mel.train import CluitMelTrainConfig, build, completed, with_its_crops
-from w2w.export import export_run
+from eval.outputs import load_converter
+from eval.pairs import Pair
+from eval.report import label_of
+from eval.scoring import FAST, METRICS, Judges, Summary
+from experiments.ablation.variants import FULL, SPEECH_ENCODERS, VARIANTS, variant
+from experiments.scores import SCORES, Scoring, differences, evaluation_pairs, interval_cells, outputs
+from experiments.study import Cost, Study
+from experiments.trainers import wave_to_wave
+from w2w.train import PRESETS, TrainConfig
 
-
-def begin(config: CluitMelTrainConfig) -> None:
-    """Train what the arms of a seed begin from, unless that is done."""
-    newest = newest_checkpoint(config.loop.out)
-    if newest is None or json.loads((newest / "progress.json").read_text())["step"] < config.loop.steps:
-        crops = batches(config.data, config.loop.seed)
-        config = completed(config, crops.crops)
-        fit(lambda: build(config), crops, config.loop, full_config=config)
-
-
-def train(config: CluitMelTrainConfig) -> float:
-    """Train one run, or what is left of it; return the processor's seconds."""
-    began, run = time.process_time(), config.loop.out
-    config = with_its_crops(config)
-    crops, looks = batches(config.data, config.loop.seed), held_out(config.data)
-    config = completed(config, crops.crops)
-    fit(lambda: Watched(build(config), looks, run / "curve.jsonl"), crops, config.loop, full_config=config)
-    export_run(run, run / "export")
-    return time.process_time() - began
-
-
-def one(name: str, seed: int, bench: Bench, pairs: Sequence[Pair], cache: Cache) -> dict[str, Any]:
-    """The result of one run, from its file where it is finished."""
-    config = config_of(name, bench, seed)
-    run = config.loop.out
-    result, whose = run / "result.json", run / "arm.json"
-    if whose.is_file():
-        told = [field for field, *_ in differences(config, load_config(CluitMelTrainConfig, whose))]
-        if told:
-            raise UserError(
-                f"{run} holds a run of another {told[0]}: choose another --out, or give its options"
-            )
-    found = json.loads(result.read_text()) if result.is_file() else None
-    if found and found["pairs"] == len(pairs):
-        return found
-    save_config(config, whose)
-    seconds = found["seconds"] if found else train(config)
-    point = read_curve(run / "curve.jsonl")[-1]
-    looks = {key: point[key] for key in ("cycle", "norm", "moves")}
-    found = {"arm": name, "seed": seed, "steps": bench.steps, "pairs": len(pairs), "seconds": seconds}
-    found |= {**looks, **judged(run, pairs, cache)}
-    result.write_text(json.dumps(found, indent=2) + "\n")
-    return found
-
-
-def count_speakers(data: Path) -> int:
-    """How many speakers the training split names; refuses data that names none."""
-    n_speakers = len({row.speaker for row in split_rows(str(data), "train")} - {None})
-    if n_speakers < 2:
-        raise UserError(
-            f"the train split of {data} names {n_speakers or 'no'} speakers: the arms compare what "
-            "labels are worth, so give a manifest with a column 'speaker'"
-        )
-    return n_speakers
+COLUMNS = [name for name in SCORES if name != "cer_above_source"]
 
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, score and compare all arms."""
+    """Train the variants that are asked for; score and compare all that are finished."""
+    args = parse(argv)
+    known = VARIANTS | (SPEECH_ENCODERS if args.speech_encoder else {})
+    names = list(known) if args.variants is None else args.variants
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"--variants has no {unknown[0]!r}; choose from {', '.join(known)}")
+    Judges().check(FAST if args.fast else METRICS)
+    pairs = evaluation_pairs(args.validation or args.data, "validation", args.n_pairs)
+    full, study = full_config(args), study_of(args)
+    for name in names:
+        config = variant(name, full, args.speech_encoder)
+        study.train(name, partial(wave_to_wave, config, processor=not args.steps))
+    costs = {name: cost for name in known if (cost := study.cost(name)) is not None}
+    if not costs:
+        raise UserError(f"{args.out} holds no trained variant to compare: leave --variants out")
+    text = compare(study, costs, pairs, args)
+    (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(f"\n{text}\n\n{args.out}: table.md, rows.csv, summary.json")
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """Read the command line."""
     parser = Arguments.described_by("experiments.ablation", __doc__)
-    parser.add_argument("--data", type=Path, required=True, help="manifest with speakers, texts and splits")
-    parser.add_argument("--out", type=Path, default=Path("runs/ingredients"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="one tells nothing of chance")
-    parser.add_argument("--steps", type=int, default=1200, help="of every run")
-    parser.add_argument("--start-steps", type=int, default=1000, help="of what all runs of a seed begin from")
-    parser.add_argument("--pairs", type=int, default=MAX_PAIRS, help=f"of the fixed {MAX_PAIRS}")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), metavar="ARM", help="the base always runs")
-    parser.add_argument("--cache", type=Path, help="folder of the judges' features kept between runs")
-    words = parser.parse_args(argv)
-    arms, seeds = chosen(words.arms), list(dict.fromkeys(words.seeds))
-    if min(words.steps, words.pairs) < 1 or words.pairs > MAX_PAIRS or min([*seeds, words.start_steps]) < 0:
-        raise UserError(
-            f"--steps and --pairs go from 1, --pairs to {MAX_PAIRS}, --seeds and --start-steps from 0"
-        )
-    bench = Bench(
-        data=words.data,
-        out=words.out,
-        steps=words.steps,
-        n_speakers=count_speakers(words.data),
-        start_steps=words.start_steps,
+    option = parser.add_argument
+    option("--data", type=Path, required=True, help="human speech with speakers: manifest or folder")
+    option("--pairs", type=Path, required=True, help="time-aligned speech, by python -m data.parallel")
+    option("--teacher", default="released", help="frozen speech encoder of the content loss")
+    option("--student", default="released", help="distilled content encoder to begin from")
+    option("--speech-encoder", default="", metavar="RUN", help="of pretrain/data2vec.py, for three more")
+    option("--preset", default="small", choices=PRESETS, help="of w2w/train.py (default: small)")
+    option("--out", type=Path, default=Path("runs/ablation"))
+    option("--minutes", type=float, default=60.0, help="of processor time for every variant (default: 60)")
+    option("--steps", type=int, default=0, help="of every variant instead, as on a GPU")
+    option("--seed", type=int, default=0)
+    option("--variants", nargs="*", metavar="NAME", help="train these alone; without a name none")
+    option(
+        "--validation", type=Path, metavar="DATA", help="whose validation split is scored (default: --data)"
     )
-    listed = fixed_pairs(words.data)
-    pairs = [listed[i * len(listed) // words.pairs] for i in range(words.pairs)]
-    cache = Cache(words.cache)
-    words.out.mkdir(parents=True, exist_ok=True)
-    if len(seeds) == 1:
-        print("one seed: whatever differs may be chance; give --seeds 0 1 or more")
-    found: list[dict[str, Any]] = []
-    against = {name: ARMS[name].against for name in arms if ARMS[name].fields}
-    # Seed by seed, so that a table of all arms is there early.
-    for seed in seeds:
-        if bench.start_steps:
-            begin(start(bench, seed))
-        for name in arms:
-            found.append(one(name, seed, bench, pairs, cache))
-            text = tables(found, toplines(pairs, words.out, cache), against)
-            (words.out / "table.md").write_text(text + "\n")
-            pictures(words.out, arms, seeds)
-    print(text)
+    option("--n-pairs", type=int, default=24, help="validation pairs to score (default: 24)")
+    option("--fast", action="store_true", help="score similarity and pitch alone")
+    option("--cache", type=Path, help="folder of features kept between runs")
+    option("--jobs", type=int, default=1, help="processes that score")
+    args = parser.parse_args(argv)
+    if args.minutes <= 0 or args.steps < 0 or args.seed < 0:
+        raise UserError("--minutes must be above 0, --steps and --seed 0 or more")
+    return args
+
+
+def study_of(args: Namespace) -> Study:
+    """Where the runs lie, and what decides them."""
+    options = {
+        name: str(getattr(args, name)) for name in ("data", "pairs", "teacher", "student", "preset", "seed")
+    }
+    return Study(out=args.out, options=options, minutes=0.0 if args.steps else args.minutes, steps=args.steps)
+
+
+def full_config(args: Namespace) -> TrainConfig:
+    """The preset with all its parts."""
+    config = PRESETS[args.preset]
+    return replace(
+        config,
+        loop=replace(config.loop, seed=args.seed),
+        data=replace(config.data, path=str(args.data)),
+        pairs=replace(config.pairs, path=str(args.pairs)),
+        teacher=args.teacher,
+        pretrained=replace(config.pretrained, student=args.student),
+    )
+
+
+def compare(study: Study, costs: Mapping[str, Cost], pairs: Sequence[Pair], args: Namespace) -> str:
+    """Convert and score by all finished variants, and lay the table out."""
+    folder, made = study.out / "outputs" / str(len(pairs)), []
+    for name in costs:
+        export = study.folder(name) / "export"
+        load, weights = partial(load_converter, str(export)), export / "model.safetensors"
+        made += outputs(pairs, load, [weights], folder, name)
+    originals = {"source": lambda pair: pair.source, "target_other": lambda pair: pair.target_other}
+    for name, of in originals.items():  # no conversion, and a perfect one
+        made += [replace(pair, system=name, output=of(pair)) for pair in pairs if of(pair)]
+    scoring = Scoring(out=study.out, fast=args.fast, cache=Cache(args.cache), jobs=args.jobs)
+    rows, summary = scoring.score(made)
+    budget = f"{args.steps} steps" if args.steps else f"{args.minutes:g} minutes of one thread"
+    title = (
+        f"Preset {args.preset}, {budget} a variant, seed {args.seed}; {len(pairs)} validation pairs, means"
+        f" with 95 % intervals over pairs. Bold: the difference to {FULL}, pair by pair, has an interval"
+        " without 0. How much another seed would change is not known."
+    )
+    return f"{title}\n\n{table(summary, differences(rows, FULL), costs)}"
+
+
+def table(summary: Summary, gaps: Summary, costs: Mapping[str, Cost]) -> str:
+    """A row for each variant, its clear differences to the full one in bold."""
+    columns = [name for name in COLUMNS if any(name in scores for scores in summary.values())]
+    lines = []
+    for name, scores in summary.items():
+        line = interval_cells(scores, columns)
+        for place, column in enumerate(columns):
+            gap = gaps.get(name, {}).get(column) if name in costs else None
+            if gap and (gap["low"] > 0 or gap["high"] < 0):
+                line[place] = f"**{line[place]}**"
+        cost = costs.get(name)
+        spent = [f"{cost.steps}", f"{cost.processor_seconds / 60:.0f}"] if cost else ["", ""]
+        lines.append([label_of(name), *line, *spent])
+    heads = ["variant", *(SCORES[name][0] for name in columns), "steps", "minutes"]
+    return markdown(heads, lines)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """StarGAN's finding, that its output is its input: the published form beside each remedy, over seeds.
 
-    python -m experiments.stargan --data speech --out runs/finding
+    python -m experiments.stargan --data speech --out runs/stargan_finding
 
-Every arm has the same data, losses and steps; only what its name says differs:
+Every variant has the same data, losses and steps; only what its name says differs:
 
 - ``published``: undilated residual blocks follow the labels, BatchNorm, updates of two clips;
 - ``receptive``: dilated blocks, so that what follows the labels sees the whole picture;
@@ -17,10 +17,9 @@ pictures, ``published`` the experiment's sizes, for a GPU. Clips measured are of
 Finished runs are kept in OUT and never repeated; one that was cut off continues. Curves are in OUT, too.
 """
 
-import json
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +27,23 @@ import torch
 
 from data.batches import Address
 from engine.arguments import Arguments
-from engine.loop import LoopConfig, fit
 from engine.user_error import UserError, exits_cleanly
+from experiments.curves import read_curve, write_curves
 from experiments.stargan.measures import columns_after_merge, measures
-from experiments.stargan.report import curves, table
-from w2w.baselines.stargan.batches import LabelledBatch, LabelledCrops, labelled_batches
+from experiments.stargan.report import CURVES, table
+from experiments.study import Study, Training
+from experiments.trainers import run_loop, stargan
+from w2w.baselines.stargan.batches import LabelledBatch, LabelledCrops
 from w2w.baselines.stargan.presets import PRESETS, batch, instance_norm, receptive
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig
 from w2w.baselines.stargan.task import StarGAN
-from w2w.baselines.stargan.train import build, completed
+from w2w.baselines.stargan.train import completed
 from w2w.baselines.stargan.train_config import StarGANTrainConfig
 
 SIZES = ("half", "small", "published", "tiny")
-N_LOOKS = 8
+N_POINTS = 8
 """Points of a learning curve."""
-CUT_ANEW = 10_001
+CLIPS_SEED = 10_001
 """Seed of the clips that are measured: no run's."""
 
 
@@ -64,8 +65,8 @@ def half() -> StarGANTrainConfig:
     )
 
 
-def arms(size: str) -> dict[str, Callable[[], StarGANTrainConfig]]:
-    """What each arm trains, by its name."""
+def variants(size: str) -> dict[str, Callable[[], StarGANTrainConfig]]:
+    """What each variant trains, by its name."""
     base = {
         "half": half,
         "small": lambda: PRESETS["stargan_small"],
@@ -82,124 +83,71 @@ def arms(size: str) -> dict[str, Callable[[], StarGANTrainConfig]]:
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bench:
-    """What all runs share."""
+def training(config: StarGANTrainConfig, n_clips: int, seed: int, folder: Path, steps: int) -> Training:
+    """One run, measured on clips cut anew."""
+    loop = run_loop(replace(config.loop, seed=seed, workers=0), folder, steps, processor=False)
+    loop = replace(loop, sample_every=max(steps // N_POINTS, 1))
+    ready, clips = stargan(replace(config, loop=loop)), fresh_clips(config, n_clips)
 
-    data: Path
-    out: Path
-    size: str
-    steps: int
-    clips: int
+    def evaluate(task: StarGAN) -> dict[str, float]:
+        return measures(task.generator, task.discriminator, clips, task.shape)
 
-
-def arm(name: str, bench: Bench, seed: int) -> StarGANTrainConfig:
-    """The trainer's config of one run."""
-    config = arms(bench.size)[name]()
-    loop = LoopConfig(
-        out=bench.out / name / str(seed),
-        steps=bench.steps,
-        seed=seed,
-        save_every=max(bench.steps // 4, 1),
-        sample_every=max(bench.steps // N_LOOKS, 1),
-        keep=1,
-        cpu=not torch.cuda.is_available(),
-        trackers="none",
-    )
-    return completed(replace(config, loop=loop, data=replace(config.data, path=str(bench.data))))
+    return replace(ready, evaluate=evaluate, export=None)
 
 
-class Watched:
-    """The trainer's task, measured on clips cut anew."""
-
-    def __init__(self, task: StarGAN, clips: LabelledBatch, curve: Path) -> None:
-        self.task, self.clips, self.curve = task, clips, curve
-        self.players, self.modules, self.frozen = task.players, task.modules, task.frozen
-        self.update = task.update
-
-    def evaluate(self, step: int) -> dict[str, float]:
-        """The measures, also as a line of the curve."""
-        task = self.task
-        found = measures(task.generator, task.discriminator, self.clips, task.shape)
-        with self.curve.open("a") as file:
-            file.write(json.dumps({"step": step, **found}) + "\n")
-        return found
-
-
-def train(config: StarGANTrainConfig, clips: LabelledBatch) -> tuple[float, dict[str, float]]:
-    """Train one run, or what is left of it; return the processor's seconds, and its measures."""
-    began, run = time.process_time(), config.loop.out
-    run.mkdir(parents=True, exist_ok=True)
-    shape = config.stargan
-    crops = labelled_batches(
-        config.data, config.loop, shape.spectrogram, shape.labels, n_parts=config.task.critic_updates
-    )
-    kept: list[Watched] = []
-
-    def watched() -> Watched:
-        kept.append(Watched(build(config), clips, run / "curve.jsonl"))
-        return kept[0]
-
-    fit(watched, crops, config.loop, full_config=config)
-    task = kept[0].task
-    return time.process_time() - began, measures(task.generator, task.discriminator, clips, shape)
-
-
-def cut_anew(config: StarGANTrainConfig, count: int) -> LabelledBatch:
+def fresh_clips(config: StarGANTrainConfig, count: int) -> LabelledBatch:
     """The clips that are measured: of different speakers, as far as there are."""
     data = replace(config.data, batch=count, equal_speakers=True)
     crops = LabelledCrops(data, config.stargan.spectrogram, config.stargan.labels, progress=False)
-    return crops[Address(seed=CUT_ANEW, step=0)]
+    return crops[Address(seed=CLIPS_SEED, step=0)]
 
 
-def one(name: str, seed: int, bench: Bench) -> dict[str, Any]:
-    """The result of one run, from its file where it is finished."""
-    result = bench.out / name / str(seed) / "result.json"
-    asked = {"arm": name, "seed": seed, "size": bench.size, "steps": bench.steps, "clips": bench.clips}
-    if result.is_file():
-        found = json.loads(result.read_text())
-        if {key: found.get(key) for key in asked} != asked:
-            raise UserError(f"{result} is of another study: choose another --out, or give its options")
-        return found
-    config = arm(name, bench, seed)
-    shape = config.stargan
+def result(study: Study, name: str, seed: int, config: StarGANTrainConfig) -> dict[str, Any]:
+    """What a finished run has come to: the last point of its curve."""
+    folder, cost, shape = study.folder(f"{name}/{seed}"), study.cost(f"{name}/{seed}"), config.stargan
+    assert cost is not None
     reach = {"columns": columns_after_merge(shape), "frames": shape.spectrogram.n_frames}
-    seconds, scores = train(config, cut_anew(config, bench.clips))
-    found = {**asked, "batch": config.data.batch, **reach, "seconds": seconds, **scores}
-    result.write_text(json.dumps(found, indent=2) + "\n")
-    return found
+    about = {"variant": name, "batch": config.data.batch, "seconds": cost.processor_seconds, **reach}
+    return about | read_curve(folder / "curve.jsonl")[-1]
 
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train and measure all arms; print a table of them."""
+    """Train and measure all variants; print a table of them."""
     parser = Arguments.described_by("experiments.stargan", __doc__)
-    parser.add_argument("--data", type=Path, required=True, help="manifest with speakers, or folder")
-    parser.add_argument("--out", type=Path, default=Path("runs/finding"))
-    parser.add_argument("--size", choices=SIZES, default="half", help="of pictures and networks")
-    parser.add_argument("--steps", type=int, default=400, help="of every run")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--clips", type=int, default=32, help="that are measured")
-    parser.add_argument("--arms", default=",".join(arms("half")), help="separated by commas")
-    words = parser.parse_args(argv)
-    names = tuple(words.arms.split(","))
-    if unknown := [name for name in names if name not in arms("half")]:
-        raise UserError(f"--arms has no {unknown[0]!r}; choose from {','.join(arms('half'))}")
-    if min(words.steps, words.seeds) < 1 or words.clips < 2:
+    option = parser.add_argument
+    option("--data", type=Path, required=True, help="manifest with speakers, or folder")
+    option("--out", type=Path, default=Path("runs/stargan_finding"))
+    option("--size", choices=SIZES, default="half", help="of pictures and networks")
+    option("--steps", type=int, default=400, help="of every run")
+    option("--seeds", type=int, default=2)
+    option("--clips", type=int, default=32, help="that are measured")
+    option("--variants", nargs="+", default=list(variants("half")), metavar="NAME", help="default: all")
+    args = parser.parse_args(argv)
+    if unknown := [name for name in args.variants if name not in variants("half")]:
+        raise UserError(f"--variants has no {unknown[0]!r}; choose from {', '.join(variants('half'))}")
+    if min(args.steps, args.seeds) < 1 or args.clips < 2:
         raise UserError("--steps and --seeds must be at least 1, --clips at least 2")
     torch.set_num_threads(1)
-    bench = Bench(data=words.data, out=words.out, size=words.size, steps=words.steps, clips=words.clips)
-    bench.out.mkdir(parents=True, exist_ok=True)
+    options = {"data": str(args.data), "size": args.size, "clips": args.clips}
+    study = Study(out=args.out, options=options, steps=args.steps)
+    title = (
+        f"Size {args.size}, {args.steps} steps, {args.clips} clips of trained speakers, cut anew; "
+        "mean ± deviation over seeds"
+    )
+    results: list[dict[str, Any]] = []
     # Seed by seed, so that a table of fewer seeds is there early.
-    found: list[dict[str, Any]] = []
-    for seed in range(words.seeds):
-        for name in names:
-            found.append(one(name, seed, bench))
-            text = table(found, names)
-            (bench.out / "results.json").write_text(json.dumps(found, indent=2) + "\n")
-            (bench.out / "table.md").write_text(text + "\n")
+    for seed in range(args.seeds):
+        for name in args.variants:
+            config = variants(args.size)[name]()
+            config = completed(replace(config, data=replace(config.data, path=str(args.data))))
+            study.train(f"{name}/{seed}", partial(training, config, args.clips, seed))
+            results.append(result(study, name, seed, config))
+            text = table(results, title)
+            (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
             print(text, flush=True)
-        curves(bench.out, names, range(seed + 1))
+        folders = {name: [study.folder(f"{name}/{n}") for n in range(seed + 1)] for name in args.variants}
+        write_curves(args.out, folders, CURVES)
 
 
 if __name__ == "__main__":

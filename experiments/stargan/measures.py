@@ -15,13 +15,13 @@ from w2w.baselines.stargan.generator import Generator
 from w2w.baselines.stargan.labels import LabelsConfig, input_label
 from w2w.baselines.stargan.spectrogram import Spectrogram
 
-Picture = Float[Tensor, "batch 1 bins frames"]
+Spectrograms = Float[Tensor, "batch 1 bins frames"]
 Labels = Int[Tensor, "batch groups"]
 
 N_TARGETS = 6
 """Labels that every clip is converted to."""
 AT_ONCE = 8
-"""Pictures that the networks hear at once."""
+"""Spectrograms that the networks process at once."""
 
 
 def measures(
@@ -29,22 +29,24 @@ def measures(
 ) -> dict[str, float]:
     """All figures of trained networks on some clips, each converted to the labels of ``N_TARGETS`` others.
 
-    Distances are mean L1 of pictures, whose range is [0, 1]; the generator is as in use, in ``eval`` mode.
+    Distances are mean L1 of spectrograms, which lie in [0, 1]; the generator is as in use, in ``eval`` mode.
     """
     training = generator.training
     generator.eval()
     device = next(generator.parameters()).device
     with torch.no_grad():
-        picture = Spectrogram(shape.spectrogram).to(device)(clips.wave.to(device))
+        spectrogram = Spectrogram(shape.spectrogram).to(device)(clips.wave.to(device))
         labels = clips.labels.to(device)
         targets = [labels.roll(turn, 0) for turn in turns(len(labels))]
-        kept = converted(generator, picture, labels, shape.labels)
-        outputs = torch.stack([converted(generator, picture, of, shape.labels) for of in targets])
-        found = copied(picture, kept, outputs, [picture.roll(turn, 0) for turn in turns(len(labels))])
-        found |= {"label_share": label_share(outputs)}
-        found |= obeyed(discriminator, picture, labels, outputs[0], targets[0], shape.labels)
+        kept = converted(generator, spectrogram, labels, shape.labels)
+        outputs = torch.stack([converted(generator, spectrogram, of, shape.labels) for of in targets])
+        results = copied(
+            spectrogram, kept, outputs, [spectrogram.roll(turn, 0) for turn in turns(len(labels))]
+        )
+        results |= {"label_share": label_share(outputs)}
+        results |= obeyed(discriminator, spectrogram, labels, outputs[0], targets[0], shape.labels)
     generator.train(training)
-    return found
+    return results
 
 
 def turns(n_clips: int) -> list[int]:
@@ -55,18 +57,20 @@ def turns(n_clips: int) -> list[int]:
     return [1 + number * (n_clips - 1) // count for number in range(count)]
 
 
-def converted(generator: Generator, picture: Picture, labels: Labels, config: LabelsConfig) -> Picture:
-    """Pictures with the labels' voices."""
+def converted(
+    generator: Generator, spectrogram: Spectrograms, labels: Labels, config: LabelsConfig
+) -> Spectrograms:
+    """Spectrograms with the labels' voices."""
     voices = input_label(labels, config)
-    pieces = zip(picture.split(AT_ONCE), voices.split(AT_ONCE))
+    pieces = zip(spectrogram.split(AT_ONCE), voices.split(AT_ONCE))
     return torch.cat([generator(piece, voice) for piece, voice in pieces])
 
 
 def copied(
-    picture: Picture,
-    kept: Picture,
+    spectrogram: Spectrograms,
+    kept: Spectrograms,
     outputs: Float[Tensor, "targets batch 1 bins frames"],
-    others: list[Picture],
+    others: list[Spectrograms],
 ) -> dict[str, float]:
     """How much of the input the output is.
 
@@ -76,15 +80,15 @@ def copied(
     time, which tell the voice: the share of the way from the source's to the target's that conversion goes,
     beyond what it goes under the clip's own labels.
     """
-    apart = torch.stack([F.l1_loss(other, picture) for other in others]).mean()
-    moved = torch.stack([F.l1_loss(output, picture) for output in outputs]).mean()
-    along = torch.stack([other.mean(-1) - picture.mean(-1) for other in others])
+    apart = torch.stack([F.l1_loss(other, spectrogram) for other in others]).mean()
+    moved = torch.stack([F.l1_loss(output, spectrogram) for output in outputs]).mean()
+    along = torch.stack([other.mean(-1) - spectrogram.mean(-1) for other in others])
     gone = outputs.mean(-1) - kept.mean(-1)
     return {
         "moved": float(moved),
         "apart": float(apart),
         "copy": float(moved / apart),
-        "kept": float(F.l1_loss(kept, picture)),
+        "kept": float(F.l1_loss(kept, spectrogram)),
         "way": float((gone * along).sum() / along.square().sum()),
     }
 
@@ -99,9 +103,9 @@ def label_share(outputs: Float[Tensor, "targets batch 1 bins frames"]) -> float:
 
 def obeyed(
     discriminator: nn.Module,
-    picture: Picture,
+    spectrogram: Spectrograms,
     labels: Labels,
-    output: Picture,
+    output: Spectrograms,
     targets: Labels,
     config: LabelsConfig,
 ) -> dict[str, float]:
@@ -113,9 +117,9 @@ def obeyed(
     """
     before, after = (
         torch.cat([discriminator(part).labels for part in of.split(AT_ONCE)]).split(config.sizes, dim=1)
-        for of in (picture, output)
+        for of in (spectrogram, output)
     )
-    found: dict[str, float] = {}
+    results: dict[str, float] = {}
     for name, group in (("speaker", 0), ("gender", len(config.sizes) - 1)):
         own, target = labels[:, group], targets[:, group]
         counted = (own >= 0) & (target >= 0) & (own != target)
@@ -129,15 +133,15 @@ def obeyed(
             for of, (logits, wanted) in hears.items()
         }
         rise = (result - source).gather(1, target[:, None]).mean()
-        found |= {**shares, f"{name}_pull": float(rise)}
-    return found
+        results |= {**shares, f"{name}_pull": float(rise)}
+    return results
 
 
 def columns_after_merge(shape: StarGANConfig) -> int:
-    """Columns of the picture in which the merged map reaches the picture's middle column, by gradient.
+    """Columns in which the merged map reaches the spectrogram's middle column, by gradient.
 
     Of the convolutions alone: their weights are made positive and the normalisation is left out, so that
-    nothing hides a path. InstanceNorm's statistics hear the whole picture besides.
+    nothing hides a path. InstanceNorm's statistics hear the whole spectrogram besides.
     """
     generator: Any = bare(Generator(shape))
     size = shape.spectrogram

@@ -1,19 +1,15 @@
-"""The study's measures say what they claim; its arms differ in what they should; finished runs stay."""
+"""The study's measures say what they claim; its variants differ in what they should."""
 
-import csv
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from engine.user_error import UserError
-from experiments.stargan import __main__ as study
-from experiments.stargan.__main__ import Bench, arms, larger, main, one
+from data.audio.writing import save
+from experiments.stargan.__main__ import SIZES, larger, main, variants
 from experiments.stargan.measures import columns_after_merge, copied, label_share, obeyed, turns
-from experiments.stargan.report import curves, table
+from experiments.stargan.report import COLUMNS, table
 from w2w.baselines.stargan.discriminator import Judgement
 from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig
 
@@ -97,7 +93,7 @@ def test_what_the_class_head_hears_of_targets_that_differ():
 @pytest.mark.parametrize(("size", "published", "remedied"), [("half", 32, 128), ("published", 64, 256)])
 def test_how_many_columns_follow_the_merge(size, published, remedied):
     def columns(name):
-        shape = arms(size)[name]().stargan
+        shape = variants(size)[name]().stargan
         labels = LabelsConfig(first=LabelGroup(column="speaker", size=2))
         return columns_after_merge(replace(shape, labels=labels, n_channels=2))
 
@@ -105,9 +101,9 @@ def test_how_many_columns_follow_the_merge(size, published, remedied):
     assert columns("receptive") == columns("remedied") == remedied
 
 
-@pytest.mark.parametrize("size", study.SIZES)
-def test_arms_differ_in_what_their_name_says(size):
-    configs = {name: make() for name, make in arms(size).items()}
+@pytest.mark.parametrize("size", SIZES)
+def test_variants_differ_in_what_their_name_says(size):
+    configs = {name: make() for name, make in variants(size).items()}
     base = configs["published"]
     for name, config in configs.items():
         shape = replace(
@@ -123,32 +119,33 @@ def test_arms_differ_in_what_their_name_says(size):
     assert larger(base).data.batch == 4 * base.data.batch
 
 
-def test_a_finished_run_is_read_and_never_repeated(tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "train", lambda *asked: pytest.fail("trained again"))
-    bench = Bench(data=Path("speech"), out=tmp_path, size="tiny", steps=4, clips=8)
-    stored = {"arm": "batch", "seed": 1, "size": "tiny", "steps": 4, "clips": 8, "copy": 0.5}
-    path = tmp_path / "batch" / "1" / "result.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(json.dumps(stored))
-    assert one("batch", 1, bench) == stored
-    with pytest.raises(UserError, match="another study"):
-        one("batch", 1, replace(bench, steps=5))
+def test_the_command_trains_every_variant_and_prints_their_table(tmp_path, capsys):
+    """One seed of two variants on four voices, and again from what is kept."""
+    rng, lines = torch.Generator().manual_seed(0), ["path,speaker,gender"]
+    for number in range(4):
+        noise = 0.1 * torch.randn(1, 1, 20_000, generator=rng)
+        save(tmp_path / f"{number}.wav", noise, 16_000)
+        lines.append(f"{number}.wav,{number},{'FM'[number % 2]}")
+    (tmp_path / "speech.csv").write_text("\n".join(lines) + "\n")
+    command = ["--data", str(tmp_path / "speech.csv"), "--out", str(tmp_path / "out"), "--size", "tiny"]
+    command += ["--steps", "2", "--seeds", "1", "--clips", "3", "--variants", "published", "batch"]
+    main(command)
+    first = capsys.readouterr().out
+    assert [line.split("|")[1].strip() for line in first.splitlines()[-2:]] == ["published", "batch"]
+    assert (tmp_path / "out/curves.csv").read_text().startswith("variant,seed,step,")
+    main(command)
+    assert capsys.readouterr().out == first
 
 
-def test_a_table_has_means_over_seeds_and_curves_the_points_that_count(tmp_path):
-    run = {"size": "tiny", "steps": 4, "clips": 8, "batch": 2, "columns": 8, "frames": 64, "seconds": 3.0}
-    found = [{**run, "arm": "published", "seed": seed, "copy": copy} for seed, copy in ((0, 0.2), (1, 0.4))]
-    assert "| published | 8 of 64 | 2 | 0.300 ± 0.141 | 2 | 3 |" in table(found, ["published", "batch"])
-    curve = tmp_path / "published" / "0" / "curve.jsonl"
-    curve.parent.mkdir(parents=True)
-    points = [{"step": 1, "copy": 1.0}, {"step": 2, "copy": 2.0}, {"step": 1, "copy": 3.0}]
-    curve.write_text("\n".join(json.dumps(point) for point in points))
-    curves(tmp_path, ["published"], range(2))
-    rows = list(csv.DictReader((tmp_path / "curves.csv").open()))
-    assert [(row["step"], row["copy"]) for row in rows] == [("1", "3.0"), ("2", "2.0")]
+def test_a_table_has_means_over_seeds_and_only_columns_that_were_measured():
+    run = {"variant": "published", "batch": 2, "columns": 8, "frames": 64, "seconds": 3.0}
+    text = table([{**run, "copy": copy} for copy in (0.2, 0.4)], "A title")
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
+    assert cells[2] == ["published", "8 of 64", "2", "0.300 ± 0.141", "2", "3"]
+    assert cells[0][3] == COLUMNS["copy"]
 
 
-@pytest.mark.parametrize("wrong", [["--arms", "bath"], ["--steps", "0"], ["--clips", "1"]])
+@pytest.mark.parametrize("wrong", [["--variants", "bath"], ["--steps", "0"], ["--clips", "1"]])
 def test_wrong_options_end_in_one_sentence(tmp_path, capsys, wrong):
     with pytest.raises(SystemExit, match="2"):
         main(["--data", "speech", "--out", str(tmp_path), *wrong])

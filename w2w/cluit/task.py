@@ -40,6 +40,7 @@ from w2w.networks.style import StyleEncoder
 from w2w.pretrained import PretrainedConfig, begin, gentle
 
 Wave = Float[Tensor, "batch 1 samples"]
+Window = Float[Tensor, "rows 1 window"]
 Rows = Int[Tensor, " batch"]
 Losses = dict[str, Tensor]
 
@@ -313,7 +314,7 @@ class CLUIT:
         contrast = weights.contrast_discriminator or weights.contrast_converter
         return bool(weights.adversarial or weights.feature_matching or contrast or weights.label_converter)
 
-    def windows(self, rows: Utterances, output: Wave) -> tuple[Wave, Wave, Rows]:
+    def windows(self, rows: Utterances, output: Wave) -> tuple[Window, Window, Int[Tensor, " rows"]]:
         """One place of truths and outputs, of the first rows; and whose voice each output should have."""
         n_rows = self.config.discriminator_batch or len(output)
         real, fake = same_stretch((rows.truth, output), self.config.discriminator_samples)
@@ -367,7 +368,12 @@ class CLUIT:
         return losses
 
     def contrast(
-        self, query: Tensor, positive: Tensor, identity: Rows, negatives: Tensor, theirs: Rows
+        self,
+        query: Tensor,
+        positive: Tensor,
+        identity: Rows,
+        negatives: Tensor,
+        theirs: Int[Tensor, " negatives"],
     ) -> Tensor:
         """InfoNCE with this run's temperature; nobody is their own negative."""
         labels = {"query_label": identity, "negative_label": theirs}

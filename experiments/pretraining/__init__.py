@@ -1,1 +1,0 @@
-"""What pretraining buys the converter: the same training with and without it."""

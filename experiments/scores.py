@@ -1,0 +1,103 @@
+"""What converters' outputs are worth: the same pairs for all of them, scored together by ``eval``."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from engine.user_error import UserError
+from eval.cache import Cache
+from eval.outputs import Voices, make_outputs
+from eval.pairs import MAX_PAIRS, Pair, fixed_pairs, write_pairs
+from eval.report import write_rows, write_summary
+from eval.scoring import FAST, METRICS, Row, Summary, interval, score_pairs
+
+SCORES = {
+    "cer": ("CER ↓", "{:.3f}"),
+    "pocketsphinx_cer": ("CER, pocketsphinx ↓", "{:.3f}"),
+    "cer_above_source": ("CER above source ↓", "{:+.3f}"),
+    "to_target": ("to target ↑", "{:.3f}"),
+    "to_source": ("to source ↓", "{:.3f}"),
+    "nearer_to_target": ("nearer ↑", "{:.0%}"),
+    "dnsmos": ("DNSMOS ↑", "{:.2f}"),
+    "f0_distance": ("F0 off target, st ↓", "{:.2f}"),
+    "f0_correlation": ("F0 correlation ↑", "{:.2f}"),
+}
+"""By column of the scores, its heading and form."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How outputs are scored."""
+
+    out: Path
+    """Folder of outputs, rows.csv, summary.json and pairs.csv."""
+    fast: bool = False
+    """Similarity and pitch alone."""
+    cache: Cache
+    jobs: int = 1
+
+    def score(self, outputs: Sequence[Pair]) -> tuple[list[Row], Summary]:
+        """Scores of outputs of any systems, left as CSV and JSON."""
+        metrics = FAST if self.fast else METRICS
+        rows, summary = score_pairs(outputs, metrics, cache=self.cache, jobs=self.jobs)
+        write_pairs(self.out / "pairs.csv", outputs)
+        write_rows(self.out / "rows.csv", rows)
+        write_summary(
+            self.out / "summary.json", summary, {"pairs": len({(p.source, p.target) for p in outputs})}
+        )
+        return rows, summary
+
+
+def evaluation_pairs(data: Path, split: str, count: int) -> list[Pair]:
+    """Some pairs of the fixed list of a split, evenly spread."""
+    if not 1 <= count <= MAX_PAIRS:
+        raise UserError(f"--n-pairs {count} must be 1 to {MAX_PAIRS}")
+    listed = fixed_pairs(data, split)
+    return [listed[i * len(listed) // count] for i in range(count)]
+
+
+def outputs(
+    pairs: Sequence[Pair], load: Callable[[], Any], weights: Sequence[Path], out: Path, name: str
+) -> list[Pair]:
+    """Every pair's output by a converter in ``out/name``; made again only where its weights are newer."""
+    files = [out / name / f"{number:03d}.wav" for number in range(len(pairs))]
+    newest = max(file.stat().st_mtime for file in weights)
+    if all(file.is_file() and file.stat().st_mtime >= newest for file in files):
+        return [replace(pair, system=name, output=file) for pair, file in zip(pairs, files)]
+    return make_outputs(pairs, Voices(load()), out, name)
+
+
+def differences(rows: Sequence[Row], base: str) -> Summary:
+    """The base's scores less each other system's, pair by pair: means with 95 % intervals."""
+    systems = dict.fromkeys(str(row["system"]) for row in rows)
+    by_system = {name: [row for row in rows if row["system"] == name] for name in systems}
+    ours = by_system.pop(base, [])
+    found: Summary = {}
+    for name, theirs in by_system.items():
+        if len(theirs) != len(ours):
+            continue
+        for column in SCORES:
+            if all(column in row for row in (*ours, *theirs)):
+                gaps = np.array([float(a[column]) - float(b[column]) for a, b in zip(ours, theirs)])
+                gaps = gaps[~np.isnan(gaps)]
+                if len(gaps):
+                    found.setdefault(name, {})[column] = interval(gaps)
+    return found
+
+
+def cells(scores: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> list[str]:
+    """Means as a table shows them."""
+    return [SCORES[name][1].format(scores[name]["mean"]) if name in scores else "–" for name in columns]
+
+
+def interval_cells(scores: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> list[str]:
+    """Means with the bounds of their 95 % intervals."""
+    ours = []
+    for name in columns:
+        form = SCORES[name][1].format
+        known = [form(scores[name][of]) for of in ("mean", "low", "high")] if name in scores else []
+        ours.append(f"{known[0]} [{known[1]}, {known[2]}]" if known else "–")
+    return ours
