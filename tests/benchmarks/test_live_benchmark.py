@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from w2w.networks.content import ContentConfig
 
 from benchmarks.live import Contestant, against, compete, main, row
 from benchmarks.live_peer import Clock, Peer, Sinusoids
 from benchmarks.live_soak import resident_mib, rows, verdict
 from engine.checkpoint import export
 from engine.user_error import UserError
-from w2w.networks.content import ContentConfig
 from w2w.networks.decoder import DecoderConfig
 from w2w.networks.network import ConverterConfig, ConverterNetwork
 from w2w.networks.style import StyleConfig

@@ -6,6 +6,7 @@ from dataclasses import asdict, fields, replace
 import pytest
 import torch
 from torch.testing import assert_close
+from w2w.networks.content import ContentConfig
 
 from data.batches import Batch
 from engine.checkpoint import export
@@ -16,7 +17,6 @@ from pretrain.speech.encoder import Encoded, SpeechEncoder, SpeechEncoderConfig
 from w2w.converter import Converter
 from w2w.networks import network as network_module
 from w2w.networks import trunk as trunk_module
-from w2w.networks.content import ContentConfig
 from w2w.networks.network import ConverterNetwork
 from w2w.networks.style import StyleConfig
 from w2w.networks.trunk import Trunk, TrunkConfig, interpolated, played
