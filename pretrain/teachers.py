@@ -48,7 +48,7 @@ def load_teacher(where: str | Path) -> Teacher:
     if is_student(folder):
         return _student(load_student(folder))
     if not (folder / "config.json").is_file() or _model_type(folder) in (None, PUBLISHED):
-        return _own(load_speech_encoder(name))
+        return speech_teacher(load_speech_encoder(name))
     return _published(name, online=False)
 
 
@@ -69,7 +69,7 @@ def _published(name: str, *, online: bool) -> Teacher:
     if config.model_type not in KNOWN:
         raise UserError(f"{name} is a {config.model_type}: a teacher is one of {', '.join(KNOWN)}")
     if config.model_type == PUBLISHED:
-        return _own(load_speech_encoder(name))
+        return speech_teacher(load_speech_encoder(name))
     return teacher_of(_weights(name, config, online=online), standardise=_standardises(name, config, online))
 
 
@@ -124,7 +124,7 @@ def teacher_of(encoder: PreTrainedModel, *, standardise: bool = True) -> Teacher
         case "moonshine":
             convolutions: Any = (encoder.conv1, encoder.conv2, encoder.conv3)
             framing = framing_of(*zip(*[(c.kernel_size[0], c.stride[0]) for c in convolutions]))
-            encoder.conv1 = _FramedConv1d(encoder.conv1)
+            encoder.conv1 = _FramedConv1d(convolutions[0])
             # Its heads of 36 channels are slow in the fused attention's gradient on CPUs.
             encoder.set_attn_implementation("eager")
             return Teacher(_Raw(encoder, standardise=False), framing, config.hidden_size)
@@ -135,7 +135,8 @@ def teacher_of(encoder: PreTrainedModel, *, standardise: bool = True) -> Teacher
             return Teacher(_Raw(encoder, standardise=standardise), framing, config.hidden_size)
 
 
-def _own(encoder: SpeechEncoder) -> Teacher:
+def speech_teacher(encoder: SpeechEncoder) -> Teacher:
+    """Make a teacher of our own speech encoder."""
     if encoder.sample_rate != SAMPLE_RATE:
         raise UserError(
             f"this speech encoder listens at {encoder.sample_rate} Hz, a teacher at {SAMPLE_RATE}"

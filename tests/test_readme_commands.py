@@ -28,6 +28,7 @@ SHORTER = {
     "--encoder.width 2 --clip.batch 8 --clip.picture-width 4 --clip.text-width 16 --clip.text-layers 1 "
     "--loop.steps 2 --loop.trackers none --loop.threads 1",
     "pretrain/data2vec.py": "--preset tiny --loop.steps 2 --loop.cpu --loop.trackers none",
+    "pretrain/distil.py": "--preset tiny --loop.steps 2 --loop.cpu --loop.trackers none",
     "eval.copy_synthesis": "--n-utterances 1 --cache cache",
     "w2w.live": "--input-file me.wav --output-file live.wav --pace fast",
     "app": "--help",  # it serves until it is stopped: its own tests start it

@@ -1,0 +1,143 @@
+"""What content codes tell: the words, the voice, and what a recogniser's encoder hears, in one table.
+
+    python -m eval.content_codes --data speech --teacher models/moonshine-tiny \
+        --code student:runs/student --code released --code speech:released
+
+All probes are linear, on frozen codes. *agreement*: mean cosine between the teacher's features and a linear
+map of the code, over audible frames. *phone error*: of a linear layer taught by CTC. Both learn on speakers
+of the train split and are asked about utterances of others, in the split that ``--split`` names.
+*speaker*: how often the speaker is named, from the code's mean and deviation over an utterance or from one
+frame, on other utterances of the same speakers. Log-mels and the teacher itself stand beside; intervals are
+95 %.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from engine.arguments import Arguments
+from engine.user_error import UserError, exits_cleanly
+from eval.content_codes.agreement import agreement
+from eval.content_codes.codes import NAMES, Code, Heard, hear, log_mel, open_code, teacher_code
+from eval.content_codes.phones import phone_error
+from eval.content_codes.speakers import Leak, Utterances, speaker_leakage, utterances
+from pretrain.probe.scores import Interval
+from pretrain.speech.labelled import labelled_rows
+from pretrain.teachers import load_teacher
+from pretrain.units import Phonemes, Units
+
+
+class Speech(NamedTuple):
+    """Who is listened to."""
+
+    learned: dict[Path, list[int]]
+    """Recordings whose words are learned, and their phones."""
+    asked: dict[Path, list[int]]
+    """Those asked about, of other speakers."""
+    speakers: list[str]
+    """Of those asked about."""
+    told: Utterances
+    """For the voices."""
+
+    @property
+    def paths(self) -> list[Path]:
+        """All of them, each once."""
+        told = (row.path for row in (*self.told.train, *self.told.held_out))
+        return list(dict.fromkeys((*self.learned, *self.asked, *told)))
+
+
+class Scores(NamedTuple):
+    """A row of the table."""
+
+    agreement: Interval | None
+    phones: Interval
+    leak: Leak
+
+
+def speech(data: Path | str, *, split: str = "validation", most: int = 600, per_speaker: int = 0) -> Speech:
+    """Choose the utterances: at most ``most`` to learn words from, ``per_speaker`` (0: all) to learn a voice.
+
+    Words are asked about in ``split``; its speakers are left out of what is learned from.
+    """
+    train, asked = (labelled_rows((str(data),), name) for name in ("train", split))
+    strangers = {row.speaker for row in asked}
+    train = [row for row in train if row.speaker not in strangers]
+    units = Units(Phonemes())
+    learned, answers = (
+        {row.path: label for row, label in zip(rows, units.labels(rows)) if label} for rows in (train, asked)
+    )
+    if not (learned and answers):
+        raise UserError(
+            f"{data}: words are learned in split train from speakers whom split {split} does not have, and "
+            f"asked about in split {split}; both need English texts"
+        )
+    paths = list(learned)
+    places = np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).round().astype(int))
+    speakers = [str(row.speaker or row.path) for row in asked if row.path in answers]
+    chosen = {paths[i]: learned[paths[i]] for i in places}
+    return Speech(chosen, answers, speakers, utterances(data, per_speaker=per_speaker))
+
+
+def scores_of(code: Code, of: Speech, teacher: Code | None, truth: dict[Path, Heard]) -> Scores:
+    """Listen to everything and probe what was heard."""
+    bar = tqdm(of.paths, desc=f"hearing by {code.name}", unit="utterance", delay=1.0)
+    heard = {path: hear(code, path) for path in bar}
+    learned, asked = ([heard[path] for path in paths] for paths in (of.learned, of.asked))
+    told = ([heard[row.path] for row in rows] for rows in (of.told.train, of.told.held_out))
+    agreed = None
+    if teacher is not None:
+        true_learned, true_asked = ([truth[path] for path in paths] for paths in (of.learned, of.asked))
+        agreed = agreement(code, learned, asked, teacher, true_learned, true_asked, of.speakers)
+    labels = [list(paths.values()) for paths in (of.learned, of.asked)]
+    phones = phone_error(learned, labels[0], asked, labels[1], of.speakers)
+    return Scores(agreed, phones, speaker_leakage(of.told, *told))
+
+
+def table(found: dict[str, Scores], of: Speech) -> str:
+    """The probes' results in Markdown."""
+    others, told = len(set(of.speakers)), of.told
+    lines = [
+        f"Words: learned from {len(of.learned)} utterances, asked about in {len(of.asked)} of {others} other "
+        f"speakers. Voices: {len(told.speakers)}, asked about in {len(told.held_out)} utterances.\n",
+        "| code | agreement | phone error | speaker, from an utterance | speaker, from a frame |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, scores in found.items():
+        cells = (scores.agreement, scores.phones, scores.leak.pooled, scores.leak.single)
+        lines.append(f"| {name} | " + " | ".join(map(_cell, cells)) + " |")
+    return "\n".join([*lines, f"| chance | | | {told.chance:.3f} | {told.chance:.3f} |"])
+
+
+def _cell(value: Interval | None) -> str:
+    return "" if value is None else f"{value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]"
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Probe codes beside log-mels and a teacher."""
+    parser = Arguments.described_by("eval.content_codes", __doc__)
+    add = parser.add_argument
+    add("--code", action="append", default=[], metavar="NAME", help=f"{NAMES}; may be given several times")
+    add("--teacher", default="", metavar="FOLDER", help="a frozen speech encoder, for the agreement")
+    add("--data", type=Path, required=True, help="manifest with speakers, splits and texts")
+    add("--split", default="validation", help="where words are asked about (validation)")
+    add("--most", type=int, default=600, help="utterances that the words are learned from, at most (600)")
+    add("--per-speaker", type=int, default=0, help="those each voice is learned from, at most; 0: all")
+    words = parser.parse_args(argv)
+    if words.per_speaker < 0 or words.per_speaker == 1:
+        raise UserError(f"--per-speaker {words.per_speaker} must be 0 (all), or 2 or more")
+    if words.most < 2:
+        raise UserError(f"--most {words.most} must be at least 2")
+    codes = [log_mel(), *(open_code(name) for name in dict.fromkeys(words.code) if name != "log-mel")]
+    teacher = teacher_code("teacher", load_teacher(words.teacher)) if words.teacher else None
+    of = speech(words.data, split=words.split, most=words.most, per_speaker=words.per_speaker)
+    truth = {} if teacher is None else {path: hear(teacher, path) for path in of.paths}
+    codes = codes if teacher is None else [*codes, teacher]
+    print(table({code.name: scores_of(code, of, teacher, truth) for code in codes}, of))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Content codes under one roof: converters' codes, students, speech encoders, teachers and log-mels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from data.audio import load
+from data.causal_mel import CausalLogMel, frame_energy
+from engine.user_error import UserError
+from eval.outputs import load_converter
+from pretrain.causal.student import load_student
+from pretrain.speech.loading import load_speech_encoder
+from pretrain.teacher import Teacher
+from pretrain.teachers import load_teacher, speech_teacher
+from w2w.networks.network import ConverterNetwork
+
+SAMPLE_RATE = 16_000
+"""Hz of the log-mels, and of what tells audible frames from pauses."""
+HUSH = 4.6
+"""Frames this far below an utterance's loudest (natural log, 40 dB) are pauses."""
+N_MELS = 80
+HOP, WINDOW = SAMPLE_RATE // 100, SAMPLE_RATE // 25
+NAMES = "log-mel, converter:FOLDER, student:FOLDER, speech:FOLDER, teacher:FOLDER"
+"""What ``--code`` takes; converter, student and speech encoder may also be ``released``."""
+
+Wave = Float[Tensor, "1 1 samples"]
+Frames = Float[Tensor, "frames channels"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Code:
+    """A representation of speech, frame by frame."""
+
+    name: str
+    hear: Callable[[Wave], Float[Tensor, "1 channels frames"]]
+    """From a wave at ``sample_rate``."""
+    hop: int
+    """Samples between frames."""
+    offset: int = 0
+    """Sample at which frame 0 stands."""
+    sample_rate: int = SAMPLE_RATE
+    """Hz."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """What one code makes of one utterance."""
+
+    frames: Frames
+    """Half precision."""
+    audible: Bool[Tensor, " frames"]
+    """Which of them are no pauses."""
+
+
+@torch.inference_mode()
+def hear(code: Code, path: Path) -> Heard:
+    """Read one recording and listen."""
+    wave = load(path, code.sample_rate)
+    frames = code.hear(wave)[0].float().cpu()
+    return Heard(frames=frames.T.half(), audible=audible_frames(wave, code.sample_rate, frames.shape[-1]))
+
+
+def audible_frames(wave: Wave, sample_rate: int, n_frames: int) -> Bool[Tensor, " n_frames"]:
+    """Which of so many frames of a wave are no pauses."""
+    analysis = CausalLogMel(sample_rate, sample_rate // 100, sample_rate // 25, N_MELS)
+    energy = F.interpolate(frame_energy(analysis(wave)), n_frames)[0, 0]
+    return energy > energy.max() - HUSH
+
+
+def open_code(name: str) -> Code:
+    """Open a code by its name, see ``NAMES``; a plain folder is a converter's."""
+    kind, colon, place = name.partition(":")
+    match kind if colon else "":
+        case "converter":
+            return content_code(place, load_converter(place).network)
+        case "student":
+            student = load_student(place)
+            return Code(
+                name=name,
+                hear=_on_device(student, lambda wave: student(wave)),
+                hop=student.encoder.hop,
+                offset=-student.look_ahead,
+                sample_rate=student.config.sample_rate,
+            )
+        case "speech":
+            return teacher_code(name, speech_teacher(load_speech_encoder(place)))
+        case "teacher":
+            return teacher_code(name, load_teacher(place))
+    if name == "log-mel":
+        return log_mel()
+    if colon and kind not in ("hub", "C"):
+        raise UserError(f"--code {name}: there is no kind {kind!r}; give {NAMES}")
+    return content_code(name, load_converter(name).network)
+
+
+def content_code(name: str, network: ConverterNetwork) -> Code:
+    """A converter's content code."""
+    return Code(
+        name=name,
+        hear=_on_device(network, lambda wave: network.content.encode(network.pad_look_ahead(wave)).code),
+        hop=network.config.hop,
+        offset=-network.config.look_ahead,
+        sample_rate=network.config.sample_rate,
+    )
+
+
+def teacher_code(name: str, teacher: Teacher) -> Code:
+    """What a frozen speech encoder hears."""
+    return Code(name=name, hear=_on_device(teacher, teacher), hop=teacher.hop, offset=teacher.offset)
+
+
+def log_mel() -> Code:
+    """What any encoder could have heard, at its plainest."""
+    mel = CausalLogMel(SAMPLE_RATE, HOP, WINDOW, N_MELS)
+    return Code(name="log-mel", hear=mel, hop=HOP, offset=HOP - WINDOW // 2)
+
+
+def _on_device(
+    network: nn.Module, hear: Callable[[Tensor], Tensor]
+) -> Callable[[Wave], Float[Tensor, "1 channels frames"]]:
+    device = next(network.parameters()).device
+    return lambda wave: hear(wave.to(device))

@@ -1,0 +1,82 @@
+"""How well a linear layer reads the phones off a frozen code: CTC, greedy, on speakers never heard before."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from eval.content_codes.codes import Heard
+from pretrain.ctc_score import edit_distance
+from pretrain.phones import PHONES
+from pretrain.probe.scores import Interval, interval
+from pretrain.units import RecogniserOutput, greedy
+
+BATCH = 16
+"""Utterances in a step of the probe."""
+EPOCHS = 12
+
+
+def phone_error(
+    train: Sequence[Heard],
+    train_labels: Sequence[list[int]],
+    test: Sequence[Heard],
+    test_labels: Sequence[list[int]],
+    speakers: Sequence[str],
+    *,
+    seed: int = 0,
+    epochs: int = EPOCHS,
+) -> Interval:
+    """Teach the layer on some utterances; return edits per phone on others, with bounds over speakers.
+
+    Labels are tokens of phones; ``speakers`` are those of the others.
+    """
+    mean, deviation = moments([heard.frames for heard in train])
+    frames = [(heard.frames.float() - mean) / deviation for heard in (*train, *test)]
+    net = taught(frames[: len(train)], train_labels, seed=seed, epochs=epochs)
+    with torch.no_grad():
+        outputs = [RecogniserOutput([], net(one[None]).log_softmax(-1)) for one in frames[len(train) :]]
+    pairs = zip(test_labels, outputs, strict=True)
+    edits = np.array([edit_distance(label, greedy(output)[0]) for label, output in pairs])
+    phones = np.array([len(label) for label in test_labels])
+    return interval(lambda index: float(edits[index].sum() / phones[index].sum()), speakers)
+
+
+def taught(
+    frames: Sequence[Float[Tensor, "_ channels"]], labels: Sequence[list[int]], *, seed: int, epochs: int
+) -> nn.Linear:
+    """A linear layer after some rounds of CTC; utterances of like length go together."""
+    order = sorted(range(len(frames)), key=lambda i: len(frames[i]))
+    groups = [order[first : first + BATCH] for first in range(0, len(order), BATCH)]
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        net = nn.Linear(frames[0].shape[1], len(PHONES) + 1)
+        nn.init.zeros_(net.weight)
+        optimiser = torch.optim.AdamW(net.parameters(), lr=2e-2, betas=(0.9, 0.98))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * len(groups))
+        for _ in range(epochs):
+            for place in torch.randperm(len(groups)).tolist():
+                chosen = groups[place]
+                log_probs = net(pad_sequence([frames[i] for i in chosen])).log_softmax(-1)
+                lengths = torch.tensor([len(frames[i]) for i in chosen])
+                tokens = torch.tensor([token for i in chosen for token in labels[i]])
+                counts = torch.tensor([len(labels[i]) for i in chosen])
+                loss = F.ctc_loss(log_probs, tokens, lengths, counts, reduction="sum", zero_infinity=True)
+                optimiser.zero_grad()
+                (loss / counts.sum()).backward()
+                optimiser.step()
+                schedule.step()
+    return net.requires_grad_(False)
+
+
+def moments(
+    frames: Sequence[Float[Tensor, "_ channels"]],
+) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
+    """Mean and deviation of each channel over all frames."""
+    count = sum(len(one) for one in frames)
+    mean = torch.stack([one.double().sum(0) for one in frames]).sum(0) / count
+    square = torch.stack([one.double().square().sum(0) for one in frames]).sum(0) / count
+    return mean.float(), (square - mean.square()).clamp_min(1e-10).sqrt().float()
