@@ -6,17 +6,20 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torchaudio.functional import resample
 
 from data.causal_mel import FAINT, CausalLogMel, frame_energy
 from engine.user_error import UserError
-from pretrain.causal.encoder import LOWEST_BAND, QUIETEST
+from pretrain.causal.encoder import LOWEST_BAND
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
-from w2w.networks.pitch import PitchTracker
+from w2w.networks.pitch import Pitch, PitchTracker
 
 Voice = Float[Tensor, "batch voice"]
+FAINTEST = -4.0
+"""Log magnitude, relative to the clip's speech, below which all is silence: −35 dB, lest a recording's own
+noise tell one voice from another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,27 +96,35 @@ class StyleEncoder(nn.Module):
             self.lay = nn.Conv1d(config.audio.channels, width, 1)
 
     def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> Voice:
-        """Encode clips into voices; gradients reach the tokens, not the pitch."""
-        return torch.cat([self.timbre_of(wave), self.mean_log_f0(wave)], dim=-1)
+        """Encode clips into voices; gradients reach the tokens, not the pitch.
 
-    def timbre_of(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch tokens"]:
-        """The timbre tokens of a wave, flattened."""
+        Clicks, slams and noise that no voice is near have no part in the voice, where anything is voiced.
+        """
+        pitch = self.pitch(wave)
+        speech = near_voiced(pitch.voicing).to(wave.dtype) if self.relative_level else None
+        return torch.cat([self.timbre_of(wave, speech), self.mean_log_f0(wave, pitch, speech)], dim=-1)
+
+    def timbre_of(
+        self, wave: Float[Tensor, "batch 1 samples"], speech: Float[Tensor, "batch 1 frames"] | None = None
+    ) -> Float[Tensor, "batch tokens"]:
+        """The timbre tokens of a wave, flattened; ``speech`` is 1 in frames that count, all if left out."""
         mels = self.analysis(wave)
         if self.audio is None:
-            return self.timbre(mels)
-        heard = self.audio.features(resample(wave, self.sample_rate, self.audio.config.sample_rate))
-        return self.timbre(mels, F.interpolate(heard, mels.shape[-1], mode="linear"))
+            return self.timbre(mels, speech)
+        features = self.audio.features(resample(wave, self.sample_rate, self.audio.config.sample_rate))
+        return self.timbre(mels, speech, F.interpolate(features, mels.shape[-1], mode="linear"))
 
     def timbre(
         self,
         mels: Float[Tensor, "batch n_mels frames"],
+        speech: Float[Tensor, "batch 1 frames"] | None = None,
         heard: Float[Tensor, "batch channels frames"] | None = None,
     ) -> Float[Tensor, "batch tokens"]:
         """Gather the timbre tokens, flattened; pauses do not speak, and loudness says nothing.
 
         ``heard`` is what Wav2CLIP hears, in as many frames.
         """
-        mels, audible = self.leveled(mels)
+        mels, audible = self.leveled(mels, speech)
         hidden = self.stem(mels * 0.5)
         if heard is not None:
             hidden = hidden + self.lay(heard)
@@ -125,23 +136,32 @@ class StyleEncoder(nn.Module):
         return torch.einsum("bkt,bkdt->bkd", attention, values).flatten(1)
 
     def leveled(
-        self, mels: Float[Tensor, "batch n_mels frames"]
+        self,
+        mels: Float[Tensor, "batch n_mels frames"],
+        speech: Float[Tensor, "batch 1 frames"] | None = None,
     ) -> tuple[Float[Tensor, "batch n_mels frames"], Float[Tensor, "batch 1 frames"]]:
         """Mels less the level of the clip's speech, and the log of each frame's share in a voice."""
         energy = frame_energy(mels)
         if not self.relative_level:
             audible = F.logsigmoid(2.0 * (energy - energy.amax(-1, keepdim=True) + 3.5))
             return mels - (energy * audible.softmax(-1)).sum(-1, keepdim=True), audible
+        unheard = 0.0 if speech is None else 30.0 * (speech - 1.0)
         # Weighed by amplitude: neither minutes of silence nor one click move it much.
-        level = (energy * energy.softmax(-1)).sum(-1, keepdim=True)
-        return (mels - level).clamp_min(QUIETEST), F.logsigmoid(3.0 * (energy - level + 2.5))
+        level = (energy * (energy + unheard).softmax(-1)).sum(-1, keepdim=True)
+        audible = F.logsigmoid(6.0 * (energy - level + 2.5)) + unheard
+        return (mels - level).clamp_min(FAINTEST), audible
 
-    def mean_log_f0(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch 1"]:
+    def mean_log_f0(
+        self,
+        wave: Float[Tensor, "batch 1 samples"],
+        pitch: Pitch | None = None,
+        speech: Float[Tensor, "batch 1 frames"] | None = None,
+    ) -> Float[Tensor, "batch 1"]:
         """Mean log-F0 of voiced frames within half an octave of their median; 150 Hz where none is voiced."""
-        pitch = self.pitch(wave)
+        pitch = self.pitch(wave) if pitch is None else pitch
         log_f0, known = pitch.log_f0[:, 0], pitch.voicing[:, 0] > 0.5
         if self.relative_level:
-            audible = self.leveled(self.analysis(wave))[1][:, 0]
+            audible = self.leveled(self.analysis(wave), speech)[1][:, 0]
             known = known & (audible > math.log(0.3))
         median = log_f0.masked_fill(~known, math.nan).nanmedian(-1, keepdim=True).values
         near = (known & ((log_f0 - median).abs() < 0.5 * math.log(2.0))).double()
@@ -150,6 +170,14 @@ class StyleEncoder(nn.Module):
         # A hundredth of a frame of the default, so that silence, too, has a pitch.
         total = (log_f0 * near).sum(-1, keepdim=True) + 0.01 * math.log(150.0)
         return (total / (near.sum(-1, keepdim=True) + 0.01)).float()
+
+
+def near_voiced(voicing: Float[Tensor, "batch 1 frames"]) -> Bool[Tensor, "batch 1 frames"]:
+    """Frames within .2 s of speech: at least 50 ms voiced in .2 s. All frames where there is no such place."""
+    voiced = (voicing > 0.5).double()
+    lasting = F.avg_pool1d(F.pad(voiced, (10, 10)), 21, 1) > 0.24
+    near = F.max_pool1d(lasting.double(), 21, 1, padding=10) > 0
+    return near | ~near.any(-1, keepdim=True)
 
 
 class FrameNorm(nn.Module):
