@@ -30,7 +30,7 @@ Voice = Float[Tensor, "1 dim"]
 
 SHORTEST_S = 0.1
 """Seconds of speech without which there is no voice."""
-SILENCE_DB = -60.0
+SILENCE_DB = -85.0
 """dBFS, RMS of a clip's loudest tenth of a second: below it, a clip is silent."""
 LONGEST_S = 60.0
 """Seconds of a clip that are heard at once."""
