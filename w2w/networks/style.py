@@ -173,7 +173,7 @@ class StyleEncoder(nn.Module):
 
 
 def near_voiced(voicing: Float[Tensor, "batch 1 frames"]) -> Bool[Tensor, "batch 1 frames"]:
-    """Frames within .2 s of speech: at least 50 ms voiced in .2 s. All frames where there is no such place."""
+    """Frames within .1 s of a fifth of a second that is voiced for 60 ms; all frames if there is none."""
     voiced = (voicing > 0.5).double()
     lasting = F.avg_pool1d(F.pad(voiced, (10, 10)), 21, 1) > 0.24
     near = F.max_pool1d(lasting.double(), 21, 1, padding=10) > 0
