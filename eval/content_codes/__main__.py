@@ -1,4 +1,4 @@
-"""What content codes tell: the words, the voice, and what a recogniser's encoder hears, in one table.
+r"""What content codes tell: the words, the voice, and what a recogniser's encoder hears, in one table.
 
     python -m eval.content_codes --data speech --teacher models/moonshine-tiny \
         --code student:runs/student --code released --code speech:released
