@@ -1,6 +1,6 @@
-"""Sounds with captions, from a manifest or the audio-visual world, and what encoders hear in them."""
+"""Sounds with captions, from a manifest or the audio-visual world, and their features."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
+from torch.nn.utils.rnn import pad_sequence
 
 from data.audio import load
 from data.audio.resampling import resample
@@ -19,11 +19,11 @@ from data.synthetic.world_captions import GROUNDS, PLURALS, SIZES
 from data.synthetic.world_scenes import ATTRIBUTES
 from engine.user_error import UserError
 from pretrain.probe.captioning_decoder import Features
-from pretrain.probe.captioning_words import words_of
-from pretrain.probe.embedders import Clip2Vec, Embedder, LogMelStatistics, Speech2Vec
+from pretrain.probe.captioning_scores import words_of
+from pretrain.probe.harness import Embeddings
 
 MOST_FRAMES = 96
-"""Frames of a clip that the decoder looks at; longer ones are averaged down to so many."""
+"""Frames of a clip that the decoder attends to; longer ones are averaged down to so many."""
 WORLD_REFERENCES = 5
 """Captions of a world's scene, in different words."""
 VALIDATION_SHARE = 10
@@ -31,19 +31,25 @@ VALIDATION_SHARE = 10
 
 
 class Captioned(NamedTuple):
-    """One clip and what people say of it."""
+    """One clip and its captions."""
 
     name: str
-    wave: Callable[[int], Tensor]
-    """The sound at a rate, shaped (1, 1, samples)."""
+    sound: Path | Tensor
+    """A file, or a wave of the world, shaped (1, 1, samples)."""
     captions: tuple[str, ...]
     split: str
-    truth: tuple[int, ...] = ()
+    values: tuple[int, ...] = ()
     """Attributes of the world's scenes."""
+
+    def wave(self, sample_rate: int) -> Float[Tensor, "1 1 samples"]:
+        """Return the sound at a rate."""
+        if isinstance(self.sound, Path):
+            return load(self.sound, sample_rate)
+        return resample(self.sound, SAMPLE_RATE, sample_rate)
 
 
 def captioned_from(data: str, *, draws: int = 2) -> list[Captioned]:
-    """The clips of a manifest with captions and splits (``draws`` scenes a combination of ``world``).
+    """Return the clips of a manifest with captions and splits (``draws`` scenes a combination of ``world``).
 
     A clip may have several captions: in columns ``caption``, ``caption_1``, ... or in several rows.
     """
@@ -71,103 +77,42 @@ def _from_manifest(path: Path) -> list[Captioned]:
         if before is not None and before.split != split:
             raise UserError(f"{path}: {row.path.name} stands in the splits {before.split} and {split}")
         every = tuple(dict.fromkeys((*(before.captions if before else ()), *captions)))
-        found[row.path] = Captioned(str(row.path), _Loading(row.path), every, split)
+        found[row.path] = Captioned(str(row.path), row.path, every, split)
     if not found:
         raise UserError(f"{path} has no captions: it needs a column 'caption' (or caption_1, caption_2, ...)")
     return list(found.values())
 
 
-class _Loading(NamedTuple):
-    path: Path
-
-    def __call__(self, sample_rate: int) -> Tensor:
-        return load(self.path, sample_rate)
-
-
 def _captions(row: Row) -> Iterable[str]:
     if row.text and not any(name.startswith(CAPTION_COLUMNS) for name in row.extra):
         yield row.text
-    for name in CAPTION_COLUMNS:
-        if name in row.extra:
-            yield row.extra[name]
+    yield from (row.extra[name] for name in CAPTION_COLUMNS if name in row.extra)
     numbered = (name for name in row.extra if name.rpartition("_")[0] in CAPTION_COLUMNS)
     yield from (row.extra[name] for name in sorted(numbered) if row.extra[name])
 
 
 def _world(draws: int) -> Iterable[Captioned]:
-    """The held-out combinations are the test."""
-    for world, ours in ((World(0, "train", draws=draws), "train"), (World(0, "held_out"), "test")):
+    """Yield the world's scenes; the held-out combinations are the test."""
+    for world, split in ((World(0, "train", draws=draws), "train"), (World(0, "held_out"), "test")):
         others = [world.captions(world.indices + n * world.n_combinations) for n in range(WORLD_REFERENCES)]
         waves, values = world.waves(world.indices), world.values(world.indices).tolist()
-        for index, (*captions, wave, truth) in enumerate(zip(*others, waves, values)):
-            alone = tuple(dict.fromkeys(captions))
-            yield Captioned(f"{world.split} {index}", _Made(wave[None]), alone, ours, tuple(truth))
+        for index, (*captions, wave, attributes) in enumerate(zip(*others, waves, values)):
+            different = tuple(dict.fromkeys(captions))
+            yield Captioned(f"{world.split} {index}", wave[None], different, split, tuple(attributes))
 
 
-class _Made(NamedTuple):
-    wave: Tensor
+def features_of(embeddings: Embeddings, clips: Sequence[Captioned]) -> Features:
+    """Compute the clips' embeddings and frames."""
+    by_name = {clip.name: clip for clip in clips}
 
-    def __call__(self, sample_rate: int) -> Tensor:
-        return resample(self.wave, SAMPLE_RATE, sample_rate)
+    def read(name: str, sample_rate: int) -> Tensor:
+        return by_name[name].wave(sample_rate)
 
-
-def hear(
-    embedder: Embedder,
-    clips: Sequence[Captioned],
-    *,
-    crop_s: float = 10.0,
-    batch: int = 8,
-    progress: bool = True,
-) -> Features:
-    """The clips' embeddings and frames; a long clip is heard in crops whose frames follow each other."""
-    least = round(crop_s * embedder.sample_rate)
-    if least < 1:
-        raise UserError(f"--crop-s {crop_s:g} must be above 0 seconds")
-    waiting: dict[int, list[tuple[int, Tensor]]] = {}
-    vectors: list[list[Tensor]] = [[] for _ in clips]
-    frames: list[list[Tensor]] = [[] for _ in clips]
-
-    def listen(queue: list[tuple[int, Tensor]]) -> None:
-        waves = torch.cat([wave for _, wave in queue])
-        for (index, _), vector, seen in zip(queue, embedder.embed(waves), frames_of(embedder, waves)):
-            vectors[index].append(vector)
-            frames[index].append(seen)
-
-    bar = tqdm(clips, desc=f"hearing by {embedder.name}", unit="clip", delay=1.0, disable=not progress)
-    for index, clip in enumerate(bar):
-        wave = clip.wave(embedder.sample_rate)
-        n_crops = max(1, -(-wave.shape[-1] // least))
-        length = -(-wave.shape[-1] // n_crops)
-        for start in range(0, wave.shape[-1], length):
-            begin = max(0, min(start, wave.shape[-1] - length))
-            queue = waiting.setdefault(length, [])
-            queue.append((index, wave[..., begin : begin + length]))
-            # A clip's crops have one length, so that they stay in order.
-            if len(queue) >= batch:
-                listen(waiting.pop(length))
-    for queue in waiting.values():
-        listen(queue)
-    rows = [_shortened(torch.cat(parts)) for parts in frames]
-    longest = max(len(row) for row in rows)
-    valid = torch.stack([torch.arange(longest) < len(row) for row in rows])
-    padded = torch.stack([F.pad(row, (0, 0, 0, longest - len(row))) for row in rows])
-    return Features(torch.stack([torch.stack(parts).mean(0) for parts in vectors]), padded, valid)
-
-
-@torch.no_grad()
-def frames_of(
-    embedder: Embedder, wave: Float[Tensor, "batch 1 samples"]
-) -> Float[Tensor, "batch frames channels"]:
-    """What an encoder knows before it pools over time; its embedding alone where it does not tell."""
-    match embedder:
-        case Clip2Vec(encoder=encoder, device=device):
-            return encoder.features(wave.to(device)).float().cpu().mT
-        case Speech2Vec(encoder=encoder, device=device):
-            return encoder(wave.to(device), None).last.float().cpu()
-        case LogMelStatistics(mel=mel):
-            return mel(wave).mT
-        case _:
-            return embedder.embed(wave)[:, None]
+    vectors, frames = embeddings.with_frames(list(by_name), read)
+    frames = [_shortened(f) for f in frames]
+    lengths = torch.tensor([len(f) for f in frames])
+    valid = torch.arange(int(lengths.max())) < lengths[:, None]
+    return Features(vectors, pad_sequence(frames, batch_first=True), valid)
 
 
 def _shortened(frames: Float[Tensor, "frames channels"]) -> Float[Tensor, "fewer channels"]:
@@ -177,17 +122,17 @@ def _shortened(frames: Float[Tensor, "frames channels"]) -> Float[Tensor, "fewer
 
 
 def attributes_named(caption: str) -> list[Any]:
-    """Which value of each of the world's attributes a caption names; None where it names none or several."""
-    said = set(words_of(caption))
+    """Return which value of each of the world's attributes a caption names; None for none or several."""
+    words = set(words_of(caption))
     named = []
     for attribute in ATTRIBUTES:
-        words = [_ways(attribute.name, value) for value in attribute.values]
-        found = [number for number, ways in enumerate(words) if said & ways]
+        synonyms = [_synonyms(attribute.name, value) for value in attribute.values]
+        found = [number for number, some in enumerate(synonyms) if words & some]
         named.append(found[0] if len(found) == 1 else None)
     return named
 
 
-def _ways(attribute: str, value: str) -> set[str]:
+def _synonyms(attribute: str, value: str) -> set[str]:
     match attribute:
         case "size":
             return {word for way in SIZES[value] for word in words_of(way)} - {"sized"}

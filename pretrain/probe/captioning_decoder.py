@@ -1,4 +1,4 @@
-"""A 1-layer transformer that says in words what frozen features hold (Wu et al., 2022, section 3.4)."""
+"""A 1-layer transformer decoder that captions sounds from frozen features (Wu et al., 2022, section 3.4)."""
 
 import copy
 import math
@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from engine.seeding import step_seed
 from engine.user_error import UserError
-from pretrain.probe.captioning_words import END, PAD, START, UNKNOWN, Vocabulary
+from pretrain.probe.captioning_scores import END, PAD, START, UNKNOWN, Vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,19 +51,19 @@ class DecoderConfig:
 
 
 class Features(NamedTuple):
-    """What an encoder heard in each clip: its embedding, and frames that tell what was when."""
+    """An encoder's embedding of each clip, and its frames."""
 
     clip: Float[Tensor, "clips dim"]
     frames: Float[Tensor, "clips frames channels"]
     valid: Bool[Tensor, "clips frames"]
 
     def rows(self, index: Int[Tensor, "batch"]) -> "Features":
-        """Those of some clips."""
+        """Return those of some clips."""
         return Features(self.clip[index], self.frames[index], self.valid[index])
 
 
 class CaptionDecoder(nn.Module):
-    """Words, one after the other, attending to the words so far and to what was heard."""
+    """Predicts the next word, attending to the words so far and to the features."""
 
     clip_mean: Tensor
     clip_scale: Tensor
@@ -72,10 +73,9 @@ class CaptionDecoder(nn.Module):
     def __init__(self, config: DecoderConfig, train: Features, n_words: int) -> None:
         super().__init__()
         self.config = config
-        heard = train.frames[train.valid]
-        for name, seen in (("clip", train.clip), ("frames", heard)):
-            self.register_buffer(f"{name}_mean", seen.mean(0))
-            self.register_buffer(f"{name}_scale", seen.std(0, correction=0).clamp_min(1e-6))
+        for name, values in (("clip", train.clip), ("frames", train.frames[train.valid])):
+            self.register_buffer(f"{name}_mean", values.mean(0))
+            self.register_buffer(f"{name}_scale", values.std(0, correction=0).clamp_min(1e-6))
         width = config.width
         self.from_clip = nn.Linear(train.clip.shape[-1], width)
         self.from_frames = nn.Linear(train.frames.shape[-1], width)
@@ -87,89 +87,80 @@ class CaptionDecoder(nn.Module):
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(config.dropout)
 
     def forward(
-        self, heard: Features, tokens: Int[Tensor, "batch length"]
+        self, features: Features, tokens: Int[Tensor, "batch length"]
     ) -> Float[Tensor, "batch length n_words"]:
-        """Logits of the word after each of ``tokens``."""
-        memory, ignored = self.memory(heard)
-        return self.speak(memory, ignored, tokens)
+        """Return logits of the word after each of ``tokens``."""
+        return self.decode(*self.memory(features), tokens)
 
     def memory(
-        self, heard: Features
-    ) -> tuple[Float[Tensor, "batch heard width"], Bool[Tensor, "batch heard"]]:
-        """What is attended to, and which of it is padding."""
-        clip = self.from_clip((heard.clip - self.clip_mean) / self.clip_scale)
-        frames = self.from_frames((heard.frames - self.frames_mean) / self.frames_scale)
+        self, features: Features
+    ) -> tuple[Float[Tensor, "batch frames width"], Bool[Tensor, "batch frames"]]:
+        """Return what is attended to, and which of it is padding."""
+        clip = self.from_clip((features.clip - self.clip_mean) / self.clip_scale)
+        frames = self.from_frames((features.frames - self.frames_mean) / self.frames_scale)
         frames = frames + positions(frames.shape[1], frames.shape[2], frames.device)
-        ignored = F.pad(~heard.valid, (1, 0), value=False)
+        ignored = F.pad(~features.valid, (1, 0), value=False)
         return torch.cat([clip[:, None], frames], dim=1), ignored
 
-    def speak(
+    def decode(
         self,
-        memory: Float[Tensor, "batch heard width"],
-        ignored: Bool[Tensor, "batch heard"],
+        memory: Float[Tensor, "batch frames width"],
+        ignored: Bool[Tensor, "batch frames"],
         tokens: Int[Tensor, "batch length"],
     ) -> Float[Tensor, "batch length n_words"]:
-        """Logits of the next words."""
+        """Return logits of the next words."""
         length, width = tokens.shape[1], self.config.width
-        said = self.words(tokens) * math.sqrt(width) + positions(length, width, tokens.device)
+        x = self.words(tokens) * math.sqrt(width) + positions(length, width, tokens.device)
         future = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)
-        said = self.layer(
-            self.dropout(said),
-            memory,
-            tgt_mask=future,
-            memory_key_padding_mask=ignored,
-        )
-        return F.linear(self.norm(said), self.words.weight)
+        x = self.layer(self.dropout(x), memory, tgt_mask=future, memory_key_padding_mask=ignored)
+        return F.linear(self.norm(x), self.words.weight)
 
     @torch.no_grad()
-    def captions(self, heard: Features, vocabulary: Vocabulary) -> list[str]:
-        """The likeliest caption of each clip that beam search finds; likelihood is per word."""
+    def captions(self, features: Features, vocabulary: Vocabulary) -> list[str]:
+        """Return the likeliest caption of each clip that beam search finds; likelihood is per word."""
         self.eval()
-        parts = torch.arange(len(heard.clip), device=heard.clip.device).split(64)
-        return [caption for part in parts for caption in self._search(heard.rows(part), vocabulary)]
+        parts = torch.arange(len(features.clip), device=features.clip.device).split(64)
+        return [caption for part in parts for caption in self._search(features.rows(part), vocabulary)]
 
-    def _search(self, heard: Features, vocabulary: Vocabulary) -> list[str]:
-        beam, n_clips = self.config.beam, len(heard.clip)
-        memory, ignored = (part.repeat_interleave(beam, dim=0) for part in self.memory(heard))
+    def _search(self, features: Features, vocabulary: Vocabulary) -> list[str]:
+        beam, n_clips = self.config.beam, len(features.clip)
+        memory, ignored = (part.repeat_interleave(beam, dim=0) for part in self.memory(features))
         tokens = torch.full((n_clips * beam, 1), START, device=memory.device)
         likelihood = torch.full((n_clips, beam), -math.inf, device=memory.device)
-        likelihood[:, 0] = 0.0  # the others would say the same
+        likelihood[:, 0] = 0.0  # the other hypotheses would be the same
         ended = torch.zeros(n_clips, beam, dtype=torch.bool, device=memory.device)
         for _ in range(self.config.longest + 1):
-            logits = self.speak(memory, ignored, tokens)[:, -1]
+            logits = self.decode(memory, ignored, tokens)[:, -1]
             logits[:, [PAD, START, UNKNOWN]] = -math.inf
-            following = logits.log_softmax(-1).unflatten(0, (n_clips, beam))
-            # What has ended goes on as it is.
-            following[ended] = -math.inf
+            following = rearrange(logits.log_softmax(-1), "(clip beam) word -> clip beam word", beam=beam)
+            following[ended] = -math.inf  # an ended caption is only padded
             following[..., PAD] = following[..., PAD].masked_fill(ended, 0.0)
-            n_words = following.shape[-1]
-            likelihood, best = (likelihood[..., None] + following).flatten(1).topk(beam)
-            origin = best // n_words + beam * torch.arange(n_clips, device=best.device)[:, None]
-            word = best % n_words
-            tokens = torch.cat([tokens[origin.flatten()], word.reshape(-1, 1)], dim=1)
-            ended = ended.flatten()[origin] | (word == END)
+            likelihood, best = rearrange(
+                likelihood[..., None] + following, "clip beam word -> clip (beam word)"
+            ).topk(beam)
+            origin, word = best // following.shape[-1], best % following.shape[-1]
+            rows = origin + beam * torch.arange(n_clips, device=best.device)[:, None]
+            tokens = torch.cat([tokens[rows.flatten()], word.reshape(-1, 1)], dim=1)
+            ended = ended.gather(1, origin) | (word == END)
             if ended.all():
                 break
-        n_said = (tokens != PAD).sum(-1).reshape(n_clips, beam)
-        chosen = (likelihood / n_said).argmax(-1)
-        return [
-            vocabulary.caption(rows[index].tolist())
-            for rows, index in zip(tokens.unflatten(0, (n_clips, beam)), chosen)
-        ]
+        found = rearrange(tokens, "(clip beam) word -> clip beam word", beam=beam)
+        best = (likelihood / (found != PAD).sum(-1)).argmax(-1)
+        return [vocabulary.caption(rows[index].tolist()) for rows, index in zip(found, best)]
 
 
 def positions(length: int, width: int, device: torch.device) -> Float[Tensor, "length width"]:
-    """Sines and cosines that tell places apart (Vaswani et al., 2017)."""
+    """Return sines and cosines that tell places apart (Vaswani et al., 2017)."""
     place = torch.arange(length, device=device)[:, None]
     rate = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000.0) / width))
     return torch.cat([torch.sin(place * rate), torch.cos(place * rate)], dim=-1)
 
 
 def caption_loss(
-    decoder: CaptionDecoder, heard: Features, tokens: Int[Tensor, "batch length"], smoothing: float = 0.0
+    decoder: CaptionDecoder, features: Features, tokens: Int[Tensor, "batch length"], smoothing: float = 0.0
 ) -> Float[Tensor, ""]:
-    """Cross-entropy of each word given those before it, per word."""
-    logits = decoder(heard, tokens[:, :-1])
+    """Return the cross-entropy of each word given those before it, per word."""
+    logits = decoder(features, tokens[:, :-1])
     return F.cross_entropy(
         logits.flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=PAD, label_smoothing=smoothing
     )
@@ -185,12 +176,12 @@ def fit_decoder(
     progress: bool = True,
 ) -> CaptionDecoder:
     """Train on (features, captions of each clip) and return the state of the best validation loss."""
-    heard, captions = train
-    device, n_clips = heard.clip.device, len(captions)
+    features, captions = train
+    device, n_clips = features.clip.device, len(captions)
     fixed = vocabulary.tokens([c[0] for c in validation[1]], longest=config.longest).to(device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(seed, 0))
-        decoder = CaptionDecoder(config, heard, len(vocabulary)).to(device)
+        decoder = CaptionDecoder(config, features, len(vocabulary)).to(device)
         optimizer = torch.optim.AdamW(
             decoder.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98)
         )
@@ -199,7 +190,7 @@ def fit_decoder(
             optimizer, lambda step: min(1.0, (step + 1) / 50) * (1 + math.cos(math.pi * step / n_steps)) / 2
         )
         best, best_loss = copy.deepcopy(decoder.state_dict()), math.inf
-        bar = tqdm(range(config.epochs), desc="learning to speak", delay=2.0, disable=not progress)
+        bar = tqdm(range(config.epochs), desc="captioning", delay=2.0, disable=not progress)
         for _ in bar:
             decoder.train()
             for index in torch.randperm(n_clips).split(config.batch):
@@ -207,7 +198,7 @@ def fit_decoder(
                 own = [captions[i] for i in index.tolist()]
                 chosen = [some[int(u * len(some))] for some, u in zip(own, draw)]
                 tokens = vocabulary.tokens(chosen, longest=config.longest).to(device)
-                loss = caption_loss(decoder, heard.rows(index.to(device)), tokens, config.smoothing)
+                loss = caption_loss(decoder, features.rows(index.to(device)), tokens, config.smoothing)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)

@@ -1,26 +1,79 @@
-"""How near captions come to what people said: BLEU, ROUGE-L and CIDEr-D by aac-metrics."""
+"""Captions as words, and their scores against people's captions: BLEU, ROUGE-L and CIDEr-D."""
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from engine.user_error import UserError
-from pretrain.probe.captioning_words import plain
-from pretrain.probe.scores import Interval, interval, mean_interval
+from pretrain.probe.results import Interval, interval, mean_interval
 
-N_RESAMPLES = 200
-"""Of BLEU, whose value belongs to the whole corpus: each resample counts it anew."""
+SPECIAL = ("<pad>", "<start>", "<end>", "<unknown>")
+PAD, START, END, UNKNOWN = range(len(SPECIAL))
+WORD = re.compile(r"\w+(?:'\w+)*")
+BLEU_RESAMPLES = 200
+"""BLEU belongs to the whole corpus: each resample counts it anew."""
+
+
+def words_of(caption: str) -> list[str]:
+    """Return the words that are learned and scored: lower case, without punctuation.
+
+    This is what the usual Java tokeniser leaves of an English caption, without Java.
+    """
+    return WORD.findall(caption.lower().replace("’", "'"))
+
+
+def plain(caption: str) -> str:
+    """Return a caption as its words between single spaces."""
+    return " ".join(words_of(caption))
+
+
+class Vocabulary:
+    """The words of the training captions, the frequent ones first."""
+
+    def __init__(self, captions: Iterable[str], *, least_count: int = 1) -> None:
+        counts = Counter(word for caption in captions for word in words_of(caption))
+        kept = sorted((-count, word) for word, count in counts.items() if count >= least_count)
+        self.words = [*SPECIAL, *(word for _, word in kept)]
+        self.numbers = {word: number for number, word in enumerate(self.words)}
+        if len(self.words) == len(SPECIAL):
+            raise UserError("the training captions hold no words to learn from")
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def tokens(self, captions: Sequence[str], *, longest: int = 40) -> Int[Tensor, "captions length"]:
+        """Return the words' numbers between start and end, padded; words beyond ``longest`` are cut off."""
+        rows = [
+            [START, *(self.numbers.get(word, UNKNOWN) for word in words_of(caption)[:longest]), END]
+            for caption in captions
+        ]
+        length = max((len(row) for row in rows), default=0)
+        return torch.tensor([row + [PAD] * (length - len(row)) for row in rows])
+
+    def caption(self, tokens: Sequence[int]) -> str:
+        """Return the words up to the end."""
+        kept = []
+        for token in tokens:
+            if token == END:
+                break
+            if token not in (START, PAD):
+                kept.append(self.words[token])
+        return " ".join(kept)
 
 
 def caption_scores(
     candidates: Sequence[Sequence[str]], references: Sequence[Sequence[str]], groups: Sequence[str]
 ) -> dict[str, Interval]:
-    """Scores of several decoders' captions (a list each) as means over them, with bounds over clips.
+    """Return scores of several decoders' captions (a list each): means over decoders, bounds over clips.
 
-    Only those metrics of aac-metrics are used that need neither Java nor a download; captions are cut into
-    words here, alike for candidates and references. CIDEr-D is on its own scale of 0 to 10 and weighs n-grams
-    by how rare they are in these references.
+    Only those metrics of aac-metrics are used that need neither Java nor a download. CIDEr-D is on its own
+    scale of 0 to 10 and weighs n-grams by how rare they are in these references.
     """
     try:
         from aac_metrics.functional.bleu import _bleu_compute, _bleu_update
@@ -45,8 +98,8 @@ def caption_scores(
         return np.mean(values, axis=0)
 
     values, bounds = bleus(np.arange(n_clips)), []
-    interval(lambda index: bounds.append(bleus(index)) or 0.0, groups, n_resamples=N_RESAMPLES)
-    low, high = np.percentile(bounds[:N_RESAMPLES], [2.5, 97.5], axis=0)
+    interval(lambda index: bounds.append(bleus(index)) or 0.0, groups, n_resamples=BLEU_RESAMPLES)
+    low, high = np.percentile(bounds[:BLEU_RESAMPLES], [2.5, 97.5], axis=0)
     scores = {f"BLEU-{n + 1}": (float(values[n]), float(low[n]), float(high[n])) for n in range(4)}
     rouge = np.mean([rouge_l(some, true)[1]["rouge_l"].numpy() for some in said], axis=0)  # pyright: ignore
     cider = np.mean([cider_d(some, true)[1]["cider_d"].numpy() for some in said], axis=0)  # pyright: ignore
@@ -54,14 +107,9 @@ def caption_scores(
 
 
 def commonest_caption(captions: Sequence[Sequence[str]]) -> str:
-    """The most frequent training caption; among equally frequent ones that of the most frequent words."""
+    """Return the most frequent caption; among equally frequent ones that of the most frequent words."""
     every = [plain(one) for some in captions for one in some]
-    words: dict[str, int] = {}
-    times: dict[str, int] = {}
-    for caption in every:
-        times[caption] = times.get(caption, 0) + 1
-        for word in set(caption.split()):
-            words[word] = words.get(word, 0) + 1
+    times, words = Counter(every), Counter(word for caption in every for word in set(caption.split()))
 
     def typical(caption: str) -> float:
         found = caption.split()

@@ -1,92 +1,189 @@
-"""Labels from frozen embeddings: ``python -m pretrain.probe classification --encoder E --data D``.
+"""Labels from frozen embeddings, with all labels or few.
 
-A 2-layer perceptron is trained on the ``train`` clips, stopped by the ``validation`` clips and scored on the
-``test`` clips, several times with other seeds. The manifest has columns ``path``, ``label`` and ``split``; a
-label ``dog;rain`` makes the task multi-label (mean average precision and macro AUC, else accuracy and macro
-F1). ESC-50 and UrbanSound8K are read as they come, their last folds as validation and test.
+``classification`` trains a 2-layer perceptron on the ``train`` clips, stops by the ``validation`` clips and
+scores the ``test`` clips, several times with other seeds. The manifest has columns ``path``, ``label`` and
+``split``; a label ``dog;rain`` makes the task multi-label (mean average precision and macro AUC, else
+accuracy and macro F1). ESC-50 and UrbanSound8K are read as published, their last folds as validation and
+test.
+
+``low_data`` does so with 1, 5, 10, 25, 50 and 100 % of the labels (at least one clip of every class). A seed
+chooses the clips, the fewer among the more; the validation clips are as few. It also draws OUT/low_data.png.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
+import argparse
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm import tqdm
 
-from pretrain.probe.clips import Clip, clips_from, is_multi_label, label_names, of_split, with_splits
-from pretrain.probe.listener import Listener
-from pretrain.probe.options import (
-    checked_seeds,
-    label_arguments,
-    listener,
-    opened_embedders,
-    probe_arguments,
-    seed_arguments,
-)
+from engine.arguments import Arguments
+from engine.user_error import UserError
+from pretrain.probe.clips import Clip, clips_from, is_multi_label, label_names, splits_of, targets_of
+from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, seed_argument
 from pretrain.probe.perceptron import PerceptronConfig, fit_perceptron
-from pretrain.probe.results import Result, report, results_of
-from pretrain.probe.scores import Interval, multi_label_scores, single_label_scores
+from pretrain.probe.results import (
+    N_RESAMPLES,
+    Interval,
+    Result,
+    draw_curves,
+    interval,
+    mean_interval,
+    results_of,
+)
 
-
-def targets_of(clips: Sequence[Clip], names: Sequence[str]) -> Float[Tensor, "clips n_classes"]:
-    """1 where a clip bears a label."""
-    place = {name: i for i, name in enumerate(names)}
-    targets = torch.zeros(len(clips), len(names))
-    for row, clip in enumerate(clips):
-        targets[row, [place[label] for label in clip.labels]] = 1.0
-    return targets
+SHARES = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0)
+"""Percent of the labels."""
 
 
 def classify(
-    ear: Listener,
-    train: Sequence[Clip],
-    validation: Sequence[Clip],
-    test: Sequence[Clip],
+    embeddings: Embeddings,
+    parts: tuple[Sequence[Clip], Sequence[Clip], Sequence[Clip]],
     names: Sequence[str],
     *,
-    multi_label: bool,
     seeds: Sequence[int],
+    multi_label: bool = False,
     config: PerceptronConfig | None = None,
 ) -> list[Float[Tensor, "clips n_classes"]]:
-    """Logits of the test clips, once a seed."""
-    heard = [
-        (ear.hear([clip.path for clip in part]), targets_of(part, names)) for part in (train, validation)
-    ]
-    asked = ear.hear([clip.path for clip in test])
-    return [
-        fit_perceptron(heard[0], heard[1], multi_label=multi_label, seed=seed, config=config)(asked)
-        for seed in seeds
-    ]
+    """Train on the first part, stop by the second; return logits of the third, once a seed."""
+    train, validation, test = (embeddings.of([clip.path for clip in part]) for part in parts)
+    known = (train, targets_of(parts[0], names)), (validation, targets_of(parts[1], names))
+    return [fit_perceptron(*known, multi_label=multi_label, seed=seed, config=config)(test) for seed in seeds]
 
 
 def label_scores(
-    logits: Sequence[Tensor], test: Sequence[Clip], names: Sequence[str], *, multi_label: bool
+    logits: Sequence[Tensor], test: Sequence[Clip], names: Sequence[str], *, multi_label: bool = False
 ) -> dict[str, Interval]:
-    """The scores that fit the labels, with intervals over the recordings."""
-    truth, groups = targets_of(test, names), [clip.recording or str(clip.path) for clip in test]
+    """Return the scores that fit the labels, with intervals over the recordings."""
+    truth, groups = targets_of(test, names), [clip.group for clip in test]
     if multi_label:
         return multi_label_scores(logits, truth, groups)
     return single_label_scores(logits, truth.argmax(1), groups)
 
 
-def main(argv: Sequence[str] | None = None) -> list[Result]:
+def macro_f1(predicted: Int[np.ndarray, "clips"], truth: Int[np.ndarray, "clips"], n_classes: int) -> float:
+    """Return the mean over the classes that occur of 2 · hits / (predicted + true)."""
+    hits = np.bincount(truth[predicted == truth], minlength=n_classes)
+    total = np.bincount(predicted, minlength=n_classes) + np.bincount(truth, minlength=n_classes)
+    return float((2 * hits[total > 0] / total[total > 0]).mean())
+
+
+def single_label_scores(
+    logits: Sequence[Float[Tensor, "clips n_classes"]], truth: Int[Tensor, "clips"], groups: Sequence[str]
+) -> dict[str, Interval]:
+    """Return accuracy and macro F1, as means over the seeds that ``logits`` come from."""
+    answers, true, n_classes = [one.argmax(1).numpy() for one in logits], truth.numpy(), logits[0].shape[1]
+    right = np.mean([answer == true for answer in answers], axis=0)
+
+    def f1(index: np.ndarray) -> float:
+        return float(np.mean([macro_f1(answer[index], true[index], n_classes) for answer in answers]))
+
+    return {"accuracy": mean_interval(right, groups), "macro F1": interval(f1, groups)}
+
+
+def multi_label_scores(
+    logits: Sequence[Float[Tensor, "clips n_classes"]],
+    truth: Float[Tensor, "clips n_classes"],
+    groups: Sequence[str],
+    *,
+    n_resamples: int = N_RESAMPLES // 5,
+) -> dict[str, Interval]:
+    """Return mean average precision and macro AUC over the classes in the test, as means over seeds."""
+    try:
+        from torchmetrics.functional.classification import multilabel_auroc, multilabel_average_precision
+    except ImportError:
+        raise UserError("multi-label scores need torchmetrics: pip install 'timbre[probes]'") from None
+
+    def scored(metric: Callable[..., Tensor]) -> Interval:
+        def score(index: np.ndarray) -> float:
+            chosen = truth[index].long()
+            (kept,) = torch.nonzero((chosen.sum(0) > 0) & (chosen.sum(0) < len(chosen)), as_tuple=True)
+            if not len(kept):
+                return float("nan")
+            if len(kept) == 1:  # torchmetrics wants two labels at least: the mean of twice the same
+                kept = kept.repeat(2)
+            known = {"num_labels": len(kept), "average": "macro"}
+            values = [metric(one[index][:, kept].sigmoid(), chosen[:, kept], **known) for one in logits]
+            return float(torch.stack(values).mean())
+
+        return interval(score, groups, n_resamples=n_resamples)
+
+    return {"mAP": scored(multilabel_average_precision), "macro AUC": scored(multilabel_auroc)}
+
+
+def some_of(clips: Sequence[Clip], percent: float, seed: int) -> list[Clip]:
+    """Return a share of each class' clips, at least one; larger shares of a seed hold the smaller ones."""
+    rng, chosen = np.random.default_rng(seed), []
+    for name in label_names(clips):
+        own = [i for i, clip in enumerate(clips) if clip.labels[0] == name]
+        if own:
+            chosen += rng.permutation(own)[: max(1, round(len(own) * percent / 100))].tolist()
+    return [clips[i] for i in sorted(chosen)]
+
+
+def run_classification(args: argparse.Namespace) -> list[Result]:
     """Classify by one or several frozen encoders."""
-    parser = probe_arguments("classification", __doc__)
-    label_arguments(parser)
-    seed_arguments(parser)
-    words = parser.parse_args(argv)
-    clips = with_splits(clips_from(words.data, words.label), words.data)
-    names, multi_label, seeds = label_names(clips), is_multi_label(clips), checked_seeds(words.seeds)
-    train, validation, test = (of_split(clips, s, words.data) for s in ("train", "validation", "test"))
+    clips = clips_from(args.data, args.label)
+    names, multi_label = label_names(clips), is_multi_label(clips)
+    train, validation, test = splits_of(clips, args.data)
     results: list[Result] = []
-    for embedder in opened_embedders(words):
-        ear = listener(embedder, words)
-        logits = classify(ear, train, validation, test, names, multi_label=multi_label, seeds=seeds)
-        known = {"task": "classification", "data": Path(words.data).name, "encoder": embedder.name}
+    for embedder in embedders_of(args):
+        logits = classify(
+            embeddings_of(embedder, args), (train, validation, test), names,
+            seeds=range(args.seeds), multi_label=multi_label,
+        )  # fmt: skip
+        known = {"task": "classification", "data": args.data_name, "encoder": embedder.name}
         scores = label_scores(logits, test, names, multi_label=multi_label)
-        results += results_of(scores, **known, n=len(test), seeds=len(seeds))
-    print(
-        f"{len(train)} clips to train, {len(validation)} to stop by, {len(test)} tested, {len(names)} labels"
-    )
-    report(results, words.out, "classification")
+        results += results_of(scores, **known, n=len(test), seeds=args.seeds)
+    print(f"{len(train)} training, {len(validation)} validation, {len(test)} test clips, {len(names)} labels")
     return results
+
+
+def run_low_data(args: argparse.Namespace) -> list[Result]:
+    """Classify with shares of the labels by one or several frozen encoders."""
+    shares = sorted(set(args.share or SHARES))
+    if wrong := [share for share in shares if not 0 < share <= 100]:
+        raise UserError(f"--share {wrong[0]:g} must be above 0 and at most 100 percent")
+    clips = clips_from(args.data, args.label)
+    names, multi_label, metric = label_names(clips), is_multi_label(clips), ""
+    train, validation, test = splits_of(clips, args.data)
+    results: list[Result] = []
+    curves: dict[str, list[tuple[float, Interval]]] = {}
+    for embedder in embedders_of(args):
+        embeddings = embeddings_of(embedder, args)
+        for percent in tqdm(shares, desc=f"shares of {embedder.name}", delay=2.0, leave=False):
+            logits: list[Tensor] = []
+            for seed in range(args.seeds):
+                parts = some_of(train, percent, seed), some_of(validation, percent, seed), test
+                logits += classify(embeddings, parts, names, seeds=[seed], multi_label=multi_label)
+            metric, value = next(iter(label_scores(logits, test, names, multi_label=multi_label).items()))
+            curves.setdefault(embedder.name, []).append((percent, value))
+            known = {"task": "low_data", "data": args.data_name, "encoder": embedder.name}
+            known |= {"trained_on": f"{len(some_of(train, percent, 0))} labelled clips"}
+            results += results_of(
+                {f"{metric} at {percent:g} %": value}, **known, n=len(test), seeds=args.seeds
+            )
+    draw_curves(curves, args.out / "low_data.png", x="% of the labels", y=metric, log=True)
+    return results
+
+
+def _arguments(parser: Arguments) -> None:
+    label_argument(parser)
+    seed_argument(parser)
+
+
+def _low_data_arguments(parser: Arguments) -> None:
+    _arguments(parser)
+    help_text = "percent of the labels; repeat (1 … 100)"
+    parser.add_argument("--share", type=float, action="append", default=[], help=help_text)
+
+
+def label_argument(parser: Arguments) -> None:
+    """Add ``--label``: the column that the labels stand in."""
+    parser.add_argument("--label", default="", help="column of the labels (label, labels, category or class)")
+
+
+classification = Probe("classification", __doc__, run_classification, _arguments)
+low_data = Probe("low_data", __doc__, run_low_data, _low_data_arguments)

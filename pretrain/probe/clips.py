@@ -1,10 +1,14 @@
-"""Labelled recordings and their folds: from a manifest, or ESC-50 and UrbanSound8K as they come."""
+"""Labelled recordings and their splits: from a manifest, or ESC-50 and UrbanSound8K as published."""
 
 import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from data.manifest import Row, rows_from
 from engine.user_error import UserError
@@ -16,17 +20,22 @@ ESC_NAME = re.compile(r"(\d)-(\d+)-[A-Z](-\d+)?")
 
 
 class Clip(NamedTuple):
-    """One recording, what is heard in it, and where it belongs."""
+    """One recording and its labels."""
 
     path: Path
     labels: tuple[str, ...]
-    """Without a manifest's word for it at least one; several where the corpus is multi-label."""
+    """At least one; several where the corpus is multi-label."""
     split: str | None = None
     fold: int | None = None
     """Official fold of a corpus that is cross-validated."""
     recording: str = ""
-    """What the clip was cut from: clips of one recording are no independent witnesses."""
+    """What the clip was cut from: clips of one recording are not independent."""
     caption: str | None = None
+
+    @property
+    def group(self) -> str:
+        """What a bootstrap draws as a whole."""
+        return self.recording or str(self.path)
 
 
 def clips_from(path: str | Path, column: str = "") -> list[Clip]:
@@ -51,35 +60,64 @@ def is_multi_label(clips: Sequence[Clip]) -> bool:
     return any(len(clip.labels) != 1 for clip in clips)
 
 
-def of_split(clips: Sequence[Clip], split: str, path: str | Path = "the data") -> list[Clip]:
-    """The clips of one split; it is an error if there is none."""
-    chosen = [clip for clip in clips if clip.split == split]
-    if not chosen:
-        found = ", ".join(sorted({clip.split or "none" for clip in clips}))
-        raise UserError(f"{path} has no clips of split {split!r} (found: {found}): fill its 'split' column")
-    return chosen
+def targets_of(clips: Sequence[Clip], names: Sequence[str]) -> Float[Tensor, "clips n_classes"]:
+    """Return 1 where a clip has a label, else 0."""
+    targets = torch.zeros(len(clips), len(names))
+    for row, clip in enumerate(clips):
+        targets[row, [names.index(label) for label in clip.labels]] = 1.0
+    return targets
 
 
-def with_splits(clips: Sequence[Clip], path: str | Path = "the data") -> list[Clip]:
-    """Clips that all have a split: theirs, or by their folds (the last one is the test, the one before it
-    the validation)."""
-    if all(clip.split for clip in clips):
-        return list(clips)
-    folds = sorted({clip.fold for clip in clips if clip.fold is not None})
-    if len(folds) < 3 or any(clip.fold is None for clip in clips):
-        raise UserError(f"{path} has neither a 'split' column (train, validation, test) nor three folds")
-    names = {folds[-1]: "test", folds[-2]: "validation"}
-    return [clip._replace(split=names.get(clip.fold or 0, "train")) for clip in clips]
+def splits_of(clips: Sequence[Clip], path: str | Path = "the data") -> tuple[list[Clip], ...]:
+    """Return the clips to train on, to stop the training by, and to test.
+
+    Clips without a split have it by their folds: the last one is the test, the one before it the validation.
+    """
+    if not all(clip.split for clip in clips):
+        last = rotations(clips, path)[-1]
+        return last.train, last.validation, last.test
+    parts = tuple([c for c in clips if c.split == split] for split in ("train", "validation", "test"))
+    for split, part in zip(("train", "validation", "test"), parts):
+        if not part:
+            found = ", ".join(sorted({clip.split or "none" for clip in clips}))
+            raise UserError(
+                f"{path} has no clips of split {split!r} (found: {found}): fill its 'split' column"
+            )
+    return parts
 
 
-def folds_of(clips: Sequence[Clip], path: str | Path = "the data") -> list[int]:
-    """The official folds; it is an error if there are fewer than three."""
+class Rotation(NamedTuple):
+    """Which clips are trained on, stop the training and are tested while one fold is the test."""
+
+    fold: int
+    train: list[Clip]
+    validation: list[Clip]
+    test: list[Clip]
+
+
+def rotations(
+    clips: Sequence[Clip], path: str | Path = "the data", only: Sequence[int] = ()
+) -> list[Rotation]:
+    """Return each official fold in turn as the test and the one before it as the validation.
+
+    ``only`` leaves some of the test folds.
+    """
     folds = sorted({clip.fold for clip in clips if clip.fold is not None})
     if len(folds) < 3 or any(clip.fold is None for clip in clips):
         raise UserError(
-            f"{path} has no folds to cross-validate over: give a 'fold' column with at least three"
+            f"{path} has neither a 'split' column (train, validation, test) nor a 'fold' column with at "
+            "least three folds"
         )
-    return folds
+    if unknown := [fold for fold in only if fold not in folds]:
+        raise UserError(f"{path} has no fold {unknown[0]} (it has {', '.join(map(str, folds))})")
+    found = []
+    for place, fold in enumerate(folds):
+        if not only or fold in only:
+            parts = ([], [], [])
+            for clip in clips:
+                parts[2 if clip.fold == fold else 1 if clip.fold == folds[place - 1] else 0].append(clip)
+            found.append(Rotation(fold, *parts))
+    return found
 
 
 def _clip(manifest: Path, row: Row, column: str) -> Clip:
@@ -100,28 +138,29 @@ def _clip(manifest: Path, row: Row, column: str) -> Clip:
 
 
 def _esc50(folder: Path) -> list[Clip]:
-    with (folder / "meta" / "esc50.csv").open(encoding="utf-8", newline="") as file:
-        return [
-            Clip(
-                folder / "audio" / row["filename"],
-                (row["category"],),
-                None,
-                int(row["fold"]),
-                f"{row['fold']}-{row['src_file']}",
-            )
-            for row in csv.DictReader(file)
-        ]
+    return [
+        Clip(
+            path=folder / "audio" / row["filename"],
+            labels=(row["category"],),
+            fold=int(row["fold"]),
+            recording=f"{row['fold']}-{row['src_file']}",
+        )
+        for row in _table(folder / "meta" / "esc50.csv")
+    ]
 
 
 def _urbansound(folder: Path) -> list[Clip]:
-    with (folder / "metadata" / "UrbanSound8K.csv").open(encoding="utf-8", newline="") as file:
-        return [
-            Clip(
-                folder / "audio" / f"fold{row['fold']}" / row["slice_file_name"],
-                (row["class"],),
-                None,
-                int(row["fold"]),
-                row["fsID"],
-            )
-            for row in csv.DictReader(file)
-        ]
+    return [
+        Clip(
+            path=folder / "audio" / f"fold{row['fold']}" / row["slice_file_name"],
+            labels=(row["class"],),
+            fold=int(row["fold"]),
+            recording=row["fsID"],
+        )
+        for row in _table(folder / "metadata" / "UrbanSound8K.csv")
+    ]
+
+
+def _table(file: Path) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))

@@ -1,19 +1,21 @@
-"""What is probed: anything that turns a wave into one vector, opened by its name on the command line."""
+"""Frozen encoders of sounds to be probed, opened by their names on the command line."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.frontends import LogMel, MelConfig
 from engine.user_error import UserError
 
 NAMES = (
     "a folder (export or run) or published file of a Wav2CLIP encoder, released, random, logmel, "
-    "pooled:FOLDER, speech:FOLDER, clap:FOLDER, yamnet:FILE.onnx, openl3[:FILE.onnx]"
+    "pooled:FOLDER, speech:FOLDER, clap:FOLDER"
 )
 """What ``--encoder`` takes."""
 STATISTICS = MelConfig(
@@ -21,133 +23,178 @@ STATISTICS = MelConfig(
 )
 """The log-mel of the baseline."""
 
+Wave = Float[Tensor, "batch 1 samples"]
+Vectors = Float[Tensor, "batch dim"]
 
-@runtime_checkable
-class Embedder(Protocol):
-    """A frozen encoder of sounds. Clips of a batch have one length and never change each other's vectors."""
+
+@dataclass(frozen=True)
+class Embedder:
+    """A frozen encoder. Clips of a batch have one length and never change each other's vectors."""
 
     name: str
-    """As it stands over a column."""
+    """The column's heading in tables."""
     dim: int
     sample_rate: int
-    """Hz that ``embed`` expects."""
-
-    def embed(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim"]:
-        """One vector a clip, without gradient."""
-        ...
-
-
-class Clip2Vec:
-    """Our Wav2CLIP encoder: its clip-level output."""
-
-    def __init__(self, name: str, encoder: Any, device: str = "cpu") -> None:
-        self.name, self.encoder, self.device = name, encoder.eval().requires_grad_(False).to(device), device
-        self.dim, self.sample_rate = int(encoder.config.dim), int(encoder.config.sample_rate)
-
-    @torch.no_grad()
-    def embed(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim"]:
-        return self.encoder(wave.to(self.device)).float().cpu()
+    """Hz of the waves it takes."""
+    embed: Callable[[Wave], Vectors]
+    """One vector a clip, on the CPU, without gradient."""
+    frames: Callable[[Wave], Float[Tensor, "batch frames channels"]] | None = None
+    """The features before pooling over time; none: the encoder does not give them."""
+    texts: Callable[[list[str]], Float[Tensor, "captions dim"]] | None = None
+    """Captions' vectors in the same space, where the encoder brings a text tower."""
+    encoder: Any = None
+    """The network itself, of encoders trained here."""
 
 
-class Pooled(Clip2Vec):
-    """Our Wav2CLIP encoder's last map: mean and deviation over time of its channels, before the transform."""
+def wav2clip(name: str, encoder: Any, device: str = "cpu") -> Embedder:
+    """Embed by a Wav2CLIP encoder's output."""
+    encoder = encoder.eval().requires_grad_(False).to(device)
 
-    def __init__(self, name: str, encoder: Any, device: str = "cpu") -> None:
-        super().__init__(name, encoder, device)
-        self.dim = 2 * int(encoder.config.channels)
+    def embed(wave: Wave) -> Vectors:
+        return encoder(wave.to(device)).float().cpu()
 
-    @torch.no_grad()
-    def embed(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim"]:
-        channels = self.encoder.features(wave.to(self.device)).float()
+    def frames(wave: Wave) -> Tensor:
+        return encoder.features(wave.to(device)).float().cpu().mT
+
+    return Embedder(name, encoder.config.dim, encoder.config.sample_rate, embed, frames, encoder=encoder)
+
+
+def pooled(name: str, encoder: Any, device: str = "cpu") -> Embedder:
+    """Embed by mean and deviation over time of a Wav2CLIP encoder's last map, before the transform."""
+    base = wav2clip(name, encoder, device)
+
+    def embed(wave: Wave) -> Vectors:
+        channels = encoder.features(wave.to(device)).float()
         return torch.cat([channels.mean(-1), channels.std(-1, correction=0)], dim=-1).cpu()
 
-
-class Speech2Vec:
-    """Our speech encoder: its last layer's mean over the frames, of a wave at zero mean and unit variance."""
-
-    def __init__(self, name: str, encoder: Any, device: str = "cpu") -> None:
-        self.name, self.encoder, self.device = name, encoder.eval().requires_grad_(False).to(device), device
-        self.dim, self.sample_rate = int(encoder.config.hidden), 16_000
-
-    @torch.no_grad()
-    def embed(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim"]:
-        return self.encoder(wave.to(self.device), None).last.mean(1).float().cpu()
+    dim = 2 * encoder.config.channels
+    return Embedder(name, dim, base.sample_rate, embed, base.frames, encoder=encoder)
 
 
-class LogMelStatistics:
-    """The baseline without any learning: mean and standard deviation over time of each log-mel band."""
+def speech(name: str, encoder: Any, device: str = "cpu") -> Embedder:
+    """Embed by the mean over time of a speech encoder's last layer."""
+    encoder = encoder.eval().requires_grad_(False).to(device)
 
-    def __init__(self, config: MelConfig = STATISTICS) -> None:
-        self.name, self.mel = "logmel", LogMel(config)
-        self.dim, self.sample_rate = 2 * config.n_mels, config.sample_rate
+    def frames(wave: Wave) -> Tensor:
+        return encoder(wave.to(device)).last.float().cpu()
+
+    return Embedder(name, encoder.dim, encoder.sample_rate, lambda wave: frames(wave).mean(1), frames)
+
+
+def speech_layers(name: str, encoder: Any, device: str = "cpu") -> Embedder:
+    """Embed by the means over time of a speech encoder's projected frames and each layer, side by side."""
+    encoder = encoder.eval().requires_grad_(False).to(device)
 
     @torch.no_grad()
-    def embed(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch dim"]:
-        shortest = self.mel.config.n_fft
-        if wave.shape[-1] < shortest:
-            wave = wave.repeat(1, 1, -(-shortest // wave.shape[-1]))
-        bands = self.mel(wave)
-        return torch.cat([bands.mean(-1), bands.std(-1, correction=0)], dim=-1)
+    def embed(wave: Wave) -> Vectors:
+        frames = encoder.project(encoder.local(wave.to(device)))
+        layers = [frames, *encoder.layers(encoder.position(frames))]
+        return torch.cat([layer.mean(1) for layer in layers], dim=-1).float().cpu()
+
+    dim = (1 + encoder.config.layers) * encoder.dim
+    return Embedder(name, dim, encoder.sample_rate, embed, encoder=encoder)
 
 
-def random_embedder(config: Any = None, *, seed: int = 0, device: str = "cpu") -> Clip2Vec:
-    """The architecture of an encoder (by default the paper's) with the weights it starts training from."""
-    from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
+def log_mel_statistics(config: MelConfig = STATISTICS) -> Embedder:
+    """Embed without any learning: mean and standard deviation over time of each log-mel band."""
+    mel = LogMel(config)
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder: nn.Module = AudioEncoder(config or AudioEncoderConfig())
-    return Clip2Vec("random", encoder, device)
+    def frames(wave: Wave) -> Tensor:
+        repeats = -(-config.n_fft // wave.shape[-1])  # a wave shorter than a window is repeated
+        return mel(wave.repeat(1, 1, repeats) if repeats > 1 else wave).mT
+
+    def embed(wave: Wave) -> Vectors:
+        bands = frames(wave)
+        return torch.cat([bands.mean(1), bands.std(1, correction=0)], dim=-1)
+
+    return Embedder("logmel", 2 * config.n_mels, config.sample_rate, embed, frames)
+
+
+def clap(place: str, device: str = "cpu") -> Embedder:
+    """Embed by contrastive language-audio pretraining (Wu et al., 2023), from transformers; 48 kHz."""
+    from transformers import AutoProcessor, ClapModel
+
+    try:
+        model: Any = ClapModel.from_pretrained(place).eval().requires_grad_(False)
+        processor: Any = AutoProcessor.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        detail = str(error).strip().splitlines()[0][:160]
+        raise UserError(
+            f"--encoder clap:{place} cannot be opened ({detail}): give a local folder with the model and "
+            "its processor, or a hub id where there is a network"
+        ) from None
+    model.to(device)
+    rate = int(processor.feature_extractor.sampling_rate)
+
+    def vectors(found: Any) -> Tensor:  # newer transformers wrap the projected vectors
+        return (found if isinstance(found, Tensor) else found.pooler_output).float().cpu()
+
+    def embed(wave: Wave) -> Vectors:
+        clips = list(wave[:, 0].numpy())
+        inputs = processor.feature_extractor(clips, sampling_rate=rate, return_tensors="pt")
+        return vectors(model.get_audio_features(**inputs.to(device)))
+
+    def texts(captions: list[str]) -> Tensor:
+        inputs = processor.tokenizer(captions, padding=True, return_tensors="pt").to(device)
+        return F.normalize(vectors(model.get_text_features(**inputs)), dim=-1)
+
+    return Embedder("clap", int(model.config.projection_dim), rate, embed, texts=texts)
 
 
 def open_embedder(name: str, *, like: Any = None, seed: int = 0, device: str = "cpu") -> Embedder:
     """Open an encoder by its name, see ``NAMES``; ``random`` has the architecture of the config ``like``."""
-    first, _, place = name.partition(":")
-    match first:
+    kind, _, place = name.partition(":")
+    if kind in ("pooled", "speech", "clap") and not place:
+        raise UserError(f"--encoder {kind} needs its folder: --encoder {kind}:FOLDER")
+    match kind:
         case "logmel":
-            return LogMelStatistics()
+            return log_mel_statistics()
         case "random":
-            return random_embedder(_audio_encoder(place).config if place else like, seed=seed, device=device)
+            return wav2clip("random", _random(like, seed), device)
         case "released":
-            return Clip2Vec("released", _audio_encoder("released"), device)
-        case "speech" | "clap" | "yamnet" | "pooled" if not place:
-            what = "its ONNX file" if first == "yamnet" else "its folder"
-            raise UserError(f"--encoder {first} needs {what}: --encoder {first}:PLACE")
+            return wav2clip("released", _audio_encoder("released"), device)
         case "pooled":
-            encoder = random_embedder(like, seed=seed).encoder if place == "random" else _audio_encoder(place)
-            return Pooled(f"pooled {short_name(Path(place))}", encoder, device)
+            encoder = _random(like, seed) if place == "random" else _audio_encoder(place)
+            return pooled(f"pooled {short_name(place)}", encoder, device)
         case "speech":
             from pretrain.speech.loading import load_speech_encoder
 
-            return Speech2Vec(name, load_speech_encoder(place), device)
-        case "clap" | "yamnet" | "openl3":
-            from pretrain.probe.comparisons import open_comparison
-
-            return open_comparison(first, place, device)
+            return speech(name, load_speech_encoder(place), device)
+        case "clap":
+            return clap(place, device)
     if not Path(name).exists():
         raise UserError(f"--encoder {name}: there is no such folder or file; give {NAMES}")
-    return Clip2Vec(short_name(Path(name)), _audio_encoder(name), device)
+    return wav2clip(short_name(name), _audio_encoder(name), device)
 
 
 def open_embedders(
     names: Sequence[str], *, seed: int = 0, device: str = "cpu", like: Any = None
 ) -> list[Embedder]:
-    """Open several, in order; a plain ``random`` is built like the first Wav2CLIP encoder among them,
-    without one like the config ``like``, or else the paper's."""
+    """Open several, in order; ``random`` is built like the first Wav2CLIP encoder among them, without one
+    like the config ``like``, or else the paper's."""
     others = {n: open_embedder(n, seed=seed, device=device) for n in names if n != "random"}
-    like = next((e.encoder.config for e in others.values() if isinstance(e, Clip2Vec)), like)
+    like = next((e.encoder.config for e in others.values() if e.encoder is not None), like)
     return [
         others.get(n) or open_embedder(n, like=like, seed=seed, device=device) for n in dict.fromkeys(names)
     ]
 
 
-def short_name(path: Path) -> str:
-    """A column's heading: the run's name for RUN/export, else the folder's or file's own."""
-    path = path.resolve()
+def short_name(place: str | Path) -> str:
+    """Return a column's heading: the run's name for RUN/export, else the folder's or file's own."""
+    path = Path(place).resolve()
     return path.parent.name if path.name == "export" else path.name
 
 
+def _random(config: Any, seed: int) -> Any:
+    """Build the architecture of a config, by default the paper's, with random weights."""
+    from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AudioEncoder(config or AudioEncoderConfig())
+
+
 def _audio_encoder(place: str) -> Any:
-    from pretrain import load_audio_encoder
+    from pretrain.clip.loading import load_audio_encoder
 
     return load_audio_encoder("wav2clip", place)

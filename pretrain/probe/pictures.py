@@ -1,127 +1,195 @@
-"""Draw what is heard: ``python -m pretrain.probe pictures --encoder RUN --data world|SCENES --how HOW``.
+"""Pictures from sounds' embeddings.
 
-HOW:
-  optimised   a picture is changed until CLIP's image tower sees the sound's embedding in it; any towers
+--how:
+  optimised   a picture is changed until CLIP's image tower embeds it as the sound; any towers
   generator   a small generator draws from CLIP's image embeddings; trained here in some minutes on the
-              training pictures (or given: --generator FOLDER), led to by a linear map from sound to picture
+              training pictures, from sounds by a linear map to pictures' embeddings; left in OUT/generator
   diffusion   a published unCLIP pipeline of diffusers, such as Karlo (--weights FOLDER), by the same map
 
-Each test sound is drawn once. Scored is whether CLIP finds the right one of all test pictures by the drawing,
-and in the world also which attributes a judge that is no CLIP reads off it. Beside the encoders stand one of
-random weights, drawings of what was seen instead of heard, and the pictures themselves; all in a grid,
-OUT/pictures_HOW.png.
+Each test sound is drawn once. Scores: whether CLIP finds the right one of all test pictures by the drawing,
+and in the world also which attributes a classifier trained on its pictures, not a CLIP, recognises in it.
+Beside the encoders stand one of random weights, drawings from the pictures' own embeddings, and the pictures
+themselves; all in a grid, OUT/pictures_HOW.png.
 """
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+from tqdm import tqdm
 
-from data.synthetic.world import World
+from data.audio.resampling import resample
+from data.audiovisual.finding import scenes_from
+from data.audiovisual.scenes import each_picture, wave_of
+from data.synthetic.world import SAMPLE_RATE, World
 from data.synthetic.world_scenes import ATTRIBUTES
+from engine.arguments import Arguments
+from engine.checkpoint import export
 from engine.files import atomic
 from engine.user_error import UserError
 from pretrain.clip.ranking import ranks
 from pretrain.clip.towers import Towers
-from pretrain.probe.embedders import Embedder, open_embedders
-from pretrain.probe.options import device_of, probe_arguments
-from pretrain.probe.own_towers import towers_for
-from pretrain.probe.pictures_data import Pairs, fit_bridge, heard_by, scene_pairs, world_pairs
+from pretrain.probe.embedders import Embedder
+from pretrain.probe.harness import Probe, embeddings_of, with_random
 from pretrain.probe.pictures_diffusion import diffuse, open_unclip
-from pretrain.probe.pictures_generator import (
+from pretrain.probe.pictures_networks import (
+    AttributeClassifier,
     GeneratorConfig,
     PictureGenerator,
+    fit_classifier,
     fit_generator,
     load_generator,
-    save_generator,
 )
-from pretrain.probe.pictures_judge import AttributeJudge, fit_judge
-from pretrain.probe.pictures_optimised import DreamConfig, dream
-from pretrain.probe.results import Result, report, results_of
-from pretrain.probe.scores import Interval, mean_interval
+from pretrain.probe.pictures_optimised import OptimisedConfig, optimise
+from pretrain.probe.results import Interval, Result, mean_interval, results_of
+from pretrain.probe.texts import check_space, tower_arguments, towers_for
 
 WAYS = ("optimised", "generator", "diffusion")
 GRID = 12
 """Test sounds in the grid."""
-SEEN, ITSELF = "what was seen", "the picture"
+FROM_PICTURE, ITSELF = "its embedding", "the picture"
 """Columns beside the encoders."""
+RIDGE = 1e-2
+"""Shrinkage of the map from sounds to pictures, relative to the embeddings' mean variance."""
 
 Draw = Callable[[Float[Tensor, "n dim"]], UInt8[Tensor, "n 3 height width"]]
+
+
+class Pairs(NamedTuple):
+    """Sounds and the pictures that go with them."""
+
+    names: list[str]
+    wave: Callable[[int, int], Tensor]
+    """The i-th sound at a rate."""
+    pictures: UInt8[Tensor, "n 3 height width"]
+    """As the towers take them."""
+    images: Float[Tensor, "n dim"]
+    """CLIP's embeddings of the pictures."""
+    values: Int[np.ndarray, "n 5"] | None = None
+    """The world's attributes."""
+
+
+def world_pairs(world: World, towers: Towers, n: int | None = None) -> Pairs:
+    """Return scenes of the world, evenly chosen if not all are wanted, with sounds of the first draw."""
+    indices = np.arange(world.n_combinations)
+    if n is not None and n < len(indices):
+        indices = indices[np.linspace(0, len(indices) - 1, n).round().astype(int)]
+    pictures, waves = towers.prepare(world.pictures(indices)), world.waves(indices)
+    return Pairs(
+        names=world.captions(indices, plain=True),
+        wave=lambda i, rate: resample(waves[i][None], SAMPLE_RATE, rate),
+        pictures=pictures,
+        images=towers.images(pictures).cpu(),
+        values=world.values(indices),
+    )
+
+
+def scene_pairs(path: str | Path, split: str | None, towers: Towers, n: int | None = None) -> Pairs:
+    """Return scenes on disk with their first picture, or a video's middle frame."""
+    scenes = scenes_from(path, split=split)[:n]
+    # A frame rate next to nothing asks for one frame, that of the middle or the last.
+    first = (next(each_picture(scene, 1e-3)) for scene in tqdm(scenes, delay=2.0, disable=None))
+    pictures = torch.cat([towers.prepare(picture[None]) for picture in first])
+    names = [scene.caption or scene.label or scene.name for scene in scenes]
+    return Pairs(names, lambda i, rate: wave_of(scenes[i], rate), pictures, towers.images(pictures).cpu())
+
+
+def embedded(embedder: Embedder, pairs: Pairs, args: argparse.Namespace) -> Float[Tensor, "n dim"]:
+    """Return unit-length embeddings of the sounds."""
+    vectors = embeddings_of(embedder, args).of(list(range(len(pairs.names))), pairs.wave)
+    return F.normalize(vectors, dim=-1)
+
+
+def fit_linear_map(
+    sounds: Float[Tensor, "n dim"], images: Float[Tensor, "n dim"]
+) -> Callable[[Float[Tensor, "m dim"]], Float[Tensor, "m dim"]]:
+    """Fit a map from sounds' embeddings to pictures' by ridge regression.
+
+    Sounds and pictures of the same thing lie near each other, but in two clouds, and a generator was trained
+    on only one of them.
+    """
+    a, b = sounds.double(), images.double()
+    sound_mean, image_mean = a.mean(0), b.mean(0)
+    a, b = a - sound_mean, b - image_mean
+    gram = a.T @ a
+    shrink = RIDGE * gram.diagonal().mean().clamp_min(1e-12)
+    weight = torch.linalg.solve(gram + shrink * torch.eye(len(gram), dtype=gram.dtype), a.T @ b).float()
+    return lambda x: F.normalize((x - sound_mean.float()) @ weight + image_mean.float(), dim=-1)
 
 
 def picture_scores(
     drawn: UInt8[Tensor, "n 3 height width"],
     test: Pairs,
     towers: Towers,
-    judge: AttributeJudge | None,
+    classifier: AttributeClassifier | None,
 ) -> dict[str, Interval]:
-    """Where the right test picture stands by CLIP, and what the judge reads off a drawing."""
+    """Rank the right test picture by CLIP, and compare the attributes that the classifier recognises."""
     places = ranks(towers.images(drawn).cpu(), test.images).numpy()
     scores = {f"R@{k}": mean_interval((places <= k).astype(float), test.names) for k in (1, 10)}
     scores["MRR"] = mean_interval(1 / places, test.names)
-    if judge is not None and test.values is not None:
-        right = judge.values(drawn).numpy() == test.values
+    if classifier is not None and test.values is not None:
+        right = classifier.values(drawn).numpy() == test.values
         for number, attribute in enumerate(ATTRIBUTES):
-            scores[f"judged {attribute.name}"] = mean_interval(right[:, number].astype(float), test.names)
+            scores[f"right {attribute.name}"] = mean_interval(right[:, number].astype(float), test.names)
     return scores
 
 
-def main(argv: Sequence[str] | None = None) -> list[Result]:
+def run_pictures(args: argparse.Namespace) -> list[Result]:
     """Draw, score and show."""
-    words = _words(argv)
-    device = device_of(words.device)
-    names = words.encoder or ["released"]
-    towers = towers_for(names, words.towers, words.pretrained).to(device)
-    if not words.no_random and not any(name.startswith("random") for name in names):
-        names = [*names, "random"]
-    embedders = open_embedders(names, device=device)
+    if args.count < 0 or args.steps < 0:
+        raise UserError(f"--count {args.count} and --steps {args.steps} must not be negative")
+    if args.how == "diffusion" and not args.weights:
+        raise UserError(
+            "--how diffusion needs --weights FOLDER, an unCLIP pipeline of diffusers such as Karlo"
+        )
+    towers = towers_for(args.encoder or ["released"], args.towers, args.pretrained).to(args.device)
+    embedders = with_random(args, "released")
     for embedder in embedders:
-        if embedder.dim != towers.dim:
-            raise UserError(
-                f"{embedder.name} gives {embedder.dim} numbers and the towers {towers.dim}: give the towers"
-                " that it was distilled from (--towers FOLDER)"
-            )
-    count = words.count or (64 if words.how != "generator" else None)
-    judge = None
-    if words.data == "world":
-        train_world, test = World(0, "train", draws=3), world_pairs(World(0, "held_out"), towers, count)
-        judge = None if words.no_judge else fit_judge(train_world, train_world.pictures(train_world.indices))
-        other = World(0, "held_out", draws=2)
-        again = other.pictures(_same(other, test))
+        check_space(embedder, towers)
+    count = args.count or (64 if args.how != "generator" else None)
+    world, classifier = None, None
+    if args.data == "world":
+        world, test = World(0, "train", draws=3), world_pairs(World(0, "held_out"), towers, count)
+        if not args.no_judge:
+            values = torch.from_numpy(world.values(world.indices))
+            classifier = fit_classifier(values, world.pictures(world.indices))
+        others = _second_draws(test)
     else:
-        train_world = None
-        test = scene_pairs(words.data, words.split or None, towers, embedders[0].sample_rate, count)
-        again = test.pictures
-    train = None if words.how == "optimised" else _train_pairs(words, train_world, towers, embedders[0])
-    draw = _drawer(words, towers, train_world, train)
+        test = scene_pairs(args.data, args.split or None, towers, count)
+        others = test.pictures
+    train = None
+    if args.how != "optimised":
+        train = scene_pairs(args.data, "train", towers) if world is None else world_pairs(world, towers)
+    draw = _drawer(args, towers, world, train)
     drawings: dict[str, Tensor] = {}
     for embedder in embedders:
-        heard = heard_by(embedder, test)
+        vectors = embedded(embedder, test, args)
         if train is not None:
-            heard = fit_bridge(heard_by(embedder, train), train.images)(heard)
-        drawings[embedder.name] = draw(heard)
-    drawings[SEEN] = draw(towers.images(again).cpu())
-    drawings[ITSELF] = again
-    results = []
+            vectors = fit_linear_map(embedded(embedder, train, args), train.images)(vectors)
+        drawings[embedder.name] = draw(vectors)
+    drawings[FROM_PICTURE] = draw(towers.images(others).cpu())
+    drawings[ITSELF] = others
+    results: list[Result] = []
     for name, drawn in drawings.items():
-        saw = {SEEN: "the picture's own embedding", ITSELF: "nothing: another picture of the same"}
-        known = {"task": f"pictures ({words.how})", "data": Path(words.data).name, "encoder": name}
-        scores = picture_scores(drawn, test, towers, judge)
-        results += results_of(scores, **known, n=len(test.names), saw=saw.get(name, "the sound"))
-    print(f"{len(test.names)} sounds to draw, {words.how}; chance R@1 {1 / len(test.names):.4f}")
-    report(results, words.out, f"pictures_{words.how}")
-    place = words.out / f"pictures_{words.how}.png"
+        given = {FROM_PICTURE: "the picture", ITSELF: "nothing: another picture of the same"}
+        known = {"task": f"pictures ({args.how})", "data": args.data_name, "encoder": name}
+        scores = picture_scores(drawn, test, towers, classifier)
+        results += results_of(scores, **known, n=len(test.names), trained_on=given.get(name, "the sound"))
+    print(f"{len(test.names)} sounds to draw, {args.how}; chance R@1 {1 / len(test.names):.4f}")
+    place = args.out / f"pictures_{args.how}.png"
     save_grid(place, {"true": test.pictures, **drawings}, towers)
     print(f"pictures: {place}")
     return results
 
 
 def save_grid(place: Path, rows: Mapping[str, UInt8[Tensor, "n 3 height width"]], towers: Towers) -> None:
-    """A line of drawings under each other for every encoder, evenly chosen."""
+    """Write a row of drawings for every encoder, evenly chosen."""
     from PIL import Image, ImageDraw
 
     n = min(GRID, min(len(row) for row in rows.values()))
@@ -139,80 +207,59 @@ def save_grid(place: Path, rows: Mapping[str, UInt8[Tensor, "n 3 height width"]]
         sheet.save(temporary)
 
 
-def _words(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = probe_arguments("pictures", __doc__, data="world")
-    parser.add_argument("--how", choices=WAYS, default="generator", help="who draws (%(default)s)")
-    parser.add_argument("--towers", default="", help="open_clip model or folder (RUN/clip, else ViT-B-32)")
-    parser.add_argument("--pretrained", default="openai", help="open_clip weights or a file (openai)")
-    parser.add_argument("--count", type=int, default=0, help="sounds to draw (all; 64 unless generator)")
-    parser.add_argument("--steps", type=int, default=0, help="of optimising, training or diffusing")
-    parser.add_argument("--parametrisation", choices=("fourier", "pixels"), default="fourier")
-    parser.add_argument("--generator", default="", help="folder of a trained generator")
-    parser.add_argument("--weights", default="", help="folder of a diffusers pipeline")
-    parser.add_argument("--split", default="test", help="scenes to draw, where --data are some (test)")
-    parser.add_argument("--no-random", action="store_true", help="leave the random encoder's column out")
-    parser.add_argument("--no-judge", action="store_true", help="leave the world's judge out")
-    words = parser.parse_args(argv)
-    if words.count < 0 or words.steps < 0:
-        raise UserError(f"--count {words.count} and --steps {words.steps} must not be negative")
-    if words.how == "diffusion" and not words.weights:
-        raise UserError(
-            "--how diffusion needs --weights FOLDER, an unCLIP pipeline of diffusers such as Karlo"
-        )
-    return words
-
-
-def _train_pairs(words: argparse.Namespace, world: World | None, towers: Towers, embedder: Embedder) -> Pairs:
-    if world is not None:
-        return world_pairs(world, towers)
-    return scene_pairs(words.data, "train", towers, embedder.sample_rate)
-
-
-def _drawer(words: argparse.Namespace, towers: Towers, world: World | None, train: Pairs | None) -> Draw:
-    match words.how:
+def _drawer(args: argparse.Namespace, towers: Towers, world: World | None, train: Pairs | None) -> Draw:
+    match args.how:
         case "optimised":
-            steps = words.steps or DreamConfig.steps
-            config = DreamConfig(parametrisation=words.parametrisation, steps=steps)
-            return lambda targets: dream(towers, targets, config)
+            config = OptimisedConfig(steps=args.steps or OptimisedConfig.steps)
+            return lambda targets: optimise(towers, targets, config)
         case "generator":
-            return _generator(words, towers, world, train).draw
+            return _generator(args, towers, world, train).draw
         case _:
-            pipeline = open_unclip(words.weights, device_of(words.device))
-            return lambda targets: diffuse(pipeline, targets, steps=words.steps or 25)
+            pipeline = open_unclip(args.weights, args.device)
+            return lambda targets: diffuse(pipeline, targets, steps=args.steps or 25)
 
 
 def _generator(
-    words: argparse.Namespace, towers: Towers, world: World | None, train: Pairs | None
+    args: argparse.Namespace, towers: Towers, world: World | None, train: Pairs | None
 ) -> PictureGenerator:
-    if words.generator:
-        generator = load_generator(words.generator)
+    if args.generator:
+        generator = load_generator(args.generator)
         own = generator.config
         if own.dim != towers.dim or (own.teacher and own.teacher != towers.key):
-            raise UserError(f"the generator {words.generator} draws from the embeddings of other towers")
+            raise UserError(f"the generator {args.generator} draws from the embeddings of other towers")
         return generator
     assert train is not None
     size = GeneratorConfig.size
-    pictures = train.pictures if world is None else _prepared(world, towers)
+    pictures = train.pictures if world is None else towers.prepare(world.pictures(world.indices))
     if pictures.shape[-2:] != (size, size):
-        small = torch.nn.functional.interpolate(pictures.float(), (size, size), mode="area")
-        pictures = small.round().to(torch.uint8)
-    embeddings = towers.images(pictures).cpu()
-    config = GeneratorConfig(
-        dim=towers.dim, steps=words.steps or GeneratorConfig.steps, teacher=towers.key, size=size
-    )
-    generator = fit_generator(pictures, embeddings, config)
-    print(f"generator: {save_generator(generator, words.out / 'generator')}")
+        pictures = F.interpolate(pictures.float(), (size, size), mode="area").round().to(torch.uint8)
+    steps = args.steps or GeneratorConfig.steps
+    config = GeneratorConfig(dim=towers.dim, steps=steps, teacher=towers.key, size=size)
+    generator = fit_generator(pictures, towers.images(pictures).cpu(), config)
+    print(f"generator: {export(args.out / 'generator', config, generator)}")
     return generator
 
 
-def _prepared(world: World, towers: Towers) -> Tensor:
-    return towers.prepare(world.pictures(world.indices))
-
-
-def _same(world: World, test: Pairs) -> np.ndarray:
-    """Second draws of the combinations that are tested."""
+def _second_draws(test: Pairs) -> UInt8[Tensor, "n 3 height width"]:
+    """Return second draws of the combinations that are tested."""
     assert test.values is not None
-    rows = {
-        tuple(row): index for index, row in enumerate(world.values(np.arange(world.n_combinations)).tolist())
-    }
-    return np.array([rows[tuple(row)] for row in test.values.tolist()]) + world.n_combinations
+    world = World(0, "held_out", draws=2)
+    of_combination = world.values(np.arange(world.n_combinations)).tolist()
+    rows = [of_combination.index(values) for values in test.values.tolist()]
+    return world.pictures(np.array(rows) + world.n_combinations)
+
+
+def _arguments(parser: Arguments) -> None:
+    tower_arguments(parser, "")
+    add = parser.add_argument
+    add("--how", choices=WAYS, default="generator", help="how pictures are made (%(default)s)")
+    add("--count", type=int, default=0, help="sounds to draw (all; 64 unless generator)")
+    add("--steps", type=int, default=0, help="of optimising, training or diffusing")
+    add("--generator", default="", help="folder of a trained generator")
+    add("--weights", default="", help="folder of a diffusers pipeline")
+    add("--split", default="test", help="scenes to draw, where --data are some (test)")
+    add("--no-random", action="store_true", help="leave the random encoder's column out")
+    add("--no-judge", action="store_true", help="leave the classifier of the world's attributes out")
+
+
+pictures = Probe("pictures", __doc__, run_pictures, _arguments, data="world")

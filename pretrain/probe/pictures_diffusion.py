@@ -55,7 +55,7 @@ def open_unclip(folder: Path | str, device: str = "cpu") -> Any:
 
 @torch.no_grad()
 def own_length(pipeline: Any) -> float:
-    """How long the embeddings of the pipeline's own image encoder are: not 1, as ours are."""
+    """Return the length of the pipeline's own image embeddings, which is not 1, as ours is."""
     encoder, rng = pipeline.image_encoder, torch.Generator().manual_seed(0)
     size = encoder.config.image_size
     own = next(encoder.parameters())
@@ -72,7 +72,7 @@ def diffuse(
     length: Callable[[Any], float] = own_length,
     progress: bool = True,
 ) -> UInt8[Tensor, "n 3 height width"]:
-    """A picture for each embedding, one at a time."""
+    """Return a picture for each embedding, made one at a time."""
     argument, n_steps, others = PIPELINES[type(pipeline).__name__]
     wanted = int(pipeline.image_encoder.config.projection_dim)
     if embeddings.shape[1] != wanted:

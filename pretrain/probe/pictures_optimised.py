@@ -1,10 +1,9 @@
-"""Pictures optimised until CLIP's image tower sees in them what the sound's embedding means.
+"""Pictures optimised until CLIP's image tower embeds them as the sound.
 
-Works with any towers and without training; what comes out convinces these towers, not necessarily a person.
+Works with any towers and without training; the result convinces these towers, not necessarily a person.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,87 +19,73 @@ GREY = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class DreamConfig:
-    """How pictures are searched for."""
+class OptimisedConfig:
+    """How pictures are optimised."""
 
-    parametrisation: Literal["fourier", "pixels"] = "fourier"
-    """What is optimised: amplitudes of waves, the fine ones made less of (Olah et al., 2017), or pixels."""
     steps: int = 150
     """Updates of a picture."""
     lr: float = 0.05
     """Of Adam."""
     shift: float = 0.15
-    """Share of a side by which pictures are moved and enlarged at random before the tower sees them, so that
-    nothing hangs on single pixels."""
+    """Share of a side by which pictures are moved and enlarged at random before each step, so that nothing
+    depends on single pixels."""
     smoothness: float = 0.1
     """Weight of neighbouring pixels' mean difference."""
     batch: int = 32
-    """Pictures optimised at once; none has to do with another."""
+    """Pictures optimised at once, each on its own."""
 
     def __post_init__(self) -> None:
-        if self.parametrisation not in ("fourier", "pixels"):
-            raise UserError(f"parametrisation={self.parametrisation!r} must be fourier or pixels")
         if self.steps < 1 or self.batch < 1 or not 0 <= self.shift < 1:
             raise UserError(f"steps={self.steps}, batch={self.batch}, shift={self.shift}: out of range")
 
 
-def dream(
+def optimise(
     towers: Towers,
     targets: Float[Tensor, "n dim"],
-    config: DreamConfig | None = None,
+    config: OptimisedConfig | None = None,
     *,
     seed: int = 0,
     progress: bool = True,
 ) -> UInt8[Tensor, "n 3 height width"]:
-    """A picture for each target, of the towers' own size."""
-    config = config or DreamConfig()
+    """Return a picture for each target, of the towers' own size."""
+    config = config or OptimisedConfig()
     parts = targets.to(towers.device).split(config.batch)
-    bar = tqdm(total=len(parts) * config.steps, desc="dreaming", delay=2.0, disable=not progress)
+    bar = tqdm(total=len(parts) * config.steps, desc="optimising pictures", delay=2.0, disable=not progress)
     with bar:
-        found = [_dream(towers, part, config, seed + number, bar) for number, part in enumerate(parts)]
+        found = [_optimise(towers, part, config, seed + number, bar) for number, part in enumerate(parts)]
     return torch.cat(found)
 
 
-def _dream(towers: Towers, targets: Tensor, config: DreamConfig, seed: int, bar: tqdm) -> Tensor:
+def _optimise(
+    towers: Towers, targets: Tensor, config: OptimisedConfig, seed: int, bar: tqdm
+) -> UInt8[Tensor, "n 3 height width"]:
+    """Optimise amplitudes of waves, the fine ones scaled down (Olah et al., 2017)."""
     rng = torch.Generator().manual_seed(seed)
-    size = towers.height, towers.width
+    height, width = towers.height, towers.width
     targets = F.normalize(targets.detach(), dim=-1)
-    free, scale = _start(len(targets), size, config.parametrisation, rng)
-    free = free.to(targets.device).requires_grad_()
-    scale = scale.to(targets.device)
-    optimizer = torch.optim.Adam([free], lr=config.lr)
+    rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)
+    frequency = (rows.square() + columns.square()).sqrt().clamp_min(1 / max(height, width))
+    scale = ((1 / frequency) * (height * width) ** 0.5 / max(height, width)).to(targets.device)
+    waves = GREY * torch.randn(len(targets), 3, height, width // 2 + 1, 2, generator=rng)
+    waves = waves.to(targets.device).requires_grad_()
+    optimizer = torch.optim.Adam([waves], lr=config.lr)
+
+    def pixels() -> Float[Tensor, "n 3 height width"]:
+        return torch.sigmoid(torch.fft.irfft2(torch.view_as_complex(waves) * scale, s=(height, width)))
+
     for _ in range(config.steps):
-        pixels = _pixels(free, scale, size)
-        cosine = (towers.embed(_moved(pixels, config.shift, rng)) * targets).sum(-1)
-        loss = (1 - cosine + config.smoothness * _roughness(pixels)).sum()
-        (free.grad,) = torch.autograd.grad(loss, [free])
+        picture = pixels()
+        cosine = (towers.embed(_moved(picture, config.shift, rng)) * targets).sum(-1)
+        loss = (1 - cosine + config.smoothness * _roughness(picture)).sum()
+        (waves.grad,) = torch.autograd.grad(loss, [waves])
         optimizer.step()
         bar.update()
     with torch.no_grad():
-        return (_pixels(free, scale, size) * 255).round().to(torch.uint8).cpu()
-
-
-def _start(
-    n: int, size: tuple[int, int], parametrisation: str, rng: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """What is optimised at first, and what it is multiplied by."""
-    height, width = size
-    if parametrisation == "pixels":
-        return GREY * torch.randn(n, 3, height, width, generator=rng), torch.ones(())
-    rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)
-    frequency = (rows.square() + columns.square()).sqrt().clamp_min(1 / max(size))
-    scale = (1 / frequency) * (height * width) ** 0.5 / max(size)
-    return GREY * torch.randn(n, 3, height, width // 2 + 1, 2, generator=rng), scale
-
-
-def _pixels(free: Tensor, scale: Tensor, size: tuple[int, int]) -> Float[Tensor, "n 3 height width"]:
-    if scale.ndim:
-        return torch.sigmoid(torch.fft.irfft2(torch.view_as_complex(free) * scale, s=size))
-    return torch.sigmoid(free)
+        return (pixels() * 255).round().to(torch.uint8).cpu()
 
 
 def _moved(pixels: Tensor, shift: float, rng: torch.Generator) -> Tensor:
-    """Each picture a little enlarged and moved, differently."""
+    """Enlarge and move each picture a little, each differently."""
     n = len(pixels)
     zoom = 1 - shift * torch.rand(n, generator=rng)
     place = (1 - zoom)[:, None] * (2 * torch.rand(n, 2, generator=rng) - 1)

@@ -1,26 +1,33 @@
-"""Results as rows: printed as a table, stored as CSV and JSON."""
+"""Results of all probes: bootstrap intervals, one table of rows, and how it is printed."""
 
 import csv
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import numpy as np
+
 from engine.files import atomic
+from engine.table import table
 from engine.user_error import UserError
-from pretrain.probe.scores import Interval
+
+FILE = "results.csv"
+"""In the folder that ``--out`` names."""
+N_RESAMPLES, SEED = 1000, 20_211_017
+
+Interval = tuple[float, float, float]
+"""Value, and the bounds of its 95 % interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One figure."""
+    """One score."""
 
     task: str
     data: str
     encoder: str
-    """Whose figure it is: the table's column."""
+    """The encoder, or the method, that is scored."""
     metric: str
-    """What was counted: the table's line."""
     value: float
     low: float
     high: float
@@ -29,66 +36,103 @@ class Result:
     """Clips tested."""
     seeds: int = 1
     """Trainings that the value is the mean of."""
-    saw: str = ""
+    trained_on: str = ""
     """What the encoder and the probe were trained on."""
 
 
-def results_of(scores: dict[str, Interval], **known) -> list[Result]:
-    """Rows of several scores of one encoder."""
+def interval(
+    score: Callable[[np.ndarray], float], groups: Sequence[str], *, n_resamples: int = N_RESAMPLES
+) -> Interval:
+    """Return ``score`` of all clips' indices, and its percentile bootstrap's bounds.
+
+    Whole groups are drawn: clips cut from one recording are not independent.
+    """
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
+    clusters = [np.array(indices) for indices in members.values()]
+    rng = np.random.default_rng(SEED)
+    drawn = []
+    for _ in range(n_resamples):
+        chosen = rng.integers(len(clusters), size=len(clusters))
+        drawn.append(score(np.concatenate([clusters[i] for i in chosen])))
+    low, high = np.nanpercentile(drawn, [2.5, 97.5])
+    return score(np.arange(len(groups))), float(low), float(high)
+
+
+def mean_interval(values: np.ndarray, groups: Sequence[str]) -> Interval:
+    """Return the mean of one value a clip, leaving out NaN, and its bounds."""
+    return interval(lambda index: float(np.nanmean(values[index])), groups)
+
+
+def results_of(scores: Mapping[str, Interval], **known) -> list[Result]:
+    """Return one encoder's scores as rows."""
     return [
         Result(metric=metric, value=round(v, 6), low=round(low, 6), high=round(high, 6), **known)
         for metric, (v, low, high) in scores.items()
     ]
 
 
-def table(results: Sequence[Result], *, transposed: bool = False) -> str:
-    """Lines are metrics and columns encoders, or the other way round if ``transposed``."""
-    cells = {(r.metric, r.encoder): f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in results}
-    metrics, encoders = dict.fromkeys(r.metric for r in results), dict.fromkeys(r.encoder for r in results)
-    if transposed:
-        lines = [["", *metrics], *([e, *(cells.get((m, e), "") for m in metrics)] for e in encoders)]
-    else:
-        lines = [["", *encoders], *([m, *(cells.get((m, e), "") for e in encoders)] for m in metrics)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(line, widths)).rstrip() for line in lines)
+def report(results: Sequence[Result], out: Path) -> list[Result]:
+    """Print the tables of the results' tasks and data, and store them in OUT/results.csv.
 
-
-def write_results(results: Sequence[Result], out: Path, name: str) -> None:
-    """Write OUT/NAME.csv and OUT/NAME.json."""
-    with atomic(out / f"{name}.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    Rows that are stored there already stay, unless they are of the same encoder and metric.
+    """
+    new = {(r.task, r.data, r.encoder, r.metric) for r in results}
+    stored = [r for r in read_results(out) if (r.task, r.data, r.encoder, r.metric) not in new]
+    rows = [*stored, *results]
+    with atomic(out / FILE) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Result)], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(result) for result in results)
-    text = json.dumps([asdict(result) for result in results], indent=2, ensure_ascii=False)
-    with atomic(out / f"{name}.json") as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        writer.writerows(asdict(row) for row in rows)
+    for task, data in dict.fromkeys((r.task, r.data) for r in results):
+        print(f"\n{task}, {data}")
+        print(results_table([r for r in rows if (r.task, r.data) == (task, data)]))
+    print(f"\nrows: {out / FILE}")
+    return rows
 
 
-def read_results(out: Path, name: str) -> list[Result]:
-    """The rows that OUT/NAME.json holds, none if there is no such file."""
-    path = out / f"{name}.json"
+def read_results(out: Path) -> list[Result]:
+    """Return the rows of OUT/results.csv, none if there is no such file."""
+    path, kinds = out / FILE, {f.name: f.type for f in fields(Result)}
     try:
-        return (
-            [Result(**row) for row in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
-        )
-    except (ValueError, TypeError, OSError):
-        raise UserError(
-            f"{path} holds no results of this probe: remove it, or write to another --out"
-        ) from None
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [{name: kinds[name](cell) for name, cell in row.items()} for row in csv.DictReader(file)]  # pyright: ignore[reportCallIssue]
+        return [Result(**row) for row in rows]
+    except FileNotFoundError:
+        return []
+    except (KeyError, ValueError, TypeError):
+        raise UserError(f"{path} holds no results of probes: remove it, or write to another --out") from None
 
 
-def report(
-    results: Sequence[Result], out: Path, name: str, *, transposed: bool = False, keep: bool = False
-) -> list[Result]:
-    """Print the table, store the rows, say where; ``keep`` what is stored there of the same data.
+def results_table(results: Sequence[Result]) -> str:
+    """Return a table of metrics by encoders, or the other way round if there are more encoders."""
+    cells = {(r.metric, r.encoder): f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in results}
+    metrics, encoders = dict.fromkeys(r.metric for r in results), dict.fromkeys(r.encoder for r in results)
+    if len(encoders) > len(metrics):
+        rows = [[e, *(cells.get((m, e), "") for m in metrics)] for e in encoders]
+        return table(["", *metrics], rows, left=1 + len(metrics))
+    rows = [[m, *(cells.get((m, e), "") for e in encoders)] for m in metrics]
+    return table(["", *encoders], rows, left=1 + len(encoders))
 
-    Returns all rows in the table.
-    """
-    if keep:
-        new = {(r.data, r.encoder, r.metric) for r in results}
-        old = [r for r in read_results(out, name) if r.data == results[0].data]
-        results = [*(r for r in old if (r.data, r.encoder, r.metric) not in new), *results]
-    write_results(results, out, name)
-    print(table(results, transposed=transposed))
-    print(f"\nrows: {out / name}.csv and .json")
-    return list(results)
+
+def draw_curves(
+    curves: Mapping[str, Sequence[tuple[float, Interval]]], path: Path, *, x: str, y: str, log: bool = False
+) -> None:
+    """Plot lines of (x, interval) by name, with their intervals."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name, points in curves.items():
+        places, (values, low, high) = [p for p, _ in points], zip(*(v for _, v in points))
+        (line,) = axes.plot(places, values, marker="o", markersize=4, label=name)
+        axes.fill_between(places, low, high, color=line.get_color(), alpha=0.12)
+    axes.set(xlabel=x, ylabel=y, xscale="log" if log else "linear")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    print(f"curves: {path}")

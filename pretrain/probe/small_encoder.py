@@ -1,4 +1,4 @@
-"""Small encoders trained here on a corpus' own training clips: by labels, by captions, or by neither."""
+"""Small encoders trained on a corpus' own training clips, by labels or captions."""
 
 import copy
 from collections.abc import Sequence
@@ -8,23 +8,29 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from data.augment import Augment
+from data.augment import AugmentConfig as WaveAugmentConfig
+from data.manifest import Row
+from data.recordings import Recordings
 from engine.optim import OptimConfig, Player
 from engine.seeding import step_seed
 from engine.user_error import UserError
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
-from pretrain.clip.losses import LogitScale, clip_loss
-from pretrain.probe.crops import Crops
 from pretrain.probe.perceptron import CaptionHead
 from pretrain.spectral_augment import AugmentConfig, change_speed, mask
 
 SMALL = AudioEncoderConfig(hop=512, width=16, blocks=(1, 1, 1, 1), dim=128, transform=False)
 """A ResNet-10 of 0.31 million parameters on the paper's spectrogram, of fewer frames."""
 MASKS = AugmentConfig(speed=0.2, time_masks=2, time_mask_frames=16, band_masks=2, band_mask_bands=24)
-"""What is done to spectrograms while training."""
+"""Changes of spectrograms while training."""
+CHANGES = WaveAugmentConfig(eq=0.5, reverberation=0.2, noise=0.3, gain=0.0, snr_db=(15.0, 40.0))
+"""Changes of waves while training."""
+TRIES = 3
+"""Places drawn for a crop, of which the loudest is taken: many clips end in digital silence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +46,12 @@ class SmallEncoderConfig:
     """Passes over the clips."""
     least_steps: int = 60
     """Steps however few the clips."""
-    mix: float = 0.0
-    """Share of batches whose crops are mixed in pairs, and their targets too (Tokozume et al., 2018)."""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=2e-3, weight_decay=0.05, schedule="cosine", gradient_clip=5.0)
     )
     """Its decay is stretched over the training."""
     longest_s: float = 10.0
-    """Seconds of a validation clip that are heard."""
+    """Seconds of a validation clip that are used."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2:
@@ -83,7 +87,7 @@ def train_on_labels(
             if captions is not None
             else nn.Linear(config.encoder.dim, train[1].shape[1])
         )
-        crops, held = (_crops(paths, config) for paths in (train[0], validation[0]))
+        crops, held = Crops(train[0], config), Crops(validation[0], config)
         steps, modules = config.steps(len(train[0])), nn.ModuleList([encoder, head])
         player = Player(modules, _stretched(config.optim, steps))
         every = max(1, -(-len(train[0]) // config.batch))
@@ -92,7 +96,6 @@ def train_on_labels(
             modules.train()
             index = _chosen(len(train[0]), config.batch, seed, step)
             wave, targets = crops.draw(index, (seed, step)), train[1][index]
-            wave, targets = _mixed(wave, targets, config.mix)
             player.descend(F.cross_entropy(head(encode_changed(encoder, wave)), targets))
             if (step + 1) % (5 * every) == 0 or step + 1 == steps:
                 modules.eval()
@@ -103,43 +106,14 @@ def train_on_labels(
     return encoder.eval(), head.eval()
 
 
-def train_on_sound(
-    paths: Sequence[Path], *, seed: int, config: SmallEncoderConfig | None = None, about: str = "contrastive"
-) -> AudioEncoder:
-    """Train an encoder without labels: of all crops in a batch, which other is of the same clip?
-
-    The contrastive loss of COLA and SimCLR on two differently changed crops of each clip, through a
-    projection that is thrown away.
-    """
-    config = config or SmallEncoderConfig()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(step_seed(seed, 0))
-        encoder, dim = AudioEncoder(config.encoder), config.encoder.dim
-        projection = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
-        scale, crops = LogitScale(), _crops(paths, config)
-        modules, steps = nn.ModuleList([encoder, projection, scale]), config.steps(len(paths))
-        player = Player(modules, _stretched(config.optim, steps))
-        modules.train()
-        for step in tqdm(range(steps), desc=about, unit="step", delay=2.0, leave=False):
-            index = _chosen(len(paths), config.batch, seed, step)
-            views = [projection(encode_changed(encoder, crops.draw(index, (seed, step, i)))) for i in (0, 1)]
-            player.descend(clip_loss(views[0], views[1], scale(), gathered=False))
-            scale.clamp()
-    return encoder.eval()
-
-
 def encode_changed(
     encoder: AudioEncoder, wave: Float[Tensor, "batch 1 samples"]
 ) -> Float[Tensor, "batch dim"]:
-    """The embedding of a spectrogram played faster or slower, with stretches and bands hidden."""
+    """Embed spectrograms played faster or slower, with stretches and bands masked."""
     level = encoder.spectrogram(wave)
     lengths = torch.full((len(level),), level.shape[-1], device=level.device)
     level, _ = change_speed(level, lengths, MASKS.speed)
     return encoder.transform(encoder.trunk(mask(level, MASKS)[:, None]).mean((2, 3)))
-
-
-def _crops(paths: Sequence[Path], config: SmallEncoderConfig) -> Crops:
-    return Crops(paths, sample_rate=config.encoder.sample_rate, crop_s=config.crop_s)
 
 
 def _stretched(optim: OptimConfig, steps: int) -> OptimConfig:
@@ -154,13 +128,32 @@ def _chosen(n_clips: int, batch: int, seed: int, step: int) -> np.ndarray:
     return np.array([orders[place // n_clips][place % n_clips] for place in places])
 
 
-def _mixed(wave: Tensor, targets: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Mix every crop with another of the batch, both at unit power, by one ratio for all."""
-    if float(torch.rand(())) >= share:
-        return wave, targets
-    wave = wave / wave.square().mean((1, 2), keepdim=True).sqrt().clamp_min(1e-5)
-    ratio, other = float(torch.rand(())), torch.randperm(len(wave))
-    return ratio * wave + (1 - ratio) * wave[other], ratio * targets + (1 - ratio) * targets[other]
+class Crops:
+    """Random, changed crops of a few clips in memory, by address."""
+
+    def __init__(self, paths: Sequence[Path], config: SmallEncoderConfig) -> None:
+        rows, rate = [Row(path=path) for path in paths], config.encoder.sample_rate
+        self.recordings = Recordings(rows, sample_rate=rate, silence_db=-200.0, progress=False)
+        self.crop_samples, self.augment = round(config.crop_s * rate), Augment(CHANGES, rate)
+
+    def draw(
+        self, indices: Int[np.ndarray, "batch"], address: Sequence[int]
+    ) -> Float[Tensor, "batch 1 samples"]:
+        """Return a changed crop of each clip; the same address gives the same crops."""
+        rng = np.random.default_rng(list(address))
+        wave = torch.from_numpy(np.stack([self._loudest(int(i), rng) for i in indices]))[:, None]
+        return self.augment(wave, torch.Generator().manual_seed(int(rng.integers(2**62))))
+
+    def whole(self, index: int, longest: int) -> Float[Tensor, "1 1 samples"]:
+        """Return the first ``longest`` samples of a clip, as they are."""
+        n_samples = min(int(self.recordings.lengths[index]), longest)
+        return torch.from_numpy(self.recordings.read(index, 0, n_samples))[None, None]
+
+    def _loudest(self, index: int, rng: np.random.Generator) -> Float[np.ndarray, "samples"]:
+        room = max(int(self.recordings.lengths[index]) - self.crop_samples, 0)
+        starts = rng.integers(room + 1, size=TRIES if room else 1)
+        crops = [self.recordings.read(index, int(start), self.crop_samples) for start in starts]
+        return max(crops, key=lambda crop: float(np.square(crop).sum()))
 
 
 @torch.no_grad()

@@ -1,128 +1,137 @@
-"""How well speech is written down after fine-tuning: ``python -m pretrain.probe speech_error``.
+"""Error rates of recognisers fine-tuned on shares of the labels.
 
     python -m pretrain.probe speech_error --encoder runs/speech/export --data speech/metadata.csv
 
 For each share of the labels and each seed, three recognisers are trained by the same recipe: on the
 pretrained encoder (tuned), on the same network from random weights (random), and on the encoder as it is, by
 a linear layer on an average of its layers (frozen). A seed also chooses which utterances keep their labels.
-Every run's result is stored when it ends: called again, the command makes only what is missing.
+Runs are kept in OUT/speech_error: called again, the command trains only what is missing. The error rates of
+the first split while training are drawn in OUT/speech_error.png.
 """
 
-from collections.abc import Sequence
+import argparse
+import csv
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import NamedTuple
 
-import torch
+import numpy as np
 
 from engine.arguments import Arguments
 from engine.loop import LoopConfig
 from engine.user_error import UserError
+from pretrain.ctc import train
+from pretrain.ctc_score import Errors, error_rates
 from pretrain.probe.embedders import short_name
-from pretrain.probe.speech_error_report import report_errors
-from pretrain.probe.speech_error_run import Outcome, outcome_of
+from pretrain.probe.harness import Probe, seed_argument
+from pretrain.probe.results import Interval, Result, draw_curves, interval, results_of
+from pretrain.speech.labelled import LabelledSpeech
 from pretrain.speech.loading import load_speech_encoder
 from pretrain.speech.masking import FrameAugmentConfig
 from pretrain.speech.recognition_config import PRESETS, CTCConfig, FreezeConfig
 
 ARMS = ("tuned", "random", "frozen")
-UNITS = ("characters", "phonemes")
+
+
+class Scored(NamedTuple):
+    """One run's errors on one split, utterance by utterance."""
+
+    errors: list[Errors]
+    speakers: list[str]
 
 
 class Plan(NamedTuple):
     """One run."""
 
     arm: str
-    """As it stands over a column."""
+    """Its column in the table."""
     share: float
     seed: int
     config: CTCConfig
 
 
-def main(argv: Sequence[str] | None = None) -> list[Outcome]:
-    """Make the runs that are missing and report all."""
-    parser = Arguments.described_by("pretrain.probe speech_error", __doc__)
-    add = parser.add_argument
-    add("--encoder", action="append", default=[], help="export or run of pretrain/data2vec.py; repeatable")
-    add("--data", action="append", required=True, help="manifest or folder with texts; repeatable")
-    add("--out", type=Path, default=Path("runs/probe/speech_error"), help="folder of runs and results")
-    add("--units", choices=UNITS, default="characters", help="what is written (characters)")
-    add("--arms", nargs="+", choices=ARMS, default=list(ARMS), help=f"which ({' '.join(ARMS)})")
-    add("--shares", nargs="+", type=float, default=[0.1, 1.0], help="of the labels (0.1 1.0)")
-    add("--steps", nargs="+", type=int, default=[900, 1200], help="of training, by share (900 1200)")
-    add("--seeds", type=int, default=3, help="runs of each kind (3)")
-    add("--splits", nargs="+", default=["validation", "test"], help="that are scored (validation test)")
-    add("--batch-seconds", type=float, default=10.0, help="speech a step (10)")
-    add("--lr", type=float, default=1e-3, help="peak learning rate of the encoder (1e-3)")
-    add("--head-lr", type=float, default=2e-2, help="peak learning rate of the linear layer (2e-2)")
-    add("--head-share", type=float, default=0.15, help="of the steps, with the encoder still frozen (0.15)")
-    add("--curve", type=int, default=4, help="times that a run is scored on the first split as it goes (4)")
-    add("--precision", choices=("no", "bf16"), default="bf16", help="of training (bf16)")
-    add("--threads", type=int, default=0, help="of the CPU; 0 leaves torch's choice")
-    add("--cpu", action="store_true", help="stay on the CPU even where there is a GPU")
-    words = parser.parse_args(argv)
-    if not words.encoder:
+def run_speech_error(args: argparse.Namespace) -> list[Result]:
+    """Make the runs that are missing and score all."""
+    if not args.encoder:
         raise UserError("no encoder was given: name a run of pretrain/data2vec.py with --encoder")
-    if len(words.steps) not in (1, len(words.shares)) or words.seeds < 1:
-        raise UserError("give --steps once, or once for each of --shares, and at least one seed")
-    if words.threads:
-        torch.set_num_threads(words.threads)
-    plans = planned(words)
-    outcomes = []
+    if len(args.steps) not in (1, len(args.shares)):
+        raise UserError("give --steps once, or once for each of --shares")
+    plans = planned(args)
+    scored: dict[tuple[str, float, str], list[Scored]] = defaultdict(list)
+    curves: dict[str, dict[int, list[float]]] = {}
     for number, plan in enumerate(plans, start=1):
-        name = f"{plan.arm}_{plan.share:g}_{plan.seed}"
-        outcome = outcome_of(words.out / name, plan, words.splits)
-        rates = "  ".join(f"{split} {100 * outcome.rate(split):.1f} %" for split in words.splits)
-        print(f"{number}/{len(plans)} {name}: {rates}", flush=True)
-        outcomes.append(outcome)
-    report_errors(outcomes, words.splits, words.units, words.out)
-    return outcomes
+        curve, by_split = trained_and_scored(plan, args.splits)
+        for split, one in by_split.items():
+            scored[plan.arm, plan.share, split].append(one)
+        for step, rate in curve:
+            curves.setdefault(f"{plan.arm}, {plan.share:g}", {}).setdefault(step, []).append(rate)
+        rates = "  ".join(f"{split} {100 * _rate([one])[0]:.1f} %" for split, one in by_split.items())
+        print(f"{number}/{len(plans)} {plan.config.loop.out.name}: {rates}", flush=True)
+    if curves:
+        lines = {
+            name: [(float(step), (float(np.mean(r)), min(r), max(r))) for step, r in sorted(points.items())]
+            for name, points in curves.items()
+        }
+        draw_curves(lines, args.out / "speech_error.png", x="step", y=f"error rate on {args.splits[0]} (%)")
+    results: list[Result] = []
+    for (arm, share, split), runs in scored.items():
+        known = {"task": "speech_error", "data": split, "encoder": arm, "n": len(runs[0].errors)}
+        known |= {"seeds": len(runs), "trained_on": f"{share:g} of the labels"}
+        scores = {f"error rate at {share:g}": _rate(runs)}
+        others = scored.get(("random", share, split))
+        if others and arm.endswith("tuned"):
+            scores[f"relative gain over random at {share:g}"] = _gain(runs, others)
+        results += results_of(scores, **known)
+    print(f"error rates of {args.units}, means over seeds, with 95 % intervals over speakers")
+    return results
 
 
-def planned(words) -> list[Plan]:
+def planned(args: argparse.Namespace) -> list[Plan]:
     """Return all runs, seed by seed: a first answer comes early."""
-    steps = words.steps * len(words.shares) if len(words.steps) == 1 else words.steps
-    names = [short_name(Path(encoder)) for encoder in words.encoder]
+    steps = args.steps * len(args.shares) if len(args.steps) == 1 else args.steps
+    names = [short_name(encoder) for encoder in args.encoder]
     if len(set(names)) != len(names):
         raise UserError(f"two encoders are called {names[0]}: rename the folder of one")
-    several = len(names) > 1
     plans = []
-    for seed in range(words.seeds):
-        for share, n_steps in zip(words.shares, steps):
-            base = recipe(words, share, n_steps, seed)
-            for encoder, name in zip(words.encoder, names):
-                for arm in words.arms:
-                    if arm == "random" and encoder != words.encoder[0]:
+    for seed in range(args.seeds):
+        for share, n_steps in zip(args.shares, steps):
+            base = recipe(args, share, n_steps, seed)
+            for encoder, name in zip(args.encoder, names):
+                for arm in args.arms:
+                    if arm == "random" and encoder != args.encoder[0]:
                         continue
-                    column = f"{name}-{arm}" if several and arm != "random" else arm
-                    plans.append(Plan(column, share, seed, changed(base, arm, encoder)))
+                    column = f"{name}-{arm}" if len(names) > 1 and arm != "random" else arm
+                    out = args.out / "speech_error" / f"{column}_{share:g}_{seed}"
+                    config = replace(base, loop=replace(base.loop, out=out))
+                    plans.append(Plan(column, share, seed, variant(config, arm, encoder)))
     return plans
 
 
-def recipe(words, share: float, steps: int, seed: int) -> CTCConfig:
+def recipe(args: argparse.Namespace, share: float, steps: int, seed: int) -> CTCConfig:
     """Return how all networks are trained on a share of the labels."""
-    preset = PRESETS[words.units]
-    # The linear layer first finds its way among features that mean something already.
-    alone = round(words.head_share * steps)
+    preset, every = PRESETS[args.units], max(1, steps // 4)
     loop = LoopConfig(
         steps=steps,
         seed=seed,
         log_every=min(20, steps),
-        save_every=max(1, steps // max(words.curve, 1)),
-        sample_every=max(1, steps // words.curve) if words.curve else 0,
+        save_every=every,
+        sample_every=every,
         keep=1,
-        mixed_precision=words.precision,
+        mixed_precision=args.precision,
         trackers="none",
-        threads=words.threads,
-        cpu=words.cpu,
+        cpu=args.device == "cpu",
     )
-    data = replace(
-        preset.data, paths=tuple(words.data), share=share, share_seed=seed, batch_seconds=words.batch_seconds
+    data = replace(preset.data, paths=(args.data,), share=share, share_seed=seed, batch_seconds=10.0)
+    head_steps = round(0.15 * steps)  # of the linear layer alone, on features that mean something already
+    return replace(
+        preset,
+        data=data,
+        optim=replace(preset.optim, lr=1e-3, **_timing(steps - head_steps)),
+        head=replace(preset.head, lr=2e-2, **_timing(steps)),
+        freeze=FreezeConfig(convolutions=False, trunk_steps=head_steps),
+        loop=loop,
     )
-    optim = replace(preset.optim, lr=words.lr, **_timing(steps - alone))
-    head = replace(preset.head, lr=words.head_lr, **_timing(steps))
-    freeze = FreezeConfig(convolutions=False, trunk_steps=alone)
-    return replace(preset, data=data, optim=optim, head=head, freeze=freeze, loop=loop)
 
 
 def _timing(steps: int) -> dict[str, int]:
@@ -130,20 +139,75 @@ def _timing(steps: int) -> dict[str, int]:
     return {"warmup_steps": warm, "hold_steps": hold, "decay_steps": max(1, steps - warm - hold)}
 
 
-def changed(config: CTCConfig, arm: str, encoder: str) -> CTCConfig:
+def variant(config: CTCConfig, arm: str, encoder: str) -> CTCConfig:
     """Return the recipe for one arm."""
     match arm:
         case "tuned":
             return replace(config, init=encoder)
         case "random":
             # Nothing is gained by a head on random features: the whole network learns from the first step.
-            optim, freeze = (
-                replace(config.optim, **_timing(config.loop.steps)),
-                FreezeConfig(convolutions=False),
-            )
+            optim = replace(config.optim, **_timing(config.loop.steps))
             model = replace(config.model, encoder=load_speech_encoder(encoder).config)
-            return replace(config, model=model, freeze=freeze, optim=optim)
+            return replace(config, model=model, optim=optim, freeze=FreezeConfig(convolutions=False))
         case _:
-            # A linear layer cannot learn what hides behind masks: it hears whole utterances.
-            speed = FrameAugmentConfig(time_share=0.0, channel_share=0.0)
-            return replace(config, init=encoder, freeze=FreezeConfig(trunk=True), augment=speed)
+            # A linear layer cannot learn what masks hide.
+            augment = FrameAugmentConfig(time_share=0.0, channel_share=0.0)
+            return replace(config, init=encoder, freeze=FreezeConfig(trunk=True), augment=augment)
+
+
+def trained_and_scored(
+    plan: Plan, splits: Sequence[str]
+) -> tuple[list[tuple[int, float]], dict[str, Scored]]:
+    """Train, or continue or reopen a run; return the first split's error rate by step, and all errors."""
+    curve = plan.config.loop.out / "curve.csv"
+
+    def on_evaluation(step: int, rate: float) -> None:
+        with curve.open("a", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerow([step, rate])
+
+    task = train(plan.config, on_evaluation=on_evaluation, validation_split=splits[0])
+    scored = {}
+    for split in splits:
+        whole = replace(plan.config.data, split=split, share=1.0)
+        speech = LabelledSpeech(
+            whole, task.average.units, sample_rate=task.average.sample_rate, progress=False
+        )
+        errors = error_rates(task.average, speech)
+        rows = [speech.rows[i] for i in errors]
+        scored[split] = Scored([*errors.values()], [row.speaker or row.path.name for row in rows])
+    if not curve.is_file():
+        return [], scored
+    with curve.open(encoding="utf-8", newline="") as file:  # a step scored again after a stop counts once
+        return sorted({int(step): float(rate) for step, rate in csv.reader(file)}.items()), scored
+
+
+def _rate(runs: Sequence[Scored]) -> Interval:
+    """Edits per unit, the mean over runs on the same utterances."""
+    return interval(_ratio(runs), runs[0].speakers)
+
+
+def _gain(ours: Sequence[Scored], theirs: Sequence[Scored]) -> Interval:
+    """1 − our rate over theirs, on the same drawn speakers."""
+    one, other = _ratio(ours), _ratio(theirs)
+    return interval(lambda index: 1 - one(index) / other(index), ours[0].speakers)
+
+
+def _ratio(runs: Sequence[Scored]) -> Callable[[np.ndarray], float]:
+    edits = np.mean([[error.edits for error in run.errors] for run in runs], axis=0)
+    units = np.array([error.units for error in runs[0].errors])
+    return lambda index: float(edits[index].sum() / units[index].sum())
+
+
+def _arguments(parser: Arguments) -> None:
+    seed_argument(parser)
+    add = parser.add_argument
+    add("--units", choices=("characters", "phonemes"), default="characters", help="units (characters)")
+    add("--arms", nargs="+", choices=ARMS, default=list(ARMS), help=f"which ({' '.join(ARMS)})")
+    add("--shares", nargs="+", type=float, default=[0.1, 1.0], help="of the labels (0.1 1.0)")
+    add("--steps", nargs="+", type=int, default=[900, 1200], help="of training, by share (900 1200)")
+    add("--splits", nargs="+", default=["validation", "test"], help="that are scored (validation test)")
+    add("--precision", choices=("no", "bf16"), default="bf16", help="of training (bf16)")
+
+
+ENCODERS = "export or run of pretrain/data2vec.py"
+speech_error = Probe("speech_error", __doc__, run_speech_error, _arguments, encoders=ENCODERS)

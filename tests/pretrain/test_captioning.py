@@ -11,8 +11,8 @@ import torch
 from data.audio import save
 from data.synthetic.world import World
 from engine.user_error import UserError
-from pretrain.probe import captioning
-from pretrain.probe.captioning_data import attributes_named, captioned_from, hear
+from pretrain.probe.captioning import captioning
+from pretrain.probe.captioning_data import attributes_named, captioned_from, features_of
 from pretrain.probe.captioning_decoder import (
     CaptionDecoder,
     DecoderConfig,
@@ -20,16 +20,24 @@ from pretrain.probe.captioning_decoder import (
     caption_loss,
     fit_decoder,
 )
-from pretrain.probe.captioning_scores import caption_scores, commonest_caption
-from pretrain.probe.captioning_words import END, PAD, START, Vocabulary, words_of
-from pretrain.probe.embedders import LogMelStatistics, open_embedder
+from pretrain.probe.captioning_scores import (
+    END,
+    PAD,
+    START,
+    Vocabulary,
+    caption_scores,
+    commonest_caption,
+    words_of,
+)
+from pretrain.probe.embedders import log_mel_statistics, open_embedder
+from pretrain.probe.harness import Embeddings
 
 TINY = DecoderConfig(
     width=32, heads=2, hidden=32, batch=8, epochs=150, lr=3e-3, smoothing=0.0, dropout=0.0, beam=2, longest=8
 )
 
 
-def heard(n_clips=6, dim=4, n_frames=3):
+def made_features(n_clips=6, dim=4, n_frames=3):
     frames = torch.randn(n_clips, n_frames, dim)
     valid = torch.arange(n_frames) < torch.randint(1, n_frames + 1, (n_clips, 1))
     return Features(torch.randn(n_clips, dim), frames, valid)
@@ -60,7 +68,7 @@ def test_words_survive_their_numbers_and_rare_ones_are_unknown():
 
 
 def test_no_word_sees_the_words_after_it_or_padded_frames():
-    features = heard()
+    features = made_features()
     decoder = CaptionDecoder(TINY, features, 9).eval()
     tokens = torch.randint(3, 9, (6, 5))
     logits = decoder(features, tokens)
@@ -72,7 +80,7 @@ def test_no_word_sees_the_words_after_it_or_padded_frames():
 
 
 def test_the_loss_is_that_of_uniform_guessing_at_zero_weights():
-    features = heard()
+    features = made_features()
     decoder = CaptionDecoder(TINY, features, 9).eval()
     torch.nn.init.zeros_(decoder.words.weight)
     tokens = torch.tensor([[START, 5, 6, END], [START, 7, END, PAD]])
@@ -80,8 +88,8 @@ def test_the_loss_is_that_of_uniform_guessing_at_zero_weights():
     assert loss.item() == pytest.approx(math.log(9))
 
 
-def test_captions_are_learned_from_what_was_heard_and_the_same_seed_learns_the_same():
-    features = heard(8)
+def test_captions_are_learned_and_the_same_seed_learns_the_same():
+    features = made_features(8)
     captions = [
         (f"{'a' if n % 2 else 'the'} {word}",)
         for n, word in enumerate(["dog", "cat", "bird", "rain", "wind", "sea", "fire", "bell"])
@@ -98,12 +106,12 @@ def test_captions_are_learned_from_what_was_heard_and_the_same_seed_learns_the_s
 
 def test_beam_search_finds_a_likelier_caption_than_greed():
     """First words at .6 and .4; what follows the likelier one is split in two, the other's is sure."""
-    features = heard(1)
+    features = made_features(1)
     vocabulary = Vocabulary(["b c d e"])
     b, c, d, e = (vocabulary.numbers[word] for word in "bcde")
     follows = {START: {b: 0.6, c: 0.4}, b: {d: 0.5, e: 0.5}, c: {d: 1.0}, d: {END: 1.0}, e: {END: 1.0}}
 
-    def speak(memory, ignored, tokens):
+    def decode(memory, ignored, tokens):
         logits = torch.full((*tokens.shape, len(vocabulary)), -30.0)
         for row, sentence in enumerate(tokens.tolist()):
             for number, chance in follows.get(sentence[-1], {}).items():
@@ -113,7 +121,7 @@ def test_beam_search_finds_a_likelier_caption_than_greed():
     for beam, expected in ((1, {"b d", "b e"}), (3, {"c d"})):
         config = DecoderConfig(width=16, heads=2, hidden=16, beam=beam, longest=4)
         decoder = CaptionDecoder(config, features, len(vocabulary))
-        decoder.speak = speak
+        decoder.decode = decode
         assert set(decoder.captions(features, vocabulary)) <= expected
 
 
@@ -169,16 +177,19 @@ def write_clips(folder, splits=("train", "train", "test", "test")):
     return folder
 
 
-def test_long_clips_are_heard_in_crops_one_after_the_other(tmp_path):
+def test_frames_of_long_clips_are_those_of_their_crops(tmp_path):
     write_clips(tmp_path)
     clips = captioned_from(str(tmp_path))
-    whole, cropped = (hear(LogMelStatistics(), clips, crop_s=s, progress=False) for s in (1.0, 0.2))
+    whole, cropped = (
+        features_of(Embeddings(log_mel_statistics(), crop_s=s, progress=False), clips) for s in (1.0, 0.2)
+    )
     assert whole.clip.shape == cropped.clip.shape == (len(clips), 128)
     # Each crop adds a frame at its end.
     lengths = torch.tensor([round(16_000 * (0.3 + 0.1 * (n % 3))) for n in range(12)])
     assert (whole.valid.sum(1) - lengths // 320).abs().max() <= 2
     assert (cropped.valid.sum(1) - whole.valid.sum(1)).abs().max() <= 3
-    assert hear(open_embedder("random"), clips[:2], progress=False).frames.shape[-1] == 512
+    random = Embeddings(open_embedder("random"), progress=False)
+    assert features_of(random, clips[:2]).frames.shape[-1] == 512
 
 
 def test_the_command_trains_scores_and_writes(tmp_path, capsys):
@@ -193,10 +204,10 @@ def test_the_command_trains_scores_and_writes(tmp_path, capsys):
         "--epochs",
         "120",
     ]
-    results = captioning.main([*options, "--encoder", "logmel"])
+    results = captioning([*options, "--encoder", "logmel"])
     printed = capsys.readouterr().out
     assert "commonest" in printed
-    assert (tmp_path / "out" / "captioning.csv").is_file()
+    assert (tmp_path / "out" / "results.csv").is_file()
     found = {(r.encoder, r.metric): r.value for r in results}
     assert found["logmel", "CIDEr-D"] > found["commonest", "CIDEr-D"]
 

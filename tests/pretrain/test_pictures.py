@@ -11,21 +11,21 @@ from tiny_towers import write_towers
 
 from data.audio import save
 from data.synthetic.world import World
+from engine.checkpoint import export
 from engine.user_error import UserError
 from pretrain.clip.towers import TowersConfig, open_towers
-from pretrain.probe import pictures, pictures_diffusion
-from pretrain.probe.pictures_data import fit_bridge, world_pairs
-from pretrain.probe.pictures_diffusion import diffuse, open_unclip
-from pretrain.probe.pictures_generator import (
+from pretrain.probe.embedders import Embedder
+from pretrain.probe.pictures import fit_linear_map, picture_scores, pictures, world_pairs
+from pretrain.probe.pictures_diffusion import diffuse, open_unclip, own_length
+from pretrain.probe.pictures_networks import (
     GeneratorConfig,
     PictureGenerator,
+    fit_classifier,
     fit_generator,
     generator_loss,
     load_generator,
-    save_generator,
 )
-from pretrain.probe.pictures_judge import fit_judge
-from pretrain.probe.pictures_optimised import DreamConfig, dream
+from pretrain.probe.pictures_optimised import OptimisedConfig, optimise
 
 TINY = GeneratorConfig(dim=4, size=16, width=8, code=2, batch=8, steps=150, lr=1e-2, noise=0.0)
 
@@ -40,12 +40,10 @@ def towers(folder):
     return open_towers(TowersConfig(name=str(folder)))
 
 
-@pytest.mark.parametrize("parametrisation", ["fourier", "pixels"])
-def test_dreams_come_nearer_to_their_targets_and_do_not_touch_each_other(towers, parametrisation):
+def test_optimised_pictures_come_nearer_to_their_targets(towers):
     targets = F.normalize(torch.randn(3, towers.dim), dim=-1)
-    config = DreamConfig(parametrisation=parametrisation, steps=40, lr=0.1)
-    drawn = dream(towers, targets, config, progress=False)
-    start = dream(towers, targets, DreamConfig(parametrisation=parametrisation, steps=1), progress=False)
+    drawn = optimise(towers, targets, OptimisedConfig(steps=40, lr=0.1), progress=False)
+    start = optimise(towers, targets, OptimisedConfig(steps=1), progress=False)
     assert drawn.shape == (3, 3, 32, 32)
     assert drawn.dtype == torch.uint8
     near, before = ((towers.images(d) * targets).sum(-1) for d in (drawn, start))
@@ -70,7 +68,7 @@ def test_a_generator_draws_what_the_embedding_says_and_chance_the_rest(tmp_path)
     assert (red[:, 0].amax((1, 2)) > red[:, 2].amax((1, 2)) + 10).all()
     assert (blue[:, 2].amax((1, 2)) > blue[:, 0].amax((1, 2)) + 10).all()
     assert red.std(0).mean() > 1  # no two alike
-    again = load_generator(save_generator(generator, tmp_path))
+    again = load_generator(export(tmp_path, TINY, generator))
     assert torch.equal(again.draw(torch.eye(4)), generator.draw(torch.eye(4)))
 
 
@@ -87,28 +85,26 @@ def test_gradients_reach_all_of_the_generator_and_the_divergence_is_the_closed_f
     torch.testing.assert_close(terms["code"], TINY.kl * theirs.sum(-1).mean())
 
 
-def test_a_bridge_finds_the_linear_map_between_two_clouds():
+def test_a_linear_map_between_two_clouds_is_found():
     audio = torch.randn(300, 6) + 3
     weight = torch.linalg.qr(torch.randn(6, 6))[0]
     images = F.normalize(audio @ weight + 1, dim=-1)
-    bridge = fit_bridge(audio, images)
-    assert (bridge(audio) * images).sum(-1).mean() > 0.97
-    with pytest.raises(UserError, match="--towers"):
-        fit_bridge(audio, images[:, :5])
+    assert (fit_linear_map(audio, images)(audio) * images).sum(-1).mean() > 0.97
 
 
-def test_the_right_pictures_are_found_and_judged_and_wrong_ones_are_not(towers):
+def test_the_right_pictures_are_found_and_wrong_ones_are_not(towers):
     world = World(0, "held_out")
     test = world_pairs(world, towers, 24)
     assert len(test.names) == len(set(test.names)) == 24
     small = towers.prepare(world.pictures(world.indices[:200]))
-    judge = fit_judge(world, small, steps=40, batch=24, progress=False)
-    right = pictures.picture_scores(test.pictures, test, towers, None)
+    values = torch.from_numpy(world.values(world.indices[:200]))
+    classifier = fit_classifier(values, small, steps=40, batch=24, progress=False)
+    right = picture_scores(test.pictures, test, towers, None)
     assert right["R@1"][0] == right["MRR"][0] == 1.0
-    wrong = pictures.picture_scores(test.pictures.roll(1, 0), test, towers, judge)
+    wrong = picture_scores(test.pictures.roll(1, 0), test, towers, classifier)
     assert wrong["R@1"][0] < 0.2
-    seen = judge.values(test.pictures).numpy()
-    assert (seen == test.values).mean(0)[1] > 0.4  # the colour, of six
+    recognised = classifier.values(test.pictures).numpy()
+    assert (recognised == test.values).mean(0)[1] > 0.4  # the colour, of six
 
 
 class FakeEncoder(torch.nn.Module):
@@ -141,7 +137,7 @@ def test_diffusion_is_given_embeddings_as_long_as_its_own():
     assert drawn.shape == (2, 3, 6, 6)
     assert not torch.equal(drawn[0], drawn[1])
     assert torch.equal(diffuse(pipeline, embeddings, steps=3, progress=False), drawn)
-    length = pictures_diffusion.own_length(pipeline)
+    length = own_length(pipeline)
     (first, steps), *_ = pipeline.given
     torch.testing.assert_close(first, embeddings[:1] * length)
     assert steps == 3
@@ -174,13 +170,11 @@ def write_scenes(folder):
 def test_the_command_draws_scores_and_shows(tmp_path, folder, how, monkeypatch):
     """With an encoder of as many numbers as the towers; nothing is learned in so few steps."""
 
-    class Ears:
-        name, dim, sample_rate = "ears", 8, 16_000
+    def embed(wave):
+        return torch.stack([w.std() * torch.arange(1.0, 9.0) for w in wave])
 
-        def embed(self, wave):
-            return torch.stack([w.std() * torch.arange(1.0, 9.0) for w in wave])
-
-    monkeypatch.setattr(pictures, "open_embedders", lambda names, device: [Ears()])
+    loudness = Embedder("loudness", 8, 16_000, embed)
+    monkeypatch.setattr("pretrain.probe.harness.open_embedders", lambda names, device: [loudness])
     write_scenes(tmp_path)
     out = tmp_path / "out"
     options = [
@@ -195,16 +189,16 @@ def test_the_command_draws_scores_and_shows(tmp_path, folder, how, monkeypatch):
         "--out",
         str(out),
     ]
-    results = pictures.main([*options, "--no-random", "--encoder", "ears"])
-    assert {r.encoder for r in results} == {"ears", "what was seen", "the picture"}
+    results = pictures([*options, "--no-random", "--encoder", "loudness"])
+    assert {r.encoder for r in results} == {"loudness", "its embedding", "the picture"}
     assert Image.open(out / f"pictures_{how}.png").width > 400
     if how == "generator":
-        again = pictures.main([*options, "--no-random", "--generator", str(out / "generator")])
+        again = pictures([*options, "--no-random", "--generator", str(out / "generator")])
         assert [r.value for r in again] == [r.value for r in results]
 
 
 def test_missing_weights_and_other_spaces_are_one_sentence(folder):
     with pytest.raises(UserError, match="needs --weights FOLDER"):
-        pictures.main(["--how", "diffusion"])
+        pictures(["--how", "diffusion"])
     with pytest.raises(UserError, match=r"gives 128 numbers and the towers 8.*--towers"):
-        pictures.main(["--how", "optimised", "--towers", str(folder), "--encoder", "logmel", "--no-random"])
+        pictures(["--how", "optimised", "--towers", str(folder), "--encoder", "logmel", "--no-random"])

@@ -7,17 +7,8 @@ import pytest
 
 from data.manifest import Row, write_manifest
 from engine.user_error import UserError
-from pretrain.probe.clips import (
-    Clip,
-    clips_from,
-    folds_of,
-    is_multi_label,
-    label_names,
-    of_split,
-    with_splits,
-)
-from pretrain.probe.folds import rotations
-from pretrain.probe.low_data import some_of
+from pretrain.probe.classification import some_of
+from pretrain.probe.clips import Clip, clips_from, is_multi_label, label_names, rotations, splits_of
 
 
 def manifest(folder, rows):
@@ -86,16 +77,13 @@ def test_every_fold_is_the_test_once_and_never_trained_on_then():
 
 
 def test_folds_become_splits_where_there_are_none():
-    clips = with_splits(corpus())
-    assert {c.fold for c in of_split(clips, "test")} == {5}
-    assert {c.fold for c in of_split(clips, "validation")} == {4}
-    assert {c.fold for c in of_split(clips, "train")} == {1, 2, 3}
+    assert [{c.fold for c in part} for part in splits_of(corpus())] == [{1, 2, 3}, {4}, {5}]
     with pytest.raises(UserError, match="neither a 'split' column"):
-        with_splits(corpus(2))
-    with pytest.raises(UserError, match="at least three"):
-        folds_of(corpus(2))
-    with pytest.raises(UserError, match="no clips of split 'dev'"):
-        of_split(clips, "dev")
+        splits_of(corpus(2))
+    with pytest.raises(UserError, match="has no fold 7"):
+        rotations(corpus(), only=[7])
+    with pytest.raises(UserError, match="no clips of split 'validation'"):
+        splits_of([clip._replace(split="train") for clip in corpus()])
 
 
 def test_smaller_shares_lie_in_larger_ones_and_keep_every_class():

@@ -5,10 +5,19 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pretrain.probe.cross_modal import Corresponding, cross_scores
-from pretrain.probe.ranking import first_right, neighbour_scores, rank_scores
-from pretrain.probe.results import read_results, report, results_of, table
-from pretrain.probe.scores import interval, macro_f1, mean_interval, multi_label_scores, single_label_scores
+from engine.user_error import UserError
+from pretrain.clip.ranking import neighbour_scores, rank_scores, ranks
+from pretrain.probe.classification import macro_f1, multi_label_scores, single_label_scores
+from pretrain.probe.results import (
+    FILE,
+    interval,
+    mean_interval,
+    read_results,
+    report,
+    results_of,
+    results_table,
+)
+from pretrain.probe.retrieval import Scenes, cross_scores
 
 
 def test_macro_f1_is_scikit_learns():
@@ -69,7 +78,7 @@ def test_what_is_not_compared_changes_nothing():
 
 def test_ranks_count_wrong_answers_that_are_as_near():
     queries, answers = torch.tensor([[1.0, 0], [0, 1.0]]), torch.tensor([[1.0, 0], [1.0, 0]])
-    assert first_right(queries, answers, torch.eye(2, dtype=torch.bool)).tolist() == [2, 2]
+    assert ranks(queries, answers).tolist() == [2, 2]
     scores = rank_scores(torch.tensor([1, 2, 20]))
     assert_close(scores["MRR"].mean(), torch.tensor((1 + 0.5 + 0.05) / 3))
     assert scores["R@1"].tolist() == [1, 0, 0]
@@ -77,25 +86,32 @@ def test_ranks_count_wrong_answers_that_are_as_near():
 
 
 def test_scenes_of_one_caption_are_all_right_for_it():
-    heard = torch.tensor([[1.0, 0, 0], [0.9, 0.1, 0], [0, 0, 1.0]])
-    told = torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])
-    scores = cross_scores(Corresponding(heard, None, ["a dog", "a dog", "rain"]), told)
+    sounds = torch.tensor([[1.0, 0, 0], [0.9, 0.1, 0], [0, 0, 1.0]])
+    texts = torch.tensor([[1.0, 0, 0], [0, 0, 1.0]])
+    scores = cross_scores(Scenes(sounds, None, ["a dog", "a dog", "rain"]), texts)
     assert all(value[0] == 1.0 for value in scores.values())
-    seen = heard[[2, 1, 0]]
-    scores = cross_scores(Corresponding(heard, seen, []), None)
+    scores = cross_scores(Scenes(sounds, sounds[[2, 1, 0]], []), None)
     assert scores["sound to picture R@1"][0] == pytest.approx(1 / 3)
     assert len(scores) == 8
 
 
-def test_results_are_kept_beside_new_ones(tmp_path, capsys):
+def test_results_of_all_tasks_are_kept_in_one_table(tmp_path, capsys):
     known = {"task": "t", "data": "d", "n": 4}
-    report(results_of({"accuracy": (0.5, 0.4, 0.6)}, **known, encoder="a"), tmp_path, "t")
-    again = {"accuracy": (0.75, 0.7, 0.8)}
-    report(results_of(again, **known, encoder="b"), tmp_path, "t", keep=True)
-    stored = read_results(tmp_path, "t")
-    assert [(r.encoder, r.value) for r in stored] == [("a", 0.5), ("b", 0.75)]
-    lines = table(stored).splitlines()
-    assert lines[0].split() == ["a", "b"]
-    assert lines[1].startswith("accuracy  0.500 [0.400, 0.600]  0.750")
-    assert "0.750 [0.700, 0.800]" in capsys.readouterr().out
-    assert (tmp_path / "t.csv").read_text().splitlines()[0].startswith("task,data,encoder,metric,value")
+    report(results_of({"accuracy": (0.5, 0.4, 0.6)}, **known, encoder="a", trained_on="x, y"), tmp_path)
+    report(results_of({"accuracy": (0.1, 0.1, 0.1)}, **known | {"task": "u"}, encoder="a"), tmp_path)
+    for value in (0.1, 0.75):
+        report(results_of({"accuracy": (value, 0.7, 0.8)}, **known, encoder="b"), tmp_path)
+    stored = read_results(tmp_path)
+    assert [(r.task, r.encoder, r.value) for r in stored] == [
+        ("t", "a", 0.5),
+        ("u", "a", 0.1),
+        ("t", "b", 0.75),
+    ]
+    assert stored[0].trained_on == "x, y"
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in printed[-5:-2]] == ["", "a", "b"]
+    assert printed[-3].endswith("0.750 [0.700, 0.800]")
+    assert results_table(stored[:2]).splitlines()[1].startswith("accuracy")
+    (tmp_path / FILE).write_text("task,data\nx,y\n")
+    with pytest.raises(UserError, match="holds no results of probes"):
+        read_results(tmp_path)

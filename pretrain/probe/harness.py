@@ -1,0 +1,164 @@
+"""What all probes share: their options, the encoders they ask for, and embeddings of recordings."""
+
+import argparse
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from data.audio import load
+from engine.arguments import Arguments
+from engine.user_error import UserError
+from pretrain.probe.embedders import NAMES, Embedder, open_embedders
+from pretrain.probe.results import Result, report
+
+T = TypeVar("T", bound=Hashable)
+
+
+class Probe(NamedTuple):
+    """One task of ``python -m pretrain.probe``."""
+
+    name: str
+    about: str | None
+    """What ``--help`` says of it."""
+    run: Callable[[argparse.Namespace], list[Result]]
+    add_arguments: Callable[[Arguments], None] = lambda parser: None
+    """Adds the task's own options."""
+    data: str = ""
+    """Default of ``--data``; without one it must be given."""
+    encoders: str = NAMES
+    """What ``--encoder`` takes."""
+
+    def __call__(self, argv: Sequence[str] | None = None) -> list[Result]:
+        """Read the options, run the task, print and store its results."""
+        parser = Arguments.described_by(f"pretrain.probe {self.name}", self.about)
+        add = parser.add_argument
+        add("--encoder", action="append", default=[], help=f"{self.encoders}; repeat for columns")
+        add("--data", default=self.data, required=not self.data, help="manifest or folder")
+        add("--out", type=Path, default=Path("runs/probe"), help="folder of results (runs/probe)")
+        add("--crop-s", type=float, default=10.0, help="longest crop of a file, in seconds (10)")
+        add("--batch", type=int, default=8, help="crops in a batch (8)")
+        add("--device", default="auto", help="auto, cpu or cuda")
+        self.add_arguments(parser)
+        args = parser.parse_args(argv)
+        args.device = device_of(args.device)
+        for name in ("batch", "seeds", "crop_s"):
+            if getattr(args, name, 1) <= 0:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} must be above 0")
+        args.data_name = Path(args.data).name
+        results = self.run(args)
+        report(results, args.out)
+        return results
+
+
+def seed_argument(parser: Arguments, seeds: int = 3) -> None:
+    """Add ``--seeds``: how many trainings a score is the mean of."""
+    parser.add_argument("--seeds", type=int, default=seeds, help=f"trainings to take the mean of ({seeds})")
+
+
+def embedders_of(args: argparse.Namespace, *default: str) -> list[Embedder]:
+    """Open what ``--encoder`` names."""
+    return open_embedders(args.encoder or default or ["logmel"], device=args.device)
+
+
+def with_random(args: argparse.Namespace, default: str) -> list[Embedder]:
+    """Open what ``--encoder`` names, and an encoder of random weights unless ``--no-random`` is given."""
+    names = args.encoder or [default]
+    if not args.no_random and not any(name.startswith("random") for name in names):
+        names = [*names, "random"]
+    return open_embedders(names, device=args.device)
+
+
+class Embeddings:
+    """Embeddings of recordings by one encoder, each computed once.
+
+    A recording longer than ``crop_s`` seconds is cut into crops of equal length; its vector is the mean of
+    theirs, its frames are theirs one after the other.
+    """
+
+    def __init__(
+        self, embedder: Embedder, *, crop_s: float = 10.0, batch: int = 8, progress: bool = True
+    ) -> None:
+        self.embedder, self.batch, self.progress = embedder, batch, progress
+        self.crop_samples = max(1, round(crop_s * embedder.sample_rate))
+        self._vectors: dict[Any, Tensor] = {}
+
+    def of(
+        self, items: Sequence[T], read: Callable[[T, int], Tensor] | None = None
+    ) -> Float[Tensor, "items dim"]:
+        """Return one vector an item, in the order asked for.
+
+        Items are paths of audio files, or whatever ``read(item, sample_rate)`` returns the wave of.
+        """
+        new = [item for item in dict.fromkeys(items) if item not in self._vectors]
+        crops = self._apply(self.embedder.embed, new, read)
+        self._vectors |= {item: torch.stack(parts).mean(0) for item, parts in zip(new, crops)}
+        return torch.stack([self._vectors[item] for item in items])
+
+    def with_frames(
+        self, items: Sequence[T], read: Callable[[T, int], Tensor] | None = None
+    ) -> tuple[Float[Tensor, "items dim"], list[Float[Tensor, "_ channels"]]]:
+        """Return one vector an item, and its frames; without frames, the encoder's vector of each crop."""
+        embed, frames = self.embedder.embed, self.embedder.frames or (lambda wave: embed(wave)[:, None])
+        crops = self._apply(lambda wave: list(zip(embed(wave), frames(wave))), items, read)
+        vectors, parts = zip(*(zip(*pairs) for pairs in crops))
+        return torch.stack([torch.stack(v).mean(0) for v in vectors]), [torch.cat(p) for p in parts]
+
+    @torch.no_grad()
+    def _apply(
+        self,
+        function: Callable[[Tensor], Iterable[Any]],
+        items: Sequence[T],
+        read: Callable[[T, int], Tensor] | None,
+    ) -> list[list[Any]]:
+        """Apply a function to all items' crops, in batches of equal length."""
+        reading: Any = read or load
+        waiting: dict[int, list[tuple[int, Tensor]]] = {}
+        found: list[list[Any]] = [[] for _ in items]
+
+        def compute(queue: list[tuple[int, Tensor]]) -> None:
+            outputs = function(torch.cat([crop for _, crop in queue]))
+            for (index, _), output in zip(queue, outputs, strict=True):
+                if not torch.isfinite(output if isinstance(output, Tensor) else output[0]).all():
+                    name = self.embedder.name
+                    raise UserError(f"{items[index]}: the encoder {name} gives no finite embedding of it")
+                found[index].append(output)
+
+        about = f"embedding by {self.embedder.name}"
+        bar = tqdm(items, desc=about, unit="clip", delay=1.0, disable=not self.progress)
+        for index, item in enumerate(bar):
+            for crop in self._crops(reading(item, self.embedder.sample_rate)):
+                queue = waiting.setdefault(crop.shape[-1], [])
+                queue.append((index, crop))
+                if len(queue) == self.batch:  # an item's crops have one length, so they stay in order
+                    compute(waiting.pop(crop.shape[-1]))
+        for queue in waiting.values():
+            compute(queue)
+        return found
+
+    def _crops(self, wave: Float[Tensor, "1 1 samples"]) -> list[Tensor]:
+        n_samples = wave.shape[-1]
+        n_crops = max(1, -(-n_samples // self.crop_samples))
+        length = -(-n_samples // n_crops)
+        starts = [min(i * length, n_samples - length) for i in range(n_crops)]
+        return [wave[..., start : start + length] for start in starts]
+
+
+def embeddings_of(embedder: Embedder, args: argparse.Namespace) -> Embeddings:
+    """Return an encoder's embeddings with the crops and batches that the options ask for."""
+    return Embeddings(embedder, crop_s=args.crop_s, batch=args.batch)
+
+
+def device_of(name: str) -> str:
+    """Return ``cuda`` for ``auto`` where there is one."""
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"--device {name} is not available here; give auto, cpu or cuda") from None
+    return name

@@ -1,0 +1,265 @@
+"""Networks trained on pictures: a generator of them, and a classifier of the world's attributes in them.
+
+The generator draws from a CLIP image embedding and a random code. It is a conditional
+variational autoencoder (Sohn et al., 2015). The embedding determines what the picture shows; a
+short code, drawn at random when generating, determines where and how.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from data.synthetic.world_scenes import ATTRIBUTES
+from engine.checkpoint import fill, load_export
+from engine.seeding import step_seed
+from engine.user_error import UserError
+
+PICTURE = 4.0
+"""Weight of the squared difference."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """Size and training of the generator."""
+
+    KIND: ClassVar[str] = "picture_generator"
+    dim: int = 128
+    """Of the embedding."""
+    size: int = 64
+    """Pixels on a side; a multiple of 16."""
+    width: int = 24
+    """Channels at half the size; more at smaller ones."""
+    code: int = 24
+    """Numbers drawn at random for a picture."""
+    noise: float = 0.15
+    """Deviation of noise added to the embeddings in training, relative to theirs: sounds' are less exact."""
+    kl: float = 5e-4
+    """Weight of the code's divergence from the standard normal, in nats a picture."""
+    lr: float = 2e-3
+    """Of Adam at its highest; falls to nothing."""
+    batch: int = 32
+    """Pictures in a step."""
+    steps: int = 900
+    """Updates."""
+    teacher: str = ""
+    """The key of the CLIP towers whose embeddings it takes; empty: not known."""
+
+    def __post_init__(self) -> None:
+        if self.size % 16 or self.size < 16:
+            raise UserError(f"size={self.size} must be a multiple of 16")
+        for name in ("dim", "width", "code", "batch", "steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+
+
+class PictureGenerator(nn.Module):
+    """Draws the picture of an embedding and a code."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        w, base = config.width, config.size // 16
+        self.register_buffer("mean", torch.zeros(config.dim))
+        self.register_buffer("scale", torch.ones(()))
+        self.encode_picture = nn.Sequential(
+            _down(3, w), _down(w, 2 * w), _down(2 * w, 2 * w), _down(2 * w, 4 * w), nn.Flatten()
+        )
+        self.code_head = nn.Linear(4 * w * base * base + config.dim, 2 * config.code)
+        self.stem = nn.Sequential(
+            nn.Linear(config.dim + config.code, 8 * w), nn.SiLU(), nn.Linear(8 * w, 4 * w * base * base)
+        )
+        widths = (4 * w, 3 * w, 2 * w, w)
+        self.blocks = nn.ModuleList(_Up(i, o, config.dim + config.code) for i, o in pairwise(widths))
+        self.colour = nn.Conv2d(w, 12, 3, padding=1)
+
+    def forward(
+        self, embedding: Float[Tensor, "batch dim"], code: Float[Tensor, "batch code"]
+    ) -> Float[Tensor, "batch 3 size size"]:
+        """Return pictures in [0, 1] of embeddings and codes."""
+        base = self.config.size // 16
+        condition = torch.cat([self._standard(embedding), code], dim=-1)
+        x = self.stem(condition).unflatten(1, (-1, base, base))
+        for block in self.blocks:
+            x = block(x, condition)
+        return torch.sigmoid(F.pixel_shuffle(self.colour(x), 2))
+
+    def infer(
+        self, picture: Float[Tensor, "batch 3 size size"], embedding: Float[Tensor, "batch dim"]
+    ) -> tuple[Float[Tensor, "batch code"], Float[Tensor, "batch code"]]:
+        """Return mean and logarithmic variance of the code of a picture, given its embedding."""
+        features = torch.cat([self.encode_picture(2 * picture - 1), self._standard(embedding)], dim=-1)
+        mean, logvar = self.code_head(features).chunk(2, dim=-1)
+        return mean, logvar.clamp(-8, 4)
+
+    @torch.no_grad()
+    def draw(self, embedding: Float[Tensor, "n dim"], *, seed: int = 0) -> UInt8[Tensor, "n 3 size size"]:
+        """Return one picture for each embedding."""
+        rng = torch.Generator().manual_seed(seed)
+        code = torch.randn(len(embedding), self.config.code, generator=rng).to(embedding)
+        parts = zip(embedding.split(64), code.split(64))
+        pictures = [self(one, other) for one, other in parts]
+        return (torch.cat(pictures) * 255).round().to(torch.uint8).cpu()
+
+    def _standard(self, embedding: Tensor) -> Tensor:
+        return (F.normalize(embedding, dim=-1) - self.mean) / self.scale
+
+
+class _Up(nn.Module):
+    """Twice the size; embedding and code scale and shift the channels."""
+
+    def __init__(self, inner: int, outer: int, n_conditions: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inner, outer, 3, padding=1)
+        self.norm = nn.GroupNorm(8 if outer % 8 == 0 else 1, outer, affine=False)
+        self.film = nn.Linear(n_conditions, 2 * outer)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        gain, bias = self.film(condition)[..., None, None].chunk(2, dim=1)
+        x = self.norm(self.conv(F.interpolate(x, scale_factor=2)))
+        return F.silu((1 + gain) * x + bias)
+
+
+def _down(inner: int, outer: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inner, outer, 4, 2, 1), nn.SiLU())
+
+
+def generator_loss(
+    generator: PictureGenerator,
+    picture: Float[Tensor, "batch 3 size size"],
+    embedding: Float[Tensor, "batch dim"],
+    noise: Float[Tensor, "batch code"],
+) -> dict[str, Float[Tensor, ""]]:
+    """Return the squared difference per pixel value, and the code's divergence in nats, weighted.
+
+    Squared, not absolute: until the code tells where things are, the likeliest pixel is background
+    everywhere, and the absolute difference would teach nothing of them.
+    """
+    mean, logvar = generator.infer(picture, embedding)
+    drawn = generator(embedding, mean + (0.5 * logvar).exp() * noise)
+    divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(-1).mean()
+    return {"picture": PICTURE * F.mse_loss(drawn, picture), "code": generator.config.kl * divergence}
+
+
+def fit_generator(
+    pictures: UInt8[Tensor, "n 3 size size"],
+    embeddings: Float[Tensor, "n dim"],
+    config: GeneratorConfig,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+) -> PictureGenerator:
+    """Learn to draw pictures from their embeddings."""
+    device = embeddings.device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(step_seed(seed, 0))
+        generator = PictureGenerator(config).to(device)
+        unit = F.normalize(embeddings, dim=-1)
+        generator.mean.copy_(unit.mean(0))
+        generator.scale.copy_((unit - unit.mean(0)).square().mean().sqrt())
+        deviation = config.noise * generator.scale
+
+        def loss() -> Tensor:
+            index = torch.randint(len(pictures), (config.batch,))
+            picture = pictures[index].to(device).float() / 255
+            embedding = unit[index.to(device)]
+            embedding = embedding + deviation * torch.randn(embedding.shape).to(device)
+            noise = torch.randn(len(index), config.code).to(device)
+            terms = generator_loss(generator, picture, embedding, noise)
+            return sum(terms.values(), torch.zeros((), device=device))
+
+        optimizer = torch.optim.Adam(generator.parameters(), lr=config.lr)
+        minimise(optimizer, loss, steps=config.steps, about="generator", clip=1.0, progress=progress)
+    return generator.eval().requires_grad_(False)
+
+
+def load_generator(folder: Path | str) -> PictureGenerator:
+    """Open an exported generator."""
+    config, state = load_export(folder, GeneratorConfig)
+    generator = PictureGenerator(config)
+    fill(generator, state, Path(folder) / "model.safetensors")
+    return generator.eval().requires_grad_(False)
+
+
+class AttributeClassifier(nn.Module):
+    """Logits of every attribute's values of the world's pictures, side by side; it has seen no CLIP."""
+
+    def __init__(self, size: int = 64, width: int = 24) -> None:
+        super().__init__()
+        widths = (3, width, 2 * width, 4 * width, 4 * width)
+        layers: list[nn.Module] = []
+        for inner, outer in pairwise(widths):
+            convolution = nn.Conv2d(inner, outer, 3, padding=1)
+            layers += [convolution, nn.BatchNorm2d(outer), nn.ReLU(), nn.MaxPool2d(2)]
+        self.size, self.features = size, nn.Sequential(*layers, nn.Flatten())
+        self.sizes = [len(attribute.values) for attribute in ATTRIBUTES]
+        n_features = widths[-1] * (size // 16) ** 2
+        self.head = nn.Sequential(nn.Linear(n_features, 128), nn.ReLU(), nn.Linear(128, sum(self.sizes)))
+
+    def forward(self, picture: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch values"]:
+        if picture.shape[-2:] != (self.size, self.size):
+            own = (self.size, self.size)
+            picture = F.interpolate(picture, own, mode="bilinear", antialias=True)
+        return self.head(self.features(2 * picture - 1))
+
+    @torch.no_grad()
+    def values(self, pictures: UInt8[Tensor, "n 3 height width"]) -> Int[Tensor, "n 5"]:
+        """Return the likeliest value of each attribute."""
+        logits = torch.cat([self(part.float() / 255) for part in pictures.split(128)])
+        return torch.stack([part.argmax(-1) for part in logits.split(self.sizes, dim=-1)], dim=-1)
+
+
+def fit_classifier(
+    values: Int[Tensor, "n 5"],
+    pictures: UInt8[Tensor, "n 3 height width"],
+    *,
+    steps: int = 400,
+    batch: int = 48,
+    seed: int = 0,
+    progress: bool = True,
+) -> AttributeClassifier:
+    """Learn to recognise attributes in a world's training pictures."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(step_seed(seed, 1))
+        network = AttributeClassifier(pictures.shape[-1])
+
+        def loss() -> Tensor:
+            index = torch.randint(len(pictures), (batch,))
+            logits = network(pictures[index].float() / 255).split(network.sizes, dim=-1)
+            losses = [F.cross_entropy(part, values[index, number]) for number, part in enumerate(logits)]
+            return torch.stack(losses).sum()
+
+        optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+        minimise(optimizer, loss, steps=steps, about="classifier of attributes", progress=progress)
+    return network.eval().requires_grad_(False)
+
+
+def minimise(
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[], Tensor],
+    *,
+    steps: int,
+    about: str,
+    clip: float = math.inf,
+    progress: bool = True,
+) -> None:
+    """Minimise a loss in one cycle of the learning rate, with the gradient's norm clipped."""
+    lr, parameters = optimizer.defaults["lr"], optimizer.param_groups[0]["params"]
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.1)
+    for _ in tqdm(range(steps), desc=f"training the {about}", delay=2.0, disable=not progress):
+        optimizer.zero_grad(set_to_none=True)
+        loss().backward()
+        nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+        cycle.step()

@@ -1,0 +1,152 @@
+"""Retrieval by embeddings.
+
+``audio_retrieval`` finds clips of the same label by the sound of one: every clip is a query for all others,
+ranked by cosine. It prints mean average precision, and how often a clip of the same label (with several
+labels: of one of them) is among the first 1, 5 and 10. Nothing is trained.
+
+``cross_modal`` finds the picture or the caption of a sound among all scenes', and back. ``--data`` is
+anything with sounds and pictures (videos, pairs, a manifest; data/audiovisual), or ``world`` for the embedded
+world's held-out combinations, one drawing each. Pictures and captions are embedded by the towers
+(``--towers``, else those in the encoder's run), sounds by the encoder distilled from them; chance of R@1 is
+one in the number of scenes.
+"""
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data.audio.resampling import resample
+from engine.arguments import Arguments
+from engine.user_error import UserError
+from pretrain.clip.ranking import neighbour_scores, rank_scores, ranks
+from pretrain.clip.towers import Towers
+from pretrain.probe.classification import label_argument
+from pretrain.probe.clips import clips_from, label_names, targets_of
+from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of
+from pretrain.probe.results import Interval, Result, mean_interval, results_of
+from pretrain.probe.texts import check_space, tower_arguments, towers_for
+
+
+class Scenes(NamedTuple):
+    """Embeddings of the same scenes' sounds and pictures, and their captions, row by row."""
+
+    sounds: Float[Tensor, "scenes dim"]
+    pictures: Float[Tensor, "scenes other"] | None
+    captions: list[str]
+    """Empty if a scene has none."""
+
+
+def run_audio_retrieval(args: argparse.Namespace) -> list[Result]:
+    """Rank clips by one or several encoders."""
+    clips = [c for c in clips_from(args.data, args.label) if not args.split or c.split == args.split]
+    if len(clips) < 2:
+        raise UserError(f"{args.data} has fewer than two clips of split {args.split!r}")
+    groups, targets = [clip.group for clip in clips], targets_of(clips, label_names(clips))
+    same = (targets @ targets.T) > 0
+    # A take of the query's own recording is too easy: it counts neither for nor against.
+    other = torch.tensor([[a != b for b in groups] for a in groups])
+    results: list[Result] = []
+    for embedder in embedders_of(args):
+        vectors = embeddings_of(embedder, args).of([clip.path for clip in clips])
+        if args.centre:
+            vectors = (vectors - vectors.mean(0)) / vectors.std(0, correction=0).clamp_min(1e-6)
+        scores = neighbour_scores(vectors, same, other).items()
+        known = {"task": "audio_retrieval", "data": args.data_name, "encoder": embedder.name, "n": len(clips)}
+        results += results_of({m: mean_interval(v.numpy(), groups) for m, v in scores}, **known)
+    return results
+
+
+def cross_scores(scenes: Scenes, texts: Float[Tensor, "captions dim"] | None) -> dict[str, Interval]:
+    """Return MRR and recalls from sound to picture and caption and back, with intervals over the scenes.
+
+    ``texts`` are the vectors of the different captions, in order of appearance: each scene with a caption is
+    right for it.
+    """
+    n_scenes = len(scenes.sounds)
+    targets = []
+    if scenes.pictures is not None:
+        targets.append(("picture", scenes.pictures, torch.eye(n_scenes, dtype=torch.bool)))
+    if texts is not None:
+        different = {caption: i for i, caption in enumerate(dict.fromkeys(scenes.captions))}
+        right = torch.zeros(n_scenes, len(different), dtype=torch.bool)
+        right[torch.arange(n_scenes), torch.tensor([different[c] for c in scenes.captions])] = True
+        targets.append(("caption", texts, right))
+    scores = {}
+    for name, vectors, right in targets:
+        forth, back = ranks(scenes.sounds, vectors, right), ranks(vectors, scenes.sounds, right.T)
+        for direction, places in ((f"sound to {name}", forth), (f"{name} to sound", back)):
+            for metric, values in rank_scores(places).items():
+                groups = [str(i) for i in range(len(values))]
+                scores[f"{direction} {metric}"] = mean_interval(values.numpy(), groups)
+    return scores
+
+
+def _world_scenes(embeddings: Embeddings, towers: Towers, seed: int) -> Scenes:
+    """Embed the embedded world's held-out combinations."""
+    from data.synthetic.world import SAMPLE_RATE, World
+
+    world = World(seed, "held_out", draws=1)
+
+    def read(index: int, sample_rate: int) -> Tensor:
+        return resample(world.wave(index)[None], SAMPLE_RATE, sample_rate)
+
+    parts = np.array_split(world.indices, -(-len(world) // 64))
+    pictures = torch.cat([towers.images(world.pictures(part)) for part in parts]).cpu()
+    return Scenes(embeddings.of(list(range(len(world))), read), pictures, world.captions(world.indices))
+
+
+def _file_scenes(embeddings: Embeddings, towers: Towers, args: argparse.Namespace) -> Scenes:
+    """Embed scenes of files; those whose pictures cannot be used are left out."""
+    from data.audiovisual.finding import scenes_from
+    from data.audiovisual.scenes import wave_of
+    from pretrain.clip.embedded import embedded_scenes
+
+    scenes = scenes_from(args.data, args.layout, split=args.split or None)
+    scenes, pictures = embedded_scenes(scenes, towers, args.cache)
+    by_name = {scene.name: scene for scene in scenes}
+    sounds = embeddings.of(list(by_name), lambda name, rate: wave_of(by_name[name], rate))
+    captions = [scene.caption or "" for scene in scenes]
+    return Scenes(sounds, pictures.cpu(), captions if all(captions) else [])
+
+
+def run_cross_modal(args: argparse.Namespace) -> list[Result]:
+    """Retrieve across modalities by one or several encoders."""
+    embedders = embedders_of(args, "released")
+    towers = towers_for(args.encoder or ["released"], args.towers, args.pretrained)
+    results: list[Result] = []
+    for embedder in embedders:
+        check_space(embedder, towers)
+        embeddings = embeddings_of(embedder, args)
+        if args.data == "world":
+            scenes = _world_scenes(embeddings, towers, args.seed)
+        else:
+            scenes = _file_scenes(embeddings, towers, args)
+        texts = towers.texts(list(dict.fromkeys(scenes.captions))).cpu() if scenes.captions else None
+        known = {"task": "cross_modal", "data": args.data_name, "encoder": embedder.name}
+        results += results_of(cross_scores(scenes, texts), **known, n=len(scenes.sounds))
+    print(f"{results[0].n} scenes; towers {towers.title}")
+    return results
+
+
+def _audio_arguments(parser: Arguments) -> None:
+    label_argument(parser)
+    parser.add_argument("--split", default="", help="clips of this split only (all)")
+    parser.add_argument("--centre", action="store_true", help="standardise embeddings over the clips first")
+
+
+def _cross_arguments(parser: Arguments) -> None:
+    tower_arguments(parser, "")
+    add = parser.add_argument
+    add("--layout", default="auto", help="of the data: auto, videos, vggsound, pairs, hub")
+    add("--split", default="", help="scenes of this split only (all)")
+    add("--cache", type=Path, default=Path("runs/embedded"), help="folder of pictures' embeddings")
+    add("--seed", type=int, default=0, help="of the world's drawings (0)")
+
+
+audio_retrieval = Probe("audio_retrieval", __doc__, run_audio_retrieval, _audio_arguments)
+cross_modal = Probe("cross_modal", __doc__, run_cross_modal, _cross_arguments, data="world")
