@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmarks.table import machine, show
+from data.batches import Batches
 from engine.arguments import Arguments
 from engine.optim import OptimConfig, Player
 from engine.seeding import seed_step
@@ -80,7 +81,7 @@ class Learner:
         self.head = Regression(RegressionConfig(), self.student.dim, model.hidden)
         optim = OptimConfig(lr=self.lr, betas=(0.9, 0.98), eps=1e-6, warmup_steps=30, gradient_clip=5.0)
         self.player = Player([self.encoder, self.student, self.head], optim)
-        self.batches: Iterator[Clips] = self.clips.batches(0)(0)
+        self.batches: Iterator[Clips] = Batches(self.clips, seed=0)(0)
 
     def loss(self, wave: Float[Tensor, "batch 1 samples"], teacher: CommonTeacher) -> Float[Tensor, ""]:
         """Return the masked regression of the common targets."""

@@ -181,14 +181,11 @@ Crops = TypeVar("Crops", bound=Dataset[Any])
 class Batches(Generic[Crops]):
     """Called with the step to start from, yields batches without end, ``accumulate`` of them for a step."""
 
-    def __init__(self, crops: Crops, *, seed: int, workers: int, rank: int, accumulate: int) -> None:
-        self.crops, self.seed, self.workers, self.rank, self.accumulate = (
-            crops,
-            seed,
-            workers,
-            rank,
-            accumulate,
-        )
+    def __init__(
+        self, crops: Crops, *, seed: int, workers: int = 0, rank: int = 0, accumulate: int = 1
+    ) -> None:
+        self.crops, self.seed, self.workers = crops, seed, workers
+        self.rank, self.accumulate = rank, accumulate
 
     def __call__(self, start: int = 0) -> Iterator[Any]:
         loader = DataLoader(

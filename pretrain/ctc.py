@@ -61,17 +61,10 @@ def train(
             validation = LabelledSpeech(whole, units, sample_rate=sample_rate, progress=False)
         except UserError:  # a corpus without a validation split trains unscored
             validation = None
-    tasks: list[Recognition] = []
-
-    def build() -> Recognition:
-        tasks.append(Recognition(config, validation, on_evaluation))
-        return tasks[0]
-
     batches = Batches(
         speech, seed=loop.seed, workers=loop.workers, rank=here.process_index, accumulate=loop.accumulate
     )
-    fit(build, batches, loop, full_config=config)
-    (task,) = tasks
+    task, _ = fit(lambda: Recognition(config, validation, on_evaluation), batches, loop, full_config=config)
     if here.is_main_process:
         # Half precision: the weights lose nothing that shows in the error rate, and half the size.
         state = {name: tensor.half() for name, tensor in task.average.state_dict().items()}

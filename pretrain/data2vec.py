@@ -10,6 +10,7 @@ from pathlib import Path
 if __package__ in (None, ""):  # `accelerate launch pretrain/data2vec.py` knows this folder, not the one above
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from data.batches import Batches
 from engine.checkpoint import export
 from engine.config import cli
 from engine.loop import LoopConfig, accelerator, fit
@@ -112,22 +113,17 @@ def main() -> None:
         validation = list(held_out.in_order(config.validation_seconds))
     except UserError:
         validation: list[Clips] = []  # a corpus without a validation split trains unwatched
-    tasks: list[Pretraining] = []
-
-    def build() -> Pretraining:
-        tasks.append(Pretraining(config, validation))
-        return tasks[0]
-
-    batches = speech.batches(
-        config.loop.seed,
+    batches = Batches(
+        speech,
+        seed=config.loop.seed,
         workers=config.loop.workers,
         rank=here.process_index,
         accumulate=config.loop.accumulate,
     )
-    fit(build, batches, config.loop, full_config=config)
+    task, _ = fit(lambda: Pretraining(config, validation), batches, config.loop, full_config=config)
     if here.is_main_process:
         # Half precision: the weights lose nothing that shows, and half the size.
-        state = {name: tensor.half() for name, tensor in tasks[0].encoder.state_dict().items()}
+        state = {name: tensor.half() for name, tensor in task.encoder.state_dict().items()}
         print(f"exported to {export(config.loop.out / 'export', config.model, state)}")
 
 

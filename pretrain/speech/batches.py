@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.audio import AudioError
-from data.batches import Address, Batches, split_rows
-from data.crops import DRAWS
+from data.batches import FILES_TRIED, Address, split_rows
 from data.recordings import Recordings
 from engine.user_error import UserError
 
@@ -95,7 +94,7 @@ class UnlabelledSpeech(Dataset[Clips]):
 
     def __getitem__(self, address: Address) -> Clips:
         rng = np.random.default_rng(list(address))
-        for _ in range(DRAWS):
+        for _ in range(FILES_TRIED):
             first, last, samples = self._bucket(rng)
             size = max(1, int(self.config.batch_seconds * self.sample_rate) // samples)
             share = self.lengths[first:last] / self.lengths[first:last].sum()
@@ -106,7 +105,7 @@ class UnlabelledSpeech(Dataset[Clips]):
                 for place in chosen:  # the next address that meets it draws again
                     if self.recordings.rows[self.order[place]].path == error.path:
                         self.recordings.drop(int(self.order[place]), error.detail)
-        raise UserError(f"{DRAWS} batches in a row hold recordings that can no longer be read")
+        raise UserError(f"{FILES_TRIED} batches in a row hold recordings that can no longer be read")
 
     def _bucket(self, rng: np.random.Generator) -> tuple[int, int, int]:
         """Draw a second of speech; return its recording's neighbours by length, and the longest clip."""
@@ -139,7 +138,3 @@ class UnlabelledSpeech(Dataset[Clips]):
             samples = min(int(self.lengths[chosen].min()), self._longest)
             waves = [self.recordings.read(int(self.order[p]), 0, samples) for p in chosen]
             yield Clips(torch.from_numpy(np.stack(waves))[:, None])
-
-    def batches(self, seed: int, *, workers: int = 0, rank: int = 0, accumulate: int = 1) -> "Batches":
-        """Return a function from the first step to endless batches."""
-        return Batches(self, seed=seed, workers=workers, rank=rank, accumulate=accumulate)

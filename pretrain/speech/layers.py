@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers.models.data2vec.modeling_data2vec_audio import (
@@ -29,8 +30,9 @@ def attend(attention: Data2VecAudioAttention, x: Frames, mask: Mask | None = Non
     parts = (attention.q_proj, attention.k_proj, attention.v_proj)
     weight = torch.cat([part.weight for part in parts])
     bias = torch.cat([part.bias for part in parts])
-    # Three products in one; (3, batch, heads, frames, channels of a head).
-    q, k, v = F.linear(x, weight, bias).unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    # Three products in one.
+    pattern = "batch frames (three heads dim) -> three batch heads frames dim"
+    q, k, v = rearrange(F.linear(x, weight, bias), pattern, three=3, heads=heads)
     if x.is_cpu and q.dtype == torch.bfloat16 and x.shape[1] <= SHORT:
         scores = (q * attention.scaling) @ k.transpose(-1, -2)
         if mask is not None:
@@ -38,7 +40,7 @@ def attend(attention: Data2VecAudioAttention, x: Frames, mask: Mask | None = Non
         y = F.dropout(scores.softmax(-1, dtype=torch.bfloat16), drop) @ v
     else:
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=drop, scale=attention.scaling)
-    return attention.out_proj(y.transpose(1, 2).flatten(2))
+    return attention.out_proj(rearrange(y, "batch heads frames dim -> batch frames (heads dim)"))
 
 
 def strided_convolution(
@@ -51,13 +53,16 @@ def strided_convolution(
     precision, where a convolution would be slow on CPUs, this takes half the time.
     """
     assert isinstance(conv, nn.Conv1d)
-    outer, inner, kernel = conv.weight.shape
+    outer, _, kernel = conv.weight.shape
     stride = conv.stride[0]
     n_blocks, frames = -(-kernel // stride), (x.shape[1] - kernel) // stride + 1
     missing = (frames + n_blocks - 1) * stride - x.shape[1]
-    blocks = F.pad(x, (0, 0, 0, missing)).reshape(len(x), -1, stride * inner)
-    weight = F.pad(conv.weight, (0, n_blocks * stride - kernel)).view(outer, inner, n_blocks, stride)
-    products = F.linear(blocks, weight.permute(2, 0, 3, 1).reshape(n_blocks * outer, stride * inner))
+    blocks = rearrange(
+        F.pad(x, (0, 0, 0, missing)), "batch (block stride) inner -> batch block (stride inner)", stride=stride
+    )
+    weight = F.pad(conv.weight, (0, n_blocks * stride - kernel))
+    weight = rearrange(weight, "outer inner (block stride) -> (block outer) (stride inner)", stride=stride)
+    products = F.linear(blocks, weight)
     parts = [products[:, i : i + frames, i * outer : (i + 1) * outer] for i in range(n_blocks)]
     y = parts[0] if conv.bias is None else parts[0] + conv.bias
     for part in parts[1:]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 from transformers import Data2VecAudioModel
 
+from data.batches import Batches
 from engine.loop import LoopConfig, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError
@@ -176,7 +177,7 @@ def test_resume_is_exact(corpus, tmp_path):
 
     def run(name: str, steps: int) -> dict[str, torch.Tensor]:
         loop = LoopConfig(out=tmp_path / name, steps=steps, sample_every=0, trackers="none", cpu=True)
-        task, _ = fit(lambda: Pretraining(TINY), speech.batches(0), loop)
+        task, _ = fit(lambda: Pretraining(TINY), Batches(speech, seed=0), loop)
         return {f"{m}.{k}": v for m, x in task.modules.items() for k, v in x.state_dict().items()}
 
     straight = run("a", 4)
