@@ -57,9 +57,8 @@ def strided_convolution(
     stride = conv.stride[0]
     n_blocks, frames = -(-kernel // stride), (x.shape[1] - kernel) // stride + 1
     missing = (frames + n_blocks - 1) * stride - x.shape[1]
-    blocks = rearrange(
-        F.pad(x, (0, 0, 0, missing)), "batch (block stride) inner -> batch block (stride inner)", stride=stride
-    )
+    x = F.pad(x, (0, 0, 0, missing))
+    blocks = rearrange(x, "batch (block stride) inner -> batch block (stride inner)", stride=stride)
     weight = F.pad(conv.weight, (0, n_blocks * stride - kernel))
     weight = rearrange(weight, "outer inner (block stride) -> (block outer) (stride inner)", stride=stride)
     products = F.linear(blocks, weight)
