@@ -24,7 +24,7 @@ from eval.content_codes.agreement import agreement
 from eval.content_codes.codes import NAMES, Code, Heard, hear, log_mel, open_code, teacher_code
 from eval.content_codes.phones import phone_error
 from eval.content_codes.speakers import Leak, Utterances, speaker_leakage, utterances
-from pretrain.probe.scores import Interval
+from pretrain.probe.results import Interval
 from pretrain.speech.labelled import labelled_rows
 from pretrain.teachers import load_teacher
 from pretrain.units import Phonemes, Units

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from eval.content_codes.codes import Code, Heard
 from eval.content_codes.phones import moments
-from pretrain.probe.scores import Interval, mean_interval
+from pretrain.probe.results import Interval, mean_interval
 from pretrain.teacher import at_times
 
 RIDGE = 1e-3

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from eval.content_codes.codes import Heard
 from pretrain.ctc_score import edit_distance
 from pretrain.phones import PHONES
-from pretrain.probe.scores import Interval, interval
+from pretrain.probe.results import Interval, interval
 from pretrain.units import RecogniserOutput, greedy
 
 BATCH = 16

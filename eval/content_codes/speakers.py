@@ -18,7 +18,7 @@ from torch import Tensor
 from data.manifest import Row, rows_from
 from engine.user_error import UserError
 from eval.content_codes.codes import Heard
-from pretrain.probe.scores import Interval, mean_interval
+from pretrain.probe.results import Interval, mean_interval
 
 FRAMES_EACH = 50
 """Frames of an utterance that the frame probe learns from, or is asked about, at most."""
