@@ -1,18 +1,20 @@
-"""The mel road beside wave-to-wave: same data, same pairs, equal training time.
+"""Conversion by way of mels and a vocoder beside wave to wave: same data, same pairs, equal training time.
 
-    python -m experiments.mel_pipeline --data speech --out runs/roads --minutes 30
+    python -m experiments.mel_pipeline --data speech --out runs/mel_pipeline --minutes 30
 
-Every arm trains for as much processor time, on one thread: a step's cost is measured, as many steps are
-planned as fit, and schedules follow. All then convert the same fixed pairs of unseen speakers and are judged
-together with toplines and trivial baselines; their speed is measured in turns, in one run. The vocoder's own
-training is not in that time.
+Every variant trains for as much processor time, on one thread: a step's cost is measured, as many steps are
+planned as fit, and schedules follow. All then convert the same fixed pairs of unseen speakers and are scored
+together with toplines and trivial baselines; their speed is measured in turns, in one run. The released
+vocoder's and student's own training are not in that time.
 
-Finished arms stay in OUT and are never repeated, one that was cut off goes on. ``--only w2w`` trains that
-arm alone, ``--only`` with no name trains nothing; the table always shows every finished arm. What the table
-is made of is in OUT/roads.json.
+Finished variants stay in OUT and are never repeated, one that was cut off goes on. ``--only w2w`` trains that
+one alone, ``--only`` with no name trains nothing; the table always shows every finished one. Its figures are
+in OUT/results.json.
 """
 
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,129 +26,128 @@ from benchmarks.table import machine
 from data.audio import load
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
+from eval import pitch
+from eval.baselines import BASELINES, TOPLINES, toplines_and_baselines
 from eval.cache import Cache
+from eval.hearing import hear
 from eval.pairs import MAX_PAIRS, Pair
-from experiments.mel_pipeline import scores as judging
-from experiments.mel_pipeline import variants
-from experiments.mel_pipeline.budget import write
-from experiments.mel_pipeline.report import OURS, TIMED_ROADS, goals, goals_table, table
-from experiments.mel_pipeline.rows import ROADS, Road
+from experiments.mel_pipeline.report import gains, table
 from experiments.mel_pipeline.speed import ratio, speeds
-from experiments.mel_pipeline.trainers import Bench
-from experiments.mel_pipeline.variants import ARMS, PRESETS
+from experiments.mel_pipeline.systems import SYSTEMS, W2W, System
+from experiments.mel_pipeline.variants import PRESETS, TUNED, train
+from experiments.scores import Scoring, differences, evaluation_pairs, outputs
+from experiments.study import Study, write_json
 
 SECONDS = 10
 """Of the speech whose conversion is timed."""
-COMPARED = ("to_target", "to_source", "cer", "dnsmos")
 
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train what is asked for; convert, judge, time and compare what is trained."""
-    parser = Arguments.described_by("experiments.mel_pipeline", __doc__)
-    parser.add_argument("--data", type=Path, required=True, help="manifest with speakers, texts and splits")
-    parser.add_argument("--out", type=Path, default=Path("runs/roads"))
-    parser.add_argument("--minutes", type=float, default=30.0, help="of processor time, for every arm")
-    parser.add_argument(
-        "--tune-minutes", type=float, help="of tuning the vocoder beyond that (default: a fifth)"
-    )
-    parser.add_argument("--only", nargs="*", metavar="ARM", help=f"train these alone: {', '.join(ARMS)}")
-    parser.add_argument("--train-only", action="store_true", help="neither convert nor judge nor time")
-    parser.add_argument("--presets", nargs="*", default=[], metavar="ARM=NAME", help="trainers' presets")
-    parser.add_argument("--pairs", type=int, default=MAX_PAIRS, help=f"of the fixed {MAX_PAIRS}")
-    parser.add_argument("--fast", action="store_true", help="judge similarity and pitch alone")
-    parser.add_argument("--repeats", type=int, default=5, help="turns of which the median is taken")
-    parser.add_argument("--cache", type=Path, help="folder of the judges' features kept between runs")
-    parser.add_argument("--jobs", type=int, default=1, help="processes that judge")
-    words = parser.parse_args(argv)
-    arms = list(ARMS) if words.only is None else words.only
-    if unknown := [name for name in arms if name not in ARMS]:
-        raise UserError(f"--only has no {unknown[0]!r}; choose from {', '.join(ARMS)}")
-    if (
-        min(words.minutes, words.tune_minutes or 1.0) <= 0
-        or not 1 <= words.pairs <= MAX_PAIRS
-        or words.repeats < 1
-    ):
-        raise UserError(
-            f"--minutes and --tune-minutes must be above 0, --repeats at least 1, --pairs 1 to {MAX_PAIRS}"
-        )
-    bench = Bench(
-        data=words.data,
-        out=words.out,
-        minutes=words.minutes,
-        tune_minutes=words.minutes / 5 if words.tune_minutes is None else words.tune_minutes,
-        presets=chosen_presets(words.presets),
-    )
+    """Train what is asked for; convert, score, time and compare what is trained."""
+    args = parse(argv)
+    presets = chosen_presets(args.presets)
+    pairs = evaluation_pairs(args.data, "test", args.n_pairs)
+    options = {"data": str(args.data)}
     torch.set_num_threads(1)
-    pairs = judging.chosen_pairs(words.data, words.pairs)
-    for name in arms:
-        variants.train(name, bench)
-    if words.train_only:
+    studies = {}
+    for name in PRESETS:
+        minutes = args.tune_minutes or args.minutes / 5 if name == TUNED else args.minutes
+        chosen = {**options, "presets": f"{name}={presets[name]}"}
+        studies[name] = Study(out=args.out, options=chosen, minutes=minutes)
+    for name in PRESETS if args.only is None else args.only:
+        train(name, studies[name], presets)
+    if args.train_only:
         return
-    variants.check_budget(bench)
-    there = {name: road for name, road in ROADS.items() if road.there(bench)}
-    if not any(road.arm for road in there.values()):
-        raise UserError(f"{words.out} holds no trained arm to compare: train one, by --only or all")
-    found = compared(there, bench, pairs, words)
-    write(words.out / "roads.json", found)
-    text = f"{table(found)}\n\n{goals_table(found['goals'])}"
-    (words.out / "roads.md").write_text(text + "\n", encoding="utf-8")
-    print(f"\n{text}\n\n{words.out}: roads.json, roads.md")
+    results = compare(studies, pairs, args)
+    write_json(args.out / "results.json", results)
+    title = (
+        f"{len(pairs)} pairs of unseen speakers; every variant trained {args.minutes:g} minutes of one thread"
+        f" ({', '.join(f'{name}: preset {of}' for name, of in presets.items())}); real-time factors of"
+        f" {SECONDS} s of speech on one thread, medians of {args.repeats} turns; {machine()}"
+    )
+    text = f"{title}\n\n{table(results['rows'])}\n\n{gains(results)}"
+    (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(f"\n{text}\n\n{args.out}: table.md, results.json")
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """Read the command line."""
+    parser = Arguments.described_by("experiments.mel_pipeline", __doc__)
+    option = parser.add_argument
+    option("--data", type=Path, required=True, help="manifest with speakers, texts and splits")
+    option("--out", type=Path, default=Path("runs/mel_pipeline"))
+    option("--minutes", type=float, default=30.0, help="of processor time, for every variant (default: 30)")
+    option("--tune-minutes", type=float, help="of tuning the vocoder beyond that (default: a fifth)")
+    option("--only", nargs="*", metavar="NAME", help=f"train these alone: {', '.join(PRESETS)}")
+    option("--train-only", action="store_true", help="neither convert nor score nor time")
+    option("--presets", nargs="*", default=[], metavar="NAME=PRESET", help="trainers' presets")
+    option("--n-pairs", type=int, default=MAX_PAIRS, help=f"test pairs to score (default: {MAX_PAIRS})")
+    option("--fast", action="store_true", help="score similarity and pitch alone")
+    option("--repeats", type=int, default=5, help="turns of which the median is taken")
+    option("--cache", type=Path, help="folder of features kept between runs")
+    option("--jobs", type=int, default=1, help="processes that score")
+    args = parser.parse_args(argv)
+    if unknown := [name for name in args.only or () if name not in PRESETS]:
+        raise UserError(f"--only has no {unknown[0]!r}; choose from {', '.join(PRESETS)}")
+    if min(args.minutes, args.tune_minutes or 1.0) <= 0 or args.repeats < 1:
+        raise UserError("--minutes and --tune-minutes must be above 0, --repeats at least 1")
+    return args
 
 
 def chosen_presets(given: Sequence[str]) -> dict[str, str]:
-    """The presets of all arms, with those of the command line."""
+    """The presets of all variants, with those of the command line."""
     chosen = dict(PRESETS)
-    for word in given:
-        arm, separator, name = word.partition("=")
-        if not separator or arm not in PRESETS:
-            raise UserError(f"--presets {word} must be ARM=NAME with an arm of {', '.join(PRESETS)}")
-        chosen[arm] = name
+    for text in given:
+        name, separator, value = text.partition("=")
+        if not separator or name not in PRESETS:
+            raise UserError(f"--presets {text} must be NAME=PRESET with a name of {', '.join(PRESETS)}")
+        chosen[name] = value
     return chosen
 
 
-def compared(there: Mapping[str, Road], bench: Bench, pairs: Sequence[Pair], words: Any) -> dict[str, Any]:
-    """Convert, judge and time; all that the table needs."""
-    out, cache = bench.out / "outputs" / str(len(pairs)), Cache(words.cache)
+def compare(studies: Mapping[str, Study], pairs: Sequence[Pair], args: Namespace) -> dict[str, Any]:
+    """Convert, score and time; all that the tables need."""
+    study = studies[W2W]
+    costs = {name: cost for name, own in studies.items() if (cost := own.cost(name)) is not None}
+    there = {name: system for name, system in SYSTEMS.items() if system.is_there(study)}
+    if not costs:
+        raise UserError(f"{args.out} holds no trained variant to compare: train one, by --only or all")
+    cache, folder = Cache(args.cache), args.out / "outputs" / str(len(pairs))
     made = []
-    for name, road in there.items():
-        if not road.scored:
-            continue
-        opened = partial(road.open, bench)
-        made += judging.outputs(pairs, opened, road.weights(bench), out, name)
-    judged, summary = judging.scores(made, pairs, out, cache, fast=words.fast, jobs=words.jobs)
-    converters = {name: road.open(bench) for name, road in there.items() if road.timed}
-    rate = next(iter(converters.values())).sample_rate
-    speech = lasting(load(pairs[0].source, rate), SECONDS * rate)
-    timed = speeds(converters, speech, words.repeats)
+    for name, system in there.items():
+        if system.scored:
+            made += outputs(pairs, partial(system.open, study), system.files(study), folder, name)
+    originals = sorted({path for pair in pairs for path in (pair.source, pair.target)})
+    melodies = hear([(path, [pitch.Pitch()]) for path in originals], cache, jobs=args.jobs, title="pitch")
+    made += toplines_and_baselines(pairs, folder, cache, melodies)
+    scoring = Scoring(out=folder, fast=args.fast, cache=cache, jobs=args.jobs)
+    scored, summary = scoring.score(made)
+
+    timed = time_in_turns({name: s for name, s in there.items() if s.timed}, study, pairs[0].source, args)
     rows = [
-        {"name": name, "label": road.label, "notes": list(road.notes)}
-        | timed.get(name, {})
-        | road.spent(bench)
+        {"name": name, "label": system.label, "notes": system.notes, **timed.get(name, {})}
+        | {"training": [asdict(costs[of]) for of in system.variants]}
         | ({"scores": summary[name]} if name in summary else {})
-        for name, road in there.items()
+        for name, system in there.items()
     ]
-    rows += [{"name": n, "label": label, "scores": summary[n]} for n, label in judging.groups(summary)]
-    found: dict[str, Any] = {
-        "minutes": bench.minutes,
-        "presets": {name: spent["preset"] for name in ARMS if (spent := variants.finished(name, bench))},
-        "pairs": len(pairs),
-        "seconds": SECONDS,
-        "repeats": words.repeats,
-        "machine": machine(),
-        "rows": rows,
-        "rtf_shares": shares(timed),
-        "differences": judging.differences(judged, COMPARED),
-    }
-    return {**found, "goals": goals(found)}
+    labels = TOPLINES | BASELINES
+    rows += [
+        {"name": name, "label": labels[name], "scores": summary[name]} for name in labels if name in summary
+    ]
+    turns = {name: took["rtf_turns"]["whole"] for name, took in timed.items()}
+    shares = {name: ratio(turns[W2W], took) for name, took in turns.items() if W2W in turns and name != W2W}
+    gaps = {name: gap for name, gap in differences(scored, W2W).items() if name in there}
+    return {"rows": rows, "rtf_shares": shares, "differences": gaps}
 
 
-def shares(timed: Mapping[str, Any]) -> dict[str, float]:
-    """Wave-to-wave's real-time factor over those of mel roads, by turns of the same run."""
-    if OURS not in timed:
-        return {}
-    turns = {name: timed[name]["rtf_turns"]["whole"] for name in (OURS, *TIMED_ROADS) if name in timed}
-    return {name: ratio(turns[OURS], took) for name, took in turns.items() if name != OURS}
+def time_in_turns(
+    systems: Mapping[str, System], study: Study, source: Path, args: Namespace
+) -> dict[str, dict[str, Any]]:
+    """Speed, size and latency of systems, in one run."""
+    converters = {name: system.open(study) for name, system in systems.items()}
+    rate = next(iter(converters.values())).sample_rate
+    return speeds(converters, lasting(load(source, rate), SECONDS * rate), args.repeats)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a road costs in use: processor time of ten seconds of speech in turns, parameters, latency."""
+"""What a system costs in use: processor time of ten seconds of speech in turns, parameters, latency."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -32,20 +32,20 @@ def speeds(converters: Mapping[str, Any], speech: Wave, repeats: int) -> dict[st
         for part, call in stages(converter.network, speech, voice).items():
             calls[name, part] = call
     took = in_turns(calls, repeats)
-    found = {}
+    results = {}
     for name, converter in converters.items():
         factors = {part: [s / seconds for s in took[of, part]] for of, part in calls if of == name}
-        found[name] = {
+        results[name] = {
             "parameters": parameters(converter.network),
             "latency_ms": latency_ms(converter),
             "rtf": {part: median(values) for part, values in factors.items()},
             "rtf_turns": factors,
         }
-    return found
+    return results
 
 
 def stages(network: nn.Module, speech: Wave, voice: Float[Tensor, "1 dim"]) -> dict[str, Call]:
-    """The converter and what makes waves of its mels, apart; nothing for a road of one stage."""
+    """The converter and what makes waves of its mels, separately; nothing where there is one stage."""
     match network:
         case TwoStage():
             mel = network.converted_mel(speech, voice)

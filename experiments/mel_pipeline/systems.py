@@ -1,0 +1,135 @@
+"""What is compared: ways from a source and a voice to a wave, some trained here, some released."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from experiments.study import Study
+from vocoders import load_vocoder
+from vocoders.loading import RELEASED as VOCODER
+from w2w.baselines.cluit_mel.network import CluitMelNetwork
+from w2w.baselines.cluit_mel.presets import PRESETS as CLUIT_MEL
+from w2w.baselines.two_stage import TwoStage
+from w2w.converter import Converter
+from w2w.weights import RELEASED
+
+STUDENT = "begins from the released student, whose own training is not in the time"
+LONGER = "trained longer: see its card; not part of the comparison at equal time"
+LENT = "the released vocoder's own training is not in the time"
+TUNED = "the second number: tuning the vocoder to the converter's mels, beyond the equal time"
+RANDOM = "with random weights: for its speed and latency alone"
+LABELS = (
+    "an unseen voice is the labels of training speakers that its discriminator hears in the references, which"
+    " vote; the discriminator's parameters are counted"
+)
+LIMIT = "the source's own mel: what the vocoder alone does to it"
+
+Wave = Float[Tensor, "1 1 samples"]
+Voice = Float[Tensor, "1 dim"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """One way from a source and a voice to a wave."""
+
+    label: str
+    variants: tuple[str, ...] = ()
+    """Trained here: the converter, and its vocoder where that was trained, too."""
+    vocoder: str = ""
+    """What makes waves of its mels, where no variant does."""
+    notes: tuple[str, ...] = ()
+    """Below the table."""
+    load: Callable[[], Any] | None = None
+    """Makes the converter, where nothing trained here is used."""
+    weights: Path | None = None
+    """The released folder that this needs."""
+    scored: bool = True
+    timed: bool = True
+
+    def is_there(self, study: Study) -> bool:
+        """Whether what it needs is there."""
+        released = self.weights is None or (self.weights / "model.safetensors").is_file()
+        return released and all((study.folder(name) / "cost.json").is_file() for name in self.variants)
+
+    def files(self, study: Study) -> Sequence[Path]:
+        """The weights that outputs must be newer than."""
+        folders = [study.folder(name) / "export" for name in self.variants]
+        return [folder / "model.safetensors" for folder in (*folders, self.weights) if folder]
+
+    def open(self, study: Study) -> Any:
+        """The converter, ready."""
+        if self.load:
+            return self.load()
+        exports = [str(study.folder(name) / "export") for name in self.variants]
+        vocoder = exports[1] if len(exports) > 1 else self.vocoder
+        return Converter.from_pretrained(exports[0], vocoder=vocoder or None)
+
+
+def random_cluit_mel(preset: str) -> Converter:
+    """A preset's network as it begins, with the released vocoder."""
+    torch.manual_seed(0)
+    network: Any = CluitMelNetwork(CLUIT_MEL[preset].network).eval().fold()
+    return Converter(TwoStage(network, load_vocoder("released")))
+
+
+class Vocoded:
+    """A converter that leaves the voice as it is: the vocoder alone."""
+
+    def __init__(self) -> None:
+        self.vocoder = load_vocoder("released")
+        self.sample_rate = self.vocoder.sample_rate
+
+    def embed(self, wave: Wave) -> Voice:
+        """No voice is needed."""
+        return wave.new_zeros(1, 1)
+
+    def convert(self, wave: Wave, voice: Voice) -> Float[Tensor, "1 1 _"]:
+        """The wave out of its own mel."""
+        return self.vocoder(self.vocoder.log_mel(wave))
+
+
+W2W = "w2w"
+SYSTEMS: dict[str, System] = {
+    W2W: System(label="wave-to-wave", variants=("w2w",), notes=(STUDENT,)),
+    "cluit_mel": System(
+        label="CLUIT-mel, HiFi-GAN V2", variants=("cluit_mel",), vocoder="released", notes=(LENT,)
+    ),
+    "cluit_mel_tuned": System(
+        label="CLUIT-mel, HiFi-GAN V2 tuned to it",
+        variants=("cluit_mel", "cluit_mel_tuned"),
+        notes=(LENT, TUNED),
+    ),
+    "cluit_mel_phase": System(label="CLUIT-mel, Griffin-Lim", variants=("cluit_mel",), vocoder="griffin_lim"),
+    "stargan_phase": System(
+        label="StarGAN, phase retrieval", variants=("stargan",), vocoder="griffin_lim", notes=(LABELS,)
+    ),
+    "stargan": System(
+        label="StarGAN, HiFi-GAN V2", variants=("stargan",), vocoder="released", notes=(LENT, LABELS)
+    ),
+    "cluit_mel_published": System(
+        label="CLUIT-mel at its published size, HiFi-GAN V2",
+        load=partial(random_cluit_mel, "bank_norm_label"),
+        weights=VOCODER,
+        notes=(RANDOM,),
+        scored=False,
+    ),
+    "cluit_mel_causal": System(
+        label="CLUIT-mel, causal, HiFi-GAN V2",
+        load=partial(random_cluit_mel, "causal_small"),
+        weights=VOCODER,
+        notes=(RANDOM,),
+        scored=False,
+    ),
+    "released": System(
+        label="wave-to-wave, released", load=Converter.from_pretrained, weights=RELEASED, notes=(LONGER,)
+    ),
+    "vocoded": System(
+        label="source by HiFi-GAN V2", load=Vocoded, weights=VOCODER, notes=(LIMIT,), timed=False
+    ),
+}
