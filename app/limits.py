@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.audio import AudioInfo
-from data.audio.decoding import UNKNOWN_LENGTH, decode, opened
+from data.audio.decoding import opened
 from engine.user_error import UserError
 
 
@@ -63,17 +63,17 @@ class Limits:
                 f"{path} has more than the {self.max_mb:g} MB that are allowed; send a part of it"
             )
         too_long = f"{path} lasts longer than the {self.max_seconds:g} s that are allowed; send a part of it"
-        with opened(path) as file:
-            rate, channels = file.samplerate, file.channels
+        with opened(path) as sound:
+            rate, channels = sound.sample_rate, sound.channels
             if channels > self.max_channels:
                 raise TooMuchError(f"{path} has {channels} channels, at most {self.max_channels} are allowed")
             if rate > self.max_rate:
                 raise TooMuchError(f"{path} has {rate} Hz, at most {self.max_rate} are allowed: resample it")
             most = self.max_seconds * rate
-            if most < file.frames < UNKNOWN_LENGTH:
+            if most < (sound.samples or 0):
                 raise TooMuchError(too_long)
             samples = 0
-            for frames in decode(file, path):
+            for frames in sound.decode():
                 samples += len(frames)
                 if samples > most:
                     raise TooMuchError(too_long)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from engine.user_error import UserError
 
@@ -70,3 +71,8 @@ def _probe(folder: Path) -> None:
     finally:
         if folder.is_dir():
             probe.unlink(missing_ok=True)
+
+
+def native(path: Path) -> Any:
+    """A path for libraries in C, which encode names in their own way: names need not be valid text."""
+    return str(path) if os.name == "nt" else os.fsencode(path)

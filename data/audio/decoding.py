@@ -8,13 +8,21 @@ from typing import Literal
 import numpy as np
 import soundfile
 
-from data.audio.containers import cut_short, has_frame_count
+from data.audio.containers import layout, logged_shortfall
+from data.audio.ffmpeg import FFmpegSound, reason
 from data.audio.resampling import Frames
+from data.audio.sniffing import told
+from data.audio.stretches import Piece, stretch
+from engine.files import native
 from engine.user_error import UserError
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 """Formats read and written; what ``audio_files`` looks for, with the ``READ_ONLY`` ones."""
-READ_ONLY = (".aif", ".aiff", ".aifc", ".au", ".caf", ".rf64", ".snd", ".sph", ".w64", ".wave")
+READ_ONLY = (
+    *(".aif", ".aiff", ".aifc", ".au", ".caf", ".rf64", ".snd", ".sph", ".w64", ".wave", ".bwf"),
+    *(".m4a", ".m4b", ".aac", ".mp4", ".webm", ".weba", ".wma", ".mka", ".mp2", ".ac3", ".amr", ".3gp"),
+    *(".ape", ".wv", ".tta", ".mpc", ".dsf"),
+)
 READ_FRAMES = 65_536
 UNKNOWN_LENGTH = 1 << 62
 """libsndfile gives a number beyond this for a FLAC stream that does not state its length."""
@@ -48,10 +56,119 @@ class _Sequential(soundfile.SoundFile):
         return False
 
 
-def opened(path: Path) -> soundfile.SoundFile:
-    """Open a file for reading, or say in one sentence why not."""
+class _SndfileSound:
+    """A recording that libsndfile reads."""
+
+    def __init__(self, path: Path, piece: Piece) -> None:
+        whole = piece.start == 0 and not piece.head and piece.stop == path.stat().st_size
+        self._bytes, self._exact = None if whole else stretch(path, piece), piece.states_length
+        self.file = _Sequential(self._bytes or native(path))
+        if self.file.format == "RAW":  # no header: libsndfile believed the extension
+            self.close()
+            raise ValueError("it has no header")
+        self.sample_rate, self.channels = self.file.samplerate, self.file.channels
+        self.samples = self.file.frames if self.file.frames < UNKNOWN_LENGTH else None
+
+    def decode(self, start: int = 0, until: int | None = None) -> Iterator[Frames]:
+        end = min(n for n in (self.samples, until, UNKNOWN_LENGTH) if n is not None)
+        place = self._go_to(start)
+        while place < end:
+            frames = self.file.read(min(READ_FRAMES, end - place), dtype="float32", always_2d=True)
+            if not len(frames):
+                break
+            place += len(frames)
+            yield frames
+        if self.samples is None and (until is None or place < until):
+            self.samples = place
+        elif place < end and self._exact:
+            raise ValueError(f"its header says {end / self.sample_rate:.2f} s")
+
+    def _go_to(self, start: int) -> int:
+        """Stand before sample ``start``, by decoding from where the container's seeking can be trusted."""
+        match self.file.format:
+            case "MP3":  # frames lean on earlier ones
+                seek = 0
+            case "OGG":  # seeks into the last page go astray
+                seek = min(start, max(0, self.file.frames - OGG_PAGE))
+            case _:
+                seek = start
+        if seek or self.file.tell():
+            self.file.seek(seek)
+        for at in range(seek, start, READ_FRAMES):
+            self.file.read(min(READ_FRAMES, start - at), dtype="float32", always_2d=True)
+        return start
+
+    def close(self) -> None:
+        self.file.close()
+        if self._bytes:
+            self._bytes.close()
+
+
+_Part = _SndfileSound | FFmpegSound
+"""One recording of a file, as one decoder reads it."""
+
+
+class Sound:
+    """An audio file open for decoding: one recording, or several joined."""
+
+    def __init__(self, path: Path, parts: list[_Part], remarks: list[str]) -> None:
+        self.path, self.parts = path, parts
+        self.remarks = tuple(remarks)
+        """What is odd about the file, though it can be read."""
+        self.sample_rate, self.channels = parts[0].sample_rate, parts[0].channels
+
+    def __enter__(self) -> "Sound":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for part in self.parts:
+            part.close()
+
+    @property
+    def samples(self) -> int | None:
+        """Of all parts; None where only decoding can tell."""
+        counts = [part.samples for part in self.parts]
+        return None if None in counts else sum(count for count in counts if count is not None)
+
+    def decode(self, start: int = 0, until: int | None = None) -> Iterator[Frames]:
+        """Decode from ``start`` to ``until`` in pieces, refusing NaN, infinity and an early end."""
+        place = offset = 0
+        for part in self.parts:
+            if until is not None and offset >= until:
+                break
+            if part.samples is None or offset + part.samples > start:
+                place = max(offset, start)
+                ends = (max(0, start - offset), None if until is None else until - offset)
+                try:
+                    for frames in part.decode(*ends):
+                        self._check_finite(frames, place)
+                        place += len(frames)
+                        yield frames
+                except AudioError:
+                    raise
+                except (RuntimeError, ValueError, OSError) as error:  # libsndfile's, and PyAV's
+                    if not place and isinstance(part, FFmpegSound):
+                        raise AudioError(self.path, "unreadable", told(self.path, reason(error))) from None
+                    at = f"decoding stops after {place / self.sample_rate:.2f} s ({reason(error)})"
+                    raise AudioError(self.path, "truncated", f"is truncated or damaged: {at}") from None
+            offset += part.samples or 0
+        if self.samples == 0 or (place == 0 and start == 0 and until != 0):
+            raise AudioError(self.path, "empty", "holds no samples")
+
+    def _check_finite(self, frames: Frames, place: int) -> None:
+        if not np.isfinite(frames).all():
+            at = (place + int(np.argmin(np.isfinite(frames).all(1)))) / self.sample_rate
+            detail = f"holds samples that are not finite numbers (NaN or infinity), the first at {at:.3f} s"
+            raise AudioError(self.path, "NaN", detail)
+
+
+def opened(path: Path) -> Sound:
+    """Open a file for decoding, or say in one sentence why not."""
     if not path.exists():
-        raise AudioError(path, "missing", "does not exist")
+        leads = (
+            f"is a link to {os.readlink(path)}, which is not there" if path.is_symlink() else "does not exist"
+        )
+        raise AudioError(path, "missing", leads)
     if path.is_dir():
         raise AudioError(path, "unreadable", "is a folder, not an audio file")
     if not path.is_file():
@@ -60,75 +177,70 @@ def opened(path: Path) -> soundfile.SoundFile:
         raise AudioError(path, "unreadable", "may not be read: its permissions forbid it")
     if path.stat().st_size == 0:
         raise AudioError(path, "empty", "is empty (0 bytes)")
+    found = layout(path)
+    if found.short:
+        raise AudioError(path, "truncated", f"is truncated: {found.short}; fetch or copy it again")
+    if not found.pieces:
+        raise AudioError(path, "empty", "holds no samples")
+    parts: list[_Part] = []
+    sound = None
     try:
-        file = _Sequential(str(path))
-        if file.format == "RAW":  # no header: libsndfile believed the extension
-            raise ValueError(path)
-    except (RuntimeError, TypeError, ValueError, OSError):
-        known = ", ".join(extension[1:] for extension in EXTENSIONS)
-        detail = f"is not audio this program can read ({known}); convert it first or leave it out"
-        raise AudioError(path, "unreadable", detail) from None
+        for piece in found.pieces:
+            parts.append(_part(path, piece))
+        sound = Sound(path, parts, found.remarks)
+        _check(sound)
+    except BaseException:
+        for part in parts:
+            part.close()
+        raise
+    return sound
+
+
+def _part(path: Path, piece: Piece) -> _Part:
+    failure = ""
+    for decoder in (_by_sndfile, _by_ffmpeg) if piece.states_length else (_by_ffmpeg, _by_sndfile):
+        try:
+            return decoder(path, piece)
+        except AudioError:
+            raise
+        except ImportError:
+            failure = "it needs PyAV: pip install av"
+        except (RuntimeError, TypeError, ValueError, OSError) as error:
+            failure = reason(error)
+    raise AudioError(path, "unreadable", told(path, failure))
+
+
+def _by_sndfile(path: Path, piece: Piece) -> _Part:
+    part = _SndfileSound(path, piece)
+    short = (
+        logged_shortfall(path, part.file.extra_info)
+        if part.file.format not in ("WAV", "WAVEX", "RF64")
+        else None
+    )
+    if short:
+        part.close()
+        raise AudioError(path, "truncated", f"is truncated: {short}; fetch or copy it again")
+    return part
+
+
+def _by_ffmpeg(path: Path, piece: Piece) -> _Part:
+    file = stretch(path, piece)
     try:
-        if file.samplerate not in PLAUSIBLE_RATES:
-            detail = f"says in its header that its rate is {file.samplerate} Hz, which no recording has"
-            raise AudioError(path, "wrong rate", detail)
-        short = cut_short(path, file.format, file.extra_info)
-        if short:
-            raise AudioError(path, "truncated", f"is truncated: {short}")
-        if file.frames < 1:
-            raise AudioError(path, "empty", "holds no samples")
-        if file.frames == 1:
-            raise AudioError(path, "too short", "holds a single sample, which is no sound")
+        return FFmpegSound(file)
     except BaseException:
         file.close()
         raise
-    return file
 
 
-def decode(
-    file: soundfile.SoundFile, path: Path, start: int = 0, until: int | None = None
-) -> Iterator[Frames]:
-    """Decode from ``start`` to ``until`` in pieces, refusing what is not a finite number and an early end."""
-    total = file.frames
-    end = total if until is None else min(until, total)
-    place = start
-    while place < end:
-        try:
-            if place == start:
-                _go_to(file, start)
-            frames = file.read(min(READ_FRAMES, end - place), dtype="float32", always_2d=True)
-        except RuntimeError:
-            raise _broken_off(file, path, place) from None
-        if not len(frames):
-            break
-        if not np.isfinite(frames).all():
-            at = (place + int(np.argmin(np.isfinite(frames).all(1)))) / file.samplerate
-            detail = f"holds samples that are not finite numbers (NaN or infinity), the first at {at:.3f} s"
-            raise AudioError(path, "NaN", detail)
-        place += len(frames)
-        yield frames
-    if place < end and total < UNKNOWN_LENGTH and (file.format != "MP3" or has_frame_count(path)):
-        raise _broken_off(file, path, place)
-    if place == 0 and start == 0:
+def _check(sound: Sound) -> None:
+    path, rate = sound.path, sound.sample_rate
+    if rate not in PLAUSIBLE_RATES:
+        detail = f"says in its header that its rate is {rate} Hz, which no recording has"
+        raise AudioError(path, "wrong rate", detail)
+    if any((part.sample_rate, part.channels) != (rate, sound.channels) for part in sound.parts):
+        detail = "consists of recordings of different rates or channels joined: cut it apart first"
+        raise AudioError(path, "wrong rate", detail)
+    if sound.samples == 0:
         raise AudioError(path, "empty", "holds no samples")
-
-
-def _go_to(file: soundfile.SoundFile, start: int) -> None:
-    """Stand before sample ``start``, by decoding from where the container's seeking can be trusted."""
-    match file.format:
-        case "MP3":  # frames lean on earlier ones
-            seek = 0
-        case "OGG":  # seeks into the last page go astray
-            seek = min(start, max(0, file.frames - OGG_PAGE))
-        case _:
-            seek = start
-    if seek:
-        file.seek(seek)
-    for at in range(seek, start, READ_FRAMES):
-        file.read(min(READ_FRAMES, start - at), dtype="float32", always_2d=True)
-
-
-def _broken_off(file: soundfile.SoundFile, path: Path, place: int) -> AudioError:
-    whole = "" if file.frames > UNKNOWN_LENGTH else f" of {file.frames / file.samplerate:.2f} s"
-    detail = f"is truncated or damaged: decoding stops after {place / file.samplerate:.2f}{whole or ' s'}"
-    return AudioError(path, "truncated", detail)
+    if sound.samples == 1:
+        raise AudioError(path, "too short", "holds a single sample, which is no sound")

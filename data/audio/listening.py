@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from data.audio.decoding import decode, opened
+from data.audio.decoding import opened
 from data.audio.resampling import Frames, Resampler
 
 FRAME_SECONDS = 0.02
@@ -60,12 +60,12 @@ class Heard:
 def listen(path: str | Path) -> Heard:
     """Decode and measure a file, in bounded memory; raises ``AudioError`` where it cannot be decoded."""
     path = Path(path)
-    with opened(path) as file:
-        rate = file.samplerate
-        digest, plateaus = hashlib.blake2b(digest_size=16), _Plateaus(file.channels)
+    with opened(path) as sound:
+        rate = sound.sample_rate
+        digest, plateaus = hashlib.blake2b(digest_size=16), _Plateaus(sound.channels)
         resampler, heard, to_hear = Resampler(rate, VOICE_RATE, 1), [], VOICE_SECONDS * VOICE_RATE
         samples, loudest, peak = 0, 0.0, 0.0
-        for frames in decode(file, path):
+        for frames in sound.decode():
             mono = frames.mean(axis=1)
             samples += len(mono)
             peak = max(peak, float(np.abs(frames).max()))

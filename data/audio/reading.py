@@ -1,4 +1,4 @@
-"""Reading audio: any container soundfile knows, any rate and channels; failures in one sentence."""
+"""Reading audio: any container, any rate and channels; failures in one sentence."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.audio.decoding import EXTENSIONS, READ_ONLY, UNKNOWN_LENGTH, AudioError, decode, opened
+from data.audio.decoding import EXTENSIONS, READ_ONLY, AudioError, opened
 from data.audio.resampling import Frames, Resampler
 from engine.user_error import UserError
 
@@ -28,6 +28,8 @@ class AudioInfo:
     samples: int
     """Per channel."""
     channels: int
+    remarks: tuple[str, ...] = ()
+    """What is odd about the file, though all of it can be read."""
 
     @property
     def duration(self) -> float:
@@ -38,11 +40,13 @@ class AudioInfo:
 def info(path: str | Path) -> AudioInfo:
     """Read a file's rate, length and channels."""
     path = Path(path)
-    with opened(path) as file:
-        samples = file.frames
-        if samples > UNKNOWN_LENGTH:
-            samples = sum(len(frames) for frames in decode(file, path))
-        return AudioInfo(sample_rate=file.samplerate, samples=samples, channels=file.channels)
+    with opened(path) as sound:
+        samples = sound.samples
+        if samples is None:
+            samples = sum(len(frames) for frames in sound.decode())
+        return AudioInfo(
+            sample_rate=sound.sample_rate, samples=samples, channels=sound.channels, remarks=sound.remarks
+        )
 
 
 def load(
@@ -50,9 +54,10 @@ def load(
 ) -> Float[Tensor, "1 channels samples"]:
     """Read a whole file, as the mean of its channels if ``mono``, resampled to ``sample_rate`` if given."""
     path = Path(path)
-    with opened(path) as file:
-        resampler = Resampler(file.samplerate, sample_rate or file.samplerate, 1 if mono else file.channels)
-        parts = [resampler.push(_mixed(frames) if mono else frames) for frames in decode(file, path)]
+    with opened(path) as sound:
+        rate = sample_rate or sound.sample_rate
+        resampler = Resampler(sound.sample_rate, rate, 1 if mono else sound.channels)
+        parts = [resampler.push(_mixed(frames) if mono else frames) for frames in sound.decode()]
         parts.append(resampler.flush())
     wave = np.concatenate(parts)
     if not len(wave):
@@ -77,11 +82,11 @@ def blocks(
 
 
 def _blocks(path: Path, sample_rate: int | None, block_samples: int) -> Iterator[Tensor]:
-    with opened(path) as file:
-        resampler = Resampler(file.samplerate, sample_rate or file.samplerate, 1)
+    with opened(path) as sound:
+        resampler = Resampler(sound.sample_rate, sample_rate or sound.sample_rate, 1)
         waiting: list[np.ndarray] = []
         n_waiting = 0
-        for part in _then(map(resampler.push, map(_mixed, decode(file, path))), resampler.flush):
+        for part in _then(map(resampler.push, map(_mixed, sound.decode())), resampler.flush):
             waiting.append(part[:, 0])
             n_waiting += len(part)
             if n_waiting < block_samples:
@@ -103,8 +108,8 @@ def excerpt(
     Equals that stretch of ``load(path, sample_rate)``; shorter where the file ends.
     """
     path = Path(path)
-    with opened(path) as file:
-        own_rate = file.samplerate
+    with opened(path) as sound:
+        own_rate = sound.sample_rate
         rate = sample_rate or own_rate
         # Begin where a sample of one rate falls on one of the other: then the phase is that of the whole.
         common = gcd(own_rate, rate)
@@ -113,7 +118,7 @@ def excerpt(
         first = max(0, start * own_step // step - margin) // own_step
         until = -(-(start + samples) * own_step // step) + margin
         resampler = Resampler(own_rate, rate, 1)
-        parts = [resampler.push(_mixed(f)) for f in decode(file, path, first * own_step, until)]
+        parts = [resampler.push(_mixed(f)) for f in sound.decode(first * own_step, until)]
         parts.append(resampler.flush())
     offset = start - first * step
     return torch.from_numpy(np.concatenate(parts)[offset : offset + samples, 0].copy())[None, None]

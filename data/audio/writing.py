@@ -1,6 +1,7 @@
 """Writing audio: whole or in pieces, never half a file."""
 
 import os
+import shutil
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from data.audio.containers import rf64
 from data.audio.resampling import Resampler
 from engine.files import atomic, disk_errors
 from engine.user_error import UserError
@@ -29,6 +31,7 @@ CODEC_RATES = {
     "MPEG_LAYER_III": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
 }
 """Codecs that know only these rates, Hz; other audio is resampled to the next one up."""
+MOST_WAV_BYTES = 0xFFFFFFFF
 # libvorbis keeps a whole write on the stack: large ones overflow it.
 WRITE_FRAMES = 16_384
 
@@ -76,6 +79,7 @@ class Writer:
                 self.subtype,
                 format=self.format,
             )
+            ending.push(self._widen)
             ending.callback(self.file.close)
             ending.push(self._flush)
             self._ending = ending.pop_all()
@@ -102,6 +106,12 @@ class Writer:
     def _flush(self, kind, error, traceback) -> None:
         if kind is None:
             self._append(self.resampler.flush())
+
+    def _widen(self, kind, error, traceback) -> None:
+        """Give a WAV whose header cannot count its bytes one that can (RF64)."""
+        if kind is None and self.format == "WAV" and self._temporary.stat().st_size > MOST_WAV_BYTES:
+            with rf64(self._temporary) as wide, atomic(self._temporary) as whole, whole.open("wb") as file:
+                shutil.copyfileobj(wide, file, 1 << 24)
 
     def __exit__(self, kind, error, traceback) -> None:
         self._ending.__exit__(kind, error, traceback)

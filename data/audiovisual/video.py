@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from data.audio.resampling import Frames, Resampler
+from data.audio.ffmpeg import reason, samples_of
+from data.audio.resampling import Resampler
 from engine.user_error import UserError
 
 EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ogv", ".ts")
@@ -135,7 +136,7 @@ def video_sound(
         parts, place = [], None
         end_s = 0.0
         for frame, at_s, _ in _decoded(path, container, stream, start_s):
-            frames = _samples(frame)
+            frames = samples_of(frame).mean(axis=1, keepdims=True)
             # By the clock at first and by counting from there on: packets' times are rounded.
             place = round(at_s * rate) if place is None else place
             end_s = (place + len(frames)) / rate
@@ -184,7 +185,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         import av
     except ImportError:
-        raise UserError(f"{path} is a video, which needs PyAV: pip install 'timbre[video]'") from None
+        raise UserError(f"{path} is a video, which needs PyAV: pip install av") from None
     if not path.exists():
         raise VideoError(path, "missing", "does not exist")
     if not path.is_file():
@@ -194,7 +195,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         container = av.open(f"file:{path}", metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
-        detail = f"is not a video this program can read, or its end is missing: {_reason(error)}"
+        detail = f"is not a video this program can read, or its end is missing: {reason(error)}"
         raise VideoError(path, "unreadable", detail) from None
     try:
         yield container
@@ -225,7 +226,7 @@ def _decoded(path: Path, container: Any, stream: Any, start_s: float) -> Iterato
             next_s = at_s + lasts
     except av.FFmpegError as error:
         what = "sound" if stream.type == "audio" else "pictures"
-        detail = f"is truncated or damaged: its {what} cannot be decoded ({_reason(error)})"
+        detail = f"is truncated or damaged: its {what} cannot be decoded ({reason(error)})"
         raise VideoError(path, "truncated", detail) from None
 
 
@@ -249,19 +250,6 @@ def _pixels(frame: Any) -> UInt8[Tensor, "3 height width"]:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
-def _samples(frame: Any) -> Frames:
-    """A frame's samples in [-1, 1] as the mean of its channels."""
-    samples, n_channels = frame.to_ndarray(), len(frame.layout.channels)
-    if not frame.format.is_planar:
-        samples = samples.reshape(-1, n_channels).T
-    mean = samples.mean(axis=0, dtype=np.float64)[:, None]
-    if samples.dtype == np.uint8:
-        mean = (mean - 128) / 128
-    elif samples.dtype.kind == "i":
-        mean = mean / -float(np.iinfo(samples.dtype).min)
-    return mean.astype(np.float32)
-
-
 def _lacking(path: Path, problem: Problem, what: str, stream: Any) -> VideoError:
     if stream is None:
         return VideoError(path, problem, f"has no {what}: leave it out, or pair it with a file that has")
@@ -270,7 +258,3 @@ def _lacking(path: Path, problem: Problem, what: str, stream: Any) -> VideoError
 
 def _nothing(path: Path, what: str, start_s: float) -> VideoError:
     return VideoError(path, "empty", f"has no {what} at {start_s:g} s or later")
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error).strip().rstrip(".") or type(error).__name__

@@ -1,0 +1,91 @@
+"""Sound that libsndfile does not read (AAC, WMA, Opus in WebM, MP3 of unknown length), decoded by PyAV."""
+
+from collections.abc import Iterator
+from io import BufferedReader
+from typing import Any
+
+import numpy as np
+
+from data.audio.resampling import Frames
+
+CONTAINERS = (
+    "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,gsm,loas,matroska,webm,mov,mp4,mp3,mpc,mpc8,"
+    "mpeg,mpegts,ogg,rm,tta,voc,w64,wav,wv"
+)
+"""What may be opened: others, such as playlists, name further files and hosts."""
+SHORTFALL_SECONDS = 1.0
+"""A stream that ends earlier than its header says, by more than this, is truncated."""
+
+
+class FFmpegSound:
+    """The first sound in an open file; its length is known when it was decoded once."""
+
+    def __init__(self, file: BufferedReader) -> None:
+        import av
+
+        self._file = file
+        options = {"format_whitelist": CONTAINERS}
+        self._container: Any = av.open(file, metadata_errors="replace", container_options=options)
+        stream = next(iter(self._container.streams.audio), None)
+        if stream is None or stream.codec_context is None:
+            self._container.close()
+            raise ValueError("it holds no sound" if stream is None else "its coding is not known")
+        self._stream: Any = stream
+        self.sample_rate, self.channels = (
+            int(stream.sample_rate),
+            int(stream.codec_context.layout.nb_channels),
+        )
+        self.samples: int | None = None
+        self._padded, self._stated = self._lengths()
+        self._begun = False
+
+    def _lengths(self) -> tuple[int | None, int | None]:
+        """Samples after which there is only padding, and those there should be; raw streams state none."""
+        name, stream, whole = self._container.format.name, self._stream, self._container.duration
+        if "mp4" in name and stream.duration:
+            length = round(stream.duration * stream.time_base * self.sample_rate)
+            return length, length
+        known = ("matroska" in name or "asf" in name) and len(self._container.streams) == 1
+        return None, round(whole * self.sample_rate / 1_000_000) if known and whole else None
+
+    def decode(self, start: int = 0, until: int | None = None) -> Iterator[Frames]:
+        """Decode from ``start`` to ``until``, from the beginning on: seeking is not exact."""
+        if self._begun:
+            self._container.seek(0)
+        self._begun, place = True, 0
+        for frame in self._container.decode(self._stream):
+            if frame.sample_rate != self.sample_rate or frame.layout.nb_channels != self.channels:
+                raise ValueError("its rate or channels change on the way")
+            samples = samples_of(frame)
+            if self._padded is not None:
+                samples = samples[: max(0, self._padded - place)]
+            kept = samples[max(0, start - place) : None if until is None else max(0, until - place)]
+            place += len(samples)
+            if len(kept):
+                yield kept
+            if until is not None and place >= until:
+                return
+        self.samples = place
+        if self._stated is not None and self._stated - place > SHORTFALL_SECONDS * self.sample_rate:
+            raise ValueError(f"its header says {self._stated / self.sample_rate:.2f} s")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._container.close()
+        self._file.close()
+
+
+def samples_of(frame: Any) -> Frames:
+    """The samples of a decoded frame, in [-1, 1]."""
+    samples, n_channels = frame.to_ndarray(), len(frame.layout.channels)
+    samples = samples.T if frame.format.is_planar else samples.reshape(-1, n_channels)
+    if samples.dtype == np.uint8:
+        return ((samples.astype(np.float32) - 128) / 128).astype(np.float32)
+    if samples.dtype.kind == "i":
+        return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
+    return np.ascontiguousarray(samples, np.float32)
+
+
+def reason(error: Exception) -> str:
+    """What FFmpeg says, without its errors' numbers."""
+    return str(getattr(error, "strerror", None) or error).strip().rstrip(".") or type(error).__name__

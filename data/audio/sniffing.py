@@ -1,0 +1,80 @@
+"""What a file is that cannot be read as audio, told from its first bytes."""
+
+import struct
+from pathlib import Path
+
+from data.audio.containers import RIFF
+
+CODECS = {
+    0x02: "ADPCM",
+    0x11: "IMA ADPCM",
+    0x50: "MPEG",
+    0x55: "MP3",
+    0x161: "WMA",
+    0x2000: "AC-3",
+    0xFF: "AAC",
+}
+SOUNDS = {
+    b"\x00\x00\x00\x0cjP": "a JPEG 2000 picture",
+    b"\x30\x26\xb2\x75": "WMA or WMV",
+    b"\x1a\x45\xdf\xa3": "WebM or Matroska",
+    b"#!AMR": "AMR",
+    b"ID3": "MP3",
+    b"fLaC": "FLAC",
+    b"OggS": "Ogg",
+    b"FORM": "AIFF",
+    b"caff": "CAF",
+}
+OTHERS = {
+    b"version https://git-lfs": "a pointer of Git LFS, not the file itself: run `git lfs pull`",
+    b"MThd": "MIDI, which holds notes and no sound: render it first",
+    b"PK\x03\x04": "a ZIP archive: unpack it first",
+    b"\x1f\x8b": "a gzip archive: unpack it first",
+    b"Rar!": "a RAR archive: unpack it first",
+    b"7z\xbc\xaf": "a 7z archive: unpack it first",
+    b"%PDF": "a PDF: leave it out",
+    b"\x89PNG": "a picture: leave it out",
+    b"\xff\xd8\xff": "a picture: leave it out",
+    b"\x00\x05\x16\x07": "what macOS keeps beside a file, not the file itself: leave it out",
+}
+
+
+def told(path: Path, failure: str) -> str:
+    """Why a file is no audio for this program, and the way out; ``failure`` is what the last decoder said."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    convert = f"try `ffmpeg -i {path.name} {path.stem}_mended.wav`, or leave it out"
+    for mark, sentence in OTHERS.items():
+        if head.startswith(mark):
+            return f"is not audio but {sentence}"
+    if head[:4] in RIFF and head[8:12] == b"WAVE":
+        return f"is a WAV, but {_wav_fault(head) or failure}: {convert}"
+    kind = (
+        "M4A or MP4"
+        if head[4:8] == b"ftyp"
+        else next((k for m, k in SOUNDS.items() if head.startswith(m)), None)
+    )
+    if kind:
+        return f"looks like {kind} but cannot be decoded ({failure}): {convert}"
+    if head.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml"):
+        return "is not audio but a web page, as a failed download leaves: fetch it again"
+    if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
+        return "is not audio but text: leave it out"
+    return f"is not audio of a kind known here ({failure}): {convert}"
+
+
+def _wav_fault(head: bytes) -> str | None:
+    """What is wrong with the beginning of a WAV."""
+    at = head.find(b"fmt ", 12)
+    if at < 0 or len(head) < at + 24:
+        return "it has no 'fmt ' chunk that says what its samples are"
+    codec, channels, rate = struct.unpack("<HHI", head[at + 8 : at + 16])
+    if not rate:
+        return "its header says that its rate is 0 Hz"
+    if not channels:
+        return "its header says that it has 0 channels"
+    if codec not in (1, 3, 6, 7, 0xFFFE):
+        return (
+            f"its samples are coded as {CODECS.get(codec, 'number')} (0x{codec:X}), which cannot be read here"
+        )
+    return None if b"data" in head else "it has no 'data' chunk with samples"

@@ -1,0 +1,54 @@
+"""A stretch of a file as a file of its own, perhaps with another header."""
+
+from io import BufferedReader, RawIOBase
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Piece(NamedTuple):
+    """A stretch of a file that is a recording by itself."""
+
+    start: int
+    stop: int
+    head: bytes = b""
+    """A header to read it with, in place of a wrong one."""
+    states_length: bool = True
+    """Whether libsndfile can tell how long it is."""
+
+
+class Stretch(RawIOBase):
+    """A piece of a file as a file of its own."""
+
+    def __init__(self, path: Path, piece: Piece) -> None:
+        self._file, self._piece, self._at = path.open("rb", buffering=0), piece, 0
+        self._size = len(piece.head) + piece.stop - piece.start
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = max(0, offset + (0, self._at, self._size)[whence])
+        return self._at
+
+    def readinto(self, buffer) -> int:
+        wanted, n_head = max(0, min(len(buffer), self._size - self._at)), len(self._piece.head)
+        if self._at < n_head:
+            part = self._piece.head[self._at : self._at + wanted]
+        else:
+            self._file.seek(self._piece.start + self._at - n_head)
+            part = self._file.read(wanted)
+        buffer[: len(part)] = part
+        self._at += len(part)
+        return len(part)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def stretch(path: Path, piece: Piece) -> BufferedReader:
+    """Open a piece of a file."""
+    return BufferedReader(Stretch(path, piece), 1 << 16)
