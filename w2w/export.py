@@ -41,11 +41,13 @@ def export_run(
     data: str = "",
     vocoder: str | None = None,
     statistics: Path | None = None,
+    half: bool = False,
 ) -> Path:
     """Write config.json and model.safetensors of a run's averaged converter; return the folder.
 
     ``other`` is a run of the same preset, one begun from the other, whose weights count for ``share``: the
-    mean of two such networks is often better than either (Wortsman et al. 2022). ``vocoder`` and
+    mean of two such networks is often better than either (Wortsman et al. 2022). ``half`` stores weights in
+    16 bits, which no ear can tell. ``vocoder`` and
     ``statistics`` are for runs that trained a converter of mels, see ``w2w.baselines.road.export_road``.
     """
     if newest_checkpoint(run) is None:
@@ -69,7 +71,7 @@ def export_run(
             ours.data.lerp_(their.data, share)
     if spread != 1.0:
         spread_voices(network, spread, data)
-    return export(out, network.config, network)
+    return export(out, network.config, network.half() if half else network)
 
 
 def averaged(run: Path) -> ConverterNetwork:
@@ -124,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--share", type=float, default=0.5, help="of that run in the average (default 0.5)")
     parser.add_argument("--spread", type=float, default=1.0, help="how much further from the mean voice")
     parser.add_argument("--data", default="", help="manifest or folder that the mean voice is taken from")
+    parser.add_argument("--half", action="store_true", help="store the weights in half precision")
     parser.add_argument("--vocoder", metavar="V", help="of a converter of mels: a word, a folder, or a run")
     parser.add_argument("--statistics", type=Path, metavar="CLIP", help="to freeze a converter of mels with")
     words = parser.parse_args(argv)
@@ -142,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     out, mixed = words.out or words.run / "export", {"other": words.average, "share": words.share}
     moved = {"spread": words.spread, "data": words.data}
     speaks = {"vocoder": words.vocoder, "statistics": words.statistics}
-    folder = export_run(words.run, out, **mixed, **moved, **speaks)
+    folder = export_run(words.run, out, **mixed, **moved, **speaks, half=words.half)
     print(f"exported to {folder}")
 
 
