@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from app.cleaning import forget, private_folder
 from app.conversions import Conversions
 from app.limits import Limits
+from app.tempdir import forget, private_folder
 from engine.arguments import Arguments
 from engine.stopping import stop_signals
 from engine.user_error import UserError, exits_cleanly
@@ -39,56 +39,56 @@ GRACE_S = 10
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve until told to stop."""
-    words = parse(argv)
+    args = parse(argv)
     limits = replace(
         Limits(),
-        **{name: getattr(words, name) for name in LIMITS if getattr(words, name) is not None},
+        **{name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None},
     )
-    with listening(words.host, words.port) as door:
+    with listening(args.host, args.port) as listener:
         try:
             import uvicorn
 
             logging.getLogger("python_multipart").setLevel(logging.ERROR)  # clients' mistakes
-            from app.guard import LOOPBACK
-            from app.patience import impatient
+            from app.idle_timeout import with_idle_timeout
+            from app.middleware import LOOPBACK
             from app.server import application
         except ModuleNotFoundError as missing:
             raise UserError(f"{missing.name} is not installed: pip install 'timbre[app]'") from None
-        converter = Converter.from_pretrained(words.checkpoint)
-        host, port = door.getsockname()[:2]
-        names = LOOPBACK | {host} if host in LOOPBACK and not words.root_path else None
+        converter = Converter.from_pretrained(args.checkpoint)
+        host, port = listener.getsockname()[:2]
+        names = LOOPBACK | {host} if host in LOOPBACK and not args.root_path else None
         with private_folder() as folder:
             results = folder / "results"
             results.mkdir()
-            with Conversions(converter, limits, not words.no_watermark, folder=results) as conversions:
+            with Conversions(converter, limits, not args.no_watermark, folder=results) as conversions:
                 conversions.warm()
                 app = application(
                     conversions,
                     folder,
                     names=names,
-                    root_path=words.root_path,
-                    page=not words.no_page,
-                    card=weights_folder(words.checkpoint) / "README.md" if words.checkpoint else None,
+                    root_path=args.root_path,
+                    page=not args.no_page,
+                    card=weights_folder(args.checkpoint) / "README.md" if args.checkpoint else None,
                 )
                 config = uvicorn.Config(
                     app,
-                    http=impatient(limits.idle_seconds),
+                    http=with_idle_timeout(limits.idle_seconds),
                     ws="none",
                     log_level="warning",
-                    root_path=words.root_path,
+                    root_path=args.root_path,
                     limit_concurrency=limits.connections,
                     timeout_graceful_shutdown=GRACE_S,
                     server_header=False,
-                    proxy_headers=bool(words.root_path),
+                    proxy_headers=bool(args.root_path),
                 )
-                serve(uvicorn.Server(config), door, greeting(host, port, words), conversions)
+                serve(uvicorn.Server(config), listener, greeting(host, port, args), conversions)
 
 
-def serve(server, door: socket.socket, greeting: str, conversions: Conversions) -> None:
+def serve(server, listener: socket.socket, greeting: str, conversions: Conversions) -> None:
     """Run a uvicorn server until a signal comes, then let it finish what it has begun."""
     swept = time.monotonic()
     with stop_signals() as received:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [door]}, name="server")
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server")
         thread.start()
         while thread.is_alive() and not received:
             thread.join(0.1)
@@ -98,7 +98,7 @@ def serve(server, door: socket.socket, greeting: str, conversions: Conversions) 
             if time.monotonic() - swept > SWEEP_S:
                 forget(conversions.folder, KEPT_S)
                 swept = time.monotonic()
-        if not conversions.line.working:  # open pages keep their connections for ever
+        if not conversions.jobs.working:  # open pages keep their connections for ever
             server.config.timeout_graceful_shutdown = 1
         server.should_exit = True
         thread.join()
@@ -108,24 +108,24 @@ def serve(server, door: socket.socket, greeting: str, conversions: Conversions) 
 
 def listening(host: str, port: int) -> socket.socket:
     """Take the port before anything is loaded."""
-    door = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        door.bind((host, port))
-        door.listen(128)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(128)
     except (OSError, OverflowError) as error:
-        door.close()
+        listener.close()
         told = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(
             f"cannot serve at --host {host} --port {port} ({told}): name another port, or 0 for any free one"
         ) from None
-    return door
+    return listener
 
 
-def greeting(host: str, port: int, words: Namespace) -> str:
+def greeting(host: str, port: int, args: Namespace) -> str:
     """What is printed when visitors can come."""
     place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    page = f"the HTTP interface alone at {place}" if words.no_page else f"the page is at {place}"
+    page = f"the HTTP interface alone at {place}" if args.no_page else f"the page is at {place}"
     return f"{page}, how programs use it at {place}/api/docs; Ctrl-C ends"
 
 
@@ -153,14 +153,14 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--no-watermark", action="store_true", help="leave the watermark out of the results")
     option("--no-page", action="store_true", help="serve the HTTP interface alone")
     option("--root-path", default="", metavar="PREFIX", help="behind a proxy: the prefix it serves us under")
-    words = arguments.parse_args(argv)
-    if not 0 <= words.port < 65_536:
-        raise UserError(f"--port {words.port} must be between 0 and 65535")
-    if words.root_path and not words.root_path.startswith("/"):
-        raise UserError(f"--root-path {words.root_path} must begin with a slash, such as /voices")
-    if words.checkpoint and not Path(words.checkpoint).exists() and words.checkpoint.startswith((".", "/")):
-        raise UserError(f"there is no --checkpoint {words.checkpoint}")
-    return words
+    args = arguments.parse_args(argv)
+    if not 0 <= args.port < 65_536:
+        raise UserError(f"--port {args.port} must be between 0 and 65535")
+    if args.root_path and not args.root_path.startswith("/"):
+        raise UserError(f"--root-path {args.root_path} must begin with a slash, such as /voices")
+    if args.checkpoint and not Path(args.checkpoint).exists() and args.checkpoint.startswith((".", "/")):
+        raise UserError(f"there is no --checkpoint {args.checkpoint}")
+    return args
 
 
 if __name__ == "__main__":

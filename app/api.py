@@ -17,10 +17,10 @@ from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from app.asked import number, one_source, rate, ready_voice, references
+from app.api_docs import OPENAPI, docs_page
 from app.conversions import Conversions
+from app.form_fields import number, one_source, rate, ready_voice, references
 from app.limits import BusyError
-from app.manual import OPENAPI, manual
 from app.uploads import received
 from data.audio import info
 from engine.user_error import UserError
@@ -43,7 +43,7 @@ class Delivery(FileResponse):
 
 
 @dataclass(kw_only=True)
-class Worked:
+class Timing:
     """How long a job waited and took, in seconds."""
 
     waited: float = 0.0
@@ -66,7 +66,7 @@ class Interface:
         post("/voice", openapi_extra=OPENAPI["voice"])(self.voice)
         get("/health")(self.health)
         get("/limits")(self.bounds)
-        get("/docs", response_class=HTMLResponse, include_in_schema=False)(self.manual)
+        get("/docs", response_class=HTMLResponse, include_in_schema=False)(self.docs)
 
     async def convert(self, request: Request) -> Response:
         """Speak the source with the voice of the references."""
@@ -80,7 +80,7 @@ class Interface:
                     frozenset({"voice", "weights", "pitch", "rate", "format"}),
                 )
                 source, semitones, hertz = one_source(form), number(form, "pitch", 0.0), rate(form)
-                kind = form.words.get("format", "wav").lower()
+                kind = form.fields.get("format", "wav").lower()
                 if kind not in FORMATS:
                     raise UserError(f"format {kind!r} must be one of: {', '.join(FORMATS)}")
                 voice = ready_voice(form, self.conversions)
@@ -97,7 +97,7 @@ class Interface:
                     )
                     form.close()
 
-                worked = await self._done(request, speak, folder, gone)
+                timing = await self._done(request, speak, folder, gone)
             except ClientDisconnect:
                 discard(folder)
                 return Response(status_code=NOBODY_THERE)
@@ -106,8 +106,8 @@ class Interface:
                 raise
         headers = {
             "X-Audio-Seconds": f"{info(result).duration:.4f}",
-            "X-Waited-Seconds": f"{worked.waited:.3f}",
-            "X-Worked-Seconds": f"{worked.took:.3f}",
+            "X-Waited-Seconds": f"{timing.waited:.3f}",
+            "X-Worked-Seconds": f"{timing.took:.3f}",
             "X-Watermark": "yes" if self.conversions.marked else "no",
             "Cache-Control": "no-store",
         }
@@ -132,8 +132,8 @@ class Interface:
 
     async def health(self) -> dict[str, str | int]:
         """Whether the server lives, and how much it has to do."""
-        line = self.conversions.line
-        return {"status": "ok", "working": line.working, "waiting": line.waiting, "places": line.places}
+        jobs = self.conversions.jobs
+        return {"status": "ok", "working": jobs.working, "waiting": jobs.waiting, "places": jobs.capacity}
 
     async def bounds(self) -> dict[str, int | float | str | list[str]]:
         """What a request may ask."""
@@ -145,9 +145,9 @@ class Interface:
             "watermark": self.conversions.marked,
         }
 
-    async def manual(self) -> str:
+    async def docs(self) -> str:
         """How the interface is used, for people."""
-        return manual(self.limits, self.conversions.converter.sample_rate)
+        return docs_page(self.limits, self.conversions.converter.sample_rate)
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
@@ -163,7 +163,7 @@ class Interface:
     @property
     def retry_after(self) -> int:
         """Seconds after which a place should be free."""
-        n_before = 1 + self.conversions.line.waiting
+        n_before = 1 + self.conversions.jobs.waiting
         return max(1, math.ceil(n_before * self.seconds_each / self.limits.workers))
 
     @property
@@ -176,18 +176,18 @@ class Interface:
 
     async def _done(
         self, request: Request, job: Callable[[], None], folder: Path, gone: threading.Event
-    ) -> Worked:
-        """Let a job be done in line while its client waits; when the client leaves, it ends."""
-        joined, worked = time.monotonic(), Worked()
+    ) -> Timing:
+        """Let a job be done in its turn while its client waits; when the client leaves, it ends."""
+        joined, timing = time.monotonic(), Timing()
 
         def timed() -> None:
-            worked.waited = time.monotonic() - joined
+            timing.waited = time.monotonic() - joined
             try:
                 job()
             finally:
-                worked.took = time.monotonic() - joined - worked.waited
+                timing.took = time.monotonic() - joined - timing.waited
 
-        future = self.conversions.line.submit(timed)
+        future = self.conversions.jobs.submit(timed)
         try:
             await _awaited(request, future)
         except BaseException:
@@ -195,8 +195,8 @@ class Interface:
             future.cancel()
             future.add_done_callback(lambda _: discard(folder))  # once nothing is written there any more
             raise
-        self.seconds_each += 0.2 * (worked.took - self.seconds_each)
-        return worked
+        self.seconds_each += 0.2 * (timing.took - self.seconds_each)
+        return timing
 
 
 def discard(folder: Path) -> None:

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from app.job_queue import JobQueue
 from app.limits import Limits
-from app.line import Line
 from data.audio import excerpt
 from engine.user_error import UserError
 from w2w.convert import MOST_SEMITONES, convert
@@ -45,7 +45,7 @@ class Conversions:
         self.folder = folder or Path(tempfile.mkdtemp(prefix="timbre-"))
         """Where results are written; whoever asked for one deletes it."""
         self._owns_folder = folder is None
-        self.line = Line(self.limits.workers, self.limits.queue)
+        self.jobs = JobQueue(self.limits.workers, self.limits.queue)
 
     @cached_property
     def key(self) -> str:
@@ -68,7 +68,7 @@ class Conversions:
             raise UserError("no reference was given; a voice needs at least one recording")
         if weights is not None and len(weights) != len(paths):
             raise UserError(f"{len(weights)} weights were given for {len(paths)} references: one for each")
-        return self.line.run(lambda: self._voice(paths, weights))
+        return self.jobs.run(lambda: self._voice(paths, weights))
 
     def convert(
         self,
@@ -88,17 +88,17 @@ class Conversions:
         if not abs(semitones) <= MOST_SEMITONES:
             raise UserError(f"pitch {semitones} must be within {MOST_SEMITONES:.0f} semitones of 0")
         out = out or self.folder / f"{uuid.uuid4().hex}.wav"
-        self.line.run(lambda: self._convert(Path(source), voice, out, semitones, rate, done))
+        self.jobs.run(lambda: self._convert(Path(source), voice, out, semitones, rate, done))
         return out
 
     def warm(self) -> None:
         """Convert a moment of noise, so that what is compiled once is compiled before the first visitor."""
         noise = 0.1 * torch.randn(1, 1, self.converter.sample_rate // 2)
-        self.line.submit(lambda: self.converter.convert(noise, self.converter.embed(noise)))
+        self.jobs.submit(lambda: self.converter.convert(noise, self.converter.embed(noise)))
 
     def close(self) -> None:
         """End what is worked on and delete the results."""
-        self.line.close()
+        self.jobs.close()
         if self._owns_folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -24,15 +24,15 @@ from w2w.stream import Stream
 from w2w.watermark import Marker
 
 Wave = Float[Tensor, "1 1 samples"]
-Said = Float[Tensor, "1 1 ready"]
+Converted = Float[Tensor, "1 1 ready"]
 
 PIECE_S = 0.1
 """Seconds of sound the browser sends at once."""
 REPEATED = 6
 """Pieces in every message to the browser."""
-CUSHION_S = 0.12
+BUFFER_S = 0.12
 """Seconds the browser holds back before it plays, so that a late piece leaves no hole."""
-MOST_CUSHION_S = 0.6
+MOST_BUFFER_S = 0.6
 """To which that grows, by half at every hole, where the machine is busy or the way is long."""
 KEPT_S = 10.0
 """Seconds after which a piece is deleted."""
@@ -43,7 +43,7 @@ Speak, and hear the other voice a moment later. **Use headphones**: a loudspeake
 microphone again. The voice, the blend and the pitch may be changed while you speak. The browser adds some
 tenths of a second; `python -m w2w.live` is many times quicker.
 """
-# Pieces are laid end to end on the sound card's clock; after a hole the cushion is filled again. A busy
+# Pieces are laid end to end on the sound card's clock; after a hole the buffer is filled again. A busy
 # browser may skip a message: each repeats the pieces before it, and those that were played are left out.
 PLAYER = """
 (text) => text.split(";").forEach((piece) => {
@@ -51,7 +51,7 @@ PLAYER = """
   if (!rate) return;
   if (!window.liveSpeech || window.liveSpeech.rate !== rate) {
     const context = new AudioContext({sampleRate: +rate});
-    window.liveSpeech = {rate, context, until: 0, samples: 0, holes: -1, number: 0, cushion: CUSHION};
+    window.liveSpeech = {rate, context, until: 0, samples: 0, holes: -1, number: 0, buffer_s: BUFFER};
   }
   const live = window.liveSpeech;
   if (!data || +number <= live.number) return;
@@ -62,8 +62,8 @@ PLAYER = """
   buffer.copyToChannel(Float32Array.from(samples, (s) => s / 32768), 0);
   const source = live.context.createBufferSource(), now = live.context.currentTime;
   if (live.until < now) {
-    live.until = now + live.cushion;
-    if ((live.holes += 1) > 0) live.cushion = Math.min(1.5 * live.cushion, MOST);
+    live.until = now + live.buffer_s;
+    if ((live.holes += 1) > 0) live.buffer_s = Math.min(1.5 * live.buffer_s, MOST);
   }
   source.buffer = buffer;
   source.connect(live.context.destination);
@@ -72,7 +72,7 @@ PLAYER = """
   live.samples += samples.length;
   live.context.resume();
 })
-""".replace("CUSHION", str(CUSHION_S)).replace("MOST", str(MOST_CUSHION_S))
+""".replace("BUFFER", str(BUFFER_S)).replace("MOST", str(MOST_BUFFER_S))
 
 
 @dataclass
@@ -89,15 +89,15 @@ class Live:
     refused: Wanted | None = field(default=None)
     """What was wanted in vain; said once, not ten times a second."""
 
-    def say(self, wave: Wave, *, last: bool = False) -> Said:
+    def convert(self, wave: Wave, *, last: bool = False) -> Converted:
         """Convert the next piece, and with the last one all that was held back."""
         parts = [self.stream.push(wave)] if wave.shape[-1] else []
         parts += [self.stream.flush()] if last else []
-        said = torch.cat([*parts, wave.new_zeros(1, 1, 0)], dim=-1)
-        if self.marker is not None and said.shape[-1]:
-            said, self.mark = self.marker.step(said, self.mark)
+        converted = torch.cat([*parts, wave.new_zeros(1, 1, 0)], dim=-1)
+        if self.marker is not None and converted.shape[-1]:
+            converted, self.mark = self.marker.step(converted, self.mark)
         self.seconds += wave.shape[-1] / self.stream.sample_rate
-        return said
+        return converted
 
 
 def begin(conversions: Conversions, wanted: Wanted, rate: int) -> Live:
@@ -152,19 +152,19 @@ def build_live_tab(conversions: Conversions, panel: VoicePanel, page: gr.Blocks)
                 live = begin(conversions, wanted, rate)
             else:
                 follow(conversions, live, wanted)
-            said = live.say(wave)
+            converted = live.convert(wave)
         except (UserError, FileNotFoundError) as mistake:
             words = complaint(mistake, wanted.paths)
             gr.Warning(words, title="Not speaking as wished")
             kept = live if isinstance(live, Live) else Refused(wanted)
             return kept, gr.skip(), f"**{words}**"
-        return live, packed(live, said), line(live)
+        return live, encode_pieces(live, converted), status_text(live)
 
     def on_stop(live: Any) -> Sequence[Any]:
         if not isinstance(live, Live) or live.stream.ended:
             return Stopped(), gr.skip(), "Not speaking."
-        said = live.say(torch.zeros(1, 1, 0), last=True)
-        return Stopped(), packed(live, said), f"Spoke for {live.seconds:.1f} s."
+        converted = live.convert(torch.zeros(1, 1, 0), last=True)
+        return Stopped(), encode_pieces(live, converted), f"Spoke for {live.seconds:.1f} s."
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     outputs = [speaking, speaker, status]
@@ -177,7 +177,7 @@ def build_live_tab(conversions: Conversions, panel: VoicePanel, page: gr.Blocks)
     speaker.change(None, speaker, None, js=PLAYER, queue=False, api_visibility="private")
 
 
-_numbers = itertools.count(1)
+_piece_numbers = itertools.count(1)
 """Of pieces: they grow from one recording to the next, whoever speaks."""
 
 
@@ -223,16 +223,16 @@ def age(path: Path) -> float:
         return math.inf
 
 
-def packed(live: Live, said: Said) -> str:
+def encode_pieces(live: Live, converted: Converted) -> str:
     """The last pieces for the player, with semicolons between: number, rate, and 16-bit samples in base64."""
-    if said.shape[-1]:
-        samples = (said[0, 0].clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
+    if converted.shape[-1]:
+        samples = (converted[0, 0].clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
         data = base64.b64encode(samples.tobytes()).decode()
-        live.sent.append(f"{next(_numbers)} {live.stream.sample_rate} {data}")
+        live.sent.append(f"{next(_piece_numbers)} {live.stream.sample_rate} {data}")
     return ";".join(live.sent)
 
 
-def line(live: Live) -> str:
+def status_text(live: Live) -> str:
     """How it goes, in words; it changes once a second, which a screen reader can bear."""
-    late = live.stream.latency_ms + 1000 * CUSHION_S
+    late = live.stream.latency_ms + 1000 * BUFFER_S
     return f"Speaking for {math.floor(live.seconds)} s. Delay: at least {late:.0f} ms."

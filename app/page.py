@@ -18,10 +18,10 @@ except ImportError:
     raise UserError("the app needs gradio: pip install 'timbre[app]'") from None
 
 from app.live_tab import build_live_tab
-from app.look import CSS
 from app.page_voice import VoicePanel, Wanted, build_voice_panel, check_at_once, complaints, recording
-from app.pictures import compared
 from app.scores import score, table
+from app.spectrograms import compared
+from app.theme import CSS
 from data.audio import info
 from w2w.weights import RELEASED
 
@@ -47,7 +47,7 @@ class Result:
 
 
 def build_page(conversions: Conversions, card: Path | None = None) -> gr.Blocks:
-    """The whole page, to be mounted with the options of ``app.look.mounted``.
+    """The whole page, to be mounted with the options of ``app.theme.mounted``.
 
     ``card`` is the model card's file (Markdown), where the converter is not the released one.
     """
@@ -84,7 +84,7 @@ def build_recording_tab(conversions: Conversions, panel: VoicePanel) -> None:
         elem_id="result",
         type="filepath",
     )
-    told = gr.Markdown("Nothing was converted yet.", elem_id="told")
+    summary = gr.Markdown("Nothing was converted yet.", elem_id="summary")
     picture = gr.HTML(elem_id="picture")
     judge = gr.Button("Score this conversion", interactive=False, elem_id="judge")
     scores = gr.HTML(elem_id="scores")
@@ -96,15 +96,15 @@ def build_recording_tab(conversions: Conversions, panel: VoicePanel) -> None:
             if not path:
                 raise UserError("choose or record what is to be said first")
             voice = wanted.voice(conversions)
-            converted = spoken(conversions, Path(path), voice, wanted.pitch, result, progress)
+            converted = convert_with_progress(conversions, Path(path), voice, wanted.pitch, result, progress)
             seconds = info(converted).duration
             outcome = Result(
                 source=Path(path), converted=converted, target=wanted.target, seconds=round(seconds, 3)
             )
             figure = compared(outcome.source, converted)
-        words = f"{seconds:.1f} s of speech, converted in {time.monotonic() - began:.1f} s."
-        words += " It carries an inaudible watermark." if conversions.marked else ""
-        return [str(converted), words, figure, outcome, gr.update(interactive=True), ""]
+        text = f"{seconds:.1f} s of speech, converted in {time.monotonic() - began:.1f} s."
+        text += " It carries an inaudible watermark." if conversions.marked else ""
+        return [str(converted), text, figure, outcome, gr.update(interactive=True), ""]
 
     def on_judge(outcome: Result | None) -> str:
         with complaints("Not scored"):
@@ -116,7 +116,7 @@ def build_recording_tab(conversions: Conversions, panel: VoicePanel) -> None:
     convert.click(
         on_convert,
         [source, *panel.inputs],
-        [result, told, picture, kept, judge, scores],
+        [result, summary, picture, kept, judge, scores],
         concurrency_limit=conversions.limits.workers,
         show_progress_on=[result],
         **quiet,
@@ -124,7 +124,7 @@ def build_recording_tab(conversions: Conversions, panel: VoicePanel) -> None:
     judge.click(on_judge, kept, scores, concurrency_limit=1, **quiet)
 
 
-def spoken(
+def convert_with_progress(
     conversions: Conversions,
     source: Path,
     voice: Any,

@@ -102,7 +102,7 @@ class Wanted:
         if self.kind == WORDS:
             if not self.words:
                 raise UserError("describe the voice in words first, such as “an old man, low and rough”")
-            first = conversions.line.run(lambda: conversions.converter.embed_text(self.words))
+            first = conversions.jobs.run(lambda: conversions.converter.embed_text(self.words))
         else:
             if not self.reference:
                 raise UserError("choose or record the voice to speak with first")

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
@@ -18,15 +19,15 @@ from eval.scoring import Judges
 
 Wave = Float[Tensor, "1 1 samples"]
 
-HEARD_S = 30.0
+JUDGED_S = 30.0
 """Seconds of each recording that are judged, from the beginning: speech recognition is slow."""
 _one_at_a_time = threading.Lock()
 """The recogniser is one object and keeps state while it listens."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """One line of the table."""
+class Score:
+    """One row of the table."""
 
     name: str
     value: str
@@ -34,8 +35,7 @@ class Line:
     """What the number is compared with."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Waves:
+class Waves(NamedTuple):
     """What is judged, at 16 kHz."""
 
     source: Wave
@@ -44,13 +44,11 @@ class Waves:
     """A recording of the voice that was asked for; none where it was made from words."""
 
 
-def score(source: Path, converted: Path, target: Path | None, *, judges: Judges | None = None) -> list[Line]:
-    """Judge a conversion; a judge that is not installed gives a line that says how to get it."""
+def score(source: Path, converted: Path, target: Path | None, *, judges: Judges | None = None) -> list[Score]:
+    """Judge a conversion; a judge that is not installed gives a row that says how to get it."""
     judges = judges or Judges()
-    waves = Waves(
-        source=_heard(source), converted=_heard(converted), target=None if target is None else _heard(target)
-    )
-    lines = []
+    waves = Waves(_beginning(source), _beginning(converted), target and _beginning(target))
+    scores = []
     with _one_at_a_time:
         for name, judge in (
             ("Voice", _similarity),
@@ -59,20 +57,20 @@ def score(source: Path, converted: Path, target: Path | None, *, judges: Judges 
             ("Pitch", _pitch),
         ):
             try:
-                lines += judge(waves, judges)
+                scores += judge(waves, judges)
             except UserError as missing:
-                lines.append(Line(name=name, value="–", meaning=str(missing)))
-    return lines
+                scores.append(Score(name=name, value="–", meaning=str(missing)))
+    return scores
 
 
-def table(lines: list[Line], seconds: float) -> str:
-    """The lines as an HTML table."""
+def table(scores: list[Score], seconds: float) -> str:
+    """The scores as an HTML table."""
     rows = "".join(
-        f'<tr><th scope="row">{html.escape(line.name)}</th><td>{html.escape(line.value)}</td>'
-        f"<td>{html.escape(line.meaning)}</td></tr>"
-        for line in lines
+        f'<tr><th scope="row">{html.escape(row.name)}</th><td>{html.escape(row.value)}</td>'
+        f"<td>{html.escape(row.meaning)}</td></tr>"
+        for row in scores
     )
-    part = f" Judged: the first {HEARD_S:.0f} s." if seconds > HEARD_S else ""
+    part = f" Judged: the first {JUDGED_S:.0f} s." if seconds > JUDGED_S else ""
     return (
         f'<table class="scores"><caption>Scores of this conversion, by machine judges.{part}</caption>'
         '<thead><tr><th scope="col">What</th><th scope="col">Score</th><th scope="col">How to read it</th>'
@@ -80,8 +78,8 @@ def table(lines: list[Line], seconds: float) -> str:
     )
 
 
-def _heard(path: Path) -> Wave:
-    wave = excerpt(path, 0, round(HEARD_S * SAMPLE_RATE), SAMPLE_RATE)
+def _beginning(path: Path) -> Wave:
+    wave = excerpt(path, 0, round(JUDGED_S * SAMPLE_RATE), SAMPLE_RATE)
     if wave.shape[-1] < SHORTEST_SECONDS * SAMPLE_RATE:
         raise UserError(
             f"{path.name} lasts {wave.shape[-1] / SAMPLE_RATE:.3f} s; scoring needs {SHORTEST_SECONDS} s"
@@ -89,52 +87,52 @@ def _heard(path: Path) -> Wave:
     return wave
 
 
-def _similarity(waves: Waves, judges: Judges) -> list[Line]:
+def _similarity(waves: Waves, judges: Judges) -> list[Score]:
     embedding: Callable = lambda wave: judges.voice(wave)["embedding"]  # noqa: E731
     own = embedding(waves.converted)
-    lines = []
+    scores = []
     if waves.target is not None:
         value = similarity.cosine(own, embedding(waves.target))
         meaning = "higher is better; two recordings of one person: about .86"
-        lines.append(Line(name="Likeness to the target's voice", value=f"{value:.2f}", meaning=meaning))
+        scores.append(Score(name="Likeness to the target's voice", value=f"{value:.2f}", meaning=meaning))
     value = similarity.cosine(own, embedding(waves.source))
     meaning = "lower is better; two different people: about .51"
-    return [*lines, Line(name="Likeness to the source's voice", value=f"{value:.2f}", meaning=meaning)]
+    return [*scores, Score(name="Likeness to the source's voice", value=f"{value:.2f}", meaning=meaning)]
 
 
-def _words(waves: Waves, judges: Judges) -> list[Line]:
+def _words(waves: Waves, judges: Judges) -> list[Score]:
     meant, said = (judges.recognisers[0](wave) for wave in (waves.source, waves.converted))
     if "phones" in said:
         value = error_rates.phones_changed(meant, said)
-        return [Line(name="Phones changed", value=_number(value), meaning="lower is better; 0: none")]
+        return [Score(name="Phones changed", value=_number(value), meaning="lower is better; 0: none")]
     before, after = (error_rates.normalise(str(heard["texts"][0])) for heard in (meant, said))
     value = error_rates.error_rates(before, said)["cer"]
     return [
-        Line(
+        Score(
             name="Characters heard differently (CER)",
             value=_number(value),
             meaning="lower is better; the recogniser's English words of the result, against those of the "
             "source; it errs itself, so even clean speech is not at 0",
         ),
-        Line(name="Heard in the source", value=before or "nothing", meaning="as the recogniser wrote it"),
-        Line(name="Heard in the result", value=after or "nothing", meaning="as the recogniser wrote it"),
+        Score(name="Heard in the source", value=before or "nothing", meaning="as the recogniser wrote it"),
+        Score(name="Heard in the result", value=after or "nothing", meaning="as the recogniser wrote it"),
     ]
 
 
-def _quality(waves: Waves, judges: Judges) -> list[Line]:
+def _quality(waves: Waves, judges: Judges) -> list[Score]:
     own, before = (quality.opinions(judges.sound(wave)) for wave in (waves.converted, waves.source))
     meaning = f"1 bad to 5 excellent; the source itself: {before['dnsmos']:.2f}"
-    return [Line(name="Sound quality (DNSMOS)", value=f"{own['dnsmos']:.2f}", meaning=meaning)]
+    return [Score(name="Sound quality (DNSMOS)", value=f"{own['dnsmos']:.2f}", meaning=meaning)]
 
 
-def _pitch(waves: Waves, judges: Judges) -> list[Line]:
+def _pitch(waves: Waves, judges: Judges) -> list[Score]:
     source, output = judges.melody(waves.source), judges.melody(waves.converted)
     target = output if waves.target is None else judges.melody(waves.target)
     compared = pitch.compare(source, output, target)
     heights = [_hertz(heard) for heard in (source, output)]
-    lines = [
-        Line(name="Usual pitch", value=heights[1], meaning=f"the source's: {heights[0]}"),
-        Line(
+    scores = [
+        Score(name="Usual pitch", value=heights[1], meaning=f"the source's: {heights[0]}"),
+        Score(
             name="Melody kept (correlation of F0)",
             value=_number(compared["f0_correlation"]),
             meaning="1: the source's rises and falls are all kept",
@@ -144,8 +142,8 @@ def _pitch(waves: Waves, judges: Judges) -> list[Line]:
         away = compared["f0_offset"]
         value = "–" if math.isnan(away) else f"{away:+.1f} semitones"
         meaning = f"0 is best unless you moved the pitch; the target's: {_hertz(target)}"
-        lines.insert(1, Line(name="Pitch above the target's", value=value, meaning=meaning))
-    return lines
+        scores.insert(1, Score(name="Pitch above the target's", value=value, meaning=meaning))
+    return scores
 
 
 def _hertz(heard: dict) -> str:

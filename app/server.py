@@ -11,11 +11,11 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
-from app.answers import status_of, told
 from app.api import Interface
 from app.conversions import Conversions
-from app.guard import Guard
+from app.errors import error_body, status_of
 from app.limits import BusyError
+from app.middleware import GuardMiddleware
 from engine.user_error import UserError
 
 
@@ -57,7 +57,7 @@ def application(
 
     if page:
         app = with_page(app, conversions, root_path, card)
-    return Guard(app, conversions.limits, names, same_site=not root_path)
+    return GuardMiddleware(app, conversions.limits, names, same_site=not root_path)
 
 
 def with_page(app: FastAPI, conversions: Conversions, root_path: str, card: Path | None = None) -> FastAPI:
@@ -66,8 +66,8 @@ def with_page(app: FastAPI, conversions: Conversions, root_path: str, card: Path
     os.environ["GRADIO_TEMP_DIR"] = str(conversions.folder / "page")
     import gradio
 
-    from app.look import mounted
     from app.page import build_page
+    from app.theme import mounted
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="SSR mode")  # of a mode that nobody asked for
@@ -83,4 +83,4 @@ def with_page(app: FastAPI, conversions: Conversions, root_path: str, card: Path
 
 def _answer(request: Request, status: int, sentence: str, headers: Any = None) -> Response:
     number = request.scope["state"]["request_id"]
-    return Response(told(sentence, number), status, dict(headers or {}), "application/json")
+    return Response(error_body(sentence, number), status, dict(headers or {}), "application/json")

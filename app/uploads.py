@@ -1,4 +1,4 @@
-"""Reading a form of files and words as it arrives: every file goes to a private folder piece by piece."""
+"""Reading a form of files and fields as it arrives: every file goes to a private folder piece by piece."""
 
 from dataclasses import dataclass, field
 from io import BufferedWriter
@@ -9,11 +9,11 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
-from app.answers import FormError, TypeRefusedError
+from app.errors import FormError, TypeRefusedError
 from app.limits import BusyError
 
 MOST_PARTS = 64
-WORD_BYTES = 1 << 16
+FIELD_BYTES = 1 << 16
 """Of a field that is no file."""
 
 
@@ -23,7 +23,7 @@ class Form:
 
     files: dict[str, list[Path]] = field(default_factory=dict)
     """By field; never under the names that a client gave them."""
-    words: dict[str, str] = field(default_factory=dict)
+    fields: dict[str, str] = field(default_factory=dict)
 
     def close(self) -> None:
         """Delete the files."""
@@ -32,15 +32,15 @@ class Form:
                 path.unlink(missing_ok=True)
 
 
-async def received(request: Request, folder: Path, files: frozenset[str], words: frozenset[str]) -> Form:
-    """Read a multipart form whose fields are ``files`` and ``words``, into ``folder``."""
+async def received(request: Request, folder: Path, files: frozenset[str], fields: frozenset[str]) -> Form:
+    """Read a multipart form whose fields are ``files`` and ``fields``, into ``folder``."""
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data":
         sent = kind.decode("latin-1") or "nothing"
         raise TypeRefusedError(f"the request must be of type multipart/form-data, not {sent} (curl: -F)")
     if not options.get(b"boundary"):
         raise FormError("the request's content type names no boundary: let the client library set it")
-    reader = _Reader(folder, files, words)
+    reader = _Reader(folder, files, fields)
     try:
         parser = MultipartParser(options[b"boundary"], reader.callbacks)
         async for piece in request.stream():
@@ -58,15 +58,15 @@ async def received(request: Request, folder: Path, files: frozenset[str], words:
 class _Reader:
     """Takes a form's parts from the parser as they come."""
 
-    def __init__(self, folder: Path, files: frozenset[str], words: frozenset[str]) -> None:
-        self.folder, self.files, self.words = folder, files, words
+    def __init__(self, folder: Path, files: frozenset[str], fields: frozenset[str]) -> None:
+        self.folder, self.files, self.fields = folder, files, fields
         self.form, self.ended = Form(), False
         self.n_parts = 0
         self.key, self.value = b"", b""
         self.headers: dict[bytes, bytes] = {}
         self.name = ""
         self.file: BufferedWriter | None = None
-        self.word = bytearray()
+        self.field_value = bytearray()
         self.callbacks: Any = {
             "on_part_begin": self._begin,
             "on_header_field": self._header_key,
@@ -89,7 +89,7 @@ class _Reader:
         if self.n_parts > MOST_PARTS:
             raise FormError(f"the form has more than {MOST_PARTS} fields")
         self.headers, self.key, self.value, self.name = {}, b"", b"", ""
-        self.word.clear()
+        self.field_value.clear()
 
     def _header_key(self, data: bytes, start: int, end: int) -> None:
         self.key += data[start:end]
@@ -109,10 +109,10 @@ class _Reader:
             paths = self.form.files.setdefault(self.name, [])
             paths.append(self.folder / (f"{self.name} {len(paths) + 1}" if paths else self.name))
             self.file = paths[-1].open("wb")
-        elif self.name not in self.words:
-            known = ", ".join(sorted(self.files | self.words))
+        elif self.name not in self.fields:
+            known = ", ".join(sorted(self.files | self.fields))
             raise FormError(f"the form has a field {self.name[:40]!r}, which is none of: {known}")
-        elif self.name in self.form.words:
+        elif self.name in self.form.fields:
             raise FormError(f"the form has more than one field {self.name}")
 
     def _data(self, data: bytes, start: int, end: int) -> None:
@@ -122,13 +122,13 @@ class _Reader:
             except OSError:
                 raise BusyError("the server has no room for the upload at present: try again later") from None
             return
-        self.word += data[start:end]
-        if len(self.word) > WORD_BYTES:
-            raise FormError(f"the field {self.name} has more than {WORD_BYTES} bytes")
+        self.field_value += data[start:end]
+        if len(self.field_value) > FIELD_BYTES:
+            raise FormError(f"the field {self.name} has more than {FIELD_BYTES} bytes")
 
     def _end(self) -> None:
         if self.file is None:
-            self.form.words[self.name] = self.word.decode("utf-8", "replace").strip()
+            self.form.fields[self.name] = self.field_value.decode("utf-8", "replace").strip()
         self.close()
 
     def _finish(self) -> None:

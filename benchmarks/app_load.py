@@ -24,6 +24,7 @@ from benchmarks.app_process import Serving, serving
 from data.audio import audio_files
 from data.audio.resampling import resampled_length
 from engine.arguments import Arguments
+from engine.table import table
 from engine.user_error import exits_cleanly
 
 HEALTH_SECONDS = 0.25
@@ -66,24 +67,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     option("--workers", type=int, default=1, help="of the server (default: 1)")
     option("--no-abuse", action="store_true", help="well-behaved clients alone")
     option("--json", action="store_true", help="print JSON instead of a table")
-    words = arguments.parse_args(argv)
-    files = audio_files(words.data)
-    recordings = random.Random(0).sample(files, min(words.recordings, len(files)))
-    options = [
-        "--workers",
-        str(words.workers),
-        "--max-mb",
-        "20",
-        "--upload-seconds",
-        "6",
-        "--idle-seconds",
-        "4",
-    ]
+    args = arguments.parse_args(argv)
+    files = audio_files(args.data)
+    recordings = random.Random(0).sample(files, min(args.recordings, len(files)))
+    options = f"--workers {args.workers} --max-mb 20 --upload-seconds 6 --idle-seconds 4".split()
     with serving(*options) as server:
-        tally = load(server, recordings, words.clients, words.seconds, abuse=not words.no_abuse)
+        tally = load(server, recordings, args.clients, args.seconds, abuse=not args.no_abuse)
         tally.exit_status = server.stop()
         tally.left_at_exit = sorted(str(path.name) for path in server.folder.iterdir())
-    print(json.dumps(row(tally), indent=1) if words.json else table(row(tally)))
+    print(json.dumps(row(tally), indent=1) if args.json else table(("of the load", ""), row(tally).items()))
     if tally.lost or tally.wrong or tally.left or tally.left_at_exit or tally.exit_status:
         raise SystemExit(1)
 
@@ -159,7 +151,7 @@ def _problem(answer: httpx.Response, source: Path) -> str | None:
 def _look(server: Serving, tally: Tally, until: float) -> None:
     """Measure how fast the server answers while it works."""
     with httpx.Client(base_url=server.url, timeout=120) as client:
-        while time.monotonic() < until:
+        while not tally.health or time.monotonic() < until:
             began = time.monotonic()
             client.get("/api/health").raise_for_status()
             tally.health.append(time.monotonic() - began)
@@ -201,11 +193,6 @@ def row(tally: Tally) -> dict[str, object]:
         "temporary files after exit": len(tally.left_at_exit),
     }
     return figures | {f"problem {n}": problem for n, problem in enumerate(problems[:5], start=1)}
-
-
-def table(figures: dict[str, object]) -> str:
-    """The figures, a line each."""
-    return "\n".join(f"{name:28} {value}" for name, value in figures.items())
 
 
 if __name__ == "__main__":

@@ -66,8 +66,8 @@ def files(buzz, tmp_path_factory):
 def server(tiny, files, tmp_path_factory):
     """A page of a tiny converter on a free port, and its conversions."""
     from app import live_tab
-    from app.look import mounted
     from app.page import build_page
+    from app.theme import mounted
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("results")
@@ -154,7 +154,7 @@ def test_upload_convert_and_listen(visitor, files):
     assert duration == pytest.approx(SOURCE_S, abs=0.010)
     assert played == pytest.approx(SOURCE_S, abs=0.010)
     assert visitor.page.locator("#picture image").count() == 2
-    assert "1.5 s of speech" in visitor.page.inner_text("#told")
+    assert "1.5 s of speech" in visitor.page.inner_text("#summary")
     assert visitor.page.is_enabled("#judge")
     visitor.page.get_by_role("link", name="Model card", exact=True).click()
     visitor.page.wait_for_selector("#card h1")

@@ -13,10 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.cleaning import LOCK, PREFIX, forget, private_folder, sweep
 from app.conversions import Conversions
+from app.job_queue import JobQueue
 from app.limits import BusyError, Limits, TooMuchError
-from app.line import Line
+from app.tempdir import LOCK, PREFIX, forget, private_folder, sweep
 from data.audio import info, save
 from engine.user_error import UserError
 from w2w.converter import Converter
@@ -101,23 +101,23 @@ def test_limits_that_allow_nothing_are_refused(wrong):
 
 
 def test_first_come_first_served_and_no_more_than_there_are_places():
-    line, go, done = Line(workers=1, places=3), threading.Event(), []
-    futures = [line.submit(go.wait), *(line.submit(lambda n=n: done.append(n)) for n in range(3))]
-    assert line.waiting == 3
+    queue, go, done = JobQueue(workers=1, capacity=3), threading.Event(), []
+    futures = [queue.submit(go.wait), *(queue.submit(lambda n=n: done.append(n)) for n in range(3))]
+    assert queue.waiting == 3
     with pytest.raises(BusyError, match="3 others"):
-        line.submit(go.wait)
+        queue.submit(go.wait)
     futures[2].cancel()
-    last = line.submit(lambda: done.append(3))  # in the place of who left
+    last = queue.submit(lambda: done.append(3))  # in the place of who left
     go.set()
     last.result()
-    line.close()
+    queue.close()
     assert done == [0, 2, 3]
 
 
 def test_a_job_that_asks_for_another_does_not_wait_for_itself():
-    line = Line(workers=1, places=0)
-    assert line.run(lambda: line.run(lambda: torch.get_num_threads())) == 1
-    line.close()
+    queue = JobQueue(workers=1, capacity=0)
+    assert queue.run(lambda: queue.run(lambda: torch.get_num_threads())) == 1
+    queue.close()
 
 
 def test_folders_of_dead_servers_are_swept_and_those_of_the_living_kept(tmp_path):
@@ -146,7 +146,7 @@ def test_old_files_are_forgotten_and_new_ones_kept(tmp_path):
 
 def test_a_killed_servers_folder_is_swept_by_the_next(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from app.cleaning import private_folder\n"
+        "import sys, time; from pathlib import Path; from app.tempdir import private_folder\n"
         "with private_folder(Path(sys.argv[1])) as folder: print(folder, flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)

@@ -13,11 +13,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app import live_tab, pictures
+from app import live_tab, spectrograms
 from app.conversions import Conversions
 from app.page import build_page, card_text
 from app.page_voice import RECORDED, WORDS, Wanted, complaint, complaints
-from app.scores import Line, score, table
+from app.scores import Score, score, table
 from data.audio import Writer, load
 from engine.user_error import UserError
 from eval.scoring import Judges
@@ -58,25 +58,25 @@ def points(svg, kind):
 
 def test_the_figure_tells_the_pitch_in_the_drawing_and_in_words(buzz):
     low, high = buzz(RATE, f0=(110.0, 220.0))
-    figure: Any = ElementTree.fromstring(pictures.figure(low[None], high[None]))
+    figure: Any = ElementTree.fromstring(spectrograms.figure(low[None], high[None]))
     assert "source 110 Hz" in figure.findtext("figcaption")
     assert "converted 220 Hz" in figure.find("svg").get("aria-label")
     assert len([*figure.iter("image")]) == 2
     source, converted = (np.mean([y for _, y in points(figure, k)]) for k in ("source", "converted"))
-    octave = pictures.F0_HEIGHT * np.log(2) / np.log(pictures.F_MAX / pictures.F_MIN)
+    octave = spectrograms.F0_HEIGHT * np.log(2) / np.log(spectrograms.F_MAX / spectrograms.F_MIN)
     assert source - converted == pytest.approx(octave, rel=0.05)  # higher is further up
 
 
 @pytest.mark.parametrize("samples", [1, 700, 31 * RATE])
 def test_a_figure_is_drawn_of_any_length_even_of_silence(samples):
-    wave = torch.zeros(1, 1, min(samples, round(pictures.LONGEST_S * RATE)))
-    figure: Any = ElementTree.fromstring(pictures.figure(wave, wave))
-    assert pictures.UNHEARD in figure.findtext("figcaption")
+    wave = torch.zeros(1, 1, min(samples, round(spectrograms.LONGEST_S * RATE)))
+    figure: Any = ElementTree.fromstring(spectrograms.figure(wave, wave))
+    assert spectrograms.NO_PITCH in figure.findtext("figcaption")
 
 
 def test_leaps_are_not_joined():
     curve = np.array([100.0, 101, 102, 200, 202, np.nan, 150, np.nan, 90, 91])
-    assert pictures.voiced_stretches(curve) == [range(0, 3), range(3, 5), range(8, 10)]
+    assert spectrograms.voiced_stretches(curve) == [range(0, 3), range(3, 5), range(8, 10)]
 
 
 class Judge:
@@ -126,8 +126,8 @@ def test_a_judge_that_is_not_installed_says_how_to_get_it_and_leaves_the_others(
 
 
 def test_a_table_shows_what_was_heard_as_text():
-    line = Line(name="Heard", value="<script>", meaning="a & b")
-    shown = table([line], 99.0)
+    row = Score(name="Heard", value="<script>", meaning="a & b")
+    shown = table([row], 99.0)
     assert "&lt;script&gt;" in shown
     assert "a &amp; b" in shown
     assert "the first 30 s" in shown
@@ -183,8 +183,8 @@ def test_a_recording_that_was_deleted_meanwhile_is_asked_for_again(tmp_path):
 def test_speaking_live_equals_the_conversion_of_the_whole(conversions, recordings, cuts):
     source, wanted = load(recordings[1])[..., :5000], asked(recordings[0], pitch=2.0)
     live = live_tab.begin(conversions, wanted, RATE)
-    said = [live.say(source[..., a:b]) for a, b in pairwise(sorted([0, 5000, *cuts]))]
-    said.append(live.say(source[..., :0], last=True))
+    said = [live.convert(source[..., a:b]) for a, b in pairwise(sorted([0, 5000, *cuts]))]
+    said.append(live.convert(source[..., :0], last=True))
     expected = conversions.converter.convert(source, wanted.voice(conversions), semitones=2.0)
     torch.testing.assert_close(torch.cat(said, dim=-1), expected, rtol=0, atol=1e-5)
 
@@ -193,9 +193,9 @@ def test_another_voice_is_glided_to_while_speaking(conversions, recordings):
     low, high = recordings
     source = load(low)
     live = live_tab.begin(conversions, asked(low), RATE)
-    live.say(source[..., :8000])
+    live.convert(source[..., :8000])
     live_tab.follow(conversions, live, asked(high))
-    live.say(source[..., 8000:])
+    live.convert(source[..., 8000:])
     assert live.wanted == asked(high)
     torch.testing.assert_close(live.stream.state.steering.end, asked(high).voice(conversions))
 
@@ -205,7 +205,7 @@ def test_a_refused_wish_goes_on_with_the_voice_before(conversions, recordings):
     with pytest.raises(UserError, match="tick"):
         live_tab.follow(conversions, live, wish)
     live_tab.follow(conversions, live, wish)  # said once
-    assert live.say(load(recordings[1])).shape[-1]
+    assert live.convert(load(recordings[1])).shape[-1]
 
 
 def test_pieces_of_the_microphone_do_not_pile_up(tmp_path, monkeypatch):

@@ -5,13 +5,13 @@ import asyncio
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from app.answers import told
+from app.errors import error_body
 
 
-def impatient(idle_seconds: float) -> type[H11Protocol]:
+def with_idle_timeout(idle_seconds: float) -> type[H11Protocol]:
     """uvicorn's protocol, with an end to waiting: idle connections would use up all there may be."""
 
-    class ImpatientProtocol(H11Protocol):
+    class IdleTimeoutProtocol(H11Protocol):
         _until_asked: asyncio.TimerHandle | None = None
         _until_read: asyncio.TimerHandle | None = None
 
@@ -47,12 +47,12 @@ def impatient(idle_seconds: float) -> type[H11Protocol]:
             self._until_asked = None
             if self.transport.is_closing() or self.conn.their_state is not h11.IDLE:
                 return
-            body = told(f"no request came within {idle_seconds:g} s", "none")
+            body = error_body(f"no request came within {idle_seconds:g} s", "none")
             head = "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
             self.transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             self.transport.close()
 
-    return ImpatientProtocol
+    return IdleTimeoutProtocol
 
 
 def _stop(timer: asyncio.TimerHandle | None) -> None:

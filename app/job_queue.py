@@ -1,4 +1,4 @@
-"""Waiting in line: a few threads that work, first come first served, and an end to how many may wait."""
+"""A bounded queue of jobs: a few threads that work, first come first served."""
 
 import threading
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from app.limits import BusyError
 T = TypeVar("T")
 
 
-class Line:
-    """Jobs worked on in the order they came, ``workers`` at a time, at most ``places`` waiting."""
+class JobQueue:
+    """Jobs worked on in the order they came, ``workers`` at a time, at most ``capacity`` waiting."""
 
-    def __init__(self, workers: int, places: int) -> None:
-        self.workers, self.places = workers, places
+    def __init__(self, workers: int, capacity: int) -> None:
+        self.workers, self.capacity = workers, capacity
         self._lock = threading.Lock()
         self._inside = 0
         self._here = threading.local()
@@ -29,16 +29,16 @@ class Line:
 
     @property
     def waiting(self) -> int:
-        """Jobs in line."""
+        """Jobs that have not begun."""
         return max(0, self._inside - self.workers)
 
     @property
     def full(self) -> bool:
         """Whether the next job would be refused."""
-        return self._inside >= self.workers + self.places
+        return self._inside >= self.workers + self.capacity
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Join the line; a job that has not begun can still be cancelled."""
+        """Queue a job; one that has not begun can still be cancelled."""
         with self._lock:
             if self.full:
                 raise BusyError(f"{self.waiting} others are waiting already; try again in some seconds")
@@ -48,7 +48,7 @@ class Line:
         return future
 
     def run(self, job: Callable[[], T]) -> T:
-        """Join the line and wait for the result; at once for a job that is part of the one worked on."""
+        """Queue a job and wait for its result; at once for a job that is part of the one worked on."""
         if getattr(self._here, "working", False):
             return job()
         return self.submit(job).result()

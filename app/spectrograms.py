@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
+from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
@@ -23,14 +24,13 @@ LONGEST_S = 30.0
 SAMPLE_RATE, HOP = SPEECH_16K.sample_rate, SPEECH_16K.hop
 DEPTH = 9.0
 """Nepers shown below the loudest."""
-SHADES = ("000004", "1d1147", "51127c", "822681", "b63679", "e65164", "fb8861", "fec287", "fcfdbf")
-"""Colours from quiet to loud, each step as much lighter as the one before."""
+N_SHADES = 64
 COLUMNS = 1200
 WIDTH, LEFT, MEL_HEIGHT, F0_HEIGHT, GAP = 760.0, 64.0, 130.0, 160.0, 34.0
 F0_MARKS, MEL_MARKS = (75.0, 100.0, 150.0, 200.0, 300.0, 400.0), (200.0, 1000.0, 3000.0, 7000.0)
 LEAP = 0.3
 """Octaves between neighbouring frames that are not joined by a line."""
-UNHEARD = "no pitch found"
+NO_PITCH = "no pitch found"
 
 
 def compared(source: Path, converted: Path) -> str:
@@ -43,8 +43,8 @@ def figure(source: Wave, converted: Wave) -> str:
     """The figure of two waves at 16 kHz."""
     seconds = max(source.shape[-1], converted.shape[-1]) / SAMPLE_RATE
     pitches = [f0(wave) for wave in (source, converted)]
-    told = (
-        f"Usual pitch: source {usual(pitches[0])}, converted {usual(pitches[1])}. "
+    caption = (
+        f"Usual pitch: source {mean_pitch(pitches[0])}, converted {mean_pitch(pitches[1])}. "
         f"Drawn: {'the first ' if seconds >= LONGEST_S else ''}{seconds:.1f} s."
     )
     tops = [GAP, 2 * GAP + MEL_HEIGHT, 3 * GAP + 2 * MEL_HEIGHT]
@@ -57,8 +57,8 @@ def figure(source: Wave, converted: Wave) -> str:
     ]
     return (
         f'<figure class="conversion"><svg viewBox="0 0 {WIDTH} {height}" role="img" '
-        f'aria-label="Mel spectrograms and pitch of source and converted speech. {told}">'
-        f"{''.join(parts)}</svg><figcaption>{told}</figcaption></figure>"
+        f'aria-label="Mel spectrograms and pitch of source and converted speech. {caption}">'
+        f"{''.join(parts)}</svg><figcaption>{caption}</figcaption></figure>"
     )
 
 
@@ -69,10 +69,10 @@ def f0(wave: Wave) -> Curve:
     return torch.where(pitch.voicing > 0.5, pitch.log_f0.exp(), torch.nan)[0, 0].numpy().astype(np.float64)
 
 
-def usual(curve: Curve) -> str:
+def mean_pitch(curve: Curve) -> str:
     """The geometric mean over voiced frames, in words."""
     voiced = curve[~np.isnan(curve)]
-    return f"{math.exp(np.log(voiced).mean()):.0f} Hz" if len(voiced) else UNHEARD
+    return f"{math.exp(np.log(voiced).mean()):.0f} Hz" if len(voiced) else NO_PITCH
 
 
 def mel_panel(title: str, wave: Wave, top: float, seconds: float) -> list[str]:
@@ -99,11 +99,9 @@ def mel_png(wave: Wave) -> str:
         mel = np.maximum.reduceat(mel, cuts, axis=1)
     loudest = max(float(mel.max()), math.log(SPEECH_16K.floor) + DEPTH)  # silence is to look silent
     shade = np.clip((mel - loudest) / DEPTH + 1, 0, 1)[::-1]
-    picture = Image.fromarray((shade * 63).round().astype(np.uint8), mode="P")
-    known = np.array([[int(shade[i : i + 2], 16) for i in (0, 2, 4)] for shade in SHADES])
-    at = np.linspace(0, len(SHADES) - 1, 64)
-    palette = np.stack([np.interp(at, np.arange(len(SHADES)), known[:, c]) for c in range(3)], axis=1)
-    picture.putpalette(palette.round().astype(np.uint8).tobytes())
+    picture = Image.fromarray((shade * (N_SHADES - 1)).round().astype(np.uint8), mode="P")
+    colours = colormaps["magma"](np.linspace(0, 1, N_SHADES), bytes=True)
+    picture.putpalette(colours[:, :3].tobytes())
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from app.answers import FormError
 from app.conversions import Conversions
+from app.errors import FormError
 from app.uploads import Form
 from engine.user_error import UserError
 
@@ -30,26 +30,26 @@ def references(form: Form) -> tuple[list[Path], list[float] | None]:
     paths = form.files.get("reference", [])
     if not paths:
         raise FormError("a request needs at least one file reference (curl: -F reference=@her.wav)")
-    if "weights" not in form.words:
+    if "weights" not in form.fields:
         return paths, None
     try:
-        weights = [float(word) for word in form.words["weights"].split(",")]
+        weights = [float(word) for word in form.fields["weights"].split(",")]
     except ValueError:
-        raise UserError(f"weights {form.words['weights'][:40]!r} must be numbers such as 0.7,0.3") from None
+        raise UserError(f"weights {form.fields['weights'][:40]!r} must be numbers such as 0.7,0.3") from None
     return paths, weights
 
 
 def number(form: Form, name: str, default: float) -> float:
     """A field that holds a number."""
     try:
-        return float(form.words.get(name, default))
+        return float(form.fields.get(name, default))
     except ValueError:
-        raise UserError(f"{name} {form.words[name][:40]!r} must be a number, such as -2") from None
+        raise UserError(f"{name} {form.fields[name][:40]!r} must be a number, such as -2") from None
 
 
 def rate(form: Form) -> int | None:
     """Hz of the result; 0 for the source's, None for the converter's."""
-    word = form.words.get("rate")
+    word = form.fields.get("rate")
     if word in (None, "source"):
         return None if word is None else 0
     if not word.isascii() or not word.isdecimal() or len(word) > 6 or int(word) not in RATES:
@@ -61,12 +61,12 @@ def rate(form: Form) -> int | None:
 
 def ready_voice(form: Form, conversions: Conversions) -> Voice | None:
     """The voice that an earlier answer brought, if the form holds one."""
-    if "voice" not in form.words:
+    if "voice" not in form.fields:
         return None
-    if form.files.get("reference") or "weights" in form.words:
+    if form.files.get("reference") or "weights" in form.fields:
         raise UserError("give either a voice or references (with their weights), not both")
     try:
-        read = json.loads(form.words["voice"])
+        read = json.loads(form.fields["voice"])
         numbers = torch.tensor(read["voice"], dtype=torch.float32)
         model = str(read["model"])
     except (ValueError, TypeError, KeyError, RuntimeError, RecursionError, OverflowError):

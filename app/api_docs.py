@@ -36,7 +36,7 @@ ANSWERS = (
 )
 
 
-def manual(limits: Limits, sample_rate: int) -> str:
+def docs_page(limits: Limits, sample_rate: int) -> str:
     """The page."""
     rows = "".join(f"<tr><td>{status}<td>{escape(meaning)}" for status, meaning in ANSWERS)
     fields = "".join(

@@ -44,6 +44,6 @@ def status_of(mistake: UserError) -> int:
             return 422
 
 
-def told(sentence: str, request_id: str) -> bytes:
+def error_body(sentence: str, request_id: str) -> bytes:
     """The body of every answer that is no result."""
     return json.dumps({"error": sentence, "request": request_id}, ensure_ascii=False).encode()

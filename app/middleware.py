@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.answers import ForeignError, SlowError, status_of, told
+from app.errors import ForeignError, SlowError, error_body, status_of
 from app.limits import BusyError, Limits, TooMuchError
 from engine.user_error import UserError
 
@@ -19,7 +19,7 @@ would miss the answer."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-class Guard:
+class GuardMiddleware:
     """Refuses what is too large or too slow while it is read, and what other sites ask in a browser's name.
 
     ``names`` are the host names under which requests may come (None: any): without them a site could give its
@@ -114,7 +114,7 @@ class _Request:
     async def refuse(self, mistake: UserError) -> None:
         """Answer with a mistake's sentence, and hear the client out for a while."""
         self.answered = True
-        body = told(str(mistake), self.id)
+        body = error_body(str(mistake), self.id)
         headers: list[tuple[bytes, Any]] = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
