@@ -14,6 +14,7 @@ from benchmarks.vocoder_timing import Asked, Row, alternate, row
 from benchmarks.vocoder_wavenet import CONFIGS, LOCAL, faster, generate_published, mel_for, published_wavenet
 from vocoders import hifigan
 from vocoders.hifigan import HiFiGAN
+from vocoders.wavenet.generation import generate
 from vocoders.wavenet.network import WaveNet
 
 BATCH, SEGMENT = 16, 8_192
@@ -86,7 +87,7 @@ def wavenet_row(asked: Asked, device: str) -> Row:
         call = partial(generate_published, fold_published(theirs).to(device), mel_for(2, TOGETHER).to(device))
     frames = 10
     took = alternate(
-        partial(ours.fold().to(device).generate, mel_for(frames, TOGETHER).to(device)), call, asked.repeats
+        partial(generate, ours.fold().to(device), mel_for(frames, TOGETHER).to(device)), call, asked.repeats
     )
     speed = TOGETHER * frames * LOCAL.hop / median(took.ours)
     their_speed = TOGETHER * 2 * LOCAL.hop / median(took.theirs) if took.theirs else None

@@ -34,7 +34,7 @@ def our_step(preset: str, wave: Wave, *, order: str = "", compiled: bool = False
     task = Adversarial(in_order, config.mel)
     for module in [*task.modules.values(), *task.frozen.values()]:
         module.to(wave.device)
-    for network in [task.network, *task.critics.values()] if compiled else []:
+    for network in [task.network, *task.discriminators.values()] if compiled else []:
         network.compile()
     nobody = torch.zeros(len(wave), dtype=torch.long, device=wave.device)
     batch = Batch(wave, wave, nobody, nobody)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from benchmarks.vocoder_peers import fold_published, give_weights, liven, published_modules
 from benchmarks.vocoder_timing import Asked, Row, alternate, difference, gmac_of
 from vocoders.wavenet.conditioning import LocalConfig
+from vocoders.wavenet.generation import generate
 from vocoders.wavenet.network import WaveNet, WaveNetConfig
 
 SCALES = (4, 4, 10)
@@ -38,13 +39,13 @@ def wavenet_rows(name: str, asked: Asked) -> Iterator[Row]:
         fold_published(theirs)
     ours.fold()
     call = partial(generate_published, theirs, mel_for(THEIR_FRAMES)) if theirs else None
-    took = alternate(partial(ours.generate, mel_for(OUR_FRAMES)), call, asked.repeats)
+    took = alternate(partial(generate, ours, mel_for(OUR_FRAMES)), call, asked.repeats)
     speed = OUR_FRAMES * LOCAL.hop / median(took.ours)
     their_speed = THEIR_FRAMES * LOCAL.hop / median(took.theirs) if theirs else None
     same, at_peak = likeness(ours, theirs) if theirs else "", floor(ours, asked)
     yield faster(f"WaveNet, {name}: samples/s", speed, their_speed, GOALS[name], at_peak, same)
     if name == next(iter(CONFIGS)):
-        took = alternate(partial(ours.generate, mel_for(FRAMES_TOGETHER, TOGETHER)), None, asked.repeats)
+        took = alternate(partial(generate, ours, mel_for(FRAMES_TOGETHER, TOGETHER)), None, asked.repeats)
         all_of_them = TOGETHER * FRAMES_TOGETHER * LOCAL.hop / median(took.ours)
         what = f"WaveNet, {name}: {TOGETHER} utterances, samples/s, beside ours of one"
         yield faster(what, all_of_them, speed, TOGETHER_GOAL, at_peak)

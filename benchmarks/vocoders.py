@@ -1,8 +1,10 @@
 """The vocoders' speed beside the published code's: ``python -m benchmarks.vocoders --peer-hifigan FOLDER …``
 
 Without ``--peer-*``, checkouts of the published code, only ours are measured. Both compute the same function
-on the same weights, in turns, on one thread, in fp32; the ratio is the median over turns. The floor is the
-time that the arithmetic takes at the machine's fp32 peak, measured in the same run. Let nothing else run.
+on the same weights, in turns, on one thread, in fp32; the ratio is the median over turns. Generators also run
+by onnxruntime and OpenVINO where these are installed; such rows show the runtime's time as the other one. The
+floor is the time that the arithmetic takes at the machine's fp32 peak, measured in the same run. Let nothing
+else run.
 """
 
 import sys
@@ -17,12 +19,13 @@ from benchmarks import vocoder_peers as peers
 from benchmarks import vocoder_steps as steps
 from benchmarks.table import machine, show
 from benchmarks.vocoder_gpu import gpu_rows
+from benchmarks.vocoder_runtimes import runtime_calls
 from benchmarks.vocoder_timing import HEADS, Asked, Row, alternate, fp32_peak, gmac, gmac_of, row
 from benchmarks.vocoder_wavenet import wavenet_rows
 from data.frontends import named_mel
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
-from vocoders import hifigan, melgan
+from vocoders import cpu, hifigan, melgan
 from vocoders.hifigan import HiFiGAN
 from vocoders.melgan import MelGAN
 from vocoders.vocoder import Vocoder, VocoderConfig
@@ -101,11 +104,14 @@ def generator_rows(
         duration = mel.shape[-1] * HOP / RATE
         call = partial(torch.no_grad()(theirs), mel) if theirs else None
         unit = partial(real_time, duration=duration)
-        took = alternate(partial(ours.generate, mel), call, asked.repeats)
+        took = alternate(partial(cpu.generate, ours, mel), call, asked.repeats)
         floor = f"{gmac_of(ours, 'forward', mel) / asked.peak / duration:.4f}"
         what = f"{name}, {seconds} s: real-time factor"
         yield row(what, took, unit, GENERATOR_GOAL, floor=floor, same=took.same)
         per_second.append([min(took.ours) / duration, min(took.theirs) / duration if theirs else None])
+        for runtime, run in runtime_calls(ours, mel):
+            beside = alternate(partial(cpu.generate, ours, mel), run, asked.repeats)
+            yield row(f"{name}, {seconds} s, beside {runtime}", beside, unit, None, same=beside.same)
     yield evenness(name, per_second)
     took = replace(alternate(partial(whole, mel), None, asked.repeats), theirs=took.theirs)
     yield row(f"{name}, 10 s by load_vocoder, in blocks", took, unit, GENERATOR_GOAL, floor=floor)
@@ -130,7 +136,7 @@ def waveglow_rows(asked: Asked) -> Iterator[Row]:
         if theirs is not None and seconds == LENGTHS[0]:
             theirs.give_noise(z)
             call = partial(torch.no_grad()(theirs.infer), mel, sigma=0.6)
-        took = alternate(partial(ours.generate, mel, z), call, repeats)
+        took = alternate(partial(cpu.generate, ours, mel, z), call, repeats)
         floor = f"{gmac_of(ours, 'inverse', mel, z) / asked.peak / duration:.3f}"
         what = f"WaveGlow, {seconds} s: real-time factor, {repeats} turns"
         unit = partial(real_time, duration=duration)

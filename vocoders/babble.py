@@ -13,6 +13,7 @@ from data.audio import save
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from vocoders.tasks.export import trained_babbler
+from vocoders.wavenet.generation import generate
 from vocoders.wavenet.sampling import Sampler
 
 
@@ -40,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     who = words.speaker or 0
     if speakers is not None and not 0 <= who < speakers.n_speakers:
         raise UserError(f"--speaker {who}: the network knows 0 … {speakers.n_speakers - 1}")
-    wave = network.generate(
+    wave = generate(
+        network,
         speaker=torch.tensor([who]) if speakers else None,
         n_samples=n_samples,
         sampler=Sampler(temperature=words.temperature, top_p=words.top_p),

@@ -7,6 +7,8 @@ from jaxtyping import Complex, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vocoders import cpu
+
 N_FRAMES = 88
 """Of the zero mel whose sound is subtracted."""
 Wave = Float[Tensor, "batch 1 samples"]
@@ -68,7 +70,7 @@ class Denoiser(nn.Module):
         device = _device(network)
         mel = torch.zeros(1, network.n_mels, N_FRAMES, device=device)
         noise = network.noise(1, N_FRAMES, torch.Generator())
-        wave = network.generate(mel, None if noise is None else torch.zeros_like(noise, device=device))
+        wave = cpu.generate(network, mel, None if noise is None else torch.zeros_like(noise, device=device))
         return self._stft(wave).abs()[0, :, :1]
 
 

@@ -1,9 +1,9 @@
-"""The adversaries of the vocoders: HiFi-GAN's multi-period and multi-scale ones, and MelGAN's.
+"""Discriminators of waves: HiFi-GAN's multi-period and multi-scale ones, and MelGAN's.
 
 Parameters bear the published names, so published files load with nothing but weight norm renamed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from engine.user_error import UserError
-from vocoders.cpu.grouped_convolution import GroupedConv1d
+from vocoders.cpu import GroupedConv1d
 
 Wave = Float[Tensor, "batch 1 samples"]
 
 
-class Judgement(NamedTuple):
-    """What one discriminator makes of some waves."""
+class DiscriminatorOutput(NamedTuple):
+    """What several discriminators make of some waves, an entry for each."""
 
-    score: Tensor
-    """Large for real speech; a map, its shape the discriminator's own."""
-    features: list[Tensor]
-    """Outputs of its layers, to be matched."""
+    scores: list[Tensor]
+    """Large for real speech; maps, their shapes the discriminators' own."""
+    features: list[list[Tensor]]
+    """Outputs of each one's layers, to be matched."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +78,17 @@ class MelGANCriticConfig:
     """Most channels of a layer."""
 
 
-class MultiPeriod(nn.Module):
-    """Hears the wave folded at several periods."""
+class MultiPeriodDiscriminator(nn.Module):
+    """Discriminators of the wave folded at several periods."""
 
     def __init__(self, config: MultiPeriodConfig) -> None:
         super().__init__()
         self.config = config
         self.discriminators = nn.ModuleList(_Period(config, period) for period in config.periods)
 
-    def forward(self, wave: Wave) -> list[Judgement]:
-        """One judgement per period; the last feature is the score's map, as published."""
-        return [judge(wave) for judge in self.discriminators]
+    def forward(self, wave: Wave) -> DiscriminatorOutput:
+        """An entry per period; the last feature is the score's map, as published."""
+        return _outputs(discriminator(wave) for discriminator in self.discriminators)
 
 
 class _Period(nn.Module):
@@ -103,7 +103,7 @@ class _Period(nn.Module):
         )
         self.conv_post = weight_norm(nn.Conv2d(widths[-1], 1, (3, 1), padding=(1, 0)))
 
-    def forward(self, wave: Wave) -> Judgement:
+    def forward(self, wave: Wave) -> tuple[Tensor, list[Tensor]]:
         missing = -wave.shape[-1] % self.period
         hidden = F.pad(wave, (0, missing), mode="reflect") if missing else wave
         hidden = hidden.unflatten(-1, (-1, self.period))  # (batch, 1, turns, period)
@@ -112,11 +112,11 @@ class _Period(nn.Module):
             hidden = F.leaky_relu(conv(hidden), 0.1)
             features.append(hidden)
         score = self.conv_post(hidden)
-        return Judgement(score.flatten(1), [*features, score])
+        return score.flatten(1), [*features, score]
 
 
-class MultiScale(nn.Module):
-    """Hears the wave, and means of it at half and at a quarter of the rate."""
+class MultiScaleDiscriminator(nn.Module):
+    """Discriminators of the wave, and of means of it at half and at a quarter of the rate."""
 
     def __init__(self, config: MultiScaleConfig) -> None:
         super().__init__()
@@ -125,14 +125,12 @@ class MultiScale(nn.Module):
             _Scale(config, spectral_norm if i == 0 else weight_norm) for i in range(config.n_scales)
         )
 
-    def forward(self, wave: Wave) -> list[Judgement]:
-        """One judgement per scale; the last feature is the score's map, as published."""
-        judgements = []
-        for i, judge in enumerate(self.discriminators):
-            if i:
-                wave = F.avg_pool1d(wave, 4, 2, padding=2)
-            judgements.append(judge(wave))
-        return judgements
+    def forward(self, wave: Wave) -> DiscriminatorOutput:
+        """An entry per scale; the last feature is the score's map, as published."""
+        waves = [wave]
+        for _ in self.discriminators[1:]:
+            waves.append(F.avg_pool1d(waves[-1], 4, 2, padding=2))
+        return _outputs(discriminator(w) for discriminator, w in zip(self.discriminators, waves))
 
 
 class _Scale(nn.Module):
@@ -146,31 +144,29 @@ class _Scale(nn.Module):
         )
         self.conv_post = norm(nn.Conv1d(widths[-1], 1, 3, padding=1))
 
-    def forward(self, wave: Wave) -> Judgement:
+    def forward(self, wave: Wave) -> tuple[Tensor, list[Tensor]]:
         features, hidden = [], wave
         for conv in self.convs:
             hidden = F.leaky_relu(conv(hidden), 0.1)
             features.append(hidden)
         score = self.conv_post(hidden)
-        return Judgement(score.flatten(1), [*features, score])
+        return score.flatten(1), [*features, score]
 
 
-class MelGANCritic(nn.Module):
-    """MelGAN's discriminators; the score's map is not among the features."""
+class MelGANDiscriminator(nn.Module):
+    """MelGAN's discriminators of the wave at several rates; the score's map is not among the features."""
 
     def __init__(self, config: MelGANCriticConfig) -> None:
         super().__init__()
         self.config = config
         self.model = nn.ModuleDict({f"disc_{i}": _Window(config) for i in range(config.n_scales)})
 
-    def forward(self, wave: Wave) -> list[Judgement]:
-        """One judgement per scale."""
-        judgements = []
-        for i, judge in enumerate(self.model.values()):
-            if i:
-                wave = F.avg_pool1d(wave, 4, stride=2, padding=1, count_include_pad=False)
-            judgements.append(judge(wave))
-        return judgements
+    def forward(self, wave: Wave) -> DiscriminatorOutput:
+        """An entry per scale."""
+        waves = [wave]
+        for _ in list(self.model)[1:]:
+            waves.append(F.avg_pool1d(waves[-1], 4, stride=2, padding=1, count_include_pad=False))
+        return _outputs(discriminator(w) for discriminator, w in zip(self.model.values(), waves))
 
 
 class _Window(nn.Module):
@@ -194,13 +190,13 @@ class _Window(nn.Module):
             {**named, f"layer_{len(layers)}": _melgan(nn.Conv1d(wide, 1, 3, padding=1))}
         )
 
-    def forward(self, wave: Wave) -> Judgement:
+    def forward(self, wave: Wave) -> tuple[Tensor, list[Tensor]]:
         *layers, last = self.model.values()
         features, hidden = [], wave
         for layer in layers:
             hidden = F.leaky_relu(layer(hidden), 0.2)
             features.append(hidden)
-        return Judgement(last(hidden), features)
+        return last(hidden), features
 
 
 def _melgan(conv: nn.Conv1d) -> nn.Module:
@@ -209,27 +205,17 @@ def _melgan(conv: nn.Conv1d) -> nn.Module:
     return weight_norm(conv)
 
 
-CriticConfig = MultiPeriodConfig | MultiScaleConfig | MelGANCriticConfig
+def _outputs(pairs: Iterable[tuple[Tensor, list[Tensor]]]) -> DiscriminatorOutput:
+    scores, features = zip(*pairs)
+    return DiscriminatorOutput(list(scores), list(features))
 
 
-def build_critic(config: CriticConfig) -> MultiPeriod | MultiScale | MelGANCritic:
+def build_discriminator(config: MultiPeriodConfig | MultiScaleConfig | MelGANCriticConfig) -> nn.Module:
     """The discriminators of a config."""
     match config:
         case MultiPeriodConfig():
-            return MultiPeriod(config)
+            return MultiPeriodDiscriminator(config)
         case MultiScaleConfig():
-            return MultiScale(config)
+            return MultiScaleDiscriminator(config)
         case MelGANCriticConfig():
-            return MelGANCritic(config)
-
-
-def detached(judgements: list[Judgement]) -> list[Judgement]:
-    """The same as data: nothing flows back."""
-    return [Judgement(j.score.detach(), [f.detach() for f in j.features]) for j in judgements]
-
-
-def halves(judgements: list[Judgement]) -> tuple[list[Judgement], list[Judgement]]:
-    """Part judgements of two batches that were heard as one."""
-    pairs = [(j.score.chunk(2), [f.chunk(2) for f in j.features]) for j in judgements]
-    first, second = ([Judgement(s[i], [f[i] for f in fs]) for s, fs in pairs] for i in (0, 1))
-    return first, second
+            return MelGANDiscriminator(config)

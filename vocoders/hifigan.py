@@ -5,7 +5,7 @@ Parameters bear the published names, so that published weights load by renaming 
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
-
-from vocoders.cpu.convolution import Convolution, transposed
-from vocoders.cpu.generator import FastGenerator, Stage, Step, fast
 
 Network = TypeVar("Network", bound=nn.Module)
 Features = Float[Tensor, "batch channels time"]
@@ -130,33 +127,12 @@ class HiFiGAN(nn.Module):
             x = torch.stack([block(x) for block in blocks]).mean(0)
         return torch.tanh(self.conv_post(F.leaky_relu(x, 0.01)))  # .01: as published, though elsewhere .1
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def generate(
         self, mel: Float[Tensor, "batch n_mels frames"], noise: None = None
     ) -> Float[Tensor, "batch 1 samples"]:
-        """Return ``forward``'s wave (to 1e-5), without gradient and on a CPU several times faster."""
-        if mel.device.type == "cpu" and mel.dtype == self.conv_pre.weight.dtype == torch.float32:
-            return fast(self, self._fast)(mel)
+        """Return ``forward``'s wave without gradient; there is no ``noise``."""
         return self(mel)
-
-    def _fast(self) -> FastGenerator:
-        """Lay the weights out; the mean over blocks goes into the weights that follow."""
-        n_blocks, stages = len(self.config.resblock_kernels), []
-        blocks: list[Any] = list(self.resblocks)
-        ups: list[Any] = list(self.ups)
-        for n, up in enumerate(ups):
-            branches = [block.steps() for block in blocks[n * n_blocks : (n + 1) * n_blocks]]
-            laid_out = transposed(up, 0.1, scale=1.0 if n == 0 else 1 / n_blocks)
-            stages.append(Stage(laid_out, up.stride[0], up.padding[0], branches, reflect=False))
-        return FastGenerator(
-            self.conv_pre,
-            stages,
-            self.conv_post,
-            post_slope=0.01,
-            post_scale=1 / n_blocks,
-            halo=self.halo,
-            reflect=False,
-        )
 
     def noise(self, batch: int, frames: int, generator: torch.Generator) -> None:
         """Return what ``generate`` takes besides the mel: nothing."""
@@ -179,15 +155,6 @@ class PairedBlock(nn.Module):
             x = x + undilated(F.leaky_relu(dilated(F.leaky_relu(x, 0.1)), 0.1))
         return x
 
-    def steps(self) -> list[Step]:
-        """Return ``forward`` for ``fast_generation``."""
-        steps, x = [], "input"
-        for dilated, undilated in zip(self.convs1, self.convs2):
-            steps.append(Step(_leaky(dilated), x, "middle"))
-            steps.append(Step(_leaky(undilated), "middle", "current", residual=x))
-            x = "current"
-        return steps
-
 
 class SingleBlock(nn.Module):
     """The residual block of V3: dilated convolutions."""
@@ -201,24 +168,11 @@ class SingleBlock(nn.Module):
             x = x + conv(F.leaky_relu(x, 0.1))
         return x
 
-    def steps(self) -> list[Step]:
-        """Return ``forward`` for ``fast_generation``."""
-        steps, x = [], "input"
-        for n, conv in enumerate(self.convs):
-            out = ("current", "middle")[n % 2]
-            steps.append(Step(_leaky(conv), x, out, residual=x))
-            x = out
-        return steps
-
 
 def _same(channels: int, kernel: int, dilation: int) -> nn.Module:
     """A weight-normalized convolution that keeps the length."""
     padding = dilation * (kernel - 1) // 2
     return weight_norm(nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=padding))
-
-
-def _leaky(conv: Any) -> Convolution:
-    return Convolution(conv.weight, conv.bias, dilation=conv.dilation[0], slope=0.1)
 
 
 def fold_weight_norm(network: Network) -> Network:

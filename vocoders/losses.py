@@ -1,48 +1,51 @@
-"""Adversarial losses as HiFi-GAN and MelGAN publish them: sums over discriminators."""
+"""Adversarial losses, and feature matching, over the scores and features of several discriminators.
 
-from collections.abc import Sequence
+Sums over discriminators, as HiFi-GAN and MelGAN publish them; ``mean=True`` divides by their number.
+"""
+
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from vocoders.discriminators import Judgement
+Scores = Sequence[Tensor]
+"""A map of scores for each discriminator."""
+Features = Sequence[Sequence[Tensor]]
+"""Outputs of each discriminator's layers."""
 
-Judgements = Sequence[Judgement]
 
-
-def least_squares_critic(real: Judgements, fake: Judgements) -> Float[Tensor, ""]:
+def least_squares_discriminator_loss(real: Scores, fake: Scores, *, mean: bool = False) -> Float[Tensor, ""]:
     """Bring real scores to 1 and generated ones to 0 (Mao et al. 2017; HiFi-GAN, eq. 1)."""
-    return torch.stack(
-        [(1 - r.score).square().mean() + f.score.square().mean() for r, f in zip(real, fake)]
-    ).sum()
+    return _total(((1 - r).square().mean() + f.square().mean() for r, f in zip(real, fake)), mean)
 
 
-def least_squares_generator(fake: Judgements) -> Float[Tensor, ""]:
+def least_squares_generator_loss(fake: Scores, *, mean: bool = False) -> Float[Tensor, ""]:
     """Bring generated scores to 1 (HiFi-GAN, eq. 2)."""
-    return torch.stack([(1 - f.score).square().mean() for f in fake]).sum()
+    return _total(((1 - f).square().mean() for f in fake), mean)
 
 
-def hinge_critic(real: Judgements, fake: Judgements) -> Float[Tensor, ""]:
+def hinge_discriminator_loss(real: Scores, fake: Scores, *, mean: bool = False) -> Float[Tensor, ""]:
     """Push real scores above 1 and generated ones below −1 (Lim & Ye 2017; MelGAN, eq. 1)."""
-    return torch.stack(
-        [F.relu(1 - r.score).mean() + F.relu(1 + f.score).mean() for r, f in zip(real, fake)]
-    ).sum()
+    return _total((F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake)), mean)
 
 
-def hinge_generator(fake: Judgements) -> Float[Tensor, ""]:
+def hinge_generator_loss(fake: Scores, *, mean: bool = False) -> Float[Tensor, ""]:
     """Raise generated scores without bound (MelGAN, eq. 2)."""
-    return torch.stack([-f.score.mean() for f in fake]).sum()
+    return _total((-f.mean() for f in fake), mean)
 
 
-def feature_matching(real: Judgements, fake: Judgements) -> Float[Tensor, ""]:
-    """L1 between features, summed over layers and discriminators (MelGAN, eq. 3); ``real`` is data."""
-    terms = [F.l1_loss(b, a.detach()) for r, f in zip(real, fake) for a, b in zip(r.features, f.features)]
-    return torch.stack(terms).sum()
+def feature_matching(real: Features, fake: Features, *, mean: bool = False) -> Float[Tensor, ""]:
+    """L1 between features, over layers and discriminators (MelGAN, eq. 3); ``real`` is data."""
+    return _total((F.l1_loss(f, r.detach()) for pair in zip(real, fake) for r, f in zip(*pair)), mean)
 
 
-def melgan_feature_matching(real: Judgements, fake: Judgements) -> Float[Tensor, ""]:
+def melgan_feature_matching(real: Features, fake: Features) -> Float[Tensor, ""]:
     """As the published MelGAN code weights it: 4 / (strided layers + 1) / scales; ``real`` is data."""
-    layers = len(fake[0].features) - 1
-    return feature_matching(real, fake) * 4 / (layers * len(fake))
+    return feature_matching(real, fake) * 4 / ((len(fake[0]) - 1) * len(fake))
+
+
+def _total(terms: Iterable[Tensor], mean: bool) -> Float[Tensor, ""]:
+    stacked = torch.stack(list(terms))
+    return stacked.mean() if mean else stacked.sum()

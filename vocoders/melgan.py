@@ -4,17 +4,13 @@ Parameters bear the published names, so that published weights load by renaming 
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from vocoders.cpu.convolution import Convolution, transposed
-from vocoders.cpu.generator import FastGenerator, Stage, Step, fast
 from vocoders.hifigan import Features, fold_weight_norm
 
 
@@ -90,26 +86,12 @@ class MelGAN(nn.Module):
     def forward(self, mel: Float[Tensor, "batch n_mels frames"]) -> Float[Tensor, "batch 1 samples"]:
         return self.model(mel)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def generate(
         self, mel: Float[Tensor, "batch n_mels frames"], noise: None = None
     ) -> Float[Tensor, "batch 1 samples"]:
-        """Return ``forward``'s wave (to 1e-5), without gradient and on a CPU several times faster."""
-        if mel.device.type == "cpu" and mel.dtype == self.model[1].weight.dtype == torch.float32:
-            return fast(self, self._fast)(mel)
+        """Return ``forward``'s wave without gradient; there is no ``noise``."""
         return self(mel)
-
-    def _fast(self) -> FastGenerator:
-        """Lay the weights out for ``fast_generation``."""
-        stages, layers = [], _layers(self.model)
-        for n, up in enumerate(layers):
-            if isinstance(up, nn.ConvTranspose1d):
-                blocks = layers[n + 1 : n + 1 + self.config.n_residual_layers]
-                branch = [step for number, block in enumerate(blocks) for step in block.steps(number)]
-                stages.append(
-                    Stage(transposed(up, 0.2), up.stride[0], int(up.padding[0]), [branch], reflect=True)
-                )
-        return FastGenerator(layers[1], stages, layers[-2], post_slope=0.2, halo=self.halo, reflect=True)
 
     def noise(self, batch: int, frames: int, generator: torch.Generator) -> None:
         """Return what ``generate`` takes besides the mel: nothing."""
@@ -135,22 +117,3 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Features) -> Features:
         return self.shortcut(x) + self.block(x)
-
-    def steps(self, number: int) -> list[Step]:
-        """Return ``forward`` for ``fast_generation``, of the ``number``-th block in a row."""
-        source, out = (
-            ("odd" if number % 2 else "even") if number else "input",
-            "even" if number % 2 else "odd",
-        )
-        _, _, dilated, _, pointwise, shortcut = _layers(self.block) + _layers([self.shortcut])
-        dilation = dilated.dilation[0]
-        return [
-            Step(Convolution(dilated.weight, dilated.bias, dilation=dilation, slope=0.2), source, "middle"),
-            Step(Convolution(shortcut.weight, shortcut.bias), source, out),
-            Step(Convolution(pointwise.weight, pointwise.bias, slope=0.2), "middle", out, residual=out),
-        ]
-
-
-def _layers(modules: Iterable[nn.Module]) -> list[Any]:
-    """Return modules whose attributes a type checker need not know."""
-    return list(modules)

@@ -18,6 +18,7 @@ from engine.config import load_config
 from engine.user_error import UserError, exits_cleanly
 from vocoders.tasks.wavenet import WaveNetTaskConfig
 from vocoders.train_spoken import SpokenTrainConfig
+from vocoders.wavenet.generation import generate
 from vocoders.wavenet.network import WaveNet, WaveNetConfig
 from vocoders.wavenet.spoken import VOICE, speakers_of, utterance
 
@@ -50,8 +51,8 @@ class Speaker:
         said = utterance(wave, phonemes, self.voices.index(voice.name), self.features)
         speaker = said.speaker if self.network.config.global_ else None
         with torch.no_grad():
-            return self.network.generate(
-                said.local, speaker=speaker, n_samples=said.wave.shape[-1], seed=seed
+            return generate(
+                self.network, said.local, speaker=speaker, n_samples=said.wave.shape[-1], seed=seed
             )
 
 

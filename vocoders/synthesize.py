@@ -35,6 +35,7 @@ from vocoders.loading import load_vocoder
 from vocoders.mel_files import read_mel, save_mel
 from vocoders.streaming import Window, de_emphasised, mels
 from vocoders.vocoder import Vocoder
+from vocoders.wavenet.generation import generate
 from vocoders.wavenet.mel_wavenet import MelWaveNet
 from vocoders.wavenet.network import WaveNet
 from vocoders.wavenet.sampling import Sampler
@@ -228,7 +229,7 @@ def together(vocoder: Vocoder, mels: Sequence[Mel], *, seed: int = 0, **options:
         samples = torch.tensor(lengths) * vocoder.hop
         batch = batch.to(vocoder.device)
         options = vocoder.wavenet_options(batch, options, [seed])
-        made = vocoder.network.generate(batch, lengths=samples, **options)
+        made = generate(vocoder.network, batch, lengths=samples, **options)
         made = torch.cat(
             list(de_emphasised([made], vocoder.config.pre_emphasis, vocoder.config.gain)), dim=-1
         )

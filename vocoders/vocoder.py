@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from data.frontends import LogMel, MelConfig
 from engine.seeding import step_seed
 from engine.user_error import UserError
+from vocoders import cpu
 from vocoders.denoiser import Denoiser
 from vocoders.griffin_lim import GriffinLim, GriffinLimConfig
 from vocoders.hifigan import HiFiGAN, HiFiGANConfig
@@ -203,7 +204,7 @@ class Vocoder(nn.Module):
         noise = self._noise(window.start - window.before, mel.shape[-1], seeds)
         if noise is not None:
             noise = noise.expand(len(mel), *noise.shape[1:]).to(self.device)
-        wave = self.network.generate(mel, noise, **rest)
+        wave = cpu.generate(self.network, mel, noise, **rest)
         if options.get("denoise"):
             if self.denoiser is None:
                 self.denoiser = Denoiser(self.network)

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from engine.user_error import UserError
-from vocoders.cpu.waveglow import plan, suits
 from vocoders.hifigan import fold_weight_norm
 
 Mel = Float[Tensor, "batch n_mels frames"]
@@ -180,17 +179,15 @@ class WaveGlow(nn.Module):
     def generate(
         self, mel: Mel, noise: Groups | None = None, temperature: float = 0.6
     ) -> Float[Tensor, "batch 1 samples"]:
-        """Generate from standard normal noise times ``temperature``, the paper's σ, without gradient.
+        """Generate from standard normal noise times ``temperature``, the paper's σ, without gradient."""
+        return self.inverse(mel, self.latent(mel, noise, temperature))
 
-        On a CPU in float32 this is ``inverse`` rearranged (see ``vocoders/cpu/waveglow.py``).
-        """
+    def latent(self, mel: Mel, noise: Groups | None = None, temperature: float = 0.6) -> Groups:
+        """The noise that ``generate`` inverts the flow on."""
         if noise is None:
             noise = torch.randn(self._noise_shape(len(mel), mel.shape[-1]), device=mel.device)
         self.check_noise(mel, noise)
-        z = noise.to(mel) * temperature
-        if suits(self, mel):
-            return plan(self)(mel, z)
-        return self.inverse(mel, z)
+        return noise.to(mel) * temperature
 
     def noise(self, batch: int, frames: int, generator: torch.Generator) -> Groups:
         """Return standard normal noise for ``generate``; it may be cut along time with the mel."""

@@ -1,17 +1,19 @@
 """What the vocoders' benchmark counts and claims, checked where the answer is known."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import vocoders
+from benchmarks import vocoder_runtimes, vocoders
 from benchmarks.vocoder_peers import Drawn, published_modules
 from benchmarks.vocoder_timing import Timed, alternate, gmac, gmac_of, row
 from benchmarks.vocoder_wavenet import faster
 from engine.user_error import UserError
+from vocoders.hifigan import V2, HiFiGAN
 
 
 def test_a_convolution_has_the_arithmetic_of_its_definition() -> None:
@@ -89,3 +91,17 @@ def test_what_is_no_checkout_is_told(tmp_path: Path) -> None:
 def test_an_unknown_figure_is_refused_before_any_is_measured() -> None:
     with pytest.raises(UserError, match="--only wavnet is nothing that is measured; choose from hifigan_v1"):
         vocoders.main.__wrapped__(["--only", "wavnet"])
+
+
+def test_runtimes_compute_what_the_network_does() -> None:
+    """Whichever are installed; the graph is the exporter's."""
+    network = HiFiGAN(replace(V2, channels=16)).fold().eval()
+    mel = torch.randn(1, 80, 6)
+    for name, run in vocoder_runtimes.runtime_calls(network, mel):
+        torch.testing.assert_close(run(), network(mel).detach(), rtol=1e-4, atol=1e-4, msg=name)
+
+
+def test_a_runtime_that_is_missing_is_named(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(vocoder_runtimes.importlib.util, "find_spec", lambda name: None)
+    assert not list(vocoder_runtimes.runtime_calls(nn.Identity(), torch.zeros(1, 1, 1)))
+    assert "openvino is not installed and not measured: pip install" in capsys.readouterr().err

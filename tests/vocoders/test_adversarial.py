@@ -17,7 +17,7 @@ TINY = PRESETS["tiny"]
 assert isinstance(TINY.task, AdversarialConfig)
 
 
-class Heard(NamedTuple):
+class WaveBatch(NamedTuple):
     """A batch."""
 
     wave: Tensor
@@ -25,7 +25,7 @@ class Heard(NamedTuple):
 
 @pytest.fixture
 def batch(hum):
-    return Heard(hum(3_200))
+    return WaveBatch(hum(3_200))
 
 
 def task(**changes) -> Adversarial:
@@ -39,13 +39,13 @@ def weights(module) -> dict[str, Tensor]:
 
 def test_before_the_adversaries_only_the_generator_moves(batch):
     trained = task(adversary_from=1)
-    network, critics = weights(trained.network), weights(trained.critics)
+    network, critics = weights(trained.network), weights(trained.discriminators)
     scalars = trained.update(batch, 0)
     assert "loss/critic/adversarial" not in scalars
-    assert_close(weights(trained.critics), critics, rtol=0, atol=0)
+    assert_close(weights(trained.discriminators), critics, rtol=0, atol=0)
     assert any((weights(trained.network)[name] != tensor).any() for name, tensor in network.items())
     assert "loss/critic/adversarial" in trained.update(batch, 1)
-    assert any((weights(trained.critics)[name] != tensor).any() for name, tensor in critics.items())
+    assert any((weights(trained.discriminators)[name] != tensor).any() for name, tensor in critics.items())
 
 
 def test_simultaneous_players_take_the_first_step_of_their_own_losses(batch):
@@ -54,7 +54,7 @@ def test_simultaneous_players_take_the_first_step_of_their_own_losses(batch):
     for order in ("alternating", "kept", "simultaneous"):
         trained = task(order=order)
         trained.update(batch, 0)
-        moved[order] = weights(trained.critics)
+        moved[order] = weights(trained.discriminators)
     assert_close(moved["kept"], moved["alternating"], rtol=0, atol=0)
     assert_close(moved["simultaneous"], moved["alternating"], rtol=1e-4, atol=1e-6)
 
@@ -67,26 +67,26 @@ def test_the_published_order_hears_with_the_adversaries_after_their_step(batch):
     scalars = ours.update(batch, 0)
     optim_g, optim_d = (
         torch.optim.AdamW(m.parameters(), 1e-3, (0.8, 0.99), 1e-8, 0.0)
-        for m in (theirs.network, theirs.critics)
+        for m in (theirs.network, theirs.discriminators)
     )
     fake = theirs.network(theirs.log_mel(batch.wave))
-    loss = theirs._tell_apart(theirs.hear(batch.wave), theirs.hear(fake.detach()), {})
+    loss = theirs._discriminator_loss(theirs.discriminate(batch.wave), theirs.discriminate(fake.detach()), {})
     optim_d.zero_grad()
     loss.backward()
     optim_d.step()
-    mel = (theirs.judged_mel(fake) - theirs.judged_mel(batch.wave)).abs().mean()
-    fool = theirs._fool(theirs.hear(batch.wave), theirs.hear(fake), {})
+    mel = (theirs.full_band_mel(fake) - theirs.full_band_mel(batch.wave)).abs().mean()
+    fool = theirs._generator_loss(theirs.discriminate(batch.wave), theirs.discriminate(fake), {})
     optim_g.zero_grad()
     (fool + 45.0 * mel).backward()
     optim_g.step()
     assert_close(scalars["loss/generator/mel"], mel)
-    assert_close(weights(ours.critics), weights(theirs.critics), rtol=1e-4, atol=1e-6)
+    assert_close(weights(ours.discriminators), weights(theirs.discriminators), rtol=1e-4, atol=1e-6)
     assert_close(weights(ours.network), weights(theirs.network), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("loss", ["least_squares", "hinge"])
 def test_one_batch_can_be_learned(hum, loss):
-    batch = Heard(hum(1_600, (150.0,)))
+    batch = WaveBatch(hum(1_600, (150.0,)))
     fast = OptimConfig(lr=2e-3, betas=(0.8, 0.99))
     trained = task(generator=fast, critic=OptimConfig(lr=1e-4), loss=loss, order="simultaneous", stft=0.0)
     first = float(trained.update(batch, 0)["loss/generator/mel"].detach())
@@ -101,7 +101,7 @@ def test_a_generator_of_another_mel_is_refused():
 
 
 def test_without_adversaries_there_is_no_game():
-    with pytest.raises(UserError, match="needs an adversary"):
+    with pytest.raises(UserError, match="needs a discriminator"):
         AdversarialConfig(periods=None, scales=None)
 
 

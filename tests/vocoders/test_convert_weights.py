@@ -9,7 +9,12 @@ from torch.testing import assert_close
 from engine.checkpoint import load_weights
 from vocoders import load_vocoder
 from vocoders.convert_weights import main
-from vocoders.discriminators import MelGANCriticConfig, MultiPeriodConfig, MultiScaleConfig, build_critic
+from vocoders.discriminators import (
+    MelGANCriticConfig,
+    MultiPeriodConfig,
+    MultiScaleConfig,
+    build_discriminator,
+)
 from vocoders.melgan import MelGAN, MelGANConfig
 from vocoders.published.layout import from_published, to_published
 
@@ -50,8 +55,8 @@ def test_discriminators_come_along_as_what_training_begins_from(published, tmp_p
     state = load_weights(begin / "critics.safetensors")
     ours = torch.nn.ModuleDict(
         {
-            "periods": build_critic(MultiPeriodConfig(channels=(4, 8, 16, 32, 32))),
-            "scales": build_critic(MultiScaleConfig(channels=(16, 16, 32, 32, 64, 64, 64))),
+            "periods": build_discriminator(MultiPeriodConfig(channels=(4, 8, 16, 32, 32))),
+            "scales": build_discriminator(MultiScaleConfig(channels=(16, 16, 32, 32, 64, 64, 64))),
         }
     )
     ours.load_state_dict(state)
@@ -62,7 +67,7 @@ def test_discriminators_come_along_as_what_training_begins_from(published, tmp_p
 def test_melgans_files_are_converted(tmp_path):
     config = MelGANConfig(channels=2)
     torch.save(to_published(MelGAN(config).state_dict()), tmp_path / "netG.pt")
-    critic = build_critic(MelGANCriticConfig(channels=4, max_channels=16))
+    critic = build_discriminator(MelGANCriticConfig(channels=4, max_channels=16))
     torch.save(to_published(critic.state_dict()), tmp_path / "netD.pt")
     main(
         [
@@ -91,7 +96,8 @@ def test_mistakes_are_told_and_leave_nothing(tmp_path, capsys):
     torch.save(to_published(MelGAN(MelGANConfig(channels=2)).state_dict()), file)
     critic = tmp_path / "netD.pt"
     torch.save(
-        to_published(build_critic(MelGANCriticConfig(channels=4, max_channels=16)).state_dict()), critic
+        to_published(build_discriminator(MelGANCriticConfig(channels=4, max_channels=16)).state_dict()),
+        critic,
     )
     assert "no weights file" in complaint(capsys, tmp_path / "none.pt", "--out", out)
     assert "melgan weights, not hifigan" in complaint(capsys, file, "--vocoder", "hifigan", "--out", out)

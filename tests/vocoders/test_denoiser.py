@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from vocoders import cpu
 from vocoders.denoiser import Denoiser
 from vocoders.waveglow import WaveGlow, WaveGlowConfig
 
@@ -51,5 +52,5 @@ def test_lengths_are_kept_and_strength_0_changes_nothing(network, samples):
 
 def test_the_networks_own_silence_becomes_quiet(network):
     mel, noise = torch.zeros(1, 6, 640), torch.zeros(1, 8, 1280)
-    hum = network.generate(mel, noise)
+    hum = cpu.generate(network, mel, noise)
     assert Denoiser(network)(hum, 1.0)[..., 2048:-2048].abs().max() < 0.1 * hum.abs().max()

@@ -8,6 +8,8 @@ import torch
 from torch.testing import assert_close
 
 from engine.user_error import UserError
+from vocoders import cpu
+from vocoders.published.layout import from_published
 from vocoders.waveglow import (
     WAVEGLOW,
     WAVEGLOW_16K,
@@ -19,6 +21,7 @@ from vocoders.waveglow import (
     negative_log_likelihood,
 )
 
+WAYS = [cpu.generate, WaveGlow.generate]
 SMALL = WaveGlowConfig(n_mels=6, n_flows=4, n_early_every=2, n_layers=3, n_channels=16, hop=16, window=40)
 
 
@@ -37,12 +40,7 @@ def network_of(stored: dict, folded: bool = False) -> WaveGlow:
             kernel=coupling["kernel_size"],
         )
     )
-    pair = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
-    renamed = {}
-    for key, value in stored["state_dict"].items():
-        stem, _, last = key.rpartition(".")
-        renamed[f"{stem}.{pair.get(last, last)}"] = value
-    network.load_state_dict(renamed)
+    network.load_state_dict(from_published(stored["state_dict"]))
     return network.fold() if folded else network
 
 
@@ -76,15 +74,12 @@ def test_published_likelihood(folded, published):
 
 
 @pytest.mark.parametrize("folded", [False, True])
-@pytest.mark.parametrize("way", ["generate", "inverse"])
-def test_published_generation(folded, way, published):
+@pytest.mark.parametrize("generate", WAYS)
+def test_published_generation(folded, generate, published):
     stored = published("waveglow_tiny")
     network, given = network_of(stored, folded), stored["input"]
     noise = torch.cat(list(reversed(given["infer_noise"])), dim=1)  # drawn from the deepest flow on
-    if way == "generate":
-        wave = network.generate(given["mel"], noise, temperature=given["sigma"])
-    else:
-        wave = network.inverse(given["mel"], noise * given["sigma"])
+    wave = generate(network, given["mel"], noise, temperature=given["sigma"])
     assert_close(wave[:, 0], stored["output"]["infer_audio"], rtol=0, atol=1e-5)
 
 
@@ -92,9 +87,9 @@ def test_generation_undoes_the_flow_and_the_flow_generation():
     network, (mel, wave) = random_network(), example()
     z = network(mel, wave).z
     assert_close(network.inverse(mel, z), wave, rtol=0, atol=1e-4)
-    assert_close(network.generate(mel, z, temperature=1.0), wave, rtol=0, atol=1e-4)
+    assert_close(cpu.generate(network, mel, z, temperature=1.0), wave, rtol=0, atol=1e-4)
     noise = network.noise(2, 9, torch.Generator().manual_seed(2))
-    assert_close(network(mel, network.generate(mel, noise)).z, 0.6 * noise, rtol=0, atol=1e-4)
+    assert_close(network(mel, cpu.generate(network, mel, noise)).z, 0.6 * noise, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("n_flows", [1, 3])
@@ -136,25 +131,25 @@ def test_mixing_begins_as_a_rotation_and_couplings_as_the_identity():
     assert_close(flow.z.square().sum(), wave.square().sum(), rtol=1e-4, atol=1e-4)  # volume is kept
 
 
-@pytest.mark.parametrize("way", ["generate", "inverse"])
-def test_each_row_of_a_batch_stands_alone(way):
+@pytest.mark.parametrize("generate", WAYS)
+def test_each_row_of_a_batch_stands_alone(generate):
     network, (mel, _) = random_network(), example(batch=3)
     noise = network.noise(3, mel.shape[-1], torch.Generator().manual_seed(2))
-    together = getattr(network, way)(mel, noise)
+    together = generate(network, mel, noise)
     for row in range(3):
-        alone = getattr(network, way)(mel[row : row + 1], noise[row : row + 1])
+        alone = generate(network, mel[row : row + 1], noise[row : row + 1])
         assert_close(alone, together[row : row + 1], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("way", ["generate", "inverse"])
-def test_samples_depend_on_no_frame_beyond_the_halo(way):
+@pytest.mark.parametrize("generate", WAYS)
+def test_samples_depend_on_no_frame_beyond_the_halo(generate):
     network, frames = random_network(), 41
     mel, noise = example(batch=1, frames=frames)[0], network.noise(1, frames, torch.Generator())
     halo, groups = network.halo, network.hop // 8
     assert 2 * halo + 3 < frames
-    whole = getattr(network, way)(mel, noise)
+    whole = generate(network, mel, noise)
     cut = slice(20 - halo, 21 + halo)
-    part = getattr(network, way)(mel[..., cut], noise[..., cut.start * groups : cut.stop * groups])
+    part = generate(network, mel[..., cut], noise[..., cut.start * groups : cut.stop * groups])
     one = slice(20 * network.hop, 21 * network.hop)
     assert_close(part[..., halo * network.hop :][..., : network.hop], whole[..., one], rtol=0, atol=1e-5)
 
@@ -182,14 +177,14 @@ def test_one_batch_can_be_learned():
 def test_generation_follows_its_noise_and_its_weights():
     network, (mel, _) = random_network(), example()
     noise = network.noise(2, 9, torch.Generator().manual_seed(2))
-    first = network.generate(mel, noise)
-    assert torch.equal(network.generate(mel, noise), first)
-    assert not torch.allclose(network.generate(mel, noise, temperature=0.3), first)
+    first = cpu.generate(network, mel, noise)
+    assert torch.equal(cpu.generate(network, mel, noise), first)
+    assert not torch.allclose(cpu.generate(network, mel, noise, temperature=0.3), first)
     with torch.no_grad():
         network.WN[0].in_layers[1].bias.add_(1.0)  # nothing prepared from the old weights may linger
-    assert_close(network.generate(mel, noise), network.inverse(mel, 0.6 * noise), rtol=0, atol=1e-5)
-    assert not torch.allclose(network.generate(mel, noise), first, atol=1e-3)
-    assert not torch.equal(network.generate(mel), network.generate(mel))
+    assert_close(cpu.generate(network, mel, noise), network.inverse(mel, 0.6 * noise), rtol=0, atol=1e-5)
+    assert not torch.allclose(cpu.generate(network, mel, noise), first, atol=1e-3)
+    assert not torch.equal(cpu.generate(network, mel), cpu.generate(network, mel))
 
 
 @pytest.mark.parametrize("config", [WAVEGLOW, WAVEGLOW_16K, WAVEGLOW_24K, WAVEGLOW_TINY])
@@ -216,7 +211,7 @@ def test_mistakes_are_told():
     with pytest.raises(UserError, match="give the mel of this wave"):
         network(mel[..., :3], wave)
     with pytest.raises(UserError, match="does not fit a mel of 9 frames"):
-        network.generate(mel, torch.zeros(2, 8, 17))
+        cpu.generate(network, mel, torch.zeros(2, 8, 17))
     for wrong in ({"n_group": 7}, {"kernel": 2}, {"hop": 12}, {"window": 8}, {"n_flows": 9}):
         with pytest.raises(UserError):
             replace(SMALL, **wrong)

@@ -6,22 +6,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from vocoders.published.layout import from_published
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.distributions import MixtureOfLogistics, MuLaw, negative_log_likelihood
 from vocoders.wavenet.network import GlobalConfig, WaveNet, WaveNetConfig
 
 PUBLISHED = ["mulaw256_local", "mulaw256_local_global", "mol_local"]
-
-
-def renamed(state: dict) -> dict:
-    ends = {
-        "weight_g": "parametrizations.weight.original0",
-        "weight_v": "parametrizations.weight.original1",
-    }
-    return {
-        ".".join([*key.split(".")[:-1], ends.get(key.split(".")[-1], key.split(".")[-1])]): value
-        for key, value in state.items()
-    }
 
 
 def ours(published: dict) -> WaveNet:
@@ -46,7 +36,7 @@ def ours(published: dict) -> WaveNet:
             else None,
         )
     )
-    network.load_state_dict(renamed(published["state_dict"]))
+    network.load_state_dict(from_published(published["state_dict"]))
     return network.eval()
 
 

@@ -4,24 +4,18 @@ Four outputs at a time are a few products of weighted sums of inputs and of taps
 fewer channels than a vector are folded instead: several rows count as one.
 """
 
-import inspect
 import math
 import threading
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numba import njit
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vocoders.cpu.vectors import (
-    LANES,
-    PANEL,
-    ROWS,
+from vocoders.cpu.compiling import ANY_ORDER, compiled, kept
+from vocoders.cpu.filters import (
     in_1,
     in_4x3,
     in_4x4,
@@ -38,9 +32,8 @@ from vocoders.cpu.vectors import (
     out_8_add,
     out_16,
     out_16_add,
-    product_narrow,
-    product_wide,
 )
+from vocoders.cpu.product import LANES, PANEL, ROWS, strided_product
 
 BLOCK = 96
 """Groups of outputs convolved at once: what they need stays in the second cache."""
@@ -49,7 +42,7 @@ Rows = np.ndarray
 
 
 class Convolution:
-    """A convolution of leaky inputs, its weights laid out for ``fast_kernels``."""
+    """A convolution of leaky inputs along rows, its weights laid out for the shared product."""
 
     def __init__(
         self,
@@ -58,13 +51,15 @@ class Convolution:
         *,
         dilation: int = 1,
         slope: float = 1.0,
+        stride: int = 0,
     ) -> None:
+        """``stride``: floats from one source row to the next, where rows are longer than the input."""
         width, depth, kernel = weight.shape
         self.width, self.depth, self.kernel, self.slope = width, depth, kernel, np.float32(slope)
         self.bias = _aligned(bias.detach().float())
         self.reach = dilation * (kernel - 1) // 2
         taps = weight.detach().double().numpy()
-        minimal = kernel > 2 and width % LANES == 0 and depth % LANES == 0 and width == depth
+        minimal = kernel > 2 and width % LANES == depth % LANES == 0 and width in (depth, 2 * depth)
         # Rows too short for a vector are put together, `fold` of them.
         fold = 1 if minimal else LANES // math.gcd(LANES, width)
         while fold * depth % 4:
@@ -75,7 +70,8 @@ class Convolution:
         panels = packed.reshape(n_points, n_taps, inner, outer // panel, panel).transpose(0, 3, 1, 2, 4)
         self.weight = _aligned(torch.tensor(panels.copy(), dtype=torch.float32))
         plane_rows = BLOCK + ROWS + (n_taps - 1) * dilation
-        self.step = np.array([fold, minimal, depth, width, n_taps, n_points, dilation, plane_rows])
+        sizes = fold, minimal, depth, width, n_taps, n_points, dilation, plane_rows, stride or depth
+        self.sizes = np.array(sizes)
         self.n_planes, self.n_products = n_points * inner * plane_rows, n_points * outer * (BLOCK + ROWS)
         group = 4 if minimal else fold
         self.margin = dilation * group * (n_taps + 2) + self.reach
@@ -89,7 +85,7 @@ class Convolution:
             0 if residual is None else residual.ctypes.data,
             out.ctypes.data,
             n_out,
-            self.step,
+            self.sizes,
             self.weight.ctypes.data,
             self.bias.ctypes.data,
             self.slope,
@@ -130,17 +126,10 @@ def transposed(up: nn.ConvTranspose1d, slope: float, *, scale: float = 1.0) -> C
     return Convolution(weight, up.bias.repeat(rate), slope=slope)
 
 
-def _compiled(function: Callable, **options: Any) -> Callable:
-    """Compile for this machine; later processes find the code in numba's cache, where that can be written."""
-    # Numba's cache does not notice changes in fast_vectors.py: while working on that, empty __pycache__.
-    plain = inspect.unwrap(function)  # the tests' type checks wrap it
-    try:
-        return njit(nogil=True, cache=True, **options)(plain)
-    except RuntimeError:  # no place for a cache
-        return njit(nogil=True, **options)(plain)
+product_wide, product_narrow = strided_product(PANEL // LANES), strided_product(1)
 
 
-@_compiled
+@compiled
 def _write(read, product_plane, bias, to, residual, at, width, dilation, n_points):
     step, add = 4 * width * dilation, residual + at
     if width % 16 == 0:
@@ -169,63 +158,75 @@ def _write(read, product_plane, bias, to, residual, at, width, dilation, n_point
                 out_1(read + c, 0, bias + c, to + c, 0, 0)
 
 
-@_compiled
-def convolve(source, residual, out, n_out, step, weights, bias, slope, planes, products):
+@compiled
+def _read(first, row, to, plane, fold, minimal, depth, n_points, slope):
+    """Write the planes' rows of one group of inputs that begins at ``first``, ``row`` bytes apart."""
+    if minimal:
+        for c in range(0, 4 * depth, 64):
+            if n_points == 6:
+                in_4x3(first + c, row, to + c, plane, slope)
+            else:
+                in_4x4(first + c, row, to + c, plane, slope)
+        return
+    for i in range(fold):
+        from_, into = first + row * i, to + 4 * depth * i
+        if depth % 16 == 0:
+            for c in range(0, 4 * depth, 64):
+                in_16(from_ + c, 0, into + c, 0, slope)
+        elif depth == 8:
+            in_8(from_, 0, into, 0, slope)
+        else:
+            for c in range(0, 4 * depth, 4):
+                in_1(from_ + c, 0, into + c, 0, slope)
+
+
+@kept
+def convolve(version):
     """Write bias, a convolution of leaky rows, and the residual's rows (unless its address is 0).
 
     ``source`` is the row that the first output's first tap reads; so for ``out`` and ``residual``.
     Rows beyond the last output are read and written: see ``Convolution.margin``.
     """
-    fold, minimal, depth, width, n_taps, n_points, dilation, plane_rows = step
-    # Outputs (and inputs) of one group are `dilation` apart; groups interleave.
-    group = max(fold, 4 * minimal)
-    inner, outer = depth * fold, width * fold
-    n_groups = -(-n_out // (group * dilation)) * dilation
-    panel = PANEL if outer % PANEL == 0 else LANES
-    plane, product_plane = 4 * inner * plane_rows, 4 * outer * (BLOCK + ROWS)
-    for first in range(0, n_groups, BLOCK):
-        n = min(BLOCK, n_groups - first)
-        for q in range(n + (n_taps - 1) * dilation):
-            start = group * dilation * ((first + q) // dilation) + (first + q) % dilation
-            read, write = source + 4 * depth * start, planes + 4 * inner * q
-            if minimal:
-                for c in range(0, 4 * depth, 64):
-                    if n_points == 6:
-                        in_4x3(read + c, 4 * depth * dilation, write + c, plane, slope)
-                    else:
-                        in_4x4(read + c, 4 * depth * dilation, write + c, plane, slope)
-            else:
-                for i in range(fold):
-                    from_, to = read + 4 * depth * dilation * i, write + 4 * depth * i
-                    if depth % 16 == 0:
-                        for c in range(0, 4 * depth, 64):
-                            in_16(from_ + c, 0, to + c, 0, slope)
-                    elif depth == 8:
-                        in_8(from_, 0, to, 0, slope)
-                    else:
-                        for c in range(0, 4 * depth, 4):
-                            in_1(from_ + c, 0, to + c, 0, slope)
-        weight = weights
-        for point in range(n_points):
-            for column in range(0, outer, panel):
-                for row in range(0, n, ROWS):
-                    read = planes + point * plane + 4 * inner * row
-                    write = products + point * product_plane + 4 * (outer * row + column)
-                    if panel == PANEL:
-                        product_wide(read, weight, write, n_taps, inner, 4 * inner * dilation, 4 * outer)
-                    else:
-                        product_narrow(read, weight, write, n_taps, inner, 4 * inner * dilation, 4 * outer)
-                weight += 4 * n_taps * inner * panel
-        for q in range(n):
-            start = 4 * width * (group * dilation * ((first + q) // dilation) + (first + q) % dilation)
-            for i in range(1 if minimal else fold):
-                read, at = products + 4 * (outer * q + width * i), start + 4 * width * dilation * i
-                _write(read, product_plane, bias, out + at, residual, at, width, dilation, n_points)
+
+    def run(source, residual, out, n_out, sizes, weights, bias, slope, planes, products):
+        _ = version
+        fold, minimal, depth, width, n_taps, n_points, dilation, plane_rows, stride = sizes
+        # Outputs (and inputs) of one group are `dilation` apart; groups interleave.
+        group = max(fold, 4 * minimal)
+        inner, outer = depth * fold, width * fold
+        n_groups = -(-n_out // (group * dilation)) * dilation
+        panel = PANEL if outer % PANEL == 0 else LANES
+        plane, product_plane = 4 * inner * plane_rows, 4 * outer * (BLOCK + ROWS)
+        for first in range(0, n_groups, BLOCK):
+            n = min(BLOCK, n_groups - first)
+            for q in range(n + (n_taps - 1) * dilation):
+                start = group * dilation * ((first + q) // dilation) + (first + q) % dilation
+                from_, to = source + 4 * stride * start, planes + 4 * inner * q
+                _read(from_, 4 * stride * dilation, to, plane, fold, minimal, depth, n_points, slope)
+            weight = weights
+            for point in range(n_points):
+                for column in range(0, outer, panel):
+                    for row in range(0, n, ROWS):
+                        read = planes + point * plane + 4 * inner * row
+                        write = products + point * product_plane + 4 * (outer * row + column)
+                        if panel == PANEL:
+                            product_wide(read, weight, write, n_taps, inner, 4 * inner * dilation, 4 * outer)
+                        else:
+                            product_narrow(
+                                read, weight, write, n_taps, inner, 4 * inner * dilation, 4 * outer
+                            )
+                    weight += 4 * n_taps * inner * panel
+            for q in range(n):
+                start = 4 * width * (group * dilation * ((first + q) // dilation) + (first + q) % dilation)
+                for i in range(1 if minimal else fold):
+                    read, at = products + 4 * (outer * q + width * i), start + 4 * width * dilation * i
+                    _write(read, product_plane, bias, out + at, residual, at, width, dilation, n_points)
+
+    return run
 
 
-@partial(_compiled, fastmath=True)
-def project(x, weights, bias, slope, out):
-    """Write a convolution of leaky rows to a single channel; ``x`` and ``weights`` are flat, time first."""
+@partial(compiled, freedoms=ANY_ORDER)
+def _project(x, weights, bias, slope, out):
     channels = (len(x) - len(weights)) // (len(out) - 1) if len(out) > 1 else len(x)
     for t in range(len(out)):
         total = bias
@@ -233,6 +234,17 @@ def project(x, weights, bias, slope, out):
             value = x[t * channels + i]
             total += weights[i] * max(value, slope * value)
         out[t] = total
+
+
+@kept
+def project(version):
+    """Write a convolution of leaky rows to a single channel; ``x`` and ``weights`` are flat, time first."""
+
+    def run(x, weights, bias, slope, out):
+        _ = version
+        _project(x, weights, bias, slope, out)
+
+    return run
 
 
 _memory = threading.local()

@@ -6,22 +6,20 @@ rows (dilation costs nothing), and one tile of time through all of a stage's con
 """
 
 import math
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache, partial
-from itertools import pairwise
+from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from vocoders.cpu.convolution import Convolution, Rows, project, scratch
-from vocoders.cpu.vectors import LANES
+from vocoders.cpu.product import LANES
+from vocoders.cpu.threads import for_tiles
 
 TILE = 2**17
 """Numbers in one tile of one signal: half a MiB, so that a tile's four signals stay in a 2 MiB cache."""
@@ -103,7 +101,7 @@ class Stage:
             signal[end : end + n] = signal[end - 2 : end - 2 - n : -1]
 
 
-class FastGenerator:
+class Generator:
     """A first convolution, stages, and a last convolution to one channel, then tanh."""
 
     def __init__(
@@ -150,8 +148,7 @@ class FastGenerator:
             x[edge + length :] = 0
             length *= stage.rate
             out = self._rows(length, stage.channels)
-            work = partial(stage, x, edge, out[edge:], length)
-            _for_tiles(work, length, stage.channels)
+            for_tiles(partial(stage, x, edge, out[edge:], length), length, tile=TILE // stage.channels)
             x = out
         self._reflect(x, length)
         wave = np.empty(length, np.float32)
@@ -172,33 +169,3 @@ class FastGenerator:
             first, end = self.edge, self.edge + length
             x[first - 3 : first] = x[first + 3 : first : -1]
             x[end : end + 3] = x[end - 2 : end - 5 : -1]
-
-
-def _for_tiles(work: Callable[[int, int], None], length: int, channels: int) -> None:
-    """Call ``work(start, stop)`` for tiles of the length, by as many threads as torch uses."""
-    n_threads = torch.get_num_threads()
-    n = max(1, round(length * channels / TILE), min(n_threads, length // 512))
-    cuts = [length * i // n for i in range(n + 1)]
-    if n_threads == 1 or n == 1:
-        for start, stop in pairwise(cuts):
-            work(start, stop)
-    else:
-        list(_pool(n_threads).map(work, cuts[:-1], cuts[1:]))
-
-
-@cache
-def _pool(n_threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(n_threads, "vocoder")
-
-
-_fast: WeakKeyDictionary[nn.Module, tuple[list, FastGenerator]] = WeakKeyDictionary()
-
-
-def fast(network: nn.Module, build: Callable[[], FastGenerator]) -> FastGenerator:
-    """Return the network's fast generator, built anew when a parameter has changed since the last call."""
-    with torch.inference_mode(False):
-        state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in network.parameters()]
-        held = _fast.get(network)
-        if held is None or held[0] != state:
-            held = _fast[network] = state, build()
-    return held[1]

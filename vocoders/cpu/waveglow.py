@@ -8,70 +8,41 @@ The equations as they stand take 224 GMAC per second of audio (published sizes),
 - the conditioning, one large product, is one level of Strassen's recursion (−11): its left factors are the
   same for all layers, its right ones known beforehand, and its sums are part of the gates' loop.
 
-Arrays are (steps, channels). Products are oneDNN's on weights packed once; a plan holds about 1.1 times the
-memory of the weights besides.
+Arrays are (steps, channels); a plan holds about 1.1 times the memory of the weights besides.
 """
 
-import importlib.util
-import weakref
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from vocoders.waveglow import Coupling, WaveGlow
+from vocoders.cpu.compiling import compiled, kept
+from vocoders.cpu.convolution import Convolution, Rows, scratch
+from vocoders.cpu.gates import gate
+from vocoders.cpu.product import PANEL
+from vocoders.cpu.threads import for_tiles
+from vocoders.waveglow import Coupling, WaveGlow
 
-Rows = Float[Tensor, "steps channels"]
-_SPARE = 16
-"""Columns beside the residual stream in which the couplings' outputs add up; a whole vector register."""
-_plans: "weakref.WeakKeyDictionary[nn.Module, Plan]" = weakref.WeakKeyDictionary()  # modules stay copyable
-
-
-def suits(network: "WaveGlow", mel: Tensor) -> bool:
-    """Whether this machine, network and mel are ones that a plan is made for."""
-    weight = network.upsample.weight
-    return (
-        network.config.kernel == 3
-        and weight.device.type == mel.device.type == "cpu"
-        and weight.dtype == mel.dtype == torch.float32
-        and mel.shape[-1] > 0
-        and not torch.is_autocast_enabled("cpu")
-        and importlib.util.find_spec("numba") is not None
-    )
+SPARE = PANEL
+"""Columns beside the residual stream in which the couplings' outputs add up; a whole panel."""
+SPARE_ROWS = 48
+"""Behind signals that products read: narrow ones are read several rows at once (``Convolution.margin``)."""
 
 
-def plan(network: "WaveGlow") -> "Plan":
-    """The network's plan; made at the first call, and anew when a weight has changed."""
-    known = _plans.get(network)
-    if known is None or known.stamp != stamp(network):
-        _plans.pop(network, None)  # the old one is freed before the new one is made
-        known = None
-        _plans[network] = Plan(network)
-    return _plans[network]
-
-
-def stamp(network: nn.Module) -> list[tuple[int, int]]:
-    """What changes when any weight does."""
-    return [(p.data_ptr(), p._version) for p in network.parameters()]
-
-
-class Plan:
+class WaveGlowPlan:
     """Weights rearranged for generation."""
 
-    def __init__(self, network: "WaveGlow") -> None:
-        config = network.config
-        self.config, self.stamp = config, stamp(network)
-        self.block = 4 * max(256, 2 ** (config.n_layers - 1))
-        """Steps computed at once: whole tiles of every dilation."""
+    def __init__(self, network: WaveGlow) -> None:
+        config, self.config = network.config, network.config
+        block = 4 * max(256, 2 ** (config.n_layers - 1))
         self.upsample = _Upsample(network)
-        self.couplings = [_FastCoupling(one, self.block) for one in network.couplings]
+        self.couplings = [_CouplingPlan(one, block) for one in network.couplings]
         self.unmix = [torch.linalg.inv(one.matrix).T.contiguous() for one in network.mixes]
 
-    @torch.no_grad()
     def __call__(
         self, mel: Float[Tensor, "batch n_mels frames"], z: Float[Tensor, "batch group steps"]
     ) -> Float[Tensor, "batch 1 samples"]:
@@ -85,9 +56,9 @@ class Plan:
         noise = z.T
         x, noise = noise[:, -widths[-1] :], noise[:, : -widths[-1]]
         for k in reversed(range(config.n_flows)):
-            kept, changed = x.chunk(2, dim=1)
-            shift, scale = self.couplings[k](kept, conditions).chunk(2, dim=1)
-            x = torch.cat([kept, (changed - shift) * torch.exp(-scale)], dim=1) @ self.unmix[k]
+            kept_half, changed = x.chunk(2, dim=1)
+            shift, scale = self.couplings[k](kept_half, conditions).chunk(2, dim=1)
+            x = torch.cat([kept_half, (changed - shift) * torch.exp(-scale)], dim=1) @ self.unmix[k]
             if k and k % config.n_early_every == 0:
                 cut = noise.shape[1] - config.n_early_size
                 x, noise = torch.cat([noise[:, cut:], x], dim=1), noise[:, :cut]
@@ -97,7 +68,7 @@ class Plan:
 class _Upsample:
     """The transposed convolution as one product: a frame's steps from it and the frames before it."""
 
-    def __init__(self, network: "WaveGlow") -> None:
+    def __init__(self, network: WaveGlow) -> None:
         config, layer = network.config, network.upsample
         n, hop, group = config.n_mels, config.hop, config.n_group
         self.taps, self.group, self.hop = -(-config.window // hop), group, hop
@@ -113,115 +84,107 @@ class _Upsample:
         return F.linear(recent, self.weight, self.bias).view(mel.shape[1] * self.hop // self.group, -1)
 
 
-class _FastCoupling:
+class _CouplingPlan:
     """One coupling's network: its layers, in the terms of the file's docstring."""
 
-    def __init__(self, coupling: "Coupling", block: int) -> None:
-        self.block, n = block, coupling.end.in_channels
-        layers = list(zip(coupling.in_layers, coupling.res_skip_layers))
+    def __init__(self, coupling: Coupling, block: int) -> None:
+        self.block, self.n = block, coupling.end.in_channels
+        layers: list[Any] = list(zip(coupling.in_layers, coupling.res_skip_layers))
         start, end = _matrix(coupling.start), _matrix(coupling.end)
-        self.n, self.n_out = n, len(end)
+        self.n_out, n, wide = len(end), self.n, self.n + SPARE
         local, local_bias = _matrix(coupling.cond_layer), _bias(coupling.cond_layer)
-        offset = _bias(coupling.end).clone()
-        self.local, self.bias, self.dilated, self.residual = [], [], [], []
+        total = torch.zeros(wide)
+        total[:n], total[n : n + self.n_out] = _bias(coupling.start), _bias(coupling.end)
+        self.local, self.dilated, self.residual = [], [], []
         for i, (dilated, res_skip) in enumerate(layers):
             part = slice(2 * n * i, 2 * n * (i + 1))
-            self.local.append([_pack(w, None, block // 2) for w in _strassen_right(local[part])])
-            self.bias.append((_bias(dilated) + local_bias[part]).numpy())
+            self.local.append([_linear(weight) for weight in _strassen_right(local[part])])
+            bias = _bias(dilated) + local_bias[part]
+            if i:
+                self.dilated.append(Convolution(dilated.weight, bias, dilation=2**i, stride=wide))
+            else:  # with ``start`` in one; a column of ones carries its bias, and the zero padding
+                ones = _whole(torch.cat([start, _bias(coupling.start)[:, None]], dim=1))
+                first = torch.einsum("ock,ci->oik", dilated.weight.detach(), ones)
+                self.dilated.append(Convolution(first, bias))
             weight, bias = _matrix(res_skip), _bias(res_skip)
-            offset += end @ bias[-n:]
+            total[n : n + self.n_out] += end @ bias[-n:]
+            rows, rest = torch.zeros(wide, n), torch.zeros(wide)
+            rows[n : n + self.n_out] = end @ weight[-n:]
             last = i + 1 == len(layers)
-            rows = torch.zeros(_SPARE if last else n + _SPARE, n)
-            rows[-_SPARE:][: self.n_out] = end @ weight[-n:]
-            rest = torch.zeros(len(rows))
             if not last:
                 rows[:n], rest[:n] = weight[:n], bias[:n]
-            self.residual.append(_pack(rows, rest, 2 * block))
-            if i:
-                self.dilated.append([_pack(w, None, block // 4) for w in _winograd(dilated)])
-        # ``start`` and the first convolution in one. A column of ones carries the bias, and the zero padding.
-        ones = torch.cat([start, _bias(coupling.start)[:, None]], dim=1)
-        first = torch.einsum("ock,ci->oki", layers[0][0].weight, ones)
-        self.first = _pack(first.flatten(1).contiguous(), None, block)
-        begin = torch.zeros(n + _SPARE, len(start[0]))
-        begin[:n] = start
-        rest = torch.zeros(n + _SPARE)
-        rest[:n], rest[n : n + self.n_out] = _bias(coupling.start), offset
-        self.begin = _pack(begin, rest, 2 * block)
+            self.residual.append(_linear(rows[n:] if last else rows, rest[n:] if last else rest))
+        self.begin = _linear(_whole(F.pad(start, (0, 0, 0, SPARE))), total)
 
-    def __call__(self, kept: Rows, conditions: list[Tensor]) -> Float[Tensor, "steps out"]:
+    def __call__(
+        self, kept_half: Float[Tensor, "steps half"], conditions: list[Rows]
+    ) -> Float[Tensor, "steps out"]:
         """Return shift and log-scale."""
-        from vocoders.cpu import gates as kernels
+        n, n_steps, edge = self.n, len(kept_half), max(one.margin for one in self.dilated)
+        ones = torch.ones(n_steps, 1)
+        given = F.pad(torch.cat([kept_half, ones], dim=1), (0, 0, edge, edge))
+        x, gated, out = (np.zeros((n_steps + 2 * edge, width), np.float32) for width in (n + SPARE, n, SPARE))
+        self.begin(_whole(given[edge:, :-1]).numpy(), None, x[edge:], n_steps)
+        given = _whole(given).numpy()
+        for i, dilated in enumerate(self.dilated):
+            source = x if i else given
+            x[edge + n_steps :][:SPARE_ROWS] = 0  # where the last product may have written
+            work = partial(self._gate, i, source[edge - dilated.reach :], conditions, gated)
+            for_tiles(work, n_steps, tile=self.block, multiple=self.block)
+            last = i + 1 == len(self.dilated)
+            if last:
+                out[:n_steps] = x[edge : edge + n_steps, n:]
+            into = out if last else x[edge:]
+            for_tiles(
+                lambda start, stop, i=i, into=into: self.residual[i](
+                    gated[start:], into[start:], into[start:], stop - start
+                ),
+                n_steps,
+                tile=self.block,
+                multiple=self.block,
+            )
+        return torch.from_numpy(out[:n_steps, : self.n_out])
 
-        n, n_steps, block = self.n, len(kept), self.block
-        x = self.begin(kept.contiguous())
-        gated = torch.empty(n_steps, n)
-        around = F.pad(torch.cat([kept, torch.ones(n_steps, 1)], dim=1), (0, 0, 1, 1))
-        around = torch.cat([around[:-2], around[1:-1], around[2:]], dim=1)
-        tiles = torch.empty(6, block // 4, n)
-        for i in range(len(self.local)):
-            dilation, source = 2**i, x.numpy()
-            for begin in range(0, n_steps, block):
-                end = min(begin + block, n_steps)
-                pairs = slice(begin // 2, (end + 1) // 2)
-                local = tuple(product(one[pairs]).numpy() for product, one in zip(self.local[i], conditions))
-                out = gated[begin:end].numpy()
-                if i == 0:
-                    kernels.gate(self.first(around[begin:end]).numpy(), local, self.bias[i], out)
-                    continue
-                whole, rest = divmod(end - begin, 4 * dilation)
-                n_tiles = whole * dilation + min(rest, dilation)
-                window = tiles[:, :n_tiles]
-                kernels.transform_inputs(source, dilation, begin // 4, window.numpy())
-                products = tuple(product(window[k]).numpy() for k, product in enumerate(self.dilated[i - 1]))
-                kernels.gate_tiles(products, dilation, local, self.bias[i], out)
-            if i + 1 < len(self.local):
-                x = self.residual[i](gated, x)
-        return self.residual[-1](gated, x[:, n:].contiguous())[:, : self.n_out]
+    def _gate(
+        self, layer: int, source: Rows, conditions: list[Rows], gated: Rows, start: int, stop: int
+    ) -> None:
+        """Fill some steps of ``gated`` from the layer's convolution and conditioning."""
+        n, dilated = self.n, self.dilated[layer]
+        pre = _rows("pre", stop - start + dilated.margin, 2 * n)
+        dilated(source[start:], None, pre, stop - start)
+        pairs = (stop + 1) // 2 - start // 2
+        local = tuple(_rows(f"local {k}", pairs + SPARE_ROWS, n) for k in range(7))
+        for product, one, out in zip(self.local[layer], conditions, local):
+            product(one[start // 2 :], None, out, pairs)
+        gate_steps(pre, local, gated[start:stop])
 
 
-def _winograd(conv: nn.Module) -> Float[Tensor, "6 outer inner"]:
-    """The taps as F(4, 3) multiplies them."""
-    assert isinstance(conv, nn.Conv1d)
-    from vocoders.cpu.gates import WEIGHT
-
-    return torch.einsum("ft,oit->foi", torch.from_numpy(WEIGHT), conv.weight.double()).float()
+def _linear(weight: Float[Tensor, "outer inner"], bias: Tensor | None = None) -> Convolution:
+    return Convolution(weight[..., None], torch.zeros(len(weight)) if bias is None else bias)
 
 
-def _strassen_left(x: Rows) -> list[Tensor]:
+def _whole(x: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows more"]:
+    """Columns of zeros up to a multiple of 4, by which products go."""
+    return F.pad(x, (0, -x.shape[1] % 4)).contiguous()
+
+
+def _rows(name: str, length: int, channels: int) -> Rows:
+    return scratch(f"waveglow {name}", length * channels)[: length * channels].reshape(length, channels)
+
+
+def _strassen_left(x: Float[Tensor, "steps channels"]) -> list[Rows]:
     """The left factors of Strassen's products: blocks are even and odd rows, first and second columns."""
-    x = F.pad(x, (0, 0, 0, len(x) % 2))
+    x = F.pad(x, (0, 0, 0, len(x) % 2 + 2 * SPARE_ROWS))
     (a11, a12), (a21, a22) = (x[odd::2].chunk(2, dim=1) for odd in (0, 1))
     combined = [a11 + a22, a21 + a22, a11, a22, a11 + a12, a21 - a11, a12 - a22]
-    return [one.contiguous() for one in combined]
+    return [_whole(one).numpy() for one in combined]
 
 
 def _strassen_right(weight: Float[Tensor, "outer inner"]) -> list[Tensor]:
     """The right factors, transposed as linear layers have them; results are the gates' two halves."""
     (b11, b21), (b12, b22) = (half.double().chunk(2, dim=1) for half in weight.chunk(2))
     factors = [b11 + b22, b11, b12 - b22, b21 - b11, b22, b11 + b12, b21 + b22]
-    return [one.float().contiguous() for one in factors]
-
-
-def _pack(weight: Tensor, bias: Tensor | None, n_rows: int) -> Callable[..., Tensor]:
-    """Return ``x, other=None -> x weightᵀ + bias + other`` on weights laid out for about ``n_rows`` rows."""
-    weight = weight.detach().contiguous()
-    if not torch.backends.mkldnn.is_available():
-
-        def plain(x: Tensor, other: Tensor | None = None) -> Tensor:
-            out = F.linear(x, weight, bias)
-            return out if other is None else out.add_(other)
-
-        return plain
-    mkldnn: Any = torch.ops.mkldnn
-    packed = mkldnn._reorder_linear_weight(weight, n_rows)
-
-    def product(x: Tensor, other: Tensor | None = None) -> Tensor:
-        if other is None:
-            return mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
-        return mkldnn._linear_pointwise.binary(x, other, packed, bias, "add")
-
-    return product
+    return [_whole(one.float()) for one in factors]
 
 
 def _matrix(conv: nn.Module) -> Float[Tensor, "outer inner"]:
@@ -233,3 +196,31 @@ def _bias(conv: nn.Module) -> Float[Tensor, "outer"]:
     assert isinstance(conv, nn.Conv1d)
     assert conv.bias is not None
     return conv.bias.detach()
+
+
+@compiled
+def _gate_step(pre, local, t, out):
+    n, pair = out.shape[1], t // 2
+    m1, m2, m3, m4, m5, m6, m7 = local
+    if t % 2 == 0:
+        for c in range(n):
+            a = pre[t, c] + ((m1[pair, c] + m4[pair, c]) + (m7[pair, c] - m5[pair, c]))
+            b = pre[t, n + c] + (m3[pair, c] + m5[pair, c])
+            out[t, c] = gate(a, b)
+    else:
+        for c in range(n):
+            a = pre[t, c] + (m2[pair, c] + m4[pair, c])
+            b = pre[t, n + c] + ((m1[pair, c] - m2[pair, c]) + (m3[pair, c] + m6[pair, c]))
+            out[t, c] = gate(a, b)
+
+
+@kept
+def gate_steps(version):
+    """Fill ``out`` (steps, channels) from pre-activations (steps, 2 channels) and Strassen's products."""
+
+    def run(pre, local, out):
+        _ = version
+        for t in range(out.shape[0]):
+            _gate_step(pre, local, t, out)
+
+    return run

@@ -1,38 +1,29 @@
-"""The compiled WaveNet's loop over samples, and where its machine code is kept."""
-
-import inspect
-import zlib
-from functools import cache
-from pathlib import Path
-from typing import Any
+"""The compiled WaveNet's loop over samples: the network's step, and what is drawn from its output."""
 
 import numpy as np
-from numba import njit
 
+from vocoders.cpu.compiling import kept
 from vocoders.cpu.wavenet_packing import BLOCK, PANEL
 from vocoders.cpu.wavenet_sampling import choose, predict, remember
 from vocoders.cpu.wavenet_step import copy, enter, layers, look_back, outputs
 
 
-@cache
-def loop() -> Any:
-    """Return the compiled loop: from the cache of an earlier process, or compiled at its first call."""
-    # Numba's cache notices changes of the outermost function's file; of the others a number tells it.
-    folder = Path(__file__).parent
-    sources = sorted(folder.glob("wavenet*.py"))
-    function = _loop(zlib.crc32(b"".join(file.read_bytes() for file in sources)))
-    try:
-        return njit(nogil=True, error_model="numpy", cache=True)(function)
-    except RuntimeError:  # nowhere to write: neither beside this file nor in the user's cache
-        return njit(nogil=True, error_model="numpy")(function)
+@kept
+def loop(version):
+    """Advance all utterances by the samples of a block that begins at ``origin``.
 
+    ``conditioning`` (batch, samples or 1, layers · gates) is added to each layer's gates, biases included.
+    ``forced`` (batch, samples) are the network's inputs; empty: it is fed what it draws. ``noise`` (batch,
+    samples, 2) is a uniform in [0, 1) that picks the class or the mixture component, and a standard logistic
+    or normal variate for the place within it. ``temperature`` (batch, samples or 1): 0 takes the likeliest.
+    ``samples`` (batch, samples) is filled with classes, or amplitudes within [-1, 1]; ``record`` (batch,
+    samples, outputs), unless it is empty, with what the network puts out.
+    """
 
-def _loop(version: int) -> Any:
     def run(
-        weights, tables, memory, origin, start, stop, rows, conditioning, forced, noise, temperature,
-        sharpness, limits, filters, samples, record,
+        weights, tables, memory, origin, conditioning, forced, noise, temperature, limits, filters, samples,
+        record,
     ):  # fmt: skip
-        """Advance the utterances in ``rows`` from sample start to stop of a block that begins at origin."""
         _ = version
         first, current, past, out_skip, head, last = weights
         sizes, lags, strides, rings = tables
@@ -45,23 +36,23 @@ def _loop(version: int) -> Any:
         z = np.ones((batch, half + 1), np.float32)  # the last one takes the bias
         hidden = np.zeros((batch, 2, -(-(skip + 1) // PANEL) * PANEL), np.float32)
         logits = np.zeros((batch, -(-n_out // PANEL) * PANEL), np.float32)
-        likely, kept = np.zeros(n_out, np.float32), np.zeros(n_out, np.float32)
+        likely, chosen = np.zeros(n_out, np.float32), np.zeros(n_out, np.float32)
         x_at, c_at = np.zeros(batch * BLOCK, np.int64), np.zeros(batch * BLOCK, np.int64)
         z_at = np.zeros(batch, np.int64)
-        for i in range(start, stop):
+        for i in range(samples.shape[1]):
             now = min(i, conditioning.shape[1] - 1)
-            hot, sharp = min(i, temperature.shape[1] - 1), min(i, sharpness.shape[1] - 1)
-            for u in rows:
+            hot = min(i, temperature.shape[1] - 1)
+            for u in range(batch):
                 if forced.shape[1] > 0:
                     previous[u] = forced[u, i]
                 enter(stream[u], previous[u], sizes, first)
-            look_back(origin + i, rows, sizes, past, lags, strides, rings, history, pending, x_at, c_at)
+            look_back(origin + i, sizes, past, lags, strides, rings, history, pending, x_at, c_at)
             layers(
-                origin + i, now, rows, sizes, current, out_skip, rings, history, pending, conditioning,
+                origin + i, now, sizes, current, out_skip, rings, history, pending, conditioning,
                 stream, z, x_at, c_at, z_at,
             )  # fmt: skip
-            outputs(rows, sizes, head, last, stream, hidden, logits, x_at, c_at)
-            for u in rows:
+            outputs(sizes, head, last, stream, hidden, logits, x_at, c_at)
+            for u in range(batch):
                 if record.shape[1] > 0:
                     copy(record[u, i], 0, logits[u], n_out)
                 if forced.shape[1] > 0:
@@ -69,22 +60,22 @@ def _loop(version: int) -> Any:
                 if sizes[6] == 1:
                     n, uniform = n_out, noise[u, i, 0]
                     sample = np.float32(
-                        choose(logits[u], n, uniform, temperature[u, hot], top_p, likely, kept)
+                        choose(logits[u], n, uniform, temperature[u, hot], top_p, likely, chosen)
                     )
                 else:
                     mean, log_scale = logits[u, 0], logits[u, 1]
                     if n_out > 2:
                         n, uniform = n_components, noise[u, i, 0]
-                        k = choose(logits[u], n, uniform, temperature[u, hot], top_p, likely, kept)
+                        k = choose(logits[u], n, uniform, temperature[u, hot], top_p, likely, chosen)
                         mean, log_scale = logits[u, n + k], logits[u, 2 * n + k]
                     if recent.shape[1] > 0:
                         f = (origin + i) // hop
                         mean = mean * gain[u, f] + predict(recent[u], coefficients[u, f])
                         log_scale += np.log(gain[u, f])
-                    scale = np.exp(max(log_scale, np.float32(lowest))) * sharpness[u, sharp]
+                    scale = np.exp(max(log_scale, np.float32(lowest))) * temperature[u, hot]
                     sample = min(max(mean + scale * noise[u, i, 1], np.float32(-1)), np.float32(1))
                     remember(recent[u], sample)
                 previous[u] = sample
                 samples[u, i] = sample
 
-    return inspect.unwrap(run)
+    return run

@@ -1,17 +1,35 @@
 """One sample from the compiled network's output, by inversion of the distribution function."""
 
+import math
+from functools import partial
+
 import numpy as np
 
-from vocoders.cpu.wavenet_step import exponential
-from vocoders.cpu.wavenet_tile import compiled, compiled_in_any_order
+from vocoders.cpu.compiling import ANY_ORDER, compiled
+
+LOG2_E, LN_2 = np.float32(math.log2(math.e)), np.float32(math.log(2))
+HALF, ONE = np.float32(0.5), np.float32(1)
+C2, C3, C4, C5, C6 = (np.float32(1 / math.factorial(n)) for n in range(2, 7))
 
 GROUP = 16
 """Probabilities added at once on the way to the uniform."""
 FAR = np.float32(-80)
 """Logarithm of a probability that is none."""
 
+in_any_order = partial(compiled, freedoms=ANY_ORDER)
 
-@compiled_in_any_order
+
+@compiled
+def exponential(x):
+    """Return e^x, 2e-7 off near 0; for |x| < 80, without branches, so that loops over it become vectors."""
+    scaled = x * LOG2_E
+    whole = np.float32(math.floor(scaled + HALF))
+    rest = (scaled - whole) * LN_2
+    series = ONE + rest * (ONE + rest * (C2 + rest * (C3 + rest * (C4 + rest * (C5 + rest * C6)))))
+    return series * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@in_any_order
 def largest(values, n):
     """Return the largest of the first n values."""
     top = values[0]
@@ -20,7 +38,7 @@ def largest(values, n):
     return top
 
 
-@compiled_in_any_order
+@in_any_order
 def weigh(logits, n, top, sharpness, weights):
     """Write unnormalised probabilities, e^((logit - top) sharpness), and return their sum."""
     total = np.float32(0)
@@ -30,7 +48,7 @@ def weigh(logits, n, top, sharpness, weights):
     return total
 
 
-@compiled_in_any_order
+@in_any_order
 def group_sum(weights, begin, end):
     """Return the sum of a stretch of weights."""
     total = np.float32(0)
@@ -95,7 +113,7 @@ def choose(logits, n, uniform, temperature, top_p, weights, kept):
     return chosen
 
 
-@compiled_in_any_order
+@in_any_order
 def predict(recent, coefficients):
     """Return what linear prediction expects after the recent samples, newest first."""
     total = np.float32(0)

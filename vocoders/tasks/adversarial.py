@@ -16,11 +16,11 @@ from engine.tracking import Samples
 from engine.user_error import UserError
 from vocoders import losses
 from vocoders.discriminators import (
-    Judgement,
+    DiscriminatorOutput,
     MelGANCriticConfig,
     MultiPeriodConfig,
     MultiScaleConfig,
-    build_critic,
+    build_discriminator,
 )
 from vocoders.hifigan import HiFiGAN, HiFiGANConfig
 from vocoders.melgan import MelGAN, MelGANConfig
@@ -28,8 +28,8 @@ from vocoders.scores.stft_distance import MultiResolutionSTFT
 from vocoders.tasks.showcase import resynthesise, score
 
 Wave = Float[Tensor, "batch 1 samples"]
-Heard = Mapping[str, list[Judgement]]
-"""Judgements by adversary."""
+Outputs = Mapping[str, DiscriminatorOutput]
+"""By kind of discriminator."""
 _HIFIGAN = OptimConfig(
     lr=2e-4, betas=(0.8, 0.99), weight_decay=0.01, schedule="exponential", decay_steps=2_500_000
 )
@@ -37,7 +37,7 @@ _HIFIGAN = OptimConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialConfig:
-    """A generator, its adversaries, and the weights of its losses; the defaults are HiFi-GAN's."""
+    """A generator, its discriminators, and the weights of its losses; the defaults are HiFi-GAN's."""
 
     network: HiFiGANConfig | MelGANConfig = field(default_factory=HiFiGANConfig)
     """The generator."""
@@ -56,22 +56,22 @@ class AdversarialConfig:
     stft: float = 0.0
     """Weight of the multi-resolution STFT distance (Yamamoto et al. 2020)."""
     adversary_from: int = 0
-    """Step at which the adversaries begin; before it only the mel and STFT losses teach, at half the cost."""
+    """Step at which the discriminators begin; before, only mel and STFT losses teach, at half the cost."""
     order: Literal["alternating", "kept", "simultaneous"] = "alternating"
-    """alternating: after the adversaries' step both waves are heard anew (HiFi-GAN's code). kept: only the
-    generated one is, real features are kept from before (MelGAN's code). simultaneous: both players answer
-    one hearing, which costs little more than half as much."""
+    """alternating: the generator's loss is computed by the discriminators after their step (HiFi-GAN's code).
+    kept: of the generated wave only, real features are kept from before (MelGAN's code). simultaneous: both
+    losses come from one pass through the discriminators, which costs little more than half as much."""
     ema_decay: float = 0.0
     """Of the averaged generator that is exported; 0: the last one is."""
     generator: OptimConfig = field(default_factory=lambda: _HIFIGAN)
     """The generator's optimiser. HiFi-GAN multiplies the rate by .999 an epoch."""
     critic: OptimConfig = field(default_factory=lambda: _HIFIGAN)
-    """The adversaries' optimiser."""
+    """The discriminators' optimiser."""
 
     def __post_init__(self) -> None:
         if not any((self.periods, self.scales, self.windows)):
             raise UserError(
-                "a vocoder needs an adversary: set one of task.periods, task.scales, task.windows"
+                "a vocoder needs a discriminator: set one of task.periods, task.scales, task.windows"
             )
 
 
@@ -89,23 +89,25 @@ class Adversarial:
             HiFiGAN(config.network) if isinstance(config.network, HiFiGANConfig) else MelGAN(config.network)
         )
         chosen = {"periods": config.periods, "scales": config.scales, "windows": config.windows}
-        self.critics = nn.ModuleDict({name: build_critic(c) for name, c in chosen.items() if c is not None})
+        self.discriminators = nn.ModuleDict(
+            {name: build_discriminator(c) for name, c in chosen.items() if c is not None}
+        )
         self.ema = EMA(self.network, config.ema_decay) if config.ema_decay else None
-        # Published: what the network hears ends at 8 kHz, what it is judged by does not.
+        # Published: the network's input ends at 8 kHz, the loss's mel does not.
         full_band = replace(mel, f_max=mel.sample_rate / 2, log="ln", magnitude_floor=1e-9)
-        self.log_mel, self.judged_mel = LogMel(mel), LogMel(full_band)
+        self.log_mel, self.full_band_mel = LogMel(mel), LogMel(full_band)
         self.stft = MultiResolutionSTFT()
-        self.frozen = {"log_mel": self.log_mel, "judged_mel": self.judged_mel, "stft": self.stft}
-        self.modules: dict[str, nn.Module] = {"network": self.network, "critics": self.critics}
+        self.frozen = {"log_mel": self.log_mel, "full_band_mel": self.full_band_mel, "stft": self.stft}
+        self.modules: dict[str, nn.Module] = {"network": self.network, "critics": self.discriminators}
         if self.ema:
             self.modules["network_ema"] = self.ema.module
         self.players = {
             "generator": Player(self.network, config.generator, "generator"),
-            "critic": Player(self.critics, config.critic, "critic"),
+            "critic": Player(self.discriminators, config.critic, "critic"),
         }
 
     def update(self, batch: Any, step: int) -> Mapping[str, Tensor]:
-        """One step of the adversaries, then one of the generator."""
+        """One step of the discriminators, then one of the generator."""
         config, wave = self.config, batch.wave
         mel = batch.mel if hasattr(batch, "mel") else self.log_mel(wave)
         fake = self.network(mel)
@@ -116,41 +118,45 @@ class Adversarial:
             self.players["generator"].descend(spectral)
         elif config.order == "simultaneous":
             with parametrize.cached():
-                real, heard = self.hear(wave), self.hear(fake)
-            # The generator first: the adversaries' gradient does not pass through what its step changes.
-            self.players["generator"].descend(spectral + self._fool(real, heard, scalars), retain_graph=True)
-            self.players["critic"].descend(self._tell_apart(real, heard, scalars))
+                real, fake_outputs = self.discriminate(wave), self.discriminate(fake)
+            # The generator first: the discriminators' gradient does not pass through what its step changes.
+            self.players["generator"].descend(
+                spectral + self._generator_loss(real, fake_outputs, scalars), retain_graph=True
+            )
+            self.players["critic"].descend(self._discriminator_loss(real, fake_outputs, scalars))
         else:
-            with parametrize.cached():  # weight norm once for both hearings
-                real, heard = self.hear(wave), self.hear(fake.detach())
-            self.players["critic"].descend(self._tell_apart(real, heard, scalars))
+            with parametrize.cached():  # weight norm once for both waves
+                real, fake_outputs = self.discriminate(wave), self.discriminate(fake.detach())
+            self.players["critic"].descend(self._discriminator_loss(real, fake_outputs, scalars))
             with parametrize.cached():
                 if config.order == "alternating":
                     with torch.no_grad():
-                        real = self.hear(wave)
-                heard = self.hear(fake)
-            self.players["generator"].descend(spectral + self._fool(real, heard, scalars))
+                        real = self.discriminate(wave)
+                fake_outputs = self.discriminate(fake)
+            self.players["generator"].descend(spectral + self._generator_loss(real, fake_outputs, scalars))
         if self.ema:
             self.ema.update(step)
         return scalars
 
-    def hear(self, wave: Wave) -> Heard:
-        """Every adversary's judgements."""
-        return {name: critic(wave) for name, critic in self.critics.items()}
+    def discriminate(self, wave: Wave) -> Outputs:
+        """What every discriminator makes of a wave."""
+        return {name: discriminator(wave) for name, discriminator in self.discriminators.items()}
 
-    def _tell_apart(self, real: Heard, fake: Heard, scalars: dict[str, Tensor]) -> Tensor:
-        """The adversaries' loss."""
-        rule = losses.hinge_critic if self.config.loss == "hinge" else losses.least_squares_critic
-        loss = torch.stack([rule(real[name], fake[name]) for name in real]).sum()
+    def _discriminator_loss(self, real: Outputs, fake: Outputs, scalars: dict[str, Tensor]) -> Tensor:
+        """The adversarial loss of the discriminators."""
+        hinge = self.config.loss == "hinge"
+        rule = losses.hinge_discriminator_loss if hinge else losses.least_squares_discriminator_loss
+        loss = torch.stack([rule(real[name].scores, fake[name].scores) for name in real]).sum()
         scalars["loss/critic/adversarial"] = loss
         return loss
 
-    def _fool(self, real: Heard, fake: Heard, scalars: dict[str, Tensor]) -> Tensor:
+    def _generator_loss(self, real: Outputs, fake: Outputs, scalars: dict[str, Tensor]) -> Tensor:
         """The generator's adversarial and feature matching losses; ``real`` is data."""
-        rule = losses.hinge_generator if self.config.loss == "hinge" else losses.least_squares_generator
+        hinge = self.config.loss == "hinge"
+        rule = losses.hinge_generator_loss if hinge else losses.least_squares_generator_loss
         match = dict.fromkeys(real, losses.feature_matching) | {"windows": losses.melgan_feature_matching}
-        adversarial = torch.stack([rule(heard) for heard in fake.values()]).sum()
-        matching = torch.stack([match[name](real[name], fake[name]) for name in real]).sum()
+        adversarial = torch.stack([rule(output.scores) for output in fake.values()]).sum()
+        matching = torch.stack([match[name](real[name].features, fake[name].features) for name in real]).sum()
         scalars["loss/generator/adversarial"] = adversarial
         scalars["loss/generator/feature_matching"] = matching
         return adversarial + self.config.feature_matching * matching
@@ -158,7 +164,7 @@ class Adversarial:
     def _spectral_loss(self, fake: Wave, wave: Wave, scalars: dict[str, Tensor]) -> Tensor:
         """L1 of log-mels, and the multi-resolution STFT distance where it has a weight."""
         with torch.set_grad_enabled(self.config.mel > 0 and torch.is_grad_enabled()):
-            mel = F.l1_loss(self.judged_mel(fake), self.judged_mel(wave))
+            mel = F.l1_loss(self.full_band_mel(fake), self.full_band_mel(wave))
         scalars["loss/generator/mel"] = mel
         loss = self.config.mel * mel
         if self.config.stft:

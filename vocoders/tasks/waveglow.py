@@ -12,6 +12,7 @@ from data.frontends import LogMel, MelConfig
 from engine.optim import OptimConfig, Player
 from engine.tracking import Samples
 from engine.user_error import UserError
+from vocoders import cpu
 from vocoders.tasks.showcase import resynthesise, score
 from vocoders.waveglow import WaveGlow, WaveGlowConfig, negative_log_likelihood
 
@@ -87,4 +88,4 @@ class WaveGlowTask:
     def _generate(self, mel: Mel) -> Wave:
         """From the same noise at every step, so that sounds and scores can be compared."""
         noise = self.network.noise(1, mel.shape[-1], torch.Generator().manual_seed(0))
-        return self.network.generate(mel, noise.to(mel.device), self.config.temperature)
+        return cpu.generate(self.network, mel, noise.to(mel.device), temperature=self.config.temperature)

@@ -13,6 +13,7 @@ from engine.optim import EMA, OptimConfig, Player
 from engine.placement import to_device
 from engine.tracking import Samples
 from vocoders.tasks.showcase import resynthesise, score
+from vocoders.wavenet.generation import generate
 from vocoders.wavenet.mel_wavenet import MelWaveNet, MelWaveNetConfig
 from vocoders.wavenet.network import WaveNet, WaveNetConfig
 from vocoders.wavenet.spoken import Spoken
@@ -107,11 +108,11 @@ class WaveNetTask:
             said = [to_device(said, self.log_mel.window.device) for said in self.validation[:2]]
             local = torch.cat([each.local[..., :frames] for each in said])
             who = torch.cat([each.speaker for each in said]) if network.config.global_ else None
-            return network.generate(local, speaker=who, n_samples=local.shape[-1] * network.hop)
+            return generate(network, local, speaker=who, n_samples=local.shape[-1] * network.hop)
         n_samples = round(self.config.seconds * self.mel.frame_rate) * self.mel.hop
         speakers = network.config.global_
         who = torch.arange(2) % speakers.n_speakers if speakers else None
-        return network.generate(speaker=who, n_samples=n_samples, n=2)
+        return generate(network, speaker=who, n_samples=n_samples, n=2)
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Likelihood of what was kept for validation and, of a vocoder, the scores of copies."""

@@ -2,7 +2,7 @@
 
 A block's conditioning is computed at once (with its halo, so that blocks equal the whole), then its samples
 one after the other by a backend that keeps the network's state: plain torch (``cached``), or the compiled
-loop (``compiled``, needs numba). Both draw the same samples from the same seed.
+loop (``vocoders.cpu``). Both draw the same samples from the same seed.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from engine.user_error import UserError
-from vocoders.cpu import wavenet as kernel
-from vocoders.cpu.wavenet_backend import CachedCompiled
+from vocoders import cpu
 from vocoders.wavenet.blocks import Blocks, Heard
 from vocoders.wavenet.cached import CachedTorch, Prediction
 from vocoders.wavenet.distributions import Input, MuLaw, Output, decode
@@ -142,13 +141,11 @@ def begin(
     if backend not in ("auto", "torch", "numba"):
         raise UserError(f"backend={backend!r} is unknown; choose auto, torch or numba")
     on_cpu = next(network.parameters()).device.type == "cpu"
-    if backend == "numba" and not kernel.available():
-        raise UserError("the numba backend needs numba: pip install numba, or take backend='torch'")
     if backend == "numba" and not on_cpu:
         raise UserError("the numba backend runs on the CPU: move the network there, or take backend='torch'")
-    if backend == "torch" or not on_cpu or not kernel.available():
+    if backend == "torch" or not on_cpu:
         return CachedTorch(network, batch, prediction)
-    return CachedCompiled(network, batch, prediction)
+    return cpu.sample_loop(network, batch, prediction)
 
 
 def _n_samples(network: WaveNet, local: Local | None, n_samples: int | None) -> int:

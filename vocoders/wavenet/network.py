@@ -5,7 +5,6 @@ small ways: residuals are scaled by √½, the sum of the skips by 1/√layers.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -277,12 +276,6 @@ class WaveNet(nn.Module):
             return surprise.mean()
         counts = torch.arange(wave.shape[-1], device=wave.device) < lengths[:, None]
         return surprise[counts].mean()
-
-    def generate(self, *args: Any, **kwargs: Any) -> Float[Tensor, "batch 1 samples"]:
-        """Generate waves sample by sample; see ``vocoders.wavenet.generation.generate``."""
-        from vocoders.wavenet.generation import generate
-
-        return generate(self, *args, **kwargs)
 
     def fold(self) -> "WaveNet":
         """Remove weight norm in place, which changes the parameters' names and not the outputs."""
