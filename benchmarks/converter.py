@@ -51,19 +51,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_argument(
         "--minutes", type=float, default=10.0, help="length of the recording for peak memory"
     )
-    words = arguments.parse_args(argv)
+    args = arguments.parse_args(argv)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
-        folder, what = measured_folder(words.checkpoint, Path(scratch))
+        folder, what = measured_folder(args.checkpoint, Path(scratch))
         converter = Converter.from_pretrained(folder)
         rate = converter.sample_rate
-        speech = load(words.speech, rate) if words.speech else speech_like(20.0, rate)
+        speech = load(args.speech, rate) if args.speech else speech_like(20.0, rate)
         voice = converter.embed(speech[..., : 10 * rate])
         rows = [
-            *offline(converter, voice, speech, max(words.repeats, 1)),
-            *memory(folder, speech, rate, words.minutes, Path(scratch)),
+            *offline(converter, voice, speech, max(args.repeats, 1)),
+            *memory(folder, speech, rate, args.minutes, Path(scratch)),
             *streaming(converter, voice, speech),
-            *loading(folder, max(words.repeats, 1)),
+            *loading(folder, max(args.repeats, 1)),
         ]
     millions = sum(parameter.numel() for parameter in converter.network.parameters()) / 1e6
     title = f"{what}: {millions:.2f} M parameters, {rate} Hz, on {machine()}"

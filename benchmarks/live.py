@@ -77,40 +77,40 @@ def main(argv: Sequence[str] | None = None) -> None:
     option("--paced", action="store_true", help="let each chunk come in real time, as from a microphone")
     option("--peer", type=Path, metavar="CHECKOUT", help="folder of LLVC's published code")
     option("--soak-minutes", type=float, metavar="N", help="only stream so many minutes, watching memory")
-    words = arguments.parse_args(argv)
-    if not all(1 <= length < math.inf for length in (words.seconds, words.soak_minutes or 1.0)):
+    args = arguments.parse_args(argv)
+    if not all(1 <= length < math.inf for length in (args.seconds, args.soak_minutes or 1.0)):
         raise UserError("--seconds and --soak-minutes must be at least 1")
-    if not all(1 <= chunk_ms <= 1000 for chunk_ms in words.chunk_ms):
+    if not all(1 <= chunk_ms <= 1000 for chunk_ms in args.chunk_ms):
         raise UserError("--chunk-ms must be within 1 and 1000 ms")
     torch.set_num_threads(1)
-    converter = Converter.from_pretrained(words.checkpoint)
-    rate = words.rate or converter.sample_rate
+    converter = Converter.from_pretrained(args.checkpoint)
+    rate = args.rate or converter.sample_rate
     own = converter.sample_rate
-    voice = converter.embed(load(words.speech, own) if words.speech else speech_like(10.0, own))
-    speech = load(words.speech, rate) if words.speech else speech_like(20.0, rate)
-    if words.soak_minutes is not None:
-        for engine in words.engine:
-            soak(converter, voice, speech, words.soak_minutes, words.chunk_ms[0], rate, engine)
+    voice = converter.embed(load(args.speech, own) if args.speech else speech_like(10.0, own))
+    speech = load(args.speech, rate) if args.speech else speech_like(20.0, rate)
+    if args.soak_minutes is not None:
+        for engine in args.engine:
+            soak(converter, voice, speech, args.soak_minutes, args.chunk_ms[0], rate, engine)
         return
     contestants = [
-        ours(converter, voice, chunk_ms, rate, engine, words.paced)
-        for engine in words.engine
-        for chunk_ms in words.chunk_ms
+        ours(converter, voice, chunk_ms, rate, engine, args.paced)
+        for engine in args.engine
+        for chunk_ms in args.chunk_ms
     ]
-    if words.peer is None:
-        compete(contestants, speech, words.seconds, rate)
+    if args.peer is None:
+        compete(contestants, speech, args.seconds, rate)
     else:
-        with Peer(words.peer, speech_like(TURN_S, 16_000)) as peer:
+        with Peer(args.peer, speech_like(TURN_S, 16_000)) as peer:
             theirs = Contestant(
                 name=peer.name, chunk_ms=CHUNK_MS, latency_ms=peer.latency_ms, turn=lambda _: peer.turn()
             )
             contestants.append(theirs)
-            compete(contestants, speech, words.seconds, rate)
-    pace = "in real time" if words.paced else "one after another"
+            compete(contestants, speech, args.seconds, rate)
+    pace = "in real time" if args.paced else "one after another"
     heads = ["who", "chunk", "latency", "factor", "of processor", "median", "99 %", "worst", "goal", "met"]
-    title = f"{words.seconds:g} s at {rate} Hz, chunks {pace}, on {machine()}"
+    title = f"{args.seconds:g} s at {rate} Hz, chunks {pace}, on {machine()}"
     show(title, heads, [row(contestant) for contestant in contestants])
-    if words.peer is not None:
+    if args.peer is not None:
         against(contestants)
 
 

@@ -48,18 +48,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.add_argument(f"--peer-{name}", metavar="FOLDER", help=f"a checkout of the published {name}")
     arguments.add_argument("--repeats", type=int, default=5, help="turns of which the median is taken")
     arguments.add_argument("--only", nargs="+", metavar="NAME", help=f"of {', '.join(MEASURED)}")
-    words = arguments.parse_args(argv)
-    unknown = set(words.only or ()) - set(MEASURED)
+    args = arguments.parse_args(argv)
+    unknown = set(args.only or ()) - set(MEASURED)
     if unknown:
         raise UserError(
             f"--only {unknown.pop()} is nothing that is measured; choose from {', '.join(MEASURED)}"
         )
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    checkouts = {name: getattr(words, f"peer_{name}") for name in PEERS}
-    asked = Asked(peers=checkouts, repeats=max(words.repeats, 1), peak=fp32_peak())
+    checkouts = {name: getattr(args, f"peer_{name}") for name in PEERS}
+    asked = Asked(peers=checkouts, repeats=max(args.repeats, 1), peak=fp32_peak())
     rows = []
-    for name in words.only or MEASURED:
+    for name in args.only or MEASURED:
         for line in MEASURED[name](asked):
             print(" | ".join(cell for cell in line if cell), file=sys.stderr)
             rows.append(line)

@@ -65,21 +65,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     arguments.add_argument("--device", default="cpu", help="where the vocoders run (default: cpu)")
     arguments.add_argument("--cache", type=Path, help="folder of features kept between runs")
-    words = arguments.parse_args(argv)
-    systems = systems_of(words.vocoder, words.mel, words.device)
-    recordings = spread(split_rows(words.data, words.split), words.n_utterances)
-    rows = [row for system in systems for row in copy_all(system, recordings, words.out, words.pitch)]
+    args = arguments.parse_args(argv)
+    systems = systems_of(args.vocoder, args.mel, args.device)
+    recordings = spread(split_rows(args.data, args.split), args.n_utterances)
+    rows = [row for system in systems for row in copy_all(system, recordings, args.out, args.pitch)]
     rows += [described(ORIGINAL, recording) | {"output": str(recording.path)} for recording in recordings]
     notes = [] if has_pesq() else ["PESQ is left out: pip install pesq"]
-    notes += rate_quality(rows, words.cache)
+    notes += rate_quality(rows, args.cache)
     summary = summarise(rows)
-    write_rows(words.out / "rows.csv", rows)
-    write_summary(words.out / "summary.json", summary, about(words, systems, recordings))
+    write_rows(args.out / "rows.csv", rows)
+    write_summary(args.out / "summary.json", summary, about(args, systems, recordings))
     shown = recordings[len(recordings) // 2].path.stem
-    mel_pictures(words.out / "mels.png", [row for row in rows if row["utterance"] == shown])
+    mel_pictures(args.out / "mels.png", [row for row in rows if row["utterance"] == shown])
     text = "\n".join([table(summary), *(f"\n{note}" for note in notes)])
-    (words.out / "table.md").write_text(text + "\n", encoding="utf-8")
-    print(f"{text}\n\n{words.out}: table.md, rows.csv, summary.json, mels.png, outputs")
+    (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(f"{text}\n\n{args.out}: table.md, rows.csv, summary.json, mels.png, outputs")
 
 
 def systems_of(given: Sequence[str], mel: str, device: str) -> list[System]:
@@ -162,18 +162,18 @@ def rate_quality(rows: list[Row], cache: Path | None) -> list[str]:
     return []
 
 
-def about(words: Any, systems: Sequence[System], recordings: Sequence[Recording]) -> dict[str, Any]:
+def about(args: Any, systems: Sequence[System], recordings: Sequence[Recording]) -> dict[str, Any]:
     """What the figures are of."""
     return {
-        "data": str(words.data),
-        "split": words.split,
+        "data": str(args.data),
+        "split": args.split,
         "utterances": len(recordings),
         "speakers": len({recording.speaker for recording in recordings}),
         "judged_at_hz": JUDGED_AT,
-        "pitch": words.pitch,
-        "device": words.device,
+        "pitch": args.pitch,
+        "device": args.device,
         "threads": torch.get_num_threads(),
-        "vocoders": dict(zip(label(words.vocoder), words.vocoder)),
+        "vocoders": dict(zip(label(args.vocoder), args.vocoder)),
         "mel": {system.name: vars(system.mel) for system in systems},
     }
 

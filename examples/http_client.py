@@ -34,10 +34,10 @@ def main() -> None:
     parser.add_argument("out")
     parser.add_argument("--pitch", type=float, default=0.0, help="semitones")
     parser.add_argument("--url", default="http://127.0.0.1:7860")
-    words = parser.parse_args()
-    with httpx.Client(base_url=words.url, timeout=600) as client:
-        result = convert(client, words.source, words.reference, pitch=words.pitch)
-    Path(words.out).write_bytes(result)
+    args = parser.parse_args()
+    with httpx.Client(base_url=args.url, timeout=600) as client:
+        result = convert(client, args.source, args.reference, pitch=args.pitch)
+    Path(args.out).write_bytes(result)
 
 
 if __name__ == "__main__":

@@ -30,26 +30,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--top-p", type=float, default=1.0, help="share of likely classes kept (default 1)"
     )
     arguments.add_argument("--seed", type=int, default=0, help="decides what is random (default 0)")
-    words = arguments.parse_args(argv)
-    network, config = trained_babbler(words.run)
-    n_samples = round(words.seconds * config.mel.sample_rate)
+    args = arguments.parse_args(argv)
+    network, config = trained_babbler(args.run)
+    n_samples = round(args.seconds * config.mel.sample_rate)
     if n_samples < 1:
-        raise UserError(f"--seconds {words.seconds:g} must be above 0")
+        raise UserError(f"--seconds {args.seconds:g} must be above 0")
     speakers = network.config.global_
-    if speakers is None and words.speaker is not None:
-        raise UserError(f"{words.run} knows no speakers: leave --speaker away")
-    who = words.speaker or 0
+    if speakers is None and args.speaker is not None:
+        raise UserError(f"{args.run} knows no speakers: leave --speaker away")
+    who = args.speaker or 0
     if speakers is not None and not 0 <= who < speakers.n_speakers:
         raise UserError(f"--speaker {who}: the network knows 0 … {speakers.n_speakers - 1}")
     wave = generate(
         network,
         speaker=torch.tensor([who]) if speakers else None,
         n_samples=n_samples,
-        sampler=Sampler(temperature=words.temperature, top_p=words.top_p),
-        seed=words.seed,
+        sampler=Sampler(temperature=args.temperature, top_p=args.top_p),
+        seed=args.seed,
     )
-    save(words.out, wave, config.mel.sample_rate)
-    print(f"{words.out}: {words.seconds:g} s")
+    save(args.out, wave, config.mel.sample_rate)
+    print(f"{args.out}: {args.seconds:g} s")
 
 
 if __name__ == "__main__":

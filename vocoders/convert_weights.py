@@ -33,14 +33,14 @@ State = dict[str, Shaped[Tensor, "..."]]
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert what the command line names."""
-    words = parse(argv)
+    args = parse(argv)
     adversaries = None
-    if words.discriminators:
-        adversaries = adversary_states(read_published(words.discriminators), words.discriminators)
-    vocoder = _load(words, fold=True)
-    folder = export_vocoder(vocoder, words.out)
+    if args.discriminators:
+        adversaries = adversary_states(read_published(args.discriminators), args.discriminators)
+    vocoder = _load(args, fold=True)
+    folder = export_vocoder(vocoder, args.out)
     if adversaries is not None:
-        training_state(words.out, _load(words, fold=False), adversaries)
+        training_state(args.out, _load(args, fold=False), adversaries)
     size = (folder / "model.safetensors").stat().st_size / 2**20
     print(f"exported to {folder}: {type(vocoder.network).__name__}, {size:.1f} MiB")
 
@@ -56,24 +56,24 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--config", metavar="JSON", help="configuration published with the weights")
     option("--mel", metavar="NAME", help="mel definition, where neither weights nor configuration bring it")
     option("--discriminators", metavar="FILE", type=Path, help="published discriminators (do_*, netD.pt)")
-    words = arguments.parse_args(argv)
-    if not words.file.exists():
-        raise UserError(f"there is no weights file {words.file}")
-    if words.file.resolve() == words.out.resolve():
-        raise UserError(f"--out {words.out} is what is read: name another folder")
-    if words.out.exists() and not words.out.is_dir():
-        raise UserError(f"--out {words.out} is a file: name a folder")
-    if words.discriminators and words.file.is_dir():
+    args = arguments.parse_args(argv)
+    if not args.file.exists():
+        raise UserError(f"there is no weights file {args.file}")
+    if args.file.resolve() == args.out.resolve():
+        raise UserError(f"--out {args.out} is what is read: name another folder")
+    if args.out.exists() and not args.out.is_dir():
+        raise UserError(f"--out {args.out} is a file: name a folder")
+    if args.discriminators and args.file.is_dir():
         raise UserError("--discriminators goes with a published file: a training run holds its own")
-    return words
+    return args
 
 
-def _load(words: Namespace, *, fold: bool) -> Vocoder:
-    if words.file.is_dir():
-        name, weights = (words.vocoder, words.file) if words.vocoder else (str(words.file), None)
-        return load_vocoder(name, weights, mel=words.mel)
-    name = words.vocoder or _kind(words.file)
-    return load_vocoder(name, words.file, words.config, mel=words.mel, fold=fold)
+def _load(args: Namespace, *, fold: bool) -> Vocoder:
+    if args.file.is_dir():
+        name, weights = (args.vocoder, args.file) if args.vocoder else (str(args.file), None)
+        return load_vocoder(name, weights, mel=args.mel)
+    name = args.vocoder or _kind(args.file)
+    return load_vocoder(name, args.file, args.config, mel=args.mel, fold=fold)
 
 
 def _kind(file: Path) -> str:

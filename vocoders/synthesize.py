@@ -51,27 +51,25 @@ LONGEST_S = 60.0
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Make what the command line names."""
-    words = parse(argv)
-    pairs = plan(words.source, words.out, files_in)
-    vocoder = load_vocoder(
-        words.vocoder, words.weights, words.config, mel=words.mel, device=_device(words.device)
-    )
-    words.options = options_for(vocoder, words)
+    args = parse(argv)
+    pairs = plan(args.source, args.out, files_in)
+    vocoder = load_vocoder(args.vocoder, args.weights, args.config, mel=args.mel, device=_device(args.device))
+    args.options = options_for(vocoder, args)
     protect([out for _, out in pairs], [source for source, _ in pairs])
-    if words.save_mel:
+    if args.save_mel:
         protect([_mel_beside(out) for _, out in pairs], [source for source, _ in pairs])
-    if words.skip_existing:
+    if args.skip_existing:
         pairs = [(source, out) for source, out in pairs if not out.exists()]
     jobs = examine(pairs, vocoder.mel)
 
     began, seconds = time.monotonic(), sum(job.samples for job in jobs) / vocoder.sample_rate
     with tqdm(total=round(seconds, 2), unit="s", unit_scale=True, disable=None) as bar:
-        for group in grouped(jobs, words.batch, round(LONGEST_S * vocoder.sample_rate)):
+        for group in grouped(jobs, args.batch, round(LONGEST_S * vocoder.sample_rate)):
             bar.set_description(group[0].source.name)
             if len(group) == 1:
-                synthesize(vocoder, group[0], words, bar.update)
+                synthesize(vocoder, group[0], args, bar.update)
             else:
-                synthesize_together(vocoder, group, words, bar.update)
+                synthesize_together(vocoder, group, args, bar.update)
             for job in group:
                 bar.write(str(job.out), file=sys.stdout)
     took = max(time.monotonic() - began, 1e-9)
@@ -107,41 +105,41 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--save-mel", action="store_true", help="also write DIR/<name>.npz, the mel and its definition")
     option("--skip-existing", action="store_true", help="pass over sources whose result is there")
     option("--device", default="cpu", help="cpu (default), cuda, ...")
-    words = arguments.parse_args(argv)
-    if words.seed < 0:
-        raise UserError(f"--seed {words.seed} must be 0 or more")
-    if words.batch < 1:
-        raise UserError(f"--batch {words.batch} must be at least 1")
-    if words.temperature is not None and not words.temperature >= 0:
-        raise UserError(f"--temperature {words.temperature} must be 0 or more")
-    if not 0 <= words.denoise <= 10:
-        raise UserError(f"--denoise {words.denoise} must be between 0 and 10; up to 0.1 is usual")
-    return words
+    args = arguments.parse_args(argv)
+    if args.seed < 0:
+        raise UserError(f"--seed {args.seed} must be 0 or more")
+    if args.batch < 1:
+        raise UserError(f"--batch {args.batch} must be at least 1")
+    if args.temperature is not None and not args.temperature >= 0:
+        raise UserError(f"--temperature {args.temperature} must be 0 or more")
+    if not 0 <= args.denoise <= 10:
+        raise UserError(f"--denoise {args.denoise} must be between 0 and 10; up to 0.1 is usual")
+    return args
 
 
-def options_for(vocoder: Vocoder, words: Namespace) -> dict[str, Any]:
+def options_for(vocoder: Vocoder, args: Namespace) -> dict[str, Any]:
     """What the command line says beyond the vocoder's defaults; what the vocoder does not know is refused."""
-    options: dict[str, Any] = {"denoise": words.denoise} if words.denoise else {}
+    options: dict[str, Any] = {"denoise": args.denoise} if args.denoise else {}
     if isinstance(vocoder.network, WaveNet | MelWaveNet):
-        given = {"way": words.sampler, "temperature": words.temperature, "top_p": words.top_p}
+        given = {"way": args.sampler, "temperature": args.temperature, "top_p": args.top_p}
         given = {name: value for name, value in given.items() if value is not None}
         if given:
             usual = getattr(vocoder.network.config, "sampler", Sampler())
             options["sampler"] = replace(usual, **given)
     else:
-        given = {"temperature": words.temperature, "sampler": words.sampler, "top_p": words.top_p}
+        given = {"temperature": args.temperature, "sampler": args.sampler, "top_p": args.top_p}
         options.update({name: value for name, value in given.items() if value is not None})
-    if words.speaker is not None:
-        options["speaker"] = words.speaker
+    if args.speaker is not None:
+        options["speaker"] = args.speaker
     vocoder.check_options(options)
     if isinstance(vocoder.network, WaveNet):
         known = vocoder.network.config.global_
         n_speakers = 0 if known is None else known.n_speakers
-        if n_speakers and words.speaker not in range(n_speakers):
+        if n_speakers and args.speaker not in range(n_speakers):
             raise UserError(
                 f"--speaker must be a number from 0 to {n_speakers - 1}: this WaveNet has several"
             )
-        if not n_speakers and words.speaker is not None:
+        if not n_speakers and args.speaker is not None:
             raise UserError("--speaker goes with a WaveNet of several speakers: this one has none")
     return options
 
@@ -173,7 +171,7 @@ def pieces_of(vocoder: Vocoder, job: Job) -> Iterator[Mel]:
     yield from mels(blocks(job.source, rate, round(BLOCK_S * rate)), vocoder.mel)
 
 
-def synthesize(vocoder: Vocoder, job: Job, words: Namespace, done: Callable[[float], Any]) -> None:
+def synthesize(vocoder: Vocoder, job: Job, args: Namespace, done: Callable[[float], Any]) -> None:
     """Make one source's wave, from file to file, telling ``done`` of every second or so.
 
     Memory does not grow with the source (but for --save-mel, which holds its mel).
@@ -182,33 +180,33 @@ def synthesize(vocoder: Vocoder, job: Job, words: Namespace, done: Callable[[flo
 
     def kept() -> Iterator[Tensor]:
         for piece in pieces_of(vocoder, job):
-            if words.save_mel:
+            if args.save_mel:
                 heard.append(piece)
             yield piece
 
     missing = job.samples
     with Writer(job.out, vocoder.sample_rate) as writer:
-        for wave in vocoder.stream(kept(), seed=[words.seed], **words.options):
+        for wave in vocoder.stream(kept(), seed=[args.seed], **args.options):
             wave = wave[..., :missing].cpu()
             missing -= wave.shape[-1]
             writer.write(wave[0])
             done(wave.shape[-1] / vocoder.sample_rate)
         # Definitions without edges have fewer frames than a recording has hops.
         writer.write(torch.zeros(1, missing))
-    if words.save_mel:
+    if args.save_mel:
         save_mel(_mel_beside(job.out), torch.cat(heard, dim=-1), vocoder.mel)
 
 
 def synthesize_together(
-    vocoder: Vocoder, jobs: Sequence[Job], words: Namespace, done: Callable[[float], Any]
+    vocoder: Vocoder, jobs: Sequence[Job], args: Namespace, done: Callable[[float], Any]
 ) -> None:
     """Make the waves of several sources at once."""
     heard = [torch.cat(list(pieces_of(vocoder, job)), dim=-1) for job in jobs]
-    waves = together(vocoder, heard, seed=words.seed, **words.options)
+    waves = together(vocoder, heard, seed=args.seed, **args.options)
     for job, mel, wave in zip(jobs, heard, waves):
         with Writer(job.out, vocoder.sample_rate) as writer:
             writer.write(F.pad(wave.cpu()[0], (0, job.samples - wave.shape[-1])))
-        if words.save_mel:
+        if args.save_mel:
             save_mel(_mel_beside(job.out), mel, vocoder.mel)
         done(job.samples / vocoder.sample_rate)
 

@@ -129,23 +129,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--half", action="store_true", help="store the weights in half precision")
     parser.add_argument("--vocoder", metavar="V", help="of a converter of mels: a word, a folder, or a run")
     parser.add_argument("--statistics", type=Path, metavar="CLIP", help="to freeze a converter of mels with")
-    words = parser.parse_args(argv)
-    if words.format != "weights":
-        write_step(words)
+    args = parser.parse_args(argv)
+    if args.format != "weights":
+        write_step(args)
         return
-    if words.run is None:
+    if args.run is None:
         raise UserError("name the training run whose weights are to be exported")
-    refuse_step_options(words)
-    if not 0.0 < words.spread <= 3.0:
-        raise UserError(f"--spread {words.spread} must be above 0 and at most 3")
-    if words.spread != 1.0 and not words.data:
+    refuse_step_options(args)
+    if not 0.0 < args.spread <= 3.0:
+        raise UserError(f"--spread {args.spread} must be above 0 and at most 3")
+    if args.spread != 1.0 and not args.data:
         raise UserError("--spread needs --data: speech whose mean voice it moves away from")
-    if not 0.0 <= words.share <= 1.0:
-        raise UserError(f"--share {words.share} must be between 0 and 1")
-    out, mixed = words.out or words.run / "export", {"other": words.average, "share": words.share}
-    moved = {"spread": words.spread, "data": words.data}
-    speaks = {"vocoder": words.vocoder, "statistics": words.statistics}
-    folder = export_run(words.run, out, **mixed, **moved, **speaks, half=words.half)
+    if not 0.0 <= args.share <= 1.0:
+        raise UserError(f"--share {args.share} must be between 0 and 1")
+    out, mixed = args.out or args.run / "export", {"other": args.average, "share": args.share}
+    moved = {"spread": args.spread, "data": args.data}
+    speaks = {"vocoder": args.vocoder, "statistics": args.statistics}
+    folder = export_run(args.run, out, **mixed, **moved, **speaks, half=args.half)
     print(f"exported to {folder}")
 
 

@@ -43,17 +43,17 @@ CONVERTED = 4
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    words = parse(argv)
+    args = parse(argv)
     torch.manual_seed(0)
-    converter = Converter.from_pretrained(words.checkpoint)
+    converter = Converter.from_pretrained(args.checkpoint)
     if converter.sample_rate != RATE:
         raise UserError(f"--checkpoint must convert at {RATE} Hz, not at {converter.sample_rate} Hz")
-    rows = [row for row in rows_from(words.data) if row.duration is None or row.duration >= 1]
+    rows = [row for row in rows_from(args.data) if row.duration is None or row.duration >= 1]
     random.Random(0).shuffle(rows)
-    print(f"{machine()}; {words.clips} conversions of {LONGEST_S:g} s, {words.unmarked} recordings unmarked")
-    pairs = conversions(converter, rows, words.clips)
-    survival(converter, pairs, words.seconds)
-    false_alarms(converter, rows[: words.unmarked], words.sounds)
+    print(f"{machine()}; {args.clips} conversions of {LONGEST_S:g} s, {args.unmarked} recordings unmarked")
+    pairs = conversions(converter, rows, args.clips)
+    survival(converter, pairs, args.seconds)
+    false_alarms(converter, rows[: args.unmarked], args.sounds)
     heads = ["score", "plain", "marked", "difference"]
     show(f"What the mark does to the sound ({len(pairs)} conversions)", heads, sound(pairs))
     show("Processor time over the sound's", ["what", "factor"], time_taken(pairs[0].marked))
@@ -70,12 +70,12 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--unmarked", type=int, default=1000, metavar="N", help="unmarked recordings (default: 1000)")
     lengths = [LONGEST_S, 5.0, 3.0, 2.0, 1.0]
     option("--seconds", type=float, nargs="+", default=lengths, help="lengths the marked are trimmed to")
-    words = arguments.parse_args(argv)
-    if words.clips < 1 or words.unmarked < 1 or not all(0 < s <= LONGEST_S for s in words.seconds):
+    args = arguments.parse_args(argv)
+    if args.clips < 1 or args.unmarked < 1 or not all(0 < s <= LONGEST_S for s in args.seconds):
         raise UserError(
             f"--clips and --unmarked must be at least 1, --seconds above 0 and at most {LONGEST_S:g}"
         )
-    return words
+    return args
 
 
 def conversions(converter: Converter, rows: Sequence[Row], count: int) -> list[Heard]:

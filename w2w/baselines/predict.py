@@ -35,13 +35,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     option("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
     option("--vocoder", metavar="V", help="that is to be tuned, where it is not the folder's own")
     option("--device", default="cpu")
-    words = arguments.parse_args(argv)
-    if not is_mel_converter(weights_folder(words.checkpoint)):
-        raise UserError(f"{words.checkpoint} holds no converter of mels, so there are no mels to predict")
-    converter = Converter.from_pretrained(words.checkpoint, vocoder=words.vocoder, device=words.device)
-    paths = [Path(row.path) for row in split_rows(words.data, words.split)]
-    written = predict(converter, paths, words.out)
-    print(f"{words.out}: {written} mels written, of {len(paths)} recordings")
+    args = arguments.parse_args(argv)
+    if not is_mel_converter(weights_folder(args.checkpoint)):
+        raise UserError(f"{args.checkpoint} holds no converter of mels, so there are no mels to predict")
+    converter = Converter.from_pretrained(args.checkpoint, vocoder=args.vocoder, device=args.device)
+    paths = [Path(row.path) for row in split_rows(args.data, args.split)]
+    written = predict(converter, paths, args.out)
+    print(f"{args.out}: {written} mels written, of {len(paths)} recordings")
 
 
 def predict(converter: Converter, recordings: Sequence[Path], out: Path) -> int:

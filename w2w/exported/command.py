@@ -31,27 +31,27 @@ def add_step_options(parser: Arguments) -> None:
     )
 
 
-def refuse_step_options(words: Namespace) -> None:
+def refuse_step_options(args: Namespace) -> None:
     """Say that weights have no chunks and no voice."""
     for name in ("chunk_ms", "voice"):
-        if getattr(words, name) is not None:
+        if getattr(args, name) is not None:
             option = name.replace("_", "-")
             raise UserError(f"--{option} is for a live step: give --format onnx or torch, or leave it out")
 
 
-def write_step(words: Namespace) -> None:
+def write_step(args: Namespace) -> None:
     """Write the file that the command line names, and say what was written."""
     for name, default in OF_WEIGHTS.items():
-        if getattr(words, name) != default:
+        if getattr(args, name) != default:
             raise UserError(
                 f"--{name} is for --format weights: export those first, then write the step of that folder"
             )
-    network = _network(words.run)
-    n_hops = _hops(CHUNK_MS if words.chunk_ms is None else words.chunk_ms, network)
-    out = _file(words.out, words.format)
-    voice = Voices(Converter(network)).average(words.voice) if words.voice else None
-    voice_of = ", ".join(Path(clip).name for clip in words.voice or [])
-    if words.format == "onnx":
+    network = _network(args.run)
+    n_hops = _hops(CHUNK_MS if args.chunk_ms is None else args.chunk_ms, network)
+    out = _file(args.out, args.format)
+    voice = Voices(Converter(network)).average(args.voice) if args.voice else None
+    voice_of = ", ".join(Path(clip).name for clip in args.voice or [])
+    if args.format == "onnx":
         from w2w.exported.onnx_graph import write_onnx as write
     else:
         from w2w.exported.torch_program import write_program as write

@@ -47,38 +47,38 @@ CUSHION_MS = (0.0, 500.0)
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert live what a microphone or a file says."""
-    words = parse(argv)
-    if words.list_devices:
+    args = parse(argv)
+    if args.list_devices:
         print(listed(sound_library()))
         return
     torch.set_num_threads(1)
     sound = ends = None
-    if words.input_file is None:  # whatever is wrong is found before a network is loaded
+    if args.input_file is None:  # whatever is wrong is found before a network is loaded
         sound = sound_library()
-        heard = found(sound, named(words.input_device), "input")
-        ends = heard, found(sound, named(words.output_device), "output")
-        words.rate = common_rate(sound, *ends, words.rate)
+        heard = found(sound, named(args.input_device), "input")
+        ends = heard, found(sound, named(args.output_device), "output")
+        args.rate = common_rate(sound, *ends, args.rate)
     else:
-        blocks(words.input_file, None, 1)
-    converter = Converter.from_pretrained(words.checkpoint)
-    rate = words.rate or converter.sample_rate
+        blocks(args.input_file, None, 1)
+    converter = Converter.from_pretrained(args.checkpoint)
+    rate = args.rate or converter.sample_rate
     voices = Voices(converter)
-    each = [voices.average([name]) for name in words.reference]
-    keep(words, [*voices.heard, *([words.input_file] if words.input_file else [])])
+    each = [voices.average([name]) for name in args.reference]
+    keep(args, [*voices.heard, *([args.input_file] if args.input_file else [])])
 
-    recorder = Recorder(rate, words.record)
+    recorder = Recorder(rate, args.record)
     session = Session(
         converter,
         each,
-        chunk_ms=words.chunk_ms,
+        chunk_ms=args.chunk_ms,
         rate=rate,
-        semitones=words.pitch,
-        bypass=words.bypass,
-        engine=words.engine,
-        marker=None if words.no_watermark else Marker(rate),
+        semitones=args.pitch,
+        bypass=args.bypass,
+        engine=args.engine,
+        marker=None if args.no_watermark else Marker(rate),
         recorder=recorder,
     )
-    console = Console(session, recorder, words.reference)
+    console = Console(session, recorder, args.reference)
     console.say(
         f"{rate} Hz, chunks of {1000 * session.chunk_samples / rate:g} ms: the conversion is"
         f" {session.latency_ms:.4g} ms late, computing and devices left out"
@@ -92,14 +92,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         keys = ending.enter_context(keyboard())
         if keys.descriptor is not None:
             console.say(KEYS)
-        if words.record is not None:
+        if args.record is not None:
             recorder.start()
         ending.enter_context(undisturbed())
         if sound is not None and ends is not None:
             console.say(f"from {ends[0].name} to {ends[1].name}; q or Ctrl-C ends")
-            by_card(Duplex(session, sound, ends, words.cushion_ms), console, keys, stops)
+            by_card(Duplex(session, sound, ends, args.cushion_ms), console, keys, stops)
         else:
-            by_file(FileRun(session, live=words.pace == "live"), words, console, keys, stops)
+            by_file(FileRun(session, live=args.pace == "live"), args, console, keys, stops)
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -133,43 +133,43 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option(
         "--pace", choices=("live", "fast"), help="of a file: in real time, or as fast as it goes (default)"
     )
-    words = arguments.parse_args(argv)
-    if not words.list_devices:
-        check(words)
-    return words
+    args = arguments.parse_args(argv)
+    if not args.list_devices:
+        check(args)
+    return args
 
 
-def check(words: Namespace) -> None:
+def check(args: Namespace) -> None:
     """Refuse options that do not go together, and values out of range."""
-    if not words.reference:
+    if not args.reference:
         raise UserError("say whose voice by --reference VOICE: a file or a folder")
-    if len(words.reference) > MOST_VOICES:
+    if len(args.reference) > MOST_VOICES:
         raise UserError(
-            f"--reference names {len(words.reference)} voices, but there are keys for {MOST_VOICES}"
+            f"--reference names {len(args.reference)} voices, but there are keys for {MOST_VOICES}"
         )
     for here, there in (("input", "output"), ("output", "input")):
-        given, missing = getattr(words, f"{here}_file"), getattr(words, f"{there}_file")
+        given, missing = getattr(args, f"{here}_file"), getattr(args, f"{there}_file")
         if given is not None and missing is None:
             raise UserError(
                 f"--{here}-file {given} needs --{there}-file too: from file to file, or by sound card"
             )
-        if given is not None and getattr(words, f"{here}_device") is not None:
+        if given is not None and getattr(args, f"{here}_device") is not None:
             raise UserError(f"--{here}-file and --{here}-device exclude one another")
-    if words.pace and words.input_file is None:
+    if args.pace and args.input_file is None:
         raise UserError("--pace goes with --input-file; a sound card has its own pace")
-    if words.rate is not None and not LOWEST_RATE <= words.rate <= HIGHEST_RATE:
-        raise UserError(f"--rate {words.rate} must be within {LOWEST_RATE} and {HIGHEST_RATE} Hz")
+    if args.rate is not None and not LOWEST_RATE <= args.rate <= HIGHEST_RATE:
+        raise UserError(f"--rate {args.rate} must be within {LOWEST_RATE} and {HIGHEST_RATE} Hz")
     for name, (least, most) in (("chunk_ms", CHUNK_MS), ("cushion_ms", CUSHION_MS)):
-        if not least <= getattr(words, name) <= most:
-            option = f"--{name.replace('_', '-')} {getattr(words, name):g}"
+        if not least <= getattr(args, name) <= most:
+            option = f"--{name.replace('_', '-')} {getattr(args, name):g}"
             raise UserError(f"{option} must be within {least:g} and {most:g} milliseconds")
-    if not abs(words.pitch) <= MOST_SEMITONES:
-        raise UserError(f"--pitch {words.pitch:g} must be within {MOST_SEMITONES:.0f} semitones of 0")
+    if not abs(args.pitch) <= MOST_SEMITONES:
+        raise UserError(f"--pitch {args.pitch:g} must be within {MOST_SEMITONES:.0f} semitones of 0")
 
 
-def keep(words: Namespace, read: Sequence[Path]) -> None:
+def keep(args: Namespace, read: Sequence[Path]) -> None:
     """Refuse to write over what is read, to write two sounds to one file, and names without a format."""
-    named_outs = {"--output-file": words.output_file, "--record": words.record}
+    named_outs = {"--output-file": args.output_file, "--record": args.record}
     outs: dict[str, Path] = {option: out for option, out in named_outs.items() if out is not None}
     for option, out in outs.items():
         Writer(out, 48_000)  # refuses a name that says no format
@@ -180,7 +180,7 @@ def keep(words: Namespace, read: Sequence[Path]) -> None:
                 )
     both = [out.absolute() for out in outs.values()]
     if len(set(both)) < len(both):
-        raise UserError(f"--record and --output-file both name {words.record}: give them two names")
+        raise UserError(f"--record and --output-file both name {args.record}: give them two names")
 
 
 @contextmanager
@@ -205,7 +205,7 @@ def by_card(duplex: Duplex, console: Console, keys: Keyboard, stops: Sequence[in
             console.show(duplex.latency_ms, duplex.underruns, duplex.overruns)
 
 
-def by_file(run: FileRun, words: Namespace, console: Console, keys: Keyboard, stops: Sequence[int]) -> None:
+def by_file(run: FileRun, args: Namespace, console: Console, keys: Keyboard, stops: Sequence[int]) -> None:
     """Convert from file to file."""
     ended_early = False
 
@@ -215,15 +215,15 @@ def by_file(run: FileRun, words: Namespace, console: Console, keys: Keyboard, st
         console.show(run.latency_ms, run.underruns, run.overruns)
         return ended_early
 
-    run.run(words.input_file, words.output_file, stopped)
+    run.run(args.input_file, args.output_file, stopped)
     load = run.session.load
     console.say(
         f"{run.seconds:.2f} s of sound, load {load.total:.1%} (worst chunk {load.worst:.0%})"
         + (f", {run.underruns} chunks late" if run.live else "")
     )
     if ended_early:
-        console.say(f"ended early: {words.output_file} holds the sound until there")
-    print(words.output_file)
+        console.say(f"ended early: {args.output_file} holds the sound until there")
+    print(args.output_file)
     if stops:
         sys.exit(130)
 

@@ -27,11 +27,11 @@ from w2w.watermark.pattern import DEFAULT_KEY, SAMPLE_RATE
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Look for the mark in what the command line names."""
-    words = parse(argv)
+    args = parse(argv)
     all_marked = True
-    for path in list(recordings(words.file)):
-        finding = detect(blocks(path, SAMPLE_RATE, SAMPLE_RATE), words.key, false_alarm=words.false_alarm)
-        print(as_json(path, finding) if words.json else as_words(path, finding), flush=True)
+    for path in list(recordings(args.file)):
+        finding = detect(blocks(path, SAMPLE_RATE, SAMPLE_RATE), args.key, false_alarm=args.false_alarm)
+        print(as_json(path, finding) if args.json else as_words(path, finding), flush=True)
         all_marked &= finding.marked
     sys.exit(0 if all_marked else 1)
 
@@ -55,10 +55,10 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         metavar="P",
         help=f"probability below which a file is called marked (default: {FALSE_ALARM:g})",
     )
-    words = arguments.parse_args(argv)
-    if not 0 < words.false_alarm < 1:
-        raise UserError(f"--false-alarm {words.false_alarm:g} must lie between 0 and 1")
-    return words
+    args = arguments.parse_args(argv)
+    if not 0 < args.false_alarm < 1:
+        raise UserError(f"--false-alarm {args.false_alarm:g} must lie between 0 and 1")
+    return args
 
 
 def recordings(names: Sequence[str]) -> Iterator[Path]:

@@ -141,13 +141,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate (default 0.002)")
     parser.add_argument("--seed", type=int, default=0)
-    words = parser.parse_args(argv)
-    if words.pictures < 8 or words.steps < 1:
+    args = parser.parse_args(argv)
+    if args.pictures < 8 or args.steps < 1:
         raise UserError("--pictures must be at least 8 and --steps at least 1")
     train_face_clip(
-        words.out, count=words.pictures, steps=words.steps, seed=words.seed, lr=words.lr, init=words.init
+        args.out, count=args.pictures, steps=args.steps, seed=args.seed, lr=args.lr, init=args.init
     )
-    print(f"wrote {words.out}")
+    print(f"wrote {args.out}")
 
 
 if __name__ == "__main__":
