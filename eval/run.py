@@ -169,18 +169,16 @@ def add_baselines(
 
 
 def unreadable(pairs: list[Pair], metrics: tuple[Metric, ...], judges: Judges) -> list[str]:
-    """One sentence on each recogniser that cannot be right about the language of some texts."""
-    if "intelligibility" not in metrics:
+    """One sentence if some texts are in letters that a recogniser of English cannot be right about."""
+    english = [judge for judge in judges.recognisers if judge.english_only]
+    n = sum(any(not readable_by(judge, pair.text) for judge in english) for pair in pairs)
+    if not n or "intelligibility" not in metrics:
         return []
-    notes = []
-    for judge in judges.recognisers:
-        n = sum(not readable_by(judge, pair.text) for pair in pairs)
-        if n:
-            notes.append(
-                f"{n} texts are not in Latin letters, and {judge.name} hears English alone: they have no "
-                "error rates by it; give a recogniser of their language by --recogniser FOLDER"
-            )
-    return notes
+    names = " and ".join(judge.name for judge in english)
+    return [
+        f"texts that are not in Latin letters: {n}; {names} know English alone and give no "
+        "error rates for them; give a recogniser of their language by --recogniser FOLDER"
+    ]
 
 
 def description(
