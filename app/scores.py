@@ -14,7 +14,7 @@ from torch import Tensor
 from data.audio import excerpt
 from engine.user_error import UserError
 from eval import error_rates, pitch, quality, similarity
-from eval.hearing import SAMPLE_RATE, SHORTEST_SECONDS
+from eval.features import SAMPLE_RATE, SHORTEST_SECONDS
 from eval.scoring import Judges
 
 Wave = Float[Tensor, "1 1 samples"]

@@ -16,7 +16,7 @@ from data.audio.writing import save
 from engine.files import atomic
 from eval import pitch
 from eval.cache import Cache, Features, content_hash
-from eval.hearing import Heard
+from eval.features import FeaturesByFile
 from eval.pairs import Pair
 
 SAMPLE_RATE = pitch.SAMPLE_RATE
@@ -42,12 +42,16 @@ Resynthesis = Callable[[Path, Path], None]
 
 
 def toplines_and_baselines(
-    pairs: Sequence[Pair], out: Path, cache: Cache, heard: Heard, resynthesise: Resynthesis | None = None
+    pairs: Sequence[Pair],
+    out: Path,
+    cache: Cache,
+    features: FeaturesByFile,
+    resynthesise: Resynthesis | None = None,
 ) -> list[Pair]:
     """Make the outputs of all toplines and baselines for each distinct source and target.
 
-    ``heard`` must hold the pitch of sources and targets. Files made here lie in ``out/<system>/``. Without a
-    converter's ``resynthesise``, which speaks a file again with its own voice, WORLD does it.
+    ``features`` must hold the pitch of sources and targets. Files made here lie in ``out/<system>/``. Without
+    a converter's ``resynthesise``, which speaks a file again with its own voice, WORLD does it.
     """
     distinct = list({(pair.source, pair.target): pair for pair in pairs}.values())
     # By source, so that each is analysed once.
@@ -56,7 +60,7 @@ def toplines_and_baselines(
     again: dict[Path, Path] = {}
     for number, pair in tqdm(order, desc="baselines", unit="pair"):
         source, target, name = pair.source, pair.target, f"{number:03d}.wav"
-        f0, target_f0 = (heard[path][pitch.Pitch().kind]["f0"] for path in (source, target))
+        f0, target_f0 = (features[path][pitch.Pitch().kind]["f0"] for path in (source, target))
         ratio = (
             float(np.exp(pitch.log_mean(target_f0) - pitch.log_mean(f0)))
             if f0.any() and target_f0.any()

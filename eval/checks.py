@@ -8,7 +8,7 @@ import numpy as np
 from data.audio import load
 from engine.user_error import UserError
 from eval.cache import Cache, content_hash
-from eval.hearing import SAMPLE_RATE, SHORTEST_SECONDS, SILENT
+from eval.features import SAMPLE_RATE, SHORTEST_SECONDS, SILENT
 from eval.pairs import Pair
 
 

@@ -47,7 +47,7 @@ def noisy(samples: Samples, number: int) -> Samples:
 def whispered(samples: Samples, _: int) -> Samples:
     """Imitate a whisper: WORLD's envelope, excited by noise alone."""
     f0 = pitch.harvest(samples)
-    envelope, _ = analyse(samples, f0)
+    envelope = analyse(samples, f0)[0]
     voice = pitch.world().synthesize(
         np.zeros(len(f0)), envelope, np.ones_like(envelope), SAMPLE_RATE, pitch.HOP_MS
     )
@@ -107,7 +107,7 @@ def _with_mandarin_sources(pairs: Sequence[Pair], data: Path) -> Iterator[Pair]:
 def _with_short_references(pairs: Sequence[Pair], seconds: float, out: Path) -> Iterator[Pair]:
     """Cut references, one after the other, to a length; pairs whose references are shorter are left out."""
     for number, pair in enumerate(pairs):
-        wave = torch.cat([load(path, SAMPLE_RATE) for path in pair.heard], dim=-1)
+        wave = torch.cat([load(path, SAMPLE_RATE) for path in pair.voice_clips], dim=-1)
         n_samples = round(seconds * SAMPLE_RATE)
         if wave.shape[-1] >= n_samples:
             yield replace(pair, references=(_written(out, number, wave[..., :n_samples]),))

@@ -25,7 +25,7 @@ from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from eval.cache import Cache
 from eval.copy_report import ORIGINAL, Row, mel_pictures, summarise, table, write_rows, write_summary
-from eval.hearing import hear
+from eval.features import compute_features
 from eval.quality import DNSMOS
 from vocoders.griffin_lim import GriffinLim, GriffinLimConfig
 from vocoders.scores.copies import has_pesq, scores
@@ -139,11 +139,11 @@ def copy_all(system: System, recordings: Sequence[Recording], out: Path, tracker
             raise UserError(f"{system.name} turned the mel of {recording.path} into NaN: it cannot be scored")
         path = out / "outputs" / system.name.replace("/", "_") / f"{number:03d}_{recording.path.stem}.wav"
         save(path, copied, rate)
-        original, heard = load(recording.path, JUDGED_AT), resample(copied, rate, JUDGED_AT)
-        figures = scores(original, heard, JUDGED_AT)
+        original, judged = load(recording.path, JUDGED_AT), resample(copied, rate, JUDGED_AT)
+        figures = scores(original, judged, JUDGED_AT)
         if tracker != "autocorrelation":
-            n_samples = min(original.shape[-1], heard.shape[-1])
-            figures |= pitch_scores(original[..., :n_samples], heard[..., :n_samples], JUDGED_AT, tracker)
+            n_samples = min(original.shape[-1], judged.shape[-1])
+            figures |= pitch_scores(original[..., :n_samples], judged[..., :n_samples], JUDGED_AT, tracker)
         figures["real_time_factor"] = took * rate / copied.shape[-1]
         rows.append(described(system.name, recording) | figures | {"output": str(path)})
     return rows
@@ -156,9 +156,11 @@ def rate_quality(rows: list[Row], cache: Path | None) -> list[str]:
         judge.check()
     except UserError as absent:
         return [f"DNSMOS is left out: {absent}"]
-    heard = hear([(Path(str(row["output"])), [judge]) for row in rows], Cache(cache), title="DNSMOS")
+    features = compute_features(
+        [(Path(str(row["output"])), [judge]) for row in rows], Cache(cache), title="DNSMOS"
+    )
     for row in rows:
-        row["dnsmos"] = float(heard[Path(str(row["output"]))][judge.kind]["overall"])
+        row["dnsmos"] = float(features[Path(str(row["output"]))][judge.kind]["overall"])
     return []
 
 

@@ -109,7 +109,7 @@ def make_outputs(
     for number, pair in enumerate(tqdm(pairs, desc=f"converting by {system}", unit="pair")):
         path = out / system / f"{number:03d}.wav"
         try:
-            voices.speak(pair.source, pair.heard, path)
+            voices.speak(pair.source, pair.voice_clips, path)
             made.append(replace(pair, system=system, output=path))
         except UserError as fault:
             if failed is None:

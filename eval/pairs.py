@@ -44,7 +44,7 @@ class Pair:
     """File and line, for complaints."""
 
     @property
-    def heard(self) -> tuple[Path, ...]:
+    def voice_clips(self) -> tuple[Path, ...]:
         """What a converter is given as the voice."""
         return self.references or (self.target,)
 
@@ -165,7 +165,7 @@ def _utterances(folder: Path | str, split: str) -> dict[str, list[Row]]:
 
 
 def _divide(rows: Sequence[Row], speaker: int) -> tuple[list[Row], list[Row]]:
-    """Part a speaker's utterances into those that are scored and those that are heard as references."""
+    """Part a speaker's utterances into those that are scored and those that serve as references."""
     shuffled = [rows[i] for i in np.random.default_rng([SEED, 1, speaker]).permutation(len(rows))]
     low, high = SCORED_SECONDS
     # Stable: utterances of a fitting length come first, in their drawn order.

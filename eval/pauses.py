@@ -16,7 +16,7 @@ def pauses(level: Float[np.ndarray, "frames"]) -> Bool[np.ndarray, "frames"]:
     """Frames that are quiet, and whose neighbours within 100 ms are."""
     quiet = level < np.percentile(level, LOUD_PERCENTILE) - PAUSE_DB
     around = np.pad(quiet, MARGIN, constant_values=True)
-    return np.lib.stride_tricks.sliding_window_view(around, 2 * MARGIN + 1).all(-1)
+    return np.lib.stride_tricks.sliding_window_view(around, 2 * MARGIN + 1).min(-1)
 
 
 def compare(source: Features, output: Features) -> dict[str, float]:

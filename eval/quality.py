@@ -52,12 +52,12 @@ class DNSMOS:
         return {name: np.asarray(value) for name, value in mean.items()}
 
 
-def opinions(heard: Features) -> dict[str, float]:
+def opinions(features: Features) -> dict[str, float]:
     """The quality columns of one row."""
     return {
-        "dnsmos": float(heard["overall"]),
-        "dnsmos_speech": float(heard["speech"]),
-        "dnsmos_background": float(heard["background"]),
+        "dnsmos": float(features["overall"]),
+        "dnsmos_speech": float(features["speech"]),
+        "dnsmos_background": float(features["background"]),
     }
 
 

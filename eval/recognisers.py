@@ -14,7 +14,7 @@ from torch import Tensor
 from engine.config import stored_kind
 from engine.user_error import UserError
 from eval.cache import Features, model_stamp
-from eval.hearing import SILENT
+from eval.features import SILENT
 
 SAMPLE_RATE = 16_000
 PADDING = round(0.3 * SAMPLE_RATE)

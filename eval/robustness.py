@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     made: list[Pair] = []
     for condition in config.conditions:
-        changed = pairs_under(condition, pairs, config.data, config.out / "heard" / condition)
+        changed = pairs_under(condition, pairs, config.data, config.out / "inputs" / condition)
         if not changed:
             print(f"note: {config.data} has nothing for the condition {condition}", file=sys.stderr)
         outputs = make_outputs(changed, voices, config.out / "outputs", condition, left_out)
@@ -105,7 +105,7 @@ def in_silence(voices: Voices, pairs: Sequence[Pair]) -> dict[str, float]:
     rate = voices.converter.sample_rate
     silence = torch.zeros(1, 1, round(SILENCE_SECONDS * rate))
     powers = []
-    for path in dict.fromkeys(pair.heard[0] for pair in pairs):
+    for path in dict.fromkeys(pair.voice_clips[0] for pair in pairs):
         wave = voices.converter.convert(silence, voices.embed(path))[0, 0].double().numpy()
         frames = wave[: len(wave) // (rate // 25) * (rate // 25)].reshape(-1, rate // 25)
         powers.append(np.square(frames).mean(1))

@@ -18,7 +18,7 @@ from engine.user_error import UserError, exits_cleanly
 from eval.baselines import BASELINES, TOPLINES, toplines_and_baselines
 from eval.cache import Cache
 from eval.checks import scorable, silent_outputs
-from eval.hearing import hear
+from eval.features import compute_features
 from eval.outputs import Voices, load_converter, load_two_stage, make_outputs
 from eval.pairs import MAX_PAIRS, Pair, fixed_pairs, read_pairs, write_pairs
 from eval.recognisers import recogniser
@@ -163,9 +163,9 @@ def add_baselines(
     """Toplines and baselines of the same sources and targets."""
     originals = {path for pair in pairs for path in (pair.source, pair.target)}
     wanted = [(path, [judges.melody]) for path in sorted(originals)]
-    heard = hear(wanted, cache, jobs=config.jobs, title="pitch of originals")
+    features = compute_features(wanted, cache, jobs=config.jobs, title="pitch of originals")
     resynthesise = voices.resynthesise if voices else None
-    return toplines_and_baselines(pairs, config.out / "outputs", cache, heard, resynthesise)
+    return toplines_and_baselines(pairs, config.out / "outputs", cache, features, resynthesise)
 
 
 def unreadable(pairs: list[Pair], metrics: tuple[Metric, ...], judges: Judges) -> list[str]:

@@ -12,7 +12,7 @@ from engine.user_error import UserError
 from eval import error_rates, pauses, pitch, quality, similarity
 from eval.cache import Cache, Features
 from eval.checks import scorable
-from eval.hearing import Heard, Judge, hear
+from eval.features import FeaturesByFile, Judge, compute_features
 from eval.pairs import Pair
 from eval.recognisers import Moonshine, Pocketsphinx, Recogniser
 
@@ -103,15 +103,15 @@ def score_pairs(
     _, faults = scorable(pairs, cache)
     if faults:
         raise UserError(faults[0])
-    heard = hear(wanted_by(pairs, metrics, judges), cache, jobs=jobs)
-    rows = [score(pair, heard, metrics, judges) for pair in pairs]
+    features = compute_features(needed_features(pairs, metrics, judges), cache, jobs=jobs)
+    rows = [score(pair, features, metrics, judges) for pair in pairs]
     return rows, summarise(rows)
 
 
-def wanted_by(
+def needed_features(
     pairs: Sequence[Pair], metrics: Sequence[Metric], judges: Judges
 ) -> list[tuple[Path, list[Judge]]]:
-    """Which files must be heard by which judges."""
+    """Which files each judge must see."""
     wanted = []
     voice_and_pitch = judges.of([metric for metric in metrics if metric in FAST])
     for pair in pairs:
@@ -121,15 +121,15 @@ def wanted_by(
     return wanted
 
 
-def score(pair: Pair, heard: Heard, metrics: Sequence[Metric], judges: Judges) -> Row:
+def score(pair: Pair, features: FeaturesByFile, metrics: Sequence[Metric], judges: Judges) -> Row:
     """One row: what was compared, and its scores."""
     assert pair.output is not None
-    source, target, output = heard[pair.source], heard[pair.target], heard[pair.output]
+    source, target, output = (features[path] for path in (pair.source, pair.target, pair.output))
     row: Row = {"system": pair.system, "source": str(pair.source), "target": str(pair.target)}
     row |= {"output": str(pair.output)}
     if "similarity" in metrics:
         voice = judges.voice.kind
-        a, b, c = (features[voice]["embedding"] for features in (source, target, output))
+        a, b, c = (own[voice]["embedding"] for own in (source, target, output))
         to_target, to_source = similarity.cosine(c, b), similarity.cosine(c, a)
         row |= {"to_target": to_target, "to_source": to_source, "difference": to_target - to_source}
         row |= {"nearer_to_target": float(to_target > to_source)}
@@ -143,7 +143,7 @@ def score(pair: Pair, heard: Heard, metrics: Sequence[Metric], judges: Judges) -
             before = f"{recogniser.name}_" if number else ""
             row |= {before + name: value for name, value in rates.items()}
     if "quality" in metrics:
-        rated, own = (quality.opinions(features[judges.sound.kind]) for features in (output, source))
+        rated, own = (quality.opinions(file[judges.sound.kind]) for file in (output, source))
         row |= rated | {"dnsmos_above_source": rated["dnsmos"] - own["dnsmos"]}
     if pair.output == pair.target_other:  # other words, so nothing that compares with what the source says
         row |= {name: math.nan for name in row if name.endswith(OF_THE_SAME_WORDS)}

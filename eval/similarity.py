@@ -12,7 +12,7 @@ from torch import Tensor
 
 from engine.user_error import UserError
 from eval.cache import Features, model_stamp
-from eval.hearing import SILENT
+from eval.features import SILENT
 
 SAMPLE_RATE = 16_000
 SIZE = 256

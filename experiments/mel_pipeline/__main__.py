@@ -29,7 +29,7 @@ from engine.user_error import UserError, exits_cleanly
 from eval import pitch
 from eval.baselines import BASELINES, TOPLINES, toplines_and_baselines
 from eval.cache import Cache
-from eval.hearing import hear
+from eval.features import compute_features
 from eval.pairs import MAX_PAIRS, Pair
 from experiments.mel_pipeline.report import gains, table
 from experiments.mel_pipeline.speed import ratio, speeds
@@ -119,7 +119,7 @@ def compare(studies: Mapping[str, Study], pairs: Sequence[Pair], args: Namespace
         if system.scored:
             made += outputs(pairs, partial(system.open, study), system.files(study), folder, name)
     originals = sorted({path for pair in pairs for path in (pair.source, pair.target)})
-    melodies = hear([(path, [pitch.Pitch()]) for path in originals], cache, jobs=args.jobs, title="pitch")
+    melodies = compute_features([(path, [pitch.Pitch()]) for path in originals], cache, jobs=args.jobs, title="pitch")
     made += toplines_and_baselines(pairs, folder, cache, melodies)
     scoring = Scoring(out=folder, fast=args.fast, cache=cache, jobs=args.jobs)
     scored, summary = scoring.score(made)

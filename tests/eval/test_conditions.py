@@ -64,7 +64,7 @@ def test_changed_sources_are_new_files_with_the_same_text(condition: str, pair: 
 
 def test_references_are_cut_and_too_short_ones_left_out(pair: Pair, tmp_path: Path) -> None:
     (changed,) = pairs_under("reference-5s", [pair], tmp_path, tmp_path / "heard")
-    (cut,) = changed.heard
+    (cut,) = changed.voice_clips
     assert load(cut, RATE).shape[-1] == 5 * RATE
     assert pairs_under("reference-10s", [pair], tmp_path, tmp_path / "heard") == []
 

@@ -37,9 +37,9 @@ def test_no_converter_hears_what_it_is_compared_with(
     tmp_path: Path, n_speakers: int, n_utterances: int
 ) -> None:
     for pair in fixed_pairs(corpus(tmp_path, n_speakers, n_utterances)):
-        assert pair.target not in pair.heard
+        assert pair.target not in pair.voice_clips
         assert pair.target_other != pair.target
-        assert {clip.parent for clip in pair.heard} == {pair.target.parent}
+        assert {clip.parent for clip in pair.voice_clips} == {pair.target.parent}
 
 
 def test_speakers_are_used_equally(tmp_path: Path) -> None:

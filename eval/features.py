@@ -18,13 +18,13 @@ from data.audio import load
 from eval.cache import Cache, Features, content_hash
 
 SAMPLE_RATE = 16_000
-"""Hz; every judge listens at this rate."""
+"""Hz; every judge takes this rate."""
 SILENT = 1e-4
 """Peak below which a recording holds nothing: -80 dBFS. Judges must have an answer to it."""
 SHORTEST_SECONDS = 0.2
 """What is shorter is not scored."""
 WORTH_PROCESSES_SECONDS = 30.0
-"""Less audio than this to hear is done here: starting a process takes seconds."""
+"""Less audio than this is done here: starting a process takes seconds."""
 
 
 @runtime_checkable
@@ -41,22 +41,22 @@ class Judge(Protocol):
         ...
 
     def __call__(self, wave: Float[Tensor, "1 1 samples"]) -> Features:
-        """Hear one recording at 16 kHz."""
+        """Judge one recording at 16 kHz."""
         ...
 
 
-Heard = dict[Path, dict[str, Features]]
+FeaturesByFile = dict[Path, dict[str, Features]]
 """By file, then by the judge's kind."""
 
 
-def hear(
-    wanted: Iterable[tuple[Path, Sequence[Judge]]], cache: Cache, *, jobs: int = 0, title: str = "hearing"
-) -> Heard:
+def compute_features(
+    wanted: Iterable[tuple[Path, Sequence[Judge]]], cache: Cache, *, jobs: int = 0, title: str = "scoring"
+) -> FeaturesByFile:
     """Give every file's features of its judges; ``jobs`` 0 means a process per core, up to 8."""
-    heard: Heard = {}
+    by_file: FeaturesByFile = {}
     missing: dict[Path, list[Judge]] = {}
     for path, judges in wanted:
-        known = heard.setdefault(path, {})
+        known = by_file.setdefault(path, {})
         for judge in judges:
             if judge.kind in known or judge in missing.get(path, ()):
                 continue
@@ -74,11 +74,11 @@ def hear(
             _in_processes(tasks, cache, jobs, done, bar)
         for path, judges in tasks:
             if path not in done:
-                done[path] = _hear_one(path, judges, cache)
+                done[path] = _compute(path, judges, cache)
                 bar.update()
     for path, features in done.items():
-        heard[path] |= features
-    return heard
+        by_file[path] |= features
+    return by_file
 
 
 def _in_processes(
@@ -87,7 +87,7 @@ def _in_processes(
     # Spawned, because a forked child of a process that has run torch threads can hang.
     pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
     try:
-        futures = {pool.submit(_hear_one, path, judges, cache): path for path, judges in tasks}
+        futures = {pool.submit(_compute, path, judges, cache): path for path, judges in tasks}
         for future in as_completed(futures):
             done[futures[future]] = future.result()
             bar.update()
@@ -97,7 +97,7 @@ def _in_processes(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _hear_one(path: Path, judges: Sequence[Judge], cache: Cache) -> dict[str, Features]:
+def _compute(path: Path, judges: Sequence[Judge], cache: Cache) -> dict[str, Features]:
     content, wave, n_threads = content_hash(path), load(path, SAMPLE_RATE), torch.get_num_threads()
     torch.set_num_threads(1)  # the last bits then depend neither on the machine nor on ``jobs``
     try:
