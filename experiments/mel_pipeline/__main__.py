@@ -119,7 +119,9 @@ def compare(studies: Mapping[str, Study], pairs: Sequence[Pair], args: Namespace
         if system.scored:
             made += outputs(pairs, partial(system.open, study), system.files(study), folder, name)
     originals = sorted({path for pair in pairs for path in (pair.source, pair.target)})
-    melodies = compute_features([(path, [pitch.Pitch()]) for path in originals], cache, jobs=args.jobs, title="pitch")
+    melodies = compute_features(
+        [(path, [pitch.Pitch()]) for path in originals], cache, jobs=args.jobs, title="pitch"
+    )
     made += toplines_and_baselines(pairs, folder, cache, melodies)
     scoring = Scoring(out=folder, fast=args.fast, cache=cache, jobs=args.jobs)
     scored, summary = scoring.score(made)
