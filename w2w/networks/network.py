@@ -123,7 +123,7 @@ class ConverterNetwork(nn.Module):
         )
         self.pitch = PitchTracker(config.sample_rate, config.hop, relative_level=relative)
         frames = 1000.0 * config.pitch_memory_s / config.content.hop_ms
-        self.mean_log_f0 = RunningMean(1, time_constant=frames, prior_frames=0.5)
+        self.mean_log_f0 = RunningMean(1, time_constant=frames, prior_frames=1e-6 if relative else 0.5)
         self.mean_log_f0.prior.requires_grad_(False).fill_(math.log(150.0))
         self.pitch_predictor = PitchPredictor(config.content.n_mels) if config.pitch_predictor else None
         self.gate = PauseGate(config.hop, config.look_ahead) if relative else None
@@ -223,11 +223,16 @@ class ConverterNetwork(nn.Module):
     def track(self, source: Wave, content: Content, state: dict[str, Any]) -> tuple[Encoded, dict[str, Any]]:
         """Find the pitch of one chunk and the mean log-F0 of the source so far."""
         pitch, after_pitch = self.pitch.step(source, state["pitch"])
-        voiced = (pitch.voicing > 0.5).to(pitch.voicing.dtype)
+        weight = (pitch.voicing > 0.5).to(pitch.voicing.dtype)
         log_f0 = pitch.log_f0
+        if self.config.content.relative_level:
+            # By amplitude: hum before the first word, faint as it is, must not tell the voice's pitch.
+            weight = weight * (content.energy + content.level).double().exp()
         if self.pitch_predictor is not None:
             log_f0 = log_f0 + self.pitch_predictor(content.mels, pitch).double()
-        mean, after_mean = self.mean_log_f0.step(log_f0, voiced, state["mean_log_f0"])
+        mean, after_mean = self.mean_log_f0.step(log_f0, weight, state["mean_log_f0"])
+        if self.config.content.relative_level:
+            pitch = Pitch(octave_raised(pitch.log_f0, mean), pitch.voicing)
         return Encoded(content, pitch, mean), state | {"pitch": after_pitch, "mean_log_f0": after_mean}
 
     def decode(
@@ -246,6 +251,12 @@ class ConverterNetwork(nn.Module):
 
 # By name, because its style is a submodule, which Pythons from 3.12 on do not count as a member.
 cast(Any, WaveNetwork).register(ConverterNetwork)
+
+
+def octave_raised(log_f0: Curve, mean_log_f0: Curve) -> Curve:
+    """Log-F0 an octave higher where it lies .7 octaves and more below the mean: there, a tracker has erred."""
+    octave = math.log(2.0)
+    return log_f0 + octave * (log_f0 < mean_log_f0 - 0.7 * octave)
 
 
 def shift_pitch(pitch: Pitch, mean_log_f0: Curve, voice: Voice, semitones: float = 0.0) -> Pitch:
