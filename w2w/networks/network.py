@@ -254,7 +254,7 @@ cast(Any, WaveNetwork).register(ConverterNetwork)
 
 
 def octave_raised(log_f0: Curve, mean_log_f0: Curve) -> Curve:
-    """Log-F0 an octave higher where it lies .7 octaves and more below the mean: there, a tracker has erred."""
+    """Log-F0 an octave higher where it lies .7 octaves and more below the mean: a tracker's error."""
     octave = math.log(2.0)
     return log_f0 + octave * (log_f0 < mean_log_f0 - 0.7 * octave)
 
