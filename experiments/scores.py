@@ -10,7 +10,7 @@ import numpy as np
 from engine.user_error import UserError
 from eval.cache import Cache
 from eval.outputs import Voices, make_outputs
-from eval.pairs import MAX_PAIRS, Pair, fixed_pairs, write_pairs
+from eval.pairs import Pair, fixed_pairs, write_pairs
 from eval.report import write_rows, write_summary
 from eval.scoring import FAST, METRICS, Row, Summary, interval, score_pairs
 
@@ -52,11 +52,10 @@ class Scoring:
 
 
 def evaluation_pairs(data: Path, split: str, count: int) -> list[Pair]:
-    """Some pairs of the fixed list of a split, evenly spread."""
-    if not 1 <= count <= MAX_PAIRS:
-        raise UserError(f"--n-pairs {count} must be 1 to {MAX_PAIRS}")
-    listed = fixed_pairs(data, split)
-    return [listed[i * len(listed) // count] for i in range(count)]
+    """The first pairs of a split's fixed list, as ``eval/run.py --n-pairs`` takes them."""
+    if count < 1:
+        raise UserError(f"--n-pairs {count} must be at least 1")
+    return fixed_pairs(data, split, max_pairs=count)
 
 
 def outputs(

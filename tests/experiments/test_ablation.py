@@ -40,9 +40,10 @@ def corpora(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def hum(name: str, f0: float) -> Path:
         time = torch.arange(16_000) / 16_000
-        wave = sum(torch.sin(2 * math.pi * f0 * k * time) / k for k in range(1, 10))
+        harmonics = torch.arange(1, 10)[:, None]
+        wave = (torch.sin(2 * math.pi * f0 * harmonics * time) / harmonics).sum(0)
         noise = 0.003 * torch.randn(1, 1, 16_000, generator=rng)
-        save(folder / name, 0.1 * wave[None, None] + noise, 16_000)
+        save(folder / name, 0.1 * wave + noise, 16_000)
         return folder / name
 
     people, groups = [], []
@@ -147,7 +148,8 @@ def test_a_clear_difference_is_bold_and_an_unclear_one_is_not() -> None:
 
     scored = rows(FULL, [0.1, 0.2, 0.3], [0.5, 0.6, 0.7]) + rows("no_pairs", [0.3, 0.4, 0.6], [0.6, 0.5, 0.7])
     summary = summarise(scored)
-    costs = dict.fromkeys((FULL, "no_pairs"), Cost(steps=7, processor_seconds=120.0, wall_seconds=240.0))
+    cost = Cost(steps=7, processor_seconds=120.0, wall_seconds=240.0)
+    costs = {FULL: cost, "no_pairs": cost}
     _, _, ours, theirs = table(summary, score_differences(scored, FULL), costs).splitlines()
     assert "**" not in ours
     cells = [cell.strip() for cell in theirs.split("|")]
@@ -162,7 +164,7 @@ def test_a_clear_difference_is_bold_and_an_unclear_one_is_not() -> None:
         (["--variants", "no_pears"], "'no_pears'"),
         (["--variants", "speech_frozen"], "'speech_frozen'"),
         (["--minutes", "0"], "--minutes must be above 0"),
-        (["--n-pairs", "91"], "1 to 90"),
+        (["--n-pairs", "0"], "at least 1"),
         (["--fast", "--variants"], "no trained variant"),
     ],
 )

@@ -187,7 +187,7 @@ def test_two_stages_are_timed_separately_and_need_the_whole_file() -> None:
     ("words", "complaint"),
     [
         (["--only", "w2v"], "'w2v'"),
-        (["--n-pairs", "0"], "--n-pairs 0 must be 1 to"),
+        (["--n-pairs", "0"], "--n-pairs 0 must be at least 1"),
         (["--minutes", "-1"], "above 0"),
         (["--presets", "w2w"], "NAME=PRESET"),
     ],
