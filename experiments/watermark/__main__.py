@@ -25,7 +25,7 @@ from data.manifest import Row, rows_from
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from experiments.watermark.changes import RATE, World, changes, has_codecs
-from experiments.watermark.costs import Heard, sound, time_taken
+from experiments.watermark.costs import Conversion, sound, time_taken
 from w2w import Converter
 from w2w.watermark import DEFAULT_KEY, Marker, detect
 from w2w.watermark.detector import FALSE_ALARM, SPAN, judge, likeness, score
@@ -78,7 +78,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     return args
 
 
-def conversions(converter: Converter, rows: Sequence[Row], count: int) -> list[Heard]:
+def conversions(converter: Converter, rows: Sequence[Row], count: int) -> list[Conversion]:
     """Conversions of the longest recordings, each to the voice of the recording drawn before it."""
     marker, found = Marker(RATE), []
     long = [row for row in rows if (row.duration or LONGEST_S) >= LONGEST_S / 2]
@@ -90,11 +90,11 @@ def conversions(converter: Converter, rows: Sequence[Row], count: int) -> list[H
     ):
         source, target = (load(r.path, RATE) for r in (row, other))
         plain = converter.convert(source, converter.embed(target))
-        found.append(Heard(plain=plain, marked=marker.mark(plain), target=target, text=row.text or ""))
+        found.append(Conversion(plain=plain, marked=marker.mark(plain), target=target, text=row.text or ""))
     return found
 
 
-def survival(converter: Converter, pairs: Sequence[Heard], lengths: Sequence[float]) -> None:
+def survival(converter: Converter, pairs: Sequence[Conversion], lengths: Sequence[float]) -> None:
     """Print how many of the marked conversions are found after each change, trimmed to each length."""
     others = torch.cat([pair.target for pair in pairs[::-1]], dim=-1)
     others = others.repeat(1, 1, 1 + int(LONGEST_S * RATE) // others.shape[-1])

@@ -23,7 +23,7 @@ Row = list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heard:
+class Conversion:
     """A conversion with and without its mark, and what it should be like."""
 
     plain: Wave
@@ -34,7 +34,7 @@ class Heard:
     """What is said; empty where it is not known."""
 
 
-def sound(pairs: Sequence[Heard]) -> list[Row]:
+def sound(pairs: Sequence[Conversion]) -> list[Row]:
     """What the mark does to the sound: score, without it, with it, difference and its 95 % interval."""
     rows = [
         ["speech over mark, dB", "", "", _mean([_ratio(pair) for pair in pairs])],
@@ -66,7 +66,7 @@ def sound(pairs: Sequence[Heard]) -> list[Row]:
     return rows
 
 
-def _ratio(pair: Heard) -> float:
+def _ratio(pair: Conversion) -> float:
     mark = (pair.marked - pair.plain).square().mean()
     return 10 * math.log10(float(pair.plain.square().mean() / mark.clamp_min(1e-20)))
 
