@@ -239,8 +239,7 @@ def _pocketsphinx() -> Any:
 
 @lru_cache(maxsize=2)
 def _trained(place: str) -> tuple[Literal["texts", "phones"], Any]:
-    local = not place.startswith(HUB)
-    if local:
+    if not place.startswith(HUB):
         description = Path(place) / "config.json"
         if not description.is_file():
             raise UserError(
@@ -261,10 +260,10 @@ def _trained(place: str) -> tuple[Literal["texts", "phones"], Any]:
     from transformers import pipeline
 
     try:
-        only = {"local_files_only": local}
-        name = place.removeprefix(HUB)
-        model: Any = pipeline("automatic-speech-recognition", model=name, model_kwargs=only)
+        model: Any = pipeline("automatic-speech-recognition", model=place.removeprefix(HUB))
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{place} is not a recogniser of transformers: {reason}") from None
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise UserError(
+            f"{place} gives no recogniser ({reason}): give another, or moonshine or pocketsphinx"
+        ) from None
     return "texts", lambda wave: model({"raw": wave[0, 0].numpy(), "sampling_rate": SAMPLE_RATE})["text"]

@@ -1,5 +1,6 @@
 """The real judges on real recordings: what they say points the right way."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from data.audio import load
 from eval.error_rates import error_rates
 from eval.pairs import Pair, fixed_pairs
 from eval.quality import DNSMOS, opinions
-from eval.recognisers import Moonshine, Pocketsphinx, Recogniser
+from eval.recognisers import Moonshine, Pocketsphinx, Recogniser, recogniser
 from eval.similarity import Resemblyzer, cosine
 
 
@@ -50,3 +51,24 @@ def test_noise_lowers_the_opinion(pair: Pair) -> None:
     clean, noisy = (opinions(DNSMOS()(w)) for w in (wave, wave + 0.1 * torch.randn_like(wave)))
     assert clean["dnsmos"] > noisy["dnsmos"] + 0.3
     assert 1 <= noisy["dnsmos"] <= 5
+
+
+def test_a_recogniser_of_transformers_is_read_from_its_folder(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    letters = ["<pad>", "<unk>", "|", *"abcdefgh"]
+    (tmp_path / "vocab.json").write_text(json.dumps({letter: i for i, letter in enumerate(letters)}))
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    convolutions = {"conv_dim": (8, 8), "conv_kernel": (10, 8), "conv_stride": (5, 4)}
+    config = transformers.Wav2Vec2Config(
+        vocab_size=len(letters), num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2,
+        **small, **convolutions, num_feat_extract_layers=2, feat_extract_norm="layer",
+    )  # fmt: skip
+    transformers.Wav2Vec2ForCTC(config).save_pretrained(tmp_path)
+    transformers.Wav2Vec2FeatureExtractor().save_pretrained(tmp_path)
+    tokens = {"unk_token": "<unk>", "pad_token": "<pad>", "word_delimiter_token": "|"}
+    transformers.Wav2Vec2CTCTokenizer(str(tmp_path / "vocab.json"), **tokens).save_pretrained(tmp_path)
+    judge = recogniser(str(tmp_path))
+    assert judge.name == tmp_path.name
+    (text,) = judge(0.1 * torch.randn(1, 1, 8_000))["texts"]
+    assert {*"abcdefgh"} & set(str(text))  # random weights babble
+    assert list(judge(torch.zeros(1, 1, 8_000))["texts"]) == [""]
