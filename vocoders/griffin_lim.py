@@ -48,14 +48,14 @@ class GriffinLim(nn.Module):
         """The non-negative linear magnitudes whose bands come nearest to the mel's."""
         bands = mel.float().transpose(1, 2)
         bands = bands.exp() if self.mel.log == "ln" else 10.0**bands
-        found = (bands @ self.inverse.T).clamp_min(0.0)
-        ahead, speed = found, 1.0
+        magnitudes = (bands @ self.inverse.T).clamp_min(0.0)
+        ahead, speed = magnitudes, 1.0
         for _ in range(self.config.inversion_iterations):  # FISTA (Beck and Teboulle 2009)
             slope = (ahead @ self.filters.T - bands) @ self.filters
-            before, found = found, (ahead - slope / self.curvature).clamp_min(0.0)
+            before, magnitudes = magnitudes, (ahead - slope / self.curvature).clamp_min(0.0)
             faster = (1.0 + (1.0 + 4.0 * speed**2) ** 0.5) / 2.0
-            ahead, speed = found + (speed - 1.0) / faster * (found - before), faster
-        return found.sqrt() if self.mel.power == 2 else found
+            ahead, speed = magnitudes + (speed - 1.0) / faster * (magnitudes - before), faster
+        return magnitudes.sqrt() if self.mel.power == 2 else magnitudes
 
     def forward(self, mel: Mel) -> Wave:
         return self.generate(mel)

@@ -5,16 +5,16 @@ Parameters bear the published names, so that published weights load by renaming 
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import weight_norm
 
-Network = TypeVar("Network", bound=nn.Module)
+from vocoders.weight_norm import fold_weight_norm
+
 Features = Float[Tensor, "batch channels time"]
 
 
@@ -173,11 +173,3 @@ def _same(channels: int, kernel: int, dilation: int) -> nn.Module:
     """A weight-normalized convolution that keeps the length."""
     padding = dilation * (kernel - 1) // 2
     return weight_norm(nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=padding))
-
-
-def fold_weight_norm(network: Network) -> Network:
-    """Replace every parametrized weight by its value, in place."""
-    for module in list(network.modules()):
-        if parametrize.is_parametrized(module, "weight"):
-            parametrize.remove_parametrizations(module, "weight")
-    return network

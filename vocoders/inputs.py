@@ -57,9 +57,9 @@ def examine(pairs: Iterable[tuple[Path, Path]], mel: MelConfig) -> list[Job]:
             frames = mel_files.read_mel(source, mel).shape[-1]
             samples = frames * mel.hop
         else:
-            own = info(source).sample_rate
-            heard = sum(block.shape[-1] for block in blocks(source, None, READ_SAMPLES))
-            samples = resampled_length(heard, own, mel.sample_rate)
+            sample_rate = info(source).sample_rate
+            n_samples = sum(block.shape[-1] for block in blocks(source, None, READ_SAMPLES))
+            samples = resampled_length(n_samples, sample_rate, mel.sample_rate)
             if samples == 0:
                 raise UserError(f"{source} is too short: no sample of it is left at {mel.sample_rate} Hz")
             frames = -(-samples // mel.hop)

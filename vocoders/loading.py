@@ -119,10 +119,10 @@ def from_folder(folder: Path, fold: bool = True) -> Vocoder:
             return Vocoder(load_config(VocoderConfig, folder / "config.json"))
         config, state = load_export(folder, VocoderConfig)
         return _filled(config, state, folder / "model.safetensors", fold)
-    found = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))[:4]
+    names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))[:4]
     raise UserError(
         f"{folder} holds no vocoder (config.json and model.safetensors) and no training run; found "
-        f"{', '.join(found) or 'nothing'}: a published file is given by its own path"
+        f"{', '.join(names) or 'nothing'}: a published file is given by its own path"
     )
 
 
@@ -161,10 +161,10 @@ def _from_state(
     if kind == "waveglow":
         raw = layout.fuse_old_layout(raw)
     state = layout.from_published(raw)
-    return _filled(described(name, state, config, mel, where), state, where, fold)
+    return _filled(describe(name, state, config, mel, where), state, where, fold)
 
 
-def described(
+def describe(
     name: str, state: State, config: Any, mel: MelConfig | str | None, where: str | Path
 ) -> VocoderConfig:
     """What weights are for: by a config, published or ours, or else by their shapes."""
@@ -174,20 +174,20 @@ def described(
     if isinstance(config, str | Path):
         content = configs.read_json(config)
         if {"network", "mel"} <= set(content):
-            return described(name, state, load_config(VocoderConfig, config), mel, where)
-        found = configs.from_json(name, content, config)
+            return describe(name, state, load_config(VocoderConfig, config), mel, where)
+        described = configs.from_json(name, content, config)
     elif isinstance(config, Mapping):
-        found = configs.from_json(name, config, "the config")
+        described = configs.from_json(name, config, "the config")
     elif config is None:
-        found = shapes.from_shapes(name, state, where)
+        described = shapes.from_shapes(name, state, where)
     else:
         _of_kind(name, config)
-        found = configs.Found(config, _definition(mel) or _fitting(name, config))
+        described = configs.Described(config, _definition(mel) or _fitting(name, config))
     return VocoderConfig(
-        mel=_definition(mel) or found.mel,
-        network=found.network,
-        gain=found.gain,
-        pre_emphasis=found.pre_emphasis,
+        mel=_definition(mel) or described.mel,
+        network=described.network,
+        gain=described.gain,
+        pre_emphasis=described.pre_emphasis,
     )
 
 

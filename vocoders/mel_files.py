@@ -41,8 +41,8 @@ def definition_name(mel: MelConfig) -> str:
     name = next((name for name, known in DEFINITIONS.items() if known == mel), None)
     if name:
         return repr(name)
-    told = differences(mel, NAMED["hifigan"])
-    return "of " + ", ".join(f"{field}={ours}" for field, ours, _ in told)
+    settings = differences(mel, NAMED["hifigan"])
+    return "of " + ", ".join(f"{field}={ours}" for field, ours, _ in settings)
 
 
 def check_definition(theirs: MelConfig, ours: MelConfig, where: str) -> None:

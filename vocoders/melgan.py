@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from vocoders.hifigan import Features, fold_weight_norm
+from vocoders.hifigan import Features
+from vocoders.weight_norm import fold_weight_norm
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ class Speaker:
         if not isinstance(config.task, WaveNetTaskConfig) or not isinstance(
             config.task.network, WaveNetConfig
         ):
-            raise UserError(f"{run} hears phonemes and cannot speak: train --preset speech")
+            raise UserError(f"{run} trained a phoneme recogniser, which cannot speak: train --preset speech")
         self.features, self.voices = config.data.features, speakers_of(config.data)
         self.network = WaveNet(config.task.network)
         weights = checkpoint / "network_ema.safetensors"
@@ -48,11 +48,11 @@ class Speaker:
                 f"voice {voice.name!r} is unknown to this run: choose one of {', '.join(self.voices)}"
             )
         wave, phonemes = speak(text, voice, self.features.sample_rate)
-        said = utterance(wave, phonemes, self.voices.index(voice.name), self.features)
-        speaker = said.speaker if self.network.config.global_ else None
+        spoken = utterance(wave, phonemes, self.voices.index(voice.name), self.features)
+        speaker = spoken.speaker if self.network.config.global_ else None
         with torch.no_grad():
             return generate(
-                self.network, said.local, speaker=speaker, n_samples=said.wave.shape[-1], seed=seed
+                self.network, spoken.local, speaker=speaker, n_samples=spoken.wave.shape[-1], seed=seed
             )
 
 
@@ -65,14 +65,14 @@ def main(argv: list[str] | None = None) -> None:
     arguments.add_argument("--out", type=Path, required=True, help="audio file to write")
     arguments.add_argument("--voice", default="", help="one of the run's voices (default: its first)")
     arguments.add_argument("--seed", type=int, default=0, help="decides what is random (default 0)")
-    given = arguments.parse_args(argv)
-    speaker = Speaker(given.vocoder)
-    name = given.voice or speaker.voices[0]
+    args = arguments.parse_args(argv)
+    speaker = Speaker(args.vocoder)
+    name = args.voice or speaker.voices[0]
     if name not in VOICE:
         raise UserError(f"there is no voice {name!r}: choose one of {', '.join(speaker.voices)}")
-    wave = speaker.say(given.text, VOICE[name], given.seed)
-    save(given.out, wave, speaker.features.sample_rate)
-    print(f"{given.out}: {wave.shape[-1] / speaker.features.sample_rate:.2f} s by {name}")
+    wave = speaker.say(args.text, VOICE[name], args.seed)
+    save(args.out, wave, speaker.features.sample_rate)
+    print(f"{args.out}: {wave.shape[-1] / speaker.features.sample_rate:.2f} s by {name}")
 
 
 if __name__ == "__main__":

@@ -48,15 +48,15 @@ def windows(pieces: Iterable[MelPiece], block: int, halo: int) -> Iterator[Windo
         yield Window(torch.cat(waiting, dim=-1), before, length - before, start)
 
 
-def mels(blocks: Iterable[WavePiece], config: MelConfig) -> Iterator[MelPiece]:
+def mels_of_blocks(blocks: Iterable[WavePiece], config: MelConfig) -> Iterator[MelPiece]:
     """The log-mel of a wave that comes in blocks of any length: concatenated, that of the whole wave.
 
     The wave is lengthened by silence to whole hops, and to what mirroring its edges takes.
     """
-    hear = LogMel(replace(config, padding="none"))
+    log_mel = LogMel(replace(config, padding="none"))
     if config.padding == "causal":  # the window stands at the transform's end
-        hear = LogMel(replace(config, padding="none", win=config.n_fft))
-        hear.window = F.pad(torch.hann_window(config.win), (config.n_fft - config.win, 0))
+        log_mel = LogMel(replace(config, padding="none", win=config.n_fft))
+        log_mel.window = F.pad(torch.hann_window(config.win), (config.n_fft - config.win, 0))
     before, after = _edges(config)
     waiting: list[Tensor] = []
     length, total, begun = 0, 0, False
@@ -70,7 +70,7 @@ def mels(blocks: Iterable[WavePiece], config: MelConfig) -> Iterator[MelPiece]:
         n_frames = (length - after - 1 - config.n_fft) // config.hop + 1 if begun else 0
         if n_frames > 0:
             joined = torch.cat(waiting, dim=-1)
-            yield hear(joined[..., : (n_frames - 1) * config.hop + config.n_fft])
+            yield log_mel(joined[..., : (n_frames - 1) * config.hop + config.n_fft])
             waiting = [joined[..., n_frames * config.hop :]]
             length = waiting[0].shape[-1]
     if total == 0:
@@ -80,7 +80,7 @@ def mels(blocks: Iterable[WavePiece], config: MelConfig) -> Iterator[MelPiece]:
     tail = F.pad(torch.cat(waiting, dim=-1), (0, silence))
     rest = _extended(tail, 0 if begun else before, after, config.pad_mode)
     if rest.shape[-1] >= config.n_fft:
-        yield hear(rest)
+        yield log_mel(rest)
 
 
 def de_emphasised(pieces: Iterable[WavePiece], pre_emphasis: float, gain: float) -> Iterator[WavePiece]:

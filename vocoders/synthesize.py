@@ -33,7 +33,7 @@ from vocoders.griffin_lim import GriffinLim
 from vocoders.inputs import Job, examine, files_in
 from vocoders.loading import load_vocoder
 from vocoders.mel_files import read_mel, save_mel
-from vocoders.streaming import Window, de_emphasised, mels
+from vocoders.streaming import Window, de_emphasised, mels_of_blocks
 from vocoders.vocoder import Vocoder
 from vocoders.wavenet.generation import generate
 from vocoders.wavenet.mel_wavenet import MelWaveNet
@@ -168,7 +168,7 @@ def pieces_of(vocoder: Vocoder, job: Job) -> Iterator[Mel]:
         yield read_mel(job.source, vocoder.mel)
         return
     rate = vocoder.sample_rate
-    yield from mels(blocks(job.source, rate, round(BLOCK_S * rate)), vocoder.mel)
+    yield from mels_of_blocks(blocks(job.source, rate, round(BLOCK_S * rate)), vocoder.mel)
 
 
 def synthesize(vocoder: Vocoder, job: Job, args: Namespace, done: Callable[[float], Any]) -> None:
@@ -176,12 +176,12 @@ def synthesize(vocoder: Vocoder, job: Job, args: Namespace, done: Callable[[floa
 
     Memory does not grow with the source (but for --save-mel, which holds its mel).
     """
-    heard: list[Tensor] = []
+    mel_pieces: list[Tensor] = []
 
     def kept() -> Iterator[Tensor]:
         for piece in pieces_of(vocoder, job):
             if args.save_mel:
-                heard.append(piece)
+                mel_pieces.append(piece)
             yield piece
 
     missing = job.samples
@@ -194,16 +194,16 @@ def synthesize(vocoder: Vocoder, job: Job, args: Namespace, done: Callable[[floa
         # Definitions without edges have fewer frames than a recording has hops.
         writer.write(torch.zeros(1, missing))
     if args.save_mel:
-        save_mel(_mel_beside(job.out), torch.cat(heard, dim=-1), vocoder.mel)
+        save_mel(_mel_beside(job.out), torch.cat(mel_pieces, dim=-1), vocoder.mel)
 
 
 def synthesize_together(
     vocoder: Vocoder, jobs: Sequence[Job], args: Namespace, done: Callable[[float], Any]
 ) -> None:
     """Make the waves of several sources at once."""
-    heard = [torch.cat(list(pieces_of(vocoder, job)), dim=-1) for job in jobs]
-    waves = together(vocoder, heard, seed=args.seed, **args.options)
-    for job, mel, wave in zip(jobs, heard, waves):
+    mels = [torch.cat(list(pieces_of(vocoder, job)), dim=-1) for job in jobs]
+    waves = together(vocoder, mels, seed=args.seed, **args.options)
+    for job, mel, wave in zip(jobs, mels, waves):
         with Writer(job.out, vocoder.sample_rate) as writer:
             writer.write(F.pad(wave.cpu()[0], (0, job.samples - wave.shape[-1])))
         if args.save_mel:
@@ -214,9 +214,10 @@ def synthesize_together(
 def together(vocoder: Vocoder, mels: Sequence[Mel], *, seed: int = 0, **options: Any) -> list[Wave]:
     """A wave for each mel, all drawn by one seed; mels are checked ones of the vocoder's definition.
 
-    Shorter mels are lengthened by their last frame. Where a network would hear that, up to its halo before
-    a mel's end, the wave is made once more from the mel alone. Rows of a WaveNet, which knows where each
-    ends, are drawn by the seed and their number, so all but the first differ from what they would be alone.
+    Shorter mels are lengthened by their last frame. Where a network's output depends on that, up to its halo
+    before a mel's end, the wave is made once more from the mel alone. Rows of a WaveNet, which knows where
+    each ends, are drawn by the seed and their number, so all but the first differ from what they would be
+    alone.
     """
     lengths = [mel.shape[-1] for mel in mels]
     if isinstance(vocoder.network, GriffinLim | MelWaveNet) or len(lengths) == 1:
@@ -227,23 +228,23 @@ def together(vocoder: Vocoder, mels: Sequence[Mel], *, seed: int = 0, **options:
         samples = torch.tensor(lengths) * vocoder.hop
         batch = batch.to(vocoder.device)
         options = vocoder.wavenet_options(batch, options, [seed])
-        made = generate(vocoder.network, batch, lengths=samples, **options)
-        made = torch.cat(
-            list(de_emphasised([made], vocoder.config.pre_emphasis, vocoder.config.gain)), dim=-1
+        generated = generate(vocoder.network, batch, lengths=samples, **options)
+        generated = torch.cat(
+            list(de_emphasised([generated], vocoder.config.pre_emphasis, vocoder.config.gain)), dim=-1
         )
-        return [wave[..., : length * vocoder.hop] for wave, length in zip(made.split(1), lengths)]
+        return [wave[..., : length * vocoder.hop] for wave, length in zip(generated.split(1), lengths)]
     waves = vocoder(batch, seed=[seed] * len(mels), **options)
-    made = []
+    results = []
     for mel, length, wave in zip(mels, lengths, waves.split(1)):
-        own = wave[..., : length * vocoder.hop].clone()
+        result = wave[..., : length * vocoder.hop].clone()
         halo = vocoder.network.halo
         kept = max(length - halo, 0)
         if length < longest and halo:
             before = max(kept - halo, 0)
             window = Window(mel[..., before:].to(vocoder.device), kept - before, length - kept, kept)
-            own[..., kept * vocoder.hop :] = vocoder.make(window, [seed], options)
-        made.append(own)
-    return made
+            result[..., kept * vocoder.hop :] = vocoder.make(window, [seed], options)
+        results.append(result)
+    return results
 
 
 def _mel_beside(out: Path) -> Path:

@@ -15,14 +15,14 @@ from torch import Tensor
 from data.audio import AudioError, excerpt
 from data.batches import Batches, SpeechCrops, batches, split_rows
 from engine import loop as loops
-from engine.checkpoint import fill, load_weights, newest_checkpoint
+from engine.checkpoint import newest_checkpoint
 from engine.config import cli
 from engine.loop import Task, accelerator, fit
 from engine.user_error import UserError, exits_cleanly
 from vocoders.tasks.adversarial import Adversarial, AdversarialConfig
 from vocoders.tasks.config import TrainConfig
 from vocoders.tasks.export import export_run, speaks_of_itself
-from vocoders.tasks.initial import begin_from_export, check_fit, exported_init
+from vocoders.tasks.initial import begin_from, check_fit, exported_init
 from vocoders.tasks.predicted_mels import PredictedMels
 from vocoders.tasks.presets import PRESETS
 from vocoders.tasks.waveglow import WaveGlowTask, WaveGlowTaskConfig
@@ -41,30 +41,8 @@ def build(config: TrainConfig, validation: list[Wave]) -> Task:
         case WaveNetTaskConfig():
             task = WaveNetTask(config.task, config.mel, validation)
     if config.init:
-        begin_from(task, config)
+        begin_from(task.modules, config)
     return task
-
-
-def begin_from(task: Task, config: TrainConfig) -> None:
-    """Fill the networks from a run's newest checkpoint, or the generator from an exported vocoder.
-
-    What is not found there stays as it is.
-    """
-    if (exported := exported_init(config.init)) is not None:
-        begin_from_export(task.modules, exported, config)
-        return
-    folder = newest_checkpoint(Path(config.init))
-    if folder is None:
-        raise UserError(
-            f"init={config.init} holds neither a checkpoint of a run nor an exported vocoder: give the folder"
-            " that --loop.out named, an export, or the word released"
-        )
-    for name, module in task.modules.items():
-        path = folder / f"{name}.safetensors"
-        if path.exists():
-            fill(module, load_weights(path), path)
-        elif name == "network_ema":
-            module.load_state_dict(task.modules["network"].state_dict())
 
 
 def validation_waves(config: TrainConfig) -> list[Wave]:

@@ -154,15 +154,7 @@ class Vocoder(nn.Module):
                 yield from wavenet_pieces(self.network, whole, **self.wavenet_options(whole, options, seed))
                 return
             case MelWaveNet():
-                if not options:
-                    yield from self.network.stream(pieces, seed)
-                    return
-                whole = torch.cat(list(pieces), dim=-1)
-                if options.get("match_passes", self.network.config.match_passes):
-                    yield self.network.generate(whole, seed=seed[0], **options)
-                else:
-                    options.pop("match_passes", None)
-                    yield from self.network.pieces(whole, seed=seed[0], **options)
+                yield from self.network.stream(pieces, seed, **options)
                 return
         block = max(SHORTEST_BLOCK, 6 * self.network.halo)
         for window in windows(pieces, block, self.network.halo):

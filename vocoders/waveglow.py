@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from engine.user_error import UserError
-from vocoders.hifigan import fold_weight_norm
+from vocoders.weight_norm import fold_weight_norm
 
 Mel = Float[Tensor, "batch n_mels frames"]
 Wave = Float[Tensor, "batch 1 samples"]

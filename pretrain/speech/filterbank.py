@@ -2,9 +2,12 @@
 
 import math
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from data.frontends import hz_to_mel, mel_to_hz
 
 PHASES = 4
 """Filters of a band, a quarter of a period apart: rectified and added they tell its level."""
@@ -15,8 +18,8 @@ SHORTEST_SECONDS = 0.01
 def band_pass_filters(channels: int, kernel: int, sample_rate: int) -> Float[Tensor, "channels 1 kernel"]:
     """Windowed cosines, evenly spaced in mel, louder with frequency as speech gets quieter."""
     n_bands = -(-channels // PHASES)
-    mel = torch.linspace(_mel(80.0), _mel(0.95 * sample_rate / 2), n_bands + 1)
-    edges = 700 * (10 ** (mel / 2595) - 1)
+    low, high = hz_to_mel(np.array([80.0, 0.95 * sample_rate / 2]), "htk")
+    edges = torch.from_numpy(mel_to_hz(np.linspace(low, high, n_bands + 1), "htk")).float()
     centre, width = (edges[1:] + edges[:-1]) / 2, edges.diff()
 
     time = (torch.arange(kernel) - (kernel - 1) / 2) / sample_rate
@@ -28,7 +31,3 @@ def band_pass_filters(channels: int, kernel: int, sample_rate: int) -> Float[Ten
     filters = window[:, None] * torch.cos(turn)  # (bands, phases, kernel)
     filters = filters / filters.norm(dim=-1, keepdim=True) * (centre / centre.mean())[:, None, None]
     return filters.flatten(0, 1)[:channels, None]
-
-
-def _mel(frequency: float) -> float:
-    return 2595 * math.log10(1 + frequency / 700)

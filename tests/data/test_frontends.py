@@ -17,9 +17,6 @@ from data.frontends import (
     MelConfig,
     f0_pyworld,
     mel_filters,
-    mu_law,
-    mu_law_decode,
-    mu_law_encode,
     named_mel,
     stft,
 )
@@ -153,23 +150,6 @@ def test_unknown_definition_is_refused():
 def test_too_short_a_wave_is_refused():
     with pytest.raises(ValueError, match="too few"):
         LogMel(MelConfig())(torch.zeros(1, 1, 10))
-
-
-@given(st.lists(st.floats(-1, 1), min_size=1, max_size=50))
-def test_mu_law_returns_within_half_a_step(values):
-    wave = torch.tensor(values, dtype=torch.float32)
-    classes = mu_law_encode(wave)
-    assert classes.min() >= 0
-    assert classes.max() <= 255
-    assert ((mu_law(mu_law_decode(classes)) - mu_law(wave)).abs() <= 1 / 255 + 1e-5).all()
-
-
-def test_mu_law_matches_torchaudio():
-    functional = pytest.importorskip("torchaudio.functional")
-    wave = torch.linspace(-1, 1, 1001)
-    assert_close(mu_law_encode(wave), functional.mu_law_encoding(wave, 256))
-    classes = torch.arange(256)
-    assert_close(mu_law_decode(classes), functional.mu_law_decoding(classes, 256))
 
 
 def test_world_finds_a_tone():

@@ -20,7 +20,7 @@ from vocoders.griffin_lim import GriffinLimConfig
 from vocoders.hifigan import V1_16K, V3_16K
 from vocoders.mel_files import check_definition, check_mel, read_mel, save_mel
 from vocoders.melgan import MelGANConfig
-from vocoders.streaming import de_emphasised, mels, windows
+from vocoders.streaming import de_emphasised, mels_of_blocks, windows
 from vocoders.synthesize import together
 from vocoders.tasks.adversarial import AdversarialConfig
 from vocoders.tasks.config import TrainConfig
@@ -121,7 +121,7 @@ def test_a_mel_in_pieces_is_the_whole_waves(name, padding, cuts):
     config = config if name.endswith("causal") else replace(config, padding=padding)
     wave = 0.1 * torch.randn(1, 1, sum(cuts) + config.n_fft)
     whole = LogMel(config)(torch.nn.functional.pad(wave, (0, -wave.shape[-1] % config.hop)))
-    pieces = mels(wave.split([*cuts, config.n_fft], dim=-1), config)
+    pieces = mels_of_blocks(wave.split([*cuts, config.n_fft], dim=-1), config)
     assert_close(torch.cat(list(pieces), dim=-1), whole, rtol=1e-4, atol=1e-4)
 
 

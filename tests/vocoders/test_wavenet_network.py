@@ -169,17 +169,6 @@ def test_noise_of_one_step_is_added_while_training_only():
     assert network.loss(wave, *given) == network.loss(wave, *given)
 
 
-def test_conditioning_is_all_that_layers_add_to_their_gates():
-    network = WaveNet(replace(FULL, context=None))
-    local, who = torch.randn(2, 3, 5), torch.tensor([0, 1])
-    total = network.conditioning(local, who, 40).unflatten(1, (4, 12))
-    features, static = network.local_features(local, 40), network.speaker_gates(who)
-    assert static is not None
-    for number, layer in enumerate(network.conv_layers):
-        expected = layer.conv1x1c(features) + static[:, number, :, None] + layer.conv.bias[:, None]
-        assert_close(total[:, number], expected, atol=1e-5, rtol=1e-5)
-
-
 def test_draws_follow_the_distribution():
     n = 20_000
     uniforms = Draws(0, 1).next(n)

@@ -13,7 +13,7 @@ from data.frontends import LogMel, named_mel
 from engine.optim import OptimConfig
 from engine.user_error import UserError
 from vocoders import speak, train_spoken
-from vocoders.tasks.wavenet import Heard, WaveNetTask, WaveNetTaskConfig
+from vocoders.tasks.wavenet import WaveBatch, WaveNetTask, WaveNetTaskConfig
 from vocoders.tasks.wavenet_presets import TASKS
 from vocoders.train_spoken import PRESETS, SpokenTrainConfig, build
 from vocoders.wavenet.conditioning import LocalConfig
@@ -55,7 +55,7 @@ def descent(task, batch, steps: int = 10) -> tuple[float, float]:
 def test_every_signal_and_output_learns_to_speak_from_mels(signal, output):
     network = MelWaveNetConfig(wavenet=replace(SMALL, output=output), signal=signal)
     task = WaveNetTask(WaveNetTaskConfig(network=network, optim=ADAM), MEL)
-    first, last = descent(task, Heard(buzz()))
+    first, last = descent(task, WaveBatch(buzz()))
     assert last < first - 0.05
 
 
@@ -106,7 +106,7 @@ def test_speakers_are_told_apart():
 def test_sound_of_anything_is_learned_without_conditions():
     config = WaveNetTaskConfig(network=replace(SMALL, local=None, output=MuLaw()), optim=ADAM)
     task = WaveNetTask(config, MEL, [buzz(3_200)])
-    first, last = descent(task, Heard(buzz()))
+    first, last = descent(task, WaveBatch(buzz()))
     assert last < first - 0.1
     assert set(task.evaluate(1)) == {"nll"}
 

@@ -24,10 +24,12 @@ def generate(
     """Return ``network.generate(mel, noise, **options)``, by kernels where there are some for the network."""
     from vocoders.waveglow import WaveGlow
 
-    made = plan(network, mel)
-    if made is None:
+    laid_out = plan(network, mel)
+    if laid_out is None:
         return network.generate(mel, noise, **options)
-    return made(mel, network.latent(mel, noise, **options)) if isinstance(network, WaveGlow) else made(mel)
+    if isinstance(network, WaveGlow):
+        return laid_out(mel, network.latent(mel, noise, **options))
+    return laid_out(mel)
 
 
 def plan(network: nn.Module, mel: Tensor) -> Any | None:

@@ -20,7 +20,7 @@ PRE_EMPHASIS = 0.85
 """Of the published WaveNets, where their configuration asks for it."""
 
 
-class Found(NamedTuple):
+class Described(NamedTuple):
     """What is known of weights."""
 
     network: Any
@@ -47,11 +47,13 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def from_json(kind: str, content: Mapping[str, Any], where: str | Path) -> Found:
+def from_json(kind: str, content: Mapping[str, Any], where: str | Path) -> Described:
     """Translate a published configuration of this kind of network."""
-    own = described(content)
-    if own is not None and own != kind:
-        raise UserError(f"{where} configures {own}, not {kind}: give the configuration of these weights")
+    configured = kind_of_config(content)
+    if configured is not None and configured != kind:
+        raise UserError(
+            f"{where} configures {configured}, not {kind}: give the configuration of these weights"
+        )
     try:
         match kind:
             case "hifigan":
@@ -70,13 +72,13 @@ def from_json(kind: str, content: Mapping[str, Any], where: str | Path) -> Found
         raise UserError(f"{where} is no {kind} configuration: {error}") from None
 
 
-def described(content: Mapping[str, Any]) -> str | None:
+def kind_of_config(content: Mapping[str, Any]) -> str | None:
     """Which network's configuration this is, by its keys."""
     marks = {"hifigan": "upsample_rates", "waveglow": "waveglow_config", "wavenet": "residual_channels"}
     return next((kind for kind, key in marks.items() if key in content), None)
 
 
-def _hifigan(given: Mapping[str, Any]) -> Found:
+def _hifigan(given: Mapping[str, Any]) -> Described:
     network = HiFiGANConfig(
         n_mels=given["num_mels"],
         upsample_rates=tuple(given["upsample_rates"]),
@@ -96,10 +98,10 @@ def _hifigan(given: Mapping[str, Any]) -> Found:
         f_min=float(given["fmin"]),
         f_max=float(rate / 2 if given["fmax"] is None else given["fmax"]),
     )
-    return Found(network, mel)
+    return Described(network, mel)
 
 
-def _waveglow(given: Mapping[str, Any]) -> Found:
+def _waveglow(given: Mapping[str, Any]) -> Described:
     sizes, data = given["waveglow_config"], given["data_config"]
     inner = sizes["WN_config"]
     network = WaveGlowConfig(
@@ -122,10 +124,10 @@ def _waveglow(given: Mapping[str, Any]) -> Found:
         f_min=float(data["mel_fmin"]),
         f_max=float(data["mel_fmax"]),
     )
-    return Found(network, mel)
+    return Described(network, mel)
 
 
-def _wavenet(given: Mapping[str, Any]) -> Found:
+def _wavenet(given: Mapping[str, Any]) -> Described:
     if given.get("legacy"):
         raise UserError("legacy WaveNets, of releases before 0.2, have another architecture: retrain it")
     if given.get("upsample_net", "ConvInUpsampleNetwork") != "ConvInUpsampleNetwork":
@@ -162,7 +164,7 @@ def _wavenet(given: Mapping[str, Any]) -> Found:
         f_max=float(given.get("fmax", 7_600)),
     )
     emphasis = _emphasis(given.get("preprocess") or "none")
-    return Found(network, mel, gain=float(given.get("global_gain_scale", 1.0)), pre_emphasis=emphasis)
+    return Described(network, mel, gain=float(given.get("global_gain_scale", 1.0)), pre_emphasis=emphasis)
 
 
 def _emphasis(preprocess: str) -> float:

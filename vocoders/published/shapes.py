@@ -13,7 +13,7 @@ from engine.user_error import UserError
 from vocoders.hifigan import V1, V1_16K, V1_24K, V3, V3_16K, V3_24K
 from vocoders.mel_files import DEFINITIONS
 from vocoders.melgan import MelGANConfig
-from vocoders.published.configs import Found
+from vocoders.published.configs import Described
 from vocoders.waveglow import WaveGlowConfig
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw
@@ -22,7 +22,7 @@ from vocoders.wavenet.network import GlobalConfig, WaveNetConfig
 State = Mapping[str, Shaped[Tensor, "..."]]
 
 
-def from_shapes(kind: str, state: State, where: str | Path) -> Found:
+def from_shapes(kind: str, state: State, where: str | Path) -> Described:
     """What the shapes of weights say of their network; ``state`` is in our names, folded or not.
 
     Where they leave something open, a configuration is asked for.
@@ -51,11 +51,10 @@ def from_shapes(kind: str, state: State, where: str | Path) -> Found:
 
 def _count(shapes: Mapping[str, object], pattern: str) -> int:
     """How many different numbers stand at the place of ``#`` in the names."""
-    found = {m[1] for name in shapes if (m := re.match(pattern.replace("#", r"(\d+)"), name))}
-    return len(found)
+    return len({m[1] for name in shapes if (m := re.match(pattern.replace("#", r"(\d+)"), name))})
 
 
-def _hifigan_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
+def _hifigan_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
     channels, n_mels, _ = shapes["conv_pre.weight"]
     n_ups = _count(shapes, r"ups\.#\.")
     kernels = tuple(shapes[f"ups.{i}.weight"][2] for i in range(n_ups))
@@ -71,13 +70,13 @@ def _hifigan_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
         (V3_16K, "speech16k"),
         (V3_24K, "speech24k"),
     ):
-        found = known.upsample_kernels, known.resblock_kernels, known.resblock == "1", known.n_mels
-        if found == (kernels, blocks, second, n_mels):
-            return Found(replace(known, channels=channels), NAMED[mel])
+        sizes = known.upsample_kernels, known.resblock_kernels, known.resblock == "1", known.n_mels
+        if sizes == (kernels, blocks, second, n_mels):
+            return Described(replace(known, channels=channels), NAMED[mel])
     raise KeyError
 
 
-def _melgan_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
+def _melgan_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
     widest, n_mels, _ = shapes["model.1.weight"]
     ups, index = [], 3
     while f"model.{index}.weight" in shapes and f"model.{index + 1}.shortcut.weight" in shapes:
@@ -93,12 +92,12 @@ def _melgan_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
         n_residual_layers=n_residual,
     )
     if (config.hop, n_mels) == (256, 80):
-        return Found(config, NAMED["melgan"])
+        return Described(config, NAMED["melgan"])
     mel = next(m for m in NAMED.values() if (m.hop, m.n_mels) == (config.hop, n_mels))
-    return Found(config, mel)
+    return Described(config, mel)
 
 
-def _waveglow_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
+def _waveglow_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
     n_mels, _, window = shapes["upsample.weight"]
     n_flows = _count(shapes, r"convinv\.#\.")
     widths = [shapes[f"convinv.{k}.conv.weight"][0] for k in range(n_flows)]
@@ -118,10 +117,10 @@ def _waveglow_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
     )
     named = {"waveglow": DEFINITIONS["waveglow"], **NAMED}
     mel = next((m for m in named.values() if (m.hop, m.n_mels) == (config.hop, n_mels)), None)
-    return Found(config, mel or replace(DEFINITIONS["waveglow"], n_mels=n_mels, hop=config.hop))
+    return Described(config, mel or replace(DEFINITIONS["waveglow"], n_mels=n_mels, hop=config.hop))
 
 
-def _wavenet_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
+def _wavenet_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
     """The published sizes; the number of stacks and the mel's hop are what shapes do not tell."""
     layers = _count(shapes, r"conv_layers\.#\.")
     stacks = {30: 3, 24: 4, 20: 2, 10: 1}[layers]
@@ -155,7 +154,7 @@ def _wavenet_from(shapes: Mapping[str, tuple[int, ...]]) -> Found:
     n_mels, hop = network.local.n, network.local.hop  # type: ignore[union-attr]
     if hop == 1:
         raise ValueError
-    return Found(network, replace(DEFINITIONS["wavenet_r9y9"], n_mels=n_mels, hop=hop))
+    return Described(network, replace(DEFINITIONS["wavenet_r9y9"], n_mels=n_mels, hop=hop))
 
 
 def _number(name: str) -> int:

@@ -15,20 +15,8 @@ from torch import Tensor
 from data.audio import resample
 from data.frontends import HIFIGAN, LogMel, MelConfig, named_mel
 from engine.user_error import UserError
-from vocoders.scores.pitch import periodicity_error, pitch_error, pitch_scores, vuv_f1
+from vocoders.scores.pitch import pitch_scores
 from vocoders.scores.stft_distance import MultiResolutionSTFT
-
-__all__ = [
-    "evaluate",
-    "judging_mel",
-    "log_mel_l1",
-    "multi_resolution_stft_distance",
-    "periodicity_error",
-    "pesq",
-    "pitch_error",
-    "scores",
-    "vuv_f1",
-]
 
 Wave = Float[Tensor, "1 1 samples"]
 Copy = Float[Tensor, "1 1 copy_samples"]
@@ -38,19 +26,19 @@ PESQ_RATE = 16_000
 _NAMES = {16_000: "speech16k", 22_050: "hifigan_full_band", 24_000: "speech24k"}
 
 
-def judging_mel(sample_rate: int) -> MelConfig:
-    """The definition by which copies at a rate are judged: up to half the rate, natural log, one per rate."""
+def full_band_mel(sample_rate: int) -> MelConfig:
+    """The mel definition that scores at a rate use: up to half the rate, natural log, one per rate."""
     if sample_rate in _NAMES:
         return named_mel(_NAMES[sample_rate])
     return replace(HIFIGAN, sample_rate=sample_rate, f_max=sample_rate / 2)
 
 
 def log_mel_l1(reference: Wave, generated: Copy, sample_rate: int, mel: MelConfig | None = None) -> float:
-    """Mean absolute difference of log-mels, in nepers: by ``mel``, or by ``judging_mel``."""
+    """Mean absolute difference of log-mels, in nepers: by ``mel``, or by ``full_band_mel``."""
     reference, generated = _alike(reference, generated)
-    log_mel = _log_mel(replace(mel or judging_mel(sample_rate), log="ln"))
+    log_mel = _log_mel(replace(mel or full_band_mel(sample_rate), log="ln"))
     if log_mel.config.sample_rate != sample_rate:
-        raise UserError(f"a mel at {log_mel.config.sample_rate} Hz cannot judge waves at {sample_rate} Hz")
+        raise UserError(f"a mel at {log_mel.config.sample_rate} Hz cannot score waves at {sample_rate} Hz")
     return float((log_mel(reference) - log_mel(generated)).abs().mean())
 
 

@@ -23,7 +23,7 @@ Copy = Float[Tensor, "1 1 copy_samples"]
 Tracker = Literal["autocorrelation", "crepe"]
 
 RATE, HOP = 16_000, 160
-"""At which pitch is heard, and samples between frames: 10 ms."""
+"""Of pitch tracking, Hz, and samples between frames: 10 ms."""
 F_MIN, F_MAX = 60.0, 500.0
 """Hz."""
 WINDOW = 640
@@ -49,7 +49,7 @@ class PitchTrack:
 
 
 def pitch_track(wave: Wave, sample_rate: int, tracker: Tracker = "autocorrelation") -> PitchTrack:
-    """Hear a recording's pitch, 60 to 500 Hz."""
+    """Track a recording's pitch, 60 to 500 Hz."""
     wave = resample(wave, sample_rate, RATE).detach().float().cpu()
     f0, periodicity = _crepe(wave) if tracker == "crepe" else _autocorrelation(wave)
     low, high = (0.19, 0.31) if tracker == "crepe" else (VOICED_TO, VOICED_FROM)
@@ -76,21 +76,6 @@ def compare(reference: PitchTrack, generated: PitchTrack) -> dict[str, float]:
         "vuv_f1": float(2 * both.sum() / voiced) if voiced else math.nan,
         "pitch_error": _root_mean_square(cents),
     }
-
-
-def periodicity_error(reference: Wave, generated: Copy, sample_rate: int) -> float:
-    """The RMS difference of periodicity, 0 to 1."""
-    return pitch_scores(reference, generated, sample_rate)["periodicity_error"]
-
-
-def vuv_f1(reference: Wave, generated: Copy, sample_rate: int) -> float:
-    """The F1 of finding the recording's voiced frames, 0 to 1; NaN where nothing is voiced in either."""
-    return pitch_scores(reference, generated, sample_rate)["vuv_f1"]
-
-
-def pitch_error(reference: Wave, generated: Copy, sample_rate: int) -> float:
-    """The RMS difference of pitch in cents over frames voiced in both; NaN where there are none."""
-    return pitch_scores(reference, generated, sample_rate)["pitch_error"]
 
 
 def _root_mean_square(values: np.ndarray) -> float:

@@ -54,11 +54,11 @@ class MultiResolutionSTFT(nn.Module):
     def forward(self, generated: Wave, reference: Wave) -> Float[Tensor, ""]:
         terms = []
         for i in range(len(self.config.resolutions)):
-            made = self.magnitudes(generated, i)
+            fake = self.magnitudes(generated, i)
             with torch.no_grad():
                 real = self.magnitudes(reference, i)
-            convergence = torch.linalg.vector_norm(real - made) / torch.linalg.vector_norm(real)
-            terms.append(convergence + (real.log() - made.log()).abs().mean())
+            convergence = torch.linalg.vector_norm(real - fake) / torch.linalg.vector_norm(real)
+            terms.append(convergence + (real.log() - fake.log()).abs().mean())
         return torch.stack(terms).mean()
 
     def magnitudes(self, wave: Wave, i: int) -> Float[Tensor, "batch bins frames"]:

@@ -1,14 +1,11 @@
-"""Training on from a vocoder for use: its folded weights put back under weight norm."""
+"""What training begins from: a run, or a vocoder for use, its folded weights back under weight norm."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
 
-import torch
 from torch import nn
-from torch.nn.utils import parametrize
 
-from engine.checkpoint import checkpoints, fill, load_export
+from engine.checkpoint import checkpoints, fill, load_export, load_weights, newest_checkpoint
 from engine.config import differences, load_config
 from engine.user_error import UserError
 from vocoders import loading
@@ -16,6 +13,7 @@ from vocoders.griffin_lim import GriffinLimConfig
 from vocoders.mel_files import check_definition
 from vocoders.tasks.config import TrainConfig
 from vocoders.vocoder import VocoderConfig, build_network
+from vocoders.weight_norm import unfold
 
 
 def exported_init(init: str) -> Path | None:
@@ -26,14 +24,29 @@ def exported_init(init: str) -> Path | None:
     return folder if folder and (folder / "config.json").is_file() and not checkpoints(folder) else None
 
 
-def begin_from_export(modules: Mapping[str, nn.Module], folder: Path, config: TrainConfig) -> None:
-    """Fill the generator, and its average, from an exported vocoder of the same network and mel."""
-    check_fit(folder, config)
-    exported, state = load_export(folder, VocoderConfig)
-    folded = build_network(exported).fold()
-    fill(folded, state, folder / "model.safetensors")
-    unfold(folded, modules["network"])
-    if "network_ema" in modules:
+def begin_from(modules: Mapping[str, nn.Module], config: TrainConfig) -> None:
+    """Fill the networks from a run's newest checkpoint, or the generator from an exported vocoder.
+
+    What is not found there stays as it is.
+    """
+    averaged = False
+    if (exported := exported_init(config.init)) is not None:
+        check_fit(exported, config)
+        vocoder, state = load_export(exported, VocoderConfig)
+        folded = build_network(vocoder).fold()
+        fill(folded, state, exported / "model.safetensors")
+        unfold(folded, modules["network"])
+    elif (folder := newest_checkpoint(Path(config.init))) is not None:
+        for name, module in modules.items():
+            if (path := folder / f"{name}.safetensors").exists():
+                fill(module, load_weights(path), path)
+                averaged = averaged or name == "network_ema"
+    else:
+        raise UserError(
+            f"init={config.init} holds neither a checkpoint of a run nor an exported vocoder: give the folder"
+            " that --loop.out named, an export, or the word released"
+        )
+    if "network_ema" in modules and not averaged:
         modules["network_ema"].load_state_dict(modules["network"].state_dict())
 
 
@@ -54,13 +67,3 @@ def check_fit(folder: Path, config: TrainConfig) -> None:
             f"init={config.init} has gain={exported.gain} and pre_emphasis={exported.pre_emphasis}, which "
             "training does not know: train from a run instead"
         )
-
-
-@torch.no_grad()
-def unfold(folded: nn.Module, network: nn.Module) -> None:
-    """Fill a network under weight norm with what gives it the outputs of its folded twin."""
-    plain = dict(folded.state_dict())
-    for name, module in network.named_modules():
-        if parametrize.is_parametrized(module, "weight"):
-            cast(Any, module).weight = plain.pop(f"{name}.weight")
-    network.load_state_dict({**network.state_dict(), **plain})

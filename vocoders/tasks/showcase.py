@@ -1,4 +1,4 @@
-"""What a vocoder's training shows of itself: validation waves resynthesised, heard, seen and scored."""
+"""What a vocoder's training shows of itself: validation waves resynthesised, as sound, picture and score."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,7 +12,7 @@ from vocoders.scores.copies import evaluate
 Wave = Float[Tensor, "1 1 samples"]
 Mel = Float[Tensor, "1 n_mels frames"]
 N_SHOWN = 3
-"""Validation waves heard and seen."""
+"""Validation waves that are shown."""
 
 
 def resynthesise(vocoder: Callable[[Mel], Tensor], log_mel: LogMel, waves: Sequence[Wave]) -> Samples:
@@ -20,8 +20,8 @@ def resynthesise(vocoder: Callable[[Mel], Tensor], log_mel: LogMel, waves: Seque
     audio, mels = {}, {}
     for i, wave in enumerate(waves[:N_SHOWN]):
         mel = log_mel(wave.to(log_mel.window.device))
-        made = vocoder(mel)
-        for name, sound in (("original", wave), ("resynthesised", made)):
+        copy = vocoder(mel)
+        for name, sound in (("original", wave), ("resynthesised", copy)):
             audio[f"{name}/{i}"] = (sound, log_mel.config.sample_rate)
             mels[f"{name}/{i}"] = log_mel(sound.to(mel.device))[0]
     return Samples(audio=audio, mels=mels)

@@ -81,7 +81,7 @@ class WaveNetTask:
             return network.loss(batch.wave, mel, self.config.margin_frames * self.mel.hop)
         assert isinstance(network, WaveNet)
         local = getattr(batch, "local", None) if network.config.local else None
-        speaker = known(batch.speaker) if network.config.global_ else None
+        speaker = checked(batch.speaker) if network.config.global_ else None
         return network.loss(batch.wave, local, speaker)
 
     @property
@@ -93,30 +93,30 @@ class WaveNetTask:
         """Validation waves beside their copies; or sounds of the network's own."""
         if isinstance(self.trained, MelWaveNet):
             return resynthesise(self.trained, self.log_mel, self.waves[: self.config.n_heard])
-        made = self.babble()
-        audio = {f"generated/{i}": (wave, self.mel.sample_rate) for i, wave in enumerate(made)}
+        waves = self.unconditional()
+        audio = {f"generated/{i}": (wave, self.mel.sample_rate) for i, wave in enumerate(waves)}
         return Samples(
-            audio=audio, mels={f"generated/{i}": self.log_mel(w[None])[0] for i, w in enumerate(made)}
+            audio=audio, mels={f"generated/{i}": self.log_mel(w[None])[0] for i, w in enumerate(waves)}
         )
 
-    def babble(self) -> Wave:
+    def unconditional(self) -> Wave:
         """Two sounds: of the first two speakers, where the network knows some; or of two texts."""
         network = self.trained
         assert isinstance(network, WaveNet)
         if network.config.local:
             frames = round(self.config.seconds * self.mel.sample_rate / network.hop)
-            said = [to_device(said, self.log_mel.window.device) for said in self.validation[:2]]
-            local = torch.cat([each.local[..., :frames] for each in said])
-            who = torch.cat([each.speaker for each in said]) if network.config.global_ else None
-            return generate(network, local, speaker=who, n_samples=local.shape[-1] * network.hop)
+            spoken = [to_device(one, self.log_mel.window.device) for one in self.validation[:2]]
+            local = torch.cat([one.local[..., :frames] for one in spoken])
+            speaker = torch.cat([one.speaker for one in spoken]) if network.config.global_ else None
+            return generate(network, local, speaker=speaker, n_samples=local.shape[-1] * network.hop)
         n_samples = round(self.config.seconds * self.mel.frame_rate) * self.mel.hop
         speakers = network.config.global_
-        who = torch.arange(2) % speakers.n_speakers if speakers else None
-        return generate(network, speaker=who, n_samples=n_samples, n=2)
+        speaker = torch.arange(2) % speakers.n_speakers if speakers else None
+        return generate(network, speaker=speaker, n_samples=n_samples, n=2)
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Likelihood of what was kept for validation and, of a vocoder, the scores of copies."""
-        losses = [float(self.loss(self.trained, held)) for held in self.held()]
+        losses = [float(self.loss(self.trained, batch)) for batch in self.validation_batches()]
         scores = {"nll": sum(losses) / len(losses)} if losses else {}
         if isinstance(self.trained, MelWaveNet):
             scores |= score(self.trained, self.log_mel, self.waves[: self.config.n_heard])
@@ -125,26 +125,26 @@ class WaveNetTask:
     @property
     def waves(self) -> list[Tensor]:
         """Validation waves."""
-        return [held.wave if isinstance(held, Spoken) else held for held in self.validation]
+        return [one.wave if isinstance(one, Spoken) else one for one in self.validation]
 
-    def held(self) -> list[Any]:
+    def validation_batches(self) -> list[Any]:
         """Batches for validation, one for each recording; none where their speakers are not known."""
         device = self.log_mel.window.device
         if self.validation and isinstance(self.validation[0], Spoken):
-            return [to_device(said, device) for said in self.validation]
+            return [to_device(one, device) for one in self.validation]
         if isinstance(self.config.network, WaveNetConfig) and self.config.network.global_:
             return []
-        return [Heard(wave.to(device)) for wave in self.waves]
+        return [WaveBatch(wave.to(device)) for wave in self.waves]
 
 
-class Heard(NamedTuple):
+class WaveBatch(NamedTuple):
     """A wave of which nothing else is known."""
 
     wave: Wave
 
 
-def known(speaker: Int[Tensor, "batch"]) -> Int[Tensor, "batch"]:
-    """Labels, where all recordings have one."""
+def checked(speaker: Int[Tensor, "batch"]) -> Int[Tensor, "batch"]:
+    """Labels, refused unless all recordings have one."""
     if (speaker < 0).any():
         raise ValueError("a WaveNet of known speakers needs a speaker for every recording: name them all")
     return speaker

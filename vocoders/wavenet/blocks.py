@@ -53,8 +53,8 @@ class Blocks:
         return torch.baddbmm(self.static[:, None], rows, self.weights.T.expand(self.batch, -1, -1))
 
 
-class Heard:
-    """What the context stack knows of the inputs so far; without one, nothing."""
+class ContextState:
+    """The context stack's state while samples are drawn; nothing without one."""
 
     def __init__(self, network: WaveNet, batch: int) -> None:
         self.output, self.stack = network.config.output, network.context_stack
@@ -68,7 +68,7 @@ class Heard:
         self.last = last.long() if isinstance(self.output, MuLaw) else last
         self.waiting = self.last[:, :0]
 
-    def stretches(self, start: int, size: int) -> Iterator[tuple[int, int]]:
+    def spans(self, start: int, size: int) -> Iterator[tuple[int, int]]:
         """Cut a block's samples where the context changes."""
         if self.stack is None:
             yield 0, size
@@ -79,18 +79,18 @@ class Heard:
             yield first, last
             first = last
 
-    def informed(self, conditioning: Tensor) -> Tensor:
-        """Add what the context has to say."""
+    def add_to(self, conditioning: Tensor) -> Tensor:
+        """Add the context's share."""
         return conditioning if self.stack is None else conditioning + self.gates
 
-    def note(self, samples: Tensor) -> None:
-        """Take in what was drawn, which the network is fed one sample later."""
+    def append_drawn(self, samples: Tensor) -> None:
+        """Append drawn samples, which the network is fed one sample later."""
         if self.stack is not None:
-            self.note_inputs(torch.cat([self.last, samples[:, :-1]], dim=1))
+            self.append_inputs(torch.cat([self.last, samples[:, :-1]], dim=1))
             self.last = samples[:, -1:]
 
-    def note_inputs(self, inputs: Tensor) -> None:
-        """Take in what the network was fed."""
+    def append_inputs(self, inputs: Tensor) -> None:
+        """Append the network's inputs."""
         if self.stack is None:
             return
         self.waiting = torch.cat([self.waiting, inputs], dim=1)

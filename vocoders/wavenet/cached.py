@@ -89,11 +89,11 @@ class CachedTorch:
 
     def replay(self, conditioning: Conditioning, inputs: Encoded) -> Float[Tensor, "batch n_out samples"]:
         """The parameters that the network puts out when its inputs are given, continuing."""
-        made = []
+        outputs = []
         for i in range(inputs.shape[1]):
-            made.append(self._step(inputs[:, i], _at(conditioning, i)))
+            outputs.append(self._step(inputs[:, i], _at(conditioning, i)))
             self.position += 1
-        return torch.stack(made, dim=-1)
+        return torch.stack(outputs, dim=-1)
 
     def _step(self, x: Tensor, gates: Tensor) -> Tensor:
         """Parameters after one more input; ``gates``: (batch, layers · gate)."""

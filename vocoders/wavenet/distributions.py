@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
+from torchaudio.functional import mu_law_decoding, mu_law_encoding
 
-from data.frontends import mu_law_decode, mu_law_encode
 from engine.user_error import UserError
 
 Parameters = Float[Tensor, "batch n_out samples"]
@@ -81,24 +81,38 @@ class Gaussian:
         return 2 if self.n == 1 else 3 * self.n
 
 
+LSB = 2**-15
+"""The step of a 16-bit wave."""
 Output = MuLaw | MixtureOfLogistics | Gaussian
 
 
 def encode(output: Output, wave: Wave) -> Input:
     """Bring a wave to the form the network is fed with: μ-law classes, or the wave as it is."""
-    return mu_law_encode(wave.squeeze(1), levels=output.levels) if isinstance(output, MuLaw) else wave
+    if isinstance(output, MuLaw):
+        return mu_law_encoding(wave.squeeze(1).clamp(-1, 1), output.levels)
+    return wave
 
 
 def decode(output: Output, samples: Input) -> Wave:
     """The inverse of ``encode``, up to the quantization."""
     if isinstance(output, MuLaw):
-        return mu_law_decode(samples, levels=output.levels).unsqueeze(1)
+        return mu_law_decoding(samples, output.levels).unsqueeze(1)
     return samples
 
 
 def silence(output: Output) -> int | float:
     """What is fed before the first sample, in encoded form."""
     return output.levels // 2 if isinstance(output, MuLaw) else 0.0
+
+
+def delay(output: Output, samples: Input) -> Input:
+    """Samples one later, after silence: what the network is fed to predict them."""
+    return F.pad(samples[..., :-1], (1, 0), value=silence(output))
+
+
+def dither(wave: Wave) -> Wave:
+    """Add uniform noise of one 16-bit step, without which digital silence teaches scales near 0."""
+    return (wave + (2 * torch.rand_like(wave) - 1) * LSB).clamp(-1, 1)
 
 
 def split(

@@ -6,7 +6,7 @@ loop (``vocoders.cpu``). Both draw the same samples from the same seed.
 """
 
 from collections.abc import Iterator
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from engine.user_error import UserError
 from vocoders import cpu
-from vocoders.wavenet.blocks import Blocks, Heard
+from vocoders.wavenet.blocks import Blocks, ContextState
 from vocoders.wavenet.cached import CachedTorch, Prediction
 from vocoders.wavenet.distributions import Input, MuLaw, Output, decode
 from vocoders.wavenet.network import Lengths, Local, Speaker, WaveNet
@@ -36,33 +36,9 @@ class Loop(Protocol):
         ...
 
 
-@torch.inference_mode()
-def generate(
-    network: WaveNet,
-    local: Local | None = None,
-    speaker: Speaker | None = None,
-    n_samples: int | None = None,
-    sampler: Sampler | None = None,
-    seed: int = 0,
-    backend: Backend = "auto",
-    n: int = 1,
-    *,
-    voiced: Bool[Tensor, "batch frames_or_samples"] | None = None,
-    lengths: Lengths | None = None,
-    prediction: Float[Tensor, "batch taps filters"] | None = None,
-    gain: Float[Tensor, "batch 1 filters"] | None = None,
-) -> Float[Tensor, "batch 1 samples"]:
-    """Generate a batch of waves of ``n_samples``: as many as ``local`` has frames for, unless told.
-
-    ``n``: how many, where neither ``local`` nor ``speaker`` says it. ``voiced``: which frames, or samples,
-    are voiced, for samplers that ask. ``lengths``: samples of each row; 0 beyond. ``prediction``, ``gain``:
-    filters that each hold for an equal share of the samples (LP-WaveNet; see ``cached.Prediction``).
-    """
-    made = pieces(
-        network, local, speaker, n_samples, sampler, seed, backend, n,
-        voiced=voiced, lengths=lengths, prediction=prediction, gain=gain,
-    )  # fmt: skip
-    return torch.cat(list(made), dim=-1)
+def generate(network: WaveNet, *args: Any, **options: Any) -> Float[Tensor, "batch 1 samples"]:
+    """Generate a batch of waves; arguments as those of ``pieces``."""
+    return torch.cat(list(pieces(network, *args, **options)), dim=-1)
 
 
 def pieces(
@@ -80,7 +56,13 @@ def pieces(
     prediction: Float[Tensor, "batch taps filters"] | None = None,
     gain: Float[Tensor, "batch 1 filters"] | None = None,
 ) -> Iterator[Float[Tensor, "batch 1 _"]]:
-    """``generate``, piece after piece, in memory that does not grow with the length."""
+    """Generate a batch of waves, piece after piece, in memory that does not grow with the length.
+
+    ``n_samples``: of each; without it, as many as ``local`` has frames for. ``n``: how many waves, where
+    neither ``local`` nor ``speaker`` says it. ``voiced``: which frames, or samples, are voiced, for samplers
+    that ask. ``lengths``: samples of each row; 0 beyond. ``prediction``, ``gain``: filters that each hold for
+    an equal share of the samples (LP-WaveNet; see ``cached.Prediction``).
+    """
     sampler, output = sampler or Sampler(), network.config.output
     n_samples = _n_samples(network, local, n_samples)
     batch = max(
@@ -90,18 +72,18 @@ def pieces(
     with torch.inference_mode():
         blocks = Blocks(network, local, speaker, n_samples, batch, lengths)
         loop = begin(network, batch, backend, filters)
-        draws, heard = Draws(seed, batch), Heard(network, batch)
+        draws, context = Draws(seed, batch), ContextState(network, batch)
         start = 0
         for conditioning, size in blocks:
             uniforms = noise(output, draws.next(size), sampler.top_p).to(blocks.device)
-            spoken = _rows(voiced, start, start + size, n_samples)
-            heat = temperatures(sampler, spoken, batch).to(blocks.device)
+            voiced_samples = _rows(voiced, start, start + size, n_samples)
+            heat = temperatures(sampler, voiced_samples, batch).to(blocks.device)
             parts = []
-            for first, last in heard.stretches(start, size):
+            for first, last in context.spans(start, size):
                 share = conditioning if conditioning.shape[1] == 1 else conditioning[:, first:last]
                 warm = heat if heat.shape[1] == 1 else heat[:, first:last]
-                part = loop.run(heard.informed(share), uniforms[:, first:last], warm, sampler.top_p)
-                heard.note(part)
+                part = loop.run(context.add_to(share), uniforms[:, first:last], warm, sampler.top_p)
+                context.append_drawn(part)
                 parts.append(part)
             samples = torch.cat(parts, dim=1)
             wave = decode(output, samples if isinstance(output, MuLaw) else samples[:, None])
@@ -123,15 +105,15 @@ def replay(
     """``network(x, local, speaker)``, computed as generation does: sample by sample, from cached state."""
     batch, n_samples = len(x), x.shape[-1]
     inputs = x if isinstance(network.config.output, MuLaw) else x.squeeze(1)
-    loop, heard, start, made = begin(network, batch, backend), Heard(network, batch), 0, []
+    loop, context, start, outputs = begin(network, batch, backend), ContextState(network, batch), 0, []
     for conditioning, size in Blocks(network, local, speaker, n_samples, batch):
-        for first, last in heard.stretches(start, size):
+        for first, last in context.spans(start, size):
             share = conditioning if conditioning.shape[1] == 1 else conditioning[:, first:last]
             part = inputs[:, start + first : start + last]
-            made.append(loop.replay(heard.informed(share), part))
-            heard.note_inputs(part)
+            outputs.append(loop.replay(context.add_to(share), part))
+            context.append_inputs(part)
         start += size
-    return torch.cat(made, dim=-1)
+    return torch.cat(outputs, dim=-1)
 
 
 def begin(

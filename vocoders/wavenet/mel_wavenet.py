@@ -5,26 +5,25 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from data.frontends import MelConfig, hz_to_mel, mel_to_hz
+from data.frontends import MelConfig, mel_corners
 from engine.user_error import UserError
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.distributions import (
     MixtureOfLogistics,
     MuLaw,
+    delay,
+    dither,
     encode,
     negative_log_likelihood,
     predicted,
-    silence,
 )
 from vocoders.wavenet.generation import Backend, pieces
 from vocoders.wavenet.mel_matching import MelMatching
-from vocoders.wavenet.network import LSB, WaveNet, WaveNetConfig
+from vocoders.wavenet.network import WaveNet, WaveNetConfig
 from vocoders.wavenet.prediction import (
     MelPrediction,
     PredictionConfig,
@@ -110,13 +109,13 @@ class MelWaveNet(nn.Module):
         """
         config, output, n_samples = self.config, self.config.wavenet.output, wave.shape[-1] - margin
         if self.training and config.wavenet.lsb_noise:
-            wave = (wave + (2 * torch.rand_like(wave) - 1) * LSB).clamp(-1, 1)
+            wave = dither(wave)
         predictor = self.prediction(mel)
         signal = wave
         if config.signal == "excitnet":
             signal = (excitation(wave, predictor) / HEADROOM).clamp(-1, 1)
         target = encode(output, signal)[..., :n_samples]
-        past = F.pad(target[..., :-1], (1, 0), value=silence(output))
+        past = delay(output, target)
         parameters = self.wavenet(past, self.condition(mel)[..., : n_samples // self.hop])[..., margin:]
         if config.signal == "lp_wavenet":
             expected = predict(wave, predictor)[..., margin:n_samples]
@@ -195,10 +194,7 @@ class MelWaveNet(nn.Module):
 def voiced(mel: Mel, config: MelConfig) -> Bool[Tensor, "batch frames"]:
     """Guess which frames are voiced: the bass outweighs the treble, and is no hum of a quiet room."""
     natural = mel * math.log(10) if config.log == "log10" else mel
-    ends = hz_to_mel(np.array([config.f_min, config.f_max]), config.scale)
-    centres = torch.from_numpy(
-        mel_to_hz(np.linspace(ends[0], ends[1], config.n_mels + 2), config.scale)[1:-1]
-    )
+    centres = torch.from_numpy(mel_corners(config)[1:-1])
     bass, treble = natural[:, centres < 1_000].mean(1), natural[:, centres > 4_000].mean(1)
     quiet = bass.flatten(1).quantile(0.1, dim=1, keepdim=True)
     return (bass - treble > 1.0) & (bass > quiet + 1.0)

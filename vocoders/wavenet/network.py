@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils import parametrize
 
 from engine.user_error import UserError
 from vocoders.wavenet.conditioning import GlobalConfig, LocalConfig, Upsampling
@@ -21,18 +20,18 @@ from vocoders.wavenet.distributions import (
     Output,
     Parameters,
     decode,
+    delay,
+    dither,
     encode,
     negative_log_likelihood,
     predicted,
-    silence,
 )
 from vocoders.wavenet.layer import Layer, bias_of, convolution
+from vocoders.weight_norm import fold_weight_norm
 
 Local = Float[Tensor, "batch n_local frames"]
 Speaker = Int[Tensor, "batch"]
 Lengths = Int[Tensor, "batch"]
-LSB = 2**-15
-"""The step of a 16-bit wave."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,35 +217,12 @@ class WaveNet(nn.Module):
         gates = self.embed_speakers(speaker) @ weights.T
         return gates.unflatten(-1, (len(self.conv_layers), self.config.gate))
 
-    def conditioning(
-        self, local: Local | None, speaker: Speaker | None, n_samples: int, lengths: Lengths | None = None
-    ) -> Float[Tensor, "batch channels samples"]:
-        """All that is added to the gates besides the dilated convolutions' products: local features, speaker
-        and the convolutions' own biases, layer after layer in ``layers · gate`` channels.
-
-        The context stack's share is not in it, for it depends on the wave.
-        """
-        features = self.local_features(local, n_samples, lengths)
-        batch = 1 if features is None else len(features)
-        return self.gates(features, self.static_gates(speaker, batch), n_samples)
-
     def static_gates(self, speaker: Speaker | None, batch: int) -> Float[Tensor, "batch channels"]:
-        """The share of ``conditioning`` that is the same for all samples."""
+        """What the speaker and the convolutions' own biases add to all gates, the same for all samples:
+        ``gate`` channels, layer after layer."""
         bias = torch.cat([bias_of(layer.conv) for layer in self.layers])
         gates = self.speaker_gates(speaker)
         return bias.expand(batch, -1) if gates is None else bias + gates.flatten(1)
-
-    def gates(
-        self,
-        features: Float[Tensor, "batch n_local samples"] | None,
-        static: Float[Tensor, "some_batch channels"],
-        n_samples: int,
-    ) -> Float[Tensor, "batch channels samples"]:
-        """``conditioning`` from features that are at the rate of samples already."""
-        if features is None:
-            return static[..., None].expand(-1, -1, n_samples)
-        weights = torch.cat([layer.conv1x1c.weight for layer in self.layers])
-        return F.conv1d(features, weights) + static[..., None]
 
     def loss(
         self,
@@ -265,10 +241,9 @@ class WaveNet(nn.Module):
         """
         output = self.config.output
         if self.training and self.config.lsb_noise and prediction is None:
-            wave = (wave + (2 * torch.rand_like(wave) - 1) * LSB).clamp(-1, 1)
+            wave = dither(wave)
         target = encode(output, wave)
-        x = F.pad(target[..., :-1], (1, 0), value=silence(output))
-        parameters = self(x, local, speaker)
+        parameters = self(delay(output, target), local, speaker)
         if prediction is not None:
             parameters = predicted(output, parameters, prediction, gain)
         surprise = negative_log_likelihood(output, parameters, target)
@@ -279,7 +254,4 @@ class WaveNet(nn.Module):
 
     def fold(self) -> "WaveNet":
         """Remove weight norm in place, which changes the parameters' names and not the outputs."""
-        for module in list(self.modules()):
-            if parametrize.is_parametrized(module, "weight"):
-                parametrize.remove_parametrizations(module, "weight")
-        return self
+        return fold_weight_norm(self)

@@ -10,9 +10,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from engine.user_error import UserError
-from vocoders.wavenet.distributions import Input, encode, negative_log_likelihood, silence
+from vocoders.wavenet.distributions import Input, delay, dither, encode, negative_log_likelihood
 from vocoders.wavenet.features import N_PHONEMES
-from vocoders.wavenet.network import LSB, WaveNet, WaveNetConfig
+from vocoders.wavenet.network import WaveNet, WaveNetConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +40,12 @@ class PhonemeRecogniserConfig:
             raise UserError(f"kernel={self.kernel} must be odd: frames look as far ahead as back")
         if self.wavenet.local is not None or self.wavenet.global_ is not None:
             raise UserError(
-                "a recogniser's trunk hears only the wave: set wavenet.local and wavenet.global_ to none"
+                "a recogniser's trunk takes only the wave: set wavenet.local and wavenet.global_ to none"
             )
 
 
-class Heard(NamedTuple):
-    """What the trunk expects next, and what was said."""
+class RecogniserOutput(NamedTuple):
+    """The trunk's prediction of each sample, and the classes' logits."""
 
     parameters: Float[Tensor, "batch n_out samples"]
     """Of each sample's distribution, as ``WaveNet`` gives them."""
@@ -66,22 +66,22 @@ class PhonemeRecogniser(nn.Module):
         self.norm = nn.BatchNorm1d(config.wavenet.skip)
         self.classify = nn.Conv1d(config.channels, config.classes, 1)
 
-    def forward(self, x: Input) -> Heard:
+    def forward(self, x: Input) -> RecogniserOutput:
         """``x`` is what ``WaveNet.forward`` takes: one sample late, in whole frames of ``pool`` samples."""
         if x.shape[-1] % self.config.pool:
             raise ValueError(f"{x.shape[-1]} samples are not whole frames of {self.config.pool}")
-        caught: list[Tensor] = []
+        skips: list[Tensor] = []
         tap = self.wavenet.last_conv_layers[0].register_forward_pre_hook(
-            lambda _, given: caught.append(given[0])
+            lambda _, given: skips.append(given[0])
         )
         try:
             parameters = self.wavenet(x)
         finally:
             tap.remove()
-        frames = self.norm(F.avg_pool1d(caught[0], self.config.pool))
+        frames = self.norm(F.avg_pool1d(skips[0], self.config.pool))
         for convolution in self.convolutions:
             frames = F.relu(convolution(frames))
-        return Heard(parameters, self.classify(frames))
+        return RecogniserOutput(parameters, self.classify(frames))
 
     def losses(
         self, wave: Float[Tensor, "batch 1 samples"], phonemes: Int[Tensor, "batch frames"]
@@ -89,15 +89,14 @@ class PhonemeRecogniser(nn.Module):
         """The paper's two terms: next-sample likelihood, nats a sample, and the frames' cross-entropy."""
         output = self.config.wavenet.output
         if self.training and self.config.wavenet.lsb_noise:
-            wave = (wave + (2 * torch.rand_like(wave) - 1) * LSB).clamp(-1, 1)
+            wave = dither(wave)
         target = encode(output, wave)
-        heard = self(F.pad(target[..., :-1], (1, 0), value=silence(output)))
-        surprise = negative_log_likelihood(output, heard.parameters, target).mean()
-        return surprise, F.cross_entropy(heard.logits.float(), phonemes)
+        predicted = self(delay(output, target))
+        surprise = negative_log_likelihood(output, predicted.parameters, target).mean()
+        return surprise, F.cross_entropy(predicted.logits.float(), phonemes)
 
     @torch.no_grad()
     def recognise(self, wave: Float[Tensor, "batch 1 samples"]) -> Int[Tensor, "batch frames"]:
         """The likeliest class of each frame."""
         output = self.config.wavenet.output
-        heard = self(F.pad(encode(output, wave)[..., :-1], (1, 0), value=silence(output)))
-        return heard.logits.argmax(1)
+        return self(delay(output, encode(output, wave))).logits.argmax(1)

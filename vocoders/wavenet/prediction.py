@@ -17,12 +17,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from data.frontends import MelConfig, hz_to_mel, mel_filters, mel_to_hz
+from data.frontends import MelConfig, mel_corners, mel_filters
 from engine.user_error import UserError
+from vocoders.wavenet.distributions import LSB
 
 Wave = Float[Tensor, "batch 1 samples"]
-LSB = 1 / 32_768
-"""The step of a 16-bit wave: no excitation is quieter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,7 @@ class MelPrediction(nn.Module):
             power = self.power(fine) * self.emphasis
             lags = torch.fft.irfft(power.transpose(1, 2))[..., : self.config.order + 1].double()
             lags = lags * self.lag_window
-            lags[..., 0] = lags[..., 0] * (1 + self.config.white_noise) + LSB**2
+            lags[..., 0] = lags[..., 0] * (1 + self.config.white_noise) + LSB**2  # no excitation is quieter
             coefficients, error = levinson_durbin(lags)
             if self.config.pre_emphasis:
                 coefficients = _with_root(coefficients, self.config.pre_emphasis)
@@ -109,8 +108,7 @@ class MelPrediction(nn.Module):
 
 def _spread(mel: MelConfig) -> Float[Tensor, "bins n_mels"]:
     """Weights that interpolate logarithmic band levels linearly over the transform's bins."""
-    ends = hz_to_mel(np.array([mel.f_min, mel.f_max]), mel.scale)
-    centres = mel_to_hz(np.linspace(ends[0], ends[1], mel.n_mels + 2), mel.scale)[1:-1]
+    centres = mel_corners(mel)[1:-1]
     bins = np.linspace(0, mel.sample_rate / 2, mel.n_fft // 2 + 1)
     weights = np.stack([np.interp(bins, centres, row) for row in np.eye(mel.n_mels)], axis=1)
     return torch.from_numpy(weights.astype(np.float32))

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.frontends import LogMel, MelConfig
-from vocoders.streaming import mels
+from vocoders.streaming import mels_of_blocks
 
 BLOCK_FRAMES = 400
 """Frames that are made at once."""
@@ -17,7 +17,7 @@ BLOCK_FRAMES = 400
 def mel_of(wave: Float[Tensor, "batch 1 samples"], mel: MelConfig) -> Float[Tensor, "batch n_mels frames"]:
     """The log-mel of a wave of any length; what is left of its last hop is filled with silence."""
     blocks = wave.cpu().split(BLOCK_FRAMES * mel.hop, dim=-1)
-    return torch.cat(list(mels(blocks, mel)), dim=-1).to(wave.device)
+    return torch.cat(list(mels_of_blocks(blocks, mel)), dim=-1).to(wave.device)
 
 
 def reach_ahead(mel: MelConfig) -> int:
