@@ -4,7 +4,6 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -25,11 +24,11 @@ SILENCE = -9.0
 class CausalLogMel(nn.Module):
     """Log-mels of a wave whose frame ``t`` has seen samples before ``(t + 1) * hop`` and none after.
 
-    The transform is a product with the windowed Fourier basis. With an ``f_min`` a constant offset of the
-    wave has no part in any band.
+    With an ``f_min`` a constant offset of the wave has no part in any band. ``exact`` computes in float64,
+    whose rounding no chunking shows.
     """
 
-    basis: Tensor
+    taper: Tensor
     bands: Tensor
 
     def __init__(
@@ -46,12 +45,7 @@ class CausalLogMel(nn.Module):
         self.sample_rate, self.hop, self.window, self.n_mels = sample_rate, hop, window, n_mels
         self.f_min, self.floor = f_min, floor
         self.n_fft = 2 ** math.ceil(math.log2(window))
-        angle = (
-            2 * math.pi / self.n_fft * torch.outer(torch.arange(window), torch.arange(self.n_fft // 2 + 1))
-        )
-        basis = torch.cat([angle.double().cos(), angle.double().sin()], dim=1)
-        basis = basis * torch.hann_window(window, dtype=torch.float64)[:, None]
-        self.register_buffer("basis", basis.float(), persistent=False)
+        self.register_buffer("taper", torch.hann_window(window, dtype=torch.float64), persistent=False)
         self.register_buffer("bands", self._bands(torch.ones(1))[0], persistent=False)
 
     @property
@@ -68,24 +62,27 @@ class CausalLogMel(nn.Module):
 
         A recording with an offset would else begin with a click.
         """
-        return self.basis.new_full((batch, 1, self.context), math.nan if self.f_min else 0.0)
+        return self.bands.new_full((batch, 1, self.context), math.nan if self.f_min else 0.0)
 
     def step(
         self,
         wave: Wave,
         past: Float[Tensor, "batch 1 context"],
         warp: Float[Tensor, " batch"] | None = None,
+        *,
+        exact: bool = False,
     ) -> tuple[Frames, Float[Tensor, "batch 1 context"]]:
         """Analyse one chunk, a whole number of hops long."""
         if self.f_min:
             past = torch.where(past.isnan(), wave[..., :1], past)
         window = torch.cat([past, wave], dim=-1)
-        bands = self.bands if warp is None else self._bands(warp)
+        dtype = torch.float64 if exact else torch.float32
+        bands = (self.bands if warp is None else self._bands(warp)).to(dtype)
         with torch.autocast(wave.device.type, enabled=False):
-            frames = window[:, 0].float().unfold(-1, self.window, self.hop)  # (batch, frames, window)
-            real, imaginary = (frames @ self.basis).chunk(2, dim=-1)
+            frames = window[:, 0].to(dtype).unfold(-1, self.window, self.hop)  # (batch, frames, window)
+            spectrum = torch.fft.rfft(frames * self.taper.to(dtype), n=self.n_fft)
             # The root of power, not abs(): its gradient at silence is finite.
-            magnitude = (real.square() + imaginary.square() + self.floor**2).sqrt()
+            magnitude = (spectrum.real.square() + spectrum.imag.square() + self.floor**2).sqrt()
             mels = (magnitude @ bands).clamp_min(self.floor).log().transpose(1, 2)
         return mels, window[..., window.shape[-1] - self.context :]
 
@@ -118,7 +115,7 @@ def frame_energy(mels: Frames) -> Curve:
 
 
 class LevelState(NamedTuple):
-    """What a level tracker carries from chunk to chunk."""
+    """What a level tracker carries from chunk to chunk, in float64."""
 
     power: Float[Tensor, "batch 1 past"]
     """Of the last frames."""
@@ -138,17 +135,18 @@ class LevelTracker(nn.Module):
 
     def begin(self, batch: int, device: torch.device | None = None) -> LevelState:
         """Silence."""
-        power = torch.zeros(batch, 1, self.frames - 1, device=device)
-        return LevelState(power, torch.full((batch, 1, 1), self.lowest, device=device))
+        power = torch.zeros(batch, 1, self.frames - 1, device=device, dtype=torch.float64)
+        return LevelState(power, torch.full_like(power[..., :1], self.lowest))
 
     @torch.no_grad()
     def step(self, energy: Curve, state: LevelState) -> tuple[Curve, LevelState]:
         """Level at each frame of one chunk, from the frames' log magnitudes."""
-        power = torch.cat([state.power, (2.0 * energy).exp()], dim=-1)
-        smooth = F.avg_pool1d(power, self.frames, 1).clamp_min(1e-12).log() / 2.0
+        past, before = (part.to(energy.dtype) for part in state)
+        power = torch.cat([past, (2.0 * energy).exp()], dim=-1)
+        smooth = power.unfold(-1, self.frames, 1).mean(-1).clamp_min(1e-12).log() / 2.0
         # A peak that falls in a straight line is a running maximum over what rises in one.
         n_frames = smooth.shape[-1]
-        rise = self.fall * torch.arange(1, n_frames + 1, device=smooth.device)
-        level = running_maximum(torch.maximum(smooth + rise, state.level)) - rise
+        rise = self.fall * torch.arange(1, n_frames + 1, device=smooth.device, dtype=smooth.dtype)
+        level = running_maximum(torch.maximum(smooth + rise, before)) - rise
         level = level.clamp_min(self.lowest)
-        return level, LevelState(power[..., n_frames:], level[..., -1:])
+        return level, LevelState(power[..., n_frames:].double(), level[..., -1:].double())

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from jaxtyping import install_import_hook
@@ -48,19 +48,42 @@ def moonshine() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Any]:
-    """Build a tiny converter's config."""
+    """Build a tiny converter's config.
+
+    ``earlier`` has absolute levels, no refiner and no pitch predictor; ``offline`` a pretrained trunk.
+    """
     from pretrain.causal.encoder import CausalEncoderConfig
     from w2w.networks.decoder import DecoderConfig
     from w2w.networks.network import ConverterConfig
     from w2w.networks.refiner import RefinerConfig
     from w2w.networks.style import StyleConfig
+    from w2w.networks.trunk import TrunkConfig
 
-    def config(**changes) -> ConverterConfig:
+    trunk = TrunkConfig(
+        conv_dims=(8, 8, 8),
+        conv_kernels=(10, 8, 4),
+        conv_strides=(10, 8, 4),
+        hidden=16,
+        layers=2,
+        heads=2,
+        ffn=16,
+        position_layers=1,
+        position_kernel=3,
+        position_groups=2,
+    )
+
+    def config(kind: Literal["today", "earlier", "offline"] = "today", **changes) -> ConverterConfig:
         start = ConverterConfig(
             content=CausalEncoderConfig(n_channels=16, n_blocks=2, dim=6, n_mels=20),
             style=StyleConfig(n_channels=12, n_blocks=1, n_tokens=3, token_dim=4),
             decoder=DecoderConfig(n_channels=32, n_blocks=2, refiner=RefinerConfig(n_channels=8, n_blocks=1)),
         )
+        if kind == "earlier":
+            content = replace(start.content, relative_level=False, dilations=(1, 2, 4))
+            decoder = replace(start.decoder, refiner=None)
+            start = replace(start, content=content, decoder=decoder, pitch_predictor=False)
+        if kind == "offline":
+            start = replace(start, trunk=trunk)
         return replace(start, **changes)
 
     return config

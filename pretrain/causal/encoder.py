@@ -15,6 +15,7 @@ from engine.user_error import UserError
 
 Wave = Float[Tensor, "batch 1 samples"]
 Code = Float[Tensor, "batch dim frames"]
+Features = Float[Tensor, "batch features frames"]
 Curve = Float[Tensor, "batch 1 frames"]
 PerItem = Float[Tensor, " batch"]
 
@@ -67,7 +68,7 @@ class Content(NamedTuple):
     level: Curve
     """Log magnitude of the loudest speech so far; 0 where energy is absolute."""
     mels: Float[Tensor, "batch n_mels frames"]
-    """Log-mels relative to the level."""
+    """Log-mels relative to the level, in float64 where no gradient is asked for."""
 
 
 class CausalEncoder(nn.Module):
@@ -98,16 +99,16 @@ class CausalEncoder(nn.Module):
 
     def encode(self, wave: Wave, warp: PerItem | None = None, level: PerItem | None = None) -> Content:
         """Content of a whole wave; ``level`` (log magnitude) is that of the speech before it, if any."""
-        state = self.begin(wave.shape[0])
-        if level is not None and self.level is not None:
-            state["level"] = state["level"]._replace(level=level[:, None, None])
-        return self.step(wave, state, warp)[0]
+        return self.step(wave, self.begin(wave.shape[0], level), warp)[0]
 
-    def begin(self, batch: int) -> dict[str, Any]:
-        """Silence."""
+    def begin(self, batch: int, level: PerItem | None = None) -> dict[str, Any]:
+        """Silence, or silence after speech of a level."""
+        levels = self.level.begin(batch, self.analysis.bands.device) if self.level else None
+        if levels is not None and level is not None:
+            levels = levels._replace(level=level[:, None, None])
         return {
             "analysis": self.analysis.begin(batch),
-            "level": self.level.begin(batch, self.analysis.basis.device) if self.level else None,
+            "level": levels,
             "mean": self.mean.begin(batch),
             "stem": self.stem.begin(batch),
             "blocks": [block.begin(batch) for block in self.blocks],  # type: ignore[operator]
@@ -117,24 +118,34 @@ class CausalEncoder(nn.Module):
         self, wave: Wave, state: dict[str, Any], warp: PerItem | None = None
     ) -> tuple[Content, dict[str, Any]]:
         """Encode one chunk, a whole number of hops long."""
-        mels, analysis = self.analysis.step(wave, state["analysis"], warp)
+        features, levels, after = self.features(wave, state, warp)
+        code, after_code = self.from_features(features, state)
+        return Content(code, *levels), after | after_code
+
+    def features(
+        self, wave: Wave, state: dict[str, Any], warp: PerItem | None = None
+    ) -> tuple[Features, tuple[Curve, Curve, Features], dict[str, Any]]:
+        """What the convolutions see of one chunk; its energy, level and mels; and the next state of these."""
+        # A pitch may be predicted from these mels, and phases add it up: float32's rounding, which differs
+        # with the chunking, would be heard after a second.
+        exact = self.level is not None and not torch.is_grad_enabled()
+        mels, analysis = self.analysis.step(wave, state["analysis"], warp, exact=exact)
         energy, level, after_level = frame_energy(mels), mels.new_zeros(()), None
         if self.level is not None:
             level, after_level = self.level.step(energy, state["level"])
             mels = (mels - level).clamp_min(QUIETEST)
             energy = (energy - level).clamp_min(QUIETEST)
         # Speech, not pauses, tells a channel: frames near the floor hardly count.
-        mean, after_mean = self.mean.step(mels, torch.sigmoid(2.0 * (energy + 3.0)), state["mean"])
-        hidden, stem = self.stem.step((mels - mean) * 0.5, state["stem"])
+        heard, energy, level = mels.float(), energy.float(), level.float()
+        mean, after_mean = self.mean.step(heard, torch.sigmoid(2.0 * (energy + 3.0)), state["mean"])
+        after = {"analysis": analysis, "level": after_level, "mean": after_mean}
+        return (heard - mean) * 0.5, (energy, level.expand_as(energy), mels), after
+
+    def from_features(self, features: Features, state: dict[str, Any]) -> tuple[Code, dict[str, Any]]:
+        """The code of one chunk, and the next state of the convolutions."""
+        hidden, stem = self.stem.step(features, state["stem"])
         hidden, blocks = blocks_step(self.blocks, hidden, state["blocks"])
         code = self.code(hidden).float()
         # The root keeps silence's code short instead of blowing up its direction.
         code = code * torch.rsqrt(code.square().mean(1, keepdim=True) + 1e-5)
-        after = {
-            "analysis": analysis,
-            "level": after_level,
-            "mean": after_mean,
-            "stem": stem,
-            "blocks": blocks,
-        }
-        return Content(code, energy, level.expand_as(energy), mels), after
+        return code, {"stem": stem, "blocks": blocks}

@@ -96,12 +96,12 @@ def test_what_is_no_reference_is_refused(converter):
 
 
 def test_an_offline_converter_converts_whole_and_says_that_it_cannot_stream(tiny, buzz):
-    offline = Converter(ConverterNetwork(tiny(norm="adain")))
+    offline = Converter(ConverterNetwork(tiny("offline")))
     source = buzz(4_000, f0=(150.0,))
     voice = offline.embed(source)
     pieces = list(offline.pieces(source.split(1_000, dim=-1), voice))
     assert_close(torch.cat(pieces, dim=-1), offline.convert(source, voice))
-    with pytest.raises(UserError, match="adain"):
+    with pytest.raises(UserError, match="whole utterance"):
         offline.stream(voice)
 
 

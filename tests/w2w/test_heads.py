@@ -1,4 +1,4 @@
-"""Heads: exact in pieces, no added latency, pulses where F0 says and noise that knows its place."""
+"""The head: exact in pieces, no added latency, pulses where F0 says and noise that knows its place."""
 
 import math
 from itertools import pairwise
@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from w2w.networks.excitation import Excitation, white_noise
-from w2w.networks.heads import HarmonicNoiseHead, build_head, minimum_phase, overlap_add
+from w2w.networks.heads import HarmonicNoiseHead, minimum_phase, overlap_add
 
-HEADS = ["harmonic", "istft", "transposed"]
 WIDTH, FRAMES = 32, 14
 
 
@@ -20,13 +19,12 @@ def curve(frames=FRAMES, batch=2, f0=150.0):
     return torch.full((batch, 1, frames), math.log(f0), dtype=torch.float64)
 
 
-@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("rate", [16_000, 24_000])
 @settings(deadline=None, max_examples=4)
 @given(cuts=st.lists(st.integers(1, FRAMES - 1), unique=True, max_size=5))
-def test_pieces_equal_the_whole(head, rate, cuts):
+def test_pieces_equal_the_whole(rate, cuts):
     hop = rate // 100
-    layer = build_head(head, WIDTH, rate, hop).eval()
+    layer = HarmonicNoiseHead(WIDTH, rate, hop).eval()
     features = torch.randn(2, WIDTH, FRAMES)
     log_f0 = curve() + 0.1 * torch.randn(2, 1, FRAMES).cumsum(-1)
     with torch.no_grad():
@@ -39,9 +37,8 @@ def test_pieces_equal_the_whole(head, rate, cuts):
     assert_close(torch.cat(parts, dim=-1), whole, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_a_frame_sounds_at_once_and_never_before(head):
-    layer = build_head(head, WIDTH, 16_000, 160)
+def test_a_frame_sounds_at_once_and_never_before():
+    layer = HarmonicNoiseHead(WIDTH, 16_000, 160)
     features = torch.randn(1, WIDTH, FRAMES, requires_grad=True)
     wave, _ = layer.step(features, curve(batch=1), layer.begin(1))
     for frame in (0, 5, FRAMES - 1):

@@ -13,12 +13,12 @@ from w2w.cluit.losses import (
     SpectralDistance,
     energy_distance,
     feature_matching,
-    hinge_converter,
-    hinge_critic,
+    hinge_discriminator,
+    hinge_generator,
     info_nce,
     labelled_cross_entropy,
-    least_squares_converter,
-    least_squares_critic,
+    least_squares_discriminator,
+    least_squares_generator,
     r1,
 )
 
@@ -31,13 +31,13 @@ def maps(*values):
 @pytest.mark.parametrize(
     ("loss", "arguments", "value"),
     [
-        (hinge_critic, ([1.0, 2.0], [-1.0, -3.0]), 0.0),  # beyond the margin nothing is left to say
-        (hinge_critic, ([0.0, 0.0], [0.0, 0.0]), 2.0),
-        (hinge_critic, ([0.5, -1.0], [0.0, 1.0]), ((0.5 + 1) + (2 + 2)) / 2),
-        (hinge_converter, ([1.0, -3.0],), 1.0),
-        (least_squares_critic, ([1.0, 1.0], [0.0, 0.0]), 0.0),
-        (least_squares_critic, ([0.0, 3.0], [2.0, 1.0]), ((1 + 4) + (4 + 1)) / 2),
-        (least_squares_converter, ([1.0, -1.0],), 2.0),
+        (hinge_discriminator, ([1.0, 2.0], [-1.0, -3.0]), 0.0),  # beyond the margin nothing is left to say
+        (hinge_discriminator, ([0.0, 0.0], [0.0, 0.0]), 2.0),
+        (hinge_discriminator, ([0.5, -1.0], [0.0, 1.0]), ((0.5 + 1) + (2 + 2)) / 2),
+        (hinge_generator, ([1.0, -3.0],), 1.0),
+        (least_squares_discriminator, ([1.0, 1.0], [0.0, 0.0]), 0.0),
+        (least_squares_discriminator, ([0.0, 3.0], [2.0, 1.0]), ((1 + 4) + (4 + 1)) / 2),
+        (least_squares_generator, ([1.0, -1.0],), 2.0),
     ],
 )
 def test_adversarial_losses_on_known_scores(loss, arguments, value):
@@ -148,7 +148,7 @@ def test_energy_distance_ignores_silence_and_leaves_the_source_alone():
     converted = torch.tensor([[[-2.0, -5.0, -9.0]]], requires_grad=True)
     source = torch.tensor([[[-1.0, -8.0, -4.0]]], requires_grad=True)
     loss = energy_distance(converted, source)
-    assert_close(loss.item(), 1 / 3)
+    assert_close(loss.item(), 2 / 3)
     loss.backward()
     assert source.grad is None
     assert converted.grad is not None

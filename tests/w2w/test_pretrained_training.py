@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from data.audio import save
-from data.batches import batches
+from data.pairs import PairConfig, batches_together
 from engine.checkpoint import export, load_weights, newest_checkpoint
 from engine.loop import fit
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
@@ -57,11 +57,12 @@ def test_the_documented_options_train_and_export_all_there_is(
     words = "--preset tiny --loop.steps 2 --loop.cpu --loop.trackers none --loop.sample-every 0 "
     words += f"--data.path {corpus} --loop.out {tmp_path / 'run'} "
     words += f"--pretrained.content {ears} --pretrained.use fine_tuned --pretrained.style {clip} "
-    words += f"--content.backend.kind SpeechFeatures --content.backend.folder {ears}"
+    words += "--cluit.weights.recogniser 1 --content.backend.kind SpeechFeatures "
+    words += f"--content.backend.folder {ears}"
     monkeypatch.setattr(sys, "argv", ["train.py", *words.split()])
     entry.main()
     converter = Converter.from_pretrained(tmp_path / "run")
-    assert converter.config.content.frontend == "pretrained"
+    assert converter.config.trunk is not None
     assert converter.config.style.encoder == "wav2clip"
     voice = converter.embed(buzz(8_000, (200.0,)))
     assert converter.convert(buzz(3_000, (120.0,)), voice).shape[-1] == 3_000
@@ -76,16 +77,14 @@ def test_resume_is_exact(corpus, encoders, tmp_path):
             content=str(encoders[0]), use="fine_tuned", style=str(encoders[1]), frozen_steps=1
         )
         loop = replace(TINY.loop, out=out, steps=steps, trackers="none", cpu=True, sample_every=0)
-        off = replace(TINY.cluit.weights, content=0.0)
         config = replace(
             TINY,
             loop=loop,
             data=replace(TINY.data, path=str(corpus)),
-            cluit=replace(TINY.cluit, weights=off),
             pretrained=pretrained,
             converter=with_encoders(TINY.converter, pretrained),
         )
-        fit(lambda: build(config), batches(config.data, 0), loop, full_config=config)
+        fit(lambda: build(config), batches_together(config.data, PairConfig(), 0), loop, full_config=config)
         newest = newest_checkpoint(out)
         assert newest is not None
         return newest

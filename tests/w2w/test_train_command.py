@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from data.batches import batches
+from data.pairs import batches_together
 from engine.checkpoint import load_weights, newest_checkpoint
 from engine.config import from_json, to_json
 from engine.loop import fit
 from engine.user_error import UserError
 from w2w.converter import Converter
-from w2w.networks.discriminator import Critic
+from w2w.networks.discriminator import Discriminator
 from w2w.networks.network import ConverterNetwork
 from w2w.train import PRESETS, TrainConfig, build
 
@@ -28,8 +28,8 @@ TINY = PRESETS["tiny"]
 
 @pytest.fixture
 def corpus(tmp_path, buzz):
-    """Three speakers with two recordings each, in folders by speaker, listed in a manifest."""
-    lines = ["path,speaker"]
+    """Three speakers with two sentences each, listed in a manifest that knows which are the same."""
+    lines = ["path,speaker,parallel"]
     for number, f0 in enumerate((100.0, 150.0, 220.0)):
         for take in range(2):
             path = tmp_path / f"speaker{number}_{take}.wav"
@@ -39,24 +39,23 @@ def corpus(tmp_path, buzz):
                 file.setsampwidth(2)
                 file.setframerate(16_000)
                 file.writeframes(samples.tobytes())
-            lines.append(f"{path.name},speaker{number}")
+            lines.append(f"{path.name},speaker{number},sentence{take}")
     (tmp_path / "manifest.csv").write_text("\n".join(lines) + "\n")
     return tmp_path / "manifest.csv"
 
 
-def config(corpus, out, steps=4, workers=0, **weights) -> TrainConfig:
-    """The tiny preset on a corpus, without the recogniser."""
-    off = replace(TINY.cluit.weights, content=0.0, **weights)
+def config(corpus, out, steps=4, workers=0, pairs: Path | str = "") -> TrainConfig:
+    """The tiny preset on a corpus."""
     loop = replace(
         TINY.loop, out=out, steps=steps, workers=workers, trackers="none", cpu=True, sample_every=0
     )
     data = replace(TINY.data, path=str(corpus))
-    return replace(TINY, loop=loop, data=data, cluit=replace(TINY.cluit, weights=off))
+    return replace(TINY, loop=loop, data=data, pairs=replace(TINY.pairs, path=str(pairs)))
 
 
 def train(run: TrainConfig) -> Path:
     """Train in this process and return the newest checkpoint."""
-    crops = batches(run.data, run.loop.seed, run.loop.workers)
+    crops = batches_together(run.data, run.pairs, run.loop.seed, run.loop.workers)
     fit(lambda: build(run), crops, run.loop, full_config=run)
     folder = newest_checkpoint(run.loop.out)
     assert folder is not None
@@ -80,7 +79,7 @@ def command(
 ) -> subprocess.CompletedProcess:
     """Run the documented command."""
     start = [sys.executable, "-m", *launch, "w2w/train.py", "--preset", "tiny", "--data.path", str(corpus)]
-    options = ["--loop.out", str(out), "--loop.cpu", "--cluit.weights.content", "0", *words]
+    options = ["--loop.out", str(out), "--loop.cpu", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_DISABLE_RICH": "1"}
     return subprocess.run(
         [*start, *options], cwd=ROOT, capture_output=True, text=True, timeout=600, env=environment
@@ -90,20 +89,21 @@ def command(
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_build(name):
     run = PRESETS[name]
-    assert sum(p.numel() for p in Critic(run.critic).parameters()) > 0
+    assert sum(p.numel() for p in Discriminator(run.discriminator).parameters()) > 0
     network = ConverterNetwork(run.converter)
     assert network.streams
     assert network.config.sample_rate == run.data.sample_rate == (24_000 if "24k" in name else 16_000)
-    assert run.cluit.critic_samples <= run.data.crop_samples
+    assert run.cluit.discriminator_samples <= run.data.crop_samples
     assert from_json(TrainConfig, to_json(run), "here") == run
     assert json.loads(to_json(run))["converter"]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_resume_is_exact(corpus, tmp_path, workers):
-    straight = train(config(corpus, tmp_path / "straight"))
-    train(config(corpus, tmp_path / "cut", steps=2, workers=workers))
-    same(straight, train(config(corpus, tmp_path / "cut", workers=workers)))
+def test_resume_is_exact_with_pairs_too(corpus, tmp_path, workers):
+    pairs = corpus if workers else ""
+    straight = train(config(corpus, tmp_path / "straight", pairs=pairs))
+    train(config(corpus, tmp_path / "cut", steps=2, workers=workers, pairs=pairs))
+    same(straight, train(config(corpus, tmp_path / "cut", workers=workers, pairs=pairs)))
 
 
 @pytest.mark.slow
@@ -156,8 +156,14 @@ def test_mistakes_are_refused_in_one_sentence(corpus, tmp_path, capsys, monkeypa
     assert "there is no preset 'smal'" in said("--preset", "smal")
     assert "no data given" in said("--preset", "tiny", "--loop.cpu")
     assert "must be the same" in said("--preset", "tiny", "--data.sample-rate", "24000")
-    assert "critic.n-speakers 3" in said(
-        "--preset", "tiny", "--data.path", str(corpus), "--cluit.weights.label-critic", "1", "--loop.cpu"
+    assert "discriminator.n-speakers 3" in said(
+        "--preset",
+        "tiny",
+        "--data.path",
+        str(corpus),
+        "--cluit.weights.label-discriminator",
+        "1",
+        "--loop.cpu",
     )
     assert not (tmp_path / "run").exists()
 
@@ -166,4 +172,4 @@ def test_another_models_run_is_not_continued(corpus, tmp_path):
     run = config(corpus, tmp_path / "run", steps=1)
     train(run)
     with pytest.raises(UserError, match=r"choose another --loop\.out"):
-        train(replace(run, converter=replace(run.converter, n_mels=48)))
+        train(replace(run, converter=replace(run.converter, look_ahead_ms=9.0)))

@@ -139,7 +139,8 @@ class CLUIT:
             real, fake, target = self.windows(rows, output)
             if step % self.config.discriminator_every == 0:
                 adversary = self.discriminator_losses(rows, real, fake, target, step)
-                self.players["discriminator"].descend(self.total(adversary))
+                if adversary:
+                    self.players["discriminator"].descend(self.total(adversary))
                 self.discriminator_ema.update(step)
             losses |= self.adversarial_losses(rows, real, fake, target)
 

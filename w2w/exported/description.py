@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -60,13 +59,4 @@ def network_key(network: ConverterNetwork) -> str:
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
-    return digest.hexdigest()[:16]
-
-
-def source_key() -> str:
-    """A digest of the code that makes graphs, the layers' and torch: a graph kept must be of the same."""
-    digest = hashlib.sha256(torch.__version__.encode())
-    here = Path(__file__).parent
-    for file in sorted([*here.glob("*.py"), *(here.parent / "networks").glob("*.py")]):
-        digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

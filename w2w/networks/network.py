@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.running_mean import RunningMean
+from engine.running_mean import MeanState, RunningMean
 from engine.user_error import UserError
 from pretrain.causal.encoder import CausalEncoder, CausalEncoderConfig, Content
 from w2w.networks.decoder import MEAN_LOG_F0, Decoder, DecoderConfig
@@ -23,6 +23,8 @@ Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch voice"]
 Curve = Float[Tensor, "batch 1 frames"]
 
+Semitones = float | Float[Tensor, "1"]
+"""A number, or a tensor of float64: what a graph takes."""
 LOWEST, HIGHEST = math.log(50.0), math.log(600.0)
 """Log of Hz: converted F0 stays inside."""
 BLOCK_FRAMES = 400
@@ -85,7 +87,10 @@ class Encoded(NamedTuple):
 
 
 class PitchPredictor(nn.Module):
-    """How far a frame's log-F0 lies from its speaker's mean, told by its spectrum: (batch, 1, frames)."""
+    """How far a frame's log-F0 lies from its speaker's mean, told by its spectrum: (batch, 1, frames).
+
+    In the precision of the mels.
+    """
 
     def __init__(self, n_mels: int, n_channels: int = 96) -> None:
         super().__init__()
@@ -96,8 +101,8 @@ class PitchPredictor(nn.Module):
 
     def forward(self, mels: Float[Tensor, "batch n_mels frames"], pitch: Pitch) -> Curve:
         log_f0 = (pitch.log_f0 - MEAN_LOG_F0).to(mels.dtype)
-        hidden = self.hidden(torch.cat([0.3 * mels, 3.0 * log_f0], dim=1))
-        return 0.3 * self.distance(F.silu(hidden)).float()
+        hidden = pointwise(self.hidden, torch.cat([0.3 * mels, 3.0 * log_f0], dim=1))
+        return 0.3 * pointwise(self.distance, F.silu(hidden)).to(mels.dtype)  # back from autocast's
 
 
 class ConverterNetwork(nn.Module):
@@ -190,7 +195,7 @@ class ConverterNetwork(nn.Module):
         return {
             "content": self.content.begin(batch) if self.streams else None,
             "pitch": self.pitch.begin(batch),
-            "mean_log_f0": self.mean_log_f0.begin(batch),
+            "mean_log_f0": MeanState(*(part.double() for part in self.mean_log_f0.begin(batch))),
             "decoder": self.begin_decoder(batch),
             "gate": self.gate.begin(batch, self.pitch.lowpass.device) if self.gate else None,
         }
@@ -201,7 +206,7 @@ class ConverterNetwork(nn.Module):
         return self.decoder.begin(batch, random=random) | {"level": level}
 
     def step(
-        self, source: Wave, voice: Voice, state: dict[str, Any], semitones: float = 0.0
+        self, source: Wave, voice: Voice, state: dict[str, Any], semitones: Semitones = 0.0
     ) -> tuple[Wave, dict[str, Any]]:
         """Convert one chunk, a whole number of hops long; the output lags by ``look_ahead`` samples."""
         content, after_content = self.content.step(source, state["content"])
@@ -209,7 +214,7 @@ class ConverterNetwork(nn.Module):
         return wave, after | {"content": after_content}
 
     def _speak(
-        self, source: Wave, content: Content, voice: Voice, state: dict[str, Any], semitones: float
+        self, source: Wave, content: Content, voice: Voice, state: dict[str, Any], semitones: Semitones
     ) -> tuple[Wave, dict[str, Any]]:
         """Speak what was encoded of one chunk; its pitch is found here."""
         encoded, after = self.track(source, content, state)
@@ -256,10 +261,21 @@ cast(Any, WaveNetwork).register(ConverterNetwork)
 def octave_raised(log_f0: Curve, mean_log_f0: Curve) -> Curve:
     """Log-F0 an octave higher where it lies .7 octaves and more below the mean: a tracker's error."""
     octave = math.log(2.0)
-    return log_f0 + octave * (log_f0 < mean_log_f0 - 0.7 * octave)
+    return log_f0 + octave * (log_f0 < mean_log_f0 - 0.7 * octave).to(log_f0.dtype)
 
 
-def shift_pitch(pitch: Pitch, mean_log_f0: Curve, voice: Voice, semitones: float = 0.0) -> Pitch:
+def pointwise(
+    layer: nn.Conv1d, x: Float[Tensor, "batch inner frames"]
+) -> Float[Tensor, "batch outer frames"]:
+    """Apply a convolution of length 1 in its input's precision; onnxruntime convolves float32 alone."""
+    assert layer.bias is not None
+    weight, bias = layer.weight[..., 0].to(x.dtype), layer.bias.to(x.dtype)
+    return F.linear(x.transpose(1, 2), weight, bias).transpose(1, 2)
+
+
+def shift_pitch(pitch: Pitch, mean_log_f0: Curve, voice: Voice, semitones: Semitones = 0.0) -> Pitch:
     """Move log-F0 from the source's mean to the voice's, and by ``semitones`` beyond."""
-    target = voice[:, -1:, None] + semitones * math.log(2.0) / 12.0
-    return Pitch((pitch.log_f0 - mean_log_f0 + target).clamp(LOWEST, HIGHEST), pitch.voicing)
+    shift = torch.as_tensor(semitones * math.log(2.0) / 12.0, dtype=voice.dtype, device=voice.device)
+    target = voice[:, -1:, None] + shift
+    moved = pitch.log_f0 - mean_log_f0 + target
+    return Pitch(moved.clamp_min(LOWEST).clamp_max(HIGHEST), pitch.voicing)

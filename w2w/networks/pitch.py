@@ -51,7 +51,10 @@ class Pitch(NamedTuple):
 class PitchState(NamedTuple):
     """What the tracker carries from chunk to chunk, in float64."""
 
-    past: Float[Tensor, "batch 1 context"]
+    wave: Float[Tensor, "batch 1 taps"]
+    """The samples that the low-pass still needs."""
+    smooth: Float[Tensor, "batch 1 context"]
+    """What the next frame still needs of its result."""
     score: Float[Tensor, "batch bins"]
     held: Float[Tensor, "batch 1"]
     loudest: Float[Tensor, "batch 1"]
@@ -95,8 +98,8 @@ class PitchTracker(nn.Module):
 
     @property
     def context(self) -> int:
-        """Past samples that the next frame still needs."""
-        return self.window - self.hop + self.lowpass.shape[-1] - 1
+        """Past low-passed samples that the next frame still needs."""
+        return self.window - self.hop
 
     def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> Pitch:
         """Track a whole wave."""
@@ -105,6 +108,7 @@ class PitchTracker(nn.Module):
     def begin(self, batch: int) -> PitchState:
         """Silence, and no opinion."""
         return PitchState(
+            self.lowpass.new_zeros(batch, 1, len(self.lowpass) - 1),
             self.lowpass.new_zeros(batch, 1, self.context),
             self.lowpass.new_zeros(batch, len(self.log_f0)),
             self.lowpass.new_full((batch, 1), math.log(150.0)),
@@ -114,8 +118,10 @@ class PitchTracker(nn.Module):
     @torch.no_grad()
     def step(self, wave: Float[Tensor, "batch 1 samples"], state: PitchState) -> tuple[Pitch, PitchState]:
         """Track one chunk, a whole number of hops long."""
-        window = torch.cat([state.past, wave.double()], dim=-1)
-        salience, power = self.salience(window.unfold(-1, self.lowpass.shape[-1], 1) @ self.lowpass)
+        wave = torch.cat([state.wave, wave.double()], dim=-1)
+        # A product in place of a convolution: onnxruntime has none in float64.
+        smooth = torch.cat([state.smooth, wave.unfold(-1, len(self.lowpass), 1) @ self.lowpass], dim=-1)
+        salience, power = self.salience(smooth)
         loudest = fading_peak(power, state.loudest, self.quiet)
         salience = salience * (power / (power + HUSH * loudest))[..., None]
         scores = self._scores(salience, state.score)
@@ -124,7 +130,11 @@ class PitchTracker(nn.Module):
         voicing = torch.sigmoid((strength - VOICED) * 20.0)[..., 0]
         log_f0 = hold(self._refined(salience, best), voicing > 0.5, state.held)
         after = PitchState(
-            window[..., window.shape[-1] - self.context :], scores[:, -1], log_f0[:, -1:], loudest[:, -1:]
+            wave[..., wave.shape[-1] - len(self.lowpass) + 1 :],
+            smooth[..., smooth.shape[-1] - self.context :],
+            scores[:, -1],
+            log_f0[:, -1:],
+            loudest[:, -1:],
         )
         return Pitch(log_f0[:, None], voicing[:, None]), after
 
@@ -148,9 +158,9 @@ class PitchTracker(nn.Module):
         products = torch.fft.irfft(spectrum, n=size)[..., : self.longest + 1].flip(-1)
         summed = F.pad(frames.square().cumsum(-1), (1, 0))
         energy = (summed[..., self.width :] - summed[..., : -self.width]).flip(-1).clamp_min(0.0)
-        correlation = products / ((energy[..., :1] * energy).sqrt() + 0.1 * self.quiet * self.width)
-        low = correlation[..., self.low_lag]
-        high = correlation[..., self.low_lag + 1]
+        likeness = products / ((energy[..., :1] * energy).sqrt() + 0.1 * self.quiet * self.width)
+        low = likeness[..., self.low_lag]
+        high = likeness[..., self.low_lag + 1]
         return low + self.fraction * (high - low), energy[..., 0] / self.width
 
     def _scores(
@@ -164,7 +174,7 @@ class PitchTracker(nn.Module):
             arrived = (reachable - self.jump).amax(-1)
             # A new start is always open, so one bad syllable cannot hold the track for ever.
             fresh = score.amax(-1, keepdim=True) - RESTART
-            score = torch.add(now, torch.maximum(arrived, fresh), alpha=FORGET)
+            score = now + FORGET * torch.maximum(arrived, fresh)
             scores.append(score)
         return torch.stack(scores, dim=1)
 

@@ -79,19 +79,17 @@ class PretrainedContent(CausalEncoder):
         super().__init__(config, sample_rate)
         self.trunk = Trunk(trunk, trunk.layer, sample_rate, self.hop, look_ahead)
         self.stem = CausalConv1d(trunk.hidden, config.n_channels, 5)
+        self.mean.prior.requires_grad_(False)  # the mels' mean serves energies alone
 
     def encode(self, wave: Wave, warp: PerItem | None = None, level: PerItem | None = None) -> Content:
         """Content of a whole wave, in pieces that bound memory where nothing is learned from it."""
-        content = super().encode(wave, None, level)
-        if torch.is_grad_enabled():
-            code = self._from_features(self.trunk(wave, warp), self.begin(len(wave)))[0]
-        else:
-            state, codes = self.begin(len(wave)), []
-            for _, features in self.trunk.pieces(wave):
-                code, state = self._from_features(features, state)
-                codes.append(code)
-            code = torch.cat(codes, dim=-1)
-        return content._replace(code=code)
+        state, codes = self.begin(len(wave), level), []
+        _, levels, _ = self.features(wave, state)
+        pieces = [self.trunk(wave, warp)] if torch.is_grad_enabled() else self.trunk.pieces(wave)
+        for features in pieces:
+            code, state = self.from_features(features, state)
+            codes.append(code)
+        return Content(torch.cat(codes, dim=-1), *levels)
 
 
 class Trunk(nn.Module):
@@ -127,17 +125,17 @@ class Trunk(nn.Module):
         place = (place - (self.encoder.config.receptive_field - 1) / 2) / self.encoder.hop
         return interpolated(hidden, place, encoded.valid.sum(1))
 
-    def pieces(self, wave: Wave) -> Iterator[tuple[slice, Hidden]]:
-        """Frames of a wave of any length in pieces that bound memory; slices tell which frames they are."""
+    def pieces(self, wave: Wave) -> Iterator[Hidden]:
+        """Frames of a wave of any length in pieces that bound memory."""
         rate, frames = self.sample_rate / self.hop, wave.shape[-1] // self.hop
         if frames <= WHOLE_S * rate:
-            yield slice(0, frames), self(wave)
+            yield self(wave)
             return
         length, context = round(PIECE_S * rate), round(CONTEXT_S * rate)
         for start in range(0, frames, length):
             stop, first = min(start + length, frames), max(start - context, 0)
             heard = self(wave[..., first * self.hop : (stop + context) * self.hop])
-            yield slice(start, stop), heard[..., start - first : stop - first]
+            yield heard[..., start - first : stop - first]
 
     def _mixed(self, features: list[Float[Tensor, "batch frames hidden"]]) -> Hidden:
         if self.mix is None:

@@ -1,0 +1,132 @@
+"""The engine of a CPU: onnxruntime runs a network's steps, by graphs that are made once and kept."""
+
+import hashlib
+import inspect
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from engine.user_error import UserError
+from w2w.exported.description import network_key
+from w2w.exported.onnx_step import Arrays, checked, onnx_model, open_session, require_packages, run_session
+from w2w.exported.step import Step, check_exportable, flat, nested
+from w2w.networks.network import ConverterNetwork
+
+Wave = Float[Tensor, "batch 1 samples"]
+Voice = Float[Tensor, "batch dim"]
+KEPT = 12
+"""Graphs that stay in the cache."""
+
+_sessions: dict[tuple[str, int], Any] = {}
+"""Open ones, by file name and threads."""
+
+
+class OnnxEngine:
+    """The steps of a network, run by onnxruntime; nothing is kept between them.
+
+    A chunk is taken apart into steps of the ``sizes`` (in hops) that there are graphs of, the largest first.
+    What is left, several sources at once and whatever gradients are asked of are the network's own work: its
+    state is the graphs' state.
+    """
+
+    def __init__(self, network: ConverterNetwork, sizes: Sequence[int], threads: int = 1) -> None:
+        check_exportable(network)
+        require_packages()
+        if next(network.parameters()).device.type != "cpu":
+            raise UserError("onnxruntime runs on the CPU: load the converter for it, or use engine 'eager'")
+        self.network, self.hop, self._like = network, network.hop, network.begin(1)
+        key = f"{network_key(network)}-{code_key(network)}"
+        self._sessions = {size: _session(network, size, key, threads) for size in sorted(set(sizes))[::-1]}
+
+    def begin(self, batch: int) -> Arrays:
+        """The state before the first step."""
+        return {name: tensor.numpy() for name, tensor in flat(self.network.begin(batch)).items()}
+
+    def step(self, source: Wave, voice: Voice, state: Arrays, semitones: float = 0.0) -> tuple[Wave, Arrays]:
+        """Convert one chunk, a whole number of hops long; the output lags by the network's look-ahead."""
+        if len(source) > 1 or (torch.is_grad_enabled() and source.requires_grad):
+            return self._plainly(source, voice, state, semitones)
+        moved, speaker, waves, start = np.array([semitones]), voice.numpy(), [], 0
+        n_hops = source.shape[-1] // self.hop
+        for size, session in self._sessions.items():
+            while n_hops - start >= size:
+                chunk = source[..., start * self.hop : (start + size) * self.hop].numpy()
+                wave, state = run_session(session, chunk, speaker, moved, state)
+                waves.append(torch.from_numpy(wave))
+                start += size
+        if start < n_hops or not waves:
+            wave, state = self._plainly(source[..., start * self.hop :], voice, state, semitones)
+            waves.append(wave)
+        return (waves[0] if len(waves) == 1 else torch.cat(waves, dim=-1)), state
+
+    def _plainly(self, source: Wave, voice: Voice, state: Arrays, semitones: float) -> tuple[Wave, Arrays]:
+        if not source.shape[-1]:
+            return source, state
+        tensors = {name: torch.from_numpy(array) for name, array in state.items()}
+        wave, after = self.network.step(source, voice, nested(self._like, tensors), semitones)
+        return wave, {name: tensor.detach().numpy() for name, tensor in flat(after).items()}
+
+
+def code_key(network: ConverterNetwork) -> str:
+    """A digest of all code that a graph is made of, and of torch's version."""
+    digest = hashlib.sha256(torch.__version__.encode())
+    layers = {inspect.getfile(type(module)) for module in network.modules()}
+    own = {file for file in layers if not file.startswith(str(Path(torch.__file__).parent))}
+    for file in sorted({*own, *map(str, Path(__file__).parent.glob("*.py"))}):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _session(network: ConverterNetwork, n_hops: int, key: str, threads: int) -> Any:
+    """The session of a network's steps: an open one, one from the cache, or a new one."""
+    name = f"step-{key}-{n_hops}.onnx"
+    if (name, threads) not in _sessions:
+        kept = _from_cache(cache_folder() / name, threads)
+        _sessions[name, threads] = kept or open_session(
+            _made(network, n_hops, cache_folder() / name), threads
+        )
+    return _sessions[name, threads]
+
+
+def _from_cache(file: Path, threads: int) -> Any | None:
+    if not file.is_file():
+        return None
+    try:
+        return open_session(str(file), threads)
+    except Exception:  # a damaged file is made again; onnxruntime's errors share no base but this
+        return None
+
+
+def _made(network: ConverterNetwork, n_hops: int, file: Path) -> bytes:
+    print(
+        f"preparing this converter for the CPU, steps of {n_hops} hops: once, some seconds …", file=sys.stderr
+    )
+    step = Step(network, n_hops)
+    model = onnx_model(step).SerializeToString()
+    checked(step, model)
+    with suppress(OSError):  # no place for a cache: the next process makes it again
+        file.parent.mkdir(parents=True, exist_ok=True)
+        draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        draft.write_bytes(model)
+        os.replace(draft, file)
+        older = sorted(file.parent.glob("step-*.onnx"), key=lambda kept: kept.stat().st_mtime)
+        for kept in older[:-KEPT]:
+            kept.unlink()
+    return model
+
+
+def cache_folder() -> Path:
+    """Where graphs are kept: ``TIMBRE_CACHE``, or ``timbre`` in the user's cache folder."""
+    named = os.environ.get("TIMBRE_CACHE")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "timbre"
