@@ -6,7 +6,6 @@ from dataclasses import asdict, fields, replace
 import pytest
 import torch
 from torch.testing import assert_close
-from w2w.networks.content import ContentConfig
 
 from data.batches import Batch
 from data.pairs import HumanAndPairs
