@@ -18,6 +18,8 @@ install_import_hook(
     "beartype.beartype",
 )
 
+os.environ["TIMBRE_ENGINE"] = "eager"  # few tests are about graphs, which take seconds to make
+
 import torch  # noqa: E402 - after the hook, so that nothing of ours is imported before it
 from torch import Tensor  # noqa: E402
 

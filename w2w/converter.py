@@ -200,8 +200,9 @@ class Converter:
             source = torch.cat(list(chunks), dim=-1)
             yield self.convert(source, voice, semitones=semitones, sample_rate=sample_rate)
             return
+        # Long steps are no slower in torch, which needs nothing made beforehand.
         live = self.stream(
-            voice, chunk_samples=self.network.hop, semitones=semitones, sample_rate=sample_rate
+            voice, self.network.hop, semitones=semitones, sample_rate=sample_rate, engine="eager"
         )
         for chunk in chunks:
             piece = live.push(chunk)
@@ -221,25 +222,22 @@ class Converter:
         """Convert live, chunk by chunk; equal to ``convert`` of the whole.
 
         Chunks come and go at ``sample_rate`` (8 to 192 kHz; the converter's own where it is left out), one
-        for each row of the voice. ``engine`` is what computes: ``eager``, the network itself; ``onnx``, the
-        same steps in ONNX Runtime; or an object of yours.
+        for each row of the voice. ``engine`` is what computes: ``onnx``, ONNX Runtime, the default on a
+        CPU; ``eager``, the network itself, as on a GPU; or an object of yours.
         """
         if not self.network.streams:
             raise UserError(f"this converter's {self.network.needs_whole}: convert whole files with it")
         self._check_voice(voice[:1], semitones)
         rate = sample_rate or self.sample_rate
-        if isinstance(engine, str):
-            engine = self._engine(engine, chunk_samples * self.sample_rate // (rate * self.network.hop))
+        if engine is None or isinstance(engine, str):
+            from w2w.exported.engine import MOST_HOPS, open_engine
+
+            chunk_hops = chunk_samples * self.sample_rate // (rate * self.network.hop)
+            # A voice that changes is spoken hop by hop, and so is the rest of a chunk.
+            engine = open_engine(self.network, engine, (1, min(max(chunk_hops, 1), MOST_HOPS)))
         return Stream(
             self.network, voice.to(self.device), chunk_samples, semitones, sample_rate=rate, engine=engine
         )
-
-    def _engine(self, name: str, chunk_hops: int) -> Engine | None:
-        if name == "eager":
-            return None
-        from w2w.exported import open_engine
-
-        return open_engine(self.network, name, max(chunk_hops, 1))
 
     def _check_voice(self, voice: Tensor, semitones: float) -> None:
         dim = self.network.voice_dim
@@ -250,8 +248,8 @@ class Converter:
             )
         if semitones and not self.network.moves_pitch:
             raise UserError(
-                "this converter cannot move the pitch: only a wave-to-wave one whose decoder.head is"
-                " 'harmonic' can; leave the semitones out (--pitch)"
+                "this converter cannot move the pitch, only a wave-to-wave one can: leave the semitones out"
+                " (--pitch)"
             )
 
     def _check(self, wave: Wave, name: str) -> None:

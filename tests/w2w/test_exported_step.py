@@ -1,104 +1,192 @@
-"""The step written as a graph is the network's step: every head, every frontend, any number of hops."""
+"""The step as a graph is the network's step, exactly, to the last NaN; engines are it for any chunks."""
 
-from dataclasses import replace
+import math
+import os
+from functools import cache
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from engine.user_error import UserError
+from w2w.converter import Converter
 from w2w.exported.checking import MOST, difference, require_equal
-from w2w.exported.spectra import inverse, transform
-from w2w.exported.step_graph import StepGraph
+from w2w.exported.engine import OnnxEngine, open_engine
+from w2w.exported.onnx_step import checked, onnx_model
+from w2w.exported.products import ConvolutionsAsProducts
+from w2w.exported.step import Step, flat, nested
 from w2w.networks.network import ConverterNetwork
 
-
-@pytest.fixture(autouse=True)
-def _short_checks(monkeypatch):
-    monkeypatch.setattr("w2w.exported.checking.SECONDS", 0.5)
+KINDS = ["today", "earlier"]
 
 
-@pytest.fixture
-def built(tiny):
-    """Build a tiny network whose weights are far enough from their start to matter."""
+@pytest.fixture(scope="module")
+def built(tiny, tmp_path_factory):
+    """Build tiny networks whose weights are far enough from their start to matter, once each."""
+    before = os.environ.get("TIMBRE_CACHE")
+    os.environ["TIMBRE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
-    def build(head="harmonic", frontend="mel", **changes) -> ConverterNetwork:
+    @cache
+    def build(kind="today") -> ConverterNetwork:
         torch.manual_seed(3)
-        network = ConverterNetwork(tiny(head, frontend, **changes)).eval().requires_grad_(False)
-        for parameter in network.content.parameters():
+        network = ConverterNetwork(tiny(kind)).eval().requires_grad_(False)
+        for parameter in [*network.content.parameters(), *network.decoder.parameters()]:
             parameter.add_(0.05 * torch.randn_like(parameter))
-        for parameter in network.decoder.parameters():
-            parameter.add_(0.05 * torch.randn_like(parameter))
+        if network.pitch_predictor is not None:
+            nn.init.normal_(network.pitch_predictor.distance.weight, std=0.3)
         return network
 
-    return build
+    yield build
+    os.environ.pop("TIMBRE_CACHE")
+    if before is not None:
+        os.environ["TIMBRE_CACHE"] = before
 
 
-def stepped(graph: StepGraph):
-    """The graph as `difference` runs it."""
+def stepped(step: Step):
+    """The step as `difference` runs it."""
 
     def run(chunk, voice, semitones, state):
-        wave, *after = graph(chunk, voice, semitones, *state.values())
+        wave, *after = step(chunk, voice, semitones, *state.values())
         return wave, dict(zip(state, after))
 
     return run
 
 
 @pytest.mark.parametrize("n_hops", [2, 5])
-@pytest.mark.parametrize("head", ["harmonic", "istft", "transposed"])
-def test_the_graph_is_the_network(built, head, n_hops):
-    network = built(head)
-    graph = StepGraph(network, n_hops)
-    assert difference(network, stepped(graph), graph.begun, n_hops) < 1e-5
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_step_is_the_networks(built, kind, n_hops):
+    step = Step(built(kind), n_hops)
+    assert difference(step.network, stepped(step), step.begun, n_hops) < 1e-5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_graph_is_exact_over_speech_silence_and_clipping(built, kind):
+    """In float64 where the network is: a last bit of F0 would be heard as phase after seconds."""
+    step = Step(built(kind), 2)
+    assert checked(step, onnx_model(step).SerializeToString()) < 1e-5
+
+
+def test_no_state_changes_its_shape_or_type(built):
+    network = built()
+    begun = network.begin(1)
+    _, after = network.step(torch.randn(1, 1, 320), torch.zeros(1, network.voice_dim), begun)
+    kinds = [{name: (t.shape, t.dtype) for name, t in flat(state).items()} for state in (begun, after)]
+    assert kinds[0] == kinds[1]
+    assert flat(nested(begun, flat(after))).keys() == flat(after).keys()
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [{"frontend": "conv"}, {"sample_rate": 24_000}, {"sample_rate": 8_000, "look_ahead_ms": 0.0}],
-    ids=["convolutions on samples", "24 kHz", "8 kHz"],
+    "options",
+    [
+        {"weight": (6, 4, 1)},
+        {"weight": (6, 4, 5), "dilation": (3,)},
+        {"weight": (6, 4, 8), "stride": (4,)},
+        {"weight": (4, 1, 5), "dilation": (2,), "groups": 4},
+    ],
+    ids=["points", "dilated", "strided", "each channel"],
 )
-def test_it_is_so_for_other_frontends_and_rates(built, changes):
-    network = built(**changes)
-    graph = StepGraph(network, 2)
-    assert difference(network, stepped(graph), graph.begun, 2) < 1e-5
-
-
-def test_it_is_so_without_a_mean(built, tiny):
-    network = built(content=replace(tiny().content, time_constant=0.0))
-    graph = StepGraph(network, 1)
-    assert difference(network, stepped(graph), graph.begun, 1) < 1e-5
+@pytest.mark.parametrize("bias", [True, False])
+def test_convolutions_as_products_are_convolutions(options, bias):
+    x, weight = torch.randn(2, 4, 23), torch.randn(options["weight"])
+    rest = {name: value for name, value in options.items() if name != "weight"}
+    arguments = (x, weight, torch.randn(len(weight)) if bias else None)
+    with ConvolutionsAsProducts():
+        product = F.conv1d(*arguments, **rest)
+    assert_close(product, F.conv1d(*arguments, **rest), rtol=1e-4, atol=1e-5)
 
 
 def test_a_wrong_weight_is_found_by_the_check(built):
-    network = built()
-    graph = StepGraph(network, 2)
-    graph.speaking.blocks.widen_1.mul_(1.1)
-    found = difference(network, stepped(graph), graph.begun, 2)
+    step = Step(built(), 2)
+    plain, kept = stepped(step), step.network.decoder.head.bands.bias
+    assert kept is not None
+
+    def run(*given):
+        with torch.inference_mode():
+            kept.mul_(1.1)
+            try:
+                return plain(*given)
+            finally:
+                kept.div_(1.1)
+
+    found = difference(step.network, run, step.begun, 2)
     assert found > MOST
     with pytest.raises(UserError, match="differs from the network"):
         require_equal(found, "the graph")
-
-
-def test_no_number_is_the_worst_difference(built):
-    network = built()
-    graph = StepGraph(network, 2)
-    graph.speaking.head.bands_bias.fill_(torch.nan)
     with pytest.raises(UserError, match="nothing was written"):
-        require_equal(difference(network, stepped(graph), graph.begun, 2), "the graph")
+        require_equal(math.inf, "the graph")  # what no number counts as
 
 
-@pytest.mark.parametrize(("n_samples", "n_fft"), [(512, 512), (160, 512), (3, 8)])
-def test_matrices_transform_as_fft_does(n_samples, n_fft):
-    rows = torch.randn(4, n_samples)
-    spectrum = torch.fft.rfft(rows, n=n_fft)
-    real, imaginary = (rows @ transform(n_samples, n_fft)).chunk(2, dim=1)
-    assert_close(torch.complex(real, imaginary), spectrum, rtol=1e-4, atol=1e-4)
-    back = torch.cat([real, imaginary], dim=1) @ inverse(n_fft)
-    assert_close(back[:, :n_samples], rows, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_engine_is_the_network_for_any_steps(built, buzz, kind):
+    network = built(kind)
+    engine, wave = OnnxEngine(network, (2,)), buzz(160 * 14)[:1]  # what is left over is the network's own
+    voice, state, parts, start = network.style(wave), engine.begin(1), [], 0
+    for hops in (2, 1, 5, 0, 4, 2):
+        made, state = engine.step(wave[..., start : start + 160 * hops], voice, state, 2.0)
+        parts.append(made)
+        start += 160 * hops
+    plain, after = network.step(wave, voice, network.begin(1), 2.0)
+    assert_close(torch.cat(parts, dim=-1), plain, rtol=0, atol=1e-5)
+    for name, tensor in flat(after).items():
+        assert_close(torch.from_numpy(state[name]), tensor, rtol=1e-4, atol=1e-4)
 
 
-def test_what_has_no_step_is_refused_in_a_sentence(tiny):
-    with pytest.raises(UserError, match="adain"):
-        StepGraph(ConverterNetwork(tiny(norm="adain")), 1)
+def test_several_sources_and_gradients_are_the_networks_own_work(built, buzz):
+    network = built()
+    engine, waves = OnnxEngine(network, (2,)), buzz(640)
+    voices = network.style(buzz(8_000))
+    made, _ = engine.step(waves, voices, engine.begin(2))
+    assert_close(made, network.step(waves, voices, network.begin(2))[0], rtol=0, atol=1e-5)
+    source = waves[:1].clone().requires_grad_()
+    engine.step(source, voices[:1], engine.begin(1))[0].sum().backward()
+    assert source.grad is not None
+
+
+def test_graphs_of_two_sizes_agree_for_seconds(built, buzz):
+    """What float32 rounds differently with the number of frames must not reach the pitch."""
+    network, wave = built(), buzz(16_000 * 6, noise=0.01)[:1]
+    voice, made = network.style(wave[..., :16_000]), []
+    for size in (1, 2):
+        engine = OnnxEngine(network, (size,))
+        made.append(engine.step(wave, voice, engine.begin(1))[0])
+    assert_close(*made, rtol=0, atol=1e-5)
+
+
+def test_a_stream_by_graphs_equals_the_whole_while_the_voice_and_pitch_change(built, buzz):
+    converter, wave = Converter(built()), buzz(16_000)[:1]
+    hers, his = (converter.embed(buzz(8_000)[n : n + 1]) for n in (0, 1))
+    made = []
+    for engine in ("onnx", "eager"):
+        live, parts = converter.stream(hers, 320, engine=engine), []
+        for number, chunk in enumerate(wave.split(301, dim=-1)):
+            if number == 11:
+                live.change(his, semitones=3.0, over_ms=45.0)
+            parts.append(live.push(chunk))
+        made.append(torch.cat([*parts, live.flush()], dim=-1))
+    assert_close(*made, rtol=0, atol=1e-5)
+
+
+def test_a_state_may_be_kept_and_resumed_and_does_not_grow(built, buzz):
+    network, wave = built(), buzz(480)[:1]
+    engine, voice = OnnxEngine(network, (1,)), network.style(buzz(8_000)[:1])
+    begun = engine.begin(1)
+    _, kept = engine.step(wave[..., :160], voice, begun)
+    first, after = engine.step(wave[..., 160:320], voice, kept)
+    engine.step(wave[..., 320:], voice, kept)
+    again, _ = engine.step(wave[..., 160:320], voice, kept)
+    assert torch.equal(again, first)
+    assert {n: a.nbytes for n, a in after.items()} == {n: a.nbytes for n, a in begun.items()}
+    assert all(isinstance(array, np.ndarray) for array in after.values())
+
+
+def test_what_has_no_step_is_refused_in_a_sentence(tiny, built):
+    with pytest.raises(UserError, match="whole utterance"):
+        Step(ConverterNetwork(tiny("offline")), 1)
     with pytest.raises(UserError, match="at least 1"):
-        StepGraph(ConverterNetwork(tiny()), 0)
+        Step(built(), 0)
+    assert open_engine(built(), "eager", (2,)) is built()
+    with pytest.raises(UserError, match="choose eager or onnx"):
+        open_engine(built(), "tensorrt", (2,))

@@ -230,12 +230,13 @@ def test_it_runs_on_a_real_portaudio(here, model, tmp_path):
     assert info("take.wav").sample_rate == 44_100
 
 
-def test_only_who_asks_for_onnx_needs_it(here, capsys, monkeypatch):
-    def missing(*_):
-        raise UserError("the onnx engine needs onnxruntime")
+def test_without_onnxruntime_the_network_itself_speaks(here, capsys, monkeypatch):
+    def missing():
+        raise UserError("graphs need the package onnxruntime")
 
-    monkeypatch.setattr("w2w.exported.open_engine", missing)
+    monkeypatch.setattr("w2w.exported.engine.require_packages", missing)
+    monkeypatch.delenv("TIMBRE_ENGINE")
     files = "--input-file me.wav --output-file live.wav"
-    assert "needs onnxruntime" in refusal(capsys, f"--reference her.wav {files} --engine onnx")
+    assert "need the package onnxruntime" in refusal(capsys, f"--reference her.wav {files} --engine onnx")
     run(f"--reference her.wav {files}")
     assert info("live.wav").samples == 12_345

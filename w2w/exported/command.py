@@ -7,15 +7,14 @@ from engine.arguments import Arguments
 from engine.checkpoint import newest_checkpoint
 from engine.user_error import UserError
 from w2w.converter import Converter
-from w2w.exported.step_graph import check_exportable
+from w2w.exported.engine import MOST_HOPS
+from w2w.exported.step import check_exportable
 from w2w.networks.network import ConverterNetwork
 from w2w.voices import Voices
 
 FORMATS = ("weights", "onnx", "torch")
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 CHUNK_MS = 20.0
-MOST_HOPS = 16
-"""Steps are written out frame by frame: beyond this the file grows, and larger chunks win no more."""
 OF_WEIGHTS = {
     "average": None, "share": 0.5, "spread": 1.0, "data": "", "vocoder": None, "statistics": None
 }  # fmt: skip
@@ -52,9 +51,9 @@ def write_step(args: Namespace) -> None:
     voice = Voices(Converter(network)).average(args.voice) if args.voice else None
     voice_of = ", ".join(Path(clip).name for clip in args.voice or [])
     if args.format == "onnx":
-        from w2w.exported.onnx_graph import write_onnx as write
+        from w2w.exported.files import write_onnx as write
     else:
-        from w2w.exported.torch_program import write_program as write
+        from w2w.exported.files import write_program as write
     found = write(network, out, n_hops, voice=voice, voice_of=voice_of)
     latency = 1000.0 * (n_hops * network.hop + network.look_ahead) / network.sample_rate
     print(

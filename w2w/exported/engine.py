@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -19,14 +19,48 @@ from w2w.exported.description import network_key
 from w2w.exported.onnx_step import Arrays, checked, onnx_model, open_session, require_packages, run_session
 from w2w.exported.step import Step, check_exportable, flat, nested
 from w2w.networks.network import ConverterNetwork
+from w2w.networks.wave_network import WaveNetwork
 
 Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch dim"]
+VARIABLE = "TIMBRE_ENGINE"
+"""The environment's variable that names the engine where no option does."""
+MOST_HOPS = 16
+"""Of a graph, whose steps are written out frame by frame; larger chunks win no more."""
 KEPT = 12
 """Graphs that stay in the cache."""
 
 _sessions: dict[tuple[str, int], Any] = {}
 """Open ones, by file name and threads."""
+
+
+def open_engine(network: WaveNetwork, name: str | None, sizes: Sequence[int]) -> Any:
+    """What runs a network's steps, which mostly are as many hops long as ``sizes`` say.
+
+    ``eager`` is the network; ``onnx`` its graphs in onnxruntime, several times as fast on a CPU's one thread,
+    made at the first use, in some ten seconds each, and then found in the user's cache (``cache_folder``).
+    Without a name, and without one in the variable TIMBRE_ENGINE, it is the graphs wherever they can be run.
+    """
+    match name or os.environ.get(VARIABLE) or "auto":
+        case "eager":
+            return network
+        case "onnx":
+            return OnnxEngine(cast(ConverterNetwork, network), sizes)
+        case "auto":
+            if not (isinstance(network, ConverterNetwork) and network.streams and on_cpu(network)):
+                return network
+            try:
+                return OnnxEngine(network, sizes)
+            except UserError as error:
+                print(f"{error}; the network itself computes meanwhile, more slowly", file=sys.stderr)
+                return network
+        case other:
+            raise UserError(f"there is no engine {other!r}: choose eager or onnx")
+
+
+def on_cpu(network: ConverterNetwork) -> bool:
+    """Whether a network's weights are in the memory of a CPU."""
+    return next(network.parameters()).device.type == "cpu"
 
 
 class OnnxEngine:
@@ -40,7 +74,7 @@ class OnnxEngine:
     def __init__(self, network: ConverterNetwork, sizes: Sequence[int], threads: int = 1) -> None:
         check_exportable(network)
         require_packages()
-        if next(network.parameters()).device.type != "cpu":
+        if not on_cpu(network):
             raise UserError("onnxruntime runs on the CPU: load the converter for it, or use engine 'eager'")
         self.network, self.hop, self._like = network, network.hop, network.begin(1)
         key = f"{network_key(network)}-{code_key(network)}"

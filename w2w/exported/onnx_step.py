@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
+from inspect import unwrap
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,8 @@ def onnx_model(step: Step, voice: Float[Tensor, "1 dim"] | None = None) -> Any:
             dynamo=True,
             input_names=["chunk", "voice", "semitones", *(f"state_{name}" for name in names)],
             output_names=["wave", *(f"next_{name}" for name in names)],
-            custom_translation_table={torch.ops.aten.scalar_tensor.default: exact_scalar},
+            # Unwrapped: whole numbers come, too, and float is what the exporter must read.
+            custom_translation_table={torch.ops.aten.scalar_tensor.default: unwrap(exact_scalar)},
             # Its rules would take additions of less than 1e-8 away, which keep logarithms finite.
             optimize=False,
             external_data=False,

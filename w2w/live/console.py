@@ -54,7 +54,7 @@ class Console:
         self._tell_trouble()
         if not self.slow_told and self.session.load.mean > 1.0:
             self.slow_told = True
-            self.say("this computer converts more slowly than you speak: try --chunk-ms 40 or --engine onnx")
+            self.say("this computer converts more slowly than you speak: try --chunk-ms 40")
         now = time.monotonic()
         if now - self.shown < (REFRESH_S if self.moves else LINES_S):
             return
