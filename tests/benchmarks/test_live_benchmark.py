@@ -6,13 +6,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from w2w.networks.content import ContentConfig
 
 from benchmarks.live import Contestant, against, compete, main, row
 from benchmarks.live_peer import Clock, Peer, Sinusoids
 from benchmarks.live_soak import resident_mib, rows, verdict
 from engine.checkpoint import export
 from engine.user_error import UserError
+from pretrain.causal.encoder import CausalEncoderConfig
 from w2w.networks.decoder import DecoderConfig
 from w2w.networks.network import ConverterConfig, ConverterNetwork
 from w2w.networks.style import StyleConfig
@@ -65,10 +65,9 @@ def checkout(tmp_path):
 def model(tmp_path_factory):
     torch.manual_seed(0)
     config = ConverterConfig(
-        n_mels=20,
-        content=ContentConfig(n_channels=16, n_blocks=1, dim=6),
+        content=CausalEncoderConfig(n_channels=16, n_blocks=1, dim=6, n_mels=20),
         style=StyleConfig(n_channels=12, n_blocks=1, n_tokens=3, token_dim=4),
-        decoder=DecoderConfig(n_channels=32, n_blocks=1),
+        decoder=DecoderConfig(n_channels=32, n_blocks=1, refiner=None),
     )
     return export(tmp_path_factory.mktemp("model"), config, ConverterNetwork(config))
 

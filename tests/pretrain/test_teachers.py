@@ -21,7 +21,8 @@ from transformers import (
 from engine.checkpoint import export, save_weights
 from engine.user_error import UserError
 from pretrain.speech.encoder import TINY, SpeechEncoder
-from pretrain.teachers import at_times, framing_of, load_teacher
+from pretrain.teacher import at_times
+from pretrain.teachers import framing_of, load_teacher
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 CONVOLUTIONS = {"conv_dim": [8, 8], "conv_kernel": [10, 8], "conv_stride": [5, 8]}
