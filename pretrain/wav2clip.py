@@ -1,4 +1,4 @@
-"""Train an audio encoder from what CLIP sees while it listens (Wav2CLIP), or three heads (AudioCLIP).
+"""Train an audio encoder from CLIP's embeddings of the pictures (Wav2CLIP), or three heads (AudioCLIP).
 
 accelerate launch pretrain/wav2clip.py --preset wav2clip --data.path vggsound --towers.name ViT-B-32
 """
@@ -12,30 +12,36 @@ from typing import Any, ClassVar
 if __package__ in (None, ""):  # `accelerate launch pretrain/wav2clip.py` knows this folder, not the one above
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+from data.batches import Batches
 from engine.checkpoint import export
 from engine.config import cli, free, stored_kind
 from engine.loop import LoopConfig, accelerator, fit
 from engine.optim import OptimConfig
 from engine.user_error import exits_cleanly
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
+from pretrain.clip.audio_images import (
+    AudioImageConfig,
+    clips_of,
+    in_epochs,
+    split_scenes,
+    validation_batches,
+)
 from pretrain.clip.audioclip import AudioCLIPConfig, train_three_heads
 from pretrain.clip.distillation import WAV2CLIP_OPTIM, Distillation, DistillationConfig
 from pretrain.clip.embedded import embedded_scenes
-from pretrain.clip.heard import HeardConfig
-from pretrain.clip.scene_batches import heard_clips, in_epochs, split_scenes, validation_batches
 from pretrain.clip.towers import TowersConfig, open_towers
 from pretrain.clip.world_study import WORLD, WorldConfig, run
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wav2CLIPConfig:
-    """An audio encoder distilled from a frozen picture tower."""
+    """An audio encoder distilled from a frozen image tower."""
 
     KIND: ClassVar[str] = "wav2clip_training"
     encoder: AudioEncoderConfig = field(default_factory=AudioEncoderConfig)
     """Its ``dim`` and ``teacher`` are set to the towers'."""
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
-    data: HeardConfig = field(default_factory=HeardConfig)
+    data: AudioImageConfig = field(default_factory=AudioImageConfig)
     towers: TowersConfig = field(default_factory=TowersConfig)
     optim: OptimConfig = WAV2CLIP_OPTIM
     max_epochs: int = free(100)
@@ -58,12 +64,12 @@ PRESETS: dict[str, Any] = {
         PAPER,
         encoder=AudioEncoderConfig(width=4, blocks=(1, 1, 1, 1), hidden=32),
         distillation=DistillationConfig(hidden=32),
-        data=HeardConfig(crop_seconds=0.5, batch=4),
+        data=AudioImageConfig(crop_seconds=0.5, batch=4),
         max_epochs=0,
         loop=replace(PAPER.loop, steps=4, save_every=2, sample_every=4, log_every=2, workers=0),
     ),
     "audioclip": AudioCLIPConfig(
-        data=HeardConfig(batch=64), loop=replace(PAPER.loop, out=Path("runs/audioclip"), steps=86_000)
+        data=AudioImageConfig(batch=64), loop=replace(PAPER.loop, out=Path("runs/audioclip"), steps=86_000)
     ),
     "world": WORLD,
 }
@@ -81,7 +87,7 @@ def train(config: Wav2CLIPConfig) -> AudioEncoder:
     config = replace(config, encoder=replace(config.encoder, dim=towers.dim, teacher=towers.key))
     del towers
 
-    clips = heard_clips(
+    clips = clips_of(
         scenes,
         images,
         config.data,
@@ -96,7 +102,9 @@ def train(config: Wav2CLIPConfig) -> AudioEncoder:
         sizes = config.distillation, config.encoder, images.shape[1], config.optim
         return Distillation(*sizes, validation=validation, evaluated_every=loop.sample_every)
 
-    batches = clips.batches(loop.seed, workers=loop.workers, rank=here.process_index)
+    batches = Batches(
+        clips, seed=loop.seed, workers=loop.workers, rank=here.process_index, accumulate=loop.accumulate
+    )
     task, _ = fit(build, batches, loop, full_config=config)
     encoder = task.encoder.eval()
     if here.is_main_process:

@@ -1,15 +1,16 @@
 """Wav2CLIP's audio encoder (Wu et al., 2022): a ResNet-18 on log power spectrograms."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.frontends import stft
 from engine.user_error import UserError
-from pretrain.clip.resnet import ResNet
 
 FLOOR = 1e-7
 """Added to the power before its logarithm."""
@@ -17,7 +18,7 @@ FLOOR = 1e-7
 
 @dataclass(frozen=True, kw_only=True)
 class AudioEncoderConfig:
-    """What the encoder hears and how large it is. The defaults are the paper's."""
+    """Input and sizes of the encoder. The defaults are the paper's."""
 
     KIND: ClassVar[str] = "audio_encoder"
     sample_rate: int = 16_000
@@ -138,7 +139,48 @@ class AudioEncoder(nn.Module):
 
 
 def projection(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:
-    """Make the paper's two-layer way from one space into another, g for audio and f for pictures."""
+    """Make the paper's two-layer map from one space into another, g for audio and f for pictures."""
     return nn.Sequential(
         nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs)
     )
+
+
+class ResNet(nn.Module):
+    """A 7×7 stem, pooling, then stages of torchvision's basic blocks that double the channels.
+
+    ``blocks`` (2, 2, 2, 2) and ``width`` 64 make ResNet-18 (He et al., 2016) of one-channel maps without its
+    classifier, 11,170,240 parameters; torchvision's own class has neither other widths nor fewer stages.
+    """
+
+    def __init__(self, width: int, blocks: Sequence[int]) -> None:
+        super().__init__()
+        from torchvision.models.resnet import BasicBlock
+
+        self.conv1 = nn.Conv2d(1, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        inputs = width
+        for stage, n_blocks in enumerate(blocks):
+            channels, stride, downsample = width * 2**stage, 2 if stage else 1, None
+            if stage:
+                shortcut = nn.Conv2d(inputs, channels, 1, stride, bias=False)
+                downsample = nn.Sequential(shortcut, nn.BatchNorm2d(channels))
+            layers = [BasicBlock(inputs, channels, stride, downsample)]
+            layers += [BasicBlock(channels, channels) for _ in range(n_blocks - 1)]
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
+            inputs = channels
+        self.n_stages = len(blocks)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.weight, 1.0, 0.02)
+        # A tenth to a quarter less time per step on a CPU, and what GPUs' tensor cores want.
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+    def forward(self, x: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch channels h w"]:
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = F.max_pool2d(x, 3, stride=2, padding=1)
+        for stage in range(self.n_stages):
+            x = self.get_submodule(f"layer{stage + 1}")(x)
+        return x

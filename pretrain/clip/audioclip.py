@@ -1,31 +1,58 @@
-"""A run that trains three heads: its config, the towers it begins with, and what it leaves behind."""
+"""AudioCLIP (Guzhov et al., 2022): image, text and audio heads learn together, each pair by CLIP's loss."""
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from data.audiovisual.scenes import Scene
+from data.batches import Batches
 from engine.checkpoint import export, save_weights
 from engine.config import free
 from engine.loop import LoopConfig, accelerator, fit
-from engine.optim import OptimConfig
+from engine.optim import OptimConfig, Player
 from engine.seeding import seed_step
 from engine.user_error import UserError
-from pretrain.clip.audio_encoder import AudioEncoderConfig
+from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
+from pretrain.clip.audio_images import AudioImageConfig, clips_of, in_epochs, split_scenes
 from pretrain.clip.distillation import WAV2CLIP_OPTIM
-from pretrain.clip.heard import HeardConfig
-from pretrain.clip.scene_batches import heard_clips, in_epochs, split_scenes
+from pretrain.clip.losses import LogitScale, clip_loss
+from pretrain.clip.plateau import PlateauConfig, PlateauPlayer
+from pretrain.clip.ranking import retrieval
 from pretrain.clip.small_clip import SmallCLIP, SmallCLIPConfig, save_small_clip, train_tokeniser
-from pretrain.clip.three_heads import ThreeHeads, ThreeHeadsConfig
 from pretrain.clip.towers import FOLDER_CONFIG, HUB, OWN_WEIGHTS, Towers, TowersConfig, open_towers
-from pretrain.clip.triples import Triples, described, words_of
+from pretrain.clip.triples import Triple, Triples, descriptions_of, with_descriptions
 
 WEIGHTS = "open_clip_model.safetensors"
+
+
+PAIRS = (("audio", "image"), ("audio", "text"), ("image", "text"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreeHeadsConfig:
+    """Weights of the losses, and the learning rate of CLIP's own heads."""
+
+    audio_image: float = 1.0
+    """Weight of the loss between sounds and pictures."""
+    audio_text: float = 1.0
+    """Weight of the loss between sounds and words."""
+    image_text: float = 1.0
+    """Weight of the loss between pictures and words."""
+    towers: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-5, betas=(0.9, 0.999)))
+    """Of the image and text heads, which begin as CLIP's; the audio head has ``optim``."""
+    plateau: PlateauConfig = field(default_factory=PlateauConfig)
+
+    def __post_init__(self) -> None:
+        if min(self.audio_image, self.audio_text, self.image_text) < 0:
+            raise UserError("the weights of the three losses must not be below 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +63,7 @@ class AudioCLIPConfig:
     encoder: AudioEncoderConfig = field(default_factory=AudioEncoderConfig)
     """Its ``dim`` is set to the towers'."""
     heads: ThreeHeadsConfig = field(default_factory=ThreeHeadsConfig)
-    data: HeardConfig = field(default_factory=HeardConfig)
+    data: AudioImageConfig = field(default_factory=AudioImageConfig)
     towers: TowersConfig | SmallCLIPConfig = field(default_factory=TowersConfig)
     """The towers' first weights: a trained CLIP's, or (SmallCLIPConfig) a small one's at random."""
     optim: OptimConfig = WAV2CLIP_OPTIM
@@ -47,10 +74,108 @@ class AudioCLIPConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
+class ThreeHeads:
+    """The task: an audio encoder and CLIP's towers, all of which learn.
+
+    The towers given are changed: they are thawed here and belong to the task from then on.
+    """
+
+    def __init__(
+        self,
+        config: ThreeHeadsConfig,
+        encoder_config: AudioEncoderConfig,
+        towers: Towers,
+        optim: OptimConfig,
+        validation: Sequence[Triple] = (),
+        evaluated_every: int = 1,
+    ) -> None:
+        if encoder_config.dim != towers.dim:
+            raise UserError(f"the encoder's dim={encoder_config.dim} must be the towers' {towers.dim}")
+        self.config, self.validation, self.evaluated_every = config, validation, max(evaluated_every, 1)
+        self.encoder, self.towers = AudioEncoder(encoder_config), towers
+        self.scales = nn.ModuleDict({f"{one}_{other}": LogitScale() for one, other in PAIRS})
+        towers.clip.requires_grad_(True)
+        self.modules: dict[str, nn.Module] = {
+            "encoder": self.encoder,
+            "towers": towers.clip,
+            "scales": self.scales,
+        }
+        self.frozen: dict[str, nn.Module] = {"preparation": towers}
+        self.plateaus = {
+            "audio": PlateauPlayer([self.encoder, self.scales], optim, config.plateau, "audio"),
+            "towers": PlateauPlayer(towers.clip, config.towers, config.plateau, "towers"),
+        }
+        self.players: dict[str, Player] = {**self.plateaus}
+
+    def update(self, batch: Triple, step: int) -> Mapping[str, Tensor]:
+        self._train(True)
+        losses = self.losses(self.embed(batch))
+        total = torch.stack([getattr(self.config, pair) * loss for pair, loss in losses.items()]).sum()
+        for player in self.plateaus.values():
+            player.agree()
+        self.players["towers"].descend(total, retain_graph=True)
+        self.players["audio"].descend(total)
+        for scale in self.scales.values():
+            scale.clamp()  # pyright: ignore[reportCallIssue]
+        return {f"loss/audio/{pair}": loss for pair, loss in losses.items()}
+
+    def embed(self, batch: Triple) -> dict[str, Float[Tensor, "batch dim"]]:
+        """Return each head's embeddings."""
+        text = self.towers.clip.encode_text(batch.tokens)  # pyright: ignore[reportCallIssue]
+        return {
+            "audio": self.encoder(batch.sounds.wave),
+            "image": self.towers.embed(batch.picture.float() / 255),
+            "text": F.normalize(text.float(), dim=-1),
+        }
+
+    def losses(
+        self, heads: Mapping[str, Float[Tensor, "batch dim"]], *, gathered: bool = True
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Return the contrastive loss of each pair of heads, by name."""
+        return {
+            f"{one}_{other}": clip_loss(
+                heads[one], heads[other], self.scales[f"{one}_{other}"](), gathered=gathered
+            )
+            for one, other in PAIRS
+        }
+
+    @torch.no_grad()
+    def evaluate(self, step: int) -> dict[str, float]:
+        """Return the validation losses and how well each head finds its partners in the others."""
+        if not self.validation:
+            return {}
+        self._train(False)
+        device = next(self.encoder.parameters()).device
+        heads: dict[str, list[Tensor]] = {"audio": [], "image": [], "text": []}
+        sums: dict[str, float] = {}
+        for sounds, picture, tokens in self.validation:
+            sounds = sounds._replace(wave=sounds.wave.to(device))
+            found = self.embed(Triple(sounds, picture.to(device), tokens.to(device)))
+            for name, value in self.losses(found, gathered=False).items():
+                sums[name] = sums.get(name, 0.0) + float(value) * len(picture)
+            for name, rows in found.items():
+                heads[name].append(rows)
+        whole = {name: torch.cat(rows) for name, rows in heads.items()}
+        losses = {name: total / len(whole["audio"]) for name, total in sums.items()}
+        loss = sum(getattr(self.config, name) * value for name, value in losses.items())
+        if step % self.evaluated_every == 0:
+            for player in self.plateaus.values():
+                player.observe(loss)
+        scores = {f"loss/{name}": value for name, value in losses.items()} | {"loss": loss}
+        for one, other in (*PAIRS, *((other, one) for one, other in PAIRS)):
+            found = retrieval(whole[one], whole[other])
+            scores |= {f"{one}_to_{other}/{name}": value for name, value in found.items()}
+        return scores
+
+    def _train(self, training: bool) -> None:
+        for module in self.modules.values():
+            module.train(training)
+
+
 def train_three_heads(config: AudioCLIPConfig) -> ThreeHeads:
     """Train, write RUN/export (the audio encoder) and RUN/clip (the towers), and return the task."""
     here, loop, data = accelerator(config.loop), config.loop, config.data
-    train, held_out = (described(scenes, data.path) for scenes in split_scenes(data))
+    train, held_out = (with_descriptions(scenes, data.path) for scenes in split_scenes(data))
     with here.main_process_first():
         start = first_towers(config.towers, train, loop)
     towers = open_towers(start)
@@ -58,20 +183,22 @@ def train_three_heads(config: AudioCLIPConfig) -> ThreeHeads:
 
     def triples(scenes: Sequence[Scene], batch: int, n_ranks: int = 1, accumulate: int = 1) -> Triples:
         sizes = replace(data, batch=batch), config.encoder
-        nothing = torch.zeros(len(scenes), 1)
-        heard = heard_clips(scenes, nothing, *sizes, n_ranks=n_ranks, accumulate=accumulate)
-        return Triples(scenes, heard, towers)
+        no_images = torch.zeros(len(scenes), 1)
+        sounds = clips_of(scenes, no_images, *sizes, n_ranks=n_ranks, accumulate=accumulate)
+        return Triples(scenes, sounds, towers)
 
     clips = triples(train, data.batch, here.num_processes, loop.accumulate)
     n_held_out = len(held_out)
     validation = triples(held_out, min(data.batch, n_held_out)).first(n_held_out) if n_held_out > 1 else []
-    loop = in_epochs(loop, config.max_epochs, clips.heard.steps_per_epoch)
+    loop = in_epochs(loop, config.max_epochs, clips.sounds.steps_per_epoch)
 
     def build() -> ThreeHeads:
         sizes = config.heads, config.encoder, towers, config.optim
         return ThreeHeads(*sizes, validation=validation, evaluated_every=loop.sample_every)
 
-    batches = clips.batches(loop.seed, workers=loop.workers, rank=here.process_index)
+    batches = Batches(
+        clips, seed=loop.seed, workers=loop.workers, rank=here.process_index, accumulate=loop.accumulate
+    )
     task, _ = fit(build, batches, loop, full_config=config)
     if here.is_main_process:
         folder = save_towers(task.towers, start, loop.out / "clip")
@@ -90,8 +217,8 @@ def first_towers(
     folder = loop.out / "start"
     if not (folder / FOLDER_CONFIG).is_file():
         seed_step(loop.seed, 0)
-        words = [text for scene in scenes for text in words_of(scene)]
-        save_small_clip(SmallCLIP(towers, train_tokeniser(words, towers)), folder)
+        texts = [text for scene in scenes for text in descriptions_of(scene)]
+        save_small_clip(SmallCLIP(towers, train_tokeniser(texts, towers)), folder)
     return TowersConfig(name=str(folder))
 
 

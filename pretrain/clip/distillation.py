@@ -12,7 +12,7 @@ from engine.optim import OptimConfig, Player
 from engine.tracking import Samples
 from engine.user_error import UserError
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig, projection
-from pretrain.clip.heard import Heard
+from pretrain.clip.audio_images import AudioImageBatch
 from pretrain.clip.losses import LogitScale, clip_loss, cx_loss
 from pretrain.clip.plateau import PlateauConfig, PlateauPlayer
 from pretrain.clip.ranking import retrieval
@@ -38,8 +38,8 @@ class DistillationConfig:
 class Distillation:
     """The task: an audio encoder, its loss's own weights, and what it is validated on.
 
-    ``validation`` are batches scored at each evaluation; the plateau hears of those at multiples of
-    ``evaluated_every``, so that a run's last, untimely evaluation does not change its continuation.
+    ``validation`` are batches scored at each evaluation; only evaluations at multiples of
+    ``evaluated_every`` change the learning rate, so that a run's last one does not change its continuation.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class Distillation:
         encoder_config: AudioEncoderConfig,
         image_dim: int,
         optim: OptimConfig = WAV2CLIP_OPTIM,
-        validation: Sequence[Heard] = (),
+        validation: Sequence[AudioImageBatch] = (),
         evaluated_every: int = 1,
     ) -> None:
         if encoder_config.dim != image_dim:
@@ -70,7 +70,7 @@ class Distillation:
         self.player = PlateauPlayer(self.modules.values(), optim, config.plateau, "encoder")
         self.players: dict[str, Player] = {"encoder": self.player}
 
-    def update(self, batch: Heard, step: int) -> Mapping[str, Tensor]:
+    def update(self, batch: AudioImageBatch, step: int) -> Mapping[str, Tensor]:
         self._train(True)
         self.player.agree()
         loss = self.loss(batch)
@@ -83,7 +83,7 @@ class Distillation:
             name.replace("_", "/"): m() for name, m in self.modules.items() if isinstance(m, LogitScale)
         }
 
-    def loss(self, batch: Heard, *, gathered: bool = True) -> Float[Tensor, ""]:
+    def loss(self, batch: AudioImageBatch, *, gathered: bool = True) -> Float[Tensor, ""]:
         """Return the loss of a batch; no gradient reaches the pictures' embeddings."""
         image = batch.image.detach()
         audio = self.encoder.pooled(batch.wave)
@@ -107,29 +107,29 @@ class Distillation:
             return {}
         device = next(self.encoder.parameters()).device
         self._train(False)
-        losses, heard, seen = [], [], []
+        losses, sounds, images = [], [], []
         for batch in self.validation:
-            batch = Heard(*(part.to(device) for part in batch))
+            batch = AudioImageBatch(*(part.to(device) for part in batch))
             # Not gathered: the other processes are not here.
             losses.append(self.loss(batch, gathered=False) * len(batch.wave))
-            heard.append(self.encoder(batch.wave))
-            seen.append(batch.image)
-        audio, image = torch.cat(heard), torch.cat(seen)
+            sounds.append(self.encoder(batch.wave))
+            images.append(batch.image)
+        audio, image = torch.cat(sounds), torch.cat(images)
         loss = float(torch.stack(losses).sum()) / len(audio)
         if step % self.evaluated_every == 0:
-            self.player.judge(loss)
+            self.player.observe(loss)
         to_image = {f"audio_to_image/{k}": v for k, v in retrieval(audio, image).items()}
         to_audio = {f"image_to_audio/{k}": v for k, v in retrieval(image, audio).items()}
         return {"loss": loss, **to_image, **to_audio}
 
     @torch.no_grad()
     def samples(self, step: int) -> Samples:
-        """Let the first validation clips be heard and seen, beside how near each is to each one's picture."""
+        """Return the first validation clips, and how near each sound is to each one's picture."""
         if not self.validation:
             return Samples()
         device = next(self.encoder.parameters()).device
         self._train(False)
-        batch = Heard(*(part[:16].to(device) for part in self.validation[0]))
+        batch = AudioImageBatch(*(part[:16].to(device) for part in self.validation[0]))
         audio = nn.functional.normalize(self.encoder(batch.wave), dim=-1)
         nearness = audio @ nn.functional.normalize(batch.image.float(), dim=-1).T
         rate = self.encoder.config.sample_rate

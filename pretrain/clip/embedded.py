@@ -11,11 +11,12 @@ import os
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from dataclasses import dataclass, field
+from itertools import chain, islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,7 @@ from data.audiovisual.video import FRAME_RATE, VideoError
 from data.recordings import NAMED_AT_MOST
 from engine.files import atomic
 from engine.user_error import UserError
+from pretrain.clip.losses import n_processes
 from pretrain.clip.towers import Towers
 
 SHARD = 256
@@ -39,13 +41,7 @@ BLOCK = 64
 PATIENCE_SECONDS = 300.0
 """What another process has not delivered after this long without news is computed here as well."""
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-class _Entry(NamedTuple):
-    key: str
-    scene: Scene
+Blocks = Iterator[UInt8[Tensor, "n 3 height width"]]
 
 
 def embed_scenes(
@@ -57,12 +53,30 @@ def embed_scenes(
     batch: int = 64,
     progress: bool = True,
 ) -> Float[Tensor, "scenes dim"]:
-    """Unit-length embedding of each scene: the direction of the mean over its pictures or frames.
+    """Return a unit-length embedding of each scene: the direction of the mean over its pictures or frames.
 
     Scenes whose pictures cannot be read have a row of NaN, and are counted and named in one warning:
     ``embedded_scenes`` leaves them out.
     """
-    vectors = _embedded(scenes, towers, cache_folder, frame_rate, batch, progress, per_frame=False)
+    rate = "all" if frame_rate is None else f"{frame_rate:g}"
+    folder = Path(cache_folder) / f"{towers.key}_mean_{rate}"
+    folder.mkdir(parents=True, exist_ok=True)
+    keys = [scene_key(scene) for scene in scenes]
+    cache = _Cache(folder)
+    cache.read()
+    n_ranks = n_processes()
+    rank = torch.distributed.get_rank() if n_ranks > 1 else 0
+    entries = [_Entry(key, scene) for key, scene in dict(zip(keys, scenes)).items()]
+    # Shares of the whole list, not of what is missing: another process may have seen fewer shards.
+    share = [entry for entry in entries[rank::n_ranks] if entry.key not in cache.vectors]
+    missing = [entry for entry in entries if entry.key not in cache.vectors]
+    _compute(share, cache, towers, frame_rate, batch, progress=progress and rank == 0)
+    _await(missing, cache, n_ranks)
+    late = [entry for entry in missing if entry.key not in cache.vectors]
+    _compute(late, cache, towers, frame_rate, batch, progress=progress)
+    _warn(scenes, keys, cache)
+    nothing = torch.full((towers.dim,), torch.nan)
+    vectors = [cache.vectors[key] if len(cache.vectors[key]) else nothing for key in keys]
     return torch.stack(vectors) if vectors else torch.zeros(0, towers.dim)
 
 
@@ -72,63 +86,15 @@ def embedded_scenes(
     cache_folder: str | Path,
     *,
     frame_rate: float | None = FRAME_RATE,
-    batch: int = 64,
-    progress: bool = True,
 ) -> tuple[list[Scene], Float[Tensor, "usable dim"]]:
-    """The scenes whose pictures can be used, with their embeddings."""
-    vectors = embed_scenes(
-        scenes, towers, cache_folder, frame_rate=frame_rate, batch=batch, progress=progress
-    )
+    """Return the scenes whose pictures can be used, with their embeddings."""
+    vectors = embed_scenes(scenes, towers, cache_folder, frame_rate=frame_rate)
     usable = ~vectors.isnan().any(dim=-1)
     return [scene for scene, keep in zip(scenes, usable.tolist()) if keep], vectors[usable]
 
 
-def embed_frames(
-    scenes: Sequence[Scene],
-    towers: Towers,
-    cache_folder: str | Path,
-    *,
-    frame_rate: float | None = FRAME_RATE,
-    batch: int = 64,
-    progress: bool = True,
-) -> list[Float[Tensor, "_ dim"]]:
-    """Unit-length embeddings of every frame of each scene; a row of NaN for one that cannot be read."""
-    return _embedded(scenes, towers, cache_folder, frame_rate, batch, progress, per_frame=True)
-
-
-def _embedded(
-    scenes: Sequence[Scene],
-    towers: Towers,
-    cache_folder: str | Path,
-    frame_rate: float | None,
-    batch: int,
-    progress: bool,
-    per_frame: bool,
-) -> list[Tensor]:
-    kept = "frames" if per_frame else "mean"
-    rate = "all" if frame_rate is None else f"{frame_rate:g}"
-    folder = Path(cache_folder) / f"{towers.key}_{kept}_{rate}"
-    folder.mkdir(parents=True, exist_ok=True)
-    keys = [scene_key(scene) for scene in scenes]
-    cache = _Cache(folder)
-    cache.read()
-    rank, n_ranks = _rank()
-    entries = [_Entry(key, scene) for key, scene in dict(zip(keys, scenes)).items()]
-    # Shares of the whole list, not of what is missing: another process may have seen fewer shards.
-    share = [entry for entry in entries[rank::n_ranks] if entry.key not in cache.vectors]
-    missing = [entry for entry in entries if entry.key not in cache.vectors]
-    _compute(share, cache, towers, frame_rate, batch, progress and rank == 0, per_frame)
-    _await(missing, cache, n_ranks)
-    late = [entry for entry in missing if entry.key not in cache.vectors]
-    _compute(late, cache, towers, frame_rate, batch, progress, per_frame)
-    _warn(scenes, keys, cache)
-    nothing = torch.full((1, towers.dim) if per_frame else (towers.dim,), torch.nan)
-    found = [cache.vectors[key] for key in keys]
-    return [vector if len(vector) else nothing for vector in found]
-
-
 def scene_key(scene: Scene) -> str:
-    """A digest of what a scene's embedding depends on: its pictures' files and its stretch of time."""
+    """Return a digest of what a scene's embedding depends on: its pictures' files and its stretch of time."""
     digest = hashlib.sha256(f"{scene.start_s} {scene.duration_s}".encode())
     for file in scene.pictures if isinstance(scene.pictures, tuple) else (scene.pictures,):
         try:
@@ -140,27 +106,32 @@ def scene_key(scene: Scene) -> str:
     return digest.hexdigest()[:32]
 
 
+class _Entry(NamedTuple):
+    key: str
+    scene: Scene
+
+
+@dataclass
 class _Cache:
     """The shards of a folder, read once each; an empty vector and a sentence stand for a failed scene."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.seen = folder, set[str]()
-        self.vectors: dict[str, Tensor] = {}
-        self.problems: dict[str, str] = {}
+    folder: Path
+    files: set[str] = field(default_factory=set)
+    vectors: dict[str, Tensor] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
 
     def read(self) -> int:
-        """Take in shards that are new; damaged ones are removed, to be computed again. Returns how many."""
-        new = [file for file in sorted(self.folder.glob("*.safetensors")) if file.name not in self.seen]
+        """Read shards that are new and return their number; damaged ones are removed."""
+        new = [file for file in sorted(self.folder.glob("*.safetensors")) if file.name not in self.files]
         for file in new:
-            self.seen.add(file.name)
             try:
                 with safe_open(file, "pt") as shard:
                     self.vectors |= {key: shard.get_tensor(key) for key in shard.keys()}  # noqa: SIM118
                     self.problems |= shard.metadata() or {}
+                self.files.add(file.name)
             except (SafetensorError, OSError):
-                warnings.warn(f"{file} is damaged: its embeddings are computed again", stacklevel=5)
+                warnings.warn(f"{file} is damaged: its embeddings are computed again", stacklevel=4)
                 file.unlink(missing_ok=True)
-                self.seen.discard(file.name)
         return len(new)
 
     def write(self, vectors: dict[str, Tensor], problems: dict[str, str]) -> None:
@@ -168,7 +139,7 @@ class _Cache:
         name = hashlib.sha256("".join(sorted(vectors)).encode()).hexdigest()[:24]
         with atomic(self.folder / f"{name}.safetensors") as temporary:
             save_file(vectors, temporary, metadata=problems)
-        self.seen.add(f"{name}.safetensors")
+        self.files.add(f"{name}.safetensors")
         self.vectors |= vectors
         self.problems |= problems
 
@@ -179,91 +150,71 @@ def _compute(
     towers: Towers,
     frame_rate: float | None,
     batch: int,
+    *,
     progress: bool,
-    per_frame: bool,
 ) -> None:
+    """Embed scenes, a shard at a time; pictures of several scenes share a batch."""
     bar = tqdm(total=len(entries), desc="embedding pictures", unit="scene", delay=1.0, disable=not progress)
     with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for first in range(0, len(entries), SHARD):
-            chunk = entries[first : first + SHARD]
-            frames: dict[str, list[Tensor]] = {entry.key: [] for entry in chunk}
+            part = entries[first : first + SHARD]
+            vectors: dict[str, list[Tensor]] = {entry.key: [] for entry in part}
             problems: dict[str, str] = {}
             waiting: list[tuple[str, Tensor]] = []
 
-            def embed(until: int, waiting=waiting, frames=frames) -> None:
-                """Embed what waits, a batch at a time, until fewer than ``until`` pictures are left."""
-                while len(waiting) >= until and waiting:
-                    now = waiting[:batch]
-                    vectors = towers.images(torch.stack([picture for _, picture in now])).cpu()
-                    for (key, _), vector in zip(now, vectors):
-                        frames[key].append(vector)
-                    del waiting[:batch]
+            def embed(waiting=waiting, vectors=vectors) -> None:
+                keys, pictures = zip(*waiting[:batch])
+                for key, vector in zip(keys, towers.images(torch.stack(pictures)).cpu()):
+                    vectors[key].append(vector)
+                del waiting[:batch]
 
-            open_scene = _Opening(towers, frame_rate)
-            for entry, blocks in _ahead(pool, open_scene, chunk):
+            for entry, blocks in _read_ahead(pool, part, towers, frame_rate):
                 try:
-                    for block in blocks:
+                    for block in blocks():
                         waiting += [(entry.key, picture) for picture in block]
-                        embed(batch)
+                        while len(waiting) >= batch:
+                            embed()
                 except (PictureError, VideoError) as error:
                     problems[entry.key] = str(error)
                 bar.update()
-            embed(1)
-            cache.write({key: _joined(v, key in problems, per_frame) for key, v in frames.items()}, problems)
+            while waiting:
+                embed()
+            cache.write({key: _mean(v, failed=key in problems) for key, v in vectors.items()}, problems)
 
 
-def _joined(vectors: list[Tensor], failed: bool, per_frame: bool) -> Tensor:
+def _mean(vectors: list[Tensor], *, failed: bool) -> Tensor:
     if failed or not vectors:
         return torch.zeros(0)
-    frames = torch.stack(vectors)
-    return frames if per_frame else F.normalize(frames.mean(dim=0), dim=-1)
+    return F.normalize(torch.stack(vectors).mean(dim=0), dim=-1)
 
 
-class _Opening:
-    """Reading and resizing a scene's first pictures in a thread; a long video's others follow on demand."""
+class _Reading(NamedTuple):
+    """The first block of a scene's pictures, read in a thread; a long video's others follow on demand."""
 
-    def __init__(self, towers: Towers, frame_rate: float | None) -> None:
-        self.towers, self.frame_rate = towers, frame_rate
+    first: Future[Tensor]
+    rest: Blocks
 
-    def __call__(self, entry: _Entry) -> tuple[_Entry, Iterator[UInt8[Tensor, "n 3 height width"]]]:
-        blocks = self._blocks(entry.scene)
-        try:
-            first = next(blocks)
-        except (PictureError, VideoError) as error:
-            return entry, _raising(error)
-        return entry, _followed(first, blocks)
-
-    def _blocks(self, scene: Scene) -> Iterator[Tensor]:
-        prepared = (self.towers.prepare(picture[None])[0] for picture in each_picture(scene, self.frame_rate))
-        while block := list(islice(prepared, BLOCK)):
-            yield torch.stack(block)
+    def __call__(self) -> Blocks:
+        return chain([self.first.result()], self.rest)
 
 
-def _followed(first: T, rest: Iterator[T]) -> Iterator[T]:
-    yield first
-    yield from rest
-
-
-def _raising(error: Exception) -> Iterator[Tensor]:
-    raise error
-    yield
-
-
-def _ahead(pool: ThreadPoolExecutor, work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Results in order, a few computed ahead: all at once would fill the memory with pictures."""
-    running: deque[Future[R]] = deque()
-    for item in items:
-        running.append(pool.submit(work, item))
+def _read_ahead(
+    pool: ThreadPoolExecutor, entries: Sequence[_Entry], towers: Towers, frame_rate: float | None
+) -> Iterator[tuple[_Entry, _Reading]]:
+    """Yield scenes in order, a few of them read ahead: all at once would fill the memory with pictures."""
+    running: deque[tuple[_Entry, _Reading]] = deque()
+    for entry in entries:
+        blocks = _blocks(entry.scene, towers, frame_rate)
+        running.append((entry, _Reading(pool.submit(next, blocks), blocks)))
         if len(running) > 2 * pool._max_workers:
-            yield running.popleft().result()
-    while running:
-        yield running.popleft().result()
+            yield running.popleft()
+    yield from running
 
 
-def _rank() -> tuple[int, int]:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
+def _blocks(scene: Scene, towers: Towers, frame_rate: float | None) -> Blocks:
+    prepared = (towers.prepare(picture[None])[0] for picture in each_picture(scene, frame_rate))
+    while block := list(islice(prepared, BLOCK)):
+        yield torch.stack(block)
 
 
 def _await(missing: Sequence[_Entry], cache: _Cache, n_ranks: int) -> None:
@@ -286,5 +237,5 @@ def _warn(scenes: Sequence[Scene], keys: Sequence[str], cache: _Cache) -> None:
         named = "; ".join(bad[:NAMED_AT_MOST])
         more = f"; and {len(bad) - NAMED_AT_MOST} more" if len(bad) > NAMED_AT_MOST else ""
         warnings.warn(
-            f"the pictures of {len(bad)} of {len(scenes)} scenes cannot be used: {named}{more}", stacklevel=4
+            f"the pictures of {len(bad)} of {len(scenes)} scenes cannot be used: {named}{more}", stacklevel=3
         )

@@ -1,17 +1,30 @@
-"""Trained audio encoders by name and place."""
+"""Trained audio encoders: our exports and runs, and the published Wav2CLIP release's key layout."""
 
 import json
+import pickle
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
 
 from engine.checkpoint import fill, load_export, load_weights, newest_checkpoint
 from engine.config import from_json
 from engine.user_error import UserError
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
-from pretrain.clip.published import load_published
 
 NAMES = ("wav2clip",)
 RELEASED = Path(__file__).parents[1] / "released" / "wav2clip_world"
 """The encoder that comes with the code: the path ``released``; its CLIP lies in ``clip`` beside it."""
+WINDOW = "audio_encoder.spectrogram.window"
+PREFIXES = {"audio_encoder.": "trunk.", "audio_transform.sequential.": "transform."}
+"""Theirs to ours."""
+IGNORED = ("image_transform.", "loss_fn_a.", "loss_fn_i.", "loss_fn.")
+"""What training files carry besides: the way of pictures into the audio's space, and temperatures."""
+
+Tensors = Mapping[str, Shaped[Tensor, "..."]]
 
 
 def load_audio_encoder(name: str, path: Path | str) -> AudioEncoder:
@@ -47,3 +60,82 @@ def _from_run(run: Path) -> AudioEncoder:
     encoder = AudioEncoder(config)
     fill(encoder, load_weights(newest / "encoder.safetensors"), newest / "encoder.safetensors")
     return encoder.eval()
+
+
+def load_published(path: Path | str, *, normalisation: Literal["clip", "reference"] = "clip") -> AudioEncoder:
+    """Read the published file, or a training file of that code, as an encoder in evaluation mode.
+
+    With ``reference`` normalisation its embeddings are the published ones.
+    """
+    path = Path(path)
+    return from_published(_read(path), where=path, normalisation=normalisation)
+
+
+def from_published(
+    state: Tensors,
+    *,
+    where: Path | str = "the published weights",
+    normalisation: Literal["clip", "reference"] = "clip",
+) -> AudioEncoder:
+    """Fill an encoder whose sizes are read off a state in the published layout."""
+    ours: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)
+        if prefix is not None and name != WINDOW:
+            ours[PREFIXES[prefix] + name.removeprefix(prefix)] = tensor
+        elif name != WINDOW and not name.startswith(IGNORED):
+            raise UserError(f"{where} holds the tensor {name}, which published Wav2CLIP weights do not have")
+    if "trunk.conv1.weight" not in ours:
+        raise UserError(f"{where} holds no audio_encoder.conv1.weight: it is not a published Wav2CLIP file")
+    encoder = AudioEncoder(_config(ours, where, normalisation))
+    window = state.get(WINDOW)
+    if window is not None and not torch.allclose(window.float(), encoder.window, atol=1e-6):
+        raise UserError(f"{where}: {WINDOW} is not the Hann window of {encoder.config.n_fft} samples")
+    fill(encoder, ours, where)
+    return encoder.eval()
+
+
+def to_published(encoder: AudioEncoder) -> dict[str, Tensor]:
+    """Return an encoder's state under the published names."""
+    state = {WINDOW: encoder.window.detach().clone()}
+    for name, tensor in encoder.state_dict().items():
+        theirs = next(theirs for theirs, ours in PREFIXES.items() if name.startswith(ours))
+        state[theirs + name.removeprefix(PREFIXES[theirs])] = tensor.detach().clone()
+    return state
+
+
+def _config(
+    ours: Tensors, where: Path | str, normalisation: Literal["clip", "reference"]
+) -> AudioEncoderConfig:
+    blocks: list[int] = []
+    while any(name.startswith(f"trunk.layer{len(blocks) + 1}.") for name in ours):
+        stage = f"trunk.layer{len(blocks) + 1}."
+        blocks.append(len({name.split(".")[2] for name in ours if name.startswith(stage)}))
+    width = ours["trunk.conv1.weight"].shape[0]
+    sizes: dict[str, Any] = {"transform": False, "dim": width * 2 ** max(len(blocks) - 1, 0)}
+    if "transform.0.weight" in ours and "transform.3.weight" in ours:
+        dim, hidden = ours["transform.3.weight"].shape
+        sizes = {"transform": True, "dim": dim, "hidden": hidden}
+    try:
+        return AudioEncoderConfig(width=width, blocks=tuple(blocks), normalisation=normalisation, **sizes)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise UserError(f"there is no weights file {path}")
+    if path.suffix == ".safetensors":
+        return load_weights(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
+        raise UserError(
+            f"{path} cannot be read as plain weights: it is damaged, or holds more than tensors, "
+            "which is not opened because it could run anything"
+        ) from None
+    if isinstance(state, dict):
+        state = state.get("state_dict", state)  # what Lightning wraps a training file in
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} is not a published Wav2CLIP file: it holds other things than named tensors")
+    return state

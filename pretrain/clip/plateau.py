@@ -18,7 +18,7 @@ class PlateauConfig:
     """When the learning rate falls, and how far."""
 
     patience: int = 5
-    """Evaluations in a row without a better validation loss that are suffered; 0 never lowers the rate."""
+    """Evaluations in a row without a better validation loss before the rate falls; 0 never lowers it."""
     factor: float = 0.1
     """What the rate is then multiplied by."""
     threshold: float = 1e-4
@@ -35,7 +35,7 @@ class PlateauConfig:
 
 
 class PlateauPlayer(Player):
-    """A player that is told the validation loss; what it has learned of it is stored with its optimiser."""
+    """A player whose learning rate falls with the validation loss; stored with its optimiser."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ class PlateauPlayer(Player):
         """The learning rate of the next update."""
         return self.share * super().lr
 
-    def judge(self, loss: float) -> None:
+    def observe(self, loss: float) -> None:
         """Take one evaluation's loss into account."""
         if loss < self.best * (1 - self.plateau.threshold):
             self.best, self.waited = loss, 0
@@ -75,11 +75,11 @@ class PlateauPlayer(Player):
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next update depends on, besides the parameters."""
-        judged = {"share": self.share, "best": self.best, "waited": self.waited}
-        return {**super().state_dict(), "plateau": judged}
+        plateau = {"share": self.share, "best": self.best, "waited": self.waited}
+        return {**super().state_dict(), "plateau": plateau}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a stored ``state_dict``."""
         super().load_state_dict(state)
-        judged = state["plateau"]
-        self.share, self.best, self.waited = judged["share"], judged["best"], judged["waited"]
+        plateau = state["plateau"]
+        self.share, self.best, self.waited = plateau["share"], plateau["best"], plateau["waited"]

@@ -9,20 +9,20 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
-from data.batches import Batches
+from data.batches import Address, Batches
 from engine.checkpoint import save_weights
 from engine.loop import LoopConfig, accelerator, fit
 from engine.optim import OptimConfig, Player
 from engine.user_error import UserError
-from pretrain.clip.small_clip_batches import Drawn, PicturesAndCaptions
 
 PAD, START, END, UNKNOWN = SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 MEAN = STD = 0.5
@@ -82,6 +82,36 @@ class SmallCLIPRun:
     loop: LoopConfig
 
 
+class Pairs(NamedTuple):
+    """Pictures and the tokens of their captions, row by row."""
+
+    picture: UInt8[Tensor, "batch 3 height width"]
+    tokens: Int[Tensor, "batch context"]
+
+
+class PicturesAndCaptions(Dataset[Pairs]):
+    """Batches of pairs by address; rows of one group (the same caption in other words) never meet in one."""
+
+    def __init__(
+        self,
+        pictures: UInt8[Tensor, "n 3 height width"],
+        tokens: Int[Tensor, "n context"],
+        groups: Sequence[int] | np.ndarray,
+        batch: int,
+    ) -> None:
+        self.pictures, self.tokens = pictures, tokens
+        order = np.argsort(groups, kind="stable")
+        self.rows = np.split(order, np.flatnonzero(np.diff(np.asarray(groups)[order])) + 1)
+        """The rows of each group."""
+        self.batch = min(batch, len(self.rows))
+
+    def __getitem__(self, address: Address) -> Pairs:
+        rng = np.random.default_rng(list(address))
+        chosen = rng.choice(len(self.rows), self.batch, replace=False)
+        rows = torch.tensor([int(rng.choice(self.rows[group])) for group in chosen])
+        return Pairs(self.pictures[rows], self.tokens[rows])
+
+
 class SmallCLIP(nn.Module):
     """open_clip's CLIP at this size, with its tokeniser."""
 
@@ -113,7 +143,7 @@ class SmallCLIPTraining:
         self.players = {"clip": Player(self.clip, config.optim, "clip")}
         self.modules: dict[str, nn.Module] = {"clip": self.clip}
 
-    def update(self, batch: Drawn, step: int) -> Mapping[str, Tensor]:
+    def update(self, batch: Pairs, step: int) -> Mapping[str, Tensor]:
         self.clip.train()
         model = self.clip.clip
         images = self.clip.images(batch.picture)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from engine.user_error import UserError
-from pretrain.clip.hub import hub_answers, local_copies_only
 
 FOLDER_CONFIG = "open_clip_config.json"
 """What makes a folder one that open_clip can read."""
 HUB = "hf-hub:"
+HUB_SECONDS = 10
+"""Time limit of the hub's answer."""
 OWN_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".npy")
 BATCH = 256
 """Pictures or sentences that pass through a tower at once."""
@@ -125,7 +127,7 @@ class Towers(nn.Module):
 
 
 def open_towers(config: TowersConfig = TowersConfig()) -> Towers:
-    """Open the towers of a config; what cannot be had is told in one sentence."""
+    """Open the towers of a config."""
     import open_clip
 
     name, options = _source(config)
@@ -135,7 +137,7 @@ def open_towers(config: TowersConfig = TowersConfig()) -> Towers:
             try:
                 clip = open_clip.create_model(name, require_pretrained=True, **options)
                 return Towers(clip, open_clip.get_tokenizer(name), title=_title(config))
-            except Exception as error:  # the hub's, torch's and open_clip's many ways to say no
+            except Exception as error:  # of the hub, torch or open_clip, without a common class
                 problem = error
         if copies and (_is_here(config) or not hub_answers()):
             break
@@ -148,14 +150,14 @@ def _title(config: TowersConfig) -> str:
 
 
 def _is_here(config: TowersConfig) -> bool:
-    """Whether the config names weights on this machine, so that the network could not help."""
+    """Return whether the config names weights on this machine, so that the network could not help."""
     return Path(config.name).is_dir() or (
         not config.name.startswith(HUB) and Path(config.pretrained).is_file()
     )
 
 
 def _source(config: TowersConfig) -> tuple[str, dict[str, Any]]:
-    """What open_clip calls the model, and how to make it; refused before anything is loaded if unknown."""
+    """Return open_clip's name of the model and its options; refuse unknown ones before anything is loaded."""
     import open_clip
 
     folder = Path(config.name)
@@ -199,15 +201,15 @@ def _refusal(config: TowersConfig, error: Exception, online: bool) -> UserError:
         where = config.name if Path(config.name).is_dir() else config.pretrained
         return UserError(f"{where} does not hold weights for {config.name} that open_clip can read: {reason}")
     if online:
-        return UserError(f"the weights of {_title(config)} cannot be had: {reason}")
+        return UserError(f"the weights of {_title(config)} cannot be loaded: {reason}")
     return UserError(
-        f"the weights of {_title(config)} are not on this machine and the hub does not answer: fetch them"
+        f"the weights of {_title(config)} are not on this machine and the hub does not answer: download them"
         f" once where there is a network, or name a folder with {FOLDER_CONFIG} and weights instead"
     )
 
 
 def _key(towers: Towers) -> str:
-    """A digest of everything that decides an embedding but the library's own code."""
+    """Return a digest of everything that determines an embedding but the library's own code."""
     clip = towers.clip
     settings = clip.visual.preprocess_cfg  # pyright: ignore[reportAttributeAccessIssue]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -219,8 +221,42 @@ def _key(towers: Towers) -> str:
 
 
 @contextmanager
-def _quiet():
-    """Without the library's running commentary, which says in ten lines what ``_refusal`` says in one."""
+def local_copies_only(only: bool = True) -> Iterator[None]:
+    """Let the hub's libraries use their copies on this machine and nothing else.
+
+    They would otherwise try an unreachable hub for most of a minute per file.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or only
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def hub_answers(name: str = "openai/clip-vit-base-patch32") -> bool:
+    """Return whether the hub can be reached and may be used; ``name`` is a repository to look up."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        HfApi().model_info(name, timeout=HUB_SECONDS)
+    except OfflineModeIsEnabled:
+        return False
+    except HfHubHTTPError as error:  # it answered, be it with a no; a gateway's 5xx is no answer
+        return error.response is not None and error.response.status_code < 500
+    except Exception:  # no network, no name server, a proxy that refuses
+        return False
+    return True
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the library's log, which says in ten lines what ``_refusal`` says in one."""
     logging.disable(logging.ERROR)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Batches for three heads: crops of sound, pictures of the same scenes, and the words that describe them."""
+"""Batches for three heads: crops of sound, and pictures and descriptions of the same scenes."""
 
 import warnings
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from torch.utils.data import Dataset
 
 from data.audiovisual.scenes import PictureError, Scene, each_picture
 from data.audiovisual.video import VideoError
-from data.batches import Address, Batches
+from data.batches import Address
 from engine.user_error import UserError
-from pretrain.clip.heard import TRIES, Heard, HeardClips
+from pretrain.clip.audio_images import TRIES, AudioImageBatch, AudioImageClips
 from pretrain.clip.towers import Towers
 
 Pictures = UInt8[Tensor, "n 3 height width"]
@@ -23,8 +23,8 @@ Pictures = UInt8[Tensor, "n 3 height width"]
 class Triple(NamedTuple):
     """Sounds, pictures at the image tower's size, and tokens of the text tower, row by row."""
 
-    heard: Heard
-    """The sounds; its ``image`` is empty, since no teacher looks at the pictures."""
+    sounds: AudioImageBatch
+    """The sounds; its ``image`` is empty, since there is no teacher."""
     picture: UInt8[Tensor, "batch 3 height width"]
     tokens: Int[Tensor, "batch context"]
 
@@ -32,37 +32,39 @@ class Triple(NamedTuple):
 class Triples(Dataset[Triple]):
     """Batches by address: one frame and one caption of each clip are drawn anew every time."""
 
-    def __init__(self, scenes: Sequence[Scene], heard: HeardClips, towers: Towers) -> None:
-        if len(scenes) != len(heard.images):
-            raise ValueError(f"{len(scenes)} scenes and {len(heard.images)} sounds do not belong together")
-        self.scenes, self.heard, self.towers = scenes, heard, towers
-        self.tokens = [towers.tokenizer(words_of(scene)) for scene in scenes]
+    def __init__(self, scenes: Sequence[Scene], sounds: AudioImageClips, towers: Towers) -> None:
+        if len(scenes) != len(sounds.images):
+            raise ValueError(f"{len(scenes)} scenes and {len(sounds.images)} sounds do not belong together")
+        self.scenes, self.sounds, self.towers = scenes, sounds, towers
+        self.tokens = [towers.tokenizer(descriptions_of(scene)) for scene in scenes]
         self._pictures: dict[int, Tensor] = {}
-        self._room = int(heard.config.cache_gib * 2**30)
+        self._room = int(sounds.config.cache_gib * 2**30)
 
     def __getitem__(self, address: Address) -> Triple:
-        heard = self.heard[address]
+        sounds = self.sounds[address]
         rng = np.random.default_rng([*address, 1])
         waves, indices, pictures, tokens = [], [], [], []
-        for wave, index in zip(heard.wave, heard.index.tolist()):
-            wave, picture, index = self._seen(wave, index, rng)
+        for wave, index in zip(sounds.wave, sounds.index.tolist()):
+            wave, picture, index = self._with_picture(wave, index, rng)
             waves.append(wave)
             indices.append(index)
             pictures.append(picture)
             tokens.append(self.tokens[index][int(rng.integers(len(self.tokens[index])))])
-        shown = Heard(torch.stack(waves), self.heard.images[indices], torch.tensor(indices))
-        return Triple(shown, torch.stack(pictures), torch.stack(tokens))
+        images = self.sounds.images[indices]
+        sounds = AudioImageBatch(torch.stack(waves), images, torch.tensor(indices))
+        return Triple(sounds, torch.stack(pictures), torch.stack(tokens))
 
     def first(self, n_clips: int) -> list[Triple]:
         """Return the first clips, each with its first frame and caption, in batches: a validation."""
-        made = []
-        for heard in self.heard.in_order(n_clips):
-            indices = heard.index.tolist()
+        batches = []
+        for sounds in self.sounds.in_order(n_clips):
+            indices = sounds.index.tolist()
             pictures = torch.stack([self.pictures(index)[0] for index in indices])
-            made.append(Triple(heard, pictures, torch.stack([self.tokens[index][0] for index in indices])))
-        return made
+            tokens = torch.stack([self.tokens[index][0] for index in indices])
+            batches.append(Triple(sounds, pictures, tokens))
+        return batches
 
-    def _seen(self, wave: Tensor, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, int]:
+    def _with_picture(self, wave: Tensor, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, int]:
         """Return a clip with one of its frames, or another clip where its pictures cannot be read."""
         for attempt in range(TRIES):
             try:
@@ -72,33 +74,29 @@ class Triples(Dataset[Triple]):
                 if attempt == TRIES - 1:
                     raise
                 index = int(rng.integers(len(self.scenes)))
-                wave = torch.from_numpy(self.heard.crop(index, rng))[None]
+                wave = torch.from_numpy(self.sounds.crop(index, rng))[None]
         raise AssertionError
 
     def pictures(self, index: int) -> Pictures:
         """Return a scene's pictures or frames as the image tower wants them."""
         if index in self._pictures:
             return self._pictures[index]
-        frames = each_picture(self.scenes[index], self.heard.config.frame_rate)
+        frames = each_picture(self.scenes[index], self.sounds.config.frame_rate)
         pictures = torch.cat([self.towers.prepare(frame[None]) for frame in frames])
         if pictures.numel() <= self._room:
             self._room -= pictures.numel()
             self._pictures[index] = pictures
         return pictures
 
-    def batches(self, seed: int, *, workers: int = 0, rank: int = 0) -> Batches["Triples"]:
-        """Return the batches of one process, the same whatever the number of workers."""
-        return Batches(self, seed=seed, workers=workers, rank=rank, accumulate=self.heard.accumulate)
 
-
-def words_of(scene: Scene) -> list[str]:
+def descriptions_of(scene: Scene) -> list[str]:
     """Return a scene's captions, or else its label; none if it has neither."""
     return scene.captions or ([scene.label] if scene.label else [])
 
 
-def described(scenes: Sequence[Scene], where: str) -> list[Scene]:
-    """Return the scenes that words describe."""
-    kept = [scene for scene in scenes if words_of(scene)]
+def with_descriptions(scenes: Sequence[Scene], where: str) -> list[Scene]:
+    """Return the scenes that have a description."""
+    kept = [scene for scene in scenes if descriptions_of(scene)]
     if scenes and not kept:
         raise UserError(f"the scenes of {where} have no captions or labels, which the text head learns from")
     if len(kept) < len(scenes):

@@ -28,8 +28,8 @@ from engine.optim import OptimConfig
 from engine.seeding import seed_step
 from engine.user_error import UserError
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
+from pretrain.clip.audio_images import AudioImageBatch
 from pretrain.clip.distillation import Distillation, DistillationConfig
-from pretrain.clip.heard import Heard
 from pretrain.clip.plateau import PlateauConfig
 from pretrain.clip.small_clip import SmallCLIPConfig, save_small_clip, train_small_clip
 from pretrain.clip.towers import Towers, TowersConfig, open_towers
@@ -91,8 +91,8 @@ class WorldConfig:
 WORLD = WorldConfig()
 
 
-class HeardWorld(Dataset[Heard]):
-    """Batches by address: sounds never heard before, each with one of its combination's pictures.
+class WorldPairs(Dataset[AudioImageBatch]):
+    """Batches by address: sounds drawn anew, each with one of its combination's pictures.
 
     ``partner`` says whose pictures each combination gets; ``None`` its own.
     """
@@ -104,7 +104,7 @@ class HeardWorld(Dataset[Heard]):
         self.batch = min(batch, world.n_combinations)
         self.partner = np.arange(world.n_combinations) if partner is None else partner
 
-    def __getitem__(self, address: Address) -> Heard:
+    def __getitem__(self, address: Address) -> AudioImageBatch:
         rng = np.random.default_rng(list(address))
         chosen = rng.choice(self.world.n_combinations, self.batch, replace=False)
         sounds = chosen + self.world.n_combinations * rng.integers(self.world.draws, FRESH, self.batch)
@@ -112,7 +112,7 @@ class HeardWorld(Dataset[Heard]):
             self.world.draws, size=self.batch
         )
         index = torch.from_numpy(chosen)
-        return Heard(self.world.waves(sounds), self.images[torch.from_numpy(pictures)], index)
+        return AudioImageBatch(self.world.waves(sounds), self.images[torch.from_numpy(pictures)], index)
 
 
 def run(config: WorldConfig) -> dict[str, Any]:
@@ -126,12 +126,12 @@ def run(config: WorldConfig) -> dict[str, Any]:
     with clock.phase("embedding"):
         images = towers.images(pictures).cpu()
     with clock.phase("distillation"):
-        encoder = distil(config, towers, HeardWorld(world, images, config.batch))
+        encoder = distil(config, towers, WorldPairs(world, images, config.batch))
     seed_step(config.loop.seed, 0)
     encoders = {"distilled": encoder, "random": AudioEncoder(encoder.config).to(here.device).eval()}
     if config.control == "shuffled":
         with clock.phase("shuffled pairs"):
-            wrong = HeardWorld(world, images, config.batch, strangers(world.n_combinations))
+            wrong = WorldPairs(world, images, config.batch, derangement(world.n_combinations))
             apart = replace(config, loop=replace(config.loop, out=out / "shuffled"))
             encoders["shuffled"] = distil(apart, towers, wrong)
     if not here.is_main_process:
@@ -155,7 +155,7 @@ def small_towers(config: WorldConfig, world: World, pictures: Tensor) -> Towers:
     return open_towers(TowersConfig(name=str(out / "clip")))
 
 
-def distil(config: WorldConfig, towers: Towers, heard: HeardWorld) -> AudioEncoder:
+def distil(config: WorldConfig, towers: Towers, pairs: WorldPairs) -> AudioEncoder:
     """Train an encoder of sounds on the pictures' embeddings, or go on with it."""
     here = accelerator(config.loop)
     config = replace(config, encoder=replace(config.encoder, dim=towers.dim, teacher=towers.key))
@@ -167,13 +167,13 @@ def distil(config: WorldConfig, towers: Towers, heard: HeardWorld) -> AudioEncod
 
     loop = config.loop
     batches = Batches(
-        heard, seed=loop.seed, workers=loop.workers, rank=here.process_index, accumulate=loop.accumulate
+        pairs, seed=loop.seed, workers=loop.workers, rank=here.process_index, accumulate=loop.accumulate
     )
     task, _ = fit(build, batches, loop, full_config=config)
     return task.encoder.eval()
 
 
-def strangers(n: int, seed: int = 0) -> np.ndarray:
+def derangement(n: int, seed: int = 0) -> np.ndarray:
     """Return a permutation that leaves nothing in its place."""
     order = np.random.default_rng(seed).permutation(n)
     shuffled = np.empty(n, dtype=int)

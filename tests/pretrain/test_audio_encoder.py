@@ -15,7 +15,7 @@ from engine.checkpoint import export
 from engine.user_error import UserError
 from pretrain import load_audio_encoder
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
-from pretrain.clip.published import from_published, load_published, to_published
+from pretrain.clip.loading import from_published, load_published, to_published
 
 TINY = AudioEncoderConfig(width=4, blocks=(1, 1, 1), dim=12, hidden=8)
 

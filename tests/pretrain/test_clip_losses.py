@@ -102,7 +102,7 @@ def test_plateau_is_torchs():
     theirs = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(theirs, patience=2, min_lr=1e-3)
     for loss in (3.0, 2.0, 2.5, 2.0, 1.99999, 2.1, 1.0, *[1.0] * 12):
-        ours.judge(loss)
+        ours.observe(loss)
         schedule.step(loss)
         assert ours.lr == pytest.approx(theirs.param_groups[0]["lr"])
     assert ours.lr == pytest.approx(1e-3)
@@ -111,10 +111,10 @@ def test_plateau_is_torchs():
 def test_plateau_goes_on_where_it_was_stored():
     made = [PlateauPlayer(nn.Linear(1, 1), OptimConfig(), PlateauConfig(patience=1)) for _ in range(2)]
     for loss in (1.0, 2.0, 2.0, 2.0):
-        made[0].judge(loss)
+        made[0].observe(loss)
     made[1].load_state_dict(made[0].state_dict())
     for player in made:
-        player.judge(2.0)
+        player.observe(2.0)
     assert made[0].lr == made[1].lr == pytest.approx(1e-6)
     with pytest.raises(UserError, match="patience=-1"):
         PlateauConfig(patience=-1)

@@ -11,8 +11,7 @@ from data.batches import Address
 from engine.loop import LoopConfig
 from engine.optim import OptimConfig
 from engine.user_error import UserError
-from pretrain.clip.small_clip import SmallCLIPConfig, save_small_clip, train_small_clip
-from pretrain.clip.small_clip_batches import PicturesAndCaptions
+from pretrain.clip.small_clip import PicturesAndCaptions, SmallCLIPConfig, save_small_clip, train_small_clip
 from pretrain.clip.towers import TowersConfig, open_towers
 
 TINY = SmallCLIPConfig(

@@ -1,15 +1,12 @@
 """The frozen towers: what open_clip computes, never moved; refusals in one sentence."""
 
-import time
-
 import pytest
 import torch
 from tiny_towers import write_towers
 from torch.testing import assert_close
 
 from engine.user_error import UserError
-from pretrain.clip import hub
-from pretrain.clip.towers import Towers, TowersConfig, open_towers
+from pretrain.clip.towers import HUB_SECONDS, Towers, TowersConfig, hub_answers, open_towers
 
 
 @pytest.fixture(scope="module")
@@ -103,22 +100,20 @@ def test_unknown_names_and_files_are_told_in_one_sentence(tmp_path, folder):
     assert "holds no open_clip_config.json" in refusal(name=str(tmp_path / "bare"))
 
 
-def test_without_a_network_the_answer_comes_at_once(monkeypatch, tmp_path):
+def test_without_a_network_the_hub_is_asked_once(monkeypatch, tmp_path):
     asked = []
     monkeypatch.setattr("pretrain.clip.towers.hub_answers", lambda: asked.append(1))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    begun = time.monotonic()
     sentence = refusal(name="ViT-B-32-quickgelu", pretrained="metaclip_400m")
     assert "hub does not answer" in sentence
-    assert asked
-    assert time.monotonic() - begun < 10
+    assert len(asked) == 1
 
 
 def test_a_hub_out_of_reach_is_noticed(monkeypatch):
     class Unreachable:
         def model_info(self, name, timeout):
-            assert timeout <= hub.HUB_SECONDS
+            assert timeout <= HUB_SECONDS
             raise OSError("Name or service not known")
 
     monkeypatch.setattr("huggingface_hub.HfApi", Unreachable)
-    assert not hub.hub_answers()
+    assert not hub_answers()

@@ -18,14 +18,12 @@ from engine.optim import OptimConfig
 from engine.user_error import UserError
 from pretrain import load_audio_encoder, wav2clip
 from pretrain.clip.audio_encoder import AudioEncoderConfig
-from pretrain.clip.audioclip import AudioCLIPConfig, train_three_heads
+from pretrain.clip.audio_images import AudioImageBatch, AudioImageConfig, in_epochs, split_scenes
+from pretrain.clip.audioclip import AudioCLIPConfig, ThreeHeads, ThreeHeadsConfig, train_three_heads
 from pretrain.clip.distillation import Distillation, DistillationConfig
-from pretrain.clip.heard import Heard, HeardConfig
 from pretrain.clip.losses import LogitScale
 from pretrain.clip.plateau import PlateauConfig
-from pretrain.clip.scene_batches import in_epochs, split_scenes
 from pretrain.clip.small_clip import SmallCLIP, SmallCLIPConfig, save_small_clip, train_tokeniser
-from pretrain.clip.three_heads import ThreeHeads, ThreeHeadsConfig
 from pretrain.clip.towers import TowersConfig, open_towers
 from pretrain.wav2clip import PRESETS, Wav2CLIPConfig, main, train
 
@@ -36,11 +34,11 @@ CLIP = SmallCLIPConfig(
 WORDS = [f"a tone of {100 * n} hertz" for n in range(1, 13)]
 
 
-def heard(n: int = 6, dim: int = 12) -> Heard:
+def tones(n: int = 6, dim: int = 12) -> AudioImageBatch:
     """Tones of different heights, with embeddings that tell them apart."""
     time = torch.arange(2_000) / 16_000
     waves = torch.stack([torch.sin(2 * torch.pi * 400 * (i + 1) * time) for i in range(n)])[:, None]
-    return Heard(waves + 0.01 * torch.randn(waves.shape), torch.randn(n, dim), torch.arange(n))
+    return AudioImageBatch(waves + 0.01 * torch.randn(waves.shape), torch.randn(n, dim), torch.arange(n))
 
 
 def distillation(loss="cx", **options) -> Distillation:
@@ -57,7 +55,7 @@ def place(tmp_path_factory) -> Path:
 
     lines = [["path", "picture", "caption", "split"]]
     rng = np.random.default_rng(0)
-    batch = heard(12)
+    batch = tones(12)
     for n in range(12):
         save(folder / f"{n}.wav", batch.wave[n : n + 1] * 0.5, 16_000)
         Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / f"{n}.png")
@@ -72,7 +70,7 @@ def run_of(place: Path, out: Path, steps: int = 4) -> Wav2CLIPConfig:
     return Wav2CLIPConfig(
         encoder=replace(ENCODER, dim=512),
         distillation=DistillationConfig(hidden=8, plateau=PlateauConfig(patience=1, threshold=0.5)),
-        data=HeardConfig(path=str(place), crop_seconds=0.1, batch=4),
+        data=AudioImageConfig(path=str(place), crop_seconds=0.1, batch=4),
         towers=TowersConfig(name=str(place / "clip")),
         cache=out.parent / "cache",
         loop=loop,
@@ -92,7 +90,7 @@ def three_heads_of(place: Path, out: Path, steps: int = 4, towers=None) -> Audio
 
 @pytest.mark.parametrize("loss", ["clip", "cx"])
 def test_gradients_reach_all_that_learns_and_stop_at_the_teacher(loss):
-    task, batch = distillation(loss), heard()
+    task, batch = distillation(loss), tones()
     batch.image.requires_grad_(True)
     total = task.loss(batch)
     gradients = torch.autograd.grad(total, task.player.parameters, retain_graph=True)
@@ -106,7 +104,7 @@ def test_gradients_reach_all_that_learns_and_stop_at_the_teacher(loss):
 
 @pytest.mark.parametrize("loss", ["clip", "cx"])
 def test_one_batch_can_be_learned(loss):
-    batch = heard()
+    batch = tones()
     task = distillation(loss, optim=OptimConfig(lr=1e-2), validation=[batch])
     before = batch.image.clone()
     for step in range(60):
@@ -121,18 +119,18 @@ def test_one_batch_can_be_learned(loss):
 
 
 def test_temperatures_stay_in_range_while_they_learn():
-    task, batch = distillation(optim=OptimConfig(lr=5.0)), heard()
+    task, batch = distillation(optim=OptimConfig(lr=5.0)), tones()
     for step in range(4):
         task.update(batch, step)
         scales = [m for m in task.modules.values() if isinstance(m, LogitScale)]
         assert all(1 <= float(scale().detach()) <= 100.001 for scale in scales)
 
 
-def test_evaluation_leaves_the_weights_and_hears_clips_one_by_one():
-    batch = heard()
-    task = distillation(validation=[batch, heard()])
+def test_evaluation_leaves_the_weights_and_clips_do_not_change_each_other():
+    batch = tones()
+    task = distillation(validation=[batch, tones()])
     before = {n: t.clone() for n, t in task.encoder.state_dict().items()}
-    halves = [Heard(*(part[half] for part in batch)) for half in (slice(0, 3), slice(3, 6))]
+    halves = [AudioImageBatch(*(part[half] for part in batch)) for half in (slice(0, 3), slice(3, 6))]
     task.evaluate(0)
     assert_close(task.encoder(batch.wave)[:3], task.encoder(halves[0].wave))
     assert all(torch.equal(t, before[n]) for n, t in task.encoder.state_dict().items())
@@ -140,7 +138,7 @@ def test_evaluation_leaves_the_weights_and_hears_clips_one_by_one():
 
 
 def test_only_timely_evaluations_move_the_learning_rate():
-    task = distillation(validation=[heard()], evaluated_every=10)
+    task = distillation(validation=[tones()], evaluated_every=10)
     for step in (3, 7, 9):
         task.evaluate(step)
     assert task.player.best == float("inf")
@@ -171,7 +169,7 @@ def test_a_run_leaves_an_encoder_and_its_teacher_as_it_was(place, tmp_path, monk
         assert torch.equal(opened[0].state_dict()[name], tensor)
     assert encoder.config.dim == 12
     assert encoder.config.teacher == before.key
-    wave = heard().wave
+    wave = tones().wave
     assert torch.equal(load_audio_encoder("wav2clip", tmp_path / "run")(wave), encoder(wave))
     (tmp_path / "run/export/config.json").unlink()
     (tmp_path / "run/export/model.safetensors").unlink()
@@ -224,7 +222,7 @@ def test_pairs_without_weight_move_nothing(place):
     tokens = towers.tokenizer(WORDS[:4])
     pictures = torch.randint(0, 255, (4, 3, 32, 32), dtype=torch.uint8)
     before = [p.clone() for p in task.encoder.parameters()]
-    task.update(Triple(heard(4), pictures, tokens), 0)
+    task.update(Triple(tones(4), pictures, tokens), 0)
     assert all(torch.equal(a, b) for a, b in zip(task.encoder.parameters(), before))
 
 
@@ -237,7 +235,7 @@ def test_presets_build_and_survive_json(name):
 
 
 def test_clips_are_kept_apart_where_no_split_is_for_validation(place):
-    data = HeardConfig(path=str(place), validation_split="dawn", validation_share=0.4)
+    data = AudioImageConfig(path=str(place), validation_split="dawn", validation_share=0.4)
     train, held_out = split_scenes(data)
     assert len(held_out) > 1
     assert len({scene.name for scene in train + held_out}) == len(train) + len(held_out) == 8

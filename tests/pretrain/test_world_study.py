@@ -17,7 +17,7 @@ from pretrain.clip.audio_encoder import AudioEncoderConfig
 from pretrain.clip.small_clip import SmallCLIPConfig
 from pretrain.clip.towers import TowersConfig, open_towers
 from pretrain.clip.world_report import attributes, table
-from pretrain.clip.world_study import HeardWorld, WorldConfig, run, strangers
+from pretrain.clip.world_study import WorldConfig, WorldPairs, derangement, run
 
 OPTIM = OptimConfig(lr=1e-3)
 
@@ -46,9 +46,9 @@ def studied(tmp_path_factory) -> tuple[WorldConfig, dict]:
 def test_no_sound_or_picture_of_a_held_out_combination_is_trained_on():
     world = World(0, "train", draws=2)
     images = torch.arange(len(world)).float()[:, None]
-    heard, held_out = HeardWorld(world, images, batch=64), set(World(0, "held_out").combinations.tolist())
+    pairs, held_out = WorldPairs(world, images, batch=64), set(World(0, "held_out").combinations.tolist())
     for step in range(20):
-        batch = heard[Address(0, step)]
+        batch = pairs[Address(0, step)]
         assert len(set(batch.index.tolist())) == 64
         assert not held_out & set(world.combinations[batch.index.numpy()].tolist())
         assert torch.equal(batch.image[:, 0].long() % world.n_combinations, batch.index)
@@ -56,14 +56,14 @@ def test_no_sound_or_picture_of_a_held_out_combination_is_trained_on():
 
 def test_batches_are_a_function_of_their_address():
     world = World(0, "train")
-    heard = HeardWorld(world, torch.randn(len(world), 4), batch=4)
-    for one, other in zip(heard[Address(0, 3)], heard[Address(0, 3)]):
+    pairs = WorldPairs(world, torch.randn(len(world), 4), batch=4)
+    for one, other in zip(pairs[Address(0, 3)], pairs[Address(0, 3)]):
         assert torch.equal(one, other)
-    assert not torch.equal(heard[Address(0, 3)].wave, heard[Address(0, 4)].wave)
+    assert not torch.equal(pairs[Address(0, 3)].wave, pairs[Address(0, 4)].wave)
 
 
 def test_the_control_gives_every_sound_the_pictures_of_another_combination():
-    partner = strangers(50)
+    partner = derangement(50)
     assert sorted(partner) == list(range(50))
     assert (partner != np.arange(50)).all()
 

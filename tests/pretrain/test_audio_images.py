@@ -10,10 +10,10 @@ from torch.testing import assert_close
 from data.audio import AudioError
 from data.batches import Address
 from engine.user_error import UserError
-from pretrain.clip.heard import HeardClips, HeardConfig
+from pretrain.clip.audio_images import AudioImageClips, AudioImageConfig
 
 RATE = 1000
-CONFIG = HeardConfig(crop_seconds=0.5, batch=4)
+CONFIG = AudioImageConfig(crop_seconds=0.5, batch=4)
 IMAGES = torch.arange(24.0)[:, None].repeat(1, 3)
 
 
@@ -22,8 +22,8 @@ def ramp(index: int, samples: int = 900) -> torch.Tensor:
     return (index + torch.arange(samples) / 1000)[None, None]
 
 
-def clips(wave_of=ramp, config=CONFIG, **sizes) -> HeardClips:
-    return HeardClips(wave_of, IMAGES, config, sample_rate=RATE, least_samples=64, **sizes)
+def clips(wave_of=ramp, config=CONFIG, **sizes) -> AudioImageClips:
+    return AudioImageClips(wave_of, IMAGES, config, sample_rate=RATE, least_samples=64, **sizes)
 
 
 def test_a_batch_is_a_function_of_its_address():
@@ -106,6 +106,6 @@ def test_impossible_batches_are_refused():
     with pytest.raises(UserError, match=r"window: take crops of at least 0\.064 s"):
         clips(config=replace(CONFIG, crop_seconds=0.05))
     with pytest.raises(UserError, match="at least 2"):
-        HeardConfig(batch=1)
+        AudioImageConfig(batch=1)
     with pytest.raises(UserError, match="above 0"):
-        HeardConfig(crop_seconds=0.0)
+        AudioImageConfig(crop_seconds=0.0)

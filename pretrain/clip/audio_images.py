@@ -1,8 +1,11 @@
-"""Batches of crops of sound, each with the frozen teacher's embedding of what was seen meanwhile."""
+"""Batches of crops of scenes' sounds, each with the frozen teacher's embedding of the scene's pictures."""
 
 import sys
+import warnings
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,16 +15,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.audio import AudioError
+from data.audiovisual.finding import scenes_from
+from data.audiovisual.scenes import Scene, wave_of
 from data.audiovisual.video import VideoError
-from data.batches import Address, Batches
+from data.batches import Address
+from engine.loop import LoopConfig
 from engine.user_error import UserError
+from pretrain.clip.audio_encoder import AudioEncoderConfig
 
 TRIES = 6
 """Clips in a row that may be unreadable before training stops."""
 
 
-class Heard(NamedTuple):
-    """Sounds and what the teacher made of their pictures, row by row."""
+class AudioImageBatch(NamedTuple):
+    """Sounds and the teacher's embeddings of their pictures, row by row."""
 
     wave: Float[Tensor, "batch 1 samples"]
     image: Float[Tensor, "batch dim"]
@@ -31,8 +38,8 @@ class Heard(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeardConfig:
-    """Which sounds with pictures, and how they are cut."""
+class AudioImageConfig:
+    """Which scenes, and how their sounds are cut."""
 
     path: str = ""
     """A folder of videos, of pairs of sounds and pictures, or a manifest; see data/audiovisual/scenes.py."""
@@ -41,7 +48,7 @@ class HeardConfig:
     crop_seconds: float = 10.0
     """Length of a crop, at a random place. A clip shorter than this is repeated to fill it."""
     frame_rate: float = 1.0
-    """Frames of a video that the teacher looks at in a second."""
+    """Frames of a video that the teacher embeds per second."""
     batch: int = 128
     """Clips in a micro-batch of one process, each a different one."""
     split: str = "train"
@@ -65,7 +72,7 @@ class HeardConfig:
             raise UserError(f"data.batch={self.batch} must be at least 2: other clips are the negatives")
 
 
-class HeardClips(Dataset[Heard]):
+class AudioImageClips(Dataset[AudioImageBatch]):
     """Batches by address. All processes' clips of a step differ, and each is used once in an epoch.
 
     ``wave_of(index)`` reads a clip at the encoder's rate; ``images`` are the teacher's embeddings.
@@ -75,7 +82,7 @@ class HeardClips(Dataset[Heard]):
         self,
         wave_of: Callable[[int], Float[Tensor, "1 1 samples"]],
         images: Float[Tensor, "clips dim"],
-        config: HeardConfig,
+        config: AudioImageConfig,
         *,
         sample_rate: int,
         least_samples: int = 1,
@@ -107,10 +114,10 @@ class HeardClips(Dataset[Heard]):
         """Steps after which every clip was used once, but for those that fill no whole batch."""
         return max(len(self.images) // (self.config.batch * self.n_ranks) // self.accumulate, 1)
 
-    def __getitem__(self, address: Address) -> Heard:
+    def __getitem__(self, address: Address) -> AudioImageBatch:
         rng = np.random.default_rng(list(address))
         crops, indices = zip(*(self._draw(int(index), rng) for index in self._chosen(address)))
-        return self._heard(list(crops), np.array(indices))
+        return self._batch(list(crops), np.array(indices))
 
     def _draw(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
         """Return a clip's crop, or another clip's where this one can no longer be read."""
@@ -124,9 +131,9 @@ class HeardClips(Dataset[Heard]):
                 index = int(rng.integers(len(self.images)))
         raise AssertionError
 
-    def _heard(self, crops: list[np.ndarray], indices: np.ndarray) -> Heard:
+    def _batch(self, crops: list[np.ndarray], indices: np.ndarray) -> AudioImageBatch:
         wave = torch.from_numpy(np.stack(crops))[:, None]
-        return Heard(wave=wave, image=self.images[indices], index=torch.from_numpy(indices))
+        return AudioImageBatch(wave=wave, image=self.images[indices], index=torch.from_numpy(indices))
 
     def _chosen(self, address: Address) -> np.ndarray:
         """Return this process's share of the step's clips."""
@@ -162,12 +169,12 @@ class HeardClips(Dataset[Heard]):
             self._waves[index] = wave
         return wave
 
-    def in_order(self, n_clips: int) -> list[Heard]:
+    def in_order(self, n_clips: int) -> list[AudioImageBatch]:
         """Return the first clips, each from its beginning, in batches: what a validation is made of."""
         chosen = np.array([i for i in range(min(n_clips, len(self.images))) if self._readable(i)], dtype=int)
         size = self.config.batch
         parts = [chosen[first : first + size] for first in range(0, len(chosen), size)]
-        return [self._heard([self.crop(int(index)) for index in part], part) for part in parts]
+        return [self._batch([self.crop(int(index)) for index in part], part) for part in parts]
 
     def _readable(self, index: int) -> bool:
         try:
@@ -181,6 +188,82 @@ class HeardClips(Dataset[Heard]):
             print(f"left out: {error}", file=sys.stderr)
         self._bad.add(index)
 
-    def batches(self, seed: int, *, workers: int = 0, rank: int = 0) -> Batches["HeardClips"]:
-        """Return the batches of one process, the same whatever the number of workers."""
-        return Batches(self, seed=seed, workers=workers, rank=rank, accumulate=self.accumulate)
+
+def split_scenes(config: AudioImageConfig) -> tuple[list[Scene], list[Scene]]:
+    """Find the scenes to train on and those to validate on; scenes without a split are for training."""
+    if not config.path:
+        raise UserError(
+            "no data given; set --data.path to a folder of videos or of sounds with pictures, to a manifest, "
+            "or to a dataset's name"
+        )
+    scenes = scenes_from(config.path, config.layout)
+    chosen = [scene for scene in scenes if (scene.split or "train") == config.split]
+    if not chosen:
+        known = ", ".join(sorted({scene.split or "train" for scene in scenes}))
+        raise UserError(f"{config.path} has no scenes in split {config.split!r}; it has {known}")
+    held_out = [scene for scene in scenes if scene.split == config.validation_split]
+    if not held_out:
+        held_out = [scene for scene in chosen if _draw(scene.name) < config.validation_share]
+        if 1 < len(held_out) < len(chosen):
+            names = {scene.name for scene in held_out}
+            chosen = [scene for scene in chosen if scene.name not in names]
+        else:
+            held_out = []
+            warnings.warn(
+                f"{config.path} has no scenes in split {config.validation_split!r}: training goes unscored, "
+                "and its learning rate does not fall",
+                stacklevel=2,
+            )
+    return chosen, held_out[: config.validation_clips]
+
+
+def clips_of(
+    scenes: Sequence[Scene],
+    images: Float[Tensor, "scenes dim"],
+    config: AudioImageConfig,
+    encoder: AudioEncoderConfig,
+    *,
+    n_ranks: int = 1,
+    accumulate: int = 1,
+) -> AudioImageClips:
+    """Return the training batches of scenes and their pictures' embeddings, by address."""
+    return AudioImageClips(
+        partial(_wave, list(scenes), encoder.sample_rate),
+        images,
+        config,
+        sample_rate=encoder.sample_rate,
+        least_samples=encoder.least_samples,
+        n_ranks=n_ranks,
+        accumulate=accumulate,
+        names=[scene.name for scene in scenes],
+    )
+
+
+def validation_batches(
+    scenes: Sequence[Scene],
+    images: Float[Tensor, "scenes dim"],
+    config: AudioImageConfig,
+    encoder: AudioEncoderConfig,
+) -> list[AudioImageBatch]:
+    """Return the scenes' first crops in memory, in batches as large as training's where there are as many."""
+    if len(scenes) < 2:
+        return []
+    small = min(config.batch, len(scenes))
+    return clips_of(scenes, images, replace(config, batch=small), encoder).in_order(len(scenes))
+
+
+def in_epochs(loop: LoopConfig, max_epochs: int, steps_per_epoch: int) -> LoopConfig:
+    """Let a run end after ``max_epochs`` at the latest and be evaluated in each; with 0, leave it alone."""
+    if not max_epochs:
+        return loop
+    steps = min(loop.steps, max_epochs * steps_per_epoch)
+    return replace(loop, steps=steps, sample_every=min(loop.sample_every, steps_per_epoch))
+
+
+def _draw(name: str) -> float:
+    """Return a number in [0, 1) that only the name decides, so that a scene stays on its side."""
+    return zlib.crc32(name.encode(errors="surrogateescape")) / 2**32
+
+
+def _wave(scenes: list[Scene], sample_rate: int, index: int) -> Float[Tensor, "1 1 samples"]:
+    return wave_of(scenes[index], sample_rate)
