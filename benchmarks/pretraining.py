@@ -27,9 +27,8 @@ from pretrain.speech.batches import Clips
 from pretrain.speech.contrast import ContrastConfig
 from pretrain.speech.encoder import SpeechEncoderConfig
 from pretrain.speech.pretraining import Pretraining, PretrainingConfig
-from pretrain.speech.regression import RegressionConfig
+from pretrain.speech.regression import RegressionConfig, TeacherConfig
 from pretrain.speech.student import MultiMaskConfig
-from pretrain.speech.targets import TeacherConfig
 
 GOAL = 0.8
 """Of the published step's time."""

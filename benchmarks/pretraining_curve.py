@@ -25,10 +25,9 @@ from engine.seeding import seed_step
 from pretrain.speech.batches import Clips, SpeechConfig, UnlabelledSpeech
 from pretrain.speech.encoder import SpeechEncoder, SpeechEncoderConfig
 from pretrain.speech.loading import load_speech_encoder
-from pretrain.speech.masking import at
-from pretrain.speech.regression import Regression, RegressionConfig
-from pretrain.speech.student import Covered, CoveredConfig, MultiMask, MultiMaskConfig
-from pretrain.speech.targets import Teacher, TeacherConfig
+from pretrain.speech.masking import gather_frames
+from pretrain.speech.regression import Regression, RegressionConfig, Teacher, TeacherConfig
+from pretrain.speech.student import MaskToken, MaskTokenConfig, MultiMask, MultiMaskConfig
 
 GOAL = 2.0
 """Times fewer seconds that the 2.0 form should take."""
@@ -61,7 +60,7 @@ class Learner:
     """One form on its way."""
 
     name: str
-    config: CoveredConfig | MultiMaskConfig
+    config: MaskTokenConfig | MultiMaskConfig
     clips: UnlabelledSpeech
     lr: float
     seconds: float = 0.0
@@ -74,8 +73,8 @@ class Learner:
         seed_step(0, 0)
         self.encoder = SpeechEncoder(model)
         match self.config:
-            case CoveredConfig():
-                self.student = Covered(self.config, model.hidden)
+            case MaskTokenConfig():
+                self.student = MaskToken(self.config, model.hidden)
             case MultiMaskConfig():
                 self.student = MultiMask(self.config, model.hidden)
         self.head = Regression(RegressionConfig(), self.student.dim, model.hidden)
@@ -86,7 +85,7 @@ class Learner:
     def loss(self, wave: Float[Tensor, "batch 1 samples"], teacher: CommonTeacher) -> Float[Tensor, ""]:
         """Return the masked regression of the common targets."""
         states, index = self.student(self.encoder, self.encoder.project(self.encoder.local(wave)))
-        return self.head(states, at(teacher(wave), index))[0]
+        return self.head(states, gather_frames(teacher(wave), index))[0]
 
     def learn(self, seconds: float, teacher: CommonTeacher, *, bf16: bool) -> None:
         """Train for so many processor seconds."""
@@ -153,12 +152,12 @@ def compare_curves(argv: Sequence[str]) -> None:
     model = replace(FILTERBANK if asked.filterbank else MODEL, hidden=encoder.config.hidden)
     teacher = CommonTeacher(encoder, max(1, encoder.config.layers - 1), model)
 
-    mask, paths = CoveredConfig().mask, tuple(asked.paths)
+    mask, paths = MaskTokenConfig().mask, tuple(asked.paths)
     many = MultiMaskConfig(masks=asked.masks, mask=mask, decoder_dim=model.hidden)
     whole = speech_config(paths, asked.batch_seconds)
     fewer = speech_config(paths, asked.batch_seconds_2 or asked.batch_seconds / asked.masks)
     learners = [
-        Learner("plain", CoveredConfig(mask=mask), UnlabelledSpeech(whole), asked.lr),
+        Learner("plain", MaskTokenConfig(mask=mask), UnlabelledSpeech(whole), asked.lr),
         Learner("2.0", many, UnlabelledSpeech(fewer, progress=False), asked.lr),
     ]
     held_out = UnlabelledSpeech(whole, split="validation", progress=False)

@@ -21,10 +21,8 @@ from pretrain.speech.batches import Clips, SpeechConfig, UnlabelledSpeech
 from pretrain.speech.contrast import ContrastConfig
 from pretrain.speech.masking import MaskConfig
 from pretrain.speech.pretraining import Pretraining, PretrainingConfig
-from pretrain.speech.regression import RegressionConfig
-from pretrain.speech.spectrum import SpectrumConfig
+from pretrain.speech.regression import RegressionConfig, SpectrumConfig, TeacherConfig
 from pretrain.speech.student import MultiMaskConfig
-from pretrain.speech.targets import TeacherConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,15 @@
-"""The contrastive neighbour: tell the hidden quantised frame from others of the clip (wav2vec 2.0)."""
+"""The contrastive loss: tell the masked frame's quantised target from others of the clip (wav2vec 2.0)."""
 
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from engine.user_error import UserError
-from pretrain.speech.masking import at
+from pretrain.speech.masking import gather_frames
 
 Flat = Float[Tensor, "n conv_dim"]
 
@@ -18,7 +19,7 @@ class ContrastConfig:
     """Negatives, codebooks and their temperatures (Baevski et al., 2020)."""
 
     weight: float = 1.0
-    """What the term counts in the loss."""
+    """Weight of the term in the loss."""
     groups: int = 2
     """Codebooks."""
     codes: int = 320
@@ -32,13 +33,13 @@ class ContrastConfig:
     temperature: float = 0.1
     """Of the choice."""
     diversity: float = 0.1
-    """What an unused codebook costs."""
+    """Weight of the penalty on unused codes."""
     gumbel_first: float = 2.0
-    """Temperature at which codes are drawn, at the beginning,"""
+    """Temperature at which codes are drawn in the first update."""
     gumbel_last: float = 0.5
-    """at the end,"""
+    """Its lower bound."""
     gumbel_decay: float = 0.999995
-    """and what one update leaves of it."""
+    """Factor of the temperature in each update."""
 
     def __post_init__(self) -> None:
         if self.code_dim % self.groups:
@@ -65,7 +66,7 @@ class Quantiser(nn.Module):
     ) -> tuple[Float[Tensor, "n code_dim"], Int[Tensor, "n"], Float[Tensor, ""]]:
         """Return the entries, one number for each combination of them, and the perplexity of their use."""
         groups, codes = self.config.groups, self.config.codes
-        logits = self.logits(local).float().view(-1, groups, codes).transpose(0, 1)  # (groups, n, codes)
+        logits = rearrange(self.logits(local).float(), "n (group code) -> group n code", group=groups)
         if self.training:
             choice = F.gumbel_softmax(logits, tau=temperature, hard=True)
             use = logits.softmax(-1).mean(1)
@@ -99,13 +100,13 @@ class Contrast(nn.Module):
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         if len(index) == len(local):  # quantise what is masked, and no more
             local, index = (
-                at(local, index),
+                gather_frames(local, index),
                 torch.arange(index.shape[1], device=index.device).expand_as(index),
             )
         flat = local.reshape(-1, local.shape[-1])
         entries, number, perplexity = self.quantiser(flat, self.config.gumbel(update))
-        targets = at(self.project_targets(entries).view(*local.shape[:2], -1), index)
-        numbers = at(number.view(*local.shape[:2], 1), index)[..., 0]
+        targets = gather_frames(self.project_targets(entries).view(*local.shape[:2], -1), index)
+        numbers = gather_frames(number.view(*local.shape[:2], 1), index)[..., 0]
 
         logits = contrastive_logits(
             self.project_states(states),

@@ -1,19 +1,26 @@
 """The speech encoder: transformers' Data2VecAudio trunk, taken apart so that parts of it can be fed."""
 
+import math
 from dataclasses import dataclass
-from math import prod
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import Data2VecAudioConfig, Data2VecAudioModel
 from transformers.models.data2vec.modeling_data2vec_audio import Data2VecAudioConvLayer
 
+from data.frontends import hz_to_mel, mel_to_hz
 from engine.user_error import UserError
-from pretrain.speech.filterbank import band_pass_filters
 from pretrain.speech.layers import strided_convolution, transformer_layer
+
+PHASES = 4
+"""Band-pass filters of a band, a quarter of a period apart: rectified and added they give its level."""
+SHORTEST_SECONDS = 0.01
+"""Window of the highest bands' filters; those of lower ones are longer, up to the whole kernel."""
 
 Wave = Float[Tensor, "batch 1 samples"]
 Local = Float[Tensor, "batch frames conv_dim"]
@@ -47,7 +54,7 @@ class SpeechEncoderConfig:
     ffn: int = 3072
     """Inner channels of the feed-forward parts."""
     position_layers: int = 5
-    """Grouped convolutions that tell frames where they are."""
+    """Grouped convolutions that encode the position of frames."""
     position_kernel: int = 19
     """Frames each of them sees."""
     position_groups: int = 16
@@ -75,7 +82,7 @@ class SpeechEncoderConfig:
     @property
     def hop(self) -> int:
         """Samples from one frame to the next."""
-        return prod(self.conv_strides)
+        return math.prod(self.conv_strides)
 
     @property
     def receptive_field(self) -> int:
@@ -92,30 +99,34 @@ class SpeechEncoderConfig:
         return samples
 
     def published(self) -> Data2VecAudioConfig:
-        """Return the same in transformers' words."""
+        """Return the same as transformers' configuration."""
         return Data2VecAudioConfig(
-            conv_dim=list(self.conv_dims),
-            conv_kernel=list(self.conv_kernels),
-            conv_stride=list(self.conv_strides),
-            conv_bias=self.conv_bias,
-            hidden_size=self.hidden,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            intermediate_size=self.ffn,
-            num_conv_pos_embeddings=self.position_layers,
-            conv_pos_kernel_size=self.position_kernel,
-            num_conv_pos_embedding_groups=self.position_groups,
-            hidden_dropout=self.dropout,
+            **{theirs: getattr(self, ours) for ours, theirs in PUBLISHED_NAMES.items()},
             activation_dropout=0.0,
-            attention_dropout=self.attention_dropout,
-            feat_proj_dropout=self.feature_dropout,
             layerdrop=0.0,  # it would shorten the list of features, and leave parameters without gradient
             mask_time_prob=0.05,  # only so that ``masked_spec_embed`` exists; we draw masks ourselves
             mask_feature_prob=0.0,
-            attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
+            attn_implementation="sdpa",
         )
 
 
+PUBLISHED_NAMES = {
+    "conv_dims": "conv_dim",
+    "conv_kernels": "conv_kernel",
+    "conv_strides": "conv_stride",
+    "conv_bias": "conv_bias",
+    "hidden": "hidden_size",
+    "layers": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "ffn": "intermediate_size",
+    "position_layers": "num_conv_pos_embeddings",
+    "position_kernel": "conv_pos_kernel_size",
+    "position_groups": "num_conv_pos_embedding_groups",
+    "dropout": "hidden_dropout",
+    "attention_dropout": "attention_dropout",
+    "feature_dropout": "feat_proj_dropout",
+}
+"""Our fields, and transformers' names of them."""
 SMALL = SpeechEncoderConfig(
     # A filterbank at 100 frames a second, where the paper begins at 3200: a tenth of the time, and two hours
     # of speech are too few to learn such filters.
@@ -149,7 +160,7 @@ TINY = SpeechEncoderConfig(
 
 
 class Encoded(NamedTuple):
-    """What the encoder makes of a batch of waves."""
+    """The encoder's output of a batch of waves."""
 
     features: list[Frames]
     """After each layer of the transformer."""
@@ -180,7 +191,9 @@ class SpeechEncoder(nn.Module):
         assert isinstance(first, Data2VecAudioConvLayer)
         outer, _, kernel = first.conv.weight.shape
         first.conv.weight.copy_(band_pass_filters(outer, kernel, self.config.sample_rate))
-        if first.conv.bias is not None:  # quiet frames are told from loud ones by what it adds to them
+        if (
+            first.conv.bias is not None
+        ):  # it lets the following layers distinguish quiet frames from loud ones
             first.conv.bias.normal_(std=0.1)
 
     @property
@@ -230,7 +243,7 @@ class SpeechEncoder(nn.Module):
         return self.trunk.feature_projection(local)[0]
 
     def position(self, x: Frames, valid: Valid | None = None) -> Frames:
-        """Add what the frames around each tell of its place, and normalise; nothing is dropped yet."""
+        """Add position codes, convolved from the frames around each, and normalise; nothing is dropped."""
         keep = None if valid is None else valid[:, None]
         around = x.transpose(1, 2)
         for layer in self.trunk.encoder.pos_conv_embed.layers:
@@ -238,7 +251,7 @@ class SpeechEncoder(nn.Module):
         return self.trunk.encoder.layer_norm(x + around.transpose(1, 2))
 
     def layers(self, x: Frames, valid: Valid | None = None) -> list[Frames]:
-        """Return what each layer of the transformer makes of the frames; none looks at those not valid."""
+        """Return each transformer layer's output; frames that are not valid are not attended to."""
         mask = None if valid is None else valid[:, None, None]
         x, features = self.trunk.encoder.dropout(x), []
         for layer in self.trunk.encoder.layers:
@@ -253,6 +266,23 @@ def standardised(wave: Wave, n_samples: Int[Tensor, "batch"] | None = None) -> W
         centred = wave - wave.mean(-1, keepdim=True)
         return centred * (centred.square().mean(-1, keepdim=True) + 1e-7).rsqrt()
     count = n_samples.to(wave.device)[:, None, None]
-    own = torch.arange(wave.shape[-1], device=wave.device) < count
-    centred = (wave - (wave * own).sum(-1, keepdim=True) / count) * own
+    inside = torch.arange(wave.shape[-1], device=wave.device) < count
+    centred = (wave - (wave * inside).sum(-1, keepdim=True) / count) * inside
     return centred * (centred.square().sum(-1, keepdim=True) / count + 1e-7).rsqrt()
+
+
+def band_pass_filters(channels: int, kernel: int, sample_rate: int) -> Float[Tensor, "channels 1 kernel"]:
+    """Return windowed cosines, evenly spaced in mel, louder with frequency as speech gets quieter."""
+    n_bands = -(-channels // PHASES)
+    ends = hz_to_mel(np.array([80.0, 0.95 * sample_rate / 2]), "htk")
+    edges = torch.from_numpy(mel_to_hz(np.linspace(*ends, n_bands + 1), "htk")).float()
+    centre, width = (edges[1:] + edges[:-1]) / 2, edges.diff()
+
+    time = (torch.arange(kernel) - (kernel - 1) / 2) / sample_rate
+    length = (4 / width).clamp(min(SHORTEST_SECONDS, kernel / sample_rate), kernel / sample_rate)
+    window = torch.cos(math.pi * (time / length[:, None]).clamp(-0.5, 0.5)).square()
+
+    phase = 2 * math.pi * (centre[:, None, None] * time + torch.arange(PHASES)[:, None] / PHASES)
+    filters = window[:, None] * torch.cos(phase)  # (bands, phases, kernel)
+    filters = filters / filters.norm(dim=-1, keepdim=True) * (centre / centre.mean())[:, None, None]
+    return rearrange(filters, "band phase kernel -> (band phase) 1 kernel")[:channels]

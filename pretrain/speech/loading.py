@@ -8,7 +8,7 @@ from transformers import Data2VecAudioConfig, Data2VecAudioModel
 from engine.checkpoint import fill, load_export, load_weights, newest_checkpoint
 from engine.config import from_json
 from engine.user_error import UserError
-from pretrain.speech.encoder import SpeechEncoder, SpeechEncoderConfig
+from pretrain.speech.encoder import PUBLISHED_NAMES, SpeechEncoder, SpeechEncoderConfig
 
 PUBLISHED = "data2vec-audio"
 """What transformers calls the architecture."""
@@ -41,24 +41,12 @@ def load_speech_encoder(path: str | Path) -> SpeechEncoder:
 
 
 def config_of(published: Data2VecAudioConfig, where: str) -> SpeechEncoderConfig:
-    """Say transformers' configuration in our words."""
+    """Return transformers' configuration as ours."""
     if published.add_adapter or published.hidden_act != "gelu" or published.feat_extract_activation != "gelu":
         raise UserError(f"{where} has an adapter or an activation other than gelu: it cannot be used here")
+    values = {ours: getattr(published, theirs) for ours, theirs in PUBLISHED_NAMES.items()}
     return SpeechEncoderConfig(
-        conv_dims=tuple(published.conv_dim),
-        conv_kernels=tuple(published.conv_kernel),
-        conv_strides=tuple(published.conv_stride),
-        conv_bias=published.conv_bias,
-        hidden=published.hidden_size,
-        layers=published.num_hidden_layers,
-        heads=published.num_attention_heads,
-        ffn=published.intermediate_size,
-        position_layers=published.num_conv_pos_embeddings,
-        position_kernel=published.conv_pos_kernel_size,
-        position_groups=published.num_conv_pos_embedding_groups,
-        dropout=published.hidden_dropout,
-        attention_dropout=published.attention_dropout,
-        feature_dropout=published.feat_proj_dropout,
+        **{n: tuple(v) if isinstance(v, list | tuple) else v for n, v in values.items()}
     )
 
 
@@ -71,7 +59,7 @@ def _published(name: str) -> SpeechEncoder:
         model = Data2VecAudioModel.from_pretrained(name)
     except OSError as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"{name} cannot be had: {reason} (give a local folder instead)") from None
+        raise UserError(f"{name} cannot be loaded: {reason} (give a local folder instead)") from None
     encoder = SpeechEncoder(config_of(theirs, name))
     state = model.state_dict()
     # Checkpoints fine-tuned without masks lack it; it only serves pretraining.

@@ -77,15 +77,15 @@ def equally_many(mask: Mask) -> Mask:
     return torch.zeros_like(mask).scatter_(1, lots.topk(fewest, dim=1).indices, True)
 
 
-def places(mask: Mask) -> Index:
-    """Return where each row of a mask with equally many in each is true, in order."""
+def masked_indices(mask: Mask) -> Index:
+    """Return the indices at which each row of a mask is true, equally many in each, in order."""
     return mask.nonzero()[:, 1].view(len(mask), -1)
 
 
-def at(
+def gather_frames(
     x: Shaped[Tensor, "batch frames dim"], index: Int[Tensor, "rows steps"]
 ) -> Shaped[Tensor, "rows steps dim"]:
-    """Take frames by their place. With more rows than clips, row ``i`` belongs to clip ``i % batch``."""
+    """Gather frames by index. With more rows than clips, row ``i`` belongs to clip ``i % batch``."""
     batch, frames, dim = x.shape
     clip = torch.arange(len(index), device=index.device) % batch
     flat = (clip[:, None] * frames + index).flatten()

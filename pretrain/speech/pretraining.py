@@ -1,4 +1,4 @@
-"""The task of learning from speech alone: guess what is masked, as a teacher or the sound itself knows it."""
+"""The task of self-supervised pretraining: predict teachers' features, codes or log-mels of masked frames."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,21 +13,19 @@ from engine.user_error import UserError
 from pretrain.speech.batches import Clips
 from pretrain.speech.contrast import Contrast, ContrastConfig
 from pretrain.speech.encoder import SpeechEncoder, SpeechEncoderConfig
-from pretrain.speech.masking import at
-from pretrain.speech.regression import Regression, RegressionConfig, mean_square
-from pretrain.speech.spectrum import Spectrum, SpectrumConfig
-from pretrain.speech.student import Covered, CoveredConfig, MultiMask, MultiMaskConfig
-from pretrain.speech.targets import Teacher
+from pretrain.speech.masking import gather_frames
+from pretrain.speech.regression import Regression, RegressionConfig, Spectrum, SpectrumConfig, Teacher
+from pretrain.speech.student import MaskToken, MaskTokenConfig, MultiMask, MultiMaskConfig
 
 Losses = tuple[Float[Tensor, ""], dict[str, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingConfig:
-    """Who guesses what."""
+    """The encoder, what the student is given, and the terms of the loss."""
 
     model: SpeechEncoderConfig = field(default_factory=SpeechEncoderConfig)
-    student: CoveredConfig | MultiMaskConfig = field(default_factory=CoveredConfig)
+    student: MaskTokenConfig | MultiMaskConfig = field(default_factory=MaskTokenConfig)
     """The plain form, or that of data2vec 2.0."""
     regression: RegressionConfig | None = field(default_factory=RegressionConfig)
     """data2vec's loss; none leaves the teacher out."""
@@ -43,14 +41,14 @@ class PretrainingConfig:
 
 
 class Pretraining:
-    """One update: encode what is left of each clip, compare the guesses, let the teacher follow."""
+    """One update: encode the masked clips, compare the predictions, move the teacher."""
 
     def __init__(self, config: PretrainingConfig, validation: Sequence[Clips] = ()) -> None:
         self.config, self.validation = config, validation
         self.encoder = SpeechEncoder(config.model)
         match config.student:
-            case CoveredConfig():
-                self.student = Covered(config.student, config.model.hidden)
+            case MaskTokenConfig():
+                self.student = MaskToken(config.student, config.model.hidden)
             case MultiMaskConfig():
                 self.student = MultiMask(config.student, config.model.hidden)
         dim, hidden, local_dim = self.student.dim, config.model.hidden, config.model.conv_dims[-1]
@@ -94,18 +92,19 @@ class Pretraining:
         projected = encoder.project(local)
         states, index = self.student(encoder, projected)
         loss = local.new_zeros((), dtype=torch.float32)
-        scalars = {"local_mean_square": mean_square(local)}
+        # It sinks towards 0 when the convolutions die.
+        scalars = {"local_mean_square": local.detach().float().square().mean()}
 
         if config.regression and self.regression and self.teacher:
             with torch.no_grad():  # the teacher sees everything, and shares all below its layers
-                target = at(self.teacher(encoder.position(projected)), index)
+                target = gather_frames(self.teacher(encoder.position(projected)), index)
             term, more = self.regression(states, target)
             loss, scalars = loss + config.regression.weight * term, {"regression": term, **scalars, **more}
         if config.contrast and self.contrast:
             term, more = self.contrast(states, normed, index, update)
             loss, scalars = loss + config.contrast.weight * term, {**scalars, **more}
         if config.spectrum and self.spectrum:
-            target = at(self.spectrum.target(wave, local.shape[1]), index)
+            target = gather_frames(self.spectrum.target(wave, local.shape[1]), index)
             term, more = self.spectrum(states, target)
             loss, scalars = loss + config.spectrum.weight * term, {"spectrum": term, **scalars, **more}
         return loss, {name: value.detach() for name, value in {"total": loss, **scalars}.items()}
@@ -127,7 +126,7 @@ class Pretraining:
 
     @torch.no_grad()
     def samples(self, step: int) -> Samples:
-        """Show the mels of a held-out clip, and beside them what is guessed where frames were masked."""
+        """Return the mels of a held-out clip, and the same with predictions where frames were masked."""
         if not (self.spectrum and self.validation):
             return Samples()
         for module in (self.encoder, self.student, self.heads):
@@ -136,8 +135,8 @@ class Pretraining:
         projected = self.encoder.project(self.encoder.local(wave))
         states, index = self.student(self.encoder, projected)
         target = self.spectrum.target(wave, projected.shape[1])[0]
-        guessed = target.clone()
-        guessed[index[0]] = self.spectrum.head(states[0]).float()
+        predicted = target.clone()
+        predicted[index[0]] = self.spectrum.head(states[0]).float()
         n_mels = self.spectrum.config.mel.n_mels
-        pictures = {"heard": target, "guessed": guessed}
-        return Samples(mels={name: mel.reshape(-1, n_mels).T for name, mel in pictures.items()})
+        mels = {"target": target, "predicted": predicted}
+        return Samples(mels={name: mel.reshape(-1, n_mels).T for name, mel in mels.items()})

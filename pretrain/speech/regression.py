@@ -1,22 +1,53 @@
-"""Masked regression of a teacher's targets, and the signs of a collapse (Baevski et al., 2022)."""
+"""Regressions at masked frames: an averaged teacher's features (Baevski et al., 2022), or log-mels."""
 
+import copy
 from dataclasses import dataclass, field
 
+import torch
+import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from data.frontends import LogMel, MelConfig
 from engine.user_error import UserError
-from pretrain.speech.targets import TeacherConfig
+from pretrain.speech.encoder import Frames, SpeechEncoder, SpeechEncoderConfig
+from pretrain.speech.layers import transformer_layer
 
 Steps = Float[Tensor, "rows steps dim"]
 
 
 @dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """The average of the student's weights, and the layers that targets are taken from."""
+
+    top: int = 8
+    """Layers, from the last on, whose feed-forward outputs are averaged."""
+    decay_first: float = 0.999
+    """Decay of the average in the first update."""
+    decay_last: float = 0.9999
+    """Decay from ``decay_steps`` on."""
+    decay_steps: int = 30_000
+    """Updates over which it rises linearly."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.decay_first <= self.decay_last <= 1 or self.decay_steps < 1 or self.top < 1:
+            raise UserError(
+                "a teacher needs 0 <= decay_first <= decay_last <= 1, decay_steps and top of at least 1"
+            )
+
+    def decay(self, update: int) -> float:
+        """Return the decay of the ``update``-th update, counted from 0."""
+        done = min(update / self.decay_steps, 1.0)
+        return self.decay_first + (self.decay_last - self.decay_first) * done
+
+
+@dataclass(frozen=True, kw_only=True)
 class RegressionConfig:
-    """How the student's guesses are compared with the teacher's targets."""
+    """data2vec's loss: the student's predictions against the teacher's targets."""
 
     weight: float = 1.0
-    """What the term counts in the loss."""
+    """Weight of the term in the loss."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     least_target_spread: float = 0.1
     """Stop when the targets' standard deviation over masked steps falls below this ..."""
@@ -26,8 +57,55 @@ class RegressionConfig:
     """once so many updates are done; before, both may well be small."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class SpectrumConfig:
+    """A loss for runs too short for a teacher to become useful: predicted log-mels."""
+
+    weight: float = 1.0
+    """Weight of the term in the loss."""
+    mel: MelConfig = field(
+        default_factory=lambda: MelConfig(sample_rate=16_000, n_fft=512, win=400, hop=160, n_mels=40)
+    )
+    """Its hop divides the encoder's: all of a frame's mels are predicted together."""
+
+
+class Teacher(nn.Module):
+    """The average of the encoder's transformer layers, float32, in eval mode; all before them is shared."""
+
+    def __init__(self, encoder: SpeechEncoder, config: TeacherConfig) -> None:
+        super().__init__()
+        n_layers = len(encoder.trunk.encoder.layers)
+        if config.top > n_layers:
+            raise UserError(f"teacher.top={config.top} asks for more layers than the encoder's {n_layers}")
+        self.config = config
+        self.layers = copy.deepcopy(encoder.trunk.encoder.layers)
+        self.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Teacher":
+        """Stay in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, positioned: Frames) -> Frames:
+        """Return the mean of the top layers' feed-forward outputs, each normalised over time, as float32."""
+        x, total = positioned, torch.zeros_like(positioned, dtype=torch.float32)
+        first = len(self.layers) - self.config.top
+        for number, layer in enumerate(self.layers):
+            x, fed = transformer_layer(layer, x)
+            if number >= first:
+                total += normalised_over_time(fed)
+        return total / self.config.top
+
+    @torch.no_grad()
+    def follow(self, encoder: SpeechEncoder, update: int) -> None:
+        """Move towards the student after its ``update``-th update, counted from 0."""
+        ours: list[Tensor] = list(self.layers.parameters())
+        theirs: list[Tensor] = list(encoder.trunk.encoder.layers.parameters())
+        torch._foreach_lerp_(ours, theirs, 1 - self.config.decay(update))
+
+
 class Regression(nn.Module):
-    """Guesses the targets from the student's states by one linear layer."""
+    """Predicts the targets from the student's states by one linear layer."""
 
     def __init__(self, config: RegressionConfig, dim: int, hidden: int) -> None:
         super().__init__()
@@ -37,35 +115,69 @@ class Regression(nn.Module):
     def forward(
         self, states: Float[Tensor, "rows steps dim"], target: Float[Tensor, "rows steps hidden"]
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        guess = self.head(states).float()
-        loss = masked_regression(guess, target)
+        prediction = self.head(states).float()
         scalars = {
             "spread/target": spread(target),
-            "spread/prediction": spread(guess.detach()),
-            "variance_explained": variance_explained(guess.detach(), target),
+            "spread/prediction": spread(prediction.detach()),
+            "variance_explained": variance_explained(prediction.detach(), target),
         }
-        return loss, scalars
+        return masked_regression(prediction, target), scalars
 
     def guard(self, scalars: dict[str, Tensor], update: int) -> None:
-        """Stop a run whose teacher or student answers the same to everything."""
+        """Stop a run whose targets or predictions have collapsed to one vector."""
         if update < self.config.guard_from:
             return
         for name, least in (
             ("target", self.config.least_target_spread),
             ("prediction", self.config.least_prediction_spread),
         ):
-            found = float(scalars[f"spread/{name}"])
-            if found < least:
+            value = float(scalars[f"spread/{name}"])
+            if value < least:
                 raise UserError(
-                    f"collapsed after {update} updates: {name}s vary by {found:.3g} over "
+                    f"collapsed after {update} updates: {name}s vary by {value:.3g} over "
                     f"masked steps, less than {least:g}; start again with a lower --optim.lr, a longer "
                     "warm-up or a higher --regression.teacher.decay-first"
                 )
 
 
-def masked_regression(guess: Steps, target: Steps) -> Float[Tensor, ""]:
+class Spectrum(nn.Module):
+    """Predicts the log-mels of masked frames from the student's states by one linear layer."""
+
+    def __init__(self, config: SpectrumConfig, *, dim: int, encoder: SpeechEncoderConfig) -> None:
+        super().__init__()
+        hop = encoder.hop
+        if hop % config.mel.hop:
+            raise UserError(f"spectrum.mel.hop={config.mel.hop} must divide the encoder's hop of {hop}")
+        self.config, self.per_frame = config, hop // config.mel.hop
+        self.offset = max(0, encoder.receptive_field - hop) // 2  # samples to the middle of the first frame
+        self.mel = LogMel(config.mel)
+        self.head = nn.Linear(dim, config.mel.n_mels * self.per_frame)
+
+    def target(
+        self, wave: Float[Tensor, "batch 1 samples"], frames: int
+    ) -> Float[Tensor, "batch frames mels"]:
+        """Return each frame's log-mels, each band normalised over the clip."""
+        mel = self.mel(wave[..., self.offset :]).transpose(1, 2)[:, : frames * self.per_frame]
+        return rearrange(
+            normalised_over_time(mel), "batch (frame n) mel -> batch frame (n mel)", n=self.per_frame
+        )
+
+    def forward(
+        self, states: Float[Tensor, "rows steps dim"], target: Float[Tensor, "rows steps mels"]
+    ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        prediction = self.head(states).float()
+        explained = variance_explained(prediction.detach(), target)
+        return F.mse_loss(prediction, target), {"spectrum_explained": explained}
+
+
+def masked_regression(prediction: Steps, target: Steps) -> Float[Tensor, ""]:
     """Squared distance over the square root of the channels, averaged over masked steps."""
-    return (guess - target).square().sum(-1).mean() * target.shape[-1] ** -0.5
+    return (prediction - target).square().sum(-1).mean() * target.shape[-1] ** -0.5
+
+
+def normalised_over_time(x: Float[Tensor, "batch frames dim"]) -> Float[Tensor, "batch frames dim"]:
+    """Bring each channel of each clip to zero mean and unit variance."""
+    return F.instance_norm(x.float().transpose(1, 2)).transpose(1, 2)
 
 
 def spread(x: Steps) -> Float[Tensor, ""]:
@@ -73,12 +185,7 @@ def spread(x: Steps) -> Float[Tensor, ""]:
     return (x.flatten(0, 1).var(0) + 1e-6).sqrt().mean()
 
 
-def variance_explained(guess: Steps, target: Steps) -> Float[Tensor, ""]:
+def variance_explained(prediction: Steps, target: Steps) -> Float[Tensor, ""]:
     """Return 1 − squared error over the targets' variance: 1 is perfect, 0 as good as the mean."""
     flat = target.flatten(0, 1)
-    return 1 - (guess.flatten(0, 1) - flat).square().mean() / flat.var(0, unbiased=False).mean()
-
-
-def mean_square(x: Float[Tensor, "batch frames dim"]) -> Float[Tensor, ""]:
-    """Return what the convolutions' frames vary by: it sinks towards 0 when they die."""
-    return x.detach().float().square().mean()
+    return 1 - (prediction.flatten(0, 1) - flat).square().mean() / flat.var(0, unbiased=False).mean()

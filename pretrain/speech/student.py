@@ -1,4 +1,4 @@
-"""What the student sees of a clip: all frames, some covered, or only the uncovered ones (data2vec 2.0)."""
+"""The student's input: all frames, some of them masked, or only the unmasked ones (data2vec 2.0)."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -10,45 +10,45 @@ from torch import Tensor, nn
 
 from engine.user_error import UserError
 from pretrain.speech.encoder import Frames, SpeechEncoder
-from pretrain.speech.masking import MaskConfig, at, equally_many, places, span_mask
+from pretrain.speech.masking import MaskConfig, equally_many, gather_frames, masked_indices, span_mask
 
 
-class Guessing(NamedTuple):
-    """The student's states where it has to guess."""
+class Prediction(NamedTuple):
+    """The student's states at the masked steps, from which targets are predicted."""
 
     states: Float[Tensor, "rows steps dim"]
-    """At the masked steps; with several masks a clip, row ``i`` belongs to clip ``i % batch``."""
+    """With several masks a clip, row ``i`` belongs to clip ``i % batch``."""
     index: Int[Tensor, "rows steps"]
     """Which frames of the clip these are."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CoveredConfig:
+class MaskTokenConfig:
     """The plain form: the masked frames are replaced by one learned vector, and all are encoded."""
 
     mask: MaskConfig = field(default_factory=MaskConfig)
 
 
-class Covered(nn.Module):
+class MaskToken(nn.Module):
     """Encodes every clip once, whole."""
 
-    def __init__(self, config: CoveredConfig, hidden: int) -> None:
+    def __init__(self, config: MaskTokenConfig, hidden: int) -> None:
         super().__init__()
         self.config = config
         self.dim = hidden
         """Channels of the states."""
 
-    def forward(self, encoder: SpeechEncoder, projected: Frames) -> Guessing:
+    def forward(self, encoder: SpeechEncoder, projected: Frames) -> Prediction:
         batch, frames, _ = projected.shape
         mask = equally_many(span_mask(batch, frames, self.config.mask, projected.device))
-        index = places(mask)
-        x = cover(projected, mask, encoder)
-        return Guessing(at(encoder.layers(encoder.position(x))[-1], index), index)
+        index = masked_indices(mask)
+        x = mask_out(projected, mask, encoder)
+        return Prediction(gather_frames(encoder.layers(encoder.position(x))[-1], index), index)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiMaskConfig:
-    """The 2.0 form: several masks a clip, of which only uncovered frames are encoded; a decoder guesses."""
+    """The 2.0 form: several masks a clip, of which only unmasked frames are encoded, and a decoder."""
 
     masks: int = 8
     """Masks for each clip, which share its convolutions and its targets."""
@@ -70,7 +70,7 @@ class MultiMaskConfig:
 
 
 class MultiMask(nn.Module):
-    """Encodes what is left of every clip, once for each mask, and decodes the whole from it."""
+    """Encodes the unmasked frames of every clip, once for each mask, and decodes the whole from them."""
 
     def __init__(self, config: MultiMaskConfig, hidden: int) -> None:
         super().__init__()
@@ -79,15 +79,15 @@ class MultiMask(nn.Module):
         self.dim = config.decoder_dim
         """Channels of the states."""
 
-    def forward(self, encoder: SpeechEncoder, projected: Frames) -> Guessing:
+    def forward(self, encoder: SpeechEncoder, projected: Frames) -> Prediction:
         batch, frames, _ = projected.shape
         rows = self.config.masks * batch
         mask = equally_many(span_mask(rows, frames, self.config.mask, projected.device))
-        hidden_places, seen_places = places(mask), places(~mask)
-        # Places are told from what surrounds a frame, so the covered ones must be covered before.
-        x = encoder.position(cover(projected.repeat(self.config.masks, 1, 1), mask, encoder))
-        seen = encoder.layers(at(x, seen_places))[-1]
-        return Guessing(at(self.decoder(seen, seen_places, frames), hidden_places), hidden_places)
+        masked, unmasked = masked_indices(mask), masked_indices(~mask)
+        # Positions are convolved from the frames around each, so that frames must be masked before.
+        x = encoder.position(mask_out(projected.repeat(self.config.masks, 1, 1), mask, encoder))
+        encoded = encoder.layers(gather_frames(x, unmasked))[-1]
+        return Prediction(gather_frames(self.decoder(encoded, unmasked, frames), masked), masked)
 
 
 class Decoder(nn.Module):
@@ -104,19 +104,19 @@ class Decoder(nn.Module):
         )
 
     def forward(
-        self, seen: Frames, where: Int[Tensor, "batch frames"], n_frames: int
+        self, encoded: Frames, index: Int[Tensor, "batch frames"], n_frames: int
     ) -> Float[Tensor, "batch all_frames dim"]:
-        seen = self.enter(seen)
-        rows, _, dim = seen.shape
-        x = self.unseen.to(seen.dtype).expand(rows, n_frames, dim)
-        x = x.scatter(1, where[..., None].expand(-1, -1, dim), seen)
+        x = self.enter(encoded)
+        rows, _, dim = x.shape
+        rest = self.unseen.to(x.dtype).expand(rows, n_frames, dim)
+        x = rest.scatter(1, index[..., None].expand(-1, -1, dim), x)
         for convolution in self.convolutions:
             y = convolution(x.transpose(1, 2)).transpose(1, 2)
             x = x + F.gelu(F.layer_norm(y, y.shape[-1:]))
         return x
 
 
-def cover(projected: Frames, mask: torch.Tensor, encoder: SpeechEncoder) -> Frames:
-    """Put the learned vector in the place of masked frames."""
+def mask_out(projected: Frames, mask: torch.Tensor, encoder: SpeechEncoder) -> Frames:
+    """Replace masked frames by the learned vector."""
     token = encoder.trunk.masked_spec_embed.to(projected.dtype)
     return torch.where(mask[..., None], token, projected)

@@ -21,15 +21,14 @@ from pretrain.speech.batches import Clips, SpeechConfig, UnlabelledSpeech
 from pretrain.speech.encoder import SpeechEncoder, standardised
 from pretrain.speech.loading import load_speech_encoder
 from pretrain.speech.pretraining import Pretraining, PretrainingConfig
-from pretrain.speech.regression import Regression, RegressionConfig, masked_regression
-from pretrain.speech.student import Covered, CoveredConfig, MultiMask, MultiMaskConfig
-from pretrain.speech.targets import Teacher, TeacherConfig
+from pretrain.speech.regression import Regression, RegressionConfig, Teacher, TeacherConfig, masked_regression
+from pretrain.speech.student import MaskToken, MaskTokenConfig, MultiMask, MultiMaskConfig
 
 ENCODER = TINY.model
 FORMS = {
-    "plain": replace(TINY, student=CoveredConfig(), contrast=None, spectrum=None),
+    "plain": replace(TINY, student=MaskTokenConfig(), contrast=None, spectrum=None),
     "2.0": replace(TINY, contrast=None, spectrum=None),
-    "contrastive": replace(TINY, student=CoveredConfig(), regression=None, spectrum=None),
+    "contrastive": replace(TINY, student=MaskTokenConfig(), regression=None, spectrum=None),
     "all": TINY,
 }
 
@@ -89,7 +88,7 @@ def test_what_is_masked_is_not_seen(form):
     if isinstance(config, MultiMaskConfig):
         student = MultiMask(replace(config, masks=1), 32)
     else:
-        student = Covered(config, 32)
+        student = MaskToken(config, 32)
     projected = torch.randn(2, 50, 32, requires_grad=True)
     states, index = student(encoder, projected)
     (gradient,) = torch.autograd.grad(states.square().sum(), projected)

@@ -7,7 +7,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining
 from transformers.models.wav2vec2.modeling_wav2vec2 import _sample_negative_indices
 
 from pretrain.speech.contrast import Contrast, ContrastConfig, contrastive_logits, draw_negatives
-from pretrain.speech.masking import MaskConfig, at, equally_many, places, span_mask
+from pretrain.speech.masking import MaskConfig, equally_many, gather_frames, masked_indices, span_mask
 
 CONFIG = ContrastConfig(codes=6, code_dim=8, dim=12, negatives=7)
 
@@ -47,31 +47,35 @@ def test_loss_equals_the_published_one():
     wave = torch.randn(3, 8000)
     frames = int(theirs._get_feat_extract_output_lengths(8000))
     mask = equally_many(span_mask(3, frames, MaskConfig()))
-    index = places(mask)
+    index = masked_indices(mask)
     negatives = torch.from_numpy(_sample_negative_indices((3, frames), CONFIG.negatives, mask.numpy())).long()
-    said = theirs(wave, mask_time_indices=mask, sampled_negative_indices=negatives)
-    heard = theirs.wav2vec2(wave, mask_time_indices=mask)
+    expected = theirs(wave, mask_time_indices=mask, sampled_negative_indices=negatives)
+    outputs = theirs.wav2vec2(wave, mask_time_indices=mask)
 
-    local = at(heard.extract_features, index)
+    local = gather_frames(outputs.extract_features, index)
     entries, numbers, perplexity = ours.quantiser(local.flatten(0, 1), 1.0)
     targets = ours.project_targets(entries).view(*index.shape, -1)
-    assert_close(targets, at(said.projected_quantized_states, index))
-    assert_close(perplexity, said.codevector_perplexity)
+    assert_close(targets, gather_frames(expected.projected_quantized_states, index))
+    assert_close(perplexity, expected.codevector_perplexity)
 
     rank = mask.cumsum(1) - 1  # a frame's number among the masked ones of its clip
     flat = rank.flatten()[negatives[mask].view(-1)].view(*index.shape, -1)
     logits = contrastive_logits(
-        ours.project_states(at(heard.last_hidden_state, index)), targets, numbers.view(index.shape), flat, 0.1
+        ours.project_states(gather_frames(outputs.last_hidden_state, index)),
+        targets,
+        numbers.view(index.shape),
+        flat,
+        0.1,
     )
     right = torch.zeros(index.numel(), dtype=torch.long)
     assert_close(
         F.cross_entropy(logits.flatten(0, 1), right, reduction="sum"),
-        said.contrastive_loss,
+        expected.contrastive_loss,
         rtol=1e-4,
         atol=1e-4,
     )
     unused = (12 - perplexity) / 12 * mask.sum()
-    assert_close(unused, said.diversity_loss)
+    assert_close(unused, expected.diversity_loss)
 
 
 def test_negatives_are_all_other_masked_steps_alike():

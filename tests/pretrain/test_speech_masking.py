@@ -6,7 +6,7 @@ import torch
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
 from engine.user_error import UserError
-from pretrain.speech.masking import MaskConfig, at, equally_many, places, span_mask
+from pretrain.speech.masking import MaskConfig, equally_many, gather_frames, masked_indices, span_mask
 
 DRAWS = 1500
 
@@ -38,14 +38,14 @@ def test_rows_hide_equally_many_frames_and_none_that_was_not():
     equal = equally_many(mask)
     assert (equal.sum(1) == mask.sum(1).min()).all()
     assert not (equal & ~mask).any()
-    index = places(equal)
+    index = masked_indices(equal)
     assert torch.equal(torch.zeros_like(mask).scatter(1, index, True), equal)
 
 
 def test_frames_are_taken_from_their_own_clip():
     x = torch.arange(12.0).view(2, 3, 2)
     index = torch.tensor([[0, 2], [1, 1], [2, 0]])  # the third row is the first clip's again
-    assert torch.equal(at(x, index), torch.stack([x[0, [0, 2]], x[1, [1, 1]], x[0, [2, 0]]]))
+    assert torch.equal(gather_frames(x, index), torch.stack([x[0, [0, 2]], x[1, [1, 1]], x[0, [2, 0]]]))
 
 
 def test_a_clip_shorter_than_a_span_is_told():
