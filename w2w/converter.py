@@ -67,9 +67,9 @@ class Converter:
         """
         folder = weights_folder(where)
         if is_mel_converter(folder):
-            from w2w.baselines.road import open_road
+            from w2w.baselines.mel_converter import open_mel_converter
 
-            return cls(open_road(folder, vocoder, device), words=Path(words) if words else None)
+            return cls(open_mel_converter(folder, vocoder, device), words=Path(words) if words else None)
         if vocoder is not None:
             raise UserError(
                 f"the converter in {folder} goes from wave to wave and needs no vocoder: leave {vocoder} out"

@@ -26,7 +26,7 @@ from engine.arguments import Arguments
 from engine.checkpoint import export, fill, load_weights, newest_checkpoint
 from engine.config import load_config
 from engine.user_error import UserError, exits_cleanly
-from w2w.baselines.road import export_road, is_mel_run
+from w2w.baselines.mel_converter import export_mel_converter, is_mel_run
 from w2w.converter import Converter
 from w2w.networks.network import ConverterNetwork
 
@@ -47,8 +47,8 @@ def export_run(
 
     ``other`` is a run of the same preset, one begun from the other, whose weights count for ``share``: the
     mean of two such networks is often better than either (Wortsman et al. 2022). ``half`` stores weights in
-    16 bits, which no ear can tell. ``vocoder`` and
-    ``statistics`` are for runs that trained a converter of mels, see ``w2w.baselines.road.export_road``.
+    16 bits, which no ear can tell. ``vocoder`` and ``statistics`` are for runs that trained a converter of
+    mels, see ``w2w.baselines.mel_converter``.
     """
     if newest_checkpoint(run) is None:
         raise UserError(f"{run} holds no checkpoint of a run: give the folder that --loop.out named")
@@ -61,7 +61,7 @@ def export_run(
             kind, kinds = ("of mels", "wave-to-wave") if mel else ("wave-to-wave", "of mels")
             raise UserError(f"{run} trained a converter {kind}: --{name} is for one {kinds}, leave it out")
     if mel:
-        return export_road(run, out, vocoder=vocoder, statistics=statistics)
+        return export_mel_converter(run, out, vocoder=vocoder, statistics=statistics)
     network = averaged(run)
     if other is not None:
         theirs = averaged(other)

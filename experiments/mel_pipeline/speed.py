@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from w2w.baselines.stargan.converter import StarGANNetwork
 from w2w.baselines.stargan.inversion import ToWave
-from w2w.baselines.stargan.network import StarGANNetwork
 from w2w.baselines.stargan.spectrogram import at_full_scale
 from w2w.baselines.two_stage import TwoStage
 
@@ -55,21 +55,21 @@ def stages(network: nn.Module, speech: Wave, voice: Float[Tensor, "1 dim"]) -> d
             }
         case StarGANNetwork():
             source, make = at_full_scale(speech), network.mel_network.converted
-            pictures = list(make(source, voice))
+            spectrograms = list(make(source, voice))
             return {
                 "converter": lambda: list(make(source, voice)),
-                "vocoder": lambda: list(spoken(network, pictures, speech.shape[-1])),
+                "vocoder": lambda: list(spoken(network, spectrograms, speech.shape[-1])),
             }
     return {}
 
 
-def spoken(network: StarGANNetwork, pictures: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
-    """What makes a wave of converted pictures: retrieved phases, or a vocoder."""
+def spoken(network: StarGANNetwork, spectrograms: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
+    """What makes a wave of converted spectrograms: retrieved phases, or a vocoder."""
     if isinstance(network.inversion, ToWave):
-        return network.inversion.stream(pictures)
+        return network.inversion.stream(spectrograms)
     assert network.vocoder is not None
     n_frames = -(-samples // network.vocoder.hop)
-    return network.vocoder.stream(network.inversion.stream(pictures, n_frames))
+    return network.vocoder.stream(network.inversion.stream(spectrograms, n_frames))
 
 
 @torch.inference_mode()

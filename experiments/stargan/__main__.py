@@ -5,15 +5,16 @@
 Every variant has the same data, losses and steps; only what its name says differs:
 
 - ``published``: undilated residual blocks follow the labels, BatchNorm, updates of two clips;
-- ``receptive``: dilated blocks, so that what follows the labels sees the whole picture;
+- ``receptive``: dilated blocks, so that what follows the labels sees the whole spectrogram;
 - ``instance_norm``: InstanceNorm in place of BatchNorm, all but where the labels are merged;
 - ``batch``: more clips to an update;
 - ``remedied``: all three.
 
-``--size half`` (default) is for a CPU: pictures of 128 × 128 to 4 kHz, an eighth of the experiment's weights'
-width, and one residual block instead of three, which leaves the published form the published share of the
-picture, a quarter; larger batches are 4 times as large. ``small`` has the trainer's small presets with whole
-pictures, ``published`` the experiment's sizes, for a GPU. Clips measured are of trained speakers, cut anew.
+``--size half`` (default) is for a CPU: spectrograms of 128 × 128 to 4 kHz, an eighth of the experiment's
+weights' width, and one residual block instead of three, which leaves the published form the published share
+of the spectrogram, a quarter; larger batches are 4 times as large. ``small`` has the trainer's small
+presets with whole spectrograms, ``published`` the experiment's sizes, for a GPU. Clips measured are of
+trained speakers, cut anew.
 Finished runs are kept in OUT and never repeated; one that was cut off continues. Curves are in OUT, too.
 """
 
@@ -34,11 +35,10 @@ from experiments.stargan.report import CURVES, table
 from experiments.study import Study, Training
 from experiments.trainers import run_loop, stargan
 from w2w.baselines.stargan.batches import LabelledBatch, LabelledCrops
-from w2w.baselines.stargan.presets import PRESETS, batch, instance_norm, receptive
+from w2w.baselines.stargan.presets import PRESETS, StarGANTrainConfig, batch, instance_norm, receptive
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig
 from w2w.baselines.stargan.task import StarGAN
 from w2w.baselines.stargan.train import completed
-from w2w.baselines.stargan.train_config import StarGANTrainConfig
 
 SIZES = ("half", "small", "published", "tiny")
 N_POINTS = 8
@@ -53,7 +53,7 @@ def larger(config: StarGANTrainConfig) -> StarGANTrainConfig:
 
 
 def half() -> StarGANTrainConfig:
-    """Half of the picture's sides, and with them of all reaches; rates at which some hundred steps tell."""
+    """Half of the spectrogram's sides, and of all reaches; rates at which some hundred steps tell."""
     config = PRESETS["stargan_small"]
     shape = SpectrogramConfig(n_fft=512, hop=256, n_bins=128, n_frames=128)
     return replace(
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     option = parser.add_argument
     option("--data", type=Path, required=True, help="manifest with speakers, or folder")
     option("--out", type=Path, default=Path("runs/stargan_finding"))
-    option("--size", choices=SIZES, default="half", help="of pictures and networks")
+    option("--size", choices=SIZES, default="half", help="of spectrograms and networks")
     option("--steps", type=int, default=400, help="of every run")
     option("--seeds", type=int, default=2)
     option("--clips", type=int, default=32, help="that are measured")

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from w2w.baselines.stargan.batches import LabelledBatch
 from w2w.baselines.stargan.config import StarGANConfig
-from w2w.baselines.stargan.discriminator import Discriminator
-from w2w.baselines.stargan.generator import Generator
 from w2w.baselines.stargan.labels import LabelsConfig, input_label
+from w2w.baselines.stargan.networks import Discriminator, Generator
 from w2w.baselines.stargan.spectrogram import Spectrogram
 
 Spectrograms = Float[Tensor, "batch 1 bins frames"]

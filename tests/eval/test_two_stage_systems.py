@@ -18,7 +18,7 @@ from vocoders.hifigan import V2_16K, HiFiGAN
 from vocoders.vocoder import VocoderConfig
 from w2w.baselines.cluit_mel.config import CluitMelConfig
 from w2w.baselines.cluit_mel.network import CluitMelNetwork
-from w2w.baselines.road import MelRoadConfig
+from w2w.baselines.mel_converter import MelConverterConfig
 
 ROAD = CluitMelConfig(crop_frames=32, n_channels=4, max_channels=8, n_bottleneck=1, style_dim=4)
 HIFIGAN = replace(V2_16K, channels=16)
@@ -31,7 +31,7 @@ def here(tmp_path, monkeypatch):
     config = VocoderConfig(mel=NAMED["speech16k"], network=HIFIGAN)
     for folder in ("runs/road/export/vocoder", "runs/tuned/export"):
         export(folder, config, HiFiGAN(HIFIGAN).fold())
-    road = MelRoadConfig(road=ROAD, vocoder="vocoder")
+    road = MelConverterConfig(road=ROAD, vocoder="vocoder")
     export("runs/road/export", road, CluitMelNetwork(ROAD))
     return tmp_path
 

@@ -10,8 +10,8 @@ from data.audio.writing import save
 from experiments.stargan.__main__ import SIZES, larger, main, variants
 from experiments.stargan.measures import columns_after_merge, copied, label_share, obeyed, turns
 from experiments.stargan.report import COLUMNS, table
-from w2w.baselines.stargan.discriminator import Judgement
 from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig
+from w2w.baselines.stargan.networks import Judgement
 
 LABELS = LabelsConfig(
     first=LabelGroup(column="speaker", size=3),
@@ -21,8 +21,8 @@ LABELS = LabelsConfig(
 
 
 def clips():
-    pictures = torch.rand(4, 1, 8, 8)
-    return pictures, [pictures.roll(turn, 0) for turn in turns(4)]
+    spectrograms = torch.rand(4, 1, 8, 8)
+    return spectrograms, [spectrograms.roll(turn, 0) for turn in turns(4)]
 
 
 def test_targets_are_all_the_other_clips_where_they_are_few_and_never_the_clip_itself():
@@ -33,25 +33,25 @@ def test_targets_are_all_the_other_clips_where_they_are_few_and_never_the_clip_i
 
 
 def test_a_copy_moves_nothing_and_goes_no_way():
-    pictures, others = clips()
-    found = copied(pictures, pictures, torch.stack([pictures] * 3), others)
+    spectrograms, others = clips()
+    found = copied(spectrograms, spectrograms, torch.stack([spectrograms] * 3), others)
     assert (found["moved"], found["copy"], found["kept"], found["way"]) == (0, 0, 0, 0)
     assert found["apart"] > 0.1
 
 
 def test_becoming_the_other_clip_is_the_whole_way_and_half_is_half():
-    pictures, others = clips()
-    whole = copied(pictures, pictures, torch.stack(others), others)
+    spectrograms, others = clips()
+    whole = copied(spectrograms, spectrograms, torch.stack(others), others)
     assert (whole["copy"], whole["way"]) == pytest.approx((1.0, 1.0))
-    middle = torch.stack([(other + pictures) / 2 for other in others])
-    half = copied(pictures, pictures, middle, others)
+    middle = torch.stack([(other + spectrograms) / 2 for other in others])
+    half = copied(spectrograms, spectrograms, middle, others)
     assert (half["copy"], half["way"]) == pytest.approx((0.5, 0.5))
 
 
 def test_a_blur_that_every_label_makes_is_no_way_to_the_target():
-    pictures, others = clips()
-    grey = pictures.mean((1, 2, 3), keepdim=True).expand_as(pictures)
-    found = copied(pictures, grey, torch.stack([grey] * 3), others)
+    spectrograms, others = clips()
+    grey = spectrograms.mean((1, 2, 3), keepdim=True).expand_as(spectrograms)
+    found = copied(spectrograms, grey, torch.stack([grey] * 3), others)
     assert found["way"] == 0
     assert found["moved"] == found["kept"] > 0
 
@@ -66,27 +66,27 @@ def test_the_labels_share_of_the_variance():
 
 
 class Reads(nn.Module):
-    """Its class head hears the speaker and the gender that a picture's first two pixels number."""
+    """Its class head hears the speaker and the gender that a spectrogram's first two pixels number."""
 
-    def forward(self, picture):
-        speaker, gender = picture[:, 0, 0, :2].long().clamp_min(0).unbind(1)
+    def forward(self, spectrogram):
+        speaker, gender = spectrogram[:, 0, 0, :2].long().clamp_min(0).unbind(1)
         logits = [nn.functional.one_hot(speaker, 3), nn.functional.one_hot(gender, 2)]
-        return Judgement(picture[:, :, :1, :1], 5.0 * torch.cat(logits, dim=1), [])
+        return Judgement(spectrogram[:, :, :1, :1], 5.0 * torch.cat(logits, dim=1), [])
 
 
 def test_what_the_class_head_hears_of_targets_that_differ():
-    def picture(labels):
+    def spectrogram(labels):
         drawn = torch.zeros(len(labels), 1, 2, 2)
         drawn[:, 0, 0] = labels.float()
         return drawn
 
     own = torch.tensor([[0, 0], [1, 1], [2, 0]])
     target = torch.tensor([[1, 1], [1, 0], [0, -1]])  # the second keeps its speaker, the third has no gender
-    found = obeyed(Reads(), picture(own), own, picture(target), target, LABELS)
+    found = obeyed(Reads(), spectrogram(own), own, spectrogram(target), target, LABELS)
     assert (found["speaker_real"], found["speaker_before"], found["speaker_obeyed"]) == (1, 0, 1)
     assert (found["gender_real"], found["gender_before"], found["gender_obeyed"]) == (1, 0, 1)
     assert found["speaker_pull"] == 5
-    ignored = obeyed(Reads(), picture(own), own, picture(own), target, LABELS)
+    ignored = obeyed(Reads(), spectrogram(own), own, spectrogram(own), target, LABELS)
     assert (ignored["speaker_obeyed"], ignored["speaker_pull"]) == (0, 0)
 
 

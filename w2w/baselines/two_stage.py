@@ -1,6 +1,7 @@
 """Two networks in a row, with the face of one: a converter of log-mels, and a vocoder that speaks them."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -14,12 +15,48 @@ from vocoders.mel_files import check_definition
 from vocoders.streaming import Window
 from vocoders.vocoder import Vocoder
 from w2w.baselines.framing import live_log_mel, mel_of, reach_ahead
-from w2w.baselines.mel_windows import converted_in_windows
+
+Mel = Float[Tensor, "batch n_mels frames"]
+Voice = Float[Tensor, "batch dim"]
+Piece = Float[Tensor, "batch n_mels _"]
+
+LONGEST_S = 60.0
+"""Seconds that are converted at once, which bounds memory: statistics are over so much at most."""
+SHARED_S = 1.0
+"""Seconds that neighbouring windows share, over which one fades into the next."""
+
+
+def converted_in_windows(
+    convert: Callable[[Mel, Voice], Mel], definition: MelConfig, mel: Mel, voice: Voice
+) -> Iterator[Piece]:
+    """Convert a mel in pieces: one, where it is no longer than ``LONGEST_S``.
+
+    A longer one is cut into windows as long as each other. Each is normalised by statistics of its own, and
+    what two of them share is the mean of both, weighted from the first to the second: a level that they do
+    not have in common changes over a second, and not in a frame.
+    """
+    frames, rate = mel.shape[-1], definition.frame_rate
+    longest, shared = round(LONGEST_S * rate), round(SHARED_S * rate)
+    if frames <= longest:
+        yield convert(mel, voice)
+        return
+    n_windows = math.ceil((frames - shared) / (longest - shared))
+    stride = math.ceil((frames - shared) / n_windows)
+    ramp = torch.linspace(0.0, 1.0, shared + 2, device=mel.device)[1:-1]
+    tail = None
+    for start in range(0, n_windows * stride, stride):
+        window = convert(mel[..., start : start + stride + shared], voice)
+        if tail is not None:
+            window = torch.cat([tail.lerp(window[..., :shared], ramp), window[..., shared:]], dim=-1)
+        if start + stride + shared >= frames:
+            yield window
+            return
+        yield window[..., :stride]
+        tail = window[..., stride:]
+
 
 Wave = Float[Tensor, "batch 1 samples"]
 WavePiece = Float[Tensor, "batch 1 _"]
-Mel = Float[Tensor, "batch n_mels frames"]
-Voice = Float[Tensor, "batch dim"]
 
 BLOCK_FRAMES = 400
 """Frames that a live network is given at once where the whole is there: memory does not grow with it."""

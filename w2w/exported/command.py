@@ -63,7 +63,7 @@ def write_step(args: Namespace) -> None:
 
 
 def _network(run: Path | None) -> ConverterNetwork:
-    from w2w.baselines.road import is_mel_run
+    from w2w.baselines.mel_converter import is_mel_run
     from w2w.export import averaged
 
     if run is not None and newest_checkpoint(run) is not None and not is_mel_run(run):

@@ -10,11 +10,11 @@ from torch.testing import assert_close
 
 from data.frontends import NAMED
 from engine.user_error import UserError
-from w2w.baselines.cluit_mel import losses
+from w2w.baselines.cluit_mel import losses as content
 from w2w.baselines.cluit_mel.augment import AugmentConfig, augmented
-from w2w.baselines.cluit_mel.content import MelContentLoss, loud_frames
+from w2w.baselines.cluit_mel.config import CluitMelTaskConfig, Weights
+from w2w.baselines.cluit_mel.losses import MelContentLoss, loud_frames
 from w2w.baselines.cluit_mel.negatives import Negatives, Queue, SlotBank
-from w2w.baselines.cluit_mel.task_config import CluitMelTaskConfig, Weights
 from w2w.cluit.content_loss import ContentLossConfig
 from w2w.cluit.losses import info_nce
 from w2w.cluit.recognisers import SpeechFeatures
@@ -33,7 +33,7 @@ def numbers(*values: int) -> torch.Tensor:
 def test_the_norm_loss_compares_the_logarithm_of_the_sum_over_bands():
     source = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]]).log()  # sums 4 and 6
     converted = torch.tensor([[[1.0, 1.0], [1.0, 2.0]]]).log().requires_grad_()  # sums 2 and 3
-    loss = losses.norm_loss(converted, source)
+    loss = content.norm_loss(converted, source)
     assert_close(loss.item(), math.log(2.0), rtol=1e-5, atol=0)
     loss.backward()
     assert_close(converted.grad[0], -torch.tensor([[0.5, 1 / 3], [0.5, 2 / 3]]) / 2)
@@ -43,9 +43,9 @@ def test_the_adversarial_losses_are_softplus():
     real, fake = torch.tensor([0.0, 2.0]), torch.tensor([-1.0, 3.0])
     hand = (math.log(2) + math.log1p(math.exp(-2))) / 2
     hand += (math.log1p(math.exp(-1)) + math.log1p(math.exp(3))) / 2
-    assert_close(losses.softplus_critic(real, fake).item(), hand)
+    assert_close(content.softplus_critic(real, fake).item(), hand)
     fooled = (math.log1p(math.exp(1)) + math.log1p(math.exp(-3))) / 2
-    assert_close(losses.softplus_generator(fake).item(), fooled)
+    assert_close(content.softplus_generator(fake).item(), fooled)
 
 
 def test_the_gradient_penalty_is_in_the_networks_units():
@@ -53,11 +53,11 @@ def test_the_gradient_penalty_is_in_the_networks_units():
     flat = mel.flatten(1)[:, None].requires_grad_()
     slope = torch.randn(4, 5)
     score = (flat.view_as(mel) * slope).sum((1, 2))
-    assert_close(losses.gradient_penalty(score, flat, 2.0), 4 * slope.square().sum())
+    assert_close(content.gradient_penalty(score, flat, 2.0), 4 * slope.square().sum())
 
 
 def test_mels_are_compared_in_units_of_their_spread():
-    assert_close(losses.mel_distance(torch.ones(1, 2, 3), torch.zeros(1, 2, 3), 2.0).item(), 0.5)
+    assert_close(content.mel_distance(torch.ones(1, 2, 3), torch.zeros(1, 2, 3), 2.0).item(), 0.5)
 
 
 def test_a_slot_keeps_the_running_mean_of_its_recordings_keys():

@@ -12,10 +12,10 @@ from torch.testing import assert_close
 from data.batches import Batch
 from data.frontends import LogMel
 from engine.optim import OptimConfig
+from w2w.baselines.cluit_mel.config import CluitMelTaskConfig, Weights
 from w2w.baselines.cluit_mel.losses import norm_loss
 from w2w.baselines.cluit_mel.network import CluitMelConfig
 from w2w.baselines.cluit_mel.task import CluitMel
-from w2w.baselines.cluit_mel.task_config import CluitMelTaskConfig, Weights
 
 NAMES = [f.name for f in fields(Weights)]
 NONE = Weights(**dict.fromkeys(NAMES, 0.0))

@@ -1,4 +1,4 @@
-"""StarGAN's picture comes back as sound of the same level, by phases or by a vocoder, wherever it is cut."""
+"""StarGAN's spectrogram comes back as sound of the same level, by phases or a vocoder, wherever it is cut."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -40,7 +40,7 @@ def voice(samples: int = 25_600) -> torch.Tensor:
         replace(SPEECH, log="log10", norm="none", scale="htk"),
     ],
 )
-def test_the_mel_of_a_picture_is_nearly_the_waves_own(mel):
+def test_the_mel_of_a_spectrogram_is_nearly_the_waves_own(mel):
     wave = 0.9 * voice() * torch.linspace(0.6, 1.0, 25_600)
     own, told = LogMel(mel)(wave), ToMel(WHOLE, mel)(framed(Spectrogram(WHOLE), wave))
     frames = slice(6, min(own.shape[-1], told.shape[-1]) - 6)
@@ -51,9 +51,9 @@ def test_the_mel_of_a_picture_is_nearly_the_waves_own(mel):
     assert difference.abs().mean() < 0.3
 
 
-def test_a_picture_twice_as_loud_is_a_mel_twice_as_loud():
-    to_mel, picture = ToMel(WHOLE, SPEECH), Spectrogram(WHOLE)
-    quiet, loud = (to_mel(framed(picture, gain * voice())) for gain in (0.5, 1.0))
+def test_a_spectrogram_twice_as_loud_is_a_mel_twice_as_loud():
+    to_mel, spectrogram = ToMel(WHOLE, SPEECH), Spectrogram(WHOLE)
+    quiet, loud = (to_mel(framed(spectrogram, gain * voice())) for gain in (0.5, 1.0))
     risen = (loud - quiet)[:, :KNOWN, 6:-6].median()  # a little more: what sinks towards black in one
     assert risen == pytest.approx(torch.tensor(2.0).log().item(), abs=0.06)
 
@@ -69,42 +69,42 @@ def test_time_is_kept():
 
 
 def test_black_lies_below_the_floor_and_what_is_louder_stays():
-    picture = torch.tensor([0.0, KNEE / 2, KNEE, 0.5, 1.0]).expand(1, 1, 4, 5)
-    found = levels(picture, WHOLE)[0, 0]
-    plain = picture[0, 0, 0] * (WHOLE.high - WHOLE.low) + WHOLE.low
+    spectrogram = torch.tensor([0.0, KNEE / 2, KNEE, 0.5, 1.0]).expand(1, 1, 4, 5)
+    found = levels(spectrogram, WHOLE)[0, 0]
+    plain = spectrogram[0, 0, 0] * (WHOLE.high - WHOLE.low) + WHOLE.low
     assert_close(found - plain, torch.tensor([-BLACK, -BLACK / 2, 0.0, 0.0, 0.0]))
 
 
 @settings(max_examples=10, deadline=None)
 @given(cuts=st.lists(st.integers(1, 59), max_size=5), n_frames=st.integers(1, 99))
-def test_where_a_picture_is_cut_makes_no_difference_to_its_mel(cuts, n_frames):
+def test_where_a_spectrogram_is_cut_makes_no_difference_to_its_mel(cuts, n_frames):
     to_mel = ToMel(SMALL, MelConfig(sample_rate=16_000, n_fft=512, win=400, hop=40, n_mels=20))
-    picture = torch.rand(2, 1, 64, 60, generator=torch.Generator().manual_seed(1))
-    whole = to_mel(picture, n_frames)
+    spectrogram = torch.rand(2, 1, 64, 60, generator=torch.Generator().manual_seed(1))
+    whole = to_mel(spectrogram, n_frames)
     assert whole.shape == (2, 20, n_frames)
     cuts = sorted({0, 60, *cuts})
-    pieces = [picture[..., a:b] for a, b in pairwise(cuts)]
+    pieces = [spectrogram[..., a:b] for a, b in pairwise(cuts)]
     assert_close(torch.cat(list(to_mel.stream(pieces, n_frames)), dim=-1), whole)
 
 
-def test_phases_are_found_for_a_pictures_own_window():
+def test_phases_are_found_for_a_spectrogram_own_window():
     wave = voice()
-    picture = framed(Spectrogram(WHOLE), wave)
-    found = ToWave(WHOLE, GriffinLimConfig(iterations=24))(picture)
-    assert found.shape[-1] == 256 * picture.shape[-1]
+    spectrogram = framed(Spectrogram(WHOLE), wave)
+    found = ToWave(WHOLE, GriffinLimConfig(iterations=24))(spectrogram)
+    assert found.shape[-1] == 256 * spectrogram.shape[-1]
     again = framed(Spectrogram(WHOLE), found)
-    decibels = (again - picture).abs() * (WHOLE.high - WHOLE.low) * 10 / 2.302585
-    heard = picture > 0.1
+    decibels = (again - spectrogram).abs() * (WHOLE.high - WHOLE.low) * 10 / 2.302585
+    heard = spectrogram > 0.1
     assert decibels[heard].mean() < 2.0
     above = stft(found, n_fft=1024, hop=256).abs()
     assert above[:, 262:].mean() < 0.02 * above[:, 1:257].mean()
 
 
-def test_where_a_picture_is_cut_makes_no_difference_to_its_phases():
+def test_where_a_spectrogram_is_cut_makes_no_difference_to_its_phases():
     to_wave = ToWave(SMALL, GriffinLimConfig(iterations=4, block=32, overlap=8))
-    picture = torch.rand(1, 1, 64, 90)
-    whole = to_wave(picture)
-    pieces = to_wave.stream(picture.split([1, 40, 9, 40], dim=-1))
+    spectrogram = torch.rand(1, 1, 64, 90)
+    whole = to_wave(spectrogram)
+    pieces = to_wave.stream(spectrogram.split([1, 40, 9, 40], dim=-1))
     assert_close(torch.cat(list(pieces), dim=-1), whole, rtol=0, atol=0)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from w2w.baselines.stargan.losses import feature_matching, gradient_penalty, masked_cross_entropy, wasserstein
+from w2w.baselines.stargan.task import feature_matching, gradient_penalty, masked_cross_entropy, wasserstein
 
 
 @pytest.mark.parametrize("slope", [0.0, 1.0, 3.0])
@@ -23,7 +23,7 @@ def test_the_penalty_of_a_linear_critic_is_its_slopes_distance_from_one(slope):
 
 def test_the_penalty_is_of_the_sum_over_a_map_of_scores():
     real, fake = torch.rand(2, 1, 2, 2), torch.rand(2, 1, 2, 2)
-    # The map is the picture itself: the sum's slope is 1 in each of 4 places, of length 2.
+    # The map is the spectrogram itself: the sum's slope is 1 in each of 4 places, of length 2.
     assert_close(gradient_penalty(lambda x: x, real, fake, torch.rand(2, 1, 1, 1)), torch.tensor(1.0))
 
 

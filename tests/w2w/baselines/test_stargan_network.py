@@ -15,14 +15,12 @@ from vocoders.griffin_lim import GriffinLimConfig
 from vocoders.hifigan import V2_16K
 from vocoders.vocoder import Vocoder, VocoderConfig
 from w2w import Converter
-from w2w.baselines.stargan import pictures
+from w2w.baselines.stargan import converter as networks
 from w2w.baselines.stargan.config import StarGANConfig
+from w2w.baselines.stargan.converter import StarGANNetwork, StarGANSpectrograms, StarGANUseConfig
 from w2w.baselines.stargan.inversion import framed
-from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig
-from w2w.baselines.stargan.network import StarGANNetwork, StarGANUseConfig
-from w2w.baselines.stargan.pictures import StarGANPictures
+from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig, companions, heard_voice, named_voice
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig
-from w2w.baselines.stargan.voices import companions, heard_voice, named_voice
 from w2w.networks.wave_network import WaveNetwork
 
 LABELS = LabelsConfig(
@@ -89,22 +87,22 @@ def test_rows_do_not_mix(network):
     sources = torch.randn(2, 1, 9_000) * torch.tensor([[[1.0]], [[0.01]]])
     voices = torch.cat([network.named_voice("ann"), network.named_voice("bob")])
     both = network.mel_network.converted(sources, voices)
-    picture = torch.cat(list(both), dim=-1)
+    spectrogram = torch.cat(list(both), dim=-1)
     for row in range(2):
         alone = network.mel_network.converted(sources[row : row + 1], voices[row : row + 1])
-        assert_close(torch.cat(list(alone), dim=-1), picture[row : row + 1], atol=1e-5, rtol=1e-4)
+        assert_close(torch.cat(list(alone), dim=-1), spectrogram[row : row + 1], atol=1e-5, rtol=1e-4)
 
 
 class Passing(torch.nn.Module):
     """A generator that changes nothing."""
 
-    def forward(self, picture, voice):
-        return picture
+    def forward(self, spectrogram, voice):
+        return spectrogram
 
 
 @pytest.mark.parametrize("frames", [64, 65, 100, 112, 113, 500])
 def test_windows_of_a_long_recording_join_into_its_picture(frames):
-    network = StarGANPictures(SHAPE)
+    network = StarGANSpectrograms(SHAPE)
     network.generator = Passing()
     wave = torch.randn(1, 1, 64 * frames - 7)
     joined = torch.cat(list(network.converted(wave, torch.zeros(1, LABELS.n_in))), dim=-1)
@@ -121,13 +119,13 @@ class Whole(torch.nn.Module):
         super().__init__()
         self.called = 0
 
-    def forward(self, picture, voice):
+    def forward(self, spectrogram, voice):
         self.called += 1
-        return torch.full_like(picture, float(self.called - 1))
+        return torch.full_like(spectrogram, float(self.called - 1))
 
 
 def test_windows_fade_into_one_another_without_a_step():
-    network = StarGANPictures(SHAPE)
+    network = StarGANSpectrograms(SHAPE)
     network.generator = Whole()
     joined = torch.cat(list(network.converted(torch.randn(1, 1, 64 * 300), torch.zeros(1, LABELS.n_in))), -1)
     value = joined[0, 0, 0]
@@ -140,9 +138,11 @@ def test_windows_fade_into_one_another_without_a_step():
 def test_memory_does_not_grow_with_the_recording(network, monkeypatch):
     heard = []
     monkeypatch.setattr(
-        pictures.StarGANPictures, "_picture", lambda self, wave, start: heard.append(start) or picture
+        networks.StarGANSpectrograms,
+        "_spectrogram",
+        lambda self, wave, start: heard.append(start) or spectrogram,
     )
-    picture = torch.rand(1, 1, 64, 64)
+    spectrogram = torch.rand(1, 1, 64, 64)
     pieces = network.mel_network.converted(torch.zeros(1, 1, 64 * 3_000), network.named_voice("ann"))
     assert next(pieces).shape[-1] <= 64
     assert len(heard) == 1  # the rest is converted when it is asked for

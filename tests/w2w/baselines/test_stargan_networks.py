@@ -11,9 +11,8 @@ from torch.testing import assert_close
 
 from engine.user_error import UserError
 from w2w.baselines.stargan.config import StarGANConfig
-from w2w.baselines.stargan.discriminator import Discriminator
-from w2w.baselines.stargan.generator import Generator, LabelMerge, OneMap
 from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig, input_label
+from w2w.baselines.stargan.networks import Discriminator, Generator, LabelMerge, OneMap
 from w2w.baselines.stargan.presets import WHOLE_INPUT
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig
 
@@ -100,7 +99,7 @@ def test_a_convolution_to_one_map_equals_the_plain_one():
 
 
 def columns_seen(config, column=128):
-    """Columns that a column of the output depends on: of the merged map, the map before it, the picture."""
+    """Columns that one of the output depends on: of the merged map, the map before it, the spectrogram."""
     network = Generator(replace(config, n_channels=2, labels=LABELS)).eval()
     for parameter in network.parameters():  # all positive, so that no ReLU hides a path
         parameter.data = parameter.data.abs() / 10 + 0.01
@@ -108,14 +107,14 @@ def columns_seen(config, column=128):
     network.out.register_forward_hook(lambda module, taken, given: before_sigmoid.append(given))
     merged = torch.rand(1, 8, 64, 64, requires_grad=True)
     before = torch.rand(1, 8, 64, 64, requires_grad=True)
-    picture = torch.rand(1, 1, 256, 256, requires_grad=True)
+    spectrogram = torch.rand(1, 1, 256, 256, requires_grad=True)
     label = torch.ones(1, LABELS.n_in)
     network.decode(merged)
     network.decode(network.after_merge(network.merge(before, label)))
-    network(picture, label)
+    network(spectrogram, label)
     for out in before_sigmoid:
         out[0, 0, 128, column].backward()
-    return [int(x.grad.abs().sum((0, 1, 2)).count_nonzero()) for x in (merged, before, picture)]
+    return [int(x.grad.abs().sum((0, 1, 2)).count_nonzero()) for x in (merged, before, spectrogram)]
 
 
 def test_how_few_columns_an_output_of_the_published_generator_sees():
@@ -147,8 +146,8 @@ def test_instance_norm_would_subtract_the_labels():
 def test_labels_reach_the_whole_output_when_the_merge_is_not_normalised():
     config = replace(TINY, norm="instance", norm_of_merge=False)
     network = Generator(config).eval()
-    picture, labels = torch.rand(1, 1, 64, 64), torch.tensor([[0, -1], [3, -1]])
-    one, other = (network(picture, input_label(of[None], config.labels)) for of in labels)
+    spectrogram, labels = torch.rand(1, 1, 64, 64), torch.tensor([[0, -1], [3, -1]])
+    one, other = (network(spectrogram, input_label(of[None], config.labels)) for of in labels)
     assert (one - other).abs().amin() > 0 or (one != other).float().mean() > 0.99
 
 
@@ -164,11 +163,11 @@ def test_every_parameter_of_both_networks_receives_a_gradient():
             assert parameter.grad.any(), name
 
 
-def test_pictures_of_any_length_in_fours_pass_the_generator():
+def test_spectrogram_of_any_length_in_fours_pass_the_generator():
     network = Generator(NARROW).eval()
     assert network(torch.rand(1, 1, 256, 20), torch.zeros(1, LABELS.n_in)).shape == (1, 1, 256, 20)
 
 
-def test_pictures_that_cannot_be_halved_are_refused():
+def test_spectrogram_that_cannot_be_halved_are_refused():
     with pytest.raises(UserError, match="cannot be halved 6 times"):
         StarGANConfig(spectrogram=SpectrogramConfig(n_frames=128 + 4))

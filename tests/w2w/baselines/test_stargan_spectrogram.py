@@ -1,4 +1,4 @@
-"""StarGAN's picture: its size, its bounds, the way back."""
+"""StarGAN's spectrogram: its size, its bounds, the way back."""
 
 import math
 
@@ -23,7 +23,7 @@ def test_hops_of_512_would_make_half_of_the_frames():
     assert halved(torch.randn(1, 1, 66_304)).shape == (1, 1, 256, 128)
 
 
-def test_pictures_are_the_floored_log_power_of_bins_above_dc():
+def test_spectrogram_are_the_floored_log_power_of_bins_above_dc():
     wave = 0.3 * torch.randn(1, 1, 4_096)
     frame = wave[0, 0, 512 : 512 + 1024].double().numpy() * (
         0.54 - 0.46 * np.cos(2 * np.pi * np.arange(1024) / 1024)
@@ -39,19 +39,22 @@ def test_pictures_are_the_floored_log_power_of_bins_above_dc():
 def test_silence_is_black_and_the_loudest_wave_stays_below_white():
     at = torch.arange(66_304)
     loudest = torch.cos(2 * math.pi * 40 * at / 1024).sign()[None, None]
-    picture = Spectrogram(CONFIG)
-    assert not picture(torch.zeros(1, 1, 66_304)).any()
-    brightest = picture(loudest).max().item()
+    spectrogram = Spectrogram(CONFIG)
+    assert not spectrogram(torch.zeros(1, 1, 66_304)).any()
+    brightest = spectrogram(loudest).max().item()
     assert 0.9 < brightest < 1.0
 
 
 def test_magnitudes_come_back_from_a_picture():
     wave = at_full_scale(torch.randn(1, 1, 8_192))
-    picture = Spectrogram(CONFIG)
+    spectrogram = Spectrogram(CONFIG)
     window = torch.hamming_window(1024)
     true = torch.stft(wave[0], 1024, 256, 1024, window, center=False, return_complex=True).abs()[:, 1:257]
     assert_close(
-        picture.magnitudes(picture(wave)), true.clamp_min(math.sqrt(1e-3 * 1024)), rtol=1e-3, atol=1e-3
+        spectrogram.magnitudes(spectrogram(wave)),
+        true.clamp_min(math.sqrt(1e-3 * 1024)),
+        rtol=1e-3,
+        atol=1e-3,
     )
 
 

@@ -54,9 +54,9 @@ def test_every_update_has_clips_of_its_own(monkeypatch):
     task, heard = build(), []
     real_loss = task.discriminator_loss
 
-    def listen(scalars, picture, label, target):
-        heard.append(picture)
-        return real_loss(scalars, picture, label, target)
+    def listen(scalars, spectrogram, label, target):
+        heard.append(spectrogram)
+        return real_loss(scalars, spectrogram, label, target)
 
     monkeypatch.setattr(task, "discriminator_loss", listen)
     clips = batch()
@@ -78,8 +78,8 @@ def test_each_term_moves_the_generator(term):
     for weight in (0.0, 5.0):
         torch.manual_seed(1)
         task = build(replace(OFF, **{term: weight}))
-        picture = task.spectrogram(clips.wave)
-        loss = task.generator_loss({}, picture, clips.labels, clips.labels.roll(1, 0))
+        spectrogram = task.spectrogram(clips.wave)
+        loss = task.generator_loss({}, spectrogram, clips.labels, clips.labels.roll(1, 0))
         gradients.append(torch.autograd.grad(loss, task.generator.out.weight)[0])
     assert not torch.equal(*gradients)
 
@@ -87,8 +87,8 @@ def test_each_term_moves_the_generator(term):
 def test_the_discriminators_loss_leaves_the_generator_alone():
     task = build(StarGANTaskConfig())
     clips = batch(2)
-    picture = task.spectrogram(clips.wave)
-    loss = task.discriminator_loss({}, picture, clips.labels, clips.labels.roll(1, 0))
+    spectrogram = task.spectrogram(clips.wave)
+    loss = task.discriminator_loss({}, spectrogram, clips.labels, clips.labels.roll(1, 0))
     loss.backward()
     assert all(p.grad is None for p in task.generator.parameters())
     assert all(p.grad is not None and p.grad.any() for p in task.discriminator.parameters())
@@ -118,13 +118,13 @@ def test_one_batch_can_be_learned():
     """The generator comes to keep and return one batch, the discriminator to hear its labels."""
     config = StarGANTaskConfig(critic_updates=1)
     task, clips = build(config, lr=3e-3), batch(3)
-    picture = task.spectrogram(clips.wave)
+    spectrogram = task.spectrogram(clips.wave)
     first = task.update(clips, 0)
     for step in range(1, 40):
         last = task.update(clips, step)
     for term in ("generator/identity", "generator/reconstruction", "discriminator/classes"):
         assert last[f"loss/{term}"] < 0.5 * first[f"loss/{term}"], term
-    heard = task.discriminator(picture).labels[:, :3].argmax(1)
+    heard = task.discriminator(spectrogram).labels[:, :3].argmax(1)
     assert torch.equal(heard, clips.labels[:, 0])
 
 
@@ -135,7 +135,7 @@ def test_what_is_shown_and_measured_leaves_the_task_as_it_was():
     with torch.no_grad():
         shown, scores = task.samples(1), task.evaluate(1)
     assert set(shown.mels) == {"source", "converted", "returned", "kept", "target"}
-    assert all(picture.shape == (64, 64) for picture in shown.mels.values())
+    assert all(spectrogram.shape == (64, 64) for spectrogram in shown.mels.values())
     assert set(scores) == {"moved", "apart", "label", "obeyed"}
     assert 0 <= scores["obeyed"] <= 1
     assert scores["apart"] > 0

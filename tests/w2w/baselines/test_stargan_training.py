@@ -12,7 +12,7 @@ from data.batches import Address, DataConfig
 from engine.checkpoint import load_export, load_weights, newest_checkpoint
 from engine.config import from_json, to_json
 from engine.user_error import UserError
-from w2w.baselines.road import MelRoadConfig
+from w2w.baselines.mel_converter import MelConverterConfig
 from w2w.baselines.stargan.batches import LabelledCrops, labelled_batches
 from w2w.baselines.stargan.labels import LabelGroup
 from w2w.baselines.stargan.presets import PRESETS, STARGAN, STARGAN_SMALL
@@ -135,7 +135,7 @@ def test_a_run_continues_exactly_and_leaves_both_networks_for_use(corpus):
     for name in straight:
         for key, tensor in straight[name].items():
             assert torch.equal(tensor, halves[name][key]), f"{name} {key}"
-    stored, weights = load_export(corpus / "straight" / "export", MelRoadConfig)
+    stored, weights = load_export(corpus / "straight" / "export", MelConverterConfig)
     assert stored.road.network.labels.first.names == ("speaker0", "speaker1", "speaker2")
     assert {key.split(".")[0] for key in weights} == {"generator", "discriminator"}
     begun = build(replace(completed(config(corpus, corpus / "other")), init=str(corpus / "straight")))
@@ -170,7 +170,7 @@ def test_data_without_any_labels_are_refused(corpus):
         train(config(corpus, corpus / "run"))
 
 
-def test_crops_that_do_not_make_the_picture_and_single_clips_are_refused(corpus):
+def test_crops_that_do_not_make_the_spectrogram_and_single_clips_are_refused(corpus):
     with pytest.raises(UserError, match="set 16000 and 66304"):
         replace(STARGAN, data=DataConfig(batch=2, crop_samples=32_000))
     with pytest.raises(UserError, match="target labels are other clips'"):

@@ -18,7 +18,7 @@ from vocoders.hifigan import V2_16K
 from vocoders.melgan import MELGAN_16K
 from vocoders.vocoder import Vocoder, VocoderConfig
 from w2w import Converter
-from w2w.baselines import mel_windows
+from w2w.baselines import two_stage
 from w2w.baselines.framing import live_log_mel, reach_ahead
 from w2w.baselines.two_stage import MelNetwork, TwoStage
 from w2w.networks.wave_network import WaveNetwork
@@ -195,8 +195,8 @@ def test_griffin_lim_does_not_speak_live(buzz):
 
 
 def test_a_very_long_mel_is_converted_in_windows_that_fade_into_each_other(monkeypatch):
-    monkeypatch.setattr(mel_windows, "LONGEST_S", 1.0)
-    monkeypatch.setattr(mel_windows, "SHARED_S", 0.2)
+    monkeypatch.setattr(two_stage, "LONGEST_S", 1.0)
+    monkeypatch.setattr(two_stage, "SHARED_S", 0.2)
     heard = []
 
     def convert(mel: Tensor, voice: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ def test_a_very_long_mel_is_converted_in_windows_that_fade_into_each_other(monke
         return mel + len(heard)
 
     mel, voice = torch.zeros(1, 80, 333), torch.zeros(1, 3)
-    pieces = list(mel_windows.converted_in_windows(convert, SPEECH, mel, voice))
+    pieces = list(two_stage.converted_in_windows(convert, SPEECH, mel, voice))
     made = torch.cat(pieces, dim=-1)
     assert made.shape == mel.shape
     assert max(heard) <= 100
@@ -217,7 +217,7 @@ def test_a_very_long_mel_is_converted_in_windows_that_fade_into_each_other(monke
 def test_one_window_is_the_network_itself():
     network, mel, voice = Blocks(whole=True), torch.randn(1, 80, 50) - 5, torch.zeros(1, 3)
     with torch.no_grad():
-        made = torch.cat(list(mel_windows.converted_in_windows(network, SPEECH, mel, voice)), dim=-1)
+        made = torch.cat(list(two_stage.converted_in_windows(network, SPEECH, mel, voice)), dim=-1)
         assert torch.equal(made, network(mel, voice))
 
 

@@ -1,11 +1,19 @@
-"""The losses that CLUIT on mels does not share with waves: adversarial terms, energy and distance of mels."""
+"""Losses on mels: adversarial, of energies and distances, and of what a frozen recogniser hears."""
+
+import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
 
+from data.frontends import MelConfig
+from engine.user_error import UserError
+from pretrain.recogniser import Recogniser
+from w2w.cluit.content_loss import ContentLossConfig, feature_distance, posterior_distance
 from w2w.cluit.losses import r1
+from w2w.cluit.recognisers import LocalRecogniser, open_recogniser
 
 Mel = Float[Tensor, "batch n_mels frames"]
 Scores = Float[Tensor, "batch"]
@@ -46,3 +54,79 @@ def mel_distance(mel: Mel, target: Mel, spread: float) -> Float[Tensor, ""]:
 def gradient_penalty(score: Scores, flat: Float[Tensor, "batch 1 all"], spread: float) -> Float[Tensor, ""]:
     """R1 of a critic of mels, whose values ``flat`` holds: its gradient by mels in units of ``spread``."""
     return r1([score], flat) * spread**2
+
+
+class MelContentLoss(nn.Module):
+    """Distance of what is said in two mels; gradients reach ``converted`` and nothing else.
+
+    The recogniser was taught with a shorter window (400 samples of 512) than the converter's mels have (640
+    of 1024). Hop, bands and range are the same, and it subtracts each utterance's mean spectrum, so that it
+    is fed these mels as they are: both what was said and what is heard come through the same window.
+    """
+
+    def __init__(self, config: ContentLossConfig, mel: MelConfig) -> None:
+        super().__init__()
+        if not isinstance(config.backend, LocalRecogniser):
+            kind = type(config.backend).__name__
+            raise UserError(
+                f"content.backend {kind} listens to waves, and this converter makes mels: use LocalRecogniser"
+            )
+        self.config = config
+        recogniser = open_recogniser(config.backend)
+        assert isinstance(recogniser, Recogniser)
+        self.recogniser = recogniser
+        _check_same_bands(mel, recogniser.config.mel)
+
+    def train(self, mode: bool = True) -> "MelContentLoss":
+        """Stay in evaluation mode: the judge does not change with its subject."""
+        return super().train(False)
+
+    def forward(self, converted: Mel, source: Mel) -> Float[Tensor, ""]:
+        config, ear = self.config, self.recogniser
+        with torch.no_grad():
+            said = ear.from_normalised(ear.normalise(source.float()))
+        heard = ear.from_normalised(ear.normalise(converted.float()))
+        counts = loud_frames(source, said.log_probs.shape[1], config.silence_db)
+        total = converted.new_zeros(())
+        if config.features:
+            distances = [
+                feature_distance(heard.features[i], said.features[i], counts, config.distance)
+                for i in self._layers(len(said.features))
+            ]
+            total = total + config.features * torch.stack(distances).mean()
+        if config.posteriors:
+            apart = posterior_distance(heard.log_probs, said.log_probs, counts)
+            total = total + config.posteriors * apart
+        return total
+
+    def _layers(self, n_layers: int) -> list[int]:
+        for layer in self.config.layers:
+            if not -n_layers <= layer < n_layers:
+                raise UserError(f"content layer {layer} does not exist: the recogniser has {n_layers}")
+        return list(self.config.layers) or list(range(n_layers // 2, n_layers))
+
+
+def loud_frames(source: Mel, frames: int, silence_db: float) -> Bool[Tensor, "batch heard"]:
+    """Tell which of the recogniser's frames are less than ``-silence_db`` below their clip's loudest."""
+    energy = F.adaptive_avg_pool1d(frame_energy(source.detach()), frames)
+    return energy >= energy.amax(-1, keepdim=True) + silence_db * math.log(10.0) / 20.0
+
+
+def _check_same_bands(ours: MelConfig, its: MelConfig) -> None:
+    """Refuse mels that the recogniser cannot read; windows, floors and edges may differ."""
+    alike = replace(
+        ours,
+        n_fft=its.n_fft,
+        win=its.win,
+        magnitude_floor=its.magnitude_floor,
+        floor=its.floor,
+        padding=its.padding,
+        pad_mode=its.pad_mode,
+    )
+    if alike != its:
+        raise UserError(
+            f"the content loss hears mels of {its.n_mels} bands from {its.f_min:g} to {its.f_max:g} Hz every "
+            f"{its.hop} samples at {its.sample_rate} Hz, and network.mel is of {ours.n_mels} from "
+            f"{ours.f_min:g} to {ours.f_max:g} Hz every {ours.hop} at {ours.sample_rate} Hz: set "
+            "--task.weights.content 0, or take the definition speech16k"
+        )

@@ -7,8 +7,8 @@ from data.batches import DataConfig
 from engine.loop import LoopConfig
 from engine.optim import OptimConfig
 from engine.user_error import UserError
+from w2w.baselines.cluit_mel.config import CluitMelTaskConfig, Weights
 from w2w.baselines.cluit_mel.network import CluitMelConfig
-from w2w.baselines.cluit_mel.task_config import CluitMelTaskConfig, Weights
 from w2w.cluit.content_loss import ContentLossConfig
 
 ADAM = OptimConfig(lr=5e-5, betas=(0.0, 0.99))

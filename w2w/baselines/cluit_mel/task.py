@@ -13,6 +13,7 @@ from engine.tracking import Samples
 from engine.user_error import UserError
 from w2w.baselines.cluit_mel import showcase
 from w2w.baselines.cluit_mel.augment import augmented
+from w2w.baselines.cluit_mel.config import CluitMelTaskConfig
 from w2w.baselines.cluit_mel.critic import MelCritic, MelJudgement
 from w2w.baselines.cluit_mel.losses import (
     gradient_penalty,
@@ -23,7 +24,6 @@ from w2w.baselines.cluit_mel.losses import (
 )
 from w2w.baselines.cluit_mel.negatives import Drawn, Queue, SlotBank
 from w2w.baselines.cluit_mel.network import CluitMelConfig, CluitMelNetwork
-from w2w.baselines.cluit_mel.task_config import CluitMelTaskConfig
 from w2w.cluit.losses import info_nce, labelled_cross_entropy
 
 Mel = Float[Tensor, "batch n_mels frames"]

@@ -11,7 +11,7 @@ from data.batches import SpeechCrops, batches
 from engine.checkpoint import fill, load_weights, newest_checkpoint
 from engine.loop import accelerator, fit
 from engine.user_error import UserError
-from w2w.baselines.cluit_mel.content import MelContentLoss
+from w2w.baselines.cluit_mel.losses import MelContentLoss
 from w2w.baselines.cluit_mel.network import CluitMelConfig
 from w2w.baselines.cluit_mel.presets import PRESETS, CluitMelTrainConfig
 from w2w.baselines.cluit_mel.task import CluitMel

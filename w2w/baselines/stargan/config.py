@@ -1,4 +1,4 @@
-"""What decides StarGAN's networks: the picture, the labels, the widths, and what remedies its finding."""
+"""What decides StarGAN's networks: the spectrogram, the labels, the widths, and what remedies its finding."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,7 +13,7 @@ class StarGANConfig:
     """Generator and discriminator. The defaults are the experiment's."""
 
     spectrogram: SpectrogramConfig = field(default_factory=SpectrogramConfig)
-    """The picture."""
+    """The spectrogram."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
     """What is known of clips."""
     n_channels: int = 32
@@ -40,6 +40,6 @@ class StarGANConfig:
         shape, size = self.spectrogram, 2**self.critic_layers
         if shape.n_bins % size or shape.n_frames % size:
             raise UserError(
-                f"pictures of {shape.n_bins} × {shape.n_frames} cannot be halved {self.critic_layers} times: "
-                "set critic_layers, or sizes that are multiples of 2 to that power"
+                f"spectrograms of {shape.n_bins} × {shape.n_frames} cannot be halved {self.critic_layers} "
+                "times: set critic_layers, or sizes that are multiples of 2 to that power"
             )

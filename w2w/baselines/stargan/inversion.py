@@ -1,7 +1,7 @@
-"""From StarGAN's picture back to sound: straight, by phase retrieval, or as a log-mel for a vocoder.
+"""From StarGAN's spectrogram back to sound: straight, by phase retrieval, or as a log-mel for a vocoder.
 
-Two things are not in a picture and are assumed, the same way on both roads. Below the floor: most of a
-picture is black (four fifths, in read speech), and black is taken for ``BLACK`` nepers of power under the
+Two things are not in a spectrogram and are assumed, the same way on both roads. Below the floor: most of a
+spectrogram is black (four fifths, in read speech), and black is taken for ``BLACK`` nepers of power under the
 floor, not for the floor itself, which would be heard as hiss. Above the last bin: a vocoder's bands are
 filled by continuing the topmost quarter of the bins, falling by ``FALL_DB`` per octave; phase retrieval
 leaves them empty. The constants make the log-mel differ least from that of recorded speech. Nothing is taken
@@ -23,8 +23,8 @@ from engine.user_error import UserError
 from vocoders.phases import GriffinLimConfig, PhaseRetrieval
 from w2w.baselines.stargan.spectrogram import Spectrogram, SpectrogramConfig, at_full_scale
 
-Picture = Float[Tensor, "batch 1 bins frames"]
-PicturePiece = Float[Tensor, "batch 1 bins _"]
+Spectrograms = Float[Tensor, "batch 1 bins frames"]
+SpectrogramPiece = Float[Tensor, "batch 1 bins _"]
 Levels = Float[Tensor, "batch bins frames"]
 LevelPiece = Float[Tensor, "batch bins _"]
 MelPiece = Float[Tensor, "batch n_mels _"]
@@ -33,13 +33,13 @@ WavePiece = Float[Tensor, "batch 1 _"]
 BLACK = 4.0
 """Nepers of power (17 dB) that black is taken to lie below the floor."""
 KNEE = 0.02
-"""Values up to which that sinks to nothing; a picture's are in [0, 1]."""
+"""Values up to which that sinks to nothing; a spectrogram's are in [0, 1]."""
 FALL_DB = 18.0
 """Per octave, above the last bin."""
 
 
 class ToWave(nn.Module):
-    """A picture's wave by phase retrieval on its own linear spectrogram; no vocoder, no mel."""
+    """A spectrogram's wave by phase retrieval on its own magnitudes; no vocoder, no mel."""
 
     def __init__(self, config: SpectrogramConfig, phases: GriffinLimConfig | None = None) -> None:
         super().__init__()
@@ -48,12 +48,12 @@ class ToWave(nn.Module):
             phases or GriffinLimConfig(), torch.hamming_window(config.n_fft), hop=config.hop
         )
 
-    def forward(self, picture: Picture) -> Float[Tensor, "batch 1 samples"]:
+    def forward(self, spectrogram: Spectrograms) -> Float[Tensor, "batch 1 samples"]:
         """A wave of frames · hop samples, whose first frame's window begins (n_fft − hop) / 2 before it."""
-        return torch.cat(list(self.stream([picture])), dim=-1)
+        return torch.cat(list(self.stream([spectrogram])), dim=-1)
 
-    def stream(self, pieces: Iterable[PicturePiece]) -> Iterator[WavePiece]:
-        """Pieces of picture to pieces of wave, in flat memory; where they are cut makes no difference."""
+    def stream(self, pieces: Iterable[SpectrogramPiece]) -> Iterator[WavePiece]:
+        """Pieces of spectrogram to pieces of wave, in flat memory; where they are cut makes no difference."""
         yield from self.phases.stream((piece[:, 0] for piece in pieces), self._magnitudes)
 
     def _magnitudes(self, values: Levels) -> Float[Tensor, "batch frames n_bins"]:
@@ -63,7 +63,7 @@ class ToWave(nn.Module):
 
 
 class ToMel(nn.Module):
-    """A picture's log-mel by a definition of the same sample rate, for the definition's vocoder.
+    """A spectrogram's log-mel by a definition of the same sample rate, for the definition's vocoder.
 
     The levels, logarithms of power, are interpolated linearly to the definition's frames, then scaled so that
     speech has the level that ``LogMel`` hears: the two windows differ in length and shape.
@@ -82,19 +82,19 @@ class ToMel(nn.Module):
         self.gain = 1.0
         self.gain = self._ratio()
 
-    def forward(self, picture: Picture, n_frames: int | None = None) -> MelPiece:
-        """The log-mel of ``n_frames`` frames, by default as many as fill the picture's samples."""
-        samples = picture.shape[-1] * self.config.hop
-        return torch.cat(list(self.stream([picture], n_frames or -(-samples // self.mel.hop))), dim=-1)
+    def forward(self, spectrogram: Spectrograms, n_frames: int | None = None) -> MelPiece:
+        """The log-mel of ``n_frames`` frames, by default as many as fill the spectrogram's samples."""
+        samples = spectrogram.shape[-1] * self.config.hop
+        return torch.cat(list(self.stream([spectrogram], n_frames or -(-samples // self.mel.hop))), dim=-1)
 
-    def stream(self, pieces: Iterable[PicturePiece], n_frames: int) -> Iterator[MelPiece]:
-        """Pieces of picture to pieces of its log-mel, ``n_frames`` in all; cuts make no difference."""
+    def stream(self, pieces: Iterable[SpectrogramPiece], n_frames: int) -> Iterator[MelPiece]:
+        """Pieces of spectrogram to pieces of its log-mel, ``n_frames`` in all; cuts make no difference."""
         known = (levels(piece, self.config) for piece in pieces)
         for piece in in_other_frames(known, self._position, n_frames):
             yield self._bands(piece)
 
     def _position(self, frame: int) -> float:
-        """Where a frame of the mel lies, in frames of the picture."""
+        """Where a frame of the mel lies, in frames of the spectrogram."""
         mel, half = self.mel, self.mel.n_fft / 2
         centre = {
             "same": half - (mel.n_fft - mel.hop) // 2,
@@ -131,8 +131,8 @@ class ToMel(nn.Module):
         return self.log_mel.compress(power.sqrt() if self.mel.power == 1 else power)
 
 
-def framed(spectrogram: Spectrogram, wave: Float[Tensor, "batch 1 samples"]) -> Picture:
-    """The picture of a wave of any length, a frame for each hop begun; silence lies around the wave."""
+def framed(spectrogram: Spectrogram, wave: Float[Tensor, "batch 1 samples"]) -> Spectrograms:
+    """The spectrogram of a wave of any length, a frame for each hop begun; silence lies around the wave."""
     config = spectrogram.config
     before, rest = edge(config), -wave.shape[-1] % config.hop
     return spectrogram(F.pad(wave, (before, config.n_fft - config.hop - before + rest)))
@@ -143,9 +143,9 @@ def edge(config: SpectrogramConfig) -> int:
     return (config.n_fft - config.hop) // 2
 
 
-def levels(picture: PicturePiece, config: SpectrogramConfig) -> LevelPiece:
-    """The logarithms of power that a picture stands for, black lowered below the floor."""
-    values = picture[:, 0].float()
+def levels(spectrogram: SpectrogramPiece, config: SpectrogramConfig) -> LevelPiece:
+    """The logarithms of power that a spectrogram stands for, black lowered below the floor."""
+    values = spectrogram[:, 0].float()
     sunk = BLACK * (1.0 - values / KNEE).clamp_min(0.0)
     return values * (config.high - config.low) + config.low - sunk
 

@@ -1,4 +1,4 @@
-"""The picture that StarGAN converts: a square log-power spectrogram scaled to [0, 1]."""
+"""What StarGAN converts: a square log-power spectrogram scaled to [0, 1]."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from data.frontends import stft
 from engine.user_error import UserError
 
 Wave = Float[Tensor, "batch 1 samples"]
-Picture = Float[Tensor, "batch 1 bins frames"]
+Spectrograms = Float[Tensor, "batch 1 bins frames"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class SpectrogramConfig:
     """Samples between frames. The experiment's notes say 512, but its crops of 66304 samples are
     1024 + 255 · 256, which makes 256 frames only with hops of 256; 512 would make 128 of them."""
     n_frames: int = 256
-    """Frames of a picture that is trained on."""
+    """Frames of a spectrogram that is trained on."""
     n_bins: int = 256
     """Bins, from the first above DC."""
     floor: float = 1e-3
@@ -47,7 +47,7 @@ class SpectrogramConfig:
 
     @property
     def crop_samples(self) -> int:
-        """Samples of a picture: 66304 by default."""
+        """Samples of a spectrogram: 66304 by default."""
         return self.n_fft + (self.n_frames - 1) * self.hop
 
     @property
@@ -59,14 +59,14 @@ class SpectrogramConfig:
     def high(self) -> float:
         """The log-power that becomes 1: no sample above 1 means no coefficient above the window's sum.
 
-        A fixed bound, not the clip's own maximum: a picture's values then mean the same in every clip, and
-        a converted picture can be taken back to powers without its source.
+        A fixed bound, not the clip's own maximum: a spectrogram's values then mean the same in every clip,
+        and a converted spectrogram can be taken back to powers without its source.
         """
         return 2.0 * math.log(0.54 * self.n_fft) - math.log(self.n_fft)
 
 
 class Spectrogram(nn.Module):
-    """Waves to pictures and back to magnitudes; float32 throughout, also under autocast."""
+    """Waves to spectrograms and back to magnitudes; float32 throughout, also under autocast."""
 
     def __init__(self, config: SpectrogramConfig) -> None:
         super().__init__()
@@ -75,10 +75,10 @@ class Spectrogram(nn.Module):
 
     window: Tensor
 
-    def forward(self, wave: Wave) -> Picture:
+    def forward(self, wave: Wave) -> Spectrograms:
         """Power / n_fft of whole frames alone, floored, its natural logarithm scaled to [0, 1].
 
-        Waves are expected with peaks of 1 (see ``batches``); quieter ones make darker pictures.
+        Waves are expected with peaks of 1 (see ``batches``); quieter ones make darker spectrograms.
         """
         config = self.config
         spectrum = stft(wave, n_fft=config.n_fft, hop=config.hop, padding="none", window=self.window)
@@ -87,10 +87,10 @@ class Spectrogram(nn.Module):
         level = power.clamp_min(config.floor).log()
         return ((level - config.low) / (config.high - config.low)).clamp_max(1.0)[:, None]
 
-    def magnitudes(self, picture: Picture) -> Float[Tensor, "batch bins frames"]:
-        """The coefficients' magnitudes a picture stands for, from the first bin above DC."""
+    def magnitudes(self, spectrogram: Spectrograms) -> Float[Tensor, "batch bins frames"]:
+        """The coefficients' magnitudes a spectrogram stands for, from the first bin above DC."""
         config = self.config
-        level = picture[:, 0].float() * (config.high - config.low) + config.low
+        level = spectrogram[:, 0].float() * (config.high - config.low) + config.low
         return (0.5 * level).exp() * math.sqrt(config.n_fft)
 
 

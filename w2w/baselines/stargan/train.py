@@ -14,9 +14,8 @@ from engine.loop import accelerator, fit
 from engine.user_error import UserError
 from w2w.baselines.stargan.batches import labelled_batches, told_rows
 from w2w.baselines.stargan.labels import with_names
-from w2w.baselines.stargan.presets import PRESETS
+from w2w.baselines.stargan.presets import PRESETS, StarGANTrainConfig
 from w2w.baselines.stargan.task import StarGAN
-from w2w.baselines.stargan.train_config import StarGANTrainConfig
 from w2w.export import export_run
 
 __all__ = ["PRESETS", "StarGANTrainConfig", "build", "completed", "train"]

@@ -1,4 +1,4 @@
-"""The mel road as a folder: which network converts mels, and which vocoder speaks them."""
+"""A converter of mels as a folder: which network converts them, and which vocoder makes waves of them."""
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -17,10 +17,10 @@ from vocoders.mel_files import check_definition
 from vocoders.vocoder import Vocoder, VocoderConfig
 from w2w.baselines.cluit_mel.network import CluitMelConfig, CluitMelNetwork
 from w2w.baselines.framing import mel_of
-from w2w.baselines.stargan.network import StarGANNetwork, StarGANUseConfig, trained
+from w2w.baselines.stargan.converter import StarGANNetwork, StarGANUseConfig, trained
 from w2w.baselines.two_stage import TwoStage
 
-Road = CluitMelConfig | StarGANUseConfig
+MelNetworkConfig = CluitMelConfig | StarGANUseConfig
 
 WORDS = ("released", "griffin_lim")
 """Vocoders that are named by a word; others are folders."""
@@ -29,22 +29,22 @@ BESIDE = "vocoder"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MelRoadConfig:
+class MelConverterConfig:
     """The ``config.json`` of an exported converter of mels; its weights are the converter's alone."""
 
     KIND: ClassVar[str] = "mel_converter"
-    road: Road
-    """Which network converts, and its sizes."""
+    road: MelNetworkConfig
+    """Which network converts, and its sizes; the name is the file format's."""
     vocoder: str = "released"
     """What speaks: ``released``, ``griffin_lim``, or a vocoder's folder, relative to this file's."""
 
 
-def open_road(folder: Path, vocoder: str | Path | None = None, device: str = "cpu") -> Any:
+def open_mel_converter(folder: Path, vocoder: str | Path | None = None, device: str = "cpu") -> Any:
     """Load an exported converter of mels and its vocoder as one network from wave to wave.
 
     ``vocoder`` is another than the folder names: a word, a vocoder's folder or its training run.
     """
-    config, state = load_export(folder, MelRoadConfig)
+    config, state = load_export(folder, MelConverterConfig)
     speaks = str(vocoder) if vocoder is not None else _beside(folder, config.vocoder)
     found = find_vocoder(speaks, config.road, f"what {folder} makes")
     match config.road:
@@ -58,17 +58,17 @@ def open_road(folder: Path, vocoder: str | Path | None = None, device: str = "cp
             return network.to(device)
 
 
-def find_vocoder(name: str, road: Road, where: str) -> Vocoder:
-    """Load a vocoder for what a road makes; ``where`` names that in complaints."""
-    match road:
+def find_vocoder(name: str, network_config: MelNetworkConfig, where: str) -> Vocoder:
+    """Load a vocoder for what a network makes; ``where`` names that in complaints."""
+    match network_config:
         case CluitMelConfig():
             if name == "griffin_lim":
-                return load_vocoder(name, mel=road.mel)
+                return load_vocoder(name, mel=network_config.mel)
             found = load_vocoder(name)
-            check_definition(road.mel, found.mel, where)
+            check_definition(network_config.mel, found.mel, where)
             return found
         case StarGANUseConfig():  # its spectrogram can be told in any definition of its rate
-            rate = road.network.spectrogram.sample_rate
+            rate = network_config.network.spectrogram.sample_rate
             if name == "griffin_lim":
                 return load_vocoder(name, mel=replace(MelConfig(), sample_rate=rate, f_max=rate / 2))
             found = load_vocoder(name)
@@ -91,7 +91,7 @@ def _beside(folder: Path, name: str) -> str:
     return str(folder / name)
 
 
-def export_road(
+def export_mel_converter(
     run: Path, out: Path, *, vocoder: str | None = None, statistics: str | Path | None = None
 ) -> Path:
     """Write the folder of a run's averaged network and its vocoder; return it.
@@ -103,27 +103,27 @@ def export_road(
     checkpoint = newest_checkpoint(run)
     if checkpoint is None:
         raise UserError(f"{run} holds no checkpoint of a run: give the folder that --loop.out named")
-    road, network = learned(checkpoint)
+    network_config, network = learned(checkpoint)
     if statistics is not None:
         freeze_statistics(network, statistics)
-    name = vocoder or _kept(out) or _default(road)
-    found = find_vocoder(name, road, f"what {run} makes") if name in WORDS or vocoder else None
+    name = vocoder or _kept(out) or _default(network_config)
+    found = find_vocoder(name, network_config, f"what {run} makes") if name in WORDS or vocoder else None
     if found is not None and name not in WORDS:
         name = BESIDE
         _export_vocoder(found, out / BESIDE)
-    return export(out, MelRoadConfig(road=road, vocoder=name), network)
+    return export(out, MelConverterConfig(road=network_config, vocoder=name), network)
 
 
-def learned(checkpoint: Path) -> tuple[Road, Any]:
+def learned(checkpoint: Path) -> tuple[MelNetworkConfig, Any]:
     """What a training run's checkpoint leaves for use: CLUIT's averaged network, or StarGAN's two."""
     from w2w.baselines.cluit_mel.presets import CluitMelTrainConfig
 
     if stored_kind(checkpoint) == "stargan_training":
         return trained(checkpoint)
-    road = load_config(CluitMelTrainConfig, checkpoint / "config.json").network
-    network, weights = CluitMelNetwork(road), checkpoint / "network_ema.safetensors"
+    network_config = load_config(CluitMelTrainConfig, checkpoint / "config.json").network
+    network, weights = CluitMelNetwork(network_config), checkpoint / "network_ema.safetensors"
     fill(network, load_weights(weights), weights)
-    return road, network.eval()
+    return network_config, network.eval()
 
 
 def freeze_statistics(network: Any, clip: str | Path) -> None:
@@ -145,20 +145,20 @@ def is_mel_run(run: Path) -> bool:
 def _kept(out: Path) -> str | None:
     """The vocoder of an export that is there already."""
     with suppress(UserError):
-        kept = load_config(MelRoadConfig, out / "config.json").vocoder
+        kept = load_config(MelConverterConfig, out / "config.json").vocoder
         return kept if kept in WORDS or (out / kept).is_dir() else None
     return None
 
 
-def _default(road: Road) -> str:
+def _default(network_config: MelNetworkConfig) -> str:
     if not (RELEASED / "config.json").is_file():
         return "griffin_lim"
     theirs = load_config(VocoderConfig, RELEASED / "config.json").mel
-    match road:
+    match network_config:
         case CluitMelConfig():
-            fits = theirs == road.mel
+            fits = theirs == network_config.mel
         case StarGANUseConfig():
-            fits = theirs.sample_rate == road.network.spectrogram.sample_rate
+            fits = theirs.sample_rate == network_config.network.spectrogram.sample_rate
     return "released" if fits else "griffin_lim"
 
 

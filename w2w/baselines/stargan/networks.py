@@ -1,4 +1,7 @@
-"""StarGAN's generator: a picture and labels in, the picture as the labels' voice would have it out."""
+"""StarGAN's networks: a generator of spectrograms with labels' voices, and a discriminator of both."""
+
+from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +10,45 @@ from torch import Tensor, nn
 
 from w2w.baselines.stargan.config import StarGANConfig
 
-Picture = Float[Tensor, "batch 1 bins frames"]
+Spectrograms = Float[Tensor, "batch 1 bins frames"]
+
+
+class Judgement(NamedTuple):
+    """What the discriminator makes of spectrograms."""
+
+    score: Float[Tensor, "batch 1 height width"]
+    """High where real: 4 × 4 by default. No sigmoid: a Wasserstein critic has none."""
+    labels: Float[Tensor, "batch n_out"]
+    """Logits of all labels."""
+    features: list[Tensor]
+    """What each convolution of the trunk saw, after its LeakyReLU."""
+
+
+class Discriminator(nn.Module):
+    """4 × 4 convolutions of stride 2 and two heads; no normalisation, which a gradient penalty forbids."""
+
+    def __init__(self, config: StarGANConfig) -> None:
+        super().__init__()
+        self.config = config
+        widths = [1, *(config.critic_channels * 2**layer for layer in range(config.critic_layers))]
+        self.trunk = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(inner, outer, 4, 2, 1), nn.LeakyReLU(0.01))
+            for inner, outer in pairwise(widths)
+        )
+        shape, size = config.spectrogram, 2**config.critic_layers
+        left = shape.n_bins // size, shape.n_frames // size
+        self.classes = nn.Conv2d(widths[-1], config.labels.n_out, left, bias=False)
+        self.score = nn.Conv2d(widths[-1], 1, 3, padding=1, bias=False)
+
+    def forward(self, spectrogram: Spectrograms) -> Judgement:
+        features: list[Tensor] = []
+        x = spectrogram
+        for layer in self.trunk:
+            x = layer(x)
+            features.append(x)
+        return Judgement(self.score(x), self.classes(x).flatten(1), features)
+
+
 Map = Float[Tensor, "batch channels height width"]
 
 
@@ -80,7 +121,7 @@ class ResidualBlock(nn.Module):
 class Generator(nn.Module):
     """Two halvings, the labels' merge, residual blocks, two doublings, a sigmoid.
 
-    Both sides of a picture must be multiples of 4.
+    Both sides of a spectrogram must be multiples of 4.
     """
 
     def __init__(self, config: StarGANConfig) -> None:
@@ -108,13 +149,13 @@ class Generator(nn.Module):
         )
         self.out = OneMap(n, 7)
 
-    def forward(self, picture: Picture, label: Float[Tensor, "batch n_in"]) -> Picture:
-        x = picture
+    def forward(self, spectrogram: Spectrograms, label: Float[Tensor, "batch n_in"]) -> Spectrograms:
+        x = spectrogram
         for layer in self.encoder:
             x = layer(x)
         return self.decode(self.after_merge(self.merge(x, label)))
 
-    def decode(self, merged: Map) -> Picture:
+    def decode(self, merged: Map) -> Spectrograms:
         """What follows the merge: all that can make anything of the labels."""
         x = merged
         for layer in [*self.residual, *self.decoder]:

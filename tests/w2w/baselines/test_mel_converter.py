@@ -19,12 +19,12 @@ from vocoders.griffin_lim import GriffinLim
 from vocoders.hifigan import V2_16K, V2_24K, HiFiGAN
 from vocoders.vocoder import VocoderConfig
 from w2w import Converter
-from w2w.baselines import predict, road
+from w2w.baselines import mel_converter, predict
 from w2w.baselines.cluit_mel.network import CluitMelNetwork
 from w2w.baselines.cluit_mel.presets import PRESETS
 from w2w.baselines.framing import mel_of
-from w2w.baselines.road import MelRoadConfig, export_road
-from w2w.baselines.stargan.network import StarGANUseConfig
+from w2w.baselines.mel_converter import MelConverterConfig, export_mel_converter
+from w2w.baselines.stargan.converter import StarGANUseConfig
 from w2w.baselines.stargan.presets import PRESETS as STARGAN
 from w2w.baselines.stargan.train import build as stargan_task
 from w2w.baselines.stargan.train import completed
@@ -58,10 +58,10 @@ def here(tmp_path, monkeypatch, buzz):
     monkeypatch.chdir(tmp_path)
     released = a_vocoder(tmp_path / "package")
     monkeypatch.setattr("vocoders.loading.RELEASED", released)
-    monkeypatch.setattr("w2w.baselines.road.RELEASED", released)
+    monkeypatch.setattr("w2w.baselines.mel_converter.RELEASED", released)
     save("me.wav", buzz(9_123, f0=(120.0,)), 16_000)
     save("her.wav", buzz(9_000, f0=(200.0,)), 16_000)
-    export_road(a_run(Path("run")), Path("run/export"))
+    export_mel_converter(a_run(Path("run")), Path("run/export"))
     return tmp_path
 
 
@@ -77,7 +77,7 @@ def refusal(capsys, command, line: str) -> str:
 
 
 def test_an_export_is_the_averaged_network_of_its_run_and_speaks_by_what_is_released(here):
-    config = load_config(MelRoadConfig, "run/export/config.json")
+    config = load_config(MelConverterConfig, "run/export/config.json")
     assert (config.road, config.vocoder) == (TINY.network, "released")
     assert is_mel_converter(Path("run/export"))
     (checkpoint,) = Path("run/checkpoints").iterdir()
@@ -111,19 +111,19 @@ def test_a_second_export_keeps_the_vocoder_of_the_first(here):
     for vocoder, kept in ((str(a_vocoder(here / "tuned")), "vocoder"), ("griffin_lim", "griffin_lim")):
         export_command(["run", "--vocoder", vocoder])
         export_command(["run"])
-        assert load_config(MelRoadConfig, "run/export/config.json").vocoder == kept
+        assert load_config(MelConverterConfig, "run/export/config.json").vocoder == kept
         Converter.from_pretrained("run")
 
 
 def test_mels_that_no_released_vocoder_reads_are_left_to_griffin_lim(here):
-    export_road(a_run(here / "other", mel=NAMED["speech16k_causal"]), here / "other/export")
+    export_mel_converter(a_run(here / "other", mel=NAMED["speech16k_causal"]), here / "other/export")
     network = Converter.from_pretrained("other").network
     assert isinstance(network.vocoder.network, GriffinLim)
     assert network.vocoder.mel == NAMED["speech16k_causal"]
 
 
 def test_a_causal_road_streams_as_it_converts(here, buzz):
-    export_road(a_run(here / "live", causal=True, norm="frame"), here / "live/export")
+    export_mel_converter(a_run(here / "live", causal=True, norm="frame"), here / "live/export")
     converter = Converter.from_pretrained("live")
     source = buzz(12_345, f0=(140.0,))
     voice = converter.embed(load("her.wav"))
@@ -134,7 +134,7 @@ def test_a_causal_road_streams_as_it_converts(here, buzz):
 
 
 def test_statistics_are_frozen_by_a_clip_of_real_speech(here, buzz):
-    export_road(a_run(here / "frozen", causal=True, norm="frozen"), here / "frozen/export")
+    export_mel_converter(a_run(here / "frozen", causal=True, norm="frozen"), here / "frozen/export")
     save("clip.wav", buzz(16_000, f0=(140.0,)), 16_000)
     before = load_weights("frozen/export/model.safetensors")
     export_command(["frozen", "--statistics", "clip.wav"])
@@ -186,7 +186,7 @@ def test_a_wrong_conversion_is_refused_in_one_sentence(here, capsys, tiny, line,
     export(here / "waves", tiny(), ConverterNetwork(tiny()))
     Path("bare").mkdir()
     network = CluitMelNetwork(TINY.network)
-    torn = export(here / "torn", MelRoadConfig(road=TINY.network, vocoder="vocoder"), network)
+    torn = export(here / "torn", MelConverterConfig(road=TINY.network, vocoder="vocoder"), network)
     shutil.copytree(torn, "odd")
     text = Path("odd/config.json").read_text().replace('"n_channels"', '"channels"')
     Path("odd/config.json").write_text(text)
@@ -258,7 +258,7 @@ def star(here, buzz) -> Path:
 
 
 def test_stargan_is_used_by_its_folder_too(star, here):
-    config = load_config(MelRoadConfig, star / "config.json")
+    config = load_config(MelConverterConfig, star / "config.json")
     assert config.vocoder == "released"
     assert isinstance(config.road, StarGANUseConfig)
     for number, more in enumerate(("--speaker anna", "--speaker bert --vocoder griffin_lim")):
@@ -305,4 +305,4 @@ def test_the_hub_brings_the_vocoder_too(here, monkeypatch):
 
 
 def test_words_name_vocoders_and_not_folders():
-    assert set(road.WORDS) == {"released", "griffin_lim"}
+    assert set(mel_converter.WORDS) == {"released", "griffin_lim"}

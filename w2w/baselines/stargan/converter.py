@@ -1,11 +1,13 @@
 """StarGAN from wave to wave: what ``w2w.Converter`` drives."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -15,14 +17,79 @@ from engine.user_error import UserError
 from vocoders.griffin_lim import GriffinLim
 from vocoders.vocoder import Vocoder
 from w2w.baselines.stargan.config import StarGANConfig
-from w2w.baselines.stargan.inversion import ToMel, ToWave
-from w2w.baselines.stargan.pictures import StarGANPictures
-from w2w.baselines.stargan.spectrogram import at_full_scale
-from w2w.baselines.stargan.voices import Companions, heard_voice, named_voice
+from w2w.baselines.stargan.inversion import ToMel, ToWave, edge
+from w2w.baselines.stargan.labels import Companions, heard_voice, named_voice
+from w2w.baselines.stargan.networks import Discriminator, Generator
+from w2w.baselines.stargan.spectrogram import Spectrogram, at_full_scale
 
 Wave = Float[Tensor, "batch 1 samples"]
-WavePiece = Float[Tensor, "batch 1 _"]
 Voice = Float[Tensor, "batch n_in"]
+SpectrogramPiece = Float[Tensor, "batch 1 bins _"]
+
+
+class StarGANSpectrograms(nn.Module):
+    """Both networks; an export holds their weights and nothing else. Waves are expected at full scale.
+
+    The networks hear spectrograms of ``n_frames`` frames, as in training. A longer wave has a row of them,
+    evenly spread, whose neighbours share a quarter or more; in the middle of what they share, over half of
+    that quarter, the one fades into the other. A shorter wave is repeated, as in training, and the rest cut
+    off.
+    """
+
+    def __init__(self, config: StarGANConfig) -> None:
+        super().__init__()
+        self.config, self.spectrogram = config, Spectrogram(config.spectrogram)
+        self.generator, self.discriminator = Generator(config), Discriminator(config)
+
+    def label_logits(self, wave: Wave) -> Float[Tensor, "batch n_out"]:
+        """What the discriminator's class head makes of a wave, mean over its windows."""
+        starts = self.starts(wave.shape[-1])
+        heard = [self.discriminator(self._spectrogram(wave, start)).labels for start in starts]
+        return torch.stack(heard).mean(0)
+
+    def converted(self, wave: Wave, voice: Voice) -> Iterator[SpectrogramPiece]:
+        """The wave's spectrogram with a voice, a frame for each hop begun, in pieces."""
+        size, n_frames = self.config.spectrogram.n_frames, self.n_frames(wave.shape[-1])
+        starts = self.starts(wave.shape[-1])
+        fade = max(size // 8, 1)
+        ramp = torch.linspace(0.0, 1.0, fade + 2, device=wave.device)[1:-1]
+        done, tail = 0, None  # frames that are out; what fades into the next window
+        for start, following in zip(starts, [*starts[1:], None]):
+            window = self.generator(self._spectrogram(wave, start), voice)[..., done - start :]
+            if tail is not None:
+                window = torch.cat([tail.lerp(window[..., :fade], ramp), window[..., fade:]], dim=-1)
+            if following is None:
+                yield window[..., : n_frames - done]
+                return
+            turn = (following + start + size - fade) // 2
+            yield window[..., : turn - done]
+            tail = window[..., turn - done : turn - done + fade]
+            done = turn
+
+    def n_frames(self, samples: int) -> int:
+        """Frames of a wave."""
+        return -(-samples // self.config.spectrogram.hop)
+
+    def starts(self, samples: int) -> list[int]:
+        """The first frames of the windows of a wave."""
+        size, n_frames = self.config.spectrogram.n_frames, self.n_frames(samples)
+        if n_frames <= size:
+            return [0]
+        n_more = math.ceil((n_frames - size) / (size - size // 4))
+        return [round(number * (n_frames - size) / n_more) for number in range(n_more + 1)]
+
+    def _spectrogram(self, wave: Wave, start: int) -> Float[Tensor, "batch 1 bins frames"]:
+        """The window that begins with a frame."""
+        config = self.config.spectrogram
+        if self.n_frames(wave.shape[-1]) <= config.n_frames:
+            wave = wave.repeat(1, 1, -(-config.crop_samples // wave.shape[-1]))[..., : config.crop_samples]
+        first = start * config.hop - edge(config)
+        cut = wave[..., max(first, 0) : first + config.crop_samples]
+        before = max(-first, 0)
+        return self.spectrogram(F.pad(cut, (before, config.crop_samples - before - cut.shape[-1])))
+
+
+WavePiece = Float[Tensor, "batch 1 _"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +113,7 @@ class StarGANNetwork(nn.Module):
     def __init__(self, config: StarGANUseConfig, vocoder: Vocoder | None = None) -> None:
         super().__init__()
         self.config, self.vocoder = config, vocoder
-        self.mel_network = StarGANPictures(config.network)
+        self.mel_network = StarGANSpectrograms(config.network)
         shape, network = config.network.spectrogram, getattr(vocoder, "network", None)
         if vocoder is None or isinstance(network, GriffinLim):
             phases = network.config if isinstance(network, GriffinLim) else None
@@ -119,20 +186,20 @@ class StarGANNetwork(nn.Module):
         if not isinstance(self.inversion, ToMel):
             raise UserError("StarGAN's phases are retrieved without a mel: name a vocoder that reads mels")
         mel = self.inversion.mel
-        pictures = self.mel_network.converted(at_full_scale(source), voice.to(source))
-        told = torch.cat(list(self.inversion.stream(pictures, -(-source.shape[-1] // mel.hop))), dim=-1)
+        spectrograms = self.mel_network.converted(at_full_scale(source), voice.to(source))
+        told = torch.cat(list(self.inversion.stream(spectrograms, -(-source.shape[-1] // mel.hop))), dim=-1)
         peak, floor = source.abs().amax(-1, keepdim=True), torch.tensor(mel.floor)
         risen = mel.power * (peak.log() if mel.log == "ln" else peak.log10())
         return (told + risen).clamp_min(float(floor.log() if mel.log == "ln" else floor.log10()))
 
     def _spoken(self, source: Wave, voice: Voice) -> Iterator[WavePiece]:
-        pictures = self.mel_network.converted(source, voice)
+        spectrograms = self.mel_network.converted(source, voice)
         if isinstance(self.inversion, ToWave):
-            yield from self.inversion.stream(pictures)
+            yield from self.inversion.stream(spectrograms)
         else:
             assert self.vocoder is not None
             n_frames = -(-source.shape[-1] // self.vocoder.hop)
-            yield from self.vocoder.stream(self.inversion.stream(pictures, n_frames))
+            yield from self.vocoder.stream(self.inversion.stream(spectrograms, n_frames))
 
     def begin(self, batch: int) -> NoReturn:
         """There is no live form."""
@@ -143,14 +210,14 @@ class StarGANNetwork(nn.Module):
         self.begin(len(source))
 
 
-def trained(checkpoint: Path) -> tuple[StarGANUseConfig, StarGANPictures]:
+def trained(checkpoint: Path) -> tuple[StarGANUseConfig, StarGANSpectrograms]:
     """What a training run's checkpoint leaves for use; speakers' other labels come from the run's data."""
     from w2w.baselines.stargan.batches import told_rows
-    from w2w.baselines.stargan.train_config import StarGANTrainConfig
-    from w2w.baselines.stargan.voices import companions_if_there
+    from w2w.baselines.stargan.labels import companions_if_there
+    from w2w.baselines.stargan.presets import StarGANTrainConfig
 
     config = load_config(StarGANTrainConfig, checkpoint / "config.json")
-    networks = StarGANPictures(config.stargan)
+    networks = StarGANSpectrograms(config.stargan)
     for name in ("generator", "discriminator"):
         weights = checkpoint / f"{name}.safetensors"
         fill(getattr(networks, name), load_weights(weights), weights)
