@@ -1,4 +1,4 @@
-"""Imports point one way; every file of every package is walked.
+"""Imports point one way, in no circle; every file of every package is walked.
 
 engine, data <- pretrain, vocoders <- w2w <- eval <- app; experiments and benchmarks import all, and nothing
 imports them.
@@ -7,6 +7,7 @@ imports them.
 import ast
 import subprocess
 import sys
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,14 @@ def test_imports_point_left(path):
         target = name.split(".")[0]
         if target != package and target not in MAY_IMPORT[package]:
             pytest.fail(f"{path.relative_to(ROOT)} imports {name}: {package} may not know {target}")
+
+
+def test_no_file_needs_itself_by_way_of_others():
+    graph = {name: imported_modules(path) - {name} for name, path in MODULES.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as circle:
+        pytest.fail(f"imports go in a circle: {' <- '.join(circle.args[1])}")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ released converter is written.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -88,6 +89,13 @@ def averaged(run: Path) -> ConverterNetwork:
     return network
 
 
+def network_for_use(run: Path | None) -> Any:
+    """The converter of a training run, an exported folder, or what is released."""
+    if run is not None and newest_checkpoint(run) is not None and not is_mel_run(run):
+        return averaged(run).eval().requires_grad_(False)
+    return Converter.from_pretrained(run).network
+
+
 @torch.no_grad()
 def spread_voices(network: ConverterNetwork, spread: float, data: str) -> None:
     """Move every voice's timbre away from the mean voice of a corpus, ``spread`` times as far as it was.
@@ -131,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--statistics", type=Path, metavar="CLIP", help="to freeze a converter of mels with")
     args = parser.parse_args(argv)
     if args.format != "weights":
-        write_step(args)
+        write_step(args, network_for_use)
         return
     if args.run is None:
         raise UserError("name the training run whose weights are to be exported")

@@ -1,10 +1,10 @@
 """The part of ``python -m w2w.export`` that writes one live step as one file."""
 
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 
 from engine.arguments import Arguments
-from engine.checkpoint import newest_checkpoint
 from engine.user_error import UserError
 from w2w.converter import Converter
 from w2w.exported.engine import MOST_HOPS
@@ -38,14 +38,15 @@ def refuse_step_options(args: Namespace) -> None:
             raise UserError(f"--{option} is for a live step: give --format onnx or torch, or leave it out")
 
 
-def write_step(args: Namespace) -> None:
-    """Write the file that the command line names, and say what was written."""
+def write_step(args: Namespace, load: Callable[[Path | None], ConverterNetwork]) -> None:
+    """Write the file that the command line names, of the network that ``load`` finds, and say what."""
     for name, default in OF_WEIGHTS.items():
         if getattr(args, name) != default:
             raise UserError(
                 f"--{name} is for --format weights: export those first, then write the step of that folder"
             )
-    network = _network(args.run)
+    network = load(args.run)
+    check_exportable(network)
     n_hops = _hops(CHUNK_MS if args.chunk_ms is None else args.chunk_ms, network)
     out = _file(args.out, args.format)
     voice = Voices(Converter(network)).average(args.voice) if args.voice else None
@@ -60,18 +61,6 @@ def write_step(args: Namespace) -> None:
         f"wrote {out}: {out.stat().st_size / 2**20:.1f} MiB, steps of {n_hops * network.hop} samples at"
         f" {network.sample_rate} Hz, latency {latency:g} ms, within {found:.0e} of the network"
     )
-
-
-def _network(run: Path | None) -> ConverterNetwork:
-    from w2w.baselines.mel_converter import is_mel_run
-    from w2w.export import averaged
-
-    if run is not None and newest_checkpoint(run) is not None and not is_mel_run(run):
-        network = averaged(run).eval().requires_grad_(False)
-    else:
-        network = Converter.from_pretrained(run).network
-    check_exportable(network)
-    return network
 
 
 def _hops(chunk_ms: float, network: ConverterNetwork) -> int:
