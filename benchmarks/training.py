@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.table import machine, show
 from data.audio import save
-from data.batches import batches
+from data.pairs import batches_together
 from engine.arguments import Arguments
 from engine.config import cli
 from engine.loop import accelerator
@@ -31,12 +30,12 @@ from w2w.train import PRESETS, TrainConfig, build
 
 GOAL_DATA = 0.05
 WARM_UP = 2
-DATA, FORWARD, BACKWARD, CRITIC, CONTENT = (
+DATA, FORWARD, BACKWARD, DISCRIMINATOR, CONTENT = (
     "data",
     "converter: forward and losses",
     "converter: backward and descent",
     "critic: forward, backward and descent",
-    "content loss: forward and backward",
+    "content losses: forward",
 )
 
 
@@ -115,7 +114,7 @@ def noise(folder: Path) -> Path:
 def measure(config: TrainConfig, steps: int) -> tuple[dict[str, float], torch.device]:
     """Seconds of each part, over all steps; and where they were spent."""
     place = accelerator(replace(config.loop, trackers="none"))
-    source = batches(config.data, config.loop.seed, config.loop.workers)
+    source = batches_together(config.data, config.pairs, config.loop.seed, config.loop.workers)
     seed_step(config.loop.seed, 0)
     task = build(config)
     for module in [*task.modules.values(), *task.frozen.values()]:
@@ -132,30 +131,17 @@ def measure(config: TrainConfig, steps: int) -> tuple[dict[str, float], torch.de
         seed_step(config.loop.seed, step)
         with watch.part(FORWARD), micro_batch(0, 1), place.autocast():
             task.update(batch, step)
-    parts = (DATA, FORWARD, BACKWARD, CRITIC, CONTENT)
+    parts = (DATA, FORWARD, BACKWARD, DISCRIMINATOR, CONTENT)
     return {name: watch.seconds[name] for name in parts if name in watch.seconds}, place.device
 
 
 def attach(watch: Stopwatch, task: CLUIT) -> None:
     """Time the task's parts where it calls them; what it computes stays the same."""
-    critic, converter = task.players["critic"], task.players["converter"]
-    task.critic_loss = watch.timed(CRITIC, task.critic_loss)
-    critic.descend = watch.timed(CRITIC, critic.descend)
+    discriminator, converter = task.players["discriminator"], task.players["converter"]
+    task.discriminator_losses = watch.timed(DISCRIMINATOR, task.discriminator_losses)
+    discriminator.descend = watch.timed(DISCRIMINATOR, discriminator.descend)
     converter.descend = watch.timed(BACKWARD, converter.descend)
-    if task.content_loss is None:
-        return
-    judge = task.content_loss
-
-    def content_loss(converted: Tensor, source: Tensor) -> Tensor:
-        with watch.part(CONTENT):
-            # Its gradient is taken here and now, lest it hide in the converter's backward.
-            leaf = converted.detach().requires_grad_()
-            loss = judge(leaf, source)
-            (gradient,) = torch.autograd.grad(loss, leaf)
-        through = (converted * gradient).sum()
-        return loss.detach() + through - through.detach()
-
-    task.content_loss = content_loss  # pyright: ignore[reportAttributeAccessIssue]
+    task.content_losses = watch.timed(CONTENT, task.content_losses)
 
 
 if __name__ == "__main__":

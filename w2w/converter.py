@@ -229,14 +229,15 @@ class Converter:
             raise UserError(f"this converter's {self.network.needs_whole}: convert whole files with it")
         self._check_voice(voice[:1], semitones)
         rate = sample_rate or self.sample_rate
-        if engine is None or isinstance(engine, str):
+        steps = engine
+        if steps is None or isinstance(steps, str):
             from w2w.exported.engine import MOST_HOPS, open_engine
 
             chunk_hops = chunk_samples * self.sample_rate // (rate * self.network.hop)
             # A voice that changes is spoken hop by hop, and so is the rest of a chunk.
-            engine = open_engine(self.network, engine, (1, min(max(chunk_hops, 1), MOST_HOPS)))
+            steps = open_engine(self.network, steps, (1, min(max(chunk_hops, 1), MOST_HOPS)))
         return Stream(
-            self.network, voice.to(self.device), chunk_samples, semitones, sample_rate=rate, engine=engine
+            self.network, voice.to(self.device), chunk_samples, semitones, sample_rate=rate, engine=steps
         )
 
     def _check_voice(self, voice: Tensor, semitones: float) -> None:

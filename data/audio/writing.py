@@ -72,7 +72,7 @@ class Writer:
         with ExitStack() as ending:
             self._temporary = ending.enter_context(atomic(self.path))
             self.file = soundfile.SoundFile(
-                os.fsencode(self._temporary),
+                os.fsencode(self._temporary),  # pyright: ignore[reportArgumentType] - bytes are taken
                 "w",
                 self.sample_rate,
                 self.channels,

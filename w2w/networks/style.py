@@ -158,8 +158,8 @@ class StyleEncoder(nn.Module):
         speech: Float[Tensor, "batch 1 frames"] | None = None,
     ) -> Float[Tensor, "batch 1"]:
         """Mean log-F0 of voiced frames within half an octave of their median; 150 Hz where none is voiced."""
-        pitch = self.pitch(wave) if pitch is None else pitch
-        log_f0, known = pitch.log_f0[:, 0], pitch.voicing[:, 0] > 0.5
+        tracked: Pitch = self.pitch(wave) if pitch is None else pitch
+        log_f0, known = tracked.log_f0[:, 0], tracked.voicing[:, 0] > 0.5
         if self.relative_level:
             audible = self.leveled(self.analysis(wave), speech)[1][:, 0]
             known = known & (audible > math.log(0.3))
