@@ -17,12 +17,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any, ClassVar
 
 from data.batches import DataConfig
 from data.pairs import PairConfig, batches_together
-from engine.checkpoint import export, fill, load_weights, newest_checkpoint
+from engine.checkpoint import export
 from engine.config import cli
 from engine.loop import LoopConfig, accelerator, fit
 from engine.optim import OptimConfig
@@ -33,14 +32,13 @@ from w2w.cluit.config import CLUITConfig
 from w2w.cluit.content_loss import ContentLoss, ContentLossConfig
 from w2w.cluit.recognisers import LocalRecogniser
 from w2w.cluit.task import CLUIT
-from w2w.earlier_format import load_converter
+from w2w.initial_weights import begin_from
 from w2w.networks.decoder import DecoderConfig
 from w2w.networks.discriminator import DiscriminatorConfig
 from w2w.networks.network import ConverterConfig
 from w2w.networks.refiner import RefinerConfig
 from w2w.networks.style import StyleConfig
 from w2w.pretrained import PretrainedConfig, with_encoders
-from w2w.weights import weights_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +83,12 @@ class TrainConfig:
                     " be the same: set both"
                 )
 
+        for name in ("crop_samples", "reference_samples"):
+            if self.pairs.path and getattr(self.data, name) != getattr(self.pairs, name):
+                raise UserError(
+                    f"data.{name}={getattr(self.data, name)} and pairs.{name}={getattr(self.pairs, name)}"
+                    " must be the same: they are rows of one batch"
+                )
         if not (isinstance(self.content.backend, LocalRecogniser) or self.cluit.weights.recogniser):
             raise UserError(
                 "content.backend is given, but the loss it serves has no weight: add"
@@ -219,27 +223,6 @@ def build(config: TrainConfig) -> CLUIT:
     if config.init:
         begin_from(task, config.init)
     return task
-
-
-def begin_from(task: CLUIT, where: str) -> None:
-    """Fill the networks from another run's newest checkpoint, or from an export; banks begin empty."""
-    folder = Path(where)
-    if where == "released" or (folder / "model.safetensors").is_file():
-        folder = weights_folder(None if where == "released" else folder)
-        _, state = load_converter(folder)
-        for module in (task.converter, task.converter_ema.module):
-            fill(module, state, folder / "model.safetensors")
-        return
-    checkpoint = newest_checkpoint(folder)
-    if checkpoint is None:
-        raise UserError(
-            f"init={where} holds neither a checkpoint of a run nor an exported converter: give the folder"
-            " that --loop.out named, or one with config.json and model.safetensors"
-        )
-    for name, module in task.modules.items():
-        if name not in ("bank", "voices"):
-            path = checkpoint / f"{name}.safetensors"
-            fill(module, load_weights(path), path)
 
 
 def train(config: TrainConfig) -> None:

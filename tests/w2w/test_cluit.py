@@ -134,6 +134,8 @@ def test_losses_of_a_discriminator_in_use_reach_it_alone(build, batch, name):
 
 def test_by_default_every_parameter_learns(build, batch):
     task, seen = build(sizes=replace(SIZES, n_speakers=0)), {}
+    for parameter in task.converter.parameters():  # the refiner's gates begin closed
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
     for name, player in task.players.items():
 
         def spy(loss, name=name, player=player, descend=player.descend):

@@ -48,3 +48,8 @@ def same_stretch(waves: Waves, length: int) -> list[Float[Tensor, "batch 1 _"]]:
     start = int(torch.randint(samples - length + 1, ()))
     place, end = slice(start, start + length), slice(-length, None)
     return [wave[..., place if wave.shape[-1] >= start + length else end] for wave in waves]
+
+
+def device_generator(device: torch.device) -> torch.Generator:
+    """A generator that continues the step's own randomness."""
+    return torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))

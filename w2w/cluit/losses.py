@@ -146,3 +146,10 @@ def energy_distance(
     """The norm loss: L1 between log frame energies, down to 35 dB below the loudest; ``source`` is data."""
     floor = source.detach().amax(-1, keepdim=True) - 4.0
     return F.l1_loss(torch.maximum(converted, floor), torch.maximum(source.detach(), floor))
+
+
+def audible_frames(wave: Wave, n_frames: int) -> Float[Tensor, "batch n_frames"]:
+    """Weight of each frame in losses of content: 1 in speech, towards 0 at 35 dB below the loudest."""
+    power = F.adaptive_avg_pool1d(wave.detach().float().square(), n_frames)[:, 0]
+    level_db = 10 * torch.log10(power + 1e-10)
+    return torch.sigmoid(0.5 * (level_db - level_db.amax(-1, keepdim=True) + 35.0))

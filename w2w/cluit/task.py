@@ -2,11 +2,10 @@
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torchaudio.functional import resample
 
@@ -17,22 +16,21 @@ from engine.optim import EMA, OptimConfig, Player
 from engine.tracking import Samples
 from pretrain.teacher import Teacher, at_times
 from w2w.cluit import samples
-from w2w.cluit.augment import leveled, other_speeds, same_stretch
+from w2w.cluit.adversary import Adversary
+from w2w.cluit.augment import device_generator
 from w2w.cluit.bank import MemoryBank
 from w2w.cluit.config import CLUITConfig
 from w2w.cluit.losses import (
     SpectralDistance,
+    audible_frames,
     cosine_distance,
     energy_distance,
-    feature_matching,
     hinge_discriminator,
     hinge_generator,
-    info_nce,
-    labelled_cross_entropy,
     least_squares_discriminator,
     least_squares_generator,
-    r1,
 )
+from w2w.cluit.rows import Utterances, lay_out
 from w2w.networks.discriminator import Discriminator, DiscriminatorConfig
 from w2w.networks.network import ConverterConfig, ConverterNetwork, Encoded, shift_pitch
 from w2w.networks.pitch import Pitch
@@ -41,7 +39,6 @@ from w2w.pretrained import PretrainedConfig, begin, gentle
 
 Wave = Float[Tensor, "batch 1 samples"]
 Window = Float[Tensor, "rows 1 window"]
-Rows = Int[Tensor, " batch"]
 Losses = dict[str, Tensor]
 
 FULL_LEVEL_DBFS = -23.0
@@ -50,27 +47,7 @@ KEY_DIM = 128
 """Numbers of a style's key in the contrast of styles."""
 
 
-class Utterances(NamedTuple):
-    """The rows of one step: humans that are converted, humans that are rebuilt, sources of pairs."""
-
-    source: Wave
-    """What the encoder hears."""
-    truth: Wave
-    """What should come out; of converted rows the source, whose words alone count."""
-    own: Float[Tensor, "batch 1 reference_samples"]
-    """Another clip of the truth's voice."""
-    target: Rows
-    """The row whose voice each row is spoken with: its own, or another one for converted rows."""
-    converted: Bool[Tensor, " batch"]
-    identity: Rows
-    """Voices by number; below −1 recordings of unknown speakers."""
-    label: Rows
-    """Speaker for the label head; −1: not known."""
-    human: int
-    """How many rows are human speech; the others are pairs."""
-
-
-class CLUIT:
+class CLUIT(Adversary):
     """The task: one converter, one discriminator, memory banks. ``update`` is the algorithm."""
 
     def __init__(
@@ -160,44 +137,9 @@ class CLUIT:
         return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
 
     def utterances(self, batch: HumanAndPairs, step: int) -> Utterances:
-        """Lay humans, at other speeds, and pairs out as rows of one level; choose whose voice each gets."""
-        config, human, pairs = self.config, batch.human, batch.pairs
-        (wave, own), speed = other_speeds((human.wave, human.other), config.speeds)
-        n_speeds, n_human = max(len(config.speeds), 1), len(wave)
-        label = torch.where(human.speaker < 0, human.speaker, human.speaker * n_speeds + speed)
-        identity = identities(label, human.utterance * n_speeds + speed, config.mask_same_speaker)
-        source, truth = wave, wave
-        if pairs is not None:
-            source, truth = torch.cat([wave, pairs.source]), torch.cat([wave, pairs.target])
-            own = torch.cat([own, pairs.reference])
-            # Synthetic voices are numbered after all human ones; a human label head does not know them.
-            voices = identities(pairs.speaker, pairs.utterance, config.mask_same_speaker)
-            identity = torch.cat([identity, torch.where(voices < 0, voices - 2**40, voices + 2**40)])
-            label = torch.cat([label, torch.full_like(pairs.speaker, -1)])
-        both = leveled(torch.cat([source, truth], dim=-1), config.level_dbfs)
-        (source, truth), own = both.chunk(2, dim=-1), leveled(own, config.level_dbfs)
-        rows = torch.arange(len(source), device=source.device)
-        n_converted = round(config.convert_share * n_human) if step >= config.convert_from else 0
-        target = torch.where(rows < n_converted, (rows + 1) % n_human, rows)
-        if step >= config.back_translate_from:
-            n_translated = round(config.back_translate_share * n_human)
-            translated = slice(n_converted, min(n_converted + n_translated, n_human))
-            # Where there are pairs, theirs are the voices: what is learned from must be clean on one side.
-            voices = own[n_human:] if pairs is not None else own[:n_converted]
-            source = self.back_translated(source, translated, voices)
-        return Utterances(source, truth, own, target, rows < n_converted, identity, label, n_human)
-
-    @torch.no_grad()
-    def back_translated(self, source: Wave, rows: slice, voices: Tensor) -> Wave:
-        """Some sources as the averaged converter speaks them with other voices; their truth stays human."""
-        n_rows = rows.stop - rows.start
-        if n_rows < 1 or not len(voices):
-            return source
+        """The rows of this step."""
         net: ConverterNetwork = self.converter_ema.module  # pyright: ignore[reportAssignmentType]
-        voice = net.style(voices).repeat(-(-n_rows // len(voices)), 1)[:n_rows]
-        source = source.clone()
-        source[rows] = net(source[rows], voice)
-        return source
+        return lay_out(batch, step, self.config, net)
 
     def encode(self, rows: Utterances) -> Encoded:
         """Content of the source, changed and after speech of another level; F0 of the truth."""
@@ -315,71 +257,6 @@ class CLUIT:
         contrast = weights.contrast_discriminator or weights.contrast_converter
         return bool(weights.adversarial or weights.feature_matching or contrast or weights.label_converter)
 
-    def windows(self, rows: Utterances, output: Wave) -> tuple[Window, Window, Int[Tensor, " rows"]]:
-        """One place of truths and outputs, of the first rows; and whose voice each output should have."""
-        n_rows = self.config.discriminator_batch or len(output)
-        real, fake = same_stretch((rows.truth, output), self.config.discriminator_samples)
-        return real[:n_rows], fake[:n_rows], rows.target[:n_rows]
-
-    def discriminator_losses(
-        self, rows: Utterances, real_wave: Wave, fake_wave: Wave, target: Rows, step: int
-    ) -> Losses:
-        """Tell real from made, hold each voice's projections together, name known speakers."""
-        weights, config, losses = self.config.weights, self.config, {}
-        penalised = weights.r1 > 0 and step // config.discriminator_every % config.r1_every == 0
-        real_wave = real_wave.detach().requires_grad_(penalised)
-        real, identity = self.discriminator(real_wave), rows.identity[: len(real_wave)]
-        if weights.adversarial:
-            fake = self.discriminator(fake_wave.detach())
-            losses["adversarial"] = self.gan_discriminator(real.scores, fake.scores)
-        if weights.contrast_discriminator or weights.contrast_converter:
-            keys = self.discriminator_ema.module if config.keys == "moco" else self.discriminator
-            with torch.no_grad():
-                key = keys(rows.own[: len(real_wave), :, : real_wave.shape[-1]]).projection
-            if weights.contrast_discriminator:
-                negatives = torch.cat([self.bank.keys, key]), torch.cat([self.bank.labels, identity])
-                losses["contrast_discriminator"] = self.contrast(real.projection, key, identity, *negatives)
-            self.bank.push(key, identity)
-        if weights.label_discriminator:
-            label = rows.label[: len(real_wave)]
-            losses["label_discriminator"] = labelled_cross_entropy(real.speakers, label)
-        if penalised:
-            losses["r1"] = r1(real.scores, real_wave)
-        return losses
-
-    def adversarial_losses(self, rows: Utterances, real_wave: Wave, fake_wave: Wave, target: Rows) -> Losses:
-        """The converter's side: sound real, sound like the reference, match the truth's features."""
-        weights, losses = self.config.weights, {}
-        fake = self.discriminator(fake_wave)
-        if weights.adversarial:
-            losses["adversarial"] = self.gan_generator(fake.scores)
-        if weights.contrast_converter:
-            with torch.no_grad():
-                key = self.discriminator(rows.own[target, :, : real_wave.shape[-1]]).projection
-            bank = self.bank.keys, self.bank.labels
-            losses["contrast_converter"] = self.contrast(fake.projection, key, rows.identity[target], *bank)
-        if weights.label_converter:
-            losses["label_converter"] = labelled_cross_entropy(fake.speakers, rows.label[target])
-        known = ~rows.converted[: len(fake_wave)]
-        if weights.feature_matching and bool(known.any()):
-            with torch.no_grad():
-                real = self.discriminator(real_wave[known]).features
-            matched = [[layer[known] for layer in scale] for scale in fake.features]
-            losses["feature_matching"] = feature_matching(real, matched)
-        return losses
-
-    def contrast(
-        self,
-        query: Tensor,
-        positive: Tensor,
-        identity: Rows,
-        negatives: Tensor,
-        theirs: Int[Tensor, " negatives"],
-    ) -> Tensor:
-        """InfoNCE with this run's temperature; nobody is their own negative."""
-        labels = {"query_label": identity, "negative_label": theirs}
-        return info_nce(query, positive, negatives, temperature=self.config.temperature, **labels)
-
     def samples(self, step: int) -> Samples:
         """Sounds and pictures of conversions between the voices of the last batch."""
         assert self.last is not None
@@ -389,20 +266,3 @@ class CLUIT:
         """Whether it converts, as its own style encoder hears it."""
         assert self.last is not None
         return samples.conversion_scores(self.converter_ema.module, *self.last)  # pyright: ignore[reportArgumentType]
-
-
-def identities(label: Rows, recording: Rows, masked: bool) -> Rows:
-    """A number for each voice: its label where that is known and masks, else one for each recording."""
-    return torch.where((label >= 0) & masked, label, -2 - recording)
-
-
-def audible_frames(wave: Wave, n_frames: int) -> Float[Tensor, "batch n_frames"]:
-    """Weight of each frame in losses of content: 1 in speech, towards 0 at 35 dB below the loudest."""
-    power = F.adaptive_avg_pool1d(wave.detach().float().square(), n_frames)[:, 0]
-    level_db = 10 * torch.log10(power + 1e-10)
-    return torch.sigmoid(0.5 * (level_db - level_db.amax(-1, keepdim=True) + 35.0))
-
-
-def device_generator(device: torch.device) -> torch.Generator:
-    """A generator that continues the step's own randomness."""
-    return torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))

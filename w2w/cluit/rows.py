@@ -1,0 +1,81 @@
+"""The rows of one training step: who speaks, what should come out, whose voice it should have."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from data.pairs import HumanAndPairs
+from w2w.cluit.augment import leveled, other_speeds
+from w2w.cluit.config import CLUITConfig
+from w2w.networks.network import ConverterNetwork
+
+Wave = Float[Tensor, "batch 1 samples"]
+Rows = Int[Tensor, " batch"]
+
+
+class Utterances(NamedTuple):
+    """The rows of one step: humans that are converted, humans that are rebuilt, sources of pairs."""
+
+    source: Wave
+    """What the encoder hears."""
+    truth: Wave
+    """What should come out; of converted rows the source, whose words alone count."""
+    own: Float[Tensor, "batch 1 reference_samples"]
+    """Another clip of the truth's voice."""
+    target: Rows
+    """The row whose voice each row is spoken with: its own, or another one for converted rows."""
+    converted: Bool[Tensor, " batch"]
+    identity: Rows
+    """Voices by number; below −1 recordings of unknown speakers."""
+    label: Rows
+    """Speaker for the label head; −1: not known."""
+    human: int
+    """How many rows are human speech; the others are pairs."""
+
+
+def lay_out(batch: HumanAndPairs, step: int, config: CLUITConfig, averaged: ConverterNetwork) -> Utterances:
+    """Lay humans, at other speeds, and pairs out as rows of one level; choose whose voice each gets."""
+    human, pairs = batch.human, batch.pairs
+    (wave, own), speed = other_speeds((human.wave, human.other), config.speeds)
+    n_speeds, n_human = max(len(config.speeds), 1), len(wave)
+    label = torch.where(human.speaker < 0, human.speaker, human.speaker * n_speeds + speed)
+    identity = identities(label, human.utterance * n_speeds + speed, config.mask_same_speaker)
+    source, truth = wave, wave
+    if pairs is not None:
+        source, truth = torch.cat([wave, pairs.source]), torch.cat([wave, pairs.target])
+        own = torch.cat([own, pairs.reference])
+        # Synthetic voices are numbered after all human ones; a human label head does not know them.
+        voices = identities(pairs.speaker, pairs.utterance, config.mask_same_speaker)
+        identity = torch.cat([identity, torch.where(voices < 0, voices - 2**40, voices + 2**40)])
+        label = torch.cat([label, torch.full_like(pairs.speaker, -1)])
+    both = leveled(torch.cat([source, truth], dim=-1), config.level_dbfs)
+    (source, truth), own = both.chunk(2, dim=-1), leveled(own, config.level_dbfs)
+    rows = torch.arange(len(source), device=source.device)
+    n_converted = round(config.convert_share * n_human) if step >= config.convert_from else 0
+    target = torch.where(rows < n_converted, (rows + 1) % n_human, rows)
+    if step >= config.back_translate_from:
+        n_translated = round(config.back_translate_share * n_human)
+        translated = slice(n_converted, min(n_converted + n_translated, n_human))
+        # Where there are pairs, theirs are the voices: what is learned from must be clean on one side.
+        voices = own[n_human:] if pairs is not None else own[:n_converted]
+        source = back_translated(averaged, source, translated, voices)
+    return Utterances(source, truth, own, target, rows < n_converted, identity, label, n_human)
+
+
+@torch.no_grad()
+def back_translated(net: ConverterNetwork, source: Wave, rows: slice, voices: Tensor) -> Wave:
+    """Some sources as the averaged converter speaks them with other voices; their truth stays human."""
+    n_rows = rows.stop - rows.start
+    if n_rows < 1 or not len(voices):
+        return source
+    voice = net.style(voices).repeat(-(-n_rows // len(voices)), 1)[:n_rows]
+    source = source.clone()
+    source[rows] = net(source[rows], voice)
+    return source
+
+
+def identities(label: Rows, recording: Rows, masked: bool) -> Rows:
+    """A number for each voice: its label where that is known and masks, else one for each recording."""
+    return torch.where((label >= 0) & masked, label, -2 - recording)
