@@ -106,7 +106,7 @@ class SpeechEncoderConfig:
             layerdrop=0.0,  # it would shorten the list of features, and leave parameters without gradient
             mask_time_prob=0.05,  # only so that ``masked_spec_embed`` exists; we draw masks ourselves
             mask_feature_prob=0.0,
-            attn_implementation="sdpa",
+            attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
         )
 
 
@@ -274,8 +274,8 @@ def standardised(wave: Wave, n_samples: Int[Tensor, "batch"] | None = None) -> W
 def band_pass_filters(channels: int, kernel: int, sample_rate: int) -> Float[Tensor, "channels 1 kernel"]:
     """Return windowed cosines, evenly spaced in mel, louder with frequency as speech gets quieter."""
     n_bands = -(-channels // PHASES)
-    ends = hz_to_mel(np.array([80.0, 0.95 * sample_rate / 2]), "htk")
-    edges = torch.from_numpy(mel_to_hz(np.linspace(*ends, n_bands + 1), "htk")).float()
+    low, high = hz_to_mel(np.array([80.0, 0.95 * sample_rate / 2]), "htk")
+    edges = torch.from_numpy(mel_to_hz(np.linspace(low, high, n_bands + 1), "htk")).float()
     centre, width = (edges[1:] + edges[:-1]) / 2, edges.diff()
 
     time = (torch.arange(kernel) - (kernel - 1) / 2) / sample_rate

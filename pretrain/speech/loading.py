@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from transformers import Data2VecAudioConfig, Data2VecAudioModel
 
@@ -44,10 +45,9 @@ def config_of(published: Data2VecAudioConfig, where: str) -> SpeechEncoderConfig
     """Return transformers' configuration as ours."""
     if published.add_adapter or published.hidden_act != "gelu" or published.feat_extract_activation != "gelu":
         raise UserError(f"{where} has an adapter or an activation other than gelu: it cannot be used here")
-    values = {ours: getattr(published, theirs) for ours, theirs in PUBLISHED_NAMES.items()}
-    return SpeechEncoderConfig(
-        **{n: tuple(v) if isinstance(v, list | tuple) else v for n, v in values.items()}
-    )
+    values: dict[str, Any] = {ours: getattr(published, theirs) for ours, theirs in PUBLISHED_NAMES.items()}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return SpeechEncoderConfig(**values)
 
 
 def _published(name: str) -> SpeechEncoder:
