@@ -38,7 +38,7 @@ SMALLER = (
     *("--cluit.convert-from", "100", "--cluit.ema", "0.99"),
 )
 """Less of everything than ``--preset small``; so few steps are no time for an adversary."""
-WITHOUT_ADVERSARY = ("adversarial", "feature-matching", "contrast-critic", "contrast-converter")
+WITHOUT_ADVERSARY = ("adversarial", "feature-matching", "contrast-discriminator", "contrast-converter")
 SHOWN = 6
 """Pairs whose sounds and pictures are laid out."""
 

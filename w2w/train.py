@@ -89,11 +89,6 @@ class TrainConfig:
                     f"data.{name}={getattr(self.data, name)} and pairs.{name}={getattr(self.pairs, name)}"
                     " must be the same: they are rows of one batch"
                 )
-        if not (isinstance(self.content.backend, LocalRecogniser) or self.cluit.weights.recogniser):
-            raise UserError(
-                "content.backend is given, but the loss it serves has no weight: add"
-                " --cluit.weights.recogniser 1, or name a speech encoder by --teacher instead"
-            )
 
     def check_labels(self, n_speakers: int) -> None:
         """Refuse label losses over fewer speakers than the data has."""
@@ -227,6 +222,11 @@ def build(config: TrainConfig) -> CLUIT:
 
 def train(config: TrainConfig) -> None:
     """Train, or continue; leave the converter for use in ``export`` beside the checkpoints."""
+    if not (isinstance(config.content.backend, LocalRecogniser) or config.cluit.weights.recogniser):
+        raise UserError(
+            "content.backend is given, but the loss it serves has no weight: add"
+            " --cluit.weights.recogniser 1, or name a speech encoder by --teacher instead"
+        )
     config = replace(config, converter=with_encoders(config.converter, config.pretrained))
     here = accelerator(config.loop)
     loop, rank, n_ranks = config.loop, here.process_index, here.num_processes

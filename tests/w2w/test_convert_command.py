@@ -252,7 +252,7 @@ def test_weights_that_are_no_converter_are_refused(here, capsys, model, tiny, mo
     export(
         "wrong_shape",
         other,
-        {**ConverterNetwork(other).state_dict(), "decoder.ask.weight": torch.zeros(2, 2, 1)},
+        {**ConverterNetwork(other).state_dict(), "decoder.token_query.weight": torch.zeros(2, 2, 1)},
     )
     torch.save({"weights": torch.zeros(3)}, "model.pt")
     Path("pickled").mkdir()
@@ -266,7 +266,7 @@ def test_weights_that_are_no_converter_are_refused(here, capsys, model, tiny, mo
     (Path("typo") / "config.json").write_text('{"sample_rat": 16000}')
     (Path("typo") / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
     for folder, words in [
-        ("wrong_shape", "decoder.ask.weight has shape (2, 2, 1)"),
+        ("wrong_shape", "decoder.token_query.weight has shape (2, 2, 1)"),
         ("model.pt", "pickled"),
         ("pickled", "pickled weights (model.pt)"),
         ("disguised", "pickled"),

@@ -87,6 +87,8 @@ def test_chunks_equal_the_whole(tiny, buzz, kind, cuts, semitones):
 @every_kind
 def test_every_parameter_learns(tiny, buzz, kind):
     network, source = ConverterNetwork(tiny(kind)), buzz(3200)
+    if network.decoder.refiner is not None:  # its gates begin closed
+        torch.nn.init.normal_(network.decoder.refiner.gate.weight, std=0.1)
     target = torch.randn(source.shape)
     (network(source, network.style(source)) * target).sum().backward()
     # The pitch predictor has a loss of its own.

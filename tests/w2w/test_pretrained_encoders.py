@@ -218,6 +218,8 @@ def test_gradients_reach_all_that_is_tuned_and_the_wave_through_what_is_frozen(h
             buzz(3_200),
         )
         wave.requires_grad_()
+        if network.decoder.refiner is not None:  # its gates begin closed
+            torch.nn.init.normal_(network.decoder.refiner.gate.weight, std=0.1)
         (network(wave, network.style(wave)) * torch.randn(wave.shape)).sum().backward()
         assert wave.grad is not None
         assert wave.grad.any()
