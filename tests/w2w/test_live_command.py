@@ -126,7 +126,7 @@ def test_the_file_path_equals_the_file_command(here, capsys, options):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_leaves_files_whole(here, capsys, number):
     timer = threading.Timer(0.4, os.kill, (os.getpid(), number))
-    watch = threading.Thread(target=lambda: (wait_for(lambda: list(here.glob(".live*"))), timer.start()))
+    watch = threading.Thread(target=lambda: (wait_for(lambda: list(here.glob(".*.wav"))), timer.start()))
     watch.start()
     save("long.wav", load("me.wav").repeat(1, 1, 12), RATE)
     before = signal.getsignal(number)
