@@ -39,7 +39,8 @@ class Arguments(argparse.ArgumentParser):
 
     @classmethod
     def described_by(cls, program: str, docstring: str | None) -> "Arguments":
-        """Make a parser for ``python -m program`` whose help is a module's docstring."""
+        """Make a parser for ``python -m program``, or ``timbre …``, whose help is a module's docstring."""
         plain = argparse.RawDescriptionHelpFormatter
         about = docstring or ""
-        return cls(prog=f"python -m {program}", description=about, formatter_class=plain, allow_abbrev=False)
+        called = sys.argv[0] if sys.argv[0].startswith("timbre ") else f"python -m {program}"
+        return cls(prog=called, description=about, formatter_class=plain, allow_abbrev=False)

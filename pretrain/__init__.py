@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import timbre  # noqa: F401 - for `python -m`, puts the current folder last on the import path
+
 if TYPE_CHECKING:
     from pretrain.clip.loading import load_audio_encoder as load_audio_encoder
     from pretrain.speech.loading import load_speech_encoder as load_speech_encoder

@@ -18,6 +18,7 @@ import torch
 from torch.testing import assert_close
 
 import w2w.weights
+from timbre import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -60,6 +61,8 @@ def commands(page: Path) -> list[list[str]]:
 
 def program(words: list[str]) -> list[str] | None:
     """What is left without its launcher of a command that runs a part of this project, ``-m`` dropped."""
+    if words[0] == "timbre":
+        return [COMMANDS[words[1]][0].removesuffix(".__main__"), *words[2:]]
     for launcher in LAUNCHERS:
         if words[: len(launcher)] == launcher:
             rest = words[len(launcher) :]

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import timbre  # noqa: F401 - for `python -m`, puts the current folder last on the import path
+
 if TYPE_CHECKING:
     from vocoders.loading import load_vocoder
     from vocoders.vocoder import Vocoder, VocoderConfig

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
+import timbre  # noqa: F401 - for `python -m`, puts the current folder last on the import path
+
 if TYPE_CHECKING:
     from w2w.converter import Converter as Converter
 
