@@ -1,5 +1,6 @@
 """The application: the HTTP interface, the page, and the guard before both."""
 
+import asyncio
 import logging
 import os
 import warnings
@@ -60,7 +61,9 @@ def application(
     return GuardMiddleware(app, conversions.limits, names, same_site=not root_path)
 
 
-def with_page(app: FastAPI, conversions: Conversions, root_path: str, card: Path | None = None) -> FastAPI:
+def with_page(
+    app: FastAPI, conversions: Conversions, root_path: str = "", card: Path | None = None
+) -> FastAPI:
     """Put the page at ``/``; whatever its visitors upload stays in the folder of the results."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # these are read when gradio is imported
     os.environ["GRADIO_TEMP_DIR"] = str(conversions.folder / "page")
@@ -69,16 +72,20 @@ def with_page(app: FastAPI, conversions: Conversions, root_path: str, card: Path
     from app.page import build_page
     from app.theme import mounted
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="SSR mode")  # of a mode that nobody asked for
-        return gradio.mount_gradio_app(
-            app,
-            build_page(conversions, card),
-            path="/",
-            root_path=root_path or None,
-            max_file_size=conversions.limits.max_bytes,
-            **mounted(),
-        )
+    async def built() -> FastAPI:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="SSR mode")  # of a mode that nobody asked for
+            return gradio.mount_gradio_app(
+                app,
+                build_page(conversions, card),
+                path="/",
+                root_path=root_path or None,
+                max_file_size=conversions.limits.max_bytes,
+                **mounted(),
+            )
+
+    # Where no event loop runs, gradio makes one for each page and never closes it.
+    return asyncio.run(built())
 
 
 def _answer(request: Request, status: int, sentence: str, headers: Any = None) -> Response:

@@ -1,6 +1,5 @@
 """How the page looks and is mounted: system fonts, calm colours, nothing from another host."""
 
-import warnings
 from typing import Any
 
 CSS = """
@@ -46,8 +45,6 @@ def mounted() -> dict[str, Any]:
     """Options for ``gradio.mount_gradio_app`` with which the page looks as meant and asks no other host."""
     import gradio as gr
 
-    # Said at every start, though it is told not to render on a server: there are two pages, so it could not.
-    warnings.filterwarnings("ignore", message="SSR mode is not supported")
     fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", text_size="md", **fonts)
     return {

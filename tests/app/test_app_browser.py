@@ -21,7 +21,7 @@ from data.audio import Writer, info
 from w2w.converter import Converter
 from w2w.networks.network import ConverterNetwork
 
-gradio = pytest.importorskip("gradio", reason="the app needs gradio")
+pytest.importorskip("gradio", reason="the app needs gradio")
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser is driven by playwright")
 
 CHROMIUM = shutil.which("chromium")
@@ -66,8 +66,7 @@ def files(buzz, tmp_path_factory):
 def server(tiny, files, tmp_path_factory):
     """A page of a tiny converter on a free port, and its conversions."""
     from app import live_tab
-    from app.page import build_page
-    from app.theme import mounted
+    from app.server import with_page
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("results")
@@ -76,8 +75,7 @@ def server(tiny, files, tmp_path_factory):
         # What is compiled at its first use is not what is tried here.
         wanted = Wanted(reference=str(files.voice), agreed=True)
         live_tab.begin(conversions, wanted, 48_000).say(torch.zeros(1, 1, 4800))
-        app = FastAPI()
-        gradio.mount_gradio_app(app, build_page(conversions), path="/", **mounted())
+        app = with_page(FastAPI(), conversions)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]

@@ -1,5 +1,6 @@
 """The page without a browser: its picture, its scores, the voice it asks for, and speaking live."""
 
+import asyncio
 import xml.etree.ElementTree as ElementTree
 from collections import deque
 from itertools import pairwise
@@ -225,10 +226,14 @@ def test_pieces_of_the_microphone_do_not_pile_up(tmp_path, monkeypatch):
     assert not paths[0].parent.exists()
 
 
+async def built(conversions):
+    return build_page(conversions)  # while an event loop runs, or gradio makes one and leaves it open
+
+
 def test_the_page_offers_only_what_the_converter_can(tiny, tmp_path):
     network = ConverterNetwork(tiny())
     with Conversions(Converter(network), folder=tmp_path) as conversions:
-        components = build_page(conversions).blocks.values()
+        components = asyncio.run(built(conversions)).blocks.values()
     by_id: dict[str, Any] = {component.elem_id: component for component in components if component.elem_id}
     assert not by_id["kind"].visible  # not tied to words
     assert by_id["pitch"].visible == network.moves_pitch
