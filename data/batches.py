@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.audio import AudioError
 from data.crops import Places, apart_from, leaving_room, loud_crop
-from data.manifest import Row, rows_from
+from data.manifest import Row, contents_of_rows, rows_from
 from data.recordings import Recordings
+from engine.config import free
+from engine.contents import Contents
 from engine.user_error import UserError
 
 FILES_TRIED = 6
@@ -29,7 +31,7 @@ LABELS_ADDRESS = 1_108
 class DataConfig:
     """Which speech, and how it is cut."""
 
-    path: str = ""
+    path: str = free("")
     """A manifest (.csv, .jsonl) or a folder of recordings, or several separated by commas: a speaker of one
     name in several is one speaker."""
     split: str = "train"
@@ -64,6 +66,11 @@ class DataConfig:
             raise UserError(f"reference_samples={self.reference_samples} must be 0 or more")
         if not 0 <= self.label_share <= 1:
             raise UserError(f"label_share={self.label_share} must lie between 0 and 1")
+
+    def contents(self) -> dict[str, Contents | None]:
+        """The recordings, and the speakers that are told."""
+        rows = split_rows(self.path, self.split) if self.path else []
+        return {"path": contents_of_rows(rows, known_speakers(rows, self.label_share))}
 
 
 class Address(NamedTuple):

@@ -5,11 +5,12 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from data.audio import audio_files
+from engine.contents import Contents, files_digest
 from engine.files import atomic
 from engine.user_error import UserError
 
@@ -113,6 +114,24 @@ def rows_from(path: str | Path) -> list[Row]:
     parts = [file.relative_to(path).parts for file in files]
     by_speaker = all(len(p) > 1 for p in parts) and len({p[0] for p in parts}) > 1
     return [Row(path=file, speaker=p[0] if by_speaker else None) for file, p in zip(files, parts)]
+
+
+def contents_of_rows(
+    rows: Sequence[Row], labels: Iterable[str | None] = (), *, texts: bool = False
+) -> Contents | None:
+    """What a run learns from rows: their files and speakers, and with ``texts`` what is said. None: no rows.
+
+    ``labels`` are speakers whose numbers are learned.
+    """
+    if not rows:
+        return None
+    told = [f"{row.path.name} {row.speaker}" + texts * f" {row.text} {row.extra}" for row in rows]
+    speakers = {row.speaker for row in rows if row.speaker is not None}
+    return Contents(
+        summary=f"{len(rows)} recordings" + (f" of {len(speakers)} speakers" if speakers else ""),
+        digest=files_digest([row.path for row in rows], told),
+        fixed=tuple(sorted({label for label in labels if label is not None})),
+    )
 
 
 def gender_of(word: str | None) -> str | None:

@@ -16,8 +16,10 @@ from torch.utils.data import Dataset
 from data.audio import AudioError
 from data.batches import FILES_TRIED, Address, Batch, Batches, DataConfig, SpeechCrops, split_rows
 from data.crops import apart_from, leaving_room, loud_crop
-from data.manifest import Row
+from data.manifest import Row, contents_of_rows
 from data.recordings import Recordings
+from engine.config import free
+from engine.contents import Contents
 from engine.user_error import UserError
 
 GROUP = "parallel"
@@ -30,7 +32,7 @@ PAIRS_ADDRESS = 1_303
 class PairConfig:
     """Which time-aligned speech, and how it is cut."""
 
-    path: str = ""
+    path: str = free("")
     """A manifest with the column ``parallel``, or a folder that holds one; empty: none."""
     split: str = "train"
     """Rows of this split only; empty: all."""
@@ -53,6 +55,11 @@ class PairConfig:
                 raise UserError(f"{name}={getattr(self, name)} must be at least 1")
         if self.reference_samples < 0:
             raise UserError(f"reference_samples={self.reference_samples} must be 0 or more")
+
+    def contents(self) -> dict[str, Contents | None]:
+        """The recordings and their groups; the speakers' numbers are not learned."""
+        rows = split_rows(self.path, self.split) if self.path else []
+        return {"path": contents_of_rows(rows, texts=True)}
 
 
 class PairBatch(NamedTuple):

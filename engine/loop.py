@@ -29,7 +29,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from engine import checkpoint, tracking
-from engine.config import differences, free, load_config, save_config, to_json
+from engine.config import free, save_config, to_json
+from engine.contents import contents_of, guard
 from engine.files import check_writable, disk_errors
 from engine.meter import Meter, brief
 from engine.optim import Player, micro_batch
@@ -135,11 +136,12 @@ def fit(
     place = accelerator(config)
     full_config = config if full_config is None else full_config
     newest = checkpoint.newest_checkpoint(config.out)
+    contents = contents_of(full_config) if place.is_main_process else None
     if newest:
-        _guard(newest, full_config)
+        guard(newest, full_config, contents)
     seed_step(config.seed, 0)
     task = build()
-    run = _Run(task, config, full_config, place)
+    run = _Run(task, config, full_config, place, contents)
     step = run.resume(newest) if newest else run.begin()
     tracking.start_trackers(place, config.trackers, config.out, to_json(full_config), step)
     try:
@@ -153,17 +155,6 @@ def fit(
     return task, step
 
 
-def _guard(newest: Path, full_config: Any) -> None:
-    """Refuse to continue a run with a config that would make another run of it."""
-    with checkpoint.way_out_of(newest):
-        stored = load_config(type(full_config), newest / "config.json")
-    for name, new, old in differences(full_config, stored):
-        raise UserError(
-            f"{newest.parent.parent} holds a run with {name} {old!r}, not {new!r}: "
-            "choose another --loop.out, or give the same options to continue it"
-        )
-
-
 class Halt(IntEnum):
     """Why a run ends after a step; where processes disagree the greatest counts."""
 
@@ -175,8 +166,11 @@ class Halt(IntEnum):
 class _Run:
     """One task in training: its state on the device and its folder."""
 
-    def __init__(self, task: Task, config: LoopConfig, full_config: Any, place: Accelerator) -> None:
+    def __init__(
+        self, task: Task, config: LoopConfig, full_config: Any, place: Accelerator, contents: Any
+    ) -> None:
         self.task, self.config, self.full_config, self.place = task, config, full_config, place
+        self.contents = contents
         for module in [*task.modules.values(), *getattr(task, "frozen", {}).values()]:
             module.to(place.device)
 
@@ -285,7 +279,11 @@ class _Run:
     def _write(self, draft: Path, step: int) -> None:
         main = self.place.is_main_process
         if main:
-            progress = {"step": step, "processes": self.place.num_processes}
+            progress = {
+                "step": step,
+                "processes": self.place.num_processes,
+                "contents": self.contents,
+            }
             task = self.task
             checkpoint.save_checkpoint(draft, task.modules, task.players, self.full_config, progress)
         self.place.wait_for_everyone()

@@ -15,6 +15,7 @@ from data.batches import Address, Batches, DataConfig, SpeechCrops
 from data.pairs import PairConfig, PairCrops
 from engine.checkpoint import export
 from engine.config import cli, free
+from engine.contents import Contents, folder_contents
 from engine.loop import LoopConfig, accelerator, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError, exits_cleanly
@@ -33,6 +34,10 @@ class TeacherConfig:
     path: str = free("")
     """Folder of a speech encoder (Moonshine, Whisper, HuBERT, WavLM, wav2vec 2.0, our own), or
     hub:owner/name."""
+
+    def contents(self) -> dict[str, Contents | None]:
+        """Its files, if it is a folder."""
+        return {"path": folder_contents(self.path, "a teacher")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ def build(config: TrainConfig, validation: list[Wave]) -> Task:
             task = WaveGlowTask(config.task, config.mel, validation)
         case WaveNetTaskConfig():
             task = WaveNetTask(config.task, config.mel, validation)
-    if config.init:
+    if config.init and not newest_checkpoint(config.loop.out):
         begin_from(task.modules, config)
     return task
 

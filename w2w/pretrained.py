@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.checkpoint import fill
+from engine.config import free
+from engine.contents import Contents, folder_contents
 from engine.optim import OptimConfig, Player
 from engine.user_error import UserError
 from pretrain.causal.student import load_student
@@ -22,10 +24,10 @@ Use = Literal["frozen", "fine_tuned", "random"]
 class PretrainedConfig:
     """Pretrained encoders inside the converter."""
 
-    student: str = ""
+    student: str = free("")
     """A content encoder to begin with, which a frozen speech encoder has taught: a run of
     ``pretrain/distil.py``, its export, or ``released``. The converter's takes its sizes."""
-    content: str = ""
+    content: str = free("")
     """A speech encoder in the place of the content encoder's mels: a run of ``pretrain/data2vec.py``, its
     export, or a Data2VecAudio model of transformers; empty: mels. It needs whole utterances."""
     use: Use = "frozen"
@@ -33,7 +35,7 @@ class PretrainedConfig:
     sizes are taken, its weights are learned from nothing (the control)."""
     layer: int = 0
     """Its layer that is heard, counted from 1; 0: all, in a learned mixture."""
-    style: str = ""
+    style: str = free("")
     """Wav2CLIP's audio encoder that hears the voice: a run of ``pretrain/wav2clip.py``, its export, or the
     published file; empty: the style encoder hears mels alone."""
     style_use: Use = "fine_tuned"
@@ -52,6 +54,13 @@ class PretrainedConfig:
             raise UserError("pretrained.student and pretrained.content exclude each other: give one of them")
         if self.frozen_steps < 0 or self.layer < 0:
             raise UserError("pretrained.frozen_steps and pretrained.layer must be 0 or more")
+
+    def contents(self) -> dict[str, Contents | None]:
+        """The files of each encoder, if it is a folder."""
+        return {
+            name: folder_contents(getattr(self, name), "an encoder")
+            for name in ("student", "content", "style")
+        }
 
 
 def with_encoders(converter: ConverterConfig, pretrained: PretrainedConfig) -> ConverterConfig:

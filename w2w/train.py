@@ -13,6 +13,7 @@ What the converter is compared with is trained by ``--task cluit-mel`` and ``--t
 their own: ``--task cluit-mel --help``.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -21,8 +22,9 @@ from typing import Any, ClassVar
 
 from data.batches import DataConfig
 from data.pairs import PairConfig, batches_together
-from engine.checkpoint import export
-from engine.config import cli
+from engine.checkpoint import export, newest_checkpoint
+from engine.config import cli, free
+from engine.contents import Contents, folder_contents
 from engine.loop import LoopConfig, accelerator, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError, exits_cleanly
@@ -55,7 +57,7 @@ class TrainConfig:
     """Which speech."""
     pairs: PairConfig = field(default_factory=PairConfig)
     """Which time-aligned pairs, if any."""
-    teacher: str = "released"
+    teacher: str = free("released")
     """A frozen speech encoder for the losses ``content`` and ``distil``: a folder of transformers, a run of
     ``pretrain/distil.py`` or ``pretrain/data2vec.py``, hub:owner/name, or ``released``, the student that
     comes with the code; empty: none, and these losses are left out."""
@@ -89,6 +91,10 @@ class TrainConfig:
                     f"data.{name}={getattr(self.data, name)} and pairs.{name}={getattr(self.pairs, name)}"
                     " must be the same: they are rows of one batch"
                 )
+
+    def contents(self) -> dict[str, Contents | None]:
+        """The teacher's files, if it is a folder."""
+        return {"teacher": folder_contents(self.teacher, "a teacher")}
 
     def check_labels(self, n_speakers: int) -> None:
         """Refuse label losses over fewer speakers than the data has."""
@@ -215,7 +221,7 @@ def build(config: TrainConfig) -> CLUIT:
         head = load_student(config.pretrained.student).head
         if head.weight.shape == task.teacher_head.weight.shape:  # another teacher's would be no help
             task.teacher_head.load_state_dict(head.state_dict())
-    if config.init:
+    if config.init and not newest_checkpoint(config.loop.out):
         begin_from(task, config.init)
     return task
 
@@ -270,7 +276,8 @@ def task_of(words: Sequence[str]) -> tuple[str, list[str]]:
 def main() -> None:
     """Train the task that ``--task`` names."""
     name, words = task_of(sys.argv[1:])
-    if name == "w2w":
+    if name == "w2w":  # options were renamed; a run's command should go on serving
+        words = [re.sub(r"\bcritic\b", "discriminator", w) if w.startswith("--") else w for w in words]
         train(cli(PRESETS, argv=words))
     else:
         module = import_module(TASKS[name])

@@ -19,6 +19,8 @@ from data.audiovisual.finding import scenes_from
 from data.audiovisual.scenes import Scene, wave_of
 from data.audiovisual.video import VideoError
 from data.batches import Address
+from engine.config import free
+from engine.contents import Contents, folder_contents
 from engine.loop import LoopConfig
 from engine.user_error import UserError
 from pretrain.clip.audio_encoder import AudioEncoderConfig
@@ -41,7 +43,7 @@ class AudioImageBatch(NamedTuple):
 class AudioImageConfig:
     """Which scenes, and how their sounds are cut."""
 
-    path: str = ""
+    path: str = free("")
     """A folder of videos, of pairs of sounds and pictures, or a manifest; see data/audiovisual/scenes.py."""
     layout: Literal["auto", "videos", "vggsound", "pairs", "hub"] = "auto"
     """How the folder is read: videos, vggsound, pairs, hub, or auto to look."""
@@ -70,6 +72,11 @@ class AudioImageConfig:
             raise UserError(f"data.validation_share={self.validation_share} must lie in [0, 1)")
         if self.batch < 2:
             raise UserError(f"data.batch={self.batch} must be at least 2: other clips are the negatives")
+
+    def contents(self) -> dict[str, Contents | None]:
+        """The files of the folder, or the manifest."""
+        found = folder_contents(self.path, "a collection")
+        return {"path": found and replace(found, fixed=())}
 
 
 class AudioImageClips(Dataset[AudioImageBatch]):

@@ -13,7 +13,10 @@ from torch.utils.data import Dataset
 
 from data.audio import AudioError
 from data.batches import FILES_TRIED, Address, split_rows
+from data.manifest import contents_of_rows
 from data.recordings import Recordings
+from engine.config import free
+from engine.contents import Contents
 from engine.user_error import UserError
 
 NEIGHBOURS = 4
@@ -24,7 +27,7 @@ NEIGHBOURS = 4
 class SpeechConfig:
     """Which speech, and how much at once."""
 
-    paths: tuple[str, ...] = ()
+    paths: tuple[str, ...] = free(())
     """Manifests or folders of recordings; nothing but the sound is used."""
     split: str = "train"
     """Rows of this split only; empty: all. Rows without one belong to train."""
@@ -43,6 +46,11 @@ class SpeechConfig:
                 f"data.shortest_seconds={self.shortest_seconds}, longest_seconds={self.longest_seconds} and "
                 f"batch_seconds={self.batch_seconds} must be above 0 and in this order of size"
             )
+
+    def contents(self) -> dict[str, Contents | None]:
+        """The recordings."""
+        rows = [row for path in self.paths for row in split_rows(path, self.split)]
+        return {"paths": contents_of_rows(rows)}
 
 
 class Clips(NamedTuple):

@@ -13,8 +13,10 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from data.batches import Address
-from data.manifest import Row, rows_from
+from data.manifest import Row, contents_of_rows, rows_from
 from data.recordings import Recordings
+from engine.config import free
+from engine.contents import Contents
 from engine.user_error import UserError
 from pretrain.units import Units
 
@@ -26,7 +28,7 @@ NEIGHBOURS = 4
 class LabelledConfig:
     """Which speech, how much of it with labels, and how much at once."""
 
-    paths: tuple[str, ...] = ()
+    paths: tuple[str, ...] = free(())
     """Manifests or folders with one; rows without a text (or phonemes) count as not labelled."""
     split: str = "train"
     """Rows of this split only; rows without one belong to train."""
@@ -46,6 +48,11 @@ class LabelledConfig:
             raise UserError(f"data.share={self.share} must be above 0 and at most 1")
         if self.batch_seconds <= 0 or self.unlabelled_seconds < 0:
             raise UserError("data.batch_seconds must be above 0 and data.unlabelled_seconds not below 0")
+
+    def contents(self) -> dict[str, Contents | None]:
+        """The recordings and what is said in them."""
+        rows = labelled_rows(self.paths, self.split) if self.paths else []
+        return {"paths": contents_of_rows(rows, texts=True)}
 
 
 class Labelled(NamedTuple):

@@ -106,6 +106,28 @@ def test_resume_is_exact_with_pairs_too(corpus, tmp_path, workers):
     same(straight, train(config(corpus, tmp_path / "cut", workers=workers, pairs=pairs)))
 
 
+def test_a_run_goes_on_exactly_where_its_data_was_moved(corpus, tmp_path):
+    straight = train(config(corpus, tmp_path / "straight"))
+    train(config(corpus, tmp_path / "cut", steps=2))
+    moved = tmp_path / "elsewhere"
+    moved.mkdir()
+    for path in [*tmp_path.glob("*.wav"), corpus]:
+        path.rename(moved / path.name)
+    same(straight, train(config(moved / corpus.name, tmp_path / "cut")))
+
+
+def test_a_run_does_not_go_on_with_labels_that_shifted(corpus, tmp_path, capsys):
+    train(config(corpus, tmp_path / "run", steps=2))
+    corpus.write_text(corpus.read_text().replace(",speaker0,", ",speaker9,"))
+    with pytest.raises(UserError, match=r"another --data.path"):
+        train(config(corpus, tmp_path / "run"))
+    corpus.write_text(corpus.read_text().replace(",speaker9,", ",speaker0,"))
+    recording = tmp_path / "speaker1_0.wav"
+    recording.write_bytes((tmp_path / "speaker1_1.wav").read_bytes())
+    train(config(corpus, tmp_path / "run"))
+    assert "note: --data.path has changed" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_two_processes_resume_exactly(corpus, tmp_path):
     for out, steps in (("straight", "4"), ("cut", "3"), ("cut", "4")):

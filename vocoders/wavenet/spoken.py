@@ -16,9 +16,12 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data.batches import Address, split_rows
+from data.manifest import contents_of_rows
 from data.synthetic.espeak import Phoneme
 from data.synthetic.sentences import sentences
 from data.voices import VOICES, Voice, speak
+from engine.config import free
+from engine.contents import Contents
 from engine.user_error import UserError
 from vocoders.wavenet.features import FeatureConfig, phoneme_classes, speech_features
 
@@ -29,7 +32,7 @@ VOICE = {voice.name: voice for voice in VOICES}
 class SpokenConfig:
     """Who says what, and how it is cut."""
 
-    path: str = ""
+    path: str = free("")
     """A corpus of ``python -m data.voices``; empty: ``n_sentences`` are made up for each of ``n_voices``."""
     split: str = "train"
     """Rows of this split only; without a path: train or validation."""
@@ -53,6 +56,11 @@ class SpokenConfig:
             raise UserError(f"n_voices={self.n_voices} must lie between 1 and {len(VOICES)}")
         if self.n_sentences < 1 or self.batch < 1:
             raise UserError(f"n_sentences={self.n_sentences} and batch={self.batch} must be at least 1")
+
+    def contents(self) -> dict[str, Contents | None]:
+        """The corpus, if there is one: who says what."""
+        rows = split_rows(self.path, self.split) if self.path else []
+        return {"path": contents_of_rows(rows, [row.speaker for row in rows], texts=True)}
 
 
 class Spoken(NamedTuple):

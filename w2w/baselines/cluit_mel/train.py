@@ -74,7 +74,7 @@ def build(config: CluitMelTrainConfig) -> CluitMel:
     content = MelContentLoss(config.content, config.network.mel) if config.task.weights.content else None
     players = config.optim_generator, config.optim_critic
     task = CluitMel(config.task, config.network, *players, content)
-    if config.init:
+    if config.init and not newest_checkpoint(config.loop.out):
         begin_from(task, Path(config.init))
     return task
 
