@@ -33,7 +33,7 @@ from data.audio import AudioError
 from data.audio.listening import Heard, listen
 from data.manifest import Row, check_writable, rows_from, write_manifest
 from engine.arguments import Arguments
-from engine.user_error import UserError, exits_cleanly
+from engine.user_error import UserError, exits_cleanly, printable
 
 SILENT_DB = -60.0
 CLIPPED_SHARE = 0.0005
@@ -194,7 +194,7 @@ def table(findings: Sequence[Finding], base: Path) -> str:
     """Lay findings out in columns; paths under ``base`` are shown relative to it."""
     lines = [("file", "problem", "detail")]
     for finding in findings:
-        detail = finding.detail.replace(f"{base}{os.sep}", "")
+        detail = printable(finding.detail.replace(f"{base}{os.sep}", ""))
         lines.append((_shown(finding.row.path, base), finding.problem, detail))
     wide = [max(len(line[column]) for line in lines) for column in (0, 1)]
     lines.insert(1, ("-" * wide[0], "-" * wide[1], "-" * 6))
@@ -202,8 +202,7 @@ def table(findings: Sequence[Finding], base: Path) -> str:
 
 
 def _shown(path: Path, base: Path) -> str:
-    name = str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
-    return name.encode("unicode_escape").decode() if not name.isprintable() else name
+    return printable(str(path.relative_to(base) if path.is_relative_to(base) else path))
 
 
 def summary(rows: Sequence[Row], findings: Sequence[Finding], sound: Sequence[Row]) -> str:

@@ -38,12 +38,21 @@ def sentence(error: BaseException) -> str:
     """What an error says to a user; the operating system's own are translated, with the way out."""
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
-    remedy = REMEDIES.get(error.errno, error.strerror or "cannot be used")
     if error.filename is None:
-        return remedy
+        return remedy(error)
     name = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename)
     shown = name if len(name) <= 200 else f"{name[:60]}…{name[-60:]}"
-    return f"{shown}: {remedy}"
+    return f"{shown}: {remedy(error)}"
+
+
+def remedy(error: OSError) -> str:
+    """What the operating system refuses, and the way out."""
+    return REMEDIES.get(error.errno or 0, error.strerror or "cannot be used")
+
+
+def printable(text: str) -> str:
+    """A text on one line, with escapes for what no console prints: ``\\n``, ``\\x1b``, ``\\udce9``."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def exits_cleanly(main: Callable[P, T]) -> Callable[P, T]:
@@ -65,7 +74,7 @@ def exits_cleanly(main: Callable[P, T]) -> Callable[P, T]:
         except (UserError, OSError) as error:
             if isinstance(error, OSError) and error.filename is None and error.errno != errno.ENOSPC:
                 raise
-            print(f"error: {sentence(error)}", file=sys.stderr)
+            print(f"error: {printable(sentence(error))}", file=sys.stderr)
             raise SystemExit(2) from None
 
     return guarded

@@ -1,11 +1,13 @@
-"""Which recordings and mels a command resynthesises, and whether all can be done."""
+"""Which recordings and mels a command resynthesises, and which can be done."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.audio import audio_files, blocks, info, resampled_length
+from data.audio import EXTENSIONS, READ_ONLY, blocks, info, resampled_length
+from data.audio.reading import files_under
 from data.frontends import MelConfig
+from engine.outcome import leaving_out
 from engine.user_error import UserError
 from vocoders import mel_files
 
@@ -36,32 +38,29 @@ def is_mel(path: Path) -> bool:
 
 def files_in(folder: Path) -> list[Path]:
     """Every recording and mel in a folder, at any depth."""
-    mels = [
-        path
-        for path in folder.rglob("*")
-        if is_mel(path) and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
-    try:
-        return sorted([*mels, *audio_files(folder)])
-    except UserError:
-        if not mels:
-            raise UserError(f"{folder} holds neither recordings nor mels (.npy, .npz)") from None
-        return sorted(mels)
+    found = files_under(folder, (*EXTENSIONS, *READ_ONLY, *mel_files.EXTENSIONS))
+    if not found:
+        raise UserError(f"{folder} holds neither recordings nor mels (.npy, .npz)")
+    return found
 
 
-def examine(pairs: Iterable[tuple[Path, Path]], mel: MelConfig) -> list[Job]:
-    """Read every source to its end: what cannot be made is known before anything is written."""
+def examine(pairs: Iterable[tuple[Path, Path]], mel: MelConfig, left_out: list[str]) -> list[Job]:
+    """Read every source to its end, so that what cannot be made is known, and told, at once."""
     jobs = []
     for source, out in pairs:
-        if is_mel(source):
-            frames = mel_files.read_mel(source, mel).shape[-1]
-            samples = frames * mel.hop
-        else:
-            sample_rate = info(source).sample_rate
-            n_samples = sum(block.shape[-1] for block in blocks(source, None, READ_SAMPLES))
-            samples = resampled_length(n_samples, sample_rate, mel.sample_rate)
-            if samples == 0:
-                raise UserError(f"{source} is too short: no sample of it is left at {mel.sample_rate} Hz")
-            frames = -(-samples // mel.hop)
-        jobs.append(Job(source=source, out=out, samples=samples, frames=frames))
+        with leaving_out(left_out):
+            samples, frames = _sizes(source, mel)
+            jobs.append(Job(source=source, out=out, samples=samples, frames=frames))
     return jobs
+
+
+def _sizes(source: Path, mel: MelConfig) -> tuple[int, int]:
+    if is_mel(source):
+        frames = mel_files.read_mel(source, mel).shape[-1]
+        return frames * mel.hop, frames
+    sample_rate = info(source).sample_rate
+    n_samples = sum(block.shape[-1] for block in blocks(source, None, READ_SAMPLES))
+    samples = resampled_length(n_samples, sample_rate, mel.sample_rate)
+    if samples == 0:
+        raise UserError(f"{source} is too short: no sample of it is left at {mel.sample_rate} Hz")
+    return samples, -(-samples // mel.hop)

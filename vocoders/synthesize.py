@@ -6,9 +6,11 @@
     python -m vocoders.synthesize mels/ --vocoder runs/melgan/export --batch 16 --device cuda --out made/
 
 Sources are mels (.npy of bands × frames, .npz of --save-mel), recordings at any rate, or folders of both.
-Each becomes DIR/<its name>.wav at the vocoder's rate; a recording's copy is exactly as long as it was. Any
-length takes the same memory. Everything is read and checked before anything is written, and a file appears
-under its name only when it is whole.
+Each becomes DIR/<its place in its folder>.wav at the vocoder's rate; a recording's copy is exactly as long
+as it was. Any length takes the same memory. What is in DIR already stays, unless --overwrite is given.
+Everything is read and checked before anything is written, and a file appears under its name only when it is
+whole. What cannot be made is left out and named: the command ends with 0 if nothing was left out, with 1 if
+something was, with 2 if nothing was done.
 """
 
 import sys
@@ -28,7 +30,8 @@ from tqdm import tqdm
 from data.audio import Writer, blocks
 from data.audio.destinations import plan, protect
 from engine.arguments import Arguments
-from engine.user_error import UserError, exits_cleanly
+from engine.outcome import end, leaving_out, note_replaced
+from engine.user_error import UserError, exits_cleanly, printable
 from vocoders.griffin_lim import GriffinLim
 from vocoders.inputs import Job, examine, files_in
 from vocoders.loading import load_vocoder
@@ -51,29 +54,39 @@ LONGEST_S = 60.0
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Make what the command line names."""
-    args = parse(argv)
-    pairs = plan(args.source, args.out, files_in)
+    args, left_out = parse(argv), []
+    beside = (".npz",) if args.save_mel else ()
+    overwrite = args.overwrite or args.skip_existing
+    pairs = plan(args.source, args.out, left_out, files_in, overwrite=overwrite, beside=beside)
     vocoder = load_vocoder(args.vocoder, args.weights, args.config, mel=args.mel, device=_device(args.device))
     args.options = options_for(vocoder, args)
-    protect([out for _, out in pairs], [source for source, _ in pairs])
     if args.save_mel:
         protect([_mel_beside(out) for _, out in pairs], [source for source, _ in pairs])
     if args.skip_existing:
         pairs = [(source, out) for source, out in pairs if not out.exists()]
-    jobs = examine(pairs, vocoder.mel)
+    jobs = examine(pairs, vocoder.mel, left_out)
+    if jobs:
+        note_replaced(args.out, _mel_beside(args.out) if args.save_mel else None)
 
-    began, seconds = time.monotonic(), sum(job.samples for job in jobs) / vocoder.sample_rate
-    with tqdm(total=round(seconds, 2), unit="s", unit_scale=True, disable=None) as bar:
+    began, done = time.monotonic(), []
+    total = sum(job.samples for job in jobs) / vocoder.sample_rate
+    with tqdm(total=round(total, 2), unit="s", unit_scale=True, disable=None) as bar:
         for group in grouped(jobs, args.batch, round(LONGEST_S * vocoder.sample_rate)):
-            bar.set_description(group[0].source.name)
-            if len(group) == 1:
-                synthesize(vocoder, group[0], args, bar.update)
-            else:
-                synthesize_together(vocoder, group, args, bar.update)
-            for job in group:
-                bar.write(str(job.out), file=sys.stdout)
-    took = max(time.monotonic() - began, 1e-9)
-    print(f"{seconds:.1f} s of sound in {took:.1f} s, {seconds / took:.2f} times real time", file=sys.stderr)
+            bar.set_description(printable(group[0].source.name))
+            with leaving_out(left_out):
+                if len(group) == 1:
+                    synthesize(vocoder, group[0], args, bar.update)
+                else:
+                    synthesize_together(vocoder, group, args, bar.update)
+                done += group
+                for job in group:
+                    bar.write(str(job.out), file=sys.stdout)
+    if done:
+        took = max(time.monotonic() - began, 1e-9)
+        seconds = sum(job.samples for job in done) / vocoder.sample_rate
+        speed = f"{seconds / took:.2f} times real time"
+        print(f"{seconds:.1f} s of sound in {took:.1f} s, {speed}", file=sys.stderr)
+    end(len(done), left_out)
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -103,6 +116,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--speaker", type=int, metavar="NUMBER", help="wavenet: of several speakers, who speaks")
     option("--denoise", type=float, default=0.0, metavar="STRENGTH", help="subtract the vocoder's own hum")
     option("--save-mel", action="store_true", help="also write DIR/<name>.npz, the mel and its definition")
+    option("--overwrite", action="store_true", help="replace results that are in the folder already")
     option("--skip-existing", action="store_true", help="pass over sources whose result is there")
     option("--device", default="cpu", help="cpu (default), cuda, ...")
     args = arguments.parse_args(argv)

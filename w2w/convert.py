@@ -9,9 +9,11 @@
     python -m w2w.convert me.wav --reference her.wav --checkpoint runs/cluit_mel --vocoder released --out o
 
 Sources and references are audio files, or folders with audio files anywhere in them. Each source becomes
-DIR/<its name>.wav, exactly as long as it was; recordings of any length take the same memory. Everything is
-read and checked before anything is written, and a file appears under its name only when it is whole. What is
-written bears an inaudible mark that `python -m w2w.watermark` finds; --no-watermark leaves it out.
+DIR/<its place in its folder>.wav, exactly as long as it was; recordings of any length take the same memory.
+What is in DIR already stays, unless --overwrite is given. Everything is read and checked before anything is
+written, and a file appears under its name only when it is whole. What cannot be converted is left out and
+named: the command ends with 0 if nothing was left out, with 1 if something was, with 2 if nothing was done.
+What is written bears an inaudible mark that `python -m w2w.watermark` finds; --no-watermark leaves it out.
 """
 
 import sys
@@ -31,7 +33,8 @@ from data.audio.decoding import PLAUSIBLE_RATES
 from data.audio.destinations import plan, protect
 from data.audio.resampling import Resampler, resampled_length
 from engine.arguments import Arguments
-from engine.user_error import UserError, exits_cleanly
+from engine.outcome import end, leaving_out, note_replaced
+from engine.user_error import UserError, exits_cleanly, printable
 from w2w.converter import BLOCK_S, Converter
 from w2w.sources import Job, examine
 from w2w.voices import Voices
@@ -45,24 +48,31 @@ MOST_SEMITONES = 36.0
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert what the command line names."""
-    words = parse(argv)
-    pairs = plan(words.source, words.out)
+    words, left_out = parse(argv), []
+    pairs = plan(words.source, words.out, left_out, overwrite=words.overwrite)
     converter = Converter.from_pretrained(words.checkpoint, words=words.words, vocoder=words.vocoder)
     voices = Voices(converter, words.data)
     voice = chosen(words, voices)
     seen = [Path(words.picture)] if words.picture else []
     protect([out for _, out in pairs], [*(source for source, _ in pairs), *voices.heard, *seen])
-    jobs = examine(pairs)
+    jobs = examine(pairs, left_out)
+    if jobs:
+        note_replaced(words.out)
 
-    began, seconds = time.monotonic(), sum(job.seconds for job in jobs)
-    with tqdm(total=round(seconds, 2), unit="s", unit_scale=True, disable=None) as bar:
+    began, n_done, seconds = time.monotonic(), 0, 0.0
+    with tqdm(total=sum(job.seconds for job in jobs), unit="s", unit_scale=True, disable=None) as bar:
         for number, job in enumerate(jobs, start=1):
-            bar.set_description(f"[{number}/{len(jobs)}] {job.source.name}")
+            bar.set_description(f"[{number}/{len(jobs)}] {printable(job.source.name)}")
             asked = {"rate": words.rate, "semitones": words.pitch, "marked": words.watermark}
-            convert(converter, voice, job, **asked, done=bar.update)
-            bar.write(str(job.out), file=sys.stdout)
-    took = max(time.monotonic() - began, 1e-9)
-    print(f"{seconds:.1f} s of sound in {took:.1f} s, {seconds / took:.1f} times real time", file=sys.stderr)
+            with leaving_out(left_out):
+                convert(converter, voice, job, **asked, done=bar.update)
+                bar.write(str(job.out), file=sys.stdout)
+                n_done, seconds = n_done + 1, seconds + job.seconds
+    if n_done:
+        took = max(time.monotonic() - began, 1e-9)
+        speed = f"{seconds / took:.1f} times real time"
+        print(f"{seconds:.1f} s of sound in {took:.1f} s, {speed}", file=sys.stderr)
+    end(n_done, [*left_out, *(f"reference {fault}" for fault in voices.left_out)])
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -76,6 +86,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         required=True,
         help="folder to write; for a single source also a file (.wav, .flac, ...)",
     )
+    option("--overwrite", action="store_true", help="replace results that are in the folder already")
     option(
         "--reference",
         nargs="+",

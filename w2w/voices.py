@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from data.audio import audio_files, excerpt
 from data.manifest import rows_from
+from engine.outcome import leaving_out
 from engine.user_error import UserError
 from w2w.converter import Converter
 
@@ -32,6 +33,8 @@ class Voices:
         self.speakers: dict[str, list[Path]] = {}
         self.heard: list[Path] = []
         """Every file a voice was taken from."""
+        self.left_out: list[str] = []
+        """What is wrong with clips, of folders and speakers, that no voice was taken from."""
         for row in rows_from(manifest) if manifest else []:
             if row.speaker is not None:
                 self.speakers.setdefault(row.speaker, []).append(row.path)
@@ -40,7 +43,7 @@ class Voices:
 
     def average(self, names: Sequence[str]) -> Voice:
         """The mean over all clips that the names stand for."""
-        return self._embed([file for name in names for file in self._files(name)])
+        return torch.stack([clip for name in names for clip in self._clips(self._files(name))]).mean(0)
 
     def speaker(self, name: str) -> Voice:
         """The mean over a known speaker's clips, or the voice that the converter knows by this name."""
@@ -55,7 +58,7 @@ class Voices:
             raise UserError(
                 f"{self.manifest} knows no speaker {name!r}: the nearest names are {self._near(name)}"
             )
-        return self._embed(self.speakers[name])
+        return torch.stack(self._clips(self.speakers[name])).mean(0)
 
     def blend(self, parts: Sequence[str]) -> Voice:
         """Mix voices written ``NAME:WEIGHT``; the last colon counts, so names may have colons too."""
@@ -91,10 +94,16 @@ class Voices:
     def _near(self, name: str) -> str:
         return ", ".join(difflib.get_close_matches(name, list(self.speakers), n=3, cutoff=0.0))
 
-    def _embed(self, files: Sequence[Path]) -> Voice:
+    def _clips(self, files: Sequence[Path]) -> list[Voice]:
+        """The voice of each clip of one name; bad ones are left out where others are good."""
         rate, voices = self.converter.sample_rate, []
+        faults: list[str] = []
         for file in tqdm(files, desc="listening", unit="clip", delay=2.0, leave=False, disable=None):
-            clip = excerpt(file, 0, round(HEARD_S * rate), rate)
-            voices.append(self.converter.embed(clip, names=[str(file)]))
-            self.heard.append(file)
-        return torch.stack(voices).mean(0)
+            with leaving_out(faults):
+                clip = excerpt(file, 0, round(HEARD_S * rate), rate)
+                voices.append(self.converter.embed(clip, names=[str(file)]))
+                self.heard.append(file)
+        if not voices:
+            raise UserError(faults[0])
+        self.left_out += faults
+        return voices

@@ -14,7 +14,7 @@ from data.audio.resampling import Frames
 from data.audio.sniffing import told
 from data.audio.stretches import Piece, stretch
 from engine.files import native
-from engine.user_error import UserError
+from engine.user_error import UserError, remedy
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 """Formats read and written; what ``audio_files`` looks for, with the ``READ_ONLY`` ones."""
@@ -164,13 +164,19 @@ class Sound:
 
 def opened(path: Path) -> Sound:
     """Open a file for decoding, or say in one sentence why not."""
-    if not path.exists():
+    try:
+        path.stat()
+    except FileNotFoundError:
         leads = (
             f"is a link to {os.readlink(path)}, which is not there" if path.is_symlink() else "does not exist"
         )
-        raise AudioError(path, "missing", leads)
+        raise AudioError(path, "missing", leads) from None
+    except OSError as error:
+        raise AudioError(path, "unreadable", f"cannot be opened: {remedy(error)}") from None
     if path.is_dir():
-        raise AudioError(path, "unreadable", "is a folder, not an audio file")
+        readable = os.access(path, os.R_OK | os.X_OK)
+        kind = "an audio file" if readable else "readable: its permissions forbid it"
+        raise AudioError(path, "unreadable", f"is a folder, not {kind}")
     if not path.is_file():
         raise AudioError(path, "unreadable", "is not an ordinary file")
     if not os.access(path, os.R_OK):

@@ -1,99 +1,141 @@
 """Where each result of a command on files and folders goes, so that nothing is lost or written over."""
 
 import os
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from data.audio.decoding import EXTENSIONS, READ_ONLY
 from data.audio.reading import audio_files
 from data.audio.writing import FORMATS
+from engine.outcome import end, leaving_out, note
 from engine.user_error import UserError
 
 
 def plan(
-    words: Sequence[str], out: Path, list_files: Callable[[Path], list[Path]] = audio_files
+    words: Sequence[str],
+    out: Path,
+    left_out: list[str],
+    list_files: Callable[[Path], list[Path]] = audio_files,
+    *,
+    overwrite: bool = False,
+    beside: Sequence[str] = (),
 ) -> list[tuple[Path, Path]]:
     """Pair the sources that files and folders stand for with the files to write; nothing is opened yet.
 
+    Results in a folder lie as their sources do. ``left_out`` is told of words that stand for no source, and,
+    unless ``overwrite``, of results that are there already, or whose companions are that end in ``beside``.
     ``list_files`` names the sources in a folder, and refuses one without any.
     """
     names_a_file = out.suffix.lower() in EXTENSIONS + READ_ONLY and not out.is_dir()
-    sources = _found(words, None if names_a_file else out, list_files)
+    faults: list[str] = []
+    sources = _found(words, None if names_a_file else out, list_files, faults)
     if names_a_file:
+        if faults:
+            raise UserError(faults[0])
         if len(sources) > 1:
             raise UserError(
                 f"--out {out} names one file, but there are {len(sources)} sources: name a folder"
             )
         if out.suffix.lower() not in FORMATS:
             raise UserError(f"--out {out} cannot be written: end its name in one of {', '.join(FORMATS)}")
-        return [(sources[0], out)]
+        protect([out], sources)
+        return [(source, out) for source in sources]
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file: name a folder, or a file that ends in .wav")
-    pairs = [(source, out / f"{name}.wav") for source, name in zip(sources, distinct_names(sources))]
+    left_out += faults
+    pairs = [(source, out / f"{name}.wav") for source, name in zip(sources, distinct_names(sources.items()))]
+    protect([result for _, result in pairs], sources)
+    if not overwrite:
+        pairs = list(_not_there(pairs, beside, left_out))
     for source, result in pairs:
-        if result.stem != source.stem:
-            print(f"note: {source} becomes {result}, as another source has its name", file=sys.stderr)
+        if result != out / f"{_below(source, sources[source])}.wav":
+            note(f"{source} becomes {result}, as another source has its name")
+    if not pairs:
+        end(0, left_out)
     return pairs
 
 
-def _found(words: Sequence[str], out: Path | None, list_files: Callable[[Path], list[Path]]) -> list[Path]:
-    """Every source once, in the order given; earlier results inside a source folder are no sources."""
-    found: dict[Path, Path] = {}
+def _found(
+    words: Sequence[str], out: Path | None, list_files: Callable[[Path], list[Path]], faults: list[str]
+) -> dict[Path, Path]:
+    """Every source once, in the order given, and the folder that it was found by, without earlier results."""
     for word in words:
-        path = Path(word)
-        if path.is_dir():
-            if out is not None and out.resolve() == path.resolve():
-                raise UserError(f"--out {out} is the folder of the sources: name another, {out}/results say")
-            files = [file for file in list_files(path) if out is None or not _inside(file, out)]
-            if not files:
-                raise UserError(f"{path} holds no files to read but those under --out {out}")
-        elif path.exists():
-            files = [path]
-        else:
-            raise UserError(f"there is no source {path}")
-        for file in files:
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
+        if out is not None and os.path.isdir(word) and os.path.realpath(word) == os.path.realpath(out):
+            raise UserError(f"--out {out} is the folder of the sources: name another, {out}/results say")
+    found: dict[str, tuple[Path, Path]] = {}
+    for word in words:
+        with leaving_out(faults):
+            path = Path(word)
+            if path.is_dir():
+                files = [file for file in list_files(path) if out is None or not _inside(file, out)]
+                if not files:
+                    raise UserError(f"{path} holds no files to read but those under --out {out}")
+            elif path.exists():
+                files = [path]
+            else:
+                raise UserError(f"there is no source {path}")
+            folder = path if path.is_dir() else path.parent
+            for file in files:
+                found.setdefault(os.path.realpath(file), (file, folder))
+    return dict(found.values())
 
 
 def _inside(file: Path, folder: Path) -> bool:
-    return file.resolve().is_relative_to(folder.resolve())
+    return Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder))
 
 
-def distinct_names(files: Sequence[Path]) -> list[str]:
-    """Name files by their stems; those that clash also by folder, by extension, at last by number."""
-    groups: dict[str, list[Path]] = {}
-    for file in files:
-        groups.setdefault(file.stem.casefold(), []).append(file)  # some file systems ignore case
+def _not_there(
+    pairs: Sequence[tuple[Path, Path]], beside: Sequence[str], left_out: list[str]
+) -> Iterator[tuple[Path, Path]]:
+    for source, result in pairs:
+        there = [p for p in (result, *map(result.with_suffix, beside)) if p.exists()]
+        if there:
+            left_out.append(f"{source}: {there[0]} is there already; --overwrite replaces it")
+        else:
+            yield source, result
+
+
+def _below(file: Path, folder: Path) -> Path:
+    """A file's place in the folder it was found by, without its extension."""
+    return file.relative_to(folder).parent / file.stem
+
+
+def distinct_names(found: Collection[tuple[Path, Path]]) -> list[str]:
+    """Name files by their places in their folders; where these clash also by folder, extension, number."""
+    groups: dict[str, list[tuple[Path, Path]]] = {}
+    for file, folder in found:
+        groups.setdefault(str(_below(file, folder)).casefold(), []).append((file, folder))
     names, taken = {}, set()
     for group in sorted(groups.values(), key=len):  # unclashing names stay as they are
-        for file, name in zip(group, _told_apart(group)):
+        for (file, _), name in zip(group, _told_apart(group)):
             number, fresh = 1, name
-            while fresh.casefold() in taken:
+            while fresh.casefold() in taken:  # some file systems ignore case
                 number, fresh = number + 1, f"{name}_{number + 1}"
             taken.add(fresh.casefold())
             names[file] = fresh
-    return [names[file] for file in files]
+    return [names[file] for file, _ in found]
 
 
-def _told_apart(group: Sequence[Path]) -> list[str]:
-    stems, kinds = [file.stem for file in group], [file.suffix[1:] for file in group]
-    folders = [file.absolute().parent.name for file in group]
+def _told_apart(group: Sequence[tuple[Path, Path]]) -> list[str]:
+    names = [str(_below(file, folder)) for file, folder in group]
+    kinds = [file.suffix[1:] for file, _ in group]
+    folders = [Path(os.path.realpath(folder)).name or "root" for _, folder in group]
     forms = [
-        stems,
-        [f"{folder}_{stem}" for folder, stem in zip(folders, stems)],
-        [f"{stem}_{kind}" for stem, kind in zip(stems, kinds)],
-        [f"{folder}_{stem}_{kind}" for folder, stem, kind in zip(folders, stems, kinds)],
+        names,
+        [f"{folder}/{name}" for folder, name in zip(folders, names)],
+        [f"{name}_{kind}" for name, kind in zip(names, kinds)],
+        [f"{folder}/{name}_{kind}" for folder, name, kind in zip(folders, names, kinds)],
     ]
     return next((form for form in forms if len({name.casefold() for name in form}) == len(group)), forms[-1])
 
 
 def protect(outs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Refuse to write over what is read."""
-    read = {_identity(path): path for path in inputs}
-    for out in outs:
-        if out.exists() and _identity(out) in read:
+    there = [out for out in outs if out.exists()]
+    # A link that leads nowhere is no file that could be lost.
+    read = {_identity(path): path for path in inputs if os.path.exists(path)} if there else {}
+    for out in there:
+        if _identity(out) in read:
             raise UserError(
                 f"{out} would be written over {read[_identity(out)]}, which is read: choose another --out"
             )

@@ -125,14 +125,30 @@ def excerpt(
 
 
 def audio_files(folder: str | Path) -> list[Path]:
-    """All audio files under a folder by extension, sorted; hidden files are passed over, links followed."""
+    """All audio files under a folder by extension, sorted; hidden files are passed over, links followed.
+
+    Folders that may not be read are listed too, to be refused by name like other files that cannot be used.
+    """
+    found = files_under(folder, EXTENSIONS + READ_ONLY)
+    if not found:
+        raise UserError(f"{folder} holds no audio files ({', '.join(e[1:] for e in EXTENSIONS)}, …)")
+    return found
+
+
+def files_under(folder: str | Path, extensions: tuple[str, ...]) -> list[Path]:
+    """All files of these extensions under a folder, as ``audio_files`` lists them."""
     folder = Path(folder)
     if not folder.exists():
         raise UserError(f"there is no folder {folder}")
     if not folder.is_dir():
         raise UserError(f"{folder} is a file where a folder is expected")
-    found, seen = [], set()
-    for place, folders, files in os.walk(folder, followlinks=True):
+    found: list[Path] = []
+    seen: set[str] = set()
+
+    def locked(error: OSError) -> None:
+        found.append(Path(error.filename))
+
+    for place, folders, files in os.walk(folder, onerror=locked, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:  # a link that leads back up
             folders.clear()
@@ -142,10 +158,8 @@ def audio_files(folder: str | Path) -> list[Path]:
         found += [
             Path(place, name)
             for name in files
-            if not name.startswith(".") and name.lower().endswith(EXTENSIONS + READ_ONLY)
+            if not name.startswith(".") and name.lower().endswith(extensions)
         ]
-    if not found:
-        raise UserError(f"{folder} holds no audio files ({', '.join(e[1:] for e in EXTENSIONS)})")
     return sorted(found)
 
 

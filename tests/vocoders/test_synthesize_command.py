@@ -58,18 +58,20 @@ def complaint(capsys, *argv) -> str:
 
 def test_a_folder_of_both_is_made_each_as_long_as_it_was(network, sources, tmp_path, capsys):
     run(sources, "--vocoder", network, "--out", tmp_path)
-    lengths = {path.stem: load(path).shape[-1] for path in tmp_path.iterdir()}
-    assert lengths == {f"{sources.name}_a": 9_000, "b": 4_000, "deep_a": 100, "mel": 37 * 160}
+    lengths = {str(path.relative_to(tmp_path)): load(path).shape[-1] for path in tmp_path.rglob("*.wav")}
+    assert lengths == {"a.wav": 9_000, "deep/b.wav": 4_000, "deep/a.wav": 100, "mel.wav": 37 * 160}
     printed = capsys.readouterr()
     assert len(printed.out.split()) == 4
     assert "times real time" in printed.err
+    assert printed.err.endswith("4 done, none left out\n")
 
 
 def test_together_is_as_alone(network, sources, tmp_path):
     run(sources, "--vocoder", network, "--out", tmp_path / "one")
     run(sources, "--vocoder", network, "--out", tmp_path / "all", "--batch", 3)
-    for path in (tmp_path / "one").iterdir():
-        assert_close(load(tmp_path / "all" / path.name), load(path), rtol=0, atol=4e-5)
+    for path in (tmp_path / "one").rglob("*.wav"):
+        same = tmp_path / "all" / path.relative_to(tmp_path / "one")
+        assert_close(load(same), load(path), rtol=0, atol=4e-5)
 
 
 def test_long_recordings_are_streamed_and_equal_the_whole(network, tmp_path, monkeypatch):
@@ -141,6 +143,15 @@ def test_what_is_there_can_be_skipped(network, sources, tmp_path, capsys):
     run(sources, "--vocoder", network, "--out", tmp_path, "--skip-existing")
     assert (tmp_path / "a.wav").read_bytes() == b"kept"
     assert (tmp_path / "mel.wav").is_file()
+    with pytest.raises(SystemExit) as end:
+        run(sources, sources / "a.wav", "--vocoder", network, "--out", tmp_path)
+    assert end.value.code == 2
+    assert "a.wav is there already; --overwrite replaces it" in capsys.readouterr().err
+    (tmp_path / "b.npz").write_bytes(b"kept")
+    save_too = (sources / "deep/b.flac", "--vocoder", network, "--out", tmp_path, "--save-mel")
+    assert "b.npz is there already" in complaint(capsys, *save_too)
+    run(sources / "a.wav", "--vocoder", network, "--out", tmp_path, "--overwrite")
+    assert load(tmp_path / "a.wav").shape[-1] == 9_000
 
 
 def test_mistakes_are_told_and_leave_nothing(network, sources, tmp_path, capsys):
@@ -163,7 +174,7 @@ def test_mistakes_are_told_and_leave_nothing(network, sources, tmp_path, capsys)
         (tmp_path / "none.wav", "no source"),
         (tmp_path / "empty", "neither recordings nor mels"),
     ):
-        assert told in complaint(capsys, good, wrong, "--vocoder", network, "--out", out)
+        assert told in complaint(capsys, wrong, "--vocoder", network, "--out", out)
     for option, value, told in (
         ("--batch", 0, "at least 1"),
         ("--seed", -1, "0 or more"),
@@ -178,6 +189,20 @@ def test_mistakes_are_told_and_leave_nothing(network, sources, tmp_path, capsys)
     ):
         assert told in complaint(capsys, good, "--vocoder", network, "--out", out, option, value)
     assert not out.exists()
+
+
+def test_bad_sources_are_named_and_the_good_ones_made(network, sources, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/text.wav").write_text("no sound")
+    np.save(tmp_path / "in/few.npy", np.zeros((64, 5), np.float32))
+    with pytest.raises(SystemExit) as end:
+        run(sources / "a.wav", tmp_path / "in", "--vocoder", network, "--out", tmp_path / "out", "--batch", 2)
+    assert end.value.code == 1
+    told = capsys.readouterr().err
+    assert "1 done, 2 left out:" in told
+    assert "few.npy has 64 bands" in told
+    assert "text.wav is not audio" in told
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.wav"]
 
 
 def test_sources_are_never_written_over(network, sources, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """The command: what it accepts, what it refuses and how, and that it leaves nothing half-done."""
 
+import errno
 import math
 import os
 import re
@@ -65,6 +66,15 @@ def refusal(capsys, line: str) -> str:
     return lines[0]
 
 
+def incomplete(capsys, line: str) -> str:
+    """What a command says that did a part of what it was asked."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as end:
+        run(line)
+    assert end.value.code == 1
+    return capsys.readouterr().err
+
+
 def test_one_source_becomes_one_file_of_its_length(here):
     run("me.wav --reference her.wav --out as_her.wav")
     assert info("as_her.wav").samples == 12_345
@@ -120,19 +130,77 @@ def test_any_kind_of_recording_keeps_its_length_to_the_sample(here, rate, subtyp
     assert info("source/odd.wav").channels == 1
 
 
-def test_folders_are_walked_and_clashing_names_told_apart(here, capsys):
-    for name in ("in/a/x.wav", "in/b/x.wav", "in/b/y.wav", "in/c/z.wav", "in/c/z.flac"):
+def test_results_lie_as_their_sources_and_clashing_names_are_told_apart(here, capsys):
+    for name in ("in/a/x.wav", "in/b/x.wav", "in/b/y.1.wav", "in/c/z.wav", "in/c/z.flac"):
         save(name, load("me.wav")[..., :2_000], 16_000)
-    run("in in/b/y.wav --reference her.wav --out out")
-    assert files_under(Path("out")) == {"a_x.wav", "b_x.wav", "y.wav", "z_wav.wav", "z_flac.wav"}
-    assert "note: in/a/x.wav becomes out/a_x.wav" in capsys.readouterr().err
+    run("in in/b/y.1.wav --reference her.wav --out out")
+    assert files_under(Path("out")) == {"a/x.wav", "b/x.wav", "b/y.1.wav", "c/z_wav.wav", "c/z_flac.wav"}
+    told = capsys.readouterr().err
+    assert "note: in/c/z.wav becomes out/c/z_wav.wav" in told
+    assert told.count("note: ") == 2
+    assert told.endswith("5 done, none left out\n")
+    run("in/a in/b --reference her.wav --out two")
+    assert files_under(Path("two")) == {"a/x.wav", "b/x.wav", "y.1.wav"}
 
 
 def test_results_inside_the_source_folder_are_not_converted_again(here):
     save("in/x.wav", load("me.wav"), 16_000)
-    for _ in range(2):
-        run("in --reference her.wav --out in/converted")
+    for overwrite in ("", " --overwrite"):
+        run("in --reference her.wav --out in/converted" + overwrite)
     assert files_under(Path("in")) == {"x.wav", "converted/x.wav"}
+
+
+def test_earlier_results_stay_unless_they_are_to_be_overwritten(here, capsys):
+    Path("out").mkdir()
+    Path("out/me.wav").write_bytes(b"earlier")
+    assert "out/me.wav is there already; --overwrite" in refusal(
+        capsys, "me.wav --reference her.wav --out out"
+    )
+    assert "1 done, 1 left out:\n  me.wav: out/me.wav is there" in incomplete(
+        capsys, "me.wav voices --reference her.wav --out out"
+    )
+    assert Path("out/me.wav").read_bytes() == b"earlier"
+    run("me.wav voices --reference her.wav --out out --overwrite")
+    assert info("out/me.wav").samples == 12_345
+
+
+def test_a_file_that_is_named_is_replaced_and_that_is_said(here, capsys):
+    for said in (False, True):
+        run("me.wav --reference her.wav --out as_her.wav")
+        assert ("note: as_her.wav is replaced\n" in capsys.readouterr().err) == said
+
+
+def test_whatever_is_no_sound_in_a_folder_is_named_and_the_rest_converted(here, capsys, monkeypatch):
+    spoil()
+    for name in SPOILT:
+        if Path(name).exists() and name != "folder.wav":
+            Path(name).rename(Path("voices") / name)
+    Path("voices/gone.wav").symlink_to("nowhere")
+    Path("voices/circle.wav").symlink_to("circle.wav")
+    Path("voices/deep/locked").mkdir(parents=True)
+    save("voices/deep/good.wav", load("me.wav"), 16_000)
+    listed = os.scandir
+
+    def scandir(place):
+        if str(place).endswith("locked"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    told = incomplete(capsys, "voices --reference her.wav voices --out out --rate source")
+    assert files_under(Path("out")) == {"his.wav", "deep/good.wav"}
+    assert "2 done, 20 left out:" in told
+    spoilt = (name for name in SPOILT if name not in ("missing.wav", "folder.wav"))
+    for name in (*spoilt, "gone.wav", "circle.wav", "deep/locked"):
+        assert f"\n  voices/{name}" in told
+        assert f"\n  reference voices/{name}" in told
+
+
+def test_names_of_any_kind_are_told_on_one_line(here, capsys):
+    Path("voices/two\nlines\x1b.wav").write_text("no sound")
+    assert "  voices/two\\nlines\\x1b.wav is not audio" in incomplete(
+        capsys, "voices --reference her.wav --out out"
+    )
 
 
 def test_a_long_recording_takes_no_more_memory_than_a_short_one(here, monkeypatch):
@@ -144,7 +212,7 @@ def test_a_long_recording_takes_no_more_memory_than_a_short_one(here, monkeypatc
     for seconds in (4, 4, 64):  # the first fills caches
         save(f"{seconds}.wav", load("me.wav")[..., :12_000].repeat(1, 1, seconds * 4 // 3), 16_000)
         reset.write_text("5")
-        run(f"{seconds}.wav --reference her.wav --out out")
+        run(f"{seconds}.wav --reference her.wav --out out.wav")
         peaks.append(int(re.search(r"VmHWM:\s+(\d+)", status.read_text()).group(1)) / 1024)  # MiB
     # At once, the pitch tracker alone would take over 100 MiB for a minute.
     assert peaks[2] - peaks[1] < 40
@@ -178,11 +246,23 @@ def spoil() -> None:
 
 
 @pytest.mark.parametrize("bad", SPOILT)
-def test_one_bad_source_among_many_is_named_and_nothing_is_written(here, capsys, bad):
+def test_one_bad_source_among_many_is_named_and_the_others_are_converted(here, capsys, bad):
     spoil()
-    sentence = refusal(capsys, f"me.wav {bad} her.wav --reference her.wav --out out")
-    assert SPOILT[bad] in sentence
-    assert bad in sentence
+    told = incomplete(capsys, f"me.wav {bad} her.wav --reference her.wav --out out")
+    assert files_under(Path("out")) == {"me.wav", "her.wav"}
+    (line,) = told[told.index("2 done, 1 left out:\n") :].splitlines()[1:]
+    assert SPOILT[bad] in line
+    assert bad in line
+    assert bad in refusal(capsys, f"{bad} --reference her.wav --out again")
+
+
+def test_where_nothing_can_be_done_all_reasons_are_told(here, capsys):
+    spoil()
+    with pytest.raises(SystemExit) as end:
+        run("text.wav empty.wav --reference her.wav --out out")
+    assert end.value.code == 2
+    assert "0 done, 2 left out:\n  text.wav" in capsys.readouterr().err
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize("bad", [*(name for name in SPOILT if name != "late_nan.wav"), "silence.wav"])
@@ -199,7 +279,7 @@ def test_a_file_that_breaks_off_during_conversion_leaves_nothing(here, monkeypat
     soundfile.write("late.wav", wave, 16_000, "FLOAT")
     found = info("late.wav")  # as if the file had been whole when it was checked
     job = Job(source=Path("late.wav"), out=Path("out/late.wav"), sample_rate=16_000, samples=found.samples)
-    monkeypatch.setattr("w2w.convert.examine", lambda pairs: [job])
+    monkeypatch.setattr("w2w.convert.examine", lambda *_: [job])
     before = files_under(here)
     with pytest.raises(SystemExit):
         run("late.wav --reference her.wav --out out")

@@ -127,8 +127,8 @@ def test_the_file_path_equals_the_file_command(here, capsys, options):
 def test_a_signal_leaves_files_whole(here, capsys, number):
     timer = threading.Timer(0.4, os.kill, (os.getpid(), number))
     watch = threading.Thread(target=lambda: (wait_for(lambda: list(here.glob(".*.wav"))), timer.start()))
-    watch.start()
     save("long.wav", load("me.wav").repeat(1, 1, 12), RATE)
+    watch.start()
     before = signal.getsignal(number)
     files = "--input-file long.wav --output-file live.wav --record take.wav"
     with pytest.raises(SystemExit) as end:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine.arguments import Arguments
+from engine.outcome import note, note_replaced
 from engine.user_error import UserError
 from w2w.converter import Converter
 from w2w.exported.engine import MOST_HOPS
@@ -49,12 +50,17 @@ def write_step(args: Namespace, load: Callable[[Path | None], ConverterNetwork])
     check_exportable(network)
     n_hops = _hops(CHUNK_MS if args.chunk_ms is None else args.chunk_ms, network)
     out = _file(args.out, args.format)
-    voice = Voices(Converter(network)).average(args.voice) if args.voice else None
+    voice = None
+    if args.voice:
+        voices = Voices(Converter(network))
+        voice = voices.average(args.voice)
+        note(*voices.left_out)
     voice_of = ", ".join(Path(clip).name for clip in args.voice or [])
     if args.format == "onnx":
         from w2w.exported.files import write_onnx as write
     else:
         from w2w.exported.files import write_program as write
+    note_replaced(out)
     found = write(network, out, n_hops, voice=voice, voice_of=voice_of)
     latency = 1000.0 * (n_hops * network.hop + network.look_ahead) / network.sample_rate
     print(

@@ -24,6 +24,7 @@ import torch
 
 from data.audio import Writer, blocks
 from engine.arguments import Arguments
+from engine.outcome import note, note_replaced
 from engine.stopping import stop_signals
 from engine.user_error import UserError, exits_cleanly
 from w2w.convert import MOST_SEMITONES
@@ -64,7 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     rate = args.rate or converter.sample_rate
     voices = Voices(converter)
     each = [voices.average([name]) for name in args.reference]
+    note(*voices.left_out)
     keep(args, [*voices.heard, *([args.input_file] if args.input_file else [])])
+    note_replaced(args.output_file, args.record)
 
     recorder = Recorder(rate, args.record)
     session = Session(
