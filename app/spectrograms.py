@@ -14,7 +14,8 @@ from torch import Tensor
 
 from data.audio import excerpt
 from data.frontends import SPEECH_16K, LogMel, hz_to_mel
-from w2w.networks.pitch import F_MAX, F_MIN, PitchTracker
+from pretrain.pitch.correlation import F_MAX, F_MIN
+from pretrain.pitch.tracker import PitchTracker
 
 Wave = Float[Tensor, "1 1 samples"]
 Curve = Float[np.ndarray, "frames"]

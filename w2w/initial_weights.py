@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from torch import Tensor, nn
+
 from engine.checkpoint import fill, load_weights, newest_checkpoint
 from engine.user_error import UserError
 from w2w.cluit.task import CLUIT
@@ -16,7 +18,7 @@ def begin_from(task: CLUIT, where: str) -> None:
         folder = weights_folder(None if where == "released" else folder)
         _, state = load_converter(folder)
         for module in (task.converter, task.converter_ema.module):
-            fill(module, state, folder / "model.safetensors")
+            fill(module, pitch_tracker(module) | state, folder / "model.safetensors")
         return
     checkpoint = newest_checkpoint(folder)
     if checkpoint is None:
@@ -27,4 +29,9 @@ def begin_from(task: CLUIT, where: str) -> None:
     for name, module in task.modules.items():
         if name not in ("bank", "voices"):
             path = checkpoint / f"{name}.safetensors"
-            fill(module, load_weights(path), path)
+            fill(module, pitch_tracker(module) | load_weights(path), path)
+
+
+def pitch_tracker(module: nn.Module) -> dict[str, Tensor]:
+    """The weights of a network's F0 tracker, for states that hold none."""
+    return {name: value for name, value in module.state_dict().items() if name.startswith("style.pitch.")}

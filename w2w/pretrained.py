@@ -14,6 +14,7 @@ from engine.contents import Contents, folder_contents
 from engine.optim import OptimConfig, Player
 from engine.user_error import UserError
 from pretrain.causal.student import load_student
+from pretrain.pitch.network import load_pitch_tracker
 from w2w.networks.network import ConverterConfig, ConverterNetwork
 from w2w.networks.trunk import PretrainedContent, TrunkConfig
 
@@ -27,6 +28,9 @@ class PretrainedConfig:
     student: str = free("")
     """A content encoder to begin with, which a frozen speech encoder has taught: a run of
     ``pretrain/distil.py``, its export, or ``released``. The converter's takes its sizes."""
+    pitch: str = free("")
+    """A network that tracks F0: a run of ``pretrain/f0.py``, its export, or ``released``; empty: a classical
+    tracker. It is not trained on."""
     content: str = free("")
     """A speech encoder in the place of the content encoder's mels: a run of ``pretrain/data2vec.py``, its
     export, or a Data2VecAudio model of transformers; empty: mels. It needs whole utterances."""
@@ -59,7 +63,7 @@ class PretrainedConfig:
         """The files of each encoder, if it is a folder."""
         return {
             name: folder_contents(getattr(self, name), "an encoder")
-            for name in ("student", "content", "style")
+            for name in ("student", "pitch", "content", "style")
         }
 
 
@@ -74,6 +78,14 @@ def with_encoders(converter: ConverterConfig, pretrained: PretrainedConfig) -> C
                 " converter.look_ahead_ms to these, or distil another"
             )
         converter = replace(converter, content=student.encoder)
+    if pretrained.pitch:
+        pitch = load_pitch_tracker(pretrained.pitch).config
+        if pitch.look_ahead_ms != converter.look_ahead_ms:
+            raise UserError(
+                f"{pretrained.pitch} was taught with {pitch.look_ahead_ms} ms of look-ahead: set"
+                " converter.look_ahead_ms to that, or teach another"
+            )
+        converter = replace(converter, pitch=pitch)
     if pretrained.content:
         from pretrain.speech.loading import load_speech_encoder
 
@@ -99,6 +111,8 @@ def begin(network: ConverterNetwork, pretrained: PretrainedConfig) -> ConverterN
     """Fill a converter's encoders with their pretrained weights and stop the gradient of frozen ones."""
     if pretrained.student:
         take(network.content, load_student(pretrained.student).encoder.state_dict(), pretrained.student)
+    if pretrained.pitch:
+        take(network.pitch, load_pitch_tracker(pretrained.pitch).state_dict(), pretrained.pitch)
     if pretrained.content:
         from pretrain.speech.loading import load_speech_encoder
 

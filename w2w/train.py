@@ -7,7 +7,8 @@ tests; ``--preset small_24k`` and ``base_24k`` are their 24 kHz forms. What teac
 - ``--teacher FOLDER``: a frozen speech encoder (Moonshine, Whisper, HuBERT, WavLM, data2vec), which must find
   the same words in an output as in its source;
 - ``--pretrained.student runs/student``: a content encoder taught by ``pretrain/distil.py`` to begin with;
-  ``--pretrained.style runs/wav2clip`` for the style encoder.
+  ``--pretrained.pitch runs/f0`` an F0 tracker taught by
+  ``pretrain/f0.py``, ``--pretrained.style runs/wav2clip`` the style encoder.
 
 What the converter is compared with is trained by ``--task cluit-mel`` and ``--task stargan``, with presets of
 their own: ``--task cluit-mel --help``.
@@ -69,7 +70,9 @@ class TrainConfig:
     """The algorithm and its losses."""
     content: ContentLossConfig = field(default_factory=ContentLossConfig)
     """The frozen recogniser of the loss ``recogniser``, where that has a weight."""
-    pretrained: PretrainedConfig = field(default_factory=lambda: PretrainedConfig(student="released"))
+    pretrained: PretrainedConfig = field(
+        default_factory=lambda: PretrainedConfig(student="released", pitch="released")
+    )
     """Pretrained encoders inside the converter; their sizes are filled in above."""
     optim_converter: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4, betas=(0.8, 0.99)))
     """The converter's optimiser."""

@@ -12,12 +12,12 @@ from data.augment import AugmentConfig
 from data.batches import Batch
 from data.pairs import HumanAndPairs, PairBatch
 from engine.optim import OptimConfig
+from pretrain.pitch.tracker import PitchTracker
 from pretrain.teachers import Framing, Teacher
 from w2w.cluit.augment import leveled, other_speeds, same_stretch
 from w2w.cluit.config import CLUITConfig, Weights
 from w2w.cluit.task import CLUIT
 from w2w.networks.discriminator import Discriminator, DiscriminatorConfig
-from w2w.networks.pitch import PitchTracker
 
 SIZES = DiscriminatorConfig(
     n_scales=2, n_channels=4, max_channels=8, n_strided=2, projection_dim=8, n_speakers=2

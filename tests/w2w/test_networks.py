@@ -14,8 +14,9 @@ from data.causal_mel import FLOOR, CausalLogMel, frame_energy
 from engine.running_mean import BLOCK, RunningMean
 from engine.user_error import UserError
 from pretrain.causal.encoder import CausalEncoderConfig
+from pretrain.pitch.correlation import Pitch
+from pretrain.pitch.tracker import PitchTracker
 from w2w.networks.network import ConverterConfig, ConverterNetwork, shift_pitch
-from w2w.networks.pitch import Pitch
 from w2w.networks.style import StyleEncoder
 
 every_kind = pytest.mark.parametrize("kind", ["today", "earlier"])
@@ -182,7 +183,7 @@ def test_running_mean_is_a_discounted_mean_in_any_pieces(frames, cut, constant):
 
 def test_a_voice_is_its_tokens_and_its_mean_f0(tiny, buzz):
     config = tiny()
-    encoder = StyleEncoder(config.style, 16_000, 160, 512, 20).eval()
+    encoder = StyleEncoder(config.style, 16_000, 160, 512, 20, PitchTracker(16_000, 160)).eval()
     wave = buzz(16_000, (120.0, 210.0))
     found = encoder(wave)
     assert found.shape == (2, config.style.voice_dim)

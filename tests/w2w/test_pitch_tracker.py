@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from w2w.networks.pitch import DECAY, QUIET, PitchTracker, fading_peak, hold
+from pretrain.pitch.correlation import DECAY, QUIET, fading_peak
+from pretrain.pitch.tracker import PitchTracker, hold
 
 HOP = 160
 

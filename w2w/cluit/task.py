@@ -14,6 +14,7 @@ from data.causal_mel import SILENCE, frame_energy
 from data.pairs import HumanAndPairs
 from engine.optim import EMA, OptimConfig, Player
 from engine.tracking import Samples
+from pretrain.pitch.correlation import Pitch
 from pretrain.teacher import Teacher, at_times
 from w2w.cluit import samples
 from w2w.cluit.adversary import Adversary
@@ -33,7 +34,6 @@ from w2w.cluit.losses import (
 from w2w.cluit.rows import Utterances, lay_out
 from w2w.networks.discriminator import Discriminator, DiscriminatorConfig
 from w2w.networks.network import ConverterConfig, ConverterNetwork, Encoded, shift_pitch
-from w2w.networks.pitch import Pitch
 from w2w.networks.style import StyleEncoder
 from w2w.pretrained import PretrainedConfig, begin, gentle
 

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from engine.running_mean import MeanState, RunningMean
 from engine.user_error import UserError
 from pretrain.causal.encoder import CausalEncoder, CausalEncoderConfig, Content
+from pretrain.pitch.correlation import Pitch
+from pretrain.pitch.network import LearnedPitchTracker, PitchNetworkConfig
+from pretrain.pitch.tracker import PitchTracker
 from w2w.networks.decoder import MEAN_LOG_F0, Decoder, DecoderConfig
 from w2w.networks.gate import PauseGate
-from w2w.networks.pitch import Pitch, PitchTracker
 from w2w.networks.style import StyleConfig, StyleEncoder
 from w2w.networks.trunk import PretrainedContent, TrunkConfig
 from w2w.networks.wave_network import WaveNetwork
@@ -45,6 +47,8 @@ class ConverterConfig:
     pitch_predictor: bool = True
     """Whether each frame's distance from the speaker's mean log-F0 is predicted from its spectrum, so that
     the mean is known after a few frames."""
+    pitch: PitchNetworkConfig | None = None
+    """The network that tracks F0, taught by ``pretrain/f0.py``; none: a classical tracker."""
     content: CausalEncoderConfig = field(default_factory=CausalEncoderConfig)
     """What is said: the content encoder."""
     trunk: TrunkConfig | None = None
@@ -59,6 +63,11 @@ class ConverterConfig:
             raise UserError(
                 f"a hop of {self.hop} samples is not a multiple of 80: choose a sample_rate that is a"
                 " multiple of 8 kHz and a content.hop_ms of 10"
+            )
+        if self.pitch and (self.pitch.sample_rate, self.pitch.hop) != (self.sample_rate, self.hop):
+            raise UserError(
+                f"pitch is tracked at {self.pitch.sample_rate} Hz every {self.pitch.hop_ms} ms: it must be"
+                f" the converter's {self.sample_rate} Hz and {self.content.hop_ms} ms"
             )
 
     @property
@@ -122,16 +131,25 @@ class ConverterNetwork(nn.Module):
             else PretrainedContent(config.content, config.trunk, config.sample_rate, config.look_ahead)
         )
         shape = (config.sample_rate, config.hop, config.window, config.content.n_mels)
-        self.style = StyleEncoder(config.style, *shape, relative_level=relative)
+        pitch = (
+            LearnedPitchTracker(config.pitch).double().requires_grad_(False)
+            if config.pitch
+            else PitchTracker(config.sample_rate, config.hop, relative_level=relative)
+        )
+        self.style = StyleEncoder(config.style, *shape, pitch, relative_level=relative)
         self.decoder = Decoder(
             config.decoder, config.style, config.content.dim, config.sample_rate, config.hop
         )
-        self.pitch = PitchTracker(config.sample_rate, config.hop, relative_level=relative)
         frames = 1000.0 * config.pitch_memory_s / config.content.hop_ms
         self.mean_log_f0 = RunningMean(1, time_constant=frames, prior_frames=1e-6 if relative else 0.5)
         self.mean_log_f0.prior.requires_grad_(False).fill_(math.log(150.0))
         self.pitch_predictor = PitchPredictor(config.content.n_mels) if config.pitch_predictor else None
         self.gate = PauseGate(config.hop, config.look_ahead) if relative else None
+
+    @property
+    def pitch(self) -> LearnedPitchTracker | PitchTracker:
+        """The F0 tracker: one for sources and references."""
+        return self.style.pitch
 
     @property
     def sample_rate(self) -> int:
@@ -197,12 +215,12 @@ class ConverterNetwork(nn.Module):
             "pitch": self.pitch.begin(batch),
             "mean_log_f0": MeanState(*(part.double() for part in self.mean_log_f0.begin(batch))),
             "decoder": self.begin_decoder(batch),
-            "gate": self.gate.begin(batch, self.pitch.lowpass.device) if self.gate else None,
+            "gate": self.gate.begin(batch, self.mean_log_f0.prior.device) if self.gate else None,
         }
 
     def begin_decoder(self, batch: int, *, random: bool = False) -> dict[str, Any]:
         """The decoder's state before the first frame, whose level is not known yet (NaN)."""
-        level = self.pitch.lowpass.new_full((batch, 1, 1), math.nan).float()
+        level = self.mean_log_f0.prior.new_full((batch, 1, 1), math.nan)
         return self.decoder.begin(batch, random=random) | {"level": level}
 
     def step(

@@ -14,7 +14,9 @@ from data.causal_mel import FAINT, CausalLogMel, frame_energy
 from engine.user_error import UserError
 from pretrain.causal.encoder import LOWEST_BAND
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
-from w2w.networks.pitch import Pitch, PitchTracker
+from pretrain.pitch.correlation import Pitch
+from pretrain.pitch.network import LearnedPitchTracker
+from pretrain.pitch.tracker import PitchTracker
 
 Voice = Float[Tensor, "batch voice"]
 FAINTEST = -4.0
@@ -69,6 +71,7 @@ class StyleEncoder(nn.Module):
         hop: int,
         window: int,
         n_mels: int,
+        pitch: LearnedPitchTracker | PitchTracker,
         *,
         relative_level: bool = False,
     ) -> None:
@@ -76,7 +79,7 @@ class StyleEncoder(nn.Module):
         self.config, self.sample_rate, self.relative_level = config, sample_rate, relative_level
         conditioned = {"f_min": LOWEST_BAND, "floor": FAINT} if relative_level else {}
         self.analysis = CausalLogMel(sample_rate, hop, window, n_mels, **conditioned)
-        self.pitch = PitchTracker(sample_rate, hop, relative_level=relative_level)
+        self.pitch = pitch
         width = config.n_channels
         self.stem = nn.Conv1d(n_mels, width, 5, padding=2)
         self.blocks = nn.ModuleList(

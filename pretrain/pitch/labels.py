@@ -1,0 +1,141 @@
+"""F0 labels: what trackers that hear the whole of a recording say of it."""
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soxr
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from data.batches import Address, split_rows
+from data.recordings import Recordings
+from engine.files import atomic
+from engine.user_error import UserError
+from pretrain.pitch.correlation import F_MAX, F_MIN
+from pretrain.pitch.network import PitchNetworkConfig
+
+SAMPLE_RATE = 16_000
+"""Hz, at which the labelling trackers hear."""
+HARVEST_RATE, HARVEST_MS = 4_000, 5.0
+"""Pitch shows below 2 kHz: heard at 4 kHz, Harvest costs half and errs no more."""
+SURE, UNSURE, GUESSED = 1.0, 0.5, 0.1
+"""How much a frame's F0 counts: voiced for both trackers, for one, or between voiced frames."""
+Curves = Float[np.ndarray, "3 frames"]
+"""Log-F0 (natural log of Hz), how sure it is and voicing, 0 to 1, of each frame."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PitchDataConfig:
+    """Which speech, and how it is cut."""
+
+    path: str = ""
+    """A manifest (.csv, .jsonl) or a folder of recordings, or several separated by commas."""
+    split: str = "train"
+    """Rows of this split only; empty: all."""
+    recordings: int = 3_000
+    """At most so many of them, drawn at random: labels take a tenth of their length."""
+    crop_frames: int = 200
+    """Length of a clip."""
+    batch: int = 16
+    """Clips in a micro-batch of one process."""
+    cache_gib: float = 8.0
+    """Memory for decoded waves."""
+
+
+class LabelledPitch(NamedTuple):
+    """Clips and the F0 of each frame."""
+
+    wave: Float[Tensor, "batch 1 samples"]
+    log_f0: Float[Tensor, "batch 1 frames"]
+    """Natural log of Hz."""
+    weight: Float[Tensor, "batch 1 frames"]
+    """How sure that is, 0 to 1."""
+    voicing: Float[Tensor, "batch 1 frames"]
+    """0 to 1."""
+
+
+class PitchLabels(Dataset[LabelledPitch]):
+    """Batches by address: F0 of WORLD's Harvest (Morise 2017), voicing of SwiftF0 (Nieradzik 2025).
+
+    Harvest follows a voice through its weak frames, and calls too much voiced; SwiftF0 is strict. Labels are
+    made by all processors, and kept in the file ``store``.
+    """
+
+    def __init__(
+        self, config: PitchDataConfig, network: PitchNetworkConfig, store: Path, *, progress: bool = True
+    ) -> None:
+        if network.sample_rate != SAMPLE_RATE:
+            raise UserError(f"model.sample_rate={network.sample_rate}: labels are made at {SAMPLE_RATE} only")
+        rows = split_rows(config.path, config.split)
+        chosen = np.random.default_rng(0).permutation(len(rows))[: config.recordings]
+        options = {"sample_rate": SAMPLE_RATE, "cache_gib": config.cache_gib, "progress": progress}
+        self.config, self.network = config, network
+        self.recordings = Recordings([rows[index] for index in chosen], **options)
+        self.n_frames = self.recordings.lengths // network.hop
+        if not store.is_file():
+            with atomic(store) as path:
+                np.save(path, np.concatenate([*self._labelled(progress)], axis=-1))
+        curves = np.load(store)
+        if curves.shape[-1] != self.n_frames.sum():
+            raise UserError(
+                f"{store} holds labels of other recordings: remove it, or choose another --loop.out"
+            )
+        self.labels: list[Curves] = np.split(curves, np.cumsum(self.n_frames)[:-1], axis=-1)
+
+    def __getitem__(self, address: Address) -> LabelledPitch:
+        rng, length = np.random.default_rng(list(address)), self.config.crop_frames
+        waves, labels = [], []
+        for index in map(int, rng.choice(self.recordings.usable, self.config.batch)):
+            first = int(rng.integers(max(1, int(self.n_frames[index]) - length + 1)))
+            curves = self.labels[index][:, first : first + length]
+            wave = self.recordings.read(index, first * self.network.hop, curves.shape[-1] * self.network.hop)
+            # Short recordings go round.
+            waves.append(np.resize(wave, length * self.network.hop))
+            labels.append([np.resize(curve, length) for curve in curves])
+        log_f0, weight, voicing = torch.from_numpy(np.stack(labels, axis=1))[:, :, None]
+        return LabelledPitch(torch.from_numpy(np.stack(waves))[:, None], log_f0, weight, voicing)
+
+    def _labelled(self, progress: bool) -> Iterator[Curves]:
+        trackers()
+        lengths = self.recordings.lengths
+        waves = (self.recordings.read(i, 0, int(lengths[i])) for i in map(int, self.recordings.usable))
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+            found = pool.map(partial(label, network=self.network), waves, chunksize=4)
+            total = len(self.recordings.usable)
+            yield from tqdm(found, desc="labelling F0", total=total, unit="recording", disable=not progress)
+
+
+def label(wave: Float[np.ndarray, " samples"], network: PitchNetworkConfig) -> Curves:
+    """The labels of one recording, at each frame's time."""
+    pyworld, swift_f0 = trackers()
+    times = np.arange(1, len(wave) // network.hop + 1) * network.hop_ms - network.look_ahead_ms
+    low = soxr.resample(wave.astype(np.float64), SAMPLE_RATE, HARVEST_RATE)
+    f0, places = pyworld.harvest(low, HARVEST_RATE, f0_floor=F_MIN, f0_ceil=F_MAX, frame_period=HARVEST_MS)
+    strict = swift_f0.detect(wave, SAMPLE_RATE, F_MIN, F_MAX)
+    voicing = np.interp(times / 1000, strict.timestamps, strict.confidence)
+    known = f0 > 0
+    if not known.any():
+        return np.stack([np.full(len(times), 5.0), np.zeros(len(times)), voicing]).astype(np.float32)
+    log_f0 = np.interp(times / 1000, places[known], np.log(f0[known]))
+    voiced = np.interp(times / 1000, places, known.astype(float)) > 0.5
+    weight = np.where(voiced, np.where(voicing > 0.5, SURE, UNSURE), GUESSED)
+    return np.stack([log_f0, weight, voicing]).astype(np.float32)
+
+
+def trackers() -> tuple[Any, Any]:
+    """Those that label, or one sentence saying how to get them."""
+    try:
+        import pyworld
+        from swift_f0 import SwiftF0
+    except ImportError as error:
+        raise UserError(f"F0 labels need {error.name}: pip install 'timbre[pitch]'") from None
+    return pyworld, SwiftF0(threads=1)

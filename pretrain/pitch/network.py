@@ -1,0 +1,136 @@
+"""A causal network that tells F0 and voicing from the tracker's correlations, frame after frame."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from engine.checkpoint import fill, load_export
+from engine.residual import ResidualBlock, blocks_step
+from engine.streaming import CausalConv1d
+from engine.user_error import UserError
+from pretrain.pitch.correlation import FAINT, Correlation, CorrelationState, Pitch
+
+RELEASED = Path(__file__).parents[1] / "released" / "pitch"
+"""The tracker that comes with the code."""
+REACH = 4
+"""Bins on either side of the likeliest that F0 is averaged over."""
+
+Wave = Float[Tensor, "batch 1 samples"]
+Features = Float[Tensor, "batch features frames"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PitchNetworkConfig:
+    """What an exported tracker is made of."""
+
+    KIND: ClassVar[str] = "pitch_tracker"
+    sample_rate: int = 16_000
+    """Hz of the waves it takes."""
+    hop_ms: float = 10.0
+    """Milliseconds between frames."""
+    look_ahead_ms: float = 8.0
+    """F0 is told for the time so long before the end of the newest frame."""
+    n_channels: int = 96
+    """Width."""
+    n_blocks: int = 4
+    """Residual blocks; their dilations are 1, 2, 4, 1, …"""
+
+    def __post_init__(self) -> None:
+        if min(self.sample_rate, self.n_channels, self.n_blocks) < 1 or self.hop_ms <= 0:
+            raise UserError("sample_rate, hop_ms, n_channels and n_blocks must be above 0")
+        if self.look_ahead_ms < 0:
+            raise UserError(f"look_ahead_ms={self.look_ahead_ms} must be 0 or more")
+
+    @property
+    def hop(self) -> int:
+        """Samples between frames."""
+        return round(self.sample_rate * self.hop_ms / 1000)
+
+
+class PitchLogits(NamedTuple):
+    """What the network says of each frame."""
+
+    bins: Float[Tensor, "batch bins frames"]
+    """Unnormalised log-probability of every F0."""
+    voicing: Float[Tensor, "batch 1 frames"]
+    """Logit of being voiced."""
+
+
+class LearnedPitchTracker(nn.Module):
+    """F0 and voicing, of which a network without look-ahead tells the likeliest.
+
+    It hears normalised correlations with the past, as a classical tracker does, and levels. F0 is the mean
+    of log-F0 around the likeliest bin (Kim et al. 2018, eq. 2). Made ``double()``, as it is used: phases add
+    F0 up, and float32's rounding, which differs with the chunking, would be heard after a second.
+    """
+
+    log_f0: Tensor
+
+    def __init__(self, config: PitchNetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.correlation = Correlation(config.sample_rate, config.hop, FAINT)
+        self.register_buffer("log_f0", self.correlation.log_f0, persistent=False)
+        width, n_bins = config.n_channels, len(self.log_f0)
+        self.stem = CausalConv1d(n_bins + 1, width, 3)
+        self.blocks = nn.ModuleList(ResidualBlock(width, 5, 2 ** (i % 3)) for i in range(config.n_blocks))
+        self.out = nn.Conv1d(width, n_bins + 1, 1)
+
+    def forward(self, wave: Wave) -> Pitch:
+        """Track a whole wave."""
+        return self.step(wave, self.begin(wave.shape[0]))[0]
+
+    def begin(self, batch: int) -> dict[str, Any]:
+        """Silence."""
+        return {
+            "correlation": self.correlation.begin(batch),
+            "stem": self.stem.begin(batch),
+            "blocks": [block.begin(batch) for block in self.blocks],  # type: ignore[operator]
+        }
+
+    @torch.no_grad()
+    def step(self, wave: Wave, state: dict[str, Any]) -> tuple[Pitch, dict[str, Any]]:
+        """Track one chunk, a whole number of hops long; float64."""
+        logits, after = self.logits(wave, state)
+        return self.decode(logits), after
+
+    def logits(self, wave: Wave, state: dict[str, Any]) -> tuple[PitchLogits, dict[str, Any]]:
+        """What the network says of one chunk; gradients reach the network, not the wave."""
+        with torch.no_grad():
+            features, correlation = self.features(wave, state["correlation"])
+        hidden, stem = self.stem.step(features, state["stem"])
+        hidden, blocks = blocks_step(self.blocks, F.silu(hidden), state["blocks"])
+        bins, voicing = self.out(hidden).split([len(self.log_f0), 1], dim=1)
+        return PitchLogits(bins, voicing), {"correlation": correlation, "stem": stem, "blocks": blocks}
+
+    def features(self, wave: Wave, state: CorrelationState) -> tuple[Features, CorrelationState]:
+        """Correlations and, last, the level below the loudest so far, about 0 to −1."""
+        (salience, power, loudest), after = self.correlation.step(wave, state)
+        level = ((power / loudest).clamp_min(1e-6).log10() / 6.0)[..., None]
+        features = torch.cat([salience, level], dim=-1).transpose(1, 2)
+        return features.to(self.stem.weight.dtype), after
+
+    def decode(self, logits: PitchLogits) -> Pitch:
+        """The mean of log-F0 around the likeliest bin, and the probability of being voiced."""
+        last = len(self.log_f0) - 1
+        around = torch.arange(-REACH, REACH + 1, device=self.log_f0.device)[:, None]
+        near = logits.bins.argmax(1, keepdim=True).clamp(REACH, last - REACH) + around
+        weight = logits.bins.gather(1, near).double().softmax(1)
+        log_f0 = (weight * self.log_f0[near]).sum(1, keepdim=True)
+        return Pitch(log_f0, logits.voicing.double().sigmoid())
+
+
+def load_pitch_tracker(folder: str | Path) -> LearnedPitchTracker:
+    """Load an exported tracker, or that of a run, ready for use; ``released`` comes with the code."""
+    folder = RELEASED if str(folder) == "released" else Path(folder)
+    if (folder / "export" / "config.json").is_file():
+        folder = folder / "export"
+    config, state = load_export(folder, PitchNetworkConfig)
+    tracker = LearnedPitchTracker(config)
+    fill(tracker, {name: tensor.float() for name, tensor in state.items()}, folder)
+    return tracker.double().eval()

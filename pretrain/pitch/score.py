@@ -1,0 +1,79 @@
+"""Score causal F0 trackers against those that hear the whole.
+
+python -m pretrain.pitch.score --data speech --split validation --tracker released
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from data.audio import load
+from data.batches import split_rows
+from engine.config import cli
+from engine.table import markdown
+from engine.user_error import exits_cleanly
+from pretrain.pitch.labels import GUESSED, SAMPLE_RATE, Curves, label
+from pretrain.pitch.network import LearnedPitchTracker, PitchNetworkConfig, load_pitch_tracker
+from pretrain.pitch.tracker import PitchTracker
+
+QUARTER = 0.25 * np.log(2.0)
+"""Of an octave, in log-F0: further off is a gross error."""
+NAMES = ("correlation", "gross errors", "voicing differs", "mean off, semitones")
+"""Of log-F0 over all frames that Harvest voices; such frames a quarter of an octave off; frames whose voicing
+is not SwiftF0's; the mean log-F0 of voiced frames."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """Score causal F0 trackers."""
+
+    data: str = ""
+    """A manifest or a folder of recordings."""
+    split: str = "validation"
+    """Of the corpus."""
+    recordings: int = 100
+    """At most so many, the first."""
+    tracker: tuple[str, ...] = ("classical", "released")
+    """``classical``, ``released``, runs of ``pretrain/f0.py`` or their exports."""
+
+
+@exits_cleanly
+def main() -> None:
+    config = cli({"default": ScoreConfig()})
+    torch.set_grad_enabled(False)
+    rows = split_rows(config.data, config.split)[: config.recordings]
+    waves = [load(row.path, SAMPLE_RATE) for row in rows]
+    shape = PitchNetworkConfig()
+    labels = [label(wave[0, 0].numpy(), shape) for wave in waves]
+    lines = []
+    for name in config.tracker:
+        tracker = (
+            PitchTracker(SAMPLE_RATE, shape.hop, relative_level=True)
+            if name == "classical"
+            else load_pitch_tracker(name)
+        )
+        scores = np.array([score(tracker, wave, found) for wave, found in zip(waves, labels)])
+        lines.append([name, *(f"{value:.3f}" for value in np.nanmean(scores, axis=0))])
+    print(markdown(["tracker", *NAMES], lines))
+
+
+def score(
+    tracker: PitchTracker | LearnedPitchTracker, wave: Float[torch.Tensor, "1 1 samples"], labels: Curves
+) -> tuple[float, ...]:
+    """The columns of ``NAMES`` for one recording; NaN where nothing is voiced."""
+    pitch = tracker(wave[..., : labels.shape[-1] * PitchNetworkConfig().hop])
+    log_f0, voicing = (curve[0, 0].numpy() for curve in pitch)
+    truth, weight, strict = labels
+    known, voiced = weight > GUESSED, (weight > GUESSED) & (voicing > 0.5)
+    if known.sum() < 10 or not voiced.any():
+        return (np.nan,) * len(NAMES)
+    correlation = np.corrcoef(log_f0[known], truth[known])[0, 1]
+    gross = (np.abs(log_f0 - truth)[known] > QUARTER).mean()
+    mean = 12 / np.log(2.0) * abs(log_f0[voiced].mean() - truth[known].mean())
+    return correlation, gross, ((voicing > 0.5) != (strict > 0.5)).mean(), mean
+
+
+if __name__ == "__main__":
+    main()
