@@ -184,6 +184,14 @@ def test_speech_alone_trains_too(build, human):
     assert "loss/converter/reconstruction" in scalars
 
 
+def test_rows_in_their_own_voice_do_not_teach_the_code_to_carry_it(build, human, batch):
+    alone = {"weights": replace(NONE, reconstruction=1.0), "convert_share": 0.0, "back_translate_share": 0.0}
+    moved, _ = changes(build(**alone), HumanAndPairs(human, None))
+    assert "decoder" in moved
+    assert "content" not in moved
+    assert "content" in changes(build(**alone), batch)[0]  # a pair's source has another voice than its truth
+
+
 def test_what_has_no_weight_is_not_computed(build, batch, monkeypatch):
     task = build(weights=replace(NONE, norm=1.0))
 

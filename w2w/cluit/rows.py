@@ -27,6 +27,9 @@ class Utterances(NamedTuple):
     target: Rows
     """The row whose voice each row is spoken with: its own, or another one for converted rows."""
     converted: Bool[Tensor, " batch"]
+    rebuilt: Bool[Tensor, " batch"]
+    """Rows whose source is their truth. What speaks them would teach the code to carry the voice: its gradient
+    stops there."""
     identity: Rows
     """Voices by number; below −1 recordings of unknown speakers."""
     label: Rows
@@ -55,13 +58,15 @@ def lay_out(batch: HumanAndPairs, step: int, config: CLUITConfig, averaged: Conv
     rows = torch.arange(len(source), device=source.device)
     n_converted = round(config.convert_share * n_human) if step >= config.convert_from else 0
     target = torch.where(rows < n_converted, (rows + 1) % n_human, rows)
+    rebuilt = (rows >= n_converted) & (rows < n_human)
     if step >= config.back_translate_from:
         n_translated = round(config.back_translate_share * n_human)
         translated = slice(n_converted, min(n_converted + n_translated, n_human))
         # Where there are pairs, theirs are the voices: what is learned from must be clean on one side.
         voices = own[n_human:] if pairs is not None else own[:n_converted]
         source = back_translated(averaged, source, translated, voices)
-    return Utterances(source, truth, own, target, rows < n_converted, identity, label, n_human)
+        rebuilt[translated] = not len(voices)
+    return Utterances(source, truth, own, target, rows < n_converted, rebuilt, identity, label, n_human)
 
 
 @torch.no_grad()

@@ -170,6 +170,9 @@ class CLUIT(Adversary):
         moved = shift_pitch(encoded.pitch, own[:, -1:, None].double(), voice.detach())
         log_f0 = torch.where(rows.converted[:, None, None], moved.log_f0, encoded.pitch.log_f0)
         state = self.converter.begin_decoder(len(voice), random=True)
+        code = encoded.content.code
+        code = torch.where(rows.rebuilt[:, None, None], code.detach(), code)
+        encoded = encoded._replace(content=encoded.content._replace(code=code))
         wave, _ = self.converter.decode(encoded, Pitch(log_f0, encoded.pitch.voicing), voice, state)
         return wave[..., self.converter.look_ahead :][..., : rows.source.shape[-1]]
 
