@@ -249,8 +249,9 @@ class ConverterNetwork(nn.Module):
         weight = (pitch.voicing > 0.5).to(pitch.voicing.dtype)
         log_f0 = pitch.log_f0
         if self.config.content.relative_level:
-            # By amplitude: hum before the first word, faint as it is, must not tell the voice's pitch.
-            weight = weight * (content.energy + content.level).double().exp()
+            # By the level so far: hum before the first word, faint as it is, must not tell the voice's pitch.
+            heard = torch.sigmoid(6.0 * (content.energy + 2.5)) * content.level.exp()
+            weight = weight * heard.double()
         if self.pitch_predictor is not None:
             log_f0 = log_f0 + self.pitch_predictor(content.mels, pitch).double()
         mean, after_mean = self.mean_log_f0.step(log_f0, weight, state["mean_log_f0"])

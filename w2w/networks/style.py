@@ -160,19 +160,21 @@ class StyleEncoder(nn.Module):
         pitch: Pitch | None = None,
         speech: Float[Tensor, "batch 1 frames"] | None = None,
     ) -> Float[Tensor, "batch 1"]:
-        """Mean log-F0 of voiced frames within half an octave of their median; 150 Hz where none is voiced."""
+        """Mean log-F0 of voiced frames that are heard; 150 Hz where none is voiced.
+
+        Where levels are absolute, of those within half an octave of their median, instead.
+        """
         tracked: Pitch = self.pitch(wave) if pitch is None else pitch
         log_f0, known = tracked.log_f0[:, 0], tracked.voicing[:, 0] > 0.5
         if self.relative_level:
             audible = self.leveled(self.analysis(wave), speech)[1][:, 0]
-            known = known & (audible > math.log(0.3))
-        median = log_f0.masked_fill(~known, math.nan).nanmedian(-1, keepdim=True).values
-        near = (known & ((log_f0 - median).abs() < 0.5 * math.log(2.0))).double()
-        if self.relative_level:
-            near = near * audible.exp().double()
+            weight = known * audible.exp().double()
+        else:
+            median = log_f0.masked_fill(~known, math.nan).nanmedian(-1, keepdim=True).values
+            weight = (known & ((log_f0 - median).abs() < 0.5 * math.log(2.0))).double()
         # A hundredth of a frame of the default, so that silence, too, has a pitch.
-        total = (log_f0 * near).sum(-1, keepdim=True) + 0.01 * math.log(150.0)
-        return (total / (near.sum(-1, keepdim=True) + 0.01)).float()
+        total = (log_f0 * weight).sum(-1, keepdim=True) + 0.01 * math.log(150.0)
+        return (total / (weight.sum(-1, keepdim=True) + 0.01)).float()
 
 
 def near_voiced(voicing: Float[Tensor, "batch 1 frames"]) -> Bool[Tensor, "batch 1 frames"]:
