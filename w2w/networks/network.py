@@ -141,7 +141,7 @@ class ConverterNetwork(nn.Module):
             config.decoder, config.style, config.content.dim, config.sample_rate, config.hop
         )
         frames = 1000.0 * config.pitch_memory_s / config.content.hop_ms
-        self.mean_log_f0 = RunningMean(1, time_constant=frames, prior_frames=1e-6 if relative else 0.5)
+        self.mean_log_f0 = RunningMean(1, time_constant=frames, prior_frames=1e-9 if relative else 0.5)
         self.mean_log_f0.prior.requires_grad_(False).fill_(math.log(150.0))
         self.pitch_predictor = PitchPredictor(config.content.n_mels) if config.pitch_predictor else None
         self.gate = PauseGate(config.hop, config.look_ahead) if relative else None
@@ -250,8 +250,8 @@ class ConverterNetwork(nn.Module):
         log_f0 = pitch.log_f0
         if self.config.content.relative_level:
             # By the level so far: hum before the first word, faint as it is, must not tell the voice's pitch.
-            heard = torch.sigmoid(6.0 * (content.energy + 2.5)) * content.level.exp()
-            weight = weight * heard.double()
+            heard = torch.sigmoid(6.0 * (content.energy.double() + 2.5)) * content.level.double().exp()
+            weight = weight * heard
         if self.pitch_predictor is not None:
             log_f0 = log_f0 + self.pitch_predictor(content.mels, pitch).double()
         mean, after_mean = self.mean_log_f0.step(log_f0, weight, state["mean_log_f0"])
