@@ -17,7 +17,10 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data.batches import Address, split_rows
+from data.manifest import contents_of_rows
 from data.recordings import Recordings
+from engine.config import free
+from engine.contents import Contents
 from engine.files import atomic
 from engine.user_error import UserError
 from pretrain.pitch.correlation import F_MAX, F_MIN
@@ -37,7 +40,7 @@ Curves = Float[np.ndarray, "3 frames"]
 class PitchDataConfig:
     """Which speech, and how it is cut."""
 
-    path: str = ""
+    path: str = free("")
     """A manifest (.csv, .jsonl) or a folder of recordings, or several separated by commas."""
     split: str = "train"
     """Rows of this split only; empty: all."""
@@ -49,6 +52,10 @@ class PitchDataConfig:
     """Clips in a micro-batch of one process."""
     cache_gib: float = 8.0
     """Memory for decoded waves."""
+
+    def contents(self) -> dict[str, Contents | None]:
+        """The recordings."""
+        return {"path": contents_of_rows(split_rows(self.path, self.split) if self.path else [])}
 
 
 class LabelledPitch(NamedTuple):

@@ -28,7 +28,7 @@ class Utterances(NamedTuple):
     """The row whose voice each row is spoken with: its own, or another one for converted rows."""
     converted: Bool[Tensor, " batch"]
     rebuilt: Bool[Tensor, " batch"]
-    """Rows whose source is their truth. What speaks them would teach the code to carry the voice: its gradient
+    """Rows whose source is their truth: speaking them would teach the code to carry it: their gradient
     stops there."""
     identity: Rows
     """Voices by number; below −1 recordings of unknown speakers."""
