@@ -33,6 +33,7 @@ from data.audio import AudioError
 from data.audio.listening import Heard, listen
 from data.manifest import Row, check_writable, rows_from, write_manifest
 from engine.arguments import Arguments
+from engine.outcome import note_replaced
 from engine.user_error import UserError, exits_cleanly, printable
 
 SILENT_DB = -60.0
@@ -242,6 +243,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.write is not None:
         if not sound:
             raise UserError(f"{given.write} was not written: none of the recordings is sound")
+        note_replaced(given.write)
         write_manifest(given.write, sound)
         print(f"wrote {given.write}: {len(sound)} recordings")
     if findings:

@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data.audio import audio_files
+from data.audio import EXTENSIONS, READ_ONLY, audio_files
+from data.audio.reading import files_under, named_as_audio
 from engine.contents import Contents, files_digest
 from engine.files import atomic
+from engine.outcome import note
 from engine.user_error import UserError
 
 ALIASES = {
@@ -109,9 +111,12 @@ def rows_from(path: str | Path) -> list[Row]:
         raise UserError(f"there is no manifest or folder {path}")
     for name in METADATA:
         if (path / name).is_file():
-            return read_manifest(path / name)
+            rows = read_manifest(path / name)
+            _tell_unlisted(path, name, rows)
+            return rows
     files = audio_files(path)
-    parts = [file.relative_to(path).parts for file in files]
+    inside = [file if named_as_audio(file) else file / "recordings" for file in files]  # of a locked folder
+    parts = [file.relative_to(path).parts for file in inside]
     by_speaker = all(len(p) > 1 for p in parts) and len({p[0] for p in parts}) > 1
     return [Row(path=file, speaker=p[0] if by_speaker else None) for file, p in zip(files, parts)]
 
@@ -132,6 +137,15 @@ def contents_of_rows(
         digest=files_digest([row.path for row in rows], told),
         fixed=tuple(sorted({label for label in labels if label is not None})),
     )
+
+
+def _tell_unlisted(folder: Path, name: str, rows: Sequence[Row]) -> None:
+    listed = {os.path.abspath(row.path) for row in rows}
+    found = files_under(folder, EXTENSIONS + READ_ONLY)
+    others = [file for file in found if os.path.abspath(file) not in listed]
+    if others:
+        told = f"{len(others)} recordings that lie in its folder, such as {others[0]}"
+        note(f"{folder / name} does not list {told}: they are left out")
 
 
 def gender_of(word: str | None) -> str | None:

@@ -1,7 +1,7 @@
 """A corpus' waves at one rate: decoded once into memory, or read crop by crop where memory would not do."""
 
 import os
-import warnings
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,17 +11,16 @@ from tqdm import tqdm
 
 from data.audio import AudioError, excerpt, info, load, resampled_length
 from data.manifest import Row
+from engine.outcome import note, told
 from engine.user_error import UserError
 
-NAMED_AT_MOST = 20
-"""Bad files a warning names; it counts them all."""
 CHUNK = 64
 """Files decoded between two looks at the memory used."""
 FULL_SCALE = 32_767
 
 
 class Recordings:
-    """The waves of manifest rows, unusable ones set aside, counted and named in one warning.
+    """The waves of manifest rows; the end of reading tells which are unusable and set aside.
 
     Waves are kept as 16-bit integers up to ``cache_gib``; of later rows only the length is looked up, and
     crops are read from disk. All this happens before worker processes fork, which then share the memory.
@@ -43,7 +42,10 @@ class Recordings:
         """What is wrong with rows that cannot be used."""
         self._cached: dict[int, tuple[np.ndarray, float]] = {}
         self._fill(cache_gib * 2**30, progress)
-        self._warn(sorted(self.problems))
+        left_out = [f"{self.rows[index].path} {self.problems[index]}" for index in sorted(self.problems)]
+        if progress or left_out:
+            done = len(self.rows) - len(left_out)
+            print(told(done, left_out, "recordings read"), file=sys.stderr)
         if not self.lengths.any():
             row, problem = next(iter(self.problems.items()))
             count = len(self.rows)
@@ -75,7 +77,7 @@ class Recordings:
         """Set a row aside that failed when it was used, and say so, once."""
         if index not in self.problems:
             self.problems[index] = problem
-            self._warn([index])
+            note(f"{self.rows[index].path} {problem}: it is left out from now on")
 
     def _fill(self, limit: float, progress: bool) -> None:
         used = 0
@@ -116,11 +118,3 @@ class Recordings:
             return error.detail
         samples = resampled_length(header.samples, header.sample_rate, self.sample_rate)
         return samples or f"is too short: no sample of it is left at {self.sample_rate} Hz"
-
-    def _warn(self, indices: list[int]) -> None:
-        if not indices:
-            return
-        named = "; ".join(f"{self.rows[i].path} {self.problems[i]}" for i in indices[:NAMED_AT_MOST])
-        more = f"; and {len(indices) - NAMED_AT_MOST} more" if len(indices) > NAMED_AT_MOST else ""
-        count = f"{len(self.problems)} of {len(self.rows)} recordings skipped"
-        warnings.warn(f"{count}: {named}{more} (python -m data.check tells all)", stacklevel=3)

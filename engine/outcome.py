@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from engine.files import check_writable
 from engine.user_error import UserError, printable, sentence
 
 NAMED_AT_MOST = 100
@@ -42,6 +43,13 @@ def end(done: int, left_out: Sequence[str], verb: str = "done") -> None:
     print(told(done, left_out, verb), file=sys.stderr)
     if left_out:
         raise SystemExit(1 if done else 2)
+
+
+def check_results(place: Path, overwrite: bool) -> None:
+    """Refuse a place that cannot be written, or that holds earlier results which may not be overwritten."""
+    check_writable(place)
+    if place.exists() and not overwrite:
+        raise UserError(f"{place} is there already: --overwrite replaces it, or name another folder by --out")
 
 
 def note(*sentences: str) -> None:

@@ -22,6 +22,7 @@ from data.batches import split_rows
 from data.frontends import NAMED, LogMel, MelConfig, named_mel
 from data.manifest import Row as Recording
 from engine.arguments import Arguments
+from engine.outcome import check_results, end, leaving_out
 from engine.user_error import UserError, exits_cleanly
 from eval.cache import Cache
 from eval.copy_report import ORIGINAL, Row, mel_pictures, summarise, table, write_rows, write_summary
@@ -65,9 +66,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     arguments.add_argument("--device", default="cpu", help="where the vocoders run (default: cpu)")
     arguments.add_argument("--cache", type=Path, help="folder of features kept between runs")
+    arguments.add_argument("--overwrite", action="store_true", help="replace what is in --out already")
     args = arguments.parse_args(argv)
+    check_results(args.out / "rows.csv", args.overwrite)
     systems = systems_of(args.vocoder, args.mel, args.device)
-    recordings = spread(split_rows(args.data, args.split), args.n_utterances)
+    left_out: list[str] = []
+    recordings = readable(spread(split_rows(args.data, args.split), args.n_utterances), left_out)
     rows = [row for system in systems for row in copy_all(system, recordings, args.out, args.pitch)]
     rows += [described(ORIGINAL, recording) | {"output": str(recording.path)} for recording in recordings]
     notes = [] if has_pesq() else ["PESQ is left out: pip install pesq"]
@@ -80,6 +84,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = "\n".join([table(summary), *(f"\n{note}" for note in notes)])
     (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
     print(f"{text}\n\n{args.out}: table.md, rows.csv, summary.json, mels.png, outputs")
+    end(len(recordings), left_out, "recordings copied")
+
+
+def readable(recordings: Sequence[Recording], left_out: list[str]) -> list[Recording]:
+    """Those that can be read; if none can, that is an error."""
+    good = []
+    for recording in recordings:
+        with leaving_out(left_out):
+            load(recording.path, JUDGED_AT)
+            good.append(recording)
+    if not good:
+        raise UserError(left_out[0])
+    return good
 
 
 def systems_of(given: Sequence[str], mel: str, device: str) -> list[System]:

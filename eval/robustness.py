@@ -6,7 +6,6 @@ condition; what is said to be above the source's is above that of the source as 
 Leaves table.txt, rows.csv, summary.json and the audio in the folder ``out``.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 
 from engine.config import cli
-from engine.files import check_writable
+from engine.outcome import check_results, end, note
 from engine.user_error import UserError, exits_cleanly
 from eval.cache import Cache
 from eval.checks import scorable
@@ -47,6 +46,8 @@ class RobustnessConfig:
     """As of eval/run.py."""
     out: Path = Path("robustness")
     """Folder for what is left behind."""
+    overwrite: bool = False
+    """Replace what is in that folder already."""
     cache: Path | None = None
     """Folder of features kept between runs; by default in the user's cache."""
     jobs: int = 0
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("give the corpus by --data FOLDER")
     judges = Judges(recognisers=tuple(recogniser(name) for name in config.recogniser))
     judges.check(METRICS)
-    check_writable(config.out / "rows.csv")
+    check_results(config.out / "rows.csv", config.overwrite)
     cache, voices = Cache(config.cache), Voices(load_converter(config.converter))
     pairs, left_out = scorable(fixed_pairs(config.data, config.split, max_pairs=config.n_pairs), cache)
 
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for condition in config.conditions:
         changed = pairs_under(condition, pairs, config.data, config.out / "inputs" / condition)
         if not changed:
-            print(f"note: {config.data} has nothing for the condition {condition}", file=sys.stderr)
+            note(f"{config.data} has nothing for the condition {condition}")
         outputs = make_outputs(changed, voices, config.out / "outputs", condition, left_out)
         good, faults = scorable(outputs, cache)
         made, left_out = made + good, left_out + faults
@@ -93,10 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     text = f"{table(summary)}\n\n{told}\n"
     (config.out / "table.txt").write_text(text, encoding="utf-8")
     print(text)
-    if left_out:
-        told = f"{len(made)} outputs scored, {len(left_out)} left out:"
-        print(told, *left_out, sep="\n  ", file=sys.stderr)
-        raise SystemExit(1)
+    end(len(made), left_out, "outputs scored")
 
 
 @torch.inference_mode()

@@ -7,13 +7,13 @@ Converters of mels in the same table:    ... --two-stage runs/cluit_mel runs/clu
 Without a converter and without outputs, only the toplines and baselines are scored.
 """
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from engine.config import cli
 from engine.files import check_writable
+from engine.outcome import check_results, end, note
 from engine.user_error import UserError, exits_cleanly
 from eval.baselines import BASELINES, TOPLINES, toplines_and_baselines
 from eval.cache import Cache
@@ -48,6 +48,8 @@ class EvalConfig:
     folder's own (released, griffin_lim, a vocoder's folder). They are called after their folders."""
     out: Path = Path("report")
     """Folder for rows.csv, summary.json, report.html and audio made here."""
+    overwrite: bool = False
+    """Replace the report that is in that folder already."""
     metrics: tuple[Metric, ...] = METRICS
     """What is scored."""
     fast: bool = False
@@ -80,7 +82,7 @@ def main() -> None:
     metrics = FAST if config.fast else config.metrics
     judges, cache = judges_of(config), Cache(config.cache)
     judges.check(metrics)
-    check_writable(config.out / "rows.csv")
+    check_results(config.out / "rows.csv", config.overwrite)
     pairs, left_out = scorable(chosen_pairs(config), cache)
     if not pairs:
         raise UserError(f"nothing can be scored: {left_out[0]}")
@@ -105,12 +107,8 @@ def main() -> None:
     write_report(config.out / "report.html", scored, rows, summary, about, config.examples)
     print(table(summary))
     print(f"\n{config.out}: report.html, summary.json, rows.csv, pairs.csv")
-    for note in (*silent_outputs(systems, cache), *unreadable(pairs, metrics, judges)):
-        print(f"note: {note}", file=sys.stderr)
-    if left_out:
-        told = f"{len(scored)} outputs scored, {len(left_out)} left out:"
-        print(told, *left_out, sep="\n  ", file=sys.stderr)
-        raise SystemExit(1)
+    note(*silent_outputs(systems, cache), *unreadable(pairs, metrics, judges))
+    end(len(scored), left_out, "outputs scored")
 
 
 def chosen_pairs(config: EvalConfig) -> list[Pair]:

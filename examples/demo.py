@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "eval/run.py",
             *("--data", corpus, "--n-pairs", words.pairs),
             *("--converter", trained / "export", "--name", "demo"),
-            *("--out", report, "--cache", out / "cache", *(("--fast",) if words.fast else ())),
+            *("--out", report, "--overwrite", "--cache", out / "cache", *(("--fast",) if words.fast else ())),
         )
 
     shown = lay_out(spread(read_pairs(report / "pairs.csv")), out / "audio", out / "pictures")

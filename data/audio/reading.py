@@ -135,8 +135,13 @@ def audio_files(folder: str | Path) -> list[Path]:
     return found
 
 
-def files_under(folder: str | Path, extensions: tuple[str, ...]) -> list[Path]:
-    """All files of these extensions under a folder, as ``audio_files`` lists them."""
+def named_as_audio(path: Path) -> bool:
+    """Whether a name is that of a recording; the locked folders among ``audio_files`` have others."""
+    return path.name.lower().endswith(EXTENSIONS + READ_ONLY)
+
+
+def files_under(folder: str | Path, extensions: tuple[str, ...] = ("",)) -> list[Path]:
+    """All files of these extensions, or of any, under a folder, as ``audio_files`` lists them."""
     folder = Path(folder)
     if not folder.exists():
         raise UserError(f"there is no folder {folder}")

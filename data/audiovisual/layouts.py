@@ -11,10 +11,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.audio.decoding import EXTENSIONS, READ_ONLY
+from data.audio.reading import files_under
 from data.audiovisual.scenes import Layout, Scene, is_picture, is_video, listed
 from data.audiovisual.video import VideoError, video_files, video_info
 from data.manifest import METADATA, Row, rows_from
-from data.recordings import NAMED_AT_MOST
+from engine.outcome import NAMED_AT_MOST
 from engine.user_error import UserError
 
 SOUNDS = EXTENSIONS + READ_ONLY
@@ -58,7 +59,7 @@ def layout_of(path: Path) -> Layout:
         return "pairs"
     if _vggsound_csv(path):
         return "vggsound"
-    files = _files(path)
+    files = files_under(path)
     return "pairs" if any(map(is_picture, files)) and any(map(is_sound, files)) else "videos"
 
 
@@ -130,11 +131,13 @@ def from_pairs(path: Path) -> list[Scene]:
     if path.is_file() or any((path / name).is_file() for name in METADATA):
         return _from_manifest(path)
     sounds, pictures = defaultdict(list), defaultdict(list)
-    for file in _files(path):
+    for file in files_under(path):
         if is_sound(file):
             sounds[file.relative_to(path).with_suffix("")].append(file)
         elif is_picture(file):
             pictures[file.relative_to(path).with_suffix("")].append(file)
+        elif file.is_dir():
+            _warn([file], 1, f"folders in {path} may not be read")
     if not set(sounds) & set(pictures):  # in folders of their own, such as audio/a.wav and images/a.png
         sounds, pictures = _by_stem(sounds), _by_stem(pictures)
     names = sorted(set(sounds) & set(pictures))
@@ -253,15 +256,6 @@ def _by_stem(files: dict[Path, list[Path]]) -> dict[Path, list[Path]]:
     for name, same in files.items():
         merged[Path(name.name)] += same
     return merged
-
-
-def _files(folder: Path) -> list[Path]:
-    """All files under a folder but the hidden ones, sorted."""
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(place, name) for name in files if not name.startswith(".")]
-    return sorted(found)
 
 
 def _vggsound_csv(folder: Path) -> Path | None:

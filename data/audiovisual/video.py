@@ -1,7 +1,6 @@
 """Frames and sound of video files by PyAV, a piece at a time; what is wrong with a file in one sentence."""
 
 import math
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from data.audio.ffmpeg import reason, samples_of
+from data.audio.reading import files_under
 from data.audio.resampling import Resampler
 from engine.user_error import UserError
 
@@ -158,26 +158,7 @@ def video_sound(
 
 def video_files(folder: str | Path) -> list[Path]:
     """All video files under a folder by extension, sorted; hidden files are passed over, links followed."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        is_file = folder.exists()
-        raise UserError(
-            f"{folder} is a file where a folder is expected" if is_file else f"there is no folder {folder}"
-        )
-    found, seen = [], set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # a link that leads back up
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(place, name)
-            for name in files
-            if not name.startswith(".") and name.lower().endswith(EXTENSIONS)
-        ]
-    return sorted(found)
+    return files_under(folder, EXTENSIONS)
 
 
 @contextmanager

@@ -17,10 +17,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.audio import AudioError, audio_files, info
+from data.audio.reading import named_as_audio
 from data.corpora.hub import hf_dataset
 from data.corpora.published import common_voice, jvs, librispeech, libritts, vctk
 from data.manifest import Row, check_writable, write_manifest
 from engine.arguments import Arguments
+from engine.outcome import end, leaving_out, note, note_replaced
 from engine.user_error import UserError, exits_cleanly
 
 __all__ = [
@@ -35,21 +37,44 @@ __all__ = [
 ]
 
 
-def plain_folder(folder: str | Path) -> list[Row]:
-    """Every recording under a folder; nothing is assumed of its speakers."""
-    return [Row(path=file, text=_text_beside(file)) for file in audio_files(folder)]
+def plain_folder(folder: str | Path, left_out: list[str] | None = None) -> list[Row]:
+    """Every recording under a folder; nothing is assumed of its speakers.
+
+    ``left_out`` is told of those that cannot be taken; without it the first one is an error.
+    """
+    return _rows(Path(folder), lambda place: None, left_out)
 
 
-def speaker_folders(folder: str | Path) -> list[Row]:
-    """A folder per speaker, with recordings at any depth under it."""
-    folder = Path(folder)
-    rows = []
+def speaker_folders(folder: str | Path, left_out: list[str] | None = None) -> list[Row]:
+    """A folder per speaker, with recordings at any depth under it; ``left_out`` as for ``plain_folder``."""
+
+    def speaker(place: Path) -> str:
+        if len(place.parts) == 1:
+            raise UserError(
+                f"{folder / place} lies in no speaker's folder: move it into one, or use kind plain-folder"
+            )
+        return place.parts[0]
+
+    return _rows(Path(folder), speaker, left_out)
+
+
+def _rows(folder: Path, speaker: Callable[[Path], str | None], left_out: list[str] | None) -> list[Row]:
+    rows, faults = [], []
     for file in audio_files(folder):
-        speaker, *rest = file.relative_to(folder).parts
-        if not rest:
-            raise UserError(f"{file} lies in no speaker's folder: move it into one, or use kind plain-folder")
-        rows.append(Row(path=file, speaker=speaker, text=_text_beside(file)))
+        with leaving_out(faults):
+            _refuse_folder(file)
+            rows.append(Row(path=file, speaker=speaker(file.relative_to(folder)), text=_text_beside(file)))
+    if faults and left_out is None:
+        raise UserError(faults[0])
+    if left_out is not None:
+        left_out += faults
     return rows
+
+
+def _refuse_folder(listed: Path) -> None:
+    """Refuse a folder, which ``audio_files`` lists where it may not be read."""
+    if not named_as_audio(listed):
+        info(listed)
 
 
 def _text_beside(file: Path) -> str | None:
@@ -72,6 +97,9 @@ KINDS: Mapping[str, Callable[..., list[Row]]] = {
     "common-voice": common_voice,
     "hf-dataset": hf_dataset,
 }
+ANY = ("plain-folder", "speaker-folders")
+UNLIKE = {"librispeech": "has no text in a .trans.txt", "libritts": "is not named as LibriTTS names files"}
+"""What is wrong with recordings that do not become rows; of other corpora that is a choice."""
 OWN_OPTIONS = {"vctk": ("microphone",), "jvs": ("styles",), "common-voice": ("tables",)}
 OWN_OPTIONS |= {"hf-dataset": ("out", "split", "name", "streaming", "limit")}
 
@@ -120,11 +148,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_writable(given.write)
     if kind == "hf-dataset":
         own.setdefault("out", given.write.with_name(f"{given.write.stem}_audio"))
-    rows = KINDS[kind](given.folder, **own)
+    left_out: list[str] = []
+    rows = KINDS[kind](given.folder, **own, **({"left_out": left_out} if kind in ANY else {}))
+    if kind not in (*ANY, "hf-dataset"):
+        rows = account(kind, given.folder, rows, left_out)
     if given.durations:
         rows = [_with_duration(row) for row in tqdm(rows, desc="reading headers", unit="file", disable=None)]
-    write_manifest(given.write, rows)
-    print(f"{given.write}: {_summary(rows)}")
+    if rows:
+        note_replaced(given.write)
+        write_manifest(given.write, rows)
+        print(f"{given.write}: {_summary(rows)}")
+    end(len(rows), left_out, "listed")
+
+
+def account(kind: str, folder: str, rows: list[Row], left_out: list[str]) -> list[Row]:
+    """Tell what lies in a corpus' folder and is not among its rows; return the rows of files."""
+    taken, others = {row.path for row in rows}, []
+    for path in audio_files(folder):
+        with leaving_out(left_out):
+            _refuse_folder(path)
+            if path not in taken and kind in UNLIKE:
+                raise UserError(f"{path} {UNLIKE[kind]}")
+            others += [path] if path not in taken else []
+    if others:
+        note(f"{len(others)} recordings in {folder} are not listed, such as {others[0]}")
+    return [row for row in rows if named_as_audio(row.path)]
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:

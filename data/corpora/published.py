@@ -12,6 +12,7 @@ from typing import Literal
 
 from data.audio import audio_files
 from data.manifest import Row, gender_of
+from engine.outcome import note
 from engine.user_error import UserError
 
 SUBSETS = {"train": "train", "dev": "validation", "test": "test"}
@@ -140,12 +141,13 @@ def common_voice(folder: str | Path, tables: Iterable[str] = ("train", "dev", "t
     if not found:
         raise _unlike(folder, "Common Voice", f"none of {', '.join(f'{table}.tsv' for table in tables)}")
     present = {file.name: file for file in audio_files(root / "clips")}
-    rows = []
+    rows, absent = [], []
     for table in found:
         for record in _tsv(root / f"{table}.tsv"):
             name = record.get("path") or ""
             file = present.get(name) or present.get(f"{name}.mp3")  # the first releases left .mp3 out
             if file is None:
+                absent.append(name)
                 continue
             rows.append(
                 Row(
@@ -158,6 +160,8 @@ def common_voice(folder: str | Path, tables: Iterable[str] = ("train", "dev", "t
             )
     if not rows:
         raise _unlike(folder, "Common Voice", f"no file that {found[0]}.tsv lists is in clips")
+    if absent:
+        note(f"{len(absent)} clips that the tables of {root} list are not in clips, such as {absent[0]}")
     return rows
 
 

@@ -28,8 +28,8 @@ from tqdm import tqdm
 
 from data.audiovisual.scenes import PictureError, Scene, each_picture
 from data.audiovisual.video import FRAME_RATE, VideoError
-from data.recordings import NAMED_AT_MOST
 from engine.files import atomic
+from engine.outcome import NAMED_AT_MOST
 from engine.user_error import UserError
 from pretrain.clip.losses import n_processes
 from pretrain.clip.towers import Towers

@@ -1,5 +1,7 @@
 """Corpora as they lie on disk become rows with the right speakers, texts, splits and genders."""
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +22,7 @@ from data.corpora.__main__ import (
     speaker_folders,
     vctk,
 )
-from data.manifest import Row, read_manifest
+from data.manifest import Row, read_manifest, rows_from
 from engine.user_error import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +60,56 @@ def test_speaker_folders(tmp_path):
     put(tmp_path, {"c.wav": None})
     with pytest.raises(UserError, match=r"c\.wav lies in no speaker's folder"):
         speaker_folders(tmp_path)
+
+
+def command(capsys, *words) -> tuple[int, str]:
+    """The exit status of the command, and what it says on its way out."""
+    capsys.readouterr()
+    try:
+        main([str(word) for word in words])
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    return code, capsys.readouterr().err
+
+
+def test_what_cannot_be_listed_is_named_and_the_rest_is(tmp_path, capsys, monkeypatch):
+    put(tmp_path / "in", {"anna/a.wav": None, "anna/b.flac": None, "stray.wav": None, "bert/c.wav": None})
+    (tmp_path / "in/bert/c.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "in/anna/b.flac").rename(tmp_path / "in/anna/b.M4A")
+    (tmp_path / "in/carl").mkdir()
+    listed = os.scandir
+
+    def scandir(place):
+        if str(place).endswith("carl"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return listed(place)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    line = ("speaker-folders", tmp_path / "in", "--write", tmp_path / "list.csv")
+    code, said = command(capsys, *line)
+    assert code == 1
+    assert said.startswith("2 listed, 3 left out:\n")
+    for why in ("in/stray.wav lies in no", "in/carl is a folder, not", "in/bert/c.txt is not UTF-8"):
+        assert f"/{why}" in said
+    assert [row.path.name for row in read_manifest(tmp_path / "list.csv")] == ["a.wav", "b.M4A"]
+    assert [row.speaker for row in rows_from(tmp_path / "in" / "anna")] == [None, None]
+    code, said = command(capsys, "plain-folder", tmp_path / "in/anna", *line[2:])
+    assert (code, said) == (0, f"note: {tmp_path / 'list.csv'} is replaced\n2 listed, none left out\n")
+
+
+def test_what_lies_in_a_published_corpus_folder_and_is_not_listed_is_told(tmp_path, capsys):
+    put(tmp_path / "libri", LIBRISPEECH | {"LibriSpeech/dev-clean/84/1/84-1-0001.flac": None})
+    code, said = command(capsys, "librispeech", tmp_path / "libri", "--write", tmp_path / "l.csv")
+    assert code == 1
+    assert "3 listed, 1 left out:" in said
+    assert "84-1-0001.flac has no text" in said
+    place = "vctk/wav48_silence_trimmed/p225"
+    put(tmp_path, {f"{place}/p225_001_mic1.flac": None, f"{place}/p225_001_mic2.flac": None})
+    code, said = command(capsys, "vctk", tmp_path / "vctk", "--write", tmp_path / "v.csv")
+    assert code == 0
+    assert "1 recordings" in said
+    assert "mic2.flac" in said
 
 
 LIBRISPEECH = {

@@ -108,7 +108,7 @@ def test_what_is_no_manifest_is_refused(tmp_path):
         write_manifest(tmp_path / "m.doc", [])
 
 
-def test_a_folder_is_read_as_what_it_looks_like(tmp_path):
+def test_a_folder_is_read_as_what_it_looks_like(tmp_path, capsys):
     for name in ("anna/1.wav", "anna/2.wav", "bert/x/3.flac"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -118,6 +118,7 @@ def test_a_folder_is_read_as_what_it_looks_like(tmp_path):
     assert {row.speaker for row in rows_from(tmp_path)} == {None}
     (tmp_path / "metadata.csv").write_text("path,speaker\nanna/1.wav,A\n")
     assert [(row.path, row.speaker) for row in rows_from(tmp_path)] == [(tmp_path / "anna/1.wav", "A")]
+    assert "does not list 3 recordings that lie in its folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

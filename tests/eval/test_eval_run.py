@@ -91,6 +91,10 @@ def test_a_converter_is_scored_beside_everything_else(
     assert "data:audio/mpeg" in page
     assert 'src="http' not in page
     assert "WORLD, F0 moved" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        start(monkeypatch, *flags, "--out", tmp_path / "first")
+    assert end.value.code == 2
+    assert "rows.csv is there already: --overwrite replaces it" in capsys.readouterr().err
 
 
 def test_good_outputs_are_scored_and_bad_ones_listed(

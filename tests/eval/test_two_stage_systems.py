@@ -98,7 +98,7 @@ def test_mel_converters_are_scored_alone_or_beside_another(here, monkeypatch, ca
 
     monkeypatch.setattr(run, "load_converter", lambda folder: Same())
     more = ["--two-stage", "runs/road/export", "runs/road/export+griffin_lim", "--converter", "x"]
-    monkeypatch.setattr(sys, "argv", [*flags.split(), *more])
+    monkeypatch.setattr(sys, "argv", [*flags.split(), *more, "--overwrite"])
     run.main()
     assert [row["system"] for row in rows()] == ["converter", "road", "road+griffin_lim"]
     for row in rows():

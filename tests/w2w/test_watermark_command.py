@@ -77,6 +77,14 @@ def test_mistakes_are_told_in_one_sentence(here, capsys, line, words):
     assert said.count("\n") == 1
 
 
+def test_what_cannot_be_read_is_named_and_the_rest_is_heard(here, capsys):
+    (here / "in/text.wav").write_text("This is a letter, not a recording. " * 20)
+    assert ends_with("in nowhere.wav") == 2
+    said = capsys.readouterr()
+    assert said.out.startswith("in/marked.wav: marked")
+    assert "1 heard, 2 left out:\n  there is no file nowhere.wav\n  in/text.wav is not audio" in said.err
+
+
 def test_conversions_are_marked_unless_told_not_to(here, monkeypatch, tiny):
     torch.manual_seed(3)
     model = export(here / "model", tiny(), ConverterNetwork(tiny()))

@@ -6,7 +6,6 @@ M`` then teaches a vocoder to make the recordings out of them (HiFi-GAN, section
 again continues where it was stopped.
 """
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from data.audio import load
 from data.batches import split_rows
 from engine.arguments import Arguments
 from engine.files import atomic
+from engine.outcome import end, leaving_out
 from engine.user_error import UserError, exits_cleanly
 from w2w.converter import Converter
 from w2w.weights import is_mel_converter, weights_folder
@@ -40,20 +40,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"{args.checkpoint} holds no converter of mels, so there are no mels to predict")
     converter = Converter.from_pretrained(args.checkpoint, vocoder=args.vocoder, device=args.device)
     paths = [Path(row.path) for row in split_rows(args.data, args.split)]
-    written = predict(converter, paths, args.out)
+    left_out: list[str] = []
+    written = predict(converter, paths, args.out, left_out)
     print(f"{args.out}: {written} mels written, of {len(paths)} recordings")
+    end(len(paths) - len(left_out), left_out)
 
 
-def predict(converter: Converter, recordings: Sequence[Path], out: Path) -> int:
-    """Write the mels that are not there yet; return how many. Recordings without a voice are left out."""
+def predict(converter: Converter, recordings: Sequence[Path], out: Path, left_out: list[str]) -> int:
+    """Write the mels that are not there yet; return how many. ``left_out`` is told what has no voice."""
     places, written = destinations(recordings, out), 0
     missing = {source: place for source, place in places.items() if not place.is_file()}
     for source, place in tqdm(missing.items(), desc="predicting", unit="recording", disable=None):
-        try:
+        voice = None
+        with leaving_out(left_out):
             wave = load(source, converter.sample_rate)
             voice = converter.embed(wave, names=[str(source)])
-        except UserError as mistake:
-            warnings.warn(f"not predicted: {mistake}", stacklevel=2)
+        if voice is None:
             continue
         with torch.inference_mode():
             mel = converter.network.converted_mel(wave.to(converter.device), voice.to(converter.device))

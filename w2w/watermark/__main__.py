@@ -7,8 +7,8 @@
 For each file (or audio file in a folder): whether it is marked, the probability that one without the mark
 would look as much like it, how many of its seconds bear the mark by themselves, and its speed or pitch if
 that was changed.
-"Not marked" means that no mark was found, not that a person spoke. The command ends with 0 if every file is
-marked, with 1 if one is not, with 2 if one cannot be read.
+"Not marked" means that no mark was found, not that a person spoke. Files that cannot be read are named at the
+end. The command ends with 0 if every file is marked, with 1 if one is not, with 2 if one cannot be read.
 """
 
 import json
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from data.audio import audio_files, blocks
 from engine.arguments import Arguments
+from engine.outcome import end, leaving_out, told
 from engine.user_error import UserError, exits_cleanly
 from w2w.watermark.detector import FALSE_ALARM, Finding, detect
 from w2w.watermark.pattern import DEFAULT_KEY, SAMPLE_RATE
@@ -28,12 +29,18 @@ from w2w.watermark.pattern import DEFAULT_KEY, SAMPLE_RATE
 def main(argv: Sequence[str] | None = None) -> None:
     """Look for the mark in what the command line names."""
     args = parse(argv)
-    all_marked = True
-    for path in list(recordings(args.file)):
-        finding = detect(blocks(path, SAMPLE_RATE, SAMPLE_RATE), args.key, false_alarm=args.false_alarm)
-        print(as_json(path, finding) if args.json else as_words(path, finding), flush=True)
-        all_marked &= finding.marked
-    sys.exit(0 if all_marked else 1)
+    left_out: list[str] = []
+    marked: list[bool] = []
+    for path in list(recordings(args.file, left_out)):
+        with leaving_out(left_out):
+            finding = detect(blocks(path, SAMPLE_RATE, SAMPLE_RATE), args.key, false_alarm=args.false_alarm)
+            print(as_json(path, finding) if args.json else as_words(path, finding), flush=True)
+            marked.append(finding.marked)
+    if not marked:
+        end(0, left_out)
+    if left_out:
+        print(told(len(marked), left_out, "heard"), file=sys.stderr)
+    sys.exit(2 if left_out else not all(marked))
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -61,12 +68,13 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     return args
 
 
-def recordings(names: Sequence[str]) -> Iterator[Path]:
+def recordings(names: Sequence[str], left_out: list[str]) -> Iterator[Path]:
     """The files that are named, and the audio files in the folders that are named."""
     for name in map(Path, names):
-        if not name.exists():
-            raise UserError(f"there is no file {name}")
-        yield from audio_files(name) if name.is_dir() else [name]
+        with leaving_out(left_out):
+            if not name.exists():
+                raise UserError(f"there is no file {name}")
+            yield from audio_files(name) if name.is_dir() else [name]
 
 
 def as_words(path: Path, finding: Finding) -> str:
