@@ -146,7 +146,11 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option = arguments.add_argument
     option("--host", default="127.0.0.1", help="address to serve at (default: 127.0.0.1, this machine only)")
     option("--port", type=int, default=7860, help="0: any that is free (default: 7860)")
-    option("--checkpoint", metavar="FOLDER", help="exported converter, or hub id (default: the released one)")
+    option(
+        "--checkpoint",
+        metavar="FOLDER",
+        help="exported converter, or hub:owner/name (default: the released one)",
+    )
     for name, (kind, about) in LIMITS.items():
         default = getattr(Limits(), name)
         option(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"{about} (default: {default:g})")

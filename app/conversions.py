@@ -19,7 +19,7 @@ from data.audio import excerpt
 from engine.user_error import UserError
 from w2w.convert import MOST_SEMITONES, convert
 from w2w.converter import Converter
-from w2w.sources import SHORTEST_S, Job
+from w2w.sources import job_of
 from w2w.voices import HEARD_S
 
 Voice = Float[Tensor, "1 dim"]
@@ -129,13 +129,8 @@ class Conversions:
         done: Callable[[float], object],
     ) -> None:
         with _called_by_name([source]):
-            info = self.limits.measure(source)
-            if info.duration < SHORTEST_S:
-                raise UserError(
-                    f"{source} lasts {1000 * info.duration:.2f} ms, and a source needs at least "
-                    f"{1000 * SHORTEST_S:.0f} ms"
-                )
-            job = Job(source=source, out=out, sample_rate=info.sample_rate, samples=info.samples)
+            self.limits.measure(source)
+            job = job_of(source, out)
             marked = self.marked
             convert(self.converter, voice, job, rate=rate, semitones=semitones, marked=marked, done=done)
 

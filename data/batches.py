@@ -115,6 +115,8 @@ class SpeechCrops(Dataset[Batch]):
             silence_db=config.silence_db,
             progress=progress,
         )
+        if progress:
+            self.recordings.warn_unless_speech()
         label = {name: index for index, name in enumerate(self.speakers)}
         self.labels = np.array([-1 if name is None else label[name] for name in known])
         groups: dict[object, list[int]] = {}

@@ -77,6 +77,12 @@ def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:
     check_writable(path)
     kind = path.suffix.lower()
     records = [_record(row, path.parent) for row in rows]
+    for record in records:
+        if any(isinstance(cell, str) and not _is_text(cell) for cell in record.values()):
+            shown = ascii(record["path"])
+            raise UserError(
+                f"{path} cannot list {shown}, whose name is not UTF-8: rename it, or move it away"
+            )
     used = dict.fromkeys(name for record in records for name in record)
     columns = [name for name in ALIASES if name in used or name == "path"]
     columns += [name for name in used if name not in ALIASES]
@@ -154,6 +160,11 @@ def gender_of(word: str | None) -> str | None:
     if initial == "f" or initial.startswith(("female", "woman")):
         return "F"
     return "M" if initial == "m" or initial.startswith(("male", "man")) else None
+
+
+def _is_text(cell: str) -> bool:
+    """Whether UTF-8 can say it; names of files need not be text."""
+    return not any("\ud800" <= character <= "\udfff" for character in cell)
 
 
 def _csv_records(path: Path, text: str, delimiter: str) -> Iterable[tuple[int, dict]]:

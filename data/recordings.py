@@ -9,13 +9,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.audio import AudioError, excerpt, info, load, resampled_length
+from data.audio import AudioError, excerpt, info, load, resample, resampled_length
+from data.audio.listening import VOICE_RATE, voice_in
 from data.manifest import Row
 from engine.outcome import note, told
 from engine.user_error import UserError
 
 CHUNK = 64
 """Files decoded between two looks at the memory used."""
+INTEGER_PEAK = 100.0
+"""No float wave is so loud; samples of ±32768 are."""
+LOOKED_AT, LOOKED_AT_SECONDS = 8, 10
+"""Recordings, and how much of each, in which a voice is looked for."""
 FULL_SCALE = 32_767
 
 
@@ -79,6 +84,21 @@ class Recordings:
             self.problems[index] = problem
             note(f"{self.rows[index].path} {problem}: it is left out from now on")
 
+    def warn_unless_speech(self) -> None:
+        """Say if no voice is heard in any of some recordings, spread over all."""
+        looked_at = self.usable[:: -(-len(self.usable) // LOOKED_AT)]
+        for index in looked_at:
+            samples = min(int(self.lengths[index]), LOOKED_AT_SECONDS * self.sample_rate)
+            try:
+                wave = torch.from_numpy(self.read(int(index), 0, samples))[None, None]
+            except AudioError:
+                return
+            heard = resample(wave, self.sample_rate, VOICE_RATE)[0, 0].numpy()
+            if len(heard) < 2 * VOICE_RATE or voice_in(heard):  # too little to tell
+                return
+        what = f"no voice is heard in any of {len(looked_at)} recordings looked at"
+        warnings.warn(f"{what}, such as {self.rows[looked_at[0]].path}: is this speech?", stacklevel=3)
+
     def _fill(self, limit: float, progress: bool) -> None:
         used = 0
         bar = tqdm(total=len(self.rows), desc="reading audio", unit="file", delay=1.0, disable=not progress)
@@ -107,6 +127,10 @@ class Recordings:
         peak = wave.abs().max().item()
         if peak < 10 ** (self.silence_db / 20):
             return f"is silent (no sample above {self.silence_db:g} dBFS)"
+        if peak > INTEGER_PEAK:
+            return f"holds integers stored as floats, it seems (peak {peak:.0f}): divide them by 32768"
+        if (wave - wave.mean()).abs().max() < 10 ** (self.silence_db / 20):
+            return f"is silent but for an offset of {wave.mean():.2f}"
         # Floating-point files may exceed full scale; they keep their level, at the cost of the last bits.
         scale = max(1.0, peak) / FULL_SCALE
         return (wave / scale).round().to(torch.int16).numpy(), scale

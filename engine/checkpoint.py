@@ -67,6 +67,10 @@ def fill(module: nn.Module, state: Tensors, where: Path | str) -> None:
             raise UserError(
                 f"{where}: tensor {name} has shape {shapes}: it was made for another configuration"
             )
+        if bool(state[name].isnan().any()):
+            raise UserError(
+                f"{where} holds NaN in the tensor {name}: take an earlier checkpoint, or fetch it again"
+            )
     for name in state:
         if name not in own:
             raise UserError(f"{where} has an unknown tensor {name}: it was made for another configuration")
@@ -180,6 +184,10 @@ def read_progress(folder: Path) -> dict[str, Any]:
 def export(folder: Path | str, config: Any, state: nn.Module | Tensors) -> Path:
     """Write ``config.json`` and ``model.safetensors``, all that use of a model needs."""
     folder = Path(folder)
+    tensors = state.state_dict() if isinstance(state, nn.Module) else state
+    spoilt = next((name for name, tensor in tensors.items() if bool(tensor.isnan().any())), None)
+    if spoilt is not None:
+        raise UserError(f"{folder} was not exported: {spoilt} holds NaN, so training went astray")
     with atomic(folder / "model.safetensors") as temporary:
         save_weights(state, temporary)
     save_config(config, folder / "config.json")

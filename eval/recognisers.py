@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engine.config import stored_kind
+from engine.hub import HUB
 from engine.user_error import UserError
 from eval.cache import Features, model_stamp
 from eval.features import SILENT
@@ -25,7 +26,6 @@ START, END = 1, 2
 """Moonshine's tokens."""
 SHIFT_SAMPLES = 53
 """Samples cut from the front for pocketsphinx's second decoding: a third of a frame."""
-HUB = "hub:"
 INSTALL = "pip install 'timbre[eval]'"
 Wave = Float[Tensor, "1 1 samples"]
 

@@ -22,7 +22,13 @@ def convert(client: httpx.Client, source: str, references: list[str], *, pitch: 
             time.sleep(float(answer.headers.get("Retry-After", 1)))
             continue
         if answer.is_error:
-            raise SystemExit(f"{answer.status_code}: {answer.json()['error']}")
+            about = answer.headers.get("Content-Type", "")
+            said = (
+                answer.json()["error"]
+                if about.startswith("application/json")
+                else "no server of python -m app"
+            )
+            raise SystemExit(f"{answer.status_code}: {said}")
         return answer.content
 
 
@@ -35,9 +41,16 @@ def main() -> None:
     parser.add_argument("--pitch", type=float, default=0.0, help="semitones")
     parser.add_argument("--url", default="http://127.0.0.1:7860")
     args = parser.parse_args()
-    with httpx.Client(base_url=args.url, timeout=600) as client:
-        result = convert(client, args.source, args.reference, pitch=args.pitch)
-    Path(args.out).write_bytes(result)
+    try:
+        with httpx.Client(base_url=args.url, timeout=600) as client:
+            result = convert(client, args.source, args.reference, pitch=args.pitch)
+        Path(args.out).write_bytes(result)
+    except httpx.ConnectError:
+        raise SystemExit(f"no server answers at {args.url}: start it by `python -m app`") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise SystemExit(f"{args.url}: {error or type(error).__name__}") from None
+    except OSError as error:
+        raise SystemExit(f"{error.filename}: {error.strerror}") from None
 
 
 if __name__ == "__main__":

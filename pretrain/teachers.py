@@ -19,14 +19,13 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from data.frontends import LogMel, MelConfig
 from engine.checkpoint import fill, load_weights
+from engine.hub import hint, repository
 from engine.user_error import UserError
 from pretrain.causal.student import RELEASED, Student, is_student, load_student
 from pretrain.speech.encoder import SpeechEncoder, standardised
 from pretrain.speech.loading import PUBLISHED, load_speech_encoder
 from pretrain.teacher import SAMPLE_RATE, Features, Framing, Hidden, Teacher, Wave
 
-HUB = "hub:"
-"""What a name on the Hugging Face hub begins with; anything else is a folder."""
 ENCODER_ALONE = "encoder.safetensors"
 """A folder that holds this and config.json keeps the encoder's weights without a decoder's."""
 WAV2VEC2_KIND = ("hubert", "wav2vec2", "wavlm")
@@ -39,12 +38,11 @@ def load_teacher(where: str | Path) -> Teacher:
     name = str(where)
     if not name:
         raise UserError("no teacher was given: name the folder of a speech encoder, or hub:owner/name")
-    if name.startswith(HUB):
-        return _published(name.removeprefix(HUB), online=True)
+    if (published := repository(name)) is not None:
+        return _published(published, online=True)
     folder = RELEASED if name == "released" else Path(where)
     if not folder.is_dir():
-        hint = f"; a name on the Hugging Face hub is written {HUB}{name}" if name.count("/") == 1 else ""
-        raise UserError(f"there is no folder {name} with a speech encoder{hint}")
+        raise UserError(f"there is no folder {name} with a speech encoder{hint(name)}")
     if is_student(folder):
         return _student(load_student(folder))
     if not (folder / "config.json").is_file() or _model_type(folder) in (None, PUBLISHED):

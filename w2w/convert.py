@@ -37,12 +37,12 @@ from engine.outcome import end, leaving_out, note_replaced
 from engine.user_error import UserError, exits_cleanly, printable
 from w2w.converter import BLOCK_S, Converter
 from w2w.sources import Job, examine
+from w2w.stream import MOST_SEMITONES
 from w2w.voices import Voices
 from w2w.watermark import Marker
 
 Wave = Float[Tensor, "1 1 samples"]
 Voice = Float[Tensor, "1 dim"]
-MOST_SEMITONES = 36.0
 
 
 @exits_cleanly
@@ -112,7 +112,11 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         "--pitch", type=float, default=0.0, metavar="SEMITONES", help="move the pitch beyond the voice's own"
     )
     option("--rate", metavar="HZ", help="rate to write: a number, or 'source' (default: the converter's)")
-    option("--checkpoint", metavar="FOLDER", help="exported converter, or hub id (default: the released one)")
+    option(
+        "--checkpoint",
+        metavar="FOLDER",
+        help="exported converter, or hub:owner/name (default: the released one)",
+    )
     option(
         "--no-watermark",
         dest="watermark",
@@ -177,7 +181,7 @@ def convert(
     """
     own = converter.sample_rate
     rate = own if rate is None else rate or job.sample_rate
-    source = blocks(job.source, own, round(BLOCK_S * own))
+    source = (job.gain * block for block in blocks(job.source, own, round(BLOCK_S * own)))
     pieces = converter.pieces(source, voice, semitones=semitones)
     if marked:
         pieces = Marker(own).marked(pieces)

@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from data.audio.checking import check_floats, check_number, check_rate, check_wave
 from data.audio.resampling import resample, resampled_length
 from engine.checkpoint import fill
 from engine.user_error import UserError
 from w2w.earlier_format import load_converter
 from w2w.networks.network import ConverterNetwork
 from w2w.networks.wave_network import WaveNetwork
-from w2w.stream import Engine, Stream
+from w2w.stream import MOST_SEMITONES, Engine, Stream
 from w2w.weights import is_mel_converter, weights_folder
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Converter:
         words: str | Path | None = None,
         vocoder: str | Path | None = None,
     ) -> "Converter":
-        """Load an exported folder, an exported run, or a hub id; without any, the released weights.
+        """Load an exported folder, an exported run, or ``hub:owner/name``; without any, the released weights.
 
         ``words`` is the folder that ties voices to words, where it is not the one beside the weights.
         ``vocoder`` speaks for a converter of mels instead of its own one: ``released``, ``griffin_lim``, or a
@@ -96,13 +97,14 @@ class Converter:
 
         ``names`` is what complaints call the clips.
         """
-        clips = [clips] if isinstance(clips, Tensor) else list(clips)
+        if not isinstance(clips, list | tuple):
+            clips = [clips]
         if not clips:
             raise UserError("no reference clip was given; a voice needs at least one")
         voices = []
         for number, clip in enumerate(clips):
             name = names[number] if names else f"reference clip {number + 1}"
-            self._check(clip, name)
+            check_wave(clip, name)
             self._check_audible(clip, name)
             voices.append(self._voice(clip))
         return torch.stack(voices).mean(0)
@@ -168,11 +170,12 @@ class Converter:
         ``sample_rate`` is the source's and the result's, where it is not the converter's. Memory beyond
         source and result does not grow with their length.
         """
-        self._check(source, "the source")
+        check_wave(source, "the source")
+        self._check_voice(voice, semitones)
+        rate = self._rate(sample_rate)
         if not self.network.streams:
-            self._check_voice(voice, semitones)
-            return self._convert_whole(source, voice, semitones, sample_rate or self.sample_rate)
-        block = round(BLOCK_S * (sample_rate or self.sample_rate))
+            return self._convert_whole(source, voice, semitones, rate)
+        block = round(BLOCK_S * rate)
         pieces = self.pieces(source.split(block, dim=-1), voice, semitones=semitones, sample_rate=sample_rate)
         return torch.cat(list(pieces), dim=-1)
 
@@ -227,8 +230,10 @@ class Converter:
         """
         if not self.network.streams:
             raise UserError(f"this converter's {self.network.needs_whole}: convert whole files with it")
-        self._check_voice(voice[:1], semitones)
-        rate = sample_rate or self.sample_rate
+        check_floats(voice, "the voice")
+        for row in voice.split(1):
+            self._check_voice(row, semitones)
+        rate = self._rate(sample_rate)
         steps = engine
         if steps is None or isinstance(steps, str):
             from w2w.exported.engine import MOST_HOPS, open_engine
@@ -240,26 +245,27 @@ class Converter:
             self.network, voice.to(self.device), chunk_samples, semitones, sample_rate=rate, engine=steps
         )
 
+    def _rate(self, asked: int | None) -> int:
+        if asked is not None:
+            check_rate(asked)
+        return self.sample_rate if asked is None else asked
+
     def _check_voice(self, voice: Tensor, semitones: float) -> None:
+        check_floats(voice, "the voice")
+        check_number(semitones, "semitones", MOST_SEMITONES)
         dim = self.network.voice_dim
         if voice.shape != (1, dim):
             raise UserError(
                 f"the voice has shape {tuple(voice.shape)}, this converter's are (1, {dim}): "
                 "embed it with the same converter"
             )
+        if not bool(torch.isfinite(voice).all()):
+            raise UserError("the voice holds NaN or infinite numbers: take it from a recording again")
         if semitones and not self.network.moves_pitch:
             raise UserError(
                 "this converter cannot move the pitch, only a wave-to-wave one can: leave the semitones out"
                 " (--pitch)"
             )
-
-    def _check(self, wave: Wave, name: str) -> None:
-        if wave.ndim != 3 or wave.shape[:2] != (1, 1):
-            raise UserError(f"{name} has shape {tuple(wave.shape)}; a wave is (1, 1, samples)")
-        if wave.shape[-1] == 0:
-            raise UserError(f"{name} is empty")
-        if not bool(torch.isfinite(wave).all()):
-            raise UserError(f"{name} holds NaN or infinite samples; mend the file first")
 
     def _check_audible(self, wave: Wave, name: str) -> None:
         shortest = round(SHORTEST_S * self.sample_rate)

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from data.audio.checking import check_floats, check_number
 from data.audio.live_resampling import ResamplerState, least_delay, live_resampler
 from engine.user_error import UserError
 from w2w.glide import Glide
@@ -19,6 +20,8 @@ Ready = Float[Tensor, "batch 1 ready"]
 
 LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
 """Hz, of chunks."""
+MOST_SEMITONES = 36.0
+"""How far the pitch may be moved: three octaves."""
 GLIDE_MS = 100.0
 """Milliseconds in which a voice changes, where nothing else is asked: neither a click nor a wait."""
 
@@ -73,8 +76,8 @@ class Stream:
         rate = network.sample_rate
         self.sample_rate = rate if sample_rate is None else sample_rate
         """Hz, of chunks in and out."""
-        if chunk_samples < 1:
-            raise UserError(f"chunk_samples={chunk_samples} must be at least 1")
+        if not isinstance(chunk_samples, int) or chunk_samples < 1:
+            raise UserError(f"chunk_samples={chunk_samples} must be a whole number, at least 1")
         if self.sample_rate != rate and not LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE:
             raise UserError(
                 f"sample_rate={sample_rate} must be within {LOWEST_RATE} and {HIGHEST_RATE} Hz, or the"
@@ -150,6 +153,7 @@ class Stream:
 
         Gradients reach a chunk that asks for them, by the plain way through the network.
         """
+        check_floats(chunk, "a chunk")
         if chunk.shape[:2] != state.waiting.shape[:2]:
             raise UserError(
                 f"a chunk has shape {tuple(chunk.shape)}; this stream takes ({len(self.voice)}, 1, samples)"
@@ -184,6 +188,9 @@ class Stream:
                 f"the new voice has shape {tuple(voice.shape)}, the stream's is "
                 f"{tuple(state.steering.end.shape)}: embed it with the same converter"
             )
+        if voice is not None and not bool(torch.isfinite(voice).all()):
+            raise UserError("the new voice holds NaN or infinite numbers: take it from a recording again")
+        check_number(semitones or 0.0, "semitones", MOST_SEMITONES)
         if semitones and not self.network.moves_pitch:
             raise UserError("this converter cannot move the pitch: leave the semitones out")
         place = state.heard * self.up / self.down

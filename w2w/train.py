@@ -43,6 +43,9 @@ from w2w.networks.refiner import RefinerConfig
 from w2w.networks.style import StyleConfig
 from w2w.pretrained import PretrainedConfig, with_encoders
 
+SHORTEST_CROP_S = 0.1
+"""Seconds; more than the longest window of a loss."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
@@ -88,7 +91,13 @@ class TrainConfig:
                     " be the same: set both"
                 )
 
+        shortest = round(SHORTEST_CROP_S * self.converter.sample_rate)
         for name in ("crop_samples", "reference_samples"):
+            for part in ("data", *(["pairs"] if self.pairs.path else [])):
+                if 0 < (samples := getattr(getattr(self, part), name)) < shortest:
+                    raise UserError(
+                        f"{part}.{name}={samples} is too short to learn from: give {shortest} or more"
+                    )
             if self.pairs.path and getattr(self.data, name) != getattr(self.pairs, name):
                 raise UserError(
                     f"data.{name}={getattr(self.data, name)} and pairs.{name}={getattr(self.pairs, name)}"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from engine.checkpoint import checkpoints
 from engine.config import stored_kind
+from engine.hub import HUB, hint, repository
 from engine.user_error import UserError
 
 RELEASED = Path(__file__).parent / "released"
@@ -21,8 +22,10 @@ def weights_folder(where: str | Path | None = None) -> Path:
             raise UserError("no weights come with this copy: give a trained converter by --checkpoint FOLDER")
         return RELEASED
     folder = Path(where)
+    if (name := repository(str(where))) is not None:
+        return _from_hub(name)
     if not folder.exists():
-        return _from_hub(str(where))
+        raise UserError(f"there is no folder {where}: check the name{hint(str(where))}")
     if not folder.is_dir():
         return folder  # refused when it is read, which knows what kind of file it is
     if (folder / "export" / "config.json").is_file() and checkpoints(folder):
@@ -52,8 +55,6 @@ def is_mel_converter(folder: Path) -> bool:
 
 def _from_hub(name: str) -> Path:
     """The local copy of a hub repository's two files, and of its words and its vocoder, if any."""
-    if name.startswith((".", "/", "~")) or name.count("/") != 1 or Path(name).parent.is_dir():
-        raise UserError(f"there is no folder {name}; a hub id is written owner/name")
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     offline = False
@@ -66,8 +67,7 @@ def _from_hub(name: str) -> Path:
         folder = Path(hf_hub_download(name, "model.safetensors", local_files_only=offline)).parent
     except Exception as error:  # the hub's many ways to say no
         raise UserError(
-            f"{name} is neither a folder nor a hub id that can be had: check the path, or the network"
-            f" ({type(error).__name__})"
+            f"{HUB}{name} cannot be had: check the name, or the network ({type(error).__name__})"
         ) from None
     with suppress(Exception):  # a tie to words is not every repository's, nor is a vocoder
         snapshot_download(name, allow_patterns=["words/*", "vocoder/*"], local_files_only=offline)

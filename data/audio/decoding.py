@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import soundfile
 
+from data.audio.checking import HIGHEST_RATE, LOWEST_RATE
 from data.audio.containers import layout, logged_shortfall
 from data.audio.ffmpeg import FFmpegSound, reason
 from data.audio.resampling import Frames
@@ -28,8 +29,8 @@ UNKNOWN_LENGTH = 1 << 62
 """libsndfile gives a number beyond this for a FLAC stream that does not state its length."""
 OGG_PAGE = 1 << 18
 """Samples, more than the 255 packets of a page can hold."""
-PLAUSIBLE_RATES = range(1_000, 1_000_001)
-"""Hz. A header outside is wrong, and resampling from its rate could fill the memory."""
+PLAUSIBLE_RATES = range(LOWEST_RATE, HIGHEST_RATE + 1)
+"""Hz."""
 
 Problem = Literal["missing", "unreadable", "truncated", "empty", "NaN", "too short", "wrong rate"]
 

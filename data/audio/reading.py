@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from data.audio.checking import check_rate
 from data.audio.decoding import EXTENSIONS, READ_ONLY, AudioError, opened
 from data.audio.resampling import Frames, Resampler
 from engine.user_error import UserError
@@ -54,6 +55,8 @@ def load(
 ) -> Float[Tensor, "1 channels samples"]:
     """Read a whole file, as the mean of its channels if ``mono``, resampled to ``sample_rate`` if given."""
     path = Path(path)
+    if sample_rate is not None:
+        check_rate(sample_rate)
     with opened(path) as sound:
         rate = sample_rate or sound.sample_rate
         resampler = Resampler(sound.sample_rate, rate, 1 if mono else sound.channels)
@@ -75,7 +78,9 @@ def blocks(
     """
     path = Path(path)
     if block_samples < 1:
-        raise ValueError(f"block_samples={block_samples} must be at least 1")
+        raise UserError(f"block_samples={block_samples} must be at least 1")
+    if sample_rate is not None:
+        check_rate(sample_rate)
     with opened(path):
         pass
     return _blocks(path, sample_rate, block_samples)
@@ -108,6 +113,10 @@ def excerpt(
     Equals that stretch of ``load(path, sample_rate)``; shorter where the file ends.
     """
     path = Path(path)
+    if start < 0 or samples < 1:
+        raise UserError(f"{path}: an excerpt from sample {start}, {samples} long, is none")
+    if sample_rate is not None:
+        check_rate(sample_rate)
     with opened(path) as sound:
         own_rate = sound.sample_rate
         rate = sample_rate or own_rate

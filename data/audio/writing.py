@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from data.audio.checking import check_floats
 from data.audio.containers import rf64
 from data.audio.resampling import Resampler
 from engine.files import atomic, disk_errors
@@ -31,6 +33,8 @@ CODEC_RATES = {
     "MPEG_LAYER_III": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
 }
 """Codecs that know only these rates, Hz; other audio is resampled to the next one up."""
+CLIPPED_SHARE = 0.0005
+"""Of the samples: more that do not fit are told."""
 MOST_WAV_BYTES = 0xFFFFFFFF
 # libvorbis keeps a whole write on the stack: large ones overflow it.
 WRITE_FRAMES = 16_384
@@ -44,6 +48,7 @@ def save(
     16 bits by default; ``subtype`` is libsndfile's name, such as ``PCM_24`` or ``FLOAT``. Folders are made as
     needed. What exceeds [-1, 1] is clipped unless the subtype holds floats.
     """
+    check_floats(wave, f"the wave for {path}")
     if wave.ndim > 3 or (wave.ndim == 3 and wave.shape[0] != 1):
         raise ValueError(f"a wave to save is shaped (1, channels, samples), not {tuple(wave.shape)}")
     channels = wave.shape[-2] if wave.ndim > 1 else 1
@@ -61,6 +66,8 @@ class Writer:
         self.format, usual = _format(self.path)
         self.subtype = subtype or usual
         self.sample_rate = file_rate(self.path, sample_rate, self.subtype)
+        self.written = self.clipped = 0
+        """Samples so far, and those that did not fit."""
         self.resampler = Resampler(sample_rate, self.sample_rate, channels)
         if not soundfile.check_format(self.format, self.subtype):
             known = ", ".join(soundfile.available_subtypes(self.format))
@@ -87,6 +94,7 @@ class Writer:
 
     def write(self, wave: Float[Tensor, "... samples"]) -> None:
         """Append a piece, shaped ``1 channels samples`` (or fewer axes)."""
+        check_floats(wave, f"the wave for {self.path}")
         channels = wave.shape[-2] if wave.ndim > 1 else 1
         frames = wave.detach().to("cpu", torch.float32).reshape(channels, wave.shape[-1]).T.numpy()
         if frames.shape[1] != self.channels:
@@ -95,6 +103,8 @@ class Writer:
             )
         if not np.isfinite(frames).all():
             raise UserError(f"{self.path} was not written: the wave holds NaN or infinite samples")
+        self.written += frames.size
+        self.clipped += int((np.abs(frames) > 1).sum()) if self.subtype not in ("FLOAT", "DOUBLE") else 0
         self._append(self.resampler.push(frames))
 
     def _append(self, frames: np.ndarray) -> None:
@@ -106,6 +116,11 @@ class Writer:
     def _flush(self, kind, error, traceback) -> None:
         if kind is None:
             self._append(self.resampler.flush())
+            if self.clipped > CLIPPED_SHARE * self.written:
+                share = (
+                    f"{self.clipped / self.written:.2%} of its samples exceeded full scale and were clipped"
+                )
+                warnings.warn(f"{self.path}: {share}: make it quieter, or write floats", stacklevel=4)
 
     def _widen(self, kind, error, traceback) -> None:
         """Give a WAV whose header cannot count its bytes one that can (RF64)."""

@@ -18,7 +18,7 @@ IMAGE_HEADS = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (
 
 
 def from_dataset(source: Any, out: Path, *, split: str | None = None, streaming: bool = False) -> list[Scene]:
-    """Scenes of a dataset object, a folder of ``save_to_disk``, a folder of files, or a name on the hub.
+    """Scenes of a dataset object, a folder of ``save_to_disk``, a folder of files, or ``hub:owner/name``.
 
     What is stored inside the dataset is written under ``out`` as it is; files that are here are referred to.
     """

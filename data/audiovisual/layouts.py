@@ -15,6 +15,7 @@ from data.audio.reading import files_under
 from data.audiovisual.scenes import Layout, Scene, is_picture, is_video, listed
 from data.audiovisual.video import VideoError, video_files, video_info
 from data.manifest import METADATA, Row, rows_from
+from engine.hub import hint, repository
 from engine.outcome import NAMED_AT_MOST
 from engine.user_error import UserError
 
@@ -46,11 +47,10 @@ def is_sound(path: Path) -> bool:
 
 def layout_of(path: Path) -> Layout:
     """Guess a collection's layout from what lies there."""
+    if repository(str(path)) is not None:
+        return "hub"
     if not path.exists():
-        known = not path.is_absolute() and str(path).count("/") == 1 and not path.parent.is_dir()
-        if known and not str(path).startswith((".", "~")):
-            return "hub"
-        raise UserError(f"there is no folder, manifest or csv {path}")
+        raise UserError(f"there is no folder, manifest or csv {path}{hint(str(path))}")
     if path.is_file():
         return "vggsound" if path.suffix.lower() == ".csv" and _is_vggsound(path) else "pairs"
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():

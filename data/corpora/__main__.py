@@ -5,7 +5,7 @@ kinds of folder:
   speaker-folders  one folder per speaker, recordings anywhere under it
   librispeech, libritts, vctk, jvs, common-voice
                    the corpus as its archive unpacks
-  hf-dataset       a Hugging Face dataset: its name, or a folder of save_to_disk
+  hf-dataset       a Hugging Face dataset: hub:owner/name, or a folder of save_to_disk
 
 A text file beside a recording (a.wav, a.txt) is its text in the first two.
 """

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from data.audio import save
 from data.manifest import ALIASES, Row, gender_of
 from engine.files import atomic
+from engine.hub import HUB, hint, repository
 from engine.user_error import UserError
 
 AUDIO_COLUMNS = ("audio", "speech", "file", "path", "audio_path", "file_name", "wav")
@@ -26,7 +27,7 @@ def hf_dataset(
     streaming: bool = False,
     limit: int | None = None,
 ) -> list[Row]:
-    """Rows of a dataset: an object, a folder of ``save_to_disk``, a folder of files, or a name on the hub.
+    """Rows of a dataset: an object, a folder of ``save_to_disk``, a folder of files, or ``hub:owner/name``.
 
     Audio stored inside the dataset is written under ``out`` as it is, without decoding; audio that is a
     file here is referred to. ``name`` is the hub's configuration, ``limit`` the most rows per split. Columns
@@ -60,11 +61,15 @@ def _parts(
 def _opened(source: str, name: str | None, streaming: bool) -> Any:
     import datasets
 
-    place = Path(source)
+    place, published = Path(source), repository(source)
+    if published is None and not place.exists():
+        raise UserError(
+            f"there is no dataset {source}{hint(source) or f': write {HUB}name for one on the hub'}"
+        )
     try:
         if (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
             return datasets.load_from_disk(source)
-        return datasets.load_dataset(source, name, streaming=streaming)
+        return datasets.load_dataset(published or source, name, streaming=streaming)
     except Exception as error:  # the hub, its cache and the dataset's own script fail in many ways
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise UserError(f"the dataset {source} cannot be opened: {reason}") from None

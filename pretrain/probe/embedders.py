@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.frontends import LogMel, MelConfig
+from engine.hub import HUB, repository
 from engine.user_error import UserError
 
 NAMES = (
@@ -114,14 +115,15 @@ def clap(place: str, device: str = "cpu") -> Embedder:
     """Embed by contrastive language-audio pretraining (Wu et al., 2023), from transformers; 48 kHz."""
     from transformers import AutoProcessor, ClapModel
 
+    name, local = repository(place) or place, repository(place) is None
     try:
-        model: Any = ClapModel.from_pretrained(place).eval().requires_grad_(False)
-        processor: Any = AutoProcessor.from_pretrained(place)
+        model: Any = ClapModel.from_pretrained(name, local_files_only=local).eval().requires_grad_(False)
+        processor: Any = AutoProcessor.from_pretrained(name, local_files_only=local)
     except (OSError, ValueError) as error:
         detail = str(error).strip().splitlines()[0][:160]
         raise UserError(
             f"--encoder clap:{place} cannot be opened ({detail}): give a local folder with the model and "
-            "its processor, or a hub id where there is a network"
+            f"its processor, or {HUB}owner/name where there is a network"
         ) from None
     model.to(device)
     rate = int(processor.feature_extractor.sampling_rate)

@@ -8,6 +8,7 @@ from transformers import Data2VecAudioConfig, Data2VecAudioModel
 
 from engine.checkpoint import fill, load_export, load_weights, newest_checkpoint
 from engine.config import from_json
+from engine.hub import hint, repository
 from engine.user_error import UserError
 from pretrain.speech.encoder import PUBLISHED_NAMES, SpeechEncoder, SpeechEncoderConfig
 
@@ -21,18 +22,18 @@ def load_speech_encoder(path: str | Path) -> SpeechEncoder:
     """Load an encoder, ready for use (eval mode), from what there is at ``path``.
 
     A folder that we exported, a run (its export, else its newest checkpoint), a folder that transformers'
-    ``save_pretrained`` wrote, or the name of a Data2VecAudio checkpoint on the Hugging Face hub; ``released``
-    is the one that comes with the code.
+    ``save_pretrained`` wrote, or ``hub:owner/name``, a Data2VecAudio checkpoint on the Hugging Face hub;
+    ``released`` is the one that comes with the code.
     """
+    if (name := repository(str(path))) is not None:
+        return _published(name)
     folder = RELEASED if str(path) == "released" else Path(path)
     if (folder / "export" / "config.json").is_file():
         folder = folder / "export"
     if newest := newest_checkpoint(folder):
         return _from_checkpoint(newest)
     if not (folder / "config.json").is_file():
-        if folder.exists() or not _may_be_hub_name(str(path)):
-            raise UserError(f"there is no speech encoder in {path}: config.json is missing")
-        return _published(str(path))
+        raise UserError(f"there is no speech encoder in {path}: config.json is missing{hint(str(path))}")
     if "model_type" in json.loads((folder / "config.json").read_text()):
         return _published(str(folder))
     config, state = load_export(folder, SpeechEncoderConfig)
@@ -76,8 +77,3 @@ def _from_checkpoint(folder: Path) -> SpeechEncoder:
     encoder = SpeechEncoder(from_json(SpeechEncoderConfig, json.dumps(stored["model"]), str(folder)))
     fill(encoder, load_weights(folder / "encoder.safetensors"), folder / "encoder.safetensors")
     return encoder.eval()
-
-
-def _may_be_hub_name(path: str) -> bool:
-    """A hub's name is ``owner/name`` and does not look like a place on this machine."""
-    return path.count("/") <= 1 and not path.startswith((".", "/", "~")) and bool(path)

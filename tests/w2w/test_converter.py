@@ -127,6 +127,9 @@ def test_a_run_stands_for_its_export_and_is_told_to_export_first(converter, tmp_
 def test_a_path_that_is_missing_is_not_asked_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").mkdir()
-    for where in ("runs/voice", "./voice", "voice", str(tmp_path / "voice")):
+    monkeypatch.setattr("w2w.weights._from_hub", lambda name: pytest.fail(f"the hub was asked for {name}"))
+    for where in ("runs/voice", "rnus/voice", "./voice", "voice", str(tmp_path / "voice")):
         with pytest.raises(UserError, match="there is no folder"):
             Converter.from_pretrained(where)
+    with pytest.raises(UserError, match="written hub:rnus/voice"):
+        Converter.from_pretrained("rnus/voice")

@@ -7,7 +7,7 @@ norm, whose tensors PyTorch has renamed since: ``X.weight_g`` is ``X.parametriza
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,25 @@ def network_state(content: Mapping[str, Any], where: str | Path) -> dict[str, Te
             f"{where} holds no network's tensors: found {found}; expected is a state dict, bare or under one "
             f"of {', '.join(WRAPPERS)}"
         )
-    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    spoilt = next((n for n, tensor in state.items() if bool(tensor.isnan().any())), None)
+    if spoilt is not None:
+        raise UserError(
+            f"{where} holds NaN in {spoilt}: its training went astray; take an earlier checkpoint"
+        )
+    prefix = _prefix(state)
+    return {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)}
+
+
+def _prefix(names: Iterable[str]) -> str:
+    """What training code put before a known layout's names, such as ``module.`` or ``generator.``."""
+    names = list(names)
+    for marks in MARKS.values():
+        first, *others = marks
+        found = {match[1] or "" for name in names if (match := re.match(rf"(.*?\.)??{first}", name))}
+        for prefix in sorted(found, key=len):
+            if all(any(re.match(re.escape(prefix) + mark, name) for name in names) for mark in others):
+                return prefix
+    return "module." if names and all(name.startswith("module.") for name in names) else ""
 
 
 def adversary_states(content: Mapping[str, Any], where: str | Path) -> dict[str, dict[str, Tensor]]:

@@ -130,7 +130,11 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--record", type=Path, metavar="FILE", help="record what is heard, from the beginning")
     option("--no-watermark", action="store_true", help="do not mark the converted sound as made by machine")
     option("--engine", choices=("onnx", "eager"), help="what computes: onnxruntime (default), or torch")
-    option("--checkpoint", metavar="FOLDER", help="exported converter, or hub id (default: the released one)")
+    option(
+        "--checkpoint",
+        metavar="FOLDER",
+        help="exported converter, or hub:owner/name (default: the released one)",
+    )
     option("--input-file", type=Path, metavar="FILE", help="speech instead of a microphone")
     option("--output-file", type=Path, metavar="FILE", help="where it goes instead of a loudspeaker")
     option(

@@ -1,0 +1,72 @@
+"""What a program hands over is checked at the door: integers, arrays, rates and numbers that are none."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.audio.checking import check_number, check_rate, check_wave
+from engine.user_error import UserError
+
+SCRIPT = """
+import numpy as np, torch
+from w2w import Converter
+from w2w.networks.network import ConverterConfig, ConverterNetwork
+c = Converter(ConverterNetwork(ConverterConfig()))
+x = torch.rand(1, 1, 4_000) - 0.5
+v = torch.zeros(1, c.network.voice_dim); v[0, -1] = 5.0
+whole = (x * 32_767).to(torch.int16)
+tried = {
+    "divide it by 32768": [lambda: c.convert(whole, v), lambda: c.embed(whole), lambda: c.embed([whole]),
+                           lambda: c.stream(v, engine="eager").push(whole)],
+    "not a tensor": [lambda: c.convert(x.numpy(), v), lambda: c.embed(x.numpy()), lambda: c.convert(x, v.numpy()),
+                     lambda: c.embed("her.wav")],
+    "is no sample rate": [lambda: c.convert(x, v, sample_rate=r) for r in (-1, 0, 16_000.0)]
+                         + [lambda: c.stream(v, sample_rate=0, engine="eager")],
+    "must be a number within 36": [lambda: c.convert(x, v, semitones=s) for s in (float("nan"), 1e9, "up")],
+    "the voice holds NaN": [lambda: c.convert(x, v * float("nan")), lambda: c.stream(v * float("nan"))],
+}
+for words, calls in tried.items():
+    for number, call in enumerate(calls):
+        try: call()
+        except ValueError as error: assert words in str(error), (words, number, error)
+        else: raise SystemExit(f"{words} {number}: taken without a word")
+"""
+
+
+def test_the_converter_refuses_what_is_no_wave_voice_rate_or_pitch():
+    root = Path(__file__).resolve().parents[2]  # apart from the tests' own checks of shapes
+    done = subprocess.run([sys.executable, "-c", SCRIPT], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("wave", "words"),
+    [
+        (torch.zeros(1, 1, 9, dtype=torch.int32), "divide it by 2147483648"),
+        (torch.zeros(1, 1, 9, dtype=torch.uint8), "floats within -1 and 1"),
+        (torch.zeros(1, 9), r"has shape \(1, 9\)"),
+        (torch.zeros(1, 2, 9), r"has shape \(1, 2, 9\)"),
+        (torch.zeros(1, 1, 0), "is empty"),
+        (torch.tensor([[[0.0, torch.inf]]]), "infinite"),
+        ([0.0, 0.1], "of type list"),
+        (None, "of type NoneType"),
+    ],
+)
+def test_what_is_no_wave_is_refused(wave, words):
+    with pytest.raises(UserError, match=f"the source .*{words}"):
+        check_wave(wave, "the source")
+
+
+@pytest.mark.parametrize("rate", [-1, 0, 999, 10**7, 16_000.0, True, None, "16000", float("nan")])
+def test_what_is_no_rate_is_refused(rate):
+    with pytest.raises(UserError, match="is no sample rate"):
+        check_rate(rate)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 40.0, "1", None])
+def test_what_is_no_number_is_refused(number):
+    with pytest.raises(UserError, match="must be a number within 36 of 0"):
+        check_number(number, "semitones", 36.0)
