@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from data.audio.decoding import opened
+from data.audio.mixing import mixed
 from data.audio.resampling import Frames, Resampler
 
 FRAME_SECONDS = 0.02
@@ -66,7 +67,7 @@ def listen(path: str | Path) -> Heard:
         resampler, heard, to_hear = Resampler(rate, VOICE_RATE, 1), [], VOICE_SECONDS * VOICE_RATE
         samples, loudest, peak = 0, 0.0, 0.0
         for frames in sound.decode():
-            mono = frames.mean(axis=1)
+            mono = mixed(frames, path)[:, 0]
             samples += len(mono)
             peak = max(peak, float(np.abs(frames).max()))
             loudest = max(loudest, _loudest(mono, int(rate * FRAME_SECONDS)))

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from data.audio.checking import check_rate
 from data.audio.decoding import EXTENSIONS, READ_ONLY, AudioError, opened
+from data.audio.mixing import mixed
 from data.audio.resampling import Frames, Resampler
 from engine.user_error import UserError
 
@@ -53,14 +54,14 @@ def info(path: str | Path) -> AudioInfo:
 def load(
     path: str | Path, sample_rate: int | None = None, *, mono: bool = True
 ) -> Float[Tensor, "1 channels samples"]:
-    """Read a whole file, as the mean of its channels if ``mono``, resampled to ``sample_rate`` if given."""
+    """Read a whole file, in one channel if ``mono`` (``data.audio.mixing``), at ``sample_rate`` if given."""
     path = Path(path)
     if sample_rate is not None:
         check_rate(sample_rate)
     with opened(path) as sound:
         rate = sample_rate or sound.sample_rate
         resampler = Resampler(sound.sample_rate, rate, 1 if mono else sound.channels)
-        parts = [resampler.push(_mixed(frames) if mono else frames) for frames in sound.decode()]
+        parts = [resampler.push(mixed(frames, path) if mono else frames) for frames in sound.decode()]
         parts.append(resampler.flush())
     wave = np.concatenate(parts)
     if not len(wave):
@@ -91,7 +92,9 @@ def _blocks(path: Path, sample_rate: int | None, block_samples: int) -> Iterator
         resampler = Resampler(sound.sample_rate, sample_rate or sound.sample_rate, 1)
         waiting: list[np.ndarray] = []
         n_waiting = 0
-        for part in _then(map(resampler.push, map(_mixed, sound.decode())), resampler.flush):
+        for part in _then(
+            (resampler.push(mixed(frames, path)) for frames in sound.decode()), resampler.flush
+        ):
             waiting.append(part[:, 0])
             n_waiting += len(part)
             if n_waiting < block_samples:
@@ -127,7 +130,7 @@ def excerpt(
         first = max(0, start * own_step // step - margin) // own_step
         until = -(-(start + samples) * own_step // step) + margin
         resampler = Resampler(own_rate, rate, 1)
-        parts = [resampler.push(_mixed(f)) for f in sound.decode(first * own_step, until)]
+        parts = [resampler.push(mixed(f, path)) for f in sound.decode(first * own_step, until)]
         parts.append(resampler.flush())
     offset = start - first * step
     return torch.from_numpy(np.concatenate(parts)[offset : offset + samples, 0].copy())[None, None]
@@ -175,10 +178,6 @@ def files_under(folder: str | Path, extensions: tuple[str, ...] = ("",)) -> list
             if not name.startswith(".") and name.lower().endswith(extensions)
         ]
     return sorted(found)
-
-
-def _mixed(frames: Frames) -> Float[np.ndarray, "samples 1"]:
-    return frames.mean(axis=1, keepdims=True) if frames.shape[1] > 1 else frames
 
 
 def _then(parts: Iterator[Frames], last) -> Iterator[Frames]:

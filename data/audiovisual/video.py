@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from data.audio.ffmpeg import reason, samples_of
+from data.audio.mixing import mixed_whole
 from data.audio.reading import files_under
 from data.audio.resampling import Resampler
 from engine.user_error import UserError
@@ -120,7 +121,7 @@ def video_frames(
 def video_sound(
     path: str | Path, sample_rate: int, *, start_s: float = 0.0, duration_s: float | None = None
 ) -> Float[Tensor, "1 1 samples"]:
-    """Return a stretch of the sound, as the mean of its channels, resampled; shorter where the file ends.
+    """Return a stretch of the sound, mixed to one channel, resampled; shorter where the file ends.
 
     Only what is returned is held in memory.
     """
@@ -132,11 +133,11 @@ def video_sound(
         rate = int(stream.sample_rate)
         first = round(start_s * rate)
         last = None if duration_s is None else first + round(duration_s * rate)
-        resampler = Resampler(rate, sample_rate, 1)
+        resampler = Resampler(rate, sample_rate, int(stream.codec_context.layout.nb_channels))
         parts, place = [], None
         end_s = 0.0
         for frame, at_s, _ in _decoded(path, container, stream, start_s):
-            frames = samples_of(frame).mean(axis=1, keepdims=True)
+            frames = samples_of(frame)
             # By the clock at first and by counting from there on: packets' times are rounded.
             place = round(at_s * rate) if place is None else place
             end_s = (place + len(frames)) / rate
@@ -148,9 +149,10 @@ def video_sound(
         else:
             _whole(path, stream, container, end_s, "sound")
         parts.append(resampler.flush())
-    wave = np.concatenate(parts)[:, 0]
-    if not len(wave):
+    frames = np.concatenate(parts)
+    if not len(frames):
         raise _nothing(path, "sound", start_s)
+    wave = mixed_whole(frames)[:, 0]
     if not np.isfinite(wave).all():
         raise VideoError(path, "unreadable", "holds sound that is not finite numbers (NaN or infinity)")
     return torch.from_numpy(np.ascontiguousarray(wave))[None, None]

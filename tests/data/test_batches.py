@@ -244,3 +244,23 @@ def test_recordings_name_only_so_many(tmp_path, capsys):
     assert len(Recordings(rows, sample_rate=RATE, progress=False).usable) == 1
     lines = capsys.readouterr().err.splitlines()
     assert (lines[0], lines[-1], len(lines)) == ("1 recordings read, 105 left out:", "  and 5 more", 102)
+
+@pytest.mark.parametrize(
+    ("wave", "words"),
+    [
+        (np.full(6_000, 0.3), "silent but for an offset of 0.30"),
+        (20_000 * np.sin(np.arange(6_000)), "integers stored as floats"),
+    ],
+)
+def test_what_is_no_wave_is_set_aside_with_its_reason(tmp_path, wave, words):
+    soundfile.write(tmp_path / "a.wav", wave, RATE, "FLOAT")
+    with pytest.raises(UserError, match=words):
+        SpeechCrops(config(tmp_path))
+
+
+def test_a_corpus_without_a_voice_is_told(tmp_path, capsys):
+    noise = np.random.default_rng(0).normal(size=3 * RATE) * 0.01
+    for name in "abc":
+        soundfile.write(tmp_path / f"{name}.wav", noise, RATE, "PCM_16")
+    SpeechCrops(config(tmp_path))
+    assert "note: no voice is heard in any of 3 recordings" in capsys.readouterr().err

@@ -140,3 +140,9 @@ def test_the_speech_pack_reads(speech_pack):
     rows = rows_from(speech_pack)
     assert {row.split for row in rows} == {"train", "validation", "test"}
     assert all(row.speaker and row.duration and row.path.is_file() for row in rows)
+
+
+def test_a_name_that_is_no_text_is_refused_by_name(tmp_path):
+    with pytest.raises(UserError, match=r"cannot list 'caf\\udce9.wav', whose name is not UTF-8: rename it"):
+        write_manifest(tmp_path / "m.csv", [Row(path=tmp_path / "caf\udce9.wav")])
+    assert not (tmp_path / "m.csv").exists()

@@ -127,6 +127,15 @@ def test_an_export_holds_config_and_weights_only(tmp_path):
     assert_close(state, dict(layer.state_dict()), rtol=0, atol=0)
 
 
+def test_weights_of_nan_are_neither_exported_nor_loaded(tmp_path):
+    spoilt = {"weight": torch.full((2, 2), float("nan")), "bias": torch.zeros(2)}
+    with pytest.raises(UserError, match="weight holds NaN"):
+        export(tmp_path, OptimConfig(), spoilt)
+    assert not (tmp_path / "model.safetensors").exists()
+    with pytest.raises(UserError, match="NaN in the tensor weight"):
+        fill(nn.Linear(2, 2), spoilt, "here")
+
+
 def test_pickles_and_ruins_are_refused(tmp_path):
     export(tmp_path / "export", OptimConfig(), nn.Linear(2, 2))
     weights = tmp_path / "export/model.safetensors"

@@ -117,6 +117,20 @@ def test_data_parallel_prefixes_are_taken_off():
     load_vocoder("hifigan", wrapped)
 
 
+@pytest.mark.parametrize("prefix", ["generator.", "model.generator.", "module.net_g."])
+def test_the_generator_is_found_under_any_prefix_beside_other_networks(prefix):
+    state = to_published(HiFiGAN(replace(V2, channels=16)).state_dict())
+    wrapped = {prefix + name: tensor for name, tensor in state.items()} | {"critic.bias": torch.zeros(1)}
+    assert network_state(wrapped, "here").keys() == state.keys()
+
+
+def test_weights_of_nan_are_refused():
+    state = to_published(HiFiGAN(replace(V2, channels=16)).state_dict())
+    state["conv_pre.bias"] = state["conv_pre.bias"] * float("nan")
+    with pytest.raises(UserError, match=r"here holds NaN in conv_pre\.bias"):
+        network_state(state, "here")
+
+
 def test_discriminators_are_told_by_what_they_hear(published):
     mpd, msd = (published(f"hifigan_{kind}_tiny")["state_dict"] for kind in ("mpd", "msd"))
     assert set(adversary_states({"mpd": mpd, "msd": msd, "steps": 1}, "do_1")) == {"periods", "scales"}

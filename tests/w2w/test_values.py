@@ -21,7 +21,8 @@ whole = (x * 32_767).to(torch.int16)
 tried = {
     "divide it by 32768": [lambda: c.convert(whole, v), lambda: c.embed(whole), lambda: c.embed([whole]),
                            lambda: c.stream(v, engine="eager").push(whole)],
-    "not a tensor": [lambda: c.convert(x.numpy(), v), lambda: c.embed(x.numpy()), lambda: c.convert(x, v.numpy()),
+    "not a tensor": [lambda: c.convert(x.numpy(), v), lambda: c.embed(x.numpy()),
+                     lambda: c.convert(x, v.numpy()),
                      lambda: c.embed("her.wav")],
     "is no sample rate": [lambda: c.convert(x, v, sample_rate=r) for r in (-1, 0, 16_000.0)]
                          + [lambda: c.stream(v, sample_rate=0, engine="eager")],
