@@ -97,12 +97,11 @@ class Converter:
 
         ``names`` is what complaints call the clips.
         """
-        if not isinstance(clips, list | tuple):
-            clips = [clips]
-        if not clips:
+        given: list[Any] = list(clips) if isinstance(clips, list | tuple) else [clips]
+        if not given:
             raise UserError("no reference clip was given; a voice needs at least one")
         voices = []
-        for number, clip in enumerate(clips):
+        for number, clip in enumerate(given):
             name = names[number] if names else f"reference clip {number + 1}"
             check_wave(clip, name)
             self._check_audible(clip, name)

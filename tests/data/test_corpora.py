@@ -292,7 +292,7 @@ def test_a_dataset_without_audio_or_of_no_such_name_is_refused(tmp_path, monkeyp
     datasets = pytest.importorskip("datasets")
     with pytest.raises(UserError, match="no audio column among title"):
         hf_dataset(datasets.Dataset.from_dict({"title": ["x"]}), tmp_path)
-    with pytest.raises(UserError, match="cannot be opened"):
+    with pytest.raises(UserError, match="there is no dataset"):
         hf_dataset(str(tmp_path / "nowhere"), tmp_path)
 
 
