@@ -97,7 +97,7 @@ class Recordings:
             if len(heard) < 2 * VOICE_RATE or voice_in(heard):  # too little to tell
                 return
         what = f"no voice is heard in any of {len(looked_at)} recordings looked at"
-        warnings.warn(f"{what}, such as {self.rows[looked_at[0]].path}: is this speech?", stacklevel=3)
+        note(f"{what}, such as {self.rows[looked_at[0]].path}: is this speech?")
 
     def _fill(self, limit: float, progress: bool) -> None:
         used = 0

@@ -245,6 +245,7 @@ def test_recordings_name_only_so_many(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert (lines[0], lines[-1], len(lines)) == ("1 recordings read, 105 left out:", "  and 5 more", 102)
 
+
 @pytest.mark.parametrize(
     ("wave", "words"),
     [
