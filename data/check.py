@@ -31,9 +31,9 @@ from tqdm import tqdm
 
 from data.audio import AudioError
 from data.audio.listening import Heard, listen
-from data.manifest import Row, check_writable, rows_from, write_manifest
+from data.manifest import Row, check_writable, nameable, rows_from, write_manifest
 from engine.arguments import Arguments
-from engine.outcome import note_replaced
+from engine.outcome import note, note_replaced
 from engine.user_error import UserError, exits_cleanly, printable
 
 SILENT_DB = -60.0
@@ -236,6 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_writable(given.write)  # before the work, not after it
     rows = rows_from(given.recordings)
     findings, sound = check(rows, shortest=given.shortest, workers=given.workers)
+    unlisted: list[str] = []
     if findings:
         base = given.recordings if given.recordings.is_dir() else given.recordings.parent
         print(table(findings, base), end="\n\n")
@@ -243,10 +244,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.write is not None:
         if not sound:
             raise UserError(f"{given.write} was not written: none of the recordings is sound")
+        sound = nameable(sound, unlisted)
+        note(*unlisted)
         note_replaced(given.write)
         write_manifest(given.write, sound)
         print(f"wrote {given.write}: {len(sound)} recordings")
-    if findings:
+    if findings or unlisted:
         raise SystemExit(1)
 
 

@@ -22,7 +22,8 @@ EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 READ_ONLY = (
     *(".aif", ".aiff", ".aifc", ".au", ".caf", ".rf64", ".snd", ".sph", ".w64", ".wave", ".bwf"),
     *(".m4a", ".m4b", ".aac", ".mp4", ".webm", ".weba", ".wma", ".mka", ".mp2", ".ac3", ".amr", ".3gp"),
-    *(".ape", ".wv", ".tta", ".mpc", ".dsf"),
+    *(".ape", ".wv", ".tta", ".mpc", ".dsf", ".spx", ".mpga", ".m4r", ".3g2", ".dts", ".eac3", ".voc"),
+    *(".mkv", ".mov", ".m4v", ".avi", ".flv", ".ogv", ".ogx", ".rm", ".ra"),
 )
 READ_FRAMES = 65_536
 UNKNOWN_LENGTH = 1 << 62

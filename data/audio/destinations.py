@@ -76,7 +76,9 @@ def _found(
                 raise UserError(f"there is no source {path}")
             folder = path if path.is_dir() else path.parent
             for file in files:
-                found.setdefault(os.path.realpath(file), (file, folder))
+                first, _ = found.setdefault(os.path.realpath(file), (file, folder))
+                if os.path.abspath(first) != os.path.abspath(file):
+                    note(f"{file} leads to {first}, which is taken once")
     return dict(found.values())
 
 

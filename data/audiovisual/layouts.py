@@ -69,7 +69,8 @@ def from_videos(folder: Path) -> list[Scene]:
     if not files:
         known = "videos, a manifest, or pictures and sounds of equal names"
         raise UserError(f"{folder} holds no scenes: neither {known}")
-    parts = [file.relative_to(folder).parts[:-1] for file in files]
+    # A folder that may not be read stands for the videos in it.
+    parts = [file.relative_to(folder).parts[: -1 if is_video(file) else None] for file in files]
     with_splits = all(p and p[0].lower() in SPLITS for p in parts)
     splits = [SPLITS[p[0].lower()] if with_splits else None for p in parts]
     rest = [p[1:] if with_splits else p for p in parts]

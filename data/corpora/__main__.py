@@ -20,7 +20,7 @@ from data.audio import AudioError, audio_files, info
 from data.audio.reading import named_as_audio
 from data.corpora.hub import hf_dataset
 from data.corpora.published import common_voice, jvs, librispeech, libritts, vctk
-from data.manifest import Row, check_writable, write_manifest
+from data.manifest import Row, check_writable, nameable, write_manifest
 from engine.arguments import Arguments
 from engine.outcome import end, leaving_out, note, note_replaced
 from engine.user_error import UserError, exits_cleanly
@@ -152,6 +152,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows = KINDS[kind](given.folder, **own, **({"left_out": left_out} if kind in ANY else {}))
     if kind not in (*ANY, "hf-dataset"):
         rows = account(kind, given.folder, rows, left_out)
+    rows = nameable(rows, left_out)
     if given.durations:
         rows = [_with_duration(row) for row in tqdm(rows, desc="reading headers", unit="file", disable=None)]
     if rows:

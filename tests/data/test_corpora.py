@@ -94,6 +94,11 @@ def test_what_cannot_be_listed_is_named_and_the_rest_is(tmp_path, capsys, monkey
         assert f"/{why}" in said
     assert [row.path.name for row in read_manifest(tmp_path / "list.csv")] == ["a.wav", "b.M4A"]
     assert [row.speaker for row in rows_from(tmp_path / "in" / "anna")] == [None, None]
+    named = Path(os.fsdecode(os.fsencode(tmp_path / "in/bert") + b"/caf\xe9.wav"))
+    (tmp_path / "in/bert/c.wav").rename(named)
+    code, said = command(capsys, "plain-folder", tmp_path / "in", *line[2:])
+    assert code == 1
+    assert r"in/bert/caf\udce9.wav has a name that is not valid text" in said
     code, said = command(capsys, "plain-folder", tmp_path / "in/anna", *line[2:])
     assert (code, said) == (0, f"note: {tmp_path / 'list.csv'} is replaced\n2 listed, none left out\n")
 

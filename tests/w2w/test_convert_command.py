@@ -139,8 +139,10 @@ def test_results_lie_as_their_sources_and_clashing_names_are_told_apart(here, ca
     assert "note: in/c/z.wav becomes out/c/z_wav.wav" in told
     assert told.count("note: ") == 2
     assert told.endswith("5 done, none left out\n")
+    Path("in/b/link.wav").symlink_to("y.1.wav")
     run("in/a in/b --reference her.wav --out two")
-    assert files_under(Path("two")) == {"a/x.wav", "b/x.wav", "y.1.wav"}
+    assert files_under(Path("two")) == {"a/x.wav", "b/x.wav", "link.wav"}
+    assert "note: in/b/y.1.wav leads to in/b/link.wav" in capsys.readouterr().err
 
 
 def test_results_inside_the_source_folder_are_not_converted_again(here):

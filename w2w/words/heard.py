@@ -5,6 +5,7 @@ what words should bring about, for a converter passes on less of some traits tha
 """
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ from data.audio.resampling import resample
 from data.manifest import Row
 from data.voice_captions import Age, Gender, age_of
 from data.voice_meter import SAMPLE_RATE, VoiceMeasures, measure_voice
+from engine.outcome import leaving_out, told
 from engine.user_error import UserError
 from w2w.converter import Converter
 
@@ -72,24 +74,25 @@ def joined(parts: Sequence[Heard]) -> Heard:
 
 @torch.inference_mode()
 def hear_recordings(converter: Converter, rows: Sequence[Row], *, faster: float = 1.0) -> Heard:
-    """Take and measure the voice of every recording; those without voiced speech are passed over.
+    """Take and measure the voice of every recording; those without voiced speech are left out and named.
 
     Played ``faster`` than 1 they stand in for children, whose gender nobody hears.
     """
     rate, voices, known = converter.sample_rate, [], list[Known]()
+    left_out: list[str] = []
     for row in tqdm(rows, desc="hearing recordings", unit="file", delay=2.0, leave=False, disable=None):
-        clip = excerpt(row.path, 0, round(HEARD_S * rate), rate)
-        if faster != 1.0:
-            clip = resample(clip, round(rate * faster / 100) * 100, rate)
-        try:
+        with leaving_out(left_out):
+            clip = excerpt(row.path, 0, round(HEARD_S * rate), rate)
+            if faster != 1.0:
+                clip = resample(clip, round(rate * faster / 100) * 100, rate)
             voice = converter.embed(clip, names=[str(row.path)])
             measures = measured(clip, rate, float(voice[0, -1]))
-        except UserError:
-            continue
-        voices.append(voice[0])
-        gender = None if faster != 1.0 else "F" if row.gender == "F" else "M" if row.gender == "M" else None
-        age = "child" if faster != 1.0 else age_of(row.extra.get("age"))
-        known.append(Known(measures, gender, age, row.speaker or str(row.path)))
+            voices.append(voice[0])
+            gender = None if faster != 1.0 else row.gender if row.gender in ("F", "M") else None
+            age = "child" if faster != 1.0 else age_of(row.extra.get("age"))
+            known.append(Known(measures, gender, age, row.speaker or str(row.path)))
+    if left_out:
+        print(told(len(voices), left_out, "recordings heard"), file=sys.stderr)
     if not voices:
         raise UserError("none of the recordings holds voiced speech: words cannot be learnt from them")
     return Heard(torch.stack(voices), known)
