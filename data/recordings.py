@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from data.audio import AudioError, excerpt, info, load, resample, resampled_length
+from data.audio.checking import INTEGER_PEAK
 from data.audio.listening import VOICE_RATE, voice_in
 from data.manifest import Row
 from engine.outcome import note, told
@@ -17,8 +18,6 @@ from engine.user_error import UserError
 
 CHUNK = 64
 """Files decoded between two looks at the memory used."""
-INTEGER_PEAK = 100.0
-"""No float wave is so loud; samples of ±32768 are."""
 LOOKED_AT, LOOKED_AT_SECONDS = 8, 10
 """Recordings, and how much of each, in which a voice is looked for."""
 FULL_SCALE = 32_767

@@ -8,14 +8,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.audio import blocks, info
-from data.recordings import INTEGER_PEAK
+from data.audio.checking import INTEGER_PEAK, LOUDEST_PEAK
 from engine.outcome import leaving_out, note
 from engine.user_error import UserError
 
 SHORTEST_S = 0.01
 """Seconds of a source below which there is nothing to convert: one hop."""
-LOUDEST_PEAK = 1.3
-"""Above full scale, but no more than decoders of lossy formats overshoot."""
 READ_SAMPLES = 1 << 18
 
 

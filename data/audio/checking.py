@@ -9,6 +9,10 @@ from engine.user_error import UserError
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 1_000_000
 """Hz. Beyond, a rate is a mistake, and resampling could fill the memory."""
+LOUDEST_PEAK = 1.3
+"""Above full scale, but no more than decoders of lossy formats overshoot."""
+INTEGER_PEAK = 100.0
+"""No float wave is so loud; samples of ±32768 are."""
 
 
 def check_wave(wave: object, name: str, *, rows: int = 1) -> None:

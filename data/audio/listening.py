@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,11 @@ from data.audio.resampling import Frames, Resampler
 FRAME_SECONDS = 0.02
 PLATEAU = 1e-4
 """Samples this near to the highest, relative to it, count as having reached it."""
+HUM_FRAME = 4_096
+"""Samples at ``VOICE_RATE``: half a second, so that hum stands in few bins, and some frames in pauses."""
+MAINS = (50, 60)
+"""Hz."""
+TIMBRE_BANDS = 20
 VOICE_RATE = 8_000
 VOICE_SECONDS = 40
 """Of a long file, the voice is taken from this much."""
@@ -44,6 +50,14 @@ class Heard:
     samples: int
     loudest_db: float
     """dBFS: RMS of the loudest 20 ms, without its mean."""
+    level_db: float
+    """dBFS: RMS of the 20 ms stretches within 20 dB of the loudest."""
+    noise_db: float
+    """dBFS: RMS of the stretch that a tenth of them are quieter than."""
+    offset: float
+    """The mean of all samples."""
+    hum: tuple[float, int] | None
+    """dBFS and Hz of the mains' hum, its first harmonics included, or None where the sound is too short."""
     peak: float
     clipped: float
     """Share of samples that lie on a plateau: three or more in a row at the highest or lowest value."""
@@ -51,6 +65,8 @@ class Heard:
     """Equal for files that hold the same samples to 16 bits, whatever their container and rate."""
     voice: Voice | None
     """None where nothing sounds like one."""
+    timbre: Float[np.ndarray, " bands"]
+    """Of the loud stretches: the mean log spectrum in bands and its spread, without the level."""
 
     @property
     def duration(self) -> float:
@@ -65,12 +81,13 @@ def listen(path: str | Path) -> Heard:
         rate = sound.sample_rate
         digest, plateaus = hashlib.blake2b(digest_size=16), _Plateaus(sound.channels)
         resampler, heard, to_hear = Resampler(rate, VOICE_RATE, 1), [], VOICE_SECONDS * VOICE_RATE
-        samples, loudest, peak = 0, 0.0, 0.0
+        samples, total, peak, levels = 0, 0.0, 0.0, []
         for frames in sound.decode():
             mono = mixed(frames, path)[:, 0]
             samples += len(mono)
             peak = max(peak, float(np.abs(frames).max()))
-            loudest = max(loudest, _loudest(mono, int(rate * FRAME_SECONDS)))
+            total += float(mono.sum(dtype=np.float64))
+            levels.append(_levels(mono, int(rate * FRAME_SECONDS)))
             plateaus.add(frames)
             digest.update(np.rint(mono.clip(-1, 1) * 32_767).astype("<i2").tobytes())
             if to_hear > 0:
@@ -78,20 +95,73 @@ def listen(path: str | Path) -> Heard:
                 to_hear -= len(heard[-1])
         if to_hear > 0:
             heard.append(resampler.flush()[:to_hear, 0])
+    power = np.concatenate(levels) ** 2
+    speaking, wave = power[power >= 0.01 * power.max()], np.concatenate(heard)
     return Heard(
         sample_rate=rate,
         samples=samples,
-        loudest_db=20 * float(np.log10(loudest + 1e-12)),
+        loudest_db=_db(power.max()),
+        level_db=_db(speaking.mean()),
+        noise_db=_db(np.quantile(power, 0.1)),
+        offset=total / samples,
+        hum=hum_in(wave),
         peak=peak,
         clipped=plateaus.samples / (samples * frames.shape[1]),
         digest=digest.digest(),
-        voice=voice_in(np.concatenate(heard)[: VOICE_SECONDS * VOICE_RATE]),
+        voice=voice_in(wave),
+        timbre=timbre_of(wave),
     )
 
 
-def _loudest(mono: np.ndarray, frame: int) -> float:
+def _levels(mono: np.ndarray, frame: int) -> np.ndarray:
+    """RMS of each stretch, without its mean."""
     frame = max(1, min(frame, len(mono)))
-    return float(mono[: len(mono) // frame * frame].reshape(-1, frame).std(axis=1).max())
+    return mono[: len(mono) // frame * frame].reshape(-1, frame).std(axis=1)
+
+
+def _db(power: float | np.floating) -> float:
+    return 10 * float(np.log10(power + 1e-24))
+
+
+def hum_in(wave: Float[np.ndarray, " samples"]) -> tuple[float, int] | None:
+    """Level in dBFS and frequency of the mains' hum in a wave at ``VOICE_RATE``: what stands still."""
+    if len(wave) < 6 * HUM_FRAME:
+        return None
+    window = np.hanning(HUM_FRAME)
+    frames = np.lib.stride_tricks.sliding_window_view(wave, HUM_FRAME)[:: HUM_FRAME // 4]
+    # A tenth of the time each bin is quieter: speech comes and goes, hum stays.
+    power = np.quantile(np.abs(np.fft.rfft(frames * window)) ** 2, 0.1, axis=0)
+    power *= 2 / (HUM_FRAME * np.square(window).sum())
+    found = []
+    for mains in MAINS:
+        total = 0.0
+        for line in range(mains, 6 * mains + 1, mains):
+            at = round(line * HUM_FRAME / VOICE_RATE)
+            around = np.median(np.r_[power[at - 12 : at - 3], power[at + 4 : at + 13]])
+            total += max(0.0, float(power[at - 2 : at + 3].sum() - 5 * around))
+        found.append((_db(total), mains))
+    return max(found)
+
+
+def timbre_of(wave: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " bands"]:
+    """A voice's colour in a wave at ``VOICE_RATE``, to be compared with that of other recordings."""
+    wave = np.pad(wave, (0, max(0, PITCH_FRAME - len(wave))))
+    frames = np.lib.stride_tricks.sliding_window_view(wave, PITCH_FRAME)[:: PITCH_FRAME // 2]
+    energy = frames.var(axis=1)
+    frames = frames[energy >= 0.003 * energy.max()] * np.hanning(PITCH_FRAME)
+    power = np.abs(np.fft.rfft(frames, 2 * PITCH_FRAME)) ** 2 @ _bands()
+    log = np.log(power + 1e-10 * power.max() + 1e-24)
+    log -= log.mean(axis=1, keepdims=True)
+    return np.concatenate([log.mean(axis=0), log.std(axis=0)])
+
+
+@lru_cache(maxsize=1)
+def _bands() -> Float[np.ndarray, "bins bands"]:
+    """Triangles, equally wide in mels from 100 to 3800 Hz."""
+    edges = 700 * (10 ** (np.linspace(0.0580, 0.8081, TIMBRE_BANDS + 2)) - 1)
+    bins = np.arange(PITCH_FRAME + 1)[:, None] * VOICE_RATE / (2 * PITCH_FRAME)
+    low, middle, high = edges[:-2], edges[1:-1], edges[2:]
+    return np.clip(np.minimum((bins - low) / (middle - low), (high - bins) / (high - middle)), 0, None)
 
 
 class _Plateaus:

@@ -1,0 +1,99 @@
+"""Of a voice's references the one that is unlike the others is told, whatever its level, hum or offset."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from data.audio.listening import hum_in, listen
+from data.check import check, main
+from data.manifest import rows_from
+from data.references import compare
+
+RATE = 16_000
+
+
+def speaker(seed: int, f0: float, tilt: float, seconds: float = 4.0) -> np.ndarray:
+    """Syllables of a wandering pitch; ``tilt`` is the power of the harmonics' fall."""
+    rng, n = np.random.default_rng(seed), round(seconds * RATE)
+    wander = np.interp(np.arange(n), np.linspace(0, n, 12), f0 * 2 ** rng.normal(0, 0.15, 12))
+    phase = 2 * np.pi * np.cumsum(wander) / RATE
+    voiced = sum(np.sin(k * phase) * k**-tilt for k in range(1, 30) if k * f0 < 3_500)
+    syllables = np.clip(np.sin(2 * np.pi * 3 * np.arange(n) / RATE + rng.uniform(0, 6)), 0, None)
+    pauses = np.arange(n) % (2 * RATE) < 1.3 * RATE
+    return 0.1 * voiced * syllables * pauses + 1e-4 * rng.standard_normal(n)
+
+
+@pytest.fixture
+def references(tmp_path):
+    """Five recordings of one voice, at levels of their own, and one of another."""
+    for number in range(5):
+        wave = speaker(number, 110, 1.0) * 10 ** (-number / 5)
+        soundfile.write(tmp_path / f"{number}.wav", wave, RATE, "PCM_24")
+    soundfile.write(tmp_path / "other.wav", speaker(9, 220, 0.3), RATE, "PCM_24")
+    return tmp_path
+
+
+def test_a_foreign_recording_is_named_with_its_pitch_and_no_other_is(references, capsys):
+    rows = rows_from(references)
+    findings, sound = check(rows, voice=True)
+    assert [(f.row.path.name, f.problem) for f in findings] == [("other.wav", "unlike the others")]
+    assert "the others'" in findings[0].detail
+    assert len(sound) == 5
+    assert not check(rows)[0]
+    with pytest.raises(SystemExit):
+        main([str(references), "--voice"])
+    assert "unlike the others" in capsys.readouterr().out
+
+
+def test_two_recordings_cannot_be_compared(references, capsys):
+    for path in list(references.glob("[1-4].wav")):
+        path.unlink()
+    with pytest.raises(SystemExit):
+        main([str(references), "--voice"])
+    assert "three recordings or more" in capsys.readouterr().err
+
+
+def test_the_level_of_a_reference_does_not_count(references):
+    distances = [one.distance for one in compare([listen(p) for p in sorted(references.glob("[0-4].wav"))])]
+    assert max(distances) < 1.5
+
+
+@pytest.mark.parametrize(("mains", "level"), [(50, -30.0), (60, -50.0)])
+def test_hum_is_measured_under_speech(tmp_path, mains, level):
+    wave = speaker(1, 110, 1.0, seconds=8.0)
+    t = np.arange(len(wave)) / RATE
+    hum = 10 ** (level / 20) * np.sqrt(2) * np.sin(2 * np.pi * mains * t)
+    soundfile.write(tmp_path / "a.wav", wave + hum, RATE, "PCM_24")
+    found = listen(tmp_path / "a.wav").hum
+    assert found is not None
+    assert abs(found[0] - level) < 3
+    assert found[1] == mains
+
+
+def test_too_little_sound_has_no_hum():
+    assert hum_in(np.zeros(8_000)) is None
+
+
+def test_offset_hum_and_floats_over_full_scale_are_problems_and_levels_are_told(tmp_path, capsys):
+    wave = speaker(2, 130, 1.0)
+    t = np.arange(len(wave)) / RATE
+    spoilt = {
+        "good": wave,
+        "offset": wave + 0.1,
+        "hum": wave + 0.06 * np.sin(2 * np.pi * 50 * t),
+        "loud": 30 * wave,
+        "integers": 32_768 * wave[: 3 * RATE],
+    }
+    for name, samples in spoilt.items():
+        soundfile.write(tmp_path / f"{name}.wav", samples, RATE, "FLOAT")
+    with pytest.raises(SystemExit):
+        main([str(tmp_path)])
+    lines = capsys.readouterr().out.splitlines()
+    told = {name: " ".join(line for line in lines if line.startswith(f"{name}.wav")) for name in spoilt}
+    assert not told["good"]
+    assert "mean of its samples is 0.1" in told["offset"]
+    assert "at 50 Hz" in told["hum"]
+    assert "over full scale" in told["loud"]
+    assert "integers stored as floats" in told["integers"]
+    assert any(line.startswith("levels: speech") for line in lines)
+    assert any(line.startswith("greatest offset 0.1") and "offset.wav" in line for line in lines)
