@@ -27,7 +27,7 @@ def begin_from(task: CLUIT, where: str) -> None:
             " that --loop.out named, or one with config.json and model.safetensors"
         )
     for name, module in task.modules.items():
-        if name not in ("bank", "voices"):
+        if name not in ("bank", "voices", "balancer"):
             path = checkpoint / f"{name}.safetensors"
             fill(module, pitch_tracker(module) | load_weights(path), path)
 

@@ -19,6 +19,7 @@ from pretrain.teacher import Teacher, at_times
 from w2w.cluit import samples
 from w2w.cluit.adversary import Adversary
 from w2w.cluit.augment import device_generator
+from w2w.cluit.balance import LossBalancer
 from w2w.cluit.bank import MemoryBank
 from w2w.cluit.config import CLUITConfig
 from w2w.cluit.losses import (
@@ -43,6 +44,11 @@ Losses = dict[str, Tensor]
 
 FULL_LEVEL_DBFS = -23.0
 """dBFS RMS of speech, over its louder half, whose loudest log mel magnitude is 0."""
+ON_OUTPUT = (
+    *("reconstruction", "content", "recogniser", "norm", "contrast_voice"),
+    *("adversarial", "feature_matching", "contrast_converter", "label_converter"),
+)
+"""Losses of the converter that its output alone decides; their weights are shares of its gradient."""
 KEY_DIM = 128
 """Numbers of a style's key in the contrast of styles."""
 
@@ -74,6 +80,7 @@ class CLUIT(Adversary):
         self.discriminator_ema = EMA(self.discriminator, config.ema)
         self.bank = MemoryBank(config.bank_size, discriminator.projection_dim)
         self.voices = MemoryBank(config.bank_size, KEY_DIM)
+        self.balancer = LossBalancer(ON_OUTPUT)
         learners = [self.converter, self.projector, self.teacher_head]
         self.players = {
             "converter": gentle(learners, optim_converter, pretrained),
@@ -89,6 +96,7 @@ class CLUIT(Adversary):
             "discriminator_ema": self.discriminator_ema.module,
             "bank": self.bank,
             "voices": self.voices,
+            "balancer": self.balancer,
         }
         self.distance = SpectralDistance(converter.sample_rate)
         frozen = {"distance": self.distance, "teacher": teacher, "recogniser": recogniser_loss}
@@ -122,7 +130,10 @@ class CLUIT(Adversary):
             losses |= self.adversarial_losses(rows, real, fake, target)
 
         if losses:
-            self.players["converter"].descend(self.total(losses))
+            on_output = {name: loss for name, loss in losses.items() if name in ON_OUTPUT}
+            direct = {name: loss for name, loss in losses.items() if name not in ON_OUTPUT}
+            balanced = self.balancer(on_output, vars(self.config.weights), output)
+            self.players["converter"].descend(balanced + self.total(direct))
         self.converter_ema.update(step)
         self.projector_ema.update(step)
         self.last = rows.truth[: rows.human], rows.own[rows.target][: rows.human]
@@ -131,10 +142,12 @@ class CLUIT(Adversary):
         return {name: loss.detach() for name, loss in named.items()}
 
     def total(self, losses: Losses) -> Float[Tensor, ""]:
-        """The weighted sum. A penalty that comes every n-th update counts n times, by its γ/2."""
+        """The weighted sum, 0 of none. A penalty that comes every n-th update counts n times, by its γ/2."""
         lazy = {"r1": 0.5 * self.config.r1_every}
         weights = {name: getattr(self.config.weights, name) * lazy.get(name, 1.0) for name in losses}
-        return torch.stack([weights[name] * loss for name, loss in losses.items()]).sum()
+        return sum(
+            (weights[name] * loss for name, loss in losses.items()), torch.zeros(()).to(self.bank.keys)
+        )
 
     def utterances(self, batch: HumanAndPairs, step: int) -> Utterances:
         """The rows of this step."""
