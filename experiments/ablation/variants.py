@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from w2w.pretrained import PretrainedConfig, with_encoders
+from w2w.pretrained import with_encoders
 from w2w.train import TrainConfig
 
 FULL = "full"
@@ -49,8 +49,8 @@ def variant(name: str, full: TrainConfig, speech_encoder: str = "") -> TrainConf
             return replace(full, cluit=replace(full.cluit, back_translate_share=0.0))
     assert name in SPEECH_ENCODERS
     use = {"speech_random": "random", "speech_frozen": "frozen", "speech_fine_tuned": "fine_tuned"}[name]
-    pretrained = PretrainedConfig(content=speech_encoder, use=use)  # pyright: ignore[reportArgumentType]
-    return replace(full, pretrained=pretrained)
+    changes = {"student": "", "content": speech_encoder, "use": use}
+    return replace(full, pretrained=replace(full.pretrained, **changes))
 
 
 def without_losses(config: TrainConfig, *names: str) -> TrainConfig:

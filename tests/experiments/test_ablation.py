@@ -20,8 +20,8 @@ from w2w.train import TrainConfig
 
 LOSSES = {f"cluit.weights.{name}" for name in CONTRAST}
 LACKS = {
-    "no_pairs": {"pairs.path", "data.batch"},
-    "no_student": {"pretrained.student"},
+    "no_pairs": {"data.batch"},
+    "no_student": set(),
     "no_content_loss": {"cluit.weights.content"},
     "no_contrast": LOSSES,
     "no_adversary": {
@@ -30,7 +30,7 @@ LACKS = {
     },
     "no_back_translation": {"cluit.back_translate_share"},
 }
-"""By variant, the options in which it differs from the full one."""
+"""By variant, the options in which it differs from the full one, places of data and encoders left out."""
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,12 @@ def test_a_variant_differs_in_what_it_names_and_in_nothing_else(name, full, tmp_
     # As trained: networks have the same sizes, whatever they begin from.
     ours, theirs = (wave_to_wave(variant(n, full), tmp_path, 10).config for n in (name, FULL))
     assert {field for field, *_ in differences(ours, theirs)} == LACKS[name]
+
+
+def test_without_pairs_or_student_neither_is_read(full) -> None:
+    assert full.pairs.path
+    assert not variant("no_pairs", full).pairs.path
+    assert full.pretrained.student != "" == variant("no_student", full).pretrained.student
 
 
 def test_without_pairs_a_step_has_as_many_utterances(full) -> None:
