@@ -9,7 +9,7 @@ BIN = $(VENV)/bin
 INSTALL = $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --constraint constraints.txt
 CHECKED = "not slow and not gpu"
 
-.PHONY: help demo test slow check format clean
+.PHONY: help demo test slow check format lines clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make slow    the slow tests"
 	@echo "make check   lint, formatting, types"
 	@echo "make format  put formatting and import order right"
+	@echo "make lines   count the code: all of it, and the core"
 	@echo "make clean   remove the demo and caches, keep the environment"
 
 demo: $(VENV)/demo.stamp
@@ -37,6 +38,9 @@ check: $(VENV)/dev.stamp
 format: $(VENV)/dev.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+lines: $(VENV)/dev.stamp
+	@$(BIN)/python tests/count_lines.py
 
 clean:
 	rm -rf demo .pytest_cache .ruff_cache .hypothesis

@@ -4,7 +4,6 @@ import re
 from collections.abc import Sequence
 
 from data.manifest import Row
-from data.synthetic.espeak import phonemize
 from engine.user_error import UserError
 
 CONSONANTS = (
@@ -46,6 +45,8 @@ def phones_of(rows: Sequence[Row]) -> list[list[str]]:
     ipa = [row.extra.get("phonemes", "") for row in rows]
     missing = [i for i, phonemes in enumerate(ipa) if not phonemes]
     if missing:
+        from data.synthetic.espeak import phonemize
+
         # Upper case would be spelled out where it looks like an abbreviation.
         for i, phonemes in zip(missing, phonemize([(rows[i].text or "").lower() for i in missing])):
             ipa[i] = phonemes

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from data.frontends import LogMel, MelConfig
+from engine import gan_losses
 from engine.optim import EMA, OptimConfig, Player
 from engine.tracking import Samples
 from engine.user_error import UserError
-from vocoders import losses
 from vocoders.discriminators import (
     DiscriminatorOutput,
     MelGANCriticConfig,
@@ -144,17 +144,16 @@ class Adversarial:
 
     def _discriminator_loss(self, real: Outputs, fake: Outputs, scalars: dict[str, Tensor]) -> Tensor:
         """The adversarial loss of the discriminators."""
-        hinge = self.config.loss == "hinge"
-        rule = losses.hinge_discriminator_loss if hinge else losses.least_squares_discriminator_loss
+        rule = gan_losses.DISCRIMINATOR[self.config.loss]
         loss = torch.stack([rule(real[name].scores, fake[name].scores) for name in real]).sum()
         scalars["loss/critic/adversarial"] = loss
         return loss
 
     def _generator_loss(self, real: Outputs, fake: Outputs, scalars: dict[str, Tensor]) -> Tensor:
         """The generator's adversarial and feature matching losses; ``real`` is data."""
-        hinge = self.config.loss == "hinge"
-        rule = losses.hinge_generator_loss if hinge else losses.least_squares_generator_loss
-        match = dict.fromkeys(real, losses.feature_matching) | {"windows": losses.melgan_feature_matching}
+        rule = gan_losses.GENERATOR[self.config.loss]
+        match = dict.fromkeys(real, gan_losses.feature_matching)
+        match |= {"windows": gan_losses.melgan_feature_matching}
         adversarial = torch.stack([rule(output.scores) for output in fake.values()]).sum()
         matching = torch.stack([match[name](real[name].features, fake[name].features) for name in real]).sum()
         scalars["loss/generator/adversarial"] = adversarial

@@ -1,16 +1,15 @@
 """The discriminator's part in CLUIT: its own losses, and what it says of the converter's outputs."""
 
-from collections.abc import Callable
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from engine import gan_losses
 from engine.optim import EMA
 from w2w.cluit.augment import same_stretch
 from w2w.cluit.bank import MemoryBank
 from w2w.cluit.config import CLUITConfig
-from w2w.cluit.losses import feature_matching, info_nce, labelled_cross_entropy, r1
+from w2w.cluit.losses import info_nce, labelled_cross_entropy, r1
 from w2w.cluit.rows import Rows, Utterances
 from w2w.networks.discriminator import Discriminator
 
@@ -26,8 +25,6 @@ class Adversary:
     discriminator: Discriminator
     discriminator_ema: EMA
     bank: MemoryBank
-    gan_discriminator: Callable[..., Tensor]
-    gan_generator: Callable[..., Tensor]
 
     def windows(self, rows: Utterances, output: Wave) -> tuple[Window, Window, Int[Tensor, " rows"]]:
         """One place of truths and outputs, of the first rows; and whose voice each output should have."""
@@ -45,7 +42,7 @@ class Adversary:
         real, identity = self.discriminator(real_wave), rows.identity[: len(real_wave)]
         if weights.adversarial:
             fake = self.discriminator(fake_wave.detach())
-            losses["adversarial"] = self.gan_discriminator(real.scores, fake.scores)
+            losses["adversarial"] = gan_losses.DISCRIMINATOR[config.gan](real.scores, fake.scores, mean=True)
         if weights.contrast_discriminator or weights.contrast_converter:
             keys = self.discriminator_ema.module if config.keys == "moco" else self.discriminator
             with torch.no_grad():
@@ -66,7 +63,7 @@ class Adversary:
         weights, losses = self.config.weights, {}
         fake = self.discriminator(fake_wave)
         if weights.adversarial:
-            losses["adversarial"] = self.gan_generator(fake.scores)
+            losses["adversarial"] = gan_losses.GENERATOR[self.config.gan](fake.scores, mean=True)
         if weights.contrast_converter:
             with torch.no_grad():
                 key = self.discriminator(rows.own[target, :, : real_wave.shape[-1]]).projection
@@ -79,7 +76,7 @@ class Adversary:
             with torch.no_grad():
                 real = self.discriminator(real_wave[known]).features
             matched = [[layer[known] for layer in scale] for scale in fake.features]
-            losses["feature_matching"] = feature_matching(real, matched)
+            losses["feature_matching"] = gan_losses.feature_matching(real, matched, mean=True)
         return losses
 
     def contrast(

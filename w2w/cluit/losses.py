@@ -12,34 +12,6 @@ Wave = Float[Tensor, "batch 1 samples"]
 Vectors = Float[Tensor, "batch dim"]
 
 
-def hinge_discriminator(real: list[Tensor], fake: list[Tensor]) -> Float[Tensor, ""]:
-    """Hinge loss of the discriminator, mean over scales (Lim & Ye 2017, as in MelGAN)."""
-    terms = [F.relu(1.0 - r).mean() + F.relu(1.0 + f).mean() for r, f in zip(real, fake)]
-    return torch.stack(terms).mean()
-
-
-def hinge_generator(fake: list[Tensor]) -> Float[Tensor, ""]:
-    """The converter's side of the hinge: raise the discriminator's scores without bound."""
-    return torch.stack([-f.mean() for f in fake]).mean()
-
-
-def least_squares_discriminator(real: list[Tensor], fake: list[Tensor]) -> Float[Tensor, ""]:
-    """Least-squares loss of the discriminator, mean over scales (Mao et al. 2017, as in HiFi-GAN)."""
-    terms = [(1.0 - r).square().mean() + f.square().mean() for r, f in zip(real, fake)]
-    return torch.stack(terms).mean()
-
-
-def least_squares_generator(fake: list[Tensor]) -> Float[Tensor, ""]:
-    """The converter's side of least squares: bring the discriminator's scores to one."""
-    return torch.stack([(1.0 - f).square().mean() for f in fake]).mean()
-
-
-def feature_matching(real: list[list[Tensor]], fake: list[list[Tensor]]) -> Float[Tensor, ""]:
-    """L1 between the discriminator's features, mean over layers and scales; ``real`` receives no gradient."""
-    terms = [F.l1_loss(f, r.detach()) for scale in zip(real, fake) for r, f in zip(*scale)]
-    return torch.stack(terms).mean()
-
-
 def r1(scores: list[Tensor], wave: Wave) -> Float[Tensor, ""]:
     """Squared norm of the scores' gradient at real waves (Mescheder et al. 2018, eq. 9, without its γ/2)."""
     total = torch.stack([score.sum() for score in scores]).sum()

@@ -27,10 +27,6 @@ from w2w.cluit.losses import (
     audible_frames,
     cosine_distance,
     energy_distance,
-    hinge_discriminator,
-    hinge_generator,
-    least_squares_discriminator,
-    least_squares_generator,
 )
 from w2w.cluit.rows import Utterances, lay_out
 from w2w.networks.discriminator import Discriminator, DiscriminatorConfig
@@ -104,9 +100,6 @@ class CLUIT(Adversary):
         self.augment = Augment(config.augment, converter.sample_rate)
         self.reference_augment = Augment(config.reference_augment, converter.sample_rate)
         self.last: tuple[Wave, Wave] | None = None
-        hinge = config.gan == "hinge"
-        self.gan_discriminator = hinge_discriminator if hinge else least_squares_discriminator
-        self.gan_generator = hinge_generator if hinge else least_squares_generator
 
     def update(self, batch: HumanAndPairs, step: int) -> dict[str, Tensor]:
         """One step of both players: every row is encoded once, spoken once and compared with its truth."""

@@ -15,7 +15,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engine.user_error import UserError
-from w2w.exported.description import network_key
 from w2w.exported.onnx_step import Arrays, checked, onnx_model, open_session, require_packages, run_session
 from w2w.exported.step import Step, check_exportable, flat, nested
 from w2w.networks.network import ConverterNetwork
@@ -107,6 +106,15 @@ class OnnxEngine:
         tensors = {name: torch.from_numpy(array) for name, array in state.items()}
         wave, after = self.network.step(source, voice, nested(self._like, tensors), semitones)
         return wave, {name: tensor.detach().numpy() for name, tensor in flat(after).items()}
+
+
+def network_key(network: ConverterNetwork) -> str:
+    """A digest of config and weights: equal keys convert alike."""
+    digest = hashlib.sha256(repr(network.config).encode())
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+    return digest.hexdigest()[:16]
 
 
 def code_key(network: ConverterNetwork) -> str:

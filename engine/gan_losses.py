@@ -16,22 +16,22 @@ Features = Sequence[Sequence[Tensor]]
 """Outputs of each discriminator's layers."""
 
 
-def least_squares_discriminator_loss(real: Scores, fake: Scores, *, mean: bool = False) -> Float[Tensor, ""]:
+def least_squares_discriminator(real: Scores, fake: Scores, *, mean: bool = False) -> Float[Tensor, ""]:
     """Bring real scores to 1 and generated ones to 0 (Mao et al. 2017; HiFi-GAN, eq. 1)."""
     return _total(((1 - r).square().mean() + f.square().mean() for r, f in zip(real, fake)), mean)
 
 
-def least_squares_generator_loss(fake: Scores, *, mean: bool = False) -> Float[Tensor, ""]:
+def least_squares_generator(fake: Scores, *, mean: bool = False) -> Float[Tensor, ""]:
     """Bring generated scores to 1 (HiFi-GAN, eq. 2)."""
     return _total(((1 - f).square().mean() for f in fake), mean)
 
 
-def hinge_discriminator_loss(real: Scores, fake: Scores, *, mean: bool = False) -> Float[Tensor, ""]:
+def hinge_discriminator(real: Scores, fake: Scores, *, mean: bool = False) -> Float[Tensor, ""]:
     """Push real scores above 1 and generated ones below −1 (Lim & Ye 2017; MelGAN, eq. 1)."""
     return _total((F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in zip(real, fake)), mean)
 
 
-def hinge_generator_loss(fake: Scores, *, mean: bool = False) -> Float[Tensor, ""]:
+def hinge_generator(fake: Scores, *, mean: bool = False) -> Float[Tensor, ""]:
     """Raise generated scores without bound (MelGAN, eq. 2)."""
     return _total((-f.mean() for f in fake), mean)
 
@@ -49,3 +49,7 @@ def melgan_feature_matching(real: Features, fake: Features) -> Float[Tensor, ""]
 def _total(terms: Iterable[Tensor], mean: bool) -> Float[Tensor, ""]:
     stacked = torch.stack(list(terms))
     return stacked.mean() if mean else stacked.sum()
+
+
+DISCRIMINATOR = {"hinge": hinge_discriminator, "least_squares": least_squares_discriminator}
+GENERATOR = {"hinge": hinge_generator, "least_squares": least_squares_generator}
