@@ -117,7 +117,7 @@ def stargan(config: stargan_trainer.StarGANTrainConfig) -> Training:
 
 def vocoder(config: Any, folder: Path, steps: int, *, lr: float, adversary_from: float) -> Training:
     """A vocoder that is tuned: at another rate, which falls, its adversaries after a share of the run."""
-    from vocoders.tasks.export import export_run
+    from vocoders.tasks.config import export_run
     from vocoders.train import build, crops
 
     rates = {

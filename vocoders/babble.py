@@ -12,7 +12,7 @@ import torch
 from data.audio import save
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
-from vocoders.tasks.export import trained_babbler
+from vocoders.tasks.config import trained_babbler
 from vocoders.wavenet.generation import generate
 from vocoders.wavenet.sampling import Sampler
 

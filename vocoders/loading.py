@@ -109,7 +109,7 @@ def _named_folder(name: str, weights: object) -> Path:
 def from_folder(folder: Path, fold: bool = True) -> Vocoder:
     """Load an exported folder of ours (config.json, model.safetensors) or a training run's newest state."""
     if not (folder / "model.safetensors").is_file() and checkpoints(folder):
-        from vocoders.tasks.export import trained_vocoder
+        from vocoders.tasks.config import trained_vocoder
 
         return trained_vocoder(folder)
     if (folder / "progress.json").is_file():

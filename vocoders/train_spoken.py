@@ -28,10 +28,9 @@ from engine.user_error import UserError, exits_cleanly
 from vocoders.tasks.wavenet import WaveNetTask, WaveNetTaskConfig
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw
-from vocoders.wavenet.features import SYMBOLS, FeatureConfig
 from vocoders.wavenet.network import GlobalConfig, WaveNetConfig
 from vocoders.wavenet.phoneme_recogniser import PhonemeRecogniser, PhonemeRecogniserConfig
-from vocoders.wavenet.spoken import Spoken, SpokenConfig, SpokenCrops
+from vocoders.wavenet.spoken import SYMBOLS, FeatureConfig, Spoken, SpokenConfig, SpokenCrops
 
 N_SCORED = 8
 """Utterances never trained on, whose likelihood or phonemes are scored."""

@@ -18,8 +18,7 @@ from engine.checkpoint import load_weights, newest_checkpoint
 from engine.config import from_json, to_json
 from engine.loop import fit
 from engine.user_error import UserError
-from vocoders.tasks.config import TrainConfig
-from vocoders.tasks.export import export_run
+from vocoders.tasks.config import TrainConfig, export_run
 from vocoders.tasks.predicted_mels import PredictedMels
 from vocoders.tasks.presets import PRESETS
 from vocoders.train import build, crops, validation_waves

@@ -7,11 +7,10 @@ import torch
 from torch.testing import assert_close
 
 from engine.user_error import UserError
-from vocoders.wavenet import blocks
 from vocoders.wavenet.conditioning import LocalConfig
-from vocoders.wavenet.context import ContextConfig
 from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw, encode, predicted, silence
 from vocoders.wavenet.generation import generate, replay
+from vocoders.wavenet.layers import ContextConfig
 from vocoders.wavenet.network import GlobalConfig, WaveNet, WaveNetConfig
 from vocoders.wavenet.sampling import Sampler
 

@@ -10,7 +10,6 @@ from torch.testing import assert_close
 
 from engine.user_error import UserError
 from vocoders.wavenet.conditioning import LocalConfig
-from vocoders.wavenet.context import ContextConfig
 from vocoders.wavenet.distributions import (
     Gaussian,
     MixtureOfLogistics,
@@ -20,6 +19,7 @@ from vocoders.wavenet.distributions import (
     negative_log_likelihood,
     predicted,
 )
+from vocoders.wavenet.layers import ContextConfig
 from vocoders.wavenet.network import GlobalConfig, WaveNet, WaveNetConfig
 from vocoders.wavenet.sampling import Draws, Sampler, draw, noise, pick
 

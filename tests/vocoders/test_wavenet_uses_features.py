@@ -11,16 +11,17 @@ from data.frontends import named_mel
 from data.synthetic.espeak import Phoneme
 from data.voices import VOICES, speak
 from engine.user_error import UserError
-from vocoders.wavenet.features import (
+from vocoders.wavenet.spoken import (
     N_PHONEMES,
     SYMBOLS,
     FeatureConfig,
+    SpokenConfig,
+    SpokenCrops,
     features,
     frame_pitch,
     phoneme_classes,
     speech_features,
 )
-from vocoders.wavenet.spoken import SpokenConfig, SpokenCrops
 
 CONFIG = FeatureConfig()
 SAID = [Phoneme("h", 0.01, 0.05), Phoneme("ɛ", 0.05, 0.15), Phoneme("?", 0.15, 0.2)]

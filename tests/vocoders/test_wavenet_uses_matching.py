@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from data.frontends import LogMel, named_mel
 from engine.user_error import UserError
-from vocoders.wavenet.mel_matching import MelMatching
+from vocoders.wavenet.mel_wavenet import MelMatching
 
 
 def voice(n_samples: int) -> torch.Tensor:

@@ -13,8 +13,8 @@ from data.frontends import LogMel, named_mel
 from engine.optim import OptimConfig
 from engine.user_error import UserError
 from vocoders import speak, train_spoken
+from vocoders.tasks.presets import TASKS
 from vocoders.tasks.wavenet import WaveBatch, WaveNetTask, WaveNetTaskConfig
-from vocoders.tasks.wavenet_presets import TASKS
 from vocoders.train_spoken import PRESETS, SpokenTrainConfig, build
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw

@@ -49,7 +49,7 @@ def plan(network: nn.Module, mel: Tensor) -> Any | None:
 
 
 def _lay_out(network: nn.Module) -> Any | None:
-    from vocoders.cpu.layouts import generator_of
+    from vocoders.cpu.generator import generator_of
     from vocoders.cpu.waveglow import WaveGlowPlan
     from vocoders.hifigan import HiFiGAN
     from vocoders.melgan import MelGAN

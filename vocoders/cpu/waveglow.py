@@ -20,11 +20,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vocoders.cpu.compiling import compiled, kept
+from vocoders.cpu.compiling import compiled, for_tiles, gate, kept
 from vocoders.cpu.convolution import Convolution, Rows, scratch
-from vocoders.cpu.gates import gate
 from vocoders.cpu.product import PANEL
-from vocoders.cpu.threads import for_tiles
 from vocoders.waveglow import Coupling, WaveGlow
 
 SPARE = PANEL

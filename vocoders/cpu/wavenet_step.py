@@ -11,8 +11,7 @@ tables as in ``Packed``; ``x_at``, ``c_at``, ``z_at`` are scratch.
 
 import numpy as np
 
-from vocoders.cpu.compiling import compiled
-from vocoders.cpu.gates import gate
+from vocoders.cpu.compiling import compiled, gate
 from vocoders.cpu.product import GATHERED_ROWS, WIDE, gathered_product
 from vocoders.cpu.wavenet_packing import BLOCK, PANEL
 

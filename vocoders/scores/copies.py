@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data.audio import resample
 from data.frontends import HIFIGAN, LogMel, MelConfig, named_mel
+from engine.tracking import Samples
 from engine.user_error import UserError
 from vocoders.scores.pitch import pitch_scores
 from vocoders.scores.stft_distance import MultiResolutionSTFT
@@ -121,3 +122,24 @@ def _log_mel(config: MelConfig) -> LogMel:
 @lru_cache(maxsize=1)
 def _stft_distance() -> MultiResolutionSTFT:
     return MultiResolutionSTFT()
+
+
+N_SHOWN = 3
+"""Validation waves that are shown."""
+
+
+def resynthesise(vocoder: Callable[[Mel], Tensor], log_mel: LogMel, waves: Sequence[Wave]) -> Samples:
+    """Each wave beside what the vocoder makes of its mel."""
+    audio, mels = {}, {}
+    for i, wave in enumerate(waves[:N_SHOWN]):
+        mel = log_mel(wave.to(log_mel.window.device))
+        copy = vocoder(mel)
+        for name, sound in (("original", wave), ("resynthesised", copy)):
+            audio[f"{name}/{i}"] = (sound, log_mel.config.sample_rate)
+            mels[f"{name}/{i}"] = log_mel(sound.to(mel.device))[0]
+    return Samples(audio=audio, mels=mels)
+
+
+def score(vocoder: Callable[[Mel], Tensor], log_mel: LogMel, waves: Sequence[Wave]) -> dict[str, float]:
+    """Validation figures, means over the waves."""
+    return evaluate(vocoder, waves, log_mel) if waves else {}

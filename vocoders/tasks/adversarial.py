@@ -24,8 +24,8 @@ from vocoders.discriminators import (
 )
 from vocoders.hifigan import HiFiGAN, HiFiGANConfig
 from vocoders.melgan import MelGAN, MelGANConfig
+from vocoders.scores.copies import resynthesise, score
 from vocoders.scores.stft_distance import MultiResolutionSTFT
-from vocoders.tasks.showcase import resynthesise, score
 
 Wave = Float[Tensor, "batch 1 samples"]
 Outputs = Mapping[str, DiscriminatorOutput]

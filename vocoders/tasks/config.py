@@ -1,16 +1,20 @@
-"""What decides a vocoder's training run."""
+"""What decides a vocoder's training run, and the vocoder for use that is taken out of it."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from data.batches import DataConfig
 from data.frontends import NAMED, MelConfig
+from engine.checkpoint import export, fill, load_weights, newest_checkpoint
+from engine.config import load_config
 from engine.loop import LoopConfig
 from engine.user_error import UserError
 from vocoders.tasks.adversarial import AdversarialConfig
 from vocoders.tasks.waveglow import WaveGlowTaskConfig
 from vocoders.tasks.wavenet import WaveNetTaskConfig
-from vocoders.wavenet.network import WaveNetConfig
+from vocoders.vocoder import Vocoder, VocoderConfig
+from vocoders.wavenet.network import WaveNet, WaveNetConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,3 +68,50 @@ class TrainConfig:
                 f"the data names {n_speakers} speakers and the network knows {network.global_.n_speakers}: "
                 "name one for every recording, and set --task.network.global-.n-speakers"
             )
+
+
+def export_run(run: Path, out: Path) -> Path:
+    """Write the vocoder of a run's newest checkpoint, averaged if the run averages; return the folder."""
+    vocoder = trained_vocoder(run)
+    return export(out, vocoder.config, vocoder.network)
+
+
+def speaks_of_itself(config: TrainConfig) -> bool:
+    """Whether a run trains a network that needs no mel, which is no vocoder: python -m vocoders.babble."""
+    return isinstance(config.task.network, WaveNetConfig) and config.task.network.local is None
+
+
+def trained_vocoder(run: Path) -> Vocoder:
+    """The vocoder of a run's newest checkpoint."""
+    checkpoint, config = _newest(run)
+    if speaks_of_itself(config):
+        raise UserError(f"{run} trained a network that takes no mels: python -m vocoders.babble {run}")
+    vocoder = Vocoder(VocoderConfig(mel=config.mel, network=config.task.network))
+    _fill(vocoder.network, checkpoint)
+    return vocoder
+
+
+def trained_babbler(run: Path) -> tuple[WaveNet, TrainConfig]:
+    """The network, of a run's newest checkpoint, that is told no more than who speaks."""
+    checkpoint, config = _newest(run)
+    network = config.task.network
+    if not isinstance(network, WaveNetConfig) or network.local is not None:
+        raise UserError(f"{run} trained a vocoder, which needs mels: python -m vocoders.synthesize")
+    babbler = WaveNet(network)
+    _fill(babbler, checkpoint)
+    return babbler, config
+
+
+def _newest(run: Path) -> tuple[Path, TrainConfig]:
+    checkpoint = newest_checkpoint(run)
+    if checkpoint is None:
+        raise UserError(f"{run} holds no checkpoint of a run: give the folder that --loop.out named")
+    return checkpoint, load_config(TrainConfig, checkpoint / "config.json")
+
+
+def _fill(network: Any, checkpoint: Path) -> None:
+    """Take the averaged weights if the run averages, and fold weight norm."""
+    averaged = checkpoint / "network_ema.safetensors"
+    weights = averaged if averaged.exists() else checkpoint / "network.safetensors"
+    fill(network, load_weights(weights), weights)
+    network.eval().fold()

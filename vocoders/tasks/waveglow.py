@@ -13,7 +13,7 @@ from engine.optim import OptimConfig, Player
 from engine.tracking import Samples
 from engine.user_error import UserError
 from vocoders import cpu
-from vocoders.tasks.showcase import resynthesise, score
+from vocoders.scores.copies import resynthesise, score
 from vocoders.waveglow import WaveGlow, WaveGlowConfig, negative_log_likelihood
 
 Wave = Float[Tensor, "1 1 samples"]

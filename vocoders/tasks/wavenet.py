@@ -12,7 +12,7 @@ from data.frontends import LogMel, MelConfig
 from engine.optim import EMA, OptimConfig, Player
 from engine.placement import to_device
 from engine.tracking import Samples
-from vocoders.tasks.showcase import resynthesise, score
+from vocoders.scores.copies import resynthesise, score
 from vocoders.wavenet.generation import generate
 from vocoders.wavenet.mel_wavenet import MelWaveNet, MelWaveNetConfig
 from vocoders.wavenet.network import WaveNet, WaveNetConfig

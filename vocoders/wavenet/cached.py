@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vocoders.wavenet.distributions import MuLaw, predicted, silence
-from vocoders.wavenet.layer import bias_of
+from vocoders.wavenet.layers import bias_of
 from vocoders.wavenet.network import WaveNet
 from vocoders.wavenet.sampling import draw
 

@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from engine.user_error import UserError
 from vocoders.wavenet.conditioning import GlobalConfig, LocalConfig, Upsampling
-from vocoders.wavenet.context import ContextConfig, ContextStack
 from vocoders.wavenet.distributions import (
     Input,
     MuLaw,
@@ -26,7 +25,7 @@ from vocoders.wavenet.distributions import (
     negative_log_likelihood,
     predicted,
 )
-from vocoders.wavenet.layer import Layer, bias_of, convolution
+from vocoders.wavenet.layers import ContextConfig, ContextStack, Layer, bias_of, convolution
 from vocoders.weight_norm import fold_weight_norm
 
 Local = Float[Tensor, "batch n_local frames"]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from engine.user_error import UserError
 from vocoders.wavenet.distributions import Input, delay, dither, encode, negative_log_likelihood
-from vocoders.wavenet.features import N_PHONEMES
 from vocoders.wavenet.network import WaveNet, WaveNetConfig
+from vocoders.wavenet.spoken import N_PHONEMES
 
 
 @dataclass(frozen=True, kw_only=True)
