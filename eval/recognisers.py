@@ -248,7 +248,7 @@ def _trained(place: str) -> tuple[Literal["texts", "phones"], Any]:
             )
         kind = stored_kind(place)
         if kind == "speech_recogniser":
-            from pretrain.speech.finetuned import load_speech_recogniser
+            from pretrain.speech.loading import load_speech_recogniser
 
             tuned = load_speech_recogniser(place)
             return "phones" if tuned.units.between else "texts", lambda wave: tuned.transcribe(wave)[0]

@@ -151,7 +151,7 @@ def load_recogniser(folder: str | Path = RELEASED) -> Any:
     """Load an exported ``Recogniser`` or ``SpeechRecogniser``, frozen, in evaluation mode."""
     folder = Path(folder)
     if stored_kind(folder) == "speech_recogniser":
-        from pretrain.speech.finetuned import load_speech_recogniser
+        from pretrain.speech.loading import load_speech_recogniser
 
         return load_speech_recogniser(folder)
     config, state = load_export(folder, RecogniserConfig)

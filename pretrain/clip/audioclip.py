@@ -22,10 +22,8 @@ from engine.seeding import seed_step
 from engine.user_error import UserError
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
 from pretrain.clip.audio_images import AudioImageConfig, clips_of, in_epochs, split_scenes
-from pretrain.clip.distillation import WAV2CLIP_OPTIM
-from pretrain.clip.losses import LogitScale, clip_loss
-from pretrain.clip.plateau import PlateauConfig, PlateauPlayer
-from pretrain.clip.ranking import retrieval
+from pretrain.clip.distillation import WAV2CLIP_OPTIM, PlateauConfig, PlateauPlayer
+from pretrain.clip.losses import LogitScale, clip_loss, retrieval
 from pretrain.clip.small_clip import SmallCLIP, SmallCLIPConfig, save_small_clip, train_tokeniser
 from pretrain.clip.towers import FOLDER_CONFIG, HUB, OWN_WEIGHTS, Towers, TowersConfig, open_towers
 from pretrain.clip.triples import Triple, Triples, descriptions_of, with_descriptions

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.synthetic.world import ATTRIBUTES, World
 from pretrain.clip.audio_encoder import AudioEncoder
-from pretrain.clip.ranking import retrieval
+from pretrain.clip.losses import retrieval
 from pretrain.clip.towers import Towers
 
 N_SHOWN = 8

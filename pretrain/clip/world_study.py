@@ -29,8 +29,7 @@ from engine.seeding import seed_step
 from engine.user_error import UserError
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
 from pretrain.clip.audio_images import AudioImageBatch
-from pretrain.clip.distillation import Distillation, DistillationConfig
-from pretrain.clip.plateau import PlateauConfig
+from pretrain.clip.distillation import Distillation, DistillationConfig, PlateauConfig
 from pretrain.clip.small_clip import SmallCLIPConfig, save_small_clip, train_small_clip
 from pretrain.clip.towers import Towers, TowersConfig, open_towers
 from pretrain.clip.world_report import Study, write_report

@@ -9,19 +9,154 @@ several captions one person's against the others'.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
+from data.audio import load
+from data.audio.resampling import resample
+from data.audiovisual.layouts import CAPTION_COLUMNS, SPLITS
+from data.manifest import Row, rows_from
+from data.synthetic.world import SAMPLE_RATE, World
+from data.synthetic.world_captions import GROUNDS, PLURALS, SIZES
 from data.synthetic.world_scenes import ATTRIBUTES
 from engine.arguments import Arguments
 from engine.user_error import UserError
-from pretrain.probe.captioning_data import Captioned, attributes_named, captioned_from, features_of
 from pretrain.probe.captioning_decoder import DecoderConfig, Features, fit_decoder
-from pretrain.probe.captioning_scores import Vocabulary, caption_scores, commonest_caption
-from pretrain.probe.harness import Probe, embeddings_of, seed_argument, with_random
+from pretrain.probe.captioning_scores import Vocabulary, caption_scores, commonest_caption, words_of
+from pretrain.probe.harness import Embeddings, Probe, embeddings_of, seed_argument, with_random
 from pretrain.probe.results import Interval, Result, mean_interval, results_of
+
+MOST_FRAMES = 96
+"""Frames of a clip that the decoder attends to; longer ones are averaged down to so many."""
+WORLD_REFERENCES = 5
+"""Captions of a world's scene, in different words."""
+VALIDATION_SHARE = 10
+"""One of so many training clips validates where no split is called so."""
+
+
+class Captioned(NamedTuple):
+    """One clip and its captions."""
+
+    name: str
+    sound: Path | Tensor
+    """A file, or a wave of the world, shaped (1, 1, samples)."""
+    captions: tuple[str, ...]
+    split: str
+    values: tuple[int, ...] = ()
+    """Attributes of the world's scenes."""
+
+    def wave(self, sample_rate: int) -> Float[Tensor, "1 1 samples"]:
+        """Return the sound at a rate."""
+        if isinstance(self.sound, Path):
+            return load(self.sound, sample_rate)
+        return resample(self.sound, SAMPLE_RATE, sample_rate)
+
+
+def captioned_from(data: str, *, draws: int = 2) -> list[Captioned]:
+    """Return the clips of a manifest with captions and splits (``draws`` scenes a combination of ``world``).
+
+    A clip may have several captions: in columns ``caption``, ``caption_1``, ... or in several rows.
+    """
+    clips = list(_world(draws)) if data == "world" else _from_manifest(Path(data))
+    if not any(clip.split == "validation" for clip in clips):
+        training = [index for index, clip in enumerate(clips) if clip.split == "train"]
+        first = min(VALIDATION_SHARE, len(training)) - 1
+        for index in training[max(first, 1) :: VALIDATION_SHARE]:
+            clips[index] = clips[index]._replace(split="validation")
+    for split in ("train", "validation", "test"):
+        if not any(clip.split == split for clip in clips):
+            found = ", ".join(sorted({clip.split for clip in clips}))
+            raise UserError(f"{data} has no captioned clip of split {split!r} (found: {found or 'none'})")
+    return clips
+
+
+def _from_manifest(path: Path) -> list[Captioned]:
+    found: dict[Path, Captioned] = {}
+    for row in rows_from(path):
+        captions = tuple(_captions(row))
+        if not captions:
+            continue
+        before = found.get(row.path)
+        split = SPLITS.get(row.split or "", row.split or "none")
+        if before is not None and before.split != split:
+            raise UserError(f"{path}: {row.path.name} stands in the splits {before.split} and {split}")
+        every = tuple(dict.fromkeys((*(before.captions if before else ()), *captions)))
+        found[row.path] = Captioned(str(row.path), row.path, every, split)
+    if not found:
+        raise UserError(f"{path} has no captions: it needs a column 'caption' (or caption_1, caption_2, ...)")
+    return list(found.values())
+
+
+def _captions(row: Row) -> Iterable[str]:
+    if row.text and not any(name.startswith(CAPTION_COLUMNS) for name in row.extra):
+        yield row.text
+    yield from (row.extra[name] for name in CAPTION_COLUMNS if name in row.extra)
+    numbered = (name for name in row.extra if name.rpartition("_")[0] in CAPTION_COLUMNS)
+    yield from (row.extra[name] for name in sorted(numbered) if row.extra[name])
+
+
+def _world(draws: int) -> Iterable[Captioned]:
+    """Yield the world's scenes; the held-out combinations are the test."""
+    for world, split in ((World(0, "train", draws=draws), "train"), (World(0, "held_out"), "test")):
+        others = [world.captions(world.indices + n * world.n_combinations) for n in range(WORLD_REFERENCES)]
+        waves, values = world.waves(world.indices), world.values(world.indices).tolist()
+        for index, (*captions, wave, attributes) in enumerate(zip(*others, waves, values)):
+            different = tuple(dict.fromkeys(captions))
+            yield Captioned(f"{world.split} {index}", wave[None], different, split, tuple(attributes))
+
+
+def features_of(embeddings: Embeddings, clips: Sequence[Captioned]) -> Features:
+    """Compute the clips' embeddings and frames."""
+    by_name = {clip.name: clip for clip in clips}
+
+    def read(name: str, sample_rate: int) -> Tensor:
+        return by_name[name].wave(sample_rate)
+
+    vectors, frames = embeddings.with_frames(list(by_name), read)
+    frames = [_shortened(f) for f in frames]
+    lengths = torch.tensor([len(f) for f in frames])
+    valid = torch.arange(int(lengths.max())) < lengths[:, None]
+    return Features(vectors, pad_sequence(frames, batch_first=True), valid)
+
+
+def _shortened(frames: Float[Tensor, "frames channels"]) -> Float[Tensor, "fewer channels"]:
+    if len(frames) <= MOST_FRAMES:
+        return frames
+    return F.adaptive_avg_pool1d(frames.T[None], MOST_FRAMES)[0].T
+
+
+def attributes_named(caption: str) -> list[Any]:
+    """Return which value of each of the world's attributes a caption names; None for none or several."""
+    words = set(words_of(caption))
+    named = []
+    for attribute in ATTRIBUTES:
+        synonyms = [_synonyms(attribute.name, value) for value in attribute.values]
+        found = [number for number, some in enumerate(synonyms) if words & some]
+        named.append(found[0] if len(found) == 1 else None)
+    return named
+
+
+def _synonyms(attribute: str, value: str) -> set[str]:
+    match attribute:
+        case "size":
+            return {word for way in SIZES[value] for word in words_of(way)} - {"sized"}
+        case "background":
+            return set(GROUNDS[value])
+        case "shape":
+            return {value, PLURALS.get(value, f"{value}s")}
+        case "count":
+            return {"one", "single"} if value == "one" else {value}
+        case _:
+            return {value}
+
 
 N_EXAMPLES = 5
 """Test clips whose captions are printed."""

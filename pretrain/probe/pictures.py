@@ -33,11 +33,10 @@ from engine.arguments import Arguments
 from engine.checkpoint import export
 from engine.files import atomic
 from engine.user_error import UserError
-from pretrain.clip.ranking import ranks
+from pretrain.clip.losses import ranks
 from pretrain.clip.towers import Towers
 from pretrain.probe.embedders import Embedder
 from pretrain.probe.harness import Probe, embeddings_of, with_random
-from pretrain.probe.pictures_diffusion import diffuse, open_unclip
 from pretrain.probe.pictures_networks import (
     AttributeClassifier,
     GeneratorConfig,
@@ -46,7 +45,7 @@ from pretrain.probe.pictures_networks import (
     fit_generator,
     load_generator,
 )
-from pretrain.probe.pictures_optimised import OptimisedConfig, optimise
+from pretrain.probe.pictures_untrained import OptimisedConfig, diffuse, open_unclip, optimise
 from pretrain.probe.results import Interval, Result, mean_interval, results_of
 from pretrain.probe.texts import check_space, tower_arguments, towers_for
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from data.audio.resampling import resample
 from engine.arguments import Arguments
 from engine.user_error import UserError
-from pretrain.clip.ranking import neighbour_scores, rank_scores, ranks
+from pretrain.clip.losses import neighbour_scores, rank_scores, ranks
 from pretrain.clip.towers import Towers
 from pretrain.probe.classification import label_argument
 from pretrain.probe.clips import clips_from, label_names, targets_of

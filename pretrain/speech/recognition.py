@@ -16,9 +16,8 @@ from pretrain.ctc_score import error_rates, total
 from pretrain.recogniser import Recogniser, RecogniserConfig
 from pretrain.spectral_augment import AugmentConfig
 from pretrain.speech.encoder import Encoded
-from pretrain.speech.finetuned import SpeechRecogniser
 from pretrain.speech.labelled import Labelled, LabelledSpeech
-from pretrain.speech.loading import load_speech_encoder
+from pretrain.speech.loading import SpeechRecogniser, load_speech_encoder
 from pretrain.speech.masking import FrameAugmentConfig, change_speed, mask_frames
 from pretrain.speech.recognition_config import CTCConfig, resolved
 from pretrain.units import RecogniserOutput, ctc_losses, greedy, mean_per_unit

@@ -10,9 +10,8 @@ from engine.user_error import UserError
 from pretrain.recogniser import RecogniserConfig
 from pretrain.spectral_augment import AugmentConfig
 from pretrain.speech import encoder as encoders
-from pretrain.speech.finetuned import SpeechRecogniserConfig
 from pretrain.speech.labelled import LabelledConfig
-from pretrain.speech.loading import load_speech_encoder
+from pretrain.speech.loading import SpeechRecogniserConfig, load_speech_encoder
 from pretrain.speech.masking import FrameAugmentConfig
 from pretrain.units import Phonemes
 

@@ -11,8 +11,7 @@ import torch
 from data.audio import save
 from data.synthetic.world import World
 from engine.user_error import UserError
-from pretrain.probe.captioning import captioning
-from pretrain.probe.captioning_data import attributes_named, captioned_from, features_of
+from pretrain.probe.captioning import attributes_named, captioned_from, captioning, features_of
 from pretrain.probe.captioning_decoder import (
     CaptionDecoder,
     DecoderConfig,

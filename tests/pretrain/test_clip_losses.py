@@ -17,9 +17,8 @@ from torch.testing import assert_close
 
 from engine.optim import OptimConfig
 from engine.user_error import UserError
-from pretrain.clip.losses import LogitScale, clip_loss, cx_loss
-from pretrain.clip.plateau import PlateauConfig, PlateauPlayer
-from pretrain.clip.ranking import ranks, retrieval
+from pretrain.clip.distillation import PlateauConfig, PlateauPlayer
+from pretrain.clip.losses import LogitScale, clip_loss, cx_loss, ranks, retrieval
 
 SHARED = Path(__file__).with_name("gathered_pairs.py")
 

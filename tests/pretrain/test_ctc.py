@@ -24,8 +24,8 @@ from pretrain.ctc_score import main as score_main
 from pretrain.recogniser import RecogniserConfig, load_recogniser
 from pretrain.spectral_augment import AugmentConfig, mask, warp_frequency
 from pretrain.speech.encoder import TINY, SpeechEncoder
-from pretrain.speech.finetuned import SpeechRecogniserConfig
 from pretrain.speech.labelled import LabelledConfig, LabelledSpeech, subset
+from pretrain.speech.loading import SpeechRecogniserConfig
 from pretrain.speech.masking import FrameAugmentConfig, change_speed, mask_frames
 from pretrain.speech.recognition import Recognition, ctc_losses
 from pretrain.speech.recognition_config import PRESETS, CTCConfig, FreezeConfig, WeightsConfig

@@ -16,7 +16,6 @@ from engine.user_error import UserError
 from pretrain.clip.towers import TowersConfig, open_towers
 from pretrain.probe.embedders import Embedder
 from pretrain.probe.pictures import fit_linear_map, picture_scores, pictures, world_pairs
-from pretrain.probe.pictures_diffusion import diffuse, open_unclip, own_length
 from pretrain.probe.pictures_networks import (
     GeneratorConfig,
     PictureGenerator,
@@ -25,7 +24,7 @@ from pretrain.probe.pictures_networks import (
     generator_loss,
     load_generator,
 )
-from pretrain.probe.pictures_optimised import OptimisedConfig, optimise
+from pretrain.probe.pictures_untrained import OptimisedConfig, diffuse, open_unclip, optimise, own_length
 
 TINY = GeneratorConfig(dim=4, size=16, width=8, code=2, batch=8, steps=150, lr=1e-2, noise=0.0)
 

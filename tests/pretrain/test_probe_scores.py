@@ -6,7 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from engine.user_error import UserError
-from pretrain.clip.ranking import neighbour_scores, rank_scores, ranks
+from pretrain.clip.losses import neighbour_scores, rank_scores, ranks
 from pretrain.probe.classification import macro_f1, multi_label_scores, single_label_scores
 from pretrain.probe.results import (
     FILE,

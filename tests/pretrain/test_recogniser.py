@@ -10,8 +10,8 @@ from pretrain.ctc_score import error_rates, total
 from pretrain.phones import PHONES
 from pretrain.recogniser import RELEASED, Recogniser, RecogniserConfig, load_recogniser
 from pretrain.speech import encoder
-from pretrain.speech.finetuned import SpeechRecogniser, SpeechRecogniserConfig
 from pretrain.speech.labelled import LabelledConfig, LabelledSpeech
+from pretrain.speech.loading import SpeechRecogniser, SpeechRecogniserConfig
 from pretrain.units import Phonemes
 
 SMALL = RecogniserConfig(width=8, n_blocks=3, kernel=3)

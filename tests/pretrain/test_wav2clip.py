@@ -20,9 +20,8 @@ from pretrain import load_audio_encoder, wav2clip
 from pretrain.clip.audio_encoder import AudioEncoderConfig
 from pretrain.clip.audio_images import AudioImageBatch, AudioImageConfig, in_epochs, split_scenes
 from pretrain.clip.audioclip import AudioCLIPConfig, ThreeHeads, ThreeHeadsConfig, train_three_heads
-from pretrain.clip.distillation import Distillation, DistillationConfig
+from pretrain.clip.distillation import Distillation, DistillationConfig, PlateauConfig
 from pretrain.clip.losses import LogitScale
-from pretrain.clip.plateau import PlateauConfig
 from pretrain.clip.small_clip import SmallCLIP, SmallCLIPConfig, save_small_clip, train_tokeniser
 from pretrain.clip.towers import TowersConfig, open_towers
 from pretrain.wav2clip import PRESETS, Wav2CLIPConfig, main, train

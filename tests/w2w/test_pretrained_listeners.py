@@ -6,7 +6,7 @@ import torch
 from engine.checkpoint import export
 from engine.user_error import UserError
 from pretrain.speech.encoder import SpeechEncoder, SpeechEncoderConfig
-from pretrain.speech.finetuned import SpeechRecogniser, SpeechRecogniserConfig
+from pretrain.speech.loading import SpeechRecogniser, SpeechRecogniserConfig
 from w2w.cluit.content_loss import ContentLoss, ContentLossConfig
 from w2w.cluit.recognisers import FineTunedRecogniser, Listener, SpeechFeatures, open_recogniser
 

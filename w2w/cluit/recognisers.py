@@ -84,7 +84,7 @@ def open_recogniser(backend: Backend) -> nn.Module:
         case SpeechFeatures(folder=folder):
             recogniser = _Features(folder)
         case FineTunedRecogniser(folder=folder):
-            from pretrain.speech.finetuned import load_speech_recogniser
+            from pretrain.speech.loading import load_speech_recogniser
 
             recogniser = load_speech_recogniser(_given(folder, "recogniser fine-tuned by pretrain.ctc"))
     return recogniser.eval().requires_grad_(False)

@@ -1,0 +1,182 @@
+"""Pictures of sounds without training a generator: optimised, or by a published diffusion decoder.
+
+Optimised until CLIP's image tower embeds them as the sound: works with any towers, convinces these, not
+necessarily a person. Diffusion is by unCLIP pipelines of diffusers, such as Karlo: the encoder must have been
+distilled into the CLIP that the pipeline was trained with (Karlo: ViT-L/14 of OpenAI, 768 numbers). Weights
+are read from a folder here, never fetched.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from tqdm import tqdm
+
+from engine.user_error import UserError
+from pretrain.clip.towers import Towers
+
+PIPELINES = {
+    "UnCLIPImageVariationPipeline": ("image_embeddings", "decoder_num_inference_steps", {}),
+    "StableUnCLIPImg2ImgPipeline": ("image_embeds", "num_inference_steps", {"prompt": ""}),
+}
+"""Pipelines that draw from an image embedding: what they call it, their steps, and what else they want."""
+N_NOISE = 8
+"""Pictures of noise that tell how long the pipeline's own embeddings are."""
+
+
+def open_unclip(folder: Path | str, device: str = "cpu") -> Any:
+    """Open a pipeline from its folder (the one with model_index.json)."""
+    folder = Path(folder)
+    index = folder / "model_index.json"
+    if not index.is_file():
+        raise UserError(f"{folder} is no pipeline of diffusers: model_index.json is missing")
+    try:
+        name = json.loads(index.read_text()).get("_class_name")
+    except (OSError, ValueError):
+        raise UserError(f"{index} cannot be read as JSON") from None
+    if name not in PIPELINES:
+        known = " or ".join(PIPELINES)
+        raise UserError(f"{folder} holds a {name}, which does not draw from embeddings: give a {known}")
+    try:
+        import diffusers  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UserError("drawing by diffusion needs diffusers: pip install diffusers") from None
+    try:
+        pipeline = getattr(diffusers, name).from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # missing parts, other versions, damaged files
+        reason = " ".join(str(error).split())[:160].rstrip(".")
+        raise UserError(f"the pipeline in {folder} cannot be opened: {reason}") from None
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+@torch.no_grad()
+def own_length(pipeline: Any) -> float:
+    """Return the length of the pipeline's own image embeddings, which is not 1, as ours is."""
+    encoder, rng = pipeline.image_encoder, torch.Generator().manual_seed(0)
+    size = encoder.config.image_size
+    own = next(encoder.parameters())
+    noise = torch.randn(N_NOISE, 3, size, size, generator=rng).to(own)
+    return encoder(noise).image_embeds.norm(dim=-1).mean().item()
+
+
+def diffuse(
+    pipeline: Any,
+    embeddings: Float[Tensor, "n dim"],
+    *,
+    steps: int = 25,
+    seed: int = 0,
+    length: Callable[[Any], float] = own_length,
+    progress: bool = True,
+) -> UInt8[Tensor, "n 3 height width"]:
+    """Return a picture for each embedding, made one at a time."""
+    argument, n_steps, others = PIPELINES[type(pipeline).__name__]
+    wanted = int(pipeline.image_encoder.config.projection_dim)
+    if embeddings.shape[1] != wanted:
+        raise UserError(
+            f"the pipeline draws from {wanted} numbers and the encoder gives {embeddings.shape[1]}: distil it"
+            " from the CLIP that the pipeline was trained with"
+        )
+    scaled = F.normalize(embeddings, dim=-1) * length(pipeline)
+    own = next(pipeline.image_encoder.parameters())
+    drawn = []
+    for number, embedding in enumerate(tqdm(scaled, desc="diffusing", delay=2.0, disable=not progress)):
+        generator = torch.Generator().manual_seed(seed + number)
+        given = {argument: embedding[None].to(own), n_steps: steps, **others}
+        picture = np.asarray(pipeline(**given, generator=generator, output_type="np").images)[0]
+        drawn.append(torch.from_numpy(picture.transpose(2, 0, 1) * 255).round().clamp(0, 255).to(torch.uint8))
+    return torch.stack(drawn)
+
+
+GREY = 0.2
+"""Spread of the first picture's logits: nearly grey."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimisedConfig:
+    """How pictures are optimised."""
+
+    steps: int = 150
+    """Updates of a picture."""
+    lr: float = 0.05
+    """Of Adam."""
+    shift: float = 0.15
+    """Share of a side by which pictures are moved and enlarged at random before each step, so that nothing
+    depends on single pixels."""
+    smoothness: float = 0.1
+    """Weight of neighbouring pixels' mean difference."""
+    batch: int = 32
+    """Pictures optimised at once, each on its own."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch < 1 or not 0 <= self.shift < 1:
+            raise UserError(f"steps={self.steps}, batch={self.batch}, shift={self.shift}: out of range")
+
+
+def optimise(
+    towers: Towers,
+    targets: Float[Tensor, "n dim"],
+    config: OptimisedConfig | None = None,
+    *,
+    seed: int = 0,
+    progress: bool = True,
+) -> UInt8[Tensor, "n 3 height width"]:
+    """Return a picture for each target, of the towers' own size."""
+    config = config or OptimisedConfig()
+    parts = targets.to(towers.device).split(config.batch)
+    bar = tqdm(total=len(parts) * config.steps, desc="optimising pictures", delay=2.0, disable=not progress)
+    with bar:
+        found = [_optimise(towers, part, config, seed + number, bar) for number, part in enumerate(parts)]
+    return torch.cat(found)
+
+
+def _optimise(
+    towers: Towers, targets: Tensor, config: OptimisedConfig, seed: int, bar: tqdm
+) -> UInt8[Tensor, "n 3 height width"]:
+    """Optimise amplitudes of waves, the fine ones scaled down (Olah et al., 2017)."""
+    rng = torch.Generator().manual_seed(seed)
+    height, width = towers.height, towers.width
+    targets = F.normalize(targets.detach(), dim=-1)
+    rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)
+    frequency = (rows.square() + columns.square()).sqrt().clamp_min(1 / max(height, width))
+    scale = ((1 / frequency) * (height * width) ** 0.5 / max(height, width)).to(targets.device)
+    waves = GREY * torch.randn(len(targets), 3, height, width // 2 + 1, 2, generator=rng)
+    waves = waves.to(targets.device).requires_grad_()
+    optimizer = torch.optim.Adam([waves], lr=config.lr)
+
+    def pixels() -> Float[Tensor, "n 3 height width"]:
+        return torch.sigmoid(torch.fft.irfft2(torch.view_as_complex(waves) * scale, s=(height, width)))
+
+    for _ in range(config.steps):
+        picture = pixels()
+        cosine = (towers.embed(_moved(picture, config.shift, rng)) * targets).sum(-1)
+        loss = (1 - cosine + config.smoothness * _roughness(picture)).sum()
+        (waves.grad,) = torch.autograd.grad(loss, [waves])
+        optimizer.step()
+        bar.update()
+    with torch.no_grad():
+        return (pixels() * 255).round().to(torch.uint8).cpu()
+
+
+def _moved(pixels: Tensor, shift: float, rng: torch.Generator) -> Tensor:
+    """Enlarge and move each picture a little, each differently."""
+    n = len(pixels)
+    zoom = 1 - shift * torch.rand(n, generator=rng)
+    place = (1 - zoom)[:, None] * (2 * torch.rand(n, 2, generator=rng) - 1)
+    matrix = torch.zeros(n, 2, 3)
+    matrix[:, 0, 0] = matrix[:, 1, 1] = zoom
+    matrix[:, :, 2] = place
+    grid = F.affine_grid(matrix, list(pixels.shape), align_corners=False).to(pixels)
+    return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+
+
+def _roughness(pixels: Tensor) -> Float[Tensor, "n"]:
+    down = (pixels[..., 1:, :] - pixels[..., :-1, :]).abs().mean((1, 2, 3))
+    return down + (pixels[..., 1:] - pixels[..., :-1]).abs().mean((1, 2, 3))
