@@ -19,8 +19,17 @@ from benchmarks import vocoder_peers as peers
 from benchmarks import vocoder_steps as steps
 from benchmarks.table import machine, show
 from benchmarks.vocoder_gpu import gpu_rows
-from benchmarks.vocoder_runtimes import runtime_calls
-from benchmarks.vocoder_timing import HEADS, Asked, Row, alternate, fp32_peak, gmac, gmac_of, row
+from benchmarks.vocoder_timing import (
+    HEADS,
+    Asked,
+    Row,
+    alternate,
+    fp32_peak,
+    gmac,
+    gmac_of,
+    row,
+    runtime_calls,
+)
 from benchmarks.vocoder_wavenet import wavenet_rows
 from data.frontends import named_mel
 from engine.arguments import Arguments

@@ -18,20 +18,22 @@ trained speakers, cut anew.
 Finished runs are kept in OUT and never repeated; one that was cut off continues. Curves are in OUT, too.
 """
 
-from collections.abc import Callable, Sequence
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import torch
 
 from data.batches import Address
 from engine.arguments import Arguments
+from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
-from experiments.curves import read_curve, write_curves
 from experiments.stargan.measures import columns_after_merge, measures
-from experiments.stargan.report import CURVES, table
 from experiments.study import Study, Training
 from experiments.trainers import run_loop, stargan
 from w2w.baselines.stargan.batches import LabelledBatch, LabelledCrops
@@ -39,6 +41,91 @@ from w2w.baselines.stargan.presets import PRESETS, StarGANTrainConfig, batch, in
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig
 from w2w.baselines.stargan.task import StarGAN
 from w2w.baselines.stargan.train import completed
+
+Point = dict[str, Any]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± sample deviation."""
+    if not values:
+        return ""
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def read_curve(path: Path) -> list[Point]:
+    """Points of one run by step; where a run was cut off and did steps again, the later ones count."""
+    if not path.is_file():
+        return []
+    points = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
+    return sorted({point["step"]: point for point in points}.values(), key=lambda point: point["step"])
+
+
+def write_curves(out: Path, runs: Mapping[str, Sequence[Path]], titles: Mapping[str, str]) -> None:
+    """Write curves.csv of all runs, by variant and seed, and curves.png, where matplotlib is installed.
+
+    ``titles`` says which measures are drawn: means over seeds, and the range between them.
+    """
+    curves = {name: [read_curve(folder / "curve.jsonl") for folder in seeds] for name, seeds in runs.items()}
+    points = [
+        {"variant": name, "seed": seed, **point}
+        for name, seeds in curves.items()
+        for seed, curve in enumerate(seeds)
+        for point in curve
+    ]
+    names = dict.fromkeys(name for point in points for name in point)
+    with (out / "curves.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(names), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(points)
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return
+    figure = Figure(figsize=(3.5 * len(titles), 4), layout="constrained")
+    axes = figure.subplots(1, len(titles), squeeze=False)[0]
+    for axis, (measure, title) in zip(axes, titles.items()):
+        for name, seeds in curves.items():
+            own = [point for curve in seeds for point in curve if measure in point]
+            steps = sorted({point["step"] for point in own})
+            values = [[point[measure] for point in own if point["step"] == step] for step in steps]
+            (line,) = axis.plot(steps, [mean(value) for value in values], label=name)
+            lowest, highest = [min(value) for value in values], [max(value) for value in values]
+            axis.fill_between(steps, lowest, highest, color=line.get_color(), alpha=0.15)
+        axis.set_title(title)
+        axis.set_xlabel("step")
+    axes[0].legend()
+    figure.savefig(out / "curves.png", dpi=120)
+
+
+COLUMNS = {
+    "copy": "output to input / clip to clip",
+    "kept": "output to input, own label",
+    "moved": "output to input, other labels",
+    "label_share": "variance that the label causes",
+    "way": "way to the target's mean spectrum",
+    "speaker_obeyed": "target speaker heard",
+    "speaker_before": "in the source",
+    "speaker_real": "own speaker heard in real clips",
+    "gender_obeyed": "target gender heard",
+    "gender_before": "in the source ",
+    "speaker_pull": "target speaker's logit rises by",
+}
+"""By measure, its heading."""
+CURVES = {name: COLUMNS[name] for name in ("copy", "label_share", "way", "gender_obeyed")}
+
+
+def table(results: Sequence[Mapping[str, Any]], title: str) -> str:
+    """Means and sample deviations over seeds, a column for each measure that there is."""
+    columns = [name for name in COLUMNS if any(name in run for run in results)]
+    lines = []
+    for name in dict.fromkeys(run["variant"] for run in results):
+        runs = [run for run in results if run["variant"] == name]
+        cells = [spread([run[column] for run in runs if column in run]) for column in columns]
+        reach, seconds = f"{runs[0]['columns']} of {runs[0]['frames']}", mean(run["seconds"] for run in runs)
+        lines.append([name, reach, runs[0]["batch"], *cells, len(runs), f"{seconds:.0f}"])
+    heads = ["variant", "columns seen after the merge", "clips", *(COLUMNS[name] for name in columns)]
+    return f"{title}\n\n{markdown([*heads, 'seeds', 'CPU s'], lines)}"
+
 
 SIZES = ("half", "small", "published", "tiny")
 N_POINTS = 8

@@ -1,4 +1,4 @@
-"""Speech encoders by path (ours, or Data2VecAudio of transformers), and recognisers that were made of them."""
+"""Speech encoders by path (ours, or Data2VecAudio of transformers), and recognisers made of them."""
 
 import json
 from dataclasses import dataclass, field

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import vocoder_runtimes, vocoders
+from benchmarks import vocoder_timing, vocoders
 from benchmarks.vocoder_peers import Drawn, published_modules
 from benchmarks.vocoder_timing import Timed, alternate, gmac, gmac_of, row
 from benchmarks.vocoder_wavenet import faster
@@ -97,11 +97,11 @@ def test_runtimes_compute_what_the_network_does() -> None:
     """Whichever are installed; the graph is the exporter's."""
     network = HiFiGAN(replace(V2, channels=16)).fold().eval()
     mel = torch.randn(1, 80, 6)
-    for name, run in vocoder_runtimes.runtime_calls(network, mel):
+    for name, run in vocoder_timing.runtime_calls(network, mel):
         torch.testing.assert_close(run(), network(mel).detach(), rtol=1e-4, atol=1e-4, msg=name)
 
 
 def test_a_runtime_that_is_missing_is_named(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(vocoder_runtimes.importlib.util, "find_spec", lambda name: None)
-    assert not list(vocoder_runtimes.runtime_calls(nn.Identity(), torch.zeros(1, 1, 1)))
+    monkeypatch.setattr(vocoder_timing.importlib.util, "find_spec", lambda name: None)
+    assert not list(vocoder_timing.runtime_calls(nn.Identity(), torch.zeros(1, 1, 1)))
     assert "openvino is not installed and not measured: pip install" in capsys.readouterr().err

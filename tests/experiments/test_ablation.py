@@ -11,8 +11,17 @@ from data.batches import Address
 from data.manifest import Row, write_manifest
 from engine.config import differences, load_config
 from eval.scoring import summarise
-from experiments.ablation.__main__ import full_config, main, parse, table
-from experiments.ablation.variants import CONTRAST, FULL, SPEECH_ENCODERS, VARIANTS, variant
+from experiments.ablation import (
+    CONTRAST,
+    FULL,
+    SPEECH_ENCODERS,
+    VARIANTS,
+    full_config,
+    main,
+    parse,
+    table,
+    variant,
+)
 from experiments.scores import differences as score_differences
 from experiments.study import Cost
 from experiments.trainers import wave_to_wave

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from data.audio.writing import save
-from experiments.stargan.__main__ import SIZES, larger, main, variants
+from experiments.stargan.__main__ import COLUMNS, SIZES, larger, main, table, variants
 from experiments.stargan.measures import columns_after_merge, copied, label_share, obeyed, turns
-from experiments.stargan.report import COLUMNS, table
 from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig
 from w2w.baselines.stargan.networks import Judgement
 

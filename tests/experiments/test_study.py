@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from engine.loop import LoopConfig, fit
 from engine.user_error import UserError
 from experiments import study as module
-from experiments.curves import read_curve, spread, write_curves
+from experiments.stargan.__main__ import read_curve, spread, write_curves
 from experiments.study import Phase, Recorded, Study, Training, step_seconds, steps_within
 
 

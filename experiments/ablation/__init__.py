@@ -1,1 +1,0 @@
-"""What each part of the converter's training buys, at equal cost."""
