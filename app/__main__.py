@@ -9,24 +9,96 @@ answered, and the folder goes with the server. There is no login: to serve other
 that knows them in front (``--root-path`` tells the prefix it serves under).
 """
 
+import fcntl
 import logging
+import os
+import shutil
 import socket
+import stat
 import sys
+import tempfile
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from app.conversions import Conversions
 from app.limits import Limits
-from app.tempdir import forget, private_folder
 from engine.arguments import Arguments
 from engine.stopping import stop_signals
 from engine.user_error import UserError, exits_cleanly
 from w2w.converter import Converter
 from w2w.weights import weights_folder
+
+PREFIX = "timbre-app-"
+LOCK = ".lock"
+"""Held while the server lives; the system lets go of it when a process dies in any way."""
+
+
+@contextmanager
+def private_folder(where: Path | None = None) -> Iterator[Path]:
+    """Make a folder for a server's files in ``where`` (default: the system's temporary folder).
+
+    It is deleted at the end, and so are those of servers that were killed before they could do so.
+    """
+    where = where or Path(tempfile.gettempdir())
+    sweep(where)
+    folder, lock = _locked(where)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def sweep(where: Path) -> None:
+    """Delete the folders of dead servers of this user."""
+    for folder in where.glob(f"{PREFIX}*"):
+        about = folder.lstat()
+        if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
+            continue
+        lock = _try_lock(folder)
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def forget(folder: Path, seconds: float) -> None:
+    """Delete the files in a folder, at any depth, that have not been written to for so long.
+
+    The page's library keeps the pieces of uploads that broke off, and results that nobody asked for again.
+    """
+    for path in folder.rglob("*"):
+        with suppress(OSError):  # others delete here too
+            if path.is_file() and time.time() - path.stat().st_mtime > seconds:
+                path.unlink()
+
+
+def _locked(where: Path) -> tuple[Path, int]:
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=where))  # for this user alone
+        lock = _try_lock(folder)
+        if lock is not None and folder.exists():  # else another server's start swept it away between
+            return folder, lock
+        if lock is not None:
+            os.close(lock)
+
+
+def _try_lock(folder: Path) -> int | None:
+    try:
+        lock = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
+
 
 KEPT_S = 3_600
 """Seconds that a visitor's files are kept for the page to show them again."""
@@ -49,8 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             import uvicorn
 
             logging.getLogger("python_multipart").setLevel(logging.ERROR)  # clients' mistakes
-            from app.idle_timeout import with_idle_timeout
-            from app.middleware import LOOPBACK
+            from app.middleware import LOOPBACK, with_idle_timeout
             from app.server import application
         except ModuleNotFoundError as missing:
             raise UserError(f"{missing.name} is not installed: pip install 'timbre[app]'") from None

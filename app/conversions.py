@@ -3,24 +3,83 @@
 import hashlib
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from app.job_queue import JobQueue
-from app.limits import Limits
+from app.limits import BusyError, Limits
 from data.audio import excerpt
 from engine.user_error import UserError
 from w2w.convert import MOST_SEMITONES, convert
 from w2w.converter import Converter
 from w2w.sources import job_of
 from w2w.voices import HEARD_S
+
+T = TypeVar("T")
+
+
+class JobQueue:
+    """Jobs worked on in the order they came, ``workers`` at a time, at most ``capacity`` waiting."""
+
+    def __init__(self, workers: int, capacity: int) -> None:
+        self.workers, self.capacity = workers, capacity
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._here = threading.local()
+        self._pool = ThreadPoolExecutor(workers, "conversion", initializer=self._begin)
+
+    @property
+    def working(self) -> int:
+        """Jobs worked on now."""
+        return min(self._inside, self.workers)
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that have not begun."""
+        return max(0, self._inside - self.workers)
+
+    @property
+    def full(self) -> bool:
+        """Whether the next job would be refused."""
+        return self._inside >= self.workers + self.capacity
+
+    def submit(self, job: Callable[[], T]) -> Future[T]:
+        """Queue a job; one that has not begun can still be cancelled."""
+        with self._lock:
+            if self.full:
+                raise BusyError(f"{self.waiting} others are waiting already; try again in some seconds")
+            self._inside += 1
+        future = self._pool.submit(job)
+        future.add_done_callback(self._leave)
+        return future
+
+    def run(self, job: Callable[[], T]) -> T:
+        """Queue a job and wait for its result; at once for a job that is part of the one worked on."""
+        if getattr(self._here, "working", False):
+            return job()
+        return self.submit(job).result()
+
+    def close(self) -> None:
+        """Send those who wait away and let what is worked on end."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _begin(self) -> None:
+        self._here.working = True
+        torch.set_num_threads(1)  # counted for each thread that calls: workers must not fight over the cores
+
+    def _leave(self, _: Future) -> None:
+        with self._lock:
+            self._inside -= 1
+
 
 Voice = Float[Tensor, "1 dim"]
 

@@ -14,8 +14,7 @@ from starlette.types import ASGIApp
 
 from app.api import Interface
 from app.conversions import Conversions
-from app.errors import error_body, status_of
-from app.limits import BusyError
+from app.limits import BusyError, error_body, status_of
 from app.middleware import GuardMiddleware
 from engine.user_error import UserError
 
@@ -69,8 +68,7 @@ def with_page(
     os.environ["GRADIO_TEMP_DIR"] = str(conversions.folder / "page")
     import gradio
 
-    from app.page import build_page
-    from app.theme import mounted
+    from app.page import build_page, mounted
 
     async def built() -> FastAPI:
         with warnings.catch_warnings():

@@ -13,10 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.conversions import Conversions
-from app.job_queue import JobQueue
+from app.__main__ import LOCK, PREFIX, forget, private_folder, sweep
+from app.conversions import Conversions, JobQueue
 from app.limits import BusyError, Limits, TooMuchError
-from app.tempdir import LOCK, PREFIX, forget, private_folder, sweep
 from data.audio import info, save
 from engine.user_error import UserError
 from w2w.converter import Converter
@@ -146,7 +145,7 @@ def test_old_files_are_forgotten_and_new_ones_kept(tmp_path):
 
 def test_a_killed_servers_folder_is_swept_by_the_next(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from app.tempdir import private_folder\n"
+        "import sys, time; from pathlib import Path; from app.__main__ import private_folder\n"
         "with private_folder(Path(sys.argv[1])) as folder: print(folder, flush=True); time.sleep(60)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)
