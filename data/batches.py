@@ -14,9 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.audio import AudioError
-from data.crops import Places, apart_from, leaving_room, loud_crop
 from data.manifest import Row, contents_of_rows, rows_from
-from data.recordings import Recordings
+from data.recordings import Places, Recordings, apart_from, leaving_room, loud_crop
 from engine.config import free
 from engine.contents import Contents
 from engine.user_error import UserError

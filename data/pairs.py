@@ -15,9 +15,8 @@ from torch.utils.data import Dataset
 
 from data.audio import AudioError
 from data.batches import FILES_TRIED, Address, Batch, Batches, DataConfig, SpeechCrops, split_rows
-from data.crops import apart_from, leaving_room, loud_crop
 from data.manifest import Row, contents_of_rows
-from data.recordings import Recordings
+from data.recordings import Recordings, apart_from, leaving_room, loud_crop
 from engine.config import free
 from engine.contents import Contents
 from engine.user_error import UserError

@@ -12,8 +12,8 @@ voices are Kokoro's (Apache 2.0): two files from https://github.com/thewh1teagle
 from pathlib import Path
 
 from data.synthetic.kokoro import WHERE, Kokoro
-from data.synthetic.lines import built_in_lines, read_lines
 from data.synthetic.parallel_corpus import FORMATS, ParallelConfig, make_parallel_corpus
+from data.synthetic.sentences import built_in_lines, read_lines
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 

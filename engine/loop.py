@@ -32,12 +32,11 @@ from engine import checkpoint, tracking
 from engine.config import free, save_config, to_json
 from engine.contents import contents_of, guard
 from engine.files import check_writable, disk_errors
-from engine.meter import Meter, brief
 from engine.optim import Player, micro_batch
 from engine.placement import to_device
 from engine.seeding import seed_step
 from engine.stopping import stop_signals
-from engine.tracking import Samples
+from engine.tracking import Meter, Samples, brief
 from engine.user_error import UserError
 
 Batches = Callable[[int], Iterable[Any]]

@@ -121,7 +121,7 @@ def spread_voices(network: ConverterNetwork, spread: float, data: str) -> None:
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Export a run."""
-    from w2w.exported.command import FORMATS, add_step_options, refuse_step_options, write_step
+    from w2w.exported.files import FORMATS, add_step_options, refuse_step_options, write_step
 
     parser = Arguments.described_by("w2w.export", __doc__)
     parser.add_argument("run", type=Path, nargs="?", help="folder of the training run, or of an export")

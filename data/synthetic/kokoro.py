@@ -1,13 +1,15 @@
-"""Kokoro (Apache 2.0), a speech synthesiser whose timbre and prosody can be taken from different voices.
+"""Kokoro, which speaks sentences in voices of its own and in mixtures of them.
 
 It is of the kind of StyleTTS 2 (Li et al., 2023): a voice is a style for every number of tokens, whose first
 half steers the decoder and whose second half steers durations, F0 and energy.
 """
 
 import hashlib
+import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -15,6 +17,77 @@ import numpy as np
 from jaxtyping import Float
 
 from engine.user_error import UserError
+
+CAST_ADDRESS = 1_701
+HELD_OUT = 0.1
+"""Share of voices and mixtures that validation alone hears."""
+BEYOND, MOST_BEYOND = 0.15, 0.25
+"""Share of mixtures that lie outside two voices, and how far at most."""
+MIN_VOICES = 4
+"""Fewer would leave validation without a mixture."""
+Weights = Mapping[str, float]
+"""Of voices; they sum to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cast:
+    """Who speaks in one split."""
+
+    prosody: tuple[str, ...]
+    """Voices that lend rhythm and melody."""
+    speakers: Mapping[str, Weights]
+    """By name: these voices, others that lend timbre alone, and mixtures."""
+
+
+def cast(prosody: Sequence[str], timbres: Sequence[str], n_mixtures: int, seed: int) -> dict[str, Cast]:
+    """The casts of train and validation: their voices differ, and their mixtures are of their own voices."""
+    rng = np.random.default_rng([seed, CAST_ADDRESS])
+    leaders, followers = sorted(prosody), sorted(set(timbres) - set(prosody))
+    held_out = _drawn(rng, leaders, 2) | _drawn(rng, followers, 0)
+    n_held_out = round(HELD_OUT * n_mixtures)
+    casts, first = {}, 0
+    for split, count in {"train": n_mixtures - n_held_out, "validation": n_held_out}.items():
+        own = [name for name in (*leaders, *followers) if (name in held_out) == (split == "validation")]
+        mixtures = {f"blend_{first + number:04}": _mixture(rng, own) for number in range(count)}
+        casts[split] = Cast(
+            prosody=tuple(name for name in own if name in leaders),
+            speakers={**{name: {name: 1.0} for name in own}, **mixtures},
+        )
+        first += count
+    return casts
+
+
+def voices_named(prefixes: Sequence[str], voices: Sequence[str]) -> list[str]:
+    """The voices whose names begin with one of the prefixes, each of which must name one."""
+    for prefix in prefixes:
+        if not any(voice.startswith(prefix) for voice in voices):
+            raise UserError(f"no voice's name begins with {prefix!r}; there are {', '.join(voices)}")
+    return [voice for voice in voices if voice.startswith(tuple(prefixes))]
+
+
+def speakers_json(casts: Mapping[str, Cast]) -> str:
+    """Who is mixed of whom: name → voice → weight."""
+    return json.dumps(
+        {name: weights for cast in casts.values() for name, weights in cast.speakers.items()}, indent=1
+    )
+
+
+def _drawn(rng: np.random.Generator, voices: list[str], at_least: int) -> set[str]:
+    count = max(at_least, round(HELD_OUT * len(voices)))
+    return {voices[place] for place in rng.permutation(len(voices))[:count]}
+
+
+def _mixture(rng: np.random.Generator, voices: list[str]) -> dict[str, float]:
+    beyond = rng.random() < BEYOND
+    count = 2 if beyond else min(len(voices), int(rng.integers(2, 4)))
+    names = [voices[place] for place in rng.permutation(len(voices))[:count]]
+    if beyond:
+        excess = rng.uniform(0, MOST_BEYOND)
+        weights = np.array([1 + excess, -excess])
+    else:
+        weights = rng.dirichlet(np.ones(count))
+    return {name: round(float(weight), 4) for name, weight in zip(names, weights)}
+
 
 TIMBRE = 128
 """Leading numbers of a style that steer the decoder; the others steer durations, F0 and energy."""

@@ -20,9 +20,8 @@ from tqdm import tqdm
 from data.audio import resample, save
 from data.audio.writing import CODEC_RATES
 from data.manifest import Row, read_manifest, write_manifest
-from data.synthetic.kokoro import Synthesizer
-from data.synthetic.lines import line_of_group
-from data.synthetic.speakers import MIN_VOICES, Cast, cast, speakers_json, voices_named
+from data.synthetic.kokoro import MIN_VOICES, Cast, Synthesizer, cast, speakers_json, voices_named
+from data.synthetic.sentences import line_of_group
 from engine.user_error import UserError
 
 LEVEL_DB = -25.0

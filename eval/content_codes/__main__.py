@@ -20,9 +20,8 @@ from tqdm import tqdm
 
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
-from eval.content_codes.agreement import agreement
 from eval.content_codes.codes import NAMES, Code, Heard, hear, log_mel, open_code, teacher_code
-from eval.content_codes.phones import phone_error
+from eval.content_codes.phones import agreement, phone_error
 from eval.content_codes.speakers import Leak, Utterances, speaker_leakage, utterances
 from pretrain.probe.results import Interval
 from pretrain.speech.labelled import labelled_rows

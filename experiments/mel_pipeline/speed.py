@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from w2w.baselines.stargan.converter import StarGANNetwork
-from w2w.baselines.stargan.inversion import ToWave
-from w2w.baselines.stargan.spectrogram import at_full_scale
+from w2w.baselines.stargan.spectrogram import ToWave, at_full_scale
 from w2w.baselines.two_stage import TwoStage
 
 Wave = Float[Tensor, "1 1 samples"]

@@ -37,10 +37,10 @@ from experiments.stargan.measures import columns_after_merge, measures
 from experiments.study import Study, Training
 from experiments.trainers import run_loop, stargan
 from w2w.baselines.stargan.batches import LabelledBatch, LabelledCrops
-from w2w.baselines.stargan.presets import PRESETS, StarGANTrainConfig, batch, instance_norm, receptive
+from w2w.baselines.stargan.presets import StarGANTrainConfig, batch, instance_norm, receptive
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig
 from w2w.baselines.stargan.task import StarGAN
-from w2w.baselines.stargan.train import completed
+from w2w.baselines.stargan.train import PRESETS, completed
 
 Point = dict[str, Any]
 

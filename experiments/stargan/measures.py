@@ -9,9 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from w2w.baselines.stargan.batches import LabelledBatch
-from w2w.baselines.stargan.config import StarGANConfig
 from w2w.baselines.stargan.labels import LabelsConfig, input_label
-from w2w.baselines.stargan.networks import Discriminator, Generator
+from w2w.baselines.stargan.networks import Discriminator, Generator, StarGANConfig
 from w2w.baselines.stargan.spectrogram import Spectrogram
 
 Spectrograms = Float[Tensor, "batch 1 bins frames"]

@@ -29,7 +29,7 @@ from experiments.watermark.costs import Conversion, sound, time_taken
 from w2w import Converter
 from w2w.watermark import DEFAULT_KEY, Marker, detect
 from w2w.watermark.detector import FALSE_ALARM, SPAN, judge, likeness, score
-from w2w.watermark.pattern import gaussian_taps
+from w2w.watermark.marker import gaussian_taps
 
 Wave = Float[Tensor, "1 1 samples"]
 LONGEST_S = 10.0

@@ -16,9 +16,9 @@ from data.manifest import read_manifest
 from data.pairs import PairConfig, PairCrops
 from data.parallel import main
 from data.synthetic import parallel_corpus
-from data.synthetic.lines import LETTERS, built_in_lines, line_of_group, read_lines
+from data.synthetic.kokoro import cast, voices_named
 from data.synthetic.parallel_corpus import ParallelConfig, make_parallel_corpus, plan_group
-from data.synthetic.speakers import cast, voices_named
+from data.synthetic.sentences import LETTERS, built_in_lines, line_of_group, read_lines
 from engine.user_error import UserError
 
 LINES = [f"{word} and {word} went to the sea, as they had done every year." for word in "abcdefgh"]

@@ -8,12 +8,12 @@ import torch
 
 from data.audio import load, save
 from data.manifest import Row, write_manifest
-from eval.conditions import CHANGES, in_chinese, noisy, pairs_under, quiet
 from eval.pairs import Pair
+from eval.robustness import CHANGES, in_chinese, noisy, pairs_under, quiet
 
 pytest.importorskip("pyworld", reason="pyworld is not installed")
-from eval.conditions import whispered
 from eval.pitch import harvest
+from eval.robustness import whispered
 
 RATE = 16_000
 

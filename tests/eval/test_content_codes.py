@@ -13,9 +13,8 @@ from data.manifest import Row, rows_from, write_manifest
 from engine.checkpoint import export
 from engine.user_error import UserError
 from eval.content_codes.__main__ import main, speech
-from eval.content_codes.agreement import agreement
 from eval.content_codes.codes import SAMPLE_RATE, Code, Heard, audible_frames, hear, open_code
-from eval.content_codes.phones import phone_error
+from eval.content_codes.phones import agreement, phone_error
 from eval.content_codes.speakers import probe, speaker_leakage, utterances
 from pretrain.causal.encoder import CausalEncoderConfig
 from pretrain.causal.student import Student, StudentConfig

@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from engine.user_error import UserError
+from vocoders.wavenet import generation
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw, encode, predicted, silence
 from vocoders.wavenet.generation import generate, replay
@@ -62,7 +63,7 @@ def delayed(output, wave):
 
 @pytest.mark.parametrize("conditions", CONDITIONS, ids=lambda c: "+".join(c) or "none")
 def test_cached_outputs_equal_the_parallel_ones(conditions, monkeypatch):
-    monkeypatch.setattr(blocks, "AT_ONCE", 32)  # blocks of two frames
+    monkeypatch.setattr(generation, "AT_ONCE", 32)  # blocks of two frames
     for number, output in enumerate(OUTPUTS):
         network = made(output=output, kernel=2 + number % 2, **conditions)
         x, features = delayed(output, torch.rand(2, 1, N) * 2 - 1), given(network)
@@ -104,7 +105,7 @@ def test_blocks_equal_the_whole(local, backend, monkeypatch):
     network = made(local=local, output=MuLaw(levels=16), context=CONTEXT)
     features = given(network, n_samples=96)
     whole = generate(network, **features, seed=1, backend=backend)
-    monkeypatch.setattr(blocks, "AT_ONCE", 16)  # a frame for each of two rows
+    monkeypatch.setattr(generation, "AT_ONCE", 16)  # a frame for each of two rows
     assert (generate(network, **features, seed=1, backend=backend) == whole).all()
 
 

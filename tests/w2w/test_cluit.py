@@ -14,8 +14,8 @@ from data.pairs import HumanAndPairs, PairBatch
 from engine.optim import OptimConfig
 from pretrain.pitch.tracker import PitchTracker
 from pretrain.teachers import Framing, Teacher
-from w2w.cluit.augment import leveled, other_speeds, same_stretch
 from w2w.cluit.config import CLUITConfig, Weights
+from w2w.cluit.rows import leveled, other_speeds, same_stretch
 from w2w.cluit.task import CLUIT
 from w2w.networks.discriminator import Discriminator, DiscriminatorConfig
 

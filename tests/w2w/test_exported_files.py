@@ -32,7 +32,7 @@ def folder(tiny, tmp_path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("w2w.exported.checking.SECONDS", 0.5)
+    monkeypatch.setattr("w2w.exported.onnx_step.SECONDS", 0.5)
     monkeypatch.setenv("TIMBRE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("w2w.exported.engine._sessions", {})
 

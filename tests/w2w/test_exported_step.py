@@ -13,11 +13,9 @@ from torch.testing import assert_close
 
 from engine.user_error import UserError
 from w2w.converter import Converter
-from w2w.exported.checking import MOST, difference, require_equal
 from w2w.exported.engine import OnnxEngine, open_engine
-from w2w.exported.onnx_step import checked, onnx_model
-from w2w.exported.products import ConvolutionsAsProducts
-from w2w.exported.step import Step, flat, nested
+from w2w.exported.onnx_step import MOST, checked, difference, onnx_model, require_equal
+from w2w.exported.step import ConvolutionsAsProducts, Step, flat, nested
 from w2w.networks.network import ConverterNetwork
 
 KINDS = ["today", "earlier"]

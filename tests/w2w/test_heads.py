@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from w2w.networks.excitation import Excitation, white_noise
-from w2w.networks.heads import HarmonicNoiseHead, minimum_phase, overlap_add
+from w2w.networks.heads import Excitation, HarmonicNoiseHead, minimum_phase, overlap_add, white_noise
 
 WIDTH, FRAMES = 32, 14
 

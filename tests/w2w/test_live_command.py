@@ -19,7 +19,7 @@ from engine.checkpoint import export
 from engine.user_error import UserError
 from w2w.convert import main as convert
 from w2w.live.__main__ import main
-from w2w.live.keys import keyboard
+from w2w.live.console import keyboard
 from w2w.networks.network import ConverterNetwork
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,10 +14,8 @@ from torch.testing import assert_close
 from data.audio import info, load
 from engine.user_error import UserError
 from w2w import Converter
-from w2w.live.meters import FLOOR_DB, Load, Meter
-from w2w.live.playout import STEP_S, WATCHED_S, Playout
-from w2w.live.rings import Ring
-from w2w.live.session import FADE_MS, GLIDE_MS, Session
+from w2w.live.playout import STEP_S, WATCHED_S, Playout, Ring
+from w2w.live.session import FADE_MS, FLOOR_DB, GLIDE_MS, Load, Meter, Session
 from w2w.live.takes import Recorder, unused
 from w2w.networks.network import ConverterNetwork
 from w2w.watermark import Marker

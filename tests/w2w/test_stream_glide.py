@@ -11,8 +11,8 @@ from torch.testing import assert_close
 
 from data.audio import load
 from w2w import Converter
-from w2w.glide import Glide
 from w2w.networks.network import ConverterNetwork
+from w2w.stream import Glide
 
 SAMPLES = 4_800
 

@@ -14,7 +14,7 @@ from data.pitch_shift import shift_pitch_and_formants
 from engine.user_error import UserError
 from w2w.watermark import DEFAULT_KEY, Marker, detect
 from w2w.watermark.detector import SPAN, chance, judge, score
-from w2w.watermark.pattern import LAST, SAMPLE_RATE, gaussian_taps
+from w2w.watermark.marker import LAST, SAMPLE_RATE, gaussian_taps
 
 RATES = [8_000, 16_000, 22_050, 44_100, 48_000]
 

@@ -20,8 +20,10 @@ from vocoders.scores.pitch import pitch_scores
 from vocoders.scores.stft_distance import MultiResolutionSTFT
 
 Wave = Float[Tensor, "1 1 samples"]
-Copy = Float[Tensor, "1 1 copy_samples"]
 Mel = Float[Tensor, "1 n_mels frames"]
+
+
+Copy = Float[Tensor, "1 1 copy_samples"]
 
 PESQ_RATE = 16_000
 _NAMES = {16_000: "speech16k", 22_050: "hifigan_full_band", 24_000: "speech24k"}

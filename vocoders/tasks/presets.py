@@ -1,4 +1,8 @@
-"""The training presets: every network at 16, 22.05 and 24 kHz, forms for a CPU, and MelGAN's ablation."""
+"""The training presets: every network at 16, 22.05 and 24 kHz, forms for a CPU, and MelGAN's ablation.
+
+WaveNets: ``wavenet`` as published, for a GPU; ``*_small`` for a CPU; from mels, of known speakers, of
+anything.
+"""
 
 from dataclasses import replace
 

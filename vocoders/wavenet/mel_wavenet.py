@@ -1,4 +1,11 @@
-"""A WaveNet that speaks from log-mels: plain, ExcitNet or LP-WaveNet; the network of a ``Vocoder``."""
+"""A WaveNet that speaks from log-mels: plain, ExcitNet or LP-WaveNet; the network of a ``Vocoder``.
+
+Mel matching pulls a generated wave towards the mel it was made from: each pass multiplies the wave's STFT by
+the ratio of the wanted to the present log-mel, spread over the bins, and goes back to a wave. Where
+Griffin-Lim must invent every phase, this starts from a wave that has them. It is a post-filter: what it does
+to a log-mel distance says little of how the wave sounds, so figures with and without it belong side by side
+(it would bring even white noise near to any mel).
+"""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence

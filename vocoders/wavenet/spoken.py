@@ -2,6 +2,10 @@
 
 The recordings are those of a corpus that ``python -m data.voices`` made: its voices say its texts again, in
 memory, because only then do they tell when each phoneme began. Without a corpus, they say other sentences.
+
+What a WaveNet is told to say are the linguistic features of van den Oord et al. (2016), section 3.2, as far
+as espeak gives them. A frame knows its phoneme and the neighbours on either side, where in the phoneme it
+stands, how long that lasts, and the pitch.
 """
 
 import math

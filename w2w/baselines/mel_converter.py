@@ -16,9 +16,8 @@ from vocoders.loading import RELEASED
 from vocoders.mel_files import check_definition
 from vocoders.vocoder import Vocoder, VocoderConfig
 from w2w.baselines.cluit_mel.network import CluitMelConfig, CluitMelNetwork
-from w2w.baselines.framing import mel_of
 from w2w.baselines.stargan.converter import StarGANNetwork, StarGANUseConfig, trained
-from w2w.baselines.two_stage import TwoStage
+from w2w.baselines.two_stage import TwoStage, mel_of
 
 MelNetworkConfig = CluitMelConfig | StarGANUseConfig
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -12,9 +13,42 @@ from torch import Tensor, nn
 from data.frontends import LogMel, MelConfig
 from vocoders.loading import kind_of
 from vocoders.mel_files import check_definition
-from vocoders.streaming import Window
+from vocoders.streaming import Window, mels_of_blocks
 from vocoders.vocoder import Vocoder
-from w2w.baselines.framing import live_log_mel, mel_of, reach_ahead
+
+BLOCK_FRAMES = 400
+"""Frames that a live network is given at once where the whole is there: memory does not grow with it."""
+
+
+"""Frames that are made at once."""
+
+
+def mel_of(wave: Float[Tensor, "batch 1 samples"], mel: MelConfig) -> Float[Tensor, "batch n_mels frames"]:
+    """The log-mel of a wave of any length; what is left of its last hop is filled with silence."""
+    blocks = wave.cpu().split(BLOCK_FRAMES * mel.hop, dim=-1)
+    return torch.cat(list(mels_of_blocks(blocks, mel)), dim=-1).to(wave.device)
+
+
+def reach_ahead(mel: MelConfig) -> int:
+    """Samples after its own hop that a frame hears: those under its window's right side."""
+    if mel.padding == "causal":
+        return 0
+    # Of the transform, which reaches further, the window leaves the outermost samples out.
+    silent = mel.n_fft - mel.win - (mel.n_fft - mel.win) // 2
+    after = mel.n_fft - mel.hop - (mel.n_fft - mel.hop) // 2
+    return max(after - silent, 0)
+
+
+def live_log_mel(mel: MelConfig) -> LogMel:
+    """The definition with every frame's window at the end of what has come.
+
+    A wave with the ``n_fft − hop`` samples before it gives a frame for each hop: those of the wave
+    ``reach_ahead`` samples ago. Magnitudes do not tell where in the transform the window stands.
+    """
+    hear = LogMel(replace(mel, padding="none", win=mel.n_fft))
+    hear.window = F.pad(torch.hann_window(mel.win), (mel.n_fft - mel.win, 0))
+    return hear
+
 
 Mel = Float[Tensor, "batch n_mels frames"]
 Voice = Float[Tensor, "batch dim"]
@@ -57,9 +91,6 @@ def converted_in_windows(
 
 Wave = Float[Tensor, "batch 1 samples"]
 WavePiece = Float[Tensor, "batch 1 _"]
-
-BLOCK_FRAMES = 400
-"""Frames that a live network is given at once where the whole is there: memory does not grow with it."""
 
 
 @runtime_checkable

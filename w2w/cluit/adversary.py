@@ -6,11 +6,10 @@ from torch import Tensor
 
 from engine import gan_losses
 from engine.optim import EMA
-from w2w.cluit.augment import same_stretch
 from w2w.cluit.bank import MemoryBank
 from w2w.cluit.config import CLUITConfig
 from w2w.cluit.losses import info_nce, labelled_cross_entropy, r1
-from w2w.cluit.rows import Rows, Utterances
+from w2w.cluit.rows import Rows, Utterances, same_stretch
 from w2w.networks.discriminator import Discriminator
 
 Wave = Float[Tensor, "batch 1 samples"]

@@ -18,7 +18,6 @@ from pretrain.pitch.correlation import Pitch
 from pretrain.teacher import Teacher, at_times
 from w2w.cluit import samples
 from w2w.cluit.adversary import Adversary
-from w2w.cluit.augment import device_generator
 from w2w.cluit.balance import LossBalancer
 from w2w.cluit.bank import MemoryBank
 from w2w.cluit.config import CLUITConfig
@@ -28,7 +27,7 @@ from w2w.cluit.losses import (
     cosine_distance,
     energy_distance,
 )
-from w2w.cluit.rows import Utterances, lay_out
+from w2w.cluit.rows import Utterances, device_generator, lay_out
 from w2w.networks.discriminator import Discriminator, DiscriminatorConfig
 from w2w.networks.network import ConverterConfig, ConverterNetwork, Encoded, shift_pitch
 from w2w.networks.style import StyleEncoder

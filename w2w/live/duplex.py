@@ -9,8 +9,7 @@ import torch
 
 from engine.user_error import UserError
 from w2w.live.devices import Line, reason
-from w2w.live.playout import HELD_S, Playout
-from w2w.live.rings import Ring
+from w2w.live.playout import HELD_S, Playout, Ring
 from w2w.live.session import Session
 
 SILENT_S = 3.0

@@ -1,7 +1,6 @@
 """A mark in the sound that says it was made by a machine: inaudible, on by default, found by a command."""
 
 from w2w.watermark.detector import Finding, detect
-from w2w.watermark.marker import Marker
-from w2w.watermark.pattern import DEFAULT_KEY
+from w2w.watermark.marker import DEFAULT_KEY, Marker
 
 __all__ = ["DEFAULT_KEY", "Finding", "Marker", "detect"]

@@ -22,7 +22,7 @@ from engine.arguments import Arguments
 from engine.outcome import end, leaving_out, told
 from engine.user_error import UserError, exits_cleanly
 from w2w.watermark.detector import FALSE_ALARM, Finding, detect
-from w2w.watermark.pattern import DEFAULT_KEY, SAMPLE_RATE
+from w2w.watermark.marker import DEFAULT_KEY, SAMPLE_RATE
 
 
 @exits_cleanly

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from w2w.watermark.pattern import DEFAULT_KEY, FIRST, LAST, SAMPLE_RATE, SPAN, gaussian_taps, in_band
+from w2w.watermark.marker import DEFAULT_KEY, FIRST, LAST, SAMPLE_RATE, SPAN, gaussian_taps, in_band
 
 FALSE_ALARM = 1e-4
 """A file is called marked when chance would do as well less often than this."""

@@ -13,8 +13,7 @@ from engine.user_error import UserError
 from w2w.baselines.cluit_mel import losses as content
 from w2w.baselines.cluit_mel.augment import AugmentConfig, augmented
 from w2w.baselines.cluit_mel.config import CluitMelTaskConfig, Weights
-from w2w.baselines.cluit_mel.losses import MelContentLoss, loud_frames
-from w2w.baselines.cluit_mel.negatives import Negatives, Queue, SlotBank
+from w2w.baselines.cluit_mel.losses import MelContentLoss, Negatives, Queue, SlotBank, loud_frames
 from w2w.cluit.content_loss import ContentLossConfig
 from w2w.cluit.losses import info_nce
 from w2w.cluit.recognisers import SpeechFeatures

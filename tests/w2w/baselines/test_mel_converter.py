@@ -22,12 +22,12 @@ from w2w import Converter
 from w2w.baselines import mel_converter, predict
 from w2w.baselines.cluit_mel.network import CluitMelNetwork
 from w2w.baselines.cluit_mel.presets import PRESETS
-from w2w.baselines.framing import mel_of
 from w2w.baselines.mel_converter import MelConverterConfig, export_mel_converter
 from w2w.baselines.stargan.converter import StarGANUseConfig
-from w2w.baselines.stargan.presets import PRESETS as STARGAN
+from w2w.baselines.stargan.train import PRESETS as STARGAN
 from w2w.baselines.stargan.train import build as stargan_task
 from w2w.baselines.stargan.train import completed
+from w2w.baselines.two_stage import mel_of
 from w2w.convert import main as convert
 from w2w.export import export_run
 from w2w.export import main as export_command

@@ -8,12 +8,19 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from engine.user_error import UserError
-from w2w.baselines.cluit_mel.blocks import Block, StyledBlock
+from w2w.baselines.cluit_mel.blocks import (
+    AdaIN,
+    Affine,
+    Block,
+    Modulation,
+    Normalisation,
+    StyledBlock,
+    instance_norm,
+)
 from w2w.baselines.cluit_mel.config import CluitMelConfig
 from w2w.baselines.cluit_mel.convolutions import FEW, doubling, folded, halving, same
-from w2w.baselines.cluit_mel.critic import MelCritic
+from w2w.baselines.cluit_mel.generator import MelCritic
 from w2w.baselines.cluit_mel.network import CluitMelNetwork, StyleEncoder, mirrored
-from w2w.baselines.cluit_mel.normalisation import AdaIN, Affine, Modulation, Normalisation, instance_norm
 
 TINY = CluitMelConfig(n_channels=8, max_channels=16, style_dim=6, projection_dim=5, n_speakers=3)
 

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from engine.user_error import UserError
 from w2w.baselines.cluit_mel import network as network_file
-from w2w.baselines.cluit_mel.critic import MelCritic
+from w2w.baselines.cluit_mel.generator import MelCritic
 from w2w.baselines.cluit_mel.network import CluitMelConfig, CluitMelNetwork
 
 LIVE = ["frame", "frozen"]

@@ -14,8 +14,18 @@ from data.frontends import NAMED, LogMel, MelConfig, stft
 from data.manifest import rows_from
 from engine.user_error import UserError
 from vocoders.griffin_lim import GriffinLimConfig
-from w2w.baselines.stargan.inversion import BLACK, KNEE, ToMel, ToWave, framed, hum, levels
-from w2w.baselines.stargan.spectrogram import Spectrogram, SpectrogramConfig, at_full_scale
+from w2w.baselines.stargan.spectrogram import (
+    BLACK,
+    KNEE,
+    Spectrogram,
+    SpectrogramConfig,
+    ToMel,
+    ToWave,
+    at_full_scale,
+    framed,
+    hum,
+    levels,
+)
 
 WHOLE = SpectrogramConfig()
 SMALL = SpectrogramConfig(n_fft=256, hop=64, n_frames=64, n_bins=64)

@@ -16,11 +16,10 @@ from vocoders.hifigan import V2_16K
 from vocoders.vocoder import Vocoder, VocoderConfig
 from w2w import Converter
 from w2w.baselines.stargan import converter as networks
-from w2w.baselines.stargan.config import StarGANConfig
 from w2w.baselines.stargan.converter import StarGANNetwork, StarGANSpectrograms, StarGANUseConfig
-from w2w.baselines.stargan.inversion import framed
 from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig, companions, heard_voice, named_voice
-from w2w.baselines.stargan.spectrogram import SpectrogramConfig
+from w2w.baselines.stargan.networks import StarGANConfig
+from w2w.baselines.stargan.spectrogram import SpectrogramConfig, framed
 from w2w.networks.wave_network import WaveNetwork
 
 LABELS = LabelsConfig(

@@ -10,9 +10,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from engine.user_error import UserError
-from w2w.baselines.stargan.config import StarGANConfig
 from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig, input_label
-from w2w.baselines.stargan.networks import Discriminator, Generator, LabelMerge, OneMap
+from w2w.baselines.stargan.networks import Discriminator, Generator, LabelMerge, OneMap, StarGANConfig
 from w2w.baselines.stargan.presets import WHOLE_INPUT
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig
 

@@ -9,8 +9,8 @@ from torch.testing import assert_close
 from engine.optim import OptimConfig
 from w2w.baselines.stargan.batches import LabelledBatch
 from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig
-from w2w.baselines.stargan.presets import PRESETS
 from w2w.baselines.stargan.task import StarGAN, StarGANTaskConfig, other_clips
+from w2w.baselines.stargan.train import PRESETS
 
 LABELS = LabelsConfig(
     first=LabelGroup(column="speaker", size=3),

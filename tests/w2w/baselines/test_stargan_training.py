@@ -15,9 +15,9 @@ from engine.user_error import UserError
 from w2w.baselines.mel_converter import MelConverterConfig
 from w2w.baselines.stargan.batches import LabelledCrops, labelled_batches
 from w2w.baselines.stargan.labels import LabelGroup
-from w2w.baselines.stargan.presets import PRESETS, STARGAN, STARGAN_SMALL
+from w2w.baselines.stargan.presets import STARGAN, STARGAN_SMALL, StarGANTrainConfig
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig
-from w2w.baselines.stargan.train import StarGANTrainConfig, build, completed, train
+from w2w.baselines.stargan.train import PRESETS, build, completed, train
 
 TINY = PRESETS["tiny"]
 

@@ -19,8 +19,7 @@ from vocoders.melgan import MELGAN_16K
 from vocoders.vocoder import Vocoder, VocoderConfig
 from w2w import Converter
 from w2w.baselines import two_stage
-from w2w.baselines.framing import live_log_mel, reach_ahead
-from w2w.baselines.two_stage import MelNetwork, TwoStage
+from w2w.baselines.two_stage import MelNetwork, TwoStage, live_log_mel, reach_ahead
 from w2w.networks.wave_network import WaveNetwork
 
 SPEECH = NAMED["speech16k"]

@@ -1,8 +1,10 @@
 """CLUIT on mels (Lee, Seol and Lee 2021): contrast says whose voice, a cycle keeps what was said."""
 
+import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -11,22 +13,81 @@ from data.frontends import LogMel
 from engine.optim import EMA, OptimConfig, Player
 from engine.tracking import Samples
 from engine.user_error import UserError
-from w2w.baselines.cluit_mel import showcase
+from vocoders.griffin_lim import GriffinLim, GriffinLimConfig
 from w2w.baselines.cluit_mel.augment import augmented
 from w2w.baselines.cluit_mel.config import CluitMelTaskConfig
-from w2w.baselines.cluit_mel.critic import MelCritic, MelJudgement
+from w2w.baselines.cluit_mel.generator import MelCritic, MelJudgement
 from w2w.baselines.cluit_mel.losses import (
+    Drawn,
+    Queue,
+    SlotBank,
+    frame_energy,
     gradient_penalty,
     mel_distance,
     norm_loss,
     softplus_critic,
     softplus_generator,
 )
-from w2w.baselines.cluit_mel.negatives import Drawn, Queue, SlotBank
 from w2w.baselines.cluit_mel.network import CluitMelConfig, CluitMelNetwork
 from w2w.cluit.losses import info_nce, labelled_cross_entropy
 
 Mel = Float[Tensor, "batch n_mels frames"]
+
+
+N_SHOWN = 3
+"""Conversions shown."""
+
+
+def samples(network: CluitMelNetwork, mel: Mel) -> Samples:
+    """Sources, the references before them, and what becomes of them; sounds by Griffin-Lim."""
+    reference = mel.roll(1, 0)[:N_SHOWN]
+    source, voice = mel[:N_SHOWN], network.style_of_mel(reference)
+    shown = {"source": source, "reference": reference, "converted": network(source, voice)}
+    vocoder = GriffinLim(GriffinLimConfig(iterations=16), network.mel).to(mel.device)
+    audio = {}
+    for name in ("source", "converted"):
+        for item, wave in enumerate(vocoder(shown[name].float())):
+            audio[f"{name}/{item}"] = (wave, network.mel.sample_rate)
+    mels = {f"{name}/{item}": one for name, batch in shown.items() for item, one in enumerate(batch)}
+    return Samples(audio=audio, mels=mels)
+
+
+def watch(network: CluitMelNetwork, mel: Mel) -> dict[str, float]:
+    """Whether it converts, in nepers of level-free mels, and whether it keeps what was there.
+
+    A network that copies has ``changed_by_style`` 0 and is never ``nearer_to_reference``.
+    """
+    style = network.style_of_mel(mel)
+    converted, otherwise = (network(mel, style.roll(turn, 0)).float() for turn in (1, 2))
+    reference = mel.roll(1, 0)
+    ours, others = level_free(converted), level_free(otherwise)
+    near = (spectrum(converted) - spectrum(reference)).abs().mean(-1)
+    far = (spectrum(converted) - spectrum(mel)).abs().mean(-1)
+    return {
+        "changed": float((ours - level_free(mel)).abs().mean()),
+        "changed_by_style": float((ours - others).abs().mean()),
+        "spectrum_to_reference": float(near.mean()),
+        "spectrum_to_source": float(far.mean()),
+        "spectra_apart": float((spectrum(mel) - spectrum(reference)).abs().mean()),
+        "nearer_to_reference": float((near < far).float().mean()),
+        "cycle": float(F.l1_loss(network(converted, style).float(), mel)),
+        "norm": float(norm_loss(converted, mel)),
+        "finite": float(torch.isfinite(converted).all()),
+    }
+
+
+def level_free(mel: Mel) -> Mel:
+    """The mel without each frame's energy."""
+    return mel - frame_energy(mel)[:, None]
+
+
+def spectrum(mel: Mel) -> Float[Tensor, "batch n_mels"]:
+    """The mean level-free spectrum of the frames at most 40 dB below the loudest."""
+    energy = frame_energy(mel)
+    loud = (energy > energy.amax(-1, keepdim=True) - math.log(100.0)).float()[:, None]
+    return (level_free(mel) * loud).sum(-1) / loud.sum(-1)
+
+
 Scalars = dict[str, Tensor]
 
 
@@ -127,12 +188,12 @@ class CluitMel:
     def samples(self, step: int) -> Samples:
         """Pictures of the averaged generator on the last batch."""
         assert self.last is not None
-        return showcase.samples(self.averaged, self.last)
+        return samples(self.averaged, self.last)
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Whether the averaged generator converts the last batch; needs no labels."""
         assert self.last is not None
-        return showcase.watch(self.averaged, self.last)
+        return watch(self.averaged, self.last)
 
     @property
     def averaged(self) -> CluitMelNetwork:

@@ -16,11 +16,9 @@ from engine.config import load_config
 from engine.user_error import UserError
 from vocoders.griffin_lim import GriffinLim
 from vocoders.vocoder import Vocoder
-from w2w.baselines.stargan.config import StarGANConfig
-from w2w.baselines.stargan.inversion import ToMel, ToWave, edge
 from w2w.baselines.stargan.labels import Companions, heard_voice, named_voice
-from w2w.baselines.stargan.networks import Discriminator, Generator
-from w2w.baselines.stargan.spectrogram import Spectrogram, at_full_scale
+from w2w.baselines.stargan.networks import Discriminator, Generator, StarGANConfig
+from w2w.baselines.stargan.spectrogram import Spectrogram, ToMel, ToWave, at_full_scale, edge
 
 Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch n_in"]

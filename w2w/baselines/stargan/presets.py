@@ -7,8 +7,8 @@ from data.batches import DataConfig
 from engine.loop import LoopConfig
 from engine.optim import OptimConfig
 from engine.user_error import UserError
-from w2w.baselines.stargan.config import StarGANConfig
 from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig
+from w2w.baselines.stargan.networks import StarGANConfig
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig
 from w2w.baselines.stargan.task import StarGANTaskConfig
 

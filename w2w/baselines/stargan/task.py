@@ -12,9 +12,8 @@ from engine.optim import OptimConfig, Player
 from engine.tracking import Samples
 from engine.user_error import UserError
 from w2w.baselines.stargan.batches import LabelledBatch
-from w2w.baselines.stargan.config import StarGANConfig
 from w2w.baselines.stargan.labels import input_label, output_label
-from w2w.baselines.stargan.networks import Discriminator, Generator
+from w2w.baselines.stargan.networks import Discriminator, Generator, StarGANConfig
 from w2w.baselines.stargan.spectrogram import Spectrogram
 
 Spectrograms = Float[Tensor, "batch 1 bins frames"]
