@@ -1,4 +1,4 @@
-"""Scenes, something seen and heard together: finding them, and their waves and pictures."""
+"""Scenes: something seen and heard together, and their waves and pictures."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,6 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from data.audio import excerpt, info, load, resampled_length
-from data.audiovisual import hub, layouts
 from data.audiovisual.video import EXTENSIONS as VIDEOS
 from data.audiovisual.video import FRAME_RATE, video_frames, video_sound
 from engine.user_error import UserError
@@ -131,34 +130,3 @@ def listed(cell: str) -> list[str]:
 def _numbered(name: str) -> tuple[int, str]:
     digits = name.rpartition("_")[2]
     return (int(digits), name) if digits.isdigit() else (1 << 30, name)
-
-
-def scenes_from(
-    path: str | Path, layout: Layout = "auto", *, split: str | None = None, out: str | Path | None = None
-) -> list[Scene]:
-    """Find the scenes of a folder, a manifest, VGGSound's csv or a dataset (``layout`` "hub").
-
-    Scenes that lack a sound or a picture are left out, counted and named in one warning; the layouts are told
-    in ``data.audiovisual.layouts``. ``split`` keeps only those of a split. ``out`` is where sounds and
-    pictures stored inside a dataset are written (``runs/scenes/NAME`` by default).
-    """
-    path = Path(path)
-    match layouts.layout_of(path) if layout == "auto" else layout:
-        case "videos":
-            scenes = layouts.from_videos(path)
-        case "vggsound":
-            scenes = layouts.from_vggsound(path)
-        case "pairs":
-            scenes = layouts.from_pairs(path)
-        case "hub":
-            scenes = hub.from_dataset(str(path), Path(out) if out else Path("runs/scenes") / path.name)
-        case unknown:
-            known = "auto, videos, vggsound, pairs, hub"
-            raise UserError(f"there is no layout {unknown!r} of scenes; choose one of {known}")
-    if split is None:
-        return scenes
-    kept = [scene for scene in scenes if scene.split == split]
-    if not kept:
-        splits = ", ".join(sorted({scene.split for scene in scenes if scene.split})) or "none"
-        raise UserError(f"{path} holds no scene of the split {split!r} (it has: {splits})")
-    return kept

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.audio import AudioError
-from data.audiovisual.scenes import Scene, scenes_from, wave_of
+from data.audiovisual.finding import scenes_from
+from data.audiovisual.scenes import Scene, wave_of
 from data.audiovisual.video import VideoError
 from data.batches import Address
 from engine.config import free

@@ -25,7 +25,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.audio.resampling import resample
-from data.audiovisual.scenes import each_picture, scenes_from, wave_of
+from data.audiovisual.finding import scenes_from
+from data.audiovisual.scenes import each_picture, wave_of
 from data.synthetic.world import SAMPLE_RATE, World
 from data.synthetic.world_scenes import ATTRIBUTES
 from engine.arguments import Arguments

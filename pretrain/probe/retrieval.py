@@ -102,7 +102,8 @@ def _world_scenes(embeddings: Embeddings, towers: Towers, seed: int) -> Scenes:
 
 def _file_scenes(embeddings: Embeddings, towers: Towers, args: argparse.Namespace) -> Scenes:
     """Embed scenes of files; those whose pictures cannot be used are left out."""
-    from data.audiovisual.scenes import scenes_from, wave_of
+    from data.audiovisual.finding import scenes_from
+    from data.audiovisual.scenes import wave_of
     from pretrain.clip.embedded import embedded_scenes
 
     scenes = scenes_from(args.data, args.layout, split=args.split or None)

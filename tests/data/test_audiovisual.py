@@ -10,7 +10,8 @@ from tiny_videos import RATE, write_video
 from torch.testing import assert_close
 
 from data.audio import save
-from data.audiovisual.scenes import Scene, pictures_of, read_picture, scenes_from, wave_of
+from data.audiovisual.finding import scenes_from
+from data.audiovisual.scenes import Scene, pictures_of, read_picture, wave_of
 from engine.user_error import UserError
 
 pytest.importorskip("av")

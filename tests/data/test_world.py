@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.audio import load
-from data.audiovisual.scenes import scenes_from
+from data.audiovisual.finding import scenes_from
 from data.manifest import rows_from
 from data.synthetic.world import ATTRIBUTES, World, main, write
 from data.synthetic.world_captions import N_SAID, describe
