@@ -27,8 +27,8 @@ from engine.user_error import UserError, exits_cleanly
 from experiments.watermark.changes import RATE, World, changes, has_codecs
 from experiments.watermark.costs import Conversion, sound, time_taken
 from w2w import Converter
-from w2w.watermark import DEFAULT_KEY, Marker, detect
-from w2w.watermark.detector import FALSE_ALARM, SPAN, judge, likeness, score
+from w2w.watermark import DEFAULT_KEY, Marker
+from w2w.watermark.detector import FALSE_ALARM, SPAN, detect, judge, likeness, score
 from w2w.watermark.marker import gaussian_taps
 
 Wave = Float[Tensor, "1 1 samples"]

@@ -15,7 +15,8 @@ from eval.quality import DNSMOS, opinions
 from eval.recognisers import Pocketsphinx
 from eval.similarity import Resemblyzer, cosine
 from vocoders.scores.copies import has_pesq, log_mel_l1, pesq
-from w2w.watermark import Marker, detect
+from w2w.watermark import Marker
+from w2w.watermark.detector import detect
 
 Wave = Float[Tensor, "1 1 samples"]
 RATE = 16_000

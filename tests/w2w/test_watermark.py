@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from data.audio.resampling import resample
 from data.pitch_shift import shift_pitch_and_formants
 from engine.user_error import UserError
-from w2w.watermark import DEFAULT_KEY, Marker, detect
-from w2w.watermark.detector import SPAN, chance, judge, score
+from w2w.watermark import DEFAULT_KEY, Marker
+from w2w.watermark.detector import SPAN, chance, detect, judge, score
 from w2w.watermark.marker import LAST, SAMPLE_RATE, gaussian_taps
 
 RATES = [8_000, 16_000, 22_050, 44_100, 48_000]

@@ -11,8 +11,9 @@ from data.audio import load, save
 from engine.checkpoint import export
 from w2w.convert import main as convert
 from w2w.networks.network import ConverterNetwork
-from w2w.watermark import Marker, detect
+from w2w.watermark import Marker
 from w2w.watermark.__main__ import main
+from w2w.watermark.detector import detect
 
 
 @pytest.fixture
