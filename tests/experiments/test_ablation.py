@@ -1,7 +1,6 @@
 """A variant lacks what its name says and nothing else; the command trains, goes on and prints one table."""
 
 import math
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 from data.audio.writing import save
 from data.batches import Address
 from data.manifest import Row, write_manifest
-from engine.config import load_config
+from engine.config import differences, load_config
 from eval.scoring import summarise
 from experiments.ablation import (
     CONTRAST,
@@ -91,17 +90,7 @@ def test_every_variant_is_told_of_what_it_lacks() -> None:
 def test_a_variant_differs_in_what_it_names_and_in_nothing_else(name, full, tmp_path) -> None:
     # As trained: networks have the same sizes, whatever they begin from.
     ours, theirs = (wave_to_wave(variant(n, full), tmp_path, 10).config for n in (name, FULL))
-    assert {field for field, value in flat(ours) if value != dict(flat(theirs))[field]} == LACKS[name]
-
-
-def flat(config, before: str = ""):
-    """Every option but the loop's, and its value."""
-    for field in fields(config):
-        value = getattr(config, field.name)
-        if is_dataclass(value) and field.name != "loop":
-            yield from flat(value, f"{before}{field.name}.")
-        elif field.name != "loop":
-            yield before + field.name, value
+    assert {field for field, *_ in differences(ours, theirs)} == LACKS[name]
 
 
 def test_without_pairs_or_student_neither_is_read(full) -> None:
