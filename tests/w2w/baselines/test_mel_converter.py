@@ -306,7 +306,7 @@ def test_the_hub_brings_the_vocoder_too(here, monkeypatch):
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda _, allow_patterns, **__: asked.extend(allow_patterns)
     )
-    assert weights_folder("someone/road") == here / "run/export"
+    assert weights_folder("hub:someone/road") == here / "run/export"
     assert "vocoder/*" in asked
 
 
