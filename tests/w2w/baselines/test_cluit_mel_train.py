@@ -177,7 +177,7 @@ def said(capsys, monkeypatch, *words) -> str:
     with pytest.raises(SystemExit) as stop:
         entry.main()
     assert stop.value.code == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
+    *_, line = capsys.readouterr().err.strip().splitlines()  # after what was read
     assert line.startswith("error: ")
     return line
 
