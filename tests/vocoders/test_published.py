@@ -1,6 +1,10 @@
 """Published checkpoints: the same output through ``load_vocoder``, names there and back, clear refusals."""
 
+import contextlib
+import os
 import pickle
+import re
+from argparse import Namespace
 from dataclasses import replace
 
 import pytest
@@ -158,6 +162,40 @@ def test_a_pickled_module_is_refused_with_the_way_round(tmp_path):
     ) as told:
         load_vocoder("waveglow", path)
     assert "\n" not in str(told.value)
+
+
+def test_options_beside_the_weights_do_no_harm(tmp_path):
+    state = to_published(HiFiGAN(replace(V2, channels=16)).state_dict())
+    torch.save({"generator": state, "args": Namespace(lr=1e-4)}, tmp_path / "g.pt")
+    load_vocoder("hifigan", tmp_path / "g.pt")
+
+
+class Extra:
+    """An object of training code beside the weights."""
+
+
+def test_the_printed_way_round_works(tmp_path):
+    state = to_published(HiFiGAN(replace(V2, channels=16)).state_dict())
+    torch.save({"generator": {**state, "extra": Extra()}, "x": Extra()}, tmp_path / "g.pt")
+    with pytest.raises(UserError, match="never opened") as told:
+        load_vocoder("hifigan", tmp_path / "g.pt")
+    script = re.search(r'-c "(.*?)"` and give (\S+)', str(told.value))
+    assert script is not None
+    with contextlib.chdir(tmp_path):
+        exec(script[1], {})
+    load_vocoder("hifigan", tmp_path / script[2])
+
+
+@pytest.mark.parametrize("module", ["os", "builtins"])
+def test_a_file_that_would_run_something_is_not_to_be_opened(tmp_path, module):
+    class Trap:
+        def __reduce__(self):
+            return (os.system if module == "os" else eval, ("1",))
+
+    torch.save({"generator": Trap()}, tmp_path / "g.pt")
+    with pytest.raises(UserError, match="do not open it") as told:
+        load_vocoder("hifigan", tmp_path / "g.pt")
+    assert "weights_only=False" not in str(told.value)
 
 
 def test_nothing_in_a_pickle_is_run(tmp_path):

@@ -6,7 +6,9 @@ norm, whose tensors PyTorch has renamed since: ``X.weight_g`` is ``X.parametriza
 
 import pickle
 import re
+import sys
 import zipfile
+from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,7 +81,8 @@ def read_published(path: str | Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         return load_weights(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # options beside the weights, which hold no code
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes torch stumble over
         raise UserError(_refusal(path, error)) from None
     if not isinstance(content, dict):
@@ -94,12 +97,20 @@ def _refusal(path: Path, error: Exception) -> str:
     if found is None:
         kind = "is not a whole PyTorch checkpoint" if _begins_like_one(path) else "is no PyTorch checkpoint"
         return f"{path} {kind}: it is damaged, cut short or of another kind; fetch or save it again"
-    saved = path.with_name(f"{path.stem}_state.pt").name
+    module = found[1].rpartition(".")[0].split(".")[0]  # Python's own functions have none
+    if not module or module in sys.stdlib_module_names:
+        return (
+            f"{path} would run {found[1]} where it is opened, which no weights need: do not open it, and"
+            " fetch them from a source that you trust"
+        )
+    saved, keys = path.with_name(f"{path.stem}_state.pt").name, repr(WRAPPERS)
     return (
         f"{path} holds a pickled object ({found[1]}), which is never opened since that can run anything: "
         'inside the repository that wrote it, run once `python -c "import torch; c = torch.load('
-        f"'{path.name}', map_location='cpu', weights_only=False); c = c.get('model', c); "
-        f"torch.save(c.state_dict() if hasattr(c, 'state_dict') else c, '{saved}')\"` and give {saved}"
+        f"'{path.name}', map_location='cpu', weights_only=False); "
+        f"c = next((c[k] for k in {keys} if isinstance(c, dict) and k in c), c); c = c.state_dict() if "
+        "hasattr(c, 'state_dict') else c; torch.save({k: v for k, v in c.items() if torch.is_tensor(v)}, "
+        f"'{saved}')\"` and give {saved}"
     )
 
 
