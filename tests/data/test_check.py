@@ -233,7 +233,9 @@ def test_the_documented_command_runs(tmp_path):
 
 def test_real_speech_is_sound_and_at_a_third_of_its_rate_it_is_not(tmp_path, speech_pack):
     rows = [row for row in rows_from(speech_pack) if row.split == "test"][::10]
-    assert check(rows, workers=1)[0] == []
+    found, rows = check(rows, workers=1)
+    # One reader's room hums at 60 Hz, and nothing else is in the pauses.
+    assert {(one.row.speaker, one.problem) for one in found} <= {("librispeech_2609", "hum")}
     for index, row in enumerate(rows):
         save(tmp_path / f"{index}.wav", load(row.path), RATE if index < 6 else 48_000)
     found, _ = check(rows_from(tmp_path), workers=1)
