@@ -17,6 +17,7 @@ from vocoders.mel_files import DEFINITIONS, check_definition
 from vocoders.melgan import MelGANConfig
 from vocoders.published import configs, layout, shapes
 from vocoders.vocoder import NetworkConfig, Vocoder, VocoderConfig
+from vocoders.vocos import VocosConfig
 from vocoders.waveglow import WaveGlowConfig
 from vocoders.wavenet.mel_wavenet import MelWaveNetConfig
 from vocoders.wavenet.network import WaveNetConfig
@@ -29,6 +30,7 @@ KINDS: dict[str, type] = {
     "griffin_lim": GriffinLimConfig,
     "hifigan": HiFiGANConfig,
     "melgan": MelGANConfig,
+    "vocos": VocosConfig,
     "waveglow": WaveGlowConfig,
     "wavenet": WaveNetConfig,
 }

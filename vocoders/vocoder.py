@@ -23,6 +23,7 @@ from vocoders.hifigan import HiFiGAN, HiFiGANConfig
 from vocoders.mel_files import check_definition, check_mel
 from vocoders.melgan import MelGAN, MelGANConfig
 from vocoders.streaming import Window, de_emphasised, windows
+from vocoders.vocos import Vocos, VocosConfig
 from vocoders.waveglow import WaveGlow, WaveGlowConfig
 from vocoders.wavenet.generation import pieces as wavenet_pieces
 from vocoders.wavenet.mel_wavenet import MelWaveNet, MelWaveNetConfig, voiced
@@ -31,7 +32,13 @@ from vocoders.wavenet.network import WaveNet, WaveNetConfig
 MelPiece = Float[Tensor, "batch n_mels _"]
 WavePiece = Float[Tensor, "batch 1 _"]
 NetworkConfig = (
-    GriffinLimConfig | HiFiGANConfig | MelGANConfig | WaveGlowConfig | WaveNetConfig | MelWaveNetConfig
+    GriffinLimConfig
+    | HiFiGANConfig
+    | MelGANConfig
+    | VocosConfig
+    | WaveGlowConfig
+    | WaveNetConfig
+    | MelWaveNetConfig
 )
 
 SHORTEST_BLOCK = 1024
@@ -72,6 +79,8 @@ def build_network(config: VocoderConfig) -> Any:
             return HiFiGAN(config.network)
         case MelGANConfig():
             return MelGAN(config.network)
+        case VocosConfig():
+            return Vocos(config.network)
         case WaveGlowConfig():
             return WaveGlow(config.network)
         case WaveNetConfig():
@@ -175,6 +184,7 @@ class Vocoder(nn.Module):
             WaveGlow: ("temperature", "denoise"),
             HiFiGAN: ("denoise",),
             MelGAN: ("denoise",),
+            Vocos: ("denoise",),
             WaveNet: ("sampler", "speaker", "voiced", "backend"),
             MelWaveNet: ("sampler", "match_passes", "backend"),
         }.get(type(self.network), ())

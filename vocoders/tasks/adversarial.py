@@ -26,6 +26,7 @@ from vocoders.hifigan import HiFiGAN, HiFiGANConfig
 from vocoders.melgan import MelGAN, MelGANConfig
 from vocoders.scores.copies import resynthesise, score
 from vocoders.scores.stft_distance import MultiResolutionSTFT
+from vocoders.vocos import Vocos, VocosConfig
 
 Wave = Float[Tensor, "batch 1 samples"]
 Outputs = Mapping[str, DiscriminatorOutput]
@@ -39,7 +40,7 @@ _HIFIGAN = OptimConfig(
 class AdversarialConfig:
     """A generator, its discriminators, and the weights of its losses; the defaults are HiFi-GAN's."""
 
-    network: HiFiGANConfig | MelGANConfig = field(default_factory=HiFiGANConfig)
+    network: HiFiGANConfig | MelGANConfig | VocosConfig = field(default_factory=HiFiGANConfig)
     """The generator."""
     periods: MultiPeriodConfig | None = field(default_factory=MultiPeriodConfig)
     """HiFi-GAN's multi-period discriminators."""
@@ -75,6 +76,17 @@ class AdversarialConfig:
             )
 
 
+def build_generator(config: HiFiGANConfig | MelGANConfig | VocosConfig) -> HiFiGAN | MelGAN | Vocos:
+    """The generator of a config, with random weights."""
+    match config:
+        case HiFiGANConfig():
+            return HiFiGAN(config)
+        case MelGANConfig():
+            return MelGAN(config)
+        case VocosConfig():
+            return Vocos(config)
+
+
 class Adversarial:
     """The algorithm of HiFi-GAN, section 2.4, and MelGAN, section 2.3."""
 
@@ -85,9 +97,7 @@ class Adversarial:
                 f"the generator makes {config.network.hop} samples of {config.network.n_mels} bands, the mel "
                 f"has {mel.hop} and {mel.n_mels}: change task.network or mel"
             )
-        self.network = (
-            HiFiGAN(config.network) if isinstance(config.network, HiFiGANConfig) else MelGAN(config.network)
-        )
+        self.network = build_generator(config.network)
         chosen = {"periods": config.periods, "scales": config.scales, "windows": config.windows}
         self.discriminators = nn.ModuleDict(
             {name: build_discriminator(c) for name, c in chosen.items() if c is not None}

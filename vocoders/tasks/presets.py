@@ -10,7 +10,7 @@ from data.batches import DataConfig
 from data.frontends import NAMED
 from engine.loop import LoopConfig
 from engine.optim import OptimConfig
-from vocoders import hifigan, melgan, waveglow
+from vocoders import hifigan, melgan, vocos, waveglow
 from vocoders.discriminators import MelGANCriticConfig, MultiPeriodConfig
 from vocoders.hifigan import HiFiGANConfig
 from vocoders.melgan import MelGANConfig
@@ -18,6 +18,7 @@ from vocoders.tasks.adversarial import AdversarialConfig
 from vocoders.tasks.config import TrainConfig
 from vocoders.tasks.waveglow import WaveGlowTaskConfig
 from vocoders.tasks.wavenet import WaveNetTaskConfig
+from vocoders.vocos import VocosConfig
 from vocoders.waveglow import WaveGlowConfig
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.distributions import MixtureOfLogistics, MuLaw
@@ -124,6 +125,7 @@ _HIFIGAN = {
     "hifigan_v3_24k": hifigan.V3_24K,
 }
 _MELGAN = {"melgan": melgan.MELGAN, "melgan_16k": melgan.MELGAN_16K, "melgan_24k": melgan.MELGAN_24K}
+_VOCOS = {"vocos_16k": vocos.VOCOS_16K, "vocos_24k": vocos.VOCOS_24K}
 _ADAM = OptimConfig(lr=1e-4, betas=(0.5, 0.9))
 
 
@@ -140,8 +142,8 @@ def _at(rate: str, task: AdversarialConfig, mel: str = "") -> TrainConfig:
     )
 
 
-def _hifigan(name: str, network: HiFiGANConfig) -> TrainConfig:
-    """As published: batches of 16, least squares, feature matching ×2, mel ×45."""
+def _hifigan(name: str, network: HiFiGANConfig | VocosConfig) -> TrainConfig:
+    """As HiFi-GAN published: batches of 16, least squares, feature matching ×2, mel ×45."""
     return _at(_ending(name), AdversarialConfig(network=network))
 
 
@@ -189,6 +191,28 @@ HIFIGAN_SMALL = TrainConfig(
         critic=replace(_COSINE, lr=3e-4),
     ),
 )
+
+
+def _vocos_small(network: VocosConfig, rate: str) -> TrainConfig:
+    """For a CPU: a sixth of the run on spectra alone, then the small HiFi-GAN's adversaries."""
+    assert isinstance(HIFIGAN_SMALL.task, AdversarialConfig)
+    decay = replace(_COSINE, schedule="exponential", decay_steps=60_000, final=0.05)
+    task = replace(
+        HIFIGAN_SMALL.task,
+        network=network,
+        adversary_from=10_000,
+        generator=decay,
+        critic=replace(decay, lr=3e-4),
+    )
+    return replace(
+        HIFIGAN_SMALL,
+        loop=LoopConfig(steps=60_000, save_every=500, sample_every=2_000),
+        data=DataConfig(sample_rate=_RATES[rate], crop_samples=_CROPS[rate], batch=8),
+        mel=_MELS[rate],
+        task=task,
+    )
+
+
 MELGAN_SMALL = replace(
     # The published losses at a width that a CPU trains: the ground of the single-scale ablation.
     _melgan("melgan_16k", replace(melgan.MELGAN_16K, channels=8)),
@@ -253,6 +277,9 @@ PRESETS: dict[str, TrainConfig] = {
     "tiny": TINY,
     **{name: _hifigan(name, network) for name, network in _HIFIGAN.items()},
     **{name: _melgan(name, network) for name, network in _MELGAN.items()},
+    **{name: _hifigan(name, network) for name, network in _VOCOS.items()},
+    "vocos_small_16k": _vocos_small(vocos.VOCOS_SMALL_16K, "_16k"),
+    "vocos_small_24k": _vocos_small(vocos.VOCOS_SMALL_24K, "_24k"),
     "melgan_single_scale": _windows(_melgan("melgan", melgan.MELGAN), MelGANCriticConfig(n_scales=1)),
     **{name: _waveglow(name, network) for name, network in _WAVEGLOW.items()},
     **{name: _wavenet(name, task) for name, task in TASKS.items()},
