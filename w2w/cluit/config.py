@@ -73,6 +73,9 @@ class CLUITConfig:
     """Step before which that is not done: until then, conversions lose too many words."""
     adversary_from: int = free(10_000)
     """Step before which the discriminator is neither used nor trained."""
+    adversary_warmup: int = 500
+    """Steps over which the converter's losses through the discriminator come in: one that has not learned yet
+    pulls as hard as any and says nothing."""
     discriminator_every: int = 2
     """The discriminator learns every n-th step."""
     discriminator_samples: int = 8_192
@@ -116,6 +119,8 @@ class CLUITConfig:
     """Decay of the averaged converter (the one for use) and of the MoCo discriminator."""
 
     def __post_init__(self) -> None:
+        if self.adversary_warmup < 1:
+            raise UserError(f"adversary_warmup={self.adversary_warmup} must be at least 1")
         shares = self.convert_share, self.back_translate_share
         if min(shares) < 0.0 or sum(shares) > 1.0:
             raise UserError(

@@ -39,10 +39,8 @@ Losses = dict[str, Tensor]
 
 FULL_LEVEL_DBFS = -23.0
 """dBFS RMS of speech, over its louder half, whose loudest log mel magnitude is 0."""
-ON_OUTPUT = (
-    *("reconstruction", "content", "recogniser", "norm", "contrast_voice"),
-    *("adversarial", "feature_matching", "contrast_converter", "label_converter"),
-)
+THROUGH_DISCRIMINATOR = ("adversarial", "feature_matching", "contrast_converter", "label_converter")
+ON_OUTPUT = ("reconstruction", "content", "recogniser", "norm", "contrast_voice", *THROUGH_DISCRIMINATOR)
 """Losses of the converter that its output alone decides; their weights are shares of its gradient."""
 KEY_DIM = 128
 """Numbers of a style's key in the contrast of styles."""
@@ -124,7 +122,7 @@ class CLUIT(Adversary):
         if losses:
             on_output = {name: loss for name, loss in losses.items() if name in ON_OUTPUT}
             direct = {name: loss for name, loss in losses.items() if name not in ON_OUTPUT}
-            balanced = self.balancer(on_output, vars(self.config.weights), output)
+            balanced = self.balancer(on_output, self.shares(step), output)
             self.players["converter"].descend(balanced + self.total(direct))
         self.converter_ema.update(step)
         self.projector_ema.update(step)
@@ -140,6 +138,12 @@ class CLUIT(Adversary):
         return sum(
             (weights[name] * loss for name, loss in losses.items()), torch.zeros(()).to(self.bank.keys)
         )
+
+    def shares(self, step: int) -> dict[str, float]:
+        """Of each loss in the output's gradient; those through the discriminator come in by and by."""
+        shares: dict[str, float] = dict(vars(self.config.weights))
+        come_in = (step + 1 - self.config.adversary_from) / self.config.adversary_warmup
+        return shares | {name: shares[name] * min(come_in, 1.0) for name in THROUGH_DISCRIMINATOR}
 
     def utterances(self, batch: HumanAndPairs, step: int) -> Utterances:
         """The rows of this step."""
