@@ -99,6 +99,13 @@ def batch(human, buzz):
     return HumanAndPairs(human, pairs)
 
 
+def test_the_adversary_comes_in_by_and_by(build):
+    weights = Weights(adversarial=0.5, content=3.0)
+    task = build(weights=weights, adversary_from=10, adversary_warmup=4)
+    assert [task.shares(step)["adversarial"] for step in (10, 11, 13, 99)] == [0.125, 0.25, 0.5, 0.5]
+    assert task.shares(10)["content"] == 3.0
+
+
 def changes(task, batch, steps=(0,)):
     """Return the names of parts whose parameters moved, and the scalars of the last step."""
     parts = {name: getattr(task.converter, name) for name in (*ALL, "pitch_predictor")}
