@@ -41,7 +41,7 @@ class Card:
         self.active = False
 
     def exchange(self, **status):
-        """One block in, one block out."""
+        """One block in, one block out, or what of both the stream has."""
         source = self.sound.source
         take = np.arange(self.place, self.place + self.block) % len(source)
         heard = np.repeat(source[take][:, None], self.channels[0], axis=1)
@@ -62,6 +62,28 @@ class Card:
         self.active = False
 
 
+class Microphone(Card):
+    """As ``sounddevice.InputStream``."""
+
+    def __init__(self, sound, *, device, channels, callback, **options):
+        def hear(heard, spoken, frames, clock, status):
+            callback(heard, frames, clock, status)
+
+        super().__init__(sound, device=device, channels=(channels, 1), callback=hear, **options)
+        self.latency = 0.01
+
+
+class Loudspeaker(Card):
+    """As ``sounddevice.OutputStream``."""
+
+    def __init__(self, sound, *, device, channels, callback, **options):
+        def speak(heard, spoken, frames, clock, status):
+            callback(spoken, frames, clock, status)
+
+        super().__init__(sound, device=device, channels=(1, channels), callback=speak, **options)
+        self.latency = 0.02
+
+
 class Sound(ModuleType):
     """As the sounddevice module on a computer with a microphone and two loudspeakers."""
 
@@ -71,7 +93,7 @@ class Sound(ModuleType):
         super().__init__("sounddevice")
         self.cards, self.gone, self.busy, self.runs, self.between = [], False, False, False, 0.03
         self.source, self.default = np.zeros(160, np.float32), SimpleNamespace(device=(0, 1))
-        self.takes = {8_000, 16_000, 48_000}
+        self.takes, self.speaks = {8_000, 16_000, 48_000}, None
         self.devices = [
             self.device(0, "Mic", 1, 0, 16_000.0),
             self.device(1, "Speakers", 0, 2, 48_000.0),
@@ -99,10 +121,18 @@ class Sound(ModuleType):
         if samplerate not in self.takes:
             raise PortAudioError("Invalid sample rate", -9997)
 
-    check_output_settings = check_input_settings
+    def check_output_settings(self, *, samplerate, **options):
+        if samplerate not in (self.takes if self.speaks is None else self.speaks):
+            raise PortAudioError("Invalid sample rate", -9997)
 
     def Stream(self, **options):  # noqa: N802 - its name there
         return Card(self, **options)
+
+    def InputStream(self, **options):  # noqa: N802
+        return Microphone(self, **options)
+
+    def OutputStream(self, **options):  # noqa: N802
+        return Loudspeaker(self, **options)
 
 
 def wait_for(truth) -> None:

@@ -6,13 +6,14 @@ import time
 import numpy as np
 import pytest
 import torch
-from played_card import Sound
+from played_card import Sound, wait_for
 from torch.testing import assert_close
 
+from data.audio import resample
 from engine.checkpoint import export
 from engine.user_error import UserError
 from w2w import Converter
-from w2w.live.devices import common_rate, found, listed, named
+from w2w.live.devices import at_rates, found, listed, named
 from w2w.live.duplex import Duplex
 from w2w.live.session import Session
 from w2w.networks.network import ConverterNetwork
@@ -37,7 +38,7 @@ def duplex(sound, model, buzz):
     converter = Converter.from_pretrained(model)
     voice = converter.embed(buzz(8_000, f0=(200.0,)))
     sound.source = buzz(RATE, f0=(150.0,))[0, 0].numpy()
-    ends = found(sound, None, "input"), found(sound, None, "output")
+    ends = at_rates(sound, found(sound, None, "input"), found(sound, None, "output"), None)
     return Duplex(Session(converter, [voice]), sound, ends, cushion_ms=10.0)
 
 
@@ -91,7 +92,7 @@ def test_a_driver_that_tells_no_times_is_helped_out(duplex, sound):
     sound.between = 0.0
     with duplex:
         sound.cards[0].exchange()
-        assert duplex.latency_ms == pytest.approx(30.0)
+        assert duplex.latency_ms == pytest.approx(30.0 + 20.0)  # the devices' figure, and the block
 
 
 def test_a_device_that_vanishes_is_told_in_one_sentence(duplex, sound, monkeypatch):
@@ -169,14 +170,66 @@ def test_no_usual_device_is_told(sound):
         found(sound, None, "input")
 
 
+def rates(sound, asked=None) -> tuple[int, int]:
+    mic, speakers = at_rates(sound, found(sound, 0, "input"), found(sound, 1, "output"), asked)
+    return mic.rate, speakers.rate
+
+
 def test_the_rate_is_one_that_both_ends_take(sound):
-    mic, speakers = found(sound, 0, "input"), found(sound, 1, "output")
-    assert common_rate(sound, mic, speakers, None) == 16_000
-    assert common_rate(sound, mic, speakers, 48_000) == 48_000
+    assert rates(sound) == (16_000, 16_000)
+    assert rates(sound, 48_000) == (48_000, 48_000)
     sound.takes = {48_000}
-    assert common_rate(sound, mic, speakers, None) == 48_000
+    assert rates(sound) == (48_000, 48_000)
     with pytest.raises(UserError, match=r"input device 0 \(Mic\) refuses 16000 Hz.*leave --rate out"):
-        common_rate(sound, mic, speakers, 16_000)
+        rates(sound, 16_000)
     sound.takes = set()
     with pytest.raises(UserError, match="choose others by --input-device"):
-        common_rate(sound, mic, speakers, None)
+        rates(sound)
+
+
+def test_ends_without_a_common_rate_have_one_each(sound):
+    sound.takes, sound.speaks = {44_100}, {48_000}
+    assert rates(sound) == (44_100, 48_000)
+    with pytest.raises(UserError, match=r"output device 1 \(Speakers\) refuses 44100 Hz.*leave --rate out"):
+        rates(sound, 44_100)
+
+
+def test_a_microphone_and_a_loudspeaker_of_two_rates_are_two_streams(sound, model, buzz):
+    sound.takes, sound.speaks = {RATE}, {48_000}
+    converter = Converter.from_pretrained(model)
+    session = Session(converter, [converter.embed(buzz(8_000, f0=(200.0,)))], rate=RATE)
+    sound.source = buzz(RATE, f0=(150.0,))[0, 0].numpy()
+    ends = at_rates(sound, found(sound, 0, "input"), found(sound, 1, "output"), None)
+    duplex = Duplex(session, sound, ends, cushion_ms=10.0)
+    with duplex:
+        mic, speakers = sound.cards
+        assert (mic.block, speakers.block) == (320, 960)
+        for _ in range(40):
+            before = duplex.playout.ring.written
+            mic.exchange()
+            wait_for(lambda before=before: duplex.playout.ring.written > before)
+            speakers.exchange()
+        duplex.check()
+        latency_ms = duplex.latency_ms
+    played = torch.from_numpy(np.concatenate(speakers.played))[:, 0]
+    source = torch.from_numpy(sound.source[np.arange(40 * 320) % len(sound.source)])[None, None]
+    converted = Converter(session.stream.network).convert(source, session.voices[0])
+    wanted = resample(converted, RATE, 48_000)[0, 0]
+    lag = (latency_ms - 30.0) * 48.0  # the devices' own 30 ms, and samples from then on
+    assert lag == pytest.approx(round(lag), abs=0.01)
+    lag = round(lag)
+    middle = slice(9_600, 28_800)
+    # Within a sample of the microphone's, and but for the short filter's transition band.
+    off = min(_off(played, wanted[middle], middle.start + lag + by) for by in range(-3, 4))
+    assert off < 0.15
+    assert duplex.underruns == duplex.overruns == 0
+
+
+def _off(played, wanted, start) -> float:
+    return float((played[start : start + len(wanted)] - wanted).norm() / wanted.norm())
+
+
+def test_a_usual_device_without_channels_is_told_as_what_it_is(sound):
+    sound.devices[0] = sound.device(0, "Mic", 0, 0, 16_000.0)
+    with pytest.raises(UserError, match="the usual input device: Mic has no input channels; name another"):
+        found(sound, None, "input")

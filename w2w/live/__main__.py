@@ -31,7 +31,7 @@ from engine.user_error import UserError, exits_cleanly
 from w2w.convert import MOST_SEMITONES
 from w2w.converter import Converter
 from w2w.live.console import KEYS, Console, Keyboard, keyboard
-from w2w.live.devices import common_rate, found, listed, named, sound_library
+from w2w.live.devices import at_rates, found, listed, named, sound_library
 from w2w.live.duplex import Duplex
 from w2w.live.session import Session, undisturbed
 from w2w.live.takes import Recorder
@@ -96,8 +96,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.input_file is None:  # whatever is wrong is found before a network is loaded
         sound = sound_library()
         heard = found(sound, named(args.input_device), "input")
-        ends = heard, found(sound, named(args.output_device), "output")
-        args.rate = common_rate(sound, *ends, args.rate)
+        ends = at_rates(sound, heard, found(sound, named(args.output_device), "output"), args.rate)
+        args.rate = ends[0].rate
     else:
         blocks(args.input_file, None, 1)
     converter = Converter.from_pretrained(args.checkpoint)

@@ -1,6 +1,6 @@
 """Sound cards by PortAudio: which there are, at which rate they run, and what is wrong in one sentence."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from engine.user_error import UserError
@@ -20,7 +20,7 @@ class Line:
     channels: int
     """Opened: one to hear, two to speak where there are two."""
     rate: int
-    """Hz, which the device runs at when nothing else is asked for."""
+    """Hz: the device's own, until ``at_rates`` has chosen."""
 
 
 def sound_library() -> Any:
@@ -68,7 +68,7 @@ def named(word: str | None) -> Device:
 
 def found(sound: Any, device: Device, way: Way) -> Line:
     """Look a device up."""
-    option = f"--{way}-device {device}"
+    end = f"the usual {way} device" if device is None else f"--{way}-device {device}"
     if not len(sound.query_devices()):
         raise UserError(f"no sound card was found: {NO_CARD}")
     try:
@@ -78,11 +78,12 @@ def found(sound: Any, device: Device, way: Way) -> Line:
             raise UserError(
                 f"there is no usual {way} device: name one by --{way}-device (--list-devices shows them)"
             ) from None
-        raise UserError(f"{option}: {reason(error)}; --list-devices shows what there is") from None
+        raise UserError(f"{end}: {reason(error)}; --list-devices shows what there is") from None
     most = about[f"max_{way}_channels"]
     if most < 1:
         raise UserError(
-            f"{option}: {about['name']} has no {way} channels; --list-devices shows which devices have"
+            f"{end}: {about['name']} has no {way} channels; name another by --{way}-device"
+            " (--list-devices shows which have)"
         )
     rate = round(about["default_samplerate"])
     # Some cards play a mono stream on the left side only.
@@ -90,17 +91,22 @@ def found(sound: Any, device: Device, way: Way) -> Line:
     return Line(number=about["index"], name=about["name"], channels=channels, rate=rate)
 
 
-def common_rate(sound: Any, heard: Line, spoken: Line, asked: int | None) -> int:
-    """The rate for both ends: the one asked for, or the first of their own and usual ones that both take."""
-    wanted = (asked,) if asked else (heard.rate, spoken.rate, *USUAL_RATES)
-    refusals = []
-    for rate in dict.fromkeys(wanted):
-        refusal = _refusal(sound, "input", heard, rate) or _refusal(sound, "output", spoken, rate)
-        if refusal is None:
-            return rate
-        refusals.append(refusal)
-    way_out = "leave --rate out" if asked else "choose others by --input-device and --output-device"
-    raise UserError(f"{refusals[0]}: {way_out}")
+def at_rates(sound: Any, heard: Line, spoken: Line, asked: int | None) -> tuple[Line, Line]:
+    """Both ends at the rates they are to be opened at.
+
+    The one asked for, or the first of their own and usual ones that both take; where there is none, each at
+    one that it takes.
+    """
+    wanted = list(dict.fromkeys((asked,) if asked else (heard.rate, spoken.rate, *USUAL_RATES)))
+    on_input = {rate: _refusal(sound, "input", heard, rate) for rate in wanted}
+    on_output = {rate: _refusal(sound, "output", spoken, rate) for rate in wanted}
+    hears = [rate for rate in wanted if on_input[rate] is None]
+    speaks = [rate for rate in wanted if on_output[rate] is None]
+    if not hears or not speaks:
+        way_out = "leave --rate out" if asked else "choose others by --input-device and --output-device"
+        raise UserError(f"{(on_output if hears else on_input)[wanted[0]]}: {way_out}")
+    common = [rate for rate in hears if rate in speaks]
+    return replace(heard, rate=(common or hears)[0]), replace(spoken, rate=(common or speaks)[0])
 
 
 def _refusal(sound: Any, way: Way, line: Line, rate: int) -> str | None:

@@ -2,11 +2,14 @@
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
+from data.audio.live_resampling import live_resampler
 from engine.user_error import UserError
 from w2w.live.devices import Line, reason
 from w2w.live.playout import HELD_S, Playout, Ring
@@ -19,20 +22,25 @@ SILENT_S = 3.0
 class Duplex:
     """Hears by one device, converts, and speaks by another, from ``with`` on until its end.
 
-    The card's callback only copies samples; one thread converts.
+    The card's callbacks only copy samples; one thread converts. Devices of different rates are two streams;
+    the session's rate is the microphone's.
     """
 
     def __init__(self, session: Session, sound: Any, ends: tuple[Line, Line], cushion_ms: float) -> None:
         self.session, self.sound, self.ends = session, sound, ends
         self.heard = Ring(round(HELD_S * session.rate))
-        cushion = round(cushion_ms * session.rate / 1000) + session.rest_samples
-        self.playout = Playout(session.rate, cushion)
+        self.converted = 0
+        """Samples that have left the conversion, at the session's rate."""
+        rate = ends[1].rate
+        cushion = cushion_ms / 1000 + session.rest_samples / session.rate
+        self.playout = Playout(rate, round(cushion * rate))
+        self.resampler = None if rate == session.rate else live_resampler(session.rate, rate)
         self.lost = 0
         """Times that samples came too fast to be taken in, or a card lost some itself."""
         self.late = 0
         """Times that a card ran dry itself."""
-        self.latency_ms: float | None = None
-        """From the microphone's air to the loudspeaker's, measured at the last block."""
+        self.between_s = 0.0
+        """Between a microphone's sample and a loudspeaker's in one block, as one driver tells."""
         self.failure: BaseException | None = None
         self.arrived, self.over = threading.Event(), threading.Event()
         self.last_sign = time.monotonic()
@@ -50,32 +58,41 @@ class Duplex:
 
     def __enter__(self) -> "Duplex":
         heard, spoken = self.ends
-        self.stream = None
+        self.streams = []
         try:
-            self.stream = self.sound.Stream(
-                samplerate=self.session.rate,
-                blocksize=self.session.chunk_samples,
-                device=(heard.number, spoken.number),
-                channels=(heard.channels, spoken.channels),
-                dtype="float32",
-                latency="low",
-                callback=self.callback,
-            )
+            self._open(heard, spoken)
             self.worker.start()
             self.last_sign = time.monotonic()
-            self.stream.start()
+            for stream in self.streams:
+                stream.start()
         except (ValueError, OSError, self.sound.PortAudioError) as error:
             self.__exit__()
+            rates = " and ".join(str(rate) for rate in dict.fromkeys((heard.rate, spoken.rate)))
             raise UserError(
-                f"{heard.name} and {spoken.name} do not open together at {self.session.rate} Hz"
+                f"{heard.name} and {spoken.name} do not open together at {rates} Hz"
                 f" ({reason(error)}): another program may hold them; --list-devices shows others"
             ) from None
         return self
 
+    def _open(self, heard: Line, spoken: Line) -> None:
+        usual, chunk = {"dtype": "float32", "latency": "low"}, self.session.chunk_samples
+        if heard.rate == spoken.rate:
+            ends = {"device": (heard.number, spoken.number), "channels": (heard.channels, spoken.channels)}
+            both = {"samplerate": heard.rate, "blocksize": chunk, "callback": self.exchange}
+            self.streams.append(self.sound.Stream(**ends, **both, **usual))
+            return
+        sides = (
+            (self.sound.InputStream, heard, chunk, self.hear),
+            (self.sound.OutputStream, spoken, round(chunk * spoken.rate / heard.rate), self.speak),
+        )
+        for stream, end, block, callback in sides:
+            one = {"device": end.number, "channels": end.channels, "samplerate": end.rate}
+            self.streams.append(stream(**one, blocksize=block, callback=callback, **usual))
+
     def __exit__(self, *_: object) -> None:
         self.over.set()
         self.arrived.set()
-        for end in (self.stream.abort, self.stream.close) if self.stream is not None else ():
+        for end in [end for stream in self.streams for end in (stream.abort, stream.close)]:
             try:
                 end()
             except Exception:  # of a card that was pulled out: all is over anyway
@@ -90,42 +107,63 @@ class Duplex:
         if self.failure is not None:
             raise RuntimeError("the live conversion failed") from self.failure
         heard, spoken = self.ends
-        gone = self.stream is None or not self.stream.active
+        gone = not all(stream.active for stream in self.streams)
         if gone or time.monotonic() - self.last_sign > SILENT_S:
             raise UserError(
                 f"no more sound from {heard.name} or to {spoken.name}: if one was unplugged, plug it in and"
                 " start again, or choose another (--list-devices)"
             )
 
-    def callback(self, indata: np.ndarray, outdata: np.ndarray, frames: int, clock: Any, status: Any) -> None:
-        """Copy what was heard into one queue, and what is to be spoken out of the other."""
-        try:
+    def exchange(self, indata: np.ndarray, outdata: np.ndarray, frames: int, clock: Any, status: Any) -> None:
+        """One device's block: what was heard, and what is to be spoken."""
+        outdata.fill(0)
+        self.hear(indata, frames, clock, status)
+        self.speak(outdata, frames, clock, status)
+        self.between_s = clock.outputBufferDacTime - clock.inputBufferAdcTime
+
+    def hear(self, indata: np.ndarray, frames: int, clock: Any, status: Any) -> None:
+        """Copy what was heard into one queue."""
+        with self._failing_in_silence():
             self.last_sign = time.monotonic()
-            self._measure(clock)
             self.lost += bool(status.input_overflow)
-            self.late += bool(status.output_underflow)
             self.lost += self.heard.write(np.ascontiguousarray(indata[:, 0])) < frames
             self.arrived.set()
+
+    def speak(self, outdata: np.ndarray, frames: int, clock: Any, status: Any) -> None:
+        """Copy what is to be spoken out of the other."""
+        outdata.fill(0)
+        with self._failing_in_silence():
+            self.late += bool(status.output_underflow)
             spoken = np.empty(frames, np.float32)
             self.playout.read(spoken)
             outdata[:] = spoken[:, None]
+
+    @contextmanager
+    def _failing_in_silence(self) -> Iterator[None]:
+        try:
+            yield
         except BaseException as error:
             self.failure = error
-            outdata.fill(0)
             raise self.sound.CallbackAbort from None
 
-    def _measure(self, clock: Any) -> None:
-        """How old the next sample to be spoken is when it leaves the loudspeaker."""
-        between = clock.outputBufferDacTime - clock.inputBufferAdcTime
+    @property
+    def latency_ms(self) -> float | None:
+        """From the microphone's air to the loudspeaker's; none before it runs."""
+        if not self.heard.written:
+            return None
+        between = self.between_s
         if not 0 < between < 10:  # some drivers do not tell
-            between = sum(self.stream.latency) if self.stream is not None else 0.0
-        # What is inside, as said and as converted: the network puts out as many samples as go in.
-        inside = self.heard.written - self.playout.ring.taken
-        self.latency_ms = 1000 * (between + inside / self.session.rate)
+            between = float(np.sum([stream.latency for stream in self.streams]))
+        rate = self.session.rate
+        inside = (self.heard.written - self.converted) / rate + self.playout.ring.level / self.playout.rate
+        if self.resampler is not None:
+            inside += float(self.resampler.delay) / rate
+        return 1000 * (between + inside)
 
     def _convert(self) -> None:
         torch.set_num_threads(1)
-        size = self.session.chunk_samples
+        size, resampler = self.session.chunk_samples, self.resampler
+        state = resampler.begin(1) if resampler else None
         try:
             while not self.over.is_set():
                 if self.heard.level < size:
@@ -134,7 +172,11 @@ class Duplex:
                     continue
                 chunk = np.empty(size, np.float32)
                 self.heard.read(chunk)
-                self.playout.write(self.session.push(torch.from_numpy(chunk)[None, None])[0, 0].numpy())
+                spoken = self.session.push(torch.from_numpy(chunk)[None, None])
+                self.converted += spoken.shape[-1]
+                if resampler and state:
+                    spoken, state = resampler.step(spoken, state)
+                self.playout.write(spoken[0, 0].numpy())
             self.session.flush()
         except BaseException as error:
             self.failure = error
