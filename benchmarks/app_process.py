@@ -44,7 +44,7 @@ class Serving:
             if path.is_file() and path.name != ".lock" and "timbre-app-" in str(path)
         )
 
-    def settled(self, seconds: float = 10.0) -> list[str]:
+    def settled(self, seconds: float = 60.0) -> list[str]:
         """What is left after waiting for a while that nothing is."""
         until = time.monotonic() + seconds
         while (left := self.left()) and time.monotonic() < until:

@@ -3,9 +3,10 @@
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from signal import SIG_DFL, SIGHUP, SIGINT, SIGTERM, default_int_handler, signal
 from typing import Any, Literal
 
 import pytest
@@ -28,6 +29,16 @@ from torch import Tensor  # noqa: E402
 def _seeded() -> None:
     """Every test starts from the same random numbers."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def signals_of_a_terminal() -> Iterator[None]:
+    """Signals act as in a terminal, here and in processes started here: nohup ignores some, ``&`` others."""
+    usual = {SIGINT: default_int_handler, SIGTERM: SIG_DFL, SIGHUP: SIG_DFL}
+    before = {number: signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ imports them.
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -31,6 +32,7 @@ FILES = sorted(p for package in MAY_IMPORT for p in (ROOT / package).rglob("*.py
 MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in FILES}
 
 
+@cache
 def imported_modules(path: Path) -> set[str]:
     """The modules of this project that a file imports, inside functions too, but not for types alone."""
     package = path.relative_to(ROOT).parent.parts
@@ -65,13 +67,14 @@ def tracked() -> list[str]:
     return git.stdout.splitlines() or [str(path.relative_to(ROOT)) for path in ROOT.glob("[a-z]*/**/*.py")]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_imports_point_left(path):
-    package = path.relative_to(ROOT).parts[0]
-    for name in imported_modules(path):
-        target = name.split(".")[0]
-        if target != package and target not in MAY_IMPORT[package]:
-            pytest.fail(f"{path.relative_to(ROOT)} imports {name}: {package} may not know {target}")
+def test_imports_point_left():
+    wrong = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in FILES
+        for name in imported_modules(path)
+        if name.split(".")[0] not in {package := path.relative_to(ROOT).parts[0], *MAY_IMPORT[package]}
+    ]
+    assert wrong == []
 
 
 def test_no_file_needs_itself_by_way_of_others():
@@ -99,16 +102,16 @@ def test_what_is_not_asked_for_is_not_loaded(command, strangers):
         assert not any(f"{name}.".startswith(f"{stranger}.") for stranger in strangers), name
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_no_file_beside_an_entry_point_takes_a_standard_name(path):
+def test_no_file_beside_an_entry_point_takes_a_standard_name():
     """Running an entry point puts its folder first on the import path."""
-    if path.parent.parent == ROOT:
-        assert path.stem == "__init__" or path.stem not in sys.stdlib_module_names
+    names = {path.stem for path in FILES if path.parent.parent == ROOT} - {"__init__"}
+    assert not names & sys.stdlib_module_names
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_files_hold_one_idea(path):
-    text = path.read_text()
-    assert text.count("\n") <= 300
-    assert "from __future__ import annotations" not in text, "it hides shapes from the checker"
-    assert ast.get_docstring(ast.parse(text)), "a file begins with what it is"
+def test_files_hold_one_idea():
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in FILES}
+    assert [name for name, text in texts.items() if text.count("\n") > 300] == []
+    # It hides shapes from the checker.
+    assert [name for name, text in texts.items() if "from __future__ import annotations" in text] == []
+    # A file begins with what it is.
+    assert [name for name, text in texts.items() if not text.startswith(('"""', 'r"""'))] == []

@@ -33,7 +33,7 @@ FLAGS = [
     "--autoplay-policy=no-user-gesture-required",
 ]
 RATE, SOURCE_S, MAX_S = 16_000, 1.5, 4.0
-WAIT_MS = 30_000
+WAIT_MS = 120_000
 PLAY = """
 async (address) => {
   const audio = new Audio(address);
@@ -86,7 +86,7 @@ def server(tiny, files, tmp_path_factory):
             time.sleep(0.05)
         yield SimpleNamespace(address=f"http://127.0.0.1:{port}/", conversions=conversions, folder=folder)
         running.should_exit = True
-        thread.join(timeout=20)
+        thread.join()
     assert not [path for path in folder.rglob("*") if path.is_file()], "recordings outlive the server"
 
 

@@ -20,7 +20,7 @@ from benchmarks.app_load import load, row  # noqa: E402
 from benchmarks.app_process import serving  # noqa: E402
 from w2w.watermark.detector import detect  # noqa: E402
 
-LIMITS = ["--max-mb", "1", "--max-seconds", "10", "--upload-seconds", "3", "--idle-seconds", "2"]
+LIMITS = ["--max-mb", "1", "--max-seconds", "10", "--upload-seconds", "8", "--idle-seconds", "2"]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +38,14 @@ def client(server):
 def files(*sources, reference=None):
     reference = tone(1.0) if reference is None else reference
     return [*(("source", ("s", source)) for source in sources), ("reference", ("r", reference))]
+
+
+def comes(true) -> bool:
+    """Whether something comes to be true, for which a busy machine may need long."""
+    until = time.monotonic() + 60
+    while not (found := true()) and time.monotonic() < until:
+        time.sleep(0.05)
+    return found
 
 
 def read(answer):
@@ -141,9 +149,7 @@ def test_other_kinds_of_requests_are_refused(client):
 def test_abuse_is_answered_and_cleaned_up(server, client, abuse):
     assert abuse.do(server) in abuse.right
     assert server.settled() == []
-    until = time.monotonic() + 10
-    while client.get("/api/health").json()["working"]:
-        assert time.monotonic() < until, "the server still works for a client that left"
+    assert comes(lambda: not client.get("/api/health").json()["working"]), "it works for a client that left"
 
 
 def test_other_sites_may_not_ask_in_a_visitors_name(client, server):
@@ -180,14 +186,18 @@ def test_who_finds_no_place_is_told_when_to_come_again(server, client):
     places = [connected(server) for _ in range(16)]
     for place in places:
         place.sendall(head(1_000))
-    time.sleep(0.5)
-    answer = client.post("/api/convert", files=files(tone(0.2)))
+    answers = []
+
+    def refused() -> bool:
+        answers.append(client.post("/api/convert", files=files(tone(0.2))))
+        return answers[-1].status_code == 503
+
+    assert comes(refused)
+    assert int(answers[-1].headers["retry-after"]) >= 1
     for place in places:
         place.close()
-    assert answer.status_code == 503
-    assert int(answer.headers["retry-after"]) >= 1
-    time.sleep(0.5)
-    assert posted(server, speech(tone(0.2))) == 200, "places are free again when their clients have left"
+    free = comes(lambda: posted(server, speech(tone(0.2))) == 200)
+    assert free, "places are free again when their clients have left"
 
 
 def test_the_manual_needs_no_other_host(client):

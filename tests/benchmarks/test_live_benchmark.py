@@ -114,9 +114,9 @@ def test_the_peer_runs_its_own_code_and_tells_each_chunk(checkout):
         assert peer.latency_ms == 15.0
         for _ in range(2):
             took, processor_s = peer.turn()
-            assert 0 < processor_s < 1
+            assert processor_s > 0
             assert len(took) == 10
-            assert all(0 < seconds < 1 for seconds in took)
+            assert all(seconds > 0 for seconds in took)
         process = peer.process
     assert process.poll() is not None
 

@@ -85,6 +85,7 @@ def test_a_name_the_console_cannot_show_is_escaped():
     assert done.stdout == "caf\\udce9 \\u0142\n"
 
 
+@pytest.mark.usefixtures("signals_of_a_terminal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_command_leaves_no_half_written_file(tmp_path, number):
     body = """

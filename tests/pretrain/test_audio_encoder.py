@@ -129,8 +129,8 @@ def test_published_embeddings_are_torchvisions_resnet_on_torchaudios_spectrogram
         level = torch.log(spectrogram(wave) + 1e-7)
         pooled = resnet((level - level.mean()) / (level.std() + 1e-9))
         encoder = from_published(state, normalisation="reference")
-        assert_close(encoder.pooled(wave), pooled, atol=1e-4, rtol=1e-4)
-        assert_close(encoder(wave), transform(pooled), atol=1e-4, rtol=1e-4)
+        assert_close(encoder.pooled(wave), pooled, atol=5e-4, rtol=5e-4)
+        assert_close(encoder(wave), transform(pooled), atol=5e-4, rtol=5e-4)
 
 
 @pytest.mark.reference

@@ -50,4 +50,4 @@ def test_level_and_offset_do_not_matter(encoder, wave, gain_db, offset):
         code = encoder(wave)
         moved = encoder(wave * 10 ** (gain_db / 20) + offset)
     # The first window still meets the offset's beginning.
-    assert_close(moved[..., 4:], code[..., 4:], rtol=1e-2, atol=1e-2)
+    assert_close(moved[..., 4:], code[..., 4:], rtol=2e-2, atol=2e-2)

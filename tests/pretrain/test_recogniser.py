@@ -62,7 +62,7 @@ def test_padding_and_batch_mates_change_nothing(recogniser):
     for row, wave in enumerate(waves):
         frames = int(together.valid[row].sum()) - 2  # the last frames of a mel see what follows
         alone = recogniser(wave, torch.tensor([wave.shape[-1]])).log_probs[0]
-        assert_close(together.log_probs[row, :frames], alone[:frames], atol=2e-2, rtol=1e-3)
+        assert_close(together.log_probs[row, :frames], alone[:frames], atol=5e-2, rtol=1e-3)
 
 
 def test_padded_mels_change_nothing():

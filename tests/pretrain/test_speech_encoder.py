@@ -35,9 +35,9 @@ def test_equals_the_published_model_on_copied_weights(encoder):
     wave = 0.1 * torch.randn(2, 1, 8000) + 0.3
     ours = encoder(wave)
     said = theirs(standardised(wave)[:, 0], output_hidden_states=True)
-    assert_close(ours.last, said.last_hidden_state, atol=1e-5, rtol=0)
+    assert_close(ours.last, said.last_hidden_state, atol=5e-5, rtol=0)
     for feature, hidden in zip(ours.features, said.hidden_states[1:], strict=True):
-        assert_close(feature, hidden, atol=1e-5, rtol=0)
+        assert_close(feature, hidden, atol=5e-5, rtol=0)
 
 
 def test_base_sizes_are_the_published_ones():
@@ -77,7 +77,7 @@ def test_published_checkpoints_load(encoder, tmp_path):
     loaded = load_speech_encoder(tmp_path / "theirs")
     wave = standardised(torch.randn(1, 1, 4000))
     expected = theirs.data2vec_audio(wave[:, 0]).last_hidden_state
-    assert_close(loaded(wave).last, expected, atol=1e-5, rtol=0)
+    assert_close(loaded(wave).last, expected, atol=5e-5, rtol=0)
     assert not loaded.training
 
 

@@ -136,7 +136,7 @@ class Sound(ModuleType):
 
 
 def wait_for(truth) -> None:
-    """Until it holds, or 20 seconds have passed."""
-    deadline = time.monotonic() + 20
+    """Until it holds, which may take a busy machine long; two minutes are taken for never."""
+    deadline = time.monotonic() + 120
     while not truth() and time.monotonic() < deadline:
-        time.sleep(0.01)
+        time.sleep(0.001)

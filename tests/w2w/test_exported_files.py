@@ -30,11 +30,7 @@ def folder(tiny, tmp_path) -> Path:
     return export(tmp_path / "export", tiny(), ConverterNetwork(tiny()))
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("w2w.exported.onnx_step.SECONDS", 0.5)
-    monkeypatch.setenv("TIMBRE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("w2w.exported.engine._sessions", {})
+pytestmark = pytest.mark.usefixtures("graphs_made_once")
 
 
 def test_the_example_converts_a_file_without_torch(folder, tmp_path, buzz):
@@ -56,10 +52,10 @@ def test_the_example_converts_a_file_without_torch(folder, tmp_path, buzz):
 
 def test_the_file_says_what_its_user_must_know(folder, tmp_path):
     graph = tmp_path / "live.onnx"
-    main([str(folder), "--format", "onnx", "--chunk-ms", "30", "--out", str(graph)])
+    main([str(folder), "--format", "onnx", "--chunk-ms", "20", "--out", str(graph)])
     session = onnxruntime.InferenceSession(graph)
     told = session.get_modelmeta().custom_metadata_map
-    assert (told["sample_rate"], told["chunk_samples"], told["latency_ms"]) == ("16000", "480", "38")
+    assert (told["sample_rate"], told["chunk_samples"], told["latency_ms"]) == ("16000", "320", "28")
     assert float(told["difference"]) <= 1e-4
     assert "consent" in told["consent"]
     assert "state_NAME" in told["how_to"]
@@ -69,8 +65,8 @@ def test_the_file_says_what_its_user_must_know(folder, tmp_path):
         assert inputs[f"state_{name}"].shape == wanted["shape"]
     # Without a voice in the file one must be fed; what is left out begins as it should.
     assert {node.name for node in session.get_inputs()} == {"chunk", "voice"}
-    feeds = {"chunk": np.zeros((1, 1, 480), np.float32), "voice": np.zeros((1, 13), np.float32)}
-    assert session.run(["wave"], feeds)[0].shape == (1, 1, 480)
+    feeds = {"chunk": np.zeros((1, 1, 320), np.float32), "voice": np.zeros((1, 13), np.float32)}
+    assert session.run(["wave"], feeds)[0].shape == (1, 1, 320)
 
 
 def test_a_torch_program_runs_without_this_package(folder, tmp_path, buzz):
@@ -93,15 +89,15 @@ def test_a_torch_program_runs_without_this_package(folder, tmp_path, buzz):
 
 def test_a_graph_is_made_once_and_a_damaged_one_again(tiny, tmp_path, monkeypatch):
     network = ConverterNetwork(tiny()).eval().requires_grad_(False)
-    open_engine(network, "onnx", (1,))
+    open_engine(network, "onnx", (2,))
     (kept,) = (tmp_path / "cache").glob("*.onnx")
     written = kept.stat().st_mtime_ns
     monkeypatch.setattr("w2w.exported.engine._sessions", {})
-    open_engine(network, "onnx", (1,))
+    open_engine(network, "onnx", (2,))
     assert kept.stat().st_mtime_ns == written
     kept.write_bytes(b"half")
     monkeypatch.setattr("w2w.exported.engine._sessions", {})
-    open_engine(network, "onnx", (1,))
+    open_engine(network, "onnx", (2,))
     assert kept.stat().st_size > 1000
 
 
@@ -109,7 +105,7 @@ def test_no_place_for_a_cache_is_no_harm(tiny, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TIMBRE_CACHE", str(tmp_path / "file" / "cache"))
     network = ConverterNetwork(tiny()).eval().requires_grad_(False)
-    assert open_engine(network, "onnx", (1,)).begin(1)
+    assert open_engine(network, "onnx", (2,)).begin(1)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """The step as a graph is the network's step, exactly, to the last NaN; engines are it for any chunks."""
 
+import copy
 import math
-import os
 from functools import cache
 
 import numpy as np
@@ -13,22 +13,21 @@ from torch.testing import assert_close
 
 from engine.user_error import UserError
 from w2w.converter import Converter
-from w2w.exported.engine import OnnxEngine, open_engine
-from w2w.exported.onnx_step import MOST, checked, difference, onnx_model, require_equal
+from w2w.exported.engine import OnnxEngine, network_key, open_engine
+from w2w.exported.onnx_step import MOST, checked, difference, require_equal
 from w2w.exported.step import ConvolutionsAsProducts, Step, flat, nested
 from w2w.networks.network import ConverterNetwork
 
+pytestmark = pytest.mark.usefixtures("graphs_made_once")
 KINDS = ["today", "earlier"]
 
 
 @pytest.fixture(scope="module")
-def built(tiny, tmp_path_factory):
+def built(tiny):
     """Build tiny networks whose weights are far enough from their start to matter, once each."""
-    before = os.environ.get("TIMBRE_CACHE")
-    os.environ["TIMBRE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
     @cache
-    def build(kind="today") -> ConverterNetwork:
+    def build(kind: str) -> ConverterNetwork:
         torch.manual_seed(3)
         network = ConverterNetwork(tiny(kind)).eval().requires_grad_(False)
         for parameter in [*network.content.parameters(), *network.decoder.parameters()]:
@@ -37,10 +36,7 @@ def built(tiny, tmp_path_factory):
             nn.init.normal_(network.pitch_predictor.distance.weight, std=0.3)
         return network
 
-    yield build
-    os.environ.pop("TIMBRE_CACHE")
-    if before is not None:
-        os.environ["TIMBRE_CACHE"] = before
+    return lambda kind="today": build(kind)
 
 
 def stepped(step: Step):
@@ -61,10 +57,11 @@ def test_the_step_is_the_networks(built, kind, n_hops):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_graph_is_exact_over_speech_silence_and_clipping(built, kind):
+def test_the_graph_is_exact_over_speech_silence_and_clipping(built, made_graphs, kind):
     """In float64 where the network is: a last bit of F0 would be heard as phase after seconds."""
-    step = Step(built(kind), 2)
-    assert checked(step, onnx_model(step).SerializeToString()) < 1e-5
+    network = built(kind)
+    OnnxEngine(network, (2,))  # makes the graph
+    assert checked(Step(network, 2), made_graphs[network_key(network), 2]) < 1e-5
 
 
 def test_no_state_changes_its_shape_or_type(built):
@@ -98,18 +95,10 @@ def test_convolutions_as_products_are_convolutions(options, bias):
 
 def test_a_wrong_weight_is_found_by_the_check(built):
     step = Step(built(), 2)
-    plain, kept = stepped(step), step.network.decoder.head.bands.bias
-    assert kept is not None
-
-    def run(*given):
-        with torch.inference_mode():
-            kept.mul_(1.1)
-            try:
-                return plain(*given)
-            finally:
-                kept.div_(1.1)
-
-    found = difference(step.network, run, step.begun, 2)
+    wrong = copy.deepcopy(step)
+    assert wrong.network.decoder.head.bands.bias is not None
+    wrong.network.decoder.head.bands.bias.mul_(1.1)
+    found = difference(step.network, stepped(wrong), step.begun, 2)
     assert found > MOST
     with pytest.raises(UserError, match="differs from the network"):
         require_equal(found, "the graph")

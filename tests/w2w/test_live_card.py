@@ -1,7 +1,6 @@
 """The live path on a sound card played by the test: what is heard, counted, and told when it fails."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -39,18 +38,22 @@ def duplex(sound, model, buzz):
     voice = converter.embed(buzz(8_000, f0=(200.0,)))
     sound.source = buzz(RATE, f0=(150.0,))[0, 0].numpy()
     ends = at_rates(sound, found(sound, None, "input"), found(sound, None, "output"), None)
-    return Duplex(Session(converter, [voice]), sound, ends, cushion_ms=10.0)
+    duplex = Duplex(Session(converter, [voice]), sound, ends, cushion_ms=10.0)
+    duplex.converted, write = 0, duplex.playout.write
+
+    def counted(samples) -> None:
+        write(samples)
+        duplex.converted += 1
+
+    duplex.playout.write = counted
+    return duplex
 
 
 def exchange(duplex, card, count) -> None:
+    """Let the card play blocks, each when the one before is converted and ready to be spoken."""
     for _ in range(count):
         card.exchange()
-        done = duplex.session.load
-        wanted = len(card.played)
-        deadline = time.monotonic() + 5
-        while (done.chunks < wanted or duplex.heard.level) and time.monotonic() < deadline:
-            time.sleep(0.0005)
-        time.sleep(0.001)
+        wait_for(lambda: duplex.converted >= len(card.played))
 
 
 def test_what_the_card_plays_is_the_conversion_as_late_as_the_figure_says(duplex, sound):
@@ -118,7 +121,7 @@ def test_failures_of_the_other_threads_are_not_swallowed(duplex, sound, monkeypa
     monkeypatch.setattr(duplex.session, "push", fails)
     with duplex:
         sound.cards[0].exchange()
-        duplex.worker.join(5)
+        duplex.worker.join()
         with pytest.raises(UserError, match="no more"):
             duplex.check()
         duplex.failure = ZeroDivisionError("ours")

@@ -19,7 +19,8 @@ from engine.checkpoint import export
 from engine.user_error import UserError
 from w2w.convert import main as convert
 from w2w.live.__main__ import main
-from w2w.live.console import keyboard
+from w2w.live.console import Console, keyboard
+from w2w.live.session import Session
 from w2w.networks.network import ConverterNetwork
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,12 +124,19 @@ def test_the_file_path_equals_the_file_command(here, capsys, options):
     assert "ms late, computing and devices left out" in said.err.splitlines()[0]
 
 
+@pytest.mark.usefixtures("signals_of_a_terminal")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_leaves_files_whole(here, capsys, number):
-    timer = threading.Timer(0.4, os.kill, (os.getpid(), number))
-    watch = threading.Thread(target=lambda: (wait_for(lambda: list(here.glob(".*.wav"))), timer.start()))
+def test_a_signal_leaves_files_whole(here, capsys, monkeypatch, number):
+    pushed, push = [], Session.push
+
+    def interrupted(session: Session, chunk: torch.Tensor) -> torch.Tensor:
+        pushed.append(chunk)
+        if len(pushed) == 15:
+            os.kill(os.getpid(), number)
+        return push(session, chunk)
+
+    monkeypatch.setattr(Session, "push", interrupted)
     save("long.wav", load("me.wav").repeat(1, 1, 12), RATE)
-    watch.start()
     before = signal.getsignal(number)
     files = "--input-file long.wav --output-file live.wav --record take.wav"
     with pytest.raises(SystemExit) as end:
@@ -171,16 +179,27 @@ def test_no_terminal_means_no_keys(monkeypatch, tmp_path):
         assert keys.pressed(0.0) == ""
 
 
-def test_a_whole_session_by_keys(here, sound, terminal, capsys, buzz):
+def test_a_whole_session_by_keys(here, sound, terminal, capsys, buzz, monkeypatch):
     sound.runs, sound.source = True, buzz(RATE, f0=(150.0,))[0, 0].numpy()
+    monkeypatch.setattr("w2w.live.duplex.SILENT_S", 120.0)  # a busy machine's card may pause
+    converted, push, press = [], Session.push, Console.press
+    pressed: list[str] = []
+    monkeypatch.setattr(Session, "push", lambda *given: converted.append(given) or push(*given))
+
+    def noted(console: Console, keys: str) -> bool:
+        goes_on = press(console, keys)
+        pressed.extend(keys)
+        return goes_on
+
+    monkeypatch.setattr(Console, "press", noted)
 
     def type_keys() -> None:
-        wait_for(lambda: sound.cards and len(sound.cards[0].played) > 10)
-        card = sound.cards[0]
-        for key in (b"2", b"7", b"+", b" ", b"r", b"r", b"q"):
-            os.write(terminal, key)
-            until = len(card.played) + 8
-            wait_for(lambda: len(card.played) >= until or not card.active)  # noqa: B023 - called at once
+        for key in "27+ rrq":
+            until = len(converted) + 8
+            wait_for(lambda: len(converted) >= until)  # noqa: B023 - called at once
+            os.write(terminal, key.encode())
+            wait_for(lambda: key in pressed)  # noqa: B023
+            pressed.clear()
 
     typist = threading.Thread(target=type_keys)
     typist.start()
@@ -193,6 +212,7 @@ def test_a_whole_session_by_keys(here, sound, terminal, capsys, buzz):
     assert info("take.wav").samples > 0.2 * RATE
     assert load("take.wav").abs().max() > 0.001
     assert not sound.cards[0].active
+    wait_for(lambda: not any(thread.name == "convert" for thread in threading.enumerate()))
     assert not any(thread.name == "convert" for thread in threading.enumerate())
 
 
@@ -208,6 +228,7 @@ def test_a_card_that_is_pulled_out_leaves_the_recording_whole(here, sound, capsy
     assert info("take.wav").samples > 0
 
 
+@pytest.mark.usefixtures("signals_of_a_terminal")
 def test_it_runs_on_a_real_portaudio(here, model, tmp_path):
     """On ALSA's null device, which is never heard and keeps no time."""
     library = pytest.importorskip(
@@ -223,7 +244,7 @@ def test_it_runs_on_a_real_portaudio(here, model, tmp_path):
         wait_for(lambda: list(here.glob(".take*")) or process.poll() is not None)
         threading.Event().wait(0.5)
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=20)[1]
+        said = process.communicate(timeout=120)[1]
     assert "from default to default" in said
     assert "Traceback" not in said
     assert process.returncode == 0

@@ -1,6 +1,6 @@
 """A live session: equal to the file conversion, whatever is switched meanwhile; its queues and recordings."""
 
-import time
+import threading
 from collections import deque
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from played_card import wait_for
 from torch.testing import assert_close
 
 from data.audio import info, load
@@ -248,17 +249,14 @@ def test_a_full_disk_ends_the_recording_but_not_the_sound(tmp_path, buzz, monkey
     recorder = Recorder(RATE, tmp_path / "take.wav")
     recorder.start()
     recorder.hear(wave)
-    deadline = time.monotonic() + 5
-    while recorder.written < 3_200 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: recorder.written == 3_200)
 
     def full(*_):
         raise UserError("no space left")
 
     monkeypatch.setattr("data.audio.writing.Writer.write", full)
     recorder.hear(wave)
-    while recorder.running and time.monotonic() < deadline:
-        time.sleep(0.01)
+    wait_for(lambda: not recorder.running)
     recorder.hear(wave)
     recorder.stop()
     assert recorder.trouble == "the recording ended after 0.2 s: no space left"
@@ -267,13 +265,14 @@ def test_a_full_disk_ends_the_recording_but_not_the_sound(tmp_path, buzz, monkey
 
 def test_a_disk_that_stands_still_keeps_nobody_waiting(tmp_path, buzz, monkeypatch):
     monkeypatch.setattr("w2w.live.takes.WAITING_S", 0.1)
-    monkeypatch.setattr("data.audio.writing.Writer.write", lambda *_: time.sleep(0.3))
+    spins = threading.Event()
+    monkeypatch.setattr("data.audio.writing.Writer.write", lambda *_: spins.wait(60))
     recorder, wave = Recorder(RATE, tmp_path / "take.wav"), buzz(800, f0=(150.0,))
     recorder.start()
-    began = time.monotonic()
     for _ in range(6):
         recorder.hear(wave)
-    assert time.monotonic() - began < 0.2
+    assert recorder.written == 0
+    spins.set()
     recorder.stop()
     assert recorder.lost == 6 * 800 - recorder.taken > 0
     assert "too slow" in (recorder.trouble or "")

@@ -40,7 +40,7 @@ def test_a_glide_is_followed(buzz):
 @pytest.mark.parametrize("gain", [0.02, 0.3, 3.0])
 def test_loudness_does_not_matter(buzz, gain):
     wave, tracker = buzz(8000, (140.0,), noise=0.0), PitchTracker(16_000, HOP)
-    assert_close(tracker(gain * wave).log_f0[..., 10:], tracker(wave).log_f0[..., 10:], rtol=0, atol=0.01)
+    assert_close(tracker(gain * wave).log_f0[..., 10:], tracker(wave).log_f0[..., 10:], rtol=0, atol=0.03)
 
 
 def test_noise_and_silence_have_no_pitch(buzz):

@@ -233,7 +233,8 @@ def keep(args: Namespace, read: Sequence[Path]) -> None:
 def hangup_noted(stops: list[int]) -> Iterator[None]:
     """Let a terminal that closes end the conversion as Ctrl-C does: a recording stays whole."""
     number = getattr(signal, "SIGHUP", None)
-    if number is None or threading.current_thread() is not threading.main_thread():
+    ignored = number is None or signal.getsignal(number) is signal.SIG_IGN  # by nohup
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(number, lambda number, frame: stops.append(number))

@@ -1,0 +1,38 @@
+"""Graphs take seconds to make: each is made once for all tests."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from w2w.exported.engine import network_key
+from w2w.exported.onnx_step import onnx_model
+from w2w.exported.step import Step
+
+
+@pytest.fixture(scope="session")
+def made_graphs() -> dict[tuple[str, int], bytes]:
+    """Graphs by the network's digest and the hops of a step."""
+    return {}
+
+
+@pytest.fixture
+def graphs_made_once(made_graphs, monkeypatch, tmp_path) -> Iterator[None]:
+    """Wherever the step of a network that was exported before is exported, it is the same graph again.
+
+    What compares a graph with its network does so for a second and a half; the user's cache is empty.
+    """
+    import onnx
+
+    def once(step: Step, voice: torch.Tensor | None = None) -> onnx.ModelProto:
+        key = network_key(step.network), step.n_hops
+        if key not in made_graphs:
+            made_graphs[key] = onnx_model(step, voice).SerializeToString()
+        return onnx.load_from_string(made_graphs[key])
+
+    for user in ("engine", "files"):
+        monkeypatch.setattr(f"w2w.exported.{user}.onnx_model", once)
+    monkeypatch.setattr("w2w.exported.onnx_step.SECONDS", 1.5)
+    monkeypatch.setenv("TIMBRE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("w2w.exported.engine._sessions", {})
+    yield
