@@ -1,7 +1,5 @@
 """Graphs take seconds to make: each is made once for all tests."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -17,7 +15,7 @@ def made_graphs() -> dict[tuple[str, int], bytes]:
 
 
 @pytest.fixture
-def graphs_made_once(made_graphs, monkeypatch, tmp_path) -> Iterator[None]:
+def graphs_made_once(made_graphs, monkeypatch, tmp_path) -> None:
     """Wherever the step of a network that was exported before is exported, it is the same graph again.
 
     What compares a graph with its network does so for a second and a half; the user's cache is empty.
@@ -35,4 +33,3 @@ def graphs_made_once(made_graphs, monkeypatch, tmp_path) -> Iterator[None]:
     monkeypatch.setattr("w2w.exported.onnx_step.SECONDS", 1.5)
     monkeypatch.setenv("TIMBRE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("w2w.exported.engine._sessions", {})
-    yield
