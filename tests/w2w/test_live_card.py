@@ -39,11 +39,11 @@ def duplex(sound, model, buzz):
     sound.source = buzz(RATE, f0=(150.0,))[0, 0].numpy()
     ends = at_rates(sound, found(sound, None, "input"), found(sound, None, "output"), None)
     duplex = Duplex(Session(converter, [voice]), sound, ends, cushion_ms=10.0)
-    duplex.converted, write = 0, duplex.playout.write
+    duplex.chunks_ready, write = 0, duplex.playout.write
 
     def counted(samples) -> None:
         write(samples)
-        duplex.converted += 1
+        duplex.chunks_ready += 1
 
     duplex.playout.write = counted
     return duplex
@@ -53,7 +53,7 @@ def exchange(duplex, card, count) -> None:
     """Let the card play blocks, each when the one before is converted and ready to be spoken."""
     for _ in range(count):
         card.exchange()
-        wait_for(lambda: duplex.converted >= len(card.played))
+        wait_for(lambda: duplex.chunks_ready >= len(card.played))
 
 
 def test_what_the_card_plays_is_the_conversion_as_late_as_the_figure_says(duplex, sound):
