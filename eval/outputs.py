@@ -75,27 +75,35 @@ def readable(where: str) -> str:
 
 
 class Voices:
-    """A converter at work on files; voices are embedded once."""
+    """A converter at work on files; a voice is taken once.
 
-    def __init__(self, converter: Converts) -> None:
-        self.converter = converter
-        self.embed = lru_cache(maxsize=256)(self._embed)
+    ``fit_steps`` are those by which it is fitted to its references, where the converter can do so.
+    """
 
-    def _embed(self, path: Path) -> Tensor:
-        return self.converter.embed(load(path, self.converter.sample_rate))
+    def __init__(self, converter: Converts, fit_steps: int | None = None) -> None:
+        self.converter, self.fit_steps = converter, fit_steps
+        self.voice = lru_cache(maxsize=256)(self._voice)
+
+    def _voice(self, references: tuple[Path, ...], fit_steps: int | None) -> Tensor:
+        clips = [load(path, self.converter.sample_rate) for path in references]
+        voice = torch.stack([self.converter.embed(clip) for clip in clips]).mean(0)
+        fit = getattr(self.converter, "fit", None)
+        return voice if fit is None else fit(voice, clips, steps=fit_steps)
 
     @torch.inference_mode()
-    def speak(self, source: Path, references: Sequence[Path], out: Path) -> None:
-        """Convert one file with the mean of its references' voices."""
-        voice = torch.stack([self.embed(path) for path in references]).mean(0)
+    def speak(
+        self, source: Path, references: Sequence[Path], out: Path, *, fit_steps: int | None = None
+    ) -> None:
+        """Convert one file with the voice of its references."""
+        voice = self.voice(tuple(references), self.fit_steps if fit_steps is None else fit_steps)
         wave = self.converter.convert(load(source, self.converter.sample_rate), voice)
         if not wave.isfinite().all():
             raise UserError(f"the converter turned {source} into NaN; this checkpoint cannot be scored")
         save(out, wave, self.converter.sample_rate)
 
     def resynthesise(self, source: Path, out: Path) -> None:
-        """Convert one file to its own voice."""
-        self.speak(source, [source], out)
+        """Convert one file to its own voice, as the style encoder hears it."""
+        self.speak(source, [source], out, fit_steps=0)
 
 
 def make_outputs(

@@ -151,6 +151,8 @@ class RobustnessConfig:
     """Corpus from whose split the pairs are drawn."""
     converter: str = "released"
     """Folder of a trained converter, or ``released``: the one of this package."""
+    fit_steps: int | None = None
+    """Steps by which its voices are fitted to their references (usually 100; 0: none)."""
     split: str = "validation"
     """Of the corpus."""
     n_pairs: int = 24
@@ -185,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     judges = Judges(recognisers=tuple(recogniser(name) for name in config.recogniser))
     judges.check(METRICS)
     check_results(config.out / "rows.csv", config.overwrite)
-    cache, voices = Cache(config.cache), Voices(load_converter(config.converter))
+    cache, voices = Cache(config.cache), Voices(load_converter(config.converter), config.fit_steps)
     pairs, left_out = scorable(fixed_pairs(config.data, config.split, max_pairs=config.n_pairs), cache)
 
     made: list[Pair] = []
@@ -219,7 +221,7 @@ def in_silence(voices: Voices, pairs: Sequence[Pair]) -> dict[str, float]:
     silence = torch.zeros(1, 1, round(SILENCE_SECONDS * rate))
     powers = []
     for path in dict.fromkeys(pair.voice_clips[0] for pair in pairs):
-        wave = voices.converter.convert(silence, voices.embed(path))[0, 0].double().numpy()
+        wave = voices.converter.convert(silence, voices.voice((path,), 0))[0, 0].double().numpy()
         frames = wave[: len(wave) // (rate // 25) * (rate // 25)].reshape(-1, rate // 25)
         powers.append(np.square(frames).mean(1))
     power = np.array(powers)

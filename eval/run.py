@@ -41,6 +41,8 @@ class EvalConfig:
     """The first so many of the list, which is the same every time."""
     converter: str | None = None
     """Folder of a trained converter to make the outputs first, or ``released``: the one of this package."""
+    fit_steps: int | None = None
+    """Steps by which its voices are fitted to their references, as the commands do (usually 100; 0: none)."""
     name: str = "converter"
     """What the converter is called in the report."""
     two_stage: tuple[str, ...] = ()
@@ -87,7 +89,7 @@ def main() -> None:
     if not pairs:
         raise UserError(f"nothing can be scored: {left_out[0]}")
 
-    voices = Voices(load_converter(config.converter)) if config.converter else None
+    voices = Voices(load_converter(config.converter), config.fit_steps) if config.converter else None
     systems = pairs
     if config.makes_outputs or config.data:
         made, failed = converted(pairs, config, voices)

@@ -20,6 +20,7 @@ install_import_hook(
 )
 
 os.environ["TIMBRE_ENGINE"] = "eager"  # few tests are about graphs, which take seconds to make
+os.environ["TIMBRE_FIT_STEPS"] = "0"  # nor about voices that are fitted
 
 import torch  # noqa: E402 - after the hook, so that nothing of ours is imported before it
 from torch import Tensor  # noqa: E402

@@ -38,7 +38,7 @@ from engine.user_error import UserError, exits_cleanly, printable
 from w2w.converter import BLOCK_S, Converter
 from w2w.sources import Job, examine
 from w2w.stream import MOST_SEMITONES
-from w2w.voices import Voices
+from w2w.voices import Voices, check_fit_steps
 from w2w.watermark import Marker
 
 Wave = Float[Tensor, "1 1 samples"]
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     words, left_out = parse(argv), []
     pairs = plan(words.source, words.out, left_out, overwrite=words.overwrite)
     converter = Converter.from_pretrained(words.checkpoint, words=words.words, vocoder=words.vocoder)
-    voices = Voices(converter, words.data)
+    voices = Voices(converter, words.data, fit_steps=words.fit_steps)
     voice = chosen(words, voices)
     seen = [Path(words.picture)] if words.picture else []
     protect([out for _, out in pairs], [*(source for source, _ in pairs), *voices.heard, *seen])
@@ -103,6 +103,12 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     )
     option("--speaker", metavar="NAME", help="whose voice: a speaker of --data")
     option("--data", metavar="MANIFEST", help="manifest, or folder per speaker, that knows the speakers")
+    option(
+        "--fit-steps",
+        type=int,
+        metavar="N",
+        help="steps by which a voice is fitted to its recordings (default 100: some ten seconds; 0: none)",
+    )
     option("--text", metavar="WORDS", help='a voice in words: "an old man, low and rough"')
     option("--picture", metavar="FILE", help="a voice that suits a picture")
     option("--variety", type=float, metavar="AMOUNT", help="another voice that fits: 0 (default) to 2")
@@ -137,6 +143,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     for name in ("variety", "seed", "words"):
         if getattr(words, name) is not None and given[0] not in ("text", "picture"):
             raise UserError(f"--{name} goes with --text or --picture; --{given[0]} needs none")
+    check_fit_steps(words.fit_steps)
     words.rate = output_rate(words.rate)
     if not abs(words.pitch) <= MOST_SEMITONES:
         raise UserError(f"--pitch {words.pitch} must be within {MOST_SEMITONES:.0f} semitones of 0")

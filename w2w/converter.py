@@ -114,6 +114,21 @@ class Converter:
         parts = [part for part in clip.tensor_split(n_parts, dim=-1) if n_parts == 1 or self._audible(part)]
         return torch.stack([self.network.style(part.to(self.device)) for part in parts]).mean(0)
 
+    def fit(self, voice: Voice, clips: Sequence[Clip], *, steps: int | None = None) -> Voice:
+        """Fit a voice to clips of its speaker, so that they are rebuilt best; some ten seconds on one core.
+
+        ``steps`` are of gradient descent on the voice's timbre (None: 100, 0: none). A voice that was fitted
+        before comes from the user's cache. A converter of mels gives the voice back as it is.
+        """
+        from w2w.voice_fitting import fit
+
+        if not isinstance(self.network, ConverterNetwork):
+            return voice
+        self._check_voice(voice, 0.0)
+        for number, clip in enumerate(clips, start=1):
+            check_wave(clip, f"clip {number}")
+        return fit(self.network, voice, list(clips), steps=steps)
+
     def embed_text(self, text: str, *, variety: float = 0.0, seed: int | None = None) -> Voice:
         """Make a voice from words, such as "an old man, low and rough".
 

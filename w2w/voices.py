@@ -16,9 +16,19 @@ from engine.outcome import leaving_out
 from engine.user_error import UserError
 from w2w.converter import Converter
 
+Wave = Float[Tensor, "1 1 _"]
 Voice = Float[Tensor, "1 dim"]
+FITTED_S = 30.0
+"""Seconds of each reference that a voice is fitted to."""
+MOST_STEPS = 10_000
 HEARD_S = 300.0
 """Seconds of each reference that are listened to, from its beginning: more tells no more."""
+
+
+def check_fit_steps(asked: int | None) -> None:
+    """Refuse a number of steps that cannot be made."""
+    if asked is not None and not 0 <= asked <= MOST_STEPS:
+        raise UserError(f"--fit-steps {asked} must be from 0, no fitting, to {MOST_STEPS}")
 
 
 class Voices:
@@ -28,8 +38,12 @@ class Voices:
     before a file of the same name (write ``./name`` for the file).
     """
 
-    def __init__(self, converter: Converter, manifest: str | None = None) -> None:
+    def __init__(
+        self, converter: Converter, manifest: str | None = None, *, fit_steps: int | None = 0
+    ) -> None:
         self.converter, self.manifest = converter, manifest
+        self.fit_steps = fit_steps
+        """By which a voice is fitted to its clips; None: as many as usual."""
         self.speakers: dict[str, list[Path]] = {}
         self.heard: list[Path] = []
         """Every file a voice was taken from."""
@@ -43,7 +57,7 @@ class Voices:
 
     def average(self, names: Sequence[str]) -> Voice:
         """The mean over all clips that the names stand for."""
-        return torch.stack([clip for name in names for clip in self._clips(self._files(name))]).mean(0)
+        return self._mean([clip for name in names for clip in self._clips(self._files(name))])
 
     def speaker(self, name: str) -> Voice:
         """The mean over a known speaker's clips, or the voice that the converter knows by this name."""
@@ -58,7 +72,7 @@ class Voices:
             raise UserError(
                 f"{self.manifest} knows no speaker {name!r}: the nearest names are {self._near(name)}"
             )
-        return torch.stack(self._clips(self.speakers[name])).mean(0)
+        return self._mean(self._clips(self.speakers[name]))
 
     def blend(self, parts: Sequence[str]) -> Voice:
         """Mix voices written ``NAME:WEIGHT``; the last colon counts, so names may have colons too."""
@@ -94,14 +108,19 @@ class Voices:
     def _near(self, name: str) -> str:
         return ", ".join(difflib.get_close_matches(name, list(self.speakers), n=3, cutoff=0.0))
 
-    def _clips(self, files: Sequence[Path]) -> list[Voice]:
-        """The voice of each clip of one name; bad ones are left out where others are good."""
+    def _mean(self, clips: Sequence[tuple[Wave, Voice]]) -> Voice:
+        waves, voices = zip(*clips)
+        return self.converter.fit(torch.stack(voices).mean(0), waves, steps=self.fit_steps)
+
+    def _clips(self, files: Sequence[Path]) -> list[tuple[Wave, Voice]]:
+        """The clips of one name, their beginnings and voices; bad ones are left out where others are good."""
         rate, voices = self.converter.sample_rate, []
         faults: list[str] = []
         for file in tqdm(files, desc="listening", unit="clip", delay=2.0, leave=False, disable=None):
             with leaving_out(faults):
                 clip = excerpt(file, 0, round(HEARD_S * rate), rate)
-                voices.append(self.converter.embed(clip, names=[str(file)]))
+                voice = self.converter.embed(clip, names=[str(file)])
+                voices.append((clip[..., : round(FITTED_S * rate)].clone(), voice))
                 self.heard.append(file)
         if not voices:
             raise UserError(faults[0])

@@ -19,11 +19,15 @@ Waves = tuple[Float[Tensor, "batch 1 _"], ...]
 
 def leveled(wave: Wave, level_dbfs: float) -> Wave:
     """Each clip with the louder half of its 20 ms frames at one level, and of either sign."""
+    sign = torch.where(torch.rand(len(wave), device=wave.device) < 0.5, -1.0, 1.0)
+    return wave * (gain_to(wave, level_dbfs) * sign)[:, None, None]
+
+
+def gain_to(wave: Wave, level_dbfs: float) -> Float[Tensor, " batch"]:
+    """What brings the louder half of each clip's 20 ms frames to a level."""
     frames = wave[:, 0].unfold(-1, 320, 320).square().mean(-1)
     loud = frames.topk(max(frames.shape[-1] // 2, 1), dim=-1).values.mean(-1)
-    gain = 10 ** (level_dbfs / 20) * torch.rsqrt(loud + 1e-8)
-    sign = torch.where(torch.rand(len(wave), device=wave.device) < 0.5, -1.0, 1.0)
-    return wave * (gain * sign)[:, None, None]
+    return 10 ** (level_dbfs / 20) * torch.rsqrt(loud + 1e-8)
 
 
 def other_speeds(waves: Waves, speeds: tuple[float, ...]) -> tuple[Waves, Int64[Tensor, " batch"]]:

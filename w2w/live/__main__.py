@@ -36,7 +36,7 @@ from w2w.live.duplex import Duplex
 from w2w.live.session import Session, undisturbed
 from w2w.live.takes import Recorder
 from w2w.stream import HIGHEST_RATE, LOWEST_RATE
-from w2w.voices import Voices
+from w2w.voices import Voices, check_fit_steps
 from w2w.watermark import Marker
 
 
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         blocks(args.input_file, None, 1)
     converter = Converter.from_pretrained(args.checkpoint)
     rate = args.rate or converter.sample_rate
-    voices = Voices(converter)
+    voices = Voices(converter, fit_steps=args.fit_steps)
     each = [voices.average([name]) for name in args.reference]
     note(*voices.left_out)
     keep(args, [*voices.heard, *([args.input_file] if args.input_file else [])])
@@ -156,6 +156,12 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         default=[],
         help="up to nine voices for the keys 1 to 9: a file, or a folder whose files are averaged",
     )
+    option(
+        "--fit-steps",
+        type=int,
+        metavar="N",
+        help="steps by which a voice is fitted to its recordings (default 100: some ten seconds; 0: none)",
+    )
     option("--list-devices", action="store_true", help="show the sound cards and end")
     option("--input-device", metavar="D", help="microphone: a number or a part of its name")
     option("--output-device", metavar="D", help="loudspeaker: a number or a part of its name")
@@ -203,6 +209,7 @@ def check(args: Namespace) -> None:
             raise UserError(f"--{here}-file and --{here}-device exclude one another")
     if args.pace and args.input_file is None:
         raise UserError("--pace goes with --input-file; a sound card has its own pace")
+    check_fit_steps(args.fit_steps)
     if args.rate is not None and not LOWEST_RATE <= args.rate <= HIGHEST_RATE:
         raise UserError(f"--rate {args.rate} must be within {LOWEST_RATE} and {HIGHEST_RATE} Hz")
     for name, (least, most) in (("chunk_ms", CHUNK_MS), ("cushion_ms", CUSHION_MS)):
