@@ -240,8 +240,8 @@ def keep(args: Namespace, read: Sequence[Path]) -> None:
 def hangup_noted(stops: list[int]) -> Iterator[None]:
     """Let a terminal that closes end the conversion as Ctrl-C does: a recording stays whole."""
     number = getattr(signal, "SIGHUP", None)
-    ignored = number is None or signal.getsignal(number) is signal.SIG_IGN  # by nohup
-    if ignored or threading.current_thread() is not threading.main_thread():
+    in_main = threading.current_thread() is threading.main_thread()
+    if number is None or not in_main or signal.getsignal(number) is signal.SIG_IGN:  # by nohup
         yield
         return
     before = signal.signal(number, lambda number, frame: stops.append(number))
