@@ -96,7 +96,7 @@ class Learner:
             began = time.process_time()
             seed_step(0, self.updates)
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                self.player.descend(self.loss(next(self.batches).wave, teacher))
+                self.player.step(self.loss(next(self.batches).wave, teacher))
             self.updates += 1
             self.seconds += time.process_time() - began
 

@@ -78,24 +78,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = Arguments.described_by("benchmarks.training", __doc__)
     arguments.add_argument("--preset", default="small", help=f"one of {', '.join(PRESETS)}")
     arguments.add_argument("--steps", type=int, default=10, help="steps to measure")
-    words, rest = arguments.parse_known_args(argv)
-    if words.steps < 1:
-        raise UserError(f"--steps {words.steps} must be at least 1")
+    args, rest = arguments.parse_known_args(argv)
+    if args.steps < 1:
+        raise UserError(f"--steps {args.steps} must be at least 1")
     with tempfile.TemporaryDirectory() as scratch:
-        config = cli(PRESETS, argv=["--preset", words.preset, *rest])
+        config = cli(PRESETS, argv=["--preset", args.preset, *rest])
         if not config.data.path:
             config = replace(config, data=replace(config.data, path=str(noise(Path(scratch)))))
-        seconds, device = measure(config, words.steps)
+        seconds, device = measure(config, args.steps)
     whole = sum(seconds.values())
     rows = [
-        [name, f"{1000 * part / words.steps:.1f}", f"{part / whole:.1%}", ""]
-        for name, part in seconds.items()
+        [name, f"{1000 * part / args.steps:.1f}", f"{part / whole:.1%}", ""] for name, part in seconds.items()
     ]
     rows[0][3] = f"< {GOAL_DATA:.0%}: " + ("met" if seconds[DATA] < GOAL_DATA * whole else "NOT met")
-    rows.append(["step", f"{1000 * whole / words.steps:.1f}", "100 %", ""])
+    rows.append(["step", f"{1000 * whole / args.steps:.1f}", "100 %", ""])
     data = config.data
     size = f"batch {data.batch} × {data.crop_samples / data.sample_rate:g} s"
-    title = f"preset {words.preset}, {size}, {config.loop.workers} worker(s), on {device}: {machine()}"
+    title = f"preset {args.preset}, {size}, {config.loop.workers} worker(s), on {device}: {machine()}"
     show(title, ["part", "ms per step", "share", "goal"], rows)
 
 
@@ -139,8 +138,8 @@ def attach(watch: Stopwatch, task: CLUIT) -> None:
     """Time the task's parts where it calls them; what it computes stays the same."""
     discriminator, converter = task.players["discriminator"], task.players["converter"]
     task.discriminator_losses = watch.timed(DISCRIMINATOR, task.discriminator_losses)
-    discriminator.descend = watch.timed(DISCRIMINATOR, discriminator.descend)
-    converter.descend = watch.timed(BACKWARD, converter.descend)
+    discriminator.step = watch.timed(DISCRIMINATOR, discriminator.step)
+    converter.step = watch.timed(BACKWARD, converter.step)
     task.content_losses = watch.timed(CONTENT, task.content_losses)
 
 

@@ -38,7 +38,7 @@ from tqdm import tqdm
 
 from data.audio import AudioError
 from data.audio.checking import INTEGER_PEAK, LOUDEST_PEAK
-from data.audio.listening import Heard, listen
+from data.audio.listening import Measurements, measure
 from data.manifest import Row, check_writable, nameable, rows_from, write_manifest
 from data.rates import explaining_rate, usual_rate, wrong_rate
 from data.references import compare
@@ -68,25 +68,25 @@ def check(
     *,
     shortest: float = SHORTEST_SECONDS,
     workers: int | None = None,
-    heard: Sequence[Heard | AudioError] | None = None,
+    measured: Sequence[Measurements | AudioError] | None = None,
     voice: bool = False,
 ) -> tuple[list[Finding], list[Row]]:
     """Listen to all recordings; return what is wrong, and the sound rows with their true durations.
 
     ``heard`` is what ``listen_to_all`` returned, if it was called; ``voice``: the rows are of one voice.
     """
-    heard = listen_to_all(rows, workers) if heard is None else heard
-    unlike = _unlike(heard) if voice else {}
-    usual = usual_rate(rows, heard)
-    originals: dict[bytes, tuple[int, Heard]] = {}
-    for index, one in enumerate(heard):
-        if isinstance(one, Heard):
+    measured = measure_all(rows, workers) if measured is None else measured
+    unlike = _unlike(measured) if voice else {}
+    usual = usual_rate(rows, measured)
+    originals: dict[bytes, tuple[int, Measurements]] = {}
+    for index, one in enumerate(measured):
+        if isinstance(one, Measurements):
             _, original = originals.setdefault(one.digest, (index, one))
             if usual and one.sample_rate == usual.rate != original.sample_rate:
                 # Of two rates for the same samples, the usual one is right.
                 originals[one.digest] = (index, one)
     findings, sound = [], []
-    for index, (row, one) in enumerate(zip(rows, heard)):
+    for index, (row, one) in enumerate(zip(rows, measured)):
         if isinstance(one, AudioError):
             problems = [(one.problem, one.detail)]
         else:
@@ -103,12 +103,12 @@ def check(
     return findings, sound
 
 
-def _unlike(heard: Sequence[Heard | AudioError]) -> dict[int, str]:
+def _unlike(measured: Sequence[Measurements | AudioError]) -> dict[int, str]:
     """References that are unlike the others, by index, and in what."""
     audible = {
         index: one
-        for index, one in enumerate(heard)
-        if isinstance(one, Heard) and one.loudest_db >= SILENT_DB
+        for index, one in enumerate(measured)
+        if isinstance(one, Measurements) and one.loudest_db >= SILENT_DB
     }
     if len(audible) < 3:
         raise UserError(f"--voice compares three recordings or more with each other, not {len(audible)}")
@@ -116,12 +116,12 @@ def _unlike(heard: Sequence[Heard | AudioError]) -> dict[int, str]:
     return {index: likeness.detail for index, likeness in compared if likeness.unlike}
 
 
-def listen_to_all(rows: Sequence[Row], workers: int | None = None) -> list[Heard | AudioError]:
+def measure_all(rows: Sequence[Row], workers: int | None = None) -> list[Measurements | AudioError]:
     """Measure every recording, or say what is wrong with it; ``workers`` at once (None: one per core)."""
 
-    def hear(row: Row) -> Heard | AudioError:
+    def hear(row: Row) -> Measurements | AudioError:
         try:
-            return listen(row.path)
+            return measure(row.path)
         except AudioError as error:
             return error
 
@@ -135,35 +135,35 @@ def listen_to_all(rows: Sequence[Row], workers: int | None = None) -> list[Heard
         pool.shutdown(cancel_futures=True)
 
 
-def _problems(row: Row, heard: Heard, shortest: float) -> Iterator[tuple[str, str]]:
-    if heard.loudest_db < SILENT_DB:
-        level = "digital silence" if heard.peak == 0 else f"at most {heard.loudest_db:.0f} dBFS"
+def _problems(row: Row, measured: Measurements, shortest: float) -> Iterator[tuple[str, str]]:
+    if measured.loudest_db < SILENT_DB:
+        level = "digital silence" if measured.peak == 0 else f"at most {measured.loudest_db:.0f} dBFS"
         yield "silent", level
     else:
-        yield from _spoilt(heard)
-    if heard.duration < shortest:
-        yield "too short", f"{heard.duration:.2f} s, under {shortest:g} s"
+        yield from _spoilt(measured)
+    if measured.duration < shortest:
+        yield "too short", f"{measured.duration:.2f} s, under {shortest:g} s"
     claimed = row.duration or 0.0
-    if heard.duration < min(0.95 * claimed, claimed - 0.25) and not explaining_rate(row, heard):
-        yield "truncated", f"lasts {heard.duration:.2f} s where the manifest says {claimed:.2f} s"
+    if measured.duration < min(0.95 * claimed, claimed - 0.25) and not explaining_rate(row, measured):
+        yield "truncated", f"lasts {measured.duration:.2f} s where the manifest says {claimed:.2f} s"
 
 
-def _spoilt(heard: Heard) -> Iterator[tuple[str, str]]:
-    if heard.clipped >= CLIPPED_SHARE:
-        yield "clipped", f"{heard.clipped:.2%} of the samples lie flat at a peak of {heard.peak:.2f}"
-    if heard.peak > LOUDEST_PEAK:
-        kind = "floats over 1, to be clipped" if heard.peak < INTEGER_PEAK else "integers stored as floats"
-        yield "over full scale", f"peak {heard.peak:.2f}: {kind}"
-    if abs(heard.offset) >= OFFSET * max(1.0, heard.peak):
-        yield "offset", f"the mean of its samples is {heard.offset:.3f}"
-    if heard.hum and heard.hum[0] > max(heard.level_db + HUM_DB, LOUDEST_HUM):
-        level, mains = heard.hum
-        yield "hum", f"{level:.0f} dBFS at {mains} Hz and above, the speech {heard.level_db:.0f} dBFS"
+def _spoilt(measured: Measurements) -> Iterator[tuple[str, str]]:
+    if measured.clipped >= CLIPPED_SHARE:
+        yield "clipped", f"{measured.clipped:.2%} of the samples lie flat at a peak of {measured.peak:.2f}"
+    if measured.peak > LOUDEST_PEAK:
+        kind = "floats over 1, to be clipped" if measured.peak < INTEGER_PEAK else "integers stored as floats"
+        yield "over full scale", f"peak {measured.peak:.2f}: {kind}"
+    if abs(measured.offset) >= OFFSET * max(1.0, measured.peak):
+        yield "offset", f"the mean of its samples is {measured.offset:.3f}"
+    if measured.hum and measured.hum[0] > max(measured.level_db + HUM_DB, LOUDEST_HUM):
+        level, mains = measured.hum
+        yield "hum", f"{level:.0f} dBFS at {mains} Hz and above, the speech {measured.level_db:.0f} dBFS"
 
 
-def _duplicate(heard: Heard, original: Row, other: Heard) -> tuple[str, str]:
-    if other.sample_rate != heard.sample_rate:
-        rates = f"{heard.sample_rate} Hz here and {other.sample_rate} Hz there"
+def _duplicate(measured: Measurements, original: Row, other: Measurements) -> tuple[str, str]:
+    if other.sample_rate != measured.sample_rate:
+        rates = f"{measured.sample_rate} Hz here and {other.sample_rate} Hz there"
         return "wrong rate", f"the same samples as {original.path} with another rate in the header: {rates}"
     return "duplicate", f"the same samples as {original.path}"
 
@@ -194,15 +194,17 @@ def summary(rows: Sequence[Row], findings: Sequence[Finding], sound: Sequence[Ro
     return f"{line}, {bad} with problems: " + ", ".join(f"{count} {problem}" for problem, count in counts)
 
 
-def levels(rows: Sequence[Row], heard: Sequence[Heard | AudioError], base: Path) -> str:
+def levels(rows: Sequence[Row], measured: Sequence[Measurements | AudioError], base: Path) -> str:
     """How loud the recordings are, and the greatest offset, hum and peak, with the file of each."""
-    audible = [(row, one) for row, one in zip(rows, heard) if isinstance(one, Heard) and one.peak > 0]
+    audible = [
+        (row, one) for row, one in zip(rows, measured) if isinstance(one, Measurements) and one.peak > 0
+    ]
     if not audible:
         return ""
 
-    def most(measure: Callable[[Heard], float], shown: str) -> str:
-        row, one = max(audible, key=lambda pair: measure(pair[1]))
-        return f"{shown.format(measure(one))} ({_shown(row.path, base)})"
+    def most(value: Callable[[Measurements], float], shown: str) -> str:
+        row, one = max(audible, key=lambda pair: value(pair[1]))
+        return f"{shown.format(value(one))} ({_shown(row.path, base)})"
 
     speech, noise = ([getattr(one, name) for _, one in audible] for name in ("level_db", "noise_db"))
     lines = [
@@ -239,14 +241,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.write is not None:
         check_writable(given.write)  # before the work, not after it
     rows = rows_from(given.recordings)
-    heard = listen_to_all(rows, given.workers)
-    findings, sound = check(rows, shortest=given.shortest, heard=heard, voice=given.voice)
+    measured = measure_all(rows, given.workers)
+    findings, sound = check(rows, shortest=given.shortest, measured=measured, voice=given.voice)
     base = given.recordings if given.recordings.is_dir() else given.recordings.parent
     unlisted: list[str] = []
     if findings:
         print(table(findings, base), end="\n\n")
     print(summary(rows, findings, sound))
-    if told := levels(rows, heard, base):
+    if told := levels(rows, measured, base):
         print(told)
     if given.write is not None:
         if not sound:

@@ -8,7 +8,7 @@ from itertools import chain
 from statistics import median
 
 from data.audio import AudioError
-from data.audio.listening import Heard
+from data.audio.listening import Measurements
 from data.manifest import Row
 
 USUAL_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 88_200, 96_000)
@@ -38,10 +38,10 @@ class Usual:
     by_speaker: dict[str, float]
 
 
-def wrong_rate(row: Row, heard: Heard, usual: Usual | None) -> list[tuple[str, str]]:
+def wrong_rate(row: Row, measured: Measurements, usual: Usual | None) -> list[tuple[str, str]]:
     """The signs, strongest first, that a header's rate is not that of its samples."""
-    rate, voice = heard.sample_rate, heard.voice
-    explaining = explaining_rate(row, heard)
+    rate, voice = measured.sample_rate, measured.voice
+    explaining = explaining_rate(row, measured)
     if rate not in PLAUSIBLE_RATES:
         detail = f"the header says {rate} Hz"
     elif explaining:
@@ -58,21 +58,21 @@ def wrong_rate(row: Row, heard: Heard, usual: Usual | None) -> list[tuple[str, s
     return [("wrong rate", detail)]
 
 
-def explaining_rate(row: Row, heard: Heard) -> int | None:
+def explaining_rate(row: Row, measured: Measurements) -> int | None:
     """The usual rate that makes the samples last as long as the manifest says, if the header's does not."""
-    if not row.duration or abs(heard.duration - row.duration) < max(0.2, 0.03 * row.duration):
+    if not row.duration or abs(measured.duration - row.duration) < max(0.2, 0.03 * row.duration):
         return None
-    implied = heard.samples / row.duration
+    implied = measured.samples / row.duration
     nearest = min(USUAL_RATES, key=lambda rate: abs(math.log(rate / implied)))
     return nearest if abs(nearest / implied - 1) < 0.01 else None
 
 
-def usual_rate(rows: Sequence[Row], heard: Sequence[Heard | AudioError]) -> Usual | None:
-    counts = Counter(one.sample_rate for one in heard if isinstance(one, Heard))
+def usual_rate(rows: Sequence[Row], measured: Sequence[Measurements | AudioError]) -> Usual | None:
+    counts = Counter(one.sample_rate for one in measured if isinstance(one, Measurements))
     rate, count = counts.most_common(1)[0] if counts else (0, 0)
     pitches: dict[str | None, list[float]] = {}
-    for row, one in zip(rows, heard):
-        if isinstance(one, Heard) and one.sample_rate == rate and one.voice:
+    for row, one in zip(rows, measured):
+        if isinstance(one, Measurements) and one.sample_rate == rate and one.voice:
             pitches.setdefault(row.speaker, []).append(one.voice.pitch)
     if count < 3 or count <= counts.total() / 2 or not pitches:
         return None

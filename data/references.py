@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data.audio.listening import Heard
+from data.audio.listening import Measurements
 
 TIMBRE_UNIT, PITCH_UNIT = 0.35, 0.25
 """What one person's recordings usually differ by: in log power per band, and in octaves."""
@@ -28,14 +28,14 @@ class Likeness:
     """In what it differs, with what is usual among the others."""
 
 
-def compare(heard: Sequence[Heard]) -> list[Likeness]:
+def compare(measured: Sequence[Measurements]) -> list[Likeness]:
     """Compare each of three or more references with the others of the same voice."""
-    timbres = np.stack([one.timbre for one in heard])
-    pitches = np.array([math.log2(one.voice.pitch) if one.voice else math.nan for one in heard])
-    noise = np.array([one.level_db - one.noise_db for one in heard])
+    timbres = np.stack([one.timbre for one in measured])
+    pitches = np.array([math.log2(one.voice.pitch) if one.voice else math.nan for one in measured])
+    noise = np.array([one.level_db - one.noise_db for one in measured])
     parts = []
-    for index in range(len(heard)):
-        others = np.arange(len(heard)) != index
+    for index in range(len(measured)):
+        others = np.arange(len(measured)) != index
         colour = float(np.sqrt(np.square(timbres[index] - np.median(timbres[others], axis=0)).mean()))
         usual = float(np.median(known)) if len(known := pitches[others & ~np.isnan(pitches)]) else math.nan
         octaves = abs(pitches[index] - usual)

@@ -112,7 +112,7 @@ class Player:
         """The learning rate of the next update."""
         return self.config.rate(self.updates)
 
-    def descend(self, loss: Float[Tensor, ""], *, retain_graph: bool = False) -> Float[Tensor, ""]:
+    def step(self, loss: Float[Tensor, ""], *, retain_graph: bool = False) -> Float[Tensor, ""]:
         """Take one step down ``loss`` and return the gradient's norm.
 
         Other players' parameters that the loss depends on receive nothing. In all but the last micro-batch of

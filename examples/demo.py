@@ -46,18 +46,18 @@ SHOWN = 6
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Run all parts that are not done."""
-    words = parse(argv)
-    began, out = time.monotonic(), Path(words.out)
+    args = parse(argv)
+    began, out = time.monotonic(), Path(args.out)
     corpus, trained, report = out / "corpus", out / "run", out / "report"
 
     tell(1, "Speaking a corpus of voices that do not exist")
-    run("-m", "data.voices", corpus, "--minutes", words.minutes, "--voices", words.voices)
+    run("-m", "data.voices", corpus, "--minutes", args.minutes, "--voices", args.voices)
 
     tell(2, "Training a converter on it")
     if (trained / "export" / "model.safetensors").is_file():
         print(f"done already: {trained / 'export'}")
     else:
-        run("w2w/train.py", *training(words, corpus, trained))
+        run("w2w/train.py", *training(args, corpus, trained))
         if not (trained / "export").is_dir():
             raise SystemExit(0)  # interrupted: it has saved, and said so
 
@@ -67,9 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         run(
             "eval/run.py",
-            *("--data", corpus, "--n-pairs", words.pairs),
+            *("--data", corpus, "--n-pairs", args.pairs),
             *("--converter", trained / "export", "--name", "demo"),
-            *("--out", report, "--overwrite", "--cache", out / "cache", *(("--fast",) if words.fast else ())),
+            *("--out", report, "--overwrite", "--cache", out / "cache", *(("--fast",) if args.fast else ())),
         )
 
     shown = lay_out(spread(read_pairs(report / "pairs.csv")), out / "audio", out / "pictures")
@@ -100,15 +100,15 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     return arguments.parse_args(argv)
 
 
-def training(words: Namespace, corpus: Path, out: Path) -> list[object]:
+def training(args: Namespace, corpus: Path, out: Path) -> list[object]:
     """The options of the training command."""
-    steps = words.steps
+    steps = args.steps
     save_every, sample_every = 100, max(1, steps // 4)
-    options: list[object] = ["--preset", words.preset, "--data.path", corpus / "manifest.csv"]
-    options += ["--loop.out", out, "--loop.steps", steps, "--loop.max-minutes", words.train_minutes]
+    options: list[object] = ["--preset", args.preset, "--data.path", corpus / "manifest.csv"]
+    options += ["--loop.out", out, "--loop.steps", steps, "--loop.max-minutes", args.train_minutes]
     options += ["--loop.save-every", save_every, "--loop.sample-every", sample_every]
     options += ["--optim-converter.decay-steps", steps]
-    options += SMALLER if words.preset == "small" else ()
+    options += SMALLER if args.preset == "small" else ()
     for name in WITHOUT_ADVERSARY:
         options += [f"--cluit.weights.{name}", 0]
     return options
@@ -116,11 +116,11 @@ def training(words: Namespace, corpus: Path, out: Path) -> list[object]:
 
 def run(*command: object) -> None:
     """Print a Python command and run it; Ctrl-C is left to it, so that it can save."""
-    words = [str(word) for word in command]
-    print(f"$ python {shlex.join(words)}", flush=True)
-    if words[0].endswith(".py"):
-        words[0] = str(ROOT / words[0])
-    process = subprocess.Popen([sys.executable, *words])
+    args = [str(word) for word in command]
+    print(f"$ python {shlex.join(args)}", flush=True)
+    if args[0].endswith(".py"):
+        args[0] = str(ROOT / args[0])
+    process = subprocess.Popen([sys.executable, *args])
     # Not SIG_IGN, which the process would inherit. A terminal sends Ctrl-C to both.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     ended = signal.signal(signal.SIGTERM, lambda *_: process.terminate())

@@ -86,7 +86,7 @@ class PitchTask:
             "f0": (apart * batch.weight).sum() / batch.weight.sum().clamp_min(1.0),
             "voicing": F.binary_cross_entropy_with_logits(logits.voicing, batch.voicing),
         }
-        self.players["tracker"].descend(losses["f0"] + losses["voicing"])
+        self.players["tracker"].step(losses["f0"] + losses["voicing"])
         self.ema.update(step)
         with torch.no_grad():
             off = (self.tracker.decode(logits).log_f0 - batch.log_f0).abs() > 0.25 * torch.log(

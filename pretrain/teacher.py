@@ -52,12 +52,12 @@ class Teacher(nn.Module):
         hidden = self.ear(wave).float()
         return F.layer_norm(hidden, hidden.shape[-1:]).transpose(1, 2)
 
-    def places(self, n_frames: int, hop: int, lead: int = 0) -> Float[Tensor, " n_frames"]:
+    def places(self, n_frames: int, hop: int, look_ahead: int = 0) -> Float[Tensor, " n_frames"]:
         """Return where the first frames stand, in frames of another encoder at the same rate.
 
-        That one has a frame every ``hop`` samples and hears ``lead`` samples ahead.
+        That one has a frame every ``hop`` samples and hears ``look_ahead`` samples ahead.
         """
-        return (torch.arange(n_frames) * self.hop + self.offset + lead) / hop
+        return (torch.arange(n_frames) * self.hop + self.offset + look_ahead) / hop
 
 
 def at_times(features: Features, places: Float[Tensor, " places"]) -> Float[Tensor, "batch dim places"]:

@@ -66,25 +66,13 @@ def tiny() -> Callable[..., Any]:
 
     ``earlier`` has absolute levels, no refiner and no pitch predictor; ``offline`` a pretrained trunk.
     """
+    from tiny_encoders import TRUNK
+
     from pretrain.causal.encoder import CausalEncoderConfig
     from w2w.networks.decoder import DecoderConfig
     from w2w.networks.network import ConverterConfig
     from w2w.networks.refiner import RefinerConfig
     from w2w.networks.style import StyleConfig
-    from w2w.networks.trunk import TrunkConfig
-
-    trunk = TrunkConfig(
-        conv_dims=(8, 8, 8),
-        conv_kernels=(10, 8, 4),
-        conv_strides=(10, 8, 4),
-        hidden=16,
-        layers=2,
-        heads=2,
-        ffn=16,
-        position_layers=1,
-        position_kernel=3,
-        position_groups=2,
-    )
 
     def config(kind: Literal["today", "earlier", "offline"] = "today", **changes) -> ConverterConfig:
         start = ConverterConfig(
@@ -97,7 +85,7 @@ def tiny() -> Callable[..., Any]:
             decoder = replace(start.decoder, refiner=None)
             start = replace(start, content=content, decoder=decoder, pitch_predictor=False)
         if kind == "offline":
-            start = replace(start, trunk=trunk)
+            start = replace(start, trunk=TRUNK)
         return replace(start, **changes)
 
     return config

@@ -62,7 +62,7 @@ class PhonemeTask:
     def update(self, batch: Spoken, step: int) -> Mapping[str, Tensor]:
         """One step down both losses."""
         surprise, confusion = self.network.losses(batch.wave, batch.phonemes)
-        self.players["recogniser"].descend(confusion + self.config.prediction * surprise)
+        self.players["recogniser"].step(confusion + self.config.prediction * surprise)
         return {"loss/recogniser/phonemes": confusion, "loss/recogniser/nll": surprise}
 
     def evaluate(self, step: int) -> dict[str, float]:

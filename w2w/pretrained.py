@@ -181,13 +181,13 @@ class GentlePlayer(Player):
         self.gentle: list[Tensor] = list(gentle)
         self.rate, self.frozen_updates = rate, frozen_updates
 
-    def descend(self, loss: Float[Tensor, ""], *, retain_graph: bool = False) -> Float[Tensor, ""]:
+    def step(self, loss: Float[Tensor, ""], *, retain_graph: bool = False) -> Float[Tensor, ""]:
         """Take one step down, the gentle parameters a smaller one."""
         if not self.gentle:
-            return super().descend(loss, retain_graph=retain_graph)
+            return super().step(loss, retain_graph=retain_graph)
         before = [parameter.detach().clone() for parameter in self.gentle]
         share = self.rate if self.updates >= self.frozen_updates else 0.0
-        norm = super().descend(loss, retain_graph=retain_graph)
+        norm = super().step(loss, retain_graph=retain_graph)
         with torch.no_grad():
             torch._foreach_lerp_(self.gentle, before, 1.0 - share)
         return norm

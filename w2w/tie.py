@@ -26,7 +26,15 @@ from pretrain.clip.towers import Towers, TowersConfig, open_towers
 from w2w.converter import Converter
 from w2w.weights import weights_folder
 from w2w.words.fitting import FittingConfig, captions_for, embedded, fit_words, remembered
-from w2w.words.heard import CHILDREN, Heard, as_spoken, between, hear_recordings, joined, probes_from
+from w2w.words.known_voices import (
+    CHILDREN,
+    KnownVoices,
+    as_spoken,
+    between,
+    embed_recordings,
+    joined,
+    probes_from,
+)
 from w2w.words.network import WordsConfig, WordsNetwork
 from w2w.words.tied import FOLDER, Tie, voices_key
 
@@ -68,14 +76,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     fitting = FittingConfig(steps=args.steps, analogous_age=not args.no_age_analogy, seed=args.seed)
     rows = split_rows(args.data, args.split)
     converter, towers = Converter.from_pretrained(folder), open_towers(config)
-    heard, held = hear(converter, rows, made=args.made, seed=args.seed)
-    tie, losses = tie_to(towers, config, converter, heard, held, fitting)
+    known_voices, held = train_and_held_out(converter, rows, made=args.made, seed=args.seed)
+    tie, losses = tie_to(towers, config, converter, known_voices, held, fitting)
     out = tie.save(args.out or folder / FOLDER, config)
     told = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
-    print(f"{len(heard.voice)} voices heard, {len(held.voice)} held out ({told}); wrote {out}")
+    print(f"{len(known_voices.voice)} voices heard, {len(held.voice)} held out ({told}); wrote {out}")
 
 
-def hear(converter: Converter, rows: Sequence[Row], *, made: int, seed: int = 0) -> tuple[Heard, Heard]:
+def train_and_held_out(
+    converter: Converter, rows: Sequence[Row], *, made: int, seed: int = 0
+) -> tuple[KnownVoices, KnownVoices]:
     """Voices to learn from and to stop by, no speaker in both, measured as the converter speaks them."""
     speakers = sorted({row.speaker or str(row.path) for row in rows})
     rng = np.random.default_rng([seed, 5])
@@ -85,14 +95,14 @@ def hear(converter: Converter, rows: Sequence[Row], *, made: int, seed: int = 0)
     others = [row for row in rows if (row.speaker or str(row.path)) in apart]
     if not own or not others:
         raise UserError(f"{len(speakers)} speakers are too few to learn words from: give at least 4")
-    recorded = hear_recordings(converter, own)
+    recorded = embed_recordings(converter, own)
     probes = probes_from(converter, own, recorded)
     women = list({row.speaker: row for row in own if row.gender == "F"}.values())
     parts = [recorded, *children(converter, women)]
     if made:
         parts.append(between(recorded, made, rng))
     spoken = [
-        as_spoken(converter, part, probes) for part in (joined(parts), hear_recordings(converter, others))
+        as_spoken(converter, part, probes) for part in (joined(parts), embed_recordings(converter, others))
     ]
     if len(spoken[0].known) < FEWEST or not spoken[1].known:
         raise UserError(
@@ -114,25 +124,25 @@ def few_of_each(rows: Sequence[Row]) -> list[Row]:
     return kept
 
 
-def children(converter: Converter, women: Sequence[Row]) -> list[Heard]:
+def children(converter: Converter, women: Sequence[Row]) -> list[KnownVoices]:
     """Stand-ins for children's voices, from one recording of each woman played at several speeds."""
     low, high = CHILDREN
     speeds = [low, (low + high) / 2, high]
-    return [hear_recordings(converter, women, faster=speed) for speed in speeds if women]
+    return [embed_recordings(converter, women, faster=speed) for speed in speeds if women]
 
 
 def tie_to(
     towers: Towers,
     towers_config: TowersConfig,
     converter: Converter,
-    heard: Heard,
-    held: Heard,
+    known_voices: KnownVoices,
+    held: KnownVoices,
     fitting: FittingConfig,
 ) -> tuple[Tie, dict[str, float]]:
     """Write captions, embed them, fit; returns the tie and its losses on the held-out voices."""
     rng = np.random.default_rng([fitting.seed, 7])
-    scale = fit_scale(heard.measures, heard.gender)
-    train, check = (embed(captions_for(part, scale, fitting, rng), towers) for part in (heard, held))
+    scale = fit_scale(known_voices.measures, known_voices.gender)
+    train, check = (embed(captions_for(part, scale, fitting, rng), towers) for part in (known_voices, held))
     torch.manual_seed(fitting.seed)
     network = WordsNetwork(
         WordsConfig(
@@ -140,11 +150,11 @@ def tie_to(
             towers_key=towers.key,
             converter_key=voices_key(converter.network.style),
             clip_dim=towers.dim,
-            voice_dim=heard.voice.shape[-1],
+            voice_dim=known_voices.voice.shape[-1],
         )
     )
     memory = towers.texts(remembered(network.config.n_memory, rng)).cpu()
-    losses = fit_words(network, heard.voice, train, held.voice, check, memory, fitting)
+    losses = fit_words(network, known_voices.voice, train, held.voice, check, memory, fitting)
     return Tie(network, towers), losses
 
 

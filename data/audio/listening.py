@@ -43,7 +43,7 @@ class Voice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heard:
+class Measurements:
     """The measures of one recording."""
 
     sample_rate: int
@@ -74,13 +74,13 @@ class Heard:
         return self.samples / self.sample_rate
 
 
-def listen(path: str | Path) -> Heard:
+def measure(path: str | Path) -> Measurements:
     """Decode and measure a file, in bounded memory; raises ``AudioError`` where it cannot be decoded."""
     path = Path(path)
     with opened(path) as sound:
         rate = sound.sample_rate
         digest, plateaus = hashlib.blake2b(digest_size=16), _Plateaus(sound.channels)
-        resampler, heard, to_hear = Resampler(rate, VOICE_RATE, 1), [], VOICE_SECONDS * VOICE_RATE
+        resampler, pieces, to_hear = Resampler(rate, VOICE_RATE, 1), [], VOICE_SECONDS * VOICE_RATE
         samples, total, peak, levels = 0, 0.0, 0.0, []
         for frames in sound.decode():
             mono = mixed(frames, path)[:, 0]
@@ -91,13 +91,13 @@ def listen(path: str | Path) -> Heard:
             plateaus.add(frames)
             digest.update(np.rint(mono.clip(-1, 1) * 32_767).astype("<i2").tobytes())
             if to_hear > 0:
-                heard.append(resampler.push(mono[:, None])[:to_hear, 0])
-                to_hear -= len(heard[-1])
+                pieces.append(resampler.push(mono[:, None])[:to_hear, 0])
+                to_hear -= len(pieces[-1])
         if to_hear > 0:
-            heard.append(resampler.flush()[:to_hear, 0])
+            pieces.append(resampler.flush()[:to_hear, 0])
     power = np.concatenate(levels) ** 2
-    speaking, wave = power[power >= 0.01 * power.max()], np.concatenate(heard)
-    return Heard(
+    speaking, wave = power[power >= 0.01 * power.max()], np.concatenate(pieces)
+    return Measurements(
         sample_rate=rate,
         samples=samples,
         loudest_db=_db(power.max()),

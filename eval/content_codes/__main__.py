@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
-from eval.content_codes.codes import NAMES, Code, Heard, hear, log_mel, open_code, teacher_code
+from eval.content_codes.codes import NAMES, Code, CodeFrames, encode, log_mel, open_code, teacher_code
 from eval.content_codes.phones import agreement, phone_error
 from eval.content_codes.speakers import Leak, Utterances, speaker_leakage, utterances
 from pretrain.probe.results import Interval
@@ -80,12 +80,12 @@ def speech(data: Path | str, *, split: str = "validation", most: int = 600, per_
     return Speech(chosen, answers, speakers, utterances(data, per_speaker=per_speaker))
 
 
-def scores_of(code: Code, of: Speech, teacher: Code | None, truth: dict[Path, Heard]) -> Scores:
+def scores_of(code: Code, of: Speech, teacher: Code | None, truth: dict[Path, CodeFrames]) -> Scores:
     """Listen to everything and probe what was heard."""
     bar = tqdm(of.paths, desc=f"hearing by {code.name}", unit="utterance", delay=1.0)
-    heard = {path: hear(code, path) for path in bar}
-    learned, asked = ([heard[path] for path in paths] for paths in (of.learned, of.asked))
-    told = ([heard[row.path] for row in rows] for rows in (of.told.train, of.told.held_out))
+    encoded = {path: encode(code, path) for path in bar}
+    learned, asked = ([encoded[path] for path in paths] for paths in (of.learned, of.asked))
+    told = ([encoded[row.path] for row in rows] for rows in (of.told.train, of.told.held_out))
     agreed = None
     if teacher is not None:
         true_learned, true_asked = ([truth[path] for path in paths] for paths in (of.learned, of.asked))
@@ -125,15 +125,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--split", default="validation", help="where words are asked about (validation)")
     add("--most", type=int, default=600, help="utterances that the words are learned from, at most (600)")
     add("--per-speaker", type=int, default=0, help="those each voice is learned from, at most; 0: all")
-    words = parser.parse_args(argv)
-    if words.per_speaker < 0 or words.per_speaker == 1:
-        raise UserError(f"--per-speaker {words.per_speaker} must be 0 (all), or 2 or more")
-    if words.most < 2:
-        raise UserError(f"--most {words.most} must be at least 2")
-    codes = [log_mel(), *(open_code(name) for name in dict.fromkeys(words.code) if name != "log-mel")]
-    teacher = teacher_code("teacher", load_teacher(words.teacher)) if words.teacher else None
-    of = speech(words.data, split=words.split, most=words.most, per_speaker=words.per_speaker)
-    truth = {} if teacher is None else {path: hear(teacher, path) for path in of.paths}
+    args = parser.parse_args(argv)
+    if args.per_speaker < 0 or args.per_speaker == 1:
+        raise UserError(f"--per-speaker {args.per_speaker} must be 0 (all), or 2 or more")
+    if args.most < 2:
+        raise UserError(f"--most {args.most} must be at least 2")
+    codes = [log_mel(), *(open_code(name) for name in dict.fromkeys(args.code) if name != "log-mel")]
+    teacher = teacher_code("teacher", load_teacher(args.teacher)) if args.teacher else None
+    of = speech(args.data, split=args.split, most=args.most, per_speaker=args.per_speaker)
+    truth = {} if teacher is None else {path: encode(teacher, path) for path in of.paths}
     codes = codes if teacher is None else [*codes, teacher]
     print(table({code.name: scores_of(code, of, teacher, truth) for code in codes}, of))
 

@@ -37,7 +37,7 @@ class Code:
     """A representation of speech, frame by frame."""
 
     name: str
-    hear: Callable[[Wave], Float[Tensor, "1 channels frames"]]
+    encode: Callable[[Wave], Float[Tensor, "1 channels frames"]]
     """From a wave at ``sample_rate``."""
     hop: int
     """Samples between frames."""
@@ -48,7 +48,7 @@ class Code:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Heard:
+class CodeFrames:
     """What one code makes of one utterance."""
 
     frames: Frames
@@ -58,11 +58,13 @@ class Heard:
 
 
 @torch.inference_mode()
-def hear(code: Code, path: Path) -> Heard:
+def encode(code: Code, path: Path) -> CodeFrames:
     """Read one recording and listen."""
     wave = load(path, code.sample_rate)
-    frames = code.hear(wave)[0].float().cpu()
-    return Heard(frames=frames.T.half(), audible=audible_frames(wave, code.sample_rate, frames.shape[-1]))
+    frames = code.encode(wave)[0].float().cpu()
+    return CodeFrames(
+        frames=frames.T.half(), audible=audible_frames(wave, code.sample_rate, frames.shape[-1])
+    )
 
 
 def audible_frames(wave: Wave, sample_rate: int, n_frames: int) -> Bool[Tensor, " n_frames"]:
@@ -82,7 +84,7 @@ def open_code(name: str) -> Code:
             student = load_student(place)
             return Code(
                 name=name,
-                hear=_on_device(student, lambda wave: student(wave)),
+                encode=_on_device(student, lambda wave: student(wave)),
                 hop=student.encoder.hop,
                 offset=-student.look_ahead,
                 sample_rate=student.config.sample_rate,
@@ -102,7 +104,7 @@ def content_code(name: str, network: ConverterNetwork) -> Code:
     """A converter's content code."""
     return Code(
         name=name,
-        hear=_on_device(network, lambda wave: network.content.encode(network.pad_look_ahead(wave)).code),
+        encode=_on_device(network, lambda wave: network.content.encode(network.pad_look_ahead(wave)).code),
         hop=network.config.hop,
         offset=-network.config.look_ahead,
         sample_rate=network.config.sample_rate,
@@ -111,17 +113,17 @@ def content_code(name: str, network: ConverterNetwork) -> Code:
 
 def teacher_code(name: str, teacher: Teacher) -> Code:
     """What a frozen speech encoder hears."""
-    return Code(name=name, hear=_on_device(teacher, teacher), hop=teacher.hop, offset=teacher.offset)
+    return Code(name=name, encode=_on_device(teacher, teacher), hop=teacher.hop, offset=teacher.offset)
 
 
 def log_mel() -> Code:
     """What any encoder could have heard, at its plainest."""
     mel = CausalLogMel(SAMPLE_RATE, HOP, WINDOW, N_MELS)
-    return Code(name="log-mel", hear=mel, hop=HOP, offset=HOP - WINDOW // 2)
+    return Code(name="log-mel", encode=mel, hop=HOP, offset=HOP - WINDOW // 2)
 
 
 def _on_device(
-    network: nn.Module, hear: Callable[[Tensor], Tensor]
+    network: nn.Module, encode: Callable[[Tensor], Tensor]
 ) -> Callable[[Wave], Float[Tensor, "1 channels frames"]]:
     device = next(network.parameters()).device
-    return lambda wave: hear(wave.to(device))
+    return lambda wave: encode(wave.to(device))

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from eval.content_codes.codes import Code, Heard
+from eval.content_codes.codes import Code, CodeFrames
 from pretrain.ctc_score import edit_distance
 from pretrain.phones import PHONES
 from pretrain.probe.results import Interval, interval, mean_interval
@@ -22,9 +22,9 @@ EPOCHS = 12
 
 
 def phone_error(
-    train: Sequence[Heard],
+    train: Sequence[CodeFrames],
     train_labels: Sequence[list[int]],
-    test: Sequence[Heard],
+    test: Sequence[CodeFrames],
     test_labels: Sequence[list[int]],
     speakers: Sequence[str],
     *,
@@ -35,8 +35,8 @@ def phone_error(
 
     Labels are tokens of phones; ``speakers`` are those of the others.
     """
-    mean, deviation = moments([heard.frames for heard in train])
-    frames = [(heard.frames.float() - mean) / deviation for heard in (*train, *test)]
+    mean, deviation = moments([encoded.frames for encoded in train])
+    frames = [(encoded.frames.float() - mean) / deviation for encoded in (*train, *test)]
     net = taught(frames[: len(train)], train_labels, seed=seed, epochs=epochs)
     with torch.no_grad():
         outputs = [RecogniserOutput([], net(one[None]).log_softmax(-1)) for one in frames[len(train) :]]
@@ -89,11 +89,11 @@ RIDGE = 1e-3
 
 def agreement(
     code: Code,
-    train: Sequence[Heard],
-    test: Sequence[Heard],
+    train: Sequence[CodeFrames],
+    test: Sequence[CodeFrames],
     teacher: Code,
-    train_truth: Sequence[Heard],
-    test_truth: Sequence[Heard],
+    train_truth: Sequence[CodeFrames],
+    test_truth: Sequence[CodeFrames],
     speakers: Sequence[str],
 ) -> Interval:
     """Mean cosine, over audible frames, between the teacher's features and a linear map of the code.
@@ -101,32 +101,32 @@ def agreement(
     The map is a ridge regression on some utterances, and is asked about others. ``speakers`` are those of the
     others, over whom the bounds are.
     """
-    mean, deviation = moments([heard.frames for heard in train])
+    mean, deviation = moments([encoded.frames for encoded in train])
 
-    def inputs(heard: Heard, truth: Heard) -> Float[Tensor, "frames inputs"]:
-        aligned = at_teachers(code, heard, teacher, len(truth.frames))
+    def inputs(encoded: CodeFrames, truth: CodeFrames) -> Float[Tensor, "frames inputs"]:
+        aligned = at_teachers(code, encoded, teacher, len(truth.frames))
         return F.pad((aligned - mean) / deviation, (0, 1), value=1.0).double()
 
     dim = train[0].frames.shape[1] + 1
     gram = torch.zeros(dim, dim, dtype=torch.float64)
     cross = torch.zeros(dim, train_truth[0].frames.shape[1], dtype=torch.float64)
     count = 0
-    for heard, truth in zip(train, train_truth, strict=True):
-        x, y = inputs(heard, truth)[truth.audible], truth.frames[truth.audible].double()
+    for encoded, truth in zip(train, train_truth, strict=True):
+        x, y = inputs(encoded, truth)[truth.audible], truth.frames[truth.audible].double()
         gram, cross, count = gram + x.T @ x, cross + x.T @ y, count + len(x)
     weights = torch.linalg.solve(gram + RIDGE * count * torch.eye(dim, dtype=torch.float64), cross)
     scores = []
-    for heard, truth in zip(test, test_truth, strict=True):
-        guess = inputs(heard, truth)[truth.audible] @ weights
+    for encoded, truth in zip(test, test_truth, strict=True):
+        guess = inputs(encoded, truth)[truth.audible] @ weights
         cosine = F.cosine_similarity(guess, truth.frames[truth.audible].double(), dim=-1)
         scores.append(float(cosine.mean()))
     return mean_interval(np.array(scores), speakers)
 
 
 def at_teachers(
-    code: Code, heard: Heard, teacher: Code, n_frames: int
+    code: Code, encoded: CodeFrames, teacher: Code, n_frames: int
 ) -> Float[Tensor, "teacher_frames channels"]:
     """The code where the teacher's frames stand."""
     seconds = (torch.arange(n_frames) * teacher.hop + teacher.offset) / teacher.sample_rate
     places = (seconds * code.sample_rate - code.offset) / code.hop
-    return at_times(heard.frames.T[None].float(), places)[0].T
+    return at_times(encoded.frames.T[None].float(), places)[0].T

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data.manifest import Row, rows_from
 from engine.user_error import UserError
-from eval.content_codes.codes import Heard
+from eval.content_codes.codes import CodeFrames
 from pretrain.probe.results import Interval, mean_interval
 
 FRAMES_EACH = 50
@@ -74,7 +74,7 @@ def utterances(data: Path | str, *, per_speaker: int = 0) -> Utterances:
     return Utterances(drawn, [row for name in speakers for row in held_out[name]], speakers)
 
 
-def speaker_leakage(told: Utterances, train: Sequence[Heard], held_out: Sequence[Heard]) -> Leak:
+def speaker_leakage(told: Utterances, train: Sequence[CodeFrames], held_out: Sequence[CodeFrames]) -> Leak:
     """Probe one code, given what it makes of the utterances."""
     number = {name: label for label, name in enumerate(told.speakers)}
     labels, truth = (
@@ -82,12 +82,12 @@ def speaker_leakage(told: Utterances, train: Sequence[Heard], held_out: Sequence
     )
     places = [row.path.as_posix() for row in told.held_out]
     pooled = probe(
-        torch.stack([summary(heard) for heard in train]),
+        torch.stack([summary(encoded) for encoded in train]),
         labels,
-        torch.stack([summary(heard) for heard in held_out]),
+        torch.stack([summary(encoded) for encoded in held_out]),
         truth,
     )
-    learned, asked = ([some_frames(heard, i) for i, heard in enumerate(of)] for of in (train, held_out))
+    learned, asked = ([some_frames(encoded, i) for i, encoded in enumerate(of)] for of in (train, held_out))
     counts = [len(frames) for frames in asked]
     single = probe(
         torch.cat(learned),
@@ -99,15 +99,15 @@ def speaker_leakage(told: Utterances, train: Sequence[Heard], held_out: Sequence
     return Leak(mean_interval(pooled.double().numpy(), places), mean_interval(shares.numpy(), places))
 
 
-def summary(heard: Heard) -> Float[Tensor, " two_channels"]:
+def summary(encoded: CodeFrames) -> Float[Tensor, " two_channels"]:
     """Mean and deviation over the audible frames, one after the other."""
-    frames = heard.frames[heard.audible].float()
+    frames = encoded.frames[encoded.audible].float()
     return torch.cat([frames.mean(0), frames.std(0, correction=0)])
 
 
-def some_frames(heard: Heard, seed: int) -> Float[Tensor, "chosen channels"]:
+def some_frames(encoded: CodeFrames, seed: int) -> Float[Tensor, "chosen channels"]:
     """Some of the audible frames, always the same ones."""
-    frames = heard.frames[heard.audible].float()
+    frames = encoded.frames[encoded.audible].float()
     chosen = np.random.default_rng(seed).permutation(len(frames))[:FRAMES_EACH]
     return frames[torch.from_numpy(chosen)]
 

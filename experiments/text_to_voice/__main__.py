@@ -30,7 +30,7 @@ from eval.pitch import harvest, log_mean
 from eval.similarity import SAMPLE_RATE, Resemblyzer
 from experiments.text_to_voice.retrieval import Line, found_by_words, likeness_to_real
 from w2w.converter import Converter
-from w2w.words.heard import hear_recordings, measured
+from w2w.words.known_voices import embed_recordings, measured
 
 SOURCE_S, UNSETTLED_S = 4.0, 0.6
 LEVELS = {-2: "very {}", -1: "{}", 1: "{}", 2: "very {}"}
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     train, test = one_each(split_rows(args.data, "train"))[: args.speakers], split_rows(args.data, "test")
     probe = GenderProbe(train)
     speech = Speech(converter, one_each(test)[: args.sources], probe)
-    real, unseen = hear_recordings(converter, train), hear_recordings(converter, test)
+    real, unseen = embed_recordings(converter, train), embed_recordings(converter, test)
     lines = [
         Line(
             "gender probe on recordings of unseen speakers",
@@ -124,7 +124,7 @@ class GenderProbe:
         rows = [row for row in rows if row.gender in ("F", "M")]
         if len({row.gender for row in rows}) < 2:
             raise UserError("--data must tell the gender of some women and men in its train split")
-        self.hear = Resemblyzer()
+        self.embedder = Resemblyzer()
         x = torch.stack([self.embedding(self.clip(row)) for row in rows])
         y = torch.tensor([float(row.gender == "F") for row in rows])
         self.linear = torch.nn.Linear(x.shape[1], 1)
@@ -147,7 +147,7 @@ class GenderProbe:
 
     def embedding(self, wave: Float[Tensor, "1 1 samples"]) -> Float[Tensor, "dim"]:
         """Resemblyzer's."""
-        return torch.from_numpy(self.hear(wave)["embedding"])
+        return torch.from_numpy(self.embedder(wave)["embedding"])
 
     @torch.no_grad()
     def female(self, wave: Float[Tensor, "1 1 samples"]) -> bool:
@@ -177,14 +177,14 @@ class Speech:
             wave = resample(wave, self.converter.sample_rate, SAMPLE_RATE)
             log_f0 = log_mean(harvest(wave[0, 0].double().numpy()))
             try:
-                heard = measured(wave, SAMPLE_RATE, float(voice[0, -1]))
+                measures = measured(wave, SAMPLE_RATE, float(voice[0, -1]))
             except UserError:  # nothing voiced came out
                 continue
             if math.isnan(log_f0):
                 continue
             semitones = 12 * (log_f0 - math.log(100.0)) / math.log(2.0)
             female = float(self.probe.female(wave)) if gender else math.nan
-            found.append(Spoken(semitones, heard.brightness, heard.roughness, female))
+            found.append(Spoken(semitones, measures.brightness, measures.roughness, female))
         if not found:
             raise UserError("none of the test recordings was converted into voiced speech")
         return Spoken(*(float(value) for value in np.array(found).mean(0)))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.voice_captions import describe, fit_scale, traits_of
 from w2w.converter import Converter
-from w2w.words.heard import Heard
+from w2w.words.known_voices import KnownVoices
 
 Voices = Float[Tensor, "n dim"]
 
@@ -25,7 +25,7 @@ class Line(NamedTuple):
     """What chance, or real recordings, give."""
 
 
-def likeness_to_real(converter: Converter, real: Heard, others: Heard) -> list[Line]:
+def likeness_to_real(converter: Converter, real: KnownVoices, others: KnownVoices) -> list[Line]:
     """How like its nearest real voice a voice from words is, beside unseen real voices and random ones."""
     people = ("a man", "a woman", "an old man, low and rough", "a young woman with a bright voice", "a child")
     plain = torch.cat([converter.embed_text(text) for text in people])
@@ -59,7 +59,7 @@ def nearest(voices: Voices, real: Float[Tensor, "others dim"]) -> float:
     return float((a @ b.T).amax(-1).mean())
 
 
-def found_by_words(converter: Converter, real: Heard, others: Heard) -> list[Line]:
+def found_by_words(converter: Converter, real: KnownVoices, others: KnownVoices) -> list[Line]:
     """Whether unseen voices find the captions written for them, and are given the right gender word."""
     scale = fit_scale(real.measures, real.gender)
     rng = np.random.default_rng(29)

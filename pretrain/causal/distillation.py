@@ -107,7 +107,7 @@ class Distillation:
         if batch.transcribed is not None:
             terms["phones"] = self.phone_loss(batch.transcribed)
             loss = loss + weight.phones * terms["phones"]
-        self.players["student"].descend(loss)
+        self.players["student"].step(loss)
         self.ema.update(step)
         if pairs is not None:  # how far each kind has come
             n_pairs = len(pairs.target)

@@ -111,8 +111,8 @@ class ThreeHeads:
         total = torch.stack([getattr(self.config, pair) * loss for pair, loss in losses.items()]).sum()
         for player in self.plateaus.values():
             player.agree()
-        self.players["towers"].descend(total, retain_graph=True)
-        self.players["audio"].descend(total)
+        self.players["towers"].step(total, retain_graph=True)
+        self.players["audio"].step(total)
         for scale in self.scales.values():
             scale.clamp()  # pyright: ignore[reportCallIssue]
         return {f"loss/audio/{pair}": loss for pair, loss in losses.items()}

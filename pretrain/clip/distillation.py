@@ -150,7 +150,7 @@ class Distillation:
         self._train(True)
         self.player.agree()
         loss = self.loss(batch)
-        self.player.descend(loss)
+        self.player.step(loss)
         for module in self.modules.values():
             if isinstance(module, LogitScale):
                 module.clamp()

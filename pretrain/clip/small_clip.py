@@ -151,7 +151,7 @@ class SmallCLIPTraining:
         logits = model.logit_scale.exp() * images @ texts.T
         label = torch.arange(len(logits), device=logits.device)
         loss = (F.cross_entropy(logits, label) + F.cross_entropy(logits.T, label)) / 2
-        self.players["clip"].descend(loss)
+        self.players["clip"].step(loss)
         with torch.no_grad():
             model.logit_scale.clamp_(max=float(np.log(100)))
             found = (logits.argmax(1) == label).float().mean()

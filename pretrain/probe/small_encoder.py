@@ -96,7 +96,7 @@ def train_on_labels(
             modules.train()
             index = _chosen(len(train[0]), config.batch, seed, step)
             wave, targets = crops.draw(index, (seed, step)), train[1][index]
-            player.descend(F.cross_entropy(head(encode_changed(encoder, wave)), targets))
+            player.step(F.cross_entropy(head(encode_changed(encoder, wave)), targets))
             if (step + 1) % (5 * every) == 0 or step + 1 == steps:
                 modules.eval()
                 loss = _validation_loss(encoder, head, held, validation[1], config)

@@ -76,7 +76,7 @@ class Pretraining:
             module.train()
 
         loss, scalars = self.losses(batch.wave, before)
-        player.descend(loss)
+        player.step(loss)
 
         if self.regression and self.teacher:
             if player.updates > before:

@@ -65,8 +65,8 @@ class Recognition:
         loss = weights.ctc * ctc + weights.pseudo_ctc * pseudo_ctc
         loss = loss + weights.agreement * agreement + weights.features * features
         if trains_encoder:  # first, as its gradient passes through the head, which must not have moved
-            self.players["trunk"].descend(loss, retain_graph=True)
-        self.players["head"].descend(loss)
+            self.players["trunk"].step(loss, retain_graph=True)
+        self.players["head"].step(loss)
         self.ema.update(step)
         terms = {"ctc": ctc, "pseudo_ctc": pseudo_ctc, "agreement": agreement, "features": features}
         return {f"loss/recogniser/{name}": value.detach() for name, value in terms.items()}

@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from data.audio import load, save
-from data.audio.listening import listen
+from data.audio.listening import measure
 from data.check import check, main
 from data.manifest import Row, read_manifest, rows_from, write_manifest
 
@@ -186,7 +186,7 @@ def test_measures_do_not_depend_on_how_long_the_file_is(tmp_path):
     for side in (1, -1):
         runs = groupby(wave[0, 0].tolist(), key=lambda sample, side=side: side * sample > 0.7999)
         n_flat += sum(n for at, run in runs if at and (n := len(list(run))) >= 3)
-    assert listen(tmp_path / "a.wav").clipped == pytest.approx(n_flat / wave.shape[-1], rel=0.01)
+    assert measure(tmp_path / "a.wav").clipped == pytest.approx(n_flat / wave.shape[-1], rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 import soundfile
 
 from data.audio import blocks, excerpt, load
-from data.audio.listening import listen
+from data.audio.listening import measure
 from data.audio.mixing import weights_of
 
 RATE = 16_000
@@ -50,7 +50,7 @@ def test_an_inverted_channel_is_left_out_and_told_once(tmp_path, gain, recwarn):
     path = written(tmp_path, x, -gain * x)
     for _ in range(2):
         np.testing.assert_allclose(load(path)[0, 0], x, atol=1e-6)
-    assert listen(path).loudest_db > -30
+    assert measure(path).loudest_db > -30
     (warning,) = (str(one.message) for one in recwarn if "cancel" in str(one.message))
     assert "channel 1 alone is heard" in warning
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from data.audio.listening import hum_in, listen
+from data.audio.listening import hum_in, measure
 from data.check import check, main
 from data.manifest import rows_from
 from data.references import compare
@@ -54,7 +54,7 @@ def test_two_recordings_cannot_be_compared(references, capsys):
 
 
 def test_the_level_of_a_reference_does_not_count(references):
-    distances = [one.distance for one in compare([listen(p) for p in sorted(references.glob("[0-4].wav"))])]
+    distances = [one.distance for one in compare([measure(p) for p in sorted(references.glob("[0-4].wav"))])]
     assert max(distances) < 1.5
 
 
@@ -64,7 +64,7 @@ def test_hum_is_measured_under_speech(tmp_path, mains, level):
     t = np.arange(len(wave)) / RATE
     hum = 10 ** (level / 20) * np.sqrt(2) * np.sin(2 * np.pi * mains * t)
     soundfile.write(tmp_path / "a.wav", wave + hum, RATE, "PCM_24")
-    found = listen(tmp_path / "a.wav").hum
+    found = measure(tmp_path / "a.wav").hum
     assert found is not None
     assert abs(found[0] - level) < 3
     assert found[1] == mains

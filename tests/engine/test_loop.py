@@ -161,12 +161,12 @@ def test_averaged_gradients_are_those_of_the_joint_batch(together):
         return parts[0](both[rank]).square().mean() + (parts[1](both[rank]).mean() if rank else 0.0)
 
     reference, alone = build()
-    alone.descend((loss(reference, 0) + loss(reference, 1)) / 2)
+    alone.step((loss(reference, 0) + loss(reference, 1)) / 2)
 
     def average(rank):
         loop.accelerator(loop.LoopConfig(cpu=True, trackers="none"))
         parts, player = build()
-        player.descend(loss(parts, rank))
+        player.step(loss(parts, rank))
         assert_close(dict(parts.state_dict()), dict(reference.state_dict()))
         assert_close(player.grad_norm, alone.grad_norm)
 

@@ -23,7 +23,7 @@ def weights(module):
 def test_a_player_touches_only_its_own_parameters():
     body, critic = nn.Linear(3, 3), nn.Linear(3, 1)
     before = weights(critic)
-    norm = Player(body, PLAIN).descend(critic(body(torch.randn(4, 3))).mean())
+    norm = Player(body, PLAIN).step(critic(body(torch.randn(4, 3))).mean())
     assert norm > 0
     assert_close(weights(critic), before, rtol=0, atol=0)
     assert all(p.grad is None for p in [*body.parameters(), *critic.parameters()])
@@ -34,7 +34,7 @@ def test_an_update_equals_adam_on_the_same_loss():
     theirs.load_state_dict(ours.state_dict())
     player, adam = Player(ours, PLAIN), torch.optim.Adam(theirs.parameters(), lr=0.01, betas=(0.9, 0.99))
     for x in torch.randn(5, 4, 3):
-        player.descend(ours(x).square().mean())
+        player.step(ours(x).square().mean())
         adam.zero_grad()
         theirs(x).square().mean().backward()
         adam.step()
@@ -47,7 +47,7 @@ def test_an_update_equals_rmsprop_on_the_same_loss():
     player = Player(ours, replace(PLAIN, optimizer="rmsprop"))
     rmsprop = torch.optim.RMSprop(theirs.parameters(), lr=0.01, alpha=0.99)
     for x in torch.randn(5, 4, 3):
-        player.descend(ours(x).square().mean())
+        player.step(ours(x).square().mean())
         rmsprop.zero_grad()
         theirs(x).square().mean().backward()
         rmsprop.step()
@@ -60,12 +60,12 @@ def test_rmsprop_continues_exactly():
     config, data = replace(PLAIN, optimizer="rmsprop"), torch.randn(6, 4, 3)
     whole, first, second = Player(straight, config), Player(broken, config), Player(broken, config)
     for x in data:
-        whole.descend(straight(x).square().mean())
+        whole.step(straight(x).square().mean())
     for x in data[:3]:
-        first.descend(broken(x).square().mean())
+        first.step(broken(x).square().mean())
     second.load_state_dict(first.state_dict())
     for x in data[3:]:
-        second.descend(broken(x).square().mean())
+        second.step(broken(x).square().mean())
     assert_close(weights(broken), weights(straight), rtol=0, atol=0)
 
 
@@ -88,12 +88,12 @@ def test_accumulation_equals_the_big_batch(count, clip, calls):
             torch.autograd.grad(big(x[c]).square().mean(), [*big.parameters()]) for c in range(calls)
         ]
         for gradient in gradients:  # several descents in one step all see the weights of the step's start
-            whole.descend(sum((p * g).sum() for p, g in zip(big.parameters(), gradient)))
+            whole.step(sum((p * g).sum() for p, g in zip(big.parameters(), gradient)))
         losses = [[small(x[c, m]).square().mean() for c in range(calls)] for m in range(count)]
         for m in range(count):
             with micro_batch(m, count):
                 for c in range(calls):
-                    parts.descend(_frozen_at(losses[m][c], small))
+                    parts.step(_frozen_at(losses[m][c], small))
                 ema.update(step)
     assert whole.updates == parts.updates == 3 * calls
     assert_close(weights(small), weights(big))
@@ -112,7 +112,7 @@ def test_gradients_are_clipped_as_a_whole():
     player.optimizer.register_step_pre_hook(
         lambda *_: seen.append(torch.nn.utils.get_total_norm([p.grad for p in layer.parameters()]))
     )
-    norm = player.descend(100 * layer(torch.randn(4, 3)).square().sum())
+    norm = player.step(100 * layer(torch.randn(4, 3)).square().sum())
     assert norm > 1
     assert_close(seen[0], torch.tensor(0.5))
 
@@ -121,7 +121,7 @@ def test_unused_parameters_keep_still():
     used, unused = nn.Linear(2, 2), nn.Linear(2, 2)
     player = Player([used, unused], replace(PLAIN, weight_decay=0.1))
     before = weights(unused)
-    player.descend(used(torch.randn(3, 2)).square().mean())
+    player.step(used(torch.randn(3, 2)).square().mean())
     assert_close(weights(unused), before, rtol=0, atol=0)
 
 
@@ -129,17 +129,17 @@ def test_unused_parameters_keep_still():
 def test_a_broken_gradient_is_skipped_counted_and_ends_the_run_at_last(bad):
     layer = nn.Linear(2, 2)
     player = Player(layer, replace(PLAIN, patience=3), "converter")
-    player.descend(layer(torch.ones(1, 2)).square().mean())
+    player.step(layer(torch.ones(1, 2)).square().mean())
     before = weights(layer), player.updates
     for _ in range(2):
-        player.descend(layer(torch.ones(1, 2)).mean() * bad)
+        player.step(layer(torch.ones(1, 2)).mean() * bad)
     assert (player.skipped, player.updates) == (2, before[1])
     assert_close(weights(layer), before[0], rtol=0, atol=0)
-    player.descend(layer(torch.ones(1, 2)).square().mean())  # recovery starts the count anew
+    player.step(layer(torch.ones(1, 2)).square().mean())  # recovery starts the count anew
     for _ in range(2):
-        player.descend(layer(torch.ones(1, 2)).mean() * bad)
+        player.step(layer(torch.ones(1, 2)).mean() * bad)
     with pytest.raises(UserError, match="'converter' was not finite 3 times in a row"):
-        player.descend(layer(torch.ones(1, 2)).mean() * bad)
+        player.step(layer(torch.ones(1, 2)).mean() * bad)
 
 
 def test_schedules():
@@ -162,7 +162,7 @@ def test_the_schedule_reaches_the_optimiser():
     moves = []
     for _ in range(2):
         before = layer.weight.item()
-        player.descend(layer.weight.sum())
+        player.step(layer.weight.sum())
         moves.append(before - layer.weight.item())
     assert moves == pytest.approx([0.05, 0.1], rel=1e-3)
 
@@ -176,7 +176,7 @@ def test_impossible_schedules_are_refused(wrong):
 def test_a_player_continues_exactly():
     def run(layer, player, rounds):
         for x in rounds:
-            player.descend(layer(x).square().mean())
+            player.step(layer(x).square().mean())
         return weights(layer)
 
     config = OptimConfig(lr=0.1, warmup_steps=3, schedule="exponential", decay_steps=5)

@@ -74,9 +74,9 @@ class Toy:
         fake = self.maker(real + torch.randn_like(real))
         critic = (self.critic(real) - 1).square().mean() + self.critic(fake.detach()).square().mean()
         if step % 2 == 0:
-            self.players["critic"].descend(critic)
+            self.players["critic"].step(critic)
         maker = (self.critic(fake) - 1).square().mean() + (fake - self.bank.rows.mean(0)).square().mean()
-        self.players["maker"].descend(maker)
+        self.players["maker"].step(maker)
         self.bank.rows.copy_(torch.cat([self.bank.rows[1:], fake[:1].detach()]))
         self.ema.update(step)
         return {"loss/critic/adversarial": critic, "loss/maker/adversarial": maker}

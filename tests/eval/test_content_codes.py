@@ -13,7 +13,7 @@ from data.manifest import Row, rows_from, write_manifest
 from engine.checkpoint import export
 from engine.user_error import UserError
 from eval.content_codes.__main__ import main, speech
-from eval.content_codes.codes import SAMPLE_RATE, Code, Heard, audible_frames, hear, open_code
+from eval.content_codes.codes import SAMPLE_RATE, Code, CodeFrames, audible_frames, encode, open_code
 from eval.content_codes.phones import agreement, phone_error
 from eval.content_codes.speakers import probe, speaker_leakage, utterances
 from pretrain.causal.encoder import CausalEncoderConfig
@@ -44,7 +44,7 @@ def bands(wave: Tensor) -> Tensor:
     return power.unflatten(-1, (3, 24)).mean(-1).transpose(1, 2)
 
 
-SPECTRUM = Code(name="spectrum", hear=bands, hop=160)
+SPECTRUM = Code(name="spectrum", encode=bands, hop=160)
 
 
 def noise() -> Code:
@@ -55,7 +55,7 @@ def noise() -> Code:
         rng = torch.Generator().manual_seed(next(number))
         return torch.randn(1, 4, math.ceil(wave.shape[-1] / 160), generator=rng)
 
-    return Code(name="noise", hear=random, hop=160)
+    return Code(name="noise", encode=random, hop=160)
 
 
 def test_speakers_are_found_where_they_are_and_not_where_they_are_not(corpus: Path) -> None:
@@ -64,8 +64,8 @@ def test_speakers_are_found_where_they_are_and_not_where_they_are_not(corpus: Pa
     assert told.chance == pytest.approx(1 / 3)
     leaks = []
     for code in (SPECTRUM, noise()):
-        heard = [[hear(code, row.path) for row in rows] for rows in (told.train, told.held_out)]
-        leaks.append(speaker_leakage(told, *heard))
+        encoded = [[encode(code, row.path) for row in rows] for rows in (told.train, told.held_out)]
+        leaks.append(speaker_leakage(told, *encoded))
     assert leaks[0].pooled[0] == leaks[0].single[0] == 1.0
     assert leaks[1].pooled[0] < 1.0
     assert abs(leaks[1].single[0] - 1 / 3) < 0.2
@@ -136,7 +136,7 @@ def test_phones_are_read_where_they_are(spoken: Path) -> None:
     labels = [list(paths.values()) for paths in (of.learned, of.asked)]
     errors = []
     for code in (SPECTRUM, noise()):
-        learned, asked = ([hear(code, path) for path in paths] for paths in (of.learned, of.asked))
+        learned, asked = ([encode(code, path) for path in paths] for paths in (of.learned, of.asked))
         errors.append(phone_error(learned, labels[0], asked, labels[1], of.speakers, epochs=40))
     assert errors[0][0] < 0.5 * errors[1][0]
     assert errors[0][1] <= errors[0][0] <= errors[0][2]
@@ -144,17 +144,17 @@ def test_phones_are_read_where_they_are(spoken: Path) -> None:
 
 def test_agreement_is_found_through_a_map_and_a_delay() -> None:
     torch.manual_seed(0)
-    teacher = Code(name="teacher", hear=bands, hop=400, offset=200)
-    late = Code(name="late", hear=bands, hop=400, offset=-600)  # its frames stand two earlier
+    teacher = Code(name="teacher", encode=bands, hop=400, offset=200)
+    late = Code(name="late", encode=bands, hop=400, offset=-600)  # its frames stand two earlier
     hidden = [torch.randn(60, 4) for _ in range(8)]
     all_of = torch.ones(60, dtype=torch.bool)
     mix = torch.randn(4, 6)
-    truth = [Heard(frames=(x @ mix).half(), audible=all_of) for x in hidden]
-    same = [Heard(frames=torch.cat([x[:2], x[:-2]]).half(), audible=all_of) for x in hidden]
-    other = [Heard(frames=torch.randn(60, 4).half(), audible=all_of) for _ in range(8)]
+    truth = [CodeFrames(frames=(x @ mix).half(), audible=all_of) for x in hidden]
+    same = [CodeFrames(frames=torch.cat([x[:2], x[:-2]]).half(), audible=all_of) for x in hidden]
+    other = [CodeFrames(frames=torch.randn(60, 4).half(), audible=all_of) for _ in range(8)]
     found, missed = (
-        agreement(late, heard[:6], heard[6:], teacher, truth[:6], truth[6:], ["a", "b"])
-        for heard in (same, other)
+        agreement(late, encoded[:6], encoded[6:], teacher, truth[:6], truth[6:], ["a", "b"])
+        for encoded in (same, other)
     )
     assert found[0] > 0.9  # the last two frames have no partner
     assert abs(missed[0]) < 0.3
@@ -168,7 +168,7 @@ def test_the_table_has_a_line_for_each_code(
     )
     export(tmp_path / "student", config, Student(config))
     code = open_code(f"student:{tmp_path / 'student'}")
-    assert code.hear(torch.zeros(1, 1, 1_600)).shape == (1, 4, 10)
+    assert code.encode(torch.zeros(1, 1, 1_600)).shape == (1, 4, 10)
     main(["--data", str(spoken), "--code", code.name, "--most", "4"])
     told = capsys.readouterr().out
     assert "learned from 4 utterances" in told

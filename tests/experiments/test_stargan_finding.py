@@ -10,7 +10,7 @@ from data.audio.writing import save
 from experiments.stargan.__main__ import COLUMNS, SIZES, larger, main, table, variants
 from experiments.stargan.measures import columns_after_merge, copied, label_share, obeyed, turns
 from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig
-from w2w.baselines.stargan.networks import Judgement
+from w2w.baselines.stargan.networks import DiscriminatorOutput
 
 LABELS = LabelsConfig(
     first=LabelGroup(column="speaker", size=3),
@@ -70,7 +70,7 @@ class Reads(nn.Module):
     def forward(self, spectrogram):
         speaker, gender = spectrogram[:, 0, 0, :2].long().clamp_min(0).unbind(1)
         logits = [nn.functional.one_hot(speaker, 3), nn.functional.one_hot(gender, 2)]
-        return Judgement(spectrogram[:, :, :1, :1], 5.0 * torch.cat(logits, dim=1), [])
+        return DiscriminatorOutput(spectrogram[:, :, :1, :1], 5.0 * torch.cat(logits, dim=1), [])
 
 
 def test_what_the_class_head_hears_of_targets_that_differ():

@@ -42,7 +42,7 @@ def step(rank: int = 0, count: int = 1) -> dict[str, torch.Tensor]:
     )
     gradients = torch.autograd.grad(loss, player.parameters, retain_graph=True)
     flat = torch.cat([g.reshape(-1) for g in gradients])
-    player.descend(loss)
+    player.step(loss)
     mean = loss.detach().clone()
     if count > 1:
         for tensor in (flat, mean):

@@ -133,7 +133,7 @@ def test_each_loss_alone_reaches_what_it_may_and_nothing_else(build, batch, name
 @pytest.mark.parametrize("name", ["label_discriminator", "r1"])
 def test_losses_of_a_discriminator_in_use_reach_it_alone(build, batch, name):
     task = build(weights=replace(NONE, label_converter=1e-30, **{name: 1.0}))
-    task.players["converter"].descend = lambda loss: None
+    task.players["converter"].step = lambda loss: None
     moved, scalars = changes(task, batch)
     assert moved == {"discriminator"}
     assert f"loss/discriminator/{name}" in scalars
@@ -145,11 +145,11 @@ def test_by_default_every_parameter_learns(build, batch):
         parameter.data.add_(0.02 * torch.randn_like(parameter))
     for name, player in task.players.items():
 
-        def spy(loss, name=name, player=player, descend=player.descend):
+        def spy(loss, name=name, player=player, step=player.step):
             seen[name] = torch.autograd.grad(loss, player.parameters, retain_graph=True, allow_unused=True)
-            return descend(loss)
+            return step(loss)
 
-        player.descend = spy
+        player.step = spy
     task.update(batch, 0)
     assert set(seen) == {"converter", "discriminator"}
     for name, gradients in seen.items():
@@ -205,7 +205,8 @@ def test_what_has_no_weight_is_not_computed(build, batch, monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("computed in vain")
 
-    unused = (task.discriminator, task.discriminator_ema.module, task.distance, task.projector)
+    assert not task.comparisons
+    unused = (task.discriminator, task.discriminator_ema.module, task.projector)
     for part in (*unused, task.projector_ema.module, task.teacher, task.recogniser_loss):
         monkeypatch.setattr(part, "forward", refuse)
     task.update(batch, 0)

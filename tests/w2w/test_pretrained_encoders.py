@@ -1,10 +1,11 @@
 """Pretrained encoders inside the converter: aligned, frozen or tuned as asked, and exported whole."""
 
 import math
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
+from tiny_encoders import CLIP, SPEECH, TRUNK
 from torch.testing import assert_close
 
 from data.batches import Batch
@@ -12,7 +13,7 @@ from data.pairs import HumanAndPairs
 from engine.checkpoint import export
 from engine.optim import OptimConfig, Player
 from engine.user_error import UserError
-from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
+from pretrain.clip.audio_encoder import AudioEncoder
 from pretrain.speech.encoder import Encoded, SpeechEncoder, SpeechEncoderConfig
 from w2w.converter import Converter
 from w2w.networks import network as network_module
@@ -23,27 +24,12 @@ from w2w.networks.trunk import PretrainedContent, Trunk, TrunkConfig, interpolat
 from w2w.pretrained import GentlePlayer, PretrainedConfig, begin, with_encoders
 from w2w.train import TINY, build
 
-EARS = TrunkConfig(
-    conv_dims=(8, 8, 8),
-    conv_kernels=(10, 8, 4),
-    conv_strides=(10, 8, 4),
-    hidden=16,
-    layers=2,
-    heads=2,
-    ffn=16,
-    position_layers=1,
-    position_kernel=3,
-    position_groups=2,
-)
-CLIP = AudioEncoderConfig(width=4, blocks=(1, 1), dim=6, n_fft=128, hop=64, hidden=8)
-
 
 @pytest.fixture(scope="module")
 def ears(tmp_path_factory):
     """A speech encoder's export, with random weights."""
     torch.manual_seed(3)
-    config = SpeechEncoderConfig(**{name: size for name, size in asdict(EARS).items() if name != "layer"})
-    return str(export(tmp_path_factory.mktemp("ears"), config, SpeechEncoder(config)))
+    return str(export(tmp_path_factory.mktemp("ears"), SPEECH, SpeechEncoder(SPEECH)))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +48,7 @@ def hearing(tiny):
     """A tiny converter's config with a speech encoder in it."""
 
     def config(layer=0, **changes):
-        return tiny(trunk=replace(EARS, layer=layer), **changes)
+        return tiny(trunk=replace(TRUNK, layer=layer), **changes)
 
     return config
 
@@ -95,7 +81,7 @@ def test_a_trunk_names_every_size_of_an_encoder():
     dropped = {"dropout", "attention_dropout", "feature_dropout"}
     sizes = {f.name for f in fields(TrunkConfig)} - {"layer"}
     assert {f.name for f in fields(SpeechEncoderConfig)} - dropped == sizes
-    assert not any(isinstance(m, torch.nn.Dropout) and m.p for m in EARS.build().modules())
+    assert not any(isinstance(m, torch.nn.Dropout) and m.p for m in TRUNK.build().modules())
 
 
 @pytest.mark.parametrize(("rate", "look_ahead"), [(16_000, 128), (16_000, 0), (24_000, 192)])
@@ -103,7 +89,7 @@ def test_a_trunk_names_every_size_of_an_encoder():
 def test_frames_stand_where_the_decoder_speaks_them(monkeypatch, rate, look_ahead, speed):
     """An encoder that tells the time gives each frame the time of the samples made of it."""
     hop = rate // 100
-    trunk = Trunk(EARS, 1, rate, hop, look_ahead)
+    trunk = Trunk(TRUNK, 1, rate, hop, look_ahead)
     seen = trunk.encoder.config
 
     def times(wave, n_samples=None):
@@ -248,7 +234,7 @@ def test_gentle_parameters_move_as_with_a_rate_of_their_own(rate):
             torch.manual_seed(step)
             loss = slow(fast(torch.randn(5, 3))).square().mean()
             for player in players:
-                player.descend(loss, retain_graph=True)
+                player.step(loss, retain_graph=True)
         runs.append([*fast.parameters(), *slow.parameters()])
     for apart, gentle in zip(*runs):
         assert_close(apart, gentle, rtol=1e-4, atol=1e-6)
@@ -261,7 +247,7 @@ def test_gentle_parameters_stay_in_the_first_updates():
     )
     start = [p.detach().clone() for p in slow.parameters()]
     for step in range(3):
-        player.descend(slow(fast(torch.randn(4, 2))).square().mean())
+        player.step(slow(fast(torch.randn(4, 2))).square().mean())
         stayed = all(torch.equal(p, q) for p, q in zip(slow.parameters(), start))
         assert stayed == (step < 2)
 

@@ -2,35 +2,23 @@
 
 import pytest
 import torch
+from tiny_encoders import SPEECH
 
 from engine.checkpoint import export
 from engine.user_error import UserError
-from pretrain.speech.encoder import SpeechEncoder, SpeechEncoderConfig
+from pretrain.speech.encoder import SpeechEncoder
 from pretrain.speech.loading import SpeechRecogniser, SpeechRecogniserConfig
 from w2w.cluit.content_loss import ContentLoss, ContentLossConfig
 from w2w.cluit.recognisers import FineTunedRecogniser, Listener, SpeechFeatures, open_recogniser
 
-EARS = SpeechEncoderConfig(
-    conv_dims=(8, 8, 8),
-    conv_kernels=(10, 8, 4),
-    conv_strides=(10, 8, 4),
-    hidden=16,
-    layers=2,
-    heads=2,
-    ffn=16,
-    position_layers=1,
-    position_kernel=3,
-    position_groups=2,
-)
-
 
 def features(folder):
-    export(folder, EARS, SpeechEncoder(EARS))
+    export(folder, SPEECH, SpeechEncoder(SPEECH))
     return SpeechFeatures(folder=str(folder))
 
 
 def fine_tuned(folder):
-    config = SpeechRecogniserConfig(encoder=EARS)
+    config = SpeechRecogniserConfig(encoder=SPEECH)
     export(folder / "export", config, SpeechRecogniser(config))  # as a run leaves it
     return FineTunedRecogniser(folder=str(folder))
 

@@ -5,32 +5,19 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_encoders import CLIP, SPEECH
 from torch.testing import assert_close
 
 from data.audio import save
 from data.pairs import PairConfig, batches_together
 from engine.checkpoint import export, load_weights, newest_checkpoint
 from engine.loop import fit
-from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
-from pretrain.speech.encoder import SpeechEncoder, SpeechEncoderConfig
+from pretrain.clip.audio_encoder import AudioEncoder
+from pretrain.speech.encoder import SpeechEncoder
 from w2w import train as entry
 from w2w.converter import Converter
 from w2w.pretrained import PretrainedConfig, with_encoders
 from w2w.train import TINY, build
-
-EARS = SpeechEncoderConfig(
-    conv_dims=(8, 8, 8),
-    conv_kernels=(10, 8, 4),
-    conv_strides=(10, 8, 4),
-    hidden=16,
-    layers=2,
-    heads=2,
-    ffn=16,
-    position_layers=1,
-    position_kernel=3,
-    position_groups=2,
-)
-CLIP = AudioEncoderConfig(width=4, blocks=(1, 1), dim=6, n_fft=128, hop=64, hidden=8)
 
 
 @pytest.fixture
@@ -46,7 +33,7 @@ def corpus(tmp_path, buzz):
 @pytest.fixture
 def encoders(tmp_path):
     """Exports of a speech encoder and an audio encoder, with random weights."""
-    ears = export(tmp_path / "ears", EARS, SpeechEncoder(EARS))
+    ears = export(tmp_path / "ears", SPEECH, SpeechEncoder(SPEECH))
     return ears, export(tmp_path / "clip", CLIP, AudioEncoder(CLIP))
 
 

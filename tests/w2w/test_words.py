@@ -25,7 +25,7 @@ from w2w.tie import main as tie_command
 from w2w.tie import tie_to
 from w2w.words.face_clip import portraits
 from w2w.words.fitting import FittingConfig, captions_for, embedded, fit_words, remembered
-from w2w.words.heard import Heard, Known, between
+from w2w.words.known_voices import Known, KnownVoices, between
 from w2w.words.network import Density, WordsConfig, WordsNetwork, draw, negative_log_likelihood
 from w2w.words.tied import Tie, voices_key
 
@@ -53,7 +53,7 @@ def model(tmp_path_factory, tiny) -> Path:
     return export(tmp_path_factory.mktemp("model"), tiny(), ConverterNetwork(tiny()))
 
 
-def some_voices(dim: int, count: int = 80, seed: int = 0) -> Heard:
+def some_voices(dim: int, count: int = 80, seed: int = 0) -> KnownVoices:
     """Voices whose pitch decides everything that is measured of them."""
     generator = torch.Generator().manual_seed(seed)
     voice = torch.randn(count, dim, generator=generator)
@@ -68,7 +68,7 @@ def some_voices(dim: int, count: int = 80, seed: int = 0) -> Heard:
         )
         for i, (v, w) in enumerate(zip(voice, woman))
     ]
-    return Heard(voice, known)
+    return KnownVoices(voice, known)
 
 
 @pytest.fixture(scope="module")
@@ -116,16 +116,18 @@ def bag_of_words(captions: list[str]) -> torch.Tensor:
 
 
 def test_both_maps_learn_what_captions_say():
-    heard, held = some_voices(13, 200), some_voices(13, 40, seed=1)
+    known_voices, held = some_voices(13, 200), some_voices(13, 40, seed=1)
     config, rng = (
         FittingConfig(steps=150, captions=4, batch=48, lr=1e-2, check_every=30),
         np.random.default_rng(0),
     )
-    scale = fit_scale(heard.measures, heard.gender)
-    train, check = (embedded(*captions_for(part, scale, config, rng), bag_of_words) for part in (heard, held))
+    scale = fit_scale(known_voices.measures, known_voices.gender)
+    train, check = (
+        embedded(*captions_for(part, scale, config, rng), bag_of_words) for part in (known_voices, held)
+    )
     network = WordsNetwork(WordsConfig(clip_dim=48, voice_dim=13, n_components=2))
     memory = bag_of_words(remembered(network.config.n_memory, rng))
-    fit_words(network, heard.voice, train, held.voice, check, memory, config)
+    fit_words(network, known_voices.voice, train, held.voice, check, memory, config)
 
     said = bag_of_words(
         ["a woman", "a man", "a woman with a very rough voice", "a woman with a very clear voice"]
@@ -133,7 +135,7 @@ def test_both_maps_learn_what_captions_say():
     woman, man, rough, clear = network.voice(draw(network.density(said)))
     assert float(woman[-1] - man[-1]) > 0.3
     assert float(rough[3] - clear[3]) > 0.5
-    likeness = network.hear(held.voice) @ network.meaning(said[:2]).T
+    likeness = network.voice_embedding(held.voice) @ network.meaning(said[:2]).T
     right = (likeness[:, 0] > likeness[:, 1]) == torch.tensor([gender == "F" for gender in held.gender])
     assert float(right.float().mean()) > 0.8
 
@@ -238,26 +240,26 @@ def test_coordinates_keep_a_voice_of_few_dimensions():
 
 
 def test_captions_name_what_is_known_of_a_voice():
-    heard = some_voices(13)
+    known_voices = some_voices(13)
     config = FittingConfig(captions=3)
-    scale = fit_scale(heard.measures, heard.gender)
-    captions, owners = captions_for(heard, scale, config, np.random.default_rng(0))
+    scale = fit_scale(known_voices.measures, known_voices.gender)
+    captions, owners = captions_for(known_voices, scale, config, np.random.default_rng(0))
     assert owners == [i for i in range(80) for _ in range(3)]
-    assert captions == captions_for(heard, scale, config, np.random.default_rng(0))[0]
+    assert captions == captions_for(known_voices, scale, config, np.random.default_rng(0))[0]
     text = " ".join(captions)
     assert all(word in text for word in ("woman", "man", "low", "rough", "bright"))
 
 
 def test_made_voices_keep_their_gender_and_stay_near():
-    heard = some_voices(13)
-    made = between(heard, 50, np.random.default_rng(0))
+    known_voices = some_voices(13)
+    made = between(known_voices, 50, np.random.default_rng(0))
     for voice, known in zip(made.voice, made.known):
         assert (float(voice[-1]) > math.log(148)) == (known.gender == "F")
 
 
 def test_the_commands_tie_and_convert(model, clip, tmp_path, buzz, capsys, monkeypatch):
     # An untrained converter says nothing voiced: the recordings' own measures must do here.
-    monkeypatch.setattr("w2w.tie.as_spoken", lambda converter, heard, probes: heard)
+    monkeypatch.setattr("w2w.tie.as_spoken", lambda converter, known_voices, probes: known_voices)
     monkeypatch.chdir(tmp_path)
     rows = []
     for number in range(8):

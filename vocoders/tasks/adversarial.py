@@ -125,25 +125,25 @@ class Adversarial:
 
         spectral = self._spectral_loss(fake, wave, scalars)
         if step < config.adversary_from:
-            self.players["generator"].descend(spectral)
+            self.players["generator"].step(spectral)
         elif config.order == "simultaneous":
             with parametrize.cached():
                 real, fake_outputs = self.discriminate(wave), self.discriminate(fake)
             # The generator first: the discriminators' gradient does not pass through what its step changes.
-            self.players["generator"].descend(
+            self.players["generator"].step(
                 spectral + self._generator_loss(real, fake_outputs, scalars), retain_graph=True
             )
-            self.players["critic"].descend(self._discriminator_loss(real, fake_outputs, scalars))
+            self.players["critic"].step(self._discriminator_loss(real, fake_outputs, scalars))
         else:
             with parametrize.cached():  # weight norm once for both waves
                 real, fake_outputs = self.discriminate(wave), self.discriminate(fake.detach())
-            self.players["critic"].descend(self._discriminator_loss(real, fake_outputs, scalars))
+            self.players["critic"].step(self._discriminator_loss(real, fake_outputs, scalars))
             with parametrize.cached():
                 if config.order == "alternating":
                     with torch.no_grad():
                         real = self.discriminate(wave)
                 fake_outputs = self.discriminate(fake)
-            self.players["generator"].descend(spectral + self._generator_loss(real, fake_outputs, scalars))
+            self.players["generator"].step(spectral + self._generator_loss(real, fake_outputs, scalars))
         if self.ema:
             self.ema.update(step)
         return scalars

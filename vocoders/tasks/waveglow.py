@@ -61,7 +61,7 @@ class WaveGlowTask:
         """One step up the likelihood."""
         mel = batch.mel if hasattr(batch, "mel") else self.log_mel(batch.wave)
         loss = negative_log_likelihood(self.network(mel, batch.wave), self.config.sigma)
-        self.players["network"].descend(loss)
+        self.players["network"].step(loss)
         return {"loss/network/likelihood": loss}
 
     @property

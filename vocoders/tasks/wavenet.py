@@ -69,7 +69,7 @@ class WaveNetTask:
     def update(self, batch: Any, step: int) -> Mapping[str, Tensor]:
         """One step up the likelihood of a batch's waves."""
         loss = self.loss(self.network, batch)
-        self.players["wavenet"].descend(loss)
+        self.players["wavenet"].step(loss)
         self.ema.update(step)
         return {"loss/wavenet/nll": loss}
 

@@ -1,59 +1,12 @@
-"""What decides the CLUIT algorithm: the weight of every loss, and when and how each is used."""
+"""What decides the CLUIT algorithm: when and how each loss of ``losses.Weights`` is used."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Literal
 
 from data.augment import AugmentConfig
 from engine.config import free
 from engine.user_error import UserError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Weights:
-    """Weight of every loss; 0 switches it off, and what only it needs is not computed.
-
-    Weights of losses on the converter's output are shares of its gradient: see ``w2w.cluit.balance``.
-    """
-
-    reconstruction: float = 1.0
-    """Multi-resolution spectral distance to the truth, where there is one: the utterance itself for its own
-    style, the other voice's recording for a time-aligned pair."""
-    content: float = 3.0
-    """One minus the cosine of the teacher's features of the output and of the truth, or of the source."""
-    distil: float = 2.0
-    """One minus the cosine of the content code, seen linearly, and the teacher's features of the truth."""
-    recogniser: float = 0.0
-    """Distance in a frozen recogniser between converted wave and source (weighted within ``content``)."""
-    adversarial: float = 0.5
-    """Outputs against the discriminator."""
-    feature_matching: float = 0.5
-    """The discriminator's features of outputs against those of their truth."""
-    contrast_discriminator: float = 0.1
-    """Discriminator: projections of one voice near each other, against the bank (CLUIT)."""
-    contrast_converter: float = 0.2
-    """Converter: an output's projection near the reference's, against the bank (CLUIT)."""
-    contrast_style: float = 0.2
-    """Style encoder: two clips of one voice near each other, other voices far."""
-    contrast_voice: float = 1.0
-    """Converter: an output's style near the target's, far from the source's and the others'."""
-    cycle_code: float = 0.0
-    """The converted wave's codes against the source's."""
-    norm: float = 0.2
-    """Frame energies of converted wave and source."""
-    pitch_prior: float = 0.3
-    """The source's mean log-F0 as predicted from its spectra, squared error in units of .3 (5 semitones)."""
-    label_discriminator: float = 0.0
-    """Discriminator: cross-entropy of the speaker label; unlabelled items do not count. Needs
-    discriminator.n_speakers."""
-    label_converter: float = 0.0
-    """Converter: cross-entropy of the reference's speaker label."""
-    r1: float = 0.0
-    """Discriminator: gradient penalty γ on real waves, applied lazily."""
-
-    def __post_init__(self) -> None:
-        for weight in fields(self):
-            if getattr(self, weight.name) < 0:
-                raise UserError(f"weights.{weight.name}={getattr(self, weight.name)} must be 0 or more")
+from w2w.cluit.losses import Weights
 
 
 @dataclass(frozen=True, kw_only=True)

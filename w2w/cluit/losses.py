@@ -1,6 +1,11 @@
-"""The losses of the converter that are not content: each a function, each says where gradients go."""
+"""The losses and their weights; each says where gradients go.
+
+One that compares outputs with truths is added here alone: its class, a weight, an entry of ``COMPARISONS``.
+"""
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -8,8 +13,58 @@ import torchaudio
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from engine.user_error import UserError
+
 Wave = Float[Tensor, "batch 1 samples"]
 Vectors = Float[Tensor, "batch dim"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Weight of every loss; 0 switches it off, and what only it needs is not computed.
+
+    Weights of losses on the converter's output are shares of its gradient: see ``w2w.cluit.balance``.
+    """
+
+    reconstruction: float = 1.0
+    """Multi-resolution spectral distance to the truth, where there is one: the utterance itself for its own
+    style, the other voice's recording for a time-aligned pair."""
+    content: float = 3.0
+    """One minus the cosine of the teacher's features of the output and of the truth, or of the source."""
+    distil: float = 2.0
+    """One minus the cosine of the content code, seen linearly, and the teacher's features of the truth."""
+    recogniser: float = 0.0
+    """Distance in a frozen recogniser between converted wave and source (weighted within ``content``)."""
+    adversarial: float = 0.5
+    """Outputs against the discriminator."""
+    feature_matching: float = 0.5
+    """The discriminator's features of outputs against those of their truth."""
+    contrast_discriminator: float = 0.1
+    """Discriminator: projections of one voice near each other, against the bank (CLUIT)."""
+    contrast_converter: float = 0.2
+    """Converter: an output's projection near the reference's, against the bank (CLUIT)."""
+    contrast_style: float = 0.2
+    """Style encoder: two clips of one voice near each other, other voices far."""
+    contrast_voice: float = 1.0
+    """Converter: an output's style near the target's, far from the source's and the others'."""
+    cycle_code: float = 0.0
+    """The converted wave's codes against the source's."""
+    norm: float = 0.2
+    """Frame energies of converted wave and source."""
+    pitch_prior: float = 0.3
+    """The source's mean log-F0 as predicted from its spectra, squared error in units of .3 (5 semitones)."""
+    label_discriminator: float = 0.0
+    """Discriminator: cross-entropy of the speaker label; unlabelled items do not count. Needs
+    discriminator.n_speakers."""
+    label_converter: float = 0.0
+    """Converter: cross-entropy of the reference's speaker label."""
+    r1: float = 0.0
+    """Discriminator: gradient penalty γ on real waves, applied lazily."""
+
+    def __post_init__(self) -> None:
+        for weight in fields(self):
+            if getattr(self, weight.name) < 0:
+                raise UserError(f"weights.{weight.name}={getattr(self, weight.name)} must be 0 or more")
 
 
 def r1(scores: list[Tensor], wave: Wave) -> Float[Tensor, ""]:
@@ -125,3 +180,11 @@ def audible_frames(wave: Wave, n_frames: int) -> Float[Tensor, "batch n_frames"]
     power = F.adaptive_avg_pool1d(wave.detach().float().square(), n_frames)[:, 0]
     level_db = 10 * torch.log10(power + 1e-10)
     return torch.sigmoid(0.5 * (level_db - level_db.amax(-1, keepdim=True) + 35.0))
+
+
+COMPARISONS: dict[str, Callable[[int], nn.Module]] = {"reconstruction": SpectralDistance}
+"""By the weight's name, what compares outputs with their truths, where these are known: made of the sample
+rate, it takes outputs and truths, ``batch 1 samples``, and gives a scalar."""
+THROUGH_DISCRIMINATOR = ("adversarial", "feature_matching", "contrast_converter", "label_converter")
+ON_OUTPUT = (*COMPARISONS, "content", "recogniser", "norm", "contrast_voice", *THROUGH_DISCRIMINATOR)
+"""Losses of the converter that its output alone decides; their weights are shares of its gradient."""

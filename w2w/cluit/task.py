@@ -22,7 +22,9 @@ from w2w.cluit.balance import LossBalancer
 from w2w.cluit.bank import MemoryBank
 from w2w.cluit.config import CLUITConfig
 from w2w.cluit.losses import (
-    SpectralDistance,
+    COMPARISONS,
+    ON_OUTPUT,
+    THROUGH_DISCRIMINATOR,
     audible_frames,
     cosine_distance,
     energy_distance,
@@ -39,9 +41,6 @@ Losses = dict[str, Tensor]
 
 FULL_LEVEL_DBFS = -23.0
 """dBFS RMS of speech, over its louder half, whose loudest log mel magnitude is 0."""
-THROUGH_DISCRIMINATOR = ("adversarial", "feature_matching", "contrast_converter", "label_converter")
-ON_OUTPUT = ("reconstruction", "content", "recogniser", "norm", "contrast_voice", *THROUGH_DISCRIMINATOR)
-"""Losses of the converter that its output alone decides; their weights are shares of its gradient."""
 KEY_DIM = 128
 """Numbers of a style's key in the contrast of styles."""
 
@@ -91,8 +90,9 @@ class CLUIT(Adversary):
             "voices": self.voices,
             "balancer": self.balancer,
         }
-        self.distance = SpectralDistance(converter.sample_rate)
-        frozen = {"distance": self.distance, "teacher": teacher, "recogniser": recogniser_loss}
+        weights, rate = config.weights, converter.sample_rate
+        self.comparisons = {name: make(rate) for name, make in COMPARISONS.items() if getattr(weights, name)}
+        frozen = {**self.comparisons, "teacher": teacher, "recogniser": recogniser_loss}
         self.frozen = {name: module for name, module in frozen.items() if module is not None}
         self.augment = Augment(config.augment, converter.sample_rate)
         self.reference_augment = Augment(config.reference_augment, converter.sample_rate)
@@ -103,7 +103,7 @@ class CLUIT(Adversary):
         rows = self.utterances(batch, step)
         encoded = self.encode(rows)
         timbre, mean_log_f0 = self.styles(rows)
-        output = self.speak(rows, encoded, torch.cat([timbre, mean_log_f0], dim=-1))
+        output = self.decode(rows, encoded, torch.cat([timbre, mean_log_f0], dim=-1))
 
         losses = self.reconstruction_losses(rows, output)
         losses |= self.content_losses(rows, encoded, output)
@@ -115,7 +115,7 @@ class CLUIT(Adversary):
             if step % self.config.discriminator_every == 0:
                 adversary = self.discriminator_losses(rows, real, fake, target, step)
                 if adversary:
-                    self.players["discriminator"].descend(self.total(adversary))
+                    self.players["discriminator"].step(self.total(adversary))
                 self.discriminator_ema.update(step)
             losses |= self.adversarial_losses(rows, real, fake, target)
 
@@ -123,7 +123,7 @@ class CLUIT(Adversary):
             on_output = {name: loss for name, loss in losses.items() if name in ON_OUTPUT}
             direct = {name: loss for name, loss in losses.items() if name not in ON_OUTPUT}
             balanced = self.balancer(on_output, self.shares(step), output)
-            self.players["converter"].descend(balanced + self.total(direct))
+            self.players["converter"].step(balanced + self.total(direct))
         self.converter_ema.update(step)
         self.projector_ema.update(step)
         self.last = rows.truth[: rows.human], rows.own[rows.target][: rows.human]
@@ -173,7 +173,7 @@ class CLUIT(Adversary):
         heard = self.reference_augment(rows.own, device_generator(rows.own.device))
         return style.timbre_of(heard), style.mean_log_f0(rows.own)
 
-    def speak(self, rows: Utterances, encoded: Encoded, own: Float[Tensor, "batch voice"]) -> Wave:
+    def decode(self, rows: Utterances, encoded: Encoded, own: Float[Tensor, "batch voice"]) -> Wave:
         """Every row with its target's voice: truths keep their pitch, converted rows move to the target's."""
         voice = own[rows.target]
         moved = shift_pitch(encoded.pitch, own[:, -1:, None].double(), voice.detach())
@@ -188,9 +188,10 @@ class CLUIT(Adversary):
     def reconstruction_losses(self, rows: Utterances, output: Wave) -> Losses:
         """Where the truth is known, the output is compared with it."""
         known = ~rows.converted
-        if not self.config.weights.reconstruction or not bool(known.any()):
+        if not bool(known.any()):
             return {}
-        return {"reconstruction": self.distance(output[known], rows.truth[known])}
+        fake, real = output[known], rows.truth[known]
+        return {name: compare(fake, real) for name, compare in self.comparisons.items()}
 
     def content_losses(self, rows: Utterances, encoded: Encoded, output: Wave) -> Losses:
         """What was said, and how loudly, must survive: in the code, and in the output."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data.voice_captions import HEARD, Age, Gender, Scale, Traits, describe, guessed_age, some_of, traits_of
 from engine.user_error import UserError
-from w2w.words.heard import Heard
+from w2w.words.known_voices import KnownVoices
 from w2w.words.network import WordsNetwork, negative_log_likelihood
 
 GENDERS: tuple[Gender, ...] = ("F", "M")
@@ -53,11 +53,11 @@ class Captioned(NamedTuple):
 
 
 def captions_for(
-    heard: Heard, scale: Scale, config: FittingConfig, rng: np.random.Generator
+    known_voices: KnownVoices, scale: Scale, config: FittingConfig, rng: np.random.Generator
 ) -> tuple[list[str], list[int]]:
     """Write captions that each say a part of what is known, with words relative to the gender they name."""
     captions, owners = [], []
-    for index, (measures, gender, age, _) in enumerate(heard.known):
+    for index, (measures, gender, age, _) in enumerate(known_voices.known):
         if age is None and config.analogous_age:
             age = guessed_age(measures, scale, gender)
         for _ in range(config.captions):
@@ -149,7 +149,9 @@ def _voice_loss(network: WordsNetwork, voices: Tensor, embedding: Tensor, said: 
 def _clip_loss(network: WordsNetwork, voices: Tensor, embedding: Tensor, said: Sequence[str]) -> Tensor:
     """Each voice picks its caption out of the batch's, each caption its voice; equal captions are no foes."""
     logits = (
-        network.log_scale.clamp(max=np.log(100.0)).exp() * network.hear(voices) @ network.meaning(embedding).T
+        network.log_scale.clamp(max=np.log(100.0)).exp()
+        * network.voice_embedding(voices)
+        @ network.meaning(embedding).T
     )
     number = {caption: index for index, caption in enumerate(dict.fromkeys(said))}
     label = torch.tensor([number[caption] for caption in said])

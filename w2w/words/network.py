@@ -132,7 +132,7 @@ class WordsNetwork(nn.Module):
         mean = self.straight(centred)[:, None] + apart
         return Density(weight[..., 0].log_softmax(-1), mean, F.softplus(spread) + LEAST_SPREAD)
 
-    def hear(self, voice: Voice) -> Embedding:
+    def voice_embedding(self, voice: Voice) -> Embedding:
         """The unit vector, in CLIP's space less what all captions share, that a voice stands for."""
         return F.normalize(self.to_clip(self.coordinates(voice)), dim=-1)
 

@@ -150,7 +150,7 @@ class Tie:
     ) -> Float[Tensor, "voices texts"]:
         """The cosine between what voices and sentences stand for."""
         meaning = self.network.meaning(self.towers.texts(list(texts)).cpu())
-        return self.network.hear(voices.cpu()) @ meaning.T
+        return self.network.voice_embedding(voices.cpu()) @ meaning.T
 
     def describe(self, voice: Voice, *, count: int = 5) -> list[tuple[str, float]]:
         """The words that suit a voice best, with their likeness, at most one for each trait."""

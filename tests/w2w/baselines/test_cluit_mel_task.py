@@ -101,7 +101,7 @@ def test_each_loss_alone_reaches_what_it_may_and_nothing_else(batch, name):
 @pytest.mark.parametrize("name", ["contrast_critic", "label_critic", "r1"])
 def test_losses_of_a_critic_that_is_heard_reach_it_alone(batch, name):
     task = build(weights=replace(NONE, label_generator=1e-30, **{name: 1.0}))
-    task.players["generator"].descend = lambda loss: None
+    task.players["generator"].step = lambda loss: None
     others(task, batch)
     changed, scalars = moved(task, batch)
     assert changed == {"critic"}
@@ -117,7 +117,7 @@ def test_by_default_every_parameter_learns(batch):
         def spy(loss, name=name, player=player):
             seen[name] = torch.autograd.grad(loss, player.parameters, retain_graph=True, allow_unused=True)
 
-        player.descend = spy
+        player.step = spy
     task.update(batch, 1)
     assert set(seen) == {"generator", "critic"}
     for gradients in seen.values():
@@ -141,7 +141,7 @@ def test_the_gradient_penalty_is_lazy_and_as_much_heavier(batch):
     came = [step for step in range(7) if "loss/critic/r1" in task.update(batch, step)]
     assert came == [0, 3, 6]
     heard = []
-    task.players["critic"].descend = lambda loss: heard.append(loss.item())
+    task.players["critic"].step = lambda loss: heard.append(loss.item())
     for step in (3, 4):
         scalars = task.update(batch, step)
         r1 = scalars.get("loss/critic/r1", torch.zeros(()))
@@ -229,7 +229,7 @@ def test_the_label_losses_by_hand(batch):
     with torch.no_grad():
         logits = task.critic(mel).speakers.log_softmax(-1)
         fake = task.network(mel, task.network.style_of_mel(mel).roll(1, 0))
-    task.players["critic"].descend = lambda loss: None
+    task.players["critic"].step = lambda loss: None
     scalars = task.update(batch, 0)
     assert_close(scalars["loss/critic/label"], -(logits[0, 0] + logits[1, 1]) / 2)
     with torch.no_grad():
@@ -256,7 +256,7 @@ def test_one_batch_is_learned_by_heart(batch):
 
 def test_a_critic_learns_one_batch(batch):
     task = build(weights=replace(NONE, adversarial=1.0, r1=10.0, contrast_critic=0.1), mask_same_speaker=True)
-    task.players["generator"].descend = lambda loss: None
+    task.players["generator"].step = lambda loss: None
     losses = [task.update(batch, step)["loss/critic/adversarial"].item() for step in range(15)]
     assert losses[-1] < 0.5 * losses[0]
 

@@ -99,7 +99,7 @@ def test_generator_updates_leave_the_discriminator_as_it_is():
     before = [p.clone() for p in task.discriminator.parameters()]
     clips = batch(2)
     loss = task.generator_loss({}, task.spectrogram(clips.wave), clips.labels, clips.labels.roll(1, 0))
-    task.players["generator"].descend(loss)
+    task.players["generator"].step(loss)
     for now, then in zip(task.discriminator.parameters(), before):
         assert torch.equal(now, then)
 

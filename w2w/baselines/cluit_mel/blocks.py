@@ -136,7 +136,7 @@ class Block(nn.Module):
         self, inner: int, outer: int, *, halve: bool, norm: Norm | None = None, causal: bool = False
     ) -> None:
         super().__init__()
-        self.halves = halve
+        self.downsample = halve
         self.norm1 = Affine(inner, norm) if norm else None
         self.conv1 = (halving if halve else same)(inner, inner, causal=causal)
         self.norm2 = Affine(inner, norm) if norm else None
@@ -163,7 +163,7 @@ class Block(nn.Module):
             F.leaky_relu(hidden, 0.2) if self.norm2 is None else leaky(self.norm2(hidden, modulations[1]))
         )
         hidden, past2 = advance(self.conv2, hidden, past[1])
-        x = F.avg_pool1d(x, 2) if self.halves else x
+        x = F.avg_pool1d(x, 2) if self.downsample else x
         x = pointwise(self.shortcut, x)
         return (x + hidden) * math.sqrt(0.5), (past1, past2)
 

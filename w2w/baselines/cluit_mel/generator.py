@@ -16,7 +16,7 @@ from w2w.baselines.cluit_mel.convolutions import initialised, same
 Mel = Float[Tensor, "batch n_mels frames"]
 
 
-class Heard(NamedTuple):
+class TrunkOutput(NamedTuple):
     """What a trunk makes of some mels."""
 
     pooled: Float[Tensor, "batch width"]
@@ -42,7 +42,7 @@ class Trunk(nn.Module):
         self.blocks = nn.ModuleList(Block(a, b, halve=True) for a, b in pairwise(widths))
         self.whole = initialised(nn.Conv1d(self.width, self.width, 4), 4 * self.width)
 
-    def forward(self, mel: Mel) -> Heard:
+    def forward(self, mel: Mel) -> TrunkOutput:
         """Hear natural log-mels of at least ``crop_frames``."""
         if mel.shape[-1] < self.config.crop_frames:
             raise UserError(
@@ -53,7 +53,7 @@ class Trunk(nn.Module):
         for block in self.blocks:
             features.append(block(features[-1]))
         hidden = F.leaky_relu(self.whole(F.leaky_relu(features[-1], 0.2)), 0.2)
-        return Heard(hidden.mean(-1), features)
+        return TrunkOutput(hidden.mean(-1), features)
 
 
 class MelJudgement(NamedTuple):

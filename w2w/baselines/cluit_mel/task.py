@@ -178,7 +178,7 @@ class CluitMel:
             heard = self.content(converted, source)
             total = total + weight.content * self.term(scalars, "content", heard)
         if total.requires_grad:
-            self.players["generator"].descend(total)
+            self.players["generator"].step(total)
         self.network_ema.update(step)
 
         if voices.key is not None:
@@ -256,7 +256,7 @@ class CluitMel:
             lazily = 0.5 * weight.r1 * config.r1_every
             total = total + lazily * self.term(scalars, "r1", penalty, "critic")
         if total.requires_grad:
-            self.players["critic"].descend(total)
+            self.players["critic"].step(total)
         return real
 
     def fooling(self, scalars: Scalars, converted: Mel, real: MelJudgement, voices: Voices) -> Tensor:
@@ -264,8 +264,8 @@ class CluitMel:
         weight, total = self.config.weights, converted.new_zeros(())
         fake = self.critic(converted)
         if weight.adversarial:
-            fool = self.term(scalars, "adversarial", softplus_generator(fake.score))
-            total = total + weight.adversarial * fool
+            adversarial = self.term(scalars, "adversarial", softplus_generator(fake.score))
+            total = total + weight.adversarial * adversarial
         if weight.contrast_generator:
             # The critic's view before its own step: an update old, and one pass less.
             target, identity = real.projection.detach().roll(1, 0), voices.identity.roll(1)

@@ -54,7 +54,7 @@ class StarGANConfig:
 Spectrograms = Float[Tensor, "batch 1 bins frames"]
 
 
-class Judgement(NamedTuple):
+class DiscriminatorOutput(NamedTuple):
     """What the discriminator makes of spectrograms."""
 
     score: Float[Tensor, "batch 1 height width"]
@@ -81,13 +81,13 @@ class Discriminator(nn.Module):
         self.classes = nn.Conv2d(widths[-1], config.labels.n_out, left, bias=False)
         self.score = nn.Conv2d(widths[-1], 1, 3, padding=1, bias=False)
 
-    def forward(self, spectrogram: Spectrograms) -> Judgement:
+    def forward(self, spectrogram: Spectrograms) -> DiscriminatorOutput:
         features: list[Tensor] = []
         x = spectrogram
         for layer in self.trunk:
             x = layer(x)
             features.append(x)
-        return Judgement(self.score(x), self.classes(x).flatten(1), features)
+        return DiscriminatorOutput(self.score(x), self.classes(x).flatten(1), features)
 
 
 Map = Float[Tensor, "batch channels height width"]

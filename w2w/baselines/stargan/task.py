@@ -127,9 +127,9 @@ class StarGAN:
         scalars: Scalars = {}
         for spectrogram, label in zip(spectrograms, labels, strict=True):
             loss = self.discriminator_loss(scalars, spectrogram, label, other_clips(label))
-            self.players["discriminator"].descend(loss)
+            self.players["discriminator"].step(loss)
         loss = self.generator_loss(scalars, spectrograms[-1], labels[-1], other_clips(labels[-1]))
-        self.players["generator"].descend(loss)
+        self.players["generator"].step(loss)
         self.last = spectrograms[-1], labels[-1]
         return {f"loss/{name}": value.detach() for name, value in scalars.items()}
 

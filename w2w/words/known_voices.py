@@ -45,16 +45,16 @@ class Known(NamedTuple):
     speaker: str
 
 
-class Heard(NamedTuple):
+class KnownVoices(NamedTuple):
     """Voices and what is known of each."""
 
     voice: Voices
     known: list[Known]
 
-    def part(self, chosen: Iterable[int]) -> "Heard":
+    def part(self, chosen: Iterable[int]) -> "KnownVoices":
         """Some of them."""
         at = list(chosen)
-        return Heard(self.voice[at], [self.known[i] for i in at])
+        return KnownVoices(self.voice[at], [self.known[i] for i in at])
 
     @property
     def measures(self) -> list[VoiceMeasures]:
@@ -67,13 +67,15 @@ class Heard(NamedTuple):
         return [one.gender for one in self.known]
 
 
-def joined(parts: Sequence[Heard]) -> Heard:
+def joined(parts: Sequence[KnownVoices]) -> KnownVoices:
     """All of them, one after the other."""
-    return Heard(torch.cat([part.voice for part in parts]), [one for part in parts for one in part.known])
+    return KnownVoices(
+        torch.cat([part.voice for part in parts]), [one for part in parts for one in part.known]
+    )
 
 
 @torch.inference_mode()
-def hear_recordings(converter: Converter, rows: Sequence[Row], *, faster: float = 1.0) -> Heard:
+def embed_recordings(converter: Converter, rows: Sequence[Row], *, faster: float = 1.0) -> KnownVoices:
     """Take and measure the voice of every recording; those without voiced speech are left out and named.
 
     Played ``faster`` than 1 they stand in for children, whose gender nobody hears.
@@ -95,18 +97,19 @@ def hear_recordings(converter: Converter, rows: Sequence[Row], *, faster: float 
         print(told(len(voices), left_out, "recordings heard"), file=sys.stderr)
     if not voices:
         raise UserError("none of the recordings holds voiced speech: words cannot be learnt from them")
-    return Heard(torch.stack(voices), known)
+    return KnownVoices(torch.stack(voices), known)
 
 
 def measured(wave: Float[Tensor, "1 1 samples"], rate: int, log_f0: float) -> VoiceMeasures:
     """Measure a wave at any rate; its pitch is the one that the converter's tracker found."""
-    heard = measure_voice(resample(wave, rate, SAMPLE_RATE), log_f0=log_f0)
-    return heard._replace(log_f0=log_f0)
+    return measure_voice(resample(wave, rate, SAMPLE_RATE), log_f0=log_f0)._replace(log_f0=log_f0)
 
 
-def between(heard: Heard, count: int, rng: np.random.Generator) -> Heard:
+def between(known_voices: KnownVoices, count: int, rng: np.random.Generator) -> KnownVoices:
     """Make voices between and somewhat beyond two of one gender, a little off in pitch; not yet measured."""
-    groups = [np.array([i for i, gender in enumerate(heard.gender) if gender == g]) for g in ("F", "M", None)]
+    groups = [
+        np.array([i for i, gender in enumerate(known_voices.gender) if gender == g]) for g in ("F", "M", None)
+    ]
     groups = [group for group in groups if len(group) > 1]
     if not groups:
         raise UserError("words need at least two recordings of one gender")
@@ -114,41 +117,50 @@ def between(heard: Heard, count: int, rng: np.random.Generator) -> Heard:
     for _ in range(count):
         group = groups[rng.choice(len(groups), p=np.array([len(g) for g in groups]) / sum(map(len, groups)))]
         one, other = (int(i) for i in rng.choice(group, 2, replace=False))
-        voice = heard.voice[one].lerp(heard.voice[other], float(rng.uniform(-BEYOND, 1 + BEYOND)))
+        voice = known_voices.voice[one].lerp(
+            known_voices.voice[other], float(rng.uniform(-BEYOND, 1 + BEYOND))
+        )
         voice[-1] += float(rng.normal(0, SHIFT_SEMITONES)) * math.log(2.0) / 12
         voices.append(voice)
         firsts.append(one)
-    return Heard(torch.stack(voices), heard.part(firsts).known)
+    return KnownVoices(torch.stack(voices), known_voices.part(firsts).known)
 
 
 @torch.inference_mode()
-def as_spoken(converter: Converter, heard: Heard, probes: Sequence[Float[Tensor, "1 1 samples"]]) -> Heard:
+def as_spoken(
+    converter: Converter, known_voices: KnownVoices, probes: Sequence[Float[Tensor, "1 1 samples"]]
+) -> KnownVoices:
     """The same voices, measured on what the converter says with them; those with nothing voiced are left out.
 
     Each speaks the probe whose pitch is nearest to its own.
     """
     rate, network = converter.sample_rate, converter.network
     own = torch.stack([network.style(probe.to(converter.device))[0, -1].cpu() for probe in probes])
-    nearest = (heard.voice[:, -1:] - own).abs().argmin(-1)
+    nearest = (known_voices.voice[:, -1:] - own).abs().argmin(-1)
     kept: dict[int, VoiceMeasures] = {}
-    bar = tqdm(total=len(heard.voice), desc="speaking", unit="voice", delay=2.0, leave=False, disable=None)
+    bar = tqdm(
+        total=len(known_voices.voice), desc="speaking", unit="voice", delay=2.0, leave=False, disable=None
+    )
     for number, probe in enumerate(probes):
         chosen = torch.nonzero(nearest == number)[:, 0]
         for at in chosen.split(AT_ONCE) if len(chosen) else ():
             source = probe.expand(len(at), -1, -1).to(converter.device)
-            waves = network(source, heard.voice[at].to(converter.device)).cpu()
+            waves = network(source, known_voices.voice[at].to(converter.device)).cpu()
             for index, wave in zip(at.tolist(), waves[..., round(UNSETTLED_S * rate) :]):
                 try:
-                    kept[index] = measured(wave[None], rate, float(heard.voice[index, -1]))
+                    kept[index] = measured(wave[None], rate, float(known_voices.voice[index, -1]))
                 except UserError:
                     continue
             bar.update(len(at))
     order = sorted(kept)
-    return Heard(heard.voice[order], [heard.known[index]._replace(measures=kept[index]) for index in order])
+    return KnownVoices(
+        known_voices.voice[order],
+        [known_voices.known[index]._replace(measures=kept[index]) for index in order],
+    )
 
 
 def probes_from(
-    converter: Converter, rows: Sequence[Row], heard: Heard
+    converter: Converter, rows: Sequence[Row], known_voices: KnownVoices
 ) -> list[Float[Tensor, "1 1 samples"]]:
     """What voices are given to say: of each gender the recording nearest to the middle pitch."""
     rate, chosen = converter.sample_rate, []
@@ -156,7 +168,7 @@ def probes_from(
         group = [row for row in rows if row.gender == gender and (row.duration or PROBE_S) >= PROBE_S]
         if not group:
             continue
-        pitches = [float(heard.voice[i, -1]) for i, g in enumerate(heard.gender) if g == gender]
+        pitches = [float(known_voices.voice[i, -1]) for i, g in enumerate(known_voices.gender) if g == gender]
         middle, best, least = float(np.median(pitches)) if pitches else math.log(150.0), None, math.inf
         for row in group[:: max(1, len(group) // 12)]:
             clip = excerpt(row.path, 0, round(PROBE_S * rate), rate)

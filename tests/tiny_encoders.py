@@ -1,0 +1,21 @@
+"""Pretrained encoders as small as they can be with all their parts."""
+
+from pretrain.clip.audio_encoder import AudioEncoderConfig
+from pretrain.speech.encoder import SpeechEncoderConfig
+from w2w.networks.trunk import TrunkConfig
+
+SIZES = {
+    "conv_dims": (8, 8, 8),
+    "conv_kernels": (10, 8, 4),
+    "conv_strides": (10, 8, 4),
+    "hidden": 16,
+    "layers": 2,
+    "heads": 2,
+    "ffn": 16,
+    "position_layers": 1,
+    "position_kernel": 3,
+    "position_groups": 2,
+}
+SPEECH = SpeechEncoderConfig(**SIZES)
+TRUNK = TrunkConfig(**SIZES)
+CLIP = AudioEncoderConfig(width=4, blocks=(1, 1), dim=6, n_fft=128, hop=64, hidden=8)
