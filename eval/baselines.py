@@ -56,8 +56,8 @@ def toplines_and_baselines(
     distinct = list({(pair.source, pair.target): pair for pair in pairs}.values())
     # By source, so that each is analysed once.
     order = sorted(enumerate(distinct), key=lambda item: (item[1].source.as_posix(), item[0]))
-    made: dict[int, dict[str, Path | None]] = {}
-    again: dict[Path, Path] = {}
+    outputs: dict[int, dict[str, Path | None]] = {}
+    resynthesised: dict[Path, Path] = {}
     for number, pair in tqdm(order, desc="baselines", unit="pair"):
         source, target, name = pair.source, pair.target, f"{number:03d}.wav"
         f0, target_f0 = (features[path][pitch.Pitch().kind]["f0"] for path in (source, target))
@@ -67,19 +67,19 @@ def toplines_and_baselines(
             else 1
         )
         warp = best_warp(_envelope(source, f0, cache), _envelope(target, target_f0, cache))
-        if source not in again:
-            again[source] = out / "resynthesis" / name
+        if source not in resynthesised:
+            resynthesised[source] = out / "resynthesis" / name
             if resynthesise is None:
-                _write(again[source], source, f0, 1.0, 1.0, cache)
+                _write(resynthesised[source], source, f0, 1.0, 1.0, cache)
             else:
-                resynthesise(source, again[source])
+                resynthesise(source, resynthesised[source])
         world_f0, world_warp = out / "world_f0" / name, out / "world_warp" / name
         _write(world_f0, source, f0, ratio, 1.0, cache)
         _write(world_warp, source, f0, ratio, warp, cache)
-        made[number] = {
+        outputs[number] = {
             "source": source,
             "target_other": pair.target_other,
-            "resynthesis": again[source],
+            "resynthesis": resynthesised[source],
             "copy_source": source,
             "copy_target": target,
             "world_f0": world_f0,
@@ -87,9 +87,9 @@ def toplines_and_baselines(
         }
     systems = [(system, i) for system in (*TOPLINES, *BASELINES) for i in range(len(distinct))]
     return [
-        replace(distinct[i], system=system, output=made[i][system])
+        replace(distinct[i], system=system, output=outputs[i][system])
         for system, i in systems
-        if made[i][system]
+        if outputs[i][system]
     ]
 
 

@@ -49,7 +49,7 @@ def load_two_stage(named: Sequence[str], taken: Iterable[str]) -> dict[str, Any]
     from w2w import Converter
     from w2w.weights import is_mel_converter, weights_folder
 
-    found, taken = {}, set(taken)
+    converters, taken = {}, set(taken)
     for where in named:
         folder, plus, vocoder = (where, "", "") if Path(where).exists() else _parted(where)
         if not is_mel_converter(weights_folder(folder)):
@@ -59,8 +59,8 @@ def load_two_stage(named: Sequence[str], taken: Iterable[str]) -> dict[str, Any]
         while name in taken:
             name, number = f"{called}_{number}", number + 1
         taken.add(name)
-        found[name] = Converter.from_pretrained(folder, vocoder=vocoder if plus else None)
-    return found
+        converters[name] = Converter.from_pretrained(folder, vocoder=vocoder if plus else None)
+    return converters
 
 
 def _parted(where: str) -> tuple[str, str, str]:
@@ -113,14 +113,14 @@ def make_outputs(
 
     A sentence on each pair that cannot be converted goes into ``failed``; without it the first is raised.
     """
-    made = []
+    converted = []
     for number, pair in enumerate(tqdm(pairs, desc=f"converting by {system}", unit="pair")):
         path = out / system / f"{number:03d}.wav"
         try:
             voices.speak(pair.source, pair.voice_clips, path)
-            made.append(replace(pair, system=system, output=path))
+            converted.append(replace(pair, system=system, output=path))
         except UserError as fault:
             if failed is None:
                 raise
             failed.append(f"{system}, {pair.where}: {fault}")
-    return made
+    return converted

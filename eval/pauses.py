@@ -28,8 +28,8 @@ def compare(source: Features, output: Features) -> dict[str, float]:
     paused = pauses(source["level"])[at]
     if not paused.any():
         return {"pause_level": float("nan"), "pause_above_source": float("nan")}
-    own, made = (_mean_db(level[paused]) for level in (source["level"][at], output["level"][to]))
-    return {"pause_level": made, "pause_above_source": made - own}
+    of_source, of_output = (_mean_db(level[paused]) for level in (source["level"][at], output["level"][to]))
+    return {"pause_level": of_output, "pause_above_source": of_output - of_source}
 
 
 def _mean_db(level: np.ndarray) -> float:

@@ -190,28 +190,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     cache, voices = Cache(config.cache), Voices(load_converter(config.converter), config.fit_steps)
     pairs, left_out = scorable(fixed_pairs(config.data, config.split, max_pairs=config.n_pairs), cache)
 
-    made: list[Pair] = []
+    scored: list[Pair] = []
     for condition in config.conditions:
         changed = pairs_under(condition, pairs, config.data, config.out / "inputs" / condition)
         if not changed:
             note(f"{config.data} has nothing for the condition {condition}")
         outputs = make_outputs(changed, voices, config.out / "outputs", condition, left_out)
         good, faults = scorable(outputs, cache)
-        made, left_out = made + good, left_out + faults
-    rows, summary = score_pairs(made, judges=judges, cache=cache, jobs=config.jobs)
+        scored, left_out = scored + good, left_out + faults
+    rows, summary = score_pairs(scored, judges=judges, cache=cache, jobs=config.jobs)
 
     silence = in_silence(voices, pairs)
     write_rows(config.out / "rows.csv", rows)
     about = {"pairs": len(pairs), "split": config.split, "in_silence": silence, "left_out": left_out}
     write_summary(config.out / "summary.json", summary, about)
-    told = (
+    silence_line = (
         f"{SILENCE_SECONDS:.0f} s of digital silence, in {silence['voices']:.0f} voices: on the mean "
         f"{silence['mean_dbfs']:.1f} dBFS, in the loudest 40 ms of all {silence['loudest_dbfs']:.1f} dBFS"
     )
-    text = f"{table(summary)}\n\n{told}\n"
+    text = f"{table(summary)}\n\n{silence_line}\n"
     (config.out / "table.txt").write_text(text, encoding="utf-8")
     print(text)
-    end(len(made), left_out, "outputs scored")
+    end(len(scored), left_out, "outputs scored")
 
 
 @torch.inference_mode()

@@ -92,8 +92,8 @@ def main() -> None:
     voices = Voices(load_converter(config.converter), config.fit_steps) if config.converter else None
     systems = pairs
     if config.makes_outputs or config.data:
-        made, failed = converted(pairs, config, voices)
-        systems, unfit = scorable(made, cache)
+        outputs, failed = converted(pairs, config, voices)
+        systems, unfit = scorable(outputs, cache)
         left_out += failed + unfit
         if left_out and not systems:
             raise UserError(f"nothing can be scored: {left_out[0]}")
@@ -137,11 +137,11 @@ def converted(pairs: list[Pair], config: EvalConfig, voices: Voices | None) -> t
     """The outputs of every converter that is asked for, and what each failed at."""
     makers = {config.name: voices} if voices else {}
     taken = {config.name, *TOPLINES, *BASELINES}
-    makers |= {name: Voices(made) for name, made in load_two_stage(config.two_stage, taken).items()}
-    made, failed = [], []
+    makers |= {name: Voices(converter) for name, converter in load_two_stage(config.two_stage, taken).items()}
+    outputs, failed = [], []
     for name, maker in makers.items():
-        made += make_outputs(pairs, maker, config.out / "outputs", name, failed)
-    return made, failed
+        outputs += make_outputs(pairs, maker, config.out / "outputs", name, failed)
+    return outputs, failed
 
 
 def judges_of(config: EvalConfig) -> Judges:
@@ -190,8 +190,8 @@ def description(
         "sources": len({pair.source for pair in pairs}),
         "targets": len({pair.target for pair in pairs}),
         "judges": {
-            metric: " and ".join(judge.kind for judge in own)
-            for metric, own in judges.by_metric(metrics).items()
+            metric: " and ".join(judge.kind for judge in of_metric)
+            for metric, of_metric in judges.by_metric(metrics).items()
         },
         "resynthesis": "the converter, with the source's own voice" if config.converter else "WORLD",
     }

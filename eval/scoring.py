@@ -129,7 +129,7 @@ def score(pair: Pair, features: FeaturesByFile, metrics: Sequence[Metric], judge
     row |= {"output": str(pair.output)}
     if "similarity" in metrics:
         voice = judges.voice.kind
-        a, b, c = (own[voice]["embedding"] for own in (source, target, output))
+        a, b, c = (file[voice]["embedding"] for file in (source, target, output))
         to_target, to_source = similarity.cosine(c, b), similarity.cosine(c, a)
         row |= {"to_target": to_target, "to_source": to_source, "difference": to_target - to_source}
         row |= {"nearer_to_target": float(to_target > to_source)}
@@ -143,8 +143,8 @@ def score(pair: Pair, features: FeaturesByFile, metrics: Sequence[Metric], judge
             before = f"{recogniser.name}_" if number else ""
             row |= {before + name: value for name, value in rates.items()}
     if "quality" in metrics:
-        rated, own = (quality.opinions(file[judges.sound.kind]) for file in (output, source))
-        row |= rated | {"dnsmos_above_source": rated["dnsmos"] - own["dnsmos"]}
+        opinions, of_source = (quality.opinions(file[judges.sound.kind]) for file in (output, source))
+        row |= opinions | {"dnsmos_above_source": opinions["dnsmos"] - of_source["dnsmos"]}
     if pair.output == pair.target_other:  # other words, so nothing that compares with what the source says
         row |= {name: math.nan for name in row if name.endswith(OF_THE_SAME_WORDS)}
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
@@ -154,9 +154,9 @@ def word_scores(text: str, source: Features, output: Features, recogniser: Recog
     """One recogniser's columns; NaN for a text in letters that it does not know."""
     if not readable_by(recogniser, text):
         text = ""
-    rates, own = (error_rates.error_rates(text, features) for features in (output, source))
+    rates, of_source = (error_rates.error_rates(text, features) for features in (output, source))
     changed = error_rates.phones_changed(source, output) if "phones" in output else math.nan
-    return rates | {"cer_above_source": rates["cer"] - own["cer"], "phones_changed": changed}
+    return rates | {"cer_above_source": rates["cer"] - of_source["cer"], "phones_changed": changed}
 
 
 def readable_by(recogniser: Recogniser, text: str) -> bool:
@@ -170,10 +170,10 @@ def summarise(rows: Sequence[Row]) -> Summary:
     columns = [name for name, value in rows[0].items() if not isinstance(value, str)]
     summary: Summary = {}
     for system in systems:
-        own = [row for row in rows if row["system"] == system]
+        of_system = [row for row in rows if row["system"] == system]
         summary[system] = {}
         for column in columns:
-            values = np.array([row.get(column, math.nan) for row in own], dtype=float)
+            values = np.array([row.get(column, math.nan) for row in of_system], dtype=float)
             values = values[~np.isnan(values)]
             if len(values):
                 summary[system][column] = interval(values)

@@ -165,7 +165,7 @@ def test_features_between_frames_are_a_line() -> None:
 
 def test_places_are_counted_in_the_others_frames(folders: dict[str, Path]) -> None:
     teacher = load_teacher(folders["moonshine"])
-    assert_close(teacher.places(3, hop=160, lead=128), torch.tensor([575.0, 959.0, 1343.0]) / 160)
+    assert_close(teacher.places(3, hop=160, look_ahead=128), torch.tensor([575.0, 959.0, 1343.0]) / 160)
 
 
 def test_what_is_no_teacher_is_refused_in_one_sentence(folders: dict[str, Path], tmp_path: Path) -> None:

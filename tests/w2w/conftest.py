@@ -1,11 +1,23 @@
-"""Graphs take seconds to make: each is made once for all tests."""
+"""What tests of the converter share: an export, and graphs, which take seconds to make."""
+
+from pathlib import Path
 
 import pytest
 import torch
 
+from engine.checkpoint import export
 from w2w.exported.engine import network_key
 from w2w.exported.onnx_step import onnx_model
 from w2w.exported.step import Step
+from w2w.networks.network import ConverterNetwork
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory, tiny) -> Path:
+    """The folder of a tiny converter's export."""
+    torch.manual_seed(3)
+    config = tiny()
+    return export(tmp_path_factory.mktemp("model"), config, ConverterNetwork(config))
 
 
 @pytest.fixture(scope="session")

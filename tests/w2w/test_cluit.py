@@ -247,7 +247,7 @@ def test_keys_come_from_the_discriminator_or_its_average(build, batch, keys):
     torch.manual_seed(3)
     rows = task.utterances(batch, 0)
     with torch.no_grad():
-        expected = source(rows.own[..., :2400]).projection
+        expected = source(rows.reference[..., :2400]).projection
     torch.manual_seed(3)
     task.update(batch, 0)
     assert_close(task.bank.keys, expected, rtol=1e-4, atol=1e-5)

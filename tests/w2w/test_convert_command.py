@@ -25,13 +25,6 @@ from w2w.sources import Job
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory, tiny) -> Path:
-    torch.manual_seed(3)
-    config = tiny()
-    return export(tmp_path_factory.mktemp("model"), config, ConverterNetwork(config))
-
-
 @pytest.fixture
 def here(tmp_path, monkeypatch, buzz, model):
     """A folder to work in: a source, two references, and the released weights where none are asked for."""

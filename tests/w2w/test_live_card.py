@@ -9,13 +9,11 @@ from played_card import Sound, wait_for
 from torch.testing import assert_close
 
 from data.audio import resample
-from engine.checkpoint import export
 from engine.user_error import UserError
 from w2w import Converter
 from w2w.live.devices import at_rates, found, listed, named
 from w2w.live.duplex import Duplex
 from w2w.live.session import Session
-from w2w.networks.network import ConverterNetwork
 
 RATE = 16_000
 
@@ -23,13 +21,6 @@ RATE = 16_000
 @pytest.fixture
 def sound() -> Sound:
     return Sound()
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory, tiny):
-    torch.manual_seed(3)
-    config = tiny()
-    return export(tmp_path_factory.mktemp("model"), config, ConverterNetwork(config))
 
 
 @pytest.fixture

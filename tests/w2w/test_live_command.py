@@ -15,13 +15,11 @@ from played_card import Sound, wait_for
 from torch.testing import assert_close
 
 from data.audio import info, load, save
-from engine.checkpoint import export
 from engine.user_error import UserError
 from w2w.convert import main as convert
 from w2w.live.__main__ import main
 from w2w.live.console import Console, keyboard
 from w2w.live.session import Session
-from w2w.networks.network import ConverterNetwork
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 16_000
@@ -32,13 +30,6 @@ def sound(monkeypatch) -> Sound:
     sound = Sound()
     monkeypatch.setitem(sys.modules, "sounddevice", sound)
     return sound
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory, tiny):
-    torch.manual_seed(3)
-    config = tiny()
-    return export(tmp_path_factory.mktemp("model"), config, ConverterNetwork(config))
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ class Adversary:
         if weights.contrast_discriminator or weights.contrast_converter:
             keys = self.discriminator_ema.module if config.keys == "moco" else self.discriminator
             with torch.no_grad():
-                key = keys(rows.own[: len(real_wave), :, : real_wave.shape[-1]]).projection
+                key = keys(rows.reference[: len(real_wave), :, : real_wave.shape[-1]]).projection
             if weights.contrast_discriminator:
                 negatives = torch.cat([self.bank.keys, key]), torch.cat([self.bank.labels, identity])
                 losses["contrast_discriminator"] = self.contrast(real.projection, key, identity, *negatives)
@@ -65,7 +65,7 @@ class Adversary:
             losses["adversarial"] = gan_losses.GENERATOR[self.config.gan](fake.scores, mean=True)
         if weights.contrast_converter:
             with torch.no_grad():
-                key = self.discriminator(rows.own[target, :, : real_wave.shape[-1]]).projection
+                key = self.discriminator(rows.reference[target, :, : real_wave.shape[-1]]).projection
             bank = self.bank.keys, self.bank.labels
             losses["contrast_converter"] = self.contrast(fake.projection, key, rows.identity[target], *bank)
         if weights.label_converter:

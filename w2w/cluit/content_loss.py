@@ -75,18 +75,20 @@ class ContentLoss(nn.Module):
         samples = min(converted.shape[-1], source.shape[-1])
         source = source[..., :samples]
         with torch.no_grad():
-            said = self.recogniser(self._at_its_rate(source))
-        heard = self.recogniser(self._at_its_rate(converted[..., :samples]))
-        counts = loud_frames(source, said.log_probs.shape[1], self.config.silence_db)
+            of_source = self.recogniser(self._at_its_rate(source))
+        of_converted = self.recogniser(self._at_its_rate(converted[..., :samples]))
+        counts = loud_frames(source, of_source.log_probs.shape[1], self.config.silence_db)
         terms = {}
         if self.config.features:
             distances = [
-                feature_distance(heard.features[i], said.features[i], counts, self.config.distance)
-                for i in self._layers(len(said.features))
+                feature_distance(
+                    of_converted.features[i], of_source.features[i], counts, self.config.distance
+                )
+                for i in self._layers(len(of_source.features))
             ]
             terms["features"] = torch.stack(distances).mean()
-        if self.config.posteriors and said.log_probs.shape[-1]:
-            terms["posteriors"] = posterior_distance(heard.log_probs, said.log_probs, counts)
+        if self.config.posteriors and of_source.log_probs.shape[-1]:
+            terms["posteriors"] = posterior_distance(of_converted.log_probs, of_source.log_probs, counts)
         return terms
 
     def _at_its_rate(self, wave: Wave) -> Float[Tensor, "batch 1 resampled"]:
@@ -107,26 +109,28 @@ def loud_frames(source: Wave, frames: int, silence_db: float) -> Bool[Tensor, "b
 
 
 def feature_distance(
-    heard: Float[Tensor, "batch dim frames"],
-    said: Float[Tensor, "batch dim frames"],
+    converted: Float[Tensor, "batch dim frames"],
+    source: Float[Tensor, "batch dim frames"],
     counts: Bool[Tensor, "batch frames"],
     distance: Literal["l1", "cosine"] = "l1",
 ) -> Float[Tensor, ""]:
-    """Return the mean distance of frames standardised over their channels; gradients reach ``heard``."""
-    heard, said = (F.layer_norm(f.float().transpose(1, 2), f.shape[1:2]) for f in (heard, said.detach()))
+    """Return the mean distance of frames standardised over their channels; gradients reach ``converted``."""
+    converted, source = (
+        F.layer_norm(f.float().transpose(1, 2), f.shape[1:2]) for f in (converted, source.detach())
+    )
     if distance == "l1":
-        return _mean((heard - said).abs().mean(-1), counts)
+        return _mean((converted - source).abs().mean(-1), counts)
     # Standardised vectors have a length of √dim; a product keeps the distance of equals at 0.
-    return _mean((heard - said).square().mean(-1) / 2, counts)
+    return _mean((converted - source).square().mean(-1) / 2, counts)
 
 
 def posterior_distance(
-    heard: Float[Tensor, "batch frames tokens"],
-    said: Float[Tensor, "batch frames tokens"],
+    converted: Float[Tensor, "batch frames tokens"],
+    source: Float[Tensor, "batch frames tokens"],
     counts: Bool[Tensor, "batch frames"],
 ) -> Float[Tensor, ""]:
-    """Return the mean Kullback-Leibler divergence, in nats, of log-posteriors; gradients reach ``heard``."""
-    divergence = F.kl_div(heard, said.detach(), log_target=True, reduction="none").sum(-1)
+    """Mean Kullback-Leibler divergence of log-posteriors, in nats; gradients reach ``converted``."""
+    divergence = F.kl_div(converted, source.detach(), log_target=True, reduction="none").sum(-1)
     return _mean(divergence, counts)
 
 

@@ -77,7 +77,7 @@ class Utterances(NamedTuple):
     """What the encoder hears."""
     truth: Wave
     """What should come out; of converted rows the source, whose words alone count."""
-    own: Float[Tensor, "batch 1 reference_samples"]
+    reference: Float[Tensor, "batch 1 reference_samples"]
     """Another clip of the truth's voice."""
     target: Rows
     """The row whose voice each row is spoken with: its own, or another one for converted rows."""
@@ -96,20 +96,20 @@ class Utterances(NamedTuple):
 def lay_out(batch: HumanAndPairs, step: int, config: CLUITConfig, averaged: ConverterNetwork) -> Utterances:
     """Lay humans, at other speeds, and pairs out as rows of one level; choose whose voice each gets."""
     human, pairs = batch.human, batch.pairs
-    (wave, own), speed = other_speeds((human.wave, human.other), config.speeds)
+    (wave, reference), speed = other_speeds((human.wave, human.other), config.speeds)
     n_speeds, n_human = max(len(config.speeds), 1), len(wave)
     label = torch.where(human.speaker < 0, human.speaker, human.speaker * n_speeds + speed)
     identity = identities(label, human.utterance * n_speeds + speed, config.mask_same_speaker)
     source, truth = wave, wave
     if pairs is not None:
         source, truth = torch.cat([wave, pairs.source]), torch.cat([wave, pairs.target])
-        own = torch.cat([own, pairs.reference])
+        reference = torch.cat([reference, pairs.reference])
         # Synthetic voices are numbered after all human ones; a human label head does not know them.
         voices = identities(pairs.speaker, pairs.utterance, config.mask_same_speaker)
         identity = torch.cat([identity, torch.where(voices < 0, voices - 2**40, voices + 2**40)])
         label = torch.cat([label, torch.full_like(pairs.speaker, -1)])
     both = leveled(torch.cat([source, truth], dim=-1), config.level_dbfs)
-    (source, truth), own = both.chunk(2, dim=-1), leveled(own, config.level_dbfs)
+    (source, truth), reference = both.chunk(2, dim=-1), leveled(reference, config.level_dbfs)
     rows = torch.arange(len(source), device=source.device)
     n_converted = round(config.convert_share * n_human) if step >= config.convert_from else 0
     target = torch.where(rows < n_converted, (rows + 1) % n_human, rows)
@@ -118,10 +118,10 @@ def lay_out(batch: HumanAndPairs, step: int, config: CLUITConfig, averaged: Conv
         n_translated = round(config.back_translate_share * n_human)
         translated = slice(n_converted, min(n_converted + n_translated, n_human))
         # Where there are pairs, theirs are the voices: what is learned from must be clean on one side.
-        voices = own[n_human:] if pairs is not None else own[:n_converted]
+        voices = reference[n_human:] if pairs is not None else reference[:n_converted]
         source = back_translated(averaged, source, translated, voices)
         rebuilt[translated] = not len(voices)
-    return Utterances(source, truth, own, target, rows < n_converted, rebuilt, identity, label, n_human)
+    return Utterances(source, truth, reference, target, rows < n_converted, rebuilt, identity, label, n_human)
 
 
 @torch.no_grad()

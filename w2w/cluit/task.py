@@ -126,7 +126,7 @@ class CLUIT(Adversary):
             self.players["converter"].step(balanced + self.total(direct))
         self.converter_ema.update(step)
         self.projector_ema.update(step)
-        self.last = rows.truth[: rows.human], rows.own[rows.target][: rows.human]
+        self.last = rows.truth[: rows.human], rows.reference[rows.target][: rows.human]
         named = {f"loss/converter/{name}": loss for name, loss in losses.items()}
         named |= {f"loss/discriminator/{name}": loss for name, loss in adversary.items()}
         return {name: loss.detach() for name, loss in named.items()}
@@ -170,13 +170,13 @@ class CLUIT(Adversary):
     def styles(self, rows: Utterances) -> tuple[Float[Tensor, "batch timbre"], Float[Tensor, "batch 1"]]:
         """Timbre and mean log-F0 of each row's own voice, from another clip of it."""
         style: StyleEncoder = self.converter.style
-        heard = self.reference_augment(rows.own, device_generator(rows.own.device))
-        return style.timbre_of(heard), style.mean_log_f0(rows.own)
+        reference = self.reference_augment(rows.reference, device_generator(rows.reference.device))
+        return style.timbre_of(reference), style.mean_log_f0(rows.reference)
 
-    def decode(self, rows: Utterances, encoded: Encoded, own: Float[Tensor, "batch voice"]) -> Wave:
+    def decode(self, rows: Utterances, encoded: Encoded, voices: Float[Tensor, "batch voice"]) -> Wave:
         """Every row with its target's voice: truths keep their pitch, converted rows move to the target's."""
-        voice = own[rows.target]
-        moved = shift_pitch(encoded.pitch, own[:, -1:, None].double(), voice.detach())
+        voice = voices[rows.target]
+        moved = shift_pitch(encoded.pitch, voices[:, -1:, None].double(), voice.detach())
         log_f0 = torch.where(rows.converted[:, None, None], moved.log_f0, encoded.pitch.log_f0)
         state = self.converter.begin_decoder(len(voice), random=True)
         code = encoded.content.code
@@ -216,9 +216,9 @@ class CLUIT(Adversary):
             energy = frame_energy(net.style.analysis(output[converted]))
             losses["norm"] = energy_distance(energy, frame_energy(net.style.analysis(rows.source[converted])))
         if weights.cycle_code:
-            again = net.content.encode(net.pad_look_ahead(output[converted])).code
+            output_code = net.content.encode(net.pad_look_ahead(output[converted])).code
             audible = torch.sigmoid(2.0 * (encoded.content.energy[converted] + 3.0))[:, 0]
-            losses["cycle_code"] = cosine_distance(again, code[converted].detach(), audible)
+            losses["cycle_code"] = cosine_distance(output_code, code[converted].detach(), audible)
         if weights.recogniser and self.recogniser_loss is not None:
             losses["recogniser"] = self.recogniser_loss(output[converted], rows.source[converted])
         return losses
