@@ -73,7 +73,7 @@ def check(
 ) -> tuple[list[Finding], list[Row]]:
     """Listen to all recordings; return what is wrong, and the sound rows with their true durations.
 
-    ``heard`` is what ``listen_to_all`` returned, if it was called; ``voice``: the rows are of one voice.
+    ``measured`` is what ``measure_all`` returned, if it was called; ``voice``: the rows are of one voice.
     """
     measured = measure_all(rows, workers) if measured is None else measured
     unlike = _unlike(measured) if voice else {}

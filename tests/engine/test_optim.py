@@ -1,4 +1,4 @@
-"""Players descend their own loss on their own parameters; averages follow."""
+"""Players step down their own loss on their own parameters; averages follow."""
 
 import math
 from dataclasses import replace
