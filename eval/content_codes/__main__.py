@@ -30,22 +30,22 @@ from pretrain.units import Phonemes, Units
 
 
 class Speech(NamedTuple):
-    """Who is listened to."""
+    """The recordings of the probes."""
 
-    learned: dict[Path, list[int]]
-    """Recordings whose words are learned, and their phones."""
-    asked: dict[Path, list[int]]
-    """Those asked about, of other speakers."""
+    train: dict[Path, list[int]]
+    """Recordings that the probe of phones learns from, and their phones."""
+    test: dict[Path, list[int]]
+    """Those that it is scored on, of other speakers."""
     speakers: list[str]
-    """Of those asked about."""
-    told: Utterances
-    """For the voices."""
+    """Of the test recordings."""
+    voices: Utterances
+    """For the probe of speakers."""
 
     @property
     def paths(self) -> list[Path]:
         """All of them, each once."""
-        told = (row.path for row in (*self.told.train, *self.told.held_out))
-        return list(dict.fromkeys((*self.learned, *self.asked, *told)))
+        voices = (row.path for row in (*self.voices.train, *self.voices.held_out))
+        return list(dict.fromkeys((*self.train, *self.test, *voices)))
 
 
 class Scores(NamedTuple):
@@ -61,53 +61,54 @@ def speech(data: Path | str, *, split: str = "validation", most: int = 600, per_
 
     Words are asked about in ``split``; its speakers are left out of what is learned from.
     """
-    train, asked = (labelled_rows((str(data),), name) for name in ("train", split))
-    strangers = {row.speaker for row in asked}
-    train = [row for row in train if row.speaker not in strangers]
+    train_rows, test_rows = (labelled_rows((str(data),), name) for name in ("train", split))
+    test_speakers = {row.speaker for row in test_rows}
+    train_rows = [row for row in train_rows if row.speaker not in test_speakers]
     units = Units(Phonemes())
-    learned, answers = (
-        {row.path: label for row, label in zip(rows, units.labels(rows)) if label} for rows in (train, asked)
+    train, test = (
+        {row.path: label for row, label in zip(rows, units.labels(rows)) if label}
+        for rows in (train_rows, test_rows)
     )
-    if not (learned and answers):
+    if not (train and test):
         raise UserError(
             f"{data}: words are learned in split train from speakers whom split {split} does not have, and "
             f"asked about in split {split}; both need English texts"
         )
-    paths = list(learned)
+    paths = list(train)
     places = np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).round().astype(int))
-    speakers = [str(row.speaker or row.path) for row in asked if row.path in answers]
-    chosen = {paths[i]: learned[paths[i]] for i in places}
-    return Speech(chosen, answers, speakers, utterances(data, per_speaker=per_speaker))
+    speakers = [str(row.speaker or row.path) for row in test_rows if row.path in test]
+    chosen = {paths[i]: train[paths[i]] for i in places}
+    return Speech(chosen, test, speakers, utterances(data, per_speaker=per_speaker))
 
 
 def scores_of(code: Code, of: Speech, teacher: Code | None, truth: dict[Path, CodeFrames]) -> Scores:
-    """Listen to everything and probe what was heard."""
-    bar = tqdm(of.paths, desc=f"hearing by {code.name}", unit="utterance", delay=1.0)
+    """Encode all recordings and train the probes on their codes."""
+    bar = tqdm(of.paths, desc=f"encoding by {code.name}", unit="utterance", delay=1.0)
     encoded = {path: encode(code, path) for path in bar}
-    learned, asked = ([encoded[path] for path in paths] for paths in (of.learned, of.asked))
-    told = ([encoded[row.path] for row in rows] for rows in (of.told.train, of.told.held_out))
+    train, test = ([encoded[path] for path in paths] for paths in (of.train, of.test))
+    voices = ([encoded[row.path] for row in rows] for rows in (of.voices.train, of.voices.held_out))
     agreed = None
     if teacher is not None:
-        true_learned, true_asked = ([truth[path] for path in paths] for paths in (of.learned, of.asked))
-        agreed = agreement(code, learned, asked, teacher, true_learned, true_asked, of.speakers)
-    labels = [list(paths.values()) for paths in (of.learned, of.asked)]
-    phones = phone_error(learned, labels[0], asked, labels[1], of.speakers)
-    return Scores(agreed, phones, speaker_leakage(of.told, *told))
+        of_teacher = [[truth[path] for path in paths] for paths in (of.train, of.test)]
+        agreed = agreement(code, train, test, teacher, *of_teacher, of.speakers)
+    labels = [list(paths.values()) for paths in (of.train, of.test)]
+    phones = phone_error(train, labels[0], test, labels[1], of.speakers)
+    return Scores(agreed, phones, speaker_leakage(of.voices, *voices))
 
 
-def table(found: dict[str, Scores], of: Speech) -> str:
+def table(scores_by_code: dict[str, Scores], of: Speech) -> str:
     """The probes' results in Markdown."""
-    others, told = len(set(of.speakers)), of.told
+    others, voices = len(set(of.speakers)), of.voices
     lines = [
-        f"Words: learned from {len(of.learned)} utterances, asked about in {len(of.asked)} of {others} other "
-        f"speakers. Voices: {len(told.speakers)}, asked about in {len(told.held_out)} utterances.\n",
+        f"Words: learned from {len(of.train)} utterances, asked about in {len(of.test)} of {others} other "
+        f"speakers. Voices: {len(voices.speakers)}, asked about in {len(voices.held_out)} utterances.\n",
         "| code | agreement | phone error | speaker, from an utterance | speaker, from a frame |",
         "| --- | --- | --- | --- | --- |",
     ]
-    for name, scores in found.items():
+    for name, scores in scores_by_code.items():
         cells = (scores.agreement, scores.phones, scores.leak.pooled, scores.leak.single)
         lines.append(f"| {name} | " + " | ".join(map(_cell, cells)) + " |")
-    return "\n".join([*lines, f"| chance | | | {told.chance:.3f} | {told.chance:.3f} |"])
+    return "\n".join([*lines, f"| chance | | | {voices.chance:.3f} | {voices.chance:.3f} |"])
 
 
 def _cell(value: Interval | None) -> str:

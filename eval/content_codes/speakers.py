@@ -74,25 +74,27 @@ def utterances(data: Path | str, *, per_speaker: int = 0) -> Utterances:
     return Utterances(drawn, [row for name in speakers for row in held_out[name]], speakers)
 
 
-def speaker_leakage(told: Utterances, train: Sequence[CodeFrames], held_out: Sequence[CodeFrames]) -> Leak:
+def speaker_leakage(rows: Utterances, train: Sequence[CodeFrames], held_out: Sequence[CodeFrames]) -> Leak:
     """Probe one code, given what it makes of the utterances."""
-    number = {name: label for label, name in enumerate(told.speakers)}
+    number = {name: label for label, name in enumerate(rows.speakers)}
     labels, truth = (
-        torch.tensor([number[row.speaker or ""] for row in rows]) for rows in (told.train, told.held_out)
+        torch.tensor([number[row.speaker or ""] for row in part]) for part in (rows.train, rows.held_out)
     )
-    places = [row.path.as_posix() for row in told.held_out]
+    places = [row.path.as_posix() for row in rows.held_out]
     pooled = probe(
         torch.stack([summary(encoded) for encoded in train]),
         labels,
         torch.stack([summary(encoded) for encoded in held_out]),
         truth,
     )
-    learned, asked = ([some_frames(encoded, i) for i, encoded in enumerate(of)] for of in (train, held_out))
-    counts = [len(frames) for frames in asked]
+    train_frames, held_out_frames = (
+        [some_frames(encoded, i) for i, encoded in enumerate(of)] for of in (train, held_out)
+    )
+    counts = [len(frames) for frames in held_out_frames]
     single = probe(
-        torch.cat(learned),
-        labels.repeat_interleave(torch.tensor([len(frames) for frames in learned])),
-        torch.cat(asked),
+        torch.cat(train_frames),
+        labels.repeat_interleave(torch.tensor([len(frames) for frames in train_frames])),
+        torch.cat(held_out_frames),
         truth.repeat_interleave(torch.tensor(counts)),
     )
     shares = torch.stack([right.double().mean() for right in single.split(counts)])

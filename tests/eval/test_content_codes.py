@@ -132,12 +132,12 @@ def spoken(tmp_path: Path) -> Path:
 def test_phones_are_read_where_they_are(spoken: Path) -> None:
     of = speech(spoken, most=100, per_speaker=0)
     voices = {row.path: row.speaker for row in rows_from(spoken)}
-    assert not {voices[path] for path in of.learned} & {voices[path] for path in of.asked}
-    labels = [list(paths.values()) for paths in (of.learned, of.asked)]
+    assert not {voices[path] for path in of.train} & {voices[path] for path in of.test}
+    labels = [list(paths.values()) for paths in (of.train, of.test)]
     errors = []
     for code in (SPECTRUM, noise()):
-        learned, asked = ([encode(code, path) for path in paths] for paths in (of.learned, of.asked))
-        errors.append(phone_error(learned, labels[0], asked, labels[1], of.speakers, epochs=40))
+        train, test = ([encode(code, path) for path in paths] for paths in (of.train, of.test))
+        errors.append(phone_error(train, labels[0], test, labels[1], of.speakers, epochs=40))
     assert errors[0][0] < 0.5 * errors[1][0]
     assert errors[0][1] <= errors[0][0] <= errors[0][2]
 
