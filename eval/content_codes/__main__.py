@@ -89,8 +89,8 @@ def scores_of(code: Code, of: Speech, teacher: Code | None, truth: dict[Path, Co
     voices = ([encoded[row.path] for row in rows] for rows in (of.voices.train, of.voices.held_out))
     agreed = None
     if teacher is not None:
-        of_teacher = [[truth[path] for path in paths] for paths in (of.train, of.test)]
-        agreed = agreement(code, train, test, teacher, *of_teacher, of.speakers)
+        train_truth, test_truth = ([truth[path] for path in paths] for paths in (of.train, of.test))
+        agreed = agreement(code, train, test, teacher, train_truth, test_truth, of.speakers)
     labels = [list(paths.values()) for paths in (of.train, of.test)]
     phones = phone_error(train, labels[0], test, labels[1], of.speakers)
     return Scores(agreed, phones, speaker_leakage(of.voices, *voices))
