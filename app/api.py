@@ -21,14 +21,18 @@ from starlette.types import Receive, Scope, Send
 
 from app.conversions import Conversions
 from app.limits import BusyError, Limits
-from app.uploads import number, one_source, rate, ready_voice, received, references
+from app.uploads import number, one_source, rate, received, references, wanted_voice
 from data.audio import info
 from engine.user_error import UserError
+from w2w.gallery.named import gallery
 
 FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
 WORDS: dict[str, dict[str, Any]] = {
     "weights": {"type": "string", "description": "one weight for each reference, such as 0.7,0.3: a blend"},
-    "voice": {"type": "string", "description": "an answer of /api/voice, instead of references"},
+    "voice": {
+        "type": "string",
+        "description": "a name of /api/voices, or an answer of /api/voice, instead of references",
+    },
     "pitch": {"type": "number", "description": "semitones, beyond the voice's own; within 36 of 0"},
     "rate": {"type": "string", "description": "Hz of the result, or 'source'; else the converter's"},
     "format": {"type": "string", "enum": ["wav", "flac"]},
@@ -80,8 +84,9 @@ pre,code{{background:#eee;color:#111}}pre{{padding:.7em;overflow:auto}}td{{paddi
 <h2>POST /api/voice</h2>
 <pre>curl -f -F reference=@her.wav -o her.json http://127.0.0.1:7860/api/voice
 curl -f -F source=@me.wav -F 'voice=&lt;her.json' -o as_her.wav http://127.0.0.1:7860/api/convert</pre>
-<p>A voice to be used again, by the same converter.</p>
-<h2>GET /api/health, /api/limits, /api/openapi.json</h2>
+<p>A voice to be used again, by the same converter. Others have names:
+<code>voice=ada</code>.</p>
+<h2>GET /api/voices, /api/health, /api/limits, /api/openapi.json</h2>
 <p>Now: {limits.max_mb:g} MB a request, {limits.max_seconds:g} s a recording, {limits.max_references}
 references, {limits.upload_seconds:g} s for an upload, {limits.queue} may wait.</p>
 <h2>Answers</h2>
@@ -130,6 +135,7 @@ class Interface:
         post, get = self.router.post, self.router.get
         post("/convert", response_class=FileResponse, openapi_extra=OPENAPI["convert"])(self.convert)
         post("/voice", openapi_extra=OPENAPI["voice"])(self.voice)
+        get("/voices")(self.voices)
         get("/health")(self.health)
         get("/limits")(self.bounds)
         get("/docs", response_class=HTMLResponse, include_in_schema=False)(self.docs)
@@ -149,13 +155,13 @@ class Interface:
                 kind = form.fields.get("format", "wav").lower()
                 if kind not in FORMATS:
                     raise UserError(f"format {kind!r} must be one of: {', '.join(FORMATS)}")
-                voice = ready_voice(form, self.conversions)
+                voice = wanted_voice(form, self.conversions)
                 result, gone = folder / f"converted.{kind}", threading.Event()
 
                 def speak() -> None:
                     self.conversions.convert(
                         source,
-                        self.conversions.voice(*references(form)) if voice is None else voice,
+                        voice(),
                         semitones=semitones,
                         rate=hertz,
                         out=result,
@@ -195,6 +201,11 @@ class Interface:
             finally:
                 discard(folder)
         return JSONResponse({"voice": found[0][0].tolist(), "model": self.key})
+
+    async def voices(self) -> list[dict[str, str]]:
+        """The voices that have names."""
+        known = gallery().values()
+        return [{"name": voice.name, "about": voice.about, "from": voice.made} for voice in known]
 
     async def health(self) -> dict[str, str | int]:
         """Whether the server lives, and how much it has to do."""

@@ -1,5 +1,6 @@
 """The page: speak a recording, or live, with another voice; listen, look and score."""
 
+import base64
 import contextvars
 import os
 import shutil
@@ -22,6 +23,7 @@ from app.page_voice import VoicePanel, Wanted, build_voice_panel, check_at_once,
 from app.scores import score, table
 from app.spectrograms import compared
 from data.audio import info
+from w2w.gallery.named import sentences
 from w2w.weights import RELEASED
 
 CSS = """
@@ -58,6 +60,9 @@ table.scores th:nth-child(3), table.scores td:nth-child(3) { width: 45%; }
   figure.conversion svg { min-width: 560px; }
 }
 table.scores td:nth-child(2) { font-variant-numeric: tabular-nums; font-weight: 600; }
+figure.portrait { margin: 0; }
+figure.portrait img { width: 100%; height: 72px; image-rendering: auto; }
+figure.portrait figcaption { font-size: .85rem; overflow-wrap: anywhere; }
 a:focus-visible, button:focus-visible, input:focus-visible {
   outline: 3px solid #1d6fb8; outline-offset: 2px; }
 """
@@ -66,7 +71,8 @@ KEPT_S = 3600
 TITLE = "Timbre: speak with another voice"
 HEADER = """
 # Speak with another voice
-Give some seconds of a voice and a recording of anyone speaking: the result says the same, with that voice.
+Choose a voice and press Convert; or give some seconds of a voice and a recording of anyone
+speaking: the result says the same, with that voice.
 Everything happens on the machine that runs this page. Recordings are deleted within an hour, and when the
 page's server ends. [Model card: what the converter is, its scores and failures](card)
 """
@@ -125,7 +131,11 @@ def mounted() -> dict[str, Any]:
 def build_recording_tab(conversions: Conversions, panel: VoicePanel) -> None:
     """Source, button, result, its picture and its scores."""
     gr.Markdown("## 2. What is said")
-    source = recording("Recording to convert", "source")
+    examples = [(one.text, str(one.recording)) for one in sentences().values()]
+    example = gr.Radio(examples, value=examples[0][1], label="An example sentence", elem_id="example")
+    heard = gr.HTML(player(examples[0][1]), elem_id="heard")
+    example.change(player, example, heard, queue=False, api_visibility="private")
+    source = recording("Or a recording of your own", "source")
     check_at_once(source, conversions)
     convert = gr.Button("Convert", variant="primary", elem_id="convert")
     gr.Markdown("## 3. The result")
@@ -142,11 +152,14 @@ def build_recording_tab(conversions: Conversions, panel: VoicePanel) -> None:
     scores = gr.HTML(elem_id="scores")
     kept = gr.State(None)
 
-    def on_convert(path: str | None, *fields: Any, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-        wanted, began = Wanted.from_fields(fields), time.monotonic()
+    def on_convert(
+        own: str | None,
+        given: str,
+        *fields: Any,
+        progress: gr.Progress = gr.Progress(),  # noqa: B008
+    ) -> list[Any]:
+        wanted, path, began = Wanted.from_fields(fields), own or given, time.monotonic()
         with complaints("Not converted", [path, *wanted.paths]):
-            if not path:
-                raise UserError("choose or record what is to be said first")
             voice = wanted.voice(conversions)
             converted = convert_with_progress(conversions, Path(path), voice, wanted.pitch, result, progress)
             seconds = info(converted).duration
@@ -167,7 +180,7 @@ def build_recording_tab(conversions: Conversions, panel: VoicePanel) -> None:
     quiet: dict[str, Any] = {"api_visibility": "private"}
     convert.click(
         on_convert,
-        [source, *panel.inputs],
+        [source, example, *panel.inputs],
         [result, summary, picture, kept, judge, scores],
         concurrency_limit=conversions.limits.workers,
         show_progress_on=[result],
@@ -201,6 +214,12 @@ def convert_with_progress(
         return Path(str(result.move_resource_to_block_cache(out)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def player(path: str) -> str:
+    """A player of an example."""
+    data = base64.b64encode(Path(path).read_bytes()).decode()
+    return f'<audio controls src="data:audio/ogg;base64,{data}"></audio>'
 
 
 def card_text(card: Path | None) -> str:

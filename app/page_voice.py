@@ -1,5 +1,6 @@
 """The page's left side: whose voice, how much of a second one, and how high."""
 
+import base64
 import html
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from app.conversions import Conversions
 from engine.user_error import UserError
+from w2w.gallery.named import find, gallery
 
 Voice = Float[Tensor, "1 dim"]
 
-RECORDED, WORDS = "from recordings", "from words"
+NAMED, RECORDED, WORDS = "by name", "from recordings", "from words"
 CONSENT = (
     "**A voice belongs to a person.** Use your own, or one whose owner has agreed to this use; tell those who"
     " listen that it is converted; never deceive anyone with it, nor pass a check of who is speaking."
@@ -32,6 +34,7 @@ class VoicePanel:
     """The components that say which voice is wanted."""
 
     kind: gr.Radio
+    name: gr.Radio
     reference: gr.Audio
     further: gr.File
     words: gr.Textbox
@@ -45,6 +48,7 @@ class VoicePanel:
         """What a handler receives, in the order of ``Wanted.from_fields``."""
         return [
             self.kind,
+            self.name,
             self.reference,
             self.further,
             self.words,
@@ -60,6 +64,8 @@ class Wanted:
     """What the components held when a button was pressed."""
 
     kind: str = RECORDED
+    name: str = ""
+    """Of the gallery."""
     reference: str | None = None
     further: tuple[str, ...] = ()
     words: str = ""
@@ -73,9 +79,10 @@ class Wanted:
     @classmethod
     def from_fields(cls, fields: Sequence[Any]) -> "Wanted":
         """Take the values of ``VoicePanel.inputs``, in their order."""
-        kind, reference, further, words, second, share, pitch, agreed = fields
+        kind, name, reference, further, words, second, share, pitch, agreed = fields
         return cls(
             kind=kind,
+            name=name or "",
             reference=reference,
             further=tuple(further or ()),
             words=(words or "").strip(),
@@ -87,19 +94,24 @@ class Wanted:
 
     @property
     def paths(self) -> list[str]:
-        """Every file that the voice is taken from."""
-        return [path for path in (self.reference, self.second, *self.further) if path]
+        """Every file of the visitor's that the voice is taken from."""
+        first = (self.reference, *self.further) if self.kind == RECORDED else ()
+        return [path for path in (*first, self.second) if path]
 
     @property
     def target(self) -> Path | None:
-        """The recording with which a result is compared; none for voices made from words."""
+        """The recording with which a result is compared; none for voices that nobody has."""
+        if self.kind == NAMED:
+            return next(iter(find(self.name).recordings), None)
         return Path(self.reference) if self.kind == RECORDED and self.reference else None
 
     def voice(self, conversions: Conversions) -> Voice:
         """The voice, taken from recordings or words, blended with the second where there is one."""
-        if not self.agreed:
+        if not self.agreed and (self.kind != NAMED or self.second):
             raise UserError(f"please tick “{AGREED}” first: a voice belongs to a person")
-        if self.kind == WORDS:
+        if self.kind == NAMED:
+            first = conversions.jobs.run(lambda: conversions.converter.voice(self.name))
+        elif self.kind == WORDS:
             if not self.words:
                 raise UserError("describe the voice in words first, such as “an old man, low and rough”")
             first = conversions.jobs.run(lambda: conversions.converter.embed_text(self.words))
@@ -117,14 +129,19 @@ def build_voice_panel(conversions: Conversions) -> VoicePanel:
     """Lay the components out; the recordings are looked at as soon as they arrive."""
     told = conversions.converter.words is not None
     gr.Markdown("## 1. The voice")
+    kinds = [("From the gallery", NAMED), ("From recordings", RECORDED), ("In words", WORDS)]
     kind = gr.Radio(
-        [("From recordings", RECORDED), ("In words", WORDS)],
-        value=RECORDED,
-        label="Where the voice comes from",
-        visible=told,
-        elem_id="kind",
+        kinds if told else kinds[:2], value=NAMED, label="Where the voice comes from", elem_id="kind"
     )
-    with gr.Column() as recorded:
+    with gr.Column() as named:
+        voices = gallery()
+        first = next(iter(voices))
+        choices = [
+            (f"{voice.name}: {voice.about}" if voice.about else name, name) for name, voice in voices.items()
+        ]
+        name = gr.Radio(choices, value=first, label="Voice", elem_id="name")
+        portrait = gr.HTML(shown(first), elem_id="portrait")
+    with gr.Column(visible=False) as recorded:
         reference = recording("Voice to speak with: some seconds of clear speech", "reference")
         with gr.Accordion("More recordings of the same voice (averaged)", open=False):
             further = gr.File(
@@ -158,6 +175,7 @@ def build_voice_panel(conversions: Conversions) -> VoicePanel:
     agreed = gr.Checkbox(False, label=AGREED, elem_id="agreed")
     panel = VoicePanel(
         kind=kind,
+        name=name,
         reference=reference,
         further=further,
         words=words,
@@ -166,16 +184,27 @@ def build_voice_panel(conversions: Conversions) -> VoicePanel:
         pitch=pitch,
         agreed=agreed,
     )
+    quiet: dict[str, Any] = {"queue": False, "api_visibility": "private"}
     kind.change(
-        lambda choice: [gr.update(visible=choice == RECORDED), gr.update(visible=choice == WORDS)],
+        lambda choice: [gr.update(visible=choice == one) for one in (NAMED, RECORDED, WORDS)],
         kind,
-        [recorded, words],
-        queue=False,
-        api_visibility="private",
+        [named, recorded, words],
+        **quiet,
     )
+    name.change(shown, name, portrait, **quiet)
     for component in (reference, further, second):
         check_at_once(component, conversions)
     return panel
+
+
+def shown(name: str) -> str:
+    """A named voice's portrait, and where it is from."""
+    voice = find(name)
+    picture = ""
+    if voice.portrait is not None and voice.portrait.is_file():
+        data = base64.b64encode(voice.portrait.read_bytes()).decode()
+        picture = f'<img alt="mel spectrogram of {name}" src="data:image/png;base64,{data}">'
+    return f'<figure class="portrait">{picture}<figcaption>{html.escape(voice.made)}</figcaption></figure>'
 
 
 def recording(label: str, name: str) -> gr.Audio:

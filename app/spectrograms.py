@@ -1,19 +1,17 @@
 """A conversion as a picture: both mel spectrograms and both pitch curves on one time axis, as an SVG."""
 
 import base64
-import io
 import math
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from matplotlib import colormaps
-from PIL import Image
 from torch import Tensor
 
 from data.audio import excerpt
-from data.frontends import SPEECH_16K, LogMel, hz_to_mel
+from data.frontends import SPEECH_16K, hz_to_mel
+from data.mel_picture import mel_png
 from pretrain.pitch.correlation import F_MAX, F_MIN
 from pretrain.pitch.tracker import PitchTracker
 
@@ -23,10 +21,6 @@ Curve = Float[np.ndarray, "frames"]
 LONGEST_S = 30.0
 """Seconds that are drawn, from the beginning: more would be too narrow to read."""
 SAMPLE_RATE, HOP = SPEECH_16K.sample_rate, SPEECH_16K.hop
-DEPTH = 9.0
-"""Nepers shown below the loudest."""
-N_SHADES = 64
-COLUMNS = 1200
 WIDTH, LEFT, MEL_HEIGHT, F0_HEIGHT, GAP = 760.0, 64.0, 130.0, 160.0, 34.0
 F0_MARKS, MEL_MARKS = (75.0, 100.0, 150.0, 200.0, 300.0, 400.0), (200.0, 1000.0, 3000.0, 7000.0)
 LEAP = 0.3
@@ -82,30 +76,13 @@ def mel_panel(title: str, wave: Wave, top: float, seconds: float) -> list[str]:
     parts = [
         text(LEFT, top - 9, title, "title"),
         f'<image x="{LEFT}" y="{top}" width="{width:.1f}" height="{MEL_HEIGHT}" preserveAspectRatio="none" '
-        f'href="data:image/png;base64,{mel_png(wave)}"/>',
+        f'href="data:image/png;base64,{base64.b64encode(mel_png(wave)).decode()}"/>',
     ]
     low, high = (float(hz_to_mel(np.array([hz]))[0]) for hz in (SPEECH_16K.f_min, SPEECH_16K.f_max))
     for hz in MEL_MARKS:
         y = top + MEL_HEIGHT * (high - float(hz_to_mel(np.array([hz]))[0])) / (high - low)
         parts.append(text(LEFT - 8, y + 4, f"{hz:.0f} Hz", "left"))
     return parts
-
-
-def mel_png(wave: Wave) -> str:
-    """A log-mel as a PNG with a palette, in base64; low frequencies at the bottom."""
-    short = max(0, SPEECH_16K.n_fft - wave.shape[-1])
-    mel = LogMel(SPEECH_16K)(torch.nn.functional.pad(wave, (0, short)))[0].numpy()
-    if mel.shape[1] > COLUMNS:
-        cuts = np.linspace(0, mel.shape[1], COLUMNS + 1).astype(int)[:-1]
-        mel = np.maximum.reduceat(mel, cuts, axis=1)
-    loudest = max(float(mel.max()), math.log(SPEECH_16K.floor) + DEPTH)  # silence is to look silent
-    shade = np.clip((mel - loudest) / DEPTH + 1, 0, 1)[::-1]
-    picture = Image.fromarray((shade * (N_SHADES - 1)).round().astype(np.uint8), mode="P")
-    colours = colormaps["magma"](np.linspace(0, 1, N_SHADES), bytes=True)
-    picture.putpalette(colours[:, :3].tobytes())
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def f0_panel(curves: list[Curve], top: float, seconds: float) -> list[str]:

@@ -1,6 +1,7 @@
 """Reading a form of files and fields as it arrives: every file goes to a private folder piece by piece."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BufferedWriter
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor
 from app.conversions import Conversions
 from app.limits import BusyError, FormError, TypeRefusedError
 from engine.user_error import UserError
+from w2w.gallery.named import find
 
 MOST_PARTS = 64
 FIELD_BYTES = 1 << 16
@@ -187,14 +189,19 @@ def rate(form: Form) -> int | None:
     return int(word)
 
 
-def ready_voice(form: Form, conversions: Conversions) -> Voice | None:
-    """The voice that an earlier answer brought, if the form holds one."""
+def wanted_voice(form: Form, conversions: Conversions) -> Callable[[], Voice]:
+    """What gives the voice when its turn comes: a name's, an earlier answer's, or that of the references."""
     if "voice" not in form.fields:
-        return None
+        paths, weights = references(form)
+        return lambda: conversions.voice(paths, weights)
     if form.files.get("reference") or "weights" in form.fields:
         raise UserError("give either a voice or references (with their weights), not both")
+    told = form.fields["voice"]
+    if not told.startswith("{"):
+        name = find(told[:60]).name
+        return lambda: conversions.converter.voice(name)
     try:
-        read = json.loads(form.fields["voice"])
+        read = json.loads(told)
         numbers = torch.tensor(read["voice"], dtype=torch.float32)
         model = str(read["model"])
     except (ValueError, TypeError, KeyError, RuntimeError, RecursionError, OverflowError):
@@ -203,4 +210,4 @@ def ready_voice(form: Form, conversions: Conversions) -> Voice | None:
         raise UserError("the voice was taken by another converter: take it anew by /api/voice")
     if numbers.shape != (conversions.converter.network.voice_dim,) or not numbers.isfinite().all():
         raise UserError("the voice does not hold as many finite numbers as this converter's have")
-    return numbers[None]
+    return lambda: numbers[None]

@@ -15,7 +15,7 @@ import torch
 
 import engine.table
 from data.audio import load
-from data.frontends import SPEECH_16K, LogMel
+from data.mel_picture import mel_png
 from engine.user_error import UserError
 from eval.baselines import BASELINES, TOPLINES
 from eval.pairs import Pair
@@ -59,8 +59,6 @@ SHORT = {
 """Columns of the table on the terminal, where that of another recogniser's CER stands beside the first's."""
 SHARES = ("nearer_to_target", "f0_within_2")
 AUDIO_RATE = 16_000
-DEPTH, N_SHADES = 9.0, 32
-"""Of mel pictures: nepers shown below the loudest, and colours."""
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
@@ -220,7 +218,12 @@ def _examples(pairs: Sequence[Pair], rows: Sequence[Row], n_examples: int) -> li
 def _clip(title: str, path: Path, row: Row | None = None) -> dict[str, Any]:
     wave = load(path, AUDIO_RATE)
     shown = [f"{LABELS[c]} {row[c]:.2f}" for c in SHORT if row and c in row and row[c] == row[c]]
-    return {"title": title, "scores": shown, "audio": _mp3(wave), "mel": _picture(wave)}
+    return {
+        "title": title,
+        "scores": shown,
+        "audio": _mp3(wave),
+        "mel": base64.b64encode(mel_png(wave, columns=400, n_shades=32)).decode(),
+    }
 
 
 def _mp3(wave: torch.Tensor) -> str:
@@ -229,21 +232,4 @@ def _mp3(wave: torch.Tensor) -> str:
     soundfile.write(
         buffer, samples, AUDIO_RATE, format="MP3", subtype="MPEG_LAYER_III"
     )  # every browser plays it
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _picture(wave: torch.Tensor) -> str:
-    """A log-mel as a PNG with a palette: a quarter of the size of one in colours."""
-    from matplotlib import colormaps
-    from PIL import Image
-
-    n_short = SPEECH_16K.n_fft - wave.shape[-1]
-    mel = LogMel(SPEECH_16K)(torch.nn.functional.pad(wave, (0, max(0, n_short))))[0].numpy()
-    shade = np.clip((mel - mel.max()) / DEPTH + 1, 0, 1)[::-1, ::2]
-    picture = Image.fromarray((shade * (N_SHADES - 1)).round().astype(np.uint8), mode="P")
-    picture.putpalette(
-        (colormaps["magma"](np.linspace(0, 1, N_SHADES))[:, :3] * 255).astype(np.uint8).tobytes()
-    )
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()

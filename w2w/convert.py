@@ -1,5 +1,6 @@
 """Speak recordings with another voice: ``python -m w2w.convert SOURCE... --reference REF... --out DIR``
 
+    python -m w2w.convert me.wav --voice ada --out as_ada.wav
     python -m w2w.convert me.wav --reference her.wav --out as_her.wav
     python -m w2w.convert talks/ --reference her.wav her_too.wav --out converted/
     python -m w2w.convert me.wav --blend her.wav:0.7 his_folder:0.3 --pitch -2 --out converted/
@@ -87,6 +88,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         help="folder to write; for a single source also a file (.wav, .flac, ...)",
     )
     option("--overwrite", action="store_true", help="replace results that are in the folder already")
+    option("--voice", metavar="NAME", help="a voice that `timbre voices` lists")
     option(
         "--reference",
         nargs="+",
@@ -99,7 +101,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         nargs="+",
         action="extend",
         metavar="VOICE:WEIGHT",
-        help="a mixture; VOICE: file, folder or speaker",
+        help="a mixture; VOICE: file, folder, speaker or name",
     )
     option("--speaker", metavar="NAME", help="whose voice: a speaker of --data")
     option("--data", metavar="MANIFEST", help="manifest, or folder per speaker, that knows the speakers")
@@ -131,12 +133,13 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     )
     option("--vocoder", metavar="V", help="of a converter of mels: released, griffin_lim, a folder or a run")
     words = arguments.parse_args(argv)
-    sources = ("reference", "blend", "speaker", "text", "picture")
+    sources = ("voice", "reference", "blend", "speaker", "text", "picture")
     given = [name for name in sources if getattr(words, name) not in (None, [])]
     if len(given) != 1:
         found = " and ".join(f"--{name}" for name in given) + " were" if given else "nothing was"
         raise UserError(
-            f"say whose voice by one of --reference, --blend, --speaker, --text and --picture; {found} given"
+            "say whose voice by one of --voice, --reference, --blend, --speaker, --text and --picture;"
+            f" {found} given"
         )
     if words.data and given[0] not in ("speaker", "blend"):
         raise UserError(f"--data goes with --speaker or --blend; --{given[0]} needs none")
@@ -161,6 +164,8 @@ def output_rate(word: str | None) -> int | None:
 
 def chosen(words: Namespace, voices: Voices) -> Voice:
     """The voice that the command asks for."""
+    if words.voice:
+        return voices.converter.voice(words.voice)
     if words.reference:
         return voices.average(words.reference)
     freedom = {"variety": words.variety or 0.0, "seed": words.seed}

@@ -129,6 +129,12 @@ class Converter:
             check_wave(clip, f"clip {number}")
         return fit(self.network, voice, list(clips), steps=steps)
 
+    def voice(self, name: str) -> Voice:
+        """The voice of the gallery, or of the user's own, that has this name (`timbre voices` lists them)."""
+        from w2w.gallery.named import embed
+
+        return embed(self, name)
+
     def embed_text(self, text: str, *, variety: float = 0.0, seed: int | None = None) -> Voice:
         """Make a voice from words, such as "an old man, low and rough".
 

@@ -15,6 +15,7 @@ from data.manifest import rows_from
 from engine.outcome import leaving_out
 from engine.user_error import UserError
 from w2w.converter import Converter
+from w2w.gallery.named import gallery
 
 Wave = Float[Tensor, "1 1 _"]
 Voice = Float[Tensor, "1 dim"]
@@ -91,7 +92,12 @@ class Voices:
             weights.append(weight)
         if min(weights) < 0 or sum(weights) <= 0:
             raise UserError(f"--blend {' '.join(parts)}: weights must be 0 or more, and not all 0")
-        return self.converter.blend([self.average([name]) for name in names], weights)
+        return self.converter.blend([self._part(name) for name in names], weights)
+
+    def _part(self, name: str) -> Voice:
+        """A part of a blend; the gallery's names come last."""
+        in_gallery = name not in self.speakers and not Path(name).exists() and name.lower() in gallery()
+        return self.converter.voice(name) if in_gallery else self.average([name])
 
     def _files(self, name: str) -> list[Path]:
         path = Path(name)

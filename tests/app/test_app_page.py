@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from app import live_tab, spectrograms
 from app.conversions import Conversions
 from app.page import build_page, card_text
-from app.page_voice import RECORDED, WORDS, Wanted, complaint, complaints
+from app.page_voice import NAMED, RECORDED, WORDS, Wanted, complaint, complaints
 from app.scores import Score, score, table
 from data.audio import Writer, load
 from engine.user_error import UserError
@@ -142,6 +142,13 @@ def test_a_blend_lies_between_its_voices(conversions, recordings):
     torch.testing.assert_close(asked(low, second=str(high), share=0.0).voice(conversions), pure[0])
 
 
+def test_a_named_voice_needs_no_consent_but_a_second_one_s_does(conversions, recordings):
+    voice = Wanted(kind=NAMED, name="ada").voice(conversions)
+    torch.testing.assert_close(voice, conversions.converter.voice("ada"))
+    with pytest.raises(UserError, match="tick"):
+        Wanted(kind=NAMED, name="ada", second=str(recordings[0])).voice(conversions)
+
+
 def test_further_recordings_are_averaged(conversions, recordings):
     low, high = recordings
     expected = conversions.voice([low, high, high])
@@ -162,7 +169,7 @@ def test_what_is_lacking_is_asked_for(conversions, wanted, words):
 
 
 def test_fields_are_read_as_the_browser_sends_them():
-    wanted = Wanted.from_fields([RECORDED, "a.wav", None, None, None, 50, -3, True])
+    wanted = Wanted.from_fields([RECORDED, None, "a.wav", None, None, None, 50, -3, True])
     assert wanted == Wanted(reference="a.wav", share=50.0, pitch=-3.0, agreed=True)
 
 
@@ -235,7 +242,7 @@ def test_the_page_offers_only_what_the_converter_can(tiny, tmp_path):
     with Conversions(Converter(network), folder=tmp_path) as conversions:
         components = asyncio.run(built(conversions)).blocks.values()
     by_id: dict[str, Any] = {component.elem_id: component for component in components if component.elem_id}
-    assert not by_id["kind"].visible  # not tied to words
+    assert [kind for _, kind in by_id["kind"].choices] == [NAMED, RECORDED]  # not tied to words
     assert by_id["pitch"].visible == network.moves_pitch
     assert by_id["microphone"].streaming
 

@@ -74,8 +74,8 @@ def test_a_missing_portaudio_is_told(here, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("", "say whose voice by --reference"),
-        (f"--reference {'a.wav ' * 10}", "names 10 voices"),
+        ("", "say whose voice by --voice"),
+        (f"--reference {'a.wav ' * 10}", "10 voices are named"),
         ("--reference her.wav --input-file me.wav", "--input-file me.wav needs --output-file"),
         ("--reference her.wav --output-file o.wav", "--output-file o.wav needs --input-file"),
         ("--reference her.wav --input-file me.wav --output-file o.wav --input-device 1", "exclude"),

@@ -1,5 +1,6 @@
 """Speak with another voice while you speak: ``python -m w2w.live --reference VOICE...``
 
+    python -m w2w.live --voice ada leo
     python -m w2w.live --reference her.wav
     python -m w2w.live --reference her.wav his_folder --pitch -2 --record take.wav
     python -m w2w.live --list-devices
@@ -7,7 +8,7 @@
     python -m w2w.live --reference her.wav --input-file me.wav --output-file as_her.wav --pace live
 
 Wear headphones: a microphone that hears the converted voice converts it again. While it runs, space lets your
-own voice through, 1 to 9 choose among the references, + and - move the pitch, r begins and ends a recording,
+own voice through, 1 to 9 choose among the voices, + and - move the pitch, r begins and ends a recording,
 q or Ctrl-C ends. The line shows levels, the delay from microphone to loudspeaker, computing time as a share
 of the sound's, and how often sound came too late (under) or was lost (over).
 """
@@ -104,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rate = args.rate or converter.sample_rate
     voices = Voices(converter, fit_steps=args.fit_steps)
     each = [voices.average([name]) for name in args.reference]
+    each += [converter.voice(name) for name in args.voice]
     note(*voices.left_out)
     keep(args, [*voices.heard, *([args.input_file] if args.input_file else [])])
     note_replaced(args.output_file, args.record)
@@ -120,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         marker=None if args.no_watermark else Marker(rate),
         recorder=recorder,
     )
-    console = Console(session, recorder, args.reference)
+    console = Console(session, recorder, [*args.reference, *args.voice])
     console.say(
         f"{rate} Hz, chunks of {1000 * session.chunk_samples / rate:g} ms: the conversion is"
         f" {session.latency_ms:.4g} ms late, computing and devices left out"
@@ -162,6 +164,14 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         metavar="N",
         help="steps by which a voice is fitted to its recordings (default 100: some ten seconds; 0: none)",
     )
+    option(
+        "--voice",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        default=[],
+        help="voices of the gallery, or of your own (`timbre voices` lists them), for the keys after those",
+    )
     option("--list-devices", action="store_true", help="show the sound cards and end")
     option("--input-device", metavar="D", help="microphone: a number or a part of its name")
     option("--output-device", metavar="D", help="loudspeaker: a number or a part of its name")
@@ -193,12 +203,11 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 def check(args: Namespace) -> None:
     """Refuse options that do not go together, and values out of range."""
-    if not args.reference:
-        raise UserError("say whose voice by --reference VOICE: a file or a folder")
-    if len(args.reference) > MOST_VOICES:
-        raise UserError(
-            f"--reference names {len(args.reference)} voices, but there are keys for {MOST_VOICES}"
-        )
+    n_voices = len(args.reference) + len(args.voice)
+    if not n_voices:
+        raise UserError("say whose voice by --voice NAME, or by --reference VOICE: a file or a folder")
+    if n_voices > MOST_VOICES:
+        raise UserError(f"{n_voices} voices are named, but there are keys for {MOST_VOICES}")
     for here, there in (("input", "output"), ("output", "input")):
         given, missing = getattr(args, f"{here}_file"), getattr(args, f"{there}_file")
         if given is not None and missing is None:

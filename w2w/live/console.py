@@ -95,7 +95,7 @@ class Console:
                     self._record()
                 case _ if key.isdecimal() and key != "0":
                     if not self.session.choose_voice(int(key) - 1):
-                        self.say(f"there is no voice {key}: {len(self.names)} given by --reference")
+                        self.say(f"there is no voice {key}: {len(self.names)} were named")
         return True
 
     def show(self, latency_ms: float | None, underruns: int, overruns: int) -> None:

@@ -1,0 +1,216 @@
+"""Voices with names: ``timbre voices``
+
+    timbre voices                                       what there is, from whom, under which licence
+    timbre voices preview ada rufus --out tried         each says a sentence: tried/ada.wav, and its picture
+    timbre voices preview --sentence night --out tried  all of them
+    timbre voices add mum mum1.wav mum2.wav --about "my mother"
+    timbre voices remove mum
+    timbre voices rebuild                               what depends on the weights, anew
+
+A name goes wherever a voice is asked for: `timbre convert me.wav --voice ada --out as_ada.wav`. What `add`
+keeps lies in your user's folder for data, or where the variable TIMBRE_VOICES says; add only voices whose
+owners agreed.
+"""
+
+import json
+import re
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from jaxtyping import Float
+from torch import Tensor
+
+from data.audio import excerpt, info, load, resample, save
+from data.frontends import SPEECH_16K
+from data.mel_picture import mel_png
+from engine.arguments import Arguments
+from engine.files import atomic
+from engine.table import markdown, table
+from engine.user_error import UserError, exits_cleanly
+from w2w.convert import convert
+from w2w.converter import LONGEST_S, Converter
+from w2w.gallery.named import PACKAGED, NamedVoice, embed, find, gallery, own_folder, read, sentences
+from w2w.sources import job_of
+
+Wave = Float[Tensor, "1 1 samples"]
+ACTIONS = ("list", "preview", "add", "remove", "rebuild")
+PORTRAIT_COLUMNS, PORTRAIT_SHADES = 240, 32
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Do what the first word says."""
+    args = parse(argv)
+    match args.action:
+        case "list":
+            rows = [(voice.name, voice.about, voice.made) for voice in gallery().values()]
+            print(table(("voice", "what to expect", "where it is from"), rows, left=3))
+        case "preview":
+            preview(args.names or list(gallery()), args)
+        case "add":
+            add(args.names[0], [Path(name) for name in args.names[1:]], args)
+        case "remove":
+            for name in args.names:
+                remove(name)
+        case "rebuild":
+            rebuild(PACKAGED, Converter.from_pretrained(args.checkpoint))
+            rebuild(own_folder(), Converter.from_pretrained(args.checkpoint))
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """Read the command line."""
+    arguments = Arguments.described_by("w2w.gallery", __doc__)
+    option = arguments.add_argument
+    option("action", nargs="?", default="list", choices=ACTIONS, help="what to do (default: list)")
+    option("names", nargs="*", metavar="NAME", help="of voices; after `add`, the recordings too")
+    option("--out", type=Path, metavar="FOLDER", help="preview: where the sounds and pictures go")
+    option("--sentence", default="patience", metavar="NAME", help="preview: what is said (default: patience)")
+    option("--about", default="", metavar="WORDS", help="add: what to expect of the voice")
+    option("--source", default="", metavar="WORDS", help="add: whose recordings they are")
+    option("--licence", default="", metavar="WORDS", help="add: under which licence, or with whose consent")
+    option("--overwrite", action="store_true", help="add: replace your voice of this name")
+    option("--checkpoint", metavar="FOLDER", help="converter that speaks (default: the released one)")
+    args = arguments.parse_args(argv)
+    if args.action == "preview" and args.out is None:
+        raise UserError("preview needs --out FOLDER, where the sounds and pictures go")
+    if args.action == "preview" and args.sentence not in sentences():
+        raise UserError(f"there is no --sentence {args.sentence}; choose from {', '.join(sentences())}")
+    if args.action == "add" and len(args.names) < 2:
+        raise UserError("add needs a name and recordings: timbre voices add NAME REF.wav")
+    if args.action == "remove" and not args.names:
+        raise UserError("remove needs the name of a voice: timbre voices remove NAME")
+    if args.action in ("list", "rebuild") and args.names:
+        raise UserError(f"{args.action} takes no names: leave {' '.join(args.names)} out")
+    return args
+
+
+def preview(names: Sequence[str], args: Namespace) -> None:
+    """Let each voice say a sentence, and draw it."""
+    found = [find(name) for name in names]
+    converter = Converter.from_pretrained(args.checkpoint)
+    for voice in found:
+        out = args.out / f"{voice.name}.wav"
+        speak(converter, voice.name, sentences()[args.sentence].recording, out)
+        draw(load(out, SPEECH_16K.sample_rate), out.with_suffix(".png"))
+        print(out)
+
+
+def speak(converter: Converter, name: str, source: Path, out: Path) -> None:
+    """Convert a recording to a named voice, marked."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    convert(converter, embed(converter, name), job_of(source, out))
+
+
+def draw(wave: Wave, path: Path) -> None:
+    """Write a wave's portrait."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(mel_png(wave, columns=PORTRAIT_COLUMNS, n_shades=PORTRAIT_SHADES))
+
+
+def add(name: str, recordings: Sequence[Path], args: Namespace) -> None:
+    """Keep a voice of the user's own, after a look whether one can be taken from the recordings."""
+    name, folder = name.lower(), own_folder()
+    if not re.fullmatch(r"\w[\w-]*", name):
+        raise UserError(f"a voice cannot be called {name!r}: use letters, digits, - and _")
+    if name in {voice.name for voice in read(PACKAGED).voices}:
+        raise UserError(f"the gallery has a voice {name!r} already: choose another name")
+    if name in gallery() and not args.overwrite:
+        raise UserError(f"you have a voice {name!r} already: --overwrite replaces it")
+    converter = Converter.from_pretrained(args.checkpoint)
+    kept = []
+    for number, path in enumerate(recordings, start=1):
+        rate = min(info(path).sample_rate, 48_000)
+        clip = excerpt(path, 0, round(LONGEST_S * rate), rate)
+        converter.embed(excerpt(path, 0, round(LONGEST_S * converter.sample_rate), converter.sample_rate))
+        kept.append((f"recordings/{name}-{number}.flac", clip, rate))
+    for place, clip, rate in kept:
+        save(folder / place, clip, rate)
+    others = [voice for voice in read(folder).voices if voice.name != name]
+    places = tuple(Path(place) for place, _, _ in kept)
+    told = {"about": args.about, "source": args.source, "licence": args.licence}
+    write(folder, [*others, NamedVoice(name=name, recordings=places, **told)])
+    draw(load(folder / places[0], SPEECH_16K.sample_rate), folder / "portraits" / f"{name}.png")
+    print(f"{name} is kept in {folder}")
+
+
+def remove(name: str) -> None:
+    """Forget a voice of the user's own."""
+    folder = own_folder()
+    voices = {voice.name: voice for voice in read(folder).voices}
+    if name.lower() not in voices:
+        raise UserError(f"{name} is no voice of your own; you have {', '.join(voices) or 'none'}")
+    gone = voices.pop(name.lower())
+    write(folder, list(voices.values()))
+    for path in (*gone.recordings, gone.portrait):
+        if path is not None:
+            path.unlink(missing_ok=True)
+
+
+def write(folder: Path, voices: Sequence[NamedVoice]) -> None:
+    """Write a folder's list, paths relative to it."""
+
+    def entry(voice: NamedVoice) -> dict[str, object]:
+        filled = {key: value for key, value in asdict(voice).items() if value and key != "portrait"}
+        places = [(folder / path).relative_to(folder).as_posix() for path in voice.recordings]
+        return filled | {"recordings": places}
+
+    with atomic(folder / "voices.json") as temporary:
+        listed = json.dumps({"voices": [entry(voice) for voice in voices]}, indent=2, ensure_ascii=False)
+        temporary.write_text(listed + "\n", encoding="utf-8")
+
+
+def rebuild(folder: Path, converter: Converter) -> None:
+    """Speak anew what was made from words, draw the portraits, write the page of who gave what."""
+    shelf, first = read(folder), next(iter(sentences().values()))
+    rate = SPEECH_16K.sample_rate
+    heard = load(first.recording, converter.sample_rate)
+    for voice in shelf.voices:
+        assert voice.portrait is not None
+        if voice.words and converter.words is not None:
+            made = converter.convert(heard, converter.embed_text(voice.words))
+            save(voice.recordings[0], made, converter.sample_rate)
+        if voice.recordings:
+            wave = load(voice.recordings[0], rate)
+        else:
+            made = converter.convert(heard, embed(converter, voice.name))
+            wave = resample(made, converter.sample_rate, rate)
+        draw(wave, voice.portrait)
+    if shelf.sentences:
+        with atomic(folder / "README.md") as temporary:
+            temporary.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """The gallery as a page: what `voices.json` says, with the portraits."""
+    shelf = read(PACKAGED)
+    voices = [
+        (f"`{voice.name}`", f"![mel of {voice.name}](portraits/{voice.name}.png)", voice.about, voice.made)
+        for voice in shelf.voices
+    ]
+    said = [(f"`{one.name}`", one.text, f"{one.source}, {one.licence}") for one in shelf.sentences]
+    return ABOUT.format(
+        voices=markdown(("voice", "portrait", "what to expect", "where it is from"), voices),
+        sentences=markdown(("sentence", "text", "where it is from"), said),
+    )
+
+
+ABOUT = """# The gallery
+
+Voices that `--voice NAME` takes. Written by `timbre voices rebuild`, portraits too: log-mels of the
+recording, or of what a mixture makes of the first sentence. People's recordings were taken from the corpora
+named, all of people who read aloud for publication under these licences; none was asked about conversion.
+Changes: parts were cut to some seconds and coded as Opus. The names are made up, not the readers'. Under
+[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/) you may use them when you name the source.
+
+{voices}
+
+Sentences to try them on, by people who are none of the voices:
+
+{sentences}
+"""
+
+
+if __name__ == "__main__":
+    main()
