@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data.audio.checking import check_floats, check_number, check_rate, check_wave
 from data.audio.resampling import resample, resampled_length
-from engine.checkpoint import fill
+from engine.checkpoint import fill, load_weights
 from engine.user_error import UserError
 from w2w.earlier_format import load_converter
 from w2w.networks.network import ConverterNetwork
@@ -35,6 +35,8 @@ SILENCE_DB = -85.0
 """dBFS, RMS of a clip's loudest tenth of a second: below it, a clip is silent."""
 LONGEST_S = 60.0
 """Seconds of a clip that are heard at once."""
+OWN_VOICE = "voice.safetensors"
+"""Beside weights that were fine-tuned: the voice."""
 BLOCK_S = 4.0
 """Seconds converted at once: enough to keep a CPU busy, little enough to bound memory."""
 
@@ -45,11 +47,13 @@ class Converter:
     Waves are mono, at ``sample_rate``, nominally in [-1, 1]. Nothing here keeps state between calls.
     """
 
-    def __init__(self, network: WaveNetwork, *, words: Path | None = None) -> None:
+    def __init__(self, network: WaveNetwork, *, words: Path | None = None, own: Path | None = None) -> None:
         self.network: Any = network.eval().requires_grad_(False)
         self.config = network.config
         self.words = words
         """Folder of the tie to words (`python -m w2w.tie`), read when it is first needed."""
+        self.own = own
+        """File of the voice that the converter was fine-tuned to."""
 
     @classmethod
     def from_pretrained(
@@ -78,8 +82,9 @@ class Converter:
         config, state = load_converter(folder)
         network = ConverterNetwork(config)
         fill(network, state, folder / "model.safetensors")
-        beside = folder / "words"
-        return cls(network.to(device), words=Path(words) if words else beside if beside.is_dir() else None)
+        beside, own = folder / "words", folder / OWN_VOICE
+        tied = Path(words) if words else beside if beside.is_dir() else None
+        return cls(network.to(device), words=tied, own=own if own.is_file() else None)
 
     @property
     def sample_rate(self) -> int:
@@ -130,9 +135,14 @@ class Converter:
         return fit(self.network, voice, list(clips), steps=steps)
 
     def voice(self, name: str) -> Voice:
-        """The voice of the gallery, or of the user's own, that has this name (`timbre voices` lists them)."""
+        """The voice of the gallery, or of the user's own, that has this name (`timbre voices` lists them).
+
+        ``own`` is the voice that this converter was fine-tuned to.
+        """
         from w2w.gallery.named import embed
 
+        if name == "own" and self.own is not None:
+            return load_weights(self.own)["voice"]
         return embed(self, name)
 
     def embed_text(self, text: str, *, variety: float = 0.0, seed: int | None = None) -> Voice:

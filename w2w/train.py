@@ -16,7 +16,6 @@ their own: ``--task cluit-mel --help``.
 
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, ClassVar
@@ -35,6 +34,7 @@ from w2w.cluit.config import CLUITConfig
 from w2w.cluit.content_loss import ContentLoss, ContentLossConfig
 from w2w.cluit.recognisers import LocalRecogniser
 from w2w.cluit.task import CLUIT
+from w2w.finetune import SETTINGS, folder_of, save_voice, sizes_of
 from w2w.initial_weights import begin_from
 from w2w.networks.decoder import DecoderConfig
 from w2w.networks.discriminator import DiscriminatorConfig
@@ -42,6 +42,7 @@ from w2w.networks.network import ConverterConfig
 from w2w.networks.refiner import RefinerConfig
 from w2w.networks.style import StyleConfig
 from w2w.pretrained import PretrainedConfig, with_encoders
+from w2w.tasks import TASKS, task_of
 
 SHORTEST_CROP_S = 0.1
 """Seconds; more than the longest window of a loss."""
@@ -57,6 +58,9 @@ class TrainConfig:
     init: str = ""
     """What to begin from instead of random weights: a run, whose newest checkpoint's networks are taken, not
     its optimisers; or an exported converter."""
+    finetune: str = ""
+    """What to bring nearer to the voice of the recordings: an exported converter, a run, or ``released``. Its
+    sizes are taken, and the voice is kept beside the export. The preset ``finetune`` is made for this."""
     data: DataConfig = field(default_factory=DataConfig)
     """Which speech."""
     pairs: PairConfig = field(default_factory=PairConfig)
@@ -83,6 +87,8 @@ class TrainConfig:
     """The critic's optimiser."""
 
     def __post_init__(self) -> None:
+        if self.init and self.finetune:
+            raise UserError("init and finetune exclude each other: give one of them")
         rates = {"data": self.data.sample_rate, "pairs": self.pairs.sample_rate}
         for name, rate in rates.items():
             if rate != self.converter.sample_rate and (name == "data" or self.pairs.path):
@@ -206,6 +212,7 @@ PRESETS = {
     "base": BASE,
     "small_24k": at_24_khz(SMALL),
     "base_24k": at_24_khz(BASE),
+    "finetune": replace(SMALL, **SETTINGS),
 }
 
 
@@ -233,8 +240,9 @@ def build(config: TrainConfig) -> CLUIT:
         head = load_student(config.pretrained.student).head
         if head.weight.shape == task.teacher_head.weight.shape:  # another teacher's would be no help
             task.teacher_head.load_state_dict(head.state_dict())
-    if config.init and not newest_checkpoint(config.loop.out):
-        begin_from(task, config.init)
+    init = str(folder_of(config.finetune)) if config.finetune else config.init
+    if init and not newest_checkpoint(config.loop.out):
+        begin_from(task, init)
     return task
 
 
@@ -245,7 +253,10 @@ def train(config: TrainConfig) -> None:
             "content.backend is given, but the loss it serves has no weight: add"
             " --cluit.weights.recogniser 1, or name a speech encoder by --teacher instead"
         )
-    config = replace(config, converter=with_encoders(config.converter, config.pretrained))
+    if config.finetune:
+        config = replace(config, converter=sizes_of(config.finetune), pretrained=PretrainedConfig())
+    else:
+        config = replace(config, converter=with_encoders(config.converter, config.pretrained))
     here = accelerator(config.loop)
     loop, rank, n_ranks = config.loop, here.process_index, here.num_processes
     crops = batches_together(
@@ -255,33 +266,9 @@ def train(config: TrainConfig) -> None:
     task, _ = fit(lambda: build(config), crops, loop, full_config=config)
     if here.is_main_process:
         folder = export(loop.out / "export", config.converter, task.converter_ema.module)
+        if config.finetune:
+            save_voice(folder, task.converter_ema.module, config.data)
         print(f"exported to {folder}")
-
-
-TASKS = {
-    "w2w": "w2w.train",
-    "cluit-mel": "w2w.baselines.cluit_mel.train",
-    "stargan": "w2w.baselines.stargan.train",
-}
-"""What ``--task`` may name; each module has ``PRESETS`` and ``train``."""
-
-
-def task_of(words: Sequence[str]) -> tuple[str, list[str]]:
-    """The task that the command line names, w2w without one, and the words that are left."""
-    name, rest, words = "w2w", [], list(words)
-    while words:
-        word = words.pop(0)
-        if word == "--task" and not words:
-            raise UserError(f"--task needs a value: {', '.join(TASKS)}")
-        if word == "--task":
-            name = words.pop(0)
-        elif word.startswith("--task="):
-            name = word.removeprefix("--task=")
-        else:
-            rest.append(word)
-    if name not in TASKS:
-        raise UserError(f"there is no task {name!r}; choose from {', '.join(TASKS)}")
-    return name, rest
 
 
 @exits_cleanly
@@ -290,7 +277,8 @@ def main() -> None:
     name, words = task_of(sys.argv[1:])
     if name == "w2w":  # options were renamed; a run's command should go on serving
         words = [re.sub(r"\bcritic\b", "discriminator", w) if w.startswith("--") else w for w in words]
-        train(cli(PRESETS, argv=words))
+        finetunes = any(word.split("=")[0] == "--finetune" for word in words)
+        train(cli(PRESETS, default="finetune" if finetunes else "small", argv=words))
     else:
         module = import_module(TASKS[name])
         module.train(cli(module.PRESETS, argv=words))

@@ -1,0 +1,81 @@
+"""Fine-tuning: a converter comes nearer to one voice, on recordings that it did not learn from."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.audio import save
+from engine.checkpoint import export
+from engine.config import cli
+from engine.user_error import UserError
+from w2w.cluit.losses import SpectralDistance
+from w2w.converter import Converter
+from w2w.networks.network import ConverterNetwork
+from w2w.train import PRESETS, TrainConfig, train
+
+RATE = 16_000
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, tiny, buzz):
+    """A converter before and after some steps on one low voice, and recordings of it that were held out."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("finetune")
+    config = tiny()
+    before = export(folder / "before", config, ConverterNetwork(config))
+    for number, f0 in enumerate((96.0, 100.0, 104.0, 108.0)):
+        save(folder / f"mine/{number}.wav", buzz(2 * RATE, (f0,)), RATE)
+    preset = PRESETS["finetune"]
+    run = replace(
+        preset,
+        finetune=str(before),
+        teacher="",
+        loop=replace(preset.loop, out=folder / "run", steps=30, trackers="none", cpu=True),
+        data=replace(
+            preset.data, path=str(folder / "mine"), batch=4, crop_samples=6_400, reference_samples=8_000
+        ),
+        optim_converter=replace(preset.optim_converter, lr=2e-3),
+    )
+    train(run)
+    held_out = torch.cat([buzz(RATE, (f0,)) for f0 in (98.0, 106.0)])
+    return before, folder / "run/export", held_out
+
+
+def distance(converter: Converter, waves: torch.Tensor) -> float:
+    """Between recordings and what the converter makes of them with their own voice."""
+    made = [converter.convert(wave[None], converter.embed(wave[None])) for wave in waves]
+    return float(SpectralDistance(RATE)(torch.cat(made), waves))
+
+
+def test_the_voice_is_rebuilt_better_on_recordings_that_were_held_out(tuned):
+    before, after, held_out = tuned
+    untuned, better = (distance(Converter.from_pretrained(folder), held_out) for folder in (before, after))
+    assert better < 0.9 * untuned
+
+
+def test_the_voice_lies_beside_the_weights_and_is_called_own(tuned):
+    before, after, _ = tuned
+    converter = Converter.from_pretrained(after)
+    assert (after / "voice.safetensors").is_file()
+    voice = converter.voice("own")
+    recordings = [converter.embed(clip) for clip in mine(after.parents[1] / "mine", converter)]
+    torch.testing.assert_close(voice, torch.stack(recordings).mean(0))
+    with pytest.raises(UserError, match="no voice 'own'"):
+        Converter.from_pretrained(before).voice("own")
+
+
+def mine(folder: Path, converter: Converter) -> list[torch.Tensor]:
+    from data.audio import audio_files, load
+
+    return [load(path, converter.sample_rate) for path in audio_files(folder)]
+
+
+def test_the_option_alone_chooses_the_preset(capsys):
+    config: TrainConfig = cli(PRESETS, default="finetune", argv=["--data.path", "mine"])
+    assert config.finetune == "released"
+    assert config.optim_converter.lr < PRESETS["small"].optim_converter.lr
+    with pytest.raises(SystemExit):
+        cli(PRESETS, argv=["--finetune", "a", "--init", "b"])
+    assert "exclude each other" in capsys.readouterr().err

@@ -1,0 +1,84 @@
+"""Bringing a trained converter nearer to one person: ``w2w/train.py --finetune released --data.path FOLDER``.
+
+Some minutes of the person's recordings, a small rate and few steps. Recordings are rebuilt from what the
+converter itself makes of them with their voice at other speeds, so that it learns to speak with this voice what
+another one said. The adversary and the contrasts between voices are left out: one voice has nothing to be told
+from.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from data.audio import excerpt
+from data.batches import DataConfig, split_rows
+from engine.loop import LoopConfig
+from engine.optim import OptimConfig
+from engine.outcome import leaving_out, note
+from engine.user_error import UserError
+from w2w.cluit.config import CLUITConfig, Weights
+from w2w.converter import LONGEST_S, OWN_VOICE, Converter
+from w2w.earlier_format import load_converter
+from w2w.networks.network import ConverterConfig, ConverterNetwork
+from w2w.pretrained import PretrainedConfig
+from w2w.weights import weights_folder
+
+STEPS = 400
+WEIGHTS = Weights(
+    distil=0.0,
+    adversarial=0.0,
+    feature_matching=0.0,
+    contrast_discriminator=0.0,
+    contrast_converter=0.0,
+    contrast_style=0.0,
+    contrast_voice=0.0,
+)
+SETTINGS: dict[str, Any] = {
+    "finetune": "released",
+    "loop": LoopConfig(steps=STEPS, save_every=100, sample_every=0, max_minutes=20.0),
+    "data": DataConfig(batch=8, crop_samples=20_480, reference_samples=32_000),
+    "cluit": CLUITConfig(
+        weights=WEIGHTS,
+        convert_share=0.25,
+        convert_from=0,
+        back_translate_share=0.5,
+        back_translate_from=0,
+        ema=0.98,
+    ),
+    "pretrained": PretrainedConfig(),
+    "optim_converter": OptimConfig(
+        lr=1e-4,
+        betas=(0.8, 0.99),
+        gradient_clip=5.0,
+        warmup_steps=20,
+        schedule="exponential",
+        decay_steps=STEPS,
+        final=0.1,
+    ),
+}
+"""What the preset ``finetune`` changes in ``small``."""
+
+
+def folder_of(where: str) -> Path:
+    """The export that is meant."""
+    return weights_folder(None if where == "released" else where)
+
+
+def sizes_of(where: str) -> ConverterConfig:
+    """The converter of an export; it must hear at the rate that the preset's crops have."""
+    return load_converter(folder_of(where))[0]
+
+
+def save_voice(folder: Path, network: ConverterNetwork, data: DataConfig) -> None:
+    """Keep the mean voice of the recordings beside an export, for ``--voice own``."""
+    converter, faults, voices = Converter(network), [], []
+    for row in split_rows(data.path, data.split):
+        with leaving_out(faults):
+            clip = excerpt(row.path, 0, round(LONGEST_S * converter.sample_rate), converter.sample_rate)
+            voices.append(converter.embed(clip, names=[str(row.path)]).cpu())
+    if not voices:
+        raise UserError(faults[0])
+    note(*faults)
+    save_file({"voice": torch.stack(voices).mean(0)}, folder / OWN_VOICE)
