@@ -84,8 +84,7 @@ pre,code{{background:#eee;color:#111}}pre{{padding:.7em;overflow:auto}}td{{paddi
 <h2>POST /api/voice</h2>
 <pre>curl -f -F reference=@her.wav -o her.json http://127.0.0.1:7860/api/voice
 curl -f -F source=@me.wav -F 'voice=&lt;her.json' -o as_her.wav http://127.0.0.1:7860/api/convert</pre>
-<p>A voice to be used again, by the same converter. Others have names:
-<code>voice=ada</code>.</p>
+<p>A voice to be used again, by the same converter. Or <code>voice=ada</code>.</p>
 <h2>GET /api/voices, /api/health, /api/limits, /api/openapi.json</h2>
 <p>Now: {limits.max_mb:g} MB a request, {limits.max_seconds:g} s a recording, {limits.max_references}
 references, {limits.upload_seconds:g} s for an upload, {limits.queue} may wait.</p>
