@@ -1,9 +1,9 @@
 """Bringing a trained converter nearer to one person: ``w2w/train.py --finetune released --data.path FOLDER``.
 
 Some minutes of the person's recordings, a small rate and few steps. Recordings are rebuilt from what the
-converter itself makes of them with their voice at other speeds, so that it learns to speak with this voice what
-another one said. The adversary and the contrasts between voices are left out: one voice has nothing to be told
-from.
+converter itself makes of them with their voice at other speeds, so that it learns to speak with this voice
+what another one said. The adversary and the contrasts between voices are left out: one voice has nothing to
+be told from.
 """
 
 from pathlib import Path
