@@ -10,7 +10,7 @@ CLIP`` keeps a recorded clip's statistics in a network of frozen ones.
     python -m w2w.export RUN --format onnx --chunk-ms 20 --voice her.wav --out live.onnx
 
 writes one live step as one file instead, which onnxruntime (``onnx``) or torch (``torch``) runs without this
-package: README.md and ``examples/onnx_live.py`` show how. RUN may also be an exported folder; without it, the
+package: ``w2w/exported/runtime.py`` does so. RUN may also be an exported folder; without it, the
 released converter is written.
 """
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from engine.checkpoint import export
 from w2w.converter import Converter
 from w2w.export import main
 from w2w.exported.engine import open_engine
+from w2w.exported.runtime import Exported
 from w2w.networks.network import ConverterNetwork
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,14 +36,17 @@ def folder(tiny, tmp_path) -> Path:
 pytestmark = pytest.mark.usefixtures("graphs_made_once")
 
 
-def test_the_example_converts_a_file_without_torch(folder, tmp_path, buzz):
+def test_a_file_is_converted_and_streamed_without_torch(folder, tmp_path, buzz):
     source, reference, out = tmp_path / "me.wav", tmp_path / "her.wav", tmp_path / "out.wav"
     save(source, buzz(16_133)[:1], 16_000)
     save(reference, buzz(16_000)[1:], 16_000)
     graph = tmp_path / "live.onnx"
     main([str(folder), "--format", "onnx", "--voice", str(reference), "--out", str(graph)])
-    run = NO_TORCH + f"runpy.run_path({str(ROOT / 'examples/onnx_live.py')!r})"
-    command = [sys.executable, "-c", run, "onnx_live.py", graph, source, out]
+    alone = tmp_path / "elsewhere/runtime.py"  # a copy, where there is nothing else of this package
+    alone.parent.mkdir()
+    shutil.copyfile(ROOT / "w2w/exported/runtime.py", alone)
+    run = NO_TORCH + f"runpy.run_path({str(alone)!r}, run_name='__main__')"
+    command = [sys.executable, "-c", run, "runtime.py", graph, source, out]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=tmp_path, env={"PATH": os.environ["PATH"]}
     )
@@ -48,6 +54,15 @@ def test_the_example_converts_a_file_without_torch(folder, tmp_path, buzz):
     converter = Converter.from_pretrained(folder)
     whole = converter.convert(load(source, 16_000), converter.embed(load(reference, 16_000)))
     assert_close(load(out, 16_000), whole, rtol=0, atol=1e-4)  # 16 bits
+
+    exported, heard = Exported(graph), load(source, 16_000)[0, 0].numpy()
+    live, cuts = exported.stream(), [0, 7, 333, 334, 9_000, len(heard)]
+    pieces = [live.push(heard[a:b]) for a, b in pairwise(cuts)]
+    streamed = np.concatenate([*pieces, live.flush()])
+    assert_close(torch.from_numpy(streamed)[None, None], whole, rtol=0, atol=1e-4)
+    assert len(exported.convert(heard[:5_001], 44_100)) == 5_001
+    with pytest.raises(ValueError, match="no exported step"):
+        Exported(source)
 
 
 def test_the_file_says_what_its_user_must_know(folder, tmp_path):

@@ -1,0 +1,126 @@
+"""An exported converter without torch: numpy, soundfile, soxr and onnxruntime are all that is needed.
+
+    python -m w2w.export --format onnx --chunk-ms 20 --voice her.wav --out live.onnx
+    python -m w2w.exported.runtime live.onnx me.wav as_her.wav --pitch -2
+
+The first command needs this package and torch, the second one neither: this file may be copied. From Python:
+
+    exported = Exported("live.onnx")
+    converted = exported.convert(wave, sample_rate)  # (samples,), float32
+    live = exported.stream()
+    pieces = [*map(live.push, chunks), live.flush()]  # as long as the chunks, at exported.sample_rate
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import soundfile
+import soxr
+
+State = dict[str, np.ndarray]
+
+
+class Exported:
+    """One exported step, which may serve several streams at once.
+
+    ``voice`` is one of `Converter.embed`, shaped (1, dim), instead of the one in the file. Raises
+    ``ValueError`` for a file that is no exported step, or that needs a voice and gets none.
+    """
+
+    def __init__(self, model: str | Path, *, voice: np.ndarray | None = None, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads  # one chunk is too little work to share
+        options.log_severity_level = 3  # it warns of inputs that have defaults, which are meant
+        try:
+            cpu = ["CPUExecutionProvider"]
+            self.session = onnxruntime.InferenceSession(str(model), options, providers=cpu)
+        except Exception as error:  # onnxruntime's own, of many kinds
+            reason = str(error).splitlines()[0]
+            told = f"{model} is no exported step ({reason}): make it by python -m w2w.export"
+            raise ValueError(told) from None
+        told = self.session.get_modelmeta().custom_metadata_map
+        if "chunk_samples" not in told:
+            raise ValueError(f"{model} is another kind of model: make it by python -m w2w.export")
+        self.sample_rate, self.chunk_samples = int(told["sample_rate"]), int(told["chunk_samples"])
+        self.look_ahead, self.latency_ms = int(told["look_ahead"]), float(told["latency_ms"])
+        self.names = [output.name for output in self.session.get_outputs()]
+        self.voice: State = {} if voice is None else {"voice": np.asarray(voice, np.float32)}
+        if "voice" in {node.name for node in self.session.get_inputs()} and not self.voice:
+            raise ValueError(f"{model} holds no voice: give one by voice=, or export it with --voice")
+
+    def step(self, chunk: np.ndarray, state: State, semitones: float = 0.0) -> tuple[np.ndarray, State]:
+        """Convert ``chunk_samples`` samples, late by ``look_ahead``; ``{}`` is the state before the first."""
+        feeds = {"chunk": chunk[None, None], "semitones": np.array([semitones]), **self.voice, **state}
+        made: dict[str, Any] = dict(zip(self.names, self.session.run(self.names, feeds)))
+        wave = made.pop("wave")[0, 0]
+        return wave, {name.replace("next_", "state_", 1): value for name, value in made.items()}
+
+    def stream(self, semitones: float = 0.0) -> "Live":
+        """Begin to convert chunk by chunk, at ``sample_rate``."""
+        return Live(self, semitones)
+
+    def convert(self, wave: np.ndarray, sample_rate: int, semitones: float = 0.0) -> np.ndarray:
+        """Convert a whole recording, shaped (samples,); the result is as long, at the same rate."""
+        live = self.stream(semitones)
+        heard = soxr.resample(wave.astype(np.float32), sample_rate, self.sample_rate)
+        made = soxr.resample(np.concatenate([live.push(heard), live.flush()]), self.sample_rate, sample_rate)
+        return np.pad(made, (0, max(0, len(wave) - len(made))))[: len(wave)]
+
+
+class Live:
+    """One source on its way. What was pushed comes back converted, later, and as many samples of it."""
+
+    def __init__(self, exported: Exported, semitones: float) -> None:
+        self.exported, self.semitones = exported, semitones
+        self.state: State = {}
+        self.waiting = np.zeros(0, np.float32)
+        self.to_drop, self.owed = exported.look_ahead, 0
+
+    def push(self, chunk: np.ndarray) -> np.ndarray:
+        """Take in samples, shaped (samples,), as many as there are; return those that are ready."""
+        self.owed += len(chunk)
+        return self._run(chunk)
+
+    def flush(self) -> np.ndarray:
+        """Return what is still owed; the stream has then ended."""
+        owed = self.owed
+        silence = np.zeros(self.exported.look_ahead + self.exported.chunk_samples, np.float32)
+        return self._run(silence)[:owed]
+
+    def _run(self, chunk: np.ndarray) -> np.ndarray:
+        waves, size = [np.zeros(0, np.float32)], self.exported.chunk_samples
+        self.waiting = np.concatenate([self.waiting, chunk.astype(np.float32)])
+        while len(self.waiting) >= size:
+            wave, self.state = self.exported.step(self.waiting[:size], self.state, self.semitones)
+            self.waiting = self.waiting[size:]
+            waves.append(wave[self.to_drop :])
+            self.to_drop = max(0, self.to_drop - size)
+        ready = np.concatenate(waves)
+        self.owed -= len(ready)
+        return ready
+
+
+def main() -> None:
+    """Convert a file."""
+    arguments = argparse.ArgumentParser(prog="python -m w2w.exported.runtime", description=__doc__)
+    arguments.formatter_class = argparse.RawDescriptionHelpFormatter
+    for name in ("model", "source", "out"):
+        arguments.add_argument(name)
+    arguments.add_argument("--pitch", type=float, default=0.0, metavar="SEMITONES", help="move the pitch")
+    args = arguments.parse_args()
+    try:
+        exported = Exported(args.model)
+        wave, rate = soundfile.read(args.source, dtype="float32", always_2d=True)
+        soundfile.write(args.out, exported.convert(wave.mean(axis=1), rate, args.pitch), rate)
+    except (OSError, RuntimeError, TypeError, ValueError) as error:  # soundfile names the file
+        sys.exit(f"error: {error}")
+    steps = f"in chunks of {exported.chunk_samples} samples, late by {exported.latency_ms:g} ms"
+    print(f"{args.out}: {len(wave) / rate:.2f} s {steps}")
+
+
+if __name__ == "__main__":
+    main()
