@@ -28,6 +28,17 @@ REMEDIES = {
     errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
 }
 """What to do about an error of the operating system."""
+EXTRAS = {
+    "accelerate": "train",
+    "transformers": "train",
+    "datasets": "train",
+    "open_clip": "clip",
+    "einops": "pretrain",
+    "jiwer": "eval",
+    "matplotlib": "eval",
+    "numba": "vocoders",
+}
+"""The extra that brings a package which the base install does without."""
 
 
 class UserError(ValueError):
@@ -71,6 +82,12 @@ def exits_cleanly(main: Callable[P, T]) -> Callable[P, T]:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             raise SystemExit(130) from None
+        except ModuleNotFoundError as missing:
+            name = (missing.name or "").split(".")[0]
+            if name not in EXTRAS:
+                raise
+            print(f"error: {name} is not installed: pip install 'timbre[{EXTRAS[name]}]'", file=sys.stderr)
+            raise SystemExit(2) from None
         except (UserError, OSError) as error:
             if isinstance(error, OSError) and error.filename is None and error.errno != errno.ENOSPC:
                 raise
