@@ -15,6 +15,7 @@ from data.audio.checking import check_floats, check_number, check_rate, check_wa
 from data.audio.resampling import resample, resampled_length
 from engine.checkpoint import fill, load_weights
 from engine.user_error import UserError
+from w2w.audible import audible, check_audible
 from w2w.earlier_format import load_converter
 from w2w.networks.network import ConverterNetwork
 from w2w.networks.wave_network import WaveNetwork
@@ -29,10 +30,6 @@ Clip = Float[Tensor, "1 1 _"]
 """A wave among others of other lengths."""
 Voice = Float[Tensor, "1 dim"]
 
-SHORTEST_S = 0.1
-"""Seconds of speech without which there is no voice."""
-SILENCE_DB = -85.0
-"""dBFS, RMS of a clip's loudest tenth of a second: below it, a clip is silent."""
 LONGEST_S = 60.0
 """Seconds of a clip that are heard at once."""
 OWN_VOICE = "voice.safetensors"
@@ -109,14 +106,18 @@ class Converter:
         for number, clip in enumerate(given):
             name = names[number] if names else f"reference clip {number + 1}"
             check_wave(clip, name)
-            self._check_audible(clip, name)
+            check_audible(clip, self.sample_rate, name)
             voices.append(self._voice(clip))
         return torch.stack(voices).mean(0)
 
     def _voice(self, clip: Wave) -> Voice:
         """The voice of one clip; a long one counts as several of one length, to bound memory."""
         n_parts = math.ceil(clip.shape[-1] / (LONGEST_S * self.sample_rate))
-        parts = [part for part in clip.tensor_split(n_parts, dim=-1) if n_parts == 1 or self._audible(part)]
+        parts = [
+            part
+            for part in clip.tensor_split(n_parts, dim=-1)
+            if n_parts == 1 or audible(part, self.sample_rate)
+        ]
         return torch.stack([self.network.style(part.to(self.device)) for part in parts]).mean(0)
 
     def fit(self, voice: Voice, clips: Sequence[Clip], *, steps: int | None = None) -> Voice:
@@ -296,17 +297,3 @@ class Converter:
                 "this converter cannot move the pitch, only a wave-to-wave one can: leave the semitones out"
                 " (--pitch)"
             )
-
-    def _check_audible(self, wave: Wave, name: str) -> None:
-        shortest = round(SHORTEST_S * self.sample_rate)
-        if wave.shape[-1] < shortest:
-            seconds = wave.shape[-1] / self.sample_rate
-            raise UserError(
-                f"{name} lasts {seconds:.4f} s; a voice needs at least {SHORTEST_S} s, better some seconds"
-            )
-        if not self._audible(wave):
-            raise UserError(f"{name} is silent; a voice cannot be taken from silence")
-
-    def _audible(self, wave: Wave) -> bool:
-        shortest = round(SHORTEST_S * self.sample_rate)
-        return float(wave.square().unfold(-1, shortest, shortest).mean(-1).max()) >= 10 ** (SILENCE_DB / 10)
