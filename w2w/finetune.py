@@ -21,7 +21,7 @@ from engine.user_error import UserError
 from w2w.cluit.config import CLUITConfig, Weights
 from w2w.converter import LONGEST_S, OWN_VOICE, Converter
 from w2w.earlier_format import load_converter
-from w2w.networks.network import ConverterConfig, ConverterNetwork
+from w2w.networks.network import ConverterConfig
 from w2w.pretrained import PretrainedConfig
 from w2w.weights import weights_folder
 
@@ -71,7 +71,7 @@ def sizes_of(where: str) -> ConverterConfig:
     return load_converter(folder_of(where))[0]
 
 
-def save_voice(folder: Path, network: ConverterNetwork, data: DataConfig) -> None:
+def save_voice(folder: Path, network: Any, data: DataConfig) -> None:
     """Keep the mean voice of the recordings beside an export, for ``--voice own``."""
     converter, faults, voices = Converter(network), [], []
     for row in split_rows(data.path, data.split):
