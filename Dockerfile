@@ -1,0 +1,13 @@
+# The page and the HTTP interface on a CPU, by a user without rights, with nothing writable but /tmp:
+#   docker build -t timbre .
+#   docker run --rm --read-only --tmpfs /tmp -p 127.0.0.1:7860:7860 timbre
+FROM python:3.12-slim
+RUN pip install --no-cache-dir torch torchaudio --index-url https://download.pytorch.org/whl/cpu
+COPY . /src
+RUN pip install --no-cache-dir '/src[app,export]' && rm -rf /src && useradd --create-home speaker
+USER speaker
+WORKDIR /tmp
+ENV HOME=/tmp TIMBRE_CACHE=/tmp/timbre TIMBRE_VOICES=/tmp/voices PYTHONDONTWRITEBYTECODE=1
+EXPOSE 7860
+HEALTHCHECK CMD python -c "from urllib.request import urlopen; urlopen('http://127.0.0.1:7860/api/health')"
+ENTRYPOINT ["timbre", "app", "--host", "0.0.0.0"]
