@@ -18,6 +18,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -151,7 +152,7 @@ def remove(name: str) -> None:
 def write(folder: Path, voices: Sequence[NamedVoice]) -> None:
     """Write a folder's list, paths relative to it."""
 
-    def entry(voice: NamedVoice) -> dict[str, object]:
+    def entry(voice: NamedVoice) -> dict[str, Any]:
         filled = {key: value for key, value in asdict(voice).items() if value and key != "portrait"}
         places = [(folder / path).relative_to(folder).as_posix() for path in voice.recordings]
         return filled | {"recordings": places}
