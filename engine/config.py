@@ -29,6 +29,7 @@ from engine.json_config import (
     stored_kind,
     to_json,
 )
+from engine.launch import adopt
 from engine.user_error import UserError
 
 __all__ = ["cli", "differences", "free", "from_json", "load_config", "save_config", "stored_kind", "to_json"]
@@ -40,7 +41,8 @@ def cli(presets: Mapping[str, C], *, default: str | None = None, argv: Sequence[
     """Read a config: a preset (``--preset NAME``) or a file (``--config config.json``), then single fields.
 
     A field that may hold several config classes is switched with ``--path.kind ClassName`` (or ``none``).
-    Without a choice the preset ``default`` is taken, or else the first. A mistake ends the program with one
+    Without a choice the preset ``default`` is taken, or else the first. What ``accelerate launch`` was told
+    counts beside the options. A mistake ends the program with one
     sentence and exit code 2.
     """
     default = default or next(iter(presets))
@@ -69,7 +71,8 @@ def _read(presets: Mapping[str, C], default: str, words: list[str]) -> C:
         name = _take(words, word)
         if name is not None:
             start = _switch(start, word[2:].replace("-", "_").split(".")[:-1], name, word)
-    return _parse(start, words, f"Presets, by --preset NAME: {', '.join(presets)}. Without one: {default}.")
+    about = f"Presets, by --preset NAME: {', '.join(presets)}. Without one: {default}."
+    return adopt(_parse(start, words, about), words)
 
 
 def _split(word: str) -> list[str]:

@@ -15,27 +15,28 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
+import torch._functorch.config
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import ProjectConfiguration, TorchDynamoPlugin
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from engine import checkpoint, tracking
-from engine.config import free, save_config, to_json
+from engine import checkpoint, recovery, tracking
+from engine.config import save_config, to_json
 from engine.contents import contents_of, guard
 from engine.files import check_writable, disk_errors
+from engine.loop_config import LoopConfig
 from engine.optim import Player, micro_batch
 from engine.placement import to_device
 from engine.seeding import seed_step
-from engine.stopping import stop_signals
+from engine.stopping import end_with_launcher, stop_signals
 from engine.tracking import Meter, Samples, brief
 from engine.user_error import UserError
 
@@ -43,54 +44,13 @@ Batches = Callable[[int], Iterable[Any]]
 """Given the step to start at, yields micro-batches for ever: ``accumulate`` of them a step."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class LoopConfig:
-    """When things happen in a run, and where it lives."""
-
-    out: Path = free(Path("runs/unnamed"))  # noqa: RUF009 - paths do not change
-    """Folder of the run: config.json, checkpoints and logs."""
-    steps: int = free(1000)
-    """Steps of the whole run; raise it to continue a finished run."""
-    seed: int = 0
-    """Everything random follows from this and the step."""
-    log_every: int = free(20)
-    """Steps between logged scalars."""
-    save_every: int = free(1000)
-    """Steps between checkpoints; one is always written at the end."""
-    sample_every: int = free(1000)
-    """Steps between logged sounds, pictures and evaluations; 0 for none."""
-    keep: int = free(2)
-    """Newest checkpoints that are kept."""
-    workers: int = free(0)
-    """Processes that load data; 0 loads in the training process."""
-    mixed_precision: Literal["no", "bf16"] = "no"
-    """Compute the task's update in bfloat16 where that is safe."""
-    accumulate: int = 1
-    """Micro-batches whose gradients are averaged into one step."""
-    cpu: bool = free(False)
-    """Stay on the CPU even where there is a GPU."""
-    trackers: Literal["tensorboard", "wandb", "none"] = free("tensorboard")
-    """Where scalars, sounds and pictures go."""
-    max_minutes: float = free(0.0)
-    """Stop and save after this long; 0 for no limit."""
-    threads: int = free(0)
-    """CPU threads of the training process; 0 leaves torch's choice."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "save_every", "keep", "accumulate"):
-            if getattr(self, name) < 1:
-                raise UserError(f"loop.{name}={getattr(self, name)} must be at least 1")
-        for name in ("sample_every", "workers", "threads", "max_minutes", "seed"):
-            if getattr(self, name) < 0:
-                raise UserError(f"loop.{name}={getattr(self, name)} must not be below 0")
-
-
 @runtime_checkable
 class Task(Protocol):
     """The algorithm, and all the state it has.
 
-    It may also have ``frozen: dict[str, nn.Module]``, moved to the device, not saved; ``samples(step) ->
-    Samples``; ``evaluate(step) -> dict[str, float]``. The last two run in the main process, without gradient.
+    It may also have ``frozen: dict[str, nn.Module]``, moved to the device, not saved; ``curved: tuple[str]``,
+    modules whose gradient is itself differentiated, which no compiler can do; ``samples(step) -> Samples``;
+    ``evaluate(step) -> dict[str, float]``. The last two run in the main process, without gradient.
     """
 
     players: dict[str, Player]
@@ -108,6 +68,7 @@ T = TypeVar("T", bound=Task)
 
 def accelerator(config: LoopConfig) -> Accelerator:
     """Return this process's place among the others: ``.device``, ``.process_index``, ``.num_processes``."""
+    end_with_launcher()
     tracking.require(config.trackers)
     check_writable(config.out / "config.json")
     if config.threads:
@@ -115,8 +76,11 @@ def accelerator(config: LoopConfig) -> Accelerator:
     shared: dict[str, Any] = AcceleratorState._shared_state
     if shared and shared.get("_mixed_precision") != config.mixed_precision:
         AcceleratorState._reset_state()  # a second run in one process may choose another precision
+    cpu = config.cpu or not torch.accelerator.is_available()  # torchrun on a CPU needs to be told
+    if config.mixed_precision == "fp16" and cpu:
+        raise UserError("loop.mixed_precision=fp16 needs a GPU: choose bf16 or no")
     return Accelerator(
-        cpu=config.cpu or not torch.accelerator.is_available(),  # torchrun on a CPU needs to be told
+        cpu=cpu,
         mixed_precision=config.mixed_precision,
         log_with=None if config.trackers == "none" else config.trackers,
         project_config=ProjectConfiguration(project_dir=str(config.out), logging_dir=str(config.out)),
@@ -172,6 +136,14 @@ class _Run:
         self.contents = contents
         for module in [*task.modules.values(), *getattr(task, "frozen", {}).values()]:
             module.to(place.device)
+        self.buffers = recovery.places(task.modules.values())
+        for player in task.players.values():
+            player.float16 = config.mixed_precision == "fp16"
+        if config.compile != "no":
+            torch._functorch.config.donated_buffer = False  # a balancer takes several gradients of one graph
+            for name, module in task.modules.items():
+                if name not in getattr(task, "curved", ()):
+                    module.compile(**TorchDynamoPlugin(backend=config.compile).to_kwargs())  # pyright: ignore
 
     def begin(self) -> int:
         if self.place.num_processes > 1:
@@ -182,6 +154,12 @@ class _Run:
         return 0
 
     def resume(self, folder: Path) -> int:
+        step = self._load(folder)
+        self._store_config()
+        self.place.print(f"continuing from {folder}")
+        return step
+
+    def _load(self, folder: Path) -> int:
         with checkpoint.way_out_of(folder):
             progress = checkpoint.load_checkpoint(folder, self.task.modules, self.task.players)
         own = folder / f"buffers_{self.place.process_index}.safetensors"
@@ -189,8 +167,6 @@ class _Run:
             stored = checkpoint.load_weights(own)
             for name, buffer in self._buffers().items():
                 buffer.copy_(stored[name])
-        self._store_config()
-        self.place.print(f"continuing from {folder}")
         return int(progress["step"])
 
     def _store_config(self) -> None:
@@ -210,15 +186,22 @@ class _Run:
                     self._step(source, step, meter)
                 step += 1
                 bar.update()
-                if step % config.log_every == 0 or step == config.steps:
+                logs = step % config.log_every == 0 or step == config.steps
+                if logs:
                     scalars = meter.read(self.task.players)
                     tracking.track(self.place, scalars, step)
                     bar.set_postfix_str(brief(scalars), refresh=False)
+                    if spoilt := recovery.report(scalars):
+                        self.place.print(f"step {step}: {spoilt}")
                 if config.sample_every and (step % config.sample_every == 0 or step == config.steps):
                     self._show(step)
                 late = 0 < config.max_minutes * 60 < time.monotonic() - began
                 halt = self._agree(Halt.SIGNAL if stopped else Halt.LATE if late else Halt.NO, step)
-                if step % config.save_every == 0 or halt:
+                saves = step % config.save_every == 0 or bool(halt)
+                if (logs or saves) and recovery.lost(self.task.players):
+                    step = saved = self._go_back(step)
+                    source, meter, bar.n = iter(batches(step)), Meter(), step
+                elif saves and (halt or not recovery.amid_a_row(self.task.players)):
                     self.save(step)
                     saved = step
                 if halt:
@@ -229,15 +212,26 @@ class _Run:
 
     def _step(self, source: Iterator[Any], step: int, meter: Meter) -> None:
         rank, count = self.place.process_index, self.config.accumulate
-        for index in range(count):
-            with meter.waiting():
-                batch = next(source, None)
-            if batch is None:
-                raise UserError(f"the data ended at step {step}: there must be at least one batch of it")
-            batch = to_device(batch, self.place.device)
-            seed_step(self.config.seed, step, rank, index)
-            with micro_batch(index, count), self.place.autocast():
-                meter.add(self.task.update(batch, step))
+        with recovery.kept_finite(self.buffers):
+            for index in range(count):
+                with meter.waiting():
+                    batch = next(source, None)
+                if batch is None:
+                    raise UserError(f"the data ended at step {step}: there must be at least one batch of it")
+                batch = to_device(batch, self.place.device)
+                seed_step(self.config.seed, step, rank, index)
+                with micro_batch(index, count), self.place.autocast():
+                    meter.add(self.task.update(batch, step))
+
+    def _go_back(self, step: int) -> int:
+        """Continue from the newest checkpoint, slower."""
+        players, folder = self.task.players, checkpoint.newest_checkpoint(self.config.out)
+        said, halvings = recovery.verdict(players, can_go_back=folder is not None)
+        start = self._load(folder) if folder else 0
+        for name, player in players.items():
+            player.halve(halvings[name])
+        self.place.print(f"step {step}: {said}: back to step {start} with half its learning rate")
+        return start
 
     def _agree(self, halt: Halt, step: int) -> Halt:
         """Stop together: one process's wish is everyone's. GPUs are asked now and then, as it waits."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from engine.processes import Buckets, Gradients, n_processes
 from engine.user_error import UserError
 
 _micro_batch: ContextVar[tuple[int, int]] = ContextVar("micro_batch", default=(0, 1))
@@ -55,7 +55,7 @@ class OptimConfig:
     gradient_clip: float = 0.0
     """Largest norm of the player's whole gradient; 0 leaves it alone."""
     patience: int = 50
-    """Updates in a row that may be skipped for a gradient that is not finite before the run stops."""
+    """Updates in a row skipped for a gradient that is not finite before the run goes back."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
@@ -84,7 +84,7 @@ class Player:
     Gradients are averaged over micro-batches and processes here, per call, so an ``update`` may run as many
     forward passes and players as its algorithm wants, without wrappers around the modules. Where gradients
     are accumulated and a player descends several times in one ``update``, the n-th calls of all micro-batches
-    go together.
+    go together. A gradient that is not finite moves nothing and is counted, without waiting for the device.
     """
 
     def __init__(
@@ -98,19 +98,27 @@ class Player:
         self.config, self.name = config, name
         self.optimizer = _optimizer(self.parameters, config)
         self.updates = 0
-        """Updates made so far; the schedule's clock."""
-        self.skipped = 0
+        """Updates tried so far, skipped ones among them; the schedule's clock."""
+        self.halvings = 0
+        """How often the learning rate was halved because nothing came of the updates."""
+        self.float16 = False
+        """Whether losses are scaled up, as small gradients vanish in float16."""
+        self.skipped = torch.zeros((), dtype=torch.long)
         """Updates left out because their gradient was not finite."""
-        self.skipped_in_row = 0
+        self.skipped_in_row = self.longest_row = self.skipped
+        """Of them, how many in a row just now, and at most."""
         self.grad_norm = torch.zeros(())
         """Norm of the last gradient, before clipping."""
+        self._scaler: torch.amp.GradScaler | None = None
+        self._scaler_state: dict[str, Any] = {}
+        self._buckets = Buckets(self.parameters)
         self._last_call = (-1, 0)  # micro-batch, number within it
-        self._sums: dict[int, list[Tensor | None]] = {}
+        self._sums: dict[int, Gradients] = {}
 
     @property
     def lr(self) -> float:
         """The learning rate of the next update."""
-        return self.config.rate(self.updates)
+        return self.config.rate(self.updates) * 0.5**self.halvings
 
     def step(self, loss: Float[Tensor, ""], *, retain_graph: bool = False) -> Float[Tensor, ""]:
         """Take one step down ``loss`` and return the gradient's norm.
@@ -118,28 +126,28 @@ class Player:
         Other players' parameters that the loss depends on receive nothing. In all but the last micro-batch of
         a step the gradient is only added up and the last known norm returned.
         """
-        with torch.autocast(loss.device.type, enabled=False):
-            gradients: list[Tensor | None] = list(
-                torch.autograd.grad(loss, self.parameters, retain_graph=retain_graph, allow_unused=True)
-            )
         index, count = _micro_batch.get()
-        if count > 1:
-            gradients = self._accumulate(gradients, index, count)
-            if index + 1 < count:
-                return self.grad_norm
-        self._apply(_mean_over_processes(gradients, self.parameters))
-        return self.grad_norm
-
-    def _accumulate(self, gradients: list[Tensor | None], index: int, count: int) -> list[Tensor | None]:
         call = self._next_call(index)
-        if call in self._sums:
-            sums = [_add(a, b) for a, b in zip(self._sums.pop(call), gradients, strict=True)]
-        else:
-            sums = gradients
+        earlier = self._sums.pop(call, None) or [None] * len(self.parameters)
+        scaled = self._scaler_on(loss.device).scale(loss)
+
+        def backward() -> tuple[Tensor | None, ...]:
+            with torch.autocast(loss.device.type, enabled=False):
+                return torch.autograd.grad(
+                    scaled, self.parameters, retain_graph=retain_graph, allow_unused=True
+                )
+
+        def mean(place: int, gradient: Tensor | None) -> Tensor | None:
+            total = _add(earlier[place], gradient)
+            return total if total is None or count == 1 else total / count
+
         if index + 1 < count:
-            self._sums[call] = sums
-            return sums
-        return [None if g is None else g / count for g in sums]
+            self._sums[call] = [_add(a, b) for a, b in zip(earlier, backward(), strict=True)]
+        elif n_processes() > 1:
+            self._apply(self._buckets.mean(backward, mean))
+        else:
+            self._apply([mean(place, gradient) for place, gradient in enumerate(backward())])
+        return self.grad_norm
 
     def _next_call(self, index: int) -> int:
         """Number this call within its micro-batch."""
@@ -148,50 +156,74 @@ class Player:
         self._last_call = (index, number)
         return number
 
-    def _apply(self, gradients: list[Tensor | None]) -> None:
-        present = [g for g in gradients if g is not None]
-        self.grad_norm = torch.nn.utils.get_total_norm(present) if present else self.grad_norm.new_zeros(())
-        if not bool(torch.isfinite(self.grad_norm)):
-            self._skip()
-            return
-        self.skipped_in_row = 0
-        if self.config.gradient_clip > 0:
-            scale = (self.config.gradient_clip / (self.grad_norm + 1e-6)).clamp(max=1.0)
-            torch._foreach_mul_(present, scale)
+    def _scaler_on(self, device: torch.device) -> torch.amp.GradScaler:
+        """What scales losses in float16, and tells the optimiser on the device to leave an update out."""
+        if self._scaler is None:
+            self._scaler = torch.amp.GradScaler(device.type, init_scale=2.0**16 if self.float16 else 1.0)
+            if self._scaler_state:
+                self._scaler.load_state_dict(self._scaler_state)
+        return self._scaler
+
+    def _apply(self, gradients: Gradients) -> None:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
+        present = [gradient for gradient in gradients if gradient is not None]
+        if not present:
+            self.grad_norm = self.grad_norm.new_zeros(())
+            return
+        scaler = self._scaler_on(present[0].device)
+        scaler.unscale_(self.optimizer)
+        self.grad_norm = torch.nn.utils.get_total_norm(present)
+        self._count(~torch.isfinite(self.grad_norm))
+        if self.config.gradient_clip > 0:
+            scale = (self.config.gradient_clip / (self.grad_norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(present, scale)
+        scaler.step(self.optimizer)
+        scaler.update(None if self.float16 else 1.0)
+        self.optimizer.zero_grad(set_to_none=True)
 
-    def _skip(self) -> None:
-        self.skipped += 1
-        self.skipped_in_row += 1
-        if self.skipped_in_row >= self.config.patience:
-            raise UserError(
-                f"the gradient of player {self.name!r} was not finite {self.skipped_in_row} times in a row: "
-                "lower its learning rate, clip its gradient, or look for broken recordings with data.check"
-            )
+    def _count(self, spoilt: Bool[Tensor, ""]) -> None:
+        """Count on the device, which alone knows."""
+        skipped, in_row, longest = (
+            n.to(spoilt.device) for n in (self.skipped, self.skipped_in_row, self.longest_row)
+        )
+        self.skipped, self.skipped_in_row = skipped + spoilt, (in_row + spoilt) * spoilt
+        self.longest_row = torch.maximum(longest, self.skipped_in_row)
+
+    def halve(self, times: int) -> None:
+        """Go on at the ``times``-th half of the configured rate, with no row of skipped updates behind."""
+        self.halvings = times
+        self.skipped_in_row = self.longest_row = torch.zeros_like(self.skipped)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything the next update depends on, besides the parameters."""
-        counts = {"updates": self.updates, "skipped": self.skipped, "skipped_in_row": self.skipped_in_row}
-        return {"optimizer": self.optimizer.state_dict(), **counts}
+        counts = {"updates": self.updates, "halvings": self.halvings}
+        counts |= {"skipped": int(self.skipped), "skipped_in_row": int(self.skipped_in_row)}
+        scaler = self._scaler.state_dict() if self._scaler and self.float16 else {}
+        return {"optimizer": self.optimizer.state_dict(), "scaler": scaler, **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a stored ``state_dict``."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.updates, self.skipped = state["updates"], state["skipped"]
-        self.skipped_in_row = state["skipped_in_row"]
+        """Continue from a stored ``state_dict``, of earlier versions too."""
+        groups = [
+            {**theirs, "fused": ours["fused"]} if "fused" in ours else theirs
+            for ours, theirs in zip(self.optimizer.param_groups, state["optimizer"]["param_groups"])
+        ]
+        self.optimizer.load_state_dict({**state["optimizer"], "param_groups": groups})
+        self.updates, self.halvings = state["updates"], state.get("halvings", 0)
+        self.skipped = torch.tensor(state["skipped"])
+        self.skipped_in_row = self.longest_row = torch.tensor(state["skipped_in_row"])
+        self._scaler, self._scaler_state = None, state.get("scaler", {})
 
 
 def _optimizer(parameters: list[nn.Parameter], config: OptimConfig) -> torch.optim.Optimizer:
     match config.optimizer:
         case "adamw":
             shared = {"betas": config.betas, "weight_decay": config.weight_decay}
-            return torch.optim.AdamW(parameters, lr=config.lr, eps=config.eps, **shared)
+            # Fused, it learns on the device that an update is to be left out; others make the host wait.
+            return torch.optim.AdamW(parameters, lr=config.lr, eps=config.eps, fused=True, **shared)
         case "rmsprop":
             return torch.optim.RMSprop(parameters, lr=config.lr, alpha=config.betas[1], eps=config.eps)
 
@@ -200,21 +232,6 @@ def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     if a is None or b is None:
         return b if a is None else a
     return a + b
-
-
-def _mean_over_processes(
-    gradients: list[Tensor | None], parameters: list[nn.Parameter]
-) -> list[Tensor | None]:
-    """Average in one flat all-reduce; a parameter unused in some processes counts there as zero."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return gradients
-    used = parameters[0].new_tensor([0.0 if g is None else 1.0 for g in gradients])
-    dense = [torch.zeros_like(p) if g is None else g for g, p in zip(gradients, parameters, strict=True)]
-    flat = torch.cat([*(g.reshape(-1) for g in dense), used])
-    dist.all_reduce(flat)
-    flat, used = flat[: -len(used)] / dist.get_world_size(), flat[-len(used) :].tolist()
-    parts = flat.split([p.numel() for p in parameters])
-    return [part.view_as(p) if u else None for part, p, u in zip(parts, parameters, used, strict=True)]
 
 
 class EMA:

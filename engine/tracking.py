@@ -1,6 +1,7 @@
 """What a run shows of itself: means of scalars, sounds and pictures, in TensorBoard or Weights & Biases."""
 
 import importlib.util
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -10,11 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from engine.optim import Player
+from engine.processes import n_processes
 from engine.user_error import UserError
 
 
@@ -22,15 +25,16 @@ class Meter:
     """Adds scalars up on the device, so that only reading them waits for it."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, tuple[Tensor, int]] = {}
+        self._sums: dict[str, tuple[Tensor, Tensor, int]] = {}  # of the finite, how many of them, of how many
         self._steps, self._seconds, self._waited = 0, 0.0, 0.0
 
     def add(self, scalars: Mapping[str, Tensor | float]) -> None:
         """Take in what one ``update`` returned."""
         for name, value in scalars.items():
             value = torch.as_tensor(value).detach().float()
-            total, count = self._sums.get(name, (torch.zeros_like(value), 0))
-            self._sums[name] = (total + value, count + 1)
+            finite = value.isfinite()
+            total, good, count = self._sums.get(name, (torch.zeros_like(value), torch.zeros_like(value), 0))
+            self._sums[name] = total + value.where(finite, 0.0), good + finite, count + 1
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -47,11 +51,27 @@ class Meter:
         self._waited += time.perf_counter() - began
 
     def read(self, players: Mapping[str, Player]) -> dict[str, float]:
-        """Return the means since the last reading, each player's state and the step's time; start anew."""
-        scalars = {name: float(total) / count for name, (total, count) in self._sums.items()}
+        """Return means since the last reading, over all processes, each player's state and the step's time.
+
+        Values that are not finite are left out of the means; ``spoilt/<name>`` is their share, where there
+        are any.
+        """
+        own = {name: (float(total), float(good), count) for name, (total, good, count) in self._sums.items()}
+        shares = [own] * n_processes()
+        if len(shares) > 1:
+            dist.all_gather_object(shares, own)
+        scalars: dict[str, float] = {}
+        for name in dict.fromkeys(name for share in shares for name in share):
+            parts = zip(*(share[name] for share in shares if name in share))
+            total, good, count = (sum(part) for part in parts)
+            scalars[name] = total / good if good else math.nan
+            if good < count:
+                scalars[f"spoilt/{name}"] = 1.0 - good / count
         for name, player in players.items():
             scalars |= {f"grad/{name}": float(player.grad_norm), f"lr/{name}": player.lr}
             scalars[f"skipped/{name}"] = float(player.skipped)
+            if not math.isfinite(scalars[f"grad/{name}"]):
+                scalars[f"spoilt/grad/{name}"] = 1.0
         scalars["time/step_seconds"] = self._seconds / max(self._steps, 1)
         scalars["time/data_share"] = self._waited / max(self._seconds, 1e-9)
         self.__init__()

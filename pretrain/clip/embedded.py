@@ -30,8 +30,8 @@ from data.audiovisual.scenes import PictureError, Scene, each_picture
 from data.audiovisual.video import FRAME_RATE, VideoError
 from engine.files import atomic
 from engine.outcome import NAMED_AT_MOST
+from engine.processes import n_processes
 from engine.user_error import UserError
-from pretrain.clip.losses import n_processes
 from pretrain.clip.towers import Towers
 
 SHARD = 256

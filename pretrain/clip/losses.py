@@ -5,8 +5,10 @@ import math
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from engine.processes import gather, n_processes
 
 RECALLS = (1, 5, 10)
 
@@ -119,28 +121,3 @@ def cx_loss(
     in_audio = clip_loss(audio, image_as_audio, scale_audio, gathered=gathered)
     in_image = clip_loss(audio_as_image, image, scale_image, gathered=gathered)
     return (in_audio + in_image) / 2
-
-
-def n_processes() -> int:
-    """Return how many processes train together."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def gather(rows: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "all *rest"]:
-    """Stack the rows of all processes in order of rank; each gets its gradient from all processes' losses."""
-    return _Gather.apply(rows) if n_processes() > 1 else rows  # pyright: ignore[reportReturnType]
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows) for _ in range(n_processes())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
-        # A sum, because Player then averages the parameters' gradients over processes.
-        total = gradients[0].contiguous().clone()
-        dist.all_reduce(total)
-        return total.chunk(n_processes())[dist.get_rank()]

@@ -79,8 +79,7 @@ class Pretraining:
         player.step(loss)
 
         if self.regression and self.teacher:
-            if player.updates > before:
-                self.teacher.follow(self.encoder, before)
+            self.teacher.follow(self.encoder, before)
             self.regression.guard(scalars, before)
         return {f"loss/encoder/{name}": value for name, value in scalars.items()}
 

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from engine import loop
 from engine.checkpoint import checkpoints, load_weights, newest_checkpoint
-from engine.optim import OptimConfig, Player
+from engine.optim import OptimConfig, Player, micro_batch
 from engine.user_error import UserError
 
 
@@ -198,3 +198,74 @@ def test_a_run_whose_folder_is_a_file_is_refused_at_once(toy, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="Not a directory"):
         run(toy, tmp_path / "file")
+
+
+def trained_together(toy, out, rank, count, accumulate=1):
+    """Six steps on this process's share of each batch; what was logged, and what all processes have."""
+    logged = []
+    options = {"steps": 6, "log_every": 3, "save_every": 6, "sample_every": 0, "accumulate": accumulate}
+    config = loop.LoopConfig(out=out, trackers="none", cpu=True, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("engine.tracking.track", lambda place, scalars, step: logged.append(scalars))
+        task, _ = loop.fit(toy.Together, toy.Shares(rank, count, accumulate), config)
+    logged = [{k: torch.tensor(v) for k, v in s.items() if not k.startswith("time/")} for s in logged]
+    return {"logged": logged, **{name: dict(m.state_dict()) for name, m in task.modules.items()}}
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_together_equal_one_with_the_whole_batch(toy, tmp_path, together, count):
+    """Gradients, losses, logged figures; banks to the bit in every process."""
+    alone = trained_together(toy, tmp_path / "alone", 0, 1)
+
+    def train(rank):
+        torch.save(trained_together(toy, tmp_path / "all", rank, count), tmp_path / f"{rank}.pt")
+
+    assert together(count, train) == [0] * count
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(count)]
+    for found in ranks:
+        assert_close(found, alone, rtol=1e-6, atol=1e-6)
+        assert_close(found["bank"], ranks[0]["bank"], rtol=0, atol=0)
+
+
+def test_micro_batches_in_two_processes_equal_one_batch(toy, tmp_path, together):
+    """Without negatives from elsewhere, which micro-batches do not share."""
+
+    def gradient(count, rank=0):
+        layer = nn.Linear(4, 4)
+        player = Player(layer, OptimConfig(lr=0.1))
+        batches = iter(toy.Shares(rank, count, 4 // count)(0))
+        for index in range(4 // count):
+            with micro_batch(index, 4 // count):
+                player.step(layer(next(batches)).square().mean())
+        return layer.weight, player.grad_norm
+
+    torch.manual_seed(0)
+    expected = gradient(1)
+
+    def train(rank):
+        loop.accelerator(loop.LoopConfig(cpu=True, trackers="none", out=tmp_path))
+        torch.manual_seed(0)
+        assert_close(gradient(2, rank), expected, rtol=1e-6, atol=1e-6)
+
+    assert together(2, train) == [0, 0]
+
+
+def test_gradients_travel_in_buckets_while_the_backward_pass_runs(together, monkeypatch):
+    monkeypatch.setattr("engine.processes.BUCKET_BYTES", 40)  # a layer's weight or its bias and a weight
+    events = []
+
+    def train(rank):
+        loop.accelerator(loop.LoopConfig(cpu=True, trackers="none"))
+        layers = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4)))
+        player = Player(layers, OptimConfig())
+        reduce = torch.distributed.all_reduce
+        monkeypatch.setattr(
+            "torch.distributed.all_reduce", lambda *a, **k: (events.append("sent"), reduce(*a, **k))[1]
+        )
+        first = next(layers[0].parameters())
+        first.register_hook(lambda g: events.append("first layer"))
+        player.step(layers(torch.ones(2, 3)).sum())
+        assert events.index("first layer") > events.index("sent")
+        assert events.count("sent") == len(player._buckets.members) == 4
+
+    assert together(2, train) == [0, 0]

@@ -11,6 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from engine.optim import EMA, OptimConfig, Player, micro_batch
+from engine.recovery import amid_a_row, lost, verdict
 from engine.user_error import UserError
 
 PLAIN = OptimConfig(lr=0.01)
@@ -126,20 +127,47 @@ def test_unused_parameters_keep_still():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_a_broken_gradient_is_skipped_counted_and_ends_the_run_at_last(bad):
+@pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
+def test_a_broken_gradient_is_skipped_and_counted(bad, optimizer):
     layer = nn.Linear(2, 2)
-    player = Player(layer, replace(PLAIN, patience=3), "converter")
+    player = Player(layer, replace(PLAIN, patience=3, optimizer=optimizer))
     player.step(layer(torch.ones(1, 2)).square().mean())
-    before = weights(layer), player.updates
+    before = weights(layer)
     for _ in range(2):
         player.step(layer(torch.ones(1, 2)).mean() * bad)
-    assert (player.skipped, player.updates) == (2, before[1])
-    assert_close(weights(layer), before[0], rtol=0, atol=0)
+    assert_close(weights(layer), before, rtol=0, atol=0)
+    assert (int(player.skipped), lost({"it": player}), amid_a_row({"it": player})) == (2, [], True)
     player.step(layer(torch.ones(1, 2)).square().mean())  # recovery starts the count anew
+    assert not amid_a_row({"it": player})
     for _ in range(2):
         player.step(layer(torch.ones(1, 2)).mean() * bad)
-    with pytest.raises(UserError, match="'converter' was not finite 3 times in a row"):
-        player.step(layer(torch.ones(1, 2)).mean() * bad)
+    assert not lost({"it": player})
+    player.step(layer(torch.ones(1, 2)).mean() * bad)
+    player.step(layer(torch.ones(1, 2)).square().mean())
+    assert lost({"it": player}) == ["it"]  # whenever it is asked
+    with pytest.raises(UserError, match="'it' was not finite 3 times in a row: lower"):
+        verdict({"it": player}, can_go_back=False)
+
+
+def test_scaled_losses_descend_as_others_and_overflow_is_skipped():
+    torch.manual_seed(0)
+    plain, scaled = nn.Linear(3, 2), nn.Linear(3, 2)
+    scaled.load_state_dict(plain.state_dict())
+    config = replace(PLAIN, gradient_clip=0.1)
+    one, other = Player(plain, config), Player(scaled, config)
+    other.float16 = True
+    for x in torch.randn(4, 4, 3):
+        one.step(plain(x).square().mean())
+        other.step(scaled(x).square().mean())
+    assert_close(weights(scaled), weights(plain))
+    before = weights(scaled)
+    other.step(scaled(torch.ones(1, 3)).sum() * 1e38)  # too much when scaled
+    assert_close(weights(scaled), before, rtol=0, atol=0)
+    third = Player(scaled, config)
+    third.float16 = True
+    third.load_state_dict(other.state_dict())
+    third.step(scaled(torch.ones(1, 3)).sum())
+    assert third.state_dict()["scaler"]["scale"] == 2.0**15
 
 
 def test_schedules():

@@ -13,9 +13,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from engine.config import cli
 from engine.loop import LoopConfig, accelerator, fit
 from engine.optim import EMA, OptimConfig, Player
+from engine.processes import gather
 from engine.seeding import step_seed
 from engine.tracking import Samples
 from engine.user_error import exits_cleanly
+from w2w.cluit.bank import MemoryBank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,16 +91,61 @@ class Toy:
 
 
 class Batches:
-    def __init__(self, config: LoopConfig, rank: int) -> None:
-        self.config, self.rank = config, rank
+    def __init__(self, config: LoopConfig, rank: int, poisoned: tuple[int, ...] = ()) -> None:
+        self.config, self.rank, self.poisoned = config, rank, poisoned
 
     def __call__(self, start: int) -> Iterator[Tensor]:
         step = start
         while True:
             for micro in range(self.config.accumulate):
                 rng = torch.Generator().manual_seed(step_seed(self.config.seed, step, self.rank, micro))
-                yield torch.randn(6, 4, generator=rng)
+                batch = torch.randn(6, 4, generator=rng)
+                yield batch.fill_(torch.nan) if step in self.poisoned else batch
             step += 1
+
+
+class Shares:
+    """Equal parts of one global batch, and a task without noise of its own: N processes equal one."""
+
+    def __init__(self, rank: int, count: int, accumulate: int = 1) -> None:
+        self.rank, self.count, self.accumulate = rank, count, accumulate
+
+    def __call__(self, start: int) -> Iterator[Tensor]:
+        step = start
+        while True:
+            rng = torch.Generator().manual_seed(step_seed(0, step))
+            whole = torch.randn(8, 4, generator=rng).chunk(self.count * self.accumulate)
+            yield from whole[self.rank * self.accumulate : (self.rank + 1) * self.accumulate]
+            step += 1
+
+
+class Together:
+    """A network, a judge that is used every other step, gathered negatives, a bank, an averaged copy."""
+
+    def __init__(self) -> None:
+        self.maker, self.critic, self.bank = nn.Linear(4, 4), nn.Linear(4, 1), MemoryBank(24, 4)
+        self.ema = EMA(self.maker, 0.9)
+        config = OptimConfig(lr=0.01, gradient_clip=0.1)
+        self.players = {name: Player(getattr(self, name), config, name) for name in ("maker", "critic")}
+        self.modules: dict[str, nn.Module] = {
+            "maker": self.maker,
+            "critic": self.critic,
+            "bank": self.bank,
+            "ema": self.ema.module,
+        }
+
+    def update(self, real: Tensor, step: int) -> dict[str, Tensor]:
+        fake = self.maker(real)
+        critic = (self.critic(real) - 1).square().mean() + self.critic(fake.detach()).square().mean()
+        if step % 2 == 0:
+            self.players["critic"].step(critic)
+        keys = gather(real.detach())
+        contrast = (fake @ torch.cat([self.bank.keys, keys]).T).logsumexp(1).mean()
+        maker = contrast + (self.critic(fake) - 1).square().mean()
+        self.players["maker"].step(maker)
+        self.bank.push(keys, torch.zeros(len(keys), dtype=torch.long))
+        self.ema.update(step)
+        return {"loss/critic/adversarial": critic, "loss/maker/contrast": contrast}
 
 
 BASE = ToyConfig()

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from engine import gan_losses
 from engine.optim import EMA
+from engine.processes import gather
 from w2w.cluit.bank import MemoryBank
 from w2w.cluit.config import CLUITConfig
 from w2w.cluit.losses import info_nce, labelled_cross_entropy, r1
@@ -46,10 +47,11 @@ class Adversary:
             keys = self.discriminator_ema.module if config.keys == "moco" else self.discriminator
             with torch.no_grad():
                 key = keys(rows.reference[: len(real_wave), :, : real_wave.shape[-1]]).projection
+            all_keys, theirs = gather(key), gather(identity)
             if weights.contrast_discriminator:
-                negatives = torch.cat([self.bank.keys, key]), torch.cat([self.bank.labels, identity])
+                negatives = torch.cat([self.bank.keys, all_keys]), torch.cat([self.bank.labels, theirs])
                 losses["contrast_discriminator"] = self.contrast(real.projection, key, identity, *negatives)
-            self.bank.push(key, identity)
+            self.bank.push(all_keys, theirs)
         if weights.label_discriminator:
             label = rows.label[: len(real_wave)]
             losses["label_discriminator"] = labelled_cross_entropy(real.speakers, label)

@@ -7,6 +7,8 @@ import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from engine.processes import n_processes
+
 DECAY = 0.99
 """Of the running mean of a gradient's norm, a step."""
 STRENGTH = 2.0
@@ -41,11 +43,11 @@ class LossBalancer(nn.Module):
         return (total.detach() * output).sum()
 
     def running_norm(self, name: str, norm: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """Take one gradient's norm into the mean, over all processes, and return that."""
-        if dist.is_available() and dist.is_initialized():
-            norm = norm.clone()
-            dist.all_reduce(norm)
-            norm /= dist.get_world_size()
+        """Take one gradient's norm into the mean and return that; of processes together, as of one batch."""
+        if (count := n_processes()) > 1:
+            squared = norm.square()
+            dist.all_reduce(squared)
+            norm = squared.sqrt() / count  # every process's loss is a mean over its own rows alone
         place = self.names.index(name)
         self.norms[place] = DECAY * self.norms[place] + (1 - DECAY) * norm
         self.steps[place] += 1

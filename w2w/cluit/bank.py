@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class MemoryBank(nn.Module):
     """A queue of unit-length keys and their speakers (MoCo's queue, He et al. 2020; CLUIT's memory bank).
 
-    Before it is full, only what was pushed serves as negatives. It is state, not parameters: it is saved with
-    the run, and every process keeps its own.
+    Before it is full, only what was pushed serves as negatives. It is state, not parameters, and saved with
+    the run. Where processes train together, give it what they have gathered: it is then the same in all.
     """
 
     ring: Tensor

@@ -13,6 +13,7 @@ from data.augment import Augment
 from data.causal_mel import SILENCE, frame_energy
 from data.pairs import HumanAndPairs
 from engine.optim import EMA, OptimConfig, Player
+from engine.processes import gather
 from engine.tracking import Samples
 from pretrain.pitch.correlation import Pitch
 from pretrain.teacher import Teacher, at_times
@@ -78,6 +79,7 @@ class CLUIT(Adversary):
             "converter": gentle(learners, optim_converter, pretrained),
             "discriminator": Player(self.discriminator, optim_discriminator, "discriminator"),
         }
+        self.curved = ("discriminator",) if config.weights.r1 else ()
         self.modules: dict[str, nn.Module] = {
             "converter": self.converter,
             "converter_ema": self.converter_ema.module,
@@ -235,7 +237,8 @@ class CLUIT(Adversary):
             return losses
         with torch.no_grad():
             key = self.style_key(rows.truth)
-        negatives = torch.cat([self.voices.keys, key]), torch.cat([self.voices.labels, rows.identity])
+        keys, theirs = gather(key), gather(rows.identity)
+        negatives = torch.cat([self.voices.keys, keys]), torch.cat([self.voices.labels, theirs])
         if weights.contrast_style:
             query = self.projector(timbre)
             losses["contrast_style"] = self.contrast(query, key, rows.identity, *negatives)
@@ -244,7 +247,7 @@ class CLUIT(Adversary):
             target = rows.target[spoken]
             query = self.style_key(output[spoken])
             losses["contrast_voice"] = self.contrast(query, key[target], rows.identity[target], *negatives)
-        self.voices.push(key, rows.identity)
+        self.voices.push(keys, theirs)
         return losses
 
     def style_key(self, wave: Wave) -> Float[Tensor, "batch key"]:

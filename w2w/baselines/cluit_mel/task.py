@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from data.batches import Batch
 from data.frontends import LogMel
 from engine.optim import EMA, OptimConfig, Player
+from engine.processes import gather
 from engine.tracking import Samples
 from engine.user_error import UserError
 from vocoders.griffin_lim import GriffinLim, GriffinLimConfig
@@ -128,6 +129,7 @@ class CluitMel:
             "generator": Player(self.network, optim_generator, "generator"),
             "critic": Player(self.critic, optim_critic, "critic"),
         }
+        self.curved = ("critic",) if config.weights.r1 else ()
         self.modules: dict[str, nn.Module] = {
             "network": self.network,
             "network_ema": self.network_ema.module,
@@ -182,7 +184,7 @@ class CluitMel:
         self.network_ema.update(step)
 
         if voices.key is not None:
-            self.bank.remember(voices.key, voices.identity, batch.utterance)
+            self.bank.remember(*map(gather, (voices.key, voices.identity, batch.utterance)))
         return {f"loss/{name}": value.detach() for name, value in scalars.items()}
 
     def samples(self, step: int) -> Samples:

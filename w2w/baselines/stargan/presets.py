@@ -52,7 +52,7 @@ WHOLE_INPUT = (1, 2, 4, 8, 16)
 """Dilations with which every output sees all 64 quarter columns: 1 for the merge, 2 · 31 for the blocks."""
 
 STARGAN = StarGANTrainConfig(loop=LoopConfig(steps=150_000, save_every=1_000, sample_every=2_000, workers=4))
-"""The experiment's, with its label groups; 150 000 steps take about its 4.3 hours on one GPU."""
+"""The experiment's, with its label groups."""
 
 OF_THE_DATA = LabelsConfig(
     first=LabelGroup(column="speaker"),

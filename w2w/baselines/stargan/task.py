@@ -113,6 +113,7 @@ class StarGAN:
             "generator": Player(self.generator, optim_generator, "generator"),
             "discriminator": Player(self.discriminator, optim_discriminator, "discriminator"),
         }
+        self.curved = ("discriminator",)
         self.modules: dict[str, nn.Module] = {
             "generator": self.generator,
             "discriminator": self.discriminator,

@@ -1,0 +1,239 @@
+"""Trainings killed at random instants end as undisturbed ones: ``python -m benchmarks.faults --kills 100``
+
+Runs the tiny presets of the converter, the vocoder and the student on noise, in one process and two, and
+kills them: SIGKILL, SIGTERM, Ctrl-C, one process alone, a disk that is full, a disk that turns read-only (the
+last two on a small tmpfs, where mounting is permitted). The same command then runs to its end, and each
+tensor of its last checkpoint is compared with the undisturbed run's, bit by bit.
+Exit status 1 if anything was lost. Processes are forked from this one, which has loaded the libraries.
+"""
+
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from accelerate.state import AcceleratorState
+from torch.utils._pytree import tree_leaves
+
+from benchmarks.table import show
+from benchmarks.training import noise
+from engine.arguments import Arguments
+from engine.checkpoint import checkpoints, load_weights
+from engine.outcome import NAMED_AT_MOST
+from engine.user_error import UserError, exits_cleanly
+
+TRAININGS = {
+    "converter": ("w2w.train", ["--cluit.weights.content", "0", "--cluit.weights.distil", "0"]),
+    "vocoder": ("vocoders.train", []),
+    "student": ("pretrain.distil", ["--teacher.path", "released"]),
+}
+LOOP = {"save-every": "3", "log-every": "4", "sample-every": "0", "trackers": "none"}
+FAULTS = ("SIGKILL", "SIGTERM", "Ctrl-C", "one process", "full disk", "read-only")
+ENDS_WITHIN_S = 60.0
+"""Of the death of one process, or of a signal."""
+DISK_MIB = 48
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Kill, restart, compare, and print the counts."""
+    arguments = Arguments.described_by("benchmarks.faults", __doc__)
+    arguments.add_argument("--kills", type=int, default=100)
+    arguments.add_argument("--steps", type=int, default=18, help="of each training")
+    arguments.add_argument("--seed", type=int, default=0, help="of the instants")
+    arguments.add_argument("--only", choices=list(TRAININGS), help="one training")
+    options = arguments.parse_args(argv)
+    if options.kills < 1 or options.steps < 1:
+        raise UserError("--kills and --steps must be at least 1")
+    torch.set_num_threads(1)  # OpenMP does not survive a fork
+    rng, counts, wrong = random.Random(options.seed), Counter[tuple[str, str]](), list[str]()
+    names = [options.only] if options.only else list(TRAININGS)
+    for name in names:
+        import_module(TRAININGS[name][0])
+    with tempfile.TemporaryDirectory(prefix="faults") as scratch, small_disk(Path(scratch)) as disk:
+        data = noise(Path(scratch) / "speech")
+        whole: dict[tuple[str, int], tuple[Path, float]] = {}
+        faults = [fault for fault in FAULTS if disk or fault not in FAULTS[-2:]]
+        while sum(counts.values()) < options.kills:
+            for name, count in ((name, count) for name in names for count in (1, 2)):
+                run = Run(name, count, data, options.steps)
+                if (name, count) not in whole:
+                    whole[name, count] = undisturbed(run, Path(scratch) / f"{name}_{count}")
+                reference, seconds = whole[name, count]
+                kind = rng.choice([f for f in faults if f != "one process" or count > 1])
+                out = (disk if kind in FAULTS[-2:] and disk else Path(scratch)) / "broken"
+                said = disturb(run, out, kind, rng, seconds)
+                said += differences(reference, out)
+                counts[name + f", {count} process(es)", kind] += 1
+                wrong += [f"{name}, {count} process(es), {kind}: {what}" for what in said]
+                shutil.rmtree(out)
+    rows = [[*key, str(number)] for key, number in sorted(counts.items())]
+    show(f"{sum(counts.values())} kills, {len(wrong)} faults found", ["training", "fault", "kills"], rows)
+    print(*wrong[:NAMED_AT_MOST], sep="\n")
+    raise SystemExit(bool(wrong))
+
+
+class Run:
+    """One command, in one process or several."""
+
+    def __init__(self, name: str, count: int, data: Path, steps: int) -> None:
+        self.count, (self.module, own) = count, TRAININGS[name]
+        loop = [word for key, value in LOOP.items() for word in (f"--loop.{key}", value)]
+        self.words = ["--preset", "tiny", "--data.path", str(data), *own, *loop, "--loop.cpu"]
+        self.words += ["--loop.steps", str(steps)]
+        self.log = data.with_suffix(".log")
+
+    def start(self, out: Path) -> list[int]:
+        """Fork the processes of this command and return their numbers."""
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        return [self._fork(out, rank, port) for rank in range(self.count)]
+
+    def _fork(self, out: Path, rank: int, port: int) -> int:
+        sys.stdout.flush()
+        if child := os.fork():
+            return child
+        status = 1
+        try:
+            log = os.open(self.log, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            if self.count > 1:
+                place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": self.count, "MASTER_PORT": port}
+                os.environ |= {key: str(value) for key, value in place.items()}
+                os.environ |= {"MASTER_ADDR": "127.0.0.1", "LOCAL_WORLD_SIZE": str(self.count)}
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            AcceleratorState._reset_state(reset_partial_state=True)
+            sys.argv = [self.module, *self.words, "--loop.out", str(out)]
+            import_module(self.module).main()
+            status = 0
+        except SystemExit as end:
+            status = end.code if isinstance(end.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+
+
+def undisturbed(run: Run, out: Path) -> tuple[Path, float]:
+    """Let a run end by itself; its folder, and how long it took."""
+    began = time.monotonic()
+    if any(statuses := [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in run.start(out)]):
+        last = run.log.read_text(errors="replace").splitlines()[-1:]
+        raise UserError(f"{run.module} ends with {statuses} undisturbed: {' '.join(last)}")
+    return out, time.monotonic() - began
+
+
+def disturb(run: Run, out: Path, kind: str, rng: random.Random, seconds: float) -> list[str]:
+    """Kill a run once at a random instant, then let the same command end; return what went wrong."""
+    children = run.start(out)
+    ended = wait(children, rng.uniform(0.0, seconds))
+    mend: Callable[[], object] = lambda: None  # noqa: E731
+    if kind in ("full disk", "read-only") and not ended:
+        mend = fill(out.parent) if kind == "full disk" else turn(out.parent, "ro")
+    elif not ended:
+        number = {"SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}.get(kind, signal.SIGKILL)
+        for child in children[:1] if kind == "one process" else children:
+            with suppress(ProcessLookupError):
+                os.kill(child, number)
+    said = []
+    if not wait(children, max(ENDS_WITHIN_S, 4 * seconds)):
+        said.append(f"still runs {ENDS_WITHIN_S:g} s after it")
+        for child in children:
+            with suppress(ProcessLookupError, ChildProcessError):
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+    mend()
+    for folder in checkpoints(out):
+        try:
+            for file in folder.glob("*.safetensors"):
+                load_weights(file)
+            torch.load(folder / "optimizers.pt", weights_only=True)
+        except Exception as error:
+            said.append(f"{folder.name} cannot be read: {error}")
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in run.start(out)]
+    return said + ([f"started again, it ends with {statuses}"] if any(statuses) else [])
+
+
+def wait(children: list[int], seconds: float) -> bool:
+    """Whether all end within so long; those that have ended are taken off the list."""
+    until = time.monotonic() + seconds
+    while children:
+        for child in list(children):
+            if os.waitpid(child, os.WNOHANG)[0]:
+                children.remove(child)
+        if time.monotonic() > until:
+            break
+        time.sleep(0.01)
+    return not children
+
+
+def differences(reference: Path, out: Path) -> list[str]:
+    """What the two runs' last checkpoints do not share, bit by bit; and what was left lying about."""
+    left = [path.name for path in (out / "checkpoints").glob(".*")]
+    ours, theirs = (checkpoints(folder)[-1:] for folder in (out, reference))
+    if not ours or ours[0].name != theirs[0].name:
+        return [*left, "the last checkpoint is missing"]
+    names = sorted(path.name for path in theirs[0].glob("*.safetensors"))
+    other = [name for name in names if not same(ours[0] / name, theirs[0] / name)]
+    states = [torch.load(folder[0] / "optimizers.pt", weights_only=True) for folder in (ours, theirs)]
+    leaves = [tree_leaves(state) for state in states]
+    equal = all(torch.equal(*map(torch.as_tensor, pair)) for pair in zip(*leaves, strict=True))
+    other += [] if equal else ["optimizers.pt"]
+    return [*(f"left behind: {name}" for name in left), *(f"differs: {name}" for name in other)]
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two files hold the same tensors."""
+    ours, theirs = load_weights(one), load_weights(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@contextmanager
+def small_disk(scratch: Path) -> Iterator[Path | None]:
+    """A tmpfs of ``DISK_MIB``; none where it may not be mounted."""
+    disk = scratch / "disk"
+    disk.mkdir()
+    words = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(disk)]
+    mounted = shutil.which("mount") and not subprocess.run(words, capture_output=True).returncode
+    try:
+        yield disk if mounted else None
+    finally:
+        if mounted:
+            subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def fill(disk: Path) -> Callable[[], object]:
+    """Leave no byte on a disk; what is returned makes room again."""
+    filler = disk / "filler"
+    with suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(bytes(1 << 16))
+            file.flush()
+    return filler.unlink
+
+
+def turn(disk: Path, how: str) -> Callable[[], object]:
+    """Make a disk read-only (``ro``), as far as it lets itself; what is returned makes it writable again."""
+    subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], capture_output=True)
+    return lambda: subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+
+
+if __name__ == "__main__":
+    main()

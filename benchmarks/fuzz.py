@@ -1,0 +1,232 @@
+"""Hostile files end in one sentence: ``python -m benchmarks.fuzz --cases 100000 --findings found``
+
+Hypothesis changes, cuts, repeats and joins bytes of good files and gives them to what reads them: recordings,
+manifests, configs, weights, exported models. A finding is whatever is no ``UserError`` and no error of the
+operating system that names a file; what takes over 5 s; over 1 GiB of memory; a crash; a pickle that ran. Its
+bytes are kept in ``--findings``. Exit status 1 if there is one. Needs the extra ``dev``, and Linux.
+"""
+
+import json
+import os
+import pickle
+import resource
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soundfile
+import torch
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from safetensors.torch import save as tensors
+
+from benchmarks.table import show
+from data.audio import load
+from data.manifest import read_manifest
+from engine.arguments import Arguments
+from engine.checkpoint import load_export, load_weights
+from engine.config import from_json, to_json
+from engine.user_error import UserError, exits_cleanly
+from vocoders.loading import RELEASED
+from vocoders.vocoder import VocoderConfig
+from w2w.train import BASE, TrainConfig
+
+SECONDS = 5
+MEMORY_GIB = 1
+AT_ONCE = 1000
+"""Cases a process takes, before another is forked."""
+
+
+class Target(NamedTuple):
+    """Something that reads files."""
+
+    name: str
+    """Of the file that it is given."""
+    seeds: list[bytes]
+    """Good ones."""
+    read: Callable[[Path], Any]
+
+
+def targets(trap: Path) -> dict[str, Target]:
+    """What is tried; a pickle among the seeds makes ``trap`` if it is ever opened."""
+    weights = tensors({"a": torch.zeros(2, 3), "b": torch.ones(4, dtype=torch.float16)})
+    config = to_json(BASE).encode()
+    rows = b"path,speaker,text,split,duration\na.wav,her,words,train,1.5\nb.flac,,,test,\n"
+    lines = b"".join(json.dumps({"path": f"{n}.wav", "speaker": n}).encode() + b"\n" for n in "ab")
+    pickles = [pickle.dumps(Trap(trap), protocol=protocol) for protocol in (0, 2, 5)]
+    sounds = [_sound(kind) for kind in ("WAV", "FLAC", "OGG", "AIFF", "AU", "CAF", "RF64", "MP3")]
+    exported = (RELEASED / "config.json").read_bytes() if RELEASED.is_dir() else config
+    return {
+        "recording": Target("sound", sounds, lambda path: load(path, 16_000)),
+        "table": Target("rows.csv", [rows], read_manifest),
+        "lines": Target("rows.jsonl", [lines], read_manifest),
+        "config": Target(
+            "config.json",
+            [config],
+            lambda path: from_json(TrainConfig, path.read_text(errors="surrogateescape"), str(path)),
+        ),
+        "weights": Target("model.safetensors", [weights, *pickles], load_weights),
+        "export": Target("config.json", [exported], lambda path: load_export(path.parent, VocoderConfig)),
+    }
+
+
+class Trap:
+    """Something whose pickle writes a file when it is opened."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def _sound(kind: str) -> bytes:
+    with tempfile.NamedTemporaryFile(suffix=f".{kind.lower()}") as file:
+        wave = 0.1 * np.sin(np.arange(1600) / 5)
+        soundfile.write(file.name, wave, 16_000, format=kind)
+        return Path(file.name).read_bytes()
+
+
+def change(content: bytes, changes: list[tuple[str, float, bytes]]) -> bytes:
+    """Apply changes, each at a share of the length."""
+    for kind, share, new in changes:
+        at = round(share * len(content))
+        match kind:
+            case "set":
+                content = content[:at] + new + content[at + len(new) :]
+            case "cut":
+                content = content[:at]
+            case "leave out":
+                content = content[:at] + content[at + len(new) :]
+            case "insert":
+                content = content[:at] + new + content[at:]
+            case "repeat":
+                content = content[:at] + content[at // 2 : at][:4096] * (1 + len(new)) + content[at:]
+    return content
+
+
+KINDS = st.sampled_from(["set", "cut", "leave out", "insert", "repeat"])
+ODD = [b"\xff" * 4, b"\x7f\xff\xff\xff", bytes(8), b"-1", b"1e999"]
+VALUES = st.binary(max_size=8) | st.sampled_from(ODD)
+CHANGES = st.lists(st.tuples(KINDS, st.floats(0, 1), VALUES), max_size=6)
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Try all targets in turn, and print what was found."""
+    arguments = Arguments.described_by("benchmarks.fuzz", __doc__)
+    arguments.add_argument("--cases", type=int, default=100_000, help="of all targets together")
+    arguments.add_argument("--findings", type=Path, default=Path("findings"), help="folder for their bytes")
+    arguments.add_argument("--seed", type=int, default=0)
+    options = arguments.parse_args(argv)
+    if options.cases < 1:
+        raise UserError(f"--cases {options.cases} must be at least 1")
+    rows, found = [], 0
+    with tempfile.TemporaryDirectory(prefix="fuzz") as scratch:
+        for name, target in targets(Path(scratch) / "trap").items():
+            wanted = -(-options.cases // 6)
+            told: set[str] = set()
+            for start in range(0, wanted, AT_ONCE):
+                number = min(AT_ONCE, wanted - start)
+                told |= forked(target, Path(scratch), number, options.seed + start, options.findings)
+            if (Path(scratch) / "trap").exists():
+                told.add("a pickle was opened")
+            rows.append([name, str(wanted), "; ".join(sorted(told)) or "none"])
+            found += len(told)
+    show(f"{sum(int(row[1]) for row in rows)} cases", ["what is read", "cases", "findings"], rows)
+    raise SystemExit(bool(found))
+
+
+def forked(target: Target, scratch: Path, cases: int, first: int, findings: Path) -> set[str]:
+    """Try cases in a process of their own; return what was found."""
+    report = scratch / "report"
+    report.unlink(missing_ok=True)
+    sys.stdout.flush()
+    child = os.fork()
+    if not child:
+        status = 1
+        try:
+            report.write_text("\n".join(sorted(attempt(target, scratch, cases, first, findings))))
+            status = 0
+        finally:
+            os._exit(status)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status:
+        keep(findings, target, (scratch / "case" / target.name).read_bytes(), "crash")
+        return {f"the process ended with {status}"}
+    return set(filter(None, report.read_text().split("\n")))
+
+
+def attempt(target: Target, scratch: Path, cases: int, first: int, findings: Path) -> set[str]:
+    """Read so many changed files; name what goes wrong by its kind and place."""
+    folder, told = scratch / "case", set[str]()
+    folder.mkdir(exist_ok=True)
+    now = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    limit = now + (MEMORY_GIB << 30)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    signal.signal(signal.SIGALRM, _too_long)
+
+    @seed(first)
+    @settings(
+        max_examples=cases,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),  # pyright: ignore[reportArgumentType]
+    )
+    @given(st.sampled_from(target.seeds), CHANGES)
+    def try_one(good: bytes, changes: list[tuple[str, float, bytes]]) -> None:
+        path = folder / target.name
+        path.write_bytes(content := change(good, changes))
+        signal.alarm(SECONDS)
+        try:
+            target.read(path)
+        except UserError:
+            pass
+        except OSError as error:
+            if error.filename is None:
+                told.add(keep(findings, target, content, describe(error)))
+        except (Exception, TooLong) as error:
+            told.add(keep(findings, target, content, describe(error)))
+        finally:
+            signal.alarm(0)
+
+    try_one()
+    return told
+
+
+class TooLong(BaseException):
+    """A reader did not come to an end."""
+
+
+def _too_long(number: int, frame: Any) -> None:
+    raise TooLong
+
+
+def describe(error: BaseException) -> str:
+    """The kind of an error, and the last line of ours that it passed."""
+    place, here = error.__traceback__, Path(__file__).resolve()
+    line = ""
+    while place:
+        file = Path(place.tb_frame.f_code.co_filename)
+        if here.parents[1] in file.parents and file != here:
+            line = f" at {file.relative_to(here.parents[1])}:{place.tb_lineno}"
+        place = place.tb_next
+    return type(error).__name__ + line
+
+
+def keep(findings: Path, target: Target, content: bytes, what: str) -> str:
+    """Keep the bytes of a finding, the first of its kind."""
+    findings.mkdir(parents=True, exist_ok=True)
+    file = findings / f"{what.replace('/', '_').replace(' ', '_')}.{target.name}"
+    if not file.exists():
+        file.write_bytes(content)
+    return what
+
+
+if __name__ == "__main__":
+    main()

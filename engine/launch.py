@@ -1,0 +1,143 @@
+"""What ``accelerate config`` and ``accelerate launch`` ask for: taken over, or refused in one sentence.
+
+    python -m engine.launch --num_processes 2 --cpu w2w/train.py --preset small --data.path clean.csv
+
+takes ``accelerate launch``'s options and ends as the trainer ends: one sentence and status 2 for a mistake
+(``accelerate launch`` adds a traceback of its own and makes every status 1), and a signal is the trainer's.
+"""
+
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from engine.user_error import UserError, exits_cleanly
+
+C = TypeVar("C")
+WORDS = "TIMBRE_LAUNCH_OPTIONS"
+"""Environment variable: the options that ``engine.launch`` was given."""
+REFUSED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+}
+
+
+def adopt(config: C, words: Sequence[str]) -> C:
+    """Fill what the launcher decides into a trainer's ``config.loop``; ``words`` are its own options.
+
+    What the launcher was not told is left to the preset. Raises ``UserError`` where an option contradicts it,
+    and for what training cannot do.
+    """
+    loop: Any = getattr(config, "loop", None)
+    if not hasattr(loop, "mixed_precision"):
+        return config
+    given = {word.replace("_", "-") for word in words if word.startswith("--")}
+    wanted = asked()
+    for name, value in wanted.items():
+        option = f"--loop.{name.replace('_', '-')}"
+        if option in given and getattr(loop, name) != value:
+            raise UserError(
+                f"{option} {getattr(loop, name)} contradicts accelerate, which was told {value}:"
+                " leave one of them out"
+            )
+    return replace(config, loop=replace(loop, **wanted))  # pyright: ignore[reportArgumentType]
+
+
+def asked() -> dict[str, Any]:
+    """Fields of the loop that accelerate was told; empty where nothing was launched by it."""
+    env = os.environ
+    for variable, what in REFUSED.items():
+        if env.get(variable, "").lower() in ("true", "1"):
+            raise UserError(
+                f"accelerate is configured for {what}, which these trainers cannot use: choose multi-GPU in"
+                " accelerate config, or give accelerate launch --multi_gpu"
+            )
+    if "ACCELERATE_MIXED_PRECISION" not in env:
+        return {}
+    told, wanted = _told(), {}
+    precision, backend = env["ACCELERATE_MIXED_PRECISION"], env.get("ACCELERATE_DYNAMO_BACKEND", "NO")
+    if precision not in ("no", "bf16", "fp16"):
+        raise UserError(f"accelerate is told mixed_precision {precision}: choose bf16, fp16 or no")
+    # The launcher passes on "no" where nobody said anything.
+    if precision != "no" or told.get("mixed_precision"):
+        wanted["mixed_precision"] = precision
+    if backend.lower() != "no" or told.get("dynamo_backend"):
+        wanted["compile"] = backend.lower()
+    count = env.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") or told.get("gradient_accumulation_steps")
+    if count:
+        wanted["accumulate"] = int(count)
+    return wanted
+
+
+def launcher() -> Any:
+    """The ``accelerate launch`` that started this process, if one did: a ``psutil.Process``."""
+    import psutil  # it comes with accelerate, which use without training has not
+
+    try:
+        parent = psutil.Process().parent()
+        return parent if parent and _options(parent.cmdline()) is not None else None
+    except psutil.Error:
+        return None
+
+
+def _told() -> dict[str, Any]:
+    """What the launcher was told in words or by a file, which its environment mixes with its defaults."""
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+
+    above = launcher()
+    words = shlex.split(os.environ.get(WORDS, "")) or (_options(above.cmdline()) if above else None)
+    if words is None:
+        return {}
+    options = vars(launch_command_parser().parse_known_args(words)[0])
+    if options["config_file"] or (Path(default_config_file).is_file() and not options["cpu"]):
+        file = load_config_from_file(options["config_file"])
+        told = {"mixed_precision": file.mixed_precision} | getattr(file, "dynamo_config", {})
+        options = told | {name: value for name, value in options.items() if value is not None}
+    return options
+
+
+def _options(words: Sequence[str]) -> list[str] | None:
+    """The options in a launcher's command line; none if it is another program's."""
+    for at, word in enumerate(words[:4]):
+        if Path(word).name in ("accelerate-launch", "accelerate.commands.launch"):
+            return list(words[at + 1 :])
+        if Path(word).name == "accelerate" and words[at + 1 : at + 2] == ["launch"]:
+            return list(words[at + 2 :])
+    return None
+
+
+@exits_cleanly
+def main() -> None:
+    """Launch a trainer, and end as it ends."""
+    from accelerate.commands import launch
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    words = sys.argv[1:]
+    os.environ[WORDS] = shlex.join(words)
+    launch.simple_launcher = _become
+    try:
+        launch.launch_command(launch.launch_command_parser().parse_args(words))
+    except ChildFailedError as failed:
+        status = failed.get_first_failure()[1].exitcode
+        raise SystemExit(status if status >= 0 else 128 - status) from None
+    except (ImportError, ValueError) as mistake:
+        raise UserError(str(mistake)) from None
+
+
+def _become(options: Any) -> None:
+    """Let the trainer take this process's place, with its exit status and its signals."""
+    from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+
+    words, env = prepare_simple_launcher_cmd_env(options)
+    sys.stdout.flush()
+    os.execvpe(words[0], words, env)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""What accelerate was told counts, or is refused; nothing is ignored."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import psutil
+import pytest
+import yaml
+
+from engine import launch
+from engine.checkpoint import newest_checkpoint
+from engine.config import cli
+from engine.user_error import UserError
+
+DEFAULTS = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "NO"}
+"""What the launcher passes on when it is told nothing."""
+
+
+@pytest.fixture
+def launched(monkeypatch, tmp_path):
+    """Pretend that the launcher was given these options and passed on this environment."""
+    for name in list(os.environ):
+        if name.startswith("ACCELERATE_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr("accelerate.commands.config.config_args.default_config_file", str(tmp_path / "none"))
+
+    def say(options="", **environment):
+        for name, value in (DEFAULTS | environment).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv(launch.WORDS, f"{options} train.py")
+
+    return say
+
+
+def adopted(toy, *words):
+    loop = cli(toy.PRESETS, argv=words).loop
+    return loop.mixed_precision, loop.accumulate, loop.compile
+
+
+def test_what_was_said_is_adopted(toy, launched):
+    options = "--mixed_precision bf16 --gradient_accumulation_steps 4 --dynamo_backend inductor"
+    said = {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}
+    launched(options, **said)
+    assert adopted(toy) == ("bf16", 4, "inductor")
+    assert adopted(toy, "--loop.accumulate", "4", "--loop.mixed_precision=bf16") == ("bf16", 4, "inductor")
+
+
+def test_what_was_not_said_is_the_presets(toy, launched, monkeypatch):
+    half = replace(toy.BASE, loop=replace(toy.BASE.loop, mixed_precision="bf16", accumulate=2))
+    monkeypatch.setattr(toy, "PRESETS", {"half": half})
+    assert adopted(toy) == ("bf16", 2, "no")
+    launched()
+    assert adopted(toy) == ("bf16", 2, "no")
+    assert adopted(toy, "--loop.mixed-precision", "no") == ("no", 2, "no")
+    launched("--mixed_precision no")
+    assert adopted(toy) == ("no", 2, "no")
+
+
+def test_a_configuration_file_counts_as_said(toy, launched, monkeypatch, tmp_path):
+    half = replace(toy.BASE, loop=replace(toy.BASE.loop, mixed_precision="bf16"))
+    monkeypatch.setattr(toy, "PRESETS", {"half": half})
+    file = tmp_path / "one.yaml"
+    settings = {"compute_environment": "LOCAL_MACHINE", "distributed_type": "NO", "mixed_precision": "no"}
+    file.write_text(yaml.safe_dump(settings | {"num_processes": 1, "use_cpu": True}))
+    launched(f"--config_file {file}")
+    assert adopted(toy) == ("no", 1, "no")
+
+
+@pytest.mark.parametrize(
+    ("options", "word", "value"),
+    [
+        ("--mixed_precision no", "--loop.mixed-precision", "bf16"),
+        ("--gradient_accumulation_steps 4", "--loop.accumulate", "2"),
+        ("--dynamo_backend no", "--loop.compile", "eager"),
+    ],
+)
+def test_options_that_contradict_it_are_refused_by_name(toy, launched, capsys, options, word, value):
+    launched(options)
+    with pytest.raises(SystemExit) as end:
+        cli(toy.PRESETS, argv=[word, value])
+    assert end.value.code == 2
+    assert f"error: {word} {value} contradicts accelerate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("variable", "what"), launch.REFUSED.items())
+def test_what_trainers_cannot_do_is_refused(toy, launched, capsys, variable, what):
+    launched(**{variable: "true"})
+    with pytest.raises(SystemExit):
+        cli(toy.PRESETS, argv=[])
+    told = capsys.readouterr().err
+    assert told.startswith(f"error: accelerate is configured for {what}, which")
+    assert told.count("\n") == 1
+
+
+def test_float16_on_a_cpu_and_unknown_compilers_are_refused(toy, tmp_path):
+    with pytest.raises(UserError, match="fp16 needs a GPU"):
+        toy.accelerator(replace(toy.BASE.loop, out=tmp_path, mixed_precision="fp16"))
+    with pytest.raises(UserError, match=r"loop\.compile=fast is none of no, eager"):
+        replace(toy.BASE.loop, compile="fast")
+
+
+def test_compiling_changes_nothing_that_is_learned(toy, tmp_path):
+    def weights(out, **options):
+        options = {"out": tmp_path / out, "steps": 3, "trackers": "none", "sample_every": 0, **options}
+        toy.train(replace(toy.BASE, loop=replace(toy.BASE.loop, **options)))
+        folder = newest_checkpoint(tmp_path / out)
+        return [(folder / f"{name}.safetensors").read_bytes() for name in ("maker", "critic", "maker_ema")]
+
+    assert weights("compiled", compile="eager") == weights("plain")
+
+
+def command(toy_path, out, *options, launcher=("-m", "engine.launch"), own=()):
+    words = [*launcher, "--cpu", "--num_cpu_threads_per_process", "1", *own, str(toy_path)]
+    return [sys.executable, *words, "--loop.out", str(out), "--loop.trackers", "none", *options]
+
+
+@pytest.fixture
+def environment(toy_path):
+    return os.environ | {"PYTHONPATH": str(toy_path.parents[2])}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [[], ["--multi_gpu", "--num_processes", "2"]])
+def test_a_mistake_is_one_sentence_and_status_2(toy_path, tmp_path, environment, own):
+    words = command(toy_path, tmp_path, "--loop.stepps", "3", own=own)
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 2
+    assert "error: there is no option --loop.stepps" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("own", [[], ["--multi_gpu", "--num_processes", "2"]])
+@pytest.mark.parametrize("launcher", ["engine.launch", "accelerate.commands.launch"])
+def test_a_signal_to_the_launcher_saves_and_leaves_no_orphan(toy_path, tmp_path, environment, launcher, own):
+    options = ["--loop.steps", "1000000", "--loop.save-every", "100"]
+    words = command(toy_path, tmp_path, *options, launcher=("-m", launcher), own=own)
+    running = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while newest_checkpoint(tmp_path) is None:
+        assert running.poll() is None, running.stderr.read()
+        time.sleep(0.2)
+    running.send_signal(signal.SIGTERM)
+    running.communicate(timeout=120)
+    marker = f"--loop.out {tmp_path}"
+    while marker in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout:
+        time.sleep(0.2)
+    saved = int(newest_checkpoint(tmp_path).name.removeprefix("step_"))
+    assert saved % 100  # not by its cadence
+
+
+@pytest.mark.slow
+def test_the_death_of_one_process_ends_all_and_the_same_command_goes_on(toy_path, tmp_path, environment):
+    own = ["--multi_gpu", "--num_processes", "2"]
+    words = command(toy_path, tmp_path, "--loop.steps", "3000", "--loop.save-every", "100", own=own)
+    running = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while newest_checkpoint(tmp_path) is None:
+        assert running.poll() is None
+        time.sleep(0.2)
+    psutil.Process(running.pid).children()[-1].kill()
+    assert running.wait(timeout=60) != 0
+    subprocess.run(words, env=environment, check=True, timeout=600)
+    assert newest_checkpoint(tmp_path).name == "step_00003000"
+
+
+def test_the_launchers_own_words_are_told_from_another_programs():
+    words = shlex.split("python /venv/bin/accelerate launch --mixed_precision bf16 train.py --steps 3")
+    assert launch._options(words) == words[3:]
+    assert launch._options(shlex.split("python -m accelerate.commands.launch --cpu train.py")) == [
+        "--cpu",
+        "train.py",
+    ]
+    assert launch._options(shlex.split("python train.py --out accelerate")) is None
