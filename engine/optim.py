@@ -165,6 +165,10 @@ class Player:
         return self._scaler
 
     def _apply(self, gradients: Gradients) -> None:
+        # The fused kernels go through memory as it lies: a transposed gradient would move the wrong weights.
+        gradients = [
+            None if g is None else _laid_as(g, p) for g, p in zip(gradients, self.parameters, strict=True)
+        ]
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         for group in self.optimizer.param_groups:
@@ -226,6 +230,12 @@ def _optimizer(parameters: list[nn.Parameter], config: OptimConfig) -> torch.opt
             return torch.optim.AdamW(parameters, lr=config.lr, eps=config.eps, fused=True, **shared)
         case "rmsprop":
             return torch.optim.RMSprop(parameters, lr=config.lr, alpha=config.betas[1], eps=config.eps)
+
+
+def _laid_as(gradient: Tensor, parameter: Tensor) -> Tensor:
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -232,3 +232,14 @@ def test_ema_lags_and_copies_buffers():
     assert_close(ema.module.running_mean, torch.full((2,), 3.0))
     ema.update(0)  # early on the copy follows closely
     assert_close(ema.module.weight, torch.full((2,), 1.1 + 0.9 * 0.9))
+
+
+def test_a_gradient_that_lies_otherwise_in_memory_moves_the_same_weights():
+    twins = [nn.Parameter(torch.ones(3, 5)) for _ in range(2)]
+    across = torch.arange(15.0).view(5, 3)
+    for weight, factor in zip(twins, (across.T, across.T.contiguous()), strict=True):
+        module = nn.ParameterList([weight])
+        player = Player(module, OptimConfig(lr=0.1))
+        for turn in (1.0, -0.5):
+            player.step((weight * factor.sin() * turn).sum())
+    assert_close(twins[0], twins[1], rtol=0, atol=1e-6)
