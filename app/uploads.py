@@ -197,7 +197,7 @@ def wanted_voice(form: Form, conversions: Conversions) -> Callable[[], Voice]:
     if form.files.get("reference") or "weights" in form.fields:
         raise UserError("give either a voice or references (with their weights), not both")
     told = form.fields["voice"]
-    if not told.startswith("{"):
+    if not told.startswith(("{", "[")):
         name = find(told[:60]).name
         return lambda: conversions.converter.voice(name)
     try:

@@ -205,7 +205,7 @@ def test_the_manual_needs_no_other_host(client):
     assert "curl" in page
     assert page.count("http") == page.count("http://127.0.0.1:7860")
     paths = client.get("/api/openapi.json").json()["paths"]
-    assert set(paths) == {"/api/convert", "/api/voice", "/api/health", "/api/limits"}
+    assert set(paths) == {"/api/convert", "/api/voice", "/api/voices", "/api/health", "/api/limits"}
     assert client.get("/api/limits").json()["max_seconds"] == 10
 
 

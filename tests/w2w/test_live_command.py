@@ -198,7 +198,7 @@ def test_a_whole_session_by_keys(here, sound, terminal, capsys, buzz, monkeypatc
     typist.join()
     said = capsys.readouterr()
     assert "keys: space bypass" in said.err
-    assert "there is no voice 7: 2 given" in said.err
+    assert "there is no voice 7: 2 were named" in said.err
     assert said.out.split() == ["take.wav", "take-2.wav"]
     assert info("take.wav").samples > 0.2 * RATE
     assert load("take.wav").abs().max() > 0.001
