@@ -165,7 +165,7 @@ def output_rate(word: str | None) -> int | None:
 def chosen(words: Namespace, voices: Voices) -> Voice:
     """The voice that the command asks for."""
     if words.voice:
-        return voices.converter.voice(words.voice)
+        return voices.converter.voice(words.voice, fit_steps=voices.fit_steps)
     if words.reference:
         return voices.average(words.reference)
     freedom = {"variety": words.variety or 0.0, "seed": words.seed}

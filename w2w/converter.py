@@ -135,16 +135,16 @@ class Converter:
             check_wave(clip, f"clip {number}")
         return fit(self.network, voice, list(clips), steps=steps)
 
-    def voice(self, name: str) -> Voice:
+    def voice(self, name: str, *, fit_steps: int | None = 0) -> Voice:
         """The voice of the gallery, or of the user's own, that has this name (`timbre voices` lists them).
 
-        ``own`` is the voice that this converter was fine-tuned to.
+        ``own`` is the voice that this converter was fine-tuned to. ``fit_steps`` are those of ``fit``.
         """
         from w2w.gallery.named import embed
 
         if name == "own" and self.own is not None:
             return load_weights(self.own)["voice"]
-        return embed(self, name)
+        return embed(self, name, fit_steps)
 
     def embed_text(self, text: str, *, variety: float = 0.0, seed: int | None = None) -> Voice:
         """Make a voice from words, such as "an old man, low and rough".

@@ -97,7 +97,9 @@ class Voices:
     def _part(self, name: str) -> Voice:
         """A part of a blend; the gallery's names come last."""
         in_gallery = name not in self.speakers and not Path(name).exists() and name.lower() in gallery()
-        return self.converter.voice(name) if in_gallery else self.average([name])
+        if in_gallery:
+            return self.converter.voice(name, fit_steps=self.fit_steps)
+        return self.average([name])
 
     def _files(self, name: str) -> list[Path]:
         path = Path(name)

@@ -115,11 +115,12 @@ def find(name: str) -> NamedVoice:
     return known[name.lower()]
 
 
-def embed(converter: "Converter", name: str) -> Voice:
-    """What a converter makes of a named voice."""
+def embed(converter: "Converter", name: str, fit_steps: int | None = 0) -> Voice:
+    """A converter's voice of this name, fitted to its recordings by so many steps (None: the usual)."""
     voice = find(name)
     if voice.blend:
-        parts = [embed(converter, part) for part in voice.blend]
+        parts = [embed(converter, part, fit_steps) for part in voice.blend]
         return converter.blend(parts, list(voice.blend.values()))
     clips = [load(path, converter.sample_rate) for path in voice.recordings]
-    return converter.embed(clips, names=[str(path) for path in voice.recordings])
+    heard = converter.embed(clips, names=[str(path) for path in voice.recordings])
+    return converter.fit(heard, clips, steps=fit_steps)

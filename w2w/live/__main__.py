@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rate = args.rate or converter.sample_rate
     voices = Voices(converter, fit_steps=args.fit_steps)
     each = [voices.average([name]) for name in args.reference]
-    each += [converter.voice(name) for name in args.voice]
+    each += [converter.voice(name, fit_steps=args.fit_steps) for name in args.voice]
     note(*voices.left_out)
     keep(args, [*voices.heard, *([args.input_file] if args.input_file else [])])
     note_replaced(args.output_file, args.record)
