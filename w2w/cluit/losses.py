@@ -26,10 +26,10 @@ class Weights:
     Weights of losses on the converter's output are shares of its gradient: see ``w2w.cluit.balance``.
     """
 
-    reconstruction: float = 1.0
+    reconstruction: float = 2.0
     """Multi-resolution spectral distance to the truth, where there is one: the utterance itself for its own
     style, the other voice's recording for a time-aligned pair."""
-    content: float = 3.0
+    content: float = 2.0
     """One minus the cosine of the teacher's features of the output and of the truth, or of the source."""
     distil: float = 2.0
     """One minus the cosine of the content code, seen linearly, and the teacher's features of the truth."""
@@ -45,7 +45,7 @@ class Weights:
     """Converter: an output's projection near the reference's, against the bank (CLUIT)."""
     contrast_style: float = 0.2
     """Style encoder: two clips of one voice near each other, other voices far."""
-    contrast_voice: float = 1.0
+    contrast_voice: float = 0.5
     """Converter: an output's style near the target's, far from the source's and the others'."""
     cycle_code: float = 0.0
     """The converted wave's codes against the source's."""
