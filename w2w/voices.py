@@ -22,8 +22,8 @@ Voice = Float[Tensor, "1 dim"]
 FITTED_S = 30.0
 """Seconds of each reference that a voice is fitted to."""
 MOST_STEPS = 10_000
-HEARD_S = 300.0
-"""Seconds of each reference that are listened to, from its beginning: more tells no more."""
+HEARD_S = 900.0
+"""Seconds of each reference that are listened to, from its beginning."""
 
 
 def check_fit_steps(asked: int | None) -> None:
