@@ -18,7 +18,7 @@ PRESETS = {
     "w2w": "small",
     "cluit_mel": "bank_norm_label_small",
     "cluit_mel_tuned": "hifigan_small",
-    "stargan": "stargan_small",
+    "stargan": "own_small",
 }
 """By variant, the preset it trains if nothing else is said."""
 CHOICES: dict[str, Any] = {

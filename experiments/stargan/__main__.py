@@ -8,13 +8,16 @@ Every variant has the same data, losses and steps; only what its name says diffe
 - ``receptive``: dilated blocks, so that what follows the labels sees the whole spectrogram;
 - ``instance_norm``: InstanceNorm in place of BatchNorm, all but where the labels are merged;
 - ``batch``: more clips to an update;
-- ``remedied``: all three.
+- ``remedied``: all three;
+- ``own``: our own losses (L1, mean features, a sum over labels), see ``w2w/baselines/stargan/presets.py``.
 
 ``--size half`` (default) is for a CPU: spectrograms of 128 × 128 to 4 kHz, an eighth of the experiment's
 weights' width, and one residual block instead of three, which leaves the published form the published share
 of the spectrogram, a quarter; larger batches are 4 times as large. ``small`` has the trainer's small
 presets with whole spectrograms, ``published`` the experiment's sizes, for a GPU. Clips measured are of
-trained speakers, cut anew.
+trained speakers, cut anew. Two judges are not trained with it: a classifier of genders, fitted to real
+spectrograms of speakers of whom no clip is measured, and Resemblyzer. ``--minutes`` gives every variant as
+much processor time instead of as many steps.
 Finished runs are kept in OUT and never repeated; one that was cut off continues. Curves are in OUT, too.
 """
 
@@ -22,7 +25,7 @@ import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -33,12 +36,14 @@ from data.batches import Address
 from engine.arguments import Arguments
 from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
+from eval.similarity import Resemblyzer
+from experiments.stargan.judges import Judges, gender_classifier
 from experiments.stargan.measures import columns_after_merge, measures
 from experiments.study import Study, Training
 from experiments.trainers import run_loop, stargan
 from w2w.baselines.stargan.batches import LabelledBatch, LabelledCrops
-from w2w.baselines.stargan.presets import StarGANTrainConfig, batch, instance_norm, receptive
-from w2w.baselines.stargan.spectrogram import SpectrogramConfig
+from w2w.baselines.stargan.presets import StarGANTrainConfig, batch, instance_norm, own, receptive
+from w2w.baselines.stargan.spectrogram import SpectrogramConfig, ToWave
 from w2w.baselines.stargan.task import StarGAN
 from w2w.baselines.stargan.train import PRESETS, completed
 
@@ -101,6 +106,8 @@ COLUMNS = {
     "copy": "output to input / clip to clip",
     "kept": "output to input, own label",
     "moved": "output to input, other labels",
+    "by_label": "what other labels change / clip to clip",
+    "reach": "gradient within 62 of 256 columns",
     "label_share": "variance that the label causes",
     "way": "way to the target's mean spectrum",
     "speaker_obeyed": "target speaker heard",
@@ -109,9 +116,16 @@ COLUMNS = {
     "gender_obeyed": "target gender heard",
     "gender_before": "in the source ",
     "speaker_pull": "target speaker's logit rises by",
+    "judged_real": "judge of genders: own in real clips",
+    "judged_before": "the target's in the source",
+    "judged_obeyed": "the target's in the output",
+    "to_target": "Resemblyzer to target",
+    "to_target_before": "source's to target",
+    "to_source": "to source",
+    "nearer": "nearer to target",
 }
 """By measure, its heading."""
-CURVES = {name: COLUMNS[name] for name in ("copy", "label_share", "way", "gender_obeyed")}
+CURVES = {name: COLUMNS[name] for name in ("copy", "by_label", "way", "judged_obeyed")}
 
 
 def table(results: Sequence[Mapping[str, Any]], title: str) -> str:
@@ -142,7 +156,9 @@ def larger(config: StarGANTrainConfig) -> StarGANTrainConfig:
 def half() -> StarGANTrainConfig:
     """Half of the spectrogram's sides, and of all reaches; rates at which some hundred steps tell."""
     config = PRESETS["stargan_small"]
-    shape = SpectrogramConfig(n_fft=512, hop=256, n_bins=128, n_frames=128)
+    shape = SpectrogramConfig(
+        n_fft=512, hop=256, n_bins=128, n_frames=128, maximum=(0.54 * 512 / 2) ** 2 / 512
+    )
     return replace(
         config,
         data=replace(config.data, crop_samples=shape.crop_samples),
@@ -167,6 +183,7 @@ def variants(size: str) -> dict[str, Callable[[], StarGANTrainConfig]]:
         "instance_norm": lambda: instance_norm(base()),
         "batch": lambda: more(base()),
         "remedied": lambda: more(instance_norm(receptive(base()))),
+        "own": lambda: own(base()),
     }
 
 
@@ -174,27 +191,33 @@ def training(config: StarGANTrainConfig, n_clips: int, seed: int, folder: Path, 
     """One run, measured on clips cut anew."""
     loop = run_loop(replace(config.loop, seed=seed, workers=0), folder, steps, processor=False)
     loop = replace(loop, sample_every=max(steps // N_POINTS, 1))
-    ready, clips = stargan(replace(config, loop=loop)), fresh_clips(config, n_clips)
+    ready = stargan(replace(config, loop=loop))
+    clips, judges = measured(config, n_clips)
 
     def evaluate(task: StarGAN) -> dict[str, float]:
-        return measures(task.generator, task.discriminator, clips, task.shape)
+        return measures(task.generator, task.discriminator, clips, task.shape, judges)
 
     return replace(ready, evaluate=evaluate, export=None)
 
 
-def fresh_clips(config: StarGANTrainConfig, count: int) -> LabelledBatch:
-    """The clips that are measured: of different speakers, as far as there are."""
+@lru_cache(maxsize=1)
+def measured(config: StarGANTrainConfig, count: int) -> tuple[LabelledBatch, Judges]:
+    """The clips that are measured, of different speakers as far as there are, and who judges them."""
+    shape = config.stargan.spectrogram
     data = replace(config.data, batch=count, equal_speakers=True)
-    crops = LabelledCrops(data, config.stargan.spectrogram, config.stargan.labels, progress=False)
-    return crops[Address(seed=CLIPS_SEED, step=0)]
+    crops = LabelledCrops(data, shape, config.stargan.labels, progress=False)
+    clips, resemblyzer = crops[Address(seed=CLIPS_SEED, step=0)], Resemblyzer()
+    resemblyzer.check()
+    gender = gender_classifier(crops, clips, shape, config.stargan.labels.sizes[-1])
+    return clips, Judges(gender, resemblyzer, ToWave(shape))
 
 
 def result(study: Study, name: str, seed: int, config: StarGANTrainConfig) -> dict[str, Any]:
     """What a finished run has come to: the last point of its curve."""
     folder, cost, shape = study.folder(f"{name}/{seed}"), study.cost(f"{name}/{seed}"), config.stargan
     assert cost is not None
-    reach = {"columns": columns_after_merge(shape), "frames": shape.spectrogram.n_frames}
-    about = {"variant": name, "batch": config.data.batch, "seconds": cost.processor_seconds, **reach}
+    seen = {"columns": columns_after_merge(shape), "frames": shape.spectrogram.n_frames}
+    about = {"variant": name, "batch": config.data.batch, "seconds": cost.processor_seconds, **seen}
     return about | read_curve(folder / "curve.jsonl")[-1]
 
 
@@ -207,6 +230,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     option("--out", type=Path, default=Path("runs/stargan_finding"))
     option("--size", choices=SIZES, default="half", help="of spectrograms and networks")
     option("--steps", type=int, default=400, help="of every run")
+    option("--minutes", type=float, default=0.0, help="processor time of every run, in place of --steps")
     option("--seeds", type=int, default=2)
     option("--clips", type=int, default=32, help="that are measured")
     option("--variants", nargs="+", default=list(variants("half")), metavar="NAME", help="default: all")
@@ -217,9 +241,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--steps and --seeds must be at least 1, --clips at least 2")
     torch.set_num_threads(1)
     options = {"data": str(args.data), "size": args.size, "clips": args.clips}
-    study = Study(out=args.out, options=options, steps=args.steps)
+    study = Study(
+        out=args.out, options=options, minutes=args.minutes, steps=0 if args.minutes else args.steps
+    )
+    length = f"{args.minutes:g} minutes of processor time" if args.minutes else f"{args.steps} steps"
     title = (
-        f"Size {args.size}, {args.steps} steps, {args.clips} clips of trained speakers, cut anew; "
+        f"Size {args.size}, {length}, {args.clips} clips of trained speakers, cut anew; "
         "mean ± deviation over seeds"
     )
     results: list[dict[str, Any]] = []

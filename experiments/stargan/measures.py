@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from experiments.stargan.judges import Judges
 from w2w.baselines.stargan.batches import LabelledBatch
 from w2w.baselines.stargan.labels import LabelsConfig, input_label
 from w2w.baselines.stargan.networks import Discriminator, Generator, StarGANConfig
@@ -18,12 +19,18 @@ Labels = Int[Tensor, "batch groups"]
 
 N_TARGETS = 6
 """Labels that every clip is converted to."""
+EXPERIMENTS_COLUMNS = 62
+"""Of 256: how far, by the experiment's notes, what follows the merge sees."""
 AT_ONCE = 8
 """Spectrograms that the networks process at once."""
 
 
 def measures(
-    generator: Generator, discriminator: Discriminator, clips: LabelledBatch, shape: StarGANConfig
+    generator: Generator,
+    discriminator: Discriminator,
+    clips: LabelledBatch,
+    shape: StarGANConfig,
+    judges: Judges | None = None,
 ) -> dict[str, float]:
     """All figures of trained networks on some clips, each converted to the labels of ``N_TARGETS`` others.
 
@@ -42,7 +49,11 @@ def measures(
             spectrogram, kept, outputs, [spectrogram.roll(turn, 0) for turn in turns(len(labels))]
         )
         results |= {"label_share": label_share(outputs)}
+        results |= {"by_label": float((outputs - kept).abs().mean()) / results["apart"]}
         results |= obeyed(discriminator, spectrogram, labels, outputs[0], targets[0], shape.labels)
+        if judges is not None:
+            results |= judges(spectrogram, outputs[0], clips, turns(len(labels))[0])
+    results |= {"reach": reach(generator, spectrogram[:1], labels[:1], shape)}
     generator.train(training)
     return results
 
@@ -133,6 +144,29 @@ def obeyed(
         rise = (result - source).gather(1, target[:, None]).mean()
         results |= {**shares, f"{name}_pull": float(rise)}
     return results
+
+
+def reach(generator: Generator, spectrogram: Spectrograms, labels: Labels, shape: StarGANConfig) -> float:
+    """Share of the middle column's gradient by the merged map that lies within ``EXPERIMENTS_COLUMNS``.
+
+    Counted at a frame of 256 columns; of narrower spectrograms the same share of the columns.
+    """
+    merged: list[Tensor] = []
+
+    def keep(module: nn.Module, taken: Any, given: Tensor) -> Tensor:
+        merged.append(given.detach().requires_grad_())
+        return merged[0]
+
+    hook = generator.merge.register_forward_hook(keep)
+    with torch.enable_grad():
+        output = generator(spectrogram, input_label(labels, shape.labels))
+        hook.remove()
+        (gradient,) = torch.autograd.grad(output[..., output.shape[-1] // 2].sum(), merged)
+    by_column = gradient.abs().sum((0, 1, 2))
+    frames, half = output.shape[-1], EXPERIMENTS_COLUMNS / 512 * output.shape[-1]
+    left = 4.0 * torch.arange(len(by_column), device=by_column.device) - frames // 2
+    inside = ((left + 4).clamp(-half, half) - left.clamp(-half, half)) / 4
+    return float((by_column * inside).sum() / by_column.sum())
 
 
 def columns_after_merge(shape: StarGANConfig) -> int:

@@ -8,9 +8,12 @@ from torch import nn
 
 from data.audio.writing import save
 from experiments.stargan.__main__ import COLUMNS, SIZES, larger, main, table, variants
-from experiments.stargan.measures import columns_after_merge, copied, label_share, obeyed, turns
+from experiments.stargan.judges import GenderFromSpectrogram, Judges
+from experiments.stargan.measures import columns_after_merge, copied, label_share, obeyed, reach, turns
+from w2w.baselines.stargan.batches import LabelledBatch
 from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig
-from w2w.baselines.stargan.networks import DiscriminatorOutput
+from w2w.baselines.stargan.networks import DiscriminatorOutput, Generator
+from w2w.baselines.stargan.spectrogram import Spectrogram, SpectrogramConfig, ToWave
 
 LABELS = LabelsConfig(
     first=LabelGroup(column="speaker", size=3),
@@ -100,6 +103,62 @@ def test_how_many_columns_follow_the_merge(size, published, remedied):
     assert columns("receptive") == columns("remedied") == remedied
 
 
+@pytest.mark.parametrize(("name", "least", "most"), [("published", 0.95, 1.0), ("receptive", 0.2, 0.8)])
+def test_the_experiments_columns_hold_the_published_forms_gradient_and_not_the_remedys(name, least, most):
+    torch.manual_seed(0)
+    labels = LabelsConfig(first=LabelGroup(column="speaker", size=2))
+    shape = replace(variants("published")[name]().stargan, labels=labels, n_channels=2)
+    generator = Generator(shape).eval()
+    for parameter in generator.parameters():  # no ReLU hides a path, and the sigmoid is not saturated
+        parameter.data = 3 * parameter.data.abs() / parameter[0].numel() ** 0.9
+    generator.out.weight.data *= 1e-9
+    found = reach(generator, torch.rand(1, 1, 256, 256), torch.zeros(1, 3).long(), shape)
+    assert least < found <= most
+
+
+def test_the_judge_of_genders_hears_them_and_conversions_are_counted_where_the_gender_changes():
+    """One gender has its power in the lower half of the bins, the other in the upper."""
+    torch.manual_seed(0)
+
+    def drawn(genders):
+        low = (torch.arange(16) < 8)[None, :, None] == (genders == 0)[:, None, None]
+        return (0.3 * torch.rand(len(genders), 16, 16) + 0.6 * low)[:, None]
+
+    learned = torch.arange(40) % 2
+    judge = GenderFromSpectrogram(drawn(learned), learned, 2)
+    assert torch.equal(judge(drawn(1 - learned)).argmax(1), 1 - learned)
+    own = torch.tensor([0, 1, 1, -1])  # by one place: 0 → -1, 1 → 0, 1 → 1, -1 → 1: the second alone counts
+    clips = LabelledBatch(torch.zeros(4, 1, 8), own[:, None])
+    judges = Judges(judge, None, ToWave(SpectrogramConfig(n_bins=16, n_frames=16)))
+    kept = judges(drawn(own), drawn(own), clips, 1)
+    assert kept == {"judged_real": 1, "judged_before": 0, "judged_obeyed": 0}
+    assert judges(drawn(own), drawn(own.roll(1)), clips, 1)["judged_obeyed"] == 1
+
+
+class LoudnessAsVoice:
+    """An embedding in two dimensions: whether a wave is noisy or slow."""
+
+    def __call__(self, wave):
+        rough = wave.diff().square().mean() / wave.square().mean()
+        return {"embedding": torch.stack([rough, 1 - rough.clamp_max(1)]).numpy()}
+
+
+def test_outputs_that_are_their_targets_are_nearer_to_them_and_copies_to_their_sources():
+    shape = SpectrogramConfig(n_fft=256, hop=64, n_bins=128, n_frames=64)
+    at = torch.arange(shape.crop_samples)
+    waves = torch.stack([torch.sin(at * pitch) for pitch in (0.1, 1.5)])[:, None]
+    clips = LabelledBatch(waves, torch.tensor([[0], [1]]))
+    spectrogram = Spectrogram(shape)(waves)
+    judges = Judges(None, LoudnessAsVoice(), ToWave(shape))
+    copy, turned = (
+        judges(spectrogram, spectrogram, clips, 1),
+        judges(spectrogram, spectrogram.roll(1, 0), clips, 1),
+    )
+    assert (copy["nearer"], copy["nearer_before"], turned["nearer"], turned["nearer_before"]) == (0, 0, 1, 0)
+    assert copy["to_source"] == pytest.approx(turned["to_target"])
+    assert copy["to_source"] > 0.95
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_variants_differ_in_what_their_name_says(size):
     configs = {name: make() for name, make in variants(size).items()}
@@ -111,6 +170,10 @@ def test_variants_differ_in_what_their_name_says(size):
             norm=base.stargan.norm,
             norm_of_merge=base.stargan.norm_of_merge,
         )
+        if name == "own":
+            assert (config.task.losses, base.task.losses) == ("own", "experiment")
+            assert config.stargan.spectrogram.maximum == 0
+            continue
         assert replace(config, stargan=shape, data=base.data) == base
         assert (config.stargan.dilations != base.stargan.dilations) == (name in ("receptive", "remedied"))
         assert (config.stargan.norm == "instance") == (name in ("instance_norm", "remedied"))

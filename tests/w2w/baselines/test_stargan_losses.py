@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from w2w.baselines.stargan.task import feature_matching, gradient_penalty, masked_cross_entropy, wasserstein
+from w2w.baselines.stargan.task import (
+    feature_matching,
+    gradient_penalty,
+    masked_cross_entropy,
+    mean_feature_matching,
+    wasserstein,
+)
 
 
 @pytest.mark.parametrize("slope", [0.0, 1.0, 3.0])
@@ -60,8 +66,14 @@ def test_masked_cross_entropy_by_hand():
     def is_zero(x):
         return math.log(1 + math.exp(x))
 
-    by_hand = (is_one(2) + is_zero(-1) + is_zero(0) + is_one(1) + is_zero(-2)) / 2
-    assert_close(masked_cross_entropy(logits, target), torch.tensor(by_hand))
+    by_hand = is_one(2) + is_zero(-1) + is_zero(0) + is_one(1) + is_zero(-2)
+    assert_close(masked_cross_entropy(logits, target), torch.tensor(by_hand / 5))
+    assert_close(masked_cross_entropy(logits, target, summed=True), torch.tensor(by_hand / 2))
+
+
+def test_the_mean_over_known_labels_does_not_grow_with_the_labels_and_is_zero_without_any():
+    assert_close(masked_cross_entropy(torch.zeros(2, 1476), torch.zeros(2, 1476)), torch.tensor(math.log(2)))
+    assert masked_cross_entropy(torch.randn(2, 5), -torch.ones(2, 5)).item() == 0
 
 
 def test_unknown_groups_receive_no_gradient():
@@ -76,10 +88,23 @@ def test_wasserstein_raises_real_scores_and_lowers_fake_ones():
     assert wasserstein(real, fake).item() == -2.0
 
 
-def test_features_are_matched_in_the_mean_of_the_batch():
+def test_the_experiments_features_are_matched_clip_by_clip_in_the_last_layer_alone():
+    real = [torch.zeros(2, 1), torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)]
+    fake = [torch.ones(2, 1, requires_grad=True), torch.tensor([[4.0, 2.0], [3.0, 3.0]], requires_grad=True)]
+    loss = feature_matching(real, fake)
+    assert loss.item() == (9 + 0 + 0 + 1) / 4
+    loss.backward()
+    assert real[1].grad is None
+    assert fake[0].grad is None
+    assert fake[1].grad.any()
+    swapped = [fake[0], real[1].detach().flip(0)]
+    assert feature_matching(real, swapped) > 0 == mean_feature_matching(real[1:], swapped[1:])
+
+
+def test_our_own_features_are_matched_in_the_mean_of_the_batch():
     real = [torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True), torch.zeros(2, 1)]
     fake = [torch.tensor([[4.0, 3.0], [2.0, 3.0]], requires_grad=True), torch.ones(2, 1)]
-    loss = feature_matching(real, fake)
+    loss = mean_feature_matching(real, fake)
     assert loss.item() == (((3 - 2) ** 2 + 0) / 2 + 1) / 2
     loss.backward()
     assert real[0].grad is None

@@ -8,6 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from engine.user_error import UserError
+from w2w.baselines.stargan.presets import PRESETS, STARGAN
 from w2w.baselines.stargan.spectrogram import Spectrogram, SpectrogramConfig, at_full_scale
 
 CONFIG = SpectrogramConfig()
@@ -34,6 +35,20 @@ def test_spectrogram_are_the_floored_log_power_of_bins_above_dc():
     assert_close(
         Spectrogram(CONFIG)(wave)[0, 0, :, 2].double(), torch.from_numpy(expected), atol=1e-5, rtol=1e-4
     )
+
+
+def test_the_scale_ends_at_the_given_maximum():
+    """A sine at full scale, on a bin, has the published preset's maximum; louder is 1, the floor 0."""
+    shape = STARGAN.stargan.spectrogram
+    at = torch.arange(shape.crop_samples)
+    sine = torch.cos(2 * math.pi * 40 * at / 1024)[None, None]
+    spectrogram = Spectrogram(shape)
+    assert spectrogram(sine)[0, 0, 39].mean().item() == pytest.approx(1.0, abs=1e-3)
+    assert spectrogram(3 * sine).max() == 1
+    assert spectrogram(0.1 * sine)[0, 0, 39].mean().item() == pytest.approx(
+        1 - math.log(100) / math.log(shape.maximum / 1e-3), abs=1e-3
+    )
+    assert PRESETS["own"].stargan.spectrogram == CONFIG
 
 
 def test_silence_is_black_and_the_loudest_wave_stays_below_white():
@@ -66,3 +81,5 @@ def test_every_clip_comes_to_full_scale_and_silence_stays():
 def test_sizes_that_cannot_be_halved_twice_are_refused():
     with pytest.raises(UserError, match="multiples of 4"):
         SpectrogramConfig(n_frames=130)
+    with pytest.raises(UserError, match="maximum"):
+        SpectrogramConfig(maximum=1e-4)

@@ -84,6 +84,24 @@ def test_each_term_moves_the_generator(term):
     assert not torch.equal(*gradients)
 
 
+@pytest.mark.parametrize("losses", ["experiment", "own"])
+def test_the_losses_have_the_form_that_their_name_says(losses):
+    """Beside each other on one batch: squares or L1, the mean of known labels or their sum."""
+    torch.manual_seed(0)
+    task, scalars, clips = build(replace(OFF, losses=losses)), {}, batch(2)
+    spectrogram, target = task.spectrogram(clips.wave), clips.labels.roll(1, 0)
+    task.generator_loss(scalars, spectrogram, clips.labels, target)
+    task.discriminator_loss(scalars, spectrogram, clips.labels, target)
+    off = task.convert(spectrogram, clips.labels) - spectrogram
+    identity = off.square().mean() if losses == "experiment" else off.abs().mean()
+    assert_close(scalars["generator/identity"], identity)
+    logits = task.discriminator(spectrogram).labels
+    known = torch.tensor([[True] * 3 + [of > 0] * 2 + [False] * 2 for of in (0, 1)])
+    one_hot = torch.tensor([[1.0, 0, 0, 0, 0, 0, 0], [0, 1, 0, 1, 0, 0, 0]])
+    each = torch.nn.functional.binary_cross_entropy_with_logits(logits, one_hot, reduction="none")[known]
+    assert_close(scalars["discriminator/classes"], each.mean() if losses == "experiment" else each.sum() / 2)
+
+
 def test_the_discriminators_loss_leaves_the_generator_alone():
     task = build(StarGANTaskConfig())
     clips = batch(2)
@@ -114,13 +132,14 @@ def test_unknown_labels_teach_the_discriminator_nothing():
     assert not gradient[5:].any()
 
 
-def test_one_batch_can_be_learned():
+@pytest.mark.parametrize("losses", ["experiment", "own"])
+def test_one_batch_can_be_learned(losses):
     """The generator comes to keep and return one batch, the discriminator to hear its labels."""
-    config = StarGANTaskConfig(critic_updates=1)
+    config = StarGANTaskConfig(losses=losses, critic_updates=1)
     task, clips = build(config, lr=3e-3), batch(3)
     spectrogram = task.spectrogram(clips.wave)
     first = task.update(clips, 0)
-    for step in range(1, 40):
+    for step in range(1, 60):
         last = task.update(clips, step)
     for term in ("generator/identity", "generator/reconstruction", "discriminator/classes"):
         assert last[f"loss/{term}"] < 0.5 * first[f"loss/{term}"], term

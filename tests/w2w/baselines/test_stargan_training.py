@@ -85,6 +85,9 @@ def test_each_remedy_changes_one_thing_and_all_of_them_three():
         assert every.stargan.dilations == receptive.stargan.dilations
         assert (every.stargan.norm, every.stargan.norm_of_merge) == ("instance", False)
         assert every.data == batch.data
+        own = PRESETS[f"own{ending}"]
+        assert (base.task.losses, own.task.losses) == ("experiment", "own")
+        assert (base.stargan.spectrogram.maximum > 0, own.stargan.spectrogram.maximum) == (True, 0)
 
 
 def test_batches_are_at_full_scale_with_their_rows_labels(corpus):

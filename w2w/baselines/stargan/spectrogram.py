@@ -45,7 +45,9 @@ class SpectrogramConfig:
     n_bins: int = 256
     """Bins, from the first above DC."""
     floor: float = 1e-3
-    """Powers below are raised to it before the logarithm."""
+    """Powers below are raised to it before the logarithm; it becomes 0."""
+    maximum: float = 0.0
+    """The power that becomes 1, as larger ones do; 0: one that no wave at full scale exceeds."""
 
     def __post_init__(self) -> None:
         if not 0 < self.hop <= self.n_fft:
@@ -59,6 +61,8 @@ class SpectrogramConfig:
             )
         if self.floor <= 0:
             raise UserError(f"floor={self.floor} must be above 0: its logarithm is taken")
+        if self.maximum and self.maximum <= self.floor:
+            raise UserError(f"maximum={self.maximum} must be above floor={self.floor}, or 0")
 
     @property
     def crop_samples(self) -> int:
@@ -72,12 +76,11 @@ class SpectrogramConfig:
 
     @property
     def high(self) -> float:
-        """The log-power that becomes 1: no sample above 1 means no coefficient above the window's sum.
+        """The log-power that becomes 1: ``maximum``'s, or that of the window's sum, as no sample exceeds 1.
 
-        A fixed bound, not the clip's own maximum: a spectrogram's values then mean the same in every clip,
-        and a converted spectrogram can be taken back to powers without its source.
+        The same in every clip, so that a converted spectrogram can be taken back without its source.
         """
-        return 2.0 * math.log(0.54 * self.n_fft) - math.log(self.n_fft)
+        return math.log(self.maximum or (0.54 * self.n_fft) ** 2 / self.n_fft)
 
 
 class Spectrogram(nn.Module):

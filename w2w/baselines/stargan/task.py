@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -45,23 +46,32 @@ def gradient_penalty(
 
 
 def masked_cross_entropy(
-    logits: Float[Tensor, "batch labels"], target: Float[Tensor, "batch labels"]
+    logits: Float[Tensor, "batch labels"], target: Float[Tensor, "batch labels"], *, summed: bool = False
 ) -> Float[Tensor, ""]:
-    """Sigmoid cross-entropy of each label, summed over a clip's known groups, mean over clips.
+    """Sigmoid cross-entropy, mean over all known labels of the batch; without any, 0.
 
-    Targets below 0 belong to groups that are not known of a clip and count nothing. A sum over labels, as in
-    StarGAN's own code: a mean over 1476, nearly all of them 0, would drown the one that matters.
+    Targets below 0 belong to groups that are not known of a clip and count nothing. ``summed`` over a clip's
+    labels it is StarGAN's own code's: the one label that matters is not drowned in 1475 zeros.
     """
     known = target >= 0
     loss = F.binary_cross_entropy_with_logits(logits.float(), target.clamp_min(0.0), reduction="none")
-    return (loss * known).sum() / len(logits)
+    return (loss * known).sum() / (len(logits) if summed else known.sum().clamp_min(1))
 
 
 def feature_matching(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Float[Tensor, ""]:
+    """Mean squared distance of a converted clip's last feature from its source's: 1024 × 4 × 4 numbers.
+
+    ``real`` receives no gradient. The source is the only clip with the same words, so this, too, rewards
+    leaving it as it is.
+    """
+    return F.mse_loss(fake[-1].float(), real[-1].detach().float())
+
+
+def mean_feature_matching(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Float[Tensor, ""]:
     """Squared distance of the batch's mean features, mean over layers (Salimans et al. 2016).
 
-    Means over the batch, not pairs: a converted clip has no real one to be paired with, and paired with its
-    source it would be rewarded for not being converted. ``real`` receives no gradient.
+    Means over the batch, not pairs, so that not being converted is not rewarded. ``real`` receives no
+    gradient.
     """
     terms = [
         F.mse_loss(f.float().mean(0), r.detach().float().mean(0)) for r, f in zip(real, fake, strict=True)
@@ -77,6 +87,9 @@ Scalars = dict[str, Tensor]
 class StarGANTaskConfig:
     """The algorithm. The defaults are the experiment's."""
 
+    losses: Literal["experiment", "own"] = "experiment"
+    """The experiment's: mean squares, pairs of features, a mean over known labels. Our own: L1, the batch's
+    mean features of all layers, a sum over known labels."""
     critic_updates: int = 5
     """Of the discriminator in each step, every one on clips of its own; the generator has one update a step,
     on the last of them."""
@@ -85,9 +98,9 @@ class StarGANTaskConfig:
     classes: float = 1.0
     """Weight of the labels: the discriminator hears those of real clips, the generator the target's."""
     reconstruction: float = 10.0
-    """Weight of the way back with the source's own labels, L1."""
+    """Weight of the way back with the source's own labels."""
     identity: float = 10.0
-    """Weight of staying the same under the source's own labels, L1."""
+    """Weight of staying the same under the source's own labels."""
     feature_matching: float = 10.0
     """Weight of converted clips' features, as the discriminator has them, being like real ones'."""
 
@@ -145,7 +158,7 @@ class StarGAN:
         adversarial = wasserstein(real.score, self.discriminator(fake).score)
         share = torch.rand(len(spectrogram), 1, 1, 1, device=spectrogram.device)
         penalty = gradient_penalty(lambda x: self.discriminator(x).score, spectrogram, fake, share)
-        classes = masked_cross_entropy(real.labels, output_label(label, self.shape.labels))
+        classes = self._classes(real.labels, label)
         terms = {"adversarial": adversarial, "gradient_penalty": penalty, "classes": classes}
         scalars |= {f"discriminator/{name}": value for name, value in terms.items()}
         return adversarial + config.gradient_penalty * penalty + config.classes * classes
@@ -159,12 +172,14 @@ class StarGAN:
         judged = self.discriminator(fake)
         with torch.no_grad():
             real = self.discriminator(spectrogram).features
+        ours = config.losses == "own"
+        distance, match = (F.l1_loss, mean_feature_matching) if ours else (F.mse_loss, feature_matching)
         terms = {
             "adversarial": -judged.score.float().mean(),
-            "classes": masked_cross_entropy(judged.labels, output_label(target, self.shape.labels)),
-            "reconstruction": F.l1_loss(self.convert(fake, label), spectrogram),
-            "identity": F.l1_loss(self.convert(spectrogram, label), spectrogram),
-            "feature_matching": feature_matching(real, judged.features),
+            "classes": self._classes(judged.labels, target),
+            "reconstruction": distance(self.convert(fake, label), spectrogram),
+            "identity": distance(self.convert(spectrogram, label), spectrogram),
+            "feature_matching": match(real, judged.features),
         }
         scalars |= {f"generator/{name}": value for name, value in terms.items()}
         return (
@@ -174,6 +189,10 @@ class StarGAN:
             + config.identity * terms["identity"]
             + config.feature_matching * terms["feature_matching"]
         )
+
+    def _classes(self, logits: Float[Tensor, "batch n_out"], labels: Labels) -> Float[Tensor, ""]:
+        target = output_label(labels, self.shape.labels)
+        return masked_cross_entropy(logits, target, summed=self.config.losses == "own")
 
     def convert(self, spectrogram: Spectrograms, labels: Labels) -> Spectrograms:
         """The spectrogram as the labels' voice would have it."""
