@@ -9,17 +9,19 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from engine.user_error import UserError
+from vocoders.tasks.presets import TASKS
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.distributions import (
     Gaussian,
     MixtureOfLogistics,
     MuLaw,
     decode,
+    delay,
     encode,
     negative_log_likelihood,
     predicted,
 )
-from vocoders.wavenet.layers import ContextConfig
+from vocoders.wavenet.layers import ContextConfig, MaskedConv1d
 from vocoders.wavenet.network import GlobalConfig, WaveNet, WaveNetConfig
 from vocoders.wavenet.sampling import Draws, Sampler, draw, noise, pick
 
@@ -132,6 +134,34 @@ def test_gradients_reach_every_parameter(output):
         if parameter.grad is None or not parameter.grad.any()
     ]
     assert all(name.startswith("conv_layers.3.conv1x1_out") for name in idle), idle
+
+
+def test_pixelcnns_masks_see_the_past_alone_or_the_present_too():
+    for mask, seen in (("A", [4, 6]), ("B", [4, 6, 8])):
+        wave = torch.randn(1, 1, 16, requires_grad=True)
+        MaskedConv1d(1, 1, 2, mask, dilation=2)(wave)[..., 8].sum().backward()
+        assert wave.grad[0, 0].nonzero().flatten().tolist() == seen
+
+
+def test_the_masked_form_equals_the_shifted_one():
+    """Fed the wave itself, with weights of the network that is fed the wave one sample late."""
+    for output in (MixtureOfLogistics(n=2), Gaussian()):
+        network = WaveNet(replace(FULL, output=output, context=None)).eval()
+        wave, given = torch.rand(2, 1, 40) - 0.5, (torch.randn(2, 3, 5), torch.tensor([0, 2]))
+        masked = network.pixelcnn()
+        assert_close(masked(wave, *given), network(delay(output, wave), *given))
+        wave.requires_grad_()
+        masked(wave, *given)[..., 30].sum().backward()
+        assert not wave.grad[..., 30:].any()
+        assert wave.grad[..., 29].all()
+    with pytest.raises(UserError, match="μ-law"):
+        WaveNet(replace(FULL, output=MuLaw())).pixelcnn()
+
+
+def test_the_presets_context_stack_sees_a_second_more_than_its_layers():
+    network = TASKS["wavenet_context"].network
+    assert network.receptive_field == 1024
+    assert 16_000 < WaveNet(network).receptive_field < 18_000
 
 
 @pytest.mark.parametrize("output", [MuLaw(levels=16), MixtureOfLogistics(n=2), Gaussian()])

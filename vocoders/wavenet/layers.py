@@ -6,6 +6,7 @@ conditions a larger one that processes only the recent part; context stacks may 
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -60,6 +61,36 @@ class Layer(nn.Module):
         signal, gate = gates.chunk(2, dim=1)
         unit = torch.tanh(signal) * torch.sigmoid(gate)
         return (x + self.conv1x1_out(unit)) * 0.5**0.5, self.conv1x1_skip(unit)
+
+
+class MaskedConv1d(nn.Conv1d):
+    """PixelCNN's causal convolution (van den Oord et al. 2016, arXiv:1601.06759) over time.
+
+    A kernel of ``2 · reach + 1`` taps is centred on each sample. Mask A leaves those of the past alone, as
+    the layer that reads the wave needs; mask B also the one in the centre, for the layers after it.
+    """
+
+    mask: Tensor
+
+    def __init__(
+        self, inner: int, outer: int, reach: int, mask: Literal["A", "B"], *, dilation: int = 1
+    ) -> None:
+        taps = 2 * reach + 1
+        super().__init__(inner, outer, taps, padding=reach * dilation, dilation=dilation)
+        self.register_buffer("mask", (torch.arange(taps) < reach + (mask == "B")).float(), persistent=False)
+
+    def forward(self, x: Float[Tensor, "batch inner samples"]) -> Float[Tensor, "batch outer samples"]:
+        return self._conv_forward(x, self.weight * self.mask, self.bias)
+
+    @classmethod
+    def like(cls, conv: nn.Conv1d, mask: Literal["A", "B"]) -> "MaskedConv1d":
+        """The form of a shifted convolution: B of what is padded on the left, A of one fed a sample late."""
+        taps, dilation = conv.kernel_size[0], conv.dilation[0]
+        masked = cls(conv.in_channels, conv.out_channels, taps - (mask == "B"), mask, dilation=dilation)
+        with torch.no_grad():
+            masked.weight.zero_()[..., :taps] = conv.weight
+            bias_of(masked).copy_(bias_of(conv))
+        return masked
 
 
 def convolution(n_in: int, n_out: int, kernel: int = 1, *, dilation: int = 1, bias: bool = True) -> nn.Conv1d:

@@ -4,6 +4,7 @@ Parameters bear the names of the most used publication (r9y9/wavenet_vocoder), w
 small ways: residuals are scaled by √½, the sum of the skips by 1/√layers.
 """
 
+import copy
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +26,7 @@ from vocoders.wavenet.distributions import (
     negative_log_likelihood,
     predicted,
 )
-from vocoders.wavenet.layers import ContextConfig, ContextStack, Layer, bias_of, convolution
+from vocoders.wavenet.layers import ContextConfig, ContextStack, Layer, MaskedConv1d, bias_of, convolution
 from vocoders.weight_norm import fold_weight_norm
 
 Local = Float[Tensor, "batch n_local frames"]
@@ -250,6 +251,21 @@ class WaveNet(nn.Module):
             return surprise.mean()
         counts = torch.arange(wave.shape[-1], device=wave.device) < lengths[:, None]
         return surprise[counts].mean()
+
+    def pixelcnn(self) -> "WaveNet":
+        """The same network with PixelCNN's masks: it is fed the wave itself, not the wave one sample late.
+
+        For outputs of amplitudes. Slower, and it has no cached form; the shifted form is what is trained.
+        """
+        if isinstance(self.config.output, MuLaw):
+            raise UserError("PixelCNN's masks read amplitudes: take another output than μ-law classes")
+        if self.context_stack is not None:
+            raise UserError("a context stack reads what is fed one sample late: masks are without one")
+        network = copy.deepcopy(self)
+        network.first_conv = MaskedConv1d.like(self.first_conv, "A")
+        for layer in network.layers:
+            layer.conv, layer.past = MaskedConv1d.like(layer.conv, "B"), 0
+        return network
 
     def fold(self) -> "WaveNet":
         """Remove weight norm in place, which changes the parameters' names and not the outputs."""

@@ -1,0 +1,233 @@
+"""WaveNet in digital silence, with and without one 16-bit step of noise, and five ways of drawing samples.
+
+    python -m experiments.wavenet --data speech --out runs/wavenet_study
+    python -m experiments.wavenet --data speech --vocoder runs/wavenet/export
+
+Digital silence teaches a WaveNet scales near 0; what it draws then is never quite 0, which it has not seen.
+Two small networks over the wave itself, told the mel, learn from crops of which a random half is digital
+silence: the one with noise of one 16-bit step on what it learns from, the other without, all else being
+equal. Both then speak recordings that end in digital silence. After that, one network (of --vocoder, else the
+one that had the noise) copies recordings by five ways of drawing samples, scored apart on frames that are
+voiced in the recording and on those that are not. Finished runs in OUT are kept, cut-off ones continue.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from benchmarks.table import show
+from data.audio import excerpt
+from data.batches import Batches, split_rows
+from data.frontends import LogMel
+from engine.arguments import Arguments
+from engine.user_error import UserError, exits_cleanly
+from experiments.study import Study, Training
+from experiments.trainers import fitted, run_loop
+from vocoders import load_vocoder
+from vocoders.scores.pitch import pitch_track
+from vocoders.tasks.config import TrainConfig, export_run
+from vocoders.tasks.presets import PRESETS
+from vocoders.tasks.wavenet import WaveBatch, WaveNetTaskConfig
+from vocoders.train import build, crops
+from vocoders.wavenet.distributions import LSB, Gaussian, MuLaw, delay, split
+from vocoders.wavenet.mel_wavenet import MelWaveNet, MelWaveNetConfig
+from vocoders.wavenet.sampling import Sampler
+
+Wave = Float[Tensor, "1 1 samples"]
+RUNS = {"noise of one step": True, "no noise": False}
+"""By name: whether waves are trained on with noise."""
+WAYS = {
+    "random": Sampler(),
+    "argmax": Sampler(way="argmax"),
+    "voiced argmax, unvoiced random": Sampler(way="voiced_argmax"),
+    "mode (voiced sharpened)": Sampler(way="mode"),
+    "random at temperature .7": Sampler(temperature=0.7),
+}
+"""Of drawing samples."""
+PAUSE_S = 0.8
+"""Of digital silence behind each recording."""
+SETTLED_S = 0.1
+"""Left out of the figures at either end of the pause."""
+
+
+def study_config(data: str, lsb_noise: bool) -> TrainConfig:
+    """A WaveNet over the wave, of a Gaussian whose scale may sink far below a 16-bit step."""
+    base = PRESETS["wavenet_small"]
+    assert isinstance(base.task, WaveNetTaskConfig)
+    assert isinstance(base.task.network, MelWaveNetConfig)
+    wavenet = replace(
+        base.task.network.wavenet,
+        residual=16,
+        gate=32,
+        output=Gaussian(log_scale_min=-14.0),
+        lsb_noise=lsb_noise,
+    )
+    task = replace(base.task, network=replace(base.task.network, signal="wave", wavenet=wavenet))
+    return replace(
+        base, data=replace(base.data, path=data, crop_samples=4_800), task=replace(task, ema_decay=0.98)
+    )
+
+
+def training(data: str, lsb_noise: bool, folder: Path, steps: int) -> Training:
+    """One of the two runs."""
+    config = study_config(data, lsb_noise)
+    assert isinstance(config.task, WaveNetTaskConfig)
+    task = replace(config.task, optim=fitted(config.task.optim, steps))
+    config = replace(config, loop=run_loop(config.loop, folder, steps), task=task)
+    source = crops(config, 0, 1)
+    assert isinstance(source, Batches)
+
+    def with_pauses(start: int) -> Iterator[WaveBatch]:
+        for step, batch in enumerate(source(start), start):
+            yield WaveBatch(half_silent(batch.wave, step))
+
+    return Training(config=config, batches=with_pauses, build=lambda: build(config, []), export=export_run)
+
+
+def half_silent(wave: Float[Tensor, "batch 1 samples"], seed: int) -> Float[Tensor, "batch 1 samples"]:
+    """Put digital silence for half of every wave, from a random place on, around its end."""
+    samples = wave.shape[-1]
+    first = torch.randint(samples, (len(wave), 1, 1), generator=torch.Generator().manual_seed(seed))
+    return wave * ((torch.arange(samples) - first) % samples >= samples // 2)
+
+
+@torch.inference_mode()
+def in_silence(network: MelWaveNet, log_mel: LogMel, waves: Sequence[Wave]) -> dict[str, float]:
+    """What a network makes of digital silence behind speech, mean over recordings.
+
+    ``level``: dB re full scale of what it draws there. ``diverged``: share of recordings whose pause reaches
+    a tenth of full scale. ``scale``: median scale that it predicts there from the true past, in 16-bit steps;
+    ``scale_heard``: from its own. ``speech``: nats a sample of the speech before it.
+    """
+    rate, output = log_mel.config.sample_rate, network.config.wavenet.output
+    assert not isinstance(output, MuLaw)
+    found: dict[str, list[float]] = {}
+    for number, speech in enumerate(waves):
+        pause, settled = round(PAUSE_S * rate), round(SETTLED_S * rate)
+        wave = torch.cat([speech, speech.new_zeros(1, 1, pause)], dim=-1)
+        mel = log_mel(wave)
+        inside = slice(speech.shape[-1] + settled, wave.shape[-1] - settled)
+        drawn = network.generate(mel, seed=number)
+
+        def scale(past: Wave, mel: Tensor = mel, inside: slice = inside) -> float:
+            parameters = network.wavenet(delay(output, past), network.condition(mel))
+            return float(split(output, parameters)[2][..., inside].exp().median() / LSB)
+
+        values = {
+            "level": float(20 * drawn[..., inside].square().mean().sqrt().clamp_min(1e-7).log10()),
+            "diverged": float(drawn[..., inside].abs().max() >= 0.1),
+            "scale": scale(wave),
+            "scale_heard": scale(drawn),
+            "speech": float(network.loss(speech, log_mel(speech), 3 * network.hop)),
+        }
+        for name, value in values.items():
+            found.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in found.items()}
+
+
+@torch.inference_mode()
+def by_way(
+    generate: Callable[..., Wave], log_mel: LogMel, waves: Sequence[Wave], sampler: Sampler
+) -> dict[str, tuple[float, float]]:
+    """Scores of copies on frames that are voiced in the recording, and on the others, mean over frames.
+
+    ``log_mel_l1``: nepers. ``level``: dB by which the copy's frames are louder. ``periodicity``: by how much
+    it is above the recording's, in -1 … 1.
+    """
+    sums: dict[str, Tensor] = {}
+    counts = torch.zeros(2)
+    rate = log_mel.config.sample_rate
+    for number, wave in enumerate(waves):
+        mel = log_mel(wave)
+        copy = generate(mel, seed=number, sampler=sampler)
+        true, own, drawn = pitch_track(wave, rate), mel[0], log_mel(copy)[0]
+        heard = torch.from_numpy(pitch_track(copy, rate).periodicity - true.periodicity)
+        frames = min(own.shape[-1], drawn.shape[-1], len(heard), len(true.voiced))
+        voiced = torch.from_numpy(true.voiced)[:frames]
+        kinds = torch.stack([voiced, ~voiced]).float()
+        difference = (drawn - own)[:, :frames]
+        columns = {
+            "log_mel_l1": difference.abs().mean(0),
+            "level": difference.mean(0) * 20 / 2.302585,
+            "periodicity": heard[:frames].float(),
+        }
+        for name, column in columns.items():
+            sums[name] = sums.get(name, torch.zeros(2)) + kinds @ column
+        counts += kinds.sum(1)
+    return {name: tuple((total / counts.clamp_min(1)).tolist()) for name, total in sums.items()}
+
+
+def recordings(data: str, split_name: str, n: int, log_mel: LogMel) -> list[Wave]:
+    """The first two seconds of recordings, spread over a split, in whole frames."""
+    config, rows = log_mel.config, split_rows(data, split_name)
+    n_samples = 2 * config.sample_rate // config.hop * config.hop
+    waves = [
+        excerpt(row.path, 0, n_samples, config.sample_rate) for row in rows[:: max(len(rows) // n, 1)][:n]
+    ]
+    return [wave[..., : wave.shape[-1] // config.hop * config.hop] for wave in waves]
+
+
+@exits_cleanly
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train what is not trained yet, and print both tables."""
+    arguments = Arguments.described_by("experiments.wavenet", __doc__)
+    option = arguments.add_argument
+    option("--data", required=True, help="corpus, or its manifest")
+    option("--out", type=Path, default=Path("runs/wavenet_study"))
+    option("--steps", type=int, default=600, help="of each of the two runs")
+    option("--recordings", type=int, default=8, help="that are spoken")
+    option("--split", default="validation", help="that they come from")
+    option("--vocoder", help="exported WaveNet whose ways of sampling are compared; nothing is trained then")
+    args = arguments.parse_args(argv)
+    if min(args.steps, args.recordings) < 1:
+        raise UserError("--steps and --recordings must be at least 1")
+    study = Study(out=args.out, options={"data": args.data}, steps=args.steps)
+    networks: dict[str, Any] = {}
+    for name, noise in ({} if args.vocoder else RUNS).items():
+        study.train(name, partial(training, args.data, noise))
+        networks[name] = load_vocoder(str(study.folder(name) / "export"))
+    speaker = load_vocoder(args.vocoder) if args.vocoder else networks[next(iter(RUNS))]
+    if not isinstance(speaker.network, MelWaveNet):
+        raise UserError(f"--vocoder {args.vocoder} is no WaveNet: its samples are not drawn one by one")
+    log_mel = LogMel(speaker.mel)
+    waves = recordings(args.data, args.split, args.recordings, log_mel)
+    if networks:
+        rows = [
+            [name, *cells(in_silence(v.network, log_mel, waves).values())] for name, v in networks.items()
+        ]
+        heads = [
+            "trained with",
+            "level, dBFS",
+            "diverged",
+            "scale, 16-bit steps",
+            "after its own samples",
+            "speech",
+        ]
+        show(
+            f"{PAUSE_S} s of digital silence behind {len(waves)} recordings, {args.steps} steps", heads, rows
+        )
+    rows = []
+    for name, sampler in WAYS.items():
+        scores = by_way(speaker.network.generate, log_mel, waves, sampler)
+        rows.append([name, *cells(value for pair in scores.values() for value in pair)])
+    heads = [
+        f"{what}, {kind}"
+        for what in ("log-mel L1", "louder, dB", "periodicity above")
+        for kind in ("voiced", "unvoiced")
+    ]
+    show(f"Ways of sampling, {len(waves)} recordings", ["", *heads], rows)
+
+
+def cells(values: Iterable[float]) -> list[str]:
+    """Figures as text."""
+    return [f"{value:.3g}" for value in values]
+
+
+if __name__ == "__main__":
+    main()
