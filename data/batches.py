@@ -1,8 +1,8 @@
 """Training batches of speech crops, each a function of (seed, step, rank, micro-batch) alone."""
 
 import signal
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -14,12 +14,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.audio import AudioError
-from data.manifest import Row, contents_of_rows, rows_from
+from data.manifest import DELIMITERS, METADATA, Row, contents_of_rows, rows_from
 from data.recordings import Places, Recordings, apart_from, leaving_room, loud_crop
+from data.shards import STREAMS, ShardStream, contents_of_shards, names_shards
+from data.table import LONG_BYTES, TableRows
 from engine.config import free
 from engine.contents import Contents
 from engine.user_error import UserError
 
+MANY_VOICES = 100_000
 FILES_TRIED = 6
 """Before giving up on recordings that can no longer be read."""
 LABELS_ADDRESS = 1_108
@@ -32,7 +35,7 @@ class DataConfig:
 
     path: str = free("")
     """A manifest (.csv, .jsonl) or a folder of recordings, or several separated by commas: a speaker of one
-    name in several is one speaker."""
+    name in several is one speaker. Or a folder or an address of shards (``python -m data.shard``)."""
     split: str = "train"
     """Rows of this split only; empty: all. Rows without a split belong to train."""
     sample_rate: int = 16_000
@@ -68,8 +71,13 @@ class DataConfig:
 
     def contents(self) -> dict[str, Contents | None]:
         """The recordings, and the speakers that are told."""
+        if names_shards(self.path):
+            return {"path": contents_of_shards(self.path, self.split, labels=self.label_share > 0)}
         rows = split_rows(self.path, self.split) if self.path else []
-        return {"path": contents_of_rows(rows, known_speakers(rows, self.label_share))}
+        speakers = speakers_told(rows, self.label_share)[0]
+        if isinstance(rows, TableRows):
+            return {"path": rows.contents(speakers)}
+        return {"path": contents_of_rows(rows, speakers)}
 
 
 class Address(NamedTuple):
@@ -104,9 +112,8 @@ class SpeechCrops(Dataset[Batch]):
     def __init__(self, config: DataConfig, *, progress: bool = True) -> None:
         self.config = config
         self.rows = split_rows(config.path, config.split)
-        known = known_speakers(self.rows, config.label_share)
-        self.speakers = sorted({name for name in known if name is not None})
-        """Names, by label. Bad files do not shift the labels."""
+        self.speakers, self.labels = speakers_told(self.rows, config.label_share)
+        """Names, and each row's by number; −1: none. Bad files do not shift the labels."""
         self.recordings = Recordings(
             self.rows,
             sample_rate=config.sample_rate,
@@ -116,15 +123,15 @@ class SpeechCrops(Dataset[Batch]):
         )
         if progress:
             self.recordings.warn_unless_speech()
-        label = {name: index for index, name in enumerate(self.speakers)}
-        self.labels = np.array([-1 if name is None else label[name] for name in known])
-        groups: dict[object, list[int]] = {}
-        for index in map(int, self.recordings.usable):
-            groups.setdefault(known[index] or index, []).append(index)
-        self.voices = [np.array(group) for group in groups.values()]
-        """Usable rows, grouped by speaker."""
-        self._totals = [np.cumsum(self.recordings.lengths[group]) for group in self.voices]
-        self._voice_totals = np.cumsum([totals[-1] for totals in self._totals])
+        usable = self.recordings.usable
+        self.voices = Groups(usable, self.labels[usable])
+        """Usable rows, grouped by speaker; one without a speaker is a group of its own."""
+        self._voice_totals = np.cumsum(self.voices.sums(self.recordings.lengths))
+
+    @property
+    def n_recordings(self) -> int:
+        """All rows, usable or not."""
+        return len(self.rows)
 
     def __getitem__(self, address: Address) -> Batch:
         rng = np.random.default_rng(list(address))
@@ -142,6 +149,8 @@ class SpeechCrops(Dataset[Batch]):
     def _voices(self, rng: np.random.Generator) -> list[int]:
         n_rows, n_voices = self.config.batch, len(self.voices)
         if self.config.equal_speakers:
+            if n_voices > MANY_VOICES:  # without a permutation of them all
+                return rng.choice(n_voices, n_rows, replace=n_rows > n_voices).tolist()
             rounds = -(-n_rows // n_voices)
             return np.concatenate([rng.permutation(n_voices) for _ in range(rounds)])[:n_rows].tolist()
         return [_proportional(rng, self._voice_totals) for _ in range(n_rows)]
@@ -149,7 +158,7 @@ class SpeechCrops(Dataset[Batch]):
     def _draw(self, rng: np.random.Generator, voice: int) -> tuple[np.ndarray, np.ndarray, int]:
         for _ in range(FILES_TRIED):
             group = self.voices[voice]
-            index = int(group[_proportional(rng, self._totals[voice])])
+            index = int(group[_proportional(rng, np.cumsum(self.recordings.lengths[group]))])
             # Another recording of this voice, if there is one.
             apart = len(group) > 1 and self.config.other == "speaker"
             other = int(rng.choice(group[group != index])) if apart else index
@@ -180,6 +189,48 @@ class SpeechCrops(Dataset[Batch]):
         self, rng: np.random.Generator, index: int, samples: int, places: Places
     ) -> tuple[np.ndarray, int]:
         return loud_crop(rng, self.recordings, index, samples, places, self.config.silence_db)
+
+
+class StreamedCrops(Dataset[Any]):
+    """Batches by address of a corpus in shards, each of one shard; labels and rows count through all."""
+
+    def __init__(
+        self, config: Any, kind: Callable[..., Any], *, rank: int = 0, n_ranks: int = 1, accumulate: int = 1
+    ) -> None:
+        """``kind`` makes what draws batches of a manifest, from a config like ``config``."""
+        self.config = config
+
+        def crops_of(folder: str) -> Any:
+            cache = config.cache_gib / (2 * STREAMS)
+            return kind(replace(config, path=folder, split="", cache_gib=cache), progress=False)
+
+        seconds = config.batch * config.crop_samples / config.sample_rate
+        ranks = {"rank": rank, "n_ranks": n_ranks, "accumulate": accumulate}
+        self.stream = ShardStream(config.path, config.split, crops_of, batch_seconds=seconds, **ranks)
+        self.speakers = list(self.stream.index.speakers) if getattr(config, "label_share", 1.0) else []
+        """Names, by label."""
+        self._first_row = np.cumsum([0, *(shard.recordings for shard in self.stream.shards)])
+
+    @property
+    def n_recordings(self) -> int:
+        """In all shards."""
+        return int(self._first_row[-1])
+
+    def __getitem__(self, address: Address) -> Any:
+        shard = self.stream.crops(address)
+        batch = shard.crops[address]
+        label = torch.from_numpy(np.searchsorted(self.speakers, shard.crops.speakers or [""]))
+        return batch._replace(
+            speaker=torch.where(batch.speaker < 0, -1, label[batch.speaker]),
+            utterance=batch.utterance + int(self._first_row[shard.number]),
+        )
+
+
+def speech_crops(config: DataConfig, *, progress: bool = True, **ranks: int) -> SpeechCrops | StreamedCrops:
+    """What draws the batches of one process: from recordings, or from shards as they stream in."""
+    if names_shards(config.path):
+        return StreamedCrops(config, SpeechCrops, **ranks)
+    return SpeechCrops(config, progress=progress)
 
 
 Crops = TypeVar("Crops", bound=Dataset[Any])
@@ -214,18 +265,33 @@ class Batches(Generic[Crops]):
 
 def batches(
     config: DataConfig, seed: int, workers: int = 0, rank: int = 0, n_ranks: int = 1, accumulate: int = 1
-) -> Batches[SpeechCrops]:
+) -> "Batches[SpeechCrops | StreamedCrops]":
     """Read the corpus and return the batches of one process; the same whatever the number of workers."""
     if not 0 <= rank < n_ranks:
         raise ValueError(f"rank={rank} must lie in 0 … n_ranks − 1 = {n_ranks - 1}")
-    crops = SpeechCrops(config, progress=rank == 0)
+    crops = speech_crops(config, rank=rank, n_ranks=n_ranks, accumulate=accumulate, progress=rank == 0)
     return Batches(crops, seed=seed, workers=workers, rank=rank, accumulate=accumulate)
 
 
-def split_rows(path: str, split: str) -> list[Row]:
+def long_manifest(path: str) -> Path | None:
+    """The manifest of a path, or of a folder, if it is too long for a list."""
+    names = [Path(path), *(Path(path) / name for name in METADATA)]
+    found = next((file for file in names if file.is_file()), None)
+    is_table = found and found.suffix.lower() in DELIMITERS and found.stat().st_size > LONG_BYTES
+    return found if is_table else None
+
+
+def split_rows(path: str, split: str) -> Sequence[Row]:
     """The rows of one split of manifests or folders; rows that name no split are for training."""
     if not path:
         raise UserError("no data given; set --data.path to a manifest or a folder of recordings")
+    if long := long_manifest(path):
+        rows = TableRows.open(long)
+        chosen = rows.of_split(split) if split else rows
+        if not len(chosen):
+            known = ", ".join(rows.codes("split")[0]) or "train"
+            raise UserError(f"{path} has no recordings in split {split!r}; it has {known}")
+        return chosen
     places = [path] if Path(path).exists() else [place.strip() for place in path.split(",") if place.strip()]
     rows = [row for place in places for row in rows_from(place)]
     chosen = [row for row in rows if not split or (row.split or "train") == split]
@@ -235,12 +301,56 @@ def split_rows(path: str, split: str) -> list[Row]:
     return chosen
 
 
+def speakers_told(rows: Sequence[Row], share: float) -> tuple[list[str], np.ndarray]:
+    """Names, sorted, and each row's by number: of this share of the rows that have a speaker, else −1."""
+    if isinstance(rows, TableRows):
+        names, codes = rows.codes("speaker")
+    else:
+        names = sorted({row.speaker for row in rows if row.speaker is not None})
+        number = {name: index for index, name in enumerate(names)}
+        codes = np.array([-1 if row.speaker is None else number[row.speaker] for row in rows], np.int64)
+    if share == 1.0:
+        return names, codes
+    labelled = np.flatnonzero(codes >= 0)
+    order = np.random.default_rng(LABELS_ADDRESS).permutation(len(labelled))
+    codes[labelled[order[round(share * len(labelled)) :]]] = -1
+    used = np.unique(codes[codes >= 0])
+    renumbered = np.full(len(names) + 1, -1)
+    renumbered[used] = np.arange(len(used))
+    return [names[code] for code in used], renumbered[codes]
+
+
 def known_speakers(rows: Sequence[Row], share: float) -> list[str | None]:
     """The speaker of each row, told of this share of the rows that have one."""
-    labelled = [index for index, row in enumerate(rows) if row.speaker is not None]
-    order = np.random.default_rng(LABELS_ADDRESS).permutation(len(labelled))
-    told = {labelled[place] for place in order[: round(share * len(labelled))]}
-    return [row.speaker if index in told else None for index, row in enumerate(rows)]
+    names, codes = speakers_told(rows, share)
+    return [names[code] if code >= 0 else None for code in codes]
+
+
+class Groups(Sequence[np.ndarray]):
+    """Members by the number of their group, in the order in which groups first appear; −1: alone."""
+
+    def __init__(self, members: np.ndarray, numbers: np.ndarray) -> None:
+        alone, n_named = numbers < 0, int(numbers.max(initial=-1)) + 1
+        group = numbers.astype(np.int32)
+        group[alone] = n_named + np.arange(alone.sum())
+        first = np.full(n_named + int(alone.sum()), len(group), np.int32)
+        first[group[::-1]] = np.arange(len(group) - 1, -1, -1)
+        order = np.argsort(first)[: int((first < len(group)).sum())]
+        appearance = np.zeros(len(first), np.int32)
+        appearance[order] = np.arange(len(order))
+        group = appearance[group]
+        self.members = members[np.argsort(group, kind="stable")]
+        self.starts = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=len(order)))])
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, index: int) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self.members[self.starts[index] : self.starts[index + 1]]
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """The total of the members' values of each group."""
+        return np.add.reduceat(values[self.members], self.starts[:-1]) if len(self) else np.zeros(0, np.int64)
 
 
 class _Addresses(Sampler[Address]):

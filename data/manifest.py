@@ -65,7 +65,7 @@ def read_manifest(path: str | Path) -> list[Row]:
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8 text; save the manifest as UTF-8") from None
     records = _csv_records(path, text, DELIMITERS[kind]) if kind in DELIMITERS else _json_records(path, text)
-    rows = [_row(path, line, record) for line, record in records]
+    rows = [row_of(path, line, record) for line, record in records]
     if not rows:
         raise UserError(f"{path} lists no recordings")
     return rows
@@ -76,7 +76,7 @@ def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:
     path, rows = Path(path), list(rows)
     check_writable(path)
     kind = path.suffix.lower()
-    records = [_record(row, path.parent) for row in rows]
+    records = [record_of(row, path.parent) for row in rows]
     for record in records:
         if any(isinstance(cell, str) and not _is_text(cell) for cell in record.values()):
             shown = ascii(record["path"])
@@ -127,6 +127,8 @@ def rows_from(path: str | Path) -> list[Row]:
         return read_manifest(path)
     if not path.exists():
         raise UserError(f"there is no manifest or folder {path}")
+    if (path / "shards.json").is_file():
+        raise UserError(f"{path} holds shards, which this does not read: give their manifest")
     for name in METADATA:
         if (path / name).is_file():
             rows = read_manifest(path / name)
@@ -146,7 +148,7 @@ def contents_of_rows(
 
     ``labels`` are speakers whose numbers are learned.
     """
-    if not rows:
+    if not len(rows):
         return None
     told = [f"{row.path.name} {row.speaker}" + texts * f" {row.text} {row.extra}" for row in rows]
     speakers = {row.speaker for row in rows if row.speaker is not None}
@@ -214,7 +216,8 @@ def _json_records(path: Path, text: str) -> Iterable[tuple[int, dict]]:
         yield line, record
 
 
-def _row(manifest: Path, line: int, record: dict) -> Row:
+def row_of(manifest: Path, line: int, record: dict) -> Row:
+    """A row of a record under the manifest's own column names."""
     record = {name: value for name, value in record.items() if value is not None and value != ""}
     columns = {ours: next((n for n in names if n in record), None) for ours, names in ALIASES.items()}
     taken = {ours: record.pop(name) for ours, name in columns.items() if name is not None}
@@ -247,7 +250,7 @@ def _text(value: object) -> str | None:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _record(row: Row, folder: Path) -> dict[str, str | float]:
+def record_of(row: Row, folder: Path) -> dict[str, str | float]:
     try:
         place = Path(os.path.relpath(row.path, folder)).as_posix()
     except ValueError:  # another drive

@@ -14,9 +14,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.audio import AudioError
-from data.batches import FILES_TRIED, Address, Batch, Batches, DataConfig, SpeechCrops, split_rows
+from data.batches import (
+    FILES_TRIED,
+    Address,
+    Batch,
+    Batches,
+    DataConfig,
+    SpeechCrops,
+    StreamedCrops,
+    speech_crops,
+    split_rows,
+)
 from data.manifest import Row, contents_of_rows
 from data.recordings import Recordings, apart_from, leaving_room, loud_crop
+from data.shards import contents_of_shards, names_shards
 from engine.config import free
 from engine.contents import Contents
 from engine.user_error import UserError
@@ -57,6 +68,8 @@ class PairConfig:
 
     def contents(self) -> dict[str, Contents | None]:
         """The recordings and their groups; the speakers' numbers are not learned."""
+        if names_shards(self.path):
+            return {"path": contents_of_shards(self.path, self.split)}
         rows = split_rows(self.path, self.split) if self.path else []
         return {"path": contents_of_rows(rows, texts=True)}
 
@@ -174,6 +187,13 @@ class PairCrops(Dataset[PairBatch]):
         return int(rng.choice(others)) if others else None
 
 
+def pair_crops(config: PairConfig, *, progress: bool = True, **ranks: int) -> PairCrops | StreamedCrops:
+    """What draws the pairs of one process: from recordings, or from shards as they stream in."""
+    if names_shards(config.path):
+        return StreamedCrops(config, PairCrops, **ranks)
+    return PairCrops(config, progress=progress)
+
+
 class HumanAndPairs(NamedTuple):
     """What one step hears."""
 
@@ -184,7 +204,7 @@ class HumanAndPairs(NamedTuple):
 class Together(Dataset[HumanAndPairs]):
     """Speech and time-aligned pairs of the same address, for one loader; their labels are counted apart."""
 
-    def __init__(self, human: SpeechCrops, pairs: PairCrops | None) -> None:
+    def __init__(self, human: SpeechCrops | StreamedCrops, pairs: PairCrops | StreamedCrops | None) -> None:
         if pairs is not None and pairs.config.sample_rate != human.config.sample_rate:
             raise UserError(
                 f"the pairs' sample_rate={pairs.config.sample_rate} Hz and the data's"
@@ -198,10 +218,10 @@ class Together(Dataset[HumanAndPairs]):
 
 def pair_batches(
     config: PairConfig, seed: int, workers: int = 0, rank: int = 0, n_ranks: int = 1, accumulate: int = 1
-) -> Batches[PairCrops]:
+) -> Batches[PairCrops | StreamedCrops]:
     """Read the corpus and return the batches of one process; the same whatever the number of workers."""
     assert 0 <= rank < n_ranks
-    crops = PairCrops(config, progress=rank == 0)
+    crops = pair_crops(config, progress=rank == 0, rank=rank, n_ranks=n_ranks, accumulate=accumulate)
     return Batches(crops, seed=seed, workers=workers, rank=rank, accumulate=accumulate)
 
 
@@ -216,8 +236,9 @@ def batches_together(
 ) -> Batches[Together]:
     """The batches of one process from both corpora; without ``pairs.path``, from the first alone."""
     assert 0 <= rank < n_ranks
-    human = SpeechCrops(data, progress=rank == 0)
-    together = Together(human, PairCrops(pairs, progress=rank == 0) if pairs.path else None)
+    ranks = {"rank": rank, "n_ranks": n_ranks, "accumulate": accumulate}
+    human = speech_crops(data, progress=rank == 0, **ranks)
+    together = Together(human, pair_crops(pairs, progress=rank == 0, **ranks) if pairs.path else None)
     return Batches(together, seed=seed, workers=workers, rank=rank, accumulate=accumulate)
 
 

@@ -13,6 +13,7 @@ from data.audio import AudioError, excerpt, info, load, resample, resampled_leng
 from data.audio.checking import INTEGER_PEAK
 from data.audio.listening import VOICE_RATE, voice_in
 from data.manifest import Row
+from data.table import TableRows
 from engine.outcome import note, told
 from engine.user_error import UserError
 
@@ -28,6 +29,7 @@ class Recordings:
 
     Waves are kept as 16-bit integers up to ``cache_gib``; of later rows only the length is looked up, and
     crops are read from disk. All this happens before worker processes fork, which then share the memory.
+    Of a manifest long enough to be a table, whose durations are stated, no file is opened before it is used.
     """
 
     def __init__(
@@ -39,13 +41,18 @@ class Recordings:
         silence_db: float = -60.0,
         progress: bool = True,
     ) -> None:
-        self.rows, self.sample_rate, self.silence_db = list(rows), sample_rate, silence_db
+        self.rows = rows if isinstance(rows, TableRows) else list(rows)
+        self.sample_rate, self.silence_db = sample_rate, silence_db
         self.lengths = np.zeros(len(self.rows), np.int64)
         """Samples of each row; 0 where it cannot be used."""
         self.problems: dict[int, str] = {}
         """What is wrong with rows that cannot be used."""
         self._cached: dict[int, tuple[np.ndarray, float]] = {}
-        self._fill(cache_gib * 2**30, progress)
+        durations = rows.durations() if isinstance(rows, TableRows) else None
+        if durations is None:
+            self._fill(cache_gib * 2**30, progress)
+        else:  # stated to a tenth of a millisecond
+            self.lengths = np.maximum((durations - 0.001) * sample_rate, 1).astype(np.int64)
         left_out = [f"{self.rows[index].path} {self.problems[index]}" for index in sorted(self.problems)]
         if progress or left_out:
             done = len(self.rows) - len(left_out)

@@ -73,6 +73,15 @@ def _probe(folder: Path) -> None:
             probe.unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """Where what can be made again is kept: ``TIMBRE_CACHE``, or ``timbre`` in the user's cache folder."""
+    named = os.environ.get("TIMBRE_CACHE")
+    if named:
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    return (Path(base) if base else Path("~/.cache").expanduser()) / "timbre"
+
+
 def native(path: Path) -> Any:
     """A path for libraries in C, which encode names in their own way: names need not be valid text."""
     return str(path) if os.name == "nt" else os.fsencode(path)

@@ -17,12 +17,13 @@ if __package__ in (None, ""):  # `accelerate launch pretrain/ctc.py` knows this 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.batches import Batches
+from data.shards import ShardStream
 from engine.checkpoint import export
 from engine.config import cli
 from engine.loop import accelerator, fit
 from engine.user_error import UserError, exits_cleanly
 from pretrain.recogniser import RecogniserConfig
-from pretrain.speech.labelled import LabelledSpeech
+from pretrain.speech.labelled import labelled_speech
 from pretrain.speech.recognition import Recognition
 from pretrain.speech.recognition_config import PRESETS, CTCConfig, resolved
 from pretrain.units import Phonemes, Units
@@ -49,16 +50,18 @@ def train(
         units, sample_rate = Units(Phonemes(inventory=config.model.phones)), config.model.mel.sample_rate
     else:
         units, sample_rate = Units(config.model.units), config.model.encoder.sample_rate
-    speech = LabelledSpeech(config.data, units, sample_rate=sample_rate, progress=here.is_main_process)
-    here.print(
-        f"{len(speech.order)} utterances with labels ({speech.seconds / 60:.1f} min), "
-        f"{len(speech.others)} without"
+    ranks = {"rank": here.process_index, "n_ranks": here.num_processes, "accumulate": loop.accumulate}
+    speech = labelled_speech(
+        config.data, units, sample_rate=sample_rate, progress=here.is_main_process, **ranks
     )
+    here.print(speech.summary)
     validation = None
     if loop.sample_every and here.is_main_process:
         whole = replace(config.data, split=validation_split, share=1.0, unlabelled_seconds=0.0)
         try:
-            validation = LabelledSpeech(whole, units, sample_rate=sample_rate, progress=False)
+            validation = labelled_speech(whole, units, sample_rate=sample_rate, progress=False)
+            if isinstance(validation, ShardStream):
+                validation = validation.load(0).crops
         except UserError:  # a corpus without a validation split trains unscored
             validation = None
     batches = Batches(

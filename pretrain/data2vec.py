@@ -11,13 +11,14 @@ if __package__ in (None, ""):  # `accelerate launch pretrain/data2vec.py` knows 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.batches import Batches
+from data.shards import ShardStream
 from engine.checkpoint import export
 from engine.config import cli
 from engine.loop import LoopConfig, accelerator, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError, exits_cleanly
 from pretrain.speech import encoder
-from pretrain.speech.batches import Clips, SpeechConfig, UnlabelledSpeech
+from pretrain.speech.batches import Clips, SpeechConfig, unlabelled_speech
 from pretrain.speech.contrast import ContrastConfig
 from pretrain.speech.masking import MaskConfig
 from pretrain.speech.pretraining import Pretraining, PretrainingConfig
@@ -105,9 +106,12 @@ def main() -> None:
     config = cli(PRESETS, default="small")
     here = accelerator(config.loop)
     rate = config.model.sample_rate
-    speech = UnlabelledSpeech(config.data, sample_rate=rate, progress=here.is_main_process)
+    ranks = {"rank": here.process_index, "n_ranks": here.num_processes, "accumulate": config.loop.accumulate}
+    speech = unlabelled_speech(config.data, sample_rate=rate, progress=here.is_main_process, **ranks)
     try:
-        held_out = UnlabelledSpeech(config.data, split="validation", sample_rate=rate, progress=False)
+        held_out = unlabelled_speech(config.data, split="validation", sample_rate=rate, progress=False)
+        if isinstance(held_out, ShardStream):
+            held_out = held_out.load(0).crops
         validation = list(held_out.in_order(config.validation_seconds))
     except UserError:
         validation: list[Clips] = []  # a corpus without a validation split trains unwatched

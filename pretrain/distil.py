@@ -11,8 +11,8 @@ from pathlib import Path
 if __package__ in (None, ""):  # `accelerate launch pretrain/distil.py` knows this folder, not the one above
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
-from data.batches import Address, Batches, DataConfig, SpeechCrops
-from data.pairs import PairConfig, PairCrops
+from data.batches import Address, Batches, DataConfig, speech_crops
+from data.pairs import PairConfig, pair_crops
 from engine.checkpoint import export
 from engine.config import cli, free
 from engine.contents import Contents, folder_contents
@@ -22,7 +22,7 @@ from engine.user_error import UserError, exits_cleanly
 from pretrain.causal.batches import Lessons
 from pretrain.causal.distillation import Distillation, DistillationConfig
 from pretrain.causal.encoder import CausalEncoderConfig, Wave
-from pretrain.speech.labelled import LabelledConfig, LabelledSpeech
+from pretrain.speech.labelled import LabelledConfig, labelled_speech
 from pretrain.teachers import load_teacher
 from pretrain.units import Phonemes, Units
 
@@ -116,7 +116,7 @@ def held_out(config: DistilConfig) -> list[Wave]:
     """Clips of the split ``validation``, in batches; none where there is no such split."""
     data = replace(config.data, path=config.validation or config.data.path, split="validation")
     try:
-        crops = SpeechCrops(data, progress=False)
+        crops = speech_crops(data, progress=False)
     except UserError:
         if config.validation:
             raise
@@ -134,10 +134,11 @@ def main() -> None:
     if config.data.sample_rate != teacher.sample_rate:
         raise UserError(f"data.sample_rate must be {teacher.sample_rate}, the rate at which teachers hear")
     show = here.is_main_process
+    ranks = {"rank": here.process_index, "n_ranks": here.num_processes, "accumulate": loop.accumulate}
     lessons = Lessons(
-        SpeechCrops(config.data, progress=show),
-        PairCrops(config.pairs, progress=show) if config.pairs.path else None,
-        LabelledSpeech(config.transcribed, Units(Phonemes()), progress=show)
+        speech_crops(config.data, progress=show, **ranks),
+        pair_crops(config.pairs, progress=show, **ranks) if config.pairs.path else None,
+        labelled_speech(config.transcribed, Units(Phonemes()), progress=show, **ranks)
         if config.transcribed.paths
         else None,
     )

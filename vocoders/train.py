@@ -9,12 +9,14 @@ takes the folder of an exported vocoder, or ``released``, the one of this packag
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.audio import AudioError, excerpt
-from data.batches import Batches, SpeechCrops, batches, split_rows
+from data.batches import Batches, batches, split_rows
+from data.shards import first_rows, names_shards
 from engine import loop as loops
 from engine.checkpoint import checkpoints, fill, load_export, load_weights, newest_checkpoint
 from engine.config import cli, differences, load_config
@@ -105,10 +107,18 @@ def build(config: TrainConfig, validation: list[Wave]) -> Task:
 
 def validation_waves(config: TrainConfig) -> list[Wave]:
     """Recordings to be scored and heard: of the validation split, or without one the last of training."""
+    with TemporaryDirectory() as folder:
+        return _waves(config, Path(folder))
+
+
+def _waves(config: TrainConfig, folder: Path) -> list[Wave]:
+    rows_of = split_rows
+    if names_shards(config.data.path):
+        rows_of = lambda place, split: first_rows(place, split, folder)  # noqa: E731
     try:
-        rows = split_rows(config.data.path, "validation")
+        rows = rows_of(config.data.path, "validation")
     except UserError:
-        rows = split_rows(config.data.path, config.data.split)
+        rows = rows_of(config.data.path, config.data.split)
     every = max(len(rows) // max(config.n_validation, 1), 1)
     rate = config.mel.sample_rate
     n_samples = round(config.validation_seconds * config.mel.frame_rate) * config.mel.hop
@@ -140,7 +150,7 @@ def main() -> None:
     config = cli(PRESETS)
     here = accelerator(config.loop)
     source = crops(config, here.process_index, here.num_processes)
-    if isinstance(source, Batches) and isinstance(source.crops, SpeechCrops):
+    if isinstance(source, Batches) and hasattr(source.crops, "speakers"):
         config.check_speakers(len(source.crops.speakers))
     waves = validation_waves(config)
     folder = exported_init(config.init)

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
+from engine.files import cache_folder
 from pretrain.causal.encoder import Content
 from pretrain.pitch.correlation import Pitch
 from w2w.cluit.losses import SpectralDistance
@@ -43,7 +44,7 @@ LONGEST_S, MOST_CLIPS = 30.0, 8
 
 def fit(network: ConverterNetwork, voice: Voice, clips: Sequence[Wave], *, steps: int | None = None) -> Voice:
     """As ``fitted``, told by a progress bar; a voice that was fitted before is in the user's cache."""
-    from w2w.exported.engine import cache_folder, network_key
+    from w2w.exported.engine import network_key
 
     steps = int(os.environ.get("TIMBRE_FIT_STEPS", STEPS)) if steps is None else steps
     if steps < 1:

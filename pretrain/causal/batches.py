@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 from torch.utils.data import Dataset
 
-from data.batches import Address, Batch, SpeechCrops
+from data.batches import Address, Batch, SpeechCrops, StreamedCrops
 from data.pairs import PairBatch, PairCrops, Together
+from data.shards import ShardStream
 from pretrain.speech.labelled import Labelled, LabelledSpeech
 
 
@@ -21,7 +22,10 @@ class Lessons(Dataset[Lesson]):
     """Lessons by address."""
 
     def __init__(
-        self, human: SpeechCrops, pairs: PairCrops | None = None, transcribed: LabelledSpeech | None = None
+        self,
+        human: SpeechCrops | StreamedCrops,
+        pairs: PairCrops | StreamedCrops | None = None,
+        transcribed: LabelledSpeech | ShardStream[LabelledSpeech] | None = None,
     ) -> None:
         self.together, self.transcribed = Together(human, pairs), transcribed
 

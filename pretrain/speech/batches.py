@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from data.audio import AudioError
 from data.batches import FILES_TRIED, Address, split_rows
 from data.manifest import contents_of_rows
 from data.recordings import Recordings
+from data.shards import ShardStream, contents_of_shards, names_shards
 from engine.config import free
 from engine.contents import Contents
 from engine.user_error import UserError
@@ -49,6 +50,8 @@ class SpeechConfig:
 
     def contents(self) -> dict[str, Contents | None]:
         """The recordings."""
+        if len(self.paths) == 1 and names_shards(self.paths[0]):
+            return {"paths": contents_of_shards(self.paths[0], self.split)}
         rows = [row for path in self.paths for row in split_rows(path, self.split)]
         return {"paths": contents_of_rows(rows)}
 
@@ -111,7 +114,7 @@ class UnlabelledSpeech(Dataset[Clips]):
                 return Clips(self._clips(rng, chosen, samples))
             except AudioError as error:
                 for place in chosen:  # the next address that meets it draws again
-                    if self.recordings.rows[self.order[place]].path == error.path:
+                    if self.recordings.rows[int(self.order[place])].path == error.path:
                         self.recordings.drop(int(self.order[place]), error.detail)
         raise UserError(f"{FILES_TRIED} batches in a row hold recordings that can no longer be read")
 
@@ -146,3 +149,24 @@ class UnlabelledSpeech(Dataset[Clips]):
             samples = min(int(self.lengths[chosen].min()), self._longest)
             waves = [self.recordings.read(int(self.order[p]), 0, samples) for p in chosen]
             yield Clips(torch.from_numpy(np.stack(waves))[:, None])
+
+
+def unlabelled_speech(
+    config: SpeechConfig,
+    *,
+    split: str | None = None,
+    sample_rate: int = 16_000,
+    progress: bool = True,
+    **ranks: int,
+) -> UnlabelledSpeech | ShardStream[UnlabelledSpeech]:
+    """What draws the batches of one process: from recordings, or from shards as they stream in."""
+    options = {"sample_rate": sample_rate, "split": split}
+    if len(config.paths) != 1 or not names_shards(config.paths[0]):
+        return UnlabelledSpeech(config, progress=progress, **options)
+    return ShardStream(
+        config.paths[0],
+        config.split if split is None else split,
+        lambda folder: UnlabelledSpeech(replace(config, paths=(folder,)), progress=False, **options),
+        batch_seconds=config.batch_seconds,
+        **ranks,
+    )

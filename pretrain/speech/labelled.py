@@ -1,7 +1,7 @@
 """Speech of which some or all is transcribed, in padded batches by address."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from data.batches import Address
 from data.manifest import Row, contents_of_rows, rows_from
 from data.recordings import Recordings
+from data.shards import ShardStream, contents_of_shards, names_shards
 from engine.config import free
 from engine.contents import Contents
 from engine.user_error import UserError
@@ -51,6 +52,8 @@ class LabelledConfig:
 
     def contents(self) -> dict[str, Contents | None]:
         """The recordings and what is said in them."""
+        if len(self.paths) == 1 and names_shards(self.paths[0]):
+            return {"paths": contents_of_shards(self.paths[0], self.split)}
         rows = labelled_rows(self.paths, self.split) if self.paths else []
         return {"paths": contents_of_rows(rows, texts=True)}
 
@@ -112,6 +115,12 @@ class LabelledSpeech(Dataset[Labelled]):
             )
 
     @property
+    def summary(self) -> str:
+        """How much there is."""
+        labelled = f"{len(self.order)} utterances with labels ({self.seconds / 60:.1f} min)"
+        return f"{labelled}, {len(self.others)} without"
+
+    @property
     def seconds(self) -> float:
         """Labelled speech."""
         return float(self.recordings.lengths[self.order].sum()) / self.sample_rate
@@ -160,6 +169,28 @@ class LabelledSpeech(Dataset[Labelled]):
             n_tokens=n_tokens,
             labelled=n_tokens > 0,
         )
+
+
+def labelled_speech(
+    config: LabelledConfig,
+    units: Units,
+    *,
+    sample_rate: int = 16_000,
+    split: str | None = None,
+    progress: bool = True,
+    **ranks: int,
+) -> LabelledSpeech | ShardStream[LabelledSpeech]:
+    """What draws the batches of one process: from recordings, or from shards as they stream in."""
+    options = {"sample_rate": sample_rate, "split": split}
+    if len(config.paths) != 1 or not names_shards(config.paths[0]):
+        return LabelledSpeech(config, units, progress=progress, **options)
+    return ShardStream(
+        config.paths[0],
+        config.split if split is None else split,
+        lambda folder: LabelledSpeech(replace(config, paths=(folder,)), units, progress=False, **options),
+        batch_seconds=config.batch_seconds + config.unlabelled_seconds,
+        **ranks,
+    )
 
 
 def subset(indices: Sequence[int], share: float, seed: int) -> list[int]:

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from engine.files import cache_folder
 from engine.user_error import UserError
 from w2w.exported.onnx_step import Arrays, checked, onnx_model, open_session, require_packages, run_session
 from w2w.exported.step import Step, check_exportable, flat, nested
@@ -163,12 +164,3 @@ def _made(network: ConverterNetwork, n_hops: int, file: Path) -> bytes:
         for kept in older[:-KEPT]:
             kept.unlink()
     return model
-
-
-def cache_folder() -> Path:
-    """Where graphs are kept: ``TIMBRE_CACHE``, or ``timbre`` in the user's cache folder."""
-    named = os.environ.get("TIMBRE_CACHE")
-    if named:
-        return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "timbre"

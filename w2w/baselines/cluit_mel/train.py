@@ -7,7 +7,7 @@ Run the same command again to continue. ``--preset bank_norm_label_small`` suits
 from dataclasses import replace
 from pathlib import Path
 
-from data.batches import SpeechCrops, batches
+from data.batches import SpeechCrops, StreamedCrops, batches
 from engine.checkpoint import fill, load_weights, newest_checkpoint
 from engine.loop import accelerator, fit
 from engine.user_error import UserError
@@ -39,7 +39,7 @@ def with_its_crops(config: CluitMelTrainConfig) -> CluitMelTrainConfig:
     return config
 
 
-def completed(config: CluitMelTrainConfig, crops: SpeechCrops) -> CluitMelTrainConfig:
+def completed(config: CluitMelTrainConfig, crops: SpeechCrops | StreamedCrops) -> CluitMelTrainConfig:
     """Fill in what only the data knows: how many speakers are told of, and how many recordings there are.
 
     Where ``data.label_share`` is 0 the label losses are silent, as for any clip whose speaker is not known.
@@ -48,7 +48,7 @@ def completed(config: CluitMelTrainConfig, crops: SpeechCrops) -> CluitMelTrainC
     if config.task.uses_labels and config.data.label_share:
         config = replace(config, network=_naming(config, n_speakers))
     if config.task.negatives == "bank" and not config.task.bank_slots:
-        config = replace(config, task=replace(config.task, bank_slots=len(crops.rows)))
+        config = replace(config, task=replace(config.task, bank_slots=crops.n_recordings))
     return config
 
 

@@ -1,0 +1,144 @@
+"""How fast training gets its speech: ``python -m benchmarks.loading --data.path MANIFEST_OR_SHARDS``
+
+Prints seconds of audio delivered in crops for each second, by worker processes, beside the decoder's ceiling
+(whole files decoded one after the other on one thread, nothing else); then, with ``--rows N``, how long a
+manifest of N rows and an index of ``--shards`` shards take to start from, and their memory.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.table import machine, show
+from data.audio import load
+from data.batches import DataConfig, batches, speech_crops, split_rows
+from data.shards import INDEX, Index, Shard, first_rows, names_shards
+from engine.arguments import Arguments
+from engine.user_error import UserError, exits_cleanly
+
+WORKERS = (0, 1, 2)
+BATCH = 16
+CROP_S = 2.0
+
+
+def delivered(config: DataConfig, workers: int, seconds: float) -> float:
+    """Seconds of audio a second, after the first batches."""
+    source = batches(config, seed=0, workers=workers)(0)
+    next(source)
+    count, began = 0, time.monotonic()
+    while time.monotonic() - began < seconds:
+        next(source)
+        count += 1
+    return count * BATCH * 2 * CROP_S / (time.monotonic() - began)
+
+
+def ceiling(path: str, rate: int, seconds: float) -> float:
+    """Seconds of audio a second of decoding alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows = first_rows(path, "train", Path(folder)) if names_shards(path) else split_rows(path, "train")
+        files = [row.path for row in islice(rows, 2_000)]
+        decoded, began = 0, time.monotonic()
+        for file in (file for _ in range(1_000) for file in files):
+            decoded += load(file, rate).shape[-1]
+            if time.monotonic() - began > seconds:
+                break
+        return decoded / rate / (time.monotonic() - began)
+
+
+def long_manifest(rows: int) -> Iterator[str]:
+    """Lines of a manifest of recordings that do not exist, of a tenth of a per cent as many speakers."""
+    rng = np.random.default_rng(0)
+    yield "path,speaker,split,duration\n"
+    for first in range(0, rows, 100_000):
+        count = min(100_000, rows - first)
+        speakers, durations = rng.integers(max(1, rows // 1_000), size=count), rng.uniform(2, 16, count)
+        yield "".join(
+            f"clips/{s // 100:04d}/{s:06d}/{first + i:09d}.opus,{s:06d},train,{d:.3f}\n"
+            for i, (s, d) in enumerate(zip(speakers.tolist(), durations.tolist()))
+        )
+
+
+def start(path: str) -> tuple[float, float]:
+    """Seconds until batches could be drawn and the data is known again, and MiB, in this process."""
+    began = time.monotonic()
+    config = DataConfig(path=path, equal_speakers=True)
+    speech_crops(config)
+    config.contents()
+    return time.monotonic() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def starts(rows: int, n_shards: int) -> None:
+    """Print what it takes to start from a long manifest, twice, and from many shards."""
+    with tempfile.TemporaryDirectory() as folder:
+        manifest, shards = Path(folder) / "manifest.csv", Path(folder) / "shards"
+        with manifest.open("w") as file:
+            file.writelines(long_manifest(rows))
+        shards.mkdir()
+        kinds = {"recordings": rows // n_shards, "seconds": 9.0 * rows / n_shards, "digest": "0" * 16}
+        listed = tuple(Shard(name=f"train-{i:05d}.tar", split="train", **kinds) for i in range(n_shards))
+        (shards / INDEX).write_text(Index(shards=listed, speakers=()).to_json())
+        size = f"{rows:,} rows, {manifest.stat().st_size / 2**20:.0f} MiB"
+        table = []
+        for what, place in (
+            (f"manifest, {size}, first time", manifest),
+            ("again", manifest),
+            (f"{n_shards:,} shards", shards),
+        ):
+            command = [sys.executable, "-m", "benchmarks.loading", "--start", str(place)]
+            found = subprocess.run(
+                command,
+                env={**os.environ, "TIMBRE_CACHE": f"{folder}/cache"},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            seconds, size_mib = map(float, found.stdout.split())
+            table.append([what, f"{seconds:.1f}", f"{size_mib:.0f}"])
+    show("Until the first batch could be drawn", ["from", "s", "MiB"], table)
+
+
+@exits_cleanly
+def main() -> None:
+    arguments = Arguments.described_by("benchmarks.loading", __doc__)
+    arguments.add_argument("--data.path", dest="path", default="", help="a manifest, a folder, or shards")
+    arguments.add_argument("--sample-rate", type=int, default=16_000, help="Hz (default 16000)")
+    arguments.add_argument("--seconds", type=float, default=20.0, help="of each measurement (default 20)")
+    arguments.add_argument(
+        "--rows", type=int, default=0, help="of the manifest to start from (default: none)"
+    )
+    arguments.add_argument("--shards", type=int, default=1_000, help="to start from (default 1000)")
+    arguments.add_argument("--start", default="", help="print seconds and MiB of one start")
+    given = arguments.parse_args()
+    if given.start:
+        print(*start(given.start))
+        return
+    if not (given.path or given.rows):
+        raise UserError("name speech to load by --data.path, or a number of rows to start from by --rows")
+    print(machine())
+    if given.path:
+        samples = round(CROP_S * given.sample_rate)
+        config = DataConfig(
+            path=given.path, sample_rate=given.sample_rate, crop_samples=samples, batch=BATCH, cache_gib=8.0
+        )
+        cold = DataConfig(**{**vars(config), "cache_gib": 0.0})
+        top = ceiling(given.path, given.sample_rate, given.seconds)
+        table = [["decoder alone", f"{top:.0f}", "1.00"]]
+        for name, one in (("in memory", config), ("from files", cold)):
+            for workers in WORKERS:
+                speed = delivered(one, workers, given.seconds)
+                table.append([f"{name}, {workers} workers", f"{speed:.0f}", f"{speed / top:.2f}"])
+        show(f"Audio of {given.path}", ["", "audio-seconds a second", "of the decoder's"], table)
+    if given.rows:
+        starts(given.rows, given.shards)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,278 @@
+"""Shards: a corpus as tar files of encoded recordings, here or on any fsspec address, read as a stream.
+
+A shard is a WebDataset: ``000000123.flac`` and ``000000123.json``, its columns, for each recording. What a
+trainer sees of the corpus at one time is a few shards, each fetched front to back into a temporary folder
+that is gone when the next one takes its place.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import fsspec
+import numpy as np
+from torch.utils.data import Dataset
+
+from data.manifest import Row, row_of, write_manifest
+from engine.contents import Contents
+from engine.user_error import UserError
+
+INDEX = "shards.json"
+"""Beside the shards: what they hold."""
+STREAMS = 4
+"""Shards of which a process draws in turn, a batch of each; worker processes share them out."""
+TRIES, PATIENCE_S = 4, 2.0
+"""To fetch a shard, and the wait before the second, doubled from then on."""
+SHARDS_ADDRESS = 2_003
+"""Sets the order of shards apart from other draws at the same address."""
+MEMBER = re.compile(r"(\d{9})\.([A-Za-z0-9]{1,8})")
+SHARD = re.compile(r"[\w.-]{1,200}\.tar")
+PREFIX = "timbre-shards-"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """What an index knows of a shard."""
+
+    name: str
+    split: str
+    recordings: int
+    seconds: float
+    digest: str
+    """Of what it was to hold; an equal one need not be written again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Index:
+    """All shards of a corpus, in order, and its speakers, sorted."""
+
+    shards: tuple[Shard, ...]
+    speakers: tuple[str, ...]
+
+    def to_json(self) -> str:
+        return json.dumps({"version": 1, **asdict(self)}, ensure_ascii=False, indent=1)
+
+
+def names_shards(path: str) -> bool:
+    """Whether a path is an address, or a folder of shards."""
+    return "://" in path or (bool(path) and (Path(path) / INDEX).is_file())
+
+
+def read_index(place: str) -> Index:
+    """Read the index of a folder or an address."""
+    where = f"{place.rstrip('/')}/{INDEX}"
+    try:
+        with fsspec.open(where, "r", encoding="utf-8") as file:
+            record = json.load(file)  # pyright: ignore[reportArgumentType]
+        shards = tuple(Shard(**shard) for shard in record["shards"])
+        if any(not SHARD.fullmatch(shard.name) for shard in shards):
+            raise ValueError("a shard has a name with other characters")
+        return Index(shards=shards, speakers=tuple(record["speakers"]))
+    except FileNotFoundError:
+        raise UserError(f"{where} does not exist: python -m data.shard makes shards of a manifest") from None
+    except ImportError as error:
+        raise UserError(f"{place} cannot be reached: {error}") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{where} is not an index of shards ({error}): make them again") from None
+    except Exception as error:  # remote file systems fail in ways of their own
+        raise UserError(f"{where} cannot be read: {' '.join(str(error).split())[:200]}") from None
+
+
+def shards_of(index: Index, split: str, place: str) -> list[Shard]:
+    """The shards of a split; all if it is empty."""
+    chosen = [shard for shard in index.shards if not split or shard.split == split]
+    if not chosen:
+        known = ", ".join(sorted({shard.split for shard in index.shards}))
+        raise UserError(f"{place} has no shards of split {split!r}; it has {known}")
+    return chosen
+
+
+def contents_of_shards(place: str, split: str, *, labels: bool = False) -> Contents:
+    """What a run learns from shards."""
+    index = read_index(place)
+    shards = shards_of(index, split, place)
+    return Contents(
+        summary=f"{sum(shard.recordings for shard in shards)} recordings in {len(shards)} shards",
+        digest=hashlib.sha256(" ".join(shard.digest for shard in shards).encode()).hexdigest()[:32],
+        fixed=index.speakers if labels else (),
+    )
+
+
+def fetch(place: str, shard: Shard, folder: Path) -> list[Row]:
+    """Lay a shard's recordings and their manifest out in a folder; its rows."""
+    where, wait = f"{place.rstrip('/')}/{shard.name}", PATIENCE_S
+    for left in range(TRIES - 1, -1, -1):
+        try:
+            with fsspec.open(where, "rb") as file, tarfile.open(fileobj=file, mode="r|") as tar:  # pyright: ignore
+                rows = _members(tar, where, folder)
+            break
+        except FileNotFoundError:
+            raise UserError(f"{where} is not there, though its index names it: fetch it again") from None
+        except (tarfile.TarError, EOFError) as error:
+            raise UserError(f"{where} is damaged ({error}): fetch it again") from None
+        except UserError:
+            raise
+        except Exception as error:  # of the network
+            if not left:
+                raise UserError(f"{where} cannot be read: {' '.join(str(error).split())[:200]}") from None
+            time.sleep(wait)
+            wait *= 2
+    if len(rows) != shard.recordings:
+        raise UserError(
+            f"{where} holds {len(rows)} recordings where its index says {shard.recordings}: fetch it again"
+        )
+    write_manifest(folder / "manifest.jsonl", rows)
+    return rows
+
+
+def first_rows(place: str, split: str, folder: Path) -> list[Row]:
+    """The recordings of a split's first shard, laid out in a folder."""
+    return fetch(place, shards_of(read_index(place), split, place)[0], folder)
+
+
+def _members(tar: tarfile.TarFile, where: str, folder: Path) -> list[Row]:
+    sounds: dict[str, str] = {}
+    records: dict[str, Any] = {}
+    for member in tar:
+        name = MEMBER.fullmatch(member.name)
+        content = tar.extractfile(member) if name and member.isreg() else None
+        if name is None or content is None:
+            raise UserError(f"{where} holds {member.name!r}, which is no recording of a shard")
+        if name[2] == "json":
+            try:
+                records[name[1]] = dict(json.load(content))
+            except ValueError:
+                raise UserError(f"{where}: {member.name} is not valid JSON: make the shard again") from None
+        else:
+            with (folder / member.name).open("wb") as file:
+                shutil.copyfileobj(content, file)
+            sounds[name[1]] = member.name
+    return [
+        row_of(folder / "manifest.jsonl", line, {**records.get(key, {}), "path": sounds[key]})
+        for line, key in enumerate(sorted(sounds), start=1)
+    ]
+
+
+T = TypeVar("T", bound=Dataset[Any])
+
+
+@dataclass(frozen=True)
+class Open(Generic[T]):
+    """A shard that batches are drawn from."""
+
+    number: int
+    """Its place among all of the split."""
+    crops: T
+
+
+class ShardStream(Dataset[Any], Generic[T]):
+    """Batches by address, drawn from one shard after the other.
+
+    ``build`` makes what draws batches of a corpus from the path of a folder with a manifest. Each process
+    has shards of its own, in ``STREAMS`` orders that change with the seed and the epoch; from every shard as
+    many batches come in turn as it has seconds for, so an address alone tells which shard a batch is of, and
+    a run goes on in mid-epoch exactly.
+    """
+
+    def __init__(
+        self,
+        place: str,
+        split: str,
+        build: Callable[[str], T],
+        *,
+        batch_seconds: float,
+        rank: int = 0,
+        n_ranks: int = 1,
+        accumulate: int = 1,
+    ) -> None:
+        self.place, self.build, self.accumulate, self.rank = place, build, accumulate, rank
+        self.index = read_index(place)
+        self.shards = shards_of(self.index, split, place)
+        if len(self.shards) < n_ranks:
+            raise UserError(
+                f"{place} has {len(self.shards)} shards for {n_ranks} processes: make more of them by"
+                " python -m data.shard --shard-mib"
+            )
+        order = np.random.default_rng(SHARDS_ADDRESS).permutation(len(self.shards))
+        n_streams = min(STREAMS, len(self.shards) // n_ranks)
+        self.own = [order[rank * n_streams + stream :: n_ranks * n_streams] for stream in range(n_streams)]
+        """Numbers of the shards of each of this process's streams."""
+        self.n_batches = np.array([max(1, round(shard.seconds / batch_seconds)) for shard in self.shards])
+        self.open: dict[int, Open[T]] = {}
+        self.coming: dict[int, tuple[int, Future[Open[T]]]] = {}
+        self.pool: ThreadPoolExecutor | None = None
+        self.folder = _temporary_folder()
+
+    @property
+    def summary(self) -> str:
+        """How much there is."""
+        seconds = sum(shard.seconds for shard in self.shards)
+        return f"{len(self.shards)} shards of {seconds / 3600:.2f} h, streamed"
+
+    def shard_of(self, address: Any) -> tuple[int, int, int]:
+        """Stream, shard and the shard that follows it, of an address (``data.batches.Address``)."""
+        batch = address.step * self.accumulate + address.micro
+        place, stream = divmod(batch, len(self.own))
+        epoch, place = divmod(place, int(self.n_batches[self.own[stream]].sum()))
+        shards = self._order(address.seed, epoch, stream)
+        turn = int(np.searchsorted(np.cumsum(self.n_batches[shards]), place, side="right"))
+        last = turn + 1 == len(shards)
+        after = self._order(address.seed, epoch + 1, stream)[0] if last else shards[turn + 1]
+        return stream, int(shards[turn]), int(after)
+
+    def _order(self, seed: int, epoch: int, stream: int) -> np.ndarray:
+        rng = np.random.default_rng([seed, epoch, self.rank, stream, SHARDS_ADDRESS])
+        return rng.permutation(self.own[stream])
+
+    def crops(self, address: Any) -> Open[T]:
+        """The shard of an address; the one after it is fetched meanwhile."""
+        stream, number, after = self.shard_of(address)
+        if stream not in self.open or self.open[stream].number != number:
+            coming = self.coming.pop(stream, (-1, None))
+            self.open.pop(stream, None)
+            ready = coming[1].result() if coming[1] is not None and coming[0] == number else None
+            self.open[stream] = ready or self.load(number)
+            if after != number:
+                self.pool = self.pool or ThreadPoolExecutor(1)
+                self.coming[stream] = after, self.pool.submit(self.load, after)
+        return self.open[stream]
+
+    def load(self, number: int) -> Open[T]:
+        """Fetch a shard and open it; its folder vanishes with what was built of it."""
+        folder = tempfile.TemporaryDirectory(dir=self.folder.name, ignore_cleanup_errors=True)
+        fetch(self.place, self.shards[number], Path(folder.name))
+        built = self.build(folder.name)
+        built.folder = folder  # pyright: ignore[reportAttributeAccessIssue]
+        return Open(number, built)
+
+    def __getitem__(self, address: Any) -> Any:
+        return self.crops(address).crops[address]
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory:
+    """A folder for the shards in use; those of processes that were killed are removed."""
+    for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        owner = old.name.removeprefix(PREFIX).split("-")[0]
+        if owner.isdigit() and not _lives(int(owner)):
+            shutil.rmtree(old, ignore_errors=True)
+    return tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", ignore_cleanup_errors=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
