@@ -19,7 +19,8 @@ import numpy as np
 
 from benchmarks.table import machine, show
 from data.audio import load
-from data.batches import DataConfig, batches, speech_crops, split_rows
+from data.batches import DataConfig, batches, speech_crops
+from data.rows import split_rows
 from data.shards import INDEX, Index, Shard, first_rows, names_shards
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly

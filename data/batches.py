@@ -1,10 +1,9 @@
 """Training batches of speech crops, each a function of (seed, step, rank, micro-batch) alone."""
 
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
-from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -14,10 +13,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.audio import AudioError
-from data.manifest import DELIMITERS, METADATA, Row, contents_of_rows, rows_from
+from data.manifest import contents_of_rows
 from data.recordings import Places, Recordings, apart_from, leaving_room, loud_crop
+from data.rows import Groups, speakers_told, split_rows
 from data.shards import STREAMS, ShardStream, contents_of_shards, names_shards
-from data.table import LONG_BYTES, TableRows
+from data.table import TableRows
 from engine.config import free
 from engine.contents import Contents
 from engine.user_error import UserError
@@ -25,8 +25,6 @@ from engine.user_error import UserError
 MANY_VOICES = 100_000
 FILES_TRIED = 6
 """Before giving up on recordings that can no longer be read."""
-LABELS_ADDRESS = 1_108
-"""What determines which speakers a ``label_share`` tells: the same in every run, whatever its seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -271,86 +269,6 @@ def batches(
         raise ValueError(f"rank={rank} must lie in 0 … n_ranks − 1 = {n_ranks - 1}")
     crops = speech_crops(config, rank=rank, n_ranks=n_ranks, accumulate=accumulate, progress=rank == 0)
     return Batches(crops, seed=seed, workers=workers, rank=rank, accumulate=accumulate)
-
-
-def long_manifest(path: str) -> Path | None:
-    """The manifest of a path, or of a folder, if it is too long for a list."""
-    names = [Path(path), *(Path(path) / name for name in METADATA)]
-    found = next((file for file in names if file.is_file()), None)
-    is_table = found and found.suffix.lower() in DELIMITERS and found.stat().st_size > LONG_BYTES
-    return found if is_table else None
-
-
-def split_rows(path: str, split: str) -> Sequence[Row]:
-    """The rows of one split of manifests or folders; rows that name no split are for training."""
-    if not path:
-        raise UserError("no data given; set --data.path to a manifest or a folder of recordings")
-    if long := long_manifest(path):
-        rows = TableRows.open(long)
-        chosen = rows.of_split(split) if split else rows
-        if not len(chosen):
-            known = ", ".join(rows.codes("split")[0]) or "train"
-            raise UserError(f"{path} has no recordings in split {split!r}; it has {known}")
-        return chosen
-    places = [path] if Path(path).exists() else [place.strip() for place in path.split(",") if place.strip()]
-    rows = [row for place in places for row in rows_from(place)]
-    chosen = [row for row in rows if not split or (row.split or "train") == split]
-    if not chosen:
-        known = ", ".join(sorted({row.split or "train" for row in rows}))
-        raise UserError(f"{path} has no recordings in split {split!r}; it has {known}")
-    return chosen
-
-
-def speakers_told(rows: Sequence[Row], share: float) -> tuple[list[str], np.ndarray]:
-    """Names, sorted, and each row's by number: of this share of the rows that have a speaker, else −1."""
-    if isinstance(rows, TableRows):
-        names, codes = rows.codes("speaker")
-    else:
-        names = sorted({row.speaker for row in rows if row.speaker is not None})
-        number = {name: index for index, name in enumerate(names)}
-        codes = np.array([-1 if row.speaker is None else number[row.speaker] for row in rows], np.int64)
-    if share == 1.0:
-        return names, codes
-    labelled = np.flatnonzero(codes >= 0)
-    order = np.random.default_rng(LABELS_ADDRESS).permutation(len(labelled))
-    codes[labelled[order[round(share * len(labelled)) :]]] = -1
-    used = np.unique(codes[codes >= 0])
-    renumbered = np.full(len(names) + 1, -1)
-    renumbered[used] = np.arange(len(used))
-    return [names[code] for code in used], renumbered[codes]
-
-
-def known_speakers(rows: Sequence[Row], share: float) -> list[str | None]:
-    """The speaker of each row, told of this share of the rows that have one."""
-    names, codes = speakers_told(rows, share)
-    return [names[code] if code >= 0 else None for code in codes]
-
-
-class Groups(Sequence[np.ndarray]):
-    """Members by the number of their group, in the order in which groups first appear; −1: alone."""
-
-    def __init__(self, members: np.ndarray, numbers: np.ndarray) -> None:
-        alone, n_named = numbers < 0, int(numbers.max(initial=-1)) + 1
-        group = numbers.astype(np.int32)
-        group[alone] = n_named + np.arange(alone.sum())
-        first = np.full(n_named + int(alone.sum()), len(group), np.int32)
-        first[group[::-1]] = np.arange(len(group) - 1, -1, -1)
-        order = np.argsort(first)[: int((first < len(group)).sum())]
-        appearance = np.zeros(len(first), np.int32)
-        appearance[order] = np.arange(len(order))
-        group = appearance[group]
-        self.members = members[np.argsort(group, kind="stable")]
-        self.starts = np.concatenate([[0], np.cumsum(np.bincount(group, minlength=len(order)))])
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def __getitem__(self, index: int) -> np.ndarray:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self.members[self.starts[index] : self.starts[index + 1]]
-
-    def sums(self, values: np.ndarray) -> np.ndarray:
-        """The total of the members' values of each group."""
-        return np.add.reduceat(values[self.members], self.starts[:-1]) if len(self) else np.zeros(0, np.int64)
 
 
 class _Addresses(Sampler[Address]):

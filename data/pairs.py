@@ -23,10 +23,10 @@ from data.batches import (
     SpeechCrops,
     StreamedCrops,
     speech_crops,
-    split_rows,
 )
 from data.manifest import Row, contents_of_rows
 from data.recordings import Recordings, apart_from, leaving_room, loud_crop
+from data.rows import split_rows
 from data.shards import contents_of_shards, names_shards
 from engine.config import free
 from engine.contents import Contents

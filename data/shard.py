@@ -20,8 +20,8 @@ import numpy as np
 from tqdm import tqdm
 
 from data.audio import info
-from data.batches import long_manifest
 from data.manifest import Row, record_of, rows_from
+from data.rows import long_manifest
 from data.shards import INDEX, Index, Shard
 from data.table import TableRows
 from engine import outcome

@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 import vocoders
 from data.audio import load, resample, save
-from data.batches import split_rows
 from data.frontends import NAMED, LogMel, MelConfig, named_mel
 from data.manifest import Row as Recording
+from data.rows import split_rows
 from engine.arguments import Arguments
 from engine.outcome import check_results, end, leaving_out
 from engine.user_error import UserError, exits_cleanly

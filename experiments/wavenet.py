@@ -23,8 +23,9 @@ from torch import Tensor
 
 from benchmarks.table import show
 from data.audio import excerpt
-from data.batches import Batches, split_rows
+from data.batches import Batches
 from data.frontends import LogMel
+from data.rows import split_rows
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from experiments.study import Study, Training

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.audio import AudioError, excerpt
-from data.batches import Batches, batches, split_rows
+from data.batches import Batches, batches
+from data.rows import split_rows
 from data.shards import first_rows, names_shards
 from engine import loop as loops
 from engine.checkpoint import checkpoints, fill, load_export, load_weights, newest_checkpoint

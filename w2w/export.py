@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from data.audio import load
-from data.batches import split_rows
+from data.rows import split_rows
 from engine.arguments import Arguments
 from engine.checkpoint import export, fill, load_weights, newest_checkpoint
 from engine.config import load_config

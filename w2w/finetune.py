@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from data.audio import excerpt
-from data.batches import DataConfig, split_rows
+from data.batches import DataConfig
+from data.rows import split_rows
 from engine.loop import LoopConfig
 from engine.optim import OptimConfig
 from engine.outcome import leaving_out, note

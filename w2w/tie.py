@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from data.batches import split_rows
 from data.manifest import Row
+from data.rows import split_rows
 from data.voice_captions import fit_scale
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from data.audio import excerpt
 from data.audio.resampling import resample
-from data.batches import split_rows
 from data.manifest import Row
+from data.rows import split_rows
 from data.synthetic.faces import draw_face
 from data.voice_captions import Age, Gender, Traits
 from engine.arguments import Arguments

@@ -16,9 +16,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from data.batches import Address, split_rows
+from data.batches import Address
 from data.manifest import contents_of_rows
 from data.recordings import Recordings
+from data.rows import split_rows
 from engine.config import free
 from engine.contents import Contents
 from engine.files import atomic

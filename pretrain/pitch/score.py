@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 
 from data.audio import load
-from data.batches import split_rows
+from data.rows import split_rows
 from engine.config import cli
 from engine.table import markdown
 from engine.user_error import exits_cleanly

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.audio import AudioError
-from data.batches import FILES_TRIED, Address, split_rows
+from data.batches import FILES_TRIED, Address
 from data.manifest import contents_of_rows
 from data.recordings import Recordings
+from data.rows import split_rows
 from data.shards import ShardStream, contents_of_shards, names_shards
 from engine.config import free
 from engine.contents import Contents

@@ -11,8 +11,9 @@ import soundfile
 import torch
 from torch.testing import assert_close
 
-from data.batches import Address, DataConfig, SpeechCrops, batches, split_rows
+from data.batches import Address, DataConfig, SpeechCrops, batches
 from data.recordings import Recordings
+from data.rows import split_rows
 from engine.user_error import UserError
 
 RATE = 8_000

@@ -7,8 +7,9 @@ import pytest
 import soundfile
 import torch
 
-from data.batches import Address, DataConfig, SpeechCrops, known_speakers
+from data.batches import Address, DataConfig, SpeechCrops
 from data.manifest import Row
+from data.rows import known_speakers
 from engine.user_error import UserError
 
 RATE = 8_000

@@ -7,9 +7,10 @@ import pytest
 import soundfile
 import torch
 
-from data import batches as batching
-from data.batches import Address, DataConfig, Groups, SpeechCrops, speakers_told, split_rows
+from data import rows as row_lists
+from data.batches import Address, DataConfig, SpeechCrops
 from data.manifest import read_manifest
+from data.rows import Groups, speakers_told, split_rows
 from data.table import TableRows
 from engine.user_error import UserError
 
@@ -20,7 +21,7 @@ RATE = 8_000
 def manifest(tmp_path, monkeypatch):
     """Two speakers and nobody's; a text with a line break; one row for testing."""
     monkeypatch.setenv("TIMBRE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(batching, "LONG_BYTES", 0)
+    monkeypatch.setattr(row_lists, "LONG_BYTES", 0)
     rng, lines = np.random.default_rng(0), ["path,client_id,sentence,split,duration,accent"]
     for number in range(9):
         soundfile.write(tmp_path / f"{number}.wav", rng.normal(size=4000 + 100 * number) * 0.1, RATE)
@@ -47,7 +48,7 @@ def test_rows_are_those_of_a_list(manifest):
 def test_splits_are_those_of_a_list(manifest, split, monkeypatch):
     table = split_rows(str(manifest), split)
     assert isinstance(table, TableRows)
-    monkeypatch.setattr(batching, "LONG_BYTES", 1 << 30)
+    monkeypatch.setattr(row_lists, "LONG_BYTES", 1 << 30)
     assert list(table) == split_rows(str(manifest), split)
 
 

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModel, MoonshineConfig
 
-from data.batches import Address, SpeechCrops, split_rows
+from data.batches import Address, SpeechCrops
 from data.manifest import Row, write_manifest
 from data.pairs import PairCrops
+from data.rows import split_rows
 from engine.user_error import UserError
 from pretrain.causal.batches import Lesson, Lessons
 from pretrain.causal.distillation import Distillation

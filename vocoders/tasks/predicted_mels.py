@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.batches import Address, DataConfig, split_rows
+from data.batches import Address, DataConfig
 from data.frontends import MelConfig
 from data.recordings import Recordings
+from data.rows import split_rows
 from engine.user_error import UserError
 
 

@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from data.batches import Address, split_rows
+from data.batches import Address
 from data.frontends import f0_pyworld
 from data.manifest import contents_of_rows
+from data.rows import split_rows
 from data.synthetic.espeak import Phoneme
 from data.synthetic.sentences import sentences
 from data.voices import VOICES, Voice, speak

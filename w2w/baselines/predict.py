@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 
 from data.audio import load
-from data.batches import split_rows
+from data.rows import split_rows
 from engine.arguments import Arguments
 from engine.files import atomic
 from engine.outcome import end, leaving_out

@@ -7,8 +7,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from data.batches import Address, Batches, DataConfig, SpeechCrops, known_speakers, split_rows
+from data.batches import Address, Batches, DataConfig, SpeechCrops
 from data.manifest import Row
+from data.rows import known_speakers, split_rows
 from engine.loop import LoopConfig
 from engine.user_error import UserError
 from w2w.baselines.stargan.labels import LabelsConfig, labels_of
