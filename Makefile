@@ -1,4 +1,4 @@
-# make demo: speak a corpus, train a small converter, convert, score.    make test: the fast tests.
+# make demo: hear the released converter, train it further in small, score.    make test: the fast tests.
 # Each makes the environment it needs. Variables: VENV, PYTHON (3.11 or newer), DEMO (the demo's folder).
 
 VENV ?= .venv
@@ -13,7 +13,7 @@ CHECKED = "not slow and not gpu"
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo    speak a corpus, train a small converter on it, convert, score: 15 minutes on 2 cores"
+	@echo "make demo    hear the released converter on one page; then train it further in small, and score"
 	@echo "make test    the fast tests: 5 minutes on 2 cores"
 	@echo "make slow    the slow tests"
 	@echo "make check   lint, formatting, types"

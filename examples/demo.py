@@ -1,117 +1,152 @@
-"""Everything once, small: speak a corpus, train a converter on it, convert strangers' voices, score them.
+"""A voice at once, then training in small: ``python examples/demo.py --out demo``
 
-    python examples/demo.py --out demo
+Act one, within a minute: three people's sentences, by the released converter, with three voices, their
+mixture, another pitch, and one sentence piece by piece as live speech comes. One page has sounds, pictures
+and scores.
 
-needs no recordings and no network. The commands it prints are the ones to use with real speech. Interrupted,
-the same command goes on where it was; finished parts are not done again.
+Act two, within ten minutes of two idle cores: a corpus of synthetic voices, on which the released converter
+is trained further, and its score on sentences and voices it never heard. Where that does not beat every trick
+that takes no learning, its page is not shown.
+
+It needs no recordings and no network. The commands it prints are the ones to use with real speech.
+Interrupted, the same command goes on where it was; finished parts are not done again.
 """
 
+import json
+import os
 import shlex
 import signal
 import subprocess
 import sys
-import time
+import webbrowser
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float
-from matplotlib.figure import Figure
-from torch import Tensor
+import torch
 
 from data.audio import load, save
-from data.frontends import SPEECH_16K, LogMel
 from engine.arguments import Arguments
 from engine.user_error import exits_cleanly
-from eval.pairs import Pair, read_pairs
+from eval.pairs import Pair, write_pairs
+from w2w import Converter
+from w2w.gallery.named import Sentence, find, sentences
 
 ROOT = Path(__file__).resolve().parents[1]
-ROLES = ("source", "target", "converted")
-STEPS = 1_500
-"""Of training: some 7 minutes on 2 cores. The learning rate falls over them."""
-SMALLER = (
-    *("--data.batch", "6", "--data.crop-samples", "16000", "--data.reference-samples", "16000"),
-    *("--converter.content.n-channels", "128", "--converter.content.n-blocks", "4"),
-    *("--converter.style.n-channels", "96", "--converter.style.n-blocks", "2"),
-    *("--converter.decoder.n-channels", "160", "--converter.decoder.n-blocks", "5"),
-    *("--cluit.convert-from", "100", "--cluit.ema", "0.99"),
-)
-"""Less of everything than ``--preset small``; so few steps are no time for an adversary."""
-WITHOUT_ADVERSARY = ("adversarial", "feature-matching", "contrast-discriminator", "contrast-converter")
-SHOWN = 6
-"""Pairs whose sounds and pictures are laid out."""
+CAST = ("ada", "ivan", "cora")
+"""Who speaks the three sentences."""
+HIGHER = 4.0
+"""Semitones."""
+STEPS = 300
 
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run all parts that are not done."""
+    """Run what is not done."""
     args = parse(argv)
-    began, out = time.monotonic(), Path(args.out)
+    out = Path(args.out)
+    page = first_act(out / "released")
+    show(page)
+    if not args.first_act:
+        second_act(out, args)
+    print("Your own recording: timbre convert me.wav --voice ada --out me_as_ada.wav")
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    """Read the command line; the defaults are the demo."""
+    arguments = Arguments.described_by("examples.demo", __doc__)
+    option = arguments.add_argument
+    option("--out", default="demo", help="folder of everything made here (default demo)")
+    option("--first-act", action="store_true", help="the released converter alone")
+    option("--minutes", type=float, default=12.0, help="of the corpus (default 12)")
+    option("--voices", type=int, default=16, help="in the corpus (default 16)")
+    option("--steps", type=int, default=STEPS, help=f"of training (default {STEPS})")
+    option("--train-minutes", type=float, default=5.0, help="training ends then (default 5)")
+    option("--pairs", type=int, default=16, help="scored in act two, of the fixed list (default 16)")
+    option("--fast", action="store_true", help="act two: score similarity and pitch only")
+    return arguments.parse_args(argv)
+
+
+def first_act(out: Path) -> Path:
+    """Speak the sentences with the released converter, score them, and return the page."""
+    tell("Act one: the released converter speaks with voices of the gallery")
+    page = out / "report/report.html"
+    if page.is_file():
+        print(f"done already: {page}")
+        return page
+    write_pairs(out / "pairs.csv", spoken(Converter.from_pretrained(), out / "audio"))
+    options = ("--out", out / "report", "--overwrite", "--cache", out / "cache", "--examples", 9, "--fast")
+    run("eval/run.py", "--pairs", out / "pairs.csv", *options)
+    return page
+
+
+def spoken(converter: Converter, audio: Path) -> Iterator[Pair]:
+    """Every sentence with every voice, and what else a voice can be told to do."""
+    voices = {name: converter.voice(name) for name in CAST}
+    between = converter.blend(list(voices.values())[:2], [0.5, 0.5])
+    for sentence in sentences().values():
+        source = load(sentence.recording, converter.sample_rate)
+        for name in CAST:
+            converted = converter.convert(source, voices[name])
+            yield pair(sentence, name, "converted", audio, converted, converter.sample_rate)
+        first = voices[CAST[0]]
+        ways = {
+            f"half {CAST[1]}": converter.convert(source, between),
+            f"{HIGHER:g} semitones higher": converter.convert(source, first, semitones=HIGHER),
+        }
+        if sentence.name == "patience":
+            live = converter.stream(first, chunk_samples=converter.config.hop)
+            pieces = [live.push(chunk) for chunk in source.split(live.chunk_samples, dim=-1)]
+            ways["piece by piece"] = torch.cat([*pieces, live.flush()], dim=-1)
+        for way, wave in ways.items():
+            yield pair(sentence, CAST[0], way, audio, wave, converter.sample_rate)
+
+
+def pair(sentence: Sentence, name: str, way: str, audio: Path, wave: torch.Tensor, rate: int) -> Pair:
+    """One result for the table."""
+    output = audio / f"{sentence.name}_{name}_{way.replace(' ', '_')}.wav"
+    save(output, wave, rate)
+    target = find(name).recordings[0]
+    return Pair(source=sentence.recording, target=target, output=output, text=sentence.text, system=way)
+
+
+def second_act(out: Path, args: Namespace) -> None:
+    """Train the released converter further on synthetic voices and show its score, where that is one."""
     corpus, trained, report = out / "corpus", out / "run", out / "report"
-
-    tell(1, "Speaking a corpus of voices that do not exist")
+    tell("Act two: a corpus of voices that do not exist")
     run("-m", "data.voices", corpus, "--minutes", args.minutes, "--voices", args.voices)
-
-    tell(2, "Training a converter on it")
-    if (trained / "export" / "model.safetensors").is_file():
+    tell("Training the released converter on it")
+    if (trained / "export/model.safetensors").is_file():
         print(f"done already: {trained / 'export'}")
     else:
         run("w2w/train.py", *training(args, corpus, trained))
         if not (trained / "export").is_dir():
             raise SystemExit(0)  # interrupted: it has saved, and said so
-
-    tell(3, "Converting sentences it never heard to voices it never heard, and scoring them")
-    if (report / "report.html").is_file():
-        print(f"done already: {report}")
-    else:
+    tell("Converting sentences it never heard to voices it never heard, and scoring them")
+    if not (report / "report.html").is_file():
         run(
             "eval/run.py",
             *("--data", corpus, "--n-pairs", args.pairs),
             *("--converter", trained / "export", "--name", "demo"),
             *("--out", report, "--overwrite", "--cache", out / "cache", *(("--fast",) if args.fast else ())),
         )
-
-    shown = lay_out(spread(read_pairs(report / "pairs.csv")), out / "audio", out / "pictures")
-    minutes = (time.monotonic() - began) / 60
-    print(f"\nAll done in {minutes:.1f} minutes; {shown} pairs are laid out, the report has all scores:")
-    print(f"  audio     {out / 'audio'}: <pair>_1_source, _2_target, _3_converted.wav")
-    print(f"  pictures  {out / 'pictures'}: the same three as log-mels")
-    print(f"  report    {(report / 'report.html').resolve().as_uri()}")
-    print(f"  training  tensorboard --logdir {trained}")
-    reference = min((out / "audio").glob("*_2_target.wav"))
-    own = ["--checkpoint", str(trained / "export"), "--reference", str(reference), "--out", "me_too.wav"]
-    print(f"Your own voice, as one of them:\n  python -m w2w.convert me.wav {shlex.join(own)}")
-
-
-def parse(argv: Sequence[str] | None) -> Namespace:
-    """Read the command line; the defaults are the demo."""
-    arguments = Arguments.described_by("examples.demo", __doc__)
-    arguments.add_argument("--out", default="demo", help="folder of everything made here (default demo)")
-    arguments.add_argument("--minutes", type=float, default=25.0, help="of the corpus (default 25)")
-    arguments.add_argument("--voices", type=int, default=24, help="in the corpus (default 24)")
-    arguments.add_argument("--steps", type=int, default=STEPS, help=f"of training (default {STEPS})")
-    arguments.add_argument(
-        "--train-minutes", type=float, default=7.5, help="training ends then (default 7.5)"
-    )
-    arguments.add_argument("--pairs", type=int, default=16, help="scored, of the fixed list (default 16)")
-    arguments.add_argument("--preset", default="small", help="of the converter (default small)")
-    arguments.add_argument("--fast", action="store_true", help="score similarity and pitch only")
-    return arguments.parse_args(argv)
+    gain = json.loads((report / "summary.json").read_text())["gain_over_baselines"]["demo"]
+    if gain > 0:
+        print(f"Nearer to the target voices than the best trick without learning, by {gain:.3f}:")
+        show(report / "report.html")
+    else:
+        print(f"So short a training did not beat the best trick without learning ({gain:.3f}): give --steps.")
 
 
 def training(args: Namespace, corpus: Path, out: Path) -> list[object]:
-    """The options of the training command."""
-    steps = args.steps
-    save_every, sample_every = 100, max(1, steps // 4)
-    options: list[object] = ["--preset", args.preset, "--data.path", corpus / "manifest.csv"]
-    options += ["--loop.out", out, "--loop.steps", steps, "--loop.max-minutes", args.train_minutes]
-    options += ["--loop.save-every", save_every, "--loop.sample-every", sample_every]
-    options += ["--optim-converter.decay-steps", steps]
-    options += SMALLER if args.preset == "small" else ()
-    for name in WITHOUT_ADVERSARY:
-        options += [f"--cluit.weights.{name}", 0]
-    return options
+    """The options of the training command: those of fine-tuning, with conversions between the voices."""
+    return [
+        *("--finetune", "released", "--data.path", corpus / "manifest.csv", "--data.equal-speakers"),
+        *("--loop.out", out, "--loop.steps", args.steps, "--loop.max-minutes", args.train_minutes),
+        *("--optim-converter.lr", 3e-4, "--optim-converter.decay-steps", args.steps),
+        *("--cluit.weights.contrast-voice", 1, "--cluit.weights.contrast-style", 0.2),
+    ]
 
 
 def run(*command: object) -> None:
@@ -120,7 +155,7 @@ def run(*command: object) -> None:
     print(f"$ python {shlex.join(args)}", flush=True)
     if args[0].endswith(".py"):
         args[0] = str(ROOT / args[0])
-    process = subprocess.Popen([sys.executable, *args])
+    process = subprocess.Popen([sys.executable, *words])
     # Not SIG_IGN, which the process would inherit. A terminal sends Ctrl-C to both.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     ended = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
@@ -133,51 +168,17 @@ def run(*command: object) -> None:
         raise SystemExit(code if code > 0 else 128 - code)
 
 
-def tell(number: int, what: str) -> None:
+def tell(what: str) -> None:
     """Announce a part."""
-    print(f"\n[{number}/3] {what}", flush=True)
+    print(f"\n{what}", flush=True)
 
 
-def spread(pairs: list[Pair]) -> list[Pair]:
-    """Some pairs of the converter, spread over its list."""
-    own = [pair for pair in pairs if pair.system == "demo"]
-    return [own[i] for i in np.linspace(0, len(own) - 1, min(SHOWN, len(own))).round().astype(int)]
-
-
-def lay_out(pairs: list[Pair], audio: Path, pictures: Path) -> int:
-    """Copy what belongs together under names that say so, and draw it; return the number of pairs."""
-    pictures.mkdir(parents=True, exist_ok=True)
-    for number, pair in enumerate(pairs, start=1):
-        assert pair.output is not None
-        name = f"{number:02d}_{pair.source.parent.name}_to_{pair.target.parent.name}"
-        waves = {
-            role: load(path, 16_000) for role, path in zip(ROLES, (pair.source, pair.target, pair.output))
-        }
-        for place, (role, wave) in enumerate(waves.items(), start=1):
-            save(audio / f"{name}_{place}_{role}.wav", wave, 16_000)
-        draw(waves, pictures / f"{name}.png", pair.text)
-    return len(pairs)
-
-
-def draw(waves: dict[str, Float[Tensor, "1 1 samples"]], path: Path, title: str) -> None:
-    """Log-mels of some waves, one above the other."""
-    figure = Figure(figsize=(9, 6.5), layout="constrained")
-    figure.suptitle(title, fontsize=10)
-    for axes, (role, wave) in zip(figure.subplots(len(waves), 1), waves.items()):
-        mel = LogMel(SPEECH_16K)(wave)[0].numpy()
-        seconds = wave.shape[-1] / 16_000
-        top = float(mel.max())
-        axes.imshow(
-            mel,
-            origin="lower",
-            aspect="auto",
-            cmap="magma",
-            vmin=top - 9,
-            vmax=top,
-            extent=(0, seconds, 0, len(mel)),
-        )
-        axes.set(ylabel=role, yticks=[])
-    figure.savefig(path, dpi=100)
+def show(page: Path) -> None:
+    """Say where a page is, and open it where somebody sits before a desktop."""
+    print(f"\nListen, look and compare: {page.resolve().as_uri()}\n", flush=True)
+    if sys.stdout.isatty() and (sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY")):
+        with suppress(webbrowser.Error):
+            webbrowser.open(page.resolve().as_uri())
 
 
 if __name__ == "__main__":
