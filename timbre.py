@@ -16,6 +16,7 @@ COMMANDS = {
     "app": ("app.__main__", "serve the page and the HTTP interface"),
     "voices": ("w2w.gallery.__main__", "voices with names: list and try them, keep your own"),
     "export": ("w2w.export", "take the converter for use out of a run"),
+    "publish": ("w2w.publish", "put a converter on the Hugging Face hub"),
     "watermark": ("w2w.watermark.__main__", "say which recordings bear the mark"),
     "tie": ("w2w.tie", "tie a converter's voices to words and pictures"),
     "corpora": ("data.corpora.__main__", "write the manifest of a corpus"),

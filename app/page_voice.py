@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from app.conversions import Conversions
+from data.audio import info
+from data.audio.mixing import cancelling
 from engine.user_error import UserError
 from w2w.gallery.named import find, gallery
 
@@ -221,14 +223,22 @@ def recording(label: str, name: str) -> gr.Audio:
 
 
 def check_at_once(component: gr.Audio | gr.File, conversions: Conversions) -> None:
-    """Tell of a file that cannot be used when it is chosen, not when it is needed."""
+    """Tell of a file that cannot be used, or is odd, when it is chosen, not when it is needed."""
 
     def check(chosen: str | Sequence[str] | None) -> None:
         for path in [chosen] if isinstance(chosen, str) else chosen or []:
             with complaints("This file cannot be used", [path]):
                 conversions.limits.measure(Path(path))
+                for remark in remarks(Path(path)):
+                    gr.Warning(complaint(UserError(remark), [path]), title="This file is odd", duration=20)
 
     component.upload(check, component, api_visibility="private", concurrency_limit=4, show_progress="hidden")
+
+
+def remarks(path: Path) -> list[str]:
+    """What is odd about a file that can be used."""
+    odd = [*info(path).remarks, cancelling(path)]
+    return [f"{path} {one}" if not one.startswith("its ") else f"{path}: {one}" for one in odd if one]
 
 
 @contextmanager

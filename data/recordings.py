@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from data.audio.checking import INTEGER_PEAK
 from data.audio.listening import VOICE_RATE, voice_in
 from data.manifest import Row
 from data.table import TableRows
-from engine.outcome import note, told
+from engine.outcome import end, note, told
 from engine.user_error import UserError
 
 CHUNK = 64
@@ -53,7 +54,7 @@ class Recordings:
             self._fill(cache_gib * 2**30, progress)
         else:  # stated to a tenth of a millisecond
             self.lengths = np.maximum((durations - 0.001) * sample_rate, 1).astype(np.int64)
-        left_out = [f"{self.rows[index].path} {self.problems[index]}" for index in sorted(self.problems)]
+        left_out = self.left_out
         if progress or left_out:
             done = len(self.rows) - len(left_out)
             print(told(done, left_out, "recordings read"), file=sys.stderr)
@@ -61,6 +62,11 @@ class Recordings:
             row, problem = next(iter(self.problems.items()))
             count = len(self.rows)
             raise UserError(f"none of the {count} recordings can be used: {self.rows[row].path} {problem}")
+
+    @property
+    def left_out(self) -> list[str]:
+        """What is wrong with the recordings that are not used, a sentence each."""
+        return [f"{self.rows[index].path} {self.problems[index]}" for index in sorted(self.problems)]
 
     @property
     def usable(self) -> np.ndarray:
@@ -148,6 +154,18 @@ class Recordings:
             return error.detail
         samples = resampled_length(header.samples, header.sample_rate, self.sample_rate)
         return samples or f"is too short: no sample of it is left at {self.sample_rate} Hz"
+
+
+def end_training(crops: Any) -> None:
+    """End a training that did without some of its recordings by naming them again, and exit code 1.
+
+    ``crops`` is what its batches were drawn from, or holds it.
+    """
+    parts = [getattr(part, "recordings", None) for part in (crops, *vars(crops).values())]
+    read = [part for part in parts if isinstance(part, Recordings)]
+    left_out = [one for recordings in read for one in recordings.left_out]
+    if left_out:
+        end(sum(len(recordings.usable) for recordings in read), left_out, "recordings learned from")
 
 
 DRAWS = 6

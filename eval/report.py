@@ -163,6 +163,7 @@ def write_report(
     summary: Summary,
     about: dict[str, Any],
     n_examples: int,
+    sound_first: bool = False,
 ) -> None:
     """Write the self-contained page: tables, and of some pairs the audio and mels of every system."""
     try:
@@ -188,7 +189,11 @@ def write_report(
             tables.append({"title": title, "columns": [titled(c, LABELS) for c in columns], "rows": body})
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        tables=tables, about=about, gains=gains(summary), examples=_examples(pairs, rows, n_examples)
+        tables=tables,
+        about=about,
+        gains=gains(summary),
+        examples=_examples(pairs, rows, n_examples),
+        sound_first=sound_first,
     )
     path.write_text(page, encoding="utf-8")
 

@@ -69,6 +69,10 @@ class EvalConfig:
     """Processes; 0: one per core, up to 8."""
     examples: int = 6
     """Pairs whose audio goes into the report."""
+    title: str = "Voice conversion: evaluation"
+    """Of the report."""
+    sound_first: bool = False
+    """Show those pairs above the tables."""
 
     @property
     def makes_outputs(self) -> bool:
@@ -106,7 +110,8 @@ def main() -> None:
     write_pairs(config.out / "pairs.csv", scored)
     write_rows(config.out / "rows.csv", rows)
     write_summary(config.out / "summary.json", summary, about)
-    write_report(config.out / "report.html", scored, rows, summary, about, config.examples)
+    page = config.out / "report.html"
+    write_report(page, scored, rows, summary, about, config.examples, config.sound_first)
     print(table(summary))
     print(f"\n{config.out}: report.html, summary.json, rows.csv, pairs.csv")
     note(*silent_outputs(systems, cache), *unreadable(pairs, metrics, judges))
@@ -186,6 +191,7 @@ def description(
 ) -> dict[str, Any]:
     """What the figures are of."""
     return {
+        "title": config.title,
         "pairs": len({(pair.source, pair.target) for pair in pairs}),
         "sources": len({pair.source for pair in pairs}),
         "targets": len({pair.target for pair in pairs}),

@@ -76,12 +76,16 @@ def first_act(out: Path) -> Path:
         print(f"done already: {page}")
         return page
     write_pairs(out / "pairs.csv", spoken(Converter.from_pretrained(), out / "audio"))
-    options = ("--out", out / "report", "--overwrite", "--cache", out / "cache", "--examples", 9, "--fast")
-    run("eval/run.py", "--pairs", out / "pairs.csv", *options)
+    run(
+        "eval/run.py",
+        *("--pairs", out / "pairs.csv", "--out", out / "report", "--overwrite", "--cache", out / "cache"),
+        *("--title", "Three people's sentences, with other voices", "--sound-first"),
+        *("--examples", len(CAST) * len(sentences()), "--fast"),
+    )
     return page
 
 
-def spoken(converter: Converter, audio: Path) -> Iterator[Pair]:
+def spoken(converter: Converter, audio: Path, suffix: str = "wav") -> Iterator[Pair]:
     """Every sentence with every voice, and what else a voice can be told to do."""
     voices = {name: converter.voice(name) for name in CAST}
     between = converter.blend(list(voices.values())[:2], [0.5, 0.5])
@@ -89,7 +93,7 @@ def spoken(converter: Converter, audio: Path) -> Iterator[Pair]:
         source = load(sentence.recording, converter.sample_rate)
         for name in CAST:
             converted = converter.convert(source, voices[name])
-            yield pair(sentence, name, "converted", audio, converted, converter.sample_rate)
+            yield pair(sentence, name, "converted", audio, converted, converter.sample_rate, suffix)
         first = voices[CAST[0]]
         ways = {
             f"half {CAST[1]}": converter.convert(source, between),
@@ -100,12 +104,14 @@ def spoken(converter: Converter, audio: Path) -> Iterator[Pair]:
             pieces = [live.push(chunk) for chunk in source.split(live.chunk_samples, dim=-1)]
             ways["piece by piece"] = torch.cat([*pieces, live.flush()], dim=-1)
         for way, wave in ways.items():
-            yield pair(sentence, CAST[0], way, audio, wave, converter.sample_rate)
+            yield pair(sentence, CAST[0], way, audio, wave, converter.sample_rate, suffix)
 
 
-def pair(sentence: Sentence, name: str, way: str, audio: Path, wave: torch.Tensor, rate: int) -> Pair:
+def pair(
+    sentence: Sentence, name: str, way: str, audio: Path, wave: torch.Tensor, rate: int, suffix: str
+) -> Pair:
     """One result for the table."""
-    output = audio / f"{sentence.name}_{name}_{way.replace(' ', '_')}.wav"
+    output = audio / f"{sentence.name}_{name}_{way.replace(' ', '_')}.{suffix}"
     save(output, wave, rate)
     target = find(name).recordings[0]
     return Pair(source=sentence.recording, target=target, output=output, text=sentence.text, system=way)
@@ -155,7 +161,7 @@ def run(*command: object) -> None:
     print(f"$ python {shlex.join(args)}", flush=True)
     if args[0].endswith(".py"):
         args[0] = str(ROOT / args[0])
-    process = subprocess.Popen([sys.executable, *words])
+    process = subprocess.Popen([sys.executable, *args])
     # Not SIG_IGN, which the process would inherit. A terminal sends Ctrl-C to both.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     ended = signal.signal(signal.SIGTERM, lambda *_: process.terminate())

@@ -13,6 +13,7 @@ if __package__ in (None, ""):  # `accelerate launch pretrain/distil.py` knows th
 
 from data.batches import Address, Batches, DataConfig, speech_crops
 from data.pairs import PairConfig, pair_crops
+from data.recordings import end_training
 from engine.checkpoint import export
 from engine.config import cli, free
 from engine.contents import Contents, folder_contents
@@ -155,6 +156,7 @@ def main() -> None:
     if show:
         student = tasks[0].ema.module
         print(f"exported to {export(loop.out / 'export', tasks[0].shape, student)}")
+    end_training(lessons)
 
 
 if __name__ == "__main__":

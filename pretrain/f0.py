@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from data.augment import Augment, AugmentConfig
 from data.batches import Batches
+from data.recordings import end_training
 from engine.checkpoint import export
 from engine.config import cli
 from engine.loop import LoopConfig, accelerator, fit
@@ -117,6 +118,7 @@ def main() -> None:
     task, _ = fit(lambda: PitchTask(config), batches, loop, full_config=config)
     if here.is_main_process:
         print(f"exported to {export(loop.out / 'export', config.model, task.ema.module)}")
+    end_training(labels)
 
 
 if __name__ == "__main__":

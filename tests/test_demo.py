@@ -27,6 +27,7 @@ def test_demo_leaves_two_pages_and_resumes(tmp_path, monkeypatch, capfd):
     page = first.read_text(encoding="utf-8")
     for shown in ("piece by piece", "semitones higher", "half ivan", "Patience is genius", "<audio"):
         assert shown in page
+    assert page.index("Listen") < page.index("Speaker similarity")
     shown = (tmp_path / "demo/report/report.html").as_uri() in said
     assert shown or "did not beat" in said
     weights = tmp_path / "demo/run/export/model.safetensors"

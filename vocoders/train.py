@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from data.audio import AudioError, excerpt
 from data.batches import Batches, batches
+from data.recordings import end_training
 from data.rows import split_rows
 from data.shards import first_rows, names_shards
 from engine import loop as loops
@@ -161,6 +162,7 @@ def main() -> None:
     fit(lambda: build(config, waves), source, config.loop, full_config=config)
     if here.is_main_process and not speaks_of_itself(config):
         print(f"exported to {export_run(config.loop.out, config.loop.out / 'export')}")
+    end_training(getattr(source, "crops", source))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,20 @@
-"""Whether a voice can be taken from a clip."""
+"""Whether a voice can be taken from a clip, and how much of a long one's parts tells of it."""
+
+import math
 
 from jaxtyping import Float
 from torch import Tensor
 
 from engine.user_error import UserError
 
-Wave = Float[Tensor, "1 1 samples"]
+Wave = Float[Tensor, "1 1 _"]
 
 SHORTEST_S = 0.1
 """Seconds of speech without which there is no voice."""
+LONGEST_S = 60.0
+"""Seconds of a clip that are heard at once."""
+FITTED_S = 30.0
+"""Seconds of a clip that a voice is fitted to."""
 SILENCE_DB = -85.0
 """dBFS, RMS of a clip's loudest tenth of a second: below it, a clip is silent."""
 
@@ -26,5 +32,33 @@ def check_audible(wave: Wave, sample_rate: int, name: str) -> None:
 
 def audible(wave: Wave, sample_rate: int) -> bool:
     """Whether a clip is louder than silence anywhere."""
-    shortest = round(SHORTEST_S * sample_rate)
-    return float(wave.square().unfold(-1, shortest, shortest).mean(-1).max()) >= 10 ** (SILENCE_DB / 10)
+    return float(_powers(wave, sample_rate).max()) >= 10 ** (SILENCE_DB / 10)
+
+
+def parts(clip: Wave, sample_rate: int) -> list[tuple[Wave, float]]:
+    """A long clip as several of one length, to bound memory, with the share of each in the clip's voice.
+
+    They share by their time at the clip's mean level less 20 dB or louder: silence, or a click in it, counts
+    for nothing or little.
+    """
+    pieces = clip.tensor_split(math.ceil(clip.shape[-1] / (LONGEST_S * sample_rate)), dim=-1)
+    floor = 0.01 * clip.square().mean()
+    loud = [float((_powers(piece, sample_rate) > floor).sum()) for piece in pieces]
+    if not any(loud):
+        return [(piece, 1 / len(pieces)) for piece in pieces]
+    return [(piece, count / sum(loud)) for piece, count in zip(pieces, loud) if count]
+
+
+def richest(clip: Wave, sample_rate: int, seconds: float) -> Wave:
+    """The stretch of a clip, of so many seconds, that holds most sound at its mean level less 20 dB."""
+    if clip.shape[-1] <= round(seconds * sample_rate):
+        return clip
+    tenths, loud = round(seconds / SHORTEST_S), _powers(clip, sample_rate)[0, 0] > 0.01 * clip.square().mean()
+    start = int(loud.float().unfold(-1, tenths, 1).sum(-1).argmax()) * round(SHORTEST_S * sample_rate)
+    return clip[..., start : start + round(seconds * sample_rate)]
+
+
+def _powers(wave: Wave, sample_rate: int) -> Float[Tensor, "1 1 tenths"]:
+    """Of each tenth of a second."""
+    tenth = round(SHORTEST_S * sample_rate)
+    return wave.square().unfold(-1, tenth, tenth).mean(-1)

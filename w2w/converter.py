@@ -15,7 +15,7 @@ from data.audio.checking import check_floats, check_number, check_rate, check_wa
 from data.audio.resampling import resample, resampled_length
 from engine.checkpoint import fill, load_weights
 from engine.user_error import UserError
-from w2w.audible import audible, check_audible
+from w2w.audible import FITTED_S, check_audible, parts, richest
 from w2w.earlier_format import load_converter
 from w2w.networks.network import ConverterNetwork
 from w2w.networks.wave_network import WaveNetwork
@@ -30,8 +30,6 @@ Clip = Float[Tensor, "1 1 _"]
 """A wave among others of other lengths."""
 Voice = Float[Tensor, "1 dim"]
 
-LONGEST_S = 60.0
-"""Seconds of a clip that are heard at once."""
 OWN_VOICE = "voice.safetensors"
 """Beside weights that were fine-tuned: the voice."""
 BLOCK_S = 4.0
@@ -44,13 +42,15 @@ class Converter:
     Waves are mono, at ``sample_rate``, nominally in [-1, 1]. Nothing here keeps state between calls.
     """
 
-    def __init__(self, network: WaveNetwork, *, words: Path | None = None, own: Path | None = None) -> None:
+    def __init__(
+        self, network: WaveNetwork, *, words: Path | None = None, folder: Path | None = None
+    ) -> None:
         self.network: Any = network.eval().requires_grad_(False)
         self.config = network.config
         self.words = words
         """Folder of the tie to words (`python -m w2w.tie`), read when it is first needed."""
-        self.own = own
-        """File of the voice that the converter was fine-tuned to."""
+        self.folder = folder
+        """Where the weights are from."""
 
     @classmethod
     def from_pretrained(
@@ -79,9 +79,17 @@ class Converter:
         config, state = load_converter(folder)
         network = ConverterNetwork(config)
         fill(network, state, folder / "model.safetensors")
-        beside, own = folder / "words", folder / OWN_VOICE
+        beside = folder / "words"
         tied = Path(words) if words else beside if beside.is_dir() else None
-        return cls(network.to(device), words=tied, own=own if own.is_file() else None)
+        return cls(network.to(device), words=tied, folder=folder)
+
+    def push_to_hub(self, name: str, **options: Any) -> str:
+        """Put the folder that the converter is from, with its card, on the hub; see ``w2w.publish``."""
+        from w2w.publish import Published
+
+        if self.folder is None:
+            raise UserError("this converter is from no folder: export it first, and load it from there")
+        return Published(self.folder).push_to_hub(name, **options)
 
     @property
     def sample_rate(self) -> int:
@@ -111,14 +119,11 @@ class Converter:
         return torch.stack(voices).mean(0)
 
     def _voice(self, clip: Wave) -> Voice:
-        """The voice of one clip; a long one counts as several of one length, to bound memory."""
-        n_parts = math.ceil(clip.shape[-1] / (LONGEST_S * self.sample_rate))
-        parts = [
-            part
-            for part in clip.tensor_split(n_parts, dim=-1)
-            if n_parts == 1 or audible(part, self.sample_rate)
-        ]
-        return torch.stack([self.network.style(part.to(self.device)) for part in parts]).mean(0)
+        """The voice of one clip, the mean over its parts."""
+        shares = parts(clip, self.sample_rate)
+        return torch.stack([share * self.network.style(part.to(self.device)) for part, share in shares]).sum(
+            0
+        )
 
     def fit(self, voice: Voice, clips: Sequence[Clip], *, steps: int | None = None) -> Voice:
         """Fit a voice to clips of its speaker, so that they are rebuilt best; some ten seconds on one core.
@@ -133,7 +138,7 @@ class Converter:
         self._check_voice(voice, 0.0)
         for number, clip in enumerate(clips, start=1):
             check_wave(clip, f"clip {number}")
-        return fit(self.network, voice, list(clips), steps=steps)
+        return fit(self.network, voice, [richest(c, self.sample_rate, FITTED_S) for c in clips], steps=steps)
 
     def voice(self, name: str, *, fit_steps: int | None = 0) -> Voice:
         """The voice of the gallery, or of the user's own, that has this name (`timbre voices` lists them).
@@ -142,8 +147,8 @@ class Converter:
         """
         from w2w.gallery.named import embed
 
-        if name == "own" and self.own is not None:
-            return load_weights(self.own)["voice"]
+        if name == "own" and self.folder is not None and (self.folder / OWN_VOICE).is_file():
+            return load_weights(self.folder / OWN_VOICE)["voice"]
         return embed(self, name, fit_steps)
 
     def embed_text(self, text: str, *, variety: float = 0.0, seed: int | None = None) -> Voice:

@@ -19,9 +19,10 @@ from engine.loop import LoopConfig
 from engine.optim import OptimConfig
 from engine.outcome import leaving_out, note
 from engine.user_error import UserError
+from w2w.audible import LONGEST_S
 from w2w.cluit.config import CLUITConfig
 from w2w.cluit.losses import Weights
-from w2w.converter import LONGEST_S, OWN_VOICE, Converter
+from w2w.converter import OWN_VOICE, Converter
 from w2w.earlier_format import load_converter
 from w2w.networks.network import ConverterConfig
 from w2w.pretrained import PretrainedConfig

@@ -21,7 +21,8 @@ from importlib import import_module
 from typing import Any, ClassVar
 
 from data.batches import DataConfig
-from data.pairs import PairConfig, batches_together
+from data.pairs import PairConfig, Together, batches_together
+from data.recordings import end_training
 from engine.checkpoint import export, newest_checkpoint
 from engine.config import cli, free
 from engine.contents import Contents, folder_contents
@@ -246,8 +247,8 @@ def build(config: TrainConfig) -> CLUIT:
     return task
 
 
-def train(config: TrainConfig) -> None:
-    """Train, or continue; leave the converter for use in ``export`` beside the checkpoints."""
+def train(config: TrainConfig) -> Together:
+    """Train, or continue; leave the converter for use in ``export``, and return what was learned from."""
     if not (isinstance(config.content.backend, LocalRecogniser) or config.cluit.weights.recogniser):
         raise UserError(
             "content.backend is given, but the loss it serves has no weight: add"
@@ -269,6 +270,7 @@ def train(config: TrainConfig) -> None:
         if config.finetune:
             save_voice(folder, task.converter_ema.module, config.data)
         print(f"exported to {folder}")
+    return crops.crops
 
 
 @exits_cleanly
@@ -278,10 +280,11 @@ def main() -> None:
     if name == "w2w":  # options were renamed; a run's command should go on serving
         words = [re.sub(r"\bcritic\b", "discriminator", w) if w.startswith("--") else w for w in words]
         finetunes = any(word.split("=")[0] == "--finetune" for word in words)
-        train(cli(PRESETS, default="finetune" if finetunes else "small", argv=words))
+        crops = train(cli(PRESETS, default="finetune" if finetunes else "small", argv=words))
     else:
         module = import_module(TASKS[name])
-        module.train(cli(module.PRESETS, argv=words))
+        crops = module.train(cli(module.PRESETS, argv=words))
+    end_training(crops)
 
 
 if __name__ == "__main__":

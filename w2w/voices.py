@@ -14,13 +14,12 @@ from data.audio import audio_files, excerpt
 from data.manifest import rows_from
 from engine.outcome import leaving_out
 from engine.user_error import UserError
+from w2w.audible import FITTED_S, richest
 from w2w.converter import Converter
 from w2w.gallery.named import gallery
 
 Wave = Float[Tensor, "1 1 _"]
 Voice = Float[Tensor, "1 dim"]
-FITTED_S = 30.0
-"""Seconds of each reference that a voice is fitted to."""
 MOST_STEPS = 10_000
 HEARD_S = 900.0
 """Seconds of each reference that are listened to, from its beginning."""
@@ -128,7 +127,7 @@ class Voices:
             with leaving_out(faults):
                 clip = excerpt(file, 0, round(HEARD_S * rate), rate)
                 voice = self.converter.embed(clip, names=[str(file)])
-                voices.append((clip[..., : round(FITTED_S * rate)].clone(), voice))
+                voices.append((richest(clip, rate, FITTED_S).clone(), voice))
                 self.heard.append(file)
         if not voices:
             raise UserError(faults[0])

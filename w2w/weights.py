@@ -1,6 +1,5 @@
 """Where a converter's weights lie: in a folder, in a training run, on the hub, or in this package."""
 
-from contextlib import suppress
 from pathlib import Path
 
 from engine.checkpoint import checkpoints
@@ -54,8 +53,10 @@ def is_mel_converter(folder: Path) -> bool:
 
 
 def _from_hub(name: str) -> Path:
-    """The local copy of a hub repository's two files, and of its words and its vocoder, if any."""
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    """The local copy of a hub repository's converter."""
+    from huggingface_hub import HfApi
+
+    from w2w.publish import download
 
     offline = False
     try:  # once: the download itself would try for most of a minute
@@ -63,12 +64,10 @@ def _from_hub(name: str) -> Path:
     except Exception:
         offline = True
     try:
-        hf_hub_download(name, "config.json", local_files_only=offline)
-        folder = Path(hf_hub_download(name, "model.safetensors", local_files_only=offline)).parent
+        return download(name, local_files_only=offline)
+    except UserError:
+        raise
     except Exception as error:  # the hub's many ways to say no
         raise UserError(
             f"{HUB}{name} cannot be had: check the name, or the network ({type(error).__name__})"
         ) from None
-    with suppress(Exception):  # a tie to words is not every repository's, nor is a vocoder
-        snapshot_download(name, allow_patterns=["words/*", "vocoder/*"], local_files_only=offline)
-    return folder

@@ -1,7 +1,7 @@
 """Audio files in and out, decoding, resampling, and what is wrong with a file in one sentence."""
 
 from data.audio.decoding import EXTENSIONS, READ_ONLY, AudioError
-from data.audio.reading import AudioInfo, audio_files, blocks, excerpt, info, load
+from data.audio.reading import AudioInfo, audio_files, blocks, excerpt, info, load, unreadable
 from data.audio.resampling import resample, resampled_length
 from data.audio.writing import Writer, save
 
@@ -19,4 +19,5 @@ __all__ = [
     "resample",
     "resampled_length",
     "save",
+    "unreadable",
 ]

@@ -31,11 +31,17 @@ def mixed(frames: Frames, path: Path) -> Float[np.ndarray, "samples 1"]:
 def file_weights(path: Path) -> Weights:
     """By what to multiply each channel before they are added up; warns, once, where they cancel."""
     stat = path.stat()
-    return _file_weights(path, stat.st_size, stat.st_mtime_ns)
+    return _file_weights(path, stat.st_size, stat.st_mtime_ns)[0]
+
+
+def cancelling(path: Path) -> str | None:
+    """What is said of a file whose channels cancel each other, where they do."""
+    stat = path.stat()
+    return _file_weights(path, stat.st_size, stat.st_mtime_ns)[1]
 
 
 @lru_cache(maxsize=65_536)
-def _file_weights(path: Path, size: int, modified: int) -> Weights:
+def _file_weights(path: Path, size: int, modified: int) -> tuple[Weights, str | None]:
     with opened(path) as sound:
         covariance, heard = np.zeros((sound.channels, sound.channels)), 0
         for frames in sound.decode():
@@ -45,10 +51,12 @@ def _file_weights(path: Path, size: int, modified: int) -> Weights:
             if heard >= HEARD_S * sound.sample_rate:
                 break
     weights, cancel = weights_of(covariance)
-    if cancel:
-        told = f"its channels cancel each other, so that channel {weights.argmax() + 1} alone is heard"
-        warnings.warn(f"{path}: {told} (one of them is inverted)", stacklevel=5)
-    return weights
+    if not cancel:
+        return weights, None
+    alone = f"channel {weights.argmax() + 1} alone is heard"
+    told = f"its channels cancel each other, so that {alone} (one of them is inverted)"
+    warnings.warn(f"{path}: {told}", stacklevel=5)
+    return weights, told
 
 
 def mixed_whole(frames: Frames) -> Float[np.ndarray, "samples 1"]:

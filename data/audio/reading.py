@@ -1,7 +1,7 @@
 """Reading audio: any container, any rate and channels; failures in one sentence."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
@@ -10,11 +10,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from tqdm import tqdm
 
 from data.audio.checking import check_rate
 from data.audio.decoding import EXTENSIONS, READ_ONLY, AudioError, opened
 from data.audio.mixing import mixed
 from data.audio.resampling import Frames, Resampler
+from engine.outcome import leaving_out
 from engine.user_error import UserError
 
 MARGIN_SECONDS = 0.1
@@ -49,6 +51,16 @@ def info(path: str | Path) -> AudioInfo:
         return AudioInfo(
             sample_rate=sound.sample_rate, samples=samples, channels=sound.channels, remarks=sound.remarks
         )
+
+
+def unreadable(paths: Iterable[Path], left_out: list[str]) -> set[Path]:
+    """Decode every file once; return those that cannot be, and add a sentence on each to ``left_out``."""
+    good, paths = set(), list(dict.fromkeys(paths))
+    for path in tqdm(paths, desc="reading", unit="file", delay=2.0, leave=False, disable=None):
+        with leaving_out(left_out):
+            load(path)
+            good.add(path)
+    return {path for path in paths if path not in good}
 
 
 def load(

@@ -11,14 +11,16 @@ frame, on other utterances of the same speakers. Log-mels and the teacher itself
 95 %.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from data.audio import unreadable
 from engine.arguments import Arguments
+from engine.outcome import end
 from engine.user_error import UserError, exits_cleanly
 from eval.content_codes.codes import NAMES, Code, CodeFrames, encode, log_mel, open_code, teacher_code
 from eval.content_codes.phones import agreement, phone_error
@@ -46,6 +48,18 @@ class Speech(NamedTuple):
         """All of them, each once."""
         voices = (row.path for row in (*self.voices.train, *self.voices.held_out))
         return list(dict.fromkeys((*self.train, *self.test, *voices)))
+
+    def without(self, bad: Collection[Path]) -> "Speech":
+        """The same, less some recordings."""
+        train, test = (
+            {path: label for path, label in part.items() if path not in bad}
+            for part in (self.train, self.test)
+        )
+        speakers = [name for name, path in zip(self.speakers, self.test) if path not in bad]
+        rows = (
+            [row for row in part if row.path not in bad] for part in (self.voices.train, self.voices.held_out)
+        )
+        return Speech(train, test, speakers, Utterances(*rows, self.voices.speakers))
 
 
 class Scores(NamedTuple):
@@ -134,9 +148,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     codes = [log_mel(), *(open_code(name) for name in dict.fromkeys(args.code) if name != "log-mel")]
     teacher = teacher_code("teacher", load_teacher(args.teacher)) if args.teacher else None
     of = speech(args.data, split=args.split, most=args.most, per_speaker=args.per_speaker)
+    left_out: list[str] = []
+    of = of.without(unreadable(of.paths, left_out))
+    if not (of.train and of.test and of.voices.train and of.voices.held_out):
+        raise UserError(f"too few recordings can be read: {left_out[0]}")
     truth = {} if teacher is None else {path: encode(teacher, path) for path in of.paths}
     codes = codes if teacher is None else [*codes, teacher]
     print(table({code.name: scores_of(code, of, teacher, truth) for code in codes}, of))
+    end(len(of.paths), left_out, "recordings heard")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,14 @@ from tqdm import tqdm
 from engine.arguments import Arguments
 from engine.user_error import UserError
 from pretrain.probe.clips import Clip, clips_from, is_multi_label, label_names, splits_of, targets_of
-from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, seed_argument
+from pretrain.probe.harness import (
+    Embeddings,
+    Probe,
+    embedders_of,
+    embeddings_of,
+    readable,
+    seed_argument,
+)
 from pretrain.probe.perceptron import PerceptronConfig, fit_perceptron
 from pretrain.probe.results import (
     N_RESAMPLES,
@@ -125,7 +132,7 @@ def some_of(clips: Sequence[Clip], percent: float, seed: int) -> list[Clip]:
 
 def run_classification(args: argparse.Namespace) -> list[Result]:
     """Classify by one or several frozen encoders."""
-    clips = clips_from(args.data, args.label)
+    clips = readable(clips_from(args.data, args.label), args)
     names, multi_label = label_names(clips), is_multi_label(clips)
     train, validation, test = splits_of(clips, args.data)
     results: list[Result] = []
@@ -146,7 +153,7 @@ def run_low_data(args: argparse.Namespace) -> list[Result]:
     shares = sorted(set(args.share or SHARES))
     if wrong := [share for share in shares if not 0 < share <= 100]:
         raise UserError(f"--share {wrong[0]:g} must be above 0 and at most 100 percent")
-    clips = clips_from(args.data, args.label)
+    clips = readable(clips_from(args.data, args.label), args)
     names, multi_label, metric = label_names(clips), is_multi_label(clips), ""
     train, validation, test = splits_of(clips, args.data)
     results: list[Result] = []

@@ -3,20 +3,32 @@
 import argparse
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from data.audio import load
+from data.audio import load, unreadable
 from engine.arguments import Arguments
+from engine.outcome import end
 from engine.user_error import UserError
 from pretrain.probe.embedders import NAMES, Embedder, open_embedders
 from pretrain.probe.results import Result, report
 
 T = TypeVar("T", bound=Hashable)
+
+
+@runtime_checkable
+class Recorded(Protocol):
+    """What has a file."""
+
+    @property
+    def path(self) -> Path: ...
+
+
+R = TypeVar("R", bound=Recorded)
 
 
 class Probe(NamedTuple):
@@ -50,9 +62,22 @@ class Probe(NamedTuple):
             if getattr(args, name, 1) <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} must be above 0")
         args.data_name = Path(args.data).name
+        args.left_out = []
         results = self.run(args)
         report(results, args.out)
+        if args.left_out:
+            end(args.kept, args.left_out, "recordings heard")
         return results
+
+
+def readable(recordings: Sequence[R], args: argparse.Namespace) -> list[R]:
+    """Those that can be read; the probe goes on with them, and names the others at its end."""
+    bad = unreadable((one.path for one in recordings), args.left_out)
+    kept = [one for one in recordings if one.path not in bad]
+    args.kept = len(kept)
+    if recordings and not kept:
+        raise UserError(args.left_out[0])
+    return kept
 
 
 def seed_argument(parser: Arguments, seeds: int = 3) -> None:

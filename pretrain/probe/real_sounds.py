@@ -31,7 +31,7 @@ from pretrain.probe.clips import (
     targets_of,
 )
 from pretrain.probe.embedders import open_embedders, wav2clip
-from pretrain.probe.harness import Embeddings, Probe, embeddings_of, seed_argument
+from pretrain.probe.harness import Embeddings, Probe, embeddings_of, readable, seed_argument
 from pretrain.probe.results import Interval, Result, results_of
 from pretrain.probe.small_encoder import SMALL, train_on_labels
 from pretrain.probe.texts import open_texts, tower_arguments
@@ -82,7 +82,7 @@ def run_real_sounds(args: argparse.Namespace) -> list[Result]:
     """Compare methods on a corpus' folds."""
     if not args.towers and (needing := [row for row in args.row if row in BY_TEXT]):
         raise UserError(f"--row {needing[0]} needs --towers: a text tower that the captions are embedded by")
-    clips = clips_from(args.data, args.label)
+    clips = readable(clips_from(args.data, args.label), args)
     if is_multi_label(clips):
         raise UserError(f"{args.data} has clips of several labels: use the task classification instead")
     rows = args.row or [row for row in ROWS if args.towers or row not in BY_TEXT]

@@ -27,7 +27,7 @@ from pretrain.clip.losses import neighbour_scores, rank_scores, ranks
 from pretrain.clip.towers import Towers
 from pretrain.probe.classification import label_argument
 from pretrain.probe.clips import clips_from, label_names, targets_of
-from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of
+from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, readable
 from pretrain.probe.results import Interval, Result, mean_interval, results_of
 from pretrain.probe.texts import check_space, tower_arguments, towers_for
 
@@ -44,6 +44,7 @@ class Scenes(NamedTuple):
 def run_audio_retrieval(args: argparse.Namespace) -> list[Result]:
     """Rank clips by one or several encoders."""
     clips = [c for c in clips_from(args.data, args.label) if not args.split or c.split == args.split]
+    clips = readable(clips, args)
     if len(clips) < 2:
         raise UserError(f"{args.data} has fewer than two clips of split {args.split!r}")
     groups, targets = [clip.group for clip in clips], targets_of(clips, label_names(clips))

@@ -30,7 +30,7 @@ from engine.arguments import Arguments
 from engine.user_error import UserError
 from pretrain.probe.clips import clips_from
 from pretrain.probe.embedders import Embedder, log_mel_statistics, short_name, speech_layers
-from pretrain.probe.harness import Embeddings, Probe
+from pretrain.probe.harness import Embeddings, Probe, readable
 from pretrain.probe.results import Result, mean_interval, results_of
 from pretrain.speech.encoder import SpeechEncoder
 from pretrain.speech.loading import load_speech_encoder
@@ -102,7 +102,8 @@ def fit_linear(
 
 def run_speakers(args: argparse.Namespace) -> list[Result]:
     """Name speakers by one or several encoders."""
-    train, test, names = splits_by_speaker([row for row in rows_from(args.data) if row.speaker], args.least)
+    rows = readable([row for row in rows_from(args.data) if row.speaker], args)
+    train, test, names = splits_by_speaker(rows, args.least)
     print(f"{len(names)} speakers (chance {1 / len(names):.3f}), {len(train)} training utterances")
     labels, truth = (torch.tensor([names.index(str(row.speaker)) for row in part]) for part in (train, test))
     known = {"task": "speakers", "data": args.data_name, "n": len(test)}
@@ -140,7 +141,7 @@ class Spoken(NamedTuple):
 
 def run_keywords(args: argparse.Namespace) -> list[Result]:
     """Tell words apart by one or several encoders."""
-    chosen = chosen_words(spoken_in(Path(args.data)), args.words, args.most)
+    chosen = readable(chosen_words(spoken_in(Path(args.data)), args.words, args.most), args)
     names = sorted({one.word for one in chosen})
     place = {split: [i for i, one in enumerate(chosen) if one.split == split] for split in SPLITS}
     if missing := [split for split in SPLITS if not place[split]]:

@@ -20,7 +20,7 @@ from engine.arguments import Arguments
 from engine.user_error import UserError
 from pretrain.probe.classification import label_argument, label_scores
 from pretrain.probe.clips import Clip, clips_from, is_multi_label, label_names, targets_of
-from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of
+from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, readable
 from pretrain.probe.perceptron import PerceptronConfig, fit_perceptron
 from pretrain.probe.results import Interval, Result, mean_interval, results_of
 from pretrain.probe.texts import Texts, texts_of, tower_arguments
@@ -97,7 +97,7 @@ def unseen_scores(
 
 def run_zero_shot(args: argparse.Namespace) -> list[Result]:
     """Classify by captions."""
-    clips = clips_from(args.data, args.label)
+    clips = readable(clips_from(args.data, args.label), args)
     names, multi_label = label_names(clips), is_multi_label(clips)
     clips = [clip for clip in clips if not args.split or clip.split == args.split]
     if not clips:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from app import live_tab, spectrograms
 from app.conversions import Conversions
 from app.page import build_page, card_text
-from app.page_voice import NAMED, RECORDED, WORDS, Wanted, complaint, complaints
+from app.page_voice import NAMED, RECORDED, WORDS, Wanted, complaint, complaints, remarks
 from app.scores import Score, score, table
 from data.audio import Writer, load
 from engine.user_error import UserError
@@ -180,6 +180,17 @@ def test_complaints_name_the_file_but_not_its_folder(tmp_path):
         load(bad)
     assert str(tmp_path) not in shown.value.message
     assert "&lt;b&gt;bad.wav" in shown.value.message
+
+
+def test_a_file_with_an_inverted_channel_is_told(recordings, tmp_path):
+    wave = load(recordings[0])
+    odd = tmp_path / "inverted.wav"
+    with Writer(odd, RATE, channels=2) as writer:
+        writer.write(torch.cat([wave, -wave], dim=1))
+    with pytest.warns(UserWarning, match="cancel"):
+        (told,) = remarks(odd)
+    assert "channel 1 alone is heard" in told
+    assert remarks(recordings[0]) == []
 
 
 def test_a_recording_that_was_deleted_meanwhile_is_asked_for_again(tmp_path):

@@ -194,3 +194,15 @@ def test_mistakes_are_told_in_one_sentence(
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+
+
+def test_a_bad_recording_is_left_out_and_named(spoken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = spoken.parent / "0.wav"
+    bad.write_bytes(b"no sound")
+    with pytest.raises(SystemExit) as end:
+        main(["--data", str(spoken), "--most", "100"])
+    said = capsys.readouterr()
+    assert end.value.code == 1
+    assert "| log-mel |" in said.out
+    assert "1 left out" in said.err
+    assert str(bad) in said.err

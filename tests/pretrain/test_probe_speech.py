@@ -100,6 +100,18 @@ def test_speakers_are_named_with_both_baselines(encoder, corpus, tmp_path):
         speakers([*args, "--least", "9"])
 
 
+def test_a_bad_recording_is_left_out_of_a_probe_and_named(encoder, corpus, tmp_path, capsys):
+    (corpus.parent / "0_sea.wav").write_bytes(b"no sound")
+    args = ["--encoder", str(encoder), "--data", str(corpus), "--out", str(tmp_path / "out")]
+    with pytest.raises(SystemExit) as end:
+        speakers([*args, "--least", "2"])
+    said = capsys.readouterr().err
+    assert end.value.code == 1
+    assert "1 left out" in said
+    assert "0_sea.wav" in said
+    assert (tmp_path / "out/results.csv").is_file()
+
+
 @pytest.fixture
 def spoken(tmp_path) -> Path:
     """Two words as Speech Commands lays them out, and background noise."""

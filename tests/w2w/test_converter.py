@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from engine.checkpoint import export
 from engine.user_error import UserError
 from w2w import Converter
+from w2w.audible import richest
 from w2w.networks.network import ConverterNetwork
 
 
@@ -41,10 +42,28 @@ def test_the_last_entry_of_a_voice_is_its_mean_log_f0(converter, buzz):
 
 
 def test_a_long_clip_is_heard_in_parts_and_its_pauses_are_not(converter, buzz, monkeypatch):
-    monkeypatch.setattr("w2w.converter.LONGEST_S", 1.0)
+    monkeypatch.setattr("w2w.audible.LONGEST_S", 1.0)
     spoken = buzz(converter.sample_rate, f0=(140.0,))
     long = torch.cat([spoken, torch.zeros_like(spoken)], dim=-1)
     assert_close(converter.embed(long), converter.embed(spoken))
+
+
+def test_a_click_before_a_long_silence_counts_for_little(converter, buzz, monkeypatch):
+    monkeypatch.setattr("w2w.audible.LONGEST_S", 2.0)
+    rate = converter.sample_rate
+    spoken, quiet = 0.1 * buzz(2 * rate, f0=(140.0,)), torch.zeros(1, 1, 2 * rate)
+    quiet[..., 100:110] = 0.9
+    voice, heard = converter.embed(spoken), converter.embed(torch.cat([quiet, spoken], dim=-1))
+    assert torch.cosine_similarity(heard[:, :-1], voice[:, :-1]) > 0.98
+    assert abs(float(heard[0, -1] - voice[0, -1])) < 0.02
+
+
+def test_a_voice_is_fitted_to_where_there_is_sound(converter, buzz):
+    rate = converter.sample_rate
+    spoken, silence = buzz(2 * rate, f0=(140.0,)), torch.zeros(1, 1, 3 * rate)
+    found = richest(torch.cat([silence, spoken, silence], dim=-1), rate, 2.0)
+    assert_close(found, spoken)
+    assert richest(spoken, rate, 4.0) is spoken
 
 
 def test_blending_is_a_weighted_mean_whatever_the_weights_sum_to(converter):

@@ -160,11 +160,19 @@ def test_the_documented_command_trains_continues_and_exports(corpus, tmp_path, b
     assert converter.convert(buzz(3000, (120.0,)), converter.embed(buzz(8000, (200.0,)))).shape[-1] == 3000
 
 
-def test_a_bad_file_is_named_and_the_run_goes_on(corpus, tmp_path, capsys):
+def test_a_bad_file_is_named_and_the_run_goes_on_and_tells_at_its_end(corpus, tmp_path, capsys, monkeypatch):
     corpus.with_name("speaker1_1.wav").write_text("this is no wave")
-    assert train(config(corpus, tmp_path / "run", steps=1)).is_dir()
-    assert "1 left out" in (said := capsys.readouterr().err)
-    assert "speaker1_1.wav" in said
+    words = ["--preset", "tiny", "--data.path", corpus, "--loop.out", tmp_path / "run", "--loop.steps", "1"]
+    words += ["--loop.cpu", "--loop.trackers", "none", "--loop.sample-every", "0"]
+    monkeypatch.setattr(sys, "argv", ["train.py", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        train_command()
+    assert end.value.code == 1
+    assert (tmp_path / "run/export/model.safetensors").is_file()
+    said = capsys.readouterr().err
+    ended = said.partition("recordings read")[2]
+    assert "5 recordings learned from, 1 left out" in ended
+    assert said.count("speaker1_1.wav") == 2
 
 
 def test_mistakes_are_refused_in_one_sentence(corpus, tmp_path, capsys, monkeypatch):

@@ -20,8 +20,8 @@ from w2w.export import export_run
 __all__ = ["PRESETS", "CluitMelTrainConfig", "build", "completed", "train"]
 
 
-def train(config: CluitMelTrainConfig) -> None:
-    """Train, or continue; leave the converter for use in ``export`` beside the checkpoints."""
+def train(config: CluitMelTrainConfig) -> SpeechCrops:
+    """Train, or continue; leave the converter for use in ``export``, and return what was learned from."""
     here = accelerator(config.loop)
     config = with_its_crops(config)
     loop, rank, n_ranks = config.loop, here.process_index, here.num_processes
@@ -30,6 +30,7 @@ def train(config: CluitMelTrainConfig) -> None:
     fit(lambda: build(config), crops, loop, full_config=config)
     if here.is_main_process:
         print(f"exported to {export_run(loop.out, loop.out / 'export')}")
+    return crops.crops
 
 
 def with_its_crops(config: CluitMelTrainConfig) -> CluitMelTrainConfig:

@@ -12,7 +12,7 @@ from pathlib import Path
 from engine.checkpoint import fill, load_weights, newest_checkpoint
 from engine.loop import accelerator, fit
 from engine.user_error import UserError
-from w2w.baselines.stargan.batches import labelled_batches, told_rows
+from w2w.baselines.stargan.batches import LabelledCrops, labelled_batches, told_rows
 from w2w.baselines.stargan.labels import with_names
 from w2w.baselines.stargan.presets import PRESETS, StarGANTrainConfig
 from w2w.baselines.stargan.task import StarGAN
@@ -21,8 +21,8 @@ from w2w.export import export_run
 __all__ = ["PRESETS", "StarGANTrainConfig", "build", "completed", "train"]
 
 
-def train(config: StarGANTrainConfig) -> None:
-    """Train, or continue; leave the networks for use in ``export`` beside the checkpoints."""
+def train(config: StarGANTrainConfig) -> LabelledCrops:
+    """Train, or continue; leave the networks for use in ``export``, and return what was learned from."""
     here = accelerator(config.loop)
     config, shape = completed(config), config.stargan.spectrogram
     crops = labelled_batches(
@@ -36,6 +36,7 @@ def train(config: StarGANTrainConfig) -> None:
     fit(lambda: build(config), crops, config.loop, full_config=config)
     if here.is_main_process:
         print(f"exported to {export_run(config.loop.out, config.loop.out / 'export')}")
+    return crops.crops
 
 
 def completed(config: StarGANTrainConfig) -> StarGANTrainConfig:
