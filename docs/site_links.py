@@ -9,6 +9,8 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(\]\(|src=\")(?!\w+:|#|/)([^)\"#\s]+)")
+NOTES = re.compile(r"(\[\d\]) \[")
+"""Two marks of notes, which are no link."""
 ALSO = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 
@@ -33,7 +35,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
             return link[0]
         return link[1] + posixpath.relpath(site_path(target), posixpath.dirname(page.file.src_uri) or ".")
 
-    return LINK.sub(moved, markdown)
+    return LINK.sub(moved, NOTES.sub(r"\1 \\[", markdown))
 
 
 def links(place: str) -> list[str]:

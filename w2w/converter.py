@@ -115,15 +115,10 @@ class Converter:
             name = names[number] if names else f"reference clip {number + 1}"
             check_wave(clip, name)
             check_audible(clip, self.sample_rate, name)
-            voices.append(self._voice(clip))
+            shares = parts(clip, self.sample_rate)
+            heard = [share * self.network.style(part.to(self.device)) for part, share in shares]
+            voices.append(torch.stack(heard).sum(0))
         return torch.stack(voices).mean(0)
-
-    def _voice(self, clip: Wave) -> Voice:
-        """The voice of one clip, the mean over its parts."""
-        shares = parts(clip, self.sample_rate)
-        return torch.stack([share * self.network.style(part.to(self.device)) for part, share in shares]).sum(
-            0
-        )
 
     def fit(self, voice: Voice, clips: Sequence[Clip], *, steps: int | None = None) -> Voice:
         """Fit a voice to clips of its speaker, so that they are rebuilt best; some ten seconds on one core.

@@ -26,6 +26,7 @@ from w2w.converter import OWN_VOICE, Converter
 from w2w.earlier_format import load_converter
 from w2w.networks.network import ConverterConfig
 from w2w.pretrained import PretrainedConfig
+from w2w.voice_fitting import MOST_CLIPS
 from w2w.weights import weights_folder
 
 STEPS = 400
@@ -75,13 +76,14 @@ def sizes_of(where: str) -> ConverterConfig:
 
 
 def save_voice(folder: Path, network: Any, data: DataConfig) -> None:
-    """Keep the mean voice of the recordings beside an export, for ``--voice own``."""
-    converter, faults, voices = Converter(network), [], []
+    """Keep the voice of the recordings, their mean fitted to them, beside an export, for ``--voice own``."""
+    converter, faults, voices, clips = Converter(network), [], [], []
     for row in split_rows(data.path, data.split):
         with leaving_out(faults):
             clip = excerpt(row.path, 0, round(LONGEST_S * converter.sample_rate), converter.sample_rate)
-            voices.append(converter.embed(clip, names=[str(row.path)]).cpu())
+            voices.append(converter.embed(clip, names=[str(row.path)]))
+            clips += [clip] if len(clips) < MOST_CLIPS else []
     if not voices:
         raise UserError(faults[0])
     note(*faults)
-    save_file({"voice": torch.stack(voices).mean(0)}, folder / OWN_VOICE)
+    save_file({"voice": converter.fit(torch.stack(voices).mean(0), clips).cpu()}, folder / OWN_VOICE)

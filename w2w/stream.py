@@ -93,6 +93,8 @@ class StreamState(NamedTuple):
     """Samples taken in."""
     made: int
     """Samples the network has put out, at its own rate, its lag included."""
+    last: Float[Tensor, "batch 1 1"]
+    """The last sample taken in, which is held beyond the end: an offset that ended would be a click."""
 
 
 class Stream:
@@ -186,6 +188,7 @@ class Stream:
             steering=Glide.staying(self.voice, self.semitones),
             heard=0,
             made=0,
+            last=self.voice.new_zeros(batch, 1, 1),
         )
 
     def step(self, chunk: Wave, state: StreamState) -> tuple[Ready, StreamState]:
@@ -210,8 +213,8 @@ class Stream:
         # As many hops as it takes to bring the last sample out.
         hop = self.hop * self.down
         last = -(-(state.heard + self.lag) * self.up // hop)
-        silence = state.waiting.new_zeros(len(state.waiting), 1, -(-last * hop // self.up) - state.heard)
-        return self.step(silence, state)[0][..., :rest]
+        held = state.last.expand(-1, -1, -(-last * hop // self.up) - state.heard)
+        return self.step(held, state)[0][..., :rest]
 
     def changed(
         self,
@@ -240,13 +243,14 @@ class Stream:
 
     def _advance(self, chunk: Wave, state: StreamState) -> tuple[Ready, StreamState]:
         heard, entering, leaving = state.heard + chunk.shape[-1], state.entering, state.leaving
+        end = chunk[..., -1:].clone() if chunk.shape[-1] else state.last
         if self.entering:
             assert entering is not None
             chunk, entering = self.entering.step(chunk, entering)
         waiting = torch.cat([state.waiting, chunk], dim=-1)
         whole = waiting.shape[-1] // self.hop * self.hop
         # The rest is copied: as a part of the whole it would keep the whole in memory.
-        after = state._replace(entering=entering, waiting=waiting[..., whole:].clone(), heard=heard)
+        after = state._replace(entering=entering, waiting=waiting[..., whole:].clone(), heard=heard, last=end)
         wave, network = self._convert(waiting[..., :whole], state)
         before, made = self._out(state.made), state.made + whole
         if self.leaving:

@@ -77,19 +77,21 @@ class Live:
     def __init__(self, exported: Exported, semitones: float) -> None:
         self.exported, self.semitones = exported, semitones
         self.state: State = {}
-        self.waiting = np.zeros(0, np.float32)
+        self.waiting, self.last = np.zeros(0, np.float32), 0.0
         self.to_drop, self.owed = exported.look_ahead, 0
 
     def push(self, chunk: np.ndarray) -> np.ndarray:
         """Take in samples, shaped (samples,), as many as there are; return those that are ready."""
         self.owed += len(chunk)
+        self.last = chunk[-1] if len(chunk) else self.last
         return self._run(chunk)
 
     def flush(self) -> np.ndarray:
         """Return what is still owed; the stream has then ended."""
         owed = self.owed
-        silence = np.zeros(self.exported.look_ahead + self.exported.chunk_samples, np.float32)
-        return self._run(silence)[:owed]
+        # The last sample is held: an offset that ended would be a click.
+        held = np.full(self.exported.look_ahead + self.exported.chunk_samples, self.last, np.float32)
+        return self._run(held)[:owed]
 
     def _run(self, chunk: np.ndarray) -> np.ndarray:
         waves, size = [np.zeros(0, np.float32)], self.exported.chunk_samples

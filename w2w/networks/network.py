@@ -204,9 +204,9 @@ class ConverterNetwork(nn.Module):
         return wave[..., self.look_ahead :][..., :samples]
 
     def pad_look_ahead(self, source: Wave) -> Float[Tensor, "batch 1 padded"]:
-        """The source followed by the silence that brings its last samples out, in whole hops."""
+        """The source, its last sample held for as long as it takes to bring all out, in whole hops."""
         samples = source.shape[-1] + self.look_ahead
-        return F.pad(source, (0, -samples % self.hop + self.look_ahead))
+        return F.pad(source, (0, -samples % self.hop + self.look_ahead), mode="replicate")
 
     def begin(self, batch: int) -> dict[str, Any]:
         """Silence, and nothing known of the source's pitch."""

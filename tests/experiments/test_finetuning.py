@@ -1,0 +1,46 @@
+"""The study of fine-tuning learns from no recording that it is scored with."""
+
+import pytest
+import torch
+
+from data.audio import save
+from data.manifest import Row
+from experiments.finetuning import COLUMNS, shares, table
+
+RATE = 16_000
+
+
+@pytest.fixture
+def rows(tmp_path) -> list[Row]:
+    """Two speakers: one of eight recordings of ten seconds, one of six."""
+    made = []
+    for speaker, count in (("a", 8), ("b", 6)):
+        for number in range(count):
+            path = tmp_path / f"{speaker}{number}.wav"
+            save(path, 0.1 * torch.randn(1, 1, 10 * RATE), RATE)
+            made.append(Row(path=path, speaker=speaker, text="so", split="test"))
+    return made
+
+
+def test_what_is_scored_with_was_not_learned_from(rows, capsys):
+    found = list(shares(rows, [0.5, 1.0], 2, 2))
+    assert [(share.name, len(share.learned)) for share in found] == [
+        ("a 0.5 min", 3), ("a 1 min", 6), ("b 0.5 min", 3),
+    ]  # fmt: skip
+    for share in found:
+        assert not {row.path for row in share.learned} & {row.path for row in share.kept_back}
+        assert {row.speaker for row in (*share.learned, *share.kept_back)} == {share.speaker}
+    assert "b has no 1 minutes" in capsys.readouterr().err
+
+
+def test_the_table_tells_before_and_after_and_the_cost(rows):
+    found = list(shares(rows, [0.5], 2, 2))
+    score = {"mean": 0.5, "low": 0.4, "high": 0.6}
+    systems = {
+        name: {"scores": dict.fromkeys(COLUMNS, score)}
+        for name in ("released, 0.5 min", "fine-tuned, 0.5 min")
+    }
+    costs = {(0.5, "a"): 4.0, (0.5, "b"): 6.0}
+    first, second = table(systems, found, costs, 7).splitlines()[-2:]
+    assert "0.500 [0.400, 0.600]" in first
+    assert second.endswith("| 5.0 |")
