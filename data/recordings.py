@@ -161,7 +161,7 @@ def end_training(crops: Any) -> None:
 
     ``crops`` is what its batches were drawn from, or holds it.
     """
-    parts = [getattr(part, "recordings", None) for part in (crops, *vars(crops).values())]
+    parts = [getattr(part, "recordings", None) for part in (crops, *getattr(crops, "__dict__", {}).values())]
     read = [part for part in parts if isinstance(part, Recordings)]
     left_out = [one for recordings in read for one in recordings.left_out]
     if left_out:

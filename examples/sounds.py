@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     made = list(spoken(converter, folder, "opus"))
     page = [HEAD]
     for sentence in sentences().values():
-        page.append(f"## “{sentence.text}”\n\n| | |\n| --- | --- |")
+        page.append(f"## “{sentence.text}”\n\n| | to hear |\n| --- | --- |")
         page.append(
             row("the source", copied(sentence.recording, folder / f"{sentence.name}.opus", converter))
         )
