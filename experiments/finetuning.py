@@ -19,8 +19,8 @@ from typing import NamedTuple
 from tqdm import tqdm
 
 from data.audio import info, load, save
-from data.batches import split_rows
 from data.manifest import Row, write_manifest
+from data.rows import split_rows
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from eval.pairs import Pair, write_pairs

@@ -26,6 +26,14 @@ def test_the_released_converter_speaks_as_it_did(buzz):
     assert_close(converted[0, 0, 1_000::1_000], torch.tensor(SAMPLES), rtol=1e-2, atol=2e-3)
 
 
+def test_an_offset_that_ends_is_no_click(buzz):
+    converter = Converter.from_pretrained()
+    voice, offset = converter.embed(buzz(16_000, (210.0,))), torch.full((1, 1, 8_000), 0.3)
+    live = converter.stream(voice, 320, engine="eager")
+    for made in (converter.convert(offset, voice), torch.cat([live.push(offset), live.flush()], dim=-1)):
+        assert float(made.unfold(-1, 1_600, 800).square().mean(-1).max()) < 10 ** (-60 / 10)
+
+
 def test_the_released_weights_fit_its_config():
     """What comes with the package is neither more nor less than the network asks for."""
     converter = Converter.from_pretrained()

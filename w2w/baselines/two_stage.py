@@ -251,7 +251,7 @@ class TwoStage(nn.Module):
         if not self.streams:
             pieces = self.vocoder.stream(self._converted(mel_of(source, self.mel), voice))
             return torch.cat(list(pieces), dim=-1)[..., :samples]
-        led = F.pad(source, (0, self.look_ahead + -(samples + self.look_ahead) % self.hop))
+        led = F.pad(source, (0, self.look_ahead + -(samples + self.look_ahead) % self.hop), mode="replicate")
         block = max(BLOCK_FRAMES // self.mel_network.frames_per_step, 1) * self.hop
         state, parts = self.begin(len(source)), []
         for chunk in led.split(block, dim=-1):

@@ -20,7 +20,7 @@ from w2w.export import export_run
 __all__ = ["PRESETS", "CluitMelTrainConfig", "build", "completed", "train"]
 
 
-def train(config: CluitMelTrainConfig) -> SpeechCrops:
+def train(config: CluitMelTrainConfig) -> SpeechCrops | StreamedCrops:
     """Train, or continue; leave the converter for use in ``export``, and return what was learned from."""
     here = accelerator(config.loop)
     config = with_its_crops(config)
