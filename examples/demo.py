@@ -38,7 +38,7 @@ CAST = ("ada", "ivan", "cora")
 """Who speaks the three sentences."""
 HIGHER = 4.0
 """Semitones."""
-STEPS = 300
+STEPS = 160
 
 
 @exits_cleanly
@@ -63,7 +63,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--voices", type=int, default=16, help="in the corpus (default 16)")
     option("--steps", type=int, default=STEPS, help=f"of training (default {STEPS})")
     option("--train-minutes", type=float, default=5.0, help="training ends then (default 5)")
-    option("--pairs", type=int, default=16, help="scored in act two, of the fixed list (default 16)")
+    option("--pairs", type=int, default=12, help="scored in act two, of the fixed list (default 12)")
     option("--fast", action="store_true", help="act two: score similarity and pitch only")
     return arguments.parse_args(argv)
 
