@@ -3,13 +3,20 @@
 --how:
   optimised   a picture is changed until CLIP's image tower embeds it as the sound; any towers
   generator   a small generator draws from CLIP's image embeddings; trained here in some minutes on the
-              training pictures, from sounds by a linear map to pictures' embeddings; left in OUT/generator
+              training pictures, from sounds by a linear map to pictures' embeddings; left in OUT/generator.
+              Of --tries drawings CLIP takes the one that is nearest to the sound
+  vqgan       the codes of a published VQGAN (--weights FOLDER: taming's yaml and checkpoint, or diffusers'
+              VQModel) are changed until CLIP's image tower embeds the picture as the sound; any towers
   diffusion   a published unCLIP pipeline of diffusers, such as Karlo (--weights FOLDER), by the same map
 
 Each test sound is drawn once. Scores: whether CLIP finds the right one of all test pictures by the drawing,
 and in the world also which attributes a classifier trained on its pictures, not a CLIP, recognises in it.
 Beside the encoders stand one of random weights, drawings from the pictures' own embeddings, and the pictures
 themselves; all in a grid, OUT/pictures_HOW.png.
+
+--audio FILE ... draws any recordings instead, of which no picture is known, and leaves OUT/pictures_HOW.html:
+each recording's picture beside its name and the caption, of the world's or of --captions FILE (a line each),
+that CLIP finds nearest. Files, folders, UrbanSound8K, ESC-50 and MUSDB18 (stems and mix) are known.
 """
 
 import argparse
@@ -45,11 +52,14 @@ from pretrain.probe.pictures_networks import (
     fit_generator,
     load_generator,
 )
+from pretrain.probe.pictures_page import recordings, write_page
+from pretrain.probe.pictures_page import wave_of as heard_wave
 from pretrain.probe.pictures_untrained import OptimisedConfig, diffuse, open_unclip, optimise
+from pretrain.probe.pictures_vqgan import open_vqgan
 from pretrain.probe.results import Interval, Result, mean_interval, results_of
 from pretrain.probe.texts import check_space, tower_arguments, towers_for
 
-WAYS = ("optimised", "generator", "diffusion")
+WAYS = ("optimised", "generator", "vqgan", "diffusion")
 GRID = 12
 """Test sounds in the grid."""
 FROM_PICTURE, ITSELF = "its embedding", "the picture"
@@ -143,14 +153,17 @@ def run_pictures(args: argparse.Namespace) -> list[Result]:
     """Draw, score and show."""
     if args.count < 0 or args.steps < 0:
         raise UserError(f"--count {args.count} and --steps {args.steps} must not be negative")
-    if args.how == "diffusion" and not args.weights:
-        raise UserError(
-            "--how diffusion needs --weights FOLDER, an unCLIP pipeline of diffusers such as Karlo"
-        )
+    if args.how in ("diffusion", "vqgan") and not args.weights:
+        what = "an unCLIP pipeline of diffusers such as Karlo" if args.how == "diffusion" else "a VQGAN"
+        raise UserError(f"--how {args.how} needs --weights FOLDER, {what}")
+    if args.tries < 1:
+        raise UserError(f"--tries {args.tries} must be at least 1")
     towers = towers_for(args.encoder or ["released"], args.towers, args.pretrained).to(args.device)
     embedders = with_random(args, "released")
     for embedder in embedders:
         check_space(embedder, towers)
+    if args.audio:
+        return draw_recordings(args, towers, embedders)
     count = args.count or (64 if args.how != "generator" else None)
     world, classifier = None, None
     if args.data == "world":
@@ -163,7 +176,7 @@ def run_pictures(args: argparse.Namespace) -> list[Result]:
         test = scene_pairs(args.data, args.split or None, towers, count)
         others = test.pictures
     train = None
-    if args.how != "optimised":
+    if args.how in ("generator", "diffusion"):
         train = scene_pairs(args.data, "train", towers) if world is None else world_pairs(world, towers)
     draw = _drawer(args, towers, world, train)
     drawings: dict[str, Tensor] = {}
@@ -185,6 +198,34 @@ def run_pictures(args: argparse.Namespace) -> list[Result]:
     save_grid(place, {"true": test.pictures, **drawings}, towers)
     print(f"pictures: {place}")
     return results
+
+
+def draw_recordings(args: argparse.Namespace, towers: Towers, embedders: list[Embedder]) -> list[Result]:
+    """Draw recordings that have no picture, and write their page."""
+    heard = recordings(args.audio)
+    world = World(0, "train", draws=3) if args.data == "world" else None
+    train = None
+    if args.how in ("generator", "diffusion"):
+        train = scene_pairs(args.data, "train", towers) if world is None else world_pairs(world, towers)
+    if args.captions:
+        captions = [line for line in args.captions.read_text(encoding="utf-8").splitlines() if line.strip()]
+    else:
+        captions = world.captions(np.arange(world.n_combinations), plain=True) if world else []
+    texts = towers.texts(captions).cpu()
+    draw = _drawer(args, towers, world, train)
+    columns = []
+    for embedder in embedders:
+        vectors = embeddings_of(embedder, args).of(heard, heard_wave)
+        vectors = F.normalize(vectors, dim=-1)
+        if train is not None:
+            vectors = fit_linear_map(embedded(embedder, train, args), train.images)(vectors)
+        said = [f": {captions[i]}" for i in (vectors @ texts.T).argmax(-1)] if captions else [""] * len(heard)
+        columns.append([(f"{embedder.name}{words}", p) for words, p in zip(said, draw(vectors))])
+    page = write_page(
+        args.out, f"pictures_{args.how}", [(h.caption, row) for h, *row in zip(heard, *columns)]
+    )
+    print(f"{len(heard)} recordings drawn: {page}")
+    return []
 
 
 def save_grid(place: Path, rows: Mapping[str, UInt8[Tensor, "n 3 height width"]], towers: Towers) -> None:
@@ -212,10 +253,30 @@ def _drawer(args: argparse.Namespace, towers: Towers, world: World | None, train
             config = OptimisedConfig(steps=args.steps or OptimisedConfig.steps)
             return lambda targets: optimise(towers, targets, config)
         case "generator":
-            return _generator(args, towers, world, train).draw
+            generator = _generator(args, towers, world, train)
+            return lambda targets: best_of(generator, targets, towers, args.tries)
+        case "vqgan":
+            vqgan, side = open_vqgan(args.weights, args.device), args.side or towers.picture_size
+            config = OptimisedConfig(steps=args.steps or 300, lr=0.1, smoothness=0.0, batch=4)
+
+            def canvas(part: Tensor, rng: torch.Generator) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+                return vqgan.canvas(part, rng, side)
+
+            return lambda targets: optimise(towers, targets, config, canvas=canvas)
         case _:
             pipeline = open_unclip(args.weights, args.device)
             return lambda targets: diffuse(pipeline, targets, steps=args.steps or 25)
+
+
+def best_of(
+    generator: PictureGenerator, targets: Float[Tensor, "n dim"], towers: Towers, tries: int
+) -> UInt8[Tensor, "n 3 size size"]:
+    """Of several drawings of each target, the one that CLIP embeds nearest to it."""
+    drawn = torch.stack([generator.draw(targets, seed=seed) for seed in range(tries)])
+    if tries == 1:
+        return drawn[0]
+    near = torch.stack([(towers.images(one).cpu() * F.normalize(targets, dim=-1)).sum(-1) for one in drawn])
+    return drawn[near.argmax(0), torch.arange(len(targets))]
 
 
 def _generator(
@@ -234,7 +295,14 @@ def _generator(
         pictures = F.interpolate(pictures.float(), (size, size), mode="area").round().to(torch.uint8)
     steps = args.steps or GeneratorConfig.steps
     config = GeneratorConfig(dim=towers.dim, steps=steps, teacher=towers.key, size=size)
-    generator = fit_generator(pictures, towers.images(pictures).cpu(), config)
+
+    def see(pixels: Tensor) -> Tensor:
+        own = (towers.height, towers.width)
+        if pixels.shape[-2:] != own:
+            pixels = F.interpolate(pixels, own, mode="bilinear", antialias=True)
+        return towers.embed(pixels.to(towers.device)).cpu()
+
+    generator = fit_generator(pictures, towers.images(pictures).cpu(), config, see=see)
     print(f"generator: {export(args.out / 'generator', config, generator)}")
     return generator
 
@@ -255,7 +323,13 @@ def _arguments(parser: Arguments) -> None:
     add("--count", type=int, default=0, help="sounds to draw (all; 64 unless generator)")
     add("--steps", type=int, default=0, help="of optimising, training or diffusing")
     add("--generator", default="", help="folder of a trained generator")
-    add("--weights", default="", help="folder of a diffusers pipeline")
+    add(
+        "--tries", type=int, default=16, help="drawings of a generator, of which CLIP takes one (%(default)s)"
+    )
+    add("--weights", default="", help="folder of a VQGAN, or of a diffusers pipeline")
+    add("--side", type=int, default=0, help="pixels of a VQGAN's pictures (as many as CLIP sees)")
+    add("--audio", nargs="+", type=Path, default=[], metavar="FILE", help="recordings to draw, of any kind")
+    add("--captions", type=Path, metavar="FILE", help="captions, a line each, to choose from for --audio")
     add("--split", default="test", help="scenes to draw, where --data are some (test)")
     add("--no-random", action="store_true", help="leave the random encoder's column out")
     add("--no-judge", action="store_true", help="leave the classifier of the world's attributes out")

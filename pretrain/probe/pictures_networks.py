@@ -44,6 +44,8 @@ class GeneratorConfig:
     """Deviation of noise added to the embeddings in training, relative to theirs: sounds' are less exact."""
     kl: float = 5e-4
     """Weight of the code's divergence from the standard normal, in nats a picture."""
+    clip: float = 0.5
+    """Weight of 1 − cosine between the embedding and CLIP's of the drawing by a code drawn at random."""
     lr: float = 2e-3
     """Of Adam at its highest; falls to nothing."""
     batch: int = 32
@@ -157,10 +159,14 @@ def fit_generator(
     embeddings: Float[Tensor, "n dim"],
     config: GeneratorConfig,
     *,
+    see: Callable[[Float[Tensor, "n 3 size size"]], Float[Tensor, "n dim"]] | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> PictureGenerator:
-    """Learn to draw pictures from their embeddings."""
+    """Learn to draw pictures from their embeddings; ``see`` is CLIP's image tower, for ``config.clip``.
+
+    Squared error alone averages over where things may lie, and what is averaged has lost its shape.
+    """
     device = embeddings.device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(seed, 0))
@@ -177,6 +183,9 @@ def fit_generator(
             embedding = embedding + deviation * torch.randn(embedding.shape).to(device)
             noise = torch.randn(len(index), config.code).to(device)
             terms = generator_loss(generator, picture, embedding, noise)
+            if see is not None and config.clip:
+                seen = see(generator(embedding, torch.randn_like(noise)))
+                terms["clip"] = config.clip * (1 - (seen * unit[index.to(device)]).sum(-1)).mean()
             return sum(terms.values(), torch.zeros((), device=device))
 
         optimizer = torch.optim.Adam(generator.parameters(), lr=config.lr)

@@ -120,49 +120,68 @@ class OptimisedConfig:
             raise UserError(f"steps={self.steps}, batch={self.batch}, shift={self.shift}: out of range")
 
 
+Canvas = Callable[[Tensor, torch.Generator], tuple[Tensor, Callable[[Tensor], Tensor]]]
+"""For some targets, what is optimised and how it looks in pixels in [0, 1]."""
+
+
 def optimise(
     towers: Towers,
     targets: Float[Tensor, "n dim"],
     config: OptimisedConfig | None = None,
     *,
+    canvas: Canvas | None = None,
     seed: int = 0,
     progress: bool = True,
 ) -> UInt8[Tensor, "n 3 height width"]:
-    """Return a picture for each target, of the towers' own size."""
+    """Return a picture for each target: by default of free pixels, of the towers' own size."""
     config = config or OptimisedConfig()
+    canvas = canvas or (lambda part, rng: _waves(towers, part, rng))
     parts = targets.to(towers.device).split(config.batch)
     bar = tqdm(total=len(parts) * config.steps, desc="optimising pictures", delay=2.0, disable=not progress)
     with bar:
-        found = [_optimise(towers, part, config, seed + number, bar) for number, part in enumerate(parts)]
+        found = [
+            _optimise(towers, part, config, canvas, seed + number, bar) for number, part in enumerate(parts)
+        ]
     return torch.cat(found)
 
 
 def _optimise(
-    towers: Towers, targets: Tensor, config: OptimisedConfig, seed: int, bar: tqdm
+    towers: Towers, targets: Tensor, config: OptimisedConfig, canvas: Canvas, seed: int, bar: tqdm
 ) -> UInt8[Tensor, "n 3 height width"]:
-    """Optimise amplitudes of waves, the fine ones scaled down (Olah et al., 2017)."""
     rng = torch.Generator().manual_seed(seed)
-    height, width = towers.height, towers.width
     targets = F.normalize(targets.detach(), dim=-1)
+    drawn, pixels = canvas(targets, rng)
+    drawn = drawn.to(targets.device).requires_grad_()
+    optimizer = torch.optim.Adam([drawn], lr=config.lr)
+    for _ in range(config.steps):
+        picture = pixels(drawn)
+        seen = _moved(picture, config.shift, rng)
+        if seen.shape[-2:] != (towers.height, towers.width):
+            own = (towers.height, towers.width)
+            seen = F.interpolate(seen, own, mode="bilinear", antialias=True)
+        cosine = (towers.embed(seen) * targets).sum(-1)
+        loss = (1 - cosine + config.smoothness * _roughness(picture)).sum()
+        (drawn.grad,) = torch.autograd.grad(loss, [drawn])
+        optimizer.step()
+        bar.update()
+    with torch.no_grad():
+        return (pixels(drawn) * 255).round().to(torch.uint8).cpu()
+
+
+def _waves(
+    towers: Towers, targets: Tensor, rng: torch.Generator
+) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Amplitudes of waves, the fine ones scaled down (Olah et al., 2017)."""
+    height, width = towers.height, towers.width
     rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)
     frequency = (rows.square() + columns.square()).sqrt().clamp_min(1 / max(height, width))
     scale = ((1 / frequency) * (height * width) ** 0.5 / max(height, width)).to(targets.device)
     waves = GREY * torch.randn(len(targets), 3, height, width // 2 + 1, 2, generator=rng)
-    waves = waves.to(targets.device).requires_grad_()
-    optimizer = torch.optim.Adam([waves], lr=config.lr)
 
-    def pixels() -> Float[Tensor, "n 3 height width"]:
+    def pixels(waves: Tensor) -> Float[Tensor, "n 3 height width"]:
         return torch.sigmoid(torch.fft.irfft2(torch.view_as_complex(waves) * scale, s=(height, width)))
 
-    for _ in range(config.steps):
-        picture = pixels()
-        cosine = (towers.embed(_moved(picture, config.shift, rng)) * targets).sum(-1)
-        loss = (1 - cosine + config.smoothness * _roughness(picture)).sum()
-        (waves.grad,) = torch.autograd.grad(loss, [waves])
-        optimizer.step()
-        bar.update()
-    with torch.no_grad():
-        return (pixels() * 255).round().to(torch.uint8).cpu()
+    return waves, pixels
 
 
 def _moved(pixels: Tensor, shift: float, rng: torch.Generator) -> Tensor:

@@ -1,0 +1,104 @@
+"""Any recordings to be drawn, those of corpora among them, and a page of their pictures beside captions."""
+
+import html
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from data.audio import audio_files, load
+from data.audio.resampling import resample
+from engine.files import atomic
+from engine.user_error import UserError
+from pretrain.probe.clips import clips_from
+
+STEMS = ("mixture", "drums", "bass", "other", "vocals")
+"""Of MUSDB18, in the order of its files' streams."""
+
+
+class Heard(NamedTuple):
+    """A recording, or one stem of it, and what is known of it."""
+
+    path: Path
+    caption: str
+    stream: int | None = None
+    """Of a file of several streams; None: of a file of one."""
+
+
+def recordings(given: Sequence[Path]) -> list[Heard]:
+    """What is to be drawn: files, folders of them, UrbanSound8K, ESC-50, MUSDB18 as stems and mix."""
+    return [heard for path in given for heard in _recordings(path)]
+
+
+def _recordings(path: Path) -> list[Heard]:
+    if path.is_dir():
+        if any((path / table).is_file() for table in ("meta/esc50.csv", "metadata/UrbanSound8K.csv")):
+            return [Heard(clip.path, f"{clip.labels[0]}: {clip.path.stem}") for clip in clips_from(path)]
+        if songs := sorted({mix.parent for mix in path.rglob("mixture.wav")}):
+            return [
+                Heard(file, f"{song.name}: {stem}")
+                for song in songs
+                for stem in STEMS
+                if (file := song / f"{stem}.wav").is_file()
+            ]
+        found = sorted(path.rglob("*.stem.mp4")) or audio_files(path)
+        return [heard for file in found for heard in _recordings(file)]
+    if path.name.endswith(".stem.mp4"):
+        title = path.name.removesuffix(".stem.mp4")
+        return [Heard(path, f"{title}: {stem}", number) for number, stem in enumerate(STEMS)]
+    return [Heard(path, path.stem)]
+
+
+def wave_of(heard: Heard, sample_rate: int) -> Float[Tensor, "1 1 samples"]:
+    """A recording, or the stem, mono at a rate."""
+    if heard.stream is None:
+        return load(heard.path, sample_rate)
+    import av
+
+    try:
+        with av.open(str(heard.path)) as container:
+            own = container.streams.audio[heard.stream]
+            pieces = [torch.from_numpy(f.to_ndarray()) for f in _as_floats(av, container.decode(own))]
+            return resample(torch.cat(pieces, dim=-1).mean(0)[None, None], own.rate, sample_rate)
+    except (OSError, IndexError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{heard.path} has no stream {heard.stream} that can be read ({reason})") from None
+
+
+def _as_floats(av, frames):
+    planar = av.AudioResampler(format="fltp")
+    for frame in frames:
+        yield from planar.resample(frame)
+
+
+def write_page(
+    out: Path, name: str, rows: Sequence[tuple[str, Sequence[tuple[str, UInt8[Tensor, "3 height width"]]]]]
+) -> Path:
+    """Write ``OUT/NAME.html`` and its pictures: a row of captioned pictures for each recording's caption."""
+    from PIL import Image
+
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number, (caption, pictures) in enumerate(rows):
+        cells = []
+        for column, (below, picture) in enumerate(pictures):
+            file = folder / f"{number:04d}_{column}.png"
+            with atomic(file) as temporary:
+                Image.fromarray(picture.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
+            alt = html.escape(f"{caption}: {below}", quote=True)
+            cells.append(
+                f'<figure><img src="{name}/{file.name}" alt="{alt}" width="192">'
+                f"<figcaption>{html.escape(below)}</figcaption></figure>"
+            )
+        lines.append(f"<h2>{html.escape(caption)}</h2>\n<div>{''.join(cells)}</div>")
+    style = "div{display:flex;flex-wrap:wrap}figure{margin:.5em}h2{font:1em sans-serif}"
+    text = f'<!doctype html><meta charset="utf-8"><title>{name}</title><style>{style}</style>\n' + "\n".join(
+        lines
+    )
+    with atomic(out / f"{name}.html") as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+    return out / f"{name}.html"
