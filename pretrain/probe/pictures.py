@@ -20,7 +20,7 @@ that CLIP finds nearest. Files, folders, UrbanSound8K, ESC-50 and MUSDB18 (stems
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,7 +38,6 @@ from data.synthetic.world import SAMPLE_RATE, World
 from data.synthetic.world_scenes import ATTRIBUTES
 from engine.arguments import Arguments
 from engine.checkpoint import export
-from engine.files import atomic
 from engine.user_error import UserError
 from pretrain.clip.losses import ranks
 from pretrain.clip.towers import Towers
@@ -50,9 +49,10 @@ from pretrain.probe.pictures_networks import (
     PictureGenerator,
     fit_classifier,
     fit_generator,
+    fit_linear_map,
     load_generator,
 )
-from pretrain.probe.pictures_page import recordings, write_page
+from pretrain.probe.pictures_page import recordings, save_grid, write_page
 from pretrain.probe.pictures_page import wave_of as heard_wave
 from pretrain.probe.pictures_untrained import OptimisedConfig, diffuse, open_unclip, optimise
 from pretrain.probe.pictures_vqgan import open_vqgan
@@ -60,13 +60,8 @@ from pretrain.probe.results import Interval, Result, mean_interval, results_of
 from pretrain.probe.texts import check_space, tower_arguments, towers_for
 
 WAYS = ("optimised", "generator", "vqgan", "diffusion")
-GRID = 12
-"""Test sounds in the grid."""
 FROM_PICTURE, ITSELF = "its embedding", "the picture"
 """Columns beside the encoders."""
-RIDGE = 1e-2
-"""Shrinkage of the map from sounds to pictures, relative to the embeddings' mean variance."""
-
 Draw = Callable[[Float[Tensor, "n dim"]], UInt8[Tensor, "n 3 height width"]]
 
 
@@ -113,23 +108,6 @@ def embedded(embedder: Embedder, pairs: Pairs, args: argparse.Namespace) -> Floa
     """Return unit-length embeddings of the sounds."""
     vectors = embeddings_of(embedder, args).of(list(range(len(pairs.names))), pairs.wave)
     return F.normalize(vectors, dim=-1)
-
-
-def fit_linear_map(
-    sounds: Float[Tensor, "n dim"], images: Float[Tensor, "n dim"]
-) -> Callable[[Float[Tensor, "m dim"]], Float[Tensor, "m dim"]]:
-    """Fit a map from sounds' embeddings to pictures' by ridge regression.
-
-    Sounds and pictures of the same thing lie near each other, but in two clouds, and a generator was trained
-    on only one of them.
-    """
-    a, b = sounds.double(), images.double()
-    sound_mean, image_mean = a.mean(0), b.mean(0)
-    a, b = a - sound_mean, b - image_mean
-    gram = a.T @ a
-    shrink = RIDGE * gram.diagonal().mean().clamp_min(1e-12)
-    weight = torch.linalg.solve(gram + shrink * torch.eye(len(gram), dtype=gram.dtype), a.T @ b).float()
-    return lambda x: F.normalize((x - sound_mean.float()) @ weight + image_mean.float(), dim=-1)
 
 
 def picture_scores(
@@ -226,25 +204,6 @@ def draw_recordings(args: argparse.Namespace, towers: Towers, embedders: list[Em
     )
     print(f"{len(heard)} recordings drawn: {page}")
     return []
-
-
-def save_grid(place: Path, rows: Mapping[str, UInt8[Tensor, "n 3 height width"]], towers: Towers) -> None:
-    """Write a row of drawings for every encoder, evenly chosen."""
-    from PIL import Image, ImageDraw
-
-    n = min(GRID, min(len(row) for row in rows.values()))
-    side = 96 if towers.height <= 96 else 160
-    left, gap = 110, 4
-    sheet = Image.new("RGB", (left + n * (side + gap), len(rows) * (side + gap)), "white")
-    pen = ImageDraw.Draw(sheet)
-    for line, (name, pictures) in enumerate(rows.items()):
-        pen.text((4, line * (side + gap) + side // 2), name[:18], fill="black")
-        chosen = np.linspace(0, len(pictures) - 1, n).round().astype(int)
-        for column, index in enumerate(chosen):
-            picture = Image.fromarray(pictures[index].permute(1, 2, 0).numpy()).resize((side, side))
-            sheet.paste(picture, (left + column * (side + gap), line * (side + gap)))
-    with atomic(place) as temporary:
-        sheet.save(temporary)
 
 
 def _drawer(args: argparse.Namespace, towers: Towers, world: World | None, train: Pairs | None) -> Draw:

@@ -25,6 +25,8 @@ from engine.user_error import UserError
 
 PICTURE = 4.0
 """Weight of the squared difference."""
+RIDGE = 1e-2
+"""Shrinkage of the map from sounds to pictures, relative to the embeddings' mean variance."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,3 +274,20 @@ def minimise(
         nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
         cycle.step()
+
+
+def fit_linear_map(
+    sounds: Float[Tensor, "n dim"], images: Float[Tensor, "n dim"]
+) -> Callable[[Float[Tensor, "m dim"]], Float[Tensor, "m dim"]]:
+    """Fit a map from sounds' embeddings to pictures' by ridge regression.
+
+    Sounds and pictures of the same thing lie near each other, but in two clouds, and a generator was trained
+    on only one of them.
+    """
+    a, b = sounds.double(), images.double()
+    sound_mean, image_mean = a.mean(0), b.mean(0)
+    a, b = a - sound_mean, b - image_mean
+    gram = a.T @ a
+    shrink = RIDGE * gram.diagonal().mean().clamp_min(1e-12)
+    weight = torch.linalg.solve(gram + shrink * torch.eye(len(gram), dtype=gram.dtype), a.T @ b).float()
+    return lambda x: F.normalize((x - sound_mean.float()) @ weight + image_mean.float(), dim=-1)

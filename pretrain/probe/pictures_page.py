@@ -1,10 +1,11 @@
 """Any recordings to be drawn, those of corpora among them, and a page of their pictures beside captions."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -13,10 +14,15 @@ from data.audio import audio_files, load
 from data.audio.resampling import resample
 from engine.files import atomic
 from engine.user_error import UserError
+from pretrain.clip.towers import Towers
 from pretrain.probe.clips import clips_from
 
 STEMS = ("mixture", "drums", "bass", "other", "vocals")
 """Of MUSDB18, in the order of its files' streams."""
+
+
+GRID = 12
+"""Pictures in a row of a grid."""
 
 
 class Heard(NamedTuple):
@@ -102,3 +108,22 @@ def write_page(
     with atomic(out / f"{name}.html") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     return out / f"{name}.html"
+
+
+def save_grid(place: Path, rows: Mapping[str, UInt8[Tensor, "n 3 height width"]], towers: Towers) -> None:
+    """Write a row of drawings for every encoder, evenly chosen."""
+    from PIL import Image, ImageDraw
+
+    n = min(GRID, min(len(row) for row in rows.values()))
+    side = 96 if towers.height <= 96 else 160
+    left, gap = 110, 4
+    sheet = Image.new("RGB", (left + n * (side + gap), len(rows) * (side + gap)), "white")
+    pen = ImageDraw.Draw(sheet)
+    for line, (name, pictures) in enumerate(rows.items()):
+        pen.text((4, line * (side + gap) + side // 2), name[:18], fill="black")
+        chosen = np.linspace(0, len(pictures) - 1, n).round().astype(int)
+        for column, index in enumerate(chosen):
+            picture = Image.fromarray(pictures[index].permute(1, 2, 0).numpy()).resize((side, side))
+            sheet.paste(picture, (left + column * (side + gap), line * (side + gap)))
+    with atomic(place) as temporary:
+        sheet.save(temporary)

@@ -17,12 +17,13 @@ from engine.checkpoint import export
 from engine.user_error import UserError
 from pretrain.clip.towers import TowersConfig, open_towers
 from pretrain.probe.embedders import Embedder
-from pretrain.probe.pictures import best_of, fit_linear_map, picture_scores, pictures, world_pairs
+from pretrain.probe.pictures import best_of, picture_scores, pictures, world_pairs
 from pretrain.probe.pictures_networks import (
     GeneratorConfig,
     PictureGenerator,
     fit_classifier,
     fit_generator,
+    fit_linear_map,
     generator_loss,
     load_generator,
 )
