@@ -29,7 +29,7 @@ from data.rows import split_rows
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from experiments.study import Study, Training
-from experiments.trainers import fitted, run_loop
+from experiments.trainers import run_loop
 from vocoders import load_vocoder
 from vocoders.scores.pitch import pitch_track
 from vocoders.tasks.config import TrainConfig, export_run
@@ -70,17 +70,19 @@ def study_config(data: str, lsb_noise: bool) -> TrainConfig:
         lsb_noise=lsb_noise,
     )
     task = replace(base.task, network=replace(base.task.network, signal="wave", wavenet=wavenet))
+    # At a constant rate: scales sink by steps of it.
+    optim = replace(base.task.optim, schedule="constant")
     return replace(
-        base, data=replace(base.data, path=data, crop_samples=4_800), task=replace(task, ema_decay=0.98)
+        base,
+        data=replace(base.data, path=data, crop_samples=2_400, batch=2),
+        task=replace(task, optim=optim, ema_decay=0.98),
     )
 
 
 def training(data: str, lsb_noise: bool, folder: Path, steps: int) -> Training:
     """One of the two runs."""
     config = study_config(data, lsb_noise)
-    assert isinstance(config.task, WaveNetTaskConfig)
-    task = replace(config.task, optim=fitted(config.task.optim, steps))
-    config = replace(config, loop=run_loop(config.loop, folder, steps), task=task)
+    config = replace(config, loop=run_loop(config.loop, folder, steps))
     source = crops(config, 0, 1)
     assert isinstance(source, Batches)
 
@@ -181,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     option = arguments.add_argument
     option("--data", required=True, help="corpus, or its manifest")
     option("--out", type=Path, default=Path("runs/wavenet_study"))
-    option("--steps", type=int, default=600, help="of each of the two runs")
+    option("--steps", type=int, default=1_500, help="of each of the two runs")
     option("--recordings", type=int, default=8, help="that are spoken")
     option("--split", default="validation", help="that they come from")
     option("--vocoder", help="exported WaveNet whose ways of sampling are compared; nothing is trained then")
