@@ -37,6 +37,7 @@ REACHES = {
     "contrast_converter": ALL,
     "contrast_style": {"style", "projector"},
     "contrast_voice": ALL,
+    "code_invariance": {"content"},
     "cycle_code": ALL,
     "norm": ALL,
     "pitch_prior": {"pitch_predictor"},

@@ -49,6 +49,9 @@ class Weights:
     """Converter: an output's style near the target's, far from the source's and the others'."""
     cycle_code: float = 0.0
     """The converted wave's codes against the source's."""
+    code_invariance: float = 0.5
+    """A code against that of the same words in the truth's voice, where the source's is another: one minus
+    their cosine. Gradients reach both."""
     norm: float = 0.2
     """Frame energies of converted wave and source."""
     pitch_prior: float = 0.3

@@ -211,6 +211,12 @@ class CLUIT(Adversary):
                 losses["distil"] = cosine_distance(seen, target_features, audible)
             if weights.content:
                 losses["content"] = cosine_distance(self.teacher_features(output), target_features, audible)
+        paired = ~rows.converted & ~rows.rebuilt
+        if weights.code_invariance and bool(paired.any()):
+            content = net.content.encode(net.pad_look_ahead(rows.truth[paired]))
+            alike = F.cosine_similarity(code[paired].float(), content.code.float(), dim=1)
+            audible = torch.sigmoid(2.0 * (content.energy + 3.0))[:, 0]
+            losses["code_invariance"] = ((1.0 - alike) * audible).sum() / audible.sum().clamp_min(1e-3)
         converted = rows.converted
         if not bool(converted.any()):
             return losses
