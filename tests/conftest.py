@@ -64,7 +64,8 @@ def moonshine() -> Path:
 def tiny() -> Callable[..., Any]:
     """Build a tiny converter's config.
 
-    ``earlier`` has absolute levels, no refiner and no pitch predictor; ``offline`` a pretrained trunk.
+    ``earlier`` has absolute levels, no refiner and no pitch predictor; ``offline`` a pretrained trunk;
+    ``ahead`` codes that have heard three frames more.
     """
     from tiny_encoders import TRUNK
 
@@ -74,7 +75,7 @@ def tiny() -> Callable[..., Any]:
     from w2w.networks.refiner import RefinerConfig
     from w2w.networks.style import StyleConfig
 
-    def config(kind: Literal["today", "earlier", "offline"] = "today", **changes) -> ConverterConfig:
+    def config(kind: Literal["today", "earlier", "offline", "ahead"] = "today", **changes) -> ConverterConfig:
         start = ConverterConfig(
             content=CausalEncoderConfig(n_channels=16, n_blocks=2, dim=6, n_mels=20),
             style=StyleConfig(n_channels=12, n_blocks=1, n_tokens=3, token_dim=4),
@@ -86,6 +87,8 @@ def tiny() -> Callable[..., Any]:
             start = replace(start, content=content, decoder=decoder, pitch_predictor=False)
         if kind == "offline":
             start = replace(start, trunk=TRUNK)
+        if kind == "ahead":
+            start = replace(start, content_ahead_ms=30.0)
         return replace(start, **changes)
 
     return config

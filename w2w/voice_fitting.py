@@ -110,8 +110,7 @@ def encode(network: ConverterNetwork, clip: Wave) -> Recording:
     shortest = FRAMES * network.hop
     wave = wave.repeat(1, 1, -(-shortest // wave.shape[-1]))[..., : round(LONGEST_S * network.sample_rate)]
     padded = network.pad_look_ahead(wave)
-    encoded, _ = network.track(padded, network.content.encode(padded), network.begin(1))
-    return encoded, padded
+    return network.encode(padded, padded), padded
 
 
 def stretches(recordings: Sequence[Recording], draw: torch.Generator, hop: int) -> Recording:

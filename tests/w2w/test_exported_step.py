@@ -19,7 +19,7 @@ from w2w.exported.step import ConvolutionsAsProducts, Step, flat, nested
 from w2w.networks.network import ConverterNetwork
 
 pytestmark = pytest.mark.usefixtures("graphs_made_once")
-KINDS = ["today", "earlier"]
+KINDS = ["today", "ahead", "earlier"]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from pretrain.pitch.tracker import PitchTracker
 from w2w.networks.network import ConverterConfig, ConverterNetwork, shift_pitch
 from w2w.networks.style import StyleEncoder
 
-every_kind = pytest.mark.parametrize("kind", ["today", "earlier"])
+every_kind = pytest.mark.parametrize("kind", ["today", "earlier", "ahead"])
 
 
 def voice(network, batch=2, seed=0):
@@ -37,7 +37,7 @@ def frame_end(sample, config):
 @every_kind
 def test_no_sample_hears_beyond_its_frame(tiny, buzz, kind):
     config = tiny(kind)
-    network, source = ConverterNetwork(config), buzz(2400).requires_grad_()
+    network, source = ConverterNetwork(config), buzz(3200).requires_grad_()
     out = network(source, voice(network))
     assert out.shape == source.shape
     for sample in (0, 33, 700, 1151, 1152, 1311, 1400, 2100):
@@ -105,6 +105,24 @@ def test_the_result_is_as_long_as_the_source(tiny, samples, look_ahead_ms):
         assert network(torch.randn(1, 1, samples), voice(network, 1)).shape == (1, 1, samples)
 
 
+def test_codes_ahead_are_ahead_of_all_else(tiny, buzz):
+    """The same codes, three frames before energy, level and F0 of their place in the source."""
+    network, ahead = ConverterNetwork(tiny()).eval(), ConverterNetwork(tiny("ahead")).eval()
+    ahead.load_state_dict(network.state_dict())
+    assert ahead.look_ahead == network.look_ahead + 3 * network.hop
+    source = torch.nn.functional.pad(buzz(8000), (500, 0))
+    with torch.no_grad():
+        one, other = (net.encode(*[net.pad_look_ahead(source)] * 2) for net in (network, ahead))
+    n_frames = one.content.code.shape[-1]
+    assert_close(other.content.code[..., :n_frames], one.content.code, rtol=0, atol=1e-5)
+    for late, early in (
+        *zip(other.content[1:], one.content[1:]),
+        *zip(other.pitch, one.pitch),
+        (other.mean_log_f0, one.mean_log_f0),
+    ):
+        assert_close(late[..., 3 : 3 + n_frames], early, rtol=0, atol=1e-5)
+
+
 def test_f0_moves_to_the_voices_mean(buzz):
     log_f0 = torch.log(torch.tensor([[[100.0, 110.0, 121.0]]])).double()
     pitch = Pitch(log_f0, torch.ones_like(log_f0))
@@ -120,6 +138,8 @@ def test_f0_moves_to_the_voices_mean(buzz):
 def test_impossible_sizes_are_refused():
     with pytest.raises(UserError, match="multiple of 8 kHz"):
         ConverterConfig(sample_rate=22_050)
+    with pytest.raises(UserError, match="content_ahead_ms"):
+        ConverterConfig(content_ahead_ms=-1.0)
     with pytest.raises(UserError, match="window_ms"):
         CausalEncoderConfig(window_ms=5.0)
 

@@ -164,10 +164,11 @@ class CLUIT(Adversary):
             level = (config.level_dbfs + change - FULL_LEVEL_DBFS) * math.log(10.0) / 20.0
             silent = torch.rand(n_rows, device=device) < 0.5
             level = torch.where(silent, SILENCE, level)
-        content = net.content.encode(net.pad_look_ahead(source), warp, level)
+        encoded = net.encode(net.pad_look_ahead(source), net.pad_look_ahead(rows.truth), warp, level)
+        content = encoded.content
         if config.code_noise:
             content = content._replace(code=content.code + config.code_noise * torch.randn_like(content.code))
-        return net.track(net.pad_look_ahead(rows.truth), content, net.begin(n_rows))[0]
+        return encoded._replace(content=content)
 
     def styles(self, rows: Utterances) -> tuple[Float[Tensor, "batch timbre"], Float[Tensor, "batch 1"]]:
         """Timbre and mean log-F0 of each row's own voice, from another clip of it."""
@@ -213,9 +214,9 @@ class CLUIT(Adversary):
                 losses["content"] = cosine_distance(self.teacher_features(output), target_features, audible)
         paired = ~rows.converted & ~rows.rebuilt
         if weights.code_invariance and bool(paired.any()):
-            content = net.content.encode(net.pad_look_ahead(rows.truth[paired]))
-            alike = F.cosine_similarity(code[paired].float(), content.code.float(), dim=1)
-            audible = torch.sigmoid(2.0 * (content.energy + 3.0))[:, 0]
+            own = net.content.encode(net.pad_look_ahead(rows.truth[paired])).code
+            alike = F.cosine_similarity(code[paired].float(), own.float(), dim=1)
+            audible = torch.sigmoid(2.0 * (encoded.content.energy[paired] + 3.0))[:, 0]
             losses["code_invariance"] = ((1.0 - alike) * audible).sum() / audible.sum().clamp_min(1e-3)
         converted = rows.converted
         if not bool(converted.any()):

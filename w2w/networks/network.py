@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from engine.running_mean import MeanState, RunningMean
 from engine.user_error import UserError
-from pretrain.causal.encoder import CausalEncoder, CausalEncoderConfig, Content
+from pretrain.causal.encoder import CausalEncoder, CausalEncoderConfig, Content, PerItem
 from pretrain.pitch.correlation import Pitch
 from pretrain.pitch.network import LearnedPitchTracker, PitchNetworkConfig
 from pretrain.pitch.tracker import PitchTracker
-from w2w.networks.decoder import MEAN_LOG_F0, Decoder, DecoderConfig
+from w2w.networks.decoder import Decoder, DecoderConfig
+from w2w.networks.delay import Delay
 from w2w.networks.gate import PauseGate
+from w2w.networks.pitch_predictor import PitchPredictor
 from w2w.networks.style import StyleConfig, StyleEncoder
 from w2w.networks.trunk import PretrainedContent, TrunkConfig
 from w2w.networks.wave_network import WaveNetwork
@@ -25,8 +27,7 @@ Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch voice"]
 Curve = Float[Tensor, "batch 1 frames"]
 
-Semitones = float | Float[Tensor, "1"]
-"""A number, or a tensor of float64: what a graph takes."""
+Semitones = float | Float[Tensor, "1"]  # of float64: what a graph takes
 LOWEST, HIGHEST = math.log(50.0), math.log(600.0)
 """Log of Hz: converted F0 stays inside."""
 BLOCK_FRAMES = 400
@@ -42,6 +43,8 @@ class ConverterConfig:
     """Hz, of all waves in and out."""
     look_ahead_ms: float = 8.0
     """Milliseconds of future that outputs may depend on; live, this and one hop are the latency."""
+    content_ahead_ms: float = 0.0
+    """Milliseconds of speech beyond ``look_ahead_ms`` that a code has heard; they add to the latency."""
     pitch_memory_s: float = 10.0
     """Seconds over which the source's mean log-F0 is remembered."""
     pitch_predictor: bool = True
@@ -64,6 +67,10 @@ class ConverterConfig:
                 f"a hop of {self.hop} samples is not a multiple of 80: choose a sample_rate that is a"
                 " multiple of 8 kHz and a content.hop_ms of 10"
             )
+        if self.content_ahead_ms < 0 or (self.content_ahead_ms and self.trunk):
+            raise UserError(
+                f"content_ahead_ms={self.content_ahead_ms} must be 0 or more, and 0 with a pretrained trunk"
+            )
         if self.pitch and (self.pitch.sample_rate, self.pitch.hop) != (self.sample_rate, self.hop):
             raise UserError(
                 f"pitch is tracked at {self.pitch.sample_rate} Hz every {self.pitch.hop_ms} ms: it must be"
@@ -83,7 +90,12 @@ class ConverterConfig:
     @property
     def look_ahead(self) -> int:
         """Samples of future that every output sample may depend on."""
-        return round(self.sample_rate * self.look_ahead_ms / 1000)
+        return round(self.sample_rate * self.look_ahead_ms / 1000) + self.frames_ahead * self.hop
+
+    @property
+    def frames_ahead(self) -> int:
+        """Frames by which codes are ahead of what else the decoder hears."""
+        return round(self.content_ahead_ms / self.content.hop_ms)
 
 
 class Encoded(NamedTuple):
@@ -93,25 +105,6 @@ class Encoded(NamedTuple):
     pitch: Pitch
     mean_log_f0: Curve
     """Of the source, as far as known."""
-
-
-class PitchPredictor(nn.Module):
-    """How far a frame's log-F0 lies from its speaker's mean, told by its spectrum: (batch, 1, frames).
-
-    In the precision of the mels.
-    """
-
-    def __init__(self, n_mels: int, n_channels: int = 96) -> None:
-        super().__init__()
-        self.hidden = nn.Conv1d(n_mels + 1, n_channels, 1)
-        self.distance = nn.Conv1d(n_channels, 1, 1)
-        nn.init.zeros_(self.distance.weight)
-        nn.init.zeros_(self.distance.bias)  # type: ignore[arg-type]
-
-    def forward(self, mels: Float[Tensor, "batch n_mels frames"], pitch: Pitch) -> Curve:
-        log_f0 = (pitch.log_f0 - MEAN_LOG_F0).to(mels.dtype)
-        hidden = pointwise(self.hidden, torch.cat([0.3 * mels, 3.0 * log_f0], dim=1))
-        return 0.3 * pointwise(self.distance, F.silu(hidden)).to(mels.dtype)  # back from autocast's
 
 
 class ConverterNetwork(nn.Module):
@@ -144,7 +137,9 @@ class ConverterNetwork(nn.Module):
         self.mean_log_f0 = RunningMean(1, time_constant=frames, prior_frames=1e-9 if relative else 0.5)
         self.mean_log_f0.prior.requires_grad_(False).fill_(math.log(150.0))
         self.pitch_predictor = PitchPredictor(config.content.n_mels) if config.pitch_predictor else None
-        self.gate = PauseGate(config.hop, config.look_ahead) if relative else None
+        ahead = config.frames_ahead
+        self.gate = PauseGate(config.hop, config.look_ahead - ahead * config.hop) if relative else None
+        self.delay = Delay(ahead, config.hop, config.content.n_mels) if ahead else None
 
     @property
     def pitch(self) -> LearnedPitchTracker | PitchTracker:
@@ -212,6 +207,7 @@ class ConverterNetwork(nn.Module):
         """Silence, and nothing known of the source's pitch."""
         return {
             "content": self.content.begin(batch) if self.streams else None,
+            "delay": self.delay.begin(batch, self.mean_log_f0.prior.device) if self.delay else None,
             "pitch": self.pitch.begin(batch),
             "mean_log_f0": MeanState(*(part.double() for part in self.mean_log_f0.begin(batch))),
             "decoder": self.begin_decoder(batch),
@@ -228,8 +224,21 @@ class ConverterNetwork(nn.Module):
     ) -> tuple[Wave, dict[str, Any]]:
         """Convert one chunk, a whole number of hops long; the output lags by ``look_ahead`` samples."""
         content, after_content = self.content.step(source, state["content"])
+        source, content, after_delay = self._delayed(source, content, state["delay"])
         wave, after = self._speak(source, content, voice, state, semitones)
-        return wave, after | {"content": after_content}
+        return wave, after | {"content": after_content, "delay": after_delay}
+
+    def encode(
+        self, source: Wave, truth: Wave, warp: PerItem | None = None, level: PerItem | None = None
+    ) -> Encoded:
+        """What is taken from whole padded waves: content of the source, F0 of the truth, equally long."""
+        state = self.begin(len(source))
+        content = self.content.encode(source, warp, level)
+        truth, content, _ = self._delayed(truth, content, state["delay"])
+        return self.track(truth, content, state)[0]
+
+    def _delayed(self, source: Wave, content: Content, state: Any) -> Any:
+        return (source, content, None) if self.delay is None else self.delay.step(source, content, state)
 
     def _speak(
         self, source: Wave, content: Content, voice: Voice, state: dict[str, Any], semitones: Semitones
@@ -281,15 +290,6 @@ def octave_raised(log_f0: Curve, mean_log_f0: Curve) -> Curve:
     """Log-F0 an octave higher where it lies .7 octaves and more below the mean: a tracker's error."""
     octave = math.log(2.0)
     return log_f0 + octave * (log_f0 < mean_log_f0 - 0.7 * octave).to(log_f0.dtype)
-
-
-def pointwise(
-    layer: nn.Conv1d, x: Float[Tensor, "batch inner frames"]
-) -> Float[Tensor, "batch outer frames"]:
-    """Apply a convolution of length 1 in its input's precision; onnxruntime convolves float32 alone."""
-    assert layer.bias is not None
-    weight, bias = layer.weight[..., 0].to(x.dtype), layer.bias.to(x.dtype)
-    return F.linear(x.transpose(1, 2), weight, bias).transpose(1, 2)
 
 
 def shift_pitch(pitch: Pitch, mean_log_f0: Curve, voice: Voice, semitones: Semitones = 0.0) -> Pitch:
