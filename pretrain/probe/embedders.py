@@ -16,7 +16,7 @@ from engine.user_error import UserError
 
 NAMES = (
     "a folder (export or run) or published file of a Wav2CLIP encoder, released, random, logmel, "
-    "pooled:FOLDER, speech:FOLDER, clap:FOLDER"
+    "pooled:FOLDER, speech:FOLDER, clap:FOLDER, yamnet:FILE"
 )
 """What ``--encoder`` takes."""
 STATISTICS = MelConfig(
@@ -146,7 +146,7 @@ def clap(place: str, device: str = "cpu") -> Embedder:
 def open_embedder(name: str, *, like: Any = None, seed: int = 0, device: str = "cpu") -> Embedder:
     """Open an encoder by its name, see ``NAMES``; ``random`` has the architecture of the config ``like``."""
     kind, _, place = name.partition(":")
-    if kind in ("pooled", "speech", "clap") and not place:
+    if kind in ("pooled", "speech", "clap", "yamnet") and not place:
         raise UserError(f"--encoder {kind} needs its folder: --encoder {kind}:FOLDER")
     match kind:
         case "logmel":
@@ -164,6 +164,11 @@ def open_embedder(name: str, *, like: Any = None, seed: int = 0, device: str = "
             return speech(name, load_speech_encoder(place), device)
         case "clap":
             return clap(place, device)
+        case "yamnet":
+            from pretrain.probe.yamnet import DIM, SAMPLE_RATE, load_yamnet
+
+            network = load_yamnet(place).to(device)
+            return Embedder("yamnet", DIM, SAMPLE_RATE, lambda wave: network.embed(wave.to(device)).cpu())
     if not Path(name).exists():
         raise UserError(f"--encoder {name}: there is no such folder or file; give {NAMES}")
     return wav2clip(short_name(name), _audio_encoder(name), device)
