@@ -64,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_argument(
         "--pitch", choices=("autocorrelation", "crepe"), default="autocorrelation", help="what tracks pitch"
     )
+    arguments.add_argument(
+        "--by", default="", metavar="COLUMN", help="of the manifest: also a row for each value"
+    )
     arguments.add_argument("--device", default="cpu", help="where the vocoders run (default: cpu)")
     arguments.add_argument("--cache", type=Path, help="folder of features kept between runs")
     arguments.add_argument("--overwrite", action="store_true", help="replace what is in --out already")
@@ -76,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows += [described(ORIGINAL, recording) | {"output": str(recording.path)} for recording in recordings]
     notes = [] if has_pesq() else ["PESQ is left out: pip install pesq"]
     notes += rate_quality(rows, args.cache)
-    summary = summarise(rows)
+    summary = summarise([*rows, *by_column(rows, recordings, args.by)])
     write_rows(args.out / "rows.csv", rows)
     write_summary(args.out / "summary.json", summary, about(args, systems, recordings))
     shown = recordings[len(recordings) // 2].path.stem
@@ -85,6 +88,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
     print(f"{text}\n\n{args.out}: table.md, rows.csv, summary.json, mels.png, outputs")
     end(len(recordings), left_out, "recordings copied")
+
+
+def by_column(rows: Sequence[Row], recordings: Sequence[Recording], column: str) -> list[Row]:
+    """The same scores once more, under "SYSTEM, VALUE" of a column, such as language or corpus."""
+    if not column:
+        return []
+    values = {
+        (r.speaker or "?", r.path.stem): r.extra.get(column) or getattr(r, column, None) for r in recordings
+    }
+    if not any(values.values()):
+        raise UserError(f"--by {column}: no recording has such a column (try speaker, gender, corpus)")
+    named = [(row, values[str(row["speaker"]), str(row["utterance"])] or "?") for row in rows]
+    return [row | {"system": f"{row['system']}, {value}"} for row, value in named]
 
 
 def readable(recordings: Sequence[Recording], left_out: list[str]) -> list[Recording]:

@@ -63,6 +63,18 @@ def run(corpus: Path, out: Path, *words: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_scores_come_also_by_the_values_of_a_column(corpus: Path, tmp_path: Path) -> None:
+    lines = [f"{s}/{n}.wav,{s},{'en' if s == 'anna' else 'zh'}" for s in ("anna", "bert") for n in range(2)]
+    (corpus / "metadata.csv").write_text("\n".join(["path,speaker,language", *lines]) + "\n")
+    rows = run(corpus, tmp_path / "out", "--vocoder", "runs/loud/export", "--by", "language")
+    systems = json.loads((tmp_path / "out/summary.json").read_text())["systems"]
+    own = [float(row["log_mel_l1"]) for row in rows if (row["system"], row["speaker"]) == ("loud", "bert")]
+    assert systems["loud, zh"]["log_mel_l1"]["mean"] == pytest.approx(sum(own) / 2, abs=1e-5)
+    assert {"loud, en", "loud, zh", "Griffin-Lim, en"} <= set(systems)
+    with pytest.raises(UserError, match="--by accent"):
+        run(corpus, tmp_path / "again", "--by", "accent")
+
+
 def test_every_system_copies_every_recording(corpus: Path, tmp_path: Path) -> None:
     rows = run(corpus, tmp_path / "out", "--vocoder", "runs/loud/export")
     systems = ["loud", "Griffin-Lim", "original"]
