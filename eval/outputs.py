@@ -96,7 +96,10 @@ class Voices:
     ) -> None:
         """Convert one file with the voice of its references."""
         voice = self.voice(tuple(references), self.fit_steps if fit_steps is None else fit_steps)
-        wave = self.converter.convert(load(source, self.converter.sample_rate), voice)
+        wave = load(source, self.converter.sample_rate)
+        log_f0 = getattr(self.converter, "source_log_f0", None)
+        known = {} if log_f0 is None else {"source_log_f0": log_f0(wave)}
+        wave = self.converter.convert(wave, voice, **known)
         if not wave.isfinite().all():
             raise UserError(f"the converter turned {source} into NaN; this checkpoint cannot be scored")
         save(out, wave, self.converter.sample_rate)

@@ -29,7 +29,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from data.audio import Writer, blocks
+from data.audio import Writer, blocks, excerpt
 from data.audio.decoding import PLAUSIBLE_RATES
 from data.audio.destinations import plan, protect
 from data.audio.resampling import Resampler, resampled_length
@@ -37,6 +37,7 @@ from engine.arguments import Arguments
 from engine.outcome import end, leaving_out, note_replaced
 from engine.user_error import UserError, exits_cleanly, printable
 from w2w.converter import BLOCK_S, Converter
+from w2w.source_pitch import HEARD_S
 from w2w.sources import Job, examine
 from w2w.stream import MOST_SEMITONES
 from w2w.voices import Voices, check_fit_steps
@@ -193,8 +194,10 @@ def convert(
     """
     own = converter.sample_rate
     rate = own if rate is None else rate or job.sample_rate
+    beginning = excerpt(job.source, 0, round(HEARD_S * own), own)
     source = (job.gain * block for block in blocks(job.source, own, round(BLOCK_S * own)))
-    pieces = converter.pieces(source, voice, semitones=semitones)
+    log_f0 = converter.source_log_f0(beginning)
+    pieces = converter.pieces(source, voice, semitones=semitones, source_log_f0=log_f0)
     if marked:
         pieces = Marker(own).marked(pieces)
     with Writer(job.out, rate) as writer:

@@ -11,15 +11,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from data.audio.checking import check_floats, check_number, check_rate, check_wave
+from data.audio.checking import check_floats, check_rate, check_wave
 from data.audio.resampling import resample, resampled_length
 from engine.checkpoint import fill, load_weights
 from engine.user_error import UserError
 from w2w.audible import FITTED_S, check_audible, parts, richest
 from w2w.earlier_format import load_converter
 from w2w.networks.network import ConverterNetwork
-from w2w.networks.wave_network import WaveNetwork
-from w2w.stream import MOST_SEMITONES, Engine, Stream
+from w2w.networks.wave_network import WaveNetwork, check_voice
+from w2w.source_pitch import knowing, mean_log_f0
+from w2w.stream import Engine, Stream
 from w2w.weights import is_mel_converter, weights_folder
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class Converter:
 
         if not isinstance(self.network, ConverterNetwork):
             return voice
-        self._check_voice(voice, 0.0)
+        check_voice(self.network, voice)
         for number, clip in enumerate(clips, start=1):
             check_wave(clip, f"clip {number}")
         return fit(self.network, voice, [richest(c, self.sample_rate, FITTED_S) for c in clips], steps=steps)
@@ -162,7 +163,7 @@ class Converter:
 
     def describe(self, voice: Voice, *, count: int = 5) -> list[tuple[str, float]]:
         """The words that suit a voice best, with their likeness (a cosine)."""
-        self._check_voice(voice, 0.0)
+        check_voice(self.network, voice)
         return self.tie.describe(voice, count=count)
 
     @cached_property
@@ -193,22 +194,33 @@ class Converter:
         return torch.stack([voice * (weight / total) for voice, weight in zip(voices, weights)]).sum(0)
 
     @torch.inference_mode()
+    def source_log_f0(self, source: Clip) -> float | None:
+        """Mean log F0 of a source at the converter's rate, for ``convert``; None where it says nothing."""
+        return mean_log_f0(self.network, source)
+
     def convert(
-        self, source: Wave, voice: Voice, *, semitones: float = 0.0, sample_rate: int | None = None
+        self,
+        source: Wave,
+        voice: Voice,
+        *,
+        semitones: float = 0.0,
+        sample_rate: int | None = None,
+        source_log_f0: float | None = None,
     ) -> Wave:
         """Speak the source with a voice; the result is as long as the source, to the sample.
 
-        ``sample_rate`` is the source's and the result's, where it is not the converter's. Memory beyond
-        source and result does not grow with their length.
+        ``sample_rate`` is the source's and the result's, where it is not the converter's. With the source's
+        mean log F0 (``source_log_f0``) F0 is right from the start; without, the result is that of a stream,
+        which learns it on the way. Memory beyond source and result does not grow with their length.
         """
         check_wave(source, "the source")
-        self._check_voice(voice, semitones)
+        check_voice(self.network, voice, semitones)
         rate = self._rate(sample_rate)
         if not self.network.streams:
             return self._convert_whole(source, voice, semitones, rate)
         block = round(BLOCK_S * rate)
-        pieces = self.pieces(source.split(block, dim=-1), voice, semitones=semitones, sample_rate=sample_rate)
-        return torch.cat(list(pieces), dim=-1)
+        options = {"semitones": semitones, "sample_rate": sample_rate, "source_log_f0": source_log_f0}
+        return torch.cat(list(self.pieces(source.split(block, dim=-1), voice, **options)), dim=-1)
 
     def _convert_whole(self, source: Wave, voice: Voice, semitones: float, rate: int) -> Wave:
         heard = resample(source, rate, self.sample_rate).to(self.device)
@@ -225,6 +237,7 @@ class Converter:
         *,
         semitones: float = 0.0,
         sample_rate: int | None = None,
+        source_log_f0: float | None = None,
     ) -> Iterator[Clip]:
         """Convert a source that comes in chunks of any length, yielding pieces as they are ready.
 
@@ -238,6 +251,8 @@ class Converter:
         live = self.stream(
             voice, self.network.hop, semitones=semitones, sample_rate=sample_rate, engine="eager"
         )
+        if source_log_f0 is not None:
+            live.state = live.state._replace(network=knowing(live.state.network, source_log_f0))
         for chunk in chunks:
             piece = live.push(chunk)
             if piece.shape[-1]:
@@ -263,7 +278,7 @@ class Converter:
             raise UserError(f"this converter's {self.network.needs_whole}: convert whole files with it")
         check_floats(voice, "the voice")
         for row in voice.split(1):
-            self._check_voice(row, semitones)
+            check_voice(self.network, row, semitones)
         rate = self._rate(sample_rate)
         steps = engine
         if steps is None or isinstance(steps, str):
@@ -280,20 +295,3 @@ class Converter:
         if asked is not None:
             check_rate(asked)
         return self.sample_rate if asked is None else asked
-
-    def _check_voice(self, voice: Tensor, semitones: float) -> None:
-        check_floats(voice, "the voice")
-        check_number(semitones, "semitones", MOST_SEMITONES)
-        dim = self.network.voice_dim
-        if voice.shape != (1, dim):
-            raise UserError(
-                f"the voice has shape {tuple(voice.shape)}, this converter's are (1, {dim}): "
-                "embed it with the same converter"
-            )
-        if not bool(torch.isfinite(voice).all()):
-            raise UserError("the voice holds NaN or infinite numbers: take it from a recording again")
-        if semitones and not self.network.moves_pitch:
-            raise UserError(
-                "this converter cannot move the pitch, only a wave-to-wave one can: leave the semitones out"
-                " (--pitch)"
-            )

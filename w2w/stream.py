@@ -11,7 +11,7 @@ from torch import Tensor
 from data.audio.checking import check_floats, check_number
 from data.audio.live_resampling import ResamplerState, least_delay, live_resampler
 from engine.user_error import UserError
-from w2w.networks.wave_network import WaveNetwork
+from w2w.networks.wave_network import MOST_SEMITONES, WaveNetwork
 
 Voice = Float[Tensor, "batch dim"]
 
@@ -60,8 +60,6 @@ Ready = Float[Tensor, "batch 1 ready"]
 
 LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
 """Hz, of chunks."""
-MOST_SEMITONES = 36.0
-"""How far the pitch may be moved: three octaves."""
 GLIDE_MS = 100.0
 """Milliseconds in which a voice changes, where nothing else is asked: neither a click nor a wait."""
 

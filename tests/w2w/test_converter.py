@@ -11,6 +11,7 @@ from engine.user_error import UserError
 from w2w import Converter
 from w2w.audible import richest
 from w2w.networks.network import ConverterNetwork
+from w2w.source_pitch import knowing
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +153,27 @@ def test_a_path_that_is_missing_is_not_asked_of_the_hub(tmp_path, monkeypatch):
             Converter.from_pretrained(where)
     with pytest.raises(UserError, match="written hub:rnus/voice"):
         Converter.from_pretrained("rnus/voice")
+
+
+def test_a_source_whose_mean_is_known_is_moved_right_from_the_start(converter, voice, buzz):
+    """Low at first, high later: a stream takes the first half for the whole, one who knows does not."""
+    source = torch.cat([buzz(24_000, f0=(110.0,)), buzz(24_000, f0=(180.0,))], dim=-1)
+    known = converter.source_log_f0(source)
+    assert known == pytest.approx(math.log(math.sqrt(110.0 * 180.0)), abs=0.05)
+    network = converter.network
+    padded = network.pad_look_ahead(source)
+    content = network.content.encode(padded)
+    with torch.inference_mode():
+        streamed, _ = network.track(padded, content, network.begin(1))
+        informed, _ = network.track(padded, content, knowing(network.begin(1), known))
+    half = slice(50, 140)
+    assert float((informed.mean_log_f0[..., half] - known).abs().max()) < 0.1
+    assert float((streamed.mean_log_f0[..., half] - known).abs().min()) > 0.15
+    assert not torch.allclose(
+        converter.convert(source, voice), converter.convert(source, voice, source_log_f0=known), atol=1e-3
+    )
+
+
+def test_noise_says_nothing_of_a_sources_mean(converter):
+    assert converter.source_log_f0(torch.randn(1, 1, 32_000) * 0.1) is None
+    assert converter.source_log_f0(torch.zeros(1, 1, 32_000)) is None

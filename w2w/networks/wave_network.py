@@ -3,11 +3,17 @@
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from data.audio.checking import check_floats, check_number
+from engine.user_error import UserError
+
 Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch dim"]
+MOST_SEMITONES = 36.0
+"""How far the pitch may be moved: three octaves."""
 
 
 @runtime_checkable
@@ -79,3 +85,21 @@ class WaveNetwork(Protocol):
     def parameters(self) -> Iterator[nn.Parameter]:
         """What was learned."""
         ...
+
+
+def check_voice(network: WaveNetwork, voice: Tensor, semitones: float = 0.0) -> None:
+    """Refuse a voice that is not the network's, or a pitch that it cannot move to."""
+    check_floats(voice, "the voice")
+    check_number(semitones, "semitones", MOST_SEMITONES)
+    if voice.shape != (1, network.voice_dim):
+        raise UserError(
+            f"the voice has shape {tuple(voice.shape)}, this converter's are (1, {network.voice_dim}): "
+            "embed it with the same converter"
+        )
+    if not bool(torch.isfinite(voice).all()):
+        raise UserError("the voice holds NaN or infinite numbers: take it from a recording again")
+    if semitones and not network.moves_pitch:
+        raise UserError(
+            "this converter cannot move the pitch, only a wave-to-wave one can: leave the semitones out"
+            " (--pitch)"
+        )
