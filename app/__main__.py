@@ -28,7 +28,7 @@ from pathlib import Path
 from app.conversions import Conversions
 from app.limits import Limits
 from engine.arguments import Arguments
-from engine.stopping import stop_signals
+from engine.outcome import stop_signals
 from engine.user_error import UserError, exits_cleanly
 from w2w.converter import Converter
 from w2w.weights import weights_folder

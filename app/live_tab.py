@@ -110,7 +110,7 @@ def begin(conversions: Conversions, wanted: Wanted, rate: int) -> Live:
 
 
 def follow(conversions: Conversions, live: Live, wanted: Wanted) -> None:
-    """Glide to what is wanted now, where that is something else."""
+    """Move to what is wanted now, where that is something else."""
     if wanted in (live.wanted, live.refused):
         return
     live.refused = wanted

@@ -1,16 +1,15 @@
-"""Reading a form of files and fields as it arrives: every file goes to a private folder piece by piece."""
+"""The form of a request: its files in a private folder, its fields as what they stand for."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from io import BufferedWriter
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from torch import Tensor
 
@@ -41,105 +40,36 @@ class Form:
 
 async def received(request: Request, folder: Path, files: frozenset[str], fields: frozenset[str]) -> Form:
     """Read a multipart form whose fields are ``files`` and ``fields``, into ``folder``."""
-    kind, options = parse_options_header(request.headers.get("content-type"))
-    if kind != b"multipart/form-data":
-        sent = kind.decode("latin-1") or "nothing"
-        raise TypeRefusedError(f"the request must be of type multipart/form-data, not {sent} (curl: -F)")
-    if not options.get(b"boundary"):
-        raise FormError("the request's content type names no boundary: let the client library set it")
-    reader = _Reader(folder, files, fields)
+    content_type = request.headers.get("content-type", "nothing").partition(";")[0].strip().lower()
+    if content_type != "multipart/form-data":
+        raise TypeRefusedError(
+            f"the request must be of type multipart/form-data, not {content_type} (curl: -F)"
+        )
+    limits = {"max_files": MOST_PARTS, "max_fields": MOST_PARTS, "max_part_size": FIELD_BYTES}
+    form = Form()
     try:
-        parser = MultipartParser(options[b"boundary"], reader.callbacks)
-        async for piece in request.stream():
-            parser.write(piece)
-        parser.finalize()
-    except FormParserError:
-        raise FormError("the request's body is no well-formed multipart form") from None
-    finally:
-        reader.close()
-    if not reader.ended:
-        raise FormError("the request's body breaks off before its end")
-    return reader.form
+        async with request.form(**limits) as parts:
+            for name, value in parts.multi_items():
+                if name in files and isinstance(value, UploadFile):
+                    paths = form.files.setdefault(name, [])
+                    paths.append(folder / f"{name} {len(paths) + 1}" if paths else folder / name)
+                    with paths[-1].open("wb") as file:
+                        shutil.copyfileobj(value.file, file)
+                elif name in fields and isinstance(value, str):
+                    form.fields[name] = value.strip()
+                else:
+                    raise FormError(_wrong_part(name, files, fields))
+    except HTTPException as error:
+        raise FormError(f"the request's body is no multipart form to be read here: {error.detail}") from None
+    except OSError:
+        raise BusyError("the server has no room for the upload at present: try again later") from None
+    return form
 
 
-class _Reader:
-    """Takes a form's parts from the parser as they come."""
-
-    def __init__(self, folder: Path, files: frozenset[str], fields: frozenset[str]) -> None:
-        self.folder, self.files, self.fields = folder, files, fields
-        self.form, self.ended = Form(), False
-        self.n_parts = 0
-        self.key, self.value = b"", b""
-        self.headers: dict[bytes, bytes] = {}
-        self.name = ""
-        self.file: BufferedWriter | None = None
-        self.field_value = bytearray()
-        self.callbacks: Any = {
-            "on_part_begin": self._begin,
-            "on_header_field": self._header_key,
-            "on_header_value": self._header_value,
-            "on_header_end": self._header_end,
-            "on_headers_finished": self._headers_finished,
-            "on_part_data": self._data,
-            "on_part_end": self._end,
-            "on_end": self._finish,
-        }
-
-    def close(self) -> None:
-        """Let go of a file that has not come whole."""
-        if self.file is not None:
-            self.file.close()
-            self.file = None
-
-    def _begin(self) -> None:
-        self.n_parts += 1
-        if self.n_parts > MOST_PARTS:
-            raise FormError(f"the form has more than {MOST_PARTS} fields")
-        self.headers, self.key, self.value, self.name = {}, b"", b"", ""
-        self.field_value.clear()
-
-    def _header_key(self, data: bytes, start: int, end: int) -> None:
-        self.key += data[start:end]
-
-    def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self.value += data[start:end]
-
-    def _header_end(self) -> None:
-        self.headers[self.key.lower()] = self.value
-        self.key, self.value = b"", b""
-
-    def _headers_finished(self) -> None:
-        disposition = self.headers.get(b"content-disposition", b"").decode("latin-1")
-        _, options = parse_options_header(disposition)
-        self.name = options.get(b"name", b"").decode("utf-8", "replace")
-        if self.name in self.files:
-            paths = self.form.files.setdefault(self.name, [])
-            paths.append(self.folder / (f"{self.name} {len(paths) + 1}" if paths else self.name))
-            self.file = paths[-1].open("wb")
-        elif self.name not in self.fields:
-            known = ", ".join(sorted(self.files | self.fields))
-            raise FormError(f"the form has a field {self.name[:40]!r}, which is none of: {known}")
-        elif self.name in self.form.fields:
-            raise FormError(f"the form has more than one field {self.name}")
-
-    def _data(self, data: bytes, start: int, end: int) -> None:
-        if self.file is not None:
-            try:
-                self.file.write(memoryview(data)[start:end])
-            except OSError:
-                raise BusyError("the server has no room for the upload at present: try again later") from None
-            return
-        self.field_value += data[start:end]
-        if len(self.field_value) > FIELD_BYTES:
-            raise FormError(f"the field {self.name} has more than {FIELD_BYTES} bytes")
-
-    def _end(self) -> None:
-        if self.file is None:
-            self.form.fields[self.name] = self.field_value.decode("utf-8", "replace").strip()
-        self.close()
-
-    def _finish(self) -> None:
-        self.ended = True
+def _wrong_part(name: str, files: frozenset[str], fields: frozenset[str]) -> str:
+    if name in files | fields:
+        return f"the form's field {name} must be a {'file' if name in files else 'text and no file'}"
+    return f"the form has a field {name[:40]!r}, which is none of: {', '.join(sorted(files | fields))}"
 
 
 Voice = Float[Tensor, "1 dim"]
@@ -149,10 +79,12 @@ RATES = range(8_000, 192_001)
 
 def one_source(form: Form) -> Path:
     """The recording to convert."""
-    found = form.files.get("source", [])
-    if len(found) != 1:
-        raise FormError(f"a request needs one file source, {len(found)} were sent (curl: -F source=@me.wav)")
-    return found[0]
+    sources = form.files.get("source", [])
+    if len(sources) != 1:
+        raise FormError(
+            f"a request needs one file source, {len(sources)} were sent (curl: -F source=@me.wav)"
+        )
+    return sources[0]
 
 
 def references(form: Form) -> tuple[list[Path], list[float] | None]:
@@ -196,14 +128,14 @@ def wanted_voice(form: Form, conversions: Conversions) -> Callable[[], Voice]:
         return lambda: conversions.voice(paths, weights)
     if form.files.get("reference") or "weights" in form.fields:
         raise UserError("give either a voice or references (with their weights), not both")
-    told = form.fields["voice"]
-    if not told.startswith(("{", "[")):
-        name = find(told[:60]).name
+    text = form.fields["voice"]
+    if not text.startswith(("{", "[")):
+        name = find(text[:60]).name
         return lambda: conversions.converter.voice(name)
     try:
-        read = json.loads(told)
-        numbers = torch.tensor(read["voice"], dtype=torch.float32)
-        model = str(read["model"])
+        fields = json.loads(text)
+        numbers = torch.tensor(fields["voice"], dtype=torch.float32)
+        model = str(fields["model"])
     except (ValueError, TypeError, KeyError, RuntimeError, RecursionError, OverflowError):
         raise UserError("the voice is not what /api/voice answers: send that JSON as it is") from None
     if model != conversions.key:

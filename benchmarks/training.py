@@ -22,7 +22,7 @@ from engine.arguments import Arguments
 from engine.config import cli
 from engine.loop import accelerator
 from engine.optim import micro_batch
-from engine.placement import to_device
+from engine.processes import to_device
 from engine.seeding import seed_step
 from engine.user_error import UserError, exits_cleanly
 from w2w.cluit.task import CLUIT

@@ -18,7 +18,6 @@ from torch import nn
 from benchmarks import vocoder_peers as peers
 from benchmarks import vocoder_steps as steps
 from benchmarks.table import machine, show
-from benchmarks.vocoder_gpu import gpu_rows
 from benchmarks.vocoder_timing import (
     HEADS,
     Asked,
@@ -191,7 +190,6 @@ MEASURED: dict[str, Callable[[Asked], Iterator[Row]]] = {
     "wavenet_large": partial(wavenet_rows, "24 layers, R128"),
     "hifigan_step": partial(step_rows, "hifigan_v2"),
     "melgan_step": partial(step_rows, "melgan"),
-    "gpu": gpu_rows,
 }
 
 

@@ -30,7 +30,7 @@ from data.rows import split_rows
 from data.shards import contents_of_shards, names_shards
 from engine.config import free
 from engine.contents import Contents
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 
 GROUP = "parallel"
 """The manifest's column."""
@@ -60,11 +60,8 @@ class PairConfig:
     """Memory for decoded waves; crops of later files come from disk."""
 
     def __post_init__(self) -> None:
-        for name in ("sample_rate", "crop_samples", "batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.reference_samples < 0:
-            raise UserError(f"reference_samples={self.reference_samples} must be 0 or more")
+        at_least(1, self, "sample_rate", "crop_samples", "batch")
+        at_least(0, self, "reference_samples")
 
     def contents(self) -> dict[str, Contents | None]:
         """The recordings and their groups; the speakers' numbers are not learned."""

@@ -8,7 +8,6 @@ train, by the same voices. The same command makes the same files; interrupted, i
 """
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import count
@@ -25,7 +24,7 @@ from data.manifest import Row, write_manifest
 from data.synthetic.espeak import Phoneme, phonemize, synthesize
 from data.synthetic.sentences import PATTERNS, SLOTS, sentences
 from engine.arguments import Arguments
-from engine.files import atomic
+from engine.files import claim
 from engine.user_error import UserError, exits_cleanly
 
 __all__ = ["VOICES", "Corpus", "Phoneme", "Voice", "make_corpus", "phonemize", "speak"]
@@ -171,7 +170,9 @@ def make_corpus(
     out, corpus = Path(out), corpus or Corpus()
     if not 0 < minutes < float("inf"):
         raise UserError(f"minutes={minutes} must be above 0")
-    _claim(out, corpus)
+    # Another release may have other voices and sentences: the files of two must not mix.
+    edition = hashlib.sha256(repr((VOICES, SLOTS, PATTERNS, LEVEL_DB)).encode()).hexdigest()[:12]
+    claim(out, {**asdict(corpus), "edition": edition})
     rows: list[Row] = []
     seconds = 0.0
     with tqdm(total=round(minutes * 60), unit="s", desc="speaking", delay=1.0, disable=not progress) as bar:
@@ -195,25 +196,6 @@ def make_corpus(
                 break
     write_manifest(out / "manifest.csv", _with_phonemes(rows, corpus))
     return out / "manifest.csv"
-
-
-def _claim(out: Path, corpus: Corpus) -> None:
-    """Note in the folder what is made there, or refuse a folder with something else in it."""
-    # Another release may have other voices and sentences: the files of two must not mix.
-    edition = hashlib.sha256(repr((VOICES, SLOTS, PATTERNS, LEVEL_DB)).encode()).hexdigest()[:12]
-    wanted, note = json.dumps({**asdict(corpus), "edition": edition}, indent=2), out / "corpus.json"
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; give a folder for the corpus")
-    if note.is_file():
-        if note.read_text() != wanted:
-            raise UserError(
-                f"{out} holds a corpus made with other options (see its corpus.json); choose another folder"
-            )
-        return
-    if out.is_dir() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty and no corpus of this program; choose another folder")
-    with atomic(note) as temporary:
-        temporary.write_text(wanted)
 
 
 def _rounds(corpus: Corpus) -> Iterator[list[tuple[Voice, str, str]]]:

@@ -1,7 +1,9 @@
 """Frozen dataclasses to and from JSON, where an unknown key or a wrong type is refused in one sentence.
 
 A class whose configs are files of their own declares ``KIND: ClassVar[str]``, with which the file begins:
-so a folder says what it holds, and a file of another kind is refused by name.
+so a folder says what it holds, and a file of another kind is refused by name. One that had more fields in an
+earlier version declares ``GONE: ClassVar[Mapping[str, Any]]``: by their names, the values that can still be
+read, ``...`` for any.
 """
 
 import difflib
@@ -150,7 +152,8 @@ def _make_converter() -> cattrs.Converter:
         def structure(value: Any, hint: Any) -> Any:
             if not isinstance(value, dict):
                 raise TypeError(f"{json.dumps(value)} is not an object of {cls.__name__}'s fields")
-            return fill(value, hint)
+            gone = getattr(cls, "GONE", {})
+            return fill({k: v for k, v in value.items() if not (k in gone and gone[k] in (v, ...))}, hint)
 
         return structure
 

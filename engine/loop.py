@@ -34,9 +34,9 @@ from engine.contents import contents_of, guard
 from engine.files import check_writable, disk_errors
 from engine.loop_config import LoopConfig
 from engine.optim import Player, micro_batch
-from engine.placement import to_device
+from engine.outcome import end_with_launcher, stop_signals
+from engine.processes import to_device
 from engine.seeding import seed_step
-from engine.stopping import end_with_launcher, stop_signals
 from engine.tracking import Meter, Samples, brief
 from engine.user_error import UserError
 
@@ -85,6 +85,12 @@ def accelerator(config: LoopConfig) -> Accelerator:
         log_with=None if config.trackers == "none" else config.trackers,
         project_config=ProjectConfiguration(project_dir=str(config.out), logging_dir=str(config.out)),
     )
+
+
+def addressing(config: LoopConfig, place: Accelerator) -> dict[str, int]:
+    """What ``data.batches.Batches`` must know of the run and of this process."""
+    rank = place.process_index
+    return {"seed": config.seed, "workers": config.workers, "rank": rank, "accumulate": config.accumulate}
 
 
 def fit(

@@ -7,7 +7,7 @@ from typing import Literal
 from accelerate.utils import DynamoBackend
 
 from engine.config import free
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +47,7 @@ class LoopConfig:
     """CPU threads of the training process; 0 leaves torch's choice."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "log_every", "save_every", "keep", "accumulate"):
-            if getattr(self, name) < 1:
-                raise UserError(f"loop.{name}={getattr(self, name)} must be at least 1")
+        at_least(1, self, "steps", "log_every", "save_every", "keep", "accumulate", prefix="loop.")
         for name in ("sample_every", "workers", "threads", "max_minutes", "seed"):
             if getattr(self, name) < 0:
                 raise UserError(f"loop.{name}={getattr(self, name)} must not be below 0")

@@ -1,12 +1,19 @@
 """How a command on many files ends: the good ones are done, the others are named, and its status tells."""
 
+import ctypes
 import errno
+import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
 
 from engine.files import check_writable
+from engine.launch import launcher
 from engine.user_error import UserError, printable, sentence
 
 NAMED_AT_MOST = 100
@@ -61,3 +68,43 @@ def note(*sentences: str) -> None:
 def note_replaced(*places: Path | None) -> None:
     """Tell which of the files that a command was told to write are there already."""
     note(*(f"{place} is replaced" for place in places if place is not None and place.is_file()))
+
+
+PASSED_ON_SECONDS = 5.0
+"""Within this time signals are one wish: a terminal sends Ctrl-C to all, and launchers pass it on."""
+PR_SET_PDEATHSIG = 1
+
+
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Collect the first SIGTERM or SIGINT in the yielded list instead of dying from it."""
+    received: list[int] = []
+    before: dict[int, Any] = {}
+    first = 0.0
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal first
+        if not received:
+            first = time.monotonic()
+            received.append(number)
+        elif time.monotonic() - first > PASSED_ON_SECONDS:
+            for other, handler in before.items():
+                signal.signal(other, handler)
+            signal.raise_signal(number)
+
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, note)
+    except ValueError:  # not in the main thread: whoever runs us handles signals
+        pass
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_with_launcher() -> None:
+    """Receive SIGTERM when the launcher above dies, so that no training goes on that nobody started."""
+    if sys.platform == "linux" and (dist.is_torchelastic_launched() or launcher() is not None):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -45,6 +45,13 @@ class UserError(ValueError):
     """A mistake the user can mend: one sentence that names the file or option and the way out."""
 
 
+def at_least(least: int, config: Any, *names: str, prefix: str = "") -> None:
+    """Refuse a config any of whose named fields is less."""
+    for name in names:
+        if (value := getattr(config, name)) < least:
+            raise UserError(f"{prefix}{name}={value} must be {f'at least {least}' if least else '0 or more'}")
+
+
 def sentence(error: BaseException) -> str:
     """What an error says to a user; the operating system's own are translated, with the way out."""
     if not isinstance(error, OSError) or error.errno is None:

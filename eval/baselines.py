@@ -105,16 +105,10 @@ def best_warp(source: Float[np.ndarray, "bins"], target: Float[np.ndarray, "bins
     return float(min(WARPS, key=lambda warp: (misfit(warp), abs(warp - 1))))
 
 
-def change_voice(
-    samples: Wave, f0: Float[np.ndarray, "frames"], ratio: float, warp: float
-) -> Float[np.ndarray, "samples"]:
-    """Resynthesise by WORLD with F0 multiplied and the envelope's frequencies stretched."""
-    return _synthesise(len(samples), f0, *analyse(samples, f0), ratio, warp)
-
-
-def _synthesise(
+def synthesise(
     n_samples: int, f0: np.ndarray, envelope: np.ndarray, aperiodicity: np.ndarray, ratio: float, warp: float
 ) -> np.ndarray:
+    """Resynthesise by WORLD with F0 multiplied and the envelope's frequencies stretched."""
     if warp != 1:
         last = envelope.shape[1] - 1
         place = np.minimum(np.arange(last + 1) / warp, last)
@@ -132,7 +126,7 @@ def _write(path: Path, source: Path, f0: np.ndarray, ratio: float, warp: float, 
     kept = cache.folder / VERSION / name[:2] / name
     if not kept.is_file():
         n_samples, envelope, aperiodicity = _analysis(source, f0.tobytes())
-        wave = _synthesise(n_samples, f0, envelope, aperiodicity, ratio, warp)
+        wave = synthesise(n_samples, f0, envelope, aperiodicity, ratio, warp)
         save(kept, torch.from_numpy(wave).float()[None, None], SAMPLE_RATE)
     with atomic(path) as temporary:
         shutil.copyfile(kept, temporary)

@@ -5,12 +5,14 @@ and scored against itself at 16 kHz. Leaves table.md, rows.csv, summary.json, me
 Intervals are 95 % bootstraps over speakers: recordings of one speaker are no independent witnesses.
 """
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -18,23 +20,37 @@ from tqdm import tqdm
 
 import vocoders
 from data.audio import load, resample, save
-from data.frontends import NAMED, LogMel, MelConfig, named_mel
+from data.frontends import NAMED, SPEECH_16K, LogMel, MelConfig, named_mel
 from data.manifest import Row as Recording
 from data.rows import split_rows
 from engine.arguments import Arguments
 from engine.outcome import check_results, end, leaving_out
+from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
 from eval.cache import Cache
-from eval.copy_report import ORIGINAL, Row, mel_pictures, summarise, table, write_rows, write_summary
 from eval.features import compute_features
 from eval.quality import DNSMOS
+from eval.report import write_rows
+from eval.scoring import Row, Summary, summarise
 from vocoders.griffin_lim import GriffinLim, GriffinLimConfig
 from vocoders.scores.copies import has_pesq, scores
-from vocoders.scores.pitch import Tracker, pitch_scores
 
 JUDGED_AT = 16_000
 """Hz, whatever the vocoders' rates: of PESQ, of DNSMOS, and of every other score, lest a band decide."""
 DEFAULT_MEL = "speech16k"
+ORIGINAL = "original"
+COLUMNS = {
+    "log_mel_l1": ("log-mel L1 ↓", 3),
+    "stft_distance": ("MR-STFT ↓", 3),
+    "pesq": ("PESQ ↑", 2),
+    "periodicity_error": ("periodicity RMSE ↓", 3),
+    "vuv_f1": ("V/UV F1 ↑", 3),
+    "pitch_error": ("pitch, cents ↓", 0),
+    "dnsmos": ("DNSMOS ↑", 2),
+    "real_time_factor": ("real-time factor ↓", 3),
+}
+"""What is shown of each score, and its decimals."""
+SHOWN_SECONDS = 3.0
 Mel = Float[Tensor, "1 n_mels frames"]
 Wave = Float[Tensor, "1 1 samples"]
 
@@ -62,9 +78,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_argument("--n-utterances", type=int, default=0, help="fewer, spread over speakers (0: all)")
     arguments.add_argument("--mel", default=DEFAULT_MEL, help=f"without a vocoder: of {', '.join(NAMED)}")
     arguments.add_argument(
-        "--pitch", choices=("autocorrelation", "crepe"), default="autocorrelation", help="what tracks pitch"
-    )
-    arguments.add_argument(
         "--by", default="", metavar="COLUMN", help="of the manifest: also a row for each value"
     )
     arguments.add_argument("--device", default="cpu", help="where the vocoders run (default: cpu)")
@@ -75,13 +88,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     systems = systems_of(args.vocoder, args.mel, args.device)
     left_out: list[str] = []
     recordings = readable(spread(split_rows(args.data, args.split), args.n_utterances), left_out)
-    rows = [row for system in systems for row in copy_all(system, recordings, args.out, args.pitch)]
+    rows = [row for system in systems for row in copy_all(system, recordings, args.out)]
     rows += [described(ORIGINAL, recording) | {"output": str(recording.path)} for recording in recordings]
     notes = [] if has_pesq() else ["PESQ is left out: pip install pesq"]
     notes += rate_quality(rows, args.cache)
-    summary = summarise([*rows, *by_column(rows, recordings, args.by)])
+    summary = summarise([*rows, *by_column(rows, recordings, args.by)], list(COLUMNS), drawn="speaker")
     write_rows(args.out / "rows.csv", rows)
-    write_summary(args.out / "summary.json", summary, about(args, systems, recordings))
+    content = about(args, systems, recordings) | {"systems": summary}
+    (args.out / "summary.json").write_text(
+        json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     shown = recordings[len(recordings) // 2].path.stem
     mel_pictures(args.out / "mels.png", [row for row in rows if row["utterance"] == shown])
     text = "\n".join([table(summary), *(f"\n{note}" for note in notes)])
@@ -157,7 +173,7 @@ def described(system: str, recording: Recording) -> Row:
 
 
 @torch.inference_mode()
-def copy_all(system: System, recordings: Sequence[Recording], out: Path, tracker: Tracker) -> list[Row]:
+def copy_all(system: System, recordings: Sequence[Recording], out: Path) -> list[Row]:
     """Copy recordings, keep the copies as files, and score them; the real-time factor counts no mel."""
     rate, log_mel, rows = system.mel.sample_rate, LogMel(system.mel), []
     for number, recording in enumerate(tqdm(recordings, desc=system.name, unit="file")):
@@ -174,11 +190,9 @@ def copy_all(system: System, recordings: Sequence[Recording], out: Path, tracker
         save(path, copied, rate)
         original, judged = load(recording.path, JUDGED_AT), resample(copied, rate, JUDGED_AT)
         figures = scores(original, judged, JUDGED_AT)
-        if tracker != "autocorrelation":
-            n_samples = min(original.shape[-1], judged.shape[-1])
-            figures |= pitch_scores(original[..., :n_samples], judged[..., :n_samples], JUDGED_AT, tracker)
         figures["real_time_factor"] = took * rate / copied.shape[-1]
-        rows.append(described(system.name, recording) | figures | {"output": str(path)})
+        rounded = {name: round(value, 6) for name, value in figures.items()}
+        rows.append(described(system.name, recording) | rounded | {"output": str(path)})
     return rows
 
 
@@ -205,12 +219,50 @@ def about(args: Any, systems: Sequence[System], recordings: Sequence[Recording])
         "utterances": len(recordings),
         "speakers": len({recording.speaker for recording in recordings}),
         "judged_at_hz": JUDGED_AT,
-        "pitch": args.pitch,
+        "pitch": "autocorrelation",
         "device": args.device,
         "threads": torch.get_num_threads(),
         "vocoders": dict(zip(label(args.vocoder), args.vocoder)),
         "mel": {system.name: vars(system.mel) for system in systems},
     }
+
+
+def table(summary: Summary) -> str:
+    """Lay out means and intervals in Markdown."""
+
+    def cell(score: dict[str, float] | None, digits: int) -> str:
+        if score is None:
+            return "–"
+        mean, low, high = (f"{score[name]:.{digits}f}" for name in ("mean", "low", "high"))
+        return f"{mean} [{low}, {high}]"
+
+    columns = [name for name in COLUMNS if any(name in scores for scores in summary.values())]
+    rows = [
+        [name, *(cell(scores.get(c), COLUMNS[c][1]) for c in columns)] for name, scores in summary.items()
+    ]
+    return markdown(["", *(COLUMNS[name][0] for name in columns)], rows)
+
+
+def mel_pictures(path: Path, rows: Sequence[Row]) -> None:
+    """Draw the log-mels of one utterance as the systems made it, one above the other, on one scale."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("mel pictures need matplotlib: pip install 'timbre[eval]'") from None
+    rows = sorted(rows, key=lambda row: row["system"] != ORIGINAL)
+    figure = Figure(figsize=(9, 1.8 * len(rows)), layout="constrained")
+    axes = np.atleast_1d(np.asarray(figure.subplots(len(rows), 1, sharex=True)))
+    top = None
+    for axis, row in zip(axes, rows):
+        wave = load(str(row["output"]), SPEECH_16K.sample_rate)
+        mel = LogMel(SPEECH_16K)(wave[..., : round(SHOWN_SECONDS * SPEECH_16K.sample_rate)])[0].numpy()
+        top = mel.max() if top is None else top
+        axis.imshow(mel, origin="lower", aspect="auto", cmap="magma", vmin=top - 9, vmax=top)
+        axis.set_title(str(row["system"]), fontsize=9, loc="left")
+        axis.set_yticks([])
+    seconds = np.arange(SHOWN_SECONDS + 0.5)
+    axes[-1].set_xticks(seconds * SPEECH_16K.frame_rate, [f"{s:g} s" for s in seconds])
+    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import soxr
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from engine.user_error import UserError
@@ -151,3 +151,33 @@ def _bands(samples: np.ndarray, level: np.ndarray) -> np.ndarray:
     band = np.minimum((mel / mel[-1] * N_BANDS).astype(int), N_BANDS - 1)
     sums = np.stack([power[:, band == i].sum(1) for i in range(N_BANDS)], axis=1)
     return np.column_stack([np.maximum(level, level.max() - 60), np.log(sums + 1e-6)]).astype(np.float32)
+
+
+LOUD_PERCENTILE, PAUSE_DB = 95, 35.0
+"""A pause is this far below a recording's loud frames."""
+MARGIN = 20
+"""Frames of 5 ms between speech and what is measured of a pause, for echoes and for delay."""
+
+
+def pauses(level: Float[np.ndarray, "frames"]) -> Bool[np.ndarray, "frames"]:
+    """Frames that are quiet, and whose neighbours within 100 ms are."""
+    quiet = level < np.percentile(level, LOUD_PERCENTILE) - PAUSE_DB
+    around = np.pad(quiet, MARGIN, constant_values=True)
+    return np.lib.stride_tricks.sliding_window_view(around, 2 * MARGIN + 1).min(-1)
+
+
+def compare_pauses(source: Features, output: Features) -> dict[str, float]:
+    """Mean level of the output in the source's pauses, in dBFS, and how far above the source's own it is.
+
+    A converter must not fill silence with its own noise. Levels end at -100 dBFS; NaN without a pause.
+    """
+    at, to = align(source["bands"], output["bands"])
+    paused = pauses(source["level"])[at]
+    if not paused.any():
+        return {"pause_level": float("nan"), "pause_above_source": float("nan")}
+    of_source, of_output = (_mean_db(level[paused]) for level in (source["level"][at], output["level"][to]))
+    return {"pause_level": of_output, "pause_above_source": of_output - of_source}
+
+
+def _mean_db(level: np.ndarray) -> float:
+    return float(10 * np.log10(np.mean(10 ** (level / 10))))

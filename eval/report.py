@@ -110,16 +110,20 @@ def gains(summary: Summary) -> dict[str, float]:
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write one line per scored output; NaN is an empty cell, paths are relative to the file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    columns.insert(1, "group")
     with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        columns = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(file, list(columns), restval="", lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            cells: dict[str, Any] = {"group": group_of(str(row["system"]))} | dict(row)
-            for name in ("source", "target", "output"):
-                cells[name] = Path(os.path.relpath(cells[name], path.parent)).as_posix()
-            writer.writerow({k: "" if isinstance(v, float) and np.isnan(v) else v for k, v in cells.items()})
+            cells = {name: "" if value != value else value for name, value in row.items()}
+            for name in cells.keys() & {"source", "target", "output"}:
+                cells[name] = Path(os.path.relpath(str(cells[name]), path.parent)).as_posix()
+            writer.writerow(cells)
+
+
+def with_groups(rows: Sequence[Row]) -> list[Row]:
+    """Rows that say of what group their systems are."""
+    return [{"system": row["system"], "group": group_of(str(row["system"]))} | row for row in rows]
 
 
 def write_summary(path: Path, summary: Summary, about: dict[str, Any]) -> None:

@@ -30,7 +30,7 @@ from eval.checks import scorable
 from eval.outputs import Voices, load_converter, make_outputs
 from eval.pairs import Pair, fixed_pairs
 from eval.recognisers import recogniser
-from eval.report import table, write_rows, write_summary
+from eval.report import table, with_groups, write_rows, write_summary
 from eval.scoring import METRICS, Judges, score_pairs
 
 SAMPLE_RATE = pitch.SAMPLE_RATE
@@ -201,7 +201,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows, summary = score_pairs(scored, judges=judges, cache=cache, jobs=config.jobs)
 
     silence = in_silence(voices, pairs)
-    write_rows(config.out / "rows.csv", rows)
+    write_rows(config.out / "rows.csv", with_groups(rows))
     about = {"pairs": len(pairs), "split": config.split, "in_silence": silence, "left_out": left_out}
     write_summary(config.out / "summary.json", summary, about)
     silence_line = (

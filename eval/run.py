@@ -22,7 +22,7 @@ from eval.features import compute_features
 from eval.outputs import Voices, load_converter, load_two_stage, make_outputs
 from eval.pairs import MAX_PAIRS, Pair, fixed_pairs, read_pairs, write_pairs
 from eval.recognisers import recogniser
-from eval.report import table, write_report, write_rows, write_summary
+from eval.report import table, with_groups, write_report, write_rows, write_summary
 from eval.scoring import FAST, METRICS, Judges, Metric, readable_by, score_pairs
 from eval.similarity import SpeakerVerifier
 
@@ -108,7 +108,7 @@ def main() -> None:
 
     about = description(pairs, metrics, judges, config) | {"left_out": left_out}
     write_pairs(config.out / "pairs.csv", scored)
-    write_rows(config.out / "rows.csv", rows)
+    write_rows(config.out / "rows.csv", with_groups(rows))
     write_summary(config.out / "summary.json", summary, about)
     page = config.out / "report.html"
     write_report(page, scored, rows, summary, about, config.examples, config.sound_first)

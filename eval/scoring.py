@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from engine.user_error import UserError
-from eval import error_rates, pauses, pitch, quality, similarity
+from eval import error_rates, pitch, quality, similarity
 from eval.cache import Cache, Features
 from eval.checks import scorable
 from eval.features import FeaturesByFile, Judge, compute_features
@@ -136,7 +136,7 @@ def score(pair: Pair, features: FeaturesByFile, metrics: Sequence[Metric], judge
     if "pitch" in metrics:
         melody = judges.melody.kind
         row |= pitch.compare(source[melody], output[melody], target[melody])
-        row |= pauses.compare(source[melody], output[melody])
+        row |= pitch.compare_pauses(source[melody], output[melody])
     if "intelligibility" in metrics:
         for number, recogniser in enumerate(judges.recognisers):
             rates = word_scores(pair.text, source[recogniser.kind], output[recogniser.kind], recogniser)
@@ -164,28 +164,34 @@ def readable_by(recogniser: Recogniser, text: str) -> bool:
     return not recogniser.english_only or error_rates.in_latin_letters(text)
 
 
-def summarise(rows: Sequence[Row]) -> Summary:
-    """Means per system with bootstrap 95 % intervals over rows, seeded."""
-    systems = dict.fromkeys(str(row["system"]) for row in rows)
-    columns = [name for name, value in rows[0].items() if not isinstance(value, str)]
+def summarise(rows: Sequence[Row], columns: Sequence[str] = (), *, drawn: str = "") -> Summary:
+    """Means per system with bootstrap 95 % intervals, seeded, over rows or what the column ``drawn`` names.
+
+    Columns are by default those of the first row that are no text.
+    """
+    columns = columns or [name for name, value in rows[0].items() if not isinstance(value, str)]
     summary: Summary = {}
-    for system in systems:
+    for system in dict.fromkeys(str(row["system"]) for row in rows):
         of_system = [row for row in rows if row["system"] == system]
+        groups = np.array([row[drawn] for row in of_system]) if drawn else np.arange(len(of_system))
         summary[system] = {}
         for column in columns:
             values = np.array([row.get(column, math.nan) for row in of_system], dtype=float)
-            values = values[~np.isnan(values)]
-            if len(values):
-                summary[system][column] = interval(values)
+            known = ~np.isnan(values)
+            if known.any():
+                summary[system][column] = interval(values[known], groups[known])
     return summary
 
 
-def interval(values: np.ndarray) -> dict[str, float]:
-    """The mean and the percentile bootstrap's 95 % bounds."""
-    drawn = np.random.default_rng(SEED).integers(len(values), size=(N_RESAMPLES, len(values)))
-    low, high = np.percentile(values[drawn].mean(1), [2.5, 97.5])
+def interval(values: np.ndarray, groups: np.ndarray | None = None) -> dict[str, float]:
+    """The mean and the percentile bootstrap's 95 % bounds; whole groups are drawn, where given."""
+    _, group = np.unique(np.arange(len(values)) if groups is None else groups, return_inverse=True)
+    totals, counts = np.bincount(group, values), np.bincount(group)
+    drawn = np.random.default_rng(SEED).integers(len(totals), size=(N_RESAMPLES, len(totals)))
+    low, high = np.percentile(totals[drawn].sum(1) / counts[drawn].sum(1), [2.5, 97.5])
+    mean = float(values.mean())
     return {
-        "mean": round(float(values.mean()), 6),
+        "mean": round(mean, 6),
         "low": round(float(low), 6),
         "high": round(float(high), 6),
         "n": len(values),

@@ -11,7 +11,7 @@ from engine.user_error import UserError
 from eval.cache import Cache
 from eval.outputs import Voices, make_outputs
 from eval.pairs import Pair, fixed_pairs, write_pairs
-from eval.report import write_rows, write_summary
+from eval.report import with_groups, write_rows, write_summary
 from eval.scoring import FAST, METRICS, Row, Summary, interval, score_pairs
 
 SCORES = {
@@ -44,7 +44,7 @@ class Scoring:
         metrics = FAST if self.fast else METRICS
         rows, summary = score_pairs(outputs, metrics, cache=self.cache, jobs=self.jobs)
         write_pairs(self.out / "pairs.csv", outputs)
-        write_rows(self.out / "rows.csv", rows)
+        write_rows(self.out / "rows.csv", with_groups(rows))
         write_summary(
             self.out / "summary.json", summary, {"pairs": len({(p.source, p.target) for p in outputs})}
         )

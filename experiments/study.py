@@ -18,7 +18,7 @@ from torch import nn
 
 from engine.files import atomic
 from engine.loop import Batches, Task, accelerator, fit
-from engine.placement import to_device
+from engine.processes import to_device
 from engine.seeding import seed_step
 from engine.user_error import UserError
 from w2w.export import export_run

@@ -20,7 +20,7 @@ from data.batches import Batches
 from data.shards import ShardStream
 from engine.checkpoint import export
 from engine.config import cli
-from engine.loop import accelerator, fit
+from engine.loop import accelerator, addressing, fit
 from engine.user_error import UserError, exits_cleanly
 from pretrain.recogniser import RecogniserConfig
 from pretrain.speech.labelled import labelled_speech
@@ -64,9 +64,7 @@ def train(
                 validation = validation.load(0).crops
         except UserError:  # a corpus without a validation split trains unscored
             validation = None
-    batches = Batches(
-        speech, seed=loop.seed, workers=loop.workers, rank=here.process_index, accumulate=loop.accumulate
-    )
+    batches = Batches(speech, **addressing(loop, here))
     task, _ = fit(lambda: Recognition(config, validation, on_evaluation), batches, loop, full_config=config)
     if here.is_main_process:
         # Half precision: the weights lose nothing that shows in the error rate, and half the size.

@@ -14,7 +14,7 @@ from data.batches import Batches
 from data.shards import ShardStream
 from engine.checkpoint import export
 from engine.config import cli
-from engine.loop import LoopConfig, accelerator, fit
+from engine.loop import LoopConfig, accelerator, addressing, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError, exits_cleanly
 from pretrain.speech import encoder
@@ -115,13 +115,7 @@ def main() -> None:
         validation = list(held_out.in_order(config.validation_seconds))
     except UserError:
         validation: list[Clips] = []  # a corpus without a validation split trains unwatched
-    batches = Batches(
-        speech,
-        seed=config.loop.seed,
-        workers=config.loop.workers,
-        rank=here.process_index,
-        accumulate=config.loop.accumulate,
-    )
+    batches = Batches(speech, **addressing(config.loop, here))
     task, _ = fit(lambda: Pretraining(config, validation), batches, config.loop, full_config=config)
     if here.is_main_process:
         # Half precision: the weights lose nothing that shows, and half the size.

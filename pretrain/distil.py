@@ -17,11 +17,10 @@ from data.recordings import end_training
 from engine.checkpoint import export
 from engine.config import cli, free
 from engine.contents import Contents, folder_contents
-from engine.loop import LoopConfig, accelerator, fit
+from engine.loop import LoopConfig, accelerator, addressing, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError, exits_cleanly
-from pretrain.causal.batches import Lessons
-from pretrain.causal.distillation import Distillation, DistillationConfig
+from pretrain.causal.distillation import Distillation, DistillationConfig, Lessons
 from pretrain.causal.encoder import CausalEncoderConfig, Wave
 from pretrain.speech.labelled import LabelledConfig, labelled_speech
 from pretrain.teachers import load_teacher
@@ -149,9 +148,7 @@ def main() -> None:
         tasks.append(Distillation(config, teacher, validation, phones=bool(config.transcribed.paths)))
         return tasks[0]
 
-    batches = Batches(
-        lessons, seed=loop.seed, workers=loop.workers, rank=here.process_index, accumulate=loop.accumulate
-    )
+    batches = Batches(lessons, **addressing(loop, here))
     fit(build, batches, loop, full_config=config)
     if show:
         student = tasks[0].ema.module

@@ -24,7 +24,7 @@ from data.batches import Batches
 from data.recordings import end_training
 from engine.checkpoint import export
 from engine.config import cli
-from engine.loop import LoopConfig, accelerator, fit
+from engine.loop import LoopConfig, accelerator, addressing, fit
 from engine.optim import EMA, OptimConfig, Player
 from engine.user_error import exits_cleanly
 from pretrain.pitch.correlation import BINS_PER_OCTAVE
@@ -112,9 +112,7 @@ def main() -> None:
     with here.main_process_first():
         store = loop.out / "labels.npy"
         labels = PitchLabels(config.data, config.model, store, progress=here.is_main_process)
-    batches = Batches(
-        labels, seed=loop.seed, workers=loop.workers, rank=here.process_index, accumulate=loop.accumulate
-    )
+    batches = Batches(labels, **addressing(loop, here))
     task, _ = fit(lambda: PitchTask(config), batches, loop, full_config=config)
     if here.is_main_process:
         print(f"exported to {export(loop.out / 'export', config.model, task.ema.module)}")

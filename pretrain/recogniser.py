@@ -13,8 +13,7 @@ from data.frontends import LogMel, MelConfig
 from engine.checkpoint import fill, load_export
 from engine.config import stored_kind
 from engine.user_error import UserError
-from pretrain.phones import PHONES
-from pretrain.units import Phonemes, RecogniserOutput, Units, greedy
+from pretrain.units import PHONES, Phonemes, RecogniserOutput, Units, greedy
 
 RELEASED = Path(__file__).with_name("released") / "recogniser"
 """The recogniser that comes with the code."""

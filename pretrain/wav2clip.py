@@ -15,7 +15,7 @@ if __package__ in (None, ""):  # `accelerate launch pretrain/wav2clip.py` knows 
 from data.batches import Batches
 from engine.checkpoint import export
 from engine.config import cli, free, stored_kind
-from engine.loop import LoopConfig, accelerator, fit
+from engine.loop import LoopConfig, accelerator, addressing, fit
 from engine.optim import OptimConfig
 from engine.user_error import exits_cleanly
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
@@ -102,9 +102,7 @@ def train(config: Wav2CLIPConfig) -> AudioEncoder:
         sizes = config.distillation, config.encoder, images.shape[1], config.optim
         return Distillation(*sizes, validation=validation, evaluated_every=loop.sample_every)
 
-    batches = Batches(
-        clips, seed=loop.seed, workers=loop.workers, rank=here.process_index, accumulate=loop.accumulate
-    )
+    batches = Batches(clips, **addressing(loop, here))
     task, _ = fit(build, batches, loop, full_config=config)
     encoder = task.encoder.eval()
     if here.is_main_process:

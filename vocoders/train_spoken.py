@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from data.batches import Batches
 from data.frontends import NAMED
 from engine.config import cli
-from engine.loop import LoopConfig, Task, accelerator, fit
+from engine.loop import LoopConfig, Task, accelerator, addressing, fit
 from engine.optim import OptimConfig, Player
 from engine.user_error import UserError, exits_cleanly
 from vocoders.tasks.wavenet import WaveNetTask, WaveNetTaskConfig
@@ -208,10 +208,7 @@ def main() -> None:
     crops = SpokenCrops(config.data, progress=here.is_main_process)
     source = Batches(
         crops,  # pyright: ignore[reportArgumentType]
-        seed=config.loop.seed,
-        workers=config.loop.workers,
-        rank=here.process_index,
-        accumulate=config.loop.accumulate,
+        **addressing(config.loop, here),
     )
     fit(lambda: build(config, crops), source, config.loop, full_config=config)
 

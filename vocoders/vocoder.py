@@ -186,7 +186,7 @@ class Vocoder(nn.Module):
             MelGAN: ("denoise",),
             Vocos: ("denoise",),
             WaveNet: ("sampler", "speaker", "voiced", "backend"),
-            MelWaveNet: ("sampler", "match_passes", "backend"),
+            MelWaveNet: ("sampler", "backend"),
         }.get(type(self.network), ())
         for name in options:
             if name not in known:

@@ -69,12 +69,10 @@ class WaveGlowConfig:
 
 
 WAVEGLOW = WaveGlowConfig()
-WAVEGLOW_SMALL = replace(WAVEGLOW, n_channels=64, n_layers=7)
 # Not published: the same networks at other rates.
 _16K = {"hop": 160, "window": 640}
 _24K = {"n_mels": 100, "hop": 240, "window": 960}
-WAVEGLOW_16K, WAVEGLOW_SMALL_16K = replace(WAVEGLOW, **_16K), replace(WAVEGLOW_SMALL, **_16K)
-WAVEGLOW_24K, WAVEGLOW_SMALL_24K = replace(WAVEGLOW, **_24K), replace(WAVEGLOW_SMALL, **_24K)
+WAVEGLOW_16K, WAVEGLOW_24K = replace(WAVEGLOW, **_16K), replace(WAVEGLOW, **_24K)
 WAVEGLOW_TINY = replace(WAVEGLOW_16K, n_flows=4, n_early_every=2, n_layers=3, n_channels=16)
 
 

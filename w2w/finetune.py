@@ -3,7 +3,7 @@
 Some minutes of the person's recordings, a small rate and few steps. Recordings are rebuilt from what the
 converter itself makes of them with their voice at other speeds, so that it learns to speak with this voice
 what another one said. The adversary and the contrasts between voices are left out: one voice has nothing to
-be told from.
+be told from. ``begin_from`` gives any run its first weights.
 """
 
 from pathlib import Path
@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from data.audio import excerpt
 from data.batches import DataConfig
 from data.rows import split_rows
+from engine.checkpoint import fill, load_weights, newest_checkpoint
 from engine.loop import LoopConfig
 from engine.optim import OptimConfig
 from engine.outcome import leaving_out, note
@@ -22,12 +24,40 @@ from engine.user_error import UserError
 from w2w.audible import LONGEST_S
 from w2w.cluit.config import CLUITConfig
 from w2w.cluit.losses import Weights
+from w2w.cluit.task import CLUIT
 from w2w.converter import OWN_VOICE, Converter
 from w2w.earlier_format import load_converter
 from w2w.networks.network import ConverterConfig
 from w2w.pretrained import PretrainedConfig
 from w2w.voice_fitting import MOST_CLIPS
 from w2w.weights import weights_folder
+
+
+def begin_from(task: CLUIT, where: str) -> None:
+    """Fill the networks from another run's newest checkpoint, or from an export; banks begin empty."""
+    folder = Path(where)
+    if where == "released" or (folder / "model.safetensors").is_file():
+        folder = weights_folder(None if where == "released" else folder)
+        _, state = load_converter(folder)
+        for module in (task.converter, task.converter_ema.module):
+            fill(module, pitch_tracker(module) | state, folder / "model.safetensors")
+        return
+    checkpoint = newest_checkpoint(folder)
+    if checkpoint is None:
+        raise UserError(
+            f"init={where} holds neither a checkpoint of a run nor an exported converter: give the folder"
+            " that --loop.out named, or one with config.json and model.safetensors"
+        )
+    for name, module in task.modules.items():
+        if name not in ("bank", "voices", "balancer"):
+            path = checkpoint / f"{name}.safetensors"
+            fill(module, pitch_tracker(module) | load_weights(path), path)
+
+
+def pitch_tracker(module: nn.Module) -> dict[str, Tensor]:
+    """The weights of a network's F0 tracker, for states that hold none."""
+    return {name: value for name, value in module.state_dict().items() if name.startswith("style.pitch.")}
+
 
 STEPS = 400
 WEIGHTS = Weights(

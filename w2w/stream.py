@@ -16,7 +16,7 @@ from w2w.networks.wave_network import MOST_SEMITONES, WaveNetwork
 Voice = Float[Tensor, "batch dim"]
 
 
-class Glide(NamedTuple):
+class VoiceRamp(NamedTuple):
     """A voice and a pitch that move in a straight line from one place in the source to another."""
 
     start: Voice
@@ -29,7 +29,7 @@ class Glide(NamedTuple):
     """Samples over which the voice moves; 0 for at once."""
 
     @classmethod
-    def staying(cls, voice: Voice, semitones: float = 0.0) -> "Glide":
+    def staying(cls, voice: Voice, semitones: float = 0.0) -> "VoiceRamp":
         """A voice that does not move."""
         return cls(voice, voice, semitones, semitones, 0.0, 0.0)
 
@@ -42,11 +42,11 @@ class Glide(NamedTuple):
         moved = self.start_semitones + share * (self.end_semitones - self.start_semitones)
         return torch.lerp(self.start, self.end, share), moved
 
-    def toward(self, voice: Voice | None, semitones: float | None, place: float, lasts: float) -> "Glide":
+    def toward(self, voice: Voice | None, semitones: float | None, place: float, lasts: float) -> "VoiceRamp":
         """Turn, wherever it is now, to another voice or pitch; what is None goes where it was going."""
         start, start_semitones = self.at(place)
         end = self.end if voice is None else voice
-        return Glide(
+        return VoiceRamp(
             start, end, start_semitones, self.end_semitones if semitones is None else semitones, place, lasts
         )
 
@@ -86,7 +86,7 @@ class StreamState(NamedTuple):
     leaving: ResamplerState | None
     waiting: Float[Tensor, "batch 1 rest"]
     """Samples at the network's rate that do not fill a hop yet."""
-    steering: Glide
+    steering: VoiceRamp
     heard: int
     """Samples taken in."""
     made: int
@@ -183,7 +183,7 @@ class Stream:
             entering=self.entering.begin(batch, device) if self.entering else None,
             leaving=self.leaving.begin(batch, device) if self.leaving else None,
             waiting=self.voice.new_zeros(batch, 1, 0),
-            steering=Glide.staying(self.voice, self.semitones),
+            steering=VoiceRamp.staying(self.voice, self.semitones),
             heard=0,
             made=0,
             last=self.voice.new_zeros(batch, 1, 1),

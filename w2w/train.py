@@ -7,8 +7,8 @@ tests; ``--preset small_24k`` and ``base_24k`` are their 24 kHz forms. What teac
 - ``--teacher FOLDER``: a frozen speech encoder (Moonshine, Whisper, HuBERT, WavLM, data2vec), which must find
   the same words in an output as in its source;
 - ``--pretrained.student runs/student``: a content encoder taught by ``pretrain/distil.py`` to begin with;
-  ``--pretrained.pitch runs/f0`` an F0 tracker taught by
-  ``pretrain/f0.py``, ``--pretrained.style runs/wav2clip`` the style encoder.
+  ``--pretrained.pitch runs/f0`` an F0 tracker by ``pretrain/f0.py``, ``--pretrained.style runs/wav2clip``
+  the style encoder.
 
 What the converter is compared with is trained by ``--task cluit-mel`` and ``--task stargan``, with presets of
 their own: ``--task cluit-mel --help``.
@@ -16,6 +16,8 @@ their own: ``--task cluit-mel --help``.
 
 import re
 import sys
+from argparse import ArgumentError, ArgumentParser
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, ClassVar
@@ -26,24 +28,20 @@ from data.recordings import end_training
 from engine.checkpoint import export, newest_checkpoint
 from engine.config import cli, free
 from engine.contents import Contents, folder_contents
-from engine.loop import LoopConfig, accelerator, fit
+from engine.loop import LoopConfig, accelerator, addressing, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError, exits_cleanly
 from pretrain.causal.encoder import CausalEncoderConfig
 from pretrain.causal.student import load_student
 from w2w.cluit.config import CLUITConfig
-from w2w.cluit.content_loss import ContentLoss, ContentLossConfig
-from w2w.cluit.recognisers import LocalRecogniser
 from w2w.cluit.task import CLUIT
-from w2w.finetune import SETTINGS, folder_of, save_voice, sizes_of
-from w2w.initial_weights import begin_from
+from w2w.finetune import SETTINGS, begin_from, folder_of, save_voice, sizes_of
 from w2w.networks.decoder import DecoderConfig
 from w2w.networks.discriminator import DiscriminatorConfig
 from w2w.networks.network import ConverterConfig
 from w2w.networks.refiner import RefinerConfig
 from w2w.networks.style import StyleConfig
 from w2w.pretrained import PretrainedConfig, with_encoders
-from w2w.tasks import TASKS, task_of
 
 SHORTEST_CROP_S = 0.1
 """Seconds; more than the longest window of a loss."""
@@ -54,6 +52,7 @@ class TrainConfig:
     """Everything that decides a run."""
 
     KIND: ClassVar[str] = "converter_training"
+    GONE: ClassVar[Mapping[str, Any]] = {"content": ...}
     loop: LoopConfig = field(default_factory=LoopConfig)
     """When things happen, and where the run lives."""
     init: str = ""
@@ -76,8 +75,6 @@ class TrainConfig:
     """The adversary."""
     cluit: CLUITConfig = field(default_factory=CLUITConfig)
     """The algorithm and its losses."""
-    content: ContentLossConfig = field(default_factory=ContentLossConfig)
-    """The frozen recogniser of the loss ``recogniser``, where that has a weight."""
     pretrained: PretrainedConfig = field(
         default_factory=lambda: PretrainedConfig(student="released", pitch="released")
     )
@@ -218,15 +215,13 @@ PRESETS = {
 
 
 def build(config: TrainConfig) -> CLUIT:
-    """The task; frozen listeners are loaded only where a loss with a weight uses them."""
+    """The task; the frozen teacher is loaded only where a loss with a weight uses it."""
     weights = config.cluit.weights
-    teacher = recogniser = None
+    teacher = None
     if config.teacher and (weights.content or weights.distil):
         from pretrain.teachers import load_teacher
 
         teacher = load_teacher(config.teacher)
-    if weights.recogniser:
-        recogniser = ContentLoss(config.content, config.converter.sample_rate)
     task = CLUIT(
         config.cluit,
         config.converter,
@@ -234,7 +229,6 @@ def build(config: TrainConfig) -> CLUIT:
         config.optim_converter,
         config.optim_discriminator,
         teacher=teacher,
-        recogniser_loss=recogniser,
         pretrained=config.pretrained,
     )
     if config.pretrained.student and teacher is not None:
@@ -249,20 +243,13 @@ def build(config: TrainConfig) -> CLUIT:
 
 def train(config: TrainConfig) -> Together:
     """Train, or continue; leave the converter for use in ``export``, and return what was learned from."""
-    if not (isinstance(config.content.backend, LocalRecogniser) or config.cluit.weights.recogniser):
-        raise UserError(
-            "content.backend is given, but the loss it serves has no weight: add"
-            " --cluit.weights.recogniser 1, or name a speech encoder by --teacher instead"
-        )
     if config.finetune:
         config = replace(config, converter=sizes_of(config.finetune), pretrained=PretrainedConfig())
     else:
         config = replace(config, converter=with_encoders(config.converter, config.pretrained))
     here = accelerator(config.loop)
-    loop, rank, n_ranks = config.loop, here.process_index, here.num_processes
-    crops = batches_together(
-        config.data, config.pairs, loop.seed, loop.workers, rank, n_ranks, loop.accumulate
-    )
+    loop, n_ranks = config.loop, here.num_processes
+    crops = batches_together(config.data, config.pairs, n_ranks=n_ranks, **addressing(loop, here))
     config.check_labels(len(crops.crops.human.speakers))
     task, _ = fit(lambda: build(config), crops, loop, full_config=config)
     if here.is_main_process:
@@ -273,17 +260,38 @@ def train(config: TrainConfig) -> Together:
     return crops.crops
 
 
+TASKS = {
+    "w2w": "w2w.train",
+    "cluit-mel": "w2w.baselines.cluit_mel.train",
+    "stargan": "w2w.baselines.stargan.train",
+}
+"""What ``--task`` may name: modules with ``PRESETS`` and ``train``."""
+
+
+def task_of(args: Sequence[str]) -> tuple[str, list[str]]:
+    """The task that the command line names, w2w without one, and the arguments that are left."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--task", default="w2w")
+    try:
+        known, rest = parser.parse_known_args(args)
+    except ArgumentError:
+        raise UserError(f"--task needs a value: {', '.join(TASKS)}") from None
+    if known.task not in TASKS:
+        raise UserError(f"there is no task {known.task!r}; choose from {', '.join(TASKS)}")
+    return known.task, rest
+
+
 @exits_cleanly
 def main() -> None:
     """Train the task that ``--task`` names."""
-    name, words = task_of(sys.argv[1:])
+    name, args = task_of(sys.argv[1:])
     if name == "w2w":  # options were renamed; a run's command should go on serving
-        words = [re.sub(r"\bcritic\b", "discriminator", w) if w.startswith("--") else w for w in words]
-        finetunes = any(word.split("=")[0] == "--finetune" for word in words)
-        crops = train(cli(PRESETS, default="finetune" if finetunes else "small", argv=words))
+        args = [re.sub(r"\bcritic\b", "discriminator", a) if a.startswith("--") else a for a in args]
+        finetunes = any(arg.split("=")[0] == "--finetune" for arg in args)
+        crops = train(cli(PRESETS, default="finetune" if finetunes else "small", argv=args))
     else:
         module = import_module(TASKS[name])
-        crops = module.train(cli(module.PRESETS, argv=words))
+        crops = module.train(cli(module.PRESETS, argv=args))
     end_training(crops)
 
 

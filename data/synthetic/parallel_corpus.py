@@ -5,8 +5,6 @@ member is the voice that lends the prosody.
 """
 
 import hashlib
-import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +20,8 @@ from data.audio.writing import CODEC_RATES
 from data.manifest import Row, read_manifest, write_manifest
 from data.synthetic.kokoro import MIN_VOICES, Cast, Synthesizer, cast, speakers_json, voices_named
 from data.synthetic.sentences import line_of_group
-from engine.user_error import UserError
+from engine.files import atomic, claim
+from engine.user_error import UserError, at_least
 
 LEVEL_DB = -25.0
 """dBFS, RMS, of every recording, so that members differ in nothing but the voice."""
@@ -51,8 +50,7 @@ class ParallelConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.members < 2:
-            raise UserError(f"members={self.members} must be at least 2")
+        at_least(2, self, "members")
         if self.mixtures < 0 or self.seed < 0:
             raise UserError(f"mixtures={self.mixtures} and seed={self.seed} must be 0 or more")
         if self.format not in FORMATS:
@@ -115,8 +113,10 @@ def make_parallel_corpus(
     if n_groups < 1:
         raise UserError(f"groups={n_groups} must be at least 1")
     casts = _casts(synthesizer, config)
-    _claim(out, lines, synthesizer, config)
-    _write(out / "speakers.json", speakers_json(casts))
+    texts = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+    claim(out, {**asdict(config), "texts": texts, "synthesizer": synthesizer.digest})
+    with atomic(out / "speakers.json") as temporary:
+        temporary.write_text(speakers_json(casts))
     manifest, left_out = out / "manifest.csv", []
     rows = _whole_groups(manifest)
     with tqdm(total=n_groups, unit="group", desc="speaking", disable=not progress) as bar:
@@ -150,36 +150,6 @@ def _casts(synthesizer: Synthesizer, config: ParallelConfig) -> dict[str, Cast]:
             f"members={config.members} are more than the {fewest} speakers of validation; take more mixtures"
         )
     return casts
-
-
-def _claim(out: Path, lines: list[str], synthesizer: Synthesizer, config: ParallelConfig) -> None:
-    """Note in the folder what is made there, or refuse a folder with something else in it."""
-    texts = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-    edition = {**asdict(config), "texts": texts, "synthesizer": synthesizer.digest}
-    wanted, note = json.dumps(edition, indent=2), out / "corpus.json"
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file; give a folder for the corpus")
-    if note.is_file():
-        if note.read_text() != wanted:
-            raise UserError(
-                f"{out} holds a corpus made with other options, texts or model files (see its corpus.json);"
-                " choose another folder"
-            )
-        return
-    if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
-        raise UserError(f"{out} is not empty and no corpus of this program; choose another folder")
-    _write(note, wanted)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a small file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _whole_groups(manifest: Path) -> dict[str, list[Row]]:

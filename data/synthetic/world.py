@@ -17,9 +17,8 @@ from tqdm import tqdm
 
 from data.audio import save
 from data.manifest import Row, write_manifest
-from data.synthetic.world_captions import N_SAID, describe
 from data.synthetic.world_pictures import N_DRAWN, PICTURE_SIZE, draw
-from data.synthetic.world_scenes import ATTRIBUTES, Split, combinations, values_of
+from data.synthetic.world_scenes import ATTRIBUTES, N_SAID, Split, combinations, describe, values_of
 from data.synthetic.world_sounds import N_HEARD, SAMPLE_RATE, SAMPLES, synthesise
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly

@@ -11,10 +11,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from eval.content_codes.codes import Code, CodeFrames
 from pretrain.ctc_score import edit_distance
-from pretrain.phones import PHONES
 from pretrain.probe.results import Interval, interval, mean_interval
 from pretrain.teacher import at_times
-from pretrain.units import RecogniserOutput, greedy
+from pretrain.units import PHONES, RecogniserOutput, greedy
 
 BATCH = 16
 """Utterances in a step of the probe."""

@@ -32,8 +32,7 @@ from eval.baselines import BASELINES, TOPLINES, toplines_and_baselines
 from eval.cache import Cache
 from eval.features import compute_features
 from eval.pairs import MAX_PAIRS, Pair
-from experiments.mel_pipeline.speed import ratio, speeds
-from experiments.mel_pipeline.systems import SYSTEMS, W2W, System
+from experiments.mel_pipeline.systems import SYSTEMS, W2W, System, ratio, speeds
 from experiments.mel_pipeline.variants import PRESETS, TUNED, train
 from experiments.scores import SCORES, Scoring, cells, differences, evaluation_pairs, interval_cells, outputs
 from experiments.study import Study, write_json

@@ -2,23 +2,51 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from data.augment import noise
+from data.batches import Address, Batch, SpeechCrops, StreamedCrops
+from data.pairs import PairBatch, PairCrops, Together
+from data.shards import ShardStream
 from engine.optim import EMA, OptimConfig, Player
 from engine.tracking import Samples
 from engine.user_error import UserError
-from pretrain.causal.batches import Lesson
 from pretrain.causal.encoder import CausalEncoderConfig, Curve, PerItem, Wave
 from pretrain.causal.student import Student, StudentConfig
-from pretrain.phones import PHONES
-from pretrain.speech.labelled import Labelled
+from pretrain.speech.labelled import Labelled, LabelledSpeech
 from pretrain.teacher import Features, Teacher, at_times
-from pretrain.units import RecogniserOutput, ctc_losses, mean_per_unit
+from pretrain.units import PHONES, RecogniserOutput, ctc_losses, mean_per_unit
+
+
+class Lesson(NamedTuple):
+    """One step's speech."""
+
+    human: Batch
+    pairs: PairBatch | None = None
+    transcribed: Labelled | None = None
+
+
+class Lessons(Dataset[Lesson]):
+    """Lessons by address."""
+
+    def __init__(
+        self,
+        human: SpeechCrops | StreamedCrops,
+        pairs: PairCrops | StreamedCrops | None = None,
+        transcribed: LabelledSpeech | ShardStream[LabelledSpeech] | None = None,
+    ) -> None:
+        self.together, self.transcribed = Together(human, pairs), transcribed
+
+    def __getitem__(self, address: Address) -> Lesson:
+        human, pairs = self.together[address]
+        return Lesson(human, pairs, None if self.transcribed is None else self.transcribed[address])
+
 
 LEAST = 0.05
 """Weight of a pause, where an audible frame has 1: codes in silence must be something, too."""

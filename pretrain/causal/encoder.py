@@ -11,7 +11,7 @@ from data.causal_mel import FAINT, CausalLogMel, LevelTracker, frame_energy
 from engine.residual import ResidualBlock, blocks_step
 from engine.running_mean import RunningMean
 from engine.streaming import CausalConv1d
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 
 Wave = Float[Tensor, "batch 1 samples"]
 Code = Float[Tensor, "batch dim frames"]
@@ -51,9 +51,7 @@ class CausalEncoderConfig:
     """Whether mels are heard relative to the level of the speech so far, and without rumble and offset."""
 
     def __post_init__(self) -> None:
-        for name in ("n_channels", "n_blocks", "kernel", "dim", "n_mels"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        at_least(1, self, "n_channels", "n_blocks", "kernel", "dim", "n_mels")
         if self.window_ms < self.hop_ms:
             raise UserError(f"window_ms={self.window_ms} must be at least hop_ms={self.hop_ms}")
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.checkpoint import fill, load_export
-from engine.user_error import UserError
+from engine.user_error import at_least
 from pretrain.causal.encoder import CausalEncoder, CausalEncoderConfig, Code, PerItem, Wave
 from pretrain.teacher import Teacher, at_times
 
@@ -32,8 +32,7 @@ class StudentConfig:
     """Channels of the teacher's features."""
 
     def __post_init__(self) -> None:
-        if self.look_ahead_ms < 0:
-            raise UserError(f"look_ahead_ms={self.look_ahead_ms} must be 0 or more")
+        at_least(0, self, "look_ahead_ms")
 
 
 class Student(nn.Module):

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.frontends import stft
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 
 FLOOR = 1e-7
 """Added to the power before its logarithm."""
@@ -48,9 +48,7 @@ class AudioEncoderConfig:
     """The key of the CLIP towers whose space the embeddings are in; empty: not known."""
 
     def __post_init__(self) -> None:
-        for name in ("sample_rate", "hop", "width", "dim", "hidden"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        at_least(1, self, "sample_rate", "hop", "width", "dim", "hidden")
         if self.n_fft < 2 or self.n_fft % 2:
             raise UserError(f"n_fft={self.n_fft} must be even and at least 2")
         if not self.blocks or min(self.blocks) < 1:

@@ -16,7 +16,7 @@ from data.audiovisual.scenes import Scene
 from data.batches import Batches
 from engine.checkpoint import export, save_weights
 from engine.config import free
-from engine.loop import LoopConfig, accelerator, fit
+from engine.loop import LoopConfig, accelerator, addressing, fit
 from engine.optim import OptimConfig, Player
 from engine.seeding import seed_step
 from engine.user_error import UserError
@@ -194,9 +194,7 @@ def train_three_heads(config: AudioCLIPConfig) -> ThreeHeads:
         sizes = config.heads, config.encoder, towers, config.optim
         return ThreeHeads(*sizes, validation=validation, evaluated_every=loop.sample_every)
 
-    batches = Batches(
-        clips, seed=loop.seed, workers=loop.workers, rank=here.process_index, accumulate=loop.accumulate
-    )
+    batches = Batches(clips, **addressing(loop, here))
     task, _ = fit(build, batches, loop, full_config=config)
     if here.is_main_process:
         folder = save_towers(task.towers, start, loop.out / "clip")

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from data.batches import Address, Batches
 from engine.checkpoint import save_weights
-from engine.loop import LoopConfig, accelerator, fit
+from engine.loop import LoopConfig, accelerator, addressing, fit
 from engine.optim import OptimConfig, Player
 from engine.user_error import UserError
 
@@ -182,9 +182,7 @@ def train_small_clip(
     here = accelerator(loop)
     tokeniser = train_tokeniser(captions, config)
     pairs = PicturesAndCaptions(pictures, tokens_of(tokeniser, captions), groups, config.batch)
-    source = Batches(
-        pairs, seed=loop.seed, workers=loop.workers, rank=here.process_index, accumulate=loop.accumulate
-    )
+    source = Batches(pairs, **addressing(loop, here))
     run = SmallCLIPRun(model=config, loop=loop)
     training, _ = fit(lambda: SmallCLIPTraining(config, tokeniser), source, loop, full_config=run)
     return training.clip.eval().requires_grad_(False)

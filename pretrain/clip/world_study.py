@@ -23,10 +23,10 @@ from data.batches import Address, Batches
 from data.synthetic.world import World
 from engine.checkpoint import export
 from engine.config import free
-from engine.loop import LoopConfig, accelerator, fit
+from engine.loop import LoopConfig, accelerator, addressing, fit
 from engine.optim import OptimConfig
 from engine.seeding import seed_step
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
 from pretrain.clip.audio_images import AudioImageBatch
 from pretrain.clip.distillation import Distillation, DistillationConfig, PlateauConfig
@@ -80,9 +80,7 @@ class WorldConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in ("clip_steps", "draws", "n_sounds"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        at_least(1, self, "clip_steps", "draws", "n_sounds")
         if self.batch < 2:
             raise UserError(f"batch={self.batch} must be at least 2: other sounds are the negatives")
 
@@ -165,9 +163,7 @@ def distil(config: WorldConfig, towers: Towers, pairs: WorldPairs) -> AudioEncod
         return task
 
     loop = config.loop
-    batches = Batches(
-        pairs, seed=loop.seed, workers=loop.workers, rank=here.process_index, accumulate=loop.accumulate
-    )
+    batches = Batches(pairs, **addressing(loop, here))
     task, _ = fit(build, batches, loop, full_config=config)
     return task.encoder.eval()
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from engine.checkpoint import fill, load_export
 from engine.residual import ResidualBlock, blocks_step
 from engine.streaming import CausalConv1d
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 from pretrain.pitch.correlation import FAINT, Correlation, CorrelationState, Pitch
 
 RELEASED = Path(__file__).parents[1] / "released" / "pitch"
@@ -43,8 +43,7 @@ class PitchNetworkConfig:
     def __post_init__(self) -> None:
         if min(self.sample_rate, self.n_channels, self.n_blocks) < 1 or self.hop_ms <= 0:
             raise UserError("sample_rate, hop_ms, n_channels and n_blocks must be above 0")
-        if self.look_ahead_ms < 0:
-            raise UserError(f"look_ahead_ms={self.look_ahead_ms} must be 0 or more")
+        at_least(0, self, "look_ahead_ms")
 
     @property
     def hop(self) -> int:

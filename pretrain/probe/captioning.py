@@ -25,8 +25,7 @@ from data.audio.resampling import resample
 from data.audiovisual.layouts import CAPTION_COLUMNS, SPLITS
 from data.manifest import Row, rows_from
 from data.synthetic.world import SAMPLE_RATE, World
-from data.synthetic.world_captions import GROUNDS, PLURALS, SIZES
-from data.synthetic.world_scenes import ATTRIBUTES
+from data.synthetic.world_scenes import ATTRIBUTES, GROUNDS, PLURALS, SIZE_WORDS
 from engine.arguments import Arguments
 from engine.user_error import UserError
 from pretrain.probe.captioning_decoder import DecoderConfig, Features, fit_decoder
@@ -147,7 +146,7 @@ def attributes_named(caption: str) -> list[Any]:
 def _synonyms(attribute: str, value: str) -> set[str]:
     match attribute:
         case "size":
-            return {word for way in SIZES[value] for word in words_of(way)} - {"sized"}
+            return {word for way in SIZE_WORDS[value] for word in words_of(way)} - {"sized"}
         case "background":
             return set(GROUNDS[value])
         case "shape":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from engine.seeding import step_seed
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 from pretrain.probe.captioning_scores import END, PAD, START, UNKNOWN, Vocabulary
 
 
@@ -43,9 +43,7 @@ class DecoderConfig:
     """Captions kept while searching for the likeliest; 1 takes the likeliest word each time."""
 
     def __post_init__(self) -> None:
-        for name in ("heads", "hidden", "longest", "batch", "epochs", "beam"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        at_least(1, self, "heads", "hidden", "longest", "batch", "epochs", "beam")
         if self.width % (2 * self.heads):
             raise UserError(f"width={self.width} must be a multiple of {2 * self.heads} (twice the heads)")
 

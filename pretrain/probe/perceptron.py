@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.seeding import step_seed
-from engine.user_error import UserError
+from engine.user_error import at_least
 from pretrain.clip.losses import LogitScale
 
 
@@ -33,9 +33,7 @@ class PerceptronConfig:
     """Epochs without a better validation loss before training stops."""
 
     def __post_init__(self) -> None:
-        for name in ("hidden", "batch", "epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        at_least(1, self, "hidden", "batch", "epochs", "patience")
 
 
 class Perceptron(nn.Module):

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from data.synthetic.world_scenes import ATTRIBUTES
 from engine.checkpoint import fill, load_export
 from engine.seeding import step_seed
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 
 PICTURE = 4.0
 """Weight of the squared difference."""
@@ -60,9 +60,7 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         if self.size % 16 or self.size < 16:
             raise UserError(f"size={self.size} must be a multiple of 16")
-        for name in ("dim", "width", "code", "batch", "steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        at_least(1, self, "dim", "width", "code", "batch", "steps")
 
 
 class PictureGenerator(nn.Module):

@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.config import cli, differences, from_json, load_config, save_config, stored_kind, to_json
@@ -17,6 +18,7 @@ from engine.optim import OptimConfig
 from engine.user_error import UserError
 
 
+@settings(deadline=None)
 @given(
     lr=st.floats(1e-6, 1.0),
     betas=st.tuples(st.floats(0, 0.999), st.floats(0, 0.999)),
@@ -56,6 +58,19 @@ def test_a_file_says_what_it_describes_and_is_refused_as_anything_else(tmp_path)
     with pytest.raises(UserError, match="describes a horn, not a flute"):
         load_config(Flute, tmp_path / "config.json")
     assert from_json(Flute, '{"bell": 2.0}', "written before kinds were") == Flute(bell=2.0)
+
+
+def test_fields_that_are_gone_are_read_where_they_said_nothing():
+    @dataclass(frozen=True, kw_only=True)
+    class Horn:
+        """A config that had two fields more."""
+
+        GONE: ClassVar[Mapping[str, Any]] = {"mute": 0.0, "case": ...}
+        bell: float = 1.0
+
+    assert from_json(Horn, '{"bell": 2.0, "mute": 0.0, "case": {"lined": true}}', "here") == Horn(bell=2.0)
+    with pytest.raises(UserError, match="no key 'mute'"):
+        from_json(Horn, '{"mute": 1.0}', "here")
 
 
 @pytest.mark.parametrize(

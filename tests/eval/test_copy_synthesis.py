@@ -14,7 +14,8 @@ from data.audio import save
 from data.frontends import SPEECH_16K, MelConfig, named_mel
 from engine.user_error import UserError
 from eval import copy_synthesis
-from eval.copy_report import speaker_interval, summarise, table
+from eval.copy_synthesis import COLUMNS, table
+from eval.scoring import interval, summarise
 from vocoders.griffin_lim import GriffinLim, GriffinLimConfig
 
 RATE = 16_000
@@ -125,9 +126,9 @@ def test_runs_are_called_by_their_folder_and_told_apart() -> None:
 def test_an_interval_knows_how_many_speakers_spoke() -> None:
     """A hundred recordings of two speakers say no more of the next speaker than two do."""
     values = np.repeat([0.0, 1.0], 50)
-    found = speaker_interval(values, np.repeat(["a", "b"], 50))
+    found = interval(values, np.repeat(["a", "b"], 50))
     assert (found["mean"], found["low"], found["high"], found["n"]) == (0.5, 0.0, 1.0, 100)
-    narrow = speaker_interval(values, np.arange(100).astype(str))
+    narrow = interval(values)
     assert 0.35 < narrow["low"] < 0.5 < narrow["high"] < 0.65
 
 
@@ -136,6 +137,6 @@ def test_what_was_not_scored_is_a_dash() -> None:
         {"system": "a", "speaker": "x", "log_mel_l1": 0.5, "pesq": float("nan")},
         {"system": "b", "speaker": "x", "pesq": 2.0},
     ]
-    text = table(summarise(rows))
+    text = table(summarise(rows, list(COLUMNS), drawn="speaker"))
     assert "–" in text
     assert "nan" not in text

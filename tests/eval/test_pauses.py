@@ -6,8 +6,7 @@ import torch
 
 pytest.importorskip("pyworld", reason="pyworld is not installed")
 
-from eval.pauses import compare
-from eval.pitch import Pitch
+from eval.pitch import Pitch, compare_pauses
 
 RATE = 16_000
 
@@ -26,20 +25,22 @@ def speech(noise_db: float, seed: int = 0) -> np.ndarray:
 
 @pytest.mark.parametrize("noise_db", [-80.0, -50.0])
 def test_the_level_of_noise_in_a_pause_is_found(noise_db: float) -> None:
-    scores = compare(heard(speech(-90.0)), heard(speech(noise_db, seed=1)))
+    scores = compare_pauses(heard(speech(-90.0)), heard(speech(noise_db, seed=1)))
     assert scores["pause_level"] == pytest.approx(noise_db, abs=1)
     assert scores["pause_above_source"] == pytest.approx(noise_db + 90, abs=1)
 
 
 def test_a_delayed_output_is_not_blamed_for_its_speech() -> None:
     late = np.concatenate([np.zeros(RATE // 20), speech(-90.0)])[: 2 * RATE]
-    assert compare(heard(speech(-90.0)), heard(late))["pause_above_source"] < 1
+    assert compare_pauses(heard(speech(-90.0)), heard(late))["pause_above_source"] < 1
 
 
 def test_a_source_without_a_pause_has_no_level() -> None:
     source = heard(speech(-20.0))
-    assert np.isnan(compare(source, source)["pause_level"])
+    assert np.isnan(compare_pauses(source, source)["pause_level"])
 
 
 def test_silence_ends_at_a_hundred_below_full_scale() -> None:
-    assert compare(heard(speech(-70.0)), heard(np.zeros(2 * RATE)))["pause_level"] == pytest.approx(-100)
+    assert compare_pauses(heard(speech(-70.0)), heard(np.zeros(2 * RATE)))["pause_level"] == pytest.approx(
+        -100
+    )

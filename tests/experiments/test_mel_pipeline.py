@@ -12,8 +12,7 @@ from engine.user_error import UserError
 from experiments import trainers
 from experiments.mel_pipeline import __main__ as study
 from experiments.mel_pipeline.__main__ import gains, table
-from experiments.mel_pipeline.speed import in_turns, ratio, speeds
-from experiments.mel_pipeline.systems import SYSTEMS
+from experiments.mel_pipeline.systems import SYSTEMS, in_turns, ratio, speeds
 from experiments.mel_pipeline.variants import PRESETS, TUNED, preset, train, training
 from experiments.scores import differences
 from experiments.study import Study

@@ -18,8 +18,7 @@ from data.manifest import Row, write_manifest
 from data.pairs import PairCrops
 from data.rows import split_rows
 from engine.user_error import UserError
-from pretrain.causal.batches import Lesson, Lessons
-from pretrain.causal.distillation import Distillation
+from pretrain.causal.distillation import Distillation, Lesson, Lessons
 from pretrain.causal.student import load_student
 from pretrain.distil import PRESETS, DistilConfig, held_out, main
 from pretrain.speech.labelled import LabelledConfig, LabelledSpeech

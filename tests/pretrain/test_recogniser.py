@@ -7,12 +7,11 @@ from torch.testing import assert_close
 from engine.checkpoint import export
 from engine.user_error import UserError
 from pretrain.ctc_score import error_rates, total
-from pretrain.phones import PHONES
 from pretrain.recogniser import RELEASED, Recogniser, RecogniserConfig, load_recogniser
 from pretrain.speech import encoder
 from pretrain.speech.labelled import LabelledConfig, LabelledSpeech
 from pretrain.speech.loading import SpeechRecogniser, SpeechRecogniserConfig
-from pretrain.units import Phonemes
+from pretrain.units import PHONES, Phonemes
 
 SMALL = RecogniserConfig(width=8, n_blocks=3, kernel=3)
 ON_ENCODER = SpeechRecogniserConfig(encoder=encoder.TINY, units=Phonemes())

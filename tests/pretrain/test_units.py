@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from data.manifest import Row
 from engine.user_error import UserError
 from pretrain.ctc_score import edit_distance, errors_between
-from pretrain.phones import PHONES, fold
 from pretrain.speech.beam import UnitLM, beam_search
-from pretrain.units import Characters, Phonemes, RecogniserOutput, Units, greedy, plain
+from pretrain.units import PHONES, Characters, Phonemes, RecogniserOutput, Units, fold, greedy, plain
 
 LETTERS = Units(Characters())
 

@@ -30,7 +30,6 @@ REACHES = {
     "reconstruction": ALL,
     "content": ALL,
     "distil": {"content", "teacher_head"},
-    "recogniser": ALL,
     "adversarial": ALL | {"discriminator"},
     "feature_matching": ALL,
     "contrast_discriminator": {"discriminator"},
@@ -38,7 +37,6 @@ REACHES = {
     "contrast_style": {"style", "projector"},
     "contrast_voice": ALL,
     "code_invariance": {"content"},
-    "cycle_code": ALL,
     "norm": ALL,
     "pitch_prior": {"pitch_predictor"},
     "label_discriminator": set(),  # no loss uses this discriminator
@@ -59,17 +57,6 @@ class Powers(nn.Module):
         return (self.scale * frames.square().mean(-1) + 1e-4).log()
 
 
-class Distance(nn.Module):
-    """A stand-in for the recogniser's loss, with a parameter that must not learn."""
-
-    def __init__(self):
-        super().__init__()
-        self.scale = nn.Parameter(torch.tensor(2.0))
-
-    def forward(self, converted, source):
-        return (self.scale * converted - source).square().mean()
-
-
 @pytest.fixture
 def build(tiny):
     """Build a tiny task with some weights alone, in which everything begins at once."""
@@ -80,7 +67,7 @@ def build(tiny):
         clean = {"augment": CLEAN, "reference_augment": CLEAN}
         config, optim = CLUITConfig(**(at_once | small | clean | changes)), OptimConfig(lr=1e-3)
         teacher = Teacher(Powers(), Framing(160, 80, 400), 4)
-        return CLUIT(config, tiny(), sizes, optim, optim, teacher=teacher, recogniser_loss=Distance())
+        return CLUIT(config, tiny(), sizes, optim, optim, teacher=teacher)
 
     return task
 
@@ -111,7 +98,7 @@ def changes(task, batch, steps=(0,)):
     """Return the names of parts whose parameters moved, and the scalars of the last step."""
     parts = {name: getattr(task.converter, name) for name in (*ALL, "pitch_predictor")}
     parts |= {name: getattr(task, name) for name in ("projector", "teacher_head", "discriminator")}
-    parts |= {"teacher": task.teacher, "recogniser": task.recogniser_loss}
+    parts["teacher"] = task.teacher
     before = {name: [p.detach().clone() for p in part.parameters()] for name, part in parts.items()}
     scalars = {}
     for step in steps:
@@ -208,7 +195,7 @@ def test_what_has_no_weight_is_not_computed(build, batch, monkeypatch):
 
     assert not task.comparisons
     unused = (task.discriminator, task.discriminator_ema.module, task.projector)
-    for part in (*unused, task.projector_ema.module, task.teacher, task.recogniser_loss):
+    for part in (*unused, task.projector_ema.module, task.teacher):
         monkeypatch.setattr(part, "forward", refuse)
     task.update(batch, 0)
     assert build(weights=NONE).update(batch, 0) == {}

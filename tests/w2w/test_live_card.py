@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from data.audio import resample
 from engine.user_error import UserError
 from w2w import Converter
-from w2w.live.devices import at_rates, found, listed, named
+from w2w.live.devices import at_rates, device_end, listed, named
 from w2w.live.duplex import Duplex
 from w2w.live.session import Session
 
@@ -28,15 +28,15 @@ def duplex(sound, model, buzz):
     converter = Converter.from_pretrained(model)
     voice = converter.embed(buzz(8_000, f0=(200.0,)))
     sound.source = buzz(RATE, f0=(150.0,))[0, 0].numpy()
-    ends = at_rates(sound, found(sound, None, "input"), found(sound, None, "output"), None)
-    duplex = Duplex(Session(converter, [voice]), sound, ends, cushion_ms=10.0)
-    duplex.chunks_ready, write = 0, duplex.playout.write
+    ends = at_rates(sound, device_end(sound, None, "input"), device_end(sound, None, "output"), None)
+    duplex = Duplex(Session(converter, [voice]), sound, ends, buffer_ms=10.0)
+    duplex.chunks_ready, write = 0, duplex.jitter_buffer.write
 
     def counted(samples) -> None:
         write(samples)
         duplex.chunks_ready += 1
 
-    duplex.playout.write = counted
+    duplex.jitter_buffer.write = counted
     return duplex
 
 
@@ -121,7 +121,7 @@ def test_failures_of_the_other_threads_are_not_swallowed(duplex, sound, monkeypa
 
 
 def test_a_callback_that_fails_ends_the_sound_in_silence(duplex, sound, monkeypatch):
-    monkeypatch.setattr(duplex.playout, "read", lambda out: 1 / 0)
+    monkeypatch.setattr(duplex.jitter_buffer, "read", lambda out: 1 / 0)
     with duplex:
         card = sound.cards[0]
         card.exchange()
@@ -141,8 +141,8 @@ def test_devices_are_listed_and_found(sound):
     lines = listed(sound).splitlines()
     assert len(lines) == 4
     assert [line[:4] for line in lines[1:]] == [">  0", " < 1", "   2"]
-    assert found(sound, named("1"), "output").channels == 2
-    assert found(sound, named("Phone"), "output").channels == 1
+    assert device_end(sound, named("1"), "output").channels == 2
+    assert device_end(sound, named("Phone"), "output").channels == 1
     assert (named("12"), named("USB"), named(None)) == (12, "USB", None)
 
 
@@ -155,17 +155,17 @@ def test_devices_are_listed_and_found(sound):
 )
 def test_devices_that_are_not_there_are_told(sound, device, way, words):
     with pytest.raises(UserError, match=words):
-        found(sound, device, way)
+        device_end(sound, device, way)
 
 
 def test_no_usual_device_is_told(sound):
     sound.default.device = (-1, -1)
     with pytest.raises(UserError, match="no usual input device: name one by --input-device"):
-        found(sound, None, "input")
+        device_end(sound, None, "input")
 
 
 def rates(sound, asked=None) -> tuple[int, int]:
-    mic, speakers = at_rates(sound, found(sound, 0, "input"), found(sound, 1, "output"), asked)
+    mic, speakers = at_rates(sound, device_end(sound, 0, "input"), device_end(sound, 1, "output"), asked)
     return mic.rate, speakers.rate
 
 
@@ -193,15 +193,15 @@ def test_a_microphone_and_a_loudspeaker_of_two_rates_are_two_streams(sound, mode
     converter = Converter.from_pretrained(model)
     session = Session(converter, [converter.embed(buzz(8_000, f0=(200.0,)))], rate=RATE)
     sound.source = buzz(RATE, f0=(150.0,))[0, 0].numpy()
-    ends = at_rates(sound, found(sound, 0, "input"), found(sound, 1, "output"), None)
-    duplex = Duplex(session, sound, ends, cushion_ms=10.0)
+    ends = at_rates(sound, device_end(sound, 0, "input"), device_end(sound, 1, "output"), None)
+    duplex = Duplex(session, sound, ends, buffer_ms=10.0)
     with duplex:
         mic, speakers = sound.cards
         assert (mic.block, speakers.block) == (320, 960)
         for _ in range(40):
-            before = duplex.playout.ring.written
+            before = duplex.jitter_buffer.ring.written
             mic.exchange()
-            wait_for(lambda before=before: duplex.playout.ring.written > before)
+            wait_for(lambda before=before: duplex.jitter_buffer.ring.written > before)
             speakers.exchange()
         duplex.check()
         latency_ms = duplex.latency_ms
@@ -226,4 +226,4 @@ def _off(played, wanted, start) -> float:
 def test_a_usual_device_without_channels_is_told_as_what_it_is(sound):
     sound.devices[0] = sound.device(0, "Mic", 0, 0, 16_000.0)
     with pytest.raises(UserError, match="the usual input device: Mic has no input channels; name another"):
-        found(sound, None, "input")
+        device_end(sound, None, "input")

@@ -82,7 +82,7 @@ def test_a_missing_portaudio_is_told(here, capsys, monkeypatch):
         ("--reference her.wav --pace live", "--pace goes with --input-file"),
         ("--reference her.wav --chunk-ms 0", "--chunk-ms 0 must be within 1 and 1000"),
         ("--reference her.wav --chunk-ms nan", "--chunk-ms nan must be within"),
-        ("--reference her.wav --cushion-ms -1", "--cushion-ms -1 must be within"),
+        ("--reference her.wav --buffer-ms -1", "--buffer-ms -1 must be within"),
         ("--reference her.wav --pitch nan", "--pitch nan must be within"),
         ("--reference her.wav --rate 4000", "--rate 4000 must be within"),
         ("--reference none.wav --input-file me.wav --output-file o.wav", "none.wav does not exist"),

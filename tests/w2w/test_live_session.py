@@ -15,9 +15,9 @@ from torch.testing import assert_close
 from data.audio import info, load
 from engine.user_error import UserError
 from w2w import Converter
-from w2w.live.playout import STEP_S, WATCHED_S, Playout, Ring
-from w2w.live.session import FADE_MS, FLOOR_DB, GLIDE_MS, Load, Meter, Session
-from w2w.live.takes import Recorder, unused
+from w2w.live.jitter_buffer import STEP_S, WATCHED_S, JitterBuffer, Ring
+from w2w.live.recorder import Recorder, unused
+from w2w.live.session import FADE_MS, FLOOR_DB, RAMP_MS, Load, Meter, Session
 from w2w.networks.network import ConverterNetwork
 from w2w.watermark import Marker
 
@@ -86,10 +86,10 @@ def test_voice_and_pitch_glide_as_the_stream_does(converter, voices, buzz):
     for number, chunk in enumerate(wave.split(320, dim=-1)):
         if number == 10:
             assert session.choose_voice(1)
-            stream.change(voice=voices[1], over_ms=GLIDE_MS)
+            stream.change(voice=voices[1], over_ms=RAMP_MS)
         if number == 20:
             assert session.move_pitch(-3.0)
-            stream.change(semitones=-3.0, over_ms=GLIDE_MS)
+            stream.change(semitones=-3.0, over_ms=RAMP_MS)
         ours.append(session.push(chunk))
         theirs.append(stream.push(chunk))
     ours, theirs = torch.cat(ours, dim=-1), torch.cat(theirs, dim=-1)
@@ -129,7 +129,7 @@ def test_nothing_in_a_session_grows(converter, voices, buzz):
     session, chunk = Session(converter, voices, chunk_ms=13.0, marker=Marker(RATE)), buzz(208, f0=(150.0,))
 
     def held() -> int:
-        tensors = [session.own, session.marks, session.stream.state.waiting]
+        tensors = [session.source, session.marks, session.stream.state.waiting]
         return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
     sizes = []
@@ -142,8 +142,8 @@ def test_nothing_in_a_session_grows(converter, voices, buzz):
 def test_levels_and_load_are_what_they_say():
     meter = Meter()
     assert meter.look() == FLOOR_DB
-    meter.hear(torch.tensor([[[0.1, -0.5]]]))
-    meter.hear(torch.zeros(1, 1, 0))
+    meter.measure(torch.tensor([[[0.1, -0.5]]]))
+    meter.measure(torch.zeros(1, 1, 0))
     assert meter.look() == pytest.approx(-6.02, abs=0.01)
     assert meter.look() == FLOOR_DB
     load = Load(0.02)
@@ -180,61 +180,61 @@ def test_a_ring_is_a_bounded_queue(steps):
         assert ring.level == len(model)
 
 
-def test_playing_begins_with_the_cushion_and_begins_anew_after_running_dry():
-    playout, out = Playout(1_000, 5), np.ones(10, np.float32)
-    playout.write(np.arange(14, dtype=np.float32))
-    playout.read(out)
+def test_playing_begins_at_its_depth_and_begins_anew_after_running_dry():
+    buffer, out = JitterBuffer(1_000, 5), np.ones(10, np.float32)
+    buffer.write(np.arange(14, dtype=np.float32))
+    buffer.read(out)
     assert not out.any()
-    playout.write(np.array([14.0], np.float32))
-    playout.read(out)
+    buffer.write(np.array([14.0], np.float32))
+    buffer.read(out)
     assert list(out) == list(range(10))
-    playout.read(out)
+    buffer.read(out)
     assert list(out) == [10, 11, 12, 13, 14, 0, 0, 0, 0, 0]
-    assert playout.underruns == 1
-    assert playout.cushion == 5 + STEP_S * 1_000
-    playout.write(np.arange(19, dtype=np.float32))
-    playout.read(out)
+    assert buffer.underruns == 1
+    assert buffer.depth == 5 + STEP_S * 1_000
+    buffer.write(np.arange(19, dtype=np.float32))
+    buffer.read(out)
     assert not out.any()
-    playout.write(np.arange(19, 20, dtype=np.float32))
-    playout.read(out)
+    buffer.write(np.arange(19, 20, dtype=np.float32))
+    buffer.read(out)
     assert list(out) == list(range(10))
 
 
 def test_lateness_that_stays_is_left_out_without_a_jump():
     rate = 8_000
-    playout, out = Playout(rate, 20), np.zeros(80, np.float32)
+    buffer, out = JitterBuffer(rate, 20), np.zeros(80, np.float32)
     time_s = np.arange(4 * rate) / rate
     sound = np.sin(2 * np.pi * 40 * time_s).astype(np.float32)
-    playout.write(sound[:1_000])
+    buffer.write(sound[:1_000])
     heard, place = [], 1_000
     while place + 80 <= len(sound):
-        playout.read(out)
+        buffer.read(out)
         heard.append(out.copy())
-        playout.write(sound[place : place + 80])
+        buffer.write(sound[place : place + 80])
         place += 80
-    assert playout.skips == 1
-    assert playout.ring.level <= 20 + 2 * 80
-    assert playout.underruns == playout.overruns == 0
+    assert buffer.skips == 1
+    assert buffer.ring.level <= 20 + 2 * 80
+    assert buffer.underruns == buffer.overruns == 0
     steady = np.abs(np.diff(sound)).max()
     assert np.abs(np.diff(np.concatenate(heard))).max() < 3 * steady
     assert len(heard) * 80 > WATCHED_S * rate
 
 
 def test_a_full_queue_counts_what_it_loses():
-    playout = Playout(1_000, 5)
-    playout.write(np.zeros(1_500, np.float32))
-    assert playout.overruns == 1
-    assert playout.ring.level == 1_000
+    buffer = JitterBuffer(1_000, 5)
+    buffer.write(np.zeros(1_500, np.float32))
+    assert buffer.overruns == 1
+    assert buffer.ring.level == 1_000
 
 
 def test_takes_become_files_of_their_own(tmp_path, buzz):
     wave = buzz(4_000, f0=(150.0,))
     recorder = Recorder(RATE, tmp_path / "take.wav")
-    recorder.hear(wave)
+    recorder.write(wave)
     for _ in range(2):
         recorder.start()
         for piece in wave.split(320, dim=-1):
-            recorder.hear(piece)
+            recorder.write(piece)
         recorder.stop()
         recorder.stop()
     assert recorder.finished == [tmp_path / "take.wav", tmp_path / "take-2.wav"]
@@ -248,29 +248,29 @@ def test_a_full_disk_ends_the_recording_but_not_the_sound(tmp_path, buzz, monkey
     wave = buzz(3_200, f0=(150.0,))
     recorder = Recorder(RATE, tmp_path / "take.wav")
     recorder.start()
-    recorder.hear(wave)
+    recorder.write(wave)
     wait_for(lambda: recorder.written == 3_200)
 
     def full(*_):
         raise UserError("no space left")
 
     monkeypatch.setattr("data.audio.writing.Writer.write", full)
-    recorder.hear(wave)
+    recorder.write(wave)
     wait_for(lambda: not recorder.running)
-    recorder.hear(wave)
+    recorder.write(wave)
     recorder.stop()
     assert recorder.trouble == "the recording ended after 0.2 s: no space left"
     assert info(tmp_path / "take.wav").samples == 3_200
 
 
 def test_a_disk_that_stands_still_keeps_nobody_waiting(tmp_path, buzz, monkeypatch):
-    monkeypatch.setattr("w2w.live.takes.WAITING_S", 0.1)
+    monkeypatch.setattr("w2w.live.recorder.WAITING_S", 0.1)
     spins = threading.Event()
     monkeypatch.setattr("data.audio.writing.Writer.write", lambda *_: spins.wait(60))
     recorder, wave = Recorder(RATE, tmp_path / "take.wav"), buzz(800, f0=(150.0,))
     recorder.start()
     for _ in range(6):
-        recorder.hear(wave)
+        recorder.write(wave)
     assert recorder.written == 0
     spins.set()
     recorder.stop()

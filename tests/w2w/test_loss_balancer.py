@@ -3,7 +3,7 @@
 import torch
 from torch.testing import assert_close
 
-from w2w.cluit.balance import STRENGTH, LossBalancer
+from w2w.cluit.losses import STRENGTH, LossBalancer
 
 
 def test_shares_do_not_depend_on_scales():

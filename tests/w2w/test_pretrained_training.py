@@ -43,9 +43,7 @@ def test_the_documented_options_train_and_export_all_there_is(
     ears, clip = encoders
     words = "--preset tiny --loop.steps 2 --loop.cpu --loop.trackers none --loop.sample-every 0 "
     words += f"--data.path {corpus} --loop.out {tmp_path / 'run'} "
-    words += f"--pretrained.content {ears} --pretrained.use fine_tuned --pretrained.style {clip} "
-    words += "--cluit.weights.recogniser 1 --content.backend.kind SpeechFeatures "
-    words += f"--content.backend.folder {ears}"
+    words += f"--pretrained.content {ears} --pretrained.use fine_tuned --pretrained.style {clip}"
     monkeypatch.setattr(sys, "argv", ["train.py", *words.split()])
     entry.main()
     converter = Converter.from_pretrained(tmp_path / "run")

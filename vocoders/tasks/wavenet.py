@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from data.frontends import LogMel, MelConfig
 from engine.optim import EMA, OptimConfig, Player
-from engine.placement import to_device
+from engine.processes import to_device
 from engine.tracking import Samples
 from vocoders.scores.copies import resynthesise, score
 from vocoders.wavenet.generation import generate

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchaudio.functional import mu_law_decoding, mu_law_encoding
 
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 
 Parameters = Float[Tensor, "batch n_out samples"]
 Wave = Float[Tensor, "batch 1 samples"]
@@ -29,8 +29,7 @@ class MuLaw:
     """Classes; 256 for 8 bit."""
 
     def __post_init__(self) -> None:
-        if self.levels < 2:
-            raise UserError(f"levels={self.levels} must be at least 2")
+        at_least(2, self, "levels")
 
     @property
     def n_out(self) -> int:
@@ -72,8 +71,7 @@ class Gaussian:
     """Log standard deviations are clamped here: a density has no upper bound otherwise."""
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise UserError(f"n={self.n} must be at least 1")
+        at_least(1, self, "n")
 
     @property
     def n_out(self) -> int:

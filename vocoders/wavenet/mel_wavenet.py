@@ -1,23 +1,15 @@
-"""A WaveNet that speaks from log-mels: plain, ExcitNet or LP-WaveNet; the network of a ``Vocoder``.
-
-Mel matching pulls a generated wave towards the mel it was made from: each pass multiplies the wave's STFT by
-the ratio of the wanted to the present log-mel, spread over the bins, and goes back to a wave. Where
-Griffin-Lim must invent every phase, this starts from a wave that has them. It is a post-filter: what it does
-to a log-mel distance says little of how the wave sounds, so figures with and without it belong side by side
-(it would bring even white noise near to any mel).
-"""
+"""A WaveNet that speaks from log-mels: plain, ExcitNet or LP-WaveNet; the network of a ``Vocoder``."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from data.frontends import LogMel, MelConfig, mel_corners, stft
+from data.frontends import MelConfig, mel_corners
 from engine.user_error import UserError
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.distributions import (
@@ -41,62 +33,6 @@ from vocoders.wavenet.prediction import (
 )
 from vocoders.wavenet.sampling import Sampler
 
-REACH = 4.6
-"""Nepers (40 dB) that a pass may at most raise or lower a band."""
-
-
-class MelMatching(nn.Module):
-    """The post-filter for one mel definition."""
-
-    def __init__(self, mel: MelConfig, *, strength: float = 1.5) -> None:
-        super().__init__()
-        if mel.padding != "same":
-            raise UserError(f"mel matching goes back from frames of padding 'same', not {mel.padding!r}")
-        self.mel, self.strength = mel, strength
-        self.log_mel = LogMel(mel)
-        filters = self.log_mel.filters
-        total = filters.sum(0, keepdim=True)
-        # Not in checkpoints: the configuration determines them.
-        self.register_buffer("spread", (filters / total.clamp_min(1e-8)).T, persistent=False)
-        window = F.pad(self.log_mel.window, _sides(mel.n_fft - mel.win))
-        self.register_buffer("window", window, persistent=False)
-
-    spread: Tensor
-    window: Tensor
-
-    def forward(
-        self, wave: Float[Tensor, "batch 1 samples"], mel: Float[Tensor, "batch n_mels frames"], passes: int
-    ) -> Float[Tensor, "batch 1 samples"]:
-        """Return the wave after ``passes``; it must have the mel's frames, a hop each."""
-        config = self.mel
-        neper = 2.302585 if config.log == "log10" else 1.0
-        per_magnitude = neper / config.power * self.strength
-        for _ in range(passes):
-            spectrum = stft(
-                wave, n_fft=config.n_fft, hop=config.hop, win=config.win, window=self.log_mel.window
-            )
-            present = self.log_mel.compress(self.log_mel.energies(spectrum))
-            ratio = (self.spread @ (mel - present).mul(per_magnitude).clamp(-REACH, REACH)).exp()
-            wave = self.inverse(spectrum * ratio, wave.shape[-1])
-        return wave
-
-    def inverse(
-        self, spectrum: Complex[Tensor, "batch bins frames"], n_samples: int
-    ) -> Float[Tensor, "batch 1 samples"]:
-        """The wave whose STFT of this definition is nearest (least squares)."""
-        n_fft, hop, n_frames = self.mel.n_fft, self.mel.hop, spectrum.shape[-1]
-        frames = torch.fft.irfft(spectrum, n_fft, dim=1) * self.window[:, None]
-        weight = self.window.square()[None, :, None].expand(1, n_fft, n_frames)
-        shape = (1, (n_frames - 1) * hop + n_fft)
-        total, weights = (F.fold(x, shape, (1, n_fft), stride=(1, hop))[:, :, 0] for x in (frames, weight))
-        start = (n_fft - hop) // 2
-        return (total / weights.clamp_min(1e-3))[..., start : start + n_samples]
-
-
-def _sides(n: int) -> tuple[int, int]:
-    return n // 2, n - n // 2
-
-
 Wave = Float[Tensor, "batch 1 samples"]
 Mel = Float[Tensor, "batch n_mels frames"]
 HEADROOM = 32.0
@@ -109,6 +45,7 @@ CENTRE, SPAN = -5.0, 3.0
 class MelWaveNetConfig:
     """A WaveNet, what it runs over, and how it is sampled."""
 
+    GONE: ClassVar[Mapping[str, Any]] = {"match_passes": 0}
     wavenet: WaveNetConfig = field(
         default_factory=lambda: WaveNetConfig(
             output=MixtureOfLogistics(), local=LocalConfig(upsampling="repetition", scales=(160,), pad=0)
@@ -122,14 +59,10 @@ class MelWaveNetConfig:
     """The filters, read off the mel."""
     sampler: Sampler = field(default_factory=Sampler)
     """How samples are drawn."""
-    match_passes: int = 0
-    """Passes of the post-filter ``MelMatching``; 0: the wave as it was drawn."""
 
     def __post_init__(self) -> None:
         if self.wavenet.local is None:
             raise UserError("a WaveNet that speaks from mels needs wavenet.local")
-        if self.match_passes < 0:
-            raise UserError(f"match_passes={self.match_passes} must be 0 or more")
         if self.signal != "wave" and isinstance(self.wavenet.output, MuLaw):
             raise UserError(
                 f"signal={self.signal} needs amplitudes: set wavenet.output to MixtureOfLogistics or Gaussian"
@@ -200,13 +133,10 @@ class MelWaveNet(nn.Module):
         *,
         seed: int = 0,
         sampler: Sampler | None = None,
-        match_passes: int | None = None,
         backend: Backend = "auto",
     ) -> Wave:
         """Draw waves of frames · hop samples from ``seed``; ``noise`` is not used."""
-        whole = torch.cat(list(self.pieces(mel, seed=seed, sampler=sampler, backend=backend)), dim=-1)
-        passes = self.config.match_passes if match_passes is None else match_passes
-        return MelMatching(self.mel).to(mel.device)(whole, mel, passes) if passes else whole
+        return torch.cat(list(self.pieces(mel, seed=seed, sampler=sampler, backend=backend)), dim=-1)
 
     def stream(
         self,
@@ -216,19 +146,15 @@ class MelWaveNet(nn.Module):
     ) -> Iterator[Float[Tensor, "batch 1 _"]]:
         """As ``Vocoder.stream`` wants it: the mel is gathered, the wave comes in pieces.
 
-        With ``match_passes`` it comes whole. Row i is drawn from ``(seeds[0], i)``.
+        Row i is drawn from ``(seeds[0], i)``.
         """
-        mel, passes = torch.cat(list(mels), dim=-1), options.pop("match_passes", self.config.match_passes)
-        if passes:
-            yield self.generate(mel, seed=seeds[0], match_passes=passes, **options)
-        else:
-            yield from self.pieces(mel, seed=seeds[0], **options)
+        yield from self.pieces(torch.cat(list(mels), dim=-1), seed=seeds[0], **options)
 
     @torch.no_grad()
     def pieces(
         self, mel: Mel, *, seed: int = 0, sampler: Sampler | None = None, backend: Backend = "auto"
     ) -> Iterator[Float[Tensor, "batch 1 _"]]:
-        """``generate`` without mel matching, piece after piece; only the mel takes memory that grows."""
+        """``generate``, piece after piece; only the mel takes memory that grows."""
         config, sampler = self.config, sampler or self.config.sampler
         predictor = self.prediction(mel)
         inside = config.signal == "lp_wavenet"

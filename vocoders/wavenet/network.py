@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 from vocoders.wavenet.conditioning import GlobalConfig, LocalConfig, Upsampling
 from vocoders.wavenet.distributions import (
     Input,
@@ -67,8 +67,7 @@ class WaveNetConfig:
             raise UserError(f"layers={self.layers} must be a multiple of stacks={self.stacks}")
         if self.gate % 2:
             raise UserError(f"gate={self.gate} must be even: half of it gates the other half")
-        if self.kernel < 2:
-            raise UserError(f"kernel={self.kernel} must be at least 2")
+        at_least(2, self, "kernel")
 
     @property
     def dilations(self) -> tuple[int, ...]:

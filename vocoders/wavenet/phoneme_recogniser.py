@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 from vocoders.wavenet.distributions import Input, delay, dither, encode, negative_log_likelihood
 from vocoders.wavenet.network import WaveNet, WaveNetConfig
 from vocoders.wavenet.spoken import N_PHONEMES
@@ -33,9 +33,7 @@ class PhonemeRecogniserConfig:
     """What a frame may be."""
 
     def __post_init__(self) -> None:
-        for name in ("pool", "channels", "n_layers", "classes"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        at_least(1, self, "pool", "channels", "n_layers", "classes")
         if self.kernel % 2 == 0:
             raise UserError(f"kernel={self.kernel} must be odd: frames look as far ahead as back")
         if self.wavenet.local is not None or self.wavenet.global_ is not None:

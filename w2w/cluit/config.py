@@ -5,7 +5,7 @@ from typing import Literal
 
 from data.augment import AugmentConfig
 from engine.config import free
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 from w2w.cluit.losses import Weights
 
 
@@ -72,8 +72,7 @@ class CLUITConfig:
     """Decay of the averaged converter (the one for use) and of the MoCo discriminator."""
 
     def __post_init__(self) -> None:
-        if self.adversary_warmup < 1:
-            raise UserError(f"adversary_warmup={self.adversary_warmup} must be at least 1")
+        at_least(1, self, "adversary_warmup")
         shares = self.convert_share, self.back_translate_share
         if min(shares) < 0.0 or sum(shares) > 1.0:
             raise UserError(

@@ -4,16 +4,19 @@ One that compares outputs with truths is added here alone: its class, a weight, 
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 import torchaudio
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from engine.user_error import UserError
+from engine.processes import n_processes
+from engine.user_error import at_least
 
 Wave = Float[Tensor, "batch 1 samples"]
 Vectors = Float[Tensor, "batch dim"]
@@ -23,9 +26,10 @@ Vectors = Float[Tensor, "batch dim"]
 class Weights:
     """Weight of every loss; 0 switches it off, and what only it needs is not computed.
 
-    Weights of losses on the converter's output are shares of its gradient: see ``w2w.cluit.balance``.
+    Weights of losses on the converter's output are shares of its gradient: see ``LossBalancer``.
     """
 
+    GONE: ClassVar[Mapping[str, Any]] = {"recogniser": 0.0, "cycle_code": 0.0}
     reconstruction: float = 2.0
     """Multi-resolution spectral distance to the truth, where there is one: the utterance itself for its own
     style, the other voice's recording for a time-aligned pair."""
@@ -33,8 +37,6 @@ class Weights:
     """One minus the cosine of the teacher's features of the output and of the truth, or of the source."""
     distil: float = 2.0
     """One minus the cosine of the content code, seen linearly, and the teacher's features of the truth."""
-    recogniser: float = 0.0
-    """Distance in a frozen recogniser between converted wave and source (weighted within ``content``)."""
     adversarial: float = 0.5
     """Outputs against the discriminator."""
     feature_matching: float = 0.5
@@ -47,8 +49,6 @@ class Weights:
     """Style encoder: two clips of one voice near each other, other voices far."""
     contrast_voice: float = 0.5
     """Converter: an output's style near the target's, far from the source's and the others'."""
-    cycle_code: float = 0.0
-    """The converted wave's codes against the source's."""
     code_invariance: float = 0.5
     """A code against that of the same words in the truth's voice, where the source's is another: one minus
     their cosine. Gradients reach both."""
@@ -65,9 +65,7 @@ class Weights:
     """Discriminator: gradient penalty γ on real waves, applied lazily."""
 
     def __post_init__(self) -> None:
-        for weight in fields(self):
-            if getattr(self, weight.name) < 0:
-                raise UserError(f"weights.{weight.name}={getattr(self, weight.name)} must be 0 or more")
+        at_least(0, self, *(field.name for field in fields(self)), prefix="weights.")
 
 
 def r1(scores: list[Tensor], wave: Wave) -> Float[Tensor, ""]:
@@ -190,4 +188,50 @@ COMPARISONS: dict[str, Callable[[int], nn.Module]] = {"reconstruction": Spectral
 rate, it takes outputs and truths, ``batch 1 samples``, and gives a scalar."""
 THROUGH_DISCRIMINATOR = ("adversarial", "feature_matching", "contrast_converter", "label_converter")
 ON_OUTPUT = (*COMPARISONS, "content", "recogniser", "norm", "contrast_voice", *THROUGH_DISCRIMINATOR)
-"""Losses of the converter that its output alone decides; their weights are shares of its gradient."""
+"""Losses of the converter that its output alone decides; their weights are shares of its gradient. There is
+no ``recogniser`` any more, but its place in the balancer of runs that began when there was."""
+
+
+DECAY = 0.99
+"""Of the running mean of a gradient's norm, a step."""
+STRENGTH = 2.0
+"""Norm of the output's gradient that a share of 1 gives."""
+
+
+class LossBalancer(nn.Module):
+    """Scales each loss's gradient at the output to a share of one norm (Défossez et al. 2022, eq. 5).
+
+    Weights of losses then say what they do: none can drown the others, and a discriminator that grows sharper
+    does not pull harder. The running means belong to the checkpoint.
+    """
+
+    norms: Float[Tensor, " losses"]
+    steps: Float[Tensor, " losses"]
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self.names = names
+        self.register_buffer("norms", torch.zeros(len(names)))
+        self.register_buffer("steps", torch.zeros(len(names)))
+
+    def forward(
+        self, losses: Mapping[str, Tensor], shares: Mapping[str, float], output: Float[Tensor, "*shape"]
+    ) -> Float[Tensor, ""]:
+        """A scalar whose gradient with respect to ``output`` is that of all losses, balanced."""
+        total = torch.zeros_like(output)
+        for name, loss in losses.items():
+            (gradient,) = torch.autograd.grad(loss, output, retain_graph=True)
+            norm = self.running_norm(name, gradient.float().norm())
+            total += STRENGTH * shares[name] / norm.clamp_min(1e-12) * gradient
+        return (total.detach() * output).sum()
+
+    def running_norm(self, name: str, norm: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """Take one gradient's norm into the mean and return that; of processes together, as of one batch."""
+        if (count := n_processes()) > 1:
+            squared = norm.square()
+            dist.all_reduce(squared)
+            norm = squared.sqrt() / count  # every process's loss is a mean over its own rows alone
+        place = self.names.index(name)
+        self.norms[place] = DECAY * self.norms[place] + (1 - DECAY) * norm
+        self.steps[place] += 1
+        return self.norms[place] / (1 - DECAY ** self.steps[place])

@@ -19,13 +19,13 @@ from pretrain.pitch.correlation import Pitch
 from pretrain.teacher import Teacher, at_times
 from w2w.cluit import samples
 from w2w.cluit.adversary import Adversary
-from w2w.cluit.balance import LossBalancer
 from w2w.cluit.bank import MemoryBank
 from w2w.cluit.config import CLUITConfig
 from w2w.cluit.losses import (
     COMPARISONS,
     ON_OUTPUT,
     THROUGH_DISCRIMINATOR,
+    LossBalancer,
     audible_frames,
     cosine_distance,
     energy_distance,
@@ -58,10 +58,9 @@ class CLUIT(Adversary):
         optim_discriminator: OptimConfig,
         *,
         teacher: Teacher | None = None,
-        recogniser_loss: nn.Module | None = None,
         pretrained: PretrainedConfig = PretrainedConfig(),  # noqa: B008 - frozen
     ) -> None:
-        self.config, self.teacher, self.recogniser_loss = config, teacher, recogniser_loss
+        self.config, self.teacher = config, teacher
         self.converter = begin(ConverterNetwork(converter), pretrained)
         self.projector = nn.Linear(converter.style.voice_dim - 1, KEY_DIM)
         self.teacher_head = nn.Conv1d(converter.content.dim, teacher.dim if teacher else 1, 1)
@@ -94,7 +93,7 @@ class CLUIT(Adversary):
         }
         weights, rate = config.weights, converter.sample_rate
         self.comparisons = {name: make(rate) for name, make in COMPARISONS.items() if getattr(weights, name)}
-        frozen = {**self.comparisons, "teacher": teacher, "recogniser": recogniser_loss}
+        frozen = {**self.comparisons, "teacher": teacher}
         self.frozen = {name: module for name, module in frozen.items() if module is not None}
         self.augment = Augment(config.augment, converter.sample_rate)
         self.reference_augment = Augment(config.reference_augment, converter.sample_rate)
@@ -224,12 +223,6 @@ class CLUIT(Adversary):
         if weights.norm:
             energy = frame_energy(net.style.analysis(output[converted]))
             losses["norm"] = energy_distance(energy, frame_energy(net.style.analysis(rows.source[converted])))
-        if weights.cycle_code:
-            output_code = net.content.encode(net.pad_look_ahead(output[converted])).code
-            audible = torch.sigmoid(2.0 * (encoded.content.energy[converted] + 3.0))[:, 0]
-            losses["cycle_code"] = cosine_distance(output_code, code[converted].detach(), audible)
-        if weights.recogniser and self.recogniser_loss is not None:
-            losses["recogniser"] = self.recogniser_loss(output[converted], rows.source[converted])
         return losses
 
     def teacher_features(self, wave: Wave) -> Float[Tensor, "batch dim frames"]:

@@ -26,16 +26,15 @@ import torch
 
 from data.audio import Writer, blocks
 from engine.arguments import Arguments
-from engine.outcome import note, note_replaced
-from engine.stopping import stop_signals
+from engine.outcome import note, note_replaced, stop_signals
 from engine.user_error import UserError, exits_cleanly
 from w2w.convert import MOST_SEMITONES
 from w2w.converter import Converter
 from w2w.live.console import KEYS, Console, Keyboard, keyboard
-from w2w.live.devices import at_rates, found, listed, named, sound_library
+from w2w.live.devices import at_rates, device_end, listed, named, sound_library
 from w2w.live.duplex import Duplex
+from w2w.live.recorder import Recorder
 from w2w.live.session import Session, undisturbed
-from w2w.live.takes import Recorder
 from w2w.stream import HIGHEST_RATE, LOWEST_RATE
 from w2w.voices import Voices, check_fit_steps
 from w2w.watermark import Marker
@@ -82,7 +81,7 @@ class FileRun:
 
 MOST_VOICES = 9
 CHUNK_MS = (1.0, 1000.0)
-CUSHION_MS = (0.0, 500.0)
+BUFFER_MS = (0.0, 500.0)
 
 
 @exits_cleanly
@@ -96,8 +95,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     sound = ends = None
     if args.input_file is None:  # whatever is wrong is found before a network is loaded
         sound = sound_library()
-        heard = found(sound, named(args.input_device), "input")
-        ends = at_rates(sound, heard, found(sound, named(args.output_device), "output"), args.rate)
+        source = device_end(sound, named(args.input_device), "input")
+        ends = at_rates(sound, source, device_end(sound, named(args.output_device), "output"), args.rate)
         args.rate = ends[0].rate
     else:
         blocks(args.input_file, None, 1)
@@ -141,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ending.enter_context(undisturbed())
         if sound is not None and ends is not None:
             console.say(f"from {ends[0].name} to {ends[1].name}; q or Ctrl-C ends")
-            by_card(Duplex(session, sound, ends, args.cushion_ms), console, keys, stops)
+            by_card(Duplex(session, sound, ends, args.buffer_ms), console, keys, stops)
         else:
             by_file(FileRun(session, live=args.pace == "live"), args, console, keys, stops)
 
@@ -176,9 +175,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--input-device", metavar="D", help="microphone: a number or a part of its name")
     option("--output-device", metavar="D", help="loudspeaker: a number or a part of its name")
     option("--chunk-ms", type=float, default=20.0, metavar="MS", help="sound taken at once (default 20)")
-    option(
-        "--cushion-ms", type=float, default=10.0, metavar="MS", help="converted sound kept ready (default 10)"
-    )
+    kept = "converted sound kept ready, the jitter buffer (default 10)"
+    option("--buffer-ms", "--cushion-ms", type=float, default=10.0, metavar="MS", help=kept)
     option("--rate", type=int, metavar="HZ", help="of the card (default: its own) or the output file")
     option("--pitch", type=float, default=0.0, metavar="SEMITONES", help="move the pitch")
     option("--bypass", action="store_true", help="begin with your own voice")
@@ -221,7 +219,7 @@ def check(args: Namespace) -> None:
     check_fit_steps(args.fit_steps)
     if args.rate is not None and not LOWEST_RATE <= args.rate <= HIGHEST_RATE:
         raise UserError(f"--rate {args.rate} must be within {LOWEST_RATE} and {HIGHEST_RATE} Hz")
-    for name, (least, most) in (("chunk_ms", CHUNK_MS), ("cushion_ms", CUSHION_MS)):
+    for name, (least, most) in (("chunk_ms", CHUNK_MS), ("buffer_ms", BUFFER_MS)):
         if not least <= getattr(args, name) <= most:
             option = f"--{name.replace('_', '-')} {getattr(args, name):g}"
             raise UserError(f"{option} must be within {least:g} and {most:g} milliseconds")

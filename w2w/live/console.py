@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from engine.user_error import UserError, sentence
+from w2w.live.recorder import Recorder
 from w2w.live.session import Session
-from w2w.live.takes import Recorder
 
 
 class Keyboard:
@@ -76,8 +76,8 @@ class Console:
         self.moves = self.out.isatty()
         self.shown = time.monotonic() if not self.moves else 0.0
         self.width = 0
-        self.told: str | None = None
-        self.slow_told = False
+        self.last_trouble: str | None = None
+        self.slow_reported = False
 
     def press(self, keys: str) -> bool:
         """Act on keys; False where they ask to stop."""
@@ -101,8 +101,8 @@ class Console:
     def show(self, latency_ms: float | None, underruns: int, overruns: int) -> None:
         """Show the state, when it is time to."""
         self._tell_trouble()
-        if not self.slow_told and self.session.load.mean > 1.0:
-            self.slow_told = True
+        if not self.slow_reported and self.session.load.mean > 1.0:
+            self.slow_reported = True
             self.say("this computer converts more slowly than you speak: try --chunk-ms 40")
         now = time.monotonic()
         if now - self.shown < (REFRESH_S if self.moves else LINES_S):
@@ -122,7 +122,7 @@ class Console:
         delay = "delay ?" if latency_ms is None else f"delay {latency_ms:.0f} ms"
         parts = [
             f"[{session.voice_number + 1}] {voice} {session.semitones:+g}",
-            f"in {session.heard.look():.0f} out {session.spoken.look():.0f} dBFS",
+            f"in {session.input_meter.look():.0f} out {session.output_meter.look():.0f} dBFS",
             delay,
             f"load {session.load.mean:.0%} (worst {session.load.worst:.0%})",
             f"under {underruns} over {overruns}",
@@ -169,7 +169,7 @@ class Console:
             self.say(sentence(error))
 
     def _tell_trouble(self) -> None:
-        if self.recorder.trouble != self.told:
-            self.told = self.recorder.trouble
-            if self.told is not None:
-                self.say(self.told)
+        if self.recorder.trouble != self.last_trouble:
+            self.last_trouble = self.recorder.trouble
+            if self.last_trouble is not None:
+                self.say(self.last_trouble)

@@ -12,7 +12,7 @@ NO_CARD = "use --input-file and --output-file to run without a sound card"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class DeviceEnd:
     """One end of the live path, as PortAudio is to open it."""
 
     number: int
@@ -66,7 +66,7 @@ def named(word: str | None) -> Device:
     return int(word) if word is not None and word.isdecimal() else word
 
 
-def found(sound: Any, device: Device, way: Way) -> Line:
+def device_end(sound: Any, device: Device, way: Way) -> DeviceEnd:
     """Look a device up."""
     end = f"the usual {way} device" if device is None else f"--{way}-device {device}"
     if not len(sound.query_devices()):
@@ -88,31 +88,31 @@ def found(sound: Any, device: Device, way: Way) -> Line:
     rate = round(about["default_samplerate"])
     # Some cards play a mono stream on the left side only.
     channels = 1 if way == "input" else min(most, 2)
-    return Line(number=about["index"], name=about["name"], channels=channels, rate=rate)
+    return DeviceEnd(number=about["index"], name=about["name"], channels=channels, rate=rate)
 
 
-def at_rates(sound: Any, heard: Line, spoken: Line, asked: int | None) -> tuple[Line, Line]:
+def at_rates(sound: Any, source: DeviceEnd, sink: DeviceEnd, rate: int | None) -> tuple[DeviceEnd, DeviceEnd]:
     """Both ends at the rates they are to be opened at.
 
     The one asked for, or the first of their own and usual ones that both take; where there is none, each at
     one that it takes.
     """
-    wanted = list(dict.fromkeys((asked,) if asked else (heard.rate, spoken.rate, *USUAL_RATES)))
-    on_input = {rate: _refusal(sound, "input", heard, rate) for rate in wanted}
-    on_output = {rate: _refusal(sound, "output", spoken, rate) for rate in wanted}
-    hears = [rate for rate in wanted if on_input[rate] is None]
-    speaks = [rate for rate in wanted if on_output[rate] is None]
-    if not hears or not speaks:
-        way_out = "leave --rate out" if asked else "choose others by --input-device and --output-device"
-        raise UserError(f"{(on_output if hears else on_input)[wanted[0]]}: {way_out}")
-    common = [rate for rate in hears if rate in speaks]
-    return replace(heard, rate=(common or hears)[0]), replace(spoken, rate=(common or speaks)[0])
+    wanted = list(dict.fromkeys((rate,) if rate else (source.rate, sink.rate, *USUAL_RATES)))
+    on_input = {rate: _refusal(sound, "input", source, rate) for rate in wanted}
+    on_output = {rate: _refusal(sound, "output", sink, rate) for rate in wanted}
+    of_input = [rate for rate in wanted if on_input[rate] is None]
+    of_output = [rate for rate in wanted if on_output[rate] is None]
+    if not of_input or not of_output:
+        way_out = "leave --rate out" if rate else "choose others by --input-device and --output-device"
+        raise UserError(f"{(on_output if of_input else on_input)[wanted[0]]}: {way_out}")
+    common = [rate for rate in of_input if rate in of_output]
+    return replace(source, rate=(common or of_input)[0]), replace(sink, rate=(common or of_output)[0])
 
 
-def _refusal(sound: Any, way: Way, line: Line, rate: int) -> str | None:
+def _refusal(sound: Any, way: Way, end: DeviceEnd, rate: int) -> str | None:
     check = sound.check_input_settings if way == "input" else sound.check_output_settings
     try:
-        check(device=line.number, channels=line.channels, dtype="float32", samplerate=rate)
+        check(device=end.number, channels=end.channels, dtype="float32", samplerate=rate)
     except (ValueError, sound.PortAudioError) as error:
-        return f"{way} device {line.number} ({line.name}) refuses {rate} Hz ({reason(error)})"
+        return f"{way} device {end.number} ({end.name}) refuses {rate} Hz ({reason(error)})"
     return None

@@ -11,8 +11,8 @@ import torch
 
 from data.audio.live_resampling import live_resampler
 from engine.user_error import UserError
-from w2w.live.devices import Line, reason
-from w2w.live.playout import HELD_S, Playout, Ring
+from w2w.live.devices import DeviceEnd, reason
+from w2w.live.jitter_buffer import HELD_S, JitterBuffer, Ring
 from w2w.live.session import Session
 
 SILENT_S = 3.0
@@ -20,20 +20,22 @@ SILENT_S = 3.0
 
 
 class Duplex:
-    """Hears by one device, converts, and speaks by another, from ``with`` on until its end.
+    """Records from one device, converts, and plays to another, from ``with`` on until its end.
 
     The card's callbacks only copy samples; one thread converts. Devices of different rates are two streams;
     the session's rate is the microphone's.
     """
 
-    def __init__(self, session: Session, sound: Any, ends: tuple[Line, Line], cushion_ms: float) -> None:
+    def __init__(
+        self, session: Session, sound: Any, ends: tuple[DeviceEnd, DeviceEnd], buffer_ms: float
+    ) -> None:
         self.session, self.sound, self.ends = session, sound, ends
-        self.heard = Ring(round(HELD_S * session.rate))
+        self.captured = Ring(round(HELD_S * session.rate))
         self.converted = 0
         """Samples that have left the conversion, at the session's rate."""
         rate = ends[1].rate
-        cushion = cushion_ms / 1000 + session.rest_samples / session.rate
-        self.playout = Playout(rate, round(cushion * rate))
+        depth = buffer_ms / 1000 + session.rest_samples / session.rate
+        self.jitter_buffer = JitterBuffer(rate, round(depth * rate))
         self.resampler = None if rate == session.rate else live_resampler(session.rate, rate)
         self.lost = 0
         """Times that samples came too fast to be taken in, or a card lost some itself."""
@@ -48,42 +50,42 @@ class Duplex:
 
     @property
     def underruns(self) -> int:
-        """Times that something had to be spoken and was not there."""
-        return self.playout.underruns + self.late
+        """Times that something had to be played and was not there."""
+        return self.jitter_buffer.underruns + self.late
 
     @property
     def overruns(self) -> int:
         """Times that sound was lost because what came before it was not yet dealt with."""
-        return self.playout.overruns + self.lost
+        return self.jitter_buffer.overruns + self.lost
 
     def __enter__(self) -> "Duplex":
-        heard, spoken = self.ends
+        source, sink = self.ends
         self.streams = []
         try:
-            self._open(heard, spoken)
+            self._open(source, sink)
             self.worker.start()
             self.last_sign = time.monotonic()
             for stream in self.streams:
                 stream.start()
         except (ValueError, OSError, self.sound.PortAudioError) as error:
             self.__exit__()
-            rates = " and ".join(str(rate) for rate in dict.fromkeys((heard.rate, spoken.rate)))
+            rates = " and ".join(str(rate) for rate in dict.fromkeys((source.rate, sink.rate)))
             raise UserError(
-                f"{heard.name} and {spoken.name} do not open together at {rates} Hz"
+                f"{source.name} and {sink.name} do not open together at {rates} Hz"
                 f" ({reason(error)}): another program may hold them; --list-devices shows others"
             ) from None
         return self
 
-    def _open(self, heard: Line, spoken: Line) -> None:
+    def _open(self, source: DeviceEnd, sink: DeviceEnd) -> None:
         usual, chunk = {"dtype": "float32", "latency": "low"}, self.session.chunk_samples
-        if heard.rate == spoken.rate:
-            ends = {"device": (heard.number, spoken.number), "channels": (heard.channels, spoken.channels)}
-            both = {"samplerate": heard.rate, "blocksize": chunk, "callback": self.exchange}
+        if source.rate == sink.rate:
+            ends = {"device": (source.number, sink.number), "channels": (source.channels, sink.channels)}
+            both = {"samplerate": source.rate, "blocksize": chunk, "callback": self.exchange}
             self.streams.append(self.sound.Stream(**ends, **both, **usual))
             return
         sides = (
-            (self.sound.InputStream, heard, chunk, self.hear),
-            (self.sound.OutputStream, spoken, round(chunk * spoken.rate / heard.rate), self.speak),
+            (self.sound.InputStream, source, chunk, self.capture),
+            (self.sound.OutputStream, sink, round(chunk * sink.rate / source.rate), self.play),
         )
         for stream, end, block, callback in sides:
             one = {"device": end.number, "channels": end.channels, "samplerate": end.rate}
@@ -106,37 +108,37 @@ class Duplex:
             raise self.failure
         if self.failure is not None:
             raise RuntimeError("the live conversion failed") from self.failure
-        heard, spoken = self.ends
+        source, sink = self.ends
         gone = not all(stream.active for stream in self.streams)
         if gone or time.monotonic() - self.last_sign > SILENT_S:
             raise UserError(
-                f"no more sound from {heard.name} or to {spoken.name}: if one was unplugged, plug it in and"
+                f"no more sound from {source.name} or to {sink.name}: if one was unplugged, plug it in and"
                 " start again, or choose another (--list-devices)"
             )
 
     def exchange(self, indata: np.ndarray, outdata: np.ndarray, frames: int, clock: Any, status: Any) -> None:
-        """One device's block: what was heard, and what is to be spoken."""
+        """One device's block: what was recorded, and what is to be played."""
         outdata.fill(0)
-        self.hear(indata, frames, clock, status)
-        self.speak(outdata, frames, clock, status)
+        self.capture(indata, frames, clock, status)
+        self.play(outdata, frames, clock, status)
         self.between_s = clock.outputBufferDacTime - clock.inputBufferAdcTime
 
-    def hear(self, indata: np.ndarray, frames: int, clock: Any, status: Any) -> None:
-        """Copy what was heard into one queue."""
+    def capture(self, indata: np.ndarray, frames: int, clock: Any, status: Any) -> None:
+        """Copy a recorded block into one queue."""
         with self._failing_in_silence():
             self.last_sign = time.monotonic()
             self.lost += bool(status.input_overflow)
-            self.lost += self.heard.write(np.ascontiguousarray(indata[:, 0])) < frames
+            self.lost += self.captured.write(np.ascontiguousarray(indata[:, 0])) < frames
             self.arrived.set()
 
-    def speak(self, outdata: np.ndarray, frames: int, clock: Any, status: Any) -> None:
-        """Copy what is to be spoken out of the other."""
+    def play(self, outdata: np.ndarray, frames: int, clock: Any, status: Any) -> None:
+        """Fill a block to be played from the other."""
         outdata.fill(0)
         with self._failing_in_silence():
             self.late += bool(status.output_underflow)
-            spoken = np.empty(frames, np.float32)
-            self.playout.read(spoken)
-            outdata[:] = spoken[:, None]
+            block = np.empty(frames, np.float32)
+            self.jitter_buffer.read(block)
+            outdata[:] = block[:, None]
 
     @contextmanager
     def _failing_in_silence(self) -> Iterator[None]:
@@ -149,13 +151,13 @@ class Duplex:
     @property
     def latency_ms(self) -> float | None:
         """From the microphone's air to the loudspeaker's; none before it runs."""
-        if not self.heard.written:
+        if not self.captured.written:
             return None
         between = self.between_s
         if not 0 < between < 10:  # some drivers do not tell
             between = float(np.sum([stream.latency for stream in self.streams]))
         rate = self.session.rate
-        inside = (self.heard.written - self.converted) / rate + self.playout.ring.level / self.playout.rate
+        inside = (self.captured.written - self.converted) / rate + self.jitter_buffer.seconds
         if self.resampler is not None:
             inside += float(self.resampler.delay) / rate
         return 1000 * (between + inside)
@@ -166,17 +168,17 @@ class Duplex:
         state = resampler.begin(1) if resampler else None
         try:
             while not self.over.is_set():
-                if self.heard.level < size:
+                if self.captured.level < size:
                     self.arrived.wait(0.5)
                     self.arrived.clear()
                     continue
                 chunk = np.empty(size, np.float32)
-                self.heard.read(chunk)
-                spoken = self.session.push(torch.from_numpy(chunk)[None, None])
-                self.converted += spoken.shape[-1]
+                self.captured.read(chunk)
+                output = self.session.push(torch.from_numpy(chunk)[None, None])
+                self.converted += output.shape[-1]
                 if resampler and state:
-                    spoken, state = resampler.step(spoken, state)
-                self.playout.write(spoken[0, 0].numpy())
+                    output, state = resampler.step(output, state)
+                self.jitter_buffer.write(output[0, 0].numpy())
             self.session.flush()
         except BaseException as error:
             self.failure = error

@@ -16,7 +16,7 @@ from torch import Tensor
 from engine.user_error import UserError
 from w2w.convert import MOST_SEMITONES
 from w2w.converter import Converter
-from w2w.live.takes import Recorder
+from w2w.live.recorder import Recorder
 
 FLOOR_DB = -99.0
 """dBFS shown for silence."""
@@ -28,7 +28,7 @@ class Meter:
     def __init__(self) -> None:
         self.peak = 0.0
 
-    def hear(self, wave: Float[Tensor, "1 1 samples"]) -> None:
+    def measure(self, wave: Float[Tensor, "1 1 samples"]) -> None:
         """Take note of a piece."""
         if wave.shape[-1]:
             self.peak = max(self.peak, float(wave.abs().amax()))
@@ -73,7 +73,7 @@ Chunk = Float[Tensor, "1 1 samples"]
 Ready = Float[Tensor, "1 1 ready"]
 Voice = Float[Tensor, "1 dim"]
 
-GLIDE_MS = 100.0
+RAMP_MS = 100.0
 """Time in which voice and pitch go over into new ones."""
 FADE_MS = 20.0
 """Time in which the bypass fades in or out."""
@@ -118,11 +118,11 @@ class Session:
         self.marker = marker
         self.marks = marker.begin(1) if marker is not None else None
         self.recorder = recorder
-        self.own = torch.zeros(1, 1, 0)
+        self.source = torch.zeros(1, 1, 0)
         """The source's samples whose conversions are not out yet."""
-        self.own_gain = float(bypass)
+        self.source_gain = float(bypass)
         self.wishes: SimpleQueue[tuple[Voice | None, float | None]] = SimpleQueue()
-        self.heard, self.spoken = Meter(), Meter()
+        self.input_meter, self.output_meter = Meter(), Meter()
         self.load = Load(self.chunk_samples / self.rate)
         self.broken = 0
         """Samples that were no sound (NaN, infinite, or beyond ``LOUDEST``), and were taken for silence."""
@@ -138,7 +138,7 @@ class Session:
         return self.stream.latency_samples - self.stream.lag - self.chunk_samples
 
     def choose_voice(self, number: int) -> bool:
-        """Glide to a voice, counted from 0; False where there is none of that number."""
+        """Move to a voice, counted from 0; False where there is none of that number."""
         if not 0 <= number < len(self.voices):
             return False
         self.voice_number = number
@@ -146,7 +146,7 @@ class Session:
         return True
 
     def move_pitch(self, semitones: float) -> bool:
-        """Glide up or down by some semitones; False where that goes too far or the converter cannot."""
+        """Move up or down by some semitones; False where that goes too far or the converter cannot."""
         wanted = self.semitones + semitones
         if not self.moves_pitch or abs(wanted) > MOST_SEMITONES:
             return False
@@ -178,7 +178,7 @@ class Session:
             # A driver's fault must not end the conversion, stay in its memory, nor shift what comes after.
             self.broken += int((~sound).sum())
             chunk = torch.where(sound, chunk, 0.0)
-        self.heard.hear(chunk)
+        self.input_meter.measure(chunk)
         ready = self._finished(self.stream.push(chunk), chunk)
         self.load.note(time.perf_counter() - began)
         return ready
@@ -186,7 +186,7 @@ class Session:
     @torch.inference_mode()
     def flush(self) -> Ready:
         """End the source; return the rest."""
-        return self._finished(self.stream.flush(), self.own[..., :0])
+        return self._finished(self.stream.flush(), self.source[..., :0])
 
     def _grant(self) -> None:
         while True:
@@ -194,31 +194,31 @@ class Session:
                 voice, semitones = self.wishes.get_nowait()
             except Empty:
                 return
-            self.stream.change(voice=voice, semitones=semitones, over_ms=GLIDE_MS)
+            self.stream.change(voice=voice, semitones=semitones, over_ms=RAMP_MS)
 
     def _finished(self, converted: Tensor, chunk: Tensor) -> Tensor:
         """What is heard of it: marked, faded with the own voice, metered and recorded."""
         if self.marker is not None:
             converted, self.marks = self.marker.step(converted, self.marks)
-        waiting = torch.cat([self.own, chunk], dim=-1)
+        waiting = torch.cat([self.source, chunk], dim=-1)
         count = converted.shape[-1]
         ready = self._faded(converted, waiting[..., :count])
         # Copied: as a part of the whole it would keep the whole in memory.
-        self.own = waiting[..., count:].clone()
-        self.spoken.hear(ready)
+        self.source = waiting[..., count:].clone()
+        self.output_meter.measure(ready)
         if self.recorder is not None:
-            self.recorder.hear(ready)
+            self.recorder.write(ready)
         return ready
 
-    def _faded(self, converted: Tensor, own: Tensor) -> Tensor:
+    def _faded(self, converted: Tensor, source: Tensor) -> Tensor:
         """The converted voice, the own one, or what lies between while the bypass fades."""
-        wanted, count = float(self.bypass), own.shape[-1]
-        if self.own_gain == wanted or not count:
-            return own if self.own_gain == 1.0 else converted
+        wanted, count = float(self.bypass), source.shape[-1]
+        if self.source_gain == wanted or not count:
+            return source if self.source_gain == 1.0 else converted
         step = 1000.0 / (FADE_MS * self.rate) * (1 if wanted else -1)
-        gain = (self.own_gain + step * torch.arange(1, count + 1)).clamp(0.0, 1.0)
-        self.own_gain = float(gain[-1])
-        return gain * own + (1 - gain) * converted
+        gain = (self.source_gain + step * torch.arange(1, count + 1)).clamp(0.0, 1.0)
+        self.source_gain = float(gain[-1])
+        return gain * source + (1 - gain) * converted
 
 
 @contextmanager

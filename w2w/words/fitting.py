@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from data.voice_captions import HEARD, Age, Gender, Scale, Traits, describe, guessed_age, some_of, traits_of
-from engine.user_error import UserError
+from engine.user_error import at_least
 from w2w.words.known_voices import KnownVoices
 from w2w.words.network import WordsNetwork, negative_log_likelihood
 
@@ -39,9 +39,7 @@ class FittingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("captions", "steps", "batch", "check_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        at_least(1, self, "captions", "steps", "batch", "check_every")
 
 
 class Captioned(NamedTuple):

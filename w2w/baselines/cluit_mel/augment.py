@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 
 Mel = Float[Tensor, "batch n_mels frames"]
 
@@ -33,9 +33,7 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.tempo < 1:
             raise UserError(f"augment.tempo={self.tempo} must lie in [0, 1)")
-        for name in ("gain_db", "mask_frames", "mask_bands"):
-            if getattr(self, name) < 0:
-                raise UserError(f"augment.{name}={getattr(self, name)} must be 0 or more")
+        at_least(0, self, "gain_db", "mask_frames", "mask_bands", prefix="augment.")
 
 
 def augmented(mel: Mel, config: AugmentConfig) -> Mel:

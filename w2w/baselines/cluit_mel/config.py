@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.frontends import NAMED, MelConfig
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 from w2w.baselines.cluit_mel.augment import AugmentConfig
 
 Norm = Literal["instance", "frame", "frozen"]
@@ -62,8 +62,7 @@ class CluitMelConfig:
             raise UserError(
                 f"n_channels={self.n_channels} must lie between 1 and max_channels={self.max_channels}"
             )
-        if self.n_bottleneck < 1:
-            raise UserError(f"n_bottleneck={self.n_bottleneck} must be at least 1")
+        at_least(1, self, "n_bottleneck")
         if self.mel_std <= 0:
             raise UserError(f"mel_std={self.mel_std} must be above 0: mels are divided by it")
 
@@ -116,14 +115,12 @@ class Weights:
     label_generator: float = 0.0
     """Generator: cross-entropy of the reference's label for the converted clip."""
     content: float = 0.0
-    """Distance in a frozen recogniser (its own terms are weighted in ``content``)."""
+    """Features and posteriors of the released recogniser of phones, in the converted mel and the source's."""
     reconstruction: float = 0.0
     """A clip with its own style, L1 to itself. Not in the recipe, whose only such term is the cycle."""
 
     def __post_init__(self) -> None:
-        for weight in fields(self):
-            if getattr(self, weight.name) < 0:
-                raise UserError(f"weights.{weight.name}={getattr(self, weight.name)} must be 0 or more")
+        at_least(0, self, *(field.name for field in fields(self)), prefix="weights.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +153,7 @@ class CluitMelTaskConfig:
     """Decay of the averaged networks: the ones for use, and the critic that makes the keys."""
 
     def __post_init__(self) -> None:
-        for name in ("n_negatives", "r1_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"task.{name}={getattr(self, name)} must be at least 1")
+        at_least(1, self, "n_negatives", "r1_every", prefix="task.")
         if self.bank_slots < 0:
             raise UserError(f"task.bank_slots={self.bank_slots} must be 0 (as the data has) or more")
         for name in ("bank_momentum", "ema"):

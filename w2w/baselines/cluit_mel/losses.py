@@ -11,11 +11,9 @@ from torch import Tensor, nn
 
 from data.frontends import MelConfig
 from engine.user_error import UserError
-from pretrain.recogniser import Recogniser
+from pretrain.recogniser import load_recogniser
 from w2w.cluit.bank import MemoryBank
-from w2w.cluit.content_loss import ContentLossConfig, feature_distance, posterior_distance
 from w2w.cluit.losses import r1
-from w2w.cluit.recognisers import LocalRecogniser, open_recogniser
 
 Keys = Float[Tensor, "batch dim"]
 Numbers = Int[Tensor, "batch"]
@@ -143,49 +141,40 @@ class MelContentLoss(nn.Module):
     is fed these mels as they are: both what was said and what is heard come through the same window.
     """
 
-    def __init__(self, config: ContentLossConfig, mel: MelConfig) -> None:
+    FEATURES, POSTERIORS = 1.0, 0.5
+    """Weights of the features' L1, over the deeper layers, and of the posteriors' divergence in nats."""
+
+    def __init__(self, mel: MelConfig) -> None:
         super().__init__()
-        if not isinstance(config.backend, LocalRecogniser):
-            kind = type(config.backend).__name__
-            raise UserError(
-                f"content.backend {kind} listens to waves, and this converter makes mels: use LocalRecogniser"
-            )
-        self.config = config
-        recogniser = open_recogniser(config.backend)
-        assert isinstance(recogniser, Recogniser)
-        self.recogniser = recogniser
-        _check_same_bands(mel, recogniser.config.mel)
+        self.recogniser = load_recogniser()
+        _check_same_bands(mel, self.recogniser.config.mel)
 
     def train(self, mode: bool = True) -> "MelContentLoss":
         """Stay in evaluation mode: the judge does not change with its subject."""
         return super().train(False)
 
     def forward(self, converted: Mel, source: Mel) -> Float[Tensor, ""]:
-        config, ear = self.config, self.recogniser
+        recogniser = self.recogniser
         with torch.no_grad():
-            said = ear.from_normalised(ear.normalise(source.float()))
-        heard = ear.from_normalised(ear.normalise(converted.float()))
-        counts = loud_frames(source, said.log_probs.shape[1], config.silence_db)
-        total = converted.new_zeros(())
-        if config.features:
-            distances = [
-                feature_distance(heard.features[i], said.features[i], counts, config.distance)
-                for i in self._layers(len(said.features))
-            ]
-            total = total + config.features * torch.stack(distances).mean()
-        if config.posteriors:
-            apart = posterior_distance(heard.log_probs, said.log_probs, counts)
-            total = total + config.posteriors * apart
-        return total
-
-    def _layers(self, n_layers: int) -> list[int]:
-        for layer in self.config.layers:
-            if not -n_layers <= layer < n_layers:
-                raise UserError(f"content layer {layer} does not exist: the recogniser has {n_layers}")
-        return list(self.config.layers) or list(range(n_layers // 2, n_layers))
+            target = recogniser.from_normalised(recogniser.normalise(source.float()))
+        output = recogniser.from_normalised(recogniser.normalise(converted.float()))
+        loud = loud_frames(source, target.log_probs.shape[1])
+        deeper = range(len(target.features) // 2, len(target.features))
+        distances = [feature_distance(output.features[i], target.features[i]) for i in deeper]
+        divergence = F.kl_div(output.log_probs, target.log_probs, log_target=True, reduction="none").sum(-1)
+        distance = self.FEATURES * torch.stack(distances).mean(0) + self.POSTERIORS * divergence
+        return (distance * loud).sum() / loud.sum().clamp(min=1)
 
 
-def loud_frames(source: Mel, frames: int, silence_db: float) -> Bool[Tensor, "batch heard"]:
+def feature_distance(
+    converted: Float[Tensor, "batch dim frames"], source: Float[Tensor, "batch dim frames"]
+) -> Float[Tensor, "batch frames"]:
+    """Mean L1 of frames standardised over their channels."""
+    converted, source = (F.layer_norm(f.float().transpose(1, 2), f.shape[1:2]) for f in (converted, source))
+    return (converted - source).abs().mean(-1)
+
+
+def loud_frames(source: Mel, frames: int, silence_db: float = -40.0) -> Bool[Tensor, "batch shorter"]:
     """Tell which of the recogniser's frames are less than ``-silence_db`` below their clip's loudest."""
     energy = F.adaptive_avg_pool1d(frame_energy(source.detach()), frames)
     return energy >= energy.amax(-1, keepdim=True) + silence_db * math.log(10.0) / 20.0

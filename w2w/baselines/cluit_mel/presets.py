@@ -1,7 +1,8 @@
 """The four published variants of CLUIT on mels, each also at a size for a CPU, and the forms for live use."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from data.batches import DataConfig
 from engine.loop import LoopConfig
@@ -9,7 +10,6 @@ from engine.optim import OptimConfig
 from engine.user_error import UserError
 from w2w.baselines.cluit_mel.config import CluitMelTaskConfig, Weights
 from w2w.baselines.cluit_mel.network import CluitMelConfig
-from w2w.cluit.content_loss import ContentLossConfig
 
 ADAM = OptimConfig(lr=5e-5, betas=(0.0, 0.99))
 """The recipe's optimiser, of both players."""
@@ -20,6 +20,7 @@ class CluitMelTrainConfig:
     """Everything that decides a run."""
 
     KIND: ClassVar[str] = "cluit_mel_training"
+    GONE: ClassVar[Mapping[str, Any]] = {"content": ...}
     loop: LoopConfig = field(default_factory=LoopConfig)
     """When things happen, and where the run lives."""
     init: str = ""
@@ -30,8 +31,6 @@ class CluitMelTrainConfig:
     """Generator, style encoder and critic."""
     task: CluitMelTaskConfig = field(default_factory=CluitMelTaskConfig)
     """The algorithm and its losses."""
-    content: ContentLossConfig = field(default_factory=ContentLossConfig)
-    """The frozen recogniser of the content loss."""
     optim_generator: OptimConfig = ADAM
     """The optimiser of generator and style encoder."""
     optim_critic: OptimConfig = ADAM

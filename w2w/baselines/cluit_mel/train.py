@@ -72,7 +72,7 @@ def build(config: CluitMelTrainConfig) -> CluitMel:
     """The task of a ``completed`` config; the recogniser is loaded only where its loss has a weight."""
     if config.task.positives == "recording" and config.data.other != "recording":
         raise UserError("task.positives=recording needs --data.other recording")
-    content = MelContentLoss(config.content, config.network.mel) if config.task.weights.content else None
+    content = MelContentLoss(config.network.mel) if config.task.weights.content else None
     players = config.optim_generator, config.optim_critic
     task = CluitMel(config.task, config.network, *players, content)
     if config.init and not newest_checkpoint(config.loop.out):

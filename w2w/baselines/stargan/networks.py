@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 from w2w.baselines.stargan.labels import LabelsConfig
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig
 
@@ -38,9 +38,7 @@ class StarGANConfig:
     """Halvings of the discriminator: 256 × 256 becomes 4 × 4."""
 
     def __post_init__(self) -> None:
-        for name in ("n_channels", "critic_channels", "critic_layers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        at_least(1, self, "n_channels", "critic_channels", "critic_layers")
         if any(dilation < 1 for dilation in self.dilations):
             raise UserError(f"dilations={self.dilations} must be at least 1 each")
         shape, size = self.spectrogram, 2**self.critic_layers

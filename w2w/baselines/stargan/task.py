@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from engine.optim import OptimConfig, Player
 from engine.tracking import Samples
-from engine.user_error import UserError
+from engine.user_error import at_least
 from w2w.baselines.stargan.batches import LabelledBatch
 from w2w.baselines.stargan.labels import input_label, output_label
 from w2w.baselines.stargan.networks import Discriminator, Generator, StarGANConfig
@@ -105,8 +105,7 @@ class StarGANTaskConfig:
     """Weight of converted clips' features, as the discriminator has them, being like real ones'."""
 
     def __post_init__(self) -> None:
-        if self.critic_updates < 1:
-            raise UserError(f"task.critic_updates={self.critic_updates} must be at least 1")
+        at_least(1, self, "critic_updates", prefix="task.")
 
 
 class StarGAN:

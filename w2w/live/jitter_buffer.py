@@ -65,19 +65,19 @@ SURPLUS_S = 0.003
 """Seconds that are not worth leaving out."""
 FADE_S = 0.005
 STEP_S, MOST_S = 0.005, 0.1
-"""Seconds by which the cushion grows at an underrun, and its most."""
+"""Seconds by which the depth grows at an underrun, and its most."""
 
 
-class Playout:
+class JitterBuffer:
     """A queue that one thread fills in bursts and the sound card's thread empties steadily.
 
-    It begins to play when a cushion is in it. Running dry is an underrun: silence until the cushion, then a
-    little thicker, is there again. What lies above the cushion for seconds is left out by a short fade, so
+    It begins to play when ``depth`` samples are in it. Running dry is an underrun: silence until these, then
+    some more, are there again. What lies above the depth for seconds is left out by a short fade, so
     that neither lateness piles up nor the drift between two cards' clocks.
     """
 
-    def __init__(self, rate: int, cushion: int) -> None:
-        self.rate, self.cushion = rate, cushion
+    def __init__(self, rate: int, depth: int) -> None:
+        self.rate, self.depth = rate, depth
         """Hz, and the samples that are to be there before one is needed."""
         self.ring = Ring(round(HELD_S * rate))
         self.playing = False
@@ -85,20 +85,25 @@ class Playout:
         """Times that it ran dry, that it was full, and that a surplus was left out."""
         self._watch()
 
+    @property
+    def seconds(self) -> float:
+        """What waits."""
+        return self.ring.level / self.rate
+
     def write(self, samples: Samples) -> None:
         """Add what was converted."""
         self.overruns += self.ring.write(samples) < len(samples)
 
     def read(self, out: Samples) -> None:
         """Fill ``out`` with what is next."""
-        if not self.playing and self.ring.level >= len(out) + self.cushion:
+        if not self.playing and self.ring.level >= len(out) + self.depth:
             self.playing = True
             self._watch()
         if not self.playing:
             out.fill(0)
             return
         if self.watched > WATCHED_S * self.rate:
-            self._leave_out(out, self.lowest - self.cushion)
+            self._leave_out(out, self.lowest - self.depth)
             self._watch()
         else:
             self._take(out)
@@ -111,7 +116,7 @@ class Playout:
             out[count:] = 0
             self.playing = False
             self.underruns += 1
-            self.cushion = min(self.cushion + round(STEP_S * self.rate), round(MOST_S * self.rate))
+            self.depth = min(self.depth + round(STEP_S * self.rate), round(MOST_S * self.rate))
 
     def _leave_out(self, out: Samples, surplus: int) -> None:
         """Go over from what is next to what follows a surplus later."""

@@ -65,7 +65,7 @@ class Recorder:
             self._thread.join()
             self._thread = None
 
-    def hear(self, wave: Wave) -> None:
+    def write(self, wave: Wave) -> None:
         """Hand over a piece; never waits."""
         count = wave.shape[-1]
         if not self.running or not count:
