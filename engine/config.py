@@ -53,12 +53,12 @@ def cli(presets: Mapping[str, C], *, default: str | None = None, argv: Sequence[
         raise SystemExit(2) from None
 
 
-def _read(presets: Mapping[str, C], default: str, words: list[str]) -> C:
-    words = [part for word in words for part in _split(word)]
-    for option, word in pairwise(["the command", *words]):
-        if not word.strip():
+def _read(presets: Mapping[str, C], default: str, args: list[str]) -> C:
+    args = [part for arg in args for part in _split(arg)]
+    for option, arg in pairwise(["the command", *args]):
+        if not arg.strip():
             raise UserError(f"the word after {option} is empty: is a variable of the shell not set?")
-    preset, file = _take(words, "--preset"), _take(words, "--config")
+    preset, file = _take(args, "--preset"), _take(args, "--config")
     if preset is not None and file is not None:
         raise UserError("--preset and --config exclude each other: give one of them")
     if preset is not None and preset not in presets:
@@ -67,28 +67,28 @@ def _read(presets: Mapping[str, C], default: str, words: list[str]) -> C:
     start = presets[preset or default]
     if file is not None:
         start = load_config(type(start), file)
-    for word in [w for w in words if w.startswith("--") and w.endswith(".kind")]:
-        name = _take(words, word)
+    for arg in [w for w in args if w.startswith("--") and w.endswith(".kind")]:
+        name = _take(args, arg)
         if name is not None:
-            start = _switch(start, word[2:].replace("-", "_").split(".")[:-1], name, word)
+            start = _switch(start, arg[2:].replace("-", "_").split(".")[:-1], name, arg)
     about = f"Presets, by --preset NAME: {', '.join(presets)}. Without one: {default}."
-    return adopt(_parse(start, words, about), words)
+    return adopt(_parse(start, args, about), args)
 
 
-def _split(word: str) -> list[str]:
+def _split(arg: str) -> list[str]:
     """Separate ``--option=value``."""
-    return word.split("=", 1) if re.match(r"--[\w.-]+=", word) else [word]
+    return arg.split("=", 1) if re.match(r"--[\w.-]+=", arg) else [arg]
 
 
-def _take(words: list[str], option: str) -> str | None:
-    """Remove ``option value`` from the words and return the value; the last one counts."""
+def _take(args: list[str], option: str) -> str | None:
+    """Remove ``option value`` from the arguments and return the value; the last one counts."""
     value = None
-    while option in words:
-        at = words.index(option)
-        if at + 1 == len(words):
+    while option in args:
+        at = args.index(option)
+        if at + 1 == len(args):
             raise UserError(f"{option} needs a value")
-        value = words[at + 1]
-        del words[at : at + 2]
+        value = args[at + 1]
+        del args[at : at + 2]
     return value
 
 
@@ -109,23 +109,21 @@ def _switch(config: Any, path: list[str], name: str, option: str) -> Any:
     return config if type(now) is kinds[name] else replace(config, **{path[0]: kinds[name]()})
 
 
-def _parse(start: C, words: list[str], presets: str) -> C:
+def _parse(start: C, args: list[str], presets: str) -> C:
     known = _options(start)
-    for word in words:
-        if word.startswith("--") and word != "--help" and word.replace("_", "-") not in known.names:
-            raise UserError(
-                f"there is no option {word}{_nearest_option(word, known.names)}; --help lists all"
-            )
+    for arg in args:
+        if arg.startswith("--") and arg != "--help" and arg.replace("_", "-") not in known.names:
+            raise UserError(f"there is no option {arg}{_nearest_option(arg, known.names)}; --help lists all")
     about = "\n\n".join([(type(start).__doc__ or "").strip(), presets, *known.kinds])
     printed = io.StringIO()
     try:
         with contextlib.ExitStack() as stack:
-            if "--help" not in words and "-h" not in words:
+            if "--help" not in args and "-h" not in args:
                 stack.enter_context(_columns("4000"))  # so that no sentence is wrapped inside tyro's box
                 stack.enter_context(contextlib.redirect_stdout(printed))
                 stack.enter_context(contextlib.redirect_stderr(printed))
             markers = (tyro.conf.AvoidSubcommands,)
-            return tyro.cli(type(start), default=start, args=words, description=about, config=markers)
+            return tyro.cli(type(start), default=start, args=args, description=about, config=markers)
     except SystemExit as end:
         if not end.code:
             raise
@@ -191,9 +189,9 @@ def _options(config: Any, prefix: str = "--") -> _Known:
     return _Known(names, choices)
 
 
-def _nearest_option(word: str, known: Sequence[str]) -> str:
-    last = word.split(".")[-1].lstrip("-").replace("_", "-")
+def _nearest_option(arg: str, known: Sequence[str]) -> str:
+    last = arg.split(".")[-1].lstrip("-").replace("_", "-")
     for option in known:  # the right name in the wrong section
         if option.split(".")[-1].lstrip("-") == last:
             return f" (did you mean {option}?)"
-    return nearest(word, known)
+    return nearest(arg, known)

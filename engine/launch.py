@@ -27,8 +27,8 @@ REFUSED = {
 }
 
 
-def adopt(config: C, words: Sequence[str]) -> C:
-    """Fill what the launcher decides into a trainer's ``config.loop``; ``words`` are its own options.
+def adopt(config: C, args: Sequence[str]) -> C:
+    """Fill what the launcher decides into a trainer's ``config.loop``; ``args`` are its own options.
 
     What the launcher was not told is left to the preset. Raises ``UserError`` where an option contradicts it,
     and for what training cannot do.
@@ -36,7 +36,7 @@ def adopt(config: C, words: Sequence[str]) -> C:
     loop: Any = getattr(config, "loop", None)
     if not hasattr(loop, "mixed_precision"):
         return config
-    given = {word.replace("_", "-") for word in words if word.startswith("--")}
+    given = {arg.replace("_", "-") for arg in args if arg.startswith("--")}
     wanted = asked()
     for name, value in wanted.items():
         option = f"--loop.{name.replace('_', '-')}"
@@ -86,15 +86,15 @@ def launcher() -> Any:
 
 
 def _told() -> dict[str, Any]:
-    """What the launcher was told in words or by a file, which its environment mixes with its defaults."""
+    """What the launcher was told in arguments or by a file, which its environment mixes with its defaults."""
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
     above = launcher()
-    words = shlex.split(os.environ.get(WORDS, "")) or (_options(above.cmdline()) if above else None)
-    if words is None:
+    args = shlex.split(os.environ.get(WORDS, "")) or (_options(above.cmdline()) if above else None)
+    if args is None:
         return {}
-    options = vars(launch_command_parser().parse_known_args(words)[0])
+    options = vars(launch_command_parser().parse_known_args(args)[0])
     if options["config_file"] or (Path(default_config_file).is_file() and not options["cpu"]):
         file = load_config_from_file(options["config_file"])
         told = {"mixed_precision": file.mixed_precision} | getattr(file, "dynamo_config", {})
@@ -102,13 +102,13 @@ def _told() -> dict[str, Any]:
     return options
 
 
-def _options(words: Sequence[str]) -> list[str] | None:
+def _options(args: Sequence[str]) -> list[str] | None:
     """The options in a launcher's command line; none if it is another program's."""
-    for at, word in enumerate(words[:4]):
-        if Path(word).name in ("accelerate-launch", "accelerate.commands.launch"):
-            return list(words[at + 1 :])
-        if Path(word).name == "accelerate" and words[at + 1 : at + 2] == ["launch"]:
-            return list(words[at + 2 :])
+    for at, arg in enumerate(args[:4]):
+        if Path(arg).name in ("accelerate-launch", "accelerate.commands.launch"):
+            return list(args[at + 1 :])
+        if Path(arg).name == "accelerate" and args[at + 1 : at + 2] == ["launch"]:
+            return list(args[at + 2 :])
     return None
 
 
@@ -118,11 +118,11 @@ def main() -> None:
     from accelerate.commands import launch
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    words = sys.argv[1:]
-    os.environ[WORDS] = shlex.join(words)
+    args = sys.argv[1:]
+    os.environ[WORDS] = shlex.join(args)
     launch.simple_launcher = _become
     try:
-        launch.launch_command(launch.launch_command_parser().parse_args(words))
+        launch.launch_command(launch.launch_command_parser().parse_args(args))
     except ChildFailedError as failed:
         status = failed.get_first_failure()[1].exitcode
         raise SystemExit(status if status >= 0 else 128 - status) from None
@@ -134,9 +134,9 @@ def _become(options: Any) -> None:
     """Let the trainer take this process's place, with its exit status and its signals."""
     from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
-    words, env = prepare_simple_launcher_cmd_env(options)
+    args, env = prepare_simple_launcher_cmd_env(options)
     sys.stdout.flush()
-    os.execvpe(words[0], words, env)
+    os.execvpe(args[0], args, env)
 
 
 if __name__ == "__main__":

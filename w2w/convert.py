@@ -50,24 +50,24 @@ Voice = Float[Tensor, "1 dim"]
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert what the command line names."""
-    words, left_out = parse(argv), []
-    pairs = plan(words.source, words.out, left_out, overwrite=words.overwrite)
-    converter = Converter.from_pretrained(words.checkpoint, words=words.words, vocoder=words.vocoder)
-    voices = Voices(converter, words.data, fit_steps=words.fit_steps)
-    voice = chosen(words, voices)
-    seen = [Path(words.picture)] if words.picture else []
+    args, left_out = parse(argv), []
+    pairs = plan(args.source, args.out, left_out, overwrite=args.overwrite)
+    converter = Converter.from_pretrained(args.checkpoint, words=args.words, vocoder=args.vocoder)
+    voices = Voices(converter, args.data, fit_steps=args.fit_steps)
+    voice = chosen(args, voices)
+    seen = [Path(args.picture)] if args.picture else []
     protect([out for _, out in pairs], [*(source for source, _ in pairs), *voices.heard, *seen])
     jobs = examine(pairs, left_out)
     if jobs:
-        note_replaced(words.out)
+        note_replaced(args.out)
 
     began, n_done, seconds = time.monotonic(), 0, 0.0
     with tqdm(total=sum(job.seconds for job in jobs), unit="s", unit_scale=True, disable=None) as bar:
         for number, job in enumerate(jobs, start=1):
             bar.set_description(f"[{number}/{len(jobs)}] {printable(job.source.name)}")
-            asked = {"rate": words.rate, "semitones": words.pitch, "marked": words.watermark}
+            options = {"rate": args.rate, "semitones": args.pitch, "marked": args.watermark}
             with leaving_out(left_out):
-                convert(converter, voice, job, **asked, done=bar.update)
+                convert(converter, voice, job, **options, done=bar.update)
                 bar.write(str(job.out), file=sys.stdout)
                 n_done, seconds = n_done + 1, seconds + job.seconds
     if n_done:
@@ -133,25 +133,25 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         help="leave the inaudible mark out of the files",
     )
     option("--vocoder", metavar="V", help="of a converter of mels: released, griffin_lim, a folder or a run")
-    words = arguments.parse_args(argv)
+    args = arguments.parse_args(argv)
     sources = ("voice", "reference", "blend", "speaker", "text", "picture")
-    given = [name for name in sources if getattr(words, name) not in (None, [])]
+    given = [name for name in sources if getattr(args, name) not in (None, [])]
     if len(given) != 1:
         found = " and ".join(f"--{name}" for name in given) + " were" if given else "nothing was"
         raise UserError(
             "say whose voice by one of --voice, --reference, --blend, --speaker, --text and --picture;"
             f" {found} given"
         )
-    if words.data and given[0] not in ("speaker", "blend"):
+    if args.data and given[0] not in ("speaker", "blend"):
         raise UserError(f"--data goes with --speaker or --blend; --{given[0]} needs none")
     for name in ("variety", "seed", "words"):
-        if getattr(words, name) is not None and given[0] not in ("text", "picture"):
+        if getattr(args, name) is not None and given[0] not in ("text", "picture"):
             raise UserError(f"--{name} goes with --text or --picture; --{given[0]} needs none")
-    check_fit_steps(words.fit_steps)
-    words.rate = output_rate(words.rate)
-    if not abs(words.pitch) <= MOST_SEMITONES:
-        raise UserError(f"--pitch {words.pitch} must be within {MOST_SEMITONES:.0f} semitones of 0")
-    return words
+    check_fit_steps(args.fit_steps)
+    args.rate = output_rate(args.rate)
+    if not abs(args.pitch) <= MOST_SEMITONES:
+        raise UserError(f"--pitch {args.pitch} must be within {MOST_SEMITONES:.0f} semitones of 0")
+    return args
 
 
 def output_rate(word: str | None) -> int | None:
@@ -163,18 +163,18 @@ def output_rate(word: str | None) -> int | None:
     return int(word)
 
 
-def chosen(words: Namespace, voices: Voices) -> Voice:
+def chosen(args: Namespace, voices: Voices) -> Voice:
     """The voice that the command asks for."""
-    if words.voice:
-        return voices.converter.voice(words.voice, fit_steps=voices.fit_steps)
-    if words.reference:
-        return voices.average(words.reference)
-    freedom = {"variety": words.variety or 0.0, "seed": words.seed}
-    if words.text is not None:
-        return voices.converter.embed_text(words.text, **freedom)
-    if words.picture is not None:
-        return voices.converter.embed_image(words.picture, **freedom)
-    return voices.blend(words.blend) if words.blend else voices.speaker(words.speaker)
+    if args.voice:
+        return voices.converter.voice(args.voice, fit_steps=voices.fit_steps)
+    if args.reference:
+        return voices.average(args.reference)
+    freedom = {"variety": args.variety or 0.0, "seed": args.seed}
+    if args.text is not None:
+        return voices.converter.embed_text(args.text, **freedom)
+    if args.picture is not None:
+        return voices.converter.embed_image(args.picture, **freedom)
+    return voices.blend(args.blend) if args.blend else voices.speaker(args.speaker)
 
 
 def convert(

@@ -9,7 +9,7 @@ from engine.optim import EMA
 from engine.processes import gather
 from w2w.cluit.bank import MemoryBank
 from w2w.cluit.config import CLUITConfig
-from w2w.cluit.losses import info_nce, labelled_cross_entropy, r1
+from w2w.cluit.losses import info_nce, labelled_cross_entropy
 from w2w.cluit.rows import Rows, Utterances, same_stretch
 from w2w.networks.discriminator import Discriminator
 
@@ -32,17 +32,14 @@ class Adversary:
         real, fake = same_stretch((rows.truth, output), self.config.discriminator_samples)
         return real[:n_rows], fake[:n_rows], rows.target[:n_rows]
 
-    def discriminator_losses(
-        self, rows: Utterances, real_wave: Wave, fake_wave: Wave, target: Rows, step: int
-    ) -> Losses:
+    def discriminator_losses(self, rows: Utterances, real_wave: Wave, fake_wave: Wave) -> Losses:
         """Tell real from made, hold each voice's projections together, name known speakers."""
         weights, config, losses = self.config.weights, self.config, {}
-        penalised = weights.r1 > 0 and step // config.discriminator_every % config.r1_every == 0
-        real_wave = real_wave.detach().requires_grad_(penalised)
+        real_wave = real_wave.detach()
         real, identity = self.discriminator(real_wave), rows.identity[: len(real_wave)]
         if weights.adversarial:
             fake = self.discriminator(fake_wave.detach())
-            losses["adversarial"] = gan_losses.DISCRIMINATOR[config.gan](real.scores, fake.scores, mean=True)
+            losses["adversarial"] = gan_losses.DISCRIMINATOR["hinge"](real.scores, fake.scores, mean=True)
         if weights.contrast_discriminator or weights.contrast_converter:
             keys = self.discriminator_ema.module if config.keys == "moco" else self.discriminator
             with torch.no_grad():
@@ -55,8 +52,6 @@ class Adversary:
         if weights.label_discriminator:
             label = rows.label[: len(real_wave)]
             losses["label_discriminator"] = labelled_cross_entropy(real.speakers, label)
-        if penalised:
-            losses["r1"] = r1(real.scores, real_wave)
         return losses
 
     def adversarial_losses(self, rows: Utterances, real_wave: Wave, fake_wave: Wave, target: Rows) -> Losses:
@@ -64,7 +59,7 @@ class Adversary:
         weights, losses = self.config.weights, {}
         fake = self.discriminator(fake_wave)
         if weights.adversarial:
-            losses["adversarial"] = gan_losses.GENERATOR[self.config.gan](fake.scores, mean=True)
+            losses["adversarial"] = gan_losses.GENERATOR["hinge"](fake.scores, mean=True)
         if weights.contrast_converter:
             with torch.no_grad():
                 key = self.discriminator(rows.reference[target, :, : real_wave.shape[-1]]).projection

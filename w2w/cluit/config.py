@@ -1,7 +1,8 @@
 """What decides the CLUIT algorithm: when and how each loss of ``losses.Weights`` is used."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from data.augment import AugmentConfig
 from engine.config import free
@@ -13,6 +14,7 @@ from w2w.cluit.losses import Weights
 class CLUITConfig:
     """The algorithm around the networks."""
 
+    GONE: ClassVar[Mapping[str, Any]] = {"gan": "hinge", "r1_every": ...}
     weights: Weights = field(default_factory=Weights)
     """Of the losses."""
     convert_share: float = 0.4
@@ -35,8 +37,6 @@ class CLUITConfig:
     """Length of the windows that the discriminator sees."""
     discriminator_batch: int = 8
     """How many outputs of a batch the discriminator sees; 0: all."""
-    gan: Literal["hinge", "least_squares"] = "hinge"
-    """Form of the adversarial loss."""
     keys: Literal["bank", "moco"] = "moco"
     """Where the bank's keys come from: the discriminator itself, or its moving average (MoCo)."""
     bank_size: int = 2048
@@ -46,8 +46,6 @@ class CLUITConfig:
     recording are never negatives."""
     temperature: float = 0.07
     """Of all contrastive losses."""
-    r1_every: int = 16
-    """Updates of the discriminator between gradient penalties, each then as much heavier."""
     warp: float = 0.15
     """The content encoder's input has its formants moved at random by up to this share, lest the code carry
     the voice."""

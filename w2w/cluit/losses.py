@@ -29,7 +29,7 @@ class Weights:
     Weights of losses on the converter's output are shares of its gradient: see ``LossBalancer``.
     """
 
-    GONE: ClassVar[Mapping[str, Any]] = {"recogniser": 0.0, "cycle_code": 0.0}
+    GONE: ClassVar[Mapping[str, Any]] = {"recogniser": 0.0, "cycle_code": 0.0, "r1": 0.0}
     reconstruction: float = 2.0
     """Multi-resolution spectral distance to the truth, where there is one: the utterance itself for its own
     style, the other voice's recording for a time-aligned pair."""
@@ -61,8 +61,6 @@ class Weights:
     discriminator.n_speakers."""
     label_converter: float = 0.0
     """Converter: cross-entropy of the reference's speaker label."""
-    r1: float = 0.0
-    """Discriminator: gradient penalty γ on real waves, applied lazily."""
 
     def __post_init__(self) -> None:
         at_least(0, self, *(field.name for field in fields(self)), prefix="weights.")

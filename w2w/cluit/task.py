@@ -78,7 +78,6 @@ class CLUIT(Adversary):
             "converter": gentle(learners, optim_converter, pretrained),
             "discriminator": Player(self.discriminator, optim_discriminator, "discriminator"),
         }
-        self.curved = ("discriminator",) if config.weights.r1 else ()
         self.modules: dict[str, nn.Module] = {
             "converter": self.converter,
             "converter_ema": self.converter_ema.module,
@@ -114,7 +113,7 @@ class CLUIT(Adversary):
         if step >= self.config.adversary_from and self.discriminator_is_used:
             real, fake, target = self.windows(rows, output)
             if step % self.config.discriminator_every == 0:
-                adversary = self.discriminator_losses(rows, real, fake, target, step)
+                adversary = self.discriminator_losses(rows, real, fake)
                 if adversary:
                     self.players["discriminator"].step(self.total(adversary))
                 self.discriminator_ema.update(step)
@@ -133,12 +132,9 @@ class CLUIT(Adversary):
         return {name: loss.detach() for name, loss in named.items()}
 
     def total(self, losses: Losses) -> Float[Tensor, ""]:
-        """The weighted sum, 0 of none. A penalty that comes every n-th update counts n times, by its γ/2."""
-        lazy = {"r1": 0.5 * self.config.r1_every}
-        weights = {name: getattr(self.config.weights, name) * lazy.get(name, 1.0) for name in losses}
-        return sum(
-            (weights[name] * loss for name, loss in losses.items()), torch.zeros(()).to(self.bank.keys)
-        )
+        """The weighted sum, 0 of none."""
+        weighted = (getattr(self.config.weights, name) * loss for name, loss in losses.items())
+        return sum(weighted, torch.zeros(()).to(self.bank.keys))
 
     def shares(self, step: int) -> dict[str, float]:
         """Of each loss in the output's gradient; those through the discriminator come in by and by."""
