@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from statistics import mean
@@ -63,7 +64,7 @@ def shares(rows: Sequence[Row], minutes: Sequence[float], n_speakers: int, kept_
         own = by_speaker[name]
         for asked in minutes:
             if lasts[name] < 60 * asked:
-                print(f"{name} has no {asked:g} minutes beside what is kept back", file=sys.stderr)
+                print(f"{name} has less than {asked:g} min beside what is kept back", file=sys.stderr)
                 continue
             learned, seconds = [], 0.0
             for row in own[:-kept_back]:
@@ -77,9 +78,9 @@ def finetuned(share: Share, out: Path, steps: int) -> tuple[Path, float]:
     """Train on a share unless that is done; return the export and the CPU-minutes it took."""
     run, cost = out / share.name.replace(" ", "_"), out / f"{share.name.replace(' ', '_')}.json"
     if not cost.is_file():
-        write_manifest(run.with_suffix(".csv"), share.learned)
+        write_manifest(run.with_suffix(".csv"), [replace(row, split="train") for row in share.learned])
         options = [
-            *("--finetune", "released", "--data.path", run.with_suffix(".csv"), "--data.split", ""),
+            *("--finetune", "released", "--data.path", run.with_suffix(".csv")),
             *("--loop.out", run, "--loop.steps", steps, "--optim-converter.decay-steps", steps),
             *("--loop.max-minutes", 0, "--loop.trackers", "none", "--loop.threads", 1),
         ]

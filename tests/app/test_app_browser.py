@@ -9,6 +9,7 @@ from contextlib import suppress
 from types import SimpleNamespace
 from urllib.parse import urlparse
 
+import av
 import pytest
 import torch
 import uvicorn
@@ -17,7 +18,7 @@ from fastapi import FastAPI
 from app.conversions import Conversions
 from app.limits import Limits
 from app.page_voice import Wanted
-from data.audio import Writer, info
+from data.audio import Writer, info, resample
 from w2w.converter import Converter
 from w2w.networks.network import ConverterNetwork
 
@@ -58,8 +59,24 @@ def files(buzz, tmp_path_factory):
     for name, (wave, seconds) in lengths.items():
         with Writer(folder / f"{name}.wav", RATE) as writer:
             writer.write(wave[..., : round(seconds * RATE)])
+    inverted = torch.cat([low, -low], dim=1)[..., :RATE]
+    with Writer(folder / "inverted.wav", RATE, channels=2) as writer:
+        writer.write(inverted)
+    browsers_own(folder / "spoken.webm", low[..., : round(SOURCE_S * RATE)])
     (folder / "letter.wav").write_text("Dear all, this is no sound. " * 50)
     return SimpleNamespace(folder=folder, **{path.stem: path for path in folder.iterdir()})
+
+
+def browsers_own(path, wave) -> None:
+    """What a browser's recorder makes: two channels of Opus at 48 kHz in WebM, without a length."""
+    with av.open(str(path), "w", format="webm") as out:
+        track = out.add_stream("libopus", rate=48_000, layout="stereo")
+        samples = resample(wave, RATE, 48_000)[0].expand(2, -1).contiguous().numpy()
+        for first in range(0, samples.shape[1] - 959, 960):
+            frame = av.AudioFrame.from_ndarray(samples[:, first : first + 960].copy(), "fltp", "stereo")
+            frame.sample_rate, frame.pts = 48_000, first
+            out.mux(track.encode(frame))
+        out.mux(track.encode(None))
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +223,26 @@ def test_two_at_once_each_get_their_own(server, files):
     with ThreadPoolExecutor(2) as people:
         durations = [*people.map(visit, [files.source, files.other])]
     assert durations == pytest.approx([info(files.source).duration, info(files.other).duration], abs=0.010)
+
+
+def test_a_browsers_own_recording_is_converted(visitor, files):
+    visitor.give("source", files.spoken)
+    visitor.convert()
+    assert visitor.page.evaluate(PLAY, visitor.result())[0] == pytest.approx(SOURCE_S, abs=0.03)
+
+
+def test_channels_that_cancel_are_told_of(visitor, files):
+    visitor.give("source", files.inverted)
+    assert "inverted.wav: its channels cancel" in visitor.message()
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen(visitor):
+    visitor.page.set_viewport_size({"width": 390, "height": 844})
+    visitor.convert()
+    visitor.result()
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
+    for name in ("convert", "result", "picture"):
+        assert visitor.page.locator(f"#{name}").bounding_box()["width"] <= 390
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ def test_what_is_scored_with_was_not_learned_from(rows, capsys):
     for share in found:
         assert not {row.path for row in share.learned} & {row.path for row in share.kept_back}
         assert {row.speaker for row in (*share.learned, *share.kept_back)} == {share.speaker}
-    assert "b has no 1 minutes" in capsys.readouterr().err
+    assert "b has less than 1 min" in capsys.readouterr().err
 
 
 def test_the_table_tells_before_and_after_and_the_cost(rows):
