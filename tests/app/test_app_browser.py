@@ -91,7 +91,7 @@ def server(tiny, files, tmp_path_factory):
     with Conversions(Converter(ConverterNetwork(tiny())), limits, folder=folder) as conversions:
         # What is compiled at its first use is not what is tried here.
         wanted = Wanted(reference=str(files.voice), agreed=True)
-        live_tab.begin(conversions, wanted, 48_000).say(torch.zeros(1, 1, 4800))
+        live_tab.begin(conversions, wanted, 48_000).convert(torch.zeros(1, 1, 4800))
         app = with_page(FastAPI(), conversions)
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
