@@ -4,7 +4,7 @@
 FROM python:3.12-slim
 # The index of PyTorch's CPU builds, by --build-arg: saves gigabytes.
 ARG TORCH_INDEX=
-RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchaudio
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 COPY . /src
 RUN pip install --no-cache-dir '/src[app,export]' && rm -rf /src && useradd --create-home speaker
 USER speaker

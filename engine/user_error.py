@@ -30,6 +30,7 @@ REMEDIES = {
 """What to do about an error of the operating system."""
 EXTRAS = {
     "accelerate": "train",
+    "torchaudio": "train",
     "transformers": "train",
     "datasets": "train",
     "open_clip": "clip",

@@ -62,7 +62,7 @@ def files(buzz, tmp_path_factory):
     inverted = torch.cat([low, -low], dim=1)[..., :RATE]
     with Writer(folder / "inverted.wav", RATE, channels=2) as writer:
         writer.write(inverted)
-    browsers_own(folder / "spoken.webm", low[..., : round(SOURCE_S * RATE)])
+    browsers_own(folder / "spoken.weba", low[..., : round(SOURCE_S * RATE)])
     (folder / "letter.wav").write_text("Dear all, this is no sound. " * 50)
     return SimpleNamespace(folder=folder, **{path.stem: path for path in folder.iterdir()})
 

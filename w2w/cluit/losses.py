@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-import torchaudio
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from data.frontends import MelConfig, mel_filters
 from engine.processes import n_processes
 from engine.user_error import at_least
 
@@ -128,9 +128,11 @@ class SpectralDistance(nn.Module):
         self.linear, self.floor = linear, floor
         for size, n_mels in zip(self.sizes, (128, 80, 64, 32)):
             window = torch.hann_window(size)
-            bands = torchaudio.functional.melscale_fbanks(
-                size // 2 + 1, 0.0, sample_rate / 2, n_mels, sample_rate
+            sizes = {"n_fft": size, "win": size, "hop": size // 4, "n_mels": n_mels}
+            mels = MelConfig(
+                **sizes, sample_rate=sample_rate, f_max=sample_rate / 2, scale="htk", norm="none"
             )
+            bands = mel_filters(mels).T
             self.register_buffer(f"window_{size}", window / window.sum() * 32.0, persistent=False)
             bands = bands / bands.sum(0).clamp_min(1e-6)
             self.register_buffer(f"bands_{size}", bands, persistent=False)

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
-from torchaudio.functional import resample
 
+from data.audio.sinc import resample
 from data.pairs import HumanAndPairs
 from w2w.cluit.config import CLUITConfig
 from w2w.networks.network import ConverterNetwork

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchaudio.functional import resample
 
+from data.audio.sinc import resample
 from data.augment import Augment
 from data.causal_mel import SILENCE, frame_energy
 from data.pairs import HumanAndPairs

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torchaudio.functional import resample
 
+from data.audio.sinc import resample
 from data.causal_mel import FAINT, CausalLogMel, frame_energy
 from engine.user_error import UserError
 from pretrain.causal.encoder import LOWEST_BAND

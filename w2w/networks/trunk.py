@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torchaudio.functional import resample
 
+from data.audio.sinc import resample
 from engine.streaming import CausalConv1d
 from engine.user_error import UserError
 from pretrain.causal.encoder import CausalEncoder, CausalEncoderConfig, Content
