@@ -128,9 +128,15 @@ class SpectralDistance(nn.Module):
         self.linear, self.floor = linear, floor
         for size, n_mels in zip(self.sizes, (128, 80, 64, 32)):
             window = torch.hann_window(size)
-            sizes = {"n_fft": size, "win": size, "hop": size // 4, "n_mels": n_mels}
             mels = MelConfig(
-                **sizes, sample_rate=sample_rate, f_max=sample_rate / 2, scale="htk", norm="none"
+                sample_rate=sample_rate,
+                n_fft=size,
+                win=size,
+                hop=size // 4,
+                n_mels=n_mels,
+                f_max=sample_rate / 2,
+                scale="htk",
+                norm="none",
             )
             bands = mel_filters(mels).T
             self.register_buffer(f"window_{size}", window / window.sum() * 32.0, persistent=False)
