@@ -236,15 +236,6 @@ def test_channels_that_cancel_are_told_of(visitor, files):
     assert "inverted.wav: its channels cancel" in visitor.message()
 
 
-def test_on_a_phone_nothing_is_wider_than_the_screen(visitor):
-    visitor.page.set_viewport_size({"width": 390, "height": 844})
-    visitor.convert()
-    visitor.result()
-    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= 390
-    for name in ("convert", "result", "picture"):
-        assert visitor.page.locator(f"#{name}").bounding_box()["width"] <= 390
-
-
 @pytest.mark.slow
 def test_speaking_live_is_heard_without_holes(visitor, files):
     for attempt in range(4):  # the page's recorder is loaded late, and a click before that is lost
