@@ -16,6 +16,7 @@ from torch.testing import assert_close
 
 from data.audio import info, load, save
 from engine.user_error import UserError
+from w2w import Converter
 from w2w.convert import main as convert
 from w2w.live.__main__ import main
 from w2w.live.console import Console, keyboard
@@ -102,7 +103,9 @@ def test_mistakes_are_told_in_one_sentence(here, capsys, line, words):
 
 
 @pytest.mark.parametrize("options", ["", "--pitch 2 --no-watermark --chunk-ms 13"])
-def test_the_file_path_equals_the_file_command(here, capsys, options):
+def test_the_file_path_equals_the_file_command(here, capsys, monkeypatch, options):
+    """Where the file's mean F0 is not found first."""
+    monkeypatch.setattr(Converter, "source_log_f0", lambda self, source: None)
     files = "--input-file me.wav --output-file live.wav --record take.wav"
     run(f"--reference her.wav {files} --engine eager {options}")
     shared = options.split(" --chunk-ms")[0]
