@@ -9,6 +9,7 @@ import hashlib
 import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from engine.files import cache_folder
+from engine.outcome import note
 from pretrain.causal.encoder import Content
 from pretrain.pitch.correlation import Pitch
 from w2w.cluit.losses import SpectralDistance
@@ -58,6 +60,7 @@ def fit(network: ConverterNetwork, voice: Voice, clips: Sequence[Wave], *, steps
         kept = np.load(file)
         if kept.shape == tuple(voice.shape):
             return torch.from_numpy(kept).to(voice)
+    _tell()
     with tqdm(
         total=steps, desc="fitting the voice", unit="step", delay=1.0, leave=False, disable=None
     ) as bar:
@@ -68,6 +71,11 @@ def fit(network: ConverterNetwork, voice: Voice, clips: Sequence[Wave], *, steps
         np.save(draft, found.cpu().numpy())
         draft.replace(file)
     return found
+
+
+@cache
+def _tell() -> None:
+    note("a voice is fitted to its recordings once, in some ten seconds; --fit-steps 0 leaves that out")
 
 
 def fitted(
