@@ -136,7 +136,7 @@ def _wav(file: Any, size: int, odd: bool = False) -> Layout:
             order, wide, fmt, at = ">" if name == b"RIFX" else "<", None, b"", start + 4
             continue
         if name == b"ds64":
-            wide = struct.unpack("<Q", file.read(16)[8:])[0]
+            wide = int.from_bytes(file.read(16)[8:], "little")
         elif name == b"fmt ":
             fmt = file.read(min(length, 64))
             sounds = [(a, b, known or fmt) for a, b, known in sounds]

@@ -1,6 +1,7 @@
 """Sound that libsndfile does not read (AAC, WMA, Opus in WebM, MP3 of unknown length), decoded by PyAV."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from io import BufferedReader
 from typing import Any
 
@@ -25,7 +26,8 @@ class FFmpegSound:
 
         self._file = file
         options = {"format_whitelist": CONTAINERS}
-        self._container: Any = av.open(file, metadata_errors="replace", container_options=options)
+        with _failures():
+            self._container: Any = av.open(file, metadata_errors="replace", container_options=options)
         stream = next(iter(self._container.streams.audio), None)
         if stream is None or stream.codec_context is None:
             self._container.close()
@@ -53,7 +55,7 @@ class FFmpegSound:
         if self._begun:
             self._container.seek(0)
         self._begun, place = True, 0
-        for frame in self._container.decode(self._stream):
+        for frame in self._frames():
             if frame.sample_rate != self.sample_rate or frame.layout.nb_channels != self.channels:
                 raise ValueError("its rate or channels change on the way")
             samples = samples_of(frame)
@@ -69,10 +71,25 @@ class FFmpegSound:
         if self._stated is not None and self._stated - place > SHORTFALL_SECONDS * self.sample_rate:
             raise ValueError(f"its header says {self._stated / self.sample_rate:.2f} s")
 
+    def _frames(self) -> Iterator[Any]:
+        with _failures():
+            yield from self._container.decode(self._stream)
+
     def close(self) -> None:
         """Close the file."""
         self._container.close()
         self._file.close()
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Raise ``ValueError`` for FFmpeg's errors, some of which have no other kind."""
+    import av
+
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise ValueError(reason(error)) from None
 
 
 def samples_of(frame: Any) -> Frames:

@@ -34,7 +34,9 @@ class Stretch(RawIOBase):
         return self._at
 
     def readinto(self, buffer) -> int:
-        wanted, n_head = max(0, min(len(buffer), self._size - self._at)), len(self._piece.head)
+        wanted, n_head = min(len(buffer), self._size - self._at), len(self._piece.head)
+        if wanted <= 0:  # a damaged file may send its reader anywhere
+            return 0
         if self._at < n_head:
             part = self._piece.head[self._at : self._at + wanted]
         else:

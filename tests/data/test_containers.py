@@ -165,6 +165,8 @@ def test_chunks_in_any_order_are_read(tmp_path, samples, chunks, count):
         (b"MThd" + bytes(99), "MIDI"),
         (b"\0\0\0\x20ftypM4A " + bytes(99), "M4A or MP4"),
         (bytes(range(1, 250)) * 9, "not audio of a kind known here"),
+        (b"RF64" + b"\xff" * 4 + b"WAVEds64" + bytes(12), "no 'fmt ' chunk"),
+        (b".snd" + struct.pack(">5I", 24, 3072, 99, 16_000, 1), "not audio of a kind known here"),
     ],
 )
 def test_what_a_file_is_that_is_no_audio_is_said(tmp_path, content, words):
