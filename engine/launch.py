@@ -1,9 +1,8 @@
 """What ``accelerate config`` and ``accelerate launch`` ask for: taken over, or refused in one sentence.
 
-    python -m engine.launch --num_processes 2 --cpu w2w/train.py --preset small --data.path clean.csv
-
-takes ``accelerate launch``'s options and ends as the trainer ends: one sentence and status 2 for a mistake
-(``accelerate launch`` adds a traceback of its own and makes every status 1), and a signal is the trainer's.
+By itself ``accelerate launch`` ends with a traceback and status 1 whatever its program says. Where this
+package is installed, ``launch.pth`` runs ``end_as_trainers_end`` in it, so that one of these trainers ends as
+it would alone: with one sentence and status 2 for a mistake, and a signal is the trainer's.
 """
 
 import os
@@ -18,7 +17,7 @@ from engine.user_error import UserError, exits_cleanly
 
 C = TypeVar("C")
 WORDS = "TIMBRE_LAUNCH_OPTIONS"
-"""Environment variable: the options that ``engine.launch`` was given."""
+"""Environment variable: the options that the launcher was given."""
 REFUSED = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -112,22 +111,30 @@ def _options(args: Sequence[str]) -> list[str] | None:
     return None
 
 
-@exits_cleanly
-def main() -> None:
-    """Launch a trainer, and end as it ends."""
+def end_as_trainers_end() -> None:
+    """Let this process, an ``accelerate launch``, end as a trainer of this package does; others as ever."""
     from accelerate.commands import launch
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    args = sys.argv[1:]
-    os.environ[WORDS] = shlex.join(args)
-    launch.simple_launcher = _become
-    try:
-        launch.launch_command(launch.launch_command_parser().parse_args(args))
-    except ChildFailedError as failed:
-        status = failed.get_first_failure()[1].exitcode
-        raise SystemExit(status if status >= 0 else 128 - status) from None
-    except (ImportError, ValueError) as mistake:
-        raise UserError(str(mistake)) from None
+    launch_any = launch.launch_command
+
+    @exits_cleanly
+    def launch_ours(options: Any) -> None:
+        os.environ[WORDS] = shlex.join(_options(sys.argv) or [])
+        launch.simple_launcher = _become
+        try:
+            launch_any(options)
+        except ChildFailedError as failed:
+            status = failed.get_first_failure()[1].exitcode
+            raise SystemExit(status if status >= 0 else 128 - status) from None
+        except (ImportError, ValueError) as mistake:
+            raise UserError(str(mistake)) from None
+
+    def launch_command(options: Any) -> None:
+        script = Path(options.training_script).resolve()
+        (launch_ours if Path(__file__).parents[1] in script.parents else launch_any)(options)
+
+    launch.launch_command = launch_command
 
 
 def _become(options: Any) -> None:
@@ -137,7 +144,3 @@ def _become(options: Any) -> None:
     args, env = prepare_simple_launcher_cmd_env(options)
     sys.stdout.flush()
     os.execvpe(args[0], args, env)
-
-
-if __name__ == "__main__":
-    main()

@@ -41,7 +41,6 @@ SHORTER = {
 LAUNCHERS = (
     ["accelerate", "launch"],
     ["torchrun", "--standalone", "--nproc_per_node", "2"],
-    ["python", "-m", "engine.launch"],
     ["python"],
 )
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
@@ -114,9 +115,12 @@ def test_compiling_changes_nothing_that_is_learned(toy, tmp_path):
     assert weights("compiled", compile="eager") == weights("plain")
 
 
-def command(toy_path, out, *options, launcher=("-m", "engine.launch"), own=()):
-    words = [*launcher, "--cpu", "--num_cpu_threads_per_process", "1", *own, str(toy_path)]
-    return [sys.executable, *words, "--loop.out", str(out), "--loop.trackers", "none", *options]
+ACCELERATE = [sys.executable, str(Path(sys.executable).with_name("accelerate")), "launch"]
+
+
+def command(toy_path, out, *options, own=()):
+    args = [*ACCELERATE, "--num_cpu_threads_per_process", "1", *own, str(toy_path)]
+    return [*args, "--loop.out", str(out), "--loop.trackers", "none", *options]
 
 
 @pytest.fixture
@@ -124,8 +128,10 @@ def environment(toy_path):
     return os.environ | {"PYTHONPATH": str(toy_path.parents[2])}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("own", [[], ["--multi_gpu", "--num_processes", "2"]])
+TWO = ["--multi_gpu", "--num_processes", "2"]
+
+
+@pytest.mark.parametrize("own", [["--cpu"], pytest.param(TWO, marks=pytest.mark.slow)])
 def test_a_mistake_is_one_sentence_and_status_2(toy_path, tmp_path, environment, own):
     words = command(toy_path, tmp_path, "--loop.stepps", "3", own=own)
     done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
@@ -135,11 +141,10 @@ def test_a_mistake_is_one_sentence_and_status_2(toy_path, tmp_path, environment,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("own", [[], ["--multi_gpu", "--num_processes", "2"]])
-@pytest.mark.parametrize("launcher", ["engine.launch", "accelerate.commands.launch"])
-def test_a_signal_to_the_launcher_saves_and_leaves_no_orphan(toy_path, tmp_path, environment, launcher, own):
+@pytest.mark.parametrize("own", [["--cpu"], TWO])
+def test_a_signal_to_the_launcher_saves_and_leaves_no_orphan(toy_path, tmp_path, environment, own):
     options = ["--loop.steps", "1000000", "--loop.save-every", "100"]
-    words = command(toy_path, tmp_path, *options, launcher=("-m", launcher), own=own)
+    words = command(toy_path, tmp_path, *options, own=own)
     running = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while newest_checkpoint(tmp_path) is None:
         assert running.poll() is None, running.stderr.read()
@@ -155,8 +160,7 @@ def test_a_signal_to_the_launcher_saves_and_leaves_no_orphan(toy_path, tmp_path,
 
 @pytest.mark.slow
 def test_the_death_of_one_process_ends_all_and_the_same_command_goes_on(toy_path, tmp_path, environment):
-    own = ["--multi_gpu", "--num_processes", "2"]
-    words = command(toy_path, tmp_path, "--loop.steps", "3000", "--loop.save-every", "100", own=own)
+    words = command(toy_path, tmp_path, "--loop.steps", "3000", "--loop.save-every", "100", own=TWO)
     running = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while newest_checkpoint(tmp_path) is None:
         assert running.poll() is None
