@@ -1,9 +1,10 @@
 """Trainings killed at random instants end as undisturbed ones: ``python -m benchmarks.faults --kills 100``
 
-Runs the tiny presets of the converter, the vocoder and the student on noise, in one process and two, and
-kills them: SIGKILL, SIGTERM, Ctrl-C, one process alone, a disk that is full, a disk that turns read-only (the
-last two on a small tmpfs, where mounting is permitted). The same command then runs to its end, and each
-tensor of its last checkpoint is compared with the undisturbed run's, bit by bit.
+Runs the tiny presets of the converter, the vocoder, the student and Wav2CLIP on noise, in one process and
+two, and kills them: SIGKILL, SIGTERM, Ctrl-C, one process alone (the other is then ended as torchrun would),
+a disk that is full, a disk that turns read-only (the last two on a small tmpfs, where mounting is permitted).
+The same command then runs to its end, and each tensor of its last checkpoint is compared with the undisturbed
+run's, bit by bit.
 Exit status 1 if anything was lost. Processes are forked from this one, which has loaded the libraries.
 """
 
@@ -25,6 +26,7 @@ from pathlib import Path
 
 import torch
 from accelerate.state import AcceleratorState
+from PIL import Image
 from torch.utils._pytree import tree_leaves
 
 from benchmarks.table import show
@@ -33,16 +35,19 @@ from engine.arguments import Arguments
 from engine.checkpoint import checkpoints, load_weights
 from engine.outcome import NAMED_AT_MOST
 from engine.user_error import UserError, exits_cleanly
+from pretrain.clip.small_clip import SmallCLIP, SmallCLIPConfig, save_small_clip, train_tokeniser
 
 TRAININGS = {
     "converter": ("w2w.train", ["--cluit.weights.content", "0", "--cluit.weights.distil", "0"]),
     "vocoder": ("vocoders.train", []),
     "student": ("pretrain.distil", ["--teacher.path", "released"]),
+    "wav2clip": ("pretrain.wav2clip", ["--cache", "{data}/cache", "--towers.name", "{data}/clip"]),
 }
 LOOP = {"save-every": "3", "log-every": "4", "sample-every": "0", "trackers": "none"}
 FAULTS = ("SIGKILL", "SIGTERM", "Ctrl-C", "one process", "full disk", "read-only")
 ENDS_WITHIN_S = 60.0
 """Of the death of one process, or of a signal."""
+TORCHRUN_WAITS_S = 30.0
 DISK_MIB = 48
 
 
@@ -63,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in names:
         import_module(TRAININGS[name][0])
     with tempfile.TemporaryDirectory(prefix="faults") as scratch, small_disk(Path(scratch)) as disk:
-        data = noise(Path(scratch) / "speech")
+        data = with_pictures(noise(Path(scratch) / "speech"))
         whole: dict[tuple[str, int], tuple[Path, float]] = {}
         faults = [fault for fault in FAULTS if disk or fault not in FAULTS[-2:]]
         while sum(counts.values()) < options.kills:
@@ -85,12 +90,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     raise SystemExit(bool(wrong))
 
 
+def with_pictures(data: Path) -> Path:
+    """Add a picture of noise to each recording, and a CLIP with random weights that sees them."""
+    torch.manual_seed(0)
+    for path in data.glob("*/*.wav"):
+        pixels = torch.randint(256, (40, 40, 3), dtype=torch.uint8).numpy()
+        Image.fromarray(pixels).save(path.with_suffix(".png"))
+    config = SmallCLIPConfig(dim=12, picture_size=32, picture_width=4, text_width=16, text_layers=1)
+    save_small_clip(SmallCLIP(config, train_tokeniser(["noise"], config)), data / "clip")
+    return data
+
+
 class Run:
     """One command, in one process or several."""
 
     def __init__(self, name: str, count: int, data: Path, steps: int) -> None:
         self.count, (self.module, own) = count, TRAININGS[name]
         loop = [word for key, value in LOOP.items() for word in (f"--loop.{key}", value)]
+        own = [arg.format(data=data) for arg in own]
         self.words = ["--preset", "tiny", "--data.path", str(data), *own, *loop, "--loop.cpu"]
         self.words += ["--loop.steps", str(steps)]
         self.log = data.with_suffix(".log")
@@ -152,6 +169,8 @@ def disturb(run: Run, out: Path, kind: str, rng: random.Random, seconds: float) 
         for child in children[:1] if kind == "one process" else children:
             with suppress(ProcessLookupError):
                 os.kill(child, number)
+        if kind == "one process":
+            end_as_torchrun_does(children)
     said = []
     if not wait(children, max(ENDS_WITHIN_S, 4 * seconds)):
         said.append(f"still runs {ENDS_WITHIN_S:g} s after it")
@@ -169,6 +188,16 @@ def disturb(run: Run, out: Path, kind: str, rng: random.Random, seconds: float) 
             said.append(f"{folder.name} cannot be read: {error}")
     statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in run.start(out)]
     return said + ([f"started again, it ends with {statuses}"] if any(statuses) else [])
+
+
+def end_as_torchrun_does(children: list[int]) -> None:
+    """Send SIGTERM, and SIGKILL to what is left after 30 s, as it may wait for the process that is gone."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(child, number)
+        if wait(children, TORCHRUN_WAITS_S):
+            return
 
 
 def wait(children: list[int], seconds: float) -> bool:
@@ -194,7 +223,9 @@ def differences(reference: Path, out: Path) -> list[str]:
     other = [name for name in names if not same(ours[0] / name, theirs[0] / name)]
     states = [torch.load(folder[0] / "optimizers.pt", weights_only=True) for folder in (ours, theirs)]
     leaves = [tree_leaves(state) for state in states]
-    equal = all(torch.equal(*map(torch.as_tensor, pair)) for pair in zip(*leaves, strict=True))
+    equal = all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(*leaves, strict=True)
+    )
     other += [] if equal else ["optimizers.pt"]
     return [*(f"left behind: {name}" for name in left), *(f"differs: {name}" for name in other)]
 

@@ -12,11 +12,15 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+from torch.utils.data import Dataset
 
 if __package__ in (None, ""):  # `accelerate launch pretrain/ctc.py` knows this folder, not the one above
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.batches import Batches
+from data.recordings import end_training
 from data.shards import ShardStream
 from engine.checkpoint import export
 from engine.config import cli
@@ -31,7 +35,8 @@ from pretrain.units import Phonemes, Units
 
 @exits_cleanly
 def main() -> None:
-    train(cli(PRESETS, default="small"))
+    _, speech = train(cli(PRESETS, default="small"))
+    end_training(speech)
 
 
 def train(
@@ -39,8 +44,10 @@ def train(
     *,
     validation_split: str = "validation",
     on_evaluation: Callable[[int, float], None] | None = None,
-) -> Recognition:
+) -> tuple[Recognition, Dataset[Any]]:
     """Train, continue a run, or reopen a finished one; the averaged weights are exported to its ``export``.
+
+    Returns what was trained, and what its batches were drawn from.
 
     ``on_evaluation`` receives the step and the error rate of the validation split, in percent.
     """
@@ -70,7 +77,7 @@ def train(
         # Half precision: the weights lose nothing that shows in the error rate, and half the size.
         state = {name: tensor.half() for name, tensor in task.average.state_dict().items()}
         print(f"exported to {export(loop.out / 'export', config.model, state)}")
-    return task
+    return task, speech
 
 
 if __name__ == "__main__":

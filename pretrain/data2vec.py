@@ -11,6 +11,7 @@ if __package__ in (None, ""):  # `accelerate launch pretrain/data2vec.py` knows 
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.batches import Batches
+from data.recordings import end_training
 from data.shards import ShardStream
 from engine.checkpoint import export
 from engine.config import cli
@@ -121,6 +122,7 @@ def main() -> None:
         # Half precision: the weights lose nothing that shows, and half the size.
         state = {name: tensor.half() for name, tensor in task.encoder.state_dict().items()}
         print(f"exported to {export(config.loop.out / 'export', config.model, state)}")
+    end_training(speech)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class Converter:
         words: str | Path | None = None,
         vocoder: str | Path | None = None,
     ) -> "Converter":
-        """Load an exported folder, an exported run, or ``hub:owner/name``; without any, the released weights.
+        """Load an exported folder, an exported run, or ``hub:owner/name``; by default ``released``.
 
         ``words`` is the folder that ties voices to words, where it is not the one beside the weights.
         ``vocoder`` speaks for a converter of mels instead of its own one: ``released``, ``griffin_lim``, or a

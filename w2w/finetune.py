@@ -37,7 +37,7 @@ def begin_from(task: CLUIT, where: str) -> None:
     """Fill the networks from another run's newest checkpoint, or from an export; banks begin empty."""
     folder = Path(where)
     if where == "released" or (folder / "model.safetensors").is_file():
-        folder = weights_folder(None if where == "released" else folder)
+        folder = weights_folder(where)
         _, state = load_converter(folder)
         for module in (task.converter, task.converter_ema.module):
             fill(module, pitch_tracker(module) | state, folder / "model.safetensors")
@@ -97,7 +97,7 @@ SETTINGS: dict[str, Any] = {
 
 def folder_of(where: str) -> Path:
     """The export that is meant."""
-    return weights_folder(None if where == "released" else where)
+    return weights_folder(where)
 
 
 def sizes_of(where: str) -> ConverterConfig:

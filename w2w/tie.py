@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.made < 0:
         raise UserError(f"--made {args.made} must be 0 or more")
-    folder = weights_folder(None if args.converter == "released" else args.converter)
+    folder = weights_folder(args.converter)
     config = TowersConfig(name=args.towers, pretrained=args.pretrained)
     fitting = FittingConfig(steps=args.steps, analogous_age=not args.no_age_analogy, seed=args.seed)
     rows = split_rows(args.data, args.split)

@@ -15,8 +15,8 @@ HUB_SECONDS = 10
 
 
 def weights_folder(where: str | Path | None = None) -> Path:
-    """Find the folder of config.json and model.safetensors that is meant; the released one by default."""
-    if where is None:
+    """Find the folder of config.json and model.safetensors that is meant; by default ``released``."""
+    if where is None or (str(where) == "released" and not Path(where).exists()):
         if not (RELEASED / "config.json").is_file():
             raise UserError("no weights come with this copy: give a trained converter by --checkpoint FOLDER")
         return RELEASED

@@ -78,8 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.sources < 1 or args.faces < 8 or args.speakers < 10:
         raise UserError("--sources must be at least 1, --faces at least 8 and --speakers at least 10")
     Resemblyzer().check()
-    where = None if args.converter == "released" else args.converter
-    converter = Converter.from_pretrained(where, words=args.words)
+    converter = Converter.from_pretrained(args.converter, words=args.words)
     train, test = one_each(split_rows(args.data, "train"))[: args.speakers], split_rows(args.data, "test")
     probe = GenderProbe(train)
     speech = Speech(converter, one_each(test)[: args.sources], probe)

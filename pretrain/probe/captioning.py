@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from data.audio import load
+from data.audio import load, unreadable
 from data.audio.resampling import resample
 from data.audiovisual.layouts import CAPTION_COLUMNS, SPLITS
 from data.manifest import Row, rows_from
@@ -59,12 +59,16 @@ class Captioned(NamedTuple):
         return resample(self.sound, SAMPLE_RATE, sample_rate)
 
 
-def captioned_from(data: str, *, draws: int = 2) -> list[Captioned]:
+def captioned_from(data: str, *, draws: int = 2, left_out: list[str] | None = None) -> list[Captioned]:
     """Return the clips of a manifest with captions and splits (``draws`` scenes a combination of ``world``).
 
     A clip may have several captions: in columns ``caption``, ``caption_1``, ... or in several rows.
+    ``left_out`` receives a sentence on each file that cannot be read.
     """
     clips = list(_world(draws)) if data == "world" else _from_manifest(Path(data))
+    if left_out is not None:
+        bad = unreadable((clip.sound for clip in clips if isinstance(clip.sound, Path)), left_out)
+        clips = [clip for clip in clips if clip.sound not in bad]
     if not any(clip.split == "validation" for clip in clips):
         training = [index for index, clip in enumerate(clips) if clip.split == "train"]
         first = min(VALIDATION_SHARE, len(training)) - 1
@@ -166,7 +170,9 @@ def run_captioning(args: argparse.Namespace) -> list[Result]:
     if args.draws < 1:
         raise UserError(f"--draws {args.draws} must be at least 1")
     config = DecoderConfig(epochs=args.epochs, beam=args.beam)
-    embedders, clips = with_random(args, "logmel"), captioned_from(args.data, draws=args.draws)
+    embedders = with_random(args, "logmel")
+    clips = captioned_from(args.data, draws=args.draws, left_out=args.left_out)
+    args.kept = len(clips)
     parts = {split: [c for c in clips if c.split == split] for split in ("train", "validation", "test")}
     print(", ".join(f"{len(part)} {split} clips" for split, part in parts.items()))
     captions = {split: [c.captions for c in part] for split, part in parts.items()}

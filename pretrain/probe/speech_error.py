@@ -165,7 +165,7 @@ def trained_and_scored(
         with curve.open("a", encoding="utf-8", newline="") as file:
             csv.writer(file).writerow([step, rate])
 
-    task = train(plan.config, on_evaluation=on_evaluation, validation_split=splits[0])
+    task, _ = train(plan.config, on_evaluation=on_evaluation, validation_split=splits[0])
     scored = {}
     for split in splits:
         whole = replace(plan.config.data, split=split, share=1.0)

@@ -1,5 +1,6 @@
 """Captioning: words come from what was heard, scores are the definitions', refusals are one sentence."""
 
+import csv
 import math
 import socket
 from dataclasses import replace
@@ -194,6 +195,9 @@ def test_frames_of_long_clips_are_those_of_their_crops(tmp_path):
 def test_the_command_trains_scores_and_writes(tmp_path, capsys):
     pytest.importorskip("aac_metrics")
     write_clips(tmp_path / "clips")
+    with (tmp_path / "clips/metadata.csv").open("a") as table:
+        table.write("bad.wav,a bad tone,,train\n")
+    (tmp_path / "clips/bad.wav").write_bytes(b"no sound")
     options = [
         "--data",
         str(tmp_path / "clips"),
@@ -203,11 +207,14 @@ def test_the_command_trains_scores_and_writes(tmp_path, capsys):
         "--epochs",
         "120",
     ]
-    results = captioning([*options, "--encoder", "logmel"])
-    printed = capsys.readouterr().out
-    assert "commonest" in printed
-    assert (tmp_path / "out" / "results.csv").is_file()
-    found = {(r.encoder, r.metric): r.value for r in results}
+    with pytest.raises(SystemExit) as end:
+        captioning([*options, "--encoder", "logmel"])
+    assert end.value.code == 1
+    printed = capsys.readouterr()
+    assert "commonest" in printed.out
+    assert "bad.wav is not audio" in printed.err
+    with (tmp_path / "out" / "results.csv").open() as table:
+        found = {(row["encoder"], row["metric"]): float(row["value"]) for row in csv.DictReader(table)}
     assert found["logmel", "CIDEr-D"] > found["commonest", "CIDEr-D"]
 
 

@@ -325,7 +325,11 @@ def test_the_documented_commands_run(manifest, tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         printed(score_main, *score, "--decode.lm-paths", manifest)
     assert "--decode.beam" in capsys.readouterr().err
-    assert "exported" in printed(main, "--preset", "tiny", *here, "small")
+    (tmp_path / "1.wav").write_bytes(b"no sound")
+    with pytest.raises(SystemExit) as end:
+        printed(main, "--preset", "tiny", *here, "small")
+    assert end.value.code == 1
+    assert "1.wav is not audio" in capsys.readouterr().err
     assert isinstance(load_recogniser(tmp_path / "small/export").transcribe(spoken("se")[None, None])[0], str)
     assert "phone error rate" in printed(score_main, "--recogniser", "small/export", "--data.paths", manifest)
 

@@ -196,9 +196,16 @@ def test_the_command_trains_evaluates_exports_and_continues(corpus, tmp_path, mo
         str(tmp_path / "run"),
         "--loop.cpu",
     ]
+    (tmp_path / "bad.wav").write_bytes(b"no sound")
+    with corpus.open("a") as table:
+        table.write("bad.wav,train\n")
     monkeypatch.setattr(sys, "argv", ["data2vec.py", *words, "--loop.trackers", "none"])
-    main()
-    assert "exported to" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    printed = capsys.readouterr()
+    assert "exported to" in printed.out
+    assert "bad.wav is not audio" in printed.err
     encoder = load_speech_encoder(tmp_path / "run")
     assert encoder(clips().wave).last.shape == (2, ENCODER.frames(16_000), 32)
     shutil.rmtree(tmp_path / "run/export")  # as in a run that is not over
