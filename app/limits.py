@@ -21,9 +21,9 @@ class BusyError(UserError):
 class Limits:
     """Bounds that hold for the page and the HTTP interface alike."""
 
-    max_mb: float = 50.0
+    max_mb: float = 200.0
     """Megabytes (10**6 bytes) of a whole request, all its recordings together."""
-    max_seconds: float = 600.0
+    max_seconds: float = 1800.0
     """Of each recording."""
     max_references: int = 16
     """Recordings of the voice in one request."""

@@ -126,7 +126,7 @@ def build_live_tab(conversions: Conversions, panel: VoicePanel, page: gr.Blocks)
         return
     gr.Markdown("## 2. Speak\n" + ABOUT)
     microphone = gr.Audio(
-        label="Microphone: press Record to begin, Stop to end",
+        label="Microphone",
         sources=["microphone"],
         streaming=True,
         type="filepath",

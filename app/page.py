@@ -1,11 +1,13 @@
 """The page: speak a recording, or live, with another voice; listen, look and score."""
 
+import asyncio
 import base64
-import contextvars
 import os
 import shutil
 import time
 import uuid
+from collections.abc import AsyncIterator
+from concurrent.futures import CancelledError, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,23 +51,38 @@ figure.conversion text.converted { fill: #c2410c; }
 .dark figure.conversion polyline.converted { stroke: #fdba74; }
 .dark figure.conversion text.converted { fill: #fdba74; }
 figure.conversion figcaption { font-size: .9rem; margin-top: .3rem; }
-table.scores { border-collapse: collapse; border: 0 !important; width: 100%; font-size: .92rem; }
+table.scores { border-collapse: collapse; border: 0 !important; width: 100%; font-size: .92rem;
+  overflow-wrap: anywhere; }
 table.scores caption { text-align: left; font-weight: 600; padding: .3rem 0; }
 table.scores th, table.scores td { text-align: left; vertical-align: top;
   padding: .35rem .6rem .35rem 0 !important; border: 0 !important;
   border-bottom: 1px solid var(--border-color-primary) !important; }
 table.scores th:nth-child(3), table.scores td:nth-child(3) { width: 45%; }
 @media (max-width: 640px) {
-  figure.conversion { overflow-x: auto; }
+  figure.conversion { overflow-x: auto; contain: inline-size; }
   figure.conversion svg { min-width: 560px; }
+  fieldset label { padding: .3rem .5rem !important; font-size: .85rem !important; }
 }
 table.scores td:nth-child(2) { font-variant-numeric: tabular-nums; font-weight: 600; }
 figure.portrait { margin: 0; }
 figure.portrait img { width: 100%; height: 72px; image-rendering: auto; }
 figure.portrait figcaption { font-size: .85rem; overflow-wrap: anywhere; }
+#summary progress { width: 100%; }
+#card table { display: block; overflow-x: auto; }
 a:focus-visible, button:focus-visible, input:focus-visible {
   outline: 3px solid #1d6fb8; outline-offset: 2px; }
 """
+# Gradio goes by the type that the browser makes of a name, and takes .webm and .mp4 for films. What a file
+# holds is looked at when it has arrived.
+ANY_SOUND = """
+() => {
+  const told = Object.getOwnPropertyDescriptor(Blob.prototype, "type").get;
+  const sound = (type) => type.startsWith("audio/") ? type : "audio/mpeg";
+  Object.defineProperty(File.prototype, "type", {get() { return sound(told.call(this)); }});
+}
+"""
+LOOK_S = 0.3
+"""Between two reports of progress."""
 KEPT_S = 3600
 """Seconds after which a recording is deleted."""
 TITLE = "Timbre: speak with another voice"
@@ -88,6 +105,36 @@ class Result:
     seconds: float
 
 
+@dataclass
+class Progress:
+    """How far a conversion is, told by its thread and shown by the page; ``stopped`` ends it."""
+
+    whole: float = 0.0
+    """Seconds of the source; none while the conversion waits for its turn."""
+    done: float = 0.0
+    began: float = 0.0
+    stopped: bool = False
+
+    def begin(self, seconds: float) -> None:
+        """A source of so many seconds is next."""
+        self.whole, self.began = seconds, time.monotonic()
+        self.tell(0.0)
+
+    def tell(self, seconds: float) -> None:
+        """So many more seconds are converted."""
+        if self.stopped:
+            raise CancelledError
+        self.done += seconds
+
+    def __str__(self) -> str:
+        if not self.whole:
+            return "Waiting for those who came before."
+        share = min(self.done / self.whole, 1.0)
+        text = f'<progress value="{share:.3f}"></progress> {self.done:.0f} of {self.whole:.0f} s converted'
+        left = (time.monotonic() - self.began) * (1 / share - 1) if share else 0.0
+        return f"{text}, about {left:.0f} s to go." if left > 1 else f"{text}."
+
+
 def build_page(conversions: Conversions, card: Path | None = None) -> gr.Blocks:
     """The whole page, to be mounted with the options of ``app.page.mounted``.
 
@@ -106,6 +153,7 @@ def build_page(conversions: Conversions, card: Path | None = None) -> gr.Blocks:
                 with gr.Tab("Live", id="live_tab"):
                     build_live_tab(conversions, panel, page)
         gr.HTML(f"<style>{CSS}</style>")  # here, so that it needs no option where it is mounted
+        page.load(js=ANY_SOUND, queue=False, api_visibility="private")
     with page.route("Model card", "card"):
         gr.Markdown(card_text(card), elem_id="card")
     page.queue(max_size=conversions.limits.queue, api_open=False)
@@ -137,8 +185,11 @@ def build_recording_tab(conversions: Conversions, panel: VoicePanel) -> None:
     example.change(player, example, heard, queue=False, api_visibility="private")
     source = recording("Or a recording of your own", "source")
     check_at_once(source, conversions)
-    convert = gr.Button("Convert", variant="primary", elem_id="convert")
+    with gr.Row():
+        convert = gr.Button("Convert", variant="primary", scale=3, min_width=160, elem_id="convert")
+        stop = gr.Button("Stop", interactive=False, min_width=80, elem_id="stop")
     gr.Markdown("## 3. The result")
+    summary = gr.HTML("Nothing was converted yet.", elem_id="summary")
     result = gr.Audio(
         label="Converted recording",
         interactive=False,
@@ -146,30 +197,37 @@ def build_recording_tab(conversions: Conversions, panel: VoicePanel) -> None:
         elem_id="result",
         type="filepath",
     )
-    summary = gr.Markdown("Nothing was converted yet.", elem_id="summary")
     picture = gr.HTML(elem_id="picture")
     judge = gr.Button("Score this conversion", interactive=False, elem_id="judge")
     scores = gr.HTML(elem_id="scores")
     kept = gr.State(None)
+    able, unable = gr.update(interactive=True), gr.update(interactive=False)
 
-    def on_convert(
-        own: str | None,
-        given: str,
-        *fields: Any,
-        progress: gr.Progress = gr.Progress(),  # noqa: B008
-    ) -> list[Any]:
-        wanted, path, began = Wanted.from_fields(fields), own or given, time.monotonic()
-        with complaints("Not converted", [path, *wanted.paths]):
-            voice = wanted.voice(conversions)
-            converted = convert_with_progress(conversions, Path(path), voice, wanted.pitch, result, progress)
-            seconds = info(converted).duration
-            outcome = Result(
-                source=Path(path), converted=converted, target=wanted.target, seconds=round(seconds, 3)
-            )
-            figure = compared(outcome.source, converted)
-        text = f"{seconds:.1f} s of speech, converted in {time.monotonic() - began:.1f} s."
+    async def on_convert(own: str | None, given: str, *fields: Any) -> AsyncIterator[dict[Any, Any]]:
+        wanted, source, progress = Wanted.from_fields(fields), Path(own or given), Progress()
+        yield {result: None, picture: "", judge: unable, scores: "", stop: able}
+        try:
+            with complaints("Not converted", [str(source), *wanted.paths]):
+                job = conversions.jobs.submit(lambda: spoken(conversions, source, wanted, result, progress))
+                while not job.done():
+                    yield {summary: str(progress)}
+                    await asyncio.to_thread(wait, [job], LOOK_S)
+                outcome, figure = job.result()
+        except gr.Error:
+            yield {summary: "Nothing was converted.", stop: unable}
+            raise
+        finally:
+            progress.stopped = True
+        text = f"{outcome.seconds:.1f} s of speech, converted in {time.monotonic() - progress.began:.1f} s."
         text += " It carries an inaudible watermark." if conversions.marked else ""
-        return [str(converted), text, figure, outcome, gr.update(interactive=True), ""]
+        yield {
+            result: str(outcome.converted),
+            summary: text,
+            picture: figure,
+            kept: outcome,
+            judge: able,
+            stop: unable,
+        }
 
     def on_judge(outcome: Result | None) -> str:
         with complaints("Not scored"):
@@ -178,42 +236,34 @@ def build_recording_tab(conversions: Conversions, panel: VoicePanel) -> None:
             return table(score(outcome.source, outcome.converted, outcome.target), outcome.seconds)
 
     quiet: dict[str, Any] = {"api_visibility": "private"}
-    convert.click(
+    begun = convert.click(
         on_convert,
         [source, example, *panel.inputs],
-        [result, summary, picture, kept, judge, scores],
+        [result, summary, picture, kept, judge, scores, stop],
         concurrency_limit=conversions.limits.workers,
         show_progress_on=[result],
         **quiet,
     )
+    stop.click(lambda: ("Stopped.", unable), None, [summary, stop], cancels=[begun], queue=False, **quiet)
     judge.click(on_judge, kept, scores, concurrency_limit=1, **quiet)
 
 
-def convert_with_progress(
-    conversions: Conversions,
-    source: Path,
-    voice: Any,
-    semitones: float,
-    result: gr.Audio,
-    progress: gr.Progress,
-) -> Path:
-    """Convert into the page's own store, whose files are deleted in time."""
+def spoken(
+    conversions: Conversions, source: Path, wanted: Wanted, result: gr.Audio, progress: Progress
+) -> tuple[Result, str]:
+    """Convert into the page's own store, whose files are deleted in time; and draw what came of it."""
+    progress.begin(info(source).duration)
     folder = conversions.folder / uuid.uuid4().hex
     folder.mkdir(parents=True)
-    whole, done = max(info(source).duration, 1e-3), 0.0
-    here = contextvars.copy_context()  # the worker's thread does not know whose progress it is
-
-    def tell(seconds: float) -> None:
-        nonlocal done
-        done += seconds
-        here.run(progress, min(done / whole, 1.0), desc="Converting")
-
     try:
-        out = folder / f"{source.stem}_converted.wav"
-        conversions.convert(source, voice, semitones=semitones, out=out, done=tell)
-        return Path(str(result.move_resource_to_block_cache(out)))
+        voice, out = wanted.voice(conversions), folder / f"{source.stem}_converted.wav"
+        conversions.convert(source, voice, semitones=wanted.pitch, out=out, done=progress.tell)
+        converted = Path(str(result.move_resource_to_block_cache(out)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    seconds = round(info(converted).duration, 3)
+    outcome = Result(source=source, converted=converted, target=wanted.target, seconds=seconds)
+    return outcome, compared(source, converted)
 
 
 def player(path: str) -> str:

@@ -9,16 +9,16 @@ from contextlib import suppress
 from types import SimpleNamespace
 from urllib.parse import urlparse
 
-import av
 import pytest
 import torch
 import uvicorn
+from compressed import RECORDERS, put_av
 from fastapi import FastAPI
 
 from app.conversions import Conversions
 from app.limits import Limits
 from app.page_voice import Wanted
-from data.audio import Writer, info, resample
+from data.audio import Writer, info, load, resample
 from w2w.converter import Converter
 from w2w.networks.network import ConverterNetwork
 
@@ -35,6 +35,7 @@ FLAGS = [
 ]
 RATE, SOURCE_S, MAX_S = 16_000, 1.5, 5.0
 WAIT_MS = 120_000
+SUMMARY = "words => document.querySelector('#summary').innerText.includes(words)"
 PLAY = """
 async (address) => {
   const audio = new Audio(address);
@@ -62,21 +63,8 @@ def files(buzz, tmp_path_factory):
     inverted = torch.cat([low, -low], dim=1)[..., :RATE]
     with Writer(folder / "inverted.wav", RATE, channels=2) as writer:
         writer.write(inverted)
-    browsers_own(folder / "spoken.weba", low[..., : round(SOURCE_S * RATE)])
     (folder / "letter.wav").write_text("Dear all, this is no sound. " * 50)
     return SimpleNamespace(folder=folder, **{path.stem: path for path in folder.iterdir()})
-
-
-def browsers_own(path, wave) -> None:
-    """What a browser's recorder makes: two channels of Opus at 48 kHz in WebM, without a length."""
-    with av.open(str(path), "w", format="webm") as out:
-        track = out.add_stream("libopus", rate=48_000, layout="stereo")
-        samples = resample(wave, RATE, 48_000)[0].expand(2, -1).contiguous().numpy()
-        for first in range(0, samples.shape[1] - 959, 960):
-            frame = av.AudioFrame.from_ndarray(samples[:, first : first + 960].copy(), "fltp", "stereo")
-            frame.sample_rate, frame.pts = 48_000, first
-            out.mux(track.encode(frame))
-        out.mux(track.encode(None))
 
 
 @pytest.fixture(scope="module")
@@ -225,10 +213,53 @@ def test_two_at_once_each_get_their_own(server, files):
     assert durations == pytest.approx([info(files.source).duration, info(files.other).duration], abs=0.010)
 
 
-def test_a_browsers_own_recording_is_converted(visitor, files):
-    visitor.give("source", files.spoken)
+def test_what_browsers_phones_and_recorders_write_is_converted(visitor, files, tmp_path):
+    wave = load(files.source)
+    for name, (channels, rate, *coding) in RECORDERS.items():
+        samples = resample(wave, RATE, rate)[0].expand(channels, -1).T.contiguous().numpy()
+        put_av(tmp_path / name, samples, rate, *coding)
+        visitor.give("source", tmp_path / name)
+        visitor.convert()
+        called = f"{name.rpartition('.')[0]}_converted.wav"
+        visitor.page.wait_for_selector(f"#result a[download='{called}']", state="attached")
+        assert f"{SOURCE_S} s of speech" in visitor.page.inner_text("#summary")
+        visitor.page.locator("#source button[aria-label=Clear]").click()
+
+
+def test_the_page_fits_a_phone(visitor):
+    visitor.page.set_viewport_size({"width": 390, "height": 844})
     visitor.convert()
-    assert visitor.page.evaluate(PLAY, visitor.result())[0] == pytest.approx(SOURCE_S, abs=0.03)
+    visitor.result()
+    for tab in ("Live", "A recording"):
+        visitor.page.get_by_role("tab", name=tab).click()
+        assert visitor.page.evaluate("document.documentElement.scrollWidth") == 390
+
+
+def test_who_stops_or_leaves_gives_the_place_to_the_next(server, visitor, files, monkeypatch):
+    """A conversion that would never end is ended by the button, and by the visitor's leaving."""
+    waits = []
+
+    def endless(*args, done, **options):
+        waits.append(True)
+        while True:
+            time.sleep(0.05)
+            done(0.1)
+
+    real = server.conversions.convert
+    monkeypatch.setattr(server.conversions, "convert", endless)
+    visitor.convert()
+    visitor.page.wait_for_selector("#summary progress")
+    visitor.page.click("#stop")
+    visitor.page.wait_for_function(SUMMARY, arg="Stopped")
+    other = visitor.context.new_page()
+    other.goto(server.address)
+    other.click("#convert", timeout=WAIT_MS)
+    other.wait_for_selector("#summary progress", timeout=WAIT_MS)
+    other.close()
+    assert len(waits) == 2
+    monkeypatch.setattr(server.conversions, "convert", real)
+    visitor.convert()
+    visitor.page.wait_for_function(SUMMARY, arg="s of speech")
 
 
 def test_channels_that_cancel_are_told_of(visitor, files):

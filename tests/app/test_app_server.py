@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import soundfile
+from compressed import RECORDERS, put_av
 
 httpx = pytest.importorskip("httpx", reason="httpx is not installed: pip install 'timbre[dev]'")
 pytest.importorskip("uvicorn", reason="the app is not installed: pip install 'timbre[app]'")
@@ -90,6 +91,17 @@ def test_the_client_of_the_examples_converts(server, tmp_path):
     command[3] = client
     refused = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert "415: reference is not audio" in refused.stderr
+
+
+@pytest.mark.parametrize("name", RECORDERS)
+def test_what_browsers_phones_and_recorders_write_is_converted(client, tmp_path, name):
+    channels, rate, *coding = RECORDERS[name]
+    wave, _ = soundfile.read(
+        BytesIO(tone(1.2, rate=rate, channels=channels)), dtype="float32", always_2d=True
+    )
+    put_av(tmp_path / name, wave, rate, *coding)
+    heard, own_rate = read(client.post("/api/convert", files=files((tmp_path / name).read_bytes())))
+    assert abs(len(heard) / own_rate - 1.2) < 0.06
 
 
 def test_a_voice_can_be_used_again(client):

@@ -1,13 +1,13 @@
 """Every container's whole sound is read, whatever its header says, at any rate and with any damage."""
 
 import struct
-from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from compressed import put_av
 from torch.testing import assert_close
 
 from data.audio import AudioError, blocks, excerpt, info, load, save
@@ -29,24 +29,6 @@ def put(path: Path, wave: np.ndarray, rate: int) -> bytes:
     kind = {"opus": "OGG", "oga": "OGG", "aiff": "AIFF"}.get(path.suffix[1:], path.suffix[1:].upper())
     soundfile.write(path, wave, rate, format=kind, subtype="OPUS" if path.suffix == ".opus" else None)
     return path.read_bytes()
-
-
-def put_av(path: Path, wave: np.ndarray, rate: int, container: str, codec: str, **options: str) -> None:
-    """Write by PyAV, whose timestamps tell where the coder's padding ends."""
-    av = pytest.importorskip("av")
-    layout = {1: "mono", 2: "stereo"}[wave.shape[1]]
-    with av.open(str(path), "w", format=container, options=options) as file:
-        stream = file.add_stream(codec, rate=rate, bit_rate=64_000 * wave.shape[1])
-        stream.layout = layout
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(wave.T), format="fltp", layout=layout)
-        frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
-        size = stream.codec_context.frame_size or 1024
-        resampler = av.AudioResampler(
-            format=stream.codec_context.format, layout=layout, rate=rate, frame_size=size
-        )
-        for part in [*resampler.resample(frame), *resampler.resample(None), None]:
-            for packet in stream.encode(part):
-                file.mux(packet)
 
 
 def alike(a: torch.Tensor, b: np.ndarray) -> float:
