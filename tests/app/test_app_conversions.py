@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.__main__ import LOCK, PREFIX, forget, private_folder, sweep
@@ -76,6 +76,7 @@ def test_who_stops_a_conversion_leaves_nothing(conversions, speech, tmp_path):
     assert set(tmp_path.rglob("*")) == before
 
 
+@settings(deadline=None)
 @given(seconds=st.floats(1.0, 4.0), kind=st.sampled_from(["wav", "flac", "ogg"]))
 def test_a_recording_is_measured_to_the_limit(tmp_path_factory, seconds, kind):
     path = tmp_path_factory.mktemp("long") / f"sound.{kind}"
