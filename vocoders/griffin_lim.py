@@ -44,18 +44,33 @@ class GriffinLim(nn.Module):
         """There is no weight norm to remove."""
         return self
 
-    def magnitudes(self, mel: Mel) -> Magnitudes:
-        """The non-negative linear magnitudes whose bands come nearest to the mel's."""
+    def bands(self, mel: Mel) -> Float[Tensor, "batch frames n_mels"]:
+        """The sums that the mel is the log of."""
         bands = mel.float().transpose(1, 2)
-        bands = bands.exp() if self.mel.log == "ln" else 10.0**bands
+        return bands.exp() if self.mel.log == "ln" else 10.0**bands
+
+    def magnitudes(self, mel: Mel, iterations: int | None = None) -> Magnitudes:
+        """The non-negative linear magnitudes whose bands come nearest to the mel's."""
+        bands = self.bands(mel)
         magnitudes = (bands @ self.inverse.T).clamp_min(0.0)
         ahead, speed = magnitudes, 1.0
-        for _ in range(self.config.inversion_iterations):  # FISTA (Beck and Teboulle 2009)
+        for _ in range(
+            self.config.inversion_iterations if iterations is None else iterations
+        ):  # FISTA (Beck and Teboulle 2009)
             slope = (ahead @ self.filters.T - bands) @ self.filters
             before, magnitudes = magnitudes, (ahead - slope / self.curvature).clamp_min(0.0)
             faster = (1.0 + (1.0 + 4.0 * speed**2) ** 0.5) / 2.0
             ahead, speed = magnitudes + (speed - 1.0) / faster * (magnitudes - before), faster
         return magnitudes.sqrt() if self.mel.power == 2 else magnitudes
+
+    def matched(self, magnitudes: Magnitudes, mel: Mel) -> Magnitudes:
+        """Magnitudes made louder or softer, band by band, so that their bands are nearly the mel's."""
+        power = self.mel.power
+        ratio = self.bands(mel) / (magnitudes.pow(power) @ self.filters.T).clamp_min(1e-9)
+        share = self.filters / self.filters.sum(0).clamp_min(1e-9)
+        inside = self.filters.sum(0) > 0  # bins that no band has keep what they are
+        gain = torch.where(inside, ratio @ share, 1.0).clamp(0.1, 10.0)
+        return magnitudes * gain.pow(1 / power)
 
     def forward(self, mel: Mel) -> Wave:
         return self.generate(mel)

@@ -15,6 +15,7 @@ from vocoders.griffin_lim import GriffinLimConfig
 from vocoders.hifigan import HiFiGANConfig
 from vocoders.mel_files import DEFINITIONS, check_definition
 from vocoders.melgan import MelGANConfig
+from vocoders.neural_griffin_lim import NeuralGriffinLimConfig
 from vocoders.published import configs, layout, shapes
 from vocoders.vocoder import NetworkConfig, Vocoder, VocoderConfig
 from vocoders.vocos import VocosConfig
@@ -28,6 +29,7 @@ RELEASED = Path(__file__).parent / "released"
 """A trained vocoder that comes with the package."""
 KINDS: dict[str, type] = {
     "griffin_lim": GriffinLimConfig,
+    "neural_griffin_lim": NeuralGriffinLimConfig,
     "hifigan": HiFiGANConfig,
     "melgan": MelGANConfig,
     "vocos": VocosConfig,

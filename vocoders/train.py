@@ -29,6 +29,7 @@ from vocoders.griffin_lim import GriffinLimConfig
 from vocoders.mel_files import check_definition
 from vocoders.tasks.adversarial import Adversarial, AdversarialConfig
 from vocoders.tasks.config import TrainConfig, export_run, speaks_of_itself
+from vocoders.tasks.magnitudes import MagnitudesTask, MagnitudesTaskConfig
 from vocoders.tasks.predicted_mels import PredictedMels
 from vocoders.tasks.presets import PRESETS
 from vocoders.tasks.waveglow import WaveGlowTask, WaveGlowTaskConfig
@@ -98,6 +99,8 @@ def build(config: TrainConfig, validation: list[Wave]) -> Task:
     match config.task:
         case AdversarialConfig():
             task = Adversarial(config.task, config.mel, validation)
+        case MagnitudesTaskConfig():
+            task = MagnitudesTask(config.task, config.mel, validation)
         case WaveGlowTaskConfig():
             task = WaveGlowTask(config.task, config.mel, validation)
         case WaveNetTaskConfig():

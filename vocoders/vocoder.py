@@ -22,6 +22,7 @@ from vocoders.griffin_lim import GriffinLim, GriffinLimConfig
 from vocoders.hifigan import HiFiGAN, HiFiGANConfig
 from vocoders.mel_files import check_definition, check_mel
 from vocoders.melgan import MelGAN, MelGANConfig
+from vocoders.neural_griffin_lim import NeuralGriffinLim, NeuralGriffinLimConfig
 from vocoders.streaming import Window, de_emphasised, windows
 from vocoders.vocos import Vocos, VocosConfig
 from vocoders.waveglow import WaveGlow, WaveGlowConfig
@@ -33,6 +34,7 @@ MelPiece = Float[Tensor, "batch n_mels _"]
 WavePiece = Float[Tensor, "batch 1 _"]
 NetworkConfig = (
     GriffinLimConfig
+    | NeuralGriffinLimConfig
     | HiFiGANConfig
     | MelGANConfig
     | VocosConfig
@@ -75,6 +77,8 @@ def build_network(config: VocoderConfig) -> Any:
     match config.network:
         case GriffinLimConfig():
             return GriffinLim(config.network, config.mel)
+        case NeuralGriffinLimConfig():
+            return NeuralGriffinLim(config.network, config.mel)
         case HiFiGANConfig():
             return HiFiGAN(config.network)
         case MelGANConfig():
@@ -155,7 +159,7 @@ class Vocoder(nn.Module):
     ) -> Iterator[WavePiece]:
         pieces = (piece.to(self.device) for piece in pieces)
         match self.network:
-            case GriffinLim():
+            case GriffinLim() | NeuralGriffinLim():
                 yield from self.network.stream(pieces, seed)
                 return
             case WaveNet():

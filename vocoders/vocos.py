@@ -17,8 +17,8 @@ LARGEST = 100.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class VocosConfig:
-    """A generator's sizes; the defaults are published for 24 kHz."""
+class BackboneConfig:
+    """The sizes of what works on frames; the defaults are published for 24 kHz."""
 
     n_mels: int = 100
     """Bands of the mel."""
@@ -28,6 +28,12 @@ class VocosConfig:
     """Width inside a block."""
     n_blocks: int = 8
     """ConvNeXt blocks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocosConfig(BackboneConfig):
+    """A generator's sizes."""
+
     n_fft: int = 1024
     """Samples of the inverse transform and of its Hann window: an even number of hops, two or more."""
     hop: int = 256
@@ -80,7 +86,7 @@ class Vocos(nn.Module):
 class Backbone(nn.Module):
     """What each frame needs to know of its neighbours."""
 
-    def __init__(self, config: VocosConfig) -> None:
+    def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.embed = nn.Conv1d(config.n_mels, config.channels, 7, padding=3)
         self.norm = nn.LayerNorm(config.channels, eps=1e-6)
@@ -101,7 +107,7 @@ class Backbone(nn.Module):
 class ConvNeXtBlock(nn.Module):
     """A depthwise convolution, then two layers within each frame, beside a shortcut (Liu et al. 2022)."""
 
-    def __init__(self, config: VocosConfig) -> None:
+    def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         width = config.channels
         self.dwconv = nn.Conv1d(width, width, 7, padding=3, groups=width)

@@ -11,6 +11,7 @@ from engine.config import load_config
 from engine.loop import LoopConfig
 from engine.user_error import UserError
 from vocoders.tasks.adversarial import AdversarialConfig
+from vocoders.tasks.magnitudes import MagnitudesTaskConfig
 from vocoders.tasks.waveglow import WaveGlowTaskConfig
 from vocoders.tasks.wavenet import WaveNetTaskConfig
 from vocoders.vocoder import Vocoder, VocoderConfig
@@ -28,7 +29,7 @@ class TrainConfig:
     """Which speech, or other sound."""
     mel: MelConfig = field(default_factory=lambda: NAMED["hifigan"])
     """The mel definition; stored with the vocoder, which refuses mels of another."""
-    task: AdversarialConfig | WaveGlowTaskConfig | WaveNetTaskConfig = field(
+    task: AdversarialConfig | MagnitudesTaskConfig | WaveGlowTaskConfig | WaveNetTaskConfig = field(
         default_factory=AdversarialConfig
     )
     """The network and the algorithm that trains it."""

@@ -14,8 +14,10 @@ from vocoders import hifigan, melgan, vocos, waveglow
 from vocoders.discriminators import MelGANCriticConfig, MultiPeriodConfig
 from vocoders.hifigan import HiFiGANConfig
 from vocoders.melgan import MelGANConfig
+from vocoders.neural_griffin_lim import NeuralGriffinLimConfig
 from vocoders.tasks.adversarial import AdversarialConfig
 from vocoders.tasks.config import TrainConfig
+from vocoders.tasks.magnitudes import MagnitudesTaskConfig
 from vocoders.tasks.waveglow import WaveGlowTaskConfig
 from vocoders.tasks.wavenet import WaveNetTaskConfig
 from vocoders.vocos import VocosConfig
@@ -223,6 +225,17 @@ def _vocos_small(network: VocosConfig, rate: str) -> TrainConfig:
     )
 
 
+def _neural_griffin_lim(rate: str) -> TrainConfig:
+    """For a CPU: half an hour of one core is of use."""
+    network = NeuralGriffinLimConfig(n_mels=_MELS[rate].n_mels)
+    return TrainConfig(
+        loop=LoopConfig(steps=20_000, save_every=250, sample_every=2_000),
+        data=DataConfig(sample_rate=_RATES[rate], crop_samples=96 * _MELS[rate].hop, batch=16),
+        mel=_MELS[rate],
+        task=MagnitudesTaskConfig(network=network),
+    )
+
+
 MELGAN_SMALL = replace(
     # The published losses at a width that a CPU trains: the ground of the single-scale ablation.
     _melgan("melgan_16k", replace(melgan.MELGAN_16K, channels=8)),
@@ -289,6 +302,7 @@ PRESETS: dict[str, TrainConfig] = {
     **{name: _melgan(name, network) for name, network in _MELGAN.items()},
     **{name: _hifigan(name, network) for name, network in _VOCOS.items()},
     "vocos_small_16k": _vocos_small(vocos.VOCOS_SMALL_16K, "_16k"),
+    **{f"neural_griffin_lim{rate}": _neural_griffin_lim(rate) for rate in _RATES},
     "vocos_small_24k": _vocos_small(vocos.VOCOS_SMALL_24K, "_24k"),
     "melgan_single_scale": _windows(_melgan("melgan", melgan.MELGAN), MelGANCriticConfig(n_scales=1)),
     **{name: _waveglow(name, network) for name, network in _WAVEGLOW.items()},

@@ -1,0 +1,110 @@
+"""Train the network of a neural Griffin-Lim: regression of log-magnitudes, and nothing else."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from data.frontends import LogMel, MelConfig, stft
+from engine.optim import EMA, OptimConfig, Player
+from engine.tracking import Samples
+from engine.user_error import UserError, at_least
+from vocoders.neural_griffin_lim import (
+    NeuralGriffinLim,
+    NeuralGriffinLimConfig,
+    negative_log_likelihood,
+    spectral_convergence,
+)
+from vocoders.scores.copies import resynthesise, score
+
+Wave = Float[Tensor, "1 1 samples"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MagnitudesTaskConfig:
+    """The network and its losses."""
+
+    network: NeuralGriffinLimConfig = field(default_factory=NeuralGriffinLimConfig)
+    """From mels to magnitudes."""
+    floor: float = 1e-3
+    """Magnitudes far below this, some 50 dB under those of speech at full scale, are as good as none."""
+    convergence: float = 1.0
+    """Weight of the linear magnitudes' relative error, beside the likelihood of their logs."""
+    ema_decay: float = 0.999
+    """Of the average that is scored and exported."""
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(
+            lr=1e-3,
+            betas=(0.9, 0.99),
+            gradient_clip=1.0,
+            warmup_steps=100,
+            schedule="cosine",
+            decay_steps=20_000,
+            final=0.02,
+        )
+    )
+    """The optimiser."""
+
+    def __post_init__(self) -> None:
+        at_least(0, self, "convergence", "ema_decay")
+        if not self.floor > 0:
+            raise UserError(f"floor={self.floor} must be above 0")
+
+
+class MagnitudesTask:
+    """One network, and its averaged copy."""
+
+    def __init__(self, config: MagnitudesTaskConfig, mel: MelConfig, validation: Sequence[Wave] = ()) -> None:
+        self.config, self.mel, self.validation = config, mel, list(validation)
+        if config.network.n_mels != mel.n_mels:
+            raise UserError(f"network.n_mels={config.network.n_mels} must be the mel's n_mels={mel.n_mels}")
+        self.network = NeuralGriffinLim(config.network, mel)
+        self.average = EMA(self.network, config.ema_decay)
+        self.log_mel = LogMel(mel)
+        self.frozen = {"log_mel": self.log_mel}
+        self.modules: dict[str, nn.Module] = {"network": self.network, "network_ema": self.average.module}
+        self.players = {"network": Player(self.network, config.optim, "network")}
+
+    def update(self, batch: Any, step: int) -> Mapping[str, Tensor]:
+        """One step down the error of the magnitudes."""
+        losses = self.losses(self.network, batch.wave, getattr(batch, "mel", None))
+        self.players["network"].step(losses["likelihood"] + self.config.convergence * losses["convergence"])
+        self.average.update(step)
+        return {f"loss/network/{name}": loss for name, loss in losses.items()}
+
+    def losses(self, network: nn.Module, wave: Wave, mel: Tensor | None = None) -> dict[str, Tensor]:
+        """What a network's magnitudes of a wave's mel lack."""
+        mel = self.log_mel(wave) if mel is None else mel
+        true = self.magnitudes(wave)
+        mean, deviation = network.log_magnitudes(mel)  # pyright: ignore[reportCallIssue]
+        return {
+            "likelihood": negative_log_likelihood(mean, deviation, true, self.config.floor),
+            "convergence": spectral_convergence(mean.exp(), true),
+        }
+
+    @torch.no_grad()
+    def magnitudes(self, wave: Wave) -> Float[Tensor, "batch frames bins"]:
+        """Of the transform that the mel is made of."""
+        mel, window = self.mel, self.network.griffin_lim.phases.window
+        spectrum = stft(wave, n_fft=mel.n_fft, hop=mel.hop, padding=mel.padding, window=window)
+        return spectrum.abs().transpose(1, 2)
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network for use."""
+        return self.average.module
+
+    def samples(self, step: int) -> Samples:
+        """Validation waves and what comes of their mels."""
+        return resynthesise(self.average.module, self.log_mel, self.validation)
+
+    def evaluate(self, step: int) -> dict[str, float]:
+        """The validation waves' losses, and the scores of their copies."""
+        if not self.validation:
+            return {}
+        found = [self.losses(self.trained, wave.to(self.log_mel.window.device)) for wave in self.validation]
+        mean = {name: float(torch.stack([one[name] for one in found]).mean()) for name in found[0]}
+        return mean | score(self.average.module, self.log_mel, self.validation)
