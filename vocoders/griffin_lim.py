@@ -54,9 +54,8 @@ class GriffinLim(nn.Module):
         bands = self.bands(mel)
         magnitudes = (bands @ self.inverse.T).clamp_min(0.0)
         ahead, speed = magnitudes, 1.0
-        for _ in range(
-            self.config.inversion_iterations if iterations is None else iterations
-        ):  # FISTA (Beck and Teboulle 2009)
+        iterations = self.config.inversion_iterations if iterations is None else iterations
+        for _ in range(iterations):  # FISTA (Beck and Teboulle 2009)
             slope = (ahead @ self.filters.T - bands) @ self.filters
             before, magnitudes = magnitudes, (ahead - slope / self.curvature).clamp_min(0.0)
             faster = (1.0 + (1.0 + 4.0 * speed**2) ** 0.5) / 2.0

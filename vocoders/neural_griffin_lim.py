@@ -1,8 +1,9 @@
 """Griffin-Lim on magnitudes that a network makes of the mel, as Tacotron's post-net does.
 
-What limits Griffin-Lim on mels is the magnitudes: least squares smear what the bands do not resolve, while the
-phases of true magnitudes are found so well that copies have the recordings' quality. So the network learns the
-magnitudes alone, by regression (Wang et al. 2017, arXiv:1703.10135, section 3.4, here with Vocos' blocks).
+What limits Griffin-Lim on mels is the magnitudes: least squares smear what the bands do not resolve, while
+the phases of true magnitudes are found so well that copies have the recordings' quality. So the network
+learns the magnitudes alone, by regression (Wang et al. 2017, arXiv:1703.10135, section 3.4; here with Vocos'
+blocks).
 """
 
 from collections.abc import Iterable, Iterator, Sequence

@@ -33,6 +33,8 @@ class MagnitudesTaskConfig:
     """Magnitudes far below this, some 50 dB under those of speech at full scale, are as good as none."""
     convergence: float = 1.0
     """Weight of the linear magnitudes' relative error, beside the likelihood of their logs."""
+    peaks_db: tuple[float, float] = (-24.0, -1.0)
+    """Range of the peaks, dBFS, that crops are brought to; predicted mels keep their level."""
     ema_decay: float = 0.999
     """Of the average that is scored and exported."""
     optim: OptimConfig = field(
@@ -52,6 +54,8 @@ class MagnitudesTaskConfig:
         at_least(0, self, "convergence", "ema_decay")
         if not self.floor > 0:
             raise UserError(f"floor={self.floor} must be above 0")
+        if not self.peaks_db[0] <= self.peaks_db[1] <= 0:
+            raise UserError(f"peaks_db={self.peaks_db} must rise, to 0 at most")
 
 
 class MagnitudesTask:
@@ -70,10 +74,17 @@ class MagnitudesTask:
 
     def update(self, batch: Any, step: int) -> Mapping[str, Tensor]:
         """One step down the error of the magnitudes."""
-        losses = self.losses(self.network, batch.wave, getattr(batch, "mel", None))
+        mel = getattr(batch, "mel", None)
+        wave = batch.wave if mel is not None else self.at_some_level(batch.wave)
+        losses = self.losses(self.network, wave, mel)
         self.players["network"].step(losses["likelihood"] + self.config.convergence * losses["convergence"])
         self.average.update(step)
         return {f"loss/network/{name}": loss for name, loss in losses.items()}
+
+    def at_some_level(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch 1 samples"]:
+        """Crops as loud as voices may be."""
+        peaks = torch.empty(len(wave), 1, 1, device=wave.device).uniform_(*self.config.peaks_db)
+        return wave * 10 ** (peaks / 20) / wave.abs().amax(-1, keepdim=True).clamp_min(1e-3)
 
     def losses(self, network: nn.Module, wave: Wave, mel: Tensor | None = None) -> dict[str, Tensor]:
         """What a network's magnitudes of a wave's mel lack."""
