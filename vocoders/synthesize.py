@@ -36,6 +36,7 @@ from vocoders.griffin_lim import GriffinLim
 from vocoders.inputs import Job, examine, files_in
 from vocoders.loading import load_vocoder
 from vocoders.mel_files import read_mel, save_mel
+from vocoders.neural_griffin_lim import NeuralGriffinLim
 from vocoders.streaming import Window, de_emphasised, mels_of_blocks
 from vocoders.vocoder import Vocoder
 from vocoders.wavenet.generation import generate
@@ -234,7 +235,7 @@ def together(vocoder: Vocoder, mels: Sequence[Mel], *, seed: int = 0, **options:
     alone.
     """
     lengths = [mel.shape[-1] for mel in mels]
-    if isinstance(vocoder.network, GriffinLim | MelWaveNet) or len(lengths) == 1:
+    if isinstance(vocoder.network, GriffinLim | NeuralGriffinLim | MelWaveNet) or len(lengths) == 1:
         return [vocoder(mel, seed=[seed], **options) for mel in mels]
     longest = max(lengths)
     batch = torch.cat([F.pad(mel, (0, longest - mel.shape[-1]), mode="replicate") for mel in mels])

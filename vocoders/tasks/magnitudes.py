@@ -21,6 +21,7 @@ from vocoders.neural_griffin_lim import (
 from vocoders.scores.copies import resynthesise, score
 
 Wave = Float[Tensor, "1 1 samples"]
+Waves = Float[Tensor, "batch 1 samples"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,12 +82,12 @@ class MagnitudesTask:
         self.average.update(step)
         return {f"loss/network/{name}": loss for name, loss in losses.items()}
 
-    def at_some_level(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch 1 samples"]:
+    def at_some_level(self, wave: Waves) -> Waves:
         """Crops as loud as voices may be."""
         peaks = torch.empty(len(wave), 1, 1, device=wave.device).uniform_(*self.config.peaks_db)
         return wave * 10 ** (peaks / 20) / wave.abs().amax(-1, keepdim=True).clamp_min(1e-3)
 
-    def losses(self, network: nn.Module, wave: Wave, mel: Tensor | None = None) -> dict[str, Tensor]:
+    def losses(self, network: nn.Module, wave: Waves, mel: Tensor | None = None) -> dict[str, Tensor]:
         """What a network's magnitudes of a wave's mel lack."""
         mel = self.log_mel(wave) if mel is None else mel
         true = self.magnitudes(wave)
@@ -97,7 +98,7 @@ class MagnitudesTask:
         }
 
     @torch.no_grad()
-    def magnitudes(self, wave: Wave) -> Float[Tensor, "batch frames bins"]:
+    def magnitudes(self, wave: Waves) -> Float[Tensor, "batch frames bins"]:
         """Of the transform that the mel is made of."""
         mel, window = self.mel, self.network.griffin_lim.phases.window
         spectrum = stft(wave, n_fft=mel.n_fft, hop=mel.hop, padding=mel.padding, window=window)
