@@ -1,8 +1,4 @@
-"""The training presets: every network at 16, 22.05 and 24 kHz, forms for a CPU, and MelGAN's ablation.
-
-WaveNets: ``wavenet`` as published, for a GPU; ``*_small`` for a CPU; from mels, of known speakers, of
-anything.
-"""
+"""The training presets: every network at 16, 22.05 and 24 kHz, forms for a CPU, and MelGAN's ablation."""
 
 from dataclasses import replace
 
@@ -126,18 +122,11 @@ _CROPS = {"": 8_192, "_16k": 8_000, "_24k": 8_160}
 """Samples: the published 8192, or about as many in whole hops."""
 
 _HIFIGAN = {
-    "hifigan_v1": hifigan.V1,
-    "hifigan_v1_16k": hifigan.V1_16K,
-    "hifigan_v1_24k": hifigan.V1_24K,
-    "hifigan_v2": hifigan.V2,
-    "hifigan_v2_16k": hifigan.V2_16K,
-    "hifigan_v2_24k": hifigan.V2_24K,
-    "hifigan_v3": hifigan.V3,
-    "hifigan_v3_16k": hifigan.V3_16K,
-    "hifigan_v3_24k": hifigan.V3_24K,
+    f"hifigan_{version}{rate}": getattr(hifigan, f"{version}{rate}".upper())
+    for version in ("v1", "v2", "v3")
+    for rate in _RATES
 }
 _MELGAN = {"melgan": melgan.MELGAN, "melgan_16k": melgan.MELGAN_16K, "melgan_24k": melgan.MELGAN_24K}
-_VOCOS = {"vocos_16k": vocos.VOCOS_16K, "vocos_24k": vocos.VOCOS_24K}
 _ADAM = OptimConfig(lr=1e-4, betas=(0.5, 0.9))
 
 
@@ -236,20 +225,20 @@ def _neural_griffin_lim(rate: str) -> TrainConfig:
     )
 
 
-MELGAN_SMALL = replace(
-    # The published losses at a width that a CPU trains: the ground of the single-scale ablation.
-    _melgan("melgan_16k", replace(melgan.MELGAN_16K, channels=8)),
-    loop=LoopConfig(steps=4_000, save_every=250, sample_every=500),
-    data=DataConfig(sample_rate=16_000, crop_samples=8_000, batch=8),
-)
-
-
 def _windows(config: TrainConfig, windows: MelGANCriticConfig) -> TrainConfig:
     assert isinstance(config.task, AdversarialConfig)
     return replace(config, task=replace(config.task, windows=windows))
 
 
-MELGAN_SMALL = _windows(MELGAN_SMALL, MelGANCriticConfig(channels=8, max_channels=128))
+MELGAN_SMALL = replace(
+    # The published losses at a width that a CPU trains: the ground of the single-scale ablation.
+    _windows(
+        _melgan("melgan_16k", replace(melgan.MELGAN_16K, channels=8)),
+        MelGANCriticConfig(channels=8, max_channels=128),
+    ),
+    loop=LoopConfig(steps=4_000, save_every=250, sample_every=500),
+    data=DataConfig(sample_rate=16_000, crop_samples=8_000, batch=8),
+)
 TINY = replace(
     HIFIGAN_SMALL,
     loop=LoopConfig(steps=4, log_every=1, save_every=2, sample_every=4),
@@ -290,22 +279,20 @@ def _wavenet(name: str, task: WaveNetTaskConfig) -> TrainConfig:
     return TrainConfig(loop=loop, data=data, mel=mel, task=task)
 
 
-_WAVEGLOW = {
-    "waveglow": waveglow.WAVEGLOW,
-    "waveglow_16k": waveglow.WAVEGLOW_16K,
-    "waveglow_24k": waveglow.WAVEGLOW_24K,
-}
 PRESETS: dict[str, TrainConfig] = {
     "hifigan_small": HIFIGAN_SMALL,
     "tiny": TINY,
     **{name: _hifigan(name, network) for name, network in _HIFIGAN.items()},
     **{name: _melgan(name, network) for name, network in _MELGAN.items()},
-    **{name: _hifigan(name, network) for name, network in _VOCOS.items()},
+    "vocos_16k": _hifigan("vocos_16k", vocos.VOCOS_16K),
+    "vocos_24k": _hifigan("vocos_24k", vocos.VOCOS_24K),
     "vocos_small_16k": _vocos_small(vocos.VOCOS_SMALL_16K, "_16k"),
     **{f"neural_griffin_lim{rate}": _neural_griffin_lim(rate) for rate in _RATES},
     "vocos_small_24k": _vocos_small(vocos.VOCOS_SMALL_24K, "_24k"),
     "melgan_single_scale": _windows(_melgan("melgan", melgan.MELGAN), MelGANCriticConfig(n_scales=1)),
-    **{name: _waveglow(name, network) for name, network in _WAVEGLOW.items()},
+    "waveglow": _waveglow("waveglow", waveglow.WAVEGLOW),
+    "waveglow_16k": _waveglow("waveglow_16k", waveglow.WAVEGLOW_16K),
+    "waveglow_24k": _waveglow("waveglow_24k", waveglow.WAVEGLOW_24K),
     **{name: _wavenet(name, task) for name, task in TASKS.items()},
     "melgan_small": MELGAN_SMALL,
     "melgan_small_single_scale": _windows(
