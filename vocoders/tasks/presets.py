@@ -216,12 +216,11 @@ def _vocos_small(network: VocosConfig, rate: str) -> TrainConfig:
 
 def _neural_griffin_lim(rate: str) -> TrainConfig:
     """For a CPU: half an hour of one core is of use."""
-    network = NeuralGriffinLimConfig(n_mels=_MELS[rate].n_mels)
     return TrainConfig(
         loop=LoopConfig(steps=20_000, save_every=250, sample_every=2_000),
         data=DataConfig(sample_rate=_RATES[rate], crop_samples=96 * _MELS[rate].hop, batch=16),
         mel=_MELS[rate],
-        task=MagnitudesTaskConfig(network=network),
+        task=MagnitudesTaskConfig(network=NeuralGriffinLimConfig(n_mels=_MELS[rate].n_mels)),
     )
 
 
