@@ -212,7 +212,6 @@ LIMITS = {
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
-    """Read the command line."""
     arguments = Arguments.described_by("app", __doc__)
     option = arguments.add_argument
     option("--host", default="127.0.0.1", help="address to serve at (default: 127.0.0.1, this machine only)")

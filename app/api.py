@@ -61,7 +61,6 @@ ANSWERS = (
 
 
 def docs_page(limits: Limits, sample_rate: int) -> str:
-    """The page."""
     rows = "".join(f"<tr><td>{status}<td>{escape(meaning)}" for status, meaning in ANSWERS)
     fields = "".join(
         f"<tr><td><code>{name}</code><td>{escape(about.get('description', 'wav (default) or flac'))}"
@@ -276,7 +275,6 @@ class Interface:
 
 
 def discard(folder: Path) -> None:
-    """Delete a request's folder."""
     shutil.rmtree(folder, ignore_errors=True)
 
 

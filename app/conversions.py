@@ -39,7 +39,6 @@ class JobQueue:
 
     @property
     def working(self) -> int:
-        """Jobs worked on now."""
         return min(self._inside, self.workers)
 
     @property
@@ -49,7 +48,6 @@ class JobQueue:
 
     @property
     def full(self) -> bool:
-        """Whether the next job would be refused."""
         return self._inside >= self.workers + self.capacity
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
@@ -156,7 +154,6 @@ class Conversions:
         self.jobs.submit(lambda: self.converter.convert(noise, self.converter.embed(noise)))
 
     def close(self) -> None:
-        """End what is worked on and delete the results."""
         self.jobs.close()
         if self._owns_folder:
             shutil.rmtree(self.folder, ignore_errors=True)

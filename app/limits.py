@@ -51,7 +51,6 @@ class Limits:
 
     @property
     def max_bytes(self) -> int:
-        """Of a whole request."""
         return round(self.max_mb * 1e6)
 
     def measure(self, path: Path) -> AudioInfo:

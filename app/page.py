@@ -177,7 +177,6 @@ def mounted() -> dict[str, Any]:
 
 
 def build_recording_tab(conversions: Conversions, panel: VoicePanel) -> None:
-    """Source, button, result, its picture and its scores."""
     gr.Markdown("## 2. What is said")
     examples = [(one.text, str(one.recording)) for one in sentences().values()]
     example = gr.Radio(examples, value=examples[0][1], label="An example sentence", elem_id="example")
@@ -273,7 +272,6 @@ def player(path: str) -> str:
 
 
 def card_text(card: Path | None) -> str:
-    """The model card of the converter that is used."""
     card = card or RELEASED / "README.md"
     if not card.is_file():
         return "This converter came without a model card: ask whoever trained it on whose speech, and how."

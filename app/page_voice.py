@@ -200,7 +200,6 @@ def build_voice_panel(conversions: Conversions) -> VoicePanel:
 
 
 def shown(name: str) -> str:
-    """A named voice's portrait, and where it is from."""
     voice = find(name)
     picture = ""
     if voice.portrait is not None and voice.portrait.is_file():

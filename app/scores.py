@@ -27,8 +27,6 @@ _one_at_a_time = threading.Lock()
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """One row of the table."""
-
     name: str
     value: str
     meaning: str
@@ -64,7 +62,6 @@ def score(source: Path, converted: Path, target: Path | None, *, judges: Judges 
 
 
 def table(scores: list[Score], seconds: float) -> str:
-    """The scores as an HTML table."""
     rows = "".join(
         f'<tr><th scope="row">{html.escape(row.name)}</th><td>{html.escape(row.value)}</td>'
         f"<td>{html.escape(row.meaning)}</td></tr>"

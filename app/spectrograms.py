@@ -65,13 +65,11 @@ def f0(wave: Wave) -> Curve:
 
 
 def mean_pitch(curve: Curve) -> str:
-    """The geometric mean over voiced frames, in words."""
     voiced = curve[~np.isnan(curve)]
     return f"{math.exp(np.log(voiced).mean()):.0f} Hz" if len(voiced) else NO_PITCH
 
 
 def mel_panel(title: str, wave: Wave, top: float, seconds: float) -> list[str]:
-    """One spectrogram with its frequency marks."""
     width = (WIDTH - LEFT) * wave.shape[-1] / SAMPLE_RATE / seconds
     parts = [
         text(LEFT, top - 9, title, "title"),
@@ -129,5 +127,4 @@ def time_axis(top: float, seconds: float) -> list[str]:
 
 
 def text(x: float, y: float, words: str, kind: str) -> str:
-    """Some words in the figure."""
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{kind}">{words}</text>'

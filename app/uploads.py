@@ -32,7 +32,6 @@ class Form:
     fields: dict[str, str] = field(default_factory=dict)
 
     def close(self) -> None:
-        """Delete the files."""
         for paths in self.files.values():
             for path in paths:
                 path.unlink(missing_ok=True)
@@ -78,7 +77,6 @@ RATES = range(8_000, 192_001)
 
 
 def one_source(form: Form) -> Path:
-    """The recording to convert."""
     sources = form.files.get("source", [])
     if len(sources) != 1:
         raise FormError(
@@ -102,7 +100,6 @@ def references(form: Form) -> tuple[list[Path], list[float] | None]:
 
 
 def number(form: Form, name: str, default: float) -> float:
-    """A field that holds a number."""
     try:
         return float(form.fields.get(name, default))
     except ValueError:

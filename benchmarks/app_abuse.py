@@ -27,7 +27,6 @@ def tone(seconds: float, *, rate: int = 16_000, channels: int = 1, form: str = "
 
 
 def packed(wave: np.ndarray, rate: int = 16_000, form: str = "WAV", subtype: str | None = None) -> bytes:
-    """A wave as the bytes of a file."""
     room = io.BytesIO()
     soundfile.write(room, wave, rate, format=form, subtype=subtype)
     return room.getvalue()
@@ -57,7 +56,6 @@ def head(length: int | None, *extra: str, path: str = "/api/convert") -> bytes:
 
 
 def connected(server: Serving) -> socket.socket:
-    """A connection to the server."""
     return socket.create_connection((server.host, server.port), timeout=SECONDS)
 
 
@@ -74,14 +72,12 @@ def answer(connection: socket.socket) -> int | None:
 
 
 def posted(server: Serving, body: bytes) -> int | None:
-    """Send a whole form at once."""
     with connected(server) as connection:
         connection.sendall(head(len(body)) + body)
         return answer(connection)
 
 
 def speech(source: bytes, reference: bytes | None = None, name: str = "me.wav") -> bytes:
-    """A form to convert."""
     return form(("source", name, source), ("reference", name, tone(1.0) if reference is None else reference))
 
 
@@ -174,12 +170,10 @@ def unread(server: Serving) -> int | None:
 
 
 def broken_form(server: Serving) -> int | None:
-    """A body that ends before the form does."""
     return posted(server, speech(tone(0.5))[: -len(BOUNDARY) - 20])
 
 
 def many_fields(server: Serving) -> int | None:
-    """Thousands of small parts."""
     return posted(server, form(*[("reference", "a.wav", b"")] * 3_000))
 
 
@@ -189,12 +183,10 @@ def no_audio(server: Serving) -> int | None:
 
 
 def truncated(server: Serving) -> int | None:
-    """A recording whose end is missing."""
     return posted(server, speech(tone(2.0)[:20_000]))
 
 
 def truncated_flac(server: Serving) -> int | None:
-    """A compressed recording whose end is missing."""
     whole = tone(2.0, form="FLAC")
     return posted(server, speech(whole[: len(whole) // 2]))
 
@@ -210,7 +202,6 @@ def many_channels(server: Serving) -> int | None:
 
 
 def not_a_number(server: Serving) -> int | None:
-    """NaN among the samples."""
     wave = np.zeros(16_000, np.float32)
     wave[5_000] = np.nan
     return posted(server, speech(packed(wave, subtype="FLOAT")))
@@ -234,7 +225,6 @@ class Abuse:
 
     @property
     def name(self) -> str:
-        """What it is called."""
         return self.do.__name__.replace("_", " ")
 
 

@@ -33,8 +33,6 @@ HEALTH_SECONDS = 0.25
 
 @dataclass(kw_only=True)
 class Tally:
-    """What came of a run."""
-
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
     """Seconds from a request's first byte to its answer's last, of those answered."""
@@ -83,7 +81,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 def load(
     server: Serving, recordings: Sequence[Path], clients: int, seconds: float, *, abuse: bool = True
 ) -> Tally:
-    """Ask and misuse a server for a while."""
     tally, lock = Tally(), threading.Lock()
     warm = Tally()
     _ask(server, recordings, random.Random(0), warm, lock, until=0.0)
@@ -140,7 +137,6 @@ def _ask(
 
 
 def _problem(answer: httpx.Response, source: Path) -> str | None:
-    """What is wrong with an answer."""
     if answer.status_code != 200:
         return f"{answer.status_code} {answer.text}"
     given, got = soundfile.info(str(source)), soundfile.info(io.BytesIO(answer.content))
@@ -171,7 +167,6 @@ def _misuse(server: Serving, tally: Tally, until: float) -> None:
 
 
 def row(tally: Tally) -> dict[str, object]:
-    """The figures of a run."""
     latencies, health = sorted(tally.latencies), sorted(tally.health)
     problems = [*tally.lost, *tally.wrong, *tally.left, *tally.left_at_exit]
     figures: dict[str, object] = {

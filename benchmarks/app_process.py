@@ -21,8 +21,6 @@ START_S = 120.0
 
 @dataclass(frozen=True, kw_only=True)
 class Serving:
-    """A server that answers."""
-
     host: str
     port: int
     folder: Path
@@ -33,7 +31,6 @@ class Serving:
 
     @property
     def url(self) -> str:
-        """Where it is."""
         return f"http://{self.host}:{self.port}"
 
     def left(self) -> list[str]:

@@ -41,7 +41,6 @@ print(imported - began, time.perf_counter() - imported)
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and print."""
     arguments = Arguments.described_by("benchmarks.converter", __doc__)
     arguments.add_argument("--checkpoint", metavar="FOLDER", help="exported converter")
     arguments.add_argument(
@@ -96,12 +95,10 @@ def speech_like(seconds: float, rate: int) -> Wave:
 
 
 def lasting(speech: Wave, samples: int) -> Wave:
-    """The speech, repeated to a length."""
     return speech.repeat(1, 1, -(-samples // speech.shape[-1]))[..., :samples]
 
 
 def goal_met(value: float, goal: float) -> str:
-    """Yes or no."""
     return "yes" if value <= goal else "NO"
 
 
@@ -168,7 +165,6 @@ def streaming(converter: Converter, voice: Tensor, speech: Wave) -> list[list[st
 
 
 def loading(folder: Path, repeats: int) -> list[list[str]]:
-    """Seconds from a fresh process to a converter that is ready."""
     took = []
     for _ in range(repeats):
         command = [sys.executable, "-c", LOAD, str(folder)]

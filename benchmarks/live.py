@@ -54,7 +54,6 @@ class Contestant:
 
     @property
     def factor(self) -> float:
-        """Computing time over the sound's."""
         return 1000 * float(np.mean(self.took)) / self.chunk_ms
 
     @property
@@ -65,7 +64,6 @@ class Contestant:
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and print."""
     arguments = Arguments.described_by("benchmarks.live", __doc__)
     option = arguments.add_argument
     option("--checkpoint", metavar="FOLDER", help="exported converter (default: the released one)")
@@ -154,7 +152,6 @@ def compete(contestants: Sequence[Contestant], speech: Wave, seconds: float, rat
 
 
 def row(contestant: Contestant) -> list[str]:
-    """One line of the table."""
     took = 1000 * np.array(contestant.took)
     slow = float(np.quantile(took, 0.99))
     goal, met = "", ""

@@ -34,7 +34,6 @@ def resident_mib() -> float:
 
 
 def looped(speech: Wave, samples: int) -> Float[Tensor, "1 1 looped"]:
-    """The speech, repeated to a length."""
     return speech.repeat(1, 1, -(-samples // speech.shape[-1]))[..., :samples]
 
 

@@ -44,8 +44,6 @@ Wave = Float[Tensor, "batch 1 samples"]
 
 
 class Step(NamedTuple):
-    """One training step."""
-
     run: Callable[[], object]
     masked: float
     """Masked frames that it learns from."""
@@ -66,7 +64,6 @@ def forms(model: SpeechEncoderConfig) -> dict[str, PretrainingConfig]:
 
 
 def our_step(config: PretrainingConfig, wave: Wave, *, bf16: bool) -> Step:
-    """A step of the trainer's task."""
     task, batch = Pretraining(config), Clips(wave)
 
     def run() -> object:
@@ -81,7 +78,6 @@ def our_step(config: PretrainingConfig, wave: Wave, *, bf16: bool) -> Step:
 
 
 def model_frames(model: SpeechEncoderConfig, wave: Wave) -> int:
-    """Frames of a clip."""
     return model.frames(wave.shape[-1])
 
 
@@ -145,7 +141,6 @@ def in_turn(steps: Sequence[Step], repeats: int) -> list[list[float]]:
 
 
 def compare_steps(argv: Sequence[str]) -> None:
-    """Print the table of steps."""
     arguments = Arguments.described_by("benchmarks.pretraining steps", __doc__)
     arguments.add_argument("--size", choices=list(SIZES), default="small")
     arguments.add_argument("--clips", type=int, default=4, help="in a batch")
@@ -180,7 +175,6 @@ def compare_steps(argv: Sequence[str]) -> None:
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the comparison that the first word names."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["curve"]:
         from benchmarks.pretraining_curve import compare_curves

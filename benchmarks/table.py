@@ -21,5 +21,4 @@ def machine() -> str:
 
 
 def show(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a Markdown table."""
     print(f"\n{title}\n\n{markdown(heads, rows)}")

@@ -58,7 +58,6 @@ class Stopwatch:
         self.inner[-1] += took
 
     def timed(self, name: str, function: Callable) -> Callable:
-        """The same function, timed."""
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             with self.part(name):
@@ -74,7 +73,6 @@ class Stopwatch:
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train for some steps, measure and print."""
     arguments = Arguments.described_by("benchmarks.training", __doc__)
     arguments.add_argument("--preset", default="small", help=f"one of {', '.join(PRESETS)}")
     arguments.add_argument("--steps", type=int, default=10, help="steps to measure")

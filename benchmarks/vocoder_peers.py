@@ -69,7 +69,6 @@ def old_stft(*args: Any, **options: Any) -> Tensor:
 
 
 def old_torch() -> Bridge:
-    """torch as the checkouts knew it."""
     on_processor = Bridge(torch.cuda, FloatTensor=torch.FloatTensor)
     return Bridge(torch, stft=old_stft, qr=torch.linalg.qr, cuda=on_processor)
 
@@ -168,13 +167,11 @@ def hifigan_settings(config: Any, batch: int = 4) -> Any:
 
 
 def published_hifigan(path: Path | str, config: Any) -> nn.Module:
-    """The published generator, weights drawn by it."""
     (models,) = published_modules(path, "models")
     return models.Generator(hifigan_settings(config))
 
 
 def published_melgan(path: Path | str, config: Any) -> nn.Module:
-    """The published generator, weights drawn by it."""
     (modules,) = published_modules(path, "mel2wav.modules")
     return modules.Generator(config.n_mels, config.channels, config.n_residual_layers)
 

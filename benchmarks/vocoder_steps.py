@@ -115,7 +115,6 @@ def melgan_step(path: Path | str, wave: Wave) -> Step:
 
 
 def speechlike(batch: int, samples: int, device: str = "cpu") -> Wave:
-    """Noise at the level of speech."""
     rng = torch.Generator().manual_seed(0)
     return (0.1 * torch.randn(batch, 1, samples, generator=rng)).to(device)
 

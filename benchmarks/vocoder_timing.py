@@ -82,8 +82,6 @@ class Asked:
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
-    """Seconds of calls that took turns."""
-
     ours: list[float]
     """Of our code."""
     theirs: list[float]
@@ -123,7 +121,6 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def synchronise() -> None:
-    """Wait for the GPU, if there is one."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

@@ -52,7 +52,6 @@ def wavenet_rows(name: str, asked: Asked) -> Iterator[Row]:
 
 
 def published_wavenet(path: Path | str, config: WaveNetConfig) -> nn.Module:
-    """The published network of these sizes."""
     (package,) = published_modules(path, "wavenet_vocoder")
     local = {"upsample_scales": list(SCALES), "cin_channels": LOCAL.n, "cin_pad": LOCAL.pad}
     return package.WaveNet(

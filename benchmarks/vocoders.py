@@ -50,7 +50,6 @@ PEERS = ("hifigan", "melgan", "waveglow", "wavenet")
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and print."""
     arguments = Arguments.described_by("benchmarks.vocoders", __doc__)
     for name in PEERS:
         arguments.add_argument(f"--peer-{name}", metavar="FOLDER", help=f"a checkout of the published {name}")
@@ -76,12 +75,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def real_time(seconds: float, duration: float) -> str:
-    """Computing time over duration."""
     return f"{seconds / duration:.4f}"
 
 
 def hifigan_rows(name: str, asked: Asked) -> Iterator[Row]:
-    """A HiFi-GAN generator."""
     config = {"V1": hifigan.V1, "V2": hifigan.V2, "V3": hifigan.V3}[name]
     path = asked.peers["hifigan"]
     theirs = peers.published_hifigan(path, config) if path else None
@@ -89,7 +86,6 @@ def hifigan_rows(name: str, asked: Asked) -> Iterator[Row]:
 
 
 def melgan_rows(asked: Asked) -> Iterator[Row]:
-    """MelGAN's generator."""
     path = asked.peers["melgan"]
     theirs = peers.published_melgan(path, melgan.MELGAN) if path else None
     yield from generator_rows("MelGAN", MelGAN(melgan.MELGAN), theirs, asked)
@@ -163,7 +159,6 @@ def evenness(name: str, per_second: list[list[float | None]]) -> Row:
 
 
 def step_rows(preset: str, asked: Asked) -> Iterator[Row]:
-    """A training step, generator and discriminators."""
     wave = steps.speechlike(BATCH, SEGMENT)
     path, theirs = asked.peers["melgan" if preset == "melgan" else "hifigan"], None
     if path:

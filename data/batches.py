@@ -282,7 +282,6 @@ class _Addresses(Sampler[Address]):
 
 
 def _proportional(rng: np.random.Generator, totals: np.ndarray) -> int:
-    """Draw an index as often as its share, given running totals."""
     return int(np.searchsorted(totals, rng.integers(totals[-1]), side="right"))
 
 

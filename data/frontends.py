@@ -64,7 +64,6 @@ class MelConfig:
 
     @property
     def frame_rate(self) -> float:
-        """Frames per second."""
         return self.sample_rate / self.hop
 
 
@@ -198,7 +197,6 @@ _CORNER_MEL = _CORNER_HZ / _HZ_PER_MEL
 
 
 def hz_to_mel(hz: np.ndarray, scale: Scale = "slaney") -> np.ndarray:
-    """Convert Hz to mels."""
     if scale == "htk":
         return 2595 * np.log10(1 + hz / 700)
     above = _CORNER_MEL + np.log(np.maximum(hz, _CORNER_HZ) / _CORNER_HZ) / _LOG_STEP
@@ -206,7 +204,6 @@ def hz_to_mel(hz: np.ndarray, scale: Scale = "slaney") -> np.ndarray:
 
 
 def mel_to_hz(mel: np.ndarray, scale: Scale = "slaney") -> np.ndarray:
-    """Convert mels to Hz."""
     if scale == "htk":
         return 700 * (10 ** (mel / 2595) - 1)
     above = _CORNER_HZ * np.exp(_LOG_STEP * (np.maximum(mel, _CORNER_MEL) - _CORNER_MEL))

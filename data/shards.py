@@ -136,7 +136,6 @@ def fetch(place: str, shard: Shard, folder: Path) -> list[Row]:
 
 
 def first_rows(place: str, split: str, folder: Path) -> list[Row]:
-    """The recordings of a split's first shard, laid out in a folder."""
     return fetch(place, shards_of(read_index(place), split, place)[0], folder)
 
 
@@ -215,7 +214,6 @@ class ShardStream(Dataset[Any], Generic[T]):
 
     @property
     def summary(self) -> str:
-        """How much there is."""
         seconds = sum(shard.seconds for shard in self.shards)
         return f"{len(self.shards)} shards of {seconds / 3600:.2f} h, streamed"
 

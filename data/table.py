@@ -36,7 +36,6 @@ class TableRows(Sequence[Row]):
 
     @classmethod
     def open(cls, manifest: Path) -> "TableRows":
-        """Open a manifest; the first time, read it whole."""
         stat = manifest.stat()
         state = (manifest, stat.st_size, stat.st_mtime_ns)
         return cls(state, np.arange(len(_opened(state))))

@@ -217,12 +217,10 @@ def _who(traits: Traits, rng: np.random.Generator) -> str:
 
 
 def listed(words: Sequence[str]) -> str:
-    """Words as a list in English."""
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)
 
 
 def article(text: str) -> str:
-    """``a`` or ``an``."""
     return "an" if text[:1] in "aeiou" else "a"
 
 

@@ -28,8 +28,6 @@ BRIGHT_BAND = (200.0, 6_000.0)
 
 
 class VoiceMeasures(NamedTuple):
-    """What is measured of one voice."""
-
     log_f0: float
     """Mean natural log of Hz over voiced frames near their median."""
     melody: float

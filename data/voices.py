@@ -136,7 +136,6 @@ class Corpus:
 
     @property
     def cast(self) -> tuple[Voice, ...]:
-        """The voices that speak in it."""
         return VOICES[: self.voices]
 
     @property
@@ -241,7 +240,6 @@ def _with_phonemes(rows: list[Row], corpus: Corpus) -> list[Row]:
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> None:
-    """Make a corpus."""
     arguments = Arguments.described_by("data.voices", __doc__)
     arguments.add_argument("out", type=Path, help="folder to make or complete")
     arguments.add_argument("--minutes", type=float, default=25.0, help="of speech (default 25)")

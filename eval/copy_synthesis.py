@@ -57,8 +57,6 @@ Wave = Float[Tensor, "1 1 samples"]
 
 @dataclass(frozen=True)
 class System:
-    """What makes waves of mels."""
-
     name: str
     mel: MelConfig
     """The definition it reads."""

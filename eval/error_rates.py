@@ -18,7 +18,6 @@ NUMBER = re.compile(r"([$£€]?)(\d[\d,]*(?:\.\d+)?)(st|nd|rd|th)?\b")
 
 
 def check() -> None:
-    """Refuse in one sentence if a package is absent."""
     _num2words()
 
 

@@ -28,7 +28,6 @@ class Pitch:
     kind: str = "harvest-3"
 
     def check(self) -> None:
-        """Refuse in one sentence if the package is absent."""
         world()
 
     def __call__(self, wave: Float[Tensor, "1 1 samples"]) -> Features:

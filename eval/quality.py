@@ -34,7 +34,6 @@ class DNSMOS:
     kind: str = "dnsmos-p835-2"
 
     def check(self) -> None:
-        """Refuse in one sentence if the package is absent."""
         _session()
 
     def __call__(self, wave: Float[Tensor, "1 1 samples"]) -> Features:

@@ -83,7 +83,6 @@ class Moonshine:
     english_only: bool = True
 
     def check(self) -> None:
-        """Refuse in one sentence if a package is absent."""
         _moonshine()
 
     def __call__(self, wave: Wave) -> Features:
@@ -133,11 +132,9 @@ class Pocketsphinx:
 
     @property
     def kind(self) -> str:
-        """Cache key."""
         return f"pocketsphinx-{self.shifts}-1"
 
     def check(self) -> None:
-        """Refuse in one sentence if the package is absent."""
         _pocketsphinx()
 
     def __call__(self, wave: Wave) -> Features:
@@ -168,7 +165,6 @@ class TrainedRecogniser:
 
     @property
     def name(self) -> str:
-        """The folder's or the model's own name."""
         return Path(self.place.removeprefix(HUB)).resolve().name
 
     @property
@@ -179,7 +175,6 @@ class TrainedRecogniser:
         return f"recogniser-{model_stamp(self.place)}-1"
 
     def check(self) -> None:
-        """Refuse in one sentence if no recogniser is there."""
         _trained(self.place)
 
     def __call__(self, wave: Wave) -> Features:

@@ -127,7 +127,6 @@ def with_groups(rows: Sequence[Row]) -> list[Row]:
 
 
 def write_summary(path: Path, summary: Summary, about: dict[str, Any]) -> None:
-    """Write means and intervals by system."""
     systems = {
         name: {"group": group_of(name), "label": label_of(name), "scores": scores}
         for name, scores in summary.items()

@@ -180,7 +180,6 @@ class RobustnessConfig:
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Convert and score every condition, and print the table."""
     config = cli({"default": RobustnessConfig(data=Path())}, argv=argv)
     if config.data == Path():
         raise UserError("give the corpus by --data FOLDER")

@@ -119,7 +119,6 @@ def main() -> None:
 
 
 def chosen_pairs(config: EvalConfig) -> list[Pair]:
-    """The pairs of a CSV or the fixed list of a corpus."""
     if (config.pairs is None) == (config.data is None):
         raise UserError("give either --pairs FILE.csv or --data FOLDER")
     if config.n_pairs < 1:
@@ -150,7 +149,6 @@ def converted(pairs: list[Pair], config: EvalConfig, voices: Voices | None) -> t
 
 
 def judges_of(config: EvalConfig) -> Judges:
-    """Who judges, by the options."""
     chosen: dict[str, Any] = {}
     if not config.recogniser:
         raise UserError(

@@ -111,7 +111,6 @@ def score_pairs(
 def needed_features(
     pairs: Sequence[Pair], metrics: Sequence[Metric], judges: Judges
 ) -> list[tuple[Path, list[Judge]]]:
-    """Which files each judge must see."""
     wanted = []
     voice_and_pitch = judges.of([metric for metric in metrics if metric in FAST])
     for pair in pairs:

@@ -26,7 +26,6 @@ class Resemblyzer:
     kind: str = "resemblyzer-1"
 
     def check(self) -> None:
-        """Refuse in one sentence if the package is absent."""
         _resemblyzer()
 
     def __call__(self, wave: Float[Tensor, "1 1 samples"]) -> Features:
@@ -49,11 +48,9 @@ class SpeakerVerifier:
 
     @property
     def kind(self) -> str:
-        """Cache key: another model is another embedding."""
         return f"xvector-{model_stamp(self.folder)}-1"
 
     def check(self) -> None:
-        """Refuse in one sentence if the folder is not such a model."""
         _xvector(self.folder)
 
     def __call__(self, wave: Float[Tensor, "1 1 samples"]) -> Features:
@@ -64,7 +61,6 @@ class SpeakerVerifier:
 
 
 def cosine(a: Float[np.ndarray, "dim"], b: Float[np.ndarray, "dim"]) -> float:
-    """The cosine of the angle between two embeddings."""
     return float(np.dot(a, b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
 
 

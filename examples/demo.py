@@ -43,7 +43,6 @@ STEPS = 160
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run what is not done."""
     args = parse(argv)
     out = Path(args.out)
     page = first_act(out / "released")
@@ -175,7 +174,6 @@ def run(*command: object) -> None:
 
 
 def tell(what: str) -> None:
-    """Announce a part."""
     print(f"\n{what}", flush=True)
 
 

@@ -33,7 +33,6 @@ def convert(client: httpx.Client, source: str, references: list[str], *, pitch: 
 
 
 def main() -> None:
-    """Convert what the command line names."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source")
     parser.add_argument("reference", nargs="+")

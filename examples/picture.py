@@ -24,7 +24,6 @@ RATE = SPEECH_16K.sample_rate
 
 @exits_cleanly
 def main() -> None:
-    """Convert a sentence of the gallery, and draw it."""
     arguments = Arguments.described_by("examples.picture", __doc__)
     arguments.add_argument("--voice", default="ada", help="a person of the gallery (default: ada)")
     arguments.add_argument("--out", type=Path, required=True, help="the picture (.png)")

@@ -26,7 +26,6 @@ both are, by the released converter. All that was made is shown, good or not; pa
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Convert, and write the page and its sounds."""
     arguments = Arguments.described_by("examples.sounds", __doc__)
     arguments.add_argument("--out", type=Path, default=Path("sounds.md"), help="the page (default sounds.md)")
     out = arguments.parse_args(argv).out
@@ -57,7 +56,6 @@ def name_of(pair: Pair) -> str:
 
 
 def row(name: str, sound: Path | None) -> str:
-    """A line of the table."""
     assert sound is not None
     place = f"{sound.parent.name}/{sound.name}"
     return f'| {name} | <audio controls preload="none" src="{place}"></audio> [file]({place}) |'

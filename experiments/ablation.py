@@ -113,7 +113,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
-    """Read the command line."""
     parser = Arguments.described_by("experiments.ablation", __doc__)
     option = parser.add_argument
     option("--data", type=Path, required=True, help="human speech with speakers: manifest or folder")

@@ -107,7 +107,6 @@ def spoken(converter: Converter, voice: object, share: Share, sources: Sequence[
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train, convert, score, and print the table."""
     arguments = Arguments.described_by("experiments.finetuning", __doc__)
     option = arguments.add_argument
     option("--data", required=True, help="manifest with speakers, splits and texts")

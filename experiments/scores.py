@@ -88,7 +88,6 @@ def differences(rows: Sequence[Row], base: str) -> Summary:
 
 
 def cells(scores: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> list[str]:
-    """Means as a table shows them."""
     return [SCORES[name][1].format(scores[name]["mean"]) if name in scores else "–" for name in columns]
 
 

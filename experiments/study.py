@@ -181,7 +181,6 @@ class Recorded:
         self.modules: dict[str, nn.Module] = {**task.modules, "clock": self.clock}
 
     def update(self, batch: Any, step: int) -> Mapping[str, torch.Tensor]:
-        """The task's own."""
         scalars = self.task.update(batch, step)
         self.clock.tick()
         return scalars

@@ -178,7 +178,6 @@ def recordings(data: str, split_name: str, n: int, log_mel: LogMel) -> list[Wave
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train what is not trained yet, and print both tables."""
     arguments = Arguments.described_by("experiments.wavenet", __doc__)
     option = arguments.add_argument
     option("--data", required=True, help="corpus, or its manifest")
@@ -228,7 +227,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def cells(values: Iterable[float]) -> list[str]:
-    """Figures as text."""
     return [f"{value:.3g}" for value in values]
 
 

@@ -41,7 +41,6 @@ VGGSOUND_CELLS = 4
 
 
 def is_sound(path: Path) -> bool:
-    """Whether a file is audio, by its extension."""
     return path.suffix.lower() in SOUNDS and not is_video(path)
 
 

@@ -108,12 +108,10 @@ def read_picture(path: Path) -> UInt8[Tensor, "3 height width"]:
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is a video, by its extension."""
     return path.suffix.lower() in VIDEOS
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is a picture, by its extension."""
     return path.suffix.lower() in PICTURES
 
 

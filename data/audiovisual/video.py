@@ -56,7 +56,6 @@ class VideoInfo:
 
 
 def video_info(path: str | Path) -> VideoInfo:
-    """Read a video's header."""
     with _opened(Path(path)) as container:
         picture = next(iter(container.streams.video), None)
         sound = next(iter(container.streams.audio), None)

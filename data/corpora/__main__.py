@@ -113,7 +113,6 @@ def _with_duration(row: Row) -> Row:
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the manifest of a corpus."""
     parser = Arguments.described_by("data.corpora", __doc__)
     kinds = sorted({*KINDS, *(kind.replace("-", "_") for kind in KINDS)})
     parser.add_argument("kind", metavar="KIND", help="one of the kinds above")

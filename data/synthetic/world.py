@@ -55,7 +55,6 @@ class World:
 
     @property
     def indices(self) -> Indices:
-        """The numbers of all scenes."""
         return np.arange(len(self))
 
     def groups(self, indices: Indices) -> Indices:
@@ -67,11 +66,9 @@ class World:
         return self._values[self.groups(indices)]
 
     def pictures(self, indices: Indices) -> UInt8[Tensor, "n 3 height width"]:
-        """Draw scenes."""
         return torch.from_numpy(draw(self.values(indices), self._chance(indices, 0, N_DRAWN)))
 
     def waves(self, indices: Indices) -> Float[Tensor, "n 1 samples"]:
-        """Make the sounds of scenes."""
         return torch.from_numpy(synthesise(self.values(indices), self._chance(indices, 1, N_HEARD)))[:, None]
 
     def captions(self, indices: Indices, *, plain: bool = False) -> list[str]:
@@ -80,15 +77,12 @@ class World:
         return describe(self.values(indices), chance)
 
     def picture(self, index: int) -> UInt8[Tensor, "3 height width"]:
-        """Draw one scene."""
         return self.pictures(np.array([index]))[0]
 
     def wave(self, index: int) -> Float[Tensor, "1 samples"]:
-        """Make the sound of one scene."""
         return self.waves(np.array([index]))[0]
 
     def caption(self, index: int) -> str:
-        """Describe one scene."""
         return self.captions(np.array([index]))[0]
 
     def _chance(self, indices: Indices, sense: int, count: int) -> Float[np.ndarray, "n count"]:
@@ -131,7 +125,6 @@ def _write_some(folder: Path, world: World, indices: Indices) -> list[Row]:
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the world, or a part of it, into a folder."""
     parser = Arguments.described_by("data.synthetic.world", __doc__)
     parser.add_argument("out", metavar="OUT", type=Path, help="folder to write")
     parser.add_argument("--draws", type=int, default=1, help="scenes of each combination (%(default)s)")

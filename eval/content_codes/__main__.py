@@ -45,12 +45,10 @@ class Speech(NamedTuple):
 
     @property
     def paths(self) -> list[Path]:
-        """All of them, each once."""
         voices = (row.path for row in (*self.voices.train, *self.voices.held_out))
         return list(dict.fromkeys((*self.train, *self.test, *voices)))
 
     def without(self, bad: Collection[Path]) -> "Speech":
-        """The same, less some recordings."""
         train, test = (
             {path: label for path, label in part.items() if path not in bad}
             for part in (self.train, self.test)
@@ -63,8 +61,6 @@ class Speech(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """A row of the table."""
-
     agreement: Interval | None
     phones: Interval
     leak: Leak
@@ -111,7 +107,6 @@ def scores_of(code: Code, of: Speech, teacher: Code | None, truth: dict[Path, Co
 
 
 def table(scores_by_code: dict[str, Scores], of: Speech) -> str:
-    """The probes' results in Markdown."""
     others, voices = len(set(of.speakers)), of.voices
     lines = [
         f"Words: learned from {len(of.train)} utterances, asked about in {len(of.test)} of {others} other "
@@ -131,7 +126,6 @@ def _cell(value: Interval | None) -> str:
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Probe codes beside log-mels and a teacher."""
     parser = Arguments.described_by("eval.content_codes", __doc__)
     add = parser.add_argument
     add("--code", action="append", default=[], metavar="NAME", help=f"{NAMES}; may be given several times")

@@ -121,7 +121,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
-    """Read the command line."""
     parser = Arguments.described_by("experiments.mel_pipeline", __doc__)
     option = parser.add_argument
     option("--data", type=Path, required=True, help="manifest with speakers, texts and splits")
@@ -145,7 +144,6 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def chosen_presets(given: Sequence[str]) -> dict[str, str]:
-    """The presets of all variants, with those of the command line."""
     chosen = dict(PRESETS)
     for text in given:
         name, separator, value = text.partition("=")

@@ -90,7 +90,6 @@ class Vocoded:
         self.sample_rate = self.vocoder.sample_rate
 
     def embed(self, wave: Wave) -> Voice:
-        """No voice is needed."""
         return wave.new_zeros(1, 1)
 
     def convert(self, wave: Wave, voice: Voice) -> Float[Tensor, "1 1 _"]:
@@ -210,7 +209,6 @@ def in_turns(calls: Mapping[Any, Call], repeats: int) -> dict[Any, list[float]]:
 
 
 def ratio(ours: list[float], theirs: list[float]) -> float:
-    """Ours over theirs: the median over turns."""
     return median(a / b for a, b in zip(ours, theirs, strict=True))
 
 

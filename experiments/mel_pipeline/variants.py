@@ -55,7 +55,6 @@ def preset(name: str, presets: dict[str, str]) -> Any:
 
 
 def training(name: str, study: Study, config: Any, folder: Path, steps: int) -> Training:
-    """A variant's trainer, ready."""
     config = replace(config, data=replace(config.data, path=str(study.options["data"])))
     match name:
         case "w2w":

@@ -51,7 +51,6 @@ Point = dict[str, Any]
 
 
 def spread(values: Sequence[float]) -> str:
-    """Mean ± sample deviation."""
     if not values:
         return ""
     return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
@@ -223,7 +222,6 @@ def result(study: Study, name: str, seed: int, config: StarGANTrainConfig) -> di
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train and measure all variants; print a table of them."""
     parser = Arguments.described_by("experiments.stargan", __doc__)
     option = parser.add_argument
     option("--data", type=Path, required=True, help="manifest with speakers, or folder")

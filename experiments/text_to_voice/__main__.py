@@ -57,7 +57,6 @@ class Spoken(NamedTuple):
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table."""
     parser = Arguments.described_by("experiments.text_to_voice", __doc__)
     option = parser.add_argument
     option(
@@ -145,7 +144,6 @@ class GenderProbe:
         return excerpt(row.path, 0, round(SOURCE_S * SAMPLE_RATE), SAMPLE_RATE)
 
     def embedding(self, wave: Float[Tensor, "1 1 samples"]) -> Float[Tensor, "dim"]:
-        """Resemblyzer's."""
         return torch.from_numpy(self.embedder(wave)["embedding"])
 
     @torch.no_grad()

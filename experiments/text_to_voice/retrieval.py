@@ -17,8 +17,6 @@ Voices = Float[Tensor, "n dim"]
 
 
 class Line(NamedTuple):
-    """One row of the table."""
-
     what: str
     value: str
     beside: str

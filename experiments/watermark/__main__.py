@@ -42,7 +42,6 @@ CONVERTED = 4
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure and print."""
     args = parse(argv)
     torch.manual_seed(0)
     converter = Converter.from_pretrained(args.checkpoint)
@@ -60,7 +59,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
-    """Read the command line."""
     arguments = Arguments.described_by("experiments.watermark", __doc__)
     option = arguments.add_argument
     option("--data", required=True, metavar="SPEECH", help="manifest, or folder of recordings")
