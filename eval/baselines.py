@@ -15,8 +15,7 @@ from data.audio import load
 from data.audio.writing import save
 from engine.files import atomic
 from eval import pitch
-from eval.cache import Cache, Features, content_hash
-from eval.features import FeaturesByFile
+from eval.features import Cache, Features, FeaturesByFile, content_hash
 from eval.pairs import Pair
 
 SAMPLE_RATE = pitch.SAMPLE_RATE

@@ -27,8 +27,7 @@ from engine.arguments import Arguments
 from engine.outcome import check_results, end, leaving_out
 from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
-from eval.cache import Cache
-from eval.features import compute_features
+from eval.features import Cache, compute_features
 from eval.quality import DNSMOS
 from eval.report import write_rows
 from eval.scoring import Row, Summary, summarise

@@ -8,7 +8,7 @@ import jiwer
 import numpy as np
 
 from engine.user_error import UserError
-from eval.cache import Features
+from eval.features import Features
 
 SPOKEN = {"&": "and", "%": "percent", "mr.": "mister", "mrs.": "missus", "dr.": "doctor", "st.": "saint"}
 CURRENCIES = {"$": "dollars", "£": "pounds", "€": "euros"}

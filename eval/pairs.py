@@ -1,4 +1,4 @@
-"""What is scored: pairs of a source and a target, read from a CSV or drawn from a corpus' split."""
+"""What is scored: pairs of a source and a target, of a CSV or a corpus' split, whose files can be judged."""
 
 import csv
 import os
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.audio import AudioError, info
+from data.audio import AudioError, info, load
 from data.manifest import Row, rows_from
 from engine.user_error import UserError
+from eval.features import SAMPLE_RATE, SHORTEST_SECONDS, SILENT, Cache, content_hash
 
 COLUMNS = ("source", "target", "output", "text", "system")
 """Columns a CSV of pairs must have; cells of ``output`` may be empty where a converter will fill them."""
@@ -189,3 +190,46 @@ def _seconds(row: Row) -> float:
         return row.duration if row.duration is not None else info(row.path).duration
     except AudioError:  # told where the pair is to be scored
         return 0.0
+
+
+def scorable(pairs: Sequence[Pair], cache: Cache) -> tuple[list[Pair], list[str]]:
+    """Part pairs into those whose files can be judged, and one sentence on each of the others.
+
+    An output may be silent: that is a result, and leaving it out would flatter its system.
+    """
+    good, faults = [], []
+    for pair in pairs:
+        try:
+            for column, path in pair.files.items():
+                if _peak(path, column, cache) < SILENT and column != "output":
+                    raise UserError(f"the {column} {path} is silent")
+            good.append(pair)
+        except UserError as fault:
+            faults.append(f"{pair.where}: {fault}" if pair.where else str(fault))
+    return good, faults
+
+
+def silent_outputs(pairs: Sequence[Pair], cache: Cache) -> list[str]:
+    """One sentence on each output in which nothing is to be heard; the files must be good."""
+    return [
+        f"{pair.where}: {pair.output} is silent: it counts as understood by nobody and like nobody"
+        for pair in pairs
+        if pair.output and _peak(pair.output, "output", cache) < SILENT
+    ]
+
+
+def _peak(path: Path, column: str, cache: Cache) -> float:
+    """Return a file's peak at 16 kHz; a file once found good need not be decoded again."""
+    if not path.is_file():
+        raise UserError(f"the {column} {path} {'is a folder' if path.is_dir() else 'does not exist'}")
+    known = cache.get("peak", content_hash(path))
+    if known is None:
+        wave = load(path, SAMPLE_RATE)
+        seconds = wave.shape[-1] / SAMPLE_RATE
+        if seconds < SHORTEST_SECONDS:
+            raise UserError(
+                f"the {column} {path} lasts {seconds:.3f} s; scoring needs {SHORTEST_SECONDS} s or more"
+            )
+        known = {"peak": np.array(float(wave.abs().max()))}
+        cache.put("peak", content_hash(path), known)
+    return float(known["peak"])

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from engine.user_error import UserError
-from eval.cache import Features
+from eval.features import Features
 
 SAMPLE_RATE, LISTENING_RATE = 16_000, 4_000
 F_MIN, F_MAX = 60.0, 500.0

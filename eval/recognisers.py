@@ -14,8 +14,7 @@ from torch import Tensor
 from engine.config import stored_kind
 from engine.hub import HUB
 from engine.user_error import UserError
-from eval.cache import Features, model_stamp
-from eval.features import SILENT
+from eval.features import SILENT, Features, model_stamp
 
 SAMPLE_RATE = 16_000
 PADDING = round(0.3 * SAMPLE_RATE)

@@ -25,10 +25,9 @@ from engine.outcome import check_results, end, note
 from engine.user_error import UserError, exits_cleanly
 from eval import pitch
 from eval.baselines import analyse
-from eval.cache import Cache
-from eval.checks import scorable
+from eval.features import Cache
 from eval.outputs import Voices, load_converter, make_outputs
-from eval.pairs import Pair, fixed_pairs
+from eval.pairs import Pair, fixed_pairs, scorable
 from eval.recognisers import recogniser
 from eval.report import table, with_groups, write_rows, write_summary
 from eval.scoring import METRICS, Judges, score_pairs

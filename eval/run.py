@@ -16,11 +16,9 @@ from engine.files import check_writable
 from engine.outcome import check_results, end, note
 from engine.user_error import UserError, exits_cleanly
 from eval.baselines import BASELINES, TOPLINES, toplines_and_baselines
-from eval.cache import Cache
-from eval.checks import scorable, silent_outputs
-from eval.features import compute_features
+from eval.features import Cache, compute_features
 from eval.outputs import Voices, load_converter, load_two_stage, make_outputs
-from eval.pairs import MAX_PAIRS, Pair, fixed_pairs, read_pairs, write_pairs
+from eval.pairs import MAX_PAIRS, Pair, fixed_pairs, read_pairs, scorable, silent_outputs, write_pairs
 from eval.recognisers import recogniser
 from eval.report import table, with_groups, write_report, write_rows, write_summary
 from eval.scoring import FAST, METRICS, Judges, Metric, readable_by, score_pairs

@@ -10,10 +10,8 @@ import numpy as np
 
 from engine.user_error import UserError
 from eval import error_rates, pitch, quality, similarity
-from eval.cache import Cache, Features
-from eval.checks import scorable
-from eval.features import FeaturesByFile, Judge, compute_features
-from eval.pairs import Pair
+from eval.features import Cache, Features, FeaturesByFile, Judge, compute_features
+from eval.pairs import Pair, scorable
 from eval.recognisers import Moonshine, Pocketsphinx, Recogniser
 
 Metric = Literal["similarity", "pitch", "intelligibility", "quality"]

@@ -11,8 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engine.user_error import UserError
-from eval.cache import Features, model_stamp
-from eval.features import SILENT
+from eval.features import SILENT, Features, model_stamp
 
 SAMPLE_RATE = 16_000
 SIZE = 256

@@ -22,7 +22,7 @@ from pathlib import Path
 from engine.arguments import Arguments
 from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
-from eval.cache import Cache
+from eval.features import Cache
 from eval.outputs import load_converter
 from eval.pairs import Pair
 from eval.report import label_of
@@ -170,7 +170,8 @@ def compare(study: Study, costs: Mapping[str, Cost], pairs: Sequence[Pair], args
     originals = {"source": lambda pair: pair.source, "target_other": lambda pair: pair.target_other}
     for name, of in originals.items():  # no conversion, and a perfect one
         made += [replace(pair, system=name, output=of(pair)) for pair in pairs if of(pair)]
-    scoring = Scoring(out=study.out, fast=args.fast, cache=Cache(args.cache), jobs=args.jobs)
+    metrics = FAST if args.fast else METRICS
+    scoring = Scoring(out=study.out, metrics=metrics, cache=Cache(args.cache), jobs=args.jobs)
     rows, summary = scoring.score(made)
     budget = f"{args.steps} steps" if args.steps else f"{args.minutes:g} minutes of one thread"
     title = (

@@ -23,18 +23,19 @@ from data.audio import info, load, save
 from data.manifest import Row, write_manifest
 from data.rows import split_rows
 from engine.arguments import Arguments
+from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
-from eval.pairs import Pair, write_pairs
+from eval.features import Cache
+from eval.pairs import Pair
+from eval.recognisers import Moonshine
+from eval.scoring import Judges, Summary
+from experiments.scores import SCORES, Scoring, interval_cells
 from w2w import Converter
 from w2w.finetune import STEPS
 from w2w.voices import Voices
 
 ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = {
-    "to_target": "to the speaker",
-    "cer_above_source": "CER above the source's",
-    "f0_distance": "F0 off",
-}
+COLUMNS = ("to_target", "cer_above_source", "f0_distance")
 
 
 class Share(NamedTuple):
@@ -58,20 +59,20 @@ def shares(rows: Sequence[Row], minutes: Sequence[float], n_speakers: int, kept_
         if row.speaker:
             by_speaker.setdefault(row.speaker, []).append(row)
     lasts = {
-        name: sum(info(row.path).duration for row in own[:-kept_back]) for name, own in by_speaker.items()
+        name: sum(info(row.path).duration for row in clips[:-kept_back]) for name, clips in by_speaker.items()
     }
     for name in sorted(lasts, key=lambda name: -lasts[name])[:n_speakers]:
-        own = by_speaker[name]
-        for asked in minutes:
-            if lasts[name] < 60 * asked:
-                print(f"{name} has less than {asked:g} min beside what is kept back", file=sys.stderr)
+        clips = by_speaker[name]
+        for wanted in minutes:
+            if lasts[name] < 60 * wanted:
+                print(f"{name} has less than {wanted:g} min beside what is kept back", file=sys.stderr)
                 continue
             learned, seconds = [], 0.0
-            for row in own[:-kept_back]:
-                if seconds < 60 * asked:
+            for row in clips[:-kept_back]:
+                if seconds < 60 * wanted:
                     learned.append(row)
                     seconds += info(row.path).duration
-            yield Share(name, asked, learned, own[-kept_back:])
+            yield Share(name, wanted, learned, clips[-kept_back:])
 
 
 def finetuned(share: Share, out: Path, steps: int) -> tuple[Path, float]:
@@ -133,30 +134,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         as_was, became = f"released, {share.minutes:g} min", f"fine-tuned, {share.minutes:g} min"
         pairs += spoken(released, voice, share, sources, args.out / "audio", as_was)
         pairs += spoken(tuned, tuned.voice("own"), share, sources, args.out / "audio", became)
-    write_pairs(args.out / "pairs.csv", pairs)
-    report = args.out / "report"
-    command = ["eval/run.py", "--pairs", args.out / "pairs.csv", "--out", report, "--overwrite"]
-    command += ["--cache", args.out / "cache", "--metrics", "similarity", "pitch", "intelligibility"]
-    command += ["--no-baselines", "--recogniser", "moonshine"]
-    subprocess.run([sys.executable, str(ROOT / command[0]), *map(str, command[1:])], check=True)
-    print(table(json.loads((report / "summary.json").read_text())["systems"], chosen, costs, args.steps))
+    scoring = Scoring(
+        out=args.out,
+        metrics=("similarity", "pitch", "intelligibility"),
+        judges=Judges(recognisers=(Moonshine(),)),
+        cache=Cache(args.out / "cache"),
+    )
+    _, summary = scoring.score(pairs)
+    print(f"{args.steps} steps; {len({share.speaker for share in chosen})} speakers.\n")
+    print(table(summary, costs))
 
 
-def table(systems: dict, chosen: Sequence[Share], costs: dict, steps: int) -> str:
+def table(summary: Summary, costs: dict[tuple[float, str], float]) -> str:
     """Means with 95 % intervals, a line for each number of minutes before and after."""
-    lines = [
-        f"{steps} steps; {len({share.speaker for share in chosen})} speakers.\n",
-        f"| system | {' | '.join(COLUMNS.values())} | CPU-minutes of training |",
-        f"| --- | {' | '.join('---' for _ in COLUMNS)} | --- |",
-    ]
-    for name, system in systems.items():
-        scores = [system["scores"].get(column) for column in COLUMNS]
-        cells = [f"{s['mean']:.3f} [{s['low']:.3f}, {s['high']:.3f}]" if s else "" for s in scores]
+    lines = []
+    for name, scores in summary.items():
         minutes = float(name.split()[-2])
-        spent = mean(cost for (asked, _), cost in costs.items() if asked == minutes)
-        cells.append(f"{spent:.1f}" if name.startswith("fine-tuned") else "")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        spent = mean(cost for (of, _), cost in costs.items() if of == minutes)
+        lines.append(
+            [name, *interval_cells(scores, COLUMNS), f"{spent:.1f}" if name.startswith("fine-tuned") else ""]
+        )
+    return markdown(["system", *(SCORES[c][0] for c in COLUMNS), "CPU-minutes of training"], lines)
 
 
 if __name__ == "__main__":

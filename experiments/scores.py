@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from engine.user_error import UserError
-from eval.cache import Cache
+from eval.features import Cache
 from eval.outputs import Voices, make_outputs
 from eval.pairs import Pair, fixed_pairs, write_pairs
 from eval.report import with_groups, write_rows, write_summary
-from eval.scoring import FAST, METRICS, Row, Summary, interval, score_pairs
+from eval.scoring import METRICS, Judges, Metric, Row, Summary, interval, score_pairs
 
 SCORES = {
     "cer": ("CER ↓", "{:.3f}"),
@@ -34,15 +34,16 @@ class Scoring:
 
     out: Path
     """Folder of outputs, rows.csv, summary.json and pairs.csv."""
-    fast: bool = False
-    """Similarity and pitch alone."""
+    metrics: Sequence[Metric] = METRICS
+    judges: Judges | None = None
     cache: Cache
     jobs: int = 1
 
     def score(self, outputs: Sequence[Pair]) -> tuple[list[Row], Summary]:
         """Scores of outputs of any systems, left as CSV and JSON."""
-        metrics = FAST if self.fast else METRICS
-        rows, summary = score_pairs(outputs, metrics, cache=self.cache, jobs=self.jobs)
+        rows, summary = score_pairs(
+            outputs, self.metrics, judges=self.judges, cache=self.cache, jobs=self.jobs
+        )
         write_pairs(self.out / "pairs.csv", outputs)
         write_rows(self.out / "rows.csv", with_groups(rows))
         write_summary(

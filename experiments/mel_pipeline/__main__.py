@@ -29,9 +29,9 @@ from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
 from eval import pitch
 from eval.baselines import BASELINES, TOPLINES, toplines_and_baselines
-from eval.cache import Cache
-from eval.features import compute_features
+from eval.features import Cache, compute_features
 from eval.pairs import MAX_PAIRS, Pair
+from eval.scoring import FAST, METRICS
 from experiments.mel_pipeline.systems import SYSTEMS, W2W, System, ratio, speeds
 from experiments.mel_pipeline.variants import PRESETS, TUNED, train
 from experiments.scores import SCORES, Scoring, cells, differences, evaluation_pairs, interval_cells, outputs
@@ -170,7 +170,8 @@ def compare(studies: Mapping[str, Study], pairs: Sequence[Pair], args: Namespace
         [(path, [pitch.Pitch()]) for path in originals], cache, jobs=args.jobs, title="pitch"
     )
     made += toplines_and_baselines(pairs, folder, cache, melodies)
-    scoring = Scoring(out=folder, fast=args.fast, cache=cache, jobs=args.jobs)
+    metrics = FAST if args.fast else METRICS
+    scoring = Scoring(out=folder, metrics=metrics, cache=cache, jobs=args.jobs)
     scored, summary = scoring.score(made)
 
     timed = time_in_turns({name: s for name, s in there.items() if s.timed}, study, pairs[0].source, args)

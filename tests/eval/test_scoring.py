@@ -12,8 +12,8 @@ from torch import Tensor
 
 from data.audio.writing import save
 from engine.user_error import UserError
-from eval.cache import Cache, content_hash
 from eval.error_rates import error_rates, normalise, phones_changed
+from eval.features import Cache, content_hash
 from eval.pairs import Pair
 from eval.recognisers import Moonshine, TrainedRecogniser
 from eval.scoring import Judges, interval, score_pairs, summarise, word_scores
