@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 from typing import Any
 
+import jinja2
 from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.requests import ClientDisconnect
@@ -61,37 +61,10 @@ ANSWERS = (
 
 
 def docs_page(limits: Limits, sample_rate: int) -> str:
-    rows = "".join(f"<tr><td>{status}<td>{escape(meaning)}" for status, meaning in ANSWERS)
-    fields = "".join(
-        f"<tr><td><code>{name}</code><td>{escape(about.get('description', 'wav (default) or flac'))}"
-        for name, about in WORDS.items()
-    )
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>HTTP interface</title>
-<meta name="viewport" content="width=device-width">
-<style>body{{font:16px/1.5 sans-serif;max-width:46em;margin:2em auto;padding:0 1em}}
-pre,code{{background:#eee;color:#111}}pre{{padding:.7em;overflow:auto}}td{{padding:.1em .8em .1em 0}}</style>
-<h1>HTTP interface</h1>
-<p>Convert only voices whose owners agreed to it. Nothing you send is kept.</p>
-<h2>POST /api/convert</h2>
-<pre>curl -f -F source=@me.wav -F reference=@her.wav -o as_her.wav \\
-     http://127.0.0.1:7860/api/convert</pre>
-<p>A multipart form: one file <code>source</code>, one file <code>reference</code> or more, and if wanted</p>
-<table>{fields}</table>
-<p>The answer is as long as the source, mono, {sample_rate} Hz unless a rate is asked for. Its headers are
-<code>X-Audio-Seconds</code>, <code>X-Waited-Seconds</code> (in line), <code>X-Worked-Seconds</code>,
-<code>X-Watermark</code> and <code>X-Request-Id</code>.</p>
-<h2>POST /api/voice</h2>
-<pre>curl -f -F reference=@her.wav -o her.json http://127.0.0.1:7860/api/voice
-curl -f -F source=@me.wav -F 'voice=&lt;her.json' -o as_her.wav http://127.0.0.1:7860/api/convert</pre>
-<p>A voice to be used again, by the same converter. Or <code>voice=ada</code>.</p>
-<h2>GET /api/voices, /api/health, /api/limits, /api/openapi.json</h2>
-<p>Now: {limits.max_mb:g} MB a request, {limits.max_seconds:g} s a recording, {limits.max_references}
-references, {limits.upload_seconds:g} s for an upload, {limits.queue} may wait.</p>
-<h2>Answers</h2>
-<table>{rows}</table>
-<p>Every answer that is no result is JSON:
-<code>{{"error": "a sentence", "request": "its number"}}</code>.</p>
-</html>"""
+    template = Path(__file__).with_name("api_docs.html.jinja").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True)
+    known = {"limits": limits, "sample_rate": sample_rate, "fields": WORDS, "answers": ANSWERS}
+    return environment.from_string(template).render(known)
 
 
 FORMATS = {"wav": "audio/wav", "flac": "audio/flac"}

@@ -32,8 +32,6 @@ REPEATED = 6
 """Pieces in every message to the browser."""
 BUFFER_S = 0.12
 """Seconds the browser holds back before it plays, so that a late piece leaves no hole."""
-MOST_BUFFER_S = 0.6
-"""To which that grows, by half at every hole, where the machine is busy or the way is long."""
 KEPT_S = 10.0
 """Seconds after which a piece is deleted."""
 IDLE_S = 300
@@ -43,36 +41,9 @@ Speak, and hear the other voice a moment later. **Use headphones**: a loudspeake
 microphone again. The voice, the blend and the pitch may be changed while you speak. The browser adds some
 tenths of a second; `python -m w2w.live` is many times quicker.
 """
-# Pieces are laid end to end on the sound card's clock; after a hole the buffer is filled again. A busy
-# browser may skip a message: each repeats the pieces before it, and those that were played are left out.
-PLAYER = """
-(text) => text.split(";").forEach((piece) => {
-  const [number, rate, data] = piece.split(" ");
-  if (!rate) return;
-  if (!window.liveSpeech || window.liveSpeech.rate !== rate) {
-    const context = new AudioContext({sampleRate: +rate});
-    window.liveSpeech = {rate, context, until: 0, samples: 0, holes: -1, number: 0, buffer_s: BUFFER};
-  }
-  const live = window.liveSpeech;
-  if (!data || +number <= live.number) return;
-  live.number = +number;
-  const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
-  const samples = new Int16Array(bytes.buffer);
-  const buffer = live.context.createBuffer(1, samples.length, +rate);
-  buffer.copyToChannel(Float32Array.from(samples, (s) => s / 32768), 0);
-  const source = live.context.createBufferSource(), now = live.context.currentTime;
-  if (live.until < now) {
-    live.until = now + live.buffer_s;
-    if ((live.holes += 1) > 0) live.buffer_s = Math.min(1.5 * live.buffer_s, MOST);
-  }
-  source.buffer = buffer;
-  source.connect(live.context.destination);
-  source.start(live.until);
-  live.until += buffer.duration;
-  live.samples += samples.length;
-  live.context.resume();
-})
-""".replace("BUFFER", str(BUFFER_S)).replace("MOST", str(MOST_BUFFER_S))
+PLAYER = (
+    Path(__file__).with_name("live_player.js").read_text(encoding="utf-8").replace("BUFFER", str(BUFFER_S))
+)
 
 
 @dataclass

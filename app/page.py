@@ -28,50 +28,6 @@ from data.audio import info
 from w2w.gallery.named import sentences
 from w2w.weights import RELEASED
 
-CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
-#title h1 { font-size: 1.7rem; margin: .2rem 0 .1rem; }
-#title p { margin: 0; max-width: 46rem; }
-figure.conversion { margin: .6rem 0 0; }
-figure.conversion svg { width: 100%; height: auto; display: block; }
-figure.conversion text { font: 12.5px system-ui, sans-serif; fill: var(--body-text-color); }
-figure.conversion text.title { font-weight: 600; font-size: 14px; }
-figure.conversion text.left, figure.conversion text.end { text-anchor: end; }
-figure.conversion text.middle { text-anchor: middle; }
-figure.conversion .frame { fill: none; stroke: var(--border-color-primary); }
-figure.conversion .mark { stroke: var(--border-color-primary); stroke-width: .7; }
-figure.conversion .tick { stroke: var(--body-text-color); }
-figure.conversion polyline { fill: none; stroke-linejoin: round; }
-figure.conversion polyline.source { stroke: #1d6fb8; stroke-width: 1.6; stroke-dasharray: 4 3; }
-figure.conversion polyline.converted { stroke: #c2410c; stroke-width: 2.2; }
-figure.conversion text.source { fill: #1d6fb8; }
-figure.conversion text.converted { fill: #c2410c; }
-.dark figure.conversion polyline.source { stroke: #7cc0ff; }
-.dark figure.conversion text.source { fill: #7cc0ff; }
-.dark figure.conversion polyline.converted { stroke: #fdba74; }
-.dark figure.conversion text.converted { fill: #fdba74; }
-figure.conversion figcaption { font-size: .9rem; margin-top: .3rem; }
-table.scores { border-collapse: collapse; border: 0 !important; width: 100%; font-size: .92rem;
-  overflow-wrap: anywhere; }
-table.scores caption { text-align: left; font-weight: 600; padding: .3rem 0; }
-table.scores th, table.scores td { text-align: left; vertical-align: top;
-  padding: .35rem .6rem .35rem 0 !important; border: 0 !important;
-  border-bottom: 1px solid var(--border-color-primary) !important; }
-table.scores th:nth-child(3), table.scores td:nth-child(3) { width: 45%; }
-@media (max-width: 640px) {
-  figure.conversion { overflow-x: auto; contain: inline-size; }
-  figure.conversion svg { min-width: 560px; }
-  fieldset label { padding: .3rem .5rem !important; font-size: .85rem !important; }
-}
-table.scores td:nth-child(2) { font-variant-numeric: tabular-nums; font-weight: 600; }
-figure.portrait { margin: 0; }
-figure.portrait img { width: 100%; height: 72px; image-rendering: auto; }
-figure.portrait figcaption { font-size: .85rem; overflow-wrap: anywhere; }
-#summary progress { width: 100%; }
-#card table { display: block; overflow-x: auto; }
-a:focus-visible, button:focus-visible, input:focus-visible {
-  outline: 3px solid #1d6fb8; outline-offset: 2px; }
-"""
 # Gradio goes by the type that the browser makes of a name, and takes .webm and .mp4 for films. What a file
 # holds is looked at when it has arrived.
 ANY_SOUND = """
@@ -152,8 +108,13 @@ def build_page(conversions: Conversions, card: Path | None = None) -> gr.Blocks:
                     build_recording_tab(conversions, panel)
                 with gr.Tab("Live", id="live_tab"):
                     build_live_tab(conversions, panel, page)
+<<<<<<< HEAD
         gr.HTML(f"<style>{CSS}</style>")  # here, so that it needs no option where it is mounted
         page.load(js=ANY_SOUND, queue=False, api_visibility="private")
+=======
+        css = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+        gr.HTML(f"<style>{css}</style>")  # here, so that it needs no option where it is mounted
+>>>>>>> 2aff3ba (The page's style, its player, the HTTP page and the sentences' phrases are files of their own kinds)
     with page.route("Model card", "card"):
         gr.Markdown(card_text(card), elem_id="card")
     page.queue(max_size=conversions.limits.queue, api_open=False)
