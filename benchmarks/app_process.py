@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).resolve().parents[1]
 START_S = 120.0
 """Seconds that a start may take on a busy machine."""
@@ -49,13 +51,7 @@ class Serving:
         return left
 
     def memory_mb(self) -> float:
-        """Resident memory, as Linux tells it; NaN elsewhere."""
-        try:
-            status = Path(f"/proc/{self.process.pid}/status").read_text()
-        except OSError:
-            return float("nan")
-        found = re.search(r"VmRSS:\s+(\d+) kB", status)
-        return int(found[1]) / 1000 if found else float("nan")
+        return psutil.Process(self.process.pid).memory_info().rss / 1e6
 
     def stop(self, number: int = signal.SIGTERM, seconds: float = 30.0) -> int:
         """End it by a signal; the exit status."""

@@ -4,7 +4,7 @@
     python -m benchmarks.live --engine onnx --peer CHECKOUT      # of LLVC's published code
     python -m benchmarks.live --engine onnx --soak-minutes 60
 
-One thread; chunks follow one another at once unless ``--paced``. All take short turns, so that a machine that
+One thread; chunks follow one another at once. All take short turns, so that a machine that
 is slower for a while is so for each. The factor is computing time over the sound's; that of the processor
 leaves out what other programs took. LLVC runs in a process of its own, by its own streaming function, at its
 13 ms, with its weights where the checkout has them.
@@ -18,18 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.converter import speech_like
+from benchmarks.converter import lasting, speech_like
 from benchmarks.live_peer import CHUNK_MS, Peer
-from benchmarks.live_soak import looped, soak
 from benchmarks.table import machine, show
 from data.audio import load
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 from w2w import Converter
+from w2w.live.session import Session, undisturbed
+from w2w.watermark import Marker
 
 Wave = Float[Tensor, "1 1 samples"]
 TURN_S = 5.0
@@ -72,7 +74,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     option("--chunk-ms", type=float, nargs="+", default=[10.0, 13.0, 20.0, 40.0], metavar="MS")
     option("--engine", nargs="+", default=["eager", "onnx"], choices=("eager", "onnx"))
     option("--rate", type=int, metavar="HZ", help="of the chunks (default: the converter's)")
-    option("--paced", action="store_true", help="let each chunk come in real time, as from a microphone")
     option("--peer", type=Path, metavar="CHECKOUT", help="folder of LLVC's published code")
     option("--soak-minutes", type=float, metavar="N", help="only stream so many minutes, watching memory")
     args = arguments.parse_args(argv)
@@ -91,9 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             soak(converter, voice, speech, args.soak_minutes, args.chunk_ms[0], rate, engine)
         return
     contestants = [
-        ours(converter, voice, chunk_ms, rate, engine, args.paced)
-        for engine in args.engine
-        for chunk_ms in args.chunk_ms
+        ours(converter, voice, chunk_ms, rate, engine) for engine in args.engine for chunk_ms in args.chunk_ms
     ]
     if args.peer is None:
         compete(contestants, speech, args.seconds, rate)
@@ -104,26 +103,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
             contestants.append(theirs)
             compete(contestants, speech, args.seconds, rate)
-    pace = "in real time" if args.paced else "one after another"
     heads = ["who", "chunk", "latency", "factor", "of processor", "median", "99 %", "worst", "goal", "met"]
-    title = f"{args.seconds:g} s at {rate} Hz, chunks {pace}, on {machine()}"
+    title = f"{args.seconds:g} s at {rate} Hz, on {machine()}"
     show(title, heads, [row(contestant) for contestant in contestants])
     if args.peer is not None:
         against(contestants)
 
 
-def ours(
-    converter: Converter, voice: Tensor, chunk_ms: float, rate: int, engine: str, paced: bool
-) -> Contestant:
+def ours(converter: Converter, voice: Tensor, chunk_ms: float, rate: int, engine: str) -> Contestant:
     """A stream that goes on over all its turns."""
     chunk = round(chunk_ms * rate / 1000)
     live = converter.stream(voice, chunk, sample_rate=rate, engine=engine)
 
     def turn(wave: Wave) -> tuple[list[float], float]:
-        took, began, processor = [], time.perf_counter(), time.process_time()
-        for number, piece in enumerate(wave.split(chunk, dim=-1)):
-            if paced:
-                time.sleep(max(began + number * chunk / rate - time.perf_counter(), 0.0))
+        took, processor = [], time.process_time()
+        for piece in wave.split(chunk, dim=-1):
             before = time.perf_counter()
             live.push(piece)
             took.append(time.perf_counter() - before)
@@ -136,12 +130,12 @@ def ours(
 
 def compete(contestants: Sequence[Contestant], speech: Wave, seconds: float, rate: int) -> None:
     """Have each process as many seconds, turn by turn; what is made once is made before."""
-    warm = looped(speech, rate)
+    warm = lasting(speech, rate)
     for contestant in contestants:
         contestant.turn(warm)
     n_turns = max(round(seconds / TURN_S), 1)
     turn_samples = round(seconds / n_turns * rate)
-    whole = looped(speech, turn_samples * n_turns)
+    whole = lasting(speech, turn_samples * n_turns)
     for number, wave in enumerate(whole.split(turn_samples, dim=-1)):
         # The order turns too, for whoever always came after the same one would find the same caches.
         for place in range(len(contestants)):
@@ -180,6 +174,80 @@ def against(contestants: Sequence[Contestant]) -> None:
             f" {theirs.chunk_ms:g} ms (medians: {medians:.3f}, processor: {processor:.3f};"
             f" goal ≤ {GOAL_PEER}: {'met' if ratio <= GOAL_PEER else 'NOT met'})"
         )
+
+
+TURNS = 41
+"""Of a second each, in which a session that has run for long is held against a fresh one."""
+MOST_GROWTH_MIB, MOST_SLOWING = 8.0, 1.1
+"""What still counts as flat: what an allocator may keep, and the noise of a shared machine."""
+
+
+def soak(
+    converter: Converter,
+    voice: Tensor,
+    speech: Wave,
+    minutes: float,
+    chunk_ms: float,
+    rate: int,
+    engine: str,
+) -> None:
+    """Stream that long with everything the command does: mark, meters, voices and pitch that change."""
+    # Another voice to go over to and back.
+    other = voice + 0.1 * torch.randn(voice.shape, generator=torch.Generator().manual_seed(0)).to(voice)
+
+    def begun() -> Session:
+        made = Session(
+            converter, [voice, other], chunk_ms=chunk_ms, rate=rate, engine=engine, marker=Marker(rate)
+        )
+        made.warm_up()
+        return made
+
+    session = begun()
+    chunks = lasting(speech, 60 * rate).split(session.chunk_samples, dim=-1)
+    whole = [chunk for chunk in chunks if chunk.shape[-1] == session.chunk_samples]
+    memory: list[float] = []
+    with undisturbed():
+        for minute in range(round(minutes)):
+            session.choose_voice(minute % 2)
+            for chunk in whole:
+                session.push(chunk)
+            memory.append(psutil.Process().memory_info().rss / 2**20)
+        slower = beside(session, begun(), whole)
+    print(
+        f"{round(minutes)} minutes at once, {engine}, chunks of {chunk_ms:g} ms at {rate} Hz, watermarked,"
+        f" the voice changing every minute, on {machine()}: {verdict(memory, slower)}"
+    )
+
+
+def beside(old: Session, fresh: Session, chunks: Sequence[Wave]) -> float:
+    """The computing time of a session that has run for long over that of a fresh one, taking turns.
+
+    Unlike two times an hour apart, it does not depend on what else the machine has done meanwhile.
+    """
+    ratios, size = [], min(max(round(1 / old.load.chunk_s), 1), len(chunks))
+    for turn in range(TURNS):
+        some = [chunks[(turn * size + place) % len(chunks)] for place in range(size)]
+        took = {}
+        for session in (old, fresh) if turn % 2 else (fresh, old):
+            before = time.process_time()
+            for chunk in some:
+                session.push(chunk)
+            took[session is old] = time.process_time() - before
+        ratios.append(took[True] / took[False])
+    return float(np.median(ratios))
+
+
+def verdict(memory: Sequence[float], slower: float) -> str:
+    """Whether memory stayed flat from the first to the last tenth, and time beside a fresh session's."""
+    tenth = max(len(memory) // 10, 1)
+    # The first minute pays for what is made once.
+    early, late = memory[1 : 1 + tenth] or memory, memory[-tenth:]
+    grown = float(np.median(late) - np.median(early))
+    flat = grown <= MOST_GROWTH_MIB and slower <= MOST_SLOWING
+    return (
+        f"memory {grown:+.1f} MiB from the first minutes to the last ({memory[-1]:.1f} MiB), computing time"
+        f" per chunk {slower:.3f} of a fresh session's: {'flat' if flat else 'NOT flat'}"
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ targets and prints their loss on held-out speech over processor seconds: ``bench
 """
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import median
@@ -19,7 +18,7 @@ from torch import Tensor
 from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 
-from benchmarks.table import machine, show
+from benchmarks.table import in_turns, machine, show
 from engine.arguments import Arguments
 from engine.optim import OptimConfig
 from engine.user_error import exits_cleanly
@@ -45,8 +44,8 @@ Wave = Float[Tensor, "batch 1 samples"]
 
 class Step(NamedTuple):
     run: Callable[[], object]
-    masked: float
-    """Masked frames that it learns from."""
+    margs: float
+    """Margs frames that it learns from."""
 
 
 def forms(model: SpeechEncoderConfig) -> dict[str, PretrainingConfig]:
@@ -72,13 +71,9 @@ def our_step(config: PretrainingConfig, wave: Wave, *, bf16: bool) -> Step:
 
     mask = config.student.mask
     rows = len(wave) * (config.student.masks if isinstance(config.student, MultiMaskConfig) else 1)
-    frames = model_frames(config.model, wave)
+    frames = config.model.frames(wave.shape[-1])
     hidden = torch.stack([_hidden(1, frames, mask.share, mask.span).sum() for _ in range(50)])
     return Step(run, rows * float(hidden.float().mean()))
-
-
-def model_frames(model: SpeechEncoderConfig, wave: Wave) -> int:
-    return model.frames(wave.shape[-1])
 
 
 def _hidden(rows: int, frames: int, share: float, span: int) -> Tensor:
@@ -106,7 +101,7 @@ def their_step(model: SpeechEncoderConfig, wave: Wave, *, bf16: bool) -> Step:
     )
     network = Wav2Vec2ForPreTraining(config).train()
     optimizer = torch.optim.AdamW(network.parameters(), OPTIM.lr, OPTIM.betas, OPTIM.eps)
-    shape = (len(wave), model_frames(model, wave))
+    shape = (len(wave), model.frames(wave.shape[-1]))
     values = (wave - wave.mean(-1, keepdim=True))[:, 0]
 
     def run() -> object:
@@ -127,19 +122,6 @@ def their_step(model: SpeechEncoderConfig, wave: Wave, *, bf16: bool) -> Step:
     return Step(run, float(hidden.float().mean()))
 
 
-def in_turn(steps: Sequence[Step], repeats: int) -> list[list[float]]:
-    """Processor seconds of each step, in each of ``repeats`` turns, after one turn that is not counted."""
-    seconds: list[list[float]] = [[] for _ in steps]
-    for turn in range(repeats + 1):
-        order = range(len(steps)) if turn % 2 else reversed(range(len(steps)))
-        for number in order:
-            began = time.process_time()
-            steps[number].run()
-            if turn:
-                seconds[number].append(time.process_time() - began)
-    return seconds
-
-
 def compare_steps(argv: Sequence[str]) -> None:
     arguments = Arguments.described_by("benchmarks.pretraining steps", __doc__)
     arguments.add_argument("--size", choices=list(SIZES), default="small")
@@ -147,30 +129,28 @@ def compare_steps(argv: Sequence[str]) -> None:
     arguments.add_argument("--seconds", type=float, default=6.0, help="of a clip")
     arguments.add_argument("--repeats", type=int, default=7, help="turns of which the median is taken")
     arguments.add_argument("--bf16", action="store_true", help="both in bfloat16 where that is safe")
-    asked = arguments.parse_args(argv)
+    args = arguments.parse_args(argv)
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    wave = torch.randn(asked.clips, 1, int(16_000 * asked.seconds))
-    model = SIZES[asked.size]
+    wave = torch.randn(args.clips, 1, int(16_000 * args.seconds))
+    model = SIZES[args.size]
     names = ["transformers, Wav2Vec2ForPreTraining", *forms(model)]
-    steps = [their_step(model, wave, bf16=asked.bf16)]
-    steps += [our_step(config, wave, bf16=asked.bf16) for config in forms(model).values()]
-    took = in_turn(steps, asked.repeats)
+    steps = [their_step(model, wave, bf16=args.bf16)]
+    steps += [our_step(config, wave, bf16=args.bf16) for config in forms(model).values()]
+    took = in_turns([step.run for step in steps], args.repeats)
     rows = []
     for name, step, seconds in zip(names, steps, took):
         ratio = median(a / b for a, b in zip(seconds, took[0]))
-        per_second = step.masked / median(seconds)
-        faster = median(step.masked / a / (steps[0].masked / b) for a, b in zip(seconds, took[0]))
+        per_second = step.margs / median(seconds)
+        faster = median(step.margs / a / (steps[0].margs / b) for a, b in zip(seconds, took[0]))
         goal = "" if step is steps[0] or "2.0" in name else "yes" if ratio <= GOAL else "NO"
         rows.append(
             [name, f"{median(seconds):.3f}", f"{ratio:.2f}", goal, f"{per_second:.0f}", f"{faster:.2f}"]
         )
     print(machine())
-    precision = "bfloat16" if asked.bf16 else "float32"
-    heads = ["step", "seconds", "of theirs", f"≤ {GOAL}", "masked frames / s", "times theirs"]
-    show(
-        f"{asked.size}, {asked.clips} × {asked.seconds:g} s, {precision}, {asked.repeats} turns", heads, rows
-    )
+    precision = "bfloat16" if args.bf16 else "float32"
+    heads = ["step", "seconds", "of theirs", f"≤ {GOAL}", "margs frames / s", "times theirs"]
+    show(f"{args.size}, {args.clips} × {args.seconds:g} s, {precision}, {args.repeats} turns", heads, rows)
 
 
 @exits_cleanly

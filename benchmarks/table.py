@@ -1,7 +1,9 @@
-"""How a benchmark shows what it measured."""
+"""How benchmarks time calls beside each other, and show what they measured."""
 
 import platform
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
 
 import torch
 
@@ -22,3 +24,22 @@ def machine() -> str:
 
 def show(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     print(f"\n{title}\n\n{markdown(heads, rows)}")
+
+
+def in_turns(
+    calls: Sequence[Callable[[], object]], repeats: int, clock: Callable[[], float] = time.process_time
+) -> list[list[float]]:
+    """Seconds of each call in each of ``repeats`` turns, after one turn that pays for what is made once."""
+    took: list[list[float]] = [[] for _ in calls]
+    for turn in range(repeats + 1):
+        for seconds, call in zip(took, calls):
+            began = clock()
+            call()
+            if turn:
+                seconds.append(clock() - began)
+    return took
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Ours over theirs: the median over turns, so that what slows a turn slows both."""
+    return median(a / b for a, b in zip(ours, theirs, strict=True))

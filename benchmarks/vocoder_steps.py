@@ -26,17 +26,13 @@ Wave = Float[Tensor, "batch 1 samples"]
 Step = Callable[[], None]
 
 
-def our_step(preset: str, wave: Wave, *, order: str = "", compiled: bool = False) -> Step:
+def our_step(preset: str, wave: Wave, *, order: str = "") -> Step:
     """A step of the trainer's task of a preset, in its order or another, where the adversaries take part."""
     config = PRESETS[preset]
     assert isinstance(config.task, AdversarialConfig)
     in_order = replace(config.task, adversary_from=0, order=order or config.task.order)
     task = Adversarial(in_order, config.mel)
-    for module in [*task.modules.values(), *task.frozen.values()]:
-        module.to(wave.device)
-    for network in [task.network, *task.discriminators.values()] if compiled else []:
-        network.compile()
-    nobody = torch.zeros(len(wave), dtype=torch.long, device=wave.device)
+    nobody = torch.zeros(len(wave), dtype=torch.long)
     batch = Batch(wave, wave, nobody, nobody)
 
     def step() -> None:
@@ -49,9 +45,9 @@ def our_step(preset: str, wave: Wave, *, order: str = "", compiled: bool = False
 def hifigan_step(path: Path | str, wave: Wave, config: HiFiGANConfig) -> Step:
     """The published loop's step: discriminators, then the generator (HiFi-GAN, section 2.4)."""
     models, mels = published_modules(path, "models", "meldataset")
-    h, device = hifigan_settings(config), wave.device
-    generator = models.Generator(h).to(device)
-    mpd, msd = models.MultiPeriodDiscriminator().to(device), models.MultiScaleDiscriminator().to(device)
+    h = hifigan_settings(config)
+    generator = models.Generator(h)
+    mpd, msd = models.MultiPeriodDiscriminator(), models.MultiScaleDiscriminator()
     betas = (h.adam_b1, h.adam_b2)
     optim_g = torch.optim.AdamW(generator.parameters(), h.learning_rate, betas)
     optim_d = torch.optim.AdamW(itertools.chain(msd.parameters(), mpd.parameters()), h.learning_rate, betas)
@@ -84,11 +80,11 @@ def hifigan_step(path: Path | str, wave: Wave, config: HiFiGANConfig) -> Step:
 def melgan_step(path: Path | str, wave: Wave) -> Step:
     """The published loop's step, with its measure of the mel's error, which it takes in every step."""
     (modules,) = published_modules(path, "mel2wav.modules")
-    device, n_scales, n_layers = wave.device, 3, 4
-    generator = modules.Generator(80, 32, 3).to(device)
-    critic = modules.Discriminator(n_scales, 16, n_layers, 4).to(device)
+    n_scales, n_layers = 3, 4
+    generator = modules.Generator(80, 32, 3)
+    critic = modules.Discriminator(n_scales, 16, n_layers, 4)
     optim_g, optim_d = (torch.optim.Adam(m.parameters(), 1e-4, (0.5, 0.9)) for m in (generator, critic))
-    log_mel = modules.Audio2Mel(n_mel_channels=80).to(device)
+    log_mel = modules.Audio2Mel(n_mel_channels=80)
 
     def step() -> None:
         mel = log_mel(wave).detach()
@@ -114,12 +110,12 @@ def melgan_step(path: Path | str, wave: Wave) -> Step:
     return step
 
 
-def speechlike(batch: int, samples: int, device: str = "cpu") -> Wave:
+def speechlike(batch: int, samples: int) -> Wave:
     rng = torch.Generator().manual_seed(0)
-    return (0.1 * torch.randn(batch, 1, samples, generator=rng)).to(device)
+    return 0.1 * torch.randn(batch, 1, samples, generator=rng)
 
 
-def mel_like(n_mels: int, frames: int, mel: str = "hifigan") -> Float[Tensor, "1 n_mels frames"]:
+def mel_like(n_mels: int, frames: int) -> Float[Tensor, "1 n_mels frames"]:
     """A mel as a vocoder hears: that of noise at the level of speech."""
-    config = named_mel(mel)
+    config = named_mel("hifigan")
     return LogMel(config)(speechlike(1, frames * config.hop))[:, :n_mels]

@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.table import in_turns, ratio
 
 INSTALL = {"onnxruntime": "pip install 'timbre[export]'", "openvino": "pip install 'timbre[bench]'"}
 Mel = Float[Tensor, "1 n_mels frames"]
@@ -87,7 +88,7 @@ class Timed:
     theirs: list[float]
     """Of the published code; empty where there is no checkout of it."""
     outputs: list[Any]
-    """What the first calls returned, ours and theirs."""
+    """What the last calls returned, ours and theirs."""
 
     @property
     def same(self) -> str:
@@ -96,53 +97,26 @@ class Timed:
 
     @property
     def ratio(self) -> float | None:
-        """Ours over theirs: the median over turns, so that what slows a turn slows both."""
-        return median(a / b for a, b in zip(self.ours, self.theirs)) if self.theirs else None
+        return ratio(self.ours, self.theirs) if self.theirs else None
 
 
 def alternate(ours: Callable[[], Any], theirs: Callable[[], Any] | None, repeats: int) -> Timed:
-    """Time calls in turn, after one of each that pays for what is made once."""
-    calls = [ours, theirs] if theirs else [ours]
-    outputs = [call() for call in calls]
-    took: list[list[float]] = [[], []]
-    for _ in range(repeats):
-        for seconds, call in zip(took, calls):
-            seconds.append(timed(call))
-    return Timed(ours=took[0], theirs=took[1], outputs=outputs)
+    """Time calls in turns."""
+    outputs: list[Any] = [None, None]
 
+    def keep(place: int, call: Callable[[], Any]) -> None:
+        outputs[place] = call()
 
-def timed(call: Callable[[], Any]) -> float:
-    """Seconds of one call, on whichever device it computes."""
-    synchronise()
-    began = time.perf_counter()
-    call()
-    synchronise()
-    return time.perf_counter() - began
-
-
-def synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-class MultiplyAdds(TorchDispatchMode):
-    """Counts the multiply-adds of every matrix product and convolution inside, backward too, in billions."""
-
-    giga = 0.0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func._overloadpacket)
-        if count is not None:
-            self.giga += count(*args, **(kwargs or {}), out_val=out) / 2e9
-        return out
+    calls = [partial(keep, place, call) for place, call in enumerate((ours, theirs)) if call]
+    took = in_turns(calls, repeats, time.perf_counter)
+    return Timed(ours=took[0], theirs=took[1] if theirs else [], outputs=outputs[: len(took)])
 
 
 def gmac(call: Callable[[], Any]) -> float:
-    """Billions of multiply-adds of one call."""
-    with MultiplyAdds() as counter:
+    """Billions of multiply-adds of every matrix product and convolution in a call, backward too."""
+    with FlopCounterMode(display=False) as counter:
         call()
-    return counter.giga
+    return counter.get_total_flops() / 2e9
 
 
 def gmac_of(network: nn.Module, method: str, *inputs: Tensor) -> float:
@@ -164,7 +138,9 @@ def fp32_peak(seconds: float = 0.3) -> float:
             call()
             until = time.perf_counter() + seconds
             while time.perf_counter() < until:
-                best = max(best, multiply_adds / timed(call))
+                began = time.perf_counter()
+                call()
+                best = max(best, multiply_adds / (time.perf_counter() - began))
     return best / 1e9
 
 
@@ -192,14 +168,14 @@ def difference(ours: Tensor, theirs: Tensor) -> str:
 
 def row(what: str, took: Timed, unit: Callable[[float], str], goal: float | None, **cells: str) -> Row:
     """One line of the table; the goal is the largest ratio to the published time."""
-    ratio = took.ratio
+    share = took.ratio
     return [
         what,
         unit(median(took.ours)),
         unit(median(took.theirs)) if took.theirs else "not measured",
-        f"{ratio:.3f}" if ratio is not None else "",
+        f"{share:.3f}" if share is not None else "",
         f"≤ {goal:g}" if goal is not None else "",
-        ("yes" if ratio <= goal else f"NO, {ratio / goal - 1:+.0%}") if ratio is not None and goal else "",
+        ("yes" if share <= goal else f"NO, {share / goal - 1:+.0%}") if share is not None and goal else "",
         cells.get("floor", ""),
         cells.get("same", ""),
     ]

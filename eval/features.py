@@ -45,13 +45,6 @@ def _hash(path: str, _modified: int, _size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
-def model_stamp(folder: Path | str) -> str:
-    """Tell a folder's weights from those of another folder of the same name, or of another day."""
-    weights = next(iter(sorted(Path(folder).glob("*.safetensors"))), None)
-    stamp = f"-{weights.stat().st_size}-{weights.stat().st_mtime_ns}" if weights else ""
-    return Path(folder).resolve().name + stamp
-
-
 class Cache:
     """A folder of arrays by (what was computed, of what content)."""
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from engine.config import stored_kind
 from engine.hub import HUB
 from engine.user_error import UserError
-from eval.features import SILENT, Features, model_stamp
+from eval.features import SILENT, Features
 
 SAMPLE_RATE = 16_000
 PADDING = round(0.3 * SAMPLE_RATE)
@@ -171,7 +171,9 @@ class TrainedRecogniser:
         """Cache key: another model hears other words."""
         if self.place.startswith(HUB):
             return f"recogniser-{self.place.removeprefix(HUB).replace('/', '--')}-1"
-        return f"recogniser-{model_stamp(self.place)}-1"
+        weights = next(iter(sorted(Path(self.place).glob("*.safetensors"))), None)
+        stamp = f"-{weights.stat().st_size}-{weights.stat().st_mtime_ns}" if weights else ""
+        return f"recogniser-{self.name}{stamp}-1"
 
     def check(self) -> None:
         _trained(self.place)

@@ -22,7 +22,6 @@ from eval.pairs import MAX_PAIRS, Pair, fixed_pairs, read_pairs, scorable, silen
 from eval.recognisers import recogniser
 from eval.report import table, with_groups, write_report, write_rows, write_summary
 from eval.scoring import FAST, METRICS, Judges, Metric, readable_by, score_pairs
-from eval.similarity import SpeakerVerifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +58,6 @@ class EvalConfig:
     recogniser: tuple[str, ...] = ("moonshine", "pocketsphinx")
     """Who hears words, one or several: moonshine, pocketsphinx, the folder of a recogniser of transformers or
     of this project, or hub:owner/name. The first's CER is the column cer; a gain is one where all agree."""
-    speaker_model: str | None = None
-    """Folder of a speaker verification model of transformers to use instead of Resemblyzer."""
     cache: Path | None = None
     """Folder of features kept between runs; by default in the user's cache."""
     jobs: int = 0
@@ -147,15 +144,11 @@ def converted(pairs: list[Pair], config: EvalConfig, voices: Voices | None) -> t
 
 
 def judges_of(config: EvalConfig) -> Judges:
-    chosen: dict[str, Any] = {}
     if not config.recogniser:
         raise UserError(
             "--recogniser needs a name; leave intelligibility out by --metrics similarity pitch quality"
         )
-    chosen["recognisers"] = tuple(recogniser(name) for name in config.recogniser)
-    if config.speaker_model:
-        chosen["voice"] = SpeakerVerifier(config.speaker_model)
-    return Judges(**chosen)
+    return Judges(recognisers=tuple(recogniser(name) for name in config.recogniser))
 
 
 def add_baselines(

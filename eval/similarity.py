@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engine.user_error import UserError
-from eval.features import SILENT, Features, model_stamp
+from eval.features import SILENT, Features
 
 SAMPLE_RATE = 16_000
 SIZE = 256
@@ -39,26 +39,6 @@ class Resemblyzer:
             return {"embedding": np.asarray(encoder.embed_utterance(spoken), np.float32)}
 
 
-@dataclass(frozen=True)
-class SpeakerVerifier:
-    """An x-vector model of transformers, such as WavLM-base-plus-sv, from a local folder."""
-
-    folder: str
-
-    @property
-    def kind(self) -> str:
-        return f"xvector-{model_stamp(self.folder)}-1"
-
-    def check(self) -> None:
-        _xvector(self.folder)
-
-    def __call__(self, wave: Float[Tensor, "1 1 samples"]) -> Features:
-        extractor, model = _xvector(self.folder)
-        inputs = extractor(wave[0, 0].numpy(), sampling_rate=SAMPLE_RATE, return_tensors="pt")
-        with torch.inference_mode():
-            return {"embedding": model(**inputs).embeddings[0].numpy()}
-
-
 def cosine(a: Float[np.ndarray, "dim"], b: Float[np.ndarray, "dim"]) -> float:
     return float(np.dot(a, b) / max(float(np.linalg.norm(a) * np.linalg.norm(b)), 1e-12))
 
@@ -75,16 +55,3 @@ def _resemblyzer() -> tuple[Any, Any]:
                 "pip install --no-deps resemblyzer"
             ) from None
         return VoiceEncoder("cpu", verbose=False).eval(), preprocess_wav
-
-
-@lru_cache(maxsize=1)
-def _xvector(folder: str) -> tuple[Any, Any]:
-    from transformers import AutoFeatureExtractor, AutoModelForAudioXVector
-
-    try:
-        extractor = AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForAudioXVector.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-        return extractor, model.eval()
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{folder} is not a speaker verification model of transformers: {reason}") from None

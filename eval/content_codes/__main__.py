@@ -21,10 +21,17 @@ from tqdm import tqdm
 from data.audio import unreadable
 from engine.arguments import Arguments
 from engine.outcome import end
+from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
 from eval.content_codes.codes import NAMES, Code, CodeFrames, encode, log_mel, open_code, teacher_code
-from eval.content_codes.phones import agreement, phone_error
-from eval.content_codes.speakers import Leak, Utterances, speaker_leakage, utterances
+from eval.content_codes.probes import (
+    Leak,
+    Utterances,
+    agreement,
+    phone_error,
+    speaker_leakage,
+    utterances,
+)
 from pretrain.probe.results import Interval
 from pretrain.speech.labelled import labelled_rows
 from pretrain.teachers import load_teacher
@@ -107,17 +114,19 @@ def scores_of(code: Code, of: Speech, teacher: Code | None, truth: dict[Path, Co
 
 
 def table(scores_by_code: dict[str, Scores], of: Speech) -> str:
-    others, voices = len(set(of.speakers)), of.voices
+    voices = of.voices
+    words = (
+        f"Words: learned from {len(of.train)} utterances, asked about in {len(of.test)} of"
+        f" {len(set(of.speakers))} other speakers. Voices: {len(voices.speakers)}, asked about in"
+        f" {len(voices.held_out)} utterances."
+    )
+    heads = ["code", "agreement", "phone error", "speaker, from an utterance", "speaker, from a frame"]
     lines = [
-        f"Words: learned from {len(of.train)} utterances, asked about in {len(of.test)} of {others} other "
-        f"speakers. Voices: {len(voices.speakers)}, asked about in {len(voices.held_out)} utterances.\n",
-        "| code | agreement | phone error | speaker, from an utterance | speaker, from a frame |",
-        "| --- | --- | --- | --- | --- |",
+        [name, *map(_cell, (scores.agreement, scores.phones, scores.leak.pooled, scores.leak.single))]
+        for name, scores in scores_by_code.items()
     ]
-    for name, scores in scores_by_code.items():
-        cells = (scores.agreement, scores.phones, scores.leak.pooled, scores.leak.single)
-        lines.append(f"| {name} | " + " | ".join(map(_cell, cells)) + " |")
-    return "\n".join([*lines, f"| chance | | | {voices.chance:.3f} | {voices.chance:.3f} |"])
+    lines.append(["chance", "", "", f"{voices.chance:.3f}", f"{voices.chance:.3f}"])
+    return f"{words}\n\n{markdown(heads, lines)}"
 
 
 def _cell(value: Interval | None) -> str:

@@ -5,13 +5,11 @@ import json
 import math
 import warnings
 
-import numpy as np
 import pytest
 import torch
 
-from benchmarks.live import Contestant, against, compete, main, row
+from benchmarks.live import Contestant, against, compete, main, row, verdict
 from benchmarks.live_peer import Clock, Peer, Sinusoids
-from benchmarks.live_soak import resident_mib, rows, verdict
 from engine.checkpoint import export
 from engine.user_error import UserError
 from pretrain.causal.encoder import CausalEncoderConfig
@@ -88,7 +86,7 @@ def test_the_soak_uses_all_that_a_session_does(model, capsys):
         main(f"--checkpoint {model} --engine eager --chunk-ms 1000 --soak-minutes 1".split())
     said = capsys.readouterr().out
     assert "1 minutes at once, eager, chunks of 1000 ms at 16000 Hz, watermarked" in said
-    assert "memory +0.0 MiB from the first minutes to the last, computing time per chunk" in said
+    assert "memory +0.0 MiB from the first minutes to the last (" in said
 
 
 @pytest.mark.parametrize(
@@ -182,10 +180,8 @@ def test_goals_are_judged_by_factor_and_slow_chunks():
 
 
 def test_a_soak_is_flat_only_if_neither_memory_nor_time_grows():
-    flat = [(500.0 + 0.01 * minute, 1.0, 2.0, 1.0) for minute in range(60)]
+    flat = [500.0 + 0.01 * minute for minute in range(60)]
     assert verdict(flat, 1.05).endswith("fresh session's: flat")
-    leaking = [(500.0 + minute, 1.0, 2.0, 1.0) for minute in range(60)]
+    leaking = [500.0 + minute for minute in range(60)]
     assert verdict(leaking, 1.0).endswith("NOT flat")
     assert verdict(flat, 1.2).endswith("NOT flat")
-    assert [line[0] for line in rows(flat)][0::11] == ["1", "60"]
-    assert resident_mib() > np.float64(1)

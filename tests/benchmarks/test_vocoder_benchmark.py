@@ -11,7 +11,7 @@ from torch import nn
 from benchmarks import vocoder_timing, vocoders
 from benchmarks.vocoder_peers import Drawn, published_modules
 from benchmarks.vocoder_timing import Timed, alternate, gmac, gmac_of, row
-from benchmarks.vocoder_wavenet import faster
+from benchmarks.vocoders import faster
 from engine.user_error import UserError
 from vocoders.hifigan import V2, HiFiGAN
 

@@ -14,8 +14,7 @@ from engine.checkpoint import export
 from engine.user_error import UserError
 from eval.content_codes.__main__ import main, speech
 from eval.content_codes.codes import SAMPLE_RATE, Code, CodeFrames, audible_frames, encode, open_code
-from eval.content_codes.phones import agreement, phone_error
-from eval.content_codes.speakers import probe, speaker_leakage, utterances
+from eval.content_codes.probes import agreement, phone_error, probe, speaker_leakage, utterances
 from pretrain.causal.encoder import CausalEncoderConfig
 from pretrain.causal.student import Student, StudentConfig
 
@@ -172,7 +171,7 @@ def test_the_table_has_a_line_for_each_code(
     main(["--data", str(spoken), "--code", code.name, "--most", "4"])
     told = capsys.readouterr().out
     assert "learned from 4 utterances" in told
-    assert all(f"\n| {name} |" in told for name in ("log-mel", code.name, "chance"))
+    assert all(f"\n| {name} " in told for name in ("log-mel", code.name, "chance"))
 
 
 @pytest.mark.parametrize(
@@ -203,6 +202,6 @@ def test_a_bad_recording_is_left_out_and_named(spoken: Path, capsys: pytest.Capt
         main(["--data", str(spoken), "--most", "100"])
     said = capsys.readouterr()
     assert end.value.code == 1
-    assert "| log-mel |" in said.out
+    assert "| log-mel " in said.out
     assert "1 left out" in said.err
     assert str(bad) in said.err
