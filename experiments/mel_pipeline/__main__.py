@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from benchmarks.converter import lasting
-from benchmarks.table import machine
+from benchmarks.table import machine, ratio
 from data.audio import load
 from engine.arguments import Arguments
 from engine.table import markdown
@@ -32,7 +32,7 @@ from eval.baselines import BASELINES, TOPLINES, toplines_and_baselines
 from eval.features import Cache, compute_features
 from eval.pairs import MAX_PAIRS, Pair
 from eval.scoring import FAST, METRICS
-from experiments.mel_pipeline.systems import SYSTEMS, W2W, System, ratio, speeds
+from experiments.mel_pipeline.systems import SYSTEMS, W2W, System, speeds
 from experiments.mel_pipeline.variants import PRESETS, TUNED, train
 from experiments.scores import SCORES, Scoring, cells, differences, evaluation_pairs, interval_cells, outputs
 from experiments.study import Study, write_json

@@ -1,6 +1,5 @@
 """What is compared: ways from a source and a voice to a wave, trained here or released; their speed."""
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from benchmarks.table import in_turns
 from experiments.study import Study
 from vocoders import load_vocoder
 from vocoders.loading import RELEASED as VOCODER
@@ -154,7 +154,8 @@ def speeds(converters: Mapping[str, Any], speech: Wave, repeats: int) -> dict[st
         calls[name, "whole"] = lambda c=converter, v=voice: c.convert(speech, v)
         for part, call in stages(converter.network, speech, voice).items():
             calls[name, part] = call
-    took = in_turns(calls, repeats)
+    with torch.inference_mode():
+        took = dict(zip(calls, in_turns(list(calls.values()), repeats)))
     results = {}
     for name, converter in converters.items():
         factors = {part: [s / seconds for s in took[of, part]] for of, part in calls if of == name}
@@ -193,23 +194,6 @@ def spoken(network: StarGANNetwork, spectrograms: Iterable[Tensor], samples: int
     assert network.vocoder is not None
     n_frames = -(-samples // network.vocoder.hop)
     return network.vocoder.stream(network.inversion.stream(spectrograms, n_frames))
-
-
-@torch.inference_mode()
-def in_turns(calls: Mapping[Any, Call], repeats: int) -> dict[Any, list[float]]:
-    """Processor seconds of every call in every turn, after one turn that pays for what is made once."""
-    took: dict[Any, list[float]] = {name: [] for name in calls}
-    for turn in range(repeats + 1):
-        for name, call in calls.items():
-            began = time.process_time()
-            call()
-            if turn:
-                took[name].append(time.process_time() - began)
-    return took
-
-
-def ratio(ours: list[float], theirs: list[float]) -> float:
-    return median(a / b for a, b in zip(ours, theirs, strict=True))
 
 
 def parameters(network: nn.Module) -> dict[str, int]:

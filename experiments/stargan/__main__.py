@@ -21,7 +21,6 @@ much processor time instead of as many steps.
 Finished runs are kept in OUT and never repeated; one that was cut off continues. Curves are in OUT, too.
 """
 
-import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -37,8 +36,7 @@ from engine.arguments import Arguments
 from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
 from eval.similarity import Resemblyzer
-from experiments.stargan.judges import Judges, gender_classifier
-from experiments.stargan.measures import columns_after_merge, measures
+from experiments.stargan.measures import Judges, columns_after_merge, gender_classifier, measures
 from experiments.study import Study, Training
 from experiments.trainers import run_loop, stargan
 from w2w.baselines.stargan.batches import LabelledBatch, LabelledCrops
@@ -64,23 +62,8 @@ def read_curve(path: Path) -> list[Point]:
     return sorted({point["step"]: point for point in points}.values(), key=lambda point: point["step"])
 
 
-def write_curves(out: Path, runs: Mapping[str, Sequence[Path]], titles: Mapping[str, str]) -> None:
-    """Write curves.csv of all runs, by variant and seed, and curves.png, where matplotlib is installed.
-
-    ``titles`` says which measures are drawn: means over seeds, and the range between them.
-    """
-    curves = {name: [read_curve(folder / "curve.jsonl") for folder in seeds] for name, seeds in runs.items()}
-    points = [
-        {"variant": name, "seed": seed, **point}
-        for name, seeds in curves.items()
-        for seed, curve in enumerate(seeds)
-        for point in curve
-    ]
-    names = dict.fromkeys(name for point in points for name in point)
-    with (out / "curves.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(names), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(points)
+def draw_curves(out: Path, runs: Mapping[str, Sequence[Path]], titles: Mapping[str, str]) -> None:
+    """Draw curves.png where matplotlib is installed: means over seeds, and the range between them."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -88,10 +71,13 @@ def write_curves(out: Path, runs: Mapping[str, Sequence[Path]], titles: Mapping[
     figure = Figure(figsize=(3.5 * len(titles), 4), layout="constrained")
     axes = figure.subplots(1, len(titles), squeeze=False)[0]
     for axis, (measure, title) in zip(axes, titles.items()):
-        for name, seeds in curves.items():
-            own = [point for curve in seeds for point in curve if measure in point]
-            steps = sorted({point["step"] for point in own})
-            values = [[point[measure] for point in own if point["step"] == step] for step in steps]
+        for name, folders in runs.items():
+            points = [point for folder in folders for point in read_curve(folder / "curve.jsonl")]
+            steps = sorted({point["step"] for point in points if measure in point})
+            values = [
+                [point[measure] for point in points if point["step"] == step and measure in point]
+                for step in steps
+            ]
             (line,) = axis.plot(steps, [mean(value) for value in values], label=name)
             lowest, highest = [min(value) for value in values], [max(value) for value in values]
             axis.fill_between(steps, lowest, highest, color=line.get_color(), alpha=0.15)
@@ -259,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
             print(text, flush=True)
         folders = {name: [study.folder(f"{name}/{n}") for n in range(seed + 1)] for name in args.variants}
-        write_curves(args.out, folders, CURVES)
+        draw_curves(args.out, folders, CURVES)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from engine.user_error import UserError
 from experiments import trainers
 from experiments.mel_pipeline import __main__ as study
 from experiments.mel_pipeline.__main__ import gains, table
-from experiments.mel_pipeline.systems import SYSTEMS, in_turns, ratio, speeds
+from experiments.mel_pipeline.systems import SYSTEMS, speeds
 from experiments.mel_pipeline.variants import PRESETS, TUNED, preset, train, training
 from experiments.scores import differences
 from experiments.study import Study
@@ -150,14 +150,6 @@ def test_differences_are_pair_by_pair_where_both_have_a_value() -> None:
     assert list(found["cluit_mel"]) == ["cer"]
     assert found["cluit_mel"]["cer"]["mean"] == pytest.approx(0.2)
     assert found["cluit_mel"]["cer"]["n"] == 2
-
-
-def test_speed_is_measured_in_turns() -> None:
-    turns: list[str] = []
-    took = in_turns({name: lambda name=name: turns.append(name) for name in ("a", "b")}, 3)
-    assert turns == ["a", "b"] * 4
-    assert [len(seconds) for seconds in took.values()] == [3, 3]
-    assert ratio([1.0, 9.0, 1.0], [2.0, 18.0, 2.0]) == 0.5
 
 
 def test_wave_to_wave_has_one_stage_and_a_latency(tiny) -> None:
