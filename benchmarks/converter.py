@@ -94,7 +94,7 @@ def speech_like(seconds: float, rate: int) -> Wave:
     return (loud * (voice + 0.1 * noise)).float()[None, None]
 
 
-def lasting(speech: Wave, samples: int) -> Wave:
+def lasting(speech: Wave, samples: int) -> Float[Tensor, "1 1 repeated"]:
     return speech.repeat(1, 1, -(-samples // speech.shape[-1]))[..., :samples]
 
 

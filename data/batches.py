@@ -15,9 +15,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from data.audio import AudioError
 from data.manifest import contents_of_rows
 from data.recordings import Places, Recordings, apart_from, leaving_room, loud_crop
-from data.rows import Groups, speakers_told, split_rows
+from data.rows import Groups, TableRows, speakers_told, split_rows
 from data.shards import STREAMS, ShardStream, contents_of_shards, names_shards
-from data.table import TableRows
 from engine.config import free
 from engine.contents import Contents
 from engine.user_error import UserError

@@ -40,8 +40,7 @@ from data.audio import AudioError
 from data.audio.checking import INTEGER_PEAK, LOUDEST_PEAK
 from data.audio.listening import Measurements, measure
 from data.manifest import Row, check_writable, nameable, rows_from, write_manifest
-from data.rates import explaining_rate, usual_rate, wrong_rate
-from data.references import compare
+from data.plausibility import compare, explaining_rate, usual_rate, wrong_rate
 from engine.arguments import Arguments
 from engine.outcome import note, note_replaced
 from engine.user_error import UserError, exits_cleanly, printable

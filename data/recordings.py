@@ -14,7 +14,7 @@ from data.audio import AudioError, excerpt, info, load, resample, resampled_leng
 from data.audio.checking import INTEGER_PEAK
 from data.audio.listening import VOICE_RATE, voice_in
 from data.manifest import Row
-from data.table import TableRows
+from data.rows import TableRows
 from engine.outcome import end, note, told
 from engine.user_error import UserError
 

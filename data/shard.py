@@ -21,9 +21,8 @@ from tqdm import tqdm
 
 from data.audio import info
 from data.manifest import Row, record_of, rows_from
-from data.rows import long_manifest
+from data.rows import TableRows, long_manifest
 from data.shards import INDEX, Index, Shard
-from data.table import TableRows
 from engine import outcome
 from engine.arguments import Arguments
 from engine.files import atomic, check_writable

@@ -76,18 +76,13 @@ class Judges(NamedTuple):
         return self.resemblyzer(at_full_scale(wave[None]).cpu())["embedding"]
 
 
-def share(right: Tensor, counted: Tensor) -> float:
-    """Of those counted."""
-    return float(right[counted].float().mean())
-
-
 class GenderFromSpectrogram(nn.Module):
     """Logistic regression on each bin's mean and deviation over time, standardised."""
 
     mean: Tensor
     scale: Tensor
 
-    def __init__(self, spectrogram: Spectrograms, genders: Genders, n_genders: int) -> None:
+    def __init__(self, spectrogram: Spectrograms, genders: Int[Tensor, "batch"], n_genders: int) -> None:
         super().__init__()
         features = _over_time(spectrogram)
         self.register_buffer("mean", features.mean(0))

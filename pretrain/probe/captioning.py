@@ -24,8 +24,7 @@ from data.audio import load, unreadable
 from data.audio.resampling import resample
 from data.audiovisual.layouts import CAPTION_COLUMNS, SPLITS
 from data.manifest import Row, rows_from
-from data.synthetic.world import SAMPLE_RATE, World
-from data.synthetic.world_scenes import ATTRIBUTES, GROUNDS, PLURALS, SIZE_WORDS
+from data.synthetic.world import ATTRIBUTES, GROUNDS, PLURALS, SAMPLE_RATE, SIZE_WORDS, World
 from engine.arguments import Arguments
 from engine.user_error import UserError
 from pretrain.probe.captioning_decoder import DecoderConfig, Features, fit_decoder

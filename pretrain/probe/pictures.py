@@ -34,8 +34,7 @@ from tqdm import tqdm
 from data.audio.resampling import resample
 from data.audiovisual.finding import scenes_from
 from data.audiovisual.scenes import each_picture, wave_of
-from data.synthetic.world import SAMPLE_RATE, World
-from data.synthetic.world_scenes import ATTRIBUTES
+from data.synthetic.world import ATTRIBUTES, SAMPLE_RATE, World
 from engine.arguments import Arguments
 from engine.checkpoint import export
 from engine.user_error import UserError

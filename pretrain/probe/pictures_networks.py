@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from data.synthetic.world_scenes import ATTRIBUTES
+from data.synthetic.world import ATTRIBUTES
 from engine.checkpoint import fill, load_export
 from engine.seeding import step_seed
 from engine.user_error import UserError, at_least

@@ -10,8 +10,7 @@ import torch
 from data import rows as row_lists
 from data.batches import Address, DataConfig, SpeechCrops
 from data.manifest import read_manifest
-from data.rows import Groups, speakers_told, split_rows
-from data.table import TableRows
+from data.rows import Groups, TableRows, speakers_told, split_rows
 from engine.user_error import UserError
 
 RATE = 8_000

@@ -14,10 +14,8 @@ import pytest
 from data.audio import info, load
 from data.manifest import read_manifest
 from data.pairs import PairConfig, PairCrops
-from data.parallel import main
-from data.synthetic import parallel_corpus
+from data.parallel import LEVEL_DB, ParallelConfig, main, make_parallel_corpus, plan_group
 from data.synthetic.kokoro import cast, voices_named
-from data.synthetic.parallel_corpus import ParallelConfig, make_parallel_corpus, plan_group
 from data.synthetic.sentences import LETTERS, built_in_lines, line_of_group, read_lines
 from engine.user_error import UserError
 
@@ -72,7 +70,7 @@ def test_groups_are_one_sentence_in_different_voices_equally_long(tmp_path):
             assert row.duration == pytest.approx(info(row.path).duration, abs=1e-4)
             assert sum(mixed[row.speaker].values()) == pytest.approx(1, abs=1e-3)
             level = 20 * load(row.path).square().mean().sqrt().log10()
-            assert level == pytest.approx(parallel_corpus.LEVEL_DB, abs=0.2)
+            assert level == pytest.approx(LEVEL_DB, abs=0.2)
 
 
 def test_its_pairs_can_be_drawn(tmp_path):

@@ -7,7 +7,7 @@ import soundfile
 from data.audio.listening import hum_in, measure
 from data.check import check, main
 from data.manifest import rows_from
-from data.references import compare
+from data.plausibility import compare
 
 RATE = 16_000
 

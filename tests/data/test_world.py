@@ -9,9 +9,18 @@ import torch
 from data.audio import load
 from data.audiovisual.finding import scenes_from
 from data.manifest import rows_from
-from data.synthetic.world import ATTRIBUTES, World, main, write
+from data.synthetic.world import (
+    ATTRIBUTES,
+    N_COMBINATIONS,
+    N_SAID,
+    World,
+    combinations,
+    describe,
+    main,
+    values_of,
+    write,
+)
 from data.synthetic.world_pictures import N_DRAWN, draw
-from data.synthetic.world_scenes import N_COMBINATIONS, N_SAID, combinations, describe, values_of
 from data.synthetic.world_sounds import N_HEARD, SAMPLE_RATE, synthesise
 
 
