@@ -42,14 +42,11 @@ print(imported - began, time.perf_counter() - imported)
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = Arguments.described_by("benchmarks.converter", __doc__)
-    arguments.add_argument("--checkpoint", metavar="FOLDER", help="exported converter")
-    arguments.add_argument(
-        "--speech", metavar="FILE", help="a recording (default: a sound with pitch and pauses)"
-    )
-    arguments.add_argument("--repeats", type=int, default=5, help="runs of which the median is taken")
-    arguments.add_argument(
-        "--minutes", type=float, default=10.0, help="length of the recording for peak memory"
-    )
+    option = arguments.add_argument
+    option("--checkpoint", metavar="FOLDER", help="exported converter")
+    option("--speech", metavar="FILE", help="a recording (default: a sound with pitch and pauses)")
+    option("--repeats", type=int, default=5, help="runs of which the median is taken")
+    option("--minutes", type=float, default=10.0, help="length of the recording for peak memory")
     args = arguments.parse_args(argv)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:

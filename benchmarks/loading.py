@@ -109,14 +109,13 @@ def starts(rows: int, n_shards: int) -> None:
 @exits_cleanly
 def main() -> None:
     arguments = Arguments.described_by("benchmarks.loading", __doc__)
-    arguments.add_argument("--data.path", dest="path", default="", help="a manifest, a folder, or shards")
-    arguments.add_argument("--sample-rate", type=int, default=16_000, help="Hz (default 16000)")
-    arguments.add_argument("--seconds", type=float, default=20.0, help="of each measurement (default 20)")
-    arguments.add_argument(
-        "--rows", type=int, default=0, help="of the manifest to start from (default: none)"
-    )
-    arguments.add_argument("--shards", type=int, default=1_000, help="to start from (default 1000)")
-    arguments.add_argument("--start", default="", help="print seconds and MiB of one start")
+    option = arguments.add_argument
+    option("--data.path", dest="path", default="", help="a manifest, a folder, or shards")
+    option("--sample-rate", type=int, default=16_000, help="Hz (default 16000)")
+    option("--seconds", type=float, default=20.0, help="of each measurement (default 20)")
+    option("--rows", type=int, default=0, help="of the manifest to start from (default: none)")
+    option("--shards", type=int, default=1_000, help="to start from (default 1000)")
+    option("--start", default="", help="print seconds and MiB of one start")
     given = arguments.parse_args()
     if given.start:
         print(*start(given.start))

@@ -124,11 +124,12 @@ def their_step(model: SpeechEncoderConfig, wave: Wave, *, bf16: bool) -> Step:
 
 def compare_steps(argv: Sequence[str]) -> None:
     arguments = Arguments.described_by("benchmarks.pretraining steps", __doc__)
-    arguments.add_argument("--size", choices=list(SIZES), default="small")
-    arguments.add_argument("--clips", type=int, default=4, help="in a batch")
-    arguments.add_argument("--seconds", type=float, default=6.0, help="of a clip")
-    arguments.add_argument("--repeats", type=int, default=7, help="turns of which the median is taken")
-    arguments.add_argument("--bf16", action="store_true", help="both in bfloat16 where that is safe")
+    option = arguments.add_argument
+    option("--size", choices=list(SIZES), default="small")
+    option("--clips", type=int, default=4, help="in a batch")
+    option("--seconds", type=float, default=6.0, help="of a clip")
+    option("--repeats", type=int, default=7, help="turns of which the median is taken")
+    option("--bf16", action="store_true", help="both in bfloat16 where that is safe")
     args = arguments.parse_args(argv)
     torch.manual_seed(0)
     torch.set_num_threads(1)

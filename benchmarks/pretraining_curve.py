@@ -133,18 +133,17 @@ def seconds_to(curve: Sequence[tuple[float, float]], loss: float) -> float:
 def compare_curves(argv: Sequence[str]) -> None:
     """Train both forms in turns and print their curves."""
     arguments = Arguments.described_by("benchmarks.pretraining curve", __doc__)
-    arguments.add_argument("--data.paths", dest="paths", nargs="+", required=True, help="manifests of speech")
-    arguments.add_argument("--teacher", required=True, help="folder of a speech encoder, to be guessed")
-    arguments.add_argument("--seconds", type=float, default=240.0, help="processor seconds of each form")
-    arguments.add_argument("--every", type=float, default=20.0, help="processor seconds between points")
-    arguments.add_argument(
-        "--batch-seconds", type=float, default=48.0, help="speech in the plain form's batch"
-    )
-    arguments.add_argument("--batch-seconds-2.0", type=float, dest="batch_seconds_2", help="the 2.0 form's")
-    arguments.add_argument("--masks", type=int, default=8, help="of the 2.0 form, a clip")
-    arguments.add_argument("--lr", type=float, default=1e-3)
-    arguments.add_argument("--filterbank", action="store_true", help="begin with the small preset's filters")
-    arguments.add_argument("--bf16", action="store_true", help="both in bfloat16 where that is safe")
+    option = arguments.add_argument
+    option("--data.paths", dest="paths", nargs="+", required=True, help="manifests of speech")
+    option("--teacher", required=True, help="folder of a speech encoder, to be guessed")
+    option("--seconds", type=float, default=240.0, help="processor seconds of each form")
+    option("--every", type=float, default=20.0, help="processor seconds between points")
+    option("--batch-seconds", type=float, default=48.0, help="speech in the plain form's batch")
+    option("--batch-seconds-2.0", type=float, dest="batch_seconds_2", help="the 2.0 form's")
+    option("--masks", type=int, default=8, help="of the 2.0 form, a clip")
+    option("--lr", type=float, default=1e-3)
+    option("--filterbank", action="store_true", help="begin with the small preset's filters")
+    option("--bf16", action="store_true", help="both in bfloat16 where that is safe")
     asked = arguments.parse_args(argv)
     torch.set_num_threads(1)
     seed_step(0, 1)

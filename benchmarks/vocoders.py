@@ -58,10 +58,11 @@ PEERS = ("hifigan", "melgan", "waveglow", "wavenet")
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = Arguments.described_by("benchmarks.vocoders", __doc__)
+    option = arguments.add_argument
     for name in PEERS:
-        arguments.add_argument(f"--peer-{name}", metavar="FOLDER", help=f"a checkout of the published {name}")
-    arguments.add_argument("--repeats", type=int, default=5, help="turns of which the median is taken")
-    arguments.add_argument("--only", nargs="+", metavar="NAME", help=f"of {', '.join(MEASURED)}")
+        option(f"--peer-{name}", metavar="FOLDER", help=f"a checkout of the published {name}")
+    option("--repeats", type=int, default=5, help="turns of which the median is taken")
+    option("--only", nargs="+", metavar="NAME", help=f"of {', '.join(MEASURED)}")
     args = arguments.parse_args(argv)
     unknown = set(args.only or ()) - set(MEASURED)
     if unknown:

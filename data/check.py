@@ -221,13 +221,12 @@ def levels(rows: Sequence[Row], measured: Sequence[Measurements | AudioError], b
 def main(argv: Sequence[str] | None = None) -> None:
     """Check recordings, print a table, leave a clean manifest if asked."""
     parser = Arguments.described_by("data.check", __doc__)
-    parser.add_argument("recordings", metavar="MANIFEST|FOLDER", type=Path)
-    parser.add_argument(
-        "--write", type=Path, metavar="CLEAN", help="manifest (.csv, .tsv, .jsonl) of what is sound"
-    )
-    parser.add_argument("--shortest", type=float, default=SHORTEST_SECONDS, help="seconds (%(default)s)")
-    parser.add_argument("--workers", type=int, default=None, help="files decoded at once (one per core)")
-    parser.add_argument(
+    option = parser.add_argument
+    option("recordings", metavar="MANIFEST|FOLDER", type=Path)
+    option("--write", type=Path, metavar="CLEAN", help="manifest (.csv, .tsv, .jsonl) of what is sound")
+    option("--shortest", type=float, default=SHORTEST_SECONDS, help="seconds (%(default)s)")
+    option("--workers", type=int, default=None, help="files decoded at once (one per core)")
+    option(
         "--voice",
         action="store_true",
         help="they are references of one voice: say which one is unlike the others",

@@ -228,32 +228,27 @@ def _levelled(wave: Float[np.ndarray, "samples"]) -> Float[Tensor, "1 1 samples"
 def main(argv: list[str] | None = None) -> None:
     default = ParallelConfig()
     arguments = Arguments.described_by("data.parallel", __doc__)
-    arguments.add_argument("out", type=Path, help="folder to make or complete")
-    arguments.add_argument("--model", type=Path, help="Kokoro's model, .onnx")
-    arguments.add_argument("--voices", type=Path, help="its file of voices, .bin")
-    arguments.add_argument("--groups", type=int, default=250, help="sentences to speak (default 250)")
-    arguments.add_argument(
-        "--members", type=int, default=default.members, help="voices that say each (default 4)"
-    )
-    arguments.add_argument("--texts", type=Path, help="a file with a sentence a line (default: built in)")
-    arguments.add_argument(
+    option = arguments.add_argument
+    option("out", type=Path, help="folder to make or complete")
+    option("--model", type=Path, help="Kokoro's model, .onnx")
+    option("--voices", type=Path, help="its file of voices, .bin")
+    option("--groups", type=int, default=250, help="sentences to speak (default 250)")
+    option("--members", type=int, default=default.members, help="voices that say each (default 4)")
+    option("--texts", type=Path, help="a file with a sentence a line (default: built in)")
+    option(
         "--prosody",
         default=",".join(default.prosody),
         help="how the names begin of voices that lend rhythm and melody, and in whose language the texts are"
         " (default %(default)s: English)",
     )
-    arguments.add_argument(
+    option(
         "--timbres", default="", help="how the names begin of voices that lend timbre (default: as --prosody)"
     )
-    arguments.add_argument(
-        "--mixtures", type=int, default=default.mixtures, help="speakers mixed of voices (default 400)"
-    )
-    arguments.add_argument("--format", choices=FORMATS, default=default.format, help="of the files")
-    arguments.add_argument(
-        "--sample-rate", type=int, default=default.sample_rate, help="Hz (default 24000, Kokoro's own)"
-    )
-    arguments.add_argument("--seed", type=int, default=0, help="decides who says what (default 0)")
-    arguments.add_argument("--threads", type=int, default=0, help="of the synthesiser (default: all cores)")
+    option("--mixtures", type=int, default=default.mixtures, help="speakers mixed of voices (default 400)")
+    option("--format", choices=FORMATS, default=default.format, help="of the files")
+    option("--sample-rate", type=int, default=default.sample_rate, help="Hz (default 24000, Kokoro's own)")
+    option("--seed", type=int, default=0, help="decides who says what (default 0)")
+    option("--threads", type=int, default=0, help="of the synthesiser (default: all cores)")
     given = arguments.parse_args(argv)
     if given.model is None or given.voices is None:
         raise UserError(f"name Kokoro's model by --model and its voices by --voices; {WHERE}")

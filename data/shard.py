@@ -147,13 +147,12 @@ def _kept(file: Path, digest: str) -> Shard | None:
 @exits_cleanly
 def main(argv: list[str] | None = None) -> None:
     arguments = Arguments.described_by("data.shard", __doc__)
-    arguments.add_argument("recordings", help="a manifest, or a folder of recordings")
-    arguments.add_argument("--out", type=Path, required=True, help="folder to make")
-    arguments.add_argument(
-        "--shard-mib", type=float, default=64.0, help="MiB of recordings in a shard (default 64)"
-    )
-    arguments.add_argument("--seed", type=int, default=0, help="of their order (default 0)")
-    arguments.add_argument("--overwrite", action="store_true", help="replace the shards of another corpus")
+    option = arguments.add_argument
+    option("recordings", help="a manifest, or a folder of recordings")
+    option("--out", type=Path, required=True, help="folder to make")
+    option("--shard-mib", type=float, default=64.0, help="MiB of recordings in a shard (default 64)")
+    option("--seed", type=int, default=0, help="of their order (default 0)")
+    option("--overwrite", action="store_true", help="replace the shards of another corpus")
     given = arguments.parse_args(argv)
     if given.shard_mib <= 0:
         raise UserError(f"--shard-mib {given.shard_mib} must be above 0")

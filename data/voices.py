@@ -241,14 +241,13 @@ def _with_phonemes(rows: list[Row], corpus: Corpus) -> list[Row]:
 @exits_cleanly
 def main(argv: list[str] | None = None) -> None:
     arguments = Arguments.described_by("data.voices", __doc__)
-    arguments.add_argument("out", type=Path, help="folder to make or complete")
-    arguments.add_argument("--minutes", type=float, default=25.0, help="of speech (default 25)")
-    arguments.add_argument(
-        "--voices", type=int, default=24, help=f"{MIN_VOICES} to {len(VOICES)} (default 24)"
-    )
-    arguments.add_argument("--sample-rate", type=int, default=16_000, help="Hz (default 16000)")
-    arguments.add_argument("--seed", type=int, default=0, help="decides the sentences (default 0)")
-    arguments.add_argument("--parallel", action="store_true", help="all voices say the same sentences")
+    option = arguments.add_argument
+    option("out", type=Path, help="folder to make or complete")
+    option("--minutes", type=float, default=25.0, help="of speech (default 25)")
+    option("--voices", type=int, default=24, help=f"{MIN_VOICES} to {len(VOICES)} (default 24)")
+    option("--sample-rate", type=int, default=16_000, help="Hz (default 16000)")
+    option("--seed", type=int, default=0, help="decides the sentences (default 0)")
+    option("--parallel", action="store_true", help="all voices say the same sentences")
     given = arguments.parse_args(argv)
     corpus = Corpus(
         voices=given.voices, sample_rate=given.sample_rate, seed=given.seed, parallel=given.parallel

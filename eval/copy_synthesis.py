@@ -66,20 +66,19 @@ class System:
 def main(argv: Sequence[str] | None = None) -> None:
     """Copy every recording by every system, score, and write the table."""
     arguments = Arguments.described_by("eval.copy_synthesis", __doc__)
-    arguments.add_argument("--data", required=True, metavar="FOLDER", help="corpus, or its manifest")
-    arguments.add_argument("--split", default="test", help="of the corpus (default: test)")
-    arguments.add_argument(
+    option = arguments.add_argument
+    option("--data", required=True, metavar="FOLDER", help="corpus, or its manifest")
+    option("--split", default="test", help="of the corpus (default: test)")
+    option(
         "--vocoder", nargs="+", action="extend", default=[], metavar="NAME", help="exported folder, or a name"
     )
-    arguments.add_argument("--out", type=Path, default=Path("copies"), help="folder of what is left behind")
-    arguments.add_argument("--n-utterances", type=int, default=0, help="fewer, spread over speakers (0: all)")
-    arguments.add_argument("--mel", default=DEFAULT_MEL, help=f"without a vocoder: of {', '.join(NAMED)}")
-    arguments.add_argument(
-        "--by", default="", metavar="COLUMN", help="of the manifest: also a row for each value"
-    )
-    arguments.add_argument("--device", default="cpu", help="where the vocoders run (default: cpu)")
-    arguments.add_argument("--cache", type=Path, help="folder of features kept between runs")
-    arguments.add_argument("--overwrite", action="store_true", help="replace what is in --out already")
+    option("--out", type=Path, default=Path("copies"), help="folder of what is left behind")
+    option("--n-utterances", type=int, default=0, help="fewer, spread over speakers (0: all)")
+    option("--mel", default=DEFAULT_MEL, help=f"without a vocoder: of {', '.join(NAMED)}")
+    option("--by", default="", metavar="COLUMN", help="of the manifest: also a row for each value")
+    option("--device", default="cpu", help="where the vocoders run (default: cpu)")
+    option("--cache", type=Path, help="folder of features kept between runs")
+    option("--overwrite", action="store_true", help="replace what is in --out already")
     args = arguments.parse_args(argv)
     check_results(args.out / "rows.csv", args.overwrite)
     systems = systems_of(args.vocoder, args.mel, args.device)

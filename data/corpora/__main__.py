@@ -114,25 +114,20 @@ def _with_duration(row: Row) -> Row:
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Arguments.described_by("data.corpora", __doc__)
+    option = parser.add_argument
     kinds = sorted({*KINDS, *(kind.replace("-", "_") for kind in KINDS)})
-    parser.add_argument("kind", metavar="KIND", help="one of the kinds above")
-    parser.add_argument("folder", metavar="FOLDER")
-    parser.add_argument("--write", required=True, type=Path, metavar="MANIFEST", help=".csv, .tsv or .jsonl")
-    parser.add_argument(
-        "--durations", action="store_true", help="note each file's seconds (reads every header)"
-    )
-    parser.add_argument("--microphone", choices=("mic1", "mic2", "both"), help="vctk: which one (mic1)")
-    parser.add_argument("--styles", nargs="+", help="jvs: folders of a speaker (parallel100 nonpara30)")
-    parser.add_argument("--tables", nargs="+", help="common-voice: tables without .tsv (train dev test)")
-    parser.add_argument("--name", help="hf-dataset: the configuration on the hub, such as a language")
-    parser.add_argument("--split", help="hf-dataset: this split only")
-    parser.add_argument(
-        "--out", type=Path, help="hf-dataset: folder for its audio (MANIFEST's name + _audio)"
-    )
-    parser.add_argument("--limit", type=int, help="hf-dataset: the most recordings per split")
-    parser.add_argument(
-        "--streaming", action="store_true", default=None, help="hf-dataset: do not download whole"
-    )
+    option("kind", metavar="KIND", help="one of the kinds above")
+    option("folder", metavar="FOLDER")
+    option("--write", required=True, type=Path, metavar="MANIFEST", help=".csv, .tsv or .jsonl")
+    option("--durations", action="store_true", help="note each file's seconds (reads every header)")
+    option("--microphone", choices=("mic1", "mic2", "both"), help="vctk: which one (mic1)")
+    option("--styles", nargs="+", help="jvs: folders of a speaker (parallel100 nonpara30)")
+    option("--tables", nargs="+", help="common-voice: tables without .tsv (train dev test)")
+    option("--name", help="hf-dataset: the configuration on the hub, such as a language")
+    option("--split", help="hf-dataset: this split only")
+    option("--out", type=Path, help="hf-dataset: folder for its audio (MANIFEST's name + _audio)")
+    option("--limit", type=int, help="hf-dataset: the most recordings per split")
+    option("--streaming", action="store_true", default=None, help="hf-dataset: do not download whole")
     given = parser.parse_args(argv)
     kind = given.kind.replace("_", "-")
     if kind not in KINDS:

@@ -244,10 +244,11 @@ def _write_some(folder: Path, world: World, indices: Indices) -> list[Row]:
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Arguments.described_by("data.synthetic.world", __doc__)
-    parser.add_argument("out", metavar="OUT", type=Path, help="folder to write")
-    parser.add_argument("--draws", type=int, default=1, help="scenes of each combination (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of all that varies in a scene (%(default)s)")
-    parser.add_argument("--split", choices=("train", "held_out", "all"), default="all", help="(%(default)s)")
+    option = parser.add_argument
+    option("out", metavar="OUT", type=Path, help="folder to write")
+    option("--draws", type=int, default=1, help="scenes of each combination (%(default)s)")
+    option("--seed", type=int, default=0, help="of all that varies in a scene (%(default)s)")
+    option("--split", choices=("train", "held_out", "all"), default="all", help="(%(default)s)")
     given = parser.parse_args(argv)
     if (given.out / "metadata.csv").exists():
         raise UserError(f"{given.out} holds a world or other recordings already: name a new folder")
