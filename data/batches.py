@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.audio import AudioError
 from data.manifest import contents_of_rows
-from data.recordings import Places, Recordings, apart_from, leaving_room, loud_crop
+from data.recordings import Recordings, crop_and_reference
 from data.rows import Groups, TableRows, speakers_told, split_rows
 from data.shards import STREAMS, ShardStream, contents_of_shards, names_shards
 from engine.config import free
@@ -157,35 +157,27 @@ class SpeechCrops(Dataset[Batch]):
             group = self.voices[voice]
             index = int(group[_proportional(rng, np.cumsum(self.recordings.lengths[group]))])
             # Another recording of this voice, if there is one.
-            apart = len(group) > 1 and self.config.other == "speaker"
-            other = int(rng.choice(group[group != index])) if apart else index
+            several = len(group) > 1 and self.config.other == "speaker"
+            other = int(rng.choice(group[group != index])) if several else None
             try:
-                return (*self._crops(rng, index, other), index)
+                wave, _, reference = crop_and_reference(
+                    rng,
+                    self.recordings,
+                    index,
+                    other,
+                    samples=self.config.crop_samples,
+                    reference_samples=self.config.reference_samples or self.config.crop_samples,
+                    silence_db=self.config.silence_db,
+                )
+                return wave, reference, index
             except AudioError as error:
-                bad = index if error.path == self.rows[index].path else other
-                self.recordings.drop(bad, error.detail)
+                same = other is None or error.path == self.rows[index].path
+                self.recordings.drop(index if same else other, error.detail)
                 voice = int(rng.integers(len(self.voices)))
         raise UserError(
             f"{FILES_TRIED} recordings in a row of {self.config.path} can no longer be read; are they still"
             " there?"
         )
-
-    def _crops(self, rng: np.random.Generator, index: int, other: int) -> tuple[np.ndarray, np.ndarray]:
-        length = self.config.crop_samples
-        reference = self.config.reference_samples or length
-        n_samples = int(self.recordings.lengths[index])
-        if other != index:
-            wave, _ = self._loud(rng, index, length, [(0, n_samples - length)])
-            free = [(0, int(self.recordings.lengths[other]) - reference)]
-        else:
-            wave, start = self._loud(rng, index, length, leaving_room(n_samples, length, reference))
-            free = apart_from(start, n_samples, length, reference)
-        return wave, self._loud(rng, other, reference, free)[0]
-
-    def _loud(
-        self, rng: np.random.Generator, index: int, samples: int, places: Places
-    ) -> tuple[np.ndarray, int]:
-        return loud_crop(rng, self.recordings, index, samples, places, self.config.silence_db)
 
 
 class StreamedCrops(Dataset[Any]):

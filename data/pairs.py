@@ -25,7 +25,7 @@ from data.batches import (
     speech_crops,
 )
 from data.manifest import Row, contents_of_rows
-from data.recordings import Recordings, apart_from, leaving_room, loud_crop
+from data.recordings import Recordings, crop_and_reference
 from data.rows import split_rows
 from data.shards import contents_of_shards, names_shards
 from engine.config import free
@@ -146,7 +146,17 @@ class PairCrops(Dataset[PairBatch]):
             place = int(np.searchsorted(self._totals, rng.integers(self._totals[-1]), side="right"))
             source, target = map(int, rng.choice(self.groups[place], 2, replace=False))
             try:
-                return (*self._crops(rng, source, target), target)
+                wave, start, reference = crop_and_reference(
+                    rng,
+                    self.recordings,
+                    target,
+                    self._other(rng, target),
+                    samples=self.config.crop_samples,
+                    reference_samples=self.config.reference_samples or self.config.crop_samples,
+                    silence_db=self.config.silence_db,
+                )
+                aligned = self.recordings.read(source, start, self.config.crop_samples)
+                return aligned, wave, reference, target
             except AudioError as error:
                 bad = next(i for i, row in enumerate(self.rows) if row.path == error.path)
                 self.recordings.drop(bad, error.detail)
@@ -155,32 +165,11 @@ class PairCrops(Dataset[PairBatch]):
             " there?"
         )
 
-    def _crops(
-        self, rng: np.random.Generator, source: int, target: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        recordings, silence_db = self.recordings, self.config.silence_db
-        length = self.config.crop_samples
-        reference_length = self.config.reference_samples or length
-        n_samples = int(recordings.lengths[target])
-        other = self._other(rng, target)
-        places = [(0, n_samples - length)]
-        if other is None:
-            places = leaving_room(n_samples, length, reference_length)
-        wave, start = loud_crop(rng, recordings, target, length, places, silence_db)
-        if other is None:
-            free = apart_from(start, n_samples, length, reference_length)
-        else:
-            free = [(0, int(recordings.lengths[other]) - reference_length)]
-        reference, _ = loud_crop(
-            rng, recordings, target if other is None else other, reference_length, free, silence_db
-        )
-        return recordings.read(source, start, length), wave, reference
-
     def _other(self, rng: np.random.Generator, index: int) -> int | None:
         """Another recording of a row's speaker, of another sentence, if there is one."""
         label, group = int(self.labels[index]), self.rows[index].extra[GROUP]
-        own = self._by_speaker[label] if label >= 0 else []
-        others = [other for other in own if self.rows[other].extra[GROUP] != group]
+        rows = self._by_speaker[label] if label >= 0 else []
+        others = [other for other in rows if self.rows[other].extra[GROUP] != group]
         return int(rng.choice(others)) if others else None
 
 
@@ -211,15 +200,6 @@ class Together(Dataset[HumanAndPairs]):
 
     def __getitem__(self, address: Address) -> HumanAndPairs:
         return HumanAndPairs(self.human[address], None if self.pairs is None else self.pairs[address])
-
-
-def pair_batches(
-    config: PairConfig, seed: int, workers: int = 0, rank: int = 0, n_ranks: int = 1, accumulate: int = 1
-) -> Batches[PairCrops | StreamedCrops]:
-    """Read the corpus and return the batches of one process; the same whatever the number of workers."""
-    assert 0 <= rank < n_ranks
-    crops = pair_crops(config, progress=rank == 0, rank=rank, n_ranks=n_ranks, accumulate=accumulate)
-    return Batches(crops, seed=seed, workers=workers, rank=rank, accumulate=accumulate)
 
 
 def batches_together(

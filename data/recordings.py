@@ -207,6 +207,31 @@ def loud_crop(
     return best, best_start
 
 
+def crop_and_reference(
+    rng: np.random.Generator,
+    recordings: Recordings,
+    index: int,
+    other: int | None,
+    *,
+    samples: int,
+    reference_samples: int,
+    silence_db: float,
+) -> tuple[np.ndarray, int, np.ndarray]:
+    """Draw a crop of a row, the sample it begins at, and one of ``other``, or else one beside the first."""
+    n_samples = int(recordings.lengths[index])
+    places = [(0, n_samples - samples)]
+    if other is None:
+        places = leaving_room(n_samples, samples, reference_samples)
+    crop, start = loud_crop(rng, recordings, index, samples, places, silence_db)
+    if other is None:
+        places = apart_from(start, n_samples, samples, reference_samples)
+    else:
+        places = [(0, int(recordings.lengths[other]) - reference_samples)]
+    source = index if other is None else other
+    reference, _ = loud_crop(rng, recordings, source, reference_samples, places, silence_db)
+    return crop, start, reference
+
+
 def leaving_room(n_samples: int, samples: int, reference_samples: int) -> Places:
     """Where a crop may begin so that another of the same recording fits beside it, if it is long enough."""
     room = n_samples - samples - reference_samples

@@ -13,8 +13,8 @@ import torch
 from torch.testing import assert_close
 
 from data.audio import resample
-from data.batches import Address, DataConfig
-from data.pairs import PairConfig, PairCrops, batches_together, pair_batches
+from data.batches import Address, Batches, DataConfig
+from data.pairs import PairConfig, PairCrops, batches_together
 from engine.user_error import UserError
 
 RATE = 8_000
@@ -140,8 +140,8 @@ def test_an_address_always_gives_the_same_batch_and_every_part_counts(corpus):
 
 
 def test_workers_and_resuming_do_not_change_the_sequence(corpus):
-    alone = list(islice(pair_batches(config(corpus), seed=5)(0), 6))
-    helped = pair_batches(config(corpus), seed=5, workers=2)
+    alone = list(islice(Batches(PairCrops(config(corpus)), seed=5)(0), 6))
+    helped = Batches(PairCrops(config(corpus)), seed=5, workers=2)
     for a, b in zip(alone, islice(helped(0), 6)):
         assert all(torch.equal(one, two) for one, two in zip(a, b))
     assert torch.equal(next(helped(4)).reference, alone[4].reference)
