@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from app.conversions import Conversions
-from app.page_voice import VoicePanel, Wanted, complaint
+from app.page_voice import Wanted, complaint
 from data.audio import info, load
 from engine.user_error import UserError
 from w2w.stream import Stream
@@ -89,7 +89,7 @@ def follow(conversions: Conversions, live: Live, wanted: Wanted) -> None:
     live.wanted, live.refused = wanted, None
 
 
-def build_live_tab(conversions: Conversions, panel: VoicePanel, page: gr.Blocks) -> None:
+def build_live_tab(conversions: Conversions, panel: Sequence[Any], page: gr.Blocks) -> None:
     """Microphone, status line and the hidden way to the loudspeaker."""
     network = conversions.converter.network
     if not network.streams:
@@ -109,13 +109,13 @@ def build_live_tab(conversions: Conversions, panel: VoicePanel, page: gr.Blocks)
     speaking = gr.State(None, time_to_live=IDLE_S)
     pieces = Pieces(page)
 
-    def on_piece(piece: str | None, live: Any, *fields: Any) -> Sequence[Any]:
+    def on_piece(piece: str | None, live: Any, *values: Any) -> Sequence[Any]:
         torch.set_num_threads(1)  # counted for each thread that calls
         if piece is None or isinstance(live, Stopped):
             return live, gr.skip(), gr.skip()
         rate, wave = info(piece).sample_rate, load(piece)
         pieces.add(Path(piece))
-        wanted = Wanted.from_fields(fields)
+        wanted = Wanted.from_values(values)
         if isinstance(live, Refused) and live.wanted == wanted:
             return live, gr.skip(), gr.skip()
         try:
@@ -139,7 +139,7 @@ def build_live_tab(conversions: Conversions, panel: VoicePanel, page: gr.Blocks)
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     outputs = [speaking, speaker, status]
-    inputs = [microphone, speaking, *panel.inputs]
+    inputs = [microphone, speaking, *panel]
     # One at a time, so that pieces stay in order; each takes some milliseconds.
     order: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "live"}
     microphone.start_recording(lambda: None, None, speaking, **order, **quiet)

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import CancelledError, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ except ImportError:
     raise UserError("the app needs gradio: pip install 'timbre[app]'") from None
 
 from app.live_tab import build_live_tab
-from app.page_voice import VoicePanel, Wanted, build_voice_panel, check_at_once, complaints, recording
+from app.page_voice import Wanted, build_voice_panel, check_at_once, complaints, recording
 from app.scores import score, table
 from app.spectrograms import compared
 from data.audio import info
@@ -108,13 +108,9 @@ def build_page(conversions: Conversions, card: Path | None = None) -> gr.Blocks:
                     build_recording_tab(conversions, panel)
                 with gr.Tab("Live", id="live_tab"):
                     build_live_tab(conversions, panel, page)
-<<<<<<< HEAD
-        gr.HTML(f"<style>{CSS}</style>")  # here, so that it needs no option where it is mounted
-        page.load(js=ANY_SOUND, queue=False, api_visibility="private")
-=======
         css = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
         gr.HTML(f"<style>{css}</style>")  # here, so that it needs no option where it is mounted
->>>>>>> 2aff3ba (The page's style, its player, the HTTP page and the sentences' phrases are files of their own kinds)
+        page.load(js=ANY_SOUND, queue=False, api_visibility="private")
     with page.route("Model card", "card"):
         gr.Markdown(card_text(card), elem_id="card")
     page.queue(max_size=conversions.limits.queue, api_open=False)
@@ -137,7 +133,7 @@ def mounted() -> dict[str, Any]:
     }
 
 
-def build_recording_tab(conversions: Conversions, panel: VoicePanel) -> None:
+def build_recording_tab(conversions: Conversions, panel: Sequence[Any]) -> None:
     gr.Markdown("## 2. What is said")
     examples = [(one.text, str(one.recording)) for one in sentences().values()]
     example = gr.Radio(examples, value=examples[0][1], label="An example sentence", elem_id="example")
@@ -163,8 +159,8 @@ def build_recording_tab(conversions: Conversions, panel: VoicePanel) -> None:
     kept = gr.State(None)
     able, unable = gr.update(interactive=True), gr.update(interactive=False)
 
-    async def on_convert(own: str | None, given: str, *fields: Any) -> AsyncIterator[dict[Any, Any]]:
-        wanted, source, progress = Wanted.from_fields(fields), Path(own or given), Progress()
+    async def on_convert(own: str | None, given: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+        wanted, source, progress = Wanted.from_values(values), Path(own or given), Progress()
         yield {result: None, picture: "", judge: unable, scores: "", stop: able}
         try:
             with complaints("Not converted", [str(source), *wanted.paths]):
@@ -198,7 +194,7 @@ def build_recording_tab(conversions: Conversions, panel: VoicePanel) -> None:
     quiet: dict[str, Any] = {"api_visibility": "private"}
     begun = convert.click(
         on_convert,
-        [source, example, *panel.inputs],
+        [source, example, *panel],
         [result, summary, picture, kept, judge, scores, stop],
         concurrency_limit=conversions.limits.workers,
         show_progress_on=[result],

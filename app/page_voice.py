@@ -4,7 +4,7 @@ import base64
 import html
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -32,38 +32,8 @@ CUT_RATE = 48_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class VoicePanel:
-    """The components that say which voice is wanted."""
-
-    kind: gr.Radio
-    name: gr.Radio
-    reference: gr.Audio
-    further: gr.File
-    words: gr.Textbox
-    second: gr.Audio
-    share: gr.Slider
-    pitch: gr.Slider
-    agreed: gr.Checkbox
-
-    @property
-    def inputs(self) -> list[Any]:
-        """What a handler receives, in the order of ``Wanted.from_fields``."""
-        return [
-            self.kind,
-            self.name,
-            self.reference,
-            self.further,
-            self.words,
-            self.second,
-            self.share,
-            self.pitch,
-            self.agreed,
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What the components held when a button was pressed."""
+    """What the panel's components held when a button was pressed, in their order."""
 
     kind: str = RECORDED
     name: str = ""
@@ -79,20 +49,12 @@ class Wanted:
     agreed: bool = False
 
     @classmethod
-    def from_fields(cls, fields: Sequence[Any]) -> "Wanted":
-        """Take the values of ``VoicePanel.inputs``, in their order."""
-        kind, name, reference, further, words, second, share, pitch, agreed = fields
-        return cls(
-            kind=kind,
-            name=name or "",
-            reference=reference,
-            further=tuple(further or ()),
-            words=(words or "").strip(),
-            second=second,
-            share=float(share or 0),
-            pitch=float(pitch or 0),
-            agreed=bool(agreed),
-        )
+    def from_values(cls, values: Sequence[Any]) -> "Wanted":
+        """Take the values of the panel's components; None where one is empty."""
+        known = {field.name: value for field, value in zip(fields(cls), values) if value is not None}
+        known["further"] = tuple(known.get("further", ()))
+        known |= {name: float(known[name]) for name in ("share", "pitch") if name in known}
+        return cls(**known)
 
     @property
     def paths(self) -> list[str]:
@@ -114,9 +76,9 @@ class Wanted:
         if self.kind == NAMED:
             first = conversions.jobs.run(lambda: conversions.converter.voice(self.name))
         elif self.kind == WORDS:
-            if not self.words:
+            if not self.words.strip():
                 raise UserError("describe the voice in words first, such as “an old man, low and rough”")
-            first = conversions.jobs.run(lambda: conversions.converter.embed_text(self.words))
+            first = conversions.jobs.run(lambda: conversions.converter.embed_text(self.words.strip()))
         else:
             if not self.reference:
                 raise UserError("choose or record the voice to speak with first")
@@ -127,8 +89,8 @@ class Wanted:
         return conversions.converter.blend([first, other], [1 - self.share / 100, self.share / 100])
 
 
-def build_voice_panel(conversions: Conversions) -> VoicePanel:
-    """Lay the components out; the recordings are looked at as soon as they arrive."""
+def build_voice_panel(conversions: Conversions) -> list[Any]:
+    """Lay out the components of ``Wanted``'s fields; recordings are looked at as soon as they arrive."""
     told = conversions.converter.words is not None
     gr.Markdown("## 1. The voice")
     kinds = [("From the gallery", NAMED), ("From recordings", RECORDED), ("In words", WORDS)]
@@ -175,17 +137,6 @@ def build_voice_panel(conversions: Conversions) -> VoicePanel:
     )
     gr.Markdown(CONSENT, elem_id="consent")
     agreed = gr.Checkbox(False, label=AGREED, elem_id="agreed")
-    panel = VoicePanel(
-        kind=kind,
-        name=name,
-        reference=reference,
-        further=further,
-        words=words,
-        second=second,
-        share=share,
-        pitch=pitch,
-        agreed=agreed,
-    )
     quiet: dict[str, Any] = {"queue": False, "api_visibility": "private"}
     kind.change(
         lambda choice: [gr.update(visible=choice == one) for one in (NAMED, RECORDED, WORDS)],
@@ -196,7 +147,7 @@ def build_voice_panel(conversions: Conversions) -> VoicePanel:
     name.change(shown, name, portrait, **quiet)
     for component in (reference, further, second):
         check_at_once(component, conversions)
-    return panel
+    return [kind, name, reference, further, words, second, share, pitch, agreed]
 
 
 def shown(name: str) -> str:

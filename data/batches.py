@@ -171,8 +171,8 @@ class SpeechCrops(Dataset[Batch]):
                 )
                 return wave, reference, index
             except AudioError as error:
-                same = other is None or error.path == self.rows[index].path
-                self.recordings.drop(index if same else other, error.detail)
+                bad = index if other is None or error.path == self.rows[index].path else other
+                self.recordings.drop(bad, error.detail)
                 voice = int(rng.integers(len(self.voices)))
         raise UserError(
             f"{FILES_TRIED} recordings in a row of {self.config.path} can no longer be read; are they still"

@@ -169,7 +169,7 @@ def test_what_is_lacking_is_asked_for(conversions, wanted, words):
 
 
 def test_fields_are_read_as_the_browser_sends_them():
-    wanted = Wanted.from_fields([RECORDED, None, "a.wav", None, None, None, 50, -3, True])
+    wanted = Wanted.from_values([RECORDED, None, "a.wav", None, None, None, 50, -3, True])
     assert wanted == Wanted(reference="a.wav", share=50.0, pitch=-3.0, agreed=True)
 
 
