@@ -25,6 +25,7 @@ from data.rows import split_rows
 from data.synthetic.faces import draw_face
 from data.voice_captions import Age, Gender, Traits
 from engine.arguments import Arguments
+from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
 from eval.pitch import harvest, log_mean
 from eval.similarity import SAMPLE_RATE, Resemblyzer
@@ -36,12 +37,7 @@ SOURCE_S, UNSETTLED_S = 4.0, 0.6
 LEVELS = {-2: "very {}", -1: "{}", 1: "{}", 2: "very {}"}
 POLES = {"pitch": ("low", "high"), "roughness": ("smooth", "rough"), "brightness": ("dark", "bright")}
 PEOPLE: dict[Gender, str] = {"F": "woman", "M": "man"}
-AGED: dict[Age, str] = {
-    "child": "child",
-    "young": "young person",
-    "adult": "adult person",
-    "old": "old person",
-}
+AGED: dict[Age, str] = {"young": "young person", "adult": "adult person", "old": "old person"}
 
 
 class Spoken(NamedTuple):
@@ -59,17 +55,10 @@ class Spoken(NamedTuple):
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Arguments.described_by("experiments.text_to_voice", __doc__)
     option = parser.add_argument
-    option(
-        "--converter", default="released", metavar="FOLDER", help="exported converter (default: the released)"
-    )
+    option("--converter", default="released", metavar="FOLDER", help="exported (default: the released one)")
     option("--words", metavar="FOLDER", help="its tie to words (default: beside its weights)")
     option("--data", required=True, metavar="SPEECH", help="manifest with splits, speakers and genders")
-    option(
-        "--sources",
-        type=int,
-        default=4,
-        help="test recordings that are converted with each voice (default 4)",
-    )
+    option("--sources", type=int, default=4, help="test recordings spoken with each voice (default 4)")
     option("--speakers", type=int, default=100, help="speakers of the train split to hear (default 100)")
     option("--faces", type=int, default=24, help="faces to draw (default 24)")
     option("--out", type=Path, help="file to write the table to")
@@ -83,24 +72,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     speech = Speech(converter, one_each(test)[: args.sources], probe)
     real, unseen = embed_recordings(converter, train), embed_recordings(converter, test)
     lines = [
-        Line(
+        [
             "gender probe on recordings of unseen speakers",
             f"{100 * probe.accuracy(one_each(test)):.0f} %",
             "50 %",
-        ),
+        ],
         *followed(speech),
         *named(speech),
         *seen(speech, args.faces),
         *likeness_to_real(converter, real, unseen),
         *found_by_words(converter, real, unseen),
     ]
-    table = "\n".join(
-        [
-            "| what | found | beside it |",
-            "| --- | --- | --- |",
-            *(f"| {' | '.join(line)} |" for line in lines),
-        ]
-    )
+    table = markdown(["what", "found", "beside it"], lines)
     print(table)
     if args.out:
         args.out.write_text(table + "\n")
@@ -203,12 +186,10 @@ def followed(speech: Speech) -> list[Line]:
             differences.append((values[2] + values[3] - values[0] - values[1]) / 2)
             ranks.append(rank_correlation(np.array(list(LEVELS)), np.array(values)))
         unit = {"pitch": "semitones", "roughness": "dB of noise"}.get(trait, "octaves of centroid")
-        apart = ", ".join(f"{value:+.2f}" for value in differences)
-        lines.append(Line(f"{much} against {little}, women, men: {unit}", apart, "0"))
+        gap = ", ".join(f"{value:+.2f}" for value in differences)
+        lines.append([f"{much} against {little}, women, men: {unit}", gap, "0"])
         lines.append(
-            Line(
-                f"rank correlation of {trait} asked for and measured", f"{np.mean(ranks):.2f}", "0 by chance"
-            )
+            [f"rank correlation of {trait} asked for and measured", f"{np.mean(ranks):.2f}", "0 by chance"]
         )
     return lines
 
@@ -226,14 +207,10 @@ def named(speech: Speech) -> list[Line]:
         made = [speech(speech.converter.embed_text(form.format(person)), gender=True) for form in forms]
         right += [one.female if gender == "F" else 1 - one.female for one in made]
         pitches[person] = made[0].semitones
-    apart = pitches["woman"] - pitches["man"]
+    gap = pitches["woman"] - pitches["man"]
     return [
-        Line(
-            "converted speech heard as the gender asked for",
-            f"{100 * np.mean(right):.0f} %",
-            "50 % by chance",
-        ),
-        Line("a woman above a man, semitones", f"{apart:+.1f}", "0"),
+        ["converted speech heard as the gender asked for", f"{100 * np.mean(right):.0f} %", "50 % by chance"],
+        ["a woman above a man, semitones", f"{gap:+.1f}", "0"],
     ]
 
 
@@ -243,13 +220,13 @@ def seen(speech: Speech, count: int) -> list[Line]:
     converter, right, age, pitch = speech.converter, list[float](), [], []
     for number in range(count):
         gender: Gender = "F" if number % 2 else "M"
-        asked: Age = ("young", "adult", "old")[number % 3]
-        voice = converter.embed_image(draw_face(Traits(gender=gender, age=asked), rng))
+        wanted = list(AGED)[number % 3]
+        voice = converter.embed_image(draw_face(Traits(gender=gender, age=wanted), rng))
         spoken = speech(voice, gender=True)
         right.append(spoken.female if gender == "F" else 1 - spoken.female)
         # Which age's words suit the voice that the face was given.
-        scores = converter.tie.likeness(voice, [f"a {AGED[name]}" for name in ("young", "adult", "old")])[0]
-        age.append(("young", "adult", "old")[int(scores.argmax())] == asked)
+        scores = converter.tie.likeness(voice, [f"a {AGED[name]}" for name in AGED])[0]
+        age.append(list(AGED)[int(scores.argmax())] == wanted)
         level = int(rng.integers(-2, 3))
         drawn = converter.embed_image(
             draw_face(Traits(gender=gender, pitch=level, roughness=0, brightness=0, melody=0), rng)
@@ -260,17 +237,13 @@ def seen(speech: Speech, count: int) -> list[Line]:
         for gender in PEOPLE
     ]
     return [
-        Line(
-            "drawn faces: speech heard as the face's gender",
-            f"{100 * np.mean(right):.0f} %",
-            "50 % by chance",
-        ),
-        Line(
+        ["drawn faces: speech heard as the face's gender", f"{100 * np.mean(right):.0f} %", "50 % by chance"],
+        [
             "drawn faces: the voice's words name the face's age",
             f"{100 * np.mean(age):.0f} %",
             "33 % by chance",
-        ),
-        Line("drawn voices: rank correlation of pitch", f"{np.mean(ranks):.2f}", "0 by chance"),
+        ],
+        ["drawn voices: rank correlation of pitch", f"{np.mean(ranks):.2f}", "0 by chance"],
     ]
 
 

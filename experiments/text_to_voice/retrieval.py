@@ -1,7 +1,6 @@
 """Voices from words among real voices: how near they lie to them, and whether words find the right ones."""
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,11 +15,8 @@ from w2w.words.known_voices import KnownVoices
 Voices = Float[Tensor, "n dim"]
 
 
-class Line(NamedTuple):
-    what: str
-    value: str
-    beside: str
-    """What chance, or real recordings, give."""
+Line = list[str]
+"""What, its value, and what chance or real recordings give."""
 
 
 def likeness_to_real(converter: Converter, real: KnownVoices, others: KnownVoices) -> list[Line]:
@@ -37,16 +33,16 @@ def likeness_to_real(converter: Converter, real: KnownVoices, others: KnownVoice
         len(real.voice) * (len(real.voice) - 1)
     )
     return [
-        Line(
+        [
             "likeness (cosine) to the nearest of the train split's voices",
             f"{nearest(plain, real.voice):.2f}; variety 1: {nearest(varied, real.voice):.2f}",
             f"unseen speakers {among:.2f}, random numbers {nearest(random, real.voice):.2f}",
-        ),
-        Line(
+        ],
+        [
             "distance between voices that variety 1 makes for one sentence",
             f"{float(spread / usual):.2f}",
             "1: between two real speakers",
-        ),
+        ],
     ]
 
 
@@ -73,12 +69,10 @@ def found_by_words(converter: Converter, real: KnownVoices, others: KnownVoices)
     known = [i for i, k in enumerate(others.known) if k.gender]
     right = np.mean([bool(scores[i, 0] > scores[i, 1]) == (others.known[i].gender == "F") for i in known])
     return [
-        Line(
+        [
             f"voice finds its caption among {n} of unseen speakers: R@1, 5, 10",
             ", ".join(hits),
             ", ".join(chance),
-        ),
-        Line(
-            "unseen speakers' voices nearer to their gender's word", f"{100 * right:.0f} %", "50 % by chance"
-        ),
+        ],
+        ["unseen speakers' voices nearer to their gender's word", f"{100 * right:.0f} %", "50 % by chance"],
     ]
