@@ -1,7 +1,7 @@
 """Score vocoders by copy-synthesis: ``python -m eval.copy_synthesis --data DIR --vocoder DIR --out DIR``
 
 Every recording of a split is turned into a mel and back by each vocoder, and by Griffin-Lim on the same mels,
-and scored against itself at 16 kHz. Leaves table.md, rows.csv, summary.json, mels.png and the audio in DIR.
+and scored against itself at 16 kHz. Leaves table.md, rows.csv, summary.json and the audio in DIR.
 Intervals are 95 % bootstraps over speakers: recordings of one speaker are no independent witnesses.
 """
 
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,7 +19,7 @@ from tqdm import tqdm
 
 import vocoders
 from data.audio import load, resample, save
-from data.frontends import NAMED, SPEECH_16K, LogMel, MelConfig, named_mel
+from data.frontends import NAMED, LogMel, MelConfig, named_mel
 from data.manifest import Row as Recording
 from data.rows import split_rows
 from engine.arguments import Arguments
@@ -49,7 +48,6 @@ COLUMNS = {
     "real_time_factor": ("real-time factor ↓", 3),
 }
 """What is shown of each score, and its decimals."""
-SHOWN_SECONDS = 3.0
 Mel = Float[Tensor, "1 n_mels frames"]
 Wave = Float[Tensor, "1 1 samples"]
 
@@ -76,12 +74,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     option("--n-utterances", type=int, default=0, help="fewer, spread over speakers (0: all)")
     option("--mel", default=DEFAULT_MEL, help=f"without a vocoder: of {', '.join(NAMED)}")
     option("--by", default="", metavar="COLUMN", help="of the manifest: also a row for each value")
-    option("--device", default="cpu", help="where the vocoders run (default: cpu)")
     option("--cache", type=Path, help="folder of features kept between runs")
     option("--overwrite", action="store_true", help="replace what is in --out already")
     args = arguments.parse_args(argv)
     check_results(args.out / "rows.csv", args.overwrite)
-    systems = systems_of(args.vocoder, args.mel, args.device)
+    systems = systems_of(args.vocoder, args.mel)
     left_out: list[str] = []
     recordings = readable(spread(split_rows(args.data, args.split), args.n_utterances), left_out)
     rows = [row for system in systems for row in copy_all(system, recordings, args.out)]
@@ -94,11 +91,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     (args.out / "summary.json").write_text(
         json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
     )
-    shown = recordings[len(recordings) // 2].path.stem
-    mel_pictures(args.out / "mels.png", [row for row in rows if row["utterance"] == shown])
     text = "\n".join([table(summary), *(f"\n{note}" for note in notes)])
     (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
-    print(f"{text}\n\n{args.out}: table.md, rows.csv, summary.json, mels.png, outputs")
+    print(f"{text}\n\n{args.out}: table.md, rows.csv, summary.json, outputs")
     end(len(recordings), left_out, "recordings copied")
 
 
@@ -127,13 +122,12 @@ def readable(recordings: Sequence[Recording], left_out: list[str]) -> list[Recor
     return good
 
 
-def systems_of(given: Sequence[str], mel: str, device: str) -> list[System]:
+def systems_of(given: Sequence[str], mel: str) -> list[System]:
     """The vocoders, and Griffin-Lim for every definition that one of them reads."""
     systems, names = [], label(given)
     for name, weights in zip(names, given):
         vocoder = vocoders.load_vocoder(weights)
-        vocoder.to(device)
-        systems.append(System(name, vocoder.config.mel, lambda x, v=vocoder: v(x.to(device)).cpu()))
+        systems.append(System(name, vocoder.config.mel, vocoder))
     definitions = list(dict.fromkeys(system.mel for system in systems)) or [named_mel(mel)]
     for definition in definitions:
         readers = [system.name for system in systems if system.mel == definition]
@@ -216,7 +210,6 @@ def about(args: Any, systems: Sequence[System], recordings: Sequence[Recording])
         "speakers": len({recording.speaker for recording in recordings}),
         "judged_at_hz": JUDGED_AT,
         "pitch": "autocorrelation",
-        "device": args.device,
         "threads": torch.get_num_threads(),
         "vocoders": dict(zip(label(args.vocoder), args.vocoder)),
         "mel": {system.name: vars(system.mel) for system in systems},
@@ -237,28 +230,6 @@ def table(summary: Summary) -> str:
         [name, *(cell(scores.get(c), COLUMNS[c][1]) for c in columns)] for name, scores in summary.items()
     ]
     return markdown(["", *(COLUMNS[name][0] for name in columns)], rows)
-
-
-def mel_pictures(path: Path, rows: Sequence[Row]) -> None:
-    """Draw the log-mels of one utterance as the systems made it, one above the other, on one scale."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("mel pictures need matplotlib: pip install 'timbre[eval]'") from None
-    rows = sorted(rows, key=lambda row: row["system"] != ORIGINAL)
-    figure = Figure(figsize=(9, 1.8 * len(rows)), layout="constrained")
-    axes = np.atleast_1d(np.asarray(figure.subplots(len(rows), 1, sharex=True)))
-    top = None
-    for axis, row in zip(axes, rows):
-        wave = load(str(row["output"]), SPEECH_16K.sample_rate)
-        mel = LogMel(SPEECH_16K)(wave[..., : round(SHOWN_SECONDS * SPEECH_16K.sample_rate)])[0].numpy()
-        top = mel.max() if top is None else top
-        axis.imshow(mel, origin="lower", aspect="auto", cmap="magma", vmin=top - 9, vmax=top)
-        axis.set_title(str(row["system"]), fontsize=9, loc="left")
-        axis.set_yticks([])
-    seconds = np.arange(SHOWN_SECONDS + 0.5)
-    axes[-1].set_xticks(seconds * SPEECH_16K.frame_rate, [f"{s:g} s" for s in seconds])
-    figure.savefig(path, dpi=110)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,6 @@ def test_every_system_copies_every_recording(corpus: Path, tmp_path: Path) -> No
     assert summary["vocoders"] == {"loud": "runs/loud/export"}
     scored = summary["systems"]["loud"]["vuv_f1"]
     assert scored["low"] <= scored["mean"] <= scored["high"]
-    assert (tmp_path / "out/mels.png").stat().st_size > 1000
     assert "| loud" in (tmp_path / "out/table.md").read_text()
 
 
