@@ -7,6 +7,7 @@ phonemes). Voices of the test split, and its sentences, occur in no other; valid
 train, by the same voices. The same command makes the same files; interrupted, it goes on where it was.
 """
 
+import csv
 import hashlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -34,7 +35,6 @@ LEVEL_DB = -25.0
 PEAK = 0.95
 MIN_VOICES, MIN_ROUNDS = 4, 3
 """Fewer would leave a split without recordings."""
-US, UK = "en-us", "en-gb-x-rp"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,64 +55,19 @@ class Voice:
     words_per_minute: int
 
 
-def _voices(gender: str, table: str) -> list[Voice]:
-    voices = []
-    for number, line in enumerate(table.strip().splitlines(), start=1):
-        accent, variant, pitch, pitch_range, rate = line.split()
-        voices.append(
-            Voice(
-                name=f"{gender.lower()}{number:02}",
-                gender=gender,
-                accent=accent,
-                variant=variant,
-                pitch=int(pitch),
-                pitch_range=int(pitch_range),
-                words_per_minute=int(rate),
-            )
-        )
-    return voices
+def _voices() -> Iterator[Voice]:
+    with Path(__file__).with_name("synthetic").joinpath("voices.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            numbers = {name: int(row.pop(name)) for name in ("pitch", "pitch_range", "words_per_minute")}
+            yield Voice(**row, **numbers)
 
 
-# Pitches put the mean F0 of each sex some 3 % apart (155 to 280 Hz, 75 to 150 Hz), in an order where the
-# first few spread over the whole range.
-_WOMEN = f"""
-    {UK} aunty 44 60 150
-    {US} f2 61 50 165
-    {US} steph 51 70 155
-    {US} Andrea 51 55 140
-    {US} f1 45 45 170
-    {US} belinda 52 65 160
-    {US} shelby 66 40 175
-    {US} Alicia 52 45 180
-    {UK} f2 33 55 160
-    {US} Annie 37 50 150
-    {US} grandma 48 40 145
-    {US} linda 64 60 155
-    {US} f4 51 60 165
-    {US} f5 65 50 175
-    {US} f3 50 45 155
-    {US} anika 52 55 135"""
-_MEN = f"""
-    {US} david 54 50 150
-    {US} john 55 55 165
-    {US} Gene 51 45 170
-    {US} klatt3 74 50 155
-    {UK} paul 53 60 160
-    {US} Reed 55 45 145
-    {US} Andy 58 60 155
-    {US} m2 84 50 175
-    {US} m8 46 55 140
-    {US} m5 59 40 165
-    {UK} m4 58 50 150
-    {US} m3 77 45 160
-    {US} m1 49 65 170
-    {US} pablo 61 50 155
-    {US} m7 60 35 150
-    {US} ed 70 50 165"""
-VOICES: tuple[Voice, ...] = tuple(
-    voice for pair in zip(_voices("F", _WOMEN), _voices("M", _MEN)) for voice in pair
-)
-"""All voices, women and men in turn."""
+VOICES = tuple(_voices())
+"""All voices, women and men in turn.
+
+Pitches put the mean F0 of each sex some 3 % apart (155 to 280 Hz, 75 to 150 Hz), in an order where the
+first few spread over the whole range.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,7 +187,7 @@ def _recorded(path: Path, text: str, voice: Voice, sample_rate: int) -> float:
 def _with_phonemes(rows: list[Row], corpus: Corpus) -> list[Row]:
     accents = {voice.name: voice.accent for voice in corpus.cast}
     spoken: dict[int, str] = {}
-    for accent in (US, UK):
+    for accent in sorted(set(accents.values())):
         own = [index for index, row in enumerate(rows) if accents[str(row.speaker)] == accent]
         spoken |= zip(own, phonemize([rows[index].text or "" for index in own], accent))
     return [Row(**{**vars(row), "extra": {"phonemes": spoken[index]}}) for index, row in enumerate(rows)]
