@@ -186,9 +186,9 @@ def listening(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except (OSError, OverflowError) as error:
         listener.close()
-        told = error.strerror if isinstance(error, OSError) and error.strerror else error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(
-            f"cannot serve at --host {host} --port {port} ({told}): name another port, or 0 for any free one"
+            f"cannot serve at --host {host} --port {port} ({reason}): name another one, or 0 for any free one"
         ) from None
     return listener
 

@@ -198,8 +198,8 @@ def _called_by_name(paths: Sequence[Path]) -> Iterator[None]:
         yield
     except UserError as mistake:
         for path in paths:
-            told = str(mistake)
-            if str(path) in told and str(path) != path.name:
+            message = str(mistake)
+            if str(path) in message and str(path) != path.name:
                 raise _retold(mistake, path) from None
         raise
 

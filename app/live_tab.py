@@ -125,10 +125,10 @@ def build_live_tab(conversions: Conversions, panel: Sequence[Any], page: gr.Bloc
                 follow(conversions, live, wanted)
             converted = live.convert(wave)
         except (UserError, FileNotFoundError) as mistake:
-            words = complaint(mistake, wanted.paths)
-            gr.Warning(words, title="Not speaking as wished")
+            message = complaint(mistake, wanted.paths)
+            gr.Warning(message, title="Not speaking as wished")
             kept = live if isinstance(live, Live) else Refused(wanted)
-            return kept, gr.skip(), f"**{words}**"
+            return kept, gr.skip(), f"**{message}**"
         return live, encode_pieces(live, converted), status_text(live)
 
     def on_stop(live: Any) -> Sequence[Any]:

@@ -137,8 +137,8 @@ def build_recording_tab(conversions: Conversions, panel: Sequence[Any]) -> None:
     gr.Markdown("## 2. What is said")
     examples = [(one.text, str(one.recording)) for one in sentences().values()]
     example = gr.Radio(examples, value=examples[0][1], label="An example sentence", elem_id="example")
-    heard = gr.HTML(player(examples[0][1]), elem_id="heard")
-    example.change(player, example, heard, queue=False, api_visibility="private")
+    example_player = gr.HTML(player(examples[0][1]), elem_id="heard")
+    example.change(player, example, example_player, queue=False, api_visibility="private")
     source = recording("Or a recording of your own", "source")
     check_at_once(source, conversions)
     with gr.Row():
@@ -159,8 +159,8 @@ def build_recording_tab(conversions: Conversions, panel: Sequence[Any]) -> None:
     kept = gr.State(None)
     able, unable = gr.update(interactive=True), gr.update(interactive=False)
 
-    async def on_convert(own: str | None, given: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
-        wanted, source, progress = Wanted.from_values(values), Path(own or given), Progress()
+    async def on_convert(uploaded: str | None, given: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
+        wanted, source, progress = Wanted.from_values(values), Path(uploaded or given), Progress()
         yield {result: None, picture: "", judge: unable, scores: "", stop: able}
         try:
             with complaints("Not converted", [str(source), *wanted.paths]):

@@ -91,11 +91,11 @@ class Wanted:
 
 def build_voice_panel(conversions: Conversions) -> list[Any]:
     """Lay out the components of ``Wanted``'s fields; recordings are looked at as soon as they arrive."""
-    told = conversions.converter.words is not None
+    has_words = conversions.converter.words is not None
     gr.Markdown("## 1. The voice")
     kinds = [("From the gallery", NAMED), ("From recordings", RECORDED), ("In words", WORDS)]
     kind = gr.Radio(
-        kinds if told else kinds[:2], value=NAMED, label="Where the voice comes from", elem_id="kind"
+        kinds if has_words else kinds[:2], value=NAMED, label="Where the voice comes from", elem_id="kind"
     )
     with gr.Column() as named:
         voices = gallery()

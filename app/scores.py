@@ -50,7 +50,7 @@ def score(source: Path, converted: Path, target: Path | None, *, judges: Judges 
     with _one_at_a_time:
         for name, judge in (
             ("Voice", _similarity),
-            ("Words", _words),
+            ("Words", _intelligibility),
             ("Sound", _quality),
             ("Pitch", _pitch),
         ):
@@ -86,24 +86,24 @@ def _beginning(path: Path) -> Wave:
 
 def _similarity(waves: Waves, judges: Judges) -> list[Score]:
     embedding: Callable = lambda wave: judges.voice(wave)["embedding"]  # noqa: E731
-    own = embedding(waves.converted)
+    converted = embedding(waves.converted)
     scores = []
     if waves.target is not None:
-        value = similarity.cosine(own, embedding(waves.target))
+        value = similarity.cosine(converted, embedding(waves.target))
         meaning = "higher is better; two recordings of one person: about .86"
         scores.append(Score(name="Likeness to the target's voice", value=f"{value:.2f}", meaning=meaning))
-    value = similarity.cosine(own, embedding(waves.source))
+    value = similarity.cosine(converted, embedding(waves.source))
     meaning = "lower is better; two different people: about .51"
     return [*scores, Score(name="Likeness to the source's voice", value=f"{value:.2f}", meaning=meaning)]
 
 
-def _words(waves: Waves, judges: Judges) -> list[Score]:
-    meant, said = (judges.recognisers[0](wave) for wave in (waves.source, waves.converted))
-    if "phones" in said:
-        value = error_rates.phones_changed(meant, said)
+def _intelligibility(waves: Waves, judges: Judges) -> list[Score]:
+    source, converted = (judges.recognisers[0](wave) for wave in (waves.source, waves.converted))
+    if "phones" in converted:
+        value = error_rates.phones_changed(source, converted)
         return [Score(name="Phones changed", value=_number(value), meaning="lower is better; 0: none")]
-    before, after = (error_rates.normalise(str(heard["texts"][0])) for heard in (meant, said))
-    value = error_rates.error_rates(before, said)["cer"]
+    before, after = (error_rates.normalise(str(features["texts"][0])) for features in (source, converted))
+    value = error_rates.error_rates(before, converted)["cer"]
     return [
         Score(
             name="Characters heard differently (CER)",
@@ -117,16 +117,16 @@ def _words(waves: Waves, judges: Judges) -> list[Score]:
 
 
 def _quality(waves: Waves, judges: Judges) -> list[Score]:
-    own, before = (quality.opinions(judges.sound(wave)) for wave in (waves.converted, waves.source))
+    converted, before = (quality.opinions(judges.sound(wave)) for wave in (waves.converted, waves.source))
     meaning = f"1 bad to 5 excellent; the source itself: {before['dnsmos']:.2f}"
-    return [Score(name="Sound quality (DNSMOS)", value=f"{own['dnsmos']:.2f}", meaning=meaning)]
+    return [Score(name="Sound quality (DNSMOS)", value=f"{converted['dnsmos']:.2f}", meaning=meaning)]
 
 
 def _pitch(waves: Waves, judges: Judges) -> list[Score]:
     source, output = judges.melody(waves.source), judges.melody(waves.converted)
     target = output if waves.target is None else judges.melody(waves.target)
     compared = pitch.compare(source, output, target)
-    heights = [_hertz(heard) for heard in (source, output)]
+    heights = [_hertz(features) for features in (source, output)]
     scores = [
         Score(name="Usual pitch", value=heights[1], meaning=f"the source's: {heights[0]}"),
         Score(
@@ -143,8 +143,8 @@ def _pitch(waves: Waves, judges: Judges) -> list[Score]:
     return scores
 
 
-def _hertz(heard: dict) -> str:
-    mean = pitch.log_mean(heard["f0"])
+def _hertz(features: dict) -> str:
+    mean = pitch.log_mean(features["f0"])
     return "none found" if math.isnan(mean) else f"{math.exp(mean):.0f} Hz"
 
 

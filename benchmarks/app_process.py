@@ -28,7 +28,7 @@ class Serving:
     folder: Path
     """Its temporary folder: whatever is left in it was not cleaned up."""
     process: subprocess.Popen[str]
-    said: list[str]
+    output: list[str]
     """The lines it printed."""
 
     @property
@@ -69,16 +69,16 @@ def serving(*options: str) -> Iterator[Serving]:
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    said: list[str] = []
-    reader = threading.Thread(target=lambda: said.extend(process.stdout or ()), daemon=True)
+    output: list[str] = []
+    reader = threading.Thread(target=lambda: output.extend(process.stdout or ()), daemon=True)
     reader.start()
     try:
         until = time.monotonic() + START_S
-        while not (found := re.search(r"http://([\d.]+):(\d+)", "".join(said))):
+        while not (found := re.search(r"http://([\d.]+):(\d+)", "".join(output))):
             if process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError(f"the server did not start: {''.join(said) or process.returncode}")
+                raise RuntimeError(f"the server did not start: {''.join(output) or process.returncode}")
             time.sleep(0.05)
-        yield Serving(host=found[1], port=int(found[2]), folder=folder, process=process, said=said)
+        yield Serving(host=found[1], port=int(found[2]), folder=folder, process=process, output=output)
     finally:
         if process.poll() is None:
             process.terminate()

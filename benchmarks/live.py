@@ -84,8 +84,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     converter = Converter.from_pretrained(args.checkpoint)
     rate = args.rate or converter.sample_rate
-    own = converter.sample_rate
-    voice = converter.embed(load(args.speech, own) if args.speech else speech_like(10.0, own))
+    model_rate = converter.sample_rate
+    voice = converter.embed(load(args.speech, model_rate) if args.speech else speech_like(10.0, model_rate))
     speech = load(args.speech, rate) if args.speech else speech_like(20.0, rate)
     if args.soak_minutes is not None:
         for engine in args.engine:
@@ -196,11 +196,11 @@ def soak(
     other = voice + 0.1 * torch.randn(voice.shape, generator=torch.Generator().manual_seed(0)).to(voice)
 
     def begun() -> Session:
-        made = Session(
+        session = Session(
             converter, [voice, other], chunk_ms=chunk_ms, rate=rate, engine=engine, marker=Marker(rate)
         )
-        made.warm_up()
-        return made
+        session.warm_up()
+        return session
 
     session = begun()
     chunks = lasting(speech, 60 * rate).split(session.chunk_samples, dim=-1)

@@ -92,8 +92,8 @@ class Peer:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            _, said = self.process.communicate()
-            last = said.strip().splitlines()[-1] if said.strip() else "nothing was said"
+            _, stderr = self.process.communicate()
+            last = stderr.strip().splitlines()[-1] if stderr.strip() else "nothing was said"
             raise UserError(f"--peer {self.checkout}: its code ended: {last}")
         return json.loads(line)
 

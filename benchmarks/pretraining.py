@@ -156,13 +156,13 @@ def compare_steps(argv: Sequence[str]) -> None:
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["curve"]:
+    rest = list(sys.argv[1:] if argv is None else argv)
+    if rest[:1] == ["curve"]:
         from benchmarks.pretraining_curve import compare_curves
 
-        compare_curves(words[1:])
+        compare_curves(rest[1:])
     else:
-        compare_steps(words[1:] if words[:1] == ["steps"] else words)
+        compare_steps(rest[1:] if rest[:1] == ["steps"] else rest)
 
 
 if __name__ == "__main__":

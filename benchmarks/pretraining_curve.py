@@ -144,32 +144,32 @@ def compare_curves(argv: Sequence[str]) -> None:
     option("--lr", type=float, default=1e-3)
     option("--filterbank", action="store_true", help="begin with the small preset's filters")
     option("--bf16", action="store_true", help="both in bfloat16 where that is safe")
-    asked = arguments.parse_args(argv)
+    args = arguments.parse_args(argv)
     torch.set_num_threads(1)
     seed_step(0, 1)
-    encoder = load_speech_encoder(asked.teacher)
-    model = replace(FILTERBANK if asked.filterbank else MODEL, hidden=encoder.config.hidden)
+    encoder = load_speech_encoder(args.teacher)
+    model = replace(FILTERBANK if args.filterbank else MODEL, hidden=encoder.config.hidden)
     teacher = CommonTeacher(encoder, max(1, encoder.config.layers - 1), model)
 
-    mask, paths = MaskTokenConfig().mask, tuple(asked.paths)
-    many = MultiMaskConfig(masks=asked.masks, mask=mask, decoder_dim=model.hidden)
-    whole = speech_config(paths, asked.batch_seconds)
-    fewer = speech_config(paths, asked.batch_seconds_2 or asked.batch_seconds / asked.masks)
+    mask, paths = MaskTokenConfig().mask, tuple(args.paths)
+    many = MultiMaskConfig(masks=args.masks, mask=mask, decoder_dim=model.hidden)
+    whole = speech_config(paths, args.batch_seconds)
+    fewer = speech_config(paths, args.batch_seconds_2 or args.batch_seconds / args.masks)
     learners = [
-        Learner("plain", MaskTokenConfig(mask=mask), UnlabelledSpeech(whole), asked.lr),
-        Learner("2.0", many, UnlabelledSpeech(fewer, progress=False), asked.lr),
+        Learner("plain", MaskTokenConfig(mask=mask), UnlabelledSpeech(whole), args.lr),
+        Learner("2.0", many, UnlabelledSpeech(fewer, progress=False), args.lr),
     ]
     held_out = UnlabelledSpeech(whole, split="validation", progress=False)
     validation = list(held_out.in_order(30.0))
     for learner in learners:
         learner.build(model)
         learner.validate(validation, teacher)
-    rounds = max(1, round(asked.seconds / asked.every))
+    rounds = max(1, round(args.seconds / args.every))
     print(machine())
     print(f"guessing the mean: loss {loss_of_the_mean(validation, teacher):.4f}", flush=True)
     for _ in range(rounds):
         for learner in learners:
-            learner.learn(asked.every, teacher, bf16=asked.bf16)
+            learner.learn(args.every, teacher, bf16=args.bf16)
             loss = learner.validate(validation, teacher)
             print(
                 f"{learner.name}: {learner.seconds:.0f} s, {learner.updates} updates, loss {loss:.4f}",

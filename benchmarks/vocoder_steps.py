@@ -91,18 +91,18 @@ def melgan_step(path: Path | str, wave: Wave) -> Step:
         fake = generator(mel)
         with torch.no_grad():
             F.l1_loss(mel, log_mel(fake.detach())).item()
-        fake_heard, real_heard = critic(fake.detach()), critic(wave)
-        loss = sum(F.relu(1 + scale[-1]).mean() for scale in fake_heard)
-        loss = loss + sum(F.relu(1 - scale[-1]).mean() for scale in real_heard)
+        fake_outputs, real_outputs = critic(fake.detach()), critic(wave)
+        loss = sum(F.relu(1 + scale[-1]).mean() for scale in fake_outputs)
+        loss = loss + sum(F.relu(1 - scale[-1]).mean() for scale in real_outputs)
         critic.zero_grad()
         loss.backward()  # pyright: ignore[reportAttributeAccessIssue]
         optim_d.step()
 
-        fake_heard = critic(fake)
-        loss = sum(-scale[-1].mean() for scale in fake_heard)
-        for fake_scale, real_scale in zip(fake_heard, real_heard):
-            for made, real in zip(fake_scale[:-1], real_scale[:-1]):
-                loss = loss + 10 * 4.0 / (n_layers + 1) / n_scales * F.l1_loss(made, real.detach())
+        fake_outputs = critic(fake)
+        loss = sum(-scale[-1].mean() for scale in fake_outputs)
+        for fake_scale, real_scale in zip(fake_outputs, real_outputs):
+            for fake_map, real in zip(fake_scale[:-1], real_scale[:-1]):
+                loss = loss + 10 * 4.0 / (n_layers + 1) / n_scales * F.l1_loss(fake_map, real.detach())
         generator.zero_grad()
         loss.backward()  # pyright: ignore[reportAttributeAccessIssue]
         optim_g.step()

@@ -70,7 +70,7 @@ Row = list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class Settings:
     """What is compared with what."""
 
     peers: Mapping[str, str | None]

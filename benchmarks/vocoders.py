@@ -24,8 +24,8 @@ from benchmarks import vocoder_steps as steps
 from benchmarks.table import machine, show
 from benchmarks.vocoder_timing import (
     HEADS,
-    Asked,
     Row,
+    Settings,
     alternate,
     difference,
     fp32_peak,
@@ -72,13 +72,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     checkouts = {name: getattr(args, f"peer_{name}") for name in PEERS}
-    asked = Asked(peers=checkouts, repeats=max(args.repeats, 1), peak=fp32_peak())
+    settings = Settings(peers=checkouts, repeats=max(args.repeats, 1), peak=fp32_peak())
     rows = []
     for name in args.only or MEASURED:
-        for line in MEASURED[name](asked):
+        for line in MEASURED[name](settings):
             print(" | ".join(cell for cell in line if cell), file=sys.stderr)
             rows.append(line)
-    title = f"on {machine()}, fp32 peak {2 * asked.peak:.0f} GFLOP/s; {asked.repeats} turns"
+    title = f"on {machine()}, fp32 peak {2 * settings.peak:.0f} GFLOP/s; {settings.repeats} turns"
     show(title, HEADS, rows)
 
 
@@ -86,21 +86,21 @@ def real_time(seconds: float, duration: float) -> str:
     return f"{seconds / duration:.4f}"
 
 
-def hifigan_rows(name: str, asked: Asked) -> Iterator[Row]:
+def hifigan_rows(name: str, settings: Settings) -> Iterator[Row]:
     config = {"V1": hifigan.V1, "V2": hifigan.V2, "V3": hifigan.V3}[name]
-    path = asked.peers["hifigan"]
+    path = settings.peers["hifigan"]
     theirs = peers.published_hifigan(path, config) if path else None
-    yield from generator_rows(f"HiFi-GAN {name}", HiFiGAN(config), theirs, asked)
+    yield from generator_rows(f"HiFi-GAN {name}", HiFiGAN(config), theirs, settings)
 
 
-def melgan_rows(asked: Asked) -> Iterator[Row]:
-    path = asked.peers["melgan"]
+def melgan_rows(settings: Settings) -> Iterator[Row]:
+    path = settings.peers["melgan"]
     theirs = peers.published_melgan(path, melgan.MELGAN) if path else None
-    yield from generator_rows("MelGAN", MelGAN(melgan.MELGAN), theirs, asked)
+    yield from generator_rows("MelGAN", MelGAN(melgan.MELGAN), theirs, settings)
 
 
 def generator_rows(
-    name: str, ours: HiFiGAN | MelGAN, theirs: nn.Module | None, asked: Asked
+    name: str, ours: HiFiGAN | MelGAN, theirs: nn.Module | None, settings: Settings
 ) -> Iterator[Row]:
     """Real-time factors of a generator, and whether length costs more than its share."""
     peers.liven(ours)
@@ -116,22 +116,22 @@ def generator_rows(
         duration = mel.shape[-1] * HOP / RATE
         call = partial(torch.no_grad()(theirs), mel) if theirs else None
         unit = partial(real_time, duration=duration)
-        took = alternate(partial(cpu.generate, ours, mel), call, asked.repeats)
-        floor = f"{gmac_of(ours, 'forward', mel) / asked.peak / duration:.4f}"
+        took = alternate(partial(cpu.generate, ours, mel), call, settings.repeats)
+        floor = f"{gmac_of(ours, 'forward', mel) / settings.peak / duration:.4f}"
         what = f"{name}, {seconds} s: real-time factor"
         yield row(what, took, unit, GENERATOR_GOAL, floor=floor, same=took.same)
         per_second.append([min(took.ours) / duration, min(took.theirs) / duration if theirs else None])
         for runtime, run in runtime_calls(ours, mel):
-            beside = alternate(partial(cpu.generate, ours, mel), run, asked.repeats)
+            beside = alternate(partial(cpu.generate, ours, mel), run, settings.repeats)
             yield row(f"{name}, {seconds} s, beside {runtime}", beside, unit, None, same=beside.same)
     yield evenness(name, per_second)
-    took = replace(alternate(partial(whole, mel), None, asked.repeats), theirs=took.theirs)
+    took = replace(alternate(partial(whole, mel), None, settings.repeats), theirs=took.theirs)
     yield row(f"{name}, 10 s by load_vocoder, in blocks", took, unit, GENERATOR_GOAL, floor=floor)
 
 
-def waveglow_rows(asked: Asked) -> Iterator[Row]:
+def waveglow_rows(settings: Settings) -> Iterator[Row]:
     """WaveGlow's generation: three turns, and the published code's of 1 s only, for a call takes long."""
-    ours, path = WaveGlow(WAVEGLOW), asked.peers["waveglow"]
+    ours, path = WaveGlow(WAVEGLOW), settings.peers["waveglow"]
     for name, parameter in ours.named_parameters():
         if ".end." in name:
             nn.init.normal_(parameter, 0.0, 0.01)  # zero at first, which computes nothing
@@ -140,7 +140,7 @@ def waveglow_rows(asked: Asked) -> Iterator[Row]:
         peers.give_weights(ours, theirs)
         peers.fold_published(theirs).eval()
     ours.fold().eval()
-    repeats = min(asked.repeats, 3)
+    repeats = min(settings.repeats, 3)
     for seconds in LENGTHS:
         mel = steps.mel_like(ours.n_mels, round(seconds * RATE / HOP))
         duration = mel.shape[-1] * HOP / RATE
@@ -149,7 +149,7 @@ def waveglow_rows(asked: Asked) -> Iterator[Row]:
             theirs.give_noise(z)
             call = partial(torch.no_grad()(theirs.infer), mel, sigma=0.6)
         took = alternate(partial(cpu.generate, ours, mel, z), call, repeats)
-        floor = f"{gmac_of(ours, 'inverse', mel, z) / asked.peak / duration:.3f}"
+        floor = f"{gmac_of(ours, 'inverse', mel, z) / settings.peak / duration:.3f}"
         what = f"WaveGlow, {seconds} s: real-time factor, {repeats} turns"
         unit = partial(real_time, duration=duration)
         yield row(what, took, unit, WAVEGLOW_GOAL, floor=floor, same=took.same)
@@ -166,9 +166,9 @@ def evenness(name: str, per_second: list[list[float | None]]) -> Row:
     return [f"{name}, 10 s over 1 s, per second", f"{ratio:.3f}", theirs, "", f"≤ {EVEN_GOAL}", met, "", ""]
 
 
-def step_rows(preset: str, asked: Asked) -> Iterator[Row]:
+def step_rows(preset: str, settings: Settings) -> Iterator[Row]:
     wave = steps.speechlike(BATCH, SEGMENT)
-    path, theirs = asked.peers["melgan" if preset == "melgan" else "hifigan"], None
+    path, theirs = settings.peers["melgan" if preset == "melgan" else "hifigan"], None
     if path:
         theirs = (
             steps.melgan_step(path, wave)
@@ -177,8 +177,8 @@ def step_rows(preset: str, asked: Asked) -> Iterator[Row]:
         )
     for order, name in (("", "published order"), ("simultaneous", "both players at one hearing")):
         ours = steps.our_step(preset, wave, order=order)
-        floor = f"{gmac(ours) / asked.peak:.2f} s"
-        took = alternate(ours, theirs, asked.repeats)
+        floor = f"{gmac(ours) / settings.peak:.2f} s"
+        took = alternate(ours, theirs, settings.repeats)
         what = f"{preset} training step, batch {BATCH} × {SEGMENT}, {name}"
         yield row(what, took, "{:.2f} s".format, STEP_GOALS[preset], floor=floor)
 
@@ -196,9 +196,9 @@ OUR_FRAMES, THEIR_FRAMES, FRAMES_TOGETHER, CHECKED_FRAMES = 50, 2, 10, 10
 Mel = Float[Tensor, "batch n_mels frames"]
 
 
-def wavenet_rows(name: str, asked: Asked) -> Iterator[Row]:
+def wavenet_rows(name: str, settings: Settings) -> Iterator[Row]:
     """Generation of one utterance; of the smaller network, of sixteen at once, too."""
-    ours, path, theirs = WaveNet(CONFIGS[name]).eval(), asked.peers["wavenet"], None
+    ours, path, theirs = WaveNet(CONFIGS[name]).eval(), settings.peers["wavenet"], None
     peers.liven(ours)
     if path:
         theirs = published_wavenet(path, CONFIGS[name])
@@ -206,13 +206,13 @@ def wavenet_rows(name: str, asked: Asked) -> Iterator[Row]:
         peers.fold_published(theirs)
     ours.fold()
     call = partial(generate_published, theirs, mel_for(THEIR_FRAMES)) if theirs else None
-    took = alternate(partial(generate, ours, mel_for(OUR_FRAMES)), call, asked.repeats)
+    took = alternate(partial(generate, ours, mel_for(OUR_FRAMES)), call, settings.repeats)
     speed = OUR_FRAMES * LOCAL.hop / median(took.ours)
     their_speed = THEIR_FRAMES * LOCAL.hop / median(took.theirs) if theirs else None
-    same, at_peak = likeness(ours, theirs) if theirs else "", floor(ours, asked)
+    same, at_peak = likeness(ours, theirs) if theirs else "", floor(ours, settings)
     yield faster(f"WaveNet, {name}: samples/s", speed, their_speed, GOALS[name], at_peak, same)
     if name == next(iter(CONFIGS)):
-        took = alternate(partial(generate, ours, mel_for(FRAMES_TOGETHER, TOGETHER)), None, asked.repeats)
+        took = alternate(partial(generate, ours, mel_for(FRAMES_TOGETHER, TOGETHER)), None, settings.repeats)
         all_of_them = TOGETHER * FRAMES_TOGETHER * LOCAL.hop / median(took.ours)
         what = f"WaveNet, {name}: {TOGETHER} utterances, samples/s, beside ours of one"
         yield faster(what, all_of_them, speed, TOGETHER_GOAL, at_peak)
@@ -254,12 +254,12 @@ def likeness(ours: WaveNet, theirs: Any) -> str:
     return difference(ours(classes, mel), theirs(one_hot, c=mel))
 
 
-def floor(ours: WaveNet, asked: Asked) -> str:
+def floor(ours: WaveNet, settings: Settings) -> str:
     """Samples a second if every multiply-add ran at the peak; those of one utterance alone cannot."""
     n_samples = CHECKED_FRAMES * LOCAL.hop
     classes = torch.zeros(1, n_samples, dtype=torch.long)
     giga = gmac_of(ours, "forward", classes, mel_for(CHECKED_FRAMES))
-    return f"{asked.peak / giga * n_samples:.0f}"
+    return f"{settings.peak / giga * n_samples:.0f}"
 
 
 def faster(what: str, ours: float, theirs: float | None, goal: float, floor: str, same: str = "") -> Row:
@@ -271,7 +271,7 @@ def faster(what: str, ours: float, theirs: float | None, goal: float, floor: str
     return [what, f"{ours:.0f}", f"{theirs:.0f}", f"{ratio:.1f} ×", f"≥ {goal:g} ×", met, floor, same]
 
 
-MEASURED: dict[str, Callable[[Asked], Iterator[Row]]] = {
+MEASURED: dict[str, Callable[[Settings], Iterator[Row]]] = {
     "hifigan_v1": partial(hifigan_rows, "V1"),
     "hifigan_v2": partial(hifigan_rows, "V2"),
     "hifigan_v3": partial(hifigan_rows, "V3"),

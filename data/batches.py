@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from data.audio import AudioError
 from data.manifest import contents_of_rows
 from data.recordings import Recordings, crop_and_reference
-from data.rows import Groups, TableRows, speakers_told, split_rows
+from data.rows import Groups, TableRows, speaker_labels, split_rows
 from data.shards import STREAMS, ShardStream, contents_of_shards, names_shards
 from engine.config import free
 from engine.contents import Contents
@@ -71,7 +71,7 @@ class DataConfig:
         if names_shards(self.path):
             return {"path": contents_of_shards(self.path, self.split, labels=self.label_share > 0)}
         rows = split_rows(self.path, self.split) if self.path else []
-        speakers = speakers_told(rows, self.label_share)[0]
+        speakers = speaker_labels(rows, self.label_share)[0]
         if isinstance(rows, TableRows):
             return {"path": rows.contents(speakers)}
         return {"path": contents_of_rows(rows, speakers)}
@@ -109,7 +109,7 @@ class SpeechCrops(Dataset[Batch]):
     def __init__(self, config: DataConfig, *, progress: bool = True) -> None:
         self.config = config
         self.rows = split_rows(config.path, config.split)
-        self.speakers, self.labels = speakers_told(self.rows, config.label_share)
+        self.speakers, self.labels = speaker_labels(self.rows, config.label_share)
         """Names, and each row's by number; −1: none. Bad files do not shift the labels."""
         self.recordings = Recordings(
             self.rows,

@@ -246,8 +246,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if findings:
         print(table(findings, base), end="\n\n")
     print(summary(rows, findings, sound))
-    if told := levels(rows, measured, base):
-        print(told)
+    if text := levels(rows, measured, base):
+        print(text)
     if given.write is not None:
         if not sound:
             raise UserError(f"{given.write} was not written: none of the recordings is sound")

@@ -132,7 +132,7 @@ def rows_from(path: str | Path) -> list[Row]:
     for name in METADATA:
         if (path / name).is_file():
             rows = read_manifest(path / name)
-            _tell_unlisted(path, name, rows)
+            _note_unlisted(path, name, rows)
             return rows
     files = audio_files(path)
     inside = [file if named_as_audio(file) else file / "recordings" for file in files]  # of a locked folder
@@ -150,22 +150,22 @@ def contents_of_rows(
     """
     if not len(rows):
         return None
-    told = [f"{row.path.name} {row.speaker}" + texts * f" {row.text} {row.extra}" for row in rows]
+    described = [f"{row.path.name} {row.speaker}" + texts * f" {row.text} {row.extra}" for row in rows]
     speakers = {row.speaker for row in rows if row.speaker is not None}
     return Contents(
         summary=f"{len(rows)} recordings" + (f" of {len(speakers)} speakers" if speakers else ""),
-        digest=files_digest([row.path for row in rows], told),
+        digest=files_digest([row.path for row in rows], described),
         fixed=tuple(sorted({label for label in labels if label is not None})),
     )
 
 
-def _tell_unlisted(folder: Path, name: str, rows: Sequence[Row]) -> None:
+def _note_unlisted(folder: Path, name: str, rows: Sequence[Row]) -> None:
     listed = {os.path.abspath(row.path) for row in rows}
     found = files_under(folder, EXTENSIONS + READ_ONLY)
     others = [file for file in found if os.path.abspath(file) not in listed]
     if others:
-        told = f"{len(others)} recordings that lie in its folder, such as {others[0]}"
-        note(f"{folder / name} does not list {told}: they are left out")
+        described = f"{len(others)} recordings that lie in its folder, such as {others[0]}"
+        note(f"{folder / name} does not list {described}: they are left out")
 
 
 def gender_of(word: str | None) -> str | None:

@@ -267,8 +267,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{manifest}: {given.groups - len(left_out)} groups of {config.members}, {len(left_out)} left out")
 
 
-def _prefixes(words: str) -> tuple[str, ...]:
-    return tuple(word.strip() for word in words.split(",") if word.strip())
+def _prefixes(text: str) -> tuple[str, ...]:
+    return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
 if __name__ == "__main__":

@@ -84,9 +84,9 @@ def usual_rate(rows: Sequence[Row], measured: Sequence[Measurements | AudioError
 
 def _odd(row: Row, rate: int, pitch: float, usual: Usual) -> bool:
     """Whether a file's rate differs from the usual one and its voice is off accordingly."""
-    own = usual.by_speaker.get(row.speaker or "")
-    up, down = ODD_PITCH_OCTAVES["same" if own else "others"]
-    off, expected = math.log2(pitch / (own or usual.pitch)), math.log2(rate / usual.rate)
+    of_speaker = usual.by_speaker.get(row.speaker or "")
+    up, down = ODD_PITCH_OCTAVES["same" if of_speaker else "others"]
+    off, expected = math.log2(pitch / (of_speaker or usual.pitch)), math.log2(rate / usual.rate)
     return (off > up or off < -down) and abs(off - expected) < abs(off)
 
 
@@ -126,13 +126,13 @@ def compare(measured: Sequence[Measurements]) -> list[Likeness]:
     found = []
     for index, (colour, pitch, usual) in enumerate(parts):
         rest = float(np.median(np.delete(distances, index)))
-        told = f"{distances[index]:.1f} away where the others are {rest:.1f}"
+        detail = f"{distances[index]:.1f} away where the others are {rest:.1f}"
         if pitch > colour:
-            told += f": pitch {2 ** pitches[index]:.0f} Hz, the others' {2**usual:.0f} Hz"
+            detail += f": pitch {2 ** pitches[index]:.0f} Hz, the others' {2**usual:.0f} Hz"
         elif noise[index] < (clean := float(np.median(np.delete(noise, index)))) - 10:
-            told += f": noise {noise[index]:.0f} dB below the speech, the others' {clean:.0f} dB"
+            detail += f": noise {noise[index]:.0f} dB below the speech, the others' {clean:.0f} dB"
         else:
-            told += ": another colour (another speaker, microphone, room or coding)"
+            detail += ": another colour (another speaker, microphone, room or coding)"
         unlike = bool(distances[index] > max(UNLIKE, TIMES * rest))
-        found.append(Likeness(distance=float(distances[index]), unlike=unlike, detail=told))
+        found.append(Likeness(distance=float(distances[index]), unlike=unlike, detail=detail))
     return found

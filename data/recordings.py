@@ -105,8 +105,8 @@ class Recordings:
                 wave = torch.from_numpy(self.read(int(index), 0, samples))[None, None]
             except AudioError:
                 return
-            heard = resample(wave, self.sample_rate, VOICE_RATE)[0, 0].numpy()
-            if len(heard) < 2 * VOICE_RATE or voice_in(heard):  # too little to tell
+            resampled = resample(wave, self.sample_rate, VOICE_RATE)[0, 0].numpy()
+            if len(resampled) < 2 * VOICE_RATE or voice_in(resampled):  # too little to tell
                 return
         what = f"no voice is heard in any of {len(looked_at)} recordings looked at"
         note(f"{what}, such as {self.rows[looked_at[0]].path}: is this speech?")
@@ -224,7 +224,7 @@ def crop_and_reference(
         places = leaving_room(n_samples, samples, reference_samples)
     crop, start = loud_crop(rng, recordings, index, samples, places, silence_db)
     if other is None:
-        places = apart_from(start, n_samples, samples, reference_samples)
+        places = without_overlap(start, n_samples, samples, reference_samples)
     else:
         places = [(0, int(recordings.lengths[other]) - reference_samples)]
     source = index if other is None else other
@@ -240,7 +240,7 @@ def leaving_room(n_samples: int, samples: int, reference_samples: int) -> Places
     return [(0, n_samples - samples)]
 
 
-def apart_from(start: int, n_samples: int, samples: int, reference_samples: int) -> Places:
+def without_overlap(start: int, n_samples: int, samples: int, reference_samples: int) -> Places:
     """Where the other crop may begin without overlap, or with as little as a short recording allows."""
     if n_samples >= samples + reference_samples:
         return [(0, start - reference_samples), (start + samples, n_samples - reference_samples)]

@@ -187,7 +187,7 @@ def split_rows(path: str, split: str) -> Sequence[Row]:
     return chosen
 
 
-def speakers_told(rows: Sequence[Row], share: float) -> tuple[list[str], np.ndarray]:
+def speaker_labels(rows: Sequence[Row], share: float) -> tuple[list[str], np.ndarray]:
     """Names, sorted, and each row's by number: of this share of the rows that have a speaker, else −1."""
     if isinstance(rows, TableRows):
         names, codes = rows.codes("speaker")
@@ -208,7 +208,7 @@ def speakers_told(rows: Sequence[Row], share: float) -> tuple[list[str], np.ndar
 
 def known_speakers(rows: Sequence[Row], share: float) -> list[str | None]:
     """The speaker of each row, told of this share of the rows that have one."""
-    names, codes = speakers_told(rows, share)
+    names, codes = speaker_labels(rows, share)
     return [names[code] if code >= 0 else None for code in codes]
 
 

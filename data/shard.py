@@ -105,8 +105,8 @@ def shard(rows: Sequence[Row], out: Path, *, limit: int, seed: int = 0) -> tuple
         for split, numbers in plan(rows, limit, seed):
             place = counts[split] = counts.get(split, -1) + 1
             file = out / f"{split}-{place:05d}.tar"
-            told = "\n".join(f"{n} {rows[n].path} {rows[n].speaker} {rows[n].text}" for n in numbers)
-            digest = hashlib.blake2b(told.encode(errors="surrogateescape"), digest_size=8).hexdigest()
+            described = "\n".join(f"{n} {rows[n].path} {rows[n].speaker} {rows[n].text}" for n in numbers)
+            digest = hashlib.blake2b(described.encode(errors="surrogateescape"), digest_size=8).hexdigest()
             kept = _kept(file, digest)
             if kept is None:
                 faults = len(left_out)

@@ -204,7 +204,8 @@ class ShardStream(Dataset[Any], Generic[T]):
             )
         order = np.random.default_rng(SHARDS_ADDRESS).permutation(len(self.shards))
         n_streams = min(STREAMS, len(self.shards) // n_ranks)
-        self.own = [order[rank * n_streams + stream :: n_ranks * n_streams] for stream in range(n_streams)]
+        first, step = rank * n_streams, n_ranks * n_streams
+        self.streams = [order[first + stream :: step] for stream in range(n_streams)]
         """Numbers of the shards of each of this process's streams."""
         self.n_batches = np.array([max(1, round(shard.seconds / batch_seconds)) for shard in self.shards])
         self.open: dict[int, Open[T]] = {}
@@ -220,8 +221,8 @@ class ShardStream(Dataset[Any], Generic[T]):
     def shard_of(self, address: Any) -> tuple[int, int, int]:
         """Stream, shard and the shard that follows it, of an address (``data.batches.Address``)."""
         batch = address.step * self.accumulate + address.micro
-        place, stream = divmod(batch, len(self.own))
-        epoch, place = divmod(place, int(self.n_batches[self.own[stream]].sum()))
+        place, stream = divmod(batch, len(self.streams))
+        epoch, place = divmod(place, int(self.n_batches[self.streams[stream]].sum()))
         shards = self._order(address.seed, epoch, stream)
         turn = int(np.searchsorted(np.cumsum(self.n_batches[shards]), place, side="right"))
         last = turn + 1 == len(shards)
@@ -230,7 +231,7 @@ class ShardStream(Dataset[Any], Generic[T]):
 
     def _order(self, seed: int, epoch: int, stream: int) -> np.ndarray:
         rng = np.random.default_rng([seed, epoch, self.rank, stream, SHARDS_ADDRESS])
-        return rng.permutation(self.own[stream])
+        return rng.permutation(self.streams[stream])
 
     def crops(self, address: Any) -> Open[T]:
         """The shard of an address; the one after it is fetched meanwhile."""

@@ -177,10 +177,10 @@ def age_of(word: str | None) -> Age | None:
 
 def some_of(traits: Traits, rng: np.random.Generator, *, keep: float = 0.5) -> Traits:
     """Leave a random part unsaid, but never everything that could be said."""
-    said = [f.name for f in fields(traits) if sayable(f.name, getattr(traits, f.name))]
-    dropped = [name for name in said if rng.random() > keep]
-    if len(dropped) == len(said) and said:
-        dropped.remove(str(rng.choice(said)))
+    stated = [f.name for f in fields(traits) if sayable(f.name, getattr(traits, f.name))]
+    dropped = [name for name in stated if rng.random() > keep]
+    if len(dropped) == len(stated) and stated:
+        dropped.remove(str(rng.choice(stated)))
     return replace(traits, **dict.fromkeys(dropped))
 
 

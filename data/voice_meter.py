@@ -80,9 +80,11 @@ def _periods(
     """F0 in Hz of each frame and the correlation at its period (Boersma 1993)."""
     power = torch.fft.rfft(frames, n=N_FFT).abs().square()
     hann = torch.hann_window(WINDOW, dtype=torch.float64)
-    own = torch.fft.irfft(torch.fft.rfft(hann, n=N_FFT).abs().square())
+    window_power = torch.fft.irfft(torch.fft.rfft(hann, n=N_FFT).abs().square())
     correlation = torch.fft.irfft(power)
-    correlation = correlation / correlation[:, :1].clamp_min(1e-12) / (own / own[0]).clamp_min(1e-3)
+    correlation = (
+        correlation / correlation[:, :1].clamp_min(1e-12) / (window_power / window_power[0]).clamp_min(1e-3)
+    )
     low, high = math.floor(SAMPLE_RATE / f_max), math.ceil(SAMPLE_RATE / f_min)
     lags = torch.arange(low, high + 1)
     inside = correlation[:, low : high + 1]

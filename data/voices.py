@@ -156,14 +156,14 @@ def _rounds(corpus: Corpus) -> Iterator[list[tuple[Voice, str, str]]]:
     """Yield, for ever, one line for every voice: who, in which split, says what."""
     texts = {split: _texts(corpus.seed, split) for split in ("train", "validation", "test")}
     for number in count():
-        said: dict[str, str] = {}
+        texts_of_round: dict[str, str] = {}
         lines = []
         for voice in corpus.cast:
             seen = "validation" if number % 10 == 1 else "train"
             split = "test" if voice in corpus.test_voices else seen
-            if split not in said or not corpus.parallel:
-                said[split] = next(texts[split])
-            lines.append((voice, split, said[split]))
+            if split not in texts_of_round or not corpus.parallel:
+                texts_of_round[split] = next(texts[split])
+            lines.append((voice, split, texts_of_round[split]))
         yield lines
 
 
@@ -188,8 +188,8 @@ def _with_phonemes(rows: list[Row], corpus: Corpus) -> list[Row]:
     accents = {voice.name: voice.accent for voice in corpus.cast}
     spoken: dict[int, str] = {}
     for accent in sorted(set(accents.values())):
-        own = [index for index, row in enumerate(rows) if accents[str(row.speaker)] == accent]
-        spoken |= zip(own, phonemize([rows[index].text or "" for index in own], accent))
+        indices = [index for index, row in enumerate(rows) if accents[str(row.speaker)] == accent]
+        spoken |= zip(indices, phonemize([rows[index].text or "" for index in indices], accent))
     return [Row(**{**vars(row), "extra": {"phonemes": spoken[index]}}) for index, row in enumerate(rows)]
 
 

@@ -134,9 +134,9 @@ def fixed_pairs(folder: Path | str, split: str = "test", *, max_pairs: int = MAX
         step, i = divmod(number, len(order))
         shift = 1 + step % (len(order) - 1)
         source, target = order[i], order[(i + shift) % len(order)]
-        said, _ = divided[source]
+        sources, _ = divided[source]
         scored, others = divided[target]
-        row, at = said[step % len(said)], number % len(scored)
+        row, at = sources[step % len(sources)], number % len(scored)
         pairs.append(
             Pair(
                 source=row.path,

@@ -102,15 +102,15 @@ class Moonshine:
         outputs = [node.name for node in decoder.get_outputs()]
         tokens = []
         while len(tokens) < TOKENS_PER_SECOND * samples.shape[-1] / SAMPLE_RATE:
-            made = dict(zip(outputs, decoder.run(None, inputs)))
-            token = int(made["logits"][0, -1].argmax())
+            by_name = dict(zip(outputs, decoder.run(None, inputs)))
+            token = int(by_name["logits"][0, -1].argmax())
             if token == END:
                 break
             tokens.append(token)
             for node in layers:
                 # What the decoder attends to of the encoder is computed at the first step alone.
                 if ".decoder." in node.name or not inputs["use_cache_branch"]:
-                    inputs[node.name] = made[node.name.replace("past_key_values", "present")]
+                    inputs[node.name] = by_name[node.name.replace("past_key_values", "present")]
             inputs |= {"input_ids": np.array([[token]]), "use_cache_branch": np.array([True])}
         text = b"".join(pieces[token] for token in tokens).decode("utf-8", "replace")
         return {"texts": np.array([text.replace("▁", " ").strip()])}

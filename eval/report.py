@@ -204,9 +204,9 @@ def write_report(
 def _examples(pairs: Sequence[Pair], rows: Sequence[Row], n_examples: int) -> list[dict[str, Any]]:
     """Choose pairs from the worst to the best of the first system, so that nobody is shown only the best."""
     first = pairs[0].system
-    own = [i for i, pair in enumerate(pairs) if pair.system == first]
-    own.sort(key=lambda i: (float(rows[i].get("difference", 0.0)), i))
-    chosen = [own[round(at)] for at in np.linspace(0, len(own) - 1, min(n_examples, len(own)))]
+    indices = [i for i, pair in enumerate(pairs) if pair.system == first]
+    indices.sort(key=lambda i: (float(rows[i].get("difference", 0.0)), i))
+    chosen = [indices[round(at)] for at in np.linspace(0, len(indices) - 1, min(n_examples, len(indices)))]
     examples = []
     for rank, i in enumerate(chosen):
         pair = pairs[i]

@@ -23,12 +23,12 @@ def convert(client: httpx.Client, source: str, references: list[str], *, pitch: 
             continue
         if answer.is_error:
             about = answer.headers.get("Content-Type", "")
-            said = (
+            message = (
                 answer.json()["error"]
                 if about.startswith("application/json")
                 else "no server of python -m app"
             )
-            raise SystemExit(f"{answer.status_code}: {said}")
+            raise SystemExit(f"{answer.status_code}: {message}")
         return answer.content
 
 

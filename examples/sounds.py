@@ -30,17 +30,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_argument("--out", type=Path, default=Path("sounds.md"), help="the page (default sounds.md)")
     out = arguments.parse_args(argv).out
     converter, folder = Converter.from_pretrained(), out.with_suffix("")
-    made = list(spoken(converter, folder, "opus"))
+    conversions = list(spoken(converter, folder, "opus"))
     page = [HEAD]
     for sentence in sentences().values():
         page.append(f"## “{sentence.text}”\n\n| | to hear |\n| --- | --- |")
         page.append(
             row("the source", copied(sentence.recording, folder / f"{sentence.name}.opus", converter))
         )
-        page += [row(name_of(pair), pair.output) for pair in made if pair.source == sentence.recording]
+        page += [row(name_of(pair), pair.output) for pair in conversions if pair.source == sentence.recording]
         page.append("")
     out.write_text("\n".join(page), encoding="utf-8")
-    print(f"{out}, and {len(made) + len(sentences())} sounds in {folder}")
+    print(f"{out}, and {len(conversions) + len(sentences())} sounds in {folder}")
 
 
 def copied(source: Path, place: Path, converter: Converter) -> Path:

@@ -162,17 +162,17 @@ def full_config(args: Namespace) -> TrainConfig:
 
 def compare(study: Study, costs: Mapping[str, Cost], pairs: Sequence[Pair], args: Namespace) -> str:
     """Convert and score by all finished variants, and lay the table out."""
-    folder, made = study.out / "outputs" / str(len(pairs)), []
+    folder, scored = study.out / "outputs" / str(len(pairs)), []
     for name in costs:
         export = study.folder(name) / "export"
         load, weights = partial(load_converter, str(export)), export / "model.safetensors"
-        made += outputs(pairs, load, [weights], folder, name)
+        scored += outputs(pairs, load, [weights], folder, name)
     originals = {"source": lambda pair: pair.source, "target_other": lambda pair: pair.target_other}
     for name, of in originals.items():  # no conversion, and a perfect one
-        made += [replace(pair, system=name, output=of(pair)) for pair in pairs if of(pair)]
+        scored += [replace(pair, system=name, output=of(pair)) for pair in pairs if of(pair)]
     metrics = FAST if args.fast else METRICS
     scoring = Scoring(out=study.out, metrics=metrics, cache=Cache(args.cache), jobs=args.jobs)
-    rows, summary = scoring.score(made)
+    rows, summary = scoring.score(scored)
     budget = f"{args.steps} steps" if args.steps else f"{args.minutes:g} minutes of one thread"
     title = (
         f"Preset {args.preset}, {budget} a variant, seed {args.seed}; {len(pairs)} validation pairs, means"

@@ -149,16 +149,16 @@ def by_way(
     for number, wave in enumerate(waves):
         mel = log_mel(wave)
         copy = generate(mel, seed=number, sampler=sampler)
-        true, own, drawn = pitch_track(wave, rate), mel[0], log_mel(copy)[0]
-        heard = torch.from_numpy(pitch_track(copy, rate).periodicity - true.periodicity)
-        frames = min(own.shape[-1], drawn.shape[-1], len(heard), len(true.voiced))
+        true, original, drawn = pitch_track(wave, rate), mel[0], log_mel(copy)[0]
+        periodicity = torch.from_numpy(pitch_track(copy, rate).periodicity - true.periodicity)
+        frames = min(original.shape[-1], drawn.shape[-1], len(periodicity), len(true.voiced))
         voiced = torch.from_numpy(true.voiced)[:frames]
         kinds = torch.stack([voiced, ~voiced]).float()
-        difference = (drawn - own)[:, :frames]
+        difference = (drawn - original)[:, :frames]
         columns = {
             "log_mel_l1": difference.abs().mean(0),
             "level": difference.mean(0) * 20 / 2.302585,
-            "periodicity": heard[:frames].float(),
+            "periodicity": periodicity[:frames].float(),
         }
         for name, column in columns.items():
             sums[name] = sums.get(name, torch.zeros(2)) + kinds @ column

@@ -53,14 +53,14 @@ def _scenes(dataset: Any, folder: Path, part: str | None) -> list[Scene]:
         sound = _file(record[audio], folder / f"{index:08d}")
         cells = record[image] if isinstance(record[image], list | tuple) else [record[image]]
         pictures = [_picture(cell, folder / f"{index:08d}_{number}") for number, cell in enumerate(cells)]
-        words = {
+        cells_as_text = {
             name: word
             for name, value in record.items()
             if name not in (audio, image) and (word := _word(value, features.get(name)))
         }
         captions = next((c for name in CAPTION_COLUMNS if (c := _texts(record.get(name)))), [])
-        label = next((words.pop(name) for name in LABEL_COLUMNS if name in words), None)
-        extra = {name: word for name, word in words.items() if name not in CAPTION_COLUMNS}
+        label = next((cells_as_text.pop(name) for name in LABEL_COLUMNS if name in cells_as_text), None)
+        extra = {name: word for name, word in cells_as_text.items() if name not in CAPTION_COLUMNS}
         scenes.append(
             Scene(
                 name=f"{part or 'all'}_{index:08d}",

@@ -164,13 +164,13 @@ def _from_manifest(path: Path) -> list[Scene]:
     """Rows with columns path (sound or video), and any of picture, caption, label, split, start, duration."""
     rows = rows_from(path)
     folder = path.parent if path.is_file() else path
-    made = [_scene(row, folder, index) for index, row in enumerate(rows)]
-    scenes = [scene for scene in made if scene.pictures != ()]
+    listed_scenes = [_scene(row, folder, index) for index, row in enumerate(rows)]
+    scenes = [scene for scene in listed_scenes if scene.pictures != ()]
     if not scenes:
         raise UserError(f"{path} has no pictures beside its sounds: add a column picture, or list videos")
     _warn(
-        [scene.name for scene in made if scene.pictures == ()],
-        len(made),
+        [scene.name for scene in listed_scenes if scene.pictures == ()],
+        len(listed_scenes),
         f"rows of {path} have no picture and are left out",
     )
     return sound_scenes(scenes, path)

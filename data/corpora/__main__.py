@@ -134,16 +134,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(
             f"there is no kind {given.kind!r}{_nearest(given.kind, kinds)}; choose from {', '.join(KINDS)}"
         )
-    own = {option: getattr(given, option) for options in OWN_OPTIONS.values() for option in options}
-    own = {option: value for option, value in own.items() if value is not None}
-    for option in own:
+    options = {option: getattr(given, option) for options in OWN_OPTIONS.values() for option in options}
+    options = {option: value for option, value in options.items() if value is not None}
+    for option in options:
         if option not in OWN_OPTIONS.get(kind, ()):
             raise UserError(f"--{option} is not an option of kind {kind}")
     check_writable(given.write)
     if kind == "hf-dataset":
-        own.setdefault("out", given.write.with_name(f"{given.write.stem}_audio"))
+        options.setdefault("out", given.write.with_name(f"{given.write.stem}_audio"))
     left_out: list[str] = []
-    rows = KINDS[kind](given.folder, **own, **({"left_out": left_out} if kind in ANY else {}))
+    rows = KINDS[kind](given.folder, **options, **({"left_out": left_out} if kind in ANY else {}))
     if kind not in (*ANY, "hf-dataset"):
         rows = account(kind, given.folder, rows, left_out)
     rows = nameable(rows, left_out)

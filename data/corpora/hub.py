@@ -54,8 +54,8 @@ def _parts(
         chosen = source if split is None else {split: source[split]}
         yield from ((_our_split(part), dataset) for part, dataset in chosen.items())
     else:
-        own = getattr(source, "split", None)
-        yield _our_split(split or (str(own) if own else None)), source
+        named = getattr(source, "split", None)
+        yield _our_split(split or (str(named) if named else None)), source
 
 
 def _opened(source: str, name: str | None, streaming: bool) -> Any:
@@ -144,11 +144,11 @@ def _extension(content: bytes, place: str | None) -> str:
 def _row(
     path: Path, record: Mapping[str, Any], audio: str, features: Mapping[str, Any], part: str | None
 ) -> Row:
-    words = {name: _word(value, features.get(name)) for name, value in record.items() if name != audio}
-    words = {name: word for name, word in words.items() if word}
-    taken = {ours: next((n for n in names if n in words), None) for ours, names in ALIASES.items()}
-    known = {ours: words.pop(column) for ours, column in taken.items() if column and ours != "path"}
-    words.pop(taken["path"] or "", None)
+    cells = {name: _word(value, features.get(name)) for name, value in record.items() if name != audio}
+    cells = {name: word for name, word in cells.items() if word}
+    taken = {ours: next((n for n in names if n in cells), None) for ours, names in ALIASES.items()}
+    known = {ours: cells.pop(column) for ours, column in taken.items() if column and ours != "path"}
+    cells.pop(taken["path"] or "", None)
     try:
         duration = float(known["duration"]) if "duration" in known else None
     except ValueError:
@@ -160,7 +160,7 @@ def _row(
         split=part or known.get("split"),
         duration=duration,
         gender=gender_of(known.get("gender")),
-        extra=words,
+        extra=cells,
     )
 
 

@@ -47,11 +47,11 @@ def cast(prosody: Sequence[str], timbres: Sequence[str], n_mixtures: int, seed: 
     n_held_out = round(HELD_OUT * n_mixtures)
     casts, first = {}, 0
     for split, count in {"train": n_mixtures - n_held_out, "validation": n_held_out}.items():
-        own = [name for name in (*leaders, *followers) if (name in held_out) == (split == "validation")]
-        mixtures = {f"blend_{first + number:04}": _mixture(rng, own) for number in range(count)}
+        names = [name for name in (*leaders, *followers) if (name in held_out) == (split == "validation")]
+        mixtures = {f"blend_{first + number:04}": _mixture(rng, names) for number in range(count)}
         casts[split] = Cast(
-            prosody=tuple(name for name in own if name in leaders),
-            speakers={**{name: {name: 1.0} for name in own}, **mixtures},
+            prosody=tuple(name for name in names if name in leaders),
+            speakers={**{name: {name: 1.0} for name in names}, **mixtures},
         )
         first += count
     return casts

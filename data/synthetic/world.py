@@ -204,9 +204,9 @@ class World:
         return self.captions(np.array([index]))[0]
 
     def _chance(self, indices: Indices, sense: int, count: int) -> Float[np.ndarray, "n count"]:
-        own = zip(self.combinations[self.groups(indices)], indices // self.n_combinations)
+        keys = zip(self.combinations[self.groups(indices)], indices // self.n_combinations)
         return np.stack(
-            [np.random.default_rng([self.seed, sense, int(c), int(d)]).random(count) for c, d in own]
+            [np.random.default_rng([self.seed, sense, int(c), int(d)]).random(count) for c, d in keys]
         )
 
 
@@ -225,10 +225,10 @@ def _write_some(folder: Path, world: World, indices: Indices) -> list[Row]:
 
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     rows = []
-    made = zip(
+    scenes = zip(
         indices, world.values(indices), world.pictures(indices), world.waves(indices), world.captions(indices)
     )
-    for index, values, picture, wave, caption in made:
+    for index, values, picture, wave, caption in scenes:
         combination = world.combinations[index % world.n_combinations]
         name = f"{combination:04d}_{index // world.n_combinations:02d}"
         sound, image = folder / "sounds" / f"{name}.wav", folder / "pictures" / f"{name}.png"

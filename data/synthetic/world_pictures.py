@@ -42,11 +42,11 @@ def draw(values: Int[np.ndarray, "n 5"], chance: Float[np.ndarray, "n 40"]) -> U
         rows = np.flatnonzero(count >= number)
         if not len(rows):
             continue
-        own = chance[rows, 14 + 5 * number : 19 + 5 * number]
-        radius = RADII[size[rows]] * (0.95 + 0.10 * own[:, 0])
+        chances = chance[rows, 14 + 5 * number : 19 + 5 * number]
+        radius = RADII[size[rows]] * (0.95 + 0.10 * chances[:, 0])
         slack = CELL / 2 - radius
-        centre = (own[:, 1:3] * 2 - 1) * np.maximum(slack, 1.0)[:, None]
-        angle = (own[:, 3] - 0.5) * 0.4
+        centre = (chances[:, 1:3] * 2 - 1) * np.maximum(slack, 1.0)[:, None]
+        angle = (chances[:, 3] - 0.5) * 0.4
         cover = _cover(shape[rows], radius, centre, angle)[:, None]
         top, left = CELL * (filled[rows, number] // 2), CELL * (filled[rows, number] % 2)
         ys = top[:, None, None, None] + np.arange(CELL)[None, None, :, None]

@@ -61,10 +61,10 @@ class Speech(NamedTuple):
             for part in (self.train, self.test)
         )
         speakers = [name for name, path in zip(self.speakers, self.test) if path not in bad]
-        learned, asked = (
+        learned, held_out = (
             [row for row in part if row.path not in bad] for part in (self.voices.train, self.voices.held_out)
         )
-        return Speech(train, test, speakers, Utterances(learned, asked, self.voices.speakers))
+        return Speech(train, test, speakers, Utterances(learned, held_out, self.voices.speakers))
 
 
 class Scores(NamedTuple):

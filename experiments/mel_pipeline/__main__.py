@@ -156,23 +156,23 @@ def chosen_presets(given: Sequence[str]) -> dict[str, str]:
 def compare(studies: Mapping[str, Study], pairs: Sequence[Pair], args: Namespace) -> dict[str, Any]:
     """Convert, score and time; all that the tables need."""
     study = studies[W2W]
-    costs = {name: cost for name, own in studies.items() if (cost := own.cost(name)) is not None}
+    costs = {name: cost for name, each in studies.items() if (cost := each.cost(name)) is not None}
     there = {name: system for name, system in SYSTEMS.items() if system.is_there(study)}
     if not costs:
         raise UserError(f"{args.out} holds no trained variant to compare: train one, by --only or all")
     cache, folder = Cache(args.cache), args.out / "outputs" / str(len(pairs))
-    made = []
+    outputs_of_all = []
     for name, system in there.items():
         if system.scored:
-            made += outputs(pairs, partial(system.open, study), system.files(study), folder, name)
+            outputs_of_all += outputs(pairs, partial(system.open, study), system.files(study), folder, name)
     originals = sorted({path for pair in pairs for path in (pair.source, pair.target)})
     melodies = compute_features(
         [(path, [pitch.Pitch()]) for path in originals], cache, jobs=args.jobs, title="pitch"
     )
-    made += toplines_and_baselines(pairs, folder, cache, melodies)
+    outputs_of_all += toplines_and_baselines(pairs, folder, cache, melodies)
     metrics = FAST if args.fast else METRICS
     scoring = Scoring(out=folder, metrics=metrics, cache=cache, jobs=args.jobs)
-    scored, summary = scoring.score(made)
+    scored, summary = scoring.score(outputs_of_all)
 
     timed = time_in_turns({name: s for name, s in there.items() if s.timed}, study, pairs[0].source, args)
     rows = [

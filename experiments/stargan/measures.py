@@ -49,20 +49,20 @@ class Judges(NamedTuple):
         Waves are of retrieved phases, the source's too.
         """
         results: dict[str, float] = {}
-        own, target = clips.labels[:, -1], clips.labels[:, -1].roll(turn, 0)
-        counted = (own >= 0) & (target >= 0) & (own != target)
+        label, target = clips.labels[:, -1], clips.labels[:, -1].roll(turn, 0)
+        counted = (label >= 0) & (target >= 0) & (label != target)
         if self.gender is not None and counted.any():
             before, after = self.gender(spectrogram).argmax(1), self.gender(output).argmax(1)
-            right = {"real": before == own, "before": before == target, "obeyed": after == target}
+            right = {"real": before == label, "before": before == target, "obeyed": after == target}
             results = {f"judged_{name}": float(of[counted].float().mean()) for name, of in right.items()}
         if self.resemblyzer is None:
             return results
-        real = [self._heard(wave) for wave in clips.wave]
+        real = [self._embedding(wave) for wave in clips.wave]
         targets = [real[number - turn] for number in range(len(real))]
         for name, of in (("_before", spectrogram), ("", output)):
-            heard = [self._heard(self.to_wave(one[None])[0]) for one in of]
+            embeddings = [self._embedding(self.to_wave(one[None])[0]) for one in of]
             to_target, to_source = (
-                torch.tensor([cosine(a, b) for a, b in zip(heard, others)]) for others in (targets, real)
+                torch.tensor([cosine(a, b) for a, b in zip(embeddings, others)]) for others in (targets, real)
             )
             results |= {
                 f"to_target{name}": float(to_target.mean()),
@@ -71,7 +71,7 @@ class Judges(NamedTuple):
             }
         return results
 
-    def _heard(self, wave: Float[Tensor, "1 samples"]):
+    def _embedding(self, wave: Float[Tensor, "1 samples"]):
         assert self.resemblyzer is not None
         return self.resemblyzer(at_full_scale(wave[None]).cpu())["embedding"]
 
@@ -116,11 +116,11 @@ def gender_classifier(
     """Learn genders from real crops of speakers of whom no clip is measured; None where there are none."""
     drawn = [crops[Address(seed=CROPS_SEED, step=step)] for step in range(N_BATCHES)]
     labels = torch.cat([batch.labels for batch in drawn])
-    told = (labels[:, -1] >= 0) & ~torch.isin(labels[:, 0], clips.labels[:, 0])
-    if not n_genders or len(labels[told, -1].unique()) < 2:
+    known = (labels[:, -1] >= 0) & ~torch.isin(labels[:, 0], clips.labels[:, 0])
+    if not n_genders or len(labels[known, -1].unique()) < 2:
         return None
     spectrogram = torch.cat([Spectrogram(shape)(batch.wave) for batch in drawn])
-    return GenderFromSpectrogram(spectrogram[told], labels[told, -1], n_genders)
+    return GenderFromSpectrogram(spectrogram[known], labels[known, -1], n_genders)
 
 
 def measures(
@@ -185,14 +185,14 @@ def copied(
     time, which tell the voice: the share of the way from the source's to the target's that conversion goes,
     beyond what it goes under the clip's own labels.
     """
-    apart = torch.stack([F.l1_loss(other, spectrogram) for other in others]).mean()
+    between_clips = torch.stack([F.l1_loss(other, spectrogram) for other in others]).mean()
     moved = torch.stack([F.l1_loss(output, spectrogram) for output in outputs]).mean()
     along = torch.stack([other.mean(-1) - spectrogram.mean(-1) for other in others])
     gone = outputs.mean(-1) - kept.mean(-1)
     return {
         "moved": float(moved),
-        "apart": float(apart),
-        "copy": float(moved / apart),
+        "apart": float(between_clips),
+        "copy": float(moved / between_clips),
         "kept": float(F.l1_loss(kept, spectrogram)),
         "way": float((gone * along).sum() / along.square().sum()),
     }
@@ -226,13 +226,13 @@ def obeyed(
     )
     results: dict[str, float] = {}
     for name, group in (("speaker", 0), ("gender", len(config.sizes) - 1)):
-        own, target = labels[:, group], targets[:, group]
-        counted = (own >= 0) & (target >= 0) & (own != target)
+        label, target = labels[:, group], targets[:, group]
+        counted = (label >= 0) & (target >= 0) & (label != target)
         if not counted.any() or not config.sizes[group]:
             continue
-        own, target = own[counted], target[counted]
+        label, target = label[counted], target[counted]
         source, result = before[group][counted], after[group][counted]
-        hears = {"real": (source, own), "before": (source, target), "obeyed": (result, target)}
+        hears = {"real": (source, label), "before": (source, target), "obeyed": (result, target)}
         shares = {
             f"{name}_{of}": float((logits.argmax(1) == wanted).float().mean())
             for of, (logits, wanted) in hears.items()

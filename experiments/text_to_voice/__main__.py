@@ -204,9 +204,9 @@ def named(speech: Speech) -> list[Line]:
             "a young {} with a bright voice",
             "a {} with a high voice",
         )
-        made = [speech(speech.converter.embed_text(form.format(person)), gender=True) for form in forms]
-        right += [one.female if gender == "F" else 1 - one.female for one in made]
-        pitches[person] = made[0].semitones
+        outputs = [speech(speech.converter.embed_text(form.format(person)), gender=True) for form in forms]
+        right += [one.female if gender == "F" else 1 - one.female for one in outputs]
+        pitches[person] = outputs[0].semitones
     gap = pitches["woman"] - pitches["man"]
     return [
         ["converted speech heard as the gender asked for", f"{100 * np.mean(right):.0f} %", "50 % by chance"],

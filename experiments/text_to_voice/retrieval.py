@@ -61,8 +61,8 @@ def found_by_words(converter: Converter, real: KnownVoices, others: KnownVoices)
     captions = [describe(replace(one, melody=None), rng) for one in traits]
     likeness = converter.tie.likeness(others.voice, captions)
     n = len(captions)
-    own = likeness.diagonal()[:, None]
-    rank = (likeness > own).sum(-1)
+    matching = likeness.diagonal()[:, None]
+    rank = (likeness > matching).sum(-1)
     hits = [f"{100 * float((rank < k).float().mean()):.0f} %" for k in (1, 5, 10)]
     chance = [f"{100 * min(1.0, k / n):.0f} %" for k in (1, 5, 10)]
     scores = converter.tie.likeness(others.voice, ["a woman", "a man"])

@@ -189,9 +189,9 @@ def sound(pairs: Sequence[Conversion]) -> list[list[str]]:
         ],
     ]
     if has_pesq():
-        heard = [pesq(pair.plain, pair.marked, RATE) for pair in pairs]
-        rows.append(["PESQ of marked against plain (4.64 at most)", "", f"{mean(heard):.3f}", _least(heard)])
-    quality, likeness, words = DNSMOS(), Resemblyzer(), Pocketsphinx()
+        pesqs = [pesq(pair.plain, pair.marked, RATE) for pair in pairs]
+        rows.append(["PESQ of marked against plain (4.64 at most)", "", f"{mean(pesqs):.3f}", _least(pesqs)])
+    quality, likeness, recogniser = DNSMOS(), Resemblyzer(), Pocketsphinx()
     opinion = [[opinions(quality(wave)) for wave in (pair.plain, pair.marked)] for pair in pairs]
     for name in ("dnsmos", "dnsmos_background"):
         rows.append(_row(name, [(plain[name], marked[name]) for plain, marked in opinion]))
@@ -202,10 +202,10 @@ def sound(pairs: Sequence[Conversion]) -> list[list[str]]:
         same.append(cosine(plain, marked))
     rows.append(_row("similarity to the target", alike))
     rows.append(["similarity of marked to plain", "", f"{mean(same):.4f}", f"least {min(same):.4f}"])
-    told = [pair for pair in pairs if pair.text and pair.text.isascii()]  # the recogniser knows English
-    rates = [[error_rates(p.text, words(w))["cer"] for w in (p.plain, p.marked)] for p in told]
+    english = [pair for pair in pairs if pair.text and pair.text.isascii()]  # the recogniser knows English
+    rates = [[error_rates(p.text, recogniser(w))["cer"] for w in (p.plain, p.marked)] for p in english]
     if rates:
-        rows.append(_row(f"CER, {len(told)} in English", [(plain, marked) for plain, marked in rates]))
+        rows.append(_row(f"CER, {len(english)} in English", [(plain, marked) for plain, marked in rates]))
     return rows
 
 

@@ -120,9 +120,9 @@ def coded(wave: Wave, *, codec: str, kilobits: int) -> Changed:
     except sound.error.FFmpegError as error:
         raise UserError(f"PyAV cannot write {codec} at {kilobits} kb/s here: {error}") from None
     file.seek(0)
-    with sound.open(file) as back:
+    with sound.open(file) as decoded:
         resampler = sound.AudioResampler(format="flt", layout="mono", rate=rate)
-        parts = [part.to_ndarray() for frame in back.decode(audio=0) for part in resampler.resample(frame)]
+        parts = [part.to_ndarray() for frame in decoded.decode(audio=0) for part in resampler.resample(frame)]
     return resample(torch.from_numpy(np.concatenate(parts, axis=1))[None], rate, RATE)
 
 

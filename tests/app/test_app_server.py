@@ -232,4 +232,4 @@ def test_the_server_ends_cleanly_in_the_midst_of_work(server):
     assert answer(working) in (200, 503)
     assert answer(uploading) in (408, 503)
     assert list(server.folder.iterdir()) == []
-    assert "Traceback" not in "".join(server.said)
+    assert "Traceback" not in "".join(server.output)

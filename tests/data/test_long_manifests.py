@@ -10,7 +10,7 @@ import torch
 from data import rows as row_lists
 from data.batches import Address, DataConfig, SpeechCrops
 from data.manifest import read_manifest
-from data.rows import Groups, TableRows, speakers_told, split_rows
+from data.rows import Groups, TableRows, speaker_labels, split_rows
 from engine.user_error import UserError
 
 RATE = 8_000
@@ -54,7 +54,7 @@ def test_splits_are_those_of_a_list(manifest, split, monkeypatch):
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_speakers_are_those_of_a_list(manifest, share):
     (names, codes), (others, numbers) = (
-        speakers_told(rows, share) for rows in (TableRows.open(manifest), read_manifest(manifest))
+        speaker_labels(rows, share) for rows in (TableRows.open(manifest), read_manifest(manifest))
     )
     assert names == others
     assert codes.tolist() == numbers.tolist()

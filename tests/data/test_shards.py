@@ -101,9 +101,9 @@ def test_ranks_share_the_shards_without_loss_or_overlap(shards, n_ranks, workers
     for rank in range(n_ranks):
         crops = speech_crops(config(shards), rank=rank, n_ranks=n_ranks)
         stream = crops.stream
-        one_epoch = [sum(stream.n_batches[own]) for own in stream.own]
-        for step in range(max(one_epoch) * len(stream.own)):
-            if step // len(stream.own) < one_epoch[step % len(stream.own)]:
+        one_epoch = [sum(stream.n_batches[own]) for own in stream.streams]
+        for step in range(max(one_epoch) * len(stream.streams)):
+            if step // len(stream.streams) < one_epoch[step % len(stream.streams)]:
                 seen[stream.shard_of(Address(3, step, rank))[1]] += 1
     n_batches = speech_crops(config(shards)).stream.n_batches
     assert seen == dict(enumerate(n_batches))
@@ -141,7 +141,7 @@ def test_the_order_changes_with_seed_and_epoch(shards):
     stream = speech_crops(config(shards)).stream
     orders = {tuple(stream._order(seed, epoch, 0)) for seed in range(3) for epoch in range(3)}
     assert len(orders) > 1
-    assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(stream.own[0]))}
+    assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(stream.streams[0]))}
 
 
 def test_an_address_of_fsspec_serves_as_a_folder_does(shards):
@@ -162,7 +162,7 @@ def test_shards_in_use_leave_nothing_behind(shards, tmp_path, monkeypatch):
         crops[Address(0, step)]
     crops.stream.pool.shutdown()
     # One shard of each stream, the next one of each, and none that was before.
-    assert 0 < len(list(Path(crops.stream.folder.name).iterdir())) <= 2 * len(crops.stream.own)
+    assert 0 < len(list(Path(crops.stream.folder.name).iterdir())) <= 2 * len(crops.stream.streams)
     assert not dead.exists()
     del crops
     assert not list(tmp_path.iterdir())
