@@ -9,8 +9,7 @@ from tqdm import tqdm
 from data.audiovisual import layouts
 from data.audiovisual.layouts import CAPTION_COLUMNS, LABEL_COLUMNS, sound_scenes
 from data.audiovisual.scenes import Layout, Scene
-from data.corpora.hub import AUDIO_COLUMNS, _file, _parts, _word
-from engine.files import atomic
+from data.corpora.hub import AUDIO_COLUMNS, cell_text, column_of, keep, sound_file, splits_of, undecoded
 from engine.user_error import UserError
 
 IMAGE_COLUMNS = ("image", "picture", "images", "pictures", "frames", "frame", "img")
@@ -24,7 +23,7 @@ def from_dataset(source: Any, out: Path, *, split: str | None = None, streaming:
     What is stored inside the dataset is written under ``out`` as it is; files that are here are referred to.
     """
     scenes = []
-    for part, dataset in _parts(source, split, None, streaming):
+    for part, dataset in splits_of(source, split, None, streaming):
         scenes += _scenes(dataset, out / (part or "all"), part)
     if not scenes:
         raise UserError(f"the dataset {source} holds no scene with a sound and a picture")
@@ -35,32 +34,25 @@ def _scenes(dataset: Any, folder: Path, part: str | None) -> list[Scene]:
     import datasets
 
     features = dict(dataset.features or {})
-    audio = _column(features, datasets.Audio, AUDIO_COLUMNS)
-    image = _column(features, datasets.Image, IMAGE_COLUMNS)
+    audio = column_of(features, datasets.Audio, AUDIO_COLUMNS)
+    image = column_of(features, datasets.Image, IMAGE_COLUMNS)
     for column, missing in ((audio, "audio"), (image, "image")):
         if column is None:
             raise UserError(f"the dataset has no {missing} column among {', '.join(features)}")
-    for column, feature in features.items():
-        # Decoding audio would need torchcodec; and pictures are kept as they were packed.
-        if isinstance(feature, datasets.Audio):
-            dataset = dataset.cast_column(column, datasets.Audio(decode=False))
-        elif isinstance(feature, datasets.Image):
-            dataset = dataset.cast_column(column, datasets.Image(decode=False))
-        elif isinstance(getattr(feature, "feature", None), datasets.Image):
-            dataset = dataset.cast_column(column, datasets.List(datasets.Image(decode=False)))
+    dataset = undecoded(dataset)
     scenes = []
     for index, record in enumerate(tqdm(dataset, desc=f"scenes of {part or 'all'}", disable=None)):
-        sound = _file(record[audio], folder / f"{index:08d}")
+        sound = sound_file(record[audio], folder / f"{index:08d}")
         cells = record[image] if isinstance(record[image], list | tuple) else [record[image]]
         pictures = [_picture(cell, folder / f"{index:08d}_{number}") for number, cell in enumerate(cells)]
-        cells_as_text = {
+        texts = {
             name: word
             for name, value in record.items()
-            if name not in (audio, image) and (word := _word(value, features.get(name)))
+            if name not in (audio, image) and (word := cell_text(value, features.get(name)))
         }
         captions = next((c for name in CAPTION_COLUMNS if (c := _texts(record.get(name)))), [])
-        label = next((cells_as_text.pop(name) for name in LABEL_COLUMNS if name in cells_as_text), None)
-        extra = {name: word for name, word in cells_as_text.items() if name not in CAPTION_COLUMNS}
+        label = next((texts.pop(name) for name in LABEL_COLUMNS if name in texts), None)
+        extra = {name: word for name, word in texts.items() if name not in CAPTION_COLUMNS}
         scenes.append(
             Scene(
                 name=f"{part or 'all'}_{index:08d}",
@@ -75,15 +67,6 @@ def _scenes(dataset: Any, folder: Path, part: str | None) -> list[Scene]:
     return [scene for scene in scenes if scene.audio and scene.pictures]
 
 
-def _column(features: Mapping[str, Any], wanted: type, names: tuple[str, ...]) -> str | None:
-    typed = (
-        name
-        for name, feature in features.items()
-        if isinstance(feature, wanted) or isinstance(getattr(feature, "feature", None), wanted)
-    )
-    return next(typed, None) or next((name for name in names if name in features), None)
-
-
 def _picture(cell: Any, stem: Path) -> Path | None:
     """Where a record's picture is, after writing it if it was inside the dataset; None if there is none."""
     if isinstance(cell, str | Path):
@@ -94,11 +77,7 @@ def _picture(cell: Any, stem: Path) -> Path | None:
     if content is None:
         return None if place is None else Path(place).absolute()
     known = next((extension for head, extension in IMAGE_HEADS if content.startswith(head)), None)
-    path = stem.with_suffix(known or Path(place or "").suffix.lower() or ".png")
-    if not path.exists() or path.read_bytes() != content:
-        with atomic(path) as temporary:
-            temporary.write_bytes(content)
-    return path
+    return keep(content, stem.with_suffix(known or Path(place or "").suffix.lower() or ".png"))
 
 
 def _texts(cell: Any) -> list[str]:

@@ -35,14 +35,14 @@ def hf_dataset(
     on the dataset's card.
     """
     out, rows = Path(out), []
-    for part, dataset in _parts(source, split, name, streaming):
+    for part, dataset in splits_of(source, split, name, streaming):
         rows += _rows(dataset, out, part, limit)
     if not rows:
         raise UserError(f"{_title(source)} holds no recordings")
     return rows
 
 
-def _parts(
+def splits_of(
     source: Any, split: str | None, name: str | None, streaming: bool
 ) -> Iterator[tuple[str | None, Any]]:
     """Each split of the source with its name, read without decoding."""
@@ -78,18 +78,10 @@ def _opened(source: str, name: str | None, streaming: bool) -> Any:
 def _rows(dataset: Any, out: Path, part: str | None, limit: int | None) -> Iterable[Row]:
     import datasets
 
-    features = dataset.features or {}
-    for column, feature in features.items():
-        if isinstance(feature, datasets.Audio):
-            # Decoding would need torchcodec and FFmpeg; data.audio reads the files later.
-            dataset = dataset.cast_column(column, datasets.Audio(decode=False))
-    audio = next(
-        (column for column, feature in features.items() if isinstance(feature, datasets.Audio)), None
-    )
+    features = dict(dataset.features or {})
+    dataset, audio = undecoded(dataset), column_of(features, datasets.Audio, AUDIO_COLUMNS)
     if features and audio is None:
-        audio = next((column for column in AUDIO_COLUMNS if column in features), None)
-        if audio is None:
-            raise UserError(f"the dataset has no audio column among {', '.join(features)}")
+        raise UserError(f"the dataset has no audio column among {', '.join(features)}")
     folder = out / (part or "all")
     total = None if not hasattr(dataset, "__len__") else min(len(dataset), limit or len(dataset))
     for index, record in enumerate(
@@ -100,12 +92,40 @@ def _rows(dataset: Any, out: Path, part: str | None, limit: int | None) -> Itera
         column = audio or next((name for name in AUDIO_COLUMNS if name in record), None)
         if column is None:
             raise UserError(f"the dataset has no audio column among {', '.join(record)}")
-        path = _file(record[column], folder / f"{index:08d}")
+        path = sound_file(record[column], folder / f"{index:08d}")
         if path is not None:
             yield _row(path, record, column, features, part)
 
 
-def _file(audio: Any, stem: Path) -> Path | None:
+def undecoded(dataset: Any) -> Any:
+    """The dataset with sounds and pictures as they are stored: decoding audio would need torchcodec."""
+    import datasets
+
+    for column, feature in (dataset.features or {}).items():
+        if isinstance(feature, datasets.Audio):
+            dataset = dataset.cast_column(column, datasets.Audio(decode=False))
+        elif isinstance(feature, datasets.Image):
+            dataset = dataset.cast_column(column, datasets.Image(decode=False))
+        elif isinstance(getattr(feature, "feature", None), datasets.Image):
+            dataset = dataset.cast_column(column, datasets.List(datasets.Image(decode=False)))
+    return dataset
+
+
+def column_of(features: Mapping[str, Any], kind: type, names: tuple[str, ...]) -> str | None:
+    """The first column of a kind, or of lists of it; else of one of these names."""
+    typed = (name for name, of in features.items() if isinstance(getattr(of, "feature", of), kind))
+    return next(typed, None) or next((name for name in names if name in features), None)
+
+
+def keep(content: bytes, path: Path) -> Path:
+    """Write a file unless it is there already."""
+    if not path.exists() or path.read_bytes() != content:
+        with atomic(path) as temporary:
+            temporary.write_bytes(content)
+    return path
+
+
+def sound_file(audio: Any, stem: Path) -> Path | None:
     """Where a record's audio is, after writing it if it was inside the dataset; None if there is none."""
     if isinstance(audio, str | Path):
         audio = {"path": str(audio)}
@@ -113,11 +133,7 @@ def _file(audio: Any, stem: Path) -> Path | None:
         return None
     content, place = audio.get("bytes"), audio.get("path")
     if content is not None:
-        path = stem.with_suffix(_extension(content, place))
-        if not path.exists() or path.read_bytes() != content:
-            with atomic(path) as temporary:
-                temporary.write_bytes(content)
-        return path
+        return keep(content, stem.with_suffix(_extension(content, place)))
     if audio.get("array") is not None:
         wave = torch.from_numpy(np.atleast_2d(np.asarray(audio["array"], np.float32)))[None]
         save(stem.with_suffix(".flac"), wave, int(audio["sampling_rate"]))
@@ -144,7 +160,7 @@ def _extension(content: bytes, place: str | None) -> str:
 def _row(
     path: Path, record: Mapping[str, Any], audio: str, features: Mapping[str, Any], part: str | None
 ) -> Row:
-    cells = {name: _word(value, features.get(name)) for name, value in record.items() if name != audio}
+    cells = {name: cell_text(value, features.get(name)) for name, value in record.items() if name != audio}
     cells = {name: word for name, word in cells.items() if word}
     taken = {ours: next((n for n in names if n in cells), None) for ours, names in ALIASES.items()}
     known = {ours: cells.pop(column) for ours, column in taken.items() if column and ours != "path"}
@@ -164,7 +180,7 @@ def _row(
     )
 
 
-def _word(value: Any, feature: Any) -> str | None:
+def cell_text(value: Any, feature: Any) -> str | None:
     """A cell as text; names for class numbers; None for what is not a short word or number."""
     if isinstance(value, int) and hasattr(feature, "int2str"):
         return feature.int2str(value) if value >= 0 else None
