@@ -112,9 +112,10 @@ def undecoded(dataset: Any) -> Any:
 
 
 def column_of(features: Mapping[str, Any], kind: type, names: tuple[str, ...]) -> str | None:
-    """The first column of a kind, or of lists of it; else of one of these names."""
-    typed = (name for name, of in features.items() if isinstance(getattr(of, "feature", of), kind))
-    return next(typed, None) or next((name for name in names if name in features), None)
+    """The first column of a kind, else of lists of it, else of one of these names."""
+    direct = [name for name, of in features.items() if isinstance(of, kind)]
+    lists = [name for name, of in features.items() if isinstance(getattr(of, "feature", None), kind)]
+    return next(iter([*direct, *lists, *(name for name in names if name in features)]), None)
 
 
 def keep(content: bytes, path: Path) -> Path:
