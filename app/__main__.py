@@ -121,8 +121,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             import uvicorn
 
             logging.getLogger("python_multipart").setLevel(logging.ERROR)  # clients' mistakes
-            from app.middleware import LOOPBACK, with_idle_timeout
-            from app.server import application
+            from app.server import LOOPBACK, application, with_idle_timeout
         except ModuleNotFoundError as missing:
             raise UserError(f"{missing.name} is not installed: pip install 'timbre[app]'") from None
         converter = Converter.from_pretrained(args.checkpoint)
