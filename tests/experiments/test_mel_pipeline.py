@@ -11,9 +11,8 @@ from engine.optim import OptimConfig
 from engine.user_error import UserError
 from experiments import trainers
 from experiments.mel_pipeline import __main__ as study
-from experiments.mel_pipeline.__main__ import gains, table
+from experiments.mel_pipeline.__main__ import PRESETS, TUNED, gains, preset, table, train, training
 from experiments.mel_pipeline.systems import SYSTEMS, speeds
-from experiments.mel_pipeline.variants import PRESETS, TUNED, preset, train, training
 from experiments.scores import differences
 from experiments.study import Study
 from experiments.trainers import falling, fitted
