@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,8 +59,8 @@ class Voice:
 def _voices() -> Iterator[Voice]:
     with Path(__file__).with_name("synthetic").joinpath("voices.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            numbers = {name: int(row.pop(name)) for name in ("pitch", "pitch_range", "words_per_minute")}
-            yield Voice(**row, **numbers)
+            known: dict[str, Any] = {key: int(cell) if cell.isdigit() else cell for key, cell in row.items()}
+            yield Voice(**known)
 
 
 VOICES = tuple(_voices())

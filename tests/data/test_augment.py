@@ -94,10 +94,10 @@ def test_silence_stays_finite(name):
 
 
 @pytest.mark.parametrize("name", CHANGES)
-@pytest.mark.parametrize("samples", [1, 700, 4001])
-def test_any_length_is_kept(name, samples):
-    wave = torch.randn(2, 1, samples, generator=seeded())
-    assert CHANGES[name](wave, seeded()).shape == wave.shape
+def test_any_length_is_kept(name):
+    for samples in (1, 700, 4001):
+        wave = torch.randn(2, 1, samples, generator=seeded())
+        assert CHANGES[name](wave, seeded()).shape == wave.shape
 
 
 def test_items_draw_their_own(waves):
