@@ -185,9 +185,9 @@ def listening(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except (OSError, OverflowError) as error:
         listener.close()
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(
-            f"cannot serve at --host {host} --port {port} ({reason}): name another one, or 0 for any free one"
+            f"cannot serve at --host {host} --port {port} ({why}): name another port, or 0 for any free one"
         ) from None
     return listener
 
