@@ -110,7 +110,6 @@ GRACE_S = 10
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Serve until told to stop."""
     args = parse(argv)
     limits = replace(
         Limits(),
@@ -193,7 +192,6 @@ def listening(host: str, port: int) -> socket.socket:
 
 
 def greeting(host: str, port: int, args: Namespace) -> str:
-    """What is printed when visitors can come."""
     place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     page = f"the HTTP interface alone at {place}" if args.no_page else f"the page is at {place}"
     return f"{page}, how programs use it at {place}/api/docs; Ctrl-C ends"

@@ -53,8 +53,6 @@ page's server ends. [Model card: what the converter is, its scores and failures]
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """A conversion that can be scored."""
-
     source: Path
     converted: Path
     target: Path | None

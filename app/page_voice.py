@@ -160,7 +160,6 @@ def shown(name: str) -> str:
 
 
 def recording(label: str, name: str) -> gr.Audio:
-    """A place for a recording, from a file or the microphone."""
     return gr.Audio(
         label=label,
         sources=["upload", "microphone"],

@@ -25,8 +25,6 @@ FIELD_BYTES = 1 << 16
 
 @dataclass(kw_only=True)
 class Form:
-    """What a request brought."""
-
     files: dict[str, list[Path]] = field(default_factory=dict)
     """By field; never under the names that a client gave them."""
     fields: dict[str, str] = field(default_factory=dict)

@@ -55,7 +55,6 @@ class Tally:
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Load a server and print what came of it."""
     arguments = Arguments.described_by("benchmarks.app_load", __doc__)
     option = arguments.add_argument
     option("--data", required=True, metavar="SPEECH", help="folder of recordings to convert")

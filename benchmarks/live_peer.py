@@ -116,7 +116,6 @@ class Clock:
 
 
 def imported(checkout: Path) -> Any:
-    """Its module of inference."""
     sys.path.insert(0, str(checkout))
     sys.modules["utils"] = stand_in("utils", glob_audio_files=None)
     try:
@@ -132,7 +131,6 @@ def imported(checkout: Path) -> Any:
 
 
 def stand_in(name: str, **names: Any) -> ModuleType:
-    """A module with these names only."""
     module = ModuleType(name)
     module.__path__ = []
     module.__dict__.update(names)
@@ -151,7 +149,6 @@ def opened(checkout: Path, infer: Any) -> tuple[nn.Module, int, str]:
 
 
 def serve(checkout: Path, source: Path) -> None:
-    """Take a turn for each line that comes in."""
     torch.set_num_threads(1)
     answers, sys.stdout = sys.stdout, sys.stderr  # what the peer prints is no answer
     infer = imported(checkout)

@@ -88,7 +88,6 @@ class Learner:
         return self.head(states, gather_frames(teacher(wave), index))[0]
 
     def learn(self, seconds: float, teacher: CommonTeacher, *, bf16: bool) -> None:
-        """Train for so many processor seconds."""
         for module in (self.encoder, self.student, self.head):
             module.train()
         until = self.seconds + seconds
@@ -131,7 +130,6 @@ def seconds_to(curve: Sequence[tuple[float, float]], loss: float) -> float:
 
 
 def compare_curves(argv: Sequence[str]) -> None:
-    """Train both forms in turns and print their curves."""
     arguments = Arguments.described_by("benchmarks.pretraining curve", __doc__)
     option = arguments.add_argument
     option("--data.paths", dest="paths", nargs="+", required=True, help="manifests of speech")

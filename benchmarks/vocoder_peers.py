@@ -57,7 +57,6 @@ class _Anything(ModuleType):
 
 
 def old_mel(rate: int, n_fft: int, n_mels: int, f_min: float | int, f_max: float | int | None) -> np.ndarray:
-    """librosa's filters, asked for by position."""
     low, high = float(f_min), float(f_max or rate / 2)
     config = MelConfig(sample_rate=rate, n_fft=n_fft, n_mels=n_mels, f_min=low, f_max=high)
     return mel_filters(config).numpy()

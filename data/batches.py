@@ -67,7 +67,6 @@ class DataConfig:
             raise UserError(f"label_share={self.label_share} must lie between 0 and 1")
 
     def contents(self) -> dict[str, Contents | None]:
-        """The recordings, and the speakers that are told."""
         if names_shards(self.path):
             return {"path": contents_of_shards(self.path, self.split, labels=self.label_share > 0)}
         rows = split_rows(self.path, self.split) if self.path else []

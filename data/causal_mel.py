@@ -134,7 +134,6 @@ class LevelTracker(nn.Module):
         self.fall = fall_db_per_frame * math.log(10.0) / 20.0
 
     def begin(self, batch: int, device: torch.device | None = None) -> LevelState:
-        """Silence."""
         power = torch.zeros(batch, 1, self.frames - 1, device=device, dtype=torch.float64)
         return LevelState(power, torch.full_like(power[..., :1], self.lowest))
 

@@ -55,8 +55,6 @@ SHORTEST_SECONDS = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing wrong with one recording."""
-
     row: Row
     problem: str
     detail: str

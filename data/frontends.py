@@ -80,7 +80,6 @@ NAMED: dict[str, MelConfig] = {
 
 
 def named_mel(name: str) -> MelConfig:
-    """Return a definition by its name."""
     if name not in NAMED:
         raise UserError(f"mel definition {name!r} is unknown; choose one of {', '.join(NAMED)}")
     return NAMED[name]

@@ -181,8 +181,6 @@ def pair_crops(config: PairConfig, *, progress: bool = True, **ranks: int) -> Pa
 
 
 class HumanAndPairs(NamedTuple):
-    """What one step hears."""
-
     human: Batch
     pairs: PairBatch | None
 

@@ -80,8 +80,6 @@ class ParallelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A sentence and who says it how."""
-
     name: str
     text: str
     split: str
@@ -184,7 +182,6 @@ def _in_order(groups: dict[str, list[Row]]) -> Iterator[Row]:
 def _spoken(
     out: Path, group: Group, synthesizer: Synthesizer, cast: Cast, config: ParallelConfig
 ) -> list[Row]:
-    """Speak all members, then write their files."""
     phonemes = synthesizer.phonemize(group.text, group.prosody)
     if not phonemes:
         raise AlignmentError(f"the synthesiser finds nothing to say in {group.text[:60]!r}")

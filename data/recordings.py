@@ -70,7 +70,6 @@ class Recordings:
 
     @property
     def usable(self) -> np.ndarray:
-        """Indices of the rows that can be used."""
         return np.flatnonzero(self.lengths)
 
     def read(self, index: int, start: int, samples: int) -> np.ndarray:

@@ -69,7 +69,6 @@ def names_shards(path: str) -> bool:
 
 
 def read_index(place: str) -> Index:
-    """Read the index of a folder or an address."""
     where = f"{place.rstrip('/')}/{INDEX}"
     try:
         with fsspec.open(where, "r", encoding="utf-8") as file:
@@ -98,7 +97,6 @@ def shards_of(index: Index, split: str, place: str) -> list[Shard]:
 
 
 def contents_of_shards(place: str, split: str, *, labels: bool = False) -> Contents:
-    """What a run learns from shards."""
     index = read_index(place)
     shards = shards_of(index, split, place)
     return Contents(
@@ -167,8 +165,6 @@ T = TypeVar("T", bound=Dataset[Any])
 
 @dataclass(frozen=True)
 class Open(Generic[T]):
-    """A shard that batches are drawn from."""
-
     number: int
     """Its place among all of the split."""
     crops: T

@@ -139,7 +139,6 @@ def deviations(measures: VoiceMeasures, normal: Normal) -> dict[str, float]:
 
 
 def level(deviation: float) -> int:
-    """The level, -2 to 2, of a deviation."""
     return int(np.searchsorted(STEPS, deviation, side="right")) - 2
 
 

@@ -202,7 +202,6 @@ def rate_quality(rows: list[Row], cache: Path | None) -> list[str]:
 
 
 def about(args: Any, systems: Sequence[System], recordings: Sequence[Recording]) -> dict[str, Any]:
-    """What the figures are of."""
     return {
         "data": str(args.data),
         "split": args.split,

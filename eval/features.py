@@ -66,7 +66,6 @@ class Cache:
             np.savez(file, **features)  # pyright: ignore[reportArgumentType]
 
     def remember(self, kind: str, content: str, compute: Callable[[], Features]) -> Features:
-        """Return what is stored, computing it first if need be."""
         features = self.get(kind, content)
         if features is None:
             features = compute()

@@ -94,7 +94,6 @@ class Voices:
     def speak(
         self, source: Path, references: Sequence[Path], out: Path, *, fit_steps: int | None = None
     ) -> None:
-        """Convert one file with the voice of its references."""
         voice = self.voice(tuple(references), self.fit_steps if fit_steps is None else fit_steps)
         wave = load(source, self.converter.sample_rate)
         log_f0 = getattr(self.converter, "source_log_f0", None)

@@ -51,7 +51,6 @@ class Pair:
 
     @property
     def files(self) -> dict[str, Path]:
-        """Every file of this pair by its column."""
         named = {"source": self.source, "target": self.target}
         named |= {"output": self.output} if self.output else {}
         named |= {"target_other": self.target_other} if self.target_other else {}

@@ -52,7 +52,6 @@ class DNSMOS:
 
 
 def opinions(features: Features) -> dict[str, float]:
-    """The quality columns of one row."""
     return {
         "dnsmos": float(features["overall"]),
         "dnsmos_speech": float(features["speech"]),

@@ -63,12 +63,10 @@ TEMPLATE = Path(__file__).with_name("report.html.jinja")
 
 
 def group_of(system: str) -> str:
-    """Say what kind of system a name stands for."""
     return "topline" if system in TOPLINES else "baseline" if system in BASELINES else "system"
 
 
 def label_of(system: str) -> str:
-    """Name a system for readers."""
     return TOPLINES.get(system) or BASELINES.get(system) or system
 
 
@@ -122,7 +120,6 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def with_groups(rows: Sequence[Row]) -> list[Row]:
-    """Rows that say of what group their systems are."""
     return [{"system": row["system"], "group": group_of(str(row["system"]))} | row for row in rows]
 
 

@@ -71,7 +71,6 @@ class EvalConfig:
 
     @property
     def makes_outputs(self) -> bool:
-        """Whether any converter is at hand."""
         return bool(self.converter or self.two_stage)
 
 

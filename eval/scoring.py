@@ -44,8 +44,6 @@ Summary = dict[str, dict[str, dict[str, float]]]
 
 @dataclass(frozen=True, kw_only=True)
 class Judges:
-    """Who judges what."""
-
     voice: Judge = VOICE
     recognisers: tuple[Recogniser, ...] = RECOGNISERS
     """A gain in words is one only where all of them agree."""
@@ -53,7 +51,6 @@ class Judges:
     sound: Judge = SOUND
 
     def by_metric(self, metrics: Sequence[Metric]) -> dict[Metric, tuple[Judge, ...]]:
-        """The judges that some metrics need."""
         judges: dict[Metric, tuple[Judge, ...]] = {
             "similarity": (self.voice,),
             "pitch": (self.melody,),
@@ -66,7 +63,6 @@ class Judges:
         return {metric: judges[metric] for metric in METRICS if metric in metrics}
 
     def of(self, metrics: Sequence[Metric]) -> list[Judge]:
-        """The same in one list."""
         return [judge for judges in self.by_metric(metrics).values() for judge in judges]
 
     def check(self, metrics: Sequence[Metric]) -> None:

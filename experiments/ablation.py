@@ -140,7 +140,6 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def study_of(args: Namespace) -> Study:
-    """Where the runs lie, and what decides them."""
     options = {
         name: str(getattr(args, name)) for name in ("data", "pairs", "teacher", "student", "preset", "seed")
     }
@@ -148,7 +147,6 @@ def study_of(args: Namespace) -> Study:
 
 
 def full_config(args: Namespace) -> TrainConfig:
-    """The preset with all its parts."""
     config = PRESETS[args.preset]
     return replace(
         config,

@@ -30,8 +30,6 @@ SCORES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
-    """How outputs are scored."""
-
     out: Path
     """Folder of outputs, rows.csv, summary.json and pairs.csv."""
     metrics: Sequence[Metric] = METRICS
@@ -40,7 +38,6 @@ class Scoring:
     jobs: int = 1
 
     def score(self, outputs: Sequence[Pair]) -> tuple[list[Row], Summary]:
-        """Scores of outputs of any systems, left as CSV and JSON."""
         rows, summary = score_pairs(
             outputs, self.metrics, judges=self.judges, cache=self.cache, jobs=self.jobs
         )

@@ -196,7 +196,6 @@ class Recorded:
 
 
 def read_json(path: Path) -> Any | None:
-    """What a JSON file holds; None where there is none."""
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 

@@ -55,7 +55,6 @@ def _speech_and_pairs(data: DataConfig, pairs: PairConfig, seed: int) -> Batches
 
 
 def wave_to_wave(config: TrainConfig, folder: Path, steps: int, *, processor: bool = True) -> Training:
-    """The converter from wave to wave."""
     shares = {
         "convert_from": CONVERT_FROM,
         "back_translate_from": BACK_TRANSLATE_FROM,

@@ -45,7 +45,6 @@ def is_sound(path: Path) -> bool:
 
 
 def layout_of(path: Path) -> Layout:
-    """Guess a collection's layout from what lies there."""
     if repository(str(path)) is not None:
         return "hub"
     if not path.exists():

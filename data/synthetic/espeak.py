@@ -30,8 +30,6 @@ WORD_END = "|"
 
 
 class Phoneme(NamedTuple):
-    """A sound in a recording."""
-
     symbol: str
     """IPA, without stress; empty for a pause."""
     start: float

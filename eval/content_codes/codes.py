@@ -34,8 +34,6 @@ Frames = Float[Tensor, "frames channels"]
 
 @dataclass(frozen=True, kw_only=True)
 class Code:
-    """A representation of speech, frame by frame."""
-
     name: str
     encode: Callable[[Wave], Float[Tensor, "1 channels frames"]]
     """From a wave at ``sample_rate``."""
@@ -59,7 +57,6 @@ class CodeFrames:
 
 @torch.inference_mode()
 def encode(code: Code, path: Path) -> CodeFrames:
-    """Read one recording and listen."""
     wave = load(path, code.sample_rate)
     frames = code.encode(wave)[0].float().cpu()
     return CodeFrames(
@@ -101,7 +98,6 @@ def open_code(name: str) -> Code:
 
 
 def content_code(name: str, network: ConverterNetwork) -> Code:
-    """A converter's content code."""
     return Code(
         name=name,
         encode=_on_device(network, lambda wave: network.content.encode(network.pad_look_ahead(wave)).code),

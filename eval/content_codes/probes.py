@@ -159,8 +159,6 @@ class Leak(NamedTuple):
 
 
 class Utterances(NamedTuple):
-    """What a probe learns from and is asked about."""
-
     train: list[Row]
     held_out: list[Row]
     speakers: list[str]

@@ -57,7 +57,6 @@ class System:
     timed: bool = True
 
     def is_there(self, study: Study) -> bool:
-        """Whether what it needs is there."""
         released = self.weights is None or (self.weights / "model.safetensors").is_file()
         return released and all((study.folder(name) / "cost.json").is_file() for name in self.variants)
 
@@ -67,7 +66,6 @@ class System:
         return [folder / "model.safetensors" for folder in (*folders, self.weights) if folder]
 
     def open(self, study: Study) -> Any:
-        """The converter, ready."""
         if self.load:
             return self.load()
         exports = [str(study.folder(name) / "export") for name in self.variants]

@@ -165,7 +165,6 @@ def turns(n_clips: int) -> list[int]:
 def converted(
     generator: Generator, spectrogram: Spectrograms, labels: Labels, config: LabelsConfig
 ) -> Spectrograms:
-    """Spectrograms with the labels' voices."""
     voices = input_label(labels, config)
     pieces = zip(spectrogram.split(AT_ONCE), voices.split(AT_ONCE))
     return torch.cat([generator(piece, voice) for piece, voice in pieces])

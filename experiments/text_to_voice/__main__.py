@@ -131,7 +131,6 @@ class GenderProbe:
 
     @torch.no_grad()
     def female(self, wave: Float[Tensor, "1 1 samples"]) -> bool:
-        """Whether it hears a woman."""
         return bool(self.linear(self.embedding(wave)[None]) > 0)
 
     def accuracy(self, rows: Sequence[Row]) -> float:
