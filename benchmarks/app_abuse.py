@@ -5,7 +5,6 @@ import re
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import httpx
 import numpy as np
@@ -216,33 +215,22 @@ def path_tricks(server: Serving) -> int | None:
     return statuses.pop() if len(statuses) == 1 else None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Abuse:
-    """Something that should not be done to a server, and the statuses that answer it."""
-
-    do: Callable[[Serving], int | None]
-    right: tuple[int | None, ...]
-
-    @property
-    def name(self) -> str:
-        return self.do.__name__.replace("_", " ")
-
-
-ABUSES = (
-    Abuse(do=oversize_declared, right=(413,)),
-    Abuse(do=oversize_streamed, right=(413,)),
-    Abuse(do=trickle, right=(408,)),
-    Abuse(do=stalled_headers, right=(408,)),
-    Abuse(do=aborted, right=(None,)),
-    Abuse(do=left_while_working, right=(None,)),
-    Abuse(do=unread, right=(None,)),
-    Abuse(do=broken_form, right=(400,)),
-    Abuse(do=many_fields, right=(400,)),
-    Abuse(do=no_audio, right=(415,)),
-    Abuse(do=truncated, right=(422,)),
-    Abuse(do=truncated_flac, right=(422,)),
-    Abuse(do=silent_hours, right=(413,)),
-    Abuse(do=many_channels, right=(413,)),
-    Abuse(do=not_a_number, right=(422,)),
-    Abuse(do=path_tricks, right=(200,)),
-)
+RIGHT_ANSWERS: dict[Callable[[Serving], int | None], int | None] = {
+    oversize_declared: 413,
+    oversize_streamed: 413,
+    trickle: 408,
+    stalled_headers: 408,
+    aborted: None,
+    left_while_working: None,
+    unread: None,
+    broken_form: 400,
+    many_fields: 400,
+    no_audio: 415,
+    truncated: 422,
+    truncated_flac: 422,
+    silent_hours: 413,
+    many_channels: 413,
+    not_a_number: 422,
+    path_tricks: 200,
+}
+"""The status that answers each abuse; None where nobody waits for one."""
