@@ -14,7 +14,7 @@ from torch import Tensor
 from engine.config import stored_kind
 from engine.hub import HUB
 from engine.user_error import UserError
-from eval.features import SILENT, Features
+from eval.features import SILENT, Features, Judge
 
 SAMPLE_RATE = 16_000
 PADDING = round(0.3 * SAMPLE_RATE)
@@ -30,7 +30,7 @@ Wave = Float[Tensor, "1 1 samples"]
 
 
 @runtime_checkable
-class Recogniser(Protocol):
+class Recogniser(Judge, Protocol):
     """A judge whose features are ``texts`` (decodings of one recording) or ``phones``."""
 
     @property
@@ -39,21 +39,8 @@ class Recogniser(Protocol):
         ...
 
     @property
-    def kind(self) -> str:
-        """Names the model and the version of this computation in the cache."""
-        ...
-
-    @property
     def english_only(self) -> bool:
         """Whether texts of other languages must not be compared with what it hears."""
-        ...
-
-    def check(self) -> None:
-        """Raise a ``UserError`` if the model or its package is absent."""
-        ...
-
-    def __call__(self, wave: Wave) -> Features:
-        """Recognise one recording at 16 kHz."""
         ...
 
 
