@@ -1,7 +1,8 @@
 """Score vocoders by copy-synthesis: ``python -m eval.copy_synthesis --data DIR --vocoder DIR --out DIR``
 
 Every recording of a split is turned into a mel and back by each vocoder, and by Griffin-Lim on the same mels,
-and scored against itself at 16 kHz. Leaves table.md, rows.csv, summary.json and the audio in DIR.
+and by WORLD into its F0, envelope and aperiodicity and back, and scored against itself at 16 kHz. Leaves
+table.md, rows.csv, summary.json and the audio in DIR.
 Intervals are 95 % bootstraps over speakers: recordings of one speaker are no independent witnesses.
 """
 
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,15 +21,19 @@ from tqdm import tqdm
 
 import vocoders
 from data.audio import load, resample, save
-from data.frontends import NAMED, LogMel, MelConfig, named_mel
+from data.frontends import NAMED, SPEECH_16K, LogMel, MelConfig, named_mel
 from data.manifest import Row as Recording
 from data.rows import split_rows
 from engine.arguments import Arguments
 from engine.outcome import check_results, end, leaving_out
 from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
+from eval import error_rates, pitch
+from eval.baselines import analyse
+from eval.error_rates import in_latin_letters
 from eval.features import Cache, compute_features
 from eval.quality import DNSMOS
+from eval.recognisers import recogniser
 from eval.report import write_rows
 from eval.scoring import Row, Summary, summarise
 from vocoders.griffin_lim import GriffinLim, GriffinLimConfig
@@ -45,6 +51,7 @@ COLUMNS = {
     "vuv_f1": ("V/UV F1 ↑", 3),
     "pitch_error": ("pitch, cents ↓", 0),
     "dnsmos": ("DNSMOS ↑", 2),
+    "cer": ("CER ↓", 3),
     "real_time_factor": ("real-time factor ↓", 3),
 }
 """What is shown of each score, and its decimals."""
@@ -56,8 +63,10 @@ Wave = Float[Tensor, "1 1 samples"]
 class System:
     name: str
     mel: MelConfig
-    """The definition it reads."""
-    speak: Callable[[Mel], Wave]
+    """The definition it reads, or one of its rate."""
+    speak: Callable[[Any], Wave]
+    read: Callable[[Wave], Any]
+    """What it makes a wave of, from one."""
 
 
 @exits_cleanly
@@ -85,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows += [described(ORIGINAL, recording) | {"output": str(recording.path)} for recording in recordings]
     notes = [] if has_pesq() else ["PESQ is left out: pip install pesq"]
     notes += rate_quality(rows, args.cache)
+    notes += rate_words(rows, recordings, args.cache)
     summary = summarise([*rows, *by_column(rows, recordings, args.by)], list(COLUMNS), drawn="speaker")
     write_rows(args.out / "rows.csv", rows)
     content = about(args, systems, recordings) | {"systems": summary}
@@ -127,13 +137,37 @@ def systems_of(given: Sequence[str], mel: str) -> list[System]:
     systems, names = [], label(given)
     for name, weights in zip(names, given):
         vocoder = vocoders.load_vocoder(weights)
-        systems.append(System(name, vocoder.config.mel, vocoder))
+        systems.append(System(name, vocoder.config.mel, vocoder, LogMel(vocoder.config.mel)))
     definitions = list(dict.fromkeys(system.mel for system in systems)) or [named_mel(mel)]
     for definition in definitions:
         readers = [system.name for system in systems if system.mel == definition]
         name = "Griffin-Lim" if len(definitions) == 1 else f"Griffin-Lim on the mel of {', '.join(readers)}"
-        systems.append(System(name, definition, GriffinLim(GriffinLimConfig(), definition).generate))
+        speak = GriffinLim(GriffinLimConfig(), definition).generate
+        systems.append(System(name, definition, speak, LogMel(definition)))
+    if has_world():
+        systems.append(System("WORLD", SPEECH_16K, speak_world, read_world))
     return systems
+
+
+def has_world() -> bool:
+    """Whether WORLD is installed."""
+    try:
+        return bool(pitch.world())
+    except UserError:
+        return False
+
+
+def read_world(wave: Wave) -> tuple[np.ndarray, ...]:
+    """F0, envelope and aperiodicity of a wave at 16 kHz."""
+    samples = wave[0, 0].double().numpy()
+    f0 = pitch.harvest(samples)
+    return f0.astype(np.float64), *analyse(samples, f0)
+
+
+def speak_world(parts: tuple[np.ndarray, ...]) -> Wave:
+    """The wave of what ``read_world`` found."""
+    samples = pitch.world().synthesize(*parts, JUDGED_AT, pitch.HOP_MS)
+    return torch.from_numpy(samples).float()[None, None]
 
 
 def label(given: Sequence[str]) -> list[str]:
@@ -165,14 +199,14 @@ def described(system: str, recording: Recording) -> Row:
 @torch.inference_mode()
 def copy_all(system: System, recordings: Sequence[Recording], out: Path) -> list[Row]:
     """Copy recordings, keep the copies as files, and score them; the real-time factor counts no mel."""
-    rate, log_mel, rows = system.mel.sample_rate, LogMel(system.mel), []
+    rate, rows = system.mel.sample_rate, []
     for number, recording in enumerate(tqdm(recordings, desc=system.name, unit="file")):
         wave = load(recording.path, rate)
-        mel = log_mel(wave)
+        known = system.read(wave)
         if not number:
-            system.speak(mel)  # the first run pays for what is made once
+            system.speak(known)  # the first run pays for what is made once
         began = time.perf_counter()
-        copied = system.speak(mel)
+        copied = system.speak(known)
         took = time.perf_counter() - began
         if not copied.isfinite().all():
             raise UserError(f"{system.name} turned the mel of {recording.path} into NaN: it cannot be scored")
@@ -198,6 +232,26 @@ def rate_quality(rows: list[Row], cache: Path | None) -> list[str]:
     )
     for row in rows:
         row["dnsmos"] = float(features[Path(str(row["output"]))][judge.kind]["overall"])
+    return []
+
+
+def rate_words(rows: list[Row], recordings: Sequence[Recording], cache: Path | None) -> list[str]:
+    """Add the error rate of characters where the text is known; return what to say if it cannot be had."""
+    texts = {(r.speaker or "?", r.path.stem): r.text for r in recordings if r.text}
+    texts = {key: text for key, text in texts.items() if in_latin_letters(text)}
+    heard = [row for row in rows if (str(row["speaker"]), str(row["utterance"])) in texts]
+    judge = recogniser("moonshine")
+    try:
+        judge.check()
+        error_rates.check()
+    except UserError as absent:
+        return [f"CER is left out: {absent}"]
+    features = compute_features(
+        [(Path(str(row["output"])), [judge]) for row in heard], Cache(cache), title="words"
+    )
+    for row in heard:
+        text = texts[str(row["speaker"]), str(row["utterance"])]
+        row["cer"] = error_rates.error_rates(text, features[Path(str(row["output"]))][judge.kind])["cer"]
     return []
 
 

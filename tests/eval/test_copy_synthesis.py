@@ -44,7 +44,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> None:
         return Fake(name, named_mel("hifigan" if "22k" in name else "speech16k"))
 
     monkeypatch.setattr(vocoders, "load_vocoder", load, raising=False)
-    monkeypatch.setattr(copy_synthesis, "rate_quality", lambda rows, cache: [])
+    for judge in ("rate_quality", "rate_words"):
+        monkeypatch.setattr(copy_synthesis, judge, lambda rows, *more: [])
     monkeypatch.setattr(copy_synthesis, "GriffinLimConfig", lambda: GriffinLimConfig(iterations=2))
 
 
@@ -78,7 +79,7 @@ def test_scores_come_also_by_the_values_of_a_column(corpus: Path, tmp_path: Path
 
 def test_every_system_copies_every_recording(corpus: Path, tmp_path: Path) -> None:
     rows = run(corpus, tmp_path / "out", "--vocoder", "runs/loud/export")
-    systems = ["loud", "Griffin-Lim", "original"]
+    systems = ["loud", "Griffin-Lim", "WORLD", "original"]
     assert [row["system"] for row in rows] == [system for system in systems for _ in range(4)]
     assert {row["speaker"] for row in rows} == {"anna", "bert"}
     for row in rows:
@@ -97,7 +98,7 @@ def test_griffin_lim_hears_each_definition_once(corpus: Path, tmp_path: Path) ->
     rows = run(corpus, tmp_path / "out", *words)
     names = list(dict.fromkeys(row["system"] for row in rows))
     griffin = ["Griffin-Lim on the mel of a, b", "Griffin-Lim on the mel of c_22k"]
-    assert names == ["a", "b", "c_22k", *griffin, "original"]
+    assert names == ["a", "b", "c_22k", *griffin, "WORLD", "original"]
 
 
 def test_few_utterances_are_spread_over_speakers(corpus: Path, tmp_path: Path) -> None:
