@@ -4,12 +4,15 @@
 FROM python:3.12-slim
 # The index of PyTorch's CPU builds, by --build-arg: saves gigabytes.
 ARG TORCH_INDEX=
-RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
+ENV PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+COPY constraints.txt /
+RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} -c /constraints.txt torch
 COPY . /src
-RUN pip install --no-cache-dir '/src[app,export]' && rm -rf /src && useradd --create-home speaker
+RUN pip install -c /constraints.txt '/src[app,export]' && useradd --create-home speaker
 USER speaker
 WORKDIR /tmp
 ENV HOME=/tmp TIMBRE_CACHE=/tmp/timbre TIMBRE_VOICES=/tmp/voices PYTHONDONTWRITEBYTECODE=1
 EXPOSE 7860
-HEALTHCHECK CMD python -c "from urllib.request import urlopen; urlopen('http://127.0.0.1:7860/api/health')"
+HEALTHCHECK --start-period=60s \
+    CMD python -c "from urllib.request import urlopen; urlopen('http://127.0.0.1:7860/api/health')"
 ENTRYPOINT ["timbre", "app", "--host", "0.0.0.0"]

@@ -114,7 +114,9 @@ def _parse(start: C, args: list[str], presets: str) -> C:
     for arg in args:
         if arg.startswith("--") and arg != "--help" and arg.replace("_", "-") not in known.names:
             raise UserError(f"there is no option {arg}{_nearest_option(arg, known.names)}; --help lists all")
-    about = "\n\n".join([(type(start).__doc__ or "").strip(), presets, *known.kinds])
+    module = sys.modules[type(start).__module__]  # its docstring tells the usual command
+    kinds = "\n".join(["Fields that may hold something else:", *known.kinds]) if known.kinds else ""
+    about = "\n\n".join(filter(None, [(module.__doc__ or "").strip(), presets, kinds]))
     printed = io.StringIO()
     try:
         with contextlib.ExitStack() as stack:

@@ -5,7 +5,7 @@ mixture, another pitch, and one sentence piece by piece as live speech comes. On
 and scores.
 
 Act two, within ten minutes of two idle cores: a corpus of synthetic voices, on which the released converter
-is trained further, and its score on sentences and voices it never heard. Where that does not beat every trick
+is trained further, and its scores on unseen sentences and voices. Where that does not beat every trick
 that takes no learning, its page is not shown.
 
 It needs no recordings and no network. The commands it prints are the ones to use with real speech.
@@ -128,7 +128,7 @@ def second_act(out: Path, args: Namespace) -> None:
         run("w2w/train.py", *training(args, corpus, trained))
         if not (trained / "export").is_dir():
             raise SystemExit(0)  # interrupted: it has saved, and said so
-    tell("Converting sentences it never heard to voices it never heard, and scoring them")
+    tell("Converting unseen sentences to unseen voices, and scoring them")
     if not (report / "report.html").is_file():
         run(
             "eval/run.py",

@@ -134,7 +134,7 @@ def add(name: str, recordings: Sequence[Path], args: Namespace) -> None:
     told = {"about": args.about, "source": args.source, "licence": args.licence}
     write(folder, [*others, NamedVoice(name=name, recordings=places, **told)])
     draw(load(folder / places[0], SPEECH_16K.sample_rate), folder / "portraits" / f"{name}.png")
-    print(f"{name} is kept in {folder}")
+    print(f"{name} is kept in {folder}: timbre convert SOURCE.wav --voice {name} --out RESULT.wav")
 
 
 def remove(name: str) -> None:
@@ -148,6 +148,7 @@ def remove(name: str) -> None:
     for path in (*gone.recordings, gone.portrait):
         if path is not None:
             path.unlink(missing_ok=True)
+    print(f"{gone.name} is removed from {folder}")
 
 
 def write(folder: Path, voices: Sequence[NamedVoice]) -> None:
