@@ -40,7 +40,7 @@ def main() -> None:
         if name in ("--help", "-h"):
             print("usage: timbre COMMAND …; timbre COMMAND --help tells its options\n")
             print(*(f"  {known:12}{does}" for known, (_, does) in COMMANDS.items()), sep="\n")
-            print("\nto begin with: timbre voices; timbre convert me.wav --voice ada --out as_ada.wav; timbre app")
+            print("\nbegin with: timbre voices; timbre convert me.wav --voice ada --out as_ada.wav")
         elif name in COMMANDS:
             sys.argv = [f"timbre {name}", *words]
             import_module(COMMANDS[name][0]).main()

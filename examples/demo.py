@@ -119,7 +119,7 @@ def pair(
 def second_act(out: Path, args: Namespace) -> None:
     """Train the released converter further on synthetic voices and show its score, where that is one."""
     corpus, trained, report = out / "corpus", out / "run", out / "report"
-    tell("Act two: a corpus of voices that do not exist")
+    tell("Act two: a corpus of synthetic voices")
     run("-m", "data.voices", corpus, "--minutes", args.minutes, "--voices", args.voices)
     tell("Training the released converter on it")
     if (trained / "export/model.safetensors").is_file():

@@ -1,4 +1,4 @@
-"""Commands of README and tour run, from top to bottom, in tiny sizes; other pages name no option in vain."""
+"""Commands of README, tour and tutorial run, top to bottom, in tiny sizes; other pages name no option in vain."""
 
 import contextlib
 import io
@@ -133,6 +133,10 @@ def tiny_release(folder: Path) -> Path:
     ("page", "made"),
     [
         ("README.md", ("as_ada.wav", "as_her.wav", "live.wav", "runs/mine/export/voice.safetensors")),
+        (
+            "docs/tutorial.md",
+            ("clean.csv", "try/config.json", "early_report/report.html", "as_her.wav", "live.wav"),
+        ),
         (
             "docs/tour.md",
             (
