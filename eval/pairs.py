@@ -151,9 +151,9 @@ def fixed_pairs(folder: Path | str, split: str = "test", *, max_pairs: int = MAX
 
 def _utterances(folder: Path | str, split: str) -> dict[str, list[Row]]:
     rows = rows_from(folder)
-    chosen = [row for row in rows if row.split == split and row.speaker]
+    chosen = [row for row in rows if (row.split or "train") == split and row.speaker]
     if not chosen:
-        known = ", ".join(sorted({row.split for row in rows if row.split})) or "no split at all"
+        known = ", ".join(sorted({row.split or "train" for row in rows}))
         raise UserError(f"{folder} has no labelled speakers in split {split!r}; it has {known}")
     by_speaker: dict[str, list[Row]] = {}
     for row in sorted(chosen, key=lambda row: row.path.as_posix()):

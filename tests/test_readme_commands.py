@@ -1,4 +1,4 @@
-"""Commands of README, tour and tutorial run, top to bottom, in tiny sizes; other pages name no option in vain."""
+"""Commands of README, tour and tutorial run in tiny sizes, top to bottom; others name no option in vain."""
 
 import contextlib
 import io
@@ -111,7 +111,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     record("my_recordings/one.wav", 0, "This is some minutes of my own speech, or would be.")
     record("talks/a.wav", 1, "What I said here was not long at all.")
     for who in range(3):
-        for number, text in enumerate(("Somebody is reading a list.", "Now somebody reads another one.")):
+        for number, text in enumerate(("Somebody is reading.", "Now somebody reads more.", "And even more.")):
             record(f"recordings/{VOICES[who].name}/{number}.wav", who, text)
     row = "me.wav,her_again.wav,as_her.wav,I would like to speak with another voice.,theirs"
     (tmp_path / "pairs.csv").write_text(f"source,target,output,text,system\n{row}\n")
