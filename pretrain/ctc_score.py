@@ -1,16 +1,18 @@
 """Print a recogniser's error rates by corpus: python -m pretrain.ctc_score --data.paths MANIFEST…
 
-``--decode.beam 16`` searches for the likeliest text instead of taking the likeliest token of each frame, and
-``--decode.lm-paths MANIFEST…`` adds a language model of units, learned from those manifests' texts.
+``--decode.beam 16`` searches for the likeliest text instead of taking the likeliest token of each frame.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from heapq import nlargest
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jiwer
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -19,11 +21,13 @@ from torch import Tensor
 from data.augment import pitch_and_formant_shift
 from engine.config import cli
 from engine.table import table
-from engine.user_error import exits_cleanly
+from engine.user_error import at_least, exits_cleanly
 from pretrain.recogniser import RELEASED, Recogniser, load_recogniser
-from pretrain.speech.beam import DecodeConfig, UnitLM, beam_search
-from pretrain.speech.labelled import LabelledConfig, LabelledSpeech, labelled_rows
-from pretrain.units import RecogniserOutput, Units, greedy
+from pretrain.speech.labelled import LabelledConfig, LabelledSpeech
+from pretrain.units import BLANK, RecogniserOutput, Units, greedy
+
+LEAST = -12.0
+"""Log-probability below which a beam does not try a token at a frame."""
 
 
 class Errors(NamedTuple):
@@ -46,6 +50,17 @@ class Errors(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecodeConfig:
+    """How posteriors become text."""
+
+    beam: int = 1
+    """Readings kept at each frame; 1: the likeliest token of each frame."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "beam", prefix="decode.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
     """Error rates of a recogniser by corpus: of its units, and of words where it writes letters."""
 
@@ -61,8 +76,36 @@ class ScoreConfig:
 
 def edit_distance(label: Sequence[object], recognised: Sequence[object]) -> int:
     """Return the fewest insertions, deletions and substitutions from one to the other (Levenshtein)."""
-    found = jiwer.process_words(" ".join(map(str, label)), " ".join(map(str, recognised)))
-    return found.insertions + found.deletions + found.substitutions
+    edits = jiwer.process_words(" ".join(map(str, label)), " ".join(map(str, recognised)))
+    return edits.insertions + edits.deletions + edits.substitutions
+
+
+class Hypothesis(NamedTuple):
+    """One reading, and the log-probability of all its paths that the beam found."""
+
+    tokens: tuple[int, ...]
+    log_prob: float
+
+
+def beam_search(log_probs: Float[np.ndarray, "frames tokens"], width: int) -> list[Hypothesis]:
+    """Return the likeliest readings, best first (prefix search, Graves 2012)."""
+    # Of each prefix, the log-probability of paths that end with a blank, and of the others.
+    beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
+    for frame in log_probs.astype(np.float64):
+        tried = [int(t) for t in np.flatnonzero(frame > LEAST) if t != BLANK]
+        grown: dict[tuple[int, ...], tuple[float, float]] = defaultdict(lambda: (-math.inf, -math.inf))
+        for prefix, (blank, other) in beams.items():
+            both, last = np.logaddexp(blank, other), prefix[-1] if prefix else BLANK
+            ends_blank, ends_other = grown[prefix]
+            repeated = other + frame[last] if prefix else -math.inf
+            grown[prefix] = np.logaddexp(ends_blank, both + frame[BLANK]), np.logaddexp(ends_other, repeated)
+            for token in tried:
+                before = blank if token == last else both  # a blank must part a token from its like
+                if before > -math.inf:
+                    ends_blank, ends_other = grown[*prefix, token]
+                    grown[*prefix, token] = ends_blank, np.logaddexp(ends_other, before + frame[token])
+        beams = {p: grown[p] for p in nlargest(width, grown, key=lambda p: np.logaddexp(*grown[p]))}
+    return [Hypothesis(prefix, float(np.logaddexp(*paths))) for prefix, paths in beams.items()]
 
 
 @torch.no_grad()
@@ -70,40 +113,29 @@ def transcripts(
     recogniser: Any, speech: LabelledSpeech, decode: DecodeConfig | None = None
 ) -> dict[int, list[int]]:
     """Return the tokens recognised in each labelled row."""
-    decode = decode or DecodeConfig()
-    lm = _language_model(decode, recogniser.units)
+    width = 1 if decode is None else decode.beam
     device, training = next(recogniser.parameters()).device, recogniser.training
     recogniser.eval()
-    found: dict[int, list[int]] = {}
+    recognised: dict[int, list[int]] = {}
     for indices, batch in speech.in_order():
         output = recogniser(batch.wave.to(device), batch.samples.to(device))
-        tokens = greedy(output) if decode.beam == 1 else _by_beam(output, decode, lm)
-        found.update(zip(indices, tokens))
+        recognised.update(zip(indices, greedy(output) if width == 1 else _by_beam(output, width)))
     recogniser.train(training)
-    return found
+    return recognised
 
 
-def _by_beam(output: RecogniserOutput, decode: DecodeConfig, lm: UnitLM | None) -> list[list[int]]:
+def _by_beam(output: RecogniserOutput, width: int) -> list[list[int]]:
     assert output.valid is not None
-    bonus = decode.lm_bonus if lm else 0.0
     rows = [row[valid].numpy() for row, valid in zip(output.log_probs.cpu(), output.valid.cpu())]
-    found = [beam_search(row, decode.beam, lm, lm_weight=decode.lm_weight, bonus=bonus) for row in rows]
-    return [list(hypotheses[0].tokens) for hypotheses in found]
-
-
-def _language_model(config: DecodeConfig, units: Units) -> UnitLM | None:
-    if not config.lm_paths:
-        return None
-    labels = units.labels(labelled_rows(config.lm_paths, LabelledConfig().split))
-    return UnitLM([label for label in labels if label], len(units), config.lm_order)
+    return [list(beam_search(row, width)[0].tokens) for row in rows]
 
 
 def error_rates(
     recogniser: Any, speech: LabelledSpeech, decode: DecodeConfig | None = None
 ) -> dict[int, Errors]:
     """Return the errors in each labelled row."""
-    found = transcripts(recogniser, speech, decode)
-    return {i: errors_between(recogniser.units, speech.tokens[i], tokens) for i, tokens in found.items()}
+    recognised = transcripts(recogniser, speech, decode)
+    return {i: errors_between(recogniser.units, speech.tokens[i], found) for i, found in recognised.items()}
 
 
 def errors_between(units: Units, label: Sequence[int], recognised: Sequence[int]) -> Errors:

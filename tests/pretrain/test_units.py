@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from data.manifest import Row
 from engine.user_error import UserError
-from pretrain.ctc_score import edit_distance, errors_between
-from pretrain.speech.beam import UnitLM, beam_search
+from pretrain.ctc_score import beam_search, edit_distance, errors_between
 from pretrain.units import PHONES, Characters, Phonemes, RecogniserOutput, Units, fold, greedy, plain
 
 LETTERS = Units(Characters())
@@ -85,17 +84,6 @@ def test_beams_of_sure_posteriors_are_greedy(path):
     log_probs = log_probs.log_softmax(-1)
     best = beam_search(log_probs[0].numpy(), 3)[0].tokens
     assert list(best) == greedy(RecogniserOutput([], log_probs))[0] == list(collapse(tuple(path)))
-
-
-def test_a_language_model_settles_what_the_ear_cannot():
-    lm = UnitLM([LETTERS.encode(text) for text in ("the cat", "the hat", "then")], len(LETTERS), order=4)
-    for prefix in ("", "t", "th", "zzz"):
-        assert np.exp(lm.log_probs(LETTERS.encode(prefix))).sum() == pytest.approx(1.0)
-    log_probs = np.full((3, len(LETTERS) + 1), -9.0, np.float32)
-    log_probs[0, LETTERS.encode("t")] = log_probs[2, LETTERS.encode("e")] = -0.1
-    log_probs[1, LETTERS.encode("g")], log_probs[1, LETTERS.encode("h")] = -0.6, -0.8
-    assert LETTERS.text(beam_search(log_probs, 8)[0].tokens) == "tge"
-    assert LETTERS.text(beam_search(log_probs, 8, lm, lm_weight=0.5)[0].tokens) == "the"
 
 
 def test_padding_is_not_read():
