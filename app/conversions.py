@@ -19,9 +19,8 @@ from torch import Tensor
 from app.limits import BusyError, Limits
 from data.audio import excerpt
 from engine.user_error import UserError
-from w2w.convert import MOST_SEMITONES, convert
+from w2w.convert import MOST_SEMITONES, convert, job_of
 from w2w.converter import Converter
-from w2w.sources import job_of
 from w2w.voices import HEARD_S
 
 T = TypeVar("T")

@@ -16,7 +16,7 @@ from engine.optim import OptimConfig
 from experiments.study import Phase, Training
 from w2w.baselines.cluit_mel import train as cluit_mel_trainer
 from w2w.baselines.stargan import train as stargan_trainer
-from w2w.baselines.stargan.batches import labelled_batches
+from w2w.baselines.stargan.labels import labelled_batches
 from w2w.pretrained import with_encoders
 from w2w.train import TrainConfig
 from w2w.train import build as build_cluit

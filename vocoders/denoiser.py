@@ -1,6 +1,6 @@
 """Subtract the hum a vocoder makes of silence (WaveGlow's published denoiser)."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Complex, Float
@@ -8,26 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vocoders import cpu
+from vocoders.waveglow import WaveGlow
 
 N_FRAMES = 88
 """Of the zero mel whose sound is subtracted."""
 Wave = Float[Tensor, "batch 1 samples"]
-
-
-@runtime_checkable
-class Generates(Protocol):
-    """A network that makes waves of mels."""
-
-    hop: int
-    n_mels: int
-
-    def generate(self, mel: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Return a wave."""
-        ...
-
-    def noise(self, batch: int, frames: int, generator: torch.Generator) -> Tensor | None:
-        """Return what ``generate`` needs besides the mel."""
-        ...
 
 
 class Denoiser(nn.Module):
@@ -37,12 +22,12 @@ class Denoiser(nn.Module):
     of 1024 samples, a quarter apart. Phases stay.
     """
 
-    def __init__(self, network: Generates, n_fft: int = 1024) -> None:
+    def __init__(self, network: Any, n_fft: int = 1024) -> None:
         super().__init__()
         self.n_fft = n_fft
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.register_buffer("bias_magnitude", torch.zeros(n_fft // 2 + 1, 1))
-        self.to(_device(network))
+        self.to(next(network.parameters()).device)
         self.bias_magnitude = self._hum(network)
 
     window: Tensor
@@ -66,14 +51,9 @@ class Denoiser(nn.Module):
         return torch.stft(padded, self.n_fft, hop, window=self.window, center=True, return_complex=True)
 
     @torch.no_grad()
-    def _hum(self, network: Generates) -> Float[Tensor, "bins 1"]:
-        device = _device(network)
-        mel = torch.zeros(1, network.n_mels, N_FRAMES, device=device)
-        noise = network.noise(1, N_FRAMES, torch.Generator())
-        wave = cpu.generate(network, mel, None if noise is None else torch.zeros_like(noise, device=device))
-        return self._stft(wave).abs()[0, :, :1]
-
-
-def _device(network: Generates) -> torch.device:
-    assert isinstance(network, nn.Module)
-    return next(network.parameters()).device
+    def _hum(self, network: Any) -> Float[Tensor, "bins 1"]:
+        mel = torch.zeros(1, network.n_mels, N_FRAMES, device=self.window.device)
+        noise = None
+        if isinstance(network, WaveGlow):
+            noise = torch.zeros_like(network.noise(1, N_FRAMES, torch.Generator()), device=mel.device)
+        return self._stft(cpu.generate(network, mel, noise)).abs()[0, :, :1]

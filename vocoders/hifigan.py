@@ -127,16 +127,6 @@ class HiFiGAN(nn.Module):
             x = torch.stack([block(x) for block in blocks]).mean(0)
         return torch.tanh(self.conv_post(F.leaky_relu(x, 0.01)))  # .01: as published, though elsewhere .1
 
-    @torch.no_grad()
-    def generate(
-        self, mel: Float[Tensor, "batch n_mels frames"], noise: None = None
-    ) -> Float[Tensor, "batch 1 samples"]:
-        """Return ``forward``'s wave without gradient; there is no ``noise``."""
-        return self(mel)
-
-    def noise(self, batch: int, frames: int, generator: torch.Generator) -> None:
-        """Return what ``generate`` takes besides the mel: nothing."""
-
     def fold(self) -> "HiFiGAN":
         """Remove weight norm in place, which changes the parameters' names and not the outputs."""
         return fold_weight_norm(self)

@@ -6,7 +6,6 @@ Parameters bear the published names, so that published weights load by renaming 
 import math
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -86,16 +85,6 @@ class MelGAN(nn.Module):
 
     def forward(self, mel: Float[Tensor, "batch n_mels frames"]) -> Float[Tensor, "batch 1 samples"]:
         return self.model(mel)
-
-    @torch.no_grad()
-    def generate(
-        self, mel: Float[Tensor, "batch n_mels frames"], noise: None = None
-    ) -> Float[Tensor, "batch 1 samples"]:
-        """Return ``forward``'s wave without gradient; there is no ``noise``."""
-        return self(mel)
-
-    def noise(self, batch: int, frames: int, generator: torch.Generator) -> None:
-        """Return what ``generate`` takes besides the mel: nothing."""
 
     def fold(self) -> "MelGAN":
         """Remove weight norm in place, which changes the parameters' names and not the outputs."""

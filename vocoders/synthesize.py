@@ -37,9 +37,8 @@ from vocoders.inputs import Job, examine, files_in
 from vocoders.loading import load_vocoder
 from vocoders.mel_files import read_mel, save_mel
 from vocoders.neural_griffin_lim import NeuralGriffinLim
-from vocoders.streaming import Window, de_emphasised, mels_of_blocks
+from vocoders.streaming import Window, mels_of_blocks
 from vocoders.vocoder import Vocoder
-from vocoders.wavenet.generation import generate
 from vocoders.wavenet.mel_wavenet import MelWaveNet
 from vocoders.wavenet.network import WaveNet
 from vocoders.wavenet.sampling import Sampler
@@ -230,24 +229,14 @@ def together(vocoder: Vocoder, mels: Sequence[Mel], *, seed: int = 0, **options:
     """A wave for each mel, all drawn by one seed; mels are checked ones of the vocoder's definition.
 
     Shorter mels are lengthened by their last frame. Where a network's output depends on that, up to its halo
-    before a mel's end, the wave is made once more from the mel alone. Rows of a WaveNet, which knows where
-    each ends, are drawn by the seed and their number, so all but the first differ from what they would be
-    alone.
+    before a mel's end, the wave is made once more from the mel alone. Griffin-Lim and WaveNets, which are no
+    faster with several, make one after the other.
     """
     lengths = [mel.shape[-1] for mel in mels]
-    if isinstance(vocoder.network, GriffinLim | NeuralGriffinLim | MelWaveNet) or len(lengths) == 1:
+    if isinstance(vocoder.network, GriffinLim | NeuralGriffinLim | MelWaveNet | WaveNet) or len(lengths) == 1:
         return [vocoder(mel, seed=[seed], **options) for mel in mels]
     longest = max(lengths)
     batch = torch.cat([F.pad(mel, (0, longest - mel.shape[-1]), mode="replicate") for mel in mels])
-    if isinstance(vocoder.network, WaveNet):
-        samples = torch.tensor(lengths) * vocoder.hop
-        batch = batch.to(vocoder.device)
-        options = vocoder.wavenet_options(batch, options, [seed])
-        generated = generate(vocoder.network, batch, lengths=samples, **options)
-        generated = torch.cat(
-            list(de_emphasised([generated], vocoder.config.pre_emphasis, vocoder.config.gain)), dim=-1
-        )
-        return [wave[..., : length * vocoder.hop] for wave, length in zip(generated.split(1), lengths)]
     waves = vocoder(batch, seed=[seed] * len(mels), **options)
     results = []
     for mel, length, wave in zip(mels, lengths, waves.split(1)):

@@ -164,7 +164,7 @@ class Vocoder(nn.Module):
                 return
             case WaveNet():
                 whole = torch.cat(list(pieces), dim=-1)
-                yield from wavenet_pieces(self.network, whole, **self.wavenet_options(whole, options, seed))
+                yield from wavenet_pieces(self.network, whole, **self._wavenet_options(whole, options, seed))
                 return
             case MelWaveNet():
                 yield from self.network.stream(pieces, seed, **options)
@@ -173,7 +173,7 @@ class Vocoder(nn.Module):
         for window in windows(pieces, block, self.network.halo):
             yield self.make(window, seed, options)
 
-    def wavenet_options(self, mel: MelPiece, options: dict[str, Any], seed: Sequence[int]) -> dict[str, Any]:
+    def _wavenet_options(self, mel: MelPiece, options: dict[str, Any], seed: Sequence[int]) -> dict[str, Any]:
         """Speakers as a tensor, and which frames are voiced for samplers that ask."""
         more: dict[str, Any] = {"seed": seed[0]}
         if isinstance(options.get("speaker"), int):
@@ -219,17 +219,16 @@ class Vocoder(nn.Module):
         return wave[..., start : start + window.frames * self.hop]
 
     def _noise(self, first: int, n_frames: int, seeds: Sequence[int]) -> Tensor | None:
-        """What the network draws for these frames, the same in whatever window they lie."""
+        """What the network draws for these frames, the same in whatever window they lie; often nothing."""
+        if not isinstance(self.network, WaveGlow):
+            return None
         begin, rows = first // NOISE_BLOCK, []
         blocks = range(begin, (first + n_frames - 1) // NOISE_BLOCK + 1)
         for seed in seeds:
             drawn = []
             for block in blocks:
                 generator = torch.Generator().manual_seed(step_seed(seed, block))
-                noise = self.network.noise(1, NOISE_BLOCK, generator)
-                if noise is None:
-                    return None
-                drawn.append(noise)
+                drawn.append(self.network.noise(1, NOISE_BLOCK, generator))
             rows.append(torch.cat(drawn, dim=-1))
         whole, skip = torch.cat(rows), first - begin * NOISE_BLOCK
         per_frame = whole.shape[-1] // (NOISE_BLOCK * len(blocks))

@@ -68,16 +68,6 @@ class Vocos(nn.Module):
     def forward(self, mel: Float[Tensor, "batch n_mels frames"]) -> Float[Tensor, "batch 1 samples"]:
         return self.head(self.backbone(mel))
 
-    @torch.no_grad()
-    def generate(
-        self, mel: Float[Tensor, "batch n_mels frames"], noise: None = None
-    ) -> Float[Tensor, "batch 1 samples"]:
-        """Return ``forward``'s wave without gradient; there is no ``noise``."""
-        return self(mel)
-
-    def noise(self, batch: int, frames: int, generator: torch.Generator) -> None:
-        """Return what ``generate`` takes besides the mel: nothing."""
-
     def fold(self) -> "Vocos":
         """Do nothing: there is no weight norm."""
         return self

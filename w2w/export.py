@@ -30,6 +30,7 @@ from engine.user_error import UserError, exits_cleanly
 from w2w.baselines.mel_converter import export_mel_converter, is_mel_run
 from w2w.converter import Converter
 from w2w.networks.network import ConverterNetwork
+from w2w.weights import run_checkpoint
 
 
 def export_run(
@@ -51,8 +52,7 @@ def export_run(
     16 bits, which no ear can tell. ``vocoder`` and ``statistics`` are for runs that trained a converter of
     mels, see ``w2w.baselines.mel_converter``.
     """
-    if newest_checkpoint(run) is None:
-        raise UserError(f"{run} holds no checkpoint of a run: give the folder that --loop.out named")
+    run_checkpoint(run)  # or a sentence that there is none
     mel = is_mel_run(run)
     given = (
         (("average", other), ("data", data)) if mel else (("vocoder", vocoder), ("statistics", statistics))
@@ -79,9 +79,7 @@ def averaged(run: Path) -> ConverterNetwork:
     """The averaged converter of a run's newest checkpoint."""
     from w2w.train import TrainConfig
 
-    checkpoint = newest_checkpoint(run)
-    if checkpoint is None:
-        raise UserError(f"{run} holds no checkpoint of a run: give the folder that --loop.out named")
+    checkpoint = run_checkpoint(run)
     config = load_config(TrainConfig, checkpoint / "config.json")
     network = ConverterNetwork(config.converter)
     weights = checkpoint / "converter_ema.safetensors"

@@ -26,11 +26,10 @@ from w2w.cluit.config import CLUITConfig
 from w2w.cluit.losses import Weights
 from w2w.cluit.task import CLUIT
 from w2w.converter import OWN_VOICE, Converter
-from w2w.earlier_format import load_converter
 from w2w.networks.network import ConverterConfig
 from w2w.pretrained import PretrainedConfig
 from w2w.voice_fitting import MOST_CLIPS
-from w2w.weights import weights_folder
+from w2w.weights import load_converter, weights_folder
 
 
 def begin_from(task: CLUIT, where: str) -> None:

@@ -39,7 +39,7 @@ from eval.similarity import Resemblyzer
 from experiments.stargan.measures import Judges, columns_after_merge, gender_classifier, measures
 from experiments.study import Study, Training
 from experiments.trainers import run_loop, stargan
-from w2w.baselines.stargan.batches import LabelledBatch, LabelledCrops
+from w2w.baselines.stargan.labels import LabelledBatch, LabelledCrops
 from w2w.baselines.stargan.presets import StarGANTrainConfig, batch, instance_norm, own, receptive
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig, ToWave
 from w2w.baselines.stargan.task import StarGAN

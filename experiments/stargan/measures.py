@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from data.batches import Address
 from eval.similarity import Resemblyzer, cosine
-from w2w.baselines.stargan.batches import LabelledBatch, LabelledCrops
-from w2w.baselines.stargan.labels import LabelsConfig, input_label
+from w2w.baselines.stargan.labels import LabelledBatch, LabelledCrops, LabelsConfig, input_label
 from w2w.baselines.stargan.networks import Discriminator, Generator, StarGANConfig
 from w2w.baselines.stargan.spectrogram import Spectrogram, SpectrogramConfig, ToWave, at_full_scale
 

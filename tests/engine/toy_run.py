@@ -17,7 +17,7 @@ from engine.processes import gather
 from engine.seeding import step_seed
 from engine.tracking import Samples
 from engine.user_error import exits_cleanly
-from w2w.cluit.bank import MemoryBank
+from w2w.cluit.losses import MemoryBank
 
 
 @dataclass(frozen=True, kw_only=True)

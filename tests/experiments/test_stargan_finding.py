@@ -18,8 +18,7 @@ from experiments.stargan.measures import (
     reach,
     turns,
 )
-from w2w.baselines.stargan.batches import LabelledBatch
-from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig
+from w2w.baselines.stargan.labels import LabelGroup, LabelledBatch, LabelsConfig
 from w2w.baselines.stargan.networks import DiscriminatorOutput, Generator
 from w2w.baselines.stargan.spectrogram import Spectrogram, SpectrogramConfig, ToWave
 

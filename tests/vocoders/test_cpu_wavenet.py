@@ -11,11 +11,11 @@ from torch.testing import assert_close
 
 from vocoders import cpu
 from vocoders.cpu import compiling
-from vocoders.cpu.wavenet_packing import pack
-from vocoders.wavenet.cached import Prediction
+from vocoders.cpu.wavenet import pack
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw, predicted, silence, split
 from vocoders.wavenet.network import GlobalConfig, WaveNet, WaveNetConfig
+from vocoders.wavenet.sampling import Prediction
 
 SMALL = WaveNetConfig(layers=6, stacks=2, residual=8, gate=12, skip=10, output=MuLaw(levels=32))
 LOCAL = LocalConfig(n=5, scales=(2, 5), pad=0)

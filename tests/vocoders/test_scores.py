@@ -10,8 +10,8 @@ from torch import Tensor
 from data.frontends import LogMel, named_mel
 from engine.user_error import UserError
 from vocoders.scores import copies as scores
+from vocoders.scores.copies import MultiResolutionSTFT
 from vocoders.scores.pitch import compare, pitch_scores, pitch_track
-from vocoders.scores.stft_distance import MultiResolutionSTFT
 
 RATE = 16_000
 HAS_PESQ = pytest.mark.skipif(not scores.has_pesq(), reason="pesq is not installed")

@@ -180,17 +180,6 @@ def test_one_batch_can_be_learned(output):
     assert min(losses[-5:]) < losses[0] - 1
 
 
-def test_what_lies_beyond_a_length_does_not_count():
-    network = WaveNet(FULL)
-    wave, local, who = torch.rand(2, 1, 40) - 0.5, torch.randn(2, 3, 5), torch.tensor([0, 1])
-    lengths = torch.tensor([40, 24])
-    found = network.loss(wave, local, who, lengths)
-    other = wave.clone()
-    other[1, :, 24:] = 0.9
-    assert_close(network.loss(other, local, who, lengths), found)
-    assert not torch.isclose(network.loss(other, local, who), network.loss(wave, local, who))
-
-
 def test_noise_of_one_step_is_added_while_training_only():
     network, wave = WaveNet(replace(FULL, lsb_noise=True)), torch.zeros(1, 1, 40)
     given = (torch.randn(1, 3, 5), torch.tensor([0]))

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from w2w.cluit.bank import MemoryBank
+from w2w.cluit.losses import MemoryBank
 
 
 @settings(deadline=None, max_examples=40)

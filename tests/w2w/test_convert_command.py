@@ -18,9 +18,8 @@ from data.audio import info, load, save
 from data.manifest import Row, write_manifest
 from engine.checkpoint import export
 from w2w import Converter
-from w2w.convert import main
+from w2w.convert import Job, main
 from w2w.networks.network import ConverterNetwork
-from w2w.sources import Job
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -11,8 +11,7 @@ from torch.testing import assert_close
 from data.audio import resample
 from engine.user_error import UserError
 from w2w import Converter
-from w2w.live.devices import at_rates, device_end, listed, named
-from w2w.live.duplex import Duplex
+from w2w.live.duplex import Duplex, at_rates, device_end, listed, named
 from w2w.live.session import Session
 
 RATE = 16_000

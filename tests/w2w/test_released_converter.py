@@ -9,9 +9,8 @@ from torch.testing import assert_close
 from engine.checkpoint import load_weights
 from engine.config import from_json
 from w2w import Converter
-from w2w.earlier_format import RENAMED, upgraded_config
 from w2w.networks.network import ConverterConfig, ConverterNetwork
-from w2w.weights import RELEASED
+from w2w.weights import RELEASED, RENAMED, upgraded_config
 
 VOICE = [-0.628881, -0.518044, -0.368206, -0.995258]
 SAMPLES = [-0.010301, 0.215191, 0.013972, 0.18466, -0.075521, 0.011263, 0.229339]

@@ -21,15 +21,13 @@ _plans: WeakKeyDictionary[nn.Module, tuple[list, Any]] = WeakKeyDictionary()  # 
 def generate(
     network: Any, mel: Float[Tensor, "batch n_mels frames"], noise: Tensor | None = None, **options: Any
 ) -> Float[Tensor, "batch 1 samples"]:
-    """Return ``network.generate(mel, noise, **options)``, by kernels where there are some for the network."""
+    """Return a network's wave of a mel, by kernels where there are some for it; WaveGlow takes ``noise``."""
     from vocoders.waveglow import WaveGlow
 
     laid_out = plan(network, mel)
-    if laid_out is None:
-        return network.generate(mel, noise, **options)
     if isinstance(network, WaveGlow):
-        return laid_out(mel, network.latent(mel, noise, **options))
-    return laid_out(mel)
+        return (laid_out or network.inverse)(mel, network.latent(mel, noise, **options))
+    return (laid_out or network)(mel)
 
 
 def plan(network: nn.Module, mel: Tensor) -> Any | None:

@@ -24,8 +24,7 @@ from vocoders.discriminators import (
 )
 from vocoders.hifigan import HiFiGAN, HiFiGANConfig
 from vocoders.melgan import MelGAN, MelGANConfig
-from vocoders.scores.copies import resynthesise, score
-from vocoders.scores.stft_distance import MultiResolutionSTFT
+from vocoders.scores.copies import MultiResolutionSTFT, evaluate, resynthesise
 from vocoders.vocos import Vocos, VocosConfig
 
 Wave = Float[Tensor, "batch 1 samples"]
@@ -192,4 +191,4 @@ class Adversarial:
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Validation figures."""
-        return score(self.trained, self.log_mel, self.validation)
+        return evaluate(self.trained, self.log_mel, self.validation)

@@ -13,7 +13,7 @@ from engine.optim import OptimConfig, Player
 from engine.tracking import Samples
 from engine.user_error import UserError
 from vocoders import cpu
-from vocoders.scores.copies import resynthesise, score
+from vocoders.scores.copies import evaluate, resynthesise
 from vocoders.waveglow import WaveGlow, WaveGlowConfig, negative_log_likelihood
 
 Wave = Float[Tensor, "1 1 samples"]
@@ -82,7 +82,7 @@ class WaveGlowTask:
             wave = wave.to(self.log_mel.window.device)
             loss = negative_log_likelihood(self.network(self.log_mel(wave), wave), self.config.sigma)
             losses.append(float(loss))
-        figures = score(self._generate, self.log_mel, self.validation)
+        figures = evaluate(self._generate, self.log_mel, self.validation)
         return {"likelihood": sum(losses) / len(losses), **figures}
 
     def _generate(self, mel: Mel) -> Wave:

@@ -12,7 +12,7 @@ from data.frontends import LogMel, MelConfig
 from engine.optim import EMA, OptimConfig, Player
 from engine.processes import to_device
 from engine.tracking import Samples
-from vocoders.scores.copies import resynthesise, score
+from vocoders.scores.copies import evaluate, resynthesise
 from vocoders.wavenet.generation import generate
 from vocoders.wavenet.mel_wavenet import MelWaveNet, MelWaveNetConfig
 from vocoders.wavenet.network import WaveNet, WaveNetConfig
@@ -119,7 +119,7 @@ class WaveNetTask:
         losses = [float(self.loss(self.trained, batch)) for batch in self.validation_batches()]
         scores = {"nll": sum(losses) / len(losses)} if losses else {}
         if isinstance(self.trained, MelWaveNet):
-            scores |= score(self.trained, self.log_mel, self.waves[: self.config.n_heard])
+            scores |= evaluate(self.trained, self.log_mel, self.waves[: self.config.n_heard])
         return scores
 
     @property

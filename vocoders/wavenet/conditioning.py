@@ -4,8 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
@@ -76,45 +75,23 @@ class Upsampling(nn.Module):
         if config.upsampling == "transposed":
             self.upsample = Stretches(config)
 
-    def forward(
-        self,
-        local: Float[Tensor, "batch n frames_and_pad"],
-        lengths: Int[Tensor, "batch"] | None = None,
-    ) -> Samples:
-        """Return ``hop`` samples a frame; ``local`` has ``pad`` more frames at either end.
-
-        ``lengths``: frames of each row without the pad. What comes later is as if it were not there.
-        """
+    def forward(self, local: Float[Tensor, "batch n frames_and_pad"]) -> Samples:
+        """Return ``hop`` samples a frame; ``local`` has ``pad`` more frames at either end."""
         frames = self.conv_in(local)
         if self.config.upsampling == "repetition":
             return frames.repeat_interleave(self.config.hop, dim=-1)
-        return self.upsample(frames, lengths)
+        return self.upsample(frames)
 
-    def padded(
-        self, local: Frames, lengths: Int[Tensor, "batch"] | None = None
-    ) -> Float[Tensor, "batch n frames_and_pad"]:
+    def padded(self, local: Frames) -> Float[Tensor, "batch n frames_and_pad"]:
         """Repeat the first and last frame ``pad`` times, as the published code does to whole utterances."""
-        pad = self.config.pad
-        local = F.pad(local, (pad, pad), mode="replicate")
-        if lengths is None:
-            return local
-        index = torch.arange(local.shape[-1], device=local.device)
-        last = (lengths + pad - 1)[:, None].to(index.device)
-        return local.gather(-1, index.minimum(last)[:, None].expand_as(local))
+        return F.pad(local, (self.config.pad, self.config.pad), mode="replicate")
 
-    def between(
-        self,
-        padded: Float[Tensor, "batch n frames_and_pad"],
-        start: int,
-        stop: int,
-        lengths: Int[Tensor, "batch"] | None = None,
-    ) -> Samples:
+    def between(self, padded: Float[Tensor, "batch n frames_and_pad"], start: int, stop: int) -> Samples:
         """Samples of frames ``start`` to ``stop`` only, equal to that part of the whole; in little memory."""
         pad, hop = self.config.pad, self.config.hop
         reach = self.config.halo - pad
         first, last = max(0, start - reach), min(padded.shape[-1] - 2 * pad, stop + reach)
-        lengths = None if lengths is None else (lengths - first).clamp_min(0)
-        samples = self(padded[..., first : last + 2 * pad], lengths)
+        samples = self(padded[..., first : last + 2 * pad])
         return samples[..., (start - first) * hop : (stop - first) * hop]
 
 
@@ -123,7 +100,6 @@ class Stretches(nn.Module):
 
     def __init__(self, config: LocalConfig) -> None:
         super().__init__()
-        self.scales = config.scales
         self.up_layers = nn.ModuleList()
         for scale in config.scales:
             size = (config.bands_kernel, 2 * scale + 1)
@@ -131,14 +107,8 @@ class Stretches(nn.Module):
             nn.init.constant_(conv.weight, 1 / math.prod(size))  # the mean, to begin with
             self.up_layers.extend([nn.Upsample(scale_factor=(1, scale)), weight_norm(conv)])
 
-    def forward(self, frames: Frames, lengths: Int[Tensor, "batch"] | None = None) -> Samples:
-        """Upsample; past a row's length in frames, its values are 0, as past the end of a whole one."""
-        x, rate = frames.unsqueeze(1), 1
-        for scale, stretch, smooth in zip(self.scales, self.up_layers[::2], self.up_layers[1::2]):
-            rate *= scale
-            x = stretch(x)
-            if lengths is not None:
-                time = torch.arange(x.shape[-1], device=x.device)
-                x = x * (time < rate * lengths[:, None])[:, None, None]
-            x = smooth(x)
+    def forward(self, frames: Frames) -> Samples:
+        x = frames.unsqueeze(1)
+        for layer in self.up_layers:
+            x = layer(x)
         return x.squeeze(1)

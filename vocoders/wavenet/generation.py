@@ -1,8 +1,8 @@
 """Generate waves with a WaveNet: any length in the memory of a block, by whichever backend there is.
 
 A block's conditioning is computed at once (with its halo, so that blocks equal the whole), then its samples
-one after the other by a backend that keeps the network's state: plain torch (``cached``), or the compiled
-loop (``vocoders.cpu``). Both draw the same samples from the same seed.
+one after the other by a backend that keeps the network's state: plain torch (``CachedTorch``), or the
+compiled loop (``vocoders.cpu``). Both draw the same samples from the same seed.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,9 @@ from torch import Tensor
 
 from engine.user_error import UserError
 from vocoders import cpu
-from vocoders.wavenet.cached import CachedTorch, Prediction
 from vocoders.wavenet.distributions import Input, MuLaw, Output, decode, silence
-from vocoders.wavenet.network import Lengths, Local, Speaker, WaveNet
-from vocoders.wavenet.sampling import Draws, Sampler, noise, temperatures
+from vocoders.wavenet.network import Local, Speaker, WaveNet
+from vocoders.wavenet.sampling import CachedTorch, Draws, Prediction, Sampler, noise, temperatures
 
 AT_ONCE = 1024
 """Samples, of all rows together, whose conditioning is held at once: 30 layers of 128 gates take 16 MB, which
@@ -34,19 +33,17 @@ class Blocks:
         speaker: Speaker | None,
         n_samples: int,
         batch: int,
-        lengths: Lengths | None = None,
     ) -> None:
         self.network, self.n_samples, self.batch = network, n_samples, batch
         self.static = network.static_gates(speaker, 1).expand(batch, -1)
         self.device = self.static.device
-        self.padded = self.lengths = None
+        self.padded = None
         self.size = max(1, AT_ONCE // batch)
         if network.upsample_net is None:
             network.local_features(local, n_samples)  # complains of what it has no use for
             return
         self.size = max(1, self.size // network.hop) * network.hop
-        self.lengths = None if lengths is None else -(-lengths // network.hop)
-        self.padded = network.padded(local, n_samples, self.lengths)
+        self.padded = network.padded(local, n_samples)
         self.weights = torch.cat([layer.conv1x1c.weight for layer in network.layers]).squeeze(-1)
 
     def __iter__(self) -> Iterator[tuple[Tensor, int]]:
@@ -59,7 +56,7 @@ class Blocks:
             return self.static[:, None].contiguous()
         assert self.network.upsample_net is not None
         hop = self.network.hop
-        features = self.network.upsample_net.between(self.padded, start // hop, stop // hop, self.lengths)
+        features = self.network.upsample_net.between(self.padded, start // hop, stop // hop)
         rows = features.transpose(1, 2).expand(self.batch, -1, -1)
         return torch.baddbmm(self.static[:, None], rows, self.weights.T.expand(self.batch, -1, -1))
 
@@ -144,7 +141,6 @@ def pieces(
     n: int = 1,
     *,
     voiced: Bool[Tensor, "batch frames_or_samples"] | None = None,
-    lengths: Lengths | None = None,
     prediction: Float[Tensor, "batch taps filters"] | None = None,
     gain: Float[Tensor, "batch 1 filters"] | None = None,
 ) -> Iterator[Float[Tensor, "batch 1 _"]]:
@@ -152,17 +148,15 @@ def pieces(
 
     ``n_samples``: of each; without it, as many as ``local`` has frames for. ``n``: how many waves, where
     neither ``local`` nor ``speaker`` says it. ``voiced``: which frames, or samples, are voiced, for samplers
-    that ask. ``lengths``: samples of each row; 0 beyond. ``prediction``, ``gain``: filters that each hold for
-    an equal share of the samples (LP-WaveNet; see ``cached.Prediction``).
+    that ask. ``prediction``, ``gain``: filters that each hold for an equal share of the samples (LP-WaveNet;
+    see ``sampling.Prediction``).
     """
     sampler, output = sampler or Sampler(), network.config.output
     n_samples = _n_samples(network, local, n_samples)
-    batch = max(
-        n, *(len(given) for given in (local, speaker, voiced, lengths, prediction) if given is not None), 1
-    )
+    batch = max(n, *(len(given) for given in (local, speaker, voiced, prediction) if given is not None), 1)
     filters = _prediction(prediction, gain, n_samples, output)
     with torch.inference_mode():
-        blocks = Blocks(network, local, speaker, n_samples, batch, lengths)
+        blocks = Blocks(network, local, speaker, n_samples, batch)
         loop = begin(network, batch, backend, filters)
         draws, context = Draws(seed, batch), ContextState(network, batch)
         start = 0
@@ -178,11 +172,7 @@ def pieces(
                 context.append_drawn(part)
                 parts.append(part)
             samples = torch.cat(parts, dim=1)
-            wave = decode(output, samples if isinstance(output, MuLaw) else samples[:, None])
-            if lengths is not None:
-                time = torch.arange(start, start + size, device=wave.device)
-                wave = wave * (time < lengths.to(wave.device)[:, None])[:, None]
-            yield wave
+            yield decode(output, samples if isinstance(output, MuLaw) else samples[:, None])
             start += size
 
 

@@ -24,14 +24,12 @@ from vocoders.wavenet.distributions import (
     dither,
     encode,
     negative_log_likelihood,
-    predicted,
 )
 from vocoders.wavenet.layers import ContextConfig, ContextStack, Layer, MaskedConv1d, bias_of, convolution
 from vocoders.weight_norm import fold_weight_norm
 
 Local = Float[Tensor, "batch n_local frames"]
 Speaker = Int[Tensor, "batch"]
-Lengths = Int[Tensor, "batch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,18 +175,16 @@ class WaveNet(nn.Module):
         return x
 
     def local_features(
-        self, local: Local | None, n_samples: int, lengths: Lengths | None = None
+        self, local: Local | None, n_samples: int
     ) -> Float[Tensor, "batch n_local samples"] | None:
-        """The local features at the rate of samples; ``lengths`` are each row's frames."""
+        """The local features at the rate of samples."""
         if self.upsample_net is None:
             if local is not None:
                 raise UserError("local features were given to a WaveNet without local conditioning")
             return None
-        return self.upsample_net(self.padded(local, n_samples, lengths), lengths)
+        return self.upsample_net(self.padded(local, n_samples))
 
-    def padded(
-        self, local: Local | None, n_samples: int, lengths: Lengths | None = None
-    ) -> Float[Tensor, "batch n_local frames_and_pad"]:
+    def padded(self, local: Local | None, n_samples: int) -> Float[Tensor, "batch n_local frames_and_pad"]:
         """Check local features and give them their ``pad`` frames at either end, unless they have them."""
         config = self.config.local
         assert config is not None
@@ -199,7 +195,7 @@ class WaveNet(nn.Module):
             raise UserError(f"local features have {local.shape[1]} channels; this WaveNet takes {config.n}")
         frames = local.shape[-1]
         if frames * config.hop == n_samples:
-            return self.upsample_net.padded(local, lengths)
+            return self.upsample_net.padded(local)
         if (frames - 2 * config.pad) * config.hop == n_samples:
             return local
         raise UserError(f"{frames} frames of {config.hop} samples do not fit {n_samples} samples")
@@ -228,28 +224,14 @@ class WaveNet(nn.Module):
         wave: Float[Tensor, "batch 1 samples"],
         local: Local | None = None,
         speaker: Speaker | None = None,
-        lengths: Lengths | None = None,
-        *,
-        prediction: Float[Tensor, "batch 1 samples"] | None = None,
-        gain: Float[Tensor, "batch 1 samples"] | None = None,
     ) -> Float[Tensor, ""]:
-        """Negative log-likelihood, nats a sample (for a Gaussian, of the density).
-
-        ``lengths``: samples of each row that count. ``prediction``, ``gain``: see ``predicted``; without
-        noise from here, which they would have to know of.
-        """
+        """Negative log-likelihood, nats a sample (for a Gaussian, of the density)."""
         output = self.config.output
-        if self.training and self.config.lsb_noise and prediction is None:
+        if self.training and self.config.lsb_noise:
             wave = dither(wave)
         target = encode(output, wave)
         parameters = self(delay(output, target), local, speaker)
-        if prediction is not None:
-            parameters = predicted(output, parameters, prediction, gain)
-        surprise = negative_log_likelihood(output, parameters, target)
-        if lengths is None:
-            return surprise.mean()
-        counts = torch.arange(wave.shape[-1], device=wave.device) < lengths[:, None]
-        return surprise[counts].mean()
+        return negative_log_likelihood(output, parameters, target).mean()
 
     def pixelcnn(self) -> "WaveNet":
         """The same network with PixelCNN's masks: it is fed the wave itself, not the wave one sample late.

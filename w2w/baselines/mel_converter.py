@@ -18,6 +18,7 @@ from vocoders.vocoder import Vocoder, VocoderConfig
 from w2w.baselines.cluit_mel.network import CluitMelConfig, CluitMelNetwork
 from w2w.baselines.stargan.converter import StarGANNetwork, StarGANUseConfig, trained
 from w2w.baselines.two_stage import TwoStage, mel_of
+from w2w.weights import run_checkpoint
 
 MelNetworkConfig = CluitMelConfig | StarGANUseConfig
 
@@ -99,10 +100,7 @@ def export_mel_converter(
     that is there already keeps its own, and a new one takes the released vocoder, or Griffin-Lim where that
     reads other mels. ``statistics`` is a clip whose statistics a network of frozen ones keeps.
     """
-    checkpoint = newest_checkpoint(run)
-    if checkpoint is None:
-        raise UserError(f"{run} holds no checkpoint of a run: give the folder that --loop.out named")
-    network_config, network = learned(checkpoint)
+    network_config, network = learned(run_checkpoint(run))
     if statistics is not None:
         freeze_statistics(network, statistics)
     name = vocoder or _kept(out) or _default(network_config)

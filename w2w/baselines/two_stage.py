@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +18,6 @@ from vocoders.vocoder import Vocoder
 
 BLOCK_FRAMES = 400
 """Frames that a live network is given at once where the whole is there: memory does not grow with it."""
-
-
-"""Frames that are made at once."""
 
 
 def mel_of(wave: Float[Tensor, "batch 1 samples"], mel: MelConfig) -> Float[Tensor, "batch n_mels frames"]:
@@ -93,55 +90,6 @@ Wave = Float[Tensor, "batch 1 samples"]
 WavePiece = Float[Tensor, "batch 1 _"]
 
 
-@runtime_checkable
-class MelNetwork(Protocol):
-    """Converts log-mels of one definition."""
-
-    config: Any
-    """What it was built from."""
-
-    @property
-    def mel(self) -> MelConfig:
-        """The definition of the mels in and out."""
-        ...
-
-    @property
-    def voice_dim(self) -> int:
-        """Entries of a voice."""
-        ...
-
-    @property
-    def frames_per_step(self) -> int:
-        """Frames that a step takes a multiple of."""
-        ...
-
-    @property
-    def streams(self) -> bool:
-        """Whether it converts block after block."""
-        ...
-
-    @property
-    def needs_whole(self) -> str:
-        """Which part needs the whole utterance, and why; empty where none does."""
-        ...
-
-    def style_of_mel(self, mel: Mel, /) -> Voice:
-        """Take a voice from a mel."""
-        ...
-
-    def __call__(self, mel: Mel, voice: Voice, /) -> Mel:
-        """Convert a whole mel, keeping its time."""
-        ...
-
-    def begin(self, batch: int) -> Any:
-        """The state before the first step."""
-        ...
-
-    def step(self, mel: Mel, voice: Voice, state: Any) -> tuple[Mel, Any]:
-        """Convert the next frames; what comes after them is not heard."""
-        ...
-
-
 class Progress(NamedTuple):
     """What a live conversion remembers between steps."""
 
@@ -157,7 +105,7 @@ class Progress(NamedTuple):
 
 
 class TwoStage(nn.Module):
-    """Source wave and a voice to converted wave, over a converted log-mel; see ``WaveNetwork``.
+    """Source wave and a voice to converted wave, over a log-mel that a ``CluitMelNetwork`` converts.
 
     Live, a step frames what has come, converts the new frames, and speaks those whose surroundings have been
     converted too. The vocoder is not causal: its halo is look-ahead, and what it computes of the frames
@@ -166,7 +114,7 @@ class TwoStage(nn.Module):
     by the definition's own rule, in windows where it is very long (``mel_windows``).
     """
 
-    def __init__(self, mel_network: MelNetwork, vocoder: Vocoder) -> None:
+    def __init__(self, mel_network: Any, vocoder: Vocoder) -> None:
         super().__init__()
         check_definition(mel_network.mel, vocoder.mel, "what this converter makes")
         self.mel_network, self.vocoder = mel_network, vocoder

@@ -7,9 +7,8 @@ from torch import Tensor
 from engine import gan_losses
 from engine.optim import EMA
 from engine.processes import gather
-from w2w.cluit.bank import MemoryBank
 from w2w.cluit.config import CLUITConfig
-from w2w.cluit.losses import info_nce, labelled_cross_entropy
+from w2w.cluit.losses import MemoryBank, info_nce, labelled_cross_entropy
 from w2w.cluit.rows import Rows, Utterances, same_stretch
 from w2w.networks.discriminator import Discriminator
 

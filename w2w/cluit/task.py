@@ -19,13 +19,13 @@ from pretrain.pitch.correlation import Pitch
 from pretrain.teacher import Teacher, at_times
 from w2w.cluit import samples
 from w2w.cluit.adversary import Adversary
-from w2w.cluit.bank import MemoryBank
 from w2w.cluit.config import CLUITConfig
 from w2w.cluit.losses import (
     COMPARISONS,
     ON_OUTPUT,
     THROUGH_DISCRIMINATOR,
     LossBalancer,
+    MemoryBank,
     audible_frames,
     cosine_distance,
     energy_distance,

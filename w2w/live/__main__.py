@@ -31,8 +31,7 @@ from engine.user_error import UserError, exits_cleanly
 from w2w.convert import MOST_SEMITONES
 from w2w.converter import Converter
 from w2w.live.console import KEYS, Console, Keyboard, keyboard
-from w2w.live.devices import at_rates, device_end, listed, named, sound_library
-from w2w.live.duplex import Duplex
+from w2w.live.duplex import Duplex, at_rates, device_end, listed, named, sound_library
 from w2w.live.recorder import Recorder
 from w2w.live.session import Session, undisturbed
 from w2w.stream import HIGHEST_RATE, LOWEST_RATE

@@ -15,10 +15,9 @@ from pretrain.causal.encoder import CausalEncoder, CausalEncoderConfig, Content,
 from pretrain.pitch.correlation import Pitch
 from pretrain.pitch.network import LearnedPitchTracker, PitchNetworkConfig
 from pretrain.pitch.tracker import PitchTracker
-from w2w.networks.decoder import Decoder, DecoderConfig
+from w2w.networks.decoder import Decoder, DecoderConfig, PitchPredictor
 from w2w.networks.delay import Delay
 from w2w.networks.gate import PauseGate
-from w2w.networks.pitch_predictor import PitchPredictor
 from w2w.networks.style import StyleConfig, StyleEncoder
 from w2w.networks.trunk import PretrainedContent, TrunkConfig
 from w2w.networks.wave_network import WaveNetwork

@@ -83,7 +83,7 @@ def test_the_published_variants_differ_exactly_where_they_should():
     assert (weights.contrast_critic, weights.cycle, weights.r1) == (0.1, 3.0, 10.0)
     assert (weights.reconstruction, weights.content) == (0.0, 0.0)
     assert (task.n_negatives, task.temperature, task.ema, task.r1_every) == (2048, 0.07, 0.999, 16)
-    assert (task.positives, task.mask_same_speaker) == ("augmented", False)
+    assert not task.mask_same_speaker
     for optim in (recipe.optim_generator, recipe.optim_critic):
         assert (optim.optimizer, optim.lr, optim.betas) == ("adamw", 5e-5, (0.0, 0.99))
         assert (optim.weight_decay, optim.schedule) == (0.0, "constant")
@@ -116,11 +116,8 @@ def test_the_data_fills_in_what_only_it_knows(corpus, tmp_path):
     assert (full.network.n_speakers, full.task.bank_slots) == (3, 6)
     assert completed(full, crops) == full
     assert completed(config(corpus, tmp_path), crops).network.n_speakers == 0
-    assert completed(config(corpus, tmp_path, positives="recording"), crops).data.other == "recording"
     with pytest.raises(UserError, match="bank_slots"):
         build(run)
-    with pytest.raises(UserError, match=r"--data\.other recording"):
-        build(config(corpus, tmp_path, positives="recording", bank_slots=6))
     none = replace(run, data=replace(run.data, label_share=0.0))
     assert completed(none, batches(none.data, 0).crops).network.n_speakers == 0
 

@@ -7,8 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from engine.optim import OptimConfig
-from w2w.baselines.stargan.batches import LabelledBatch
-from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig
+from w2w.baselines.stargan.labels import LabelGroup, LabelledBatch, LabelsConfig
 from w2w.baselines.stargan.task import StarGAN, StarGANTaskConfig, other_clips
 from w2w.baselines.stargan.train import PRESETS
 

@@ -19,7 +19,7 @@ from vocoders.melgan import MELGAN_16K
 from vocoders.vocoder import Vocoder, VocoderConfig
 from w2w import Converter
 from w2w.baselines import two_stage
-from w2w.baselines.two_stage import MelNetwork, TwoStage, live_log_mel, reach_ahead
+from w2w.baselines.two_stage import TwoStage, live_log_mel, reach_ahead
 from w2w.networks.wave_network import WaveNetwork
 
 SPEECH = NAMED["speech16k"]
@@ -83,7 +83,6 @@ def case(request, buzz):
 def test_it_is_what_a_converter_drives(tiny):
     from w2w.networks.network import ConverterNetwork
 
-    assert isinstance(Blocks(), MelNetwork)
     assert isinstance(TwoStage(Blocks(), vocoder()), WaveNetwork)
     assert isinstance(ConverterNetwork(tiny()), WaveNetwork)
 

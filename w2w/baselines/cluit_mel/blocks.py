@@ -1,7 +1,10 @@
-"""Residual blocks, and the normalisation and modulation in them.
+"""Residual blocks, and the convolutions, normalisation and modulation in them.
 
 A shortcut and a residual are added and divided by √2. Rates change by the mean of pairs and by nearest
-upsampling; 1×1 shortcuts stand at the lower rate, which gives the same for half of the products.
+upsampling; 1×1 shortcuts stand at the lower rate, which gives the same for half of the products. The
+published blocks convolve and then average pairs of frames, or repeat frames and then convolve. Both are
+linear, so one strided convolution of four taps does either for two thirds of the products. What is learned
+are the three taps.
 """
 
 import math
@@ -13,15 +16,83 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from engine.streaming import CausalConv1d, CausalTransposedConv1d, StridedCausalConv1d
 from w2w.baselines.cluit_mel.config import Norm
-from w2w.baselines.cluit_mel.convolutions import as_rows, doubling, halving, initialised, of_rows, same
 
+Three = Float[Tensor, "a b 3"]
+Four = Float[Tensor, "a b 4"]
 Frames = Float[Tensor, "batch channels frames"]
 Voice = Float[Tensor, "batch style"]
-
-
 EPSILON = 1e-5
+
+
+class ThenMean(nn.Module):
+    """The kernel of a convolution followed by the mean of every pair of frames."""
+
+    def forward(self, taps: Three) -> Four:
+        a, b, c = taps.unbind(-1)
+        return torch.stack([a, a + b, b + c, c], dim=-1) * 0.5
+
+    def right_inverse(self, kernel: Four) -> Three:
+        """Make room for three taps, which are then initialised."""
+        return kernel[..., :3].clone()
+
+
+class RepeatThen(ThenMean):
+    """The kernel, of a transposed convolution, of every frame repeated (nearest) and then a convolution."""
+
+    def forward(self, taps: Three) -> Four:
+        a, b, c = taps.unbind(-1)
+        return torch.stack([c, b + c, a + b, a], dim=-1)
+
+
+def same(inner: int, outer: int, *, causal: bool, kernel: int = 3) -> nn.Module:
+    """A convolution that keeps the rate."""
+    layer = (
+        CausalConv1d(inner, outer, kernel) if causal else nn.Conv1d(inner, outer, kernel, padding=kernel // 2)
+    )
+    return initialised(layer, inner * kernel)
+
+
+def halving(inner: int, outer: int, *, causal: bool) -> nn.Module:
+    """A convolution and then the mean of pairs: ``frames // 2``."""
+    layer = (
+        StridedCausalConv1d(inner, outer, 4, 2) if causal else nn.Conv1d(inner, outer, 4, stride=2, padding=1)
+    )
+    parametrize.register_parametrization(layer, "weight", ThenMean(), unsafe=True)
+    return initialised(layer, inner * 3)
+
+
+def doubling(inner: int, outer: int, *, causal: bool) -> nn.Module:
+    """Nearest upsampling and then a convolution: ``2 * frames``."""
+    layer = (
+        CausalTransposedConv1d(inner, outer, 4, 2)
+        if causal
+        else nn.ConvTranspose1d(inner, outer, 4, stride=2, padding=1)
+    )
+    parametrize.register_parametrization(layer, "weight", RepeatThen(), unsafe=True)
+    return initialised(layer, inner * 3)
+
+
+def initialised(layer: Any, fan_in: int) -> Any:
+    """He normal weights and no bias, as StarGAN v2 begins."""
+    learned = layer.parametrizations.weight.original if parametrize.is_parametrized(layer) else layer.weight
+    nn.init.normal_(learned, std=math.sqrt(2.0 / fan_in))
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def folded(module: nn.Module) -> None:
+    """Put the kernels of four taps in place of the three that make them: for use, not for training.
+
+    The names in the state change: load weights before.
+    """
+    for layer in module.modules():
+        if parametrize.is_parametrized(layer, "weight"):
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
 
 
 @dataclass
@@ -164,7 +235,7 @@ class Block(nn.Module):
         )
         hidden, past2 = advance(self.conv2, hidden, past[1])
         x = F.avg_pool1d(x, 2) if self.downsample else x
-        x = pointwise(self.shortcut, x)
+        x = x if self.shortcut is None else self.shortcut(x)
         return (x + hidden) * math.sqrt(0.5), (past1, past2)
 
 
@@ -194,7 +265,7 @@ class StyledBlock(nn.Module):
         """Process one chunk, or a whole utterance where there is no past."""
         hidden, past1 = advance(self.conv1, leaky(self.adain1(x, modulations[0])), past[0])
         hidden, past2 = advance(self.conv2, leaky(self.adain2(hidden, modulations[1])), past[1])
-        x = pointwise(self.shortcut, x)
+        x = x if self.shortcut is None else self.shortcut(x)
         if self.doubles:  # a frame's pair of outputs beside it: no repeated copy is made
             pairs = hidden.unflatten(-1, (-1, 2)) + x[..., None]
             return pairs.flatten(-2) * math.sqrt(0.5), (past1, past2)
@@ -204,13 +275,6 @@ class StyledBlock(nn.Module):
 def shortcut(inner: int, outer: int) -> nn.Conv1d | None:
     """A 1×1 convolution where the number of channels changes."""
     return initialised(nn.Conv1d(inner, outer, 1, bias=False), inner) if inner != outer else None
-
-
-def pointwise(layer: nn.Conv1d | None, x: Frames) -> NewFrames:
-    """Apply a shortcut, where there is one."""
-    if layer is None:
-        return x
-    return of_rows(x, layer.weight, None) if as_rows(x) else layer(x)
 
 
 def advance(layer: Any, x: Frames, past: Past) -> tuple[NewFrames, Past]:

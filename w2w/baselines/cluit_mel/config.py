@@ -1,7 +1,8 @@
 """Sizes of CLUIT's networks on mels, and what decides its training."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -127,6 +128,7 @@ class Weights:
 class CluitMelTaskConfig:
     """The algorithm around the networks; the defaults are the published recipe's."""
 
+    GONE: ClassVar[Mapping[str, Any]] = {"positives": "augmented"}
     weights: Weights = field(default_factory=Weights)
     """Of the losses."""
     negatives: Literal["bank", "queue"] = "bank"
@@ -137,9 +139,6 @@ class CluitMelTaskConfig:
     """Slots of the bank; 0: as many as the data has recordings. With fewer, recordings share them."""
     bank_momentum: float = 0.5
     """Share of a slot that stays when its recording's next key comes."""
-    positives: Literal["augmented", "recording", "speaker"] = "augmented"
-    """What a clip's key is made of: the clip itself, augmented; another crop of its recording (which takes
-    ``data.other`` with it); or of its speaker, where he is known and has another recording."""
     mask_same_speaker: bool = False
     """Take keys of the query's own speaker out of the negatives, where labels exist. Those of its own
     recording are never negatives."""

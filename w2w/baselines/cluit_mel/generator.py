@@ -9,9 +9,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.user_error import UserError
-from w2w.baselines.cluit_mel.blocks import Affine, Block, Modulation, StyledBlock, advance, leaky
+from w2w.baselines.cluit_mel.blocks import (
+    Affine,
+    Block,
+    Modulation,
+    StyledBlock,
+    advance,
+    initialised,
+    leaky,
+    same,
+)
 from w2w.baselines.cluit_mel.config import CluitMelConfig
-from w2w.baselines.cluit_mel.convolutions import initialised, same
 
 Mel = Float[Tensor, "batch n_mels frames"]
 

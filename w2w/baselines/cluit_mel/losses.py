@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import replace
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from data.frontends import MelConfig
 from engine.user_error import UserError
 from pretrain.recogniser import load_recogniser
-from w2w.cluit.bank import MemoryBank
-from w2w.cluit.losses import r1
+from w2w.cluit.losses import MemoryBank, r1
 
 Keys = Float[Tensor, "batch dim"]
 Numbers = Int[Tensor, "batch"]
@@ -26,19 +25,6 @@ class Drawn(NamedTuple):
     """Of unit length."""
     identity: Int[Tensor, "bank"]
     """Whose each is: a speaker's label, or a number below −1, one for each recording."""
-
-
-@runtime_checkable
-class Negatives(Protocol):
-    """Keys that are remembered; state of the run, and every process has its own."""
-
-    def draw(self) -> Drawn:
-        """Return the negatives of this step."""
-        ...
-
-    def remember(self, keys: Keys, identity: Numbers, recording: Numbers) -> None:
-        """Keep a batch of keys."""
-        ...
 
 
 class SlotBank(nn.Module):

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from data.frontends import MelConfig
 from engine.user_error import UserError
+from w2w.baselines.cluit_mel.blocks import folded, initialised
 from w2w.baselines.cluit_mel.config import CluitMelConfig
-from w2w.baselines.cluit_mel.convolutions import folded, initialised
 from w2w.baselines.cluit_mel.generator import Generator, Trunk, whole_blocks
 
 Mel = Float[Tensor, "batch n_mels frames"]

@@ -225,11 +225,7 @@ class CluitMel:
         identity = torch.where(masked, label, -2 - batch.utterance)
         if not (config.weights.contrast_critic or config.weights.contrast_generator):
             return Voices(label, identity, None, None)
-        if config.positives == "augmented":
-            positive = augmented(source, config.augment)
-        else:
-            positive = self.frontend(batch.other)
-        key = self.critic_ema.module(positive).projection.float()
+        key = self.critic_ema.module(augmented(source, config.augment)).projection.float()
         return Voices(label, identity, key, self.bank.draw())
 
     def critic_step(

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.batches import SpeechCrops, StreamedCrops, batches
-from engine.checkpoint import fill, load_weights, newest_checkpoint
+from engine.checkpoint import newest_checkpoint
 from engine.loop import accelerator, fit
 from engine.user_error import UserError
 from w2w.baselines.cluit_mel.losses import MelContentLoss
@@ -16,6 +16,7 @@ from w2w.baselines.cluit_mel.network import CluitMelConfig
 from w2w.baselines.cluit_mel.presets import PRESETS, CluitMelTrainConfig
 from w2w.baselines.cluit_mel.task import CluitMel
 from w2w.export import export_run
+from w2w.weights import begin_from
 
 __all__ = ["PRESETS", "CluitMelTrainConfig", "build", "completed", "train"]
 
@@ -23,7 +24,6 @@ __all__ = ["PRESETS", "CluitMelTrainConfig", "build", "completed", "train"]
 def train(config: CluitMelTrainConfig) -> SpeechCrops | StreamedCrops:
     """Train, or continue; leave the converter for use in ``export``, and return what was learned from."""
     here = accelerator(config.loop)
-    config = with_its_crops(config)
     loop, rank, n_ranks = config.loop, here.process_index, here.num_processes
     crops = batches(config.data, loop.seed, loop.workers, rank, n_ranks, loop.accumulate)
     config = completed(config, crops.crops)
@@ -33,19 +33,12 @@ def train(config: CluitMelTrainConfig) -> SpeechCrops | StreamedCrops:
     return crops.crops
 
 
-def with_its_crops(config: CluitMelTrainConfig) -> CluitMelTrainConfig:
-    """The config whose batches hold the positives it asks for."""
-    if config.task.positives == "recording":
-        return replace(config, data=replace(config.data, other="recording"))
-    return config
-
-
 def completed(config: CluitMelTrainConfig, crops: SpeechCrops | StreamedCrops) -> CluitMelTrainConfig:
     """Fill in what only the data knows: how many speakers are told of, and how many recordings there are.
 
     Where ``data.label_share`` is 0 the label losses are silent, as for any clip whose speaker is not known.
     """
-    config, n_speakers = with_its_crops(config), len(crops.speakers)
+    n_speakers = len(crops.speakers)
     if config.task.uses_labels and config.data.label_share:
         config = replace(config, network=_naming(config, n_speakers))
     if config.task.negatives == "bank" and not config.task.bank_slots:
@@ -70,22 +63,9 @@ def _naming(config: CluitMelTrainConfig, n_speakers: int) -> CluitMelConfig:
 
 def build(config: CluitMelTrainConfig) -> CluitMel:
     """The task of a ``completed`` config; the recogniser is loaded only where its loss has a weight."""
-    if config.task.positives == "recording" and config.data.other != "recording":
-        raise UserError("task.positives=recording needs --data.other recording")
     content = MelContentLoss(config.network.mel) if config.task.weights.content else None
     players = config.optim_generator, config.optim_critic
     task = CluitMel(config.task, config.network, *players, content)
     if config.init and not newest_checkpoint(config.loop.out):
-        begin_from(task, Path(config.init))
+        begin_from(task.modules, Path(config.init), without=("negatives",))
     return task
-
-
-def begin_from(task: CluitMel, run: Path) -> None:
-    """Fill the networks from another run's newest checkpoint; negatives begin empty."""
-    folder = newest_checkpoint(run)
-    if folder is None:
-        raise UserError(f"init={run} holds no checkpoint of a run: give the folder that --loop.out named")
-    for name, module in task.modules.items():
-        if name != "negatives":
-            path = folder / f"{name}.safetensors"
-            fill(module, load_weights(path), path)

@@ -16,7 +16,7 @@ from engine.config import load_config
 from engine.user_error import UserError
 from vocoders.griffin_lim import GriffinLim
 from vocoders.vocoder import Vocoder
-from w2w.baselines.stargan.labels import Companions, heard_voice, named_voice
+from w2w.baselines.stargan.labels import Companions, companions, heard_voice, named_voice, told_rows
 from w2w.baselines.stargan.networks import Discriminator, Generator, StarGANConfig
 from w2w.baselines.stargan.spectrogram import Spectrogram, ToMel, ToWave, at_full_scale, edge
 
@@ -210,8 +210,6 @@ class StarGANNetwork(nn.Module):
 
 def trained(checkpoint: Path) -> tuple[StarGANUseConfig, StarGANSpectrograms]:
     """What a training run's checkpoint leaves for use; speakers' other labels come from the run's data."""
-    from w2w.baselines.stargan.batches import told_rows
-    from w2w.baselines.stargan.labels import companions_if_there
     from w2w.baselines.stargan.presets import StarGANTrainConfig
 
     config = load_config(StarGANTrainConfig, checkpoint / "config.json")
@@ -220,7 +218,7 @@ def trained(checkpoint: Path) -> tuple[StarGANUseConfig, StarGANSpectrograms]:
         weights = checkpoint / f"{name}.safetensors"
         fill(getattr(networks, name), load_weights(weights), weights)
     try:
-        known = companions_if_there(told_rows(config.data), config.stargan.labels)
-    except UserError:  # the data is gone: a speaker is then named by its own label alone
+        known = companions(told_rows(config.data), config.stargan.labels)
+    except UserError:  # the data is gone or another's: a speaker is then named by its own label alone
         known = ()
     return StarGANUseConfig(network=config.stargan, companions=known), networks.eval()

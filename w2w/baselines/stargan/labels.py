@@ -1,4 +1,4 @@
-"""What is known of a clip: groups of labels by manifest column, any of which a clip may lack.
+"""What is known of a clip: groups of labels by manifest column, any of which a clip may lack; and batches.
 
 A clip's labels are indices, ``batch groups``, −1 where a group is not known. The generator reads them as
 one-hots and presence bits, the discriminator is taught them as targets in {0, 1} and −1 where unknown.
@@ -6,17 +6,22 @@ one-hots and presence bits, the discriminator is taught them as targets in {0, 1
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.data import Dataset
 
+from data.batches import Address, Batches, DataConfig, SpeechCrops
 from data.manifest import ALIASES, Row
+from data.rows import known_speakers, split_rows
 from engine.json_config import nearest
+from engine.loop import LoopConfig
 from engine.user_error import UserError
+from w2w.baselines.stargan.spectrogram import SpectrogramConfig, at_full_scale
 
 Indices = Int[Tensor, "batch groups"]
 
@@ -204,8 +209,63 @@ def heard_voice(logits: Float[Tensor, "batch n_out"], labels: LabelsConfig) -> F
     return input_label(torch.stack(heard, dim=1), labels)
 
 
-def companions_if_there(rows: Iterable[Row], labels: LabelsConfig) -> Companions:
-    """As ``companions``, and empty where rows and labels do not belong together any more."""
-    with suppress(UserError):
-        return companions(rows, labels)
-    return ()
+class LabelledBatch(NamedTuple):
+    """Crops and their labels."""
+
+    wave: Float[Tensor, "batch 1 samples"]
+    """Peaks of 1."""
+    labels: Int[Tensor, "batch groups"]
+    """−1 where a group is not known of a clip."""
+
+
+class LabelledCrops(Dataset[LabelledBatch]):
+    """Batches by address. A crop below ``silence_db`` is drawn again, a short recording repeated."""
+
+    def __init__(
+        self,
+        config: DataConfig,
+        spectrogram: SpectrogramConfig,
+        labels: LabelsConfig,
+        *,
+        n_parts: int = 1,
+        progress: bool = True,
+    ) -> None:
+        """``n_parts`` times ``config.batch`` clips are drawn at once: a part for each update of a step."""
+        # The other crop of the same voice is not used; one sample of it is the least that can be asked for.
+        cut = replace(
+            config,
+            sample_rate=spectrogram.sample_rate,
+            crop_samples=spectrogram.crop_samples,
+            reference_samples=1,
+            batch=config.batch * n_parts,
+        )
+        self.crops = SpeechCrops(cut, progress=progress)
+        self.labels = labels_of(told_rows(config), labels)
+        """Every row's."""
+
+    def __getitem__(self, address: Address) -> LabelledBatch:
+        batch = self.crops[address]
+        return LabelledBatch(at_full_scale(batch.wave), self.labels[batch.utterance])
+
+
+def told_rows(config: DataConfig) -> list[Row]:
+    """The rows of the split, with the speakers that the run is told of."""
+    rows = split_rows(config.path, config.split)
+    known = known_speakers(rows, config.label_share)
+    return [replace(row, speaker=speaker) for row, speaker in zip(rows, known, strict=True)]
+
+
+def labelled_batches(
+    config: DataConfig,
+    loop: LoopConfig,
+    spectrogram: SpectrogramConfig,
+    labels: LabelsConfig,
+    *,
+    n_parts: int,
+    rank: int = 0,
+) -> Batches[LabelledCrops]:
+    """Read the corpus and return the batches of one process."""
+    if config.batch < 2:
+        raise UserError(f"data.batch={config.batch} must be at least 2: target labels are other clips'")
+    crops = LabelledCrops(config, spectrogram, labels, n_parts=n_parts, progress=rank == 0)
+    return Batches(crops, seed=loop.seed, workers=loop.workers, rank=rank, accumulate=loop.accumulate)

@@ -96,7 +96,7 @@ class Spectrogram(nn.Module):
     def forward(self, wave: Wave) -> Spectrograms:
         """Power / n_fft of whole frames alone, floored, its natural logarithm scaled to [0, 1].
 
-        Waves are expected with peaks of 1 (see ``batches``); quieter ones make darker spectrograms.
+        Waves are expected with peaks of 1 (see ``at_full_scale``); quieter ones make darker spectrograms.
         """
         config = self.config
         spectrum = stft(wave, n_fft=config.n_fft, hop=config.hop, padding="none", window=self.window)

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from engine.optim import OptimConfig, Player
 from engine.tracking import Samples
 from engine.user_error import at_least
-from w2w.baselines.stargan.batches import LabelledBatch
-from w2w.baselines.stargan.labels import input_label, output_label
+from w2w.baselines.stargan.labels import LabelledBatch, input_label, output_label
 from w2w.baselines.stargan.networks import Discriminator, Generator, StarGANConfig
 from w2w.baselines.stargan.spectrogram import Spectrogram
 

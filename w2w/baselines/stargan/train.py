@@ -9,14 +9,14 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-from engine.checkpoint import fill, load_weights, newest_checkpoint
+from engine.checkpoint import newest_checkpoint
 from engine.loop import accelerator, fit
 from engine.user_error import UserError
-from w2w.baselines.stargan.batches import LabelledCrops, labelled_batches, told_rows
-from w2w.baselines.stargan.labels import with_names
+from w2w.baselines.stargan.labels import LabelledCrops, labelled_batches, told_rows, with_names
 from w2w.baselines.stargan.presets import PRESETS, StarGANTrainConfig
 from w2w.baselines.stargan.task import StarGAN
 from w2w.export import export_run
+from w2w.weights import begin_from
 
 __all__ = ["PRESETS", "StarGANTrainConfig", "build", "completed", "train"]
 
@@ -55,15 +55,5 @@ def build(config: StarGANTrainConfig) -> StarGAN:
     """The task of a completed config."""
     task = StarGAN(config.task, config.stargan, config.optim_generator, config.optim_discriminator)
     if config.init and not newest_checkpoint(config.loop.out):
-        begin_from(task, Path(config.init))
+        begin_from(task.modules, Path(config.init))
     return task
-
-
-def begin_from(task: StarGAN, run: Path) -> None:
-    """Fill both networks from another run's newest checkpoint."""
-    folder = newest_checkpoint(run)
-    if folder is None:
-        raise UserError(f"init={run} holds no checkpoint of a run: give the folder that --loop.out named")
-    for name, module in task.modules.items():
-        path = folder / f"{name}.safetensors"
-        fill(module, load_weights(path), path)
