@@ -25,9 +25,8 @@ from engine.seeding import seed_step
 from pretrain.speech.batches import Clips, SpeechConfig, UnlabelledSpeech
 from pretrain.speech.encoder import SpeechEncoder, SpeechEncoderConfig
 from pretrain.speech.loading import load_speech_encoder
-from pretrain.speech.masking import gather_frames
 from pretrain.speech.regression import Regression, RegressionConfig, Teacher, TeacherConfig
-from pretrain.speech.student import MaskToken, MaskTokenConfig, MultiMask, MultiMaskConfig
+from pretrain.speech.student import MaskToken, MaskTokenConfig, MultiMask, MultiMaskConfig, gather_frames
 
 GOAL = 2.0
 """Times fewer seconds that the 2.0 form should take."""

@@ -21,10 +21,9 @@ from engine.user_error import UserError, exits_cleanly
 from pretrain.speech import encoder
 from pretrain.speech.batches import Clips, SpeechConfig, unlabelled_speech
 from pretrain.speech.contrast import ContrastConfig
-from pretrain.speech.masking import MaskConfig
 from pretrain.speech.pretraining import Pretraining, PretrainingConfig
 from pretrain.speech.regression import RegressionConfig, SpectrumConfig, TeacherConfig
-from pretrain.speech.student import MultiMaskConfig
+from pretrain.speech.student import MaskConfig, MultiMaskConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,16 @@
-"""Augmentation of log-mels: other vocal tracts, rooms, noises and tempos, and SpecAugment's masks."""
+"""Augmentation of what recognisers hear: of log-mels, and of waves and a speech encoder's frames.
 
+Other vocal tracts, rooms, noises and tempos, and SpecAugment's masks.
+"""
+
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torchaudio.functional import mask_along_axis_iid
 
@@ -111,3 +116,62 @@ def _smooth_curves(batch: int, n_mels: int, device: torch.device) -> Float[Tenso
     orders = torch.arange(1, 6, device=device)
     cosines = torch.cos(torch.pi * orders[:, None] * place) / orders[:, None]
     return torch.randn(batch, 5, device=device) @ cosines * 1.15
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameAugmentConfig:
+    """How waves and frames are changed while an encoder is fine-tuned; 0 turns a kind of change off."""
+
+    time_share: float = 0.05
+    """Share of the frames at which a masked stretch begins."""
+    time_frames: int = 10
+    """Frames of a stretch, replaced by the vector that masked frames in pretraining."""
+    channel_share: float = 0.008
+    """Share of the channels at which a masked group of channels begins, for the whole utterance."""
+    channel_width: int = 16
+    """Channels of such a group, set to 0."""
+    speed: float = 0.1
+    """Tempo and pitch of a batch are multiplied by 1 / (1 + speed) … 1 + speed."""
+
+    def __post_init__(self) -> None:
+        if min(self.time_share, self.channel_share, self.speed) < 0 or self.time_share >= 1:
+            raise UserError(
+                "augment.time_share, channel_share and speed must be 0 or more, and shares below 1"
+            )
+        if min(self.time_frames, self.channel_width) < 1:
+            raise UserError("augment.time_frames and augment.channel_width must be at least 1")
+
+
+def change_wave_speed(
+    wave: Float[Tensor, "batch 1 samples"], n_samples: Int[Tensor, "batch"], largest: float
+) -> tuple[Float[Tensor, "batch 1 new"], Int[Tensor, "batch"]]:
+    """Play a batch faster or slower by one random factor; pitch follows."""
+    if not largest:
+        return wave, n_samples
+    factor = math.exp((2 * float(torch.rand(())) - 1) * math.log1p(largest))
+    size = max(1, round(wave.shape[-1] / factor))
+    new = F.interpolate(wave, size=size, mode="linear")
+    return new, (n_samples * (size / wave.shape[-1])).floor().long().clamp(1, size)
+
+
+def mask_frames(
+    frames: Float[Tensor, "batch frames hidden"],
+    mask_vector: Float[Tensor, "hidden"],
+    config: FrameAugmentConfig,
+) -> Float[Tensor, "batch frames hidden"]:
+    """Replace stretches of frames by a vector, and set groups of channels to 0."""
+    batch, n_frames, hidden = frames.shape
+    if config.time_share:
+        masked = _stretches(batch, n_frames, config.time_share, config.time_frames, frames.device)
+        frames = torch.where(masked[..., None], mask_vector.to(frames.dtype), frames)
+    if config.channel_share:
+        masked = _stretches(batch, hidden, config.channel_share, config.channel_width, frames.device)
+        frames = frames.masked_fill(masked[:, None], 0.0)
+    return frames
+
+
+def _stretches(
+    batch: int, length: int, share: float, width: int, device: torch.device
+) -> Bool[Tensor, "batch length"]:
+    begins = torch.rand(batch, 1, length, device=device) < share
+    return F.max_pool1d(F.pad(begins.float(), (width - 1, 0)), width, 1)[:, 0] > 0

@@ -26,9 +26,9 @@ from pretrain.ctc_score import Errors, error_rates
 from pretrain.probe.embedders import short_name
 from pretrain.probe.harness import Probe, seed_argument
 from pretrain.probe.results import Interval, Result, draw_curves, interval, results_of
+from pretrain.spectral_augment import FrameAugmentConfig
 from pretrain.speech.labelled import LabelledSpeech
 from pretrain.speech.loading import load_speech_encoder
-from pretrain.speech.masking import FrameAugmentConfig
 from pretrain.speech.recognition_config import PRESETS, CTCConfig, FreezeConfig
 
 ARMS = ("tuned", "random", "frozen")

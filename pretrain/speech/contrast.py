@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from engine.user_error import UserError
-from pretrain.speech.masking import gather_frames
+from pretrain.speech.student import gather_frames
 
 Flat = Float[Tensor, "n conv_dim"]
 

@@ -13,9 +13,8 @@ from engine.user_error import UserError
 from pretrain.speech.batches import Clips
 from pretrain.speech.contrast import Contrast, ContrastConfig
 from pretrain.speech.encoder import SpeechEncoder, SpeechEncoderConfig
-from pretrain.speech.masking import gather_frames
 from pretrain.speech.regression import Regression, RegressionConfig, Spectrum, SpectrumConfig, Teacher
-from pretrain.speech.student import MaskToken, MaskTokenConfig, MultiMask, MultiMaskConfig
+from pretrain.speech.student import MaskToken, MaskTokenConfig, MultiMask, MultiMaskConfig, gather_frames
 
 Losses = tuple[Float[Tensor, ""], dict[str, Tensor]]
 

@@ -14,11 +14,10 @@ from engine.tracking import Samples
 from pretrain import spectral_augment
 from pretrain.ctc_score import error_rates, total
 from pretrain.recogniser import Recogniser, RecogniserConfig
-from pretrain.spectral_augment import AugmentConfig
+from pretrain.spectral_augment import AugmentConfig, FrameAugmentConfig, change_wave_speed, mask_frames
 from pretrain.speech.encoder import Encoded
 from pretrain.speech.labelled import Labelled, LabelledSpeech
 from pretrain.speech.loading import SpeechRecogniser, load_speech_encoder
-from pretrain.speech.masking import FrameAugmentConfig, change_speed, mask_frames
 from pretrain.speech.recognition_config import CTCConfig, resolved
 from pretrain.units import RecogniserOutput, ctc_losses, greedy, mean_per_unit
 
@@ -166,7 +165,7 @@ def _encoder_views(
 ) -> RecogniserOutput:
     """Views at the same speed with other masks; ``learns``: whether the convolutions and the encoder do."""
     encoder = network.encoder
-    wave, samples = change_speed(batch.wave, batch.samples, augment.speed)
+    wave, samples = change_wave_speed(batch.wave, batch.samples, augment.speed)
     with nullcontext() if learns[0] else torch.no_grad():
         local = encoder.local(wave, samples)
     with nullcontext() if learns[1] else torch.no_grad():

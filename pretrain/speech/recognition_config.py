@@ -8,11 +8,10 @@ from engine.loop import LoopConfig
 from engine.optim import OptimConfig
 from engine.user_error import UserError
 from pretrain.recogniser import RecogniserConfig
-from pretrain.spectral_augment import AugmentConfig
+from pretrain.spectral_augment import AugmentConfig, FrameAugmentConfig
 from pretrain.speech import encoder as encoders
 from pretrain.speech.labelled import LabelledConfig
 from pretrain.speech.loading import SpeechRecogniserConfig, load_speech_encoder
-from pretrain.speech.masking import FrameAugmentConfig
 from pretrain.units import Phonemes
 
 

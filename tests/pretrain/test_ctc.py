@@ -22,11 +22,17 @@ from pretrain.ctc import main, train
 from pretrain.ctc_score import error_rates, total
 from pretrain.ctc_score import main as score_main
 from pretrain.recogniser import RecogniserConfig, load_recogniser
-from pretrain.spectral_augment import AugmentConfig, mask, warp_frequency
+from pretrain.spectral_augment import (
+    AugmentConfig,
+    FrameAugmentConfig,
+    change_wave_speed,
+    mask,
+    mask_frames,
+    warp_frequency,
+)
 from pretrain.speech.encoder import TINY, SpeechEncoder
 from pretrain.speech.labelled import LabelledConfig, LabelledSpeech, subset
 from pretrain.speech.loading import SpeechRecogniserConfig
-from pretrain.speech.masking import FrameAugmentConfig, change_speed, mask_frames
 from pretrain.speech.recognition import Recognition, ctc_losses
 from pretrain.speech.recognition_config import PRESETS, CTCConfig, FreezeConfig, WeightsConfig
 from pretrain.units import Characters, RecogniserOutput, Units
@@ -211,7 +217,7 @@ def test_no_augmentation_is_the_identity():
     assert torch.equal(new, lengths)
     assert torch.equal(mask(mel, UNCHANGED_MELS), mel)
     wave, samples = torch.randn(2, 1, 16_000), torch.tensor([16_000, 8_000])
-    same, new = change_speed(wave, samples, 0.0)
+    same, new = change_wave_speed(wave, samples, 0.0)
     assert same.equal(wave)
     assert new.equal(samples)
 
@@ -220,7 +226,7 @@ def test_speed_moves_lengths_within_the_limit():
     mel, new = spectral_augment.change_speed(torch.randn(50, 4, 100), torch.full((50,), 100), 0.25)
     assert mel.shape[-1] == new.max()
     assert 79 <= new.min() < 100 < new.max() <= 125
-    wave, lengths = change_speed(torch.randn(2, 1, 16_000), torch.tensor([16_000, 8_000]), 0.2)
+    wave, lengths = change_wave_speed(torch.randn(2, 1, 16_000), torch.tensor([16_000, 8_000]), 0.2)
     assert lengths[0] == wave.shape[-1] != 16_000
     assert abs(lengths[0] / 2 - lengths[1]) <= 1
 

@@ -7,7 +7,7 @@ from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining
 from transformers.models.wav2vec2.modeling_wav2vec2 import _sample_negative_indices
 
 from pretrain.speech.contrast import Contrast, ContrastConfig, contrastive_logits, draw_negatives
-from pretrain.speech.masking import MaskConfig, equally_many, gather_frames, masked_indices, span_mask
+from pretrain.speech.student import MaskConfig, equally_many, gather_frames, masked_indices, span_mask
 
 CONFIG = ContrastConfig(codes=6, code_dim=8, dim=12, negatives=7)
 

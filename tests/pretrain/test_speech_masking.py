@@ -6,7 +6,7 @@ import torch
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices
 
 from engine.user_error import UserError
-from pretrain.speech.masking import MaskConfig, equally_many, gather_frames, masked_indices, span_mask
+from pretrain.speech.student import MaskConfig, equally_many, gather_frames, masked_indices, span_mask
 
 DRAWS = 1500
 

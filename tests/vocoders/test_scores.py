@@ -152,7 +152,7 @@ def test_evaluate_is_the_mean_over_recordings() -> None:
     log_mel = LogMel(named_mel("speech16k"))
     waves = [voice(120), voice(200)]
     copies = iter([waves[0], 0.5 * waves[1]])
-    found = scores.evaluate(lambda mel: next(copies), waves, log_mel)
+    found = scores.evaluate(lambda mel: next(copies), log_mel, waves)
     expected = scores.log_mel_l1(waves[1], 0.5 * waves[1], RATE) / 2
     assert found["log_mel_l1"] == pytest.approx(expected, rel=1e-5)
     assert found["vuv_f1"] == 1
@@ -160,7 +160,7 @@ def test_evaluate_is_the_mean_over_recordings() -> None:
 
 def test_evaluate_leaves_out_what_nobody_scored() -> None:
     log_mel = LogMel(named_mel("speech16k"))
-    found = scores.evaluate(lambda mel: torch.zeros(1, 1, RATE), [torch.zeros(1, 1, RATE)], log_mel)
+    found = scores.evaluate(lambda mel: torch.zeros(1, 1, RATE), log_mel, [torch.zeros(1, 1, RATE)])
     assert set(found) == {"log_mel_l1", "stft_distance", "periodicity_error"}
 
 

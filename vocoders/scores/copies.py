@@ -121,7 +121,7 @@ def scores(reference: Wave, generated: Copy, sample_rate: int) -> dict[str, floa
 
 
 @torch.inference_mode()
-def evaluate(vocoder: Callable[[Mel], Tensor], waves: Sequence[Wave], log_mel: LogMel) -> dict[str, float]:
+def evaluate(vocoder: Callable[[Mel], Tensor], log_mel: LogMel, waves: Sequence[Wave]) -> dict[str, float]:
     """Copy recordings from their mels and return the mean of every score; NaN values count in no mean.
 
     The mel goes to the vocoder on ``log_mel``'s device; a score that no recording has is left out.
