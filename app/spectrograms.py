@@ -12,8 +12,7 @@ from torch import Tensor
 from data.audio import excerpt
 from data.frontends import SPEECH_16K, hz_to_mel
 from data.mel_picture import mel_png
-from pretrain.pitch.correlation import F_MAX, F_MIN
-from pretrain.pitch.tracker import PitchTracker
+from pretrain.pitch.tracker import F_MAX, F_MIN, PitchTracker
 
 Wave = Float[Tensor, "1 1 samples"]
 Curve = Float[np.ndarray, "frames"]

@@ -27,9 +27,9 @@ from engine.config import cli
 from engine.loop import LoopConfig, accelerator, addressing, fit
 from engine.optim import EMA, OptimConfig, Player
 from engine.user_error import exits_cleanly
-from pretrain.pitch.correlation import BINS_PER_OCTAVE
 from pretrain.pitch.labels import LabelledPitch, PitchDataConfig, PitchLabels
 from pretrain.pitch.network import LearnedPitchTracker, PitchNetworkConfig
+from pretrain.pitch.tracker import BINS_PER_OCTAVE
 
 BLUR = 1.0
 """Bins: standard deviation of a label's share among the bins around it (Kim et al. 2018, eq. 4)."""

@@ -21,7 +21,7 @@ from data.frontends import LogMel, MelConfig
 from engine.checkpoint import fill, load_weights
 from engine.hub import hint, repository
 from engine.user_error import UserError
-from pretrain.causal.student import RELEASED, Student, is_student, load_student
+from pretrain.causal.encoder import RELEASED, Student, is_student, load_student
 from pretrain.speech.encoder import SpeechEncoder, standardised
 from pretrain.speech.loading import PUBLISHED, load_speech_encoder
 from pretrain.teacher import SAMPLE_RATE, Features, Framing, Hidden, Teacher, Wave

@@ -156,7 +156,7 @@ def tiny_release(folder: Path) -> Path:
 )
 def test_commands_run_in_their_order(page, made, world, monkeypatch, capfd):
     released_or_tiny(world, monkeypatch)
-    monkeypatch.setattr("w2w.exported.onnx_step.SECONDS", 0.5)  # of comparing a graph with its network
+    monkeypatch.setattr("w2w.exported.step.SECONDS", 0.5)  # of comparing a graph with its network
     ran = 0
     for words in filter(None, map(program, commands(ROOT / page))):
         run([*words, *SHORTER.get(words[0], "").split()], monkeypatch)

@@ -15,10 +15,9 @@ from data.audio.checking import check_floats, check_rate, check_wave
 from data.audio.resampling import resample, resampled_length
 from engine.checkpoint import fill, load_weights
 from engine.user_error import UserError
-from w2w.audible import FITTED_S, check_audible, parts, richest
 from w2w.networks.network import ConverterNetwork
 from w2w.networks.wave_network import WaveNetwork, check_voice
-from w2w.source_pitch import knowing, mean_log_f0
+from w2w.recording import FITTED_S, check_audible, knowing, mean_log_f0, parts, richest
 from w2w.stream import Engine, Stream
 from w2w.weights import is_mel_converter, load_converter, weights_folder
 

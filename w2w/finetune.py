@@ -21,13 +21,13 @@ from engine.loop import LoopConfig
 from engine.optim import OptimConfig
 from engine.outcome import leaving_out, note
 from engine.user_error import UserError
-from w2w.audible import LONGEST_S
 from w2w.cluit.config import CLUITConfig
 from w2w.cluit.losses import Weights
 from w2w.cluit.task import CLUIT
 from w2w.converter import OWN_VOICE, Converter
 from w2w.networks.network import ConverterConfig
 from w2w.pretrained import PretrainedConfig
+from w2w.recording import LONGEST_S
 from w2w.voice_fitting import MOST_CLIPS
 from w2w.weights import load_converter, weights_folder
 

@@ -13,7 +13,7 @@ from engine.config import free
 from engine.contents import Contents, folder_contents
 from engine.optim import OptimConfig, Player
 from engine.user_error import UserError
-from pretrain.causal.student import load_student
+from pretrain.causal.encoder import load_student
 from pretrain.pitch.network import load_pitch_tracker
 from w2w.networks.network import ConverterConfig, ConverterNetwork
 from w2w.networks.trunk import PretrainedContent, TrunkConfig

@@ -35,10 +35,10 @@ class VoiceRamp(NamedTuple):
 
     def at(self, place: float) -> tuple[Voice, float]:
         """Voice and semitones at a place; from the end on exactly those that were asked for."""
-        gone = place - self.began
-        if gone >= self.lasts:
+        elapsed = place - self.began
+        if elapsed >= self.lasts:
             return self.end, self.end_semitones
-        share = max(gone, 0.0) / self.lasts
+        share = max(elapsed, 0.0) / self.lasts
         moved = self.start_semitones + share * (self.end_semitones - self.start_semitones)
         return torch.lerp(self.start, self.end, share), moved
 
@@ -86,10 +86,10 @@ class StreamState(NamedTuple):
     leaving: ResamplerState | None
     waiting: Float[Tensor, "batch 1 rest"]
     """Samples at the network's rate that do not fill a hop yet."""
-    steering: VoiceRamp
-    heard: int
+    ramp: VoiceRamp
+    n_in: int
     """Samples taken in."""
-    made: int
+    n_out: int
     """Samples the network has put out, at its own rate, its lag included."""
     last: Float[Tensor, "batch 1 1"]
     """The last sample taken in, which is held beyond the end: an offset that ended would be a click."""
@@ -176,16 +176,16 @@ class Stream:
         self.state = self.changed(self.state, voice, semitones, over_ms)
 
     def begin(self) -> StreamState:
-        """Nothing heard: one conversion for each row of the voice."""
+        """Nothing taken in: one conversion for each row of the voice."""
         batch, device = len(self.voice), self.voice.device
         return StreamState(
             network=self.engine.begin(batch),
             entering=self.entering.begin(batch, device) if self.entering else None,
             leaving=self.leaving.begin(batch, device) if self.leaving else None,
             waiting=self.voice.new_zeros(batch, 1, 0),
-            steering=VoiceRamp.staying(self.voice, self.semitones),
-            heard=0,
-            made=0,
+            ramp=VoiceRamp.staying(self.voice, self.semitones),
+            n_in=0,
+            n_out=0,
             last=self.voice.new_zeros(batch, 1, 1),
         )
 
@@ -207,12 +207,12 @@ class Stream:
 
     def finish(self, state: StreamState) -> Ready:
         """What is left of the result where the source ends here; the state stays as it was."""
-        rest = state.heard - max(self._out(state.made) - self.lag, 0)
+        rest = state.n_in - max(self._out(state.n_out) - self.lag, 0)
         # As many hops as it takes to bring the last sample out.
         hop = self.hop * self.down
-        last = -(-(state.heard + self.lag) * self.up // hop)
-        held = state.last.expand(-1, -1, -(-last * hop // self.up) - state.heard)
-        return self.step(held, state)[0][..., :rest]
+        last = -(-(state.n_in + self.lag) * self.up // hop)
+        padding = state.last.expand(-1, -1, -(-last * hop // self.up) - state.n_in)
+        return self.step(padding, state)[0][..., :rest]
 
     def changed(
         self,
@@ -224,23 +224,23 @@ class Stream:
         """The state from which the voice, the pitch or both move to others; see ``change``."""
         if not (math.isfinite(over_ms) and over_ms >= 0):
             raise UserError(f"over_ms={over_ms} must be 0 or more milliseconds")
-        if voice is not None and voice.shape != state.steering.end.shape:
+        if voice is not None and voice.shape != state.ramp.end.shape:
             raise UserError(
                 f"the new voice has shape {tuple(voice.shape)}, the stream's is "
-                f"{tuple(state.steering.end.shape)}: embed it with the same converter"
+                f"{tuple(state.ramp.end.shape)}: embed it with the same converter"
             )
         if voice is not None and not bool(torch.isfinite(voice).all()):
             raise UserError("the new voice holds NaN or infinite numbers: take it from a recording again")
         check_number(semitones or 0.0, "semitones", MOST_SEMITONES)
         if semitones and not self.network.moves_pitch:
             raise UserError("this converter cannot move the pitch: leave the semitones out")
-        place = state.heard * self.up / self.down
+        place = state.n_in * self.up / self.down
         lasts = over_ms / 1000.0 * self.network.sample_rate
-        voice = None if voice is None else plain(voice.to(state.steering.end))
-        return state._replace(steering=state.steering.toward(voice, semitones, place, float(lasts)))
+        voice = None if voice is None else plain(voice.to(state.ramp.end))
+        return state._replace(ramp=state.ramp.toward(voice, semitones, place, float(lasts)))
 
     def _advance(self, chunk: Wave, state: StreamState) -> tuple[Ready, StreamState]:
-        heard, entering, leaving = state.heard + chunk.shape[-1], state.entering, state.leaving
+        n_in, entering, leaving = state.n_in + chunk.shape[-1], state.entering, state.leaving
         end = chunk[..., -1:].clone() if chunk.shape[-1] else state.last
         if self.entering:
             assert entering is not None
@@ -248,32 +248,32 @@ class Stream:
         waiting = torch.cat([state.waiting, chunk], dim=-1)
         whole = waiting.shape[-1] // self.hop * self.hop
         # The rest is copied: as a part of the whole it would keep the whole in memory.
-        after = state._replace(entering=entering, waiting=waiting[..., whole:].clone(), heard=heard, last=end)
+        after = state._replace(entering=entering, waiting=waiting[..., whole:].clone(), n_in=n_in, last=end)
         wave, network = self._convert(waiting[..., :whole], state)
-        before, made = self._out(state.made), state.made + whole
+        before, n_out = self._out(state.n_out), state.n_out + whole
         if self.leaving:
             assert leaving is not None
             wave, leaving = self.leaving.step(wave, leaving)
         # The first samples out are the lag: what was said before the source began.
         ready = wave[..., max(self.lag - before, 0) :]
-        return ready.cpu(), after._replace(network=network, leaving=leaving, made=made)
+        return ready.cpu(), after._replace(network=network, leaving=leaving, n_out=n_out)
 
     def _convert(self, wave: Wave, state: StreamState) -> tuple[Wave, Any]:
         """Whole hops, at the network's rate: one by one while the voice moves, the others at once."""
-        network, place, parts = state.network, state.made, []
-        moving = state.steering.moving(place, self.hop) * self.hop
+        network, place, parts = state.network, state.n_out, []
+        moving = state.ramp.moving(place, self.hop) * self.hop
         for piece in [*wave[..., :moving].split(self.hop, dim=-1), wave[..., moving:]]:
             if not piece.shape[-1]:
                 continue
-            voice, semitones = state.steering.at(float(place + self.hop))
+            voice, semitones = state.ramp.at(float(place + self.hop))
             part, network = self.engine.step(piece, voice, network, semitones)
             parts.append(part)
             place += piece.shape[-1]
         return torch.cat(parts, dim=-1) if parts else wave, network
 
-    def _out(self, made: int) -> int:
+    def _out(self, n_out: int) -> int:
         """Samples at the chunks' rate that the network's samples have become."""
-        return made * self.down // self.up
+        return n_out * self.down // self.up
 
     def _check_open(self) -> None:
         if self.ended:

@@ -31,13 +31,12 @@ from engine.contents import Contents, folder_contents
 from engine.loop import LoopConfig, accelerator, addressing, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError, exits_cleanly
-from pretrain.causal.encoder import CausalEncoderConfig
-from pretrain.causal.student import load_student
+from pretrain.causal.encoder import CausalEncoderConfig, load_student
+from w2w.cluit.adversary import DiscriminatorConfig
 from w2w.cluit.config import CLUITConfig
 from w2w.cluit.task import CLUIT
 from w2w.finetune import SETTINGS, begin_from, folder_of, save_voice, sizes_of
 from w2w.networks.decoder import DecoderConfig
-from w2w.networks.discriminator import DiscriminatorConfig
 from w2w.networks.network import ConverterConfig
 from w2w.networks.refiner import RefinerConfig
 from w2w.networks.style import StyleConfig

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from engine.files import cache_folder
 from engine.outcome import note
 from pretrain.causal.encoder import Content
-from pretrain.pitch.correlation import Pitch
+from pretrain.pitch.tracker import Pitch
 from w2w.cluit.losses import SpectralDistance
 from w2w.cluit.rows import gain_to
 from w2w.networks.network import ConverterNetwork, Encoded

@@ -14,9 +14,9 @@ from data.audio import audio_files, excerpt
 from data.manifest import rows_from
 from engine.outcome import leaving_out
 from engine.user_error import UserError
-from w2w.audible import FITTED_S, richest
 from w2w.converter import Converter
 from w2w.gallery.named import gallery
+from w2w.recording import FITTED_S, richest
 
 Wave = Float[Tensor, "1 1 _"]
 Voice = Float[Tensor, "1 dim"]

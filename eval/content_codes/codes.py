@@ -13,7 +13,7 @@ from data.audio import load
 from data.causal_mel import CausalLogMel, frame_energy
 from engine.user_error import UserError
 from eval.outputs import load_converter
-from pretrain.causal.student import load_student
+from pretrain.causal.encoder import load_student
 from pretrain.speech.loading import load_speech_encoder
 from pretrain.teacher import Teacher
 from pretrain.teachers import load_teacher, speech_teacher

@@ -36,8 +36,7 @@ from experiments.watermark.changes import RATE, World, changes, has_codecs
 from vocoders.scores.copies import has_pesq, log_mel_l1, pesq
 from w2w import Converter
 from w2w.watermark import DEFAULT_KEY, Marker
-from w2w.watermark.detector import FALSE_ALARM, SPAN, detect, judge, likeness, score
-from w2w.watermark.marker import gaussian_taps
+from w2w.watermark.echo import FALSE_ALARM, SPAN, detect, gaussian_taps, judge, likeness, score
 
 Wave = Float[Tensor, "1 1 samples"]
 LONGEST_S = 10.0

@@ -17,8 +17,7 @@ from data.shards import ShardStream
 from engine.optim import EMA, OptimConfig, Player
 from engine.tracking import Samples
 from engine.user_error import UserError
-from pretrain.causal.encoder import CausalEncoderConfig, Curve, PerItem, Wave
-from pretrain.causal.student import Student, StudentConfig
+from pretrain.causal.encoder import CausalEncoderConfig, Curve, PerItem, Student, StudentConfig, Wave
 from pretrain.speech.labelled import Labelled, LabelledSpeech
 from pretrain.teacher import Features, Teacher, at_times
 from pretrain.units import PHONES, RecogniserOutput, ctc_losses, mean_per_unit

@@ -24,8 +24,8 @@ from engine.config import free
 from engine.contents import Contents
 from engine.files import atomic
 from engine.user_error import UserError
-from pretrain.pitch.correlation import F_MAX, F_MIN
 from pretrain.pitch.network import PitchNetworkConfig
+from pretrain.pitch.tracker import F_MAX, F_MIN
 
 SAMPLE_RATE = 16_000
 """Hz, at which the labelling trackers hear."""

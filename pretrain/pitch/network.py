@@ -13,7 +13,7 @@ from engine.checkpoint import fill, load_export
 from engine.residual import ResidualBlock, blocks_step
 from engine.streaming import CausalConv1d
 from engine.user_error import UserError, at_least
-from pretrain.pitch.correlation import FAINT, Correlation, CorrelationState, Pitch
+from pretrain.pitch.tracker import FAINT, Correlation, CorrelationState, Pitch
 
 RELEASED = Path(__file__).parents[1] / "released" / "pitch"
 """The tracker that comes with the code."""

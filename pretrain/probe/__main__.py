@@ -19,7 +19,7 @@ TASKS = {
     "cross_modal": ("retrieval", "find the picture or the caption of a sound among all, and back"),
     "captioning": ("captioning", "write captions of sounds, by a 1-layer transformer on frozen features"),
     "pictures": ("pictures", "draw pictures of sounds, by a generator guided by the embedding"),
-    "real_sounds": ("real_sounds", "supervised, frozen, zero-shot and baselines on a corpus' official folds"),
+    "real_sounds": ("zero_shot", "supervised, frozen, zero-shot and baselines on a corpus' official folds"),
     "speech_error": (
         "speech_error",
         "phone or character error rate after fine-tuning, by shares of the labels",

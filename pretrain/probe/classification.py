@@ -22,6 +22,7 @@ from tqdm import tqdm
 from engine.arguments import Arguments
 from engine.user_error import UserError
 from pretrain.probe.clips import Clip, clips_from, is_multi_label, label_names, splits_of, targets_of
+from pretrain.probe.fitting import PerceptronConfig, fit_perceptron
 from pretrain.probe.harness import (
     Embeddings,
     Probe,
@@ -30,7 +31,6 @@ from pretrain.probe.harness import (
     readable,
     seed_argument,
 )
-from pretrain.probe.perceptron import PerceptronConfig, fit_perceptron
 from pretrain.probe.results import (
     N_RESAMPLES,
     Interval,

@@ -6,7 +6,7 @@ captions of a label are averaged. CLAP brings a text tower of its own.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -18,12 +18,21 @@ from tqdm import tqdm
 
 from engine.arguments import Arguments
 from engine.user_error import UserError
-from pretrain.probe.classification import label_argument, label_scores
-from pretrain.probe.clips import Clip, clips_from, is_multi_label, label_names, targets_of
-from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, readable
-from pretrain.probe.perceptron import PerceptronConfig, fit_perceptron
+from pretrain.probe.classification import classify, label_argument, label_scores
+from pretrain.probe.clips import (
+    Clip,
+    Rotation,
+    clips_from,
+    is_multi_label,
+    label_names,
+    rotations,
+    targets_of,
+)
+from pretrain.probe.embedders import open_embedders, wav2clip
+from pretrain.probe.fitting import SMALL, PerceptronConfig, fit_perceptron, train_on_labels
+from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, readable, seed_argument
 from pretrain.probe.results import Interval, Result, mean_interval, results_of
-from pretrain.probe.texts import Texts, texts_of, tower_arguments
+from pretrain.probe.texts import Texts, open_texts, texts_of, tower_arguments
 
 TEMPLATE = "This is a sound of {label}."
 UNSEEN = PerceptronConfig(epochs=60, patience=15)
@@ -123,3 +132,118 @@ def _arguments(parser: Arguments) -> None:
 
 
 zero_shot = Probe("zero_shot", __doc__, run_zero_shot, _arguments)
+
+
+REAL_SOUNDS = """Real sounds on a corpus' official folds.
+
+Each fold is once the test, the fold before it stops the training, the others train; the last rotation is also
+scored alone. Methods, chosen by ``--row`` (repeat it; default: all that the options allow):
+
+  frozen       a 2-layer perceptron on each ``--encoder`` (by default logmel and random)
+  supervised   a small encoder and its classifier trained from random weights on the training folds
+  captions     a small encoder distilled into ``--towers``' embeddings of the training folds' captions, asked
+               for the nearest caption: it was trained on the test's classes, by name
+  zero_shot    each ``--encoder`` that shares ``--towers``' space, asked for the nearest caption; no training
+  unseen       perceptrons on each ``--encoder`` into ``--towers``' space, trained without two of the classes
+               and asked which of the two a clip of theirs is, for all pairs of classes
+"""
+ROWS = ("frozen", "supervised", "captions", "zero_shot", "unseen")
+BY_TEXT = ("captions", "zero_shot", "unseen")
+
+Method = Callable[[Rotation], list[Tensor]]
+"""Returns logits of a rotation's test clips, once a training."""
+
+
+def trained(args: argparse.Namespace, names: Sequence[str], captions: Tensor | None = None) -> Method:
+    """Return the method that trains an encoder with a classifier, or with captions, on the folds alone."""
+
+    def method(one: Rotation) -> list[Tensor]:
+        parts = [([clip.path for clip in p], targets_of(p, names)) for p in (one.train, one.validation)]
+        logits: list[Tensor] = []
+        for seed in range(args.trainings):
+            about = f"fold {one.fold}, seed {seed}"
+            encoder, head = train_on_labels(*parts, seed=seed, captions=captions, about=about)
+            embeddings = embeddings_of(wav2clip("trained", encoder), args)
+            logits.append(head(embeddings.of([clip.path for clip in one.test])).detach())
+        return logits
+
+    return method
+
+
+def fold_scores(method: Method, rounds: Sequence[Rotation], names: Sequence[str]) -> dict[str, Interval]:
+    """Return scores over all clips, each tested while its fold was the test, and over the last fold alone."""
+    logits = [method(one) for one in rounds]
+    last = label_scores(logits[-1], rounds[-1].test, names)
+    scores = {f"fold {rounds[-1].fold} {metric}": value for metric, value in last.items()}
+    if len(rounds) == 1:
+        return scores
+    whole = [torch.cat(parts) for parts in zip(*logits, strict=True)]
+    over_all = label_scores(whole, [clip for one in rounds for clip in one.test], names)
+    return {f"{len(rounds)} folds {metric}": value for metric, value in over_all.items()} | scores
+
+
+def class_captions(clips: Sequence[Clip], names: Sequence[str]) -> list[str]:
+    """Return one caption a class: the corpus' own, else a sentence made of the label."""
+    own = {clip.labels[0]: clip.caption for clip in reversed(clips) if clip.caption}
+    return [own.get(name) or f"the sound of {as_words(name)}" for name in names]
+
+
+def run_real_sounds(args: argparse.Namespace) -> list[Result]:
+    """Compare methods on a corpus' folds."""
+    if not args.towers and (needing := [row for row in args.row if row in BY_TEXT]):
+        raise UserError(f"--row {needing[0]} needs --towers: a text tower that the captions are embedded by")
+    clips = readable(clips_from(args.data, args.label), args)
+    if is_multi_label(clips):
+        raise UserError(f"{args.data} has clips of several labels: use the task classification instead")
+    rows = args.row or [row for row in ROWS if args.towers or row not in BY_TEXT]
+    names, seeds, rounds = label_names(clips), range(args.seeds), rotations(clips, args.data, args.fold)
+    opened = open_embedders(args.encoder or ["logmel", "random"], device=args.device, like=SMALL)
+    encoders = [embeddings_of(embedder, args) for embedder in opened]
+    known = {"task": "real_sounds", "data": args.data_name, "n": len(clips)}
+    results: list[Result] = []
+
+    def add(name: str, method: Method, trained_on: str, n_seeds: int) -> None:
+        scores, about = fold_scores(method, rounds, names), {"trained_on": trained_on, "seeds": n_seeds}
+        results.extend(results_of(scores, **known, encoder=name, **about))
+
+    def frozen(embeddings: Embeddings) -> Method:
+        return lambda one: classify(embeddings, (one.train, one.validation, one.test), names, seeds=seeds)
+
+    for one in encoders if "frozen" in rows else []:
+        add(f"{one.embedder.name} + perceptron", frozen(one), "perceptron: labels", len(seeds))
+    if "supervised" in rows:
+        add("supervised", trained(args, names), "labels and sound of the training folds", args.trainings)
+    if not set(BY_TEXT) & set(rows):
+        return results
+    texts = open_texts(args.towers, args.pretrained)
+    captions, labels = texts(class_captions(clips, names)).cpu(), label_vectors(names, texts)
+    if "captions" in rows:
+        about = "captions and sound of the training folds"
+        add(f"captions ({args.towers})", trained(args, names, captions), about, args.trainings)
+
+    def nearest(embeddings: Embeddings) -> Method:
+        name = embeddings.embedder.name
+        return lambda one: [similarities(embeddings.of([c.path for c in one.test]), labels, name=name)]
+
+    for one in encoders if "zero_shot" in rows else []:
+        # Without --row zero_shot, encoders of another space are passed over rather than refused.
+        if args.row or one.embedder.dim == captions.shape[1]:
+            add(f"{one.embedder.name} zero-shot", nearest(one), "no clip, no label", 1)
+    for one in encoders if "unseen" in rows else []:
+        scores = unseen_scores(one, clips, names, captions, seeds)
+        about = {"seeds": len(seeds), "trained_on": "perceptron: captions of the other classes"}
+        results += results_of(scores, **known, encoder=f"{one.embedder.name} + perceptron, unseen", **about)
+    return results
+
+
+def _real_sounds_arguments(parser: Arguments) -> None:
+    label_argument(parser)
+    seed_argument(parser)
+    tower_real_sounds_arguments(parser, "")
+    add = parser.add_argument
+    add("--row", action="append", default=[], choices=ROWS, help="which methods; repeat")
+    add("--fold", type=int, action="append", default=[], help="test these folds only (all)")
+    add("--trainings", type=int, default=1, help="encoders trained for each fold (1)")
+
+
+real_sounds = Probe("real_sounds", REAL_SOUNDS, run_real_sounds, _real_sounds_arguments)

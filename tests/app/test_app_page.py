@@ -216,7 +216,7 @@ def test_another_voice_is_glided_to_while_speaking(conversions, recordings):
     live_tab.follow(conversions, live, asked(high))
     live.convert(source[..., 8000:])
     assert live.wanted == asked(high)
-    torch.testing.assert_close(live.stream.state.steering.end, asked(high).voice(conversions))
+    torch.testing.assert_close(live.stream.state.ramp.end, asked(high).voice(conversions))
 
 
 def test_a_refused_wish_goes_on_with_the_voice_before(conversions, recordings):

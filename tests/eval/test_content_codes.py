@@ -15,8 +15,7 @@ from engine.user_error import UserError
 from eval.content_codes.__main__ import main, speech
 from eval.content_codes.codes import SAMPLE_RATE, Code, CodeFrames, audible_frames, encode, open_code
 from eval.content_codes.probes import agreement, phone_error, probe, speaker_leakage, utterances
-from pretrain.causal.encoder import CausalEncoderConfig
-from pretrain.causal.student import Student, StudentConfig
+from pretrain.causal.encoder import CausalEncoderConfig, Student, StudentConfig
 
 HERTZ = (700.0, 3_000.0, 6_000.0)
 SOUNDS = {"s": 5_000.0, "i": 2_400.0, "m": 400.0}

@@ -19,7 +19,7 @@ from data.pairs import PairCrops
 from data.rows import split_rows
 from engine.user_error import UserError
 from pretrain.causal.distillation import Distillation, Lesson, Lessons
-from pretrain.causal.student import load_student
+from pretrain.causal.encoder import load_student
 from pretrain.distil import PRESETS, DistilConfig, held_out, main
 from pretrain.speech.labelled import LabelledConfig, LabelledSpeech
 from pretrain.teachers import Teacher, load_teacher, teacher_of

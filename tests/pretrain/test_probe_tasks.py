@@ -14,12 +14,10 @@ from pretrain.clip.audio_encoder import AudioEncoderConfig
 from pretrain.probe.classification import classification, low_data, multi_label_scores
 from pretrain.probe.clips import clips_from, targets_of
 from pretrain.probe.embedders import log_mel_statistics
+from pretrain.probe.fitting import PerceptronConfig, SmallEncoderConfig, fit_perceptron, train_on_labels
 from pretrain.probe.harness import Embeddings
-from pretrain.probe.perceptron import PerceptronConfig, fit_perceptron
-from pretrain.probe.real_sounds import real_sounds
 from pretrain.probe.retrieval import audio_retrieval
-from pretrain.probe.small_encoder import SmallEncoderConfig, train_on_labels
-from pretrain.probe.zero_shot import label_vectors, unseen_scores, zero_shot
+from pretrain.probe.zero_shot import label_vectors, real_sounds, unseen_scores, zero_shot
 
 NAMES = ("tone", "hiss", "clicks")
 TINY = SmallEncoderConfig(
@@ -35,7 +33,7 @@ TINY = SmallEncoderConfig(
 def _quick(monkeypatch):
     """Short trainings and few resamples: what is tested is not how well."""
     quick = PerceptronConfig(epochs=40, lr=1e-2, hidden=32)
-    monkeypatch.setattr("pretrain.probe.perceptron.PerceptronConfig", lambda: quick)
+    monkeypatch.setattr("pretrain.probe.fitting.PerceptronConfig", lambda: quick)
     few = partial(multi_label_scores, n_resamples=3)
     monkeypatch.setattr("pretrain.probe.classification.multi_label_scores", few)
 
@@ -143,9 +141,7 @@ def test_curves_are_drawn(sounds, tmp_path):
 
 
 def test_real_sounds_compares_methods_on_folds(sounds, vectors, tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "pretrain.probe.small_encoder.SmallEncoderConfig", lambda: replace(TINY, least_steps=2)
-    )
+    monkeypatch.setattr("pretrain.probe.fitting.SmallEncoderConfig", lambda: replace(TINY, least_steps=2))
     args = ["--data", str(sounds), "--seeds", "1", "--towers", vectors, "--out", str(tmp_path)]
     args += ["--encoder", "logmel"]
     rows = [arg for row in ("supervised", "captions", "unseen") for arg in ("--row", row)]

@@ -7,8 +7,7 @@ import torch
 
 from engine.checkpoint import export
 from w2w.exported.engine import network_key
-from w2w.exported.onnx_step import onnx_model
-from w2w.exported.step import Step
+from w2w.exported.step import Step, onnx_model
 from w2w.networks.network import ConverterNetwork
 
 
@@ -42,6 +41,6 @@ def graphs_made_once(made_graphs, monkeypatch, tmp_path) -> None:
 
     for user in ("engine", "files"):
         monkeypatch.setattr(f"w2w.exported.{user}.onnx_model", once)
-    monkeypatch.setattr("w2w.exported.onnx_step.SECONDS", 1.5)
+    monkeypatch.setattr("w2w.exported.step.SECONDS", 1.5)
     monkeypatch.setenv("TIMBRE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("w2w.exported.engine._sessions", {})

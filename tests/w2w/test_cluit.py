@@ -14,10 +14,10 @@ from data.pairs import HumanAndPairs, PairBatch
 from engine.optim import OptimConfig
 from pretrain.pitch.tracker import PitchTracker
 from pretrain.teachers import Framing, Teacher
+from w2w.cluit.adversary import Discriminator, DiscriminatorConfig
 from w2w.cluit.config import CLUITConfig, Weights
 from w2w.cluit.rows import leveled, other_speeds, same_stretch
 from w2w.cluit.task import CLUIT
-from w2w.networks.discriminator import Discriminator, DiscriminatorConfig
 
 SIZES = DiscriminatorConfig(
     n_scales=2, n_channels=4, max_channels=8, n_strided=2, projection_dim=8, n_speakers=2

@@ -9,9 +9,8 @@ from torch.testing import assert_close
 from engine.checkpoint import export
 from engine.user_error import UserError
 from w2w import Converter
-from w2w.audible import richest
 from w2w.networks.network import ConverterNetwork
-from w2w.source_pitch import knowing
+from w2w.recording import knowing, richest
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +42,14 @@ def test_the_last_entry_of_a_voice_is_its_mean_log_f0(converter, buzz):
 
 
 def test_a_long_clip_is_heard_in_parts_and_its_pauses_are_not(converter, buzz, monkeypatch):
-    monkeypatch.setattr("w2w.audible.LONGEST_S", 1.0)
+    monkeypatch.setattr("w2w.recording.LONGEST_S", 1.0)
     spoken = buzz(converter.sample_rate, f0=(140.0,))
     long = torch.cat([spoken, torch.zeros_like(spoken)], dim=-1)
     assert_close(converter.embed(long), converter.embed(spoken))
 
 
 def test_a_click_before_a_long_silence_counts_for_little(converter, buzz, monkeypatch):
-    monkeypatch.setattr("w2w.audible.LONGEST_S", 2.0)
+    monkeypatch.setattr("w2w.recording.LONGEST_S", 2.0)
     rate = converter.sample_rate
     spoken, quiet = 0.1 * buzz(2 * rate, f0=(140.0,)), torch.zeros(1, 1, 2 * rate)
     quiet[..., 100:110] = 0.9

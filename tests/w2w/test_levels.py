@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from w2w.networks.gate import PauseGate
+from w2w.networks.delay import PauseGate
 from w2w.networks.network import ConverterNetwork
 
 HOP, LOOK_AHEAD = 160, 128

@@ -14,8 +14,7 @@ from data.causal_mel import FLOOR, CausalLogMel, frame_energy
 from engine.running_mean import BLOCK, RunningMean
 from engine.user_error import UserError
 from pretrain.causal.encoder import CausalEncoderConfig
-from pretrain.pitch.correlation import Pitch
-from pretrain.pitch.tracker import PitchTracker
+from pretrain.pitch.tracker import Pitch, PitchTracker
 from w2w.networks.network import ConverterConfig, ConverterNetwork, shift_pitch
 from w2w.networks.style import StyleEncoder
 

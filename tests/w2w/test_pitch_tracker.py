@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from pretrain.pitch.correlation import DECAY, QUIET, fading_peak
-from pretrain.pitch.tracker import PitchTracker, hold
+from pretrain.pitch.tracker import DECAY, QUIET, PitchTracker, fading_peak, hold
 
 HOP = 160
 

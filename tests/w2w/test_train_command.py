@@ -17,8 +17,8 @@ from engine.checkpoint import load_weights, newest_checkpoint
 from engine.config import from_json, to_json
 from engine.loop import fit
 from engine.user_error import UserError
+from w2w.cluit.adversary import Discriminator
 from w2w.converter import Converter
-from w2w.networks.discriminator import Discriminator
 from w2w.networks.network import ConverterNetwork
 from w2w.train import PRESETS, TrainConfig, build
 from w2w.train import main as train_command

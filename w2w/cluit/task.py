@@ -15,10 +15,10 @@ from data.pairs import HumanAndPairs
 from engine.optim import EMA, OptimConfig, Player
 from engine.processes import gather
 from engine.tracking import Samples
-from pretrain.pitch.correlation import Pitch
+from pretrain.pitch.tracker import Pitch
 from pretrain.teacher import Teacher, at_times
 from w2w.cluit import samples
-from w2w.cluit.adversary import Adversary
+from w2w.cluit.adversary import Adversary, Discriminator, DiscriminatorConfig
 from w2w.cluit.config import CLUITConfig
 from w2w.cluit.losses import (
     COMPARISONS,
@@ -31,7 +31,6 @@ from w2w.cluit.losses import (
     energy_distance,
 )
 from w2w.cluit.rows import Utterances, device_generator, lay_out
-from w2w.networks.discriminator import Discriminator, DiscriminatorConfig
 from w2w.networks.network import ConverterConfig, ConverterNetwork, Encoded, shift_pitch
 from w2w.networks.style import StyleEncoder
 from w2w.pretrained import PretrainedConfig, begin, gentle

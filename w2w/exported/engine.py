@@ -16,8 +16,18 @@ from torch import Tensor
 
 from engine.files import cache_folder
 from engine.user_error import UserError
-from w2w.exported.onnx_step import Arrays, checked, onnx_model, open_session, require_packages, run_session
-from w2w.exported.step import Step, check_exportable, flat, nested
+from w2w.exported.step import (
+    Arrays,
+    Step,
+    check_exportable,
+    checked,
+    flat,
+    nested,
+    onnx_model,
+    open_session,
+    require_packages,
+    run_session,
+)
 from w2w.networks.network import ConverterNetwork
 from w2w.networks.wave_network import WaveNetwork
 

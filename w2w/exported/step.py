@@ -1,13 +1,17 @@
-"""A converter's step as a function of plain tensors, which exporters take and a graph's user feeds.
+"""A converter's step as a function of plain tensors, and as an ONNX graph that does as the network.
 
 Convolutions of few frames are computed as matrix products: onnxruntime's are made for pictures, and over two
 frames a product takes a third of their time.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
+from inspect import unwrap
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -146,3 +150,143 @@ def check_exportable(network: object) -> None:
         )
     if network.needs_whole:
         raise UserError(f"this converter's {network.needs_whole}: there is no step that could be exported")
+
+
+MOST = 1e-4
+"""Difference of any sample, on waves of full scale 1, above which nothing is written."""
+SECONDS = 4.0
+SEMITONES = 1.5
+Run = Callable[[Tensor, Tensor, Tensor, Mapping[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
+"""Chunk, voice, semitones and state to samples and the next state."""
+
+
+@torch.inference_mode()
+def difference(network: ConverterNetwork, run: Run, begun: Mapping[str, Tensor], n_hops: int) -> float:
+    """The largest difference of a sample, step by step, over some seconds of what resembles speech."""
+    chunk_samples, device = n_hops * network.hop, next(network.parameters()).device
+    wave = speechlike(network.sample_rate, SECONDS)
+    wave = wave[..., : wave.shape[-1] // chunk_samples * chunk_samples]
+    voice = network.style(wave.to(device))
+    semitones = SEMITONES if network.moves_pitch else 0.0
+    state, plain_state, worst = dict(begun), network.begin(1), 0.0
+    moved = torch.tensor([semitones], dtype=torch.float64)
+    for chunk in wave.split(chunk_samples, dim=-1):
+        made, state = run(chunk, voice.cpu(), moved, state)
+        plain, plain_state = network.step(chunk.to(device), voice, plain_state, semitones)
+        # Not a number counts as the worst of all.
+        worst = max(worst, (made - plain.cpu()).abs().nan_to_num(nan=math.inf).max().item())
+    return worst
+
+
+def require_equal(found: float, what: str) -> None:
+    """Refuse an export that speaks otherwise than the network."""
+    if not found <= MOST:
+        raise UserError(
+            f"{what} differs from the network by {found:.1e}, more than {MOST}: nothing was written;"
+            " export it with the versions of torch and onnxruntime that constraints.txt names"
+        )
+
+
+def speechlike(sample_rate: int, seconds: float) -> Float[Tensor, "1 1 samples"]:
+    """Syllables whose pitch glides, hisses between them, a silence, a loud end: the same on every call."""
+    rng = torch.Generator().manual_seed(0)
+    time = torch.arange(round(sample_rate * seconds), dtype=torch.float64) / sample_rate
+    f0 = 150.0 * torch.exp(0.5 * torch.sin(1.7 * time) + 0.05 * torch.sin(31.0 * time))
+    phase = 2.0 * math.pi * (f0 / sample_rate).cumsum(0)
+    voiced = torch.zeros_like(time)
+    for number in range(1, 30):
+        # Two formants that wander, below half the rate.
+        heights = (500.0 + 250.0 * torch.sin(3.1 * time), 1600.0 + 500.0 * torch.sin(2.3 * time))
+        level = sum(torch.exp(-(((number * f0 - height) / 300.0) ** 2)) for height in heights) + 0.05
+        voiced += level * torch.sin(number * phase) * (number * f0 < 0.45 * sample_rate)
+    syllable = torch.sin(2.0 * math.pi * 2.1 * time).clamp_min(-0.2)
+    hiss = torch.randn(len(time), generator=rng, dtype=torch.float64)
+    wave = 0.1 * voiced * syllable.clamp_min(0.0) + 0.05 * hiss * (-syllable).clamp_min(0.0)
+    wave = wave + 0.0005 * hiss
+    part = time / seconds
+    wave = torch.where((part > 0.55) & (part < 0.65), torch.zeros_like(wave), wave)
+    return torch.where(part > 0.9, 4.0 * wave, wave).clamp(-1.0, 1.0).float()[None, None]
+
+
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+Arrays = Mapping[str, np.ndarray]
+
+
+def require_packages() -> None:
+    """Say which package is missing."""
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UserError(f"graphs need the package {missing[0]}: pip install {' '.join(missing)}")
+
+
+def onnx_model(step: Step, voice: Float[Tensor, "1 dim"] | None = None) -> Any:
+    """The step as an ONNX model, whose inputs are chunk, voice, semitones and each state_NAME."""
+    require_packages()
+    from onnxscript.optimizer import fold_constants, inline, remove_unused_nodes
+
+    names = list(step.begun)
+    with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+        warnings.simplefilter("ignore")  # of deprecations inside torch
+        program = torch.onnx.export(
+            traced(step, voice),
+            dynamo=True,
+            input_names=["chunk", "voice", "semitones", *(f"state_{name}" for name in names)],
+            output_names=["wave", *(f"next_{name}" for name in names)],
+            # Unwrapped: whole numbers come, too, and float is what the exporter must read.
+            custom_translation_table={torch.ops.aten.scalar_tensor.default: unwrap(exact_scalar)},
+            # Its rules would take additions of less than 1e-8 away, which keep logarithms finite.
+            optimize=False,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    inline(program.model)
+    fold_constants(program.model)
+    remove_unused_nodes(program.model)
+    return program.model_proto
+
+
+def exact_scalar(
+    s: float, dtype: int = 1, layout: str = "", device: str = "", pin_memory: bool = False
+) -> Any:
+    """Write down a number in the precision it is used in: the exporter's own way rounds all to float32."""
+    from onnx import helper, numpy_helper
+    from onnxscript import opset20
+
+    array = np.array(s, helper.tensor_dtype_to_np_dtype(dtype))
+    return opset20.Constant(value=numpy_helper.from_array(array))
+
+
+def checked(step: Step, model: bytes) -> float:
+    """By how much a model differs from the network, which must be little."""
+    session = open_session(model)
+
+    def run(chunk: Tensor, voice: Tensor, semitones: Tensor, state: Mapping[str, Tensor]) -> Any:
+        arrays = {name: tensor.numpy() for name, tensor in state.items()}
+        wave, after = run_session(session, chunk.numpy(), voice.numpy(), semitones.numpy(), arrays)
+        return torch.from_numpy(wave), {name: torch.from_numpy(array) for name, array in after.items()}
+
+    found = difference(step.network, run, step.begun, step.n_hops)
+    require_equal(found, "the ONNX graph")
+    return found
+
+
+def open_session(model: bytes | str, threads: int = 1) -> Any:
+    """An onnxruntime session, from a file's content or name."""
+    require_packages()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run_session(
+    session: Any, chunk: np.ndarray, voice: np.ndarray, semitones: np.ndarray, state: Arrays
+) -> tuple[np.ndarray, Arrays]:
+    """One step: samples, and the next state."""
+    feeds = {f"state_{name}": array for name, array in state.items()}
+    wave, *after = session.run(None, feeds | {"chunk": chunk, "voice": voice, "semitones": semitones})
+    return wave, dict(zip(state, after))

@@ -30,10 +30,10 @@ from engine.arguments import Arguments
 from engine.files import atomic
 from engine.table import markdown, table
 from engine.user_error import UserError, exits_cleanly
-from w2w.audible import LONGEST_S
 from w2w.convert import convert, job_of
 from w2w.converter import Converter
 from w2w.gallery.named import PACKAGED, NamedVoice, embed, find, gallery, own_folder, read, sentences
+from w2w.recording import LONGEST_S
 
 Wave = Float[Tensor, "1 1 samples"]
 ACTIONS = ("list", "preview", "add", "remove", "rebuild")

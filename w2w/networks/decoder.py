@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from engine.residual import ResidualBlock, blocks_step
 from engine.streaming import CausalConv1d
-from pretrain.pitch.correlation import Pitch
+from pretrain.pitch.tracker import Pitch
 from w2w.networks.heads import HarmonicNoiseHead
 from w2w.networks.refiner import Refiner, RefinerConfig
 from w2w.networks.style import StyleConfig

@@ -12,12 +12,10 @@ from torch import Tensor, nn
 from engine.running_mean import MeanState, RunningMean
 from engine.user_error import UserError
 from pretrain.causal.encoder import CausalEncoder, CausalEncoderConfig, Content, PerItem
-from pretrain.pitch.correlation import Pitch
 from pretrain.pitch.network import LearnedPitchTracker, PitchNetworkConfig
-from pretrain.pitch.tracker import PitchTracker
+from pretrain.pitch.tracker import Pitch, PitchTracker
 from w2w.networks.decoder import Decoder, DecoderConfig, PitchPredictor
-from w2w.networks.delay import Delay
-from w2w.networks.gate import PauseGate
+from w2w.networks.delay import Delay, PauseGate
 from w2w.networks.style import StyleConfig, StyleEncoder
 from w2w.networks.trunk import PretrainedContent, TrunkConfig
 from w2w.networks.wave_network import WaveNetwork

@@ -14,9 +14,8 @@ from data.causal_mel import FAINT, CausalLogMel, frame_energy
 from engine.user_error import UserError
 from pretrain.causal.encoder import LOWEST_BAND
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
-from pretrain.pitch.correlation import Pitch
 from pretrain.pitch.network import LearnedPitchTracker
-from pretrain.pitch.tracker import PitchTracker
+from pretrain.pitch.tracker import Pitch, PitchTracker
 
 Voice = Float[Tensor, "batch voice"]
 FAINTEST = -4.0

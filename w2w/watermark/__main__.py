@@ -21,8 +21,7 @@ from data.audio import audio_files, blocks
 from engine.arguments import Arguments
 from engine.outcome import end, leaving_out, told
 from engine.user_error import UserError, exits_cleanly
-from w2w.watermark.detector import FALSE_ALARM, Finding, detect
-from w2w.watermark.marker import DEFAULT_KEY, SAMPLE_RATE
+from w2w.watermark.echo import DEFAULT_KEY, FALSE_ALARM, SAMPLE_RATE, Finding, detect
 
 
 @exits_cleanly

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from data.frontends import LogMel, MelConfig, hz_to_mel, mel_to_hz, stft
 from engine.user_error import UserError
-from vocoders.phases import GriffinLimConfig, PhaseRetrieval
+from vocoders.griffin_lim import GriffinLimConfig, PhaseRetrieval
 
 Spectrograms = Float[Tensor, "batch 1 bins frames"]
 
