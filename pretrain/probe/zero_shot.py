@@ -239,7 +239,7 @@ def run_real_sounds(args: argparse.Namespace) -> list[Result]:
 def _real_sounds_arguments(parser: Arguments) -> None:
     label_argument(parser)
     seed_argument(parser)
-    tower_real_sounds_arguments(parser, "")
+    tower_arguments(parser, "")
     add = parser.add_argument
     add("--row", action="append", default=[], choices=ROWS, help="which methods; repeat")
     add("--fold", type=int, action="append", default=[], help="test these folds only (all)")
