@@ -107,11 +107,8 @@ class _Period(nn.Module):
         missing = -wave.shape[-1] % self.period
         hidden = F.pad(wave, (0, missing), mode="reflect") if missing else wave
         hidden = hidden.unflatten(-1, (-1, self.period))  # (batch, 1, turns, period)
-        features = []
-        for conv in self.convs:
-            hidden = F.leaky_relu(conv(hidden), 0.1)
-            features.append(hidden)
-        score = self.conv_post(hidden)
+        features = _features(self.convs, hidden, 0.1)
+        score = self.conv_post(features[-1])
         return score.flatten(1), [*features, score]
 
 
@@ -145,11 +142,8 @@ class _Scale(nn.Module):
         self.conv_post = norm(nn.Conv1d(widths[-1], 1, 3, padding=1))
 
     def forward(self, wave: Wave) -> tuple[Tensor, list[Tensor]]:
-        features, hidden = [], wave
-        for conv in self.convs:
-            hidden = F.leaky_relu(conv(hidden), 0.1)
-            features.append(hidden)
-        score = self.conv_post(hidden)
+        features = _features(self.convs, wave, 0.1)
+        score = self.conv_post(features[-1])
         return score.flatten(1), [*features, score]
 
 
@@ -192,17 +186,23 @@ class _Window(nn.Module):
 
     def forward(self, wave: Wave) -> tuple[Tensor, list[Tensor]]:
         *layers, last = self.model.values()
-        features, hidden = [], wave
-        for layer in layers:
-            hidden = F.leaky_relu(layer(hidden), 0.2)
-            features.append(hidden)
-        return last(hidden), features
+        features = _features(layers, wave, 0.2)
+        return last(features[-1]), features
 
 
 def _melgan(conv: nn.Conv1d) -> nn.Module:
     """Weights drawn as published, then weight norm."""
     nn.init.normal_(conv.weight, 0.0, 0.02)
     return weight_norm(conv)
+
+
+def _features(layers: Iterable[nn.Module], hidden: Tensor, slope: float) -> list[Tensor]:
+    """What each layer and a leaky ReLU make of the one before."""
+    features = []
+    for layer in layers:
+        hidden = F.leaky_relu(layer(hidden), slope)
+        features.append(hidden)
+    return features
 
 
 def _outputs(pairs: Iterable[tuple[Tensor, list[Tensor]]]) -> DiscriminatorOutput:
@@ -212,10 +212,8 @@ def _outputs(pairs: Iterable[tuple[Tensor, list[Tensor]]]) -> DiscriminatorOutpu
 
 def build_discriminator(config: MultiPeriodConfig | MultiScaleConfig | MelGANCriticConfig) -> nn.Module:
     """The discriminators of a config."""
-    match config:
-        case MultiPeriodConfig():
-            return MultiPeriodDiscriminator(config)
-        case MultiScaleConfig():
-            return MultiScaleDiscriminator(config)
-        case MelGANCriticConfig():
-            return MelGANDiscriminator(config)
+    return {
+        MultiPeriodConfig: MultiPeriodDiscriminator,
+        MultiScaleConfig: MultiScaleDiscriminator,
+        MelGANCriticConfig: MelGANDiscriminator,
+    }[type(config)](config)

@@ -13,9 +13,8 @@ from torch import Tensor
 from data.audio import save
 from data.voices import Voice, speak
 from engine.arguments import Arguments
-from engine.checkpoint import fill, load_weights, newest_checkpoint
-from engine.config import load_config
 from engine.user_error import UserError, exits_cleanly
+from vocoders.tasks.config import fill_averaged, newest
 from vocoders.tasks.wavenet import WaveNetTaskConfig
 from vocoders.train_spoken import SpokenTrainConfig
 from vocoders.wavenet.generation import generate
@@ -27,19 +26,14 @@ class Speaker:
     """A trained WaveNet that says texts; ``voices`` are whom it knows, by label."""
 
     def __init__(self, run: Path) -> None:
-        checkpoint = newest_checkpoint(run)
-        if checkpoint is None:
-            raise UserError(f"{run} holds no checkpoint of a run: give the folder that --loop.out named")
-        config = load_config(SpokenTrainConfig, checkpoint / "config.json")
+        checkpoint, config = newest(run, SpokenTrainConfig)
         if not isinstance(config.task, WaveNetTaskConfig) or not isinstance(
             config.task.network, WaveNetConfig
         ):
             raise UserError(f"{run} trained a phoneme recogniser, which cannot speak: train --preset speech")
         self.features, self.voices = config.data.features, speakers_of(config.data)
         self.network = WaveNet(config.task.network)
-        weights = checkpoint / "network_ema.safetensors"
-        fill(self.network, load_weights(weights), weights)
-        self.network.eval().fold()
+        fill_averaged(self.network, checkpoint)
 
     def say(self, text: str, voice: Voice, seed: int = 0) -> Float[Tensor, "1 1 samples"]:
         """The wave of a text."""

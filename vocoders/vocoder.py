@@ -42,6 +42,13 @@ NetworkConfig = (
     | WaveNetConfig
     | MelWaveNetConfig
 )
+NETWORKS: dict[type, type] = {
+    HiFiGANConfig: HiFiGAN,
+    MelGANConfig: MelGAN,
+    VocosConfig: Vocos,
+    WaveGlowConfig: WaveGlow,
+    WaveNetConfig: WaveNet,
+}
 
 SHORTEST_BLOCK = 1024
 """Frames made at once, or several halos' worth: little enough for caches, enough to make up for the halo."""
@@ -79,18 +86,10 @@ def build_network(config: VocoderConfig) -> Any:
             return GriffinLim(config.network, config.mel)
         case NeuralGriffinLimConfig():
             return NeuralGriffinLim(config.network, config.mel)
-        case HiFiGANConfig():
-            return HiFiGAN(config.network)
-        case MelGANConfig():
-            return MelGAN(config.network)
-        case VocosConfig():
-            return Vocos(config.network)
-        case WaveGlowConfig():
-            return WaveGlow(config.network)
-        case WaveNetConfig():
-            return WaveNet(config.network)
         case MelWaveNetConfig():
             return MelWaveNet(config.network, config.mel)
+        case network:
+            return NETWORKS[type(network)](network)
 
 
 class Vocoder(nn.Module):

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from engine.files import cache_folder
+from engine.files import atomic, cache_folder
 from engine.outcome import note
 from pretrain.causal.encoder import Content
 from pretrain.pitch.tracker import Pitch
@@ -65,11 +65,8 @@ def fit(network: ConverterNetwork, voice: Voice, clips: Sequence[Wave], *, steps
         total=steps, desc="fitting the voice", unit="step", delay=1.0, leave=False, disable=None
     ) as bar:
         found = fitted(network, voice, clips, steps=steps, done=lambda step: bar.update())
-    with suppress(OSError):  # no place for a cache: it is fitted again next time
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f".{file.name}.{os.getpid()}.npy")
-        np.save(draft, found.cpu().numpy())
-        draft.replace(file)
+    with suppress(OSError), atomic(file) as temporary:  # no place for a cache: it is fitted again next time
+        np.save(temporary, found.cpu().numpy())
     return found
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from data.synthetic.world import ATTRIBUTES, World
+from engine.table import table as plain_table
 from pretrain.clip.audio_encoder import AudioEncoder
 from pretrain.clip.losses import retrieval
 from pretrain.clip.towers import Towers
@@ -124,36 +125,35 @@ def best(
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """Say it in rows."""
-    lines = [
-        f"{report['combinations']} held-out combinations, {report['sounds']} sounds; R@1 in %"
-        f" (chance {report['chance_R@1']:.2f})",
-        f"{'':<16}{'audio→image':>12}{'audio→text':>12}{'image→audio':>12}{'text→audio':>12}{'MRR a→i':>9}",
+    """Return the report as tables in plain text."""
+    encoders, clip, chance = report["encoders"], report["clip"], report["chance_attributes"]
+    ways = ("audio_to_image", "audio_to_text", "image_to_audio", "text_to_audio")
+    recalls = [
+        (name, *(f"{scores[way]['R@1']:.1f}" for way in ways), f"{scores['audio_to_image']['MRR']:.3f}")
+        for name, scores in encoders.items()
     ]
-    for name, scores in report["encoders"].items():
-        ways = ("audio_to_image", "audio_to_text", "image_to_audio", "text_to_audio")
-        recalls = "".join(f"{scores[way]['R@1']:>12.1f}" for way in ways)
-        lines.append(f"{name:<16}{recalls}{scores['audio_to_image']['MRR']:>9.3f}")
-    clip = report["clip"]
-    lines += [
-        f"CLIP itself, the ceiling: image→text {clip['image_to_text']['R@1']:.1f}, text→image"
-        f" {clip['text_to_image']['R@1']:.1f}, image→another image of the same"
-        f" {clip['image_to_other_image']['R@1']:.1f}",
-        "",
-        "attributes of the first answer, right in % (times chance)",
-        f"{'':<26}" + "".join(f"{a.name:>16}" for a in ATTRIBUTES),
+    by = {
+        f"{n}, by {way}": s[f"attributes_by_{way}"]
+        for n, s in encoders.items()
+        for way in ("picture", "caption")
+    }
+    by["CLIP, picture by caption"] = clip["attributes_by_caption"]
+    shares = [
+        (name, *(f"{share[a.name]:.1f} ({share[a.name] / chance[a.name]:.1f})" for a in ATTRIBUTES))
+        for name, share in by.items()
     ]
-    chance = report["chance_attributes"]
-    rows = [(f"{n}, by {way}", s) for n, s in report["encoders"].items() for way in ("picture", "caption")]
-    for name, scores in rows:
-        shares = scores[f"attributes_by_{name.rsplit(' ', 1)[1]}"]
-        cells = (f"{shares[a.name]:.1f} ({shares[a.name] / chance[a.name]:.1f})" for a in ATTRIBUTES)
-        lines.append(f"{name:<26}" + "".join(f"{cell:>16}" for cell in cells))
-    shares = clip["attributes_by_caption"]
-    cells = (f"{shares[a.name]:.1f} ({shares[a.name] / chance[a.name]:.1f})" for a in ATTRIBUTES)
-    lines.append(f"{'CLIP, picture by caption':<26}" + "".join(f"{cell:>16}" for cell in cells))
     seconds = ", ".join(f"{name} {value:.0f}" for name, value in report["cpu_seconds"].items())
-    return "\n".join([*lines, "", f"processor seconds of this run: {seconds}"])
+    return (
+        f"{report['combinations']} held-out combinations, {report['sounds']} sounds; R@1 in %"
+        f" (chance {report['chance_R@1']:.2f})\n"
+        + plain_table(["", *(way.replace("_to_", "→") for way in ways), "MRR a→i"], recalls)
+        + f"\nCLIP itself, the ceiling: image→text {clip['image_to_text']['R@1']:.1f}, text→image"
+        f" {clip['text_to_image']['R@1']:.1f}, image→another image of the same"
+        f" {clip['image_to_other_image']['R@1']:.1f}\n\n"
+        "attributes of the first answer, right in % (times chance)\n"
+        + plain_table(["", *(a.name for a in ATTRIBUTES)], shares)
+        + f"\n\nprocessor seconds of this run: {seconds}"
+    )
 
 
 @torch.no_grad()

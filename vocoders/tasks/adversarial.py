@@ -77,13 +77,7 @@ class AdversarialConfig:
 
 def build_generator(config: HiFiGANConfig | MelGANConfig | VocosConfig) -> HiFiGAN | MelGAN | Vocos:
     """The generator of a config, with random weights."""
-    match config:
-        case HiFiGANConfig():
-            return HiFiGAN(config)
-        case MelGANConfig():
-            return MelGAN(config)
-        case VocosConfig():
-            return Vocos(config)
+    return {HiFiGANConfig: HiFiGAN, MelGANConfig: MelGAN, VocosConfig: Vocos}[type(config)](config)
 
 
 class Adversarial:

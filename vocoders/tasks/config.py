@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from data.batches import DataConfig
 from data.frontends import NAMED, MelConfig
@@ -16,6 +16,8 @@ from vocoders.tasks.waveglow import WaveGlowTaskConfig
 from vocoders.tasks.wavenet import WaveNetTaskConfig
 from vocoders.vocoder import Vocoder, VocoderConfig
 from vocoders.wavenet.network import WaveNet, WaveNetConfig
+
+Config = TypeVar("Config")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,33 +86,34 @@ def speaks_of_itself(config: TrainConfig) -> bool:
 
 def trained_vocoder(run: Path) -> Vocoder:
     """The vocoder of a run's newest checkpoint."""
-    checkpoint, config = _newest(run)
+    checkpoint, config = newest(run, TrainConfig)
     if speaks_of_itself(config):
         raise UserError(f"{run} trained a network that takes no mels: python -m vocoders.babble {run}")
     vocoder = Vocoder(VocoderConfig(mel=config.mel, network=config.task.network))
-    _fill(vocoder.network, checkpoint)
+    fill_averaged(vocoder.network, checkpoint)
     return vocoder
 
 
 def trained_babbler(run: Path) -> tuple[WaveNet, TrainConfig]:
     """The network, of a run's newest checkpoint, that is told no more than who speaks."""
-    checkpoint, config = _newest(run)
+    checkpoint, config = newest(run, TrainConfig)
     network = config.task.network
     if not isinstance(network, WaveNetConfig) or network.local is not None:
         raise UserError(f"{run} trained a vocoder, which needs mels: python -m vocoders.synthesize")
     babbler = WaveNet(network)
-    _fill(babbler, checkpoint)
+    fill_averaged(babbler, checkpoint)
     return babbler, config
 
 
-def _newest(run: Path) -> tuple[Path, TrainConfig]:
+def newest(run: Path, kind: type[Config]) -> tuple[Path, Config]:
+    """A run's newest checkpoint, and the config that decided it."""
     checkpoint = newest_checkpoint(run)
     if checkpoint is None:
         raise UserError(f"{run} holds no checkpoint of a run: give the folder that --loop.out named")
-    return checkpoint, load_config(TrainConfig, checkpoint / "config.json")
+    return checkpoint, load_config(kind, checkpoint / "config.json")
 
 
-def _fill(network: Any, checkpoint: Path) -> None:
+def fill_averaged(network: Any, checkpoint: Path) -> None:
     """Take the averaged weights if the run averages, and fold weight norm."""
     averaged = checkpoint / "network_ema.safetensors"
     weights = averaged if averaged.exists() else checkpoint / "network.safetensors"

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from engine.files import cache_folder
+from engine.files import atomic, cache_folder
 from engine.user_error import UserError
 from w2w.exported.step import (
     Arrays,
@@ -166,10 +166,8 @@ def _made(network: ConverterNetwork, n_hops: int, file: Path) -> bytes:
     model = onnx_model(step).SerializeToString()
     checked(step, model)
     with suppress(OSError):  # no place for a cache: the next process makes it again
-        file.parent.mkdir(parents=True, exist_ok=True)
-        draft = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        draft.write_bytes(model)
-        os.replace(draft, file)
+        with atomic(file) as temporary:
+            temporary.write_bytes(model)
         older = sorted(file.parent.glob("step-*.onnx"), key=lambda kept: kept.stat().st_mtime)
         for kept in older[:-KEPT]:
             kept.unlink()

@@ -10,7 +10,6 @@ metadata. A program is run so:
 """
 
 import json
-import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from engine.arguments import Arguments
+from engine.files import atomic
 from engine.outcome import note, note_replaced
 from engine.user_error import UserError
 from w2w.converter import Converter
@@ -176,9 +176,8 @@ def write_onnx(
         entry = model.metadata_props.add()
         entry.key, entry.value = name, text
     model.doc_string, model.producer_name = HOW_TO, "timbre"
-    draft = _draft(out)
-    draft.write_bytes(model.SerializeToString())
-    os.replace(draft, out)
+    with atomic(out) as temporary:
+        temporary.write_bytes(model.SerializeToString())
     return found
 
 
@@ -204,13 +203,6 @@ def write_program(
     found = difference(network, stepped, step.begun, n_hops)
     require_equal(found, "the torch program")
     about = describe(network, step.begun, n_hops, found, voice_of) | {"how_to": HOW_TO_PROGRAM}
-    draft = _draft(out)
-    torch.export.save(program, draft, extra_files={"step.json": json.dumps(about, indent=2)})
-    os.replace(draft, out)
+    with atomic(out) as temporary:
+        torch.export.save(program, temporary, extra_files={"step.json": json.dumps(about, indent=2)})
     return found
-
-
-def _draft(out: Path) -> Path:
-    """Where a file is written before it bears its name."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    return out.with_name(f".draft.{out.name}")
