@@ -69,8 +69,10 @@ class PhonemeTask:
         """Share of frames named rightly, in all and outside pauses; of utterances never trained on."""
         self.network.eval()
         right, speech, n_frames, n_speech = 0.0, 0.0, 0, 0
-        for said in self.validation:
-            wave, phonemes = (x.to(self.network.classify.weight.device) for x in (said.wave, said.phonemes))
+        for utterance in self.validation:
+            wave, phonemes = (
+                x.to(self.network.classify.weight.device) for x in (utterance.wave, utterance.phonemes)
+            )
             hit = self.network.recognise(wave) == phonemes
             spoken = phonemes != SYMBOLS.index("")
             right, n_frames = right + float(hit.sum()), n_frames + hit.numel()
@@ -184,7 +186,7 @@ PRESETS = {
 def build(config: SpokenTrainConfig, crops: SpokenCrops) -> Task:
     """The task of a config, scored on sentences of its own."""
     validation = SpokenCrops(replace(config.data, split="validation"), progress=False)
-    scored = [said for said in validation.utterances if int(said.speaker) >= 0][:N_SCORED]
+    scored = [utterance for utterance in validation.utterances if int(utterance.speaker) >= 0][:N_SCORED]
     match config.task:
         case PhonemeTaskConfig():
             return PhonemeTask(config.task, scored)

@@ -222,10 +222,10 @@ class Converter:
 
     def _convert_whole(self, source: Wave, voice: Voice, semitones: float, rate: int) -> Wave:
         heard = resample(source, rate, self.sample_rate).to(self.device)
-        made = self.network(heard, voice.to(self.device), semitones).cpu()
+        converted = self.network(heard, voice.to(self.device), semitones).cpu()
         # There and back, a length may be rounded by a sample.
-        short = source.shape[-1] - resampled_length(made.shape[-1], self.sample_rate, rate)
-        return F.pad(resample(made, self.sample_rate, rate), (0, short))
+        short = source.shape[-1] - resampled_length(converted.shape[-1], self.sample_rate, rate)
+        return F.pad(resample(converted, self.sample_rate, rate), (0, short))
 
     @torch.inference_mode()
     def pieces(

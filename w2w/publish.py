@@ -53,8 +53,8 @@ class Published(ModelHubMixin, **ABOUT):
         if self.onnx is not None:
             shutil.copyfile(self.onnx, save_directory / self.onnx.name)
         card = RepoCard((self.folder / CARD).read_text(encoding="utf-8"), ignore_metadata_errors=True)
-        told = self._hub_mixin_info.model_card_data.to_dict() | card.data.to_dict()
-        for name, value in told.items():
+        metadata = self._hub_mixin_info.model_card_data.to_dict() | card.data.to_dict()
+        for name, value in metadata.items():
             card.data[name] = value
         card.save(save_directory / CARD)
         write_sums(save_directory)

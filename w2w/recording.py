@@ -83,9 +83,9 @@ def mean_log_f0(network: Any, wave: Float[Tensor, "1 1 samples"]) -> float | Non
     """Mean log F0 (of Hz) of a wave at the network's rate; None where it is not known, or not used."""
     if not isinstance(network, ConverterNetwork):
         return None
-    heard = wave[..., : round(HEARD_S * network.sample_rate)].to(network.mean_log_f0.prior.device)
+    beginning = wave[..., : round(HEARD_S * network.sample_rate)].to(network.mean_log_f0.prior.device)
     total, n_voiced = 0.0, 0
-    for block in heard.split(round(BLOCK_S * network.sample_rate), dim=-1):
+    for block in beginning.split(round(BLOCK_S * network.sample_rate), dim=-1):
         pitch = network.pitch(block)
         voiced = int((pitch.voicing > 0.5).sum())
         total += voiced * float(network.style.mean_log_f0(block, pitch))

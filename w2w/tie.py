@@ -79,8 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     known_voices, held = train_and_held_out(converter, rows, made=args.made, seed=args.seed)
     tie, losses = tie_to(towers, config, converter, known_voices, held, fitting)
     out = tie.save(args.out or folder / FOLDER, config)
-    told = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
-    print(f"{len(known_voices.voice)} voices heard, {len(held.voice)} held out ({told}); wrote {out}")
+    scores = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
+    print(f"{len(known_voices.voice)} voices heard, {len(held.voice)} held out ({scores}); wrote {out}")
 
 
 def train_and_held_out(

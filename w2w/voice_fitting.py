@@ -64,10 +64,10 @@ def fit(network: ConverterNetwork, voice: Voice, clips: Sequence[Wave], *, steps
     with tqdm(
         total=steps, desc="fitting the voice", unit="step", delay=1.0, leave=False, disable=None
     ) as bar:
-        found = fitted(network, voice, clips, steps=steps, done=lambda step: bar.update())
+        fitted_voice = fitted(network, voice, clips, steps=steps, done=lambda step: bar.update())
     with suppress(OSError), atomic(file) as temporary:  # no place for a cache: it is fitted again next time
-        np.save(temporary, found.cpu().numpy())
-    return found
+        np.save(temporary, fitted_voice.cpu().numpy())
+    return fitted_voice
 
 
 @cache

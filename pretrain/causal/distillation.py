@@ -118,9 +118,9 @@ class Distillation:
 
     def update(self, batch: Lesson, step: int) -> Mapping[str, Tensor]:
         weight, human, pairs = self.config.weights, batch.human, batch.pairs
-        heard = [human.wave, human.other] if human.wave.shape == human.other.shape else [human.wave]
-        clean = torch.cat([*heard, *([] if pairs is None else [pairs.target])])
-        changed = torch.cat([*heard, *([] if pairs is None else [pairs.source])])
+        waves = [human.wave, human.other] if human.wave.shape == human.other.shape else [human.wave]
+        clean = torch.cat([*waves, *([] if pairs is None else [pairs.target])])
+        changed = torch.cat([*waves, *([] if pairs is None else [pairs.source])])
 
         with torch.no_grad():
             truth = self.teacher(clean)

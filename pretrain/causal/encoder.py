@@ -139,10 +139,10 @@ class CausalEncoder(nn.Module):
             mels = (mels - level).clamp_min(QUIETEST)
             energy = (energy - level).clamp_min(QUIETEST)
         # Speech, not pauses, tells a channel: frames near the floor hardly count.
-        heard, energy, level = mels.float(), energy.float(), level.float()
-        mean, after_mean = self.mean.step(heard, torch.sigmoid(2.0 * (energy + 3.0)), state["mean"])
+        mel, energy, level = mels.float(), energy.float(), level.float()
+        mean, after_mean = self.mean.step(mel, torch.sigmoid(2.0 * (energy + 3.0)), state["mean"])
         after = {"analysis": analysis, "level": after_level, "mean": after_mean}
-        return (heard - mean) * 0.5, (energy, level.expand_as(energy), mels), after
+        return (mel - mean) * 0.5, (energy, level.expand_as(energy), mels), after
 
     def from_features(self, features: Features, state: dict[str, Any]) -> tuple[Code, dict[str, Any]]:
         """The code of one chunk, and the next state of the convolutions."""

@@ -111,8 +111,8 @@ def attributes(
     query: Float[Tensor, "n dim"], answers: Float[Tensor, "n dim"], values: Int[np.ndarray, "n 5"]
 ) -> dict[str, float]:
     """Return how many of the first answers agree with the query in each attribute, in percent."""
-    found = best(query, answers, 1)[:, 0]
-    agree = (values[found] == values).mean(0)
+    nearest = best(query, answers, 1)[:, 0]
+    agree = (values[nearest] == values).mean(0)
     return {a.name: 100 * float(share) for a, share in zip(ATTRIBUTES, agree)}
 
 
@@ -165,21 +165,23 @@ def draw_answers(study: Study, gallery: Gallery, path: Path, *, n_answers: int =
     import matplotlib.pyplot as plt
 
     world, encoder = study.held_out, next(iter(study.encoders.values()))
-    asked = np.linspace(0, world.n_combinations - 1, N_SHOWN).astype(int)
-    audio = embed(encoder, world, asked)
+    queries = np.linspace(0, world.n_combinations - 1, N_SHOWN).astype(int)
+    audio = embed(encoder, world, queries)
     pictures, captions = best(audio, gallery.images, n_answers), best(audio, gallery.texts, 1)[:, 0]
-    heard = encoder.spectrogram(world.waves(asked).to(encoder.window.device)).cpu()
-    said = world.captions(np.arange(world.n_combinations))
+    spectrograms = encoder.spectrogram(world.waves(queries).to(encoder.window.device)).cpu()
+    all_captions = world.captions(np.arange(world.n_combinations))
     figure, axes = plt.subplots(N_SHOWN, n_answers + 2, figsize=(1.3 * (n_answers + 2), 1.6 * N_SHOWN))
-    for row, index in enumerate(asked):
-        axes[row, 0].imshow(heard[row].numpy(), origin="lower", aspect="auto")
+    for row, index in enumerate(queries):
+        axes[row, 0].imshow(spectrograms[row].numpy(), origin="lower", aspect="auto")
         axes[row, 0].set_title("sound", fontsize=7)
         for column, number in enumerate([index, *pictures[row]], start=1):
             axes[row, column].imshow(world.picture(int(number)).permute(1, 2, 0).numpy())
             rank = "true picture" if column == 1 else f"answer {column - 1}" + " ✓" * int(number == index)
             axes[row, column].set_title(rank, fontsize=7)
         verdict = "✓" if captions[row] == index else "✗"
-        label = axes[row, 1].set_xlabel(f"caption: {said[captions[row]]} {verdict}", fontsize=7, loc="left")
+        label = axes[row, 1].set_xlabel(
+            f"caption: {all_captions[captions[row]]} {verdict}", fontsize=7, loc="left"
+        )
         label.set_in_layout(False)  # it may run on below the answers
     for axis in axes.flat:
         axis.set_xticks([])

@@ -179,7 +179,7 @@ def run_pictures(args: argparse.Namespace) -> list[Result]:
 
 def draw_recordings(args: argparse.Namespace, towers: Towers, embedders: list[Embedder]) -> list[Result]:
     """Draw recordings that have no picture, and write their page."""
-    heard = recordings(args.audio)
+    sounds = recordings(args.audio)
     world = World(0, "train", draws=3) if args.data == "world" else None
     train = None
     if args.how in ("generator", "diffusion"):
@@ -192,16 +192,18 @@ def draw_recordings(args: argparse.Namespace, towers: Towers, embedders: list[Em
     draw = _drawer(args, towers, world, train)
     columns = []
     for embedder in embedders:
-        vectors = embeddings_of(embedder, args).of(heard, heard_wave)
+        vectors = embeddings_of(embedder, args).of(sounds, heard_wave)
         vectors = F.normalize(vectors, dim=-1)
         if train is not None:
             vectors = fit_linear_map(embedded(embedder, train, args), train.images)(vectors)
-        said = [f": {captions[i]}" for i in (vectors @ texts.T).argmax(-1)] if captions else [""] * len(heard)
-        columns.append([(f"{embedder.name}{words}", p) for words, p in zip(said, draw(vectors))])
+        nearest = (
+            [f": {captions[i]}" for i in (vectors @ texts.T).argmax(-1)] if captions else [""] * len(sounds)
+        )
+        columns.append([(f"{embedder.name}{words}", p) for words, p in zip(nearest, draw(vectors))])
     page = write_page(
-        args.out, f"pictures_{args.how}", [(h.caption, row) for h, *row in zip(heard, *columns)]
+        args.out, f"pictures_{args.how}", [(h.caption, row) for h, *row in zip(sounds, *columns)]
     )
-    print(f"{len(heard)} recordings drawn: {page}")
+    print(f"{len(sounds)} recordings drawn: {page}")
     return []
 
 

@@ -131,8 +131,8 @@ def _players(network: Recogniser | SpeechRecogniser, config: CTCConfig) -> dict[
     """Make one player of a small network; of one on an encoder, ``head`` and ``trunk``."""
     if isinstance(network, Recogniser):
         return {"head": Player(network, config.optim, "head")}
-    own = [p for name, p in network.named_parameters() if not name.startswith("encoder.")]
-    players = {"head": Player(nn.ParameterList(own), config.head, "head")}
+    head_parameters = [p for name, p in network.named_parameters() if not name.startswith("encoder.")]
+    players = {"head": Player(nn.ParameterList(head_parameters), config.head, "head")}
     if not config.freeze.trunk:
         players["trunk"] = Player(network.encoder, config.optim, "trunk")
     return players

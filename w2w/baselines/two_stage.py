@@ -225,8 +225,8 @@ class TwoStage(nn.Module):
     ) -> tuple[Wave, Progress]:
         """Convert one chunk, a whole number of hops long; the output lags by ``look_ahead`` samples."""
         assert self.log_mel is not None
-        heard = torch.cat([state.wave, source], dim=-1)
-        mel, network = self.mel_network.step(self.log_mel(heard), voice, state.network)
+        joined = torch.cat([state.wave, source], dim=-1)
+        mel, network = self.mel_network.step(self.log_mel(joined), voice, state.network)
         mel = torch.cat([state.mel, self._audible(mel)], dim=-1)
 
         wave, before = source.new_zeros(len(source), 1, 0), state.before
@@ -238,7 +238,7 @@ class TwoStage(nn.Module):
         wave = F.pad(wave, (source.shape[-1] - wave.shape[-1], 0))
         kept = min(self.halo, before + ready)
         return wave, Progress(
-            wave=heard[..., source.shape[-1] :],
+            wave=joined[..., source.shape[-1] :],
             network=network,
             mel=mel[..., before + ready - kept :],
             before=kept,

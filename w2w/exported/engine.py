@@ -132,8 +132,8 @@ def code_key(network: ConverterNetwork) -> str:
     """A digest of all code that a graph is made of, and of torch's version."""
     digest = hashlib.sha256(torch.__version__.encode())
     layers = {inspect.getfile(type(module)) for module in network.modules()}
-    own = {file for file in layers if not file.startswith(str(Path(torch.__file__).parent))}
-    for file in sorted({*own, *map(str, Path(__file__).parent.glob("*.py"))}):
+    files = {file for file in layers if not file.startswith(str(Path(torch.__file__).parent))}
+    for file in sorted({*files, *map(str, Path(__file__).parent.glob("*.py"))}):
         digest.update(Path(file).read_bytes())
     return digest.hexdigest()[:16]
 

@@ -73,11 +73,11 @@ def write_step(args: Namespace, load: Callable[[Path | None], ConverterNetwork])
     voice_of = ", ".join(Path(clip).name for clip in args.voice or [])
     write = write_onnx if args.format == "onnx" else write_program
     note_replaced(out)
-    found = write(network, out, n_hops, voice=voice, voice_of=voice_of)
+    error = write(network, out, n_hops, voice=voice, voice_of=voice_of)
     latency = 1000.0 * (n_hops * network.hop + network.look_ahead) / network.sample_rate
     print(
         f"wrote {out}: {out.stat().st_size / 2**20:.1f} MiB, steps of {n_hops * network.hop} samples at"
-        f" {network.sample_rate} Hz, latency {latency:g} ms, within {found:.0e} of the network"
+        f" {network.sample_rate} Hz, latency {latency:g} ms, within {error:.0e} of the network"
     )
 
 
@@ -165,20 +165,20 @@ def write_onnx(
 
     step = Step(network, n_hops)
     model = onnx_model(step, voice)
-    found = checked(step, model.SerializeToString())
+    error = checked(step, model.SerializeToString())
     defaults = {"semitones": torch.zeros(1, dtype=torch.float64)} | (
         {"voice": voice} if voice is not None else {}
     )
     defaults |= {f"state_{name}": tensor for name, tensor in step.begun.items()}
     for name, tensor in defaults.items():
         model.graph.initializer.append(numpy_helper.from_array(tensor.cpu().numpy(), name))
-    for name, text in describe(network, step.begun, n_hops, found, voice_of).items():
+    for name, text in describe(network, step.begun, n_hops, error, voice_of).items():
         entry = model.metadata_props.add()
         entry.key, entry.value = name, text
     model.doc_string, model.producer_name = HOW_TO, "timbre"
     with atomic(out) as temporary:
         temporary.write_bytes(model.SerializeToString())
-    return found
+    return error
 
 
 def write_program(
@@ -200,9 +200,9 @@ def write_program(
         wave, *after = run(chunk, voice, semitones, *state.values())
         return wave, dict(zip(state, after))
 
-    found = difference(network, stepped, step.begun, n_hops)
-    require_equal(found, "the torch program")
-    about = describe(network, step.begun, n_hops, found, voice_of) | {"how_to": HOW_TO_PROGRAM}
+    error = difference(network, stepped, step.begun, n_hops)
+    require_equal(error, "the torch program")
+    about = describe(network, step.begun, n_hops, error, voice_of) | {"how_to": HOW_TO_PROGRAM}
     with atomic(out) as temporary:
         torch.export.save(program, temporary, extra_files={"step.json": json.dumps(about, indent=2)})
-    return found
+    return error

@@ -116,9 +116,9 @@ def flat(state: Any, name: str = "") -> dict[str, Tensor]:
     if isinstance(state, Tensor):
         return {name: state}
     return {
-        found: tensor
+        path: tensor
         for key, part in _parts(state)
-        for found, tensor in flat(part, f"{name}_{key}" if name else key).items()
+        for path, tensor in flat(part, f"{name}_{key}" if name else key).items()
     }
 
 
@@ -171,10 +171,10 @@ def difference(network: ConverterNetwork, run: Run, begun: Mapping[str, Tensor],
     state, plain_state, worst = dict(begun), network.begin(1), 0.0
     moved = torch.tensor([semitones], dtype=torch.float64)
     for chunk in wave.split(chunk_samples, dim=-1):
-        made, state = run(chunk, voice.cpu(), moved, state)
-        plain, plain_state = network.step(chunk.to(device), voice, plain_state, semitones)
+        converted, state = run(chunk, voice.cpu(), moved, state)
+        expected, plain_state = network.step(chunk.to(device), voice, plain_state, semitones)
         # Not a number counts as the worst of all.
-        worst = max(worst, (made - plain.cpu()).abs().nan_to_num(nan=math.inf).max().item())
+        worst = max(worst, (converted - expected.cpu()).abs().nan_to_num(nan=math.inf).max().item())
     return worst
 
 
@@ -266,9 +266,9 @@ def checked(step: Step, model: bytes) -> float:
         wave, after = run_session(session, chunk.numpy(), voice.numpy(), semitones.numpy(), arrays)
         return torch.from_numpy(wave), {name: torch.from_numpy(array) for name, array in after.items()}
 
-    found = difference(step.network, run, step.begun, step.n_hops)
-    require_equal(found, "the ONNX graph")
-    return found
+    error = difference(step.network, run, step.begun, step.n_hops)
+    require_equal(error, "the ONNX graph")
+    return error
 
 
 def open_session(model: bytes | str, threads: int = 1) -> Any:

@@ -130,8 +130,8 @@ def add(name: str, recordings: Sequence[Path], args: Namespace) -> None:
         save(folder / place, clip, rate)
     others = [voice for voice in read(folder).voices if voice.name != name]
     places = tuple(Path(place) for place, _, _ in kept)
-    told = {"about": args.about, "source": args.source, "licence": args.licence}
-    write(folder, [*others, NamedVoice(name=name, recordings=places, **told)])
+    card = {"about": args.about, "source": args.source, "licence": args.licence}
+    write(folder, [*others, NamedVoice(name=name, recordings=places, **card)])
     draw(load(folder / places[0], SPEECH_16K.sample_rate), folder / "portraits" / f"{name}.png")
     print(f"{name} is kept in {folder}: timbre convert SOURCE.wav --voice {name} --out RESULT.wav")
 
@@ -167,17 +167,17 @@ def rebuild(folder: Path, converter: Converter) -> None:
     """Speak anew what was made from words, draw the portraits, write the page of who gave what."""
     shelf, first = read(folder), next(iter(sentences().values()))
     rate = SPEECH_16K.sample_rate
-    heard = load(first.recording, converter.sample_rate)
+    source = load(first.recording, converter.sample_rate)
     for voice in shelf.voices:
         assert voice.portrait is not None
         if voice.words and converter.words is not None:
-            made = converter.convert(heard, converter.embed_text(voice.words))
-            save(voice.recordings[0], made, converter.sample_rate)
+            converted = converter.convert(source, converter.embed_text(voice.words))
+            save(voice.recordings[0], converted, converter.sample_rate)
         if voice.recordings:
             wave = load(voice.recordings[0], rate)
         else:
-            made = converter.convert(heard, embed(converter, voice.name))
-            wave = resample(made, converter.sample_rate, rate)
+            converted = converter.convert(source, embed(converter, voice.name))
+            wave = resample(converted, converter.sample_rate, rate)
         draw(wave, voice.portrait)
     if shelf.sentences:
         with atomic(folder / "README.md") as temporary:

@@ -122,5 +122,5 @@ def embed(converter: "Converter", name: str, fit_steps: int | None = 0) -> Voice
         parts = [embed(converter, part, fit_steps) for part in voice.blend]
         return converter.blend(parts, list(voice.blend.values()))
     clips = [load(path, converter.sample_rate) for path in voice.recordings]
-    heard = converter.embed(clips, names=[str(path) for path in voice.recordings])
-    return converter.fit(heard, clips, steps=fit_steps)
+    mean_voice = converter.embed(clips, names=[str(path) for path in voice.recordings])
+    return converter.fit(mean_voice, clips, steps=fit_steps)

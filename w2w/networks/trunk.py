@@ -115,11 +115,11 @@ class Trunk(nn.Module):
     def forward(self, wave: Wave, warp: PerItem | None = None) -> Hidden:
         """Frames of a wave of whole hops, heard at once; ``warp`` plays each item so much faster."""
         frames = wave.shape[-1] // self.hop
-        heard = resample(wave, self.sample_rate, self.encoder.sample_rate)
+        resampled = resample(wave, self.sample_rate, self.encoder.sample_rate)
         n_samples, speed = None, wave.new_ones(len(wave))
         if warp is not None:
-            heard, n_samples, speed = played(heard, warp)
-        encoded = self.encoder(heard, n_samples)
+            resampled, n_samples, speed = played(resampled, warp)
+        encoded = self.encoder(resampled, n_samples)
         hidden = self._mixed(encoded.features)
         place = self._places(frames, wave.device)[None] / speed[:, None]
         place = (place - (self.encoder.config.receptive_field - 1) / 2) / self.encoder.hop
@@ -134,8 +134,8 @@ class Trunk(nn.Module):
         length, context = round(PIECE_S * rate), round(CONTEXT_S * rate)
         for start in range(0, frames, length):
             stop, first = min(start + length, frames), max(start - context, 0)
-            heard = self(wave[..., first * self.hop : (stop + context) * self.hop])
-            yield heard[..., start - first : stop - first]
+            hidden = self(wave[..., first * self.hop : (stop + context) * self.hop])
+            yield hidden[..., start - first : stop - first]
 
     def _mixed(self, features: list[Float[Tensor, "batch frames hidden"]]) -> Hidden:
         if self.mix is None:
@@ -162,8 +162,8 @@ def played(
     lengths = (samples / warp.double() / LENGTH_STEP).round().clamp_min(1).long() * LENGTH_STEP
     spectrum, longest, rows = torch.fft.rfft(wave.float()), int(lengths.max()), []
     for row, length in zip(spectrum, lengths.tolist()):
-        heard = torch.fft.irfft(row[:, : length // 2 + 1], n=length) * (length / samples)
-        rows.append(F.pad(heard, (0, longest - length)))
+        resampled = torch.fft.irfft(row[:, : length // 2 + 1], n=length) * (length / samples)
+        rows.append(F.pad(resampled, (0, longest - length)))
     return torch.stack(rows), lengths, (samples / lengths.double()).to(warp.dtype)
 
 

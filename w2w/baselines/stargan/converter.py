@@ -42,8 +42,8 @@ class StarGANSpectrograms(nn.Module):
     def label_logits(self, wave: Wave) -> Float[Tensor, "batch n_out"]:
         """What the discriminator's class head makes of a wave, mean over its windows."""
         starts = self.starts(wave.shape[-1])
-        heard = [self.discriminator(self._spectrogram(wave, start)).labels for start in starts]
-        return torch.stack(heard).mean(0)
+        logits = [self.discriminator(self._spectrogram(wave, start)).labels for start in starts]
+        return torch.stack(logits).mean(0)
 
     def converted(self, wave: Wave, voice: Voice) -> Iterator[SpectrogramPiece]:
         """The wave's spectrogram with a voice, a frame for each hop begun, in pieces."""
@@ -185,10 +185,12 @@ class StarGANNetwork(nn.Module):
             raise UserError("StarGAN's phases are retrieved without a mel: name a vocoder that reads mels")
         mel = self.inversion.mel
         spectrograms = self.mel_network.converted(at_full_scale(source), voice.to(source))
-        told = torch.cat(list(self.inversion.stream(spectrograms, -(-source.shape[-1] // mel.hop))), dim=-1)
+        log_mel = torch.cat(
+            list(self.inversion.stream(spectrograms, -(-source.shape[-1] // mel.hop))), dim=-1
+        )
         peak, floor = source.abs().amax(-1, keepdim=True), torch.tensor(mel.floor)
         risen = mel.power * (peak.log() if mel.log == "ln" else peak.log10())
-        return (told + risen).clamp_min(float(floor.log() if mel.log == "ln" else floor.log10()))
+        return (log_mel + risen).clamp_min(float(floor.log() if mel.log == "ln" else floor.log10()))
 
     def _spoken(self, source: Wave, voice: Voice) -> Iterator[WavePiece]:
         spectrograms = self.mel_network.converted(source, voice)

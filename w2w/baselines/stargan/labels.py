@@ -175,8 +175,8 @@ def companions(rows: Iterable[Row], labels: LabelsConfig) -> Companions:
 
 
 def _usual(column: Iterable[int]) -> int:
-    told = Counter(index for index in column if index >= 0)
-    return told.most_common(1)[0][0] if told else -1
+    counts = Counter(index for index in column if index >= 0)
+    return counts.most_common(1)[0][0] if counts else -1
 
 
 def _alone(index: int, labels: LabelsConfig) -> tuple[int, ...]:
@@ -200,13 +200,13 @@ def named_voice(name: str, labels: LabelsConfig, known: Companions = ()) -> Floa
 
 def heard_voice(logits: Float[Tensor, "batch n_out"], labels: LabelsConfig) -> Float[Tensor, "batch n_in"]:
     """The voices that the discriminator's class head hears: in each group the likeliest name."""
-    heard = []
+    columns = []
     for group, column in zip(labels.groups, logits.split(labels.sizes, dim=1), strict=True):
         # Labels that no clip bore were never taught anything but to be absent; without names, all may be.
         column = column[:, : len(group.names) or None]
         absent = column.new_full((len(column),), -1, dtype=torch.long)
-        heard.append(column.argmax(1) if column.shape[1] else absent)
-    return input_label(torch.stack(heard, dim=1), labels)
+        columns.append(column.argmax(1) if column.shape[1] else absent)
+    return input_label(torch.stack(columns, dim=1), labels)
 
 
 class LabelledBatch(NamedTuple):
