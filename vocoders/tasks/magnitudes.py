@@ -18,7 +18,7 @@ from vocoders.neural_griffin_lim import (
     negative_log_likelihood,
     spectral_convergence,
 )
-from vocoders.scores.copies import resynthesise, score
+from vocoders.scores.copies import evaluate, resynthesise
 
 Wave = Float[Tensor, "1 1 samples"]
 Waves = Float[Tensor, "batch 1 samples"]
@@ -119,4 +119,4 @@ class MagnitudesTask:
             return {}
         found = [self.losses(self.trained, wave.to(self.log_mel.window.device)) for wave in self.validation]
         mean = {name: float(torch.stack([one[name] for one in found]).mean()) for name in found[0]}
-        return mean | score(self.average.module, self.log_mel, self.validation)
+        return mean | evaluate(self.average.module, self.log_mel, self.validation)
