@@ -27,6 +27,8 @@ State = Mapping[str, Shaped[Tensor, "..."]]
 
 RELEASED = Path(__file__).parent / "released"
 """A trained vocoder that comes with the package."""
+RELEASED_HIFIGAN = Path(__file__).parent / "released_hifigan"
+"""One that sounds worse, and serves where mels come frame by frame."""
 KINDS: dict[str, type] = {
     "griffin_lim": GriffinLimConfig,
     "neural_griffin_lim": NeuralGriffinLimConfig,
@@ -50,12 +52,12 @@ def load_vocoder(
 ) -> Vocoder:
     """Load a vocoder.
 
-    ``name`` is one of ``KINDS``, ``released``, or an exported folder or training run of ours. ``weights`` is
-    such a folder, a published file, or a state dict; ``griffin_lim`` needs none. ``config`` is the
-    JSON file published with the weights, its content as a dict, or a config of ours (of the network or
-    the whole vocoder); without one, weights of the published shapes explain themselves. ``mel`` is
-    the definition of the mels, by itself or by name, where published weights do not bring it. ``fold`` takes
-    weight norm away, which changes speed and not results.
+    ``name`` is one of ``KINDS``, ``released``, ``released_hifigan``, or an exported folder or training
+    run of ours. ``weights`` is such a folder, a published file, or a state dict; ``griffin_lim`` needs
+    none. ``config`` is the JSON file published with the weights, its content as a dict, or a config of
+    ours (of the network or the whole vocoder); without one, weights of the published shapes explain
+    themselves. ``mel`` is the definition of the mels, by itself or by name, where published weights do
+    not bring it. ``fold`` takes weight norm away, which changes speed and not results.
     """
     if name not in KINDS:
         vocoder = from_folder(_named_folder(name, weights), fold)
@@ -91,13 +93,18 @@ def _definition(mel: MelConfig | str | None) -> MelConfig | None:
     return mel
 
 
+def released_folder(name: str) -> Path | None:
+    """Where the weights lie that come with the package under a name, if it is one."""
+    return {"released": RELEASED, "released_hifigan": RELEASED_HIFIGAN}.get(name)
+
+
 def _named_folder(name: str, weights: object) -> Path:
-    if name == "released":
-        if not (RELEASED / "config.json").is_file():
+    if (released := released_folder(name)) is not None:
+        if not (released / "config.json").is_file():
             raise UserError(
                 "no trained vocoder comes with this copy: name a folder or weights, or take griffin_lim"
             )
-        return RELEASED
+        return released
     if weights is not None or not Path(name).exists():
         raise UserError(
             f"vocoder {name!r} is unknown; choose one of {', '.join(KINDS)}, released, or the folder of a "

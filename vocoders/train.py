@@ -2,8 +2,9 @@
 
 Run the same command again to continue. Presets are in ``vocoders/tasks/presets.py``: every network at 16,
 22.05 and 24 kHz, and ``*_small`` for a CPU. To tune a trained vocoder to mels that another network predicts
-(``python -m w2w.baselines.predict``), give ``--init RUN --predicted-mels FOLDER``. ``--init`` also
-takes the folder of an exported vocoder, or ``released``, the one of this package; critics then begin afresh.
+(``python -m w2w.baselines.predict``), give ``--init RUN --predicted-mels FOLDER``. ``--init`` also takes the
+folder of an exported vocoder, ``released`` or ``released_hifigan``, those of this package; critics then begin
+afresh.
 """
 
 import warnings
@@ -40,8 +41,8 @@ from vocoders.weight_norm import unfold
 
 def exported_init(init: str) -> Path | None:
     """The folder of an exported vocoder that ``init`` names, if it does: a run is none."""
-    if init == "released" and not Path(init).exists():
-        return loading.RELEASED
+    if (released := loading.released_folder(init)) is not None and not Path(init).exists():
+        return released
     folder = Path(init) if init else None
     return folder if folder and (folder / "config.json").is_file() and not checkpoints(folder) else None
 

@@ -211,7 +211,7 @@ def training(name: str, study: Study, config: Any, folder: Path, steps: int) -> 
             return trainers.stargan(
                 replace(config, loop=trainers.run_loop(config.loop, folder, steps), **rates)
             )
-    config = replace(config, init="released", predicted_mels=str(folder / "mels"))
+    config = replace(config, init="released_hifigan", predicted_mels=str(folder / "mels"))
     return trainers.vocoder(config, folder, steps, lr=TUNING_RATE, adversary_from=ADVERSARIES_FROM)
 
 

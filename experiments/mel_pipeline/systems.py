@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmarks.table import in_turns
 from experiments.study import Study
 from vocoders import load_vocoder
-from vocoders.loading import RELEASED as VOCODER
+from vocoders.loading import RELEASED_HIFIGAN as VOCODER
 from w2w.baselines.cluit_mel.network import CluitMelNetwork
 from w2w.baselines.cluit_mel.presets import PRESETS as CLUIT_MEL
 from w2w.baselines.stargan.converter import StarGANNetwork
@@ -77,14 +77,14 @@ def random_cluit_mel(preset: str) -> Converter:
     """A preset's network as it begins, with the released vocoder."""
     torch.manual_seed(0)
     network: Any = CluitMelNetwork(CLUIT_MEL[preset].network).eval().fold()
-    return Converter(TwoStage(network, load_vocoder("released")))
+    return Converter(TwoStage(network, load_vocoder("released_hifigan")))
 
 
 class Vocoded:
     """A converter that leaves the voice as it is: the vocoder alone."""
 
     def __init__(self) -> None:
-        self.vocoder = load_vocoder("released")
+        self.vocoder = load_vocoder("released_hifigan")
         self.sample_rate = self.vocoder.sample_rate
 
     def embed(self, wave: Wave) -> Voice:
@@ -99,7 +99,7 @@ W2W = "w2w"
 SYSTEMS: dict[str, System] = {
     W2W: System(label="wave-to-wave", variants=("w2w",), notes=(STUDENT,)),
     "cluit_mel": System(
-        label="CLUIT-mel, HiFi-GAN V2", variants=("cluit_mel",), vocoder="released", notes=(LENT,)
+        label="CLUIT-mel, HiFi-GAN V2", variants=("cluit_mel",), vocoder="released_hifigan", notes=(LENT,)
     ),
     "cluit_mel_tuned": System(
         label="CLUIT-mel, HiFi-GAN V2 tuned to it",
@@ -111,7 +111,7 @@ SYSTEMS: dict[str, System] = {
         label="StarGAN, phase retrieval", variants=("stargan",), vocoder="griffin_lim", notes=(LABELS,)
     ),
     "stargan": System(
-        label="StarGAN, HiFi-GAN V2", variants=("stargan",), vocoder="released", notes=(LENT, LABELS)
+        label="StarGAN, HiFi-GAN V2", variants=("stargan",), vocoder="released_hifigan", notes=(LENT, LABELS)
     ),
     "cluit_mel_published": System(
         label="CLUIT-mel at its published size, HiFi-GAN V2",

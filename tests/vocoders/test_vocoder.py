@@ -246,7 +246,7 @@ def test_griffin_lim_is_a_vocoder():
 
 
 def test_names_that_are_none_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="unknown; choose one of griffin_lim, hifigan"):
+    with pytest.raises(UserError, match="unknown; choose one of griffin_lim, neural_griffin_lim"):
         load_vocoder("hifigun")
     with pytest.raises(UserError, match="needs weights"):
         load_vocoder("hifigan")

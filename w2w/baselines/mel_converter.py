@@ -22,7 +22,7 @@ from w2w.weights import run_checkpoint
 
 MelNetworkConfig = CluitMelConfig | StarGANUseConfig
 
-WORDS = ("released", "griffin_lim")
+WORDS = ("released", "released_hifigan", "griffin_lim")
 """Vocoders that are named by a word; others are folders."""
 BESIDE = "vocoder"
 """Folder of an export's own vocoder, beside its weights."""
@@ -154,6 +154,8 @@ def _default(network_config: MelNetworkConfig) -> str:
     match network_config:
         case CluitMelConfig():
             fits = theirs == network_config.mel
+            if fits and network_config.causal:
+                return "released_hifigan"  # which speaks live, too
         case StarGANUseConfig():
             fits = theirs.sample_rate == network_config.network.spectrogram.sample_rate
     return "released" if fits else "griffin_lim"

@@ -163,7 +163,7 @@ class TwoStage(nn.Module):
         if not self.mel_network.streams:
             return self.mel_network.needs_whole
         if not hasattr(self.vocoder.network, "halo"):
-            return f"vocoder is {name}, which does not speak live"
+            return f"vocoder is {name}, which does not speak live (released_hifigan does)"
         if self.vocoder.config.pre_emphasis:
             return "vocoder undoes a pre-emphasis, which it does not live"
         if self.mel.padding not in ("same", "causal"):

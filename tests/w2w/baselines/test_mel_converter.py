@@ -311,4 +311,4 @@ def test_the_hub_brings_the_vocoder_too(here, monkeypatch):
 
 
 def test_words_name_vocoders_and_not_folders():
-    assert set(mel_converter.WORDS) == {"released", "griffin_lim"}
+    assert set(mel_converter.WORDS) == {"released", "released_hifigan", "griffin_lim"}
