@@ -174,11 +174,7 @@ def disturb(run: Run, out: Path, kind: str, rng: random.Random, seconds: float) 
         mend = fill(out.parent) if kind == "full disk" else turn(out.parent, "ro")
     elif not ended:
         number = {"SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}.get(kind, signal.SIGKILL)
-        for child in children[:1] if kind == "one process" else children:
-            with suppress(ProcessLookupError):
-                os.kill(child, number)
-        if kind == "one process":
-            end_as_torchrun_does(children)
+        signal_all(children[:1] if kind == "one process" else children, number)
     said = []
     if not wait(children, max(ENDS_WITHIN_S, 4 * seconds)):
         said.append(f"still runs {ENDS_WITHIN_S:g} s after it")
@@ -195,30 +191,37 @@ def disturb(run: Run, out: Path, kind: str, rng: random.Random, seconds: float) 
         except Exception as error:
             said.append(f"{folder.name} cannot be read: {error}")
     statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in run.start(out)]
-    return said + ([f"started again, it ends with {statuses}"] if any(statuses) else [])
-
-
-def end_as_torchrun_does(children: list[int]) -> None:
-    """Send SIGTERM, and SIGKILL to what is left after 30 s, as it may wait for the process that is gone."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for child in children:
-            with suppress(ProcessLookupError):
-                os.kill(child, number)
-        if wait(children, TORCHRUN_WAITS_S):
-            return
+    last = run.log.read_text(errors="replace").splitlines()[-1:]
+    return said + ([f"started again, it ends with {statuses}: {last}"] if any(statuses) else [])
 
 
 def wait(children: list[int], seconds: float) -> bool:
-    """Whether all end within so long; those that have ended are taken off the list."""
-    until = time.monotonic() + seconds
-    while children:
+    """Whether all end within so long; those that have ended are taken off the list.
+
+    When one fails, the others receive SIGTERM, and SIGKILL 30 s later, as torchrun ends what may wait for it.
+    """
+    now, failed = time.monotonic(), False
+    until, kill_at = now + seconds, now + seconds
+    while children and now < until:
         for child in list(children):
-            if os.waitpid(child, os.WNOHANG)[0]:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
                 children.remove(child)
-        if time.monotonic() > until:
-            break
+            if ended and status and not failed:
+                failed, kill_at = True, now + TORCHRUN_WAITS_S
+                signal_all(children, signal.SIGTERM)
+        if failed and now > kill_at:
+            signal_all(children, signal.SIGKILL)
         time.sleep(0.01)
+        now = time.monotonic()
     return not children
+
+
+def signal_all(children: Sequence[int], number: int) -> None:
+    """Send a signal to those that are left."""
+    for child in children:
+        with suppress(ProcessLookupError):
+            os.kill(child, number)
 
 
 def differences(reference: Path, out: Path) -> list[str]:
