@@ -68,7 +68,12 @@ class Contestant:
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = Arguments.described_by("benchmarks.live", __doc__)
     option = arguments.add_argument
-    option("--checkpoint", metavar="FOLDER", help="exported converter (default: the released one)")
+    option(
+        "--checkpoint",
+        default="released_live",
+        metavar="FOLDER",
+        help="exported converter (default: released_live)",
+    )
     option("--speech", metavar="FILE", help="a recording (default: a sound with pitch and pauses)")
     option("--seconds", type=float, default=60.0, help="of sound for each (default 60)")
     option("--chunk-ms", type=float, nargs="+", default=[10.0, 13.0, 20.0, 40.0], metavar="MS")

@@ -35,10 +35,10 @@ class Converts(Protocol):
 
 
 def load_converter(folder: str) -> Any:
-    """Load a trained converter from its export, or the released one by that word."""
+    """Load a trained converter from its export, or a released one by that word."""
     from w2w import Converter
 
-    return Converter.from_pretrained(None if folder == "released" else folder)
+    return Converter.from_pretrained(folder)
 
 
 def load_two_stage(named: Sequence[str], taken: Iterable[str]) -> dict[str, Any]:

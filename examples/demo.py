@@ -98,7 +98,7 @@ def spoken(converter: Converter, audio: Path, suffix: str = "wav") -> Iterator[P
             f"half {CAST[1]}": converter.convert(source, between),
             f"{HIGHER:g} semitones higher": converter.convert(source, first, semitones=HIGHER),
         }
-        if sentence.name == "patience":
+        if sentence.name == "night":
             live = converter.stream(first, chunk_samples=converter.config.hop)
             pieces = [live.push(chunk) for chunk in source.split(live.chunk_samples, dim=-1)]
             ways["piece by piece"] = torch.cat([*pieces, live.flush()], dim=-1)

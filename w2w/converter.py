@@ -62,6 +62,8 @@ class Converter:
     ) -> "Converter":
         """Load an exported folder, an exported run, or ``hub:owner/name``; by default ``released``.
 
+        ``released_live`` is the one for live speech, of less latency; voices of the two differ.
+
         ``words`` is the folder that ties voices to words, where it is not the one beside the weights.
         ``vocoder`` speaks for a converter of mels instead of its own one: ``released``, ``griffin_lim``, or a
         vocoder's folder or run.

@@ -35,7 +35,7 @@ from w2w.weights import load_converter, weights_folder
 def begin_from(task: CLUIT, where: str) -> None:
     """Fill the networks from another run's newest checkpoint, or from an export; banks begin empty."""
     folder = Path(where)
-    if where == "released" or (folder / "model.safetensors").is_file():
+    if where in ("released", "released_live") or (folder / "model.safetensors").is_file():
         folder = weights_folder(where)
         _, state = load_converter(folder)
         for module in (task.converter, task.converter_ema.module):

@@ -74,8 +74,8 @@ BLOCK_S = 4.0
 """Seconds tracked at once, lest memory grow."""
 LEAST_FRAMES = 30
 """Voiced ones, in less of which nothing is known."""
-WORTH_FRAMES = 2_000.0
-"""Of speech that the mean counts for: twice what the running mean remembers."""
+WORTH_FRAMES = 1e6
+"""Of speech that the mean counts for: so many that what is found on the way hardly moves it in a minute."""
 
 
 @torch.inference_mode()

@@ -15,7 +15,9 @@ from engine.user_error import UserError
 from w2w.networks.network import ConverterConfig
 
 RELEASED = Path(__file__).parent / "released"
-"""Weights that come with the package."""
+"""Weights that come with the package: for files."""
+RELEASED_LIVE = Path(__file__).parent / "released_live"
+"""Those for live speech, whose codes hear less of the future."""
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 HUB_SECONDS = 10
 """How long the hub may take to answer before its local copies must do."""
@@ -29,12 +31,16 @@ RENAMED = {
 
 
 def weights_folder(where: str | Path | None = None) -> Path:
-    """Find the folder of config.json and model.safetensors that is meant; by default ``released``."""
-    if where is None or (str(where) == "released" and not Path(where).exists()):
-        if not (RELEASED / "config.json").is_file():
+    """Find the folder of config.json and model.safetensors that is meant.
+
+    ``released``, the default, and ``released_live`` come with the package; a folder so called comes first.
+    """
+    folder = Path(where or "released")
+    packaged = {"released": RELEASED, "released_live": RELEASED_LIVE}.get(str(folder))
+    if packaged is not None and (where is None or not folder.exists()):
+        if not (packaged / "config.json").is_file():
             raise UserError("no weights come with this copy: give a trained converter by --checkpoint FOLDER")
-        return RELEASED
-    folder = Path(where)
+        return packaged
     if (name := repository(str(where))) is not None:
         return _from_hub(name)
     if not folder.exists():

@@ -100,7 +100,7 @@ def test_a_preview_leaves_a_sound_and_a_picture_of_each(here):
         ("remove ada", "no voice of your own"),
         ("preview ada", "needs --out"),
         ("preview nobody --out o", "there is no voice 'nobody'"),
-        ("preview ada --sentence what --out o", "choose from patience"),
+        ("preview ada --sentence what --out o", "choose from night"),
     ],
 )
 def test_mistakes_are_told_in_one_sentence(here, capsys, line, words):

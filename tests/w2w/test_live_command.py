@@ -36,7 +36,8 @@ def sound(monkeypatch) -> Sound:
 @pytest.fixture
 def here(tmp_path, monkeypatch, buzz, model):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("w2w.weights.RELEASED", model)
+    for released in ("RELEASED", "RELEASED_LIVE"):
+        monkeypatch.setattr(f"w2w.weights.{released}", model)
     save("me.wav", buzz(12_345, f0=(120.0,)), RATE)
     save("her.wav", buzz(9_000, f0=(200.0,)), RATE)
     save("his.wav", buzz(9_000, f0=(100.0,)), RATE)

@@ -101,4 +101,4 @@ def test_the_released_converter_is_within_20_ms(released, rate):
 
 @pytest.fixture(scope="module")
 def released():
-    return Converter.from_pretrained()
+    return Converter.from_pretrained("released_live")

@@ -287,8 +287,9 @@ def test_a_converter_that_says_nothing_voiced_is_refused(model, clip, tmp_path, 
     assert "nothing voiced" in capsys.readouterr().err
 
 
-def test_the_released_tie_belongs_to_the_released_converter():
-    converter = Converter.from_pretrained()
+@pytest.mark.parametrize("name", ["released", "released_live"])
+def test_the_released_ties_belong_to_the_released_converters(name):
+    converter = Converter.from_pretrained(name)
     if converter.words is None:
         pytest.skip("no words come with this copy")
     hertz = {

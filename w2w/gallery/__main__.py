@@ -67,7 +67,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("action", nargs="?", default="list", choices=ACTIONS, help="what to do (default: list)")
     option("names", nargs="*", metavar="NAME", help="of voices; after `add`, the recordings too")
     option("--out", type=Path, metavar="FOLDER", help="preview: where the sounds and pictures go")
-    option("--sentence", default="patience", metavar="NAME", help="preview: what is said (default: patience)")
+    option("--sentence", default="night", metavar="NAME", help="preview: what is said (default: night)")
     option("--about", default="", metavar="WORDS", help="add: what to expect of the voice")
     option("--source", default="", metavar="WORDS", help="add: whose recordings they are")
     option("--licence", default="", metavar="WORDS", help="add: under which licence, or with whose consent")

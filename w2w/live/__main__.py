@@ -184,8 +184,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--engine", choices=("onnx", "eager"), help="what computes: onnxruntime (default), or torch")
     option(
         "--checkpoint",
+        default="released_live",
         metavar="FOLDER",
-        help="exported converter, or hub:owner/name (default: the released one)",
+        help="exported converter, or hub:owner/name (default: released_live)",
     )
     option("--input-file", type=Path, metavar="FILE", help="speech instead of a microphone")
     option("--output-file", type=Path, metavar="FILE", help="where it goes instead of a loudspeaker")
