@@ -20,8 +20,8 @@ import numpy as np
 from benchmarks.table import machine, show
 from data.audio import load
 from data.batches import DataConfig, batches, speech_crops
-from data.rows import split_rows
-from data.shards import INDEX, Index, Shard, first_rows, names_shards
+from data.rows import SHARDS, names_shards, split_rows
+from data.shards import Index, Shard, first_rows
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
 
@@ -85,7 +85,7 @@ def starts(rows: int, n_shards: int) -> None:
         shards.mkdir()
         kinds = {"recordings": rows // n_shards, "seconds": 9.0 * rows / n_shards, "digest": "0" * 16}
         listed = tuple(Shard(name=f"train-{i:05d}.tar", split="train", **kinds) for i in range(n_shards))
-        (shards / INDEX).write_text(Index(shards=listed, speakers=()).to_json())
+        (shards / SHARDS).write_text(Index(shards=listed, speakers=()).to_json())
         size = f"{rows:,} rows, {manifest.stat().st_size / 2**20:.0f} MiB"
         table = []
         for what, place in (

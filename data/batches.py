@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -15,11 +15,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from data.audio import AudioError
 from data.manifest import contents_of_rows
 from data.recordings import Recordings, crop_and_reference
-from data.rows import Groups, TableRows, speaker_labels, split_rows
-from data.shards import STREAMS, ShardStream, contents_of_shards, names_shards
+from data.rows import Groups, names_shards, speaker_labels, split_rows
 from engine.config import free
 from engine.contents import Contents
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 
 MANY_VOICES = 100_000
 FILES_TRIED = 6
@@ -27,12 +26,11 @@ FILES_TRIED = 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
-    """Which speech, and how it is cut."""
+class CropConfig:
+    """Which recordings, and how they are cut."""
 
     path: str = free("")
-    """A manifest (.csv, .jsonl) or a folder of recordings, or several separated by commas: a speaker of one
-    name in several is one speaker. Or a folder or an address of shards (``python -m data.shard``)."""
+    """A manifest, a folder of recordings, or a folder or an address of shards."""
     split: str = "train"
     """Rows of this split only; empty: all. Rows without a split belong to train."""
     sample_rate: int = 16_000
@@ -43,13 +41,26 @@ class DataConfig:
     """Length of the other crop of the same voice; 0: as the first."""
     batch: int = 12
     """Crops in a micro-batch of one process."""
-    equal_speakers: bool = False
-    """Use all speakers alike, as many different ones in a batch as there are (a recording without a speaker
-    counts as one of its own); else all seconds alike."""
     silence_db: float = -50.0
     """dBFS, RMS: quieter crops are drawn again."""
     cache_gib: float = 8.0
     """Memory for decoded waves (0.25 GiB for 2.2 hours at 16 kHz); crops of later files come from disk."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "sample_rate", "crop_samples", "batch")
+        at_least(0, self, "reference_samples")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(CropConfig):
+    """Which speech, and how it is cut."""
+
+    path: str = free("")
+    """A manifest (.csv, .jsonl) or a folder of recordings, or several separated by commas: a speaker of one
+    name in several is one speaker. Or a folder or an address of shards (``python -m data.shard``)."""
+    equal_speakers: bool = False
+    """Use all speakers alike, as many different ones in a batch as there are (a recording without a speaker
+    counts as one of its own); else all seconds alike."""
     label_share: float = 1.0
     """Share of the recordings with a speaker whose speaker is told; the others are used as if theirs were not
     known. Always the same ones, and a smaller share lies within a larger."""
@@ -58,22 +69,19 @@ class DataConfig:
     recording."""
 
     def __post_init__(self) -> None:
-        for name in ("sample_rate", "crop_samples", "batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
-        if self.reference_samples < 0:
-            raise UserError(f"reference_samples={self.reference_samples} must be 0 or more")
+        super().__post_init__()
         if not 0 <= self.label_share <= 1:
             raise UserError(f"label_share={self.label_share} must lie between 0 and 1")
 
     def contents(self) -> dict[str, Contents | None]:
         if names_shards(self.path):
+            from data.shards import contents_of_shards
+
             return {"path": contents_of_shards(self.path, self.split, labels=self.label_share > 0)}
         rows = split_rows(self.path, self.split) if self.path else []
         speakers = speaker_labels(rows, self.label_share)[0]
-        if isinstance(rows, TableRows):
-            return {"path": rows.contents(speakers)}
-        return {"path": contents_of_rows(rows, speakers)}
+        of_table = getattr(rows, "contents", None)  # of a manifest too long for a list
+        return {"path": of_table(speakers) if of_table else contents_of_rows(rows, speakers)}
 
 
 class Address(NamedTuple):
@@ -179,46 +187,18 @@ class SpeechCrops(Dataset[Batch]):
         )
 
 
-class StreamedCrops(Dataset[Any]):
-    """Batches by address of a corpus in shards, each of one shard; labels and rows count through all."""
-
-    def __init__(
-        self, config: Any, kind: Callable[..., Any], *, rank: int = 0, n_ranks: int = 1, accumulate: int = 1
-    ) -> None:
-        """``kind`` makes what draws batches of a manifest, from a config like ``config``."""
-        self.config = config
-
-        def crops_of(folder: str) -> Any:
-            cache = config.cache_gib / (2 * STREAMS)
-            return kind(replace(config, path=folder, split="", cache_gib=cache), progress=False)
-
-        seconds = config.batch * config.crop_samples / config.sample_rate
-        ranks = {"rank": rank, "n_ranks": n_ranks, "accumulate": accumulate}
-        self.stream = ShardStream(config.path, config.split, crops_of, batch_seconds=seconds, **ranks)
-        self.speakers = list(self.stream.index.speakers) if getattr(config, "label_share", 1.0) else []
-        """Names, by label."""
-        self._first_row = np.cumsum([0, *(shard.recordings for shard in self.stream.shards)])
-
-    @property
-    def n_recordings(self) -> int:
-        """In all shards."""
-        return int(self._first_row[-1])
-
-    def __getitem__(self, address: Address) -> Any:
-        shard = self.stream.crops(address)
-        batch = shard.crops[address]
-        label = torch.from_numpy(np.searchsorted(self.speakers, shard.crops.speakers or [""]))
-        return batch._replace(
-            speaker=torch.where(batch.speaker < 0, -1, label[batch.speaker]),
-            utterance=batch.utterance + int(self._first_row[shard.number]),
-        )
-
-
-def speech_crops(config: DataConfig, *, progress: bool = True, **ranks: int) -> SpeechCrops | StreamedCrops:
+def speech_crops(config: DataConfig, *, progress: bool = True, **ranks: int) -> Any:
     """What draws the batches of one process: from recordings, or from shards as they stream in."""
-    if names_shards(config.path):
-        return StreamedCrops(config, SpeechCrops, **ranks)
-    return SpeechCrops(config, progress=progress)
+    return crops_of(config, SpeechCrops, progress=progress, **ranks)
+
+
+def crops_of(config: Any, kind: Callable[..., Any], *, progress: bool, **ranks: int) -> Any:
+    """The batches by address of a ``kind`` that ``config`` describes, also where its path names shards."""
+    if not names_shards(config.path):
+        return kind(config, progress=progress)
+    from data.shards import StreamedCrops
+
+    return StreamedCrops(config, kind, **ranks)
 
 
 Crops = TypeVar("Crops", bound=Dataset[Any])
@@ -253,7 +233,7 @@ class Batches(Generic[Crops]):
 
 def batches(
     config: DataConfig, seed: int, workers: int = 0, rank: int = 0, n_ranks: int = 1, accumulate: int = 1
-) -> "Batches[SpeechCrops | StreamedCrops]":
+) -> "Batches[Any]":
     """Read the corpus and return the batches of one process; the same whatever the number of workers."""
     if not 0 <= rank < n_ranks:
         raise ValueError(f"rank={rank} must lie in 0 … n_ranks − 1 = {n_ranks - 1}")

@@ -5,7 +5,7 @@ sample as long. ``python -m data.parallel`` makes such a corpus.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,18 +19,17 @@ from data.batches import (
     Address,
     Batch,
     Batches,
+    CropConfig,
     DataConfig,
-    SpeechCrops,
-    StreamedCrops,
+    crops_of,
     speech_crops,
 )
 from data.manifest import Row, contents_of_rows
 from data.recordings import Recordings, crop_and_reference
-from data.rows import split_rows
-from data.shards import contents_of_shards, names_shards
+from data.rows import names_shards, speaker_labels, split_rows
 from engine.config import free
 from engine.contents import Contents
-from engine.user_error import UserError, at_least
+from engine.user_error import UserError
 
 GROUP = "parallel"
 """The manifest's column."""
@@ -39,33 +38,17 @@ PAIRS_ADDRESS = 1_303
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairConfig:
+class PairConfig(CropConfig):
     """Which time-aligned speech, and how it is cut."""
 
     path: str = free("")
-    """A manifest with the column ``parallel``, or a folder that holds one; empty: none."""
-    split: str = "train"
-    """Rows of this split only; empty: all."""
-    sample_rate: int = 16_000
-    """Hz; files at other rates are resampled."""
-    crop_samples: int = 32_000
-    """Length of the two aligned crops. Recordings shorter than this are repeated to fill it."""
-    reference_samples: int = 0
-    """Length of the reference; 0: as the crops."""
-    batch: int = 12
-    """Pairs in a micro-batch of one process."""
-    silence_db: float = -50.0
-    """dBFS, RMS: stretches where the target is quieter are drawn again."""
-    cache_gib: float = 8.0
-    """Memory for decoded waves; crops of later files come from disk."""
-
-    def __post_init__(self) -> None:
-        at_least(1, self, "sample_rate", "crop_samples", "batch")
-        at_least(0, self, "reference_samples")
+    """A manifest with the column ``parallel``, or a folder that holds one, or shards; empty: none."""
 
     def contents(self) -> dict[str, Contents | None]:
         """The recordings and their groups; the speakers' numbers are not learned."""
         if names_shards(self.path):
+            from data.shards import contents_of_shards
+
             return {"path": contents_of_shards(self.path, self.split)}
         rows = split_rows(self.path, self.split) if self.path else []
         return {"path": contents_of_rows(rows, texts=True)}
@@ -95,8 +78,8 @@ class PairCrops(Dataset[PairBatch]):
         rows = split_rows(config.path, config.split)
         self.rows = [row for row in rows if row.extra.get(GROUP)]
         named = members(config.path, self.rows)
-        self.speakers = sorted({row.speaker for row in self.rows if row.speaker is not None})
-        """Names, by label. Bad files do not shift the labels."""
+        self.speakers, self.labels = speaker_labels(self.rows, 1.0)
+        """Names, and each row's by number; −1: none. Bad files do not shift the labels."""
         self.recordings = Recordings(
             self.rows,
             sample_rate=config.sample_rate,
@@ -104,8 +87,6 @@ class PairCrops(Dataset[PairBatch]):
             silence_db=config.silence_db,
             progress=progress,
         )
-        label = {name: index for index, name in enumerate(self.speakers)}
-        self.labels = np.array([-1 if row.speaker is None else label[row.speaker] for row in self.rows])
         usable = {name: self._usable(name, indices) for name, indices in named.items()}
         self.groups = [indices for indices in usable.values() if len(indices) > 1]
         """Usable rows of each sentence; recordings set aside leave some without a pair."""
@@ -173,11 +154,9 @@ class PairCrops(Dataset[PairBatch]):
         return int(rng.choice(others)) if others else None
 
 
-def pair_crops(config: PairConfig, *, progress: bool = True, **ranks: int) -> PairCrops | StreamedCrops:
+def pair_crops(config: PairConfig, *, progress: bool = True, **ranks: int) -> Any:
     """What draws the pairs of one process: from recordings, or from shards as they stream in."""
-    if names_shards(config.path):
-        return StreamedCrops(config, PairCrops, **ranks)
-    return PairCrops(config, progress=progress)
+    return crops_of(config, PairCrops, progress=progress, **ranks)
 
 
 class HumanAndPairs(NamedTuple):
@@ -188,7 +167,7 @@ class HumanAndPairs(NamedTuple):
 class Together(Dataset[HumanAndPairs]):
     """Speech and time-aligned pairs of the same address, for one loader; their labels are counted apart."""
 
-    def __init__(self, human: SpeechCrops | StreamedCrops, pairs: PairCrops | StreamedCrops | None) -> None:
+    def __init__(self, human: Any, pairs: Any | None) -> None:
         if pairs is not None and pairs.config.sample_rate != human.config.sample_rate:
             raise UserError(
                 f"the pairs' sample_rate={pairs.config.sample_rate} Hz and the data's"

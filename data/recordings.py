@@ -12,9 +12,7 @@ from tqdm import tqdm
 
 from data.audio import AudioError, excerpt, info, load, resample, resampled_length
 from data.audio.checking import INTEGER_PEAK
-from data.audio.listening import VOICE_RATE, voice_in
 from data.manifest import Row
-from data.rows import TableRows
 from engine.outcome import end, note, told
 from engine.user_error import UserError
 
@@ -42,14 +40,15 @@ class Recordings:
         silence_db: float = -60.0,
         progress: bool = True,
     ) -> None:
-        self.rows = rows if isinstance(rows, TableRows) else list(rows)
+        self.rows = rows if hasattr(rows, "durations") else list(rows)
         self.sample_rate, self.silence_db = sample_rate, silence_db
         self.lengths = np.zeros(len(self.rows), np.int64)
         """Samples of each row; 0 where it cannot be used."""
         self.problems: dict[int, str] = {}
         """What is wrong with rows that cannot be used."""
         self._cached: dict[int, tuple[np.ndarray, float]] = {}
-        durations = rows.durations() if isinstance(rows, TableRows) else None
+        table: Any = rows  # of a manifest too long for a list
+        durations = table.durations() if hasattr(rows, "durations") else None
         if durations is None:
             self._fill(cache_gib * 2**30, progress)
         else:  # stated to a tenth of a millisecond
@@ -97,6 +96,8 @@ class Recordings:
 
     def warn_unless_speech(self) -> None:
         """Say if no voice is heard in any of some recordings, spread over all."""
+        from data.audio.listening import VOICE_RATE, voice_in
+
         looked_at = self.usable[:: -(-len(self.usable) // LOOKED_AT)]
         for index in looked_at:
             samples = min(int(self.lengths[index]), LOOKED_AT_SECONDS * self.sample_rate)

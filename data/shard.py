@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from data.audio import info
 from data.manifest import Row, record_of, rows_from
-from data.rows import TableRows, long_manifest
-from data.shards import INDEX, Index, Shard
+from data.rows import SHARDS, long_manifest
+from data.shards import Index, Shard
+from data.tables import TableRows
 from engine import outcome
 from engine.arguments import Arguments
 from engine.files import atomic, check_writable
@@ -124,7 +125,7 @@ def shard(rows: Sequence[Row], out: Path, *, limit: int, seed: int = 0) -> tuple
         raise UserError(f"none of the {len(rows)} recordings can be read: {left_out[0]}")
     speakers = sorted({row.speaker for row in rows if row.speaker is not None})
     index = Index(shards=tuple(shards), speakers=tuple(speakers))
-    with atomic(out / INDEX) as draft:
+    with atomic(out / SHARDS) as draft:
         draft.write_text(index.to_json(), encoding="utf-8")
     for one in shards:
         _note_of(out / one.name).unlink(missing_ok=True)
@@ -156,14 +157,14 @@ def main(argv: list[str] | None = None) -> None:
     given = arguments.parse_args(argv)
     if given.shard_mib <= 0:
         raise UserError(f"--shard-mib {given.shard_mib} must be above 0")
-    check_writable(given.out / INDEX)
-    if (given.out / INDEX).exists() and not given.overwrite:
+    check_writable(given.out / SHARDS)
+    if (given.out / SHARDS).exists() and not given.overwrite:
         raise UserError(f"{given.out} holds shards already: --overwrite replaces them, or name another --out")
     long = long_manifest(given.recordings)
     rows = TableRows.open(long) if long else rows_from(given.recordings)
     out = given.out
     out.mkdir(parents=True, exist_ok=True)
-    (out / INDEX).unlink(missing_ok=True)
+    (out / SHARDS).unlink(missing_ok=True)
     index, left_out = shard(rows, out, limit=round(given.shard_mib * 2**20), seed=given.seed)
     named = {one.name for one in index.shards}
     for old in out.glob("*-[0-9][0-9][0-9][0-9][0-9].tar"):

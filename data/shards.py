@@ -15,20 +15,20 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import fsspec
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from data.manifest import Row, row_of, write_manifest
+from data.rows import SHARDS
 from engine.contents import Contents
 from engine.user_error import UserError
 
-INDEX = "shards.json"
-"""Beside the shards: what they hold."""
 STREAMS = 4
 """Shards of which a process draws in turn, a batch of each; worker processes share them out."""
 TRIES, PATIENCE_S = 4, 2.0
@@ -63,13 +63,8 @@ class Index:
         return json.dumps({"version": 1, **asdict(self)}, ensure_ascii=False, indent=1)
 
 
-def names_shards(path: str) -> bool:
-    """Whether a path is an address, or a folder of shards."""
-    return "://" in path or (bool(path) and (Path(path) / INDEX).is_file())
-
-
 def read_index(place: str) -> Index:
-    where = f"{place.rstrip('/')}/{INDEX}"
+    where = f"{place.rstrip('/')}/{SHARDS}"
     try:
         with fsspec.open(where, "r", encoding="utf-8") as file:
             record = json.load(file)  # pyright: ignore[reportArgumentType]
@@ -256,18 +251,45 @@ class ShardStream(Dataset[Any], Generic[T]):
 
 def _temporary_folder() -> tempfile.TemporaryDirectory:
     """A folder for the shards in use; those of processes that were killed are removed."""
+    import psutil  # it comes with accelerate, which packing needs not
+
     for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         owner = old.name.removeprefix(PREFIX).split("-")[0]
-        if owner.isdigit() and not _lives(int(owner)):
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(old, ignore_errors=True)
     return tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", ignore_cleanup_errors=True)
 
 
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+class StreamedCrops(Dataset[Any]):
+    """Batches by address of a corpus in shards, each of one shard; labels and rows count through all."""
+
+    def __init__(
+        self, config: Any, kind: Callable[..., Any], *, rank: int = 0, n_ranks: int = 1, accumulate: int = 1
+    ) -> None:
+        """``kind`` makes what draws batches of a manifest, from a config like ``config``."""
+        self.config = config
+
+        def crops_of(folder: str) -> Any:
+            cache = config.cache_gib / (2 * STREAMS)
+            return kind(replace(config, path=folder, split="", cache_gib=cache), progress=False)
+
+        seconds = config.batch * config.crop_samples / config.sample_rate
+        ranks = {"rank": rank, "n_ranks": n_ranks, "accumulate": accumulate}
+        self.stream = ShardStream(config.path, config.split, crops_of, batch_seconds=seconds, **ranks)
+        self.speakers = list(self.stream.index.speakers) if getattr(config, "label_share", 1.0) else []
+        """Names, by label."""
+        self._first_row = np.cumsum([0, *(shard.recordings for shard in self.stream.shards)])
+
+    @property
+    def n_recordings(self) -> int:
+        """In all shards."""
+        return int(self._first_row[-1])
+
+    def __getitem__(self, address: Any) -> Any:
+        shard = self.stream.crops(address)
+        batch = shard.crops[address]
+        label = torch.from_numpy(np.searchsorted(self.speakers, shard.crops.speakers or [""]))
+        return batch._replace(
+            speaker=torch.where(batch.speaker < 0, -1, label[batch.speaker]),
+            utterance=batch.utterance + int(self._first_row[shard.number]),
+        )

@@ -5,8 +5,6 @@ chunk and the state in, what is ready and the next state out). Chunks may have a
 may be empty.
 """
 
-from typing import Protocol, runtime_checkable
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -17,65 +15,13 @@ Out = Float[Tensor, "batch outer new_time"]
 Past = Float[Tensor, "batch channels _"]
 
 
-@runtime_checkable
-class Streaming(Protocol):
-    """A causal layer that can run chunk by chunk."""
-
-    def begin(self, batch: int) -> Past:
-        """Return the state before the first chunk."""
-        ...
-
-    def step(self, x: In, past: Past) -> tuple[Out, Past]:
-        """Process one chunk; feeding chunks in order equals one ``forward``."""
-        ...
-
-
 class CausalConv1d(nn.Conv1d):
-    """A stride-1 convolution whose output at ``t`` depends on inputs up to ``t``."""
-
-    def __init__(
-        self, inner: int, outer: int, kernel: int, *, dilation: int = 1, groups: int = 1, bias: bool = True
-    ) -> None:
-        super().__init__(inner, outer, kernel, dilation=dilation, groups=groups, bias=bias)
-
-    @property
-    def context(self) -> int:
-        """Past inputs the next output still needs."""
-        return (self.kernel_size[0] - 1) * self.dilation[0]
-
-    def forward(self, x: In) -> Out:
-        return self._valid(F.pad(x, (self.context, 0)))
-
-    def begin(self, batch: int) -> Past:
-        """Return the past before the first chunk: silence."""
-        return self.weight.new_zeros(batch, self.in_channels, self.context)
-
-    def step(self, x: In, past: Past) -> tuple[Out, Past]:
-        """Process one chunk; feeding chunks in order equals one ``forward``."""
-        window = torch.cat([past, x], dim=-1)
-        return self._valid(window), window[..., window.shape[-1] - self.context :]
-
-    def _valid(self, window: Float[Tensor, "batch inner window"]) -> Out:
-        if window.shape[-1] == self.context:  # torch refuses to make no output
-            return window.new_zeros(len(window), self.out_channels, 0)
-        return super().forward(window)
-
-
-class StridedCausalConv1d(nn.Conv1d):
     """A convolution with one output for every whole block of ``stride`` inputs, seeing none beyond it."""
 
     def __init__(
-        self,
-        inner: int,
-        outer: int,
-        kernel: int,
-        stride: int,
-        *,
-        dilation: int = 1,
-        groups: int = 1,
-        bias: bool = True,
+        self, inner: int, outer: int, kernel: int, stride: int = 1, *, dilation: int = 1, groups: int = 1
     ) -> None:
-        super().__init__(inner, outer, kernel, stride, dilation=dilation, groups=groups, bias=bias)
+        super().__init__(inner, outer, kernel, stride, dilation=dilation, groups=groups)
         if self.reach < stride:
             raise ValueError(f"a kernel that spans {self.reach} inputs would skip some at stride {stride}")
 
@@ -104,7 +50,7 @@ class StridedCausalConv1d(nn.Conv1d):
         return self._valid(window), window[..., n_outputs * self.stride[0] :]
 
     def _valid(self, window: Float[Tensor, "batch inner window"]) -> Out:
-        if window.shape[-1] < self.reach:
+        if window.shape[-1] < self.reach:  # torch refuses to make no output
             return window.new_zeros(len(window), self.out_channels, 0)
         return super().forward(window)
 
@@ -112,10 +58,8 @@ class StridedCausalConv1d(nn.Conv1d):
 class CausalTransposedConv1d(nn.ConvTranspose1d):
     """Upsampling ``stride``-fold: an input adds to its own block of outputs and to later ones."""
 
-    def __init__(
-        self, inner: int, outer: int, kernel: int, stride: int, *, groups: int = 1, bias: bool = True
-    ) -> None:
-        super().__init__(inner, outer, kernel, stride, groups=groups, bias=bias)
+    def __init__(self, inner: int, outer: int, kernel: int, stride: int) -> None:
+        super().__init__(inner, outer, kernel, stride)
         if kernel < stride:
             raise ValueError(f"a kernel of {kernel} would leave gaps at stride {stride}")
 
@@ -139,7 +83,7 @@ class CausalTransposedConv1d(nn.ConvTranspose1d):
         """Process one chunk; the state is the overlap with the next one, still without bias."""
         if x.shape[-1] == 0:
             return x.new_zeros(len(x), self.out_channels, 0), past
-        whole = F.conv_transpose1d(x, self.weight, None, self.stride, groups=self.groups)
+        whole = F.conv_transpose1d(x, self.weight, None, self.stride)
         whole = torch.cat([whole[..., : self.context] + past, whole[..., self.context :]], dim=-1)
         ready, overlap = whole.tensor_split([whole.shape[-1] - self.context], dim=-1)
-        return ready if self.bias is None else ready + self.bias[:, None], overlap
+        return ready + self.bias[:, None], overlap  # type: ignore[index]

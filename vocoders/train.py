@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from data.audio import AudioError, excerpt
 from data.batches import Batches, batches
 from data.recordings import end_training
-from data.rows import split_rows
-from data.shards import first_rows, names_shards
+from data.rows import names_shards, split_rows
+from data.shards import first_rows
 from engine import loop as loops
 from engine.checkpoint import checkpoints, fill, load_export, load_weights, newest_checkpoint
 from engine.config import cli, differences, load_config

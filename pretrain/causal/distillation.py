@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from data.augment import noise
-from data.batches import Address, Batch, SpeechCrops, StreamedCrops
-from data.pairs import PairBatch, PairCrops, Together
+from data.batches import Address, Batch
+from data.pairs import PairBatch, Together
 from data.shards import ShardStream
 from engine.optim import EMA, OptimConfig, Player
 from engine.tracking import Samples
@@ -36,8 +36,8 @@ class Lessons(Dataset[Lesson]):
 
     def __init__(
         self,
-        human: SpeechCrops | StreamedCrops,
-        pairs: PairCrops | StreamedCrops | None = None,
+        human: Any,
+        pairs: Any | None = None,
         transcribed: LabelledSpeech | ShardStream[LabelledSpeech] | None = None,
     ) -> None:
         self.together, self.transcribed = Together(human, pairs), transcribed

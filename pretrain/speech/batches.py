@@ -15,8 +15,8 @@ from data.audio import AudioError
 from data.batches import FILES_TRIED, Address
 from data.manifest import contents_of_rows
 from data.recordings import Recordings
-from data.rows import split_rows
-from data.shards import ShardStream, contents_of_shards, names_shards
+from data.rows import names_shards, split_rows
+from data.shards import ShardStream, contents_of_shards
 from engine.config import free
 from engine.contents import Contents
 from engine.user_error import UserError

@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 from data.batches import Address
 from data.manifest import Row, contents_of_rows, rows_from
 from data.recordings import Recordings
-from data.shards import ShardStream, contents_of_shards, names_shards
+from data.rows import names_shards
+from data.shards import ShardStream, contents_of_shards
 from engine.config import free
 from engine.contents import Contents
 from engine.user_error import UserError

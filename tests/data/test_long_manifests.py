@@ -10,7 +10,8 @@ import torch
 from data import rows as row_lists
 from data.batches import Address, DataConfig, SpeechCrops
 from data.manifest import read_manifest
-from data.rows import Groups, TableRows, speaker_labels, split_rows
+from data.rows import Groups, speaker_labels, split_rows
+from data.tables import TableRows
 from engine.user_error import UserError
 
 RATE = 8_000

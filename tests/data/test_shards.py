@@ -16,7 +16,8 @@ import torch
 from data import shard as command
 from data.batches import Address, DataConfig, batches, speech_crops
 from data.pairs import PairConfig, pair_crops
-from data.shards import INDEX, ShardStream, fetch, read_index, shards_of
+from data.rows import SHARDS
+from data.shards import ShardStream, fetch, read_index, shards_of
 from engine.user_error import UserError
 from pretrain.speech.batches import SpeechConfig, unlabelled_speech
 
@@ -208,7 +209,7 @@ def test_interrupted_packing_goes_on(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(command, "write_shard", stopping)
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         command.main(args)
-    assert not (out / INDEX).exists()
+    assert not (out / SHARDS).exists()
     monkeypatch.setattr(
         command, "write_shard", lambda file, *rest: (written.append(file.name), write(file, *rest))[1]
     )
@@ -243,7 +244,7 @@ def without_shards(folder: Path) -> None:
 
 
 def with_another_index(folder: Path) -> None:
-    (folder / INDEX).write_text(json.dumps({"shards": [{"name": "../x.tar"}]}))
+    (folder / SHARDS).write_text(json.dumps({"shards": [{"name": "../x.tar"}]}))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.nn.utils.parametrizations import weight_norm
 from torch.testing import assert_close
 
-from engine.streaming import CausalConv1d, CausalTransposedConv1d, Streaming, StridedCausalConv1d
+from engine.streaming import CausalConv1d, CausalTransposedConv1d
 
 TIME = 60
 sizes = st.fixed_dictionaries(
@@ -18,31 +18,25 @@ sizes = st.fixed_dictionaries(
         "dilation": st.integers(1, 4),
         "stride": st.integers(1, 5),
         "groups": st.sampled_from([1, 2]),
-        "bias": st.booleans(),
         "normed": st.booleans(),
     }
 )
 
 
-def build(kind, kernel, dilation, stride, groups, bias, normed):
-    options = {"groups": groups, "bias": bias}
-    match kind:
-        case "same":
-            layer = CausalConv1d(2, 4, kernel, dilation=dilation, **options)
-        case "down":
-            span = (kernel - 1) * dilation + 1
-            layer = StridedCausalConv1d(2, 4, kernel, min(stride, span), dilation=dilation, **options)
-        case "up":
-            layer = CausalTransposedConv1d(2, 4, max(kernel, stride), stride, **options)
+def build(kind, kernel, dilation, stride, groups, normed):
+    if kind == "down":
+        span = (kernel - 1) * dilation + 1
+        layer = CausalConv1d(2, 4, kernel, min(stride, span), dilation=dilation, groups=groups)
+    else:
+        layer = CausalTransposedConv1d(2, 4, max(kernel, stride), stride)
     return weight_norm(layer) if normed else layer
 
 
-@pytest.mark.parametrize("kind", ["same", "down", "up"])
+@pytest.mark.parametrize("kind", ["down", "up"])
 @settings(deadline=None, max_examples=60)
 @given(cuts=st.lists(st.integers(0, TIME), max_size=12), size=sizes, length=st.integers(0, TIME))
 def test_chunks_equal_the_whole(kind, cuts, size, length):
     layer, wave = build(kind, **size), torch.randn(2, 2, length)
-    assert isinstance(layer, Streaming)
     edges = sorted([0, *(min(c, length) for c in cuts), length])  # repeated edges make empty chunks
     past, parts = layer.begin(batch=2), []
     for start, stop in pairwise(edges):
@@ -51,14 +45,14 @@ def test_chunks_equal_the_whole(kind, cuts, size, length):
     assert_close(torch.cat(parts, dim=-1), layer(wave), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["same", "down", "up"])
+@pytest.mark.parametrize("kind", ["down", "up"])
 @settings(deadline=None, max_examples=40)
 @given(t=st.integers(0, 9), size=sizes)
 def test_no_output_sees_the_future(kind, t, size):
     layer, wave = build(kind, **size), torch.randn(1, 2, TIME, requires_grad=True)
     out = layer(wave)
     out[..., t].square().sum().backward()
-    last = {"same": t, "down": (t + 1) * layer.stride[0] - 1, "up": t // layer.stride[0]}[kind]
+    last = {"down": (t + 1) * layer.stride[0] - 1, "up": t // layer.stride[0]}[kind]
     assert wave.grad is not None
     assert not wave.grad[..., last + 1 :].any()
     assert wave.grad[..., : last + 1].any()
@@ -68,7 +62,6 @@ def test_no_output_sees_the_future(kind, t, size):
 @given(size=sizes, length=st.integers(1, TIME))
 def test_lengths_are_blocks(size, length):
     wave = torch.randn(1, 2, length)
-    assert build("same", **size)(wave).shape[-1] == length
     down, up = build("down", **size), build("up", **size)
     assert down(wave).shape[-1] == length // down.stride[0]
     assert up(wave).shape[-1] == length * up.stride[0]
@@ -76,7 +69,7 @@ def test_lengths_are_blocks(size, length):
 
 def test_layers_that_would_skip_input_are_refused():
     with pytest.raises(ValueError, match="skip"):
-        StridedCausalConv1d(1, 1, 2, 3)
+        CausalConv1d(1, 1, 2, 3)
     with pytest.raises(ValueError, match="gaps"):
         CausalTransposedConv1d(1, 1, 2, 3)
 

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from engine.streaming import CausalConv1d, CausalTransposedConv1d, StridedCausalConv1d
+from engine.streaming import CausalConv1d, CausalTransposedConv1d
 from w2w.baselines.cluit_mel.config import Norm
 
 Three = Float[Tensor, "a b 3"]
@@ -58,9 +58,7 @@ def same(inner: int, outer: int, *, causal: bool, kernel: int = 3) -> nn.Module:
 
 def halving(inner: int, outer: int, *, causal: bool) -> nn.Module:
     """A convolution and then the mean of pairs: ``frames // 2``."""
-    layer = (
-        StridedCausalConv1d(inner, outer, 4, 2) if causal else nn.Conv1d(inner, outer, 4, stride=2, padding=1)
-    )
+    layer = CausalConv1d(inner, outer, 4, 2) if causal else nn.Conv1d(inner, outer, 4, stride=2, padding=1)
     parametrize.register_parametrization(layer, "weight", ThenMean(), unsafe=True)
     return initialised(layer, inner * 3)
 

@@ -6,8 +6,9 @@ Run the same command again to continue. ``--preset bank_norm_label_small`` suits
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from data.batches import SpeechCrops, StreamedCrops, batches
+from data.batches import batches
 from engine.checkpoint import newest_checkpoint
 from engine.loop import accelerator, fit
 from engine.user_error import UserError
@@ -21,7 +22,7 @@ from w2w.weights import begin_from
 __all__ = ["PRESETS", "CluitMelTrainConfig", "build", "completed", "train"]
 
 
-def train(config: CluitMelTrainConfig) -> SpeechCrops | StreamedCrops:
+def train(config: CluitMelTrainConfig) -> Any:
     """Train, or continue; leave the converter for use in ``export``, and return what was learned from."""
     here = accelerator(config.loop)
     loop, rank, n_ranks = config.loop, here.process_index, here.num_processes
@@ -33,7 +34,7 @@ def train(config: CluitMelTrainConfig) -> SpeechCrops | StreamedCrops:
     return crops.crops
 
 
-def completed(config: CluitMelTrainConfig, crops: SpeechCrops | StreamedCrops) -> CluitMelTrainConfig:
+def completed(config: CluitMelTrainConfig, crops: Any) -> CluitMelTrainConfig:
     """Fill in what only the data knows: how many speakers are told of, and how many recordings there are.
 
     Where ``data.label_share`` is 0 the label losses are silent, as for any clip whose speaker is not known.
