@@ -23,7 +23,8 @@ from engine.arguments import Arguments
 from engine.checkpoint import export
 from engine.user_error import UserError, exits_cleanly
 from w2w import Converter
-from w2w.networks.network import ConverterConfig, ConverterNetwork
+from w2w.networks.config import ConverterConfig
+from w2w.networks.network import ConverterNetwork
 from w2w.weights import weights_folder
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -49,6 +49,14 @@ class AugmentConfig:
     """Probability of added noise, white or pink."""
     snr_db: Range = (10.0, 40.0)
     """Signal over noise."""
+    hum: float = 0.0
+    """Probability of the mains' hum."""
+    hum_db: Range = (0.0, 50.0)
+    """Signal over hum."""
+    knock: float = 0.0
+    """Probability of a knock: a burst of noise that dies away."""
+    knock_db: Range = (-20.0, 0.0)
+    """Signal over the beginning of a knock."""
     gain: float = 1.0
     """Probability of another level."""
     gain_db: Range = (-12.0, 0.0)
@@ -57,10 +65,10 @@ class AugmentConfig:
     """Probability of drawing a sign, which turns half of those waves upside down."""
 
     def __post_init__(self) -> None:
-        for name in ("shift", "eq", "reverberation", "noise", "gain", "sign"):
+        for name in ("shift", "eq", "reverberation", "noise", "hum", "knock", "gain", "sign"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name}={getattr(self, name)} is a probability: between 0 and 1")
-        for name in ("decay_seconds", "direct_db", "snr_db", "gain_db"):
+        for name in ("decay_seconds", "direct_db", "snr_db", "hum_db", "knock_db", "gain_db"):
             low, high = getattr(self, name)
             if low > high:
                 raise UserError(f"{name}={low, high} must begin with the lower end")
@@ -94,6 +102,8 @@ class Augment:
                 ),
             ),
             (c.noise, partial(noise, snr_db=c.snr_db)),
+            (c.hum, partial(hum, sample_rate=sample_rate, hum_db=c.hum_db)),
+            (c.knock, partial(knock, sample_rate=sample_rate, knock_db=c.knock_db)),
             (c.gain, partial(gain, gain_db=c.gain_db)),
             (c.sign, sign),
         ]
@@ -160,8 +170,37 @@ def noise(wave: Wave, rng: torch.Generator, *, snr_db: Range = (10.0, 40.0)) -> 
     bins = torch.arange(spectrum.shape[-1], device=wave.device).clamp_min(1)
     pink = torch.fft.irfft(spectrum / bins.sqrt(), wave.shape[-1])
     added = torch.where(_uniform(rng, wave, (0.0, 1.0)) < 0.5, white, pink)
+    return wave + _below(wave, added, _uniform(rng, wave, snr_db))
+
+
+def hum(
+    wave: Wave, rng: torch.Generator, *, sample_rate: int, hum_db: Range = (0.0, 50.0), n_harmonics: int = 6
+) -> Wave:
+    """Add hum of 50 or 60 Hz with harmonics of random share and phase, so far below the wave's own power."""
+    mains = torch.where(_uniform(rng, wave, (0.0, 1.0)) < 0.5, 50.0, 60.0)
+    time = torch.arange(wave.shape[-1], device=wave.device) / sample_rate
+    added = torch.zeros_like(wave)
+    for harmonic in range(1, n_harmonics + 1):
+        phase, share = _uniform(rng, wave, (0.0, math.tau)), _log_uniform(rng, wave, (0.01, 1.0))
+        added = added + share ** (harmonic > 1) * torch.sin(math.tau * harmonic * mains * time + phase)
+    return wave + _below(wave, added, _uniform(rng, wave, hum_db))
+
+
+def knock(wave: Wave, rng: torch.Generator, *, sample_rate: int, knock_db: Range = (-20.0, 0.0)) -> Wave:
+    """Add a burst of noise at a random place; it dies away by 1/e in 10 to 100 ms."""
+    time = torch.arange(wave.shape[-1], device=wave.device) / sample_rate
+    since = time - _uniform(rng, wave, (0.0, wave.shape[-1] / sample_rate))
+    fall = torch.where(
+        since < 0, 0.0, torch.exp(-since.clamp_min(0.0) / _log_uniform(rng, wave, (0.01, 0.1)))
+    )
+    white = torch.randn(wave.shape, generator=rng, device=rng.device).to(wave)
+    return wave + fall * _below(wave, white, _uniform(rng, wave, knock_db))
+
+
+def _below(wave: Wave, added: Wave, ratio_db: PerItem) -> Wave:
+    """What is added, at so many decibels below the wave."""
     ratio = wave.square().mean(-1, keepdim=True) / added.square().mean(-1, keepdim=True).clamp_min(1e-20)
-    return wave + added * (ratio * 10 ** (-_uniform(rng, wave, snr_db) / 10)).sqrt()
+    return added * (ratio * 10 ** (-ratio_db / 10)).sqrt()
 
 
 def reverberation(

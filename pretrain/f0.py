@@ -41,7 +41,9 @@ class PitchTrainConfig:
 
     model: PitchNetworkConfig = field(default_factory=PitchNetworkConfig)
     data: PitchDataConfig = field(default_factory=PitchDataConfig)
-    augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(eq=0.3, noise=0.5, gain=0.0))
+    augment: AugmentConfig = field(
+        default_factory=lambda: AugmentConfig(eq=0.3, noise=0.5, hum=0.3, knock=0.3, gain=0.0)
+    )
     """Changes to what the network hears."""
     ema: float = 0.998
     """Decay of the averaged weights, which are those exported."""

@@ -65,17 +65,20 @@ def tiny() -> Callable[..., Any]:
     """Build a tiny converter's config.
 
     ``earlier`` has absolute levels, no refiner and no pitch predictor; ``offline`` a pretrained trunk;
-    ``ahead`` codes that have heard three frames more.
+    ``ahead`` codes that have heard three frames more, ``f0_ahead`` F0 that has as well.
     """
     from tiny_encoders import TRUNK
 
     from pretrain.causal.encoder import CausalEncoderConfig
+    from pretrain.pitch.network import PitchNetworkConfig
+    from w2w.networks.config import ConverterConfig
     from w2w.networks.decoder import DecoderConfig
-    from w2w.networks.network import ConverterConfig
     from w2w.networks.refiner import RefinerConfig
     from w2w.networks.style import StyleConfig
 
-    def config(kind: Literal["today", "earlier", "offline", "ahead"] = "today", **changes) -> ConverterConfig:
+    def config(
+        kind: Literal["today", "earlier", "offline", "ahead", "f0_ahead"] = "today", **changes
+    ) -> ConverterConfig:
         start = ConverterConfig(
             content=CausalEncoderConfig(n_channels=16, n_blocks=2, dim=6, n_mels=20),
             style=StyleConfig(n_channels=12, n_blocks=1, n_tokens=3, token_dim=4),
@@ -87,8 +90,12 @@ def tiny() -> Callable[..., Any]:
             start = replace(start, content=content, decoder=decoder, pitch_predictor=False)
         if kind == "offline":
             start = replace(start, trunk=TRUNK)
-        if kind == "ahead":
+        if kind in ("ahead", "f0_ahead"):
             start = replace(start, content_ahead_ms=30.0)
+        if kind == "f0_ahead":
+            rate = changes.get("sample_rate", start.sample_rate)
+            pitch = PitchNetworkConfig(sample_rate=rate, look_ahead_ms=38.0, n_channels=8, n_blocks=1)
+            changes = {"pitch": pitch} | changes
         return replace(start, **changes)
 
     return config

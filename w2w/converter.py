@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.audio.checking import check_floats, check_rate, check_wave
+from data.audio.hum import without_hum
 from data.audio.resampling import resample, resampled_length
 from engine.checkpoint import fill, load_weights
 from engine.user_error import UserError
@@ -116,7 +117,7 @@ class Converter:
             name = names[number] if names else f"reference clip {number + 1}"
             check_wave(clip, name)
             check_audible(clip, self.sample_rate, name)
-            shares = parts(clip, self.sample_rate)
+            shares = parts(without_hum(clip, self.sample_rate), self.sample_rate)
             heard = [share * self.network.style(part.to(self.device)) for part, share in shares]
             voices.append(torch.stack(heard).sum(0))
         return torch.stack(voices).mean(0)
@@ -134,7 +135,8 @@ class Converter:
         check_voice(self.network, voice)
         for number, clip in enumerate(clips, start=1):
             check_wave(clip, f"clip {number}")
-        return fit(self.network, voice, [richest(c, self.sample_rate, FITTED_S) for c in clips], steps=steps)
+        clips = [without_hum(richest(clip, self.sample_rate, FITTED_S), self.sample_rate) for clip in clips]
+        return fit(self.network, voice, clips, steps=steps)
 
     def voice(self, name: str, *, fit_steps: int | None = 0) -> Voice:
         """The voice of the gallery, or of the user's own, that has this name (`timbre voices` lists them).

@@ -25,7 +25,7 @@ from w2w.cluit.config import CLUITConfig
 from w2w.cluit.losses import Weights
 from w2w.cluit.task import CLUIT
 from w2w.converter import OWN_VOICE, Converter
-from w2w.networks.network import ConverterConfig
+from w2w.networks.config import ConverterConfig
 from w2w.pretrained import PretrainedConfig
 from w2w.recording import LONGEST_S
 from w2w.voice_fitting import MOST_CLIPS

@@ -15,7 +15,8 @@ from engine.optim import OptimConfig, Player
 from engine.user_error import UserError
 from pretrain.causal.encoder import load_student
 from pretrain.pitch.network import load_pitch_tracker
-from w2w.networks.network import ConverterConfig, ConverterNetwork
+from w2w.networks.config import ConverterConfig
+from w2w.networks.network import ConverterNetwork
 from w2w.networks.trunk import PretrainedContent, TrunkConfig
 
 Use = Literal["frozen", "fine_tuned", "random"]
@@ -79,13 +80,7 @@ def with_encoders(converter: ConverterConfig, pretrained: PretrainedConfig) -> C
             )
         converter = replace(converter, content=student.encoder)
     if pretrained.pitch:
-        pitch = load_pitch_tracker(pretrained.pitch).config
-        if pitch.look_ahead_ms != converter.look_ahead_ms:
-            raise UserError(
-                f"{pretrained.pitch} was taught with {pitch.look_ahead_ms} ms of look-ahead: set"
-                " converter.look_ahead_ms to that, or teach another"
-            )
-        converter = replace(converter, pitch=pitch)
+        converter = replace(converter, pitch=load_pitch_tracker(pretrained.pitch).config)
     if pretrained.content:
         from pretrain.speech.loading import load_speech_encoder
 

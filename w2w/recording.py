@@ -7,8 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from data.audio.hum import without_hum
 from engine.running_mean import MeanState
 from engine.user_error import UserError
+from pretrain.pitch.network import tracked
 from w2w.networks.network import ConverterNetwork
 
 Wave = Float[Tensor, "1 1 _"]
@@ -83,10 +85,11 @@ def mean_log_f0(network: Any, wave: Float[Tensor, "1 1 samples"]) -> float | Non
     """Mean log F0 (of Hz) of a wave at the network's rate; None where it is not known, or not used."""
     if not isinstance(network, ConverterNetwork):
         return None
-    beginning = wave[..., : round(HEARD_S * network.sample_rate)].to(network.mean_log_f0.prior.device)
+    beginning = without_hum(wave[..., : round(HEARD_S * network.sample_rate)], network.sample_rate)
+    beginning = beginning.to(network.mean_log_f0.prior.device)
     total, n_voiced = 0.0, 0
     for block in beginning.split(round(BLOCK_S * network.sample_rate), dim=-1):
-        pitch = network.pitch(block)
+        pitch = tracked(network.pitch, block, network.config.pitch_ahead)
         voiced = int((pitch.voicing > 0.5).sum())
         total += voiced * float(network.style.mean_log_f0(block, pitch))
         n_voiced += voiced

@@ -36,8 +36,8 @@ from w2w.cluit.adversary import DiscriminatorConfig
 from w2w.cluit.config import CLUITConfig
 from w2w.cluit.task import CLUIT
 from w2w.finetune import SETTINGS, begin_from, folder_of, save_voice, sizes_of
+from w2w.networks.config import ConverterConfig
 from w2w.networks.decoder import DecoderConfig
-from w2w.networks.network import ConverterConfig
 from w2w.networks.refiner import RefinerConfig
 from w2w.networks.style import StyleConfig
 from w2w.pretrained import PretrainedConfig, with_encoders

@@ -12,7 +12,7 @@ from engine.checkpoint import checkpoints, fill, load_export, load_weights, newe
 from engine.config import from_json, stored_kind
 from engine.hub import HUB, hint, repository
 from engine.user_error import UserError
-from w2w.networks.network import ConverterConfig
+from w2w.networks.config import ConverterConfig
 
 RELEASED = Path(__file__).parent / "released"
 """Weights that come with the package: for files."""

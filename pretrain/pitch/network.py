@@ -13,12 +13,14 @@ from engine.checkpoint import fill, load_export
 from engine.residual import ResidualBlock, blocks_step
 from engine.streaming import CausalConv1d
 from engine.user_error import UserError, at_least
-from pretrain.pitch.tracker import FAINT, Correlation, CorrelationState, Pitch
+from pretrain.pitch.tracker import FAINT, Correlation, CorrelationState, Pitch, PitchTracker
 
 RELEASED = Path(__file__).parents[1] / "released" / "pitch"
 """The tracker that comes with the code."""
 REACH = 4
 """Bins on either side of the likeliest that F0 is averaged over."""
+PIECE_FRAMES = 400
+"""Frames of a whole wave tracked at once, lest memory grow."""
 
 Wave = Float[Tensor, "batch 1 samples"]
 Features = Float[Tensor, "batch features frames"]
@@ -133,3 +135,16 @@ def load_pitch_tracker(folder: str | Path) -> LearnedPitchTracker:
     tracker = LearnedPitchTracker(config)
     fill(tracker, {name: tensor.float() for name, tensor in state.items()}, folder)
     return tracker.double().eval()
+
+
+def tracked(
+    tracker: LearnedPitchTracker | PitchTracker, wave: Float[Tensor, "batch 1 samples"], frames_ahead: int
+) -> Pitch:
+    """F0 of a whole wave, frame by frame, by a tracker that tells it so many frames late."""
+    hop, state, pieces = tracker.correlation.hop, tracker.begin(len(wave)), []
+    padded = F.pad(wave, (0, frames_ahead * hop), mode="replicate")
+    whole = padded[..., : padded.shape[-1] // hop * hop]
+    for piece in whole.split(PIECE_FRAMES * hop, dim=-1):
+        pitch, state = tracker.step(piece, state)
+        pieces.append(pitch)
+    return Pitch(*(torch.cat(part, dim=-1)[..., frames_ahead:] for part in zip(*pieces)))

@@ -15,7 +15,7 @@ from engine.config import cli
 from engine.table import markdown
 from engine.user_error import exits_cleanly
 from pretrain.pitch.labels import GUESSED, SAMPLE_RATE, Curves, label
-from pretrain.pitch.network import LearnedPitchTracker, PitchNetworkConfig, load_pitch_tracker
+from pretrain.pitch.network import LearnedPitchTracker, PitchNetworkConfig, load_pitch_tracker, tracked
 from pretrain.pitch.tracker import PitchTracker
 
 QUARTER = 0.25 * np.log(2.0)
@@ -63,7 +63,11 @@ def score(
     tracker: PitchTracker | LearnedPitchTracker, wave: Float[torch.Tensor, "1 1 samples"], labels: Curves
 ) -> tuple[float, ...]:
     """The columns of ``NAMES`` for one recording; NaN where nothing is voiced."""
-    pitch = tracker(wave[..., : labels.shape[-1] * PitchNetworkConfig().hop])
+    shape = PitchNetworkConfig()
+    more = (
+        tracker.config.look_ahead_ms - shape.look_ahead_ms if isinstance(tracker, LearnedPitchTracker) else 0
+    )
+    pitch = tracked(tracker, wave[..., : labels.shape[-1] * shape.hop], round(more / shape.hop_ms))
     log_f0, voicing = (curve[0, 0].numpy() for curve in pitch)
     truth, weight, strict = labels
     known, voiced = weight > GUESSED, (weight > GUESSED) & (voicing > 0.5)

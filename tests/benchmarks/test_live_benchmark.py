@@ -13,8 +13,9 @@ from benchmarks.live_peer import Clock, Peer, Sinusoids
 from engine.checkpoint import export
 from engine.user_error import UserError
 from pretrain.causal.encoder import CausalEncoderConfig
+from w2w.networks.config import ConverterConfig
 from w2w.networks.decoder import DecoderConfig
-from w2w.networks.network import ConverterConfig, ConverterNetwork
+from w2w.networks.network import ConverterNetwork
 from w2w.networks.style import StyleConfig
 
 INFER = """

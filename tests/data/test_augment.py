@@ -11,6 +11,8 @@ from data.augment import (
     Augment,
     AugmentConfig,
     gain,
+    hum,
+    knock,
     noise,
     parametric_eq,
     peak_response,
@@ -27,6 +29,8 @@ CHANGES = {
     "gain": gain,
     "sign": sign,
     "noise": noise,
+    "hum": lambda wave, rng: hum(wave, rng, sample_rate=RATE),
+    "knock": lambda wave, rng: knock(wave, rng, sample_rate=RATE),
     "shift": lambda wave, rng: pitch_and_formant_shift(wave, rng, sample_rate=RATE),
     "eq": lambda wave, rng: parametric_eq(wave, rng, sample_rate=RATE),
     "reverberation": lambda wave, rng: reverberation(wave, rng, sample_rate=RATE),
@@ -135,6 +139,20 @@ def test_noise_is_white_or_pink():
     assert 10 < pink.sum() < 30
     assert_close(slopes[pink].mean(), torch.tensor(-9.0), atol=0.6, rtol=0)  # 3 dB in each of three octaves
     assert_close(slopes[~pink].mean(), torch.tensor(0.0), atol=0.6, rtol=0)
+
+
+def test_hum_stands_at_the_mains_and_a_knock_dies_away():
+    wave = torch.ones(20, 1, RATE)
+    added = hum(wave, seeded(), sample_rate=RATE, hum_db=(20.0, 20.0)) - wave
+    assert_close(added.square().mean(-1), torch.full((20, 1), 0.01), atol=1e-4, rtol=0)
+    lines = torch.fft.rfft(added)[:, 0].abs().square()
+    at_mains = lines[:, 50::50].sum(1).maximum(lines[:, 60::60].sum(1))
+    assert (at_mains > 0.999 * lines.sum(1)).all()
+    burst = (knock(wave, seeded(), sample_rate=RATE) - wave).abs()[:, 0]
+    first = (burst > 0).int().argmax(1)
+    assert len(set(first.tolist())) > 10
+    for row, start in zip(burst, first):
+        assert row[start : start + 160].mean() > 2 * row[start + 8_000 : start + 8_160].nan_to_num().sum() / 160
 
 
 @pytest.mark.parametrize("semitones", [-5.0, -2.0, 3.0, 6.0])

@@ -7,7 +7,8 @@ from data.audio import save
 from experiments.watermark import __main__ as study
 from experiments.watermark.changes import World, changes, coded, has_codecs, unmarked
 from w2w import Converter
-from w2w.networks.network import ConverterConfig, ConverterNetwork
+from w2w.networks.config import ConverterConfig
+from w2w.networks.network import ConverterNetwork
 from w2w.watermark import Marker
 
 

@@ -163,8 +163,9 @@ def test_a_source_whose_mean_is_known_is_moved_right_from_the_start(converter, v
     padded = network.pad_look_ahead(source)
     content = network.content.encode(padded)
     with torch.inference_mode():
-        streamed, _ = network.track(padded, content, network.begin(1))
-        informed, _ = network.track(padded, content, knowing(network.begin(1), known))
+        pitch = network.pitch(padded)
+        streamed, _ = network.place_pitch(pitch, content, network.begin(1))
+        informed, _ = network.place_pitch(pitch, content, knowing(network.begin(1), known))
     half = slice(50, 140)
     assert float((informed.mean_log_f0[..., half] - known).abs().max()) < 0.1
     assert float((streamed.mean_log_f0[..., half] - known).abs().min()) > 0.15

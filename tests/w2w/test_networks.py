@@ -15,10 +15,12 @@ from engine.running_mean import BLOCK, RunningMean
 from engine.user_error import UserError
 from pretrain.causal.encoder import CausalEncoderConfig
 from pretrain.pitch.tracker import Pitch, PitchTracker
-from w2w.networks.network import ConverterConfig, ConverterNetwork, shift_pitch
+from w2w.networks.config import ConverterConfig
+from w2w.networks.network import ConverterNetwork
+from w2w.networks.pitch import shift_pitch
 from w2w.networks.style import StyleEncoder
 
-every_kind = pytest.mark.parametrize("kind", ["today", "earlier", "ahead"])
+every_kind = pytest.mark.parametrize("kind", ["today", "earlier", "ahead", "f0_ahead"])
 
 
 def voice(network, batch=2, seed=0):
@@ -120,6 +122,21 @@ def test_codes_ahead_are_ahead_of_all_else(tiny, buzz):
         (other.mean_log_f0, one.mean_log_f0),
     ):
         assert_close(late[..., 3 : 3 + n_frames], early, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["f0_ahead", "offline"])
+def test_f0_of_a_tracker_that_hears_ahead_stands_at_its_frame(tiny, buzz, kind):
+    """Where nothing is late, F0 is what the tracker tells three frames later."""
+    network = ConverterNetwork(tiny(kind, pitch=tiny("f0_ahead").pitch)).eval()
+    padded = network.pad_look_ahead(buzz(6400))
+    with torch.no_grad():
+        told = network.pitch(torch.nn.functional.pad(padded, (0, 3 * network.hop), mode="replicate"))
+        in_place = Pitch(*(part[..., 3:] for part in told))
+        late = in_place if kind == "offline" else Pitch(*(part[..., :-3] for part in told))
+        assert_close(network.encode(padded, padded).pitch.voicing, late.voicing)
+        style = network.style
+        assert_close(style.mean_log_f0(padded), style.mean_log_f0(padded, in_place), rtol=0, atol=1e-6)
+        assert network(padded, voice(network)).shape == padded.shape
 
 
 def test_f0_moves_to_the_voices_mean(buzz):

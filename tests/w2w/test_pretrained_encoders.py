@@ -157,7 +157,7 @@ def test_long_waves_are_heard_and_spoken_in_pieces(hearing, buzz, monkeypatch):
     voice = network.style(wave)
     with torch.no_grad():
         whole, code = network(wave, voice), network.content(network.pad_look_ahead(wave))
-        monkeypatch.setattr(network_module, "BLOCK_FRAMES", 70)
+        monkeypatch.setattr(network_module, "PIECE_FRAMES", 70)
         assert_close(network(wave, voice), whole, rtol=0, atol=1e-5)
         monkeypatch.setattr(trunk_module, "WHOLE_S", 1.5)
         monkeypatch.setattr(trunk_module, "PIECE_S", 1.0)

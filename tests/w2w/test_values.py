@@ -13,7 +13,8 @@ from engine.user_error import UserError
 SCRIPT = """
 import numpy as np, torch
 from w2w import Converter
-from w2w.networks.network import ConverterConfig, ConverterNetwork
+from w2w.networks.config import ConverterConfig
+from w2w.networks.network import ConverterNetwork
 c = Converter(ConverterNetwork(ConverterConfig()))
 x = torch.rand(1, 1, 4_000) - 0.5
 v = torch.zeros(1, c.network.voice_dim); v[0, -1] = 5.0

@@ -1,8 +1,7 @@
 """The converter network: encoders and decoder tied together, so that chunk after chunk equals the whole."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,89 +9,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.running_mean import MeanState, RunningMean
-from engine.user_error import UserError
-from pretrain.causal.encoder import CausalEncoder, CausalEncoderConfig, Content, PerItem
-from pretrain.pitch.network import LearnedPitchTracker, PitchNetworkConfig
+from pretrain.causal.encoder import CausalEncoder, Content, PerItem
+from pretrain.pitch.network import PIECE_FRAMES, LearnedPitchTracker, tracked
 from pretrain.pitch.tracker import Pitch, PitchTracker
-from w2w.networks.decoder import Decoder, DecoderConfig, PitchPredictor
+from w2w.networks.config import ConverterConfig
+from w2w.networks.decoder import Decoder
 from w2w.networks.delay import Delay, PauseGate
-from w2w.networks.style import StyleConfig, StyleEncoder
-from w2w.networks.trunk import PretrainedContent, TrunkConfig
+from w2w.networks.pitch import PitchPredictor, Semitones, octave_raised, shift_pitch
+from w2w.networks.style import StyleEncoder
+from w2w.networks.trunk import PretrainedContent
 from w2w.networks.wave_network import WaveNetwork
 
 Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch voice"]
 Curve = Float[Tensor, "batch 1 frames"]
-
-Semitones = float | Float[Tensor, "1"]  # of float64: what a graph takes
-LOWEST, HIGHEST = math.log(50.0), math.log(600.0)
-"""Log of Hz: converted F0 stays inside."""
-BLOCK_FRAMES = 400
-"""Frames decoded at once where the content of the whole was encoded before."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConverterConfig:
-    """All that it takes to build the converter's networks."""
-
-    KIND: ClassVar[str] = "converter"
-    sample_rate: int = 16_000
-    """Hz, of all waves in and out."""
-    look_ahead_ms: float = 8.0
-    """Milliseconds of future that outputs may depend on; live, this and one hop are the latency."""
-    content_ahead_ms: float = 0.0
-    """Milliseconds of speech beyond ``look_ahead_ms`` that a code has heard; they add to the latency."""
-    pitch_memory_s: float = 10.0
-    """Seconds over which the source's mean log-F0 is remembered."""
-    pitch_predictor: bool = True
-    """Whether each frame's distance from the speaker's mean log-F0 is predicted from its spectrum, so that
-    the mean is known after a few frames."""
-    pitch: PitchNetworkConfig | None = None
-    """The network that tracks F0, taught by ``pretrain/f0.py``; none: a classical tracker."""
-    content: CausalEncoderConfig = field(default_factory=CausalEncoderConfig)
-    """What is said: the content encoder."""
-    trunk: TrunkConfig | None = None
-    """A pretrained speech encoder in the place of the content encoder's mels; it needs whole utterances."""
-    style: StyleConfig = field(default_factory=StyleConfig)
-    """Whose voice."""
-    decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    """How it is said."""
-
-    def __post_init__(self) -> None:
-        if self.hop % 80:
-            raise UserError(
-                f"a hop of {self.hop} samples is not a multiple of 80: choose a sample_rate that is a"
-                " multiple of 8 kHz and a content.hop_ms of 10"
-            )
-        if self.content_ahead_ms < 0 or (self.content_ahead_ms and self.trunk):
-            raise UserError(
-                f"content_ahead_ms={self.content_ahead_ms} must be 0 or more, and 0 with a pretrained trunk"
-            )
-        if self.pitch and (self.pitch.sample_rate, self.pitch.hop) != (self.sample_rate, self.hop):
-            raise UserError(
-                f"pitch is tracked at {self.pitch.sample_rate} Hz every {self.pitch.hop_ms} ms: it must be"
-                f" the converter's {self.sample_rate} Hz and {self.content.hop_ms} ms"
-            )
-
-    @property
-    def hop(self) -> int:
-        """Samples between frames."""
-        return round(self.sample_rate * self.content.hop_ms / 1000)
-
-    @property
-    def window(self) -> int:
-        """Samples that one frame's analysis spans."""
-        return round(self.sample_rate * self.content.window_ms / 1000)
-
-    @property
-    def look_ahead(self) -> int:
-        """Samples of future that every output sample may depend on."""
-        return round(self.sample_rate * self.look_ahead_ms / 1000) + self.frames_ahead * self.hop
-
-    @property
-    def frames_ahead(self) -> int:
-        """Frames by which codes are ahead of what else the decoder hears."""
-        return round(self.content_ahead_ms / self.content.hop_ms)
 
 
 class Encoded(NamedTuple):
@@ -126,7 +56,9 @@ class ConverterNetwork(nn.Module):
             if config.pitch
             else PitchTracker(config.sample_rate, config.hop, relative_level=relative)
         )
-        self.style = StyleEncoder(config.style, *shape, pitch, relative_level=relative)
+        self.style = StyleEncoder(
+            config.style, *shape, pitch, pitch_ahead=config.pitch_ahead, relative_level=relative
+        )
         self.decoder = Decoder(
             config.decoder, config.style, config.content.dim, config.sample_rate, config.hop
         )
@@ -186,11 +118,13 @@ class ConverterNetwork(nn.Module):
         if self.streams:
             wave, _ = self.step(padded, voice, state, semitones)
         else:
+            pitch = tracked(self.pitch, padded, self.config.pitch_ahead)
             content, parts = self.content.encode(padded), []
             # Codes are few; what the decoder makes of them on its way to samples is not.
-            pieces = zip(*(part.split(BLOCK_FRAMES, dim=-1) for part in content))
-            for piece, chunk in zip(pieces, padded.split(BLOCK_FRAMES * self.hop, dim=-1)):
-                part, state = self._speak(chunk, Content(*piece), voice, state, semitones)
+            pieces = zip(*(part.split(PIECE_FRAMES, dim=-1) for part in (*pitch, *content)))
+            for piece, chunk in zip(pieces, padded.split(PIECE_FRAMES * self.hop, dim=-1)):
+                heard = Content(*piece[2:]), Pitch(*piece[:2])
+                part, state = self._speak(chunk, *heard, voice, state, semitones)
                 parts.append(part)
             wave = torch.cat(parts, dim=-1)
         return wave[..., self.look_ahead :][..., :samples]
@@ -221,9 +155,10 @@ class ConverterNetwork(nn.Module):
     ) -> tuple[Wave, dict[str, Any]]:
         """Convert one chunk, a whole number of hops long; the output lags by ``look_ahead`` samples."""
         content, after_content = self.content.step(source, state["content"])
-        source, content, after_delay = self._delayed(source, content, state["delay"])
-        wave, after = self._speak(source, content, voice, state, semitones)
-        return wave, after | {"content": after_content, "delay": after_delay}
+        late, content, after_delay = self._delayed(source, content, state["delay"])
+        pitch, after_pitch = self.pitch.step(source if self.config.pitch_ahead else late, state["pitch"])
+        wave, after = self._speak(late, content, pitch, voice, state, semitones)
+        return wave, after | {"content": after_content, "delay": after_delay, "pitch": after_pitch}
 
     def encode(
         self, source: Wave, truth: Wave, warp: PerItem | None = None, level: PerItem | None = None
@@ -231,17 +166,25 @@ class ConverterNetwork(nn.Module):
         """What is taken from whole padded waves: content of the source, F0 of the truth, equally long."""
         state = self.begin(len(source))
         content = self.content.encode(source, warp, level)
-        truth, content, _ = self._delayed(truth, content, state["delay"])
-        return self.track(truth, content, state)[0]
+        late, content, _ = self._delayed(truth, content, state["delay"])
+        ahead = self.config.pitch_ahead
+        pitch = tracked(self.pitch, truth, ahead - self.config.frames_ahead) if ahead else self.pitch(late)
+        return self.place_pitch(pitch, content, state)[0]
 
     def _delayed(self, source: Wave, content: Content, state: Any) -> Any:
         return (source, content, None) if self.delay is None else self.delay.step(source, content, state)
 
     def _speak(
-        self, source: Wave, content: Content, voice: Voice, state: dict[str, Any], semitones: Semitones
+        self,
+        source: Wave,
+        content: Content,
+        pitch: Pitch,
+        voice: Voice,
+        state: dict[str, Any],
+        semitones: Semitones,
     ) -> tuple[Wave, dict[str, Any]]:
-        """Speak what was encoded of one chunk; its pitch is found here."""
-        encoded, after = self.track(source, content, state)
+        """Speak what was encoded of one chunk."""
+        encoded, after = self.place_pitch(pitch, content, state)
         pitch = shift_pitch(encoded.pitch, encoded.mean_log_f0, voice, semitones)
         wave, decoder = self.decode(encoded, pitch, voice, state["decoder"])
         after |= {"decoder": decoder}
@@ -249,9 +192,10 @@ class ConverterNetwork(nn.Module):
             wave, after["gate"] = self.gate.step(source, wave, content.level, state["gate"])
         return wave, after
 
-    def track(self, source: Wave, content: Content, state: dict[str, Any]) -> tuple[Encoded, dict[str, Any]]:
-        """Find the pitch of one chunk and the mean log-F0 of the source so far."""
-        pitch, after_pitch = self.pitch.step(source, state["pitch"])
+    def place_pitch(
+        self, pitch: Pitch, content: Content, state: dict[str, Any]
+    ) -> tuple[Encoded, dict[str, Any]]:
+        """Add the mean log-F0 of the source so far, by which one chunk's F0 is put right."""
         weight = (pitch.voicing > 0.5).to(pitch.voicing.dtype)
         log_f0 = pitch.log_f0
         if self.config.content.relative_level:
@@ -263,7 +207,7 @@ class ConverterNetwork(nn.Module):
         mean, after_mean = self.mean_log_f0.step(log_f0, weight, state["mean_log_f0"])
         if self.config.content.relative_level:
             pitch = Pitch(octave_raised(pitch.log_f0, mean), pitch.voicing)
-        return Encoded(content, pitch, mean), state | {"pitch": after_pitch, "mean_log_f0": after_mean}
+        return Encoded(content, pitch, mean), state | {"mean_log_f0": after_mean}
 
     def decode(
         self, encoded: Encoded, pitch: Pitch, voice: Voice, state: dict[str, Any]
@@ -281,17 +225,3 @@ class ConverterNetwork(nn.Module):
 
 # By name, because its style is a submodule, which Pythons from 3.12 on do not count as a member.
 cast(Any, WaveNetwork).register(ConverterNetwork)
-
-
-def octave_raised(log_f0: Curve, mean_log_f0: Curve) -> Curve:
-    """Log-F0 an octave higher where it lies .7 octaves and more below the mean: a tracker's error."""
-    octave = math.log(2.0)
-    return log_f0 + octave * (log_f0 < mean_log_f0 - 0.7 * octave).to(log_f0.dtype)
-
-
-def shift_pitch(pitch: Pitch, mean_log_f0: Curve, voice: Voice, semitones: Semitones = 0.0) -> Pitch:
-    """Move log-F0 from the source's mean to the voice's, and by ``semitones`` beyond."""
-    shift = torch.as_tensor(semitones * math.log(2.0) / 12.0, dtype=voice.dtype, device=voice.device)
-    target = voice[:, -1:, None] + shift
-    moved = pitch.log_f0 - mean_log_f0 + target
-    return Pitch(moved.clamp_min(LOWEST).clamp_max(HIGHEST), pitch.voicing)

@@ -14,7 +14,7 @@ from data.causal_mel import FAINT, CausalLogMel, frame_energy
 from engine.user_error import UserError
 from pretrain.causal.encoder import LOWEST_BAND
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
-from pretrain.pitch.network import LearnedPitchTracker
+from pretrain.pitch.network import LearnedPitchTracker, tracked
 from pretrain.pitch.tracker import Pitch, PitchTracker
 
 Voice = Float[Tensor, "batch voice"]
@@ -72,13 +72,14 @@ class StyleEncoder(nn.Module):
         n_mels: int,
         pitch: LearnedPitchTracker | PitchTracker,
         *,
+        pitch_ahead: int = 0,
         relative_level: bool = False,
     ) -> None:
         super().__init__()
         self.config, self.sample_rate, self.relative_level = config, sample_rate, relative_level
         conditioned = {"f_min": LOWEST_BAND, "floor": FAINT} if relative_level else {}
         self.analysis = CausalLogMel(sample_rate, hop, window, n_mels, **conditioned)
-        self.pitch = pitch
+        self.pitch, self.pitch_ahead = pitch, pitch_ahead
         width = config.n_channels
         self.stem = nn.Conv1d(n_mels, width, 5, padding=2)
         self.blocks = nn.ModuleList(
@@ -102,7 +103,7 @@ class StyleEncoder(nn.Module):
 
         Clicks, slams and noise that no voice is near have no part in the voice, where anything is voiced.
         """
-        pitch = self.pitch(wave)
+        pitch = tracked(self.pitch, wave, self.pitch_ahead)
         speech = near_voiced(pitch.voicing).to(wave.dtype) if self.relative_level else None
         return torch.cat([self.timbre_of(wave, speech), self.mean_log_f0(wave, pitch, speech)], dim=-1)
 
@@ -163,8 +164,9 @@ class StyleEncoder(nn.Module):
 
         Where levels are absolute, of those within half an octave of their median, instead.
         """
-        tracked: Pitch = self.pitch(wave) if pitch is None else pitch
-        log_f0, known = tracked.log_f0[:, 0], tracked.voicing[:, 0] > 0.5
+        if pitch is None:
+            pitch = tracked(self.pitch, wave, self.pitch_ahead)
+        log_f0, known = pitch.log_f0[:, 0], pitch.voicing[:, 0] > 0.5
         if self.relative_level:
             audible = self.leveled(self.analysis(wave), speech)[1][:, 0]
             weight = known * audible.exp().double()
