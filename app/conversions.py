@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -21,7 +22,9 @@ from data.audio import excerpt
 from engine.user_error import UserError
 from w2w.convert import MOST_SEMITONES, convert, job_of
 from w2w.converter import Converter
+from w2w.networks.network import ConverterNetwork
 from w2w.voices import HEARD_S
+from w2w.weights import RELEASED_LIVE
 
 T = TypeVar("T")
 
@@ -112,6 +115,16 @@ class Conversions:
                 f"{name} {tuple(tensor.shape)}".encode() + tensor.cpu().contiguous().numpy().tobytes()
             )
         return digest.hexdigest()[:16]
+
+    @cached_property
+    def live(self) -> "Conversions":
+        """What speaks live: these, or, where they need whole recordings, those of `released_live`."""
+        network = self.converter.network
+        if network.streams or not isinstance(network, ConverterNetwork):
+            return self
+        live = copy(self)
+        live.converter = Converter.from_pretrained(RELEASED_LIVE)
+        return live
 
     def voice(self, paths: Sequence[Path], weights: Sequence[float] | None = None) -> Voice:
         """Take a voice from recordings: their average, or a blend in proportion to ``weights``."""

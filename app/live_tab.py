@@ -91,6 +91,7 @@ def follow(conversions: Conversions, live: Live, wanted: Wanted) -> None:
 
 def build_live_tab(conversions: Conversions, panel: Sequence[Any], page: gr.Blocks) -> None:
     """Microphone, status line and the hidden way to the loudspeaker."""
+    conversions = conversions.live
     network = conversions.converter.network
     if not network.streams:
         gr.Markdown(f"This converter cannot speak live: its {network.needs_whole}.")

@@ -32,6 +32,7 @@ from engine.user_error import exits_cleanly
 from eval.pairs import Pair, write_pairs
 from w2w import Converter
 from w2w.gallery.named import Sentence, find, sentences
+from w2w.weights import RELEASED_LIVE
 
 ROOT = Path(__file__).resolve().parents[1]
 CAST = ("ada", "ivan", "cora")
@@ -99,7 +100,8 @@ def spoken(converter: Converter, audio: Path, suffix: str = "wav") -> Iterator[P
             f"{HIGHER:g} semitones higher": converter.convert(source, first, semitones=HIGHER),
         }
         if sentence.name == "night":
-            live = converter.stream(first, chunk_samples=converter.config.hop)
+            speaker = Converter.from_pretrained(RELEASED_LIVE)
+            live = speaker.stream(speaker.voice(CAST[0]), chunk_samples=speaker.network.hop)
             pieces = [live.push(chunk) for chunk in source.split(live.chunk_samples, dim=-1)]
             ways["piece by piece"] = torch.cat([*pieces, live.flush()], dim=-1)
         for way, wave in ways.items():

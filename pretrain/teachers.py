@@ -4,7 +4,8 @@
     features = teacher(wave)  # (batch, dim, frames); frame k stands at teacher.offset + k · teacher.hop
 
 Encoders of Moonshine, Whisper, HuBERT, WavLM and wav2vec 2.0 in the layout of transformers, our own data2vec
-runs and exports, and causal students of any of them; ``released`` is the student that comes with the code.
+runs and exports, and causal students of any of them. ``moonshine``, Moonshine tiny's encoder, and
+``released``, a causal student of it, come with the code.
 """
 
 import json
@@ -22,12 +23,12 @@ from engine.checkpoint import fill, load_weights
 from engine.hub import hint, repository
 from engine.user_error import UserError
 from pretrain.causal.encoder import RELEASED, Student, is_student, load_student
+from pretrain.moonshine import ENCODER_ALONE, load_moonshine, moonshine_teacher
+from pretrain.moonshine import RELEASED as MOONSHINE
 from pretrain.speech.encoder import SpeechEncoder, standardised
 from pretrain.speech.loading import PUBLISHED, load_speech_encoder
-from pretrain.teacher import SAMPLE_RATE, Features, Framing, Hidden, Teacher, Wave
+from pretrain.teacher import SAMPLE_RATE, Framing, Hidden, Teacher, Wave
 
-ENCODER_ALONE = "encoder.safetensors"
-"""A folder that holds this and config.json keeps the encoder's weights without a decoder's."""
 WAV2VEC2_KIND = ("hubert", "wav2vec2", "wavlm")
 """Architectures that are wav2vec 2.0's convolutions on the wave with a transformer on them."""
 KNOWN = ("moonshine", "whisper", *WAV2VEC2_KIND, PUBLISHED)
@@ -40,13 +41,16 @@ def load_teacher(where: str | Path) -> Teacher:
         raise UserError("no teacher was given: name the folder of a speech encoder, or hub:owner/name")
     if (published := repository(name)) is not None:
         return _published(published, online=True)
-    folder = RELEASED if name == "released" else Path(where)
+    folder = {"released": RELEASED, "moonshine": MOONSHINE}.get(name, Path(where))
     if not folder.is_dir():
         raise UserError(f"there is no folder {name} with a speech encoder{hint(name)}")
     if is_student(folder):
         return _student(load_student(folder))
-    if not (folder / "config.json").is_file() or _model_type(folder) in (None, PUBLISHED):
+    model_type = _model_type(folder) if (folder / "config.json").is_file() else None
+    if model_type in (None, PUBLISHED):
         return speech_teacher(load_speech_encoder(name))
+    if model_type == "moonshine" and (folder / ENCODER_ALONE).is_file():
+        return load_moonshine(folder)
     return _published(name, online=False)
 
 
@@ -120,12 +124,7 @@ def teacher_of(encoder: PreTrainedModel, *, standardise: bool = True) -> Teacher
     config = encoder.config
     match config.model_type:
         case "moonshine":
-            convolutions: Any = (encoder.conv1, encoder.conv2, encoder.conv3)
-            framing = framing_of(*zip(*[(c.kernel_size[0], c.stride[0]) for c in convolutions]))
-            encoder.conv1 = _FramedConv1d(convolutions[0])
-            # Its heads of 36 channels are slow in the fused attention's gradient on CPUs.
-            encoder.set_attn_implementation("eager")
-            return Teacher(_Raw(encoder, standardise=False), framing, config.hidden_size)
+            return moonshine_teacher(config.to_dict(), encoder.state_dict(), config.model_type)
         case "whisper":
             return Teacher(_Whisper(encoder), Framing(hop=320, offset=0, shortest=400), config.d_model)
         case _:
@@ -156,8 +155,7 @@ def _student(student: Student) -> Teacher:
 def framing_of(kernels: Sequence[int], strides: Sequence[int]) -> Framing:
     """Say where the frames of unpadded strided convolutions stand.
 
-    Attention changes nothing about the place: log-mels are told best from frames at their middle. (For
-    Moonshine, ridge regression peaks between 400 and 500 samples after ``k · hop``; the middle is at 447.)
+    Attention changes nothing about the place: log-mels are told best from frames at their middle.
     """
     seen, hop = 1, 1
     for kernel, stride in zip(kernels, strides, strict=True):
@@ -175,19 +173,6 @@ class _Raw(nn.Module):
     def forward(self, wave: Wave) -> Hidden:
         wave = standardised(wave) if self.standardise else wave
         return self.encoder(wave[:, 0]).last_hidden_state
-
-
-class _FramedConv1d(nn.Module):
-    """A convolution of one channel as a product with frames: on CPUs a quarter of the time."""
-
-    def __init__(self, conv: nn.Conv1d) -> None:
-        super().__init__()
-        self.conv = conv
-
-    def forward(self, wave: Wave) -> Features:
-        (kernel,), (stride,) = self.conv.kernel_size, self.conv.stride
-        frames = wave[:, 0].unfold(-1, kernel, stride)
-        return F.linear(frames, self.conv.weight[:, 0], self.conv.bias).transpose(1, 2)
 
 
 class _Whisper(nn.Module):

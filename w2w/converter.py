@@ -7,20 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from data.audio.checking import check_floats, check_rate, check_wave
 from data.audio.hum import without_hum
-from data.audio.resampling import resample, resampled_length
 from engine.checkpoint import fill, load_weights
 from engine.user_error import UserError
 from w2w.networks.network import ConverterNetwork
 from w2w.networks.wave_network import WaveNetwork, check_voice
-from w2w.recording import FITTED_S, check_audible, knowing, mean_log_f0, parts, richest
+from w2w.recording import FITTED_S, check_audible, mean_log_f0, parts, richest
 from w2w.stream import Engine, Stream
 from w2w.weights import is_mel_converter, load_converter, weights_folder
+from w2w.whole import convert_whole
 
 if TYPE_CHECKING:
     from w2w.words.tied import Tie
@@ -117,8 +116,10 @@ class Converter:
             name = names[number] if names else f"reference clip {number + 1}"
             check_wave(clip, name)
             check_audible(clip, self.sample_rate, name)
-            shares = parts(without_hum(clip, self.sample_rate), self.sample_rate)
-            heard = [share * self.network.style(part.to(self.device)) for part, share in shares]
+            heard = [
+                share * self.network.style(without_hum(part, self.sample_rate).to(self.device))
+                for part, share in parts(clip, self.sample_rate)
+            ]
             voices.append(torch.stack(heard).sum(0))
         return torch.stack(voices).mean(0)
 
@@ -217,19 +218,9 @@ class Converter:
         """
         check_wave(source, "the source")
         check_voice(self.network, voice, semitones)
-        rate = self._rate(sample_rate)
-        if not self.network.streams:
-            return self._convert_whole(source, voice, semitones, rate)
-        block = round(BLOCK_S * rate)
+        blocks = source.split(round(BLOCK_S * self._rate(sample_rate)), dim=-1)
         options = {"semitones": semitones, "sample_rate": sample_rate, "source_log_f0": source_log_f0}
-        return torch.cat(list(self.pieces(source.split(block, dim=-1), voice, **options)), dim=-1)
-
-    def _convert_whole(self, source: Wave, voice: Voice, semitones: float, rate: int) -> Wave:
-        heard = resample(source, rate, self.sample_rate).to(self.device)
-        converted = self.network(heard, voice.to(self.device), semitones).cpu()
-        # There and back, a length may be rounded by a sample.
-        short = source.shape[-1] - resampled_length(converted.shape[-1], self.sample_rate, rate)
-        return F.pad(resample(converted, self.sample_rate, rate), (0, short))
+        return torch.cat(list(self.pieces(blocks, voice, **options)), dim=-1)
 
     @torch.inference_mode()
     def pieces(
@@ -246,15 +237,15 @@ class Converter:
         A converter that cannot stream (``network.needs_whole`` says why) waits for the last chunk.
         """
         if not self.network.streams:
-            source = torch.cat(list(chunks), dim=-1)
-            yield self.convert(source, voice, semitones=semitones, sample_rate=sample_rate)
+            source, rate = torch.cat(list(chunks), dim=-1), self._rate(sample_rate)
+            yield from convert_whole(self.network, source, voice, semitones, rate, source_log_f0)
             return
         # Long steps are no slower in torch, which needs nothing made beforehand.
         live = self.stream(
             voice, self.network.hop, semitones=semitones, sample_rate=sample_rate, engine="eager"
         )
         if source_log_f0 is not None:
-            live.state = live.state._replace(network=knowing(live.state.network, source_log_f0))
+            live.state = live.state._replace(network=self.network.begin(1, source_log_f0))
         for chunk in chunks:
             piece = live.push(chunk)
             if piece.shape[-1]:
@@ -277,7 +268,10 @@ class Converter:
         CPU; ``eager``, the network itself, as on a GPU; or an object of yours.
         """
         if not self.network.streams:
-            raise UserError(f"this converter's {self.network.needs_whole}: convert whole files with it")
+            raise UserError(
+                f"this converter's {self.network.needs_whole}: convert whole files with it, or take"
+                " released_live"
+            )
         check_floats(voice, "the voice")
         for row in voice.split(1):
             check_voice(self.network, row, semitones)

@@ -11,7 +11,7 @@ CLIP`` keeps a recorded clip's statistics in a network of frozen ones.
 
 writes one live step as one file instead, which onnxruntime (``onnx``) or torch (``torch``) runs without this
 package: ``w2w/exported/runtime.py`` does so. RUN may also be an exported folder; without it, the
-released converter is written.
+released converter for live speech is written.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from engine.user_error import UserError, exits_cleanly
 from w2w.baselines.mel_converter import export_mel_converter, is_mel_run
 from w2w.converter import Converter
 from w2w.networks.network import ConverterNetwork
-from w2w.weights import run_checkpoint
+from w2w.weights import RELEASED_LIVE, run_checkpoint
 
 
 def export_run(
@@ -88,10 +88,10 @@ def averaged(run: Path) -> ConverterNetwork:
 
 
 def network_for_use(run: Path | None) -> Any:
-    """The converter of a training run, an exported folder, or what is released."""
+    """The converter of a training run, an exported folder, or what is released for live speech."""
     if run is not None and newest_checkpoint(run) is not None and not is_mel_run(run):
         return averaged(run).eval().requires_grad_(False)
-    return Converter.from_pretrained(run).network
+    return Converter.from_pretrained(run or RELEASED_LIVE).network
 
 
 @torch.no_grad()

@@ -71,6 +71,11 @@ class PretrainedConfig:
 def with_encoders(converter: ConverterConfig, pretrained: PretrainedConfig) -> ConverterConfig:
     """The converter that has room for the encoders: their sizes are read where their weights lie."""
     if pretrained.student:
+        if converter.recogniser:
+            raise UserError(
+                "pretrained.student hears mels, in whose place converter.recogniser stands: set one of them"
+                " to ''"
+            )
         student = load_student(pretrained.student).config
         if student.sample_rate != converter.sample_rate or student.look_ahead_ms != converter.look_ahead_ms:
             raise UserError(

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.audio.hum import without_hum
-from engine.running_mean import MeanState
 from engine.user_error import UserError
 from pretrain.pitch.network import tracked
 from w2w.networks.network import ConverterNetwork
@@ -76,8 +75,6 @@ BLOCK_S = 4.0
 """Seconds tracked at once, lest memory grow."""
 LEAST_FRAMES = 30
 """Voiced ones, in less of which nothing is known."""
-WORTH_FRAMES = 1e6
-"""Of speech that the mean counts for: so many that what is found on the way hardly moves it in a minute."""
 
 
 @torch.inference_mode()
@@ -94,10 +91,3 @@ def mean_log_f0(network: Any, wave: Float[Tensor, "1 1 samples"]) -> float | Non
         total += voiced * float(network.style.mean_log_f0(block, pitch))
         n_voiced += voiced
     return total / n_voiced if n_voiced >= LEAST_FRAMES else None
-
-
-def knowing(state: dict[str, Any], log_f0: float) -> dict[str, Any]:
-    """A network's state before the first frame, of one who knows the source's mean log F0."""
-    total, weight = state["mean_log_f0"]
-    known = MeanState(torch.full_like(total, log_f0 * WORTH_FRAMES), torch.full_like(weight, WORTH_FRAMES))
-    return state | {"mean_log_f0": known}

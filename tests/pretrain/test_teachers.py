@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 from transformers import (
+    AutoConfig,
     AutoModel,
     HubertConfig,
     MoonshineConfig,
@@ -18,8 +19,9 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from engine.checkpoint import export, save_weights
+from engine.checkpoint import export, load_weights, save_weights
 from engine.user_error import UserError
+from pretrain.moonshine import RELEASED
 from pretrain.speech.encoder import TINY, SpeechEncoder
 from pretrain.teacher import at_times
 from pretrain.teachers import framing_of, load_teacher
@@ -198,8 +200,20 @@ def test_no_network_is_said_in_one_sentence(monkeypatch: pytest.MonkeyPatch) -> 
         load_teacher("hub:nobody/has-this-encoder")
 
 
-def test_the_published_moonshine_loads(moonshine: Path) -> None:
-    teacher = load_teacher(moonshine)
+def test_moonshine_comes_with_the_code_and_hears_as_its_authors() -> None:
+    teacher, wave = load_teacher("moonshine"), 0.1 * torch.randn(1, 1, 20_480)
     assert (teacher.dim, teacher.hop, teacher.offset) == (288, 384, 447)
-    features = teacher(0.1 * torch.randn(1, 1, 20_480))
-    assert features.shape == (1, 288, 52)
+    theirs = AutoModel.from_config(AutoConfig.from_pretrained(RELEASED)).get_encoder().eval()
+    theirs.load_state_dict({k: t.float() for k, t in load_weights(RELEASED / "encoder.safetensors").items()})
+    expected = F.layer_norm(theirs(wave[:, 0]).last_hidden_state, (288,)).transpose(1, 2)
+    assert expected.shape == (1, 288, 52)
+    assert_close(teacher(wave), expected, atol=1e-4, rtol=0)
+
+
+def test_a_moonshine_of_other_weights_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(RELEASED, tmp_path, dirs_exist_ok=True)
+    config = json.loads((RELEASED / "config.json").read_text())
+    for changed, match in (({"hidden_size": 144}, "has shape"), ({"intermediate_size": None}, "misstates")):
+        (tmp_path / "config.json").write_text(json.dumps(config | changed))
+        with pytest.raises(UserError, match=match):
+            load_teacher(tmp_path)

@@ -10,7 +10,7 @@ from engine.checkpoint import export
 from engine.user_error import UserError
 from w2w import Converter
 from w2w.networks.network import ConverterNetwork
-from w2w.recording import knowing, richest
+from w2w.recording import richest
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_a_source_whose_mean_is_known_is_moved_right_from_the_start(converter, v
     with torch.inference_mode():
         pitch = network.pitch(padded)
         streamed, _ = network.place_pitch(pitch, content, network.begin(1))
-        informed, _ = network.place_pitch(pitch, content, knowing(network.begin(1), known))
+        informed, _ = network.place_pitch(pitch, content, network.begin(1, known))
     half = slice(50, 140)
     assert float((informed.mean_log_f0[..., half] - known).abs().max()) < 0.1
     assert float((streamed.mean_log_f0[..., half] - known).abs().min()) > 0.15

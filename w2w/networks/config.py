@@ -29,9 +29,12 @@ class ConverterConfig:
     the mean is known after a few frames."""
     pitch: PitchNetworkConfig | None = None
     """The network that tracks F0, taught by ``pretrain/f0.py``; none: a classical tracker. It may hear as far
-    ahead as codes do, or, with a pretrained trunk, any whole number of frames."""
+    ahead as codes do, or, where whole utterances are encoded, any whole number of frames."""
     content: CausalEncoderConfig = field(default_factory=CausalEncoderConfig)
     """What is said: the content encoder."""
+    recogniser: str | None = None
+    """A frozen recogniser's encoder in the place of the content encoder's mels; it needs whole utterances.
+    ``moonshine`` comes with the code; another is named by its folder."""
     trunk: TrunkConfig | None = None
     """A pretrained speech encoder in the place of the content encoder's mels; it needs whole utterances."""
     style: StyleConfig = field(default_factory=StyleConfig)
@@ -45,9 +48,12 @@ class ConverterConfig:
                 f"a hop of {self.hop} samples is not a multiple of 80: choose a sample_rate that is a"
                 " multiple of 8 kHz and a content.hop_ms of 10"
             )
-        if self.content_ahead_ms < 0 or (self.content_ahead_ms and self.trunk):
+        if self.recogniser and self.trunk:
+            raise UserError("a converter has a recogniser or a pretrained trunk, not both: leave one out")
+        if self.content_ahead_ms < 0 or (self.content_ahead_ms and not self.streams):
             raise UserError(
-                f"content_ahead_ms={self.content_ahead_ms} must be 0 or more, and 0 with a pretrained trunk"
+                f"content_ahead_ms={self.content_ahead_ms} must be 0 or more, and 0 where a recogniser or a"
+                " trunk hears whole utterances"
             )
         if self.pitch is None:
             return
@@ -56,7 +62,7 @@ class ConverterConfig:
                 f"pitch is tracked at {self.pitch.sample_rate} Hz every {self.pitch.hop_ms} ms: it must be"
                 f" the converter's {self.sample_rate} Hz and {self.content.hop_ms} ms"
             )
-        allowed = max(self.pitch_ahead, 0) if self.trunk else self.frames_ahead
+        allowed = self.frames_ahead if self.streams else max(self.pitch_ahead, 0)
         if self.pitch.look_ahead_ms - self.look_ahead_ms not in (0.0, allowed * self.content.hop_ms):
             raise UserError(
                 f"the F0 tracker was taught with {self.pitch.look_ahead_ms} ms of look-ahead: set"
@@ -68,6 +74,11 @@ class ConverterConfig:
     def hop(self) -> int:
         """Samples between frames."""
         return round(self.sample_rate * self.content.hop_ms / 1000)
+
+    @property
+    def streams(self) -> bool:
+        """Whether a signal may be converted in pieces."""
+        return self.trunk is None and not self.recogniser
 
     @property
     def window(self) -> int:

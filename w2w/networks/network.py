@@ -1,6 +1,7 @@
 """The converter network: encoders and decoder tied together, so that chunk after chunk equals the whole."""
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,6 +17,7 @@ from w2w.networks.config import ConverterConfig
 from w2w.networks.decoder import Decoder
 from w2w.networks.delay import Delay, PauseGate
 from w2w.networks.pitch import PitchPredictor, Semitones, octave_raised, shift_pitch
+from w2w.networks.recogniser import RecogniserContent
 from w2w.networks.style import StyleEncoder
 from w2w.networks.trunk import PretrainedContent
 from w2w.networks.wave_network import WaveNetwork
@@ -23,6 +25,8 @@ from w2w.networks.wave_network import WaveNetwork
 Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch voice"]
 Curve = Float[Tensor, "batch 1 frames"]
+KNOWN_FRAMES = 1e6
+"""Of speech that a mean known before counts for: what is found on the way hardly moves it in a minute."""
 
 
 class Encoded(NamedTuple):
@@ -45,11 +49,13 @@ class ConverterNetwork(nn.Module):
         super().__init__()
         self.config = config
         relative = config.content.relative_level
-        self.content: CausalEncoder = (
-            CausalEncoder(config.content, config.sample_rate)
-            if config.trunk is None
-            else PretrainedContent(config.content, config.trunk, config.sample_rate, config.look_ahead)
-        )
+        rate, ahead = config.sample_rate, config.look_ahead
+        if config.recogniser:
+            self.content: CausalEncoder = RecogniserContent(config.content, config.recogniser, rate, ahead)
+        elif config.trunk:
+            self.content = PretrainedContent(config.content, config.trunk, rate, ahead)
+        else:
+            self.content = CausalEncoder(config.content, rate)
         shape = (config.sample_rate, config.hop, config.window, config.content.n_mels)
         pitch = (
             LearnedPitchTracker(config.pitch).double().requires_grad_(False)
@@ -103,7 +109,7 @@ class ConverterNetwork(nn.Module):
     @property
     def streams(self) -> bool:
         """Whether a signal may be converted in pieces."""
-        return self.config.trunk is None
+        return self.config.streams
 
     @property
     def needs_whole(self) -> str:
@@ -114,33 +120,44 @@ class ConverterNetwork(nn.Module):
 
     def forward(self, source: Wave, voice: Voice, semitones: float = 0.0) -> Wave:
         """Convert whole waves; the result is as long as the source."""
-        samples, padded, state = source.shape[-1], self.pad_look_ahead(source), self.begin(source.shape[0])
-        if self.streams:
-            wave, _ = self.step(padded, voice, state, semitones)
-        else:
-            pitch = tracked(self.pitch, padded, self.config.pitch_ahead)
-            content, parts = self.content.encode(padded), []
-            # Codes are few; what the decoder makes of them on its way to samples is not.
-            pieces = zip(*(part.split(PIECE_FRAMES, dim=-1) for part in (*pitch, *content)))
-            for piece, chunk in zip(pieces, padded.split(PIECE_FRAMES * self.hop, dim=-1)):
-                heard = Content(*piece[2:]), Pitch(*piece[:2])
-                part, state = self._speak(chunk, *heard, voice, state, semitones)
-                parts.append(part)
-            wave = torch.cat(parts, dim=-1)
-        return wave[..., self.look_ahead :][..., :samples]
+        if not self.streams:
+            return torch.cat(list(self.pieces(source, voice, semitones)), dim=-1)
+        wave, _ = self.step(self.pad_look_ahead(source), voice, self.begin(len(source)), semitones)
+        return wave[..., self.look_ahead :][..., : source.shape[-1]]
+
+    def pieces(
+        self, source: Wave, voice: Voice, semitones: float = 0.0, mean_log_f0: float | None = None
+    ) -> Iterator[Wave]:
+        """Encode whole waves, then speak them piece by piece: codes are few, what is made of them is not.
+
+        ``mean_log_f0`` is the source's, where it is known.
+        """
+        padded, state = self.pad_look_ahead(source), self.begin(len(source), mean_log_f0)
+        pitch = tracked(self.pitch, padded, self.config.pitch_ahead)
+        frames = [part.split(PIECE_FRAMES, dim=-1) for part in (*pitch, *self.content.encode(padded))]
+        skipped, left = self.look_ahead, source.shape[-1]
+        for chunk, log_f0, voicing, *content in zip(padded.split(PIECE_FRAMES * self.hop, dim=-1), *frames):
+            encoded = Content(*content), Pitch(log_f0, voicing)
+            part, state = self._speak(chunk, *encoded, voice, state, semitones)
+            part, skipped = part[..., skipped:], max(skipped - part.shape[-1], 0)
+            yield part[..., :left]
+            left -= min(left, part.shape[-1])
 
     def pad_look_ahead(self, source: Wave) -> Float[Tensor, "batch 1 padded"]:
         """The source, its last sample held for as long as it takes to bring all out, in whole hops."""
         samples = source.shape[-1] + self.look_ahead
         return F.pad(source, (0, -samples % self.hop + self.look_ahead), mode="replicate")
 
-    def begin(self, batch: int) -> dict[str, Any]:
-        """Silence, and nothing known of the source's pitch."""
+    def begin(self, batch: int, mean_log_f0: float | None = None) -> dict[str, Any]:
+        """Silence, and nothing known of the source's pitch but its mean, if that."""
+        mean = MeanState(*(part.double() for part in self.mean_log_f0.begin(batch)))
+        if mean_log_f0 is not None:
+            mean = MeanState(*map(torch.full_like, mean, (mean_log_f0 * KNOWN_FRAMES, KNOWN_FRAMES)))
         return {
             "content": self.content.begin(batch) if self.streams else None,
             "delay": self.delay.begin(batch, self.mean_log_f0.prior.device) if self.delay else None,
             "pitch": self.pitch.begin(batch),
-            "mean_log_f0": MeanState(*(part.double() for part in self.mean_log_f0.begin(batch))),
+            "mean_log_f0": mean,
             "decoder": self.begin_decoder(batch),
             "gate": self.gate.begin(batch, self.mean_log_f0.prior.device) if self.gate else None,
         }

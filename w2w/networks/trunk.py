@@ -1,6 +1,6 @@
 """A pretrained speech encoder as the converter's ears: its layers mixed, at the converter's frames."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -85,7 +85,11 @@ class PretrainedContent(CausalEncoder):
         """Content of a whole wave, in pieces that bound memory where nothing is learned from it."""
         state, codes = self.begin(len(wave), level), []
         _, levels, _ = self.features(wave, state)
-        pieces = [self.trunk(wave, warp)] if torch.is_grad_enabled() else self.trunk.pieces(wave)
+        pieces = (
+            [self.trunk(wave, warp)]
+            if torch.is_grad_enabled()
+            else in_pieces(self.trunk, wave, self.hop, self.trunk.sample_rate)
+        )
         for features in pieces:
             code, state = self.from_features(features, state)
             codes.append(code)
@@ -125,18 +129,6 @@ class Trunk(nn.Module):
         place = (place - (self.encoder.config.receptive_field - 1) / 2) / self.encoder.hop
         return interpolated(hidden, place, encoded.valid.sum(1))
 
-    def pieces(self, wave: Wave) -> Iterator[Hidden]:
-        """Frames of a wave of any length in pieces that bound memory."""
-        rate, frames = self.sample_rate / self.hop, wave.shape[-1] // self.hop
-        if frames <= WHOLE_S * rate:
-            yield self(wave)
-            return
-        length, context = round(PIECE_S * rate), round(CONTEXT_S * rate)
-        for start in range(0, frames, length):
-            stop, first = min(start + length, frames), max(start - context, 0)
-            hidden = self(wave[..., first * self.hop : (stop + context) * self.hop])
-            yield hidden[..., start - first : stop - first]
-
     def _mixed(self, features: list[Float[Tensor, "batch frames hidden"]]) -> Hidden:
         if self.mix is None:
             return F.layer_norm(features[-1], features[-1].shape[-1:]).transpose(1, 2)
@@ -148,6 +140,19 @@ class Trunk(nn.Module):
         """Middle of the samples made of each frame, in the encoder's samples."""
         middle = torch.arange(frames, device=device) * self.hop + (self.hop - 1) / 2 - self.look_ahead
         return middle * (self.encoder.sample_rate / self.sample_rate)
+
+
+def in_pieces(encode: Callable[[Wave], Hidden], wave: Wave, hop: int, sample_rate: int) -> Iterator[Hidden]:
+    """Frames of a wave of any length and of whole hops, in pieces that bound memory."""
+    rate, frames = sample_rate / hop, wave.shape[-1] // hop
+    if frames <= WHOLE_S * rate:
+        yield encode(wave)
+        return
+    length, context = round(PIECE_S * rate), round(CONTEXT_S * rate)
+    for start in range(0, frames, length):
+        stop, first = min(start + length, frames), max(start - context, 0)
+        hidden = encode(wave[..., first * hop : (stop + context) * hop])
+        yield hidden[..., start - first : stop - first]
 
 
 def played(

@@ -1,0 +1,161 @@
+"""A frozen recogniser in the place of the content encoder's mels."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import w2w.networks.trunk as trunk_module
+from engine.checkpoint import export, save_weights
+from engine.user_error import UserError
+from pretrain.moonshine import MoonshineConfig, MoonshineEncoder, load_moonshine
+from w2w.converter import Converter
+from w2w.networks.network import ConverterNetwork
+from w2w.networks.recogniser import conditioned
+from w2w.pretrained import PretrainedConfig, with_encoders
+
+SIZES = {
+    "hidden_size": 24,
+    "intermediate_size": 32,
+    "encoder_num_hidden_layers": 2,
+    "encoder_num_attention_heads": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny Moonshine with random weights, laid out as the published one."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("moonshine")
+    config = SIZES | {"model_type": "moonshine", "partial_rotary_factor": 0.9, "rope_theta": 10_000.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    encoder = MoonshineEncoder(MoonshineConfig.from_published(config))
+    save_weights(encoder.state_dict(), folder / "encoder.safetensors")
+    return folder
+
+
+@pytest.fixture
+def network(tiny, folder):
+    return ConverterNetwork(tiny(recogniser=str(folder))).eval()
+
+
+def test_codes_are_the_recognisers_alone(network, buzz):
+    """Mels tell energy and level; words come from the frozen states at each frame's middle."""
+    wave = buzz(16_000)
+    with torch.no_grad():
+        hidden = network.content.hidden(wave)
+        states = network.content.frozen[0](wave)
+    assert hidden.shape == (2, 24, 100)
+    # Frame t stands for the samples before (t + 1) hops, less 8 ms: states every 384 samples from 447 on.
+    place = ((50 * 160 + 79.5 - 128) - 447) / 384
+    low, share = int(place), place - int(place)
+    expected = states[..., low] * (1 - share) + states[..., low + 1] * share
+    assert_close(hidden[..., 50], expected, rtol=0, atol=1e-4)
+    assert not any("frozen" in name or "encoder." in name for name in network.state_dict())
+
+
+def test_gradients_reach_the_code_and_not_the_recogniser(network, buzz):
+    network.requires_grad_().train()
+    wave = buzz(6_400)
+    content = network.encode(wave, wave).content
+    content.code.square().sum().backward()
+    assert network.content.stem.weight.grad.any()
+    assert all(p.grad is None and not p.requires_grad for p in network.content.frozen[0].parameters())
+
+
+def test_it_hears_the_whole_and_does_not_stream(network, buzz):
+    assert not network.streams
+    source = buzz(8_000)
+    other = torch.cat([source[..., :4_000], buzz(4_000, (90.0, 300.0))], dim=-1)
+    with torch.no_grad():
+        code, changed = (network.content.encode(wave).code[..., :20] for wave in (source, other))
+    assert not torch.allclose(code, changed, atol=1e-3)
+    converter = Converter(network)
+    with pytest.raises(UserError, match="released_live"):
+        converter.stream(converter.embed(source[:1]))
+
+
+@pytest.mark.parametrize("db", [-50.0, -20.0, 0.0])
+def test_level_and_offset_do_not_change_what_is_heard(network, buzz, db):
+    wave = buzz(16_000, (120.0,))
+    with torch.no_grad():
+        code = network.content.encode(wave).code
+        changed = network.content.encode(10 ** (db / 20) * wave + 0.2).code
+    assert torch.nn.functional.cosine_similarity(code, changed, dim=1)[:, 5:-5].min() > 0.98
+    level = conditioned(wave, 16_000).square().mean().sqrt()
+    assert -25 < 20 * math.log10(float(level)) < -22
+
+
+def test_pieces_are_the_whole_and_come_one_by_one(network, buzz, monkeypatch):
+    converter, source = Converter(network), buzz(16_000 * 5, (130.0,))
+    voice = converter.embed(source)
+    pieces = list(converter.pieces(source.split(7_000, dim=-1), voice))
+    assert len(pieces) > 2
+    assert_close(torch.cat(pieces, dim=-1), converter.convert(source, voice))
+    assert sum(piece.shape[-1] for piece in pieces) == source.shape[-1]
+    monkeypatch.setattr(trunk_module, "WHOLE_S", 2.0)
+    monkeypatch.setattr(trunk_module, "PIECE_S", 1.5)
+    monkeypatch.setattr(trunk_module, "CONTEXT_S", 0.5)
+    assert converter.convert(source, voice).shape == source.shape
+
+
+@pytest.mark.parametrize(("rate", "samples"), [(8_000, 12_345), (44_100, 30_001), (48_000, 50_000)])
+def test_the_result_is_as_long_as_the_source_at_any_rate(network, buzz, rate, samples):
+    converter = Converter(network)
+    source, voice = buzz(samples, (130.0,), rate), converter.embed(buzz(16_000, (130.0,)))
+    assert converter.convert(source, voice, sample_rate=rate).shape == source.shape
+
+
+def test_the_mean_of_the_whole_is_known_from_its_first_word(network, buzz):
+    """Low at first, high later: F0 is moved by the mean of both from the start."""
+    low, high = buzz(24_000, (110.0,)), buzz(24_000, (180.0,))
+    converter = Converter(network)
+    voice = converter.embed(high)
+    source = torch.cat([low, high], dim=-1)
+    known = converter.source_log_f0(source)
+    assert_close(converter.convert(source, voice), converter.convert(source, voice, source_log_f0=known))
+    assert not torch.allclose(
+        converter.convert(source, voice)[..., :20_000],
+        converter.convert(source, voice, source_log_f0=known + 0.3)[..., :20_000],
+        atol=1e-3,
+    )
+
+
+def test_it_is_found_again_where_the_config_says(network, folder, tmp_path, buzz):
+    export(tmp_path / "mine", network.config, network)
+    loaded = Converter.from_pretrained(tmp_path / "mine")
+    source = buzz(8_000, (130.0,))
+    voice = loaded.embed(source)
+    assert_close(loaded.convert(source, voice), Converter(network).convert(source, voice))
+    config = json.loads((tmp_path / "mine/config.json").read_text())
+    (tmp_path / "mine/config.json").write_text(json.dumps(config | {"recogniser": str(tmp_path / "gone")}))
+    with pytest.raises(UserError, match="gone"):
+        Converter.from_pretrained(tmp_path / "mine")
+
+
+def test_what_excludes_it_is_refused(tiny):
+    with pytest.raises(UserError, match="not both"):
+        tiny("offline", recogniser="moonshine")
+    with pytest.raises(UserError, match="content_ahead_ms"):
+        tiny("ahead", recogniser="moonshine")
+    with pytest.raises(UserError, match=r"pretrained\.student"):
+        with_encoders(tiny(recogniser="moonshine"), PretrainedConfig(student="released"))
+
+
+def test_moonshine_needs_no_transformers():
+    code = (
+        "import sys; from w2w.networks.recogniser import frozen_recogniser; frozen_recogniser('moonshine');"
+        "assert 'transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_states_are_equal_to_a_teachers(folder, buzz):
+    from pretrain.teachers import load_teacher
+
+    wave = buzz(8_000)
+    assert_close(load_moonshine(folder)(wave), load_teacher(folder)(wave))

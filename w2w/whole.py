@@ -1,0 +1,45 @@
+"""Conversion by networks that need the whole of a recording before they say a word."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from data.audio.resampling import Resampler, resample
+from w2w.networks.network import ConverterNetwork
+from w2w.networks.wave_network import WaveNetwork
+from w2w.recording import mean_log_f0
+
+Wave = Float[Tensor, "1 1 samples"]
+
+
+def convert_whole(
+    network: WaveNetwork,
+    source: Wave,
+    voice: Float[Tensor, "1 voice"],
+    semitones: float,
+    rate: int,
+    source_log_f0: float | None,
+) -> Iterator[Wave]:
+    """Yield the result in pieces, together as long as the source; ``rate`` in Hz is that of both.
+
+    The source's mean log F0 is taken from it where it is not given.
+    """
+    device = next(network.parameters()).device
+    encoded, voice = resample(source, rate, network.sample_rate).to(device), voice.to(device)
+    if isinstance(network, ConverterNetwork):
+        known = mean_log_f0(network, encoded) if source_log_f0 is None else source_log_f0
+        pieces: Iterable[Wave] = network.pieces(encoded, voice, semitones, known)
+    else:
+        pieces = [network(encoded, voice, semitones)]
+    resampler, left = Resampler(network.sample_rate, rate, 1), source.shape[-1]
+    for piece in pieces:
+        frames = resampler.push(piece[0].T.cpu().numpy())[:left]
+        left -= len(frames)
+        yield torch.from_numpy(np.ascontiguousarray(frames.T))[None]
+    # There and back, a length may be rounded by a sample.
+    rest = torch.from_numpy(np.ascontiguousarray(resampler.flush().T))[None, :, :left]
+    yield F.pad(rest, (0, left - rest.shape[-1]))
