@@ -10,6 +10,8 @@ HIGHEST_HZ = 1000.0
 """Hum's harmonics above this are faint."""
 LINE_HZ, BESIDE_HZ = 1.5, 12.0
 """Half the width of a line of hum, and how far the spectrum beside it is looked at."""
+STANDS_OUT = 5.0
+"""Times the median beside it: noise and voices seldom reach so far in so narrow a line."""
 SHORTEST_S = 1.0
 """In less, a line is not told from a voice."""
 
@@ -17,7 +19,7 @@ SHORTEST_S = 1.0
 def without_hum(wave: Float[Tensor, "batch 1 samples"], sample_rate: int) -> Float[Tensor, "batch 1 samples"]:
     """Bring narrow lines at multiples of 50 and 60 Hz down to the spectrum beside them.
 
-    A voice, which glides, has no such lines: what holds none is left almost as it is.
+    A voice, which glides, has no such lines: what holds none is left as it is.
     """
     if wave.shape[-1] < SHORTEST_S * sample_rate:
         return wave
@@ -28,6 +30,8 @@ def without_hum(wave: Float[Tensor, "batch 1 samples"], sample_rate: int) -> Flo
         for harmonic in range(1, int(HIGHEST_HZ / mains) + 1):
             off = (frequency - harmonic * mains).abs()
             line, beside = off <= LINE_HZ, (off > LINE_HZ) & (off <= BESIDE_HZ)
-            ceiling = 2.0 * magnitude[..., beside].median(-1, keepdim=True).values
-            gain[..., line] = (ceiling / magnitude[..., line].clamp_min(1e-20)).clamp_max(1.0)
+            usual = magnitude[..., beside].median(-1, keepdim=True).values
+            stands_out = magnitude[..., line].amax(-1, keepdim=True) > STANDS_OUT * usual
+            lowered = (usual / magnitude[..., line].clamp_min(1e-20)).clamp_max(1.0)
+            gain[..., line] = torch.where(stands_out, lowered, gain[..., line])
     return torch.fft.irfft(spectrum * gain, wave.shape[-1])

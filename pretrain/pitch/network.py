@@ -141,7 +141,8 @@ def tracked(
     tracker: LearnedPitchTracker | PitchTracker, wave: Float[Tensor, "batch 1 samples"], frames_ahead: int
 ) -> Pitch:
     """F0 of a whole wave, frame by frame, by a tracker that tells it so many frames late."""
-    hop, state, pieces = tracker.correlation.hop, tracker.begin(len(wave)), []
+    hop, pieces = tracker.correlation.hop, []
+    state: Any = tracker.begin(len(wave))
     padded = F.pad(wave, (0, frames_ahead * hop), mode="replicate")
     whole = padded[..., : padded.shape[-1] // hop * hop]
     for piece in whole.split(PIECE_FRAMES * hop, dim=-1):

@@ -258,6 +258,20 @@ def test_the_page_offers_only_what_the_converter_can(tiny, tmp_path):
     assert by_id["microphone"].streaming
 
 
+def test_live_speech_has_a_converter_that_streams(tiny, tmp_path):
+    """Where the page's own needs whole recordings; its voices are then the live one's."""
+    with Conversions(Converter(ConverterNetwork(tiny("offline"))), folder=tmp_path) as conversions:
+        components = asyncio.run(built(conversions)).blocks.values()
+        assert any(component.elem_id == "microphone" for component in components)
+        live, wanted = conversions.live, Wanted(kind=NAMED, name="ada", agreed=True)
+        assert live.converter.network.streams
+        assert live.jobs is conversions.jobs
+        assert wanted.voice(live).shape == (1, live.converter.network.voice_dim)
+        assert live_tab.begin(live, wanted, 16_000).convert(torch.randn(1, 1, 4_000)).shape[-1] > 2_000
+    with Conversions(Converter(ConverterNetwork(tiny())), folder=tmp_path) as conversions:
+        assert conversions.live is conversions
+
+
 def test_a_converter_without_a_card_says_so(tmp_path):
     assert "without a model card" in card_text(tmp_path / "README.md")
     assert "## Misuse" in card_text(None)

@@ -117,6 +117,7 @@ def test_the_mean_of_the_whole_is_known_from_its_first_word(network, buzz):
     voice = converter.embed(high)
     source = torch.cat([low, high], dim=-1)
     known = converter.source_log_f0(source)
+    assert known is not None
     assert_close(converter.convert(source, voice), converter.convert(source, voice, source_log_f0=known))
     assert not torch.allclose(
         converter.convert(source, voice)[..., :20_000],
