@@ -33,7 +33,7 @@ from engine.config import from_json, to_json
 from engine.user_error import UserError, exits_cleanly
 from vocoders.loading import RELEASED
 from vocoders.vocoder import VocoderConfig
-from w2w.train import BASE, TrainConfig
+from w2w.train_config import BASE, TrainConfig
 
 SECONDS = 5
 MEMORY_GIB = 1

@@ -31,7 +31,7 @@ from experiments.scores import SCORES, Scoring, differences, evaluation_pairs, i
 from experiments.study import Cost, Study
 from experiments.trainers import wave_to_wave
 from w2w.pretrained import with_encoders
-from w2w.train import PRESETS, TrainConfig
+from w2w.train_config import PRESETS, TrainConfig
 
 FULL = "full"
 VARIANTS = {

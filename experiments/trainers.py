@@ -18,8 +18,8 @@ from w2w.baselines.cluit_mel import train as cluit_mel_trainer
 from w2w.baselines.stargan import train as stargan_trainer
 from w2w.baselines.stargan.labels import labelled_batches
 from w2w.pretrained import with_encoders
-from w2w.train import TrainConfig
 from w2w.train import build as build_cluit
+from w2w.train_config import TrainConfig
 
 CONVERT_FROM, BACK_TRANSLATE_FROM, ADVERSARY_FROM = 0.05, 0.2, 0.5
 """Shares of a wave-to-wave run after which it converts, learns from conversions, and has an adversary. The

@@ -123,7 +123,7 @@ def tiny_release(folder: Path) -> Path:
     """A converter that has learned nothing, for a copy that comes without weights."""
     from engine.checkpoint import export
     from w2w.networks.network import ConverterNetwork
-    from w2w.train import PRESETS
+    from w2w.train_config import PRESETS
 
     config = PRESETS["tiny"].converter
     return export(folder, config, ConverterNetwork(config))

@@ -77,7 +77,7 @@ def export_run(
 
 def averaged(run: Path) -> ConverterNetwork:
     """The averaged converter of a run's newest checkpoint."""
-    from w2w.train import TrainConfig
+    from w2w.train_config import TrainConfig
 
     checkpoint = run_checkpoint(run)
     config = load_config(TrainConfig, checkpoint / "config.json")

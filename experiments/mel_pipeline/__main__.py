@@ -40,7 +40,7 @@ from vocoders.tasks.presets import PRESETS as VOCODERS
 from w2w.baselines import predict
 from w2w.baselines.cluit_mel.presets import PRESETS as CLUIT_MEL
 from w2w.baselines.stargan.train import PRESETS as STARGAN
-from w2w.train import PRESETS as WAVE_TO_WAVE
+from w2w.train_config import PRESETS as WAVE_TO_WAVE
 
 PRESETS = {
     "w2w": "small",

@@ -25,7 +25,7 @@ from experiments.ablation import (
 from experiments.scores import differences as score_differences
 from experiments.study import Cost
 from experiments.trainers import wave_to_wave
-from w2w.train import TrainConfig
+from w2w.train_config import TrainConfig
 
 LOSSES = {f"cluit.weights.{name}" for name in CONTRAST}
 LACKS = {

@@ -31,7 +31,7 @@ def test_two_runs_are_averaged_by_their_shares(tmp_path, tiny):
     from dataclasses import replace
 
     from engine.checkpoint import draft_folder, publish, save_checkpoint
-    from w2w.train import TINY
+    from w2w.train_config import TINY
 
     networks = []
     for seed in (0, 1):

@@ -13,7 +13,8 @@ from engine.user_error import UserError
 from w2w.cluit.losses import SpectralDistance
 from w2w.converter import Converter
 from w2w.networks.network import ConverterNetwork
-from w2w.train import PRESETS, TrainConfig, train
+from w2w.train import train
+from w2w.train_config import PRESETS, TrainConfig
 
 RATE = 16_000
 

@@ -22,7 +22,8 @@ from w2w.networks.network import ConverterNetwork
 from w2w.networks.style import StyleConfig
 from w2w.networks.trunk import PretrainedContent, Trunk, TrunkConfig, interpolated, played
 from w2w.pretrained import GentlePlayer, PretrainedConfig, begin, with_encoders
-from w2w.train import TINY, build
+from w2w.train import build
+from w2w.train_config import TINY
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,8 @@ from pretrain.speech.encoder import SpeechEncoder
 from w2w import train as entry
 from w2w.converter import Converter
 from w2w.pretrained import PretrainedConfig, with_encoders
-from w2w.train import TINY, build
+from w2w.train import build
+from w2w.train_config import TINY
 
 
 @pytest.fixture

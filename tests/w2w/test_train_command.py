@@ -20,8 +20,9 @@ from engine.user_error import UserError
 from w2w.cluit.adversary import Discriminator
 from w2w.converter import Converter
 from w2w.networks.network import ConverterNetwork
-from w2w.train import PRESETS, TrainConfig, build
+from w2w.train import build
 from w2w.train import main as train_command
+from w2w.train_config import PRESETS, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = PRESETS["tiny"]
@@ -92,7 +93,7 @@ def test_presets_build(name):
     run = PRESETS[name]
     assert sum(p.numel() for p in Discriminator(run.discriminator).parameters()) > 0
     network = ConverterNetwork(run.converter)
-    assert network.streams
+    assert network.streams == (name != "files")
     assert network.config.sample_rate == run.data.sample_rate == (24_000 if "24k" in name else 16_000)
     assert run.cluit.discriminator_samples <= run.data.crop_samples
     assert from_json(TrainConfig, to_json(run), "here") == run

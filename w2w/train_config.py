@@ -1,0 +1,225 @@
+"""Train the converter: ``accelerate launch w2w/train.py --data.path FOLDER --loop.out runs/voice``.
+
+Run the same command again to continue. ``--preset small`` suits a CPU, and so does ``files``, whose converter
+needs whole recordings; ``base`` one large GPU, ``tiny`` tests; ``small_24k`` and ``base_24k`` are 24 kHz
+forms. What teaches it beside the recordings:
+
+- ``--pairs.path FOLDER``: time-aligned speech of several voices, by ``python -m data.parallel``;
+- ``--teacher FOLDER``: a frozen speech encoder (Moonshine, Whisper, HuBERT, WavLM, data2vec), which must find
+  the same words in an output as in its source;
+- ``--pretrained.student runs/student``: a content encoder taught by ``pretrain/distil.py`` to begin with;
+  ``--pretrained.pitch runs/f0`` an F0 tracker by ``pretrain/f0.py``, ``--pretrained.style runs/wav2clip``
+  the style encoder.
+
+What the converter is compared with is trained by ``--task cluit-mel`` and ``--task stargan``, with presets of
+their own: ``--task cluit-mel --help``.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from data.batches import DataConfig
+from data.pairs import PairConfig
+from engine.config import free
+from engine.contents import Contents, folder_contents
+from engine.loop import LoopConfig
+from engine.optim import OptimConfig
+from engine.user_error import UserError
+from pretrain.causal.encoder import CausalEncoderConfig
+from w2w.cluit.adversary import DiscriminatorConfig
+from w2w.cluit.config import CLUITConfig
+from w2w.cluit.losses import Weights
+from w2w.finetune import SETTINGS
+from w2w.networks.config import ConverterConfig
+from w2w.networks.decoder import DecoderConfig
+from w2w.networks.refiner import RefinerConfig
+from w2w.networks.style import StyleConfig
+from w2w.pretrained import PretrainedConfig
+
+SHORTEST_CROP_S = 0.1
+"""Seconds; more than the longest window of a loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a run."""
+
+    KIND: ClassVar[str] = "converter_training"
+    GONE: ClassVar[Mapping[str, Any]] = {"content": ...}
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    """When things happen, and where the run lives."""
+    init: str = ""
+    """What to begin from instead of random weights: a run, whose newest checkpoint's networks are taken, not
+    its optimisers; or an exported converter."""
+    finetune: str = ""
+    """What to bring nearer to the voice of the recordings: an exported converter, a run, or ``released``. Its
+    sizes are taken, and the voice is kept beside the export. The preset ``finetune`` is made for this."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Which speech."""
+    pairs: PairConfig = field(default_factory=PairConfig)
+    """Which time-aligned pairs, if any."""
+    teacher: str = free("released")
+    """A frozen speech encoder for the losses ``content`` and ``distil``: a folder of transformers, a run of
+    ``pretrain/distil.py`` or ``pretrain/data2vec.py``, hub:owner/name, or ``released``, the student that
+    comes with the code; empty: none, and these losses are left out."""
+    converter: ConverterConfig = field(default_factory=ConverterConfig)
+    """The networks for use."""
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    """The adversary."""
+    cluit: CLUITConfig = field(default_factory=CLUITConfig)
+    """The algorithm and its losses."""
+    pretrained: PretrainedConfig = field(
+        default_factory=lambda: PretrainedConfig(student="released", pitch="released")
+    )
+    """Pretrained encoders inside the converter; their sizes are filled in above."""
+    optim_converter: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4, betas=(0.8, 0.99)))
+    """The converter's optimiser."""
+    optim_discriminator: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-4, betas=(0.5, 0.9)))
+    """The critic's optimiser."""
+
+    def __post_init__(self) -> None:
+        if self.init and self.finetune:
+            raise UserError("init and finetune exclude each other: give one of them")
+        rates = {"data": self.data.sample_rate, "pairs": self.pairs.sample_rate}
+        for name, rate in rates.items():
+            if rate != self.converter.sample_rate and (name == "data" or self.pairs.path):
+                raise UserError(
+                    f"{name}.sample_rate={rate} and converter.sample_rate={self.converter.sample_rate} must"
+                    " be the same: set both"
+                )
+
+        shortest = round(SHORTEST_CROP_S * self.converter.sample_rate)
+        for name in ("crop_samples", "reference_samples"):
+            for part in ("data", *(["pairs"] if self.pairs.path else [])):
+                if 0 < (samples := getattr(getattr(self, part), name)) < shortest:
+                    raise UserError(
+                        f"{part}.{name}={samples} is too short to learn from: give {shortest} or more"
+                    )
+            if self.pairs.path and getattr(self.data, name) != getattr(self.pairs, name):
+                raise UserError(
+                    f"data.{name}={getattr(self.data, name)} and pairs.{name}={getattr(self.pairs, name)}"
+                    " must be the same: they are rows of one batch"
+                )
+
+    def contents(self) -> dict[str, Contents | None]:
+        """The teacher's files, if it is a folder."""
+        return {"teacher": folder_contents(self.teacher, "a teacher")}
+
+    def check_labels(self, n_speakers: int) -> None:
+        """Refuse label losses over fewer speakers than the data has."""
+        weights, known = self.cluit.weights, self.discriminator.n_speakers
+        if (weights.label_discriminator or weights.label_converter) and known < max(n_speakers, 1):
+            raise UserError(
+                f"the data has {n_speakers} speakers and discriminator.n_speakers is {known}: label losses"
+                f" need --discriminator.n-speakers {n_speakers}, and labels in the data"
+            )
+
+
+SMALL = TrainConfig(
+    loop=LoopConfig(steps=50_000, save_every=250, sample_every=2_000, mixed_precision="bf16"),
+    data=DataConfig(batch=10, crop_samples=20_480, reference_samples=32_000, equal_speakers=True),
+    pairs=PairConfig(batch=6, crop_samples=20_480, reference_samples=32_000),
+    cluit=CLUITConfig(adversary_from=15_000),
+    optim_converter=OptimConfig(
+        lr=1e-3,
+        betas=(0.8, 0.99),
+        gradient_clip=5.0,
+        warmup_steps=200,
+        schedule="exponential",
+        decay_steps=50_000,
+        final=0.05,
+    ),
+    optim_discriminator=OptimConfig(lr=2e-4, betas=(0.5, 0.9), gradient_clip=5.0),
+)
+TINY = replace(
+    SMALL,
+    pretrained=PretrainedConfig(),
+    loop=LoopConfig(steps=4, log_every=1, save_every=2, sample_every=4),
+    data=DataConfig(batch=3, crop_samples=6_400, reference_samples=8_000),
+    pairs=PairConfig(batch=2, crop_samples=6_400, reference_samples=8_000),
+    converter=ConverterConfig(
+        content=CausalEncoderConfig(n_channels=16, n_blocks=2, dim=8, n_mels=40),
+        style=StyleConfig(n_channels=16, n_blocks=1, n_tokens=2, token_dim=8),
+        decoder=DecoderConfig(n_channels=32, n_blocks=2, refiner=RefinerConfig(n_channels=8, n_blocks=1)),
+    ),
+    discriminator=DiscriminatorConfig(
+        n_scales=2, n_channels=4, max_channels=16, n_strided=3, projection_dim=16
+    ),
+    cluit=CLUITConfig(
+        discriminator_samples=4_096,
+        discriminator_batch=0,
+        convert_from=1,
+        back_translate_from=1,
+        adversary_from=2,
+        bank_size=16,
+    ),
+)
+BASE = TrainConfig(
+    loop=LoopConfig(steps=300_000, save_every=2_000, sample_every=5_000, mixed_precision="bf16", workers=8),
+    data=DataConfig(batch=40, crop_samples=32_000, reference_samples=64_000, equal_speakers=True),
+    pairs=PairConfig(batch=24, crop_samples=32_000, reference_samples=64_000),
+    converter=ConverterConfig(
+        content=CausalEncoderConfig(n_channels=384, n_blocks=12, dim=96),
+        style=StyleConfig(n_channels=384, n_blocks=6, n_tokens=16, token_dim=48),
+        decoder=DecoderConfig(n_channels=512, n_blocks=12, refiner=RefinerConfig(n_channels=256, n_blocks=6)),
+    ),
+    discriminator=DiscriminatorConfig(max_channels=1_024),
+    pretrained=PretrainedConfig(),
+    cluit=CLUITConfig(convert_from=2_000, adversary_from=50_000, discriminator_batch=32),
+    optim_converter=OptimConfig(
+        lr=5e-4,
+        betas=(0.8, 0.99),
+        gradient_clip=5.0,
+        warmup_steps=1_000,
+        schedule="exponential",
+        decay_steps=300_000,
+        final=0.02,
+    ),
+    optim_discriminator=OptimConfig(lr=2e-4, betas=(0.5, 0.9), gradient_clip=10.0),
+)
+
+
+def at_24_khz(config: TrainConfig) -> TrainConfig:
+    """The same in frames and seconds, at 24 kHz."""
+    cluit = config.cluit
+
+    def cut(data: Any) -> Any:
+        crops = {n: getattr(data, n) * 3 // 2 for n in ("crop_samples", "reference_samples")}
+        return replace(data, sample_rate=24_000, **crops)
+
+    return replace(
+        config,
+        pretrained=PretrainedConfig(),  # the student that comes with the code hears 16 kHz
+        converter=replace(config.converter, sample_rate=24_000),
+        cluit=replace(cluit, discriminator_samples=cluit.discriminator_samples * 3 // 2),
+        data=cut(config.data),
+        pairs=cut(config.pairs),
+    )
+
+
+FILES = replace(
+    SMALL,
+    teacher="moonshine",
+    converter=replace(SMALL.converter, recogniser="moonshine", style=StyleConfig(n_blocks=6)),
+    pretrained=PretrainedConfig(pitch="released"),
+    data=replace(SMALL.data, batch=9),
+    pairs=replace(SMALL.pairs, batch=7),
+    cluit=CLUITConfig(
+        convert_share=0.22,
+        back_translate_share=0.44,
+        adversary_from=100_000,
+        weights=Weights(content=3.0, code_invariance=2.0),
+        augment=replace(CLUITConfig().augment, noise=0.6, snr_db=(6.0, 35.0), reverberation=0.2),
+    ),
+)
+"""For files: words are heard by a frozen recogniser, which needs whole recordings."""
+PRESETS = {
+    "small": SMALL,
+    "files": FILES,
+    "tiny": TINY,
+    "base": BASE,
+    "small_24k": at_24_khz(SMALL),
+    "base_24k": at_24_khz(BASE),
+    "finetune": replace(SMALL, **SETTINGS),
+}
