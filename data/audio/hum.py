@@ -12,6 +12,8 @@ LINE_HZ, BESIDE_HZ = 1.5, 12.0
 """Half the width of a line of hum, and how far the spectrum beside it is looked at."""
 STANDS_OUT = 5.0
 """Times the median beside it: noise and voices seldom reach so far in so narrow a line."""
+MOST_SHARE = 0.1
+"""Of a wave's power: more is no hum, but a monotonous voice."""
 SHORTEST_S = 1.0
 """In less, a line is not told from a voice."""
 
@@ -34,4 +36,6 @@ def without_hum(wave: Float[Tensor, "batch 1 samples"], sample_rate: int) -> Flo
             stands_out = magnitude[..., line].amax(-1, keepdim=True) > STANDS_OUT * usual
             lowered = (usual / magnitude[..., line].clamp_min(1e-20)).clamp_max(1.0)
             gain[..., line] = torch.where(stands_out, lowered, gain[..., line])
-    return torch.fft.irfft(spectrum * gain, wave.shape[-1])
+    cleaned = torch.fft.irfft(spectrum * gain, wave.shape[-1])
+    taken = (wave - cleaned).square().mean(-1, keepdim=True)
+    return torch.where(taken < MOST_SHARE * wave.square().mean(-1, keepdim=True), cleaned, wave)

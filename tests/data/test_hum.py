@@ -42,6 +42,12 @@ def test_what_is_too_short_or_silent_is_left_as_it_is():
         assert torch.equal(without_hum(wave, RATE), wave)
 
 
+def test_a_monotonous_voice_is_no_hum():
+    time = torch.arange(3 * RATE) / RATE
+    wave = torch.stack([torch.sin(2 * math.pi * 100 * k * time) / k for k in range(1, 12)]).sum(0)[None, None]
+    assert torch.equal(without_hum(wave, RATE), wave)
+
+
 def test_each_row_is_dealt_with_alone():
     wave = torch.cat([gliding_voice(2.0), torch.randn(1, 1, 32_000) * 0.1])
     together = without_hum(wave, RATE)
