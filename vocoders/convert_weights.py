@@ -19,11 +19,10 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from engine.arguments import Arguments
-from engine.checkpoint import draft_folder, export, publish, save_weights
+from engine.checkpoint import draft_folder, publish, save_weights
 from engine.config import save_config
 from engine.user_error import UserError, exits_cleanly
-from vocoders.griffin_lim import GriffinLim
-from vocoders.loading import KINDS, load_vocoder
+from vocoders.loading import KINDS, export_vocoder, load_vocoder
 from vocoders.published.layout import adversary_states, kind_of_layout, network_state, read_published
 from vocoders.vocoder import Vocoder
 
@@ -81,15 +80,6 @@ def _kind(file: Path) -> str:
     if kind not in KINDS:
         raise UserError(f"{file} holds {kind}: give the generator's file, and this by --discriminators")
     return kind
-
-
-def export_vocoder(vocoder: Vocoder, folder: Path) -> Path:
-    """Write a vocoder as config.json and, if it has weights, model.safetensors."""
-    if isinstance(vocoder.network, GriffinLim):
-        folder.mkdir(parents=True, exist_ok=True)
-        save_config(vocoder.config, folder / "config.json")
-        return folder
-    return export(folder, vocoder.config, vocoder.network)
 
 
 def training_state(out: Path, vocoder: Vocoder, adversaries: dict[str, State]) -> Path:

@@ -211,13 +211,38 @@ def _windows(pieces: Iterable[Piece], block: int, overlap: int) -> Iterator[tupl
         yield torch.cat(waiting, dim=-1), True
 
 
-__all__ = ["GriffinLim", "GriffinLimConfig"]
-
 Mel = Float[Tensor, "batch n_mels frames"]
 MelPiece = Float[Tensor, "batch n_mels _"]
 
 
-class GriffinLim(nn.Module):
+class FromMagnitudes(nn.Module):
+    """A mel to a wave by way of the linear ``magnitudes`` that a subclass finds for each block of it."""
+
+    phases: PhaseRetrieval
+    magnitudes: Callable[[Mel], Magnitudes]
+
+    def fold(self) -> "FromMagnitudes":
+        """There is no weight norm to remove."""
+        return self
+
+    def forward(self, mel: Mel) -> Wave:
+        return self.generate(mel)
+
+    @torch.no_grad()
+    def generate(self, mel: Mel, seeds: Sequence[int] = (0,)) -> Wave:
+        """The wave of frames · hop samples; row i starts from random phases drawn by ``seeds[i]``."""
+        return torch.cat(list(self.stream(mel.split(self.phases.config.block, dim=-1), seeds)), dim=-1)
+
+    @torch.no_grad()
+    def stream(self, pieces: Iterable[MelPiece], seeds: Sequence[int] = (0,)) -> Iterator[WavePiece]:
+        """Turn a mel that comes in pieces of any length into pieces of wave, in flat memory.
+
+        Where the pieces are cut makes no difference.
+        """
+        yield from self.phases.stream(pieces, self.magnitudes, seeds)
+
+
+class GriffinLim(FromMagnitudes):
     """A mel to a wave; ``mel`` is the definition it reads."""
 
     def __init__(self, config: GriffinLimConfig, mel: MelConfig) -> None:
@@ -233,10 +258,6 @@ class GriffinLim(nn.Module):
 
     filters: Tensor
     inverse: Tensor
-
-    def fold(self) -> "GriffinLim":
-        """There is no weight norm to remove."""
-        return self
 
     def bands(self, mel: Mel) -> Float[Tensor, "batch frames n_mels"]:
         """The sums that the mel is the log of."""
@@ -264,22 +285,6 @@ class GriffinLim(nn.Module):
         inside = self.filters.sum(0) > 0  # bins that no band has keep what they are
         gain = torch.where(inside, ratio @ share, 1.0).clamp(0.1, 10.0)
         return magnitudes * gain.pow(1 / power)
-
-    def forward(self, mel: Mel) -> Wave:
-        return self.generate(mel)
-
-    @torch.no_grad()
-    def generate(self, mel: Mel, seeds: Sequence[int] = (0,)) -> Wave:
-        """The wave of frames · hop samples; row i starts from random phases drawn by ``seeds[i]``."""
-        return torch.cat(list(self.stream(mel.split(self.config.block, dim=-1), seeds)), dim=-1)
-
-    @torch.no_grad()
-    def stream(self, pieces: Iterable[MelPiece], seeds: Sequence[int] = (0,)) -> Iterator[WavePiece]:
-        """Turn a mel that comes in pieces of any length into pieces of wave, in flat memory.
-
-        Where the pieces are cut makes no difference.
-        """
-        yield from self.phases.stream(pieces, self.magnitudes, seeds)
 
 
 def _window(mel: MelConfig) -> Float[Tensor, "n_fft"]:

@@ -4,6 +4,7 @@ Parameters bear the published names, so that published weights load by renaming 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -107,17 +108,13 @@ class HiFiGAN(nn.Module):
     @property
     def halo(self) -> int:
         """Frames of mel on either side of a frame that its samples depend on."""
-        first, last = -3, self.hop - 1 + 3  # what frame 0's samples need, walking back from them
         config = self.config
         widest = max(
             (kernel - 1) // 2 * (sum(dilations) + (len(dilations) if config.resblock == "1" else 0))
             for kernel, dilations in zip(config.resblock_kernels, config.resblock_dilations)
         )
-        for rate, kernel in zip(reversed(config.upsample_rates), reversed(config.upsample_kernels)):
-            padding = (kernel - rate) // 2
-            first = -((kernel - 1 - padding - (first - widest)) // rate)
-            last = (last + widest + padding) // rate
-        return max(3 - first, last + 3)
+        ups = [(rate, k, (k - rate) // 2) for rate, k in zip(config.upsample_rates, config.upsample_kernels)]
+        return upsampling_halo(ups, widest)
 
     def forward(self, mel: Float[Tensor, "batch n_mels frames"]) -> Float[Tensor, "batch 1 samples"]:
         x, n_blocks = self.conv_pre(mel), len(self.config.resblock_kernels)
@@ -130,6 +127,20 @@ class HiFiGAN(nn.Module):
     def fold(self) -> "HiFiGAN":
         """Remove weight norm in place, which changes the parameters' names and not the outputs."""
         return fold_weight_norm(self)
+
+
+def upsampling_halo(ups: Sequence[tuple[int, int, int]], widest: int) -> int:
+    """Frames on either side that the samples of one frame depend on.
+
+    ``ups`` are rate, kernel and padding of the transposed convolutions, ``widest`` the samples that blocks
+    after each of them reach to either side; the first and the last convolution have 7 taps.
+    """
+    hop = math.prod(rate for rate, _, _ in ups)
+    first, last = -3, hop - 1 + 3  # what frame 0's samples need, walking back from them
+    for rate, kernel, padding in reversed(ups):
+        first = -((kernel - 1 - padding - (first - widest)) // rate)
+        last = (last + widest + padding) // rate
+    return max(3 - first, last + 3)
 
 
 class PairedBlock(nn.Module):

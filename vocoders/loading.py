@@ -8,8 +8,8 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from data.frontends import MelConfig
-from engine.checkpoint import checkpoints, fill, load_export
-from engine.config import load_config
+from engine.checkpoint import checkpoints, export, fill, load_export
+from engine.config import load_config, save_config
 from engine.user_error import UserError
 from vocoders.griffin_lim import GriffinLimConfig
 from vocoders.hifigan import HiFiGANConfig
@@ -76,6 +76,15 @@ def load_vocoder(
     if wanted is not None:
         check_definition(wanted, vocoder.mel, "what mel= names")
     return vocoder.eval().requires_grad_(False).to(device)
+
+
+def export_vocoder(vocoder: Vocoder, folder: Path) -> Path:
+    """Write a vocoder as config.json and, if it has weights, model.safetensors; return the folder."""
+    if not isinstance(vocoder.config.network, GriffinLimConfig):
+        return export(folder, vocoder.config, vocoder.network)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_config(vocoder.config, folder / "config.json")
+    return folder
 
 
 def kind_of(network: NetworkConfig) -> str:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
-from vocoders.hifigan import Features
+from vocoders.hifigan import Features, upsampling_halo
 from vocoders.weight_norm import fold_weight_norm
 
 
@@ -75,13 +75,8 @@ class MelGAN(nn.Module):
     @property
     def halo(self) -> int:
         """Frames of mel on either side of a frame that its samples depend on."""
-        first, last = -3, self.hop - 1 + 3  # what frame 0's samples need, walking back from them
-        widest = sum(3**n for n in range(self.config.n_residual_layers))
-        for ratio in reversed(self.config.ratios):
-            padding = ratio // 2 + ratio % 2
-            first = -((2 * ratio - 1 - padding - (first - widest)) // ratio)
-            last = (last + widest + padding) // ratio
-        return max(3 - first, last + 3)
+        ups = [(ratio, 2 * ratio, ratio // 2 + ratio % 2) for ratio in self.config.ratios]
+        return upsampling_halo(ups, sum(3**n for n in range(self.config.n_residual_layers)))
 
     def forward(self, mel: Float[Tensor, "batch n_mels frames"]) -> Float[Tensor, "batch 1 samples"]:
         return self.model(mel)

@@ -6,16 +6,14 @@ learns the magnitudes alone, by regression (Wang et al. 2017, arXiv:1703.10135, 
 blocks).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.frontends import MelConfig
 from engine.user_error import UserError
-from vocoders.griffin_lim import GriffinLim, GriffinLimConfig, Magnitudes, Mel, MelPiece, Wave, WavePiece
+from vocoders.griffin_lim import FromMagnitudes, GriffinLim, GriffinLimConfig, Magnitudes, Mel
 from vocoders.vocos import Backbone, BackboneConfig
 
 FAINTEST = 1e-4
@@ -48,21 +46,18 @@ class NeuralGriffinLimConfig(BackboneConfig):
         return 3 * (self.n_blocks + 1)
 
 
-class NeuralGriffinLim(nn.Module):
+class NeuralGriffinLim(FromMagnitudes):
     """A mel to a wave, by way of linear magnitudes."""
 
     def __init__(self, config: NeuralGriffinLimConfig, mel: MelConfig) -> None:
         super().__init__()
         self.config, self.hop, self.n_mels = config, mel.hop, config.n_mels
         self.griffin_lim = GriffinLim(config.phases, mel)
+        self.phases = self.griffin_lim.phases
         self.backbone = Backbone(config)
         self.out = nn.Linear(config.channels, 2 * (mel.n_fft // 2 + 1))
         nn.init.trunc_normal_(self.out.weight, std=0.02)
         nn.init.zeros_(self.out.bias)
-
-    def fold(self) -> "NeuralGriffinLim":
-        """There is no weight norm to remove."""
-        return self
 
     def log_magnitudes(self, mel: Mel) -> tuple[Magnitudes, Magnitudes]:
         """Means of the log-magnitudes, and logs of their standard deviations."""
@@ -73,19 +68,6 @@ class NeuralGriffinLim(nn.Module):
     def magnitudes(self, mel: Mel) -> Magnitudes:
         """The mean magnitudes, brought to the mel's bands."""
         return self.griffin_lim.matched(self.log_magnitudes(mel)[0].exp(), mel)
-
-    def forward(self, mel: Mel) -> Wave:
-        return self.generate(mel)
-
-    @torch.no_grad()
-    def generate(self, mel: Mel, seeds: Sequence[int] = (0,)) -> Wave:
-        """The wave of frames · hop samples; row i starts from random phases drawn by ``seeds[i]``."""
-        return torch.cat(list(self.stream(mel.split(self.config.phases.block, dim=-1), seeds)), dim=-1)
-
-    @torch.no_grad()
-    def stream(self, pieces: Iterable[MelPiece], seeds: Sequence[int] = (0,)) -> Iterator[WavePiece]:
-        """Turn a mel that comes in pieces of any length into pieces of wave, in flat memory."""
-        yield from self.griffin_lim.phases.stream(pieces, self.magnitudes, seeds)
 
 
 def negative_log_likelihood(

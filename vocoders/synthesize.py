@@ -32,11 +32,10 @@ from data.audio.destinations import plan, protect
 from engine.arguments import Arguments
 from engine.outcome import end, leaving_out, note_replaced
 from engine.user_error import UserError, exits_cleanly, printable
-from vocoders.griffin_lim import GriffinLim
+from vocoders.griffin_lim import FromMagnitudes
 from vocoders.inputs import Job, examine, files_in
 from vocoders.loading import load_vocoder
 from vocoders.mel_files import read_mel, save_mel
-from vocoders.neural_griffin_lim import NeuralGriffinLim
 from vocoders.streaming import Window, mels_of_blocks
 from vocoders.vocoder import Vocoder
 from vocoders.wavenet.mel_wavenet import MelWaveNet
@@ -234,7 +233,7 @@ def together(vocoder: Vocoder, mels: Sequence[Mel], *, seed: int = 0, **options:
     faster with several, make one after the other.
     """
     lengths = [mel.shape[-1] for mel in mels]
-    if isinstance(vocoder.network, GriffinLim | NeuralGriffinLim | MelWaveNet | WaveNet) or len(lengths) == 1:
+    if isinstance(vocoder.network, FromMagnitudes | MelWaveNet | WaveNet) or len(lengths) == 1:
         return [vocoder(mel, seed=[seed], **options) for mel in mels]
     longest = max(lengths)
     batch = torch.cat([F.pad(mel, (0, longest - mel.shape[-1]), mode="replicate") for mel in mels])

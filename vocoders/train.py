@@ -56,7 +56,7 @@ def begin_from(modules: Mapping[str, nn.Module], config: TrainConfig) -> None:
     if (exported := exported_init(config.init)) is not None:
         check_fit(exported, config)
         vocoder, state = load_export(exported, VocoderConfig)
-        folded = build_network(vocoder).fold()
+        folded = build_network(vocoder.network, vocoder.mel).fold()
         fill(folded, state, exported / "model.safetensors")
         unfold(folded, modules["network"])
     elif (folder := newest_checkpoint(Path(config.init))) is not None:

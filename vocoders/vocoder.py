@@ -18,7 +18,7 @@ from engine.seeding import step_seed
 from engine.user_error import UserError
 from vocoders import cpu
 from vocoders.denoiser import Denoiser
-from vocoders.griffin_lim import GriffinLim, GriffinLimConfig
+from vocoders.griffin_lim import FromMagnitudes, GriffinLim, GriffinLimConfig
 from vocoders.hifigan import HiFiGAN, HiFiGANConfig
 from vocoders.mel_files import check_definition, check_mel
 from vocoders.melgan import MelGAN, MelGANConfig
@@ -79,17 +79,23 @@ class VocoderConfig:
             )
 
 
-def build_network(config: VocoderConfig) -> Any:
-    """The network of a config, with random weights."""
-    match config.network:
+def build_network(config: NetworkConfig, mel: MelConfig) -> Any:
+    """The network of a config, with random weights; refused unless it reads the mel."""
+    match config:
         case GriffinLimConfig():
-            return GriffinLim(config.network, config.mel)
+            network = GriffinLim(config, mel)
         case NeuralGriffinLimConfig():
-            return NeuralGriffinLim(config.network, config.mel)
+            network = NeuralGriffinLim(config, mel)
         case MelWaveNetConfig():
-            return MelWaveNet(config.network, config.mel)
-        case network:
-            return NETWORKS[type(network)](network)
+            network = MelWaveNet(config, mel)
+        case _:
+            network = NETWORKS[type(config)](config)
+    if (network.hop, network.n_mels) != (mel.hop, mel.n_mels):
+        raise UserError(
+            f"the network makes {network.hop} samples of {network.n_mels} bands, the mel definition has "
+            f"{mel.hop} and {mel.n_mels}: they do not belong together, change one of them"
+        )
+    return network
 
 
 class Vocoder(nn.Module):
@@ -98,12 +104,7 @@ class Vocoder(nn.Module):
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         self.config, self.mel, self.hop = config, config.mel, config.mel.hop
-        self.network = build_network(config)
-        if (self.network.hop, self.network.n_mels) != (self.mel.hop, self.mel.n_mels):
-            raise UserError(
-                f"the network makes {self.network.hop} samples of {self.network.n_mels} bands, the mel "
-                f"definition has {self.mel.hop} and {self.mel.n_mels}: they do not belong together"
-            )
+        self.network = build_network(config.network, config.mel)
         self.log_mel = LogMel(config.mel)
         self.denoiser: Denoiser | None = None
 
@@ -158,7 +159,7 @@ class Vocoder(nn.Module):
     ) -> Iterator[WavePiece]:
         pieces = (piece.to(self.device) for piece in pieces)
         match self.network:
-            case GriffinLim() | NeuralGriffinLim():
+            case FromMagnitudes():
                 yield from self.network.stream(pieces, seed)
                 return
             case WaveNet():

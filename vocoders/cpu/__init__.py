@@ -47,21 +47,23 @@ def plan(network: nn.Module, mel: Tensor) -> Any | None:
 
 
 def _lay_out(network: nn.Module) -> Any | None:
-    from vocoders.cpu.generator import generator_of
+    from vocoders.cpu.generator import hifigan_plan, melgan_plan
     from vocoders.cpu.waveglow import WaveGlowPlan
     from vocoders.hifigan import HiFiGAN
     from vocoders.melgan import MelGAN
     from vocoders.waveglow import WaveGlow
 
-    if isinstance(network, HiFiGAN | MelGAN):
-        return generator_of(network)
+    if isinstance(network, HiFiGAN):
+        return hifigan_plan(network)
+    if isinstance(network, MelGAN):
+        return melgan_plan(network)
     if isinstance(network, WaveGlow) and network.config.kernel == 3:
         return WaveGlowPlan(network)
     return None
 
 
 def sample_loop(network: Any, batch: int, prediction: Any = None) -> Any:
-    """WaveNet's loop over samples, at silence; see ``wavenet.generation.Loop``."""
+    """WaveNet's loop over samples, at silence; see ``wavenet.sampling.CachedTorch``."""
     from vocoders.cpu.wavenet import CompiledLoop
 
     return CompiledLoop(network, batch, prediction)

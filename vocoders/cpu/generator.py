@@ -173,13 +173,8 @@ class Generator:
             x[end : end + 3] = x[end - 2 : end - 5 : -1]
 
 
-def generator_of(network: HiFiGAN | MelGAN) -> Generator:
-    """Lay a network's weights out."""
-    return _hifigan(network) if isinstance(network, HiFiGAN) else _melgan(network)
-
-
-def _hifigan(network: HiFiGAN) -> Generator:
-    """The mean over blocks goes into the weights that follow."""
+def hifigan_plan(network: HiFiGAN) -> Generator:
+    """HiFi-GAN's weights laid out; the mean over blocks goes into the weights that follow."""
     n_blocks, stages = len(network.config.resblock_kernels), []
     blocks: list[Any] = list(network.resblocks)
     ups: list[Any] = list(network.ups)
@@ -213,7 +208,8 @@ def _hifigan_steps(block: PairedBlock | SingleBlock) -> list[Step]:
     return steps
 
 
-def _melgan(network: MelGAN) -> Generator:
+def melgan_plan(network: MelGAN) -> Generator:
+    """MelGAN's weights laid out."""
     layers: list[Any] = list(network.model)
     stages, n_blocks = [], network.config.n_residual_layers
     for n, up in enumerate(layers):

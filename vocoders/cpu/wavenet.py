@@ -233,45 +233,34 @@ class CompiledLoop:
     ) -> Encoded:
         """Draw as many samples as there is noise for, continuing."""
         samples = np.zeros(noise.shape[:2], np.float32)
-        self._advance(
-            conditioning, samples, noise=_floats(noise), temperature=_floats(temperature), top_p=top_p
-        )
+        drawing = _floats(noise), _floats(temperature), (top_p, self.lowest, self.hop)
+        self._advance(conditioning, self.nothing, *drawing, samples, self.none)
         drawn = torch.from_numpy(samples)
         return drawn.long() if self.classes else drawn
 
     def replay(self, conditioning: Conditioning, inputs: Encoded) -> Float[Tensor, "batch n_out samples"]:
         """The parameters that the network puts out when its inputs are given, continuing."""
-        outputs = np.zeros((*inputs.shape, self.n_out), np.float32)
-        self._advance(
-            conditioning, np.zeros(inputs.shape, np.float32), inputs=_floats(inputs), outputs=outputs
+        samples, outputs = (
+            np.zeros(inputs.shape, np.float32),
+            np.zeros((*inputs.shape, self.n_out), np.float32),
         )
+        drawing = self.none, self.nothing, (1.0, self.lowest, self.hop)  # nothing is drawn
+        self._advance(conditioning, _floats(inputs), *drawing, samples, outputs)
         return torch.from_numpy(outputs).transpose(1, 2)
 
     def _advance(
         self,
         conditioning: Conditioning,
+        forced: np.ndarray,
+        noise: np.ndarray,
+        temperature: np.ndarray,
+        limits: tuple[float, float, int],
         samples: np.ndarray,
-        *,
-        inputs: np.ndarray | None = None,
-        noise: np.ndarray | None = None,
-        temperature: np.ndarray | None = None,
-        top_p: float = 1.0,
-        outputs: np.ndarray | None = None,
+        record: np.ndarray,
     ) -> None:
-        loop(
-            self.weights,
-            self.tables,
-            self.memory,
-            self.position,
-            _floats(conditioning),
-            self.nothing if inputs is None else inputs,
-            self.none if noise is None else noise,
-            self.nothing if temperature is None else temperature,
-            (top_p, self.lowest, self.hop),
-            self.filters,
-            samples,
-            self.none if outputs is None else outputs,
-        )
+        state = self.weights, self.tables, self.memory, self.position
+        rest = noise, temperature, limits, self.filters, samples, record
+        loop(*state, _floats(conditioning), forced, *rest)
         self.position += samples.shape[1]
 
 

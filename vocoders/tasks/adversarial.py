@@ -22,10 +22,11 @@ from vocoders.discriminators import (
     MultiScaleConfig,
     build_discriminator,
 )
-from vocoders.hifigan import HiFiGAN, HiFiGANConfig
-from vocoders.melgan import MelGAN, MelGANConfig
+from vocoders.hifigan import HiFiGANConfig
+from vocoders.melgan import MelGANConfig
 from vocoders.scores.copies import MultiResolutionSTFT, evaluate, resynthesise
-from vocoders.vocos import Vocos, VocosConfig
+from vocoders.vocoder import build_network
+from vocoders.vocos import VocosConfig
 
 Wave = Float[Tensor, "batch 1 samples"]
 Outputs = Mapping[str, DiscriminatorOutput]
@@ -75,22 +76,12 @@ class AdversarialConfig:
             )
 
 
-def build_generator(config: HiFiGANConfig | MelGANConfig | VocosConfig) -> HiFiGAN | MelGAN | Vocos:
-    """The generator of a config, with random weights."""
-    return {HiFiGANConfig: HiFiGAN, MelGANConfig: MelGAN, VocosConfig: Vocos}[type(config)](config)
-
-
 class Adversarial:
     """The algorithm of HiFi-GAN, section 2.4, and MelGAN, section 2.3."""
 
     def __init__(self, config: AdversarialConfig, mel: MelConfig, validation: Sequence[Wave] = ()) -> None:
         self.config, self.mel, self.validation = config, mel, list(validation)
-        if (config.network.hop, config.network.n_mels) != (mel.hop, mel.n_mels):
-            raise UserError(
-                f"the generator makes {config.network.hop} samples of {config.network.n_mels} bands, the mel "
-                f"has {mel.hop} and {mel.n_mels}: change task.network or mel"
-            )
-        self.network = build_generator(config.network)
+        self.network = build_network(config.network, mel)
         chosen = {"periods": config.periods, "scales": config.scales, "windows": config.windows}
         self.discriminators = nn.ModuleDict(
             {name: build_discriminator(c) for name, c in chosen.items() if c is not None}

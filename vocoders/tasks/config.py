@@ -18,6 +18,7 @@ from vocoders.vocoder import Vocoder, VocoderConfig
 from vocoders.wavenet.network import WaveNet, WaveNetConfig
 
 Config = TypeVar("Config")
+Task = AdversarialConfig | MagnitudesTaskConfig | WaveGlowTaskConfig | WaveNetTaskConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +32,7 @@ class TrainConfig:
     """Which speech, or other sound."""
     mel: MelConfig = field(default_factory=lambda: NAMED["hifigan"])
     """The mel definition; stored with the vocoder, which refuses mels of another."""
-    task: AdversarialConfig | MagnitudesTaskConfig | WaveGlowTaskConfig | WaveNetTaskConfig = field(
-        default_factory=AdversarialConfig
-    )
+    task: Task = field(default_factory=AdversarialConfig)
     """The network and the algorithm that trains it."""
     init: str = ""
     """What to begin from instead of random weights: a run (its newest checkpoint's networks, not its

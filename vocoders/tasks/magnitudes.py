@@ -13,12 +13,12 @@ from engine.optim import EMA, OptimConfig, Player
 from engine.tracking import Samples
 from engine.user_error import UserError, at_least
 from vocoders.neural_griffin_lim import (
-    NeuralGriffinLim,
     NeuralGriffinLimConfig,
     negative_log_likelihood,
     spectral_convergence,
 )
 from vocoders.scores.copies import evaluate, resynthesise
+from vocoders.vocoder import build_network
 
 Wave = Float[Tensor, "1 1 samples"]
 Waves = Float[Tensor, "batch 1 samples"]
@@ -64,9 +64,7 @@ class MagnitudesTask:
 
     def __init__(self, config: MagnitudesTaskConfig, mel: MelConfig, validation: Sequence[Wave] = ()) -> None:
         self.config, self.mel, self.validation = config, mel, list(validation)
-        if config.network.n_mels != mel.n_mels:
-            raise UserError(f"network.n_mels={config.network.n_mels} must be the mel's n_mels={mel.n_mels}")
-        self.network = NeuralGriffinLim(config.network, mel)
+        self.network = build_network(config.network, mel)
         self.average = EMA(self.network, config.ema_decay)
         self.log_mel = LogMel(mel)
         self.frozen = {"log_mel": self.log_mel}

@@ -14,7 +14,8 @@ from engine.tracking import Samples
 from engine.user_error import UserError
 from vocoders import cpu
 from vocoders.scores.copies import evaluate, resynthesise
-from vocoders.waveglow import WaveGlow, WaveGlowConfig, negative_log_likelihood
+from vocoders.vocoder import build_network
+from vocoders.waveglow import WaveGlowConfig, negative_log_likelihood
 
 Wave = Float[Tensor, "1 1 samples"]
 Mel = Float[Tensor, "1 n_mels frames"]
@@ -45,13 +46,7 @@ class WaveGlowTask:
 
     def __init__(self, config: WaveGlowTaskConfig, mel: MelConfig, validation: Sequence[Wave] = ()) -> None:
         self.config, self.mel, self.validation = config, mel, list(validation)
-        network = config.network
-        if (network.hop, network.n_mels) != (mel.hop, mel.n_mels):
-            raise UserError(
-                f"the flow makes {network.hop} samples of {network.n_mels} bands, the mel has {mel.hop} and "
-                f"{mel.n_mels}: change task.network or mel"
-            )
-        self.network = WaveGlow(network)
+        self.network = build_network(config.network, mel)
         self.log_mel = LogMel(mel)
         self.frozen = {"log_mel": self.log_mel}
         self.modules: dict[str, nn.Module] = {"network": self.network}

@@ -6,7 +6,7 @@ compiled loop (``vocoders.cpu``). Both draw the same samples from the same seed.
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -112,19 +112,6 @@ class ContextState:
 Backend = Literal["auto", "torch", "numba"]
 
 
-@runtime_checkable
-class Loop(Protocol):
-    """What makes samples one after the other, and keeps the state between calls."""
-
-    def run(self, conditioning: Tensor, noise: Tensor, temperature: Tensor, top_p: float) -> Tensor:
-        """Draw as many samples as there is noise for."""
-        ...
-
-    def replay(self, conditioning: Tensor, inputs: Tensor) -> Tensor:
-        """Return what the network puts out when its inputs are given."""
-        ...
-
-
 def generate(network: WaveNet, *args: Any, **options: Any) -> Float[Tensor, "batch 1 samples"]:
     """Generate a batch of waves; arguments as those of ``pieces``."""
     return torch.cat(list(pieces(network, *args, **options)), dim=-1)
@@ -200,8 +187,8 @@ def replay(
 
 def begin(
     network: WaveNet, batch: int, backend: Backend = "auto", prediction: Prediction | None = None
-) -> Loop:
-    """Return a backend at silence: the compiled one where it can be had and does what is asked."""
+) -> CachedTorch | Any:
+    """Return a backend at silence: the compiled one, with the methods of ``CachedTorch``, where it can be."""
     if backend not in ("auto", "torch", "numba"):
         raise UserError(f"backend={backend!r} is unknown; choose auto, torch or numba")
     on_cpu = next(network.parameters()).device.type == "cpu"

@@ -8,11 +8,10 @@ from typing import Any, ClassVar
 from data.audio import load
 from data.frontends import MelConfig
 from engine.checkpoint import export, fill, load_export, load_weights, newest_checkpoint
-from engine.config import load_config, save_config, stored_kind
+from engine.config import load_config, stored_kind
 from engine.user_error import UserError
 from vocoders import load_vocoder
-from vocoders.griffin_lim import GriffinLimConfig
-from vocoders.loading import RELEASED
+from vocoders.loading import RELEASED, export_vocoder
 from vocoders.mel_files import check_definition
 from vocoders.vocoder import Vocoder, VocoderConfig
 from w2w.baselines.cluit_mel.network import CluitMelConfig, CluitMelNetwork
@@ -107,7 +106,7 @@ def export_mel_converter(
     found = find_vocoder(name, network_config, f"what {run} makes") if name in WORDS or vocoder else None
     if found is not None and name not in WORDS:
         name = BESIDE
-        _export_vocoder(found, out / BESIDE)
+        export_vocoder(found, out / BESIDE)
     return export(out, MelConverterConfig(road=network_config, vocoder=name), network)
 
 
@@ -159,10 +158,3 @@ def _default(network_config: MelNetworkConfig) -> str:
         case StarGANUseConfig():
             fits = theirs.sample_rate == network_config.network.spectrogram.sample_rate
     return "released" if fits else "griffin_lim"
-
-
-def _export_vocoder(vocoder: Vocoder, folder: Path) -> None:
-    if isinstance(vocoder.config.network, GriffinLimConfig):
-        save_config(vocoder.config, folder / "config.json")
-    else:
-        export(folder, vocoder.config, vocoder.network)

@@ -8,7 +8,6 @@ again continues where it was stopped.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -59,7 +58,8 @@ def predict(converter: Converter, recordings: Sequence[Path], out: Path, left_ou
             continue
         with torch.inference_mode():
             mel = converter.network.converted_mel(wave.to(converter.device), voice.to(converter.device))
-        save_whole(place, mel[0].float().cpu().numpy())
+        with atomic(place) as temporary, temporary.open("wb") as file:
+            np.save(file, mel[0].float().cpu().numpy())
         written += 1
     return written
 
@@ -75,12 +75,6 @@ def destinations(recordings: Sequence[Path], out: Path) -> dict[Path, Path]:
                 "give the folders of one name in runs of their own"
             )
     return places
-
-
-def save_whole(path: Path, values: Any) -> None:
-    """Write an array under its name when it is whole."""
-    with atomic(path) as temporary, temporary.open("wb") as file:
-        np.save(file, values)
 
 
 if __name__ == "__main__":

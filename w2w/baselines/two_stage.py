@@ -26,6 +26,12 @@ def mel_of(wave: Float[Tensor, "batch 1 samples"], mel: MelConfig) -> Float[Tens
     return torch.cat(list(mels_of_blocks(blocks, mel)), dim=-1).to(wave.device)
 
 
+def log_floor(mel: MelConfig) -> float:
+    """The lowest value of a log-mel."""
+    floor = torch.tensor(mel.floor)
+    return float(floor.log() if mel.log == "ln" else floor.log10())
+
+
 def reach_ahead(mel: MelConfig) -> int:
     """Samples after its own hop that a frame hears: those under its window's right side."""
     if mel.padding == "causal":
@@ -114,6 +120,9 @@ class TwoStage(nn.Module):
     by the definition's own rule, in windows where it is very long (``mel_windows``).
     """
 
+    moves_pitch = False
+    """Nothing in a log-mel names the pitch."""
+
     def __init__(self, mel_network: Any, vocoder: Vocoder) -> None:
         super().__init__()
         check_definition(mel_network.mel, vocoder.mel, "what this converter makes")
@@ -145,11 +154,6 @@ class TwoStage(nn.Module):
     def voice_dim(self) -> int:
         """Entries of a voice."""
         return self.mel_network.voice_dim
-
-    @property
-    def moves_pitch(self) -> bool:
-        """Never: nothing in a log-mel names the pitch."""
-        return False
 
     @property
     def streams(self) -> bool:
@@ -184,13 +188,7 @@ class TwoStage(nn.Module):
 
     def _audible(self, mel: Mel) -> Mel:
         """No log-mel of a wave lies below its floor, and no vocoder has heard one that did."""
-        return mel.float().clamp_min(self.log_floor)
-
-    @property
-    def log_floor(self) -> float:
-        """The lowest value of a log-mel."""
-        floor = torch.tensor(self.mel.floor)
-        return float(floor.log() if self.mel.log == "ln" else floor.log10())
+        return mel.float().clamp_min(log_floor(self.mel))
 
     @torch.no_grad()
     def forward(self, source: Wave, voice: Voice, semitones: float = 0.0) -> Wave:

@@ -17,7 +17,7 @@ from vocoders.vocoder import Vocoder, VocoderConfig
 from w2w import Converter
 from w2w.baselines.stargan import converter as networks
 from w2w.baselines.stargan.converter import StarGANNetwork, StarGANSpectrograms, StarGANUseConfig
-from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig, companions, heard_voice, named_voice
+from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig, companions, predicted_voice, named_voice
 from w2w.baselines.stargan.networks import StarGANConfig
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig, framed
 from w2w.networks.wave_network import WaveNetwork
@@ -166,7 +166,7 @@ def test_companions_are_the_labels_of_most_clips():
 
 def test_a_heard_voice_is_a_known_label_in_every_group_that_has_any():
     logits = torch.tensor([[0.0, 2.0, 1.0, 9.0, -3.0, -2.0]])  # the fourth speaker has no name
-    assert_close(heard_voice(logits, LABELS), torch.tensor([[0, 1, 0, 0, 0, 1, 1, 0, 1.0]]))
+    assert_close(predicted_voice(logits, LABELS), torch.tensor([[0, 1, 0, 0, 0, 1, 1, 0, 1.0]]))
 
 
 def test_a_blend_of_voices_is_a_blend_of_what_labels_add(network):

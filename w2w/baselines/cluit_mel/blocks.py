@@ -137,12 +137,11 @@ class Normalisation(nn.Module):
         return torch.addcmul(shift[..., None].to(x), x, scale[..., None].to(x))
 
 
-class Affine(nn.Module):
+class Affine(Normalisation):
     """A normalisation whose scale and shift are learned."""
 
     def __init__(self, n_channels: int, how: Norm) -> None:
-        super().__init__()
-        self.normalisation = Normalisation(how)
+        super().__init__(how)
         self.scale = nn.Parameter(torch.ones(1, n_channels))
         self.shift = nn.Parameter(torch.zeros(1, n_channels))
 
@@ -150,30 +149,21 @@ class Affine(nn.Module):
         """The same for all voices."""
         return Modulation(self.scale, self.shift)
 
-    def forward(self, x: Frames, modulation: Modulation) -> Frames:
-        """Normalise."""
-        return self.normalisation(x, modulation)
 
-
-class AdaIN(nn.Module):
+class AdaIN(Normalisation):
     """A normalisation whose scale and shift a voice decides (Huang and Belongie 2017): (1 + γ) IN(x) + β.
 
     On statistics of single frames this is FiLM (Perez et al. 2018) after a layer norm.
     """
 
     def __init__(self, n_channels: int, style_dim: int, how: Norm) -> None:
-        super().__init__()
-        self.normalisation = Normalisation(how)
+        super().__init__(how)
         self.style = initialised(nn.Linear(style_dim, 2 * n_channels), style_dim)
 
     def modulation(self, voice: Voice) -> Modulation:
         """Scale and shift for a voice: the same for all of an utterance, so computed once."""
         gamma, beta = self.style(voice).chunk(2, dim=1)
         return Modulation(1.0 + gamma, beta)
-
-    def forward(self, x: Frames, modulation: Modulation) -> Frames:
-        """Normalise and put the voice in."""
-        return self.normalisation(x, modulation)
 
 
 def instance_norm(

@@ -64,7 +64,7 @@ class Trunk(nn.Module):
         return TrunkOutput(hidden.mean(-1), features)
 
 
-class MelJudgement(NamedTuple):
+class CriticOutput(NamedTuple):
     """What the critic makes of some mels."""
 
     score: Float[Tensor, " batch"]
@@ -81,7 +81,7 @@ class MelCritic(nn.Module):
     """A trunk with a head for real or fake, a projector, and a label head where speakers are known.
 
     Where the recipe is silent: the projector is linear, for the trunk's last convolution stands before it as
-    a projector's hidden layer would. Judgements are float32 also under autocast.
+    a projector's hidden layer would. Outputs are float32 also under autocast.
     """
 
     def __init__(self, config: CluitMelConfig) -> None:
@@ -93,14 +93,14 @@ class MelCritic(nn.Module):
         self.projector = initialised(nn.Linear(width, config.projection_dim), width)
         self.speaker = initialised(nn.Linear(width, config.n_speakers), width) if config.n_speakers else None
 
-    def forward(self, mel: Mel) -> MelJudgement:
-        """Judge natural log-mels of at least ``crop_frames``."""
+    def forward(self, mel: Mel) -> CriticOutput:
+        """Take natural log-mels of at least ``crop_frames``."""
         pooled, features = self.trunk(mel)
         with torch.autocast(mel.device.type, enabled=False):
             pooled = pooled.float()
             projection = F.normalize(self.projector(pooled), dim=-1)
             speakers = self.speaker(pooled) if self.speaker is not None else pooled[:, :0]
-            return MelJudgement(self.score(pooled)[:, 0], projection, speakers, features)
+            return CriticOutput(self.score(pooled)[:, 0], projection, speakers, features)
 
 
 Voice = Float[Tensor, "batch style"]

@@ -40,8 +40,6 @@ def mirrored(mel: Mel, frames: int) -> Float[Tensor, "batch n_mels longer"]:
     return mel[..., torch.where(position < have, position, 2 * have - 1 - position)]
 
 
-__all__ = ["CluitMelConfig", "CluitMelNetwork"]
-
 Voice = Float[Tensor, "batch style"]
 
 PIECE_BLOCKS = 256

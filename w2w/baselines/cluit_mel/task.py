@@ -17,7 +17,7 @@ from engine.user_error import UserError
 from vocoders.griffin_lim import GriffinLim, GriffinLimConfig
 from w2w.baselines.cluit_mel.augment import augmented
 from w2w.baselines.cluit_mel.config import CluitMelTaskConfig
-from w2w.baselines.cluit_mel.generator import MelCritic, MelJudgement
+from w2w.baselines.cluit_mel.generator import CriticOutput, MelCritic
 from w2w.baselines.cluit_mel.losses import (
     Drawn,
     Queue,
@@ -89,7 +89,8 @@ def spectrum(mel: Mel) -> Float[Tensor, "batch n_mels"]:
     return (level_free(mel) * loud).sum(-1) / loud.sum(-1)
 
 
-Scalars = dict[str, Tensor]
+Losses = dict[str, tuple[float, Tensor]]
+"""By name, a loss with its weight."""
 
 
 class Voices(NamedTuple):
@@ -155,37 +156,34 @@ class CluitMel:
             )
         return SlotBank(config.bank_slots, dim, config.n_negatives, config.bank_momentum)
 
-    def update(self, batch: Batch, step: int) -> Scalars:
+    def update(self, batch: Batch, step: int) -> dict[str, Tensor]:
         """One step of both players; a clip's reference is the clip before it in the batch."""
-        weight, scalars = self.config.weights, {}
         with torch.no_grad():
             source = self.frontend(batch.wave)
-        self.last, voices, total = source, self.voices(batch, source), source.new_zeros(())
+        self.last, voices = source, self.voices(batch, source)
         style = self.network.style_of_mel(source)
         converted = self.network(source, style.roll(1, 0))
 
+        critic, generator = Losses(), Losses()
         if self.critic_is_used:
-            real = self.critic_step(scalars, source, converted.detach(), voices, step)
+            real, critic = self.critic_losses(source, converted.detach(), voices, step)
+            self.descend("critic", critic)
             self.critic_ema.update(step)
-            total = total + self.fooling(scalars, converted, real, voices)
-        if weight.cycle:
-            back = self.network(converted, style)
-            total = total + weight.cycle * self.term(scalars, "cycle", self.distance(back, source))
-        if weight.reconstruction:
-            rebuilt = self.distance(self.network(source, style), source)
-            total = total + weight.reconstruction * self.term(scalars, "reconstruction", rebuilt)
-        if weight.norm:
-            total = total + weight.norm * self.term(scalars, "norm", norm_loss(converted, source))
-        if weight.content and self.content is not None:
-            heard = self.content(converted, source)
-            total = total + weight.content * self.term(scalars, "content", heard)
-        if total.requires_grad:
-            self.players["generator"].step(total)
+            generator = self.adversarial_losses(converted, real, voices)
+        generator |= self.mel_losses(source, style, converted)
+        self.descend("generator", generator)
         self.network_ema.update(step)
 
         if voices.key is not None:
             self.bank.remember(*map(gather, (voices.key, voices.identity, batch.utterance)))
-        return {f"loss/{name}": value.detach() for name, value in scalars.items()}
+        named = {f"loss/generator/{name}": loss for name, (_, loss) in generator.items()}
+        named |= {f"loss/critic/{name}": loss for name, (_, loss) in critic.items()}
+        return {name: loss.detach() for name, loss in named.items()}
+
+    def descend(self, player: str, losses: Losses) -> None:
+        """One step of a player down the weighted sum of its losses, if there are any."""
+        if losses:
+            self.players[player].step(torch.stack([weight * loss for weight, loss in losses.values()]).sum())
 
     def samples(self, step: int) -> Samples:
         """Pictures of the averaged generator on the last batch."""
@@ -203,8 +201,6 @@ class CluitMel:
         network = self.network_ema.module
         assert isinstance(network, CluitMelNetwork)
         return network
-
-    # What follows are the paragraphs of the algorithm, in its order.
 
     @property
     def critic_is_used(self) -> bool:
@@ -228,51 +224,61 @@ class CluitMel:
         key = self.critic_ema.module(augmented(source, config.augment)).projection.float()
         return Voices(label, identity, key, self.bank.draw())
 
-    def critic_step(
-        self, scalars: Scalars, source: Mel, converted: Mel, voices: Voices, step: int
-    ) -> MelJudgement:
+    def critic_losses(
+        self, source: Mel, converted: Mel, voices: Voices, step: int
+    ) -> tuple[CriticOutput, Losses]:
         """Critic: tell real from converted, hold positives together, name known speakers.
 
-        Return what it thought of the real clips before it moved.
+        Returns what it makes of the real clips, too.
         """
-        weight, config = self.config.weights, self.config
-        total = source.new_zeros(())
+        weight, config, losses = self.config.weights, self.config, Losses()
         penalised = weight.r1 > 0 and step % config.r1_every == 0
         flat = source.flatten(1)[:, None].requires_grad_(penalised)
         real = self.critic(flat.view_as(source))
         if weight.adversarial:
             adversarial = softplus_critic(real.score, self.critic(converted).score)
-            total = total + weight.adversarial * self.term(scalars, "adversarial", adversarial, "critic")
+            losses["adversarial"] = weight.adversarial, adversarial
         if weight.contrast_critic and voices.key is not None:
             contrast = self.contrast(real.projection, voices.key, voices.identity, voices.negatives)
-            total = total + weight.contrast_critic * self.term(scalars, "contrast", contrast, "critic")
+            losses["contrast"] = weight.contrast_critic, contrast
         if weight.label_critic and self.shape.n_speakers:
-            named = labelled_cross_entropy(real.speakers, voices.label)
-            total = total + weight.label_critic * self.term(scalars, "label", named, "critic")
+            losses["label"] = weight.label_critic, labelled_cross_entropy(real.speakers, voices.label)
         if penalised:
             penalty = gradient_penalty(real.score, flat, self.spread)
-            lazily = 0.5 * weight.r1 * config.r1_every
-            total = total + lazily * self.term(scalars, "r1", penalty, "critic")
-        if total.requires_grad:
-            self.players["critic"].step(total)
-        return real
+            losses["r1"] = 0.5 * weight.r1 * config.r1_every, penalty
+        return real, losses
 
-    def fooling(self, scalars: Scalars, converted: Mel, real: MelJudgement, voices: Voices) -> Tensor:
+    def adversarial_losses(self, converted: Mel, real: CriticOutput, voices: Voices) -> Losses:
         """Generator: sound real, sound like the reference, be named as it is."""
-        weight, total = self.config.weights, converted.new_zeros(())
+        weight, losses = self.config.weights, Losses()
         fake = self.critic(converted)
         if weight.adversarial:
-            adversarial = self.term(scalars, "adversarial", softplus_generator(fake.score))
-            total = total + weight.adversarial * adversarial
+            losses["adversarial"] = weight.adversarial, softplus_generator(fake.score)
         if weight.contrast_generator:
             # The critic's view before its own step: an update old, and one pass less.
             target, identity = real.projection.detach().roll(1, 0), voices.identity.roll(1)
             contrast = self.contrast(fake.projection, target, identity, voices.negatives)
-            total = total + weight.contrast_generator * self.term(scalars, "contrast", contrast)
+            losses["contrast"] = weight.contrast_generator, contrast
         if weight.label_generator and self.shape.n_speakers:
-            named = labelled_cross_entropy(fake.speakers, voices.label.roll(1))
-            total = total + weight.label_generator * self.term(scalars, "label", named)
-        return total
+            label = labelled_cross_entropy(fake.speakers, voices.label.roll(1))
+            losses["label"] = weight.label_generator, label
+        return losses
+
+    def mel_losses(self, source: Mel, style: Float[Tensor, "batch style"], converted: Mel) -> Losses:
+        """Generator: what must survive of the source, in the converted mel and on the way back."""
+        weight, losses = self.config.weights, Losses()
+        if weight.cycle:
+            losses["cycle"] = weight.cycle, self.distance(self.network(converted, style), source)
+        if weight.reconstruction:
+            losses["reconstruction"] = (
+                weight.reconstruction,
+                self.distance(self.network(source, style), source),
+            )
+        if weight.norm:
+            losses["norm"] = weight.norm, norm_loss(converted, source)
+        if weight.content and self.content is not None:
+            losses["content"] = weight.content, self.content(converted, source)
+        return losses
 
     def contrast(self, query: Tensor, positive: Tensor, identity: Tensor, negatives: Drawn | None) -> Tensor:
         """InfoNCE with this run's temperature; nobody is his own negative."""
@@ -289,8 +295,3 @@ class CluitMel:
     def distance(self, mel: Mel, target: Mel) -> Tensor:
         """L1 in the units of the networks."""
         return mel_distance(mel, target, self.spread)
-
-    def term(self, scalars: Scalars, name: str, value: Tensor, player: str = "generator") -> Tensor:
-        """Note a loss under its name and return it."""
-        scalars[f"{player}/{name}"] = value
-        return value

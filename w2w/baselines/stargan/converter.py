@@ -16,9 +16,16 @@ from engine.config import load_config
 from engine.user_error import UserError
 from vocoders.griffin_lim import GriffinLim
 from vocoders.vocoder import Vocoder
-from w2w.baselines.stargan.labels import Companions, companions, heard_voice, named_voice, told_rows
+from w2w.baselines.stargan.labels import (
+    Companions,
+    companions,
+    named_voice,
+    predicted_voice,
+    rows_with_known_speakers,
+)
 from w2w.baselines.stargan.networks import Discriminator, Generator, StarGANConfig
 from w2w.baselines.stargan.spectrogram import Spectrogram, ToMel, ToWave, at_full_scale, edge
+from w2w.baselines.two_stage import log_floor
 
 Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch n_in"]
@@ -108,6 +115,11 @@ class StarGANNetwork(nn.Module):
     training, and the result back to the source's level. Nothing above 4 kHz comes through.
     """
 
+    look_ahead = 0
+    """No lag, as there are no steps."""
+    moves_pitch = streams = False
+    """Nothing in the spectrogram names the pitch, and no signal may be converted in pieces."""
+
     def __init__(self, config: StarGANUseConfig, vocoder: Vocoder | None = None) -> None:
         super().__init__()
         self.config, self.vocoder = config, vocoder
@@ -130,24 +142,9 @@ class StarGANNetwork(nn.Module):
         return self.config.network.spectrogram.hop
 
     @property
-    def look_ahead(self) -> int:
-        """No lag, as there are no steps."""
-        return 0
-
-    @property
     def voice_dim(self) -> int:
         """Entries of a voice: labels and presence bits."""
         return self.config.network.labels.n_in
-
-    @property
-    def moves_pitch(self) -> bool:
-        """Never: nothing in the spectrogram names the pitch."""
-        return False
-
-    @property
-    def streams(self) -> bool:
-        """Whether a signal may be converted in pieces."""
-        return False
 
     @property
     def needs_whole(self) -> str:
@@ -157,7 +154,7 @@ class StarGANNetwork(nn.Module):
 
     def style(self, wave: Wave) -> Voice:
         """The labels that the discriminator hears in a wave."""
-        return heard_voice(self.mel_network.label_logits(at_full_scale(wave)), self.config.network.labels)
+        return predicted_voice(self.mel_network.label_logits(at_full_scale(wave)), self.config.network.labels)
 
     def named_voice(self, name: str) -> Voice:
         """The voice of a label by its name; speakers come with their other labels."""
@@ -188,9 +185,9 @@ class StarGANNetwork(nn.Module):
         log_mel = torch.cat(
             list(self.inversion.stream(spectrograms, -(-source.shape[-1] // mel.hop))), dim=-1
         )
-        peak, floor = source.abs().amax(-1, keepdim=True), torch.tensor(mel.floor)
+        peak = source.abs().amax(-1, keepdim=True)
         risen = mel.power * (peak.log() if mel.log == "ln" else peak.log10())
-        return (log_mel + risen).clamp_min(float(floor.log() if mel.log == "ln" else floor.log10()))
+        return (log_mel + risen).clamp_min(log_floor(mel))
 
     def _spoken(self, source: Wave, voice: Voice) -> Iterator[WavePiece]:
         spectrograms = self.mel_network.converted(source, voice)
@@ -220,7 +217,7 @@ def trained(checkpoint: Path) -> tuple[StarGANUseConfig, StarGANSpectrograms]:
         weights = checkpoint / f"{name}.safetensors"
         fill(getattr(networks, name), load_weights(weights), weights)
     try:
-        known = companions(told_rows(config.data), config.stargan.labels)
+        known = companions(rows_with_known_speakers(config.data), config.stargan.labels)
     except UserError:  # the data is gone or another's: a speaker is then named by its own label alone
         known = ()
     return StarGANUseConfig(network=config.stargan, companions=known), networks.eval()

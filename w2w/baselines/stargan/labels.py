@@ -166,21 +166,18 @@ def companions(rows: Iterable[Row], labels: LabelsConfig) -> Companions:
 
     In training a speaker comes with the labels that its clips have, so it does in use.
     """
-    found = labels_of(rows, labels).tolist()
+    known = labels_of(rows, labels).tolist()
+    others = [-1] * (len(labels.groups) - 1)  # of a name that no clip bears
     return tuple(
-        tuple(_usual(column) for column in zip(*own)) if own else _alone(index, labels)
+        tuple(_commonest(column) for column in zip(*clips))
         for index in range(len(labels.groups[0].names) if labels.groups else 0)
-        for own in [[clip for clip in found if clip[0] == index]]
+        for clips in [[clip for clip in known if clip[0] == index] or [[index, *others]]]
     )
 
 
-def _usual(column: Iterable[int]) -> int:
+def _commonest(column: Iterable[int]) -> int:
     counts = Counter(index for index in column if index >= 0)
     return counts.most_common(1)[0][0] if counts else -1
-
-
-def _alone(index: int, labels: LabelsConfig) -> tuple[int, ...]:
-    return (index, *(-1 for _ in labels.groups[1:]))
 
 
 def named_voice(name: str, labels: LabelsConfig, known: Companions = ()) -> Float[Tensor, "1 n_in"]:
@@ -198,7 +195,9 @@ def named_voice(name: str, labels: LabelsConfig, known: Companions = ()) -> Floa
     )
 
 
-def heard_voice(logits: Float[Tensor, "batch n_out"], labels: LabelsConfig) -> Float[Tensor, "batch n_in"]:
+def predicted_voice(
+    logits: Float[Tensor, "batch n_out"], labels: LabelsConfig
+) -> Float[Tensor, "batch n_in"]:
     """The voices that the discriminator's class head hears: in each group the likeliest name."""
     columns = []
     for group, column in zip(labels.groups, logits.split(labels.sizes, dim=1), strict=True):
@@ -240,7 +239,7 @@ class LabelledCrops(Dataset[LabelledBatch]):
             batch=config.batch * n_parts,
         )
         self.crops = SpeechCrops(cut, progress=progress)
-        self.labels = labels_of(told_rows(config), labels)
+        self.labels = labels_of(rows_with_known_speakers(config), labels)
         """Every row's."""
 
     def __getitem__(self, address: Address) -> LabelledBatch:
@@ -248,7 +247,7 @@ class LabelledCrops(Dataset[LabelledBatch]):
         return LabelledBatch(at_full_scale(batch.wave), self.labels[batch.utterance])
 
 
-def told_rows(config: DataConfig) -> list[Row]:
+def rows_with_known_speakers(config: DataConfig) -> list[Row]:
     """The rows of the split, with the speakers that the run is told of."""
     rows = split_rows(config.path, config.split)
     known = known_speakers(rows, config.label_share)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from data.frontends import LogMel, MelConfig, hz_to_mel, mel_to_hz, stft
 from engine.user_error import UserError
+from pretrain.teacher import at_times
 from vocoders.griffin_lim import GriffinLimConfig, PhaseRetrieval
 
 Spectrograms = Float[Tensor, "batch 1 bins frames"]
@@ -259,19 +260,12 @@ def in_other_frames(
         while ready < n_frames and position(ready) < first + kept.shape[-1] - 1:
             ready += 1
         if ready > done:
-            yield _between(kept, [position(t) - first for t in range(done, ready)])
+            yield at_times(kept, torch.tensor([position(t) - first for t in range(done, ready)]))
             done = ready
         drop = min(max(math.floor(position(done)) - first, 0), kept.shape[-1] - 1)
         kept, first = kept[..., drop:], first + drop
     if kept is not None and done < n_frames:
-        yield _between(kept, [position(t) - first for t in range(done, n_frames)])
-
-
-def _between(known: LevelPiece, where: list[float]) -> LevelPiece:
-    at = torch.tensor(where, device=known.device).clamp(0, known.shape[-1] - 1)
-    left = at.floor().long()
-    right = (left + 1).clamp_max(known.shape[-1] - 1)
-    return known[..., left].lerp(known[..., right], (at - left).to(known.dtype))
+        yield at_times(kept, torch.tensor([position(t) - first for t in range(done, n_frames)]))
 
 
 def hum(sample_rate: int) -> Float[Tensor, "1 1 samples"]:

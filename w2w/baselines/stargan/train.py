@@ -12,7 +12,7 @@ from pathlib import Path
 from engine.checkpoint import newest_checkpoint
 from engine.loop import accelerator, fit
 from engine.user_error import UserError
-from w2w.baselines.stargan.labels import LabelledCrops, labelled_batches, told_rows, with_names
+from w2w.baselines.stargan.labels import LabelledCrops, labelled_batches, rows_with_known_speakers, with_names
 from w2w.baselines.stargan.presets import PRESETS, StarGANTrainConfig
 from w2w.baselines.stargan.task import StarGAN
 from w2w.export import export_run
@@ -41,7 +41,7 @@ def train(config: StarGANTrainConfig) -> LabelledCrops:
 
 def completed(config: StarGANTrainConfig) -> StarGANTrainConfig:
     """Fill in what only the data knows: the names of its labels, and how many there are."""
-    labels = with_names(config.stargan.labels, told_rows(config.data))
+    labels = with_names(config.stargan.labels, rows_with_known_speakers(config.data))
     if not any(group.names for group in labels.groups):
         columns = ", ".join(group.column for group in labels.groups)
         raise UserError(f"{config.data.path} has no labels in {columns}: name its columns in stargan.labels")
