@@ -30,8 +30,8 @@ class PretrainedConfig:
     """A content encoder to begin with, which a frozen speech encoder has taught: a run of
     ``pretrain/distil.py``, its export, or ``released``. The converter's takes its sizes."""
     pitch: str = free("")
-    """A network that tracks F0: a run of ``pretrain/f0.py``, its export, or ``released``; empty: a classical
-    tracker. It is not trained on."""
+    """A network that tracks F0: a run of ``pretrain/f0.py``, its export, ``released``, or ``released_ahead``,
+    which hears 160 ms more; empty: a classical tracker. It is not trained on."""
     content: str = free("")
     """A speech encoder in the place of the content encoder's mels: a run of ``pretrain/data2vec.py``, its
     export, or a Data2VecAudio model of transformers; empty: mels. It needs whole utterances."""

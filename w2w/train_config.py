@@ -202,7 +202,7 @@ FILES = replace(
     SMALL,
     teacher="moonshine",
     converter=replace(SMALL.converter, recogniser="moonshine", style=StyleConfig(n_blocks=6)),
-    pretrained=PretrainedConfig(pitch="released"),
+    pretrained=PretrainedConfig(pitch="released_ahead"),
     data=replace(SMALL.data, batch=9),
     pairs=replace(SMALL.pairs, batch=7),
     cluit=CLUITConfig(

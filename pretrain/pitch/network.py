@@ -15,8 +15,9 @@ from engine.streaming import CausalConv1d
 from engine.user_error import UserError, at_least
 from pretrain.pitch.tracker import FAINT, Correlation, CorrelationState, Pitch, PitchTracker
 
-RELEASED = Path(__file__).parents[1] / "released" / "pitch"
-"""The tracker that comes with the code."""
+PACKAGED = Path(__file__).parents[1] / "released"
+RELEASED = {"released": PACKAGED / "pitch", "released_ahead": PACKAGED / "pitch_ahead"}
+"""The trackers that come with the code: of 8 ms of look-ahead, and of 168."""
 REACH = 4
 """Bins on either side of the likeliest that F0 is averaged over."""
 PIECE_FRAMES = 400
@@ -127,8 +128,8 @@ class LearnedPitchTracker(nn.Module):
 
 
 def load_pitch_tracker(folder: str | Path) -> LearnedPitchTracker:
-    """Load an exported tracker, or that of a run, ready for use; ``released`` comes with the code."""
-    folder = RELEASED if str(folder) == "released" else Path(folder)
+    """Load an exported tracker, or that of a run, ready for use; or one of ``RELEASED`` by its name."""
+    folder = RELEASED.get(str(folder), Path(folder))
     if (folder / "export" / "config.json").is_file():
         folder = folder / "export"
     config, state = load_export(folder, PitchNetworkConfig)

@@ -35,8 +35,8 @@ class ScoreConfig:
     """Of the corpus."""
     recordings: int = 100
     """At most so many, the first."""
-    tracker: tuple[str, ...] = ("classical", "released")
-    """``classical``, ``released``, runs of ``pretrain/f0.py`` or their exports."""
+    tracker: tuple[str, ...] = ("classical", "released", "released_ahead")
+    """``classical``, ``released``, ``released_ahead``, runs of ``pretrain/f0.py`` or their exports."""
 
 
 @exits_cleanly
