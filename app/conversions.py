@@ -1,6 +1,5 @@
 """Conversions for whoever asks: voices and results by file, within limits, one after another."""
 
-import hashlib
 import shutil
 import tempfile
 import threading
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from app.limits import BusyError, Limits
 from data.audio import excerpt
+from engine.checkpoint import weights_digest
 from engine.user_error import UserError
 from w2w.convert import MOST_SEMITONES, convert, job_of
 from w2w.converter import Converter
@@ -109,12 +109,7 @@ class Conversions:
     @cached_property
     def key(self) -> str:
         """What tells this converter's voices from another's."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.converter.network.state_dict().items()):
-            digest.update(
-                f"{name} {tuple(tensor.shape)}".encode() + tensor.cpu().contiguous().numpy().tobytes()
-            )
-        return digest.hexdigest()[:16]
+        return weights_digest(self.converter.network)
 
     @cached_property
     def live(self) -> "Conversions":

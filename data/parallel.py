@@ -16,9 +16,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
 from tqdm import tqdm
 
 from data.audio import resample, save
@@ -35,13 +32,11 @@ from data.synthetic.kokoro import (
     voices_named,
 )
 from data.synthetic.sentences import built_in_lines, line_of_group, read_lines
+from data.voices import levelled
 from engine.arguments import Arguments
 from engine.files import atomic, claim
 from engine.user_error import UserError, at_least, exits_cleanly
 
-LEVEL_DB = -25.0
-"""dBFS, RMS, of every recording, so that members differ in nothing but the voice."""
-PEAK = 0.95
 SPEEDS = (0.9, 1.15)
 GROUP_ADDRESS = 1_703
 GROUPS_IN_A_FOLDER = 1_000
@@ -201,24 +196,19 @@ def _spoken(
     for name, wave in waves.items():
         folder = out / f"{int(group.name) // GROUPS_IN_A_FOLDER:03}"
         path = folder / f"{group.name}_{name}.{config.format}"
-        levelled = resample(_levelled(wave), synthesizer.sample_rate, config.sample_rate)
-        save(path, levelled, config.sample_rate)
+        spoken = resample(levelled(wave), synthesizer.sample_rate, config.sample_rate)
+        save(path, spoken, config.sample_rate)
         rows.append(
             Row(
                 path=path,
                 speaker=name,
                 text=group.text,
                 split=group.split,
-                duration=levelled.shape[-1] / config.sample_rate,
+                duration=spoken.shape[-1] / config.sample_rate,
                 extra={"parallel": group.name, "prosody": group.prosody},
             )
         )
     return rows
-
-
-def _levelled(wave: Float[np.ndarray, "samples"]) -> Float[Tensor, "1 1 samples"]:
-    gain = min(10 ** (LEVEL_DB / 20) / np.sqrt(np.square(wave).mean()), PEAK / np.abs(wave).max())
-    return torch.from_numpy(wave * np.float32(gain))[None, None]
 
 
 @exits_cleanly

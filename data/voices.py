@@ -111,8 +111,13 @@ def speak(
         pitch_range=voice.pitch_range,
         words_per_minute=voice.words_per_minute,
     )
+    return resample(levelled(wave), rate, sample_rate), phonemes
+
+
+def levelled(wave: Float[np.ndarray, "samples"]) -> Float[Tensor, "1 1 samples"]:
+    """A wave at ``LEVEL_DB``, or lower where its peak would exceed ``PEAK``."""
     gain = min(10 ** (LEVEL_DB / 20) / np.sqrt(np.square(wave).mean()), PEAK / np.abs(wave).max())
-    return resample(torch.from_numpy(wave * np.float32(gain))[None, None], rate, sample_rate), phonemes
+    return torch.from_numpy(wave * np.float32(gain))[None, None]
 
 
 def make_corpus(

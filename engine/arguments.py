@@ -1,15 +1,13 @@
 """Plain command lines (names of files, a few options) whose mistakes are told in one sentence."""
 
 import argparse
-import difflib
 import sys
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 from engine.files import check_writable
-from engine.user_error import UserError
+from engine.user_error import UserError, nearest, refuse_empty
 
 
 class Arguments(argparse.ArgumentParser):
@@ -19,18 +17,15 @@ class Arguments(argparse.ArgumentParser):
         """Say what is wrong and, where an option is misspelt, which one comes near."""
         if message.startswith("unrecognized arguments: "):
             word = message.split(": ", 1)[1].split()[0].split("=")[0]
-            near = difflib.get_close_matches(word, self._option_string_actions, n=1)
             kind = (
                 f"there is no option {word}" if word.startswith("-") else f"{word!r} is one argument too many"
             )
-            message = kind + (f", did you mean {near[0]}?" if near else "")
+            message = kind + nearest(word, self._option_string_actions)
         raise UserError(f"{message}; --help lists all options")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
         """Parse; refuse empty words, and places of ``--out`` and ``--write`` that cannot be written."""
-        for before, word in pairwise(["the command", *(sys.argv[1:] if args is None else args)]):
-            if not word.strip():
-                raise UserError(f"the word after {before} is empty: is a variable of the shell not set?")
+        refuse_empty(sys.argv[1:] if args is None else args)
         given = super().parse_args(args, namespace)
         for name in ("out", "write"):
             if isinstance(place := getattr(given, name, None), Path):

@@ -1,5 +1,6 @@
 """Checkpoints: folders of files named by role, whole or absent; and exports, which hold weights for use."""
 
+import hashlib
 import json
 import os
 import re
@@ -32,6 +33,15 @@ def save_weights(tensors: nn.Module | Tensors, path: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
+
+
+def weights_digest(module: nn.Module, about: str = "") -> str:
+    """Sixteen digits that differ where weights, their names or shapes, or ``about`` do."""
+    digest = hashlib.sha256(about.encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
+    return digest.hexdigest()[:16]
 
 
 def load_weights(path: Path | str) -> dict[str, Tensor]:

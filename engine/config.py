@@ -12,7 +12,6 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from itertools import pairwise
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import tyro
@@ -24,13 +23,12 @@ from engine.json_config import (
     kinds_of,
     load_config,
     members,
-    nearest,
     save_config,
     stored_kind,
     to_json,
 )
 from engine.launch import adopt
-from engine.user_error import UserError
+from engine.user_error import UserError, nearest, refuse_empty
 
 __all__ = ["cli", "differences", "free", "from_json", "load_config", "save_config", "stored_kind", "to_json"]
 
@@ -55,9 +53,7 @@ def cli(presets: Mapping[str, C], *, default: str | None = None, argv: Sequence[
 
 def _read(presets: Mapping[str, C], default: str, args: list[str]) -> C:
     args = [part for arg in args for part in _split(arg)]
-    for option, arg in pairwise(["the command", *args]):
-        if not arg.strip():
-            raise UserError(f"the word after {option} is empty: is a variable of the shell not set?")
+    refuse_empty(args)
     preset, file = _take(args, "--preset"), _take(args, "--config")
     if preset is not None and file is not None:
         raise UserError("--preset and --config exclude each other: give one of them")

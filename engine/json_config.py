@@ -6,9 +6,8 @@ earlier version declares ``GONE: ClassVar[Mapping[str, Any]]``: by their names, 
 read, ``...`` for any.
 """
 
-import difflib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import field, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -18,7 +17,7 @@ import cattrs
 from cattrs.gen import make_dict_structure_fn
 
 from engine.files import atomic
-from engine.user_error import UserError
+from engine.user_error import UserError, nearest
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -107,12 +106,6 @@ def differences(ours: Any, theirs: Any, prefix: str = "") -> Iterator[tuple[str,
         if not f.metadata.get("free"):
             name = f"{prefix}.{f.name}" if prefix else f.name
             yield from differences(getattr(ours, f.name), getattr(theirs, f.name), name)
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean …?)`` where something known resembles the word."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def members(hint: Any) -> tuple[Any, ...]:

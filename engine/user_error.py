@@ -1,14 +1,17 @@
 """A user's mistake, told in one sentence instead of a traceback, and commands that end as Unix tools do."""
 
+import difflib
 import errno
 import functools
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,6 +47,33 @@ EXTRAS = {
 
 class UserError(ValueError):
     """A mistake the user can mend: one sentence that names the file or option and the way out."""
+
+
+Problem = TypeVar("Problem", bound=str)
+
+
+class FileError(UserError, Generic[Problem]):
+    """A file that cannot be used, with the kind of its problem, to be counted."""
+
+    def __init__(self, path: Path, problem: Problem, detail: str) -> None:
+        super().__init__(path, problem, detail)  # all three, so that it can be pickled between processes
+        self.path, self.problem, self.detail = path, problem, detail
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.detail}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean …?)`` where something known resembles the word."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def refuse_empty(args: Sequence[str]) -> None:
+    """Refuse an empty word of a command line: the variable of a shell that was not set."""
+    for before, word in pairwise(["the command", *args]):
+        if not word.strip():
+            raise UserError(f"the word after {before} is empty: is a variable of the shell not set?")
 
 
 def at_least(least: int, config: Any, *names: str, prefix: str = "") -> None:

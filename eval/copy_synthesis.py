@@ -20,18 +20,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 import vocoders
-from data.audio import load, resample, save
+from data.audio import load, resample, save, unreadable
 from data.frontends import NAMED, SPEECH_16K, LogMel, MelConfig, named_mel
 from data.manifest import Row as Recording
 from data.rows import split_rows
 from engine.arguments import Arguments
-from engine.outcome import check_results, end, leaving_out
+from engine.outcome import check_results, end
 from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
 from eval import error_rates, pitch
 from eval.baselines import analyse
 from eval.error_rates import in_latin_letters
 from eval.features import Cache, compute_features
+from eval.outputs import readable
 from eval.quality import DNSMOS
 from eval.recognisers import recogniser
 from eval.report import write_rows
@@ -89,7 +90,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_results(args.out / "rows.csv", args.overwrite)
     systems = systems_of(args.vocoder, args.mel)
     left_out: list[str] = []
-    recordings = readable(spread(split_rows(args.data, args.split), args.n_utterances), left_out)
+    recordings = spread(split_rows(args.data, args.split), args.n_utterances)
+    bad = unreadable([recording.path for recording in recordings], left_out)
+    recordings = [recording for recording in recordings if recording.path not in bad]
+    if not recordings:
+        raise UserError(left_out[0])
     rows = [row for system in systems for row in copy_all(system, recordings, args.out)]
     rows += [described(ORIGINAL, recording) | {"output": str(recording.path)} for recording in recordings]
     notes = [] if has_pesq() else ["PESQ is left out: pip install pesq"]
@@ -118,18 +123,6 @@ def by_column(rows: Sequence[Row], recordings: Sequence[Recording], column: str)
         raise UserError(f"--by {column}: no recording has such a column (try speaker, gender, corpus)")
     named = [(row, values[str(row["speaker"]), str(row["utterance"])] or "?") for row in rows]
     return [row | {"system": f"{row['system']}, {value}"} for row, value in named]
-
-
-def readable(recordings: Sequence[Recording], left_out: list[str]) -> list[Recording]:
-    """Those that can be read; if none can, that is an error."""
-    good = []
-    for recording in recordings:
-        with leaving_out(left_out):
-            load(recording.path, JUDGED_AT)
-            good.append(recording)
-    if not good:
-        raise UserError(left_out[0])
-    return good
 
 
 def systems_of(given: Sequence[str], mel: str) -> list[System]:
@@ -172,7 +165,7 @@ def speak_world(parts: tuple[np.ndarray, ...]) -> Wave:
 
 def label(given: Sequence[str]) -> list[str]:
     """What to call each: its folder, or the run that an ``export`` folder lies in."""
-    names = [path.parent.name if path.name == "export" else path.name for path in map(Path, given)]
+    names = [readable(where) for where in given]
     repeated = {name for name in names if names.count(name) > 1}
     return [whole if name in repeated or not name else name for name, whole in zip(names, given)]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.audio import load
-from engine.files import atomic
+from engine.files import atomic, cache_folder
 
 SAMPLE_RATE = 16_000
 """Hz; every judge takes this rate."""
@@ -49,8 +49,7 @@ class Cache:
     """A folder of arrays by (what was computed, of what content)."""
 
     def __init__(self, folder: Path | str | None = None) -> None:
-        user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.folder = Path(folder) if folder is not None else user / "timbre" / "eval"
+        self.folder = Path(folder) if folder is not None else cache_folder() / "eval"
 
     def get(self, kind: str, content: str) -> Features | None:
         """Return what is stored, or None; a file that cannot be read counts as absent."""

@@ -4,10 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
@@ -15,23 +14,6 @@ from data.audio import load
 from data.audio.writing import save
 from engine.user_error import UserError
 from eval.pairs import Pair
-
-
-@runtime_checkable
-class Converts(Protocol):
-    """What is asked of a converter; ``w2w.Converter`` is one."""
-
-    sample_rate: int
-
-    def embed(self, wave: Float[Tensor, "1 1 samples"]) -> Float[Tensor, "1 dim"]:
-        """Hear a voice."""
-        ...
-
-    def convert(
-        self, wave: Float[Tensor, "1 1 samples"], voice: Float[Tensor, "1 dim"]
-    ) -> Float[Tensor, "1 1 samples"]:
-        """Speak a source with it."""
-        ...
 
 
 def load_converter(folder: str) -> Any:
@@ -75,12 +57,13 @@ def readable(where: str) -> str:
 
 
 class Voices:
-    """A converter at work on files; a voice is taken once.
+    """A converter at work on files, such as ``w2w.Converter``; a voice is taken once.
 
-    ``fit_steps`` are those by which it is fitted to its references, where the converter can do so.
+    It needs ``sample_rate``, ``embed`` (wave to voice) and ``convert`` (wave and voice to wave);
+    ``fit_steps`` are those by which a voice is fitted to its references, where it can do so.
     """
 
-    def __init__(self, converter: Converts, fit_steps: int | None = None) -> None:
+    def __init__(self, converter: Any, fit_steps: int | None = None) -> None:
         self.converter, self.fit_steps = converter, fit_steps
         self.voice = lru_cache(maxsize=256)(self._voice)
 

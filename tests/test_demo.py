@@ -42,4 +42,4 @@ def test_demo_refuses_in_one_sentence(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         demo("--pears", "3")
     assert end.value.code == 2
-    assert capsys.readouterr().err.startswith("error: there is no option --pears, did you mean --pairs?")
+    assert capsys.readouterr().err.startswith("error: there is no option --pears (did you mean --pairs?)")

@@ -12,10 +12,9 @@ from data.audio.checking import HIGHEST_RATE, LOWEST_RATE
 from data.audio.containers import layout, logged_shortfall
 from data.audio.ffmpeg import FFmpegSound, reason
 from data.audio.resampling import Frames
-from data.audio.sniffing import told
 from data.audio.stretches import Piece, stretch
 from engine.files import native
-from engine.user_error import UserError, remedy
+from engine.user_error import FileError, remedy
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 """Formats read and written; what ``audio_files`` looks for, with the ``READ_ONLY`` ones."""
@@ -36,15 +35,8 @@ PLAUSIBLE_RATES = range(LOWEST_RATE, HIGHEST_RATE + 1)
 Problem = Literal["missing", "unreadable", "truncated", "empty", "NaN", "too short", "wrong rate"]
 
 
-class AudioError(UserError):
+class AudioError(FileError[Problem]):
     """A file that cannot be used as audio, with the kind of problem for ``data.check`` to count."""
-
-    def __init__(self, path: Path, problem: Problem, detail: str) -> None:
-        super().__init__(path, problem, detail)  # all three, so that it can be pickled between processes
-        self.path, self.problem, self.detail = path, problem, detail
-
-    def __str__(self) -> str:
-        return f"{self.path} {self.detail}"
 
 
 class _Sequential(soundfile.SoundFile):
@@ -150,7 +142,7 @@ class Sound:
                     raise
                 except (RuntimeError, ValueError, OSError) as error:  # libsndfile's, and PyAV's
                     if not place and isinstance(part, FFmpegSound):
-                        raise AudioError(self.path, "unreadable", told(self.path, reason(error))) from None
+                        raise _unreadable(self.path, reason(error)) from None
                     at = f"decoding stops after {place / self.sample_rate:.2f} s ({reason(error)})"
                     raise AudioError(self.path, "truncated", f"is truncated or damaged: {at}") from None
             offset += part.samples or 0
@@ -215,7 +207,13 @@ def _part(path: Path, piece: Piece) -> _Part:
             failure = "it needs PyAV: pip install av"
         except (RuntimeError, TypeError, ValueError, OSError) as error:
             failure = reason(error)
-    raise AudioError(path, "unreadable", told(path, failure))
+    raise _unreadable(path, failure)
+
+
+def _unreadable(path: Path, failure: str) -> AudioError:
+    from data.audio.sniffing import told
+
+    return AudioError(path, "unreadable", told(path, failure))
 
 
 def _by_sndfile(path: Path, piece: Piece) -> _Part:

@@ -16,6 +16,7 @@ from engine.user_error import UserError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
 """What is taken for a picture, by extension."""
+MOST_PIXELS = 100_000_000
 Layout = Literal["auto", "videos", "vggsound", "pairs", "hub"]
 
 
@@ -82,25 +83,22 @@ def each_picture(
             yield read_picture(picture)
 
 
-def pictures_of(scene: Scene, frame_rate: float | None = FRAME_RATE) -> UInt8[Tensor, "n 3 height width"]:
-    """All of a scene's pictures or frames at once, which must be of one size."""
-    pictures = list(each_picture(scene, frame_rate))
-    sizes = {tuple(picture.shape[1:]) for picture in pictures}
-    if len(sizes) > 1:
-        raise UserError(f"the pictures of the scene {scene.name} are of several sizes: {sorted(sizes)}")
-    return torch.stack(pictures)
-
-
 def read_picture(path: Path) -> UInt8[Tensor, "3 height width"]:
     """Read a picture file as RGB, upright; of an animation, the first frame."""
     import numpy as np
     from PIL import Image, ImageOps
 
+    if not path.exists():
+        raise PictureError(f"{path} does not exist: there is no picture of that name")
     if not path.is_file():
-        raise PictureError(f"{path} does not exist" if not path.exists() else f"{path} is not a picture file")
+        raise PictureError(f"{path} is a folder where a picture is expected")
     try:
         with Image.open(path) as picture:
+            if picture.width * picture.height > MOST_PIXELS:
+                raise PictureError(f"{path} has {picture.width}x{picture.height} pixels: scale it down first")
             pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    except PictureError:
+        raise
     except Exception as error:  # decoders fail in as many ways as there are formats
         reason = " ".join(str(error).split())[:120].rstrip(".").replace(str(path), "it")
         raise PictureError(f"{path} is damaged or not a picture this program can read: {reason}") from None

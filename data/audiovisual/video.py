@@ -17,7 +17,7 @@ from data.audio.ffmpeg import reason, samples_of
 from data.audio.mixing import mixed_whole
 from data.audio.reading import files_under
 from data.audio.resampling import Resampler
-from engine.user_error import UserError
+from engine.user_error import FileError, UserError
 
 EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ogv", ".ts")
 """What ``video_files`` looks for."""
@@ -29,15 +29,8 @@ SHORTFALL_SECONDS, SHORTFALL_SHARE = 1.0, 0.1
 Problem = Literal["missing", "unreadable", "truncated", "empty", "no sound", "no picture"]
 
 
-class VideoError(UserError):
+class VideoError(FileError[Problem]):
     """A video that cannot be used, with the kind of problem for a scan to count."""
-
-    def __init__(self, path: Path, problem: Problem, detail: str) -> None:
-        super().__init__(path, problem, detail)  # all three, so that it can be pickled between processes
-        self.path, self.problem, self.detail = path, problem, detail
-
-    def __str__(self) -> str:
-        return f"{self.path} {self.detail}"
 
 
 @dataclass(frozen=True, kw_only=True)

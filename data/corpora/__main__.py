@@ -23,7 +23,7 @@ from data.corpora.published import common_voice, jvs, librispeech, libritts, vct
 from data.manifest import Row, check_writable, nameable, write_manifest
 from engine.arguments import Arguments
 from engine.outcome import end, leaving_out, note, note_replaced
-from engine.user_error import UserError, exits_cleanly
+from engine.user_error import UserError, exits_cleanly, nearest
 
 __all__ = [
     "common_voice",
@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     kind = given.kind.replace("_", "-")
     if kind not in KINDS:
         parser.error(
-            f"there is no kind {given.kind!r}{_nearest(given.kind, kinds)}; choose from {', '.join(KINDS)}"
+            f"there is no kind {given.kind!r}{nearest(given.kind, kinds)}; choose from {', '.join(KINDS)}"
         )
     options = {option: getattr(given, option) for options in OWN_OPTIONS.values() for option in options}
     options = {option: value for option, value in options.items() if value is not None}
@@ -168,13 +168,6 @@ def account(kind: str, folder: str, rows: list[Row], left_out: list[str]) -> lis
     if others:
         note(f"{len(others)} recordings in {folder} are not listed, such as {others[0]}")
     return [row for row in rows if named_as_audio(row.path)]
-
-
-def _nearest(word: str, known: Sequence[str]) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(word, known, n=1)
-    return f", did you mean {near[0]}?" if near else ""
 
 
 def _summary(rows: Sequence[Row]) -> str:

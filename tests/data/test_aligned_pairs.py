@@ -126,7 +126,7 @@ def test_members_at_another_rate_keep_equal_lengths_and_places(tmp_path, kind):
     if kind == "wav":
         whole = resample(torch.tensor(common, dtype=torch.float32)[None, None], 24_000, 16_000)[0, 0]
         gain = {0: 1.0, 1: -0.5, 2: 0.25}
-        for crop, index in zip(target, batch.utterance.tolist()):
+        for crop, index in zip(target[:4], batch.utterance.tolist()):
             errors = (whole.unfold(0, 1000, 1) * gain[index] - crop).abs().amax(1)
             assert errors.min() < 1e-3
 

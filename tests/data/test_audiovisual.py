@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from data.audio import save
 from data.audiovisual.finding import scenes_from
-from data.audiovisual.scenes import Scene, pictures_of, read_picture, wave_of
+from data.audiovisual.scenes import Scene, read_picture, wave_of
 from engine.user_error import UserError
 
 pytest.importorskip("av")
@@ -45,7 +45,7 @@ def test_a_folder_of_videos_has_labels_and_splits_by_its_folders(tmp_path):
         ("train/dog/a.mp4", "dog", "train"),
         ("val/cat/c.mp4", "cat", "validation"),
     ]
-    assert pictures_of(scenes[0]).shape == (1, 3, 32, 48)
+    assert torch.stack(list(each_picture(scenes[0]))).shape == (1, 3, 32, 48)
     assert wave_of(scenes[0], 4_000).shape[-1] == pytest.approx(4_000, abs=600)
     assert [s.name for s in scenes_from(tmp_path, split="validation")] == ["val/cat/c.mp4"]
     with pytest.raises(UserError, match="no scene of the split 'test'"):
@@ -87,7 +87,7 @@ def test_vggsound_is_read_with_its_names_cut_or_whole(tmp_path):
             ("whole_000001", "wind", "train"),
         ]
     assert wave_of(scenes[2], RATE).shape[-1] == 10 * RATE
-    assert len(pictures_of(scenes[2])) == 10
+    assert len(list(each_picture(scenes[2]))) == 10
     (tmp_path / "vggsound.csv").write_text("gone,5,rain,train\n")
     with pytest.raises(UserError, match="none of the 1 videos"):
         scenes_from(tmp_path)
@@ -105,7 +105,7 @@ def test_pairs_are_files_of_equal_name(tmp_path, sounds, pictures):
     with pytest.warns(UserWarning, match=r"1 of 3 names .*not both.*alone"):
         scenes = scenes_from(tmp_path)
     assert [s.name for s in scenes] == ["a", "b"]
-    assert pictures_of(scenes[1]).shape == (1, 3, 10, 12)
+    assert torch.stack(list(each_picture(scenes[1]))).shape == (1, 3, 10, 12)
     assert wave_of(scenes[0], RATE).shape == (1, 1, RATE)
 
 
@@ -139,11 +139,11 @@ def test_a_manifest_gives_pictures_captions_labels_and_stretches(tmp_path):
         "validation",
     )
     assert first.extra["colour"] == "red"
-    assert pictures_of(first)[:, 2, 0, 0].tolist() == [255, 0]
+    assert torch.stack(list(each_picture(first)))[:, 2, 0, 0].tolist() == [255, 0]
     whole = wave_of(first._replace(start_s=0.0, duration_s=None), RATE)
     assert_close(wave_of(first, RATE), whole[..., RATE : RATE + RATE // 2])
     assert second.pictures == second.audio == tmp_path / "v.mkv"
-    assert len(pictures_of(second)) == 2
+    assert len(list(each_picture(second))) == 2
 
 
 def test_a_manifest_without_pictures_is_refused(tmp_path):
@@ -192,7 +192,7 @@ def test_datasets_with_audio_and_image_columns_are_read_without_decoding(tmp_pat
         ("dog", "train", ["one", "two 0"]),
         ("cat", "train", ["one", "two 1"]),
     ]
-    assert pictures_of(scenes[1])[0, :, 0, 0].tolist() == [0, 0, 255]
+    assert torch.stack(list(each_picture(scenes[1])))[0, :, 0, 0].tolist() == [0, 0, 255]
     assert wave_of(scenes[1], RATE).max() == pytest.approx(0.75, abs=1e-3)
 
 
@@ -216,4 +216,4 @@ def test_scenes_that_lack_a_half_say_so():
     with pytest.raises(UserError, match="the scene x has no sound"):
         wave_of(bare, RATE)
     with pytest.raises(UserError, match="the scene x has no picture"):
-        pictures_of(bare)
+        next(each_picture(bare))

@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_towers import write_towers
 from torch.testing import assert_close
 
-from data.audiovisual.scenes import Scene, pictures_of
+from data.audiovisual.scenes import Scene
 from engine.user_error import UserError
 from pretrain.clip import embedded
 from pretrain.clip.embedded import embed_scenes, embedded_scenes
@@ -47,7 +47,7 @@ def counted(towers, monkeypatch):
 def test_embeddings_are_the_direction_of_the_mean_over_pictures(scenes, towers, tmp_path):
     vectors = embed_scenes(scenes, towers, tmp_path / "cache", batch=4)
     for scene, vector in zip(scenes, vectors):
-        expected = towers.images(pictures_of(scene))
+        expected = towers.images(torch.stack(list(each_picture(scene))))
         assert_close(vector, torch.nn.functional.normalize(expected.mean(0), dim=0), rtol=1e-4, atol=1e-5)
 
 

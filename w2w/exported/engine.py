@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from engine.checkpoint import weights_digest
 from engine.files import atomic, cache_folder
 from engine.user_error import UserError
 from w2w.exported.step import (
@@ -121,11 +122,7 @@ class OnnxEngine:
 
 def network_key(network: ConverterNetwork) -> str:
     """A digest of config and weights: equal keys convert alike."""
-    digest = hashlib.sha256(repr(network.config).encode())
-    for name, tensor in sorted(network.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()))
-    return digest.hexdigest()[:16]
+    return weights_digest(network, repr(network.config))
 
 
 def code_key(network: ConverterNetwork) -> str:

@@ -14,8 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.audio import load
-from engine.json_config import load_config, nearest
-from engine.user_error import UserError
+from engine.json_config import load_config
+from engine.user_error import UserError, nearest
 
 if TYPE_CHECKING:
     from w2w.converter import Converter

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from data.audiovisual.scenes import read_picture
 from data.voice_captions import AGES, PEOPLE, WORDS, article
 from engine.checkpoint import export, fill, load_export
 from engine.user_error import UserError
@@ -19,33 +19,10 @@ from pretrain.clip.towers import Towers, TowersConfig, open_towers
 from w2w.words.network import WordsConfig, WordsNetwork, draw
 
 Picture = UInt8[Tensor, "3 height width"]
-MOST_PIXELS = 100_000_000
 
 
-def read_picture(picture: str | Path | Tensor) -> Picture:
-    """A picture from a file, or a uint8 tensor (3, height, width), perhaps with a batch of one before it."""
-    if isinstance(picture, Tensor):
-        return _checked(picture)
-    from PIL import Image
-
-    path = Path(picture)
-    if not path.exists():
-        raise UserError(f"there is no picture {path}")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder where a picture is expected")
-    try:
-        with Image.open(path) as image:
-            if image.width * image.height > MOST_PIXELS:
-                raise UserError(f"{path} has {image.width}x{image.height} pixels: scale it down first")
-            pixels = np.asarray(image.convert("RGB"))
-    except UserError:
-        raise
-    except Exception:  # Pillow's many ways to say no
-        raise UserError(f"{path} is not a picture that can be read: give a PNG or JPEG file") from None
-    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
-
-
-def _checked(picture: Tensor) -> Picture:
+def checked(picture: Tensor) -> Picture:
+    """A picture, perhaps with a batch of one before it, or one sentence on what it is instead."""
     if picture.ndim == 4 and len(picture) == 1:
         picture = picture[0]
     if picture.ndim != 3 or picture.shape[0] != 3 or picture.dtype != torch.uint8 or not picture.numel():
@@ -127,7 +104,8 @@ class Tie:
         self, picture: str | Path | Tensor, *, variety: float = 0.0, seed: int | None = None
     ) -> Voice:
         """A voice that a picture suggests: the picture is put into words' place first."""
-        image = self.towers.images(read_picture(picture)[None]).cpu()
+        pixels = checked(picture) if isinstance(picture, Tensor) else read_picture(Path(picture))
+        image = self.towers.images(pixels[None]).cpu()
         return self._voice(self.network.recall(image, self.sharpness), variety, seed)
 
     @property

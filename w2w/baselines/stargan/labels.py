@@ -18,9 +18,8 @@ from torch.utils.data import Dataset
 from data.batches import Address, Batches, DataConfig, SpeechCrops
 from data.manifest import ALIASES, Row
 from data.rows import known_speakers, split_rows
-from engine.json_config import nearest
 from engine.loop import LoopConfig
-from engine.user_error import UserError
+from engine.user_error import UserError, nearest
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig, at_full_scale
 
 Indices = Int[Tensor, "batch groups"]
