@@ -14,9 +14,10 @@ import pytest
 from data.audio import info, load
 from data.manifest import read_manifest
 from data.pairs import PairConfig, PairCrops
-from data.parallel import LEVEL_DB, ParallelConfig, main, make_parallel_corpus, plan_group
+from data.parallel import ParallelConfig, main, make_parallel_corpus, plan_group
 from data.synthetic.kokoro import cast, voices_named
 from data.synthetic.sentences import LETTERS, built_in_lines, line_of_group, read_lines
+from data.voices import LEVEL_DB
 from engine.user_error import UserError
 
 LINES = [f"{word} and {word} went to the sea, as they had done every year." for word in "abcdefgh"]
