@@ -36,7 +36,8 @@ from experiments.watermark.changes import RATE, World, changes, has_codecs
 from vocoders.scores.copies import has_pesq, log_mel_l1, pesq
 from w2w import Converter
 from w2w.watermark import DEFAULT_KEY, Marker
-from w2w.watermark.echo import FALSE_ALARM, SPAN, detect, gaussian_taps, judge, likeness, score
+from w2w.watermark.detection import FALSE_ALARM, detect, judge, likeness, score
+from w2w.watermark.echo import SPAN, gaussian_taps
 
 Wave = Float[Tensor, "1 1 samples"]
 LONGEST_S = 10.0

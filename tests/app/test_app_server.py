@@ -19,7 +19,7 @@ pytest.importorskip("uvicorn", reason="the app is not installed: pip install 'ti
 from benchmarks.app_abuse import RIGHT_ANSWERS, answer, connected, head, posted, speech, tone  # noqa: E402
 from benchmarks.app_load import load, row  # noqa: E402
 from benchmarks.app_process import serving  # noqa: E402
-from w2w.watermark.echo import detect  # noqa: E402
+from w2w.watermark.detection import detect  # noqa: E402
 
 LIMITS = ["--max-mb", "1", "--max-seconds", "10", "--upload-seconds", "8", "--idle-seconds", "2"]
 

@@ -13,7 +13,8 @@ from data.audio.resampling import resample
 from data.pitch_shift import shift_pitch_and_formants
 from engine.user_error import UserError
 from w2w.watermark import DEFAULT_KEY, Marker
-from w2w.watermark.echo import LAST, SAMPLE_RATE, SPAN, chance, detect, gaussian_taps, judge, score
+from w2w.watermark.detection import chance, detect, judge, score
+from w2w.watermark.echo import LAST, SAMPLE_RATE, SPAN, gaussian_taps
 
 RATES = [8_000, 16_000, 22_050, 44_100, 48_000]
 

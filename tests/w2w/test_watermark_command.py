@@ -13,7 +13,7 @@ from w2w.convert import main as convert
 from w2w.networks.network import ConverterNetwork
 from w2w.watermark import Marker
 from w2w.watermark.__main__ import main
-from w2w.watermark.echo import detect
+from w2w.watermark.detection import detect
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from data.audio import audio_files, blocks
 from engine.arguments import Arguments
 from engine.outcome import end, leaving_out, told
 from engine.user_error import UserError, exits_cleanly
-from w2w.watermark.echo import DEFAULT_KEY, FALSE_ALARM, SAMPLE_RATE, Finding, detect
+from w2w.watermark.detection import FALSE_ALARM, Finding, detect
+from w2w.watermark.echo import DEFAULT_KEY, SAMPLE_RATE
 
 
 @exits_cleanly
