@@ -143,7 +143,7 @@ def published_waveglow(path: Path | str, config: Any) -> Any:
     return network
 
 
-def hifigan_settings(config: Any, batch: int = 4) -> Any:
+def hifigan_settings(config: Any) -> Any:
     """A config as the published code holds it: its json's names, by attribute."""
     return SimpleNamespace(
         resblock=config.resblock,
@@ -152,16 +152,18 @@ def hifigan_settings(config: Any, batch: int = 4) -> Any:
         upsample_initial_channel=config.channels,
         resblock_kernel_sizes=list(config.resblock_kernels),
         resblock_dilation_sizes=[list(d) for d in config.resblock_dilations],
-        batch_size=batch,
-        **{
-            "n_fft": 1024,
-            "num_mels": 80,
-            "sampling_rate": 22_050,
-            "hop_size": 256,
-            "win_size": 1024,
-            "fmin": 0,
-        },
-        **{"fmax": 8_000, "fmax_for_loss": None, "learning_rate": 2e-4, "adam_b1": 0.8, "adam_b2": 0.99},
+        batch_size=4,
+        n_fft=1024,
+        num_mels=80,
+        sampling_rate=22_050,
+        hop_size=256,
+        win_size=1024,
+        fmin=0,
+        fmax=8_000,
+        fmax_for_loss=None,
+        learning_rate=2e-4,
+        adam_b1=0.8,
+        adam_b2=0.99,
     )
 
 

@@ -17,6 +17,10 @@ FLOOR = 1e-3
 """Magnitude floor of absolute mels: ten times the quantisation noise of 16-bit audio."""
 FAINT = 1e-7
 """Magnitude floor before a level is taken away: far below any recording's own noise."""
+LEVEL_FRAMES = 8
+"""Over which power is averaged: their loudest mean is the level."""
+FALL = 0.01 * math.log(10.0) / 20.0
+"""By which a level falls in a frame: .01 dB."""
 SILENCE = -9.0
 """Log magnitude of the level before any sound: some −95 dBFS."""
 
@@ -128,24 +132,19 @@ class LevelTracker(nn.Module):
     Everything behind it hears mels less this level: a quiet recording is the same voice as a loud one.
     """
 
-    def __init__(self, *, frames: int = 8, fall_db_per_frame: float = 0.01, lowest: float = SILENCE) -> None:
-        super().__init__()
-        self.frames, self.lowest = frames, lowest
-        self.fall = fall_db_per_frame * math.log(10.0) / 20.0
-
     def begin(self, batch: int, device: torch.device | None = None) -> LevelState:
-        power = torch.zeros(batch, 1, self.frames - 1, device=device, dtype=torch.float64)
-        return LevelState(power, torch.full_like(power[..., :1], self.lowest))
+        power = torch.zeros(batch, 1, LEVEL_FRAMES - 1, device=device, dtype=torch.float64)
+        return LevelState(power, torch.full_like(power[..., :1], SILENCE))
 
     @torch.no_grad()
     def step(self, energy: Curve, state: LevelState) -> tuple[Curve, LevelState]:
         """Level at each frame of one chunk, from the frames' log magnitudes."""
         past, before = (part.to(energy.dtype) for part in state)
         power = torch.cat([past, (2.0 * energy).exp()], dim=-1)
-        smooth = power.unfold(-1, self.frames, 1).mean(-1).clamp_min(1e-12).log() / 2.0
+        smooth = power.unfold(-1, LEVEL_FRAMES, 1).mean(-1).clamp_min(1e-12).log() / 2.0
         # A peak that falls in a straight line is a running maximum over what rises in one.
         n_frames = smooth.shape[-1]
-        rise = self.fall * torch.arange(1, n_frames + 1, device=smooth.device, dtype=smooth.dtype)
+        rise = FALL * torch.arange(1, n_frames + 1, device=smooth.device, dtype=smooth.dtype)
         level = running_maximum(torch.maximum(smooth + rise, before)) - rise
-        level = level.clamp_min(self.lowest)
+        level = level.clamp_min(SILENCE)
         return level, LevelState(power[..., n_frames:].double(), level[..., -1:].double())

@@ -15,12 +15,12 @@ INTEGER_PEAK = 100.0
 """No float wave is so loud; samples of ±32768 are."""
 
 
-def check_wave(wave: object, name: str, *, rows: int = 1) -> None:
-    """Refuse what is no wave: float samples, finite, shaped (rows, 1, samples), one sample at least."""
+def check_wave(wave: object, name: str) -> None:
+    """Refuse what is no wave: float samples, finite, shaped (1, 1, samples), one sample at least."""
     check_floats(wave, name)
     assert isinstance(wave, Tensor)
-    if wave.ndim != 3 or wave.shape[:2] != (rows, 1):
-        raise UserError(f"{name} has shape {tuple(wave.shape)}; a wave is ({rows}, 1, samples)")
+    if wave.ndim != 3 or wave.shape[:2] != (1, 1):
+        raise UserError(f"{name} has shape {tuple(wave.shape)}; a wave is (1, 1, samples)")
     if wave.shape[-1] == 0:
         raise UserError(f"{name} is empty")
     if not bool(torch.isfinite(wave).all()):
@@ -43,10 +43,10 @@ def check_floats(wave: object, name: str) -> None:
     raise UserError(f"{name} holds integers ({wave.dtype}), not floats within -1 and 1: divide it by {scale}")
 
 
-def check_rate(rate: object, name: str = "sample_rate") -> None:
+def check_rate(rate: object) -> None:
     """Refuse what is no rate: a whole number of Hz that some recording has."""
     if not isinstance(rate, int) or isinstance(rate, bool) or not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise UserError(f"{name}={rate!r} is no sample rate: give a whole number of Hz, such as 16000")
+        raise UserError(f"sample_rate={rate!r} is no sample rate: give a whole number of Hz, such as 16000")
 
 
 def check_number(value: object, name: str, most: float = math.inf) -> None:

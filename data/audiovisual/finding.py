@@ -17,13 +17,13 @@ IMAGE_COLUMNS = ("image", "picture", "images", "pictures", "frames", "frame", "i
 IMAGE_HEADS = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"))
 
 
-def from_dataset(source: Any, out: Path, *, split: str | None = None, streaming: bool = False) -> list[Scene]:
+def from_dataset(source: Any, out: Path) -> list[Scene]:
     """Scenes of a dataset object, a folder of ``save_to_disk``, a folder of files, or ``hub:owner/name``.
 
     What is stored inside the dataset is written under ``out`` as it is; files that are here are referred to.
     """
     scenes = []
-    for part, dataset in splits_of(source, split, None, streaming):
+    for part, dataset in splits_of(source, None, None, False):
         scenes += _scenes(dataset, out / (part or "all"), part)
     if not scenes:
         raise UserError(f"the dataset {source} holds no scene with a sound and a picture")
@@ -86,14 +86,12 @@ def _texts(cell: Any) -> list[str]:
     return [text for text in cell if isinstance(text, str)] if isinstance(cell, list | tuple) else []
 
 
-def scenes_from(
-    path: str | Path, layout: Layout = "auto", *, split: str | None = None, out: str | Path | None = None
-) -> list[Scene]:
+def scenes_from(path: str | Path, layout: Layout = "auto", *, split: str | None = None) -> list[Scene]:
     """Find the scenes of a folder, a manifest, VGGSound's csv or a dataset (``layout`` "hub").
 
     Scenes that lack a sound or a picture are left out, counted and named in one warning; the layouts are told
-    in ``data.audiovisual.layouts``. ``split`` keeps only those of a split. ``out`` is where sounds and
-    pictures stored inside a dataset are written (``runs/scenes/NAME`` by default).
+    in ``data.audiovisual.layouts``. ``split`` keeps only those of a split. Sounds and pictures stored inside
+    a dataset are written to ``runs/scenes/NAME``.
     """
     path = Path(path)
     match layouts.layout_of(path) if layout == "auto" else layout:
@@ -104,7 +102,7 @@ def scenes_from(
         case "pairs":
             scenes = layouts.from_pairs(path)
         case "hub":
-            scenes = from_dataset(str(path), Path(out) if out else Path("runs/scenes") / path.name)
+            scenes = from_dataset(str(path), Path("runs/scenes") / path.name)
         case unknown:
             known = "auto, videos, vggsound, pairs, hub"
             raise UserError(f"there is no layout {unknown!r} of scenes; choose one of {known}")

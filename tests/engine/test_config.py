@@ -1,8 +1,6 @@
 """Configs survive JSON and the command line, and every misspelling is told in one sentence."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -182,8 +180,10 @@ def test_only_what_shapes_a_run_counts_as_a_difference(toy):
     assert {name for name, _, _ in differences(toy.BASE, other)} > {"loop.seed", "optim.lr", "body"}
 
 
-def test_help_lists_presets_options_and_kinds(toy_path):
-    done = subprocess.run([sys.executable, toy_path, "--help"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_help_lists_presets_options_and_kinds(toy, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli(toy.PRESETS, argv=["--help"])
+    assert not end.value.code
+    told = capsys.readouterr().out
     for word in ("base, tiny", "--loop.save-every", "--body.kind {Wide,Deep}", "Steps between checkpoints"):
-        assert word in done.stdout
+        assert word in told

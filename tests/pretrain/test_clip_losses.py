@@ -1,14 +1,10 @@
 """CLIP's loss against closed forms, its temperature, gathered negatives, ranks, and the plateau."""
 
-import importlib.util
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,8 +15,6 @@ from engine.optim import OptimConfig
 from engine.user_error import UserError
 from pretrain.clip.distillation import PlateauConfig, PlateauPlayer
 from pretrain.clip.losses import LogitScale, clip_loss, cx_loss, ranks, retrieval
-
-SHARED = Path(__file__).with_name("gathered_pairs.py")
 
 
 @settings(deadline=None, max_examples=20)
@@ -68,22 +62,56 @@ def test_temperature_begins_as_clips_and_stays_in_range():
         scale.zero_grad()
 
 
-def test_two_processes_gather_to_one_whole_batch(tmp_path):
-    spec = importlib.util.spec_from_file_location("gathered_pairs", SHARED)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    alone = module.step()
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    words += [str(SHARED), str(tmp_path / "two.pt")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
-    together = torch.load(tmp_path / "two.pt", weights_only=True)
-    assert together.keys() == alone.keys()
+BATCH, INPUTS, AUDIO, IMAGE = 8, 6, 5, 4
+
+
+def step(rank: int = 0, count: int = 1) -> dict[str, torch.Tensor]:
+    """Take a step on this process's share of the pairs; return the mean loss, gradients and parameters."""
+    torch.manual_seed(0)
+    heard, image = torch.randn(BATCH, INPUTS), torch.randn(BATCH, IMAGE)
+    parts = nn.ModuleDict(
+        {
+            "encoder": nn.Linear(INPUTS, AUDIO),
+            "to_image": nn.Linear(AUDIO, IMAGE),
+            "to_audio": nn.Linear(IMAGE, AUDIO),
+            "scale_audio": LogitScale(),
+            "scale_image": LogitScale(),
+        }
+    )
+    player = Player(parts, OptimConfig(lr=0.01))
+    share = slice(rank * BATCH // count, (rank + 1) * BATCH // count)
+    audio, image = parts["encoder"](heard[share]), image[share]
+    loss = cx_loss(
+        audio,
+        image,
+        parts["to_image"](audio),
+        parts["to_audio"](image),
+        parts["scale_audio"](),
+        parts["scale_image"](),
+    )
+    gradients = torch.autograd.grad(loss, player.parameters, retain_graph=True)
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    player.step(loss)
+    mean = loss.detach().clone()
+    if count > 1:
+        for tensor in (flat, mean):
+            dist.all_reduce(tensor)
+            tensor /= count
+    return {"loss": mean, "gradients": flat, **parts.state_dict()}
+
+
+def test_two_processes_gather_to_one_whole_batch(tmp_path, together):
+    def share(rank):
+        dist.init_process_group("gloo")
+        torch.save(step(rank, 2), tmp_path / f"{rank}.pt")
+        dist.barrier()  # nobody leaves while another still needs him
+
+    alone = step()
+    assert together(2, share) == [0, 0]
+    shared = torch.load(tmp_path / "0.pt", weights_only=True)
+    assert shared.keys() == alone.keys()
     for name, tensor in alone.items():
-        assert_close(together[name], tensor, msg=lambda text, name=name: f"{name}: {text}")
+        assert_close(shared[name], tensor, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_ranks_count_what_stands_before_and_ties_count_against():

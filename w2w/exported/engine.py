@@ -41,8 +41,8 @@ MOST_HOPS = 16
 KEPT = 12
 """Graphs that stay in the cache."""
 
-_sessions: dict[tuple[str, int], Any] = {}
-"""Open ones, by file name and threads."""
+_sessions: dict[str, Any] = {}
+"""Open ones, by file name."""
 
 
 def open_engine(network: WaveNetwork, name: str | None, sizes: Sequence[int]) -> Any:
@@ -82,14 +82,14 @@ class OnnxEngine:
     state is the graphs' state.
     """
 
-    def __init__(self, network: ConverterNetwork, sizes: Sequence[int], threads: int = 1) -> None:
+    def __init__(self, network: ConverterNetwork, sizes: Sequence[int]) -> None:
         check_exportable(network)
         require_packages()
         if not on_cpu(network):
             raise UserError("onnxruntime runs on the CPU: load the converter for it, or use engine 'eager'")
         self.network, self.hop, self._like = network, network.hop, network.begin(1)
         key = f"{network_key(network)}-{code_key(network)}"
-        self._sessions = {size: _session(network, size, key, threads) for size in sorted(set(sizes))[::-1]}
+        self._sessions = {size: _session(network, size, key) for size in sorted(set(sizes))[::-1]}
 
     def begin(self, batch: int) -> Arrays:
         """The state before the first step."""
@@ -135,22 +135,20 @@ def code_key(network: ConverterNetwork) -> str:
     return digest.hexdigest()[:16]
 
 
-def _session(network: ConverterNetwork, n_hops: int, key: str, threads: int) -> Any:
+def _session(network: ConverterNetwork, n_hops: int, key: str) -> Any:
     """The session of a network's steps: an open one, one from the cache, or a new one."""
     name = f"step-{key}-{n_hops}.onnx"
-    if (name, threads) not in _sessions:
-        kept = _from_cache(cache_folder() / name, threads)
-        _sessions[name, threads] = kept or open_session(
-            _made(network, n_hops, cache_folder() / name), threads
-        )
-    return _sessions[name, threads]
+    if name not in _sessions:
+        file = cache_folder() / name
+        _sessions[name] = _from_cache(file) or open_session(_made(network, n_hops, file))
+    return _sessions[name]
 
 
-def _from_cache(file: Path, threads: int) -> Any | None:
+def _from_cache(file: Path) -> Any | None:
     if not file.is_file():
         return None
     try:
-        return open_session(str(file), threads)
+        return open_session(str(file))
     except Exception:  # a damaged file is made again; onnxruntime's errors share no base but this
         return None
 

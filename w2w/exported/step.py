@@ -271,13 +271,13 @@ def checked(step: Step, model: bytes) -> float:
     return error
 
 
-def open_session(model: bytes | str, threads: int = 1) -> Any:
-    """An onnxruntime session, from a file's content or name."""
+def open_session(model: bytes | str) -> Any:
+    """An onnxruntime session on one thread, from a file's content or name."""
     require_packages()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
