@@ -1,9 +1,11 @@
 """What tests of the converter share: an export, and graphs, which take seconds to make."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from engine.checkpoint import export
 from w2w.exported.engine import network_key
@@ -17,6 +19,23 @@ def model(tmp_path_factory, tiny) -> Path:
     torch.manual_seed(3)
     config = tiny()
     return export(tmp_path_factory.mktemp("model"), config, ConverterNetwork(config))
+
+
+@pytest.fixture(scope="session")
+def built(tiny):
+    """Build tiny networks whose weights are far enough from their start to matter, once each."""
+
+    @cache
+    def build(kind: str) -> ConverterNetwork:
+        torch.manual_seed(3)
+        network = ConverterNetwork(tiny(kind)).eval().requires_grad_(False)
+        for parameter in [*network.content.parameters(), *network.decoder.parameters()]:
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        if network.pitch_predictor is not None:
+            nn.init.normal_(network.pitch_predictor.distance.weight, std=0.3)
+        return network
+
+    return lambda kind="today": build(kind)
 
 
 @pytest.fixture(scope="session")
