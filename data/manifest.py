@@ -12,7 +12,7 @@ from pathlib import Path
 from data.audio import EXTENSIONS, READ_ONLY, audio_files
 from data.audio.reading import files_under, named_as_audio
 from engine.contents import Contents, files_digest
-from engine.files import atomic
+from engine.files import atomic, read_text
 from engine.outcome import note
 from engine.user_error import UserError
 
@@ -60,10 +60,7 @@ def read_manifest(path: str | Path) -> list[Row]:
     if kind not in DELIMITERS and kind not in JSON_LINES:
         known = ", ".join((*DELIMITERS, *JSON_LINES))
         raise UserError(f"{path} is not a manifest: its name must end in one of {known}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text; save the manifest as UTF-8") from None
+    text = read_text(path)
     records = _csv_records(path, text, DELIMITERS[kind]) if kind in DELIMITERS else _json_records(path, text)
     rows = [row_of(path, line, record) for line, record in records]
     if not rows:

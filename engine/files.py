@@ -34,6 +34,21 @@ def atomic(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def read_text(path: Path) -> str:
+    """A file's text, in UTF-8 with or without a mark of its byte order."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from None
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write what JSON can say, for people and programs to read; atomic."""
+    with atomic(path) as temporary:
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def disk_errors(temporary: Path, path: Path) -> Iterator[None]:
     """Raise the operating system's error, of ``path``, where a library hides it behind one of its own."""

@@ -6,7 +6,6 @@ table.md, rows.csv, summary.json and the audio in DIR.
 Intervals are 95 % bootstraps over speakers: recordings of one speaker are no independent witnesses.
 """
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from data.frontends import NAMED, SPEECH_16K, LogMel, MelConfig, named_mel
 from data.manifest import Row as Recording
 from data.rows import split_rows
 from engine.arguments import Arguments
+from engine.files import write_json
 from engine.outcome import check_results, end
 from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
@@ -103,9 +103,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     summary = summarise([*rows, *by_column(rows, recordings, args.by)], list(COLUMNS), drawn="speaker")
     write_rows(args.out / "rows.csv", rows)
     content = about(args, systems, recordings) | {"systems": summary}
-    (args.out / "summary.json").write_text(
-        json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    write_json(args.out / "summary.json", content)
     text = "\n".join([table(summary), *(f"\n{note}" for note in notes)])
     (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
     print(f"{text}\n\n{args.out}: table.md, rows.csv, summary.json, outputs")

@@ -3,7 +3,6 @@
 import base64
 import csv
 import io
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 import engine.table
 from data.audio import load
 from data.mel_picture import mel_png
+from engine.files import write_json
 from engine.user_error import UserError
 from eval.baselines import BASELINES, TOPLINES
 from eval.pairs import Pair
@@ -129,7 +129,7 @@ def write_summary(path: Path, summary: Summary, about: dict[str, Any]) -> None:
         for name, scores in summary.items()
     }
     content = about | {"gain_over_baselines": gains(summary), "systems": systems}
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(path, content)
 
 
 def table(summary: Summary) -> str:

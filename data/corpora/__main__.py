@@ -22,6 +22,7 @@ from data.corpora.hub import hf_dataset
 from data.corpora.published import common_voice, jvs, librispeech, libritts, vctk
 from data.manifest import Row, check_writable, nameable, write_manifest
 from engine.arguments import Arguments
+from engine.files import read_text
 from engine.outcome import end, leaving_out, note, note_replaced
 from engine.user_error import UserError, exits_cleanly, nearest
 
@@ -79,12 +80,7 @@ def _refuse_folder(listed: Path) -> None:
 
 def _text_beside(file: Path) -> str | None:
     beside = file.with_suffix(".txt")
-    if not beside.is_file():
-        return None
-    try:
-        return " ".join(beside.read_text(encoding="utf-8-sig").split()) or None
-    except UnicodeDecodeError:
-        raise UserError(f"{beside} is not UTF-8 text; save it as UTF-8") from None
+    return " ".join(read_text(beside).split()) or None if beside.is_file() else None
 
 
 KINDS: Mapping[str, Callable[..., list[Row]]] = {

@@ -12,6 +12,7 @@ from typing import Literal
 
 from data.audio import audio_files
 from data.manifest import Row, gender_of
+from engine.files import read_text
 from engine.outcome import note
 from engine.user_error import UserError
 
@@ -206,11 +207,8 @@ def _jvs_speakers(root: Path) -> list[Path]:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        # Not splitlines, which also splits at rare characters that sentences hold.
-        return path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text: unpack the corpus again") from None
+    # Not splitlines, which also splits at rare characters that sentences hold.
+    return read_text(path).split("\n")
 
 
 def _text(path: Path) -> str | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from engine.files import read_text
 from engine.user_error import UserError
 
 
@@ -72,11 +73,7 @@ def read_lines(path: Path) -> list[str]:
     """The different lines of a text file, without empty ones."""
     if not path.is_file():
         raise UserError(f"there is no file of texts {path}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8 text; save it as UTF-8") from None
-    lines = [" ".join(line.split()) for line in text.split("\n")]
+    lines = [" ".join(line.split()) for line in read_text(path).split("\n")]
     for number, line in enumerate(lines, start=1):
         if len(line) > MAX_LETTERS:
             raise UserError(

@@ -12,7 +12,6 @@ keeps lies in your user's folder for data, or where the variable TIMBRE_VOICES s
 owners agreed.
 """
 
-import json
 import re
 from argparse import Namespace
 from collections.abc import Sequence
@@ -27,7 +26,7 @@ from data.audio import excerpt, info, load, resample, save
 from data.frontends import SPEECH_16K
 from data.mel_picture import mel_png
 from engine.arguments import Arguments
-from engine.files import atomic
+from engine.files import atomic, write_json
 from engine.table import markdown, table
 from engine.user_error import UserError, exits_cleanly
 from w2w.convert import convert, job_of
@@ -158,9 +157,7 @@ def write(folder: Path, voices: Sequence[NamedVoice]) -> None:
         places = [(folder / path).relative_to(folder).as_posix() for path in voice.recordings]
         return filled | {"recordings": places}
 
-    with atomic(folder / "voices.json") as temporary:
-        listed = json.dumps({"voices": [entry(voice) for voice in voices]}, indent=2, ensure_ascii=False)
-        temporary.write_text(listed + "\n", encoding="utf-8")
+    write_json(folder / "voices.json", {"voices": [entry(voice) for voice in voices]})
 
 
 def rebuild(folder: Path, converter: Converter) -> None:
