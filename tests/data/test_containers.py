@@ -13,7 +13,6 @@ from torch.testing import assert_close
 from data.audio import AudioError, blocks, excerpt, info, load, save
 from data.audio.containers import SCANNED, layout
 
-RATES = (8_000, 16_000, 44_100, 48_000)
 LOSSLESS = ("wav", "flac", "aiff", "au", "w64", "rf64", "caf")
 
 
@@ -36,8 +35,7 @@ def alike(a: torch.Tensor, b: np.ndarray) -> float:
     return float(np.corrcoef(a[0, 0, :n].numpy(), b.mean(1)[:n])[0, 1])
 
 
-@pytest.mark.parametrize("rate", RATES)
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("channels", "rate"), [(1, 8_000), (2, 44_100), (2, 48_000)])
 @pytest.mark.parametrize("extension", [*LOSSLESS, "ogg", "opus", "mp3"])
 def test_what_libsndfile_writes_keeps_its_length(tmp_path, extension, rate, channels):
     if extension == "opus" and rate == 44_100:
@@ -50,8 +48,7 @@ def test_what_libsndfile_writes_keeps_its_length(tmp_path, extension, rate, chan
     assert alike(back, wave) > 0.98
 
 
-@pytest.mark.parametrize("rate", [16_000, 44_100, 48_000])
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("channels", "rate"), [(2, 44_100), (1, 48_000)])
 @pytest.mark.parametrize(
     ("extension", "container", "codec", "tolerance"),
     [
@@ -99,15 +96,13 @@ def samples() -> bytes:
     return (sound(16_000)[:, 0] * 32_767).astype("<i2").tobytes()
 
 
-@pytest.mark.parametrize(
-    "size", [0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0x80000024, 0xFFFFFFFF, 0xFFFFFFDB, 0xFFFF0000]
-)
-def test_a_wav_from_a_pipe_is_read_to_its_end(tmp_path, samples, size):
-    (tmp_path / "a.wav").write_bytes(wav(fmt(), chunk(b"data", samples, size), size=size))
-    assert info(tmp_path / "a.wav").samples == len(samples) // 2
-    assert_close(
-        load(tmp_path / "a.wav")[0, 0], torch.from_numpy(np.frombuffer(samples, "<i2") / 32768).float()
-    )
+def test_a_wav_from_a_pipe_is_read_to_its_end(tmp_path, samples):
+    true = torch.from_numpy(np.frombuffer(samples, "<i2") / 32768).float()
+    for size in (0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0x80000024, 0xFFFFFFFF, 0xFFFFFFDB, 0xFFFF0000):
+        path = tmp_path / f"{size}.wav"
+        path.write_bytes(wav(fmt(), chunk(b"data", samples, size), size=size))
+        assert info(path).samples == len(samples) // 2
+        assert_close(load(path)[0, 0], true)
 
 
 @pytest.mark.parametrize("size", [None, 0xFFFFFFFF, 0])
@@ -187,10 +182,9 @@ def test_more_than_4_gib_are_counted_and_reached(tmp_path, monkeypatch, wrapped)
 
 
 @pytest.mark.parametrize("extension", ["mp3", "flac", "ogg", "opus"])
-@pytest.mark.parametrize("channels", [1, 2])
-def test_joined_files_are_read_to_the_end_of_the_last(tmp_path, extension, channels):
+def test_joined_files_are_read_to_the_end_of_the_last(tmp_path, extension):
     rate, path = 16_000, tmp_path / f"joined.{extension}"
-    waves = [sound(rate, channels, seconds) for seconds in (0.7, 2.0, 0.7)]
+    waves = [sound(rate, 2, seconds) for seconds in (0.7, 2.0, 0.7)]
     path.write_bytes(b"".join(put(tmp_path / f"a.{extension}", wave, rate) for wave in waves))
     whole, true = load(path), np.concatenate(waves)
     assert whole.shape[-1] == info(path).samples == len(true)
