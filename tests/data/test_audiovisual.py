@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from data.audio import save
 from data.audiovisual.finding import scenes_from
-from data.audiovisual.scenes import Scene, read_picture, wave_of
+from data.audiovisual.scenes import Scene, each_picture, read_picture, wave_of
 from engine.user_error import UserError
 
 pytest.importorskip("av")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.testing import assert_close
 
-from engine.optim import OptimConfig
+from engine.optim import OptimConfig, Player
 from engine.user_error import UserError
 from pretrain.clip.distillation import PlateauConfig, PlateauPlayer
 from pretrain.clip.losses import LogitScale, clip_loss, cx_loss, ranks, retrieval

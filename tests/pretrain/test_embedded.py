@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_towers import write_towers
 from torch.testing import assert_close
 
-from data.audiovisual.scenes import Scene
+from data.audiovisual.scenes import Scene, each_picture
 from engine.user_error import UserError
 from pretrain.clip import embedded
 from pretrain.clip.embedded import embed_scenes, embedded_scenes
