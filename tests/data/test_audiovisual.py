@@ -164,7 +164,7 @@ def test_files_that_a_manifest_lists_in_vain_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_datasets_with_audio_and_image_columns_are_read_without_decoding(tmp_path, inside):
+def test_datasets_with_audio_and_image_columns_are_read_without_decoding(tmp_path, inside, monkeypatch):
     import datasets
 
     rows = []
@@ -187,7 +187,8 @@ def test_datasets_with_audio_and_image_columns_are_read_without_decoding(tmp_pat
     typed = table.features | {"sound": datasets.Audio(decode=False), "photo": datasets.Image(decode=False)}
     table = table.cast(datasets.Features(typed))
     datasets.DatasetDict(train=table).save_to_disk(str(tmp_path / "disk"))
-    scenes = silent(scenes_from, tmp_path / "disk", out=tmp_path / "out")
+    monkeypatch.chdir(tmp_path)  # sounds and pictures are written to runs/scenes
+    scenes = silent(scenes_from, tmp_path / "disk")
     assert [(s.label, s.split, s.captions) for s in scenes] == [
         ("dog", "train", ["one", "two 0"]),
         ("cat", "train", ["one", "two 1"]),
