@@ -17,7 +17,7 @@ from vocoders.vocoder import Vocoder, VocoderConfig
 from w2w import Converter
 from w2w.baselines.stargan import converter as networks
 from w2w.baselines.stargan.converter import StarGANNetwork, StarGANSpectrograms, StarGANUseConfig
-from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig, companions, predicted_voice, named_voice
+from w2w.baselines.stargan.labels import LabelGroup, LabelsConfig, companions, named_voice, predicted_voice
 from w2w.baselines.stargan.networks import StarGANConfig
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig, framed
 from w2w.networks.wave_network import WaveNetwork
