@@ -48,7 +48,7 @@ def test_codes_are_the_recognisers_alone(network, buzz):
     wave = buzz(16_000)
     with torch.no_grad():
         hidden = network.content.hidden(wave)
-        states = network.content.frozen[0](wave)
+        states = network.content.frozen[0](conditioned(wave, 16_000))
     assert hidden.shape == (2, 24, 100)
     # Frame t stands for the samples before (t + 1) hops, less 8 ms: states every 384 samples from 447 on.
     place = ((50 * 160 + 79.5 - 128) - 447) / 384

@@ -19,7 +19,7 @@ from w2w.networks.delay import Delay, PauseGate
 from w2w.networks.pitch import PitchPredictor, Semitones, octave_raised, shift_pitch
 from w2w.networks.recogniser import RecogniserContent
 from w2w.networks.style import StyleEncoder
-from w2w.networks.trunk import PretrainedContent
+from w2w.networks.trunk import PretrainedContent, WholeContent
 from w2w.networks.wave_network import WaveNetwork
 
 Wave = Float[Tensor, "batch 1 samples"]
@@ -132,16 +132,19 @@ class ConverterNetwork(nn.Module):
 
         ``mean_log_f0`` is the source's, where it is known.
         """
+        assert isinstance(self.content, WholeContent)
         padded, state = self.pad_look_ahead(source), self.begin(len(source), mean_log_f0)
         pitch = tracked(self.pitch, padded, self.config.pitch_ahead)
-        frames = [part.split(PIECE_FRAMES, dim=-1) for part in (*pitch, *self.content.encode(padded))]
-        skipped, left = self.look_ahead, source.shape[-1]
-        for chunk, log_f0, voicing, *content in zip(padded.split(PIECE_FRAMES * self.hop, dim=-1), *frames):
-            encoded = Content(*content), Pitch(log_f0, voicing)
-            part, state = self._speak(chunk, *encoded, voice, state, semitones)
-            part, skipped = part[..., skipped:], max(skipped - part.shape[-1], 0)
-            yield part[..., :left]
-            left -= min(left, part.shape[-1])
+        start, skipped, left = 0, self.look_ahead, source.shape[-1]
+        for encoded in self.content.pieces(padded):
+            for piece in zip(*(part.split(PIECE_FRAMES, dim=-1) for part in encoded)):
+                stop = start + piece[0].shape[-1]
+                chunk = padded[..., start * self.hop : stop * self.hop]
+                curve = Pitch(*(part[..., start:stop] for part in pitch))
+                part, state = self._speak(chunk, Content(*piece), curve, voice, state, semitones)
+                part, skipped, start = part[..., skipped:], max(skipped - part.shape[-1], 0), stop
+                yield part[..., :left]
+                left -= min(left, part.shape[-1])
 
     def pad_look_ahead(self, source: Wave) -> Float[Tensor, "batch 1 padded"]:
         """The source, its last sample held for as long as it takes to bring all out, in whole hops."""

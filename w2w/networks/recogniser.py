@@ -7,21 +7,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.audio.sinc import resample
-from engine.streaming import CausalConv1d
 from engine.user_error import UserError
-from pretrain.causal.encoder import CausalEncoder, CausalEncoderConfig, Content, PerItem
+from pretrain.causal.encoder import CausalEncoderConfig, PerItem
 from pretrain.moonshine import ENCODER_ALONE, RELEASED, load_moonshine
 from pretrain.teacher import Teacher, at_times
-from w2w.networks.trunk import Hidden, Wave, in_pieces
+from w2w.networks.trunk import Hidden, Wave, WholeContent
 
 LEVEL = 10 ** (-23.0 / 20)
-"""Root mean square of the louder half of an utterance, at which it is heard."""
+"""Root mean square of the louder half of what is heard at once."""
 LOWEST_HZ = 50.0
 """Below are rumble and offset, which the recogniser never met."""
 
 
-class RecogniserContent(CausalEncoder):
-    """A content encoder whose mels are replaced by the last hidden states of a frozen recogniser.
+class RecogniserContent(WholeContent):
+    """A content encoder that hears by the last hidden states of a frozen recogniser.
 
     Frame ``t`` is interpolated at the middle of the samples that the decoder makes of it, which are those of
     the source ``look_ahead`` samples earlier. The recogniser's weights are no part of the converter's: they
@@ -29,29 +28,16 @@ class RecogniserContent(CausalEncoder):
     """
 
     def __init__(self, config: CausalEncoderConfig, folder: str, sample_rate: int, look_ahead: int) -> None:
-        super().__init__(config, sample_rate)
-        self.sample_rate, self.look_ahead = sample_rate, look_ahead
-        self.frozen = (frozen_recogniser(folder),)  # in a tuple, and so no submodule
-        self.stem = CausalConv1d(self.frozen[0].dim, config.n_channels, 5)
-        self.mean.prior.requires_grad_(False)  # the mels' mean serves energies alone
-
-    def encode(self, wave: Wave, warp: PerItem | None = None, level: PerItem | None = None) -> Content:
-        """Content of a whole wave, heard in pieces where it is long.
-
-        ``warp`` changes the voice that is heard, which a recogniser does not mind: it is not used.
-        """
-        state = self.begin(len(wave), level)
-        _, levels, _ = self.features(wave, state)
-        clean = conditioned(wave, self.sample_rate)
-        hidden = torch.cat(list(in_pieces(self.hidden, clean, self.hop, self.sample_rate)), dim=-1)
-        code, _ = self.from_features(hidden, state)
-        return Content(code, *levels)
+        frozen = frozen_recogniser(folder)
+        super().__init__(config, sample_rate, frozen.dim)
+        self.look_ahead, self.frozen = look_ahead, (frozen,)  # in a tuple, and so no submodule
 
     @torch.no_grad()
-    def hidden(self, wave: Wave) -> Hidden:
-        """The recogniser's states at the frames of a wave of whole hops."""
+    def hidden(self, wave: Wave, warp: PerItem | None = None) -> Hidden:
+        """The recogniser's states; ``warp``, which changes the voice, is not used: it hears words alone."""
         recogniser = self.frozen[0].to(wave.device)
-        states = recogniser(resample(wave, self.sample_rate, recogniser.sample_rate))
+        clean = conditioned(wave, self.sample_rate)
+        states = recogniser(resample(clean, self.sample_rate, recogniser.sample_rate))
         middle = torch.arange(wave.shape[-1] // self.hop) * self.hop + (self.hop - 1) / 2 - self.look_ahead
         middle = middle * (recogniser.sample_rate / self.sample_rate)
         return at_times(states, (middle - recogniser.offset) / recogniser.hop)

@@ -1,6 +1,6 @@
 """A pretrained speech encoder as the converter's ears: its layers mixed, at the converter's frames."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -70,30 +70,52 @@ class TrunkConfig:
         return SpeechEncoder(replace(config, dropout=0.0, attention_dropout=0.0, feature_dropout=0.0))
 
 
-class PretrainedContent(CausalEncoder):
-    """A content encoder whose mels are replaced by a pretrained speech encoder's frames."""
+class WholeContent(CausalEncoder):
+    """A content encoder whose mels are replaced by the frames of an encoder that hears whole utterances."""
+
+    def __init__(self, config: CausalEncoderConfig, sample_rate: int, n_hidden: int) -> None:
+        super().__init__(config, sample_rate)
+        self.stem = CausalConv1d(n_hidden, config.n_channels, 5)
+        self.mean.prior.requires_grad_(False)  # the mels' mean serves energies alone
+
+    def hidden(self, wave: Wave, warp: PerItem | None = None) -> Hidden:
+        """Frames of a wave of whole hops, heard at once; ``warp`` plays each item so much faster."""
+        raise NotImplementedError
+
+    def encode(self, wave: Wave, warp: PerItem | None = None, level: PerItem | None = None) -> Content:
+        """Content of a whole wave, in pieces that bound memory where nothing is learned from it."""
+        if not torch.is_grad_enabled():
+            return Content(*(torch.cat(part, dim=-1) for part in zip(*self.pieces(wave, level))))
+        state = self.begin(len(wave), level)
+        _, levels, _ = self.features(wave, state)
+        return Content(self.from_features(self.hidden(wave, warp), state)[0], *levels)
+
+    def pieces(self, wave: Wave, level: PerItem | None = None) -> Iterator[Content]:
+        """Content of a wave of any length and of whole hops, piece by piece."""
+        state, frames = self.begin(len(wave), level), wave.shape[-1] // self.hop
+        rate = self.sample_rate / self.hop
+        length = frames if frames <= WHOLE_S * rate else round(PIECE_S * rate)
+        context = round(CONTEXT_S * rate)
+        for start in range(0, frames, length):
+            stop, first = min(start + length, frames), max(start - context, 0)
+            hidden = self.hidden(wave[..., first * self.hop : (stop + context) * self.hop])
+            _, levels, after = self.features(wave[..., start * self.hop : stop * self.hop], state)
+            code, after_code = self.from_features(hidden[..., start - first : stop - first], state)
+            state = after | after_code
+            yield Content(code, *levels)
+
+
+class PretrainedContent(WholeContent):
+    """A content encoder that hears by a pretrained speech encoder."""
 
     def __init__(
         self, config: CausalEncoderConfig, trunk: TrunkConfig, sample_rate: int, look_ahead: int
     ) -> None:
-        super().__init__(config, sample_rate)
+        super().__init__(config, sample_rate, trunk.hidden)
         self.trunk = Trunk(trunk, trunk.layer, sample_rate, self.hop, look_ahead)
-        self.stem = CausalConv1d(trunk.hidden, config.n_channels, 5)
-        self.mean.prior.requires_grad_(False)  # the mels' mean serves energies alone
 
-    def encode(self, wave: Wave, warp: PerItem | None = None, level: PerItem | None = None) -> Content:
-        """Content of a whole wave, in pieces that bound memory where nothing is learned from it."""
-        state, codes = self.begin(len(wave), level), []
-        _, levels, _ = self.features(wave, state)
-        pieces = (
-            [self.trunk(wave, warp)]
-            if torch.is_grad_enabled()
-            else in_pieces(self.trunk, wave, self.hop, self.trunk.sample_rate)
-        )
-        for features in pieces:
-            code, state = self.from_features(features, state)
-            codes.append(code)
-        return Content(torch.cat(codes, dim=-1), *levels)
+    def hidden(self, wave: Wave, warp: PerItem | None = None) -> Hidden:
+        return self.trunk(wave, warp)
 
 
 class Trunk(nn.Module):
@@ -140,19 +162,6 @@ class Trunk(nn.Module):
         """Middle of the samples made of each frame, in the encoder's samples."""
         middle = torch.arange(frames, device=device) * self.hop + (self.hop - 1) / 2 - self.look_ahead
         return middle * (self.encoder.sample_rate / self.sample_rate)
-
-
-def in_pieces(encode: Callable[[Wave], Hidden], wave: Wave, hop: int, sample_rate: int) -> Iterator[Hidden]:
-    """Frames of a wave of any length and of whole hops, in pieces that bound memory."""
-    rate, frames = sample_rate / hop, wave.shape[-1] // hop
-    if frames <= WHOLE_S * rate:
-        yield encode(wave)
-        return
-    length, context = round(PIECE_S * rate), round(CONTEXT_S * rate)
-    for start in range(0, frames, length):
-        stop, first = min(start + length, frames), max(start - context, 0)
-        hidden = encode(wave[..., first * hop : (stop + context) * hop])
-        yield hidden[..., start - first : stop - first]
 
 
 def played(
