@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from data.audio.checking import check_wave
 from data.audio.resampling import Resampler, resample
 from w2w.networks.network import ConverterNetwork
-from w2w.networks.wave_network import WaveNetwork
+from w2w.networks.wave_network import WaveNetwork, check_voice
 from w2w.recording import mean_log_f0
 
 Wave = Float[Tensor, "1 1 samples"]
@@ -28,6 +29,8 @@ def convert_whole(
 
     The source's mean log F0 is taken from it where it is not given.
     """
+    check_wave(source, "the source")
+    check_voice(network, voice, semitones)
     device = next(network.parameters()).device
     encoded, voice = resample(source, rate, network.sample_rate).to(device), voice.to(device)
     if isinstance(network, ConverterNetwork):
