@@ -70,7 +70,7 @@ def _powers(wave: Wave, sample_rate: int) -> Float[Tensor, "1 1 tenths"]:
 
 
 HEARD_S = 60.0
-"""Seconds of a recording that its mean is taken from."""
+"""Seconds of a recording, those with most sound, that its mean is taken from."""
 BLOCK_S = 4.0
 """Seconds tracked at once, lest memory grow."""
 LEAST_FRAMES = 30
@@ -82,10 +82,10 @@ def mean_log_f0(network: Any, wave: Float[Tensor, "1 1 samples"]) -> float | Non
     """Mean log F0 (of Hz) of a wave at the network's rate; None where it is not known, or not used."""
     if not isinstance(network, ConverterNetwork):
         return None
-    beginning = without_hum(wave[..., : round(HEARD_S * network.sample_rate)], network.sample_rate)
-    beginning = beginning.to(network.mean_log_f0.prior.device)
+    speech = without_hum(richest(wave, network.sample_rate, HEARD_S), network.sample_rate)
+    speech = speech.to(network.mean_log_f0.prior.device)
     total, n_voiced = 0.0, 0
-    for block in beginning.split(round(BLOCK_S * network.sample_rate), dim=-1):
+    for block in speech.split(round(BLOCK_S * network.sample_rate), dim=-1):
         pitch = tracked(network.pitch, block, network.config.pitch_ahead)
         voiced = int((pitch.voicing > 0.5).sum())
         total += voiced * float(network.style.mean_log_f0(block, pitch))

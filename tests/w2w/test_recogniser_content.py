@@ -126,6 +126,13 @@ def test_the_mean_of_the_whole_is_known_from_its_first_word(network, buzz):
     )
 
 
+def test_minutes_of_silence_before_speech_do_not_hide_its_mean(network, buzz):
+    converter, speech = Converter(network), buzz(32_000, (180.0,))
+    late = torch.cat([torch.zeros(1, 1, 70 * 16_000), speech], dim=-1)
+    known = converter.source_log_f0(late)
+    assert known == pytest.approx(converter.source_log_f0(speech), abs=0.02)
+
+
 def test_it_is_found_again_where_the_config_says(network, folder, tmp_path, buzz):
     export(tmp_path / "mine", network.config, network)
     loaded = Converter.from_pretrained(tmp_path / "mine")
