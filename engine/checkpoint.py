@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +21,7 @@ from engine.files import atomic
 from engine.user_error import UserError
 
 C = TypeVar("C")
+N = TypeVar("N", bound=nn.Module)
 Tensors = Mapping[str, Shaped[Tensor, "..."]]
 
 
@@ -213,3 +214,14 @@ def load_export(folder: Path | str, cls: type[C]) -> tuple[C, dict[str, Tensor]]
     if not (folder / "config.json").is_file():
         raise UserError(f"there is no exported model in {folder}: config.json is missing")
     return load_config(cls, folder / "config.json"), load_weights(folder / "model.safetensors")
+
+
+def load_network(folder: Path | str, cls: type[C], build: Callable[[C], N]) -> N:
+    """Build an exported network, or that of a run which has exported one, in evaluation mode."""
+    folder = Path(folder)
+    if (folder / "export" / "config.json").is_file():
+        folder = folder / "export"
+    config, state = load_export(folder, cls)
+    network = build(config)
+    fill(network, state, folder / "model.safetensors")
+    return network.eval()

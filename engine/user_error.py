@@ -41,6 +41,10 @@ EXTRAS = {
     "jiwer": "eval",
     "matplotlib": "eval",
     "numba": "vocoders",
+    "torchmetrics": "probes",
+    "aac_metrics": "probes",
+    "sklearn": "probes",
+    "diffusers": "pictures",
 }
 """The extra that brings a package which the base install does without."""
 

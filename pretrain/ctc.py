@@ -21,7 +21,7 @@ if __package__ in (None, ""):  # `accelerate launch pretrain/ctc.py` knows this 
 
 from data.batches import Batches
 from data.recordings import end_training
-from data.shards import ShardStream
+from data.shards import first_of
 from engine.checkpoint import export
 from engine.config import cli
 from engine.loop import accelerator, addressing, fit
@@ -66,9 +66,7 @@ def train(
     if loop.sample_every and here.is_main_process:
         whole = replace(config.data, split=validation_split, share=1.0, unlabelled_seconds=0.0)
         try:
-            validation = labelled_speech(whole, units, sample_rate=sample_rate, progress=False)
-            if isinstance(validation, ShardStream):
-                validation = validation.load(0).crops
+            validation = first_of(labelled_speech(whole, units, sample_rate=sample_rate, progress=False))
         except UserError:  # a corpus without a validation split trains unscored
             validation = None
     batches = Batches(speech, **addressing(loop, here))

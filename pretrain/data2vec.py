@@ -12,7 +12,7 @@ if __package__ in (None, ""):  # `accelerate launch pretrain/data2vec.py` knows 
 
 from data.batches import Batches
 from data.recordings import end_training
-from data.shards import ShardStream
+from data.shards import first_of
 from engine.checkpoint import export
 from engine.config import cli
 from engine.loop import LoopConfig, accelerator, addressing, fit
@@ -110,9 +110,7 @@ def main() -> None:
     speech = unlabelled_speech(config.data, sample_rate=rate, progress=here.is_main_process, **ranks)
     try:
         held_out = unlabelled_speech(config.data, split="validation", sample_rate=rate, progress=False)
-        if isinstance(held_out, ShardStream):
-            held_out = held_out.load(0).crops
-        validation = list(held_out.in_order(config.validation_seconds))
+        validation = list(first_of(held_out).in_order(config.validation_seconds))
     except UserError:
         validation: list[Clips] = []  # a corpus without a validation split trains unwatched
     batches = Batches(speech, **addressing(config.loop, here))

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from data.frontends import LogMel, MelConfig
-from engine.checkpoint import fill, load_export
+from engine.checkpoint import load_network
 from engine.config import stored_kind
 from engine.user_error import UserError
 from pretrain.units import PHONES, Phonemes, RecogniserOutput, Units, greedy
@@ -153,7 +153,4 @@ def load_recogniser(folder: str | Path = RELEASED) -> Any:
         from pretrain.speech.loading import load_speech_recogniser
 
         return load_speech_recogniser(folder)
-    config, state = load_export(folder, RecogniserConfig)
-    recogniser = Recogniser(config)
-    fill(recogniser, state, folder / "model.safetensors")
-    return recogniser.eval().requires_grad_(False)
+    return load_network(folder, RecogniserConfig, Recogniser).requires_grad_(False)

@@ -21,9 +21,10 @@ from torch import Tensor
 from engine.arguments import Arguments
 from engine.checkpoint import draft_folder, publish, save_weights
 from engine.config import save_config
+from engine.torch_files import read_torch_file
 from engine.user_error import UserError, exits_cleanly
 from vocoders.loading import KINDS, export_vocoder, load_vocoder
-from vocoders.published.layout import adversary_states, kind_of_layout, network_state, read_published
+from vocoders.published.layout import adversary_states, kind_of_layout, network_state
 from vocoders.vocoder import Vocoder
 
 State = dict[str, Shaped[Tensor, "..."]]
@@ -35,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     adversaries = None
     if args.discriminators:
-        adversaries = adversary_states(read_published(args.discriminators), args.discriminators)
+        adversaries = adversary_states(read_torch_file(args.discriminators), args.discriminators)
     vocoder = _load(args, fold=True)
     folder = export_vocoder(vocoder, args.out)
     if adversaries is not None:
@@ -76,7 +77,7 @@ def _load(args: Namespace, *, fold: bool) -> Vocoder:
 
 
 def _kind(file: Path) -> str:
-    kind = kind_of_layout(network_state(read_published(file), file), file)
+    kind = kind_of_layout(network_state(read_torch_file(file), file), file)
     if kind not in KINDS:
         raise UserError(f"{file} holds {kind}: give the generator's file, and this by --discriminators")
     return kind

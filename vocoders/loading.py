@@ -10,6 +10,7 @@ from torch import Tensor
 from data.frontends import MelConfig
 from engine.checkpoint import checkpoints, export, fill, load_export
 from engine.config import load_config, save_config
+from engine.torch_files import read_torch_file
 from engine.user_error import UserError
 from vocoders.griffin_lim import GriffinLimConfig
 from vocoders.hifigan import HiFiGANConfig
@@ -173,7 +174,7 @@ def _from_state(
 ) -> Vocoder:
     """Weights of the published layout, from a file or as a state dict."""
     where = "the state dict" if isinstance(weights, Mapping) else str(weights)
-    content = weights if isinstance(weights, Mapping) else layout.read_published(weights)
+    content = weights if isinstance(weights, Mapping) else read_torch_file(weights)
     raw = layout.network_state(content, where)
     kind = layout.kind_of_layout(raw, where)
     if kind != name:

@@ -1,6 +1,6 @@
 """What is compared: ways from a source and a voice to a wave, trained here or released; their speed."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from vocoders.loading import RELEASED_HIFIGAN as VOCODER
 from w2w.baselines.cluit_mel.network import CluitMelNetwork
 from w2w.baselines.cluit_mel.presets import PRESETS as CLUIT_MEL
 from w2w.baselines.stargan.converter import StarGANNetwork
-from w2w.baselines.stargan.spectrogram import ToWave, at_full_scale
+from w2w.baselines.stargan.spectrogram import at_full_scale
 from w2w.baselines.two_stage import TwoStage
 from w2w.converter import Converter
 from w2w.weights import RELEASED
@@ -180,18 +180,9 @@ def stages(network: nn.Module, speech: Wave, voice: Float[Tensor, "1 dim"]) -> d
             spectrograms = list(make(source, voice))
             return {
                 "converter": lambda: list(make(source, voice)),
-                "vocoder": lambda: list(spoken(network, spectrograms, speech.shape[-1])),
+                "vocoder": lambda: list(network.invert(spectrograms, speech.shape[-1])),
             }
     return {}
-
-
-def spoken(network: StarGANNetwork, spectrograms: Iterable[Tensor], samples: int) -> Iterator[Tensor]:
-    """What makes a wave of converted spectrograms: retrieved phases, or a vocoder."""
-    if isinstance(network.inversion, ToWave):
-        return network.inversion.stream(spectrograms)
-    assert network.vocoder is not None
-    n_frames = -(-samples // network.vocoder.hop)
-    return network.vocoder.stream(network.inversion.stream(spectrograms, n_frames))
 
 
 def parameters(network: nn.Module) -> dict[str, int]:

@@ -133,9 +133,8 @@ CLIPS_SEED = 10_001
 """Seed of the clips that are measured: no run's."""
 
 
-def larger(config: StarGANTrainConfig) -> StarGANTrainConfig:
-    """Four times as many clips, at a size where eight times would take most of the study's time."""
-    return replace(config, data=replace(config.data, batch=4 * config.data.batch))
+larger = partial(batch, times=4)
+"""Four times as many clips, at a size where eight times would take most of the study's time."""
 
 
 def half() -> StarGANTrainConfig:

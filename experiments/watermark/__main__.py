@@ -10,10 +10,10 @@ sounds, for false alarms only. Scores that need an optional package (PESQ) are l
 
 import math
 import random
-import time
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import erfc
 from statistics import mean, median
 
@@ -23,7 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.table import machine, show
+from benchmarks.table import in_turns, machine, show
 from data.audio import audio_files, load
 from data.manifest import Row, rows_from
 from engine.arguments import Arguments
@@ -190,7 +190,14 @@ def sound(pairs: Sequence[Conversion]) -> list[list[str]]:
     ]
     if has_pesq():
         pesqs = [pesq(pair.plain, pair.marked, RATE) for pair in pairs]
-        rows.append(["PESQ of marked against plain (4.64 at most)", "", f"{mean(pesqs):.3f}", _least(pesqs)])
+        rows.append(
+            [
+                "PESQ of marked against plain (4.64 at most)",
+                "",
+                f"{mean(pesqs):.3f}",
+                f"least {min(pesqs):.2f}",
+            ]
+        )
     quality, likeness, recogniser = DNSMOS(), Resemblyzer(), Pocketsphinx()
     opinion = [[opinions(quality(wave)) for wave in (pair.plain, pair.marked)] for pair in pairs]
     for name in ("dnsmos", "dnsmos_background"):
@@ -231,33 +238,20 @@ def _mean(values: Sequence[float]) -> str:
     return f"{mean(values):.3f} ± {1.96 * deviation / len(values) ** 0.5:.3f}"
 
 
-def _least(values: Sequence[float]) -> str:
-    return f"least {min(values):.2f}"
-
-
 def time_taken(wave: Wave, turns: int = 5) -> list[list[str]]:
     """Processor seconds a second of sound, on this thread: what, rate, and the median over turns."""
-    rows = []
+    calls: dict[str, tuple[Callable[[], object], float]] = {}
     for rate in (16_000, 48_000):
         marker = Marker(rate)
         sound = torch.randn(1, 1, 10 * rate) * 0.1
-        rows.append(_timed(f"marking a file at {rate} Hz", lambda m=marker, s=sound: m.mark(s), 10.0, turns))
+        calls[f"marking a file at {rate} Hz"] = partial(marker.mark, sound), 10.0
         for chunk_ms in (20, 10):
             pieces = sound[..., : 2 * rate].split(rate * chunk_ms // 1000, dim=-1)
-            name = f"marking chunks of {chunk_ms} ms at {rate} Hz"
-            rows.append(_timed(name, lambda m=marker, p=pieces: list(m.marked(p)), 2.0, turns))
-    rows.append(_timed("detecting", lambda: detect([wave]), wave.shape[-1] / RATE, turns))
-    return rows
-
-
-def _timed(name: str, call: Callable[[], object], seconds: float, turns: int) -> list[str]:
-    call()
-    took = []
-    for _ in range(turns):
-        began = time.process_time()
-        call()
-        took.append((time.process_time() - began) / seconds)
-    return [name, f"{median(took):.4f}"]
+            mark_all = lambda m=marker, p=pieces: list(m.marked(p))  # noqa: E731
+            calls[f"marking chunks of {chunk_ms} ms at {rate} Hz"] = mark_all, 2.0
+    calls["detecting"] = partial(detect, [wave]), wave.shape[-1] / RATE
+    took = in_turns([call for call, _ in calls.values()], turns)
+    return [[name, f"{median(t) / calls[name][1]:.4f}"] for name, t in zip(calls, took)]
 
 
 if __name__ == "__main__":

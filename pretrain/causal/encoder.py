@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.causal_mel import FAINT, CausalLogMel, LevelTracker, frame_energy
-from engine.checkpoint import fill, load_export
+from engine.checkpoint import load_network
 from engine.residual import ResidualBlock, blocks_step
 from engine.running_mean import RunningMean
 from engine.streaming import CausalConv1d
@@ -215,10 +215,4 @@ def is_student(folder: Path) -> bool:
 
 def load_student(folder: str | Path) -> Student:
     """Load an exported student, or that of a run, ready for use; ``released`` comes with the code."""
-    folder = RELEASED if str(folder) == "released" else Path(folder)
-    if (folder / "export" / "config.json").is_file():
-        folder = folder / "export"
-    config, state = load_export(folder, StudentConfig)
-    student = Student(config)
-    fill(student, {name: tensor.float() for name, tensor in state.items()}, folder)
-    return student.eval()
+    return load_network(RELEASED if str(folder) == "released" else folder, StudentConfig, Student)

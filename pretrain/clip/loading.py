@@ -1,16 +1,16 @@
 """Trained audio encoders: our exports and runs, and the published Wav2CLIP release's key layout."""
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from engine.torch_files import read_torch_file
 from jaxtyping import Shaped
 from torch import Tensor
 
-from engine.checkpoint import fill, load_export, load_weights, newest_checkpoint
+from engine.checkpoint import fill, load_network, load_weights, newest_checkpoint
 from engine.config import from_json
 from engine.user_error import UserError
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
@@ -44,10 +44,7 @@ def load_audio_encoder(name: str, path: Path | str) -> AudioEncoder:
         path = path / "export"
     if not (path / "model.safetensors").is_file():
         return _from_run(path)
-    config, state = load_export(path, AudioEncoderConfig)
-    encoder = AudioEncoder(config)
-    fill(encoder, {key: tensor.float() for key, tensor in state.items()}, path / "model.safetensors")
-    return encoder.eval()
+    return load_network(path, AudioEncoderConfig, AudioEncoder)
 
 
 def _from_run(run: Path) -> AudioEncoder:
@@ -123,19 +120,8 @@ def _config(
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise UserError(f"there is no weights file {path}")
-    if path.suffix == ".safetensors":
-        return load_weights(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
-        raise UserError(
-            f"{path} cannot be read as plain weights: it is damaged, or holds more than tensors, "
-            "which is not opened because it could run anything"
-        ) from None
-    if isinstance(state, dict):
-        state = state.get("state_dict", state)  # what Lightning wraps a training file in
+    content = read_torch_file(path)
+    state = content.get("state_dict", content)  # what Lightning wraps a training file in
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} is not a published Wav2CLIP file: it holds other things than named tensors")
     return state

@@ -30,7 +30,7 @@ from engine.user_error import UserError
 from pretrain.probe.captioning_decoder import DecoderConfig, Features, fit_decoder
 from pretrain.probe.captioning_scores import Vocabulary, caption_scores, commonest_caption, words_of
 from pretrain.probe.harness import Embeddings, Probe, embeddings_of, seed_argument, with_random
-from pretrain.probe.results import Interval, Result, mean_interval, results_of
+from pretrain.probe.results import Interval, Result, mean_interval
 
 MOST_FRAMES = 96
 """Frames of a clip that the decoder attends to; longer ones are averaged down to so many."""
@@ -188,17 +188,16 @@ def run_captioning(args: argparse.Namespace) -> list[Result]:
             for seed in range(args.seeds)
         ]
     test, references = parts["test"], captions["test"]
-    known = {"task": "captioning", "data": args.data_name, "n": len(test)}
     written["commonest"] = [[commonest_caption(captions["train"])] * len(test)]
     results: list[Result] = []
     for name, candidates in written.items():
         learned = "the training captions" if name != "commonest" else "no sound"
-        scores, about = _scores(candidates, test, references), {"seeds": len(candidates)}
-        results += results_of(scores, **known, encoder=name, trained_on=learned, **about)
+        about = {"n": len(test), "seeds": len(candidates), "trained_on": learned}
+        results += args.rows(_scores(candidates, test, references), encoder=name, **about)
     if all(len(some) > 1 for some in references):
         scores = _scores([[some[0] for some in references]], test, [some[1:] for some in references])
         about = "the test clips, against the others' captions"
-        results += results_of(scores, **known, encoder="a person", trained_on=about)
+        results += args.rows(scores, encoder="a person", n=len(test), trained_on=about)
     for number, clip in enumerate(test[:N_EXAMPLES]):
         print(f"\n{Path(clip.name).name}: {clip.captions[0]}")
         for name, candidates in written.items():

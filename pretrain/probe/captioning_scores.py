@@ -75,12 +75,10 @@ def caption_scores(
     Only those metrics of aac-metrics are used that need neither Java nor a download. CIDEr-D is on its own
     scale of 0 to 10 and weighs n-grams by how rare they are in these references.
     """
-    try:
-        from aac_metrics.functional.bleu import _bleu_compute, _bleu_update
-        from aac_metrics.functional.cider_d import cider_d
-        from aac_metrics.functional.rouge_l import rouge_l
-    except ImportError:
-        raise UserError("captions are scored by aac-metrics: pip install 'timbre[probes]'") from None
+    from aac_metrics.functional.bleu import _bleu_compute, _bleu_update
+    from aac_metrics.functional.cider_d import cider_d
+    from aac_metrics.functional.rouge_l import rouge_l
+
     if len(references) < 2:
         raise UserError("CIDEr-D needs at least 2 test clips: give more with captions")
     true = [[plain(one) for one in some] for some in references]

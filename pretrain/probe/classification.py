@@ -38,7 +38,6 @@ from pretrain.probe.results import (
     draw_curves,
     interval,
     mean_interval,
-    results_of,
 )
 
 SHARES = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0)
@@ -98,10 +97,7 @@ def multi_label_scores(
     n_resamples: int = N_RESAMPLES // 5,
 ) -> dict[str, Interval]:
     """Return mean average precision and macro AUC over the classes in the test, as means over seeds."""
-    try:
-        from torchmetrics.functional.classification import multilabel_auroc, multilabel_average_precision
-    except ImportError:
-        raise UserError("multi-label scores need torchmetrics: pip install 'timbre[probes]'") from None
+    from torchmetrics.functional.classification import multilabel_auroc, multilabel_average_precision
 
     def scored(metric: Callable[..., Tensor]) -> Interval:
         def score(index: np.ndarray) -> float:
@@ -141,9 +137,8 @@ def run_classification(args: argparse.Namespace) -> list[Result]:
             embeddings_of(embedder, args), (train, validation, test), names,
             seeds=range(args.seeds), multi_label=multi_label,
         )  # fmt: skip
-        known = {"task": "classification", "data": args.data_name, "encoder": embedder.name}
         scores = label_scores(logits, test, names, multi_label=multi_label)
-        results += results_of(scores, **known, n=len(test), seeds=args.seeds)
+        results += args.rows(scores, encoder=embedder.name, n=len(test), seeds=args.seeds)
     print(f"{len(train)} training, {len(validation)} validation, {len(test)} test clips, {len(names)} labels")
     return results
 
@@ -167,11 +162,9 @@ def run_low_data(args: argparse.Namespace) -> list[Result]:
                 logits += classify(embeddings, parts, names, seeds=[seed], multi_label=multi_label)
             metric, value = next(iter(label_scores(logits, test, names, multi_label=multi_label).items()))
             curves.setdefault(embedder.name, []).append((percent, value))
-            known = {"task": "low_data", "data": args.data_name, "encoder": embedder.name}
-            known |= {"trained_on": f"{len(some_of(train, percent, 0))} labelled clips"}
-            results += results_of(
-                {f"{metric} at {percent:g} %": value}, **known, n=len(test), seeds=args.seeds
-            )
+            about = {"encoder": embedder.name, "n": len(test), "seeds": args.seeds}
+            about |= {"trained_on": f"{len(some_of(train, percent, 0))} labelled clips"}
+            results += args.rows({f"{metric} at {percent:g} %": value}, **about)
     draw_curves(curves, args.out / "low_data.png", x="% of the labels", y=metric, log=True)
     return results
 

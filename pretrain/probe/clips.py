@@ -1,4 +1,4 @@
-"""Labelled recordings and their splits: from a manifest, or ESC-50 and UrbanSound8K as published."""
+"""Labelled recordings and their splits: of a manifest, or of ESC-50, UrbanSound8K or Speech Commands."""
 
 import csv
 import re
@@ -10,11 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from data.audio import audio_files
 from data.manifest import Row, rows_from
 from engine.user_error import UserError
 
 COLUMNS = ("label", "labels", "category", "class")
 """Where a label is looked for, in this order, when no column is named."""
+SPLITS = ("train", "validation", "test")
+LISTS = {"validation_list.txt": "validation", "testing_list.txt": "test"}
+"""Speech Commands' official lists; all else is for training."""
 ESC_NAME = re.compile(r"(\d)-(\d+)-[A-Z](-\d+)?")
 """fold-recording-take[-class], as every clip of ESC is called."""
 
@@ -39,12 +43,14 @@ class Clip(NamedTuple):
 
 
 def clips_from(path: str | Path, column: str = "") -> list[Clip]:
-    """Read the labelled clips of a manifest, of a folder with one, or of ESC-50 or UrbanSound8K unpacked."""
+    """Read the labelled clips of a manifest, of a folder with one, or of a known corpus unpacked."""
     path = Path(path)
     if (path / "meta" / "esc50.csv").is_file():
         return _esc50(path)
     if (path / "metadata" / "UrbanSound8K.csv").is_file():
         return _urbansound(path)
+    if any((path / name).is_file() for name in LISTS):
+        return _speech_commands(path)
     rows = rows_from(path)
     column = column or next((name for name in COLUMNS if name in rows[0].extra), COLUMNS[0])
     return [_clip(path, row, column) for row in rows]
@@ -76,8 +82,8 @@ def splits_of(clips: Sequence[Clip], path: str | Path = "the data") -> tuple[lis
     if not all(clip.split for clip in clips):
         last = rotations(clips, path)[-1]
         return last.train, last.validation, last.test
-    parts = tuple([c for c in clips if c.split == split] for split in ("train", "validation", "test"))
-    for split, part in zip(("train", "validation", "test"), parts):
+    parts = tuple([c for c in clips if c.split == split] for split in SPLITS)
+    for split, part in zip(SPLITS, parts):
         if not part:
             found = ", ".join(sorted({clip.split or "none" for clip in clips}))
             raise UserError(
@@ -158,6 +164,26 @@ def _urbansound(folder: Path) -> list[Clip]:
             recording=row["fsID"],
         )
         for row in _table(folder / "metadata" / "UrbanSound8K.csv")
+    ]
+
+
+def _speech_commands(folder: Path) -> list[Clip]:
+    """A folder for each word; recordings of one speaker are not independent."""
+    split_of = {}
+    for name, split in LISTS.items():
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} lacks {name}: take the whole corpus, with its official lists")
+        for line in (folder / name).read_text(encoding="utf-8").splitlines():
+            split_of[line.strip()] = split
+    return [
+        Clip(
+            path=file,
+            labels=(file.parent.name,),
+            split=split_of.get(file.relative_to(folder).as_posix(), "train"),
+            recording=file.name.split("_nohash_")[0],
+        )
+        for file in audio_files(folder)
+        if file.parent.parent == folder and not file.parent.name.startswith("_")
     ]
 
 

@@ -2,8 +2,10 @@
 
 import argparse
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -15,20 +17,12 @@ from engine.arguments import Arguments
 from engine.outcome import end
 from engine.user_error import UserError
 from pretrain.probe.embedders import NAMES, Embedder, open_embedders
-from pretrain.probe.results import Result, report
+from pretrain.probe.results import Result, report, results_of
 
 T = TypeVar("T", bound=Hashable)
 
 
-@runtime_checkable
-class Recorded(Protocol):
-    """What has a file."""
-
-    @property
-    def path(self) -> Path: ...
-
-
-R = TypeVar("R", bound=Recorded)
+R = TypeVar("R")
 
 
 class Probe(NamedTuple):
@@ -63,17 +57,19 @@ class Probe(NamedTuple):
                 raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} must be above 0")
         args.data_name = Path(args.data).name
         args.left_out = []
+        args.rows = partial(results_of, task=self.name, data=args.data_name)
         results = self.run(args)
         report(results, args.out)
         if args.left_out:
-            end(args.kept, args.left_out, "recordings heard")
+            end(args.kept, args.left_out, "recordings used")
         return results
 
 
 def readable(recordings: Sequence[R], args: argparse.Namespace) -> list[R]:
-    """Those that can be read; the probe goes on with them, and names the others at its end."""
-    bad = unreadable((one.path for one in recordings), args.left_out)
-    kept = [one for one in recordings if one.path not in bad]
+    """Those whose ``path`` can be read; the probe goes on with them, and names the others at its end."""
+    path: Any = attrgetter("path")
+    bad = unreadable(map(path, recordings), args.left_out)
+    kept = [one for one in recordings if path(one) not in bad]
     args.kept = len(kept)
     if recordings and not kept:
         raise UserError(args.left_out[0])

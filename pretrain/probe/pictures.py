@@ -52,10 +52,10 @@ from pretrain.probe.pictures_networks import (
     load_generator,
 )
 from pretrain.probe.pictures_page import recordings, save_grid, write_page
-from pretrain.probe.pictures_page import wave_of as heard_wave
+from pretrain.probe.pictures_page import wave_of as recorded_wave
 from pretrain.probe.pictures_untrained import OptimisedConfig, diffuse, open_unclip, optimise
 from pretrain.probe.pictures_vqgan import open_vqgan
-from pretrain.probe.results import Interval, Result, mean_interval, results_of
+from pretrain.probe.results import Interval, Result, mean_interval
 from pretrain.probe.texts import check_space, tower_arguments, towers_for
 
 WAYS = ("optimised", "generator", "vqgan", "diffusion")
@@ -167,9 +167,9 @@ def run_pictures(args: argparse.Namespace) -> list[Result]:
     results: list[Result] = []
     for name, drawn in drawings.items():
         given = {FROM_PICTURE: "the picture", ITSELF: "nothing: another picture of the same"}
-        known = {"task": f"pictures ({args.how})", "data": args.data_name, "encoder": name}
+        about = {"encoder": name, "n": len(test.names), "trained_on": given.get(name, "the sound")}
         scores = picture_scores(drawn, test, towers, classifier)
-        results += results_of(scores, **known, n=len(test.names), trained_on=given.get(name, "the sound"))
+        results += args.rows(scores, task=f"pictures ({args.how})", **about)
     print(f"{len(test.names)} sounds to draw, {args.how}; chance R@1 {1 / len(test.names):.4f}")
     place = args.out / f"pictures_{args.how}.png"
     save_grid(place, {"true": test.pictures, **drawings}, towers)
@@ -192,7 +192,7 @@ def draw_recordings(args: argparse.Namespace, towers: Towers, embedders: list[Em
     draw = _drawer(args, towers, world, train)
     columns = []
     for embedder in embedders:
-        vectors = embeddings_of(embedder, args).of(sounds, heard_wave)
+        vectors = embeddings_of(embedder, args).of(sounds, recorded_wave)
         vectors = F.normalize(vectors, dim=-1)
         if train is not None:
             vectors = fit_linear_map(embedded(embedder, train, args), train.images)(vectors)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from data.synthetic.world import ATTRIBUTES
-from engine.checkpoint import fill, load_export
+from engine.checkpoint import load_network
 from engine.seeding import step_seed
 from engine.user_error import UserError, at_least
 
@@ -195,10 +195,7 @@ def fit_generator(
 
 def load_generator(folder: Path | str) -> PictureGenerator:
     """Open an exported generator."""
-    config, state = load_export(folder, GeneratorConfig)
-    generator = PictureGenerator(config)
-    fill(generator, state, Path(folder) / "model.safetensors")
-    return generator.eval().requires_grad_(False)
+    return load_network(folder, GeneratorConfig, PictureGenerator).requires_grad_(False)
 
 
 class AttributeClassifier(nn.Module):

@@ -25,7 +25,7 @@ GRID = 12
 """Pictures in a row of a grid."""
 
 
-class Heard(NamedTuple):
+class Recording(NamedTuple):
     """A recording, or one stem of it, and what is known of it."""
 
     path: Path
@@ -34,44 +34,46 @@ class Heard(NamedTuple):
     """Of a file of several streams; None: of a file of one."""
 
 
-def recordings(given: Sequence[Path]) -> list[Heard]:
+def recordings(given: Sequence[Path]) -> list[Recording]:
     """What is to be drawn: files, folders of them, UrbanSound8K, ESC-50, MUSDB18 as stems and mix."""
-    return [heard for path in given for heard in _recordings(path)]
+    return [recording for path in given for recording in _recordings(path)]
 
 
-def _recordings(path: Path) -> list[Heard]:
+def _recordings(path: Path) -> list[Recording]:
     if path.is_dir():
         if any((path / table).is_file() for table in ("meta/esc50.csv", "metadata/UrbanSound8K.csv")):
-            return [Heard(clip.path, f"{clip.labels[0]}: {clip.path.stem}") for clip in clips_from(path)]
+            return [Recording(clip.path, f"{clip.labels[0]}: {clip.path.stem}") for clip in clips_from(path)]
         if songs := sorted({mix.parent for mix in path.rglob("mixture.wav")}):
             return [
-                Heard(file, f"{song.name}: {stem}")
+                Recording(file, f"{song.name}: {stem}")
                 for song in songs
                 for stem in STEMS
                 if (file := song / f"{stem}.wav").is_file()
             ]
         found = sorted(path.rglob("*.stem.mp4")) or audio_files(path)
-        return [heard for file in found for heard in _recordings(file)]
+        return [recording for file in found for recording in _recordings(file)]
     if path.name.endswith(".stem.mp4"):
         title = path.name.removesuffix(".stem.mp4")
-        return [Heard(path, f"{title}: {stem}", number) for number, stem in enumerate(STEMS)]
-    return [Heard(path, path.stem)]
+        return [Recording(path, f"{title}: {stem}", number) for number, stem in enumerate(STEMS)]
+    return [Recording(path, path.stem)]
 
 
-def wave_of(heard: Heard, sample_rate: int) -> Float[Tensor, "1 1 samples"]:
+def wave_of(recording: Recording, sample_rate: int) -> Float[Tensor, "1 1 samples"]:
     """A recording, or the stem, mono at a rate."""
-    if heard.stream is None:
-        return load(heard.path, sample_rate)
+    if recording.stream is None:
+        return load(recording.path, sample_rate)
     import av
 
     try:
-        with av.open(str(heard.path)) as container:
-            own = container.streams.audio[heard.stream]
+        with av.open(str(recording.path)) as container:
+            own = container.streams.audio[recording.stream]
             pieces = [torch.from_numpy(f.to_ndarray()) for f in _as_floats(av, container.decode(own))]
             return resample(torch.cat(pieces, dim=-1).mean(0)[None, None], own.rate, sample_rate)
     except (OSError, IndexError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{heard.path} has no stream {heard.stream} that can be read ({reason})") from None
+        raise UserError(
+            f"{recording.path} has no stream {recording.stream} that can be read ({reason})"
+        ) from None
 
 
 def _as_floats(av, frames):

@@ -44,10 +44,8 @@ def open_unclip(folder: Path | str, device: str = "cpu") -> Any:
     if name not in PIPELINES:
         known = " or ".join(PIPELINES)
         raise UserError(f"{folder} holds a {name}, which does not draw from embeddings: give a {known}")
-    try:
-        import diffusers  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UserError("drawing by diffusion needs diffusers: pip install diffusers") from None
+    import diffusers  # pyright: ignore[reportMissingImports]
+
     try:
         pipeline = getattr(diffusers, name).from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # missing parts, other versions, damaged files

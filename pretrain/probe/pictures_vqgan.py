@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+from engine.torch_files import read_torch_file
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -80,7 +81,8 @@ def _taming(folder: Path, config: Path, device: str) -> VQGAN:
     ]
     if not files:
         raise UserError(f"{folder} has no checkpoint (.ckpt, .pt, .safetensors) beside {config.name}")
-    state = _state(files[0])
+    content = read_torch_file(files[0])
+    state = content.get("state_dict", content)
     wanted = {name: state[name] for name in network.state_dict() if name in state}
     fill(network, wanted, files[0])
     book = state.get("quantize.embedding.weight", state.get("quantize.embed.weight"))
@@ -90,32 +92,9 @@ def _taming(folder: Path, config: Path, device: str) -> VQGAN:
     return VQGAN(lambda codes: (network(codes) + 1) / 2, book.float(), 2 ** (len(shape["ch_mult"]) - 1))
 
 
-def _state(file: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    try:
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        found = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickled objects, damage
-        reason = (
-            "it holds more than tensors"
-            if "weights_only" in str(error)
-            else " ".join(str(error).split())[:160]
-        )
-        raise UserError(
-            f"{file} cannot be read ({reason}): save its state_dict alone as .safetensors"
-        ) from None
-    return found.get("state_dict", found)
-
-
 def _of_diffusers(folder: Path, device: str) -> VQGAN:
-    try:
-        import diffusers  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        raise UserError(
-            f"{folder} is diffusers' VQModel, which needs diffusers: pip install diffusers"
-        ) from None
+    import diffusers  # pyright: ignore[reportMissingImports]
+
     try:
         model: Any = diffusers.VQModel.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # other models, missing parts

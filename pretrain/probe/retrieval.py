@@ -28,7 +28,7 @@ from pretrain.clip.towers import Towers
 from pretrain.probe.classification import label_argument
 from pretrain.probe.clips import clips_from, label_names, targets_of
 from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, readable
-from pretrain.probe.results import Interval, Result, mean_interval, results_of
+from pretrain.probe.results import Interval, Result, mean_interval
 from pretrain.probe.texts import check_space, tower_arguments, towers_for
 
 
@@ -57,8 +57,8 @@ def run_audio_retrieval(args: argparse.Namespace) -> list[Result]:
         if args.centre:
             vectors = (vectors - vectors.mean(0)) / vectors.std(0, correction=0).clamp_min(1e-6)
         scores = neighbour_scores(vectors, same, other).items()
-        known = {"task": "audio_retrieval", "data": args.data_name, "encoder": embedder.name, "n": len(clips)}
-        results += results_of({m: mean_interval(v.numpy(), groups) for m, v in scores}, **known)
+        scores = {metric: mean_interval(values.numpy(), groups) for metric, values in scores}
+        results += args.rows(scores, encoder=embedder.name, n=len(clips))
     return results
 
 
@@ -128,8 +128,7 @@ def run_cross_modal(args: argparse.Namespace) -> list[Result]:
         else:
             scenes = _file_scenes(embeddings, towers, args)
         texts = towers.texts(list(dict.fromkeys(scenes.captions))).cpu() if scenes.captions else None
-        known = {"task": "cross_modal", "data": args.data_name, "encoder": embedder.name}
-        results += results_of(cross_scores(scenes, texts), **known, n=len(scenes.sounds))
+        results += args.rows(cross_scores(scenes, texts), encoder=embedder.name, n=len(scenes.sounds))
     print(f"{results[0].n} scenes; towers {towers.title}")
     return results
 

@@ -25,7 +25,7 @@ from pretrain.ctc import train
 from pretrain.ctc_score import Errors, error_rates
 from pretrain.probe.embedders import short_name
 from pretrain.probe.harness import Probe, seed_argument
-from pretrain.probe.results import Interval, Result, draw_curves, interval, results_of
+from pretrain.probe.results import Interval, Result, draw_curves, interval
 from pretrain.spectral_augment import FrameAugmentConfig
 from pretrain.speech.labelled import LabelledSpeech
 from pretrain.speech.loading import load_speech_encoder
@@ -76,13 +76,12 @@ def run_speech_error(args: argparse.Namespace) -> list[Result]:
         draw_curves(lines, args.out / "speech_error.png", x="step", y=f"error rate on {args.splits[0]} (%)")
     results: list[Result] = []
     for (arm, share, split), runs in scored.items():
-        known = {"task": "speech_error", "data": split, "encoder": arm, "n": len(runs[0].errors)}
-        known |= {"seeds": len(runs), "trained_on": f"{share:g} of the labels"}
+        about = {"data": split, "encoder": arm, "n": len(runs[0].errors), "seeds": len(runs)}
         scores = {f"error rate at {share:g}": _rate(runs)}
         others = scored.get(("random", share, split))
         if others and arm.endswith("tuned"):
             scores[f"relative gain over random at {share:g}"] = _gain(runs, others)
-        results += results_of(scores, **known)
+        results += args.rows(scores, **about, trained_on=f"{share:g} of the labels")
     print(f"error rates of {args.units}, means over seeds, with 95 % intervals over speakers")
     return results
 

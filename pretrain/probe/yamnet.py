@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from engine.torch_files import read_torch_file
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.checkpoint import fill
-from engine.user_error import UserError
 
 SAMPLE_RATE, WINDOW, HOP, N_FFT = 16_000, 400, 160, 512
 N_MELS, F_MIN, F_MAX, OFFSET = 64, 125.0, 7_500.0, 1e-3
@@ -102,13 +102,6 @@ def mel_bands() -> Float[Tensor, "bins bands"]:
 
 def load_yamnet(file: Path | str) -> YAMNet:
     """Open the published torch weights."""
-    file = Path(file)
-    if not file.is_file():
-        raise UserError(f"{file} does not exist: give torch_audioset's yamnet.pth")
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # as many as there are ways of damage
-        raise UserError(f"{file} is not a file of tensors ({' '.join(str(error).split())[:120]})") from None
     network = YAMNet()
-    fill(network, state, file)
+    fill(network, read_torch_file(file), file)
     return network.eval().requires_grad_(False)

@@ -31,7 +31,7 @@ from pretrain.probe.clips import (
 from pretrain.probe.embedders import open_embedders, wav2clip
 from pretrain.probe.fitting import SMALL, PerceptronConfig, fit_perceptron, train_on_labels
 from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, readable, seed_argument
-from pretrain.probe.results import Interval, Result, mean_interval, results_of
+from pretrain.probe.results import Interval, Result, mean_interval
 from pretrain.probe.texts import Texts, open_texts, texts_of, tower_arguments
 
 TEMPLATE = "This is a sound of {label}."
@@ -118,8 +118,8 @@ def run_zero_shot(args: argparse.Namespace) -> list[Result]:
         vectors = embeddings_of(embedder, args).of([clip.path for clip in clips])
         cosines = similarities(vectors, labels, name=embedder.name)
         scores = label_scores([cosines], clips, names, multi_label=multi_label)
-        known = {"task": "zero_shot", "data": args.data_name, "encoder": embedder.name}
-        results += results_of(scores, **known, n=len(clips), trained_on="no label of this task")
+        about = {"encoder": embedder.name, "n": len(clips), "trained_on": "no label of this task"}
+        results += args.rows(scores, **about)
     print(f"{len(clips)} clips, {len(names)} labels")
     return results
 
@@ -199,12 +199,11 @@ def run_real_sounds(args: argparse.Namespace) -> list[Result]:
     names, seeds, rounds = label_names(clips), range(args.seeds), rotations(clips, args.data, args.fold)
     opened = open_embedders(args.encoder or ["logmel", "random"], device=args.device, like=SMALL)
     encoders = [embeddings_of(embedder, args) for embedder in opened]
-    known = {"task": "real_sounds", "data": args.data_name, "n": len(clips)}
     results: list[Result] = []
 
     def add(name: str, method: Method, trained_on: str, n_seeds: int) -> None:
-        scores, about = fold_scores(method, rounds, names), {"trained_on": trained_on, "seeds": n_seeds}
-        results.extend(results_of(scores, **known, encoder=name, **about))
+        about = {"n": len(clips), "trained_on": trained_on, "seeds": n_seeds}
+        results.extend(args.rows(fold_scores(method, rounds, names), encoder=name, **about))
 
     def frozen(embeddings: Embeddings) -> Method:
         return lambda one: classify(embeddings, (one.train, one.validation, one.test), names, seeds=seeds)
@@ -231,8 +230,9 @@ def run_real_sounds(args: argparse.Namespace) -> list[Result]:
             add(f"{one.embedder.name} zero-shot", nearest(one), "no clip, no label", 1)
     for one in encoders if "unseen" in rows else []:
         scores = unseen_scores(one, clips, names, captions, seeds)
-        about = {"seeds": len(seeds), "trained_on": "perceptron: captions of the other classes"}
-        results += results_of(scores, **known, encoder=f"{one.embedder.name} + perceptron, unseen", **about)
+        about = {"n": len(clips), "trained_on": "perceptron: captions of the other classes"}
+        name = f"{one.embedder.name} + perceptron, unseen"
+        results += args.rows(scores, encoder=name, seeds=len(seeds), **about)
     return results
 
 

@@ -16,7 +16,7 @@ from data.batches import FILES_TRIED, Address
 from data.manifest import contents_of_rows
 from data.recordings import Recordings
 from data.rows import names_shards, split_rows
-from data.shards import ShardStream, contents_of_shards
+from data.shards import ShardStream, contents_of_shards, streamed_or_read
 from engine.config import free
 from engine.contents import Contents
 from engine.user_error import UserError
@@ -162,12 +162,11 @@ def unlabelled_speech(
 ) -> UnlabelledSpeech | ShardStream[UnlabelledSpeech]:
     """What draws the batches of one process: from recordings, or from shards as they stream in."""
     options = {"sample_rate": sample_rate, "split": split}
-    if len(config.paths) != 1 or not names_shards(config.paths[0]):
-        return UnlabelledSpeech(config, progress=progress, **options)
-    return ShardStream(
-        config.paths[0],
+    return streamed_or_read(
+        config.paths,
         config.split if split is None else split,
-        lambda folder: UnlabelledSpeech(replace(config, paths=(folder,)), progress=False, **options),
+        lambda paths, shown: UnlabelledSpeech(replace(config, paths=paths), progress=shown, **options),
         batch_seconds=config.batch_seconds,
+        progress=progress,
         **ranks,
     )

@@ -16,7 +16,7 @@ from data.batches import Address
 from data.manifest import Row, contents_of_rows, rows_from
 from data.recordings import Recordings
 from data.rows import names_shards
-from data.shards import ShardStream, contents_of_shards
+from data.shards import ShardStream, contents_of_shards, streamed_or_read
 from engine.config import free
 from engine.contents import Contents
 from engine.user_error import UserError
@@ -183,13 +183,12 @@ def labelled_speech(
 ) -> LabelledSpeech | ShardStream[LabelledSpeech]:
     """What draws the batches of one process: from recordings, or from shards as they stream in."""
     options = {"sample_rate": sample_rate, "split": split}
-    if len(config.paths) != 1 or not names_shards(config.paths[0]):
-        return LabelledSpeech(config, units, progress=progress, **options)
-    return ShardStream(
-        config.paths[0],
+    return streamed_or_read(
+        config.paths,
         config.split if split is None else split,
-        lambda folder: LabelledSpeech(replace(config, paths=(folder,)), units, progress=False, **options),
+        lambda paths, shown: LabelledSpeech(replace(config, paths=paths), units, progress=shown, **options),
         batch_seconds=config.batch_seconds + config.unlabelled_seconds,
+        progress=progress,
         **ranks,
     )
 

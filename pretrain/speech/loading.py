@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import Data2VecAudioConfig, Data2VecAudioModel
 
-from engine.checkpoint import fill, load_export, load_weights, newest_checkpoint
+from engine.checkpoint import fill, load_network, load_weights, newest_checkpoint
 from engine.config import from_json
 from engine.hub import hint, repository
 from engine.user_error import UserError
@@ -77,11 +77,7 @@ class SpeechRecogniser(nn.Module):
 
 def load_speech_recogniser(folder: str | Path) -> SpeechRecogniser:
     """Load an exported recogniser, frozen, in evaluation mode."""
-    config, state = load_export(folder, SpeechRecogniserConfig)
-    recogniser = SpeechRecogniser(config)
-    state = {name: tensor.float() for name, tensor in state.items()}
-    fill(recogniser, state, Path(folder) / "model.safetensors")
-    return recogniser.eval().requires_grad_(False)
+    return load_network(folder, SpeechRecogniserConfig, SpeechRecogniser).requires_grad_(False)
 
 
 PUBLISHED = "data2vec-audio"
@@ -108,10 +104,7 @@ def load_speech_encoder(path: str | Path) -> SpeechEncoder:
         raise UserError(f"there is no speech encoder in {path}: config.json is missing{hint(str(path))}")
     if "model_type" in json.loads((folder / "config.json").read_text()):
         return _published(str(folder))
-    config, state = load_export(folder, SpeechEncoderConfig)
-    encoder = SpeechEncoder(config)
-    fill(encoder, {name: tensor.float() for name, tensor in state.items()}, folder)
-    return encoder.eval()
+    return load_network(folder, SpeechEncoderConfig, SpeechEncoder)
 
 
 def config_of(published: Data2VecAudioConfig, where: str) -> SpeechEncoderConfig:

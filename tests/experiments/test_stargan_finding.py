@@ -130,8 +130,8 @@ def test_the_judge_of_genders_hears_them_and_conversions_are_counted_where_the_g
         return (0.3 * torch.rand(len(genders), 16, 16) + 0.6 * low)[:, None]
 
     learned = torch.arange(40) % 2
-    judge = GenderFromSpectrogram(drawn(learned), learned, 2)
-    assert torch.equal(judge(drawn(1 - learned)).argmax(1), 1 - learned)
+    judge = GenderFromSpectrogram(drawn(learned), learned)
+    assert torch.equal(judge(drawn(1 - learned)), 1 - learned)
     own = torch.tensor([0, 1, 1, -1])  # by one place: 0 → -1, 1 → 0, 1 → 1, -1 → 1: the second alone counts
     clips = LabelledBatch(torch.zeros(4, 1, 8), own[:, None])
     judges = Judges(judge, None, ToWave(SpectrogramConfig(n_bins=16, n_frames=16)))

@@ -27,7 +27,7 @@ from pretrain.probe.pictures_networks import (
     generator_loss,
     load_generator,
 )
-from pretrain.probe.pictures_page import Heard, recordings, wave_of
+from pretrain.probe.pictures_page import Recording, recordings, wave_of
 from pretrain.probe.pictures_untrained import OptimisedConfig, diffuse, open_unclip, optimise, own_length
 from pretrain.probe.pictures_vqgan import TamingDecoder, open_vqgan
 
@@ -353,7 +353,7 @@ def noise(path, samples=8_000):
 
 def test_recordings_are_files_folders_and_corpora_as_published(tmp_path):
     rain = noise(tmp_path / "rain.wav")
-    assert recordings([rain]) == [Heard(rain, "rain")]
+    assert recordings([rain]) == [Recording(rain, "rain")]
     song = tmp_path / "musdb18hq/test/Ann - A Song"
     for stem in ("mixture", "vocals", "drums"):
         noise(song / f"{stem}.wav")
@@ -367,8 +367,8 @@ def test_recordings_are_files_folders_and_corpora_as_published(tmp_path):
         "slice_file_name,fsID,start,end,salience,fold,classID,class\n7061-6-0-0.wav,7061,0,1,1,1,6,gun_shot\n"
     )
     assert recordings([urban, rain]) == [
-        Heard(urban / "audio/fold1/7061-6-0-0.wav", "gun_shot: 7061-6-0-0"),
-        Heard(rain, "rain"),
+        Recording(urban / "audio/fold1/7061-6-0-0.wav", "gun_shot: 7061-6-0-0"),
+        Recording(rain, "rain"),
     ]
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no audio files"):

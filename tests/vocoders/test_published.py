@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from data.frontends import named_mel
+from engine.torch_files import read_torch_file
 from engine.user_error import UserError
 from vocoders import load_vocoder
 from vocoders.hifigan import V1_16K, V2, V3, HiFiGAN
@@ -23,7 +24,6 @@ from vocoders.published.layout import (
     from_published,
     kind_of_layout,
     network_state,
-    read_published,
     to_published,
 )
 from vocoders.waveglow import WAVEGLOW_TINY, WaveGlow
@@ -217,7 +217,7 @@ def test_a_truncated_checkpoint_is_refused(tmp_path_factory, share):
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(UserError, match=r"whole PyTorch checkpoint|is no PyTorch checkpoint"):
-        read_published(path)
+        read_torch_file(path)
 
 
 @settings(max_examples=12, deadline=None)

@@ -4,11 +4,7 @@ Files are opened with weights-only loading. Our networks bear the published name
 norm, whose tensors PyTorch has renamed since: ``X.weight_g`` is ``X.parametrizations.weight.original0`` now.
 """
 
-import pickle
 import re
-import sys
-import zipfile
-from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +13,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor
 
-from engine.checkpoint import load_weights
+from engine.torch_files import WRAPPERS
 from engine.user_error import UserError
 
 State = Mapping[str, Shaped[Tensor, "..."]]
@@ -31,8 +27,6 @@ MARKS = {
     "melgan discriminators": (r"model\.disc_0\.",),
 }
 """What the names of each layout's tensors begin with."""
-WRAPPERS = ("generator", "state_dict", "model", "model_g")
-"""Under which key training code puts the network that generates."""
 ADVERSARIES = {"mpd": "periods", "msd": "scales"}
 """Keys of HiFi-GAN's ``do_*`` files, and what we call their networks."""
 _NORMS = {
@@ -71,55 +65,6 @@ def to_published(state: State) -> dict[str, Tensor]:
 def is_folded(state: State) -> bool:
     """Is there no weight norm in a state, of either naming?"""
     return not any(re.search(r"\.weight_g$|\.original0$", name) for name in state)
-
-
-def read_published(path: str | Path) -> dict[str, Any]:
-    """Open a checkpoint file without running anything that is in it."""
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"there is no weights file {path}")
-    if path.suffix == ".safetensors":
-        return load_weights(path)
-    try:
-        with torch.serialization.safe_globals([Namespace]):  # options beside the weights, which hold no code
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes torch stumble over
-        raise UserError(_refusal(path, error)) from None
-    if not isinstance(content, dict):
-        raise UserError(
-            f"{path} holds a {type(content).__name__}, not a checkpoint: a state dict is expected"
-        )
-    return content
-
-
-def _refusal(path: Path, error: Exception) -> str:
-    found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
-    if found is None:
-        kind = "is not a whole PyTorch checkpoint" if _begins_like_one(path) else "is no PyTorch checkpoint"
-        return f"{path} {kind}: it is damaged, cut short or of another kind; fetch or save it again"
-    module = found[1].rpartition(".")[0].split(".")[0]  # Python's own functions have none
-    if not module or module in sys.stdlib_module_names:
-        return (
-            f"{path} would run {found[1]} where it is opened, which no weights need: do not open it, and"
-            " fetch them from a source that you trust"
-        )
-    saved, keys = path.with_name(f"{path.stem}_state.pt").name, repr(WRAPPERS)
-    return (
-        f"{path} holds a pickled object ({found[1]}), which is never opened since that can run anything: "
-        'inside the repository that wrote it, run once `python -c "import torch; c = torch.load('
-        f"'{path.name}', map_location='cpu', weights_only=False); "
-        f"c = next((c[k] for k in {keys} if isinstance(c, dict) and k in c), c); c = c.state_dict() if "
-        "hasattr(c, 'state_dict') else c; torch.save({k: v for k, v in c.items() if torch.is_tensor(v)}, "
-        f"'{saved}')\"` and give {saved}"
-    )
-
-
-def _begins_like_one(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        head = file.read(2)
-    return head == b"PK" or head[:1] == b"\x80" or zipfile.is_zipfile(path)
 
 
 def network_state(content: Mapping[str, Any], where: str | Path) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """StarGAN from wave to wave: what ``w2w.Converter`` drives."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -169,7 +169,8 @@ class StarGANNetwork(nn.Module):
         wave = source.new_zeros(source.shape)
         peak = source.abs().amax(dim=-1, keepdim=True)
         voice, done = voice.to(source).expand(len(source), -1), 0
-        for piece in self._spoken(at_full_scale(source), voice):
+        spectrograms = self.mel_network.converted(at_full_scale(source), voice)
+        for piece in self.invert(spectrograms, source.shape[-1]):
             own = piece[..., : wave.shape[-1] - done]
             wave[..., done : done + own.shape[-1]] = own * peak
             done += own.shape[-1]
@@ -189,14 +190,12 @@ class StarGANNetwork(nn.Module):
         risen = mel.power * (peak.log() if mel.log == "ln" else peak.log10())
         return (log_mel + risen).clamp_min(log_floor(mel))
 
-    def _spoken(self, source: Wave, voice: Voice) -> Iterator[WavePiece]:
-        spectrograms = self.mel_network.converted(source, voice)
+    def invert(self, spectrograms: Iterable[SpectrogramPiece], samples: int) -> Iterator[WavePiece]:
+        """Converted spectrograms to pieces of a wave of some length: by retrieved phases, or by a vocoder."""
         if isinstance(self.inversion, ToWave):
-            yield from self.inversion.stream(spectrograms)
-        else:
-            assert self.vocoder is not None
-            n_frames = -(-source.shape[-1] // self.vocoder.hop)
-            yield from self.vocoder.stream(self.inversion.stream(spectrograms, n_frames))
+            return self.inversion.stream(spectrograms)
+        assert self.vocoder is not None
+        return self.vocoder.stream(self.inversion.stream(spectrograms, -(-samples // self.vocoder.hop)))
 
     def begin(self, batch: int) -> NoReturn:
         """There is no live form."""

@@ -1,0 +1,66 @@
+"""Weights in PyTorch's files, which others wrote: opened without running anything that is in them."""
+
+import pickle
+import re
+import sys
+import zipfile
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine.checkpoint import load_weights
+from engine.user_error import UserError
+
+WRAPPERS = ("generator", "state_dict", "model", "model_g")
+"""Under which key training code puts the network that generates."""
+
+
+def read_torch_file(path: str | Path) -> dict[str, Any]:
+    """Open a checkpoint file without running anything that is in it."""
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"there is no weights file {path}")
+    if path.suffix == ".safetensors":
+        return load_weights(path)
+    try:
+        with torch.serialization.safe_globals([Namespace]):  # options beside the weights, which hold no code
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes torch stumble over
+        raise UserError(_refusal(path, error)) from None
+    if not isinstance(content, dict):
+        raise UserError(
+            f"{path} holds a {type(content).__name__}, not a checkpoint: a state dict is expected"
+        )
+    return content
+
+
+def _refusal(path: Path, error: Exception) -> str:
+    found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
+    if found is None:
+        kind = "is not a whole PyTorch checkpoint" if _begins_like_one(path) else "is no PyTorch checkpoint"
+        return f"{path} {kind}: it is damaged, cut short or of another kind; fetch or save it again"
+    module = found[1].rpartition(".")[0].split(".")[0]  # Python's own functions have none
+    if not module or module in sys.stdlib_module_names:
+        return (
+            f"{path} would run {found[1]} where it is opened, which no weights need: do not open it, and"
+            " fetch them from a source that you trust"
+        )
+    saved, keys = path.with_name(f"{path.stem}_state.pt").name, repr(WRAPPERS)
+    return (
+        f"{path} holds a pickled object ({found[1]}), which is never opened since that can run anything: "
+        'inside the repository that wrote it, run once `python -c "import torch; c = torch.load('
+        f"'{path.name}', map_location='cpu', weights_only=False); "
+        f"c = next((c[k] for k in {keys} if isinstance(c, dict) and k in c), c); c = c.state_dict() if "
+        "hasattr(c, 'state_dict') else c; torch.save({k: v for k, v in c.items() if torch.is_tensor(v)}, "
+        f"'{saved}')\"` and give {saved}"
+    )
+
+
+def _begins_like_one(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(2)
+    return head == b"PK" or head[:1] == b"\x80" or zipfile.is_zipfile(path)
