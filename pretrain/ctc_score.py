@@ -80,15 +80,11 @@ def edit_distance(label: Sequence[object], recognised: Sequence[object]) -> int:
     return edits.insertions + edits.deletions + edits.substitutions
 
 
-class Hypothesis(NamedTuple):
-    """One reading, and the log-probability of all its paths that the beam found."""
+def beam_search(log_probs: Float[np.ndarray, "frames tokens"], width: int) -> dict[tuple[int, ...], float]:
+    """Return the likeliest readings' tokens, best first, and the log-probability of their paths in the beam.
 
-    tokens: tuple[int, ...]
-    log_prob: float
-
-
-def beam_search(log_probs: Float[np.ndarray, "frames tokens"], width: int) -> list[Hypothesis]:
-    """Return the likeliest readings, best first (prefix search, Graves 2012)."""
+    It is prefix search (Graves 2012).
+    """
     # Of each prefix, the log-probability of paths that end with a blank, and of the others.
     beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
     for frame in log_probs.astype(np.float64):
@@ -105,7 +101,7 @@ def beam_search(log_probs: Float[np.ndarray, "frames tokens"], width: int) -> li
                     ends_blank, ends_other = grown[*prefix, token]
                     grown[*prefix, token] = ends_blank, np.logaddexp(ends_other, before + frame[token])
         beams = {p: grown[p] for p in nlargest(width, grown, key=lambda p: np.logaddexp(*grown[p]))}
-    return [Hypothesis(prefix, float(np.logaddexp(*paths))) for prefix, paths in beams.items()]
+    return {prefix: float(np.logaddexp(*paths)) for prefix, paths in beams.items()}
 
 
 @torch.no_grad()
@@ -127,7 +123,7 @@ def transcripts(
 def _by_beam(output: RecogniserOutput, width: int) -> list[list[int]]:
     assert output.valid is not None
     rows = [row[valid].numpy() for row, valid in zip(output.log_probs.cpu(), output.valid.cpu())]
-    return [list(beam_search(row, width)[0].tokens) for row in rows]
+    return [list(next(iter(beam_search(row, width)))) for row in rows]
 
 
 def error_rates(

@@ -142,17 +142,13 @@ def main() -> None:
         if config.transcribed.paths
         else None,
     )
-    validation, tasks = held_out(config), []
-
-    def build() -> Distillation:
-        tasks.append(Distillation(config, teacher, validation, phones=bool(config.transcribed.paths)))
-        return tasks[0]
-
+    validation, phones = held_out(config), bool(config.transcribed.paths)
     batches = Batches(lessons, **addressing(loop, here))
-    fit(build, batches, loop, full_config=config)
+    task, _ = fit(
+        lambda: Distillation(config, teacher, validation, phones=phones), batches, loop, full_config=config
+    )
     if show:
-        student = tasks[0].ema.module
-        print(f"exported to {export(loop.out / 'export', tasks[0].shape, student)}")
+        print(f"exported to {export(loop.out / 'export', task.shape, task.ema.module)}")
     end_training(lessons)
 
 

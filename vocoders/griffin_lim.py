@@ -114,7 +114,8 @@ class PhaseRetrieval(nn.Module):
         self, target: Magnitudes, n_frames: int, known: Known | None, seeds: Sequence[int]
     ) -> tuple[Wave, Tensor]:
         """The wave of a block, and its spectrum; ``known`` holds the beginning in place."""
-        spectrum = target * torch.cat([_phases(target[:1], s) for s in _rows(seeds, len(target))])
+        seeds = list(seeds) * len(target) if len(seeds) == 1 else seeds  # a single one serves all
+        spectrum = target * torch.cat([_phases(target[:1], seed) for seed in seeds])
         fixed = None
         if known is not None:
             shared, half = known.spectrum.shape[1], known.spectrum.shape[1] // 2
@@ -181,11 +182,6 @@ def _added(frames: Float[Tensor, "batch frames width"], hop: int) -> Float[Tenso
 def _phases(like: Magnitudes, seed: int) -> Complex[Tensor, "batch frames bins"]:
     turns = torch.rand(like.shape, generator=torch.Generator().manual_seed(seed)) * (2 * torch.pi)
     return torch.polar(torch.ones_like(turns), turns).to(like.device)
-
-
-def _rows(seeds: Sequence[int], batch: int) -> list[int]:
-    """A seed for each row; a single one serves all."""
-    return list(seeds) * batch if len(seeds) == 1 else list(seeds)
 
 
 def _joined(earlier: WavePiece, wave: WavePiece, quarter: int) -> WavePiece:

@@ -25,11 +25,6 @@ class Job:
     frames: int
     """Of the mel, which for a recording may be a few more than its samples fill."""
 
-    @property
-    def is_mel(self) -> bool:
-        """Is the source a mel?"""
-        return is_mel(self.source)
-
 
 def is_mel(path: Path) -> bool:
     """Does a file's name say that it holds a mel?"""

@@ -33,7 +33,7 @@ from engine.arguments import Arguments
 from engine.outcome import end, leaving_out, note_replaced
 from engine.user_error import UserError, exits_cleanly, printable
 from vocoders.griffin_lim import FromMagnitudes
-from vocoders.inputs import Job, examine, files_in
+from vocoders.inputs import Job, examine, files_in, is_mel
 from vocoders.loading import load_vocoder
 from vocoders.mel_files import read_mel, save_mel
 from vocoders.streaming import Window, mels_of_blocks
@@ -178,7 +178,7 @@ def grouped(jobs: Sequence[Job], batch: int, longest_samples: int) -> Iterator[l
 
 def pieces_of(vocoder: Vocoder, job: Job) -> Iterator[Mel]:
     """A source's mel, a recording's in pieces as it is read."""
-    if job.is_mel:
+    if is_mel(job.source):
         yield read_mel(job.source, vocoder.mel)
         return
     rate = vocoder.sample_rate

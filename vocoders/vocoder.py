@@ -167,7 +167,7 @@ class Vocoder(nn.Module):
                 yield from wavenet_pieces(self.network, whole, **self._wavenet_options(whole, options, seed))
                 return
             case MelWaveNet():
-                yield from self.network.stream(pieces, seed, **options)
+                yield from self.network.pieces(torch.cat(list(pieces), dim=-1), seed=seed[0], **options)
                 return
         block = max(SHORTEST_BLOCK, 6 * self.network.halo)
         for window in windows(pieces, block, self.network.halo):

@@ -169,20 +169,20 @@ class Distillation:
         """Mean cosine between the averaged student's guesses and the teacher, over audible frames."""
         if not self.validation:
             return {}
-        return {"cosine": float(torch.cat([self._agreement(wave) for wave in self.validation]).mean())}
+        cosines = []
+        for wave in self.validation:
+            guess, truth, audible = self._compared(wave)
+            cosines.append((cosine(guess, truth) * audible).sum((1, 2)) / audible.sum((1, 2)))
+        return {"cosine": float(torch.cat(cosines).mean())}
 
     def samples(self, step: int) -> Samples:
         """Show what teacher and averaged student make of one clip."""
         if not self.validation:
             return Samples()
-        guess, truth, _ = self._heard(self.validation[0][:1])
+        guess, truth, _ = self._compared(self.validation[0][:1])
         return Samples(mels={"teacher": truth[0], "student": guess[0]})
 
-    def _agreement(self, wave: Wave) -> Float[Tensor, " batch"]:
-        guess, truth, audible = self._heard(wave)
-        return (cosine(guess, truth) * audible).sum((1, 2)) / audible.sum((1, 2))
-
-    def _heard(self, wave: Wave) -> tuple[Features, Features, Curve]:
+    def _compared(self, wave: Wave) -> tuple[Features, Features, Curve]:
         student: Student = self.ema.module  # pyright: ignore[reportAssignmentType]
         wave = wave.to(next(student.parameters()).device)
         truth, content = self.teacher(wave), student.encoder.encode(wave)

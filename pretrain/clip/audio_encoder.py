@@ -66,11 +66,6 @@ class AudioEncoderConfig:
         """Length of the pooled vector before the transform."""
         return self.width * 2 ** (len(self.blocks) - 1)
 
-    @property
-    def least_samples(self) -> int:
-        """Samples a clip must have: one window."""
-        return self.n_fft
-
 
 class AudioEncoder(nn.Module):
     """A wave's embedding; ``trunk`` is the ResNet, ``transform`` the paper's g.
@@ -125,7 +120,7 @@ class AudioEncoder(nn.Module):
         config = self.config
         if not wave.shape[0]:
             raise UserError("there is no clip to embed: the batch is empty")
-        least, n_samples = config.least_samples, wave.shape[-1]
+        least, n_samples = config.n_fft, wave.shape[-1]
         if n_samples < least:
             raise UserError(
                 f"a clip of {n_samples} samples is shorter than the encoder's window of {least} "

@@ -239,7 +239,7 @@ def clips_of(
         images,
         config,
         sample_rate=encoder.sample_rate,
-        least_samples=encoder.least_samples,
+        least_samples=encoder.n_fft,
         n_ranks=n_ranks,
         accumulate=accumulate,
         names=[scene.name for scene in scenes],

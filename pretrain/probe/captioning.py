@@ -26,6 +26,7 @@ from data.audiovisual.layouts import CAPTION_COLUMNS, SPLITS
 from data.manifest import Row, rows_from
 from data.synthetic.world import ATTRIBUTES, GROUNDS, PLURALS, SAMPLE_RATE, SIZE_WORDS, World
 from engine.arguments import Arguments
+from engine.processes import to_device
 from engine.user_error import UserError
 from pretrain.probe.captioning_decoder import DecoderConfig, Features, fit_decoder
 from pretrain.probe.captioning_scores import Vocabulary, caption_scores, commonest_caption, words_of
@@ -123,16 +124,10 @@ def features_of(embeddings: Embeddings, clips: Sequence[Captioned]) -> Features:
         return by_name[name].wave(sample_rate)
 
     vectors, frames = embeddings.with_frames(list(by_name), read)
-    frames = [_shortened(f) for f in frames]
+    frames = [F.adaptive_avg_pool1d(f.T, MOST_FRAMES).T if len(f) > MOST_FRAMES else f for f in frames]
     lengths = torch.tensor([len(f) for f in frames])
     valid = torch.arange(int(lengths.max())) < lengths[:, None]
     return Features(vectors, pad_sequence(frames, batch_first=True), valid)
-
-
-def _shortened(frames: Float[Tensor, "frames channels"]) -> Float[Tensor, "fewer channels"]:
-    if len(frames) <= MOST_FRAMES:
-        return frames
-    return F.adaptive_avg_pool1d(frames.T[None], MOST_FRAMES)[0].T
 
 
 def attributes_named(caption: str) -> list[Any]:
@@ -179,7 +174,7 @@ def run_captioning(args: argparse.Namespace) -> list[Result]:
     written: dict[str, list[list[str]]] = {}
     for embedder in embedders:
         embeddings = embeddings_of(embedder, args)
-        features = {s: _on(features_of(embeddings, part), args.device) for s, part in parts.items()}
+        features = {s: to_device(features_of(embeddings, p), args.device) for s, p in parts.items()}
         train, validation = ((features[s], captions[s]) for s in ("train", "validation"))
         written[embedder.name] = [
             fit_decoder(train, validation, vocabulary, seed=seed, config=config).captions(
@@ -203,10 +198,6 @@ def run_captioning(args: argparse.Namespace) -> list[Result]:
         for name, candidates in written.items():
             print(f"  {name}: {candidates[0][number]}")
     return results
-
-
-def _on(features: Features, device: str) -> Features:
-    return Features(*(part.to(device) for part in features))
 
 
 def _scores(

@@ -209,7 +209,9 @@ def train_on_labels(
         )
         crops, held = Crops(train[0], config), Crops(validation[0], config)
         steps, modules = config.steps(len(train[0])), nn.ModuleList([encoder, head])
-        player = Player(modules, _stretched(config.optim, steps))
+        warmup = max(steps // 20, 1)
+        optim = replace(config.optim, warmup_steps=warmup, decay_steps=max(steps - warmup, 1))
+        player = Player(modules, optim)
         every = max(1, -(-len(train[0]) // config.batch))
         best, least = copy.deepcopy(modules.state_dict()), float("inf")
         for step in tqdm(range(steps), desc=about, unit="step", delay=2.0, leave=False):
@@ -234,11 +236,6 @@ def encode_changed(
     lengths = torch.full((len(level),), level.shape[-1], device=level.device)
     level, _ = change_speed(level, lengths, MASKS.speed)
     return encoder.transform(encoder.trunk(mask(level, MASKS)[:, None]).mean((2, 3)))
-
-
-def _stretched(optim: OptimConfig, steps: int) -> OptimConfig:
-    warmup = max(steps // 20, 1)
-    return replace(optim, warmup_steps=warmup, decay_steps=max(steps - warmup, 1))
 
 
 def _chosen(n_clips: int, batch: int, seed: int, step: int) -> np.ndarray:

@@ -182,12 +182,6 @@ def fold_scores(method: Method, rounds: Sequence[Rotation], names: Sequence[str]
     return {f"{len(rounds)} folds {metric}": value for metric, value in over_all.items()} | scores
 
 
-def class_captions(clips: Sequence[Clip], names: Sequence[str]) -> list[str]:
-    """Return one caption a class: the corpus' own, else a sentence made of the label."""
-    own = {clip.labels[0]: clip.caption for clip in reversed(clips) if clip.caption}
-    return [own.get(name) or f"the sound of {as_words(name)}" for name in names]
-
-
 def run_real_sounds(args: argparse.Namespace) -> list[Result]:
     """Compare methods on a corpus' folds."""
     if not args.towers and (needing := [row for row in args.row if row in BY_TEXT]):
@@ -215,7 +209,10 @@ def run_real_sounds(args: argparse.Namespace) -> list[Result]:
     if not set(BY_TEXT) & set(rows):
         return results
     texts = open_texts(args.towers, args.pretrained)
-    captions, labels = texts(class_captions(clips, names)).cpu(), label_vectors(names, texts)
+    # The corpus' own captions of the classes, else sentences made of the labels.
+    own = {clip.labels[0]: clip.caption for clip in reversed(clips) if clip.caption}
+    captions = texts([own.get(name) or f"the sound of {as_words(name)}" for name in names]).cpu()
+    labels = label_vectors(names, texts)
     if "captions" in rows:
         about = "captions and sound of the training folds"
         add(f"captions ({args.towers})", trained(args, names, captions), about, args.trainings)

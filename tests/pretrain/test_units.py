@@ -72,9 +72,9 @@ def test_a_wide_beam_finds_what_enumeration_finds(seed, frames):
     log_probs = torch.randn(frames, 3, generator=torch.Generator().manual_seed(seed)).log_softmax(-1).numpy()
     truth = enumerated(log_probs)
     found = beam_search(log_probs, 1000)
-    assert found[0].tokens == max(truth, key=lambda tokens: truth[tokens])
-    for hypothesis in found:
-        assert np.exp(hypothesis.log_prob) == pytest.approx(truth[hypothesis.tokens], rel=1e-4)
+    assert next(iter(found)) == max(truth, key=lambda tokens: truth[tokens])
+    for tokens, log_prob in found.items():
+        assert np.exp(log_prob) == pytest.approx(truth[tokens], rel=1e-4)
 
 
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=12))
@@ -82,7 +82,7 @@ def test_beams_of_sure_posteriors_are_greedy(path):
     log_probs = torch.full((1, len(path), 5), -20.0)
     log_probs[0, torch.arange(len(path)), torch.tensor(path)] = 0.0
     log_probs = log_probs.log_softmax(-1)
-    best = beam_search(log_probs[0].numpy(), 3)[0].tokens
+    best = next(iter(beam_search(log_probs[0].numpy(), 3)))
     assert list(best) == greedy(RecogniserOutput([], log_probs))[0] == list(collapse(tuple(path)))
 
 

@@ -54,18 +54,11 @@ def from_json(kind: str, content: Mapping[str, Any], where: str | Path) -> Descr
         raise UserError(
             f"{where} configures {configured}, not {kind}: give the configuration of these weights"
         )
+    readers = {"hifigan": _hifigan, "waveglow": _waveglow, "wavenet": _wavenet}
+    if kind not in readers:
+        raise UserError(f"{kind} has no published configuration file: leave it out, shapes say everything")
     try:
-        match kind:
-            case "hifigan":
-                return _hifigan(content)
-            case "waveglow":
-                return _waveglow(content)
-            case "wavenet":
-                return _wavenet(content)
-            case "melgan":
-                raise UserError("MelGAN has no published configuration file: its shapes say everything")
-            case _:
-                raise UserError(f"{kind} has no published configuration")
+        return readers[kind](content)
     except KeyError as missing:
         raise UserError(f"{where} is no {kind} configuration: it lacks {missing}") from None
     except (TypeError, AttributeError) as error:
@@ -163,14 +156,10 @@ def _wavenet(given: Mapping[str, Any]) -> Described:
         f_min=float(given.get("fmin", 125)),
         f_max=float(given.get("fmax", 7_600)),
     )
-    emphasis = _emphasis(given.get("preprocess") or "none")
-    return Described(network, mel, gain=float(given.get("global_gain_scale", 1.0)), pre_emphasis=emphasis)
-
-
-def _emphasis(preprocess: str) -> float:
-    if preprocess not in ("none", "preemphasis"):
+    if (preprocess := given.get("preprocess") or "none") not in ("none", "preemphasis"):
         raise UserError(f"preprocess {preprocess!r} is not known: only 'preemphasis' and none are")
-    return PRE_EMPHASIS if preprocess == "preemphasis" else 0.0
+    emphasis = PRE_EMPHASIS if preprocess == "preemphasis" else 0.0
+    return Described(network, mel, gain=float(given.get("global_gain_scale", 1.0)), pre_emphasis=emphasis)
 
 
 def _output(given: Mapping[str, Any]) -> MuLaw | MixtureOfLogistics | Gaussian:

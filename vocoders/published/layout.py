@@ -42,13 +42,12 @@ _SPECTRAL = {
 
 def from_published(state: State) -> dict[str, Tensor]:
     """A published state under our names; folded tensors and names of ours stay as they are."""
-    return {_renamed(name, state): tensor for name, tensor in state.items()}
-
-
-def _renamed(name: str, state: State) -> str:
-    stem, _, last = name.rpartition(".")
-    norm = _SPECTRAL if f"{stem}.weight_orig" in state else _NORMS
-    return f"{stem}.{norm.get(last, last)}" if stem else name
+    ours = {}
+    for name, tensor in state.items():
+        stem, _, last = name.rpartition(".")
+        norm = _SPECTRAL if f"{stem}.weight_orig" in state else _NORMS
+        ours[f"{stem}.{norm.get(last, last)}" if stem else name] = tensor
+    return ours
 
 
 def to_published(state: State) -> dict[str, Tensor]:

@@ -31,16 +31,14 @@ def from_shapes(kind: str, state: State, where: str | Path) -> Described:
         re.sub(r"\.parametrizations\.weight\.original1$", ".weight", n): tuple(t.shape)
         for n, t in state.items()
     }
+    readers = {
+        "hifigan": _hifigan_from,
+        "melgan": _melgan_from,
+        "waveglow": _waveglow_from,
+        "wavenet": _wavenet_from,
+    }
     try:
-        match kind:
-            case "hifigan":
-                return _hifigan_from(shapes)
-            case "melgan":
-                return _melgan_from(shapes)
-            case "waveglow":
-                return _waveglow_from(shapes)
-            case "wavenet":
-                return _wavenet_from(shapes)
+        return readers[kind](shapes)
     except (KeyError, IndexError, ValueError, ZeroDivisionError):
         pass
     raise UserError(
@@ -130,7 +128,8 @@ def _wavenet_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
     if n_in == 1 and n_out == 3:
         raise KeyError  # one logistic or one Gaussian with a weight: only a configuration tells
     stretches = [name for name in shapes if re.match(r"upsample_net\.upsample\.up_layers\.\d+\.weight", name)]
-    scales = tuple((shapes[name][3] - 1) // 2 for name in sorted(stretches, key=_number))
+    by_number = sorted(stretches, key=lambda name: int(name.split(".")[-2]))
+    scales = tuple((shapes[name][3] - 1) // 2 for name in by_number)
     table = shapes.get("embed_speakers.weight")
     network = WaveNetConfig(
         layers=layers,
@@ -155,7 +154,3 @@ def _wavenet_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
     if hop == 1:
         raise ValueError
     return Described(network, replace(DEFINITIONS["wavenet_r9y9"], n_mels=n_mels, hop=hop))
-
-
-def _number(name: str) -> int:
-    return int(re.findall(r"\d+", name)[0])

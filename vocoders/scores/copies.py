@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from importlib.util import find_spec
 
 import torch
 from jaxtyping import Float
@@ -82,12 +83,6 @@ def log_mel_l1(reference: Wave, generated: Copy, sample_rate: int, mel: MelConfi
     return float((log_mel(reference) - log_mel(generated)).abs().mean())
 
 
-def multi_resolution_stft_distance(reference: Wave, generated: Copy, sample_rate: int) -> float:
-    """The distance of ``MultiResolutionSTFT``."""
-    reference, generated = _alike(reference, generated)
-    return float(MultiResolutionSTFT()(generated, reference))
-
-
 def pesq(reference: Wave, generated: Copy, sample_rate: int) -> float:
     """Wide-band PESQ (ITU-T P.862.2) at 16 kHz, 1.0 to 4.64; NaN where it hears no speech.
 
@@ -110,10 +105,11 @@ def pesq(reference: Wave, generated: Copy, sample_rate: int) -> float:
 
 def scores(reference: Wave, generated: Copy, sample_rate: int) -> dict[str, float]:
     """All scores by name; PESQ is left out where its package is not installed."""
+    reference, generated = _alike(reference, generated)
     values = {
         "log_mel_l1": log_mel_l1(reference, generated, sample_rate),
-        "stft_distance": multi_resolution_stft_distance(reference, generated, sample_rate),
-        **pitch_scores(*_alike(reference, generated), sample_rate),
+        "stft_distance": float(MultiResolutionSTFT()(generated, reference)),
+        **pitch_scores(reference, generated, sample_rate),
     }
     if has_pesq():
         values["pesq"] = pesq(reference, generated, sample_rate)
@@ -135,22 +131,16 @@ def evaluate(vocoder: Callable[[Mel], Tensor], log_mel: LogMel, waves: Sequence[
     return {name: sum(values) / len(values) for name, values in finite.items() if values}
 
 
-@lru_cache(maxsize=1)
 def has_pesq() -> bool:
     """Whether the package that computes PESQ is installed."""
-    try:
-        import pesq  # noqa: F401  # pyright: ignore[reportMissingImports]
-    except ImportError:
-        return False
-    return True
+    return find_spec("pesq") is not None
 
 
 def _alike(reference: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
     """Both as float32 on the processor, as long as the shorter."""
     n_samples = min(reference.shape[-1], generated.shape[-1])
-    return reference[..., :n_samples].detach().float().cpu(), generated[
-        ..., :n_samples
-    ].detach().float().cpu()
+    first, second = (wave[..., :n_samples].detach().float().cpu() for wave in (reference, generated))
+    return first, second
 
 
 @lru_cache(maxsize=8)

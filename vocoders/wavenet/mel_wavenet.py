@@ -1,7 +1,7 @@
 """A WaveNet that speaks from log-mels: plain, ExcitNet or LP-WaveNet; the network of a ``Vocoder``."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -137,18 +137,6 @@ class MelWaveNet(nn.Module):
     ) -> Wave:
         """Draw waves of frames · hop samples from ``seed``; ``noise`` is not used."""
         return torch.cat(list(self.pieces(mel, seed=seed, sampler=sampler, backend=backend)), dim=-1)
-
-    def stream(
-        self,
-        mels: Iterable[Float[Tensor, "batch n_mels _"]],
-        seeds: Sequence[int] = (0,),
-        **options: Any,
-    ) -> Iterator[Float[Tensor, "batch 1 _"]]:
-        """As ``Vocoder.stream`` wants it: the mel is gathered, the wave comes in pieces.
-
-        Row i is drawn from ``(seeds[0], i)``.
-        """
-        yield from self.pieces(torch.cat(list(mels), dim=-1), seed=seeds[0], **options)
 
     @torch.no_grad()
     def pieces(

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from engine.user_error import UserError
+from vocoders.weight_norm import fold_weight_norm
 from w2w.baselines.cluit_mel.blocks import (
     AdaIN,
     Affine,
@@ -16,7 +17,6 @@ from w2w.baselines.cluit_mel.blocks import (
     Normalisation,
     StyledBlock,
     doubling,
-    folded,
     halving,
     instance_norm,
 )
@@ -61,7 +61,7 @@ def test_folding_changes_the_names_and_not_the_result():
     assert any("parametrizations" in name for name in network.state_dict())
     assert_close(network.fold()(mel, voice), before, rtol=0, atol=1e-5)
     assert not any("parametrizations" in name for name in network.state_dict())
-    folded(network)
+    fold_weight_norm(network)
 
 
 def test_weights_begin_as_he_et_al_and_biases_at_zero():

@@ -83,16 +83,6 @@ def initialised(layer: Any, fan_in: int) -> Any:
     return layer
 
 
-def folded(module: nn.Module) -> None:
-    """Put the kernels of four taps in place of the three that make them: for use, not for training.
-
-    The names in the state change: load weights before.
-    """
-    for layer in module.modules():
-        if parametrize.is_parametrized(layer, "weight"):
-            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
-
-
 @dataclass
 class Modulation:
     """What becomes of normalised channels, for one layer and voice."""

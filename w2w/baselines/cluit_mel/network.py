@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from data.frontends import MelConfig
 from engine.user_error import UserError
-from w2w.baselines.cluit_mel.blocks import folded, initialised
+from vocoders.weight_norm import fold_weight_norm
+from w2w.baselines.cluit_mel.blocks import initialised
 from w2w.baselines.cluit_mel.config import CluitMelConfig
 from w2w.baselines.cluit_mel.generator import Generator, Trunk, whole_blocks
 
@@ -147,8 +148,7 @@ class CluitMelNetwork(nn.Module):
 
     def fold(self) -> "CluitMelNetwork":
         """Compute once what depends on the weights alone: for use, after they were loaded. Returns itself."""
-        folded(self)
-        return self
+        return fold_weight_norm(self)
 
     @property
     def _uses_own_statistics(self) -> bool:
