@@ -87,6 +87,17 @@ def at_least(least: int, config: Any, *names: str, prefix: str = "") -> None:
             raise UserError(f"{prefix}{name}={value} must be {f'at least {least}' if least else '0 or more'}")
 
 
+def within(interval: str, config: Any, *names: str, prefix: str = "") -> None:
+    """Refuse a config any of whose named fields lies outside an interval: ``[0, 1)``, ``(0, inf)``."""
+    low, high = map(float, interval[1:-1].split(","))
+    for name in names:
+        value = getattr(config, name)
+        above = value >= low if interval[0] == "[" else value > low
+        if not (above and (value <= high if interval[-1] == "]" else value < high)):
+            bounds = f"lie in {interval}" if high < float("inf") else f"be above {low:g}"
+            raise UserError(f"{prefix}{name}={value} must {bounds}")
+
+
 def sentence(error: BaseException) -> str:
     """What an error says to a user; the operating system's own are translated, with the way out."""
     if not isinstance(error, OSError) or error.errno is None:

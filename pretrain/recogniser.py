@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from data.frontends import LogMel, MelConfig
 from engine.checkpoint import load_network
 from engine.config import stored_kind
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 from pretrain.units import PHONES, Phonemes, RecogniserOutput, Units, greedy
 
 RELEASED = Path(__file__).with_name("released") / "recogniser"
@@ -44,8 +44,7 @@ class RecogniserConfig:
     def __post_init__(self) -> None:
         if self.kernel % 2 == 0:
             raise UserError(f"kernel={self.kernel} must be odd")
-        if min(self.width, self.n_blocks, self.expansion, self.kernel) < 1:
-            raise UserError("width, n_blocks, kernel and expansion must be at least 1")
+        at_least(1, self, "width", "n_blocks", "kernel", "expansion")
 
 
 Frames = Float[Tensor, "batch frames width"]

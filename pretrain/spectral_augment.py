@@ -15,7 +15,7 @@ from torch import Tensor
 from torchaudio.functional import mask_along_axis_iid
 
 from data.frontends import MelConfig, hz_to_mel, mel_to_hz
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least, within
 
 Mel = Float[Tensor, "batch n_mels frames"]
 Lengths = Int[Tensor, "batch"]
@@ -134,12 +134,9 @@ class FrameAugmentConfig:
     """Tempo and pitch of a batch are multiplied by 1 / (1 + speed) … 1 + speed."""
 
     def __post_init__(self) -> None:
-        if min(self.time_share, self.channel_share, self.speed) < 0 or self.time_share >= 1:
-            raise UserError(
-                "augment.time_share, channel_share and speed must be 0 or more, and shares below 1"
-            )
-        if min(self.time_frames, self.channel_width) < 1:
-            raise UserError("augment.time_frames and augment.channel_width must be at least 1")
+        within("[0, 1)", self, "time_share", "channel_share", prefix="augment.")
+        at_least(0, self, "speed", prefix="augment.")
+        at_least(1, self, "time_frames", "channel_width", prefix="augment.")
 
 
 def change_wave_speed(

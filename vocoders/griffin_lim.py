@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from data.frontends import MelConfig, Padding, mel_filters, stft
 from engine.seeding import step_seed
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least, within
 
 Magnitudes = Float[Tensor, "batch frames bins"]
 Features = Float[Tensor, "batch features frames"]
@@ -41,15 +41,9 @@ class GriffinLimConfig:
     """Frames that a block shares with the one before, whose phases it takes over."""
 
     def __post_init__(self) -> None:
-        if self.iterations < 1 or self.inversion_iterations < 0:
-            raise UserError(
-                f"iterations={self.iterations} must be at least 1, inversion_iterations="
-                f"{self.inversion_iterations} at least 0"
-            )
-        if not 0.0 <= self.momentum < 1.0:
-            raise UserError(
-                f"momentum={self.momentum} must lie in [0, 1): beyond it the phases do not settle"
-            )
+        at_least(1, self, "iterations")
+        at_least(0, self, "inversion_iterations")
+        within("[0, 1)", self, "momentum")  # beyond it the phases do not settle
         if self.overlap < 4 or self.overlap % 4 or self.block < 2 * self.overlap:
             raise UserError(
                 f"overlap={self.overlap} must be a multiple of 4, and block={self.block} at least "

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from data.frontends import LogMel, MelConfig
 from engine.seeding import step_seed
-from engine.user_error import UserError
+from engine.user_error import UserError, within
 from vocoders import cpu
 from vocoders.denoiser import Denoiser
 from vocoders.griffin_lim import FromMagnitudes, GriffinLim, GriffinLimConfig
@@ -73,10 +73,8 @@ class VocoderConfig:
     """How much of the last sample was subtracted from each before that; undone. Published WaveNets: .85."""
 
     def __post_init__(self) -> None:
-        if not self.gain > 0 or not 0 <= self.pre_emphasis < 1:
-            raise UserError(
-                f"gain={self.gain} must be above 0 and pre_emphasis={self.pre_emphasis} in [0, 1)"
-            )
+        within("(0, inf)", self, "gain")
+        within("[0, 1)", self, "pre_emphasis")
 
 
 def build_network(config: NetworkConfig, mel: MelConfig) -> Any:

@@ -33,7 +33,7 @@ from eval.features import Cache, compute_features
 from eval.pairs import MAX_PAIRS, Pair
 from eval.scoring import FAST, METRICS
 from experiments import trainers
-from experiments.mel_pipeline.systems import SYSTEMS, W2W, System, speeds
+from experiments.mel_pipeline.systems import SYSTEMS, W2W, speeds
 from experiments.scores import SCORES, Scoring, cells, differences, evaluation_pairs, interval_cells, outputs
 from experiments.study import Cost, Study, Training, write_json
 from vocoders.tasks.presets import PRESETS as VOCODERS
@@ -246,7 +246,9 @@ def compare(studies: Mapping[str, Study], pairs: Sequence[Pair], args: Namespace
     scoring = Scoring(out=folder, metrics=metrics, cache=cache, jobs=args.jobs)
     scored, summary = scoring.score(outputs_of_all)
 
-    timed = time_in_turns({name: s for name, s in there.items() if s.timed}, study, pairs[0].source, args)
+    converters = {name: system.open(study) for name, system in there.items() if system.timed}
+    rate = next(iter(converters.values())).sample_rate
+    timed = speeds(converters, lasting(load(pairs[0].source, rate), SECONDS * rate), args.repeats)
     rows = [
         {"name": name, "label": system.label, "notes": system.notes, **timed.get(name, {})}
         | {"training": [asdict(costs[of]) for of in system.variants]}
@@ -261,15 +263,6 @@ def compare(studies: Mapping[str, Study], pairs: Sequence[Pair], args: Namespace
     shares = {name: ratio(turns[W2W], took) for name, took in turns.items() if W2W in turns and name != W2W}
     gaps = {name: gap for name, gap in differences(scored, W2W).items() if name in there}
     return {"rows": rows, "rtf_shares": shares, "differences": gaps}
-
-
-def time_in_turns(
-    systems: Mapping[str, System], study: Study, source: Path, args: Namespace
-) -> dict[str, dict[str, Any]]:
-    """Speed, size and latency of systems, in one run."""
-    converters = {name: system.open(study) for name, system in systems.items()}
-    rate = next(iter(converters.values())).sample_rate
-    return speeds(converters, lasting(load(source, rate), SECONDS * rate), args.repeats)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int16
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -55,7 +55,7 @@ def changes(world: World) -> Mapping[str, Change]:
     for level in (30.0, 20.0, 10.0):
         found[f"white noise at {level:g} dB"] = partial(_noisy, level=level, random=random)
     found["other speech at 0 dB"] = lambda wave: (
-        wave + _level(wave) / _level(world.others) * _cut(world.others, wave)
+        wave + _level(wave) / _level(world.others) * world.others[..., : wave.shape[-1]]
     )
     if has_codecs():
         for kilobits in (128, 64, 32):
@@ -108,7 +108,7 @@ def coded(wave: Wave, *, codec: str, kilobits: int) -> Changed:
         with sound.open(file, "w", format=container) as output:
             stream = output.add_stream(name, rate=rate, layout="mono")
             stream.bit_rate = 1000 * kilobits
-            values = _whole_numbers(resample(wave, RATE, rate))
+            values = (resample(wave, RATE, rate)[0].clamp(-1, 1) * 32767).round().short().numpy()
             frame = sound.AudioFrame.from_ndarray(values, format="s16", layout="mono")
             frame.sample_rate = rate
             resampler = sound.AudioResampler(
@@ -163,10 +163,6 @@ def _bits(wave: Wave, bits: int, rate: int) -> Changed:
     return resample((wave * steps).round().clamp(-steps, steps - 1) / steps, rate, RATE)
 
 
-def _whole_numbers(wave: Wave) -> Int16[np.ndarray, "1 samples"]:
-    return (wave[0].clamp(-1, 1) * 32767).round().short().numpy()
-
-
 def _limits(wave: Wave) -> tuple[float, float]:
     peak = float(wave.abs().max()) / 4
     return -peak, peak
@@ -174,7 +170,3 @@ def _limits(wave: Wave) -> tuple[float, float]:
 
 def _level(wave: Wave) -> float:
     return max(float(wave.square().mean().sqrt()), 1e-9)
-
-
-def _cut(long: Changed, like: Wave) -> Wave:
-    return long[..., : like.shape[-1]]

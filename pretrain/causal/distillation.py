@@ -16,7 +16,7 @@ from data.pairs import PairBatch, Together
 from data.shards import ShardStream
 from engine.optim import EMA, OptimConfig, Player
 from engine.tracking import Samples
-from engine.user_error import UserError
+from engine.user_error import within
 from pretrain.causal.encoder import CausalEncoderConfig, Curve, PerItem, Student, StudentConfig, Wave
 from pretrain.speech.labelled import Labelled, LabelledSpeech
 from pretrain.teacher import Features, Teacher, at_times
@@ -82,10 +82,8 @@ class DistillationConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warp < 0.4:
-            raise UserError(f"warp={self.warp} must lie between 0 and 0.4")
-        if not 0 <= self.noise_share <= 1:
-            raise UserError(f"noise_share={self.noise_share} must lie between 0 and 1")
+        within("[0, 0.4)", self, "warp")
+        within("[0, 1]", self, "noise_share")
 
 
 class Distillation:

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.frontends import stft
-from engine.user_error import UserError, at_least
+from engine.user_error import UserError, at_least, within
 
 FLOOR = 1e-7
 """Added to the power before its logarithm."""
@@ -53,8 +53,7 @@ class AudioEncoderConfig:
             raise UserError(f"n_fft={self.n_fft} must be even and at least 2")
         if not self.blocks or min(self.blocks) < 1:
             raise UserError(f"blocks={self.blocks} must name at least one block for each stage")
-        if not 0 <= self.dropout < 1:
-            raise UserError(f"dropout={self.dropout} must lie in [0, 1)")
+        within("[0, 1)", self, "dropout")
         if not self.transform and self.dim != self.channels:
             raise UserError(
                 f"without a transform dim={self.dim} must be {self.channels}, the channels that width="

@@ -22,7 +22,7 @@ from data.batches import Address
 from engine.config import free
 from engine.contents import Contents, folder_contents
 from engine.loop import LoopConfig
-from engine.user_error import UserError
+from engine.user_error import UserError, within
 from pretrain.clip.audio_encoder import AudioEncoderConfig
 
 TRIES = 6
@@ -66,10 +66,8 @@ class AudioImageConfig:
     """Memory for decoded sounds in each loading process; 0 reads them anew each time."""
 
     def __post_init__(self) -> None:
-        if self.crop_seconds <= 0:
-            raise UserError(f"data.crop_seconds={self.crop_seconds} must be above 0")
-        if not 0 <= self.validation_share < 1:
-            raise UserError(f"data.validation_share={self.validation_share} must lie in [0, 1)")
+        within("(0, inf)", self, "crop_seconds", prefix="data.")
+        within("[0, 1)", self, "validation_share", prefix="data.")
         if self.batch < 2:
             raise UserError(f"data.batch={self.batch} must be at least 2: other clips are the negatives")
 

@@ -19,7 +19,7 @@ from engine.config import free
 from engine.loop import LoopConfig, accelerator, addressing, fit
 from engine.optim import OptimConfig, Player
 from engine.seeding import seed_step
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
 from pretrain.clip.audio_images import AudioImageConfig, clips_of, in_epochs, split_scenes
 from pretrain.clip.distillation import WAV2CLIP_OPTIM, PlateauConfig, PlateauPlayer
@@ -49,8 +49,7 @@ class ThreeHeadsConfig:
     plateau: PlateauConfig = field(default_factory=PlateauConfig)
 
     def __post_init__(self) -> None:
-        if min(self.audio_image, self.audio_text, self.image_text) < 0:
-            raise UserError("the weights of the three losses must not be below 0")
+        at_least(0, self, "audio_image", "audio_text", "image_text", prefix="heads.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from engine.optim import OptimConfig, Player
 from engine.tracking import Samples
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least, within
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig, projection
 from pretrain.clip.audio_images import AudioImageBatch
 from pretrain.clip.losses import LogitScale, clip_loss, cx_loss, retrieval
@@ -35,11 +35,9 @@ class PlateauConfig:
     """Share of the first rate below which it does not fall."""
 
     def __post_init__(self) -> None:
-        if self.patience < 0 or not 0 < self.factor < 1 or not 0 < self.least <= 1:
-            raise UserError(
-                f"a plateau needs patience={self.patience} of at least 0, factor={self.factor} and "
-                f"least={self.least} between 0 and 1"
-            )
+        at_least(0, self, "patience", prefix="plateau.")
+        within("(0, 1)", self, "factor", prefix="plateau.")
+        within("(0, 1]", self, "least", prefix="plateau.")
 
 
 class PlateauPlayer(Player):

@@ -103,6 +103,13 @@ def scene_pairs(path: str | Path, split: str | None, towers: Towers, n: int | No
     return Pairs(names, lambda i, rate: wave_of(scenes[i], rate), pictures, towers.images(pictures).cpu())
 
 
+def training_pairs(args: argparse.Namespace, towers: Towers, world: World | None) -> Pairs | None:
+    """Return what is learned from, of the world or of scenes on disk; nothing where nothing is learned."""
+    if args.how not in ("generator", "diffusion"):
+        return None
+    return scene_pairs(args.data, "train", towers) if world is None else world_pairs(world, towers)
+
+
 def embedded(embedder: Embedder, pairs: Pairs, args: argparse.Namespace) -> Float[Tensor, "n dim"]:
     """Return unit-length embeddings of the sounds."""
     vectors = embeddings_of(embedder, args).of(list(range(len(pairs.names))), pairs.wave)
@@ -152,9 +159,7 @@ def run_pictures(args: argparse.Namespace) -> list[Result]:
     else:
         test = scene_pairs(args.data, args.split or None, towers, count)
         others = test.pictures
-    train = None
-    if args.how in ("generator", "diffusion"):
-        train = scene_pairs(args.data, "train", towers) if world is None else world_pairs(world, towers)
+    train = training_pairs(args, towers, world)
     draw = _drawer(args, towers, world, train)
     drawings: dict[str, Tensor] = {}
     for embedder in embedders:
@@ -181,9 +186,7 @@ def draw_recordings(args: argparse.Namespace, towers: Towers, embedders: list[Em
     """Draw recordings that have no picture, and write their page."""
     sounds = recordings(args.audio)
     world = World(0, "train", draws=3) if args.data == "world" else None
-    train = None
-    if args.how in ("generator", "diffusion"):
-        train = scene_pairs(args.data, "train", towers) if world is None else world_pairs(world, towers)
+    train = training_pairs(args, towers, world)
     if args.captions:
         captions = [line for line in args.captions.read_text(encoding="utf-8").splitlines() if line.strip()]
     else:

@@ -19,7 +19,7 @@ from data.rows import names_shards
 from data.shards import ShardStream, contents_of_shards, streamed_or_read
 from engine.config import free
 from engine.contents import Contents
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least, within
 from pretrain.units import Units
 
 NEIGHBOURS = 4
@@ -46,10 +46,9 @@ class LabelledConfig:
     """Longer recordings are left out."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise UserError(f"data.share={self.share} must be above 0 and at most 1")
-        if self.batch_seconds <= 0 or self.unlabelled_seconds < 0:
-            raise UserError("data.batch_seconds must be above 0 and data.unlabelled_seconds not below 0")
+        within("(0, 1]", self, "share", prefix="data.")
+        within("(0, inf)", self, "batch_seconds", prefix="data.")
+        at_least(0, self, "unlabelled_seconds", prefix="data.")
 
     def contents(self) -> dict[str, Contents | None]:
         """The recordings and what is said in them."""

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least, within
 from pretrain.speech.encoder import Frames, SpeechEncoder
 
 Mask = Bool[Tensor, "rows frames"]
@@ -26,8 +26,8 @@ class MaskConfig:
     """Frames of a span."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < 1 or self.span < 1:
-            raise UserError("mask.share must lie between 0 and 1, and mask.span must be at least 1")
+        within("(0, 1)", self, "share", prefix="mask.")
+        at_least(1, self, "span", prefix="mask.")
 
 
 def span_mask(rows: int, frames: int, config: MaskConfig, device: torch.device | None = None) -> Mask:

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from engine.user_error import UserError, exits_cleanly
+from engine.user_error import UserError, exits_cleanly, within
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -119,3 +120,23 @@ def test_a_mistake_exits_with_2(capsys):
     with pytest.raises(SystemExit) as end:
         main()
     assert (end.value.code, capsys.readouterr().err) == (2, "error: a.wav is missing\n")
+
+
+@pytest.mark.parametrize(
+    ("interval", "value", "refusal"),
+    [
+        ("[0, 1)", 0, None),
+        ("[0, 1)", 1, r"loss_rate=1 must lie in \[0, 1\)"),
+        ("(0, 1]", 1, None),
+        ("(0, 1]", 0, r"loss_rate=0 must lie in \(0, 1\]"),
+        ("(0, inf)", 9, None),
+        ("(0, inf)", float("nan"), "loss_rate=nan must be above 0"),
+    ],
+)
+def test_an_interval_holds_its_ends_or_not(interval, value, refusal):
+    config = SimpleNamespace(loss_rate=value)
+    if refusal is None:
+        within(interval, config, "loss_rate")
+    else:
+        with pytest.raises(UserError, match=refusal):
+            within(interval, config, "loss_rate")

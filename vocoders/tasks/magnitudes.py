@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data.frontends import LogMel, MelConfig, stft
 from engine.optim import EMA, OptimConfig, Player
 from engine.tracking import Samples
-from engine.user_error import UserError, at_least
+from engine.user_error import UserError, at_least, within
 from vocoders.neural_griffin_lim import (
     NeuralGriffinLimConfig,
     negative_log_likelihood,
@@ -53,8 +53,7 @@ class MagnitudesTaskConfig:
 
     def __post_init__(self) -> None:
         at_least(0, self, "convergence", "ema_decay")
-        if not self.floor > 0:
-            raise UserError(f"floor={self.floor} must be above 0")
+        within("(0, inf)", self, "floor")
         if not self.peaks_db[0] <= self.peaks_db[1] <= 0:
             raise UserError(f"peaks_db={self.peaks_db} must rise, to 0 at most")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data.frontends import LogMel, MelConfig
 from engine.optim import OptimConfig, Player
 from engine.tracking import Samples
-from engine.user_error import UserError
+from engine.user_error import at_least, within
 from vocoders import cpu
 from vocoders.scores.copies import evaluate, resynthesise
 from vocoders.vocoder import build_network
@@ -35,10 +35,8 @@ class WaveGlowTaskConfig:
     """The optimiser: Adam. Published batches are 12 crops of 16000 samples (15872 are whole hops)."""
 
     def __post_init__(self) -> None:
-        if self.sigma <= 0:
-            raise UserError(f"sigma={self.sigma} must be above 0")
-        if self.temperature < 0:
-            raise UserError(f"temperature={self.temperature} must not be below 0")
+        within("(0, inf)", self, "sigma")
+        at_least(0, self, "temperature")
 
 
 class WaveGlowTask:

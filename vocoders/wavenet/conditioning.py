@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 
 Frames = Float[Tensor, "batch n frames"]
 Samples = Float[Tensor, "batch n samples"]
@@ -42,10 +42,10 @@ class LocalConfig:
     """Neighbouring channels that the learned kernels span; odd."""
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.pad < 0 or not self.scales or min(self.scales) < 1:
-            raise UserError(
-                f"n={self.n}, scales={self.scales} must be at least 1 and pad={self.pad} at least 0"
-            )
+        at_least(1, self, "n")
+        at_least(0, self, "pad")
+        if not self.scales or min(self.scales) < 1:
+            raise UserError(f"scales={self.scales} must be one factor or more, of at least 1 each")
         if self.bands_kernel % 2 == 0:
             raise UserError(f"bands_kernel={self.bands_kernel} must be odd")
 

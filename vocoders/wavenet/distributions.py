@@ -52,8 +52,8 @@ class MixtureOfLogistics:
     that is 33 steps at either end, probabilities then sum to more than one."""
 
     def __post_init__(self) -> None:
-        if self.n < 1 or self.levels < 2:
-            raise UserError(f"n={self.n} must be at least 1 and levels={self.levels} at least 2")
+        at_least(1, self, "n")
+        at_least(2, self, "levels")
 
     @property
     def n_out(self) -> int:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.frontends import MelConfig, mel_corners, mel_filters
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least, within
 from vocoders.wavenet.distributions import LSB
 
 Wave = Float[Tensor, "batch 1 samples"]
@@ -40,14 +40,9 @@ class PredictionConfig:
     """The filter first subtracts this much of the last sample, so that the treble, too, is fitted closely."""
 
     def __post_init__(self) -> None:
-        if self.order < 1 or self.subframes < 1:
-            raise UserError(f"order={self.order} and subframes={self.subframes} must be at least 1")
-        if not 0 <= self.pre_emphasis < 1:
-            raise UserError(f"pre_emphasis={self.pre_emphasis} must lie in [0, 1)")
-        if self.white_noise <= 0:
-            raise UserError(
-                f"white_noise={self.white_noise} must be above 0: without it filters may be unstable"
-            )
+        at_least(1, self, "order", "subframes")
+        within("[0, 1)", self, "pre_emphasis")
+        within("(0, inf)", self, "white_noise")  # without it filters may be unstable
 
 
 class Predictor(NamedTuple):

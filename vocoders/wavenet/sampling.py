@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least, within
 from vocoders.wavenet.distributions import Gaussian, MuLaw, Output, predicted, silence, split
 from vocoders.wavenet.layers import bias_of
 from vocoders.wavenet.network import WaveNet
@@ -47,12 +47,8 @@ class Sampler:
     """Factor on the temperature, and so on components' scales, of voiced samples; for ``mode``."""
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.voiced_sharpness < 0:
-            raise UserError(
-                f"temperature={self.temperature}, voiced_sharpness={self.voiced_sharpness} cannot be below 0"
-            )
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p={self.top_p} must be above 0 and at most 1")
+        at_least(0, self, "temperature", "voiced_sharpness")
+        within("(0, 1]", self, "top_p")
 
     @property
     def needs_voicing(self) -> bool:

@@ -30,7 +30,7 @@ from data.synthetic.sentences import sentences
 from data.voices import VOICES, Voice, speak
 from engine.config import free
 from engine.contents import Contents
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least, within
 
 PAUSE = ""
 SYMBOLS: tuple[str, ...] = tuple(
@@ -57,8 +57,7 @@ class FeatureConfig:
     """Samples between frames; 5 ms, as published."""
 
     def __post_init__(self) -> None:
-        if self.sample_rate < 1 or self.hop < 1:
-            raise UserError(f"sample_rate={self.sample_rate} and hop={self.hop} must be at least 1")
+        at_least(1, self, "sample_rate", "hop")
 
     @property
     def channels(self) -> int:
@@ -154,10 +153,8 @@ class SpokenConfig:
             raise UserError(
                 f"crop_samples={self.crop_samples} must be a whole number of frames of {self.features.hop}"
             )
-        if not 1 <= self.n_voices <= len(VOICES):
-            raise UserError(f"n_voices={self.n_voices} must lie between 1 and {len(VOICES)}")
-        if self.n_sentences < 1 or self.batch < 1:
-            raise UserError(f"n_sentences={self.n_sentences} and batch={self.batch} must be at least 1")
+        within(f"[1, {len(VOICES)}]", self, "n_voices")
+        at_least(1, self, "n_sentences", "batch")
 
     def contents(self) -> dict[str, Contents | None]:
         """The corpus, if there is one: who says what."""
@@ -217,10 +214,10 @@ def utterance(
     phonemes: list[Phoneme],
     speaker: int,
     config: FeatureConfig,
-    at_least: int = 0,
+    least_samples: int = 0,
 ) -> Spoken:
-    """One recording in whole frames, followed by silence where it is shorter than ``at_least`` samples."""
-    n_samples = max(-(-wave.shape[-1] // config.hop) * config.hop, at_least)
+    """One recording in whole frames, followed by silence where it is shorter than ``least_samples``."""
+    n_samples = max(-(-wave.shape[-1] // config.hop) * config.hop, least_samples)
     wave = torch.nn.functional.pad(wave, (0, n_samples - wave.shape[-1]))
     local = speech_features(wave, phonemes, config)
     classes = phoneme_classes(phonemes, local.shape[-1], config.sample_rate / config.hop)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from engine.user_error import UserError, at_least
+from engine.user_error import at_least, within
 
 Mel = Float[Tensor, "batch n_mels frames"]
 
@@ -31,8 +31,7 @@ class AugmentConfig:
     """Neighbouring bands that are replaced by the clip's mean level."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.tempo < 1:
-            raise UserError(f"augment.tempo={self.tempo} must lie in [0, 1)")
+        within("[0, 1)", self, "tempo", prefix="augment.")
         at_least(0, self, "gain_db", "mask_frames", "mask_bands", prefix="augment.")
 
 

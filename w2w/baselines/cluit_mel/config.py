@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.frontends import NAMED, MelConfig
-from engine.user_error import UserError, at_least
+from engine.user_error import UserError, at_least, within
 from w2w.baselines.cluit_mel.augment import AugmentConfig
 
 Norm = Literal["instance", "frame", "frozen"]
@@ -64,8 +64,7 @@ class CluitMelConfig:
                 f"n_channels={self.n_channels} must lie between 1 and max_channels={self.max_channels}"
             )
         at_least(1, self, "n_bottleneck")
-        if self.mel_std <= 0:
-            raise UserError(f"mel_std={self.mel_std} must be above 0: mels are divided by it")
+        within("(0, inf)", self, "mel_std")
 
     @property
     def n_down(self) -> int:
@@ -153,13 +152,9 @@ class CluitMelTaskConfig:
 
     def __post_init__(self) -> None:
         at_least(1, self, "n_negatives", "r1_every", prefix="task.")
-        if self.bank_slots < 0:
-            raise UserError(f"task.bank_slots={self.bank_slots} must be 0 (as the data has) or more")
-        for name in ("bank_momentum", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"task.{name}={getattr(self, name)} must lie in [0, 1)")
-        if self.temperature <= 0:
-            raise UserError(f"task.temperature={self.temperature} must be above 0")
+        at_least(0, self, "bank_slots", prefix="task.")
+        within("[0, 1)", self, "bank_momentum", "ema", prefix="task.")
+        within("(0, inf)", self, "temperature", prefix="task.")
 
     @property
     def uses_labels(self) -> bool:

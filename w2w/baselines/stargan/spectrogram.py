@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.frontends import LogMel, MelConfig, hz_to_mel, mel_to_hz, stft
-from engine.user_error import UserError
+from engine.user_error import UserError, within
 from pretrain.teacher import at_times
 from vocoders.griffin_lim import GriffinLimConfig, PhaseRetrieval
 
@@ -51,17 +51,14 @@ class SpectrogramConfig:
     """The power that becomes 1, as larger ones do; 0: one that no wave at full scale exceeds."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.hop <= self.n_fft:
-            raise UserError(f"hop={self.hop} must lie in 1 … n_fft={self.n_fft}")
-        if not 0 < self.n_bins <= self.n_fft // 2:
-            raise UserError(f"n_bins={self.n_bins} must lie in 1 … {self.n_fft // 2}, half of n_fft")
+        within(f"[1, {self.n_fft}]", self, "hop")
+        within(f"[1, {self.n_fft // 2}]", self, "n_bins")
         if self.n_bins % 4 or self.n_frames % 4 or self.n_frames < 1:
             raise UserError(
                 f"n_bins={self.n_bins} and n_frames={self.n_frames} must be multiples of 4: "
                 "the generator halves both twice"
             )
-        if self.floor <= 0:
-            raise UserError(f"floor={self.floor} must be above 0: its logarithm is taken")
+        within("(0, inf)", self, "floor")
         if self.maximum and self.maximum <= self.floor:
             raise UserError(f"maximum={self.maximum} must be above floor={self.floor}, or 0")
 
