@@ -271,7 +271,8 @@ def streamed_or_read(
 
 def first_of(source: T | ShardStream[T]) -> T:
     """What draws batches of the whole, or of the first shard: to look at, not to train on."""
-    return source.load(0).crops if isinstance(source, ShardStream) else source
+    crops: Any = source.load(0).crops if isinstance(source, ShardStream) else source
+    return crops
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory:

@@ -72,7 +72,7 @@ def differences(rows: Sequence[Row], base: str) -> Summary:
     systems = dict.fromkeys(str(row["system"]) for row in rows)
     by_system = {name: [row for row in rows if row["system"] == name] for name in systems}
     ours = by_system.pop(base, [])
-    found: Summary = {}
+    differences: Summary = {}
     for name, theirs in by_system.items():
         if len(theirs) != len(ours):
             continue
@@ -81,8 +81,8 @@ def differences(rows: Sequence[Row], base: str) -> Summary:
                 gaps = np.array([float(a[column]) - float(b[column]) for a, b in zip(ours, theirs)])
                 gaps = gaps[~np.isnan(gaps)]
                 if len(gaps):
-                    found.setdefault(name, {})[column] = interval(gaps)
-    return found
+                    differences.setdefault(name, {})[column] = interval(gaps)
+    return differences
 
 
 def cells(scores: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> list[str]:

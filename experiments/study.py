@@ -84,8 +84,8 @@ class Study:
         """What a finished run has cost; None where it is not finished. Refuses one of other options."""
         if (plan := read_json(self.folder(name) / "plan.json")) is not None:
             self._check(name, plan["options"])
-        found = read_json(self.folder(name) / "cost.json")
-        return Cost(**found) if found else None
+        cost = read_json(self.folder(name) / "cost.json")
+        return Cost(**cost) if cost else None
 
     def train(self, name: str, make: Callable[[Path, int], Training]) -> Cost:
         """Train a run, or what is left of it, unless it is finished; ``make`` takes its folder and steps."""

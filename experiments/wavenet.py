@@ -27,7 +27,7 @@ from data.batches import Batches
 from data.frontends import LogMel
 from data.rows import split_rows
 from engine.arguments import Arguments
-from engine.user_error import UserError, exits_cleanly
+from engine.user_error import UserError, at_least, exits_cleanly
 from experiments.study import Study, Training
 from experiments.trainers import run_loop
 from vocoders import load_vocoder
@@ -110,7 +110,7 @@ def in_silence(network: MelWaveNet, log_mel: LogMel, waves: Sequence[Wave]) -> d
     """
     rate, output = log_mel.config.sample_rate, network.config.wavenet.output
     assert not isinstance(output, MuLaw)
-    found: dict[str, list[float]] = {}
+    values_of: dict[str, list[float]] = {}
     for number, speech in enumerate(waves):
         pause, settled = round(PAUSE_S * rate), round(SETTLED_S * rate)
         wave = torch.cat([speech, speech.new_zeros(1, 1, pause)], dim=-1)
@@ -130,8 +130,8 @@ def in_silence(network: MelWaveNet, log_mel: LogMel, waves: Sequence[Wave]) -> d
             "speech": float(network.loss(speech, log_mel(speech), 3 * network.hop)),
         }
         for name, value in values.items():
-            found.setdefault(name, []).append(value)
-    return {name: sum(values) / len(values) for name, values in found.items()}
+            values_of.setdefault(name, []).append(value)
+    return {name: sum(values) / len(values) for name, values in values_of.items()}
 
 
 @torch.inference_mode()
@@ -187,8 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     option("--split", default="validation", help="that they come from")
     option("--vocoder", help="exported WaveNet whose ways of sampling are compared; nothing is trained then")
     args = arguments.parse_args(argv)
-    if min(args.steps, args.recordings) < 1:
-        raise UserError("--steps and --recordings must be at least 1")
+    at_least(1, args, "steps", "recordings", prefix="--")
     study = Study(out=args.out, options={"data": args.data}, steps=args.steps)
     networks: dict[str, Any] = {}
     for name, noise in ({} if args.vocoder else RUNS).items():

@@ -131,7 +131,7 @@ def error_rates(
 ) -> dict[int, Errors]:
     """Return the errors in each labelled row."""
     recognised = transcripts(recogniser, speech, decode)
-    return {i: errors_between(recogniser.units, speech.tokens[i], found) for i, found in recognised.items()}
+    return {i: errors_between(recogniser.units, speech.tokens[i], tokens) for i, tokens in recognised.items()}
 
 
 def errors_between(units: Units, label: Sequence[int], recognised: Sequence[int]) -> Errors:

@@ -158,8 +158,8 @@ class PhaseRetrieval(nn.Module):
         n_fft, hop = self.n_fft, self.hop
         before = {"same": (n_fft - hop) // 2, "center": n_fft // 2, "causal": n_fft - hop, "none": 0}
         start = before[self.padding] + self.front * hop
-        own = padded[:, start : start + frames * hop]
-        return F.pad(own, (0, frames * hop - own.shape[-1]))[:, None]
+        covered = padded[:, start : start + frames * hop]
+        return F.pad(covered, (0, frames * hop - covered.shape[-1]))[:, None]
 
 
 def _added(frames: Float[Tensor, "batch frames width"], hop: int) -> Float[Tensor, "batch samples"]:

@@ -33,10 +33,10 @@ def is_mel(path: Path) -> bool:
 
 def files_in(folder: Path) -> list[Path]:
     """Every recording and mel in a folder, at any depth."""
-    found = files_under(folder, (*EXTENSIONS, *READ_ONLY, *mel_files.EXTENSIONS))
-    if not found:
+    sources = files_under(folder, (*EXTENSIONS, *READ_ONLY, *mel_files.EXTENSIONS))
+    if not sources:
         raise UserError(f"{folder} holds neither recordings nor mels (.npy, .npz)")
-    return found
+    return sources
 
 
 def examine(pairs: Iterable[tuple[Path, Path]], mel: MelConfig, left_out: list[str]) -> list[Job]:

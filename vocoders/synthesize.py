@@ -31,7 +31,7 @@ from data.audio import Writer, blocks
 from data.audio.destinations import plan, protect
 from engine.arguments import Arguments
 from engine.outcome import end, leaving_out, note_replaced
-from engine.user_error import UserError, exits_cleanly, printable
+from engine.user_error import UserError, at_least, exits_cleanly, printable
 from vocoders.griffin_lim import FromMagnitudes
 from vocoders.inputs import Job, examine, files_in, is_mel
 from vocoders.loading import load_vocoder
@@ -120,10 +120,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--skip-existing", action="store_true", help="pass over sources whose result is there")
     option("--device", default="cpu", help="cpu (default), cuda, ...")
     args = arguments.parse_args(argv)
-    if args.seed < 0:
-        raise UserError(f"--seed {args.seed} must be 0 or more")
-    if args.batch < 1:
-        raise UserError(f"--batch {args.batch} must be at least 1")
+    at_least(0, args, "seed", prefix="--")
+    at_least(1, args, "batch", prefix="--")
     if args.temperature is not None and not args.temperature >= 0:
         raise UserError(f"--temperature {args.temperature} must be 0 or more")
     if not 0 <= args.denoise <= 10:

@@ -34,7 +34,7 @@ import torch
 from data.batches import Address
 from engine.arguments import Arguments
 from engine.table import markdown
-from engine.user_error import UserError, exits_cleanly
+from engine.user_error import UserError, at_least, exits_cleanly
 from eval.similarity import Resemblyzer
 from experiments.stargan.measures import Judges, columns_after_merge, gender_classifier, measures
 from experiments.study import Study, Training
@@ -220,8 +220,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if unknown := [name for name in args.variants if name not in variants("half")]:
         raise UserError(f"--variants has no {unknown[0]!r}; choose from {', '.join(variants('half'))}")
-    if min(args.steps, args.seeds) < 1 or args.clips < 2:
-        raise UserError("--steps and --seeds must be at least 1, --clips at least 2")
+    at_least(1, args, "steps", "seeds", prefix="--")
+    at_least(2, args, "clips", prefix="--")
     torch.set_num_threads(1)
     options = {"data": str(args.data), "size": args.size, "clips": args.clips}
     study = Study(

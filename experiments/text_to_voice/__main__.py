@@ -91,11 +91,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def one_each(rows: Sequence[Row]) -> list[Row]:
     """The first recording of each speaker, but longer than two seconds where lengths are known."""
-    found: dict[str, Row] = {}
+    clips: dict[str, Row] = {}
     for row in rows:
         if row.duration is None or row.duration > 2.0:
-            found.setdefault(row.speaker or str(row.path), row)
-    return list(found.values())
+            clips.setdefault(row.speaker or str(row.path), row)
+    return list(clips.values())
 
 
 class GenderProbe:
@@ -137,7 +137,7 @@ class Speech:
         self.sources = [excerpt(row.path, 0, round(SOURCE_S * rate), rate) for row in sources]
 
     def __call__(self, voice: Float[Tensor, "1 dim"], *, gender: bool = False) -> Spoken:
-        found = []
+        outputs = []
         for source in self.sources:
             wave = self.converter.convert(source, voice)[
                 ..., round(UNSETTLED_S * self.converter.sample_rate) :
@@ -152,10 +152,10 @@ class Speech:
                 continue
             semitones = 12 * (log_f0 - math.log(100.0)) / math.log(2.0)
             female = float(self.probe.female(wave)) if gender else math.nan
-            found.append(Spoken(semitones, measures.brightness, measures.roughness, female))
-        if not found:
+            outputs.append(Spoken(semitones, measures.brightness, measures.roughness, female))
+        if not outputs:
             raise UserError("none of the test recordings was converted into voiced speech")
-        return Spoken(*(float(value) for value in np.array(found).mean(0)))
+        return Spoken(*(float(value) for value in np.array(outputs).mean(0)))
 
 
 def followed(speech: Speech) -> list[Line]:

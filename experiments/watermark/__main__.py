@@ -98,7 +98,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 def conversions(converter: Converter, rows: Sequence[Row], count: int) -> list[Conversion]:
     """Conversions of the longest recordings, each to the voice of the recording drawn before it."""
-    marker, found = Marker(RATE), []
+    marker, conversions = Marker(RATE), []
     long = [row for row in rows if (row.duration or LONGEST_S) >= LONGEST_S / 2]
     if len(long) < 2:
         raise UserError(f"--data must hold at least two recordings of {LONGEST_S / 2:.0f} s or more")
@@ -108,8 +108,10 @@ def conversions(converter: Converter, rows: Sequence[Row], count: int) -> list[C
     ):
         source, target = (load(r.path, RATE) for r in (row, other))
         plain = converter.convert(source, converter.embed(target))
-        found.append(Conversion(plain=plain, marked=marker.mark(plain), target=target, text=row.text or ""))
-    return found
+        conversions.append(
+            Conversion(plain=plain, marked=marker.mark(plain), target=target, text=row.text or "")
+        )
+    return conversions
 
 
 def survival(converter: Converter, pairs: Sequence[Conversion], lengths: Sequence[float]) -> None:
@@ -148,13 +150,13 @@ def false_alarms(converter: Converter, rows: Sequence[Row], sounds: str | None) 
     }
     table, profiles = [], [np.zeros((0, SPAN))]
     for kind, waves in kinds.items():
-        found = []
+        alarms = []
         for wave in tqdm(waves, desc=kind, leave=False, disable=None):
             seconds = likeness(wave)
             profiles.append(seconds.sum(0, keepdims=True))
-            found.append(judge(seconds, DEFAULT_KEY, wave.shape[-1] / RATE).false_alarm)
-        if found:
-            values = np.array(found)
+            alarms.append(judge(seconds, DEFAULT_KEY, wave.shape[-1] / RATE).false_alarm)
+        if alarms:
+            values = np.array(alarms)
             below = [str(int((values <= limit).sum())) for limit in (0.1, 0.01, 1e-3, FALSE_ALARM)]
             table.append([kind, str(len(values)), *below, f"{values.min():.1e}"])
     heads = ["unmarked", "files", "p ≤ .1", "≤ .01", "≤ .001", f"≤ {FALSE_ALARM:g} (alarms)", "least p"]

@@ -41,7 +41,7 @@ def changes(world: World) -> Mapping[str, Change]:
     """All changes by name, in the order of the table."""
     random = torch.Generator().manual_seed(0)
     vocoder = load_vocoder("released")
-    found: dict[str, Change] = {
+    changes: dict[str, Change] = {
         "nothing": lambda wave: wave,
         "16 → 8 → 16 kHz": lambda wave: resample(resample(wave, RATE, 8_000), 8_000, RATE),
         "16 → 44.1 kHz, 16 bit → 16 kHz": lambda wave: _bits(resample(wave, RATE, 44_100), 16, 44_100),
@@ -53,20 +53,20 @@ def changes(world: World) -> Mapping[str, Change]:
         "a room, RT60 .1–.6 s": lambda wave: reverberation(wave, random, sample_rate=RATE),
     }
     for level in (30.0, 20.0, 10.0):
-        found[f"white noise at {level:g} dB"] = partial(_noisy, level=level, random=random)
-    found["other speech at 0 dB"] = lambda wave: (
+        changes[f"white noise at {level:g} dB"] = partial(_noisy, level=level, random=random)
+    changes["other speech at 0 dB"] = lambda wave: (
         wave + _level(wave) / _level(world.others) * world.others[..., : wave.shape[-1]]
     )
     if has_codecs():
         for kilobits in (128, 64, 32):
-            found[f"MP3, {kilobits} kb/s"] = partial(coded, codec="mp3", kilobits=kilobits)
+            changes[f"MP3, {kilobits} kb/s"] = partial(coded, codec="mp3", kilobits=kilobits)
         for kilobits in (32, 16, 8):
-            found[f"Opus, {kilobits} kb/s"] = partial(coded, codec="opus", kilobits=kilobits)
-        found["AAC, 32 kb/s"] = partial(coded, codec="aac", kilobits=32)
-    found["Vorbis, quality 5 of 10"] = _vorbis
+            changes[f"Opus, {kilobits} kb/s"] = partial(coded, codec="opus", kilobits=kilobits)
+        changes["AAC, 32 kb/s"] = partial(coded, codec="aac", kilobits=32)
+    changes["Vorbis, quality 5 of 10"] = _vorbis
     for speed in (0.95, 1.05, 1.25):
-        found[f"played at {speed} of its speed"] = partial(_played, speed=speed)
-    found |= {
+        changes[f"played at {speed} of its speed"] = partial(_played, speed=speed)
+    changes |= {
         "5 % slower, pitch kept (WSOLA)": lambda wave: stretch(wave[0], torch.tensor([1.05]), RATE)[None],
         "pitch and formants moved 2 semitones": lambda wave: shift_pitch_and_formants(
             wave, torch.tensor([2.0]), torch.tensor([2.0]), RATE
@@ -81,7 +81,7 @@ def changes(world: World) -> Mapping[str, Change]:
         "converted again, without a mark": lambda wave: world.converter.convert(wave, world.voice),
         "mark removed by one who knows the key": unmarked,
     }
-    return found
+    return changes
 
 
 def has_codecs() -> bool:

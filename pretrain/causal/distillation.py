@@ -126,8 +126,8 @@ class Distillation:
         places = self.student.places(self.teacher, truth.shape[-1])
         guess = self.student.guess(content.code, places)
         audible = audibility(at_times(content.energy, places))
-        apart, distance = 1.0 - cosine(guess, truth), (guess - truth).abs().mean(1, keepdim=True)
-        terms = {"cosine": weighted(apart, audible), "l1": weighted(distance, audible)}
+        cosine_distance, difference = 1.0 - cosine(guess, truth), (guess - truth).abs().mean(1, keepdim=True)
+        terms = {"cosine": weighted(cosine_distance, audible), "l1": weighted(difference, audible)}
         loss = weight.cosine * terms["cosine"] + weight.l1 * terms["l1"]
         if batch.transcribed is not None:
             terms["phones"] = self.phone_loss(batch.transcribed)
@@ -136,8 +136,8 @@ class Distillation:
         self.ema.update(step)
         if pairs is not None:  # how far each kind has come
             n_pairs = len(pairs.target)
-            terms["cosine_human"] = weighted(apart[:-n_pairs], audible[:-n_pairs])
-            terms["cosine_pairs"] = weighted(apart[-n_pairs:], audible[-n_pairs:])
+            terms["cosine_human"] = weighted(cosine_distance[:-n_pairs], audible[:-n_pairs])
+            terms["cosine_pairs"] = weighted(cosine_distance[-n_pairs:], audible[-n_pairs:])
         return {f"loss/student/{name}": value.detach() for name, value in terms.items()}
 
     def warps(self, wave: Wave) -> PerItem | None:

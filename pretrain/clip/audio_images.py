@@ -73,8 +73,8 @@ class AudioImageConfig:
 
     def contents(self) -> dict[str, Contents | None]:
         """The files of the folder, or the manifest."""
-        found = folder_contents(self.path, "a collection")
-        return {"path": found and replace(found, fixed=())}
+        contents = folder_contents(self.path, "a collection")
+        return {"path": contents and replace(contents, fixed=())}
 
 
 class AudioImageClips(Dataset[AudioImageBatch]):

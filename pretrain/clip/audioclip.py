@@ -147,10 +147,10 @@ class ThreeHeads:
         sums: dict[str, float] = {}
         for sounds, picture, tokens in self.validation:
             sounds = sounds._replace(wave=sounds.wave.to(device))
-            found = self.embed(Triple(sounds, picture.to(device), tokens.to(device)))
-            for name, value in self.losses(found, gathered=False).items():
+            embeddings = self.embed(Triple(sounds, picture.to(device), tokens.to(device)))
+            for name, value in self.losses(embeddings, gathered=False).items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(picture)
-            for name, rows in found.items():
+            for name, rows in embeddings.items():
                 heads[name].append(rows)
         whole = {name: torch.cat(rows) for name, rows in heads.items()}
         losses = {name: total / len(whole["audio"]) for name, total in sums.items()}
@@ -160,8 +160,8 @@ class ThreeHeads:
                 player.observe(loss)
         scores = {f"loss/{name}": value for name, value in losses.items()} | {"loss": loss}
         for one, other in (*PAIRS, *((other, one) for one, other in PAIRS)):
-            found = retrieval(whole[one], whole[other])
-            scores |= {f"{one}_to_{other}/{name}": value for name, value in found.items()}
+            recalls = retrieval(whole[one], whole[other])
+            scores |= {f"{one}_to_{other}/{name}": value for name, value in recalls.items()}
         return scores
 
     def _train(self, training: bool) -> None:

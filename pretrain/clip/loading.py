@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from engine.torch_files import read_torch_file
 from jaxtyping import Shaped
 from torch import Tensor
 
 from engine.checkpoint import fill, load_network, load_weights, newest_checkpoint
 from engine.config import from_json
+from engine.torch_files import read_torch_file
 from engine.user_error import UserError
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
 

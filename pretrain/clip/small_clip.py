@@ -154,8 +154,8 @@ class SmallCLIPTraining:
         self.players["clip"].step(loss)
         with torch.no_grad():
             model.logit_scale.clamp_(max=float(np.log(100)))
-            found = (logits.argmax(1) == label).float().mean()
-        return {"loss/clip/pairs": loss, "batch/found": found, "clip/scale": model.logit_scale.exp()}
+            accuracy = (logits.argmax(1) == label).float().mean()
+        return {"loss/clip/pairs": loss, "batch/found": accuracy, "clip/scale": model.logit_scale.exp()}
 
 
 def train_small_clip(

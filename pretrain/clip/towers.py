@@ -110,8 +110,8 @@ class Towers(nn.Module):
         ratio = min(ratios) if self.resize_mode == "longest" else max(ratios)
         # Rounded down as torchvision does for the longer side, but never under what the crop needs.
         inner = [
-            max(own, int(side * ratio)) if ratio == max(ratios) else max(1, round(side * ratio))
-            for side, own in ((height, self.height), (width, self.width))
+            max(goal, int(side * ratio)) if ratio == max(ratios) else max(1, round(side * ratio))
+            for side, goal in ((height, self.height), (width, self.width))
         ]
         resized = pixels.resize(pictures, inner, interpolation=how, antialias=True)
         if self.resize_mode == "longest":
@@ -145,8 +145,8 @@ def open_towers(config: TowersConfig = TowersConfig()) -> Towers:
 
 
 def _title(config: TowersConfig) -> str:
-    own = Path(config.name).is_dir() or config.name.startswith(HUB)
-    return config.name if own else f"{config.name} {config.pretrained}"
+    is_folder = Path(config.name).is_dir() or config.name.startswith(HUB)
+    return config.name if is_folder else f"{config.name} {config.pretrained}"
 
 
 def _is_here(config: TowersConfig) -> bool:

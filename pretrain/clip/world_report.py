@@ -159,10 +159,7 @@ def table(report: Mapping[str, Any]) -> str:
 @torch.no_grad()
 def draw_answers(study: Study, gallery: Gallery, path: Path, *, n_answers: int = 5) -> None:
     """Draw, for some sounds, the spectrogram, the true picture, the nearest pictures and caption."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
 
     world, encoder = study.held_out, next(iter(study.encoders.values()))
     queries = np.linspace(0, world.n_combinations - 1, N_SHOWN).astype(int)
@@ -170,7 +167,8 @@ def draw_answers(study: Study, gallery: Gallery, path: Path, *, n_answers: int =
     pictures, captions = best(audio, gallery.images, n_answers), best(audio, gallery.texts, 1)[:, 0]
     spectrograms = encoder.spectrogram(world.waves(queries).to(encoder.window.device)).cpu()
     all_captions = world.captions(np.arange(world.n_combinations))
-    figure, axes = plt.subplots(N_SHOWN, n_answers + 2, figsize=(1.3 * (n_answers + 2), 1.6 * N_SHOWN))
+    figure = Figure(figsize=(1.3 * (n_answers + 2), 1.6 * N_SHOWN))
+    axes = figure.subplots(N_SHOWN, n_answers + 2)
     for row, index in enumerate(queries):
         axes[row, 0].imshow(spectrograms[row].numpy(), origin="lower", aspect="auto")
         axes[row, 0].set_title("sound", fontsize=7)
@@ -188,4 +186,3 @@ def draw_answers(study: Study, gallery: Gallery, path: Path, *, n_answers: int =
         axis.set_yticks([])
     figure.tight_layout(pad=0.4, h_pad=1.4)
     figure.savefig(path, dpi=100)
-    plt.close(figure)

@@ -129,8 +129,8 @@ def run(config: WorldConfig) -> dict[str, Any]:
     if config.control == "shuffled":
         with clock.phase("shuffled pairs"):
             wrong = WorldPairs(world, images, config.batch, derangement(world.n_combinations))
-            apart = replace(config, loop=replace(config.loop, out=out / "shuffled"))
-            encoders["shuffled"] = distil(apart, towers, wrong)
+            control = replace(config, loop=replace(config.loop, out=out / "shuffled"))
+            encoders["shuffled"] = distil(control, towers, wrong)
     if not here.is_main_process:
         return {}
     exported = export(out / "export", encoder.config, encoder)

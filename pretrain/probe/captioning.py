@@ -27,7 +27,7 @@ from data.manifest import Row, rows_from
 from data.synthetic.world import ATTRIBUTES, GROUNDS, PLURALS, SAMPLE_RATE, SIZE_WORDS, World
 from engine.arguments import Arguments
 from engine.processes import to_device
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 from pretrain.probe.captioning_decoder import DecoderConfig, Features, fit_decoder
 from pretrain.probe.captioning_scores import Vocabulary, caption_scores, commonest_caption, words_of
 from pretrain.probe.harness import Embeddings, Probe, embeddings_of, seed_argument, with_random
@@ -82,20 +82,20 @@ def captioned_from(data: str, *, draws: int = 2, left_out: list[str] | None = No
 
 
 def _from_manifest(path: Path) -> list[Captioned]:
-    found: dict[Path, Captioned] = {}
+    by_path: dict[Path, Captioned] = {}
     for row in rows_from(path):
         captions = tuple(_captions(row))
         if not captions:
             continue
-        before = found.get(row.path)
+        before = by_path.get(row.path)
         split = SPLITS.get(row.split or "", row.split or "none")
         if before is not None and before.split != split:
             raise UserError(f"{path}: {row.path.name} stands in the splits {before.split} and {split}")
         every = tuple(dict.fromkeys((*(before.captions if before else ()), *captions)))
-        found[row.path] = Captioned(str(row.path), row.path, every, split)
-    if not found:
+        by_path[row.path] = Captioned(str(row.path), row.path, every, split)
+    if not by_path:
         raise UserError(f"{path} has no captions: it needs a column 'caption' (or caption_1, caption_2, ...)")
-    return list(found.values())
+    return list(by_path.values())
 
 
 def _captions(row: Row) -> Iterable[str]:
@@ -136,8 +136,8 @@ def attributes_named(caption: str) -> list[Any]:
     named = []
     for attribute in ATTRIBUTES:
         synonyms = [_synonyms(attribute.name, value) for value in attribute.values]
-        found = [number for number, some in enumerate(synonyms) if words & some]
-        named.append(found[0] if len(found) == 1 else None)
+        matches = [number for number, some in enumerate(synonyms) if words & some]
+        named.append(matches[0] if len(matches) == 1 else None)
     return named
 
 
@@ -161,8 +161,7 @@ N_EXAMPLES = 5
 
 def run_captioning(args: argparse.Namespace) -> list[Result]:
     """Train and score a decoder per encoder and seed, beside the controls."""
-    if args.draws < 1:
-        raise UserError(f"--draws {args.draws} must be at least 1")
+    at_least(1, args, "draws", prefix="--")
     config = DecoderConfig(epochs=args.epochs, beam=args.beam)
     embedders = with_random(args, "logmel")
     clips = captioned_from(args.data, draws=args.draws, left_out=args.left_out)

@@ -142,9 +142,9 @@ class CaptionDecoder(nn.Module):
             ended = ended.gather(1, origin) | (word == END)
             if ended.all():
                 break
-        found = rearrange(tokens, "(clip beam) word -> clip beam word", beam=beam)
-        best = (likelihood / (found != PAD).sum(-1)).argmax(-1)
-        return [vocabulary.caption(rows[index].tolist()) for rows, index in zip(found, best)]
+        sequences = rearrange(tokens, "(clip beam) word -> clip beam word", beam=beam)
+        best = (likelihood / (sequences != PAD).sum(-1)).argmax(-1)
+        return [vocabulary.caption(rows[index].tolist()) for rows, index in zip(sequences, best)]
 
 
 def positions(length: int, width: int, device: torch.device) -> Float[Tensor, "length width"]:
@@ -193,8 +193,8 @@ def fit_decoder(
             decoder.train()
             for index in torch.randperm(n_clips).split(config.batch):
                 draw = torch.rand(len(index)).tolist()
-                own = [captions[i] for i in index.tolist()]
-                chosen = [some[int(u * len(some))] for some, u in zip(own, draw)]
+                references = [captions[i] for i in index.tolist()]
+                chosen = [some[int(u * len(some))] for some, u in zip(references, draw)]
                 tokens = vocabulary.tokens(chosen, longest=config.longest).to(device)
                 loss = caption_loss(decoder, features.rows(index.to(device)), tokens, config.smoothing)
                 optimizer.zero_grad(set_to_none=True)

@@ -82,9 +82,9 @@ def caption_scores(
     if len(references) < 2:
         raise UserError("CIDEr-D needs at least 2 test clips: give more with captions")
     true = [[plain(one) for one in some] for some in references]
-    said = [[plain(one) for one in some] for some in candidates]
+    plain_texts = [[plain(one) for one in some] for some in candidates]
     # The counts are made once and summed for each resample; the package's own function would count anew.
-    counts = [_bleu_update(some, true, 4, str.split, [], []) for some in said]
+    counts = [_bleu_update(some, true, 4, str.split, [], []) for some in plain_texts]
     n_clips = len(true)
 
     def bleus(index: np.ndarray) -> np.ndarray:
@@ -99,8 +99,8 @@ def caption_scores(
     interval(lambda index: bounds.append(bleus(index)) or 0.0, groups, n_resamples=BLEU_RESAMPLES)
     low, high = np.percentile(bounds[:BLEU_RESAMPLES], [2.5, 97.5], axis=0)
     scores = {f"BLEU-{n + 1}": (float(values[n]), float(low[n]), float(high[n])) for n in range(4)}
-    rouge = np.mean([rouge_l(some, true)[1]["rouge_l"].numpy() for some in said], axis=0)  # pyright: ignore
-    cider = np.mean([cider_d(some, true)[1]["cider_d"].numpy() for some in said], axis=0)  # pyright: ignore
+    rouge = np.mean([rouge_l(some, true)[1]["rouge_l"].numpy() for some in plain_texts], axis=0)  # pyright: ignore
+    cider = np.mean([cider_d(some, true)[1]["cider_d"].numpy() for some in plain_texts], axis=0)  # pyright: ignore
     return scores | {"ROUGE-L": mean_interval(rouge, groups), "CIDEr-D": mean_interval(cider, groups)}
 
 
@@ -110,7 +110,7 @@ def commonest_caption(captions: Sequence[Sequence[str]]) -> str:
     times, words = Counter(every), Counter(word for caption in every for word in set(caption.split()))
 
     def typical(caption: str) -> float:
-        found = caption.split()
-        return sum(words[word] for word in found) / max(1, len(found))
+        caption_words = caption.split()
+        return sum(words[word] for word in caption_words) / max(1, len(caption_words))
 
     return max(times, key=lambda caption: (times[caption], typical(caption), caption))

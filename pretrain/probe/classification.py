@@ -120,9 +120,9 @@ def some_of(clips: Sequence[Clip], percent: float, seed: int) -> list[Clip]:
     """Return a share of each class' clips, at least one; larger shares of a seed hold the smaller ones."""
     rng, chosen = np.random.default_rng(seed), []
     for name in label_names(clips):
-        own = [i for i, clip in enumerate(clips) if clip.labels[0] == name]
-        if own:
-            chosen += rng.permutation(own)[: max(1, round(len(own) * percent / 100))].tolist()
+        members = [i for i, clip in enumerate(clips) if clip.labels[0] == name]
+        if members:
+            chosen += rng.permutation(members)[: max(1, round(len(members) * percent / 100))].tolist()
     return [clips[i] for i in sorted(chosen)]
 
 

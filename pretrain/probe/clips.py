@@ -116,14 +116,14 @@ def rotations(
         )
     if unknown := [fold for fold in only if fold not in folds]:
         raise UserError(f"{path} has no fold {unknown[0]} (it has {', '.join(map(str, folds))})")
-    found = []
+    rotations = []
     for place, fold in enumerate(folds):
         if not only or fold in only:
             parts = ([], [], [])
             for clip in clips:
                 parts[2 if clip.fold == fold else 1 if clip.fold == folds[place - 1] else 0].append(clip)
-            found.append(Rotation(fold, *parts))
-    return found
+            rotations.append(Rotation(fold, *parts))
+    return rotations
 
 
 def _clip(manifest: Path, row: Row, column: str) -> Clip:

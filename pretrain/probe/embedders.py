@@ -128,8 +128,8 @@ def clap(place: str, device: str = "cpu") -> Embedder:
     model.to(device)
     rate = int(processor.feature_extractor.sampling_rate)
 
-    def vectors(found: Any) -> Tensor:  # newer transformers wrap the projected vectors
-        return (found if isinstance(found, Tensor) else found.pooler_output).float().cpu()
+    def vectors(output: Any) -> Tensor:  # newer transformers wrap the projected vectors
+        return (output if isinstance(output, Tensor) else output.pooler_output).float().cpu()
 
     def embed(wave: Wave) -> Vectors:
         clips = list(wave[:, 0].numpy())

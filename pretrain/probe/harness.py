@@ -139,7 +139,7 @@ class Embeddings:
         """Apply a function to all items' crops, in batches of equal length."""
         reading: Any = read or load
         waiting: dict[int, list[tuple[int, Tensor]]] = {}
-        found: list[list[Any]] = [[] for _ in items]
+        outputs_of: list[list[Any]] = [[] for _ in items]
 
         def compute(queue: list[tuple[int, Tensor]]) -> None:
             outputs = function(torch.cat([crop for _, crop in queue]))
@@ -147,7 +147,7 @@ class Embeddings:
                 if not torch.isfinite(output if isinstance(output, Tensor) else output[0]).all():
                     name = self.embedder.name
                     raise UserError(f"{items[index]}: the encoder {name} gives no finite embedding of it")
-                found[index].append(output)
+                outputs_of[index].append(output)
 
         about = f"embedding by {self.embedder.name}"
         bar = tqdm(items, desc=about, unit="clip", delay=1.0, disable=not self.progress)
@@ -159,7 +159,7 @@ class Embeddings:
                     compute(waiting.pop(crop.shape[-1]))
         for queue in waiting.values():
             compute(queue)
-        return found
+        return outputs_of
 
     def _crops(self, wave: Float[Tensor, "1 1 samples"]) -> list[Tensor]:
         n_samples = wave.shape[-1]

@@ -37,7 +37,7 @@ from data.audiovisual.scenes import each_picture, wave_of
 from data.synthetic.world import ATTRIBUTES, SAMPLE_RATE, World
 from engine.arguments import Arguments
 from engine.checkpoint import export
-from engine.user_error import UserError
+from engine.user_error import UserError, at_least
 from pretrain.clip.losses import ranks
 from pretrain.clip.towers import Towers
 from pretrain.probe.embedders import Embedder
@@ -135,13 +135,11 @@ def picture_scores(
 
 def run_pictures(args: argparse.Namespace) -> list[Result]:
     """Draw, score and show."""
-    if args.count < 0 or args.steps < 0:
-        raise UserError(f"--count {args.count} and --steps {args.steps} must not be negative")
+    at_least(0, args, "count", "steps", prefix="--")
+    at_least(1, args, "tries", prefix="--")
     if args.how in ("diffusion", "vqgan") and not args.weights:
         what = "an unCLIP pipeline of diffusers such as Karlo" if args.how == "diffusion" else "a VQGAN"
         raise UserError(f"--how {args.how} needs --weights FOLDER, {what}")
-    if args.tries < 1:
-        raise UserError(f"--tries {args.tries} must be at least 1")
     towers = towers_for(args.encoder or ["released"], args.towers, args.pretrained).to(args.device)
     embedders = with_random(args, "released")
     for embedder in embedders:
@@ -247,8 +245,8 @@ def _generator(
 ) -> PictureGenerator:
     if args.generator:
         generator = load_generator(args.generator)
-        own = generator.config
-        if own.dim != towers.dim or (own.teacher and own.teacher != towers.key):
+        trained = generator.config
+        if trained.dim != towers.dim or (trained.teacher and trained.teacher != towers.key):
             raise UserError(f"the generator {args.generator} draws from the embeddings of other towers")
         return generator
     assert train is not None
@@ -260,9 +258,9 @@ def _generator(
     config = GeneratorConfig(dim=towers.dim, steps=steps, teacher=towers.key, size=size)
 
     def see(pixels: Tensor) -> Tensor:
-        own = (towers.height, towers.width)
-        if pixels.shape[-2:] != own:
-            pixels = F.interpolate(pixels, own, mode="bilinear", antialias=True)
+        resolution = (towers.height, towers.width)
+        if pixels.shape[-2:] != resolution:
+            pixels = F.interpolate(pixels, resolution, mode="bilinear", antialias=True)
         return towers.embed(pixels.to(towers.device)).cpu()
 
     generator = fit_generator(pictures, towers.images(pictures).cpu(), config, see=see)

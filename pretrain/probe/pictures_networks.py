@@ -215,8 +215,8 @@ class AttributeClassifier(nn.Module):
 
     def forward(self, picture: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch values"]:
         if picture.shape[-2:] != (self.size, self.size):
-            own = (self.size, self.size)
-            picture = F.interpolate(picture, own, mode="bilinear", antialias=True)
+            resolution = (self.size, self.size)
+            picture = F.interpolate(picture, resolution, mode="bilinear", antialias=True)
         return self.head(self.features(2 * picture - 1))
 
     @torch.no_grad()

@@ -50,8 +50,8 @@ def _recordings(path: Path) -> list[Recording]:
                 for stem in STEMS
                 if (file := song / f"{stem}.wav").is_file()
             ]
-        found = sorted(path.rglob("*.stem.mp4")) or audio_files(path)
-        return [recording for file in found for recording in _recordings(file)]
+        files = sorted(path.rglob("*.stem.mp4")) or audio_files(path)
+        return [recording for file in files for recording in _recordings(file)]
     if path.name.endswith(".stem.mp4"):
         title = path.name.removesuffix(".stem.mp4")
         return [Recording(path, f"{title}: {stem}", number) for number, stem in enumerate(STEMS)]
@@ -66,9 +66,9 @@ def wave_of(recording: Recording, sample_rate: int) -> Float[Tensor, "1 1 sample
 
     try:
         with av.open(str(recording.path)) as container:
-            own = container.streams.audio[recording.stream]
-            pieces = [torch.from_numpy(f.to_ndarray()) for f in _as_floats(av, container.decode(own))]
-            return resample(torch.cat(pieces, dim=-1).mean(0)[None, None], own.rate, sample_rate)
+            track = container.streams.audio[recording.stream]
+            pieces = [torch.from_numpy(f.to_ndarray()) for f in _as_floats(av, container.decode(track))]
+            return resample(torch.cat(pieces, dim=-1).mean(0)[None, None], track.rate, sample_rate)
     except (OSError, IndexError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(

@@ -60,8 +60,8 @@ def own_length(pipeline: Any) -> float:
     """Return the length of the pipeline's own image embeddings, which is not 1, as ours is."""
     encoder, rng = pipeline.image_encoder, torch.Generator().manual_seed(0)
     size = encoder.config.image_size
-    own = next(encoder.parameters())
-    noise = torch.randn(N_NOISE, 3, size, size, generator=rng).to(own)
+    parameter = next(encoder.parameters())
+    noise = torch.randn(N_NOISE, 3, size, size, generator=rng).to(parameter)
     return encoder(noise).image_embeds.norm(dim=-1).mean().item()
 
 
@@ -83,11 +83,11 @@ def diffuse(
             " from the CLIP that the pipeline was trained with"
         )
     scaled = F.normalize(embeddings, dim=-1) * length(pipeline)
-    own = next(pipeline.image_encoder.parameters())
+    parameter = next(pipeline.image_encoder.parameters())
     drawn = []
     for number, embedding in enumerate(tqdm(scaled, desc="diffusing", delay=2.0, disable=not progress)):
         generator = torch.Generator().manual_seed(seed + number)
-        given = {argument: embedding[None].to(own), n_steps: steps, **others}
+        given = {argument: embedding[None].to(parameter), n_steps: steps, **others}
         picture = np.asarray(pipeline(**given, generator=generator, output_type="np").images)[0]
         drawn.append(torch.from_numpy(picture.transpose(2, 0, 1) * 255).round().clamp(0, 255).to(torch.uint8))
     return torch.stack(drawn)
@@ -137,10 +137,10 @@ def optimise(
     parts = targets.to(towers.device).split(config.batch)
     bar = tqdm(total=len(parts) * config.steps, desc="optimising pictures", delay=2.0, disable=not progress)
     with bar:
-        found = [
+        pictures = [
             _optimise(towers, part, config, canvas, seed + number, bar) for number, part in enumerate(parts)
         ]
-    return torch.cat(found)
+    return torch.cat(pictures)
 
 
 def _optimise(
@@ -155,8 +155,8 @@ def _optimise(
         picture = pixels(drawn)
         seen = _moved(picture, config.shift, rng)
         if seen.shape[-2:] != (towers.height, towers.width):
-            own = (towers.height, towers.width)
-            seen = F.interpolate(seen, own, mode="bilinear", antialias=True)
+            resolution = (towers.height, towers.width)
+            seen = F.interpolate(seen, resolution, mode="bilinear", antialias=True)
         cosine = (towers.embed(seen) * targets).sum(-1)
         loss = (1 - cosine + config.smoothness * _roughness(picture)).sum()
         (drawn.grad,) = torch.autograd.grad(loss, [drawn])

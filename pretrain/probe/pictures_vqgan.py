@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from engine.torch_files import read_torch_file
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.checkpoint import fill
+from engine.torch_files import read_torch_file
 from engine.user_error import UserError
 
 Map = Float[Tensor, "batch _ _ _"]
@@ -177,8 +177,8 @@ class Residual(nn.Module):
             self.nin_shortcut = nn.Conv2d(inner, outer, 1)
 
     def forward(self, x: Map) -> Map:
-        own = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
-        return own + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
+        residual = self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+        return residual + (self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
 class Attention(nn.Module):

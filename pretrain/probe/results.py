@@ -120,11 +120,9 @@ def draw_curves(
     curves: Mapping[str, Sequence[tuple[float, Interval]]], path: Path, *, x: str, y: str, log: bool = False
 ) -> None:
     """Plot lines of (x, interval) by name, with their intervals."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.0, 4.0), layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name, points in curves.items():
         places, (values, low, high) = [p for p, _ in points], zip(*(v for _, v in points))

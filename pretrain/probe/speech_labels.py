@@ -57,15 +57,15 @@ def layers_of(args: argparse.Namespace, paths: Sequence[Path]) -> dict[str, dict
     def read(path: Path, sample_rate: int) -> Tensor:
         return load(path, sample_rate)[..., : round(args.crop_s * sample_rate)]
 
-    found: dict[str, dict[str, Vectors]] = {}
+    features: dict[str, dict[str, Vectors]] = {}
     for embedder in [*embedders, log_mel_statistics()]:
         vectors = Embeddings(embedder, crop_s=args.crop_s, batch=args.batch).of(paths, read)
         if embedder.encoder is None:
-            found[embedder.name] = {"statistics": vectors}
+            features[embedder.name] = {"statistics": vectors}
         else:
             layers = vectors.split(embedder.encoder.dim, dim=-1)
-            found[embedder.name] = {f"layer {i}" if i else "projected": v for i, v in enumerate(layers)}
-    return found
+            features[embedder.name] = {f"layer {i}" if i else "projected": v for i, v in enumerate(layers)}
+    return features
 
 
 def fit_linear(

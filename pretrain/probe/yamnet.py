@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from engine.torch_files import read_torch_file
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from engine.checkpoint import fill
+from engine.torch_files import read_torch_file
 
 SAMPLE_RATE, WINDOW, HOP, N_FFT = 16_000, 400, 160, 512
 N_MELS, F_MIN, F_MAX, OFFSET = 64, 125.0, 7_500.0, 1e-3

@@ -210,8 +210,8 @@ def run_real_sounds(args: argparse.Namespace) -> list[Result]:
         return results
     texts = open_texts(args.towers, args.pretrained)
     # The corpus' own captions of the classes, else sentences made of the labels.
-    own = {clip.labels[0]: clip.caption for clip in reversed(clips) if clip.caption}
-    captions = texts([own.get(name) or f"the sound of {as_words(name)}" for name in names]).cpu()
+    caption_of = {clip.labels[0]: clip.caption for clip in reversed(clips) if clip.caption}
+    captions = texts([caption_of.get(name) or f"the sound of {as_words(name)}" for name in names]).cpu()
     labels = label_vectors(names, texts)
     if "captions" in rows:
         about = "captions and sound of the training folds"

@@ -152,5 +152,5 @@ def contrastive_logits(
     cosines = F.normalize(states.float(), dim=-1) @ F.normalize(targets.float(), dim=-1).transpose(1, 2)
     same: Bool[Tensor, "rows steps steps"] = numbers[:, :, None] == numbers[:, None]
     others = cosines.masked_fill(same, -torch.inf).gather(-1, negatives)
-    own = cosines.diagonal(dim1=1, dim2=2)[..., None]
-    return torch.cat([own, others], dim=-1) / temperature
+    positives = cosines.diagonal(dim1=1, dim2=2)[..., None]
+    return torch.cat([positives, others], dim=-1) / temperature

@@ -175,7 +175,7 @@ def test_files_that_are_not_published_weights_are_refused(tmp_path):
     with pytest.raises(UserError, match="damaged"):
         load_published(tmp_path / "text.pt")
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(UserError, match="other things than named tensors"):
+    with pytest.raises(UserError, match="holds a list, not a checkpoint"):
         load_published(tmp_path / "list.pt")
     with pytest.raises(UserError, match="surprise"):
         from_published({**state, "surprise": torch.zeros(1)})

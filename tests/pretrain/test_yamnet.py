@@ -74,8 +74,8 @@ def test_the_probes_open_it_by_its_file(tmp_path):
     assert (embedder.dim, embedder.sample_rate) == (1024, 16_000)
     with torch.no_grad():
         assert_close(embedder.embed(wave), network.embed(wave))
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="there is no weights file"):
         open_embedder(f"yamnet:{tmp_path / 'none.pth'}")
     (tmp_path / "bad.pth").write_bytes(b"no")
-    with pytest.raises(UserError, match="not a file of tensors"):
+    with pytest.raises(UserError, match="no PyTorch checkpoint"):
         open_embedder(f"yamnet:{tmp_path / 'bad.pth'}")

@@ -94,8 +94,8 @@ def _prefix(names: Iterable[str]) -> str:
     names = list(names)
     for marks in MARKS.values():
         first, *others = marks
-        found = {match[1] or "" for name in names if (match := re.match(rf"(.*?\.)??{first}", name))}
-        for prefix in sorted(found, key=len):
+        prefixes = {match[1] or "" for name in names if (match := re.match(rf"(.*?\.)??{first}", name))}
+        for prefix in sorted(prefixes, key=len):
             if all(any(re.match(re.escape(prefix) + mark, name) for name in names) for mark in others):
                 return prefix
     return "module." if names and all(name.startswith("module.") for name in names) else ""
@@ -103,13 +103,13 @@ def _prefix(names: Iterable[str]) -> str:
 
 def adversary_states(content: Mapping[str, Any], where: str | Path) -> dict[str, dict[str, Tensor]]:
     """The discriminators of a file by our names, under our names: HiFi-GAN's two kinds or MelGAN's."""
-    found = {
+    nested = {
         ours: from_published(network_state(content[theirs], where))
         for theirs, ours in ADVERSARIES.items()
         if isinstance(content.get(theirs), Mapping)
     }
-    if found:
-        return found
+    if nested:
+        return nested
     state = network_state(content, where)
     if kind_of_layout(state, where) != "melgan discriminators":
         raise UserError(
@@ -143,11 +143,11 @@ def fuse_old_layout(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     fused: dict[str, Tensor] = {}
     parts: dict[tuple[str, str, str], dict[int, Tensor]] = {}
     for key, value in state_dict.items():
-        found = _OLD_WAVEGLOW.fullmatch(key)
-        if found is None:
+        renamed = _OLD_WAVEGLOW.fullmatch(key)
+        if renamed is None:
             fused[key] = value
         else:
-            coupling, kind, layer, rest = found.groups()
+            coupling, kind, layer, rest = renamed.groups()
             parts.setdefault((coupling, kind, rest), {})[int(layer)] = value
     for (coupling, kind, rest), layers in parts.items():
         if sorted(layers) != list(range(len(layers))):

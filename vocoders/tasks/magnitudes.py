@@ -114,6 +114,6 @@ class MagnitudesTask:
         """The validation waves' losses, and the scores of their copies."""
         if not self.validation:
             return {}
-        found = [self.losses(self.trained, wave.to(self.log_mel.window.device)) for wave in self.validation]
-        mean = {name: float(torch.stack([one[name] for one in found]).mean()) for name in found[0]}
+        scores = [self.losses(self.trained, wave.to(self.log_mel.window.device)) for wave in self.validation]
+        mean = {name: float(torch.stack([one[name] for one in scores]).mean()) for name in scores[0]}
         return mean | evaluate(self.average.module, self.log_mel, self.validation)

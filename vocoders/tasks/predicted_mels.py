@@ -29,7 +29,7 @@ class PredictedMels(Dataset[MelBatch]):
     def __init__(self, config: DataConfig, mel: MelConfig, folder: Path, *, progress: bool = True) -> None:
         self.config, self.hop = config, mel.hop
         rows = split_rows(config.path, config.split)
-        self.mels = {i: found for i, row in enumerate(rows) if (found := predicted(folder, Path(row.path)))}
+        self.mels = {i: file for i, row in enumerate(rows) if (file := predicted(folder, Path(row.path)))}
         if not self.mels:
             raise UserError(
                 f"predicted_mels={folder} has no mel for any of the {len(rows)} recordings: it must hold "

@@ -162,8 +162,8 @@ class MelWaveNet(nn.Module):
                 yield drawn
                 continue
             stop = start + drawn.shape[-1] // self.prediction.hop
-            own = Predictor(predictor.coefficients[..., start:stop], predictor.gain[..., start:stop])
-            wave, past = synthesize(drawn * HEADROOM, own, past)
+            piece = Predictor(predictor.coefficients[..., start:stop], predictor.gain[..., start:stop])
+            wave, past = synthesize(drawn * HEADROOM, piece, past)
             start = stop
             yield wave.clamp(-1, 1)
 

@@ -140,8 +140,8 @@ class WaveNet(nn.Module):
     @property
     def receptive_field(self) -> int:
         """Samples of input that an output depends on; with a context stack, at most."""
-        own, context = self.config.receptive_field, self.config.context
-        return own if context is None else own - 1 + context.receptive_field + context.factor
+        reach, context = self.config.receptive_field, self.config.context
+        return reach if context is None else reach - 1 + context.receptive_field + context.factor
 
     def forward(self, x: Input, local: Local | None = None, speaker: Speaker | None = None) -> Parameters:
         """Say of every sample how it is distributed, given ``x[..., : t + 1]``, the samples *before* it.

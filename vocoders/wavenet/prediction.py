@@ -181,12 +181,12 @@ def synthesize(
     reach = table[
         ..., torch.where((tap >= 0) & (tap < taps), tap, taps)
     ]  # (batch, n_filters, hop, taps + hop)
-    own = torch.eye(hop, dtype=torch.float64, device=excitation.device) - reach[..., taps:]
+    system = torch.eye(hop, dtype=torch.float64, device=excitation.device) - reach[..., taps:]
     driven = (
         excitation.double().reshape(batch, n_filters, hop, 1) * predictor.gain[:, 0, :, None, None].double()
     )
     solved = torch.linalg.solve_triangular(
-        own, torch.cat([driven, reach[..., :taps]], dim=-1), upper=False, unitriangular=True
+        system, torch.cat([driven, reach[..., :taps]], dim=-1), upper=False, unitriangular=True
     )
     end = excitation.new_zeros(batch, taps).double() if past is None else past[:, 0].double()
     blocks = []

@@ -45,14 +45,14 @@ def open_mel_converter(folder: Path, vocoder: str | Path | None = None, device: 
     """
     config, state = load_export(folder, MelConverterConfig)
     speaks = str(vocoder) if vocoder is not None else _beside(folder, config.vocoder)
-    found = find_vocoder(speaks, config.road, f"what {folder} makes")
+    loaded = find_vocoder(speaks, config.road, f"what {folder} makes")
     match config.road:
         case CluitMelConfig():
             mel_network = CluitMelNetwork(config.road)
             fill(mel_network, state, folder / "model.safetensors")
-            return TwoStage(mel_network.eval().fold(), found).to(device)
+            return TwoStage(mel_network.eval().fold(), loaded).to(device)
         case StarGANUseConfig():
-            network = StarGANNetwork(config.road, found)
+            network = StarGANNetwork(config.road, loaded)
             fill(network.mel_network, state, folder / "model.safetensors")
             return network.to(device)
 
@@ -63,20 +63,20 @@ def find_vocoder(name: str, network_config: MelNetworkConfig, where: str) -> Voc
         case CluitMelConfig():
             if name == "griffin_lim":
                 return load_vocoder(name, mel=network_config.mel)
-            found = load_vocoder(name)
-            check_definition(network_config.mel, found.mel, where)
-            return found
+            loaded = load_vocoder(name)
+            check_definition(network_config.mel, loaded.mel, where)
+            return loaded
         case StarGANUseConfig():  # its spectrogram can be told in any definition of its rate
             rate = network_config.network.spectrogram.sample_rate
             if name == "griffin_lim":
                 return load_vocoder(name, mel=replace(MelConfig(), sample_rate=rate, f_max=rate / 2))
-            found = load_vocoder(name)
-            if found.sample_rate != rate:
+            loaded = load_vocoder(name)
+            if loaded.sample_rate != rate:
                 raise UserError(
-                    f"{where} has {rate} Hz, the vocoder {name} speaks at {found.sample_rate} Hz: take one "
+                    f"{where} has {rate} Hz, the vocoder {name} speaks at {loaded.sample_rate} Hz: take one "
                     "of that rate, or griffin_lim"
                 )
-            return found
+            return loaded
 
 
 def _beside(folder: Path, name: str) -> str:
@@ -103,10 +103,10 @@ def export_mel_converter(
     if statistics is not None:
         freeze_statistics(network, statistics)
     name = vocoder or _kept(out) or _default(network_config)
-    found = find_vocoder(name, network_config, f"what {run} makes") if name in WORDS or vocoder else None
-    if found is not None and name not in WORDS:
+    loaded = find_vocoder(name, network_config, f"what {run} makes") if name in WORDS or vocoder else None
+    if loaded is not None and name not in WORDS:
         name = BESIDE
-        export_vocoder(found, out / BESIDE)
+        export_vocoder(loaded, out / BESIDE)
     return export(out, MelConverterConfig(road=network_config, vocoder=name), network)
 
 

@@ -171,9 +171,9 @@ class StarGANNetwork(nn.Module):
         voice, done = voice.to(source).expand(len(source), -1), 0
         spectrograms = self.mel_network.converted(at_full_scale(source), voice)
         for piece in self.invert(spectrograms, source.shape[-1]):
-            own = piece[..., : wave.shape[-1] - done]
-            wave[..., done : done + own.shape[-1]] = own * peak
-            done += own.shape[-1]
+            new = piece[..., : wave.shape[-1] - done]
+            wave[..., done : done + new.shape[-1]] = new * peak
+            done += new.shape[-1]
         return wave
 
     @torch.no_grad()

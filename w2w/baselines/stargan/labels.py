@@ -89,8 +89,8 @@ class LabelsConfig:
             if column not in [group.column for group in self.groups]:
                 columns = ", ".join(group.column for group in self.groups)
                 raise UserError(f"there is no label group {column!r}: the groups are {columns}")
-        found = [group.index(named[group.column]) if group.column in named else -1 for group in self.groups]
-        return torch.tensor([found])
+        labels = [group.index(named[group.column]) if group.column in named else -1 for group in self.groups]
+        return torch.tensor([labels])
 
 
 def input_label(indices: Indices, config: LabelsConfig) -> Float[Tensor, "batch n_in"]:
@@ -127,8 +127,8 @@ def with_names(config: LabelsConfig, rows: Sequence[Row]) -> LabelsConfig:
     for place in ("first", "second", "third"):
         group: LabelGroup = getattr(config, place)
         if group.column and not group.names:
-            found = sorted({value for row in rows if (value := value_of(row, group.column)) is not None})
-            group = replace(group, names=tuple(found[: group.size or None]))
+            all_names = sorted({value for row in rows if (value := value_of(row, group.column)) is not None})
+            group = replace(group, names=tuple(all_names[: group.size or None]))
         filled[place] = replace(group, size=group.size or len(group.names))
     return LabelsConfig(**filled)
 
@@ -140,7 +140,7 @@ def labels_of(rows: Iterable[Row], config: LabelsConfig) -> Int[Tensor, "rows gr
 
 
 def _indices(row: Row, config: LabelsConfig, places: list[dict[str, int]]) -> list[int]:
-    found = []
+    labels = []
     for group, place in zip(config.groups, places, strict=True):
         value = value_of(row, group.column)
         if value is not None and value not in place:
@@ -149,11 +149,11 @@ def _indices(row: Row, config: LabelsConfig, places: list[dict[str, int]]) -> li
                 f"labels and knows {len(group.names)} names: make the group larger (size 0: as large as the "
                 "data needs), or leave the row out"
             )
-        found.append(-1 if value is None else place[value])
-    if all(index < 0 for index in found):
+        labels.append(-1 if value is None else place[value])
+    if all(index < 0 for index in labels):
         columns = ", ".join(group.column for group in config.groups)
         raise UserError(f"{row.path} has no label at all in {columns}: give it one, or leave the row out")
-    return found
+    return labels
 
 
 Companions = tuple[tuple[int, ...], ...]

@@ -150,8 +150,8 @@ class ToWave(nn.Module):
 
     def _magnitudes(self, values: Levels) -> Float[Tensor, "batch frames n_bins"]:
         config = self.spectrogram.config
-        found = (0.5 * levels(values[:, None], config)).exp() * math.sqrt(config.n_fft)
-        return F.pad(found, (0, 0, 1, config.n_fft // 2 - config.n_bins)).transpose(1, 2)
+        magnitudes = (0.5 * levels(values[:, None], config)).exp() * math.sqrt(config.n_fft)
+        return F.pad(magnitudes, (0, 0, 1, config.n_fft // 2 - config.n_bins)).transpose(1, 2)
 
 
 class ToMel(nn.Module):

@@ -237,12 +237,12 @@ class StarGAN:
 
     def _obeyed(self, fake: Spectrograms, target: Labels) -> float:
         groups = self.discriminator(fake).labels.split(self.shape.labels.sizes, dim=1)
-        heard = [
+        correct = [
             logits.argmax(1)[of >= 0] == of[of >= 0]
             for logits, of in zip(groups, target.unbind(1), strict=True)
             if logits.shape[1]
         ]
-        return torch.cat(heard).float().mean().item()
+        return torch.cat(correct).float().mean().item()
 
 
 def other_clips(labels: Labels) -> Labels:
