@@ -25,7 +25,7 @@ import torch
 from torch.utils.data import Dataset
 
 from data.manifest import Row, row_of, write_manifest
-from data.rows import SHARDS, names_shards
+from data.rows import SHARDS
 from engine.contents import Contents
 from engine.user_error import UserError
 
@@ -247,32 +247,6 @@ class ShardStream(Dataset[Any], Generic[T]):
 
     def __getitem__(self, address: Any) -> Any:
         return self.crops(address).crops[address]
-
-
-def streamed_or_read(
-    paths: tuple[str, ...],
-    split: str,
-    build: Callable[[tuple[str, ...], bool], T],
-    *,
-    batch_seconds: float,
-    progress: bool,
-    **ranks: int,
-) -> T | ShardStream[T]:
-    """What draws the batches of one process: from recordings, or from shards as they stream in.
-
-    ``build`` takes the paths of corpora, and whether its progress is shown.
-    """
-    if len(paths) != 1 or not names_shards(paths[0]):
-        return build(paths, progress)
-    return ShardStream(
-        paths[0], split, lambda folder: build((folder,), False), batch_seconds=batch_seconds, **ranks
-    )
-
-
-def first_of(source: T | ShardStream[T]) -> T:
-    """What draws batches of the whole, or of the first shard: to look at, not to train on."""
-    crops: Any = source.load(0).crops if isinstance(source, ShardStream) else source
-    return crops
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory:

@@ -21,12 +21,12 @@ if __package__ in (None, ""):  # `accelerate launch pretrain/ctc.py` knows this 
 
 from data.batches import Batches
 from data.recordings import end_training
-from data.shards import first_of
 from engine.checkpoint import export
 from engine.config import cli
 from engine.loop import accelerator, addressing, fit
 from engine.user_error import UserError, exits_cleanly
 from pretrain.recogniser import RecogniserConfig
+from pretrain.speech.batches import first_of
 from pretrain.speech.labelled import labelled_speech
 from pretrain.speech.recognition import Recognition
 from pretrain.speech.recognition_config import PRESETS, CTCConfig, resolved

@@ -12,14 +12,13 @@ if __package__ in (None, ""):  # `accelerate launch pretrain/data2vec.py` knows 
 
 from data.batches import Batches
 from data.recordings import end_training
-from data.shards import first_of
 from engine.checkpoint import export
 from engine.config import cli
 from engine.loop import LoopConfig, accelerator, addressing, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError, exits_cleanly
 from pretrain.speech import encoder
-from pretrain.speech.batches import Clips, SpeechConfig, unlabelled_speech
+from pretrain.speech.batches import Clips, SpeechConfig, first_of, unlabelled_speech
 from pretrain.speech.contrast import ContrastConfig
 from pretrain.speech.pretraining import Pretraining, PretrainingConfig
 from pretrain.speech.regression import RegressionConfig, SpectrumConfig, TeacherConfig

@@ -173,7 +173,8 @@ def run_captioning(args: argparse.Namespace) -> list[Result]:
     written: dict[str, list[list[str]]] = {}
     for embedder in embedders:
         embeddings = embeddings_of(embedder, args)
-        features = {s: to_device(features_of(embeddings, p), args.device) for s, p in parts.items()}
+        device = torch.device(args.device)
+        features = {s: to_device(features_of(embeddings, p), device) for s, p in parts.items()}
         train, validation = ((features[s], captions[s]) for s in ("train", "validation"))
         written[embedder.name] = [
             fit_decoder(train, validation, vocabulary, seed=seed, config=config).captions(

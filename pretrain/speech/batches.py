@@ -1,9 +1,9 @@
 """Unlabelled speech in batches of clips of one length, each a function of (seed, step, rank, micro-batch)."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,10 +16,12 @@ from data.batches import FILES_TRIED, Address
 from data.manifest import contents_of_rows
 from data.recordings import Recordings
 from data.rows import names_shards, split_rows
-from data.shards import ShardStream, contents_of_shards, streamed_or_read
+from data.shards import ShardStream, contents_of_shards
 from engine.config import free
 from engine.contents import Contents
 from engine.user_error import UserError
+
+T = TypeVar("T", bound=Dataset[Any])
 
 NEIGHBOURS = 4
 """A batch is drawn among so many times its own number of recordings of about one length."""
@@ -150,6 +152,32 @@ class UnlabelledSpeech(Dataset[Clips]):
             samples = min(int(self.lengths[chosen].min()), self._longest)
             waves = [self.recordings.read(int(self.order[p]), 0, samples) for p in chosen]
             yield Clips(torch.from_numpy(np.stack(waves))[:, None])
+
+
+def streamed_or_read(
+    paths: tuple[str, ...],
+    split: str,
+    build: Callable[[tuple[str, ...], bool], T],
+    *,
+    batch_seconds: float,
+    progress: bool,
+    **ranks: int,
+) -> T | ShardStream[T]:
+    """What draws the batches of one process: from recordings, or from shards as they stream in.
+
+    ``build`` takes the paths of corpora, and whether its progress is shown.
+    """
+    if len(paths) != 1 or not names_shards(paths[0]):
+        return build(paths, progress)
+    return ShardStream(
+        paths[0], split, lambda folder: build((folder,), False), batch_seconds=batch_seconds, **ranks
+    )
+
+
+def first_of(source: T | ShardStream[T]) -> T:
+    """What draws batches of the whole, or of the first shard: to look at, not to train on."""
+    crops: Any = source.load(0).crops if isinstance(source, ShardStream) else source
+    return crops
 
 
 def unlabelled_speech(

@@ -16,10 +16,11 @@ from data.batches import Address
 from data.manifest import Row, contents_of_rows, rows_from
 from data.recordings import Recordings
 from data.rows import names_shards
-from data.shards import ShardStream, contents_of_shards, streamed_or_read
+from data.shards import ShardStream, contents_of_shards
 from engine.config import free
 from engine.contents import Contents
 from engine.user_error import UserError, at_least, within
+from pretrain.speech.batches import streamed_or_read
 from pretrain.units import Units
 
 NEIGHBOURS = 4
