@@ -6,9 +6,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
 from data.batches import Address
@@ -83,6 +80,10 @@ class GenderFromSpectrogram:
 
     def __init__(self, spectrogram: Spectrograms, genders: Int[Tensor, "batch"]) -> None:
         # Beside the mean cross-entropy the squared weights count 0.025.
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
         solver = LogisticRegression(C=20 / len(genders), max_iter=1000)
         self.fitted = make_pipeline(StandardScaler(), solver)
         self.fitted.fit(_over_time(spectrogram).cpu().numpy(), genders.cpu().numpy())

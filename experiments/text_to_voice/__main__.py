@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from data.audio import excerpt
@@ -108,6 +107,8 @@ class GenderProbe:
         self.embedder = Resemblyzer()
         x = np.stack([self.embedding(self.clip(row)) for row in rows])
         # Beside the mean cross-entropy the squared weights count 0.001.
+        from sklearn.linear_model import LogisticRegression
+
         self.classifier = LogisticRegression(C=500 / len(x), max_iter=1000)
         self.classifier.fit(x, [row.gender == "F" for row in rows])
 
