@@ -149,7 +149,7 @@ def check_exportable(network: object) -> None:
             " can be written as a graph"
         )
     if network.needs_whole:
-        raise UserError(f"this converter's {network.needs_whole}: there is no step that could be exported")
+        raise UserError(f"this converter's {network.needs_whole}: export released_live, which steps")
 
 
 MOST = 1e-4
