@@ -25,8 +25,8 @@ from w2w.networks.wave_network import WaveNetwork
 Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch voice"]
 Curve = Float[Tensor, "batch 1 frames"]
-KNOWN_FRAMES = 1e6
-"""Of speech that a mean known before counts for: what is found on the way hardly moves it in a minute."""
+KNOWN_FRAMES = 1e18
+"""Of speech that a mean known before counts for: so many that it holds for five minutes, silent or not."""
 
 
 class Encoded(NamedTuple):
