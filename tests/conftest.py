@@ -54,15 +54,6 @@ def speech_pack() -> Path:
 
 
 @pytest.fixture(scope="session")
-def moonshine() -> Path:
-    """The folder of Moonshine tiny's encoder, where there is one (environment variable MOONSHINE)."""
-    folder = Path(os.environ.get("MOONSHINE", ROOT.parent / "shared/models/moonshine-tiny-encoder"))
-    if not folder.is_dir():
-        pytest.skip("no Moonshine encoder: set MOONSHINE to its folder")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def tiny() -> Callable[..., Any]:
     """Build a tiny converter's config.
 
