@@ -4,7 +4,6 @@ import shutil
 import socket
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from types import SimpleNamespace
 from urllib.parse import urlparse
@@ -95,13 +94,19 @@ def server(tiny, files, tmp_path_factory):
     assert not [path for path in folder.rglob("*") if path.is_file()], "recordings outlive the server"
 
 
-class Visitor:
-    """Someone with a browser of their own; remembers every host the browser asked."""
+@pytest.fixture(scope="module")
+def browser(server):  # whose event loop starts first
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
 
-    def __init__(self, address: str) -> None:
-        self.driver = playwright.sync_playwright().start()
-        self.browser = self.driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        self.context = self.browser.new_context(permissions=["microphone"])
+
+class Visitor:
+    """Someone who shares nothing with other visitors; remembers every host the browser asked."""
+
+    def __init__(self, browser, address: str) -> None:
+        self.context = browser.new_context(permissions=["microphone"])
         self.page = self.context.new_page()
         self.page.set_default_timeout(WAIT_MS)
         self.asked: list[str] = []
@@ -114,8 +119,7 @@ class Visitor:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.browser.close()
-        self.driver.stop()
+        self.context.close()
 
     def give(self, place, path) -> None:
         self.page.set_input_files(f"#{place} input[type=file]", str(path))
@@ -147,8 +151,8 @@ class Visitor:
 
 
 @pytest.fixture
-def visitor(server):
-    with Visitor(server.address) as visitor:
+def visitor(browser, server):
+    with Visitor(browser, server.address) as visitor:
         yield visitor
 
 
@@ -169,17 +173,25 @@ def test_upload_convert_and_listen(visitor, files):
     assert visitor.hosts() == {"127.0.0.1"}
 
 
-def test_one_click_makes_a_sound(visitor):
+def test_one_click_makes_a_sound_on_a_phone_too(visitor):
+    visitor.page.set_viewport_size({"width": 390, "height": 844})
     visitor.convert()
     duration, played = visitor.page.evaluate(PLAY, visitor.result())
     assert duration == played > 4
     visitor.page.get_by_label("ivan").check()
     visitor.page.wait_for_selector("#portrait img[alt~=ivan]")
-    assert visitor.hosts() == {"127.0.0.1"}
+    for tab in ("Live", "A recording"):
+        visitor.page.get_by_role("tab", name=tab).click()
+        assert visitor.page.evaluate("document.documentElement.scrollWidth") == 390
 
 
-def test_bad_files_are_told_of_in_the_page(visitor, server, files):
-    for name, words in (("letter", "letter.wav is not audio"), ("long", "longer than the 5.5 s")):
+def test_what_is_wrong_is_told_of_in_the_page(visitor, server, files):
+    """Bad files, channels that cancel, and a voice without consent."""
+    for name, words in (
+        ("letter", "letter.wav is not audio"),
+        ("long", "longer than the 5.5 s"),
+        ("inverted", "inverted.wav: its channels cancel"),
+    ):
         visitor.give("source", getattr(files, name))
         told = visitor.message()
         assert words in told
@@ -187,9 +199,6 @@ def test_bad_files_are_told_of_in_the_page(visitor, server, files):
         visitor.page.locator(".toast-close").first.click()
         visitor.page.wait_for_selector(".toast-body", state="detached")
         visitor.page.locator("#source button[aria-label=Clear]").click()
-
-
-def test_the_voice_needs_consent(visitor, files):
     visitor.give("source", files.source)
     visitor.bring_voice(files.voice)
     visitor.convert()
@@ -197,25 +206,24 @@ def test_the_voice_needs_consent(visitor, files):
     assert not visitor.page.locator("#picture svg").count()
 
 
-def test_two_at_once_each_get_their_own(server, files):
-    def visit(source):
-        with Visitor(server.address) as visitor:
+def test_two_at_once_each_get_their_own(browser, server, files):
+    sources = (files.source, files.other)
+    with Visitor(browser, server.address) as one, Visitor(browser, server.address) as other:
+        for visitor, source in zip((one, other), sources):
             visitor.give("source", source)
             visitor.bring_voice(files.voice)
             visitor.agree()
-            both_ready.wait(timeout=60)
+        for visitor in (one, other):
             visitor.convert()
-            return visitor.page.evaluate(PLAY, visitor.result())[0]
-
-    both_ready = threading.Barrier(2)
-    with ThreadPoolExecutor(2) as people:
-        durations = [*people.map(visit, [files.source, files.other])]
-    assert durations == pytest.approx([info(files.source).duration, info(files.other).duration], abs=0.010)
+        durations = [visitor.page.evaluate(PLAY, visitor.result())[0] for visitor in (one, other)]
+    assert durations == pytest.approx([info(source).duration for source in sources], abs=0.010)
 
 
-def test_what_browsers_phones_and_recorders_write_is_converted(visitor, files, tmp_path):
+def test_sounds_that_a_browser_takes_for_films_are_converted(visitor, files, tmp_path):
+    """What else recorders write, the server's own tests convert."""
     wave = load(files.source)
-    for name, (channels, rate, *coding) in RECORDERS.items():
+    for name in ("stereo.webm", "film.mp4"):
+        channels, rate, *coding = RECORDERS[name]
         samples = resample(wave, RATE, rate)[0].expand(channels, -1).T.contiguous().numpy()
         put_av(tmp_path / name, samples, rate, *coding)
         visitor.give("source", tmp_path / name)
@@ -224,15 +232,6 @@ def test_what_browsers_phones_and_recorders_write_is_converted(visitor, files, t
         visitor.page.wait_for_selector(f"#result a[download='{called}']", state="attached")
         assert f"{SOURCE_S} s of speech" in visitor.page.inner_text("#summary")
         visitor.page.locator("#source button[aria-label=Clear]").click()
-
-
-def test_the_page_fits_a_phone(visitor):
-    visitor.page.set_viewport_size({"width": 390, "height": 844})
-    visitor.convert()
-    visitor.result()
-    for tab in ("Live", "A recording"):
-        visitor.page.get_by_role("tab", name=tab).click()
-        assert visitor.page.evaluate("document.documentElement.scrollWidth") == 390
 
 
 def test_who_stops_or_leaves_gives_the_place_to_the_next(server, visitor, files, monkeypatch):
@@ -260,11 +259,6 @@ def test_who_stops_or_leaves_gives_the_place_to_the_next(server, visitor, files,
     monkeypatch.setattr(server.conversions, "convert", real)
     visitor.convert()
     visitor.page.wait_for_function(SUMMARY, arg="s of speech")
-
-
-def test_channels_that_cancel_are_told_of(visitor, files):
-    visitor.give("source", files.inverted)
-    assert "inverted.wav: its channels cancel" in visitor.message()
 
 
 @pytest.mark.slow

@@ -2,9 +2,8 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -145,17 +144,19 @@ def test_old_files_are_forgotten_and_new_ones_kept(tmp_path):
 
 
 def test_a_killed_servers_folder_is_swept_by_the_next(tmp_path):
-    code = (
-        "import sys, time; from pathlib import Path; from app.__main__ import private_folder\n"
-        "with private_folder(Path(sys.argv[1])) as folder: print(folder, flush=True); time.sleep(60)"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code, tmp_path], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    left = process.stdout.readline().strip()
+    ready, told = os.pipe()
+    if not (child := os.fork()):
+        try:
+            with private_folder(tmp_path) as folder:
+                os.write(told, os.fsencode(folder.name))
+                time.sleep(60)
+        finally:
+            os._exit(1)
+    left = os.fsdecode(os.read(ready, 99))
     sweep(tmp_path)
-    assert [str(path) for path in tmp_path.iterdir()] == [left], "while it lives it is left alone"
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    assert [path.name for path in tmp_path.iterdir()] == [left], "while it lives it is left alone"
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     sweep(tmp_path)
     assert not list(tmp_path.iterdir())
 

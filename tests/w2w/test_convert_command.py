@@ -359,26 +359,18 @@ def test_weights_that_are_no_converter_are_refused(here, capsys, model, tiny, mo
     assert "--checkpoint" in refusal(capsys, "me.wav --reference her.wav --out out")
 
 
-@pytest.mark.parametrize(
-    ("command", "code", "words"),
-    [
-        ("-m w2w.convert me.wav --reference her.wav --out out --checkpoint {model}", 0, "times real time"),
-        (
-            "-m w2w.convert text.wav --reference her.wav --out out --checkpoint {model}",
-            2,
-            "text.wav is not audio",
-        ),
-    ],
-)
-def test_the_commands_themselves_end_with_the_right_code(here, model, command, code, words):
+def test_the_command_itself_ends_with_the_right_code(here, model):
     spoil()
-    line = [sys.executable, *command.format(model=model).split()]
+    line = f"-m w2w.convert me.wav text.wav --reference her.wav --out out --checkpoint {model}"
     around = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(line, capture_output=True, text=True, env=around, timeout=300)
-    assert done.returncode == code, done.stderr
-    assert words in done.stderr
+    done = subprocess.run(
+        [sys.executable, *line.split()], capture_output=True, text=True, env=around, timeout=300
+    )
+    assert done.returncode == 1, done.stderr
+    assert "times real time" in done.stderr
+    assert "text.wav is not audio" in done.stderr
     assert "Traceback" not in done.stderr
-    assert Path("out/me.wav").exists() == (code == 0)
+    assert Path("out/me.wav").exists()
 
 
 def test_a_wrong_preset_is_refused(here, capsys, monkeypatch):
