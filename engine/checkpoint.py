@@ -89,14 +89,19 @@ def fill(module: nn.Module, state: Tensors, where: Path | str) -> None:
 
 
 def draft_folder(out: Path, step: int) -> Path:
-    """Make the empty folder a checkpoint is written to before it gets its name; clear older drafts away."""
+    """Make the empty folder a checkpoint is written to before it gets its name."""
     folder = out / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    for remains in folder.glob(".step_*.tmp"):
-        shutil.rmtree(remains)
+    clear_drafts(out)
     draft = folder / f".step_{step:08d}.tmp"
     draft.mkdir()
     return draft
+
+
+def clear_drafts(out: Path) -> None:
+    """Remove what a killed run left half written or half removed."""
+    for remains in (out / "checkpoints").glob(".step_*.tmp"):
+        shutil.rmtree(remains)
 
 
 def save_checkpoint(

@@ -160,6 +160,8 @@ class _Run:
         return 0
 
     def resume(self, folder: Path) -> int:
+        if self.place.is_main_process:
+            checkpoint.clear_drafts(self.config.out)
         step = self._load(folder)
         self._store_config()
         self.place.print(f"continuing from {folder}")

@@ -126,6 +126,16 @@ def test_a_terminated_run_saves_and_continues_exactly(toy, tmp_path, together, c
     same(tmp_path / "straight", tmp_path / "cut")
 
 
+def test_what_a_kill_left_behind_is_cleared_though_nothing_is_left_to_train(toy, tmp_path):
+    run(toy, tmp_path)
+    left = [tmp_path / "checkpoints" / name for name in (".step_00000003.old.tmp", ".step_00000009.tmp")]
+    for folder in left:
+        folder.mkdir()
+        (folder / "layer.safetensors").write_bytes(b"half")
+    run(toy, tmp_path)
+    assert not any(folder.exists() for folder in left)
+
+
 def test_two_processes_resume_exactly(toy, toy_path, tmp_path, together):
     words = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(toy_path)]
     words += ["--loop.out", str(tmp_path / "straight"), "--loop.trackers", "none", "--loop.steps", "6"]
