@@ -21,6 +21,12 @@ LEVEL_FRAMES = 8
 """Over which power is averaged: their loudest mean is the level."""
 FALL = 0.01 * math.log(10.0) / 20.0
 """By which a level falls in a frame: .01 dB."""
+APART = 18
+"""Frames between the two means that tell a level: what is in one alone was a slam or a click."""
+TWICE = 0.35
+"""By which the earlier of the two may be fainter."""
+FORGETS = 0.4 * math.log(10.0) / 20.0
+"""By which the level of what was loud but once falls in a frame: .4 dB."""
 SILENCE = -9.0
 """Log magnitude of the level before any sound: some −95 dBFS."""
 
@@ -124,27 +130,37 @@ class LevelState(NamedTuple):
     power: Float[Tensor, "batch 1 past"]
     """Of the last frames."""
     level: Float[Tensor, "batch 1 1"]
+    peak: Float[Tensor, "batch 1 1"]
+    """Of what was loud but once."""
 
 
 class LevelTracker(nn.Module):
     """The level of the speech so far: log magnitude of its loudest tenth of a second, slowly forgotten.
 
     Everything behind it hears mels less this level: a quiet recording is the same voice as a loud one.
+    What is loud but once, as a door's slam, is forgotten within a second.
     """
 
     def begin(self, batch: int, device: torch.device | None = None) -> LevelState:
-        power = torch.zeros(batch, 1, LEVEL_FRAMES - 1, device=device, dtype=torch.float64)
-        return LevelState(power, torch.full_like(power[..., :1], SILENCE))
+        power = torch.zeros(batch, 1, LEVEL_FRAMES - 1 + APART, device=device, dtype=torch.float64)
+        level = torch.full_like(power[..., :1], SILENCE)
+        return LevelState(power, level, level)
 
     @torch.no_grad()
     def step(self, energy: Curve, state: LevelState) -> tuple[Curve, LevelState]:
         """Level at each frame of one chunk, from the frames' log magnitudes."""
-        past, before = (part.to(energy.dtype) for part in state)
+        past, level, peak = (part.to(energy.dtype) for part in state)
         power = torch.cat([past, (2.0 * energy).exp()], dim=-1)
         smooth = power.unfold(-1, LEVEL_FRAMES, 1).mean(-1).clamp_min(1e-12).log() / 2.0
-        # A peak that falls in a straight line is a running maximum over what rises in one.
-        n_frames = smooth.shape[-1]
-        rise = FALL * torch.arange(1, n_frames + 1, device=smooth.device, dtype=smooth.dtype)
-        level = running_maximum(torch.maximum(smooth + rise, before)) - rise
-        level = level.clamp_min(SILENCE)
-        return level, LevelState(power[..., n_frames:].double(), level[..., -1:].double())
+        now, before = smooth[..., APART:], smooth[..., :-APART]
+        peaks = falling(now, peak, FORGETS)
+        levels = falling(torch.minimum(now, before + TWICE), level, FALL)
+        last = (power[..., energy.shape[-1] :], levels[..., -1:], peaks[..., -1:])
+        return torch.maximum(levels, peaks), LevelState(*(part.double() for part in last))
+
+
+def falling(x: Curve, before: Float[Tensor, "batch 1 1"], fall: float) -> Curve:
+    """The largest value so far, which falls by so much in every frame."""
+    # A peak that falls in a straight line is a running maximum over what rises in one.
+    rise = fall * torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=x.dtype)
+    return (running_maximum(torch.maximum(x + rise, before)) - rise).clamp_min(SILENCE)

@@ -108,7 +108,7 @@ class CausalEncoder(nn.Module):
         """Silence, or silence after speech of a level."""
         levels = self.level.begin(batch, self.analysis.bands.device) if self.level else None
         if levels is not None and level is not None:
-            levels = levels._replace(level=level[:, None, None])
+            levels = levels._replace(level=level[:, None, None], peak=level[:, None, None])
         return {
             "analysis": self.analysis.begin(batch),
             "level": levels,

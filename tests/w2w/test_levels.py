@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from data.causal_mel import LevelTracker
+from pretrain.pitch.tracker import Pitch
 from w2w.networks.delay import PauseGate
-from w2w.networks.network import ConverterNetwork
+from w2w.networks.network import STEADY_FRAMES, ConverterNetwork
 
 HOP, LOOK_AHEAD = 160, 128
 
@@ -68,3 +70,36 @@ def test_the_gate_streams(buzz):
         part, state = gate.step(source[..., piece], output[..., piece], level[..., first:last], state)
         parts.append(part)
     assert_close(torch.cat(parts, dim=-1), whole, rtol=0, atol=1e-6)
+
+
+def test_a_slam_is_forgotten_within_a_second_and_syllables_are_not():
+    tracker, syllables = LevelTracker(), (2.0 * torch.sin(torch.arange(300) / 4.0) - 2.0)[None, None]
+    alone, _ = tracker.step(syllables, tracker.begin(1))
+    assert (alone[..., 60:] > -1.2).all()  # the loudest eight frames on end, whose mean is −.9
+    slam = torch.full((1, 1, 110), -12.0)
+    slam[..., 5:25] = 3.0 - 0.3 * torch.arange(20)
+    after, _ = tracker.step(torch.cat([slam, syllables], dim=-1), tracker.begin(1))
+    assert after[..., 12].item() > 1.5
+    assert_close(after[..., 110 + 60 :], alone[..., 60:], rtol=0, atol=0.3)
+
+
+def test_pieces_have_the_level_of_the_whole():
+    tracker, energy = LevelTracker(), 3.0 * torch.randn(2, 1, 200)
+    whole, _ = tracker.step(energy, tracker.begin(2))
+    state, parts = tracker.begin(2), []
+    for piece in energy.split([1, 2, 40, 157], dim=-1):
+        part, state = tracker.step(piece, state)
+        parts.append(part)
+    assert_close(torch.cat(parts, dim=-1), whole)
+
+
+@pytest.mark.parametrize(("frames", "moves"), [(STEADY_FRAMES - 1, False), (STEADY_FRAMES, True)])
+def test_what_is_voiced_for_a_moment_tells_no_mean(tiny, buzz, frames, moves):
+    network = ConverterNetwork(tiny()).eval()
+    with torch.inference_mode():
+        state = network.begin(1)
+        content, _ = network.content.step(buzz(20 * HOP, (130.0,)), state["content"])
+        voicing = torch.zeros(1, 1, 20)
+        voicing[..., 8 : 8 + frames] = 1.0
+        mean = network.place_pitch(Pitch(torch.full((1, 1, 20), 6.0), voicing), content, state)[0].mean_log_f0
+    assert bool((mean - mean[..., :1]).abs().max() > 1e-4) == moves

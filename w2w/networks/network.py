@@ -27,6 +27,8 @@ Voice = Float[Tensor, "batch voice"]
 Curve = Float[Tensor, "batch 1 frames"]
 KNOWN_FRAMES = 1e18
 """Of speech that a mean known before counts for: so many that it holds for five minutes, silent or not."""
+STEADY_FRAMES = 5
+"""Voiced in a row before one counts for the mean: a door's slam has two or three."""
 
 
 class Encoded(NamedTuple):
@@ -161,6 +163,7 @@ class ConverterNetwork(nn.Module):
             "delay": self.delay.begin(batch, self.mean_log_f0.prior.device) if self.delay else None,
             "pitch": self.pitch.begin(batch),
             "mean_log_f0": mean,
+            "voiced": mean.weight.new_zeros(batch, 1, STEADY_FRAMES - 1),
             "decoder": self.begin_decoder(batch),
             "gate": self.gate.begin(batch, self.mean_log_f0.prior.device) if self.gate else None,
         }
@@ -216,7 +219,8 @@ class ConverterNetwork(nn.Module):
         self, pitch: Pitch, content: Content, state: dict[str, Any]
     ) -> tuple[Encoded, dict[str, Any]]:
         """Add the mean log-F0 of the source so far, by which one chunk's F0 is put right."""
-        weight = (pitch.voicing > 0.5).to(pitch.voicing.dtype)
+        voiced = torch.cat([state["voiced"], (pitch.voicing > 0.5).double()], dim=-1)
+        weight = -F.max_pool1d(-voiced, STEADY_FRAMES, stride=1)  # 1 where all of them are
         log_f0 = pitch.log_f0
         if self.config.content.relative_level:
             # By the level so far: hum before the first word, faint as it is, must not tell the voice's pitch.
@@ -227,7 +231,8 @@ class ConverterNetwork(nn.Module):
         mean, after_mean = self.mean_log_f0.step(log_f0, weight, state["mean_log_f0"])
         if self.config.content.relative_level:
             pitch = Pitch(octave_raised(pitch.log_f0, mean), pitch.voicing)
-        return Encoded(content, pitch, mean), state | {"mean_log_f0": after_mean}
+        after = {"mean_log_f0": after_mean, "voiced": voiced[..., 1 - STEADY_FRAMES :]}
+        return Encoded(content, pitch, mean), state | after
 
     def decode(
         self, encoded: Encoded, pitch: Pitch, voice: Voice, state: dict[str, Any]
