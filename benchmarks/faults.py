@@ -191,8 +191,8 @@ def disturb(run: Run, out: Path, kind: str, rng: random.Random, seconds: float) 
         except Exception as error:
             said.append(f"{folder.name} cannot be read: {error}")
     statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in run.start(out)]
-    last = run.log.read_text(errors="replace").splitlines()[-1:]
-    return said + ([f"started again, it ends with {statuses}: {last}"] if any(statuses) else [])
+    last = run.log.read_text(errors="replace").splitlines()[-40:]
+    return said + ([f"started again, it ends with {statuses}:", *last] if any(statuses) else [])
 
 
 def wait(children: list[int], seconds: float) -> bool:

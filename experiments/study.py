@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from engine.files import atomic
+from engine.files import write_json
 from engine.loop import Batches, Task, accelerator, fit
 from engine.processes import to_device
 from engine.seeding import seed_step
@@ -197,9 +197,3 @@ class Recorded:
 
 def read_json(path: Path) -> Any | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all."""
-    with atomic(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

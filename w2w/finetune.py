@@ -37,7 +37,13 @@ def begin_from(task: CLUIT, where: str) -> None:
     folder = Path(where)
     if where in ("released", "released_live") or (folder / "model.safetensors").is_file():
         folder = weights_folder(where)
-        _, state = load_converter(folder)
+        theirs, state = load_converter(folder)
+        if theirs.pitch_ahead != task.converter.config.pitch_ahead:  # weights do not show it
+            raise UserError(
+                f"init={where} has an F0 tracker that hears {theirs.pitch_ahead} frames ahead of the converter,"
+                f" not {task.converter.config.pitch_ahead}: give --pretrained.pitch the tracker that it was"
+                " trained with, released or released_ahead"
+            )
         for module in (task.converter, task.converter_ema.module):
             fill(module, pitch_tracker(module) | state, folder / "model.safetensors")
         return

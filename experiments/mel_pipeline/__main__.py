@@ -25,6 +25,7 @@ from benchmarks.converter import lasting
 from benchmarks.table import machine, ratio
 from data.audio import load
 from engine.arguments import Arguments
+from engine.files import write_json
 from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
 from eval import pitch
@@ -35,7 +36,7 @@ from eval.scoring import FAST, METRICS
 from experiments import trainers
 from experiments.mel_pipeline.systems import SYSTEMS, W2W, speeds
 from experiments.scores import SCORES, Scoring, cells, differences, evaluation_pairs, interval_cells, outputs
-from experiments.study import Cost, Study, Training, write_json
+from experiments.study import Cost, Study, Training
 from vocoders.tasks.presets import PRESETS as VOCODERS
 from w2w.baselines import predict
 from w2w.baselines.cluit_mel.presets import PRESETS as CLUIT_MEL

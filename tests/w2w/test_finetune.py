@@ -13,7 +13,8 @@ from engine.user_error import UserError
 from w2w.cluit.losses import SpectralDistance
 from w2w.converter import Converter
 from w2w.networks.network import ConverterNetwork
-from w2w.train import train
+from w2w.pretrained import PretrainedConfig, with_encoders
+from w2w.train import build, train
 from w2w.train_config import PRESETS, TrainConfig
 
 RATE = 16_000
@@ -71,6 +72,14 @@ def mine(folder: Path, converter: Converter) -> list[torch.Tensor]:
     from data.audio import audio_files, load
 
     return [load(path, converter.sample_rate) for path in audio_files(folder)]
+
+
+def test_first_weights_whose_f0_tracker_hears_farther_ahead_are_refused():
+    config, near = PRESETS["files"], PretrainedConfig(pitch="released")
+    converter = with_encoders(config.converter, near)
+    config = replace(config, init="released", teacher="", converter=converter, pretrained=near)
+    with pytest.raises(UserError, match="hears 16 frames ahead .*released_ahead"):
+        build(config)
 
 
 def test_the_option_alone_chooses_the_preset(capsys):
