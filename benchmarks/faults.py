@@ -79,10 +79,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 reference, seconds = whole[name, count]
                 kind = rng.choice([f for f in faults if f != "one process" or count > 1])
                 out = (disk if kind in FAULTS[-2:] and disk else Path(scratch)) / "broken"
-                said = disturb(run, out, kind, rng, seconds)
-                said += differences(reference, out)
+                found = disturb(run, out, kind, rng, seconds)
+                found += differences(reference, out)
                 counts[name + f", {count} process(es)", kind] += 1
-                wrong += [f"{name}, {count} process(es), {kind}: {what}" for what in said]
+                wrong += [f"{name}, {count} process(es), {kind}: {what}" for what in found]
                 shutil.rmtree(out)
     rows = [[*key, str(number)] for key, number in sorted(counts.items())]
     show(f"{sum(counts.values())} kills, {len(wrong)} faults found", ["training", "fault", "kills"], rows)
@@ -175,9 +175,9 @@ def disturb(run: Run, out: Path, kind: str, rng: random.Random, seconds: float) 
     elif not ended:
         number = {"SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}.get(kind, signal.SIGKILL)
         signal_all(children[:1] if kind == "one process" else children, number)
-    said = []
+    found = []
     if not wait(children, max(ENDS_WITHIN_S, 4 * seconds)):
-        said.append(f"still runs {ENDS_WITHIN_S:g} s after it")
+        found.append(f"still runs {ENDS_WITHIN_S:g} s after it")
         for child in children:
             with suppress(ProcessLookupError, ChildProcessError):
                 os.kill(child, signal.SIGKILL)
@@ -189,10 +189,10 @@ def disturb(run: Run, out: Path, kind: str, rng: random.Random, seconds: float) 
                 load_weights(file)
             torch.load(folder / "optimizers.pt", weights_only=True)
         except Exception as error:
-            said.append(f"{folder.name} cannot be read: {error}")
+            found.append(f"{folder.name} cannot be read: {error}")
     statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in run.start(out)]
     last = run.log.read_text(errors="replace").splitlines()[-40:]
-    return said + ([f"started again, it ends with {statuses}:", *last] if any(statuses) else [])
+    return found + ([f"started again, it ends with {statuses}:", *last] if any(statuses) else [])
 
 
 def wait(children: list[int], seconds: float) -> bool:

@@ -129,14 +129,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="fuzz") as scratch:
         for name, target in targets(Path(scratch) / "trap").items():
             wanted = -(-options.cases // 6)
-            told: set[str] = set()
+            findings: set[str] = set()
             for start in range(0, wanted, AT_ONCE):
                 number = min(AT_ONCE, wanted - start)
-                told |= forked(target, Path(scratch), number, options.seed + start, options.findings)
+                findings |= forked(target, Path(scratch), number, options.seed + start, options.findings)
             if (Path(scratch) / "trap").exists():
-                told.add("a pickle was opened")
-            rows.append([name, str(wanted), "; ".join(sorted(told)) or "none"])
-            found += len(told)
+                findings.add("a pickle was opened")
+            rows.append([name, str(wanted), "; ".join(sorted(findings)) or "none"])
+            found += len(findings)
     show(f"{sum(int(row[1]) for row in rows)} cases", ["what is read", "cases", "findings"], rows)
     raise SystemExit(bool(found))
 
@@ -163,7 +163,7 @@ def forked(target: Target, scratch: Path, cases: int, first: int, findings: Path
 
 def attempt(target: Target, scratch: Path, cases: int, first: int, findings: Path) -> set[str]:
     """Read so many changed files; name what goes wrong by its kind and place."""
-    folder, told = scratch / "case", set[str]()
+    folder, kinds = scratch / "case", set[str]()
     folder.mkdir(exist_ok=True)
     now = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
     limit = now + (MEMORY_GIB << 30)
@@ -189,14 +189,14 @@ def attempt(target: Target, scratch: Path, cases: int, first: int, findings: Pat
             pass
         except OSError as error:
             if error.filename is None:
-                told.add(keep(findings, target, content, describe(error)))
+                kinds.add(keep(findings, target, content, describe(error)))
         except (Exception, TooLong) as error:
-            told.add(keep(findings, target, content, describe(error)))
+            kinds.add(keep(findings, target, content, describe(error)))
         finally:
             signal.alarm(0)
 
     try_one()
-    return told
+    return kinds
 
 
 class TooLong(BaseException):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from data.audio import AudioError, excerpt, info, load, resample, resampled_length
 from data.audio.checking import INTEGER_PEAK
 from data.manifest import Row
-from engine.outcome import end, note, told
+from engine.outcome import end, note, summary
 from engine.user_error import UserError
 
 CHUNK = 64
@@ -56,7 +56,7 @@ class Recordings:
         left_out = self.left_out
         if progress or left_out:
             done = len(self.rows) - len(left_out)
-            print(told(done, left_out, "recordings read"), file=sys.stderr)
+            print(summary(done, left_out, "recordings read"), file=sys.stderr)
         if not self.lengths.any():
             row, problem = next(iter(self.problems.items()))
             count = len(self.rows)

@@ -38,12 +38,12 @@ class Place(Protocol):
         ...
 
 
-def files_digest(files: Sequence[Path], told: Sequence[str]) -> str:
+def files_digest(files: Sequence[Path], descriptions: Sequence[str]) -> str:
     """A digest of what is told of each file, in order, and of the sizes and the bytes of a sample of them."""
     digest = hashlib.blake2b(digest_size=16)
     step = max(1, -(-len(files) // SAMPLED))
-    for number, (file, words) in enumerate(zip(files, told)):
-        digest.update(words.encode(errors="surrogateescape") + b"\n")
+    for number, (file, description) in enumerate(zip(files, descriptions)):
+        digest.update(description.encode(errors="surrogateescape") + b"\n")
         if number % step == 0:
             digest.update(_sample(file))
     return digest.hexdigest()

@@ -92,8 +92,8 @@ def stored_kind(path: Path | str) -> str:
         return ""  # whoever loads it says what is wrong with it
     if not isinstance(content, dict):
         return ""
-    told = (kind for keys, kind in EARLIER_KINDS if keys <= set(content))
-    return str(content.get("kind") or next(told, ""))
+    kinds = (kind for keys, kind in EARLIER_KINDS if keys <= set(content))
+    return str(content.get("kind") or next(kinds, ""))
 
 
 def differences(ours: Any, theirs: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:

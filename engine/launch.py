@@ -36,7 +36,7 @@ def adopt(config: C, args: Sequence[str]) -> C:
     if not hasattr(loop, "mixed_precision"):
         return config
     given = {arg.replace("_", "-") for arg in args if arg.startswith("--")}
-    wanted = asked()
+    wanted = launched_loop()
     for name, value in wanted.items():
         option = f"--loop.{name.replace('_', '-')}"
         if option in given and getattr(loop, name) != value:
@@ -47,7 +47,7 @@ def adopt(config: C, args: Sequence[str]) -> C:
     return replace(config, loop=replace(loop, **wanted))  # pyright: ignore[reportArgumentType]
 
 
-def asked() -> dict[str, Any]:
+def launched_loop() -> dict[str, Any]:
     """Fields of the loop that accelerate was told; empty where nothing was launched by it."""
     env = os.environ
     for variable, what in REFUSED.items():
@@ -58,16 +58,16 @@ def asked() -> dict[str, Any]:
             )
     if "ACCELERATE_MIXED_PRECISION" not in env:
         return {}
-    told, wanted = _told(), {}
+    options, wanted = _launcher_options(), {}
     precision, backend = env["ACCELERATE_MIXED_PRECISION"], env.get("ACCELERATE_DYNAMO_BACKEND", "NO")
     if precision not in ("no", "bf16", "fp16"):
         raise UserError(f"accelerate is told mixed_precision {precision}: choose bf16, fp16 or no")
     # The launcher passes on "no" where nobody said anything.
-    if precision != "no" or told.get("mixed_precision"):
+    if precision != "no" or options.get("mixed_precision"):
         wanted["mixed_precision"] = precision
-    if backend.lower() != "no" or told.get("dynamo_backend"):
+    if backend.lower() != "no" or options.get("dynamo_backend"):
         wanted["compile"] = backend.lower()
-    count = env.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") or told.get("gradient_accumulation_steps")
+    count = env.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS") or options.get("gradient_accumulation_steps")
     if count:
         wanted["accumulate"] = int(count)
     return wanted
@@ -84,7 +84,7 @@ def launcher() -> Any:
         return None
 
 
-def _told() -> dict[str, Any]:
+def _launcher_options() -> dict[str, Any]:
     """What the launcher was told in arguments or by a file, which its environment mixes with its defaults."""
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
     from accelerate.commands.launch import launch_command_parser
@@ -96,8 +96,8 @@ def _told() -> dict[str, Any]:
     options = vars(launch_command_parser().parse_known_args(args)[0])
     if options["config_file"] or (Path(default_config_file).is_file() and not options["cpu"]):
         file = load_config_from_file(options["config_file"])
-        told = {"mixed_precision": file.mixed_precision} | getattr(file, "dynamo_config", {})
-        options = told | {name: value for name, value in options.items() if value is not None}
+        stored = {"mixed_precision": file.mixed_precision} | getattr(file, "dynamo_config", {})
+        options = stored | {name: value for name, value in options.items() if value is not None}
     return options
 
 

@@ -234,11 +234,11 @@ class _Run:
     def _go_back(self, step: int) -> int:
         """Continue from the newest checkpoint, slower."""
         players, folder = self.task.players, checkpoint.newest_checkpoint(self.config.out)
-        said, halvings = recovery.verdict(players, can_go_back=folder is not None)
+        reason, halvings = recovery.verdict(players, can_go_back=folder is not None)
         start = self._load(folder) if folder else 0
         for name, player in players.items():
             player.halve(halvings[name])
-        self.place.print(f"step {step}: {said}: back to step {start} with half its learning rate")
+        self.place.print(f"step {step}: {reason}: back to step {start} with half its learning rate")
         return start
 
     def _agree(self, halt: Halt, step: int) -> Halt:

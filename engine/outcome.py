@@ -35,7 +35,7 @@ def leaving_out(left_out: list[str]) -> Iterator[None]:
         left_out.append(sentence(fault))
 
 
-def told(done: int, left_out: Sequence[str], verb: str = "done") -> str:
+def summary(done: int, left_out: Sequence[str], verb: str = "done") -> str:
     """``n done, m left out:`` and what they are, a line each."""
     lines = [f"{done} {verb}, {len(left_out) or 'none'} left out{':' if left_out else ''}"]
     lines += [f"  {printable(one)}" for one in left_out[:NAMED_AT_MOST]]
@@ -47,7 +47,7 @@ def end(done: int, left_out: Sequence[str], verb: str = "done") -> None:
     """Say what became of a command's files. Exit with 1 where some were left out, with 2 where all were."""
     if not done and len(left_out) == 1:
         raise UserError(left_out[0])
-    print(told(done, left_out, verb), file=sys.stderr)
+    print(summary(done, left_out, verb), file=sys.stderr)
     if left_out:
         raise SystemExit(1 if done else 2)
 

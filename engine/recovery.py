@@ -66,14 +66,14 @@ def verdict(players: Mapping[str, Player], *, can_go_back: bool) -> tuple[str, d
     """
     names = lost(players)
     halvings = {name: player.halvings + (name in names) for name, player in players.items()}
-    said = ", ".join(
+    reason = ", ".join(
         f"the gradient of player {name!r} was not finite {players[name].config.patience} times in a row"
         for name in names
     )
     if not can_go_back or max(halvings.values()) > MOST_HALVINGS:
         tried = f", even at 1/{2**MOST_HALVINGS} of its learning rate" if can_go_back else ""
         raise UserError(
-            f"{said}{tried}: lower its learning rate, clip its gradient, or look for broken recordings with"
+            f"{reason}{tried}: lower its learning rate, clip its gradient, or look for broken recordings with"
             " data.check"
         )
-    return said, halvings
+    return reason, halvings

@@ -230,7 +230,7 @@ def rate_words(rows: list[Row], recordings: Sequence[Recording], cache: Path | N
     """Add the error rate of characters where the text is known; return what to say if it cannot be had."""
     texts = {(r.speaker or "?", r.path.stem): r.text for r in recordings if r.text}
     texts = {key: text for key, text in texts.items() if in_latin_letters(text)}
-    heard = [row for row in rows if (str(row["speaker"]), str(row["utterance"])) in texts]
+    transcribed = [row for row in rows if (str(row["speaker"]), str(row["utterance"])) in texts]
     judge = recogniser("moonshine")
     try:
         judge.check()
@@ -238,9 +238,9 @@ def rate_words(rows: list[Row], recordings: Sequence[Recording], cache: Path | N
     except UserError as absent:
         return [f"CER is left out: {absent}"]
     features = compute_features(
-        [(Path(str(row["output"])), [judge]) for row in heard], Cache(cache), title="words"
+        [(Path(str(row["output"])), [judge]) for row in transcribed], Cache(cache), title="words"
     )
-    for row in heard:
+    for row in transcribed:
         text = texts[str(row["speaker"]), str(row["utterance"])]
         row["cer"] = error_rates.error_rates(text, features[Path(str(row["output"]))][judge.kind])["cer"]
     return []

@@ -84,9 +84,9 @@ class PitchTask:
         wave = self.augment(batch.wave, rng)
         logits, _ = self.tracker.logits(wave, self.tracker.begin(len(wave)))
         share = self.shares(batch.log_f0)
-        apart = -(share * logits.bins.log_softmax(1)).sum(1, keepdim=True)
+        distance = -(share * logits.bins.log_softmax(1)).sum(1, keepdim=True)
         losses = {
-            "f0": (apart * batch.weight).sum() / batch.weight.sum().clamp_min(1.0),
+            "f0": (distance * batch.weight).sum() / batch.weight.sum().clamp_min(1.0),
             "voicing": F.binary_cross_entropy_with_logits(logits.voicing, batch.voicing),
         }
         self.players["tracker"].step(losses["f0"] + losses["voicing"])
@@ -103,8 +103,8 @@ class PitchTask:
     def shares(self, log_f0: Float[Tensor, "batch 1 frames"]) -> Float[Tensor, "batch bins frames"]:
         """What every bin should get of a frame: the label, blurred."""
         bins = self.tracker.log_f0[:, None] * BINS_PER_OCTAVE / torch.log(torch.tensor(2.0))
-        apart = bins - log_f0 * BINS_PER_OCTAVE / torch.log(torch.tensor(2.0))
-        return (-0.5 * (apart / BLUR).square()).softmax(1).float()
+        distance = bins - log_f0 * BINS_PER_OCTAVE / torch.log(torch.tensor(2.0))
+        return (-0.5 * (distance / BLUR).square()).softmax(1).float()
 
 
 @exits_cleanly

@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     voices = Voices(converter, args.data, fit_steps=args.fit_steps)
     voice = chosen(args, voices)
     seen = [Path(args.picture)] if args.picture else []
-    protect([out for _, out in pairs], [*(source for source, _ in pairs), *voices.heard, *seen])
+    protect([out for _, out in pairs], [*(source for source, _ in pairs), *voices.files, *seen])
     jobs = examine(pairs, left_out)
     if jobs:
         note_replaced(args.out)

@@ -287,7 +287,7 @@ class Converter:
             self.network, voice.to(self.device), chunk_samples, semitones, sample_rate=rate, engine=steps
         )
 
-    def _rate(self, asked: int | None) -> int:
-        if asked is not None:
-            check_rate(asked)
-        return self.sample_rate if asked is None else asked
+    def _rate(self, rate: int | None) -> int:
+        if rate is not None:
+            check_rate(rate)
+        return self.sample_rate if rate is None else rate

@@ -40,9 +40,9 @@ def begin_from(task: CLUIT, where: str) -> None:
         theirs, state = load_converter(folder)
         if theirs.pitch_ahead != task.converter.config.pitch_ahead:  # weights do not show it
             raise UserError(
-                f"init={where} has an F0 tracker that hears {theirs.pitch_ahead} frames ahead of the converter,"
-                f" not {task.converter.config.pitch_ahead}: give --pretrained.pitch the tracker that it was"
-                " trained with, released or released_ahead"
+                f"init={where} has an F0 tracker that hears {theirs.pitch_ahead} frames ahead of the"
+                f" converter, not {task.converter.config.pitch_ahead}: give --pretrained.pitch the tracker"
+                " that it was trained with, released or released_ahead"
             )
         for module in (task.converter, task.converter_ema.module):
             fill(module, pitch_tracker(module) | state, folder / "model.safetensors")

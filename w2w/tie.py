@@ -90,9 +90,9 @@ def train_and_held_out(
     speakers = sorted({row.speaker or str(row.path) for row in rows})
     rng = np.random.default_rng([seed, 5])
     rows = few_of_each(rows)
-    apart = set(rng.permutation(speakers)[: round(HELD_OUT * len(speakers))].tolist())
-    own = [row for row in rows if (row.speaker or str(row.path)) not in apart]
-    others = [row for row in rows if (row.speaker or str(row.path)) in apart]
+    held_out_speakers = set(rng.permutation(speakers)[: round(HELD_OUT * len(speakers))].tolist())
+    own = [row for row in rows if (row.speaker or str(row.path)) not in held_out_speakers]
+    others = [row for row in rows if (row.speaker or str(row.path)) in held_out_speakers]
     if not own or not others:
         raise UserError(f"{len(speakers)} speakers are too few to learn words from: give at least 4")
     recorded = embed_recordings(converter, own)

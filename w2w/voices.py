@@ -25,10 +25,10 @@ HEARD_S = 900.0
 """Seconds of each reference that are listened to, from its beginning."""
 
 
-def check_fit_steps(asked: int | None) -> None:
+def check_fit_steps(steps: int | None) -> None:
     """Refuse a number of steps that cannot be made."""
-    if asked is not None and not 0 <= asked <= MOST_STEPS:
-        raise UserError(f"--fit-steps {asked} must be from 0, no fitting, to {MOST_STEPS}")
+    if steps is not None and not 0 <= steps <= MOST_STEPS:
+        raise UserError(f"--fit-steps {steps} must be from 0, no fitting, to {MOST_STEPS}")
 
 
 class Voices:
@@ -45,7 +45,7 @@ class Voices:
         self.fit_steps = fit_steps
         """By which a voice is fitted to its clips; None: as many as usual."""
         self.speakers: dict[str, list[Path]] = {}
-        self.heard: list[Path] = []
+        self.files: list[Path] = []
         """Every file a voice was taken from."""
         self.left_out: list[str] = []
         """What is wrong with clips, of folders and speakers, that no voice was taken from."""
@@ -128,7 +128,7 @@ class Voices:
                 clip = excerpt(file, 0, round(HEARD_S * rate), rate)
                 voice = self.converter.embed(clip, names=[str(file)])
                 voices.append((richest(clip, rate, FITTED_S).clone(), voice))
-                self.heard.append(file)
+                self.files.append(file)
         if not voices:
             raise UserError(faults[0])
         self.left_out += faults

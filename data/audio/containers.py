@@ -87,8 +87,8 @@ def _missing(promised: int, size: int) -> str | None:
 
 
 def _joined(pieces: list[Piece], remarks: list[str] | None = None, short: str | None = None) -> Layout:
-    told = [f"consists of {len(pieces)} recordings joined: all are read"] if len(pieces) > 1 else []
-    return Layout(pieces, [*told, *(remarks or [])], short)
+    joined = [f"consists of {len(pieces)} recordings joined: all are read"] if len(pieces) > 1 else []
+    return Layout(pieces, [*joined, *(remarks or [])], short)
 
 
 def _found(file: Any, marks: tuple[bytes, ...], start: int, stop: int | None = None) -> Iterator[int]:
@@ -214,18 +214,18 @@ def _mp3(file: Any, size: int) -> Layout:
         start = _after_id3(file, at)
         file.seek(start)
         frame = file.read(200)
-        told, end = _told_by(frame)
-        if pieces and (frame[:1] != b"\xff" or (size - at < LOOSE and not told)):
+        states_length, end = _stated_frames(frame)
+        if pieces and (frame[:1] != b"\xff" or (size - at < LOOSE and not states_length)):
             break
         end = start + end if end else size
         short = short or _missing(end, size)
-        pieces.append(Piece(at, min(end, size), states_length=told))
+        pieces.append(Piece(at, min(end, size), states_length=states_length))
         at = end
     pieces[-1] = pieces[-1]._replace(stop=size)
     return _joined(pieces, short=short)
 
 
-def _told_by(frame: bytes) -> tuple[bool, int | None]:
+def _stated_frames(frame: bytes) -> tuple[bool, int | None]:
     """Whether an MP3's first frame tells the length of the stream (Xing, Info, VBRI), and its bytes."""
     for tag in (b"Xing", b"Info"):
         place = frame.find(tag)

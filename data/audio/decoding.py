@@ -211,9 +211,9 @@ def _part(path: Path, piece: Piece) -> _Part:
 
 
 def _unreadable(path: Path, failure: str) -> AudioError:
-    from data.audio.sniffing import told
+    from data.audio.sniffing import explanation
 
-    return AudioError(path, "unreadable", told(path, failure))
+    return AudioError(path, "unreadable", explanation(path, failure))
 
 
 def _by_sndfile(path: Path, piece: Piece) -> _Part:

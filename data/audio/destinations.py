@@ -109,7 +109,7 @@ def distinct_names(found: Collection[tuple[Path, Path]]) -> list[str]:
         groups.setdefault(str(_below(file, folder)).casefold(), []).append((file, folder))
     names, taken = {}, set()
     for group in sorted(groups.values(), key=len):  # unclashing names stay as they are
-        for (file, _), name in zip(group, _told_apart(group)):
+        for (file, _), name in zip(group, _disambiguated(group)):
             number, fresh = 1, name
             while fresh.casefold() in taken:  # some file systems ignore case
                 number, fresh = number + 1, f"{name}_{number + 1}"
@@ -118,7 +118,7 @@ def distinct_names(found: Collection[tuple[Path, Path]]) -> list[str]:
     return [names[file] for file, _ in found]
 
 
-def _told_apart(group: Sequence[tuple[Path, Path]]) -> list[str]:
+def _disambiguated(group: Sequence[tuple[Path, Path]]) -> list[str]:
     names = [str(_below(file, folder)) for file, folder in group]
     kinds = [file.suffix[1:] for file, _ in group]
     folders = [Path(os.path.realpath(folder)).name or "root" for _, folder in group]

@@ -43,20 +43,20 @@ def cancelling(path: Path) -> str | None:
 @lru_cache(maxsize=65_536)
 def _file_weights(path: Path, size: int, modified: int) -> tuple[Weights, str | None]:
     with opened(path) as sound:
-        covariance, heard = np.zeros((sound.channels, sound.channels)), 0
+        covariance, counted = np.zeros((sound.channels, sound.channels)), 0
         for frames in sound.decode():
             if np.abs(frames).max() >= SILENT:
                 covariance += _covariance(frames)
-                heard += len(frames)
-            if heard >= HEARD_S * sound.sample_rate:
+                counted += len(frames)
+            if counted >= HEARD_S * sound.sample_rate:
                 break
     weights, cancel = weights_of(covariance)
     if not cancel:
         return weights, None
     alone = f"channel {weights.argmax() + 1} alone is heard"
-    told = f"its channels cancel each other, so that {alone} (one of them is inverted)"
-    warnings.warn(f"{path}: {told}", stacklevel=5)
-    return weights, told
+    message = f"its channels cancel each other, so that {alone} (one of them is inverted)"
+    warnings.warn(f"{path}: {message}", stacklevel=5)
+    return weights, message
 
 
 def mixed_whole(frames: Frames) -> Float[np.ndarray, "samples 1"]:

@@ -39,7 +39,7 @@ OTHERS = {
 }
 
 
-def told(path: Path, failure: str) -> str:
+def explanation(path: Path, failure: str) -> str:
     """Why a file is no audio for this program, and the way out; ``failure`` is what the last decoder said."""
     with path.open("rb") as file:
         head = file.read(4096)

@@ -35,8 +35,8 @@ def draw(values: Int[np.ndarray, "n 5"], chance: Float[np.ndarray, "n 40"]) -> U
     n = len(values)
     level = _ground(background, chance[:, :6])
     picture = np.repeat(level[:, None], 3, axis=1)
-    tint = COLOURS[colour] + 0.10 * (chance[:, 6:9] - 0.5)
-    tint = np.clip(tint * (0.85 + 0.25 * chance[:, 9:10]), 0, 1)
+    colour_mix = COLOURS[colour] + 0.10 * (chance[:, 6:9] - 0.5)
+    colour_mix = np.clip(colour_mix * (0.85 + 0.25 * chance[:, 9:10]), 0, 1)
     filled = np.argsort(chance[:, 10:14], axis=1)  # cells, in the order in which shapes take them
     for number in range(4):
         rows = np.flatnonzero(count >= number)
@@ -52,7 +52,7 @@ def draw(values: Int[np.ndarray, "n 5"], chance: Float[np.ndarray, "n 40"]) -> U
         ys = top[:, None, None, None] + np.arange(CELL)[None, None, :, None]
         xs = left[:, None, None, None] + np.arange(CELL)[None, None, None, :]
         at = (rows[:, None, None, None], np.arange(3)[None, :, None, None], ys, xs)
-        picture[at] = picture[at] * (1 - cover) + tint[rows][:, :, None, None] * cover
+        picture[at] = picture[at] * (1 - cover) + colour_mix[rows][:, :, None, None] * cover
     assert picture.shape == (n, 3, PICTURE_SIZE, PICTURE_SIZE)
     return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)
 

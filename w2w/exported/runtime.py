@@ -40,13 +40,13 @@ class Exported:
             self.session = onnxruntime.InferenceSession(str(model), options, providers=cpu)
         except Exception as error:  # onnxruntime's own, of many kinds
             reason = str(error).splitlines()[0]
-            told = f"{model} is no exported step ({reason}): make it by python -m w2w.export"
-            raise ValueError(told) from None
-        told = self.session.get_modelmeta().custom_metadata_map
-        if "chunk_samples" not in told:
+            message = f"{model} is no exported step ({reason}): make it by python -m w2w.export"
+            raise ValueError(message) from None
+        metadata = self.session.get_modelmeta().custom_metadata_map
+        if "chunk_samples" not in metadata:
             raise ValueError(f"{model} is another kind of model: make it by python -m w2w.export")
-        self.sample_rate, self.chunk_samples = int(told["sample_rate"]), int(told["chunk_samples"])
-        self.look_ahead, self.latency_ms = int(told["look_ahead"]), float(told["latency_ms"])
+        self.sample_rate, self.chunk_samples = int(metadata["sample_rate"]), int(metadata["chunk_samples"])
+        self.look_ahead, self.latency_ms = int(metadata["look_ahead"]), float(metadata["latency_ms"])
         self.names = [output.name for output in self.session.get_outputs()]
         self.voice: State = {} if voice is None else {"voice": np.asarray(voice, np.float32)}
         if "voice" in {node.name for node in self.session.get_inputs()} and not self.voice:
@@ -55,9 +55,9 @@ class Exported:
     def step(self, chunk: np.ndarray, state: State, semitones: float = 0.0) -> tuple[np.ndarray, State]:
         """Convert ``chunk_samples`` samples, late by ``look_ahead``; ``{}`` is the state before the first."""
         feeds = {"chunk": chunk[None, None], "semitones": np.array([semitones]), **self.voice, **state}
-        made: dict[str, Any] = dict(zip(self.names, self.session.run(self.names, feeds)))
-        wave = made.pop("wave")[0, 0]
-        return wave, {name.replace("next_", "state_", 1): value for name, value in made.items()}
+        converted: dict[str, Any] = dict(zip(self.names, self.session.run(self.names, feeds)))
+        wave = converted.pop("wave")[0, 0]
+        return wave, {name.replace("next_", "state_", 1): value for name, value in converted.items()}
 
     def stream(self, semitones: float = 0.0) -> "Live":
         """Begin to convert chunk by chunk, at ``sample_rate``."""
@@ -66,9 +66,11 @@ class Exported:
     def convert(self, wave: np.ndarray, sample_rate: int, semitones: float = 0.0) -> np.ndarray:
         """Convert a whole recording, shaped (samples,); the result is as long, at the same rate."""
         live = self.stream(semitones)
-        heard = soxr.resample(wave.astype(np.float32), sample_rate, self.sample_rate)
-        made = soxr.resample(np.concatenate([live.push(heard), live.flush()]), self.sample_rate, sample_rate)
-        return np.pad(made, (0, max(0, len(wave) - len(made))))[: len(wave)]
+        resampled = soxr.resample(wave.astype(np.float32), sample_rate, self.sample_rate)
+        converted = soxr.resample(
+            np.concatenate([live.push(resampled), live.flush()]), self.sample_rate, sample_rate
+        )
+        return np.pad(converted, (0, max(0, len(wave) - len(converted))))[: len(wave)]
 
 
 class Live:

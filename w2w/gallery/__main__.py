@@ -188,10 +188,10 @@ def page() -> str:
         (f"`{voice.name}`", f"![mel of {voice.name}](portraits/{voice.name}.png)", voice.about, voice.made)
         for voice in shelf.voices
     ]
-    said = [(f"`{one.name}`", one.text, f"{one.source}, {one.licence}") for one in shelf.sentences]
+    rows = [(f"`{one.name}`", one.text, f"{one.source}, {one.licence}") for one in shelf.sentences]
     return ABOUT.format(
         voices=markdown(("voice", "portrait", "what to expect", "where it is from"), voices),
-        sentences=markdown(("sentence", "text", "where it is from"), said),
+        sentences=markdown(("sentence", "text", "where it is from"), rows),
     )
 
 

@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     each = [voices.average([name]) for name in args.reference]
     each += [converter.voice(name, fit_steps=args.fit_steps) for name in args.voice]
     note(*voices.left_out)
-    keep(args, [*voices.heard, *([args.input_file] if args.input_file else [])])
+    keep(args, [*voices.files, *([args.input_file] if args.input_file else [])])
     note_replaced(args.output_file, args.record)
 
     recorder = Recorder(rate, args.record)

@@ -224,8 +224,8 @@ class ConverterNetwork(nn.Module):
         log_f0 = pitch.log_f0
         if self.config.content.relative_level:
             # By the level so far: hum before the first word, faint as it is, must not tell the voice's pitch.
-            heard = torch.sigmoid(6.0 * (content.energy.double() + 2.5)) * content.level.double().exp()
-            weight = weight * heard
+            audible = torch.sigmoid(6.0 * (content.energy.double() + 2.5)) * content.level.double().exp()
+            weight = weight * audible
         if self.pitch_predictor is not None:
             log_f0 = log_f0 + self.pitch_predictor(content.mels, pitch).double()
         mean, after_mean = self.mean_log_f0.step(log_f0, weight, state["mean_log_f0"])

@@ -121,7 +121,7 @@ class StyleEncoder(nn.Module):
         self,
         mels: Float[Tensor, "batch n_mels frames"],
         speech: Float[Tensor, "batch 1 frames"] | None = None,
-        heard: Float[Tensor, "batch channels frames"] | None = None,
+        audio_features: Float[Tensor, "batch channels frames"] | None = None,
     ) -> Float[Tensor, "batch tokens"]:
         """Gather the timbre tokens, flattened; pauses do not speak, and loudness says nothing.
 
@@ -129,8 +129,8 @@ class StyleEncoder(nn.Module):
         """
         mels, audible = self.leveled(mels, speech)
         hidden = self.stem(mels * 0.5)
-        if heard is not None:
-            hidden = hidden + self.lay(heard)
+        if audio_features is not None:
+            hidden = hidden + self.lay(audio_features)
         for block in self.blocks:
             hidden = hidden + block(hidden)
         attention = (self.relevance(hidden) + audible).softmax(-1)  # (batch, tokens, frames)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from data.audio import audio_files, blocks
 from engine.arguments import Arguments
-from engine.outcome import end, leaving_out, told
+from engine.outcome import end, leaving_out, summary
 from engine.user_error import UserError, exits_cleanly
 from w2w.watermark.detection import FALSE_ALARM, Finding, detect
 from w2w.watermark.echo import DEFAULT_KEY, SAMPLE_RATE
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not marked:
         end(0, left_out)
     if left_out:
-        print(told(len(marked), left_out, "heard"), file=sys.stderr)
+        print(summary(len(marked), left_out, "heard"), file=sys.stderr)
     sys.exit(2 if left_out else not all(marked))
 
 
@@ -79,10 +79,10 @@ def recordings(names: Sequence[str], left_out: list[str]) -> Iterator[Path]:
 
 def as_words(path: Path, finding: Finding) -> str:
     """One line that a person reads."""
-    heard = f"in {finding.seconds} of {finding.duration:.1f} s, " if finding.marked else ""
+    extent = f"in {finding.seconds} of {finding.duration:.1f} s, " if finding.marked else ""
     speed = f" at {finding.speed:.3f} times its speed or pitch," if finding.speed != 1 else ""
     verdict = "marked" if finding.marked else "not marked"
-    return f"{path}: {verdict},{speed} {heard}false alarm {finding.false_alarm:.2g}"
+    return f"{path}: {verdict},{speed} {extent}false alarm {finding.false_alarm:.2g}"
 
 
 def as_json(path: Path, finding: Finding) -> str:

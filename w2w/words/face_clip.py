@@ -42,7 +42,7 @@ class Portraits(NamedTuple):
 
     pictures: UInt8[Tensor, "n 3 size size"]
     captions: list[str]
-    said: list[Traits]
+    traits_of_each: list[Traits]
 
 
 def config_for(steps: int, lr: float = 2e-3) -> SmallCLIPConfig:
@@ -62,15 +62,15 @@ def config_for(steps: int, lr: float = 2e-3) -> SmallCLIPConfig:
 def portraits(count: int, *, seed: int = 0, size: int = 64) -> Portraits:
     """Draw people of random traits; somewhat less than half of the faces come with a drawn voice."""
     rng = np.random.default_rng([seed, 11])
-    pictures, captions, said = [], [], []
+    pictures, captions, traits_of_each = [], [], []
     for _ in range(count):
         traits = random_traits(rng, heard=bool(rng.random() < 0.45))
         # The picture shows everything; its caption says a part.
         pictures.append(draw_face(traits, rng, size=size))
         part = some_of(traits, rng, keep=0.7)
         captions.append(describe(part, rng))
-        said.append(part)
-    return Portraits(torch.stack(pictures), captions, said)
+        traits_of_each.append(part)
+    return Portraits(torch.stack(pictures), captions, traits_of_each)
 
 
 def random_traits(rng: np.random.Generator, *, heard: bool) -> Traits:

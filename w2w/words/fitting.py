@@ -60,12 +60,12 @@ def captions_for(
             age = guessed_age(measures, scale, gender)
         for _ in range(config.captions):
             # A converter keeps the source's melody: a voice has none to name.
-            said = some_of(replace(traits_of(measures, scale, gender=gender, age=age), melody=None), rng)
-            if said.gender is None:  # then the words that are left must be true of a voice among all
+            described = some_of(replace(traits_of(measures, scale, gender=gender, age=age), melody=None), rng)
+            if described.gender is None:  # then the words that are left must be true of a voice among all
                 among_all = traits_of(measures, scale)
-                kept = [name for name in HEARD if getattr(said, name) is not None]
-                said = replace(said, **{name: getattr(among_all, name) for name in kept})
-            captions.append(describe(said, rng))
+                kept = [name for name in HEARD if getattr(described, name) is not None]
+                described = replace(described, **{name: getattr(among_all, name) for name in kept})
+            captions.append(describe(described, rng))
             owners.append(index)
     return captions, owners
 
@@ -140,19 +140,19 @@ def fit_words(
     return kept
 
 
-def _voice_loss(network: WordsNetwork, voices: Tensor, embedding: Tensor, said: Sequence[str]) -> Tensor:
+def _voice_loss(network: WordsNetwork, voices: Tensor, embedding: Tensor, captions: Sequence[str]) -> Tensor:
     return negative_log_likelihood(network.density(embedding), network.coordinates(voices)).mean()
 
 
-def _clip_loss(network: WordsNetwork, voices: Tensor, embedding: Tensor, said: Sequence[str]) -> Tensor:
+def _clip_loss(network: WordsNetwork, voices: Tensor, embedding: Tensor, captions: Sequence[str]) -> Tensor:
     """Each voice picks its caption out of the batch's, each caption its voice; equal captions are no foes."""
     logits = (
         network.log_scale.clamp(max=np.log(100.0)).exp()
         * network.voice_embedding(voices)
         @ network.meaning(embedding).T
     )
-    number = {caption: index for index, caption in enumerate(dict.fromkeys(said))}
-    label = torch.tensor([number[caption] for caption in said])
+    number = {caption: index for index, caption in enumerate(dict.fromkeys(captions))}
+    label = torch.tensor([number[caption] for caption in captions])
     own = torch.eye(len(label), dtype=torch.bool)
     logits = logits.masked_fill((label[:, None] == label) & ~own, -1e4)
     at = torch.arange(len(label))

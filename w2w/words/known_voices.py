@@ -20,7 +20,7 @@ from data.audio.resampling import resample
 from data.manifest import Row
 from data.voice_captions import Age, Gender, age_of
 from data.voice_meter import SAMPLE_RATE, VoiceMeasures, measure_voice
-from engine.outcome import leaving_out, told
+from engine.outcome import leaving_out, summary
 from engine.user_error import UserError
 from w2w.converter import Converter
 
@@ -94,7 +94,7 @@ def embed_recordings(converter: Converter, rows: Sequence[Row], *, faster: float
             age = "child" if faster != 1.0 else age_of(row.extra.get("age"))
             known.append(Known(measures, gender, age, row.speaker or str(row.path)))
     if left_out:
-        print(told(len(voices), left_out, "recordings heard"), file=sys.stderr)
+        print(summary(len(voices), left_out, "recordings heard"), file=sys.stderr)
     if not voices:
         raise UserError("none of the recordings holds voiced speech: words cannot be learnt from them")
     return KnownVoices(torch.stack(voices), known)
