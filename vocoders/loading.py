@@ -27,9 +27,9 @@ from vocoders.wavenet.network import WaveNetConfig
 State = Mapping[str, Shaped[Tensor, "..."]]
 
 RELEASED = Path(__file__).parent / "released"
-"""A trained vocoder that comes with the package."""
-RELEASED_HIFIGAN = Path(__file__).parent / "released_hifigan"
-"""One that sounds worse, and serves where mels come frame by frame."""
+"""A trained vocoder that comes with the package, at 16 kHz."""
+PACKAGED = ("released", "released_24k", "released_hifigan")
+"""Names of all that come with it; the last sounds worse, and takes mels frame by frame."""
 KINDS: dict[str, type] = {
     "griffin_lim": GriffinLimConfig,
     "neural_griffin_lim": NeuralGriffinLimConfig,
@@ -53,12 +53,12 @@ def load_vocoder(
 ) -> Vocoder:
     """Load a vocoder.
 
-    ``name`` is one of ``KINDS``, ``released``, ``released_hifigan``, or an exported folder or training
-    run of ours. ``weights`` is such a folder, a published file, or a state dict; ``griffin_lim`` needs
-    none. ``config`` is the JSON file published with the weights, its content as a dict, or a config of
-    ours (of the network or the whole vocoder); without one, weights of the published shapes explain
-    themselves. ``mel`` is the definition of the mels, by itself or by name, where published weights do
-    not bring it. ``fold`` takes weight norm away, which changes speed and not results.
+    ``name`` is one of ``KINDS`` or ``PACKAGED``, or an exported folder or training run of ours. ``weights``
+    is such a folder, a published file, or a state dict; ``griffin_lim`` needs none. ``config`` is the JSON
+    file published with the weights, its content as a dict, or a config of ours (of the network or the whole
+    vocoder); without one, weights of the published shapes explain themselves. ``mel`` is the definition of
+    the mels, by itself or by name, where published weights do not bring it. ``fold`` takes weight norm away,
+    which changes speed and not results.
     """
     if name not in KINDS:
         vocoder = from_folder(_named_folder(name, weights), fold)
@@ -105,7 +105,7 @@ def _definition(mel: MelConfig | str | None) -> MelConfig | None:
 
 def released_folder(name: str) -> Path | None:
     """Where the weights lie that come with the package under a name, if it is one."""
-    return {"released": RELEASED, "released_hifigan": RELEASED_HIFIGAN}.get(name)
+    return RELEASED.with_name(name.replace("released", RELEASED.name)) if name in PACKAGED else None
 
 
 def _named_folder(name: str, weights: object) -> Path:

@@ -98,8 +98,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         "--vocoder",
         default="released",
         metavar="NAME",
-        help="released (default), released_hifigan, griffin_lim, hifigan, melgan, vocos, waveglow, wavenet,"
-        " or a trained one's folder",
+        help="released (default), released_24k, released_hifigan, griffin_lim, hifigan, melgan, vocos,"
+        " waveglow, wavenet, or a trained one's folder",
     )
     option("--weights", metavar="FILE", help="weights of the named vocoder: published, or a folder of ours")
     option("--config", metavar="JSON", help="the configuration published with the weights")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from benchmarks.table import in_turns
 from experiments.study import Study
 from vocoders import load_vocoder
-from vocoders.loading import RELEASED_HIFIGAN as VOCODER
+from vocoders.loading import released_folder
 from w2w.baselines.cluit_mel.network import CluitMelNetwork
 from w2w.baselines.cluit_mel.presets import PRESETS as CLUIT_MEL
 from w2w.baselines.stargan.converter import StarGANNetwork
@@ -116,14 +116,14 @@ SYSTEMS: dict[str, System] = {
     "cluit_mel_published": System(
         label="CLUIT-mel at its published size, HiFi-GAN V2",
         load=partial(random_cluit_mel, "bank_norm_label"),
-        weights=VOCODER,
+        weights=released_folder("released_hifigan"),
         notes=(RANDOM,),
         scored=False,
     ),
     "cluit_mel_causal": System(
         label="CLUIT-mel, causal, HiFi-GAN V2",
         load=partial(random_cluit_mel, "causal_small"),
-        weights=VOCODER,
+        weights=released_folder("released_hifigan"),
         notes=(RANDOM,),
         scored=False,
     ),
@@ -131,7 +131,11 @@ SYSTEMS: dict[str, System] = {
         label="wave-to-wave, released", load=Converter.from_pretrained, weights=RELEASED, notes=(LONGER,)
     ),
     "vocoded": System(
-        label="source by HiFi-GAN V2", load=Vocoded, weights=VOCODER, notes=(LIMIT,), timed=False
+        label="source by HiFi-GAN V2",
+        load=Vocoded,
+        weights=released_folder("released_hifigan"),
+        notes=(LIMIT,),
+        timed=False,
     ),
 }
 

@@ -52,7 +52,7 @@ def test_the_word_released_is_the_vocoder_of_the_package(tmp_path, monkeypatch):
 
 
 def test_the_preset_for_a_cpu_trains_on_from_what_is_released():
-    if not (loading.RELEASED_HIFIGAN / "config.json").is_file():
+    if not (loading.RELEASED.parent / "released_hifigan" / "config.json").is_file():
         pytest.skip("no vocoder is released with this copy")
     build(replace(PRESETS["hifigan_small"], init="released_hifigan"), [])
 

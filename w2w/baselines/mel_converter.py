@@ -11,7 +11,7 @@ from engine.checkpoint import export, fill, load_export, load_weights, newest_ch
 from engine.config import load_config, stored_kind
 from engine.user_error import UserError
 from vocoders import load_vocoder
-from vocoders.loading import RELEASED, export_vocoder
+from vocoders.loading import PACKAGED, export_vocoder, released_folder
 from vocoders.mel_files import check_definition
 from vocoders.vocoder import Vocoder, VocoderConfig
 from w2w.baselines.cluit_mel.network import CluitMelConfig, CluitMelNetwork
@@ -21,7 +21,7 @@ from w2w.weights import run_checkpoint
 
 MelNetworkConfig = CluitMelConfig | StarGANUseConfig
 
-WORDS = ("released", "released_hifigan", "griffin_lim")
+WORDS = (*PACKAGED, "griffin_lim")
 """Vocoders that are named by a word; others are folders."""
 BESIDE = "vocoder"
 """Folder of an export's own vocoder, beside its weights."""
@@ -147,14 +147,18 @@ def _kept(out: Path) -> str | None:
 
 
 def _default(network_config: MelNetworkConfig) -> str:
-    if not (RELEASED / "config.json").is_file():
-        return "griffin_lim"
-    theirs = load_config(VocoderConfig, RELEASED / "config.json").mel
-    match network_config:
-        case CluitMelConfig():
-            fits = theirs == network_config.mel
-            if fits and network_config.causal:
-                return "released_hifigan"  # which speaks live, too
-        case StarGANUseConfig():
-            fits = theirs.sample_rate == network_config.network.spectrogram.sample_rate
-    return "released" if fits else "griffin_lim"
+    for name in ("released", "released_24k"):
+        folder = released_folder(name)
+        if folder is None or not (folder / "config.json").is_file():
+            continue
+        theirs = load_config(VocoderConfig, folder / "config.json").mel
+        match network_config:
+            case CluitMelConfig():
+                fits = theirs == network_config.mel
+                if fits and network_config.causal and name == "released":
+                    return "released_hifigan"  # which speaks live, too
+            case StarGANUseConfig():
+                fits = theirs.sample_rate == network_config.network.spectrogram.sample_rate
+        if fits:
+            return name
+    return "griffin_lim"

@@ -57,8 +57,8 @@ def here(tmp_path, monkeypatch, buzz):
     """A folder to work in: recordings, a small released vocoder, and a run's export."""
     monkeypatch.chdir(tmp_path)
     released = a_vocoder(tmp_path / "package")
+    a_vocoder(tmp_path / "package_hifigan")
     monkeypatch.setattr("vocoders.loading.RELEASED", released)
-    monkeypatch.setattr("w2w.baselines.mel_converter.RELEASED", released)
     save("me.wav", buzz(9_123, f0=(120.0,)), 16_000)
     save("her.wav", buzz(9_000, f0=(200.0,)), 16_000)
     export_mel_converter(a_run(Path("run")), Path("run/export"))
@@ -311,4 +311,4 @@ def test_the_hub_brings_the_vocoder_too(here, monkeypatch):
 
 
 def test_words_name_vocoders_and_not_folders():
-    assert set(mel_converter.WORDS) == {"released", "released_hifigan", "griffin_lim"}
+    assert set(mel_converter.WORDS) == {"released", "released_24k", "released_hifigan", "griffin_lim"}
