@@ -47,6 +47,24 @@ def test_a_frame_sounds_at_once_and_never_before():
         assert not heard[..., frame + 1 :].any()
 
 
+def test_sharpness_deepens_formants_of_what_is_converted_and_leaves_their_tilt_and_training_alone():
+    flat, sharp = (minimum_phase(80, 512, 16_000, share).chunk(2, dim=-1)[0].double() for share in (0.0, 0.5))
+    place = torch.arange(80) / 79
+    formants, tilt = torch.cos(2 * math.pi * 12 * place), 2.0 * torch.cos(math.pi * place)
+    depth = [float((formants.double() @ spread).std()) for spread in (flat, sharp)]
+    assert depth[1] > 1.15 * depth[0]
+    assert_close(tilt.double() @ sharp, tilt.double() @ flat, rtol=0, atol=0.1)
+    head = HarmonicNoiseHead(WIDTH, 16_000, 160, sharpness=0.5)
+    plain = HarmonicNoiseHead(WIDTH, 16_000, 160)
+    plain.load_state_dict(head.state_dict())
+    features = torch.randn(1, WIDTH, FRAMES)
+    learned, _ = head.step(features, curve(batch=1), head.begin(1))
+    assert_close(learned, plain.step(features, curve(batch=1), plain.begin(1))[0], rtol=0, atol=0)
+    with torch.no_grad():
+        converted, _ = head.step(features, curve(batch=1), head.begin(1))
+    assert (converted - learned).abs().max() > 1e-3
+
+
 def test_flat_filters_let_pulses_and_noise_through_untouched():
     """Neither delayed nor coloured: with all gains one, the head is the sum of its sources."""
     head = HarmonicNoiseHead(WIDTH, 16_000, 160)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from engine.residual import ResidualBlock, blocks_step
 from engine.streaming import CausalConv1d
+from engine.user_error import within
 from pretrain.pitch.tracker import Pitch
 from w2w.networks.heads import HarmonicNoiseHead
 from w2w.networks.pitch import MEAN_LOG_F0
@@ -29,8 +30,13 @@ class DecoderConfig:
     """Width."""
     n_blocks: int = 8
     """Residual blocks; their dilations are 1, 2, 4, 1, 2, 4, …"""
+    sharpness: float = 0.0
+    """Share by which converted speech has its formants deeper than they were learned."""
     refiner: RefinerConfig | None = RefinerConfig()  # noqa: RUF009 - frozen
     """What is learned on top of the source-filter wave; none leaves it out."""
+
+    def __post_init__(self) -> None:
+        within("[0, 1]", self, "sharpness")
 
 
 class Decoder(nn.Module):
@@ -53,7 +59,7 @@ class Decoder(nn.Module):
             ResidualBlock(width, 5, 2 ** (i % 3), style_dim=conditioning) for i in range(config.n_blocks)
         )
         self.style_bias = nn.Conv1d(conditioning, width, 1)
-        self.head = HarmonicNoiseHead(width, sample_rate, hop)
+        self.head = HarmonicNoiseHead(width, sample_rate, hop, sharpness=config.sharpness)
         self.refiner = Refiner(config.refiner, width, hop) if config.refiner else None
 
     def begin(self, batch: int, *, random: bool = False) -> dict[str, Any]:
