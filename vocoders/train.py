@@ -3,8 +3,8 @@
 Run the same command again to continue. Presets are in ``vocoders/tasks/presets.py``: every network at 16,
 22.05 and 24 kHz, and ``*_small`` for a CPU. To tune a trained vocoder to mels that another network predicts
 (``python -m w2w.baselines.predict``), give ``--init RUN --predicted-mels FOLDER``. ``--init`` also takes the
-folder of an exported vocoder, ``released`` or ``released_hifigan``, those of this package; critics then begin
-afresh.
+folder of an exported vocoder, or a name of those that come with this package (``released``, ``released_24k``,
+``released_hifigan``); critics then begin afresh.
 """
 
 import warnings

@@ -18,6 +18,7 @@ from vocoders import Vocoder, VocoderConfig, cpu, load_vocoder
 from vocoders import vocoder as module
 from vocoders.griffin_lim import GriffinLimConfig
 from vocoders.hifigan import V1_16K, V3_16K
+from vocoders.loading import PACKAGED, released_folder
 from vocoders.mel_files import check_definition, check_mel, read_mel, save_mel
 from vocoders.melgan import MelGANConfig
 from vocoders.streaming import de_emphasised, mels_of_blocks, windows
@@ -260,6 +261,17 @@ def test_names_that_are_none_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("vocoders.loading.RELEASED", tmp_path)
     with pytest.raises(UserError, match="no trained vocoder comes with this copy"):
         load_vocoder("released")
+
+
+@pytest.mark.parametrize(("name", "rate"), [*zip(PACKAGED, (16_000, 24_000, 16_000))])
+def test_what_comes_with_the_package_copies_a_sound_at_its_rate(buzz, name, rate):
+    vocoder = load_vocoder(name)
+    assert vocoder.mel.sample_rate == rate
+    weights = released_folder(name) / "model.safetensors"
+    assert weights.stat().st_size < 8 * 2**20
+    mel = LogMel(vocoder.mel)(buzz(rate // 2, f0=(120.0,), rate=rate))
+    copy = LogMel(vocoder.mel)(vocoder(mel))
+    assert (copy - mel).abs().mean() < 1.0  # of silence 7
 
 
 def test_network_and_mel_must_agree():
