@@ -72,16 +72,23 @@ class Decoder(nn.Module):
         }
 
     def step(
-        self, code: Code, energy: Curve, pitch: Pitch, voice: Voice, state: dict[str, Any]
+        self,
+        code: Code,
+        energy: Curve,
+        pitch: Pitch,
+        voice: Voice,
+        state: dict[str, Any],
+        *,
+        sharpen: bool = False,
     ) -> tuple[Wave, dict[str, Any]]:
-        """Speak one chunk."""
+        """Speak one chunk, formants as they were learned or deeper."""
         log_f0 = (pitch.log_f0 - MEAN_LOG_F0).float()
         inputs = torch.cat([code, 0.3 * energy, log_f0, pitch.voicing.float()], dim=1)
         hidden, stem = self.stem.step(inputs, state["stem"])
         conditioning = self.conditioning(hidden, voice)
         hidden, blocks = blocks_step(self.blocks, hidden, state["blocks"], conditioning)
         hidden = hidden + self.style_bias(conditioning)
-        wave, head = self.head.step(hidden, pitch.log_f0, state["head"])
+        wave, head = self.head.step(hidden, pitch.log_f0, state["head"], sharpen=sharpen)
         refined = None
         if self.refiner is not None:
             wave, refined = self.refiner.step(wave, hidden, state["refiner"])

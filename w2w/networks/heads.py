@@ -97,8 +97,8 @@ class HarmonicNoiseHead(nn.Module):
     invents no phases, and puts the pitch where ``log_f0`` says. Transforms are products with Fourier bases:
     frames are short, and nothing complex is left for an exporter.
 
-    A network that regresses draws formants too flat: where no gradient is asked for, they are made deeper by
-    the share ``sharpness`` (the cepstral post-filter of speech synthesis, Yoshimura et al. 2005).
+    A network that regresses draws formants too flat: ``sharpen`` makes them deeper by the share ``sharpness``
+    (the cepstral post-filter of speech synthesis, Yoshimura et al. 2005).
     """
 
     spread: Tensor
@@ -134,13 +134,15 @@ class HarmonicNoiseHead(nn.Module):
             "tail": self.rise.new_zeros(batch, self.n_fft - self.hop),
         }
 
-    def step(self, features: Features, log_f0: LogF0, state: dict[str, Any]) -> tuple[Wave, dict[str, Any]]:
+    def step(
+        self, features: Features, log_f0: LogF0, state: dict[str, Any], *, sharpen: bool = False
+    ) -> tuple[Wave, dict[str, Any]]:
         """Make the samples of one chunk."""
         pulses, noise, excitation = self.excitation.step(log_f0, state["excitation"])
         # (batch, frames, 2, bands)
         log_magnitude = self.bands(features).unflatten(1, (2, -1)).permute(0, 3, 1, 2)
         with torch.autocast(features.device.type, enabled=False):
-            spread = self.spread if torch.is_grad_enabled() else self.sharp_spread
+            spread = self.sharp_spread if sharpen else self.spread
             gain, angle = (log_magnitude.float().clamp(-12.0, 6.0) @ spread).chunk(2, dim=-1)
             gain = gain.exp()
             filters = torch.cat([gain * angle.cos(), gain * angle.sin()], dim=-1)

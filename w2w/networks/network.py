@@ -209,7 +209,7 @@ class ConverterNetwork(nn.Module):
         """Speak what was encoded of one chunk."""
         encoded, after = self.place_pitch(pitch, content, state)
         pitch = shift_pitch(encoded.pitch, encoded.mean_log_f0, voice, semitones)
-        wave, decoder = self.decode(encoded, pitch, voice, state["decoder"])
+        wave, decoder = self.decode(encoded, pitch, voice, state["decoder"], sharpen=True)
         after |= {"decoder": decoder}
         if self.gate is not None:
             wave, after["gate"] = self.gate.step(source, wave, content.level, state["gate"])
@@ -235,11 +235,17 @@ class ConverterNetwork(nn.Module):
         return Encoded(content, pitch, mean), state | after
 
     def decode(
-        self, encoded: Encoded, pitch: Pitch, voice: Voice, state: dict[str, Any]
+        self,
+        encoded: Encoded,
+        pitch: Pitch,
+        voice: Voice,
+        state: dict[str, Any],
+        *,
+        sharpen: bool = False,
     ) -> tuple[Wave, dict[str, Any]]:
-        """Speak what was encoded, at the source's level."""
+        """Speak what was encoded, at the source's level; ``sharpen`` is not for what is learned from."""
         content = encoded.content
-        wave, after = self.decoder.step(content.code, content.energy, pitch, voice, state)
+        wave, after = self.decoder.step(content.code, content.energy, pitch, voice, state, sharpen=sharpen)
         # A level is a log magnitude; within a frame it moves in a straight line from the last frame's.
         before = torch.where(state["level"].isnan(), content.level[..., :1], state["level"])
         gain = torch.cat([before, content.level], dim=-1).exp()
