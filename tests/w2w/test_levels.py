@@ -12,6 +12,7 @@ from w2w.networks.delay import PauseGate
 from w2w.networks.network import STEADY_FRAMES, ConverterNetwork
 
 HOP, LOOK_AHEAD = 160, 128
+VOICED = torch.ones(1, 1, 200)
 
 
 def level_db(wave):
@@ -40,7 +41,7 @@ def test_no_pause_is_louder_than_the_sources_own_or_60_dbfs(buzz, gain):
     gate, source = PauseGate(HOP, LOOK_AHEAD), gain * speech(buzz)
     level = torch.full((1, 1, source.shape[-1] // HOP), math.log(gain))  # that of the speech
     output = 0.05 * gain * torch.randn(source.shape)  # all too loud
-    held, _ = gate.step(source, output, level, gate.begin(1))
+    held, _ = gate.step(source, output, level, VOICED[..., : level.shape[-1]], gate.begin(1))
     pause = slice(56, 98)
     allowed = level_db(source)[:, pause].clamp_min(-60.0) + 1.0  # a window is not a frame
     assert (level_db(held)[:, pause] <= allowed).all()
@@ -50,24 +51,29 @@ def test_no_pause_is_louder_than_the_sources_own_or_60_dbfs(buzz, gain):
 def test_speech_passes_the_gate_untouched(buzz):
     gate, source = PauseGate(HOP, LOOK_AHEAD), buzz(8_000, (140.0,))
     output = 0.1 * torch.randn(source.shape)
-    held, _ = gate.step(source, output, torch.zeros(1, 1, 50), gate.begin(1))
+    held, _ = gate.step(source, output, torch.zeros(1, 1, 50), VOICED[..., :50], gate.begin(1))
     assert_close(held[..., HOP:], output[..., HOP:], rtol=0, atol=1e-6)
 
 
 def test_a_constant_offset_is_no_sound(buzz):
     gate, source = PauseGate(HOP, LOOK_AHEAD), torch.full((1, 1, 8_000), 0.2)
-    held, _ = gate.step(source, 0.1 * torch.randn(source.shape), torch.zeros(1, 1, 50), gate.begin(1))
+    held, _ = gate.step(
+        source, 0.1 * torch.randn(source.shape), torch.zeros(1, 1, 50), VOICED[..., :50], gate.begin(1)
+    )
     assert (level_db(held)[:, 1:] < -60).all()
 
 
 def test_the_gate_streams(buzz):
     gate, source = PauseGate(HOP, LOOK_AHEAD), speech(buzz, 9_600)
     output, level = 0.05 * torch.randn(source.shape), 0.3 * torch.randn(1, 1, 60)
-    whole, _ = gate.step(source, output, level, gate.begin(1))
+    voiced = (torch.arange(60) == 20).float()[None, None]
+    whole, _ = gate.step(source, output, level, voiced, gate.begin(1))
     state, parts = gate.begin(1), []
     for first, last in ((0, 1), (1, 4), (4, 30), (30, 60)):
         piece = slice(first * HOP, last * HOP)
-        part, state = gate.step(source[..., piece], output[..., piece], level[..., first:last], state)
+        part, state = gate.step(
+            source[..., piece], output[..., piece], level[..., first:last], voiced[..., first:last], state
+        )
         parts.append(part)
     assert_close(torch.cat(parts, dim=-1), whole, rtol=0, atol=1e-6)
 
@@ -103,3 +109,15 @@ def test_what_is_voiced_for_a_moment_tells_no_mean(tiny, buzz, frames, moves):
         voicing[..., 8 : 8 + frames] = 1.0
         mean = network.place_pitch(Pitch(torch.full((1, 1, 20), 6.0), voicing), content, state)[0].mean_log_f0
     assert bool((mean - mean[..., :1]).abs().max() > 1e-4) == moves
+
+
+def test_noise_alone_comes_out_no_louder_than_it_was():
+    gate, source = PauseGate(HOP, LOOK_AHEAD), 1e-3 * torch.randn(1, 1, 300 * HOP)
+    level = torch.full((1, 1, 300), math.log(1e-2))  # that of the noise
+    voiced = torch.zeros(1, 1, 300)
+    voiced[..., 100:110] = 1.0
+    held, _ = gate.step(source, 10.0 * source, level, voiced, gate.begin(1))
+    loud = level_db(held) - level_db(source).mean()
+    assert loud[:, 2:99].max() < 3.0
+    assert loud[:, 102:208].mean() > 15.0
+    assert loud[:, 212:].max() < 3.0

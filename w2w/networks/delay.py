@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.causal_mel import SILENCE
+from engine.running_mean import running_maximum
 from pretrain.causal.encoder import QUIETEST, Content
 
 Wave = Float[Tensor, "batch 1 samples"]
@@ -56,6 +57,8 @@ QUIET_DB = -62.0
 """dBFS RMS: pauses of digital silence may hold this much."""
 FULL_LEVEL_DB = -18.0
 """dBFS RMS of the loudest frames of speech whose level, a log mel magnitude, is 0."""
+NEAR_FRAMES = 100.0
+"""After a voiced sound, in which what is loud is speech; beyond, it is noise, and comes out no louder."""
 
 
 class GateState(NamedTuple):
@@ -63,10 +66,12 @@ class GateState(NamedTuple):
 
     source: Float[Tensor, "batch 1 past"]
     gain: Float[Tensor, "batch 1"]
+    unvoiced: Float[Tensor, "batch 1"]
+    """Frames since the last voiced one."""
 
 
 class PauseGate(nn.Module):
-    """Holds the output's frames down to the source's own level where the source pauses.
+    """Holds the output's frames down to the source's own level where the source pauses or is noise alone.
 
     The source's level is the larger of two frames' standard deviations, so a constant offset is no sound.
     """
@@ -78,10 +83,16 @@ class PauseGate(nn.Module):
     def begin(self, batch: int, device: torch.device | None = None) -> GateState:
         """Silence; the gate is open."""
         past = torch.full((batch, 1, self.past), math.nan, device=device)
-        return GateState(past, torch.ones(batch, 1, device=device))
+        opened = torch.ones(batch, 1, device=device)
+        return GateState(past, opened, 2.0 * NEAR_FRAMES * opened)
 
-    def step(self, source: Wave, output: Wave, level: Level, state: GateState) -> tuple[Wave, GateState]:
-        """Hold one chunk down; ``output`` lags the source by the look-ahead, ``level`` is a log magnitude."""
+    def step(
+        self, source: Wave, output: Wave, level: Level, voiced: Level, state: GateState
+    ) -> tuple[Wave, GateState]:
+        """Hold one chunk down; ``output`` lags the source by the look-ahead, ``level`` is a log magnitude.
+
+        ``voiced`` is 1 where a frame is, else 0.
+        """
         past = torch.where(state.source.isnan(), source[..., :1], state.source)
         window = torch.cat([past, source], dim=-1)
         frames = window[:, 0].unfold(-1, self.hop + self.past, self.hop)  # (batch, frames, samples)
@@ -92,7 +103,10 @@ class PauseGate(nn.Module):
         speech_db = FULL_LEVEL_DB + (20.0 / math.log(10.0)) * level[:, 0]
         # The limit rises from the source's own level out of the way of speech.
         rise = ((source_db - speech_db - PAUSE_DB) / (SPEECH_DB - PAUSE_DB)).clamp(0.0, 1.0)
-        limit_db = source_db.clamp_min(QUIET_DB) + 60.0 * rise
+        frame = torch.arange(1, rise.shape[-1] + 1, device=rise.device, dtype=rise.dtype)
+        newest_voiced = running_maximum(torch.where(voiced[:, 0] > 0.5, frame, -state.unvoiced))
+        unvoiced = frame - newest_voiced
+        limit_db = source_db.clamp_min(QUIET_DB) + 60.0 * rise * (unvoiced <= NEAR_FRAMES)
         blocks = output[:, 0].unflatten(-1, (-1, self.hop))
         output_db = 10.0 * torch.log10(blocks.square().mean(-1) + 1e-12)
         gain = 10.0 ** ((limit_db - output_db).clamp(-120.0, 0.0) / 20.0)  # (batch, frames)
@@ -100,5 +114,6 @@ class PauseGate(nn.Module):
         # A quarter of a frame from gain to gain: no click, and little that is too loud.
         ramp = (torch.arange(1, self.hop + 1, device=output.device) * (4.0 / self.hop)).clamp_max(1.0)
         shaped = before[..., None] + (gain - before)[..., None] * ramp
-        after = GateState(window[..., window.shape[-1] - self.past :], gain[:, -1:])
+        past = window[..., window.shape[-1] - self.past :]
+        after = GateState(past, gain[:, -1:], unvoiced[:, -1:].clamp_max(2.0 * NEAR_FRAMES))
         return (blocks * shaped).flatten(1)[:, None], after

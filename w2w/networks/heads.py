@@ -111,7 +111,7 @@ class HarmonicNoiseHead(nn.Module):
         self, n_channels: int, sample_rate: int, hop: int, n_bands: int = 80, *, sharpness: float = 0.0
     ) -> None:
         super().__init__()
-        self.hop, self.n_fft = hop, 2 ** math.ceil(math.log2(3 * hop))
+        self.hop, self.n_fft, self.sharpness = hop, 2 ** math.ceil(math.log2(3 * hop)), sharpness
         self.bands = nn.Conv1d(n_channels, 2 * n_bands, 1)
         with torch.no_grad():
             self.bands.weight.mul_(0.3)
@@ -142,9 +142,14 @@ class HarmonicNoiseHead(nn.Module):
         # (batch, frames, 2, bands)
         log_magnitude = self.bands(features).unflatten(1, (2, -1)).permute(0, 3, 1, 2)
         with torch.autocast(features.device.type, enabled=False):
-            spread = self.sharp_spread if sharpen else self.spread
-            gain, angle = (log_magnitude.float().clamp(-12.0, 6.0) @ spread).chunk(2, dim=-1)
+            log_magnitude = log_magnitude.float().clamp(-12.0, 6.0)
+            gain, angle = (log_magnitude @ self.spread).chunk(2, dim=-1)
             gain = gain.exp()
+            if sharpen and self.sharpness:
+                power = gain.square().sum(-1, keepdim=True)
+                gain, angle = (log_magnitude @ self.sharp_spread).chunk(2, dim=-1)
+                gain = gain.exp()
+                gain = gain * (power / gain.square().sum(-1, keepdim=True)).sqrt()  # deeper, not louder
             filters = torch.cat([gain * angle.cos(), gain * angle.sin()], dim=-1)
             earlier = torch.cat([state["filters"], filters[:, :-1]], dim=1)
             sources = torch.stack([pulses, noise], dim=2)  # (batch, frames, 2, hop)

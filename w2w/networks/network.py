@@ -212,15 +212,15 @@ class ConverterNetwork(nn.Module):
         wave, decoder = self.decode(encoded, pitch, voice, state["decoder"], sharpen=True)
         after |= {"decoder": decoder}
         if self.gate is not None:
-            wave, after["gate"] = self.gate.step(source, wave, content.level, state["gate"])
+            voiced, _ = steadily_voiced(encoded.pitch, state["voiced"])
+            wave, after["gate"] = self.gate.step(source, wave, content.level, voiced, state["gate"])
         return wave, after
 
     def place_pitch(
         self, pitch: Pitch, content: Content, state: dict[str, Any]
     ) -> tuple[Encoded, dict[str, Any]]:
         """Add the mean log-F0 of the source so far, by which one chunk's F0 is put right."""
-        voiced = torch.cat([state["voiced"], (pitch.voicing > 0.5).double()], dim=-1)
-        weight = -F.max_pool1d(-voiced, STEADY_FRAMES, stride=1)  # 1 where all of them are
+        weight, voiced = steadily_voiced(pitch, state["voiced"])
         log_f0 = pitch.log_f0
         if self.config.content.relative_level:
             # By the level so far: hum before the first word, faint as it is, must not tell the voice's pitch.
@@ -231,7 +231,7 @@ class ConverterNetwork(nn.Module):
         mean, after_mean = self.mean_log_f0.step(log_f0, weight, state["mean_log_f0"])
         if self.config.content.relative_level:
             pitch = Pitch(octave_raised(pitch.log_f0, mean), pitch.voicing)
-        after = {"mean_log_f0": after_mean, "voiced": voiced[..., 1 - STEADY_FRAMES :]}
+        after = {"mean_log_f0": after_mean, "voiced": voiced}
         return Encoded(content, pitch, mean), state | after
 
     def decode(
@@ -256,3 +256,11 @@ class ConverterNetwork(nn.Module):
 
 # By name, because its style is a submodule, which Pythons from 3.12 on do not count as a member.
 cast(Any, WaveNetwork).register(ConverterNetwork)
+
+
+def steadily_voiced(
+    pitch: Pitch, before: Float[Tensor, "batch 1 before"]
+) -> tuple[Curve, Float[Tensor, "batch 1 before"]]:
+    """1 where ``STEADY_FRAMES`` on end are voiced, else 0, after those ``before``; and those for the next."""
+    voiced = torch.cat([before, (pitch.voicing > 0.5).double()], dim=-1)
+    return -F.max_pool1d(-voiced, STEADY_FRAMES, stride=1), voiced[..., 1 - STEADY_FRAMES :]
