@@ -117,7 +117,7 @@ class TrainConfig:
 
 
 SHARPNESS = 0.4
-"""Of 0 to .6 the one with most likeness and no word lost, on validation speakers."""
+"""Chosen on validation speakers: docs/experiments.md."""
 SMALL = TrainConfig(
     loop=LoopConfig(steps=50_000, save_every=250, sample_every=2_000, mixed_precision="bf16"),
     data=DataConfig(batch=10, crop_samples=20_480, reference_samples=32_000, equal_speakers=True),
