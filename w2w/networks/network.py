@@ -16,7 +16,7 @@ from pretrain.pitch.tracker import Pitch, PitchTracker
 from w2w.networks.config import ConverterConfig
 from w2w.networks.decoder import Decoder
 from w2w.networks.delay import Delay, PauseGate
-from w2w.networks.pitch import PitchPredictor, Semitones, octave_raised, shift_pitch
+from w2w.networks.pitch import PitchPredictor, Semitones, shift_pitch
 from w2w.networks.recogniser import RecogniserContent
 from w2w.networks.style import StyleEncoder
 from w2w.networks.trunk import PretrainedContent, WholeContent
@@ -219,7 +219,7 @@ class ConverterNetwork(nn.Module):
     def place_pitch(
         self, pitch: Pitch, content: Content, state: dict[str, Any]
     ) -> tuple[Encoded, dict[str, Any]]:
-        """Add the mean log-F0 of the source so far, by which one chunk's F0 is put right."""
+        """Add the mean log-F0 of the source so far, from which one chunk's F0 is moved."""
         weight, voiced = steadily_voiced(pitch, state["voiced"])
         log_f0 = pitch.log_f0
         if self.config.content.relative_level:
@@ -229,8 +229,6 @@ class ConverterNetwork(nn.Module):
         if self.pitch_predictor is not None:
             log_f0 = log_f0 + self.pitch_predictor(content.mels, pitch).double()
         mean, after_mean = self.mean_log_f0.step(log_f0, weight, state["mean_log_f0"])
-        if self.config.content.relative_level:
-            pitch = Pitch(octave_raised(pitch.log_f0, mean), pitch.voicing)
         after = {"mean_log_f0": after_mean, "voiced": voiced}
         return Encoded(content, pitch, mean), state | after
 

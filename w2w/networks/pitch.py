@@ -1,4 +1,4 @@
-"""F0 on its way through the converter: put right, moved to another voice, its mean predicted."""
+"""F0 on its way through the converter: moved to another voice, its mean predicted."""
 
 import math
 
@@ -16,12 +16,6 @@ LOWEST, HIGHEST = math.log(50.0), math.log(600.0)
 """Log of Hz: converted F0 stays inside."""
 MEAN_LOG_F0 = 5.0
 """About 150 Hz: log-F0 is fed to networks as its distance from here."""
-
-
-def octave_raised(log_f0: Curve, mean_log_f0: Curve) -> Curve:
-    """Log-F0 an octave higher where it lies .7 octaves and more below the mean: a tracker's error."""
-    octave = math.log(2.0)
-    return log_f0 + octave * (log_f0 < mean_log_f0 - 0.7 * octave).to(log_f0.dtype)
 
 
 def shift_pitch(pitch: Pitch, mean_log_f0: Curve, voice: Voice, semitones: Semitones = 0.0) -> Pitch:
