@@ -221,7 +221,6 @@ def spoken(
 
 
 def player(path: str) -> str:
-    """A player of an example."""
     data = base64.b64encode(Path(path).read_bytes()).decode()
     return f'<audio controls src="data:audio/ogg;base64,{data}"></audio>'
 

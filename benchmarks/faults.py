@@ -53,7 +53,6 @@ DISK_MIB = 48
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Kill, restart, compare, and print the counts."""
     arguments = Arguments.described_by("benchmarks.faults", __doc__)
     arguments.add_argument("--kills", type=int, default=100)
     arguments.add_argument("--steps", type=int, default=18, help="of each training")
@@ -218,7 +217,6 @@ def wait(children: list[int], seconds: float) -> bool:
 
 
 def signal_all(children: Sequence[int], number: int) -> None:
-    """Send a signal to those that are left."""
     for child in children:
         with suppress(ProcessLookupError):
             os.kill(child, number)

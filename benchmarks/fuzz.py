@@ -42,8 +42,6 @@ AT_ONCE = 1000
 
 
 class Target(NamedTuple):
-    """Something that reads files."""
-
     name: str
     """Of the file that it is given."""
     seeds: list[bytes]
@@ -117,7 +115,6 @@ CHANGES = st.lists(st.tuples(KINDS, st.floats(0, 1), VALUES), max_size=6)
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Try all targets in turn, and print what was found."""
     arguments = Arguments.described_by("benchmarks.fuzz", __doc__)
     arguments.add_argument("--cases", type=int, default=100_000, help="of all targets together")
     arguments.add_argument("--findings", type=Path, default=Path("findings"), help="folder for their bytes")

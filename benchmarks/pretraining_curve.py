@@ -82,7 +82,6 @@ class Learner:
         self.batches: Iterator[Clips] = Batches(self.clips, seed=0)(0)
 
     def loss(self, wave: Float[Tensor, "batch 1 samples"], teacher: CommonTeacher) -> Float[Tensor, ""]:
-        """Return the masked regression of the common targets."""
         states, index = self.student(self.encoder, self.encoder.project(self.encoder.local(wave)))
         return self.head(states, gather_frames(teacher(wave), index))[0]
 
@@ -176,7 +175,6 @@ def compare_curves(argv: Sequence[str]) -> None:
 
 
 def speech_config(paths: tuple[str, ...], batch_seconds: float) -> SpeechConfig:
-    """Return a batch of so many seconds, in clips of 2 to 6 s where it is long enough."""
     longest = min(6.0, batch_seconds)
     return SpeechConfig(
         paths=paths, batch_seconds=batch_seconds, longest_seconds=longest, shortest_seconds=min(2.0, longest)

@@ -71,8 +71,6 @@ Row = list[str]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What is compared with what."""
-
     peers: Mapping[str, str | None]
     """Checkouts of the published code, by network."""
     repeats: int
@@ -92,7 +90,6 @@ class Timed:
 
     @property
     def same(self) -> str:
-        """How far the outputs are from each other."""
         return difference(*(output.flatten() for output in self.outputs)) if self.theirs else ""
 
     @property
@@ -101,7 +98,6 @@ class Timed:
 
 
 def alternate(ours: Callable[[], Any], theirs: Callable[[], Any] | None, repeats: int) -> Timed:
-    """Time calls in turns."""
     outputs: list[Any] = [None, None]
 
     def keep(place: int, call: Callable[[], Any]) -> None:

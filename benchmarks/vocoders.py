@@ -236,7 +236,6 @@ def published_wavenet(path: Path | str, config: WaveNetConfig) -> nn.Module:
 
 
 def mel_for(frames: int, batch: int = 1) -> Mel:
-    """Numbers as a log-mel's."""
     return torch.randn(batch, LOCAL.n, frames, generator=torch.Generator().manual_seed(0)) - 4
 
 

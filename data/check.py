@@ -217,7 +217,6 @@ def levels(rows: Sequence[Row], measured: Sequence[Measurements | AudioError], b
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Check recordings, print a table, leave a clean manifest if asked."""
     parser = Arguments.described_by("data.check", __doc__)
     option = parser.add_argument
     option("recordings", metavar="MANIFEST|FOLDER", type=Path)

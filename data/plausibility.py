@@ -101,8 +101,6 @@ They err: a good recording is named now and then, and every fifth recording of s
 
 @dataclass(frozen=True, kw_only=True)
 class Likeness:
-    """How one recording compares with the others of its voice."""
-
     distance: float
     """0: the same; about 1 between recordings of one person."""
     unlike: bool

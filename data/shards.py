@@ -42,8 +42,6 @@ PREFIX = "timbre-shards-"
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """What an index knows of a shard."""
-
     name: str
     split: str
     recordings: int
@@ -83,7 +81,6 @@ def read_index(place: str) -> Index:
 
 
 def shards_of(index: Index, split: str, place: str) -> list[Shard]:
-    """The shards of a split; all if it is empty."""
     chosen = [shard for shard in index.shards if not split or shard.split == split]
     if not chosen:
         known = ", ".join(sorted({shard.split for shard in index.shards}))

@@ -56,7 +56,6 @@ class TableRows(Sequence[Row]):
         return (self[index] for index in range(len(self)))
 
     def of(self, chosen: np.ndarray) -> "TableRows":
-        """The rows of these places in the manifest."""
         return TableRows(self.state, chosen)
 
     def of_split(self, split: str) -> "TableRows":

@@ -40,8 +40,6 @@ MIN_VOICES, MIN_ROUNDS = 4, 3
 
 @dataclass(frozen=True, kw_only=True)
 class Voice:
-    """Somebody who does not exist."""
-
     name: str
     gender: str
     """``F`` or ``M``."""

@@ -72,7 +72,6 @@ class System:
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Copy every recording by every system, score, and write the table."""
     arguments = Arguments.described_by("eval.copy_synthesis", __doc__)
     option = arguments.add_argument
     option("--data", required=True, metavar="FOLDER", help="corpus, or its manifest")
@@ -141,7 +140,6 @@ def systems_of(given: Sequence[str], mel: str) -> list[System]:
 
 
 def has_world() -> bool:
-    """Whether WORLD is installed."""
     try:
         return bool(pitch.world())
     except UserError:
@@ -183,7 +181,6 @@ def spread(recordings: Sequence[Recording], n: int) -> list[Recording]:
 
 
 def described(system: str, recording: Recording) -> Row:
-    """The columns that say what a row is of."""
     return {"system": system, "utterance": recording.path.stem, "speaker": recording.speaker or "?"}
 
 

@@ -47,7 +47,6 @@ def quiet(peak_dbfs: float) -> Callable[[Samples, int], Samples]:
 
 
 def noisy(samples: Samples, number: int) -> Samples:
-    """Add pink noise 10 dB below the speech."""
     power = np.square(samples)
     level = np.convolve(power, np.full(SAMPLE_RATE // 25, 25 / SAMPLE_RATE), mode="same")
     spoken = level > level.max() / 10 ** (SPOKEN_DB / 10)
@@ -128,7 +127,6 @@ def _with_short_references(pairs: Sequence[Pair], seconds: float, out: Path) -> 
 
 
 def in_chinese(text: str) -> bool:
-    """Whether all letters are Chinese characters, and there are some."""
     letters = [letter for letter in text if letter.isalpha()]
     return bool(letters) and all(unicodedata.name(letter, "").startswith("CJK") for letter in letters)
 

@@ -82,7 +82,6 @@ def variant(name: str, full: TrainConfig, speech_encoder: str = "") -> TrainConf
 
 
 def without_losses(config: TrainConfig, *names: str) -> TrainConfig:
-    """The config in which some losses have no weight."""
     weights = replace(config.cluit.weights, **dict.fromkeys(names, 0.0))
     return replace(config, cluit=replace(config.cluit, weights=weights))
 
@@ -92,7 +91,6 @@ COLUMNS = [name for name in SCORES if name != "cer_above_source"]
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train the variants that are asked for; score and compare all that are finished."""
     args = parse(argv)
     known = VARIANTS | (SPEECH_ENCODERS if args.speech_encoder else {})
     names = list(known) if args.variants is None else args.variants
@@ -159,7 +157,6 @@ def full_config(args: Namespace) -> TrainConfig:
 
 
 def compare(study: Study, costs: Mapping[str, Cost], pairs: Sequence[Pair], args: Namespace) -> str:
-    """Convert and score by all finished variants, and lay the table out."""
     folder, scored = study.out / "outputs" / str(len(pairs)), []
     for name in costs:
         export = study.folder(name) / "export"

@@ -48,7 +48,6 @@ class Share(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the run, and of the system in the table."""
         return f"{self.speaker} {self.minutes:g} min"
 
 

@@ -186,7 +186,6 @@ class Recorded:
         return scalars
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """One point of the curve."""
         if self.measure is None:
             return {}
         point = self.measure(self.task)

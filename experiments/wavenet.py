@@ -80,7 +80,6 @@ def study_config(data: str, lsb_noise: bool) -> TrainConfig:
 
 
 def training(data: str, lsb_noise: bool, folder: Path, steps: int) -> Training:
-    """One of the two runs."""
     config = study_config(data, lsb_noise)
     config = replace(config, loop=run_loop(config.loop, folder, steps))
     source = crops(config, 0, 1)

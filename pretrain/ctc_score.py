@@ -40,12 +40,10 @@ class Errors(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Edits per unit."""
         return self.edits / max(self.units, 1)
 
     @property
     def word_rate(self) -> float:
-        """Edits per word."""
         return self.word_edits / max(self.words, 1)
 
 
@@ -108,7 +106,6 @@ def beam_search(log_probs: Float[np.ndarray, "frames tokens"], width: int) -> di
 def transcripts(
     recogniser: Any, speech: LabelledSpeech, decode: DecodeConfig | None = None
 ) -> dict[int, list[int]]:
-    """Return the tokens recognised in each labelled row."""
     width = 1 if decode is None else decode.beam
     device, training = next(recogniser.parameters()).device, recogniser.training
     recogniser.eval()
@@ -129,7 +126,6 @@ def _by_beam(output: RecogniserOutput, width: int) -> list[list[int]]:
 def error_rates(
     recogniser: Any, speech: LabelledSpeech, decode: DecodeConfig | None = None
 ) -> dict[int, Errors]:
-    """Return the errors in each labelled row."""
     recognised = transcripts(recogniser, speech, decode)
     return {i: errors_between(recogniser.units, speech.tokens[i], tokens) for i, tokens in recognised.items()}
 
@@ -143,7 +139,6 @@ def errors_between(units: Units, label: Sequence[int], recognised: Sequence[int]
 
 
 def total(errors: Iterable[Errors]) -> Errors:
-    """Add up errors."""
     return Errors(*(sum(parts) for parts in zip(*errors))) if (errors := list(errors)) else Errors(0, 0, 0, 0)
 
 

@@ -36,7 +36,6 @@ class TeacherConfig:
     hub:owner/name."""
 
     def contents(self) -> dict[str, Contents | None]:
-        """Its files, if it is a folder."""
         return {"path": folder_contents(self.path, "a teacher")}
 
 

@@ -85,7 +85,6 @@ class Recogniser(nn.Module):
 
     @property
     def sample_rate(self) -> int:
-        """Hz of the waves it takes."""
         return self.config.mel.sample_rate
 
     @property

@@ -133,7 +133,6 @@ def teacher_of(encoder: PreTrainedModel, *, standardise: bool = True) -> Teacher
 
 
 def speech_teacher(encoder: SpeechEncoder) -> Teacher:
-    """Make a teacher of our own speech encoder."""
     if encoder.sample_rate != SAMPLE_RATE:
         raise UserError(
             f"this speech encoder listens at {encoder.sample_rate} Hz, a teacher at {SAMPLE_RATE}"
@@ -164,8 +163,6 @@ def framing_of(kernels: Sequence[int], strides: Sequence[int]) -> Framing:
 
 
 class _Raw(nn.Module):
-    """An encoder of transformers that takes the wave itself."""
-
     def __init__(self, encoder: nn.Module, *, standardise: bool) -> None:
         super().__init__()
         self.encoder, self.standardise = encoder, standardise
@@ -214,8 +211,6 @@ class _Whisper(nn.Module):
 
 
 class _Guess(nn.Module):
-    """A causal student with its head."""
-
     def __init__(self, student: Student) -> None:
         super().__init__()
         self.student = student

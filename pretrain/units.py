@@ -124,7 +124,6 @@ class Units:
             raise UserError(f"{unknown.args[0]!r} is not among the {self.name}s {known!r}") from None
 
     def text(self, tokens: Iterable[int]) -> str:
-        """Return the text of tokens, without the blanks."""
         return self.between.join(self.symbols[token - 1] for token in tokens if token != BLANK)
 
     def labels(self, rows: Sequence[Row]) -> list[list[int] | None]:

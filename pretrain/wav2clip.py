@@ -76,7 +76,6 @@ PRESETS: dict[str, Any] = {
 
 
 def train(config: Wav2CLIPConfig) -> AudioEncoder:
-    """Embed the pictures, train, export, and return the encoder."""
     here = accelerator(config.loop)
     scenes, held_out = split_scenes(config.data)
     towers = open_towers(config.towers).to(here.device)

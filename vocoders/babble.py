@@ -19,7 +19,6 @@ from vocoders.wavenet.sampling import Sampler
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make a sound."""
     arguments = Arguments.described_by("vocoders.babble", __doc__)
     arguments.add_argument("run", type=Path, help="run of vocoders/train.py")
     arguments.add_argument("--out", type=Path, required=True, help="audio file to write")

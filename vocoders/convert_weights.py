@@ -32,7 +32,6 @@ State = dict[str, Shaped[Tensor, "..."]]
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Convert what the command line names."""
     args = parse(argv)
     adversaries = None
     if args.discriminators:
@@ -46,7 +45,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
-    """Read the command line."""
     arguments = Arguments.described_by("vocoders.convert_weights", __doc__)
     option = arguments.add_argument
     option("file", metavar="FILE", type=Path, help="published checkpoint, or folder of a training run")

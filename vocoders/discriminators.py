@@ -211,7 +211,6 @@ def _outputs(pairs: Iterable[tuple[Tensor, list[Tensor]]]) -> DiscriminatorOutpu
 
 
 def build_discriminator(config: MultiPeriodConfig | MultiScaleConfig | MelGANCriticConfig) -> nn.Module:
-    """The discriminators of a config."""
     return {
         MultiPeriodConfig: MultiPeriodDiscriminator,
         MultiScaleConfig: MultiScaleDiscriminator,

@@ -63,7 +63,6 @@ class HiFiGANConfig:
 
     @property
     def hop(self) -> int:
-        """Samples per frame."""
         return math.prod(self.upsample_rates)
 
 
@@ -158,8 +157,6 @@ class PairedBlock(nn.Module):
 
 
 class SingleBlock(nn.Module):
-    """The residual block of V3: dilated convolutions."""
-
     def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
         self.convs = nn.ModuleList(_same(channels, kernel, dilation) for dilation in dilations)

@@ -29,7 +29,6 @@ class MelGANConfig:
 
     @property
     def hop(self) -> int:
-        """Samples per frame."""
         return math.prod(self.ratios)
 
 

@@ -36,7 +36,6 @@ class Speaker:
         fill_averaged(self.network, checkpoint)
 
     def say(self, text: str, voice: Voice, seed: int = 0) -> Float[Tensor, "1 1 samples"]:
-        """The wave of a text."""
         if voice.name not in self.voices:
             raise UserError(
                 f"voice {voice.name!r} is unknown to this run: choose one of {', '.join(self.voices)}"
@@ -52,7 +51,6 @@ class Speaker:
 
 @exits_cleanly
 def main(argv: list[str] | None = None) -> None:
-    """Say a text."""
     arguments = Arguments.described_by("vocoders.speak", __doc__)
     arguments.add_argument("text", help="what to say, in English")
     arguments.add_argument("--vocoder", type=Path, required=True, help="run of vocoders/train_spoken.py")

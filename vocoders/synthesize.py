@@ -52,7 +52,6 @@ LONGEST_S = 60.0
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make what the command line names."""
     args, left_out = parse(argv), []
     beside = (".npz",) if args.save_mel else ()
     overwrite = args.overwrite or args.skip_existing

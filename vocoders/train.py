@@ -96,7 +96,6 @@ Wave = Float[Tensor, "1 1 samples"]
 
 
 def build(config: TrainConfig, validation: list[Wave]) -> Task:
-    """The task of a config."""
     match config.task:
         case AdversarialConfig():
             task = Adversarial(config.task, config.mel, validation)

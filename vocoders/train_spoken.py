@@ -184,7 +184,6 @@ PRESETS = {
 
 
 def build(config: SpokenTrainConfig, crops: SpokenCrops) -> Task:
-    """The task of a config, scored on sentences of its own."""
     validation = SpokenCrops(replace(config.data, split="validation"), progress=False)
     scored = [utterance for utterance in validation.utterances if int(utterance.speaker) >= 0][:N_SCORED]
     match config.task:
@@ -204,7 +203,6 @@ def build(config: SpokenTrainConfig, crops: SpokenCrops) -> Task:
 
 @exits_cleanly
 def main() -> None:
-    """Train, or continue."""
     config = cli(PRESETS)
     here = accelerator(config.loop)
     crops = SpokenCrops(config.data, progress=here.is_main_process)

@@ -108,12 +108,10 @@ class Vocoder(nn.Module):
 
     @property
     def sample_rate(self) -> int:
-        """Hz, of the waves."""
         return self.mel.sample_rate
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
         return self.log_mel.window.device
 
     def forward(

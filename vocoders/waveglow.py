@@ -281,7 +281,6 @@ def fold(wave: Wave, n_group: int) -> Groups:
 
 
 def unfold(groups: Groups) -> Wave:
-    """Undo ``fold``."""
     return groups.transpose(1, 2).flatten(1)[:, None]
 
 

@@ -118,7 +118,6 @@ def spread_voices(network: ConverterNetwork, spread: float, data: str) -> None:
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Export a run."""
     from w2w.exported.files import FORMATS, add_step_options, refuse_step_options, write_step
 
     parser = Arguments.described_by("w2w.export", __doc__)

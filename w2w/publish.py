@@ -65,7 +65,6 @@ class Published(ModelHubMixin, **ABOUT):
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The files of a converter that are there."""
     return sorted(file for part in PARTS for file in folder.glob(part) if file.is_file())
 
 
@@ -91,7 +90,6 @@ def check_sums(folder: Path, name: str) -> None:
 
 
 def digest(file: Path) -> str:
-    """SHA-256, in hexadecimal."""
     with file.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
@@ -113,7 +111,6 @@ def download(name: str, *, local_files_only: bool = False) -> Path:
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Publish an export."""
     parser = Arguments.described_by("w2w.publish", __doc__)
     parser.add_argument("folder", type=Path, help="of the exported converter")
     parser.add_argument("name", help="owner/name of the repository")

@@ -48,7 +48,6 @@ MOST_OF_ONE = 6
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Tie as the command line says."""
     parser = Arguments.described_by("w2w.tie", __doc__)
     option = parser.add_argument
     option(

@@ -53,7 +53,6 @@ class Scene(NamedTuple):
 
 
 def wave_of(scene: Scene, sample_rate: int) -> Float[Tensor, "1 1 samples"]:
-    """The scene's sound at a rate, mono."""
     if scene.audio is None:
         raise UserError(f"the scene {scene.name} has no sound: leave it out, or pair it with an audio file")
     if is_video(scene.audio):

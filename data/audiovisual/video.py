@@ -35,8 +35,6 @@ class VideoError(FileError[Problem]):
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
-    """What a file's header says."""
-
     duration: float | None
     """Seconds; None where the header is silent."""
     frame_rate: float | None

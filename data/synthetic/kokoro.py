@@ -119,9 +119,7 @@ class Synthesizer(Protocol):
     digest: str
     """Tells one edition of model and voices from another."""
 
-    def phonemize(self, text: str, voice: str) -> str:
-        """The text's phonemes as this voice's language has them; empty where nothing can be spoken."""
-        ...
+    def phonemize(self, text: str, voice: str) -> str: ...
 
     def speak(
         self, phonemes: str, *, timbre: Mapping[str, float], prosody: str, speed: float
@@ -148,7 +146,6 @@ class Kokoro:
         self.digest = hashlib.sha256(model.read_bytes() + voices.read_bytes()).hexdigest()[:12]
 
     def phonemize(self, text: str, voice: str) -> str:
-        """The text's phonemes in espeak's alphabet, with stress and punctuation."""
         phonemes = self._model.tokenizer.phonemize(text, LANGUAGES[voice[0]])
         return phonemes if any(symbol.isalpha() for symbol in phonemes) else ""
 

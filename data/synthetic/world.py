@@ -31,8 +31,6 @@ SPLIT_SEED = 1
 
 
 class Attribute(NamedTuple):
-    """One thing that varies."""
-
     name: str
     values: tuple[str, ...]
     """As captions name what is seen."""
@@ -86,7 +84,6 @@ def combinations(split: Split) -> Int[np.ndarray, "n"]:
 
 
 def values_of(combination: Int[np.ndarray, "n"]) -> Int[np.ndarray, "n 5"]:
-    """Return the value of each attribute, as indices in the order of ``ATTRIBUTES``."""
     sizes = [len(attribute.values) for attribute in ATTRIBUTES]
     return np.stack(np.unravel_index(combination, sizes), axis=-1)
 
@@ -180,7 +177,6 @@ class World:
         return indices % self.n_combinations
 
     def values(self, indices: Indices) -> Int[np.ndarray, "n 5"]:
-        """Return each scene's attributes, in the order of ``ATTRIBUTES``."""
         return self._values[self.groups(indices)]
 
     def pictures(self, indices: Indices) -> UInt8[Tensor, "n 3 height width"]:
@@ -190,7 +186,6 @@ class World:
         return torch.from_numpy(synthesise(self.values(indices), self._chance(indices, 1, N_HEARD)))[:, None]
 
     def captions(self, indices: Indices, *, plain: bool = False) -> list[str]:
-        """Describe scenes, in varied or in ``plain`` words."""
         chance = None if plain else self._chance(indices, 2, N_SAID)
         return describe(self.values(indices), chance)
 

@@ -58,7 +58,6 @@ def draw(values: Int[np.ndarray, "n 5"], chance: Float[np.ndarray, "n 40"]) -> U
 
 
 def _ground(background: np.ndarray, chance: np.ndarray) -> Field:
-    """Return grey levels: plain, striped, dotted, checkered."""
     y, x = np.mgrid[:PICTURE_SIZE, :PICTURE_SIZE].astype(np.float32)
     lightness = (0.25 + 0.5 * chance[:, 0]).astype(np.float32)[:, None, None]
     contrast = (0.14 + 0.08 * chance[:, 1]).astype(np.float32)[:, None, None]

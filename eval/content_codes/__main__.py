@@ -39,8 +39,6 @@ from pretrain.units import Phonemes, Units
 
 
 class Speech(NamedTuple):
-    """The recordings of the probes."""
-
     train: dict[Path, list[int]]
     """Recordings that the probe of phones learns from, and their phones."""
     test: dict[Path, list[int]]
@@ -99,7 +97,6 @@ def speech(data: Path | str, *, split: str = "validation", most: int = 600, per_
 
 
 def scores_of(code: Code, of: Speech, teacher: Code | None, truth: dict[Path, CodeFrames]) -> Scores:
-    """Encode all recordings and train the probes on their codes."""
     bar = tqdm(of.paths, desc=f"encoding by {code.name}", unit="utterance", delay=1.0)
     encoded = {path: encode(code, path) for path in bar}
     train, test = ([encoded[path] for path in paths] for paths in (of.train, of.test))

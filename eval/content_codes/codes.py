@@ -47,8 +47,6 @@ class Code:
 
 @dataclass(frozen=True, kw_only=True)
 class CodeFrames:
-    """What one code makes of one utterance."""
-
     frames: Frames
     """Half precision."""
     audible: Bool[Tensor, " frames"]

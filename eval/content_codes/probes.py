@@ -84,7 +84,6 @@ def taught(
 def moments(
     frames: Sequence[Float[Tensor, "_ channels"]],
 ) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
-    """Mean and deviation of each channel over all frames."""
     count = sum(len(one) for one in frames)
     mean = torch.stack([one.double().sum(0) for one in frames]).sum(0) / count
     square = torch.stack([one.double().square().sum(0) for one in frames]).sum(0) / count
@@ -134,7 +133,6 @@ def agreement(
 def at_teachers(
     code: Code, encoded: CodeFrames, teacher: Code, n_frames: int
 ) -> Float[Tensor, "teacher_frames channels"]:
-    """The code where the teacher's frames stand."""
     seconds = (torch.arange(n_frames) * teacher.hop + teacher.offset) / teacher.sample_rate
     places = (seconds * code.sample_rate - code.offset) / code.hop
     return at_times(encoded.frames.T[None].float(), places)[0].T
@@ -165,7 +163,6 @@ class Utterances(NamedTuple):
 
     @property
     def chance(self) -> float:
-        """Of naming the speaker."""
         return 1 / len(self.speakers)
 
 
@@ -193,7 +190,6 @@ def utterances(data: Path | str, *, per_speaker: int = 0) -> Utterances:
 
 
 def speaker_leakage(rows: Utterances, train: Sequence[CodeFrames], held_out: Sequence[CodeFrames]) -> Leak:
-    """Probe one code, given what it makes of the utterances."""
     number = {name: label for label, name in enumerate(rows.speakers)}
     labels, truth = (
         torch.tensor([number[row.speaker or ""] for row in part]) for part in (rows.train, rows.held_out)
@@ -220,7 +216,6 @@ def speaker_leakage(rows: Utterances, train: Sequence[CodeFrames], held_out: Seq
 
 
 def summary(encoded: CodeFrames) -> Float[Tensor, " two_channels"]:
-    """Mean and deviation over the audible frames, one after the other."""
     frames = encoded.frames[encoded.audible].float()
     return torch.cat([frames.mean(0), frames.std(0, correction=0)])
 

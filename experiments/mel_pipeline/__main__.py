@@ -91,7 +91,6 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def use(row: Mapping[str, Any]) -> list[str]:
-    """Parameters, real-time factors, latency and the cost of training."""
     counts, factors, training = row.get("parameters", {}), row.get("rtf", {}), row.get("training", ())
     size = " + ".join(f"{count / 1e6:.2f}" for count in counts.values() if count)
     parts = [f"{factors[part]:.4f}" if part in factors else "" for part in ("whole", "converter", "vocoder")]
@@ -118,7 +117,6 @@ SECONDS = 10
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train what is asked for; convert, score, time and compare what is trained."""
     args = parse(argv)
     presets = chosen_presets(args.presets)
     pairs = evaluation_pairs(args.data, "test", args.n_pairs)
@@ -188,7 +186,6 @@ def train(name: str, study: Study, presets: dict[str, str]) -> Cost:
 
 
 def preset(name: str, presets: dict[str, str]) -> Any:
-    """The trainer's config of a preset's name."""
     choices, chosen = CHOICES[name], presets[name]
     if chosen not in choices:
         raise UserError(
@@ -227,7 +224,6 @@ def predict_mels(study: Study) -> None:
 
 
 def compare(studies: Mapping[str, Study], pairs: Sequence[Pair], args: Namespace) -> dict[str, Any]:
-    """Convert, score and time; all that the tables need."""
     study = studies[W2W]
     costs = {name: cost for name, each in studies.items() if (cost := each.cost(name)) is not None}
     there = {name: system for name, system in SYSTEMS.items() if system.is_there(study)}

@@ -91,7 +91,6 @@ class Vocoded:
         return wave.new_zeros(1, 1)
 
     def convert(self, wave: Wave, voice: Voice) -> Float[Tensor, "1 1 _"]:
-        """The wave out of its own mel."""
         return self.vocoder(self.vocoder.log_mel(wave))
 
 
@@ -190,7 +189,6 @@ def stages(network: nn.Module, speech: Wave, voice: Float[Tensor, "1 dim"]) -> d
 
 
 def parameters(network: nn.Module) -> dict[str, int]:
-    """How many, of the converter and of its vocoder."""
     vocoder = getattr(network, "vocoder", None)
     in_vocoder = sum(p.numel() for p in vocoder.parameters()) if isinstance(vocoder, nn.Module) else 0
     total = sum(p.numel() for p in network.parameters())

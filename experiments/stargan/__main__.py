@@ -153,7 +153,6 @@ def half() -> StarGANTrainConfig:
 
 
 def variants(size: str) -> dict[str, Callable[[], StarGANTrainConfig]]:
-    """What each variant trains, by its name."""
     base = {
         "half": half,
         "small": lambda: PRESETS["stargan_small"],

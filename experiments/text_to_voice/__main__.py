@@ -114,7 +114,6 @@ class GenderProbe:
 
     @staticmethod
     def clip(row: Row) -> Float[Tensor, "1 1 samples"]:
-        """The beginning of a recording."""
         return excerpt(row.path, 0, round(SOURCE_S * SAMPLE_RATE), SAMPLE_RATE)
 
     def embedding(self, wave: Float[Tensor, "1 1 samples"]) -> Float[np.ndarray, "dim"]:

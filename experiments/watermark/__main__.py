@@ -136,7 +136,6 @@ def survival(converter: Converter, pairs: Sequence[Conversion], lengths: Sequenc
 
 
 def middle(wave: Wave, seconds: float) -> Float[Tensor, "1 1 _"]:
-    """That many seconds out of the middle."""
     spare = max(0, wave.shape[-1] - round(seconds * RATE))
     return wave[..., spare // 2 : wave.shape[-1] - (spare - spare // 2)]
 

@@ -32,8 +32,6 @@ class Lesson(NamedTuple):
 
 
 class Lessons(Dataset[Lesson]):
-    """Lessons by address."""
-
     def __init__(
         self,
         human: Any,
@@ -141,13 +139,11 @@ class Distillation:
         return {f"loss/student/{name}": value.detach() for name, value in terms.items()}
 
     def warps(self, wave: Wave) -> PerItem | None:
-        """Draw by how much each clip's frequencies are scaled."""
         if not self.config.warp:
             return None
         return 1.0 + self.config.warp * (2 * torch.rand(len(wave), device=wave.device) - 1)
 
     def disturbed(self, wave: Wave) -> Wave:
-        """Add noise to some of the clips."""
         if not self.config.noise_share:
             return wave
         rng = torch.Generator(wave.device).manual_seed(int(torch.randint(2**31, ())))
@@ -174,7 +170,6 @@ class Distillation:
         return {"cosine": float(torch.cat(cosines).mean())}
 
     def samples(self, step: int) -> Samples:
-        """Show what teacher and averaged student make of one clip."""
         if not self.validation:
             return Samples()
         guess, truth, _ = self._compared(self.validation[0][:1])
@@ -189,7 +184,6 @@ class Distillation:
 
 
 def cosine(guess: Features, truth: Features) -> Curve:
-    """Cosine of each frame."""
     return F.cosine_similarity(guess, truth, dim=1, eps=1e-4)[:, None]
 
 
@@ -199,5 +193,4 @@ def audibility(energy: Curve) -> Curve:
 
 
 def weighted(value: Curve, weight: Curve) -> Float[Tensor, ""]:
-    """Mean over all frames, weighed."""
     return (value * weight).sum() / weight.sum()

@@ -72,7 +72,6 @@ class AudioImageConfig:
             raise UserError(f"data.batch={self.batch} must be at least 2: other clips are the negatives")
 
     def contents(self) -> dict[str, Contents | None]:
-        """The files of the folder, or the manifest."""
         contents = folder_contents(self.path, "a collection")
         return {"path": contents and replace(contents, fixed=())}
 

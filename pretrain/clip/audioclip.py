@@ -117,7 +117,6 @@ class ThreeHeads:
         return {f"loss/audio/{pair}": loss for pair, loss in losses.items()}
 
     def embed(self, batch: Triple) -> dict[str, Float[Tensor, "batch dim"]]:
-        """Return each head's embeddings."""
         text = self.towers.clip.encode_text(batch.tokens)  # pyright: ignore[reportCallIssue]
         return {
             "audio": self.encoder(batch.sounds.wave),
@@ -138,7 +137,6 @@ class ThreeHeads:
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
-        """Return the validation losses and how well each head finds its partners in the others."""
         if not self.validation:
             return {}
         self._train(False)

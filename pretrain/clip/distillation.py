@@ -59,11 +59,9 @@ class PlateauPlayer(Player):
 
     @property
     def lr(self) -> float:
-        """The learning rate of the next update."""
         return self.share * super().lr
 
     def observe(self, loss: float) -> None:
-        """Take one evaluation's loss into account."""
         if loss < self.best * (1 - self.plateau.threshold):
             self.best, self.waited = loss, 0
             return
@@ -85,7 +83,6 @@ class PlateauPlayer(Player):
         return {**super().state_dict(), "plateau": plateau}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a stored ``state_dict``."""
         super().load_state_dict(state)
         plateau = state["plateau"]
         self.share, self.best, self.waited = plateau["share"], plateau["best"], plateau["waited"]

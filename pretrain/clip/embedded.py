@@ -135,7 +135,6 @@ class _Cache:
         return len(new)
 
     def write(self, vectors: dict[str, Tensor], problems: dict[str, str]) -> None:
-        """Add a shard, whole in one instant."""
         name = hashlib.sha256("".join(sorted(vectors)).encode()).hexdigest()[:24]
         with atomic(self.folder / f"{name}.safetensors") as temporary:
             save_file(vectors, temporary, metadata=problems)

@@ -126,11 +126,9 @@ class SmallCLIP(nn.Module):
         self.clip.visual.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def images(self, pictures: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n dim"]:
-        """Return the pictures' embeddings, of unit length."""
         return self.clip.encode_image((pictures.float() / 255 - MEAN) / STD, normalize=True)
 
     def texts(self, captions: Sequence[str]) -> Float[Tensor, "n dim"]:
-        """Return the captions' embeddings, of unit length."""
         tokens = tokens_of(self.tokeniser, captions).to(self.clip.logit_scale.device)
         return self.clip.encode_text(tokens, normalize=True)
 
@@ -217,7 +215,6 @@ def tokens_of(tokeniser: Any, captions: Sequence[str]) -> Int[Tensor, "n context
 
 
 def open_clip_sizes(config: SmallCLIPConfig, n_tokens: int) -> dict[str, Any]:
-    """Return open_clip's ``model_cfg``."""
     vision = {
         "image_size": config.picture_size,
         "layers": list(config.picture_blocks),

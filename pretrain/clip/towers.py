@@ -68,11 +68,9 @@ class Towers(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the towers stand."""
         return next(self.clip.parameters()).device
 
     def train(self, mode: bool = True) -> "Towers":
-        """Stay as they are: a frozen teacher has no training mode."""
         return self
 
     @torch.no_grad()
@@ -127,7 +125,6 @@ class Towers(nn.Module):
 
 
 def open_towers(config: TowersConfig = TowersConfig()) -> Towers:
-    """Open the towers of a config."""
     import open_clip
 
     name, options = _source(config)

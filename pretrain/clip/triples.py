@@ -90,12 +90,10 @@ class Triples(Dataset[Triple]):
 
 
 def descriptions_of(scene: Scene) -> list[str]:
-    """Return a scene's captions, or else its label; none if it has neither."""
     return scene.captions or ([scene.label] if scene.label else [])
 
 
 def with_descriptions(scenes: Sequence[Scene], where: str) -> list[Scene]:
-    """Return the scenes that have a description."""
     kept = [scene for scene in scenes if descriptions_of(scene)]
     if scenes and not kept:
         raise UserError(f"the scenes of {where} have no captions or labels, which the text head learns from")

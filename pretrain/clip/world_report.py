@@ -21,8 +21,6 @@ N_SHOWN = 8
 
 
 class Study(NamedTuple):
-    """What is compared."""
-
     towers: Towers
     encoders: Mapping[str, AudioEncoder]
     """By name; the first is the one in question."""
@@ -101,7 +99,6 @@ def _measure(encoder: AudioEncoder, world: World, gallery: Gallery) -> dict[str,
 
 
 def embed(encoder: AudioEncoder, world: World, indices: Int[np.ndarray, "n"]) -> Float[Tensor, "n dim"]:
-    """Return the embeddings of scenes' sounds."""
     device = encoder.window.device
     parts = np.array_split(indices, max(1, len(indices) // 128))
     return torch.cat([encoder(world.waves(part).to(device)).cpu() for part in parts])
@@ -119,13 +116,11 @@ def attributes(
 def best(
     query: Float[Tensor, "n dim"], answers: Float[Tensor, "m dim"], count: int
 ) -> Int[np.ndarray, "n count"]:
-    """Return the nearest answers by cosine, nearest first."""
     unit = torch.nn.functional.normalize
     return (unit(query, dim=-1) @ unit(answers, dim=-1).T).topk(count, dim=1).indices.numpy()
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """Return the report as tables in plain text."""
     encoders, clip, chance = report["encoders"], report["clip"], report["chance_attributes"]
     ways = ("audio_to_image", "audio_to_text", "image_to_audio", "text_to_audio")
     recalls = [

@@ -177,8 +177,6 @@ def derangement(n: int, seed: int = 0) -> np.ndarray:
 
 
 class Clock:
-    """Processor seconds, of all threads, by phase."""
-
     def __init__(self) -> None:
         self.seconds = {"start-up": time.process_time()}
 

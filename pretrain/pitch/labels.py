@@ -55,13 +55,10 @@ class PitchDataConfig:
     """Memory for decoded waves."""
 
     def contents(self) -> dict[str, Contents | None]:
-        """The recordings."""
         return {"path": contents_of_rows(split_rows(self.path, self.split) if self.path else [])}
 
 
 class LabelledPitch(NamedTuple):
-    """Clips and the F0 of each frame."""
-
     wave: Float[Tensor, "batch 1 samples"]
     log_f0: Float[Tensor, "batch 1 frames"]
     """Natural log of Hz."""

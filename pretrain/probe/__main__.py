@@ -32,7 +32,6 @@ TASKS = {
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the task that the first argument names with the arguments after it."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         print(listing())
@@ -47,7 +46,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def listing() -> str:
-    """Return what ``--help`` prints."""
     width = max(map(len, TASKS))
     return "\n".join([__doc__ or "", *(f"  {name:<{width}}  {about}" for name, (_, about) in TASKS.items())])
 

@@ -42,8 +42,6 @@ VALIDATION_SHARE = 10
 
 
 class Captioned(NamedTuple):
-    """One clip and its captions."""
-
     name: str
     sound: Path | Tensor
     """A file, or a wave of the world, shaped (1, 1, samples)."""
@@ -53,7 +51,6 @@ class Captioned(NamedTuple):
     """Attributes of the world's scenes."""
 
     def wave(self, sample_rate: int) -> Float[Tensor, "1 1 samples"]:
-        """Return the sound at a rate."""
         if isinstance(self.sound, Path):
             return load(self.sound, sample_rate)
         return resample(self.sound, SAMPLE_RATE, sample_rate)
@@ -117,7 +114,6 @@ def _world(draws: int) -> Iterable[Captioned]:
 
 
 def features_of(embeddings: Embeddings, clips: Sequence[Captioned]) -> Features:
-    """Compute the clips' embeddings and frames."""
     by_name = {clip.name: clip for clip in clips}
 
     def read(name: str, sample_rate: int) -> Tensor:

@@ -56,7 +56,6 @@ class Features(NamedTuple):
     valid: Bool[Tensor, "clips frames"]
 
     def rows(self, index: Int[Tensor, "batch"]) -> "Features":
-        """Return those of some clips."""
         return Features(self.clip[index], self.frames[index], self.valid[index])
 
 
@@ -106,7 +105,6 @@ class CaptionDecoder(nn.Module):
         ignored: Bool[Tensor, "batch frames"],
         tokens: Int[Tensor, "batch length"],
     ) -> Float[Tensor, "batch length n_words"]:
-        """Return logits of the next words."""
         length, width = tokens.shape[1], self.config.width
         x = self.words(tokens) * math.sqrt(width) + positions(length, width, tokens.device)
         future = torch.ones(length, length, dtype=torch.bool, device=tokens.device).triu(1)

@@ -29,7 +29,6 @@ def words_of(caption: str) -> list[str]:
 
 
 def plain(caption: str) -> str:
-    """Return a caption as its words between single spaces."""
     return " ".join(words_of(caption))
 
 
@@ -57,7 +56,6 @@ class Vocabulary:
         return torch.tensor([row + [PAD] * (length - len(row)) for row in rows])
 
     def caption(self, tokens: Sequence[int]) -> str:
-        """Return the words up to the end."""
         kept = []
         for token in tokens:
             if token == END:

@@ -62,7 +62,6 @@ def classify(
 def label_scores(
     logits: Sequence[Tensor], test: Sequence[Clip], names: Sequence[str], *, multi_label: bool = False
 ) -> dict[str, Interval]:
-    """Return the scores that fit the labels, with intervals over the recordings."""
     truth, groups = targets_of(test, names), [clip.group for clip in test]
     if multi_label:
         return multi_label_scores(logits, truth, groups)
@@ -127,7 +126,6 @@ def some_of(clips: Sequence[Clip], percent: float, seed: int) -> list[Clip]:
 
 
 def run_classification(args: argparse.Namespace) -> list[Result]:
-    """Classify by one or several frozen encoders."""
     clips = readable(clips_from(args.data, args.label), args)
     names, multi_label = label_names(clips), is_multi_label(clips)
     train, validation, test = splits_of(clips, args.data)
@@ -144,7 +142,6 @@ def run_classification(args: argparse.Namespace) -> list[Result]:
 
 
 def run_low_data(args: argparse.Namespace) -> list[Result]:
-    """Classify with shares of the labels by one or several frozen encoders."""
     shares = sorted(set(args.share or SHARES))
     if wrong := [share for share in shares if not 0 < share <= 100]:
         raise UserError(f"--share {wrong[0]:g} must be above 0 and at most 100 percent")
@@ -181,7 +178,6 @@ def _low_data_arguments(parser: Arguments) -> None:
 
 
 def label_argument(parser: Arguments) -> None:
-    """Add ``--label``: the column that the labels stand in."""
     parser.add_argument("--label", default="", help="column of the labels (label, labels, category or class)")
 
 

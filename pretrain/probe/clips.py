@@ -57,12 +57,10 @@ def clips_from(path: str | Path, column: str = "") -> list[Clip]:
 
 
 def label_names(clips: Sequence[Clip]) -> list[str]:
-    """All labels, sorted."""
     return sorted({label for clip in clips for label in clip.labels})
 
 
 def is_multi_label(clips: Sequence[Clip]) -> bool:
-    """Whether any clip bears several labels."""
     return any(len(clip.labels) != 1 for clip in clips)
 
 

@@ -26,8 +26,6 @@ from pretrain.spectral_augment import AugmentConfig, change_speed, mask
 
 @dataclass(frozen=True, kw_only=True)
 class PerceptronConfig:
-    """Size and training of the probe."""
-
     hidden: int = 256
     """Width of the layer between."""
     dropout: float = 0.3
@@ -178,7 +176,6 @@ class SmallEncoderConfig:
             raise UserError(f"epochs={self.epochs} must be at least 1 and batch={self.batch} at least 2")
 
     def steps(self, n_clips: int) -> int:
-        """Updates of a training on so many clips."""
         return max(self.epochs * -(-n_clips // self.batch), self.least_steps)
 
 

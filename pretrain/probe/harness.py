@@ -40,7 +40,6 @@ class Probe(NamedTuple):
     """What ``--encoder`` takes."""
 
     def __call__(self, argv: Sequence[str] | None = None) -> list[Result]:
-        """Read the options, run the task, print and store its results."""
         parser = Arguments.described_by(f"pretrain.probe {self.name}", self.about)
         add = parser.add_argument
         add("--encoder", action="append", default=[], help=f"{self.encoders}; repeat for columns")
@@ -77,12 +76,10 @@ def readable(recordings: Sequence[R], args: argparse.Namespace) -> list[R]:
 
 
 def seed_argument(parser: Arguments, seeds: int = 3) -> None:
-    """Add ``--seeds``: how many trainings a score is the mean of."""
     parser.add_argument("--seeds", type=int, default=seeds, help=f"trainings to take the mean of ({seeds})")
 
 
 def embedders_of(args: argparse.Namespace, *default: str) -> list[Embedder]:
-    """Open what ``--encoder`` names."""
     return open_embedders(args.encoder or default or ["logmel"], device=args.device)
 
 
@@ -170,12 +167,10 @@ class Embeddings:
 
 
 def embeddings_of(embedder: Embedder, args: argparse.Namespace) -> Embeddings:
-    """Return an encoder's embeddings with the crops and batches that the options ask for."""
     return Embeddings(embedder, crop_s=args.crop_s, batch=args.batch)
 
 
 def device_of(name: str) -> str:
-    """Return ``cuda`` for ``auto`` where there is one."""
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

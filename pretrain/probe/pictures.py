@@ -65,8 +65,6 @@ Draw = Callable[[Float[Tensor, "n dim"]], UInt8[Tensor, "n 3 height width"]]
 
 
 class Pairs(NamedTuple):
-    """Sounds and the pictures that go with them."""
-
     names: list[str]
     wave: Callable[[int, int], Tensor]
     """The i-th sound at a rate."""
@@ -111,7 +109,6 @@ def training_pairs(args: argparse.Namespace, towers: Towers, world: World | None
 
 
 def embedded(embedder: Embedder, pairs: Pairs, args: argparse.Namespace) -> Float[Tensor, "n dim"]:
-    """Return unit-length embeddings of the sounds."""
     vectors = embeddings_of(embedder, args).of(list(range(len(pairs.names))), pairs.wave)
     return F.normalize(vectors, dim=-1)
 
@@ -134,7 +131,6 @@ def picture_scores(
 
 
 def run_pictures(args: argparse.Namespace) -> list[Result]:
-    """Draw, score and show."""
     at_least(0, args, "count", "steps", prefix="--")
     at_least(1, args, "tries", prefix="--")
     if args.how in ("diffusion", "vqgan") and not args.weights:
@@ -181,7 +177,6 @@ def run_pictures(args: argparse.Namespace) -> list[Result]:
 
 
 def draw_recordings(args: argparse.Namespace, towers: Towers, embedders: list[Embedder]) -> list[Result]:
-    """Draw recordings that have no picture, and write their page."""
     sounds = recordings(args.audio)
     world = World(0, "train", draws=3) if args.data == "world" else None
     train = training_pairs(args, towers, world)
@@ -269,7 +264,6 @@ def _generator(
 
 
 def _second_draws(test: Pairs) -> UInt8[Tensor, "n 3 height width"]:
-    """Return second draws of the combinations that are tested."""
     assert test.values is not None
     world = World(0, "held_out", draws=2)
     of_combination = world.values(np.arange(world.n_combinations)).tolist()

@@ -64,8 +64,6 @@ class GeneratorConfig:
 
 
 class PictureGenerator(nn.Module):
-    """Draws the picture of an embedding and a code."""
-
     mean: Tensor
     scale: Tensor
 
@@ -107,7 +105,6 @@ class PictureGenerator(nn.Module):
 
     @torch.no_grad()
     def draw(self, embedding: Float[Tensor, "n dim"], *, seed: int = 0) -> UInt8[Tensor, "n 3 size size"]:
-        """Return one picture for each embedding."""
         rng = torch.Generator().manual_seed(seed)
         code = torch.randn(len(embedding), self.config.code, generator=rng).to(embedding)
         parts = zip(embedding.split(64), code.split(64))
@@ -194,7 +191,6 @@ def fit_generator(
 
 
 def load_generator(folder: Path | str) -> PictureGenerator:
-    """Open an exported generator."""
     return load_network(folder, GeneratorConfig, PictureGenerator).requires_grad_(False)
 
 

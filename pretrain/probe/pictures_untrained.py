@@ -99,8 +99,6 @@ GREY = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class OptimisedConfig:
-    """How pictures are optimised."""
-
     steps: int = 150
     """Updates of a picture."""
     lr: float = 0.05

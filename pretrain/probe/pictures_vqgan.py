@@ -47,7 +47,6 @@ class VQGAN(NamedTuple):
 
 
 def open_vqgan(folder: Path | str, device: str = "cpu") -> VQGAN:
-    """Open a VQGAN from its folder."""
     folder = Path(folder)
     if configs := sorted(folder.glob("*.yaml")):
         return _taming(folder, configs[0], device)

@@ -21,8 +21,6 @@ Interval = tuple[float, float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One score."""
-
     task: str
     data: str
     encoder: str
@@ -66,7 +64,6 @@ def mean_interval(values: np.ndarray, groups: Sequence[str]) -> Interval:
 
 
 def results_of(scores: Mapping[str, Interval], **known) -> list[Result]:
-    """Return one encoder's scores as rows."""
     return [
         Result(metric=metric, value=round(v, 6), low=round(low, 6), high=round(high, 6), **known)
         for metric, (v, low, high) in scores.items()
@@ -119,7 +116,6 @@ def results_table(results: Sequence[Result]) -> str:
 def draw_curves(
     curves: Mapping[str, Sequence[tuple[float, Interval]]], path: Path, *, x: str, y: str, log: bool = False
 ) -> None:
-    """Plot lines of (x, interval) by name, with their intervals."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6.0, 4.0), layout="constrained")

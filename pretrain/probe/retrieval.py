@@ -42,7 +42,6 @@ class Scenes(NamedTuple):
 
 
 def run_audio_retrieval(args: argparse.Namespace) -> list[Result]:
-    """Rank clips by one or several encoders."""
     clips = [c for c in clips_from(args.data, args.label) if not args.split or c.split == args.split]
     clips = readable(clips, args)
     if len(clips) < 2:
@@ -88,7 +87,6 @@ def cross_scores(scenes: Scenes, texts: Float[Tensor, "captions dim"] | None) ->
 
 
 def _world_scenes(embeddings: Embeddings, towers: Towers, seed: int) -> Scenes:
-    """Embed the embedded world's held-out combinations."""
     from data.synthetic.world import SAMPLE_RATE, World
 
     world = World(seed, "held_out", draws=1)
@@ -116,7 +114,6 @@ def _file_scenes(embeddings: Embeddings, towers: Towers, args: argparse.Namespac
 
 
 def run_cross_modal(args: argparse.Namespace) -> list[Result]:
-    """Retrieve across modalities by one or several encoders."""
     embedders = embedders_of(args, "released")
     towers = towers_for(args.encoder or ["released"], args.towers, args.pretrained)
     results: list[Result] = []

@@ -42,8 +42,6 @@ class Scored(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """One run."""
-
     arm: str
     """Its column in the table."""
     share: float
@@ -52,7 +50,6 @@ class Plan(NamedTuple):
 
 
 def run_speech_error(args: argparse.Namespace) -> list[Result]:
-    """Make the runs that are missing and score all."""
     if not args.encoder:
         raise UserError("no encoder was given: name a run of pretrain/data2vec.py with --encoder")
     if len(args.steps) not in (1, len(args.shares)):
@@ -139,7 +136,6 @@ def _timing(steps: int) -> dict[str, int]:
 
 
 def variant(config: CTCConfig, arm: str, encoder: str) -> CTCConfig:
-    """Return the recipe for one arm."""
     match arm:
         case "tuned":
             return replace(config, init=encoder)

@@ -89,7 +89,6 @@ def fit_linear(
 
 
 def run_speakers(args: argparse.Namespace) -> list[Result]:
-    """Name speakers by one or several encoders."""
     rows = readable([row for row in rows_from(args.data) if row.speaker], args)
     train, test, names = splits_by_speaker(rows, args.least)
     print(f"{len(names)} speakers (chance {1 / len(names):.3f}), {len(train)} training utterances")
@@ -119,7 +118,6 @@ def splits_by_speaker(rows: Sequence[Row], least: int) -> tuple[list[Row], list[
 
 
 def run_keywords(args: argparse.Namespace) -> list[Result]:
-    """Tell words apart by one or several encoders."""
     clips = clips_from(args.data)
     if any(clip.split is None for clip in clips):
         raise UserError(f"{args.data} tells no splits: fill the column 'split', or give the whole corpus")

@@ -25,7 +25,6 @@ Texts = Callable[[list[str]], Float[Tensor, "captions dim"]]
 
 
 def tower_arguments(parser: Arguments, default: str = "ViT-B-32") -> None:
-    """Add ``--towers`` and ``--pretrained``: the image and text towers."""
     add = parser.add_argument
     add("--towers", default=default, help="open_clip model, its local folder, or words[:FILE]")
     add("--pretrained", default="openai", help="open_clip weights or a file (openai)")
@@ -89,7 +88,6 @@ class WordVectors:
         self.mean = np.asarray(vectors[:20_000], np.float32).mean(0)
 
     def texts(self, captions: list[str]) -> Float[Tensor, "captions dim"]:
-        """Return captions' vectors, of unit length."""
         return F.normalize(torch.stack([self._one(caption) for caption in captions]), dim=-1)
 
     def _one(self, caption: str) -> Float[Tensor, "dim"]:

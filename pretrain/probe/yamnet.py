@@ -101,7 +101,6 @@ def mel_bands() -> Float[Tensor, "bins bands"]:
 
 
 def load_yamnet(file: Path | str) -> YAMNet:
-    """Open the published torch weights."""
     network = YAMNet()
     fill(network, read_torch_file(file), file)
     return network.eval().requires_grad_(False)

@@ -39,7 +39,6 @@ UNSEEN = PerceptronConfig(epochs=60, patience=15)
 
 
 def as_words(label: str) -> str:
-    """Return a label as it stands in a caption."""
     return label.replace("_", " ").replace("-", " ").strip()
 
 
@@ -105,7 +104,6 @@ def unseen_scores(
 
 
 def run_zero_shot(args: argparse.Namespace) -> list[Result]:
-    """Classify by captions."""
     clips = readable(clips_from(args.data, args.label), args)
     names, multi_label = label_names(clips), is_multi_label(clips)
     clips = [clip for clip in clips if not args.split or clip.split == args.split]
@@ -183,7 +181,6 @@ def fold_scores(method: Method, rounds: Sequence[Rotation], names: Sequence[str]
 
 
 def run_real_sounds(args: argparse.Namespace) -> list[Result]:
-    """Compare methods on a corpus' folds."""
     if not args.towers and (needing := [row for row in args.row if row in BY_TEXT]):
         raise UserError(f"--row {needing[0]} needs --towers: a text tower that the captions are embedded by")
     clips = readable(clips_from(args.data, args.label), args)

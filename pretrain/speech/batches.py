@@ -52,7 +52,6 @@ class SpeechConfig:
             )
 
     def contents(self) -> dict[str, Contents | None]:
-        """The recordings."""
         if len(self.paths) == 1 and names_shards(self.paths[0]):
             return {"paths": contents_of_shards(self.paths[0], self.split)}
         rows = [row for path in self.paths for row in split_rows(path, self.split)]

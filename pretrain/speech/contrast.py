@@ -46,7 +46,6 @@ class ContrastConfig:
             raise UserError(f"code_dim={self.code_dim} must be a multiple of groups={self.groups}")
 
     def gumbel(self, update: int) -> float:
-        """Return the temperature of the ``update``-th update."""
         return max(self.gumbel_first * self.gumbel_decay**update, self.gumbel_last)
 
 

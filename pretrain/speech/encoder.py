@@ -93,13 +93,11 @@ class SpeechEncoderConfig:
         return seen
 
     def frames(self, samples: int) -> int:
-        """Return the frames that ``samples`` give."""
         for kernel, stride in zip(self.conv_kernels, self.conv_strides):
             samples = (samples - kernel) // stride + 1
         return samples
 
     def published(self) -> Data2VecAudioConfig:
-        """Return the same as transformers' configuration."""
         return Data2VecAudioConfig(
             **{theirs: getattr(self, ours) for ours, theirs in PUBLISHED_NAMES.items()},
             activation_dropout=0.0,
@@ -160,8 +158,6 @@ TINY = SpeechEncoderConfig(
 
 
 class Encoded(NamedTuple):
-    """The encoder's output of a batch of waves."""
-
     features: list[Frames]
     """After each layer of the transformer."""
     last: Frames
@@ -198,7 +194,6 @@ class SpeechEncoder(nn.Module):
 
     @property
     def sample_rate(self) -> int:
-        """Hz of the waves it takes."""
         return self.config.sample_rate
 
     @property
@@ -208,7 +203,6 @@ class SpeechEncoder(nn.Module):
 
     @property
     def dim(self) -> int:
-        """Channels of its frames."""
         return self.config.hidden
 
     def forward(self, wave: Wave, n_samples: Int[Tensor, "batch"] | None = None) -> Encoded:
@@ -239,7 +233,6 @@ class SpeechEncoder(nn.Module):
         return torch.arange(frames, device=local.device) < count.clamp(1, frames)[:, None]
 
     def project(self, local: Local) -> Frames:
-        """Bring the convolutions' frames to the transformer's width."""
         return self.trunk.feature_projection(local)[0]
 
     def position(self, x: Frames, valid: Valid | None = None) -> Frames:

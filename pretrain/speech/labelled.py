@@ -52,7 +52,6 @@ class LabelledConfig:
         at_least(0, self, "unlabelled_seconds", prefix="data.")
 
     def contents(self) -> dict[str, Contents | None]:
-        """The recordings and what is said in them."""
         if len(self.paths) == 1 and names_shards(self.paths[0]):
             return {"paths": contents_of_shards(self.paths[0], self.split)}
         rows = labelled_rows(self.paths, self.split) if self.paths else []
@@ -117,13 +116,11 @@ class LabelledSpeech(Dataset[Labelled]):
 
     @property
     def summary(self) -> str:
-        """How much there is."""
         labelled = f"{len(self.order)} utterances with labels ({self.seconds / 60:.1f} min)"
         return f"{labelled}, {len(self.others)} without"
 
     @property
     def seconds(self) -> float:
-        """Labelled speech."""
         return float(self.recordings.lengths[self.order].sum()) / self.sample_rate
 
     def __getitem__(self, address: Address) -> Labelled:
@@ -158,7 +155,6 @@ class LabelledSpeech(Dataset[Labelled]):
             yield batch, self.collate(batch)
 
     def collate(self, indices: Sequence[int]) -> Labelled:
-        """Load these rows into one padded batch."""
         labels = [torch.tensor(self.tokens.get(i, []), dtype=torch.long) for i in indices]
         lengths = [int(self.recordings.lengths[i]) for i in indices]
         waves = [torch.from_numpy(self.recordings.read(i, 0, n)) for i, n in zip(indices, lengths)]

@@ -47,7 +47,6 @@ class SpeechRecogniser(nn.Module):
 
     @property
     def sample_rate(self) -> int:
-        """Hz of the waves it takes."""
         return self.config.encoder.sample_rate
 
     @property

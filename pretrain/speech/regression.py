@@ -37,7 +37,6 @@ class TeacherConfig:
             )
 
     def decay(self, update: int) -> float:
-        """Return the decay of the ``update``-th update, counted from 0."""
         done = min(update / self.decay_steps, 1.0)
         return self.decay_first + (self.decay_last - self.decay_first) * done
 
@@ -82,7 +81,6 @@ class Teacher(nn.Module):
         self.eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stay in eval mode."""
         return super().train(False)
 
     @torch.no_grad()

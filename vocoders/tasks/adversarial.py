@@ -133,11 +133,9 @@ class Adversarial:
         return scalars
 
     def discriminate(self, wave: Wave) -> Outputs:
-        """What every discriminator makes of a wave."""
         return {name: discriminator(wave) for name, discriminator in self.discriminators.items()}
 
     def _discriminator_loss(self, real: Outputs, fake: Outputs, scalars: dict[str, Tensor]) -> Tensor:
-        """The adversarial loss of the discriminators."""
         rule = gan_losses.DISCRIMINATOR[self.config.loss]
         loss = torch.stack([rule(real[name].scores, fake[name].scores) for name in real]).sum()
         scalars["loss/critic/adversarial"] = loss
@@ -167,13 +165,10 @@ class Adversarial:
 
     @property
     def trained(self) -> nn.Module:
-        """The generator for use."""
         return self.ema.module if self.ema else self.network
 
     def samples(self, step: int) -> Samples:
-        """Validation waves and what comes of their mels."""
         return resynthesise(self.trained, self.log_mel, self.validation)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Validation figures."""
         return evaluate(self.trained, self.log_mel, self.validation)

@@ -84,7 +84,6 @@ def speaks_of_itself(config: TrainConfig) -> bool:
 
 
 def trained_vocoder(run: Path) -> Vocoder:
-    """The vocoder of a run's newest checkpoint."""
     checkpoint, config = newest(run, TrainConfig)
     if speaks_of_itself(config):
         raise UserError(f"{run} trained a network that takes no mels: python -m vocoders.babble {run}")
@@ -105,7 +104,6 @@ def trained_babbler(run: Path) -> tuple[WaveNet, TrainConfig]:
 
 
 def newest(run: Path, kind: type[Config]) -> tuple[Path, Config]:
-    """A run's newest checkpoint, and the config that decided it."""
     checkpoint = newest_checkpoint(run)
     if checkpoint is None:
         raise UserError(f"{run} holds no checkpoint of a run: give the folder that --loop.out named")

@@ -103,11 +103,9 @@ class MagnitudesTask:
 
     @property
     def trained(self) -> nn.Module:
-        """The network for use."""
         return self.average.module
 
     def samples(self, step: int) -> Samples:
-        """Validation waves and what comes of their mels."""
         return resynthesise(self.average.module, self.log_mel, self.validation)
 
     def evaluate(self, step: int) -> dict[str, float]:

@@ -59,11 +59,9 @@ class WaveGlowTask:
 
     @property
     def trained(self) -> nn.Module:
-        """The network for use."""
         return self.network
 
     def samples(self, step: int) -> Samples:
-        """Validation waves and what comes of their mels."""
         return resynthesise(self._generate, self.log_mel, self.validation)
 
     def evaluate(self, step: int) -> dict[str, float]:

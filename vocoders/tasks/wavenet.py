@@ -86,7 +86,6 @@ class WaveNetTask:
 
     @property
     def trained(self) -> nn.Module:
-        """The averaged network."""
         return self.ema.module
 
     def samples(self, step: int) -> Samples:
@@ -124,7 +123,6 @@ class WaveNetTask:
 
     @property
     def waves(self) -> list[Tensor]:
-        """Validation waves."""
         return [one.wave if isinstance(one, Spoken) else one for one in self.validation]
 
     def validation_batches(self) -> list[Any]:

@@ -51,7 +51,6 @@ class LocalConfig:
 
     @property
     def hop(self) -> int:
-        """Samples of a frame."""
         return math.prod(self.scales)
 
     @property

@@ -92,7 +92,6 @@ def encode(output: Output, wave: Wave) -> Input:
 
 
 def decode(output: Output, samples: Input) -> Wave:
-    """The inverse of ``encode``, up to the quantization."""
     if isinstance(output, MuLaw):
         return mu_law_decoding(samples, output.levels).unsqueeze(1)
     return samples

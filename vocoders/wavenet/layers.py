@@ -136,7 +136,6 @@ class ContextConfig:
 
     @property
     def dilations(self) -> tuple[int, ...]:
-        """Dilation of each layer."""
         cycle = self.layers // self.stacks
         return tuple(2 ** (layer % cycle) for layer in range(self.layers))
 

@@ -88,7 +88,6 @@ class MelWaveNet(nn.Module):
             _expect_level(self.wavenet, 1 / HEADROOM)
 
     def fold(self) -> "MelWaveNet":
-        """Remove weight norm in place."""
         self.wavenet.fold()
         return self
 

@@ -69,7 +69,6 @@ class WaveNetConfig:
 
     @property
     def dilations(self) -> tuple[int, ...]:
-        """Dilation of each layer."""
         cycle = self.layers // self.stacks
         return tuple(2 ** (layer % cycle) for layer in range(self.layers))
 
@@ -119,7 +118,6 @@ class WaveNet(nn.Module):
 
     @property
     def layers(self) -> list[Layer]:
-        """The dilated layers, as what they are."""
         return [layer for layer in self.conv_layers if isinstance(layer, Layer)]
 
     @property

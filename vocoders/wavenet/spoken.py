@@ -61,7 +61,6 @@ class FeatureConfig:
 
     @property
     def channels(self) -> int:
-        """Features of a frame."""
         return 3 * N_PHONEMES + N_NUMBERS
 
 
@@ -163,8 +162,6 @@ class SpokenConfig:
 
 
 class Spoken(NamedTuple):
-    """Crops of speech and what is said in them."""
-
     wave: Float[Tensor, "batch 1 samples"]
     local: Float[Tensor, "batch channels frames"]
     """``features`` of each frame."""

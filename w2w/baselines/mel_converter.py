@@ -133,13 +133,11 @@ def freeze_statistics(network: Any, clip: str | Path) -> None:
 
 
 def is_mel_run(run: Path) -> bool:
-    """Whether a folder is a training run of a converter of mels."""
     checkpoint = newest_checkpoint(run)
     return checkpoint is not None and stored_kind(checkpoint) in ("cluit_mel_training", "stargan_training")
 
 
 def _kept(out: Path) -> str | None:
-    """The vocoder of an export that is there already."""
     with suppress(UserError):
         kept = load_config(MelConverterConfig, out / "config.json").vocoder
         return kept if kept in WORDS or (out / kept).is_dir() else None

@@ -25,7 +25,6 @@ from w2w.weights import is_mel_converter, weights_folder
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Predict the mels of a corpus."""
     arguments = Arguments.described_by("w2w.baselines.predict", __doc__)
     option = arguments.add_argument
     option("--checkpoint", required=True, metavar="FOLDER", help="exported converter of mels, or its run")

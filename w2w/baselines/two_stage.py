@@ -27,7 +27,6 @@ def mel_of(wave: Float[Tensor, "batch 1 samples"], mel: MelConfig) -> Float[Tens
 
 
 def log_floor(mel: MelConfig) -> float:
-    """The lowest value of a log-mel."""
     floor = torch.tensor(mel.floor)
     return float(floor.log() if mel.log == "ln" else floor.log10())
 
@@ -132,12 +131,10 @@ class TwoStage(nn.Module):
 
     @property
     def sample_rate(self) -> int:
-        """Hz, of waves in and out."""
         return self.mel.sample_rate
 
     @property
     def hop(self) -> int:
-        """Samples that a step takes a multiple of."""
         return self.mel.hop * self.mel_network.frames_per_step
 
     @property
@@ -152,7 +149,6 @@ class TwoStage(nn.Module):
 
     @property
     def voice_dim(self) -> int:
-        """Entries of a voice."""
         return self.mel_network.voice_dim
 
     @property
@@ -175,7 +171,6 @@ class TwoStage(nn.Module):
         return ""
 
     def style(self, wave: Wave) -> Voice:
-        """Take a voice from speech."""
         return self.mel_network.style_of_mel(mel_of(wave, self.mel))
 
     def converted_mel(self, source: Wave, voice: Voice) -> Mel:

@@ -109,7 +109,6 @@ class Live:
 
 
 def main() -> None:
-    """Convert a file."""
     arguments = argparse.ArgumentParser(prog="python -m w2w.exported.runtime", description=__doc__)
     arguments.formatter_class = argparse.RawDescriptionHelpFormatter
     for name in ("model", "source", "out"):

@@ -41,7 +41,6 @@ PORTRAIT_COLUMNS, PORTRAIT_SHADES = 240, 32
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Do what the first word says."""
     args = parse(argv)
     match args.action:
         case "list":
@@ -60,7 +59,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
-    """Read the command line."""
     arguments = Arguments.described_by("w2w.gallery", __doc__)
     option = arguments.add_argument
     option("action", nargs="?", default="list", choices=ACTIONS, help="what to do (default: list)")
@@ -104,7 +102,6 @@ def speak(converter: Converter, name: str, source: Path, out: Path) -> None:
 
 
 def draw(wave: Wave, path: Path) -> None:
-    """Write a wave's portrait."""
     with atomic(path) as temporary:
         temporary.write_bytes(mel_png(wave, columns=PORTRAIT_COLUMNS, n_shades=PORTRAIT_SHADES))
 

@@ -145,7 +145,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
-    """Read the command line; what the options alone can show to be wrong is refused here."""
     arguments = Arguments.described_by("w2w.live", __doc__)
     option = arguments.add_argument
     option(
@@ -267,7 +266,6 @@ def by_card(duplex: Duplex, console: Console, keys: Keyboard, stops: Sequence[in
 
 
 def by_file(run: FileRun, args: Namespace, console: Console, keys: Keyboard, stops: Sequence[int]) -> None:
-    """Convert from file to file."""
     ended_early = False
 
     def stopped() -> bool:

@@ -134,7 +134,6 @@ class Console:
         return " | ".join(parts)
 
     def say(self, sentence: str) -> None:
-        """Say something once, on a line of its own."""
         if self.moves and self.width:
             self._print("\r" + " " * self.width + "\r", end="")
         self.width = 0

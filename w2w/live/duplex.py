@@ -79,7 +79,6 @@ def named(word: str | None) -> Device:
 
 
 def device_end(sound: Any, device: Device, way: Way) -> DeviceEnd:
-    """Look a device up."""
     end = f"the usual {way} device" if device is None else f"--{way}-device {device}"
     if not len(sound.query_devices()):
         raise UserError(f"no sound card was found: {NO_CARD}")

@@ -18,7 +18,6 @@ class Ring:
 
     @property
     def level(self) -> int:
-        """Samples inside."""
         return self.written - self.taken
 
     def write(self, samples: Samples) -> int:
@@ -87,7 +86,6 @@ class JitterBuffer:
 
     @property
     def seconds(self) -> float:
-        """What waits."""
         return self.ring.level / self.rate
 
     def write(self, samples: Samples) -> None:

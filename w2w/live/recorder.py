@@ -40,11 +40,9 @@ class Recorder:
 
     @property
     def seconds(self) -> float:
-        """Length of the present take."""
         return self.taken / self.rate
 
     def start(self) -> None:
-        """Begin a take."""
         if self.running:
             return
         self.stop()

@@ -27,7 +27,6 @@ from w2w.watermark.echo import DEFAULT_KEY, SAMPLE_RATE
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Look for the mark in what the command line names."""
     args = parse(argv)
     left_out: list[str] = []
     marked: list[bool] = []
@@ -44,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
-    """Read the command line."""
     arguments = Arguments.described_by("w2w.watermark", __doc__)
     option = arguments.add_argument
     option("file", metavar="FILE", nargs="+", help="audio file, or folder with audio files anywhere in it")

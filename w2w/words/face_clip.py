@@ -117,7 +117,6 @@ def train_face_clip(
 
 
 def saved_tokeniser(folder: Path, config: SmallCLIPConfig) -> Any:
-    """The tokeniser of a CLIP that was made here."""
     from tokenizers import Tokenizer
 
     file = folder / "tokenizer.json"
@@ -131,7 +130,6 @@ def saved_tokeniser(folder: Path, config: SmallCLIPConfig) -> Any:
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Train as the command line says."""
     parser = Arguments.described_by("w2w.words.face_clip", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--pictures", type=int, default=6000, help="faces to draw (default 6000)")

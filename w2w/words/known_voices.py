@@ -52,18 +52,15 @@ class KnownVoices(NamedTuple):
     known: list[Known]
 
     def part(self, chosen: Iterable[int]) -> "KnownVoices":
-        """Some of them."""
         at = list(chosen)
         return KnownVoices(self.voice[at], [self.known[i] for i in at])
 
     @property
     def measures(self) -> list[VoiceMeasures]:
-        """How each sounds."""
         return [one.measures for one in self.known]
 
     @property
     def gender(self) -> list[Gender | None]:
-        """The speakers' genders."""
         return [one.gender for one in self.known]
 
 

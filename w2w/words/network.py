@@ -100,7 +100,6 @@ class WordsNetwork(nn.Module):
         self.axes[-1, -1], self.reading[-1, -1] = pitch, 1.0 / pitch
 
     def coordinates(self, voice: Voice) -> Coordinates:
-        """Where a voice lies."""
         return (voice - self.centre) @ self.reading.T
 
     def voice(self, coordinates: Coordinates) -> Voice:

@@ -49,7 +49,6 @@ class RepeatThen(ThenMean):
 
 
 def same(inner: int, outer: int, *, causal: bool, kernel: int = 3) -> nn.Module:
-    """A convolution that keeps the rate."""
     layer = (
         CausalConv1d(inner, outer, kernel) if causal else nn.Conv1d(inner, outer, kernel, padding=kernel // 2)
     )
@@ -201,7 +200,6 @@ class Block(nn.Module):
         return [norm.modulation(voice) for norm in (self.norm1, self.norm2) if norm is not None]
 
     def begin(self, batch: int) -> Past:
-        """Silence."""
         return self.conv1.begin(batch), self.conv2.begin(batch)  # type: ignore[operator]
 
     def run(self, x: Frames, modulations: Sequence[Modulation], past: Past) -> tuple[NewFrames, Past]:
@@ -236,7 +234,6 @@ class StyledBlock(nn.Module):
         return [self.adain1.modulation(voice), self.adain2.modulation(voice)]
 
     def begin(self, batch: int) -> Past:
-        """Silence."""
         return self.conv1.begin(batch), self.conv2.begin(batch)  # type: ignore[operator]
 
     def run(self, x: Frames, modulations: Sequence[Modulation], past: Past) -> tuple[NewFrames, Past]:

@@ -158,5 +158,4 @@ class CluitMelTaskConfig:
 
     @property
     def uses_labels(self) -> bool:
-        """Whether a loss asks the critic who speaks."""
         return bool(self.weights.label_critic or self.weights.label_generator)

@@ -25,8 +25,6 @@ Mel = Float[Tensor, "batch n_mels frames"]
 
 
 class TrunkOutput(NamedTuple):
-    """What a trunk makes of some mels."""
-
     pooled: Float[Tensor, "batch width"]
     """One vector for all of it."""
     features: list[Tensor]
@@ -65,8 +63,6 @@ class Trunk(nn.Module):
 
 
 class CriticOutput(NamedTuple):
-    """What the critic makes of some mels."""
-
     score: Float[Tensor, " batch"]
     """Large for real speech: a logit."""
     projection: Float[Tensor, "batch dim"]
@@ -174,11 +170,9 @@ class Generator(nn.Module):
 
     @property
     def whole(self) -> list[Any]:
-        """The pasts of a whole utterance: none."""
         return [None, *[(None, None)] * len(self.blocks)]
 
     def begin(self, batch: int) -> list[Any]:
-        """Silence."""
         return [layer.begin(batch) for layer in (self.stem, *self.blocks)]  # type: ignore[operator]
 
     def run(self, mel: Mel, modulations: list[Modulation], pasts: list[Any]) -> tuple[Mel, list[Any]]:

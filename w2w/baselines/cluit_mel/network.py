@@ -58,12 +58,10 @@ class CluitMelNetwork(nn.Module):
 
     @property
     def mel(self) -> MelConfig:
-        """What goes in and comes out."""
         return self.config.mel
 
     @property
     def voice_dim(self) -> int:
-        """Numbers of a voice."""
         return self.config.style_dim
 
     @property
@@ -84,7 +82,6 @@ class CluitMelNetwork(nn.Module):
         return "" if self.config.causal else "network.causal is false: its convolutions hear what comes"
 
     def style_of_mel(self, mel: Mel) -> Voice:
-        """The voice of a reference of any length."""
         return self.style_encoder(mel)
 
     def forward(self, mel: Mel, voice: Voice) -> Mel:

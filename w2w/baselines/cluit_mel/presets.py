@@ -73,7 +73,6 @@ SMALL = replace(
 
 
 def weighted(config: CluitMelTrainConfig, **weights: float) -> CluitMelTrainConfig:
-    """The same with other weights of losses."""
     task = replace(config.task, weights=replace(config.task.weights, **weights))
     return replace(config, task=task)
 

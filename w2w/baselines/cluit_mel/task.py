@@ -197,7 +197,6 @@ class CluitMel:
 
     @property
     def averaged(self) -> CluitMelNetwork:
-        """The networks for use."""
         network = self.network_ema.module
         assert isinstance(network, CluitMelNetwork)
         return network
@@ -293,5 +292,4 @@ class CluitMel:
         )
 
     def distance(self, mel: Mel, target: Mel) -> Tensor:
-        """L1 in the units of the networks."""
         return mel_distance(mel, target, self.spread)

@@ -72,7 +72,6 @@ class StarGANSpectrograms(nn.Module):
             done = turn
 
     def n_frames(self, samples: int) -> int:
-        """Frames of a wave."""
         return -(-samples // self.config.spectrogram.hop)
 
     def starts(self, samples: int) -> list[int]:
@@ -99,8 +98,6 @@ WavePiece = Float[Tensor, "batch 1 _"]
 
 @dataclass(frozen=True, kw_only=True)
 class StarGANUseConfig:
-    """What a trained StarGAN is in use."""
-
     network: StarGANConfig = field(default_factory=StarGANConfig)
     """Generator, discriminator, spectrogram, and labels with their names."""
     companions: Companions = ()
@@ -133,17 +130,14 @@ class StarGANNetwork(nn.Module):
 
     @property
     def sample_rate(self) -> int:
-        """Hz, of waves in and out."""
         return self.config.network.spectrogram.sample_rate
 
     @property
     def hop(self) -> int:
-        """Samples between frames."""
         return self.config.network.spectrogram.hop
 
     @property
     def voice_dim(self) -> int:
-        """Entries of a voice: labels and presence bits."""
         return self.config.network.labels.n_in
 
     @property
@@ -202,7 +196,6 @@ class StarGANNetwork(nn.Module):
         raise UserError(f"this converter's {self.needs_whole}: convert whole files with it")
 
     def step(self, source: Wave, voice: Voice, state: Any, semitones: float = 0.0) -> NoReturn:
-        """There is no live form."""
         self.begin(len(source))
 
 

@@ -43,7 +43,6 @@ class LabelGroup:
             raise UserError(f"{len(self.names)} names of {self.column} exceed its label group of {self.size}")
 
     def index(self, name: str) -> int:
-        """The label of a name."""
         if name not in self.names:
             raise UserError(
                 f"{self.column} {name!r} is not in its label group{nearest(name, self.names)}: "
@@ -65,12 +64,10 @@ class LabelsConfig:
 
     @property
     def groups(self) -> tuple[LabelGroup, ...]:
-        """Those in use."""
         return tuple(group for group in (self.first, self.second, self.third) if group.column)
 
     @property
     def sizes(self) -> list[int]:
-        """Labels in each group."""
         return [group.size for group in self.groups]
 
     @property
@@ -208,8 +205,6 @@ def predicted_voice(
 
 
 class LabelledBatch(NamedTuple):
-    """Crops and their labels."""
-
     wave: Float[Tensor, "batch 1 samples"]
     """Peaks of 1."""
     labels: Int[Tensor, "batch groups"]

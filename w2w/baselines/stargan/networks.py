@@ -53,8 +53,6 @@ Spectrograms = Float[Tensor, "batch 1 bins frames"]
 
 
 class DiscriminatorOutput(NamedTuple):
-    """What the discriminator makes of spectrograms."""
-
     score: Float[Tensor, "batch 1 height width"]
     """High where real: 4 × 4 by default. No sigmoid: a Wasserstein critic has none."""
     labels: Float[Tensor, "batch n_out"]

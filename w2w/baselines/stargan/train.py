@@ -52,7 +52,6 @@ def completed(config: StarGANTrainConfig) -> StarGANTrainConfig:
 
 
 def build(config: StarGANTrainConfig) -> StarGAN:
-    """The task of a completed config."""
     task = StarGAN(config.task, config.stargan, config.optim_generator, config.optim_discriminator)
     if config.init and not newest_checkpoint(config.loop.out):
         begin_from(task.modules, Path(config.init))
