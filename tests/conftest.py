@@ -1,5 +1,6 @@
 """Shapes are checked in every package while tests run, and what tests share."""
 
+import gc
 import math
 import os
 import socket
@@ -12,14 +13,12 @@ from signal import SIG_DFL, SIGHUP, SIGINT, SIGTERM, default_int_handler, signal
 from typing import Any, Literal
 
 import pytest
-from jaxtyping import install_import_hook
+from shapes import check_shapes, new_test
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-install_import_hook(
-    ["engine", "data", "pretrain", "vocoders", "w2w", "eval", "app", "experiments", "benchmarks"],
-    "beartype.beartype",
-)
+check_shapes()
+gc.disable()  # until all is imported
 
 os.environ["TIMBRE_ENGINE"] = "eager"  # few tests are about graphs, which take seconds to make
 os.environ["TIMBRE_FIT_STEPS"] = "0"  # nor about voices that are fitted
@@ -28,9 +27,16 @@ import torch  # noqa: E402 - after the hook, so that nothing of ours is imported
 from torch import Tensor  # noqa: E402
 
 
+def pytest_collection_finish() -> None:
+    """What the imports left behind stays, and is not looked through again."""
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """Every test starts from the same random numbers."""
+    """Every test starts from the same random numbers, and its calls are checked from the first."""
+    new_test()
     torch.manual_seed(0)
 
 
