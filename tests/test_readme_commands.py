@@ -3,24 +3,21 @@
 import contextlib
 import io
 import re
-import runpy
 import shlex
 import shutil
 import subprocess
-import sys
 import tomllib
-from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from in_process import ROOT, run, tiny_release
 from torch.testing import assert_close
 
 import w2w.weights
 from timbre import COMMANDS
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SHORTER = {
     "w2w/train.py": "--preset tiny --loop.steps 2 --loop.cpu --loop.trackers none --loop.sample-every 0",
@@ -72,21 +69,6 @@ def program(words: list[str]) -> list[str] | None:
     return None
 
 
-def run(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a program in this process, which has paid for its imports."""
-    name, *options = words
-    monkeypatch.setattr(sys, "argv", [name, *options])
-    try:
-        if name.endswith(".py"):
-            runpy.run_path(str(ROOT / name), run_name="__main__")
-        else:  # not by runpy: a second copy of a module has classes that the first one's checks refuse
-            package = "__path__" in vars(module := import_module(name))
-            (import_module(f"{name}.__main__") if package else module).main()
-    except SystemExit as end:
-        if end.code:
-            pytest.fail(f"{shlex.join(words)}: exit code {end.code}")
-
-
 @pytest.fixture(autouse=True)
 def _one_thread():
     """Networks this small wait for each other's threads longer than they compute."""
@@ -119,16 +101,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pairs.csv").write_text(f"source,target,output,text,system\n{row}\n")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def tiny_release(folder: Path) -> Path:
-    """A converter that has learned nothing, for a copy that comes without weights."""
-    from engine.checkpoint import export
-    from w2w.networks.network import ConverterNetwork
-    from w2w.train_config import PRESETS
-
-    config = PRESETS["tiny"].converter
-    return export(folder, config, ConverterNetwork(config))
 
 
 MADE = {

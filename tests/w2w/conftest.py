@@ -1,5 +1,6 @@
 """What tests of the converter share: an export, and graphs, which take seconds to make."""
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from engine.checkpoint import export
+from engine.files import atomic
 from w2w.exported.engine import network_key
 from w2w.exported.step import Step, onnx_model
 from w2w.networks.network import ConverterNetwork
@@ -39,27 +41,28 @@ def built(tiny):
 
 
 @pytest.fixture(scope="session")
-def made_graphs() -> dict[tuple[str, int], bytes]:
-    """Graphs by the network's digest and the hops of a step."""
-    return {}
+def graphs(tmp_path_factory) -> Path:
+    """A folder that keeps graphs for all of these tests, whichever process runs them."""
+    base = tmp_path_factory.getbasetemp()
+    return (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "graphs"
 
 
 @pytest.fixture
-def graphs_made_once(made_graphs, monkeypatch, tmp_path) -> None:
+def graphs_made_once(graphs, monkeypatch) -> None:
     """Wherever the step of a network that was exported before is exported, it is the same graph again.
 
-    What compares a graph with its network does so for a second and a half; the user's cache is empty.
+    It is compared with its network when an engine first opens it, and over a part of a second.
     """
     import onnx
 
     def once(step: Step, voice: torch.Tensor | None = None) -> onnx.ModelProto:
-        key = network_key(step.network), step.n_hops
-        if key not in made_graphs:
-            made_graphs[key] = onnx_model(step, voice).SerializeToString()
-        return onnx.load_from_string(made_graphs[key])
+        file = graphs / f"{network_key(step.network)}-{step.n_hops}.onnx"
+        if not file.is_file():
+            with atomic(file) as temporary:
+                temporary.write_bytes(onnx_model(step, voice).SerializeToString())
+        return onnx.load(file)
 
     for user in ("engine", "files"):
         monkeypatch.setattr(f"w2w.exported.{user}.onnx_model", once)
-    monkeypatch.setattr("w2w.exported.step.SECONDS", 1.5)
-    monkeypatch.setenv("TIMBRE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("w2w.exported.engine._sessions", {})
+    monkeypatch.setattr("w2w.exported.step.SECONDS", 0.4)
+    monkeypatch.setenv("TIMBRE_CACHE", str(graphs / "cache"))

@@ -20,17 +20,15 @@ from w2w.converter import Converter
 from w2w.export import main
 from w2w.exported.engine import open_engine
 from w2w.exported.runtime import Exported
-from w2w.networks.network import ConverterNetwork
 
 ROOT = Path(__file__).resolve().parents[2]
 NO_TORCH = "import sys; sys.modules['torch'] = None; sys.argv = sys.argv[1:]; import runpy; "
 
 
 @pytest.fixture
-def folder(tiny, tmp_path) -> Path:
+def folder(built, tmp_path) -> Path:
     """An exported tiny converter."""
-    torch.manual_seed(0)
-    return export(tmp_path / "export", tiny(), ConverterNetwork(tiny()))
+    return export(tmp_path / "export", built().config, built())
 
 
 pytestmark = pytest.mark.usefixtures("graphs_made_once")
@@ -102,8 +100,10 @@ def test_a_torch_program_runs_without_this_package(folder, tmp_path, buzz):
     assert_close(torch.cat(parts, dim=-1), plain, rtol=0, atol=1e-5)
 
 
-def test_a_graph_is_made_once_and_a_damaged_one_again(tiny, tmp_path, monkeypatch):
-    network = ConverterNetwork(tiny()).eval().requires_grad_(False)
+def test_a_graph_is_made_once_and_a_damaged_one_again(built, tmp_path, monkeypatch):
+    network = built()
+    monkeypatch.setenv("TIMBRE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("w2w.exported.engine._sessions", {})
     open_engine(network, "onnx", (2,))
     (kept,) = (tmp_path / "cache").glob("*.onnx")
     written = kept.stat().st_mtime_ns
@@ -116,11 +116,11 @@ def test_a_graph_is_made_once_and_a_damaged_one_again(tiny, tmp_path, monkeypatc
     assert kept.stat().st_size > 1000
 
 
-def test_no_place_for_a_cache_is_no_harm(tiny, tmp_path, monkeypatch):
+def test_no_place_for_a_cache_is_no_harm(built, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TIMBRE_CACHE", str(tmp_path / "file" / "cache"))
-    network = ConverterNetwork(tiny()).eval().requires_grad_(False)
-    assert open_engine(network, "onnx", (2,)).begin(1)
+    monkeypatch.setattr("w2w.exported.engine._sessions", {})
+    assert open_engine(built(), "onnx", (2,)).begin(1)
 
 
 @pytest.mark.parametrize(
