@@ -17,11 +17,6 @@ from pretrain.clip.embedded import embed_scenes, embedded_scenes
 from pretrain.clip.towers import TowersConfig, open_towers
 
 
-@pytest.fixture(scope="module")
-def towers(tmp_path_factory):
-    return open_towers(TowersConfig(name=str(write_towers(tmp_path_factory.mktemp("towers")))))
-
-
 @pytest.fixture
 def scenes(tmp_path):
     """Seven scenes of one to three pictures."""

@@ -9,16 +9,6 @@ from engine.user_error import UserError
 from pretrain.clip.towers import HUB_SECONDS, Towers, TowersConfig, hub_answers, open_towers
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_towers(tmp_path_factory.mktemp("towers"))
-
-
-@pytest.fixture(scope="module")
-def towers(folder):
-    return open_towers(TowersConfig(name=str(folder)))
-
-
 def stripes(height, width):
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     planes = [
@@ -86,10 +76,10 @@ def refusal(**config):
     return sentence
 
 
-def test_unknown_names_and_files_are_told_in_one_sentence(tmp_path, folder):
+def test_unknown_names_and_files_are_told_in_one_sentence(tmp_path, towers_folder):
     assert "did you mean ViT-B-32?" in refusal(name="ViT-B32")
     assert "it has openai" in refusal(pretrained="openal")
-    (tmp_path / "open_clip_config.json").write_text((folder / "open_clip_config.json").read_text())
+    (tmp_path / "open_clip_config.json").write_text((towers_folder / "open_clip_config.json").read_text())
     assert "holds no weights" in refusal(name=str(tmp_path))
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"not weights at all")
     assert "does not hold weights" in refusal(name=str(tmp_path))

@@ -25,10 +25,11 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY = PRESETS["tiny"]
 
 
-@pytest.fixture
-def corpus(tmp_path, hum):
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory, hum):
     """Four recordings of two speakers, the last for validation."""
-    lines = ["path,speaker,split"]
+    torch.manual_seed(0)
+    tmp_path, lines = tmp_path_factory.mktemp("corpus"), ["path,speaker,split"]
     for i, f0 in enumerate((100.0, 150.0, 220.0, 130.0)):
         save(tmp_path / f"speaker{i % 2}" / f"take{i}.wav", hum(8_000 + 500 * i, (f0,)), 16_000)
         lines.append(f"speaker{i % 2}/take{i}.wav,speaker{i % 2},{'validation' if i == 3 else 'train'}")
@@ -49,28 +50,36 @@ def train(run: TrainConfig) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained(corpus, tmp_path_factory) -> Path:
+    """The folder of a run of four steps."""
+    run = config(corpus, tmp_path_factory.mktemp("straight"))
+    torch.manual_seed(0)
+    train(run)
+    return run.loop.out
+
+
 def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     return {path.name: load_weights(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
-def test_a_run_in_two_parts_is_the_run_in_one(corpus, tmp_path):
+def test_a_run_in_two_parts_is_the_run_in_one(corpus, trained, tmp_path):
     """The break comes where the adversaries do."""
-    straight = train(config(corpus, tmp_path / "a"))
+    straight = newest_checkpoint(trained)
     train(config(corpus, tmp_path / "b", steps=2))
     broken = train(config(corpus, tmp_path / "b"))
     assert set(weights(straight)) == {"network.safetensors", "network_ema.safetensors", "critics.safetensors"}
     assert_close(weights(broken), weights(straight), rtol=0, atol=0)
 
 
-def test_an_exported_run_is_its_averaged_network_folded(corpus, tmp_path, hum):
+def test_an_exported_run_is_its_averaged_network_folded(corpus, trained, tmp_path, hum):
     from vocoders import load_vocoder
 
-    run = config(corpus, tmp_path / "run", steps=3)
-    train(run)
-    vocoder = load_vocoder("hifigan", export_run(tmp_path / "run", tmp_path / "export"))
+    run = config(corpus, trained)
+    vocoder = load_vocoder("hifigan", export_run(trained, tmp_path / "export"))
     task = build(run, [])
     task.modules["network_ema"].load_state_dict(
-        load_weights(newest_checkpoint(tmp_path / "run") / "network_ema.safetensors")
+        load_weights(newest_checkpoint(trained) / "network_ema.safetensors")
     )
     mel = LogMel(run.mel)(hum(4_800))
     with torch.no_grad():
@@ -110,13 +119,12 @@ def test_tuning_hears_the_predicted_mel_of_the_same_moment(corpus, tmp_path):
     assert_close(batch.mel[..., inside], own[..., inside] - 0.5, rtol=0, atol=0.02)
 
 
-def test_tuning_begins_from_a_run(corpus, tmp_path):
-    train(config(corpus, tmp_path / "run"))
+def test_tuning_begins_from_a_run(corpus, trained, tmp_path):
     predict(corpus, tmp_path / "mels")
     tuned = config(
-        corpus, tmp_path / "tuned", init=str(tmp_path / "run"), predicted_mels=str(tmp_path / "mels")
+        corpus, tmp_path / "tuned", steps=1, init=str(trained), predicted_mels=str(tmp_path / "mels")
     )
-    before = load_weights(newest_checkpoint(tmp_path / "run") / "network.safetensors")
+    before = load_weights(newest_checkpoint(trained) / "network.safetensors")
     assert_close(dict(build(tuned, []).modules["network"].state_dict()), before, rtol=0, atol=0)
     assert train(tuned).is_dir()
 

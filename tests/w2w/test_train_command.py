@@ -100,22 +100,15 @@ def test_presets_build(name):
     assert json.loads(to_json(run))["converter"]
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_resume_is_exact_with_pairs_too(corpus, tmp_path, workers):
-    pairs = corpus if workers else ""
-    straight = train(config(corpus, tmp_path / "straight", pairs=pairs))
-    train(config(corpus, tmp_path / "cut", steps=2, workers=workers, pairs=pairs))
-    same(straight, train(config(corpus, tmp_path / "cut", workers=workers, pairs=pairs)))
-
-
-def test_a_run_goes_on_exactly_where_its_data_was_moved(corpus, tmp_path):
-    straight = train(config(corpus, tmp_path / "straight"))
-    train(config(corpus, tmp_path / "cut", steps=2))
+def test_resume_is_exact_with_pairs_and_workers_and_where_the_data_was_moved(corpus, tmp_path):
+    straight = train(config(corpus, tmp_path / "straight", pairs=corpus))
+    train(config(corpus, tmp_path / "cut", steps=2, workers=2, pairs=corpus))
     moved = tmp_path / "elsewhere"
     moved.mkdir()
     for path in [*tmp_path.glob("*.wav"), corpus]:
         path.rename(moved / path.name)
-    same(straight, train(config(moved / corpus.name, tmp_path / "cut")))
+    there = moved / corpus.name
+    same(straight, train(config(there, tmp_path / "cut", workers=2, pairs=there)))
 
 
 def test_a_run_does_not_go_on_with_labels_that_shifted(corpus, tmp_path, capsys):

@@ -1,0 +1,20 @@
+"""What tests of pretraining share: a tiny CLIP."""
+
+from pathlib import Path
+
+import pytest
+from tiny_towers import write_towers
+
+from pretrain.clip.towers import Towers, TowersConfig, open_towers
+
+
+@pytest.fixture(scope="session")
+def towers_folder(tmp_path_factory) -> Path:
+    """The folder of a tiny CLIP's random weights."""
+    return write_towers(tmp_path_factory.mktemp("towers"))
+
+
+@pytest.fixture(scope="session")
+def towers(towers_folder) -> Towers:
+    """The same, opened; no test changes it."""
+    return open_towers(TowersConfig(name=str(towers_folder)))
