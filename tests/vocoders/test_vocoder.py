@@ -285,16 +285,16 @@ def wavenet() -> Vocoder:
 
 
 def test_wavenet_is_a_vocoder_of_any_length(tmp_path):
-    vocoder, mel = wavenet(), mel_of(7, 2)
+    vocoder, mel = wavenet(), mel_of(4, 2)
     options = {"sampler": Sampler(temperature=0.5), "backend": "torch"}
     whole = vocoder(mel, seed=5, **options)
-    assert whole.shape == (2, 1, 7 * 160)
+    assert whole.shape == (2, 1, 4 * 160)
     pieces = vocoder.stream(mel.split(3, dim=-1), seed=[5], **options)
     assert_close(torch.cat(list(pieces), dim=-1), whole, rtol=0, atol=0)
-    first, second = together(vocoder, [mel[:1], mel[1:, :, :4]], seed=5, **options)
+    first, second = together(vocoder, [mel[:1], mel[1:, :, :2]], seed=5, **options)
     assert_close(first, whole[:1], rtol=0, atol=1e-5)
-    assert second.shape == (1, 1, 4 * 160)
-    vocoder(mel[..., :2], sampler=Sampler(way="mode"), backend="torch")
+    assert second.shape == (1, 1, 2 * 160)
+    vocoder(mel[..., :1], sampler=Sampler(way="mode"), backend="torch")
     with pytest.raises(UserError, match="no option 'denoise'"):
         vocoder(mel, denoise=0.1)
     export(tmp_path, vocoder.config, vocoder.network)
