@@ -46,17 +46,9 @@ def test_curves_are_compared(monkeypatch, capsys, tmp_path):
     (tmp_path / "list.csv").write_text("path,split\n" + "".join(rows))
     monkeypatch.setattr(pretraining_curve, "MODEL", SMALLEST)
     export(tmp_path / "teacher", SMALLEST, SpeechEncoder(SMALLEST))
-    words = [
-        "--teacher",
-        str(tmp_path / "teacher"),
-        "--data.paths",
-        str(tmp_path / "list.csv"),
-        "--seconds",
-        "0.1",
-        "--every",
-        "0.05",
-        "--masks",
-        "2",
-    ]
+    words = (
+        f"--teacher {tmp_path / 'teacher'} --data.paths {tmp_path / 'list.csv'} --seconds 0.1 --every "
+        "0.05 --masks 2"
+    ).split()
     pretraining.main(["curve", *words])
     assert "Seconds to the same loss" in capsys.readouterr().out

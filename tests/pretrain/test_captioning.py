@@ -198,15 +198,7 @@ def test_the_command_trains_scores_and_writes(tmp_path, capsys):
     with (tmp_path / "clips/metadata.csv").open("a") as table:
         table.write("bad.wav,a bad tone,,train\n")
     (tmp_path / "clips/bad.wav").write_bytes(b"no sound")
-    options = [
-        "--data",
-        str(tmp_path / "clips"),
-        "--out",
-        str(tmp_path / "out"),
-        "--no-random",
-        "--epochs",
-        "120",
-    ]
+    options = f"--data {tmp_path / 'clips'} --out {tmp_path / 'out'} --no-random --epochs 120".split()
     with pytest.raises(SystemExit) as end:
         captioning([*options, "--encoder", "logmel"])
     assert end.value.code == 1

@@ -187,15 +187,7 @@ def test_resume_is_exact(corpus, tmp_path):
 
 
 def test_the_command_trains_evaluates_exports_and_continues(corpus, tmp_path, monkeypatch, capsys):
-    words = [
-        "--preset",
-        "tiny",
-        "--data.paths",
-        str(corpus),
-        "--loop.out",
-        str(tmp_path / "run"),
-        "--loop.cpu",
-    ]
+    words = f"--preset tiny --data.paths {corpus} --loop.out {tmp_path / 'run'} --loop.cpu".split()
     (tmp_path / "bad.wav").write_bytes(b"no sound")
     with corpus.open("a") as table:
         table.write("bad.wav,train\n")

@@ -69,15 +69,7 @@ def test_melgans_files_are_converted(tmp_path):
     torch.save(to_published(MelGAN(config).state_dict()), tmp_path / "netG.pt")
     critic = build_discriminator(MelGANCriticConfig(channels=4, max_channels=16))
     torch.save(to_published(critic.state_dict()), tmp_path / "netD.pt")
-    main(
-        [
-            str(tmp_path / "netG.pt"),
-            "--discriminators",
-            str(tmp_path / "netD.pt"),
-            "--out",
-            str(tmp_path / "out"),
-        ]
-    )
+    main(f"{tmp_path / 'netG.pt'} --discriminators {tmp_path / 'netD.pt'} --out {tmp_path / 'out'}".split())
     assert load_vocoder("melgan", tmp_path / "out").config.network == config
     state = load_weights(tmp_path / "out/checkpoints/step_00000000/critics.safetensors")
     torch.nn.ModuleDict({"windows": critic}).load_state_dict(state)

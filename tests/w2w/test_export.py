@@ -41,17 +41,7 @@ def test_two_runs_are_averaged_by_their_shares(tmp_path, tiny):
         save_checkpoint(draft, {"converter_ema": network}, {}, replace(TINY), {"step": 1})
         publish(draft, keep=1)
         networks.append(network)
-    main(
-        [
-            str(tmp_path / "0"),
-            "--average",
-            str(tmp_path / "1"),
-            "--share",
-            "0.25",
-            "--out",
-            str(tmp_path / "mean"),
-        ]
-    )
+    main(f"{tmp_path / '0'} --average {tmp_path / '1'} --share 0.25 --out {tmp_path / 'mean'}".split())
     mean = Converter.from_pretrained(tmp_path / "mean").network
     for made, first, second in zip(mean.parameters(), *(network.parameters() for network in networks)):
         assert_close(made, 0.75 * first + 0.25 * second, check_stride=False)
