@@ -66,8 +66,6 @@ def tiny() -> Callable[..., Any]:
     ``earlier`` has absolute levels, no refiner and no pitch predictor; ``offline`` a pretrained trunk;
     ``ahead`` codes that have heard three frames more, ``f0_ahead`` F0 that has as well.
     """
-    from tiny_encoders import TRUNK
-
     from pretrain.causal.encoder import CausalEncoderConfig
     from pretrain.pitch.network import PitchNetworkConfig
     from w2w.networks.config import ConverterConfig
@@ -88,6 +86,8 @@ def tiny() -> Callable[..., Any]:
             decoder = replace(start.decoder, refiner=None)
             start = replace(start, content=content, decoder=decoder, pitch_predictor=False)
         if kind == "offline":
+            from tiny_encoders import TRUNK  # it loads transformers
+
             start = replace(start, trunk=TRUNK)
         if kind in ("ahead", "f0_ahead"):
             start = replace(start, content_ahead_ms=30.0)
