@@ -137,18 +137,14 @@ def test_commands_run_in_their_order(world, monkeypatch, capfd):
     assert len(ran) >= 30
 
 
-def released_or_tiny(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a copy that comes without weights use ones that have learned nothing."""
-    if not (w2w.weights.RELEASED / "config.json").is_file():
-        tiny = tiny_release(world / "released")
-        for name in ("RELEASED", "RELEASED_LIVE"):
-            monkeypatch.setattr(w2w.weights, name, tiny)
-
-
 @pytest.mark.parametrize("page", ["README.md", "docs/tour.md"])
 def test_python_of_the_pages_runs_and_streams_what_it_converts(page, world, monkeypatch, capsys):
-    released_or_tiny(world, monkeypatch)
     code, *_ = blocks(ROOT / page, "python")
+    for name in ("RELEASED", "RELEASED_LIVE"):
+        if name == "RELEASED_LIVE" or "embed_text(" not in code:  # words are what the released one knows
+            monkeypatch.setattr(w2w.weights, name, tiny_release(world / "tiny"))
+    if not (w2w.weights.RELEASED / "config.json").is_file():
+        pytest.skip("it speaks of words to the released converter, and this copy has none")
     names: dict = {}
     exec(compile(code, page, "exec"), names)
     whole = names["speaker"].convert(names["source"], names["live"].voice)
