@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.pitch_shift import shift_pitch_and_formants
 from engine.user_error import UserError
 
 Wave = Float[Tensor, "batch 1 samples"]
@@ -138,6 +137,8 @@ def pitch_and_formant_shift(
     formant_semitones: float = 2.5,
 ) -> Wave:
     """Move pitch and formants, each by its own distance, up to these up or down; the duration stays."""
+    from data.pitch_shift import shift_pitch_and_formants  # no trainer asks for it by itself
+
     pitch = _uniform(rng, wave, (-pitch_semitones, pitch_semitones))[:, 0, 0]
     formant = _uniform(rng, wave, (-formant_semitones, formant_semitones))[:, 0, 0]
     return shift_pitch_and_formants(wave, pitch, formant, sample_rate)

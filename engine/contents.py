@@ -35,7 +35,6 @@ class Place(Protocol):
 
     def contents(self) -> Mapping[str, Contents | None]:
         """What lies there, by the name of the field; None where nothing is named."""
-        ...
 
 
 def files_digest(files: Sequence[Path], descriptions: Sequence[str]) -> str:

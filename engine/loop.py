@@ -24,7 +24,7 @@ import torch._functorch.config
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import ProjectConfiguration, TorchDynamoPlugin
+from accelerate.utils import ProjectConfiguration, TorchDynamoPlugin, send_to_device
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -35,7 +35,6 @@ from engine.files import check_writable, disk_errors
 from engine.loop_config import LoopConfig
 from engine.optim import Player, micro_batch
 from engine.outcome import end_with_launcher, stop_signals
-from engine.processes import to_device
 from engine.seeding import seed_step
 from engine.tracking import Meter, Samples, brief
 from engine.user_error import UserError
@@ -60,7 +59,6 @@ class Task(Protocol):
 
     def update(self, batch: Any, step: int) -> Mapping[str, Tensor]:
         """Take the players one step (or one micro-batch) further and return scalars to log."""
-        ...
 
 
 T = TypeVar("T", bound=Task)
@@ -226,7 +224,7 @@ class _Run:
                     batch = next(source, None)
                 if batch is None:
                     raise UserError(f"the data ended at step {step}: there must be at least one batch of it")
-                batch = to_device(batch, self.place.device)
+                batch = send_to_device(batch, self.place.device, non_blocking=True)
                 seed_step(self.config.seed, step, rank, index)
                 with micro_batch(index, count), self.place.autocast():
                     meter.add(self.task.update(batch, step))

@@ -1,9 +1,7 @@
-"""What processes that train together exchange: batch rows, gradients on their way back; what devices get."""
+"""What processes that train together exchange: batch rows, and gradients on their way back."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -109,22 +107,3 @@ class Buckets:
         use = [True] * len(part) if all(index in found for index in part) else used.tolist()
         for index, mean, is_used in zip(part, parts, use):
             gradients[index] = mean.view_as(self.parameters[index]) if is_used else None
-
-
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Move the tensors of a batch: a tensor, or a dataclass, mapping or tuple of such."""
-    match batch:
-        case Tensor():
-            return batch.to(device, non_blocking=True)
-        case Mapping():
-            return {key: to_device(value, device) for key, value in batch.items()}
-        case tuple() if hasattr(batch, "_fields"):
-            return type(batch)(*(to_device(value, device) for value in batch))
-        case tuple() | list():
-            return type(batch)(to_device(value, device) for value in batch)
-        case _ if is_dataclass(batch) and not isinstance(batch, type):
-            return replace(
-                batch, **{f.name: to_device(getattr(batch, f.name), device) for f in fields(batch)}
-            )
-        case _:
-            return batch

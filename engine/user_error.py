@@ -114,6 +114,11 @@ def remedy(error: OSError) -> str:
     return REMEDIES.get(error.errno or 0, error.strerror or "cannot be used")
 
 
+def reason(error: Exception) -> str:
+    """What a library's error says, without FFmpeg's numbers."""
+    return str(getattr(error, "strerror", None) or error).strip().rstrip(".") or type(error).__name__
+
+
 def printable(text: str) -> str:
     """A text on one line, with escapes for what no console prints: ``\\n``, ``\\x1b``, ``\\udce9``."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

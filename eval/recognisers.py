@@ -1,18 +1,15 @@
-"""Who hears words: Moonshine, pocketsphinx, a recogniser of transformers, or one trained here."""
+"""Who hears words: Moonshine and pocketsphinx, and in ``trained_recogniser.py`` any other that is named."""
 
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from engine.config import stored_kind
-from engine.hub import HUB
 from engine.user_error import UserError
 from eval.features import SILENT, Features, Judge
 
@@ -36,12 +33,10 @@ class Recogniser(Judge, Protocol):
     @property
     def name(self) -> str:
         """What it is called in columns and reports."""
-        ...
 
     @property
     def english_only(self) -> bool:
         """Whether texts of other languages must not be compared with what it hears."""
-        ...
 
 
 def recogniser(name: str) -> Recogniser:
@@ -52,6 +47,8 @@ def recogniser(name: str) -> Recogniser:
         case "pocketsphinx":
             return Pocketsphinx()
         case _:
+            from eval.trained_recogniser import TrainedRecogniser
+
             return TrainedRecogniser(name)
 
 
@@ -137,42 +134,6 @@ class Pocketsphinx:
         return {"texts": np.array(texts)}
 
 
-@dataclass(frozen=True)
-class TrainedRecogniser:
-    """A recogniser of transformers (CTC, Whisper, …) or one trained here, from a folder or the hub.
-
-    Ours may recognise phones, not letters: an output's are compared with the source's. A converter trained
-    against that very recogniser pleases it more than it should.
-    """
-
-    place: str
-    """A folder, or ``hub:owner/name``."""
-    english_only: bool = False
-
-    @property
-    def name(self) -> str:
-        return Path(self.place.removeprefix(HUB)).resolve().name
-
-    @property
-    def kind(self) -> str:
-        """Cache key: another model hears other words."""
-        if self.place.startswith(HUB):
-            return f"recogniser-{self.place.removeprefix(HUB).replace('/', '--')}-1"
-        weights = next(iter(sorted(Path(self.place).glob("*.safetensors"))), None)
-        stamp = f"-{weights.stat().st_size}-{weights.stat().st_mtime_ns}" if weights else ""
-        return f"recogniser-{self.name}{stamp}-1"
-
-    def check(self) -> None:
-        _trained(self.place)
-
-    def __call__(self, wave: Wave) -> Features:
-        units, transcribe = _trained(self.place)
-        if wave.abs().max() < SILENT:
-            return {units: np.array([""])}
-        with torch.inference_mode():
-            return {units: np.array([transcribe(wave)])}
-
-
 @lru_cache(maxsize=1)
 def _moonshine() -> tuple[Any, Any, list[bytes]]:
     """Return its encoder, its decoder, and the bytes that each token stands for."""
@@ -218,35 +179,3 @@ def _pocketsphinx() -> Any:
     except ImportError:
         raise UserError(f"the recogniser pocketsphinx is not installed: {INSTALL}") from None
     return Decoder(samprate=SAMPLE_RATE, loglevel="FATAL", fwdflat=False, topn=2, maxhmmpf=3000, maxwpf=20)
-
-
-@lru_cache(maxsize=2)
-def _trained(place: str) -> tuple[Literal["texts", "phones"], Any]:
-    if not place.startswith(HUB):
-        description = Path(place) / "config.json"
-        if not description.is_file():
-            raise UserError(
-                f"{place} holds no recogniser: there is no config.json in it; give moonshine, pocketsphinx, "
-                f"a folder of transformers, or {HUB}owner/name"
-            )
-        kind = stored_kind(place)
-        if kind == "speech_recogniser":
-            from pretrain.speech.loading import load_speech_recogniser
-
-            tuned = load_speech_recogniser(place)
-            return "phones" if tuned.units.between else "texts", lambda wave: tuned.transcribe(wave)[0]
-        if kind == "phone_recogniser":
-            from pretrain.recogniser import load_recogniser
-
-            ours = load_recogniser(place)
-            return "phones", lambda wave: ours.transcribe(wave)[0]
-    from transformers import pipeline
-
-    try:
-        model: Any = pipeline("automatic-speech-recognition", model=place.removeprefix(HUB))
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise UserError(
-            f"{place} gives no recogniser ({reason}): give another, or moonshine or pocketsphinx"
-        ) from None
-    return "texts", lambda wave: model({"raw": wave[0, 0].numpy(), "sampling_rate": SAMPLE_RATE})["text"]

@@ -31,7 +31,7 @@ from eval.recognisers import Moonshine
 from eval.scoring import Judges, Summary
 from experiments.scores import SCORES, Scoring, interval_cells
 from w2w import Converter
-from w2w.finetune import STEPS
+from w2w.train_config import FINETUNE
 from w2w.voices import Voices
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,7 +115,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     option("--minutes", type=float, nargs="+", default=[1.0, 3.0, 5.0], help="of recordings (1 3 5)")
     option("--kept-back", type=int, default=4, help="recordings of each that are scored with (4)")
     option("--sentences", type=int, default=12, help="of others, that are converted (12)")
-    option("--steps", type=int, default=STEPS, help=f"of training ({STEPS})")
+    steps = FINETUNE.loop.steps
+    option("--steps", type=int, default=steps, help=f"of training ({steps})")
     option("--out", type=Path, default=Path("runs/finetuning"), help="folder of runs and results")
     args = arguments.parse_args(argv)
     rows = split_rows(args.data, args.split)

@@ -14,11 +14,11 @@ from time import perf_counter, process_time
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import nn
 
 from engine.files import write_json
 from engine.loop import Batches, Task, accelerator, fit
-from engine.processes import to_device
 from engine.seeding import seed_step
 from engine.user_error import UserError
 from w2w.export import export_run
@@ -149,7 +149,7 @@ def step_seconds(training: Training, rounds: int = ROUNDS) -> tuple[Sequence[Pha
                 began = process_time()
                 seed_step(loop.seed, step)
                 with place.autocast():
-                    task.update(to_device(next(source), place.device), step)
+                    task.update(send_to_device(next(source), place.device), step)
                 took[-1].append(process_time() - began)
         costs.append(mean(median(column) for column in zip(*took[1:])))
     return training.phases, costs

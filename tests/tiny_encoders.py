@@ -2,7 +2,7 @@
 
 from pretrain.clip.audio_encoder import AudioEncoderConfig
 from pretrain.speech.encoder import SpeechEncoderConfig
-from w2w.networks.trunk import TrunkConfig
+from w2w.networks.config import TrunkConfig
 
 SIZES = {
     "conv_dims": (8, 8, 8),

@@ -17,16 +17,10 @@ from data.audio import excerpt
 from data.batches import DataConfig
 from data.rows import split_rows
 from engine.checkpoint import fill, load_weights, newest_checkpoint
-from engine.loop import LoopConfig
-from engine.optim import OptimConfig
 from engine.outcome import leaving_out, note
 from engine.user_error import UserError
-from w2w.cluit.config import CLUITConfig
-from w2w.cluit.losses import Weights
 from w2w.cluit.task import CLUIT
 from w2w.converter import OWN_VOICE, Converter
-from w2w.networks.config import ConverterConfig
-from w2w.pretrained import PretrainedConfig
 from w2w.recording import LONGEST_S
 from w2w.voice_fitting import MOST_CLIPS
 from w2w.weights import load_converter, weights_folder
@@ -62,52 +56,6 @@ def begin_from(task: CLUIT, where: str) -> None:
 def pitch_tracker(module: nn.Module) -> dict[str, Tensor]:
     """The weights of a network's F0 tracker, for states that hold none."""
     return {name: value for name, value in module.state_dict().items() if name.startswith("style.pitch.")}
-
-
-STEPS = 400
-WEIGHTS = Weights(
-    distil=0.0,
-    adversarial=0.0,
-    feature_matching=0.0,
-    contrast_discriminator=0.0,
-    contrast_converter=0.0,
-    contrast_style=0.0,
-    contrast_voice=0.0,
-)
-SETTINGS: dict[str, Any] = {
-    "finetune": "released",
-    "loop": LoopConfig(steps=STEPS, save_every=100, sample_every=0, max_minutes=20.0),
-    "data": DataConfig(batch=8, crop_samples=20_480, reference_samples=32_000),
-    "cluit": CLUITConfig(
-        weights=WEIGHTS,
-        convert_share=0.25,
-        convert_from=0,
-        back_translate_share=0.5,
-        back_translate_from=0,
-        ema=0.98,
-    ),
-    "pretrained": PretrainedConfig(),
-    "optim_converter": OptimConfig(
-        lr=1e-4,
-        betas=(0.8, 0.99),
-        gradient_clip=5.0,
-        warmup_steps=20,
-        schedule="exponential",
-        decay_steps=STEPS,
-        final=0.1,
-    ),
-}
-"""What the preset ``finetune`` changes in ``small``."""
-
-
-def folder_of(where: str) -> Path:
-    """The export that is meant."""
-    return weights_folder(where)
-
-
-def sizes_of(where: str) -> ConverterConfig:
-    """The converter of an export; it must hear at the rate that the preset's crops have."""
-    return load_converter(folder_of(where))[0]
 
 
 def save_voice(folder: Path, network: Any, data: DataConfig) -> None:

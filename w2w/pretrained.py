@@ -15,9 +15,8 @@ from engine.optim import OptimConfig, Player
 from engine.user_error import UserError
 from pretrain.causal.encoder import load_student
 from pretrain.pitch.network import load_pitch_tracker
-from w2w.networks.config import ConverterConfig
+from w2w.networks.config import ConverterConfig, TrunkConfig
 from w2w.networks.network import ConverterNetwork
-from w2w.networks.trunk import PretrainedContent, TrunkConfig
 
 Use = Literal["frozen", "fine_tuned", "random"]
 
@@ -116,8 +115,7 @@ def begin(network: ConverterNetwork, pretrained: PretrainedConfig) -> ConverterN
     if pretrained.content:
         from pretrain.speech.loading import load_speech_encoder
 
-        assert isinstance(network.content, PretrainedContent)
-        ears = network.content.trunk.encoder
+        ears = network.content.get_submodule("trunk.encoder")
         if pretrained.use != "random":
             take(ears, load_speech_encoder(pretrained.content).state_dict(), pretrained.content)
         if pretrained.use == "frozen":
@@ -152,9 +150,8 @@ def gentle(modules: Sequence[nn.Module], optim: OptimConfig, pretrained: Pretrai
 def tuned(network: ConverterNetwork, pretrained: PretrainedConfig) -> list[nn.Parameter]:
     """The pretrained parameters that are trained on."""
     modules: list[nn.Module] = []
-    content, encoder = network.content, pretrained.content and pretrained.use == "fine_tuned"
-    if encoder and isinstance(content, PretrainedContent):
-        modules.append(content.trunk.encoder)
+    if pretrained.content and pretrained.use == "fine_tuned":
+        modules.append(network.content.get_submodule("trunk.encoder"))
     if network.style.audio is not None and pretrained.style and pretrained.style_use == "fine_tuned":
         modules.append(network.style.audio)
     return [p for module in modules for p in module.parameters() if p.requires_grad]

@@ -70,11 +70,9 @@ class Engine(Protocol):
 
     def begin(self, batch: int) -> Any:
         """The state before the first step."""
-        ...
 
     def step(self, source: Wave, voice: Voice, state: Any, semitones: float = 0.0) -> tuple[Wave, Any]:
         """Convert one chunk, a whole number of hops long; the output lags by the network's look-ahead."""
-        ...
 
 
 class StreamState(NamedTuple):

@@ -15,9 +15,9 @@ from engine.loop import accelerator, addressing, fit
 from engine.user_error import UserError, exits_cleanly
 from pretrain.causal.encoder import load_student
 from w2w.cluit.task import CLUIT
-from w2w.finetune import begin_from, folder_of, save_voice, sizes_of
 from w2w.pretrained import PretrainedConfig, with_encoders
 from w2w.train_config import PRESETS, TrainConfig
+from w2w.weights import load_converter, weights_folder
 
 
 def build(config: TrainConfig) -> CLUIT:
@@ -41,8 +41,10 @@ def build(config: TrainConfig) -> CLUIT:
         head = load_student(config.pretrained.student).head
         if head.weight.shape == task.teacher_head.weight.shape:  # another teacher's would be no help
             task.teacher_head.load_state_dict(head.state_dict())
-    init = str(folder_of(config.finetune)) if config.finetune else config.init
+    init = str(weights_folder(config.finetune)) if config.finetune else config.init
     if init and not newest_checkpoint(config.loop.out):
+        from w2w.finetune import begin_from
+
         begin_from(task, init)
     return task
 
@@ -50,7 +52,8 @@ def build(config: TrainConfig) -> CLUIT:
 def train(config: TrainConfig) -> Together:
     """Train, or continue; leave the converter for use in ``export``, and return what was learned from."""
     if config.finetune:
-        config = replace(config, converter=sizes_of(config.finetune), pretrained=PretrainedConfig())
+        sizes, _ = load_converter(weights_folder(config.finetune))
+        config = replace(config, converter=sizes, pretrained=PretrainedConfig())
     else:
         config = replace(config, converter=with_encoders(config.converter, config.pretrained))
     here = accelerator(config.loop)
@@ -61,6 +64,8 @@ def train(config: TrainConfig) -> Together:
     if here.is_main_process:
         folder = export(loop.out / "export", config.converter, task.converter_ema.module)
         if config.finetune:
+            from w2w.finetune import save_voice
+
             save_voice(folder, task.converter_ema.module, config.data)
         print(f"exported to {folder}")
     return crops.crops

@@ -30,7 +30,6 @@ from pretrain.causal.encoder import CausalEncoderConfig
 from w2w.cluit.adversary import DiscriminatorConfig
 from w2w.cluit.config import CLUITConfig
 from w2w.cluit.losses import Weights
-from w2w.finetune import SETTINGS
 from w2w.networks.config import ConverterConfig
 from w2w.networks.decoder import DecoderConfig
 from w2w.networks.refiner import RefinerConfig
@@ -222,6 +221,31 @@ FILES = replace(
     ),
 )
 """For files: words are heard by a frozen recogniser, which needs whole recordings."""
+FINETUNE = replace(
+    SMALL,
+    finetune="released",
+    loop=LoopConfig(steps=400, save_every=100, sample_every=0, max_minutes=20.0),
+    data=DataConfig(batch=8, crop_samples=20_480, reference_samples=32_000),
+    cluit=CLUITConfig(
+        weights=Weights(
+            distil=0.0,
+            adversarial=0.0,
+            feature_matching=0.0,
+            contrast_discriminator=0.0,
+            contrast_converter=0.0,
+            contrast_style=0.0,
+            contrast_voice=0.0,
+        ),
+        convert_share=0.25,
+        convert_from=0,
+        back_translate_share=0.5,
+        back_translate_from=0,
+        ema=0.98,
+    ),
+    pretrained=PretrainedConfig(),
+    optim_converter=replace(SMALL.optim_converter, lr=1e-4, warmup_steps=20, decay_steps=400, final=0.1),
+)
+"""Some minutes of one person's recordings: one voice has nothing to be told from, see ``w2w/finetune.py``."""
 PRESETS = {
     "small": SMALL,
     "files": FILES,
@@ -229,5 +253,5 @@ PRESETS = {
     "base": BASE,
     "small_24k": at_24_khz(SMALL),
     "base_24k": at_24_khz(BASE),
-    "finetune": replace(SMALL, **SETTINGS),
+    "finetune": FINETUNE,
 }

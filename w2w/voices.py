@@ -15,7 +15,6 @@ from data.manifest import rows_from
 from engine.outcome import leaving_out
 from engine.user_error import UserError
 from w2w.converter import Converter
-from w2w.gallery.named import gallery
 from w2w.recording import FITTED_S, richest
 
 Wave = Float[Tensor, "1 1 _"]
@@ -95,8 +94,9 @@ class Voices:
 
     def _part(self, name: str) -> Voice:
         """A part of a blend; the gallery's names come last."""
-        in_gallery = name not in self.speakers and not Path(name).exists() and name.lower() in gallery()
-        if in_gallery:
+        from w2w.gallery.named import gallery
+
+        if name not in self.speakers and not Path(name).exists() and name.lower() in gallery():
             return self.converter.voice(name, fit_steps=self.fit_steps)
         return self.average([name])
 

@@ -1,10 +1,8 @@
 """A converter's weights: in a folder, in a training run, on the hub, or in this package; and reading them."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,13 +19,6 @@ RELEASED_LIVE = Path(__file__).parent / "released_live"
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 HUB_SECONDS = 10
 """How long the hub may take to answer before its local copies must do."""
-RENAMED = {
-    "decoder.ask.": "decoder.token_query.",
-    "decoder.whole.": "decoder.voice_summary.",
-    "decoder.tint.": "decoder.style_bias.",
-    "usual_pitch.": "mean_log_f0.",
-}
-"""Beginnings of parameter names, before levels were relative and now."""
 
 
 def weights_folder(where: str | Path | None = None) -> Path:
@@ -118,48 +109,11 @@ def load_converter(folder: Path) -> tuple[ConverterConfig, dict[str, Tensor]]:
         stored = None  # `load_export` says what is wrong with it
     if not (isinstance(stored, dict) and ("frame_ms" in stored or "n_mels" in stored)):
         return load_export(folder, ConverterConfig)
+    from w2w.earlier import upgraded_config, upgraded_state
+
     path = folder / "config.json"
     config = from_json(ConverterConfig, json.dumps(upgraded_config(stored)), str(path))
     state = load_weights(folder / "model.safetensors")
     if "decoder.ask.weight" not in state:
         raise UserError(f"{folder / 'model.safetensors'} does not hold the converter of {path}")
     return config, upgraded_state(state, config.content.dim)
-
-
-def upgraded_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Today's config of a converter from before levels were relative, without refiner and pitch predictor."""
-    content, decoder = dict(config.get("content", {})), dict(config.get("decoder", {}))
-    gone = {
-        "content.frontend": content.pop("frontend", "mel"),
-        "decoder.head": decoder.pop("head", "harmonic"),
-        "decoder.norm": decoder.pop("norm", "film"),
-    }
-    for (name, value), kept in zip(gone.items(), (("mel", "pretrained"), ("harmonic",), ("film",))):
-        if value not in kept:
-            raise UserError(f"this converter has {name} {value!r}, no longer supported: train it anew")
-    trunk, layer = content.pop("trunk", None), content.pop("trunk_layer", 0)
-    earlier = {"n_channels": 176, "n_blocks": 6, "dim": 12, "time_constant": 200.0} | content
-    own = {"kernel": 5, "dilations": [1, 2, 4], "relative_level": False}
-    sizes = {"hop_ms": "frame_ms", "window_ms": "window_ms", "n_mels": "n_mels"}
-    own |= {now: config[then] for now, then in sizes.items() if then in config}
-    unchanged = ("sample_rate", "look_ahead_ms", "pitch_memory_s", "style")
-    kept = {name: config[name] for name in unchanged if name in config}
-    return kept | {
-        "pitch_predictor": False,
-        "content": earlier | own,
-        "trunk": trunk and trunk | {"layer": layer},
-        "decoder": {"n_channels": 224, "n_blocks": 8} | decoder | {"refiner": None},
-    }
-
-
-def upgraded_state(state: dict[str, Tensor], content_dim: int) -> dict[str, Tensor]:
-    """Today's names; codes had unit length, and have mean square one now."""
-    renamed = {}
-    for name, tensor in state.items():
-        for then, now in RENAMED.items():
-            if name.startswith(then):
-                name = now + name.removeprefix(then)
-        renamed[name] = tensor
-    stem = renamed["decoder.stem.weight"].clone()
-    stem[:, :content_dim] /= math.sqrt(content_dim)
-    return renamed | {"decoder.stem.weight": stem}

@@ -3,18 +3,17 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
 
 from data.audio.checking import HIGHEST_RATE, LOWEST_RATE
 from data.audio.containers import layout, logged_shortfall
-from data.audio.ffmpeg import FFmpegSound, reason
 from data.audio.resampling import Frames
 from data.audio.stretches import Piece, stretch
 from engine.files import native
-from engine.user_error import FileError, remedy
+from engine.user_error import FileError, reason, remedy
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
 """Formats read and written; what ``audio_files`` looks for, with the ``READ_ONLY`` ones."""
@@ -98,8 +97,8 @@ class _SndfileSound:
             self._bytes.close()
 
 
-_Part = _SndfileSound | FFmpegSound
-"""One recording of a file, as one decoder reads it."""
+_Part = Any
+"""One recording of a file, as one decoder reads it: a ``_SndfileSound`` or an ``FFmpegSound``."""
 
 
 class Sound:
@@ -141,7 +140,7 @@ class Sound:
                 except AudioError:
                     raise
                 except (RuntimeError, ValueError, OSError) as error:  # libsndfile's, and PyAV's
-                    if not place and isinstance(part, FFmpegSound):
+                    if not place and not isinstance(part, _SndfileSound):
                         raise _unreadable(self.path, reason(error)) from None
                     at = f"decoding stops after {place / self.sample_rate:.2f} s ({reason(error)})"
                     raise AudioError(self.path, "truncated", f"is truncated or damaged: {at}") from None
@@ -161,10 +160,8 @@ def opened(path: Path) -> Sound:
     try:
         path.stat()
     except FileNotFoundError:
-        leads = (
-            f"is a link to {os.readlink(path)}, which is not there" if path.is_symlink() else "does not exist"
-        )
-        raise AudioError(path, "missing", leads) from None
+        link = f"is a link to {os.readlink(path)}, which is not there" if path.is_symlink() else None
+        raise AudioError(path, "missing", link or "does not exist") from None
     except OSError as error:
         raise AudioError(path, "unreadable", f"cannot be opened: {remedy(error)}") from None
     if path.is_dir():
@@ -183,7 +180,6 @@ def opened(path: Path) -> Sound:
     if not found.pieces:
         raise AudioError(path, "empty", "holds no samples")
     parts: list[_Part] = []
-    sound = None
     try:
         for piece in found.pieces:
             parts.append(_part(path, piece))
@@ -218,11 +214,8 @@ def _unreadable(path: Path, failure: str) -> AudioError:
 
 def _by_sndfile(path: Path, piece: Piece) -> _Part:
     part = _SndfileSound(path, piece)
-    short = (
-        logged_shortfall(path, part.file.extra_info)
-        if part.file.format not in ("WAV", "WAVEX", "RF64")
-        else None
-    )
+    is_wav = part.file.format in ("WAV", "WAVEX", "RF64")
+    short = None if is_wav else logged_shortfall(path, part.file.extra_info)
     if short:
         part.close()
         raise AudioError(path, "truncated", f"is truncated: {short}; fetch or copy it again")
@@ -230,6 +223,8 @@ def _by_sndfile(path: Path, piece: Piece) -> _Part:
 
 
 def _by_ffmpeg(path: Path, piece: Piece) -> _Part:
+    from data.audio.ffmpeg import FFmpegSound  # PyAV takes a while to load, and some machines have none
+
     file = stretch(path, piece)
     try:
         return FFmpegSound(file)

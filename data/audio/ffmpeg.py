@@ -5,9 +5,11 @@ from contextlib import contextmanager
 from io import BufferedReader
 from typing import Any
 
+import av
 import numpy as np
 
 from data.audio.resampling import Frames
+from engine.user_error import reason
 
 CONTAINERS = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,gsm,loas,matroska,webm,mov,mp4,mp3,mpc,mpc8,"
@@ -22,8 +24,6 @@ class FFmpegSound:
     """The first sound in an open file; its length is known when it was decoded once."""
 
     def __init__(self, file: BufferedReader) -> None:
-        import av
-
         self._file = file
         options = {"format_whitelist": CONTAINERS}
         with _failures():
@@ -33,10 +33,8 @@ class FFmpegSound:
             self._container.close()
             raise ValueError("it holds no sound" if stream is None else "its coding is not known")
         self._stream: Any = stream
-        self.sample_rate, self.channels = (
-            int(stream.sample_rate),
-            int(stream.codec_context.layout.nb_channels),
-        )
+        self.sample_rate = int(stream.sample_rate)
+        self.channels = int(stream.codec_context.layout.nb_channels)
         self.samples: int | None = None
         self._padded, self._stated = self._lengths()
         self._begun = False
@@ -84,8 +82,6 @@ class FFmpegSound:
 @contextmanager
 def _failures() -> Iterator[None]:
     """Raise ``ValueError`` for FFmpeg's errors, some of which have no other kind."""
-    import av
-
     try:
         yield
     except av.FFmpegError as error:
@@ -101,8 +97,3 @@ def samples_of(frame: Any) -> Frames:
     if samples.dtype.kind == "i":
         return (samples / -float(np.iinfo(samples.dtype).min)).astype(np.float32)
     return np.ascontiguousarray(samples, np.float32)
-
-
-def reason(error: Exception) -> str:
-    """What FFmpeg says, without its errors' numbers."""
-    return str(getattr(error, "strerror", None) or error).strip().rstrip(".") or type(error).__name__

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.audio.listening import MAINS
-
+MAINS = (50, 60)
+"""Hz."""
 HIGHEST_HZ = 1000.0
 """Hum's harmonics above this are faint."""
 LINE_HZ, BESIDE_HZ = 1.5, 12.0

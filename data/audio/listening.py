@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from data.audio.decoding import opened
+from data.audio.hum import MAINS
 from data.audio.mixing import mixed
 from data.audio.resampling import Frames, Resampler
 
@@ -17,8 +18,6 @@ PLATEAU = 1e-4
 """Samples this near to the highest, relative to it, count as having reached it."""
 HUM_FRAME = 4_096
 """Samples at ``VOICE_RATE``: half a second, so that hum stands in few bins, and some frames in pauses."""
-MAINS = (50, 60)
-"""Hz."""
 TIMBRE_BANDS = 20
 VOICE_RATE = 8_000
 VOICE_SECONDS = 40

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.audio.checking import check_rate
-from data.audio.decoding import EXTENSIONS, READ_ONLY, AudioError, opened
+from data.audio.decoding import EXTENSIONS, READ_ONLY, AudioError, Sound, opened
 from data.audio.mixing import mixed
 from data.audio.resampling import Frames, Resampler
 from engine.outcome import leaving_out
@@ -71,11 +71,7 @@ def load(
     if sample_rate is not None:
         check_rate(sample_rate)
     with opened(path) as sound:
-        rate = sample_rate or sound.sample_rate
-        resampler = Resampler(sound.sample_rate, rate, 1 if mono else sound.channels)
-        parts = [resampler.push(mixed(frames, path) if mono else frames) for frames in sound.decode()]
-        parts.append(resampler.flush())
-    wave = np.concatenate(parts)
+        wave = np.concatenate(list(_resampled(sound, sample_rate, mono=mono)))
     if not len(wave):
         raise AudioError(path, "too short", f"is too short: no sample of it is left at {sample_rate} Hz")
     return torch.from_numpy(np.ascontiguousarray(wave.T))[None]
@@ -101,12 +97,9 @@ def blocks(
 
 def _blocks(path: Path, sample_rate: int | None, block_samples: int) -> Iterator[Tensor]:
     with opened(path) as sound:
-        resampler = Resampler(sound.sample_rate, sample_rate or sound.sample_rate, 1)
         waiting: list[np.ndarray] = []
         n_waiting = 0
-        for part in _then(
-            (resampler.push(mixed(frames, path)) for frames in sound.decode()), resampler.flush
-        ):
+        for part in _resampled(sound, sample_rate):
             waiting.append(part[:, 0])
             n_waiting += len(part)
             if n_waiting < block_samples:
@@ -141,11 +134,20 @@ def excerpt(
         margin = 0 if own_rate == rate else int(MARGIN_SECONDS * own_rate) + 1
         first = max(0, start * own_step // step - margin) // own_step
         until = -(-(start + samples) * own_step // step) + margin
-        resampler = Resampler(own_rate, rate, 1)
-        parts = [resampler.push(mixed(f, path)) for f in sound.decode(first * own_step, until)]
-        parts.append(resampler.flush())
+        parts = list(_resampled(sound, rate, (first * own_step, until)))
     offset = start - first * step
     return torch.from_numpy(np.concatenate(parts)[offset : offset + samples, 0].copy())[None, None]
+
+
+def _resampled(
+    sound: Sound, sample_rate: int | None, ends: tuple[int, int | None] = (0, None), *, mono: bool = True
+) -> Iterator[Frames]:
+    """Decode between two of the file's own samples, at another rate where one is given."""
+    rate = sound.sample_rate
+    resampler = Resampler(rate, sample_rate or rate, 1 if mono else sound.channels)
+    for frames in sound.decode(*ends):
+        yield resampler.push(mixed(frames, sound.path) if mono else frames)
+    yield resampler.flush()
 
 
 def audio_files(folder: str | Path) -> list[Path]:
@@ -190,8 +192,3 @@ def files_under(folder: str | Path, extensions: tuple[str, ...] = ("",)) -> list
             if not name.startswith(".") and name.lower().endswith(extensions)
         ]
     return sorted(found)
-
-
-def _then(parts: Iterator[Frames], last) -> Iterator[Frames]:
-    yield from parts
-    yield last()

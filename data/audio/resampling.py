@@ -45,7 +45,9 @@ class Resampler:
         if self.same:
             return frames
         # soxr reads interleaved memory in one piece.
-        return self._counted(self.stream.resample_chunk(np.ascontiguousarray(frames)))
+        resampled = self.stream.resample_chunk(np.ascontiguousarray(frames)).reshape(-1, self.channels)
+        self.n_out += len(resampled)
+        return resampled
 
     def flush(self) -> Resampled:
         """Return the tail, so that the total is exactly ``resampled_length`` of what was pushed."""
@@ -56,7 +58,3 @@ class Resampler:
         tail = self.stream.resample_chunk(nothing, last=True).reshape(-1, self.channels)[:missing]
         # soxr rounds a length that falls on half a sample as it pleases; one sample of silence evens it out.
         return np.pad(tail, ((0, missing - len(tail)), (0, 0)))
-
-    def _counted(self, frames: np.ndarray) -> Resampled:
-        self.n_out += len(frames)
-        return frames.reshape(-1, self.channels)

@@ -13,11 +13,10 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from data.audio.ffmpeg import reason, samples_of
 from data.audio.mixing import mixed_whole
 from data.audio.reading import files_under
 from data.audio.resampling import Resampler
-from engine.user_error import FileError, UserError
+from engine.user_error import FileError, UserError, reason
 
 EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ogv", ".ts")
 """What ``video_files`` looks for."""
@@ -117,6 +116,8 @@ def video_sound(
     """
     path = Path(path)
     with _opened(path) as container:
+        from data.audio.ffmpeg import samples_of
+
         stream = next(iter(container.streams.audio), None)
         if stream is None or stream.codec_context is None:
             raise _lacking(path, "no sound", "sound", stream)

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate.utils import send_to_device
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -26,7 +27,6 @@ from data.audiovisual.layouts import CAPTION_COLUMNS, SPLITS
 from data.manifest import Row, rows_from
 from data.synthetic.world import ATTRIBUTES, GROUNDS, PLURALS, SAMPLE_RATE, SIZE_WORDS, World
 from engine.arguments import Arguments
-from engine.processes import to_device
 from engine.user_error import UserError, at_least
 from pretrain.probe.captioning_decoder import DecoderConfig, Features, fit_decoder
 from pretrain.probe.captioning_scores import Vocabulary, caption_scores, commonest_caption, words_of
@@ -170,7 +170,7 @@ def run_captioning(args: argparse.Namespace) -> list[Result]:
     for embedder in embedders:
         embeddings = embeddings_of(embedder, args)
         device = torch.device(args.device)
-        features = {s: to_device(features_of(embeddings, p), device) for s, p in parts.items()}
+        features = {s: send_to_device(features_of(embeddings, p), device) for s, p in parts.items()}
         train, validation = ((features[s], captions[s]) for s in ("train", "validation"))
         written[embedder.name] = [
             fit_decoder(train, validation, vocabulary, seed=seed, config=config).captions(

@@ -89,24 +89,23 @@ def test_data_that_ends_is_told(tmp_path):
         loop.fit(Still, lambda start: [torch.zeros(1)] * 2, config)
 
 
-def test_frozen_modules_and_tensors_of_any_batch_are_moved():
-    from dataclasses import dataclass
+def test_tensors_of_any_batch_are_moved():
     from typing import NamedTuple
 
     class Pair(NamedTuple):
         a: torch.Tensor
         b: str
 
-    @dataclass(frozen=True)
-    class Batch:
+    class Batch(NamedTuple):
         wave: torch.Tensor
         more: dict
+        none: None = None
 
     meta = torch.device("meta")
     batch = Batch(torch.zeros(1), {"pair": Pair(torch.zeros(2), "name"), "list": [torch.zeros(3), 4]})
-    moved = loop.to_device(batch, meta)
+    moved = loop.send_to_device(batch, meta)
     assert moved.wave.device == moved.more["pair"].a.device == moved.more["list"][0].device == meta
-    assert (moved.more["pair"].b, moved.more["list"][1]) == ("name", 4)
+    assert (moved.more["pair"].b, moved.more["list"][1], moved.none) == ("name", 4, None)
 
 
 def test_a_terminated_run_saves_and_continues_exactly(toy, tmp_path, together, capfd):

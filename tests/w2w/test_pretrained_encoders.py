@@ -17,10 +17,11 @@ from pretrain.clip.audio_encoder import AudioEncoder
 from pretrain.speech.encoder import Encoded, SpeechEncoder, SpeechEncoderConfig
 from w2w.converter import Converter
 from w2w.networks import network as network_module
-from w2w.networks import trunk as trunk_module
+from w2w.networks import whole_content
+from w2w.networks.config import TrunkConfig
 from w2w.networks.network import ConverterNetwork
 from w2w.networks.style import StyleConfig
-from w2w.networks.trunk import PretrainedContent, Trunk, TrunkConfig, interpolated, played
+from w2w.networks.trunk import PretrainedContent, Trunk, interpolated, played
 from w2w.pretrained import GentlePlayer, PretrainedConfig, begin, with_encoders
 from w2w.train import build
 from w2w.train_config import TINY
@@ -82,7 +83,7 @@ def test_a_trunk_names_every_size_of_an_encoder():
     dropped = {"dropout", "attention_dropout", "feature_dropout"}
     sizes = {f.name for f in fields(TrunkConfig)} - {"layer"}
     assert {f.name for f in fields(SpeechEncoderConfig)} - dropped == sizes
-    assert not any(isinstance(m, torch.nn.Dropout) and m.p for m in TRUNK.build().modules())
+    assert not any(isinstance(m, torch.nn.Dropout) and m.p for m in Trunk(TRUNK, 1, 16_000, 160).modules())
 
 
 @pytest.mark.parametrize(("rate", "look_ahead"), [(16_000, 128), (16_000, 0), (24_000, 192)])
@@ -160,9 +161,9 @@ def test_long_waves_are_heard_and_spoken_in_pieces(hearing, buzz, monkeypatch):
         whole, code = network(wave, voice), network.content(network.pad_look_ahead(wave))
         monkeypatch.setattr(network_module, "PIECE_FRAMES", 70)
         assert_close(network(wave, voice), whole, rtol=0, atol=1e-5)
-        monkeypatch.setattr(trunk_module, "WHOLE_S", 1.5)
-        monkeypatch.setattr(trunk_module, "PIECE_S", 1.0)
-        monkeypatch.setattr(trunk_module, "CONTEXT_S", 0.6)
+        monkeypatch.setattr(whole_content, "WHOLE_S", 1.5)
+        monkeypatch.setattr(whole_content, "PIECE_S", 1.0)
+        monkeypatch.setattr(whole_content, "CONTEXT_S", 0.6)
         longest = []
         heard = speech_of(network).forward
         monkeypatch.setattr(

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-import w2w.networks.trunk as trunk_module
 from engine.checkpoint import export, save_weights
 from engine.user_error import UserError
 from pretrain.moonshine import MoonshineConfig, MoonshineEncoder, load_moonshine
 from w2w.converter import Converter
+from w2w.networks import whole_content
 from w2w.networks.network import ConverterNetwork
-from w2w.networks.recogniser import conditioned, frozen_recogniser
+from w2w.networks.whole_content import conditioned, frozen_recogniser
 from w2w.pretrained import PretrainedConfig, with_encoders
 
 SIZES = {
@@ -96,9 +96,9 @@ def test_pieces_are_the_whole_and_come_one_by_one(network, buzz, monkeypatch):
     assert len(pieces) > 2
     assert_close(torch.cat(pieces, dim=-1), converter.convert(source, voice))
     assert sum(piece.shape[-1] for piece in pieces) == source.shape[-1]
-    monkeypatch.setattr(trunk_module, "WHOLE_S", 2.0)
-    monkeypatch.setattr(trunk_module, "PIECE_S", 1.5)
-    monkeypatch.setattr(trunk_module, "CONTEXT_S", 0.5)
+    monkeypatch.setattr(whole_content, "WHOLE_S", 2.0)
+    monkeypatch.setattr(whole_content, "PIECE_S", 1.5)
+    monkeypatch.setattr(whole_content, "CONTEXT_S", 0.5)
     assert converter.convert(source, voice).shape == source.shape
 
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils import send_to_device
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from data.frontends import LogMel, MelConfig
 from engine.optim import EMA, OptimConfig, Player
-from engine.processes import to_device
 from engine.tracking import Samples
 from vocoders.scores.copies import evaluate, resynthesise
 from vocoders.wavenet.generation import generate
@@ -104,7 +104,7 @@ class WaveNetTask:
         assert isinstance(network, WaveNet)
         if network.config.local:
             frames = round(self.config.seconds * self.mel.sample_rate / network.hop)
-            spoken = [to_device(one, self.log_mel.window.device) for one in self.validation[:2]]
+            spoken = [send_to_device(one, self.log_mel.window.device) for one in self.validation[:2]]
             local = torch.cat([one.local[..., :frames] for one in spoken])
             speaker = torch.cat([one.speaker for one in spoken]) if network.config.global_ else None
             return generate(network, local, speaker=speaker, n_samples=local.shape[-1] * network.hop)
@@ -129,7 +129,7 @@ class WaveNetTask:
         """Batches for validation, one for each recording; none where their speakers are not known."""
         device = self.log_mel.window.device
         if self.validation and isinstance(self.validation[0], Spoken):
-            return [to_device(one, device) for one in self.validation]
+            return [send_to_device(one, device) for one in self.validation]
         if isinstance(self.config.network, WaveNetConfig) and self.config.network.global_:
             return []
         return [WaveBatch(wave.to(device)) for wave in self.waves]

@@ -8,7 +8,40 @@ from pretrain.causal.encoder import CausalEncoderConfig
 from pretrain.pitch.network import PitchNetworkConfig
 from w2w.networks.decoder import DecoderConfig
 from w2w.networks.style import StyleConfig
-from w2w.networks.trunk import TrunkConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrunkConfig:
+    """The sizes of a speech encoder; inside a converter nothing of it is dropped."""
+
+    sample_rate: int = 16_000
+    """Hz."""
+    conv_dims: tuple[int, ...] = (512,) * 7
+    """Channels of each convolution on the wave."""
+    conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    """Length of each."""
+    conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    """Stride of each; their product is its hop."""
+    conv_bias: bool = False
+    """Whether the convolutions add a bias."""
+    filterbank: bool = False
+    """Whether random weights begin with band-pass filters on the wave."""
+    hidden: int = 768
+    """Channels of the transformer."""
+    layers: int = 12
+    """Layers of the transformer."""
+    heads: int = 12
+    """Attention heads."""
+    ffn: int = 3072
+    """Inner channels of the feed-forward parts."""
+    position_layers: int = 5
+    """Grouped convolutions that tell frames where they are."""
+    position_kernel: int = 19
+    """Frames each of them sees."""
+    position_groups: int = 16
+    """Groups of each of them."""
+    layer: int = 0
+    """Layer whose output is taken, counted from 1; 0: all, in a learned mixture."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,10 +17,9 @@ from w2w.networks.config import ConverterConfig
 from w2w.networks.decoder import Decoder
 from w2w.networks.delay import Delay, PauseGate
 from w2w.networks.pitch import PitchPredictor, Semitones, shift_pitch
-from w2w.networks.recogniser import RecogniserContent
 from w2w.networks.style import StyleEncoder
-from w2w.networks.trunk import PretrainedContent, WholeContent
 from w2w.networks.wave_network import WaveNetwork
+from w2w.networks.whole_content import RecogniserContent, WholeContent
 
 Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch voice"]
@@ -55,6 +54,9 @@ class ConverterNetwork(nn.Module):
         if config.recogniser:
             self.content: CausalEncoder = RecogniserContent(config.content, config.recogniser, rate, ahead)
         elif config.trunk:
+            # Late: transformers takes longer to import than all the rest, and few converters need it.
+            from w2w.networks.trunk import PretrainedContent
+
             self.content = PretrainedContent(config.content, config.trunk, rate, ahead)
         else:
             self.content = CausalEncoder(config.content, rate)

@@ -1,8 +1,6 @@
 """A pretrained speech encoder as the converter's ears: its layers mixed, at the converter's frames."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import asdict, replace
 
 import torch
 import torch.nn.functional as F
@@ -10,99 +8,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from data.audio.sinc import resample
-from engine.streaming import CausalConv1d
 from engine.user_error import UserError
-from pretrain.causal.encoder import CausalEncoder, CausalEncoderConfig, Content
+from pretrain.causal.encoder import CausalEncoderConfig, PerItem
+from pretrain.speech.encoder import SpeechEncoder, SpeechEncoderConfig
+from w2w.networks.config import TrunkConfig
+from w2w.networks.whole_content import Hidden, Wave, WholeContent
 
-if TYPE_CHECKING:
-    from pretrain.speech.encoder import SpeechEncoder
-
-Wave = Float[Tensor, "batch 1 samples"]
-Hidden = Float[Tensor, "batch hidden frames"]
-PerItem = Float[Tensor, " batch"]
-
-WHOLE_S = 30.0
-"""Seconds heard at once; a longer wave is heard in pieces, each with some context on both sides."""
-PIECE_S, CONTEXT_S = 20.0, 2.0
 LENGTH_STEP = 80
 """Lengths of waves played at other speeds are multiples of this: transforms of a prime length are slow."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrunkConfig:
-    """The sizes of a speech encoder; inside a converter nothing of it is dropped."""
-
-    sample_rate: int = 16_000
-    """Hz."""
-    conv_dims: tuple[int, ...] = (512,) * 7
-    """Channels of each convolution on the wave."""
-    conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
-    """Length of each."""
-    conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
-    """Stride of each; their product is its hop."""
-    conv_bias: bool = False
-    """Whether the convolutions add a bias."""
-    filterbank: bool = False
-    """Whether random weights begin with band-pass filters on the wave."""
-    hidden: int = 768
-    """Channels of the transformer."""
-    layers: int = 12
-    """Layers of the transformer."""
-    heads: int = 12
-    """Attention heads."""
-    ffn: int = 3072
-    """Inner channels of the feed-forward parts."""
-    position_layers: int = 5
-    """Grouped convolutions that tell frames where they are."""
-    position_kernel: int = 19
-    """Frames each of them sees."""
-    position_groups: int = 16
-    """Groups of each of them."""
-    layer: int = 0
-    """Layer whose output is taken, counted from 1; 0: all, in a learned mixture."""
-
-    def build(self) -> "SpeechEncoder":
-        """Make the encoder, with random weights."""
-        # Late: transformers takes longer to import than all the rest, and few converters need it.
-        from pretrain.speech.encoder import SpeechEncoder, SpeechEncoderConfig
-
-        config = SpeechEncoderConfig(**{k: v for k, v in asdict(self).items() if k != "layer"})
-        return SpeechEncoder(replace(config, dropout=0.0, attention_dropout=0.0, feature_dropout=0.0))
-
-
-class WholeContent(CausalEncoder):
-    """A content encoder whose mels are replaced by the frames of an encoder that hears whole utterances."""
-
-    def __init__(self, config: CausalEncoderConfig, sample_rate: int, n_hidden: int) -> None:
-        super().__init__(config, sample_rate)
-        self.stem = CausalConv1d(n_hidden, config.n_channels, 5)
-        self.mean.prior.requires_grad_(False)  # the mels' mean serves energies alone
-
-    def hidden(self, wave: Wave, warp: PerItem | None = None) -> Hidden:
-        """Frames of a wave of whole hops, heard at once; ``warp`` plays each item so much faster."""
-        raise NotImplementedError
-
-    def encode(self, wave: Wave, warp: PerItem | None = None, level: PerItem | None = None) -> Content:
-        """Content of a whole wave, in pieces that bound memory where nothing is learned from it."""
-        if not torch.is_grad_enabled():
-            return Content(*(torch.cat(part, dim=-1) for part in zip(*self.pieces(wave, level))))
-        state = self.begin(len(wave), level)
-        _, levels, _ = self.features(wave, state)
-        return Content(self.from_features(self.hidden(wave, warp), state)[0], *levels)
-
-    def pieces(self, wave: Wave, level: PerItem | None = None) -> Iterator[Content]:
-        """Content of a wave of any length and of whole hops, piece by piece."""
-        state, frames = self.begin(len(wave), level), wave.shape[-1] // self.hop
-        rate = self.sample_rate / self.hop
-        length = frames if frames <= WHOLE_S * rate else round(PIECE_S * rate)
-        context = round(CONTEXT_S * rate)
-        for start in range(0, frames, length):
-            stop, first = min(start + length, frames), max(start - context, 0)
-            hidden = self.hidden(wave[..., first * self.hop : (stop + context) * self.hop])
-            _, levels, after = self.features(wave[..., start * self.hop : stop * self.hop], state)
-            code, after_code = self.from_features(hidden[..., start - first : stop - first], state)
-            state = after | after_code
-            yield Content(code, *levels)
 
 
 class PretrainedContent(WholeContent):
@@ -133,7 +46,10 @@ class Trunk(nn.Module):
             raise UserError(f"trunk_layer={layer} must be 0 (all mixed) or 1 to {config.layers}")
         self.sample_rate, self.hop, self.look_ahead = sample_rate, hop, look_ahead
         # Layers above the chosen one would be carried for nothing.
-        self.encoder = replace(config, layers=layer or config.layers).build()
+        sizes = asdict(config) | {"layers": layer or config.layers}
+        theirs = SpeechEncoderConfig(**{name: size for name, size in sizes.items() if name != "layer"})
+        dropless = replace(theirs, dropout=0.0, attention_dropout=0.0, feature_dropout=0.0)
+        self.encoder = SpeechEncoder(dropless)
         masked: nn.Parameter = self.encoder.trunk.masked_spec_embed  # type: ignore[assignment]
         masked.requires_grad_(False)  # serves pretraining alone
         self.mix = nn.Parameter(torch.zeros(config.layers)) if layer == 0 else None

@@ -1,5 +1,6 @@
-"""A frozen recogniser's encoder as the converter's ears: it hears words and hardly any voice."""
+"""Content encoders that hear whole utterances; by a frozen recogniser, words and hardly any voice."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -7,16 +8,57 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.audio.sinc import resample
+from engine.streaming import CausalConv1d
 from engine.user_error import UserError
-from pretrain.causal.encoder import CausalEncoderConfig, PerItem
+from pretrain.causal.encoder import CausalEncoder, CausalEncoderConfig, Content, PerItem
 from pretrain.moonshine import ENCODER_ALONE, RELEASED, load_moonshine
 from pretrain.teacher import Teacher, at_times
-from w2w.networks.trunk import Hidden, Wave, WholeContent
 
+Wave = Float[Tensor, "batch 1 samples"]
+Hidden = Float[Tensor, "batch hidden frames"]
+
+WHOLE_S = 30.0
+"""Seconds heard at once; a longer wave is heard in pieces, each with some context on both sides."""
+PIECE_S, CONTEXT_S = 20.0, 2.0
 LEVEL = 10 ** (-23.0 / 20)
 """Root mean square of the louder half of what is heard at once."""
 LOWEST_HZ = 50.0
 """Below are rumble and offset, which the recogniser never met."""
+
+
+class WholeContent(CausalEncoder):
+    """A content encoder whose mels are replaced by the frames of an encoder that hears whole utterances."""
+
+    def __init__(self, config: CausalEncoderConfig, sample_rate: int, n_hidden: int) -> None:
+        super().__init__(config, sample_rate)
+        self.stem = CausalConv1d(n_hidden, config.n_channels, 5)
+        self.mean.prior.requires_grad_(False)  # the mels' mean serves energies alone
+
+    def hidden(self, wave: Wave, warp: PerItem | None = None) -> Hidden:
+        """Frames of a wave of whole hops, heard at once; ``warp`` plays each item so much faster."""
+        raise NotImplementedError
+
+    def encode(self, wave: Wave, warp: PerItem | None = None, level: PerItem | None = None) -> Content:
+        """Content of a whole wave, in pieces that bound memory where nothing is learned from it."""
+        if not torch.is_grad_enabled():
+            return Content(*(torch.cat(part, dim=-1) for part in zip(*self.pieces(wave, level))))
+        state = self.begin(len(wave), level)
+        _, levels, _ = self.features(wave, state)
+        return Content(self.from_features(self.hidden(wave, warp), state)[0], *levels)
+
+    def pieces(self, wave: Wave, level: PerItem | None = None) -> Iterator[Content]:
+        """Content of a wave of any length and of whole hops, piece by piece."""
+        state, frames = self.begin(len(wave), level), wave.shape[-1] // self.hop
+        rate = self.sample_rate / self.hop
+        length = frames if frames <= WHOLE_S * rate else round(PIECE_S * rate)
+        context = round(CONTEXT_S * rate)
+        for start in range(0, frames, length):
+            stop, first = min(start + length, frames), max(start - context, 0)
+            hidden = self.hidden(wave[..., first * self.hop : (stop + context) * self.hop])
+            _, levels, after = self.features(wave[..., start * self.hop : stop * self.hop], state)
+            code, after_code = self.from_features(hidden[..., start - first : stop - first], state)
+            state = after | after_code
+            yield Content(code, *levels)
 
 
 class RecogniserContent(WholeContent):

@@ -1,0 +1,83 @@
+"""A recogniser that is named by its folder, or on the hub: one of transformers, or one trained here."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from engine.config import stored_kind
+from engine.hub import HUB
+from engine.user_error import UserError
+from eval.features import SILENT, Features
+from eval.recognisers import SAMPLE_RATE, Wave
+
+
+@dataclass(frozen=True)
+class TrainedRecogniser:
+    """A recogniser of transformers (CTC, Whisper, …) or one trained here, from a folder or the hub.
+
+    Ours may recognise phones, not letters: an output's are compared with the source's. A converter trained
+    against that very recogniser pleases it more than it should.
+    """
+
+    place: str
+    """A folder, or ``hub:owner/name``."""
+    english_only: bool = False
+
+    @property
+    def name(self) -> str:
+        return Path(self.place.removeprefix(HUB)).resolve().name
+
+    @property
+    def kind(self) -> str:
+        """Cache key: another model hears other words."""
+        if self.place.startswith(HUB):
+            return f"recogniser-{self.place.removeprefix(HUB).replace('/', '--')}-1"
+        weights = next(iter(sorted(Path(self.place).glob("*.safetensors"))), None)
+        stamp = f"-{weights.stat().st_size}-{weights.stat().st_mtime_ns}" if weights else ""
+        return f"recogniser-{self.name}{stamp}-1"
+
+    def check(self) -> None:
+        _trained(self.place)
+
+    def __call__(self, wave: Wave) -> Features:
+        units, transcribe = _trained(self.place)
+        if wave.abs().max() < SILENT:
+            return {units: np.array([""])}
+        with torch.inference_mode():
+            return {units: np.array([transcribe(wave)])}
+
+
+@lru_cache(maxsize=2)
+def _trained(place: str) -> tuple[Literal["texts", "phones"], Any]:
+    if not place.startswith(HUB):
+        description = Path(place) / "config.json"
+        if not description.is_file():
+            raise UserError(
+                f"{place} holds no recogniser: there is no config.json in it; give moonshine, pocketsphinx, "
+                f"a folder of transformers, or {HUB}owner/name"
+            )
+        kind = stored_kind(place)
+        if kind == "speech_recogniser":
+            from pretrain.speech.loading import load_speech_recogniser
+
+            tuned = load_speech_recogniser(place)
+            return "phones" if tuned.units.between else "texts", lambda wave: tuned.transcribe(wave)[0]
+        if kind == "phone_recogniser":
+            from pretrain.recogniser import load_recogniser
+
+            ours = load_recogniser(place)
+            return "phones", lambda wave: ours.transcribe(wave)[0]
+    from transformers import pipeline
+
+    try:
+        model: Any = pipeline("automatic-speech-recognition", model=place.removeprefix(HUB))
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).split("\n")[0].rstrip(".")
+        raise UserError(
+            f"{place} gives no recogniser ({reason}): give another, or moonshine or pocketsphinx"
+        ) from None
+    return "texts", lambda wave: model({"raw": wave[0, 0].numpy(), "sampling_rate": SAMPLE_RATE})["text"]
