@@ -32,7 +32,6 @@ COMMANDS = {
 
 
 def main() -> None:
-    """Run the command that the first word names, with the words after it."""
     from engine.user_error import UserError, exits_cleanly
 
     @exits_cleanly

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -79,30 +80,16 @@ class Augment:
     """Several changes in turn, each to a random part of the batch."""
 
     def __init__(self, config: AugmentConfig, sample_rate: int) -> None:
-        c = config
+        c, here = config, {"sample_rate": sample_rate}
+        semitones = {"pitch_semitones": c.pitch_semitones, "formant_semitones": c.formant_semitones}
+        room: dict[str, Any] = {"decay_seconds": c.decay_seconds, "direct_db": c.direct_db}
         self.steps: list[tuple[float, Callable[[Wave, torch.Generator], Wave]]] = [
-            (
-                c.shift,
-                partial(
-                    pitch_and_formant_shift,
-                    sample_rate=sample_rate,
-                    pitch_semitones=c.pitch_semitones,
-                    formant_semitones=c.formant_semitones,
-                ),
-            ),
-            (c.eq, partial(parametric_eq, sample_rate=sample_rate, gain_db=c.eq_gain_db)),
-            (
-                c.reverberation,
-                partial(
-                    reverberation,
-                    sample_rate=sample_rate,
-                    decay_seconds=c.decay_seconds,
-                    direct_db=c.direct_db,
-                ),
-            ),
+            (c.shift, partial(pitch_and_formant_shift, **here, **semitones)),
+            (c.eq, partial(parametric_eq, **here, gain_db=c.eq_gain_db)),
+            (c.reverberation, partial(reverberation, **here, **room)),
             (c.noise, partial(noise, snr_db=c.snr_db)),
-            (c.hum, partial(hum, sample_rate=sample_rate, hum_db=c.hum_db)),
-            (c.knock, partial(knock, sample_rate=sample_rate, knock_db=c.knock_db)),
+            (c.hum, partial(hum, **here, hum_db=c.hum_db)),
+            (c.knock, partial(knock, **here, knock_db=c.knock_db)),
             (c.gain, partial(gain, gain_db=c.gain_db)),
             (c.sign, sign),
         ]
@@ -119,7 +106,6 @@ class Augment:
 
 
 def gain(wave: Wave, rng: torch.Generator, *, gain_db: Range = (-12.0, 0.0)) -> Wave:
-    """Change the level."""
     return wave * 10 ** (_uniform(rng, wave, gain_db) / 20)
 
 

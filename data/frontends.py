@@ -1,4 +1,4 @@
-"""What networks see of a wave: STFTs, log-mels by named definition, and F0."""
+"""What networks see of a wave: STFTs, and log-mels by named definition."""
 
 import math
 from dataclasses import dataclass, replace
@@ -207,23 +207,3 @@ def mel_to_hz(mel: np.ndarray, scale: Scale = "slaney") -> np.ndarray:
         return 700 * (10 ** (mel / 2595) - 1)
     above = _CORNER_HZ * np.exp(_LOG_STEP * (np.maximum(mel, _CORNER_MEL) - _CORNER_MEL))
     return np.where(mel < _CORNER_MEL, mel * _HZ_PER_MEL, above)
-
-
-def f0_pyworld(
-    wave: Float[Tensor, "batch 1 samples"],
-    sample_rate: int,
-    *,
-    hop_ms: float = 10.0,
-    f_min: float = 60.0,
-    f_max: float = 600.0,
-) -> Float[Tensor, "batch frames"]:
-    """F0 in Hz by WORLD (DIO refined by StoneMask), 0 where unvoiced; frame t stands at t · ``hop_ms``."""
-    try:
-        import pyworld
-    except ImportError:
-        raise UserError("F0 by WORLD needs pyworld: pip install 'timbre[eval]'") from None
-    tracks = []
-    for row in wave.detach().squeeze(1).double().cpu().numpy():
-        f0, times = pyworld.dio(row, sample_rate, f0_floor=f_min, f0_ceil=f_max, frame_period=hop_ms)
-        tracks.append(pyworld.stonemask(row, f0, times, sample_rate))
-    return torch.from_numpy(np.stack(tracks).astype(np.float32)).to(wave.device)

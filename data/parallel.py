@@ -32,9 +32,9 @@ from data.synthetic.kokoro import (
     voices_named,
 )
 from data.synthetic.sentences import built_in_lines, line_of_group, read_lines
-from data.voices import levelled
+from data.voices import claim, levelled
 from engine.arguments import Arguments
-from engine.files import atomic, claim
+from engine.files import atomic
 from engine.user_error import UserError, at_least, exits_cleanly
 
 SPEEDS = (0.9, 1.15)

@@ -64,7 +64,6 @@ class Recordings:
 
     @property
     def left_out(self) -> list[str]:
-        """What is wrong with the recordings that are not used, a sentence each."""
         return [f"{self.rows[index].path} {self.problems[index]}" for index in sorted(self.problems)]
 
     @property

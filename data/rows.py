@@ -70,12 +70,6 @@ def speaker_labels(rows: Sequence[Row], share: float) -> tuple[list[str], np.nda
     return [names[code] for code in used], renumbered[codes]
 
 
-def known_speakers(rows: Sequence[Row], share: float) -> list[str | None]:
-    """The speaker of each row, told of this share of the rows that have one."""
-    names, codes = speaker_labels(rows, share)
-    return [names[code] if code >= 0 else None for code in codes]
-
-
 class Groups(Sequence[np.ndarray]):
     """Members by the number of their group, in the order in which groups first appear; −1: alone."""
 

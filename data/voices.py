@@ -9,7 +9,8 @@ train, by the same voices. The same command makes the same files; interrupted, i
 
 import csv
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -26,7 +27,7 @@ from data.manifest import Row, write_manifest
 from data.synthetic.espeak import Phoneme, phonemize, synthesize
 from data.synthetic.sentences import PATTERNS, SLOTS, sentences
 from engine.arguments import Arguments
-from engine.files import claim
+from engine.files import atomic
 from engine.user_error import UserError, exits_cleanly
 
 __all__ = ["VOICES", "Corpus", "Phoneme", "Voice", "make_corpus", "phonemize", "speak"]
@@ -116,6 +117,24 @@ def levelled(wave: Float[np.ndarray, "samples"]) -> Float[Tensor, "1 1 samples"]
     """A wave at ``LEVEL_DB``, or lower where its peak would exceed ``PEAK``."""
     gain = min(10 ** (LEVEL_DB / 20) / np.sqrt(np.square(wave).mean()), PEAK / np.abs(wave).max())
     return torch.from_numpy(wave * np.float32(gain))[None, None]
+
+
+def claim(folder: Path, edition: Mapping[str, Any]) -> None:
+    """Note in ``corpus.json`` what is made in a folder, or refuse a folder with something else in it."""
+    wanted, file = json.dumps(edition, indent=2), folder / "corpus.json"
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; give a folder for the corpus")
+    if file.is_file():
+        if file.read_text() != wanted:
+            raise UserError(
+                f"{folder} holds a corpus made with other options, texts or models (see its corpus.json);"
+                " choose another folder"
+            )
+        return
+    if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
+        raise UserError(f"{folder} is not empty and no corpus of this program; choose another folder")
+    with atomic(file) as temporary:
+        temporary.write_text(wanted)
 
 
 def make_corpus(

@@ -26,7 +26,6 @@ Tensors = Mapping[str, Shaped[Tensor, "..."]]
 
 
 def save_weights(tensors: nn.Module | Tensors, path: Path) -> None:
-    """Write a module's state or a dict of tensors as one safetensors file."""
     state = tensors.state_dict() if isinstance(tensors, nn.Module) else tensors
     # Clones, because safetensors refuses tensors that share memory.
     save_file({k: v.detach().cpu().clone().contiguous() for k, v in state.items()}, path)

@@ -10,9 +10,10 @@ import io
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, NamedTuple, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_type_hints
+from unittest.mock import patch
 
 import tyro
 
@@ -40,8 +41,7 @@ def cli(presets: Mapping[str, C], *, default: str | None = None, argv: Sequence[
 
     A field that may hold several config classes is switched with ``--path.kind ClassName`` (or ``none``).
     Without a choice the preset ``default`` is taken, or else the first. What ``accelerate launch`` was told
-    counts beside the options. A mistake ends the program with one
-    sentence and exit code 2.
+    counts beside the options. A mistake ends the program with one sentence and exit code 2.
     """
     default = default or next(iter(presets))
     try:
@@ -52,7 +52,8 @@ def cli(presets: Mapping[str, C], *, default: str | None = None, argv: Sequence[
 
 
 def _read(presets: Mapping[str, C], default: str, args: list[str]) -> C:
-    args = [part for arg in args for part in _split(arg)]
+    # --option=value is two words.
+    args = [part for arg in args for part in (arg.split("=", 1) if re.match(r"--[\w.-]+=", arg) else [arg])]
     refuse_empty(args)
     preset, file = _take(args, "--preset"), _take(args, "--config")
     if preset is not None and file is not None:
@@ -69,11 +70,6 @@ def _read(presets: Mapping[str, C], default: str, args: list[str]) -> C:
             start = _switch(start, arg[2:].replace("-", "_").split(".")[:-1], name, arg)
     about = f"Presets, by --preset NAME: {', '.join(presets)}. Without one: {default}."
     return adopt(_parse(start, args, about), args)
-
-
-def _split(arg: str) -> list[str]:
-    """Separate ``--option=value``."""
-    return arg.split("=", 1) if re.match(r"--[\w.-]+=", arg) else [arg]
 
 
 def _take(args: list[str], option: str) -> str | None:
@@ -106,18 +102,20 @@ def _switch(config: Any, path: list[str], name: str, option: str) -> Any:
 
 
 def _parse(start: C, args: list[str], presets: str) -> C:
-    known = _options(start)
+    known = dict(_options(start))
     for arg in args:
-        if arg.startswith("--") and arg != "--help" and arg.replace("_", "-") not in known.names:
-            raise UserError(f"there is no option {arg}{_nearest_option(arg, known.names)}; --help lists all")
+        if arg.startswith("--") and arg != "--help" and arg.replace("_", "-") not in known:
+            raise UserError(f"there is no option {arg}{_nearest_option(arg, known)}; --help lists all")
     module = sys.modules[type(start).__module__]  # its docstring tells the usual command
-    kinds = "\n".join(["Fields that may hold something else:", *known.kinds]) if known.kinds else ""
-    about = "\n\n".join(filter(None, [(module.__doc__ or "").strip(), presets, kinds]))
+    kinds = [f"{name} {{{','.join(kinds)}}}" for name, kinds in known.items() if kinds]
+    kinds_text = "\n".join(["Fields that may hold something else:", *kinds]) if kinds else ""
+    about = "\n\n".join(filter(None, [(module.__doc__ or "").strip(), presets, kinds_text]))
     printed = io.StringIO()
     try:
         with contextlib.ExitStack() as stack:
             if "--help" not in args and "-h" not in args:
-                stack.enter_context(_columns("4000"))  # so that no sentence is wrapped inside tyro's box
+                # So that no sentence is wrapped inside tyro's box.
+                stack.enter_context(patch.dict(os.environ, COLUMNS="4000"))
                 stack.enter_context(contextlib.redirect_stdout(printed))
                 stack.enter_context(contextlib.redirect_stderr(printed))
             markers = (tyro.conf.AvoidSubcommands,)
@@ -126,19 +124,6 @@ def _parse(start: C, args: list[str], presets: str) -> C:
         if not end.code:
             raise
         raise UserError(_first_sentence(printed.getvalue())) from None
-
-
-@contextlib.contextmanager
-def _columns(width: str) -> Any:
-    before = os.environ.get("COLUMNS")
-    os.environ["COLUMNS"] = width
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["COLUMNS"]
-        else:
-            os.environ["COLUMNS"] = before
 
 
 def _first_sentence(box: str) -> str:
@@ -160,34 +145,23 @@ def _first_sentence(box: str) -> str:
     return text.rstrip(".") + "; --help lists all options"
 
 
-class _Known(NamedTuple):
-    names: list[str]
-    """Options the command line takes, spelt with hyphens."""
-    kinds: list[str]
-    """Fields that may hold several config classes, in words."""
-
-
-def _options(config: Any, prefix: str = "--") -> _Known:
-    names: list[str] = []
-    choices: list[str] = []
+def _options(config: Any, prefix: str = "--") -> Iterator[tuple[str, list[str]]]:
+    """Options the command line takes, spelt with hyphens, with the config classes that a field may hold."""
     hints = get_type_hints(type(config))
     for f in fields(config):
         value, name = getattr(config, f.name), prefix + f.name.replace("_", "-")
         kinds = [*kinds_of(hints[f.name]), *(["none"] if type(None) in members(hints[f.name]) else [])]
         if kinds_of(hints[f.name]) and len(kinds) > 1:
-            names.append(f"{name}.kind")
-            choices.append(f"{name}.kind {{{','.join(kinds)}}}")
+            yield f"{name}.kind", kinds
         if is_dataclass(value):
-            inside = _options(value, f"{name}.")
-            names, choices = names + inside.names, choices + inside.kinds
+            yield from _options(value, f"{name}.")
         else:
-            names.append(name)
+            yield name, []
             if isinstance(value, bool):
-                names.append(f"{prefix}no-{name.removeprefix(prefix)}")
-    return _Known(names, choices)
+                yield f"{prefix}no-{name.removeprefix(prefix)}", []
 
 
-def _nearest_option(arg: str, known: Sequence[str]) -> str:
+def _nearest_option(arg: str, known: Iterable[str]) -> str:
     last = arg.split(".")[-1].lstrip("-").replace("_", "-")
     for option in known:  # the right name in the wrong section
         if option.split(".")[-1].lstrip("-") == last:

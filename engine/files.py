@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -96,24 +96,6 @@ def cache_folder() -> Path:
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
     return (Path(base) if base else Path("~/.cache").expanduser()) / "timbre"
-
-
-def claim(folder: Path, edition: Mapping[str, Any]) -> None:
-    """Note in ``corpus.json`` what is made in a folder, or refuse a folder with something else in it."""
-    wanted, file = json.dumps(edition, indent=2), folder / "corpus.json"
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file; give a folder for the corpus")
-    if file.is_file():
-        if file.read_text() != wanted:
-            raise UserError(
-                f"{folder} holds a corpus made with other options, texts or models (see its corpus.json);"
-                " choose another folder"
-            )
-        return
-    if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise UserError(f"{folder} is not empty and no corpus of this program; choose another folder")
-    with atomic(file) as temporary:
-        temporary.write_text(wanted)
 
 
 def native(path: Path) -> Any:

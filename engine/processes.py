@@ -15,7 +15,6 @@ Gradients = list[Tensor | None]
 
 
 def n_processes() -> int:
-    """How many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

@@ -55,7 +55,6 @@ def lost(players: Mapping[str, Player]) -> list[str]:
 
 
 def amid_a_row(players: Mapping[str, Player]) -> bool:
-    """Whether some player's last update was skipped: no state to go back to."""
     return any(int(player.skipped_in_row) for player in players.values())
 
 

@@ -51,7 +51,6 @@ class ResidualBlock(nn.Module):
             nn.init.zeros_(self.style.bias)  # type: ignore[arg-type]
 
     def begin(self, batch: int) -> Past:
-        """Silence."""
         return self.conv.begin(batch)
 
     def step(self, x: Frames, past: Past, style: Style | None = None) -> tuple[Frames, Past]:
@@ -68,7 +67,6 @@ class ResidualBlock(nn.Module):
 def blocks_step(
     blocks: nn.ModuleList, hidden: Frames, pasts: list[Tensor], style: Style | None = None
 ) -> tuple[Frames, list[Tensor]]:
-    """Run a stack of residual blocks over one chunk."""
     after = []
     for block, past in zip(blocks, pasts, strict=True):
         hidden, past = block.step(hidden, past, style)  # type: ignore[operator]

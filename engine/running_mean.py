@@ -40,7 +40,6 @@ class RunningMean(nn.Module):
         self.register_buffer("carried", keep ** torch.arange(1, BLOCK + 1).double(), persistent=False)
 
     def forward(self, x: Frames, weight: Weight) -> Frames:
-        """Mean at every frame of a whole signal."""
         return self.step(x, weight, self.begin(x.shape[0]))[0]
 
     def begin(self, batch: int) -> MeanState:
@@ -49,7 +48,6 @@ class RunningMean(nn.Module):
         return MeanState(total, torch.full_like(total[:, :1], self.prior_frames))
 
     def step(self, x: Frames, weight: Weight, state: MeanState) -> tuple[Frames, MeanState]:
-        """Mean at every frame of one chunk."""
         totals, weights = self.sums(x, weight, state)
         return totals / weights, MeanState(totals[..., -1:], weights[..., -1:])
 

@@ -53,37 +53,3 @@ class CausalConv1d(nn.Conv1d):
         if window.shape[-1] < self.reach:  # torch refuses to make no output
             return window.new_zeros(len(window), self.out_channels, 0)
         return super().forward(window)
-
-
-class CausalTransposedConv1d(nn.ConvTranspose1d):
-    """Upsampling ``stride``-fold: an input adds to its own block of outputs and to later ones."""
-
-    def __init__(self, inner: int, outer: int, kernel: int, stride: int) -> None:
-        super().__init__(inner, outer, kernel, stride)
-        if kernel < stride:
-            raise ValueError(f"a kernel of {kernel} would leave gaps at stride {stride}")
-
-    @property
-    def context(self) -> int:
-        """Coming outputs that past inputs have already added to."""
-        return self.kernel_size[0] - self.stride[0]
-
-    def forward(self, x: In) -> Out:
-        """Return ``time * stride`` outputs."""
-        if x.shape[-1] == 0:
-            return x.new_zeros(len(x), self.out_channels, 0)
-        whole = super().forward(x)
-        return whole[..., : whole.shape[-1] - self.context]
-
-    def begin(self, batch: int) -> Past:
-        """Return what has been added to the first outputs before the first chunk: nothing."""
-        return self.weight.new_zeros(batch, self.out_channels, self.context)
-
-    def step(self, x: In, past: Past) -> tuple[Out, Past]:
-        """Process one chunk; the state is the overlap with the next one, still without bias."""
-        if x.shape[-1] == 0:
-            return x.new_zeros(len(x), self.out_channels, 0), past
-        whole = F.conv_transpose1d(x, self.weight, None, self.stride)
-        whole = torch.cat([whole[..., : self.context] + past, whole[..., self.context :]], dim=-1)
-        ready, overlap = whole.tensor_split([whole.shape[-1] - self.context], dim=-1)
-        return ready + self.bias[:, None], overlap  # type: ignore[index]

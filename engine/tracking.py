@@ -38,7 +38,6 @@ class Meter:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Time one step."""
         began = time.perf_counter()
         yield
         self._steps, self._seconds = self._steps + 1, self._seconds + time.perf_counter() - began
@@ -113,17 +112,15 @@ def start_trackers(accelerator: Accelerator, tracker: str, out: Path, config_jso
     accelerator.init_trackers("log", init_kwargs={tracker: options[tracker]})
     if accelerator.is_main_process and tracker == "tensorboard":
         fenced = "".join(f"    {line}\n" for line in config_json.splitlines())
-        _writer(accelerator).add_text("config", fenced, step)
+        accelerator.get_tracker("tensorboard", unwrap=True).add_text("config", fenced, step)
 
 
 def track(accelerator: Accelerator, scalars: Mapping[str, float], step: int) -> None:
-    """Log numbers."""
     if scalars:
         accelerator.log(dict(scalars), step=step)
 
 
 def track_samples(accelerator: Accelerator, samples: Samples, step: int) -> None:
-    """Log sounds and mel pictures."""
     audio = {
         k: (w.detach().float().cpu().reshape(1, -1).clamp(-1, 1), rate)
         for k, (w, rate) in samples.audio.items()
@@ -144,10 +141,6 @@ def track_samples(accelerator: Accelerator, samples: Samples, step: int) -> None
             }
             shown |= {f"audio/{n}": wandb.Audio(w[0].numpy(), sample_rate=r) for n, (w, r) in audio.items()}
             tracker.tracker.log(shown, step=step)
-
-
-def _writer(accelerator: Accelerator) -> Any:
-    return accelerator.get_tracker("tensorboard", unwrap=True)
 
 
 # Magma at nine even places; between them colours are interpolated.

@@ -148,7 +148,6 @@ def _analysis(path: Path, f0: bytes) -> tuple[int, np.ndarray, np.ndarray]:
 
 
 def analyse(samples: np.ndarray, f0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """WORLD's spectral envelope and aperiodicity."""
     f0, times = f0.astype(np.float64), np.arange(len(f0)) * pitch.HOP_MS / 1000
     world = pitch.world()
     return world.cheaptrick(samples, f0, times, SAMPLE_RATE), world.d4c(samples, f0, times, SAMPLE_RATE)

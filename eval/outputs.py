@@ -17,7 +17,6 @@ from eval.pairs import Pair
 
 
 def load_converter(folder: str) -> Any:
-    """Load a trained converter from its export, or a released one by that word."""
     from w2w import Converter
 
     return Converter.from_pretrained(folder)

@@ -153,7 +153,6 @@ def judges_of(config: EvalConfig) -> Judges:
 def add_baselines(
     pairs: list[Pair], config: EvalConfig, judges: Judges, cache: Cache, voices: Voices | None
 ) -> list[Pair]:
-    """Toplines and baselines of the same sources and targets."""
     originals = {path for pair in pairs for path in (pair.source, pair.target)}
     wanted = [(path, [judges.melody]) for path in sorted(originals)]
     features = compute_features(wanted, cache, jobs=config.jobs, title="pitch of originals")
@@ -177,7 +176,6 @@ def unreadable(pairs: list[Pair], metrics: tuple[Metric, ...], judges: Judges) -
 def description(
     pairs: list[Pair], metrics: tuple[Metric, ...], judges: Judges, config: EvalConfig
 ) -> dict[str, Any]:
-    """What the figures are of."""
     return {
         "title": config.title,
         "pairs": len({(pair.source, pair.target) for pair in pairs}),

@@ -43,7 +43,6 @@ class MoonshineConfig:
 
     @classmethod
     def from_published(cls, config: dict[str, Any]) -> "MoonshineConfig":
-        """Take what is needed of a config.json."""
         rotary = config.get("rope_parameters") or config
         sizes = {name: config[name] for name in cls.__annotations__ if not name.startswith("rotary")}
         return cls(**sizes, rotary_share=rotary["partial_rotary_factor"], rotary_base=rotary["rope_theta"])
@@ -162,6 +161,5 @@ def moonshine_teacher(config: dict[str, Any], state: dict[str, Tensor], where: P
 
 
 def load_moonshine(folder: Path) -> Teacher:
-    """Load config.json and ``ENCODER_ALONE`` of a folder."""
     config = json.loads((folder / "config.json").read_text())
     return moonshine_teacher(config, load_weights(folder / ENCODER_ALONE), folder / ENCODER_ALONE)

@@ -20,9 +20,10 @@ from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from data.frontends import LogMel, MelConfig
 from engine.checkpoint import fill, load_weights
+from engine.config import stored_kind
 from engine.hub import hint, repository
 from engine.user_error import UserError
-from pretrain.causal.encoder import RELEASED, Student, is_student, load_student
+from pretrain.causal.encoder import RELEASED, Student, StudentConfig, load_student
 from pretrain.moonshine import ENCODER_ALONE, load_moonshine, moonshine_teacher
 from pretrain.moonshine import RELEASED as MOONSHINE
 from pretrain.speech.encoder import SpeechEncoder, standardised
@@ -44,7 +45,7 @@ def load_teacher(where: str | Path) -> Teacher:
     folder = {"released": RELEASED, "moonshine": MOONSHINE}.get(name, Path(where))
     if not folder.is_dir():
         raise UserError(f"there is no folder {name} with a speech encoder{hint(name)}")
-    if is_student(folder):
+    if StudentConfig.KIND in (stored_kind(folder), stored_kind(folder / "export")):
         return _student(load_student(folder))
     model_type = _model_type(folder) if (folder / "config.json").is_file() else None
     if model_type in (None, PUBLISHED):

@@ -21,12 +21,10 @@ import math
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
@@ -35,7 +33,7 @@ from data.audio import Writer, blocks, excerpt, info
 from data.audio.checking import INTEGER_PEAK, LOUDEST_PEAK
 from data.audio.decoding import PLAUSIBLE_RATES
 from data.audio.destinations import plan, protect
-from data.audio.resampling import Resampler, resampled_length
+from data.audio.resampling import resampled_length, resampled_pieces
 from engine.arguments import Arguments
 from engine.outcome import end, leaving_out, note, note_replaced
 from engine.user_error import UserError, exits_cleanly, printable
@@ -67,7 +65,6 @@ class Job:
 
     @property
     def seconds(self) -> float:
-        """How long it lasts."""
         return self.samples / self.sample_rate
 
 
@@ -102,7 +99,6 @@ def job_of(source: Path, out: Path) -> Job:
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Convert what the command line names."""
     args, left_out = parse(argv), []
     pairs = plan(args.source, args.out, left_out, overwrite=args.overwrite)
     converter = Converter.from_pretrained(args.checkpoint, words=args.words, vocoder=args.vocoder)
@@ -217,7 +213,6 @@ def output_rate(word: str | None) -> int | None:
 
 
 def chosen(args: Namespace, voices: Voices) -> Voice:
-    """The voice that the command asks for."""
     if args.voice:
         return voices.converter.voice(args.voice, fit_steps=voices.fit_steps)
     if args.reference:
@@ -254,27 +249,11 @@ def convert(
     if marked:
         pieces = Marker(own).marked(pieces)
     with Writer(job.out, rate) as writer:
-        for piece in fitted(pieces, own, rate, resampled_length(job.samples, job.sample_rate, rate)):
+        for piece in resampled_pieces(
+            pieces, own, rate, resampled_length(job.samples, job.sample_rate, rate)
+        ):
             writer.write(piece)
             done(piece.shape[-1] / rate)
-
-
-def fitted(pieces: Iterable[Wave], own_rate: int, rate: int, samples: int) -> Iterator[Wave]:
-    """The pieces at another rate, ``samples`` long in all: rounding there and back can be a sample off."""
-    resampler = Resampler(own_rate, rate, 1)
-
-    def resampled() -> Iterator[np.ndarray]:
-        for piece in pieces:
-            yield resampler.push(piece[0].T.numpy())
-        yield resampler.flush()
-        yield np.zeros((left, 1), np.float32)
-
-    left = samples
-    for frames in resampled():
-        kept = frames[:left]
-        left -= len(kept)
-        if len(kept):
-            yield torch.from_numpy(np.ascontiguousarray(kept.T))[None]
 
 
 if __name__ == "__main__":

@@ -99,7 +99,6 @@ class Converter:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
         return next(self.network.parameters()).device
 
     @torch.inference_mode()

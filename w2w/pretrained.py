@@ -148,7 +148,6 @@ def gentle(modules: Sequence[nn.Module], optim: OptimConfig, pretrained: Pretrai
 
 
 def tuned(network: ConverterNetwork, pretrained: PretrainedConfig) -> list[nn.Parameter]:
-    """The pretrained parameters that are trained on."""
     modules: list[nn.Module] = []
     if pretrained.content and pretrained.use == "fine_tuned":
         modules.append(network.content.get_submodule("trunk.encoder"))

@@ -25,7 +25,6 @@ SILENCE_DB = -85.0
 
 
 def check_audible(wave: Wave, sample_rate: int, name: str) -> None:
-    """Refuse a clip that is too short or silent."""
     if wave.shape[-1] < round(SHORTEST_S * sample_rate):
         seconds = wave.shape[-1] / sample_rate
         raise UserError(
@@ -36,7 +35,6 @@ def check_audible(wave: Wave, sample_rate: int, name: str) -> None:
 
 
 def audible(wave: Wave, sample_rate: int) -> bool:
-    """Whether a clip is louder than silence anywhere."""
     return float(_powers(wave, sample_rate).max()) >= 10 ** (SILENCE_DB / 10)
 
 

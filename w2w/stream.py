@@ -30,7 +30,6 @@ class VoiceRamp(NamedTuple):
 
     @classmethod
     def staying(cls, voice: Voice, semitones: float = 0.0) -> "VoiceRamp":
-        """A voice that does not move."""
         return cls(voice, voice, semitones, semitones, 0.0, 0.0)
 
     def at(self, place: float) -> tuple[Voice, float]:

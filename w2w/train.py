@@ -94,7 +94,6 @@ def task_of(args: Sequence[str]) -> tuple[str, list[str]]:
 
 @exits_cleanly
 def main() -> None:
-    """Train the task that ``--task`` names."""
     name, args = task_of(sys.argv[1:])
     if name == "w2w":  # options were renamed; a run's command should go on serving
         args = [re.sub(r"\bcritic\b", "discriminator", a) if a.startswith("--") else a for a in args]

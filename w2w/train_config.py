@@ -174,16 +174,10 @@ BASE = TrainConfig(
     discriminator=DiscriminatorConfig(max_channels=1_024),
     pretrained=PretrainedConfig(),
     cluit=CLUITConfig(convert_from=2_000, adversary_from=50_000, discriminator_batch=32),
-    optim_converter=OptimConfig(
-        lr=5e-4,
-        betas=(0.8, 0.99),
-        gradient_clip=5.0,
-        warmup_steps=1_000,
-        schedule="exponential",
-        decay_steps=300_000,
-        final=0.02,
+    optim_converter=replace(
+        SMALL.optim_converter, lr=5e-4, warmup_steps=1_000, decay_steps=300_000, final=0.02
     ),
-    optim_discriminator=OptimConfig(lr=2e-4, betas=(0.5, 0.9), gradient_clip=10.0),
+    optim_discriminator=replace(SMALL.optim_discriminator, gradient_clip=10.0),
 )
 
 

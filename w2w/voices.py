@@ -25,7 +25,6 @@ HEARD_S = 900.0
 
 
 def check_fit_steps(steps: int | None) -> None:
-    """Refuse a number of steps that cannot be made."""
     if steps is not None and not 0 <= steps <= MOST_STEPS:
         raise UserError(f"--fit-steps {steps} must be from 0, no fitting, to {MOST_STEPS}")
 

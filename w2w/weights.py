@@ -85,7 +85,6 @@ def _from_hub(name: str) -> Path:
 
 
 def run_checkpoint(run: Path) -> Path:
-    """The newest checkpoint of a training run."""
     checkpoint = newest_checkpoint(run)
     if checkpoint is None:
         raise UserError(f"{run} holds no checkpoint of a run: give the folder that --loop.out named")

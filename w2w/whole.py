@@ -2,14 +2,11 @@
 
 from collections.abc import Iterable, Iterator
 
-import numpy as np
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from data.audio.checking import check_wave
-from data.audio.resampling import Resampler, resample
+from data.audio.resampling import resample, resampled_pieces
 from w2w.networks.network import ConverterNetwork
 from w2w.networks.wave_network import WaveNetwork, check_voice
 from w2w.recording import mean_log_f0
@@ -38,11 +35,4 @@ def convert_whole(
         pieces: Iterable[Wave] = network.pieces(encoded, voice, semitones, known)
     else:
         pieces = [network(encoded, voice, semitones)]
-    resampler, left = Resampler(network.sample_rate, rate, 1), source.shape[-1]
-    for piece in pieces:
-        frames = resampler.push(piece[0].T.cpu().numpy())[:left]
-        left -= len(frames)
-        yield torch.from_numpy(np.ascontiguousarray(frames.T))[None]
-    # There and back, a length may be rounded by a sample.
-    rest = torch.from_numpy(np.ascontiguousarray(resampler.flush().T))[None, :, :left]
-    yield F.pad(rest, (0, left - rest.shape[-1]))
+    yield from resampled_pieces(pieces, network.sample_rate, rate, source.shape[-1])

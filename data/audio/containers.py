@@ -162,13 +162,10 @@ def _wav(file: Any, size: int, odd: bool = False) -> Layout:
             remarks.append(f"holds {size - at} bytes after its sound that no header accounts for")
             break
         at = start + length + length % 2
-    if not odd or order == ">" or not all(_tag(fmt) in UNCOMPRESSED for _, _, fmt in sounds):
+    codecs = {int.from_bytes(fmt[:2], "little") for _, _, fmt in sounds}
+    if not odd or order == ">" or not codecs <= set(UNCOMPRESSED):
         return Layout([Piece(0, size)], remarks, short)
     return _joined([Piece(a, b, _rf64(fmt, b - a)) for a, b, fmt in sounds if b > a], remarks, short)
-
-
-def _tag(fmt: bytes) -> int:
-    return int.from_bytes(fmt[:2], "little")
 
 
 def _is_chunk(file: Any, at: int, size: int) -> bool:

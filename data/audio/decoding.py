@@ -50,8 +50,6 @@ class _Sequential(soundfile.SoundFile):
 
 
 class _SndfileSound:
-    """A recording that libsndfile reads."""
-
     def __init__(self, path: Path, piece: Piece) -> None:
         whole = piece.start == 0 and not piece.head and piece.stop == path.stat().st_size
         self._bytes, self._exact = None if whole else stretch(path, piece), piece.states_length

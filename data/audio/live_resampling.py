@@ -64,7 +64,6 @@ class LiveResampler:
         self.plans: dict[tuple[int, int, str], list[Piece]] = {}
 
     def begin(self, batch: int, device: torch.device | str = "cpu") -> ResamplerState:
-        """Silence before the first sample."""
         past = torch.zeros(batch, 1, self.n_taps - 1, dtype=torch.float64, device=device)
         return ResamplerState(past, 0)
 
@@ -126,5 +125,4 @@ def least_delay(from_rate: int) -> Fraction:
 
 @lru_cache(maxsize=8)
 def live_resampler(from_rate: int, to_rate: int, delay: Fraction | None = None) -> LiveResampler:
-    """A resampler, whose weights are computed once."""
     return LiveResampler(from_rate, to_rate, delay)

@@ -42,7 +42,6 @@ class AudioInfo:
 
 
 def info(path: str | Path) -> AudioInfo:
-    """Read a file's rate, length and channels."""
     path = Path(path)
     with opened(path) as sound:
         samples = sound.samples

@@ -1,5 +1,7 @@
 """Changing the sample rate: soxr at its very high quality, whole or in blocks with identical samples."""
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import soxr
 import torch
@@ -27,6 +29,25 @@ def resample(
     resampler = Resampler(from_rate, to_rate, batch * channels)
     resampled = np.concatenate([resampler.push(frames), resampler.flush()])
     return torch.from_numpy(resampled.T.copy()).reshape(batch, channels, -1).to(wave.device)
+
+
+def resampled_pieces(
+    pieces: Iterable[Float[Tensor, "1 1 _"]], from_rate: int, to_rate: int, samples: int
+) -> Iterator[Float[Tensor, "1 1 _"]]:
+    """Pieces at another rate, ``samples`` long in all: rounding there and back can be a sample off."""
+    resampler, left = Resampler(from_rate, to_rate, 1), samples
+
+    def resampled() -> Iterator[Resampled]:
+        for piece in pieces:
+            yield resampler.push(piece[0].T.cpu().numpy())
+        yield resampler.flush()
+        yield np.zeros((left, 1), np.float32)
+
+    for frames in resampled():
+        kept = frames[:left]
+        left -= len(kept)
+        if len(kept):
+            yield torch.from_numpy(np.ascontiguousarray(kept.T))[None]
 
 
 class Resampler:

@@ -52,5 +52,4 @@ class Stretch(RawIOBase):
 
 
 def stretch(path: Path, piece: Piece) -> BufferedReader:
-    """Open a piece of a file."""
     return BufferedReader(Stretch(path, piece), 1 << 16)

@@ -1,7 +1,5 @@
 """A causal content encoder, one code per 10 ms, and its form as the student of a frozen speech encoder."""
 
-import json
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -202,15 +200,6 @@ class Student(nn.Module):
     ) -> Float[Tensor, "batch teacher_dim places"]:
         """What the teacher is thought to hear at these places."""
         return self.head(at_times(code, places)).float()
-
-
-def is_student(folder: Path) -> bool:
-    """Whether a folder holds a student, or a run that has exported one."""
-    for path in (folder / "config.json", folder / "export" / "config.json"):
-        with suppress(OSError, ValueError):
-            if json.loads(path.read_text()).get("kind") == "causal_student":
-                return True
-    return False
 
 
 def load_student(folder: str | Path) -> Student:

@@ -84,11 +84,9 @@ class LearnedPitchTracker(nn.Module):
         self.out = nn.Conv1d(width, n_bins + 1, 1)
 
     def forward(self, wave: Wave) -> Pitch:
-        """Track a whole wave."""
         return self.step(wave, self.begin(wave.shape[0]))[0]
 
     def begin(self, batch: int) -> dict[str, Any]:
-        """Silence."""
         return {
             "correlation": self.correlation.begin(batch),
             "stem": self.stem.begin(batch),

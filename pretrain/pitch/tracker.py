@@ -92,7 +92,6 @@ class Correlation(nn.Module):
         return self.window - self.hop
 
     def begin(self, batch: int) -> CorrelationState:
-        """Silence."""
         return CorrelationState(
             self.lowpass.new_zeros(batch, 1, len(self.lowpass) - 1),
             self.lowpass.new_zeros(batch, 1, self.context),
@@ -187,11 +186,9 @@ class PitchTracker(nn.Module):
         self.register_buffer("jump", JUMP_COST * shifts, persistent=False)
 
     def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> Pitch:
-        """Track a whole wave."""
         return self.step(wave, self.begin(wave.shape[0]))[0]
 
     def begin(self, batch: int) -> PitchState:
-        """Silence, and no opinion."""
         return PitchState(
             self.correlation.begin(batch),
             self.bias.new_zeros(batch, len(self.bias)),

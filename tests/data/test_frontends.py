@@ -15,12 +15,12 @@ from data.frontends import (
     NAMED,
     LogMel,
     MelConfig,
-    f0_pyworld,
     mel_filters,
     named_mel,
     stft,
 )
 from engine.user_error import UserError
+from vocoders.wavenet.spoken import f0_pyworld
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(os.environ.get("GOLDEN", ROOT / "../shared/golden"))

@@ -9,8 +9,8 @@ import torch
 
 from data.batches import Address, DataConfig, SpeechCrops
 from data.manifest import Row
-from data.rows import known_speakers
 from engine.user_error import UserError
+from w2w.baselines.stargan.labels import known_speakers
 
 RATE = 8_000
 

@@ -84,7 +84,8 @@ def test_phonemes_have_times_and_waves_a_level(voice):
 @pytest.mark.usefixtures("espeak")
 def test_every_voice_speaks_distinctly():
     pytest.importorskip("pyworld")
-    from data.frontends import LogMel, f0_pyworld, named_mel
+    from data.frontends import LogMel, named_mel
+    from vocoders.wavenet.spoken import f0_pyworld
 
     mel, pitch, colour = LogMel(named_mel("speech16k")), {}, {}
     for voice in VOICES:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.nn.utils.parametrizations import weight_norm
 from torch.testing import assert_close
 
-from engine.streaming import CausalConv1d, CausalTransposedConv1d
+from engine.streaming import CausalConv1d
+from w2w.baselines.cluit_mel.blocks import CausalTransposedConv1d
 
 TIME = 60
 sizes = st.fixed_dictionaries(

@@ -22,7 +22,6 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from data.batches import Address
-from data.frontends import f0_pyworld
 from data.manifest import contents_of_rows
 from data.rows import split_rows
 from data.synthetic.espeak import Phoneme
@@ -95,6 +94,26 @@ def features(
     pitch = (f0.clamp_min(1.0) / USUAL_HZ).log() * voiced * 2
     numbers = [place * inside, (1 - place) * inside, (seconds * 10).log1p() * inside, voiced, pitch]
     return torch.cat([*around, torch.stack(numbers)]).float()
+
+
+def f0_pyworld(
+    wave: Float[Tensor, "batch 1 samples"],
+    sample_rate: int,
+    *,
+    hop_ms: float = 10.0,
+    f_min: float = 60.0,
+    f_max: float = 600.0,
+) -> Float[Tensor, "batch frames"]:
+    """F0 in Hz by WORLD (DIO refined by StoneMask), 0 where unvoiced; frame t stands at t · ``hop_ms``."""
+    try:
+        import pyworld
+    except ImportError:
+        raise UserError("F0 by WORLD needs pyworld: pip install 'timbre[eval]'") from None
+    tracks = []
+    for row in wave.detach().squeeze(1).double().cpu().numpy():
+        f0, times = pyworld.dio(row, sample_rate, f0_floor=f_min, f0_ceil=f_max, frame_period=hop_ms)
+        tracks.append(pyworld.stonemask(row, f0, times, sample_rate))
+    return torch.from_numpy(np.stack(tracks).astype(np.float32)).to(wave.device)
 
 
 def frame_pitch(wave: Float[Tensor, "1 1 samples"], config: FeatureConfig) -> Float[Tensor, "frames"]:

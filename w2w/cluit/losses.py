@@ -66,13 +66,6 @@ class Weights:
         at_least(0, self, *(field.name for field in fields(self)), prefix="weights.")
 
 
-def r1(scores: list[Tensor], wave: Wave) -> Float[Tensor, ""]:
-    """Squared norm of the scores' gradient at real waves (Mescheder et al. 2018, eq. 9, without its γ/2)."""
-    total = torch.stack([score.sum() for score in scores]).sum()
-    (gradient,) = torch.autograd.grad(total, wave, create_graph=True)
-    return gradient.square().sum((1, 2)).mean()
-
-
 def info_nce(
     query: Vectors,
     positive: Vectors,
@@ -101,7 +94,6 @@ def info_nce(
 
 
 def same_speaker(query: Int[Tensor, " batch"], bank: Int[Tensor, " bank"]) -> Bool[Tensor, "batch bank"]:
-    """Which pairs are known to be one speaker's."""
     return (query[:, None] == bank[None]) & (query[:, None] != -1)
 
 
@@ -262,7 +254,6 @@ class MemoryBank(nn.Module):
 
     @property
     def keys(self) -> Float[Tensor, "bank dim"]:
-        """What has been pushed and not yet overwritten."""
         return self.ring[: min(int(self.pushed), len(self.ring))]
 
     @property

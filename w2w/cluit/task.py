@@ -144,7 +144,6 @@ class CLUIT(Adversary):
         return shares | {name: shares[name] * min(come_in, 1.0) for name in THROUGH_DISCRIMINATOR}
 
     def utterances(self, batch: HumanAndPairs, step: int) -> Utterances:
-        """The rows of this step."""
         net: ConverterNetwork = self.converter_ema.module  # pyright: ignore[reportAssignmentType]
         return lay_out(batch, step, self.config, net)
 
@@ -265,7 +264,6 @@ class CLUIT(Adversary):
 
     @property
     def discriminator_is_used(self) -> bool:
-        """Whether any loss uses the discriminator."""
         weights = self.config.weights
         contrast = weights.contrast_discriminator or weights.contrast_converter
         return bool(weights.adversarial or weights.feature_matching or contrast or weights.label_converter)
@@ -276,6 +274,5 @@ class CLUIT(Adversary):
         return samples.samples(self.converter_ema.module, *self.last)  # pyright: ignore[reportArgumentType]
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Whether it converts, as its own style encoder hears it."""
         assert self.last is not None
         return samples.conversion_scores(self.converter_ema.module, *self.last)  # pyright: ignore[reportArgumentType]

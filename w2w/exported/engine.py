@@ -70,7 +70,6 @@ def open_engine(network: WaveNetwork, name: str | None, sizes: Sequence[int]) ->
 
 
 def on_cpu(network: ConverterNetwork) -> bool:
-    """Whether a network's weights are in the memory of a CPU."""
     return next(network.parameters()).device.type == "cpu"
 
 
@@ -92,7 +91,6 @@ class OnnxEngine:
         self._sessions = {size: _session(network, size, key) for size in sorted(set(sizes))[::-1]}
 
     def begin(self, batch: int) -> Arrays:
-        """The state before the first step."""
         return {name: tensor.numpy() for name, tensor in flat(self.network.begin(batch)).items()}
 
     def step(self, source: Wave, voice: Voice, state: Arrays, semitones: float = 0.0) -> tuple[Wave, Arrays]:

@@ -213,7 +213,6 @@ Arrays = Mapping[str, np.ndarray]
 
 
 def require_packages() -> None:
-    """Say which package is missing."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise UserError(f"graphs need the package {missing[0]}: pip install {' '.join(missing)}")

@@ -49,6 +49,10 @@ class ConverterNetwork(nn.Module):
     def __init__(self, config: ConverterConfig) -> None:
         super().__init__()
         self.config = config
+        self.sample_rate, self.hop, self.look_ahead = config.sample_rate, config.hop, config.look_ahead
+        self.voice_dim, self.streams, self.moves_pitch = config.style.voice_dim, config.streams, True
+        transformer = "content encoder is a pretrained transformer, which needs the whole utterance"
+        self.needs_whole = "" if self.streams else transformer
         relative = config.content.relative_level
         rate, ahead = config.sample_rate, config.look_ahead
         if config.recogniser:
@@ -82,45 +86,7 @@ class ConverterNetwork(nn.Module):
 
     @property
     def pitch(self) -> LearnedPitchTracker | PitchTracker:
-        """The F0 tracker: one for sources and references."""
         return self.style.pitch
-
-    @property
-    def sample_rate(self) -> int:
-        """Hz, of waves in and out."""
-        return self.config.sample_rate
-
-    @property
-    def hop(self) -> int:
-        """Samples that a step takes a multiple of."""
-        return self.config.hop
-
-    @property
-    def look_ahead(self) -> int:
-        """Samples by which steps lag behind."""
-        return self.config.look_ahead
-
-    @property
-    def voice_dim(self) -> int:
-        """Entries of a voice: its timbre, and its mean log-F0."""
-        return self.config.style.voice_dim
-
-    @property
-    def moves_pitch(self) -> bool:
-        """Whether the pitch can be moved beyond the voice's own."""
-        return True
-
-    @property
-    def streams(self) -> bool:
-        """Whether a signal may be converted in pieces."""
-        return self.config.streams
-
-    @property
-    def needs_whole(self) -> str:
-        """Which part needs the whole utterance, and why; empty where none does."""
-        if self.streams:
-            return ""
-        return "content encoder is a pretrained transformer, which needs the whole utterance"
 
     def forward(self, source: Wave, voice: Voice, semitones: float = 0.0) -> Wave:
         """Convert whole waves; the result is as long as the source."""
@@ -208,7 +174,6 @@ class ConverterNetwork(nn.Module):
         state: dict[str, Any],
         semitones: Semitones,
     ) -> tuple[Wave, dict[str, Any]]:
-        """Speak what was encoded of one chunk."""
         encoded, after = self.place_pitch(pitch, content, state)
         pitch = shift_pitch(encoded.pitch, encoded.mean_log_f0, voice, semitones)
         wave, decoder = self.decode(encoded, pitch, voice, state["decoder"], sharpen=True)

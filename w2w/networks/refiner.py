@@ -60,7 +60,6 @@ class Refiner(nn.Module):
             self.gate.bias.zero_()  # type: ignore[union-attr]
 
     def begin(self, batch: int) -> dict[str, Any]:
-        """Silence."""
         zeros = self.bank.weight.new_zeros
         return {
             "past": zeros(batch, 1, self.window - self.short),

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from data.audio.sinc import resample
 from data.causal_mel import FAINT, CausalLogMel, frame_energy
 from engine.user_error import UserError
 from pretrain.causal.encoder import LOWEST_BAND
-from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
+from pretrain.clip.audio_config import AudioEncoderConfig
 from pretrain.pitch.network import LearnedPitchTracker, tracked
 from pretrain.pitch.tracker import Pitch, PitchTracker
 
@@ -93,10 +93,23 @@ class StyleEncoder(nn.Module):
         )
         self.relevance = nn.Conv1d(width, config.n_tokens, 1)
         self.value = nn.Conv1d(width + n_mels, config.n_tokens * config.token_dim, 1)
-        self.audio: Listening | None = None
+        self.audio: Any = None
         if config.audio is not None:
-            self.audio = Listening(config.audio)
+            from pretrain.clip.audio_encoder import AudioEncoder
+
+            # Without its way into CLIP's space, and deaf to batch-mates.
+            sizes = replace(config.audio, transform=False, dim=config.audio.channels, normalisation="clip")
+            self.audio = AudioEncoder(sizes)
             self.lay = nn.Conv1d(config.audio.channels, width, 1)
+            self.train()
+
+    def train(self, mode: bool = True) -> "StyleEncoder":
+        """Keep Wav2CLIP's batch statistics: a voice does not depend on the other voices of its batch."""
+        super().train(mode)
+        for module in self.audio.modules() if self.audio is not None else ():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
 
     def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> Voice:
         """Encode clips into voices; gradients reach the tokens, not the pitch.
@@ -196,19 +209,3 @@ class FrameNorm(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channels frames"]) -> Float[Tensor, "batch channels frames"]:
         return x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-4) * self.weight + self.bias
-
-
-class Listening(AudioEncoder):
-    """Wav2CLIP's audio encoder as a listener: without its way into CLIP's space, and deaf to batch-mates."""
-
-    def __init__(self, config: AudioEncoderConfig) -> None:
-        super().__init__(replace(config, transform=False, dim=config.channels, normalisation="clip"))
-        self.train()
-
-    def train(self, mode: bool = True) -> "Listening":
-        """Keep the batch norms' statistics: a voice does not depend on the other voices of its batch."""
-        super().train(mode)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
-        return self

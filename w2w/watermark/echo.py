@@ -91,7 +91,6 @@ class Marker:
         return self.delay + len(self.taps) - 1
 
     def begin(self, batch: int) -> Past:
-        """Return the past before the first chunk: silence."""
         return torch.zeros(batch, 1, self.context)
 
     def step(self, wave: Wave, past: Past) -> tuple[Wave, Past]:
@@ -105,7 +104,6 @@ class Marker:
         return torch.cat(marked, dim=-1), past
 
     def mark(self, wave: Wave) -> Wave:
-        """Mark a whole sound."""
         return self.step(wave, self.begin(len(wave)).to(wave))[0]
 
     def marked(self, pieces: Iterable[Piece]) -> Iterator[Piece]:

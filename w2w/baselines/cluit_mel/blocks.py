@@ -18,13 +18,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from engine.streaming import CausalConv1d, CausalTransposedConv1d
+from engine.streaming import CausalConv1d, In, Out
 from w2w.baselines.cluit_mel.config import Norm
 
 Three = Float[Tensor, "a b 3"]
 Four = Float[Tensor, "a b 4"]
 Frames = Float[Tensor, "batch channels frames"]
 Voice = Float[Tensor, "batch style"]
+Overlap = Float[Tensor, "batch channels _"]
 EPSILON = 1e-5
 
 
@@ -46,6 +47,40 @@ class RepeatThen(ThenMean):
     def forward(self, taps: Three) -> Four:
         a, b, c = taps.unbind(-1)
         return torch.stack([c, b + c, a + b, a], dim=-1)
+
+
+class CausalTransposedConv1d(nn.ConvTranspose1d):
+    """Upsampling ``stride``-fold: an input adds to its own block of outputs and to later ones."""
+
+    def __init__(self, inner: int, outer: int, kernel: int, stride: int) -> None:
+        super().__init__(inner, outer, kernel, stride)
+        if kernel < stride:
+            raise ValueError(f"a kernel of {kernel} would leave gaps at stride {stride}")
+
+    @property
+    def context(self) -> int:
+        """Coming outputs that past inputs have already added to."""
+        return self.kernel_size[0] - self.stride[0]
+
+    def forward(self, x: In) -> Out:
+        """Return ``time * stride`` outputs."""
+        if x.shape[-1] == 0:
+            return x.new_zeros(len(x), self.out_channels, 0)
+        whole = super().forward(x)
+        return whole[..., : whole.shape[-1] - self.context]
+
+    def begin(self, batch: int) -> Overlap:
+        """Return what has been added to the first outputs before the first chunk: nothing."""
+        return self.weight.new_zeros(batch, self.out_channels, self.context)
+
+    def step(self, x: In, past: Overlap) -> tuple[Out, Overlap]:
+        """Process one chunk; the state is the overlap with the next one, still without bias."""
+        if x.shape[-1] == 0:
+            return x.new_zeros(len(x), self.out_channels, 0), past
+        whole = F.conv_transpose1d(x, self.weight, None, self.stride)
+        whole = torch.cat([whole[..., : self.context] + past, whole[..., self.context :]], dim=-1)
+        ready, overlap = whole.tensor_split([whole.shape[-1] - self.context], dim=-1)
+        return ready + self.bias[:, None], overlap  # type: ignore[index]
 
 
 def same(inner: int, outer: int, *, causal: bool, kernel: int = 3) -> nn.Module:

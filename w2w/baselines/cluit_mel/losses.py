@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from data.frontends import MelConfig
 from engine.user_error import UserError
 from pretrain.recogniser import load_recogniser
-from w2w.cluit.losses import MemoryBank, r1
+from w2w.cluit.losses import MemoryBank
 
 Keys = Float[Tensor, "batch dim"]
 Numbers = Int[Tensor, "batch"]
@@ -115,8 +115,12 @@ def mel_distance(mel: Mel, target: Mel, spread: float) -> Float[Tensor, ""]:
 
 
 def gradient_penalty(score: Scores, flat: Float[Tensor, "batch 1 all"], spread: float) -> Float[Tensor, ""]:
-    """R1 of a critic of mels, whose values ``flat`` holds: its gradient by mels in units of ``spread``."""
-    return r1([score], flat) * spread**2
+    """R1 of a critic of mels, whose values ``flat`` holds: its gradient by mels in units of ``spread``.
+
+    Mescheder et al. 2018, eq. 9, without its γ/2.
+    """
+    (gradient,) = torch.autograd.grad(score.sum(), flat, create_graph=True)
+    return gradient.square().sum((1, 2)).mean() * spread**2
 
 
 class MelContentLoss(nn.Module):

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from data.batches import Address, Batches, DataConfig, SpeechCrops
 from data.manifest import ALIASES, Row
-from data.rows import known_speakers, split_rows
+from data.rows import speaker_labels, split_rows
 from engine.loop import LoopConfig
 from engine.user_error import UserError, nearest
 from w2w.baselines.stargan.spectrogram import SpectrogramConfig, at_full_scale
@@ -239,6 +239,12 @@ class LabelledCrops(Dataset[LabelledBatch]):
     def __getitem__(self, address: Address) -> LabelledBatch:
         batch = self.crops[address]
         return LabelledBatch(at_full_scale(batch.wave), self.labels[batch.utterance])
+
+
+def known_speakers(rows: Sequence[Row], share: float) -> list[str | None]:
+    """The speaker of each row, told of this share of the rows that have one."""
+    names, codes = speaker_labels(rows, share)
+    return [names[code] if code >= 0 else None for code in codes]
 
 
 def rows_with_known_speakers(config: DataConfig) -> list[Row]:
