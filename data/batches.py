@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from data.audio import AudioError
 from data.manifest import contents_of_rows
@@ -218,7 +218,7 @@ class Batches(Generic[Crops]):
         loader = DataLoader(
             self.crops,
             batch_size=None,
-            sampler=_Addresses(self, start),
+            sampler=self._addresses(start),
             num_workers=self.workers,
             # Forked workers share the decoded waves.
             multiprocessing_context="fork" if self.workers else None,
@@ -230,6 +230,11 @@ class Batches(Generic[Crops]):
         )
         return iter(loader)
 
+    def _addresses(self, start: int) -> Iterator[Address]:
+        for step in count(start):
+            for micro in range(self.accumulate):
+                yield Address(self.seed, step, self.rank, micro)
+
 
 def batches(
     config: DataConfig, seed: int, workers: int = 0, rank: int = 0, n_ranks: int = 1, accumulate: int = 1
@@ -239,16 +244,6 @@ def batches(
         raise ValueError(f"rank={rank} must lie in 0 … n_ranks − 1 = {n_ranks - 1}")
     crops = speech_crops(config, rank=rank, n_ranks=n_ranks, accumulate=accumulate, progress=rank == 0)
     return Batches(crops, seed=seed, workers=workers, rank=rank, accumulate=accumulate)
-
-
-class _Addresses(Sampler[Address]):
-    def __init__(self, of: Batches[Any], start: int) -> None:
-        self.of, self.start = of, start
-
-    def __iter__(self) -> Iterator[Address]:
-        for step in count(self.start):
-            for micro in range(self.of.accumulate):
-                yield Address(self.of.seed, step, self.of.rank, micro)
 
 
 def _proportional(rng: np.random.Generator, totals: np.ndarray) -> int:

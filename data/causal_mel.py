@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.running_mean import running_maximum
+from engine.streaming import running_maximum
 
 Wave = Float[Tensor, "batch 1 samples"]
 Frames = Float[Tensor, "batch n_mels frames"]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from engine import checkpoint
 from engine.config import differences, load_config
@@ -27,14 +27,6 @@ class Contents:
     """Equal for equal contents, wherever they lie."""
     fixed: tuple[str, ...] = ()
     """What a run has learned by number, such as speakers; more may be added at the end."""
-
-
-@runtime_checkable
-class Place(Protocol):
-    """A part of a config that names what is learned from; its paths are declared ``free``."""
-
-    def contents(self) -> Mapping[str, Contents | None]:
-        """What lies there, by the name of the field; None where nothing is named."""
 
 
 def files_digest(files: Sequence[Path], descriptions: Sequence[str]) -> str:
@@ -72,11 +64,14 @@ def folder_contents(path: str, what: str) -> Contents | None:
 
 
 def contents_of(config: Any) -> dict[str, dict[str, Any]]:
-    """What all places of a config hold, for JSON, by option."""
+    """What all parts of a config with ``contents`` say that they learn from, for JSON, by option.
+
+    ``contents() -> Mapping[str, Contents | None]`` is by the name of the field; paths are declared ``free``.
+    """
     return {
         f"{name}.{option}".lstrip("."): {**asdict(found), "fixed": list(found.fixed)}
         for name, part in _parts(config)
-        if isinstance(part, Place)
+        if hasattr(part, "contents")
         for option, found in part.contents().items()
         if found is not None
     }

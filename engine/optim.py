@@ -6,14 +6,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from engine.processes import Buckets, Gradients, n_processes
+from engine.processes import n_processes
 from engine.user_error import UserError
+
+Gradients = list[Tensor | None]
 
 _micro_batch: ContextVar[tuple[int, int]] = ContextVar("micro_batch", default=(0, 1))
 
@@ -111,7 +114,6 @@ class Player:
         """Norm of the last gradient, before clipping."""
         self._scaler: torch.amp.GradScaler | None = None
         self._scaler_state: dict[str, Any] = {}
-        self._buckets = Buckets(self.parameters)
         self._last_call = (-1, 0)  # micro-batch, number within it
         self._sums: dict[int, Gradients] = {}
 
@@ -148,6 +150,12 @@ class Player:
         else:
             self._apply([mean(place, gradient) for place, gradient in enumerate(backward())])
         return self.grad_norm
+
+    @cached_property
+    def _buckets(self) -> Any:
+        from engine.buckets import Buckets  # one process has nothing to send
+
+        return Buckets(self.parameters)
 
     def _next_call(self, index: int) -> int:
         """Number this call within its micro-batch."""

@@ -1,18 +1,24 @@
-"""Convolutions that run live: chunk after chunk equals the whole, whatever the chunks.
+"""Layers that run live: chunk after chunk equals the whole, whatever the chunks.
 
-Each layer has ``forward`` (its equation), ``begin`` (the state before the first chunk) and ``step`` (one
-chunk and the state in, what is ready and the next state out). Chunks may have any length, also none; outputs
-may be empty.
+Each has ``forward`` (its equation), ``begin`` (the state before the first chunk) and ``step`` (one chunk and
+the state in, what is ready and the next state out). Chunks may have any length, also none; outputs may be
+empty. Residual blocks and means are those of which converters and their content encoders are made.
 """
 
+import math
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 In = Float[Tensor, "batch inner time"]
 Out = Float[Tensor, "batch outer new_time"]
 Past = Float[Tensor, "batch channels _"]
+Frames = Float[Tensor, "batch channels frames"]
+Style = Float[Tensor, "batch style _"]
+Weight = Float[Tensor, "batch 1 frames"]
 
 
 class CausalConv1d(nn.Conv1d):
@@ -53,3 +59,129 @@ class CausalConv1d(nn.Conv1d):
         if window.shape[-1] < self.reach:  # torch refuses to make no output
             return window.new_zeros(len(window), self.out_channels, 0)
         return super().forward(window)
+
+
+class DepthwiseCausalConv1d(CausalConv1d):
+    """A causal convolution of every channel with its own kernel."""
+
+    def __init__(self, n_channels: int, kernel: int, *, dilation: int = 1) -> None:
+        super().__init__(n_channels, n_channels, kernel, dilation=dilation, groups=n_channels)
+
+    def step(self, x: Frames, past: Past) -> tuple[Frames, Past]:
+        """Process one chunk; feeding chunks in order equals one ``forward``."""
+        if not torch.is_grad_enabled():
+            return super().step(x, past)
+        # Shifted products: on a CPU their gradient takes a quarter of the grouped convolution's time.
+        window, frames, dilation = torch.cat([past.to(x), x], dim=-1), x.shape[-1], self.dilation[0]
+        weight = self.weight.to(x)
+        out = self.bias.to(x)[:, None]  # type: ignore[union-attr]
+        for tap in range(self.kernel_size[0]):
+            out = out + window[..., tap * dilation : tap * dilation + frames] * weight[:, :, tap]
+        return out, window[..., window.shape[-1] - self.context :]
+
+
+class ResidualBlock(nn.Module):
+    """A gated, dilated, depthwise-separable residual block; a style scales and shifts its channels (FiLM).
+
+    Normalised over channels frame by frame: without time statistics, a chunk equals the whole.
+    """
+
+    def __init__(self, n_channels: int, kernel: int, dilation: int, *, style_dim: int = 0) -> None:
+        super().__init__()
+        self.scale_in = nn.Parameter(torch.ones(n_channels, 1))
+        self.conv = DepthwiseCausalConv1d(n_channels, kernel, dilation=dilation)
+        self.widen = nn.Conv1d(n_channels, 2 * n_channels, 1)
+        self.out = nn.Conv1d(n_channels, n_channels, 1)
+        self.style = nn.Conv1d(style_dim, 2 * n_channels, 1) if style_dim else None
+        if self.style is not None:
+            nn.init.normal_(self.style.weight, std=0.3 / math.sqrt(style_dim))
+            nn.init.zeros_(self.style.bias)  # type: ignore[arg-type]
+
+    def begin(self, batch: int) -> Past:
+        return self.conv.begin(batch)
+
+    def step(self, x: Frames, past: Past, style: Style | None = None) -> tuple[Frames, Past]:
+        """Process one chunk; ``style`` has one frame for all or one for each."""
+        hidden = x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-4) * self.scale_in
+        if self.style is not None and style is not None:
+            scale, shift = self.style(style).chunk(2, dim=1)
+            hidden = hidden * (1.0 + scale) + shift
+        hidden, past = self.conv.step(hidden, past)
+        signal, gate = self.widen(hidden).chunk(2, dim=1)
+        return x + self.out(F.silu(gate) * signal), past
+
+
+def blocks_step(
+    blocks: nn.ModuleList, hidden: Frames, pasts: list[Tensor], style: Style | None = None
+) -> tuple[Frames, list[Tensor]]:
+    after = []
+    for block, past in zip(blocks, pasts, strict=True):
+        hidden, past = block.step(hidden, past, style)  # type: ignore[operator]
+        after.append(past)
+    return hidden, after
+
+
+BLOCK = 128
+"""Frames averaged by one matrix product."""
+
+
+class MeanState(NamedTuple):
+    """Discounted sums so far."""
+
+    total: Float[Tensor, "batch channels 1"]
+    weight: Float[Tensor, "batch 1 1"]
+
+
+class RunningMean(nn.Module):
+    """The discounted, weighted mean of the frames so far: the causal stand-in for InstanceNorm's mean.
+
+    The mean starts at a learned ``prior`` worth ``prior_frames`` frames, and has the frames' own precision.
+    """
+
+    decay: Tensor
+    carried: Tensor
+
+    def __init__(self, n_channels: int, *, time_constant: float, prior_frames: float) -> None:
+        super().__init__()
+        keep = 1.0 - 1.0 / time_constant
+        self.prior_frames = prior_frames
+        self.prior = nn.Parameter(torch.zeros(n_channels, 1))
+        # One entry per (now, then): how much of frame `now` is left at frame `then`.
+        age = torch.arange(BLOCK) - torch.arange(BLOCK)[:, None]
+        decay = torch.where(age >= 0, keep ** age.clamp_min(0).double(), torch.zeros(()).double())
+        self.register_buffer("decay", decay, persistent=False)
+        self.register_buffer("carried", keep ** torch.arange(1, BLOCK + 1).double(), persistent=False)
+
+    def forward(self, x: Frames, weight: Weight) -> Frames:
+        return self.step(x, weight, self.begin(x.shape[0]))[0]
+
+    def begin(self, batch: int) -> MeanState:
+        """Nothing seen: the prior alone."""
+        total = (self.prior * self.prior_frames).expand(batch, -1, -1)
+        return MeanState(total, torch.full_like(total[:, :1], self.prior_frames))
+
+    def step(self, x: Frames, weight: Weight, state: MeanState) -> tuple[Frames, MeanState]:
+        totals, weights = self.sums(x, weight, state)
+        return totals / weights, MeanState(totals[..., -1:], weights[..., -1:])
+
+    def sums(self, x: Frames, weight: Weight, state: MeanState) -> tuple[Frames, Weight]:
+        """Discounted sums of values and of weights at every frame of one chunk."""
+        total, seen = (part.to(x.dtype) for part in state)
+        totals, weights = [], []
+        with torch.autocast(x.device.type, enabled=False):
+            for values, shares in zip(x.split(BLOCK, dim=-1), weight.split(BLOCK, dim=-1)):
+                n = values.shape[-1]
+                decay, carried = self.decay[:n, :n].to(x.dtype), self.carried[:n].to(x.dtype)
+                totals.append((values * shares) @ decay + total * carried)
+                weights.append(shares.to(x.dtype) @ decay + seen * carried)
+                total, seen = totals[-1][..., -1:], weights[-1][..., -1:]
+        return torch.cat(totals, dim=-1), torch.cat(weights, dim=-1)
+
+
+def running_maximum(x: Shaped[Tensor, "*batch frames"]) -> Shaped[Tensor, "*batch frames"]:
+    """The largest value so far, by doubling shifts (``cummax`` has no counterpart in ONNX)."""
+    shift = 1
+    while shift < x.shape[-1]:
+        x = torch.cat([x[..., :shift], torch.maximum(x[..., shift:], x[..., :-shift])], dim=-1)
+        shift *= 2
+    return x

@@ -32,11 +32,11 @@ from eval import error_rates, pitch
 from eval.baselines import analyse
 from eval.error_rates import in_latin_letters
 from eval.features import Cache, compute_features
-from eval.outputs import readable
 from eval.quality import DNSMOS
 from eval.recognisers import recogniser
 from eval.report import write_rows
 from eval.scoring import Row, Summary, summarise
+from eval.two_stage import readable
 from vocoders.griffin_lim import GriffinLim, GriffinLimConfig
 from vocoders.scores.copies import has_pesq, scores
 

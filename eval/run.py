@@ -17,7 +17,7 @@ from engine.outcome import check_results, end, note
 from engine.user_error import UserError, exits_cleanly
 from eval.baselines import BASELINES, TOPLINES, toplines_and_baselines
 from eval.features import Cache, compute_features
-from eval.outputs import Voices, load_converter, load_two_stage, make_outputs
+from eval.outputs import Voices, load_converter, make_outputs
 from eval.pairs import MAX_PAIRS, Pair, fixed_pairs, read_pairs, scorable, silent_outputs, write_pairs
 from eval.recognisers import recogniser
 from eval.report import table, with_groups, write_report, write_rows, write_summary
@@ -135,7 +135,11 @@ def converted(pairs: list[Pair], config: EvalConfig, voices: Voices | None) -> t
     """The outputs of every converter that is asked for, and what each failed at."""
     makers = {config.name: voices} if voices else {}
     taken = {config.name, *TOPLINES, *BASELINES}
-    makers |= {name: Voices(converter) for name, converter in load_two_stage(config.two_stage, taken).items()}
+    if config.two_stage:
+        from eval.two_stage import load_two_stage
+
+        mel_converters = load_two_stage(config.two_stage, taken)
+        makers |= {name: Voices(converter) for name, converter in mel_converters.items()}
     outputs, failed = [], []
     for name, maker in makers.items():
         outputs += make_outputs(pairs, maker, config.out / "outputs", name, failed)

@@ -2,7 +2,7 @@
 
 import math
 from fractions import Fraction
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from torch import Tensor
 from data.audio.checking import check_floats, check_number
 from data.audio.live_resampling import ResamplerState, least_delay, live_resampler
 from engine.user_error import UserError
-from w2w.networks.wave_network import MOST_SEMITONES, WaveNetwork
+from w2w.networks.wave_network import MOST_SEMITONES, Engine, WaveNetwork
 
 Voice = Float[Tensor, "batch dim"]
 
@@ -61,17 +61,6 @@ LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
 """Hz, of chunks."""
 GLIDE_MS = 100.0
 """Milliseconds in which a voice changes, where nothing else is asked: neither a click nor a wait."""
-
-
-@runtime_checkable
-class Engine(Protocol):
-    """What computes a network's steps: the network itself, or a compiled form of it."""
-
-    def begin(self, batch: int) -> Any:
-        """The state before the first step."""
-
-    def step(self, source: Wave, voice: Voice, state: Any, semitones: float = 0.0) -> tuple[Wave, Any]:
-        """Convert one chunk, a whole number of hops long; the output lags by the network's look-ahead."""
 
 
 class StreamState(NamedTuple):

@@ -10,9 +10,7 @@ from torch import Tensor, nn
 
 from data.causal_mel import FAINT, CausalLogMel, LevelTracker, frame_energy
 from engine.checkpoint import load_network
-from engine.residual import ResidualBlock, blocks_step
-from engine.running_mean import RunningMean
-from engine.streaming import CausalConv1d
+from engine.streaming import CausalConv1d, ResidualBlock, RunningMean, blocks_step
 from engine.user_error import UserError, at_least
 from pretrain.teacher import Teacher, at_times
 

@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.checkpoint import fill, load_export
-from engine.residual import ResidualBlock, blocks_step
-from engine.streaming import CausalConv1d
+from engine.checkpoint import load_network
+from engine.streaming import CausalConv1d, ResidualBlock, blocks_step
 from engine.user_error import UserError, at_least
 from pretrain.pitch.tracker import FAINT, Correlation, CorrelationState, Pitch, PitchTracker
 
@@ -128,12 +127,7 @@ class LearnedPitchTracker(nn.Module):
 def load_pitch_tracker(folder: str | Path) -> LearnedPitchTracker:
     """Load an exported tracker, or that of a run, ready for use; or one of ``RELEASED`` by its name."""
     folder = RELEASED.get(str(folder), Path(folder))
-    if (folder / "export" / "config.json").is_file():
-        folder = folder / "export"
-    config, state = load_export(folder, PitchNetworkConfig)
-    tracker = LearnedPitchTracker(config)
-    fill(tracker, {name: tensor.float() for name, tensor in state.items()}, folder)
-    return tracker.double().eval()
+    return load_network(folder, PitchNetworkConfig, LearnedPitchTracker).double()
 
 
 def tracked(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from engine.running_mean import running_maximum
+from engine.streaming import running_maximum
 
 Curve = Float[Tensor, "batch 1 frames"]
 Powers = Float[Tensor, "batch frames"]

@@ -13,7 +13,7 @@ from data.frontends import NAMED
 from engine.checkpoint import export
 from engine.user_error import UserError
 from eval import run
-from eval.outputs import load_two_stage, readable
+from eval.two_stage import load_two_stage, readable
 from vocoders.hifigan import V2_16K, HiFiGAN
 from vocoders.vocoder import VocoderConfig
 from w2w.baselines.cluit_mel.config import CluitMelConfig

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from data.causal_mel import FLOOR, CausalLogMel, frame_energy
-from engine.running_mean import BLOCK, RunningMean
+from engine.streaming import BLOCK, RunningMean
 from engine.user_error import UserError
 from pretrain.causal.encoder import CausalEncoderConfig
 from pretrain.pitch.tracker import Pitch, PitchTracker

@@ -7,8 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.residual import ResidualBlock, blocks_step
-from engine.streaming import CausalConv1d
+from engine.streaming import CausalConv1d, ResidualBlock, blocks_step
 from engine.user_error import within
 from pretrain.pitch.tracker import Pitch
 from w2w.networks.heads import HarmonicNoiseHead

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.causal_mel import SILENCE
-from engine.running_mean import running_maximum
+from engine.streaming import running_maximum
 from pretrain.causal.encoder import QUIETEST, Content
 
 Wave = Float[Tensor, "batch 1 samples"]

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.running_mean import MeanState, RunningMean
+from engine.streaming import MeanState, RunningMean
 from pretrain.causal.encoder import CausalEncoder, Content, PerItem
 from pretrain.pitch.network import PIECE_FRAMES, LearnedPitchTracker, tracked
 from pretrain.pitch.tracker import Pitch, PitchTracker

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from engine.residual import ResidualBlock, blocks_step
+from engine.streaming import ResidualBlock, blocks_step
 from engine.user_error import UserError
 from w2w.networks.heads import overlap_add
 

@@ -17,7 +17,18 @@ MOST_SEMITONES = 36.0
 
 
 @runtime_checkable
-class WaveNetwork(Protocol):
+class Engine(Protocol):
+    """What computes a network's steps: the network itself, or a compiled form of it."""
+
+    def begin(self, batch: int) -> Any:
+        """The state before the first step."""
+
+    def step(self, source: Wave, voice: Voice, state: Any, semitones: float = 0.0) -> tuple[Wave, Any]:
+        """Convert one chunk, a whole number of hops long; the output lags by the network's look-ahead."""
+
+
+@runtime_checkable
+class WaveNetwork(Engine, Protocol):
     """Source wave and a voice to converted wave: wave-to-wave, or over a mel and a vocoder."""
 
     config: Any
@@ -56,12 +67,6 @@ class WaveNetwork(Protocol):
 
     def __call__(self, source: Wave, voice: Voice, semitones: float = 0.0, /) -> Wave:
         """Convert whole waves; the result is as long as the source."""
-
-    def begin(self, batch: int) -> Any:
-        """The state before the first step."""
-
-    def step(self, source: Wave, voice: Voice, state: Any, semitones: float = 0.0) -> tuple[Wave, Any]:
-        """Convert one chunk, a whole number of hops long; the output lags by ``look_ahead`` samples."""
 
     def eval(self) -> Any:
         """Turn off what only training does."""
