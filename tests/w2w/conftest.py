@@ -62,7 +62,7 @@ def graphs_made_once(graphs, monkeypatch) -> None:
                 temporary.write_bytes(onnx_model(step, voice).SerializeToString())
         return onnx.load(file)
 
-    for user in ("engine", "files"):
+    for user in ("step", "files"):
         monkeypatch.setattr(f"w2w.exported.{user}.onnx_model", once)
     monkeypatch.setattr("w2w.exported.step.SECONDS", 0.4)
     monkeypatch.setenv("TIMBRE_CACHE", str(graphs / "cache"))

@@ -12,14 +12,13 @@ from torch.testing import assert_close
 from engine.user_error import UserError
 from w2w.converter import Converter
 from w2w.exported.engine import OnnxEngine, network_key, open_engine
+from w2w.exported.session import flat, nested
 from w2w.exported.step import (
     MOST,
     ConvolutionsAsProducts,
     Step,
     checked,
     difference,
-    flat,
-    nested,
     require_equal,
 )
 from w2w.networks.network import ConverterNetwork

@@ -17,14 +17,11 @@ from torch import Tensor
 from engine.checkpoint import weights_digest
 from engine.files import atomic, cache_folder
 from engine.user_error import UserError
-from w2w.exported.step import (
+from w2w.exported.session import (
     Arrays,
-    Step,
     check_exportable,
-    checked,
     flat,
     nested,
-    onnx_model,
     open_session,
     require_packages,
     run_session,
@@ -155,6 +152,8 @@ def _made(network: ConverterNetwork, n_hops: int, file: Path) -> bytes:
     print(
         f"preparing this converter for the CPU, steps of {n_hops} hops: once, some seconds …", file=sys.stderr
     )
+    from w2w.exported.step import Step, checked, onnx_model
+
     step = Step(network, n_hops)
     model = onnx_model(step).SerializeToString()
     checked(step, model)

@@ -24,7 +24,8 @@ from engine.outcome import note, note_replaced
 from engine.user_error import UserError
 from w2w.converter import Converter
 from w2w.exported.engine import MOST_HOPS, network_key
-from w2w.exported.step import Step, check_exportable, checked, difference, onnx_model, require_equal, traced
+from w2w.exported.session import check_exportable
+from w2w.exported.step import Step, checked, difference, onnx_model, require_equal, traced
 from w2w.networks.network import ConverterNetwork
 from w2w.voices import Voices
 
