@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from data.audio import AudioError
 from data.manifest import contents_of_rows
-from data.recordings import Recordings, crop_and_reference
+from data.recordings import crop_and_reference, recordings_of
 from data.rows import Groups, names_shards, speaker_labels, split_rows
 from engine.config import free
 from engine.contents import Contents
@@ -118,13 +118,7 @@ class SpeechCrops(Dataset[Batch]):
         self.rows = split_rows(config.path, config.split)
         self.speakers, self.labels = speaker_labels(self.rows, config.label_share)
         """Names, and each row's by number; −1: none. Bad files do not shift the labels."""
-        self.recordings = Recordings(
-            self.rows,
-            sample_rate=config.sample_rate,
-            cache_gib=config.cache_gib,
-            silence_db=config.silence_db,
-            progress=progress,
-        )
+        self.recordings = recordings_of(self.rows, config, progress)
         if progress:
             self.recordings.warn_unless_speech()
         usable = self.recordings.usable

@@ -28,7 +28,7 @@ Exit code: 0 if all recordings are sound, 1 if some are not, 2 if the check coul
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,7 +39,7 @@ from tqdm import tqdm
 from data.audio import AudioError
 from data.audio.checking import INTEGER_PEAK, LOUDEST_PEAK
 from data.audio.listening import Measurements, measure
-from data.manifest import Row, check_writable, nameable, rows_from, write_manifest
+from data.manifest import Row, check_writable, rows_from, write_manifest
 from data.plausibility import compare, explaining_rate, usual_rate, wrong_rate
 from engine.arguments import Arguments
 from engine.outcome import note, note_replaced
@@ -213,6 +213,18 @@ def levels(rows: Sequence[Row], measured: Sequence[Measurements | AudioError], b
     if any(one.hum for _, one in audible):
         lines.insert(2, "greatest hum " + most(lambda one: (one.hum or (-240.0, 0))[0], "{:.0f} dBFS"))
     return "\n".join(lines)
+
+
+def nameable(rows: Iterable[Row], left_out: list[str]) -> list[Row]:
+    """The rows whose names a manifest, which is text, can hold; ``left_out`` is told of the others."""
+    good = []
+    for row in rows:
+        try:
+            os.path.abspath(row.path).encode()
+            good.append(row)
+        except UnicodeEncodeError:
+            left_out.append(f"{row.path} has a name that is not valid text (UTF-8): rename it")
+    return good
 
 
 @exits_cleanly

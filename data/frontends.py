@@ -139,15 +139,9 @@ class LogMel(nn.Module):
     filters: Tensor
 
     def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch n_mels frames"]:
-        config = self.config
+        c, window = self.config, self.window
         spectrum = stft(
-            wave,
-            n_fft=config.n_fft,
-            hop=config.hop,
-            win=config.win,
-            padding=config.padding,
-            pad_mode=config.pad_mode,
-            window=self.window,
+            wave, n_fft=c.n_fft, hop=c.hop, win=c.win, padding=c.padding, pad_mode=c.pad_mode, window=window
         )
         return self.compress(self.energies(spectrum))
 

@@ -94,18 +94,6 @@ def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:
             writer.writerows(records)
 
 
-def nameable(rows: Iterable[Row], left_out: list[str]) -> list[Row]:
-    """The rows whose names a manifest, which is text, can hold; ``left_out`` is told of the others."""
-    good = []
-    for row in rows:
-        try:
-            os.path.abspath(row.path).encode()
-            good.append(row)
-        except UnicodeEncodeError:
-            left_out.append(f"{row.path} has a name that is not valid text (UTF-8): rename it")
-    return good
-
-
 def check_writable(path: Path) -> None:
     """Refuse a name that ``write_manifest`` could not write a file of."""
     if path.suffix.lower() not in (*DELIMITERS, *JSON_LINES):

@@ -14,18 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data.audio import AudioError
-from data.batches import (
-    FILES_TRIED,
-    Address,
-    Batch,
-    Batches,
-    CropConfig,
-    DataConfig,
-    crops_of,
-    speech_crops,
-)
+from data.batches import FILES_TRIED, Address, Batch, Batches, CropConfig, DataConfig, crops_of, speech_crops
 from data.manifest import Row, contents_of_rows
-from data.recordings import Recordings, crop_and_reference
+from data.recordings import crop_and_reference, recordings_of
 from data.rows import names_shards, speaker_labels, split_rows
 from engine.config import free
 from engine.contents import Contents
@@ -80,13 +71,7 @@ class PairCrops(Dataset[PairBatch]):
         named = members(config.path, self.rows)
         self.speakers, self.labels = speaker_labels(self.rows, 1.0)
         """Names, and each row's by number; −1: none. Bad files do not shift the labels."""
-        self.recordings = Recordings(
-            self.rows,
-            sample_rate=config.sample_rate,
-            cache_gib=config.cache_gib,
-            silence_db=config.silence_db,
-            progress=progress,
-        )
+        self.recordings = recordings_of(self.rows, config, progress)
         usable = {name: self._usable(name, indices) for name, indices in named.items()}
         self.groups = [indices for indices in usable.values() if len(indices) > 1]
         """Usable rows of each sentence; recordings set aside leave some without a pair."""

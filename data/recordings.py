@@ -155,6 +155,12 @@ class Recordings:
         return samples or f"is too short: no sample of it is left at {self.sample_rate} Hz"
 
 
+def recordings_of(rows: Sequence[Row], config: Any, progress: bool) -> Recordings:
+    """The waves of rows as a ``CropConfig`` wants them."""
+    wanted = {name: getattr(config, name) for name in ("sample_rate", "cache_gib", "silence_db")}
+    return Recordings(rows, **wanted, progress=progress)
+
+
 def end_training(crops: Any) -> None:
     """End a training that did without some of its recordings by naming them again, and exit code 1.
 

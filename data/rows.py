@@ -93,5 +93,4 @@ class Groups(Sequence[np.ndarray]):
         return self.members[self.starts[index] : self.starts[index + 1]]
 
     def sums(self, values: np.ndarray) -> np.ndarray:
-        """The total of the members' values of each group."""
         return np.add.reduceat(values[self.members], self.starts[:-1]) if len(self) else np.zeros(0, np.int64)

@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from engine.processes import Gradients
+
 BUCKET_BYTES = 25 << 20
 """As DistributedDataParallel's."""
-
-Gradients = list[Tensor | None]
 
 
 class Buckets:

@@ -230,7 +230,6 @@ class _Run:
                     meter.add(self.task.update(batch, step))
 
     def _go_back(self, step: int) -> int:
-        """Continue from the newest checkpoint, slower."""
         players, folder = self.task.players, checkpoint.newest_checkpoint(self.config.out)
         reason, halvings = recovery.verdict(players, can_go_back=folder is not None)
         start = self._load(folder) if folder else 0
@@ -278,11 +277,7 @@ class _Run:
     def _write(self, draft: Path, step: int) -> None:
         main = self.place.is_main_process
         if main:
-            progress = {
-                "step": step,
-                "processes": self.place.num_processes,
-                "contents": self.contents,
-            }
+            progress = {"step": step, "processes": self.place.num_processes, "contents": self.contents}
             task = self.task
             checkpoint.save_checkpoint(draft, task.modules, task.players, self.full_config, progress)
         self.place.wait_for_everyone()

@@ -13,10 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from engine.processes import n_processes
+from engine.processes import Gradients, n_processes
 from engine.user_error import UserError
-
-Gradients = list[Tensor | None]
 
 _micro_batch: ContextVar[tuple[int, int]] = ContextVar("micro_batch", default=(0, 1))
 
@@ -158,7 +156,6 @@ class Player:
         return Buckets(self.parameters)
 
     def _next_call(self, index: int) -> int:
-        """Number this call within its micro-batch."""
         micro, number = self._last_call
         number = number + 1 if micro == index else 0
         self._last_call = (index, number)

@@ -5,6 +5,8 @@ import torch.distributed as dist
 from jaxtyping import Shaped
 from torch import Tensor
 
+Gradients = list[Tensor | None]
+
 
 def n_processes() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1

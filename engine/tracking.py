@@ -44,7 +44,6 @@ class Meter:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Time the wait for data within a step."""
         began = time.perf_counter()
         yield
         self._waited += time.perf_counter() - began

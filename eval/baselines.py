@@ -35,7 +35,6 @@ WARPS = np.round(np.arange(0.80, 1.2501, 0.025), 3)
 MATCHED_HZ = (200.0, 5000.0)
 VERSION = "world-3"
 
-Wave = Float[np.ndarray, "samples"]
 Resynthesis = Callable[[Path, Path], None]
 """Speaks a file again with its own voice into another file."""
 

@@ -7,12 +7,15 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from engine.config import stored_kind
 from engine.hub import HUB
 from engine.user_error import UserError
-from eval.features import SILENT, Features
-from eval.recognisers import SAMPLE_RATE, Wave
+from eval.features import SAMPLE_RATE, SILENT, Features
+
+Wave = Float[Tensor, "1 1 samples"]
 
 
 @dataclass(frozen=True)

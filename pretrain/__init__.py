@@ -9,10 +9,7 @@ if TYPE_CHECKING:
     from pretrain.clip.loading import load_audio_encoder as load_audio_encoder
     from pretrain.speech.loading import load_speech_encoder as load_speech_encoder
 
-_LOADERS = {
-    "load_audio_encoder": "pretrain.clip.loading",
-    "load_speech_encoder": "pretrain.speech.loading",
-}
+_LOADERS = {"load_audio_encoder": "pretrain.clip.loading", "load_speech_encoder": "pretrain.speech.loading"}
 
 
 def __getattr__(name: str) -> Any:

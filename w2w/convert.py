@@ -43,7 +43,6 @@ from w2w.stream import MOST_SEMITONES
 from w2w.voices import Voices, check_fit_steps
 from w2w.watermark import Marker
 
-Wave = Float[Tensor, "1 1 samples"]
 Voice = Float[Tensor, "1 dim"]
 SHORTEST_S = 0.01
 """Seconds of a source below which there is nothing to convert: one hop."""
@@ -52,8 +51,6 @@ READ_SAMPLES = 1 << 18
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One recording to convert."""
-
     source: Path
     out: Path
     sample_rate: int

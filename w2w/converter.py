@@ -16,10 +16,9 @@ from engine.checkpoint import fill, load_weights
 from engine.user_error import UserError
 from w2w.networks.network import ConverterNetwork
 from w2w.networks.wave_network import WaveNetwork, check_voice
-from w2w.recording import FITTED_S, check_audible, mean_log_f0, parts, richest
+from w2w.recording import FITTED_S, check_audible, convert_whole, mean_log_f0, parts, richest
 from w2w.stream import Engine, Stream
 from w2w.weights import is_mel_converter, load_converter, weights_folder
-from w2w.whole import convert_whole
 
 if TYPE_CHECKING:
     from w2w.words.tied import Tie

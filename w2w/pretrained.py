@@ -1,6 +1,6 @@
 """What of a converter begins from pretrained encoders, and how that is trained on: not, gently, or afresh."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -60,7 +60,6 @@ class PretrainedConfig:
             raise UserError("pretrained.frozen_steps and pretrained.layer must be 0 or more")
 
     def contents(self) -> dict[str, Contents | None]:
-        """The files of each encoder, if it is a folder."""
         return {
             name: folder_contents(getattr(self, name), "an encoder")
             for name in ("student", "pitch", "content", "style")
@@ -136,15 +135,6 @@ def take(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
     """Fill a module from a state that may hold more: layers above the one heard, a way into another space."""
     own = module.state_dict()
     fill(module, {name: tensor for name, tensor in state.items() if name in own}, where)
-
-
-def gentle(modules: Sequence[nn.Module], optim: OptimConfig, pretrained: PretrainedConfig) -> Player:
-    """The converter's player; ``modules`` begin with the converter. What is fine-tuned moves gently."""
-    network = modules[0]
-    assert isinstance(network, ConverterNetwork)
-    slow = tuned(network, pretrained)
-    options = {"gentle": slow, "rate": pretrained.rate, "frozen_updates": pretrained.frozen_steps}
-    return GentlePlayer(modules, optim, "converter", **options)
 
 
 def tuned(network: ConverterNetwork, pretrained: PretrainedConfig) -> list[nn.Parameter]:

@@ -1,16 +1,20 @@
-"""What a recording gives before it is converted: its richest, audible parts, and the mean F0 of its voice."""
+"""Recordings before they are converted: audible parts, the mean F0 of the voice; and those needed whole."""
 
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from data.audio.checking import check_wave
 from data.audio.hum import without_hum
+from data.audio.resampling import resample, resampled_pieces
 from engine.user_error import UserError
 from pretrain.pitch.network import tracked
 from w2w.networks.network import ConverterNetwork
+from w2w.networks.wave_network import WaveNetwork, check_voice
 
 Wave = Float[Tensor, "1 1 _"]
 
@@ -89,3 +93,27 @@ def mean_log_f0(network: Any, wave: Float[Tensor, "1 1 samples"]) -> float | Non
         total += voiced * float(network.style.mean_log_f0(block, pitch))
         n_voiced += voiced
     return total / n_voiced if n_voiced >= LEAST_FRAMES else None
+
+
+def convert_whole(
+    network: WaveNetwork,
+    source: Wave,
+    voice: Float[Tensor, "1 voice"],
+    semitones: float,
+    rate: int,
+    source_log_f0: float | None,
+) -> Iterator[Wave]:
+    """Yield the result in pieces, together as long as the source; ``rate`` in Hz is that of both.
+
+    The source's mean log F0 is taken from it where it is not given.
+    """
+    check_wave(source, "the source")
+    check_voice(network, voice, semitones)
+    device = next(network.parameters()).device
+    encoded, voice = resample(source, rate, network.sample_rate).to(device), voice.to(device)
+    if isinstance(network, ConverterNetwork):
+        known = mean_log_f0(network, encoded) if source_log_f0 is None else source_log_f0
+        pieces: Iterable[Wave] = network.pieces(encoded, voice, semitones, known)
+    else:
+        pieces = [network(encoded, voice, semitones)]
+    yield from resampled_pieces(pieces, network.sample_rate, rate, source.shape[-1])

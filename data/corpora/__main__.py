@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from data.audio import AudioError, audio_files, info
 from data.audio.reading import named_as_audio
+from data.check import nameable
 from data.corpora.hub import hf_dataset
 from data.corpora.published import common_voice, jvs, librispeech, libritts, vctk
-from data.manifest import Row, check_writable, nameable, write_manifest
+from data.manifest import Row, check_writable, write_manifest
 from engine.arguments import Arguments
 from engine.files import read_text
 from engine.outcome import end, leaving_out, note, note_replaced

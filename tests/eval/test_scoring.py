@@ -15,8 +15,9 @@ from engine.user_error import UserError
 from eval.error_rates import error_rates, normalise, phones_changed
 from eval.features import Cache, content_hash
 from eval.pairs import Pair
-from eval.recognisers import Moonshine, TrainedRecogniser
+from eval.recognisers import Moonshine
 from eval.scoring import Judges, interval, score_pairs, summarise, word_scores
+from eval.trained_recogniser import TrainedRecogniser
 
 RATE = 16_000
 

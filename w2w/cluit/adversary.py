@@ -40,8 +40,6 @@ class DiscriminatorConfig:
 
 
 class DiscriminatorOutput(NamedTuple):
-    """What the discriminator makes of some waves."""
-
     scores: list[Tensor]
     """One map per scale, (batch, 1, frames): large for real speech."""
     features: list[list[Tensor]]

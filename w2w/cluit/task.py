@@ -35,10 +35,9 @@ from w2w.networks.config import ConverterConfig
 from w2w.networks.network import ConverterNetwork, Encoded
 from w2w.networks.pitch import shift_pitch
 from w2w.networks.style import StyleEncoder
-from w2w.pretrained import PretrainedConfig, begin, gentle
+from w2w.pretrained import GentlePlayer, PretrainedConfig, begin, tuned
 
 Wave = Float[Tensor, "batch 1 samples"]
-Window = Float[Tensor, "rows 1 window"]
 Losses = dict[str, Tensor]
 
 FULL_LEVEL_DBFS = -23.0
@@ -76,7 +75,14 @@ class CLUIT(Adversary):
         self.balancer = LossBalancer(ON_OUTPUT)
         learners = [self.converter, self.projector, self.teacher_head]
         self.players = {
-            "converter": gentle(learners, optim_converter, pretrained),
+            "converter": GentlePlayer(
+                learners,
+                optim_converter,
+                "converter",
+                gentle=tuned(self.converter, pretrained),
+                rate=pretrained.rate,
+                frozen_updates=pretrained.frozen_steps,
+            ),
             "discriminator": Player(self.discriminator, optim_discriminator, "discriminator"),
         }
         self.modules: dict[str, nn.Module] = {

@@ -91,7 +91,6 @@ class OnnxEngine:
         return {name: tensor.numpy() for name, tensor in flat(self.network.begin(batch)).items()}
 
     def step(self, source: Wave, voice: Voice, state: Arrays, semitones: float = 0.0) -> tuple[Wave, Arrays]:
-        """Convert one chunk, a whole number of hops long; the output lags by the network's look-ahead."""
         if len(source) > 1 or (torch.is_grad_enabled() and source.requires_grad):
             return self._plainly(source, voice, state, semitones)
         moved, speaker, waves, start = np.array([semitones]), voice.numpy(), [], 0

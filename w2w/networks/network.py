@@ -200,13 +200,7 @@ class ConverterNetwork(nn.Module):
         return Encoded(content, pitch, mean), state | after
 
     def decode(
-        self,
-        encoded: Encoded,
-        pitch: Pitch,
-        voice: Voice,
-        state: dict[str, Any],
-        *,
-        sharpen: bool = False,
+        self, encoded: Encoded, pitch: Pitch, voice: Voice, state: dict[str, Any], *, sharpen: bool = False
     ) -> tuple[Wave, dict[str, Any]]:
         """Speak what was encoded, at the source's level; ``sharpen`` is not for what is learned from."""
         content = encoded.content

@@ -107,7 +107,6 @@ class Marker:
         return self.step(wave, self.begin(len(wave)).to(wave))[0]
 
     def marked(self, pieces: Iterable[Piece]) -> Iterator[Piece]:
-        """Mark one sound that comes in pieces."""
         past = None
         for piece in pieces:
             past = self.begin(len(piece)).to(piece) if past is None else past
