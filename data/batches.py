@@ -85,8 +85,6 @@ class DataConfig(CropConfig):
 
 
 class Address(NamedTuple):
-    """What determines a batch."""
-
     seed: int
     step: int
     rank: int = 0
@@ -94,8 +92,6 @@ class Address(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Crops and what is known of them."""
-
     wave: Float[Tensor, "batch 1 samples"]
     other: Float[Tensor, "batch 1 reference_samples"]
     """A crop of another recording of the speaker, else of the same recording; see ``SpeechCrops``."""

@@ -46,8 +46,6 @@ class PairConfig(CropConfig):
 
 
 class PairBatch(NamedTuple):
-    """Aligned crops in two voices, and the second voice once more."""
-
     source: Float[Tensor, "batch 1 samples"]
     target: Float[Tensor, "batch 1 samples"]
     """The same stretch of another member of the group."""

@@ -19,8 +19,6 @@ READ_BYTES = 4_096
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What was found in a place."""
-
     summary: str
     """In words, such as "6 recordings of 2 speakers"."""
     digest: str

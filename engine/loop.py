@@ -59,6 +59,7 @@ class Task(Protocol):
 
     def update(self, batch: Any, step: int) -> Mapping[str, Tensor]:
         """Take the players one step (or one micro-batch) further and return scalars to log."""
+        ...
 
 
 T = TypeVar("T", bound=Task)

@@ -126,8 +126,6 @@ BLOCK = 128
 
 
 class MeanState(NamedTuple):
-    """Discounted sums so far."""
-
     total: Float[Tensor, "batch channels 1"]
     weight: Float[Tensor, "batch 1 1"]
 

@@ -111,7 +111,8 @@ def start_trackers(accelerator: Accelerator, tracker: str, out: Path, config_jso
     accelerator.init_trackers("log", init_kwargs={tracker: options[tracker]})
     if accelerator.is_main_process and tracker == "tensorboard":
         fenced = "".join(f"    {line}\n" for line in config_json.splitlines())
-        accelerator.get_tracker("tensorboard", unwrap=True).add_text("config", fenced, step)
+        writer: Any = accelerator.get_tracker("tensorboard", unwrap=True)
+        writer.add_text("config", fenced, step)
 
 
 def track(accelerator: Accelerator, scalars: Mapping[str, float], step: int) -> None:

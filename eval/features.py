@@ -82,12 +82,15 @@ class Judge(Protocol):
     @property
     def kind(self) -> str:
         """Names the computation and its version in the cache."""
+        ...
 
     def check(self) -> None:
         """Raise a ``UserError`` if a part that must be installed is absent."""
+        ...
 
     def __call__(self, wave: Float[Tensor, "1 1 samples"]) -> Features:
         """Judge one recording at 16 kHz."""
+        ...
 
 
 FeaturesByFile = dict[Path, dict[str, Features]]

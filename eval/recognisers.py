@@ -33,10 +33,12 @@ class Recogniser(Judge, Protocol):
     @property
     def name(self) -> str:
         """What it is called in columns and reports."""
+        ...
 
     @property
     def english_only(self) -> bool:
         """Whether texts of other languages must not be compared with what it hears."""
+        ...
 
 
 def recogniser(name: str) -> Recogniser:

@@ -133,13 +133,11 @@ def chosen_pairs(config: EvalConfig) -> list[Pair]:
 
 def converted(pairs: list[Pair], config: EvalConfig, voices: Voices | None) -> tuple[list[Pair], list[str]]:
     """The outputs of every converter that is asked for, and what each failed at."""
+    from eval.two_stage import load_two_stage
+
     makers = {config.name: voices} if voices else {}
     taken = {config.name, *TOPLINES, *BASELINES}
-    if config.two_stage:
-        from eval.two_stage import load_two_stage
-
-        mel_converters = load_two_stage(config.two_stage, taken)
-        makers |= {name: Voices(converter) for name, converter in mel_converters.items()}
+    makers |= {name: Voices(converter) for name, converter in load_two_stage(config.two_stage, taken).items()}
     outputs, failed = [], []
     for name, maker in makers.items():
         outputs += make_outputs(pairs, maker, config.out / "outputs", name, failed)

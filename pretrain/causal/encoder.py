@@ -28,8 +28,6 @@ QUIETEST = -7.0
 
 @dataclass(frozen=True, kw_only=True)
 class CausalEncoderConfig:
-    """A causal content encoder."""
-
     n_channels: int = 256
     """Width."""
     n_blocks: int = 8
@@ -156,8 +154,6 @@ RELEASED = Path(__file__).parents[1] / "released" / "student"
 
 @dataclass(frozen=True, kw_only=True)
 class StudentConfig:
-    """What an exported student is made of."""
-
     KIND: ClassVar[str] = "causal_student"
     encoder: CausalEncoderConfig = field(default_factory=CausalEncoderConfig)
     sample_rate: int = 16_000

@@ -28,8 +28,6 @@ Features = Float[Tensor, "batch features frames"]
 
 @dataclass(frozen=True, kw_only=True)
 class PitchNetworkConfig:
-    """What an exported tracker is made of."""
-
     KIND: ClassVar[str] = "pitch_tracker"
     sample_rate: int = 16_000
     """Hz of the waves it takes."""
@@ -54,8 +52,6 @@ class PitchNetworkConfig:
 
 
 class PitchLogits(NamedTuple):
-    """What the network says of each frame."""
-
     bins: Float[Tensor, "batch bins frames"]
     """Unnormalised log-probability of every F0."""
     voicing: Float[Tensor, "batch 1 frames"]

@@ -170,7 +170,9 @@ def run_captioning(args: argparse.Namespace) -> list[Result]:
     for embedder in embedders:
         embeddings = embeddings_of(embedder, args)
         device = torch.device(args.device)
-        features = {s: send_to_device(features_of(embeddings, p), device) for s, p in parts.items()}
+        features: dict[str, Any] = {
+            s: send_to_device(features_of(embeddings, p), device) for s, p in parts.items()
+        }
         train, validation = ((features[s], captions[s]) for s in ("train", "validation"))
         written[embedder.name] = [
             fit_decoder(train, validation, vocabulary, seed=seed, config=config).captions(

@@ -104,7 +104,9 @@ class WaveNetTask:
         assert isinstance(network, WaveNet)
         if network.config.local:
             frames = round(self.config.seconds * self.mel.sample_rate / network.hop)
-            spoken = [send_to_device(one, self.log_mel.window.device) for one in self.validation[:2]]
+            spoken: list[Any] = [
+                send_to_device(one, self.log_mel.window.device) for one in self.validation[:2]
+            ]
             local = torch.cat([one.local[..., :frames] for one in spoken])
             speaker = torch.cat([one.speaker for one in spoken]) if network.config.global_ else None
             return generate(network, local, speaker=speaker, n_samples=local.shape[-1] * network.hop)

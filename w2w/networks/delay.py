@@ -15,8 +15,6 @@ Wave = Float[Tensor, "batch 1 samples"]
 
 
 class DelayState(NamedTuple):
-    """What is still to come out."""
-
     source: Wave
     energy: Float[Tensor, "batch 1 delay"]
     level: Float[Tensor, "batch 1 delay"]
@@ -62,8 +60,6 @@ NEAR_FRAMES = 100.0
 
 
 class GateState(NamedTuple):
-    """What the gate carries from chunk to chunk."""
-
     source: Float[Tensor, "batch 1 past"]
     gain: Float[Tensor, "batch 1"]
     unvoiced: Float[Tensor, "batch 1"]

@@ -1,6 +1,7 @@
 """A pretrained speech encoder as the converter's ears: its layers mixed, at the converter's frames."""
 
 from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +47,7 @@ class Trunk(nn.Module):
             raise UserError(f"trunk_layer={layer} must be 0 (all mixed) or 1 to {config.layers}")
         self.sample_rate, self.hop, self.look_ahead = sample_rate, hop, look_ahead
         # Layers above the chosen one would be carried for nothing.
-        sizes = asdict(config) | {"layers": layer or config.layers}
+        sizes: dict[str, Any] = asdict(config) | {"layers": layer or config.layers}
         theirs = SpeechEncoderConfig(**{name: size for name, size in sizes.items() if name != "layer"})
         dropless = replace(theirs, dropout=0.0, attention_dropout=0.0, feature_dropout=0.0)
         self.encoder = SpeechEncoder(dropless)

@@ -22,9 +22,11 @@ class Engine(Protocol):
 
     def begin(self, batch: int) -> Any:
         """The state before the first step."""
+        ...
 
     def step(self, source: Wave, voice: Voice, state: Any, semitones: float = 0.0) -> tuple[Wave, Any]:
         """Convert one chunk, a whole number of hops long; the output lags by the network's look-ahead."""
+        ...
 
 
 @runtime_checkable
@@ -37,45 +39,57 @@ class WaveNetwork(Engine, Protocol):
     @property
     def sample_rate(self) -> int:
         """Hz, of waves in and out."""
+        ...
 
     @property
     def hop(self) -> int:
         """Samples that a step takes a multiple of."""
+        ...
 
     @property
     def look_ahead(self) -> int:
         """Samples by which steps lag behind: of future that every output sample may hear, at most."""
+        ...
 
     @property
     def voice_dim(self) -> int:
         """Entries of a voice."""
+        ...
 
     @property
     def moves_pitch(self) -> bool:
         """Whether ``semitones`` may be other than 0."""
+        ...
 
     @property
     def streams(self) -> bool:
         """Whether a signal may be converted in pieces."""
+        ...
 
     @property
     def needs_whole(self) -> str:
         """Which part needs the whole utterance, and why; empty where none does."""
+        ...
 
     def style(self, wave: Wave, /) -> Voice:
         """Take a voice from speech."""
+        ...
 
     def __call__(self, source: Wave, voice: Voice, semitones: float = 0.0, /) -> Wave:
         """Convert whole waves; the result is as long as the source."""
+        ...
 
     def eval(self) -> Any:
         """Turn off what only training does."""
+        ...
 
     def requires_grad_(self, requires_grad: bool = True) -> Any:
         """Say whether its parameters are learned."""
+        ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """What was learned."""
+        ...
 
 
 def check_voice(network: WaveNetwork, voice: Tensor, semitones: float = 0.0) -> None:
