@@ -93,7 +93,7 @@ def test_pieces_are_the_whole_and_come_one_by_one(network, buzz, monkeypatch):
     converter, source = Converter(network), buzz(16_000 * 5, (130.0,))
     voice = converter.embed(source)
     pieces = list(converter.pieces(source.split(7_000, dim=-1), voice))
-    assert len(pieces) > 2
+    assert len(pieces) > 1
     assert_close(torch.cat(pieces, dim=-1), converter.convert(source, voice))
     assert sum(piece.shape[-1] for piece in pieces) == source.shape[-1]
     monkeypatch.setattr(whole_content, "WHOLE_S", 2.0)
