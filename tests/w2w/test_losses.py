@@ -15,7 +15,6 @@ from w2w.cluit.losses import (
     energy_distance,
     info_nce,
     labelled_cross_entropy,
-    r1,
 )
 
 
@@ -29,17 +28,6 @@ def test_feature_matching_is_a_mean_over_layers_and_leaves_the_real_alone():
     loss.backward()
     assert fake[0][0].grad is not None
     assert all(f.grad is None for scale in real for f in scale)
-
-
-def test_r1_of_a_quadratic_score():
-    """For D(x) = w·x + a|x|² the gradient is w + 2ax."""
-    w, a = torch.randn(1, 1, 50, requires_grad=True), 0.7
-    wave = torch.randn(3, 1, 50, requires_grad=True)
-    scores = [(w * wave).sum(-1, keepdim=True), a * wave.square()]
-    penalty = r1(scores, wave)
-    assert_close(penalty, (w + 2 * a * wave).square().sum((1, 2)).mean())
-    (gradient,) = torch.autograd.grad(penalty, w)  # a second derivative
-    assert_close(gradient, 2 * (w + 2 * a * wave).mean(0, keepdim=True).detach())
 
 
 def reference_info_nce(query, positive, negatives, temperature, query_label, negative_label):

@@ -13,7 +13,7 @@ from engine.user_error import UserError
 from w2w.baselines.cluit_mel import losses as content
 from w2w.baselines.cluit_mel.augment import AugmentConfig, augmented
 from w2w.baselines.cluit_mel.config import CluitMelTaskConfig, Weights
-from w2w.baselines.cluit_mel.losses import MelContentLoss, Queue, SlotBank, loud_frames
+from w2w.baselines.cluit_mel.losses import MelContentLoss, Queue, SlotBank, gradient_penalty, loud_frames
 from w2w.cluit.losses import info_nce
 
 SPEECH = NAMED["speech16k"]
@@ -182,3 +182,14 @@ def test_impossible_configurations_are_refused(wrong):
         CluitMelTaskConfig(**wrong)
     with pytest.raises(UserError, match="cycle"):
         Weights(cycle=-1.0)
+
+
+def test_the_gradient_penalty_of_a_quadratic_score():
+    """For D(x) = w·x + a|x|² the gradient is w + 2ax."""
+    w, a = torch.randn(1, 1, 50, requires_grad=True), 0.7
+    flat = torch.randn(3, 1, 50, requires_grad=True)
+    score = (w * flat + a * flat.square()).sum((1, 2))
+    penalty = gradient_penalty(score, flat, 2.0)
+    assert_close(penalty, 4 * (w + 2 * a * flat).square().sum((1, 2)).mean())
+    (gradient,) = torch.autograd.grad(penalty, w)  # a second derivative
+    assert_close(gradient, 8 * (w + 2 * a * flat).mean(0, keepdim=True).detach())
