@@ -9,7 +9,6 @@ left out, since a converter keeps the source's. Melody is named, though a conver
 melody will not follow it.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
@@ -221,29 +220,3 @@ def listed(words: Sequence[str]) -> str:
 
 def article(text: str) -> str:
     return "an" if text[:1] in "aeiou" else "a"
-
-
-def read(text: str) -> Traits:
-    """What a caption says, by its words; words that are not in the grammar say nothing."""
-    text = " " + re.sub(r"[^a-z\-]+", " ", text.lower()) + " "
-    found: dict[str, str | int] = {}
-    phrases = [
-        (word, name, value) for name, levels in WORDS.items() for value in levels for word in levels[value]
-    ]
-    # "very rough" is looked for before "rough", and then taken out.
-    for word, name, value in sorted(phrases, key=lambda phrase: -len(phrase[0])):
-        if f" {word} " in text:
-            found.setdefault(name, value)
-            text = text.replace(f" {word} ", " ")
-    people = [(word, gender, child) for (gender, child), words in PEOPLE.items() for word in words]
-    for word, gender, child in sorted(people, key=lambda phrase: -len(phrase[0])):
-        if f" {word} " in text:
-            if gender is not None:
-                found.setdefault("gender", gender)
-            if child:
-                found.setdefault("age", "child")
-            text = text.replace(f" {word} ", " ")
-    for age, words in AGES.items():
-        if any(f" {word} " in text for word in words):
-            found.setdefault("age", age)
-    return Traits(**found)  # type: ignore[arg-type]

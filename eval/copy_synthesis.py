@@ -56,7 +56,6 @@ COLUMNS = {
     "real_time_factor": ("real-time factor ↓", 3),
 }
 """What is shown of each score, and its decimals."""
-Mel = Float[Tensor, "1 n_mels frames"]
 Wave = Float[Tensor, "1 1 samples"]
 
 

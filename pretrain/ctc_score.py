@@ -14,15 +14,12 @@ from typing import Any, NamedTuple
 import jiwer
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
 
-from data.augment import pitch_and_formant_shift
 from engine.config import cli
 from engine.table import table
 from engine.user_error import at_least, exits_cleanly
-from pretrain.recogniser import RELEASED, Recogniser, load_recogniser
+from pretrain.recogniser import RELEASED, load_recogniser
 from pretrain.speech.labelled import LabelledConfig, LabelledSpeech
 from pretrain.units import BLANK, RecogniserOutput, Units, greedy
 
@@ -142,41 +139,6 @@ def total(errors: Iterable[Errors]) -> Errors:
     return Errors(*(sum(parts) for parts in zip(*errors))) if (errors := list(errors)) else Errors(0, 0, 0, 0)
 
 
-@torch.no_grad()
-def voice_shares(recogniser: Any, speech: LabelledSpeech, *, n_utterances: int = 24) -> list[float]:
-    """Return how far another voice moves each layer's output, over how far another phone does.
-
-    The other voice is the utterance with pitch and formants moved; the other phones are the utterance's own,
-    half of its length later. Below 1, a layer tells content better than voice. Before the layers stand a
-    small recogniser's log-mels.
-    """
-    every = max(1, len(speech.order) // n_utterances)
-    moved, other = [], []
-    for index in speech.order[::every][:n_utterances]:
-        wave = speech.collate([index]).wave
-        rng = torch.Generator().manual_seed(index)
-        shifted = pitch_and_formant_shift(wave, rng, sample_rate=speech.sample_rate)
-        layers, shifted_layers = (_layers(recogniser, w) for w in (wave, shifted))
-        moved.append([_distance(a, b) for a, b in zip(layers, shifted_layers)])
-        other.append([_distance(a, a.roll(a.shape[1] // 2, 1)) for a in layers])
-    return (torch.tensor(moved).mean(0) / torch.tensor(other).mean(0)).tolist()
-
-
-def _layers(
-    recogniser: Any, wave: Float[Tensor, "batch 1 samples"]
-) -> list[Float[Tensor, "batch frames dim"]]:
-    """Return all layers' outputs, standardised over their channels."""
-    layers = recogniser(wave).features
-    if isinstance(recogniser, Recogniser):
-        layers = [recogniser.normalise(recogniser.log_mel(wave)), *layers]
-    return [F.layer_norm(layer.transpose(1, 2), layer.shape[1:2]) for layer in layers]
-
-
-def _distance(a: Float[Tensor, "batch frames dim"], b: Float[Tensor, "batch frames dim"]) -> float:
-    frames = min(a.shape[1], b.shape[1])
-    return float((a[:, :frames] - b[:, :frames]).abs().mean())
-
-
 @exits_cleanly
 def main() -> None:
     config = cli({"default": ScoreConfig()})
@@ -194,9 +156,6 @@ def main() -> None:
         words = f"{100 * rate.word_rate:.1f} %" if rate.words else "-"
         rows.append([corpus, len(group), rate.units, f"{100 * rate.rate:.1f} %", words])
     print(table(["corpus", "utterances", f"{name}s", f"{name} error rate", "word error rate"], rows))
-    shares = "  ".join(f"{share:.2f}" for share in voice_shares(recogniser, speech))
-    print("\nchange with the voice over change with the phone, by layer (log-mels first where there are):")
-    print(shares)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -20,6 +20,7 @@ from data.manifest import Row, rows_from
 from engine.user_error import UserError
 from eval.content_codes.codes import Code, CodeFrames
 from pretrain.ctc_score import edit_distance
+from pretrain.probe.fitting import fit_linear
 from pretrain.probe.results import Interval, interval, mean_interval
 from pretrain.teacher import at_times
 from pretrain.units import PHONES, RecogniserOutput, greedy
@@ -140,11 +141,8 @@ def at_teachers(
 
 FRAMES_EACH = 50
 """Frames of an utterance that the frame probe learns from, or is asked about, at most."""
-PENALTY = 1e-3
-"""Of the probe's squared weights."""
-
-Vectors = Float[Tensor, "examples dim"]
-Labels = Int[Tensor, " examples"]
+PENALTY = 2e-3
+"""Of the probe's weights, see :func:`pretrain.probe.fitting.fit_linear`."""
 
 
 class Leak(NamedTuple):
@@ -195,22 +193,18 @@ def speaker_leakage(rows: Utterances, train: Sequence[CodeFrames], held_out: Seq
         torch.tensor([number[row.speaker or ""] for row in part]) for part in (rows.train, rows.held_out)
     )
     places = [row.path.as_posix() for row in rows.held_out]
-    pooled = probe(
-        torch.stack([summary(encoded) for encoded in train]),
-        labels,
-        torch.stack([summary(encoded) for encoded in held_out]),
-        truth,
-    )
+    x, y = (torch.stack([summary(encoded) for encoded in of]) for of in (train, held_out))
+    pooled = fit_linear(x, labels, penalty=PENALTY)(y) == truth
     train_frames, held_out_frames = (
         [some_frames(encoded, i) for i, encoded in enumerate(of)] for of in (train, held_out)
     )
     counts = [len(frames) for frames in held_out_frames]
-    single = probe(
+    speaker_of = fit_linear(
         torch.cat(train_frames),
         labels.repeat_interleave(torch.tensor([len(frames) for frames in train_frames])),
-        torch.cat(held_out_frames),
-        truth.repeat_interleave(torch.tensor(counts)),
+        penalty=PENALTY,
     )
+    single = speaker_of(torch.cat(held_out_frames)) == truth.repeat_interleave(torch.tensor(counts))
     shares = torch.stack([right.double().mean() for right in single.split(counts)])
     return Leak(mean_interval(pooled.double().numpy(), places), mean_interval(shares.numpy(), places))
 
@@ -225,26 +219,3 @@ def some_frames(encoded: CodeFrames, seed: int) -> Float[Tensor, "chosen channel
     frames = encoded.frames[encoded.audible].float()
     chosen = np.random.default_rng(seed).permutation(len(frames))[:FRAMES_EACH]
     return frames[torch.from_numpy(chosen)]
-
-
-def probe(
-    train: Vectors, labels: Labels, held_out: Float[Tensor, "held_out dim"], truth: Int[Tensor, " held_out"]
-) -> Bool[Tensor, " held_out"]:
-    """Teach a linear probe (logistic regression); return where it is right about what it never saw."""
-    mean, deviation = train.mean(0), train.std(0).clamp_min(1e-5)
-    train, held_out = (train - mean) / deviation, (held_out - mean) / deviation
-    n_speakers = int(labels.max()) + 1
-    # From zero, since what the speakers do not differ in would keep its random weights.
-    weight = torch.zeros(n_speakers, train.shape[1], requires_grad=True)
-    bias = torch.zeros(n_speakers, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        value = F.cross_entropy(F.linear(train, weight, bias), labels) + PENALTY * weight.square().sum()
-        value.backward()
-        return value
-
-    optimiser.step(loss)
-    with torch.no_grad():
-        return F.linear(held_out, weight, bias).argmax(-1) == truth

@@ -1,6 +1,7 @@
 """Whether StarGAN converts or copies: what its output owes to the input and to the label; its judges."""
 
 import copy
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from data.batches import Address
 from eval.similarity import Resemblyzer, cosine
+from pretrain.probe.fitting import fit_linear
 from w2w.baselines.stargan.labels import LabelledBatch, LabelledCrops, LabelsConfig, input_label
 from w2w.baselines.stargan.networks import Discriminator, Generator, StarGANConfig
 from w2w.baselines.stargan.spectrogram import Spectrogram, SpectrogramConfig, ToWave, at_full_scale
@@ -34,7 +36,7 @@ CROPS_SEED = 20_002
 class Judges(NamedTuple):
     """What judges a conversion from outside; ``gender`` is None where the data tells no genders."""
 
-    gender: "GenderFromSpectrogram | None"
+    gender: Callable[[Spectrograms], Int[Tensor, "batch"]] | None
     resemblyzer: Resemblyzer | None
     to_wave: ToWave
 
@@ -75,23 +77,12 @@ class Judges(NamedTuple):
         return self.resemblyzer(at_full_scale(wave[None]).cpu())["embedding"]
 
 
-class GenderFromSpectrogram:
-    """Logistic regression on each bin's mean and deviation over time, standardised."""
-
-    def __init__(self, spectrogram: Spectrograms, genders: Int[Tensor, "batch"]) -> None:
-        # Beside the mean cross-entropy the squared weights count 0.025.
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-        solver = LogisticRegression(C=20 / len(genders), max_iter=1000)
-        self.fitted = make_pipeline(StandardScaler(), solver)
-        self.fitted.fit(_over_time(spectrogram).cpu().numpy(), genders.cpu().numpy())
-
-    def __call__(self, spectrogram: Spectrograms) -> Int[Tensor, "batch"]:
-        """The gender that each is taken for."""
-        predicted = self.fitted.predict(_over_time(spectrogram).cpu().numpy())
-        return torch.from_numpy(predicted).to(spectrogram.device)
+def gender_from(
+    spectrogram: Spectrograms, genders: Int[Tensor, "batch"]
+) -> Callable[[Spectrograms], Int[Tensor, "batch"]]:
+    """Fit a logistic regression on each bin's mean and deviation over time; return what hears genders."""
+    gender_of = fit_linear(_over_time(spectrogram), genders, penalty=0.05)
+    return lambda spectrogram: gender_of(_over_time(spectrogram))
 
 
 def _over_time(spectrogram: Spectrograms) -> Float[Tensor, "batch features"]:
@@ -101,7 +92,7 @@ def _over_time(spectrogram: Spectrograms) -> Float[Tensor, "batch features"]:
 
 def gender_classifier(
     crops: LabelledCrops, clips: LabelledBatch, shape: SpectrogramConfig, n_genders: int
-) -> GenderFromSpectrogram | None:
+) -> Callable[[Spectrograms], Int[Tensor, "batch"]] | None:
     """Learn genders from real crops of speakers of whom no clip is measured; None where there are none."""
     drawn = [crops[Address(seed=CROPS_SEED, step=step)] for step in range(N_BATCHES)]
     labels = torch.cat([batch.labels for batch in drawn])
@@ -109,7 +100,7 @@ def gender_classifier(
     if not n_genders or len(labels[known, -1].unique()) < 2:
         return None
     spectrogram = torch.cat([Spectrogram(shape)(batch.wave) for batch in drawn])
-    return GenderFromSpectrogram(spectrogram[known], labels[known, -1])
+    return gender_from(spectrogram[known], labels[known, -1])
 
 
 def measures(

@@ -92,15 +92,6 @@ def from_published(
     return encoder.eval()
 
 
-def to_published(encoder: AudioEncoder) -> dict[str, Tensor]:
-    """Return an encoder's state under the published names."""
-    state = {WINDOW: encoder.window.detach().clone()}
-    for name, tensor in encoder.state_dict().items():
-        theirs = next(theirs for theirs, ours in PREFIXES.items() if name.startswith(ours))
-        state[theirs + name.removeprefix(PREFIXES[theirs])] = tensor.detach().clone()
-    return state
-
-
 def _config(
     ours: Tensors, where: Path | str, normalisation: Literal["clip", "reference"]
 ) -> AudioEncoderConfig:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from data.audio import load
@@ -28,6 +28,7 @@ from engine.arguments import Arguments
 from engine.user_error import UserError
 from pretrain.probe.clips import SPLITS, Clip, clips_from, label_names, targets_of
 from pretrain.probe.embedders import Embedder, log_mel_statistics, short_name, speech_layers
+from pretrain.probe.fitting import fit_linear
 from pretrain.probe.harness import Embeddings, Probe, readable
 from pretrain.probe.results import Result, mean_interval
 from pretrain.speech.encoder import SpeechEncoder
@@ -68,26 +69,6 @@ def layers_of(args: argparse.Namespace, paths: Sequence[Path]) -> dict[str, dict
     return features
 
 
-def fit_linear(
-    train: Vectors,
-    labels: Int[Tensor, "utterances"],
-    others: Float[Tensor, "others dim"],
-    penalty: float = 1e-2,
-) -> Int[Tensor, "others"]:
-    """Fit a multinomial logistic regression on standardised vectors and return the labels of the others.
-
-    ``penalty`` is half the weight of the squared norm beside the mean cross-entropy. The problem is convex
-    and solved to the end: no seed enters.
-    """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
-    solver = LogisticRegression(C=1 / (penalty * len(train)), max_iter=1000)
-    fitted = make_pipeline(StandardScaler(), solver).fit(train.numpy(), labels.numpy())
-    return torch.from_numpy(fitted.predict(others.numpy()))
-
-
 def run_speakers(args: argparse.Namespace) -> list[Result]:
     rows = readable([row for row in rows_from(args.data) if row.speaker], args)
     train, test, names = splits_by_speaker(rows, args.least)
@@ -96,7 +77,7 @@ def run_speakers(args: argparse.Namespace) -> list[Result]:
     results: list[Result] = []
     for name, layers in layers_of(args, [row.path for row in (*train, *test)]).items():
         for layer, vectors in layers.items():
-            predicted = fit_linear(vectors[: len(train)], labels, vectors[len(train) :])
+            predicted = fit_linear(vectors[: len(train)], labels)(vectors[len(train) :])
             right = (predicted == truth).float().numpy()
             score = mean_interval(right, [str(row.path) for row in test])
             results += args.rows({f"accuracy, {layer}": score}, encoder=name, n=len(test))
@@ -134,7 +115,7 @@ def run_keywords(args: argparse.Namespace) -> list[Result]:
         others, n_validation = [*place["validation"], *place["test"]], len(place["validation"])
         for layer, vectors in layers.items():
             train = vectors[place["train"]], labels[place["train"]]
-            right[layer] = (fit_linear(*train, vectors[others]) == labels[others]).float().numpy()
+            right[layer] = (fit_linear(*train)(vectors[others]) == labels[others]).float().numpy()
         best = max(right, key=lambda layer: float(right[layer][:n_validation].mean()))
         score = {"accuracy": mean_interval(right[best][n_validation:], speakers)}
         about = f"layer chosen by validation: {best}"

@@ -1,6 +1,7 @@
 """Voices in words: captions say what was measured, and can be read back."""
 
 import math
+import re
 from dataclasses import fields, replace
 
 import numpy as np
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from data.synthetic.faces import draw_face
 from data.voice_captions import (
+    AGES,
     HEARD,
+    PEOPLE,
     WORDS,
     Traits,
     age_of,
@@ -20,7 +23,6 @@ from data.voice_captions import (
     fit_scale,
     guessed_age,
     level,
-    read,
     sayable,
     some_of,
     traits_of,
@@ -35,6 +37,32 @@ TRAITS = st.builds(
     age=st.sampled_from([None, "child", "young", "adult", "old"]),
     **dict.fromkeys(HEARD, LEVELS),
 )
+
+
+def read(text: str) -> Traits:
+    """What a caption says, by its words; words that are not in the grammar say nothing."""
+    text = " " + re.sub(r"[^a-z\-]+", " ", text.lower()) + " "
+    found: dict[str, str | int] = {}
+    phrases = [
+        (word, name, value) for name, levels in WORDS.items() for value in levels for word in levels[value]
+    ]
+    # "very rough" is looked for before "rough", and then taken out.
+    for word, name, value in sorted(phrases, key=lambda phrase: -len(phrase[0])):
+        if f" {word} " in text:
+            found.setdefault(name, value)
+            text = text.replace(f" {word} ", " ")
+    people = [(word, gender, child) for (gender, child), words in PEOPLE.items() for word in words]
+    for word, gender, child in sorted(people, key=lambda phrase: -len(phrase[0])):
+        if f" {word} " in text:
+            if gender is not None:
+                found.setdefault("gender", gender)
+            if child:
+                found.setdefault("age", "child")
+            text = text.replace(f" {word} ", " ")
+    for age, words in AGES.items():
+        if any(f" {word} " in text for word in words):
+            found.setdefault("age", age)
+    return Traits(**found)
 
 
 def with_words(traits: Traits) -> Traits:

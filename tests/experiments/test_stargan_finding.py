@@ -9,10 +9,10 @@ from torch import nn
 from data.audio.writing import save
 from experiments.stargan.__main__ import COLUMNS, SIZES, larger, main, table, variants
 from experiments.stargan.measures import (
-    GenderFromSpectrogram,
     Judges,
     columns_after_merge,
     copied,
+    gender_from,
     label_share,
     obeyed,
     reach,
@@ -130,7 +130,7 @@ def test_the_judge_of_genders_hears_them_and_conversions_are_counted_where_the_g
         return (0.3 * torch.rand(len(genders), 16, 16) + 0.6 * low)[:, None]
 
     learned = torch.arange(40) % 2
-    judge = GenderFromSpectrogram(drawn(learned), learned)
+    judge = gender_from(drawn(learned), learned)
     assert torch.equal(judge(drawn(1 - learned)), 1 - learned)
     own = torch.tensor([0, 1, 1, -1])  # by one place: 0 → -1, 1 → 0, 1 → 1, -1 → 1: the second alone counts
     clips = LabelledBatch(torch.zeros(4, 1, 8), own[:, None])

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from data.manifest import Row
-from experiments.text_to_voice.__main__ import main, one_each, rank_correlation
-from experiments.text_to_voice.retrieval import nearest
+from experiments.text_to_voice import main, nearest, one_each, rank_correlation
 
 
 def test_rank_correlation_counts_order_alone():

@@ -15,7 +15,7 @@ from engine.checkpoint import export
 from engine.user_error import UserError
 from pretrain import load_audio_encoder
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
-from pretrain.clip.loading import from_published, load_published, to_published
+from pretrain.clip.loading import PREFIXES, WINDOW, from_published, load_published
 
 TINY = AudioEncoderConfig(width=4, blocks=(1, 1, 1), dim=12, hidden=8)
 
@@ -131,6 +131,15 @@ def test_published_embeddings_are_torchvisions_resnet_on_torchaudios_spectrogram
         encoder = from_published(state, normalisation="reference")
         assert_close(encoder.pooled(wave), pooled, atol=5e-4, rtol=5e-4)
         assert_close(encoder(wave), transform(pooled), atol=5e-4, rtol=5e-4)
+
+
+def to_published(encoder: AudioEncoder) -> dict[str, Tensor]:
+    """Return an encoder's state under the published names."""
+    state = {WINDOW: encoder.window.detach().clone()}
+    for name, tensor in encoder.state_dict().items():
+        theirs = next(theirs for theirs, ours in PREFIXES.items() if name.startswith(ours))
+        state[theirs + name.removeprefix(PREFIXES[theirs])] = tensor.detach().clone()
+    return state
 
 
 @pytest.mark.reference

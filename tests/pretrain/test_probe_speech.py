@@ -13,9 +13,10 @@ from engine.checkpoint import export
 from engine.user_error import UserError
 from pretrain.probe.clips import clips_from
 from pretrain.probe.embedders import speech_layers
+from pretrain.probe.fitting import fit_linear
 from pretrain.probe.harness import Embeddings
 from pretrain.probe.speech_error import ARMS, speech_error
-from pretrain.probe.speech_labels import chosen_words, fit_linear, keywords, speakers
+from pretrain.probe.speech_labels import chosen_words, keywords, speakers
 from pretrain.speech.encoder import TINY, SpeechEncoder
 
 PITCH = {"s": 5_000.0, "e": 2_500.0, "a": 900.0, "m": 300.0}
@@ -84,9 +85,9 @@ def test_features_do_not_depend_on_files_beside_them(corpus):
 def test_a_linear_classifier_finds_a_linear_boundary():
     x = torch.randn(60, 8)
     labels = (x[:, 0] + x[:, 1] > 0).long()
-    fitted = fit_linear(x[:40], labels[:40], x[40:])
+    fitted = fit_linear(x[:40], labels[:40])(x[40:])
     assert (fitted == labels[40:]).float().mean() > 0.85
-    assert fit_linear(x[:40], labels[:40], x[40:]).equal(fitted)
+    assert fit_linear(x[:40], labels[:40])(x[40:]).equal(fitted)
 
 
 def test_speakers_are_named_with_both_baselines(encoder, corpus, tmp_path):

@@ -109,7 +109,6 @@ def bias_of(conv: nn.Conv1d) -> Tensor:
     return conv.bias
 
 
-Blocks = Float[Tensor, "batch channels blocks"]
 Past = Float[Tensor, "batch channels _"]
 
 

@@ -8,8 +8,9 @@ runs it over the wave and adds the prediction to the means of its output. As in 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ Wave = Float[Tensor, "batch 1 samples"]
 class PredictionConfig:
     """How the all-pole filter is found."""
 
+    GONE: ClassVar[Mapping[str, Any]] = {"pre_emphasis": 0.0}
     order: int = 24
     """Coefficients: about one for each kHz of bandwidth and a few for the voice's tilt, twice over."""
     subframes: int = 4
@@ -36,12 +38,9 @@ class PredictionConfig:
     """Standard deviation of the Gaussian that smooths the spectrum: poles keep away from single harmonics."""
     white_noise: float = 1e-5
     """Power of white noise added, as a share of the frame's: bounds the filter's dynamic range."""
-    pre_emphasis: float = 0.0
-    """The filter first subtracts this much of the last sample, so that the treble, too, is fitted closely."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "order", "subframes")
-        within("[0, 1)", self, "pre_emphasis")
         within("(0, inf)", self, "white_noise")  # without it filters may be unstable
 
 
@@ -66,14 +65,10 @@ class MelPrediction(nn.Module):
         self.register_buffer("offset", _offset(mel), persistent=False)
         lags = torch.arange(config.order + 1) * (2 * math.pi * config.lag_hz / mel.sample_rate)
         self.register_buffer("lag_window", torch.exp(-0.5 * lags.square()), persistent=False)
-        turn = torch.arange(mel.n_fft // 2 + 1) * (2 * math.pi / mel.n_fft)
-        emphasis = 1 + config.pre_emphasis**2 - 2 * config.pre_emphasis * turn.cos()
-        self.register_buffer("emphasis", emphasis[:, None], persistent=False)
 
     spread: Tensor
     offset: Tensor
     lag_window: Tensor
-    emphasis: Tensor
 
     @property
     def hop(self) -> int:
@@ -85,15 +80,11 @@ class MelPrediction(nn.Module):
             mel = mel.float() if self.mel.log == "ln" else mel.float() * math.log(10)
             # Frames stand in the middle of their hop, and so do subframes in theirs.
             fine = F.interpolate(mel, scale_factor=self.config.subframes, mode="linear")
-            power = self.power(fine) * self.emphasis
-            lags = torch.fft.irfft(power.transpose(1, 2))[..., : self.config.order + 1].double()
+            lags = torch.fft.irfft(self.power(fine).transpose(1, 2))[..., : self.config.order + 1].double()
             lags = lags * self.lag_window
             lags[..., 0] = lags[..., 0] * (1 + self.config.white_noise) + LSB**2  # no excitation is quieter
             coefficients, error = levinson_durbin(lags)
-            if self.config.pre_emphasis:
-                coefficients = _with_root(coefficients, self.config.pre_emphasis)
-            gain = error.sqrt()[:, None]
-            return Predictor(coefficients.transpose(1, 2).float(), gain.float())
+            return Predictor(coefficients.transpose(1, 2).float(), error.sqrt()[:, None].float())
 
     def power(self, mel: Float[Tensor, "batch n_mels frames"]) -> Float[Tensor, "batch bins frames"]:
         """Power spectral density, such that its mean over the whole circle is the wave's mean square."""
@@ -134,14 +125,6 @@ def levinson_durbin(
         coefficients = torch.cat([turned, reflection[..., None]], dim=-1)
         error = error * (1 - reflection.square())
     return coefficients, error
-
-
-def _with_root(coefficients: Tensor, root: float) -> Tensor:
-    """Predict the wave, given coefficients that predict wave[t] − root · wave[t − 1]."""
-    whole = F.pad(-coefficients, (1, 1))
-    whole[..., 0] = 1
-    whole[..., 1:] = whole[..., 1:] - root * whole[..., :-1]
-    return -whole[..., 1:]
 
 
 def predict(

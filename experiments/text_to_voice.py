@@ -10,11 +10,15 @@ Beside them stand what chance gives and what real recordings give.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from data.audio import excerpt
@@ -22,20 +26,21 @@ from data.audio.resampling import resample
 from data.manifest import Row
 from data.rows import split_rows
 from data.synthetic.faces import draw_face
-from data.voice_captions import Age, Gender, Traits
+from data.voice_captions import Age, Gender, Traits, describe, fit_scale, traits_of
 from engine.arguments import Arguments
 from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
 from eval.pitch import harvest, log_mean
 from eval.similarity import SAMPLE_RATE, Resemblyzer
-from experiments.text_to_voice.retrieval import Line, found_by_words, likeness_to_real
 from w2w.converter import Converter
-from w2w.words.known_voices import embed_recordings, measured
+from w2w.words.known_voices import KnownVoices, embed_recordings, measured
 
 SOURCE_S, UNSETTLED_S = 4.0, 0.6
 LEVELS = {-2: "very {}", -1: "{}", 1: "{}", 2: "very {}"}
 POLES = {"pitch": ("low", "high"), "roughness": ("smooth", "rough"), "brightness": ("dark", "bright")}
 PEOPLE: dict[Gender, str] = {"F": "woman", "M": "man"}
+Line = list[str]
+"""What, its value, and what chance or real recordings give."""
 AGED: dict[Age, str] = {"young": "young person", "adult": "adult person", "old": "old person"}
 
 
@@ -69,13 +74,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     train, test = one_each(split_rows(args.data, "train"))[: args.speakers], split_rows(args.data, "test")
     probe = GenderProbe(train)
     speech = Speech(converter, one_each(test)[: args.sources], probe)
+    accuracy = probe.accuracy(one_each(test))
     real, unseen = embed_recordings(converter, train), embed_recordings(converter, test)
     lines = [
-        [
-            "gender probe on recordings of unseen speakers",
-            f"{100 * probe.accuracy(one_each(test)):.0f} %",
-            "50 %",
-        ],
+        ["gender probe on recordings of unseen speakers", f"{100 * accuracy:.0f} %", "50 %"],
         *followed(speech),
         *named(speech),
         *seen(speech, args.faces),
@@ -134,15 +136,14 @@ class Speech:
     def __init__(self, converter: Converter, sources: Sequence[Row], probe: GenderProbe) -> None:
         self.converter, self.probe = converter, probe
         rate = converter.sample_rate
+        self.unsettled = round(UNSETTLED_S * rate)
         self.sources = [excerpt(row.path, 0, round(SOURCE_S * rate), rate) for row in sources]
 
     def __call__(self, voice: Float[Tensor, "1 dim"], *, gender: bool = False) -> Spoken:
         outputs = []
         for source in self.sources:
-            wave = self.converter.convert(source, voice)[
-                ..., round(UNSETTLED_S * self.converter.sample_rate) :
-            ]
-            wave = resample(wave, self.converter.sample_rate, SAMPLE_RATE)
+            wave = self.converter.convert(source, voice)
+            wave = resample(wave[..., self.unsettled :], self.converter.sample_rate, SAMPLE_RATE)
             log_f0 = log_mean(harvest(wave[0, 0].double().numpy()))
             try:
                 measures = measured(wave, SAMPLE_RATE, float(voice[0, -1]))
@@ -168,9 +169,8 @@ def followed(speech: Speech) -> list[Line]:
             for level, form in LEVELS.items():
                 word = form.format(little if level < 0 else much)
                 spoken = speech(speech.converter.embed_text(f"a {person} with a {word} voice"))
-                values.append(
-                    {"pitch": spoken.semitones, "roughness": spoken.roughness}.get(trait, spoken.brightness)
-                )
+                measure = {"pitch": "semitones"}.get(trait, trait)
+                values.append(getattr(spoken, measure))
             differences.append((values[2] + values[3] - values[0] - values[1]) / 2)
             ranks.append(rank_correlation(np.array(list(LEVELS)), np.array(values)))
         unit = {"pitch": "semitones", "roughness": "dB of noise"}.get(trait, "octaves of centroid")
@@ -186,13 +186,9 @@ def named(speech: Speech) -> list[Line]:
     """Whether women and men are heard as such, whatever else is said of them."""
     right, pitches = [], {}
     for gender, person in PEOPLE.items():
-        forms = (
-            "a {}",
-            "an old {}, low and rough",
-            "a young {} with a bright voice",
-            "a {} with a high voice",
-        )
-        outputs = [speech(speech.converter.embed_text(form.format(person)), gender=True) for form in forms]
+        texts = (f"a {person}", f"an old {person}, low and rough")
+        texts += (f"a young {person} with a bright voice", f"a {person} with a high voice")
+        outputs = [speech(speech.converter.embed_text(text), gender=True) for text in texts]
         right += [one.female if gender == "F" else 1 - one.female for one in outputs]
         pitches[person] = outputs[0].semitones
     gap = pitches["woman"] - pitches["man"]
@@ -216,9 +212,8 @@ def seen(speech: Speech, count: int) -> list[Line]:
         scores = converter.tie.likeness(voice, [f"a {AGED[name]}" for name in AGED])[0]
         age.append(list(AGED)[int(scores.argmax())] == wanted)
         level = int(rng.integers(-2, 3))
-        drawn = converter.embed_image(
-            draw_face(Traits(gender=gender, pitch=level, roughness=0, brightness=0, melody=0), rng)
-        )
+        traits = Traits(gender=gender, pitch=level, roughness=0, brightness=0, melody=0)
+        drawn = converter.embed_image(draw_face(traits, rng))
         pitch.append((gender, level, float(drawn[0, -1])))
     ranks = [
         rank_correlation(*(np.array([row[k] for row in pitch if row[0] == gender]) for k in (1, 2)))
@@ -236,17 +231,66 @@ def seen(speech: Speech, count: int) -> list[Line]:
 
 
 def rank_correlation(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> float:
-    """Spearman's, ties at their mean rank."""
+    """Spearman's, 0 where either is constant."""
+    return float(spearmanr(a, b).statistic) if np.ptp(a) and np.ptp(b) else 0.0
 
-    def ranks(values: np.ndarray) -> np.ndarray:
-        return np.array(
-            [(values < v).sum() + ((values == v).sum() - 1) / 2 for v in values], dtype=np.float64
-        )
 
-    x, y = ranks(a), ranks(b)
-    if x.std() == 0 or y.std() == 0:
-        return 0.0
-    return float(np.corrcoef(x, y)[0, 1])
+def likeness_to_real(converter: Converter, real: KnownVoices, others: KnownVoices) -> list[Line]:
+    """How like its nearest real voice a voice from words is, beside unseen real voices and random ones."""
+    people = ("a man", "a woman", "an old man, low and rough", "a young woman with a bright voice", "a child")
+    plain = torch.cat([converter.embed_text(text) for text in people])
+    varied = torch.cat([converter.embed_text(text, variety=1.0, seed=s) for text in people for s in range(8)])
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(64, real.voice.shape[1], generator=generator)
+    random = real.voice.mean(0) + real.voice.std(0) * noise
+    among = nearest(others.voice, real.voice)
+    spread = torch.cdist(varied[:8, :-1], varied[:8, :-1]).sum() / 56
+    n_pairs = len(real.voice) * (len(real.voice) - 1)
+    usual = torch.cdist(real.voice[:, :-1], real.voice[:, :-1]).sum() / n_pairs
+    return [
+        [
+            "likeness (cosine) to the nearest of the train split's voices",
+            f"{nearest(plain, real.voice):.2f}; variety 1: {nearest(varied, real.voice):.2f}",
+            f"unseen speakers {among:.2f}, random numbers {nearest(random, real.voice):.2f}",
+        ],
+        [
+            "distance between voices that variety 1 makes for one sentence",
+            f"{float(spread / usual):.2f}",
+            "1: between two real speakers",
+        ],
+    ]
+
+
+def nearest(voices: Float[Tensor, "n dim"], real: Float[Tensor, "others dim"]) -> float:
+    """Mean cosine of timbres, less the mean voice, to the nearest of some voices."""
+    mean = real.mean(0)[:-1]
+    a, b = (F.normalize(v[:, :-1] - mean, dim=-1) for v in (voices, real))
+    return float((a @ b.T).amax(-1).mean())
+
+
+def found_by_words(converter: Converter, real: KnownVoices, others: KnownVoices) -> list[Line]:
+    """Whether unseen voices find the captions written for them, and are given the right gender word."""
+    scale = fit_scale(real.measures, real.gender)
+    rng = np.random.default_rng(29)
+    traits = [traits_of(k.measures, scale, gender=k.gender) for k in others.known]
+    captions = [describe(replace(one, melody=None), rng) for one in traits]
+    likeness = converter.tie.likeness(others.voice, captions)
+    n = len(captions)
+    matching = likeness.diagonal()[:, None]
+    rank = (likeness > matching).sum(-1)
+    hits = [f"{100 * float((rank < k).float().mean()):.0f} %" for k in (1, 5, 10)]
+    chance = [f"{100 * min(1.0, k / n):.0f} %" for k in (1, 5, 10)]
+    scores = converter.tie.likeness(others.voice, ["a woman", "a man"])
+    known = [i for i, k in enumerate(others.known) if k.gender]
+    right = np.mean([bool(scores[i, 0] > scores[i, 1]) == (others.known[i].gender == "F") for i in known])
+    return [
+        [
+            f"voice finds its caption among {n} of unseen speakers: R@1, 5, 10",
+            ", ".join(hits),
+            ", ".join(chance),
+        ],
+        ["unseen speakers' voices nearer to their gender's word", f"{100 * right:.0f} %", "50 % by chance"],
+    ]
 
 
 if __name__ == "__main__":

@@ -1,1 +1,0 @@
-"""Whether voices from words and faces sound as they say."""
