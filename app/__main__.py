@@ -112,8 +112,7 @@ GRACE_S = 10
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     limits = replace(
-        Limits(),
-        **{name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None},
+        Limits(), **{name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None}
     )
     with listening(args.host, args.port) as listener:
         try:

@@ -131,12 +131,7 @@ class Interface:
 
                 def speak() -> None:
                     self.conversions.convert(
-                        source,
-                        voice(),
-                        semitones=semitones,
-                        rate=hertz,
-                        out=result,
-                        done=_while(gone),
+                        source, voice(), semitones=semitones, rate=hertz, out=result, done=_while(gone)
                     )
                     form.close()
 

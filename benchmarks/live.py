@@ -188,13 +188,7 @@ MOST_GROWTH_MIB, MOST_SLOWING = 8.0, 1.1
 
 
 def soak(
-    converter: Converter,
-    voice: Tensor,
-    speech: Wave,
-    minutes: float,
-    chunk_ms: float,
-    rate: int,
-    engine: str,
+    converter: Converter, voice: Tensor, speech: Wave, minutes: float, chunk_ms: float, rate: int, engine: str
 ) -> None:
     """Stream that long with everything the command does: mark, meters, voices and pitch that change."""
     # Another voice to go over to and back.

@@ -67,12 +67,7 @@ def whispered(samples: Samples, _: int) -> Samples:
     return np.pad(voice, (0, max(0, len(samples) - len(voice))))[: len(samples)]
 
 
-CHANGES = {
-    "quiet-30": quiet(-30.0),
-    "quiet-50": quiet(-50.0),
-    "noisy": noisy,
-    "whispered": whispered,
-}
+CHANGES = {"quiet-30": quiet(-30.0), "quiet-50": quiet(-50.0), "noisy": noisy, "whispered": whispered}
 """By condition, from a recording and its number to what the converter hears of it."""
 CONDITIONS = ("as-recorded", *CHANGES, "mandarin", "espeak", *REFERENCE_SECONDS)
 

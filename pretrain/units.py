@@ -173,9 +173,7 @@ def ctc_losses(
 
 
 def mean_per_unit(
-    losses: Float[Tensor, "batch"],
-    n_tokens: Int[Tensor, "batch"],
-    rows: Bool[Tensor, "batch"] | None = None,
+    losses: Float[Tensor, "batch"], n_tokens: Int[Tensor, "batch"], rows: Bool[Tensor, "batch"] | None = None
 ) -> Float[Tensor, ""]:
     """Return the loss of some or all rows over their number of units; rows without units count nothing."""
     counted = n_tokens > 0 if rows is None else rows & (n_tokens > 0)

@@ -19,13 +19,7 @@ from engine.loop import LoopConfig, accelerator, addressing, fit
 from engine.optim import OptimConfig
 from engine.user_error import exits_cleanly
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
-from pretrain.clip.audio_images import (
-    AudioImageConfig,
-    clips_of,
-    in_epochs,
-    split_scenes,
-    validation_batches,
-)
+from pretrain.clip.audio_images import AudioImageConfig, clips_of, in_epochs, split_scenes, validation_batches
 from pretrain.clip.audioclip import AudioCLIPConfig, train_three_heads
 from pretrain.clip.distillation import WAV2CLIP_OPTIM, Distillation, DistillationConfig
 from pretrain.clip.embedded import embedded_scenes

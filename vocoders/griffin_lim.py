@@ -64,12 +64,7 @@ class PhaseRetrieval(nn.Module):
     """Waves for magnitudes of an STFT with any window; ``padding`` is that of ``data.frontends.stft``."""
 
     def __init__(
-        self,
-        config: GriffinLimConfig,
-        window: Float[Tensor, "n_fft"],
-        *,
-        hop: int,
-        padding: Padding = "same",
+        self, config: GriffinLimConfig, window: Float[Tensor, "n_fft"], *, hop: int, padding: Padding = "same"
     ) -> None:
         super().__init__()
         self.config, self.n_fft, self.hop, self.padding = config, len(window), hop, padding

@@ -25,12 +25,7 @@ DEFINITIONS: dict[str, MelConfig] = {
     # TacotronSTFT, which WaveGlow shares: centred frames, magnitudes without a floor.
     "waveglow": replace(NAMED["hifigan"], padding="center", magnitude_floor=0.0),
     "wavenet_r9y9": MelConfig(
-        f_min=125.0,
-        f_max=7_600.0,
-        magnitude_floor=0.0,
-        log="log10",
-        floor=1e-10,
-        padding="center",
+        f_min=125.0, f_max=7_600.0, magnitude_floor=0.0, log="log10", floor=1e-10, padding="center"
     ),
 }
 """Mel definitions by name: the front end's own and those that only published vocoders use."""

@@ -115,12 +115,7 @@ class Vocoder(nn.Module):
         return self.log_mel.window.device
 
     def forward(
-        self,
-        mel: Any,
-        *,
-        seed: int | Sequence[int] = 0,
-        definition: MelConfig | None = None,
-        **options: Any,
+        self, mel: Any, *, seed: int | Sequence[int] = 0, definition: MelConfig | None = None, **options: Any
     ) -> Float[Tensor, "batch 1 samples"]:
         """The wave of a log-mel (batch, n_mels, frames), frames · hop samples long, without gradient.
 

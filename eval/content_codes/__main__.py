@@ -24,14 +24,7 @@ from engine.outcome import end
 from engine.table import markdown
 from engine.user_error import UserError, exits_cleanly
 from eval.content_codes.codes import NAMES, Code, CodeFrames, encode, log_mel, open_code, teacher_code
-from eval.content_codes.probes import (
-    Leak,
-    Utterances,
-    agreement,
-    phone_error,
-    speaker_leakage,
-    utterances,
-)
+from eval.content_codes.probes import Leak, Utterances, agreement, phone_error, speaker_leakage, utterances
 from pretrain.probe.results import Interval
 from pretrain.speech.labelled import labelled_rows
 from pretrain.teachers import load_teacher

@@ -41,9 +41,7 @@ def retrieval(queries: Float[Tensor, "n dim"], answers: Float[Tensor, "n dim"]) 
 
 
 def neighbour_scores(
-    vectors: Float[Tensor, "clips dim"],
-    same: Bool[Tensor, "clips clips"],
-    other: Bool[Tensor, "clips clips"],
+    vectors: Float[Tensor, "clips dim"], same: Bool[Tensor, "clips clips"], other: Bool[Tensor, "clips clips"]
 ) -> dict[str, Float[Tensor, "clips"]]:
     """Rank all clips for each one: average precision, and whether any of the first k is right.
 

@@ -23,22 +23,8 @@ from engine.arguments import Arguments
 from engine.user_error import UserError
 from pretrain.probe.clips import Clip, clips_from, is_multi_label, label_names, splits_of, targets_of
 from pretrain.probe.fitting import PerceptronConfig, fit_perceptron
-from pretrain.probe.harness import (
-    Embeddings,
-    Probe,
-    embedders_of,
-    embeddings_of,
-    readable,
-    seed_argument,
-)
-from pretrain.probe.results import (
-    N_RESAMPLES,
-    Interval,
-    Result,
-    draw_curves,
-    interval,
-    mean_interval,
-)
+from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, readable, seed_argument
+from pretrain.probe.results import N_RESAMPLES, Interval, Result, draw_curves, interval, mean_interval
 
 SHARES = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0)
 """Percent of the labels."""

@@ -142,10 +142,7 @@ def fit_perceptron(
 
 
 def fit_linear(
-    train: Float[Tensor, "clips dim"],
-    labels: Int[Tensor, "clips"],
-    *,
-    penalty: float = 1e-2,
+    train: Float[Tensor, "clips dim"], labels: Int[Tensor, "clips"], *, penalty: float = 1e-2
 ) -> Callable[[Float[Tensor, "others dim"]], Int[Tensor, "others"]]:
     """Fit a multinomial logistic regression on standardised vectors and return what tells others' labels.
 

@@ -29,10 +29,7 @@ MARKS = {
 """What the names of each layout's tensors begin with."""
 ADVERSARIES = {"mpd": "periods", "msd": "scales"}
 """Keys of HiFi-GAN's ``do_*`` files, and what we call their networks."""
-_NORMS = {
-    "weight_g": "parametrizations.weight.original0",
-    "weight_v": "parametrizations.weight.original1",
-}
+_NORMS = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 _SPECTRAL = {
     "weight_orig": "parametrizations.weight.original",
     "weight_u": "parametrizations.weight.0._u",

@@ -84,10 +84,7 @@ def _melgan_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
             n_residual += 1
         index += n_residual + 2
     config = MelGANConfig(
-        n_mels=n_mels,
-        channels=widest // 2 ** len(ups),
-        ratios=tuple(ups),
-        n_residual_layers=n_residual,
+        n_mels=n_mels, channels=widest // 2 ** len(ups), ratios=tuple(ups), n_residual_layers=n_residual
     )
     if (config.hop, n_mels) == (256, 80):
         return Described(config, NAMED["melgan"])

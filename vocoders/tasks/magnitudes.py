@@ -12,11 +12,7 @@ from data.frontends import LogMel, MelConfig, stft
 from engine.optim import EMA, OptimConfig, Player
 from engine.tracking import Samples
 from engine.user_error import UserError, at_least, within
-from vocoders.neural_griffin_lim import (
-    NeuralGriffinLimConfig,
-    negative_log_likelihood,
-    spectral_convergence,
-)
+from vocoders.neural_griffin_lim import NeuralGriffinLimConfig, negative_log_likelihood, spectral_convergence
 from vocoders.scores.copies import evaluate, resynthesise
 from vocoders.vocoder import build_network
 

@@ -222,10 +222,7 @@ def published_size(module: ModuleType, network: str, rate: str) -> Any:
 
 PRESETS: dict[str, TrainConfig] = {
     "hifigan_small": at(
-        "_16k",
-        SMALL_ADVERSARIAL,
-        batch=8,
-        loop=LoopConfig(steps=9_000, save_every=250, sample_every=1_500),
+        "_16k", SMALL_ADVERSARIAL, batch=8, loop=LoopConfig(steps=9_000, save_every=250, sample_every=1_500)
     ),
     "tiny": replace(
         at(

@@ -27,12 +27,7 @@ class Blocks:
     """What is added to all gates, block after block: (batch, samples, channels) and the block's samples."""
 
     def __init__(
-        self,
-        network: WaveNet,
-        local: Local | None,
-        speaker: Speaker | None,
-        n_samples: int,
-        batch: int,
+        self, network: WaveNet, local: Local | None, speaker: Speaker | None, n_samples: int, batch: int
     ) -> None:
         self.network, self.n_samples, self.batch = network, n_samples, batch
         self.static = network.static_gates(speaker, 1).expand(batch, -1)

@@ -61,9 +61,7 @@ STARGAN = StarGANTrainConfig(
 """The experiment's, with its label groups."""
 
 OF_THE_DATA = LabelsConfig(
-    first=LabelGroup(column="speaker"),
-    second=LabelGroup(column="corpus"),
-    third=LabelGroup(column="gender"),
+    first=LabelGroup(column="speaker"), second=LabelGroup(column="corpus"), third=LabelGroup(column="gender")
 )
 """Groups as large as the data has names."""
 
