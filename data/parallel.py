@@ -111,8 +111,6 @@ def make_parallel_corpus(
     lines: list[str],
     synthesizer: Synthesizer,
     config: ParallelConfig,
-    *,
-    progress: bool = True,
 ) -> tuple[Path, list[str]]:
     """Make or complete a corpus; returns its manifest and a sentence for each group left out.
 
@@ -128,7 +126,7 @@ def make_parallel_corpus(
         temporary.write_text(speakers_json(casts))
     manifest, left_out = out / "manifest.csv", []
     rows = _whole_groups(manifest)
-    with tqdm(total=n_groups, unit="group", desc="speaking", disable=not progress) as bar:
+    with tqdm(total=n_groups, unit="group", desc="speaking") as bar:
         for number in range(n_groups):
             group = plan_group(number, lines, casts, config)
             if group.name not in rows:

@@ -137,9 +137,7 @@ def claim(folder: Path, edition: Mapping[str, Any]) -> None:
         temporary.write_text(wanted)
 
 
-def make_corpus(
-    out: str | Path, minutes: float = 25.0, corpus: Corpus | None = None, *, progress: bool = True
-) -> Path:
+def make_corpus(out: str | Path, minutes: float = 25.0, corpus: Corpus | None = None) -> Path:
     """Make or complete a corpus of at least ``minutes``, with equal numbers of recordings per voice.
 
     Returns the manifest's path.
@@ -152,7 +150,7 @@ def make_corpus(
     claim(out, {**asdict(corpus), "edition": edition})
     rows: list[Row] = []
     seconds = 0.0
-    with tqdm(total=round(minutes * 60), unit="s", desc="speaking", delay=1.0, disable=not progress) as bar:
+    with tqdm(total=round(minutes * 60), unit="s", desc="speaking", delay=1.0) as bar:
         for number, lines in enumerate(_rounds(corpus)):
             for voice, split, text in lines:
                 path = out / voice.name / f"{number:04}.flac"

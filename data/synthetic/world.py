@@ -205,11 +205,11 @@ class World:
         )
 
 
-def write(folder: Path, worlds: Sequence[World], *, progress: bool = True) -> Path:
+def write(folder: Path, worlds: Sequence[World]) -> Path:
     """Write worlds as files and return their manifest; each split is named as it is."""
     rows = []
     for world in worlds:
-        for start in tqdm(range(0, len(world), 256), desc=world.split, disable=not progress):
+        for start in tqdm(range(0, len(world), 256), desc=world.split):
             rows += _write_some(folder, world, world.indices[start : start + 256])
     write_manifest(folder / "metadata.csv", rows)
     return folder / "metadata.csv"

@@ -239,7 +239,7 @@ def _mean(values: Sequence[float]) -> str:
     return f"{mean(values):.3f} ± {1.96 * deviation / len(values) ** 0.5:.3f}"
 
 
-def time_taken(wave: Wave, turns: int = 5) -> list[list[str]]:
+def time_taken(wave: Wave) -> list[list[str]]:
     """Processor seconds a second of sound, on this thread: what, rate, and the median over turns."""
     calls: dict[str, tuple[Callable[[], object], float]] = {}
     for rate in (16_000, 48_000):
@@ -251,7 +251,7 @@ def time_taken(wave: Wave, turns: int = 5) -> list[list[str]]:
             mark_all = lambda m=marker, p=pieces: list(m.marked(p))  # noqa: E731
             calls[f"marking chunks of {chunk_ms} ms at {rate} Hz"] = mark_all, 2.0
     calls["detecting"] = partial(detect, [wave]), wave.shape[-1] / RATE
-    took = in_turns([call for call, _ in calls.values()], turns)
+    took = in_turns([call for call, _ in calls.values()], repeats=5)
     return [[name, f"{median(t) / calls[name][1]:.4f}"] for name, t in zip(calls, took)]
 
 

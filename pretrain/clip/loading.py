@@ -59,13 +59,9 @@ def _from_run(run: Path) -> AudioEncoder:
     return encoder.eval()
 
 
-def load_published(path: Path | str, *, normalisation: Literal["clip", "reference"] = "clip") -> AudioEncoder:
-    """Read the published file, or a training file of that code, as an encoder in evaluation mode.
-
-    With ``reference`` normalisation its embeddings are the published ones.
-    """
-    path = Path(path)
-    return from_published(_read(path), where=path, normalisation=normalisation)
+def load_published(path: Path | str) -> AudioEncoder:
+    """Read the published file, or a training file of that code, as an encoder in evaluation mode."""
+    return from_published(_read(Path(path)), where=path)
 
 
 def from_published(
@@ -74,7 +70,10 @@ def from_published(
     where: Path | str = "the published weights",
     normalisation: Literal["clip", "reference"] = "clip",
 ) -> AudioEncoder:
-    """Fill an encoder whose sizes are read off a state in the published layout."""
+    """Fill an encoder whose sizes are read off a state in the published layout.
+
+    With ``reference`` normalisation its embeddings are the published ones.
+    """
     ours: dict[str, Tensor] = {}
     for name, tensor in state.items():
         prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), None)

@@ -233,15 +233,15 @@ def local_copies_only(only: bool = True) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def hub_answers(name: str = "openai/clip-vit-base-patch32") -> bool:
-    """Return whether the hub can be reached and may be used; ``name`` is a repository to look up."""
+def hub_answers() -> bool:
+    """Return whether the hub can be reached and may be used."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     if constants.HF_HUB_OFFLINE:
         return False
     try:
-        HfApi().model_info(name, timeout=HUB_SECONDS)
+        HfApi().model_info("openai/clip-vit-base-patch32", timeout=HUB_SECONDS)
     except OfflineModeIsEnabled:
         return False
     except HfHubHTTPError as error:  # it answered, be it with a no; a gateway's 5xx is no answer

@@ -16,8 +16,8 @@ from pretrain.clip.audio_encoder import AudioEncoder
 from pretrain.clip.losses import retrieval
 from pretrain.clip.towers import Towers
 
-N_SHOWN = 8
-"""Sounds whose answers are drawn."""
+N_SHOWN, N_ANSWERS = 8, 5
+"""Sounds whose answers are drawn, and pictures that answer each."""
 
 
 class Study(NamedTuple):
@@ -152,18 +152,18 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 @torch.no_grad()
-def draw_answers(study: Study, gallery: Gallery, path: Path, *, n_answers: int = 5) -> None:
+def draw_answers(study: Study, gallery: Gallery, path: Path) -> None:
     """Draw, for some sounds, the spectrogram, the true picture, the nearest pictures and caption."""
     from matplotlib.figure import Figure
 
     world, encoder = study.held_out, next(iter(study.encoders.values()))
     queries = np.linspace(0, world.n_combinations - 1, N_SHOWN).astype(int)
     audio = embed(encoder, world, queries)
-    pictures, captions = best(audio, gallery.images, n_answers), best(audio, gallery.texts, 1)[:, 0]
+    pictures, captions = best(audio, gallery.images, N_ANSWERS), best(audio, gallery.texts, 1)[:, 0]
     spectrograms = encoder.spectrogram(world.waves(queries).to(encoder.window.device)).cpu()
     all_captions = world.captions(np.arange(world.n_combinations))
-    figure = Figure(figsize=(1.3 * (n_answers + 2), 1.6 * N_SHOWN))
-    axes = figure.subplots(N_SHOWN, n_answers + 2)
+    figure = Figure(figsize=(1.3 * (N_ANSWERS + 2), 1.6 * N_SHOWN))
+    axes = figure.subplots(N_SHOWN, N_ANSWERS + 2)
     for row, index in enumerate(queries):
         axes[row, 0].imshow(spectrograms[row].numpy(), origin="lower", aspect="auto")
         axes[row, 0].set_title("sound", fontsize=7)

@@ -169,7 +169,6 @@ def fit_decoder(
     *,
     seed: int,
     config: DecoderConfig,
-    progress: bool = True,
 ) -> CaptionDecoder:
     """Train on (features, captions of each clip) and return the state of the best validation loss."""
     features, captions = train
@@ -186,7 +185,7 @@ def fit_decoder(
             optimizer, lambda step: min(1.0, (step + 1) / 50) * (1 + math.cos(math.pi * step / n_steps)) / 2
         )
         best, best_loss = copy.deepcopy(decoder.state_dict()), math.inf
-        bar = tqdm(range(config.epochs), desc="captioning", delay=2.0, disable=not progress)
+        bar = tqdm(range(config.epochs), desc="captioning", delay=2.0)
         for _ in bar:
             decoder.train()
             for index in torch.randperm(n_clips).split(config.batch):

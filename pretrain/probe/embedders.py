@@ -96,9 +96,9 @@ def speech_layers(name: str, encoder: Any, device: str = "cpu") -> Embedder:
     return Embedder(name, dim, encoder.sample_rate, embed, encoder=encoder)
 
 
-def log_mel_statistics(config: MelConfig = STATISTICS) -> Embedder:
+def log_mel_statistics() -> Embedder:
     """Embed without any learning: mean and standard deviation over time of each log-mel band."""
-    mel = LogMel(config)
+    config, mel = STATISTICS, LogMel(STATISTICS)
 
     def frames(wave: Wave) -> Tensor:
         repeats = -(-config.n_fft // wave.shape[-1])  # a wave shorter than a window is repeated
@@ -143,7 +143,7 @@ def clap(place: str, device: str = "cpu") -> Embedder:
     return Embedder("clap", int(model.config.projection_dim), rate, embed, texts=texts)
 
 
-def open_embedder(name: str, *, like: Any = None, seed: int = 0, device: str = "cpu") -> Embedder:
+def open_embedder(name: str, *, like: Any = None, device: str = "cpu") -> Embedder:
     """Open an encoder by its name, see ``NAMES``; ``random`` has the architecture of the config ``like``."""
     kind, _, place = name.partition(":")
     if kind in ("pooled", "speech", "clap", "yamnet") and not place:
@@ -152,11 +152,11 @@ def open_embedder(name: str, *, like: Any = None, seed: int = 0, device: str = "
         case "logmel":
             return log_mel_statistics()
         case "random":
-            return wav2clip("random", _random(like, seed), device)
+            return wav2clip("random", _random(like), device)
         case "released":
             return wav2clip("released", _audio_encoder("released"), device)
         case "pooled":
-            encoder = _random(like, seed) if place == "random" else _audio_encoder(place)
+            encoder = _random(like) if place == "random" else _audio_encoder(place)
             return pooled(f"pooled {short_name(place)}", encoder, device)
         case "speech":
             from pretrain.speech.loading import load_speech_encoder
@@ -174,16 +174,12 @@ def open_embedder(name: str, *, like: Any = None, seed: int = 0, device: str = "
     return wav2clip(short_name(name), _audio_encoder(name), device)
 
 
-def open_embedders(
-    names: Sequence[str], *, seed: int = 0, device: str = "cpu", like: Any = None
-) -> list[Embedder]:
+def open_embedders(names: Sequence[str], *, device: str = "cpu", like: Any = None) -> list[Embedder]:
     """Open several, in order; ``random`` is built like the first Wav2CLIP encoder among them, without one
     like the config ``like``, or else the paper's."""
-    others = {n: open_embedder(n, seed=seed, device=device) for n in names if n != "random"}
+    others = {n: open_embedder(n, device=device) for n in names if n != "random"}
     like = next((e.encoder.config for e in others.values() if e.encoder is not None), like)
-    return [
-        others.get(n) or open_embedder(n, like=like, seed=seed, device=device) for n in dict.fromkeys(names)
-    ]
+    return [others.get(n) or open_embedder(n, like=like, device=device) for n in dict.fromkeys(names)]
 
 
 def short_name(place: str | Path) -> str:
@@ -192,12 +188,12 @@ def short_name(place: str | Path) -> str:
     return path.parent.name if path.name == "export" else path.name
 
 
-def _random(config: Any, seed: int) -> Any:
+def _random(config: Any) -> Any:
     """Build the architecture of a config, by default the paper's, with random weights."""
     from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         return AudioEncoder(config or AudioEncoderConfig())
 
 

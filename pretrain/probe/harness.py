@@ -98,10 +98,8 @@ class Embeddings:
     theirs, its frames are theirs one after the other.
     """
 
-    def __init__(
-        self, embedder: Embedder, *, crop_s: float = 10.0, batch: int = 8, progress: bool = True
-    ) -> None:
-        self.embedder, self.batch, self.progress = embedder, batch, progress
+    def __init__(self, embedder: Embedder, *, crop_s: float = 10.0, batch: int = 8) -> None:
+        self.embedder, self.batch = embedder, batch
         self.crop_samples = max(1, round(crop_s * embedder.sample_rate))
         self._vectors: dict[Any, Tensor] = {}
 
@@ -146,8 +144,7 @@ class Embeddings:
                     raise UserError(f"{items[index]}: the encoder {name} gives no finite embedding of it")
                 outputs_of[index].append(output)
 
-        about = f"embedding by {self.embedder.name}"
-        bar = tqdm(items, desc=about, unit="clip", delay=1.0, disable=not self.progress)
+        bar = tqdm(items, desc=f"embedding by {self.embedder.name}", unit="clip", delay=1.0)
         for index, item in enumerate(bar):
             for crop in self._crops(reading(item, self.embedder.sample_rate)):
                 queue = waiting.setdefault(crop.shape[-1], [])

@@ -158,7 +158,6 @@ def fit_generator(
     *,
     see: Callable[[Float[Tensor, "n 3 size size"]], Float[Tensor, "n dim"]] | None = None,
     seed: int = 0,
-    progress: bool = True,
 ) -> PictureGenerator:
     """Learn to draw pictures from their embeddings; ``see`` is CLIP's image tower, for ``config.clip``.
 
@@ -186,7 +185,7 @@ def fit_generator(
             return sum(terms.values(), torch.zeros((), device=device))
 
         optimizer = torch.optim.Adam(generator.parameters(), lr=config.lr)
-        minimise(optimizer, loss, steps=config.steps, about="generator", clip=1.0, progress=progress)
+        minimise(optimizer, loss, steps=config.steps, about="generator", clip=1.0)
     return generator.eval().requires_grad_(False)
 
 
@@ -228,12 +227,10 @@ def fit_classifier(
     *,
     steps: int = 400,
     batch: int = 48,
-    seed: int = 0,
-    progress: bool = True,
 ) -> AttributeClassifier:
     """Learn to recognise attributes in a world's training pictures."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(step_seed(seed, 1))
+        torch.manual_seed(step_seed(0, 1))
         network = AttributeClassifier(pictures.shape[-1])
 
         def loss() -> Tensor:
@@ -243,7 +240,7 @@ def fit_classifier(
             return torch.stack(losses).sum()
 
         optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
-        minimise(optimizer, loss, steps=steps, about="classifier of attributes", progress=progress)
+        minimise(optimizer, loss, steps=steps, about="classifier of attributes")
     return network.eval().requires_grad_(False)
 
 
@@ -254,12 +251,11 @@ def minimise(
     steps: int,
     about: str,
     clip: float = math.inf,
-    progress: bool = True,
 ) -> None:
     """Minimise a loss in one cycle of the learning rate, with the gradient's norm clipped."""
     lr, parameters = optimizer.defaults["lr"], optimizer.param_groups[0]["params"]
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.1)
-    for _ in tqdm(range(steps), desc=f"training the {about}", delay=2.0, disable=not progress):
+    for _ in tqdm(range(steps), desc=f"training the {about}", delay=2.0):
         optimizer.zero_grad(set_to_none=True)
         loss().backward()
         nn.utils.clip_grad_norm_(parameters, clip)

@@ -70,9 +70,6 @@ def diffuse(
     embeddings: Float[Tensor, "n dim"],
     *,
     steps: int = 25,
-    seed: int = 0,
-    length: Callable[[Any], float] = own_length,
-    progress: bool = True,
 ) -> UInt8[Tensor, "n 3 height width"]:
     """Return a picture for each embedding, made one at a time."""
     argument, n_steps, others = PIPELINES[type(pipeline).__name__]
@@ -82,11 +79,11 @@ def diffuse(
             f"the pipeline draws from {wanted} numbers and the encoder gives {embeddings.shape[1]}: distil it"
             " from the CLIP that the pipeline was trained with"
         )
-    scaled = F.normalize(embeddings, dim=-1) * length(pipeline)
+    scaled = F.normalize(embeddings, dim=-1) * own_length(pipeline)
     parameter = next(pipeline.image_encoder.parameters())
     drawn = []
-    for number, embedding in enumerate(tqdm(scaled, desc="diffusing", delay=2.0, disable=not progress)):
-        generator = torch.Generator().manual_seed(seed + number)
+    for number, embedding in enumerate(tqdm(scaled, desc="diffusing", delay=2.0)):
+        generator = torch.Generator().manual_seed(number)
         given = {argument: embedding[None].to(parameter), n_steps: steps, **others}
         picture = np.asarray(pipeline(**given, generator=generator, output_type="np").images)[0]
         drawn.append(torch.from_numpy(picture.transpose(2, 0, 1) * 255).round().clamp(0, 255).to(torch.uint8))
@@ -126,18 +123,13 @@ def optimise(
     config: OptimisedConfig | None = None,
     *,
     canvas: Canvas | None = None,
-    seed: int = 0,
-    progress: bool = True,
 ) -> UInt8[Tensor, "n 3 height width"]:
     """Return a picture for each target: by default of free pixels, of the towers' own size."""
     config = config or OptimisedConfig()
     canvas = canvas or (lambda part, rng: _waves(towers, part, rng))
     parts = targets.to(towers.device).split(config.batch)
-    bar = tqdm(total=len(parts) * config.steps, desc="optimising pictures", delay=2.0, disable=not progress)
-    with bar:
-        pictures = [
-            _optimise(towers, part, config, canvas, seed + number, bar) for number, part in enumerate(parts)
-        ]
+    with tqdm(total=len(parts) * config.steps, desc="optimising pictures", delay=2.0) as bar:
+        pictures = [_optimise(towers, part, config, canvas, seed, bar) for seed, part in enumerate(parts)]
     return torch.cat(pictures)
 
 

@@ -85,7 +85,7 @@ def unseen_scores(
     vectors, truth = embeddings.of([clip.path for clip in clips]), targets_of(clips, names).argmax(1)
     in_fold = torch.tensor([clip.fold == fold for clip in clips])
     hits = np.zeros((len(pairs), 2))
-    bar = tqdm(pairs, desc="leaving classes out", unit="pair", delay=2.0, disable=not embeddings.progress)
+    bar = tqdm(pairs, desc="leaving classes out", unit="pair", delay=2.0)
     for number, pair in enumerate(bar):
         unseen = torch.isin(truth, torch.tensor(pair))
         kept = [i for i in range(len(names)) if i not in pair]

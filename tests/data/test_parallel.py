@@ -42,7 +42,7 @@ class Tones:
 
 def make(out: Path, n_groups: int = 5, synthesizer: Tones | None = None, **fields) -> tuple[Path, list[str]]:
     config = replace(CONFIG, **fields)
-    return make_parallel_corpus(out, n_groups, LINES, synthesizer or Tones(), config, progress=False)
+    return make_parallel_corpus(out, n_groups, LINES, synthesizer or Tones(), config)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

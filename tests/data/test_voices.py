@@ -107,7 +107,7 @@ def test_every_voice_speaks_distinctly():
 
 @pytest.mark.usefixtures("espeak")
 def test_corpus_has_its_minutes_splits_texts_and_phonemes(tmp_path):
-    manifest = make_corpus(tmp_path / "corpus", 0.7, SMALL, progress=False)
+    manifest = make_corpus(tmp_path / "corpus", 0.7, SMALL)
     rows = read_manifest(manifest)
     assert sum(row.duration or 0 for row in rows) >= 0.7 * 60
     splits, texts = defaultdict(set), defaultdict(set)
@@ -127,7 +127,7 @@ def test_corpus_has_its_minutes_splits_texts_and_phonemes(tmp_path):
 
 @pytest.mark.usefixtures("espeak")
 def test_voices_say_the_same_in_a_parallel_corpus(tmp_path):
-    rows = read_manifest(make_corpus(tmp_path, 0.1, Corpus(voices=6, parallel=True), progress=False))
+    rows = read_manifest(make_corpus(tmp_path, 0.1, Corpus(voices=6, parallel=True)))
     said = defaultdict(list)
     for row in rows:
         said[row.speaker].append(row.text)
@@ -138,12 +138,12 @@ def test_voices_say_the_same_in_a_parallel_corpus(tmp_path):
 
 @pytest.mark.usefixtures("espeak")
 def test_an_interrupted_corpus_is_completed_to_the_same_one(tmp_path):
-    whole = make_corpus(tmp_path / "whole", 0.3, SMALL, progress=False)
-    again = make_corpus(tmp_path / "again", 0.1, SMALL, progress=False)
+    whole = make_corpus(tmp_path / "whole", 0.3, SMALL)
+    again = make_corpus(tmp_path / "again", 0.1, SMALL)
     again.unlink()
     (again.parent / "f01" / "0001.flac").unlink()
     kept = (again.parent / "m01" / "0000.flac").stat().st_mtime_ns
-    make_corpus(again.parent, 0.3, SMALL, progress=False)
+    make_corpus(again.parent, 0.3, SMALL)
     assert again.read_text() == whole.read_text()
     assert (again.parent / "m01" / "0000.flac").stat().st_mtime_ns == kept
     assert_close(load(again.parent / "f01/0001.flac"), load(whole.parent / "f01/0001.flac"), rtol=0, atol=0)
@@ -151,13 +151,13 @@ def test_an_interrupted_corpus_is_completed_to_the_same_one(tmp_path):
 
 @pytest.mark.usefixtures("espeak")
 def test_another_corpus_or_foreign_files_are_not_overwritten(tmp_path):
-    make_corpus(tmp_path / "a", 0.01, SMALL, progress=False)
+    make_corpus(tmp_path / "a", 0.01, SMALL)
     with pytest.raises(UserError, match="other options"):
-        make_corpus(tmp_path / "a", 0.01, Corpus(voices=4, seed=1), progress=False)
+        make_corpus(tmp_path / "a", 0.01, Corpus(voices=4, seed=1))
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "letter.txt").write_text("dear")
     with pytest.raises(UserError, match="not empty"):
-        make_corpus(tmp_path / "b", 0.01, SMALL, progress=False)
+        make_corpus(tmp_path / "b", 0.01, SMALL)
 
 
 @pytest.mark.parametrize(

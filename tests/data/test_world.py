@@ -123,7 +123,7 @@ def probe_features(waves: torch.Tensor) -> torch.Tensor:
 def test_files_read_back_as_pairs(tmp_path):
     world = World(0, "held_out")
     world.combinations = world.combinations[:4]
-    manifest = write(tmp_path / "world", [world], progress=False)
+    manifest = write(tmp_path / "world", [world])
     rows, scenes = rows_from(manifest), scenes_from(tmp_path / "world")
     assert [scene.caption for scene in scenes] == world.captions(np.arange(4))
     assert rows[2].extra["colour"] == ATTRIBUTES[1].values[world.values(np.array([2]))[0, 1]]

@@ -96,10 +96,10 @@ def test_captions_are_learned_and_the_same_seed_learns_the_same():
     ]
     vocabulary = Vocabulary([one for (one,) in captions])
     data = (features, captions)
-    decoder = fit_decoder(data, data, vocabulary, seed=0, config=TINY, progress=False)
+    decoder = fit_decoder(data, data, vocabulary, seed=0, config=TINY)
     assert decoder.captions(features, vocabulary) == [one for (one,) in captions]
     short = replace(TINY, epochs=2)
-    first, second = (fit_decoder(data, data, vocabulary, seed=0, config=short, progress=False) for _ in "ab")
+    first, second = (fit_decoder(data, data, vocabulary, seed=0, config=short) for _ in "ab")
     for one, other in zip(first.parameters(), second.parameters()):
         assert torch.equal(one, other)
 
@@ -180,15 +180,13 @@ def write_clips(folder, splits=("train", "train", "test", "test")):
 def test_frames_of_long_clips_are_those_of_their_crops(tmp_path):
     write_clips(tmp_path)
     clips = captioned_from(str(tmp_path))
-    whole, cropped = (
-        features_of(Embeddings(log_mel_statistics(), crop_s=s, progress=False), clips) for s in (1.0, 0.2)
-    )
+    whole, cropped = (features_of(Embeddings(log_mel_statistics(), crop_s=s), clips) for s in (1.0, 0.2))
     assert whole.clip.shape == cropped.clip.shape == (len(clips), 128)
     # Each crop adds a frame at its end.
     lengths = torch.tensor([round(16_000 * (0.3 + 0.1 * (n % 3))) for n in range(12)])
     assert (whole.valid.sum(1) - lengths // 320).abs().max() <= 2
     assert (cropped.valid.sum(1) - whole.valid.sum(1)).abs().max() <= 3
-    random = Embeddings(open_embedder("random"), progress=False)
+    random = Embeddings(open_embedder("random"))
     assert features_of(random, clips[:2]).frames.shape[-1] == 512
 
 

@@ -31,8 +31,8 @@ TINY = GeneratorConfig(dim=4, size=16, width=8, code=2, batch=8, steps=150, lr=1
 
 def test_optimised_pictures_come_nearer_to_their_targets(towers):
     targets = F.normalize(torch.randn(3, towers.dim), dim=-1)
-    drawn = optimise(towers, targets, OptimisedConfig(steps=40, lr=0.1), progress=False)
-    start = optimise(towers, targets, OptimisedConfig(steps=1), progress=False)
+    drawn = optimise(towers, targets, OptimisedConfig(steps=40, lr=0.1))
+    start = optimise(towers, targets, OptimisedConfig(steps=1))
     assert drawn.shape == (3, 3, 32, 32)
     assert drawn.dtype == torch.uint8
     near, before = ((towers.images(d) * targets).sum(-1) for d in (drawn, start))
@@ -52,7 +52,7 @@ def coloured(n=64):
 
 
 def test_a_generator_draws_what_the_embedding_says_and_chance_the_rest(tmp_path):
-    generator = fit_generator(*coloured(), TINY, progress=False)
+    generator = fit_generator(*coloured(), TINY)
     red, blue = (generator.draw(torch.eye(4)[[which] * 8]).float() for which in (0, 1))
     assert (red[:, 0].amax((1, 2)) > red[:, 2].amax((1, 2)) + 10).all()
     assert (blue[:, 2].amax((1, 2)) > blue[:, 0].amax((1, 2)) + 10).all()
@@ -87,7 +87,7 @@ def test_the_right_pictures_are_found_and_wrong_ones_are_not(towers):
     assert len(test.names) == len(set(test.names)) == 24
     small = towers.prepare(world.pictures(world.indices[:200]))
     values = torch.from_numpy(world.values(world.indices[:200]))
-    classifier = fit_classifier(values, small, steps=40, batch=24, progress=False)
+    classifier = fit_classifier(values, small, steps=40, batch=24)
     right = picture_scores(test.pictures, test, towers, None)
     assert right["R@1"][0] == right["MRR"][0] == 1.0
     wrong = picture_scores(test.pictures.roll(1, 0), test, towers, classifier)
@@ -122,16 +122,16 @@ class UnCLIPImageVariationPipeline:
 def test_diffusion_is_given_embeddings_as_long_as_its_own():
     pipeline = UnCLIPImageVariationPipeline()
     embeddings = F.normalize(torch.randn(2, 4), dim=-1)
-    drawn = diffuse(pipeline, embeddings, steps=3, progress=False)
+    drawn = diffuse(pipeline, embeddings, steps=3)
     assert drawn.shape == (2, 3, 6, 6)
     assert not torch.equal(drawn[0], drawn[1])
-    assert torch.equal(diffuse(pipeline, embeddings, steps=3, progress=False), drawn)
+    assert torch.equal(diffuse(pipeline, embeddings, steps=3), drawn)
     length = own_length(pipeline)
     (first, steps), *_ = pipeline.given
     torch.testing.assert_close(first, embeddings[:1] * length)
     assert steps == 3
     with pytest.raises(UserError, match="draws from 4 numbers and the encoder gives 5"):
-        diffuse(pipeline, torch.randn(1, 5), progress=False)
+        diffuse(pipeline, torch.randn(1, 5))
 
 
 def test_folders_that_are_no_pipeline_are_one_sentence(tmp_path):
@@ -206,7 +206,7 @@ def test_clips_eye_draws_the_generator_to_what_it_should_show():
         return F.normalize(F.pad(pixels.mean((2, 3)), (0, 1)), dim=-1)
 
     config = replace(TINY, clip=30.0, steps=80)
-    generator = fit_generator(pictures, embeddings, config, see=see, progress=False)
+    generator = fit_generator(pictures, embeddings, config, see=see)
     red, green = generator.draw(torch.eye(4)[:2]).float()
     assert red[0].mean() > red[1:].mean() + 60
     assert green[1].mean() > green[::2].mean() + 60

@@ -53,10 +53,7 @@ def test_a_vqgan_of_tamings_layout_is_opened_and_guided(tmp_path, towers):
         return vqgan.canvas(part, rng, 32)
 
     config = OptimisedConfig(steps=30, lr=0.3, smoothness=0.0)
-    drawn, start = (
-        optimise(towers, targets, c, canvas=canvas, progress=False)
-        for c in (config, replace(config, steps=1))
-    )
+    drawn, start = (optimise(towers, targets, c, canvas=canvas) for c in (config, replace(config, steps=1)))
     near, before = ((towers.images(d) * targets).sum(-1) for d in (drawn, start))
     assert near.mean() > before.mean() + 0.02
 

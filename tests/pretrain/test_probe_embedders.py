@@ -54,7 +54,7 @@ def test_long_files_are_the_mean_of_their_crops(tmp_path):
     soundfile.write(tmp_path / "long.wav", wave.numpy(), 16_000, subtype="FLOAT")
     soundfile.write(tmp_path / "short.wav", wave[:9000].numpy(), 16_000, subtype="FLOAT")
     embedder = log_mel_statistics()
-    embeddings = Embeddings(embedder, crop_s=1.0, batch=2, progress=False)
+    embeddings = Embeddings(embedder, crop_s=1.0, batch=2)
     paths = [tmp_path / "short.wav", tmp_path / "long.wav", tmp_path / "short.wav"]
     vectors = embeddings.of(paths)
     crops = torch.stack([wave[:13_334], wave[13_334:26_668], wave[26_666:]])[:, None]
@@ -69,7 +69,7 @@ def test_long_files_are_the_mean_of_their_crops(tmp_path):
 
 def test_files_are_read_once(tmp_path):
     soundfile.write(tmp_path / "a.wav", torch.randn(4000).numpy() * 0.1, 16_000)
-    embeddings = Embeddings(log_mel_statistics(), progress=False)
+    embeddings = Embeddings(log_mel_statistics())
     first = embeddings.of([tmp_path / "a.wav"])
     (tmp_path / "a.wav").unlink()
     assert torch.equal(embeddings.of([tmp_path / "a.wav"]), first)

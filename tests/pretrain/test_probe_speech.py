@@ -77,7 +77,7 @@ def test_every_arm_is_scored_and_stored_and_made_once(encoder, corpus, tmp_path)
 def test_features_do_not_depend_on_files_beside_them(corpus):
     embedder = speech_layers("tiny", SpeechEncoder(TINY))
     paths = sorted(corpus.parent.glob("*.wav"))
-    together, alone = (Embeddings(embedder, progress=False).of(some) for some in (paths, paths[2:3]))
+    together, alone = (Embeddings(embedder).of(some) for some in (paths, paths[2:3]))
     assert together.shape == (len(paths), 3 * 32)
     torch.testing.assert_close(together[2:3], alone)
 

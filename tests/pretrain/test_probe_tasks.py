@@ -175,7 +175,7 @@ def test_a_small_encoder_learns_sounds_by_labels_and_by_captions_repeatably(soun
 
 def test_unseen_classes_are_told_apart_where_captions_say_how(sounds):
     captions = F.normalize(torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0]]), dim=-1)
-    embeddings, config = Embeddings(log_mel_statistics(), progress=False), PerceptronConfig(epochs=5)
+    embeddings, config = Embeddings(log_mel_statistics()), PerceptronConfig(epochs=5)
     names = ["clicks", "hiss", "tone"]
     scores = unseen_scores(embeddings, clips_from(sounds), names, captions, [0], config=config)
     assert set(scores) == {"unseen of 2", "unseen of 3"}

@@ -112,11 +112,11 @@ class WordsNetwork(nn.Module):
         return self.meaning(embedding) * math.sqrt(self.config.clip_dim)
 
     @torch.no_grad()
-    def solve(self, embedding: Embedding, voice: Voice, ridge: float = 0.02) -> None:
+    def solve(self, embedding: Embedding, voice: Voice) -> None:
         """Set the straight map to the least squares of coordinates on embeddings."""
         x, y = self.centred(embedding).double(), self.coordinates(voice).double()
         bias = y.mean(0)
-        gram = x.T @ x + ridge * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
+        gram = x.T @ x + 0.02 * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
         self.straight.weight.copy_(torch.linalg.solve(gram, x.T @ (y - bias)).T)
         self.straight.bias.copy_(bias)
         last = self.to_voice[-1]
