@@ -1,5 +1,7 @@
 """Pictures of the audio-visual world: shapes on a patterned ground, drawn by signed distances."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
@@ -93,18 +95,6 @@ def _cover(shape: np.ndarray, radius: np.ndarray, centre: np.ndarray, angle: np.
     return np.clip(0.5 - distance * radius[:, None, None], 0, 1)
 
 
-def _circle(x: Field, y: Field) -> Field:
-    return np.hypot(x, y) - 0.92
-
-
-def _ring(x: Field, y: Field) -> Field:
-    return np.abs(np.hypot(x, y) - 0.74) - 0.2
-
-
-def _square(x: Field, y: Field) -> Field:
-    return np.maximum(np.abs(x), np.abs(y)) - 0.8
-
-
 def _triangle(x: Field, y: Field) -> Field:
     y = y + 0.1
     return np.maximum(np.abs(x) * 0.866 + y * 0.5, -y) - 0.52
@@ -125,23 +115,11 @@ def _cross(x: Field, y: Field) -> Field:
     return np.minimum(np.maximum(x - 0.95, y - 0.28), np.maximum(x - 0.28, y - 0.95))
 
 
-def _diamond(x: Field, y: Field) -> Field:
-    return (np.abs(x) / 0.62 + np.abs(y) - 1.0) * 0.53
-
-
 def _heart(x: Field, y: Field) -> Field:
     x = np.abs(x)
     lobes = np.hypot(x - 0.43, y - 0.32) - 0.5
     tip = np.maximum((x * 1.07 - (y + 0.95) * 0.87) / 1.379, y - 0.12)
     return np.minimum(lobes, tip)
-
-
-def _bar(x: Field, y: Field) -> Field:
-    return np.maximum(np.abs(x) - 1.0, np.abs(y) - 0.33)
-
-
-def _crescent(x: Field, y: Field) -> Field:
-    return np.maximum(np.hypot(x, y) - 0.97, 0.78 - np.hypot(x - 0.48, y))
 
 
 def _arrow(x: Field, y: Field) -> Field:
@@ -157,17 +135,17 @@ def _drop(x: Field, y: Field) -> Field:
     return np.minimum(round_part, cone)
 
 
-OUTLINES = (
-    _circle,
-    _ring,
-    _square,
+OUTLINES: tuple[Callable[[Field, Field], Field], ...] = (
+    lambda x, y: np.hypot(x, y) - 0.92,  # a circle
+    lambda x, y: np.abs(np.hypot(x, y) - 0.74) - 0.2,  # a ring
+    lambda x, y: np.maximum(np.abs(x), np.abs(y)) - 0.8,  # a square
     _triangle,
     _star,
     _cross,
-    _diamond,
+    lambda x, y: (np.abs(x) / 0.62 + np.abs(y) - 1.0) * 0.53,  # a diamond
     _heart,
-    _bar,
-    _crescent,
+    lambda x, y: np.maximum(np.abs(x) - 1.0, np.abs(y) - 0.33),  # a bar
+    lambda x, y: np.maximum(np.hypot(x, y) - 0.97, 0.78 - np.hypot(x - 0.48, y)),  # a crescent
     _arrow,
     _drop,
 )

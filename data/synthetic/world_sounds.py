@@ -1,7 +1,7 @@
 """Sounds of the audio-visual world: short notes of twelve timbres over four noises, many clips at once."""
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Iterable
+from functools import cache, partial
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -63,97 +63,77 @@ def _notes(shape: np.ndarray, pitch: Column, seconds: Column, phase: Column) -> 
     return notes * 0.5 / np.sqrt(power + 1e-9)
 
 
+Timbre = Callable[[Wave, Column, Column, Column], Wave]
+"""From time, pitch, length in seconds and phase to a note."""
+
+
 def _partials(
-    time: Wave, pitch: Column, phase: Column, ratios: list[float], levels: list[float], fall: float = 0.0
-) -> Wave:
-    """Add sines up to 7.6 kHz; partial k falls by a factor of e in 1 / (``fall`` · ratio) seconds."""
-    total = np.zeros((len(pitch), time.shape[1]), np.float32)
-    turns = 2 * np.pi * time
-    for index, (ratio, level) in enumerate(zip(ratios, levels)):
-        below = (pitch * ratio < 7600).astype(np.float32) * np.float32(level)
-        if below.any():
-            tone = np.sin(np.float32(ratio) * pitch * turns + phase * (index + 1))
-            total += below * (tone * np.exp(-np.float32(fall * ratio) * time) if fall else tone)
-    return total
+    ratios: Iterable[float],
+    levels: Iterable[float],
+    *,
+    fall: float = 0.0,
+    bend: Callable[[Wave, Column], Wave] = lambda time, seconds: time,
+) -> Timbre:
+    """A timbre of sines up to 7.6 kHz; partial k falls by a factor of e in 1 / (``fall`` · ratio) seconds.
+
+    ``bend`` returns the time that has passed for the tone, given time and the note's length.
+    """
+    parts = list(zip(ratios, levels, strict=True))
+
+    def timbre(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
+        time = bend(time, seconds)
+        total = np.zeros((len(pitch), time.shape[1]), np.float32)
+        turns = 2 * np.pi * time
+        for index, (ratio, level) in enumerate(parts):
+            below = (pitch * ratio < 7600).astype(np.float32) * np.float32(level)
+            if below.any():
+                tone = np.sin(np.float32(ratio) * pitch * turns + phase * (index + 1))
+                total += below * (tone * np.exp(-np.float32(fall * ratio) * time) if fall else tone)
+        return total
+
+    return timbre
 
 
-def _sine(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
-    return _partials(time, pitch, phase, [1.0], [1.0])
+def _vibrato(time: Wave, seconds: Column) -> Wave:
+    depth, rate = 0.09, 2 * np.pi * 18.0
+    return time + depth / rate * np.sin(rate * time)
+
+
+def _glide(time: Wave, seconds: Column, *, excess: float) -> Wave:
+    """For a tone which starts off by ``excess`` and arrives at half way."""
+    half = seconds / 2
+    inside = np.minimum(time, half)
+    return time + np.float32(excess) * (inside - inside**2 / (2 * half))
 
 
 def _tremolo(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
     beat = 0.5 - 0.5 * np.cos(2 * np.pi * 40.0 * time)
-    return beat * _partials(time, pitch, phase, [1.0, 2.0, 3.0], [1.0, 0.5, 0.25])
-
-
-def _reed(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
-    odd = [float(k) for k in range(1, 14, 2)]
-    return _partials(time, pitch, phase, odd, [1 / k for k in odd])
-
-
-def _pluck(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
-    all_of_them = [float(k) for k in range(1, 15)]
-    return _partials(time, pitch, phase, all_of_them, [1.0] + [0.8] * 13, fall=9.0)
-
-
-def _bell(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
-    return _partials(time, pitch, phase, [1.0, 2.41, 3.89, 5.43, 6.79], [1.0, 0.8, 0.8, 0.6, 0.5], fall=2.0)
+    return beat * _partials([1.0, 2.0, 3.0], [1.0, 0.5, 0.25])(time, pitch, seconds, phase)
 
 
 def _buzz(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
-    many = [float(k) for k in range(1, 33)]
-    return _partials(time, pitch, 0 * phase, many, [1.0] + [0.7] * 31)
-
-
-def _glass(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
-    return _partials(time, pitch, phase, [1.0, 5.0], [1.0, 0.9])
-
-
-def _vibrato(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
-    depth, rate = 0.09, 2 * np.pi * 18.0
-    swing = time + depth / rate * np.sin(rate * time)
-    return _partials(swing, pitch, phase, [1.0, 2.0, 3.0, 4.0], [1.0, 0.6, 0.35, 0.2])
-
-
-def _octaves(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
-    return _partials(time, pitch, phase, [1.0, 2.0, 4.0, 8.0, 16.0], [1.0, 0.9, 0.8, 0.7, 0.6])
-
-
-def _glide_up(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
-    return _partials(_glide(time, seconds, -0.45), pitch, phase, [1.0, 2.0, 3.0], [1.0, 0.5, 0.3])
-
-
-def _glide_down(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
-    return _partials(_glide(time, seconds, 0.8), pitch, phase, [1.0, 2.0, 3.0], [1.0, 0.5, 0.3])
-
-
-def _glide(time: Wave, seconds: Column, excess: float) -> Wave:
-    """Return the time that has passed for a tone which starts off by ``excess`` and arrives at half way."""
-    half = seconds / 2
-    inside = np.minimum(time, half)
-    return time + np.float32(excess) * (inside - inside**2 / (2 * half))
+    return _partials(range(1, 33), [1.0] + [0.7] * 31)(time, pitch, seconds, 0 * phase)
 
 
 def _breath(time: Wave, pitch: Column, seconds: Column, phase: Column) -> Wave:
     length = time.shape[1]
     start = (phase[:, 0] / (2 * np.pi) * (_BANK_SECONDS - 1) * SAMPLE_RATE).astype(int)
     hiss = np.stack([_bank()[4][s : s + length] for s in start])
-    return _partials(time, pitch, phase, [1.0], [1.0]) + 0.9 * hiss
+    return _partials([1.0], [1.0])(time, pitch, seconds, phase) + 0.9 * hiss
 
 
-Timbre = Callable[[Wave, Column, Column, Column], Wave]
 TIMBRES: tuple[Timbre, ...] = (
-    _sine,
+    _partials([1.0], [1.0]),
     _tremolo,
-    _reed,
-    _pluck,
-    _bell,
+    _partials(range(1, 14, 2), [1 / k for k in range(1, 14, 2)]),  # a reed
+    _partials(range(1, 15), [1.0] + [0.8] * 13, fall=9.0),  # a pluck
+    _partials([1.0, 2.41, 3.89, 5.43, 6.79], [1.0, 0.8, 0.8, 0.6, 0.5], fall=2.0),  # a bell
     _buzz,
-    _glass,
-    _vibrato,
-    _octaves,
-    _glide_up,
-    _glide_down,
+    _partials([1.0, 5.0], [1.0, 0.9]),  # glass
+    _partials([1.0, 2.0, 3.0, 4.0], [1.0, 0.6, 0.35, 0.2], bend=_vibrato),
+    _partials([1.0, 2.0, 4.0, 8.0, 16.0], [1.0, 0.9, 0.8, 0.7, 0.6]),  # octaves
+    _partials([1.0, 2.0, 3.0], [1.0, 0.5, 0.3], bend=partial(_glide, excess=-0.45)),  # upwards
+    _partials([1.0, 2.0, 3.0], [1.0, 0.5, 0.3], bend=partial(_glide, excess=0.8)),  # downwards
     _breath,
 )
 """In the order of the shapes they belong to."""
