@@ -9,6 +9,7 @@ left out, since a converter keeps the source's. Melody is named, though a conver
 melody will not follow it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal

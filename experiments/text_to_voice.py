@@ -232,7 +232,7 @@ def seen(speech: Speech, count: int) -> list[Line]:
 
 def rank_correlation(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> float:
     """Spearman's, 0 where either is constant."""
-    return float(spearmanr(a, b).statistic) if np.ptp(a) and np.ptp(b) else 0.0
+    return float(spearmanr(a, b)[0]) if np.ptp(a) and np.ptp(b) else 0.0  # pyright: ignore
 
 
 def likeness_to_real(converter: Converter, real: KnownVoices, others: KnownVoices) -> list[Line]:
