@@ -1,6 +1,6 @@
 """Sounds of the audio-visual world: short notes of twelve timbres over four noises, many clips at once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 
 import numpy as np
@@ -68,8 +68,8 @@ Timbre = Callable[[Wave, Column, Column, Column], Wave]
 
 
 def _partials(
-    ratios: Iterable[float],
-    levels: Iterable[float],
+    ratios: Sequence[float] | range,
+    levels: Sequence[float],
     *,
     fall: float = 0.0,
     bend: Callable[[Wave, Column], Wave] = lambda time, seconds: time,
