@@ -43,6 +43,7 @@ EXTRAS = {
     "numba": "vocoders",
     "torchmetrics": "probes",
     "aac_metrics": "probes",
+    "scipy": "eval",
     "sklearn": "probes",
     "diffusers": "pictures",
 }

@@ -54,9 +54,9 @@ def world() -> Any:
 def harvest(samples: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "frames"]:
     """F0 in Hz, 0 where unvoiced or quiet.
 
-    Harvest, not DIO as in ``data.frontends``: in read books DIO misses half of the voiced frames, and two
-    utterances of one speaker then lie 1.9 semitones apart in the mean, not 1.2. Pitch shows below 2 kHz:
-    heard at 4 kHz, Harvest costs half and errs no more.
+    Harvest, not DIO as in ``vocoders.wavenet.spoken``: in read books DIO misses half of the voiced frames,
+    and two utterances of one speaker then lie 1.9 semitones apart in the mean, not 1.2. Pitch shows below
+    2 kHz: heard at 4 kHz, Harvest costs half and errs no more.
     """
     low = soxr.resample(samples, SAMPLE_RATE, LISTENING_RATE)
     f0, _ = world().harvest(low, LISTENING_RATE, f0_floor=F_MIN, f0_ceil=F_MAX, frame_period=HOP_MS)
