@@ -37,7 +37,7 @@ EXTRAS = {
     "transformers": "train",
     "datasets": "train",
     "open_clip": "clip",
-    "einops": "pretrain",
+    "einops": "train",
     "jiwer": "eval",
     "matplotlib": "eval",
     "numba": "vocoders",

@@ -42,6 +42,30 @@ def test_the_base_install_converts_streams_and_serves(tmp_path, buzz):
         assert info(tmp_path / made).samples == 8_000
 
 
+TRAIN_ALONE = f"""
+import sys
+for name in {tuple(name for name, extra in EXTRAS.items() if extra != "train")!r}:
+    sys.modules[name] = None
+from w2w.train import main
+sys.argv[1:] = "--preset tiny --teacher released --data.path . --loop.out run --loop.steps 1".split()
+main()
+"""
+
+
+def test_the_extra_for_training_trains(tmp_path, buzz):
+    for number in range(4):
+        save(tmp_path / f"{number}.wav", buzz(16_000)[:1], 16_000)
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN_ALONE],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "export" / "model.safetensors").is_file()
+
+
 def test_what_is_not_installed_is_asked_for_by_its_extra(capsys):
     @exits_cleanly
     def main():
