@@ -6,6 +6,7 @@ instead. For ``python -m`` every package that has commands imports this file, wh
 to the end; it can do so for all but files that are called as the command itself.
 """
 
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -29,6 +30,10 @@ COMMANDS = {
     "synthesize": ("vocoders.synthesize", "make waves of mels, or copies of recordings"),
 }
 """By name: the module whose ``main`` it is, and what it does."""
+
+# Before torch is loaded: its threads wait for one another in a busy loop, and where another program has one
+# of the cores they wait for its whole turn, thousands of times a second. Short of patience they sleep.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
 def main() -> None:

@@ -72,3 +72,9 @@ def test_every_command_is_listed_and_there(installed, tmp_path):
         assert callable(import_module(module).main)
         assert f"  {name} " in told
         assert does in told
+
+
+@pytest.mark.parametrize("package", sorted({module.split(".")[0] for module, _ in COMMANDS.values()}))
+def test_threads_are_told_not_to_spin_before_torch_is_loaded(tmp_path, package):
+    says = f"import os, sys, {package}; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    assert ran(tmp_path, "-c", says).stdout.split() == ["1000", "False"]

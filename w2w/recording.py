@@ -88,6 +88,8 @@ def mean_log_f0(network: Any, wave: Float[Tensor, "1 1 samples"]) -> float | Non
     speech = speech.to(network.mean_log_f0.prior.device)
     total, n_voiced = 0.0, 0
     for block in speech.split(round(BLOCK_S * network.sample_rate), dim=-1):
+        if block.shape[-1] < network.hop:  # a rest too short for a frame
+            break
         pitch = tracked(network.pitch, block, network.config.pitch_ahead)
         voiced = int((pitch.voicing > 0.5).sum())
         total += voiced * float(network.style.mean_log_f0(block, pitch))

@@ -174,6 +174,12 @@ def test_a_source_whose_mean_is_known_is_moved_right_from_the_start(converter, v
     )
 
 
+def test_a_rest_too_short_for_a_frame_does_not_count(converter, buzz):
+    known = converter.source_log_f0(buzz(64_000)[:1])
+    for rest in (1, 42, 159):
+        assert converter.source_log_f0(buzz(64_000 + rest)[:1]) == pytest.approx(known, abs=1e-4)
+
+
 def test_noise_says_nothing_of_a_sources_mean(converter):
     assert converter.source_log_f0(torch.randn(1, 1, 32_000) * 0.1) is None
     assert converter.source_log_f0(torch.zeros(1, 1, 32_000)) is None
