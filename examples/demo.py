@@ -45,6 +45,7 @@ STEPS = 160
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
+    torch.set_num_threads(1)  # a sentence is too little to share, least with whatever else this machine does
     out = Path(args.out)
     page = first_act(out / "released")
     show(page)
