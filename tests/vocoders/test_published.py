@@ -19,12 +19,12 @@ from engine.user_error import UserError
 from vocoders import load_vocoder
 from vocoders.hifigan import V1_16K, V2, V3, HiFiGAN
 from vocoders.melgan import MelGAN, MelGANConfig
+from vocoders.published import to_published
 from vocoders.published.layout import (
     adversary_states,
     from_published,
     kind_of_layout,
     network_state,
-    to_published,
 )
 from vocoders.waveglow import WAVEGLOW_TINY, WaveGlow
 from vocoders.wavenet.network import WaveNetConfig
