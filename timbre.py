@@ -32,7 +32,7 @@ COMMANDS = {
 """By name: the module whose ``main`` it is, and what it does."""
 
 # Before torch is loaded: its threads wait for one another in a busy loop, and where another program has one
-# of the cores they wait for its whole turn, thousands of times a second. Short of patience they sleep.
+# of the cores they wait for its whole turn, time and again. With a short count they soon sleep.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 
