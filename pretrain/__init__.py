@@ -1,4 +1,4 @@
-"""Encoders learned without labels, and the recogniser; loaders are imported when they are asked for."""
+"""Pretrained encoders, recognisers and F0 trackers; the loaders below are imported on first use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,11 +1,11 @@
-"""Train recognisers by CTC: a small one from scratch, or on a pretrained speech encoder.
+"""Train a recogniser with CTC: a small one from scratch, or by fine-tuning a pretrained speech encoder.
 
 accelerate launch pretrain/ctc.py --preset small --data.paths speech/metadata.csv voices/manifest.csv
 python -m pretrain.ctc --preset characters --init runs/speech/export --data.paths speech/metadata.csv
 
-``small`` recognises phones; two augmented views of each utterance must agree, so that its features depend
-little on the voice. ``characters``, ``phonemes`` and ``semi_supervised`` (labels for a tenth of the speech)
-train a pretrained speech encoder further.
+``small`` recognises phones; a consistency loss between two augmented views of each utterance makes its
+features depend little on the voice. ``characters``, ``phonemes`` and ``semi_supervised`` (labels for a tenth
+of the speech) fine-tune a pretrained speech encoder.
 """
 
 import sys
@@ -16,7 +16,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
-if __package__ in (None, ""):  # `accelerate launch pretrain/ctc.py` knows this folder, not the one above
+if __package__ in (None, ""):  # run as a file: this folder is on the import path, its parent is not
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.batches import Batches
@@ -45,11 +45,10 @@ def train(
     validation_split: str = "validation",
     on_evaluation: Callable[[int, float], None] | None = None,
 ) -> tuple[Recognition, Dataset[Any]]:
-    """Train, continue a run, or reopen a finished one; the averaged weights are exported to its ``export``.
+    """Train, resume a run, or reload a finished one; export the averaged weights to its ``export`` folder.
 
-    Returns what was trained, and what its batches were drawn from.
-
-    ``on_evaluation`` receives the step and the error rate of the validation split, in percent.
+    Returns the task and the training data. ``on_evaluation`` is called with the step and the error rate of
+    the validation split, in percent.
     """
     config = resolved(config)
     here, loop = accelerator(config.loop), config.loop
@@ -67,12 +66,12 @@ def train(
         whole = replace(config.data, split=validation_split, share=1.0, unlabelled_seconds=0.0)
         try:
             validation = first_of(labelled_speech(whole, units, sample_rate=sample_rate, progress=False))
-        except UserError:  # a corpus without a validation split trains unscored
+        except UserError:  # a corpus without a validation split is trained without evaluation
             validation = None
     batches = Batches(speech, **addressing(loop, here))
     task, _ = fit(lambda: Recognition(config, validation, on_evaluation), batches, loop, full_config=config)
     if here.is_main_process:
-        # Half precision: the weights lose nothing that shows in the error rate, and half the size.
+        # Half precision halves the file, without a visible change in the error rate.
         state = {name: tensor.half() for name, tensor in task.average.state_dict().items()}
         print(f"exported to {export(loop.out / 'export', config.model, state)}")
     return task, speech

@@ -1,6 +1,6 @@
 """Print a recogniser's error rates by corpus: python -m pretrain.ctc_score --data.paths MANIFEST…
 
-``--decode.beam 16`` searches for the likeliest text instead of taking the likeliest token of each frame.
+``--decode.beam 16`` decodes by beam search instead of greedily.
 """
 
 import math
@@ -23,12 +23,12 @@ from pretrain.recogniser import RELEASED, load_recogniser
 from pretrain.speech.labelled import LabelledConfig, LabelledSpeech
 from pretrain.units import BLANK, RecogniserOutput, Units, greedy
 
-LEAST = -12.0
-"""Log-probability below which a beam does not try a token at a frame."""
+MIN_LOG_PROB = -12.0
+"""Log-probability below which beam search ignores a token at a frame."""
 
 
 class Errors(NamedTuple):
-    """Units and words of the labels, and the edits that turn what was recognised into them."""
+    """Numbers of units and words in the labels, and their edit distances to the recognised text."""
 
     edits: int
     units: int
@@ -46,10 +46,10 @@ class Errors(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeConfig:
-    """How posteriors become text."""
+    """Decoding of posteriors into text."""
 
     beam: int = 1
-    """Readings kept at each frame; 1: the likeliest token of each frame."""
+    """Beam width; 1: greedy decoding."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "beam", prefix="decode.")
@@ -57,10 +57,10 @@ class DecodeConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """Error rates of a recogniser by corpus: of its units, and of words where it writes letters."""
+    """Error rates of a recogniser by corpus: of its units and, if these are characters, of words."""
 
     recogniser: Path = RELEASED
-    """Exported folder; by default the one that comes with the code."""
+    """Exported recogniser; by default the packaged one."""
     data: LabelledConfig = field(
         default_factory=lambda: LabelledConfig(split="validation", longest_seconds=60.0)
     )
@@ -70,20 +70,20 @@ class ScoreConfig:
 
 
 def edit_distance(label: Sequence[object], recognised: Sequence[object]) -> int:
-    """Return the fewest insertions, deletions and substitutions from one to the other (Levenshtein)."""
+    """Return the Levenshtein distance: the minimum number of insertions, deletions and substitutions."""
     edits = jiwer.process_words(" ".join(map(str, label)), " ".join(map(str, recognised)))
     return edits.insertions + edits.deletions + edits.substitutions
 
 
 def beam_search(log_probs: Float[np.ndarray, "frames tokens"], width: int) -> dict[tuple[int, ...], float]:
-    """Return the likeliest readings' tokens, best first, and the log-probability of their paths in the beam.
+    """Decode by CTC prefix beam search (Graves 2012).
 
-    It is prefix search (Graves 2012).
+    Returns the hypotheses' tokens, best first, with the log-probability of their paths in the beam.
     """
-    # Of each prefix, the log-probability of paths that end with a blank, and of the others.
+    # For each prefix, the log-probability of the paths that end with a blank, and of the others.
     beams: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -math.inf)}
     for frame in log_probs.astype(np.float64):
-        tried = [int(t) for t in np.flatnonzero(frame > LEAST) if t != BLANK]
+        tried = [int(t) for t in np.flatnonzero(frame > MIN_LOG_PROB) if t != BLANK]
         grown: dict[tuple[int, ...], tuple[float, float]] = defaultdict(lambda: (-math.inf, -math.inf))
         for prefix, (blank, other) in beams.items():
             both, last = np.logaddexp(blank, other), prefix[-1] if prefix else BLANK
@@ -91,7 +91,7 @@ def beam_search(log_probs: Float[np.ndarray, "frames tokens"], width: int) -> di
             repeated = other + frame[last] if prefix else -math.inf
             grown[prefix] = np.logaddexp(ends_blank, both + frame[BLANK]), np.logaddexp(ends_other, repeated)
             for token in tried:
-                before = blank if token == last else both  # a blank must part a token from its like
+                before = blank if token == last else both  # equal tokens must be separated by a blank
                 if before > -math.inf:
                     ends_blank, ends_other = grown[*prefix, token]
                     grown[*prefix, token] = ends_blank, np.logaddexp(ends_other, before + frame[token])
@@ -128,7 +128,7 @@ def error_rates(
 
 
 def errors_between(units: Units, label: Sequence[int], recognised: Sequence[int]) -> Errors:
-    """Compare two transcripts; words count where the units are characters, a space among them."""
+    """Compare two transcripts; words are counted if the units are characters that include the space."""
     words = ([], [])
     if units.between == "" and " " in units.symbols:
         words = (units.text(label).split(), units.text(recognised).split())

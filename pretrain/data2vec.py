@@ -1,4 +1,4 @@
-"""Learn a speech encoder from speech without labels: data2vec, its 2.0 form, and the contrastive neighbour.
+"""Pretrain a speech encoder on unlabelled speech: data2vec, data2vec 2.0, and wav2vec 2.0's contrastive loss.
 
 accelerate launch pretrain/data2vec.py --preset small --data.paths a.csv b.csv --loop.out runs/speech
 """
@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-if __package__ in (None, ""):  # `accelerate launch pretrain/data2vec.py` knows this folder, not the one above
+if __package__ in (None, ""):  # run as a file: this folder is on the import path, its parent is not
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.batches import Batches
@@ -27,16 +27,16 @@ from pretrain.speech.student import MaskConfig, MultiMaskConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Data2VecConfig(PretrainingConfig):
-    """A speech encoder, learned without labels."""
+    """Pretraining of a speech encoder on unlabelled speech."""
 
     data: SpeechConfig = field(default_factory=SpeechConfig)
     validation_seconds: float = 120.0
-    """Speech of the split ``validation`` on which the terms are looked at, where there is one."""
+    """Speech of the split ``validation``, where there is one, on which the loss terms are evaluated."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
 def tri_stage(lr: float, steps: int) -> OptimConfig:
-    """Return the papers' schedule: 3 % of the steps rising, 90 % at the peak, 7 % falling to a hundredth."""
+    """Return the papers' schedule: 3 % of the steps warm-up, 90 % constant, 7 % decay to 1 % of ``lr``."""
     rise, fall = round(0.03 * steps), round(0.07 * steps)
     return OptimConfig(
         lr=lr,
@@ -53,15 +53,15 @@ def tri_stage(lr: float, steps: int) -> OptimConfig:
 
 BASE = Data2VecConfig(
     optim=tri_stage(5e-4, 400_000),
-    # The paper's 63 minutes a step: on one GPU in 16 micro-batches; on 16 give --loop.accumulate 1.
+    # The paper's 63 minutes of speech per step: 16 micro-batches on one GPU; on 16 GPUs, --loop.accumulate 1.
     data=SpeechConfig(batch_seconds=236.0, cache_gib=64.0),
     loop=LoopConfig(out=Path("runs/speech"), steps=400_000, accumulate=16, mixed_precision="bf16", workers=4),
 )
 SMALL = Data2VecConfig(
     model=encoder.SMALL,
     student=MultiMaskConfig(masks=4, mask=MaskConfig(share=0.5, span=5), decoder_dim=256),
-    # In a few thousand updates a teacher hardly rises from noise: the contrast and the spectrum lead, and the
-    # regression follows with what weight keeps it from drowning them.
+    # In a few thousand updates the teacher's targets are still mostly noise, so the contrastive and spectrum
+    # losses dominate and the regression has a small weight.
     regression=RegressionConfig(
         weight=0.05,
         teacher=TeacherConfig(top=3, decay_first=0.99, decay_last=0.999, decay_steps=1000),
@@ -111,11 +111,11 @@ def main() -> None:
         held_out = unlabelled_speech(config.data, split="validation", sample_rate=rate, progress=False)
         validation = list(first_of(held_out).in_order(config.validation_seconds))
     except UserError:
-        validation: list[Clips] = []  # a corpus without a validation split trains unwatched
+        validation: list[Clips] = []  # a corpus without a validation split is trained without evaluation
     batches = Batches(speech, **addressing(config.loop, here))
     task, _ = fit(lambda: Pretraining(config, validation), batches, config.loop, full_config=config)
     if here.is_main_process:
-        # Half precision: the weights lose nothing that shows, and half the size.
+        # Half precision halves the file, without a visible loss of quality.
         state = {name: tensor.half() for name, tensor in task.encoder.state_dict().items()}
         print(f"exported to {export(config.loop.out / 'export', config.model, state)}")
     end_training(speech)

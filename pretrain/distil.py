@@ -1,4 +1,4 @@
-"""Distil a frozen speech encoder into a causal one: the converter's content encoder begins with it.
+"""Distil a frozen speech encoder into a causal one, which initialises the converter's content encoder.
 
 accelerate launch pretrain/distil.py --preset small --teacher.path models/moonshine-tiny \
     --data.path a.csv,b.csv --pairs.path pairs/manifest.csv --loop.out runs/student
@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-if __package__ in (None, ""):  # `accelerate launch pretrain/distil.py` knows this folder, not the one above
+if __package__ in (None, ""):  # run as a file: this folder is on the import path, its parent is not
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.batches import Address, Batches, DataConfig, speech_crops
@@ -20,7 +20,7 @@ from engine.contents import Contents, folder_contents
 from engine.loop import LoopConfig, accelerator, addressing, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError, exits_cleanly
-from pretrain.causal.distillation import Distillation, DistillationConfig, Lessons
+from pretrain.causal.distillation import Distillation, DistillationConfig, DistillationData
 from pretrain.causal.encoder import CausalEncoderConfig, Wave
 from pretrain.speech.labelled import LabelledConfig, labelled_speech
 from pretrain.teachers import load_teacher
@@ -29,10 +29,10 @@ from pretrain.units import Phonemes, Units
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
-    """Who teaches."""
+    """The frozen teacher."""
 
     path: str = free("")
-    """Folder of a speech encoder (Moonshine, Whisper, HuBERT, WavLM, wav2vec 2.0, our own), or
+    """Folder of a speech encoder (Moonshine, Whisper, HuBERT, WavLM, wav2vec 2.0, or trained here), or
     hub:owner/name."""
 
     def contents(self) -> dict[str, Contents | None]:
@@ -41,19 +41,19 @@ class TeacherConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DistilConfig(DistillationConfig):
-    """A causal student of a frozen speech encoder."""
+    """Training of a causal student of a frozen speech encoder."""
 
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    """Both crops of each voice are heard."""
+    """Unlabelled speech; both crops of each speaker are used."""
     pairs: PairConfig = field(default_factory=PairConfig)
-    """Time-aligned pairs, if any: the student hears the one voice, the teacher the other."""
+    """Optional time-aligned pairs of voices: the student's input is the source, the teacher's the target."""
     transcribed: LabelledConfig = field(default_factory=LabelledConfig)
-    """English speech with its text, if any: the code is taught its phones, too."""
+    """Optional English speech with its text, for an additional CTC loss on phones."""
     validation: str = ""
-    """Manifest whose split ``validation`` is looked at; empty: that of the data, if it has one."""
+    """Manifest with a split ``validation``; empty: that of the data, if it has one."""
     validation_clips: int = 64
-    """Clips looked at."""
+    """Clips in the validation set."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -61,12 +61,12 @@ class DistilConfig(DistillationConfig):
         if self.pairs.path and self.pairs.crop_samples != self.data.crop_samples:
             raise UserError(
                 f"pairs.crop_samples={self.pairs.crop_samples} and data.crop_samples="
-                f"{self.data.crop_samples} must be the same: they are heard in one batch"
+                f"{self.data.crop_samples} must be equal: both kinds of crops form one batch"
             )
 
 
 def decaying(lr: float, steps: int) -> OptimConfig:
-    """A short rise and a cosine's fall."""
+    """Return AdamW's settings with a short linear warm-up and a cosine decay."""
     return OptimConfig(
         lr=lr,
         betas=(0.9, 0.98),
@@ -81,7 +81,7 @@ def decaying(lr: float, steps: int) -> OptimConfig:
 
 SMALL = DistilConfig(
     optim=decaying(2e-3, 2_400),
-    # Clips as long as this have words in them, which a recogniser's encoder needs.
+    # 3 s: a recogniser's encoder needs clips that are long enough to contain words.
     data=DataConfig(crop_samples=48_000, batch=4),
     pairs=PairConfig(crop_samples=48_000, reference_samples=1_600, batch=3),
     loop=LoopConfig(
@@ -112,7 +112,7 @@ PRESETS = {
 
 
 def held_out(config: DistilConfig) -> list[Wave]:
-    """Clips of the split ``validation``, in batches; none where there is no such split."""
+    """Return batches of clips of the split ``validation``; none where there is no such split."""
     data = replace(config.data, path=config.validation or config.data.path, split="validation")
     try:
         crops = speech_crops(data, progress=False)
@@ -131,10 +131,10 @@ def main() -> None:
         raise UserError("no teacher was given: set --teacher.path to the folder of a speech encoder")
     teacher = load_teacher(config.teacher.path)
     if config.data.sample_rate != teacher.sample_rate:
-        raise UserError(f"data.sample_rate must be {teacher.sample_rate}, the rate at which teachers hear")
+        raise UserError(f"data.sample_rate must be {teacher.sample_rate}, the teachers' sample rate")
     show = here.is_main_process
     ranks = {"rank": here.process_index, "n_ranks": here.num_processes, "accumulate": loop.accumulate}
-    lessons = Lessons(
+    data = DistillationData(
         speech_crops(config.data, progress=show, **ranks),
         pair_crops(config.pairs, progress=show, **ranks) if config.pairs.path else None,
         labelled_speech(config.transcribed, Units(Phonemes()), progress=show, **ranks)
@@ -142,13 +142,13 @@ def main() -> None:
         else None,
     )
     validation, phones = held_out(config), bool(config.transcribed.paths)
-    batches = Batches(lessons, **addressing(loop, here))
+    batches = Batches(data, **addressing(loop, here))
     task, _ = fit(
         lambda: Distillation(config, teacher, validation, phones=phones), batches, loop, full_config=config
     )
     if show:
         print(f"exported to {export(loop.out / 'export', task.shape, task.ema.module)}")
-    end_training(lessons)
+    end_training(data)
 
 
 if __name__ == "__main__":

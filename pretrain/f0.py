@@ -1,9 +1,9 @@
-"""Teach a causal network to track F0.
+"""Train a causal network to estimate F0.
 
 accelerate launch pretrain/f0.py --data.path FOLDER --loop.out runs/f0
 
-Its labels are those of trackers that hear a whole recording at once. The converter begins with it:
-``w2w/train.py --pretrained.pitch runs/f0``.
+The labels come from non-causal trackers that process whole recordings. The trained network initialises the
+converter's: ``w2w/train.py --pretrained.pitch runs/f0``.
 """
 
 import sys
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-if __package__ in (None, ""):  # `accelerate launch pretrain/f0.py` knows this folder, not the one above
+if __package__ in (None, ""):  # run as a file: this folder is on the import path, its parent is not
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 import torch
@@ -32,21 +32,21 @@ from pretrain.pitch.network import LearnedPitchTracker, PitchNetworkConfig
 from pretrain.pitch.tracker import BINS_PER_OCTAVE
 
 BLUR = 1.0
-"""Bins: standard deviation of a label's share among the bins around it (Kim et al. 2018, eq. 4)."""
+"""Standard deviation, in bins, of the Gaussian target around a label's F0 (Kim et al. 2018, eq. 4)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PitchTrainConfig:
-    """A causal F0 tracker."""
+    """Training of a causal F0 tracker."""
 
     model: PitchNetworkConfig = field(default_factory=PitchNetworkConfig)
     data: PitchDataConfig = field(default_factory=PitchDataConfig)
     augment: AugmentConfig = field(
         default_factory=lambda: AugmentConfig(eq=0.3, noise=0.5, hum=0.3, knock=0.3, gain=0.0)
     )
-    """Changes to what the network hears."""
+    """Augmentation of the network's input."""
     ema: float = 0.998
-    """Decay of the averaged weights, which are those exported."""
+    """Decay of the exponential moving average of the weights, which is exported."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
@@ -69,7 +69,7 @@ PRESETS = {
 
 
 class PitchTask:
-    """One update: what the network says of changed clips is held against the labels of the unchanged."""
+    """The training task: predict the labels of clean clips from augmented ones."""
 
     def __init__(self, config: PitchTrainConfig) -> None:
         self.config = config
@@ -83,28 +83,27 @@ class PitchTask:
         rng = torch.Generator(batch.wave.device).manual_seed(int(torch.randint(2**31, ())))
         wave = self.augment(batch.wave, rng)
         logits, _ = self.tracker.logits(wave, self.tracker.begin(len(wave)))
-        share = self.shares(batch.log_f0)
-        distance = -(share * logits.bins.log_softmax(1)).sum(1, keepdim=True)
+        target = self.soft_target(batch.log_f0)
+        cross_entropy = -(target * logits.bins.log_softmax(1)).sum(1, keepdim=True)
         losses = {
-            "f0": (distance * batch.weight).sum() / batch.weight.sum().clamp_min(1.0),
+            "f0": (cross_entropy * batch.weight).sum() / batch.weight.sum().clamp_min(1.0),
             "voicing": F.binary_cross_entropy_with_logits(logits.voicing, batch.voicing),
         }
         self.players["tracker"].step(losses["f0"] + losses["voicing"])
         self.ema.update(step)
         with torch.no_grad():
-            off = (self.tracker.decode(logits).log_f0 - batch.log_f0).abs() > 0.25 * torch.log(
-                torch.tensor(2.0)
-            )
+            error = (self.tracker.decode(logits).log_f0 - batch.log_f0).abs()
+            off = error > 0.25 * torch.log(torch.tensor(2.0))  # a quarter of an octave
             voiced = batch.weight * (batch.voicing > 0.5)
             gross = (off * voiced).sum() / voiced.sum().clamp_min(1.0)
         named = {f"loss/{name}": loss.detach() for name, loss in losses.items()}
         return named | {"gross_error": gross}
 
-    def shares(self, log_f0: Float[Tensor, "batch 1 frames"]) -> Float[Tensor, "batch bins frames"]:
-        """What every bin should get of a frame: the label, blurred."""
+    def soft_target(self, log_f0: Float[Tensor, "batch 1 frames"]) -> Float[Tensor, "batch bins frames"]:
+        """Return each frame's target distribution over F0 bins: a Gaussian around the label."""
         bins = self.tracker.log_f0[:, None] * BINS_PER_OCTAVE / torch.log(torch.tensor(2.0))
-        distance = bins - log_f0 * BINS_PER_OCTAVE / torch.log(torch.tensor(2.0))
-        return (-0.5 * (distance / BLUR).square()).softmax(1).float()
+        offset = bins - log_f0 * BINS_PER_OCTAVE / torch.log(torch.tensor(2.0))
+        return (-0.5 * (offset / BLUR).square()).softmax(1).float()
 
 
 @exits_cleanly

@@ -1,7 +1,6 @@
-"""Moonshine's encoder (Jeffries et al. 2024): speech in, hidden states that hold the words out.
+"""Moonshine's speech encoder (Jeffries et al. 2024), with the parameter names of transformers.
 
-Parameters have the names that transformers gives them. The tiny encoder comes with the code, under the MIT
-licence of its authors, Useful Sensors.
+The tiny encoder's weights are packaged, under the MIT licence of their authors, Useful Sensors.
 """
 
 import json
@@ -20,9 +19,9 @@ from pretrain.teacher import Framing, Teacher
 
 RELEASED = Path(__file__).with_name("released") / "moonshine"
 ENCODER_ALONE = "encoder.safetensors"
-"""A folder that holds this and config.json keeps the encoder's weights without a decoder's."""
+"""File name, next to config.json, of an encoder's weights without a decoder."""
 HOP, RECEPTIVE_FIELD = 64 * 3 * 2, 127 + 6 * 64 + 2 * 192
-"""Samples from frame to frame, and those that a frame sees before the transformer."""
+"""Hop and receptive field (before the transformer) of a frame, in samples."""
 
 Wave = Float[Tensor, "batch samples"]
 Hidden = Float[Tensor, "batch frames hidden"]
@@ -31,15 +30,16 @@ Rotation = tuple[Float[Tensor, "frames pairs"], Float[Tensor, "frames pairs"]]
 
 @dataclass(frozen=True, kw_only=True)
 class MoonshineConfig:
-    """Sizes, as in the files that transformers writes."""
+    """Sizes, with the field names of transformers' config.json."""
 
     hidden_size: int
     intermediate_size: int
     encoder_num_hidden_layers: int
     encoder_num_attention_heads: int
     rotary_share: float
-    """Of a head's channels, those that position turns."""
+    """Fraction of a head's channels with rotary position embedding."""
     rotary_base: float
+    """Base of the rotary frequencies."""
 
     @classmethod
     def from_published(cls, config: dict[str, Any]) -> "MoonshineConfig":
@@ -49,7 +49,7 @@ class MoonshineConfig:
 
 
 class MoonshineEncoder(nn.Module):
-    """Three convolutions on the wave and a transformer that sees all of it, with rotary positions."""
+    """Three convolutions on the wave and a bidirectional transformer with rotary position embeddings."""
 
     def __init__(self, config: MoonshineConfig) -> None:
         super().__init__()
@@ -62,8 +62,8 @@ class MoonshineEncoder(nn.Module):
         self.layer_norm = nn.LayerNorm(width, bias=False)
 
     def forward(self, wave: Wave) -> Hidden:
-        """Encode waves of 16 kHz; frame k sees the 895 samples from 384 k on, and by attention all others."""
-        # As a product with frames: on CPUs a quarter of the convolution's time.
+        """Encode waves of 16 kHz; before attention, frame k depends on the 895 samples from 384 k on."""
+        # As a matrix product: on CPUs a quarter of the convolution's time.
         x = F.linear(wave.unfold(-1, 127, 64), self.conv1.weight[:, 0]).transpose(1, 2)
         x = self.groupnorm(torch.tanh(x))
         x = F.gelu(self.conv3(F.gelu(self.conv2(x)))).transpose(1, 2)
@@ -73,17 +73,17 @@ class MoonshineEncoder(nn.Module):
         return self.layer_norm(x)
 
     def rotation(self, frames: int, device: torch.device) -> Rotation:
-        """Cosine and sine by which each pair of channels is turned at each frame."""
+        """Return the cosine and sine of each channel pair's rotation angle at each frame."""
         config = self.config
         head = config.hidden_size // config.encoder_num_attention_heads
-        turned = int(head * config.rotary_share)
-        speed = config.rotary_base ** (-torch.arange(0, turned, 2, device=device).float() / turned)
+        n_rotary = int(head * config.rotary_share)
+        speed = config.rotary_base ** (-torch.arange(0, n_rotary, 2, device=device).float() / n_rotary)
         angle = torch.arange(frames, device=device).float()[:, None] * speed
         return angle.cos(), angle.sin()
 
 
 class Layer(nn.Module):
-    """Attention and a feed-forward part, each after a normalisation and added to what came in."""
+    """A pre-norm transformer layer: self-attention and a feed-forward network, each with a residual."""
 
     def __init__(self, config: MoonshineConfig) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Layer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Scaled dot products of all frames with all, in heads, each frame turned by its place."""
+    """Multi-head self-attention with rotary position embeddings."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -117,25 +117,25 @@ class Attention(nn.Module):
             layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
-        query, key = turned(query, rotation), turned(key, rotation)
+        query, key = rotated(query, rotation), rotated(key, rotation)
         # Plain products: with heads of 36 channels the fused attention's gradient is slow on CPUs.
-        share = (query @ key.transpose(2, 3) * query.shape[-1] ** -0.5).softmax(-1)
-        return self.o_proj((share @ value).transpose(1, 2).flatten(2))
+        attention = (query @ key.transpose(2, 3) * query.shape[-1] ** -0.5).softmax(-1)
+        return self.o_proj((attention @ value).transpose(1, 2).flatten(2))
 
 
-def turned(
+def rotated(
     x: Float[Tensor, "batch heads frames channels"], rotation: Rotation
 ) -> Float[Tensor, "batch heads frames channels"]:
-    """Turn neighbouring channels as pairs by each frame's angles (Su et al. 2021); the rest stays."""
+    """Rotate pairs of neighbouring channels by each frame's angles (Su et al. 2021); the rest stays."""
     cosine, sine = (part.to(x.dtype) for part in rotation)
     pairs = x[..., : 2 * cosine.shape[-1]].unflatten(-1, (-1, 2))
     first, second = pairs.unbind(-1)
-    moved = torch.stack([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
-    return torch.cat([moved.flatten(-2), x[..., 2 * cosine.shape[-1] :]], dim=-1)
+    pairs = torch.stack([first * cosine - second * sine, second * cosine + first * sine], dim=-1)
+    return torch.cat([pairs.flatten(-2), x[..., 2 * cosine.shape[-1] :]], dim=-1)
 
 
 class _Raw(nn.Module):
-    """The encoder as a teacher hears by it."""
+    """The encoder on waves with a channel axis, as ``Teacher`` passes them."""
 
     def __init__(self, encoder: MoonshineEncoder) -> None:
         super().__init__()
@@ -146,15 +146,17 @@ class _Raw(nn.Module):
 
 
 def moonshine_teacher(config: dict[str, Any], state: dict[str, Tensor], where: Path | str) -> Teacher:
-    """Make a teacher of a published config and weights; ``where`` is what errors name.
+    """Build a teacher from a published config and weights; ``where`` is named in errors.
 
-    Attention changes nothing about a frame's place: log-mels are told best from frames at their middle.
-    (Ridge regression peaks between 400 and 500 samples after ``k · hop``; the middle is at 447.)
+    Despite attention, frames are placed at the centre of their receptive field: ridge regression of log-mels
+    on frames is best between 400 and 500 samples after ``k · hop``, and the centre is at 447.
     """
     try:
         encoder = MoonshineEncoder(MoonshineConfig.from_published(config))
     except (KeyError, TypeError, RuntimeError) as error:
-        raise UserError(f"{where}: the config of this Moonshine lacks or misstates {error}") from None
+        raise UserError(
+            f"{where}: the config of this Moonshine lacks or has a wrong value for {error}"
+        ) from None
     fill(encoder, {key: tensor.float() for key, tensor in state.items()}, where)
     framing = Framing(hop=HOP, offset=(RECEPTIVE_FIELD - 1) // 2, shortest=RECEPTIVE_FIELD)
     return Teacher(_Raw(encoder), framing, encoder.config.hidden_size)

@@ -1,4 +1,4 @@
-"""A small CTC recogniser of phones whose features depend on the words and little on the voice."""
+"""A small CTC phone recogniser; its features depend on the content and little on the voice."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +16,9 @@ from engine.user_error import UserError, at_least
 from pretrain.units import PHONES, Phonemes, RecogniserOutput, Units, greedy
 
 RELEASED = Path(__file__).with_name("released") / "recogniser"
-"""The recogniser that comes with the code."""
+"""The packaged recogniser."""
 STRIDE = 2
-"""Mel frames to one frame of the network."""
+"""Mel frames per output frame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,19 +27,19 @@ class RecogniserConfig:
 
     KIND: ClassVar[str] = "phone_recogniser"
     mel: MelConfig = field(default_factory=lambda: MelConfig(sample_rate=16_000, n_fft=512, win=400, hop=160))
-    """A shorter window than vocoders use: harmonics, which are the speaker's, blur; formants stay."""
+    """Log-mels with a shorter window than vocoders use, which resolves formants but not harmonics."""
     width: int = 192
     """Channels."""
     n_blocks: int = 8
-    """Blocks; each gives a feature."""
+    """Residual blocks; the output of each is among the features."""
     kernel: int = 15
-    """Frames one block sees; odd."""
+    """Kernel size of a block, in frames; odd."""
     expansion: int = 2
-    """Inner channels of a block over ``width``."""
+    """Ratio of a block's inner channels to ``width``."""
     dropout: float = 0.1
-    """Share of a block's channels dropped while training."""
+    """Dropout probability."""
     phones: tuple[str, ...] = PHONES
-    """What the tokens after the blank stand for."""
+    """Phones in the order of their tokens, after the blank."""
 
     def __post_init__(self) -> None:
         if self.kernel % 2 == 0:
@@ -52,7 +52,7 @@ Valid = Bool[Tensor, "batch frames"]
 
 
 class Block(nn.Module):
-    """x + W₂ gelu(W₁ norm(depthwise(x))): frames mix in the first, channels in the others."""
+    """A ConvNeXt-like residual block: x + W₂ gelu(W₁ norm(depthwise(x)))."""
 
     def __init__(self, config: RecogniserConfig) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class Block(nn.Module):
 
 
 class Recogniser(nn.Module):
-    """CTC over phones. Gradients reach the wave; padding beyond ``n_samples`` changes nothing."""
+    """A CTC phone recogniser. Gradients reach the wave; padding beyond ``n_samples`` has no effect."""
 
     def __init__(self, config: RecogniserConfig) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class Recogniser(nn.Module):
 
     @property
     def hop(self) -> int:
-        """Samples to one frame of the output."""
+        """Samples per output frame."""
         return self.config.mel.hop * STRIDE
 
     def forward(
@@ -102,12 +102,12 @@ class Recogniser(nn.Module):
     def valid_frames(
         self, n_samples: Int[Tensor, "batch"], mel: Float[Tensor, "batch n_mels mel_frames"]
     ) -> Bool[Tensor, "batch mel_frames"]:
-        """Mark the mel frames that lie within their wave; the first one always counts."""
+        """Mark the mel frames that lie within their wave, and always the first one."""
         frames = torch.arange(mel.shape[-1], device=mel.device)
         return frames < (n_samples // self.config.mel.hop).clamp(min=1).to(mel.device)[:, None]
 
     def log_mel(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch n_mels mel_frames"]:
-        """Return the log-mel of a wave, however short."""
+        """Return the log-mel of a wave, padded to at least one FFT window."""
         return self.mel(F.pad(wave, (0, max(0, self.config.mel.n_fft - wave.shape[-1]))))
 
     def normalise(
@@ -115,7 +115,7 @@ class Recogniser(nn.Module):
         mel: Float[Tensor, "batch n_mels mel_frames"],
         valid: Bool[Tensor, "batch mel_frames"] | None = None,
     ) -> Float[Tensor, "batch n_mels mel_frames"]:
-        """Subtract each utterance's mean spectrum where it is loud: much of voice and microphone is there."""
+        """Subtract each utterance's mean spectrum over loud frames, which reflects voice and microphone."""
         level = mel.detach().mean(1)  # (batch, mel_frames)
         if valid is not None:
             level = level.masked_fill(~valid, -30.0)
@@ -127,7 +127,7 @@ class Recogniser(nn.Module):
         mel: Float[Tensor, "batch n_mels mel_frames"],
         valid: Bool[Tensor, "batch mel_frames"] | None = None,
     ) -> RecogniserOutput:
-        """Run the network on normalised log-mels; frames not ``valid`` are padding that nothing else sees."""
+        """Run the network on normalised log-mels; frames that are not ``valid`` are masked padding."""
         if valid is not None:
             mel, valid = mel * valid[:, None], valid[:, ::STRIDE]
         x = F.gelu(self.stem_norm(self.stem(mel).transpose(1, 2)))
@@ -140,7 +140,7 @@ class Recogniser(nn.Module):
 
     @torch.no_grad()
     def transcribe(self, wave: Float[Tensor, "batch 1 samples"]) -> list[str]:
-        """Return the likeliest phones of each wave, separated by spaces."""
+        """Return the phones of each wave by greedy decoding, separated by spaces."""
         return [self.units.text(tokens) for tokens in greedy(self(wave))]
 
 

@@ -1,4 +1,4 @@
-"""A frozen speech encoder that others learn from, and where its frames stand."""
+"""A frozen speech encoder as a teacher, and the positions of its frames."""
 
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 SAMPLE_RATE = 16_000
-"""Hz; all of these encoders take waves at it."""
+"""Sample rate, in Hz, of all teachers' input."""
 
 Wave = Float[Tensor, "batch 1 samples"]
 Features = Float[Tensor, "batch dim frames"]
@@ -16,29 +16,28 @@ Hidden = Float[Tensor, "batch frames hidden"]
 
 
 class Framing(NamedTuple):
-    """Where an encoder's frames stand in the wave, in samples."""
+    """Positions of an encoder's frames in the wave, in samples."""
 
     hop: int
-    """From one frame to the next."""
+    """Samples between frames."""
     offset: int
-    """Middle of what frame 0 sees before the transformer."""
+    """Centre of frame 0's receptive field before the transformer."""
     shortest: int
-    """The shortest wave that gives a frame."""
+    """Length of the shortest wave that gives a frame."""
 
 
 class Teacher(nn.Module):
     """A frozen speech encoder: gradients pass through it to the wave, never to its weights.
 
     Its features are its last hidden states, layer-normalised over the channels, in float32. It stays in
-    evaluation mode, whatever is asked of it. Waves too short for one frame are padded with silence.
+    evaluation mode; ``train`` has no effect. Waves too short for one frame are padded with silence.
     """
 
     sample_rate = SAMPLE_RATE
-    """Hz of the waves it takes."""
 
-    def __init__(self, ear: nn.Module, framing: Framing, dim: int) -> None:
+    def __init__(self, network: nn.Module, framing: Framing, dim: int) -> None:
         super().__init__()
-        self.ear = ear.float().requires_grad_(False)
+        self.network = network.float().requires_grad_(False)
         self.hop, self.offset, self.shortest = framing
         self.dim = dim
         """Channels of the features."""
@@ -49,13 +48,13 @@ class Teacher(nn.Module):
 
     def forward(self, wave: Wave) -> Features:
         wave = F.pad(wave, (0, max(0, self.shortest - wave.shape[-1])))
-        hidden = self.ear(wave).float()
+        hidden = self.network(wave).float()
         return F.layer_norm(hidden, hidden.shape[-1:]).transpose(1, 2)
 
     def places(self, n_frames: int, hop: int, look_ahead: int = 0) -> Float[Tensor, " n_frames"]:
-        """Return where the first frames stand, in frames of another encoder at the same rate.
+        """Return the first frames' positions in fractional frames of another encoder at the same sample rate.
 
-        That one has a frame every ``hop`` samples and hears ``look_ahead`` samples ahead.
+        That encoder has a frame every ``hop`` samples and ``look_ahead`` samples of look-ahead.
         """
         return (torch.arange(n_frames) * self.hop + self.offset + look_ahead) / hop
 

@@ -1,11 +1,11 @@
-"""Frozen speech encoders as teachers: what they make of a wave, frame by frame, behind one door.
+"""Frozen speech encoders as teachers, with one interface.
 
     teacher = load_teacher("models/moonshine-tiny")  # or hub:UsefulSensors/moonshine-tiny
-    features = teacher(wave)  # (batch, dim, frames); frame k stands at teacher.offset + k · teacher.hop
+    features = teacher(wave)  # (batch, dim, frames); frame k is at sample teacher.offset + k · teacher.hop
 
-Encoders of Moonshine, Whisper, HuBERT, WavLM and wav2vec 2.0 in the layout of transformers, our own data2vec
-runs and exports, and causal students of any of them. ``moonshine``, Moonshine tiny's encoder, and
-``released``, a causal student of it, come with the code.
+Supported are Moonshine, Whisper, HuBERT, WavLM and wav2vec 2.0 in transformers' format, runs and exports of
+pretrain/data2vec.py, and causal students of any of them. ``moonshine``, Moonshine tiny's encoder, and
+``released``, a causal student of it, are packaged.
 """
 
 import json
@@ -31,12 +31,12 @@ from pretrain.speech.loading import PUBLISHED, load_speech_encoder
 from pretrain.teacher import SAMPLE_RATE, Framing, Hidden, Teacher, Wave
 
 WAV2VEC2_KIND = ("hubert", "wav2vec2", "wavlm")
-"""Architectures that are wav2vec 2.0's convolutions on the wave with a transformer on them."""
+"""Architectures with wav2vec 2.0's structure: convolutions on the wave and a transformer."""
 KNOWN = ("moonshine", "whisper", *WAV2VEC2_KIND, PUBLISHED)
 
 
 def load_teacher(where: str | Path) -> Teacher:
-    """Load a teacher from a folder that transformers or we wrote, or from the hub by ``hub:owner/name``."""
+    """Load a teacher from a folder of transformers, a run, an export, or the hub (``hub:owner/name``)."""
     name = str(where)
     if not name:
         raise UserError("no teacher was given: name the folder of a speech encoder, or hub:owner/name")
@@ -56,7 +56,7 @@ def load_teacher(where: str | Path) -> Teacher:
 
 
 def _model_type(folder: Path) -> str | None:
-    """The architecture that transformers wrote into config.json; ours write none."""
+    """Return the architecture named in transformers' config.json; None in our own."""
     try:
         config = json.loads((folder / "config.json").read_text())
     except ValueError:
@@ -68,7 +68,7 @@ def _published(name: str, *, online: bool) -> Teacher:
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=not online)
     except (OSError, ValueError) as error:  # no network, no such name, or an architecture unknown to it
-        raise _cannot_be_had(name, online, error) from None
+        raise _loading_error(name, online, error) from None
     if config.model_type not in KNOWN:
         raise UserError(f"{name} is a {config.model_type}: a teacher is one of {', '.join(KNOWN)}")
     if config.model_type == PUBLISHED:
@@ -77,7 +77,6 @@ def _published(name: str, *, online: bool) -> Teacher:
 
 
 def _weights(name: str, config: Any, *, online: bool) -> PreTrainedModel:
-    """Load the encoder of a published model, in float32."""
     alone = Path(name) / ENCODER_ALONE
     if alone.is_file():
         encoder = _encoder_of(AutoModel.from_config(config))
@@ -87,11 +86,11 @@ def _weights(name: str, config: Any, *, online: bool) -> PreTrainedModel:
     try:
         model, report = AutoModel.from_pretrained(name, **options)
     except (OSError, ValueError) as error:
-        raise _cannot_be_had(name, online, error) from None
-    # Fine-tuned models come without what only pretraining needs, and nothing of a decoder is used here.
+        raise _loading_error(name, online, error) from None
+    # Fine-tuned models lack the weights that only pretraining needs, and no decoder is used here.
     needed = [key for key in report["missing_keys"] if not key.startswith("decoder.") and "mask" not in key]
     if needed:
-        raise UserError(f"{name} lacks the weights {sorted(needed)[0]}: it holds another model than it says")
+        raise UserError(f"{name} lacks the weights {sorted(needed)[0]}: its config is of another model")
     return _encoder_of(model)
 
 
@@ -99,14 +98,14 @@ def _encoder_of(model: PreTrainedModel) -> PreTrainedModel:
     return model.get_encoder() if model.config.is_encoder_decoder else model  # pyright: ignore[reportReturnType]
 
 
-def _cannot_be_had(name: str, online: bool, error: Exception) -> UserError:
+def _loading_error(name: str, online: bool, error: Exception) -> UserError:
     reason = next((line for line in str(error).splitlines() if line), type(error).__name__)
     way_out = "without a network give a local folder instead" if online else "copy the model's folder again"
     return UserError(f"the teacher {name} cannot be loaded: {reason.rstrip('.')} ({way_out})")
 
 
 def _standardises(name: str, config: Any, online: bool) -> bool:
-    """Whether the encoder expects waves at zero mean and unit variance: its preprocessor's file says."""
+    """Whether the preprocessor's config requires waves of zero mean and unit variance."""
     if config.model_type not in WAV2VEC2_KIND:
         return False
     from transformers import AutoFeatureExtractor
@@ -114,13 +113,13 @@ def _standardises(name: str, config: Any, online: bool) -> bool:
     try:
         return bool(AutoFeatureExtractor.from_pretrained(name, local_files_only=not online).do_normalize)
     except (OSError, ValueError):
-        return True  # the default of this kind
+        return True  # transformers' default for these architectures
 
 
 def teacher_of(encoder: PreTrainedModel, *, standardise: bool = True) -> Teacher:
-    """Make a teacher of an encoder as transformers builds it.
+    """Build a teacher from a transformers encoder.
 
-    ``standardise`` is for wav2vec 2.0 and its kin: waves reach it at zero mean and unit variance.
+    ``standardise``: normalise waves to zero mean and unit variance, for wav2vec 2.0 and similar encoders.
     """
     config = encoder.config
     match config.model_type:
@@ -136,31 +135,31 @@ def teacher_of(encoder: PreTrainedModel, *, standardise: bool = True) -> Teacher
 def speech_teacher(encoder: SpeechEncoder) -> Teacher:
     if encoder.sample_rate != SAMPLE_RATE:
         raise UserError(
-            f"this speech encoder listens at {encoder.sample_rate} Hz, a teacher at {SAMPLE_RATE}"
+            f"the speech encoder has a sample rate of {encoder.sample_rate} Hz: a teacher needs {SAMPLE_RATE}"
         )
     framing = framing_of(encoder.config.conv_kernels, encoder.config.conv_strides)
     return Teacher(_Own(encoder), framing, encoder.dim)
 
 
 def _student(student: Student) -> Teacher:
-    """What a student guesses of its own teacher's features, at its own frames."""
+    """Build a teacher from a student's predictions of its own teacher's features, at the student's frames."""
     hop = student.encoder.hop
     return Teacher(
-        _Guess(student),
+        _Prediction(student),
         Framing(hop=hop, offset=-student.look_ahead, shortest=hop),
         student.config.teacher_dim,
     )
 
 
 def framing_of(kernels: Sequence[int], strides: Sequence[int]) -> Framing:
-    """Say where the frames of unpadded strided convolutions stand.
+    """Return the framing of unpadded strided convolutions: frames at the centre of their receptive field.
 
-    Attention changes nothing about the place: log-mels are told best from frames at their middle.
+    Attention does not move them: linear regression of log-mels on frames is best at that centre.
     """
-    seen, hop = 1, 1
+    receptive_field, hop = 1, 1
     for kernel, stride in zip(kernels, strides, strict=True):
-        seen, hop = seen + (kernel - 1) * hop, hop * stride
-    return Framing(hop=hop, offset=(seen - 1) // 2, shortest=seen)
+        receptive_field, hop = receptive_field + (kernel - 1) * hop, hop * stride
+    return Framing(hop=hop, offset=(receptive_field - 1) // 2, shortest=receptive_field)
 
 
 class _Raw(nn.Module):
@@ -174,10 +173,10 @@ class _Raw(nn.Module):
 
 
 class _Whisper(nn.Module):
-    """Whisper's encoder on its own log-mels, without the silence that its authors fill up to 30 s.
+    """Whisper's encoder on its own log-mels, without the padding to 30 s of the published model.
 
-    Only as many of its positions as the wave needs are used: a second of speech would otherwise cost as much
-    as thirty. The features differ from those of the padded wave, most at its end.
+    Only as many positions are used as the wave has frames; with padding, one second would cost as much as 30.
+    The features differ from those of the padded wave, most at its end.
     """
 
     def __init__(self, encoder: Any) -> None:
@@ -201,7 +200,7 @@ class _Whisper(nn.Module):
     def forward(self, wave: Wave) -> Hidden:
         encoder, most = self.encoder, self.encoder.config.max_source_positions
         if wave.shape[-1] > 320 * most:
-            raise ValueError(f"Whisper hears at most {320 * most / SAMPLE_RATE:g} s at once")
+            raise ValueError(f"Whisper's input is limited to {320 * most / SAMPLE_RATE:g} s")
         mel = self.mel(wave)[..., :-1]
         mel = (torch.maximum(mel, mel.amax((1, 2), keepdim=True) - 8.0) + 4.0) / 4.0
         x = F.gelu(encoder.conv2(F.gelu(encoder.conv1(mel)))).transpose(1, 2)
@@ -211,7 +210,7 @@ class _Whisper(nn.Module):
         return encoder.layer_norm(x)
 
 
-class _Guess(nn.Module):
+class _Prediction(nn.Module):
     def __init__(self, student: Student) -> None:
         super().__init__()
         self.student = student
@@ -222,7 +221,7 @@ class _Guess(nn.Module):
 
 
 class _Own(nn.Module):
-    """Our speech encoder, whose frames keep its float32 weights' names."""
+    """The last hidden states of our own speech encoder."""
 
     def __init__(self, encoder: SpeechEncoder) -> None:
         super().__init__()

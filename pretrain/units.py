@@ -1,4 +1,4 @@
-"""What recognisers write: letters or phones, as the tokens of CTC; greedy decoding, and CTC's loss."""
+"""The output units of recognisers (characters or phones) as CTC tokens, greedy decoding and the CTC loss."""
 
 import re
 import unicodedata
@@ -21,9 +21,9 @@ CONSONANTS = (
 )
 VOWELS = ("i", "ɪ", "ɛ", "æ", "ɑ", "ɔ", "ʊ", "u", "ə", "ɚ", "eɪ", "aɪ", "ɔɪ", "oʊ", "aʊ")
 PHONES = (*CONSONANTS, *VOWELS)
-"""39 phones, about ARPAbet's; the blank of CTC is token 0 and is not one of them."""
+"""The 39 default phones, close to ARPAbet; they do not include the CTC blank, which is token 0."""
 
-# Dropped: stress, length, and distinctions of unstressed vowels, which two hours of speech cannot teach.
+# Without stress, length and distinctions of unstressed vowels: two hours of speech are too few for these.
 _FOLDED = (
     "iː→i, uː→u, ɑː→ɑ, ɔː→ɔ, ɜː→ɚ, ɜ→ɚ, ɝ→ɚ, ɐ→ə, ʌ→ə, ᵻ→ɪ, ɨ→ɪ, əl→ə l, n̩→ə n, m̩→ə m, l̩→ə l, "
     "iə→i ə, aɪɚ→aɪ ɚ, aɪə→aɪ ə, aʊɚ→aʊ ɚ, ɔːɹ→ɔ ɹ, ɑːɹ→ɑ ɹ, oːɹ→ɔ ɹ, ɛɹ→ɛ ɹ, ɪɹ→ɪ ɹ, ʊɹ→ʊ ɹ, ɚɹ→ɚ, "
@@ -37,71 +37,69 @@ _IGNORED = set(" _ˈˌ|.,;:!?-ʲ\u032a\u0329\u032f\u0361\u200d\n'\"“”‘’(
 
 
 def fold(ipa: str) -> list[str]:
-    """Return the phones of an IPA string as espeak writes it, separated or not; the longest match counts."""
+    """Convert espeak's IPA, with or without separators, to ``PHONES`` by longest match."""
     phones: list[str] = []
     for symbol in _SYMBOL.findall(ipa.replace("ˈ", "").replace("ˌ", "")):
         if symbol not in _FOLDS and symbol not in _IGNORED:
-            raise UserError(
-                f"the phoneme {symbol!r} in {ipa!r} is not an English one: use English text and voices"
-            )
+            raise UserError(f"the phoneme {symbol!r} in {ipa!r} is not English: use English text and voices")
         phones += _FOLDS.get(symbol, "").split()
     return phones
 
 
 def phones_of(rows: Sequence[Row]) -> list[list[str]]:
-    """Return the phones of each row: of its column ``phonemes``, or else of its text as espeak reads it."""
+    """Return the phones of each row: from the column ``phonemes``, or else by espeak from the text."""
     ipa = [row.extra.get("phonemes", "") for row in rows]
     missing = [i for i, phonemes in enumerate(ipa) if not phonemes]
     if missing:
         from data.synthetic.espeak import phonemize
 
-        # Upper case would be spelled out where it looks like an abbreviation.
+        # Lower case, since espeak spells out upper-case words that look like abbreviations.
         for i, phonemes in zip(missing, phonemize([(rows[i].text or "").lower() for i in missing])):
             ipa[i] = phonemes
     return [fold(phonemes) for phonemes in ipa]
 
 
 BLANK = 0
-"""The token of CTC that stands for nothing; unit ``i`` is token ``i + 1``."""
+"""CTC's blank token; unit ``i`` is token ``i + 1``."""
 _APOSTROPHES = str.maketrans("’‘`´", "''''")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Characters:
-    """Letters in lower case, without accents and punctuation."""
+    """Lower-case characters without accents and punctuation."""
 
     alphabet: str = " 'abcdefghijklmnopqrstuvwxyz"
-    """Every character a transcript may have, once; a space parts words."""
+    """All characters of transcripts, each once; a space separates words."""
 
     def __post_init__(self) -> None:
         if len(set(self.alphabet)) != len(self.alphabet) or not self.alphabet.strip():
-            raise UserError(f"the alphabet {self.alphabet!r} must list each character once, and one at least")
+            raise UserError(f"the alphabet {self.alphabet!r} must list at least one character, and each once")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phonemes:
-    """English phones: the column ``phonemes`` of a manifest, or what espeak reads in its text."""
+    """English phones, from the column ``phonemes`` of a manifest or by espeak from its text."""
 
     inventory: tuple[str, ...] = PHONES
-    """Phones that are told apart."""
+    """Phones to recognise; others are dropped from the labels."""
 
 
 UnitsConfig = Characters | Phonemes
 
 
 class RecogniserOutput(NamedTuple):
-    """What a recogniser computes of a batch of waves, frame by frame."""
+    """A recogniser's output for a batch of waves, per frame."""
 
     features: list[Float[Tensor, "batch dim frames"]]
-    """After each block or layer."""
+    """Hidden states after each block or layer."""
     log_probs: Float[Tensor, "batch frames tokens"]
-    """Of the blank, then of each unit."""
+    """Log-probabilities of the blank and of each unit, in this order."""
     valid: Bool[Tensor, "batch frames"] | None = None
-    """Which frames lie within their wave; none: all."""
+    """Frames that lie within their wave; None: all."""
 
 
 class Units:
-    """Transcripts to tokens and back."""
+    """Conversion of transcripts to tokens and back."""
 
     def __init__(self, config: UnitsConfig) -> None:
         self.config = config
@@ -116,7 +114,7 @@ class Units:
         return len(self.symbols)
 
     def encode(self, symbols: Iterable[str]) -> list[int]:
-        """Return the tokens of units; one that is not known is refused."""
+        """Return the tokens of units; raise an error for an unknown unit."""
         try:
             return [self._number[symbol] for symbol in symbols]
         except KeyError as unknown:
@@ -127,7 +125,7 @@ class Units:
         return self.between.join(self.symbols[token - 1] for token in tokens if token != BLANK)
 
     def labels(self, rows: Sequence[Row]) -> list[list[int] | None]:
-        """Return the tokens of each row's transcript; None where it has none in this script."""
+        """Return the tokens of each row's transcript; None where it has none in these units' script."""
         if isinstance(self.config, Phonemes):
             return self._phones(rows)
         return [self._letters(row) for row in rows]
@@ -135,7 +133,6 @@ class Units:
     def _phones(self, rows: Sequence[Row]) -> list[list[int] | None]:
         known = [bool(row.extra.get("phonemes") or re.search("[A-Za-z]", row.text or "")) for row in rows]
         phones = iter(phones_of([row for row, has_label in zip(rows, known) if has_label]))
-        # Phones that a smaller inventory leaves out are dropped from the labels.
         return [
             [self._number[p] for p in next(phones) if p in self._number] if has_label else None
             for has_label in known
@@ -149,14 +146,14 @@ class Units:
             if symbol not in self._number:
                 raise UserError(
                     f"the text of {row.path} has {symbol!r}, which is not in the alphabet "
-                    f"{''.join(self.symbols)!r}: write it in letters, leave the text empty, or add the "
+                    f"{''.join(self.symbols)!r}: spell it out, leave the text empty, or add the "
                     "character with --units.alphabet"
                 )
         return [self._number[symbol] for symbol in text]
 
 
 def greedy(output: RecogniserOutput) -> list[list[int]]:
-    """Return the tokens along the likeliest path: repetitions merged, blanks dropped."""
+    """Decode greedily: the most likely token of each frame, repetitions merged and blanks dropped."""
     best = output.log_probs.argmax(-1)
     if output.valid is not None:
         best = best.masked_fill(~output.valid, BLANK)
@@ -166,7 +163,7 @@ def greedy(output: RecogniserOutput) -> list[list[int]]:
 def ctc_losses(
     output: RecogniserOutput, tokens: Int[Tensor, "batch longest"], n_tokens: Int[Tensor, "batch"]
 ) -> Float[Tensor, "batch"]:
-    """Return each row's negative log-likelihood; 0, without gradient, where the row is too short for it."""
+    """Return each row's CTC loss; 0 without gradient where the row is too short for its transcript."""
     assert output.valid is not None
     log_probs, frames = output.log_probs.transpose(0, 1), output.valid.sum(1)
     return F.ctc_loss(log_probs, tokens, frames, n_tokens, blank=BLANK, reduction="none", zero_infinity=True)
@@ -175,14 +172,14 @@ def ctc_losses(
 def mean_per_unit(
     losses: Float[Tensor, "batch"], n_tokens: Int[Tensor, "batch"], rows: Bool[Tensor, "batch"] | None = None
 ) -> Float[Tensor, ""]:
-    """Return the loss of some or all rows over their number of units; rows without units count nothing."""
+    """Return the loss per unit of the selected rows (all by default), ignoring rows without units."""
     counted = n_tokens > 0 if rows is None else rows & (n_tokens > 0)
-    # Selected, not multiplied by 0: what is left out must give no gradient, whatever its value.
+    # Indexed, not multiplied by 0: ignored rows must give no gradient even if their loss is infinite or NaN.
     return losses[counted].sum() / n_tokens[counted].sum().clamp(min=1)
 
 
 def plain(text: str, keep: Iterable[str]) -> str:
-    """Lower case, no accents, punctuation as spaces, single spaces; what is in ``keep`` stays as it is."""
+    """Normalise text: lower case, no accents, punctuation to spaces, single spaces; ``keep`` is unchanged."""
     keep = set(keep)
     text = unicodedata.normalize("NFC", text).translate(_APOSTROPHES).lower()
     letters: list[str] = []

@@ -1,4 +1,4 @@
-"""Train an audio encoder from CLIP's embeddings of the pictures (Wav2CLIP), or three heads (AudioCLIP).
+"""Distil CLIP's image embeddings into an audio encoder (Wav2CLIP), or train three heads (AudioCLIP).
 
 accelerate launch pretrain/wav2clip.py --preset wav2clip --data.path vggsound --towers.name ViT-B-32
 """
@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
-if __package__ in (None, ""):  # `accelerate launch pretrain/wav2clip.py` knows this folder, not the one above
+if __package__ in (None, ""):  # run as a file: this folder is on the import path, its parent is not
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from data.batches import Batches
@@ -33,20 +33,20 @@ class Wav2CLIPConfig:
 
     KIND: ClassVar[str] = "wav2clip_training"
     encoder: AudioEncoderConfig = field(default_factory=AudioEncoderConfig)
-    """Its ``dim`` and ``teacher`` are set to the towers'."""
+    """The audio encoder; its ``dim`` and ``teacher`` are replaced by the towers' values."""
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
     data: AudioImageConfig = field(default_factory=AudioImageConfig)
     towers: TowersConfig = field(default_factory=TowersConfig)
     optim: OptimConfig = WAV2CLIP_OPTIM
     max_epochs: int = free(100)
-    """The run ends after so many passes through the clips though ``loop.steps`` be more, and is evaluated in
-    each; 0: steps alone count."""
+    """Maximum number of passes through the clips, with one evaluation per pass, even if ``loop.steps`` is
+    larger; 0: no limit, ``loop.steps`` applies."""
     cache: Path = free(Path("runs/embeddings"))  # noqa: RUF009 - paths do not change
-    """Where the teacher's embeddings are kept, which are computed once."""
+    """Cache folder for the teacher's embeddings, which are computed once."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
-# An epoch of VGGSound's 183,730 training clips is 1435 steps; the plateau's patience counts evaluations.
+# VGGSound's 183,730 training clips are 1435 steps per epoch; the plateau's patience counts evaluations.
 PAPER = Wav2CLIPConfig(
     loop=LoopConfig(
         out=Path("runs/wav2clip"), steps=143_500, save_every=1435, sample_every=1435, log_every=50, workers=8
@@ -104,7 +104,7 @@ def train(config: Wav2CLIPConfig) -> AudioEncoder:
 
 
 def like(config_file: str | None) -> str | None:
-    """Return a preset of the class that a stored config is of, if any."""
+    """Return the first preset whose config class is that of a stored config file, if any."""
     kind = stored_kind(config_file) if config_file else ""
     return next((name for name, preset in PRESETS.items() if kind == preset.KIND), None)
 

@@ -1,1 +1,1 @@
-"""Causal speech encoders: students of frozen ones."""
+"""Causal speech encoders, distilled from frozen ones."""

@@ -1,4 +1,4 @@
-"""The task of distillation: a causal student's code tells, through a linear head, what the teacher hears."""
+"""The distillation task: a linear head on the causal student's code predicts the teacher's features."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,15 +23,13 @@ from pretrain.teacher import Features, Teacher, at_times
 from pretrain.units import PHONES, RecogniserOutput, ctc_losses, mean_per_unit
 
 
-class Lesson(NamedTuple):
-    """One step's speech."""
-
+class DistillationBatch(NamedTuple):
     human: Batch
     pairs: PairBatch | None = None
     transcribed: Labelled | None = None
 
 
-class Lessons(Dataset[Lesson]):
+class DistillationData(Dataset[DistillationBatch]):
     def __init__(
         self,
         human: Any,
@@ -40,43 +38,45 @@ class Lessons(Dataset[Lesson]):
     ) -> None:
         self.together, self.transcribed = Together(human, pairs), transcribed
 
-    def __getitem__(self, address: Address) -> Lesson:
+    def __getitem__(self, address: Address) -> DistillationBatch:
         human, pairs = self.together[address]
-        return Lesson(human, pairs, None if self.transcribed is None else self.transcribed[address])
+        transcribed = None if self.transcribed is None else self.transcribed[address]
+        return DistillationBatch(human, pairs, transcribed)
 
 
-LEAST = 0.05
-"""Weight of a pause, where an audible frame has 1: codes in silence must be something, too."""
+PAUSE_WEIGHT = 0.05
+"""Loss weight of a pause, relative to 1 for speech; above 0 so that codes in silence are trained too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationWeights:
-    """How much each loss counts."""
+    """Weights of the loss terms."""
 
     cosine: float = 1.0
-    """1 − cosine between guess and teacher."""
+    """Weight of 1 − cosine similarity between the predicted and the teacher's features."""
     l1: float = 0.1
-    """Mean distance between them, which holds the head's scale."""
+    """Weight of the mean absolute error between them, which fixes the scale of the head's output."""
     phones: float = 0.05
-    """CTC of a linear head on the code, where there is transcribed speech; per phone."""
+    """Weight of the CTC loss per phone of a linear head on the code, where there is transcribed speech."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationConfig:
-    """Who learns from whom, and what the student hears."""
+    """The student, its input augmentation and its optimisation."""
 
     model: CausalEncoderConfig = field(default_factory=CausalEncoderConfig)
     look_ahead_ms: float = 8.0
-    """How much later than its teacher's frame the student's stands."""
+    """Delay of the student's frames relative to the teacher's, in milliseconds."""
     weights: DistillationWeights = field(default_factory=DistillationWeights)
     warp: float = 0.15
-    """The student hears frequencies scaled by up to so much; the teacher hears them as they are."""
+    """Frequencies of the student's input are scaled by a random factor in [1 − warp, 1 + warp]; the teacher's
+    input is unchanged."""
     noise_share: float = 0.3
-    """Share of the clips to which noise is added before the student hears them."""
+    """Probability of adding noise to a clip of the student's input."""
     snr_db: tuple[float, float] = (10.0, 40.0)
-    """Least and greatest distance of that noise."""
+    """Range of that noise's signal-to-noise ratio, in dB."""
     ema: float = 0.999
-    """Decay of the averaged weights, which are those exported."""
+    """Decay of the exponential moving average of the weights, which is exported."""
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
@@ -85,7 +85,7 @@ class DistillationConfig:
 
 
 class Distillation:
-    """One update: the teacher hears clean speech, the student the same in a changed voice."""
+    """The training task: predict the teacher's features of clean speech from augmented or paired speech."""
 
     def __init__(
         self,
@@ -112,27 +112,28 @@ class Distillation:
             learned.append(self.phones)
         self.players = {"student": Player(learned, config.optim, "student")}
 
-    def update(self, batch: Lesson, step: int) -> Mapping[str, Tensor]:
+    def update(self, batch: DistillationBatch, step: int) -> Mapping[str, Tensor]:
         weight, human, pairs = self.config.weights, batch.human, batch.pairs
         waves = [human.wave, human.other] if human.wave.shape == human.other.shape else [human.wave]
         clean = torch.cat([*waves, *([] if pairs is None else [pairs.target])])
         changed = torch.cat([*waves, *([] if pairs is None else [pairs.source])])
 
         with torch.no_grad():
-            truth = self.teacher(clean)
-        content = self.student.encoder.encode(self.disturbed(changed), self.warps(changed))
-        places = self.student.places(self.teacher, truth.shape[-1])
-        guess = self.student.guess(content.code, places)
+            target = self.teacher(clean)
+        content = self.student.encoder.encode(self.noisy(changed), self.warps(changed))
+        places = self.student.places(self.teacher, target.shape[-1])
+        prediction = self.student.predict(content.code, places)
         audible = audibility(at_times(content.energy, places))
-        cosine_distance, difference = 1.0 - cosine(guess, truth), (guess - truth).abs().mean(1, keepdim=True)
-        terms = {"cosine": weighted(cosine_distance, audible), "l1": weighted(difference, audible)}
+        cosine_distance = 1.0 - cosine(prediction, target)
+        l1 = (prediction - target).abs().mean(1, keepdim=True)
+        terms = {"cosine": weighted(cosine_distance, audible), "l1": weighted(l1, audible)}
         loss = weight.cosine * terms["cosine"] + weight.l1 * terms["l1"]
         if batch.transcribed is not None:
             terms["phones"] = self.phone_loss(batch.transcribed)
             loss = loss + weight.phones * terms["phones"]
         self.players["student"].step(loss)
         self.ema.update(step)
-        if pairs is not None:  # how far each kind has come
+        if pairs is not None:
             n_pairs = len(pairs.target)
             terms["cosine_human"] = weighted(cosine_distance[:-n_pairs], audible[:-n_pairs])
             terms["cosine_pairs"] = weighted(cosine_distance[-n_pairs:], audible[-n_pairs:])
@@ -143,7 +144,7 @@ class Distillation:
             return None
         return 1.0 + self.config.warp * (2 * torch.rand(len(wave), device=wave.device) - 1)
 
-    def disturbed(self, wave: Wave) -> Wave:
+    def noisy(self, wave: Wave) -> Wave:
         if not self.config.noise_share:
             return wave
         rng = torch.Generator(wave.device).manual_seed(int(torch.randint(2**31, ())))
@@ -151,8 +152,8 @@ class Distillation:
         return torch.where(chosen, noise(wave, rng, snr_db=self.config.snr_db), wave)
 
     def phone_loss(self, batch: Labelled) -> Float[Tensor, ""]:
-        """CTC on a linear head; what follows a clip's end cannot reach a causal code."""
-        code = self.student(self.disturbed(batch.wave), self.warps(batch.wave))
+        """CTC loss of a linear head; the code is causal, so padding cannot affect a clip's valid frames."""
+        code = self.student(self.noisy(batch.wave), self.warps(batch.wave))
         log_probs = self.phones(code).float().log_softmax(1).transpose(1, 2)
         frames = torch.arange(code.shape[-1], device=code.device)
         valid = frames < (batch.samples // self.student.encoder.hop).clamp(1, code.shape[-1])[:, None]
@@ -160,36 +161,36 @@ class Distillation:
         return mean_per_unit(losses, batch.n_tokens)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Mean cosine between the averaged student's guesses and the teacher, over audible frames."""
+        """Mean cosine similarity of the EMA student's predictions and the teacher, over audible frames."""
         if not self.validation:
             return {}
         cosines = []
         for wave in self.validation:
-            guess, truth, audible = self._compared(wave)
-            cosines.append((cosine(guess, truth) * audible).sum((1, 2)) / audible.sum((1, 2)))
+            prediction, target, audible = self._compared(wave)
+            cosines.append((cosine(prediction, target) * audible).sum((1, 2)) / audible.sum((1, 2)))
         return {"cosine": float(torch.cat(cosines).mean())}
 
     def samples(self, step: int) -> Samples:
         if not self.validation:
             return Samples()
-        guess, truth, _ = self._compared(self.validation[0][:1])
-        return Samples(mels={"teacher": truth[0], "student": guess[0]})
+        prediction, target, _ = self._compared(self.validation[0][:1])
+        return Samples(mels={"teacher": target[0], "student": prediction[0]})
 
     def _compared(self, wave: Wave) -> tuple[Features, Features, Curve]:
         student: Student = self.ema.module  # pyright: ignore[reportAssignmentType]
         wave = wave.to(next(student.parameters()).device)
-        truth, content = self.teacher(wave), student.encoder.encode(wave)
-        places = student.places(self.teacher, truth.shape[-1])
-        return student.guess(content.code, places), truth, audibility(at_times(content.energy, places))
+        target, content = self.teacher(wave), student.encoder.encode(wave)
+        places = student.places(self.teacher, target.shape[-1])
+        return student.predict(content.code, places), target, audibility(at_times(content.energy, places))
 
 
-def cosine(guess: Features, truth: Features) -> Curve:
-    return F.cosine_similarity(guess, truth, dim=1, eps=1e-4)[:, None]
+def cosine(prediction: Features, target: Features) -> Curve:
+    return F.cosine_similarity(prediction, target, dim=1, eps=1e-4)[:, None]
 
 
 def audibility(energy: Curve) -> Curve:
-    """How much a frame counts: 1 for speech, little for pauses."""
-    return torch.sigmoid(2.0 * (energy.detach() + 3.0)).clamp_min(LEAST)
+    """Return each frame's loss weight: 1 for speech, down to ``PAUSE_WEIGHT`` for pauses."""
+    return torch.sigmoid(2.0 * (energy.detach() + 3.0)).clamp_min(PAUSE_WEIGHT)
 
 
 def weighted(value: Curve, weight: Curve) -> Float[Tensor, ""]:

@@ -1,4 +1,4 @@
-"""A causal content encoder, one code per 10 ms, and its form as the student of a frozen speech encoder."""
+"""A causal content encoder with one code per 10 ms, and the student of a frozen speech encoder using it."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +21,9 @@ Curve = Float[Tensor, "batch 1 frames"]
 PerItem = Float[Tensor, " batch"]
 
 LOWEST_BAND = 70.0
-"""Hz: below are rumble, mains and the offset of cheap microphones."""
+"""Lower edge of the mel bands, in Hz, above rumble, mains hum and the DC offset of cheap microphones."""
 QUIETEST = -7.0
-"""Log magnitude, relative to the level, below which all is silence: −61 dB."""
+"""Floor of the log magnitude, relative to the level (−61 dB): anything below is treated as silence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +39,15 @@ class CausalEncoderConfig:
     dim: int = 64
     """Channels of the code."""
     n_mels: int = 80
-    """Bands of the analysis."""
+    """Mel bands."""
     hop_ms: float = 10.0
     """Milliseconds between frames."""
     window_ms: float = 32.0
-    """Milliseconds that one frame's analysis spans."""
+    """Analysis window in milliseconds."""
     time_constant: float = 200.0
-    """Frames over which the mean spectrum is taken away from the mels."""
+    """Time constant, in frames, of the running mean spectrum that is subtracted from the mels."""
     relative_level: bool = True
-    """Whether mels are heard relative to the level of the speech so far, and without rumble and offset."""
+    """Use mels relative to the level of the speech so far, without rumble and DC offset."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "n_channels", "n_blocks", "kernel", "dim", "n_mels")
@@ -56,22 +56,22 @@ class CausalEncoderConfig:
 
 
 class Content(NamedTuple):
-    """What an encoder takes from a source."""
+    """The encoder's output, one value or vector per frame."""
 
     code: Code
-    """Of mean square one in every frame."""
+    """Content embedding, normalised to unit mean square in every frame."""
     energy: Curve
     """Log of the mean mel magnitude, relative to the level."""
     level: Curve
     """Log magnitude of the loudest speech so far; 0 where energy is absolute."""
     mels: Float[Tensor, "batch n_mels frames"]
-    """Log-mels relative to the level, in float64 where no gradient is asked for."""
+    """Log-mels relative to the level; float64 when gradients are disabled."""
 
 
 class CausalEncoder(nn.Module):
-    """Log-mels less their level and their running mean, dilated causal convolutions, a linear code.
+    """Dilated causal convolutions on level- and mean-normalised log-mels, with a linear output layer.
 
-    Frame ``t`` has seen samples before ``(t + 1) * hop``.
+    Frame ``t`` depends on samples before ``(t + 1) * hop``.
     """
 
     def __init__(self, config: CausalEncoderConfig, sample_rate: int) -> None:
@@ -91,15 +91,15 @@ class CausalEncoder(nn.Module):
         self.code = nn.Conv1d(width, config.dim, 1)
 
     def forward(self, wave: Wave, warp: PerItem | None = None) -> Code:
-        """Codes of a whole wave; ``warp`` scales the frequencies of each item."""
+        """Return the codes of a whole wave; ``warp`` scales the frequencies of each item."""
         return self.encode(wave, warp).code
 
     def encode(self, wave: Wave, warp: PerItem | None = None, level: PerItem | None = None) -> Content:
-        """Content of a whole wave; ``level`` (log magnitude) is that of the speech before it, if any."""
+        """Encode a whole wave; ``level`` is the log magnitude of the speech before it, if any."""
         return self.step(wave, self.begin(wave.shape[0], level), warp)[0]
 
     def begin(self, batch: int, level: PerItem | None = None) -> dict[str, Any]:
-        """Silence, or silence after speech of a level."""
+        """Return the initial state: silence, or silence after speech of the given level."""
         levels = self.level.begin(batch, self.analysis.bands.device) if self.level else None
         if levels is not None and level is not None:
             levels = levels._replace(level=level[:, None, None], peak=level[:, None, None])
@@ -122,9 +122,9 @@ class CausalEncoder(nn.Module):
     def features(
         self, wave: Wave, state: dict[str, Any], warp: PerItem | None = None
     ) -> tuple[Features, tuple[Curve, Curve, Features], dict[str, Any]]:
-        """What the convolutions see of one chunk; its energy, level and mels; and the next state of these."""
-        # A pitch may be predicted from these mels, and phases add it up: float32's rounding, which differs
-        # with the chunking, would be heard after a second.
+        """Return the convolutions' input for one chunk; its energy, level and mels; and the next state."""
+        # F0 may be predicted from these mels and is integrated into a phase: float32 rounding, which depends
+        # on the chunk size, would become audible after a second.
         exact = self.level is not None and not torch.is_grad_enabled()
         mels, analysis = self.analysis.step(wave, state["analysis"], warp, exact=exact)
         energy, level, after_level = frame_energy(mels), mels.new_zeros(()), None
@@ -132,24 +132,24 @@ class CausalEncoder(nn.Module):
             level, after_level = self.level.step(energy, state["level"])
             mels = (mels - level).clamp_min(QUIETEST)
             energy = (energy - level).clamp_min(QUIETEST)
-        # Speech, not pauses, tells a channel: frames near the floor hardly count.
+        # The channel is estimated from speech, not pauses: frames near the floor have almost no weight.
         mel, energy, level = mels.float(), energy.float(), level.float()
         mean, after_mean = self.mean.step(mel, torch.sigmoid(2.0 * (energy + 3.0)), state["mean"])
         after = {"analysis": analysis, "level": after_level, "mean": after_mean}
         return (mel - mean) * 0.5, (energy, level.expand_as(energy), mels), after
 
     def from_features(self, features: Features, state: dict[str, Any]) -> tuple[Code, dict[str, Any]]:
-        """The code of one chunk, and the next state of the convolutions."""
+        """Return the code of one chunk and the next state of the convolutions."""
         hidden, stem = self.stem.step(features, state["stem"])
         hidden, blocks = blocks_step(self.blocks, hidden, state["blocks"])
         code = self.code(hidden).float()
-        # The root keeps silence's code short instead of blowing up its direction.
+        # The epsilon keeps the code of silence small instead of amplifying its arbitrary direction.
         code = code * torch.rsqrt(code.square().mean(1, keepdim=True) + 1e-5)
         return code, {"stem": stem, "blocks": blocks}
 
 
 RELEASED = Path(__file__).parents[1] / "released" / "student"
-"""The student of Moonshine's encoder that comes with the code."""
+"""Packaged student of Moonshine's encoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,9 +157,9 @@ class StudentConfig:
     KIND: ClassVar[str] = "causal_student"
     encoder: CausalEncoderConfig = field(default_factory=CausalEncoderConfig)
     sample_rate: int = 16_000
-    """Hz of the waves it takes."""
+    """Sample rate of the input, in Hz."""
     look_ahead_ms: float = 8.0
-    """How much later than its teacher's frame the student's stands: it tells what was said so long ago."""
+    """Delay of the student's frames relative to the teacher's, in milliseconds: the student's look-ahead."""
     teacher_dim: int = 288
     """Channels of the teacher's features."""
 
@@ -168,7 +168,7 @@ class StudentConfig:
 
 
 class Student(nn.Module):
-    """The encoder, and a linear head that guesses the teacher's features from its code."""
+    """The causal encoder with a linear head that predicts the teacher's features from the code."""
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
@@ -178,24 +178,24 @@ class Student(nn.Module):
 
     @property
     def look_ahead(self) -> int:
-        """In samples."""
+        """Look-ahead in samples."""
         return round(self.config.sample_rate * self.config.look_ahead_ms / 1000)
 
     def forward(self, wave: Wave, warp: PerItem | None = None) -> Code:
-        """Codes of a whole wave."""
+        """Return the codes of a whole wave."""
         return self.encoder(wave, warp)
 
     def places(self, teacher: Teacher, n_frames: int) -> Float[Tensor, " n_frames"]:
-        """Where the teacher's frames stand among the student's."""
+        """Return the positions of the teacher's frames, in fractional student frames."""
         return teacher.places(n_frames, self.encoder.hop, self.look_ahead)
 
-    def guess(
+    def predict(
         self, code: Code, places: Float[Tensor, " places"]
     ) -> Float[Tensor, "batch teacher_dim places"]:
-        """What the teacher is thought to hear at these places."""
+        """Predict the teacher's features at these frame positions."""
         return self.head(at_times(code, places)).float()
 
 
 def load_student(folder: str | Path) -> Student:
-    """Load an exported student, or that of a run, ready for use; ``released`` comes with the code."""
+    """Load a student from an export or a run, ready for use; ``released`` is the packaged one."""
     return load_network(RELEASED if str(folder) == "released" else folder, StudentConfig, Student)

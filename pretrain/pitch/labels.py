@@ -1,4 +1,4 @@
-"""F0 labels: what trackers that hear the whole of a recording say of it."""
+"""F0 labels by non-causal trackers that process whole recordings."""
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -28,29 +28,29 @@ from pretrain.pitch.network import PitchNetworkConfig
 from pretrain.pitch.tracker import F_MAX, F_MIN
 
 SAMPLE_RATE = 16_000
-"""Hz, at which the labelling trackers hear."""
+"""Sample rate, in Hz, of the labelled recordings."""
 HARVEST_RATE, HARVEST_MS = 4_000, 5.0
-"""Pitch shows below 2 kHz: heard at 4 kHz, Harvest costs half and errs no more."""
+"""Harvest's input rate in Hz and frame period in ms; at 4 kHz it takes half the time, with no more errors."""
 SURE, UNSURE, GUESSED = 1.0, 0.5, 0.1
-"""How much a frame's F0 counts: voiced for both trackers, for one, or between voiced frames."""
+"""Weights of a frame's F0: voiced by both trackers, voiced by Harvest only, or interpolated."""
 Curves = Float[np.ndarray, "3 frames"]
-"""Log-F0 (natural log of Hz), how sure it is and voicing, 0 to 1, of each frame."""
+"""Per frame: log-F0 (natural log of Hz), its weight and voicing, the latter two from 0 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PitchDataConfig:
-    """Which speech, and how it is cut."""
+    """Training speech and its crops."""
 
     path: str = free("")
     """A manifest (.csv, .jsonl) or a folder of recordings, or several separated by commas."""
     split: str = "train"
-    """Rows of this split only; empty: all."""
+    """Split to use; empty: all rows."""
     recordings: int = 3_000
-    """At most so many of them, drawn at random: labels take a tenth of their length."""
+    """Maximum number of recordings, drawn at random; labelling takes a tenth of their duration."""
     crop_frames: int = 200
-    """Length of a clip."""
+    """Frames per crop."""
     batch: int = 16
-    """Clips in a micro-batch of one process."""
+    """Crops per micro-batch and process."""
     cache_gib: float = 8.0
     """Memory for decoded waves."""
 
@@ -61,25 +61,27 @@ class PitchDataConfig:
 class LabelledPitch(NamedTuple):
     wave: Float[Tensor, "batch 1 samples"]
     log_f0: Float[Tensor, "batch 1 frames"]
-    """Natural log of Hz."""
+    """Natural log of F0 in Hz."""
     weight: Float[Tensor, "batch 1 frames"]
-    """How sure that is, 0 to 1."""
+    """Confidence in ``log_f0``, 0 to 1."""
     voicing: Float[Tensor, "batch 1 frames"]
-    """0 to 1."""
+    """Probability of being voiced, 0 to 1."""
 
 
 class PitchLabels(Dataset[LabelledPitch]):
-    """Batches by address: F0 of WORLD's Harvest (Morise 2017), voicing of SwiftF0 (Nieradzik 2025).
+    """Labelled crops in batches: F0 by WORLD's Harvest (Morise 2017), voicing by SwiftF0 (Nieradzik 2025).
 
-    Harvest follows a voice through its weak frames, and calls too much voiced; SwiftF0 is strict. Labels are
-    made by all processors, and kept in the file ``store``.
+    Harvest tracks weak frames but calls too many frames voiced; SwiftF0 is strict. Labels are computed in
+    parallel on all processors and cached in the file ``store``.
     """
 
     def __init__(
         self, config: PitchDataConfig, network: PitchNetworkConfig, store: Path, *, progress: bool = True
     ) -> None:
         if network.sample_rate != SAMPLE_RATE:
-            raise UserError(f"model.sample_rate={network.sample_rate}: labels are made at {SAMPLE_RATE} only")
+            raise UserError(
+                f"model.sample_rate={network.sample_rate} must be {SAMPLE_RATE}, the labels' rate"
+            )
         rows = split_rows(config.path, config.split)
         chosen = np.random.default_rng(0).permutation(len(rows))[: config.recordings]
         options = {"sample_rate": SAMPLE_RATE, "cache_gib": config.cache_gib, "progress": progress}
@@ -92,7 +94,7 @@ class PitchLabels(Dataset[LabelledPitch]):
         curves = np.load(store)
         if curves.shape[-1] != self.n_frames.sum():
             raise UserError(
-                f"{store} holds labels of other recordings: remove it, or choose another --loop.out"
+                f"{store} contains labels of other recordings: remove it, or choose another --loop.out"
             )
         self.labels: list[Curves] = np.split(curves, np.cumsum(self.n_frames)[:-1], axis=-1)
 
@@ -103,7 +105,7 @@ class PitchLabels(Dataset[LabelledPitch]):
             first = int(rng.integers(max(1, int(self.n_frames[index]) - length + 1)))
             curves = self.labels[index][:, first : first + length]
             wave = self.recordings.read(index, first * self.network.hop, curves.shape[-1] * self.network.hop)
-            # Short recordings go round.
+            # Short recordings are repeated.
             waves.append(np.resize(wave, length * self.network.hop))
             labels.append([np.resize(curve, length) for curve in curves])
         log_f0, weight, voicing = torch.from_numpy(np.stack(labels, axis=1))[:, :, None]
@@ -120,7 +122,7 @@ class PitchLabels(Dataset[LabelledPitch]):
 
 
 def label(wave: Float[np.ndarray, " samples"], network: PitchNetworkConfig) -> Curves:
-    """The labels of one recording, at each frame's time."""
+    """Return one recording's labels at each frame's time."""
     pyworld, swift_f0 = trackers()
     times = np.arange(1, len(wave) // network.hop + 1) * network.hop_ms - network.look_ahead_ms
     low = soxr.resample(wave.astype(np.float64), SAMPLE_RATE, HARVEST_RATE)
@@ -137,7 +139,7 @@ def label(wave: Float[np.ndarray, " samples"], network: PitchNetworkConfig) -> C
 
 
 def trackers() -> tuple[Any, Any]:
-    """Those that label, or one sentence saying how to get them."""
+    """Return the labelling trackers, or raise an error with the command that installs them."""
     try:
         import pyworld
         from swift_f0 import SwiftF0

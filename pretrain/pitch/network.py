@@ -1,4 +1,4 @@
-"""A causal network that tells F0 and voicing from the tracker's correlations, frame after frame."""
+"""A causal network that estimates F0 and voicing from normalised correlations."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,11 @@ from pretrain.pitch.tracker import FAINT, Correlation, CorrelationState, Pitch, 
 
 PACKAGED = Path(__file__).parents[1] / "released"
 RELEASED = {"released": PACKAGED / "pitch", "released_ahead": PACKAGED / "pitch_ahead"}
-"""The trackers that come with the code: of 8 ms of look-ahead, and of 168."""
+"""Packaged trackers, with 8 ms and 168 ms of look-ahead."""
 REACH = 4
-"""Bins on either side of the likeliest that F0 is averaged over."""
+"""Bins on either side of the most likely one over which log-F0 is averaged."""
 PIECE_FRAMES = 400
-"""Frames of a whole wave tracked at once, lest memory grow."""
+"""Frames of a whole wave processed at once, which bounds memory."""
 
 Wave = Float[Tensor, "batch 1 samples"]
 Features = Float[Tensor, "batch features frames"]
@@ -30,11 +30,11 @@ Features = Float[Tensor, "batch features frames"]
 class PitchNetworkConfig:
     KIND: ClassVar[str] = "pitch_tracker"
     sample_rate: int = 16_000
-    """Hz of the waves it takes."""
+    """Sample rate of the input, in Hz."""
     hop_ms: float = 10.0
     """Milliseconds between frames."""
     look_ahead_ms: float = 8.0
-    """F0 is told for the time so long before the end of the newest frame."""
+    """Look-ahead: the output describes the time this many milliseconds before the end of the newest frame."""
     n_channels: int = 96
     """Width."""
     n_blocks: int = 4
@@ -53,17 +53,17 @@ class PitchNetworkConfig:
 
 class PitchLogits(NamedTuple):
     bins: Float[Tensor, "batch bins frames"]
-    """Unnormalised log-probability of every F0."""
+    """Unnormalised log-probability of each F0 bin."""
     voicing: Float[Tensor, "batch 1 frames"]
-    """Logit of being voiced."""
+    """Logit of the probability of being voiced."""
 
 
 class LearnedPitchTracker(nn.Module):
-    """F0 and voicing, of which a network without look-ahead tells the likeliest.
+    """A causal convolutional network that classifies F0 into bins and estimates voicing.
 
-    It hears normalised correlations with the past, as a classical tracker does, and levels. F0 is the mean
-    of log-F0 around the likeliest bin (Kim et al. 2018, eq. 2). Made ``double()``, as it is used: phases add
-    F0 up, and float32's rounding, which differs with the chunking, would be heard after a second.
+    Its input is the normalised correlations of a classical tracker, and levels. F0 is the weighted mean of
+    log-F0 around the most likely bin (Kim et al. 2018, eq. 2). Use it as ``double()``: F0 is integrated into
+    a phase, and float32 rounding, which depends on the chunk size, would become audible after a second.
     """
 
     log_f0: Tensor
@@ -95,7 +95,7 @@ class LearnedPitchTracker(nn.Module):
         return self.decode(logits), after
 
     def logits(self, wave: Wave, state: dict[str, Any]) -> tuple[PitchLogits, dict[str, Any]]:
-        """What the network says of one chunk; gradients reach the network, not the wave."""
+        """Return the network's output for one chunk; gradients reach the network, not the wave."""
         with torch.no_grad():
             features, correlation = self.features(wave, state["correlation"])
         hidden, stem = self.stem.step(features, state["stem"])
@@ -104,14 +104,14 @@ class LearnedPitchTracker(nn.Module):
         return PitchLogits(bins, voicing), {"correlation": correlation, "stem": stem, "blocks": blocks}
 
     def features(self, wave: Wave, state: CorrelationState) -> tuple[Features, CorrelationState]:
-        """Correlations and, last, the level below the loudest so far, about 0 to −1."""
+        """Return correlations and, as the last channel, the level relative to the peak, about −1 to 0."""
         (salience, power, loudest), after = self.correlation.step(wave, state)
         level = ((power / loudest).clamp_min(1e-6).log10() / 6.0)[..., None]
         features = torch.cat([salience, level], dim=-1).transpose(1, 2)
         return features.to(self.stem.weight.dtype), after
 
     def decode(self, logits: PitchLogits) -> Pitch:
-        """The mean of log-F0 around the likeliest bin, and the probability of being voiced."""
+        """Return the mean of log-F0 around the most likely bin, and the probability of being voiced."""
         last = len(self.log_f0) - 1
         around = torch.arange(-REACH, REACH + 1, device=self.log_f0.device)[:, None]
         near = logits.bins.argmax(1, keepdim=True).clamp(REACH, last - REACH) + around
@@ -121,7 +121,7 @@ class LearnedPitchTracker(nn.Module):
 
 
 def load_pitch_tracker(folder: str | Path) -> LearnedPitchTracker:
-    """Load an exported tracker, or that of a run, ready for use; or one of ``RELEASED`` by its name."""
+    """Load a tracker from an export, a run or by its name in ``RELEASED``, in float64 and ready for use."""
     folder = RELEASED.get(str(folder), Path(folder))
     return load_network(folder, PitchNetworkConfig, LearnedPitchTracker).double()
 
@@ -129,7 +129,7 @@ def load_pitch_tracker(folder: str | Path) -> LearnedPitchTracker:
 def tracked(
     tracker: LearnedPitchTracker | PitchTracker, wave: Float[Tensor, "batch 1 samples"], frames_ahead: int
 ) -> Pitch:
-    """F0 of a whole wave, frame by frame, by a tracker that tells it so many frames late."""
+    """Track a whole wave and shift the result by ``frames_ahead``, the tracker's look-ahead in frames."""
     hop, pieces = tracker.correlation.hop, []
     state: Any = tracker.begin(len(wave))
     padded = F.pad(wave, (0, frames_ahead * hop), mode="replicate")

@@ -1,4 +1,4 @@
-"""Score causal F0 trackers against those that hear the whole.
+"""Score causal F0 trackers against non-causal ones.
 
 python -m pretrain.pitch.score --data speech --split validation --tracker released
 """
@@ -19,24 +19,24 @@ from pretrain.pitch.network import LearnedPitchTracker, PitchNetworkConfig, load
 from pretrain.pitch.tracker import PitchTracker
 
 QUARTER = 0.25 * np.log(2.0)
-"""Of an octave, in log-F0: further off is a gross error."""
+"""Log-F0 error above which a frame counts as a gross error: a quarter of an octave."""
 NAMES = ("correlation", "gross errors", "voicing differs", "mean off, semitones")
-"""Of log-F0 over all frames that Harvest voices; such frames a quarter of an octave off; frames whose voicing
-is not SwiftF0's; the mean log-F0 of voiced frames."""
+"""Columns: the correlation of log-F0 over all frames that Harvest calls voiced; the fraction of them with a
+gross error; the fraction of frames whose voicing differs from SwiftF0's; the error of the mean log-F0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig:
-    """Score causal F0 trackers."""
+    """Scoring of causal F0 trackers."""
 
     data: str = ""
     """A manifest or a folder of recordings."""
     split: str = "validation"
-    """Of the corpus."""
+    """Split of the corpus to use."""
     recordings: int = 100
-    """At most so many, the first."""
+    """Maximum number of recordings; the first ones are used."""
     tracker: tuple[str, ...] = ("classical", "released", "released_ahead")
-    """``classical``, ``released``, ``released_ahead``, runs of ``pretrain/f0.py`` or their exports."""
+    """Each ``classical``, ``released``, ``released_ahead``, or a run or export of ``pretrain/f0.py``."""
 
 
 @exits_cleanly
@@ -62,21 +62,21 @@ def main() -> None:
 def score(
     tracker: PitchTracker | LearnedPitchTracker, wave: Float[torch.Tensor, "1 1 samples"], labels: Curves
 ) -> tuple[float, ...]:
-    """The columns of ``NAMES`` for one recording; NaN where nothing is voiced."""
+    """Return the columns of ``NAMES`` for one recording; NaN where nothing is voiced."""
     shape = PitchNetworkConfig()
-    more = (
+    extra_ms = (
         tracker.config.look_ahead_ms - shape.look_ahead_ms if isinstance(tracker, LearnedPitchTracker) else 0
     )
-    pitch = tracked(tracker, wave[..., : labels.shape[-1] * shape.hop], round(more / shape.hop_ms))
+    pitch = tracked(tracker, wave[..., : labels.shape[-1] * shape.hop], round(extra_ms / shape.hop_ms))
     log_f0, voicing = (curve[0, 0].numpy() for curve in pitch)
-    truth, weight, strict = labels
+    target, weight, target_voicing = labels
     known, voiced = weight > GUESSED, (weight > GUESSED) & (voicing > 0.5)
     if known.sum() < 10 or not voiced.any():
         return (np.nan,) * len(NAMES)
-    correlation = np.corrcoef(log_f0[known], truth[known])[0, 1]
-    gross = (np.abs(log_f0 - truth)[known] > QUARTER).mean()
-    mean = 12 / np.log(2.0) * abs(log_f0[voiced].mean() - truth[known].mean())
-    return correlation, gross, ((voicing > 0.5) != (strict > 0.5)).mean(), mean
+    correlation = np.corrcoef(log_f0[known], target[known])[0, 1]
+    gross = (np.abs(log_f0 - target)[known] > QUARTER).mean()
+    mean = 12 / np.log(2.0) * abs(log_f0[voiced].mean() - target[known].mean())
+    return correlation, gross, ((voicing > 0.5) != (target_voicing > 0.5)).mean(), mean
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A causal F0 estimator without parameters: normalised correlation, tracked forward in time."""
+"""A causal F0 estimator without parameters: normalised cross-correlation and a forward Viterbi pass."""
 
 import math
 from typing import NamedTuple
@@ -14,55 +14,56 @@ Curve = Float[Tensor, "batch 1 frames"]
 Powers = Float[Tensor, "batch frames"]
 
 F_MIN, F_MAX = 60.0, 500.0
-"""Hz: the range of speaking voices."""
+"""F0 search range in Hz, that of speaking voices."""
 BINS_PER_OCTAVE = 36
-HUSH = 0.002
-"""Share of the recent loudest frame's energy at which correlation counts half: hum in pauses is no voice."""
+PAUSE_POWER = 0.002
+"""Power relative to the recent peak at which salience is halved, so that hum in pauses is not tracked."""
 DECAY = 0.998
-"""How fast the recent loudest frame is forgotten, per frame."""
+"""Decay per frame of the recent peak power."""
 QUIET = 1e-5
-"""Mean power (-50 dBFS) that the loudest frame is never taken to be below, where levels are absolute."""
+"""Lower bound of the peak power (-50 dBFS) where levels are absolute."""
 FAINT = 1e-10
-"""The same (-100 dBFS) where a quiet recording must be tracked like a loud one."""
+"""Lower bound of the peak power (-100 dBFS) where quiet recordings are tracked like loud ones."""
 PIECE_FRAMES = 50
-"""Frames correlated at once: what they need stays in the cache."""
+"""Frames correlated at once; their intermediate results fit into the CPU cache."""
 
 
 class Pitch(NamedTuple):
-    """F0 per frame."""
+    """F0 and voicing per frame."""
 
     log_f0: Curve
-    """Natural log of Hz; through unvoiced frames a value is held or guessed."""
+    """Natural log of F0 in Hz; in unvoiced frames the last value is held or a value is estimated."""
     voicing: Curve
-    """0 to 1."""
+    """Probability of being voiced, 0 to 1."""
 
 
 class CorrelationState(NamedTuple):
-    """What is carried from chunk to chunk, in float64."""
+    """State carried from chunk to chunk, in float64."""
 
     wave: Float[Tensor, "batch 1 taps"]
-    """The samples that the low-pass still needs."""
+    """Past samples that the low-pass filter still needs."""
     smooth: Float[Tensor, "batch 1 context"]
-    """What the next frame still needs of its result."""
+    """Past low-passed samples that the next frame still needs."""
     loudest: Float[Tensor, "batch 1"]
+    """Decaying peak of the frames' power."""
 
 
 class Correlated(NamedTuple):
-    """What is heard of each frame, in float64."""
+    """Correlation features of each frame, in float64."""
 
     salience: Float[Tensor, "batch frames bins"]
-    """Normalised correlation with one period earlier, less where the frame is faint."""
+    """Normalised correlation with the signal one period earlier, reduced in quiet frames."""
     power: Powers
-    """Mean power of the frame's newest stretch below 900 Hz."""
+    """Mean power below 900 Hz of the frame's newest 25 ms."""
     loudest: Powers
-    """The greatest of these so far, slowly forgotten."""
+    """Decaying peak of ``power`` up to this frame."""
 
 
 class Correlation(nn.Module):
     """Normalised cross-correlation (Talkin 1995) of a frame's newest 25 ms; no parameters, no gradient.
 
-    Frame ``t`` has seen samples before ``(t + 1) * hop``. All is computed in float64: phases add F0 up, and
-    float32's rounding, which differs with the chunking, would be heard after minutes.
+    Frame ``t`` depends on samples before ``(t + 1) * hop``. Computed in float64: F0 is integrated into a
+    phase, and float32 rounding, which depends on the chunk size, would become audible after minutes.
     """
 
     low_lag: Tensor
@@ -82,7 +83,7 @@ class Correlation(nn.Module):
         self.register_buffer("low_lag", lags.floor().long(), persistent=False)
         self.register_buffer("fraction", lags - lags.floor(), persistent=False)
         self.register_buffer("log_f0", f0.log(), persistent=False)
-        # Formants above 900 Hz only blur the period; a short Hann low-pass costs no latency worth naming.
+        # Formants above 900 Hz only obscure the period; a short Hann low-pass adds negligible latency.
         taps = torch.hann_window(int(sample_rate / 1000) | 1, periodic=False, dtype=torch.float64)
         self.register_buffer("lowpass", taps / taps.sum(), persistent=False)
 
@@ -104,13 +105,13 @@ class Correlation(nn.Module):
     ) -> tuple[Correlated, CorrelationState]:
         """Correlate one chunk, a whole number of hops long."""
         wave = torch.cat([state.wave, wave.double()], dim=-1)
-        # A product in place of a convolution: onnxruntime has none in float64.
+        # A matrix product, as ONNX Runtime has no float64 convolution.
         smooth = torch.cat([state.smooth, wave.unfold(-1, len(self.lowpass), 1) @ self.lowpass], dim=-1)
         frames = smooth[:, 0].unfold(-1, self.window, self.hop)
         parts = [self._salience(part) for part in frames.split(PIECE_FRAMES, dim=1)]
         salience, power = (torch.cat(part, dim=1) for part in zip(*parts))
         loudest = fading_peak(power, state.loudest, self.quiet)
-        salience = salience * (power / (power + HUSH * loudest))[..., None]
+        salience = salience * (power / (power + PAUSE_POWER * loudest))[..., None]
         after = CorrelationState(
             wave[..., wave.shape[-1] - len(self.lowpass) + 1 :],
             smooth[..., smooth.shape[-1] - self.context :],
@@ -130,37 +131,37 @@ class Correlation(nn.Module):
         products = torch.fft.irfft(spectrum, n=size)[..., : self.longest + 1].flip(-1)
         summed = F.pad(frames.square().cumsum(-1), (1, 0))
         energy = (summed[..., self.width :] - summed[..., : -self.width]).flip(-1).clamp_min(0.0)
-        likeness = products / ((energy[..., :1] * energy).sqrt() + 0.1 * self.quiet * self.width)
-        low = likeness[..., self.low_lag]
-        high = likeness[..., self.low_lag + 1]
+        correlation = products / ((energy[..., :1] * energy).sqrt() + 0.1 * self.quiet * self.width)
+        low = correlation[..., self.low_lag]
+        high = correlation[..., self.low_lag + 1]
         return low + self.fraction * (high - low), energy[..., 0] / self.width
 
 
 def fading_peak(
     power: Float[Tensor, "batch frames"], before: Float[Tensor, "batch 1"], quiet: float = QUIET
 ) -> Float[Tensor, "batch frames"]:
-    """The loudest frame so far, forgotten at ``DECAY`` per frame; never below ``quiet``."""
+    """Return the peak power so far at each frame, with ``DECAY`` per frame; never below ``quiet``."""
     age = torch.arange(1, power.shape[-1] + 1, device=power.device, dtype=power.dtype) * math.log(DECAY)
     lifted = torch.maximum(power.clamp_min(quiet).log() - age, before.log())
     return (running_maximum(lifted) + age).exp().clamp_min(quiet)
 
 
 OCTAVE_COST = 0.06
-"""Correlation that a candidate one octave lower must gain: periods repeat, so it would win all ties."""
+"""Penalty per octave of lower F0: multiples of the period correlate as well and would otherwise win ties."""
 JUMP_COST = 0.016
-"""Correlation lost per bin that the track moves between frames."""
+"""Transition penalty per bin between consecutive frames."""
 REACH = 9
-"""Bins the track may slide in one frame (a quarter of an octave in 10 ms); further is a new start."""
+"""Maximum transition in bins per frame (a quarter of an octave in 10 ms); larger jumps are restarts."""
 RESTART = 0.35
-"""Score that a path loses when it begins anywhere else."""
+"""Penalty of restarting the path at any other bin."""
 FORGET = 0.8
-"""How much of the past a frame's score keeps."""
+"""Factor of the previous frame's path score."""
 VOICED = 0.7
-"""Correlation above which a frame is voiced half the time."""
+"""Correlation at which the probability of voicing is one half."""
 
 
 class PitchState(NamedTuple):
-    """What the tracker carries from chunk to chunk, in float64."""
+    """State of the tracker carried from chunk to chunk, in float64."""
 
     correlation: CorrelationState
     score: Float[Tensor, "batch bins"]
@@ -170,8 +171,8 @@ class PitchState(NamedTuple):
 class PitchTracker(nn.Module):
     """F0 by normalised cross-correlation, tracked by a forward Viterbi pass without look-ahead.
 
-    It has no parameters and passes no gradient: F0 is a fact about the source, not something to bargain with.
-    Frame ``t`` has seen samples before ``(t + 1) * hop``. Results are float64.
+    It has no parameters and passes no gradient, so that no loss can change the source's F0. Frame ``t``
+    depends on samples before ``(t + 1) * hop``. Results are float64.
     """
 
     bias: Tensor
@@ -211,36 +212,34 @@ class PitchTracker(nn.Module):
     def _scores(
         self, salience: Float[Tensor, "batch frames bins"], score: Float[Tensor, "batch bins"]
     ) -> Float[Tensor, "batch frames bins"]:
-        """The best path's score into every bin: the recursion, and nothing else, runs frame by frame."""
+        """Return the score of the best path into each bin; only this recursion runs frame by frame."""
         scores = []
         for now in salience.unbind(1):
-            # Runs once per 10 ms of audio: few operations, on little data.
             reachable = F.pad(score, (REACH, REACH), value=-10.0).unfold(-1, 2 * REACH + 1, 1)
             arrived = (reachable - self.jump).amax(-1)
-            # A new start is always open, so one bad syllable cannot hold the track for ever.
-            fresh = score.amax(-1, keepdim=True) - RESTART
-            score = now + FORGET * torch.maximum(arrived, fresh)
+            # A restart is always possible, so that the track recovers from an octave error.
+            restarted = score.amax(-1, keepdim=True) - RESTART
+            score = now + FORGET * torch.maximum(arrived, restarted)
             scores.append(score)
         return torch.stack(scores, dim=1)
 
     def _refined(
         self, salience: Float[Tensor, "batch frames bins"], best: Int64[Tensor, "batch frames 1"]
     ) -> Float[Tensor, "batch frames"]:
-        """Log-F0 at the summit of the parabola through the best bin and its neighbours."""
+        """Return log-F0 at the maximum of the parabola through the best bin and its neighbours."""
         inner = best.clamp(1, salience.shape[-1] - 2)
         left, centre, right = (salience.gather(-1, inner + offset) for offset in (-1, 0, 1))
-        bend = left - 2 * centre + right
-        shift = torch.where(bend < -1e-6, 0.5 * (left - right) / bend, torch.zeros_like(bend)).clamp(
-            -0.5, 0.5
-        )
+        curvature = left - 2 * centre + right
+        shift = torch.where(curvature < -1e-6, 0.5 * (left - right) / curvature, torch.zeros_like(curvature))
+        shift = shift.clamp(-0.5, 0.5)
         return (self.correlation.log_f0[inner] + shift * math.log(2.0) / BINS_PER_OCTAVE)[..., 0]
 
 
 def is_summit(
     salience: Float[Tensor, "batch frames bins"], best: Int64[Tensor, "batch frames 1"]
 ) -> Bool[Tensor, "batch frames 1"]:
-    """Whether a bin or one beside it is a summit: correlation that only decays from lag 0 shows no period."""
-    # A shade lower still counts: where digital silence makes neighbours equal, rounding must not decide.
+    """Whether a bin or a neighbour is a local maximum; correlation that only decays from lag 0 has none."""
+    # With a tolerance, because in digital silence neighbours differ by rounding only.
     middle = salience[..., 1:-1] + 1e-9
     peak = (middle >= salience[..., :-2]) & (middle >= salience[..., 2:])
     near = F.max_pool1d(F.pad(peak, (2, 2)).double(), 3, stride=1) > 0
@@ -252,7 +251,7 @@ def hold(
     known: Bool[Tensor, "batch frames"],
     before: Float[Tensor, "batch 1"],
 ) -> Float[Tensor, "batch frames"]:
-    """Each frame's newest known value."""
+    """Return the newest known value up to each frame."""
     places = torch.arange(1, values.shape[-1] + 1, device=values.device)
     newest = running_maximum(torch.where(known, places, torch.zeros_like(places)))
     return torch.cat([before, values], dim=-1).gather(-1, newest)

@@ -16,7 +16,7 @@ from data.manifest import Row, write_manifest
 from data.pairs import PairCrops
 from data.rows import split_rows
 from engine.user_error import UserError
-from pretrain.causal.distillation import Distillation, Lesson, Lessons
+from pretrain.causal.distillation import Distillation, DistillationBatch, DistillationData
 from pretrain.causal.encoder import load_student
 from pretrain.distil import PRESETS, DistilConfig, held_out, main
 from pretrain.speech.labelled import LabelledConfig, LabelledSpeech
@@ -72,16 +72,16 @@ def tiny(corpus: Path, **changes: object) -> DistilConfig:
     return replace(config, **changes)  # pyright: ignore[reportArgumentType]
 
 
-def lesson(config: DistilConfig) -> Lesson:
+def first_batch(config: DistilConfig) -> DistillationBatch:
     pairs = PairCrops(config.pairs, progress=False) if config.pairs.path else None
     transcribed = LabelledSpeech(config.transcribed, Units(Phonemes()), progress=False)
-    return Lessons(SpeechCrops(config.data, progress=False), pairs, transcribed)[Address(0, 0)]
+    return DistillationData(SpeechCrops(config.data, progress=False), pairs, transcribed)[Address(0, 0)]
 
 
 def test_one_batch_can_be_learned(corpus: Path, teacher: Teacher) -> None:
     config = tiny(corpus, warp=0.0, noise_share=0.0)
     config = replace(config, model=replace(config.model, n_channels=32, dim=16))
-    task, batch = Distillation(config, teacher), Lesson(lesson(config).human)
+    task, batch = Distillation(config, teacher), DistillationBatch(first_batch(config).human)
     losses = [float(task.update(batch, step)["loss/student/cosine"]) for step in range(80)]
     assert losses[-1] < 0.3 * losses[0]
 
@@ -89,7 +89,7 @@ def test_one_batch_can_be_learned(corpus: Path, teacher: Teacher) -> None:
 def test_the_teacher_stays_what_it_was(corpus: Path, teacher: Teacher) -> None:
     before = copy.deepcopy(teacher.state_dict())
     task = Distillation(tiny(corpus), teacher, phones=True)
-    batch = lesson(task.config)  # pyright: ignore[reportArgumentType]
+    batch = first_batch(task.config)  # pyright: ignore[reportArgumentType]
     for step in range(3):
         scalars = task.update(batch, step)
     assert set(scalars) >= {f"loss/student/{name}" for name in ("cosine", "l1", "phones", "cosine_pairs")}
@@ -104,7 +104,7 @@ def test_the_teacher_stays_what_it_was(corpus: Path, teacher: Teacher) -> None:
 def test_every_parameter_of_the_student_learns(corpus: Path, teacher: Teacher) -> None:
     task = Distillation(tiny(corpus), teacher, phones=True)
     before = [p.detach().clone() for p in task.players["student"].parameters]
-    task.update(lesson(task.config), 0)  # pyright: ignore[reportArgumentType]
+    task.update(first_batch(task.config), 0)  # pyright: ignore[reportArgumentType]
     assert all(not torch.equal(a, b) for a, b in zip(before, task.players["student"].parameters))
 
 
@@ -114,7 +114,7 @@ def test_a_guess_sees_no_more_than_the_look_ahead_and_a_frame_after_its_place(
     task, wave = Distillation(tiny(corpus), teacher), torch.randn(1, 1, 8_000).requires_grad_()
     student, k = task.student, 7
     places = student.places(teacher, 20)
-    student.guess(student(wave), places)[..., k].square().sum().backward()
+    student.predict(student(wave), places)[..., k].square().sum().backward()
     assert wave.grad is not None
     last = int(wave.grad[0, 0].nonzero()[-1])
     stands = teacher.offset + k * teacher.hop
@@ -124,16 +124,18 @@ def test_a_guess_sees_no_more_than_the_look_ahead_and_a_frame_after_its_place(
 
 def test_pairs_teach_that_the_voice_does_not_matter(corpus: Path, teacher: Teacher) -> None:
     config = tiny(corpus, warp=0.0, noise_share=0.0)
-    task, batch = Distillation(config, teacher), lesson(config)
+    task, batch = Distillation(config, teacher), first_batch(config)
     assert batch.pairs is not None
     silent = batch.human.wave * 0
     human = batch.human._replace(wave=silent, other=silent)
     same = batch.pairs._replace(source=batch.pairs.target)
-    both = [copy.deepcopy(task).update(Lesson(human, pairs), 0) for pairs in (batch.pairs, same)]
+    both = [copy.deepcopy(task).update(DistillationBatch(human, pairs), 0) for pairs in (batch.pairs, same)]
     apart = [scalars["loss/student/cosine_pairs"] for scalars in both]
     assert not torch.equal(*apart)  # the student hears the source …
     swapped = batch.pairs._replace(target=batch.pairs.source, source=batch.pairs.target)
-    assert not torch.equal(task.update(Lesson(human, swapped), 0)["loss/student/cosine_pairs"], apart[0])
+    assert not torch.equal(
+        task.update(DistillationBatch(human, swapped), 0)["loss/student/cosine_pairs"], apart[0]
+    )
 
 
 def test_several_manifests_are_one_corpus(corpus: Path, tmp_path: Path) -> None:
