@@ -1,7 +1,4 @@
-"""Augmentation of what recognisers hear: of log-mels, and of waves and a speech encoder's frames.
-
-Other vocal tracts, rooms, noises and tempos, and SpecAugment's masks.
-"""
+"""Augmentation of recognisers' input (log-mels, waves and a speech encoder's frames), with SpecAugment."""
 
 import math
 from dataclasses import dataclass
@@ -23,26 +20,27 @@ Lengths = Int[Tensor, "batch"]
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How far log-mels are changed in training; 0 turns a kind of change off."""
+    """Augmentation of log-mels; 0 disables a kind."""
 
     warp: float = 0.25
-    """Frequencies are multiplied by 1 / (1 + warp) … 1 + warp: other vocal tracts and pitches."""
+    """Frequencies are multiplied by 1 / (1 + warp) … 1 + warp, as by other vocal tracts and pitches."""
     speed: float = 0.15
     """Tempo is multiplied by 1 / (1 + speed) … 1 + speed."""
     noise_share: float = 0.6
-    """Share of utterances that noise of a random spectrum is added to."""
+    """Probability of adding noise with a random spectrum to an utterance."""
     snr_db: tuple[float, float] = (5.0, 40.0)
-    """Range of the signal-to-noise ratio."""
+    """Range of the signal-to-noise ratio in dB."""
     equaliser: float = 0.4
-    """Standard deviation, in nats, of a smooth change of the mean-free spectrum: short crops' means err."""
+    """Standard deviation, in nats, of a smooth curve added after mean subtraction; short crops' means are
+    inaccurate."""
     time_masks: int = 6
-    """Masked stretches of time in an utterance."""
+    """Time masks per utterance."""
     time_mask_frames: int = 24
-    """Longest of them, in mel frames."""
+    """Maximum length of a time mask, in mel frames."""
     band_masks: int = 2
-    """Masked groups of bands."""
+    """Frequency masks per utterance."""
     band_mask_bands: int = 20
-    """Widest of them, in bands."""
+    """Maximum width of a frequency mask, in mel bands."""
 
     def __post_init__(self) -> None:
         if min(self.warp, self.speed, self.equaliser) < 0 or self.snr_db[0] > self.snr_db[1]:
@@ -52,7 +50,7 @@ class AugmentConfig:
 def change_speed(
     mel: Mel, lengths: Lengths, largest: float
 ) -> tuple[Float[Tensor, "batch n_mels out"], Lengths]:
-    """Stretch each utterance in time by a random factor; pitch stays."""
+    """Stretch each utterance in time by a random factor, without changing pitch."""
     factor = _factors(len(mel), largest, mel.device)
     new = (lengths / factor).floor().long().clamp(min=1)
     at = torch.arange(int(new.max()), device=mel.device) * factor[:, None]
@@ -71,7 +69,7 @@ def warp_frequency(mel: Mel, config: MelConfig, largest: float) -> Mel:
 
 
 def add_noise(mel: Mel, share: float, snr_db: tuple[float, float]) -> Mel:
-    """Add stationary noise of a random colour to a share of the utterances, in the domain of magnitudes."""
+    """Add stationary noise of a random spectrum to random utterances, in the magnitude domain."""
     batch, n_mels, _ = mel.shape
     level = mel.amax((1, 2), keepdim=True) - 1.5  # nats: about the mean level of loud frames
     snr = torch.empty(batch, 1, 1, device=mel.device).uniform_(*snr_db) * (np.log(10) / 20)
@@ -82,12 +80,12 @@ def add_noise(mel: Mel, share: float, snr_db: tuple[float, float]) -> Mel:
 
 
 def equalise(mel: Mel, deviation: float) -> Mel:
-    """Tilt and bend the spectrum of each utterance by a smooth random curve."""
+    """Add a smooth random curve to the log spectrum of each utterance."""
     return mel + deviation * _smooth_curves(len(mel), mel.shape[1], mel.device)[..., None]
 
 
 def mask(mel: Mel, config: AugmentConfig) -> Mel:
-    """Set stretches of time and groups of bands to 0, the mean (SpecAugment, Park et al. 2019)."""
+    """Set random spans of frames and bands to 0, the mean (SpecAugment, Park et al. 2019)."""
     for _ in range(config.time_masks):
         mel = mask_along_axis_iid(mel, config.time_mask_frames, 0.0, axis=2)
     for _ in range(config.band_masks):
@@ -102,7 +100,7 @@ def _factors(batch: int, largest: float, device: torch.device) -> Float[Tensor, 
 def _interpolate(
     x: Mel, at: Float[Tensor, "batch positions"], dim: int
 ) -> Float[Tensor, "batch rows columns"]:
-    """Read ``x`` between its places along ``dim``, linearly."""
+    """Interpolate ``x`` linearly at fractional positions along ``dim``."""
     low = at.floor().long().clamp(0, x.shape[dim] - 1)
     high = (low + 1).clamp(max=x.shape[dim] - 1)
     pattern = "batch at -> batch at 1" if dim == 1 else "batch at -> batch 1 at"
@@ -120,16 +118,16 @@ def _smooth_curves(batch: int, n_mels: int, device: torch.device) -> Float[Tenso
 
 @dataclass(frozen=True, kw_only=True)
 class FrameAugmentConfig:
-    """How waves and frames are changed while an encoder is fine-tuned; 0 turns a kind of change off."""
+    """Augmentation of waves and frames for fine-tuning a speech encoder; 0 disables a kind."""
 
     time_share: float = 0.05
-    """Share of the frames at which a masked stretch begins."""
+    """Probability that a masked span begins at a frame."""
     time_frames: int = 10
-    """Frames of a stretch, replaced by the vector that masked frames in pretraining."""
+    """Length of a span in frames; masked frames are replaced by the mask vector of pretraining."""
     channel_share: float = 0.008
-    """Share of the channels at which a masked group of channels begins, for the whole utterance."""
+    """Probability that a masked group begins at a channel; channels are masked for the whole utterance."""
     channel_width: int = 16
-    """Channels of such a group, set to 0."""
+    """Channels per group; masked channels are set to 0."""
     speed: float = 0.1
     """Tempo and pitch of a batch are multiplied by 1 / (1 + speed) … 1 + speed."""
 
@@ -142,7 +140,7 @@ class FrameAugmentConfig:
 def change_wave_speed(
     wave: Float[Tensor, "batch 1 samples"], n_samples: Int[Tensor, "batch"], largest: float
 ) -> tuple[Float[Tensor, "batch 1 new"], Int[Tensor, "batch"]]:
-    """Play a batch faster or slower by one random factor; pitch follows."""
+    """Resample a batch by one random factor, which changes tempo and pitch."""
     if not largest:
         return wave, n_samples
     factor = math.exp((2 * float(torch.rand(())) - 1) * math.log1p(largest))
@@ -156,18 +154,18 @@ def mask_frames(
     mask_vector: Float[Tensor, "hidden"],
     config: FrameAugmentConfig,
 ) -> Float[Tensor, "batch frames hidden"]:
-    """Replace stretches of frames by a vector, and set groups of channels to 0."""
+    """Replace random spans of frames by a vector, and set random groups of channels to 0."""
     batch, n_frames, hidden = frames.shape
     if config.time_share:
-        masked = _stretches(batch, n_frames, config.time_share, config.time_frames, frames.device)
+        masked = _spans(batch, n_frames, config.time_share, config.time_frames, frames.device)
         frames = torch.where(masked[..., None], mask_vector.to(frames.dtype), frames)
     if config.channel_share:
-        masked = _stretches(batch, hidden, config.channel_share, config.channel_width, frames.device)
+        masked = _spans(batch, hidden, config.channel_share, config.channel_width, frames.device)
         frames = frames.masked_fill(masked[:, None], 0.0)
     return frames
 
 
-def _stretches(
+def _spans(
     batch: int, length: int, share: float, width: int, device: torch.device
 ) -> Bool[Tensor, "batch length"]:
     begins = torch.rand(batch, 1, length, device=device) < share

@@ -1,1 +1,1 @@
-"""Audio encoders learned from pictures: Wav2CLIP, AudioCLIP and the world that tests them."""
+"""Audio encoders trained with images: Wav2CLIP, AudioCLIP and a study of them in a synthetic world."""

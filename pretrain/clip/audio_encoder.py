@@ -16,16 +16,15 @@ FLOOR = 1e-7
 
 
 class AudioEncoder(nn.Module):
-    """A wave's embedding; ``trunk`` is the ResNet, ``transform`` the paper's g.
+    """An encoder of waves into CLIP's space; ``trunk`` is the ResNet, ``transform`` the paper's g.
 
-    Embeddings are not of unit length. In evaluation mode one depends on its own clip alone, unless the
-    ``reference`` normalisation is chosen.
+    Embeddings are not normalised. In evaluation mode they do not depend on other clips of the batch, except
+    with the ``reference`` normalisation.
     """
 
     def __init__(self, config: AudioEncoderConfig) -> None:
         super().__init__()
         self.config = config
-        # Not in checkpoints: the configuration determines it.
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
         self.trunk = ResNet(config.width, config.blocks)
         self.transform: nn.Module = nn.Identity()
@@ -38,13 +37,13 @@ class AudioEncoder(nn.Module):
         return self.transform(self.pooled(wave))
 
     def pooled(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch channels"]:
-        """Return what the transform starts from: the last map averaged over frequency and time."""
+        """Return the input of the transform: the last feature map averaged over frequency and time."""
         return self.trunk(self.spectrogram(wave)[:, None]).mean((2, 3))
 
     def features(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch channels frames"]:
-        """Return the last map averaged over frequency only; its mean over time is ``pooled``.
+        """Return the last feature map averaged over frequency; its mean over time is ``pooled``.
 
-        With four stages a frame is 32 spectrogram frames long, 0.7 s at the paper's sizes.
+        With four stages, the hop is 32 spectrogram frames, 0.7 s at the paper's sizes.
         """
         return self.trunk(self.spectrogram(wave)[:, None]).mean(2)
 
@@ -58,8 +57,8 @@ class AudioEncoder(nn.Module):
             if config.normalisation == "reference":
                 level = torch.log(power + FLOOR)
                 return (level - level.mean()) / (level.std() + 1e-9)
-            # log(power + FLOOR) − log(FLOOR), which standardising cannot tell apart: digital silence is then
-            # exactly 0 and stays so, where the rounding error of a mean would be divided by 1e-9.
+            # log(power + FLOOR) − log(FLOOR); standardisation removes the constant. Digital silence is then
+            # exactly 0, so that no rounding error of the mean is divided by 1e-9.
             level = torch.log1p(power / FLOOR)
             deviation, mean = torch.std_mean(level, dim=(1, 2), keepdim=True)
             return (level - mean) / (deviation + 1e-9)
@@ -74,23 +73,23 @@ class AudioEncoder(nn.Module):
                 f"a clip of {n_samples} samples is shorter than the encoder's window of {least} "
                 f"({1000 * least / config.sample_rate:.0f} ms at {config.sample_rate} Hz): give a longer one"
             )
-        # Not in training, whose recordings are checked when read: asking a GPU would wait for it.
+        # Not in training, where recordings are checked when read: on a GPU, the check would synchronise.
         if not self.training and not bool(torch.isfinite(wave).all()):
-            raise UserError("a clip holds samples that are not finite numbers: look for it with data.check")
+            raise UserError("a clip contains samples that are not finite: find it with data.check")
 
 
 def projection(inputs: int, hidden: int, outputs: int, dropout: float) -> nn.Sequential:
-    """Make the paper's two-layer map from one space into another, g for audio and f for pictures."""
+    """Return the paper's two-layer projection between embedding spaces: g for audio, f for images."""
     return nn.Sequential(
         nn.Linear(inputs, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, outputs)
     )
 
 
 class ResNet(nn.Module):
-    """A 7×7 stem, pooling, then stages of torchvision's basic blocks that double the channels.
+    """A ResNet on one-channel maps without a classifier, of torchvision's basic blocks.
 
-    ``blocks`` (2, 2, 2, 2) and ``width`` 64 make ResNet-18 (He et al., 2016) of one-channel maps without its
-    classifier, 11,170,240 parameters; torchvision's own class has neither other widths nor fewer stages.
+    With ``blocks`` (2, 2, 2, 2) and ``width`` 64 it is ResNet-18 (He et al., 2016), 11,170,240 parameters;
+    torchvision's own class does not support other widths or fewer stages.
     """
 
     def __init__(self, width: int, blocks: Sequence[int]) -> None:
@@ -115,7 +114,7 @@ class ResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.weight, 1.0, 0.02)
-        # A tenth to a quarter less time per step on a CPU, and what GPUs' tensor cores want.
+        # 10 to 25 % less time per step on CPUs, and the layout that GPUs' tensor cores need.
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, x: Float[Tensor, "batch 1 height width"]) -> Float[Tensor, "batch channels h w"]:

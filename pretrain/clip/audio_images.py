@@ -1,4 +1,4 @@
-"""Batches of crops of scenes' sounds, each with the frozen teacher's embedding of the scene's pictures."""
+"""Batches of audio crops, each with the frozen teacher's embedding of the scene's images."""
 
 import sys
 import warnings
@@ -26,50 +26,50 @@ from engine.user_error import UserError, within
 from pretrain.clip.audio_encoder import AudioEncoderConfig
 
 TRIES = 6
-"""Clips in a row that may be unreadable before training stops."""
+"""Maximum number of consecutive unreadable clips before training stops."""
 
 
 class AudioImageBatch(NamedTuple):
-    """Sounds and the teacher's embeddings of their pictures, row by row."""
+    """A batch of sounds with the teacher's image embeddings."""
 
     wave: Float[Tensor, "batch 1 samples"]
     image: Float[Tensor, "batch dim"]
-    """The teacher's embedding of the picture, or the mean of the clip's frames' embeddings."""
+    """The teacher's embedding of the image, or the mean of its embeddings of the video frames."""
     index: Int[Tensor, "batch"]
-    """Which clip."""
+    """Index of the clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioImageConfig:
-    """Which scenes, and how their sounds are cut."""
+    """Audio-visual scenes, audio crops and the validation set."""
 
     path: str = free("")
-    """A folder of videos, of pairs of sounds and pictures, or a manifest; see data/audiovisual/scenes.py."""
+    """A folder of videos or of pairs of sounds and images, or a manifest; see data/audiovisual/scenes.py."""
     layout: Literal["auto", "videos", "vggsound", "pairs", "hub"] = "auto"
-    """How the folder is read: videos, vggsound, pairs, hub, or auto to look."""
+    """Layout of the folder: videos, vggsound, pairs, hub, or auto to detect it."""
     crop_seconds: float = 10.0
-    """Length of a crop, at a random place. A clip shorter than this is repeated to fill it."""
+    """Length of a random crop; shorter clips are repeated to fill it."""
     frame_rate: float = 1.0
-    """Frames of a video that the teacher embeds per second."""
+    """Video frames per second that the teacher embeds."""
     batch: int = 128
-    """Clips in a micro-batch of one process, each a different one."""
+    """Clips per micro-batch and process, all different."""
     split: str = "train"
-    """Clips trained on."""
+    """Split used for training."""
     validation_split: str = "validation"
-    """Clips scored, from their beginning."""
+    """Split used for validation; the crops are the beginnings of the clips."""
     validation_share: float = 0.01
-    """Where that split is empty (VGGSound has none), such a share of the training clips is kept apart for it,
-    if that is two or more; else training goes unscored."""
+    """Fraction of the training clips held out for validation if that split is empty (as in VGGSound); fewer
+    than two clips: no validation."""
     validation_clips: int = 1000
-    """At most so many are scored."""
+    """Maximum number of validation clips."""
     cache_gib: float = 1.0
-    """Memory for decoded sounds in each loading process; 0 reads them anew each time."""
+    """Memory for decoded sounds in each loading process; 0: no cache."""
 
     def __post_init__(self) -> None:
         within("(0, inf)", self, "crop_seconds", prefix="data.")
         within("[0, 1)", self, "validation_share", prefix="data.")
         if self.batch < 2:
-            raise UserError(f"data.batch={self.batch} must be at least 2: other clips are the negatives")
+            raise UserError(f"data.batch={self.batch} must be at least 2: the negatives are the other clips")
 
     def contents(self) -> dict[str, Contents | None]:
         contents = folder_contents(self.path, "a collection")
@@ -77,9 +77,9 @@ class AudioImageConfig:
 
 
 class AudioImageClips(Dataset[AudioImageBatch]):
-    """Batches by address. All processes' clips of a step differ, and each is used once in an epoch.
+    """Batches by address; each clip is used once per epoch, by one process.
 
-    ``wave_of(index)`` reads a clip at the encoder's rate; ``images`` are the teacher's embeddings.
+    ``wave_of(index)`` reads a clip at the encoder's sample rate; ``images`` are the teacher's embeddings.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class AudioImageClips(Dataset[AudioImageBatch]):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps after which every clip was used once, but for those that fill no whole batch."""
+        """Steps per epoch, without an incomplete last batch."""
         return max(len(self.images) // (self.config.batch * self.n_ranks) // self.accumulate, 1)
 
     def __getitem__(self, address: Address) -> AudioImageBatch:
@@ -124,7 +124,7 @@ class AudioImageClips(Dataset[AudioImageBatch]):
         return self._batch(list(crops), np.array(indices))
 
     def _draw(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-        """Return a clip's crop, or another clip's where this one can no longer be read."""
+        """Return a crop of the clip, or of another one if it can no longer be read."""
         for attempt in range(TRIES):
             try:
                 return self.crop(index, rng), index
@@ -140,7 +140,7 @@ class AudioImageClips(Dataset[AudioImageBatch]):
         return AudioImageBatch(wave=wave, image=self.images[indices], index=torch.from_numpy(indices))
 
     def _chosen(self, address: Address) -> np.ndarray:
-        """Return this process's share of the step's clips."""
+        """Return the indices of this process's clips of the step."""
         size = self.config.batch
         whole = len(self.images) // (size * self.n_ranks)
         epoch, place = divmod(address.step * self.accumulate + address.micro, whole)
@@ -151,7 +151,7 @@ class AudioImageClips(Dataset[AudioImageBatch]):
         return self._order[1][first : first + size]
 
     def crop(self, index: int, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Return a crop of a clip, at a random place, or from its beginning where there is no ``rng``."""
+        """Return a random crop of a clip, or its beginning without ``rng``."""
         wave = self._wave(index)
         if len(wave) < self.crop_samples:
             start = int(rng.integers(len(wave))) if rng else 0
@@ -174,7 +174,7 @@ class AudioImageClips(Dataset[AudioImageBatch]):
         return wave
 
     def in_order(self, n_clips: int) -> list[AudioImageBatch]:
-        """Return the first clips, each from its beginning, in batches: what a validation is made of."""
+        """Return batches of the beginnings of the first clips, for validation."""
         chosen = np.array([i for i in range(min(n_clips, len(self.images))) if self._readable(i)], dtype=int)
         size = self.config.batch
         parts = [chosen[first : first + size] for first in range(0, len(chosen), size)]
@@ -189,12 +189,12 @@ class AudioImageClips(Dataset[AudioImageBatch]):
 
     def _leave_out(self, index: int, error: UserError) -> None:
         if index not in self._bad:
-            print(f"left out: {error}", file=sys.stderr)
+            print(f"skipped: {error}", file=sys.stderr)
         self._bad.add(index)
 
 
 def split_scenes(config: AudioImageConfig) -> tuple[list[Scene], list[Scene]]:
-    """Find the scenes to train on and those to validate on; scenes without a split are for training."""
+    """Return the training and validation scenes; scenes without a split belong to training."""
     if not config.path:
         raise UserError(
             "no data given; set --data.path to a folder of videos or of sounds with pictures, to a manifest, "
@@ -214,8 +214,8 @@ def split_scenes(config: AudioImageConfig) -> tuple[list[Scene], list[Scene]]:
         else:
             held_out = []
             warnings.warn(
-                f"{config.path} has no scenes in split {config.validation_split!r}: training goes unscored, "
-                "and its learning rate does not fall",
+                f"{config.path} has no scenes in split {config.validation_split!r}: there is no validation, "
+                "and the learning rate stays constant",
                 stacklevel=2,
             )
     return chosen, held_out[: config.validation_clips]
@@ -230,7 +230,7 @@ def clips_of(
     n_ranks: int = 1,
     accumulate: int = 1,
 ) -> AudioImageClips:
-    """Return the training batches of scenes and their pictures' embeddings, by address."""
+    """Return the batches of scenes and their image embeddings, by address."""
     return AudioImageClips(
         partial(_wave, list(scenes), encoder.sample_rate),
         images,
@@ -249,7 +249,7 @@ def validation_batches(
     config: AudioImageConfig,
     encoder: AudioEncoderConfig,
 ) -> list[AudioImageBatch]:
-    """Return the scenes' first crops in memory, in batches as large as training's where there are as many."""
+    """Return batches of the scenes' first crops, at most as large as in training."""
     if len(scenes) < 2:
         return []
     small = min(config.batch, len(scenes))
@@ -257,7 +257,7 @@ def validation_batches(
 
 
 def in_epochs(loop: LoopConfig, max_epochs: int, steps_per_epoch: int) -> LoopConfig:
-    """Let a run end after ``max_epochs`` at the latest and be evaluated in each; with 0, leave it alone."""
+    """Limit a run to ``max_epochs`` with at least one evaluation per epoch; 0: no limit."""
     if not max_epochs:
         return loop
     steps = min(loop.steps, max_epochs * steps_per_epoch)
@@ -265,7 +265,7 @@ def in_epochs(loop: LoopConfig, max_epochs: int, steps_per_epoch: int) -> LoopCo
 
 
 def _draw(name: str) -> float:
-    """Return a number in [0, 1) that only the name decides, so that a scene stays on its side."""
+    """Return a number in [0, 1) derived from the name only, so that a scene always has the same split."""
     return zlib.crc32(name.encode(errors="surrogateescape")) / 2**32
 
 

@@ -1,4 +1,4 @@
-"""AudioCLIP (Guzhov et al., 2022): image, text and audio heads learn together, each pair by CLIP's loss."""
+"""AudioCLIP (Guzhov et al., 2022): joint training of image, text and audio heads by CLIP's loss per pair."""
 
 import json
 import shutil
@@ -29,23 +29,21 @@ from pretrain.clip.towers import FOLDER_CONFIG, HUB, OWN_WEIGHTS, Towers, Towers
 from pretrain.clip.triples import Triple, Triples, descriptions_of, with_descriptions
 
 WEIGHTS = "open_clip_model.safetensors"
-
-
 PAIRS = (("audio", "image"), ("audio", "text"), ("image", "text"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ThreeHeadsConfig:
-    """Weights of the losses, and the learning rate of CLIP's own heads."""
+    """Loss weights, and the optimiser of CLIP's heads."""
 
     audio_image: float = 1.0
-    """Weight of the loss between sounds and pictures."""
+    """Weight of the loss between sounds and images."""
     audio_text: float = 1.0
-    """Weight of the loss between sounds and words."""
+    """Weight of the loss between sounds and captions."""
     image_text: float = 1.0
-    """Weight of the loss between pictures and words."""
+    """Weight of the loss between images and captions."""
     towers: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-5, betas=(0.9, 0.999)))
-    """Of the image and text heads, which begin as CLIP's; the audio head has ``optim``."""
+    """Optimiser of the image and text heads, which are initialised by CLIP; the audio head uses ``optim``."""
     plateau: PlateauConfig = field(default_factory=PlateauConfig)
 
     def __post_init__(self) -> None:
@@ -54,27 +52,27 @@ class ThreeHeadsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class AudioCLIPConfig:
-    """An audio encoder and CLIP's two towers, trained together."""
+    """Joint training of an audio encoder and CLIP's two towers."""
 
     KIND: ClassVar[str] = "audioclip_training"
     encoder: AudioEncoderConfig = field(default_factory=AudioEncoderConfig)
-    """Its ``dim`` is set to the towers'."""
+    """The audio encoder; its ``dim`` is replaced by the towers'."""
     heads: ThreeHeadsConfig = field(default_factory=ThreeHeadsConfig)
     data: AudioImageConfig = field(default_factory=AudioImageConfig)
     towers: TowersConfig | SmallCLIPConfig = field(default_factory=TowersConfig)
-    """The towers' first weights: a trained CLIP's, or (SmallCLIPConfig) a small one's at random."""
+    """The towers' initial weights: a trained CLIP, or (SmallCLIPConfig) a small one at random."""
     optim: OptimConfig = WAV2CLIP_OPTIM
-    """Of the audio head."""
+    """Optimiser of the audio head."""
     max_epochs: int = free(30)
-    """The run ends after so many passes through the clips though ``loop.steps`` be more, and is evaluated in
-    each; 0: steps alone count."""
+    """Maximum number of passes through the clips, with one evaluation per pass, even if ``loop.steps`` is
+    larger; 0: no limit, ``loop.steps`` applies."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
 
 class ThreeHeads:
-    """The task: an audio encoder and CLIP's towers, all of which learn.
+    """The training task: an audio encoder and CLIP's towers, all trained.
 
-    The towers given are changed: they are thawed here and belong to the task from then on.
+    ``towers`` is modified in place: its parameters are unfrozen and trained.
     """
 
     def __init__(
@@ -109,7 +107,7 @@ class ThreeHeads:
         losses = self.losses(self.embed(batch))
         total = torch.stack([getattr(self.config, pair) * loss for pair, loss in losses.items()]).sum()
         for player in self.plateaus.values():
-            player.agree()
+            player.synchronise()
         self.players["towers"].step(total, retain_graph=True)
         self.players["audio"].step(total)
         for scale in self.scales.values():
@@ -204,7 +202,7 @@ def train_three_heads(config: AudioCLIPConfig) -> ThreeHeads:
 def first_towers(
     towers: TowersConfig | SmallCLIPConfig, scenes: Sequence[Scene], loop: LoopConfig
 ) -> TowersConfig:
-    """Return where the towers' first weights are, after making them if they are to be random."""
+    """Return the towers' initial weights, after creating them in ``loop.out`` if they are random."""
     if isinstance(towers, TowersConfig):
         return towers
     folder = loop.out / "start"
@@ -216,12 +214,12 @@ def first_towers(
 
 
 def save_towers(towers: Towers, start: TowersConfig, folder: Path) -> Path:
-    """Write trained towers as a folder that open_clip, and ``TowersConfig(name=folder)``, can open."""
+    """Write trained towers as a folder for open_clip and ``TowersConfig(name=folder)``."""
     import open_clip
 
     folder.mkdir(parents=True, exist_ok=True)
     source = _folder_of(start)
-    if source is not None:  # architecture and tokeniser as they were
+    if source is not None:  # same architecture and tokeniser
         for file in source.iterdir():
             if file.is_file() and file.suffix not in OWN_WEIGHTS:
                 shutil.copyfile(file, folder / file.name)
@@ -248,4 +246,4 @@ def _folder_of(towers: TowersConfig) -> Path | None:
     try:
         return Path(hf_hub_download(towers.name.removeprefix(HUB), FOLDER_CONFIG)).parent
     except Exception as error:
-        raise UserError(f"the configuration of {towers.name} cannot be had: {error}") from None
+        raise UserError(f"the configuration of {towers.name} cannot be downloaded: {error}") from None

@@ -1,7 +1,4 @@
-"""Distilling CLIP's picture tower into an audio encoder (Wav2CLIP), its rate lowered where nothing is won.
-
-The teacher's embeddings are data.
-"""
+"""Distillation of CLIP's precomputed image embeddings into an audio encoder (Wav2CLIP)."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,16 +20,16 @@ from pretrain.clip.losses import LogitScale, clip_loss, cx_loss, retrieval
 
 @dataclass(frozen=True, kw_only=True)
 class PlateauConfig:
-    """When the learning rate falls, and how far."""
+    """Learning rate reduction when the validation loss stops improving."""
 
     patience: int = 5
-    """Evaluations in a row without a better validation loss before the rate falls; 0 never lowers it."""
+    """Consecutive evaluations without improvement before the learning rate is reduced; 0: constant rate."""
     factor: float = 0.1
-    """What the rate is then multiplied by."""
+    """Factor of each reduction."""
     threshold: float = 1e-4
-    """Share of the best loss by which a better one must be lower."""
+    """Minimum relative decrease of the validation loss that counts as an improvement."""
     least: float = 1e-3
-    """Share of the first rate below which it does not fall."""
+    """Minimum learning rate, relative to the initial one."""
 
     def __post_init__(self) -> None:
         at_least(0, self, "patience", prefix="plateau.")
@@ -41,7 +38,7 @@ class PlateauConfig:
 
 
 class PlateauPlayer(Player):
-    """A player whose learning rate falls with the validation loss; stored with its optimiser."""
+    """An optimiser with learning rate reduction on plateaus of the validation loss, part of its state."""
 
     def __init__(
         self,
@@ -53,7 +50,7 @@ class PlateauPlayer(Player):
         super().__init__(modules, config, name)
         self.plateau = plateau
         self.share = 1.0
-        """Of the configured learning rate."""
+        """Factor of the configured learning rate."""
         self.best = math.inf
         self.waited = 0
 
@@ -70,15 +67,14 @@ class PlateauPlayer(Player):
             self.share = max(self.share * self.plateau.factor, self.plateau.least)
             self.waited = 0
 
-    def agree(self) -> None:
-        """Take over the first process's learning rate, which alone evaluates."""
+    def synchronise(self) -> None:
+        """Broadcast the learning rate of the first process, the only one that evaluates."""
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             share = torch.tensor(self.share, dtype=torch.float64, device=self.parameters[0].device)
             dist.broadcast(share, src=0)
             self.share = float(share)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything the next update depends on, besides the parameters."""
         plateau = {"share": self.share, "best": self.best, "waited": self.waited}
         return {**super().state_dict(), "plateau": plateau}
 
@@ -89,28 +85,28 @@ class PlateauPlayer(Player):
 
 
 WAV2CLIP_OPTIM = OptimConfig(lr=1e-3, betas=(0.9, 0.999))
-"""The paper's Adam."""
+"""The paper's settings of Adam."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillationConfig:
-    """Which loss brings sounds to their pictures."""
+    """Loss between sounds and images."""
 
     loss: Literal["clip", "cx"] = "cx"
-    """clip: the embedding meets the picture in CLIP's space. cx: besides, the encoder's pooled vector meets
-    the picture's projection f into its own space (the released weights)."""
+    """clip: contrastive loss in CLIP's space. cx: additionally, contrastive loss between the encoder's pooled
+    features and a projection f of the image embedding (as for the released weights)."""
     hidden: int = 512
-    """Units inside the projection f."""
+    """Hidden units of the projection f."""
     dropout: float = 0.1
-    """Share of those units left out in training."""
+    """Dropout of these units."""
     plateau: PlateauConfig = field(default_factory=PlateauConfig)
 
 
 class Distillation:
-    """The task: an audio encoder, its loss's own weights, and what it is validated on.
+    """The training task of Wav2CLIP.
 
-    ``validation`` are batches scored at each evaluation; only evaluations at multiples of
-    ``evaluated_every`` change the learning rate, so that a run's last one does not change its continuation.
+    ``validation``: batches used in each evaluation. Only evaluations at multiples of ``evaluated_every``
+    affect the learning rate, so that the final one does not affect a resumed run.
     """
 
     def __init__(
@@ -124,7 +120,7 @@ class Distillation:
     ) -> None:
         if encoder_config.dim != image_dim:
             raise UserError(
-                f"the encoder's dim={encoder_config.dim} must be the picture tower's {image_dim}: "
+                f"the encoder's dim={encoder_config.dim} must be the image tower's {image_dim}: "
                 f"set --encoder.dim {image_dim}"
             )
         if config.loss == "cx" and not encoder_config.transform:
@@ -143,7 +139,7 @@ class Distillation:
 
     def update(self, batch: AudioImageBatch, step: int) -> Mapping[str, Tensor]:
         self._train(True)
-        self.player.agree()
+        self.player.synchronise()
         loss = self.loss(batch)
         self.player.step(loss)
         for module in self.modules.values():
@@ -155,7 +151,7 @@ class Distillation:
         }
 
     def loss(self, batch: AudioImageBatch, *, gathered: bool = True) -> Float[Tensor, ""]:
-        """Return the loss of a batch; no gradient reaches the pictures' embeddings."""
+        """Return the loss of a batch; no gradient reaches the image embeddings."""
         image = batch.image.detach()
         audio = self.encoder.pooled(batch.wave)
         audio_as_image = self.encoder.transform(audio)
@@ -173,7 +169,7 @@ class Distillation:
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
-        """Return the validation loss, and how well sounds find their pictures and pictures their sounds."""
+        """Return the validation loss, and retrieval scores from sounds to images and back."""
         if not self.validation:
             return {}
         device = next(self.encoder.parameters()).device
@@ -181,7 +177,7 @@ class Distillation:
         losses, sounds, images = [], [], []
         for batch in self.validation:
             batch = AudioImageBatch(*(part.to(device) for part in batch))
-            # Not gathered: the other processes are not here.
+            # Not gathered: only the first process evaluates.
             losses.append(self.loss(batch, gathered=False) * len(batch.wave))
             sounds.append(self.encoder(batch.wave))
             images.append(batch.image)
@@ -195,19 +191,19 @@ class Distillation:
 
     @torch.no_grad()
     def samples(self, step: int) -> Samples:
-        """Return the first validation clips, and how near each sound is to each one's picture."""
+        """Return the first validation clips and the similarity matrix of sounds and images."""
         if not self.validation:
             return Samples()
         device = next(self.encoder.parameters()).device
         self._train(False)
         batch = AudioImageBatch(*(part[:16].to(device) for part in self.validation[0]))
         audio = nn.functional.normalize(self.encoder(batch.wave), dim=-1)
-        nearness = audio @ nn.functional.normalize(batch.image.float(), dim=-1).T
+        similarity = audio @ nn.functional.normalize(batch.image.float(), dim=-1).T
         rate = self.encoder.config.sample_rate
         spectrogram = self.encoder.spectrogram(batch.wave[:1])[0]
         return Samples(
             audio={f"validation {i}": (batch.wave[i], rate) for i in range(min(2, len(audio)))},
-            mels={"validation 0": spectrogram, "audio by picture": nearness},
+            mels={"validation 0": spectrogram, "audio by picture": similarity},
         )
 
     def _train(self, training: bool) -> None:

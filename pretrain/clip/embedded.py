@@ -1,9 +1,9 @@
-"""Teachers' embeddings of scenes' pictures, computed once and kept in safetensors shards.
+"""A cache of the teacher's embeddings of scenes' images, in safetensors shards.
 
-The cache is a folder per teacher and frame rate; an entry bears a digest of the scene's files (name, size,
-time of change) and stretch, so that an edited file is embedded anew. Shards are written whole or not at all,
-and a run that is killed goes on from the last one. Processes started together each embed their share; others
-that happen to use the same cache at the same time do no harm.
+The cache has a folder per teacher and frame rate. An entry's key is a digest of the scene's files (name,
+size, modification time) and time span, so that edited files are embedded again. Shards are written
+atomically, and an interrupted run continues after the last one. Ranks of one run divide the scenes among
+themselves; independent processes can safely use the same cache at the same time.
 """
 
 import hashlib
@@ -35,11 +35,11 @@ from engine.user_error import UserError
 from pretrain.clip.towers import Towers
 
 SHARD = 256
-"""Scenes in a shard: what a kill may lose."""
+"""Scenes per shard; at most one shard is lost when a run is killed."""
 BLOCK = 64
 """Frames of a video in memory at once."""
 PATIENCE_SECONDS = 300.0
-"""What another process has not delivered after this long without news is computed here as well."""
+"""Time without new shards of other processes after which their scenes are embedded here as well."""
 
 Blocks = Iterator[UInt8[Tensor, "n 3 height width"]]
 
@@ -53,10 +53,9 @@ def embed_scenes(
     batch: int = 64,
     progress: bool = True,
 ) -> Float[Tensor, "scenes dim"]:
-    """Return a unit-length embedding of each scene: the direction of the mean over its pictures or frames.
+    """Return an embedding of each scene: the mean over its images or frames, normalised to unit length.
 
-    Scenes whose pictures cannot be read have a row of NaN, and are counted and named in one warning:
-    ``embedded_scenes`` leaves them out.
+    Scenes with unreadable images get a row of NaN and one warning; ``embedded_scenes`` skips them.
     """
     rate = "all" if frame_rate is None else f"{frame_rate:g}"
     folder = Path(cache_folder) / f"{towers.key}_mean_{rate}"
@@ -67,7 +66,7 @@ def embed_scenes(
     n_ranks = n_processes()
     rank = torch.distributed.get_rank() if n_ranks > 1 else 0
     entries = [_Entry(key, scene) for key, scene in dict(zip(keys, scenes)).items()]
-    # Shares of the whole list, not of what is missing: another process may have seen fewer shards.
+    # Shares of the whole list, not of the missing entries: other processes may have read fewer shards.
     share = [entry for entry in entries[rank::n_ranks] if entry.key not in cache.vectors]
     missing = [entry for entry in entries if entry.key not in cache.vectors]
     _compute(share, cache, towers, frame_rate, batch, progress=progress and rank == 0)
@@ -87,14 +86,14 @@ def embedded_scenes(
     *,
     frame_rate: float | None = FRAME_RATE,
 ) -> tuple[list[Scene], Float[Tensor, "usable dim"]]:
-    """Return the scenes whose pictures can be used, with their embeddings."""
+    """Return the scenes with usable images, and their embeddings."""
     vectors = embed_scenes(scenes, towers, cache_folder, frame_rate=frame_rate)
     usable = ~vectors.isnan().any(dim=-1)
     return [scene for scene, keep in zip(scenes, usable.tolist()) if keep], vectors[usable]
 
 
 def scene_key(scene: Scene) -> str:
-    """Return a digest of what a scene's embedding depends on: its pictures' files and its stretch of time."""
+    """Return a digest of a scene's image files and time span."""
     digest = hashlib.sha256(f"{scene.start_s} {scene.duration_s}".encode())
     for file in scene.pictures if isinstance(scene.pictures, tuple) else (scene.pictures,):
         try:
@@ -113,7 +112,7 @@ class _Entry(NamedTuple):
 
 @dataclass
 class _Cache:
-    """The shards of a folder, read once each; an empty vector and a sentence stand for a failed scene."""
+    """The shards of a folder; a failed scene has an empty vector and an error message in ``problems``."""
 
     folder: Path
     files: set[str] = field(default_factory=set)
@@ -121,7 +120,7 @@ class _Cache:
     problems: dict[str, str] = field(default_factory=dict)
 
     def read(self) -> int:
-        """Read shards that are new and return their number; damaged ones are removed."""
+        """Read new shards and return their number; damaged ones are removed."""
         new = [file for file in sorted(self.folder.glob("*.safetensors")) if file.name not in self.files]
         for file in new:
             try:
@@ -152,7 +151,7 @@ def _compute(
     *,
     progress: bool,
 ) -> None:
-    """Embed scenes, a shard at a time; pictures of several scenes share a batch."""
+    """Embed scenes shard by shard; a batch contains images of several scenes."""
     bar = tqdm(total=len(entries), desc="embedding pictures", unit="scene", delay=1.0, disable=not progress)
     with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for first in range(0, len(entries), SHARD):
@@ -188,7 +187,7 @@ def _mean(vectors: list[Tensor], *, failed: bool) -> Tensor:
 
 
 class _Reading(NamedTuple):
-    """The first block of a scene's pictures, read in a thread; a long video's others follow on demand."""
+    """The blocks of a scene's images; the first is read in a thread, the others on demand."""
 
     first: Future[Tensor]
     rest: Blocks
@@ -200,7 +199,7 @@ class _Reading(NamedTuple):
 def _read_ahead(
     pool: ThreadPoolExecutor, entries: Sequence[_Entry], towers: Towers, frame_rate: float | None
 ) -> Iterator[tuple[_Entry, _Reading]]:
-    """Yield scenes in order, a few of them read ahead: all at once would fill the memory with pictures."""
+    """Yield scenes in order, with only a few read ahead to limit memory."""
     running: deque[tuple[_Entry, _Reading]] = deque()
     for entry in entries:
         blocks = _blocks(entry.scene, towers, frame_rate)
@@ -217,7 +216,7 @@ def _blocks(scene: Scene, towers: Towers, frame_rate: float | None) -> Blocks:
 
 
 def _await(missing: Sequence[_Entry], cache: _Cache, n_ranks: int) -> None:
-    """Look for the other processes' shards; a barrier would time out over a long share."""
+    """Poll for the other processes' shards; a barrier could time out."""
     news = time.monotonic()
     while n_ranks > 1 and any(entry.key not in cache.vectors for entry in missing):
         if cache.read():

@@ -1,4 +1,4 @@
-"""Trained audio encoders: our exports and runs, and the published Wav2CLIP release's key layout."""
+"""Loading of audio encoders from exports, runs and the published Wav2CLIP weights."""
 
 import json
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
 
 NAMES = ("wav2clip",)
 RELEASED = Path(__file__).parents[1] / "released" / "wav2clip_world"
-"""The encoder that comes with the code: the path ``released``; its CLIP lies in ``clip`` beside it."""
+"""The packaged encoder, loaded by the path ``released``; its CLIP is in the subfolder ``clip``."""
 WINDOW = "audio_encoder.spectrogram.window"
 PREFIXES = {"audio_encoder.": "trunk.", "audio_transform.sequential.": "transform."}
-"""Theirs to ours."""
+"""Published prefixes of parameter names, and ours."""
 IGNORED = ("image_transform.", "loss_fn_a.", "loss_fn_i.", "loss_fn.")
-"""What training files carry besides: the way of pictures into the audio's space, and temperatures."""
+"""Prefixes of parameters that only training needs: the projection of images, and temperatures."""
 
 Tensors = Mapping[str, Shaped[Tensor, "..."]]
 
@@ -31,7 +31,7 @@ def load_audio_encoder(name: str, path: Path | str) -> AudioEncoder:
     """Return an audio encoder in evaluation mode.
 
     ``path`` is a run of ``pretrain/wav2clip.py``, its export, or the published weights file; ``released`` is
-    the small one of the embedded world that comes with the code.
+    the packaged small encoder, trained in the synthetic world.
     """
     if name not in NAMES:
         raise UserError(f"there is no audio encoder {name!r}; choose from {', '.join(NAMES)}")
@@ -48,7 +48,7 @@ def load_audio_encoder(name: str, path: Path | str) -> AudioEncoder:
 
 
 def _from_run(run: Path) -> AudioEncoder:
-    """Read the newest checkpoint of a run that has not been exported yet."""
+    """Load the newest checkpoint of a run without an export."""
     newest = newest_checkpoint(run)
     if newest is None or not (newest / "encoder.safetensors").is_file():
         raise UserError(f"{run} is neither an exported audio encoder nor a run of pretrain/wav2clip.py")
@@ -60,7 +60,7 @@ def _from_run(run: Path) -> AudioEncoder:
 
 
 def load_published(path: Path | str) -> AudioEncoder:
-    """Read the published file, or a training file of that code, as an encoder in evaluation mode."""
+    """Load the published weights, or a training checkpoint of the published code, in evaluation mode."""
     return from_published(_read(Path(path)), where=path)
 
 
@@ -70,9 +70,9 @@ def from_published(
     where: Path | str = "the published weights",
     normalisation: Literal["clip", "reference"] = "clip",
 ) -> AudioEncoder:
-    """Fill an encoder whose sizes are read off a state in the published layout.
+    """Build an encoder from weights in the published layout, with sizes derived from their shapes.
 
-    With ``reference`` normalisation its embeddings are the published ones.
+    With ``reference`` normalisation, its embeddings equal the published ones.
     """
     ours: dict[str, Tensor] = {}
     for name, tensor in state.items():
@@ -80,9 +80,9 @@ def from_published(
         if prefix is not None and name != WINDOW:
             ours[PREFIXES[prefix] + name.removeprefix(prefix)] = tensor
         elif name != WINDOW and not name.startswith(IGNORED):
-            raise UserError(f"{where} holds the tensor {name}, which published Wav2CLIP weights do not have")
+            raise UserError(f"{where} contains the tensor {name}, which is not in published Wav2CLIP weights")
     if "trunk.conv1.weight" not in ours:
-        raise UserError(f"{where} holds no audio_encoder.conv1.weight: it is not a published Wav2CLIP file")
+        raise UserError(f"{where} has no audio_encoder.conv1.weight: it is not a published Wav2CLIP file")
     encoder = AudioEncoder(_config(ours, where, normalisation))
     window = state.get(WINDOW)
     if window is not None and not torch.allclose(window.float(), encoder.window, atol=1e-6):
@@ -111,7 +111,7 @@ def _config(
 
 def _read(path: Path) -> dict[str, Tensor]:
     content = read_torch_file(path)
-    state = content.get("state_dict", content)  # what Lightning wraps a training file in
+    state = content.get("state_dict", content)  # Lightning's checkpoints
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} is not a published Wav2CLIP file: it holds other things than named tensors")
+        raise UserError(f"{path} is not a published Wav2CLIP file: it contains more than named tensors")
     return state

@@ -1,4 +1,4 @@
-"""CLIP's contrastive loss and temperature, Wav2CLIP's form of it, and ranks of right answers by cosine."""
+"""The contrastive losses of CLIP and Wav2CLIP, and retrieval scores by cosine similarity."""
 
 import math
 
@@ -18,9 +18,9 @@ def ranks(
     answers: Float[Tensor, "answers dim"],
     right: Bool[Tensor, "queries answers"] | None = None,
 ) -> Int[Tensor, "queries"]:
-    """Return, from 1, the rank of the best right answer; equally near wrong answers stand before it.
+    """Return the rank, from 1, of the best correct answer; wrong answers that are equally near rank higher.
 
-    Without ``right``, answer i is the right one for query i.
+    ``right`` marks correct answers; by default answer i is correct for query i.
     """
     cosines = F.normalize(queries.float(), dim=-1) @ F.normalize(answers.float(), dim=-1).T
     if right is None:
@@ -30,7 +30,7 @@ def ranks(
 
 
 def rank_scores(ranks: Int[Tensor, "queries"]) -> dict[str, Float[Tensor, "queries"]]:
-    """Return each query's reciprocal rank, and whether a right answer is among the first k."""
+    """Return each query's reciprocal rank and recall at k."""
     return {"MRR": 1.0 / ranks.float()} | {f"R@{k}": (ranks <= k).float() for k in RECALLS}
 
 
@@ -43,16 +43,16 @@ def retrieval(queries: Float[Tensor, "n dim"], answers: Float[Tensor, "n dim"]) 
 def neighbour_scores(
     vectors: Float[Tensor, "clips dim"], same: Bool[Tensor, "clips clips"], other: Bool[Tensor, "clips clips"]
 ) -> dict[str, Float[Tensor, "clips"]]:
-    """Rank all clips for each one: average precision, and whether any of the first k is right.
+    """Rank all other clips for each clip; return the average precision and recall at k.
 
-    ``same`` says which pairs share a label, ``other`` which pairs are compared at all. A query without
-    another clip of its label gives NaN.
+    ``same`` marks pairs with equal labels, ``other`` pairs to be compared. A query without another clip of
+    its label gives NaN.
     """
     vectors, n_clips = F.normalize(vectors, dim=-1), len(vectors)
     compared = other & ~torch.eye(n_clips, dtype=torch.bool)
-    nearness = (vectors @ vectors.T).masked_fill(~compared, -torch.inf)
-    order = torch.argsort(nearness, dim=1, descending=True, stable=True)
-    # What is not compared comes last, where it neither counts as right nor moves anything.
+    similarity = (vectors @ vectors.T).masked_fill(~compared, -torch.inf)
+    order = torch.argsort(similarity, dim=1, descending=True, stable=True)
+    # Pairs that are not compared come last, where they count as wrong and do not affect the scores.
     right = (same & compared).gather(1, order).float()
     precision = right.cumsum(1) / torch.arange(1, n_clips + 1)
     n_right = right.sum(1)
@@ -62,15 +62,15 @@ def neighbour_scores(
 
 
 FIRST = math.log(1 / 0.07)
-"""CLIP's first log scale."""
+"""CLIP's initial log scale."""
 MOST = math.log(100)
-"""CLIP's largest: a scale of 100."""
+"""CLIP's maximum log scale."""
 
 Rows = Float[Tensor, "batch dim"]
 
 
 class LogitScale(nn.Module):
-    """The learnable inverse temperature of a contrastive loss, between 1 and 100."""
+    """Learnable inverse temperature of a contrastive loss, between 1 and 100."""
 
     def __init__(self, log_scale: float = FIRST) -> None:
         super().__init__()
@@ -81,16 +81,16 @@ class LogitScale(nn.Module):
 
     @torch.no_grad()
     def clamp(self) -> None:
-        """Bring the parameter back into its range after a step: outside it there is no gradient."""
+        """Clamp the parameter to its range after a step; outside it has no gradient."""
         self.log_scale.clamp_(0.0, MOST)
 
 
 def clip_loss(a: Rows, b: Rows, scale: Float[Tensor, ""], *, gathered: bool = True) -> Float[Tensor, ""]:
-    """Ask every row of ``a`` for its partner among ``b``, and the other way; the mean of both answers.
+    """CLIP's symmetric contrastive loss: row i of ``a`` and row i of ``b`` are a positive pair.
 
-    Vectors are brought to unit length here. Gradients reach both and the scale. With ``gathered``, the rows
-    of all processes are each other's negatives: this process's loss is over its own rows, and the mean of
-    the processes' losses and gradients are those of one process with the whole batch.
+    Vectors are normalised here. Gradients reach both and the scale. With ``gathered``, the rows of all
+    processes serve as negatives: each process's loss is over its own rows, and the means of the processes'
+    losses and gradients equal those of one process with the whole batch.
     """
     device = a.device.type
     with torch.autocast(device, enabled=False):
@@ -115,7 +115,7 @@ def cx_loss(
     *,
     gathered: bool = True,
 ) -> Float[Tensor, ""]:
-    """Wav2CLIP's loss: ½ [CLIP(a, f(i)) + CLIP(g(a), i)], each comparison with its own temperature."""
+    """Wav2CLIP's loss, ½ [CLIP(a, f(i)) + CLIP(g(a), i)], with a temperature for each term."""
     in_audio = clip_loss(audio, image_as_audio, scale_audio, gathered=gathered)
     in_image = clip_loss(audio_as_image, image, scale_image, gathered=gathered)
     return (in_audio + in_image) / 2

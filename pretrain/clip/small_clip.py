@@ -1,4 +1,4 @@
-"""A small CLIP trained from scratch on pictures and captions, kept as open_clip keeps its own.
+"""A small CLIP trained from scratch on images and captions, and saved in open_clip's format.
 
 clip = train_small_clip(pictures, captions, SmallCLIPConfig(), LoopConfig(out=Path("runs/clip")))
 save_small_clip(clip, "clip")  # open_clip.create_model("local-dir:clip"), TowersConfig(name="clip")
@@ -26,30 +26,30 @@ from engine.user_error import UserError
 
 PAD, START, END, UNKNOWN = SPECIAL = ("<pad>", "<start>", "<end>", "<unk>")
 MEAN = STD = 0.5
-"""Pictures are brought from 0 … 1 to −1 … 1."""
+"""Mean and standard deviation that normalise pixels from [0, 1] to [−1, 1]."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmallCLIPConfig:
-    """A CLIP of about a million parameters: a ResNet with attention pooling beside a short transformer."""
+    """A CLIP of about a million parameters: a ResNet with attention pooling, and a short transformer."""
 
     dim: int = 128
-    """Of the shared space."""
+    """Channels of the joint embedding space."""
     picture_size: int = 64
-    """Pixels on a side, a multiple of 32: the ResNet halves it five times."""
+    """Width and height of images in pixels; a multiple of 32, as the ResNet halves it five times."""
     picture_width: int = 16
     """Channels after the ResNet's stem; a multiple of 2."""
     picture_blocks: tuple[int, int, int, int] = (1, 1, 1, 1)
-    """Bottlenecks at each of four resolutions."""
+    """Bottleneck blocks at each of four resolutions."""
     text_width: int = 128
     text_layers: int = 2
     text_heads: int = 4
     context_length: int = 24
-    """Tokens of a caption, its two marks included; more are cut off."""
+    """Maximum number of tokens of a caption, including start and end; longer ones are truncated."""
     vocabulary: int = 1000
-    """Most tokens the byte-pair tokeniser may learn from the captions."""
+    """Maximum vocabulary size of the byte-pair tokeniser, which is trained on the captions."""
     batch: int = 256
-    """Pairs in a batch: the negatives of each are the others."""
+    """Pairs per batch; the negatives of a pair are the others of the batch."""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
             lr=2e-3,
@@ -76,21 +76,21 @@ class SmallCLIPConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class SmallCLIPRun:
-    """What a stored run is continued with."""
+    """The configuration stored with a run."""
 
     model: SmallCLIPConfig
     loop: LoopConfig
 
 
 class Pairs(NamedTuple):
-    """Pictures and the tokens of their captions, row by row."""
+    """A batch of images and the tokens of their captions."""
 
     picture: UInt8[Tensor, "batch 3 height width"]
     tokens: Int[Tensor, "batch context"]
 
 
 class PicturesAndCaptions(Dataset[Pairs]):
-    """Batches of pairs by address; rows of one group (the same caption in other words) never meet in one."""
+    """Batches of pairs by address, with at most one row of each group (paraphrases of one caption)."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class PicturesAndCaptions(Dataset[Pairs]):
         self.pictures, self.tokens = pictures, tokens
         order = np.argsort(groups, kind="stable")
         self.rows = np.split(order, np.flatnonzero(np.diff(np.asarray(groups)[order])) + 1)
-        """The rows of each group."""
+        """Row indices of each group."""
         self.batch = min(batch, len(self.rows))
 
     def __getitem__(self, address: Address) -> Pairs:
@@ -113,7 +113,7 @@ class PicturesAndCaptions(Dataset[Pairs]):
 
 
 class SmallCLIP(nn.Module):
-    """open_clip's CLIP at this size, with its tokeniser."""
+    """open_clip's CLIP with the configured sizes, and its tokeniser."""
 
     def __init__(self, config: SmallCLIPConfig, tokeniser: Any) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class SmallCLIP(nn.Module):
         self.config, self.tokeniser = config, tokeniser
         sizes = open_clip_sizes(config, tokeniser.get_vocab_size())
         self.clip = CLIP(**sizes)
-        # A third faster on a CPU: convolutions of few channels want them side by side.
+        # A third faster on a CPU for convolutions with few channels.
         self.clip.visual.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def images(self, pictures: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n dim"]:
@@ -134,7 +134,7 @@ class SmallCLIP(nn.Module):
 
 
 class SmallCLIPTraining:
-    """The task: each picture finds its caption among the batch's, and each caption its picture."""
+    """The training task: CLIP's symmetric contrastive loss between images and captions."""
 
     def __init__(self, config: SmallCLIPConfig, tokeniser: Any) -> None:
         self.clip = SmallCLIP(config, tokeniser)
@@ -164,13 +164,13 @@ def train_small_clip(
     *,
     groups: Sequence[int] | np.ndarray | None = None,
 ) -> SmallCLIP:
-    """Train from scratch, or go on from the newest checkpoint in ``loop.out``; the result is frozen.
+    """Train from scratch, or resume from the newest checkpoint in ``loop.out``; the result is frozen.
 
-    Rows of the same ``groups`` count as the same pair in other words and pixels; without it, every caption is
-    a group. The same weights follow from the same arguments, interrupted or not.
+    Rows with equal ``groups`` are variants of one pair; by default, rows with equal captions form a group.
+    The weights depend only on the arguments, not on interruptions.
     """
     if len(pictures) != len(captions):
-        raise UserError(f"{len(pictures)} pictures and {len(captions)} captions do not make pairs")
+        raise UserError(f"the numbers of pictures ({len(pictures)}) and captions ({len(captions)}) differ")
     if pictures.shape[-2:] != (config.picture_size, config.picture_size):
         height, width = pictures.shape[-2:]
         raise UserError(f"pictures of {height}x{width} do not fit picture_size={config.picture_size}")
@@ -187,7 +187,7 @@ def train_small_clip(
 
 
 def train_tokeniser(captions: Iterable[str], config: SmallCLIPConfig) -> Any:
-    """Learn byte pairs from captions: their words become whole tokens, unknown words fall into letters."""
+    """Train a byte-pair tokeniser; frequent words become single tokens, unknown ones are split to letters."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
     tokeniser = Tokenizer(models.BPE(unk_token=UNKNOWN))
@@ -210,7 +210,7 @@ def train_tokeniser(captions: Iterable[str], config: SmallCLIPConfig) -> Any:
 
 
 def tokens_of(tokeniser: Any, captions: Sequence[str]) -> Int[Tensor, "n context"]:
-    """Return captions as open_clip's tokeniser for the saved folder would give them."""
+    """Return the same tokens as open_clip's tokeniser for the saved folder."""
     return torch.tensor([coded.ids for coded in tokeniser.encode_batch(list(captions))])
 
 
@@ -229,13 +229,13 @@ def open_clip_sizes(config: SmallCLIPConfig, n_tokens: int) -> dict[str, Any]:
         "layers": config.text_layers,
         "pool_type": "eos",
         "eos_id": SPECIAL.index(END),
-        "hf_tokenizer_name": "local-dir",  # any name: open_clip then looks into the model's own folder
+        "hf_tokenizer_name": "local-dir",  # any name makes open_clip look into the model's own folder
     }
     return {"embed_dim": config.dim, "vision_cfg": vision, "text_cfg": text}
 
 
 def save_small_clip(clip: SmallCLIP, folder: Path | str, *, half: bool = False) -> Path:
-    """Write config, weights and tokeniser as open_clip's ``local-dir:`` wants them; ``half``: in float16."""
+    """Write config, weights and tokeniser for open_clip's ``local-dir:``; ``half``: weights in float16."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     size, tokeniser = clip.config.picture_size, clip.tokeniser

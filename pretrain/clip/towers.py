@@ -1,4 +1,4 @@
-"""Frozen image and text towers by open_clip: pictures and sentences in, unit-length embeddings out."""
+"""Frozen image and text towers of CLIP, loaded with open_clip, with unit-length embeddings."""
 
 import difflib
 import hashlib
@@ -19,29 +19,29 @@ from torch import Tensor, nn
 from engine.user_error import UserError
 
 FOLDER_CONFIG = "open_clip_config.json"
-"""What makes a folder one that open_clip can read."""
+"""File name of the configuration in a folder for open_clip."""
 HUB = "hf-hub:"
 HUB_SECONDS = 10
-"""Time limit of the hub's answer."""
+"""Timeout of the hub in seconds."""
 OWN_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".npy")
 BATCH = 256
-"""Pictures or sentences that pass through a tower at once."""
+"""Images or sentences embedded at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TowersConfig:
-    """Which CLIP is the teacher."""
+    """The CLIP model."""
 
     name: str = "ViT-B-32"
     """An architecture of open_clip, ``hf-hub:owner/name``, or a folder (open_clip_config.json, weights)."""
     pretrained: str = "openai"
-    """A tag that open_clip knows for the architecture, or a file of weights; folders have their own."""
+    """open_clip's tag of pretrained weights for the architecture, or a weights file; ignored for folders."""
 
 
 class Towers(nn.Module):
-    """CLIP's two towers, which never learn: no parameter asks for a gradient and ``train()`` has no effect.
+    """CLIP's two towers, frozen: parameters have no gradient and ``train()`` has no effect.
 
-    Gradients do pass through ``embed`` to pixels that ask for them.
+    Gradients do pass through ``embed`` to the pixels.
     """
 
     def __init__(self, clip: nn.Module, tokenizer: Any, *, title: str) -> None:
@@ -58,12 +58,12 @@ class Towers(nn.Module):
             values = torch.tensor([float(value) for value in settings[name]])
             self.register_buffer(name, values[:, None, None], persistent=False)
         self.key = _key(self)
-        """Names these weights and their preprocessing: equal keys give equal embeddings."""
+        """Digest of weights and preprocessing: equal keys give equal embeddings."""
         self.dim = self.embed(torch.zeros(1, 3, self.height, self.width)).shape[-1]
 
     @property
     def picture_size(self) -> int:
-        """Pixels of the shorter side of what the image tower sees."""
+        """Shorter side of the image tower's input, in pixels."""
         return min(self.height, self.width)
 
     @property
@@ -75,7 +75,7 @@ class Towers(nn.Module):
 
     @torch.no_grad()
     def images(self, pictures: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n dim"]:
-        """Unit-length embeddings of pictures of any size, prepared as the model wants them."""
+        """Return unit-length embeddings of images of any size, after the model's preprocessing."""
         if not len(pictures):
             return torch.zeros(0, self.dim, device=self.device)
         return torch.cat(
@@ -84,7 +84,7 @@ class Towers(nn.Module):
 
     @torch.no_grad()
     def texts(self, texts: list[str]) -> Float[Tensor, "n dim"]:
-        """Unit-length embeddings of sentences."""
+        """Return unit-length embeddings of sentences."""
         parts = [texts[start : start + BATCH] for start in range(0, len(texts), BATCH)]
         embeddings = [self.clip.encode_text(self.tokenizer(part).to(self.device)) for part in parts]  # pyright: ignore
         if not parts:
@@ -94,7 +94,7 @@ class Towers(nn.Module):
     def prepare(
         self, pictures: UInt8[Tensor, "n 3 height width"]
     ) -> UInt8[Tensor, "n 3 own_height own_width"]:
-        """Resize and crop (or squash, or pad) to the size the image tower sees."""
+        """Resize and crop (or squash, or pad) to the image tower's input size."""
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import functional as pixels
 
@@ -106,7 +106,7 @@ class Towers(nn.Module):
             return pixels.resize(pictures, [self.height, self.width], interpolation=how, antialias=True)
         ratios = self.height / height, self.width / width
         ratio = min(ratios) if self.resize_mode == "longest" else max(ratios)
-        # Rounded down as torchvision does for the longer side, but never under what the crop needs.
+        # Rounded down as torchvision does for the longer side, but not below the crop's size.
         inner = [
             max(goal, int(side * ratio)) if ratio == max(ratios) else max(1, round(side * ratio))
             for side, goal in ((height, self.height), (width, self.width))
@@ -120,7 +120,7 @@ class Towers(nn.Module):
         return pixels.center_crop(resized, [self.height, self.width])
 
     def embed(self, pixels: Float[Tensor, "n 3 own_height own_width"]) -> Float[Tensor, "n dim"]:
-        """Unit-length embeddings of pixels in [0, 1] at the tower's own size; gradients reach the pixels."""
+        """Return unit-length embeddings of pixels in [0, 1] at the input size; gradients reach the pixels."""
         return F.normalize(self.clip.encode_image((pixels - self.mean) / self.std).float(), dim=-1)  # pyright: ignore
 
 
@@ -138,7 +138,7 @@ def open_towers(config: TowersConfig = TowersConfig()) -> Towers:
                 problem = error
         if copies and (_is_here(config) or not hub_answers()):
             break
-    raise _refusal(config, problem, online=not copies) from None
+    raise _loading_error(config, problem, online=not copies) from None
 
 
 def _title(config: TowersConfig) -> str:
@@ -147,22 +147,22 @@ def _title(config: TowersConfig) -> str:
 
 
 def _is_here(config: TowersConfig) -> bool:
-    """Return whether the config names weights on this machine, so that the network could not help."""
+    """Whether the config names local weights, so that no download is needed."""
     return Path(config.name).is_dir() or (
         not config.name.startswith(HUB) and Path(config.pretrained).is_file()
     )
 
 
 def _source(config: TowersConfig) -> tuple[str, dict[str, Any]]:
-    """Return open_clip's name of the model and its options; refuse unknown ones before anything is loaded."""
+    """Return open_clip's model name and options; raise an error for unknown ones before loading."""
     import open_clip
 
     folder = Path(config.name)
     if folder.is_dir():
         if not (folder / FOLDER_CONFIG).is_file():
-            raise UserError(f"{folder} holds no {FOLDER_CONFIG}: give a folder that open_clip wrote")
+            raise UserError(f"{folder} has no {FOLDER_CONFIG}: give a folder written by open_clip")
         if not any(file.suffix in OWN_WEIGHTS for file in folder.iterdir()):
-            raise UserError(f"{folder} holds no weights beside {FOLDER_CONFIG} (open_clip_model.safetensors)")
+            raise UserError(f"{folder} has no weights next to {FOLDER_CONFIG} (open_clip_model.safetensors)")
         return f"local-dir:{folder}", {}
     if config.name.startswith(HUB):
         return config.name, {}
@@ -171,12 +171,12 @@ def _source(config: TowersConfig) -> tuple[str, dict[str, Any]]:
         near = difflib.get_close_matches(config.name, known, n=1)
         hint = f", did you mean {near[0]}?" if near else ""
         raise UserError(
-            f"there is no folder {config.name} and open_clip knows no model of that name{hint or ';'}"
+            f"there is no folder {config.name} and open_clip has no model of that name{hint or ';'}"
             " (`open_clip.list_models()` lists them)"
         )
     tag = open_clip.get_pretrained_cfg(config.name, config.pretrained)
     if tag:
-        # open_clip only warns where tag and architecture differ in this, and would embed differently.
+        # Where tag and architecture differ in this, open_clip only warns, and embeddings would be wrong.
         return config.name, {
             "pretrained": config.pretrained,
             "force_quick_gelu": tag.get("quick_gelu", False),
@@ -190,13 +190,13 @@ def _source(config: TowersConfig) -> tuple[str, dict[str, Any]]:
     )
 
 
-def _refusal(config: TowersConfig, error: Exception, online: bool) -> UserError:
+def _loading_error(config: TowersConfig, error: Exception, online: bool) -> UserError:
     reason = " ".join(str(error).split())[:160].rstrip(".")
-    if "weights_only" in reason:  # torch's advice on it is not for a file that somebody else made
+    if "weights_only" in reason:  # torch's advice to turn it off is unsafe for a file from elsewhere
         reason = "it is not a file of tensors"
     if _is_here(config):
         where = config.name if Path(config.name).is_dir() else config.pretrained
-        return UserError(f"{where} does not hold weights for {config.name} that open_clip can read: {reason}")
+        return UserError(f"{where} has no weights for {config.name} that open_clip can read: {reason}")
     if online:
         return UserError(f"the weights of {_title(config)} cannot be loaded: {reason}")
     return UserError(
@@ -206,7 +206,7 @@ def _refusal(config: TowersConfig, error: Exception, online: bool) -> UserError:
 
 
 def _key(towers: Towers) -> str:
-    """Return a digest of everything that determines an embedding but the library's own code."""
+    """Return a digest of everything that determines an embedding except the library's code."""
     clip = towers.clip
     settings = clip.visual.preprocess_cfg  # pyright: ignore[reportAttributeAccessIssue]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -219,9 +219,9 @@ def _key(towers: Towers) -> str:
 
 @contextmanager
 def local_copies_only(only: bool = True) -> Iterator[None]:
-    """Let the hub's libraries use their copies on this machine and nothing else.
+    """Restrict the hub's libraries to their local cache.
 
-    They would otherwise try an unreachable hub for most of a minute per file.
+    With an unreachable hub, they would otherwise wait for most of a minute per file.
     """
     from huggingface_hub import constants
 
@@ -234,7 +234,7 @@ def local_copies_only(only: bool = True) -> Iterator[None]:
 
 
 def hub_answers() -> bool:
-    """Return whether the hub can be reached and may be used."""
+    """Whether the hub can be reached and may be used."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -244,7 +244,7 @@ def hub_answers() -> bool:
         HfApi().model_info("openai/clip-vit-base-patch32", timeout=HUB_SECONDS)
     except OfflineModeIsEnabled:
         return False
-    except HfHubHTTPError as error:  # it answered, be it with a no; a gateway's 5xx is no answer
+    except HfHubHTTPError as error:  # a refusal is an answer too, but not a gateway's 5xx
         return error.response is not None and error.response.status_code < 500
     except Exception:  # no network, no name server, a proxy that refuses
         return False
@@ -253,7 +253,7 @@ def hub_answers() -> bool:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the library's log, which says in ten lines what ``_refusal`` says in one."""
+    """Silence the library's log; ``_loading_error`` reports the same in one line."""
     logging.disable(logging.ERROR)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Batches for three heads: crops of sound, and pictures and descriptions of the same scenes."""
+"""Batches for AudioCLIP: audio crops with images and captions of the same scenes."""
 
 import warnings
 from collections.abc import Sequence
@@ -21,20 +21,22 @@ Pictures = UInt8[Tensor, "n 3 height width"]
 
 
 class Triple(NamedTuple):
-    """Sounds, pictures at the image tower's size, and tokens of the text tower, row by row."""
+    """A batch of sounds, images at the image tower's size, and text tokens."""
 
     sounds: AudioImageBatch
-    """The sounds; its ``image`` is empty, since there is no teacher."""
+    """Audio crops; ``image`` is a placeholder, since there is no teacher."""
     picture: UInt8[Tensor, "batch 3 height width"]
     tokens: Int[Tensor, "batch context"]
 
 
 class Triples(Dataset[Triple]):
-    """Batches by address: one frame and one caption of each clip are drawn anew every time."""
+    """Batches by address, with a random frame and caption of each clip."""
 
     def __init__(self, scenes: Sequence[Scene], sounds: AudioImageClips, towers: Towers) -> None:
         if len(scenes) != len(sounds.images):
-            raise ValueError(f"{len(scenes)} scenes and {len(sounds.images)} sounds do not belong together")
+            raise ValueError(
+                f"the numbers of scenes ({len(scenes)}) and sounds ({len(sounds.images)}) differ"
+            )
         self.scenes, self.sounds, self.towers = scenes, sounds, towers
         self.tokens = [towers.tokenizer(descriptions_of(scene)) for scene in scenes]
         self._pictures: dict[int, Tensor] = {}
@@ -55,7 +57,7 @@ class Triples(Dataset[Triple]):
         return Triple(sounds, torch.stack(pictures), torch.stack(tokens))
 
     def first(self, n_clips: int) -> list[Triple]:
-        """Return the first clips, each with its first frame and caption, in batches: a validation."""
+        """Return validation batches of the first clips, each with its first frame and caption."""
         batches = []
         for sounds in self.sounds.in_order(n_clips):
             indices = sounds.index.tolist()
@@ -65,7 +67,7 @@ class Triples(Dataset[Triple]):
         return batches
 
     def _with_picture(self, wave: Tensor, index: int, rng: np.random.Generator) -> tuple[Tensor, Tensor, int]:
-        """Return a clip with one of its frames, or another clip where its pictures cannot be read."""
+        """Return a clip with one of its frames, or another clip if its images cannot be read."""
         for attempt in range(TRIES):
             try:
                 pictures = self.pictures(index)
@@ -78,7 +80,7 @@ class Triples(Dataset[Triple]):
         raise AssertionError
 
     def pictures(self, index: int) -> Pictures:
-        """Return a scene's pictures or frames as the image tower wants them."""
+        """Return a scene's images or video frames, prepared for the image tower."""
         if index in self._pictures:
             return self._pictures[index]
         frames = each_picture(self.scenes[index], self.sounds.config.frame_rate)
@@ -96,11 +98,11 @@ def descriptions_of(scene: Scene) -> list[str]:
 def with_descriptions(scenes: Sequence[Scene], where: str) -> list[Scene]:
     kept = [scene for scene in scenes if descriptions_of(scene)]
     if scenes and not kept:
-        raise UserError(f"the scenes of {where} have no captions or labels, which the text head learns from")
+        raise UserError(f"the scenes of {where} have no captions or labels, which the text head needs")
     if len(kept) < len(scenes):
         warnings.warn(
             f"{len(scenes) - len(kept)} of {len(scenes)} scenes of {where} have no caption or label "
-            "and are left out",
+            "and are skipped",
             stacklevel=2,
         )
     return kept

@@ -1,4 +1,4 @@
-"""What the embedded world's study found: retrieval among combinations that nothing was trained on."""
+"""Evaluation of the synthetic world's study: retrieval among combinations held out of all training."""
 
 import json
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ from pretrain.clip.losses import retrieval
 from pretrain.clip.towers import Towers
 
 N_SHOWN, N_ANSWERS = 8, 5
-"""Sounds whose answers are drawn, and pictures that answer each."""
+"""Sounds in the figure, and retrieved images shown for each."""
 
 
 class Study(NamedTuple):
     towers: Towers
     encoders: Mapping[str, AudioEncoder]
-    """By name; the first is the one in question."""
+    """Encoders by name; the first is the trained one."""
     held_out: World
-    """As many draws of each combination as sounds ask for their picture; the gallery is the first draw."""
+    """Held-out combinations, with one draw per query sound; the first draw is the gallery."""
 
 
 class Gallery(NamedTuple):
-    """One picture and one caption of each held-out combination, embedded by CLIP."""
+    """CLIP's embeddings of one image and one caption of each held-out combination."""
 
     images: Float[Tensor, "n dim"]
     texts: Float[Tensor, "n dim"]
@@ -38,7 +38,7 @@ class Gallery(NamedTuple):
 def write_report(
     study: Study, out: Path, *, cpu_seconds: Mapping[str, float], exported: Path
 ) -> dict[str, Any]:
-    """Measure, print a table, and write ``report.json`` and pictures of answers into the run's folder."""
+    """Evaluate, print a table, and write ``report.json`` and ``answers.png`` into the run's folder."""
     gallery, results = measure(study)
     seconds = {name: round(value, 1) for name, value in cpu_seconds.items()}
     report = {
@@ -57,7 +57,7 @@ def write_report(
 
 @torch.no_grad()
 def measure(study: Study) -> tuple[Gallery, dict[str, Any]]:
-    """Ask every encoder for pictures and captions of what it hears."""
+    """Evaluate retrieval of images and captions by every encoder, and by CLIP as a topline."""
     world = study.held_out
     first = np.arange(world.n_combinations)
     gallery = Gallery(
@@ -107,7 +107,7 @@ def embed(encoder: AudioEncoder, world: World, indices: Int[np.ndarray, "n"]) ->
 def attributes(
     query: Float[Tensor, "n dim"], answers: Float[Tensor, "n dim"], values: Int[np.ndarray, "n 5"]
 ) -> dict[str, float]:
-    """Return how many of the first answers agree with the query in each attribute, in percent."""
+    """Return how often the first answer has the query's value of each attribute, in percent."""
     nearest = best(query, answers, 1)[:, 0]
     agree = (values[nearest] == values).mean(0)
     return {a.name: 100 * float(share) for a, share in zip(ATTRIBUTES, agree)}
@@ -153,7 +153,7 @@ def table(report: Mapping[str, Any]) -> str:
 
 @torch.no_grad()
 def draw_answers(study: Study, gallery: Gallery, path: Path) -> None:
-    """Draw, for some sounds, the spectrogram, the true picture, the nearest pictures and caption."""
+    """Draw the spectrogram, the true image, the nearest images and the nearest caption of some sounds."""
     from matplotlib.figure import Figure
 
     world, encoder = study.held_out, next(iter(study.encoders.values()))
@@ -175,7 +175,7 @@ def draw_answers(study: Study, gallery: Gallery, path: Path) -> None:
         label = axes[row, 1].set_xlabel(
             f"caption: {all_captions[captions[row]]} {verdict}", fontsize=7, loc="left"
         )
-        label.set_in_layout(False)  # it may run on below the answers
+        label.set_in_layout(False)  # it may extend below the answers
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])

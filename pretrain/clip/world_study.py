@@ -1,9 +1,9 @@
-"""The embedded world's study: train a small CLIP, freeze it, distil it into an encoder of sounds, report.
+"""Wav2CLIP in a synthetic audio-visual world: train a small CLIP, distil it into an audio encoder, evaluate.
 
 accelerate launch pretrain/wav2clip.py --preset world --loop.out runs/world
 
-Nothing is downloaded, and the same command goes on where it was stopped. Left in the run's folder: ``clip``
-(a CLIP as open_clip keeps them), ``export`` (the audio encoder), ``report.json`` and pictures beside it.
+Nothing is downloaded, and the same command resumes an interrupted run. The run's folder then contains
+``clip`` (in open_clip's format), ``export`` (the audio encoder), ``report.json`` and ``answers.png``.
 """
 
 import time
@@ -35,29 +35,29 @@ from pretrain.clip.towers import Towers, TowersConfig, open_towers
 from pretrain.clip.world_report import Study, write_report
 
 FRESH = 1 << 30
-"""Draws of sounds to train on: none is heard twice."""
+"""Upper bound of draw numbers of training sounds, large enough that none is repeated."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorldConfig:
-    """The whole study in the embedded world."""
+    """Wav2CLIP in a synthetic audio-visual world."""
 
     KIND: ClassVar[str] = "world_training"
     clip: SmallCLIPConfig = field(default_factory=SmallCLIPConfig)
-    """Its rate is still high when its steps end: there are too few of them to learn at a low one."""
+    """The small CLIP; its learning rate is still high at the last step, since there are few steps."""
     clip_steps: int = 160
-    """Steps that the small CLIP is trained for."""
+    """Training steps of the small CLIP."""
     draws: int = 3
-    """Pictures of each training combination; sounds are made anew for every batch."""
+    """Images per training combination; sounds are generated for every batch."""
     encoder: AudioEncoderConfig = field(
         default_factory=lambda: AudioEncoderConfig(width=16, hop=353, dim=128, hidden=256)
     )
-    """Its ``dim`` and ``teacher`` are set to the small CLIP's."""
+    """The audio encoder; its ``dim`` and ``teacher`` are replaced by the small CLIP's values."""
     distillation: DistillationConfig = field(
         default_factory=lambda: DistillationConfig(loss="clip", plateau=PlateauConfig(patience=0))
     )
     batch: int = 256
-    """Sounds in a batch, each of another combination."""
+    """Sounds per batch, all of different combinations."""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
             lr=2e-3,
@@ -70,9 +70,9 @@ class WorldConfig:
         )
     )
     control: Literal["shuffled", "none"] = free("shuffled")
-    """shuffled: besides, distil another encoder from wrong pairs, which must learn nothing that holds."""
+    """shuffled: also distil a control encoder from mismatched pairs, which should score at chance level."""
     n_sounds: int = free(3)
-    """Sounds of each held-out combination that are asked for their picture."""
+    """Sounds per held-out combination used as retrieval queries."""
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
             out=Path("runs/world"), steps=250, save_every=50, sample_every=0, log_every=10, threads=2
@@ -82,16 +82,16 @@ class WorldConfig:
     def __post_init__(self) -> None:
         at_least(1, self, "clip_steps", "draws", "n_sounds")
         if self.batch < 2:
-            raise UserError(f"batch={self.batch} must be at least 2: other sounds are the negatives")
+            raise UserError(f"batch={self.batch} must be at least 2: the negatives are the other sounds")
 
 
 WORLD = WorldConfig()
 
 
 class WorldPairs(Dataset[AudioImageBatch]):
-    """Batches by address: sounds drawn anew, each with one of its combination's pictures.
+    """Batches by address of new sounds, each with an image embedding of its combination.
 
-    ``partner`` says whose pictures each combination gets; ``None`` its own.
+    ``partner``: the combination that each combination's image is taken from; by default itself.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class WorldPairs(Dataset[AudioImageBatch]):
 
 
 def run(config: WorldConfig) -> dict[str, Any]:
-    """Do the whole study, or what is left of it, and return the report."""
+    """Run or resume the study and return the report."""
     here, out, clock = accelerator(config.loop), config.loop.out, Clock()
     world = World(config.loop.seed, "train", draws=config.draws)
     with clock.phase("drawing"):
@@ -141,7 +141,7 @@ def run(config: WorldConfig) -> dict[str, Any]:
 
 
 def small_towers(config: WorldConfig, world: World, pictures: Tensor) -> Towers:
-    """Train the small CLIP unless that is done, keep it in the run's folder, and open it from there."""
+    """Train the small CLIP unless it is trained, save it in the run's folder, and load it from there."""
     here, out = accelerator(config.loop), config.loop.out
     loop = replace(config.loop, out=out / "clip_training", steps=config.clip_steps, keep=1)
     captions, groups = world.captions(world.indices), world.groups(world.indices)
@@ -153,7 +153,7 @@ def small_towers(config: WorldConfig, world: World, pictures: Tensor) -> Towers:
 
 
 def distil(config: WorldConfig, towers: Towers, pairs: WorldPairs) -> AudioEncoder:
-    """Train an encoder of sounds on the pictures' embeddings, or go on with it."""
+    """Train, or resume training, an audio encoder on the image embeddings."""
     here = accelerator(config.loop)
     config = replace(config, encoder=replace(config.encoder, dim=towers.dim, teacher=towers.key))
 
@@ -169,7 +169,7 @@ def distil(config: WorldConfig, towers: Towers, pairs: WorldPairs) -> AudioEncod
 
 
 def derangement(n: int) -> np.ndarray:
-    """Return a permutation that leaves nothing in its place."""
+    """Return a random permutation without fixed points."""
     order = np.random.default_rng(0).permutation(n)
     shuffled = np.empty(n, dtype=int)
     shuffled[order] = np.roll(order, 1)

@@ -1,1 +1,1 @@
-"""Speech representations learned without labels, and what is built on them."""
+"""Self-supervised speech encoders, and recognisers built on them."""

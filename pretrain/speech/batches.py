@@ -1,4 +1,4 @@
-"""Unlabelled speech in batches of clips of one length, each a function of (seed, step, rank, micro-batch)."""
+"""Batches of unlabelled speech in clips of equal length, as a function of (seed, step, rank, micro-batch)."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,31 +24,31 @@ from engine.user_error import UserError
 T = TypeVar("T", bound=Dataset[Any])
 
 NEIGHBOURS = 4
-"""A batch is drawn among so many times its own number of recordings of about one length."""
+"""Number of recordings of similar length from which a batch is drawn, relative to the batch size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechConfig:
-    """Which speech, and how much at once."""
+    """Unlabelled speech and its batches."""
 
     paths: tuple[str, ...] = free(())
-    """Manifests or folders of recordings; nothing but the sound is used."""
+    """Manifests or folders of recordings; only the audio is used."""
     split: str = "train"
-    """Rows of this split only; empty: all. Rows without one belong to train."""
+    """Split to use; empty: all rows. Rows without a split belong to train."""
     batch_seconds: float = 64.0
-    """Speech in a micro-batch of one process."""
+    """Seconds of speech per micro-batch and process."""
     shortest_seconds: float = 2.0
-    """Shorter recordings are left out."""
+    """Minimum duration of a recording; shorter ones are skipped."""
     longest_seconds: float = 20.0
-    """Clips are cut to this."""
+    """Maximum duration of a clip; longer recordings are cropped."""
     cache_gib: float = 8.0
-    """Memory for decoded waves; clips of later files come from disk."""
+    """Memory for decoded waves; once it is full, clips are read from disk."""
 
     def __post_init__(self) -> None:
         if not 0 < self.shortest_seconds <= self.longest_seconds <= self.batch_seconds:
             raise UserError(
                 f"data.shortest_seconds={self.shortest_seconds}, longest_seconds={self.longest_seconds} and "
-                f"batch_seconds={self.batch_seconds} must be above 0 and in this order of size"
+                f"batch_seconds={self.batch_seconds} must be above 0 and in ascending order"
             )
 
     def contents(self) -> dict[str, Contents | None]:
@@ -59,13 +59,13 @@ class SpeechConfig:
 
 
 class Clips(NamedTuple):
-    """Clips of equal length, so that nothing is padded."""
+    """A batch of clips of equal length, without padding."""
 
     wave: Float[Tensor, "batch 1 samples"]
 
 
 class UnlabelledSpeech(Dataset[Clips]):
-    """Recordings sorted by length; a batch is drawn among neighbours and cut to the shortest of them."""
+    """Batches of recordings of similar length, cropped to the shortest of the batch."""
 
     def __init__(
         self,
@@ -84,7 +84,7 @@ class UnlabelledSpeech(Dataset[Clips]):
             rows, sample_rate=sample_rate, cache_gib=config.cache_gib, progress=progress
         )
         self.order = self._long_enough()
-        """Rows that are used, the shortest first."""
+        """Indices of the usable rows, in order of duration."""
         self.lengths = self.recordings.lengths[self.order]
         self._totals = np.cumsum(self.lengths)
         self._longest = round(config.longest_seconds * sample_rate)
@@ -102,7 +102,7 @@ class UnlabelledSpeech(Dataset[Clips]):
             )
             if not len(long):
                 raise UserError(f"{what}: lower it, or give longer recordings")
-            warnings.warn(f"{what}; they are left out", stacklevel=3)
+            warnings.warn(f"{what}; they are skipped", stacklevel=3)
         return long[np.argsort(recordings.lengths[long], kind="stable")]
 
     def __getitem__(self, address: Address) -> Clips:
@@ -115,13 +115,13 @@ class UnlabelledSpeech(Dataset[Clips]):
             try:
                 return Clips(self._clips(rng, chosen, samples))
             except AudioError as error:
-                for place in chosen:  # the next address that meets it draws again
+                for place in chosen:  # later addresses do not draw it again
                     if self.recordings.rows[int(self.order[place])].path == error.path:
                         self.recordings.drop(int(self.order[place]), error.detail)
-        raise UserError(f"{FILES_TRIED} batches in a row hold recordings that can no longer be read")
+        raise UserError(f"{FILES_TRIED} batches in a row contain recordings that can no longer be read")
 
     def _bucket(self, rng: np.random.Generator) -> tuple[int, int, int]:
-        """Draw a second of speech; return its recording's neighbours by length, and the longest clip."""
+        """Draw a recording weighted by length; return the range of similar ones and the clip length."""
         place = int(np.searchsorted(self._totals, rng.integers(self._totals[-1]), side="right"))
         samples = min(int(self.lengths[place]), self._longest)
         if self.lengths[place] >= self._longest:
@@ -142,7 +142,7 @@ class UnlabelledSpeech(Dataset[Clips]):
         return torch.from_numpy(np.stack(waves))[:, None]
 
     def in_order(self, most_seconds: float) -> Iterator[Clips]:
-        """Yield up to so many seconds, spread over all lengths, each recording's beginning, in batches."""
+        """Yield batches of the beginnings of recordings of all lengths, about ``most_seconds`` in total."""
         wanted = max(1, int(most_seconds * self.sample_rate / np.minimum(self.lengths, self._longest).mean()))
         every = np.unique(np.linspace(0, len(self.order) - 1, min(wanted, len(self.order))).astype(int))
         size = max(1, int(self.config.batch_seconds / self.config.longest_seconds))
@@ -162,9 +162,9 @@ def streamed_or_read(
     progress: bool,
     **ranks: int,
 ) -> T | ShardStream[T]:
-    """What draws the batches of one process: from recordings, or from shards as they stream in.
+    """Return the data set of one process, of recordings or of streamed shards.
 
-    ``build`` takes the paths of corpora, and whether its progress is shown.
+    ``build`` takes the paths of corpora, and whether to show progress.
     """
     if len(paths) != 1 or not names_shards(paths[0]):
         return build(paths, progress)
@@ -174,7 +174,7 @@ def streamed_or_read(
 
 
 def first_of(source: T | ShardStream[T]) -> T:
-    """What draws batches of the whole, or of the first shard: to look at, not to train on."""
+    """Return the data set itself, or that of the first shard, for evaluation."""
     crops: Any = source.load(0).crops if isinstance(source, ShardStream) else source
     return crops
 
@@ -187,7 +187,7 @@ def unlabelled_speech(
     progress: bool = True,
     **ranks: int,
 ) -> UnlabelledSpeech | ShardStream[UnlabelledSpeech]:
-    """What draws the batches of one process: from recordings, or from shards as they stream in."""
+    """Return unlabelled speech for one process, from recordings or from streamed shards."""
     options = {"sample_rate": sample_rate, "split": split}
     return streamed_or_read(
         config.paths,

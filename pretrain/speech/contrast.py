@@ -1,4 +1,4 @@
-"""The contrastive loss: tell the masked frame's quantised target from others of the clip (wav2vec 2.0)."""
+"""wav2vec 2.0's contrastive loss: identify a masked frame's quantised target among others of the clip."""
 
 from dataclasses import dataclass
 
@@ -16,30 +16,30 @@ Flat = Float[Tensor, "n conv_dim"]
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastConfig:
-    """Negatives, codebooks and their temperatures (Baevski et al., 2020)."""
+    """Settings of the contrastive loss and its quantiser (Baevski et al., 2020)."""
 
     weight: float = 1.0
-    """Weight of the term in the loss."""
+    """Loss weight."""
     groups: int = 2
-    """Codebooks."""
+    """Number of codebooks."""
     codes: int = 320
-    """Entries of each."""
+    """Entries per codebook."""
     code_dim: int = 256
-    """Channels of the chosen entries together."""
+    """Channels of the concatenated entries of all codebooks."""
     dim: int = 256
-    """Channels in which states and targets are compared."""
+    """Channels of the projections in which states and targets are compared."""
     negatives: int = 100
-    """Other masked steps of the clip to choose from."""
+    """Negatives per masked frame, drawn from the other masked frames of the clip."""
     temperature: float = 0.1
-    """Of the choice."""
+    """Temperature of the contrastive softmax."""
     diversity: float = 0.1
     """Weight of the penalty on unused codes."""
     gumbel_first: float = 2.0
-    """Temperature at which codes are drawn in the first update."""
+    """Initial temperature of the Gumbel softmax."""
     gumbel_last: float = 0.5
-    """Its lower bound."""
+    """Minimum temperature of the Gumbel softmax."""
     gumbel_decay: float = 0.999995
-    """Factor of the temperature in each update."""
+    """Factor of the Gumbel temperature per update."""
 
     def __post_init__(self) -> None:
         if self.code_dim % self.groups:
@@ -50,7 +50,7 @@ class ContrastConfig:
 
 
 class Quantiser(nn.Module):
-    """Chooses one entry of each codebook; its gradient is that of the soft choice."""
+    """Gumbel-softmax quantiser: selects one entry of each codebook, with a straight-through gradient."""
 
     def __init__(self, config: ContrastConfig, conv_dim: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Quantiser(nn.Module):
     def forward(
         self, local: Flat, temperature: float
     ) -> tuple[Float[Tensor, "n code_dim"], Int[Tensor, "n"], Float[Tensor, ""]]:
-        """Return the entries, one number for each combination of them, and the perplexity of their use."""
+        """Return the entries, an index of each combination of codes, and the perplexity of their use."""
         groups, codes = self.config.groups, self.config.codes
         logits = rearrange(self.logits(local).float(), "n (group code) -> group n code", group=groups)
         if self.training:
@@ -81,7 +81,7 @@ class Quantiser(nn.Module):
 
 
 class Contrast(nn.Module):
-    """Quantised targets, negatives and the loss. The convolutions' frames receive gradient as targets too."""
+    """The contrastive loss of states against quantised targets; gradients reach the convolutions by both."""
 
     def __init__(self, config: ContrastConfig, *, dim: int, local_dim: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Contrast(nn.Module):
         index: Int[Tensor, "rows steps"],
         update: int,
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        if len(index) == len(local):  # quantise what is masked, and no more
+        if len(index) == len(local):  # quantise only the masked frames
             local, index = (
                 gather_frames(local, index),
                 torch.arange(index.shape[1], device=index.device).expand_as(index),
@@ -129,7 +129,7 @@ class Contrast(nn.Module):
 def draw_negatives(
     rows: int, steps: int, count: int, device: torch.device | None = None
 ) -> Int[Tensor, "rows steps count"]:
-    """For each masked step of each row draw other masked steps of that row, by their number among them."""
+    """For each masked step of each row, draw indices of other masked steps of that row."""
     if steps < 2:
         raise UserError("a clip with fewer than 2 masked steps has no negatives: use longer clips")
     drawn = torch.randint(steps - 1, (rows, steps, count), device=device)
@@ -143,10 +143,10 @@ def contrastive_logits(
     negatives: Int[Tensor, "rows steps count"],
     temperature: float,
 ) -> Float[Tensor, "rows steps choices"]:
-    """Return each state's cosine with its own target, first, and with its negatives, over the temperature.
+    """Return each state's cosine similarity to its target (first) and its negatives, over the temperature.
 
-    All states of a row meet all its targets in one product, of which the negatives are picked: cheaper than
-    to fetch a hundred vectors for each state. A negative of the same codes as the positive is left out.
+    The negatives are gathered from one product of all states of a row with all its targets, which is cheaper
+    than gathering a hundred vectors per state. Negatives with the same codes as the positive are masked.
     """
     cosines = F.normalize(states.float(), dim=-1) @ F.normalize(targets.float(), dim=-1).transpose(1, 2)
     same: Bool[Tensor, "rows steps steps"] = numbers[:, :, None] == numbers[:, None]

@@ -1,4 +1,4 @@
-"""The speech encoder: transformers' Data2VecAudio trunk, taken apart so that parts of it can be fed."""
+"""The speech encoder: transformers' Data2VecAudio trunk with separate access to its parts."""
 
 import math
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ from engine.user_error import UserError
 from pretrain.speech.layers import strided_convolution, transformer_layer
 
 PHASES = 4
-"""Band-pass filters of a band, a quarter of a period apart: rectified and added they give its level."""
+"""Filters per band, a quarter of a period apart, so that the sum of their rectified outputs is the level."""
 SHORTEST_SECONDS = 0.01
-"""Window of the highest bands' filters; those of lower ones are longer, up to the whole kernel."""
+"""Window length of the highest bands' filters; lower bands have longer ones, up to the whole kernel."""
 
 Wave = Float[Tensor, "batch 1 samples"]
 Local = Float[Tensor, "batch frames conv_dim"]
@@ -34,17 +34,17 @@ class SpeechEncoderConfig:
 
     KIND: ClassVar[str] = "speech_encoder"
     sample_rate: int = 16_000
-    """Hz."""
+    """Sample rate of the input, in Hz."""
     conv_dims: tuple[int, ...] = (512,) * 7
     """Channels of each convolution."""
     conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
-    """Length of each."""
+    """Kernel size of each convolution."""
     conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
-    """Stride of each; their product is the hop."""
+    """Stride of each convolution; their product is the hop."""
     conv_bias: bool = False
-    """Whether the convolutions add a bias."""
+    """Use a bias in the convolutions."""
     filterbank: bool = False
-    """Begin the first convolution with band-pass filters instead of noise; they are learned all the same."""
+    """Initialise the first convolution with band-pass filters instead of at random; both are trained."""
     hidden: int = 768
     """Channels of the transformer."""
     layers: int = 12
@@ -52,24 +52,24 @@ class SpeechEncoderConfig:
     heads: int = 12
     """Attention heads."""
     ffn: int = 3072
-    """Inner channels of the feed-forward parts."""
+    """Inner channels of the feed-forward networks."""
     position_layers: int = 5
-    """Grouped convolutions that encode the position of frames."""
+    """Grouped convolutions of the convolutional position embedding."""
     position_kernel: int = 19
-    """Frames each of them sees."""
+    """Kernel size of these convolutions, in frames."""
     position_groups: int = 16
-    """Groups of each of them."""
+    """Groups of these convolutions."""
     dropout: float = 0.1
-    """Share of what attention and feed-forward parts add that is dropped while training."""
+    """Dropout of the outputs of attention and feed-forward networks."""
     attention_dropout: float = 0.1
-    """Share of attention weights dropped while training."""
+    """Dropout of the attention weights."""
     feature_dropout: float = 0.0
-    """Share of the projected frames dropped while training."""
+    """Dropout of the projected frames."""
 
     def __post_init__(self) -> None:
         counts = {len(self.conv_dims), len(self.conv_kernels), len(self.conv_strides)}
         if len(counts) != 1 or 0 in counts:
-            raise UserError("conv_dims, conv_kernels and conv_strides must name as many convolutions each")
+            raise UserError("conv_dims, conv_kernels and conv_strides must have the same length, at least 1")
         sizes = (*self.conv_dims, *self.conv_kernels, *self.conv_strides, self.layers, self.heads, self.ffn)
         if min(sizes) < 1 or self.position_layers < 0:
             raise UserError("the sizes of a speech encoder must be at least 1")
@@ -81,16 +81,16 @@ class SpeechEncoderConfig:
 
     @property
     def hop(self) -> int:
-        """Samples from one frame to the next."""
+        """Samples between frames."""
         return math.prod(self.conv_strides)
 
     @property
     def receptive_field(self) -> int:
-        """Samples that one frame of the convolutions sees."""
-        seen, step = 1, 1
+        """Receptive field of the convolutions, in samples."""
+        samples, hop = 1, 1
         for kernel, stride in zip(self.conv_kernels, self.conv_strides):
-            seen, step = seen + (kernel - 1) * step, step * stride
-        return seen
+            samples, hop = samples + (kernel - 1) * hop, hop * stride
+        return samples
 
     def frames(self, samples: int) -> int:
         for kernel, stride in zip(self.conv_kernels, self.conv_strides):
@@ -102,7 +102,7 @@ class SpeechEncoderConfig:
             **{theirs: getattr(self, ours) for ours, theirs in PUBLISHED_NAMES.items()},
             activation_dropout=0.0,
             layerdrop=0.0,  # it would shorten the list of features, and leave parameters without gradient
-            mask_time_prob=0.05,  # only so that ``masked_spec_embed`` exists; we draw masks ourselves
+            mask_time_prob=0.05,  # only so that ``masked_spec_embed`` exists; masks are drawn elsewhere
             mask_feature_prob=0.0,
             attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
         )
@@ -124,10 +124,10 @@ PUBLISHED_NAMES = {
     "attention_dropout": "attention_dropout",
     "feature_dropout": "feat_proj_dropout",
 }
-"""Our fields, and transformers' names of them."""
+"""Field names of ``SpeechEncoderConfig``, and transformers' names for them."""
 SMALL = SpeechEncoderConfig(
-    # A filterbank at 100 frames a second, where the paper begins at 3200: a tenth of the time, and two hours
-    # of speech are too few to learn such filters.
+    # The first convolution is a filterbank with 100 frames per second (in the paper 3200): this takes a tenth
+    # of the time, and two hours of speech are too few to learn such filters.
     conv_dims=(256, 256),
     conv_kernels=(400, 4),
     conv_strides=(160, 2),
@@ -141,7 +141,7 @@ SMALL = SpeechEncoderConfig(
     dropout=0.0,
     attention_dropout=0.0,
 )
-"""For one core and a few hours of speech."""
+"""Sizes for training on one core with a few hours of speech."""
 TINY = SpeechEncoderConfig(
     conv_dims=(16, 16, 16),
     conv_kernels=(20, 16, 4),
@@ -154,24 +154,24 @@ TINY = SpeechEncoderConfig(
     position_kernel=3,
     position_groups=4,
 )
-"""For trying a command in seconds."""
+"""Sizes for trying a command in seconds."""
 
 
 class Encoded(NamedTuple):
     features: list[Frames]
-    """After each layer of the transformer."""
+    """Hidden states after each transformer layer."""
     last: Frames
-    """The last of them."""
+    """Hidden states after the last layer."""
     valid: Valid
-    """Which frames lie wholly within their wave; the others are padding."""
+    """Frames that lie wholly within their wave; the others are padding."""
 
 
 class SpeechEncoder(nn.Module):
-    """Frames of 20 ms from a wave at any level; neither batch-mates nor padding change them.
+    """A speech encoder; its output is independent of the wave's level, of padding and of other batch items.
 
-    On one wave equal to ``Data2VecAudioModel`` with the same weights, which is ``trunk``. In a padded batch
-    the published model's first frames of padding leak into the last of speech through its convolutional
-    positions; here they are silenced before each.
+    For a single wave, the output equals that of ``trunk``, a ``Data2VecAudioModel``. In padded batches of the
+    published model, padding leaks into the last frames of speech through the convolutional position
+    embedding; here padding is zeroed before each of its convolutions.
     """
 
     def __init__(self, config: SpeechEncoderConfig) -> None:
@@ -187,9 +187,7 @@ class SpeechEncoder(nn.Module):
         assert isinstance(first, Data2VecAudioConvLayer)
         outer, _, kernel = first.conv.weight.shape
         first.conv.weight.copy_(band_pass_filters(outer, kernel, self.config.sample_rate))
-        if (
-            first.conv.bias is not None
-        ):  # it lets the following layers distinguish quiet frames from loud ones
+        if first.conv.bias is not None:  # lets the following layers distinguish quiet frames from loud ones
             first.conv.bias.normal_(std=0.1)
 
     @property
@@ -198,7 +196,7 @@ class SpeechEncoder(nn.Module):
 
     @property
     def hop(self) -> int:
-        """Samples from one frame to the next."""
+        """Samples between frames."""
         return self.config.hop
 
     @property
@@ -213,7 +211,7 @@ class SpeechEncoder(nn.Module):
         return Encoded(features, features[-1], valid)
 
     def local(self, wave: Wave, n_samples: Int[Tensor, "batch"] | None = None) -> Local:
-        """Return the convolutions' frames of each wave at zero mean and unit variance."""
+        """Return the convolutions' output for each wave, normalised to zero mean and unit variance."""
         x = standardised(wave, n_samples)
         x = F.pad(x, (0, max(0, self.config.receptive_field - x.shape[-1])))
         x = x.transpose(1, 2)
@@ -223,7 +221,7 @@ class SpeechEncoder(nn.Module):
         return x
 
     def valid_frames(self, n_samples: Int[Tensor, "batch"] | None, local: Local) -> Valid:
-        """Mark the frames that lie wholly within their wave; the first of each wave always counts."""
+        """Mark the frames that lie wholly within their wave, and always the first one."""
         batch, frames = local.shape[:2]
         if n_samples is None:
             return torch.ones(batch, frames, dtype=torch.bool, device=local.device)
@@ -236,12 +234,12 @@ class SpeechEncoder(nn.Module):
         return self.trunk.feature_projection(local)[0]
 
     def position(self, x: Frames, valid: Valid | None = None) -> Frames:
-        """Add position codes, convolved from the frames around each, and normalise; nothing is dropped."""
+        """Add the convolutional position embedding and normalise, without dropout."""
         keep = None if valid is None else valid[:, None]
-        around = x.transpose(1, 2)
+        positions = x.transpose(1, 2)
         for layer in self.trunk.encoder.pos_conv_embed.layers:
-            around = layer(around if keep is None else around * keep)
-        return self.trunk.encoder.layer_norm(x + around.transpose(1, 2))
+            positions = layer(positions if keep is None else positions * keep)
+        return self.trunk.encoder.layer_norm(x + positions.transpose(1, 2))
 
     def layers(self, x: Frames, valid: Valid | None = None) -> list[Frames]:
         """Return each transformer layer's output; frames that are not valid are not attended to."""
@@ -254,7 +252,7 @@ class SpeechEncoder(nn.Module):
 
 
 def standardised(wave: Wave, n_samples: Int[Tensor, "batch"] | None = None) -> Wave:
-    """Bring each wave to zero mean and unit variance, over its own samples; padding stays 0."""
+    """Normalise each wave to zero mean and unit variance over its own samples; padding stays 0."""
     if n_samples is None:
         centred = wave - wave.mean(-1, keepdim=True)
         return centred * (centred.square().mean(-1, keepdim=True) + 1e-7).rsqrt()
@@ -265,7 +263,7 @@ def standardised(wave: Wave, n_samples: Int[Tensor, "batch"] | None = None) -> W
 
 
 def band_pass_filters(channels: int, kernel: int, sample_rate: int) -> Float[Tensor, "channels 1 kernel"]:
-    """Return windowed cosines, evenly spaced in mel, louder with frequency as speech gets quieter."""
+    """Return windowed cosines, evenly spaced in mel, with gains rising with frequency as speech weakens."""
     n_bands = -(-channels // PHASES)
     low, high = hz_to_mel(np.array([80.0, 0.95 * sample_rate / 2]), "htk")
     edges = torch.from_numpy(mel_to_hz(np.linspace(low, high, n_bands + 1), "htk")).float()

@@ -1,4 +1,4 @@
-"""Speech of which some or all is transcribed, in padded batches by address."""
+"""Padded batches of partly or fully transcribed speech, by address."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,27 +24,27 @@ from pretrain.speech.batches import streamed_or_read
 from pretrain.units import Units
 
 NEIGHBOURS = 4
-"""A batch is drawn among so many times its own size of utterances of about its length."""
+"""Number of utterances of similar length from which a batch is drawn, relative to the batch size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledConfig:
-    """Which speech, how much of it with labels, and how much at once."""
+    """Speech with transcripts, the fraction of transcripts to use, and the batch size."""
 
     paths: tuple[str, ...] = free(())
-    """Manifests or folders with one; rows without a text (or phonemes) count as not labelled."""
+    """Manifests or folders with one; rows without a text (or phonemes) are unlabelled."""
     split: str = "train"
-    """Rows of this split only; rows without one belong to train."""
+    """Split to use; rows without a split belong to train."""
     share: float = 1.0
-    """Share of the labelled utterances whose labels are used; a smaller share lies within a larger one."""
+    """Fraction of the transcripts that are used; smaller fractions are subsets of larger ones."""
     share_seed: int = 0
-    """Which utterances these are."""
+    """Random seed of the choice of these utterances."""
     batch_seconds: float = 40.0
-    """Labelled speech in a micro-batch of one process."""
+    """Seconds of labelled speech per micro-batch and process."""
     unlabelled_seconds: float = 0.0
-    """Speech without labels beside it, the labels that ``share`` hides among them; 0 leaves it out."""
+    """Seconds of unlabelled speech per micro-batch, including utterances excluded by ``share``; 0: none."""
     longest_seconds: float = 20.0
-    """Longer recordings are left out."""
+    """Maximum duration of a recording; longer ones are skipped."""
 
     def __post_init__(self) -> None:
         within("(0, 1]", self, "share", prefix="data.")
@@ -59,7 +59,7 @@ class LabelledConfig:
 
 
 class Labelled(NamedTuple):
-    """Padded waves; some rows have a transcript."""
+    """A batch of padded waves, of which some rows have a transcript."""
 
     wave: Float[Tensor, "batch 1 samples"]
     samples: Int[Tensor, "batch"]
@@ -69,11 +69,11 @@ class Labelled(NamedTuple):
     n_tokens: Int[Tensor, "batch"]
     """Length of each transcript."""
     labelled: Bool[Tensor, "batch"]
-    """Rows that have one."""
+    """Rows that have a transcript."""
 
 
 class LabelledSpeech(Dataset[Labelled]):
-    """Batches by address: utterances of about one length, some with a transcript, some without."""
+    """Batches by address of utterances of similar length, with and without transcripts."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class LabelledSpeech(Dataset[Labelled]):
                 f"{', '.join(config.paths)}: no row of split {split or config.split!r} has a text "
                 f"in {units.name}s: fill the column 'text', or choose other units"
             )
-        # Chosen before any audio is read: a broken file must not change what the others' labels are.
+        # Chosen before any audio is read: a broken file must not change the choice of the others' labels.
         chosen = subset([i for i, label in enumerate(labels) if label], config.share, config.share_seed)
         if not config.unlabelled_seconds:
             rows, labels = [rows[i] for i in chosen], [labels[i] for i in chosen]
@@ -100,14 +100,14 @@ class LabelledSpeech(Dataset[Labelled]):
         self.rows = rows
         self.recordings = Recordings(rows, sample_rate=sample_rate, progress=progress)
         self.tokens = {i: label for i in chosen if (label := labels[i])}
-        """Transcripts by row."""
+        """Transcripts by row index."""
         lengths, usable = self.recordings.lengths, self.recordings.usable
         usable = usable[lengths[usable] <= config.longest_seconds * sample_rate]
         usable = usable[np.argsort(lengths[usable], kind="stable")].tolist()
         self.order = [i for i in usable if i in self.tokens]
-        """Rows with a label, the shortest first."""
+        """Indices of labelled rows, in order of duration."""
         self.others = [i for i in usable if i not in self.tokens] if config.unlabelled_seconds else []
-        """Rows without."""
+        """Indices of unlabelled rows, in order of duration."""
         if not self.order:
             raise UserError(
                 f"no labelled recording of split {split or config.split!r} is shorter than "
@@ -128,7 +128,7 @@ class LabelledSpeech(Dataset[Labelled]):
         place = int(rng.integers(len(self.order)))
         chosen = self._near(self.order, place, self.config.batch_seconds, rng)
         if self.others:
-            # Of like length, so that little of the batch is padding.
+            # Of similar length, to minimise padding.
             lengths = self.recordings.lengths
             place = int(np.searchsorted(lengths[self.others], lengths[self.order[place]]))
             place = min(place, len(self.others) - 1)
@@ -143,7 +143,7 @@ class LabelledSpeech(Dataset[Labelled]):
         return [near[i] for i in rng.choice(len(near), size, replace=False)]
 
     def in_order(self) -> Iterator[tuple[list[int], Labelled]]:
-        """Yield every labelled utterance once, in batches, with their row numbers."""
+        """Yield every labelled utterance once, in batches with their row indices."""
         limit = self.config.batch_seconds * self.sample_rate
         batch: list[int] = []
         for index in self.order:
@@ -177,7 +177,7 @@ def labelled_speech(
     progress: bool = True,
     **ranks: int,
 ) -> LabelledSpeech | ShardStream[LabelledSpeech]:
-    """What draws the batches of one process: from recordings, or from shards as they stream in."""
+    """Return transcribed speech for one process, from recordings or from streamed shards."""
     options = {"sample_rate": sample_rate, "split": split}
     return streamed_or_read(
         config.paths,
@@ -190,14 +190,14 @@ def labelled_speech(
 
 
 def subset(indices: Sequence[int], share: float, seed: int) -> list[int]:
-    """Return a share of the indices, at least one, in their order; smaller shares lie within larger ones."""
+    """Return a random fraction of the indices (at least one) in order; smaller fractions are subsets."""
     shuffled = np.random.default_rng(seed).permutation(len(indices))
     size = min(len(indices), max(1, round(share * len(indices))))
     return [indices[i] for i in sorted(shuffled[:size])]
 
 
 def labelled_rows(paths: tuple[str, ...], split: str) -> list[Row]:
-    """Return the rows of a split, with a text or without."""
+    """Return the rows of a split, with or without text."""
     if not paths:
         raise UserError("no speech was given: name manifests with --data.paths")
     rows = [row for path in paths for row in rows_from(path) if (row.split or "train") == split]

@@ -1,4 +1,4 @@
-"""The published trunk's layers, computed for speed: convolutions and attention as matrix products."""
+"""Faster implementations of Data2VecAudio's layers: convolutions and attention as matrix products."""
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,11 @@ from transformers.models.data2vec.modeling_data2vec_audio import (
 Frames = Float[Tensor, "batch frames hidden"]
 Mask = Bool[Tensor, "batch 1 1 frames"]
 SHORT = 640
-"""Frames up to which, in half precision on a CPU, two plain products are faster than the fused attention."""
+"""Frames up to which, in bfloat16 on a CPU, two plain products are faster than the fused attention."""
 
 
 def transformer_layer(layer: nn.Module, x: Frames, mask: Mask | None = None) -> tuple[Frames, Frames]:
-    """Return what the layer makes of the frames, and its feed-forward part's output before the residual."""
+    """Return the layer's output, and the output of its feed-forward network before the residual."""
     assert isinstance(layer, Data2VecAudioEncoderLayer)
     x = layer.layer_norm(x + layer.dropout(attend(layer.attention, x, mask)))
     fed = layer.feed_forward(x)
@@ -25,12 +25,11 @@ def transformer_layer(layer: nn.Module, x: Frames, mask: Mask | None = None) -> 
 
 
 def attend(attention: Data2VecAudioAttention, x: Frames, mask: Mask | None = None) -> Frames:
-    """Self-attention; only frames where the mask is true are looked at."""
+    """Self-attention; only frames where the mask is true are attended to."""
     heads, drop = attention.num_heads, attention.dropout if attention.training else 0.0
     parts = (attention.q_proj, attention.k_proj, attention.v_proj)
     weight = torch.cat([part.weight for part in parts])
     bias = torch.cat([part.bias for part in parts])
-    # Three products in one.
     pattern = "batch frames (three heads dim) -> three batch heads frames dim"
     q, k, v = rearrange(F.linear(x, weight, bias), pattern, three=3, heads=heads)
     if x.is_cpu and q.dtype == torch.bfloat16 and x.shape[1] <= SHORT:
@@ -48,9 +47,9 @@ def strided_convolution(
 ) -> Float[Tensor, "batch frames outer"]:
     """Convolve channels-last frames as one matrix product over blocks of ``stride`` samples.
 
-    A kernel reaches over a few neighbouring blocks: each block is multiplied with all parts of the kernel
-    at once, and the products are added where they belong. Nothing is unfolded or transposed, and in half
-    precision, where a convolution would be slow on CPUs, this takes half the time.
+    A kernel spans a few neighbouring blocks: each block is multiplied with all parts of the kernel at once,
+    and the shifted products are summed, without unfolding or transposing. In half precision on CPUs, this
+    takes half the time of a convolution.
     """
     assert isinstance(conv, nn.Conv1d)
     outer, _, kernel = conv.weight.shape

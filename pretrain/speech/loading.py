@@ -1,4 +1,4 @@
-"""Speech encoders by path (ours, or Data2VecAudio of transformers), and recognisers made of them."""
+"""Loading of speech encoders (our own, or Data2VecAudio of transformers), and recognisers built on them."""
 
 import json
 from dataclasses import dataclass, field
@@ -22,20 +22,20 @@ Wave = Float[Tensor, "batch 1 samples"]
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechRecogniserConfig:
-    """What an exported recogniser is made of."""
+    """A speech encoder with a linear CTC layer."""
 
     KIND: ClassVar[str] = "speech_recogniser"
     encoder: SpeechEncoderConfig = field(default_factory=SpeechEncoderConfig)
     units: UnitsConfig = field(default_factory=Characters)
-    """What the tokens after the blank stand for."""
+    """Output units: characters or phones."""
     head_dropout: float = 0.1
-    """Share of the features dropped before the linear layer, and within the encoder, while training."""
+    """Dropout before the linear layer and within the encoder."""
     mix_layers: bool = False
-    """Read a learned average of all layers instead of the last: for an encoder that is not tuned itself."""
+    """Use a learned average of all layers instead of the last one, for an encoder that is not fine-tuned."""
 
 
 class SpeechRecogniser(nn.Module):
-    """CTC over units. Gradients reach the wave; padding beyond ``n_samples`` changes nothing."""
+    """A CTC recogniser. Gradients reach the wave; padding beyond ``n_samples`` has no effect."""
 
     def __init__(self, config: SpeechRecogniserConfig) -> None:
         super().__init__()
@@ -51,18 +51,18 @@ class SpeechRecogniser(nn.Module):
 
     @property
     def hop(self) -> int:
-        """Samples to one frame of the output."""
+        """Samples per output frame."""
         return self.config.encoder.hop
 
     def forward(self, wave: Wave, n_samples: Int[Tensor, "batch"] | None = None) -> RecogniserOutput:
         return self.read(self.encoder(wave, n_samples))
 
     def read(self, encoded: Encoded) -> RecogniserOutput:
-        """Compute the posteriors of frames that the encoder has already seen."""
+        """Compute the posteriors of already encoded frames."""
         if self.mixture is None:
             frames = encoded.last
         else:
-            # Normalised, so that no layer counts for more because its features are larger.
+            # Normalised, so that no layer dominates by the scale of its features.
             each = torch.stack([nn.functional.layer_norm(f, f.shape[-1:]) for f in encoded.features])
             frames = torch.einsum("l,lbfd->bfd", self.mixture.softmax(0), each)
         log_probs = self.head(self.dropout(frames)).float().log_softmax(-1)
@@ -70,27 +70,27 @@ class SpeechRecogniser(nn.Module):
 
     @torch.no_grad()
     def transcribe(self, wave: Wave) -> list[str]:
-        """Return the likeliest text (phones separated by spaces) of each wave."""
+        """Return the text of each wave by greedy decoding; phones are separated by spaces."""
         return [self.units.text(tokens) for tokens in greedy(self(wave))]
 
 
 def load_speech_recogniser(folder: str | Path) -> SpeechRecogniser:
-    """Load an exported recogniser, frozen, in evaluation mode."""
+    """Load an exported recogniser, frozen and in evaluation mode."""
     return load_network(folder, SpeechRecogniserConfig, SpeechRecogniser).requires_grad_(False)
 
 
 PUBLISHED = "data2vec-audio"
-"""What transformers calls the architecture."""
+"""``model_type`` of the architecture in transformers."""
 RELEASED = Path(__file__).parents[1] / "released" / "speech"
-"""The encoder that comes with the code: the path ``released``."""
+"""The packaged encoder, loaded by the path ``released``."""
 
 
 def load_speech_encoder(path: str | Path) -> SpeechEncoder:
-    """Load an encoder, ready for use (eval mode), from what there is at ``path``.
+    """Load an encoder in evaluation mode.
 
-    A folder that we exported, a run (its export, else its newest checkpoint), a folder that transformers'
-    ``save_pretrained`` wrote, or ``hub:owner/name``, a Data2VecAudio checkpoint on the Hugging Face hub;
-    ``released`` is the one that comes with the code.
+    ``path`` is an export, a run (its export, else its newest checkpoint), a folder written by transformers'
+    ``save_pretrained``, or ``hub:owner/name``, a Data2VecAudio checkpoint on the Hugging Face hub;
+    ``released`` is the packaged one.
     """
     if (name := repository(str(path))) is not None:
         return _published(name)
@@ -107,7 +107,7 @@ def load_speech_encoder(path: str | Path) -> SpeechEncoder:
 
 
 def config_of(published: Data2VecAudioConfig, where: str) -> SpeechEncoderConfig:
-    """Return transformers' configuration as ours."""
+    """Convert transformers' configuration to ours."""
     if published.add_adapter or published.hidden_act != "gelu" or published.feat_extract_activation != "gelu":
         raise UserError(f"{where} has an adapter or an activation other than gelu: it cannot be used here")
     values: dict[str, Any] = {ours: getattr(published, theirs) for ours, theirs in PUBLISHED_NAMES.items()}
@@ -116,7 +116,7 @@ def config_of(published: Data2VecAudioConfig, where: str) -> SpeechEncoderConfig
 
 
 def _published(name: str) -> SpeechEncoder:
-    """Load by transformers; heads for recognition or classification are left behind."""
+    """Load with transformers, without heads for recognition or classification."""
     try:
         theirs = Data2VecAudioConfig.from_pretrained(name)
         if theirs.model_type != PUBLISHED:
@@ -127,17 +127,17 @@ def _published(name: str) -> SpeechEncoder:
         raise UserError(f"{name} cannot be loaded: {reason} (give a local folder instead)") from None
     encoder = SpeechEncoder(config_of(theirs, name))
     state = model.state_dict()
-    # Checkpoints fine-tuned without masks lack it; it only serves pretraining.
+    # Only pretraining needs it; checkpoints fine-tuned without masks lack it.
     state.setdefault("masked_spec_embed", encoder.trunk.masked_spec_embed.detach())
     fill(encoder.trunk, state, name)
     return encoder.eval()
 
 
 def _from_checkpoint(folder: Path) -> SpeechEncoder:
-    """Load the student of a run that is not over."""
+    """Load the student from a checkpoint of an unfinished run."""
     stored = json.loads((folder / "config.json").read_text())
     if not isinstance(stored.get("model"), dict) or not (folder / "encoder.safetensors").is_file():
-        raise UserError(f"{folder} is not of a run of pretrain/data2vec.py: it holds no speech encoder")
+        raise UserError(f"{folder} is not from a run of pretrain/data2vec.py: it contains no speech encoder")
     encoder = SpeechEncoder(from_json(SpeechEncoderConfig, json.dumps(stored["model"]), str(folder)))
     fill(encoder, load_weights(folder / "encoder.safetensors"), folder / "encoder.safetensors")
     return encoder.eval()

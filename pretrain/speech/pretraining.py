@@ -1,4 +1,4 @@
-"""The task of self-supervised pretraining: predict teachers' features, codes or log-mels of masked frames."""
+"""The self-supervised pretraining task: predict teacher features, codes or log-mels of masked frames."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,26 +21,26 @@ Losses = tuple[Float[Tensor, ""], dict[str, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingConfig:
-    """The encoder, what the student is given, and the terms of the loss."""
+    """The encoder, the masking of the student's input, and the loss terms."""
 
     model: SpeechEncoderConfig = field(default_factory=SpeechEncoderConfig)
     student: MaskTokenConfig | MultiMaskConfig = field(default_factory=MaskTokenConfig)
-    """The plain form, or that of data2vec 2.0."""
+    """Masking by a mask token, or data2vec 2.0's with several masks."""
     regression: RegressionConfig | None = field(default_factory=RegressionConfig)
-    """data2vec's loss; none leaves the teacher out."""
+    """data2vec's regression loss; None: no loss of this kind and no teacher."""
     contrast: ContrastConfig | None = None
-    """wav2vec 2.0's loss, alone or beside."""
+    """wav2vec 2.0's contrastive loss; None: no loss of this kind."""
     spectrum: SpectrumConfig | None = None
-    """The log-mels, alone or beside."""
+    """Regression loss of log-mels; None: no loss of this kind."""
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
         if not (self.regression or self.contrast or self.spectrum):
-            raise UserError("nothing is learned: choose regression, contrast or spectrum")
+            raise UserError("there is no loss: choose regression, contrast or spectrum")
 
 
 class Pretraining:
-    """One update: encode the masked clips, compare the predictions, move the teacher."""
+    """The training task: predict the targets of masked frames, then update the EMA teacher."""
 
     def __init__(self, config: PretrainingConfig, validation: Sequence[Clips] = ()) -> None:
         self.config, self.validation = config, validation
@@ -83,33 +83,33 @@ class Pretraining:
         return {f"loss/encoder/{name}": value for name, value in scalars.items()}
 
     def losses(self, wave: Float[Tensor, "batch 1 samples"], update: int) -> Losses:
-        """Return the weighted sum of all terms, and what is logged of them."""
+        """Return the weighted sum of all loss terms, and the scalars to log."""
         config, encoder = self.config, self.encoder
         local = encoder.local(wave)
         normed = encoder.trunk.feature_projection.layer_norm(local)
         projected = encoder.project(local)
         states, index = self.student(encoder, projected)
         loss = local.new_zeros((), dtype=torch.float32)
-        # It sinks towards 0 when the convolutions die.
+        # Approaches 0 when the convolutions' output collapses.
         scalars = {"local_mean_square": local.detach().float().square().mean()}
 
         if config.regression and self.regression and self.teacher:
-            with torch.no_grad():  # the teacher sees everything, and shares all below its layers
+            with torch.no_grad():  # the teacher's input is unmasked; it shares the convolutions
                 target = gather_frames(self.teacher(encoder.position(projected)), index)
-            term, more = self.regression(states, target)
-            loss, scalars = loss + config.regression.weight * term, {"regression": term, **scalars, **more}
+            term, terms = self.regression(states, target)
+            loss, scalars = loss + config.regression.weight * term, {"regression": term, **scalars, **terms}
         if config.contrast and self.contrast:
-            term, more = self.contrast(states, normed, index, update)
-            loss, scalars = loss + config.contrast.weight * term, {**scalars, **more}
+            term, terms = self.contrast(states, normed, index, update)
+            loss, scalars = loss + config.contrast.weight * term, {**scalars, **terms}
         if config.spectrum and self.spectrum:
             target = gather_frames(self.spectrum.target(wave, local.shape[1]), index)
-            term, more = self.spectrum(states, target)
-            loss, scalars = loss + config.spectrum.weight * term, {"spectrum": term, **scalars, **more}
+            term, terms = self.spectrum(states, target)
+            loss, scalars = loss + config.spectrum.weight * term, {"spectrum": term, **scalars, **terms}
         return loss, {name: value.detach() for name, value in {"total": loss, **scalars}.items()}
 
     @torch.no_grad()
     def evaluate(self, step: int) -> dict[str, float]:
-        """Return the terms on the validation clips, always with the same masks."""
+        """Return the loss terms on the validation clips, with the same masks in every call."""
         device = next(self.encoder.parameters()).device
         for module in (self.encoder, self.student, self.heads):
             module.eval()
@@ -124,7 +124,7 @@ class Pretraining:
 
     @torch.no_grad()
     def samples(self, step: int) -> Samples:
-        """Return the mels of a held-out clip, and the same with predictions where frames were masked."""
+        """Return the log-mels of a validation clip, and a copy with predictions at the masked frames."""
         if not (self.spectrum and self.validation):
             return Samples()
         for module in (self.encoder, self.student, self.heads):

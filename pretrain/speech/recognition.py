@@ -1,4 +1,4 @@
-"""The task of recognising by CTC: from scratch or on a pretrained encoder, with labels for all or some."""
+"""The CTC training task: from scratch or on a pretrained encoder, with full or partial labels."""
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -23,10 +23,10 @@ from pretrain.units import RecogniserOutput, ctc_losses, greedy, mean_per_unit
 
 
 class Recognition:
-    """CTC on the rows that have labels; on the others, CTC on the averaged network's own transcripts.
+    """The training task: CTC on labelled rows, and on unlabelled rows with transcripts of the EMA network.
 
-    From step ``agree_from`` on, if they have a weight, two augmented views of each utterance must agree in
-    posteriors and features.
+    From step ``agree_from`` on, optional consistency losses compare the posteriors and features of two
+    augmented views of each utterance.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Recognition:
 
         loss = weights.ctc * ctc + weights.pseudo_ctc * pseudo_ctc
         loss = loss + weights.agreement * agreement + weights.features * features
-        if trains_encoder:  # first, as its gradient passes through the head, which must not have moved
+        if trains_encoder:  # first: its gradient passes through the head's current weights
             self.players["trunk"].step(loss, retain_graph=True)
         self.players["head"].step(loss)
         self.ema.update(step)
@@ -71,7 +71,7 @@ class Recognition:
         return {f"loss/recogniser/{name}": value.detach() for name, value in terms.items()}
 
     def forward(self, batch: Labelled, n_views: int, *, trains_encoder: bool) -> RecogniserOutput:
-        """Run the network on augmented views of a batch, stacked along the batch; their tempo is the same."""
+        """Run the network on augmented views of a batch with equal tempo, stacked along the batch axis."""
         self.recogniser.train()
         match self.recogniser, self.config.augment:
             case Recogniser() as network, AugmentConfig() as augment:
@@ -84,7 +84,7 @@ class Recognition:
 
     @torch.no_grad()
     def targets(self, batch: Labelled) -> tuple[Int[Tensor, "batch longest"], Int[Tensor, "batch"]]:
-        """Return the labels, and for rows that have none the averaged network's transcripts."""
+        """Return the labels, with transcripts of the EMA network for rows without a label."""
         rows = (~batch.labelled).nonzero()[:, 0]
         if not len(rows):
             return batch.tokens, batch.n_tokens
@@ -98,7 +98,7 @@ class Recognition:
         return tokens, n_tokens
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Return the error rate of the averaged weights on the validation split, in percent."""
+        """Return the error rate of the EMA weights on the validation split, in percent."""
         if self.validation is None:
             return {}
         rate = 100 * total(error_rates(self.average, self.validation).values()).rate
@@ -128,7 +128,7 @@ def _network(config: CTCConfig) -> Recogniser | SpeechRecogniser:
 
 
 def _players(network: Recogniser | SpeechRecogniser, config: CTCConfig) -> dict[str, Player]:
-    """Make one player of a small network; of one on an encoder, ``head`` and ``trunk``."""
+    """Return the optimisers: ``head`` for a small network, ``head`` and ``trunk`` for one on an encoder."""
     if isinstance(network, Recogniser):
         return {"head": Player(network, config.optim, "head")}
     head_parameters = [p for name, p in network.named_parameters() if not name.startswith("encoder.")]
@@ -141,7 +141,7 @@ def _players(network: Recogniser | SpeechRecogniser, config: CTCConfig) -> dict[
 def _mel_views(
     network: Recogniser, batch: Labelled, augment: AugmentConfig, n_views: int
 ) -> RecogniserOutput:
-    """Views with the same tempo, but another voice, noise, channel and masks."""
+    """Return the output for views with the same tempo, but different voice, noise, channel and masks."""
     with torch.no_grad():
         mel = network.log_mel(batch.wave)
         lengths = network.valid_frames(batch.samples, mel).sum(1)
@@ -161,14 +161,14 @@ def _encoder_views(
     batch: Labelled,
     augment: FrameAugmentConfig,
     n_views: int,
-    learns: tuple[bool, bool],
+    trains: tuple[bool, bool],
 ) -> RecogniserOutput:
-    """Views at the same speed with other masks; ``learns``: whether the convolutions and the encoder do."""
+    """Return the output for views with different masks; ``trains``: the convolutions, the whole encoder."""
     encoder = network.encoder
     wave, samples = change_wave_speed(batch.wave, batch.samples, augment.speed)
-    with nullcontext() if learns[0] else torch.no_grad():
+    with nullcontext() if trains[0] else torch.no_grad():
         local = encoder.local(wave, samples)
-    with nullcontext() if learns[1] else torch.no_grad():
+    with nullcontext() if trains[1] else torch.no_grad():
         frames, mask_vector = encoder.project(local), encoder.trunk.masked_spec_embed
         views = torch.cat([mask_frames(frames, mask_vector, augment) for _ in range(n_views)])
         valid = encoder.valid_frames(samples, local).repeat(n_views, 1)
@@ -177,16 +177,16 @@ def _encoder_views(
 
 
 def disagreement(output: RecogniserOutput) -> Float[Tensor, ""]:
-    """Return the divergence of each of two views from the other, which is data; a sum over frames."""
-    ours, valid = output.log_probs, output.valid
+    """Return the mean KL divergence of each view from the other, detached one, summed over frames."""
+    log_probs, valid = output.log_probs, output.valid
     assert valid is not None
-    theirs = ours.detach().roll(len(ours) // 2, 0)
-    divergence = F.kl_div(ours, theirs, log_target=True, reduction="none").sum(-1)
+    other = log_probs.detach().roll(len(log_probs) // 2, 0)
+    divergence = F.kl_div(log_probs, other, log_target=True, reduction="none").sum(-1)
     return (divergence * valid).sum() / 2
 
 
 def feature_distance(output: RecogniserOutput) -> Float[Tensor, ""]:
-    """Return the mean over the deeper half of the layers of 1 − cosine between two views."""
+    """Return 1 − cosine similarity between two views, averaged over the deeper half of the layers."""
     assert output.valid is not None
     distances = []
     for feature in output.features[len(output.features) // 2 :]:

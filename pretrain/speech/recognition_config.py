@@ -1,4 +1,4 @@
-"""Which recognisers are trained by CTC: the config and its presets."""
+"""Configuration and presets of CTC training."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,40 +17,40 @@ from pretrain.units import Phonemes
 
 @dataclass(frozen=True, kw_only=True)
 class FreezeConfig:
-    """Which parts of a pretrained encoder are trained, and from when on."""
+    """Parts of a pretrained encoder that are frozen, and for how long."""
 
     convolutions: bool = True
-    """Keep the convolutions as they are."""
+    """Freeze the convolutions."""
     trunk_steps: int = 0
-    """Train the linear layer alone for so many steps."""
+    """Number of initial steps in which only the linear layer is trained."""
     trunk: bool = False
-    """Train nothing but the linear layer (and the average of layers)."""
+    """Freeze the whole encoder: train only the linear layer (and the weights of the average of layers)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsConfig:
-    """Weights of the terms of the loss; 0 turns a term off."""
+    """Weights of the loss terms; 0 disables a term."""
 
     ctc: float = 1.0
-    """Negative log-likelihood of the labels, per unit."""
+    """Weight of the CTC loss of the labels, per unit."""
     pseudo_ctc: float = 1.0
-    """The same of speech without labels, given the transcripts of the averaged network (momentum
+    """Weight of the CTC loss of unlabelled speech, with transcripts of the EMA network as labels (momentum
     pseudo-labelling, Higuchi et al. 2021). It needs ``data.unlabelled_seconds``."""
     agreement: float = 0.0
-    """Divergence between the posteriors of two augmented views (CR-CTC, Yao et al. 2024), per unit."""
+    """Weight of the KL divergence, per unit, between two views' posteriors (CR-CTC, Yao et al. 2024)."""
     features: float = 0.0
-    """1 − cosine between the two views' features, which differ in voice and noise but not in words."""
+    """Weight of 1 − cosine similarity of two views' features; views differ in voice and noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CTCConfig:
-    """A recogniser of letters or phones, trained by CTC."""
+    """CTC training of a recogniser of characters or phones."""
 
     init: str = ""
     """Pretrained encoder for a SpeechRecogniserConfig: an export or run of pretrain/data2vec.py, or a
     Data2VecAudio checkpoint of transformers. Empty: random weights."""
     model: RecogniserConfig | SpeechRecogniserConfig = field(default_factory=RecogniserConfig)
-    """A small network on log-mels, or a speech encoder with a linear layer; with ``init`` the encoder has its
+    """A small network on log-mels, or a speech encoder with a linear layer; ``init`` determines the encoder's
     sizes."""
     data: LabelledConfig = field(default_factory=LabelledConfig)
     augment: AugmentConfig | FrameAugmentConfig = field(default_factory=AugmentConfig)
@@ -58,15 +58,15 @@ class CTCConfig:
     freeze: FreezeConfig = field(default_factory=FreezeConfig)
     weights: WeightsConfig = field(default_factory=WeightsConfig)
     agree_from: int = 500
-    """Step from which two views must agree: until CTC has found the units, it would reward constants."""
+    """First step with the consistency losses; until CTC has learned the units, they favour constants."""
     pseudo_from: int = 500
-    """Step from which speech without labels is used: earlier transcripts would teach nonsense."""
+    """First step with unlabelled speech; earlier transcripts are too inaccurate as labels."""
     optim: OptimConfig = field(default_factory=OptimConfig)
-    """Of the network; of the encoder alone, if the network has a pretrained one."""
+    """Optimiser of the whole network or, for a network on a speech encoder, of the encoder only."""
     head: OptimConfig = field(default_factory=OptimConfig)
-    """Of the linear layer on a speech encoder."""
+    """Optimiser of the linear layer on a speech encoder."""
     ema: float = 0.99
-    """Decay of the average of weights, which is scored and exported, and writes pseudo-labels."""
+    """Decay of the averaged weights, which are evaluated, exported and used for pseudo-labels."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
@@ -76,13 +76,13 @@ class CTCConfig:
             raise UserError(f"a {type(self.model).__name__} needs --augment.kind {wanted}")
         if self.init and not on_encoder:
             raise UserError(
-                "--init begins a recogniser on a speech encoder: choose --preset characters, phonemes or "
+                "--init needs a recogniser on a speech encoder: choose --preset characters, phonemes or "
                 "semi_supervised"
             )
 
 
 def resolved(config: CTCConfig) -> CTCConfig:
-    """Return the config with the sizes of ``init``'s encoder and the dropout of fine-tuning."""
+    """Return the config with the sizes of ``init``'s encoder and with ``head_dropout`` in all its layers."""
     if not isinstance(config.model, SpeechRecogniserConfig):
         return config
     share = config.model.head_dropout
@@ -121,7 +121,7 @@ _OPTIM = OptimConfig(
     betas=(0.9, 0.98), eps=1e-6, weight_decay=0.01, gradient_clip=1.0, schedule="cosine", final=0.05
 )
 CHARACTERS = CTCConfig(
-    # The last layer of a small encoder is not its best.
+    # The last layer of a small encoder is not its best, hence the average of layers.
     model=SpeechRecogniserConfig(encoder=encoders.SMALL, head_dropout=0.05, mix_layers=True),
     data=LabelledConfig(batch_seconds=20.0),
     augment=FrameAugmentConfig(time_share=0.02, channel_share=0.004),

@@ -1,4 +1,4 @@
-"""Regressions at masked frames: an averaged teacher's features (Baevski et al., 2022), or log-mels."""
+"""Regression losses at masked frames: features of an EMA teacher (Baevski et al., 2022), or log-mels."""
 
 import copy
 from dataclasses import dataclass, field
@@ -19,16 +19,16 @@ Steps = Float[Tensor, "rows steps dim"]
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
-    """The average of the student's weights, and the layers that targets are taken from."""
+    """The EMA teacher and its layers that the targets are computed from."""
 
     top: int = 8
-    """Layers, from the last on, whose feed-forward outputs are averaged."""
+    """Number of last layers whose feed-forward outputs are averaged as the target."""
     decay_first: float = 0.999
-    """Decay of the average in the first update."""
+    """EMA decay in the first update."""
     decay_last: float = 0.9999
-    """Decay from ``decay_steps`` on."""
+    """EMA decay from update ``decay_steps`` on."""
     decay_steps: int = 30_000
-    """Updates over which it rises linearly."""
+    """Updates over which the EMA decay rises linearly."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay_first <= self.decay_last <= 1 or self.decay_steps < 1 or self.top < 1:
@@ -43,39 +43,39 @@ class TeacherConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RegressionConfig:
-    """data2vec's loss: the student's predictions against the teacher's targets."""
+    """data2vec's regression loss, with the detection of collapse."""
 
     weight: float = 1.0
-    """Weight of the term in the loss."""
+    """Loss weight."""
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     least_target_spread: float = 0.1
-    """Stop when the targets' standard deviation over masked steps falls below this ..."""
+    """Minimum standard deviation of the targets over masked steps; below it, training stops."""
     least_prediction_spread: float = 0.01
-    """... or the predictions' below this,"""
+    """Minimum standard deviation of the predictions over masked steps; below it, training stops."""
     guard_from: int = 5000
-    """once so many updates are done; before, both may well be small."""
+    """Number of updates before these two limits apply, since both are small at first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpectrumConfig:
-    """A loss for runs too short for a teacher to become useful: predicted log-mels."""
+    """Regression loss of log-mels, for runs that are too short for useful teacher features."""
 
     weight: float = 1.0
-    """Weight of the term in the loss."""
+    """Loss weight."""
     mel: MelConfig = field(
         default_factory=lambda: MelConfig(sample_rate=16_000, n_fft=512, win=400, hop=160, n_mels=40)
     )
-    """Its hop divides the encoder's: all of a frame's mels are predicted together."""
+    """Log-mel settings; the hop must divide the encoder's. One encoder frame predicts all its mel frames."""
 
 
 class Teacher(nn.Module):
-    """The average of the encoder's transformer layers, float32, in eval mode; all before them is shared."""
+    """EMA of the encoder's transformer layers, in float32 and eval mode; all layers below are shared."""
 
     def __init__(self, encoder: SpeechEncoder, config: TeacherConfig) -> None:
         super().__init__()
         n_layers = len(encoder.trunk.encoder.layers)
         if config.top > n_layers:
-            raise UserError(f"teacher.top={config.top} asks for more layers than the encoder's {n_layers}")
+            raise UserError(f"teacher.top={config.top} exceeds the encoder's {n_layers} layers")
         self.config = config
         self.layers = copy.deepcopy(encoder.trunk.encoder.layers)
         self.eval().requires_grad_(False)
@@ -89,21 +89,21 @@ class Teacher(nn.Module):
         x, total = positioned, torch.zeros_like(positioned, dtype=torch.float32)
         first = len(self.layers) - self.config.top
         for number, layer in enumerate(self.layers):
-            x, fed = transformer_layer(layer, x)
+            x, feed_forward = transformer_layer(layer, x)
             if number >= first:
-                total += normalised_over_time(fed)
+                total += normalised_over_time(feed_forward)
         return total / self.config.top
 
     @torch.no_grad()
     def follow(self, encoder: SpeechEncoder, update: int) -> None:
-        """Move towards the student after its ``update``-th update, counted from 0."""
-        ours: list[Tensor] = list(self.layers.parameters())
-        theirs: list[Tensor] = list(encoder.trunk.encoder.layers.parameters())
-        torch._foreach_lerp_(ours, theirs, 1 - self.config.decay(update))
+        """Update the average after the student's ``update``-th update, counted from 0."""
+        average: list[Tensor] = list(self.layers.parameters())
+        student: list[Tensor] = list(encoder.trunk.encoder.layers.parameters())
+        torch._foreach_lerp_(average, student, 1 - self.config.decay(update))
 
 
 class Regression(nn.Module):
-    """Predicts the targets from the student's states by one linear layer."""
+    """A linear layer that predicts the teacher's targets from the student's states."""
 
     def __init__(self, config: RegressionConfig, dim: int, hidden: int) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class Regression(nn.Module):
         return masked_regression(prediction, target), scalars
 
     def guard(self, scalars: dict[str, Tensor], update: int) -> None:
-        """Stop a run whose targets or predictions have collapsed to one vector."""
+        """Raise an error if the targets or predictions have collapsed to one vector."""
         if update < self.config.guard_from:
             return
         for name, least in (
@@ -139,7 +139,7 @@ class Regression(nn.Module):
 
 
 class Spectrum(nn.Module):
-    """Predicts the log-mels of masked frames from the student's states by one linear layer."""
+    """A linear layer that predicts the log-mels of masked frames from the student's states."""
 
     def __init__(self, config: SpectrumConfig, *, dim: int, encoder: SpeechEncoderConfig) -> None:
         super().__init__()
@@ -147,14 +147,16 @@ class Spectrum(nn.Module):
         if hop % config.mel.hop:
             raise UserError(f"spectrum.mel.hop={config.mel.hop} must divide the encoder's hop of {hop}")
         self.config, self.per_frame = config, hop // config.mel.hop
-        self.offset = max(0, encoder.receptive_field - hop) // 2  # samples to the middle of the first frame
+        self.offset = (
+            max(0, encoder.receptive_field - hop) // 2
+        )  # samples before the middle of the first frame
         self.mel = LogMel(config.mel)
         self.head = nn.Linear(dim, config.mel.n_mels * self.per_frame)
 
     def target(
         self, wave: Float[Tensor, "batch 1 samples"], frames: int
     ) -> Float[Tensor, "batch frames mels"]:
-        """Return each frame's log-mels, each band normalised over the clip."""
+        """Return each frame's log-mels, with each band normalised over the clip."""
         mel = self.mel(wave[..., self.offset :]).transpose(1, 2)[:, : frames * self.per_frame]
         return rearrange(
             normalised_over_time(mel), "batch (frame n) mel -> batch frame (n mel)", n=self.per_frame
@@ -169,12 +171,12 @@ class Spectrum(nn.Module):
 
 
 def masked_regression(prediction: Steps, target: Steps) -> Float[Tensor, ""]:
-    """Squared distance over the square root of the channels, averaged over masked steps."""
+    """Return the squared error over the square root of the number of channels, averaged over masked steps."""
     return (prediction - target).square().sum(-1).mean() * target.shape[-1] ** -0.5
 
 
 def normalised_over_time(x: Float[Tensor, "batch frames dim"]) -> Float[Tensor, "batch frames dim"]:
-    """Bring each channel of each clip to zero mean and unit variance."""
+    """Normalise each channel of each clip to zero mean and unit variance."""
     return F.instance_norm(x.float().transpose(1, 2)).transpose(1, 2)
 
 
@@ -184,6 +186,6 @@ def spread(x: Steps) -> Float[Tensor, ""]:
 
 
 def variance_explained(prediction: Steps, target: Steps) -> Float[Tensor, ""]:
-    """Return 1 − squared error over the targets' variance: 1 is perfect, 0 as good as the mean."""
+    """Return R², 1 − squared error over the targets' variance: 1 is perfect, 0 as good as the mean."""
     flat = target.flatten(0, 1)
     return 1 - (prediction.flatten(0, 1) - flat).square().mean() / flat.var(0, unbiased=False).mean()

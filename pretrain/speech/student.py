@@ -1,4 +1,4 @@
-"""The student's input: all frames, some of them masked, or only the unmasked ones (data2vec 2.0); masks."""
+"""Masking of the student's input: mask tokens, or encoding only the unmasked frames (data2vec 2.0)."""
 
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -17,13 +17,13 @@ Index = Int[Tensor, "rows steps"]
 
 @dataclass(frozen=True, kw_only=True)
 class MaskConfig:
-    """Spans of masked frames in pretraining."""
+    """Span masking."""
 
     share: float = 0.65
-    """Length of all spans together over that of the clip; as they overlap, about 49 % of frames are masked.
-    The papers' probability of a span to begin at a frame is this over ``span``."""
+    """Total length of the spans relative to the clip; as spans overlap, about 49 % of the frames are masked.
+    The papers' probability that a span begins at a frame is ``share / span``."""
     span: int = 10
-    """Frames of a span."""
+    """Frames per span."""
 
     def __post_init__(self) -> None:
         within("(0, 1)", self, "share", prefix="mask.")
@@ -31,10 +31,10 @@ class MaskConfig:
 
 
 def span_mask(rows: int, frames: int, config: MaskConfig, device: torch.device | None = None) -> Mask:
-    """Mask as many spans in each row, at distinct frames of uniform probability.
+    """Mask the same number of spans in each row, with distinct, uniformly drawn first frames.
 
-    The number is rounded up or down by chance, once for all rows, as ``_compute_mask_indices`` of
-    transformers does.
+    The number is rounded up or down at random, once for all rows, as in ``_compute_mask_indices`` of
+    transformers.
     """
     span, places = config.span, frames - config.span + 1
     if places < 1:
@@ -48,21 +48,21 @@ def span_mask(rows: int, frames: int, config: MaskConfig, device: torch.device |
 
 
 def equally_many(mask: Mask) -> Mask:
-    """Unmask frames at random until each row masks as many as the row that masked the fewest."""
+    """Unmask random frames until each row has as many masked frames as the row with the fewest."""
     fewest = int(mask.sum(1).min())
     lots = torch.rand(mask.shape, device=mask.device).masked_fill(~mask, -1.0)
     return torch.zeros_like(mask).scatter_(1, lots.topk(fewest, dim=1).indices, True)
 
 
 def masked_indices(mask: Mask) -> Index:
-    """Return the indices at which each row of a mask is true, equally many in each, in order."""
+    """Return each row's masked indices in order; all rows must have equally many."""
     return mask.nonzero()[:, 1].view(len(mask), -1)
 
 
 def gather_frames(
     x: Shaped[Tensor, "batch frames dim"], index: Int[Tensor, "rows steps"]
 ) -> Shaped[Tensor, "rows steps dim"]:
-    """Gather frames by index. With more rows than clips, row ``i`` belongs to clip ``i % batch``."""
+    """Gather frames by index; with several rows per clip, row ``i`` belongs to clip ``i % batch``."""
     batch, frames, dim = x.shape
     clip = torch.arange(len(index), device=index.device) % batch
     flat = (clip[:, None] * frames + index).flatten()
@@ -73,20 +73,20 @@ class Prediction(NamedTuple):
     """The student's states at the masked steps, from which targets are predicted."""
 
     states: Float[Tensor, "rows steps dim"]
-    """With several masks a clip, row ``i`` belongs to clip ``i % batch``."""
+    """Hidden states; with several masks per clip, row ``i`` belongs to clip ``i % batch``."""
     index: Int[Tensor, "rows steps"]
-    """Which frames of the clip these are."""
+    """Frame indices of the steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskTokenConfig:
-    """The plain form: the masked frames are replaced by one learned vector, and all are encoded."""
+    """Masking of data2vec 1: masked frames are replaced by a learned vector, and all frames are encoded."""
 
     mask: MaskConfig = field(default_factory=MaskConfig)
 
 
 class MaskToken(nn.Module):
-    """Encodes every clip once, whole."""
+    """Student that encodes all frames of every clip, with a learned vector at masked frames."""
 
     def __init__(self, config: MaskTokenConfig, hidden: int) -> None:
         super().__init__()
@@ -104,19 +104,19 @@ class MaskToken(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class MultiMaskConfig:
-    """The 2.0 form: several masks a clip, of which only unmasked frames are encoded, and a decoder."""
+    """Masking of data2vec 2.0: several masks per clip, an encoder of unmasked frames only, and a decoder."""
 
     masks: int = 8
-    """Masks for each clip, which share its convolutions and its targets."""
+    """Masks per clip; they share the convolutions' output and the targets."""
     mask: MaskConfig = field(default_factory=lambda: MaskConfig(share=0.65, span=10))
     decoder_dim: int = 384
     """Channels of the decoder."""
     decoder_layers: int = 4
-    """Its convolutions."""
+    """Convolutions of the decoder."""
     decoder_kernel: int = 7
-    """Frames each of them sees; odd."""
+    """Kernel size of these convolutions, in frames; odd."""
     decoder_groups: int = 16
-    """Groups of each of them."""
+    """Groups of these convolutions."""
 
     def __post_init__(self) -> None:
         if self.decoder_kernel % 2 == 0 or self.decoder_dim % self.decoder_groups or self.masks < 1:
@@ -126,7 +126,7 @@ class MultiMaskConfig:
 
 
 class MultiMask(nn.Module):
-    """Encodes the unmasked frames of every clip, once for each mask, and decodes the whole from them."""
+    """Student that encodes the unmasked frames once per mask, and decodes all frames from them."""
 
     def __init__(self, config: MultiMaskConfig, hidden: int) -> None:
         super().__init__()
@@ -140,14 +140,14 @@ class MultiMask(nn.Module):
         rows = self.config.masks * batch
         mask = equally_many(span_mask(rows, frames, self.config.mask, projected.device))
         masked, unmasked = masked_indices(mask), masked_indices(~mask)
-        # Positions are convolved from the frames around each, so that frames must be masked before.
+        # The position embedding is a convolution over neighbouring frames, so masking must come first.
         x = encoder.position(mask_out(projected.repeat(self.config.masks, 1, 1), mask, encoder))
         encoded = encoder.layers(gather_frames(x, unmasked))[-1]
         return Prediction(gather_frames(self.decoder(encoded, unmasked, frames), masked), masked)
 
 
 class Decoder(nn.Module):
-    """A few grouped convolutions over the encoded frames, with a learned vector where none was encoded."""
+    """Grouped convolutions over the encoded frames, with a learned vector at masked frames."""
 
     def __init__(self, config: MultiMaskConfig, hidden: int) -> None:
         super().__init__()
@@ -173,6 +173,5 @@ class Decoder(nn.Module):
 
 
 def mask_out(projected: Frames, mask: torch.Tensor, encoder: SpeechEncoder) -> Frames:
-    """Replace masked frames by the learned vector."""
     token = encoder.trunk.masked_spec_embed.to(projected.dtype)
     return torch.where(mask[..., None], token, projected)

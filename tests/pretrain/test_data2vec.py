@@ -214,5 +214,5 @@ def test_the_command_tells_mistakes_in_a_sentence(tmp_path, monkeypatch, capsys)
         main()
     assert end.value.code == 2
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: no speech was given")
-    with pytest.raises(UserError, match="nothing is learned"):
+    with pytest.raises(UserError, match="there is no loss"):
         PretrainingConfig(regression=None)
