@@ -1,1 +1,1 @@
-"""Tasks that show what an encoder learned: ``python -m pretrain.probe TASK``."""
+"""Probing tasks for frozen encoders: ``python -m pretrain.probe TASK``."""

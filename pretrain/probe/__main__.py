@@ -1,4 +1,4 @@
-"""Show what an encoder learned: ``python -m pretrain.probe TASK --encoder FOLDER --data MANIFEST``.
+"""Evaluate an encoder on a task: ``python -m pretrain.probe TASK --encoder FOLDER --data MANIFEST``.
 
 ``python -m pretrain.probe TASK --help`` lists a task's options. Scores are printed as a table and added to
 OUT/results.csv.
@@ -12,22 +12,19 @@ from importlib import import_module
 from engine.user_error import UserError, exits_cleanly
 
 TASKS = {
-    "classification": ("classification", "labels from frozen embeddings by a 2-layer perceptron"),
+    "classification": ("classification", "classify frozen embeddings with a 2-layer perceptron"),
     "low_data": ("classification", "classification with 1 to 100 % of the labels, as a table and a plot"),
-    "zero_shot": ("zero_shot", "labels from the nearest caption, 'This is a sound of …', without training"),
-    "audio_retrieval": ("retrieval", "find the clips of the same label by the sound of one"),
-    "cross_modal": ("retrieval", "find the picture or the caption of a sound among all, and back"),
-    "captioning": ("captioning", "write captions of sounds, by a 1-layer transformer on frozen features"),
-    "pictures": ("pictures", "draw pictures of sounds, by a generator guided by the embedding"),
+    "zero_shot": ("zero_shot", "classify by the nearest caption, 'This is a sound of …', without training"),
+    "audio_retrieval": ("retrieval", "retrieve clips with the same label as a query clip"),
+    "cross_modal": ("retrieval", "retrieve images or captions by sound, and sounds by image or caption"),
+    "captioning": ("captioning", "caption sounds with a 1-layer transformer on frozen features"),
+    "pictures": ("pictures", "generate images of sounds from their embeddings"),
     "real_sounds": ("zero_shot", "supervised, frozen, zero-shot and baselines on a corpus' official folds"),
-    "speech_error": (
-        "speech_error",
-        "phone or character error rate after fine-tuning, by shares of the labels",
-    ),
-    "speakers": ("speech_labels", "which speaker, from frozen speech features"),
-    "keywords": ("speech_labels", "which digit or keyword, from frozen speech features"),
+    "speech_error": ("speech_error", "phone or character error rate after fine-tuning on some of the labels"),
+    "speakers": ("speech_labels", "speaker identification from frozen speech features"),
+    "keywords": ("speech_labels", "digit or keyword classification from frozen speech features"),
 }
-"""Names of the tasks, the module of each, and what they do."""
+"""Tasks by name: module and description."""
 
 
 @exits_cleanly

@@ -1,11 +1,11 @@
-"""Captions of sounds from frozen features.
+"""Captioning of sounds from frozen features.
 
-A 1-layer transformer decoder learns on the frozen encoder's frames to write the captions of the split
-"train"; it is scored on "test" by BLEU, ROUGE-L and CIDEr-D. A manifest has a column caption (or caption_1,
-caption_2, ..., or several rows a file) and split; "world" is the audio-visual world, whose held-out
-combinations are the test and where it is also counted how often a caption names each attribute rightly.
-Beside the encoders stand one of random weights, the most frequent training caption, and where clips have
-several captions one person's against the others'.
+A 1-layer transformer decoder on the frozen encoder's frames is trained on the captions of the split "train"
+and scored on "test" by BLEU, ROUGE-L and CIDEr-D. A manifest has a column caption (or caption_1, caption_2,
+..., or several rows per file) and split. "world" is the synthetic audio-visual world with its held-out
+combinations as the test; there, the fraction of captions that name each attribute correctly is also scored.
+Baselines are an encoder with random weights and the most frequent training caption. If clips have several
+captions, the topline is one person's caption scored against the others'.
 """
 
 import argparse
@@ -34,21 +34,21 @@ from pretrain.probe.harness import Embeddings, Probe, embeddings_of, seed_argume
 from pretrain.probe.results import Interval, Result, mean_interval
 
 MOST_FRAMES = 96
-"""Frames of a clip that the decoder attends to; longer ones are averaged down to so many."""
+"""Maximum number of frames that the decoder attends to; longer clips are reduced by average pooling."""
 WORLD_REFERENCES = 5
-"""Captions of a world's scene, in different words."""
+"""Reference captions (paraphrases) of a scene of the world."""
 VALIDATION_SHARE = 10
-"""One of so many training clips validates where no split is called so."""
+"""Every n-th training clip is used for validation if there is no validation split."""
 
 
 class Captioned(NamedTuple):
     name: str
     sound: Path | Tensor
-    """A file, or a wave of the world, shaped (1, 1, samples)."""
+    """An audio file, or a wave of shape (1, 1, samples)."""
     captions: tuple[str, ...]
     split: str
     values: tuple[int, ...] = ()
-    """Attributes of the world's scenes."""
+    """Attributes of a scene of the world."""
 
     def wave(self, sample_rate: int) -> Float[Tensor, "1 1 samples"]:
         if isinstance(self.sound, Path):
@@ -57,10 +57,10 @@ class Captioned(NamedTuple):
 
 
 def captioned_from(data: str, *, draws: int = 2, left_out: list[str] | None = None) -> list[Captioned]:
-    """Return the clips of a manifest with captions and splits (``draws`` scenes a combination of ``world``).
+    """Return the captioned clips of a manifest or of ``world`` (``draws`` scenes per combination).
 
     A clip may have several captions: in columns ``caption``, ``caption_1``, ... or in several rows.
-    ``left_out`` receives a sentence on each file that cannot be read.
+    ``left_out`` receives an error message for each unreadable file.
     """
     clips = list(_world(draws)) if data == "world" else _from_manifest(Path(data))
     if left_out is not None:
@@ -87,7 +87,7 @@ def _from_manifest(path: Path) -> list[Captioned]:
         before = by_path.get(row.path)
         split = SPLITS.get(row.split or "", row.split or "none")
         if before is not None and before.split != split:
-            raise UserError(f"{path}: {row.path.name} stands in the splits {before.split} and {split}")
+            raise UserError(f"{path}: {row.path.name} is in both splits, {before.split} and {split}")
         every = tuple(dict.fromkeys((*(before.captions if before else ()), *captions)))
         by_path[row.path] = Captioned(str(row.path), row.path, every, split)
     if not by_path:
@@ -104,7 +104,7 @@ def _captions(row: Row) -> Iterable[str]:
 
 
 def _world(draws: int) -> Iterable[Captioned]:
-    """Yield the world's scenes; the held-out combinations are the test."""
+    """Yield the world's scenes; the held-out combinations are the test split."""
     for world, split in ((World(0, "train", draws=draws), "train"), (World(0, "held_out"), "test")):
         others = [world.captions(world.indices + n * world.n_combinations) for n in range(WORLD_REFERENCES)]
         waves, values = world.waves(world.indices), world.values(world.indices).tolist()
@@ -127,7 +127,7 @@ def features_of(embeddings: Embeddings, clips: Sequence[Captioned]) -> Features:
 
 
 def attributes_named(caption: str) -> list[Any]:
-    """Return which value of each of the world's attributes a caption names; None for none or several."""
+    """Return the value of each of the world's attributes named by a caption; None for none or several."""
     words = set(words_of(caption))
     named = []
     for attribute in ATTRIBUTES:
@@ -152,11 +152,11 @@ def _synonyms(attribute: str, value: str) -> set[str]:
 
 
 N_EXAMPLES = 5
-"""Test clips whose captions are printed."""
+"""Number of test clips for which captions are printed."""
 
 
 def run_captioning(args: argparse.Namespace) -> list[Result]:
-    """Train and score a decoder per encoder and seed, beside the controls."""
+    """Train and score a decoder per encoder and seed, and score the baselines."""
     at_least(1, args, "draws", prefix="--")
     config = DecoderConfig(epochs=args.epochs, beam=args.beam)
     embedders = with_random(args, "logmel")
@@ -215,10 +215,10 @@ def _arguments(parser: Arguments) -> None:
     seed_argument(parser, seeds=1)
     add = parser.add_argument
     add("--epochs", type=int, default=30, help="passes over the training clips (30)")
-    add("--beam", type=int, default=3, help="hypotheses of the beam search (3)")
-    add("--least-count", type=int, default=1, help="rarer words are not learned (1)")
-    add("--draws", type=int, default=2, help="the world's scenes of a combination (2)")
-    add("--no-random", action="store_true", help="leave the random encoder's column out")
+    add("--beam", type=int, default=3, help="beam width (3)")
+    add("--least-count", type=int, default=1, help="minimum count of a word in the vocabulary (1)")
+    add("--draws", type=int, default=2, help="scenes per combination of the world (2)")
+    add("--no-random", action="store_true", help="omit the baseline with random weights")
 
 
 captioning = Probe("captioning", __doc__, run_captioning, _arguments)

@@ -1,4 +1,4 @@
-"""A 1-layer transformer decoder that captions sounds from frozen features (Wu et al., 2022, section 3.4)."""
+"""A 1-layer transformer decoder for captioning sounds from frozen features (Wu et al., 2022, section 3.4)."""
 
 import copy
 import math
@@ -20,27 +20,27 @@ from pretrain.probe.captioning_scores import END, PAD, START, UNKNOWN, Vocabular
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """Size and training of the decoder."""
+    """Sizes, training and beam search of the decoder."""
 
     width: int = 192
-    """Of its vectors; a multiple of 2 · heads."""
+    """Model width; a multiple of 2 · heads."""
     heads: int = 4
     hidden: int = 512
-    """Units between the two layers that follow attention."""
+    """Hidden units of the feed-forward network."""
     dropout: float = 0.2
     longest: int = 30
-    """Words of a caption, at most."""
+    """Maximum number of words in a caption."""
     lr: float = 1e-3
-    """Of AdamW at its highest; falls to nothing along a cosine."""
+    """AdamW's peak learning rate; decays to zero along a cosine."""
     weight_decay: float = 1e-2
     smoothing: float = 0.1
-    """Share of each word's probability that is spread over all words."""
+    """Label smoothing."""
     batch: int = 64
-    """Captions in a step."""
+    """Captions per step."""
     epochs: int = 30
-    """Passes over the training clips, with one of each clip's captions a pass."""
+    """Passes over the training clips, each with one random caption per clip."""
     beam: int = 3
-    """Captions kept while searching for the likeliest; 1 takes the likeliest word each time."""
+    """Beam width; 1: greedy decoding."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "heads", "hidden", "longest", "batch", "epochs", "beam")
@@ -49,7 +49,7 @@ class DecoderConfig:
 
 
 class Features(NamedTuple):
-    """An encoder's embedding of each clip, and its frames."""
+    """An encoder's embedding and frames of each clip."""
 
     clip: Float[Tensor, "clips dim"]
     frames: Float[Tensor, "clips frames channels"]
@@ -60,7 +60,7 @@ class Features(NamedTuple):
 
 
 class CaptionDecoder(nn.Module):
-    """Predicts the next word, attending to the words so far and to the features."""
+    """A transformer decoder that predicts the next word from the previous words and the features."""
 
     clip_mean: Tensor
     clip_scale: Tensor
@@ -86,13 +86,13 @@ class CaptionDecoder(nn.Module):
     def forward(
         self, features: Features, tokens: Int[Tensor, "batch length"]
     ) -> Float[Tensor, "batch length n_words"]:
-        """Return logits of the word after each of ``tokens``."""
+        """Return the logits of the word after each of ``tokens``."""
         return self.decode(*self.memory(features), tokens)
 
     def memory(
         self, features: Features
     ) -> tuple[Float[Tensor, "batch frames width"], Bool[Tensor, "batch frames"]]:
-        """Return what is attended to, and which of it is padding."""
+        """Return the memory for cross-attention and its padding mask."""
         clip = self.from_clip((features.clip - self.clip_mean) / self.clip_scale)
         frames = self.from_frames((features.frames - self.frames_mean) / self.frames_scale)
         frames = frames + positions(frames.shape[1], frames.shape[2], frames.device)
@@ -113,7 +113,7 @@ class CaptionDecoder(nn.Module):
 
     @torch.no_grad()
     def captions(self, features: Features, vocabulary: Vocabulary) -> list[str]:
-        """Return the likeliest caption of each clip that beam search finds; likelihood is per word."""
+        """Caption each clip by beam search; hypotheses are ranked by log-likelihood per word."""
         self.eval()
         parts = torch.arange(len(features.clip), device=features.clip.device).split(64)
         return [caption for part in parts for caption in self._search(features.rows(part), vocabulary)]
@@ -123,13 +123,13 @@ class CaptionDecoder(nn.Module):
         memory, ignored = (part.repeat_interleave(beam, dim=0) for part in self.memory(features))
         tokens = torch.full((n_clips * beam, 1), START, device=memory.device)
         likelihood = torch.full((n_clips, beam), -math.inf, device=memory.device)
-        likelihood[:, 0] = 0.0  # the other hypotheses would be the same
+        likelihood[:, 0] = 0.0  # all hypotheses are equal at first
         ended = torch.zeros(n_clips, beam, dtype=torch.bool, device=memory.device)
         for _ in range(self.config.longest + 1):
             logits = self.decode(memory, ignored, tokens)[:, -1]
             logits[:, [PAD, START, UNKNOWN]] = -math.inf
             following = rearrange(logits.log_softmax(-1), "(clip beam) word -> clip beam word", beam=beam)
-            following[ended] = -math.inf  # an ended caption is only padded
+            following[ended] = -math.inf  # a complete caption is only padded
             following[..., PAD] = following[..., PAD].masked_fill(ended, 0.0)
             likelihood, best = rearrange(
                 likelihood[..., None] + following, "clip beam word -> clip (beam word)"
@@ -146,7 +146,7 @@ class CaptionDecoder(nn.Module):
 
 
 def positions(length: int, width: int, device: torch.device) -> Float[Tensor, "length width"]:
-    """Return sines and cosines that tell places apart (Vaswani et al., 2017)."""
+    """Return sinusoidal position embeddings (Vaswani et al., 2017)."""
     place = torch.arange(length, device=device)[:, None]
     rate = torch.exp(torch.arange(0, width, 2, device=device) * (-math.log(10_000.0) / width))
     return torch.cat([torch.sin(place * rate), torch.cos(place * rate)], dim=-1)
@@ -155,7 +155,7 @@ def positions(length: int, width: int, device: torch.device) -> Float[Tensor, "l
 def caption_loss(
     decoder: CaptionDecoder, features: Features, tokens: Int[Tensor, "batch length"], smoothing: float = 0.0
 ) -> Float[Tensor, ""]:
-    """Return the cross-entropy of each word given those before it, per word."""
+    """Return the cross-entropy per word, given the previous words."""
     logits = decoder(features, tokens[:, :-1])
     return F.cross_entropy(
         logits.flatten(0, 1), tokens[:, 1:].flatten(), ignore_index=PAD, label_smoothing=smoothing
@@ -170,7 +170,7 @@ def fit_decoder(
     seed: int,
     config: DecoderConfig,
 ) -> CaptionDecoder:
-    """Train on (features, captions of each clip) and return the state of the best validation loss."""
+    """Train on (features, captions of each clip) and return the decoder with the lowest validation loss."""
     features, captions = train
     device, n_clips = features.clip.device, len(captions)
     fixed = vocabulary.tokens([c[0] for c in validation[1]], longest=config.longest).to(device)
@@ -181,7 +181,7 @@ def fit_decoder(
             decoder.parameters(), lr=config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.98)
         )
         n_steps = config.epochs * -(-n_clips // config.batch)
-        falling = torch.optim.lr_scheduler.LambdaLR(
+        schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda step: min(1.0, (step + 1) / 50) * (1 + math.cos(math.pi * step / n_steps)) / 2
         )
         best, best_loss = copy.deepcopy(decoder.state_dict()), math.inf
@@ -198,12 +198,12 @@ def fit_decoder(
                 loss.backward()
                 nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)
                 optimizer.step()
-                falling.step()
+                schedule.step()
             decoder.eval()
             with torch.no_grad():
-                now = caption_loss(decoder, validation[0], fixed).item()
-            bar.set_postfix(validation=round(now, 3))
-            if now < best_loss:
-                best, best_loss = copy.deepcopy(decoder.state_dict()), now
+                validation_loss = caption_loss(decoder, validation[0], fixed).item()
+            bar.set_postfix(validation=round(validation_loss, 3))
+            if validation_loss < best_loss:
+                best, best_loss = copy.deepcopy(decoder.state_dict()), validation_loss
     decoder.load_state_dict(best)
     return decoder.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Captions as words, and their scores against people's captions: BLEU, ROUGE-L and CIDEr-D."""
+"""Tokenisation of captions, and their scores against reference captions: BLEU, ROUGE-L and CIDEr-D."""
 
 import re
 from collections import Counter
@@ -17,13 +17,13 @@ SPECIAL = ("<pad>", "<start>", "<end>", "<unknown>")
 PAD, START, END, UNKNOWN = range(len(SPECIAL))
 WORD = re.compile(r"\w+(?:'\w+)*")
 BLEU_RESAMPLES = 200
-"""BLEU belongs to the whole corpus: each resample counts it anew."""
+"""Number of bootstrap resamples of BLEU, a corpus-level score that each resample must compute again."""
 
 
 def words_of(caption: str) -> list[str]:
-    """Return the words that are learned and scored: lower case, without punctuation.
+    """Return the words of a caption, in lower case and without punctuation.
 
-    This is what the usual Java tokeniser leaves of an English caption, without Java.
+    For English, the result equals that of the usual tokeniser, which needs Java.
     """
     return WORD.findall(caption.lower().replace("’", "'"))
 
@@ -33,7 +33,7 @@ def plain(caption: str) -> str:
 
 
 class Vocabulary:
-    """The words of the training captions, the frequent ones first."""
+    """The words of the training captions, in order of frequency."""
 
     def __init__(self, captions: Iterable[str], *, least_count: int = 1) -> None:
         counts = Counter(word for caption in captions for word in words_of(caption))
@@ -41,13 +41,13 @@ class Vocabulary:
         self.words = [*SPECIAL, *(word for _, word in kept)]
         self.numbers = {word: number for number, word in enumerate(self.words)}
         if len(self.words) == len(SPECIAL):
-            raise UserError("the training captions hold no words to learn from")
+            raise UserError("the training captions have no words")
 
     def __len__(self) -> int:
         return len(self.words)
 
     def tokens(self, captions: Sequence[str], *, longest: int = 40) -> Int[Tensor, "captions length"]:
-        """Return the words' numbers between start and end, padded; words beyond ``longest`` are cut off."""
+        """Return padded tokens with start and end; captions are truncated to ``longest`` words."""
         rows = [
             [START, *(self.numbers.get(word, UNKNOWN) for word in words_of(caption)[:longest]), END]
             for caption in captions
@@ -68,20 +68,20 @@ class Vocabulary:
 def caption_scores(
     candidates: Sequence[Sequence[str]], references: Sequence[Sequence[str]], groups: Sequence[str]
 ) -> dict[str, Interval]:
-    """Return scores of several decoders' captions (a list each): means over decoders, bounds over clips.
+    """Return scores of several decoders' captions (a list each), averaged over decoders; bounds over clips.
 
-    Only those metrics of aac-metrics are used that need neither Java nor a download. CIDEr-D is on its own
-    scale of 0 to 10 and weighs n-grams by how rare they are in these references.
+    Only those metrics of aac-metrics are used that need neither Java nor a download. CIDEr-D has a scale of 0
+    to 10, and weights n-grams by their inverse document frequency in these references.
     """
     from aac_metrics.functional.bleu import _bleu_compute, _bleu_update
     from aac_metrics.functional.cider_d import cider_d
     from aac_metrics.functional.rouge_l import rouge_l
 
     if len(references) < 2:
-        raise UserError("CIDEr-D needs at least 2 test clips: give more with captions")
+        raise UserError("CIDEr-D needs at least 2 test clips: give more clips with captions")
     true = [[plain(one) for one in some] for some in references]
     plain_texts = [[plain(one) for one in some] for some in candidates]
-    # The counts are made once and summed for each resample; the package's own function would count anew.
+    # Counted once and summed for each resample; the package's public function would count every time.
     counts = [_bleu_update(some, true, 4, str.split, [], []) for some in plain_texts]
     n_clips = len(true)
 
@@ -103,7 +103,7 @@ def caption_scores(
 
 
 def commonest_caption(captions: Sequence[Sequence[str]]) -> str:
-    """Return the most frequent caption; among equally frequent ones that of the most frequent words."""
+    """Return the most frequent caption; ties are resolved by the mean frequency of the words."""
     every = [plain(one) for some in captions for one in some]
     times, words = Counter(every), Counter(word for caption in every for word in set(caption.split()))
 

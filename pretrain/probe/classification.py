@@ -1,13 +1,13 @@
-"""Labels from frozen embeddings, with all labels or few.
+"""Classification of frozen embeddings, with all or a fraction of the labels.
 
-``classification`` trains a 2-layer perceptron on the ``train`` clips, stops by the ``validation`` clips and
-scores the ``test`` clips, several times with other seeds. The manifest has columns ``path``, ``label`` and
-``split``; a label ``dog;rain`` makes the task multi-label (mean average precision and macro AUC, else
-accuracy and macro F1). ESC-50 and UrbanSound8K are read as published, their last folds as validation and
-test.
+``classification`` trains a 2-layer perceptron on the ``train`` clips with early stopping by the
+``validation`` clips, and scores the ``test`` clips, averaged over seeds. The manifest has columns ``path``,
+``label`` and ``split``; labels such as ``dog;rain`` make the task multi-label (mean average precision and
+macro AUC, otherwise accuracy and macro F1). ESC-50 and UrbanSound8K are read as published, with the last two
+folds as validation and test.
 
-``low_data`` does so with 1, 5, 10, 25, 50 and 100 % of the labels (at least one clip of every class). A seed
-chooses the clips, the fewer among the more; the validation clips are as few. It also draws OUT/low_data.png.
+``low_data`` uses 1, 5, 10, 25, 50 and 100 % of the labels (at least one clip per class), also for validation.
+The seed determines the clips; smaller fractions are subsets of larger ones. It also plots OUT/low_data.png.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_o
 from pretrain.probe.results import N_RESAMPLES, Interval, Result, draw_curves, interval, mean_interval
 
 SHARES = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0)
-"""Percent of the labels."""
+"""Default percentages of the labels."""
 
 
 def classify(
@@ -39,7 +39,7 @@ def classify(
     multi_label: bool = False,
     config: PerceptronConfig | None = None,
 ) -> list[Float[Tensor, "clips n_classes"]]:
-    """Train on the first part, stop by the second; return logits of the third, once a seed."""
+    """Train on the first part with early stopping by the second; return each seed's logits of the third."""
     train, validation, test = (embeddings.of([clip.path for clip in part]) for part in parts)
     known = (train, targets_of(parts[0], names)), (validation, targets_of(parts[1], names))
     return [fit_perceptron(*known, multi_label=multi_label, seed=seed, config=config)(test) for seed in seeds]
@@ -55,7 +55,7 @@ def label_scores(
 
 
 def macro_f1(predicted: Int[np.ndarray, "clips"], truth: Int[np.ndarray, "clips"], n_classes: int) -> float:
-    """Return the mean over the classes that occur of 2 · hits / (predicted + true)."""
+    """Return 2 · hits / (predicted + true), averaged over the classes that occur."""
     hits = np.bincount(truth[predicted == truth], minlength=n_classes)
     total = np.bincount(predicted, minlength=n_classes) + np.bincount(truth, minlength=n_classes)
     return float((2 * hits[total > 0] / total[total > 0]).mean())
@@ -64,7 +64,7 @@ def macro_f1(predicted: Int[np.ndarray, "clips"], truth: Int[np.ndarray, "clips"
 def single_label_scores(
     logits: Sequence[Float[Tensor, "clips n_classes"]], truth: Int[Tensor, "clips"], groups: Sequence[str]
 ) -> dict[str, Interval]:
-    """Return accuracy and macro F1, as means over the seeds that ``logits`` come from."""
+    """Return accuracy and macro F1, averaged over seeds (one item of ``logits`` each)."""
     answers, true, n_classes = [one.argmax(1).numpy() for one in logits], truth.numpy(), logits[0].shape[1]
     right = np.mean([answer == true for answer in answers], axis=0)
 
@@ -81,7 +81,7 @@ def multi_label_scores(
     *,
     n_resamples: int = N_RESAMPLES // 5,
 ) -> dict[str, Interval]:
-    """Return mean average precision and macro AUC over the classes in the test, as means over seeds."""
+    """Return mean average precision and macro AUC over the test set's classes, averaged over seeds."""
     from torchmetrics.functional.classification import multilabel_auroc, multilabel_average_precision
 
     def scored(metric: Callable[..., Tensor]) -> Interval:
@@ -90,7 +90,7 @@ def multi_label_scores(
             (kept,) = torch.nonzero((chosen.sum(0) > 0) & (chosen.sum(0) < len(chosen)), as_tuple=True)
             if not len(kept):
                 return float("nan")
-            if len(kept) == 1:  # torchmetrics wants two labels at least: the mean of twice the same
+            if len(kept) == 1:  # torchmetrics needs at least two labels; duplicating does not change the mean
                 kept = kept.repeat(2)
             known = {"num_labels": len(kept), "average": "macro"}
             values = [metric(one[index][:, kept].sigmoid(), chosen[:, kept], **known) for one in logits]
@@ -102,7 +102,7 @@ def multi_label_scores(
 
 
 def some_of(clips: Sequence[Clip], percent: float, seed: int) -> list[Clip]:
-    """Return a share of each class' clips, at least one; larger shares of a seed hold the smaller ones."""
+    """Return a fraction of each class' clips, at least one; with equal seeds, smaller ones are subsets."""
     rng, chosen = np.random.default_rng(seed), []
     for name in label_names(clips):
         members = [i for i, clip in enumerate(clips) if clip.labels[0] == name]

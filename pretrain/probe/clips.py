@@ -1,4 +1,4 @@
-"""Labelled recordings and their splits: of a manifest, or of ESC-50, UrbanSound8K or Speech Commands."""
+"""Labelled recordings and their splits, from a manifest, ESC-50, UrbanSound8K or Speech Commands."""
 
 import csv
 import re
@@ -15,12 +15,12 @@ from data.manifest import Row, rows_from
 from engine.user_error import UserError
 
 COLUMNS = ("label", "labels", "category", "class")
-"""Where a label is looked for, in this order, when no column is named."""
+"""Default columns of the label, in order of precedence."""
 SPLITS = ("train", "validation", "test")
 LISTS = {"validation_list.txt": "validation", "testing_list.txt": "test"}
-"""Speech Commands' official lists; all else is for training."""
+"""Speech Commands' official lists; all other recordings are for training."""
 ESC_NAME = re.compile(r"(\d)-(\d+)-[A-Z](-\d+)?")
-"""fold-recording-take[-class], as every clip of ESC is called."""
+"""Name of an ESC clip: fold-recording-take[-class]."""
 
 
 class Clip(NamedTuple):
@@ -28,22 +28,22 @@ class Clip(NamedTuple):
 
     path: Path
     labels: tuple[str, ...]
-    """At least one; several where the corpus is multi-label."""
+    """At least one label; several in multi-label corpora."""
     split: str | None = None
     fold: int | None = None
-    """Official fold of a corpus that is cross-validated."""
+    """Official cross-validation fold."""
     recording: str = ""
-    """What the clip was cut from: clips of one recording are not independent."""
+    """Identifier of the original recording; clips from one recording are not independent."""
     caption: str | None = None
 
     @property
     def group(self) -> str:
-        """What a bootstrap draws as a whole."""
+        """Unit of resampling in the bootstrap."""
         return self.recording or str(self.path)
 
 
 def clips_from(path: str | Path, column: str = "") -> list[Clip]:
-    """Read the labelled clips of a manifest, of a folder with one, or of a known corpus unpacked."""
+    """Return the labelled clips of a manifest, of a folder with one, or of a known corpus' folder."""
     path = Path(path)
     if (path / "meta" / "esc50.csv").is_file():
         return _esc50(path)
@@ -65,7 +65,7 @@ def is_multi_label(clips: Sequence[Clip]) -> bool:
 
 
 def targets_of(clips: Sequence[Clip], names: Sequence[str]) -> Float[Tensor, "clips n_classes"]:
-    """Return 1 where a clip has a label, else 0."""
+    """Return a matrix with 1 where a clip has a label, else 0."""
     targets = torch.zeros(len(clips), len(names))
     for row, clip in enumerate(clips):
         targets[row, [names.index(label) for label in clip.labels]] = 1.0
@@ -73,9 +73,9 @@ def targets_of(clips: Sequence[Clip], names: Sequence[str]) -> Float[Tensor, "cl
 
 
 def splits_of(clips: Sequence[Clip], path: str | Path = "the data") -> tuple[list[Clip], ...]:
-    """Return the clips to train on, to stop the training by, and to test.
+    """Return the training, validation and test clips.
 
-    Clips without a split have it by their folds: the last one is the test, the one before it the validation.
+    Without a split, they follow from the folds: the last is the test, the last but one the validation.
     """
     if not all(clip.split for clip in clips):
         last = rotations(clips, path)[-1]
@@ -91,7 +91,7 @@ def splits_of(clips: Sequence[Clip], path: str | Path = "the data") -> tuple[lis
 
 
 class Rotation(NamedTuple):
-    """Which clips are trained on, stop the training and are tested while one fold is the test."""
+    """The training, validation and test clips of one test fold."""
 
     fold: int
     train: list[Clip]
@@ -102,9 +102,9 @@ class Rotation(NamedTuple):
 def rotations(
     clips: Sequence[Clip], path: str | Path = "the data", only: Sequence[int] = ()
 ) -> list[Rotation]:
-    """Return each official fold in turn as the test and the one before it as the validation.
+    """Return a rotation for each official fold as the test, with the fold before it as the validation.
 
-    ``only`` leaves some of the test folds.
+    ``only`` restricts the test folds.
     """
     folds = sorted({clip.fold for clip in clips if clip.fold is not None})
     if len(folds) < 3 or any(clip.fold is None for clip in clips):
@@ -166,7 +166,7 @@ def _urbansound(folder: Path) -> list[Clip]:
 
 
 def _speech_commands(folder: Path) -> list[Clip]:
-    """A folder for each word; recordings of one speaker are not independent."""
+    """Return the clips of a folder with a subfolder per word; ``recording`` is the speaker."""
     split_of = {}
     for name, split in LISTS.items():
         if not (folder / name).is_file():

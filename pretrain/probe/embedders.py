@@ -1,4 +1,4 @@
-"""Frozen encoders of sounds to be probed, opened by their names on the command line."""
+"""Frozen audio encoders for probing, opened by their names on the command line."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ NAMES = (
     "a folder (export or run) or published file of a Wav2CLIP encoder, released, random, logmel, "
     "pooled:FOLDER, speech:FOLDER, clap:FOLDER, yamnet:FILE"
 )
-"""What ``--encoder`` takes."""
+"""Description of the values of ``--encoder``."""
 STATISTICS = MelConfig(
     sample_rate=16_000, n_fft=1024, win=640, hop=320, n_mels=64, f_min=50.0, power=2, floor=1e-8
 )
-"""The log-mel of the baseline."""
+"""Log-mel settings of the baseline."""
 
 Wave = Float[Tensor, "batch 1 samples"]
 Vectors = Float[Tensor, "batch dim"]
@@ -30,25 +30,25 @@ Vectors = Float[Tensor, "batch dim"]
 
 @dataclass(frozen=True)
 class Embedder:
-    """A frozen encoder. Clips of a batch have one length and never change each other's vectors."""
+    """A frozen encoder. Clips of a batch have equal length and do not affect each other's vectors."""
 
     name: str
-    """The column's heading in tables."""
+    """Column heading in tables."""
     dim: int
     sample_rate: int
-    """Hz of the waves it takes."""
+    """Sample rate of the input, in Hz."""
     embed: Callable[[Wave], Vectors]
-    """One vector a clip, on the CPU, without gradient."""
+    """Function that returns one vector per clip, on the CPU, without gradient."""
     frames: Callable[[Wave], Float[Tensor, "batch frames channels"]] | None = None
-    """The features before pooling over time; none: the encoder does not give them."""
+    """Function that returns the features before pooling over time, if the encoder has any."""
     texts: Callable[[list[str]], Float[Tensor, "captions dim"]] | None = None
-    """Captions' vectors in the same space, where the encoder brings a text tower."""
+    """Function that embeds captions in the same space, if the encoder has a text tower."""
     encoder: Any = None
-    """The network itself, of encoders trained here."""
+    """The network, for encoders of this package."""
 
 
 def wav2clip(name: str, encoder: Any, device: str = "cpu") -> Embedder:
-    """Embed by a Wav2CLIP encoder's output."""
+    """Return an embedder with the output of a Wav2CLIP encoder."""
     encoder = encoder.eval().requires_grad_(False).to(device)
 
     def embed(wave: Wave) -> Vectors:
@@ -61,7 +61,7 @@ def wav2clip(name: str, encoder: Any, device: str = "cpu") -> Embedder:
 
 
 def pooled(name: str, encoder: Any, device: str = "cpu") -> Embedder:
-    """Embed by mean and deviation over time of a Wav2CLIP encoder's last map, before the transform."""
+    """Return an embedder with the mean and deviation over time of a Wav2CLIP encoder's last feature map."""
     base = wav2clip(name, encoder, device)
 
     def embed(wave: Wave) -> Vectors:
@@ -73,7 +73,7 @@ def pooled(name: str, encoder: Any, device: str = "cpu") -> Embedder:
 
 
 def speech(name: str, encoder: Any, device: str = "cpu") -> Embedder:
-    """Embed by the mean over time of a speech encoder's last layer."""
+    """Return an embedder with the mean over time of a speech encoder's last layer."""
     encoder = encoder.eval().requires_grad_(False).to(device)
 
     def frames(wave: Wave) -> Tensor:
@@ -83,7 +83,7 @@ def speech(name: str, encoder: Any, device: str = "cpu") -> Embedder:
 
 
 def speech_layers(name: str, encoder: Any, device: str = "cpu") -> Embedder:
-    """Embed by the means over time of a speech encoder's projected frames and each layer, side by side."""
+    """Return an embedder with the concatenated means over time of projected frames and of each layer."""
     encoder = encoder.eval().requires_grad_(False).to(device)
 
     @torch.no_grad()
@@ -97,7 +97,7 @@ def speech_layers(name: str, encoder: Any, device: str = "cpu") -> Embedder:
 
 
 def log_mel_statistics() -> Embedder:
-    """Embed without any learning: mean and standard deviation over time of each log-mel band."""
+    """Return the untrained baseline: mean and standard deviation over time of each log-mel band."""
     config, mel = STATISTICS, LogMel(STATISTICS)
 
     def frames(wave: Wave) -> Tensor:
@@ -112,7 +112,7 @@ def log_mel_statistics() -> Embedder:
 
 
 def clap(place: str, device: str = "cpu") -> Embedder:
-    """Embed by contrastive language-audio pretraining (Wu et al., 2023), from transformers; 48 kHz."""
+    """Return an embedder with transformers' CLAP (Wu et al., 2023), at 48 kHz."""
     from transformers import AutoProcessor, ClapModel
 
     name, local = repository(place) or place, repository(place) is None
@@ -122,13 +122,13 @@ def clap(place: str, device: str = "cpu") -> Embedder:
     except (OSError, ValueError) as error:
         detail = str(error).strip().splitlines()[0][:160]
         raise UserError(
-            f"--encoder clap:{place} cannot be opened ({detail}): give a local folder with the model and "
-            f"its processor, or {HUB}owner/name where there is a network"
+            f"--encoder clap:{place} cannot be loaded ({detail}): give a local folder with the model and "
+            f"its processor, or {HUB}owner/name with a network connection"
         ) from None
     model.to(device)
     rate = int(processor.feature_extractor.sampling_rate)
 
-    def vectors(output: Any) -> Tensor:  # newer transformers wrap the projected vectors
+    def vectors(output: Any) -> Tensor:  # newer versions of transformers wrap the vectors
         return (output if isinstance(output, Tensor) else output.pooler_output).float().cpu()
 
     def embed(wave: Wave) -> Vectors:
@@ -144,7 +144,7 @@ def clap(place: str, device: str = "cpu") -> Embedder:
 
 
 def open_embedder(name: str, *, like: Any = None, device: str = "cpu") -> Embedder:
-    """Open an encoder by its name, see ``NAMES``; ``random`` has the architecture of the config ``like``."""
+    """Open an encoder by its name (see ``NAMES``); ``random`` has the architecture of the config ``like``."""
     kind, _, place = name.partition(":")
     if kind in ("pooled", "speech", "clap", "yamnet") and not place:
         raise UserError(f"--encoder {kind} needs its folder: --encoder {kind}:FOLDER")
@@ -175,21 +175,21 @@ def open_embedder(name: str, *, like: Any = None, device: str = "cpu") -> Embedd
 
 
 def open_embedders(names: Sequence[str], *, device: str = "cpu", like: Any = None) -> list[Embedder]:
-    """Open several, in order; ``random`` is built like the first Wav2CLIP encoder among them, without one
-    like the config ``like``, or else the paper's."""
+    """Open several encoders in order. ``random`` has the architecture of the first Wav2CLIP encoder among
+    them, or else that of the config ``like`` (by default the paper's)."""
     others = {n: open_embedder(n, device=device) for n in names if n != "random"}
     like = next((e.encoder.config for e in others.values() if e.encoder is not None), like)
     return [others.get(n) or open_embedder(n, like=like, device=device) for n in dict.fromkeys(names)]
 
 
 def short_name(place: str | Path) -> str:
-    """Return a column's heading: the run's name for RUN/export, else the folder's or file's own."""
+    """Return the column heading: the run's name for RUN/export, else the name of the folder or file."""
     path = Path(place).resolve()
     return path.parent.name if path.name == "export" else path.name
 
 
 def _random(config: Any) -> Any:
-    """Build the architecture of a config, by default the paper's, with random weights."""
+    """Build an audio encoder with random weights, by default with the paper's sizes."""
     from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
 
     with torch.random.fork_rng(devices=[]):

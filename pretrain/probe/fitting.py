@@ -1,4 +1,4 @@
-"""What the probes train: linear layers and perceptrons on frozen embeddings, or a small encoder anew."""
+"""Training in the probes: linear classifiers and perceptrons on frozen embeddings, or a small encoder."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -27,28 +27,28 @@ from pretrain.spectral_augment import AugmentConfig, change_speed, mask
 @dataclass(frozen=True, kw_only=True)
 class PerceptronConfig:
     hidden: int = 256
-    """Width of the layer between."""
+    """Hidden units."""
     dropout: float = 0.3
-    """Share of that layer that is left out in training."""
+    """Dropout of the hidden units."""
     lr: float = 1e-3
-    """Of AdamW, constant."""
+    """AdamW's constant learning rate."""
     weight_decay: float = 1e-2
-    """Per unit of learning rate."""
+    """AdamW's weight decay, multiplied by the learning rate."""
     batch: int = 32
-    """Clips a step."""
+    """Clips per step."""
     epochs: int = 200
-    """At most."""
+    """Maximum number of epochs."""
     patience: int = 30
-    """Epochs without a better validation loss before training stops."""
+    """Epochs without a lower validation loss before training stops."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "hidden", "batch", "epochs", "patience")
 
 
 class Perceptron(nn.Module):
-    """Logits of the classes from an embedding, standardised by what the training clips were like.
+    """A 2-layer perceptron from embeddings, standardised by the training clips' statistics, to class logits.
 
-    With ``captions`` it maps into their space, and a class is as likely as its caption is near.
+    With ``captions``, it maps into their space, and logits are scaled cosine similarities to the captions.
     """
 
     mean: Tensor
@@ -76,12 +76,12 @@ class Perceptron(nn.Module):
         return self.head(self.into(embedding))
 
     def into(self, embedding: Float[Tensor, "clips dim"]) -> Float[Tensor, "clips outputs"]:
-        """What the head compares with captions, or the logits themselves."""
+        """Return the vector that is compared with captions or, without captions, the logits."""
         return self.layers((embedding - self.mean) / self.scale)
 
 
 class CaptionHead(nn.Module):
-    """Logits as scaled cosines with fixed captions."""
+    """A classifier whose logits are scaled cosine similarities to fixed captions."""
 
     captions: Tensor
 
@@ -97,7 +97,7 @@ class CaptionHead(nn.Module):
 def classification_loss(
     logits: Float[Tensor, "clips n_classes"], targets: Float[Tensor, "clips n_classes"], *, multi_label: bool
 ) -> Float[Tensor, ""]:
-    """Cross-entropy with the one class of each clip, or with each class on its own."""
+    """Return the cross-entropy over classes or, if ``multi_label``, the binary one of each class."""
     return (
         F.binary_cross_entropy_with_logits(logits, targets)
         if multi_label
@@ -114,7 +114,7 @@ def fit_perceptron(
     config: PerceptronConfig | None = None,
     captions: Float[Tensor, "n_classes dim"] | None = None,
 ) -> Perceptron:
-    """Train on (embeddings, targets between 0 and 1) and return the state of the best validation loss."""
+    """Train on (embeddings, targets in [0, 1]) and return the perceptron with the lowest validation loss."""
     config = config or PerceptronConfig()
     x, y = train
     with torch.random.fork_rng(devices=[]):
@@ -144,10 +144,10 @@ def fit_perceptron(
 def fit_linear(
     train: Float[Tensor, "clips dim"], labels: Int[Tensor, "clips"], *, penalty: float = 1e-2
 ) -> Callable[[Float[Tensor, "others dim"]], Int[Tensor, "others"]]:
-    """Fit a multinomial logistic regression on standardised vectors and return what tells others' labels.
+    """Fit a multinomial logistic regression on standardised vectors and return its prediction function.
 
-    ``penalty`` is half the weight of the squared norm beside the mean cross-entropy. The problem is convex
-    and solved to the end: no seed enters.
+    ``penalty`` is the weight of half the squared norm relative to the mean cross-entropy. The problem is
+    convex, so the result does not depend on a seed.
     """
     if (labels == labels[0]).all():
         return lambda others: labels[:1].expand(len(others))
@@ -161,34 +161,34 @@ def fit_linear(
 
 
 SMALL = AudioEncoderConfig(hop=512, width=16, blocks=(1, 1, 1, 1), dim=128, transform=False)
-"""A ResNet-10 of 0.31 million parameters on the paper's spectrogram, of fewer frames."""
+"""A ResNet-10 with 0.31 million parameters, on the paper's spectrogram with fewer frames."""
 MASKS = AugmentConfig(speed=0.2, time_masks=2, time_mask_frames=16, band_masks=2, band_mask_bands=24)
-"""Changes of spectrograms while training."""
+"""Augmentation of spectrograms."""
 CHANGES = WaveAugmentConfig(eq=0.5, reverberation=0.2, noise=0.3, gain=0.0, snr_db=(15.0, 40.0))
-"""Changes of waves while training."""
+"""Augmentation of waves."""
 TRIES = 3
-"""Places drawn for a crop, of which the loudest is taken: many clips end in digital silence."""
+"""Candidate positions drawn per crop; the loudest is used, since many clips end in digital silence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmallEncoderConfig:
-    """The training of an encoder on some hundred clips."""
+    """Training of an encoder on a few hundred clips."""
 
     encoder: AudioEncoderConfig = SMALL
     crop_s: float = 2.5
-    """Seconds of a crop."""
+    """Length of a crop in seconds."""
     batch: int = 16
-    """Crops in a step."""
+    """Crops per step."""
     epochs: int = 30
     """Passes over the clips."""
     least_steps: int = 60
-    """Steps however few the clips."""
+    """Minimum number of steps."""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=2e-3, weight_decay=0.05, schedule="cosine", gradient_clip=5.0)
     )
-    """Its decay is stretched over the training."""
+    """Optimiser; warm-up and decay are scaled to the number of steps."""
     longest_s: float = 10.0
-    """Seconds of a validation clip that are used."""
+    """Maximum length of a validation clip in seconds."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 2:
@@ -207,10 +207,10 @@ def train_on_labels(
     captions: Float[Tensor, "n_classes dim"] | None = None,
     about: str = "supervised",
 ) -> tuple[AudioEncoder, nn.Module]:
-    """Train an encoder and its classifier by cross-entropy; return both as of the least validation loss.
+    """Train an encoder and a classifier by cross-entropy; return both with the lowest validation loss.
 
-    With ``captions`` the classifier is no layer but the cosine with each class' caption, times a learnable
-    scale: the encoder is distilled into the captions' space, of which it sees these classes alone.
+    With ``captions``, the logits are cosine similarities to the classes' captions, times a learnable scale:
+    the encoder is distilled into the captions' space, by these classes only.
     """
     config = config or SmallEncoderConfig()
     if captions is not None:
@@ -231,7 +231,7 @@ def train_on_labels(
             modules.train()
             index = _chosen(len(train[0]), config.batch, seed, step)
             wave, targets = crops.draw(index, (seed, step)), train[1][index]
-            player.step(F.cross_entropy(head(encode_changed(encoder, wave)), targets))
+            player.step(F.cross_entropy(head(encode_augmented(encoder, wave)), targets))
             if (step + 1) % (5 * every) == 0 or step + 1 == steps:
                 modules.eval()
                 loss = _validation_loss(encoder, head, held, validation[1], config)
@@ -241,10 +241,10 @@ def train_on_labels(
     return encoder.eval(), head.eval()
 
 
-def encode_changed(
+def encode_augmented(
     encoder: AudioEncoder, wave: Float[Tensor, "batch 1 samples"]
 ) -> Float[Tensor, "batch dim"]:
-    """Embed spectrograms played faster or slower, with stretches and bands masked."""
+    """Embed waves with augmented spectrograms: changed speed, masked frames and bands."""
     level = encoder.spectrogram(wave)
     lengths = torch.full((len(level),), level.shape[-1], device=level.device)
     level, _ = change_speed(level, lengths, MASKS.speed)
@@ -252,14 +252,14 @@ def encode_changed(
 
 
 def _chosen(n_clips: int, batch: int, seed: int, step: int) -> np.ndarray:
-    """The clips of a step: each once an epoch, in an order of the epoch's own."""
+    """Return the clip indices of a step; each epoch is a permutation of the clips."""
     places = np.arange(step * batch, (step + 1) * batch)
     orders = {e: np.random.default_rng([seed, int(e)]).permutation(n_clips) for e in set(places // n_clips)}
     return np.array([orders[place // n_clips][place % n_clips] for place in places])
 
 
 class Crops:
-    """Random, changed crops of a few clips in memory, by address."""
+    """Random augmented crops of clips in memory, by address."""
 
     def __init__(self, paths: Sequence[Path], config: SmallEncoderConfig) -> None:
         rows, rate = [Row(path=path) for path in paths], config.encoder.sample_rate
@@ -269,13 +269,13 @@ class Crops:
     def draw(
         self, indices: Int[np.ndarray, "batch"], address: Sequence[int]
     ) -> Float[Tensor, "batch 1 samples"]:
-        """Return a changed crop of each clip; the same address gives the same crops."""
+        """Return an augmented crop of each clip; the same address gives the same crops."""
         rng = np.random.default_rng(list(address))
         wave = torch.from_numpy(np.stack([self._loudest(int(i), rng) for i in indices]))[:, None]
         return self.augment(wave, torch.Generator().manual_seed(int(rng.integers(2**62))))
 
     def whole(self, index: int, longest: int) -> Float[Tensor, "1 1 samples"]:
-        """Return the first ``longest`` samples of a clip, as they are."""
+        """Return the first ``longest`` samples of a clip without augmentation."""
         n_samples = min(int(self.recordings.lengths[index]), longest)
         return torch.from_numpy(self.recordings.read(index, 0, n_samples))[None, None]
 

@@ -1,4 +1,4 @@
-"""What all probes share: their options, the encoders they ask for, and embeddings of recordings."""
+"""The common parts of all probes: command-line options, encoders, and embeddings of recordings."""
 
 import argparse
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -20,8 +20,6 @@ from pretrain.probe.embedders import NAMES, Embedder, open_embedders
 from pretrain.probe.results import Result, report, results_of
 
 T = TypeVar("T", bound=Hashable)
-
-
 R = TypeVar("R")
 
 
@@ -30,23 +28,23 @@ class Probe(NamedTuple):
 
     name: str
     about: str | None
-    """What ``--help`` says of it."""
+    """Description for ``--help``."""
     run: Callable[[argparse.Namespace], list[Result]]
     add_arguments: Callable[[Arguments], None] = lambda parser: None
-    """Adds the task's own options."""
+    """Function that adds the task's own options."""
     data: str = ""
-    """Default of ``--data``; without one it must be given."""
+    """Default of ``--data``; empty: the option is required."""
     encoders: str = NAMES
-    """What ``--encoder`` takes."""
+    """Description of the values of ``--encoder``."""
 
     def __call__(self, argv: Sequence[str] | None = None) -> list[Result]:
         parser = Arguments.described_by(f"pretrain.probe {self.name}", self.about)
         add = parser.add_argument
         add("--encoder", action="append", default=[], help=f"{self.encoders}; repeat for columns")
         add("--data", default=self.data, required=not self.data, help="manifest or folder")
-        add("--out", type=Path, default=Path("runs/probe"), help="folder of results (runs/probe)")
-        add("--crop-s", type=float, default=10.0, help="longest crop of a file, in seconds (10)")
-        add("--batch", type=int, default=8, help="crops in a batch (8)")
+        add("--out", type=Path, default=Path("runs/probe"), help="output folder (runs/probe)")
+        add("--crop-s", type=float, default=10.0, help="maximum length of a crop, in seconds (10)")
+        add("--batch", type=int, default=8, help="crops per batch (8)")
         add("--device", default="auto", help="auto, cpu or cuda")
         self.add_arguments(parser)
         args = parser.parse_args(argv)
@@ -65,7 +63,7 @@ class Probe(NamedTuple):
 
 
 def readable(recordings: Sequence[R], args: argparse.Namespace) -> list[R]:
-    """Those whose ``path`` can be read; the probe goes on with them, and names the others at its end."""
+    """Return the recordings whose ``path`` can be read; the others are listed at the end of the run."""
     path: Any = attrgetter("path")
     bad = unreadable(map(path, recordings), args.left_out)
     kept = [one for one in recordings if path(one) not in bad]
@@ -76,7 +74,7 @@ def readable(recordings: Sequence[R], args: argparse.Namespace) -> list[R]:
 
 
 def seed_argument(parser: Arguments, seeds: int = 3) -> None:
-    parser.add_argument("--seeds", type=int, default=seeds, help=f"trainings to take the mean of ({seeds})")
+    parser.add_argument("--seeds", type=int, default=seeds, help=f"training runs to average ({seeds})")
 
 
 def embedders_of(args: argparse.Namespace, *default: str) -> list[Embedder]:
@@ -84,7 +82,7 @@ def embedders_of(args: argparse.Namespace, *default: str) -> list[Embedder]:
 
 
 def with_random(args: argparse.Namespace, default: str) -> list[Embedder]:
-    """Open what ``--encoder`` names, and an encoder of random weights unless ``--no-random`` is given."""
+    """Open the encoders of ``--encoder``, and one with random weights unless ``--no-random`` is given."""
     names = args.encoder or [default]
     if not args.no_random and not any(name.startswith("random") for name in names):
         names = [*names, "random"]
@@ -92,10 +90,10 @@ def with_random(args: argparse.Namespace, default: str) -> list[Embedder]:
 
 
 class Embeddings:
-    """Embeddings of recordings by one encoder, each computed once.
+    """Cached embeddings of recordings by one encoder.
 
-    A recording longer than ``crop_s`` seconds is cut into crops of equal length; its vector is the mean of
-    theirs, its frames are theirs one after the other.
+    A recording longer than ``crop_s`` seconds is split into crops of equal length; its vector is the mean
+    over the crops, its frames are concatenated.
     """
 
     def __init__(self, embedder: Embedder, *, crop_s: float = 10.0, batch: int = 8) -> None:
@@ -106,9 +104,9 @@ class Embeddings:
     def of(
         self, items: Sequence[T], read: Callable[[T, int], Tensor] | None = None
     ) -> Float[Tensor, "items dim"]:
-        """Return one vector an item, in the order asked for.
+        """Return one vector per item, in order.
 
-        Items are paths of audio files, or whatever ``read(item, sample_rate)`` returns the wave of.
+        Items are paths of audio files, or arguments of ``read(item, sample_rate)``, which returns the wave.
         """
         new = [item for item in dict.fromkeys(items) if item not in self._vectors]
         crops = self._apply(self.embedder.embed, new, read)
@@ -118,7 +116,7 @@ class Embeddings:
     def with_frames(
         self, items: Sequence[T], read: Callable[[T, int], Tensor] | None = None
     ) -> tuple[Float[Tensor, "items dim"], list[Float[Tensor, "_ channels"]]]:
-        """Return one vector an item, and its frames; without frames, the encoder's vector of each crop."""
+        """Return one vector and the frames per item; an encoder without frames gives one vector per crop."""
         embed, frames = self.embedder.embed, self.embedder.frames or (lambda wave: embed(wave)[:, None])
         crops = self._apply(lambda wave: list(zip(embed(wave), frames(wave))), items, read)
         vectors, parts = zip(*(zip(*pairs) for pairs in crops))
@@ -131,7 +129,7 @@ class Embeddings:
         items: Sequence[T],
         read: Callable[[T, int], Tensor] | None,
     ) -> list[list[Any]]:
-        """Apply a function to all items' crops, in batches of equal length."""
+        """Apply a function to the crops of all items, in batches of crops of equal length."""
         reading: Any = read or load
         waiting: dict[int, list[tuple[int, Tensor]]] = {}
         outputs_of: list[list[Any]] = [[] for _ in items]
@@ -141,7 +139,7 @@ class Embeddings:
             for (index, _), output in zip(queue, outputs, strict=True):
                 if not torch.isfinite(output if isinstance(output, Tensor) else output[0]).all():
                     name = self.embedder.name
-                    raise UserError(f"{items[index]}: the encoder {name} gives no finite embedding of it")
+                    raise UserError(f"{items[index]}: the embedding by the encoder {name} is not finite")
                 outputs_of[index].append(output)
 
         bar = tqdm(items, desc=f"embedding by {self.embedder.name}", unit="clip", delay=1.0)
@@ -149,7 +147,7 @@ class Embeddings:
             for crop in self._crops(reading(item, self.embedder.sample_rate)):
                 queue = waiting.setdefault(crop.shape[-1], [])
                 queue.append((index, crop))
-                if len(queue) == self.batch:  # an item's crops have one length, so they stay in order
+                if len(queue) == self.batch:  # an item's crops have equal length, so they stay in order
                     compute(waiting.pop(crop.shape[-1]))
         for queue in waiting.values():
             compute(queue)

@@ -1,22 +1,22 @@
-"""Pictures from sounds' embeddings.
+"""Images generated from sounds' embeddings.
 
 --how:
-  optimised   a picture is changed until CLIP's image tower embeds it as the sound; any towers
-  generator   a small generator draws from CLIP's image embeddings; trained here in some minutes on the
-              training pictures, from sounds by a linear map to pictures' embeddings; left in OUT/generator.
-              Of --tries drawings CLIP takes the one that is nearest to the sound
-  vqgan       the codes of a published VQGAN (--weights FOLDER: taming's yaml and checkpoint, or diffusers'
-              VQModel) are changed until CLIP's image tower embeds the picture as the sound; any towers
-  diffusion   a published unCLIP pipeline of diffusers, such as Karlo (--weights FOLDER), by the same map
+  optimised   optimise an image until CLIP's image tower embeds it like the sound; any towers
+  generator   a small generator on CLIP's image embeddings, trained within minutes on the training images and
+              saved in OUT/generator; a linear map converts sounds' embeddings to images'. Of --tries
+              samples, the one nearest to the sound by CLIP is used
+  vqgan       optimise the codes of a published VQGAN (--weights FOLDER: taming's yaml and checkpoint, or
+              diffusers' VQModel) until CLIP's image tower embeds the image like the sound; any towers
+  diffusion   a published unCLIP pipeline of diffusers, such as Karlo (--weights FOLDER), with the linear map
 
-Each test sound is drawn once. Scores: whether CLIP finds the right one of all test pictures by the drawing,
-and in the world also which attributes a classifier trained on its pictures, not a CLIP, recognises in it.
-Beside the encoders stand one of random weights, drawings from the pictures' own embeddings, and the pictures
-themselves; all in a grid, OUT/pictures_HOW.png.
+One image is generated per test sound. Scores: retrieval by CLIP of the true image among all test images; in
+the world also the attributes that a classifier, trained on the world's images without CLIP, recognises.
+The baseline is an encoder with random weights; toplines are the scenes' images (in the world, another draw of
+the same scene) and images generated from their embeddings. OUT/pictures_HOW.png shows all in a grid.
 
---audio FILE ... draws any recordings instead, of which no picture is known, and leaves OUT/pictures_HOW.html:
-each recording's picture beside its name and the caption, of the world's or of --captions FILE (a line each),
-that CLIP finds nearest. Files, folders, UrbanSound8K, ESC-50 and MUSDB18 (stems and mix) are known.
+--audio FILE ... generates images of any recordings instead and writes OUT/pictures_HOW.html with each
+recording's name, its image, and the caption that is nearest by CLIP, from the world's or from --captions FILE
+(one per line). It accepts files, folders, UrbanSound8K, ESC-50 and MUSDB18 (stems and mix).
 """
 
 import argparse
@@ -60,24 +60,24 @@ from pretrain.probe.texts import check_space, tower_arguments, towers_for
 
 WAYS = ("optimised", "generator", "vqgan", "diffusion")
 FROM_PICTURE, ITSELF = "its embedding", "the picture"
-"""Columns beside the encoders."""
+"""Columns of the toplines."""
 Draw = Callable[[Float[Tensor, "n dim"]], UInt8[Tensor, "n 3 height width"]]
 
 
 class Pairs(NamedTuple):
     names: list[str]
     wave: Callable[[int, int], Tensor]
-    """The i-th sound at a rate."""
+    """Function that returns the i-th sound at a sample rate."""
     pictures: UInt8[Tensor, "n 3 height width"]
-    """As the towers take them."""
+    """Images, prepared for the towers."""
     images: Float[Tensor, "n dim"]
-    """CLIP's embeddings of the pictures."""
+    """CLIP's image embeddings."""
     values: Int[np.ndarray, "n 5"] | None = None
-    """The world's attributes."""
+    """Attributes of the world's scenes."""
 
 
 def world_pairs(world: World, towers: Towers, n: int | None = None) -> Pairs:
-    """Return scenes of the world, evenly chosen if not all are wanted, with sounds of the first draw."""
+    """Return the first draw of the world's scenes, or of ``n`` evenly chosen ones."""
     indices = np.arange(world.n_combinations)
     if n is not None and n < len(indices):
         indices = indices[np.linspace(0, len(indices) - 1, n).round().astype(int)]
@@ -92,9 +92,9 @@ def world_pairs(world: World, towers: Towers, n: int | None = None) -> Pairs:
 
 
 def scene_pairs(path: str | Path, split: str | None, towers: Towers, n: int | None = None) -> Pairs:
-    """Return scenes on disk with their first picture, or a video's middle frame."""
+    """Return scenes on disk with their first image, or a video's middle frame."""
     scenes = scenes_from(path, split=split)[:n]
-    # A frame rate next to nothing asks for one frame, that of the middle or the last.
+    # With a frame rate close to 0, a video has one frame, the middle or the last one.
     first = (next(each_picture(scene, 1e-3)) for scene in tqdm(scenes, delay=2.0, disable=None))
     pictures = torch.cat([towers.prepare(picture[None]) for picture in first])
     names = [scene.caption or scene.label or scene.name for scene in scenes]
@@ -102,7 +102,7 @@ def scene_pairs(path: str | Path, split: str | None, towers: Towers, n: int | No
 
 
 def training_pairs(args: argparse.Namespace, towers: Towers, world: World | None) -> Pairs | None:
-    """Return what is learned from, of the world or of scenes on disk; nothing where nothing is learned."""
+    """Return the training pairs of the world or of scenes on disk; None for methods without training."""
     if args.how not in ("generator", "diffusion"):
         return None
     return scene_pairs(args.data, "train", towers) if world is None else world_pairs(world, towers)
@@ -119,7 +119,7 @@ def picture_scores(
     towers: Towers,
     classifier: AttributeClassifier | None,
 ) -> dict[str, Interval]:
-    """Rank the right test picture by CLIP, and compare the attributes that the classifier recognises."""
+    """Score retrieval of the true test images by CLIP, and attributes recognised by the classifier."""
     places = ranks(towers.images(drawn).cpu(), test.images).numpy()
     scores = {f"R@{k}": mean_interval((places <= k).astype(float), test.names) for k in (1, 10)}
     scores["MRR"] = mean_interval(1 / places, test.names)
@@ -227,12 +227,12 @@ def _drawer(args: argparse.Namespace, towers: Towers, world: World | None, train
 def best_of(
     generator: PictureGenerator, targets: Float[Tensor, "n dim"], towers: Towers, tries: int
 ) -> UInt8[Tensor, "n 3 size size"]:
-    """Of several drawings of each target, the one that CLIP embeds nearest to it."""
+    """Generate ``tries`` images per target and return those whose CLIP embedding is nearest to it."""
     drawn = torch.stack([generator.draw(targets, seed=seed) for seed in range(tries)])
     if tries == 1:
         return drawn[0]
-    near = torch.stack([(towers.images(one).cpu() * F.normalize(targets, dim=-1)).sum(-1) for one in drawn])
-    return drawn[near.argmax(0), torch.arange(len(targets))]
+    cosine = torch.stack([(towers.images(one).cpu() * F.normalize(targets, dim=-1)).sum(-1) for one in drawn])
+    return drawn[cosine.argmax(0), torch.arange(len(targets))]
 
 
 def _generator(
@@ -242,7 +242,7 @@ def _generator(
         generator = load_generator(args.generator)
         trained = generator.config
         if trained.dim != towers.dim or (trained.teacher and trained.teacher != towers.key):
-            raise UserError(f"the generator {args.generator} draws from the embeddings of other towers")
+            raise UserError(f"the generator {args.generator} was trained on embeddings of other towers")
         return generator
     assert train is not None
     size = GeneratorConfig.size
@@ -252,13 +252,13 @@ def _generator(
     steps = args.steps or GeneratorConfig.steps
     config = GeneratorConfig(dim=towers.dim, steps=steps, teacher=towers.key, size=size)
 
-    def see(pixels: Tensor) -> Tensor:
+    def embed_image(pixels: Tensor) -> Tensor:
         resolution = (towers.height, towers.width)
         if pixels.shape[-2:] != resolution:
             pixels = F.interpolate(pixels, resolution, mode="bilinear", antialias=True)
         return towers.embed(pixels.to(towers.device)).cpu()
 
-    generator = fit_generator(pictures, towers.images(pictures).cpu(), config, see=see)
+    generator = fit_generator(pictures, towers.images(pictures).cpu(), config, embed_image=embed_image)
     print(f"generator: {export(args.out / 'generator', config, generator)}")
     return generator
 
@@ -274,20 +274,18 @@ def _second_draws(test: Pairs) -> UInt8[Tensor, "n 3 height width"]:
 def _arguments(parser: Arguments) -> None:
     tower_arguments(parser, "")
     add = parser.add_argument
-    add("--how", choices=WAYS, default="generator", help="how pictures are made (%(default)s)")
-    add("--count", type=int, default=0, help="sounds to draw (all; 64 unless generator)")
-    add("--steps", type=int, default=0, help="of optimising, training or diffusing")
+    add("--how", choices=WAYS, default="generator", help="method (%(default)s)")
+    add("--count", type=int, default=0, help="number of sounds (all; 64 unless generator)")
+    add("--steps", type=int, default=0, help="steps of optimisation, training or diffusion")
     add("--generator", default="", help="folder of a trained generator")
-    add(
-        "--tries", type=int, default=16, help="drawings of a generator, of which CLIP takes one (%(default)s)"
-    )
+    add("--tries", type=int, default=16, help="samples of a generator to choose from by CLIP (%(default)s)")
     add("--weights", default="", help="folder of a VQGAN, or of a diffusers pipeline")
-    add("--side", type=int, default=0, help="pixels of a VQGAN's pictures (as many as CLIP sees)")
-    add("--audio", nargs="+", type=Path, default=[], metavar="FILE", help="recordings to draw, of any kind")
-    add("--captions", type=Path, metavar="FILE", help="captions, a line each, to choose from for --audio")
-    add("--split", default="test", help="scenes to draw, where --data are some (test)")
-    add("--no-random", action="store_true", help="leave the random encoder's column out")
-    add("--no-judge", action="store_true", help="leave the classifier of the world's attributes out")
+    add("--side", type=int, default=0, help="size of a VQGAN's images in pixels (CLIP's input size)")
+    add("--audio", nargs="+", type=Path, default=[], metavar="FILE", help="recordings to generate images of")
+    add("--captions", type=Path, metavar="FILE", help="candidate captions for --audio, one per line")
+    add("--split", default="test", help="split of the scenes of --data (test)")
+    add("--no-random", action="store_true", help="omit the baseline with random weights")
+    add("--no-judge", action="store_true", help="omit the classifier of the world's attributes")
 
 
 pictures = Probe("pictures", __doc__, run_pictures, _arguments, data="world")

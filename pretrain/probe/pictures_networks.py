@@ -1,8 +1,8 @@
-"""Networks trained on pictures: a generator of them, and a classifier of the world's attributes in them.
+"""Networks trained on images: a generator, and a classifier of the world's attributes.
 
-The generator draws from a CLIP image embedding and a random code. It is a conditional
-variational autoencoder (Sohn et al., 2015). The embedding determines what the picture shows; a
-short code, drawn at random when generating, determines where and how.
+The generator is a conditional variational autoencoder (Sohn et al., 2015) on CLIP's image embeddings. The
+embedding determines the content of the image; a short latent code, sampled at generation, determines position
+and appearance.
 """
 
 import math
@@ -24,38 +24,39 @@ from engine.seeding import step_seed
 from engine.user_error import UserError, at_least
 
 PICTURE = 4.0
-"""Weight of the squared difference."""
+"""Loss weight of the squared error of pixels."""
 RIDGE = 1e-2
-"""Shrinkage of the map from sounds to pictures, relative to the embeddings' mean variance."""
+"""Ridge penalty of the map from sounds to images, relative to the embeddings' mean variance."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorConfig:
-    """Size and training of the generator."""
+    """Sizes and training of the generator."""
 
     KIND: ClassVar[str] = "picture_generator"
     dim: int = 128
-    """Of the embedding."""
+    """Channels of the embedding."""
     size: int = 64
-    """Pixels on a side; a multiple of 16."""
+    """Width and height of images in pixels; a multiple of 16."""
     width: int = 24
-    """Channels at half the size; more at smaller ones."""
+    """Channels at half the resolution; more at lower resolutions."""
     code: int = 24
-    """Numbers drawn at random for a picture."""
+    """Channels of the latent code."""
     noise: float = 0.15
-    """Deviation of noise added to the embeddings in training, relative to theirs: sounds' are less exact."""
+    """Standard deviation of noise added to the embeddings in training, relative to theirs, as embeddings of
+    sounds are less exact."""
     kl: float = 5e-4
-    """Weight of the code's divergence from the standard normal, in nats a picture."""
+    """Loss weight of the code's KL divergence from the standard normal distribution, in nats per image."""
     clip: float = 0.5
-    """Weight of 1 − cosine between the embedding and CLIP's of the drawing by a code drawn at random."""
+    """Loss weight of 1 − cosine similarity between the embedding and that of an image from a random code."""
     lr: float = 2e-3
-    """Of Adam at its highest; falls to nothing."""
+    """Adam's peak learning rate; decays to almost zero."""
     batch: int = 32
-    """Pictures in a step."""
+    """Images per step."""
     steps: int = 900
-    """Updates."""
+    """Training steps."""
     teacher: str = ""
-    """The key of the CLIP towers whose embeddings it takes; empty: not known."""
+    """Key of the CLIP towers of the embeddings; empty: unknown."""
 
     def __post_init__(self) -> None:
         if self.size % 16 or self.size < 16:
@@ -87,7 +88,7 @@ class PictureGenerator(nn.Module):
     def forward(
         self, embedding: Float[Tensor, "batch dim"], code: Float[Tensor, "batch code"]
     ) -> Float[Tensor, "batch 3 size size"]:
-        """Return pictures in [0, 1] of embeddings and codes."""
+        """Return images in [0, 1] for embeddings and codes."""
         base = self.config.size // 16
         condition = torch.cat([self._standard(embedding), code], dim=-1)
         x = self.stem(condition).unflatten(1, (-1, base, base))
@@ -98,7 +99,7 @@ class PictureGenerator(nn.Module):
     def infer(
         self, picture: Float[Tensor, "batch 3 size size"], embedding: Float[Tensor, "batch dim"]
     ) -> tuple[Float[Tensor, "batch code"], Float[Tensor, "batch code"]]:
-        """Return mean and logarithmic variance of the code of a picture, given its embedding."""
+        """Return the mean and log variance of an image's code, given its embedding."""
         features = torch.cat([self.encode_picture(2 * picture - 1), self._standard(embedding)], dim=-1)
         mean, logvar = self.code_head(features).chunk(2, dim=-1)
         return mean, logvar.clamp(-8, 4)
@@ -116,7 +117,7 @@ class PictureGenerator(nn.Module):
 
 
 class _Up(nn.Module):
-    """Twice the size; embedding and code scale and shift the channels."""
+    """A convolution at twice the resolution, with FiLM by embedding and code."""
 
     def __init__(self, inner: int, outer: int, n_conditions: int) -> None:
         super().__init__()
@@ -140,10 +141,9 @@ def generator_loss(
     embedding: Float[Tensor, "batch dim"],
     noise: Float[Tensor, "batch code"],
 ) -> dict[str, Float[Tensor, ""]]:
-    """Return the squared difference per pixel value, and the code's divergence in nats, weighted.
+    """Return the weighted losses: the squared error per pixel value, and the code's KL divergence in nats.
 
-    Squared, not absolute: until the code tells where things are, the likeliest pixel is background
-    everywhere, and the absolute difference would teach nothing of them.
+    Not the absolute error: until the code encodes positions, its minimum is an image of only background.
     """
     mean, logvar = generator.infer(picture, embedding)
     drawn = generator(embedding, mean + (0.5 * logvar).exp() * noise)
@@ -156,12 +156,12 @@ def fit_generator(
     embeddings: Float[Tensor, "n dim"],
     config: GeneratorConfig,
     *,
-    see: Callable[[Float[Tensor, "n 3 size size"]], Float[Tensor, "n dim"]] | None = None,
+    embed_image: Callable[[Float[Tensor, "n 3 size size"]], Float[Tensor, "n dim"]] | None = None,
     seed: int = 0,
 ) -> PictureGenerator:
-    """Learn to draw pictures from their embeddings; ``see`` is CLIP's image tower, for ``config.clip``.
+    """Train a generator of images from their embeddings; ``embed_image`` is CLIP's, for ``config.clip``.
 
-    Squared error alone averages over where things may lie, and what is averaged has lost its shape.
+    With squared error only, images are averages over possible positions, without clear shapes.
     """
     device = embeddings.device
     with torch.random.fork_rng(devices=[]):
@@ -179,9 +179,9 @@ def fit_generator(
             embedding = embedding + deviation * torch.randn(embedding.shape).to(device)
             noise = torch.randn(len(index), config.code).to(device)
             terms = generator_loss(generator, picture, embedding, noise)
-            if see is not None and config.clip:
-                seen = see(generator(embedding, torch.randn_like(noise)))
-                terms["clip"] = config.clip * (1 - (seen * unit[index.to(device)]).sum(-1)).mean()
+            if embed_image is not None and config.clip:
+                embedded = embed_image(generator(embedding, torch.randn_like(noise)))
+                terms["clip"] = config.clip * (1 - (embedded * unit[index.to(device)]).sum(-1)).mean()
             return sum(terms.values(), torch.zeros((), device=device))
 
         optimizer = torch.optim.Adam(generator.parameters(), lr=config.lr)
@@ -194,7 +194,7 @@ def load_generator(folder: Path | str) -> PictureGenerator:
 
 
 class AttributeClassifier(nn.Module):
-    """Logits of every attribute's values of the world's pictures, side by side; it has seen no CLIP."""
+    """A classifier of the world's images with concatenated logits of all attributes, independent of CLIP."""
 
     def __init__(self, size: int = 64, width: int = 24) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ class AttributeClassifier(nn.Module):
 
     @torch.no_grad()
     def values(self, pictures: UInt8[Tensor, "n 3 height width"]) -> Int[Tensor, "n 5"]:
-        """Return the likeliest value of each attribute."""
+        """Return the most likely value of each attribute."""
         logits = torch.cat([self(part.float() / 255) for part in pictures.split(128)])
         return torch.stack([part.argmax(-1) for part in logits.split(self.sizes, dim=-1)], dim=-1)
 
@@ -228,7 +228,7 @@ def fit_classifier(
     steps: int = 400,
     batch: int = 48,
 ) -> AttributeClassifier:
-    """Learn to recognise attributes in a world's training pictures."""
+    """Train a classifier of attributes on a world's training images."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(0, 1))
         network = AttributeClassifier(pictures.shape[-1])
@@ -252,7 +252,7 @@ def minimise(
     about: str,
     clip: float = math.inf,
 ) -> None:
-    """Minimise a loss in one cycle of the learning rate, with the gradient's norm clipped."""
+    """Minimise a loss with a one-cycle learning rate schedule and clipping of the gradient norm."""
     lr, parameters = optimizer.defaults["lr"], optimizer.param_groups[0]["params"]
     cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps + 1, pct_start=0.1)
     for _ in tqdm(range(steps), desc=f"training the {about}", delay=2.0):
@@ -266,10 +266,10 @@ def minimise(
 def fit_linear_map(
     sounds: Float[Tensor, "n dim"], images: Float[Tensor, "n dim"]
 ) -> Callable[[Float[Tensor, "m dim"]], Float[Tensor, "m dim"]]:
-    """Fit a map from sounds' embeddings to pictures' by ridge regression.
+    """Fit a linear map from sounds' to images' embeddings by ridge regression.
 
-    Sounds and pictures of the same thing lie near each other, but in two clouds, and a generator was trained
-    on only one of them.
+    It closes the modality gap: embeddings of sounds and images form separate clusters, and generators are
+    trained on images only.
     """
     a, b = sounds.double(), images.double()
     sound_mean, image_mean = a.mean(0), b.mean(0)

@@ -1,4 +1,4 @@
-"""Any recordings to be drawn, those of corpora among them, and a page of their pictures beside captions."""
+"""Recordings for image generation, from files or corpora, and output of the images as HTML or a grid."""
 
 import html
 from collections.abc import Mapping, Sequence
@@ -18,24 +18,22 @@ from pretrain.clip.towers import Towers
 from pretrain.probe.clips import clips_from
 
 STEMS = ("mixture", "drums", "bass", "other", "vocals")
-"""Of MUSDB18, in the order of its files' streams."""
-
-
+"""Stems of MUSDB18, in the order of the streams in its files."""
 GRID = 12
-"""Pictures in a row of a grid."""
+"""Images per row of a grid."""
 
 
 class Recording(NamedTuple):
-    """A recording, or one stem of it, and what is known of it."""
+    """A recording, or one stem of it, with a caption."""
 
     path: Path
     caption: str
     stream: int | None = None
-    """Of a file of several streams; None: of a file of one."""
+    """Index of the audio stream in a file with several; None: the file has one."""
 
 
 def recordings(given: Sequence[Path]) -> list[Recording]:
-    """What is to be drawn: files, folders of them, UrbanSound8K, ESC-50, MUSDB18 as stems and mix."""
+    """Return the recordings of files, folders, UrbanSound8K, ESC-50 or MUSDB18 (stems and mix)."""
     return [recording for path in given for recording in _recordings(path)]
 
 
@@ -59,7 +57,7 @@ def _recordings(path: Path) -> list[Recording]:
 
 
 def wave_of(recording: Recording, sample_rate: int) -> Float[Tensor, "1 1 samples"]:
-    """A recording, or the stem, mono at a rate."""
+    """Return a recording or stem in mono at a sample rate."""
     if recording.stream is None:
         return load(recording.path, sample_rate)
     import av
@@ -85,7 +83,7 @@ def _as_floats(av, frames):
 def write_page(
     out: Path, name: str, rows: Sequence[tuple[str, Sequence[tuple[str, UInt8[Tensor, "3 height width"]]]]]
 ) -> Path:
-    """Write ``OUT/NAME.html`` and its pictures: a row of captioned pictures for each recording's caption."""
+    """Write ``OUT/NAME.html`` and its images: a heading and a row of captioned images per recording."""
     from PIL import Image
 
     folder = out / name
@@ -113,7 +111,7 @@ def write_page(
 
 
 def save_grid(place: Path, rows: Mapping[str, UInt8[Tensor, "n 3 height width"]], towers: Towers) -> None:
-    """Write a row of drawings for every encoder, evenly chosen."""
+    """Write an image with one row of evenly chosen generated images per encoder."""
     from PIL import Image, ImageDraw
 
     n = min(GRID, min(len(row) for row in rows.values()))

@@ -1,9 +1,9 @@
-"""Pictures of sounds without training a generator: optimised, or by a published diffusion decoder.
+"""Images of sounds without training a generator: by optimisation, or by a published diffusion decoder.
 
-Optimised until CLIP's image tower embeds them as the sound: works with any towers, convinces these, not
-necessarily a person. Diffusion is by unCLIP pipelines of diffusers, such as Karlo: the encoder must have been
-distilled into the CLIP that the pipeline was trained with (Karlo: ViT-L/14 of OpenAI, 768 numbers). Weights
-are read from a folder here, never fetched.
+Optimisation changes an image until CLIP's image tower embeds it like the sound; it works with any towers, but
+the result need not be recognisable to people. Diffusion uses unCLIP pipelines of diffusers, such as Karlo:
+the encoder must have been distilled from the CLIP that the pipeline was trained with (Karlo: OpenAI's
+ViT-L/14, 768 dimensions). Weights are read from a local folder and never downloaded.
 """
 
 import json
@@ -26,38 +26,38 @@ PIPELINES = {
     "UnCLIPImageVariationPipeline": ("image_embeddings", "decoder_num_inference_steps", {}),
     "StableUnCLIPImg2ImgPipeline": ("image_embeds", "num_inference_steps", {"prompt": ""}),
 }
-"""Pipelines that draw from an image embedding: what they call it, their steps, and what else they want."""
+"""Pipelines conditioned on an image embedding: argument names of embedding and steps, and other arguments."""
 N_NOISE = 8
-"""Pictures of noise that tell how long the pipeline's own embeddings are."""
+"""Noise images used to estimate the norm of the pipeline's image embeddings."""
 
 
 def open_unclip(folder: Path | str, device: str = "cpu") -> Any:
-    """Open a pipeline from its folder (the one with model_index.json)."""
+    """Load a pipeline from its folder, which contains model_index.json."""
     folder = Path(folder)
     index = folder / "model_index.json"
     if not index.is_file():
-        raise UserError(f"{folder} is no pipeline of diffusers: model_index.json is missing")
+        raise UserError(f"{folder} is not a pipeline of diffusers: model_index.json is missing")
     try:
         name = json.loads(index.read_text()).get("_class_name")
     except (OSError, ValueError):
         raise UserError(f"{index} cannot be read as JSON") from None
     if name not in PIPELINES:
         known = " or ".join(PIPELINES)
-        raise UserError(f"{folder} holds a {name}, which does not draw from embeddings: give a {known}")
+        raise UserError(f"{folder} is a {name}, which does not take image embeddings: give a {known}")
     import diffusers  # pyright: ignore[reportMissingImports]
 
     try:
         pipeline = getattr(diffusers, name).from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # missing parts, other versions, damaged files
         reason = " ".join(str(error).split())[:160].rstrip(".")
-        raise UserError(f"the pipeline in {folder} cannot be opened: {reason}") from None
+        raise UserError(f"the pipeline in {folder} cannot be loaded: {reason}") from None
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
 
 @torch.no_grad()
 def own_length(pipeline: Any) -> float:
-    """Return the length of the pipeline's own image embeddings, which is not 1, as ours is."""
+    """Return the mean norm of the pipeline's image embeddings, which are not of unit length as ours are."""
     encoder, rng = pipeline.image_encoder, torch.Generator().manual_seed(0)
     size = encoder.config.image_size
     parameter = next(encoder.parameters())
@@ -71,13 +71,13 @@ def diffuse(
     *,
     steps: int = 25,
 ) -> UInt8[Tensor, "n 3 height width"]:
-    """Return a picture for each embedding, made one at a time."""
+    """Generate an image for each embedding, one at a time."""
     argument, n_steps, others = PIPELINES[type(pipeline).__name__]
     wanted = int(pipeline.image_encoder.config.projection_dim)
     if embeddings.shape[1] != wanted:
         raise UserError(
-            f"the pipeline draws from {wanted} numbers and the encoder gives {embeddings.shape[1]}: distil it"
-            " from the CLIP that the pipeline was trained with"
+            f"the pipeline needs embeddings of {wanted} dimensions, the encoder has {embeddings.shape[1]}:"
+            " distil it from the CLIP that the pipeline was trained with"
         )
     scaled = F.normalize(embeddings, dim=-1) * own_length(pipeline)
     parameter = next(pipeline.image_encoder.parameters())
@@ -91,22 +91,22 @@ def diffuse(
 
 
 GREY = 0.2
-"""Spread of the first picture's logits: nearly grey."""
+"""Standard deviation of the initial amplitudes; the initial image is nearly grey."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimisedConfig:
     steps: int = 150
-    """Updates of a picture."""
+    """Optimisation steps per image."""
     lr: float = 0.05
-    """Of Adam."""
+    """Adam's learning rate."""
     shift: float = 0.15
-    """Share of a side by which pictures are moved and enlarged at random before each step, so that nothing
-    depends on single pixels."""
+    """Maximum random shift and zoom of images before each step, relative to their size, against adversarial
+    pixels."""
     smoothness: float = 0.1
-    """Weight of neighbouring pixels' mean difference."""
+    """Loss weight of the mean absolute difference of neighbouring pixels."""
     batch: int = 32
-    """Pictures optimised at once, each on its own."""
+    """Images optimised at once, independently of each other."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or not 0 <= self.shift < 1:
@@ -114,7 +114,7 @@ class OptimisedConfig:
 
 
 Canvas = Callable[[Tensor, torch.Generator], tuple[Tensor, Callable[[Tensor], Tensor]]]
-"""For some targets, what is optimised and how it looks in pixels in [0, 1]."""
+"""A function of targets that returns the initial parameters and their decoder to pixels in [0, 1]."""
 
 
 def optimise(
@@ -124,7 +124,7 @@ def optimise(
     *,
     canvas: Canvas | None = None,
 ) -> UInt8[Tensor, "n 3 height width"]:
-    """Return a picture for each target: by default of free pixels, of the towers' own size."""
+    """Optimise an image for each target; by default, Fourier amplitudes at the towers' input size."""
     config = config or OptimisedConfig()
     canvas = canvas or (lambda part, rng: _waves(towers, part, rng))
     parts = targets.to(towers.device).split(config.batch)
@@ -143,11 +143,11 @@ def _optimise(
     optimizer = torch.optim.Adam([drawn], lr=config.lr)
     for _ in range(config.steps):
         picture = pixels(drawn)
-        seen = _moved(picture, config.shift, rng)
-        if seen.shape[-2:] != (towers.height, towers.width):
+        augmented = _shifted(picture, config.shift, rng)
+        if augmented.shape[-2:] != (towers.height, towers.width):
             resolution = (towers.height, towers.width)
-            seen = F.interpolate(seen, resolution, mode="bilinear", antialias=True)
-        cosine = (towers.embed(seen) * targets).sum(-1)
+            augmented = F.interpolate(augmented, resolution, mode="bilinear", antialias=True)
+        cosine = (towers.embed(augmented) * targets).sum(-1)
         loss = (1 - cosine + config.smoothness * _roughness(picture)).sum()
         (drawn.grad,) = torch.autograd.grad(loss, [drawn])
         optimizer.step()
@@ -159,7 +159,7 @@ def _optimise(
 def _waves(
     towers: Towers, targets: Tensor, rng: torch.Generator
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Amplitudes of waves, the fine ones scaled down (Olah et al., 2017)."""
+    """Return random Fourier amplitudes and their decoder, which weakens high frequencies (Olah et al. 2017)."""
     height, width = towers.height, towers.width
     rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)
     frequency = (rows.square() + columns.square()).sqrt().clamp_min(1 / max(height, width))
@@ -172,8 +172,8 @@ def _waves(
     return waves, pixels
 
 
-def _moved(pixels: Tensor, shift: float, rng: torch.Generator) -> Tensor:
-    """Enlarge and move each picture a little, each differently."""
+def _shifted(pixels: Tensor, shift: float, rng: torch.Generator) -> Tensor:
+    """Zoom and shift each image by a random amount."""
     n = len(pixels)
     zoom = 1 - shift * torch.rand(n, generator=rng)
     place = (1 - zoom)[:, None] * (2 * torch.rand(n, 2, generator=rng) - 1)

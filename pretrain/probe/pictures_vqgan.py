@@ -1,7 +1,7 @@
-"""The picture side of a VQGAN (Esser et al. 2021), for pictures that CLIP guides (Crowson et al. 2022).
+"""The decoder of a VQGAN (Esser et al. 2021), for images guided by CLIP (Crowson et al. 2022).
 
-Read from a folder here, never fetched: a config of taming-transformers (``*.yaml``) beside its checkpoint, or
-diffusers' ``VQModel``, which that package opens.
+It is read from a local folder and never downloaded: a config of taming-transformers (``*.yaml``) with its
+checkpoint, or diffusers' ``VQModel``, loaded with that package.
 """
 
 from collections.abc import Callable
@@ -21,25 +21,25 @@ Map = Float[Tensor, "batch _ _ _"]
 
 
 class VQGAN(NamedTuple):
-    """What is needed to draw: a decoder of codes, and the codes that there are."""
+    """A decoder of codes, and its codebook."""
 
     decode: Callable[[Map], Map]
-    """Codes to pixels in [0, 1]."""
+    """Function from codes to pixels in [0, 1]."""
     codebook: Float[Tensor, "codes channels"]
     factor: int
-    """Pixels on a side of one code."""
+    """Pixels per code along each side."""
 
     def canvas(
         self, targets: Tensor, rng: torch.Generator, side: int
     ) -> tuple[Tensor, Callable[[Tensor], Map]]:
-        """Random codes for pictures of ``side`` pixels, and what they show, rounded to the codebook."""
+        """Return random codes for images of ``side`` pixels, and the decoder of codes to pixels."""
         size = max(side // self.factor, 1)
         index = torch.randint(len(self.codebook), (len(targets), size, size), generator=rng)
         book = self.codebook.to(targets.device)
         return book[index.to(book.device)].permute(0, 3, 1, 2).contiguous(), self.pixels
 
     def pixels(self, codes: Map) -> Map:
-        """Pixels of the codebook's nearest entries; the gradient passes the rounding as if it were none."""
+        """Quantise codes and decode them to pixels, with a straight-through gradient."""
         book = self.codebook.to(codes.device)
         flat = codes.permute(0, 2, 3, 1)
         nearest = book[torch.cdist(flat.flatten(0, 2), book).argmin(-1)].view_as(flat)
@@ -52,9 +52,7 @@ def open_vqgan(folder: Path | str, device: str = "cpu") -> VQGAN:
         return _taming(folder, configs[0], device)
     if (folder / "config.json").is_file():
         return _of_diffusers(folder, device)
-    raise UserError(
-        f"{folder} holds no VQGAN: give a folder with taming's *.yaml and checkpoint, or a VQModel"
-    )
+    raise UserError(f"{folder} has no VQGAN: give a folder with taming's *.yaml and checkpoint, or a VQModel")
 
 
 def _taming(folder: Path, config: Path, device: str) -> VQGAN:
@@ -74,12 +72,12 @@ def _taming(folder: Path, config: Path, device: str) -> VQGAN:
             shape["out_ch"],
         )
     except (KeyError, TypeError, yaml.YAMLError) as error:
-        raise UserError(f"{config} is no configuration of a VQGAN ({' '.join(str(error).split())})") from None
+        raise UserError(f"{config} is not a VQGAN's configuration ({' '.join(str(error).split())})") from None
     files = [
         file for file in sorted(folder.iterdir()) if file.suffix in (".ckpt", ".pt", ".pth", ".safetensors")
     ]
     if not files:
-        raise UserError(f"{folder} has no checkpoint (.ckpt, .pt, .safetensors) beside {config.name}")
+        raise UserError(f"{folder} has no checkpoint (.ckpt, .pt, .safetensors) next to {config.name}")
     content = read_torch_file(files[0])
     state = content.get("state_dict", content)
     wanted = {name: state[name] for name in network.state_dict() if name in state}
@@ -98,7 +96,7 @@ def _of_diffusers(folder: Path, device: str) -> VQGAN:
         model: Any = diffusers.VQModel.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # other models, missing parts
         reason = " ".join(str(error).split())[:160].rstrip(".")
-        raise UserError(f"the VQModel in {folder} cannot be opened: {reason}") from None
+        raise UserError(f"the VQModel in {folder} cannot be loaded: {reason}") from None
     model = model.eval().requires_grad_(False).to(device)
 
     def decode(codes: Map) -> Map:
@@ -109,7 +107,7 @@ def _of_diffusers(folder: Path, device: str) -> VQGAN:
 
 
 class TamingDecoder(nn.Module):
-    """Codes to pixels in [-1, 1]; parameters bear taming-transformers' names."""
+    """The decoder from codes to pixels in [-1, 1], with taming-transformers' parameter names."""
 
     def __init__(
         self,
@@ -166,7 +164,7 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 class Residual(nn.Module):
-    """Two normalised convolutions, added to their input."""
+    """A residual block of two normalised convolutions."""
 
     def __init__(self, inner: int, outer: int) -> None:
         super().__init__()
@@ -181,7 +179,7 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every place attends to every other, added to the input."""
+    """A residual self-attention over all positions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

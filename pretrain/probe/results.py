@@ -1,4 +1,4 @@
-"""Results of all probes: bootstrap intervals, one table of rows, and how it is printed."""
+"""Results of all probes: bootstrap confidence intervals, a CSV file and printed tables."""
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
@@ -12,11 +12,11 @@ from engine.table import table
 from engine.user_error import UserError
 
 FILE = "results.csv"
-"""In the folder that ``--out`` names."""
+"""File name in the folder ``--out``."""
 N_RESAMPLES, SEED = 1000, 20_211_017
 
 Interval = tuple[float, float, float]
-"""Value, and the bounds of its 95 % interval."""
+"""A value and the bounds of its 95 % confidence interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,26 +24,27 @@ class Result:
     task: str
     data: str
     encoder: str
-    """The encoder, or the method, that is scored."""
+    """Name of the encoder or method."""
     metric: str
     value: float
     low: float
+    """Lower bound of the 95 % confidence interval."""
     high: float
-    """Bounds of the 95 % interval."""
+    """Upper bound of the 95 % confidence interval."""
     n: int
-    """Clips tested."""
+    """Number of test clips."""
     seeds: int = 1
-    """Trainings that the value is the mean of."""
+    """Number of training runs that the value is averaged over."""
     trained_on: str = ""
-    """What the encoder and the probe were trained on."""
+    """Training data of the encoder and the probe."""
 
 
 def interval(
     score: Callable[[np.ndarray], float], groups: Sequence[str], *, n_resamples: int = N_RESAMPLES
 ) -> Interval:
-    """Return ``score`` of all clips' indices, and its percentile bootstrap's bounds.
+    """Return ``score`` of the indices of all clips, with the bounds of a percentile bootstrap.
 
-    Whole groups are drawn: clips cut from one recording are not independent.
+    Whole groups are resampled, since clips from one recording are not independent.
     """
     members: dict[str, list[int]] = {}
     for index, group in enumerate(groups):
@@ -59,7 +60,7 @@ def interval(
 
 
 def mean_interval(values: np.ndarray, groups: Sequence[str]) -> Interval:
-    """Return the mean of one value a clip, leaving out NaN, and its bounds."""
+    """Return the mean of one value per clip, ignoring NaN, and its bounds."""
     return interval(lambda index: float(np.nanmean(values[index])), groups)
 
 
@@ -71,9 +72,9 @@ def results_of(scores: Mapping[str, Interval], **known) -> list[Result]:
 
 
 def report(results: Sequence[Result], out: Path) -> list[Result]:
-    """Print the tables of the results' tasks and data, and store them in OUT/results.csv.
+    """Print tables of the results and add them to OUT/results.csv.
 
-    Rows that are stored there already stay, unless they are of the same encoder and metric.
+    Existing rows are kept, except those of the same task, data, encoder and metric.
     """
     new = {(r.task, r.data, r.encoder, r.metric) for r in results}
     stored = [r for r in read_results(out) if (r.task, r.data, r.encoder, r.metric) not in new]
@@ -90,7 +91,7 @@ def report(results: Sequence[Result], out: Path) -> list[Result]:
 
 
 def read_results(out: Path) -> list[Result]:
-    """Return the rows of OUT/results.csv, none if there is no such file."""
+    """Return the rows of OUT/results.csv; none if the file does not exist."""
     path, kinds = out / FILE, {f.name: f.type for f in fields(Result)}
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -99,11 +100,11 @@ def read_results(out: Path) -> list[Result]:
     except FileNotFoundError:
         return []
     except (KeyError, ValueError, TypeError):
-        raise UserError(f"{path} holds no results of probes: remove it, or write to another --out") from None
+        raise UserError(f"{path} has no results of probes: remove it, or choose another --out") from None
 
 
 def results_table(results: Sequence[Result]) -> str:
-    """Return a table of metrics by encoders, or the other way round if there are more encoders."""
+    """Return a table of metrics (rows) by encoders, or transposed if there are more encoders."""
     cells = {(r.metric, r.encoder): f"{r.value:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in results}
     metrics, encoders = dict.fromkeys(r.metric for r in results), dict.fromkeys(r.encoder for r in results)
     if len(encoders) > len(metrics):

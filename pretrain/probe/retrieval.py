@@ -1,14 +1,14 @@
 """Retrieval by embeddings.
 
-``audio_retrieval`` finds clips of the same label by the sound of one: every clip is a query for all others,
-ranked by cosine. It prints mean average precision, and how often a clip of the same label (with several
-labels: of one of them) is among the first 1, 5 and 10. Nothing is trained.
+``audio_retrieval``: every clip is a query for all others, ranked by cosine similarity. Scores are the mean
+average precision and recall at 1, 5 and 10 of clips with the same label (with several labels: a common one).
+Nothing is trained.
 
-``cross_modal`` finds the picture or the caption of a sound among all scenes', and back. ``--data`` is
-anything with sounds and pictures (videos, pairs, a manifest; data/audiovisual), or ``world`` for the embedded
-world's held-out combinations, one drawing each. Pictures and captions are embedded by the towers
-(``--towers``, else those in the encoder's run), sounds by the encoder distilled from them; chance of R@1 is
-one in the number of scenes.
+``cross_modal`` retrieves the image or the caption of a sound among those of all scenes, and the reverse.
+``--data`` is a data set with sounds and images (videos, pairs, a manifest; see data/audiovisual), or
+``world`` for the synthetic world's held-out combinations, one scene each. Images and captions are embedded by
+the towers (``--towers``, else those in the encoder's run), sounds by the encoder distilled from them. The
+chance level of R@1 is 1 / number of scenes.
 """
 
 import argparse
@@ -33,12 +33,12 @@ from pretrain.probe.texts import check_space, tower_arguments, towers_for
 
 
 class Scenes(NamedTuple):
-    """Embeddings of the same scenes' sounds and pictures, and their captions, row by row."""
+    """Embeddings of scenes' sounds and images, and their captions."""
 
     sounds: Float[Tensor, "scenes dim"]
     pictures: Float[Tensor, "scenes other"] | None
     captions: list[str]
-    """Empty if a scene has none."""
+    """Captions; empty if any scene lacks one."""
 
 
 def run_audio_retrieval(args: argparse.Namespace) -> list[Result]:
@@ -48,7 +48,7 @@ def run_audio_retrieval(args: argparse.Namespace) -> list[Result]:
         raise UserError(f"{args.data} has fewer than two clips of split {args.split!r}")
     groups, targets = [clip.group for clip in clips], targets_of(clips, label_names(clips))
     same = (targets @ targets.T) > 0
-    # A take of the query's own recording is too easy: it counts neither for nor against.
+    # Other clips of the query's own recording are excluded, as they are too easy.
     other = torch.tensor([[a != b for b in groups] for a in groups])
     results: list[Result] = []
     for embedder in embedders_of(args):
@@ -62,10 +62,10 @@ def run_audio_retrieval(args: argparse.Namespace) -> list[Result]:
 
 
 def cross_scores(scenes: Scenes, texts: Float[Tensor, "captions dim"] | None) -> dict[str, Interval]:
-    """Return MRR and recalls from sound to picture and caption and back, with intervals over the scenes.
+    """Return MRR and recall between sounds and images and between sounds and captions, in both directions.
 
-    ``texts`` are the vectors of the different captions, in order of appearance: each scene with a caption is
-    right for it.
+    ``texts``: embeddings of the distinct captions in order of appearance; all scenes with a caption are
+    correct answers for it.
     """
     n_scenes = len(scenes.sounds)
     targets = []
@@ -100,7 +100,7 @@ def _world_scenes(embeddings: Embeddings, towers: Towers, seed: int) -> Scenes:
 
 
 def _file_scenes(embeddings: Embeddings, towers: Towers, args: argparse.Namespace) -> Scenes:
-    """Embed scenes of files; those whose pictures cannot be used are left out."""
+    """Embed scenes on disk; those with unusable images are skipped."""
     from data.audiovisual.finding import scenes_from
     from data.audiovisual.scenes import wave_of
     from pretrain.clip.embedded import embedded_scenes
@@ -139,10 +139,10 @@ def _audio_arguments(parser: Arguments) -> None:
 def _cross_arguments(parser: Arguments) -> None:
     tower_arguments(parser, "")
     add = parser.add_argument
-    add("--layout", default="auto", help="of the data: auto, videos, vggsound, pairs, hub")
+    add("--layout", default="auto", help="layout of the data: auto, videos, vggsound, pairs, hub")
     add("--split", default="", help="scenes of this split only (all)")
-    add("--cache", type=Path, default=Path("runs/embedded"), help="folder of pictures' embeddings")
-    add("--seed", type=int, default=0, help="of the world's drawings (0)")
+    add("--cache", type=Path, default=Path("runs/embedded"), help="cache folder of image embeddings")
+    add("--seed", type=int, default=0, help="random seed of the world's scenes (0)")
 
 
 audio_retrieval = Probe("audio_retrieval", __doc__, run_audio_retrieval, _audio_arguments)

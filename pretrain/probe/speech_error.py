@@ -1,12 +1,12 @@
-"""Error rates of recognisers fine-tuned on shares of the labels.
+"""Error rates of recognisers fine-tuned on fractions of the labels.
 
     python -m pretrain.probe speech_error --encoder runs/speech/export --data speech/metadata.csv
 
-For each share of the labels and each seed, three recognisers are trained by the same recipe: on the
-pretrained encoder (tuned), on the same network from random weights (random), and on the encoder as it is, by
-a linear layer on an average of its layers (frozen). A seed also chooses which utterances keep their labels.
-Runs are kept in OUT/speech_error: called again, the command trains only what is missing. The error rates of
-the first split while training are drawn in OUT/speech_error.png.
+For each fraction of the labels and each seed, three recognisers are trained with the same settings: the
+fine-tuned encoder (tuned), the same network from random weights (random), and a linear layer on an average of
+the frozen encoder's layers (frozen). The seed also determines which utterances keep their labels. Runs are
+stored in OUT/speech_error; when the command is repeated, only missing ones are trained. The error rates of
+the first split during training are plotted in OUT/speech_error.png.
 """
 
 import argparse
@@ -35,7 +35,7 @@ ARMS = ("tuned", "random", "frozen")
 
 
 class Scored(NamedTuple):
-    """One run's errors on one split, utterance by utterance."""
+    """One run's errors on one split, per utterance."""
 
     errors: list[Errors]
     speakers: list[str]
@@ -43,7 +43,7 @@ class Scored(NamedTuple):
 
 class Plan(NamedTuple):
     arm: str
-    """Its column in the table."""
+    """Column heading in the table."""
     share: float
     seed: int
     config: CTCConfig
@@ -84,11 +84,11 @@ def run_speech_error(args: argparse.Namespace) -> list[Result]:
 
 
 def planned(args: argparse.Namespace) -> list[Plan]:
-    """Return all runs, seed by seed: a first answer comes early."""
+    """Return all runs in order of seeds, so that one result of each kind is available early."""
     steps = args.steps * len(args.shares) if len(args.steps) == 1 else args.steps
     names = [short_name(encoder) for encoder in args.encoder]
     if len(set(names)) != len(names):
-        raise UserError(f"two encoders are called {names[0]}: rename the folder of one")
+        raise UserError(f"two encoders have the name {names[0]}: rename the folder of one")
     plans = []
     for seed in range(args.seeds):
         for share, n_steps in zip(args.shares, steps):
@@ -105,7 +105,7 @@ def planned(args: argparse.Namespace) -> list[Plan]:
 
 
 def recipe(args: argparse.Namespace, share: float, steps: int, seed: int) -> CTCConfig:
-    """Return how all networks are trained on a share of the labels."""
+    """Return the training configuration for a fraction of the labels, common to all networks."""
     preset, every = PRESETS[args.units], max(1, steps // 4)
     loop = LoopConfig(
         steps=steps,
@@ -119,7 +119,7 @@ def recipe(args: argparse.Namespace, share: float, steps: int, seed: int) -> CTC
         cpu=args.device == "cpu",
     )
     data = replace(preset.data, paths=(args.data,), share=share, share_seed=seed, batch_seconds=10.0)
-    head_steps = round(0.15 * steps)  # of the linear layer alone, on features that mean something already
+    head_steps = round(0.15 * steps)  # for the linear layer only, on pretrained features
     return replace(
         preset,
         data=data,
@@ -140,12 +140,12 @@ def variant(config: CTCConfig, arm: str, encoder: str) -> CTCConfig:
         case "tuned":
             return replace(config, init=encoder)
         case "random":
-            # Nothing is gained by a head on random features: the whole network learns from the first step.
+            # Training only the head on random features is useless: the whole network is trained from step 0.
             optim = replace(config.optim, **_timing(config.loop.steps))
             model = replace(config.model, encoder=load_speech_encoder(encoder).config)
             return replace(config, model=model, optim=optim, freeze=FreezeConfig(convolutions=False))
         case _:
-            # A linear layer cannot learn what masks hide.
+            # A linear layer cannot reconstruct masked frames.
             augment = FrameAugmentConfig(time_share=0.0, channel_share=0.0)
             return replace(config, init=encoder, freeze=FreezeConfig(trunk=True), augment=augment)
 
@@ -153,7 +153,7 @@ def variant(config: CTCConfig, arm: str, encoder: str) -> CTCConfig:
 def trained_and_scored(
     plan: Plan, splits: Sequence[str]
 ) -> tuple[list[tuple[int, float]], dict[str, Scored]]:
-    """Train, or continue or reopen a run; return the first split's error rate by step, and all errors."""
+    """Train, resume or reload a run; return the first split's error rate by step, and the final errors."""
     curve = plan.config.loop.out / "curve.csv"
 
     def on_evaluation(step: int, rate: float) -> None:
@@ -172,17 +172,19 @@ def trained_and_scored(
         scored[split] = Scored([*errors.values()], [row.speaker or row.path.name for row in rows])
     if not curve.is_file():
         return [], scored
-    with curve.open(encoding="utf-8", newline="") as file:  # a step scored again after a stop counts once
+    with curve.open(
+        encoding="utf-8", newline=""
+    ) as file:  # a step may be evaluated again after an interruption
         return sorted({int(step): float(rate) for step, rate in csv.reader(file)}.items()), scored
 
 
 def _rate(runs: Sequence[Scored]) -> Interval:
-    """Edits per unit, the mean over runs on the same utterances."""
+    """Return the edits per unit, averaged over runs on the same utterances."""
     return interval(_ratio(runs), runs[0].speakers)
 
 
 def _gain(ours: Sequence[Scored], theirs: Sequence[Scored]) -> Interval:
-    """1 − our rate over theirs, on the same drawn speakers."""
+    """Return 1 − our rate over theirs, with the same resampled speakers."""
     one, other = _ratio(ours), _ratio(theirs)
     return interval(lambda index: 1 - one(index) / other(index), ours[0].speakers)
 
@@ -197,11 +199,11 @@ def _arguments(parser: Arguments) -> None:
     seed_argument(parser)
     add = parser.add_argument
     add("--units", choices=("characters", "phonemes"), default="characters", help="units (characters)")
-    add("--arms", nargs="+", choices=ARMS, default=list(ARMS), help=f"which ({' '.join(ARMS)})")
-    add("--shares", nargs="+", type=float, default=[0.1, 1.0], help="of the labels (0.1 1.0)")
-    add("--steps", nargs="+", type=int, default=[900, 1200], help="of training, by share (900 1200)")
-    add("--splits", nargs="+", default=["validation", "test"], help="that are scored (validation test)")
-    add("--precision", choices=("no", "bf16"), default="bf16", help="of training (bf16)")
+    add("--arms", nargs="+", choices=ARMS, default=list(ARMS), help=f"recognisers ({' '.join(ARMS)})")
+    add("--shares", nargs="+", type=float, default=[0.1, 1.0], help="fractions of the labels (0.1 1.0)")
+    add("--steps", nargs="+", type=int, default=[900, 1200], help="training steps per share (900 1200)")
+    add("--splits", nargs="+", default=["validation", "test"], help="splits to score (validation test)")
+    add("--precision", choices=("no", "bf16"), default="bf16", help="precision of training (bf16)")
 
 
 ENCODERS = "export or run of pretrain/data2vec.py"

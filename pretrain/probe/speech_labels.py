@@ -1,15 +1,16 @@
-"""Labels of utterances from frozen speech features, layer by layer.
+"""Linear classification of utterances from frozen speech features, per layer.
 
-A linear classifier on the mean over time of each layer. Log-mel statistics and the same network before any
-training stand beside each encoder (--encoder random needs another encoder's folder beside it).
+The classifier's input is the mean over time of a layer. Baselines are log-mel statistics and the same network
+with random weights (--encoder random needs another encoder's folder as well).
 
-``speakers`` learns the speakers of the ``train`` split and names those of other utterances, of the
-``validation`` split, by the same speakers.
+``speakers``: speaker identification, trained on the ``train`` split and scored on other utterances of the
+same speakers in the ``validation`` split.
 
-``keywords`` learns words from ``train`` recordings and scores the layer that is best on ``validation`` on
-``test``. --data is laid out as Speech Commands: a folder of recordings for each word, and validation_list.txt
-and testing_list.txt with the files of these splits (the rest is for training; folders that begin with an
-underscore are left out). Or it is a manifest with columns ``path``, ``label`` and ``split``.
+``keywords``: word classification, trained on the ``train`` split; the layer that is best on ``validation`` is
+scored on ``test``. --data has the layout of Speech Commands: a folder of recordings per word, and
+validation_list.txt and testing_list.txt with the files of these splits (the rest is for training; folders
+whose names begin with an underscore are ignored). Alternatively, it is a manifest with columns ``path``,
+``label`` and ``split``.
 """
 
 import argparse
@@ -40,11 +41,11 @@ Vectors = Float[Tensor, "utterances dim"]
 
 
 def layers_of(args: argparse.Namespace, paths: Sequence[Path]) -> dict[str, dict[str, Vectors]]:
-    """Return the utterances' vectors by encoder and layer, of their first ``--crop-s`` seconds."""
+    """Return vectors of the utterances' first ``--crop-s`` seconds, by encoder and layer."""
     names: list[str] = args.encoder
     folders = [name.removeprefix("speech:") for name in names if name not in ("random", "logmel")]
     if not folders and "random" in names:
-        raise UserError("--encoder random has the shape of another encoder: give its folder too")
+        raise UserError("--encoder random needs another encoder's architecture: give its folder too")
     embedders: list[Embedder] = []
     for folder in folders:
         encoder = load_speech_encoder(folder)
@@ -85,7 +86,7 @@ def run_speakers(args: argparse.Namespace) -> list[Result]:
 
 
 def splits_by_speaker(rows: Sequence[Row], least: int) -> tuple[list[Row], list[Row], list[str]]:
-    """Return training and test utterances of the speakers that have enough of the first, and their names."""
+    """Return training and test utterances of speakers with enough training utterances, and their names."""
     train = [row for row in rows if (row.split or "train") == "train"]
     test = [row for row in rows if row.split == "validation"]
     count = Counter(row.speaker for row in train)
@@ -101,7 +102,7 @@ def splits_by_speaker(rows: Sequence[Row], least: int) -> tuple[list[Row], list[
 def run_keywords(args: argparse.Namespace) -> list[Result]:
     clips = clips_from(args.data)
     if any(clip.split is None for clip in clips):
-        raise UserError(f"{args.data} tells no splits: fill the column 'split', or give the whole corpus")
+        raise UserError(f"{args.data} has no splits: fill the column 'split', or give the whole corpus")
     chosen = readable(chosen_words(clips, args.words, args.most), args)
     names = label_names(chosen)
     place = {split: [i for i, clip in enumerate(chosen) if clip.split == split] for split in SPLITS}
@@ -125,13 +126,13 @@ def run_keywords(args: argparse.Namespace) -> list[Result]:
 
 
 def chosen_words(clips: Sequence[Clip], words: Sequence[str], most: int) -> list[Clip]:
-    """Keep some words, and so many training recordings of each, the same in every run."""
+    """Select words, and at most ``most`` training recordings of each (0: all), deterministically."""
     known = set(label_names(clips))
     if missing := sorted(set(words) - known):
         raise UserError(f"there is no recording of {missing[0]!r}: the words are {', '.join(sorted(known))}")
     kept = [clip for clip in clips if not words or clip.labels[0] in words]
     if len(label_names(kept)) < 2:
-        raise UserError("telling words apart needs at least two of them")
+        raise UserError("classifying words needs at least two of them")
     seen: Counter[str] = Counter()
     chosen = []
     for i in np.random.default_rng(0).permutation(len(kept)):
@@ -143,12 +144,16 @@ def chosen_words(clips: Sequence[Clip], words: Sequence[str], most: int) -> list
 
 
 def _speakers_arguments(parser: Arguments) -> None:
-    parser.add_argument("--least", type=int, default=4, help="training utterances a speaker needs (4)")
+    parser.add_argument(
+        "--least", type=int, default=4, help="minimum number of training utterances of a speaker (4)"
+    )
 
 
 def _keywords_arguments(parser: Arguments) -> None:
-    parser.add_argument("--words", nargs="+", default=[], help="these only, such as zero one two (all)")
-    parser.add_argument("--most", type=int, default=0, help="training recordings of a word; 0: all")
+    parser.add_argument(
+        "--words", nargs="+", default=[], help="words to classify, such as zero one two (all)"
+    )
+    parser.add_argument("--most", type=int, default=0, help="maximum training recordings per word; 0: all")
 
 
 speakers = Probe("speakers", __doc__, run_speakers, _speakers_arguments, encoders=ENCODERS)

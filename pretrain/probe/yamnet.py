@@ -1,6 +1,6 @@
-"""YAMNet (Plakal and Ellis 2020): MobileNet over log-mel patches of a second, trained on AudioSet's labels.
+"""YAMNet (Plakal and Ellis 2020): MobileNet on log-mel patches of one second, trained on AudioSet's labels.
 
-Parameters bear the names of its torch port (``yamnet.pth`` of torch_audioset); the front end is as published.
+Parameter names are those of the torch port (``yamnet.pth`` of torch_audioset); the front end is as published.
 """
 
 from itertools import pairwise
@@ -17,7 +17,7 @@ from engine.torch_files import read_torch_file
 SAMPLE_RATE, WINDOW, HOP, N_FFT = 16_000, 400, 160, 512
 N_MELS, F_MIN, F_MAX, OFFSET = 64, 125.0, 7_500.0, 1e-3
 PATCH, PATCH_HOP = 96, 48
-"""Frames of a patch, and between patches."""
+"""Length and hop of a patch, in frames."""
 STRIDES = (2, 1, 2, 1, 2, 1, 2, 1, 1, 1, 1, 1, 2, 1)
 WIDTHS = (1, 32, 64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)
 DIM, N_CLASSES = 1024, 521
@@ -26,7 +26,7 @@ Patches = Float[Tensor, "batch 1 frames bands"]
 
 
 class Convolution(nn.Module):
-    """A convolution padded as TensorFlow pads, BatchNorm, ReLU."""
+    """A convolution with TensorFlow's padding, BatchNorm and ReLU."""
 
     def __init__(self, inner: int, outer: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Convolution(nn.Module):
 
 
 class Layer(nn.Module):
-    """Depthwise, then pointwise; the first layer is one ordinary convolution."""
+    """A depthwise-separable convolution; the first layer is an ordinary convolution."""
 
     def __init__(self, inner: int, outer: int, stride: int) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Layer(nn.Module):
 
 
 class YAMNet(nn.Module):
-    """Patches of log-mel to embeddings; ``classifier`` makes AudioSet's logits of them."""
+    """A network from log-mel patches to embeddings; ``classifier`` maps these to AudioSet's logits."""
 
     bands: Tensor
 
@@ -78,10 +78,10 @@ class YAMNet(nn.Module):
         return x.mean((2, 3))
 
     def embed(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch 1024"]:
-        """The mean over patches of waves at 16 kHz; what is short of whole patches is silence."""
+        """Return the mean embedding over patches of waves at 16 kHz, padded with silence to whole patches."""
         first = (PATCH - 1) * HOP + WINDOW
-        more = -(-max(wave.shape[-1] - first, 0) // (PATCH_HOP * HOP))
-        wave = F.pad(wave[:, 0], (0, first + more * PATCH_HOP * HOP - wave.shape[-1]))
+        n_further = -(-max(wave.shape[-1] - first, 0) // (PATCH_HOP * HOP))
+        wave = F.pad(wave[:, 0], (0, first + n_further * PATCH_HOP * HOP - wave.shape[-1]))
         frames = wave.unfold(-1, WINDOW, HOP) * torch.hann_window(WINDOW, device=wave.device)
         level = (torch.fft.rfft(frames, N_FFT).abs() @ self.bands + OFFSET).log()
         patches = level.unfold(1, PATCH, PATCH_HOP).transpose(2, 3)  # batch patches frames bands
@@ -89,7 +89,7 @@ class YAMNet(nn.Module):
 
 
 def mel_bands() -> Float[Tensor, "bins bands"]:
-    """TensorFlow's triangles, whose slopes are straight over mels, not over Hz; DC counts nothing."""
+    """Return TensorFlow's triangular filters, which are linear in mels, not in Hz, and ignore DC."""
     mels = 1127.0 * (1 + torch.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1, dtype=torch.float64) / 700).log()
     low, high = (1127.0 * torch.tensor(1 + f / 700, dtype=torch.float64).log() for f in (F_MIN, F_MAX))
     edges = torch.linspace(float(low), float(high), N_MELS + 2, dtype=torch.float64)

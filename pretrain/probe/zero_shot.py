@@ -1,8 +1,8 @@
-"""Labels by captions, for classes that nothing was trained on.
+"""Zero-shot classification by captions.
 
-A clip gets the label whose caption, "This is a sound of {label}.", lies nearest to its embedding in the space
-of the text tower that the encoder was distilled into. ``--template`` may be repeated: then the vectors of all
-captions of a label are averaged. CLAP brings a text tower of its own.
+A clip gets the label whose caption, "This is a sound of {label}.", is nearest to its embedding, in the space
+of the text tower that the encoder was distilled from. ``--template`` may be repeated to average the
+embeddings of several captions per label. CLAP has its own text tower.
 """
 
 import argparse
@@ -45,10 +45,10 @@ def as_words(label: str) -> str:
 def label_vectors(
     names: Sequence[str], texts: Texts, templates: Sequence[str] = (TEMPLATE,)
 ) -> Float[Tensor, "labels dim"]:
-    """Return one vector of unit length a label: the mean over its captions."""
+    """Return one unit-length vector per label, the mean over its captions."""
     for template in templates:
         if "{label}" not in template:
-            raise UserError(f"--template {template!r} must hold {{label}}")
+            raise UserError(f"--template {template!r} must contain {{label}}")
     vectors = [texts([t.replace("{label}", as_words(name)) for t in templates]) for name in names]
     return F.normalize(torch.stack([F.normalize(v, dim=-1).mean(0) for v in vectors]), dim=-1)
 
@@ -56,10 +56,10 @@ def label_vectors(
 def similarities(
     clips: Float[Tensor, "clips dim"], labels: Float[Tensor, "labels space"], *, name: str = "the encoder"
 ) -> Float[Tensor, "clips labels"]:
-    """Return cosines of sounds with labels."""
+    """Return the cosine similarities of clips and labels."""
     if clips.shape[1] != labels.shape[1]:
         raise UserError(
-            f"{name} gives {clips.shape[1]} numbers and the text tower {labels.shape[1]}: zero-shot needs "
+            f"{name} has {clips.shape[1]} dimensions and the text tower {labels.shape[1]}: zero-shot needs "
             "the towers that the encoder was distilled from (--towers)"
         )
     return F.normalize(clips, dim=-1) @ labels.T
@@ -95,8 +95,8 @@ def unseen_scores(
             model = fit_perceptron(
                 *parts, multi_label=False, seed=seed, config=config, captions=captions[kept]
             )
-            nearness = F.normalize(model.into(vectors[unseen]), dim=-1) @ F.normalize(captions, dim=-1).T
-            answers = torch.tensor(pair)[nearness[:, list(pair)].argmax(1)], nearness.argmax(1)
+            cosines = F.normalize(model.into(vectors[unseen]), dim=-1) @ F.normalize(captions, dim=-1).T
+            answers = torch.tensor(pair)[cosines[:, list(pair)].argmax(1)], cosines.argmax(1)
             hits[number] += [float((a == truth[unseen]).float().mean()) / len(seeds) for a in answers]
     groups = [str(pair) for pair in pairs]
     metrics = ("unseen of 2", f"unseen of {len(names)}")
@@ -132,28 +132,29 @@ def _arguments(parser: Arguments) -> None:
 zero_shot = Probe("zero_shot", __doc__, run_zero_shot, _arguments)
 
 
-REAL_SOUNDS = """Real sounds on a corpus' official folds.
+REAL_SOUNDS = """Classification of real sounds by cross-validation on a corpus' official folds.
 
-Each fold is once the test, the fold before it stops the training, the others train; the last rotation is also
-scored alone. Methods, chosen by ``--row`` (repeat it; default: all that the options allow):
+Each fold is the test set once, the fold before it the validation set for early stopping, and the others are
+for training; the last rotation is also scored separately. Methods, selected by ``--row`` (repeatable;
+default: all that the options allow):
 
   frozen       a 2-layer perceptron on each ``--encoder`` (by default logmel and random)
   supervised   a small encoder and its classifier trained from random weights on the training folds
-  captions     a small encoder distilled into ``--towers``' embeddings of the training folds' captions, asked
-               for the nearest caption: it was trained on the test's classes, by name
-  zero_shot    each ``--encoder`` that shares ``--towers``' space, asked for the nearest caption; no training
-  unseen       perceptrons on each ``--encoder`` into ``--towers``' space, trained without two of the classes
-               and asked which of the two a clip of theirs is, for all pairs of classes
+  captions     a small encoder distilled into ``--towers``' embeddings of the training folds' captions;
+               classification by the nearest caption. The test classes are known from training
+  zero_shot    each ``--encoder`` that shares ``--towers``' space; classification by the nearest caption
+  unseen       perceptrons from each ``--encoder`` into ``--towers``' space, trained without two of the
+               classes and tested on the choice between them, for all pairs of classes
 """
 ROWS = ("frozen", "supervised", "captions", "zero_shot", "unseen")
 BY_TEXT = ("captions", "zero_shot", "unseen")
 
 Method = Callable[[Rotation], list[Tensor]]
-"""Returns logits of a rotation's test clips, once a training."""
+"""A function that returns the logits of a rotation's test clips for each training run."""
 
 
 def trained(args: argparse.Namespace, names: Sequence[str], captions: Tensor | None = None) -> Method:
-    """Return the method that trains an encoder with a classifier, or with captions, on the folds alone."""
+    """Return the method that trains an encoder with a classifier, or with captions, on the training folds."""
 
     def method(one: Rotation) -> list[Tensor]:
         parts = [([clip.path for clip in p], targets_of(p, names)) for p in (one.train, one.validation)]
@@ -169,7 +170,7 @@ def trained(args: argparse.Namespace, names: Sequence[str], captions: Tensor | N
 
 
 def fold_scores(method: Method, rounds: Sequence[Rotation], names: Sequence[str]) -> dict[str, Interval]:
-    """Return scores over all clips, each tested while its fold was the test, and over the last fold alone."""
+    """Return scores over the test clips of all rotations, and over those of the last rotation only."""
     logits = [method(one) for one in rounds]
     last = label_scores(logits[-1], rounds[-1].test, names)
     scores = {f"fold {rounds[-1].fold} {metric}": value for metric, value in last.items()}
@@ -182,7 +183,7 @@ def fold_scores(method: Method, rounds: Sequence[Rotation], names: Sequence[str]
 
 def run_real_sounds(args: argparse.Namespace) -> list[Result]:
     if not args.towers and (needing := [row for row in args.row if row in BY_TEXT]):
-        raise UserError(f"--row {needing[0]} needs --towers: a text tower that the captions are embedded by")
+        raise UserError(f"--row {needing[0]} needs --towers, a text tower that embeds the captions")
     clips = readable(clips_from(args.data, args.label), args)
     if is_multi_label(clips):
         raise UserError(f"{args.data} has clips of several labels: use the task classification instead")
@@ -206,7 +207,7 @@ def run_real_sounds(args: argparse.Namespace) -> list[Result]:
     if not set(BY_TEXT) & set(rows):
         return results
     texts = open_texts(args.towers, args.pretrained)
-    # The corpus' own captions of the classes, else sentences made of the labels.
+    # The corpus' captions of the classes if there are any, else sentences from the labels.
     caption_of = {clip.labels[0]: clip.caption for clip in reversed(clips) if clip.caption}
     captions = texts([caption_of.get(name) or f"the sound of {as_words(name)}" for name in names]).cpu()
     labels = label_vectors(names, texts)
@@ -219,7 +220,7 @@ def run_real_sounds(args: argparse.Namespace) -> list[Result]:
         return lambda one: [similarities(embeddings.of([c.path for c in one.test]), labels, name=name)]
 
     for one in encoders if "zero_shot" in rows else []:
-        # Without --row zero_shot, encoders of another space are passed over rather than refused.
+        # Without an explicit --row, encoders of another space are skipped instead of raising an error.
         if args.row or one.embedder.dim == captions.shape[1]:
             add(f"{one.embedder.name} zero-shot", nearest(one), "no clip, no label", 1)
     for one in encoders if "unseen" in rows else []:
@@ -235,9 +236,9 @@ def _real_sounds_arguments(parser: Arguments) -> None:
     seed_argument(parser)
     tower_arguments(parser, "")
     add = parser.add_argument
-    add("--row", action="append", default=[], choices=ROWS, help="which methods; repeat")
+    add("--row", action="append", default=[], choices=ROWS, help="methods to run; repeatable")
     add("--fold", type=int, action="append", default=[], help="test these folds only (all)")
-    add("--trainings", type=int, default=1, help="encoders trained for each fold (1)")
+    add("--trainings", type=int, default=1, help="encoders trained per fold (1)")
 
 
 real_sounds = Probe("real_sounds", REAL_SOUNDS, run_real_sounds, _real_sounds_arguments)

@@ -216,7 +216,7 @@ def test_data_without_captions_or_splits_is_one_sentence(tmp_path):
     with pytest.raises(UserError, match="no captioned clip of split 'validation'"):
         captioned_from(str(tmp_path / "some.csv"))
     (tmp_path / "both.csv").write_text("path,caption,split\na.wav,a dog,train\na.wav,a dog,test\n")
-    with pytest.raises(UserError, match=r"a\.wav stands in the splits train and test"):
+    with pytest.raises(UserError, match=r"a\.wav is in both splits, train and test"):
         captioned_from(str(tmp_path / "both.csv"))
     with pytest.raises(UserError, match="width=10"):
         DecoderConfig(width=10)

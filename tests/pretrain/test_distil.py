@@ -185,7 +185,7 @@ def test_the_command_trains_exports_and_resumes_bit_exact(
         ("", "--teacher.path"),
         ("--teacher.path nowhere", "nowhere"),
         ("--warp 0.9", "warp=0.9"),
-        ("--pairs.path x --pairs.crop-samples 100", "must be the same"),
+        ("--pairs.path x --pairs.crop-samples 100", "must be equal"),
         ("--preset huge", "huge"),
     ],
 )

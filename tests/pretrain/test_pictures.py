@@ -130,7 +130,7 @@ def test_diffusion_is_given_embeddings_as_long_as_its_own():
     (first, steps), *_ = pipeline.given
     torch.testing.assert_close(first, embeddings[:1] * length)
     assert steps == 3
-    with pytest.raises(UserError, match="draws from 4 numbers and the encoder gives 5"):
+    with pytest.raises(UserError, match="needs embeddings of 4 dimensions, the encoder has 5"):
         diffuse(pipeline, torch.randn(1, 5))
 
 
@@ -138,7 +138,7 @@ def test_folders_that_are_no_pipeline_are_one_sentence(tmp_path):
     with pytest.raises(UserError, match=r"model_index\.json is missing"):
         open_unclip(tmp_path)
     (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
-    with pytest.raises(UserError, match="does not draw from embeddings"):
+    with pytest.raises(UserError, match="does not take image embeddings"):
         open_unclip(tmp_path)
 
 
@@ -180,7 +180,7 @@ def test_the_command_draws_scores_and_shows(tmp_path, towers_folder, how, monkey
 def test_missing_weights_and_other_spaces_are_one_sentence(towers_folder):
     with pytest.raises(UserError, match="needs --weights FOLDER"):
         pictures(["--how", "diffusion"])
-    with pytest.raises(UserError, match=r"gives 128 numbers and the towers 8.*--towers"):
+    with pytest.raises(UserError, match=r"has 128 dimensions and the towers 8.*--towers"):
         pictures(["--how", "optimised", "--towers", str(towers_folder), "--encoder", "logmel", "--no-random"])
 
 
@@ -206,7 +206,7 @@ def test_clips_eye_draws_the_generator_to_what_it_should_show():
         return F.normalize(F.pad(pixels.mean((2, 3)), (0, 1)), dim=-1)
 
     config = replace(TINY, clip=30.0, steps=80)
-    generator = fit_generator(pictures, embeddings, config, see=see)
+    generator = fit_generator(pictures, embeddings, config, embed_image=see)
     red, green = generator.draw(torch.eye(4)[:2]).float()
     assert red[0].mean() > red[1:].mean() + 60
     assert green[1].mean() > green[::2].mean() + 60

@@ -59,10 +59,10 @@ def test_a_vqgan_of_tamings_layout_is_opened_and_guided(tmp_path, towers):
 
 
 def test_folders_that_are_no_vqgan_are_one_sentence(tmp_path):
-    with pytest.raises(UserError, match="holds no VQGAN"):
+    with pytest.raises(UserError, match="has no VQGAN"):
         open_vqgan(tmp_path)
     (tmp_path / "model.yaml").write_text("model: {}")
-    with pytest.raises(UserError, match="no configuration of a VQGAN"):
+    with pytest.raises(UserError, match="not a VQGAN.s configuration"):
         open_vqgan(tmp_path)
     (tmp_path / "model.yaml").write_text(json.dumps({"model": {"params": TAMING}}))
     with pytest.raises(UserError, match="no checkpoint"):

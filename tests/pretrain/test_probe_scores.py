@@ -113,5 +113,5 @@ def test_results_of_all_tasks_are_kept_in_one_table(tmp_path, capsys):
     assert printed[-3].endswith("0.750 [0.700, 0.800]")
     assert results_table(stored[:2]).splitlines()[1].startswith("accuracy")
     (tmp_path / FILE).write_text("task,data\nx,y\n")
-    with pytest.raises(UserError, match="holds no results of probes"):
+    with pytest.raises(UserError, match="has no results of probes"):
         read_results(tmp_path)

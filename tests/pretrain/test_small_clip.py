@@ -88,7 +88,7 @@ def test_the_same_caption_never_meets_itself_in_a_batch():
 
 
 @pytest.mark.parametrize(
-    ("n_captions", "size", "what"), [(3, 32, "do not make pairs"), (4, 64, "do not fit picture_size=32")]
+    ("n_captions", "size", "what"), [(3, 32, r"captions \(3\) differ"), (4, 64, "do not fit picture_size=32")]
 )
 def test_what_does_not_fit_is_said(tmp_path, n_captions, size, what):
     seen = torch.zeros(4, 3, size, size, dtype=torch.uint8)

@@ -80,14 +80,14 @@ def test_unknown_names_and_files_are_told_in_one_sentence(tmp_path, towers_folde
     assert "did you mean ViT-B-32?" in refusal(name="ViT-B32")
     assert "it has openai" in refusal(pretrained="openal")
     (tmp_path / "open_clip_config.json").write_text((towers_folder / "open_clip_config.json").read_text())
-    assert "holds no weights" in refusal(name=str(tmp_path))
+    assert "has no weights" in refusal(name=str(tmp_path))
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"not weights at all")
-    assert "does not hold weights" in refusal(name=str(tmp_path))
-    assert "does not hold weights" in refusal(
+    assert "has no weights for" in refusal(name=str(tmp_path))
+    assert "has no weights for" in refusal(
         name="ViT-S-32-alt", pretrained=str(tmp_path / "open_clip_model.safetensors")
     )
     (tmp_path / "bare").mkdir()
-    assert "holds no open_clip_config.json" in refusal(name=str(tmp_path / "bare"))
+    assert "has no open_clip_config.json" in refusal(name=str(tmp_path / "bare"))
 
 
 def test_without_a_network_the_hub_is_asked_once(monkeypatch, tmp_path):

@@ -239,7 +239,7 @@ def test_clips_are_kept_apart_where_no_split_is_for_validation(place):
     assert len(held_out) > 1
     assert len({scene.name for scene in train + held_out}) == len(train) + len(held_out) == 8
     assert split_scenes(data) == (train, held_out)
-    with pytest.warns(UserWarning, match="training goes unscored"):
+    with pytest.warns(UserWarning, match="there is no validation"):
         train, held_out = split_scenes(replace(data, validation_share=0.0))
     assert (len(train), held_out) == (8, [])
 
@@ -273,8 +273,8 @@ def test_the_command_trains_and_a_stored_config_continues(place, tmp_path, monke
         ([], "no data given; set --data.path"),
         (["--data.path", "nowhere.csv"], "nowhere.csv"),
         (["--data.path", "{place}", "--data.split", "nights"], "no scenes in split 'nights'; it has train"),
-        (["--data.path", "{place}", "--towers.name", "ViT-Z-1"], "open_clip knows no model of that name"),
-        (["--data.path", "{place}", "--towers.name", "{place}"], "holds no open_clip_config.json"),
+        (["--data.path", "{place}", "--towers.name", "ViT-Z-1"], "open_clip has no model of that name"),
+        (["--data.path", "{place}", "--towers.name", "{place}"], "has no open_clip_config.json"),
         (
             ["--data.path", "{place}", "--data.batch", "9", "--towers.name", "{place}/clip"],
             "fewer than a batch",
