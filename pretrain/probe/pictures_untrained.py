@@ -159,7 +159,7 @@ def _optimise(
 def _waves(
     towers: Towers, targets: Tensor, rng: torch.Generator
 ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Return random Fourier amplitudes and their decoder, which weakens high frequencies (Olah et al. 2017)."""
+    """Return random Fourier amplitudes and their decoder, weaker at high frequencies (Olah et al., 2017)."""
     height, width = towers.height, towers.width
     rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)
     frequency = (rows.square() + columns.square()).sqrt().clamp_min(1 / max(height, width))

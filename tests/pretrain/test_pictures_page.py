@@ -62,7 +62,7 @@ def test_folders_that_are_no_vqgan_are_one_sentence(tmp_path):
     with pytest.raises(UserError, match="has no VQGAN"):
         open_vqgan(tmp_path)
     (tmp_path / "model.yaml").write_text("model: {}")
-    with pytest.raises(UserError, match="not a VQGAN.s configuration"):
+    with pytest.raises(UserError, match="not a VQGAN's configuration"):
         open_vqgan(tmp_path)
     (tmp_path / "model.yaml").write_text(json.dumps({"model": {"params": TAMING}}))
     with pytest.raises(UserError, match="no checkpoint"):

@@ -155,7 +155,7 @@ def test_mistakes_are_named(encoder, corpus, spoken, tmp_path):
     (spoken / "testing_list.txt").unlink()
     with pytest.raises(UserError, match=r"lacks testing_list\.txt"):
         keywords(["--data", str(spoken)])
-    with pytest.raises(UserError, match="random has the shape of another"):
+    with pytest.raises(UserError, match="random needs another encoder's architecture"):
         speakers(["--data", str(corpus), "--encoder", "random", "--least", "2"])
     with pytest.raises(UserError, match="there is no option"):
         speakers(["--data", str(corpus), "--lest", "2"])
