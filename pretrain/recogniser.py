@@ -65,8 +65,8 @@ class Block(nn.Module):
         self.scale = nn.Parameter(torch.full((width,), 0.3))
 
     def forward(self, x: Frames, valid: Valid | None = None) -> Frames:
-        seen = x if valid is None else x * valid[..., None]
-        mixed = self.norm(self.depthwise(seen.transpose(1, 2)).transpose(1, 2))
+        masked = x if valid is None else x * valid[..., None]
+        mixed = self.norm(self.depthwise(masked.transpose(1, 2)).transpose(1, 2))
         return x + self.scale * self.project(F.gelu(self.expand(self.dropout(mixed))))
 
 

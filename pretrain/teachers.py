@@ -77,10 +77,10 @@ def _published(name: str, *, online: bool) -> Teacher:
 
 
 def _weights(name: str, config: Any, *, online: bool) -> PreTrainedModel:
-    alone = Path(name) / ENCODER_ALONE
-    if alone.is_file():
+    file = Path(name) / ENCODER_ALONE
+    if file.is_file():
         encoder = _encoder_of(AutoModel.from_config(config))
-        fill(encoder, {key: tensor.float() for key, tensor in load_weights(alone).items()}, alone)
+        fill(encoder, {key: tensor.float() for key, tensor in load_weights(file).items()}, file)
         return encoder
     options = {"local_files_only": not online, "dtype": torch.float32, "output_loading_info": True}
     try:

@@ -74,8 +74,8 @@ def embed_scenes(
     late = [entry for entry in missing if entry.key not in cache.vectors]
     _compute(late, cache, towers, frame_rate, batch, progress=progress)
     _warn(scenes, keys, cache)
-    nothing = torch.full((towers.dim,), torch.nan)
-    vectors = [cache.vectors[key] if len(cache.vectors[key]) else nothing for key in keys]
+    missing_vector = torch.full((towers.dim,), torch.nan)
+    vectors = [cache.vectors[key] if len(cache.vectors[key]) else missing_vector for key in keys]
     return torch.stack(vectors) if vectors else torch.zeros(0, towers.dim)
 
 

@@ -96,13 +96,13 @@ def descriptions_of(scene: Scene) -> list[str]:
 
 
 def with_descriptions(scenes: Sequence[Scene], where: str) -> list[Scene]:
-    kept = [scene for scene in scenes if descriptions_of(scene)]
-    if scenes and not kept:
+    usable = [scene for scene in scenes if descriptions_of(scene)]
+    if scenes and not usable:
         raise UserError(f"the scenes of {where} have no captions or labels, which the text head needs")
-    if len(kept) < len(scenes):
+    if len(usable) < len(scenes):
         warnings.warn(
-            f"{len(scenes) - len(kept)} of {len(scenes)} scenes of {where} have no caption or label "
+            f"{len(scenes) - len(usable)} of {len(scenes)} scenes of {where} have no caption or label "
             "and are skipped",
             stacklevel=2,
         )
-    return kept
+    return usable

@@ -1,1 +1,1 @@
-"""F0: a classical tracker, and a causal network that learned from a better one."""
+"""F0 estimation: a classical tracker, and a causal network trained on labels of non-causal trackers."""

@@ -161,7 +161,7 @@ def run_captioning(args: argparse.Namespace) -> list[Result]:
     config = DecoderConfig(epochs=args.epochs, beam=args.beam)
     embedders = with_random(args, "logmel")
     clips = captioned_from(args.data, draws=args.draws, left_out=args.left_out)
-    args.kept = len(clips)
+    args.n_used = len(clips)
     parts = {split: [c for c in clips if c.split == split] for split in ("train", "validation", "test")}
     print(", ".join(f"{len(part)} {split} clips" for split, part in parts.items()))
     captions = {split: [c.captions for c in part] for split, part in parts.items()}

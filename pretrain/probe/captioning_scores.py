@@ -37,8 +37,8 @@ class Vocabulary:
 
     def __init__(self, captions: Iterable[str], *, least_count: int = 1) -> None:
         counts = Counter(word for caption in captions for word in words_of(caption))
-        kept = sorted((-count, word) for word, count in counts.items() if count >= least_count)
-        self.words = [*SPECIAL, *(word for _, word in kept)]
+        frequent = sorted((-count, word) for word, count in counts.items() if count >= least_count)
+        self.words = [*SPECIAL, *(word for _, word in frequent)]
         self.numbers = {word: number for number, word in enumerate(self.words)}
         if len(self.words) == len(SPECIAL):
             raise UserError("the training captions have no words")
@@ -56,13 +56,13 @@ class Vocabulary:
         return torch.tensor([row + [PAD] * (length - len(row)) for row in rows])
 
     def caption(self, tokens: Sequence[int]) -> str:
-        kept = []
+        words = []
         for token in tokens:
             if token == END:
                 break
             if token not in (START, PAD):
-                kept.append(self.words[token])
-        return " ".join(kept)
+                words.append(self.words[token])
+        return " ".join(words)
 
 
 def caption_scores(

@@ -87,13 +87,13 @@ def multi_label_scores(
     def scored(metric: Callable[..., Tensor]) -> Interval:
         def score(index: np.ndarray) -> float:
             chosen = truth[index].long()
-            (kept,) = torch.nonzero((chosen.sum(0) > 0) & (chosen.sum(0) < len(chosen)), as_tuple=True)
-            if not len(kept):
+            (classes,) = torch.nonzero((chosen.sum(0) > 0) & (chosen.sum(0) < len(chosen)), as_tuple=True)
+            if not len(classes):
                 return float("nan")
-            if len(kept) == 1:  # torchmetrics needs at least two labels; duplicating does not change the mean
-                kept = kept.repeat(2)
-            known = {"num_labels": len(kept), "average": "macro"}
-            values = [metric(one[index][:, kept].sigmoid(), chosen[:, kept], **known) for one in logits]
+            if len(classes) == 1:  # torchmetrics needs two labels; duplicating does not change the mean
+                classes = classes.repeat(2)
+            known = {"num_labels": len(classes), "average": "macro"}
+            values = [metric(one[index][:, classes].sigmoid(), chosen[:, classes], **known) for one in logits]
             return float(torch.stack(values).mean())
 
         return interval(score, groups, n_resamples=n_resamples)

@@ -58,7 +58,7 @@ class Probe(NamedTuple):
         results = self.run(args)
         report(results, args.out)
         if args.left_out:
-            end(args.kept, args.left_out, "recordings used")
+            end(args.n_used, args.left_out, "recordings used")
         return results
 
 
@@ -66,11 +66,11 @@ def readable(recordings: Sequence[R], args: argparse.Namespace) -> list[R]:
     """Return the recordings whose ``path`` can be read; the others are listed at the end of the run."""
     path: Any = attrgetter("path")
     bad = unreadable(map(path, recordings), args.left_out)
-    kept = [one for one in recordings if path(one) not in bad]
-    args.kept = len(kept)
-    if recordings and not kept:
+    usable = [one for one in recordings if path(one) not in bad]
+    args.n_used = len(usable)
+    if recordings and not usable:
         raise UserError(args.left_out[0])
-    return kept
+    return usable
 
 
 def seed_argument(parser: Arguments, seeds: int = 3) -> None:

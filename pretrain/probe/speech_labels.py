@@ -130,15 +130,15 @@ def chosen_words(clips: Sequence[Clip], words: Sequence[str], most: int) -> list
     known = set(label_names(clips))
     if missing := sorted(set(words) - known):
         raise UserError(f"there is no recording of {missing[0]!r}: the words are {', '.join(sorted(known))}")
-    kept = [clip for clip in clips if not words or clip.labels[0] in words]
-    if len(label_names(kept)) < 2:
+    candidates = [clip for clip in clips if not words or clip.labels[0] in words]
+    if len(label_names(candidates)) < 2:
         raise UserError("classifying words needs at least two of them")
-    seen: Counter[str] = Counter()
+    count: Counter[str] = Counter()
     chosen = []
-    for i in np.random.default_rng(0).permutation(len(kept)):
-        clip = kept[int(i)]
-        seen[clip.labels[0]] += clip.split == "train"
-        if clip.split != "train" or not most or seen[clip.labels[0]] <= most:
+    for i in np.random.default_rng(0).permutation(len(candidates)):
+        clip = candidates[int(i)]
+        count[clip.labels[0]] += clip.split == "train"
+        if clip.split != "train" or not most or count[clip.labels[0]] <= most:
             chosen.append(clip)
     return sorted(chosen, key=lambda clip: clip.path)
 

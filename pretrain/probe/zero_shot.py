@@ -74,11 +74,11 @@ def unseen_scores(
     *,
     config: PerceptronConfig = UNSEEN,
 ) -> dict[str, Interval]:
-    """Leave every pair of classes out once, train a map into the captions' space, classify the pair's clips.
+    """Score classes that are held out of the training of a map into the captions' space, for each pair of them.
 
-    ``unseen of 2`` is the share of the pair's clips whose own caption is nearer than the other of the two
-    (chance 0.5); the other score the share whose own caption is the nearest of all classes'. One fold stops
-    the training. Intervals are over pairs of classes, of which there are few: that is what varies.
+    ``unseen of 2`` is the accuracy of the choice between the pair's captions (chance 0.5), the other score
+    that among the captions of all classes. One fold is for early stopping. Confidence intervals are over pairs
+    of classes, the main source of variance.
     """
     fold = max(clip.fold or 0 for clip in clips)
     pairs = list(combinations(range(len(names)), 2))
@@ -88,12 +88,12 @@ def unseen_scores(
     bar = tqdm(pairs, desc="leaving classes out", unit="pair", delay=2.0)
     for number, pair in enumerate(bar):
         unseen = torch.isin(truth, torch.tensor(pair))
-        kept = [i for i in range(len(names)) if i not in pair]
-        targets = F.one_hot(truth, len(names))[:, kept].float()
+        seen = [i for i in range(len(names)) if i not in pair]
+        targets = F.one_hot(truth, len(names))[:, seen].float()
         parts = [(vectors[part], targets[part]) for part in (~unseen & ~in_fold, ~unseen & in_fold)]
         for seed in seeds:
             model = fit_perceptron(
-                *parts, multi_label=False, seed=seed, config=config, captions=captions[kept]
+                *parts, multi_label=False, seed=seed, config=config, captions=captions[seen]
             )
             cosines = F.normalize(model.into(vectors[unseen]), dim=-1) @ F.normalize(captions, dim=-1).T
             answers = torch.tensor(pair)[cosines[:, list(pair)].argmax(1)], cosines.argmax(1)
