@@ -74,11 +74,11 @@ def unseen_scores(
     *,
     config: PerceptronConfig = UNSEEN,
 ) -> dict[str, Interval]:
-    """Score classes that are held out of the training of a map into the captions' space, for each pair of them.
+    """Score pairs of classes that were held out of the training of a map into the captions' space.
 
     ``unseen of 2`` is the accuracy of the choice between the pair's captions (chance 0.5), the other score
-    that among the captions of all classes. One fold is for early stopping. Confidence intervals are over pairs
-    of classes, the main source of variance.
+    that among the captions of all classes. One fold is for early stopping. Intervals are over pairs of
+    classes, of which there are few and which are the main source of variance.
     """
     fold = max(clip.fold or 0 for clip in clips)
     pairs = list(combinations(range(len(names)), 2))
