@@ -79,14 +79,12 @@ def load(
 ) -> Tally:
     tally, lock = Tally(), threading.Lock()
     warm = Tally()
-    _convert(server, recordings, random.Random(0), warm, lock, until=0.0)
+    _client(server, recordings, random.Random(0), warm, lock, until=0.0)
     began = time.monotonic()
     memory, until = server.memory_mb(), began + seconds
     threads = [
-        threading.Thread(
-            target=_convert, args=(server, recordings, random.Random(number), tally, lock, until)
-        )
-        for number in range(clients)
+        threading.Thread(target=_client, args=(server, recordings, random.Random(n), tally, lock, until))
+        for n in range(clients)
     ]
     threads.append(threading.Thread(target=_check_health, args=(server, tally, until)))
     if abuse:
@@ -104,7 +102,7 @@ def load(
     return tally
 
 
-def _convert(
+def _client(
     server: Serving,
     recordings: Sequence[Path],
     rng: random.Random,

@@ -56,9 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = Arguments.described_by("benchmarks.faults", __doc__)
     arguments.add_argument("--kills", type=int, default=100, help="number of faults (default 100)")
     arguments.add_argument("--steps", type=int, default=18, help="steps of each training (default 18)")
-    arguments.add_argument(
-        "--seed", type=int, default=0, help="random seed of faults and instants (default 0)"
-    )
+    arguments.add_argument("--seed", type=int, default=0, help="random seed of the faults (default 0)")
     arguments.add_argument("--only", choices=list(TRAININGS), help="run only this training")
     options = arguments.parse_args(argv)
     if options.kills < 1 or options.steps < 1:

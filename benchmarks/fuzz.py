@@ -1,10 +1,9 @@
 """Fuzzing of file readers with corrupted files: ``python -m benchmarks.fuzz --cases 100000 --findings found``
 
 Hypothesis changes, cuts, repeats and joins bytes of valid files, and passes the results to the readers of
-recordings, manifests, configs, weights and exported models. Findings are exceptions other than ``UserError``
-and operating-system errors that name a file; more than 5 s; more than 1 GiB of memory; crashes; executed
-pickles. Their bytes are saved in ``--findings``. The exit code is 1 if there are any. Needs Linux and the
-extra ``dev``.
+recordings, manifests, configs, weights and exported models. Findings are exceptions (except ``UserError`` and
+operating-system errors that name a file), over 5 s, over 1 GiB of memory, crashes, executed pickles. Their
+files are saved in ``--findings``. The exit code is 1 if there are any. Needs Linux and the extra ``dev``.
 """
 
 import json
@@ -118,9 +117,7 @@ CHANGES = st.lists(st.tuples(KINDS, st.floats(0, 1), VALUES), max_size=6)
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = Arguments.described_by("benchmarks.fuzz", __doc__)
     arguments.add_argument("--cases", type=int, default=100_000, help="total number (default 100000)")
-    arguments.add_argument(
-        "--findings", type=Path, default=Path("findings"), help="folder for files that cause findings"
-    )
+    arguments.add_argument("--findings", type=Path, default=Path("findings"), help="folder for their files")
     arguments.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     options = arguments.parse_args(argv)
     if options.cases < 1:

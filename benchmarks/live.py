@@ -5,9 +5,9 @@
     python -m benchmarks.live --engine onnx --soak-minutes 60
 
 Runs on one thread, with no pause between chunks. All systems take short turns, so that slowdowns of the
-machine affect all of them. The factor is computing time over the duration of the sound; the processor's
-factor excludes time used by other programs. LLVC runs in a separate process, with its own streaming function,
-its chunks of 13 ms, and its weights if the checkout contains them.
+machine affect all of them. The factor is computing time over the sound's duration; that of the processor
+excludes time used by other programs. LLVC runs in a separate process, with its own streaming function, chunks
+of 13 ms, and its weights if the checkout contains them.
 """
 
 import math
@@ -80,9 +80,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     option("--engine", nargs="+", default=["eager", "onnx"], choices=("eager", "onnx"))
     option("--rate", type=int, metavar="HZ", help="sample rate of the chunks (default: the converter's)")
     option("--peer", type=Path, metavar="CHECKOUT", help="folder of LLVC's published code")
-    option(
-        "--soak-minutes", type=float, metavar="N", help="only stream N minutes, and check memory and speed"
-    )
+    option("--soak-minutes", type=float, metavar="N", help="only stream N minutes, to check memory and speed")
     args = arguments.parse_args(argv)
     if not all(1 <= length < math.inf for length in (args.seconds, args.soak_minutes or 1.0)):
         raise UserError("--seconds and --soak-minutes must be at least 1")

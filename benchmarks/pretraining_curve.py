@@ -43,8 +43,7 @@ class CommonTeacher:
 
     def __init__(self, encoder: SpeechEncoder, top: int, student: SpeechEncoderConfig) -> None:
         more = encoder.config.receptive_field - student.receptive_field
-        # Aligns frames with the student's, whose receptive field differs.
-        self.margins = (more // 2, more - more // 2)
+        self.margins = (more // 2, more - more // 2)  # aligns its frames with the student's
         self.encoder = encoder.eval().requires_grad_(False)
         self.teacher = Teacher(encoder, TeacherConfig(top=top))
 

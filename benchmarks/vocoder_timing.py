@@ -125,8 +125,8 @@ def gmac_of(network: nn.Module, method: str, *inputs: Tensor) -> float:
 def fp32_peak(seconds: float = 0.3) -> float:
     """Peak billions of multiply-adds per second of this machine with the current number of threads.
 
-    The maximum over cache-resident matrix products and convolutions of several sizes and libraries, so that
-    a library that is slow on this processor (MKL on AMD) does not lower the peak.
+    The maximum over matrix products and convolutions that fit in the caches, of several sizes and libraries,
+    so that a library that is slow on this processor (MKL on AMD) does not lower the peak.
     """
     best = 0.0
     with torch.inference_mode():

@@ -38,7 +38,7 @@ class GriffinLimConfig:
     block: int = 1024
     """Frames per block; longer mels are processed in overlapping blocks."""
     overlap: int = 32
-    """Frames shared with the previous block, initialised with its phases."""
+    """Frames shared with the previous block: its phases are kept in the first half, refined in the second."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "iterations")

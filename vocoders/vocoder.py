@@ -208,7 +208,7 @@ class Vocoder(nn.Module):
         return wave[..., start : start + window.frames * self.hop]
 
     def _noise(self, first: int, n_frames: int, seeds: Sequence[int]) -> Tensor | None:
-        """Draw WaveGlow's noise for these frames, independent of the window; None for other networks."""
+        """WaveGlow's noise for these frames, the same in every window; None for other networks."""
         if not isinstance(self.network, WaveGlow):
             return None
         begin, rows = first // NOISE_BLOCK, []

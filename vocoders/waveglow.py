@@ -196,7 +196,7 @@ class WaveGlow(nn.Module):
         return batch, self.config.n_group, frames * self.hop // self.config.n_group
 
     def check_noise(self, mel: Mel, z: Groups) -> None:
-        """Raise ``UserError`` for noise whose shape does not fit the mel."""
+        """Raise ``UserError`` if the noise's shape does not fit the mel."""
         wanted = self._noise_shape(len(mel), mel.shape[-1])
         if tuple(z.shape) != wanted:
             raise UserError(

@@ -17,7 +17,7 @@ from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw
 from vocoders.wavenet.network import GlobalConfig, WaveNetConfig
 
 PRE_EMPHASIS = 0.85
-"""Pre-emphasis coefficient of published WaveNets whose configuration enables it."""
+"""Pre-emphasis coefficient of published WaveNets, if their configuration enables it."""
 
 
 class Described(NamedTuple):
@@ -122,7 +122,7 @@ def _waveglow(given: Mapping[str, Any]) -> Described:
 
 def _wavenet(given: Mapping[str, Any]) -> Described:
     if given.get("legacy"):
-        raise UserError("legacy WaveNets (before release 0.2) have an unsupported architecture: retrain it")
+        raise UserError("legacy WaveNets (before release 0.2) have an unsupported architecture: retrain them")
     if given.get("upsample_net", "ConvInUpsampleNetwork") != "ConvInUpsampleNetwork":
         raise UserError(f"upsample_net {given['upsample_net']!r} is unsupported: use ConvInUpsampleNetwork")
     inside = given["upsample_params"] if given.get("upsample_conditional_features") else {}

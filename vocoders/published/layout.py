@@ -1,7 +1,7 @@
 """Tensors of published checkpoints: detect their layout, and convert their names to ours and back.
 
-Files are opened with weights-only loading. Our parameters have the published names except for weight and
-spectral norm, whose tensors PyTorch has renamed: ``X.weight_g`` to ``X.parametrizations.weight.original0``.
+Files are opened with weights-only loading. Our parameters have the published names, except that PyTorch has
+renamed weight and spectral norm: ``X.weight_g`` is now ``X.parametrizations.weight.original0``.
 """
 
 import re

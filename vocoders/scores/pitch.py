@@ -134,7 +134,7 @@ def _smoothest(lags: np.ndarray, strengths: np.ndarray) -> np.ndarray:
 
 
 def _hysteresis(periodicity: np.ndarray, low: float, high: float) -> np.ndarray:
-    """True in segments above ``low`` whose maximum exceeds ``high``."""
+    """True in segments above ``low`` with a maximum above ``high``."""
     above = np.concatenate([[False], periodicity > low, [False]])
     starts, ends = (np.flatnonzero(above[1:] & ~above[:-1]), np.flatnonzero(~above[1:] & above[:-1]))
     voiced = np.zeros(len(periodicity), dtype=bool)
