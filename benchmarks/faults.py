@@ -112,10 +112,10 @@ class Run:
     """A training command in one or several processes."""
 
     def __init__(self, name: str, count: int, data: Path, steps: int) -> None:
-        self.count, (self.module, own) = count, TRAININGS[name]
+        self.count, (self.module, extra) = count, TRAININGS[name]
         loop = [word for key, value in LOOP.items() for word in (f"--loop.{key}", value)]
-        own = [arg.format(data=data) for arg in own]
-        self.words = ["--preset", "tiny", "--data.path", str(data), *own, *loop, "--loop.cpu"]
+        extra = [arg.format(data=data) for arg in extra]
+        self.words = ["--preset", "tiny", "--data.path", str(data), *extra, *loop, "--loop.cpu"]
         self.words += ["--loop.steps", str(steps)]
         self.log = data.with_suffix(".log")
 

@@ -37,7 +37,7 @@ Wave = Float[Tensor, "1 1 samples"]
 TURN_S = 5.0
 """Sound per turn, s."""
 GOALS = {10.0: (0.2, None), 20.0: (0.1, 8.0)}
-"""By chunk in ms: maximum of computing time over duration, and of the 99th percentile of chunks in ms."""
+"""Chunk in ms to maxima: of computing time over duration, and of the 99th percentile of chunk times in ms."""
 GOAL_PEER = 0.2
 """Maximum of our computing time over the peer's, both with the peer's chunks."""
 

@@ -50,7 +50,7 @@ class Sampler:
 
     @property
     def needs_voicing(self) -> bool:
-        """Whether it needs to know which samples are voiced."""
+        """Whether the sampler needs to know which samples are voiced."""
         return self.way in ("voiced_argmax", "mode")
 
 
