@@ -1,4 +1,4 @@
-"""What careless and hostile clients do to the app's server, each with the answers that are right."""
+"""Requests of careless and hostile clients to the app's server, with the correct answer to each."""
 
 import io
 import re
@@ -14,11 +14,11 @@ from benchmarks.app_process import Serving
 
 BOUNDARY = "a-line-between-parts"
 SECONDS = 60.0
-"""That an answer is waited for."""
+"""Timeout of answers, s."""
 
 
 def tone(seconds: float, *, rate: int = 16_000, channels: int = 1, form: str = "WAV") -> bytes:
-    """A sound with a pitch that wavers, as a file."""
+    """An audio file of a tone with vibrato."""
     time_axis = np.arange(round(seconds * rate)) / rate
     phase = 2 * np.pi * np.cumsum(140 * (1 + 0.04 * np.sin(2 * np.pi * 4 * time_axis))) / rate
     wave = sum(0.1 / k * np.sin(k * phase) for k in range(1, 9))
@@ -26,13 +26,13 @@ def tone(seconds: float, *, rate: int = 16_000, channels: int = 1, form: str = "
 
 
 def packed(wave: np.ndarray, rate: int = 16_000, form: str = "WAV", subtype: str | None = None) -> bytes:
-    room = io.BytesIO()
-    soundfile.write(room, wave, rate, format=form, subtype=subtype)
-    return room.getvalue()
+    buffer = io.BytesIO()
+    soundfile.write(buffer, wave, rate, format=form, subtype=subtype)
+    return buffer.getvalue()
 
 
 def form(*fields: tuple[str, str | None, bytes]) -> bytes:
-    """A multipart body of (name, file name or None, content); file names go in as they are."""
+    """A multipart body of (name, file name or None, content); file names are not escaped."""
     parts = []
     for name, file_name, content in fields:
         named = f'; filename="{file_name}"' if file_name is not None else ""
@@ -42,7 +42,7 @@ def form(*fields: tuple[str, str | None, bytes]) -> bytes:
 
 
 def head(length: int | None, *extra: str, path: str = "/api/convert") -> bytes:
-    """The head of a request with a form; chunked where its length is None."""
+    """The head of a request with a form, chunked if its length is None."""
     size = f"Content-Length: {length}" if length is not None else "Transfer-Encoding: chunked"
     lines = [
         f"POST {path} HTTP/1.1",
@@ -59,7 +59,7 @@ def connected(server: Serving) -> socket.socket:
 
 
 def answer(connection: socket.socket) -> int | None:
-    """The status of what comes; None where the connection ends without an answer."""
+    """The status of the answer; None if the connection ends without one."""
     got = b""
     try:
         while b"\r\n" not in got and (piece := connection.recv(4096)):
@@ -81,14 +81,14 @@ def speech(source: bytes, reference: bytes | None = None, name: str = "me.wav") 
 
 
 def oversize_declared(server: Serving) -> int | None:
-    """A length beyond the limit, of which nothing is sent yet."""
+    """Declare a length beyond the limit, and send no body."""
     with connected(server) as connection:
         connection.sendall(head(1 << 40))
         return answer(connection)
 
 
 def oversize_streamed(server: Serving) -> int | None:
-    """Pieces without end and without a length, by a client that reads only when it cannot send."""
+    """Stream an endless chunked body, and read only when sending fails."""
     with connected(server) as connection:
         try:
             connection.sendall(head(None))
@@ -105,7 +105,7 @@ def oversize_streamed(server: Serving) -> int | None:
 
 
 def trickle(server: Serving) -> int | None:
-    """A byte now and then, for ever."""
+    """Send the body byte by byte, slowly, without end."""
     with connected(server) as connection:
         connection.sendall(head(100_000) + speech(tone(0.2))[:2_000])
         until = time.monotonic() + SECONDS
@@ -124,14 +124,14 @@ def trickle(server: Serving) -> int | None:
 
 
 def stalled_headers(server: Serving) -> int | None:
-    """Half a head, then nothing."""
+    """Send half a head, then nothing more."""
     with connected(server) as connection:
         connection.sendall(b"POST /api/convert HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow")
         return answer(connection)
 
 
 def aborted(server: Serving) -> int | None:
-    """Half an upload, then gone."""
+    """Disconnect in the middle of an upload."""
     body = speech(tone(2.0))
     with connected(server) as connection:
         connection.sendall(head(len(body)) + body[: len(body) // 2])
@@ -140,7 +140,7 @@ def aborted(server: Serving) -> int | None:
 
 
 def left_while_working(server: Serving) -> int | None:
-    """Everything asked, nothing waited for."""
+    """Send a complete request, and disconnect without waiting for the answer."""
     body = speech(tone(5.0))
     with connected(server) as connection:
         connection.sendall(head(len(body)) + body)
@@ -148,7 +148,7 @@ def left_while_working(server: Serving) -> int | None:
 
 
 def unread(server: Serving) -> int | None:
-    """A large answer that the client leaves lying; None where it is cut off, as it should be."""
+    """Do not read a large answer; None if the server cuts it off, as it should."""
     body = speech(tone(9.0, form="FLAC"))[: -len(BOUNDARY) - 6] + form(("rate", None, b"192000"))
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
@@ -177,7 +177,7 @@ def many_fields(server: Serving) -> int | None:
 
 
 def no_audio(server: Serving) -> int | None:
-    """A text under an audio file's name."""
+    """Send text under an audio file's name."""
     return posted(server, speech(b"these are words, not sounds\n" * 50))
 
 
@@ -191,12 +191,12 @@ def truncated_flac(server: Serving) -> int | None:
 
 
 def silent_hours(server: Serving) -> int | None:
-    """A small file that holds hours."""
+    """Send a small file with an hour of silence."""
     return posted(server, speech(packed(np.zeros(8_000 * 3_600, np.float32), 8_000, "FLAC")))
 
 
 def many_channels(server: Serving) -> int | None:
-    """A thousand channels, each block of which would fill the memory."""
+    """Send a thousand channels, of which a block would fill the memory."""
     return posted(server, speech(packed(np.zeros((200, 1_000), np.float32))))
 
 
@@ -207,7 +207,7 @@ def not_a_number(server: Serving) -> int | None:
 
 
 def path_tricks(server: Serving) -> int | None:
-    """File names that lead elsewhere; the recordings are good."""
+    """Send valid recordings with file names that point outside the upload folder."""
     statuses = {
         posted(server, speech(tone(0.3), name=name))
         for name in ("../../../escaped.wav", "/etc/escaped", "..\\escaped", "a\0b", "~/x", "x" * 2_000, ".")
@@ -233,4 +233,4 @@ RIGHT_ANSWERS: dict[Callable[[Serving], int | None], int | None] = {
     not_a_number: 422,
     path_tricks: 200,
 }
-"""The status that answers each abuse; None where nobody waits for one."""
+"""The correct status for each abuse; None if no answer is expected."""

@@ -1,9 +1,9 @@
-"""The app's server under load: ``python -m benchmarks.app_load --data SPEECH [--clients 8 --seconds 60]``
+"""Load test of the app's server: ``python -m benchmarks.app_load --data SPEECH [--clients 8 --seconds 60]``
 
-Clients ask one after another without pause, each for the conversion of a real recording with the voice of
-another; meanwhile others misuse the server in every way that ``benchmarks.app_abuse`` knows. A request is
-lost when it fails, or when its answer is not as long as its source, to the sample. Last the server is told to
-stop. Every client is a thread of this process, so part of the time is the clients' own.
+Several clients at once send requests without pause, each to convert a recording to the voice of another one;
+meanwhile another client misuses the server in all ways of ``benchmarks.app_abuse``. A request is lost if it
+fails, or if its answer does not have exactly the length of its source. Finally, the server is stopped. All
+clients are threads of this process, so that part of the measured time is their own.
 """
 
 import io
@@ -27,26 +27,26 @@ from engine.table import table
 from engine.user_error import exits_cleanly
 
 HEALTH_SECONDS = 0.25
-"""Between two looks at how fast the server answers what needs no work."""
+"""Interval between requests for ``/api/health``, which measure responsiveness."""
 
 
 @dataclass(kw_only=True)
 class Tally:
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
-    """Seconds from a request's first byte to its answer's last, of those answered."""
+    """Seconds from the first byte of each answered request to the last byte of its answer."""
     speech_seconds: float = 0.0
-    """Of the answers."""
+    """Duration of the answers."""
     lost: list[str] = field(default_factory=list)
     health: list[float] = field(default_factory=list)
     """Seconds of answers to ``/api/health``."""
     abuses: int = 0
     wrong: list[str] = field(default_factory=list)
-    """Abuses that were not answered as they should be."""
+    """Abuses with an incorrect answer."""
     memory_mb: tuple[float, float] = (0.0, 0.0)
-    """The server's, after its first answer and at the end."""
+    """The server's memory after its first answer and at the end."""
     left: list[str] = field(default_factory=list)
-    """Files still there at the end of the load."""
+    """Temporary files that remain at the end of the load."""
     left_at_exit: list[str] = field(default_factory=list)
     exit_status: int | None = None
 
@@ -56,11 +56,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = Arguments.described_by("benchmarks.app_load", __doc__)
     option = arguments.add_argument
     option("--data", required=True, metavar="SPEECH", help="folder of recordings to convert")
-    option("--clients", type=int, default=8, help="at once (default: 8)")
-    option("--seconds", type=float, default=60.0, help="of load (default: 60)")
-    option("--recordings", type=int, default=64, help="taken from the data (default: 64)")
-    option("--workers", type=int, default=1, help="of the server (default: 1)")
-    option("--no-abuse", action="store_true", help="well-behaved clients alone")
+    option("--clients", type=int, default=8, help="concurrent clients (default: 8)")
+    option("--seconds", type=float, default=60.0, help="duration of the load (default: 60)")
+    option("--recordings", type=int, default=64, help="recordings sampled from the data (default: 64)")
+    option("--workers", type=int, default=1, help="workers of the server (default: 1)")
+    option("--no-abuse", action="store_true", help="without abusive clients")
     args = arguments.parse_args(argv)
     files = audio_files(args.data)
     recordings = random.Random(0).sample(files, min(args.recordings, len(files)))
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tally = load(server, recordings, args.clients, args.seconds, abuse=not args.no_abuse)
         tally.exit_status = server.stop()
         tally.left_at_exit = sorted(str(path.name) for path in server.folder.iterdir())
-    print(table(("of the load", ""), row(tally).items()))
+    print(table(("load test", ""), row(tally).items()))
     if tally.lost or tally.wrong or tally.left or tally.left_at_exit or tally.exit_status:
         raise SystemExit(1)
 
@@ -79,14 +79,14 @@ def load(
 ) -> Tally:
     tally, lock = Tally(), threading.Lock()
     warm = Tally()
-    _ask(server, recordings, random.Random(0), warm, lock, until=0.0)
+    _client(server, recordings, random.Random(0), warm, lock, until=0.0)
     began = time.monotonic()
     memory, until = server.memory_mb(), began + seconds
     threads = [
-        threading.Thread(target=_ask, args=(server, recordings, random.Random(number), tally, lock, until))
-        for number in range(clients)
+        threading.Thread(target=_client, args=(server, recordings, random.Random(n), tally, lock, until))
+        for n in range(clients)
     ]
-    threads.append(threading.Thread(target=_look, args=(server, tally, until)))
+    threads.append(threading.Thread(target=_check_health, args=(server, tally, until)))
     if abuse:
         threads.append(threading.Thread(target=_misuse, args=(server, tally, until)))
     for thread in threads:
@@ -102,18 +102,18 @@ def load(
     return tally
 
 
-def _ask(
+def _client(
     server: Serving,
     recordings: Sequence[Path],
-    chance: random.Random,
+    rng: random.Random,
     tally: Tally,
     lock: threading.Lock,
     until: float,
 ) -> None:
-    """Ask for one conversion after another, at least one."""
+    """Request conversions of random pairs one after another, at least one."""
     with httpx.Client(base_url=server.url, timeout=120) as client:
         while True:
-            source, reference = chance.choices(recordings, k=2)
+            source, reference = rng.choices(recordings, k=2)
             began = time.monotonic()
             try:
                 with source.open("rb") as spoken, reference.open("rb") as voice:
@@ -137,11 +137,11 @@ def _problem(answer: httpx.Response, source: Path) -> str | None:
         return f"{answer.status_code} {answer.text}"
     given, got = soundfile.info(str(source)), soundfile.info(io.BytesIO(answer.content))
     wanted = resampled_length(given.frames, given.samplerate, got.samplerate)
-    return None if got.frames == wanted else f"{got.frames} samples came of {wanted}"
+    return None if got.frames == wanted else f"{got.frames} samples instead of {wanted}"
 
 
-def _look(server: Serving, tally: Tally, until: float) -> None:
-    """Measure how fast the server answers while it works."""
+def _check_health(server: Serving, tally: Tally, until: float) -> None:
+    """Measure how fast the server answers health checks under load."""
     with httpx.Client(base_url=server.url, timeout=120) as client:
         while not tally.health or time.monotonic() < until:
             began = time.monotonic()
@@ -151,7 +151,7 @@ def _look(server: Serving, tally: Tally, until: float) -> None:
 
 
 def _misuse(server: Serving, tally: Tally, until: float) -> None:
-    """Try every abuse in turn, at least once each."""
+    """Perform all abuses in turn, each at least once."""
     while True:
         for abuse, right in RIGHT_ANSWERS.items():
             tally.abuses += 1

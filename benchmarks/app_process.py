@@ -1,4 +1,4 @@
-"""A real server process of the app, on a free port of this machine, with a temporary folder of its own."""
+"""A server process of the app for tests and benchmarks, on a free port, with its own temporary folder."""
 
 import os
 import re
@@ -18,7 +18,7 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 START_S = 120.0
-"""Seconds that a start may take on a busy machine."""
+"""Timeout of the server's start on a busy machine, s."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,17 +26,17 @@ class Serving:
     host: str
     port: int
     folder: Path
-    """Its temporary folder: whatever is left in it was not cleaned up."""
+    """The server's temporary folder, to find files that were not cleaned up."""
     process: subprocess.Popen[str]
     output: list[str]
-    """The lines it printed."""
+    """Lines printed by the server."""
 
     @property
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
 
     def left(self) -> list[str]:
-        """Files of requests that are still there."""
+        """Temporary files of requests that still exist."""
         return sorted(
             str(path.relative_to(self.folder))
             for path in self.folder.rglob("*")
@@ -44,7 +44,7 @@ class Serving:
         )
 
     def settled(self, seconds: float = 60.0) -> list[str]:
-        """What is left after waiting for a while that nothing is."""
+        """Wait until no temporary files of requests exist; return those that remain at the timeout."""
         until = time.monotonic() + seconds
         while (left := self.left()) and time.monotonic() < until:
             time.sleep(0.05)
@@ -54,7 +54,7 @@ class Serving:
         return psutil.Process(self.process.pid).memory_info().rss / 1e6
 
     def stop(self, number: int = signal.SIGTERM, seconds: float = 30.0) -> int:
-        """End it by a signal; the exit status."""
+        """Stop the server with a signal and return its exit status."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(seconds)

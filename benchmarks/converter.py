@@ -1,7 +1,7 @@
 """Speed and memory of a converter: ``python -m benchmarks.converter [--checkpoint FOLDER] [--speech FILE]``
 
-One thread. Without a checkpoint the released weights are measured, or, where none are, a random network of
-the usual size: what it says does not matter here. Let nothing else run meanwhile.
+Runs on one thread. Without a checkpoint, the released weights are measured or, if there are none, a random
+network of the default size. Run it on an otherwise idle machine.
 """
 
 import os
@@ -45,9 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = Arguments.described_by("benchmarks.converter", __doc__)
     option = arguments.add_argument
     option("--checkpoint", metavar="FOLDER", help="exported converter")
-    option("--speech", metavar="FILE", help="a recording (default: a sound with pitch and pauses)")
-    option("--repeats", type=int, default=5, help="runs of which the median is taken")
-    option("--minutes", type=float, default=10.0, help="length of the recording for peak memory")
+    option("--speech", metavar="FILE", help="recording (default: a synthetic sound with pitch and pauses)")
+    option("--repeats", type=int, default=5, help="runs, of which the median is reported (default 5)")
+    option("--minutes", type=float, default=10.0, help="length of the recording for peak memory (default 10)")
     args = arguments.parse_args(argv)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def measured_folder(checkpoint: str | None, scratch: Path) -> tuple[Path, str]:
-    """The export to measure, and what to call it."""
+    """The exported converter to measure, and its name in the table."""
     try:
         return weights_folder(checkpoint).resolve(), checkpoint or "the released converter"
     except UserError:
@@ -78,11 +78,11 @@ def measured_folder(checkpoint: str | None, scratch: Path) -> tuple[Path, str]:
     config = ConverterConfig()
     return export(
         scratch / "random", config, ConverterNetwork(config)
-    ), "a random converter of the usual size"
+    ), "a random converter of the default size"
 
 
 def speech_like(seconds: float, rate: int) -> Wave:
-    """Harmonics with a moving pitch, noise, and a pause every two seconds."""
+    """A sound like speech: harmonics with varying F0, noise, and a pause every two seconds."""
     samples = torch.arange(round(seconds * rate)).double() / rate
     f0 = 140 * 2 ** (0.3 * torch.sin(2 * torch.pi * 0.4 * samples))
     phase = 2 * torch.pi * (f0 / rate).cumsum(0)
@@ -101,11 +101,11 @@ def goal_met(value: float, goal: float) -> str:
 
 
 def offline(converter: Converter, voice: Tensor, speech: Wave, repeats: int) -> list[list[str]]:
-    """Real-time factors of whole conversions: computing time over duration."""
+    """Real-time factors of offline conversions: computing time over duration."""
     rows = []
     for seconds in (10, 60):
         source = lasting(speech, seconds * converter.sample_rate)
-        converter.convert(source, voice)  # the first run pays for what is made once
+        converter.convert(source, voice)  # warm-up
         took = []
         for _ in range(repeats):
             began = time.perf_counter()
@@ -118,7 +118,7 @@ def offline(converter: Converter, voice: Tensor, speech: Wave, repeats: int) -> 
 
 
 def memory(folder: Path, speech: Wave, rate: int, minutes: float, scratch: Path) -> list[list[str]]:
-    """Peak memory of the convert command, in a process of its own, on a long recording."""
+    """Peak memory of the convert command on a long recording, in a separate process."""
     with Writer(scratch / "long.wav", rate) as writer:
         for _ in range(round(minutes * 6)):
             writer.write(lasting(speech, 10 * rate))
@@ -143,7 +143,7 @@ def memory(folder: Path, speech: Wave, rate: int, minutes: float, scratch: Path)
 
 
 def streaming(converter: Converter, voice: Tensor, speech: Wave) -> list[list[str]]:
-    """Real-time factors chunk by chunk, and the slowest chunks: what a listener would notice."""
+    """Real-time factors of streaming, and the slowest chunks, which cause audible dropouts."""
     rows, rate = [], converter.sample_rate
     source = lasting(speech, 10 * rate)
     for chunk_ms in (10, 20, 40):
@@ -154,7 +154,7 @@ def streaming(converter: Converter, voice: Tensor, speech: Wave) -> list[list[st
             began = time.perf_counter()
             live.push(piece)
             took.append(1000 * (time.perf_counter() - began))
-        took = sorted(took[5:])  # the first ones pay for what is made once
+        took = sorted(took[5:])  # without the first chunks, which are warm-up
         slow = took[int(0.99 * len(took))]
         figure = f"{sum(took) / len(took) / chunk_ms:.3f} (99 % of chunks within {slow:.1f} ms)"
         name = f"real-time factor, live, chunks of {chunk_ms} ms (latency {live.latency_ms:g} ms)"
@@ -173,7 +173,7 @@ def loading(folder: Path, repeats: int) -> list[list[str]]:
 
 
 def one_thread() -> dict[str, str]:
-    """The environment of a process with one thread that finds this package."""
+    """Environment of a process with one thread and this repository on its path."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 

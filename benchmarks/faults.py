@@ -1,11 +1,11 @@
-"""Trainings killed at random instants end as undisturbed ones: ``python -m benchmarks.faults --kills 100``
+"""Trainings killed at random instants resume exactly: ``python -m benchmarks.faults --kills 100``
 
-Runs the tiny presets of the converter, the vocoder, the student and Wav2CLIP on noise, in one process and
-two, and kills them: SIGKILL, SIGTERM, Ctrl-C, one process alone (the other is then ended as torchrun would),
-a disk that is full, a disk that turns read-only (the last two on a small tmpfs, where mounting is permitted).
-The same command then runs to its end, and each tensor of its last checkpoint is compared with the undisturbed
-run's, bit by bit.
-Exit status 1 if anything was lost. Processes are forked from this one, which has loaded the libraries.
+Runs the tiny presets of the converter, the vocoder, the student and Wav2CLIP on noise, in one process and in
+two, and disturbs them: SIGKILL, SIGTERM, Ctrl-C, SIGKILL of one process (the other is then ended as torchrun
+would), a full disk, a disk that becomes read-only (the last two on a small tmpfs, if mounting is permitted).
+The same command then resumes and finishes, and its last checkpoint is compared with that of an undisturbed
+run, bit by bit. The exit code is 1 if any problem is found. Processes are forked from this one, which has
+loaded the libraries.
 """
 
 import os
@@ -46,7 +46,7 @@ TRAININGS = {
 LOOP = {"save-every": "3", "log-every": "4", "sample-every": "0", "trackers": "none"}
 FAULTS = ("SIGKILL", "SIGTERM", "Ctrl-C", "one process", "full disk", "read-only")
 ENDS_WITHIN_S = 60.0
-"""Of the death of one process, or of a signal."""
+"""Time within which a run must end after a fault, s."""
 TORCHRUN_WAITS_S = 30.0
 DISK_MIB = 48
 
@@ -54,10 +54,10 @@ DISK_MIB = 48
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = Arguments.described_by("benchmarks.faults", __doc__)
-    arguments.add_argument("--kills", type=int, default=100)
-    arguments.add_argument("--steps", type=int, default=18, help="of each training")
-    arguments.add_argument("--seed", type=int, default=0, help="of the instants")
-    arguments.add_argument("--only", choices=list(TRAININGS), help="one training")
+    arguments.add_argument("--kills", type=int, default=100, help="number of faults (default 100)")
+    arguments.add_argument("--steps", type=int, default=18, help="steps of each training (default 18)")
+    arguments.add_argument("--seed", type=int, default=0, help="random seed of the faults (default 0)")
+    arguments.add_argument("--only", choices=list(TRAININGS), help="run only this training")
     options = arguments.parse_args(argv)
     if options.kills < 1 or options.steps < 1:
         raise UserError("--kills and --steps must be at least 1")
@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def noise(folder: Path) -> Path:
-    """Four speakers with three recordings of noise each."""
+    """Write recordings of noise: four speakers with three each."""
     for number in range(12):
         wave = 0.1 * torch.randn(1, 1, 96_000, generator=torch.Generator().manual_seed(number))
         save(folder / f"speaker{number % 4}" / f"{number}.wav", wave, 16_000)
@@ -98,7 +98,7 @@ def noise(folder: Path) -> Path:
 
 
 def with_pictures(data: Path) -> Path:
-    """Add a picture of noise to each recording, and a CLIP with random weights that sees them."""
+    """Add a picture of noise to each recording, and a CLIP with random weights for them."""
     torch.manual_seed(0)
     for path in data.glob("*/*.wav"):
         pixels = torch.randint(256, (40, 40, 3), dtype=torch.uint8).numpy()
@@ -109,18 +109,18 @@ def with_pictures(data: Path) -> Path:
 
 
 class Run:
-    """One command, in one process or several."""
+    """A training command in one or several processes."""
 
     def __init__(self, name: str, count: int, data: Path, steps: int) -> None:
-        self.count, (self.module, own) = count, TRAININGS[name]
+        self.count, (self.module, extra) = count, TRAININGS[name]
         loop = [word for key, value in LOOP.items() for word in (f"--loop.{key}", value)]
-        own = [arg.format(data=data) for arg in own]
-        self.words = ["--preset", "tiny", "--data.path", str(data), *own, *loop, "--loop.cpu"]
+        extra = [arg.format(data=data) for arg in extra]
+        self.words = ["--preset", "tiny", "--data.path", str(data), *extra, *loop, "--loop.cpu"]
         self.words += ["--loop.steps", str(steps)]
         self.log = data.with_suffix(".log")
 
     def start(self, out: Path) -> list[int]:
-        """Fork the processes of this command and return their numbers."""
+        """Fork the processes of this command and return their process ids."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -156,32 +156,32 @@ class Run:
 
 
 def undisturbed(run: Run, out: Path) -> tuple[Path, float]:
-    """Let a run end by itself; its folder, and how long it took."""
+    """Run a training to its end; return its folder and duration in seconds."""
     began = time.monotonic()
     if any(statuses := [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in run.start(out)]):
         last = run.log.read_text(errors="replace").splitlines()[-1:]
-        raise UserError(f"{run.module} ends with {statuses} undisturbed: {' '.join(last)}")
+        raise UserError(f"{run.module} fails without faults, with status {statuses}: {' '.join(last)}")
     return out, time.monotonic() - began
 
 
 def disturb(run: Run, out: Path, kind: str, rng: random.Random, seconds: float) -> list[str]:
-    """Kill a run once at a random instant, then let the same command end; return what went wrong."""
+    """Disturb a run once at a random instant, then resume it to its end; return the problems found."""
     children = run.start(out)
     ended = wait(children, rng.uniform(0.0, seconds))
-    mend: Callable[[], object] = lambda: None  # noqa: E731
+    repair: Callable[[], object] = lambda: None  # noqa: E731
     if kind in ("full disk", "read-only") and not ended:
-        mend = fill(out.parent) if kind == "full disk" else turn(out.parent, "ro")
+        repair = fill(out.parent) if kind == "full disk" else make_read_only(out.parent)
     elif not ended:
         number = {"SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT}.get(kind, signal.SIGKILL)
         signal_all(children[:1] if kind == "one process" else children, number)
     found = []
     if not wait(children, max(ENDS_WITHIN_S, 4 * seconds)):
-        found.append(f"still runs {ENDS_WITHIN_S:g} s after it")
+        found.append(f"still runs {ENDS_WITHIN_S:g} s after the fault")
         for child in children:
             with suppress(ProcessLookupError, ChildProcessError):
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
-    mend()
+    repair()
     for folder in checkpoints(out):
         try:
             for file in folder.glob("*.safetensors"):
@@ -191,13 +191,13 @@ def disturb(run: Run, out: Path, kind: str, rng: random.Random, seconds: float) 
             found.append(f"{folder.name} cannot be read: {error}")
     statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in run.start(out)]
     last = run.log.read_text(errors="replace").splitlines()[-40:]
-    return found + ([f"started again, it ends with {statuses}:", *last] if any(statuses) else [])
+    return found + ([f"fails after resuming, with status {statuses}:", *last] if any(statuses) else [])
 
 
 def wait(children: list[int], seconds: float) -> bool:
-    """Whether all end within so long; those that have ended are taken off the list.
+    """Wait for child processes, removing ended ones from the list; return whether all ended in time.
 
-    When one fails, the others receive SIGTERM, and SIGKILL 30 s later, as torchrun ends what may wait for it.
+    When one fails, the others receive SIGTERM, and SIGKILL 30 s later, as with torchrun.
     """
     now, failed = time.monotonic(), False
     until, kill_at = now + seconds, now + seconds
@@ -223,7 +223,7 @@ def signal_all(children: Sequence[int], number: int) -> None:
 
 
 def differences(reference: Path, out: Path) -> list[str]:
-    """What the two runs' last checkpoints do not share, bit by bit; and what was left lying about."""
+    """Differences of the two runs' last checkpoints, bit by bit, and leftover temporary files."""
     left = [path.name for path in (out / "checkpoints").glob(".*")]
     ours, theirs = (checkpoints(folder)[-1:] for folder in (out, reference))
     if not ours or ours[0].name != theirs[0].name:
@@ -240,14 +240,14 @@ def differences(reference: Path, out: Path) -> list[str]:
 
 
 def same(one: Path, other: Path) -> bool:
-    """Whether two files hold the same tensors."""
+    """Whether two files contain equal tensors."""
     ours, theirs = load_weights(one), load_weights(other)
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 @contextmanager
 def small_disk(scratch: Path) -> Iterator[Path | None]:
-    """A tmpfs of ``DISK_MIB``; none where it may not be mounted."""
+    """Mount a tmpfs of ``DISK_MIB``; None if mounting is not permitted."""
     disk = scratch / "disk"
     disk.mkdir()
     words = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MIB}m", "tmpfs", str(disk)]
@@ -260,7 +260,7 @@ def small_disk(scratch: Path) -> Iterator[Path | None]:
 
 
 def fill(disk: Path) -> Callable[[], object]:
-    """Leave no byte on a disk; what is returned makes room again."""
+    """Fill a disk completely; return a function that frees the space."""
     filler = disk / "filler"
     with suppress(OSError), filler.open("wb") as file:
         while True:
@@ -269,9 +269,9 @@ def fill(disk: Path) -> Callable[[], object]:
     return filler.unlink
 
 
-def turn(disk: Path, how: str) -> Callable[[], object]:
-    """Make a disk read-only (``ro``), as far as it lets itself; what is returned makes it writable again."""
-    subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], capture_output=True)
+def make_read_only(disk: Path) -> Callable[[], object]:
+    """Remount a disk read-only, if possible; return a function that makes it writable again."""
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], capture_output=True)
     return lambda: subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
 
 

@@ -1,9 +1,9 @@
-"""Hostile files end in one sentence: ``python -m benchmarks.fuzz --cases 100000 --findings found``
+"""Fuzzing of file readers with corrupted files: ``python -m benchmarks.fuzz --cases 100000 --findings found``
 
-Hypothesis changes, cuts, repeats and joins bytes of good files and gives them to what reads them: recordings,
-manifests, configs, weights, exported models. A finding is whatever is no ``UserError`` and no error of the
-operating system that names a file; what takes over 5 s; over 1 GiB of memory; a crash; a pickle that ran. Its
-bytes are kept in ``--findings``. Exit status 1 if there is one. Needs the extra ``dev``, and Linux.
+Hypothesis changes, cuts, repeats and joins bytes of valid files, and passes the results to the readers of
+recordings, manifests, configs, weights and exported models. Findings are exceptions (except ``UserError`` and
+operating-system errors that name a file), over 5 s, over 1 GiB of memory, crashes, executed pickles. Their
+files are saved in ``--findings``. The exit code is 1 if there are any. Needs Linux and the extra ``dev``.
 """
 
 import json
@@ -38,19 +38,19 @@ from w2w.train_config import BASE, TrainConfig
 SECONDS = 5
 MEMORY_GIB = 1
 AT_ONCE = 1000
-"""Cases a process takes, before another is forked."""
+"""Cases per forked process."""
 
 
 class Target(NamedTuple):
     name: str
-    """Of the file that it is given."""
+    """Name of the file to read."""
     seeds: list[bytes]
-    """Good ones."""
+    """Contents of valid files."""
     read: Callable[[Path], Any]
 
 
 def targets(trap: Path) -> dict[str, Target]:
-    """What is tried; a pickle among the seeds makes ``trap`` if it is ever opened."""
+    """Readers to test, by name; pickles among the seeds create ``trap`` if they are ever executed."""
     weights = tensors({"a": torch.zeros(2, 3), "b": torch.ones(4, dtype=torch.float16)})
     config = to_json(BASE).encode()
     rows = b"path,speaker,text,split,duration\na.wav,her,words,train,1.5\nb.flac,,,test,\n"
@@ -73,7 +73,7 @@ def targets(trap: Path) -> dict[str, Target]:
 
 
 class Trap:
-    """Something whose pickle writes a file when it is opened."""
+    """An object with a pickle that creates a folder when it is loaded."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -90,7 +90,7 @@ def _sound(kind: str) -> bytes:
 
 
 def change(content: bytes, changes: list[tuple[str, float, bytes]]) -> bytes:
-    """Apply changes, each at a share of the length."""
+    """Apply changes (kind, position as a fraction of the length, bytes)."""
     for kind, share, new in changes:
         at = round(share * len(content))
         match kind:
@@ -116,9 +116,9 @@ CHANGES = st.lists(st.tuples(KINDS, st.floats(0, 1), VALUES), max_size=6)
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = Arguments.described_by("benchmarks.fuzz", __doc__)
-    arguments.add_argument("--cases", type=int, default=100_000, help="of all targets together")
-    arguments.add_argument("--findings", type=Path, default=Path("findings"), help="folder for their bytes")
-    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--cases", type=int, default=100_000, help="total number (default 100000)")
+    arguments.add_argument("--findings", type=Path, default=Path("findings"), help="folder for their files")
+    arguments.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     options = arguments.parse_args(argv)
     if options.cases < 1:
         raise UserError(f"--cases {options.cases} must be at least 1")
@@ -131,15 +131,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                 number = min(AT_ONCE, wanted - start)
                 findings |= forked(target, Path(scratch), number, options.seed + start, options.findings)
             if (Path(scratch) / "trap").exists():
-                findings.add("a pickle was opened")
+                findings.add("a pickle was executed")
             rows.append([name, str(wanted), "; ".join(sorted(findings)) or "none"])
             found += len(findings)
-    show(f"{sum(int(row[1]) for row in rows)} cases", ["what is read", "cases", "findings"], rows)
+    show(f"{sum(int(row[1]) for row in rows)} cases", ["reader", "cases", "findings"], rows)
     raise SystemExit(bool(found))
 
 
 def forked(target: Target, scratch: Path, cases: int, first: int, findings: Path) -> set[str]:
-    """Try cases in a process of their own; return what was found."""
+    """Test cases in a separate process; return the findings."""
     report = scratch / "report"
     report.unlink(missing_ok=True)
     sys.stdout.flush()
@@ -159,7 +159,7 @@ def forked(target: Target, scratch: Path, cases: int, first: int, findings: Path
 
 
 def attempt(target: Target, scratch: Path, cases: int, first: int, findings: Path) -> set[str]:
-    """Read so many changed files; name what goes wrong by its kind and place."""
+    """Read changed files, and return descriptions of the findings."""
     folder, kinds = scratch / "case", set[str]()
     folder.mkdir(exist_ok=True)
     now = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
@@ -197,7 +197,7 @@ def attempt(target: Target, scratch: Path, cases: int, first: int, findings: Pat
 
 
 class TooLong(BaseException):
-    """A reader did not come to an end."""
+    """A reader exceeded ``SECONDS``."""
 
 
 def _too_long(number: int, frame: Any) -> None:
@@ -205,7 +205,7 @@ def _too_long(number: int, frame: Any) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """The kind of an error, and the last line of ours that it passed."""
+    """The type of an error, and the innermost line of our code in its traceback."""
     place, here = error.__traceback__, Path(__file__).resolve()
     line = ""
     while place:
@@ -217,7 +217,7 @@ def describe(error: BaseException) -> str:
 
 
 def keep(findings: Path, target: Target, content: bytes, what: str) -> str:
-    """Keep the bytes of a finding, the first of its kind."""
+    """Save the bytes of a finding, only the first of its kind."""
     findings.mkdir(parents=True, exist_ok=True)
     file = findings / f"{what.replace('/', '_').replace(' ', '_')}.{target.name}"
     if not file.exists():

@@ -1,13 +1,13 @@
-"""How fast live conversion is, chunk by chunk: ``python -m benchmarks.live [--chunk-ms 10 13 20 40]``
+"""Speed of live conversion, chunk by chunk: ``python -m benchmarks.live [--chunk-ms 10 13 20 40]``
 
     python -m benchmarks.live --engine onnx eager
     python -m benchmarks.live --engine onnx --peer CHECKOUT      # of LLVC's published code
     python -m benchmarks.live --engine onnx --soak-minutes 60
 
-One thread; chunks follow one another at once. All take short turns, so that a machine that
-is slower for a while is so for each. The factor is computing time over the sound's; that of the processor
-leaves out what other programs took. LLVC runs in a process of its own, by its own streaming function, at its
-13 ms, with its weights where the checkout has them.
+Runs on one thread, with no pause between chunks. All systems take short turns, so that slowdowns of the
+machine affect all of them. The factor is computing time over the sound's duration; that of the processor
+excludes time used by other programs. LLVC runs in a separate process, with its own streaming function, chunks
+of 13 ms, and its weights if the checkout contains them.
 """
 
 import math
@@ -35,22 +35,22 @@ from w2w.watermark import Marker
 
 Wave = Float[Tensor, "1 1 samples"]
 TURN_S = 5.0
-"""Seconds of sound in a turn."""
+"""Sound per turn, s."""
 GOALS = {10.0: (0.2, None), 20.0: (0.1, 8.0)}
-"""By chunk in ms: the most computing time over the sound's, and the most ms for 99 % of chunks."""
+"""Chunk in ms to maxima: of computing time over duration, and of the 99th percentile of chunk times in ms."""
 GOAL_PEER = 0.2
-"""The most computing time over the peer's, both at its chunk."""
+"""Maximum of our computing time over the peer's, both with the peer's chunks."""
 
 
 @dataclass(kw_only=True)
 class Contestant:
-    """One who takes turns, and how long each chunk took."""
+    """A system that takes turns, with the times of its chunks."""
 
     name: str
     chunk_ms: float
     latency_ms: float | None
     turn: Callable[[Wave], tuple[list[float], float]]
-    """Processes some seconds; returns the seconds that each chunk took, and those of the processor in all."""
+    """Processes a wave; returns the seconds of each chunk, and the processor seconds in total."""
     took: list[float] = field(default_factory=list)
     processor_s: float = 0.0
 
@@ -60,7 +60,7 @@ class Contestant:
 
     @property
     def processor_factor(self) -> float:
-        """The processor's time over the sound's: what other programs take from it does not count."""
+        """Processor time over the duration of the sound, without time used by other programs."""
         return 1000 * self.processor_s / (len(self.took) * self.chunk_ms)
 
 
@@ -74,18 +74,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="FOLDER",
         help="exported converter (default: released_live)",
     )
-    option("--speech", metavar="FILE", help="a recording (default: a sound with pitch and pauses)")
-    option("--seconds", type=float, default=60.0, help="of sound for each (default 60)")
+    option("--speech", metavar="FILE", help="recording (default: a synthetic sound with pitch and pauses)")
+    option("--seconds", type=float, default=60.0, help="sound for each system (default 60)")
     option("--chunk-ms", type=float, nargs="+", default=[10.0, 13.0, 20.0, 40.0], metavar="MS")
     option("--engine", nargs="+", default=["eager", "onnx"], choices=("eager", "onnx"))
-    option("--rate", type=int, metavar="HZ", help="of the chunks (default: the converter's)")
+    option("--rate", type=int, metavar="HZ", help="sample rate of the chunks (default: the converter's)")
     option("--peer", type=Path, metavar="CHECKOUT", help="folder of LLVC's published code")
-    option("--soak-minutes", type=float, metavar="N", help="only stream so many minutes, watching memory")
+    option("--soak-minutes", type=float, metavar="N", help="only stream N minutes, to check memory and speed")
     args = arguments.parse_args(argv)
     if not all(1 <= length < math.inf for length in (args.seconds, args.soak_minutes or 1.0)):
         raise UserError("--seconds and --soak-minutes must be at least 1")
     if not all(1 <= chunk_ms <= 1000 for chunk_ms in args.chunk_ms):
-        raise UserError("--chunk-ms must be within 1 and 1000 ms")
+        raise UserError("--chunk-ms must be between 1 and 1000 ms")
     torch.set_num_threads(1)
     converter = Converter.from_pretrained(args.checkpoint)
     rate = args.rate or converter.sample_rate
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
             contestants.append(theirs)
             compete(contestants, speech, args.seconds, rate)
-    heads = ["who", "chunk", "latency", "factor", "of processor", "median", "99 %", "worst", "goal", "met"]
+    heads = ["system", "chunk", "latency", "factor", "of processor", "median", "99 %", "worst", "goal", "met"]
     title = f"{args.seconds:g} s at {rate} Hz, on {machine()}"
     show(title, heads, [row(contestant) for contestant in contestants])
     if args.peer is not None:
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def ours(converter: Converter, voice: Tensor, chunk_ms: float, rate: int, engine: str) -> Contestant:
-    """A stream that goes on over all its turns."""
+    """Our converter with one stream that continues over all turns."""
     chunk = round(chunk_ms * rate / 1000)
     live = converter.stream(voice, chunk, sample_rate=rate, engine=engine)
 
@@ -134,7 +134,7 @@ def ours(converter: Converter, voice: Tensor, chunk_ms: float, rate: int, engine
 
 
 def compete(contestants: Sequence[Contestant], speech: Wave, seconds: float, rate: int) -> None:
-    """Have each process as many seconds, turn by turn; what is made once is made before."""
+    """Run all contestants on the same sound in turns, after a warm-up."""
     warm = lasting(speech, rate)
     for contestant in contestants:
         contestant.turn(warm)
@@ -142,7 +142,7 @@ def compete(contestants: Sequence[Contestant], speech: Wave, seconds: float, rat
     turn_samples = round(seconds / n_turns * rate)
     whole = lasting(speech, turn_samples * n_turns)
     for number, wave in enumerate(whole.split(turn_samples, dim=-1)):
-        # The order turns too, for whoever always came after the same one would find the same caches.
+        # The order rotates, because the state of the caches depends on the previous contestant.
         for place in range(len(contestants)):
             contestant = contestants[(place + number) % len(contestants)]
             took, processor_s = contestant.turn(wave)
@@ -165,7 +165,7 @@ def row(contestant: Contestant) -> list[str]:
 
 
 def against(contestants: Sequence[Contestant]) -> None:
-    """Our computing time over the peer's, at its chunk."""
+    """Print our computing time over the peer's, with the peer's chunks."""
     *rest, theirs = contestants
     same = [contestant for contestant in rest if contestant.chunk_ms == theirs.chunk_ms]
     if not same:
@@ -182,16 +182,16 @@ def against(contestants: Sequence[Contestant]) -> None:
 
 
 TURNS = 41
-"""Of a second each, in which a session that has run for long is held against a fresh one."""
+"""Turns of one second each, in which a session that has run for long is compared with a fresh one."""
 MOST_GROWTH_MIB, MOST_SLOWING = 8.0, 1.1
-"""What still counts as flat: what an allocator may keep, and the noise of a shared machine."""
+"""Tolerances of "flat": memory held by the allocator, and timing noise of a shared machine."""
 
 
 def soak(
     converter: Converter, voice: Tensor, speech: Wave, minutes: float, chunk_ms: float, rate: int, engine: str
 ) -> None:
-    """Stream that long with everything the command does: mark, meters, voices and pitch that change."""
-    # Another voice to go over to and back.
+    """Stream for some minutes as the live command does: with watermark, meters and changes of the voice."""
+    # A second voice to switch to and back.
     other = voice + 0.1 * torch.randn(voice.shape, generator=torch.Generator().manual_seed(0)).to(voice)
 
     def begun() -> Session:
@@ -211,17 +211,17 @@ def soak(
             for chunk in whole:
                 session.push(chunk)
             memory.append(psutil.Process().memory_info().rss / 2**20)
-        slower = beside(session, begun(), whole)
+        slower = slowdown(session, begun(), whole)
     print(
         f"{round(minutes)} minutes at once, {engine}, chunks of {chunk_ms:g} ms at {rate} Hz, watermarked,"
         f" the voice changing every minute, on {machine()}: {verdict(memory, slower)}"
     )
 
 
-def beside(old: Session, fresh: Session, chunks: Sequence[Wave]) -> float:
-    """The computing time of a session that has run for long over that of a fresh one, taking turns.
+def slowdown(old: Session, fresh: Session, chunks: Sequence[Wave]) -> float:
+    """The computing time of a session that has run for long over that of a fresh one, measured in turns.
 
-    Unlike two times an hour apart, it does not depend on what else the machine has done meanwhile.
+    Unlike measurements an hour apart, this does not depend on the machine's load in between.
     """
     ratios, size = [], min(max(round(1 / old.load.chunk_s), 1), len(chunks))
     for turn in range(TURNS):
@@ -237,9 +237,9 @@ def beside(old: Session, fresh: Session, chunks: Sequence[Wave]) -> float:
 
 
 def verdict(memory: Sequence[float], slower: float) -> str:
-    """Whether memory stayed flat from the first to the last tenth, and time beside a fresh session's."""
+    """Describe the growth of memory from the first to the last tenth, and the slowdown; "flat" if small."""
     tenth = max(len(memory) // 10, 1)
-    # The first minute pays for what is made once.
+    # The first minute is warm-up.
     early, late = memory[1 : 1 + tenth] or memory, memory[-tenth:]
     grown = float(np.median(late) - np.median(early))
     flat = grown <= MOST_GROWTH_MIB and slower <= MOST_SLOWING

@@ -1,8 +1,8 @@
-"""LLVC's published streaming code, timed in a process of its own: its imports would clash with others.
+"""LLVC's published streaming code, timed in a separate process, because its imports would clash with ours.
 
-Nothing in the checkout is changed: its ``infer.infer_stream`` runs as it is, with a clock in place of its
-``time``. Two of its imports are stood in for: ``utils``, which only training needs, and, where speechbrain is
-not installed, its sinusoids.
+The checkout is unchanged: its ``infer.infer_stream`` runs as it is, with a clock instead of its ``time``. Two
+of its imports are replaced by stubs: ``utils``, which only training needs, and the position encoding of
+speechbrain, if that is not installed.
 """
 
 import importlib
@@ -25,15 +25,15 @@ from data.audio import load, save
 from engine.user_error import UserError
 
 CHUNK_MS = 13.0
-"""The chunk it is published with."""
+"""Chunk length of the published model, ms."""
 NEEDED = ("infer.py", "model.py", "cached_convnet.py", "experiments/llvc/config.json")
 WEIGHTS = "llvc_models/models/checkpoints/llvc/G_500000.pth"
-"""Where its own script looks for its weights."""
+"""Path of the weights within the checkout, as in its own script."""
 ROOT = Path(__file__).resolve().parents[1]
 
 
 class Sinusoids(nn.Module):
-    """The position encoding that the peer takes from speechbrain: sines and cosines, as many as asked for."""
+    """Sinusoidal position encoding that replaces speechbrain's."""
 
     def __init__(self, input_size: int, max_len: int = 2500) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Sinusoids(nn.Module):
 
 
 class Peer:
-    """The other process: waits, takes a turn when it is asked to, ends with the ``with`` block."""
+    """The peer's process, which runs within a ``with`` block and processes the wave at every ``turn``."""
 
     def __init__(self, checkout: Path, wave: Float[Tensor, "1 1 samples"]) -> None:
         missing = [name for name in NEEDED if not (checkout / name).is_file()]
@@ -81,7 +81,7 @@ class Peer:
         self.scratch.cleanup()
 
     def turn(self) -> tuple[list[float], float]:
-        """Process the wave once; return the seconds of each chunk, and those of the processor."""
+        """Process the wave once; return the seconds of each chunk, and the processor seconds in total."""
         assert self.process.stdin is not None
         self.process.stdin.write("turn\n")
         self.process.stdin.flush()
@@ -93,19 +93,19 @@ class Peer:
         line = self.process.stdout.readline()
         if not line:
             _, stderr = self.process.communicate()
-            last = stderr.strip().splitlines()[-1] if stderr.strip() else "nothing was said"
+            last = stderr.strip().splitlines()[-1] if stderr.strip() else "no error message"
             raise UserError(f"--peer {self.checkout}: its code ended: {last}")
         return json.loads(line)
 
 
 class Clock:
-    """Stands where the peer reads the time, before and after each chunk, and keeps what it read."""
+    """Replaces the peer's ``time`` module, which it reads before and after each chunk, and records times."""
 
     def __init__(self) -> None:
         self.read: list[float] = []
 
     def time(self) -> float:
-        """Seconds, of a clock finer than the peer's."""
+        """Seconds, by a clock of higher resolution than the peer's."""
         self.read.append(time.perf_counter())
         return self.read[-1]
 
@@ -138,7 +138,7 @@ def stand_in(name: str, **names: Any) -> ModuleType:
 
 
 def opened(checkout: Path, infer: Any) -> tuple[nn.Module, int, str]:
-    """Its network, rate, and what its weights are."""
+    """The peer's network, its sample rate, and a description of its weights."""
     settings, weights = checkout / "experiments/llvc/config.json", checkout / WEIGHTS
     if weights.is_file():
         model, rate = infer.load_model(str(weights), str(settings))
@@ -150,7 +150,7 @@ def opened(checkout: Path, infer: Any) -> tuple[nn.Module, int, str]:
 
 def serve(checkout: Path, source: Path) -> None:
     torch.set_num_threads(1)
-    answers, sys.stdout = sys.stdout, sys.stderr  # what the peer prints is no answer
+    answers, sys.stdout = sys.stdout, sys.stderr  # keeps the peer's own output apart from the answers
     infer = imported(checkout)
     model, rate, weights = opened(checkout, infer)
     clock = Clock()

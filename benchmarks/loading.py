@@ -1,8 +1,8 @@
-"""How fast training gets its speech: ``python -m benchmarks.loading --data.path MANIFEST_OR_SHARDS``
+"""Speed of data loading for training: ``python -m benchmarks.loading --data.path MANIFEST_OR_SHARDS``
 
-Prints seconds of audio delivered in crops for each second, by worker processes, beside the decoder's ceiling
-(whole files decoded one after the other on one thread, nothing else); then, with ``--rows N``, how long a
-manifest of N rows and an index of ``--shards`` shards take to start from, and their memory.
+Prints seconds of audio delivered in crops per second, by number of worker processes, and the decoder's limit
+(whole files decoded one after the other on one thread). With ``--rows N``, also prints the start-up time and
+memory with a manifest of N rows and with an index of ``--shards`` shards.
 """
 
 import os
@@ -31,7 +31,7 @@ CROP_S = 2.0
 
 
 def delivered(config: DataConfig, workers: int, seconds: float) -> float:
-    """Seconds of audio a second, after the first batches."""
+    """Seconds of audio loaded per second, after the first batch."""
     source = batches(config, seed=0, workers=workers)(0)
     next(source)
     count, began = 0, time.monotonic()
@@ -42,7 +42,7 @@ def delivered(config: DataConfig, workers: int, seconds: float) -> float:
 
 
 def ceiling(path: str, rate: int, seconds: float) -> float:
-    """Seconds of audio a second of decoding alone."""
+    """Seconds of audio decoded per second, without any other processing."""
     with tempfile.TemporaryDirectory() as folder:
         rows = first_rows(path, "train", Path(folder)) if names_shards(path) else split_rows(path, "train")
         files = [row.path for row in islice(rows, 2_000)]
@@ -55,7 +55,7 @@ def ceiling(path: str, rate: int, seconds: float) -> float:
 
 
 def long_manifest(rows: int) -> Iterator[str]:
-    """Lines of a manifest of recordings that do not exist, of a tenth of a per cent as many speakers."""
+    """Lines of a manifest of non-existent recordings, with one speaker per 1 000 recordings."""
     rng = np.random.default_rng(0)
     yield "path,speaker,split,duration\n"
     for first in range(0, rows, 100_000):
@@ -68,7 +68,7 @@ def long_manifest(rows: int) -> Iterator[str]:
 
 
 def start(path: str) -> tuple[float, float]:
-    """Seconds until batches could be drawn and the data is known again, and MiB, in this process."""
+    """Seconds until batches could be drawn and the data's contents are known, and peak memory in MiB."""
     began = time.monotonic()
     config = DataConfig(path=path, equal_speakers=True)
     speech_crops(config)
@@ -77,7 +77,7 @@ def start(path: str) -> tuple[float, float]:
 
 
 def starts(rows: int, n_shards: int) -> None:
-    """Print what it takes to start from a long manifest, twice, and from many shards."""
+    """Print start-up time and memory with a long manifest, without and with cache, and with many shards."""
     with tempfile.TemporaryDirectory() as folder:
         manifest, shards = Path(folder) / "manifest.csv", Path(folder) / "shards"
         with manifest.open("w") as file:
@@ -110,18 +110,18 @@ def starts(rows: int, n_shards: int) -> None:
 def main() -> None:
     arguments = Arguments.described_by("benchmarks.loading", __doc__)
     option = arguments.add_argument
-    option("--data.path", dest="path", default="", help="a manifest, a folder, or shards")
+    option("--data.path", dest="path", default="", help="manifest, folder, or shards")
     option("--sample-rate", type=int, default=16_000, help="Hz (default 16000)")
-    option("--seconds", type=float, default=20.0, help="of each measurement (default 20)")
-    option("--rows", type=int, default=0, help="of the manifest to start from (default: none)")
-    option("--shards", type=int, default=1_000, help="to start from (default 1000)")
-    option("--start", default="", help="print seconds and MiB of one start")
+    option("--seconds", type=float, default=20.0, help="duration of each measurement (default 20)")
+    option("--rows", type=int, default=0, help="rows of a manifest to measure start-up with (default: none)")
+    option("--shards", type=int, default=1_000, help="shards to measure start-up with (default 1000)")
+    option("--start", default="", help="print seconds and MiB of one start-up with this data")
     given = arguments.parse_args()
     if given.start:
         print(*start(given.start))
         return
     if not (given.path or given.rows):
-        raise UserError("name speech to load by --data.path, or a number of rows to start from by --rows")
+        raise UserError("give recordings to load by --data.path, or a number of manifest rows by --rows")
     print(machine())
     if given.path:
         samples = round(CROP_S * given.sample_rate)
@@ -130,12 +130,12 @@ def main() -> None:
         )
         cold = DataConfig(**{**vars(config), "cache_gib": 0.0})
         top = ceiling(given.path, given.sample_rate, given.seconds)
-        table = [["decoder alone", f"{top:.0f}", "1.00"]]
+        table = [["decoder only", f"{top:.0f}", "1.00"]]
         for name, one in (("in memory", config), ("from files", cold)):
             for workers in WORKERS:
                 speed = delivered(one, workers, given.seconds)
                 table.append([f"{name}, {workers} workers", f"{speed:.0f}", f"{speed / top:.2f}"])
-        show(f"Audio of {given.path}", ["", "audio-seconds a second", "of the decoder's"], table)
+        show(f"Audio of {given.path}", ["", "audio-seconds per second", "of the decoder's"], table)
     if given.rows:
         starts(given.rows, given.shards)
 

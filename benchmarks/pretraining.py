@@ -1,9 +1,9 @@
-"""Learning from speech beside transformers: ``python -m benchmarks.pretraining steps --size small``
+"""Speed of self-supervised training compared with transformers: ``python -m benchmarks.pretraining steps``
 
-``steps`` times one training step (masks, forward, backward, Adam) of each of our forms and of transformers'
-Wav2Vec2ForPreTraining with the same convolutions and transformer, in turn, on one thread, in processor
-seconds. ``curve --data.paths …`` trains the plain form and the 2.0 form on the same speech towards the same
-targets and prints their loss on held-out speech over processor seconds: ``benchmarks/pretraining_curve.py``.
+``steps`` times one training step (masks, forward, backward, Adam) of each of our methods and of transformers'
+Wav2Vec2ForPreTraining with the same convolutions and transformer, in turns, on one thread, in processor
+seconds. ``curve --data.paths …`` trains data2vec and data2vec 2.0 on the same speech and targets, and prints
+the loss on held-out speech over processor seconds: ``benchmarks/pretraining_curve.py``.
 """
 
 import sys
@@ -30,26 +30,26 @@ from pretrain.speech.regression import RegressionConfig, TeacherConfig
 from pretrain.speech.student import MultiMaskConfig
 
 GOAL = 0.8
-"""Of the published step's time."""
+"""Maximum time of our step relative to that of transformers."""
 SIZES = {
     "small": SpeechEncoderConfig(
         conv_dims=(128,) * 7, hidden=256, layers=4, heads=4, ffn=1024, attention_dropout=0.0
     ),
     "base": SpeechEncoderConfig(attention_dropout=0.0),
 }
-"""Without dropout of attention weights, in theirs too: with it, both fall back to slow attention on a CPU."""
+"""Both run without attention dropout, with which both fall back to slow attention on a CPU."""
 OPTIM = OptimConfig(lr=1e-4, betas=(0.9, 0.98), eps=1e-6)
 Wave = Float[Tensor, "batch 1 samples"]
 
 
 class Step(NamedTuple):
     run: Callable[[], object]
-    margs: float
-    """Margs frames that it learns from."""
+    masked: float
+    """Expected number of masked frames per step."""
 
 
-def forms(model: SpeechEncoderConfig) -> dict[str, PretrainingConfig]:
-    """Our forms at one size; the first solves the same problem as theirs."""
+def methods(model: SpeechEncoderConfig) -> dict[str, PretrainingConfig]:
+    """Our training methods at one size; the first has the same loss as that of transformers."""
     top = min(8, model.layers)
     plain = PretrainingConfig(
         model=model, regression=RegressionConfig(teacher=TeacherConfig(top=top)), optim=OPTIM
@@ -72,16 +72,16 @@ def our_step(config: PretrainingConfig, wave: Wave, *, bf16: bool) -> Step:
     mask = config.student.mask
     rows = len(wave) * (config.student.masks if isinstance(config.student, MultiMaskConfig) else 1)
     frames = config.model.frames(wave.shape[-1])
-    hidden = torch.stack([_hidden(1, frames, mask.share, mask.span).sum() for _ in range(50)])
-    return Step(run, rows * float(hidden.float().mean()))
+    masked = torch.stack([_mask(1, frames, mask.share, mask.span).sum() for _ in range(50)])
+    return Step(run, rows * float(masked.float().mean()))
 
 
-def _hidden(rows: int, frames: int, share: float, span: int) -> Tensor:
+def _mask(rows: int, frames: int, share: float, span: int) -> Tensor:
     return torch.from_numpy(_compute_mask_indices((rows, frames), share, span))
 
 
 def their_step(model: SpeechEncoderConfig, wave: Wave, *, bf16: bool) -> Step:
-    """Forward, backward and Adam of Wav2Vec2ForPreTraining; masks and negatives by its own functions."""
+    """A step of Wav2Vec2ForPreTraining: masks, negatives (by its own functions), forward, backward, Adam."""
     config = Wav2Vec2Config(
         conv_dim=list(model.conv_dims),
         conv_kernel=list(model.conv_kernels),
@@ -118,39 +118,39 @@ def their_step(model: SpeechEncoderConfig, wave: Wave, *, bf16: bool) -> Step:
         optimizer.zero_grad(set_to_none=True)
         return loss
 
-    hidden = torch.stack([_hidden(*shape, 0.65, 10).sum() for _ in range(50)])
-    return Step(run, float(hidden.float().mean()))
+    masked = torch.stack([_mask(*shape, 0.65, 10).sum() for _ in range(50)])
+    return Step(run, float(masked.float().mean()))
 
 
 def compare_steps(argv: Sequence[str]) -> None:
     arguments = Arguments.described_by("benchmarks.pretraining steps", __doc__)
     option = arguments.add_argument
     option("--size", choices=list(SIZES), default="small")
-    option("--clips", type=int, default=4, help="in a batch")
-    option("--seconds", type=float, default=6.0, help="of a clip")
-    option("--repeats", type=int, default=7, help="turns of which the median is taken")
-    option("--bf16", action="store_true", help="both in bfloat16 where that is safe")
+    option("--clips", type=int, default=4, help="clips per batch (default 4)")
+    option("--seconds", type=float, default=6.0, help="length of a clip (default 6)")
+    option("--repeats", type=int, default=7, help="turns, of which the median is reported (default 7)")
+    option("--bf16", action="store_true", help="run both in bfloat16 autocast")
     args = arguments.parse_args(argv)
     torch.manual_seed(0)
     torch.set_num_threads(1)
     wave = torch.randn(args.clips, 1, int(16_000 * args.seconds))
     model = SIZES[args.size]
-    names = ["transformers, Wav2Vec2ForPreTraining", *forms(model)]
+    names = ["transformers, Wav2Vec2ForPreTraining", *methods(model)]
     steps = [their_step(model, wave, bf16=args.bf16)]
-    steps += [our_step(config, wave, bf16=args.bf16) for config in forms(model).values()]
+    steps += [our_step(config, wave, bf16=args.bf16) for config in methods(model).values()]
     took = in_turns([step.run for step in steps], args.repeats)
     rows = []
     for name, step, seconds in zip(names, steps, took):
         ratio = median(a / b for a, b in zip(seconds, took[0]))
-        per_second = step.margs / median(seconds)
-        faster = median(step.margs / a / (steps[0].margs / b) for a, b in zip(seconds, took[0]))
+        per_second = step.masked / median(seconds)
+        faster = median(step.masked / a / (steps[0].masked / b) for a, b in zip(seconds, took[0]))
         goal = "" if step is steps[0] or "2.0" in name else "yes" if ratio <= GOAL else "NO"
         rows.append(
             [name, f"{median(seconds):.3f}", f"{ratio:.2f}", goal, f"{per_second:.0f}", f"{faster:.2f}"]
         )
     print(machine())
     precision = "bfloat16" if args.bf16 else "float32"
-    heads = ["step", "seconds", "of theirs", f"≤ {GOAL}", "margs frames / s", "times theirs"]
+    heads = ["step", "seconds", "of theirs", f"≤ {GOAL}", "masked frames / s", "times theirs"]
     show(f"{args.size}, {args.clips} × {args.seconds:g} s, {precision}, {args.repeats} turns", heads, rows)
 
 

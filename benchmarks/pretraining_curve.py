@@ -1,11 +1,10 @@
-"""Seconds to the same loss: ``python -m benchmarks.pretraining curve --teacher FOLDER --data.paths …``
+"""Time to equal loss: ``python -m benchmarks.pretraining curve --teacher FOLDER --data.paths …``
 
-The plain form and that of data2vec 2.0 train from the same weights, on the same speech, in turns of processor
-seconds. So that the loss is the same quantity for both, the teacher stands still and is common to both: a
-trained speech encoder (of random weights nothing can be guessed but the mean). The loss is the masked
-regression of its targets on held-out clips, under the same masks. What is compared is thus the time that the
-two ways of showing a clip take to teach the same; a teacher that moves would be another's. An update learns
-from about as many masked frames in both: with 8 masks a clip, the 2.0 form takes an eighth of the clips.
+data2vec (plain) and data2vec 2.0 train from the same initial weights, on the same speech, in turns of
+processor seconds. To make their losses comparable, both have the same frozen teacher instead of moving
+averages, which would differ: a trained speech encoder (only the mean of random weights' targets could be
+predicted). The loss is the masked regression of its targets on held-out clips, with the same masks. An update
+has about as many masked frames in both: with 8 masks per clip, data2vec 2.0 uses an eighth of the clips.
 """
 
 import time
@@ -29,22 +28,22 @@ from pretrain.speech.regression import Regression, RegressionConfig, Teacher, Te
 from pretrain.speech.student import MaskToken, MaskTokenConfig, MultiMask, MultiMaskConfig, gather_frames
 
 GOAL = 2.0
-"""Times fewer seconds that the 2.0 form should take."""
+"""Minimum speed-up of data2vec 2.0 in time to equal loss."""
 MODEL = SpeechEncoderConfig(
     conv_dims=(128,) * 7, hidden=256, layers=4, heads=4, ffn=1024, dropout=0.0, attention_dropout=0.0
 )
-"""The published convolutions, narrower."""
+"""The published convolutions with fewer channels."""
 FILTERBANK = replace(
     MODEL, conv_dims=(256, 256), conv_kernels=(400, 4), conv_strides=(160, 2), conv_bias=True, filterbank=True
 )
 
 
 class CommonTeacher:
-    """A frozen encoder and what data2vec would have a student guess of it."""
+    """A frozen encoder that computes data2vec's regression targets."""
 
     def __init__(self, encoder: SpeechEncoder, top: int, student: SpeechEncoderConfig) -> None:
         more = encoder.config.receptive_field - student.receptive_field
-        self.margins = (more // 2, more - more // 2)  # its frames are the student's, however far each sees
+        self.margins = (more // 2, more - more // 2)  # aligns its frames with the student's
         self.encoder = encoder.eval().requires_grad_(False)
         self.teacher = Teacher(encoder, TeacherConfig(top=top))
 
@@ -56,7 +55,7 @@ class CommonTeacher:
 
 @dataclass
 class Learner:
-    """One form on its way."""
+    """A method in training, with its time and validation losses."""
 
     name: str
     config: MaskTokenConfig | MultiMaskConfig
@@ -68,7 +67,7 @@ class Learner:
     """Processor seconds and validation loss."""
 
     def build(self, model: SpeechEncoderConfig) -> None:
-        """Make the networks, from the same first weights for every form."""
+        """Build the networks, with the same initial weights for every method."""
         seed_step(0, 0)
         self.encoder = SpeechEncoder(model)
         match self.config:
@@ -99,7 +98,7 @@ class Learner:
 
     @torch.no_grad()
     def validate(self, clips: Sequence[Clips], teacher: CommonTeacher) -> float:
-        """Note the loss on held-out clips, always under the same masks."""
+        """Append the loss on held-out clips, always with the same masks, to the curve."""
         for module in (self.encoder, self.student, self.head):
             module.eval()
         seed_step(0, 0, 1)
@@ -109,13 +108,13 @@ class Learner:
 
 
 def loss_of_the_mean(clips: Sequence[Clips], teacher: CommonTeacher) -> float:
-    """Return the loss of the best constant guess, below which something has been learned."""
+    """The loss of the best constant prediction, the baseline."""
     targets = torch.cat([teacher(c.wave).flatten(0, 1) for c in clips])
     return float(targets.var(0).sum()) * targets.shape[-1] ** -0.5
 
 
 def seconds_to(curve: Sequence[tuple[float, float]], loss: float) -> float:
-    """Return when a curve first reaches a loss, between its points on a line."""
+    """The time at which a curve first reaches a loss, by linear interpolation."""
     before = curve[0]
     for point in curve:
         if point[1] <= loss:
@@ -131,15 +130,15 @@ def compare_curves(argv: Sequence[str]) -> None:
     arguments = Arguments.described_by("benchmarks.pretraining curve", __doc__)
     option = arguments.add_argument
     option("--data.paths", dest="paths", nargs="+", required=True, help="manifests of speech")
-    option("--teacher", required=True, help="folder of a speech encoder, to be guessed")
-    option("--seconds", type=float, default=240.0, help="processor seconds of each form")
-    option("--every", type=float, default=20.0, help="processor seconds between points")
-    option("--batch-seconds", type=float, default=48.0, help="speech in the plain form's batch")
-    option("--batch-seconds-2.0", type=float, dest="batch_seconds_2", help="the 2.0 form's")
-    option("--masks", type=int, default=8, help="of the 2.0 form, a clip")
+    option("--teacher", required=True, help="folder of the speech encoder that gives the targets")
+    option("--seconds", type=float, default=240.0, help="processor seconds of each method (default 240)")
+    option("--every", type=float, default=20.0, help="processor seconds between validations (default 20)")
+    option("--batch-seconds", type=float, default=48.0, help="speech per batch, plain (default 48)")
+    option("--batch-seconds-2.0", type=float, dest="batch_seconds_2", help="speech per batch, data2vec 2.0")
+    option("--masks", type=int, default=8, help="masks per clip, data2vec 2.0 (default 8)")
     option("--lr", type=float, default=1e-3)
-    option("--filterbank", action="store_true", help="begin with the small preset's filters")
-    option("--bf16", action="store_true", help="both in bfloat16 where that is safe")
+    option("--filterbank", action="store_true", help="start with the filterbank of the small preset")
+    option("--bf16", action="store_true", help="run both in bfloat16 autocast")
     args = arguments.parse_args(argv)
     torch.set_num_threads(1)
     seed_step(0, 1)
@@ -162,7 +161,7 @@ def compare_curves(argv: Sequence[str]) -> None:
         learner.validate(validation, teacher)
     rounds = max(1, round(args.seconds / args.every))
     print(machine())
-    print(f"guessing the mean: loss {loss_of_the_mean(validation, teacher):.4f}", flush=True)
+    print(f"baseline, predicting the mean: loss {loss_of_the_mean(validation, teacher):.4f}", flush=True)
     for _ in range(rounds):
         for learner in learners:
             learner.learn(args.every, teacher, bf16=args.bf16)
@@ -182,7 +181,7 @@ def speech_config(paths: tuple[str, ...], batch_seconds: float) -> SpeechConfig:
 
 
 def report(learners: Sequence[Learner]) -> None:
-    """Print both curves, and when each form is first as good as the other in the end."""
+    """Print both curves, and the time of each method to the lowest loss that both reach."""
     first, second = learners
     rows = [
         [f"{a[0]:.0f}", f"{a[1]:.4f}", f"{b[0]:.0f}", f"{b[1]:.4f}"]

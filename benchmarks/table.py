@@ -1,4 +1,4 @@
-"""How benchmarks time calls beside each other, and show what they measured."""
+"""Interleaved timing of calls, and tables of results, for all benchmarks."""
 
 import platform
 import time
@@ -11,7 +11,7 @@ from engine.table import markdown
 
 
 def machine() -> str:
-    """The processor, the threads and the torch that the figures belong to."""
+    """The processor, GPU, number of threads and torch version, to print with results."""
     try:
         with open("/proc/cpuinfo") as file:
             names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
@@ -29,7 +29,7 @@ def show(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Non
 def in_turns(
     calls: Sequence[Callable[[], object]], repeats: int, clock: Callable[[], float] = time.process_time
 ) -> list[list[float]]:
-    """Seconds of each call in each of ``repeats`` turns, after one turn that pays for what is made once."""
+    """Run calls in turns; return the seconds of each call in each of ``repeats`` turns, after one warm-up."""
     took: list[list[float]] = [[] for _ in calls]
     for turn in range(repeats + 1):
         for seconds, call in zip(took, calls):
@@ -41,5 +41,5 @@ def in_turns(
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Ours over theirs: the median over turns, so that what slows a turn slows both."""
+    """The median over turns of ours / theirs; slowdowns of the machine affect both times of a turn."""
     return median(a / b for a, b in zip(ours, theirs, strict=True))

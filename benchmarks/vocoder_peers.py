@@ -1,8 +1,8 @@
-"""The published vocoders' own code, imported from checkouts of it and given our weights.
+"""The published vocoder code, imported from unchanged checkouts and loaded with our weights.
 
-Nothing in a checkout is changed. What it asks of older packages is bridged here: mel filters by position
-(librosa before 0.10), spectra as pairs of reals and ``qr`` (torch before 1.8), tensors of the GPU's kind made
-on the processor (WaveGlow draws its noise so), and modules that it imports but that are never called.
+Its uses of older packages are emulated here: mel filters with positional arguments (librosa before 0.10),
+real-valued spectra and ``qr`` (torch before 1.8), ``torch.cuda.FloatTensor`` on the CPU (WaveGlow's noise),
+and modules that it imports but does not call in what is measured.
 """
 
 import importlib
@@ -30,11 +30,11 @@ UNUSED = (
     "matplotlib.pylab",
     "yaml",
 )
-"""Modules that checkouts import for what is not measured, or whose new versions refuse their calls."""
+"""Modules replaced by stubs: used only by code that is not measured, or incompatible in new versions."""
 
 
 class Bridge(ModuleType):
-    """A module as another, but for some names."""
+    """A module like another one, with some names replaced."""
 
     def __init__(self, module: Any, **names: Any) -> None:
         super().__init__(getattr(module, "__name__", "bridge"))
@@ -46,7 +46,7 @@ class Bridge(ModuleType):
 
 
 class _Anything(ModuleType):
-    """A module in which every name exists and nothing works."""
+    """A stub module in which every name is a function that returns None."""
 
     __path__: Sequence[str] = ()
 
@@ -63,18 +63,18 @@ def old_mel(rate: int, n_fft: int, n_mels: int, f_min: float | int, f_max: float
 
 
 def old_stft(*args: Any, **options: Any) -> Tensor:
-    """A spectrum as pairs of reals."""
+    """``torch.stft`` with real-valued output, as before torch 1.8."""
     return torch.view_as_real(torch.stft(*args, **options, return_complex=True))
 
 
 def old_torch() -> Bridge:
-    on_processor = Bridge(torch.cuda, FloatTensor=torch.FloatTensor)
-    return Bridge(torch, stft=old_stft, qr=torch.linalg.qr, cuda=on_processor)
+    on_cpu = Bridge(torch.cuda, FloatTensor=torch.FloatTensor)
+    return Bridge(torch, stft=old_stft, qr=torch.linalg.qr, cuda=on_cpu)
 
 
 @contextmanager
 def checkout(path: Path) -> Iterator[None]:
-    """Import from a checkout; afterwards its modules are forgotten, as if they had other names than ours."""
+    """Import from a checkout; its modules are then removed from ``sys.modules``, to avoid name clashes."""
     before = dict(sys.modules)
     stubs = {name: _Anything(name) for name in UNUSED}
     stubs["librosa.filters"].mel = old_mel  # pyright: ignore[reportAttributeAccessIssue]
@@ -86,7 +86,7 @@ def checkout(path: Path) -> Iterator[None]:
         yield
     except (ImportError, AttributeError) as error:
         raise UserError(
-            f"{path} is not a checkout of the published code, or of another time: {error}"
+            f"{path} is not a checkout of the published code, or of an unsupported version: {error}"
         ) from error
     finally:
         sys.path.remove(str(path))
@@ -98,10 +98,10 @@ def checkout(path: Path) -> Iterator[None]:
 
 
 def published_modules(path: Path | str, *names: str) -> list[Any]:
-    """Modules of a checkout, by name, knowing the torch of their time."""
+    """Import modules of a checkout by name, with an emulation of the old torch that they need."""
     path = Path(path).resolve()
     if not path.is_dir():
-        raise UserError(f"{path} is no folder: give the path of a checkout of the published code")
+        raise UserError(f"{path} is not a folder: give the path of a checkout of the published code")
     with checkout(path):
         modules: list[Any] = [importlib.import_module(name) for name in names]
     for module in modules:
@@ -111,7 +111,7 @@ def published_modules(path: Path | str, *names: str) -> list[Any]:
 
 
 class Drawn:
-    """Stands where WaveGlow draws noise on the GPU, and hands out given noise instead, sizes as asked."""
+    """Replaces ``torch.cuda.FloatTensor``, with which WaveGlow draws noise, and returns given noise."""
 
     def __init__(self, z: Tensor, n_early: int, early_size: int) -> None:
         early = z[:, : n_early * early_size].split(early_size, dim=1)
@@ -122,13 +122,13 @@ class Drawn:
         return self
 
     def normal_(self) -> Tensor:
-        """The next part, from the deepest on; after the last one, the first again."""
+        """Return the next part, from the deepest flow on, cyclically."""
         self.turn += 1
         return self.parts[(self.turn - 1) % len(self.parts)]
 
 
 def published_waveglow(path: Path | str, config: Any) -> Any:
-    """The published network; ``give_noise`` has it draw given noise."""
+    """The published network; its ``give_noise`` sets the noise that it generates from."""
     (glow,) = published_modules(path, "glow")
     sizes = {"n_layers": config.n_layers, "n_channels": config.n_channels, "kernel_size": config.kernel}
     network = glow.WaveGlow(
@@ -144,7 +144,7 @@ def published_waveglow(path: Path | str, config: Any) -> Any:
 
 
 def hifigan_settings(config: Any) -> Any:
-    """A config as the published code holds it: its json's names, by attribute."""
+    """A config with the attributes that the published code expects: the keys of its JSON file."""
     return SimpleNamespace(
         resblock=config.resblock,
         upsample_rates=list(config.upsample_rates),
@@ -177,20 +177,20 @@ def published_melgan(path: Path | str, config: Any) -> nn.Module:
     return modules.Generator(config.n_mels, config.channels, config.n_residual_layers)
 
 
-def liven(network: nn.Module) -> None:
-    """Make random weights large enough to make sound: as drawn, what comes out is all but silence."""
+def amplify(network: nn.Module) -> None:
+    """Scale up random weights, with which the output would otherwise be almost silent."""
     for name, parameter in network.named_parameters():
         if name.endswith("weight.original0"):
             parameter.data *= 1.6
 
 
 def give_weights(ours: nn.Module, theirs: nn.Module) -> None:
-    """Make the published network compute what ours does (neither folded)."""
+    """Copy our weights to the published network; neither may be folded."""
     theirs.load_state_dict(to_published(ours.state_dict()))
 
 
 def fold_published(network: nn.Module) -> nn.Module:
-    """Remove weight norm wherever it is; the published helpers print, and MelGAN has none."""
+    """Remove all weight norm; unlike the published helpers, it prints nothing and works for MelGAN."""
     for module in network.modules():
         if hasattr(module, "weight_g"):
             nn.utils.remove_weight_norm(module)

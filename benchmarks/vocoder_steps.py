@@ -1,7 +1,7 @@
 """Training steps of HiFi-GAN and MelGAN: ours, and the published loops with the published networks.
 
-The published loops are told again from the published modules, for they begin at a GPU and end in TensorBoard.
-Their loaders hand them mels ready made; our steps make their own, and that is in our time.
+The published loops are rewritten here from the published modules, because the originals need a GPU and
+TensorBoard. Their data loaders compute the mels; our steps compute them and include that time.
 """
 
 import itertools
@@ -27,13 +27,13 @@ Step = Callable[[], None]
 
 
 def our_step(preset: str, wave: Wave, *, order: str = "") -> Step:
-    """A step of the trainer's task of a preset, in its order or another, where the adversaries take part."""
+    """A training step of a preset with discriminators, in the preset's order or another."""
     config = PRESETS[preset]
     assert isinstance(config.task, AdversarialConfig)
     in_order = replace(config.task, adversary_from=0, order=order or config.task.order)
     task = Adversarial(in_order, config.mel)
-    nobody = torch.zeros(len(wave), dtype=torch.long)
-    batch = Batch(wave, wave, nobody, nobody)
+    zeros = torch.zeros(len(wave), dtype=torch.long)
+    batch = Batch(wave, wave, zeros, zeros)
 
     def step() -> None:
         with micro_batch(0, 1):
@@ -43,7 +43,7 @@ def our_step(preset: str, wave: Wave, *, order: str = "") -> Step:
 
 
 def hifigan_step(path: Path | str, wave: Wave, config: HiFiGANConfig) -> Step:
-    """The published loop's step: discriminators, then the generator (HiFi-GAN, section 2.4)."""
+    """The published training step: discriminators, then the generator (HiFi-GAN, section 2.4)."""
     models, mels = published_modules(path, "models", "meldataset")
     h = hifigan_settings(config)
     generator = models.Generator(h)
@@ -78,7 +78,7 @@ def hifigan_step(path: Path | str, wave: Wave, config: HiFiGANConfig) -> Step:
 
 
 def melgan_step(path: Path | str, wave: Wave) -> Step:
-    """The published loop's step, with its measure of the mel's error, which it takes in every step."""
+    """The published training step, including the mel error that it computes in every step."""
     (modules,) = published_modules(path, "mel2wav.modules")
     n_scales, n_layers = 3, 4
     generator = modules.Generator(80, 32, 3)
@@ -116,6 +116,6 @@ def speechlike(batch: int, samples: int) -> Wave:
 
 
 def mel_like(n_mels: int, frames: int) -> Float[Tensor, "1 n_mels frames"]:
-    """A mel as a vocoder hears: that of noise at the level of speech."""
+    """A vocoder's input: the mel of noise at the level of speech."""
     config = named_mel("hifigan")
     return LogMel(config)(speechlike(1, frames * config.hop))[:, :n_mels]

@@ -1,4 +1,4 @@
-"""How the vocoders' benchmark measures: calls in turn, medians, and the floor that arithmetic sets."""
+"""Measurements for ``benchmarks.vocoders``: interleaved timing, other runtimes, and arithmetic cost."""
 
 import copy
 import importlib.util
@@ -25,7 +25,7 @@ Mel = Float[Tensor, "1 n_mels frames"]
 
 
 def runtime_calls(network: nn.Module, mel: Mel) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """The network on this mel by each runtime that is installed; a sentence says which is not."""
+    """The network on this mel in each installed runtime; missing ones are reported on stderr."""
     missing = [name for name in INSTALL if importlib.util.find_spec(name) is None]
     for name in missing:
         print(f"{name} is not installed and not measured: {INSTALL[name]}", file=sys.stderr)
@@ -34,7 +34,7 @@ def runtime_calls(network: nn.Module, mel: Mel) -> Iterator[tuple[str, Callable[
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.onnx"
-        # The length is fixed: graphs of a known shape are the faster ones.
+        # The length is fixed, because graphs with static shapes are faster.
         torch.onnx.export(network, (mel,), path, dynamo=True, external_data=False, verbose=False)
         for name in present:
             yield name, {"onnxruntime": _onnxruntime, "openvino": _openvino}[name](path, mel)
@@ -74,19 +74,19 @@ class Settings:
     peers: Mapping[str, str | None]
     """Checkouts of the published code, by network."""
     repeats: int
-    """Turns of which the median is taken."""
+    """Turns, of which the median is reported."""
     peak: float
-    """Billions of multiply-adds a second."""
+    """The machine's peak in billions of multiply-adds per second."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timed:
     ours: list[float]
-    """Of our code."""
+    """Seconds of our code, per turn."""
     theirs: list[float]
-    """Of the published code; empty where there is no checkout of it."""
+    """Seconds of the published code, per turn; empty without a checkout of it."""
     outputs: list[Any]
-    """What the last calls returned, ours and theirs."""
+    """Return values of the last calls, ours and theirs."""
 
     @property
     def same(self) -> str:
@@ -109,28 +109,28 @@ def alternate(ours: Callable[[], Any], theirs: Callable[[], Any] | None, repeats
 
 
 def gmac(call: Callable[[], Any]) -> float:
-    """Billions of multiply-adds of every matrix product and convolution in a call, backward too."""
+    """Billions of multiply-adds of all matrix products and convolutions in a call, including backward."""
     with FlopCounterMode(display=False) as counter:
         call()
     return counter.get_total_flops() / 2e9
 
 
 def gmac_of(network: nn.Module, method: str, *inputs: Tensor) -> float:
-    """The same of a network's method, without doing the arithmetic."""
-    imagined = copy.deepcopy(network).to("meta")
+    """``gmac`` of a network's method, counted on the meta device without computing it."""
+    on_meta = copy.deepcopy(network).to("meta")
     with torch.no_grad():
-        return gmac(partial(getattr(imagined, method), *(x.to("meta") for x in inputs)))
+        return gmac(partial(getattr(on_meta, method), *(x.to("meta") for x in inputs)))
 
 
 def fp32_peak(seconds: float = 0.3) -> float:
-    """Billions of multiply-adds a second that this machine reaches on this many threads, in its caches.
+    """Peak billions of multiply-adds per second of this machine with the current number of threads.
 
-    The best of matrix products and convolutions of several sizes; a library that does not suit the processor
-    (MKL on AMD) must not make the floor look low.
+    The maximum over matrix products and convolutions that fit in the caches, of several sizes and libraries,
+    so that a library that is slow on this processor (MKL on AMD) does not lower the peak.
     """
     best = 0.0
     with torch.inference_mode():
-        for call, multiply_adds in _exercises():
+        for call, multiply_adds in _peak_calls():
             call()
             until = time.perf_counter() + seconds
             while time.perf_counter() < until:
@@ -140,30 +140,31 @@ def fp32_peak(seconds: float = 0.3) -> float:
     return best / 1e9
 
 
-def _exercises() -> list[tuple[Callable[[], Tensor], float]]:
-    exercises = []
+def _peak_calls() -> list[tuple[Callable[[], Tensor], float]]:
+    """Calls for ``fp32_peak`` with their numbers of multiply-adds."""
+    calls = []
     for size in (128, 256, 384):
         a, b = torch.randn(size, size), torch.randn(size, size)
-        exercises.append((lambda a=a, b=b: torch.mm(a, b), float(size**3)))
+        calls.append((lambda a=a, b=b: torch.mm(a, b), float(size**3)))
     for channels, samples in ((128, 512), (256, 256), (512, 128)):
         x, weight = torch.randn(1, channels, samples), torch.randn(channels, channels, 7)
         count = float(channels**2 * 7 * samples)
-        exercises.append((lambda x=x, w=weight: F.conv1d(x, w, padding=3), count))
+        calls.append((lambda x=x, w=weight: F.conv1d(x, w, padding=3), count))
     if torch.backends.mkldnn.is_available():
         linear: Any = getattr(torch._C, "_nn").mkldnn_linear  # noqa: B009
         for n, k in ((256, 256), (512, 512)):
             x, weight = torch.randn(n, k).to_mkldnn(), torch.randn(k, k).to_mkldnn()
-            exercises.append((lambda x=x, w=weight: linear(x, w), float(n * k * k)))
-    return exercises
+            calls.append((lambda x=x, w=weight: linear(x, w), float(n * k * k)))
+    return calls
 
 
 def difference(ours: Tensor, theirs: Tensor) -> str:
-    """The largest difference, beside the largest value it is a difference of."""
+    """The largest absolute difference, and the largest absolute value of ``theirs``."""
     return f"{float((ours - theirs).abs().max()):.1e} of {float(theirs.abs().max()):.2g}"
 
 
 def row(what: str, took: Timed, unit: Callable[[float], str], goal: float | None, **cells: str) -> Row:
-    """One line of the table; the goal is the largest ratio to the published time."""
+    """A table row of times; ``goal`` is the maximum of ours / theirs."""
     share = took.ratio
     return [
         what,

@@ -1,10 +1,10 @@
-"""The vocoders' speed beside the published code's: ``python -m benchmarks.vocoders --peer-hifigan FOLDER …``
+"""Vocoder speed compared with the published code: ``python -m benchmarks.vocoders --peer-hifigan FOLDER …``
 
-Without ``--peer-*``, checkouts of the published code, only ours are measured. Both compute the same function
-on the same weights, in turns, on one thread, in fp32; the ratio is the median over turns. Generators also run
-by onnxruntime and OpenVINO where these are installed; such rows show the runtime's time as the other one. The
-floor is the time that the arithmetic takes at the machine's fp32 peak, measured in the same run. Let nothing
-else run.
+``--peer-*`` are checkouts of the published code; without them only our vocoders are measured. Both compute
+the same function with the same weights, in turns, on one thread, in fp32; the ratio is the median over turns.
+Generators also run in onnxruntime and OpenVINO if these are installed; the column "theirs" is then the
+runtime's time. The floor is the time of the arithmetic at the machine's fp32 peak, measured in the same run.
+Run it on an otherwise idle machine.
 """
 
 import sys
@@ -48,7 +48,7 @@ from vocoders.wavenet.network import WaveNet, WaveNetConfig
 
 RATE, HOP = 22_050, 256
 LENGTHS = (1, 10)
-"""Seconds."""
+"""Lengths of the generated waves, s."""
 GENERATOR_GOAL, WAVEGLOW_GOAL, EVEN_GOAL = 0.65, 0.6, 1.05
 STEP_GOALS = {"hifigan_v2": 0.6, "melgan": 0.75}
 BATCH, SEGMENT = 4, 8_192
@@ -60,15 +60,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = Arguments.described_by("benchmarks.vocoders", __doc__)
     option = arguments.add_argument
     for name in PEERS:
-        option(f"--peer-{name}", metavar="FOLDER", help=f"a checkout of the published {name}")
-    option("--repeats", type=int, default=5, help="turns of which the median is taken")
-    option("--only", nargs="+", metavar="NAME", help=f"of {', '.join(MEASURED)}")
+        option(f"--peer-{name}", metavar="FOLDER", help=f"checkout of the published {name} code")
+    option("--repeats", type=int, default=5, help="turns, of which the median is reported (default 5)")
+    option("--only", nargs="+", metavar="NAME", help=f"measurements to run, of {', '.join(MEASURED)}")
     args = arguments.parse_args(argv)
     unknown = set(args.only or ()) - set(MEASURED)
     if unknown:
-        raise UserError(
-            f"--only {unknown.pop()} is nothing that is measured; choose from {', '.join(MEASURED)}"
-        )
+        raise UserError(f"--only {unknown.pop()} is not measured; choose from {', '.join(MEASURED)}")
     torch.set_num_threads(1)
     torch.manual_seed(0)
     checkouts = {name: getattr(args, f"peer_{name}") for name in PEERS}
@@ -102,8 +100,8 @@ def melgan_rows(settings: Settings) -> Iterator[Row]:
 def generator_rows(
     name: str, ours: HiFiGAN | MelGAN, theirs: nn.Module | None, settings: Settings
 ) -> Iterator[Row]:
-    """Real-time factors of a generator, and whether length costs more than its share."""
-    peers.liven(ours)
+    """Real-time factors of a generator at two lengths, and their ratio."""
+    peers.amplify(ours)
     if theirs is not None:
         peers.give_weights(ours, theirs)
         peers.fold_published(theirs).eval()
@@ -122,19 +120,19 @@ def generator_rows(
         yield row(what, took, unit, GENERATOR_GOAL, floor=floor, same=took.same)
         per_second.append([min(took.ours) / duration, min(took.theirs) / duration if theirs else None])
         for runtime, run in runtime_calls(ours, mel):
-            beside = alternate(partial(cpu.generate, ours, mel), run, settings.repeats)
-            yield row(f"{name}, {seconds} s, beside {runtime}", beside, unit, None, same=beside.same)
+            timed = alternate(partial(cpu.generate, ours, mel), run, settings.repeats)
+            yield row(f"{name}, {seconds} s, compared with {runtime}", timed, unit, None, same=timed.same)
     yield evenness(name, per_second)
     took = replace(alternate(partial(whole, mel), None, settings.repeats), theirs=took.theirs)
     yield row(f"{name}, 10 s by load_vocoder, in blocks", took, unit, GENERATOR_GOAL, floor=floor)
 
 
 def waveglow_rows(settings: Settings) -> Iterator[Row]:
-    """WaveGlow's generation: three turns, and the published code's of 1 s only, for a call takes long."""
+    """Real-time factors of WaveGlow: three turns, and the published code only for 1 s, because it is slow."""
     ours, path = WaveGlow(WAVEGLOW), settings.peers["waveglow"]
     for name, parameter in ours.named_parameters():
         if ".end." in name:
-            nn.init.normal_(parameter, 0.0, 0.01)  # zero at first, which computes nothing
+            nn.init.normal_(parameter, 0.0, 0.01)  # initially 0, which would make every coupling the identity
     theirs = peers.published_waveglow(path, WAVEGLOW) if path else None
     if theirs is not None:
         peers.give_weights(ours, theirs)
@@ -156,7 +154,7 @@ def waveglow_rows(settings: Settings) -> Iterator[Row]:
 
 
 def evenness(name: str, per_second: list[list[float | None]]) -> Row:
-    """Whether a second of a long wave takes as long as a second of a short one; of the fastest turns."""
+    """The cost per second of a long wave relative to a short one, from the fastest turns."""
     (short, their_short), (long, their_long) = per_second
     assert short is not None
     assert long is not None
@@ -175,7 +173,7 @@ def step_rows(preset: str, settings: Settings) -> Iterator[Row]:
             if preset == "melgan"
             else steps.hifigan_step(path, wave, hifigan.V2)
         )
-    for order, name in (("", "published order"), ("simultaneous", "both players at one hearing")):
+    for order, name in (("", "published order"), ("simultaneous", "one pass for both players")):
         ours = steps.our_step(preset, wave, order=order)
         floor = f"{gmac(ours) / settings.peak:.2f} s"
         took = alternate(ours, theirs, settings.repeats)
@@ -192,14 +190,14 @@ CONFIGS = {
 GOALS = {"30 layers, R64": 35.0, "24 layers, R128": 12.0}
 TOGETHER, TOGETHER_GOAL = 16, 3.0
 OUR_FRAMES, THEIR_FRAMES, FRAMES_TOGETHER, CHECKED_FRAMES = 50, 2, 10, 10
-"""Frames of 10 ms in one call: the published loop is slow, and as slow at every sample."""
+"""Frames of 10 ms per call; few for the published loop, which is slow and takes equally long per sample."""
 Mel = Float[Tensor, "batch n_mels frames"]
 
 
 def wavenet_rows(name: str, settings: Settings) -> Iterator[Row]:
-    """Generation of one utterance; of the smaller network, of sixteen at once, too."""
+    """Generation speed of one utterance and, for the smaller network, of a batch of sixteen."""
     ours, path, theirs = WaveNet(CONFIGS[name]).eval(), settings.peers["wavenet"], None
-    peers.liven(ours)
+    peers.amplify(ours)
     if path:
         theirs = published_wavenet(path, CONFIGS[name])
         peers.give_weights(ours, theirs)
@@ -209,12 +207,12 @@ def wavenet_rows(name: str, settings: Settings) -> Iterator[Row]:
     took = alternate(partial(generate, ours, mel_for(OUR_FRAMES)), call, settings.repeats)
     speed = OUR_FRAMES * LOCAL.hop / median(took.ours)
     their_speed = THEIR_FRAMES * LOCAL.hop / median(took.theirs) if theirs else None
-    same, at_peak = likeness(ours, theirs) if theirs else "", floor(ours, settings)
+    same, at_peak = output_difference(ours, theirs) if theirs else "", floor(ours, settings)
     yield faster(f"WaveNet, {name}: samples/s", speed, their_speed, GOALS[name], at_peak, same)
     if name == next(iter(CONFIGS)):
         took = alternate(partial(generate, ours, mel_for(FRAMES_TOGETHER, TOGETHER)), None, settings.repeats)
         all_of_them = TOGETHER * FRAMES_TOGETHER * LOCAL.hop / median(took.ours)
-        what = f"WaveNet, {name}: {TOGETHER} utterances, samples/s, beside ours of one"
+        what = f"WaveNet, {name}: {TOGETHER} utterances, samples/s, compared with ours of one"
         yield faster(what, all_of_them, speed, TOGETHER_GOAL, at_peak)
 
 
@@ -241,20 +239,20 @@ def mel_for(frames: int, batch: int = 1) -> Mel:
 
 @torch.no_grad()
 def generate_published(theirs: Any, mel: Mel) -> Tensor:
-    """The published loop: classes drawn at random, one-hot."""
+    """Run the published loop, with random sampling of one-hot classes."""
     return theirs.incremental_forward(c=mel, T=mel.shape[-1] * LOCAL.hop)
 
 
 @torch.no_grad()
-def likeness(ours: WaveNet, theirs: Any) -> str:
-    """The difference of both networks' outputs for the same past and mel."""
+def output_difference(ours: WaveNet, theirs: Any) -> str:
+    """The largest difference of both networks' outputs for the same past and mel."""
     mel, classes = mel_for(CHECKED_FRAMES), torch.randint(256, (1, CHECKED_FRAMES * LOCAL.hop))
     one_hot = nn.functional.one_hot(classes, 256).float().transpose(1, 2)
     return difference(ours(classes, mel), theirs(one_hot, c=mel))
 
 
 def floor(ours: WaveNet, settings: Settings) -> str:
-    """Samples a second if every multiply-add ran at the peak; those of one utterance alone cannot."""
+    """Samples per second if all multiply-adds ran at the peak, which one utterance alone cannot reach."""
     n_samples = CHECKED_FRAMES * LOCAL.hop
     classes = torch.zeros(1, n_samples, dtype=torch.long)
     giga = gmac_of(ours, "forward", classes, mel_for(CHECKED_FRAMES))
@@ -262,7 +260,7 @@ def floor(ours: WaveNet, settings: Settings) -> str:
 
 
 def faster(what: str, ours: float, theirs: float | None, goal: float, floor: str, same: str = "") -> Row:
-    """A line whose figures are speeds: the more, the better."""
+    """A table row of speeds, where higher is better."""
     if theirs is None:
         return [what, f"{ours:.0f}", "not measured", "", f"≥ {goal:g} ×", "", floor, same]
     ratio = ours / theirs

@@ -1,4 +1,4 @@
-"""From mels back to waves: Griffin-Lim, WaveNet, WaveGlow, MelGAN and HiFi-GAN behind ``load_vocoder``."""
+"""Vocoders, mel to wave: Griffin-Lim, WaveNet, WaveGlow, MelGAN, HiFi-GAN, Vocos; see ``load_vocoder``."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ __all__ = ["Vocoder", "VocoderConfig", "load_vocoder"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import on first use: this package's parts need not know of each other."""
+    """Import public names on first use, so that importing one module does not load every vocoder."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"vocoders.{'loading' if name == 'load_vocoder' else 'vocoder'}"), name)

@@ -1,12 +1,12 @@
-"""Bring published vocoder weights into our form: ``python -m vocoders.convert_weights FILE --out FOLDER``
+"""Convert published vocoder weights to our format: ``python -m vocoders.convert_weights FILE --out FOLDER``
 
     python -m vocoders.convert_weights generator_v1 --vocoder hifigan --config config_v1.json --out v1/
     python -m vocoders.convert_weights g_02500000 --vocoder hifigan --discriminators do_02500000 --out tuned/
     python -m vocoders.convert_weights runs/melgan --out melgan/
 
-FILE is a published checkpoint, or the folder of a training run of ours. FOLDER gets config.json and
-model.safetensors with weight norm folded: smaller, quicker to load and to run, and the same
-results. With --discriminators FOLDER also becomes what training begins from (``vocoders/train.py --init``).
+FILE is a published checkpoint, or the folder of a training run. FOLDER will contain config.json and
+model.safetensors with weight norm folded: smaller, faster to load and to run, with the same results. With
+--discriminators, training can start from FOLDER (``vocoders/train.py --init FOLDER``).
 """
 
 import json
@@ -50,19 +50,19 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("file", metavar="FILE", type=Path, help="published checkpoint, or folder of a training run")
     option("--out", type=Path, required=True, help="folder to write")
     kinds = [name for name in KINDS if name != "griffin_lim"]
-    option("--vocoder", choices=kinds, help="whose weights they are (default: as their names tell)")
+    option("--vocoder", choices=kinds, help="network type (default: inferred from the weights' names)")
     option("--config", metavar="JSON", help="configuration published with the weights")
-    option("--mel", metavar="NAME", help="mel definition, where neither weights nor configuration bring it")
+    option("--mel", metavar="NAME", help="mel definition, if neither weights nor configuration determine it")
     option("--discriminators", metavar="FILE", type=Path, help="published discriminators (do_*, netD.pt)")
     args = arguments.parse_args(argv)
     if not args.file.exists():
         raise UserError(f"there is no weights file {args.file}")
     if args.file.resolve() == args.out.resolve():
-        raise UserError(f"--out {args.out} is what is read: name another folder")
+        raise UserError(f"--out {args.out} is also the input: give another folder")
     if args.out.exists() and not args.out.is_dir():
-        raise UserError(f"--out {args.out} is a file: name a folder")
+        raise UserError(f"--out {args.out} is a file: give a folder")
     if args.discriminators and args.file.is_dir():
-        raise UserError("--discriminators goes with a published file: a training run holds its own")
+        raise UserError("--discriminators needs a published file: a training run contains its own")
     return args
 
 
@@ -77,12 +77,12 @@ def _load(args: Namespace, *, fold: bool) -> Vocoder:
 def _kind(file: Path) -> str:
     kind = kind_of_layout(network_state(read_torch_file(file), file), file)
     if kind not in KINDS:
-        raise UserError(f"{file} holds {kind}: give the generator's file, and this by --discriminators")
+        raise UserError(f"{file} holds {kind}: give the generator's file, and this one as --discriminators")
     return kind
 
 
 def training_state(out: Path, vocoder: Vocoder, adversaries: dict[str, State]) -> Path:
-    """Write a checkpoint without optimisers, which ``vocoders/train.py --init`` begins from."""
+    """Write a checkpoint without optimisers, for ``vocoders/train.py --init``."""
     draft = draft_folder(out, 0)
     save_weights(vocoder.network, draft / "network.safetensors")
     critics = {

@@ -1,4 +1,4 @@
-"""Subtract the hum a vocoder makes of silence (WaveGlow's published denoiser)."""
+"""Subtraction of a vocoder's constant noise (WaveGlow's published denoiser)."""
 
 from typing import Any
 
@@ -11,15 +11,15 @@ from vocoders import cpu
 from vocoders.waveglow import WaveGlow
 
 N_FRAMES = 88
-"""Of the zero mel whose sound is subtracted."""
+"""Frames of the zero mel from which the noise is estimated."""
 Wave = Float[Tensor, "batch 1 samples"]
 
 
 class Denoiser(nn.Module):
-    """Removes ``strength`` times the magnitudes that a network makes of a zero mel and zero noise.
+    """Subtracts ``strength`` times the magnitudes of a network's output for a zero mel and zero noise.
 
-    The magnitudes are those of the first transform, centred on the first sample, as published: Hann windows
-    of 1024 samples, a quarter apart. Phases stay.
+    As published, these are the magnitudes of the output's first STFT frame, centred on the first sample; the
+    STFT has Hann windows of 1024 samples and a hop of a quarter. Phases are unchanged.
     """
 
     def __init__(self, network: Any, n_fft: int = 1024) -> None:
@@ -28,19 +28,19 @@ class Denoiser(nn.Module):
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
         self.register_buffer("bias_magnitude", torch.zeros(n_fft // 2 + 1, 1))
         self.to(next(network.parameters()).device)
-        self.bias_magnitude = self._hum(network)
+        self.bias_magnitude = self._bias(network)
 
     window: Tensor
     bias_magnitude: Tensor
 
     @torch.no_grad()
     def forward(self, wave: Wave, strength: float = 0.1) -> Wave:
-        """Return the wave, as long as it was, with less of the hum; published: .1, and 0 for none."""
+        """Return the denoised wave, with its length unchanged; ``strength`` .1 as published, 0 for none."""
         if strength == 0:
             return wave
         spectrum = self._stft(wave)
         magnitude = spectrum.abs()
-        # As published: what remains after the subtraction, never below 0, on the phases there were.
+        # As published: magnitudes after subtraction, floored at 0, with the original phases.
         scale = (magnitude - strength * self.bias_magnitude).clamp_min(0) / magnitude.clamp_min(1e-30)
         clean = torch.istft(spectrum * scale, self.n_fft, self.n_fft // 4, window=self.window, center=True)
         return F.pad(clean, (0, wave.shape[-1] - clean.shape[-1]))[:, None].to(wave.dtype)
@@ -51,7 +51,7 @@ class Denoiser(nn.Module):
         return torch.stft(padded, self.n_fft, hop, window=self.window, center=True, return_complex=True)
 
     @torch.no_grad()
-    def _hum(self, network: Any) -> Float[Tensor, "bins 1"]:
+    def _bias(self, network: Any) -> Float[Tensor, "bins 1"]:
         mel = torch.zeros(1, network.n_mels, N_FRAMES, device=self.window.device)
         noise = None
         if isinstance(network, WaveGlow):

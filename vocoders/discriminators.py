@@ -1,6 +1,6 @@
 """Discriminators of waves: HiFi-GAN's multi-period and multi-scale ones, and MelGAN's.
 
-Parameters bear the published names, so published files load with nothing but weight norm renamed.
+Parameters have the published names: only weight and spectral norm are renamed to load published files.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,38 +20,38 @@ Wave = Float[Tensor, "batch 1 samples"]
 
 
 class DiscriminatorOutput(NamedTuple):
-    """What several discriminators make of some waves, an entry for each."""
+    """Outputs of several discriminators, one list entry for each."""
 
     scores: list[Tensor]
-    """Large for real speech; maps, their shapes the discriminators' own."""
+    """Score maps, larger for real speech; shapes differ between discriminators."""
     features: list[list[Tensor]]
-    """Outputs of each one's layers, to be matched."""
+    """Layer outputs of each discriminator, for feature matching."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiPeriodConfig:
-    """HiFi-GAN's discriminators of every p-th sample (Kong et al. 2020, section 2.3)."""
+    """HiFi-GAN's multi-period discriminators (Kong et al. 2020, section 2.3)."""
 
     periods: tuple[int, ...] = (2, 3, 5, 7, 11)
-    """Samples between those that one discriminator puts side by side; primes overlap least."""
+    """Period of each discriminator, which convolves every p-th sample; primes overlap least."""
     channels: tuple[int, ...] = (32, 128, 512, 1024, 1024)
-    """Of the layers; all but the last stride by 3."""
+    """Channels of the layers."""
     kernel: int = 5
-    """Taps of a layer."""
+    """Kernel size of the layers."""
     stride: int = 3
-    """Of all layers but the last."""
+    """Stride of all layers but the last, which has 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiScaleConfig:
-    """HiFi-GAN's discriminators of the wave and of its averages, which are MelGAN's made larger."""
+    """HiFi-GAN's multi-scale discriminators: larger versions of MelGAN's."""
 
     n_scales: int = 3
-    """Discriminators, each at half the rate of the one before; the first has spectral norm."""
+    """Discriminators, each at half the sample rate of the previous; the first has spectral norm."""
     channels: tuple[int, ...] = (128, 128, 256, 512, 1024, 1024, 1024)
-    """Of the layers."""
+    """Channels of the layers."""
     kernels: tuple[int, ...] = (15, 41, 41, 41, 41, 41, 5)
-    """Taps of the layers."""
+    """Kernel sizes of the layers."""
     strides: tuple[int, ...] = (1, 2, 2, 4, 4, 1, 1)
     """Strides of the layers."""
     groups: tuple[int, ...] = (1, 4, 16, 16, 16, 16, 1)
@@ -59,27 +59,27 @@ class MultiScaleConfig:
 
     def __post_init__(self) -> None:
         if len({len(self.channels), len(self.kernels), len(self.strides), len(self.groups)}) != 1:
-            raise UserError("channels, kernels, strides and groups must name the same number of layers")
+            raise UserError("channels, kernels, strides and groups must have the same number of entries")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MelGANCriticConfig:
-    """MelGAN's discriminators (Kumar et al. 2019, section 2.2); with one scale, its ablation."""
+    """MelGAN's discriminators (Kumar et al. 2019, section 2.2); with one scale, the paper's ablation."""
 
     n_scales: int = 3
-    """Discriminators, each at half the rate of the one before."""
+    """Discriminators, each at half the sample rate of the previous."""
     channels: int = 16
-    """Of the first layer; every strided layer has ``stride`` times more."""
+    """Channels of the first layer; each strided layer multiplies them by ``stride``."""
     n_layers: int = 4
     """Strided layers."""
     stride: int = 4
-    """Of a strided layer, which has ten times as many taps and one more."""
+    """Stride of the strided layers; their kernel size is 10 · stride + 1."""
     max_channels: int = 1024
-    """Most channels of a layer."""
+    """Maximum channels of a layer."""
 
 
 class MultiPeriodDiscriminator(nn.Module):
-    """Discriminators of the wave folded at several periods."""
+    """Discriminators of the wave, reshaped to two dimensions at several periods."""
 
     def __init__(self, config: MultiPeriodConfig) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class MultiPeriodDiscriminator(nn.Module):
         self.discriminators = nn.ModuleList(_Period(config, period) for period in config.periods)
 
     def forward(self, wave: Wave) -> DiscriminatorOutput:
-        """An entry per period; the last feature is the score's map, as published."""
+        """Return one entry per period; the last feature is the score map, as published."""
         return _outputs(discriminator(wave) for discriminator in self.discriminators)
 
 
@@ -113,7 +113,7 @@ class _Period(nn.Module):
 
 
 class MultiScaleDiscriminator(nn.Module):
-    """Discriminators of the wave, and of means of it at half and at a quarter of the rate."""
+    """Discriminators of the wave and of its average-pooled versions at lower sample rates."""
 
     def __init__(self, config: MultiScaleConfig) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class MultiScaleDiscriminator(nn.Module):
         )
 
     def forward(self, wave: Wave) -> DiscriminatorOutput:
-        """An entry per scale; the last feature is the score's map, as published."""
+        """Return one entry per scale; the last feature is the score map, as published."""
         waves = [wave]
         for _ in self.discriminators[1:]:
             waves.append(F.avg_pool1d(waves[-1], 4, 2, padding=2))
@@ -148,7 +148,7 @@ class _Scale(nn.Module):
 
 
 class MelGANDiscriminator(nn.Module):
-    """MelGAN's discriminators of the wave at several rates; the score's map is not among the features."""
+    """MelGAN's discriminators at several sample rates; features do not include the score map."""
 
     def __init__(self, config: MelGANCriticConfig) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class MelGANDiscriminator(nn.Module):
         self.model = nn.ModuleDict({f"disc_{i}": _Window(config) for i in range(config.n_scales)})
 
     def forward(self, wave: Wave) -> DiscriminatorOutput:
-        """An entry per scale."""
+        """Return one entry per scale."""
         waves = [wave]
         for _ in list(self.model)[1:]:
             waves.append(F.avg_pool1d(waves[-1], 4, stride=2, padding=1, count_include_pad=False))
@@ -164,7 +164,7 @@ class MelGANDiscriminator(nn.Module):
 
 
 class _Window(nn.Module):
-    """A window-based discriminator: a score for each window of the wave."""
+    """A window-based discriminator: one score for each window of the wave."""
 
     def __init__(self, config: MelGANCriticConfig) -> None:
         super().__init__()
@@ -191,13 +191,13 @@ class _Window(nn.Module):
 
 
 def _melgan(conv: nn.Conv1d) -> nn.Module:
-    """Weights drawn as published, then weight norm."""
+    """Initialise weights as published, then apply weight norm."""
     nn.init.normal_(conv.weight, 0.0, 0.02)
     return weight_norm(conv)
 
 
 def _features(layers: Iterable[nn.Module], hidden: Tensor, slope: float) -> list[Tensor]:
-    """What each layer and a leaky ReLU make of the one before."""
+    """Outputs of successive layers, each with a leaky ReLU."""
     features = []
     for layer in layers:
         hidden = F.leaky_relu(layer(hidden), slope)

@@ -1,8 +1,8 @@
-"""Griffin-Lim: from magnitudes, or a log-mel of any definition, to a wave, without a trained network.
+"""Griffin-Lim: magnitudes, or a log-mel of any definition, to a wave, without a trained network.
 
-A mel's bands are spread over linear bins by non-negative least squares. Phases come from alternating
+A mel is inverted to linear magnitudes by non-negative least squares. Phases are found by alternating
 projections (Griffin and Lim 1984) with the momentum of Perraudin, Balazs and Søndergaard (2013), block by
-block, in flat memory.
+block in constant memory.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,23 +27,23 @@ WavePiece = Float[Tensor, "batch 1 _"]
 
 @dataclass(frozen=True, kw_only=True)
 class GriffinLimConfig:
-    """How long the phases are looked for."""
+    """Settings of mel inversion and phase retrieval."""
 
     iterations: int = 64
-    """Pairs of projections. More than 100 change little."""
+    """Pairs of projections; more than 100 change little."""
     momentum: float = 0.99
-    """How far a step goes beyond the last; 0: the algorithm of 1984."""
+    """Momentum of the projections; 0: the algorithm of 1984."""
     inversion_iterations: int = 30
-    """Steps of the non-negative least squares that spread bands over bins; 0: the pseudo-inverse, clipped."""
+    """Iterations of non-negative least squares, mel to magnitudes; 0: the clipped pseudo-inverse."""
     block: int = 1024
-    """Frames whose phases are found together; longer mels are worked through in overlapping blocks."""
+    """Frames per block; longer mels are processed in overlapping blocks."""
     overlap: int = 32
-    """Frames that a block shares with the one before, whose phases it takes over."""
+    """Frames shared with the previous block: its phases are kept in the first half, refined in the second."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "iterations")
         at_least(0, self, "inversion_iterations")
-        within("[0, 1)", self, "momentum")  # beyond it the phases do not settle
+        within("[0, 1)", self, "momentum")  # the phases do not converge with more
         if self.overlap < 4 or self.overlap % 4 or self.block < 2 * self.overlap:
             raise UserError(
                 f"overlap={self.overlap} must be a multiple of 4, and block={self.block} at least "
@@ -51,17 +51,17 @@ class GriffinLimConfig:
             )
 
 
-class Known(NamedTuple):
-    """What a block hands on to the next."""
+class BlockEnd(NamedTuple):
+    """The end of a block, which overlaps the next one."""
 
     spectrum: Complex[Tensor, "batch frames bins"]
-    """Of its last ``overlap`` frames."""
+    """Spectrum of the last ``overlap`` frames."""
     wave: Wave
-    """Of its last ``overlap`` frames but the first quarter, which is out already."""
+    """Wave of the last ``overlap`` frames without their first quarter, which has been output."""
 
 
 class PhaseRetrieval(nn.Module):
-    """Waves for magnitudes of an STFT with any window; ``padding`` is that of ``data.frontends.stft``."""
+    """Phase retrieval from STFT magnitudes with any window; ``padding`` as in ``data.frontends.stft``."""
 
     def __init__(
         self, config: GriffinLimConfig, window: Float[Tensor, "n_fft"], *, hop: int, padding: Padding = "same"
@@ -70,7 +70,7 @@ class PhaseRetrieval(nn.Module):
         self.config, self.n_fft, self.hop, self.padding = config, len(window), hop, padding
         # Not in checkpoints: the configuration determines it.
         self.register_buffer("window", window, persistent=False)
-        # Edges that a single falling window covers are filled in by repeated frames, and cut off again.
+        # Edges covered only by one window's slope are extended by repeated frames, and cut off again.
         reach = -(-self.n_fft // hop) - 1
         self.front, self.back = {"none": (reach, 0), "causal": (0, reach)}.get(padding, (0, 0))
 
@@ -83,33 +83,33 @@ class PhaseRetrieval(nn.Module):
         magnitudes: Callable[[Features], Magnitudes],
         seeds: Sequence[int] = (0,),
     ) -> Iterator[WavePiece]:
-        """Turn features that come in pieces of any length into pieces of wave, in flat memory.
+        """Convert features, in pieces of any length, to a wave in pieces, in constant memory.
 
-        ``magnitudes`` makes a block's linear magnitudes of its features, frame by frame. Where the pieces are
-        cut makes no difference. Row i starts from random phases drawn by ``seeds[i]``.
+        ``magnitudes`` maps a block of features to linear magnitudes, frame by frame. The wave does not depend
+        on where the features are cut. Row i starts from random phases seeded by ``seeds[i]``.
         """
-        overlap, known = self.config.overlap, None
+        overlap, previous = self.config.overlap, None
         for number, (block, last) in enumerate(_windows(pieces, self.config.block, overlap)):
             target = magnitudes(F.pad(block, (self.front, self.back), mode="replicate"))
             drawn = [step_seed(seed, number) for seed in seeds]
-            wave, spectrum = self._block(target, block.shape[-1], known, drawn)
-            if known is not None:
-                wave = _joined(known.wave, wave, overlap // 4 * self.hop)
-            kept = 0 if last else 3 * overlap // 4 * self.hop
-            yield wave[..., : wave.shape[-1] - kept]
-            known = Known(spectrum[:, -overlap:], wave[..., wave.shape[-1] - kept :])
+            wave, spectrum = self._block(target, block.shape[-1], previous, drawn)
+            if previous is not None:
+                wave = _cross_faded(previous.wave, wave, overlap // 4 * self.hop)
+            held = 0 if last else 3 * overlap // 4 * self.hop
+            yield wave[..., : wave.shape[-1] - held]
+            previous = BlockEnd(spectrum[:, -overlap:], wave[..., wave.shape[-1] - held :])
 
     def _block(
-        self, target: Magnitudes, n_frames: int, known: Known | None, seeds: Sequence[int]
+        self, target: Magnitudes, n_frames: int, previous: BlockEnd | None, seeds: Sequence[int]
     ) -> tuple[Wave, Tensor]:
-        """The wave of a block, and its spectrum; ``known`` holds the beginning in place."""
-        seeds = list(seeds) * len(target) if len(seeds) == 1 else seeds  # a single one serves all
+        """The wave of a block and its spectrum; the block's beginning continues ``previous``."""
+        seeds = list(seeds) * len(target) if len(seeds) == 1 else seeds
         spectrum = target * torch.cat([_phases(target[:1], seed) for seed in seeds])
         fixed = None
-        if known is not None:
-            shared, half = known.spectrum.shape[1], known.spectrum.shape[1] // 2
-            spectrum[:, self.front : self.front + shared] = known.spectrum
-            fixed = known.spectrum[:, :half]
+        if previous is not None:
+            shared, half = previous.spectrum.shape[1], previous.spectrum.shape[1] // 2
+            spectrum[:, self.front : self.front + shared] = previous.spectrum
+            fixed = previous.spectrum[:, :half]
         padded = self.find_phases(target, spectrum, fixed)
         analysed = self._analyse(padded)[:, self.front :]
         return self._cut(padded, n_frames), analysed[:, :n_frames]
@@ -120,9 +120,9 @@ class PhaseRetrieval(nn.Module):
         spectrum: Complex[Tensor, "batch frames bins"],
         fixed: Complex[Tensor, "batch some bins"] | None = None,
     ) -> Float[Tensor, "batch padded"]:
-        """Change the phases of ``spectrum`` until a wave with the target magnitudes has it, nearly.
+        """Find phases by alternating projections, starting from ``spectrum``, and return the wave.
 
-        The wave includes what lies before the first and behind the last sample of the magnitudes' own.
+        The wave includes the samples of the first and last window that lie outside the frames' own hops.
         """
         share, before = self.config.momentum / (1 + self.config.momentum), None
         for _ in range(self.config.iterations):
@@ -140,16 +140,16 @@ class PhaseRetrieval(nn.Module):
         return whole.transpose(1, 2)
 
     def _overlap_add(self, spectrum: Complex[Tensor, "batch frames bins"]) -> Float[Tensor, "batch padded"]:
-        """The wave whose transform is nearest to a spectrum (Griffin and Lim 1984, equation 6)."""
+        """The wave with the STFT closest to a spectrum (Griffin and Lim 1984, equation 6)."""
         n_fft = self.n_fft
         frames = torch.fft.irfft(spectrum, n=n_fft) * self.window
         weights = self.window.square().expand(1, frames.shape[1], -1)
         weight = _added(weights, self.hop)
-        # Where no window reaches there is nothing to divide by; what is divided by less than that is cut off.
+        # The floor avoids division by 0 at the edges, where the window is 0; they are cut off later.
         return _added(frames, self.hop) / weight.clamp_min(1e-3)
 
     def _cut(self, padded: Float[Tensor, "batch padded"], frames: int) -> Wave:
-        """The samples that belong to the frames, hop by hop."""
+        """Cut the wave to one hop of samples per frame."""
         n_fft, hop = self.n_fft, self.hop
         before = {"same": (n_fft - hop) // 2, "center": n_fft // 2, "causal": n_fft - hop, "none": 0}
         start = before[self.padding] + self.front * hop
@@ -158,7 +158,7 @@ class PhaseRetrieval(nn.Module):
 
 
 def _added(frames: Float[Tensor, "batch frames width"], hop: int) -> Float[Tensor, "batch samples"]:
-    """Frames added up, each a hop after the one before."""
+    """Overlap-add frames at intervals of one hop."""
     batch, n_frames, width = frames.shape
     n_hops = -(-width // hop)
     hops = F.pad(frames, (0, n_hops * hop - width)).view(batch, n_frames, n_hops, hop)
@@ -173,8 +173,8 @@ def _phases(like: Magnitudes, seed: int) -> Complex[Tensor, "batch frames bins"]
     return torch.polar(torch.ones_like(turns), turns).to(like.device)
 
 
-def _joined(earlier: WavePiece, wave: WavePiece, quarter: int) -> WavePiece:
-    """The second wave, faded in over the first; they share it but for a quarter of the overlap before."""
+def _cross_faded(earlier: WavePiece, wave: WavePiece, quarter: int) -> WavePiece:
+    """Cross-fade two waves over the middle half of their overlap of 4 · ``quarter`` samples."""
     wave = wave[..., quarter:]
     ramp = torch.linspace(0.0, 1.0, 2 * quarter, device=wave.device)
     faded = earlier[..., : 2 * quarter].lerp(wave[..., : 2 * quarter], ramp)
@@ -182,12 +182,12 @@ def _joined(earlier: WavePiece, wave: WavePiece, quarter: int) -> WavePiece:
 
 
 def _windows(pieces: Iterable[Piece], block: int, overlap: int) -> Iterator[tuple[Piece, bool]]:
-    """Blocks of ``block`` frames, each with the last ``overlap`` of the one before; is it the last one?"""
+    """Blocks of ``block`` frames, ``overlap`` of them shared with the previous; True marks the last block."""
     waiting, length = [], 0
     for piece in pieces:
         waiting.append(piece)
         length += piece.shape[-1]
-        while length > block + overlap:  # so that the last block is never a stump
+        while length > block + overlap:  # so that the last block is not too short
             joined = torch.cat(waiting, dim=-1)
             yield joined[..., :block], False
             waiting = [joined[..., block - overlap :]]
@@ -201,13 +201,13 @@ MelPiece = Float[Tensor, "batch n_mels _"]
 
 
 class FromMagnitudes(nn.Module):
-    """A mel to a wave by way of the linear ``magnitudes`` that a subclass finds for each block of it."""
+    """A mel to a wave by phase retrieval on the linear ``magnitudes`` that a subclass computes."""
 
     phases: PhaseRetrieval
     magnitudes: Callable[[Mel], Magnitudes]
 
     def fold(self) -> "FromMagnitudes":
-        """There is no weight norm to remove."""
+        """Do nothing: there is no weight norm."""
         return self
 
     def forward(self, mel: Mel) -> Wave:
@@ -215,20 +215,17 @@ class FromMagnitudes(nn.Module):
 
     @torch.no_grad()
     def generate(self, mel: Mel, seeds: Sequence[int] = (0,)) -> Wave:
-        """The wave of frames · hop samples; row i starts from random phases drawn by ``seeds[i]``."""
+        """Generate frames · hop samples; row i starts from random phases seeded by ``seeds[i]``."""
         return torch.cat(list(self.stream(mel.split(self.phases.config.block, dim=-1), seeds)), dim=-1)
 
     @torch.no_grad()
     def stream(self, pieces: Iterable[MelPiece], seeds: Sequence[int] = (0,)) -> Iterator[WavePiece]:
-        """Turn a mel that comes in pieces of any length into pieces of wave, in flat memory.
-
-        Where the pieces are cut makes no difference.
-        """
+        """Generate a wave in pieces from a mel in pieces of any length; see ``PhaseRetrieval.stream``."""
         yield from self.phases.stream(pieces, self.magnitudes, seeds)
 
 
 class GriffinLim(FromMagnitudes):
-    """A mel to a wave; ``mel`` is the definition it reads."""
+    """Griffin-Lim on log-mels of the definition ``mel``."""
 
     def __init__(self, config: GriffinLimConfig, mel: MelConfig) -> None:
         super().__init__()
@@ -245,12 +242,12 @@ class GriffinLim(FromMagnitudes):
     inverse: Tensor
 
     def bands(self, mel: Mel) -> Float[Tensor, "batch frames n_mels"]:
-        """The sums that the mel is the log of."""
+        """Linear band values: the mel without its logarithm."""
         bands = mel.float().transpose(1, 2)
         return bands.exp() if self.mel.log == "ln" else 10.0**bands
 
     def magnitudes(self, mel: Mel, iterations: int | None = None) -> Magnitudes:
-        """The non-negative linear magnitudes whose bands come nearest to the mel's."""
+        """The non-negative linear magnitudes with mel bands closest to the mel's (least squares)."""
         bands = self.bands(mel)
         magnitudes = (bands @ self.inverse.T).clamp_min(0.0)
         ahead, speed = magnitudes, 1.0
@@ -263,17 +260,17 @@ class GriffinLim(FromMagnitudes):
         return magnitudes.sqrt() if self.mel.power == 2 else magnitudes
 
     def matched(self, magnitudes: Magnitudes, mel: Mel) -> Magnitudes:
-        """Magnitudes made louder or softer, band by band, so that their bands are nearly the mel's."""
+        """Scale magnitudes band by band, so that their mel bands approximate the mel's."""
         power = self.mel.power
         ratio = self.bands(mel) / (magnitudes.pow(power) @ self.filters.T).clamp_min(1e-9)
         share = self.filters / self.filters.sum(0).clamp_min(1e-9)
-        inside = self.filters.sum(0) > 0  # bins that no band has keep what they are
+        inside = self.filters.sum(0) > 0  # bins outside all bands are unchanged
         gain = torch.where(inside, ratio @ share, 1.0).clamp(0.1, 10.0)
         return magnitudes * gain.pow(1 / power)
 
 
 def _window(mel: MelConfig) -> Float[Tensor, "n_fft"]:
-    """The definition's window, as long as the transform."""
+    """The definition's Hann window, zero-padded to ``n_fft``."""
     window, missing = torch.hann_window(mel.win), mel.n_fft - mel.win
     front = missing if mel.padding == "causal" else missing // 2
     return F.pad(window, (front, missing - front))

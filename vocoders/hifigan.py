@@ -1,6 +1,6 @@
 """HiFi-GAN's generator (Kong, Kim, Bae 2020, arXiv:2010.05646): upsampling, then mixed receptive fields.
 
-Parameters bear the published names, so that published weights load by renaming the weight norm pair.
+Parameters have the published names: only the weight norm pair is renamed to load published weights.
 """
 
 import math
@@ -21,22 +21,22 @@ Features = Float[Tensor, "batch channels time"]
 
 @dataclass(frozen=True, kw_only=True)
 class HiFiGANConfig:
-    """A generator's sizes; the defaults are the published V1."""
+    """Sizes of a HiFi-GAN generator; the defaults are the published V1."""
 
     n_mels: int = 80
-    """Bands of the mel."""
+    """Mel bands."""
     upsample_rates: tuple[int, ...] = (8, 8, 2, 2)
     """Stride of each transposed convolution; their product is the hop."""
     upsample_kernels: tuple[int, ...] = (16, 16, 4, 4)
     """Kernel of each transposed convolution: at least its rate, and of the same parity."""
     channels: int = 512
-    """Channels after the first convolution; every upsampling halves them."""
+    """Channels after the first convolution; each upsampling halves them."""
     resblock: Literal["1", "2"] = "1"
-    """"1": pairs of convolutions, the second undilated. "2": single ones."""
+    """"1": pairs of convolutions, the second undilated. "2": single convolutions."""
     resblock_kernels: tuple[int, ...] = (3, 7, 11)
-    """Kernels of the residual blocks that run side by side after each upsampling; odd."""
+    """Kernel size of each parallel residual block after an upsampling; odd."""
     resblock_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
-    """Dilations within each of those blocks."""
+    """Dilations of the convolutions in each parallel residual block."""
 
     def __post_init__(self) -> None:
         if len(self.upsample_rates) != len(self.upsample_kernels):
@@ -46,12 +46,12 @@ class HiFiGANConfig:
         for rate, kernel in zip(self.upsample_rates, self.upsample_kernels):
             if kernel < rate or (kernel - rate) % 2:
                 raise ValueError(
-                    f"upsample kernel {kernel} at rate {rate}: take one of {rate}, {rate + 2}, {rate + 4}, …"
+                    f"upsample kernel {kernel} at rate {rate}: use one of {rate}, {rate + 2}, {rate + 4}, …"
                 )
         if self.channels % 2 ** len(self.upsample_rates):
             raise ValueError(
                 f"channels={self.channels} cannot be halved {len(self.upsample_rates)} times; "
-                f"take a multiple of {2 ** len(self.upsample_rates)}"
+                f"use a multiple of {2 ** len(self.upsample_rates)}"
             )
         if len(self.resblock_kernels) != len(self.resblock_dilations):
             raise ValueError(
@@ -76,7 +76,7 @@ V3 = HiFiGANConfig(
     resblock_kernels=(3, 5, 7),
     resblock_dilations=((1, 2), (2, 6), (3, 12)),
 )
-# Not published: the same networks at other rates. Hop 160 for 16 kHz; hop 240 and 100 bands for 24 kHz.
+# Our variants at other sample rates: hop 160 for 16 kHz; hop 240 and 100 bands for 24 kHz.
 V1_16K = replace(V1, upsample_rates=(5, 4, 4, 2), upsample_kernels=(11, 8, 8, 4))
 V1_24K = replace(V1, n_mels=100, upsample_rates=(6, 5, 4, 2), upsample_kernels=(12, 11, 8, 4))
 V2_16K, V2_24K = replace(V1_16K, channels=128), replace(V1_24K, channels=128)
@@ -85,7 +85,7 @@ V3_24K = replace(V3, n_mels=100, upsample_rates=(6, 10, 4), upsample_kernels=(12
 
 
 class HiFiGAN(nn.Module):
-    """A mel to a wave; every convolution is weight-normalized until ``fold``."""
+    """HiFi-GAN's generator, mel to wave; all convolutions have weight norm until ``fold``."""
 
     def __init__(self, config: HiFiGANConfig = V1) -> None:
         super().__init__()
@@ -101,12 +101,12 @@ class HiFiGAN(nn.Module):
                 block = PairedBlock if config.resblock == "1" else SingleBlock
                 self.resblocks.append(block(channels, k, dilations))
         self.conv_post = weight_norm(nn.Conv1d(channels, 1, 7, padding=3))
-        # The published code draws N(0, .01) after weight norm is in place, into a weight that a forward
-        # recomputes: its training really starts from PyTorch's defaults, and so does ours.
+        # The published code initialises with N(0, .01) after weight norm, into a weight that each forward
+        # pass recomputes: its training starts from PyTorch's default initialisation, and so does ours.
 
     @property
     def halo(self) -> int:
-        """Frames of mel on either side of a frame that its samples depend on."""
+        """Mel frames on each side of a frame that its samples depend on."""
         config = self.config
         widest = max(
             (kernel - 1) // 2 * (sum(dilations) + (len(dilations) if config.resblock == "1" else 0))
@@ -121,21 +121,21 @@ class HiFiGAN(nn.Module):
             x = up(F.leaky_relu(x, 0.1))
             blocks = self.resblocks[stage * n_blocks : (stage + 1) * n_blocks]
             x = torch.stack([block(x) for block in blocks]).mean(0)
-        return torch.tanh(self.conv_post(F.leaky_relu(x, 0.01)))  # .01: as published, though elsewhere .1
+        return torch.tanh(self.conv_post(F.leaky_relu(x, 0.01)))  # slope .01 as published, .1 elsewhere
 
     def fold(self) -> "HiFiGAN":
-        """Remove weight norm in place, which changes the parameters' names and not the outputs."""
+        """Remove weight norm in place: parameter names change, outputs do not."""
         return fold_weight_norm(self)
 
 
 def upsampling_halo(ups: Sequence[tuple[int, int, int]], widest: int) -> int:
-    """Frames on either side that the samples of one frame depend on.
+    """Frames on each side that the samples of one frame depend on.
 
-    ``ups`` are rate, kernel and padding of the transposed convolutions, ``widest`` the samples that blocks
-    after each of them reach to either side; the first and the last convolution have 7 taps.
+    ``ups`` are rate, kernel and padding of the transposed convolutions, ``widest`` the context in samples, to
+    each side, of the residual blocks after each of them; the first and last convolution have 7 taps.
     """
     hop = math.prod(rate for rate, _, _ in ups)
-    first, last = -3, hop - 1 + 3  # what frame 0's samples need, walking back from them
+    first, last = -3, hop - 1 + 3  # range of inputs that frame 0's samples need, from the output backwards
     for rate, kernel, padding in reversed(ups):
         first = -((kernel - 1 - padding - (first - widest)) // rate)
         last = (last + widest + padding) // rate
@@ -143,7 +143,7 @@ def upsampling_halo(ups: Sequence[tuple[int, int, int]], widest: int) -> int:
 
 
 class PairedBlock(nn.Module):
-    """The residual block of V1 and V2: dilated convolutions, each followed by an undilated one."""
+    """Residual block of V1 and V2: dilated convolutions, each followed by an undilated one."""
 
     def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
@@ -168,6 +168,6 @@ class SingleBlock(nn.Module):
 
 
 def _same(channels: int, kernel: int, dilation: int) -> nn.Module:
-    """A weight-normalized convolution that keeps the length."""
+    """A convolution with weight norm that keeps the length."""
     padding = dilation * (kernel - 1) // 2
     return weight_norm(nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=padding))

@@ -1,4 +1,4 @@
-"""Which recordings and mels a command resynthesises, and which can be done."""
+"""Find and check the recordings and mels that ``vocoders.synthesize`` converts to waves."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ READ_SAMPLES = 1 << 18
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One recording or mel to make a wave of."""
+    """One recording or mel to convert to a wave."""
 
     source: Path
     out: Path
     samples: int
-    """Of the result."""
+    """Samples of the output."""
     frames: int
-    """Of the mel, which for a recording may be a few more than its samples fill."""
+    """Mel frames; for a recording, its length in hops, rounded up."""
 
 
 def is_mel(path: Path) -> bool:
-    """Does a file's name say that it holds a mel?"""
+    """Whether a file is a mel, by its extension."""
     return path.suffix.lower() in mel_files.EXTENSIONS
 
 
@@ -40,7 +40,7 @@ def files_in(folder: Path) -> list[Path]:
 
 
 def examine(pairs: Iterable[tuple[Path, Path]], mel: MelConfig, left_out: list[str]) -> list[Job]:
-    """Read every source to its end, so that what cannot be made is known, and told, at once."""
+    """Read every source to its end, so that unusable ones are reported before any output is written."""
     jobs = []
     for source, out in pairs:
         with leaving_out(left_out):
@@ -57,5 +57,5 @@ def _sizes(source: Path, mel: MelConfig) -> tuple[int, int]:
     n_samples = sum(block.shape[-1] for block in blocks(source, None, READ_SAMPLES))
     samples = resampled_length(n_samples, sample_rate, mel.sample_rate)
     if samples == 0:
-        raise UserError(f"{source} is too short: no sample of it is left at {mel.sample_rate} Hz")
+        raise UserError(f"{source} is too short: it has no samples at {mel.sample_rate} Hz")
     return samples, -(-samples // mel.hop)

@@ -1,4 +1,4 @@
-"""Finding a vocoder's weights and what network they are for: ours, published ones, or a training run's."""
+"""Load a vocoder from an exported folder, a published checkpoint or a training run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,9 +27,9 @@ from vocoders.wavenet.network import WaveNetConfig
 State = Mapping[str, Shaped[Tensor, "..."]]
 
 RELEASED = Path(__file__).parent / "released"
-"""A trained vocoder that comes with the package, at 16 kHz."""
+"""Folder of the trained 16 kHz vocoder that comes with the package."""
 PACKAGED = ("released", "released_24k", "released_hifigan")
-"""Names of all that come with it; the last sounds worse, and takes mels frame by frame."""
+"""Names of all trained vocoders in the package; the last sounds worse, but takes mels frame by frame."""
 KINDS: dict[str, type] = {
     "griffin_lim": GriffinLimConfig,
     "neural_griffin_lim": NeuralGriffinLimConfig,
@@ -39,7 +39,7 @@ KINDS: dict[str, type] = {
     "waveglow": WaveGlowConfig,
     "wavenet": WaveNetConfig,
 }
-"""Names of vocoders, and what configures their networks."""
+"""Names of vocoders and the config classes of their networks."""
 
 
 def load_vocoder(
@@ -53,12 +53,12 @@ def load_vocoder(
 ) -> Vocoder:
     """Load a vocoder.
 
-    ``name`` is one of ``KINDS`` or ``PACKAGED``, or an exported folder or training run of ours. ``weights``
-    is such a folder, a published file, or a state dict; ``griffin_lim`` needs none. ``config`` is the JSON
-    file published with the weights, its content as a dict, or a config of ours (of the network or the whole
-    vocoder); without one, weights of the published shapes explain themselves. ``mel`` is the definition of
-    the mels, by itself or by name, where published weights do not bring it. ``fold`` takes weight norm away,
-    which changes speed and not results.
+    ``name`` is one of ``KINDS`` or ``PACKAGED``, or the folder of an export or a training run. ``weights``
+    is such a folder, a published file or a state dict; ``griffin_lim`` needs none. ``config`` is the JSON
+    file published with the weights, its content as a dict, or a config object (of the network or the whole
+    vocoder); without it, the config is inferred from the weights' shapes, if these are published ones.
+    ``mel`` is the mel definition or its name, for published weights without one. ``fold`` removes weight
+    norm, which changes the speed but not the results.
     """
     if name not in KINDS:
         vocoder = from_folder(_named_folder(name, weights), fold)
@@ -75,7 +75,7 @@ def load_vocoder(
         vocoder = _from_state(name, weights, config, mel, fold)
     wanted = _definition(mel)
     if wanted is not None:
-        check_definition(wanted, vocoder.mel, "what mel= names")
+        check_definition(wanted, vocoder.mel, "mel=")
     return vocoder.eval().requires_grad_(False).to(device)
 
 
@@ -104,7 +104,7 @@ def _definition(mel: MelConfig | str | None) -> MelConfig | None:
 
 
 def released_folder(name: str) -> Path | None:
-    """Where the weights lie that come with the package under a name, if it is one."""
+    """The folder of a packaged vocoder (``PACKAGED``), None for other names."""
     return RELEASED.with_name(name.replace("released", RELEASED.name)) if name in PACKAGED else None
 
 
@@ -112,7 +112,7 @@ def _named_folder(name: str, weights: object) -> Path:
     if (released := released_folder(name)) is not None:
         if not (released / "config.json").is_file():
             raise UserError(
-                "no trained vocoder comes with this copy: name a folder or weights, or take griffin_lim"
+                "no trained vocoder comes with this copy: give a folder or weights, or use griffin_lim"
             )
         return released
     if weights is not None or not Path(name).exists():
@@ -122,13 +122,13 @@ def _named_folder(name: str, weights: object) -> Path:
         )
     if not Path(name).is_dir():
         raise UserError(
-            f"{name} is a file: name its vocoder, one of {', '.join(KINDS)}, and give it as weights"
+            f"{name} is a file: give its vocoder's name, one of {', '.join(KINDS)}, and the file as weights"
         )
     return Path(name)
 
 
 def from_folder(folder: Path, fold: bool = True) -> Vocoder:
-    """Load an exported folder of ours (config.json, model.safetensors) or a training run's newest state."""
+    """Load an exported folder (config.json, model.safetensors) or a training run's newest checkpoint."""
     if not (folder / "model.safetensors").is_file() and checkpoints(folder):
         from vocoders.tasks.config import trained_vocoder
 
@@ -143,7 +143,7 @@ def from_folder(folder: Path, fold: bool = True) -> Vocoder:
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))[:4]
     raise UserError(
         f"{folder} holds no vocoder (config.json and model.safetensors) and no training run; found "
-        f"{', '.join(names) or 'nothing'}: a published file is given by its own path"
+        f"{', '.join(names) or 'nothing'}: give the path of the file itself if the weights are published ones"
     )
 
 
@@ -155,7 +155,7 @@ def _is_griffin_lim(folder: Path) -> bool:
 def _griffin_lim(weights: object, config: Any, mel: MelConfig | str | None) -> Vocoder:
     if weights is not None:
         raise UserError(
-            "griffin_lim has no weights: leave them out, and name the mel definition (mel=, --mel)"
+            "griffin_lim has no weights: leave them out and give the mel definition (mel=, --mel)"
         )
     match config:
         case None:
@@ -172,7 +172,7 @@ def _griffin_lim(weights: object, config: Any, mel: MelConfig | str | None) -> V
 def _from_state(
     name: str, weights: str | Path | Mapping[str, Any], config: Any, mel: MelConfig | str | None, fold: bool
 ) -> Vocoder:
-    """Weights of the published layout, from a file or as a state dict."""
+    """Load weights in the published layout, from a file or a state dict."""
     where = "the state dict" if isinstance(weights, Mapping) else str(weights)
     content = weights if isinstance(weights, Mapping) else read_torch_file(weights)
     raw = layout.network_state(content, where)
@@ -188,7 +188,7 @@ def _from_state(
 def describe(
     name: str, state: State, config: Any, mel: MelConfig | str | None, where: str | Path
 ) -> VocoderConfig:
-    """What weights are for: by a config, published or ours, or else by their shapes."""
+    """Return the config of weights: from a published config or one of ours, or else from their shapes."""
     if isinstance(config, VocoderConfig):
         _of_kind(name, config.network)
         return config
@@ -213,7 +213,7 @@ def describe(
 
 
 def _fitting(name: str, network: Any) -> MelConfig:
-    """The mel definition published with this kind of network, or another of its hop and bands."""
+    """The mel definition published with this kind of network, or a known one with its hop and bands."""
     candidates = [DEFINITIONS[name]] if name in DEFINITIONS else []
     for known in [*candidates, *DEFINITIONS.values()]:
         if (known.hop, known.n_mels) == (network.hop, network.n_mels):
@@ -229,7 +229,7 @@ def _of_kind(name: str, network: Any) -> None:
             f"config is a {type(network).__name__}: give a published JSON file, or a {KINDS[name].__name__}"
         )
     if kind_of(network) != name:
-        raise UserError(f"config is for {kind_of(network)}, the weights are asked for as {name}")
+        raise UserError(f"config is for {kind_of(network)}, not {name}: load the weights by that name")
 
 
 def _filled(config: VocoderConfig, state: State, where: str | Path, fold: bool) -> Vocoder:

@@ -1,6 +1,6 @@
 """MelGAN's generator (Kumar et al. 2019, arXiv:1910.06711): upsampling, then dilated residual blocks.
 
-Parameters bear the published names, so that published weights load by renaming the weight norm pair.
+Parameters have the published names: only the weight norm pair is renamed to load published weights.
 """
 
 import math
@@ -16,16 +16,16 @@ from vocoders.weight_norm import fold_weight_norm
 
 @dataclass(frozen=True, kw_only=True)
 class MelGANConfig:
-    """A generator's sizes; the defaults are the published ones."""
+    """Sizes of a MelGAN generator; the defaults are the published ones."""
 
     n_mels: int = 80
-    """Bands of the mel."""
+    """Mel bands."""
     channels: int = 32
-    """Channels at the wave's rate; every upsampling halves towards them."""
+    """Channels at the sample rate; each earlier stage has twice as many."""
     ratios: tuple[int, ...] = (8, 8, 2, 2)
     """Stride of each transposed convolution; their product is the hop."""
     n_residual_layers: int = 3
-    """Residual blocks after each upsampling, of dilations 1, 3, 9, …"""
+    """Residual blocks after each upsampling, with dilations 1, 3, 9, …"""
 
     @property
     def hop(self) -> int:
@@ -33,15 +33,15 @@ class MelGANConfig:
 
 
 MELGAN = MelGANConfig()
-# Not published: the same network at other rates. Hop 160 for 16 kHz, hop 240 and 100 bands for 24 kHz.
+# Our variants at other sample rates: hop 160 for 16 kHz; hop 240 and 100 bands for 24 kHz.
 MELGAN_16K = MelGANConfig(ratios=(5, 4, 4, 2))
 MELGAN_24K = MelGANConfig(n_mels=100, ratios=(6, 5, 4, 2))
 
 
 class MelGAN(nn.Module):
-    """A mel to a wave; every convolution is weight-normalized until ``fold``.
+    """MelGAN's generator, mel to wave; all convolutions have weight norm until ``fold``.
 
-    The mel needs more than 3 frames: the edges are reflected.
+    The mel needs more than 3 frames, because its edges are padded by reflection.
     """
 
     def __init__(self, config: MelGANConfig = MELGAN) -> None:
@@ -68,12 +68,12 @@ class MelGAN(nn.Module):
             nn.Tanh(),
         ]
         self.model = nn.Sequential(*layers)
-        # The published code draws N(0, .02) after weight norm is in place, into a weight that a forward
-        # recomputes: its training really starts from PyTorch's defaults, and so does ours.
+        # The published code initialises with N(0, .02) after weight norm, into a weight that each forward
+        # pass recomputes: its training starts from PyTorch's default initialisation, and so does ours.
 
     @property
     def halo(self) -> int:
-        """Frames of mel on either side of a frame that its samples depend on."""
+        """Mel frames on each side of a frame that its samples depend on."""
         ups = [(ratio, 2 * ratio, ratio // 2 + ratio % 2) for ratio in self.config.ratios]
         return upsampling_halo(ups, sum(3**n for n in range(self.config.n_residual_layers)))
 
@@ -81,12 +81,12 @@ class MelGAN(nn.Module):
         return self.model(mel)
 
     def fold(self) -> "MelGAN":
-        """Remove weight norm in place, which changes the parameters' names and not the outputs."""
+        """Remove weight norm in place: parameter names change, outputs do not."""
         return fold_weight_norm(self)
 
 
 class ResidualBlock(nn.Module):
-    """A dilated and a pointwise convolution beside a pointwise shortcut."""
+    """A dilated and a pointwise convolution, added to a pointwise shortcut."""
 
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""Griffin-Lim on magnitudes that a network makes of the mel, as Tacotron's post-net does.
+"""Griffin-Lim on linear magnitudes predicted from the mel by a network, as by Tacotron's post-net.
 
-What limits Griffin-Lim on mels is the magnitudes: least squares smear what the bands do not resolve, while
-the phases of true magnitudes are found so well that copies have the recordings' quality. So the network
-learns the magnitudes alone, by regression (Wang et al. 2017, arXiv:1703.10135, section 3.4; here with Vocos'
-blocks).
+The quality of Griffin-Lim on mels is limited by the magnitudes: least squares smears what the bands do not
+resolve, while from true magnitudes Griffin-Lim finds phases that give the recordings' quality. The network
+therefore learns only the magnitudes, by regression (Wang et al. 2017, arXiv:1703.10135, section 3.4; here
+with Vocos' blocks).
 """
 
 from dataclasses import dataclass, field
@@ -17,37 +17,37 @@ from vocoders.griffin_lim import FromMagnitudes, GriffinLim, GriffinLimConfig, M
 from vocoders.vocos import Backbone, BackboneConfig
 
 FAINTEST = 1e-4
-"""Least magnitude that a spectrum begins from."""
+"""Floor of the initial magnitudes, before their logarithm."""
 LOG_DEVIATIONS = (-4.0, 1.0)
-"""Least and most, of what the network says of its own error."""
+"""Range of the predicted log standard deviations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NeuralGriffinLimConfig(BackboneConfig):
-    """The network's sizes, and how the phases are found."""
+    """Sizes of the magnitude network, and settings of the phase retrieval."""
 
     n_mels: int = 80
     channels: int = 256
     hidden: int = 768
     n_blocks: int = 6
     phases: GriffinLimConfig = field(default_factory=GriffinLimConfig)
-    """``inversion_iterations`` counts for nothing: the network begins from the clipped pseudo-inverse."""
+    """Phase retrieval; ``inversion_iterations`` is unused: the network refines the clipped pseudo-inverse."""
 
     def __post_init__(self) -> None:
         if 4 * self.halo > 3 * self.phases.overlap:
             raise UserError(
-                f"n_blocks={self.n_blocks} see {self.halo} frames on either side, more than blocks of phases"
-                f" share: give phases.overlap={-(-self.halo // 3) * 4} or more"
+                f"n_blocks={self.n_blocks} see {self.halo} frames on each side, too many for phases.overlap="
+                f"{self.phases.overlap}: give phases.overlap={-(-self.halo // 3) * 4} or more"
             )
 
     @property
     def halo(self) -> int:
-        """Frames of mel on either side that a frame's magnitudes depend on."""
+        """Mel frames on each side that a frame's magnitudes depend on."""
         return 3 * (self.n_blocks + 1)
 
 
 class NeuralGriffinLim(FromMagnitudes):
-    """A mel to a wave, by way of linear magnitudes."""
+    """Neural Griffin-Lim: a mel to linear magnitudes by a network, and these to a wave."""
 
     def __init__(self, config: NeuralGriffinLimConfig, mel: MelConfig) -> None:
         super().__init__()
@@ -60,25 +60,25 @@ class NeuralGriffinLim(FromMagnitudes):
         nn.init.zeros_(self.out.bias)
 
     def log_magnitudes(self, mel: Mel) -> tuple[Magnitudes, Magnitudes]:
-        """Means of the log-magnitudes, and logs of their standard deviations."""
+        """Means and log standard deviations of the log-magnitudes."""
         change, deviation = self.out(self.backbone(mel)).chunk(2, dim=-1)
         smeared = self.griffin_lim.magnitudes(mel, iterations=0)
         return smeared.clamp_min(FAINTEST).log() + change, deviation.clamp(*LOG_DEVIATIONS)
 
     def magnitudes(self, mel: Mel) -> Magnitudes:
-        """The mean magnitudes, brought to the mel's bands."""
+        """The mean magnitudes, scaled to match the mel's bands."""
         return self.griffin_lim.matched(self.log_magnitudes(mel)[0].exp(), mel)
 
 
 def negative_log_likelihood(
     mean: Magnitudes, log_deviation: Magnitudes, magnitudes: Float[Tensor, "batch frames bins"], floor: float
 ) -> Float[Tensor, ""]:
-    """Of log-magnitudes, each normal about its mean; what lies below ``floor`` hardly counts."""
+    """Negative log-likelihood of Gaussian log-magnitudes; those far below ``floor`` hardly count."""
     error = (mean.exp() + floor).log() - (magnitudes + floor).log()
     return (0.5 * (error / log_deviation.exp()).square() + log_deviation).mean()
 
 
 def spectral_convergence(made: Magnitudes, magnitudes: Magnitudes) -> Float[Tensor, ""]:
-    """Relative error of a spectrogram by Frobenius' norm (Arık et al. 2018, arXiv:1808.06719)."""
+    """Relative error of a spectrogram in the Frobenius norm (Arık et al. 2018, arXiv:1808.06719)."""
     error, size = ((x.square().sum((1, 2)) + 1e-9).sqrt() for x in (made - magnitudes, magnitudes))
     return (error / size).mean()

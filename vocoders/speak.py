@@ -1,7 +1,7 @@
-"""Say a text by a WaveNet: python -m vocoders.speak "Good morning." --vocoder RUN --out morning.wav
+"""Synthesise a text with a WaveNet: python -m vocoders.speak "Good morning." --vocoder RUN --out morning.wav
 
-RUN is a run of ``vocoders/train_spoken.py --preset speech``. Espeak says the text first; its phonemes, their
-durations and its pitch are what the WaveNet is given.
+RUN is a run of ``vocoders/train_spoken.py --preset speech``. Espeak first synthesises the text; its phonemes,
+their durations and its pitch are the WaveNet's input.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ from vocoders.wavenet.spoken import VOICE, speakers_of, utterance
 
 
 class Speaker:
-    """A trained WaveNet that says texts; ``voices`` are whom it knows, by label."""
+    """Text to speech with a trained WaveNet; ``voices`` are the names of its voices, by label."""
 
     def __init__(self, run: Path) -> None:
         checkpoint, config = newest(run, SpokenTrainConfig)
@@ -52,11 +52,11 @@ class Speaker:
 @exits_cleanly
 def main(argv: list[str] | None = None) -> None:
     arguments = Arguments.described_by("vocoders.speak", __doc__)
-    arguments.add_argument("text", help="what to say, in English")
+    arguments.add_argument("text", help="text to synthesise, in English")
     arguments.add_argument("--vocoder", type=Path, required=True, help="run of vocoders/train_spoken.py")
     arguments.add_argument("--out", type=Path, required=True, help="audio file to write")
     arguments.add_argument("--voice", default="", help="one of the run's voices (default: its first)")
-    arguments.add_argument("--seed", type=int, default=0, help="decides what is random (default 0)")
+    arguments.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
     args = arguments.parse_args(argv)
     speaker = Speaker(args.vocoder)
     name = args.voice or speaker.voices[0]

@@ -1,4 +1,4 @@
-"""Long signals in flat memory: mels of waves that come in blocks, and mels cut into overlapping windows."""
+"""Streaming in constant memory: mels of waves in blocks, overlapping windows of mels, de-emphasis."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -17,21 +17,21 @@ MelPiece = Float[Tensor, "batch n_mels _"]
 
 
 class Window(NamedTuple):
-    """A stretch of a mel with its surroundings."""
+    """A segment of a mel with context on both sides."""
 
     mel: MelPiece
     before: int
-    """Frames of it that precede the stretch."""
+    """Context frames before the segment."""
     frames: int
-    """Of the stretch."""
+    """Frames of the segment."""
     start: int
-    """The stretch's first frame, counted from the mel's."""
+    """First frame of the segment within the whole mel."""
 
 
 def windows(pieces: Iterable[MelPiece], block: int, halo: int) -> Iterator[Window]:
-    """Cut a mel that comes in pieces into stretches of ``block`` frames, ``halo`` more on either side.
+    """Split a mel given in pieces into segments of ``block`` frames, with ``halo`` frames of context.
 
-    The last stretch is up to ``halo`` frames longer. Where the pieces are cut makes no difference.
+    The last segment is up to ``halo`` frames longer. The result does not depend on how the mel is cut.
     """
     waiting: list[Tensor] = []
     length = before = start = 0
@@ -49,12 +49,12 @@ def windows(pieces: Iterable[MelPiece], block: int, halo: int) -> Iterator[Windo
 
 
 def mels_of_blocks(blocks: Iterable[WavePiece], config: MelConfig) -> Iterator[MelPiece]:
-    """The log-mel of a wave that comes in blocks of any length: concatenated, that of the whole wave.
+    """The log-mel of a wave given in blocks of any length; concatenated, it equals that of the whole wave.
 
-    The wave is lengthened by silence to whole hops, and to what mirroring its edges takes.
+    The wave is padded with silence to whole hops, and to the minimum length for reflecting its edges.
     """
     log_mel = LogMel(replace(config, padding="none"))
-    if config.padding == "causal":  # the window stands at the transform's end
+    if config.padding == "causal":  # the window is at the transform's end
         log_mel = LogMel(replace(config, padding="none", win=config.n_fft))
         log_mel.window = F.pad(torch.hann_window(config.win), (config.n_fft - config.win, 0))
     before, after = _edges(config)
@@ -66,7 +66,7 @@ def mels_of_blocks(blocks: Iterable[WavePiece], config: MelConfig) -> Iterator[M
         if not begun and length > max(before, config.n_fft):
             waiting, begun = [_extended(torch.cat(waiting, -1), before, 0, config.pad_mode)], True
             length += before
-        # What the mirrored end needs stays behind.
+        # Samples needed for reflection at the end are held back.
         n_frames = (length - after - 1 - config.n_fft) // config.hop + 1 if begun else 0
         if n_frames > 0:
             joined = torch.cat(waiting, dim=-1)
@@ -84,8 +84,8 @@ def mels_of_blocks(blocks: Iterable[WavePiece], config: MelConfig) -> Iterator[M
 
 
 def de_emphasised(pieces: Iterable[WavePiece], pre_emphasis: float, gain: float) -> Iterator[WavePiece]:
-    """Undo a pre-emphasis, x[t] − a·x[t − 1], and then a gain, piece after piece."""
-    # The inverse's response, a to the power of t, is cut where it falls below the last bit.
+    """Undo a pre-emphasis, x[t] − a·x[t − 1], and then a gain, in pieces."""
+    # The inverse's impulse response, a to the power of t, is truncated below 1e-9.
     n_taps = 1 if pre_emphasis == 0 else math.ceil(math.log(1e-9) / math.log(pre_emphasis))
     past = None
     for piece in pieces:

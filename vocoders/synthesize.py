@@ -1,16 +1,16 @@
-"""Make waves of mels or recordings: ``python -m vocoders.synthesize SOURCE... --vocoder NAME --out DIR``
+"""Synthesise waves from mels or recordings: ``python -m vocoders.synthesize SOURCE... --vocoder V --out DIR``
 
     python -m vocoders.synthesize mels/ --vocoder released --out made/
     python -m vocoders.synthesize speech.wav --vocoder griffin_lim --mel hifigan --out copy.wav
     python -m vocoders.synthesize talks/ --vocoder hifigan --weights generator_v1 --config v1.json --out made/
     python -m vocoders.synthesize mels/ --vocoder runs/melgan/export --batch 16 --device cuda --out made/
 
-Sources are mels (.npy of bands × frames, .npz of --save-mel), recordings at any rate, or folders of both.
-Each becomes DIR/<its place in its folder>.wav at the vocoder's rate; a recording's copy is exactly as long
-as it was. Any length takes the same memory. What is in DIR already stays, unless --overwrite is given.
-Everything is read and checked before anything is written, and a file appears under its name only when it is
-whole. What cannot be made is left out and named: the command ends with 0 if nothing was left out, with 1 if
-something was, with 2 if nothing was done.
+Sources are mels (.npy of bands × frames, .npz from --save-mel), recordings at any sample rate, or folders of
+both. Each source is written to DIR/<its path within its folder>.wav at the vocoder's sample rate; the copy of
+a recording has exactly its duration. Memory does not grow with length. Existing files in DIR are not replaced
+unless --overwrite is given. All sources are read and checked before anything is written, and files are
+written atomically. Sources that cannot be converted are skipped and reported: the exit code is 0 if all were
+converted, 1 if some were skipped, 2 if none was converted.
 """
 
 import sys
@@ -45,9 +45,9 @@ from vocoders.wavenet.sampling import Sampler
 Mel = Float[Tensor, "1 n_mels _"]
 Wave = Float[Tensor, "1 1 _"]
 BLOCK_S = 4.0
-"""Seconds of a recording read at once."""
+"""Block in which recordings are read, s."""
 LONGEST_S = 60.0
-"""Seconds from which a source is worked through alone, piece by piece."""
+"""Longest source that is batched, s; longer ones are processed one by one, in pieces."""
 
 
 @exits_cleanly
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
-    """Read the command line; what the options alone can show to be wrong is refused here."""
+    """Parse the command line, and check what does not depend on the vocoder or the sources."""
     arguments = Arguments.described_by("vocoders.synthesize", __doc__)
     option = arguments.add_argument
     option("source", metavar="SOURCE", nargs="+", help="mel, recording, or folder of them")
@@ -98,25 +98,25 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         default="released",
         metavar="NAME",
         help="released (default), released_24k, released_hifigan, griffin_lim, hifigan, melgan, vocos,"
-        " waveglow, wavenet, or a trained one's folder",
+        " waveglow, wavenet, or the folder of a trained vocoder",
     )
-    option("--weights", metavar="FILE", help="weights of the named vocoder: published, or a folder of ours")
+    option("--weights", metavar="FILE", help="weights of the named vocoder: a published file or our folder")
     option("--config", metavar="JSON", help="the configuration published with the weights")
-    option("--mel", metavar="NAME", help="mel definition, where the weights bring none: hifigan, melgan, ...")
-    option("--batch", type=int, default=1, metavar="N", help="sources at once")
-    option("--seed", type=int, default=0, help="of what is drawn; the same for every source (default 0)")
-    option("--temperature", type=float, help="of what is drawn (default: waveglow 0.6, wavenet 1)")
+    option("--mel", metavar="NAME", help="mel definition, if the weights have none: hifigan, melgan, ...")
+    option("--batch", type=int, default=1, metavar="N", help="sources per batch (default 1)")
+    option("--seed", type=int, default=0, help="random seed, the same for every source (default 0)")
+    option("--temperature", type=float, help="sampling temperature (default: waveglow 0.6, wavenet 1)")
     option(
         "--sampler",
         choices=("random", "argmax", "voiced_argmax", "mode"),
-        help="wavenet: how samples are drawn (default: as it was trained to, or random)",
+        help="wavenet: how samples are drawn (default: the vocoder's own setting, or random)",
     )
-    option("--top-p", type=float, help="wavenet: share of the probability that is drawn from")
-    option("--speaker", type=int, metavar="NUMBER", help="wavenet: of several speakers, who speaks")
-    option("--denoise", type=float, default=0.0, metavar="STRENGTH", help="subtract the vocoder's own hum")
+    option("--top-p", type=float, help="wavenet: total probability of the classes drawn from")
+    option("--speaker", type=int, metavar="NUMBER", help="wavenet with several speakers: the speaker")
+    option("--denoise", type=float, default=0.0, metavar="STRENGTH", help="subtract the vocoder's own noise")
     option("--save-mel", action="store_true", help="also write DIR/<name>.npz, the mel and its definition")
-    option("--overwrite", action="store_true", help="replace results that are in the folder already")
-    option("--skip-existing", action="store_true", help="pass over sources whose result is there")
+    option("--overwrite", action="store_true", help="replace existing output files")
+    option("--skip-existing", action="store_true", help="skip sources with an existing output file")
     option("--device", default="cpu", help="cpu (default), cuda, ...")
     args = arguments.parse_args(argv)
     at_least(0, args, "seed", prefix="--")
@@ -129,7 +129,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def options_for(vocoder: Vocoder, args: Namespace) -> dict[str, Any]:
-    """What the command line says beyond the vocoder's defaults; what the vocoder does not know is refused."""
+    """The command line's options for ``Vocoder.stream``; refuses those that the vocoder does not have."""
     options: dict[str, Any] = {"denoise": args.denoise} if args.denoise else {}
     if isinstance(vocoder.network, WaveNet | MelWaveNet):
         given = {"way": args.sampler, "temperature": args.temperature, "top_p": args.top_p}
@@ -148,23 +148,23 @@ def options_for(vocoder: Vocoder, args: Namespace) -> dict[str, Any]:
         n_speakers = 0 if known is None else known.n_speakers
         if n_speakers and args.speaker not in range(n_speakers):
             raise UserError(
-                f"--speaker must be a number from 0 to {n_speakers - 1}: this WaveNet has several"
+                f"--speaker must be a number from 0 to {n_speakers - 1}: this WaveNet has several speakers"
             )
         if not n_speakers and args.speaker is not None:
-            raise UserError("--speaker goes with a WaveNet of several speakers: this one has none")
+            raise UserError("--speaker needs a WaveNet with several speakers: omit it for this one")
     return options
 
 
-def _device(word: str) -> str:
+def _device(name: str) -> str:
     try:
-        torch.zeros(1, device=word)
+        torch.zeros(1, device=name)
     except Exception as error:
-        raise UserError(f"--device {word} cannot be used: {str(error).splitlines()[0]}") from None
-    return word
+        raise UserError(f"--device {name} cannot be used: {str(error).splitlines()[0]}") from None
+    return name
 
 
 def grouped(jobs: Sequence[Job], batch: int, longest_samples: int) -> Iterator[list[Job]]:
-    """Jobs to be done together, of similar lengths; long ones alone. A batch of 1 keeps the order given."""
+    """Batches of jobs of similar length; long jobs are batches of one. A batch of 1 keeps the order given."""
     if batch == 1:
         yield from ([job] for job in jobs)
         return
@@ -174,7 +174,7 @@ def grouped(jobs: Sequence[Job], batch: int, longest_samples: int) -> Iterator[l
 
 
 def pieces_of(vocoder: Vocoder, job: Job) -> Iterator[Mel]:
-    """A source's mel, a recording's in pieces as it is read."""
+    """A source's mel, in pieces if it is computed from a recording."""
     if is_mel(job.source):
         yield read_mel(job.source, vocoder.mel)
         return
@@ -183,13 +183,13 @@ def pieces_of(vocoder: Vocoder, job: Job) -> Iterator[Mel]:
 
 
 def synthesize(vocoder: Vocoder, job: Job, args: Namespace, done: Callable[[float], Any]) -> None:
-    """Make one source's wave, from file to file, telling ``done`` of every second or so.
+    """Convert one source, from file to file; ``done`` is called with the seconds of every piece written.
 
-    Memory does not grow with the source (but for --save-mel, which holds its mel).
+    Memory does not grow with the source's length (except with --save-mel, which holds the mel).
     """
     mel_pieces: list[Tensor] = []
 
-    def kept() -> Iterator[Tensor]:
+    def recorded() -> Iterator[Tensor]:
         for piece in pieces_of(vocoder, job):
             if args.save_mel:
                 mel_pieces.append(piece)
@@ -197,12 +197,12 @@ def synthesize(vocoder: Vocoder, job: Job, args: Namespace, done: Callable[[floa
 
     missing = job.samples
     with Writer(job.out, vocoder.sample_rate) as writer:
-        for wave in vocoder.stream(kept(), seed=[args.seed], **args.options):
+        for wave in vocoder.stream(recorded(), seed=[args.seed], **args.options):
             wave = wave[..., :missing].cpu()
             missing -= wave.shape[-1]
             writer.write(wave[0])
             done(wave.shape[-1] / vocoder.sample_rate)
-        # Definitions without edges have fewer frames than a recording has hops.
+        # Mel definitions without padding have fewer frames than the recording has hops.
         writer.write(torch.zeros(1, missing))
     if args.save_mel:
         save_mel(_mel_beside(job.out), torch.cat(mel_pieces, dim=-1), vocoder.mel)
@@ -211,7 +211,7 @@ def synthesize(vocoder: Vocoder, job: Job, args: Namespace, done: Callable[[floa
 def synthesize_together(
     vocoder: Vocoder, jobs: Sequence[Job], args: Namespace, done: Callable[[float], Any]
 ) -> None:
-    """Make the waves of several sources at once."""
+    """Convert several sources in one batch."""
     mels = [torch.cat(list(pieces_of(vocoder, job)), dim=-1) for job in jobs]
     waves = together(vocoder, mels, seed=args.seed, **args.options)
     for job, mel, wave in zip(jobs, mels, waves):
@@ -223,11 +223,11 @@ def synthesize_together(
 
 
 def together(vocoder: Vocoder, mels: Sequence[Mel], *, seed: int = 0, **options: Any) -> list[Wave]:
-    """A wave for each mel, all drawn by one seed; mels are checked ones of the vocoder's definition.
+    """Generate a wave for each mel, all with the same seed; mels must be checked beforehand.
 
-    Shorter mels are lengthened by their last frame. Where a network's output depends on that, up to its halo
-    before a mel's end, the wave is made once more from the mel alone. Griffin-Lim and WaveNets, which are no
-    faster with several, make one after the other.
+    Shorter mels are padded with their last frame. The samples that depend on the padding, up to a halo before
+    a mel's end, are generated again without it. Griffin-Lim and WaveNets, which are not faster in batches,
+    process mels one by one.
     """
     lengths = [mel.shape[-1] for mel in mels]
     if isinstance(vocoder.network, FromMagnitudes | MelWaveNet | WaveNet) or len(lengths) == 1:

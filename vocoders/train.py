@@ -1,10 +1,10 @@
 """Train a vocoder: ``accelerate launch vocoders/train.py --preset NAME --data.path FOLDER --loop.out RUN``.
 
-Run the same command again to continue. Presets are in ``vocoders/tasks/presets.py``: every network at 16,
-22.05 and 24 kHz, and ``*_small`` for a CPU. To tune a trained vocoder to mels that another network predicts
-(``python -m w2w.baselines.predict``), give ``--init RUN --predicted-mels FOLDER``. ``--init`` also takes the
-folder of an exported vocoder, or a name of those that come with this package (``released``, ``released_24k``,
-``released_hifigan``); critics then begin afresh.
+The same command resumes an interrupted run. Presets are in ``vocoders/tasks/presets.py``: every network at
+16, 22.05 and 24 kHz, and ``*_small`` for a CPU. To fine-tune a trained vocoder on mels predicted by another
+network (``python -m w2w.baselines.predict``), give ``--init RUN --predicted-mels FOLDER``. ``--init`` also
+takes the folder of an exported vocoder or the name of a packaged one (``released``, ``released_24k``,
+``released_hifigan``); the discriminators then start from random weights.
 """
 
 import warnings
@@ -40,7 +40,7 @@ from vocoders.weight_norm import unfold
 
 
 def exported_init(init: str) -> Path | None:
-    """The folder of an exported vocoder that ``init`` names, if it does: a run is none."""
+    """The folder of the exported or packaged vocoder given as ``init``, None for a training run."""
     if (released := loading.released_folder(init)) is not None and not Path(init).exists():
         return released
     folder = Path(init) if init else None
@@ -48,9 +48,9 @@ def exported_init(init: str) -> Path | None:
 
 
 def begin_from(modules: Mapping[str, nn.Module], config: TrainConfig) -> None:
-    """Fill the networks from a run's newest checkpoint, or the generator from an exported vocoder.
+    """Initialise the networks from a run's newest checkpoint, or the generator from an exported vocoder.
 
-    What is not found there stays as it is.
+    Networks without stored weights keep theirs.
     """
     averaged = False
     if (exported := exported_init(config.init)) is not None:
@@ -67,28 +67,28 @@ def begin_from(modules: Mapping[str, nn.Module], config: TrainConfig) -> None:
     else:
         raise UserError(
             f"init={config.init} holds neither a checkpoint of a run nor an exported vocoder: give the folder"
-            " that --loop.out named, an export, or the word released"
+            " of a run (its --loop.out) or of an export, or the word released"
         )
     if "network_ema" in modules and not averaged:
         modules["network_ema"].load_state_dict(modules["network"].state_dict())
 
 
 def check_fit(folder: Path, config: TrainConfig) -> None:
-    """Refuse weights for another network or other mels, and what training does not know of."""
+    """Refuse weights of another network or mel definition, or with gain or pre-emphasis (unsupported)."""
     exported = load_config(VocoderConfig, folder / "config.json")
     if isinstance(exported.network, GriffinLimConfig):
-        raise UserError(f"init={config.init} is Griffin-Lim, which has no weights to train on from")
-    check_definition(config.mel, exported.mel, f"what init={config.init} is to be trained on")
+        raise UserError(f"init={config.init} is Griffin-Lim, which has no weights to start training from")
+    check_definition(config.mel, exported.mel, f"the training mel for init={config.init}")
     for name, theirs, ours in differences(exported.network, config.task.network):
         raise UserError(
-            f"init={config.init} is a {type(exported.network).__name__} whose {name or 'kind'} is "
-            f"{theirs if name else type(theirs).__name__}, not {ours if name else type(ours).__name__}: take "
-            "the preset that it was trained by, or set task.network"
+            f"init={config.init} is a {type(exported.network).__name__} with {name or 'kind'} "
+            f"{theirs if name else type(theirs).__name__}, not {ours if name else type(ours).__name__}: use "
+            "the preset that it was trained with, or set task.network"
         )
     if exported.gain != 1.0 or exported.pre_emphasis:
         raise UserError(
             f"init={config.init} has gain={exported.gain} and pre_emphasis={exported.pre_emphasis}, which "
-            "training does not know: train from a run instead"
+            "training does not support: start from a run instead"
         )
 
 
@@ -111,7 +111,7 @@ def build(config: TrainConfig, validation: list[Wave]) -> Task:
 
 
 def validation_waves(config: TrainConfig) -> list[Wave]:
-    """Recordings to be scored and heard: of the validation split, or without one the last of training."""
+    """Validation recordings, evenly spaced in the validation split, or in the training split without one."""
     with TemporaryDirectory() as folder:
         return _waves(config, Path(folder))
 
@@ -141,7 +141,7 @@ def _waves(config: TrainConfig, folder: Path) -> list[Wave]:
 
 
 def crops(config: TrainConfig, rank: int, n_ranks: int) -> loops.Batches:
-    """Batches by step: of recordings, or of recordings and predicted mels."""
+    """Training batches by step: crops of recordings, or of pairs of recordings and predicted mels."""
     loop = config.loop
     if not config.predicted_mels:
         return batches(config.data, loop.seed, loop.workers, rank, n_ranks, loop.accumulate)
@@ -151,7 +151,7 @@ def crops(config: TrainConfig, rank: int, n_ranks: int) -> loops.Batches:
 
 @exits_cleanly
 def main() -> None:
-    """Train, or continue; leave the vocoder for use in ``export`` beside the checkpoints."""
+    """Train or resume; the trained vocoder is exported to the run's folder ``export``."""
     config = cli(PRESETS)
     here = accelerator(config.loop)
     source = crops(config, here.process_index, here.num_processes)
@@ -161,7 +161,7 @@ def main() -> None:
     folder = exported_init(config.init)
     if folder and here.is_main_process and not newest_checkpoint(config.loop.out):
         check_fit(folder, config)
-        print(f"beginning from the vocoder {config.init}; its critics were not exported and begin afresh")
+        print(f"starting from the exported vocoder {config.init}; its discriminators begin afresh")
     fit(lambda: build(config, waves), source, config.loop, full_config=config)
     if here.is_main_process and not speaks_of_itself(config):
         print(f"exported to {export_run(config.loop.out, config.loop.out / 'export')}")

@@ -1,8 +1,9 @@
-"""Train on speech whose phonemes are known: ``accelerate launch vocoders/train_spoken.py --preset NAME``.
+"""Train on speech with time-aligned phonemes: ``accelerate launch vocoders/train_spoken.py --preset NAME``.
 
-``speech``: a WaveNet says phonemes of given durations and pitch, in many voices (python -m vocoders.speak).
-``phonemes``: a WaveNet's trunk learns to hear them. Espeak's voices speak in memory; ``--data.path CORPUS``
-takes texts and voices of a corpus that python -m data.voices made. Run the same command again to continue.
+``speech``: a multi-speaker WaveNet synthesises phonemes of given durations and pitch (python -m
+vocoders.speak). ``phonemes``: a recogniser with a WaveNet as trunk. The speech is synthesised by espeak in
+memory; ``--data.path CORPUS`` uses texts and voices of a corpus made by python -m data.voices. The same
+command resumes an interrupted run.
 """
 
 import sys
@@ -14,7 +15,7 @@ from typing import ClassVar
 if __package__ in (
     None,
     "",
-):  # `accelerate launch vocoders/train_spoken.py` knows this folder, not the one above
+):  # `accelerate launch vocoders/train_spoken.py` puts this folder on sys.path, not its parent
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from torch import Tensor, nn
@@ -33,25 +34,25 @@ from vocoders.wavenet.phoneme_recogniser import PhonemeRecogniser, PhonemeRecogn
 from vocoders.wavenet.spoken import SYMBOLS, FeatureConfig, Spoken, SpokenConfig, SpokenCrops
 
 N_SCORED = 8
-"""Utterances never trained on, whose likelihood or phonemes are scored."""
+"""Validation utterances that are scored."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhonemeTaskConfig:
-    """A recogniser and how it is trained."""
+    """Network, optimiser and losses of a phoneme recogniser."""
 
     network: PhonemeRecogniserConfig = field(default_factory=PhonemeRecogniserConfig)
-    """The trunk and its head."""
+    """The trunk and the recogniser's head."""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=1e-3, betas=(0.9, 0.999), gradient_clip=1.0)
     )
-    """Its optimiser."""
+    """The network's optimiser."""
     prediction: float = 0.1
-    """Weight of the next sample's likelihood beside the frames' cross-entropy."""
+    """Weight of the next-sample likelihood; the frames' cross-entropy has weight 1."""
 
 
 class PhonemeTask:
-    """Van den Oord et al. 2016, section 3.4: two loss terms, which generalised better than one."""
+    """Training with two losses, which generalised better than one (van den Oord et al. 2016, section 3.4)."""
 
     def __init__(self, config: PhonemeTaskConfig, validation: Sequence[Spoken] = ()) -> None:
         self.config, self.validation = config, list(validation)
@@ -60,40 +61,41 @@ class PhonemeTask:
         self.players = {"recogniser": Player(self.network, config.optim, "recogniser")}
 
     def update(self, batch: Spoken, step: int) -> Mapping[str, Tensor]:
-        """One step down both losses."""
-        surprise, confusion = self.network.losses(batch.wave, batch.phonemes)
-        self.players["recogniser"].step(confusion + self.config.prediction * surprise)
-        return {"loss/recogniser/phonemes": confusion, "loss/recogniser/nll": surprise}
+        """One optimisation step on both losses."""
+        nll, cross_entropy = self.network.losses(batch.wave, batch.phonemes)
+        self.players["recogniser"].step(cross_entropy + self.config.prediction * nll)
+        return {"loss/recogniser/phonemes": cross_entropy, "loss/recogniser/nll": nll}
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Share of frames named rightly, in all and outside pauses; of utterances never trained on."""
+        """Frame accuracy on the validation utterances, over all frames and without pauses."""
         self.network.eval()
-        right, speech, n_frames, n_speech = 0.0, 0.0, 0, 0
+        correct, correct_speech, n_frames, n_speech = 0.0, 0.0, 0, 0
         for utterance in self.validation:
             wave, phonemes = (
                 x.to(self.network.classify.weight.device) for x in (utterance.wave, utterance.phonemes)
             )
             hit = self.network.recognise(wave) == phonemes
             spoken = phonemes != SYMBOLS.index("")
-            right, n_frames = right + float(hit.sum()), n_frames + hit.numel()
-            speech, n_speech = speech + float(hit[spoken].sum()), n_speech + int(spoken.sum())
+            correct, n_frames = correct + float(hit.sum()), n_frames + hit.numel()
+            correct_speech += float(hit[spoken].sum())
+            n_speech += int(spoken.sum())
         self.network.train()
         if not n_speech:
             return {}
-        return {"frame_accuracy": right / n_frames, "frame_accuracy_in_speech": speech / n_speech}
+        return {"frame_accuracy": correct / n_frames, "frame_accuracy_in_speech": correct_speech / n_speech}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpokenTrainConfig:
-    """Everything that decides a run."""
+    """Configuration of a training run on speech with time-aligned phonemes."""
 
     KIND: ClassVar[str] = "spoken_training"
     loop: LoopConfig = field(default_factory=LoopConfig)
-    """When things happen, and where the run lives."""
+    """Training loop: number of steps, saving and logging intervals, and the run's folder."""
     data: SpokenConfig = field(default_factory=SpokenConfig)
-    """Who says what."""
+    """Training data: voices, texts, features and crops."""
     task: WaveNetTaskConfig | PhonemeTaskConfig = field(default_factory=WaveNetTaskConfig)
-    """The network and the algorithm that trains it."""
+    """Network and training algorithm."""
 
     def __post_init__(self) -> None:
         features = self.data.features
@@ -140,7 +142,7 @@ PHONEMES = SpokenTrainConfig(
     ),
 )
 PUBLISHED = replace(
-    # 30 layers as in the paper, for a GPU; give a corpus of many voices and hours.
+    # 30 layers as in the paper, for a GPU; use it with a corpus of many voices and hours.
     SPEECH,
     loop=LoopConfig(steps=500_000, save_every=5_000, sample_every=10_000, mixed_precision="bf16"),
     data=SpokenConfig(n_voices=24, n_sentences=200, crop_samples=16_000, batch=8),

@@ -1,6 +1,6 @@
-"""The public face of the vocoders: load one, and turn log-mels into waves of any length.
+"""The public interface of all vocoders: log-mels of any length to waves.
 
-vocoder = load_vocoder("hifigan", "generator_v1", config="config_v1.json")  # published files, or ours
+vocoder = load_vocoder("hifigan", "generator_v1", config="config_v1.json")  # published or our own weights
 wave = vocoder(vocoder.log_mel(load("speech.wav", vocoder.sample_rate)))  # (batch, 1, frames · hop)
 """
 
@@ -51,26 +51,26 @@ NETWORKS: dict[type, type] = {
 }
 
 SHORTEST_BLOCK = 1024
-"""Frames made at once, or several halos' worth: little enough for caches, enough to make up for the halo."""
+"""Minimum frames per generated block: small enough for the CPU caches, long compared with the halo."""
 NOISE_BLOCK = 64
-"""Frames whose noise is drawn together, from an address of its own."""
+"""Frames per noise block; each block is seeded by the seed and its number."""
 SHORTEST_MEL = 4
-"""Frames; shorter mels are made so long by repeating the last, and their waves cut: MelGAN mirrors three."""
+"""Minimum frames; the last frame of shorter mels is repeated and the wave is cut: MelGAN reflects three."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VocoderConfig:
-    """A network and the mel definition it was made for: the ``config.json`` of an exported vocoder."""
+    """A network and the mel definition it was trained with: the ``config.json`` of an exported vocoder."""
 
     KIND: ClassVar[str] = "vocoder"
     mel: MelConfig = field(default_factory=MelConfig)
-    """Mels of another definition are refused."""
+    """Mel definition of the input; mels of another definition are refused."""
     network: NetworkConfig = field(default_factory=GriffinLimConfig)
-    """Which network, and its sizes."""
+    """Network type and sizes."""
     gain: float = 1.0
-    """What waves were multiplied by before the network learned them; undone."""
+    """Factor applied to training waves after pre-emphasis; the output is divided by it."""
     pre_emphasis: float = 0.0
-    """How much of the last sample was subtracted from each before that; undone. Published WaveNets: .85."""
+    """Pre-emphasis coefficient of the training waves, undone on the output. Published WaveNets: .85."""
 
     def __post_init__(self) -> None:
         within("(0, inf)", self, "gain")
@@ -78,7 +78,7 @@ class VocoderConfig:
 
 
 def build_network(config: NetworkConfig, mel: MelConfig) -> Any:
-    """The network of a config, with random weights; refused unless it reads the mel."""
+    """Build the network of a config with random weights; its hop and bands must match the mel definition."""
     match config:
         case GriffinLimConfig():
             network = GriffinLim(config, mel)
@@ -90,14 +90,14 @@ def build_network(config: NetworkConfig, mel: MelConfig) -> Any:
             network = NETWORKS[type(config)](config)
     if (network.hop, network.n_mels) != (mel.hop, mel.n_mels):
         raise UserError(
-            f"the network makes {network.hop} samples of {network.n_mels} bands, the mel definition has "
-            f"{mel.hop} and {mel.n_mels}: they do not belong together, change one of them"
+            f"the network has hop {network.hop} and {network.n_mels} bands, the mel definition has "
+            f"{mel.hop} and {mel.n_mels}: change one of them to match the other"
         )
     return network
 
 
 class Vocoder(nn.Module):
-    """Log-mels to waves, by any network; nothing is kept between calls."""
+    """Log-mels to waves with any network; stateless between calls."""
 
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
@@ -117,14 +117,12 @@ class Vocoder(nn.Module):
     def forward(
         self, mel: Any, *, seed: int | Sequence[int] = 0, definition: MelConfig | None = None, **options: Any
     ) -> Float[Tensor, "batch 1 samples"]:
-        """The wave of a log-mel (batch, n_mels, frames), frames · hop samples long, without gradient.
+        """Generate the wave of a log-mel (batch, n_mels, frames): frames · hop samples, without gradient.
 
-        What is random is drawn from ``seed``, row i's from ``seed + i`` or the i-th of several (WaveNet's by
-        the first seed and the row).
-        ``definition`` is the mel's own, refused if it is not the vocoder's. Options are the network's:
-        ``temperature`` of WaveGlow, ``denoise`` of all that are trained, ``sampler`` and ``speaker`` of
-        WaveNet. Memory beyond mel and wave does not grow with the length. Raises ``UserError`` for mels
-        that cannot be read.
+        Row i's noise is seeded with ``seed + i``, or with entry i of a sequence of seeds (WaveNet: with the
+        first seed and the row number). ``definition`` is the mel's definition, refused if it is not the
+        vocoder's. Options depend on the network (``check_options``). Memory apart from mel and wave does not
+        grow with the length. Raises ``UserError`` for invalid mels.
         """
         if definition is not None:
             check_definition(definition, self.mel, "the mel")
@@ -136,9 +134,9 @@ class Vocoder(nn.Module):
     def stream(
         self, pieces: Iterable[MelPiece], *, seed: Sequence[int] = (0,), **options: Any
     ) -> Iterator[WavePiece]:
-        """Turn a mel that comes in pieces of any length into pieces of its wave, in flat memory.
+        """Generate a wave in pieces from a mel given in pieces of any length, in constant memory.
 
-        Where the pieces are cut makes no difference; ``seed`` has an entry for each row.
+        The wave does not depend on where the mel is cut. ``seed`` has one entry per row.
         """
         self.check_options(options)
         yield from de_emphasised(
@@ -165,7 +163,7 @@ class Vocoder(nn.Module):
             yield self.make(window, seed, options)
 
     def _wavenet_options(self, mel: MelPiece, options: dict[str, Any], seed: Sequence[int]) -> dict[str, Any]:
-        """Speakers as a tensor, and which frames are voiced for samplers that ask."""
+        """Add the seed, a speaker's number as a tensor, and the voiced frames if the sampler needs them."""
         more: dict[str, Any] = {"seed": seed[0]}
         if isinstance(options.get("speaker"), int):
             more["speaker"] = torch.full((len(mel),), options["speaker"], device=self.device)
@@ -174,7 +172,7 @@ class Vocoder(nn.Module):
         return {**options, **more}
 
     def check_options(self, options: Mapping[str, Any]) -> None:
-        """Refuse options that the network does not know."""
+        """Refuse options that the network does not have."""
         known = {
             WaveGlow: ("temperature", "denoise"),
             HiFiGAN: ("denoise",),
@@ -187,14 +185,14 @@ class Vocoder(nn.Module):
             if name not in known:
                 raise UserError(
                     f"this vocoder, a {type(self.network).__name__}, has no option {name!r}; "
-                    f"{', '.join(known) or 'none'} it has"
+                    f"its options: {', '.join(known) or 'none'}"
                 )
 
     def make(self, window: Window, seeds: Sequence[int], options: dict[str, Any]) -> WavePiece:
-        """The wave of a stretch of a mel, from the network and what it hears around the stretch."""
+        """Generate the wave of one window of a mel; the frames around it are only context."""
         mel, n_frames = window.mel, window.mel.shape[-1]
         if len(seeds) not in (1, len(mel)):
-            raise UserError(f"seed has {len(seeds)} entries for {len(mel)} mels: give one for each")
+            raise UserError(f"seed has {len(seeds)} entries for {len(mel)} mels: give one per mel")
         if n_frames < SHORTEST_MEL:
             mel = F.pad(mel, (0, SHORTEST_MEL - n_frames), mode="replicate")
         rest = {name: value for name, value in options.items() if name != "denoise"}
@@ -210,7 +208,7 @@ class Vocoder(nn.Module):
         return wave[..., start : start + window.frames * self.hop]
 
     def _noise(self, first: int, n_frames: int, seeds: Sequence[int]) -> Tensor | None:
-        """What the network draws for these frames, the same in whatever window they lie; often nothing."""
+        """WaveGlow's noise for these frames, the same in every window; None for other networks."""
         if not isinstance(self.network, WaveGlow):
             return None
         begin, rows = first // NOISE_BLOCK, []

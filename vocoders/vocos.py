@@ -1,7 +1,6 @@
 """Vocos' generator (Siuzdak 2023, arXiv:2306.00814): ConvNeXt blocks on frames, then an inverse STFT.
 
-All of its arithmetic is done once a frame, where HiFi-GAN's grows with the wave's rate. Parameters bear the
-published names.
+All computation is per frame; HiFi-GAN's grows with the sample rate. Parameters have the published names.
 """
 
 from dataclasses import dataclass, replace
@@ -13,31 +12,31 @@ from torch.nn import functional as F
 
 Features = Float[Tensor, "batch channels frames"]
 LARGEST = 100.0
-"""Of a spectrum's magnitude, as published."""
+"""Maximum magnitude of a spectrum, as published."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneConfig:
-    """The sizes of what works on frames; the defaults are published for 24 kHz."""
+    """Sizes of the backbone; the defaults are the published ones for 24 kHz."""
 
     n_mels: int = 100
-    """Bands of the mel."""
+    """Mel bands."""
     channels: int = 512
-    """Width."""
+    """Channels between blocks."""
     hidden: int = 1536
-    """Width inside a block."""
+    """Channels within a block."""
     n_blocks: int = 8
     """ConvNeXt blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VocosConfig(BackboneConfig):
-    """A generator's sizes."""
+    """Sizes of a Vocos generator."""
 
     n_fft: int = 1024
-    """Samples of the inverse transform and of its Hann window: an even number of hops, two or more."""
+    """Length of the inverse STFT and its Hann window, in samples: a multiple of two hops."""
     hop: int = 256
-    """Samples per frame."""
+    """Samples per mel frame."""
 
     def __post_init__(self) -> None:
         if self.n_fft % (2 * self.hop):
@@ -45,7 +44,7 @@ class VocosConfig(BackboneConfig):
 
 
 VOCOS = VocosConfig()
-# Not published: the same at other rates, and sizes for a CPU.
+# Our variants at other sample rates, and smaller ones for a CPU.
 VOCOS_16K = replace(VOCOS, n_mels=80, n_fft=640, hop=160)
 VOCOS_24K = replace(VOCOS, n_fft=960, hop=240)
 VOCOS_SMALL_16K = replace(VOCOS_16K, channels=256, hidden=768)
@@ -53,7 +52,7 @@ VOCOS_SMALL_24K = replace(VOCOS_24K, channels=256, hidden=768)
 
 
 class Vocos(nn.Module):
-    """A mel to a wave by way of its spectrum."""
+    """Vocos' generator: a mel to the wave's STFT, and that to the wave."""
 
     def __init__(self, config: VocosConfig = VOCOS) -> None:
         super().__init__()
@@ -62,7 +61,7 @@ class Vocos(nn.Module):
 
     @property
     def halo(self) -> int:
-        """Frames of mel on either side of a frame that its samples depend on."""
+        """Mel frames on each side of a frame that its samples depend on."""
         return 3 * (self.config.n_blocks + 1) + self.config.n_fft // (2 * self.hop)
 
     def forward(self, mel: Float[Tensor, "batch n_mels frames"]) -> Float[Tensor, "batch 1 samples"]:
@@ -74,7 +73,7 @@ class Vocos(nn.Module):
 
 
 class Backbone(nn.Module):
-    """What each frame needs to know of its neighbours."""
+    """ConvNeXt blocks on mel frames."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -95,7 +94,7 @@ class Backbone(nn.Module):
 
 
 class ConvNeXtBlock(nn.Module):
-    """A depthwise convolution, then two layers within each frame, beside a shortcut (Liu et al. 2022)."""
+    """A depthwise convolution and two pointwise layers, added to a shortcut (Liu et al. 2022)."""
 
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
@@ -112,7 +111,7 @@ class ConvNeXtBlock(nn.Module):
 
 
 class SpectrumHead(nn.Module):
-    """Log-magnitude and phase of every bin, and the wave that overlapping frames make of them."""
+    """Log-magnitude and phase of every bin, and their inverse STFT."""
 
     window: Tensor
 
@@ -131,7 +130,7 @@ class SpectrumHead(nn.Module):
         return wave[:, None]
 
     def overlap_add(self, frames: Float[Tensor, "batch n_fft frames"]) -> Float[Tensor, "batch samples"]:
-        """Frames a hop apart, without what lies outside of the frames' own hops."""
+        """Overlap-add frames, and cut the result to one hop per frame."""
         n_frames, edge = frames.shape[-1], (self.n_fft - self.hop) // 2
         whole = (n_frames - 1) * self.hop + self.n_fft
         summed = F.fold(frames, (1, whole), (1, self.n_fft), stride=(1, self.hop))[:, 0, 0]

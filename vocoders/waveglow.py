@@ -1,6 +1,6 @@
 """WaveGlow (Prenger, Valle, Catanzaro 2018, arXiv:1811.00002): an invertible network from a wave to noise.
 
-Parameters bear the published names, so that published weights load by renaming the weight norm pair.
+Parameters have the published names: only the weight norm pair is renamed to load published weights.
 """
 
 from dataclasses import dataclass, replace
@@ -23,14 +23,14 @@ Groups = Float[Tensor, "batch group steps"]
 
 @dataclass(frozen=True, kw_only=True)
 class WaveGlowConfig:
-    """The network's sizes; the defaults are the published 256-channel model's."""
+    """Sizes of a WaveGlow; the defaults are those of the published 256-channel model."""
 
     n_mels: int = 80
-    """Bands of the mel."""
+    """Mel bands."""
     n_flows: int = 12
-    """Steps of flow, each an invertible 1x1 convolution and an affine coupling."""
+    """Flow steps, each an invertible 1x1 convolution and an affine coupling."""
     n_group: int = 8
-    """Consecutive samples that make one vector; even."""
+    """Consecutive samples per vector; even."""
     n_early_every: int = 4
     """Flows between early outputs."""
     n_early_size: int = 2
@@ -40,36 +40,36 @@ class WaveGlowConfig:
     n_channels: int = 256
     """Channels of each coupling's residual stream."""
     kernel: int = 3
-    """Of the dilated convolutions; odd."""
+    """Kernel size of the dilated convolutions; odd."""
     hop: int = 256
-    """Samples per frame of mel; a multiple of ``n_group``."""
+    """Samples per mel frame; a multiple of ``n_group``."""
     window: int = 1024
-    """Samples that one frame of mel reaches, from its first sample on; at least ``hop``."""
+    """Samples that one mel frame conditions, from its first sample on; at least ``hop``."""
 
     def __post_init__(self) -> None:
         for name in ("n_group", "n_early_size"):
             if getattr(self, name) % 2 or getattr(self, name) < 2:
-                raise UserError(f"{name}={getattr(self, name)} must be even: couplings halve it")
+                raise UserError(f"{name}={getattr(self, name)} must be even: couplings split it in halves")
         if self.kernel % 2 == 0:
-            raise UserError(f"kernel={self.kernel} must be odd: convolutions keep the length")
+            raise UserError(f"kernel={self.kernel} must be odd, so that convolutions keep the length")
         if self.hop % self.n_group:
             raise UserError(f"hop={self.hop} must be a multiple of n_group={self.n_group}")
         if self.window < self.hop:
-            raise UserError(f"window={self.window} is below hop={self.hop}: some samples would hear no mel")
+            raise UserError(f"window={self.window} must be at least hop={self.hop}, to condition all samples")
         if self.widths[-1] < 2:
             raise UserError(
-                f"after {self.n_flows} flows nothing is left of n_group={self.n_group}: "
+                f"early outputs leave no channels of n_group={self.n_group} after {self.n_flows} flows: "
                 "raise n_early_every or n_group"
             )
 
     @property
     def widths(self) -> list[int]:
-        """Channels that enter each flow, counted from the wave."""
+        """Channels that enter each flow, in order from the wave to the noise."""
         return [self.n_group - self.n_early_size * (k // self.n_early_every) for k in range(self.n_flows)]
 
 
 WAVEGLOW = WaveGlowConfig()
-# Not published: the same networks at other rates.
+# Our variants at other sample rates.
 _16K = {"hop": 160, "window": 640}
 _24K = {"n_mels": 100, "hop": 240, "window": 960}
 WAVEGLOW_16K, WAVEGLOW_24K = replace(WAVEGLOW, **_16K), replace(WAVEGLOW, **_24K)
@@ -77,10 +77,10 @@ WAVEGLOW_TINY = replace(WAVEGLOW_16K, n_flows=4, n_early_every=2, n_layers=3, n_
 
 
 class Flow(NamedTuple):
-    """What the network makes of a wave."""
+    """The network's output for a wave."""
 
     z: Groups
-    """Noise: standard normal where the model is right. Early outputs come first."""
+    """Noise, standard normal if the model fits the data; early outputs come first."""
     log_s: list[Float[Tensor, "batch half steps"]]
     """The log-scales of each coupling."""
     log_det_W: list[Float[Tensor, ""]]  # noqa: N815 - as in the paper
@@ -88,14 +88,14 @@ class Flow(NamedTuple):
 
 
 def negative_log_likelihood(flow: Flow, sigma: float = 1.0) -> Float[Tensor, ""]:
-    """Return the loss per sample in nats, without the constant ½ log 2πσ² (eq. 3)."""
+    """The negative log-likelihood per sample in nats, without the constant ½ log 2πσ² (eq. 3)."""
     z = flow.z
     log_s = torch.stack([one.sum() for one in flow.log_s]).sum()
     return (z.square().sum() / (2 * sigma**2) - log_s - torch.stack(flow.log_det_W).sum()) / z.numel()
 
 
 class WaveGlow(nn.Module):
-    """Wave to noise in training, noise to wave in generation; weight norm stays until ``fold``."""
+    """WaveGlow: wave to noise in training, noise to wave in generation; weight norm until ``fold``."""
 
     def __init__(self, config: WaveGlowConfig = WAVEGLOW) -> None:
         super().__init__()
@@ -106,30 +106,30 @@ class WaveGlow(nn.Module):
 
     @property
     def couplings(self) -> list["Coupling"]:
-        """The affine couplings' networks, from the wave on."""
+        """The affine couplings' networks, in order from the wave to the noise."""
         return [one for one in self.WN if isinstance(one, Coupling)]
 
     @property
     def mixes(self) -> list["Invertible1x1"]:
-        """The 1x1 convolutions, from the wave on."""
+        """The 1x1 convolutions, in order from the wave to the noise."""
         return [one for one in self.convinv if isinstance(one, Invertible1x1)]
 
     @property
     def halo(self) -> int:
-        """Frames of mel on either side of a frame that its samples depend on.
+        """Mel frames on each side of a frame that its samples depend on.
 
-        Twelve couplings of eight layers reach far: more than a second. Chunks should be several times that.
+        Twelve couplings of eight layers depend on more than a second; chunks should be several times longer.
         """
         config = self.config
         steps = config.n_flows * (config.kernel - 1) // 2 * (2**config.n_layers - 1)
         return -(-steps * config.n_group // config.hop) + -(-config.window // config.hop)
 
     def forward(self, mel: Mel, wave: Wave) -> Flow:
-        """Return the noise that generates the wave from this mel, and how volume changes on the way."""
+        """Map a wave to noise given its mel; also return the log-determinants for the likelihood."""
         config, samples = self.config, wave.shape[-1]
         if samples == 0 or samples % config.n_group:
             raise UserError(
-                f"a wave of {samples} samples cannot be cut into groups of {config.n_group}: "
+                f"a wave of {samples} samples cannot be split into groups of {config.n_group}: "
                 "trim it to a multiple"
             )
         if samples > mel.shape[-1] * self.hop + config.window - self.hop:
@@ -160,7 +160,7 @@ class WaveGlow(nn.Module):
         return k > 0 and k % self.config.n_early_every == 0
 
     def inverse(self, mel: Mel, z: Groups) -> Wave:
-        """Return the wave whose noise is ``z``: ``forward`` backwards, by its plain equations."""
+        """Map noise to a wave: the inverse of ``forward``, in plain torch."""
         self.check_noise(mel, z)
         condition, widths = self.condition(mel, mel.shape[-1] * self.hop), self.config.widths
         x, z = z[:, -widths[-1] :], z[:, : -widths[-1]]
@@ -181,14 +181,14 @@ class WaveGlow(nn.Module):
         return self.inverse(mel, self.latent(mel, noise, temperature))
 
     def latent(self, mel: Mel, noise: Groups | None = None, temperature: float = 0.6) -> Groups:
-        """The noise that ``generate`` inverts the flow on."""
+        """Checked and scaled noise, the flow's input in ``generate``."""
         if noise is None:
             noise = torch.randn(self._noise_shape(len(mel), mel.shape[-1]), device=mel.device)
         self.check_noise(mel, noise)
         return noise.to(mel) * temperature
 
     def noise(self, batch: int, frames: int, generator: torch.Generator) -> Groups:
-        """Return standard normal noise for ``generate``; it may be cut along time with the mel."""
+        """Draw standard normal noise for ``generate``; it may be cropped in time together with the mel."""
         shape = self._noise_shape(batch, frames)
         return torch.randn(shape, generator=generator, device=generator.device)
 
@@ -196,21 +196,21 @@ class WaveGlow(nn.Module):
         return batch, self.config.n_group, frames * self.hop // self.config.n_group
 
     def check_noise(self, mel: Mel, z: Groups) -> None:
-        """Refuse noise that does not belong to this mel."""
+        """Raise ``UserError`` if the noise's shape does not fit the mel."""
         wanted = self._noise_shape(len(mel), mel.shape[-1])
         if tuple(z.shape) != wanted:
             raise UserError(
                 f"noise of shape {tuple(z.shape)} does not fit a mel of {mel.shape[-1]} frames: "
-                f"it must be {wanted}, as noise() returns it"
+                f"it must have shape {wanted}, as returned by noise()"
             )
 
     def fold(self) -> "WaveGlow":
-        """Remove weight norm in place, which changes the parameters' names and not the outputs."""
+        """Remove weight norm in place: parameter names change, outputs do not."""
         return fold_weight_norm(self)
 
 
 class Invertible1x1(nn.Module):
-    """A square 1x1 convolution, a rotation at first; it mixes channels between couplings."""
+    """A square 1x1 convolution that mixes channels between couplings; initialised as a rotation."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -223,22 +223,22 @@ class Invertible1x1(nn.Module):
     def forward(self, x: Groups) -> tuple[Groups, Float[Tensor, ""]]:
         """Return the mixed channels and the log-determinant, summed over batch and steps."""
         with torch.autocast(x.device.type, enabled=False):
-            # Its absolute value: the published code's logdet is NaN once training turns the sign.
+            # Of the absolute value: the published code's logdet is NaN once the determinant becomes negative.
             log_det = torch.linalg.slogdet(self.matrix.float()).logabsdet
             return self.conv(x.float()), log_det * (x.shape[0] * x.shape[2])
 
     def inverse(self, x: Groups) -> Groups:
-        """Undo ``forward``."""
+        """Undo ``forward``'s mixing."""
         return F.conv1d(x, torch.linalg.inv(self.matrix)[..., None])
 
     @property
     def matrix(self) -> Float[Tensor, "width width"]:
-        """What a vector of channels is multiplied by."""
+        """The convolution's weight as a matrix."""
         return self.conv.weight[..., 0]
 
 
 class Coupling(nn.Module):
-    """The WaveNet-like network of an affine coupling: shift and log-scale of one half from the other half."""
+    """The WaveNet-like network of an affine coupling: shift and log-scale of one half from the other."""
 
     def __init__(self, half: int, config: WaveGlowConfig) -> None:
         super().__init__()
@@ -252,14 +252,14 @@ class Coupling(nn.Module):
             self.in_layers.append(weight_norm(dilated))
             self.res_skip_layers.append(weight_norm(nn.Conv1d(n, 2 * n if i + 1 < n_layers else n, 1)))
         self.end = nn.Conv1d(n, 2 * half, 1)
-        nn.init.zeros_(self.end.weight)  # a coupling begins as the identity
+        nn.init.zeros_(self.end.weight)  # so that a coupling is initially the identity
         nn.init.zeros_(_bias(self.end))
 
-    def forward(self, kept: Groups, condition: Float[Tensor, "batch bands steps"]) -> tuple[Groups, Groups]:
-        """Return shift and log-scale."""
-        x, n = self.start(kept), self.end.in_channels
+    def forward(self, half: Groups, condition: Float[Tensor, "batch bands steps"]) -> tuple[Groups, Groups]:
+        """Return shift and log-scale of the other half."""
+        x, n = self.start(half), self.end.in_channels
         conditions = self.cond_layer(condition).chunk(len(self.in_layers), dim=1)
-        # Nothing stands between skip connections and ``end``: their product, a few rows, is enough.
+        # The path from skip connections to ``end`` is linear, so that their small product replaces both.
         end, out = self.end.weight[..., 0], _bias(self.end)[:, None]
         for dilated, res_skip, local in zip(self.in_layers, self.res_skip_layers, conditions):
             gates = dilated(x) + local
@@ -276,7 +276,7 @@ class Coupling(nn.Module):
 
 
 def fold(wave: Wave, n_group: int) -> Groups:
-    """Make vectors of ``n_group`` consecutive samples."""
+    """Reshape a wave to vectors of ``n_group`` consecutive samples."""
     return wave.squeeze(1).unflatten(-1, (-1, n_group)).transpose(1, 2)
 
 

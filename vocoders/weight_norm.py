@@ -1,4 +1,4 @@
-"""Weight norm taken away, and put back: parameters change their names, the outputs stay."""
+"""Remove weight norm, and load folded weights into a network with weight norm; outputs do not change."""
 
 from typing import Any, TypeVar, cast
 
@@ -10,7 +10,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def fold_weight_norm(network: Network) -> Network:
-    """Replace every parametrized weight by its value, in place."""
+    """Replace every parametrised weight by its value, in place, which changes parameter names."""
     for module in list(network.modules()):
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight")
@@ -19,7 +19,7 @@ def fold_weight_norm(network: Network) -> Network:
 
 @torch.no_grad()
 def unfold(folded: nn.Module, network: nn.Module) -> None:
-    """Fill a network under weight norm with what gives it the outputs of its folded twin."""
+    """Set the parameters of a network with weight norm to give the outputs of its ``folded`` copy."""
     plain = dict(folded.state_dict())
     for name, module in network.named_modules():
         if parametrize.is_parametrized(module, "weight"):

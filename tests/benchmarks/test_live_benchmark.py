@@ -96,8 +96,8 @@ def test_the_soak_uses_all_that_a_session_does(model, capsys, monkeypatch):
     [
         ("--seconds 0", "at least 1"),
         ("--soak-minutes 0.5", "at least 1"),
-        ("--chunk-ms 0", "within 1 and 1000"),
-        ("--chunk-ms nan", "within 1 and 1000"),
+        ("--chunk-ms 0", "between 1 and 1000"),
+        ("--chunk-ms nan", "between 1 and 1000"),
         ("--seconds nan", "at least 1"),
     ],
 )

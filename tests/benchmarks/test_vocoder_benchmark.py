@@ -82,14 +82,14 @@ def test_a_checkout_is_imported_and_forgotten(tmp_path: Path) -> None:
 
 
 def test_what_is_no_checkout_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no folder"):
+    with pytest.raises(UserError, match="is not a folder"):
         published_modules(tmp_path / "absent", "models")
     with pytest.raises(UserError, match="is not a checkout of the published code"):
         published_modules(tmp_path, "models")
 
 
 def test_an_unknown_figure_is_refused_before_any_is_measured() -> None:
-    with pytest.raises(UserError, match="--only wavnet is nothing that is measured; choose from hifigan_v1"):
+    with pytest.raises(UserError, match="--only wavnet is not measured; choose from hifigan_v1"):
         vocoders.main.__wrapped__(["--only", "wavnet"])
 
 

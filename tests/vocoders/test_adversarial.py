@@ -96,7 +96,7 @@ def test_one_batch_can_be_learned(hum, loss):
 
 
 def test_a_generator_of_another_mel_is_refused():
-    with pytest.raises(UserError, match=r"the network makes 160 samples of 80 bands"):
+    with pytest.raises(UserError, match=r"the network has hop 160 and 80 bands"):
         Adversarial(TINY.task, replace(TINY.mel, n_mels=40))
 
 

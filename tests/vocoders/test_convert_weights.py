@@ -96,7 +96,7 @@ def test_mistakes_are_told_and_leave_nothing(tmp_path, capsys):
     assert "invalid choice" in complaint(capsys, file, "--vocoder", "hifigun", "--out", out)
     assert "give the generator's file" in complaint(capsys, critic, "--out", out)
     assert "where discriminators" in complaint(capsys, file, "--discriminators", file, "--out", out)
-    assert "is what is read" in complaint(capsys, tmp_path, "--out", tmp_path)
+    assert "is also the input" in complaint(capsys, tmp_path, "--out", tmp_path)
     assert "is a file" in complaint(capsys, file, "--out", critic)
     assert "no published configuration" in complaint(capsys, file, "--config", _json(tmp_path), "--out", out)
     assert "melgun" in complaint(capsys, tmp_path / "netG.pt", "--mel", "melgun", "--out", out)

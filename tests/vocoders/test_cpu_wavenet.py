@@ -167,6 +167,6 @@ def test_a_machine_without_room_for_a_cache_compiles_anew(monkeypatch):
         raise RuntimeError("cannot cache function: no locator available")
 
     monkeypatch.setattr(Dispatcher, "enable_caching", refuse)
-    double = compiling.kept(lambda version: lambda x: 2 * x + 0 * version)
+    double = compiling.cached(lambda version: lambda x: 2 * x + 0 * version)
     assert double.stats.cache_path is None
     assert double(3) == 6

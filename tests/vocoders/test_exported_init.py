@@ -60,10 +60,10 @@ def test_the_preset_for_a_cpu_trains_on_from_what_is_released():
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda folder: exported(folder, replace(TINY.task.network, channels=32)), "channels is 32, not 16"),
+        (lambda folder: exported(folder, replace(TINY.task.network, channels=32)), "channels 32, not 16"),
         (
             lambda folder: exported(folder, MELGAN),
-            "is a MelGANConfig whose kind is MelGANConfig, not HiFiGAN",
+            "is a MelGANConfig with kind MelGANConfig, not HiFiGAN",
         ),
         (lambda folder: exported(folder, mel=NAMED["speech16k_causal"]), "padding is same instead of causal"),
         (lambda folder: exported(folder, gain=2.0), "gain=2.0"),
@@ -71,7 +71,7 @@ def test_the_preset_for_a_cpu_trains_on_from_what_is_released():
             lambda folder: save_config(
                 VocoderConfig(mel=SPEECH, network=GriffinLimConfig()), folder / "config.json"
             ),
-            "no weights to train on from",
+            "no weights to start training from",
         ),
         (lambda folder: folder.mkdir(), "neither a checkpoint of a run nor an exported vocoder"),
     ],
@@ -96,7 +96,7 @@ def test_the_command_says_that_the_critics_begin_afresh_and_trains(tmp_path, hum
         main()
     refused = capsys.readouterr()
     assert not refused.out
-    assert "channels is 16, not 32" in refused.err
+    assert "channels 16, not 32" in refused.err
     monkeypatch.setattr("sys.argv", line.split())
     main()
     assert "begin afresh" in capsys.readouterr().out

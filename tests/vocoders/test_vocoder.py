@@ -275,7 +275,7 @@ def test_what_comes_with_the_package_copies_a_sound_at_its_rate(buzz, name, rate
 
 
 def test_network_and_mel_must_agree():
-    with pytest.raises(UserError, match="do not belong together"):
+    with pytest.raises(UserError, match="change one of them to match"):
         Vocoder(VocoderConfig(mel=named_mel("hifigan"), network=NETWORKS["hifigan"]))
 
 

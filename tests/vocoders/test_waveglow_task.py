@@ -65,7 +65,7 @@ def test_predicted_mels_are_used_where_given():
 
 
 def test_mistakes_are_told():
-    with pytest.raises(UserError, match="do not belong together"):
+    with pytest.raises(UserError, match="change one of them to match"):
         WaveGlowTask(CONFIG, replace(MEL, n_mels=80))
     with pytest.raises(UserError, match="sigma"):
         replace(CONFIG, sigma=0.0)

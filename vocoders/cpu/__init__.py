@@ -1,6 +1,6 @@
-"""The one door to this room: generation on a CPU, several times faster than layer by layer, and training.
+"""The interface of the CPU kernels, which generate several times faster than the torch networks.
 
-Networks know nothing of it. What comes out is what they would return, up to rounding.
+Results equal those of the networks, which do not depend on this package, up to rounding.
 """
 
 from typing import Any
@@ -21,17 +21,17 @@ _plans: WeakKeyDictionary[nn.Module, tuple[list, Any]] = WeakKeyDictionary()  # 
 def generate(
     network: Any, mel: Float[Tensor, "batch n_mels frames"], noise: Tensor | None = None, **options: Any
 ) -> Float[Tensor, "batch 1 samples"]:
-    """Return a network's wave of a mel, by kernels where there are some for it; WaveGlow takes ``noise``."""
+    """Generate the wave of a mel, with CPU kernels if the network has any; ``noise`` is for WaveGlow."""
     from vocoders.waveglow import WaveGlow
 
-    laid_out = plan(network, mel)
+    kernels = plan(network, mel)
     if isinstance(network, WaveGlow):
-        return (laid_out or network.inverse)(mel, network.latent(mel, noise, **options))
-    return (laid_out or network)(mel)
+        return (kernels or network.inverse)(mel, network.latent(mel, noise, **options))
+    return (kernels or network)(mel)
 
 
 def plan(network: nn.Module, mel: Tensor) -> Any | None:
-    """The network's weights laid out: kept, and made anew when one has changed; none where nothing suits."""
+    """The kernels for a network with packed weights, cached until a weight changes; None if unsupported."""
     weight = next(network.parameters(), None)
     if weight is None or not (mel.device.type == weight.device.type == "cpu"):
         return None
@@ -39,14 +39,14 @@ def plan(network: nn.Module, mel: Tensor) -> Any | None:
         return None
     with torch.inference_mode(False), torch.no_grad():
         state = [(p.data_ptr(), 0 if p.is_inference() else p._version) for p in network.parameters()]
-        held = _plans.get(network)
-        if held is None or held[0] != state:
-            _plans.pop(network, held := None)  # the old one is freed before the new one is made
-            held = _plans[network] = state, _lay_out(network)
-    return held[1]
+        entry = _plans.get(network)
+        if entry is None or entry[0] != state:
+            _plans.pop(network, entry := None)  # frees the old plan before the new one is made
+            entry = _plans[network] = state, _new_plan(network)
+    return entry[1]
 
 
-def _lay_out(network: nn.Module) -> Any | None:
+def _new_plan(network: nn.Module) -> Any | None:
     from vocoders.cpu.generator import hifigan_plan, melgan_plan
     from vocoders.cpu.waveglow import WaveGlowPlan
     from vocoders.hifigan import HiFiGAN
@@ -63,7 +63,7 @@ def _lay_out(network: nn.Module) -> Any | None:
 
 
 def sample_loop(network: Any, batch: int, prediction: Any = None) -> Any:
-    """WaveNet's loop over samples, at silence; see ``wavenet.sampling.CachedTorch``."""
+    """WaveNet's compiled sampling loop in its initial state; see ``wavenet.sampling.CachedTorch``."""
     from vocoders.cpu.wavenet import CompiledLoop
 
     return CompiledLoop(network, batch, prediction)

@@ -1,4 +1,4 @@
-"""Compiling for this machine, and sharing work among threads: numba's cache, gates, tiles of time."""
+"""Numba compilation with caching, a fast gated unit, and distribution of work over threads."""
 
 import inspect
 import zlib
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numba import njit
 
-# tanh x = x P(x²) / Q(x²) up to |x| = 8, where float32 has it at 1: a fit, wrong by 6e-9 before rounding.
+# Approximation tanh x = x P(x²) / Q(x²) for |x| ≤ 8 (beyond, it is 1 in float32); error 6e-9 before rounding.
 _TOP, _HALF, _ONE = (np.float32(v) for v in (8, 0.5, 1))
 _P0, _P1, _P2, _P3, _P4 = (
     np.float32(v) for v in (0.9999999936, 0.1344449987, 3.5716002700e-3, 2.189469924e-5, 1.523047058e-8)
@@ -33,17 +33,17 @@ def _gate(a, b):
 
 
 gate = njit(inline="always", error_model="numpy")(inspect.unwrap(_gate))
-"""tanh(a) · sigmoid(b), compiled into its callers."""
+"""The gated unit tanh(a) · sigmoid(b), inlined into its callers."""
 
 
 SHORTEST = 512
-"""Rows of a tile from which a thread of its own pays."""
+"""Minimum rows of a tile for which a separate thread is worthwhile."""
 
 
 def for_tiles(work: Callable[[int, int], None], length: int, *, tile: int, multiple: int = 1) -> None:
-    """Call ``work(start, stop)`` for all of the length, in tiles of about ``tile`` rows.
+    """Call ``work(start, stop)`` on tiles of about ``tile`` rows that cover the length, in parallel.
 
-    Tiles begin at whole multiples of ``multiple`` rows.
+    Tiles begin at multiples of ``multiple`` rows.
     """
     n_threads, n_units = torch.get_num_threads(), -(-length // multiple)
     n = max(1, round(length / tile), min(n_threads, length // SHORTEST))
@@ -62,26 +62,26 @@ def _pool(n_threads: int) -> ThreadPoolExecutor:
 
 
 EXACT = frozenset({"contract", "nsz"})
-"""Freedoms with floats that keep the order of sums."""
+"""Floating-point optimisations that keep the order of sums."""
 ANY_ORDER = frozenset({"contract", "nsz", "nnan", "reassoc"})
-"""Sums and maxima may be taken of vectors; their inputs are finite."""
+"""Floating-point optimisations that also vectorise sums and maxima; inputs must be finite."""
 
 
 def compiled(function: Callable[..., Any], freedoms: frozenset[str] = EXACT) -> Any:
-    """Compile as part of what calls it. The function is unwrapped from what checks shapes in tests."""
+    """Compile a function together with its callers, without the shape checks that tests wrap around it."""
     return njit(nogil=True, fastmath=set(freedoms), error_model="numpy")(inspect.unwrap(function))
 
 
-def kept(make: Callable[[int], Callable[..., Any]]) -> Any:
-    """Compile what ``make`` returns at its first call; later processes find the code in numba's cache.
+def cached(make: Callable[[int], Callable[..., Any]]) -> Any:
+    """Compile the function returned by ``make`` at its first call, with numba's on-disk cache.
 
-    The cache notices changes of one file only: of all others in this folder a number tells it, which the
-    function must have in it.
+    Numba invalidates the cache when the function's own file changes. For changes of the other files in this
+    folder, the function must contain ``make``'s argument, a checksum of them all.
     """
     function, options = inspect.unwrap(make(_version())), {"fastmath": set(EXACT), "error_model": "numpy"}
     try:
         return njit(nogil=True, cache=True, **options)(function)
-    except RuntimeError:  # nowhere to write: neither beside the file nor in the user's cache
+    except RuntimeError:  # neither the file's folder nor the user's cache is writable
         return njit(nogil=True, **options)(function)
 
 

@@ -1,7 +1,7 @@
 """Convolutions by minimal filtering: about half the multiplications, at the speed of a matrix product.
 
-Four outputs at a time are a few products of weighted sums of inputs and of taps (Winograd 1980). Signals with
-fewer channels than a vector are folded instead: several rows count as one.
+Four outputs at a time are computed from a few products of weighted sums of inputs and taps (Winograd 1980).
+For signals with fewer channels than a vector, several rows are treated as one instead ("folded").
 """
 
 import math
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vocoders.cpu.compiling import ANY_ORDER, compiled, kept
+from vocoders.cpu.compiling import ANY_ORDER, cached, compiled
 from vocoders.cpu.filters import (
     in_1,
     in_4x3,
@@ -36,13 +36,13 @@ from vocoders.cpu.filters import (
 from vocoders.cpu.product import LANES, PANEL, ROWS, strided_product
 
 BLOCK = 96
-"""Groups of outputs convolved at once: what they need stays in the second cache."""
+"""Groups of outputs convolved at once, so that their data fit in the L2 cache."""
 Rows = np.ndarray
 """float32, (time, channels)."""
 
 
 class Convolution:
-    """A convolution of leaky inputs along rows, its weights laid out for the shared product."""
+    """A convolution of leaky-rectified inputs along rows, with weights packed for the shared product."""
 
     def __init__(
         self,
@@ -53,14 +53,14 @@ class Convolution:
         slope: float = 1.0,
         stride: int = 0,
     ) -> None:
-        """``stride``: floats from one source row to the next, where rows are longer than the input."""
+        """``stride``: floats from one source row to the next, if rows are longer than the input."""
         width, depth, kernel = weight.shape
         self.width, self.depth, self.kernel, self.slope = width, depth, kernel, np.float32(slope)
         self.bias = _aligned(bias.detach().float())
         self.reach = dilation * (kernel - 1) // 2
         taps = weight.detach().double().numpy()
         minimal = kernel > 2 and width % LANES == depth % LANES == 0 and width in (depth, 2 * depth)
-        # Rows too short for a vector are put together, `fold` of them.
+        # `fold` rows that are too short for a vector are treated as one.
         fold = 1 if minimal else LANES // math.gcd(LANES, width)
         while fold * depth % 4:
             fold *= 2
@@ -75,10 +75,10 @@ class Convolution:
         self.n_planes, self.n_products = n_points * inner * plane_rows, n_points * outer * (BLOCK + ROWS)
         group = 4 if minimal else fold
         self.margin = dilation * group * (n_taps + 2) + self.reach
-        """Rows beyond the last that may be read or written."""
+        """Rows after the last that may be read or written."""
 
     def __call__(self, source: Rows, residual: Rows | None, out: Rows, n_out: int) -> None:
-        """Convolve from ``source``'s first row to ``out``'s first row on; later rows are spoilt."""
+        """Write ``n_out`` rows to ``out``; up to ``margin`` rows after them are overwritten too."""
         planes, products = scratch("planes", self.n_planes), scratch("products", self.n_products)
         convolve(
             source.ctypes.data,
@@ -95,7 +95,7 @@ class Convolution:
 
 
 def _minimal_weights(taps: np.ndarray) -> np.ndarray:
-    """Return (points, taps, inner, outer): long kernels as sums of kernels of 4, one a tap."""
+    """Return (points, taps, inner, outer), where a long kernel is a sum of kernels of 4, one per tap."""
     outer, inner, kernel = taps.shape
     part = min(kernel, 4)
     _, transform, _ = minimal_filter(4, part)
@@ -104,7 +104,7 @@ def _minimal_weights(taps: np.ndarray) -> np.ndarray:
 
 
 def _folded_weights(taps: np.ndarray, fold: int) -> np.ndarray:
-    """Return (1, taps, fold * inner, fold * outer): ``fold`` times as dense for that many outputs at once."""
+    """Return (1, taps, fold * inner, fold * outer): weights that compute ``fold`` outputs at once."""
     outer, inner, kernel = taps.shape
     n_taps = -(-(kernel + fold - 1) // fold)
     weights = np.zeros((n_taps, fold, inner, fold, outer))
@@ -117,7 +117,7 @@ def _folded_weights(taps: np.ndarray, fold: int) -> np.ndarray:
 
 
 def transposed(up: nn.ConvTranspose1d, slope: float, *, scale: float = 1.0) -> Convolution:
-    """Return a transposed convolution as one that makes ``stride`` rows at once."""
+    """Convert a transposed convolution to a convolution that computes ``stride`` rows at once."""
     (rate,), (inner, outer, kernel) = up.stride, up.weight.shape
     taps = -(-kernel // rate)
     weight = F.pad(up.weight.detach() * scale, (0, taps * rate - kernel)).reshape(inner, outer, taps, rate)
@@ -160,7 +160,7 @@ def _write(read, product_plane, bias, to, residual, at, width, dilation, n_point
 
 @compiled
 def _read(first, row, to, plane, fold, minimal, depth, n_points, slope):
-    """Write the planes' rows of one group of inputs that begins at ``first``, ``row`` bytes apart."""
+    """Write the planes' rows of one group of inputs, which starts at ``first``, ``row`` bytes apart."""
     if minimal:
         for c in range(0, 4 * depth, 64):
             if n_points == 6:
@@ -180,12 +180,12 @@ def _read(first, row, to, plane, fold, minimal, depth, n_points, slope):
                 in_1(from_ + c, 0, into + c, 0, slope)
 
 
-@kept
+@cached
 def convolve(version):
-    """Write bias, a convolution of leaky rows, and the residual's rows (unless its address is 0).
+    """Write the sum of bias, convolved leaky-rectified rows, and residual rows (unless their address is 0).
 
-    ``source`` is the row that the first output's first tap reads; so for ``out`` and ``residual``.
-    Rows beyond the last output are read and written: see ``Convolution.margin``.
+    ``source`` is the row read by the first output's first tap, ``out`` and ``residual`` the first output's
+    rows. Rows after the last output are read and written: see ``Convolution.margin``.
     """
 
     def run(source, residual, out, n_out, sizes, weights, bias, slope, planes, products):
@@ -236,9 +236,9 @@ def _project(x, weights, bias, slope, out):
         out[t] = total
 
 
-@kept
+@cached
 def project(version):
-    """Write a convolution of leaky rows to a single channel; ``x`` and ``weights`` are flat, time first."""
+    """Convolve leaky-rectified rows to a single channel; ``x`` and ``weights`` are flat, time first."""
 
     def run(x, weights, bias, slope, out):
         _ = version
@@ -251,13 +251,13 @@ _memory = threading.local()
 
 
 def scratch(name: str, size: int) -> np.ndarray:
-    """Return at least ``size`` numbers of memory that this thread keeps: fresh pages cost time."""
-    held = _memory.__dict__.get(name)
-    if held is None or len(held) < size:
-        held = _memory.__dict__[name] = torch.zeros(size).numpy()
-    return held
+    """Return a buffer of at least ``size`` floats, reused within a thread, because new pages are slow."""
+    buffer = _memory.__dict__.get(name)
+    if buffer is None or len(buffer) < size:
+        buffer = _memory.__dict__[name] = torch.zeros(size).numpy()
+    return buffer
 
 
 def _aligned(x: Tensor) -> np.ndarray:
-    """Return an array that begins at a cache line, as torch's memory does."""
+    """Copy to an array that starts at a cache line, as torch's memory does."""
     return x.clone(memory_format=torch.contiguous_format).numpy()

@@ -1,6 +1,6 @@
-"""Small linear maps of rows, and the minimal filters that are made of them.
+"""Minimal (Winograd) filters, and the small linear transforms of rows that they consist of.
 
-Written as LLVM code, since numba would not find vector instructions by itself.
+They are written in LLVM IR, because numba would not vectorise them.
 """
 
 from collections.abc import Callable
@@ -13,9 +13,9 @@ from vocoders.cpu.product import LANES, Emitter
 
 
 def minimal_filter(n_outputs: int, n_taps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return A, G, B of Toom and Cook's algorithm: ``y = A ((G w) * (B x))`` is ``y_i = sum_j x_(i+j) w_j``.
+    """Return A, G, B of the Toom-Cook algorithm: ``y = A ((G w) * (B x))`` is ``y_i = sum_j x_(i+j) w_j``.
 
-    It takes ``n_outputs + n_taps - 1`` products in place of ``n_outputs * n_taps`` (Winograd 1980).
+    It needs ``n_outputs + n_taps - 1`` products instead of ``n_outputs * n_taps`` (Winograd 1980).
     """
     points = np.array([0, 1, -1, 2, -2, 0.5, -0.5][: n_outputs + n_taps - 2])
 
@@ -24,12 +24,12 @@ def minimal_filter(n_outputs: int, n_taps: int) -> tuple[np.ndarray, np.ndarray,
         return np.concatenate([points[:, None] ** np.arange(n), at_infinity])
 
     b = np.linalg.inv(powers(n_outputs + n_taps - 1)).T.round(12)
-    size = np.abs(b).max(1, keepdims=True)  # products of like size lose least to rounding
+    size = np.abs(b).max(1, keepdims=True)  # balanced products minimise rounding errors
     return powers(n_outputs).T, powers(n_taps) * size, b / size
 
 
 def _rows_in(matrix: np.ndarray, lanes: int) -> Callable:
-    """Return a function that writes the matrix times leaky rows: one vector's width of each row."""
+    """Return a function that writes the matrix times leaky-rectified rows, one vector wide."""
 
     @intrinsic
     def rows_in(_, rows, step, out, out_step, slope):
@@ -48,7 +48,7 @@ def _rows_in(matrix: np.ndarray, lanes: int) -> Callable:
 
 
 def _rows_out(matrix: np.ndarray, lanes: int, added: bool) -> Callable:
-    """Return a function that writes bias plus the matrix times rows (plus another signal's rows)."""
+    """Return a function that writes bias plus the matrix times rows (``added``: plus another signal)."""
 
     @intrinsic
     def rows_out(_, rows, step, bias, out, out_step, other):
@@ -57,7 +57,7 @@ def _rows_out(matrix: np.ndarray, lanes: int, added: bool) -> Callable:
             emit = Emitter(builder, lanes)
             bias = emit.load(bias)
             vectors = [emit.load(emit.at(rows, step, p)) for p in range(matrix.shape[1])]
-            # By columns ±p: even outputs take the sum, odd ones the difference.
+            # Columns for points ±p: even outputs use their sum, odd outputs their difference.
             weights = matrix.copy()
             for p in range(1, len(vectors) - 1):
                 if (

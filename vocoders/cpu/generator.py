@@ -1,8 +1,8 @@
-"""Generators on a CPU, several times faster than layer by layer.
+"""HiFi-GAN's and MelGAN's generation on a CPU, several times faster than layer by layer.
 
-Three ideas: convolutions by minimal filtering (half the multiplications), channels in vectors and time in
-rows (dilation costs nothing), and one tile of time through all of a stage's convolutions before the next one
-(signals stay in the cache, and a long wave costs per second what a short one does).
+It relies on convolutions by minimal filtering (half the multiplications), channels in vectors and time in
+rows (dilation is free), and tiling: each tile of time passes through all of a stage's convolutions before the
+next tile, so that signals stay in the cache and the cost per second does not depend on the length.
 """
 
 import math
@@ -24,14 +24,14 @@ from vocoders.hifigan import HiFiGAN, PairedBlock, SingleBlock
 from vocoders.melgan import MelGAN, ResidualBlock
 
 TILE = 2**17
-"""Numbers in one tile of one signal: half a MiB, so that a tile's four signals stay in a 2 MiB cache."""
+"""Floats in a tile of one signal: half a MiB, so that a tile's four signals fit in a 2 MiB cache."""
 CHUNK_FRAMES = 2048
-"""Frames generated at once, which bounds the memory."""
+"""Frames generated at once, which limits memory."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One convolution in a stage: ``out = convolution(source) + residual``, all named signals of a tile."""
+    """A convolution in a stage: ``out = convolution(source) + residual``, by names of a tile's signals."""
 
     convolution: Convolution
     source: str
@@ -44,13 +44,13 @@ class Stage:
     """A transposed convolution and the residual blocks at its rate."""
 
     up: Convolution
-    """As a convolution that makes ``rate`` rows at once; see ``transposed``."""
+    """The transposed convolution as a convolution computing ``rate`` rows at once; see ``transposed``."""
     rate: int
     padding: int
     branches: Sequence[Sequence[Step]]
-    """Blocks side by side: each begins at signal "input"; their last outputs are summed."""
+    """Parallel residual blocks: each starts from signal "input"; their last outputs are summed."""
     reflect: bool
-    """Whether edges are reflected; otherwise zeros are beyond them."""
+    """Whether edges are padded by reflection; otherwise with zeros."""
 
     @property
     def channels(self) -> int:
@@ -58,17 +58,17 @@ class Stage:
 
     @property
     def halo(self) -> int:
-        """Rows that a row depends on to either side."""
+        """Rows on each side that a row depends on."""
         return max(sum(step.convolution.reach for step in branch) for branch in self.branches)
 
     @property
     def margin(self) -> int:
-        """Rows to either side that convolutions touch, though no result depends on them."""
+        """Rows on each side that convolutions read or write, although no result depends on them."""
         return max([self.rate * self.up.margin, *(s.convolution.margin for b in self.branches for s in b)])
 
     def __call__(self, source: Rows, edge: int, out: Rows, length: int, start: int, stop: int) -> None:
-        """Write rows ``start`` to ``stop`` of ``length`` in ``out``; ``source`` has ``edge`` zeros around."""
-        origin = self.margin + self.halo - start  # where a tile has row 0
+        """Compute rows ``start`` to ``stop`` of ``out``; ``source`` is padded by ``edge`` rows of zeros."""
+        origin = self.margin + self.halo - start  # index of row 0 in a tile
         size = (stop - start + 2 * (self.halo + self.margin)) * self.channels
         names = {"input"} | {step.out for branch in self.branches for step in branch}
         tile = {name: scratch(name, size)[:size].reshape(-1, self.channels) for name in names}
@@ -91,7 +91,7 @@ class Stage:
             out[start:stop] = result if number == 0 else out[start:stop] + result
 
     def _lay_edges(self, signal: Rows, origin: int, first: int, last: int, length: int) -> None:
-        """Lay out what the next step reads beyond the rows just written."""
+        """Write the padding that the next step reads beyond the rows just written."""
         signal[origin + last : origin + last + self.margin] = 0
         if first == 0:
             signal[origin - self.margin : origin] = 0
@@ -104,7 +104,7 @@ class Stage:
 
 
 class Generator:
-    """A first convolution, stages, and a last convolution to one channel, then tanh."""
+    """A generator: a first convolution, upsampling stages, a last convolution to one channel, and tanh."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Generator:
         self.hop = math.prod(stage.rate for stage in stages)
 
     def __call__(self, mel: Float[Tensor, "batch n_mels frames"]) -> Float[Tensor, "batch 1 samples"]:
-        """Return the wave; at most CHUNK_FRAMES frames are worked on at once."""
+        """Return the wave, generated in chunks of at most CHUNK_FRAMES frames."""
         frames = mel.shape[-1]
         wave = torch.empty(len(mel), 1, frames * self.hop)
         for item, out in zip(mel, wave[:, 0]):
@@ -174,14 +174,14 @@ class Generator:
 
 
 def hifigan_plan(network: HiFiGAN) -> Generator:
-    """HiFi-GAN's weights laid out; the mean over blocks goes into the weights that follow."""
+    """Plan HiFi-GAN's generation; the mean over blocks is folded into the following weights."""
     n_blocks, stages = len(network.config.resblock_kernels), []
     blocks: list[Any] = list(network.resblocks)
     ups: list[Any] = list(network.ups)
     for n, up in enumerate(ups):
         branches = [_hifigan_steps(block) for block in blocks[n * n_blocks : (n + 1) * n_blocks]]
-        laid_out = transposed(up, 0.1, scale=1.0 if n == 0 else 1 / n_blocks)
-        stages.append(Stage(laid_out, up.stride[0], up.padding[0], branches, reflect=False))
+        upsampling = transposed(up, 0.1, scale=1.0 if n == 0 else 1 / n_blocks)
+        stages.append(Stage(upsampling, up.stride[0], up.padding[0], branches, reflect=False))
     return Generator(
         network.conv_pre,
         stages,
@@ -209,7 +209,7 @@ def _hifigan_steps(block: PairedBlock | SingleBlock) -> list[Step]:
 
 
 def melgan_plan(network: MelGAN) -> Generator:
-    """MelGAN's weights laid out."""
+    """Plan MelGAN's generation."""
     layers: list[Any] = list(network.model)
     stages, n_blocks = [], network.config.n_residual_layers
     for n, up in enumerate(layers):
@@ -222,7 +222,7 @@ def melgan_plan(network: MelGAN) -> Generator:
 
 
 def _melgan_steps(block: ResidualBlock, number: int) -> list[Step]:
-    """Of the ``number``-th block in a row."""
+    """Steps of the ``number``-th residual block of a stage."""
     out = "even" if number % 2 else "odd"
     source = ("odd" if number % 2 else "even") if number else "input"
     _, _, dilated, _, pointwise = block.block

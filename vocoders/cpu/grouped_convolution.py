@@ -1,9 +1,9 @@
-"""Long grouped convolutions on a CPU, cheaper to train: the discriminators spend most of their time there.
+"""Faster training of long grouped convolutions on a CPU, which take most of the discriminators' time.
 
-PyTorch's CPU path for a grouped convolution of 41 taps unfolds its input in memory, worst of all for the
-weights' gradient. Here the input goes in with its channels innermost, where oneDNN convolves directly, and
-the weights' gradient is a product of matrices over stretches of time that stay in the cache. Results
-differ by rounding alone.
+PyTorch's CPU implementation of a grouped convolution with 41 taps unfolds its input in memory, which is most
+expensive for the weights' gradient. Here the input is in channels-last format, for which oneDNN convolves
+directly, and the weights' gradient is a matrix product over segments of time that fit in the cache. Results
+differ only by rounding.
 """
 
 from typing import Any
@@ -16,15 +16,15 @@ from torch.autograd.function import once_differentiable
 
 Wave = Float[Tensor, "batch inner time"]
 STRETCH = 256
-"""Output samples unfolded at once for the weights' gradient."""
+"""Output samples per segment for the weights' gradient."""
 SHORTEST = 1_024
-"""Output samples from which this pays; shorter ones go to PyTorch."""
+"""Minimum output samples for which this is faster; PyTorch convolves shorter ones."""
 NARROWEST = 8
-"""Input channels of a group from which this pays: HiFi-GAN's, not MelGAN's."""
+"""Minimum input channels per group for which this is faster: HiFi-GAN's have more, MelGAN's fewer."""
 
 
 class GroupedConv1d(nn.Conv1d):
-    """A grouped convolution that knows the faster way; the same parameters, the same function."""
+    """A drop-in replacement of ``nn.Conv1d`` with faster training of grouped convolutions on a CPU."""
 
     def forward(self, input: Wave) -> Float[Tensor, "batch outer frames"]:  # noqa: A002 - torch's name
         assert isinstance(self.padding, tuple)
@@ -38,7 +38,7 @@ class GroupedConv1d(nn.Conv1d):
 
 
 class _Grouped(torch.autograd.Function):
-    """The convolution and its three gradients."""
+    """The grouped convolution and its gradients."""
 
     @staticmethod
     def forward(
@@ -56,7 +56,7 @@ class _Grouped(torch.autograd.Function):
         stride, padding, groups = ctx.sizes
         gradient = gradient.contiguous()
         to_wave = to_weight = to_bias = None
-        if ctx.needs_input_grad[0] and _asked_for(wave):
+        if ctx.needs_input_grad[0] and _is_needed(wave):
             to_wave = torch.ops.aten.convolution_backward(
                 _inner(gradient),
                 _inner(wave),
@@ -70,21 +70,21 @@ class _Grouped(torch.autograd.Function):
                 groups,
                 [True, False, False],
             )[0].squeeze(2)
-        if ctx.needs_input_grad[1] and _asked_for(weight):
+        if ctx.needs_input_grad[1] and _is_needed(weight):
             to_weight = weight_gradient(wave, gradient, weight.shape[-1], stride, padding, groups)
         if ctx.needs_input_grad[2]:
             to_bias = gradient.sum((0, 2))
         return to_wave, to_weight, to_bias, None, None, None
 
 
-def _asked_for(tensor: Tensor) -> bool:
-    """Whether the backward pass that runs now goes on to what made the tensor: the generator does not want
-    the adversaries' weights, though they do require gradient."""
+def _is_needed(tensor: Tensor) -> bool:
+    """Whether the running backward pass needs a tensor's gradient: the generator's step does not use those of
+    the discriminators' weights, although they require gradient."""
     return tensor.grad_fn is None or torch._C._will_engine_execute_node(tensor.grad_fn)
 
 
 def _inner(x: Tensor) -> Tensor:
-    """A 1 × time picture with its channels innermost in memory."""
+    """The signal as a 1 × time image in channels-last format."""
     return x.unsqueeze(2).to(memory_format=torch.channels_last)
 
 

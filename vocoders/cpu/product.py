@@ -1,8 +1,8 @@
-"""The matrix product that every kernel here shares: sums of a few rows, kept in vector registers.
+"""The matrix product shared by all CPU kernels, which accumulates tiles of rows in vector registers.
 
-Signals lie time first, ``(time, channels)``: a dilation is then a distance between rows, and vectors hold
-channels. Numba's own loops spill their sums to memory whenever arrays might overlap, so this one is written
-as LLVM code, with vector types, from which every processor that LLVM knows gets its own widest instructions.
+Signals are stored as ``(time, channels)``, so that a dilation is a distance between rows, and vectors hold
+channels. Loops compiled by numba spill their sums to memory whenever arrays might overlap; this product is
+therefore written in LLVM IR with vector types, which LLVM maps to the widest instructions of each processor.
 Addresses are integers, in bytes.
 """
 
@@ -17,19 +17,19 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 LANES = 16
-"""Floats in a vector; LLVM splits it where the machine's are shorter."""
+"""Floats per vector; LLVM splits vectors on processors with shorter ones."""
 WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
-"""32 registers of 16 floats instead of 16 of 8."""
+"""Whether the processor has 32 registers of 16 floats, instead of 16 of 8."""
 ROWS, PANEL = (12, 32) if WIDE else (6, 16)
-"""Outputs kept in registers by ``strided_product``: ROWS times at most PANEL channels."""
+"""Size of a tile of outputs in ``strided_product``: ROWS times at most PANEL channels."""
 GATHERED_ROWS, GATHERED_PANEL = (4 if WIDE else 1), 64
-"""The same of ``gathered_product``."""
+"""Size of a tile of outputs in ``gathered_product``."""
 
 _I64, _F32 = ir.IntType(64), ir.FloatType()
 
 
 class Emitter:
-    """LLVM instructions on vectors of one width."""
+    """Emits LLVM instructions on vectors of one width."""
 
     def __init__(self, builder: ir.IRBuilder, lanes: int) -> None:
         self.builder, self.lanes, self.type = builder, lanes, ir.VectorType(_F32, lanes)
@@ -38,7 +38,7 @@ class Emitter:
         return ir.Constant(self.type, [value] * self.lanes)
 
     def at(self, address: Any, step: Any | int = 0, n: int = 1) -> Any:
-        """The address ``n`` steps of so many bytes further."""
+        """The address plus ``n`` times ``step`` bytes."""
         if isinstance(step, int):
             return self.builder.add(address, ir.Constant(_I64, step * n))
         return self.builder.add(address, self.builder.mul(step, ir.Constant(_I64, n)))
@@ -56,7 +56,7 @@ class Emitter:
         return self.builder.shuffle_vector(first, undefined, zeros)
 
     def load_spread(self, address: Any) -> Any:
-        """One float in every lane."""
+        """Load one float into every lane."""
         return self.spread(self.builder.load(self.builder.inttoptr(address, _F32.as_pointer())))
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
@@ -71,7 +71,7 @@ class Emitter:
         return self.builder.select(self.builder.fcmp_ordered(">", x, scaled), x, scaled)
 
     def weigh(self, weights: np.ndarray, vectors: list[Any]) -> Any | None:
-        """Return the weighted sum, without what is weighted by 0."""
+        """Return the weighted sum of vectors, skipping weights of 0."""
         total = None
         for weight, vector in zip(weights, vectors):
             if weight and total is None:
@@ -83,7 +83,7 @@ class Emitter:
         return total
 
     def multiply(self, matrix: np.ndarray, vectors: list[Any]) -> list[Any]:
-        """Return the matrix times the vectors; rows for points ±p share their even and odd halves."""
+        """Return the matrix times the vectors; rows for points ±p share sums of their even and odd parts."""
         results: list[Any] = []
         for row, weights in enumerate(matrix):
             partner = matrix[row - 1] if row else weights
@@ -98,7 +98,7 @@ class Emitter:
 
 
 class _Tile:
-    """Sums of ``n_rows`` rows and ``n_vectors`` vectors of columns, ``n_partial`` of each to hide latency."""
+    """A tile of sums: ``n_rows`` rows of ``n_vectors`` vectors, ``n_partial`` of each to hide latency."""
 
     def __init__(self, builder: ir.IRBuilder, n_rows: int, n_vectors: int, n_partial: int = 1) -> None:
         self.emit, self.n_vectors = Emitter(builder, LANES), n_vectors
@@ -117,9 +117,9 @@ class _Tile:
                     self.emit.builder.store(value, register)
 
     def add(self, rows: Sequence[Any], weights: Any, n: Any, unroll: int) -> None:
-        """Add x[r, :n] @ w[:n], of inputs that begin at ``rows`` and one panel of weights.
+        """Add x[r, :n] @ w[:n], with inputs at the addresses ``rows`` and one panel of weights.
 
-        ``n`` must be a multiple of ``unroll``, unless there are as many partial sums.
+        ``n`` must be a multiple of ``unroll`` unless ``unroll`` equals the number of partial sums.
         """
         builder, step = self.emit.builder, ir.Constant(_I64, unroll)
         whole = builder.sdiv(n, step)
@@ -153,9 +153,9 @@ class _Tile:
 
 
 def strided_product(n_vectors: int) -> Callable:
-    """Return a function that multiplies ROWS rows, moved on by ``shift`` at each tap, with weights.
+    """Return a function that multiplies ROWS consecutive rows by weights, summed over taps.
 
-    Rows follow each other; ``depth`` is a multiple of 4.
+    Each tap reads rows ``shift`` bytes further on; ``depth`` is a multiple of 4.
     """
 
     @intrinsic
@@ -179,10 +179,10 @@ def strided_product(n_vectors: int) -> Callable:
 
 
 def gathered_product(n_rows: int, n_partial: int) -> Any:
-    """Return a function that does ``c[r, :64] += x[r, :n] @ w[:n, :64]`` for a number of rows.
+    """Return a function that computes ``c[r, :64] += x[r, :n] @ w[:n, :64]`` for ``n_rows`` rows.
 
-    It takes flat float32 arrays c, x, w; where rows begin in c and x (int64 arrays) and the number of the
-    first row in these; what to add to places in c; where w begins; and n.
+    Its arguments: flat float32 arrays c, x, w; int64 arrays of the rows' starts in c and x, and the first
+    row's index in these; an offset into c; the start of w; and n.
     """
 
     @intrinsic
@@ -205,7 +205,7 @@ def gathered_product(n_rows: int, n_partial: int) -> Any:
 
 
 def _gathered_function(module: ir.Module, n_rows: int, n_partial: int) -> ir.Function:
-    """A function of its own, or each call would have a copy to compile: (c, c_at, x, x_at, w, n)."""
+    """The product as a separate function (c, c_at, x, x_at, w, n), not inlined, so that it compiles once."""
     name = f"gathered_product_{n_rows}_{n_partial}"
     if name in module.globals:
         return module.globals[name]

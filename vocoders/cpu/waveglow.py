@@ -1,14 +1,14 @@
-"""WaveGlow's generation on a CPU: the same sums in float32, with fewer multiplications.
+"""WaveGlow's generation on a CPU in float32, with fewer multiplications.
 
-The equations as they stand take 224 GMAC per second of audio (published sizes), this order 137:
+The equations as published take 224 GMAC per second of audio (published sizes), this order 137:
 
-- nothing stands between the skip connections and the last 1x1 convolution, so both are one small matrix
-  per layer (−17 GMAC; and ``start`` with the first dilated convolution another, −13);
+- skip connections and the last 1x1 convolution, with no nonlinearity between them, are merged to one small
+  matrix per layer (−17 GMAC), ``start`` and the first dilated convolution to another (−13);
 - dilated convolutions are minimal filters, F(4, 3) along time (−45);
-- the conditioning, one large product, is one level of Strassen's recursion (−11): its left factors are the
-  same for all layers, its right ones known beforehand, and its sums are part of the gates' loop.
+- the conditioning, one large product, uses one level of Strassen's recursion (−11): its left factors are the
+  same for all layers, its right ones are precomputed, and its sums are part of the gates' loop.
 
-Arrays are (steps, channels); a plan holds about 1.1 times the memory of the weights besides.
+Arrays are (steps, channels); a plan needs about 1.1 times the memory of the weights in addition to them.
 """
 
 from functools import partial
@@ -20,19 +20,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vocoders.cpu.compiling import compiled, for_tiles, gate, kept
+from vocoders.cpu.compiling import cached, compiled, for_tiles, gate
 from vocoders.cpu.convolution import Convolution, Rows, scratch
 from vocoders.cpu.product import PANEL
 from vocoders.waveglow import Coupling, WaveGlow
 
 SPARE = PANEL
-"""Columns beside the residual stream in which the couplings' outputs add up; a whole panel."""
+"""Columns next to the residual stream that accumulate the couplings' outputs; one panel."""
 SPARE_ROWS = 48
-"""Behind signals that products read: narrow ones are read several rows at once (``Convolution.margin``)."""
+"""Rows after the end of signals that products may read (``Convolution.margin``)."""
 
 
 class WaveGlowPlan:
-    """Weights rearranged for generation."""
+    """A WaveGlow's weights, rearranged for generation."""
 
     def __init__(self, network: WaveGlow) -> None:
         config, self.config = network.config, network.config
@@ -64,7 +64,7 @@ class WaveGlowPlan:
 
 
 class _Upsample:
-    """The transposed convolution as one product: a frame's steps from it and the frames before it."""
+    """The transposed convolution as one matrix product of each frame and the previous ones."""
 
     def __init__(self, network: WaveGlow) -> None:
         config, layer = network.config, network.upsample
@@ -83,7 +83,7 @@ class _Upsample:
 
 
 class _CouplingPlan:
-    """One coupling's network: its layers, in the terms of the file's docstring."""
+    """One coupling's network, with its layers merged as described at the top of this file."""
 
     def __init__(self, coupling: Coupling, block: int) -> None:
         self.block, self.n = block, coupling.end.in_channels
@@ -100,7 +100,7 @@ class _CouplingPlan:
             bias = _bias(dilated) + local_bias[part]
             if i:
                 self.dilated.append(Convolution(dilated.weight, bias, dilation=2**i, stride=wide))
-            else:  # with ``start`` in one; a column of ones carries its bias, and the zero padding
+            else:  # merged with ``start``; an input column of ones (0 in the padding) multiplies its bias
                 ones = _whole(torch.cat([start, _bias(coupling.start)[:, None]], dim=1))
                 first = torch.einsum("ock,ci->oik", dilated.weight.detach(), ones)
                 self.dilated.append(Convolution(first, bias))
@@ -126,7 +126,7 @@ class _CouplingPlan:
         given = _whole(given).numpy()
         for i, dilated in enumerate(self.dilated):
             source = x if i else given
-            x[edge + n_steps :][:SPARE_ROWS] = 0  # where the last product may have written
+            x[edge + n_steps :][:SPARE_ROWS] = 0  # the previous product may have written there
             work = partial(self._gate, i, source[edge - dilated.reach :], conditions, gated)
             for_tiles(work, n_steps, tile=self.block, multiple=self.block)
             last = i + 1 == len(self.dilated)
@@ -146,7 +146,7 @@ class _CouplingPlan:
     def _gate(
         self, layer: int, source: Rows, conditions: list[Rows], gated: Rows, start: int, stop: int
     ) -> None:
-        """Fill some steps of ``gated`` from the layer's convolution and conditioning."""
+        """Compute steps ``start`` to ``stop`` of ``gated`` from a layer's convolution and conditioning."""
         n, dilated = self.n, self.dilated[layer]
         pre = _rows("pre", stop - start + dilated.margin, 2 * n)
         dilated(source[start:], None, pre, stop - start)
@@ -162,7 +162,7 @@ def _linear(weight: Float[Tensor, "outer inner"], bias: Tensor | None = None) ->
 
 
 def _whole(x: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows more"]:
-    """Columns of zeros up to a multiple of 4, by which products go."""
+    """Pad columns with zeros to a multiple of 4, as products need."""
     return F.pad(x, (0, -x.shape[1] % 4)).contiguous()
 
 
@@ -179,7 +179,7 @@ def _strassen_left(x: Float[Tensor, "steps channels"]) -> list[Rows]:
 
 
 def _strassen_right(weight: Float[Tensor, "outer inner"]) -> list[Tensor]:
-    """The right factors, transposed as linear layers have them; results are the gates' two halves."""
+    """The right factors, transposed as in linear layers; the products give the gates' two halves."""
     (b11, b21), (b12, b22) = (half.double().chunk(2, dim=1) for half in weight.chunk(2))
     factors = [b11 + b22, b11, b12 - b22, b21 - b11, b22, b11 + b12, b21 + b22]
     return [_whole(one.float()) for one in factors]
@@ -212,9 +212,9 @@ def _gate_step(pre, local, t, out):
             out[t, c] = gate(a, b)
 
 
-@kept
+@cached
 def gate_steps(version):
-    """Fill ``out`` (steps, channels) from pre-activations (steps, 2 channels) and Strassen's products."""
+    """Compute ``out`` (steps, channels) from pre-activations (steps, 2 channels) and Strassen's products."""
 
     def run(pre, local, out):
         _ = version

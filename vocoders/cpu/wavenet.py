@@ -1,8 +1,8 @@
-"""WaveNet's loop over samples, compiled: what ``CachedTorch`` does, many times sooner.
+"""WaveNet's sampling loop, compiled: the function of ``CachedTorch``, many times faster.
 
 The loop reads weights in panels of columns, with scales and biases folded in. The published residual,
-(x + out) √½, is kept as a plain sum: layer l works on 2^(l/2) x, its gates' weights are divided by that and
-its output's multiplied. Likewise √(1/layers) of the skips goes into their weights.
+(x + out) √½, becomes a plain sum: layer l operates on 2^(l/2) x, with its gates' weights divided by 2^(l/2)
+and its output's multiplied. Likewise, √(1/layers) of the skips is folded into their weights.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vocoders.cpu.compiling import kept
+from vocoders.cpu.compiling import cached
 from vocoders.cpu.wavenet_step import (
     BLOCK,
     PANEL,
@@ -36,14 +36,14 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Packed:
-    """One network's weights, folded and packed, with the sizes needed to read them."""
+    """Folded and packed weights of a network, with the sizes needed to read them."""
 
     sizes: Ints
     """layers, residual, half of the gates, skip, outputs, kernel, whether inputs are classes."""
     first: Floats
-    """(inputs + 1, residual): a row for each class, or one for the sample to multiply; then the bias."""
+    """(inputs + 1, residual): one row per class, or one row to multiply by the sample; then the bias."""
     current: Floats
-    """Layers × panels of (residual, gates): the tap on the present sample; each half padded to panels."""
+    """Layers × panels of (residual, gates): the tap on the present sample, each half padded to panels."""
     past: Floats
     """Layers × (kernel - 1) × panels of (residual, gates), oldest tap first."""
     out_skip: Floats
@@ -53,18 +53,17 @@ class Packed:
     last: Floats
     """Panels of (skip + 1, outputs)."""
     lags: Ints
-    """(layers, kernel - 1): how far back each tap of ``past`` looks, in samples."""
+    """(layers, kernel - 1): lag of each tap of ``past``, in samples."""
     strides: Ints
-    """(layers, kernel - 1): for how many samples at once; a power of two, at most ``BLOCK`` and the lag."""
+    """(layers, kernel - 1): samples computed at once, a power of two, at most ``BLOCK`` and the lag."""
     rings: Ints
-    """(layers, 2): samples of the past each layer keeps, a power of two, and where they begin (floats)."""
+    """(layers, 2): length of each layer's ring buffer in samples, a power of two, and its start in floats."""
 
 
 def pack(network: WaveNet) -> Packed:
-    """Pack a network, under weight norm or not.
+    """Pack a network's weights, with or without weight norm.
 
-    The gates' own biases are not among what is packed: they belong to the conditioning, as does all that
-    depends on speakers or features.
+    The gates' biases are not packed: they are part of the conditioning, together with speakers and features.
     """
     config, n_layers = network.config, network.config.layers
     residual, half, kernel = config.residual, config.gate // 2, config.kernel
@@ -83,8 +82,8 @@ def pack(network: WaveNet) -> Packed:
 
     dilations = np.array(config.dilations, np.int64)
     lags = dilations[:, None] * np.arange(kernel - 1, 0, -1)
-    kept = [1 << ((kernel - 1) * d + BLOCK - 1).bit_length() for d in config.dilations]
-    begins = np.concatenate([[0], np.cumsum(kept)[:-1]]) * residual
+    lengths = [1 << ((kernel - 1) * d + BLOCK - 1).bit_length() for d in config.dilations]
+    begins = np.concatenate([[0], np.cumsum(lengths)[:-1]]) * residual
     classes = isinstance(config.output, MuLaw)
     _, head, _, last = network.last_conv_layers
     sizes = [n_layers, residual, half, config.skip, config.output.n_out, kernel, int(classes)]
@@ -98,12 +97,12 @@ def pack(network: WaveNet) -> Packed:
         last=panels(_with_bias(last)),
         lags=lags,
         strides=2 ** np.log2(np.minimum(lags, BLOCK)).astype(np.int64),
-        rings=np.stack([np.array(kept, np.int64), begins], axis=1),
+        rings=np.stack([np.array(lengths, np.int64), begins], axis=1),
     )
 
 
 def panels(weight: NDArray[np.floating]) -> Floats:
-    """Lay (inputs, outputs) out as (panels, inputs, PANEL), outputs padded with zeros; flat."""
+    """Reorder (inputs, outputs) to a flat (panels, inputs, PANEL), with outputs padded by zeros."""
     inputs, outputs = weight.shape
     padded = np.zeros((inputs, padding(outputs)), np.float32)
     padded[:, :outputs] = weight
@@ -111,7 +110,7 @@ def panels(weight: NDArray[np.floating]) -> Floats:
 
 
 def padding(n: int) -> int:
-    """The least multiple of a panel's width that holds ``n``."""
+    """``n`` rounded up to a multiple of the panel width."""
     return -(-n // PANEL) * PANEL
 
 
@@ -123,16 +122,16 @@ def _with_bias(conv: nn.Module) -> NDArray[np.float64]:
     return np.concatenate([weight, conv.bias.detach().double().numpy()[None]])
 
 
-@kept
+@cached
 def loop(version):
-    """Advance all utterances by the samples of a block that begins at ``origin``.
+    """Generate a block of samples of all utterances, starting at sample ``origin``.
 
-    ``conditioning`` (batch, samples or 1, layers · gates) is added to each layer's gates, biases included.
-    ``forced`` (batch, samples) are the network's inputs; empty: it is fed what it draws. ``noise`` (batch,
-    samples, 2) is a uniform in [0, 1) that picks the class or the mixture component, and a standard logistic
-    or normal variate for the place within it. ``temperature`` (batch, samples or 1): 0 takes the likeliest.
+    ``conditioning`` (batch, samples or 1, layers · gates) is added to each layer's gates and includes biases.
+    ``forced`` (batch, samples) are the network's inputs; if it is empty, drawn samples are. ``noise`` (batch,
+    samples, 2) is a uniform in [0, 1) that selects the class or mixture component, and a standard logistic or
+    normal variate for the value within it. ``temperature`` (batch, samples or 1): 0 takes the likeliest.
     ``samples`` (batch, samples) is filled with classes, or amplitudes within [-1, 1]; ``record`` (batch,
-    samples, outputs), unless it is empty, with what the network puts out.
+    samples, outputs), unless it is empty, with the network's outputs.
     """
 
     def run(
@@ -148,7 +147,7 @@ def loop(version):
         residual, half, skip, n_out = sizes[1], sizes[2], sizes[3], sizes[4]
         batch, n_components = len(history), n_out // 3
         stream = np.zeros((batch, -(-(residual + skip) // PANEL) * PANEL), np.float32)
-        z = np.ones((batch, half + 1), np.float32)  # the last one takes the bias
+        z = np.ones((batch, half + 1), np.float32)  # the last column multiplies the bias
         hidden = np.zeros((batch, 2, -(-(skip + 1) // PANEL) * PANEL), np.float32)
         logits = np.zeros((batch, -(-n_out // PANEL) * PANEL), np.float32)
         likely, chosen = np.zeros(n_out, np.float32), np.zeros(n_out, np.float32)
@@ -197,7 +196,7 @@ def loop(version):
 
 
 class CompiledLoop:
-    """The network's state between samples, and the loop over them."""
+    """The compiled sampling loop with the network's state; interface as in ``CachedTorch``."""
 
     def __init__(self, network: WaveNet, batch: int, prediction: Prediction | None = None) -> None:
         output = network.config.output
@@ -211,11 +210,11 @@ class CompiledLoop:
         order = prediction.coefficients.shape[1] if prediction else 0
         self.position = 0
         self.memory = (
-            np.zeros((batch, n_past), np.float32),  # every layer's last inputs, in rings
-            # What the past, known by now, adds to the gates of this block of samples.
+            np.zeros((batch, n_past), np.float32),  # ring buffers of every layer's last inputs
+            # Contributions of past samples to the gates of this block of samples.
             np.zeros((batch, BLOCK, n_layers, 2 * padding(half)), np.float32),
-            np.full(batch, silence(output), np.float32),  # the last sample, or its class
-            np.zeros((batch, order), np.float32),  # what linear prediction looks at, newest first
+            np.full(batch, silence(output), np.float32),  # the previous sample, or its class
+            np.zeros((batch, order), np.float32),  # input of linear prediction, newest first
         )
         self.nothing, self.none = np.zeros((batch, 0), np.float32), np.zeros((batch, 0, 0), np.float32)
         self.filters, self.hop = (self.none, self.nothing), 1
@@ -231,7 +230,7 @@ class CompiledLoop:
         temperature: Float[Tensor, "batch _"],
         top_p: float,
     ) -> Encoded:
-        """Draw as many samples as there is noise for, continuing."""
+        """Draw as many samples as there is noise for, continuing from the state."""
         samples = np.zeros(noise.shape[:2], np.float32)
         drawing = _floats(noise), _floats(temperature), (top_p, self.lowest, self.hop)
         self._advance(conditioning, self.nothing, *drawing, samples, self.none)
@@ -239,7 +238,7 @@ class CompiledLoop:
         return drawn.long() if self.classes else drawn
 
     def replay(self, conditioning: Conditioning, inputs: Encoded) -> Float[Tensor, "batch n_out samples"]:
-        """The parameters that the network puts out when its inputs are given, continuing."""
+        """The network's output parameters for given inputs, continuing from the state."""
         samples, outputs = (
             np.zeros(inputs.shape, np.float32),
             np.zeros((*inputs.shape, self.n_out), np.float32),

@@ -1,8 +1,8 @@
-"""The compiled WaveNet, sample by sample: its layers, and a draw from its output by inversion.
+"""Compiled functions for one sample of a WaveNet: its layers, and a draw from its output by inversion.
 
-Of a layer's taps only the one on the present sample must wait for it. What the others add is known as many
-samples ahead as they look back, so up to 16 samples of it are computed as one matrix product: such a weight
-is read once for 16 samples instead of for each. Reading, not arithmetic, limits a single utterance.
+Only a layer's tap on the present sample depends on that sample. The contribution of a tap with lag n is known
+n samples ahead; it is computed as one matrix product for up to 16 samples, so that its weights are read once
+per 16 samples instead of for each. For a single utterance, memory bandwidth is the limit, not arithmetic.
 
 Numba infers types from the arguments, so there are no annotations. Arrays: ``stream`` (batch, residual and
 skip), ``z`` (batch, half of the gates and 1), ``history`` and ``pending`` as in ``CompiledLoop.memory``,
@@ -19,14 +19,14 @@ from vocoders.cpu.product import GATHERED_PANEL as PANEL
 from vocoders.cpu.product import GATHERED_ROWS, WIDE, gathered_product
 
 BLOCK = 16
-"""Most samples for which what comes from the past is computed at once."""
+"""Maximum samples for which the past's contribution is computed at once."""
 one_row = gathered_product(1, 4 if WIDE else 1)
 rows_together = gathered_product(GATHERED_ROWS, 1)
 
 
 @compiled
 def accumulate(c, c_at, x, x_at, n_rows, w, w_at, n, n_panels):
-    """Add x[r, :n] @ w to c[r] for every row; w is packed by ``panels``, beginning at ``w_at``."""
+    """Add x[r, :n] @ w to c[r] for every row; w is packed by ``panels`` and starts at ``w_at``."""
     together = n_rows - n_rows % GATHERED_ROWS
     for panel in range(n_panels):
         column, begin = panel * PANEL, w_at + panel * PANEL * n
@@ -38,14 +38,14 @@ def accumulate(c, c_at, x, x_at, n_rows, w, w_at, n, n_panels):
 
 @compiled
 def copy(target, at, source, n):
-    """Copy n floats. Numba would compile slices' assignments for seconds, for their errors' words."""
+    """Copy n floats; numba would take seconds to compile slice assignments with their error handling."""
     for j in range(n):
         target[at + j] = source[j]
 
 
 @compiled
 def look_back(t, sizes, past, lags, strides, rings, history, pending, x_at, c_at):
-    """Add to the pending sums what the past, known by now, will add to this sample and its followers."""
+    """Add the contributions of past samples to the pending sums of this sample and following ones."""
     n_layers, residual, batch = sizes[0], sizes[1], history.shape[0]
     n_taps = lags.shape[1]
     n_panels = pending.shape[3] // PANEL
@@ -54,7 +54,7 @@ def look_back(t, sizes, past, lags, strides, rings, history, pending, x_at, c_at
             pending[u] = np.float32(0)
     flat, sums = history.reshape(-1), pending.reshape(-1)
     for layer in range(n_layers):
-        kept, begin = rings[layer, 0], rings[layer, 1]
+        length, begin = rings[layer, 0], rings[layer, 1]
         for tap in range(n_taps):
             stride = strides[layer, tap]
             if t % stride != 0:
@@ -62,7 +62,7 @@ def look_back(t, sizes, past, lags, strides, rings, history, pending, x_at, c_at
             n = 0
             for u in range(batch):
                 for step in range(t, t + stride):
-                    slot = (step - lags[layer, tap]) & (kept - 1)
+                    slot = (step - lags[layer, tap]) & (length - 1)
                     x_at[n] = u * history.shape[1] + begin + slot * residual
                     c_at[n] = ((u * BLOCK + step % BLOCK) * n_layers + layer) * pending.shape[3]
                     n += 1
@@ -72,7 +72,7 @@ def look_back(t, sizes, past, lags, strides, rings, history, pending, x_at, c_at
 
 @compiled
 def open_gates(z, sums, second, conditioning, half):
-    """Write tanh(a) · sigmoid(b) to z, with a and b the halves of the sums and of what conditions them."""
+    """Write tanh(a) · sigmoid(b) to z, where a and b are the halves of the sums plus the conditioning."""
     for j in range(half):
         z[j] = gate(sums[j] + conditioning[j], sums[second + j] + conditioning[half + j])
 
@@ -81,7 +81,7 @@ def open_gates(z, sums, second, conditioning, half):
 def layers(
     t, i, sizes, current, out_skip, rings, history, pending, conditioning, stream, z, x_at, c_at, z_at
 ):
-    """Take the streams (residual beside skip) of all utterances through the gated layers, in place."""
+    """Apply all gated layers to the streams (residual and skip channels) of all utterances, in place."""
     n_layers, residual, half = sizes[0], sizes[1], sizes[2]
     gates, width = pending.shape[3], stream.shape[1]
     n = history.shape[0]
@@ -92,9 +92,9 @@ def layers(
         z.reshape(-1),
     )
     for layer in range(n_layers):
-        kept, begin = rings[layer, 0], rings[layer, 1]
+        length, begin = rings[layer, 0], rings[layer, 1]
         for u in range(n):
-            to = u * history.shape[1] + begin + (t & (kept - 1)) * residual
+            to = u * history.shape[1] + begin + (t & (length - 1)) * residual
             x_at[u] = u * width
             copy(past, to, stream[u], residual)
             c_at[u] = ((u * BLOCK + t % BLOCK) * n_layers + layer) * gates
@@ -111,7 +111,7 @@ def layers(
 
 @compiled
 def outputs(sizes, head, last, stream, hidden, logits, x_at, c_at):
-    """Make the network's output from the sums of the skips: rectify, mix, rectify, mix."""
+    """Compute the network's output from the sums of the skips: ReLU, linear, ReLU, linear."""
     residual, skip = sizes[1], sizes[3]
     n, width = stream.shape[0], hidden.shape[2]
     flat, flat_logits = hidden.reshape(-1), logits.reshape(-1)
@@ -135,7 +135,7 @@ def outputs(sizes, head, last, stream, hidden, logits, x_at, c_at):
 
 @compiled
 def enter(stream, previous, sizes, first):
-    """Begin a stream: the first layer on the last sample, no skips yet."""
+    """Initialise a stream: the first convolution of the previous sample, and skips of 0."""
     residual = sizes[1]
     n_in = first.shape[0] - 1
     stream[:] = np.float32(0)
@@ -149,16 +149,16 @@ HALF, ONE = np.float32(0.5), np.float32(1)
 C2, C3, C4, C5, C6 = (np.float32(1 / math.factorial(n)) for n in range(2, 7))
 
 GROUP = 16
-"""Probabilities added at once on the way to the uniform."""
+"""Probabilities summed at once in the search for the drawn class."""
 FAR = np.float32(-80)
-"""Logarithm of a probability that is none."""
+"""Minimum log-probability relative to the likeliest class."""
 
 in_any_order = partial(compiled, freedoms=ANY_ORDER)
 
 
 @compiled
 def exponential(x):
-    """Return e^x, 2e-7 off near 0; for |x| < 80, without branches, so that loops over it become vectors."""
+    """Return e^x for |x| < 80, with an error of 2e-7 near 0, without branches, so that loops vectorise."""
     scaled = x * LOG2_E
     whole = np.float32(math.floor(scaled + HALF))
     rest = (scaled - whole) * LN_2
@@ -187,7 +187,7 @@ def weigh(logits, n, top, sharpness, weights):
 
 @in_any_order
 def group_sum(weights, begin, end):
-    """Return the sum of a stretch of weights."""
+    """Return the sum of weights from ``begin`` to ``end``."""
     total = np.float32(0)
     for j in range(begin, end):
         total += weights[j]
@@ -196,7 +196,7 @@ def group_sum(weights, begin, end):
 
 @compiled
 def keep_likeliest(weights, n, wanted, kept):
-    """Set all but the likeliest classes, which together first reach ``wanted``, to 0; return what is left."""
+    """Set weights to 0 except the largest ones, whose sum just reaches ``wanted``; return that sum."""
     reached = np.float32(0)
     for j in range(n):
         kept[j] = np.float32(0)
@@ -217,10 +217,10 @@ def keep_likeliest(weights, n, wanted, kept):
 
 @compiled
 def choose(logits, n, uniform, temperature, top_p, weights, kept):
-    """Return the class where the distribution function passes ``uniform``; temperature 0 is the likeliest.
+    """Draw a class by inverting the cumulative distribution; temperature 0 takes the likeliest class.
 
-    With ``top_p`` below 1 only the likeliest classes that together reach it remain. ``weights`` and ``kept``
-    are scratch.
+    With ``top_p`` below 1 only the likeliest classes with this total probability are drawn. ``weights`` and
+    ``kept`` are scratch.
     """
     top = largest(logits, n)
     likeliest = 0
@@ -252,7 +252,7 @@ def choose(logits, n, uniform, temperature, top_p, weights, kept):
 
 @in_any_order
 def predict(recent, coefficients):
-    """Return what linear prediction expects after the recent samples, newest first."""
+    """Return the linear prediction from the recent samples, newest first."""
     total = np.float32(0)
     for k in range(len(coefficients)):
         total += coefficients[k] * recent[k]
@@ -261,7 +261,7 @@ def predict(recent, coefficients):
 
 @compiled
 def remember(recent, sample):
-    """Put a sample before the recent ones and forget the oldest."""
+    """Insert the newest sample before the recent ones and drop the oldest."""
     for j in range(len(recent) - 1, 0, -1):
         recent[j] = recent[j - 1]
     if len(recent) > 0:

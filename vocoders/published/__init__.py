@@ -1,4 +1,4 @@
-"""Published vocoders' files: whose tensors they hold, and which network they are for."""
+"""Published vocoder files: conversion of weights and configurations to ours and back."""
 
 from vocoders.published.layout import from_published, to_published
 

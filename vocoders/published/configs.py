@@ -1,4 +1,4 @@
-"""What published configuration files say in our terms."""
+"""Convert published configuration files to our configs."""
 
 import json
 import math
@@ -17,24 +17,24 @@ from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw
 from vocoders.wavenet.network import GlobalConfig, WaveNetConfig
 
 PRE_EMPHASIS = 0.85
-"""Of the published WaveNets, where their configuration asks for it."""
+"""Pre-emphasis coefficient of published WaveNets, if their configuration enables it."""
 
 
 class Described(NamedTuple):
-    """What is known of weights."""
+    """Configuration of published weights, in our terms."""
 
     network: Any
     """The network's config."""
     mel: MelConfig
-    """The definition it reads."""
+    """Mel definition of the network's input."""
     gain: float = 1.0
-    """What waves were multiplied by in training."""
+    """Factor applied to training waves."""
     pre_emphasis: float = 0.0
-    """How much of each last sample was subtracted in training."""
+    """Pre-emphasis coefficient of training waves."""
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a configuration file's object."""
+    """Read the JSON object of a configuration file."""
     try:
         content = json.loads(Path(path).read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -48,7 +48,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
 
 
 def from_json(kind: str, content: Mapping[str, Any], where: str | Path) -> Described:
-    """Translate a published configuration of this kind of network."""
+    """Convert a published configuration of this kind of network."""
     configured = kind_of_config(content)
     if configured is not None and configured != kind:
         raise UserError(
@@ -56,17 +56,17 @@ def from_json(kind: str, content: Mapping[str, Any], where: str | Path) -> Descr
         )
     readers = {"hifigan": _hifigan, "waveglow": _waveglow, "wavenet": _wavenet}
     if kind not in readers:
-        raise UserError(f"{kind} has no published configuration file: leave it out, shapes say everything")
+        raise UserError(f"{kind} has no published configuration file: omit it, the shapes are sufficient")
     try:
         return readers[kind](content)
     except KeyError as missing:
-        raise UserError(f"{where} is no {kind} configuration: it lacks {missing}") from None
+        raise UserError(f"{where} is not a {kind} configuration: it lacks {missing}") from None
     except (TypeError, AttributeError) as error:
-        raise UserError(f"{where} is no {kind} configuration: {error}") from None
+        raise UserError(f"{where} is not a {kind} configuration: {error}") from None
 
 
 def kind_of_config(content: Mapping[str, Any]) -> str | None:
-    """Which network's configuration this is, by its keys."""
+    """The kind of network that a configuration is for, by its keys; None if unknown."""
     marks = {"hifigan": "upsample_rates", "waveglow": "waveglow_config", "wavenet": "residual_channels"}
     return next((kind for kind, key in marks.items() if key in content), None)
 
@@ -122,9 +122,9 @@ def _waveglow(given: Mapping[str, Any]) -> Described:
 
 def _wavenet(given: Mapping[str, Any]) -> Described:
     if given.get("legacy"):
-        raise UserError("legacy WaveNets, of releases before 0.2, have another architecture: retrain it")
+        raise UserError("legacy WaveNets (before release 0.2) have an unsupported architecture: retrain them")
     if given.get("upsample_net", "ConvInUpsampleNetwork") != "ConvInUpsampleNetwork":
-        raise UserError(f"upsample_net {given['upsample_net']!r} is not known: only ConvInUpsampleNetwork is")
+        raise UserError(f"upsample_net {given['upsample_net']!r} is unsupported: use ConvInUpsampleNetwork")
     inside = given["upsample_params"] if given.get("upsample_conditional_features") else {}
     n_local, n_global = given["cin_channels"], given.get("gin_channels", -1)
     hop = given.get("hop_size") or math.prod(inside["upsample_scales"])
@@ -157,16 +157,16 @@ def _wavenet(given: Mapping[str, Any]) -> Described:
         f_max=float(given.get("fmax", 7_600)),
     )
     if (preprocess := given.get("preprocess") or "none") not in ("none", "preemphasis"):
-        raise UserError(f"preprocess {preprocess!r} is not known: only 'preemphasis' and none are")
+        raise UserError(f"preprocess {preprocess!r} is unsupported: only 'preemphasis' and none are")
     emphasis = PRE_EMPHASIS if preprocess == "preemphasis" else 0.0
     return Described(network, mel, gain=float(given.get("global_gain_scale", 1.0)), pre_emphasis=emphasis)
 
 
 def _output(given: Mapping[str, Any]) -> MuLaw | MixtureOfLogistics | Gaussian:
-    """A softmax for one-hot input; else logistics or Gaussians, as many as the outputs have room for."""
+    """A softmax for one-hot input; else a mixture with the number of components given by the outputs."""
     n_out = given["out_channels"]
     if given.get("input_type") == "mulaw":
-        raise UserError("input_type 'mulaw', a companded scalar, is not known: raw and mulaw-quantize are")
+        raise UserError("input_type 'mulaw' (a companded scalar) is unsupported: only raw and mulaw-quantize")
     if not given.get("scalar_input", given.get("input_type") == "raw"):
         return MuLaw(levels=n_out)
     lowest = float(given.get("log_scale_min", -14.0))

@@ -1,7 +1,7 @@
-"""Published checkpoints: which network's layout a file has, its tensors under our names, and the way back.
+"""Tensors of published checkpoints: detect their layout, and convert their names to ours and back.
 
-Files are opened with weights-only loading. Our networks bear the published names but for weight and spectral
-norm, whose tensors PyTorch has renamed since: ``X.weight_g`` is ``X.parametrizations.weight.original0`` now.
+Files are opened with weights-only loading. Our parameters have the published names, except that PyTorch has
+renamed weight and spectral norm: ``X.weight_g`` is now ``X.parametrizations.weight.original0``.
 """
 
 import re
@@ -26,9 +26,9 @@ MARKS = {
     "hifigan discriminators": (r"discriminators\.0\.convs\.0\.",),
     "melgan discriminators": (r"model\.disc_0\.",),
 }
-"""What the names of each layout's tensors begin with."""
+"""Patterns at the start of tensor names that identify each layout."""
 ADVERSARIES = {"mpd": "periods", "msd": "scales"}
-"""Keys of HiFi-GAN's ``do_*`` files, and what we call their networks."""
+"""Keys of HiFi-GAN's ``do_*`` files, and our names of their networks."""
 _NORMS = {"weight_g": "parametrizations.weight.original0", "weight_v": "parametrizations.weight.original1"}
 _SPECTRAL = {
     "weight_orig": "parametrizations.weight.original",
@@ -38,7 +38,7 @@ _SPECTRAL = {
 
 
 def from_published(state: State) -> dict[str, Tensor]:
-    """A published state under our names; folded tensors and names of ours stay as they are."""
+    """Rename a published state's tensors to our names; folded tensors and our names are unchanged."""
     ours = {}
     for name, tensor in state.items():
         stem, _, last = name.rpartition(".")
@@ -59,12 +59,12 @@ def to_published(state: State) -> dict[str, Tensor]:
 
 
 def is_folded(state: State) -> bool:
-    """Is there no weight norm in a state, of either naming?"""
+    """Whether a state, in either naming, has no weight norm."""
     return not any(re.search(r"\.weight_g$|\.original0$", name) for name in state)
 
 
 def network_state(content: Mapping[str, Any], where: str | Path) -> dict[str, Tensor]:
-    """Take the tensors of the network that generates out of whatever training code wraps them in."""
+    """Extract the generator's tensors from the structure in which training code saved them."""
     for key in WRAPPERS:
         inner = content.get(key)
         if isinstance(inner, Mapping) and inner:
@@ -74,20 +74,18 @@ def network_state(content: Mapping[str, Any], where: str | Path) -> dict[str, Te
     if not state:
         found = ", ".join(map(str, list(content)[:6])) or "nothing"
         raise UserError(
-            f"{where} holds no network's tensors: found {found}; expected is a state dict, bare or under one "
-            f"of {', '.join(WRAPPERS)}"
+            f"{where} holds no network's tensors: found {found}; a state dict is expected, at the top level "
+            f"or under one of {', '.join(WRAPPERS)}"
         )
-    spoilt = next((n for n, tensor in state.items() if bool(tensor.isnan().any())), None)
-    if spoilt is not None:
-        raise UserError(
-            f"{where} holds NaN in {spoilt}: its training went astray; take an earlier checkpoint"
-        )
+    invalid = next((n for n, tensor in state.items() if bool(tensor.isnan().any())), None)
+    if invalid is not None:
+        raise UserError(f"{where} holds NaN in {invalid}: its training diverged; use an earlier checkpoint")
     prefix = _prefix(state)
     return {n.removeprefix(prefix): tensor for n, tensor in state.items() if n.startswith(prefix)}
 
 
 def _prefix(names: Iterable[str]) -> str:
-    """What training code put before a known layout's names, such as ``module.`` or ``generator.``."""
+    """The prefix of a known layout's names, such as ``module.`` or ``generator.``."""
     names = list(names)
     for marks in MARKS.values():
         first, *others = marks
@@ -99,7 +97,7 @@ def _prefix(names: Iterable[str]) -> str:
 
 
 def adversary_states(content: Mapping[str, Any], where: str | Path) -> dict[str, dict[str, Tensor]]:
-    """The discriminators of a file by our names, under our names: HiFi-GAN's two kinds or MelGAN's."""
+    """The states of a file's discriminators by our names: HiFi-GAN's two kinds or MelGAN's."""
     nested = {
         ours: from_published(network_state(content[theirs], where))
         for theirs, ours in ADVERSARIES.items()
@@ -117,13 +115,13 @@ def adversary_states(content: Mapping[str, Any], where: str | Path) -> dict[str,
 
 
 def kind_of_layout(state: State, where: str | Path) -> str:
-    """Whose tensors these are, by their names."""
+    """The layout of tensors, one of ``MARKS``, by their names."""
     for kind, marks in MARKS.items():
         if all(any(re.match(mark, name) for name in state) for mark in marks):
             return kind
     names = ", ".join(list(state)[:4])
     raise UserError(
-        f"{where} has no layout known here: its tensors are {names}, …; known are the published layouts of "
+        f"{where} has an unknown layout: its tensors are {names}, …; known are the published layouts of "
         f"{', '.join(MARKS)}"
     )
 
@@ -132,10 +130,10 @@ _OLD_WAVEGLOW = re.compile(r"(WN\.\d+)\.(cond_layers|res_layers|skip_layers)\.(\
 
 
 def fuse_old_layout(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the weights in the later layout: ``cond_layer`` and ``res_skip_layers.i``; others as they are.
+    """Convert old WaveGlow weights to ``cond_layer`` and ``res_skip_layers.i``; new ones are unchanged.
 
-    Weights may be folded or not, the weight norm pair named either way. The old layout's last layer may
-    bear a residual half, which nothing hears; it is left out.
+    Weights may be folded or not, in either naming of weight norm. The residual half that the old layout's
+    last layer may have is unused, and left out.
     """
     fused: dict[str, Tensor] = {}
     parts: dict[tuple[str, str, str], dict[int, Tensor]] = {}
@@ -156,6 +154,6 @@ def fuse_old_layout(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             for i, skip in layers.items():
                 halves = [skip] if i + 1 == len(layers) else [residual[i], skip] if i in residual else []
                 if not halves:
-                    raise UserError(f"{coupling}.res_layers.{i}.{rest} is missing beside its skip layer")
+                    raise UserError(f"{coupling}.res_layers.{i}.{rest} is missing, but its skip layer is not")
                 fused[f"{coupling}.res_skip_layers.{i}.{rest}"] = torch.cat(halves)
     return fused

@@ -1,4 +1,4 @@
-"""What the shapes of weights say of their network, where no configuration comes with them."""
+"""Infer the configuration of published weights from their shapes, if there is no configuration file."""
 
 import re
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ State = Mapping[str, Shaped[Tensor, "..."]]
 
 
 def from_shapes(kind: str, state: State, where: str | Path) -> Described:
-    """What the shapes of weights say of their network; ``state`` is in our names, folded or not.
+    """Infer a network's configuration from its weights; ``state`` is in our names, folded or not.
 
-    Where they leave something open, a configuration is asked for.
+    Raises ``UserError`` if the shapes are ambiguous.
     """
     shapes = {
         re.sub(r"\.parametrizations\.weight\.original1$", ".weight", n): tuple(t.shape)
@@ -42,13 +42,13 @@ def from_shapes(kind: str, state: State, where: str | Path) -> Described:
     except (KeyError, IndexError, ValueError, ZeroDivisionError):
         pass
     raise UserError(
-        f"the shapes in {where} do not say everything about its {kind} network: give its configuration "
-        "(config=, --config), the JSON file that was published with it"
+        f"the shapes in {where} do not determine its {kind} network: give its configuration (config=, "
+        "--config), the JSON file that was published with it"
     )
 
 
 def _count(shapes: Mapping[str, object], pattern: str) -> int:
-    """How many different numbers stand at the place of ``#`` in the names."""
+    """The number of different integers at the place of ``#`` in names that match the pattern."""
     return len({m[1] for name in shapes if (m := re.match(pattern.replace("#", r"(\d+)"), name))})
 
 
@@ -107,7 +107,7 @@ def _waveglow_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
         n_layers=_count(shapes, r"WN\.0\.in_layers\.#\."),
         n_channels=n_channels,
         kernel=kernel,
-        hop=window // 4,  # published: 256 of 1024, and ours keep to it
+        hop=window // 4,  # the published ratio, 256 to 1024, which our presets keep
         window=window,
     )
     named = {"waveglow": DEFINITIONS["waveglow"], **NAMED}
@@ -116,16 +116,16 @@ def _waveglow_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
 
 
 def _wavenet_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
-    """The published sizes; the number of stacks and the mel's hop are what shapes do not tell."""
+    """Stacks are the published ones for the number of layers; learned upsampling determines the hop."""
     layers = _count(shapes, r"conv_layers\.#\.")
     stacks = {30: 3, 24: 4, 20: 2, 10: 1}[layers]
     gate, residual, kernel = shapes["conv_layers.0.conv.weight"]
     n_out = shapes["last_conv_layers.3.weight"][0]
     n_in = shapes["first_conv.weight"][1]
     if n_in == 1 and n_out == 3:
-        raise KeyError  # one logistic or one Gaussian with a weight: only a configuration tells
-    stretches = [name for name in shapes if re.match(r"upsample_net\.upsample\.up_layers\.\d+\.weight", name)]
-    by_number = sorted(stretches, key=lambda name: int(name.split(".")[-2]))
+        raise KeyError  # ambiguous: one logistic, or one Gaussian with a mixture weight
+    stages = [name for name in shapes if re.match(r"upsample_net\.upsample\.up_layers\.\d+\.weight", name)]
+    by_number = sorted(stages, key=lambda name: int(name.split(".")[-2]))
     scales = tuple((shapes[name][3] - 1) // 2 for name in by_number)
     table = shapes.get("embed_speakers.weight")
     network = WaveNetConfig(

@@ -1,1 +1,1 @@
-"""What a vocoder's copy of a recording is worth: spectral distances, PESQ, pitch."""
+"""Scores of a vocoder's resynthesis of recordings: spectral distances, PESQ, pitch."""

@@ -1,6 +1,6 @@
-"""What a vocoder's copy of a recording is worth: distances of spectra, PESQ, and pitch.
+"""Scores of a vocoder's resynthesis (copy) of a recording: spectral distances, PESQ, and pitch.
 
-Every score takes the recording and its copy, cuts both to the shorter, and returns a float.
+Every score takes the recording and its copy, cuts both to the shorter length, and returns a float.
 """
 
 import math
@@ -29,18 +29,18 @@ _NAMES = {16_000: "speech16k", 22_050: "hifigan_full_band", 24_000: "speech24k"}
 
 
 RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
-"""Transform, hop and window of the paper's table 1, made for 24 kHz and used at every rate."""
+"""FFT size, hop and window of the paper's table 1, for 24 kHz, used at every sample rate."""
 POWER_FLOOR = 1e-7
-"""Powers are clamped here: keeps the root's and the logarithm's gradients finite in silence."""
+"""Minimum power: keeps the gradients of root and logarithm finite in silence."""
 
 
 class MultiResolutionSTFT(nn.Module):
-    """The multi-resolution STFT distance (Yamamoto, Song, Kim 2020, arXiv:1910.11480): a loss, and a score.
+    """The multi-resolution STFT distance (Yamamoto, Song, Kim 2020, arXiv:1910.11480), a loss and a score.
 
-    Spectral convergence plus the L1 of log-magnitudes, the mean over resolutions; 0 where waves are equal.
-    Gradients reach the generated wave only. Spectral convergence is one ratio of norms over the whole batch,
-    as published: a silent crop then weighs nothing, and does not divide by nothing. Waves shorter than half
-    of the longest transform raise ``ValueError``.
+    Mean over resolutions of spectral convergence plus the L1 of log-magnitudes; 0 for equal waves. Gradients
+    reach only the generated wave. Spectral convergence is one ratio of norms over the whole batch, as
+    published: a silent crop has no influence on it and causes no division by 0. Waves shorter than half of
+    the longest FFT raise ``ValueError``.
     """
 
     def __init__(self) -> None:
@@ -68,14 +68,14 @@ class MultiResolutionSTFT(nn.Module):
 
 
 def full_band_mel(sample_rate: int) -> MelConfig:
-    """The mel definition that scores at a rate use: up to half the rate, natural log, one per rate."""
+    """The mel definition of scores at a sample rate: up to half the rate, natural log."""
     if sample_rate in _NAMES:
         return named_mel(_NAMES[sample_rate])
     return replace(HIFIGAN, sample_rate=sample_rate, f_max=sample_rate / 2)
 
 
 def log_mel_l1(reference: Wave, generated: Copy, sample_rate: int, mel: MelConfig | None = None) -> float:
-    """Mean absolute difference of log-mels, in nepers: by ``mel``, or by ``full_band_mel``."""
+    """Mean absolute difference of log-mels, in nepers; the default definition is ``full_band_mel``."""
     reference, generated = _alike(reference, generated)
     log_mel = _log_mel(replace(mel or full_band_mel(sample_rate), log="ln"))
     if log_mel.config.sample_rate != sample_rate:
@@ -84,9 +84,9 @@ def log_mel_l1(reference: Wave, generated: Copy, sample_rate: int, mel: MelConfi
 
 
 def pesq(reference: Wave, generated: Copy, sample_rate: int) -> float:
-    """Wide-band PESQ (ITU-T P.862.2) at 16 kHz, 1.0 to 4.64; NaN where it hears no speech.
+    """Wide-band PESQ (ITU-T P.862.2) at 16 kHz, 1.0 to 4.64; NaN if it detects no speech.
 
-    ``UserError`` where the package is not installed.
+    Raises ``UserError`` if the package is not installed.
     """
     try:
         import pesq as package  # pyright: ignore[reportMissingImports]
@@ -95,7 +95,7 @@ def pesq(reference: Wave, generated: Copy, sample_rate: int) -> float:
     reference, generated = _alike(reference, generated)
     if sample_rate != PESQ_RATE:
         reference, generated = (resample(w, sample_rate, PESQ_RATE) for w in (reference, generated))
-    if not generated.abs().max() > 1e-6:  # its level alignment would divide by nothing
+    if not generated.abs().max() > 1e-6:  # its level alignment would divide by 0
         return math.nan
     try:
         return float(package.pesq(PESQ_RATE, reference[0, 0].numpy(), generated[0, 0].numpy(), "wb"))
@@ -104,7 +104,7 @@ def pesq(reference: Wave, generated: Copy, sample_rate: int) -> float:
 
 
 def scores(reference: Wave, generated: Copy, sample_rate: int) -> dict[str, float]:
-    """All scores by name; PESQ is left out where its package is not installed."""
+    """All scores by name; PESQ only if its package is installed."""
     reference, generated = _alike(reference, generated)
     values = {
         "log_mel_l1": log_mel_l1(reference, generated, sample_rate),
@@ -118,9 +118,9 @@ def scores(reference: Wave, generated: Copy, sample_rate: int) -> dict[str, floa
 
 @torch.inference_mode()
 def evaluate(vocoder: Callable[[Mel], Tensor], log_mel: LogMel, waves: Sequence[Wave]) -> dict[str, float]:
-    """Copy recordings from their mels and return the mean of every score; NaN values count in no mean.
+    """Resynthesise recordings from their mels and return the mean of every score, ignoring NaN.
 
-    The mel goes to the vocoder on ``log_mel``'s device; a score that no recording has is left out.
+    The vocoder's input is on ``log_mel``'s device; scores without any finite value are left out.
     """
     columns: dict[str, list[float]] = {}
     for wave in waves:
@@ -137,7 +137,7 @@ def has_pesq() -> bool:
 
 
 def _alike(reference: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as float32 on the processor, as long as the shorter."""
+    """Both waves as float32 on the CPU, cut to the shorter length."""
     n_samples = min(reference.shape[-1], generated.shape[-1])
     first, second = (wave[..., :n_samples].detach().float().cpu() for wave in (reference, generated))
     return first, second
@@ -149,11 +149,11 @@ def _log_mel(config: MelConfig) -> LogMel:
 
 
 N_SHOWN = 3
-"""Validation waves that are shown."""
+"""Validation waves that are logged."""
 
 
 def resynthesise(vocoder: Callable[[Mel], Tensor], log_mel: LogMel, waves: Sequence[Wave]) -> Samples:
-    """Each wave beside what the vocoder makes of its mel."""
+    """Each wave and its resynthesis from its mel, as audio and mels to log."""
     audio, mels = {}, {}
     for i, wave in enumerate(waves[:N_SHOWN]):
         mel = log_mel(wave.to(log_mel.window.device))

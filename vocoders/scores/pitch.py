@@ -1,8 +1,8 @@
-"""Does a copy keep the voice's pitch? Errors of periodicity, voicing and F0 (Morrison et al. 2021, CARGAN).
+"""Pitch scores of a copy: errors of periodicity, voicing and F0 (Morrison et al. 2021, CARGAN).
 
-The paper tracks by CREPE. The tracker here is normalised autocorrelation, which needs no weights, is
-deterministic and 50 times faster; the two agree on voicing with an F1 of .81, CREPE and Harvest with .84, and
-figures by different trackers are not comparable. Scores are per recording, where the paper pools all frames.
+The paper uses CREPE. The tracker here is normalised autocorrelation, which needs no weights, is deterministic
+and 50 times faster. Its voicing agrees with CREPE's with an F1 of .81 (Harvest's with CREPE's: .84). Scores
+by different trackers are not comparable. Scores are per recording, while the paper pools all frames.
 """
 
 import math
@@ -19,17 +19,17 @@ Wave = Float[Tensor, "1 1 samples"]
 Copy = Float[Tensor, "1 1 copy_samples"]
 
 RATE, HOP = 16_000, 160
-"""Of pitch tracking, Hz, and samples between frames: 10 ms."""
+"""Sample rate of pitch tracking, Hz, and samples between frames: 10 ms."""
 F_MIN, F_MAX = 60.0, 500.0
-"""Hz."""
+"""Range of F0, Hz."""
 WINDOW = 640
-"""Samples of a frame: 40 ms, two and a half periods of the lowest pitch."""
+"""Samples of a frame: 40 ms, about two and a half periods of the lowest pitch."""
 VOICED_FROM, VOICED_TO = 0.65, 0.5
-"""Periodicity above which a stretch becomes voiced, and below which it ends."""
+"""Hysteresis of voicing: periodicity above which a segment is voiced, and below which it ends."""
 SILENCE_DB = -60.0
-"""Level re full scale below which a frame has no periodicity, as in the paper."""
+"""Level in dBFS below which a frame has no periodicity, as in the paper."""
 N_CANDIDATES, OCTAVE_COST, JUMP_COST = 6, 0.02, 0.5
-"""Peaks kept per frame; what an octave lower costs, and what a jump by an octave costs."""
+"""Candidate peaks per frame; costs of an octave lower, and of a jump by an octave between frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,11 @@ class PitchTrack:
     """A recording's pitch every 10 ms."""
 
     f0: Float[np.ndarray, "frames"]
-    """Hz; of the likeliest period also where unvoiced."""
+    """F0, Hz; in unvoiced frames, that of the likeliest period."""
     periodicity: Float[np.ndarray, "frames"]
-    """0 (noise, silence) to 1 (every period equals the one before)."""
+    """0 (noise, silence) to 1 (every period equals the previous)."""
     voiced: Bool[np.ndarray, "frames"]
-    """Where there is a pitch."""
+    """Whether a frame is voiced."""
 
 
 def pitch_track(wave: Wave, sample_rate: int) -> PitchTrack:
@@ -58,7 +58,7 @@ def pitch_scores(reference: Wave, generated: Copy, sample_rate: int) -> dict[str
 
 
 def compare(reference: PitchTrack, generated: PitchTrack) -> dict[str, float]:
-    """The same of tracks."""
+    """The scores of ``pitch_scores``, from pitch tracks."""
     n_frames = min(len(reference.f0), len(generated.f0))
     periodicity = [track.periodicity[:n_frames] for track in (reference, generated)]
     a, b = (track.voiced[:n_frames] for track in (reference, generated))
@@ -76,7 +76,7 @@ def _root_mean_square(values: np.ndarray) -> float:
 
 
 def _autocorrelation(wave: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """F0 and periodicity: how far a frame equals what follows a period later."""
+    """F0 and periodicity: the normalised autocorrelation at the lag of one period."""
     longest, shortest = math.ceil(RATE / F_MIN) + 1, math.floor(RATE / F_MAX) - 1
     reach = WINDOW + longest
     frames = _frames(wave, reach)
@@ -97,14 +97,14 @@ def _autocorrelation(wave: Tensor) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _frames(wave: Tensor, reach: int) -> Tensor:
-    """Stretches of ``reach`` samples every hop, centred on it."""
+    """Windows of ``reach`` samples, one per hop."""
     n_frames = 1 + wave.shape[-1] // HOP
     padded = torch.nn.functional.pad(wave[0, 0].double(), (reach // 2, reach))
     return padded.unfold(0, reach, HOP)[:n_frames]
 
 
 def _peaks(similar: np.ndarray, shortest: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Lags, refined by parabolas, and heights of each frame's highest peaks; what is no peak is -1 high."""
+    """Lags (by parabolic interpolation) and heights of each frame's highest peaks; -1 if there are fewer."""
     left, middle, right = (similar[:, shortest + d : longest + d] for d in (-1, 0, 1))
     peak = (middle >= left) & (middle > right)
     height = np.where(peak, middle, -1.0)
@@ -118,7 +118,7 @@ def _peaks(similar: np.ndarray, shortest: int, longest: int) -> tuple[np.ndarray
 
 
 def _smoothest(lags: np.ndarray, strengths: np.ndarray) -> np.ndarray:
-    """The candidates of the path that is strongest and jumps least (Viterbi)."""
+    """The path through the candidates with the best sum of strengths and jump costs (Viterbi)."""
     octaves = np.log2(lags)
     back = np.zeros(lags.shape, dtype=int)
     score = strengths[0]
@@ -134,7 +134,7 @@ def _smoothest(lags: np.ndarray, strengths: np.ndarray) -> np.ndarray:
 
 
 def _hysteresis(periodicity: np.ndarray, low: float, high: float) -> np.ndarray:
-    """True in stretches above ``low`` that somewhere reach ``high``."""
+    """True in segments above ``low`` with a maximum above ``high``."""
     above = np.concatenate([[False], periodicity > low, [False]])
     starts, ends = (np.flatnonzero(above[1:] & ~above[:-1]), np.flatnonzero(~above[1:] & above[:-1]))
     voiced = np.zeros(len(periodicity), dtype=bool)

@@ -1,1 +1,1 @@
-"""The algorithms that train vocoders, one file for each kind."""
+"""Training algorithms of the vocoders, one file per kind, with their configuration and presets."""

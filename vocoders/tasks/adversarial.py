@@ -30,7 +30,7 @@ from vocoders.vocos import VocosConfig
 
 Wave = Float[Tensor, "batch 1 samples"]
 Outputs = Mapping[str, DiscriminatorOutput]
-"""By kind of discriminator."""
+"""Discriminator outputs by kind: periods, scales, windows."""
 _HIFIGAN = OptimConfig(
     lr=2e-4, betas=(0.8, 0.99), weight_decay=0.01, schedule="exponential", decay_steps=2_500_000
 )
@@ -38,7 +38,7 @@ _HIFIGAN = OptimConfig(
 
 @dataclass(frozen=True, kw_only=True)
 class AdversarialConfig:
-    """A generator, its discriminators, and the weights of its losses; the defaults are HiFi-GAN's."""
+    """A generator, its discriminators and its loss weights; the defaults are HiFi-GAN's."""
 
     network: HiFiGANConfig | MelGANConfig | VocosConfig = field(default_factory=HiFiGANConfig)
     """The generator."""
@@ -49,23 +49,23 @@ class AdversarialConfig:
     windows: MelGANCriticConfig | None = None
     """MelGAN's discriminators."""
     loss: Literal["least_squares", "hinge"] = "least_squares"
-    """HiFi-GAN: least squares. MelGAN: hinge."""
+    """Adversarial loss. HiFi-GAN: least squares. MelGAN: hinge."""
     feature_matching: float = 2.0
-    """Weight of the L1 between features, summed over layers. MelGAN: 10, of its own weighting of layers."""
+    """Weight of the L1 between features, summed over layers. MelGAN: 10, with its own layer weights."""
     mel: float = 45.0
-    """Weight of the L1 between log-mels up to half the rate (HiFi-GAN, eq. 5)."""
+    """Weight of the L1 between log-mels up to half the sample rate (HiFi-GAN, eq. 5)."""
     stft: float = 0.0
     """Weight of the multi-resolution STFT distance (Yamamoto et al. 2020)."""
     adversary_from: int = 0
-    """Step at which the discriminators begin; before, only mel and STFT losses teach, at half the cost."""
+    """First step with discriminators; before it only mel and STFT losses are used, at half the cost."""
     order: Literal["alternating", "kept", "simultaneous"] = "alternating"
-    """alternating: the generator's loss is computed by the discriminators after their step (HiFi-GAN's code).
-    kept: of the generated wave only, real features are kept from before (MelGAN's code). simultaneous: both
-    losses come from one pass through the discriminators, which costs little more than half as much."""
+    """alternating: the generator's loss uses the discriminators after their step (HiFi-GAN's code). kept: the
+    same, but features of real waves from before their step (MelGAN's code). simultaneous: both losses use one
+    forward pass of the discriminators, which costs little more than half as much."""
     ema_decay: float = 0.0
-    """Of the averaged generator that is exported; 0: the last one is."""
+    """Decay of the exponential moving average of the generator, which is exported; 0: no average."""
     generator: OptimConfig = field(default_factory=lambda: _HIFIGAN)
-    """The generator's optimiser. HiFi-GAN multiplies the rate by .999 an epoch."""
+    """The generator's optimiser. HiFi-GAN multiplies the learning rate by .999 per epoch."""
     critic: OptimConfig = field(default_factory=lambda: _HIFIGAN)
     """The discriminators' optimiser."""
 
@@ -77,7 +77,7 @@ class AdversarialConfig:
 
 
 class Adversarial:
-    """The algorithm of HiFi-GAN, section 2.4, and MelGAN, section 2.3."""
+    """Adversarial training as in HiFi-GAN, section 2.4, and MelGAN, section 2.3."""
 
     def __init__(self, config: AdversarialConfig, mel: MelConfig, validation: Sequence[Wave] = ()) -> None:
         self.config, self.mel, self.validation = config, mel, list(validation)
@@ -87,7 +87,7 @@ class Adversarial:
             {name: build_discriminator(c) for name, c in chosen.items() if c is not None}
         )
         self.ema = EMA(self.network, config.ema_decay) if config.ema_decay else None
-        # Published: the network's input ends at 8 kHz, the loss's mel does not.
+        # As published: the network's input mel ends at 8 kHz, the loss's mel does not.
         full_band = replace(mel, f_max=mel.sample_rate / 2, log="ln", magnitude_floor=1e-9)
         self.log_mel, self.full_band_mel = LogMel(mel), LogMel(full_band)
         self.stft = MultiResolutionSTFT()
@@ -101,7 +101,7 @@ class Adversarial:
         }
 
     def update(self, batch: Any, step: int) -> Mapping[str, Tensor]:
-        """One step of the discriminators, then one of the generator."""
+        """Update the discriminators, then the generator (``simultaneous``: in reverse order)."""
         config, wave = self.config, batch.wave
         mel = batch.mel if hasattr(batch, "mel") else self.log_mel(wave)
         fake = self.network(mel)
@@ -113,13 +113,13 @@ class Adversarial:
         elif config.order == "simultaneous":
             with parametrize.cached():
                 real, fake_outputs = self.discriminate(wave), self.discriminate(fake)
-            # The generator first: the discriminators' gradient does not pass through what its step changes.
+            # The generator first: the discriminators' gradient does not need the weights changed by its step.
             self.players["generator"].step(
                 spectral + self._generator_loss(real, fake_outputs, scalars), retain_graph=True
             )
             self.players["critic"].step(self._discriminator_loss(real, fake_outputs, scalars))
         else:
-            with parametrize.cached():  # weight norm once for both waves
+            with parametrize.cached():  # computes weight norm once for both waves
                 real, fake_outputs = self.discriminate(wave), self.discriminate(fake.detach())
             self.players["critic"].step(self._discriminator_loss(real, fake_outputs, scalars))
             with parametrize.cached():
@@ -142,7 +142,7 @@ class Adversarial:
         return loss
 
     def _generator_loss(self, real: Outputs, fake: Outputs, scalars: dict[str, Tensor]) -> Tensor:
-        """The generator's adversarial and feature matching losses; ``real`` is data."""
+        """The generator's adversarial and feature-matching losses; ``real`` gets no gradient."""
         rule = gan_losses.GENERATOR[self.config.loss]
         match = dict.fromkeys(real, gan_losses.feature_matching)
         match |= {"windows": gan_losses.melgan_feature_matching}
@@ -153,7 +153,7 @@ class Adversarial:
         return adversarial + self.config.feature_matching * matching
 
     def _spectral_loss(self, fake: Wave, wave: Wave, scalars: dict[str, Tensor]) -> Tensor:
-        """L1 of log-mels, and the multi-resolution STFT distance where it has a weight."""
+        """Weighted L1 of log-mels and, unless its weight is 0, the multi-resolution STFT distance."""
         with torch.set_grad_enabled(self.config.mel > 0 and torch.is_grad_enabled()):
             mel = F.l1_loss(self.full_band_mel(fake), self.full_band_mel(wave))
         scalars["loss/generator/mel"] = mel

@@ -1,4 +1,4 @@
-"""What decides a vocoder's training run, and the vocoder for use that is taken out of it."""
+"""Configuration of a vocoder's training run, and export of the trained vocoder."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,27 +23,27 @@ Task = AdversarialConfig | MagnitudesTaskConfig | WaveGlowTaskConfig | WaveNetTa
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides a run."""
+    """Configuration of a vocoder's training run."""
 
     KIND: ClassVar[str] = "vocoder_training"
     loop: LoopConfig = field(default_factory=LoopConfig)
-    """When things happen, and where the run lives."""
+    """Training loop: number of steps, saving and logging intervals, and the run's folder."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Which speech, or other sound."""
+    """Training recordings: speech or any other sound."""
     mel: MelConfig = field(default_factory=lambda: NAMED["hifigan"])
-    """The mel definition; stored with the vocoder, which refuses mels of another."""
+    """Mel definition; stored with the vocoder, which refuses mels of another definition."""
     task: Task = field(default_factory=AdversarialConfig)
-    """The network and the algorithm that trains it."""
+    """Network and training algorithm."""
     init: str = ""
-    """What to begin from instead of random weights: a run (its newest checkpoint's networks, not its
-    optimisers), an exported vocoder's folder, or ``released``."""
+    """Initial weights instead of random ones: a run (networks of its newest checkpoint, without optimisers),
+    the folder of an exported vocoder, or ``released``."""
     predicted_mels: str = ""
-    """A folder of mels that another network predicted, SPEAKER/NAME.npy for the recording SPEAKER/NAME.*, to
-    be tuned to (HiFi-GAN, section 4.4); empty: mels are taken from the recordings."""
+    """Folder of mels predicted by another network, for fine-tuning (HiFi-GAN, section 4.4):
+    SPEAKER/NAME.npy for the recording SPEAKER/NAME.*; empty: mels are computed from the recordings."""
     n_validation: int = 4
-    """Recordings of the validation split, or else of the training split's end, to be scored and heard."""
+    """Recordings to score and log as audio: of the validation split, or of the training split without one."""
     validation_seconds: float = 4.0
-    """Of each such recording."""
+    """Maximum length of a validation recording, s."""
 
     def __post_init__(self) -> None:
         if self.data.sample_rate != self.mel.sample_rate:
@@ -61,43 +61,43 @@ class TrainConfig:
             )
 
     def check_speakers(self, n_speakers: int) -> None:
-        """Refuse a network of fewer speakers than the data has."""
+        """Refuse a network with fewer speakers than the data has."""
         network = self.task.network
         if not isinstance(network, WaveNetConfig) or network.global_ is None:
             return
         if not 0 < n_speakers <= network.global_.n_speakers:
             raise UserError(
-                f"the data names {n_speakers} speakers and the network knows {network.global_.n_speakers}: "
+                f"the data has {n_speakers} speakers and the network {network.global_.n_speakers}: "
                 "name one for every recording, and set --task.network.global-.n-speakers"
             )
 
 
 def export_run(run: Path, out: Path) -> Path:
-    """Write the vocoder of a run's newest checkpoint, averaged if the run averages; return the folder."""
+    """Export the vocoder of a run's newest checkpoint, with averaged weights if any; return the folder."""
     vocoder = trained_vocoder(run)
     return export(out, vocoder.config, vocoder.network)
 
 
 def speaks_of_itself(config: TrainConfig) -> bool:
-    """Whether a run trains a network that needs no mel, which is no vocoder: python -m vocoders.babble."""
+    """Whether a run trains a network without mel input, for ``vocoders.babble`` instead of a vocoder."""
     return isinstance(config.task.network, WaveNetConfig) and config.task.network.local is None
 
 
 def trained_vocoder(run: Path) -> Vocoder:
     checkpoint, config = newest(run, TrainConfig)
     if speaks_of_itself(config):
-        raise UserError(f"{run} trained a network that takes no mels: python -m vocoders.babble {run}")
+        raise UserError(f"{run} trained a network without mel input: use python -m vocoders.babble {run}")
     vocoder = Vocoder(VocoderConfig(mel=config.mel, network=config.task.network))
     fill_averaged(vocoder.network, checkpoint)
     return vocoder
 
 
 def trained_babbler(run: Path) -> tuple[WaveNet, TrainConfig]:
-    """The network, of a run's newest checkpoint, that is told no more than who speaks."""
+    """The network of a run without mels, from its newest checkpoint, and the run's config."""
     checkpoint, config = newest(run, TrainConfig)
     network = config.task.network
     if not isinstance(network, WaveNetConfig) or network.local is not None:
-        raise UserError(f"{run} trained a vocoder, which needs mels: python -m vocoders.synthesize")
+        raise UserError(f"{run} trained a vocoder, which needs mels: use python -m vocoders.synthesize")
     babbler = WaveNet(network)
     fill_averaged(babbler, checkpoint)
     return babbler, config
@@ -106,12 +106,12 @@ def trained_babbler(run: Path) -> tuple[WaveNet, TrainConfig]:
 def newest(run: Path, kind: type[Config]) -> tuple[Path, Config]:
     checkpoint = newest_checkpoint(run)
     if checkpoint is None:
-        raise UserError(f"{run} holds no checkpoint of a run: give the folder that --loop.out named")
+        raise UserError(f"{run} holds no checkpoint of a run: give the --loop.out folder of its training")
     return checkpoint, load_config(kind, checkpoint / "config.json")
 
 
 def fill_averaged(network: Any, checkpoint: Path) -> None:
-    """Take the averaged weights if the run averages, and fold weight norm."""
+    """Load a checkpoint's weights, averaged if there are any, and fold weight norm."""
     averaged = checkpoint / "network_ema.safetensors"
     weights = averaged if averaged.exists() else checkpoint / "network.safetensors"
     fill(network, load_weights(weights), weights)

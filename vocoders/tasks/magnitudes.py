@@ -1,4 +1,4 @@
-"""Train the network of a neural Griffin-Lim: regression of log-magnitudes, and nothing else."""
+"""Train the network of a neural Griffin-Lim by regression of log-magnitudes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,18 +22,18 @@ Waves = Float[Tensor, "batch 1 samples"]
 
 @dataclass(frozen=True, kw_only=True)
 class MagnitudesTaskConfig:
-    """The network and its losses."""
+    """Network, losses and optimiser of a neural Griffin-Lim."""
 
     network: NeuralGriffinLimConfig = field(default_factory=NeuralGriffinLimConfig)
-    """From mels to magnitudes."""
+    """The network, mels to magnitudes."""
     floor: float = 1e-3
-    """Magnitudes far below this, some 50 dB under those of speech at full scale, are as good as none."""
+    """Added to magnitudes before the log: smaller ones, some 50 dB below full-scale speech, hardly count."""
     convergence: float = 1.0
-    """Weight of the linear magnitudes' relative error, beside the likelihood of their logs."""
+    """Weight of the linear magnitudes' relative error; the log-magnitudes' likelihood has weight 1."""
     peaks_db: tuple[float, float] = (-24.0, -1.0)
-    """Range of the peaks, dBFS, that crops are brought to; predicted mels keep their level."""
+    """Range of random peak levels, dBFS, that crops are scaled to; not applied with predicted mels."""
     ema_decay: float = 0.999
-    """Of the average that is scored and exported."""
+    """Decay of the exponential moving average of the network, which is scored and exported."""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
             lr=1e-3,
@@ -51,11 +51,11 @@ class MagnitudesTaskConfig:
         at_least(0, self, "convergence", "ema_decay")
         within("(0, inf)", self, "floor")
         if not self.peaks_db[0] <= self.peaks_db[1] <= 0:
-            raise UserError(f"peaks_db={self.peaks_db} must rise, to 0 at most")
+            raise UserError(f"peaks_db={self.peaks_db} must rise, and be 0 at most")
 
 
 class MagnitudesTask:
-    """One network, and its averaged copy."""
+    """Trains one network and its averaged copy."""
 
     def __init__(self, config: MagnitudesTaskConfig, mel: MelConfig, validation: Sequence[Wave] = ()) -> None:
         self.config, self.mel, self.validation = config, mel, list(validation)
@@ -67,21 +67,21 @@ class MagnitudesTask:
         self.players = {"network": Player(self.network, config.optim, "network")}
 
     def update(self, batch: Any, step: int) -> Mapping[str, Tensor]:
-        """One step down the error of the magnitudes."""
+        """One optimisation step on a batch's magnitudes."""
         mel = getattr(batch, "mel", None)
-        wave = batch.wave if mel is not None else self.at_some_level(batch.wave)
+        wave = batch.wave if mel is not None else self.at_random_levels(batch.wave)
         losses = self.losses(self.network, wave, mel)
         self.players["network"].step(losses["likelihood"] + self.config.convergence * losses["convergence"])
         self.average.update(step)
         return {f"loss/network/{name}": loss for name, loss in losses.items()}
 
-    def at_some_level(self, wave: Waves) -> Waves:
-        """Crops as loud as voices may be."""
+    def at_random_levels(self, wave: Waves) -> Waves:
+        """Scale each crop to a random peak level within ``peaks_db``."""
         peaks = torch.empty(len(wave), 1, 1, device=wave.device).uniform_(*self.config.peaks_db)
         return wave * 10 ** (peaks / 20) / wave.abs().amax(-1, keepdim=True).clamp_min(1e-3)
 
     def losses(self, network: nn.Module, wave: Waves, mel: Tensor | None = None) -> dict[str, Tensor]:
-        """What a network's magnitudes of a wave's mel lack."""
+        """Losses of a network's magnitudes, made from a wave's mel, against the wave's."""
         mel = self.log_mel(wave) if mel is None else mel
         true = self.magnitudes(wave)
         mean, deviation = network.log_magnitudes(mel)  # pyright: ignore[reportCallIssue]
@@ -92,7 +92,7 @@ class MagnitudesTask:
 
     @torch.no_grad()
     def magnitudes(self, wave: Waves) -> Float[Tensor, "batch frames bins"]:
-        """Of the transform that the mel is made of."""
+        """Magnitudes of the STFT from which the mel is computed."""
         mel, window = self.mel, self.network.griffin_lim.phases.window
         spectrum = stft(wave, n_fft=mel.n_fft, hop=mel.hop, padding=mel.padding, window=window)
         return spectrum.abs().transpose(1, 2)
@@ -105,7 +105,7 @@ class MagnitudesTask:
         return resynthesise(self.average.module, self.log_mel, self.validation)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """The validation waves' losses, and the scores of their copies."""
+        """Losses of the validation waves, and scores of their resynthesis."""
         if not self.validation:
             return {}
         scores = [self.losses(self.trained, wave.to(self.log_mel.window.device)) for wave in self.validation]

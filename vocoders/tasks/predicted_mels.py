@@ -1,4 +1,4 @@
-"""Batches for tuning a vocoder to another network's mels: crops of recordings and of the mels for them."""
+"""Batches for fine-tuning a vocoder on another network's mels: crops of recordings and predicted mels."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -17,14 +17,14 @@ from engine.user_error import UserError
 
 
 class MelBatch(NamedTuple):
-    """Crops of recordings, and of the mels that another network gives for them."""
+    """Crops of recordings and of the mels predicted for them."""
 
     wave: Float[Tensor, "batch 1 samples"]
     mel: Float[Tensor, "batch n_mels frames"]
 
 
 class PredictedMels(Dataset[MelBatch]):
-    """Batches by address; a crop begins on a frame, so that its mel is cut from the predicted one."""
+    """Batches by address; crops start at frame boundaries, so that predicted mels can be cropped alike."""
 
     def __init__(self, config: DataConfig, mel: MelConfig, folder: Path, *, progress: bool = True) -> None:
         self.config, self.hop = config, mel.hop
@@ -55,8 +55,8 @@ class PredictedMels(Dataset[MelBatch]):
             raise UserError(f"{path} has shape {shape}: it must be ({mel.n_mels}, frames)")
         if abs(shape[1] - length / mel.hop) > 2:
             raise UserError(
-                f"{path} has {shape[1]} frames and its recording {length / mel.hop:.0f}: the vocoder needs "
-                "predictions that keep the recording's time (teacher-forced ones)"
+                f"{path} has {shape[1]} frames and its recording {length / mel.hop:.0f}: give predictions "
+                "that keep the recording's time (teacher-forced ones)"
             )
 
     def __getitem__(self, address: Address) -> MelBatch:
@@ -74,13 +74,13 @@ class PredictedMels(Dataset[MelBatch]):
         cut = np.asarray(mel[:, start : min(start + frames, whole)], np.float32)
         n_samples = cut.shape[1] * self.hop
         wave = self.recordings.read(index, start * self.hop, n_samples)
-        # A recording shorter than the crop is followed by silence, in the mel by its lowest value.
+        # A recording shorter than the crop is padded with silence, and its mel with its lowest value.
         cut = np.pad(cut, ((0, 0), (0, frames - cut.shape[1])), constant_values=float(cut.min()))
         return np.pad(wave, (0, length - n_samples)), cut
 
 
 def predicted(folder: Path, recording: Path) -> Path | None:
-    """The mel predicted for a recording: under its name, or under its folder's name and its own."""
+    """The mel file of a recording, in ``folder`` or in a sub-folder named like the recording's folder."""
     for candidate in (folder / recording.parent.name / recording.stem, folder / recording.stem):
         path = candidate.with_name(f"{candidate.name}.npy")
         if path.is_file():

@@ -1,4 +1,4 @@
-"""The training presets: every network at 16, 22.05 and 24 kHz, forms for a CPU, and MelGAN's ablation."""
+"""Training presets: every network at 16, 22.05 and 24 kHz, small ones for a CPU, and MelGAN's ablation."""
 
 from dataclasses import replace
 from types import ModuleType
@@ -25,7 +25,7 @@ from vocoders.wavenet.mel_wavenet import MelWaveNetConfig
 from vocoders.wavenet.network import GlobalConfig, WaveNetConfig
 
 SCALES = {16_000: (4, 5, 8), 22_050: (4, 4, 4, 4), 24_000: (4, 6, 10)}
-"""Factors of upsampling whose products are the named mels' hops."""
+"""Upsampling factors by sample rate; their products are the hops of the named mel definitions."""
 N_MELS = {16_000: 80, 22_050: 80, 24_000: 100}
 SMALL_OPTIM = OptimConfig(
     lr=3e-3,
@@ -39,7 +39,7 @@ SMALL_OPTIM = OptimConfig(
 
 
 def published(sample_rate: int) -> WaveNetTaskConfig:
-    """A WaveNet over the wave, as the published code has it for LJSpeech: ten logistics, 24 layers."""
+    """A WaveNet on waves, as in the published code's LJSpeech configuration: ten logistics, 24 layers."""
     wavenet = WaveNetConfig(
         layers=24,
         stacks=4,
@@ -53,7 +53,7 @@ def published(sample_rate: int) -> WaveNetTaskConfig:
 
 
 def small(sample_rate: int = 16_000) -> WaveNetTaskConfig:
-    """ExcitNet for a CPU: ten layers over what linear prediction from the mel leaves."""
+    """ExcitNet for a CPU: ten layers on the residual of linear prediction from the mel."""
     local = LocalConfig(n=N_MELS[sample_rate], upsampling="repetition", scales=SCALES[sample_rate], pad=0)
     wavenet = WaveNetConfig(
         layers=10,
@@ -71,13 +71,13 @@ def small(sample_rate: int = 16_000) -> WaveNetTaskConfig:
 
 
 def signal(task: WaveNetTaskConfig, kind: str) -> WaveNetTaskConfig:
-    """The same over another signal: wave, excitnet or lp_wavenet."""
+    """The same task for another signal: wave, excitnet or lp_wavenet."""
     assert isinstance(task.network, MelWaveNetConfig)
     return replace(task, network=replace(task.network, signal=kind))
 
 
 def without_text(n_speakers: int = 0) -> WaveNetTaskConfig:
-    """μ-law WaveNet for a CPU that is told nothing but, where there are any, which of the speakers talks."""
+    """μ-law WaveNet for a CPU, conditioned on the speaker if ``n_speakers`` is above 0, else on nothing."""
     wavenet = WaveNetConfig(
         layers=20,
         stacks=2,
@@ -92,7 +92,7 @@ def without_text(n_speakers: int = 0) -> WaveNetTaskConfig:
 
 
 def in_context() -> WaveNetTaskConfig:
-    """Half as many layers, which see 64 ms, and a context stack at 250 Hz, which sees the second before."""
+    """Half the layers, with 64 ms of context, and a context stack at 250 Hz, with about a second."""
     network = without_text().network
     assert isinstance(network, WaveNetConfig)
     network = replace(network, layers=10, stacks=1, context=ContextConfig())
@@ -100,7 +100,7 @@ def in_context() -> WaveNetTaskConfig:
 
 
 SPEAKERS = 172
-"""Of the preset; --task.network.global-.n-speakers says how many the data has."""
+"""Speakers of the preset; set --task.network.global-.n-speakers to the number of the data."""
 TASKS: dict[str, WaveNetTaskConfig] = {
     "wavenet": published(22_050),
     "wavenet_16k": published(16_000),
@@ -113,13 +113,13 @@ TASKS: dict[str, WaveNetTaskConfig] = {
     "wavenet_sounds": without_text(),
     "wavenet_context": in_context(),
 }
-"""By preset."""
+"""WaveNet tasks by preset name."""
 
 
 RATES = {"": NAMED["hifigan"], "_16k": NAMED["speech16k"], "_24k": NAMED["speech24k"]}
-"""By the ending of presets' names, the mel definition of their rate."""
+"""Mel definitions by the suffix of preset names."""
 CROPS = {"": 8_192, "_16k": 8_000, "_24k": 8_160}
-"""Samples: the published 8192, or about as many in whole hops."""
+"""Crop lengths in samples: the published 8192, or about as many in whole hops."""
 LONG = LoopConfig(steps=2_500_000, save_every=5_000, sample_every=10_000, workers=4)
 
 
@@ -132,7 +132,7 @@ def at(
     loop: LoopConfig = LONG,
     mel: MelConfig | None = None,
 ) -> TrainConfig:
-    """A task at one of the rates, on whole hops of crops; by default as HiFi-GAN was published."""
+    """A task at one of the rates, with crops of whole hops; the defaults are HiFi-GAN's published ones."""
     mel = mel or RATES[rate]
     crop = (crop or CROPS[rate]) // mel.hop * mel.hop
     data = DataConfig(sample_rate=mel.sample_rate, crop_samples=crop, batch=batch)
@@ -144,7 +144,7 @@ SMALL_WINDOWS = MelGANCriticConfig(channels=8, max_channels=128)
 
 
 def melgan_task(network: MelGANConfig, windows: MelGANCriticConfig) -> AdversarialConfig:
-    """As published: hinge, feature matching ×10, no mel loss."""
+    """MelGAN as published: hinge loss, feature matching ×10, no mel loss."""
     return AdversarialConfig(
         network=network,
         periods=None,
@@ -160,7 +160,7 @@ def melgan_task(network: MelGANConfig, windows: MelGANCriticConfig) -> Adversari
 
 
 def melgan_small(windows: MelGANCriticConfig) -> TrainConfig:
-    """The published losses at a width that a CPU trains: the ground of the single-scale ablation."""
+    """MelGAN's losses with a network small enough for a CPU: the base of the single-scale ablation."""
     task = melgan_task(replace(melgan.MELGAN_16K, channels=8), windows)
     return at("_16k", task, batch=8, loop=LoopConfig(steps=4_000, save_every=250, sample_every=500))
 
@@ -175,7 +175,7 @@ COSINE = OptimConfig(
     final=0.1,
 )
 SMALL_ADVERSARIAL = AdversarialConfig(
-    # V2 at 16 kHz; a third of the run on spectra alone, then adversaries of a quarter of the size.
+    # V2 at 16 kHz; a third of the run with spectral losses only, then discriminators a quarter as large.
     network=hifigan.V2_16K,
     periods=MultiPeriodConfig(channels=(8, 32, 64, 128, 128)),
     scales=None,
@@ -190,7 +190,7 @@ SMALL_ADVERSARIAL = AdversarialConfig(
 
 
 def vocos_small(network: VocosConfig, rate: str) -> TrainConfig:
-    """For a CPU: a sixth of the run on spectra alone, then the small HiFi-GAN's adversaries."""
+    """Vocos for a CPU: a sixth of the run with spectral losses only, then ``hifigan_small``'s critics."""
     decay = replace(COSINE, schedule="exponential", decay_steps=60_000, final=0.05)
     rates = {"generator": decay, "critic": replace(decay, lr=3e-4)}
     task = replace(SMALL_ADVERSARIAL, network=network, adversary_from=10_000, **rates)
@@ -198,7 +198,7 @@ def vocos_small(network: VocosConfig, rate: str) -> TrainConfig:
 
 
 def neural_griffin_lim(rate: str) -> TrainConfig:
-    """For a CPU: half an hour of one core is of use."""
+    """Neural Griffin-Lim for a CPU: usable after half an hour of training on one core."""
     mel = RATES[rate]
     task = MagnitudesTaskConfig(network=NeuralGriffinLimConfig(n_mels=mel.n_mels))
     loop = LoopConfig(steps=20_000, save_every=250, sample_every=2_000)
@@ -206,7 +206,7 @@ def neural_griffin_lim(rate: str) -> TrainConfig:
 
 
 def wavenet(name: str, task: WaveNetTaskConfig) -> TrainConfig:
-    """As published: batches of 8, some 10 240 samples each; on a CPU half as many."""
+    """A WaveNet preset: batches of 8 crops of about 10 240 samples, as published; of 4 crops for a CPU."""
     rate = "" if name == "wavenet" else "_24k" if name.endswith("_24k") else "_16k"
     on_cpu = isinstance(task.network, WaveNetConfig) or name.endswith("_small")
     loop = LoopConfig(steps=1_000_000, save_every=5_000, sample_every=10_000, workers=4)
@@ -216,7 +216,7 @@ def wavenet(name: str, task: WaveNetTaskConfig) -> TrainConfig:
 
 
 def published_size(module: ModuleType, network: str, rate: str) -> Any:
-    """A network's sizes at a rate, by the name of its constant."""
+    """A network's config at a rate: the module's constant of that name, such as ``V1_16K``."""
     return getattr(module, f"{network}{rate}".upper())
 
 

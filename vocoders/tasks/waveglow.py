@@ -1,4 +1,4 @@
-"""Train WaveGlow: the likelihood of the waves, and nothing else."""
+"""Train WaveGlow by maximum likelihood."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,16 +23,16 @@ Mel = Float[Tensor, "1 n_mels frames"]
 
 @dataclass(frozen=True, kw_only=True)
 class WaveGlowTaskConfig:
-    """The network and its loss; the defaults are the published ones."""
+    """Network, loss and optimiser of a WaveGlow; the defaults are the published ones."""
 
     network: WaveGlowConfig = field(default_factory=WaveGlowConfig)
-    """The flow."""
+    """The flow network."""
     sigma: float = 1.0
     """Standard deviation of the noise that waves are mapped to."""
     temperature: float = 0.6
-    """Standard deviation of the noise that sounds and scores are generated from."""
+    """Standard deviation of the noise for validation audio and scores."""
     optim: OptimConfig = field(default_factory=lambda: OptimConfig(lr=1e-4, betas=(0.9, 0.999)))
-    """The optimiser: Adam. Published batches are 12 crops of 16000 samples (15872 are whole hops)."""
+    """Adam. Published batches are 12 crops of 16000 samples (15872 are whole hops)."""
 
     def __post_init__(self) -> None:
         within("(0, inf)", self, "sigma")
@@ -40,7 +40,7 @@ class WaveGlowTaskConfig:
 
 
 class WaveGlowTask:
-    """Section 2 of the paper: one network, maximum likelihood."""
+    """Maximum-likelihood training of one network (section 2 of the paper)."""
 
     def __init__(self, config: WaveGlowTaskConfig, mel: MelConfig, validation: Sequence[Wave] = ()) -> None:
         self.config, self.mel, self.validation = config, mel, list(validation)
@@ -51,7 +51,7 @@ class WaveGlowTask:
         self.players = {"network": Player(self.network, config.optim, "network")}
 
     def update(self, batch: Any, step: int) -> Mapping[str, Tensor]:
-        """One step up the likelihood."""
+        """One maximum-likelihood step."""
         mel = batch.mel if hasattr(batch, "mel") else self.log_mel(batch.wave)
         loss = negative_log_likelihood(self.network(mel, batch.wave), self.config.sigma)
         self.players["network"].step(loss)
@@ -65,7 +65,7 @@ class WaveGlowTask:
         return resynthesise(self._generate, self.log_mel, self.validation)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """The validation waves' likelihood loss, and the scores of their copies."""
+        """Likelihood loss of the validation waves, and scores of their resynthesis."""
         if not self.validation:
             return {}
         losses = []
@@ -77,6 +77,6 @@ class WaveGlowTask:
         return {"likelihood": sum(losses) / len(losses), **figures}
 
     def _generate(self, mel: Mel) -> Wave:
-        """From the same noise at every step, so that sounds and scores can be compared."""
+        """Generate from the same noise at every step, so that audio and scores are comparable."""
         noise = self.network.noise(1, mel.shape[-1], torch.Generator().manual_seed(0))
         return cpu.generate(self.network, mel, noise.to(mel.device), temperature=self.config.temperature)

@@ -1,4 +1,4 @@
-"""Train a WaveNet: the likelihood of each next sample, given a mel, features, a speaker, or nothing."""
+"""Train a WaveNet: likelihood of each next sample given a mel, features, a speaker or nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,29 +27,29 @@ ADAM = OptimConfig(
     decay_steps=1_000_000,
     final=1 / 32,
 )
-"""As published: 1e-3, halved every 200 000 steps; here that decay is smooth."""
+"""The published learning rate: 1e-3, halved every 200 000 steps; the decay is smooth here."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WaveNetTaskConfig:
-    """A WaveNet and how it is trained."""
+    """Network and optimiser of a WaveNet."""
 
     network: MelWaveNetConfig | WaveNetConfig = field(default_factory=MelWaveNetConfig)
-    """MelWaveNetConfig: a vocoder. WaveNetConfig: sound without text, of anything or of known speakers."""
+    """MelWaveNetConfig: a vocoder. WaveNetConfig: audio from features, a speaker's number, or nothing."""
     optim: OptimConfig = field(default_factory=lambda: ADAM)
-    """Its optimiser."""
+    """The network's optimiser."""
     ema_decay: float = 0.9999
-    """Of the averaged network that is exported, heard and scored."""
+    """Decay of the exponential moving average of the network, which is exported, scored and sampled."""
     margin_frames: int = 3
-    """Frames at a crop's ends whose mels know its mirrored edges; no likelihood is counted there."""
+    """Frames left out of the loss at a crop's ends, because reflection padding distorts their mels."""
     n_heard: int = 2
-    """Validation waves copied, heard and scored; their likelihood is that of all."""
+    """Validation waves that are resynthesised, logged and scored; the likelihood is over all of them."""
     seconds: float = 1.0
-    """Length of the sounds that a network without mels makes to be heard."""
+    """Length of the audio samples of a network without mels."""
 
 
 class WaveNetTask:
-    """Maximum likelihood (van den Oord et al. 2016, equation 1)."""
+    """Maximum-likelihood training (van den Oord et al. 2016, equation 1)."""
 
     def __init__(
         self, config: WaveNetTaskConfig, mel: MelConfig, validation: Sequence[Tensor | Spoken] = ()
@@ -67,14 +67,14 @@ class WaveNetTask:
         self.players = {"wavenet": Player(self.network, config.optim, "wavenet")}
 
     def update(self, batch: Any, step: int) -> Mapping[str, Tensor]:
-        """One step up the likelihood of a batch's waves."""
+        """One maximum-likelihood step."""
         loss = self.loss(self.network, batch)
         self.players["wavenet"].step(loss)
         self.ema.update(step)
         return {"loss/wavenet/nll": loss}
 
     def loss(self, network: nn.Module, batch: Any) -> Float[Tensor, ""]:
-        """Nats a sample. A batch may bring its ``mel`` or ``local`` features."""
+        """Negative log-likelihood, nats per sample; a batch may contain its ``mel`` or ``local`` features."""
         if isinstance(network, MelWaveNet):
             with torch.autocast(batch.wave.device.type, enabled=False):
                 mel = batch.mel if hasattr(batch, "mel") else self.log_mel(batch.wave)
@@ -89,7 +89,7 @@ class WaveNetTask:
         return self.ema.module
 
     def samples(self, step: int) -> Samples:
-        """Validation waves beside their copies; or sounds of the network's own."""
+        """Validation waves with their resynthesis; for a network without mels, generated audio."""
         if isinstance(self.trained, MelWaveNet):
             return resynthesise(self.trained, self.log_mel, self.waves[: self.config.n_heard])
         waves = self.unconditional()
@@ -99,7 +99,7 @@ class WaveNetTask:
         )
 
     def unconditional(self) -> Wave:
-        """Two sounds: of the first two speakers, where the network knows some; or of two texts."""
+        """Two generated waves: of two validation texts, of the first two speakers, or unconditional."""
         network = self.trained
         assert isinstance(network, WaveNet)
         if network.config.local:
@@ -116,7 +116,7 @@ class WaveNetTask:
         return generate(network, speaker=speaker, n_samples=n_samples, n=2)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Likelihood of what was kept for validation and, of a vocoder, the scores of copies."""
+        """Likelihood of the validation data and, for a vocoder, scores of the resynthesis."""
         losses = [float(self.loss(self.trained, batch)) for batch in self.validation_batches()]
         scores = {"nll": sum(losses) / len(losses)} if losses else {}
         if isinstance(self.trained, MelWaveNet):
@@ -128,7 +128,7 @@ class WaveNetTask:
         return [one.wave if isinstance(one, Spoken) else one for one in self.validation]
 
     def validation_batches(self) -> list[Any]:
-        """Batches for validation, one for each recording; none where their speakers are not known."""
+        """Validation batches, one per recording; none if the network needs speakers and they are unknown."""
         device = self.log_mel.window.device
         if self.validation and isinstance(self.validation[0], Spoken):
             return [send_to_device(one, device) for one in self.validation]
@@ -138,13 +138,13 @@ class WaveNetTask:
 
 
 class WaveBatch(NamedTuple):
-    """A wave of which nothing else is known."""
+    """A batch of waves without labels or features."""
 
     wave: Wave
 
 
 def checked(speaker: Int[Tensor, "batch"]) -> Int[Tensor, "batch"]:
-    """Labels, refused unless all recordings have one."""
+    """Return speaker labels; raise ``ValueError`` unless every recording has one."""
     if (speaker < 0).any():
-        raise ValueError("a WaveNet of known speakers needs a speaker for every recording: name them all")
+        raise ValueError("a WaveNet with speakers needs the speaker of every recording: label them all")
     return speaker

@@ -1,1 +1,1 @@
-"""WaveNet: the network, its outputs and conditioning, and ways to generate with it."""
+"""WaveNet: the network, its output distributions and conditioning, and sampling from it."""

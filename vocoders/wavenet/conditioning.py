@@ -1,4 +1,4 @@
-"""What a wave is conditioned on: a speaker; frames of features, brought to the rate of samples."""
+"""Conditioning of a WaveNet: a speaker (global), and frames of features upsampled to samples (local)."""
 
 import math
 from dataclasses import dataclass
@@ -17,35 +17,35 @@ Samples = Float[Tensor, "batch n samples"]
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalConfig:
-    """One speaker for the whole wave."""
+    """Global conditioning: one speaker for the whole wave."""
 
     n_speakers: int = 100
-    """Speakers known by number."""
+    """Speakers, numbered from 0."""
     dim: int = 16
-    """Entries of a speaker's embedding."""
+    """Dimensions of the speaker embedding."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalConfig:
-    """Features that go with the wave, such as mels."""
+    """Local conditioning: features over time, such as mels."""
 
     n: int = 80
-    """Channels of the features."""
+    """Feature channels."""
     upsampling: Literal["transposed", "repetition"] = "transposed"
-    """transposed: each frame is spread by learned kernels (stretched, then convolved, as published; the two
-    are a transposed convolution). repetition: each frame is repeated."""
+    """transposed: learned upsampling (repetition, then a convolution, as published; together a transposed
+    convolution). repetition: each frame is repeated."""
     scales: tuple[int, ...] = (4, 4, 4, 4)
-    """Factors of upsampling, one after the other; their product is the hop."""
+    """Upsampling factors of the stages; their product is the hop."""
     pad: int = 2
-    """Frames to either side that a first convolution sees."""
+    """Frames of context on each side in the first convolution."""
     bands_kernel: int = 1
-    """Neighbouring channels that the learned kernels span; odd."""
+    """Channels spanned by the learned kernels; odd."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "n")
         at_least(0, self, "pad")
         if not self.scales or min(self.scales) < 1:
-            raise UserError(f"scales={self.scales} must be one factor or more, of at least 1 each")
+            raise UserError(f"scales={self.scales} must be one or more factors of at least 1 each")
         if self.bands_kernel % 2 == 0:
             raise UserError(f"bands_kernel={self.bands_kernel} must be odd")
 
@@ -55,14 +55,14 @@ class LocalConfig:
 
     @property
     def halo(self) -> int:
-        """Frames to either side of its own that a sample depends on."""
+        """Frames on each side of its own that a sample depends on."""
         if self.upsampling == "repetition":
             return self.pad
         return self.pad + (1 if len([scale for scale in self.scales if scale > 1]) <= 1 else 2)
 
 
 class Upsampling(nn.Module):
-    """The published ``upsample_net``: a convolution over frames, then up to the rate of samples."""
+    """The published ``upsample_net``: a convolution over frames, then upsampling to the sample rate."""
 
     def __init__(self, config: LocalConfig) -> None:
         super().__init__()
@@ -72,21 +72,21 @@ class Upsampling(nn.Module):
         else:
             self.conv_in = nn.Identity()
         if config.upsampling == "transposed":
-            self.upsample = Stretches(config)
+            self.upsample = UpsamplingStages(config)
 
     def forward(self, local: Float[Tensor, "batch n frames_and_pad"]) -> Samples:
-        """Return ``hop`` samples a frame; ``local`` has ``pad`` more frames at either end."""
+        """Return ``hop`` samples per frame; ``local`` has ``pad`` additional frames at each end."""
         frames = self.conv_in(local)
         if self.config.upsampling == "repetition":
             return frames.repeat_interleave(self.config.hop, dim=-1)
         return self.upsample(frames)
 
     def padded(self, local: Frames) -> Float[Tensor, "batch n frames_and_pad"]:
-        """Repeat the first and last frame ``pad`` times, as the published code does to whole utterances."""
+        """Repeat the first and last frame ``pad`` times, as the published code does for whole utterances."""
         return F.pad(local, (self.config.pad, self.config.pad), mode="replicate")
 
     def between(self, padded: Float[Tensor, "batch n frames_and_pad"], start: int, stop: int) -> Samples:
-        """Samples of frames ``start`` to ``stop`` only, equal to that part of the whole; in little memory."""
+        """Upsample only frames ``start`` to ``stop``, in little memory; equal to that part of the whole."""
         pad, hop = self.config.pad, self.config.hop
         reach = self.config.halo - pad
         first, last = max(0, start - reach), min(padded.shape[-1] - 2 * pad, stop + reach)
@@ -94,8 +94,8 @@ class Upsampling(nn.Module):
         return samples[..., (start - first) * hop : (stop - first) * hop]
 
 
-class Stretches(nn.Module):
-    """Nearest-neighbour stretching, each followed by a smoothing kernel that all channels share."""
+class UpsamplingStages(nn.Module):
+    """Stages of nearest-neighbour upsampling and a smoothing kernel shared by all channels."""
 
     def __init__(self, config: LocalConfig) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ class Stretches(nn.Module):
         for scale in config.scales:
             size = (config.bands_kernel, 2 * scale + 1)
             conv = nn.Conv2d(1, 1, size, padding=(config.bands_kernel // 2, scale), bias=False)
-            nn.init.constant_(conv.weight, 1 / math.prod(size))  # the mean, to begin with
+            nn.init.constant_(conv.weight, 1 / math.prod(size))  # initially a moving average
             self.up_layers.extend([nn.Upsample(scale_factor=(1, scale)), weight_norm(conv)])
 
     def forward(self, frames: Frames) -> Samples:

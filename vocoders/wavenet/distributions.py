@@ -1,4 +1,4 @@
-"""What a WaveNet says of the next sample: a softmax over μ-law classes, or a mixture over the wave itself.
+"""Distributions of a WaveNet's next sample: a softmax over μ-law classes, or a mixture over amplitudes.
 
 Network outputs are ``parameters`` (batch n_out samples): logits of the classes; or mixture logits, means and
 log scales, a third of the channels each (a single Gaussian has no mixture logits: mean, log scale).
@@ -18,7 +18,7 @@ from engine.user_error import UserError, at_least
 Parameters = Float[Tensor, "batch n_out samples"]
 Wave = Float[Tensor, "batch 1 samples"]
 Input = Int[Tensor, "batch samples"] | Float[Tensor, "batch 1 samples"]
-"""What the network is fed and asked to predict: classes for μ-law, else the wave."""
+"""The network's input and target: classes for μ-law, else the wave."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class MuLaw:
     """A softmax over companded classes (van den Oord et al. 2016, section 2.2)."""
 
     levels: int = 256
-    """Classes; 256 for 8 bit."""
+    """Number of classes; 256 for 8 bit."""
 
     def __post_init__(self) -> None:
         at_least(2, self, "levels")
@@ -42,14 +42,14 @@ class MixtureOfLogistics:
     """A mixture of discretised logistics (PixelCNN++; Parallel WaveNet), for 16 bit by default."""
 
     n: int = 10
-    """Components."""
+    """Mixture components."""
     levels: int = 65_536
-    """Steps that the wave's range, -1 to 1, is divided into."""
+    """Quantisation levels of the wave's range, -1 to 1."""
     log_scale_min: float = -14.0
-    """Log scales are clamped here; -14 is far below a 16-bit step."""
+    """Minimum of log scales (clamped); -14 is far below a 16-bit step."""
     as_published: bool = False
-    """Round as the published loss does, and give all steps beyond ±.999 a whole tail: with 16 bits, where
-    that is 33 steps at either end, probabilities then sum to more than one."""
+    """Compute the loss with the published numerical approximations: each level beyond ±.999 gets the whole
+    tail, so that with 16 bits, where these are 33 levels at each end, probabilities sum to more than one."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "n")
@@ -66,9 +66,9 @@ class Gaussian:
     """A Gaussian density (ClariNet), or a mixture of them."""
 
     n: int = 1
-    """Components."""
+    """Mixture components."""
     log_scale_min: float = -9.0
-    """Log standard deviations are clamped here: a density has no upper bound otherwise."""
+    """Minimum of log standard deviations (clamped), because the density is otherwise unbounded."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "n")
@@ -85,7 +85,7 @@ Output = MuLaw | MixtureOfLogistics | Gaussian
 
 
 def encode(output: Output, wave: Wave) -> Input:
-    """Bring a wave to the form the network is fed with: μ-law classes, or the wave as it is."""
+    """Convert a wave to the network's input: μ-law classes, or the unchanged wave."""
     if isinstance(output, MuLaw):
         return mu_law_encoding(wave.squeeze(1).clamp(-1, 1), output.levels)
     return wave
@@ -98,17 +98,17 @@ def decode(output: Output, samples: Input) -> Wave:
 
 
 def silence(output: Output) -> int | float:
-    """What is fed before the first sample, in encoded form."""
+    """Encoded silence, the input before the first sample."""
     return output.levels // 2 if isinstance(output, MuLaw) else 0.0
 
 
 def delay(output: Output, samples: Input) -> Input:
-    """Samples one later, after silence: what the network is fed to predict them."""
+    """Shift samples by one, with silence first: the network's input to predict them."""
     return F.pad(samples[..., :-1], (1, 0), value=silence(output))
 
 
 def dither(wave: Wave) -> Wave:
-    """Add uniform noise of one 16-bit step, without which digital silence teaches scales near 0."""
+    """Add uniform noise of ±one 16-bit step: without it, digital silence teaches scales near 0."""
     return (wave + (2 * torch.rand_like(wave) - 1) * LSB).clamp(-1, 1)
 
 
@@ -134,10 +134,10 @@ def predicted(
 ) -> Parameters:
     """Add a linear prediction to every mean (LP-WaveNet, Hwang et al. 2020).
 
-    With a ``gain``, what the network says is in units of it: means and scales are multiplied first.
+    With a ``gain``, the network's output is in units of it: means and scales are multiplied by it first.
     """
     if isinstance(output, MuLaw):
-        raise UserError("a linear prediction moves means, which μ-law classes lack: take another output")
+        raise UserError("linear prediction needs an output with means, not μ-law classes: use another output")
     n = output.n
     kept, mean, log_scale = parameters.split([parameters.shape[1] - 2 * n, n, n], dim=1)
     if gain is not None:
@@ -148,7 +148,7 @@ def predicted(
 def negative_log_likelihood(
     output: Output, parameters: Parameters, target: Input
 ) -> Float[Tensor, "batch samples"]:
-    """Nats by which each sample surprises; for a Gaussian of its density, otherwise of its class."""
+    """Negative log-likelihood of each sample in nats: of its class, or for a Gaussian of its density."""
     if isinstance(output, MuLaw):
         return F.cross_entropy(parameters.float(), target, reduction="none")
     logits, mean, log_scale = split(output, parameters.float())
@@ -165,11 +165,11 @@ def negative_log_likelihood(
 def _discretised_logistic(
     output: MixtureOfLogistics, target: Tensor, centred: Tensor, log_scale: Tensor
 ) -> Tensor:
-    """Log mass of each step of the wave's range; the outermost steps take the tails."""
+    """Log-probability of each quantisation level; the outermost levels include the tails."""
     half, sharpness = 1 / (output.levels - 1), (-log_scale).exp()
     above, below = sharpness * (centred + half), sharpness * (centred - half)
     to_the_left, to_the_right = F.logsigmoid(above), F.logsigmoid(-below)
-    # σ(a) − σ(b) = σ(a) σ(−b) (1 − exp(b − a)): no difference of nearly equal numbers.
+    # σ(a) − σ(b) = σ(a) σ(−b) (1 − exp(b − a)) avoids the difference of nearly equal numbers.
     width = (2 * half * sharpness).clamp_min(1e-30)
     inside = to_the_left + to_the_right + torch.log(-torch.expm1(-width))
     edge = 1 - half

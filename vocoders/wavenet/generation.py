@@ -1,8 +1,8 @@
-"""Generate waves with a WaveNet: any length in the memory of a block, by whichever backend there is.
+"""Generate waves of any length with a WaveNet, block by block in constant memory.
 
 A block's conditioning is computed at once (with its halo, so that blocks equal the whole), then its samples
-one after the other by a backend that keeps the network's state: plain torch (``CachedTorch``), or the
-compiled loop (``vocoders.cpu``). Both draw the same samples from the same seed.
+one after the other by a backend that holds the network's state: plain torch (``CachedTorch``) or the compiled
+loop (``vocoders.cpu``). Both draw the same samples from the same seed.
 """
 
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ from vocoders.wavenet.network import Local, Speaker, WaveNet
 from vocoders.wavenet.sampling import CachedTorch, Draws, Prediction, Sampler, noise, temperatures
 
 AT_ONCE = 1024
-"""Samples, of all rows together, whose conditioning is held at once: 30 layers of 128 gates take 16 MB, which
-stay in the last cache."""
+"""Samples of all rows together per block: conditioning of 30 layers of 128 gates takes 16 MB, which fits in
+the last-level cache."""
 
 
 class Blocks:
-    """What is added to all gates, block after block: (batch, samples, channels) and the block's samples."""
+    """Conditioning of all gates, block by block: (batch, samples or 1, channels) and the block's samples."""
 
     def __init__(
         self, network: WaveNet, local: Local | None, speaker: Speaker | None, n_samples: int, batch: int
@@ -35,7 +35,7 @@ class Blocks:
         self.padded = None
         self.size = max(1, AT_ONCE // batch)
         if network.upsample_net is None:
-            network.local_features(local, n_samples)  # complains of what it has no use for
+            network.local_features(local, n_samples)  # refuses superfluous features
             return
         self.size = max(1, self.size // network.hop) * network.hop
         self.padded = network.padded(local, n_samples)
@@ -57,7 +57,7 @@ class Blocks:
 
 
 class ContextState:
-    """The context stack's state while samples are drawn; nothing without one."""
+    """State of the context stack during generation; does nothing if the network has none."""
 
     def __init__(self, network: WaveNet, batch: int) -> None:
         self.output, self.stack = network.config.output, network.context_stack
@@ -72,7 +72,7 @@ class ContextState:
         self.waiting = self.last[:, :0]
 
     def spans(self, start: int, size: int) -> Iterator[tuple[int, int]]:
-        """Cut a block's samples where the context changes."""
+        """Split a block of samples where the context changes."""
         if self.stack is None:
             yield 0, size
             return
@@ -83,11 +83,11 @@ class ContextState:
             first = last
 
     def add_to(self, conditioning: Tensor) -> Tensor:
-        """Add the context's share."""
+        """Add the context stack's contribution to the gates."""
         return conditioning if self.stack is None else conditioning + self.gates
 
     def append_drawn(self, samples: Tensor) -> None:
-        """Append drawn samples, which the network is fed one sample later."""
+        """Append drawn samples, which become network inputs one sample later."""
         if self.stack is not None:
             self.append_inputs(torch.cat([self.last, samples[:, :-1]], dim=1))
             self.last = samples[:, -1:]
@@ -126,12 +126,12 @@ def pieces(
     prediction: Float[Tensor, "batch taps filters"] | None = None,
     gain: Float[Tensor, "batch 1 filters"] | None = None,
 ) -> Iterator[Float[Tensor, "batch 1 _"]]:
-    """Generate a batch of waves, piece after piece, in memory that does not grow with the length.
+    """Generate a batch of waves in pieces, in constant memory.
 
-    ``n_samples``: of each; without it, as many as ``local`` has frames for. ``n``: how many waves, where
-    neither ``local`` nor ``speaker`` says it. ``voiced``: which frames, or samples, are voiced, for samplers
-    that ask. ``prediction``, ``gain``: filters that each hold for an equal share of the samples (LP-WaveNet;
-    see ``sampling.Prediction``).
+    ``n_samples``: length of each wave; by default that of ``local``. ``n``: number of waves, if neither
+    ``local`` nor ``speaker`` determines it. ``voiced``: which frames or samples are voiced, for samplers that
+    need it. ``prediction``, ``gain``: filters, each for an equal share of the samples (LP-WaveNet; see
+    ``sampling.Prediction``).
     """
     sampler, output = sampler or Sampler(), network.config.output
     n_samples = _n_samples(network, local, n_samples)
@@ -145,12 +145,12 @@ def pieces(
         for conditioning, size in blocks:
             uniforms = noise(output, draws.next(size), sampler.top_p).to(blocks.device)
             voiced_samples = _rows(voiced, start, start + size, n_samples)
-            heat = temperatures(sampler, voiced_samples, batch).to(blocks.device)
+            temperature = temperatures(sampler, voiced_samples, batch).to(blocks.device)
             parts = []
             for first, last in context.spans(start, size):
-                share = conditioning if conditioning.shape[1] == 1 else conditioning[:, first:last]
-                warm = heat if heat.shape[1] == 1 else heat[:, first:last]
-                part = loop.run(context.add_to(share), uniforms[:, first:last], warm, sampler.top_p)
+                gates = context.add_to(_span(conditioning, first, last))
+                span_temperature = _span(temperature, first, last)
+                part = loop.run(gates, uniforms[:, first:last], span_temperature, sampler.top_p)
                 context.append_drawn(part)
                 parts.append(part)
             samples = torch.cat(parts, dim=1)
@@ -166,15 +166,14 @@ def replay(
     speaker: Speaker | None = None,
     backend: Backend = "torch",
 ) -> Float[Tensor, "batch n_out samples"]:
-    """``network(x, local, speaker)``, computed as generation does: sample by sample, from cached state."""
+    """``network(x, local, speaker)`` computed as in generation: sample by sample, from cached state."""
     batch, n_samples = len(x), x.shape[-1]
     inputs = x if isinstance(network.config.output, MuLaw) else x.squeeze(1)
     loop, context, start, outputs = begin(network, batch, backend), ContextState(network, batch), 0, []
     for conditioning, size in Blocks(network, local, speaker, n_samples, batch):
         for first, last in context.spans(start, size):
-            share = conditioning if conditioning.shape[1] == 1 else conditioning[:, first:last]
             part = inputs[:, start + first : start + last]
-            outputs.append(loop.replay(context.add_to(share), part))
+            outputs.append(loop.replay(context.add_to(_span(conditioning, first, last)), part))
             context.append_inputs(part)
         start += size
     return torch.cat(outputs, dim=-1)
@@ -183,36 +182,40 @@ def replay(
 def begin(
     network: WaveNet, batch: int, backend: Backend = "auto", prediction: Prediction | None = None
 ) -> CachedTorch | Any:
-    """Return a backend at silence: the compiled one, with the methods of ``CachedTorch``, where it can be."""
+    """Return a backend in its initial state (methods as in ``CachedTorch``); ``auto`` is numba on CPUs."""
     if backend not in ("auto", "torch", "numba"):
         raise UserError(f"backend={backend!r} is unknown; choose auto, torch or numba")
     on_cpu = next(network.parameters()).device.type == "cpu"
     if backend == "numba" and not on_cpu:
-        raise UserError("the numba backend runs on the CPU: move the network there, or take backend='torch'")
+        raise UserError("the numba backend runs on the CPU: move the network there, or use backend='torch'")
     if backend == "torch" or not on_cpu:
         return CachedTorch(network, batch, prediction)
     return cpu.sample_loop(network, batch, prediction)
 
 
 def _n_samples(network: WaveNet, local: Local | None, n_samples: int | None) -> int:
-    """As many samples as asked for, or as there are frames for."""
     if n_samples is None and local is not None:
         n_samples = local.shape[-1] * network.hop
     if n_samples is None:
-        raise UserError("without local features, n_samples must say how many to generate")
+        raise UserError("give n_samples, the number to generate: there are no local features to derive it")
     if n_samples < 1:
         raise UserError(f"n_samples={n_samples} must be at least 1: is the mel empty?")
     return n_samples
 
 
+def _span(values: Tensor, first: int, last: int) -> Tensor:
+    """Steps ``first`` to ``last`` of values per step; a single step is used for all."""
+    return values if values.shape[1] == 1 else values[:, first:last]
+
+
 def _rows(
     voiced: Bool[Tensor, "batch steps"] | None, start: int, stop: int, n_samples: int
 ) -> Bool[Tensor, "batch samples"] | None:
-    """The flags of some samples, given those of frames or of all samples."""
+    """Voiced flags of samples ``start`` to ``stop``, given those of all frames or samples."""
     if voiced is None:
         return None
     if n_samples % voiced.shape[1]:
-        raise UserError(f"{voiced.shape[1]} voiced flags are no equal share of {n_samples} samples each")
+        raise UserError(f"{n_samples} samples are not a multiple of {voiced.shape[1]} voiced flags")
     return voiced[:, torch.arange(start, stop, device=voiced.device) // (n_samples // voiced.shape[1])]
 
 
@@ -225,7 +228,7 @@ def _prediction(
     if coefficients is None:
         return None
     if isinstance(output, MuLaw):
-        raise UserError("a linear prediction moves means, which μ-law classes lack: take another output")
+        raise UserError("linear prediction needs an output with means, not μ-law classes: use another output")
     if n_samples % coefficients.shape[-1]:
-        raise UserError(f"{coefficients.shape[-1]} filters are no equal share of {n_samples} samples each")
+        raise UserError(f"{n_samples} samples are not a multiple of {coefficients.shape[-1]} filters")
     return Prediction(coefficients, gain, n_samples // coefficients.shape[-1])

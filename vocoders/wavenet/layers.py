@@ -1,8 +1,7 @@
 """Layers of WaveNet (dilated convolution, gated unit, residual, skip), and its context stacks.
 
-A context stack is a smaller WaveNet at a lower rate that tells the main one what was long ago:
-van den Oord et al. 2016, section 2.6: a separate stack processes a long part of the past and locally
-conditions a larger one that processes only the recent part; context stacks may run at a lower rate.
+A context stack (van den Oord et al. 2016, section 2.6) is a smaller WaveNet, which may run at a lower rate:
+it processes a long part of the past and locally conditions the main one, which processes the recent part.
 """
 
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from engine.user_error import UserError
 
 
 class Layer(nn.Module):
-    """A dilated convolution, its gated unit, and what goes on to the next layer and to the output."""
+    """A dilated convolution and its gated unit, with a residual and a skip output."""
 
     def __init__(
         self,
@@ -66,8 +65,8 @@ class Layer(nn.Module):
 class MaskedConv1d(nn.Conv1d):
     """PixelCNN's causal convolution (van den Oord et al. 2016, arXiv:1601.06759) over time.
 
-    A kernel of ``2 · reach + 1`` taps is centred on each sample. Mask A leaves those of the past alone, as
-    the layer that reads the wave needs; mask B also the one in the centre, for the layers after it.
+    A kernel of ``2 · reach + 1`` taps is centred on each sample. Mask A keeps only the taps of the past, for
+    the layer that reads the wave; mask B also keeps the centre tap, for the layers after it.
     """
 
     mask: Tensor
@@ -84,7 +83,7 @@ class MaskedConv1d(nn.Conv1d):
 
     @classmethod
     def like(cls, conv: nn.Conv1d, mask: Literal["A", "B"]) -> "MaskedConv1d":
-        """The form of a shifted convolution: B of what is padded on the left, A of one fed a sample late."""
+        """Convert a convolution: mask B for a left-padded one, mask A for one with inputs one sample late."""
         taps, dilation = conv.kernel_size[0], conv.dilation[0]
         masked = cls(conv.in_channels, conv.out_channels, taps - (mask == "B"), mask, dilation=dilation)
         with torch.no_grad():
@@ -94,7 +93,7 @@ class MaskedConv1d(nn.Conv1d):
 
 
 def convolution(n_in: int, n_out: int, kernel: int = 1, *, dilation: int = 1, bias: bool = True) -> nn.Conv1d:
-    """A weight-normed convolution without padding, initialised as published."""
+    """A convolution with weight norm and without padding, initialised as published."""
     conv = nn.Conv1d(n_in, n_out, kernel, dilation=dilation, bias=bias)
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     if conv.bias is not None:
@@ -104,7 +103,7 @@ def convolution(n_in: int, n_out: int, kernel: int = 1, *, dilation: int = 1, bi
 
 
 def bias_of(conv: nn.Conv1d) -> Tensor:
-    """The bias of a convolution that has one, which torch's own type leaves open."""
+    """The bias of a convolution that has one, typed as such."""
     assert conv.bias is not None
     return conv.bias
 
@@ -114,18 +113,18 @@ Past = Float[Tensor, "batch channels _"]
 
 @dataclass(frozen=True, kw_only=True)
 class ContextConfig:
-    """A stack at a lower rate."""
+    """Sizes of a context stack."""
 
     factor: int = 64
-    """Samples that become one step of the stack."""
+    """Samples per step of the stack."""
     layers: int = 8
-    """Layers."""
+    """Dilated layers."""
     stacks: int = 1
-    """Times that dilations begin again at 1."""
+    """Dilation cycles: in each, dilations double from 1."""
     residual: int = 32
-    """Channels."""
+    """Channels between layers."""
     kernel: int = 2
-    """Taps of the dilated convolutions."""
+    """Kernel size of the dilated convolutions."""
 
     def __post_init__(self) -> None:
         if self.factor < 1 or self.layers < 1 or self.kernel < 2:
@@ -140,12 +139,12 @@ class ContextConfig:
 
     @property
     def receptive_field(self) -> int:
-        """Samples that one step depends on."""
+        """Samples on which one step depends."""
         return self.factor * ((self.kernel - 1) * sum(self.dilations) + 1)
 
 
 class ContextStack(nn.Module):
-    """Each block of ``factor`` samples is told what the blocks before it held; itself it does not see."""
+    """A context stack: conditions each block of ``factor`` samples on the blocks before it, not on itself."""
 
     def __init__(self, config: ContextConfig) -> None:
         super().__init__()
@@ -159,15 +158,15 @@ class ContextStack(nn.Module):
         self.outs = nn.ModuleList(weight_norm(nn.Conv1d(width, width, 1)) for _ in config.dilations)
 
     def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> Float[Tensor, "batch channels samples"]:
-        """The context of every sample; ``wave`` is what the main stack is fed."""
+        """The context of every sample; ``wave`` is the main stack's input."""
         factor, n_samples = self.config.factor, wave.shape[-1]
         n_whole = max(0, (n_samples - 1) // factor)
         steps, _ = self.step(wave[..., : n_whole * factor], self.begin(len(wave)))
-        known = torch.cat([steps.new_zeros(len(wave), self.config.residual, 1), steps], dim=-1)
-        return known.repeat_interleave(factor, dim=-1)[..., :n_samples]
+        delayed = torch.cat([steps.new_zeros(len(wave), self.config.residual, 1), steps], dim=-1)
+        return delayed.repeat_interleave(factor, dim=-1)[..., :n_samples]
 
     def begin(self, batch: int) -> list[Past]:
-        """What every layer remembers before the first block."""
+        """The initial state of every layer: zeros."""
         spans = [(self.config.kernel - 1) * dilation for dilation in self.config.dilations]
         bias = self.first_conv.bias
         assert isinstance(bias, Tensor)
@@ -176,7 +175,7 @@ class ContextStack(nn.Module):
     def step(
         self, wave: Float[Tensor, "batch 1 samples"], past: list[Past]
     ) -> tuple[Float[Tensor, "batch channels blocks"], list[Past]]:
-        """Take in whole blocks; returns the stack's output after each of them, and the next past."""
+        """Process whole blocks; return the stack's output after each block, and the next state."""
         n_blocks = wave.shape[-1] // self.config.factor
         if n_blocks == 0:
             return wave.new_zeros(len(wave), self.config.residual, 0), past

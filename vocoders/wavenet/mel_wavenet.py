@@ -1,4 +1,4 @@
-"""A WaveNet that speaks from log-mels: plain, ExcitNet or LP-WaveNet; the network of a ``Vocoder``."""
+"""A WaveNet conditioned on log-mels: plain, ExcitNet or LP-WaveNet; the network of a ``Vocoder``."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -36,14 +36,14 @@ from vocoders.wavenet.sampling import Sampler
 Wave = Float[Tensor, "batch 1 samples"]
 Mel = Float[Tensor, "batch n_mels frames"]
 HEADROOM = 32.0
-"""An excitation's full scale over its level: glottal pulses reach 10 to 20."""
+"""Full scale of an excitation relative to its RMS level: glottal pulses reach 10 to 20."""
 CENTRE, SPAN = -5.0, 3.0
-"""Natural log-mels less the one, over the other, are what the network sees."""
+"""Mean and scale by which natural log-mels are normalised for the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MelWaveNetConfig:
-    """A WaveNet, what it runs over, and how it is sampled."""
+    """A WaveNet on mels, the signal it models, and its sampling."""
 
     GONE: ClassVar[Mapping[str, Any]] = {"match_passes": 0}
     wavenet: WaveNetConfig = field(
@@ -51,18 +51,18 @@ class MelWaveNetConfig:
             output=MixtureOfLogistics(), local=LocalConfig(upsampling="repetition", scales=(160,), pad=0)
         )
     )
-    """The network. Its local conditioning is the mel, its hop the mel's."""
+    """The network; its local conditioning is the mel, its hop the mel's."""
     signal: Literal["wave", "excitnet", "lp_wavenet"] = "excitnet"
-    """wave: the recording itself. excitnet: what linear prediction misses in it, at unit level (Song et al.
-    2019). lp_wavenet: the recording, the prediction added to its distribution's means (Hwang et al. 2020)."""
+    """wave: the recording itself. excitnet: its linear-prediction residual, at unit level (Song et al. 2019).
+    lp_wavenet: the recording, with the linear prediction added to the output's means (Hwang et al. 2020)."""
     prediction: PredictionConfig = field(default_factory=PredictionConfig)
-    """The filters, read off the mel."""
+    """Linear-prediction filters, derived from the mel."""
     sampler: Sampler = field(default_factory=Sampler)
     """How samples are drawn."""
 
     def __post_init__(self) -> None:
         if self.wavenet.local is None:
-            raise UserError("a WaveNet that speaks from mels needs wavenet.local")
+            raise UserError("a WaveNet with mel input needs wavenet.local")
         if self.signal != "wave" and isinstance(self.wavenet.output, MuLaw):
             raise UserError(
                 f"signal={self.signal} needs amplitudes: set wavenet.output to MixtureOfLogistics or Gaussian"
@@ -70,7 +70,7 @@ class MelWaveNetConfig:
 
 
 class MelWaveNet(nn.Module):
-    """From log-mels of one definition to waves."""
+    """A WaveNet vocoder: log-mels of one definition to waves."""
 
     def __init__(self, config: MelWaveNetConfig, mel: MelConfig) -> None:
         super().__init__()
@@ -92,15 +92,15 @@ class MelWaveNet(nn.Module):
         return self
 
     def condition(self, mel: Mel) -> Mel:
-        """The mel as the network sees it."""
+        """Convert a log-mel to the network's input: natural log, normalised."""
         natural = mel * math.log(10) if self.mel.log == "log10" else mel
         return (natural - CENTRE) / SPAN
 
     def loss(self, wave: Wave, mel: Mel, margin: int = 0) -> Float[Tensor, ""]:
         """Mean negative log-likelihood of a wave's 16-bit samples given its mel, in nats, for any signal.
 
-        ``margin`` samples at either end are left out: there, mels of a crop know its mirrored edges. Those
-        at the beginning are still heard.
+        ``margin`` samples at each end are left out of the mean, because a crop's mel is distorted there by
+        reflection padding. Those at the beginning are still input to the network.
         """
         config, output, n_samples = self.config, self.config.wavenet.output, wave.shape[-1] - margin
         if self.training and config.wavenet.lsb_noise:
@@ -116,10 +116,10 @@ class MelWaveNet(nn.Module):
             expected = predict(wave, predictor)[..., margin:n_samples]
             gain = predictor.gain.repeat_interleave(self.prediction.hop, dim=-1)[..., margin:n_samples]
             parameters = predicted(output, parameters.float(), expected, gain)
-        surprise = negative_log_likelihood(output, parameters, target[..., margin:]).mean()
-        if config.signal == "excitnet":  # the same step is that much smaller, seen as excitation
-            surprise = surprise + predictor.gain.mul(HEADROOM).log().mean()
-        return surprise
+        loss = negative_log_likelihood(output, parameters, target[..., margin:]).mean()
+        if config.signal == "excitnet":  # change of variables: from the scaled excitation to the wave
+            loss = loss + predictor.gain.mul(HEADROOM).log().mean()
+        return loss
 
     def forward(self, mel: Mel) -> Wave:
         return self.generate(mel)
@@ -134,18 +134,18 @@ class MelWaveNet(nn.Module):
         sampler: Sampler | None = None,
         backend: Backend = "auto",
     ) -> Wave:
-        """Draw waves of frames · hop samples from ``seed``; ``noise`` is not used."""
+        """Generate waves of frames · hop samples; ``noise`` is not used."""
         return torch.cat(list(self.pieces(mel, seed=seed, sampler=sampler, backend=backend)), dim=-1)
 
     @torch.no_grad()
     def pieces(
         self, mel: Mel, *, seed: int = 0, sampler: Sampler | None = None, backend: Backend = "auto"
     ) -> Iterator[Float[Tensor, "batch 1 _"]]:
-        """``generate``, piece after piece; only the mel takes memory that grows."""
+        """Generate waves in pieces; memory apart from the mel's is constant."""
         config, sampler = self.config, sampler or self.config.sampler
         predictor = self.prediction(mel)
-        inside = config.signal == "lp_wavenet"
-        spoken = voiced(mel, self.mel) if sampler.needs_voicing else None
+        adds_prediction = config.signal == "lp_wavenet"
+        voiced_frames = voiced(mel, self.mel) if sampler.needs_voicing else None
         past, start = None, 0
         for drawn in pieces(
             self.wavenet,
@@ -153,9 +153,9 @@ class MelWaveNet(nn.Module):
             sampler=sampler,
             seed=seed,
             backend=backend,
-            voiced=spoken,
-            prediction=predictor.coefficients if inside else None,
-            gain=predictor.gain if inside else None,
+            voiced=voiced_frames,
+            prediction=predictor.coefficients if adds_prediction else None,
+            gain=predictor.gain if adds_prediction else None,
         ):
             if config.signal != "excitnet":
                 yield drawn
@@ -168,7 +168,7 @@ class MelWaveNet(nn.Module):
 
 
 def voiced(mel: Mel, config: MelConfig) -> Bool[Tensor, "batch frames"]:
-    """Guess which frames are voiced: the bass outweighs the treble, and is no hum of a quiet room."""
+    """Estimate which frames are voiced: low frequencies dominate and exceed the background level."""
     natural = mel * math.log(10) if config.log == "log10" else mel
     centres = torch.from_numpy(mel_corners(config)[1:-1])
     bass, treble = natural[:, centres < 1_000].mean(1), natural[:, centres > 4_000].mean(1)
@@ -178,7 +178,7 @@ def voiced(mel: Mel, config: MelConfig) -> Bool[Tensor, "batch frames"]:
 
 @torch.no_grad()
 def _expect_level(wavenet: WaveNet, level: float) -> None:
-    """Begin a network as if its signal had unit level, though it has ``level``."""
+    """Scale a network's initial input and output weights for a signal of RMS ``level`` instead of 1."""
     output = wavenet.config.output
     assert not isinstance(output, MuLaw)
     wavenet.first_conv.weight = wavenet.first_conv.weight / level

@@ -1,7 +1,7 @@
-"""WaveNet (van den Oord et al. 2016, arXiv:1609.03499): dilated causal convolutions, one sample at a time.
+"""WaveNet (van den Oord et al. 2016, arXiv:1609.03499): an autoregressive model of waves, sample by sample.
 
-Parameters bear the names of the most used publication (r9y9/wavenet_vocoder), which differs from the paper in
-small ways: residuals are scaled by √½, the sum of the skips by 1/√layers.
+Parameters have the names of the most used implementation (r9y9/wavenet_vocoder), which differs slightly from
+the paper: residuals are scaled by √½, the sum of the skips by 1/√layers.
 """
 
 import copy
@@ -34,31 +34,31 @@ Speaker = Int[Tensor, "batch"]
 
 @dataclass(frozen=True, kw_only=True)
 class WaveNetConfig:
-    """A WaveNet's sizes; the defaults are the published ones but for the narrower channels."""
+    """Sizes of a WaveNet; the defaults are the published ones, but with fewer channels."""
 
     layers: int = 30
     """Dilated layers."""
     stacks: int = 3
-    """Times that dilations begin again at 1."""
+    """Dilation cycles: in each, dilations double from 1."""
     residual: int = 64
     """Channels between layers."""
     gate: int = 128
     """Channels before the gated units, which halve them; even."""
     skip: int = 128
-    """Channels of the sum over layers."""
+    """Channels of the skip connections."""
     kernel: int = 3
-    """Taps of a dilated convolution; the paper has 2."""
+    """Kernel size of the dilated convolutions; 2 in the paper."""
     output: Output = field(default_factory=MuLaw)
-    """What is said of the next sample."""
+    """Distribution of the next sample."""
     local: LocalConfig | None = None
-    """Features that go with the wave, such as mels."""
+    """Local conditioning: features over time, such as mels."""
     global_: GlobalConfig | None = None
-    """Who speaks."""
+    """Global conditioning: the speaker."""
     context: ContextConfig | None = None
-    """A stack at a lower rate for what was long ago."""
+    """Context stack, at a lower rate, for the distant past."""
     lsb_noise: bool = True
-    """Train on waves with uniform noise of one 16-bit step, without which digital silence teaches scales near
-    0 and a generated wave that leaves it diverges."""
+    """Add uniform noise of one 16-bit step to training waves; without it, digital silence teaches scales near
+    0, and generated waves diverge as soon as they are not silent."""
 
     def __post_init__(self) -> None:
         if self.layers < 1 or self.stacks < 1 or self.layers % self.stacks:
@@ -74,12 +74,12 @@ class WaveNetConfig:
 
     @property
     def receptive_field(self) -> int:
-        """Samples of input that an output depends on; a context stack adds to it."""
+        """Input samples that an output depends on, without the context stack's."""
         return (self.kernel - 1) * sum(self.dilations) + 1
 
 
 class WaveNet(nn.Module):
-    """A wave's probability, sample by sample, given features and a speaker, or none."""
+    """WaveNet: the distribution of each sample given the previous ones and optional conditioning."""
 
     def __init__(self, config: WaveNetConfig) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class WaveNet(nn.Module):
 
     @property
     def hop(self) -> int:
-        """Samples of a frame of the local features; 1 without any."""
+        """Samples per frame of the local features; 1 without any."""
         return 1 if self.config.local is None else self.config.local.hop
 
     @property
@@ -132,20 +132,20 @@ class WaveNet(nn.Module):
 
     @property
     def halo(self) -> int:
-        """Frames to either side that the conditioning of a sample depends on."""
+        """Frames on each side that the conditioning of a sample depends on."""
         return 0 if self.config.local is None else self.config.local.halo
 
     @property
     def receptive_field(self) -> int:
-        """Samples of input that an output depends on; with a context stack, at most."""
+        """Input samples that an output depends on (with a context stack: the maximum)."""
         reach, context = self.config.receptive_field, self.config.context
         return reach if context is None else reach - 1 + context.receptive_field + context.factor
 
     def forward(self, x: Input, local: Local | None = None, speaker: Speaker | None = None) -> Parameters:
-        """Say of every sample how it is distributed, given ``x[..., : t + 1]``, the samples *before* it.
+        """Distribution parameters of every sample t given ``x[..., : t + 1]``, the samples *before* it.
 
         ``x``: classes (batch, samples) for μ-law, else a wave (batch, 1, samples), in either case one sample
-        late. ``local`` has samples / hop frames, or ``2 · pad`` more where the surroundings are known.
+        late. ``local`` has samples / hop frames, or ``2 · pad`` more with its true surrounding frames.
         """
         features = self.local_features(local, x.shape[-1])
         static = self.speaker_gates(speaker)
@@ -159,14 +159,14 @@ class WaveNet(nn.Module):
         return self.head(skips)
 
     def embed(self, x: Input) -> Float[Tensor, "batch residual samples"]:
-        """The first convolution; of μ-law classes, by look-up of the column that a one-hot would pick."""
+        """The first convolution; for μ-law classes an embedding look-up, equal to one-hot input."""
         if isinstance(self.config.output, MuLaw):
             table = self.first_conv.weight.squeeze(-1).T
             return (F.embedding(x, table) + bias_of(self.first_conv)).transpose(1, 2).contiguous()
         return self.first_conv(x)
 
     def head(self, skips: Float[Tensor, "batch skip samples"]) -> Parameters:
-        """From the sum over layers to the distribution's parameters."""
+        """Map the sum of the skip connections to the distribution's parameters."""
         x = skips * len(self.conv_layers) ** -0.5
         for layer in self.last_conv_layers:
             x = layer(x)
@@ -175,7 +175,7 @@ class WaveNet(nn.Module):
     def local_features(
         self, local: Local | None, n_samples: int
     ) -> Float[Tensor, "batch n_local samples"] | None:
-        """The local features at the rate of samples."""
+        """Local features upsampled to the sample rate."""
         if self.upsample_net is None:
             if local is not None:
                 raise UserError("local features were given to a WaveNet without local conditioning")
@@ -183,7 +183,7 @@ class WaveNet(nn.Module):
         return self.upsample_net(self.padded(local, n_samples))
 
     def padded(self, local: Local | None, n_samples: int) -> Float[Tensor, "batch n_local frames_and_pad"]:
-        """Check local features and give them their ``pad`` frames at either end, unless they have them."""
+        """Check local features, and add ``pad`` frames at each end unless they are there."""
         config = self.config.local
         assert config is not None
         assert self.upsample_net is not None
@@ -199,7 +199,7 @@ class WaveNet(nn.Module):
         raise UserError(f"{frames} frames of {config.hop} samples do not fit {n_samples} samples")
 
     def speaker_gates(self, speaker: Speaker | None) -> Float[Tensor, "batch layers gate"] | None:
-        """What the speaker adds to every layer's gates."""
+        """The speaker's contribution to every layer's gates."""
         if self.embed_speakers is None:
             if speaker is not None:
                 raise UserError("a speaker was given to a WaveNet without global conditioning")
@@ -211,8 +211,7 @@ class WaveNet(nn.Module):
         return gates.unflatten(-1, (len(self.conv_layers), self.config.gate))
 
     def static_gates(self, speaker: Speaker | None, batch: int) -> Float[Tensor, "batch channels"]:
-        """What the speaker and the convolutions' own biases add to all gates, the same for all samples:
-        ``gate`` channels, layer after layer."""
+        """The time-invariant part of all gates, layer after layer: convolution biases and the speaker."""
         bias = torch.cat([bias_of(layer.conv) for layer in self.layers])
         gates = self.speaker_gates(speaker)
         return bias.expand(batch, -1) if gates is None else bias + gates.flatten(1)
@@ -223,7 +222,7 @@ class WaveNet(nn.Module):
         local: Local | None = None,
         speaker: Speaker | None = None,
     ) -> Float[Tensor, ""]:
-        """Negative log-likelihood, nats a sample (for a Gaussian, of the density)."""
+        """Mean negative log-likelihood in nats per sample (for a Gaussian, of the density)."""
         output = self.config.output
         if self.training and self.config.lsb_noise:
             wave = dither(wave)
@@ -232,14 +231,14 @@ class WaveNet(nn.Module):
         return negative_log_likelihood(output, parameters, target).mean()
 
     def pixelcnn(self) -> "WaveNet":
-        """The same network with PixelCNN's masks: it is fed the wave itself, not the wave one sample late.
+        """The same network with PixelCNN's masks: its input is the wave itself, not the wave one sample late.
 
-        For outputs of amplitudes. Slower, and it has no cached form; the shifted form is what is trained.
+        Only for outputs of amplitudes. Slower and without cached generation; training uses the shifted form.
         """
         if isinstance(self.config.output, MuLaw):
-            raise UserError("PixelCNN's masks read amplitudes: take another output than μ-law classes")
+            raise UserError("PixelCNN's masks need amplitudes: use another output than μ-law classes")
         if self.context_stack is not None:
-            raise UserError("a context stack reads what is fed one sample late: masks are without one")
+            raise UserError("a context stack needs input one sample late: use masks without a context stack")
         network = copy.deepcopy(self)
         network.first_conv = MaskedConv1d.like(self.first_conv, "A")
         for layer in network.layers:
@@ -247,5 +246,5 @@ class WaveNet(nn.Module):
         return network
 
     def fold(self) -> "WaveNet":
-        """Remove weight norm in place, which changes the parameters' names and not the outputs."""
+        """Remove weight norm in place: parameter names change, outputs do not."""
         return fold_weight_norm(self)

@@ -1,4 +1,4 @@
-"""Phoneme recognition from a WaveNet's own trunk (van den Oord et al. 2016, section 3.4)."""
+"""Phoneme recognition with a WaveNet as trunk (van den Oord et al. 2016, section 3.4)."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -17,25 +17,25 @@ from vocoders.wavenet.spoken import N_PHONEMES
 
 @dataclass(frozen=True, kw_only=True)
 class PhonemeRecogniserConfig:
-    """A trunk that predicts samples, and what names the phonemes in it."""
+    """A trunk that predicts samples, and a head that classifies phonemes."""
 
     wavenet: WaveNetConfig = field(default_factory=WaveNetConfig)
-    """The trunk; without conditioning."""
+    """The trunk, without conditioning."""
     pool: int = 160
-    """Samples whose activations are averaged into a frame: 10 ms, as published."""
+    """Samples whose activations are averaged to a frame: 10 ms at 16 kHz, as published."""
     channels: int = 64
-    """Of the convolutions over frames."""
+    """Channels of the convolutions over frames."""
     n_layers: int = 3
-    """Convolutions over frames, which look both ways."""
+    """Non-causal convolutions over frames."""
     kernel: int = 5
-    """Frames each of them sees; odd."""
+    """Kernel size of these convolutions, in frames; odd."""
     classes: int = N_PHONEMES
-    """What a frame may be."""
+    """Phoneme classes."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "pool", "channels", "n_layers", "classes")
         if self.kernel % 2 == 0:
-            raise UserError(f"kernel={self.kernel} must be odd: frames look as far ahead as back")
+            raise UserError(f"kernel={self.kernel} must be odd, to be centred on a frame")
         if self.wavenet.local is not None or self.wavenet.global_ is not None:
             raise UserError(
                 "a recogniser's trunk takes only the wave: set wavenet.local and wavenet.global_ to none"
@@ -43,15 +43,15 @@ class PhonemeRecogniserConfig:
 
 
 class RecogniserOutput(NamedTuple):
-    """The trunk's prediction of each sample, and the classes' logits."""
+    """The trunk's prediction of each sample, and the logits of each frame's class."""
 
     parameters: Float[Tensor, "batch n_out samples"]
-    """Of each sample's distribution, as ``WaveNet`` gives them."""
+    """Distribution parameters of each sample, as returned by ``WaveNet``."""
     logits: Float[Tensor, "batch classes frames"]
 
 
 class PhonemeRecogniser(nn.Module):
-    """A causal trunk, its activations averaged over frames, and convolutions that look both ways."""
+    """A causal WaveNet trunk, average pooling of its activations to frames, and non-causal convolutions."""
 
     def __init__(self, config: PhonemeRecogniserConfig) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ class PhonemeRecogniser(nn.Module):
         self.classify = nn.Conv1d(config.channels, config.classes, 1)
 
     def forward(self, x: Input) -> RecogniserOutput:
-        """``x`` is what ``WaveNet.forward`` takes: one sample late, in whole frames of ``pool`` samples."""
+        """Predict samples and classes; ``x`` as for ``WaveNet.forward``, a multiple of ``pool`` samples."""
         if x.shape[-1] % self.config.pool:
             raise ValueError(f"{x.shape[-1]} samples are not whole frames of {self.config.pool}")
         skips: list[Tensor] = []
@@ -84,14 +84,14 @@ class PhonemeRecogniser(nn.Module):
     def losses(
         self, wave: Float[Tensor, "batch 1 samples"], phonemes: Int[Tensor, "batch frames"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-        """The paper's two terms: next-sample likelihood, nats a sample, and the frames' cross-entropy."""
+        """The paper's two losses: negative log-likelihood, nats per sample, and the frames' cross-entropy."""
         output = self.config.wavenet.output
         if self.training and self.config.wavenet.lsb_noise:
             wave = dither(wave)
         target = encode(output, wave)
         predicted = self(delay(output, target))
-        surprise = negative_log_likelihood(output, predicted.parameters, target).mean()
-        return surprise, F.cross_entropy(predicted.logits.float(), phonemes)
+        nll = negative_log_likelihood(output, predicted.parameters, target).mean()
+        return nll, F.cross_entropy(predicted.logits.float(), phonemes)
 
     @torch.no_grad()
     def recognise(self, wave: Float[Tensor, "batch 1 samples"]) -> Int[Tensor, "batch frames"]:

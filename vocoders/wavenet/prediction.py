@@ -1,10 +1,10 @@
-"""Linear prediction whose coefficients are read off the log-mel itself, for ExcitNet and LP-WaveNet.
+"""Linear prediction with coefficients derived from the log-mel, for ExcitNet and LP-WaveNet.
 
-A log-mel tells the spectral envelope, and an envelope is an all-pole filter: what is left of a wave after
-that filter's prediction, the excitation, is nearly white and of unit level, which a small WaveNet learns
-soonest. ExcitNet (Song et al., 2019) runs the WaveNet over the excitation; LP-WaveNet (Hwang et al., 2020)
-runs it over the wave and adds the prediction to the means of its output. As in LPCNet (Valin and Skoglund,
-2019) nothing but the mel is needed to generate.
+A log-mel approximates the spectral envelope, which defines an all-pole filter. The residual of that filter's
+prediction, the excitation, is nearly white and has unit level, which makes it easiest to learn for a small
+WaveNet. ExcitNet (Song et al., 2019) models the excitation; LP-WaveNet (Hwang et al., 2020) models the wave
+and adds the prediction to the means of its output. As in LPCNet (Valin and Skoglund, 2019), generation needs
+only the mel.
 """
 
 import math
@@ -27,33 +27,33 @@ Wave = Float[Tensor, "batch 1 samples"]
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionConfig:
-    """How the all-pole filter is found."""
+    """Linear-prediction analysis of the mel."""
 
     GONE: ClassVar[Mapping[str, Any]] = {"pre_emphasis": 0.0}
     order: int = 24
-    """Coefficients: about one for each kHz of bandwidth and a few for the voice's tilt, twice over."""
+    """Filter coefficients: twice the sum of one per kHz of bandwidth and a few for the spectral tilt."""
     subframes: int = 4
-    """Filters for each mel frame, of mels interpolated in between; divides the hop."""
+    """Filters per mel frame, from linearly interpolated mels; must divide the hop."""
     lag_hz: float = 30.0
-    """Standard deviation of the Gaussian that smooths the spectrum: poles keep away from single harmonics."""
+    """Standard deviation, Hz, of the Gaussian that smooths the spectrum: no poles on single harmonics."""
     white_noise: float = 1e-5
-    """Power of white noise added, as a share of the frame's: bounds the filter's dynamic range."""
+    """Power of added white noise relative to the frame's: limits the filter's dynamic range."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "order", "subframes")
-        within("(0, inf)", self, "white_noise")  # without it filters may be unstable
+        within("(0, inf)", self, "white_noise")  # filters may be unstable at 0
 
 
 class Predictor(NamedTuple):
-    """A filter for each subframe: the next sample is expected at Σ coefficients[k] · wave[t − 1 − k]."""
+    """One filter per subframe: the prediction of sample t is Σ coefficients[k] · wave[t − 1 − k]."""
 
     coefficients: Float[Tensor, "batch taps subframes"]
     gain: Float[Tensor, "batch 1 subframes"]
-    """Expected level (RMS) of what the prediction misses."""
+    """Expected RMS level of the residual."""
 
 
 class MelPrediction(nn.Module):
-    """From log-mels to filters: band levels, their power spectrum, its autocorrelation, Levinson-Durbin."""
+    """Log-mels to filters: power spectrum from band levels, its autocorrelation, Levinson-Durbin."""
 
     def __init__(self, config: PredictionConfig, mel: MelConfig) -> None:
         super().__init__()
@@ -72,28 +72,28 @@ class MelPrediction(nn.Module):
 
     @property
     def hop(self) -> int:
-        """Samples a filter serves."""
+        """Samples per filter."""
         return self.mel.hop // self.config.subframes
 
     def forward(self, mel: Float[Tensor, "batch n_mels frames"]) -> Predictor:
         with torch.autocast(mel.device.type, enabled=False):
             mel = mel.float() if self.mel.log == "ln" else mel.float() * math.log(10)
-            # Frames stand in the middle of their hop, and so do subframes in theirs.
+            # Frames are centred in their hops, and subframes in theirs.
             fine = F.interpolate(mel, scale_factor=self.config.subframes, mode="linear")
             lags = torch.fft.irfft(self.power(fine).transpose(1, 2))[..., : self.config.order + 1].double()
             lags = lags * self.lag_window
-            lags[..., 0] = lags[..., 0] * (1 + self.config.white_noise) + LSB**2  # no excitation is quieter
+            lags[..., 0] = lags[..., 0] * (1 + self.config.white_noise) + LSB**2  # the residual's floor
             coefficients, error = levinson_durbin(lags)
             return Predictor(coefficients.transpose(1, 2).float(), error.sqrt()[:, None].float())
 
     def power(self, mel: Float[Tensor, "batch n_mels frames"]) -> Float[Tensor, "batch bins frames"]:
-        """Power spectral density, such that its mean over the whole circle is the wave's mean square."""
+        """Power spectral density, scaled so that its mean over the unit circle is the wave's mean square."""
         doubled = 2 if self.mel.power == 1 else 1
         return (doubled * (self.spread @ mel) + self.offset).exp()
 
 
 def _spread(mel: MelConfig) -> Float[Tensor, "bins n_mels"]:
-    """Weights that interpolate logarithmic band levels linearly over the transform's bins."""
+    """Weights that linearly interpolate log band levels to STFT bins."""
     centres = mel_corners(mel)[1:-1]
     bins = np.linspace(0, mel.sample_rate / 2, mel.n_fft // 2 + 1)
     weights = np.stack([np.interp(bins, centres, row) for row in np.eye(mel.n_mels)], axis=1)
@@ -101,7 +101,7 @@ def _spread(mel: MelConfig) -> Float[Tensor, "bins n_mels"]:
 
 
 def _offset(mel: MelConfig) -> Float[Tensor, "bins 1"]:
-    """What turns an interpolated log band into a log power: filter area, window, mean of a magnitude."""
+    """Offset from interpolated log bands to log power: filter area, window, mean of a magnitude."""
     area = mel_filters(mel).sum(1).clamp_min(1e-8).log()[:, None]
     window = torch.hann_window(mel.win).square().sum().log()
     if mel.power == 2:
@@ -112,9 +112,9 @@ def _offset(mel: MelConfig) -> Float[Tensor, "bins 1"]:
 def levinson_durbin(
     lags: Float[Tensor, "*batch lags"],
 ) -> tuple[Float[Tensor, "*batch order"], Float[Tensor, "*batch"]]:
-    """Solve the normal equations of linear prediction; returns coefficients and the mean squared error left.
+    """Solve the normal equations of linear prediction; return coefficients and the mean squared error.
 
-    All filters that the coefficients make are stable if the autocorrelations are those of a spectrum above 0.
+    The filters are stable if the autocorrelations belong to a spectrum above 0.
     """
     error = lags[..., 0]
     coefficients = lags.new_zeros(*lags.shape[:-1], 0)
@@ -130,7 +130,7 @@ def levinson_durbin(
 def predict(
     wave: Wave, predictor: Predictor, past: Float[Tensor, "batch 1 taps"] | None = None
 ) -> Float[Tensor, "batch 1 samples"]:
-    """Every sample as the filter expects it from those before; ``past`` are the samples before the wave."""
+    """Predict every sample from the previous ones; ``past`` are the samples before the wave."""
     taps, n_filters = predictor.coefficients.shape[1:]
     hop = _hop(wave, n_filters)
     before = wave.new_zeros(len(wave), 1, taps) if past is None else past
@@ -142,7 +142,7 @@ def predict(
 
 
 def excitation(wave: Wave, predictor: Predictor) -> Float[Tensor, "batch 1 samples"]:
-    """What the prediction misses, brought to unit level: ExcitNet's signal."""
+    """The residual of the prediction, scaled to unit level: ExcitNet's signal."""
     hop = _hop(wave, predictor.gain.shape[-1])
     return (wave - predict(wave, predictor)) / predictor.gain.repeat_interleave(hop, dim=-1)
 
@@ -152,9 +152,9 @@ def synthesize(
     predictor: Predictor,
     past: Float[Tensor, "batch 1 taps"] | None = None,
 ) -> tuple[Wave, Float[Tensor, "batch 1 taps"]]:
-    """The inverse of ``excitation``: returns the wave and its end, the ``past`` of what follows.
+    """Filter an excitation to a wave (the inverse of ``excitation``); also return the next block's ``past``.
 
-    Blocks under one filter are a triangular system each; only the last ``taps`` samples pass between blocks.
+    The samples of each filter solve a triangular system, which depends on the ``taps`` samples before.
     """
     taps, n_filters = predictor.coefficients.shape[1:]
     hop, batch = _hop(excitation, n_filters), len(excitation)
@@ -182,5 +182,5 @@ def synthesize(
 
 def _hop(wave: Tensor, n_filters: int) -> int:
     if n_filters == 0 or wave.shape[-1] % n_filters:
-        raise ValueError(f"{wave.shape[-1]} samples are no multiple of the {n_filters} filters' stretches")
+        raise ValueError(f"{wave.shape[-1]} samples are not a multiple of {n_filters} filters")
     return wave.shape[-1] // n_filters

@@ -1,13 +1,11 @@
-"""How samples are drawn from what a WaveNet says of them, one after the other, in plain torch.
+"""Sampling from a WaveNet's distributions, one sample after the other, in plain torch.
 
-Each is drawn by inversion of the distribution function.
-
-The uniforms, in [0, 1), are drawn beforehand: two for each sample, (batch, samples, 2), from a generator of
-each row's own, addressed by (seed, row), so that all backends draw the same samples, and a row does not
-depend on its neighbours. The first picks the μ-law class or the mixture's component; the second, mapped to a
-standard logistic or normal variate, the place within the component. All ways of
-sampling are a temperature that may vary in time: of classes and components (0 takes the likeliest), and a
-factor on components' scales (0 takes the mean).
+Each sample is drawn by inverting the cumulative distribution function. Its two uniforms in [0, 1) are drawn
+beforehand, (batch, samples, 2), by one generator per row seeded with (seed, row), so that all backends draw
+the same samples and rows are independent of each other. The first uniform selects the μ-law class or mixture
+component; the second, mapped to a standard logistic or normal variate, the value within the component. Every
+way of sampling is a temperature, which may vary in time: it divides the logits of classes and components (0
+takes the likeliest) and multiplies the components' scales (0 takes the mean).
 """
 
 from dataclasses import dataclass
@@ -27,24 +25,24 @@ from vocoders.wavenet.network import WaveNet
 Factors = Float[Tensor, "batch samples_or_1"]
 Noise = Float[Tensor, "batch samples 2"]
 MARGIN = 1e-5
-"""Uniforms of variates keep this far from 0 and 1, as published."""
+"""Distance from 0 and 1 to which uniforms are clamped before they are mapped to variates, as published."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampler:
-    """A way of sampling."""
+    """How samples are drawn from the distributions."""
 
     way: Literal["random", "argmax", "voiced_argmax", "mode"] = "random"
-    """random: from the distribution. argmax: the likeliest class, or the likeliest component's mean.
-    voiced_argmax: argmax where voiced, elsewhere random. mode: where voiced, drawn nearer to the peak, by
-    ``voiced_sharpness``, elsewhere random."""
+    """random: draw from the distribution. argmax: the likeliest class, or the likeliest component's mean.
+    voiced_argmax: argmax in voiced frames, random in others. mode: in voiced frames a lower temperature (see
+    ``voiced_sharpness``), random in others."""
     temperature: float = 1.0
-    """Of what is drawn at random: below 1, nearer to the likeliest; 0 is argmax."""
+    """Temperature of random draws: lower values draw closer to the likeliest; 0 is argmax."""
     top_p: float = 1.0
-    """Keep the likeliest classes, or components, whose probability reaches this, and that much of a component
-    around its mean."""
+    """Draw only from the likeliest classes or components with this total probability, and from this central
+    share of a component."""
     voiced_sharpness: float = 0.5
-    """Factor on the temperature, and so on components' scales, of voiced samples; for ``mode``."""
+    """Factor on the temperature of voiced samples, and so on components' scales; for ``mode``."""
 
     def __post_init__(self) -> None:
         at_least(0, self, "temperature", "voiced_sharpness")
@@ -52,7 +50,7 @@ class Sampler:
 
     @property
     def needs_voicing(self) -> bool:
-        """Whether it must be told which samples are voiced."""
+        """Whether the sampler needs to know which samples are voiced."""
         return self.way in ("voiced_argmax", "mode")
 
 
@@ -60,17 +58,17 @@ def temperatures(sampler: Sampler, voiced: Bool[Tensor, "batch samples"] | None,
     """The temperature of every sample; (batch, 1) if it does not vary."""
     if sampler.way == "argmax":
         return torch.zeros(batch, 1)
-    usual = torch.full((batch, 1), sampler.temperature)
+    default = torch.full((batch, 1), sampler.temperature)
     if not sampler.needs_voicing:
-        return usual
+        return default
     if voiced is None:
         raise UserError(f"sampling by {sampler.way} needs to know which frames are voiced")
     peaked = 0.0 if sampler.way == "voiced_argmax" else sampler.temperature * sampler.voiced_sharpness
-    return torch.where(voiced.cpu(), peaked, usual)
+    return torch.where(voiced.cpu(), peaked, default)
 
 
 class Draws:
-    """The uniforms of a batch, block after block; blocks of any lengths give the same numbers."""
+    """The uniforms of a batch, drawn in blocks; they do not depend on the blocks' lengths."""
 
     def __init__(self, seed: int, batch: int) -> None:
         if seed < 0:
@@ -78,13 +76,12 @@ class Draws:
         self.generators = [np.random.default_rng([seed, row]) for row in range(batch)]
 
     def next(self, n_samples: int) -> Noise:
-        """Uniforms of the next samples."""
         drawn = [generator.random((n_samples, 2), dtype=np.float32) for generator in self.generators]
         return torch.from_numpy(np.stack(drawn))
 
 
 def noise(output: Output, uniforms: Noise, top_p: float = 1.0) -> Noise:
-    """Map the second uniform to the variate of the output's components."""
+    """Map the second uniform to a standard variate of the output's components."""
     if isinstance(output, MuLaw):
         return uniforms
     place = uniforms[..., 1].double().clamp(MARGIN, 1 - MARGIN)
@@ -100,7 +97,7 @@ def draw(
     temperature: Float[Tensor, "batch"],
     top_p: float = 1.0,
 ) -> Tensor:
-    """One sample for each row: classes (batch,), or amplitudes within [-1, 1]."""
+    """Draw one sample per row: classes (batch,), or amplitudes within [-1, 1]."""
     if isinstance(output, MuLaw):
         return pick(parameters, noise[:, 0], temperature, top_p)
     logits, mean, log_scale = (part[..., 0] for part in split(output, parameters[..., None]))
@@ -115,7 +112,7 @@ def pick(
     temperature: Float[Tensor, "batch"],
     top_p: float = 1.0,
 ) -> Tensor:
-    """The class at which the distribution function passes the uniform."""
+    """The class at which the cumulative distribution function exceeds the uniform."""
     likeliest = logits.argmax(dim=1)
     if logits.shape[1] == 1:
         return likeliest
@@ -138,18 +135,18 @@ Encoded = Int[Tensor, "batch samples"] | Float[Tensor, "batch samples"]
 
 
 class Prediction(NamedTuple):
-    """Linear prediction of the wave that is generated (LP-WaveNet)."""
+    """Filters that predict the generated wave linearly (LP-WaveNet)."""
 
     coefficients: Float[Tensor, "batch taps filters"]
-    """Sample t is expected at Σ coefficients[k] · wave[t − 1 − k]."""
+    """The prediction of sample t is Σ coefficients[k] · wave[t − 1 − k]."""
     gain: Float[Tensor, "batch 1 filters"] | None
-    """In units of which the network speaks, see ``distributions.predicted``."""
+    """Unit of the network's output, see ``distributions.predicted``."""
     hop: int
-    """Samples for which a filter holds."""
+    """Samples per filter."""
 
 
 class Matrices(NamedTuple):
-    """One layer's weights as the loop multiplies them."""
+    """One layer's weights as matrices, as the sampling loop uses them."""
 
     dilation: int
     past_and_present: Tensor
@@ -161,10 +158,10 @@ class Matrices(NamedTuple):
 
 
 class CachedTorch:
-    """The network's state between samples, and the loop over them, on any device.
+    """Sampling with cached layer inputs in plain torch, on any device.
 
-    Each layer keeps what its convolution will look back at. The reference for the compiled loop, which has
-    the same two methods, ``run`` and ``replay``, and the fallback where that is missing.
+    The reference for the compiled loop, which has the same methods ``run`` and ``replay``, and the fallback
+    where that is not available.
     """
 
     def __init__(self, network: WaveNet, batch: int, prediction: Prediction | None = None) -> None:
@@ -181,13 +178,13 @@ class CachedTorch:
         first, head = network.first_conv, [c for c in network.last_conv_layers if isinstance(c, nn.Conv1d)]
         self.first = (first.weight.squeeze(-1).T.contiguous(), bias_of(first))
         self.head = [(conv.weight.squeeze(-1), bias_of(conv)) for conv in head]
-        nothing = first.weight.new_zeros(batch, self.sizes.residual)
-        self.rings = [[nothing] * ((self.sizes.kernel - 1) * layer.dilation) for layer in self.layers]
+        zeros = first.weight.new_zeros(batch, self.sizes.residual)
+        self.rings = [[zeros] * ((self.sizes.kernel - 1) * layer.dilation) for layer in self.layers]
         self.position = 0
         dtype = torch.long if isinstance(self.output, MuLaw) else first.weight.dtype
-        self.previous = torch.full((batch,), silence(self.output), dtype=dtype, device=nothing.device)
+        self.previous = torch.full((batch,), silence(self.output), dtype=dtype, device=zeros.device)
         order = prediction.coefficients.shape[1] if prediction else 0
-        self.recent = nothing.new_zeros(batch, order)  # newest first
+        self.recent = zeros.new_zeros(batch, order)  # newest first
 
     def run(
         self,
@@ -196,7 +193,7 @@ class CachedTorch:
         temperature: Float[Tensor, "batch _"],
         top_p: float,
     ) -> Encoded:
-        """Draw as many samples as there is noise for, continuing."""
+        """Draw as many samples as there is noise for, continuing from the state."""
         drawn = []
         for i in range(noise.shape[1]):
             parameters = self._predicted(self._step(self.previous, _at(conditioning, i)))
@@ -208,7 +205,7 @@ class CachedTorch:
         return torch.stack(drawn, dim=1)
 
     def replay(self, conditioning: Conditioning, inputs: Encoded) -> Float[Tensor, "batch n_out samples"]:
-        """The parameters that the network puts out when its inputs are given, continuing."""
+        """The network's output parameters for given inputs, continuing from the state."""
         outputs = []
         for i in range(inputs.shape[1]):
             outputs.append(self._step(inputs[:, i], _at(conditioning, i)))
@@ -216,7 +213,7 @@ class CachedTorch:
         return torch.stack(outputs, dim=-1)
 
     def _step(self, x: Tensor, gates: Tensor) -> Tensor:
-        """Parameters after one more input; ``gates``: (batch, layers · gate)."""
+        """Output parameters after one more input; ``gates``: (batch, layers · gate)."""
         table, bias = self.first
         hidden = (F.embedding(x, table) if isinstance(self.output, MuLaw) else x[:, None] * table) + bias
         skips, half, taps = None, self.sizes.gate // 2, self.sizes.kernel - 1

@@ -1,11 +1,11 @@
-"""Batches of espeak's voices whose phonemes are known to the millisecond: for speech from text, and back.
+"""Batches of speech by espeak with time-aligned phonemes, for speech synthesis and phoneme recognition.
 
-The recordings are those of a corpus that ``python -m data.voices`` made: its voices say its texts again, in
-memory, because only then do they tell when each phoneme began. Without a corpus, they say other sentences.
+The texts and voices are those of a corpus made by ``python -m data.voices``, or generated sentences without
+one. They are synthesised again, in memory, because espeak reports phoneme times only during synthesis.
 
-What a WaveNet is told to say are the linguistic features of van den Oord et al. (2016), section 3.2, as far
-as espeak gives them. A frame knows its phoneme and the neighbours on either side, where in the phoneme it
-stands, how long that lasts, and the pitch.
+The conditioning follows the linguistic features of van den Oord et al. (2016), section 3.2, as far as espeak
+provides them: each frame's phoneme and its two neighbours, the position within the phoneme, the phoneme's
+duration, and the pitch.
 """
 
 import math
@@ -37,21 +37,21 @@ SYMBOLS: tuple[str, ...] = tuple(
     "ɪ i iː ᵻ ɛ æ a ɐ ə ʌ ɚ ɜː ɒ ɔ ɔː ɑː ʊ u uː eɪ aɪ ɔɪ aʊ oʊ əʊ oː|"
     "iə eə ʊə aɪə aɪɚ ɪɹ ɛɹ ʊɹ ɔːɹ oːɹ ɑːɹ iːɹ".replace("|", " ").split(" ")
 )
-"""What espeak's English voices say, a pause first; the class after the last is any other sound."""
+"""Phonemes of espeak's English voices, the pause first; one more class stands for all other sounds."""
 N_PHONEMES = len(SYMBOLS) + 1
 _INDEX = {symbol: index for index, symbol in enumerate(SYMBOLS)}
 N_NUMBERS = 5
-"""Features of a frame that are numbers: place twice, duration, voicing, log-F0."""
+"""Numeric features of a frame: position from the start and to the end, duration, voicing, log-F0."""
 USUAL_HZ = 150.0
-"""The pitch whose feature is 0."""
+"""F0 at which the pitch feature is 0, Hz."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureConfig:
-    """The frames of the features."""
+    """Frame rate of the linguistic features."""
 
     sample_rate: int = 16_000
-    """Hz."""
+    """Sample rate, Hz."""
     hop: int = 80
     """Samples between frames; 5 ms, as published."""
 
@@ -64,7 +64,7 @@ class FeatureConfig:
 
 
 def frame_phonemes(phonemes: Sequence[Phoneme], n_frames: int, frame_rate: float) -> Int[Tensor, "frames"]:
-    """Index of the phoneme spoken in the middle of each frame, counted in ``phonemes``; −1 outside all."""
+    """Index into ``phonemes`` of the phoneme at the middle of each frame; −1 outside all phonemes."""
     middles = (torch.arange(n_frames) + 0.5) / frame_rate
     index = torch.full((n_frames,), -1)
     for number, phoneme in enumerate(phonemes):
@@ -73,7 +73,7 @@ def frame_phonemes(phonemes: Sequence[Phoneme], n_frames: int, frame_rate: float
 
 
 def phoneme_classes(phonemes: Sequence[Phoneme], n_frames: int, frame_rate: float) -> Int[Tensor, "frames"]:
-    """Class of each frame, 0 … ``N_PHONEMES`` − 1: what a recogniser is to say."""
+    """Phoneme class of each frame, 0 … ``N_PHONEMES`` − 1: a recogniser's target."""
     classes = _classes(phonemes)
     return classes[frame_phonemes(phonemes, n_frames, frame_rate)]
 
@@ -81,7 +81,7 @@ def phoneme_classes(phonemes: Sequence[Phoneme], n_frames: int, frame_rate: floa
 def features(
     phonemes: Sequence[Phoneme], f0: Float[Tensor, "frames"], config: FeatureConfig
 ) -> Float[Tensor, "channels frames"]:
-    """The features of frames whose pitch is ``f0``, Hz, 0 where unvoiced."""
+    """Linguistic features of frames; ``f0`` in Hz, 0 where unvoiced."""
     frame_rate, n_frames = config.sample_rate / config.hop, len(f0)
     now = frame_phonemes(phonemes, n_frames, frame_rate)
     classes = _classes(phonemes)
@@ -104,7 +104,7 @@ def f0_pyworld(
     f_min: float = 60.0,
     f_max: float = 600.0,
 ) -> Float[Tensor, "batch frames"]:
-    """F0 in Hz by WORLD (DIO refined by StoneMask), 0 where unvoiced; frame t stands at t · ``hop_ms``."""
+    """F0 in Hz by WORLD (DIO refined by StoneMask), 0 where unvoiced; frame t is at t · ``hop_ms``."""
     try:
         import pyworld
     except ImportError:
@@ -117,24 +117,24 @@ def f0_pyworld(
 
 
 def frame_pitch(wave: Float[Tensor, "1 1 samples"], config: FeatureConfig) -> Float[Tensor, "frames"]:
-    """F0 in the middle of each whole frame of a wave, Hz, 0 where unvoiced."""
+    """F0 at the middle of each whole frame of a wave, Hz, 0 where unvoiced."""
     n_frames = wave.shape[-1] // config.hop
     hop_ms = 1_000 * config.hop / config.sample_rate
-    track = f0_pyworld(wave, config.sample_rate, hop_ms=hop_ms / 2)[0, 1::2]  # odd halves are middles
+    track = f0_pyworld(wave, config.sample_rate, hop_ms=hop_ms / 2)[0, 1::2]  # the frames' middles
     return F.pad(track, (0, max(0, n_frames - len(track))))[:n_frames]
 
 
 def speech_features(
     wave: Float[Tensor, "1 1 samples"], phonemes: Sequence[Phoneme], config: FeatureConfig
 ) -> Float[Tensor, "1 channels frames"]:
-    """The features of a recording whose phonemes are known."""
+    """Linguistic features of a recording with time-aligned phonemes."""
     if not phonemes or not math.isfinite(phonemes[-1].end):
-        raise UserError("there is nothing to say: the text holds no word that espeak can speak")
+        raise UserError("there is nothing to say: the text contains no word that espeak can pronounce")
     return features(phonemes, frame_pitch(wave, config), config)[None]
 
 
 def _classes(phonemes: Sequence[Phoneme]) -> Int[Tensor, "phonemes_and_pause"]:
-    """Classes by number; the last, reached by −1, is the pause around everything."""
+    """Class of each phoneme, followed by the pause's class, so that index −1 is a pause."""
     other = len(SYMBOLS)
     return torch.tensor([*(_INDEX.get(phoneme.symbol, other) for phoneme in phonemes), _INDEX[PAUSE]])
 
@@ -149,22 +149,22 @@ VOICE = {voice.name: voice for voice in VOICES}
 
 @dataclass(frozen=True, kw_only=True)
 class SpokenConfig:
-    """Who says what, and how it is cut."""
+    """Training data: voices, texts, features and crops."""
 
     path: str = free("")
-    """A corpus of ``python -m data.voices``; empty: ``n_sentences`` are made up for each of ``n_voices``."""
+    """Corpus made by ``python -m data.voices``; empty: ``n_sentences`` generated for each of ``n_voices``."""
     split: str = "train"
-    """Rows of this split only; without a path: train or validation."""
+    """Split of the corpus; without a path: train or validation."""
     n_voices: int = 4
-    """How many of espeak's voices speak where no corpus is given."""
+    """Voices of espeak, without a corpus."""
     n_sentences: int = 40
-    """Of each voice, where no corpus is given; a tenth as many are made for validation."""
+    """Sentences per voice, without a corpus; a tenth as many are generated for validation."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
-    """Rate and frames."""
+    """Sample rate and frames of the linguistic features."""
     crop_samples: int = 9_600
-    """Length of a crop, in whole frames."""
+    """Crop length, in samples; a multiple of ``features.hop``."""
     batch: int = 8
-    """Crops in a micro-batch."""
+    """Crops per micro-batch."""
 
     def __post_init__(self) -> None:
         if self.crop_samples % self.features.hop or self.crop_samples < self.features.hop:
@@ -175,7 +175,7 @@ class SpokenConfig:
         at_least(1, self, "n_sentences", "batch")
 
     def contents(self) -> dict[str, Contents | None]:
-        """The corpus, if there is one: who says what."""
+        """Speakers and texts of the corpus, if there is one, to detect changes when a run is resumed."""
         rows = split_rows(self.path, self.split) if self.path else []
         return {"path": contents_of_rows(rows, [row.speaker for row in rows], texts=True)}
 
@@ -183,21 +183,21 @@ class SpokenConfig:
 class Spoken(NamedTuple):
     wave: Float[Tensor, "batch 1 samples"]
     local: Float[Tensor, "batch channels frames"]
-    """``features`` of each frame."""
+    """Linguistic features of each frame."""
     phonemes: Int[Tensor, "batch frames"]
-    """Class of each frame."""
+    """Phoneme class of each frame."""
     speaker: Int[Tensor, "batch"]
-    """Index into ``SpokenCrops.speakers``; −1: a voice not in training."""
+    """Index into ``SpokenCrops.speakers``; −1 for voices not in the training split."""
 
 
 class SpokenCrops(Dataset[Spoken]):
-    """Batches by address, every utterance held in memory with its features."""
+    """Batches by address; all utterances are held in memory with their features."""
 
     def __init__(self, config: SpokenConfig, *, progress: bool = True) -> None:
         self.config = config
         lines = list(_lines(config))
         self.speakers = speakers_of(config)
-        """Names, by label."""
+        """Names of the voices, by label."""
         bar = tqdm(lines, desc="speaking", unit="sentence", delay=1.0, disable=not progress)
         self.utterances = [self._utterance(voice, text) for voice, text in bar]
 
@@ -232,7 +232,7 @@ def utterance(
     config: FeatureConfig,
     least_samples: int = 0,
 ) -> Spoken:
-    """One recording in whole frames, followed by silence where it is shorter than ``least_samples``."""
+    """One recording with its features, padded with silence to whole frames and to ``least_samples``."""
     n_samples = max(-(-wave.shape[-1] // config.hop) * config.hop, least_samples)
     wave = torch.nn.functional.pad(wave, (0, n_samples - wave.shape[-1]))
     local = speech_features(wave, phonemes, config)
@@ -241,7 +241,7 @@ def utterance(
 
 
 def speakers_of(config: SpokenConfig) -> list[str]:
-    """Names of the voices, by label; those of the training split, which alone are learned."""
+    """Names of the voices in the training split, by label."""
     return sorted({voice.name for voice, _ in _lines(replace(config, split="train"))})
 
 
@@ -257,7 +257,7 @@ def _lines(config: SpokenConfig) -> Iterator[tuple[Voice, str]]:
     for row in split_rows(config.path, config.split):
         if row.speaker not in VOICE or not row.text:
             raise UserError(
-                f"{config.path}: {row.path.name} is not by a voice of espeak with its text, so nobody knows "
-                "when its phonemes begin; make a corpus with python -m data.voices"
+                f"{config.path}: {row.path.name} is not by a voice of espeak with its text, so its phoneme "
+                "times are unknown; make a corpus with python -m data.voices"
             )
         yield VOICE[row.speaker], row.text
