@@ -73,7 +73,7 @@ def fit(network: ConverterNetwork, voice: Voice, clips: Sequence[Wave], *, steps
 
 @cache
 def _note_once() -> None:
-    note("a voice is fitted to its recordings once, in some ten seconds; --fit-steps 0 leaves that out")
+    note("a voice is fitted to its recordings once, in about ten seconds; --fit-steps 0 skips this")
 
 
 def fitted(
