@@ -1,7 +1,7 @@
 """Export the converter of a training run: ``python -m w2w.export RUN --out FOLDER``.
 
-The averaged converter of the newest checkpoint is written as config.json and model.safetensors. ``--spread
-1.3 --data SPEECH`` increases the differences between voices: see ``spread_voices``.
+The averaged converter of the newest checkpoint is written as config.json and model.safetensors.
+``--spread 1.3 --data SPEECH`` increases the differences between voices: see ``spread_voices``.
 
 A run that trained a converter of mels is exported with a vocoder: ``--vocoder`` is ``released``,
 ``griffin_lim``, or the folder or training run of a vocoder, which is copied into the export. ``--statistics
@@ -124,10 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path, nargs="?", help="folder of the training run, or of an export")
     parser.add_argument("--out", type=Path, help="folder to write (default: RUN/export), or file")
     parser.add_argument(
-        "--format",
-        choices=FORMATS,
-        default="weights",
-        help="weights (default), or a streaming step as a file",
+        "--format", choices=FORMATS, default="weights", help="weights (default), or one step as a file"
     )
     add_step_options(parser)
     parser.add_argument("--average", type=Path, metavar="RUN", help="another run to average the weights with")
@@ -136,9 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--data", default="", help="manifest or folder of speech for the mean voice")
     parser.add_argument("--half", action="store_true", help="store the weights in half precision")
     parser.add_argument("--vocoder", metavar="V", help="for a converter of mels: a name, a folder, or a run")
-    parser.add_argument(
-        "--statistics", type=Path, metavar="CLIP", help="clip whose statistics a converter of mels stores"
-    )
+    parser.add_argument("--statistics", type=Path, metavar="CLIP", help="clip for mel converters' statistics")
     args = parser.parse_args(argv)
     if args.format != "weights":
         write_step(args, network_for_use)
@@ -152,17 +147,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--spread needs --data: speech whose mean voice is the centre")
     if not 0.0 <= args.share <= 1.0:
         raise UserError(f"--share {args.share} must be between 0 and 1")
-    folder = export_run(
-        args.run,
-        args.out or args.run / "export",
-        other=args.average,
-        share=args.share,
-        spread=args.spread,
-        data=args.data,
-        vocoder=args.vocoder,
-        statistics=args.statistics,
-        half=args.half,
-    )
+    names = ("share", "spread", "data", "vocoder", "statistics", "half")
+    options = {name: getattr(args, name) for name in names}
+    folder = export_run(args.run, args.out or args.run / "export", other=args.average, **options)
     print(f"exported to {folder}")
 
 

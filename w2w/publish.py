@@ -2,8 +2,7 @@
 
 FOLDER is an export: its weights, its model card (README.md: training speech, consent, scores) and their
 companion files are uploaded to a private repository, with a checksum of every file. ``--onnx live.onnx`` adds
-a streaming step exported as one file. The converter is then ``hub:owner/name``; checksums are verified on
-loading.
+a streaming step exported as one file. Loading it as ``hub:owner/name`` verifies the checksums.
 """
 
 import hashlib

@@ -135,8 +135,7 @@ class Stream:
 
     @property
     def latency_ms(self) -> float:
-        """Maximum time from a sample's arrival to its converted sample in milliseconds, without computing
-        time.
+        """Maximum delay of a converted sample after its source in milliseconds, computing time excluded.
 
         It is the sum of the chunk, the look-ahead, that of the resamplers included, and the wait for a whole
         hop where chunks are not multiples of it.

@@ -24,8 +24,7 @@ HUB_SECONDS = 10
 def weights_folder(where: str | Path | None = None) -> Path:
     """Resolve a folder, run or hub name to the folder of config.json and model.safetensors.
 
-    ``released``, the default, and ``released_live`` are included in the package, unless a folder of that name
-    exists.
+    ``released``, the default, and ``released_live`` are in the package; folders of these names precede them.
     """
     folder = Path(where or "released")
     packaged = {"released": RELEASED, "released_live": RELEASED_LIVE}.get(str(folder))

@@ -47,8 +47,7 @@ class CLUITConfig:
     temperature: float = 0.07
     """Temperature of all contrastive losses."""
     warp: float = 0.15
-    """Largest random formant shift of the content encoder's input, as a fraction; it keeps the voice out of
-    the code."""
+    """Largest random, relative formant shift of the content encoder's input; keeps the voice out of codes."""
     code_noise: float = 0.1
     """Standard deviation of the noise added to the code in training; the code's own mean square is 1."""
     speeds: tuple[float, ...] = (0.88, 0.94, 1.0, 1.07, 1.14)

@@ -34,8 +34,7 @@ class Weights:
     """Multi-resolution spectral distance of the output to the ground truth, where there is one: the utterance
     itself when reconstructed in its own voice, the other voice's recording for a time-aligned pair."""
     content: float = 2.0
-    """Cosine distance between the teacher's features of the output and of the ground truth (of the source, if
-    the row is converted)."""
+    """Cosine distance between the teacher's features of output and ground truth (converted rows: source)."""
     distil: float = 2.0
     """Cosine distance between a linear map of the code and the teacher's features of the ground truth."""
     adversarial: float = 0.5
@@ -170,10 +169,7 @@ def cosine_distance(
 def energy_distance(
     converted: Float[Tensor, "batch 1 frames"], source: Float[Tensor, "batch 1 frames"]
 ) -> Float[Tensor, ""]:
-    """Norm loss: L1 between log frame energies, floored 35 dB below the source's loudest frame.
-
-    Gradients reach ``converted`` only.
-    """
+    """Norm loss: L1 of log frame energies, floored 35 dB below the loudest; gradients reach ``converted``."""
     floor = source.detach().amax(-1, keepdim=True) - 4.0
     return F.l1_loss(torch.maximum(converted, floor), torch.maximum(source.detach(), floor))
 
@@ -242,9 +238,8 @@ class LossBalancer(nn.Module):
 class MemoryBank(nn.Module):
     """Queue of unit-length keys and their speakers (MoCo's queue, He et al. 2020; CLUIT's memory bank).
 
-    Until it is full, only the keys pushed so far are negatives. It consists of buffers, not parameters, and
-    is saved in checkpoints. In distributed training, push the gathered keys, so that all processes hold the
-    same.
+    Until it is full, only the keys pushed so far are negatives. Its buffers, not parameters, are saved in
+    checkpoints. In distributed training, push the gathered keys, so that all processes hold the same queue.
     """
 
     ring: Tensor

@@ -32,8 +32,7 @@ def other_speeds(waves: Waves, speeds: tuple[float, ...]) -> tuple[Waves, Int64[
     """Play each item's clips at a random one of ``speeds``, which shifts formants and pitch to another voice.
 
     This is the speaker augmentation of x-vector recipes (Yamamoto et al. 2019): few speakers become many.
-    Clips keep their length and are repeated where too short. Returns the clips and the index of each item's
-    speed.
+    Clips keep their length and are repeated where too short. Returns clips and the index of each speed.
     """
     n_items, device = len(waves[0]), waves[0].device
     if len(speeds) < 2:

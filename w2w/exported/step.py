@@ -1,5 +1,4 @@
-"""A converter's step as a function of plain tensors, its export as an ONNX graph, and the check of that
-graph.
+"""A converter's step as a function of plain tensors, and its export as an ONNX graph, which is checked.
 
 Convolutions over few frames are computed as matrix products: onnxruntime's convolutions are made for images,
 and over two frames a product takes a third of their time.

@@ -69,8 +69,7 @@ class GateState(NamedTuple):
 class PauseGate(nn.Module):
     """Limits the output's frames to the source's own level where the source pauses or is only noise.
 
-    The source's level is the largest standard deviation among the frames around, so that a constant offset
-    does not count.
+    The source's level is the largest standard deviation of nearby frames, so a constant offset has none.
     """
 
     def __init__(self, hop: int, look_ahead: int) -> None:
