@@ -79,8 +79,8 @@ class Converter:
         config, state = load_converter(folder)
         network = ConverterNetwork(config)
         fill(network, state, folder / "model.safetensors")
-        beside = folder / "words"
-        tied = Path(words) if words else beside if beside.is_dir() else None
+        default = folder / "words"
+        tied = Path(words) if words else default if default.is_dir() else None
         return cls(network.to(device), words=tied, folder=folder)
 
     def push_to_hub(self, name: str, **options: Any) -> str:

@@ -43,8 +43,8 @@ class Published(ModelHubMixin, **ABOUT):
             )
         if not (self.folder / CARD).is_file():
             raise UserError(
-                f"{self.folder} has no {CARD}: write a card first, on whose speech it was trained and with"
-                " what consent, how it scores, where it fails"
+                f"{self.folder} has no {CARD}: write a card first, with its training speech, consent,"
+                " scores and known failures"
             )
         for file in files_of(self.folder):
             copy = save_directory / file.relative_to(self.folder)

@@ -100,15 +100,15 @@ def train_and_held_out(
     parts = [recorded, *children(converter, women)]
     if made:
         parts.append(between(recorded, made, rng))
-    spoken = [
+    measured = [
         as_spoken(converter, part, probes) for part in (joined(parts), embed_recordings(converter, held_out))
     ]
-    if len(spoken[0].known) < FEWEST or not spoken[1].known:
+    if len(measured[0].known) < FEWEST or not measured[1].known:
         raise UserError(
             "this converter's output has no voiced frames with most voices, so that words cannot be learned"
             " from it: train it for longer first"
         )
-    return spoken[0], spoken[1]
+    return measured[0], measured[1]
 
 
 def few_of_each(rows: Sequence[Row]) -> list[Row]:

@@ -80,7 +80,7 @@ def _from_hub(name: str) -> Path:
         raise
     except Exception as error:  # the hub's errors have no common base class
         raise UserError(
-            f"{HUB}{name} cannot be had: check the name, or the network ({type(error).__name__})"
+            f"{HUB}{name} cannot be downloaded: check the name, or the network ({type(error).__name__})"
         ) from None
 
 

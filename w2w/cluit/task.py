@@ -116,13 +116,13 @@ class CLUIT(Adversary):
         losses |= self.content_losses(rows, encoded, output)
         losses |= self.voice_losses(rows, timbre, output)
         losses |= self.pitch_losses(rows, encoded, mean_log_f0)
-        adversary = {}
+        discriminator = {}
         if step >= self.config.adversary_from and self.discriminator_is_used:
             real, fake, target = self.windows(rows, output)
             if step % self.config.discriminator_every == 0:
-                adversary = self.discriminator_losses(rows, real, fake)
-                if adversary:
-                    self.players["discriminator"].step(self.total(adversary))
+                discriminator = self.discriminator_losses(rows, real, fake)
+                if discriminator:
+                    self.players["discriminator"].step(self.total(discriminator))
                 self.discriminator_ema.update(step)
             losses |= self.adversarial_losses(rows, real, fake, target)
 
@@ -135,7 +135,7 @@ class CLUIT(Adversary):
         self.projector_ema.update(step)
         self.last = rows.truth[: rows.human], rows.reference[rows.target][: rows.human]
         named = {f"loss/converter/{name}": loss for name, loss in losses.items()}
-        named |= {f"loss/discriminator/{name}": loss for name, loss in adversary.items()}
+        named |= {f"loss/discriminator/{name}": loss for name, loss in discriminator.items()}
         return {name: loss.detach() for name, loss in named.items()}
 
     def total(self, losses: Losses) -> Float[Tensor, ""]:
@@ -244,10 +244,10 @@ class CLUIT(Adversary):
         if weights.contrast_style:
             query = self.projector(timbre)
             losses["contrast_style"] = self.contrast(query, key, rows.identity, *negatives)
-        revoiced = rows.converted | (torch.arange(len(key), device=key.device) >= rows.human)
-        if weights.contrast_voice and bool(revoiced.any()):
-            target = rows.target[revoiced]
-            query = self.style_key(output[revoiced])
+        changed_voice = rows.converted | (torch.arange(len(key), device=key.device) >= rows.human)
+        if weights.contrast_voice and bool(changed_voice.any()):
+            target = rows.target[changed_voice]
+            query = self.style_key(output[changed_voice])
             losses["contrast_voice"] = self.contrast(query, key[target], rows.identity[target], *negatives)
         self.voices.push(keys, identities)
         return losses
