@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-import timbre  # noqa: F401 - for `python -m`, puts the current folder last on the import path
+import timbre  # noqa: F401 - with `python -m`, it moves the current folder to the end of the import path
 
 if TYPE_CHECKING:
     from w2w.converter import Converter as Converter
@@ -11,7 +11,7 @@ __all__ = ["Converter"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for, so that `import w2w` alone costs nothing.
+    # Imported on first access, so that `import w2w` stays cheap.
     if name == "Converter":
         from w2w.converter import Converter
 

@@ -1,4 +1,4 @@
-"""Speak recordings with another voice: ``python -m w2w.convert SOURCE... --reference REF... --out DIR``
+"""Convert recordings to another voice: ``python -m w2w.convert SOURCE... --reference REF... --out DIR``
 
     python -m w2w.convert me.wav --voice ada --out as_ada.wav
     python -m w2w.convert me.wav --reference her.wav --out as_her.wav
@@ -9,12 +9,12 @@
     python -m w2w.convert me.wav --picture face.png --variety 0.7 --seed 3 --out as_seen.wav
     python -m w2w.convert me.wav --reference her.wav --checkpoint runs/cluit_mel --vocoder released --out o
 
-Sources and references are audio files, or folders with audio files anywhere in them. Each source becomes
-DIR/<its place in its folder>.wav, exactly as long as it was; recordings of any length take the same memory.
-What is in DIR already stays, unless --overwrite is given. Everything is read and checked before anything is
-written, and a file appears under its name only when it is whole. What cannot be converted is left out and
-named: the command ends with 0 if nothing was left out, with 1 if something was, with 2 if nothing was done.
-What is written bears an inaudible mark that `python -m w2w.watermark` finds; --no-watermark leaves it out.
+Sources and references are audio files, or folders with audio files at any depth. Each source becomes DIR/<its
+path in its folder>.wav, of the same length; memory does not grow with the length. Existing files in DIR are
+kept, unless --overwrite is given. All files are read and checked before anything is written, and an output
+appears under its name only when it is complete. Files that cannot be converted are left out and listed: the
+exit code is 0 if nothing was left out, 1 if something was, 2 if nothing was converted. Outputs bear an
+inaudible watermark that `python -m w2w.watermark` detects; --no-watermark leaves it out.
 """
 
 import math
@@ -45,7 +45,7 @@ from w2w.watermark import Marker
 
 Voice = Float[Tensor, "1 dim"]
 SHORTEST_S = 0.01
-"""Seconds of a source below which there is nothing to convert: one hop."""
+"""Shortest source in seconds: one hop."""
 READ_SAMPLES = 1 << 18
 
 
@@ -54,11 +54,11 @@ class Job:
     source: Path
     out: Path
     sample_rate: int
-    """Of the source, Hz."""
+    """Sampling rate of the source in Hz."""
     samples: int
-    """Of the source, at its own rate."""
+    """Length of the source at its own rate."""
     gain: float = 1.0
-    """What brings a source whose floats exceed full scale back to it."""
+    """Gain that brings a source of floats beyond full scale back to it."""
 
     @property
     def seconds(self) -> float:
@@ -66,7 +66,7 @@ class Job:
 
 
 def examine(pairs: Sequence[tuple[Path, Path]], left_out: list[str]) -> list[Job]:
-    """The jobs of all sources that can be converted; of the others, why not is added to ``left_out``."""
+    """Jobs for all sources that can be converted; reasons for the others are added to ``left_out``."""
     jobs = []
     for source, out in tqdm(pairs, desc="checking", unit="file", delay=2.0, leave=False, disable=None):
         with leaving_out(left_out):
@@ -75,7 +75,7 @@ def examine(pairs: Sequence[tuple[Path, Path]], left_out: list[str]) -> list[Job
 
 
 def job_of(source: Path, out: Path) -> Job:
-    """Decode a source to its end, counting its samples: what cannot be converted is known at once."""
+    """Decode a whole source and count its samples, so that faults are found before conversion."""
     rate = info(source).sample_rate
     samples, peak, gain = 0, 0.0, 1.0
     for block in blocks(source, None, READ_SAMPLES):
@@ -90,7 +90,7 @@ def job_of(source: Path, out: Path) -> Job:
         kind = (
             "as integers stored as floats do" if peak > INTEGER_PEAK else f"by {20 * math.log10(peak):.1f} dB"
         )
-        note(f"{source} exceeds full scale {kind}: it is made as much quieter")
+        note(f"{source} exceeds full scale {kind}: it is attenuated by as much")
     return Job(source=source, out=out, sample_rate=rate, samples=samples, gain=gain)
 
 
@@ -119,12 +119,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if n_done:
         took = max(time.monotonic() - began, 1e-9)
         speed = f"{seconds / took:.1f} times real time"
-        print(f"{seconds:.1f} s of sound in {took:.1f} s, {speed}", file=sys.stderr)
+        print(f"{seconds:.1f} s of audio in {took:.1f} s, {speed}", file=sys.stderr)
     end(n_done, [*left_out, *(f"reference {fault}" for fault in voices.left_out)])
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
-    """Read the command line; what the options alone can show to be wrong is refused here."""
+    """Parse the command line, and check the options as far as possible without reading files."""
     arguments = Arguments.described_by("w2w.convert", __doc__)
     option = arguments.add_argument
     option("source", metavar="SOURCE", nargs="+", help="file or folder to convert")
@@ -134,39 +134,37 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         required=True,
         help="folder to write; for a single source also a file (.wav, .flac, ...)",
     )
-    option("--overwrite", action="store_true", help="replace results that are in the folder already")
+    option("--overwrite", action="store_true", help="replace existing files in the folder")
     option("--voice", metavar="NAME", help="a voice that `timbre voices` lists")
     option(
         "--reference",
         nargs="+",
         action="extend",
         metavar="REF",
-        help="whose voice: files or folders, averaged",
+        help="speech of the target voice: files or folders, averaged",
     )
     option(
         "--blend",
         nargs="+",
         action="extend",
         metavar="VOICE:WEIGHT",
-        help="a mixture; VOICE: file, folder, speaker or name",
+        help="weighted mean of voices; VOICE: file, folder, speaker or name",
     )
-    option("--speaker", metavar="NAME", help="whose voice: a speaker of --data")
-    option("--data", metavar="MANIFEST", help="manifest, or folder per speaker, that knows the speakers")
+    option("--speaker", metavar="NAME", help="target voice: a speaker of --data")
+    option("--data", metavar="MANIFEST", help="manifest, or folder with a folder per speaker")
     option(
         "--fit-steps",
         type=int,
         metavar="N",
-        help="steps by which a voice is fitted to its recordings (default 100: some ten seconds; 0: none)",
+        help="steps of fitting a voice to its recordings (default 100: about ten seconds; 0: none)",
     )
-    option("--text", metavar="WORDS", help='a voice in words: "an old man, low and rough"')
-    option("--picture", metavar="FILE", help="a voice that suits a picture")
-    option("--variety", type=float, metavar="AMOUNT", help="another voice that fits: 0 (default) to 2")
-    option("--seed", type=int, metavar="NUMBER", help="which one; repeats it")
-    option("--words", metavar="FOLDER", help="tie of the converter to words (default: beside its weights)")
-    option(
-        "--pitch", type=float, default=0.0, metavar="SEMITONES", help="move the pitch beyond the voice's own"
-    )
-    option("--rate", metavar="HZ", help="rate to write: a number, or 'source' (default: the converter's)")
+    option("--text", metavar="WORDS", help='voice from a description: "an old man, low and rough"')
+    option("--picture", metavar="FILE", help="voice that fits a picture")
+    option("--variety", type=float, metavar="AMOUNT", help="randomness of that voice: 0 (default) to 2")
+    option("--seed", type=int, metavar="NUMBER", help="random seed of that voice")
+    option("--words", metavar="FOLDER", help="the converter's tie to words (default: next to its weights)")
+    option("--pitch", type=float, default=0.0, metavar="SEMITONES", help="shift relative to the voice's mean")
+    option("--rate", metavar="HZ", help="output rate: a number, or 'source' (default: the converter's)")
     option(
         "--checkpoint",
         metavar="FOLDER",
@@ -176,16 +174,16 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         "--no-watermark",
         dest="watermark",
         action="store_false",
-        help="leave the inaudible mark out of the files",
+        help="leave the inaudible watermark out of the files",
     )
-    option("--vocoder", metavar="V", help="of a converter of mels: released, griffin_lim, a folder or a run")
+    option("--vocoder", metavar="V", help="for a converter of mels: released, griffin_lim, a folder or a run")
     args = arguments.parse_args(argv)
     sources = ("voice", "reference", "blend", "speaker", "text", "picture")
     given = [name for name in sources if getattr(args, name) not in (None, [])]
     if len(given) != 1:
         found = " and ".join(f"--{name}" for name in given) + " were" if given else "nothing was"
         raise UserError(
-            "say whose voice by one of --voice, --reference, --blend, --speaker, --text and --picture;"
+            "give the target voice by one of --voice, --reference, --blend, --speaker, --text and --picture;"
             f" {found} given"
         )
     if args.data and given[0] not in ("speaker", "blend"):
@@ -201,7 +199,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def output_rate(word: str | None) -> int | None:
-    """Hz to write; 0 for the source's own, None for the converter's."""
+    """Output rate in Hz; 0: the source's, None: the converter's."""
     if word is None or word == "source":
         return None if word is None else 0
     if not word.isdecimal() or int(word) not in PLAUSIBLE_RATES:
@@ -214,11 +212,11 @@ def chosen(args: Namespace, voices: Voices) -> Voice:
         return voices.converter.voice(args.voice, fit_steps=voices.fit_steps)
     if args.reference:
         return voices.average(args.reference)
-    freedom = {"variety": args.variety or 0.0, "seed": args.seed}
+    sampling = {"variety": args.variety or 0.0, "seed": args.seed}
     if args.text is not None:
-        return voices.converter.embed_text(args.text, **freedom)
+        return voices.converter.embed_text(args.text, **sampling)
     if args.picture is not None:
-        return voices.converter.embed_image(args.picture, **freedom)
+        return voices.converter.embed_image(args.picture, **sampling)
     return voices.blend(args.blend) if args.blend else voices.speaker(args.speaker)
 
 
@@ -232,10 +230,10 @@ def convert(
     marked: bool = True,
     done: Callable[[float], object] = lambda seconds: None,
 ) -> None:
-    """Convert one recording from file to file, telling ``done`` of every few seconds.
+    """Convert one recording from file to file; ``done`` is called with the seconds of each piece written.
 
-    ``rate`` is the written file's, 0 the source's, None the converter's. ``marked`` adds the default key's
-    watermark. Memory does not grow with the recording; whatever fails, no half-written file remains.
+    ``rate`` is the output's in Hz, 0: the source's, None: the converter's. ``marked`` adds the default key's
+    watermark. Memory does not grow with the recording; after a failure, no partial file remains.
     """
     own = converter.sample_rate
     rate = own if rate is None else rate or job.sample_rate

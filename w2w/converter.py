@@ -1,4 +1,4 @@
-"""The public face of the converter: load it, take a voice from speech, speak with it."""
+"""The converter's public interface: load it, embed a voice, convert to it."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 Wave = Float[Tensor, "1 1 samples"]
 Clip = Float[Tensor, "1 1 _"]
-"""A wave among others of other lengths."""
+"""A wave of its own length."""
 Voice = Float[Tensor, "1 dim"]
 
 OWN_VOICE = "voice.safetensors"
-"""Beside weights that were fine-tuned: the voice."""
+"""File next to fine-tuned weights that holds their speaker's voice."""
 BLOCK_S = 4.0
-"""Seconds converted at once: enough to keep a CPU busy, little enough to bound memory."""
+"""Seconds converted at once: long enough to keep a CPU busy, short enough to bound memory."""
 
 
 class Converter:
-    """Any source, any voice: wave in, wave out.
+    """Converts any source to any voice, wave to wave.
 
-    Waves are mono, at ``sample_rate``, nominally in [-1, 1]. Nothing here keeps state between calls.
+    Waves are mono, at ``sample_rate``, nominally in [-1, 1]. No state is kept between calls.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class Converter:
         self.network: Any = network.eval().requires_grad_(False)
         self.config = network.config
         self.words = words
-        """Folder of the tie to words (`python -m w2w.tie`), read when it is first needed."""
+        """Folder of the tie to words (`python -m w2w.tie`), loaded on first use."""
         self.folder = folder
-        """Where the weights are from."""
+        """Folder that the weights were loaded from."""
 
     @classmethod
     def from_pretrained(
@@ -61,10 +61,10 @@ class Converter:
     ) -> "Converter":
         """Load an exported folder, an exported run, or ``hub:owner/name``; by default ``released``.
 
-        ``released_live`` is the one for live speech, of less latency; voices of the two differ.
+        ``released_live`` is for live speech, at a lower latency; voices of one do not fit the other.
 
-        ``words`` is the folder that ties voices to words, where it is not the one beside the weights.
-        ``vocoder`` speaks for a converter of mels instead of its own one: ``released``, ``griffin_lim``, or a
+        ``words`` is the folder that ties voices to words, if it is not the one next to the weights.
+        ``vocoder`` replaces the vocoder of a converter of mels: ``released``, ``griffin_lim``, or a
         vocoder's folder or run.
         """
         folder = weights_folder(where)
@@ -79,21 +79,21 @@ class Converter:
         config, state = load_converter(folder)
         network = ConverterNetwork(config)
         fill(network, state, folder / "model.safetensors")
-        beside = folder / "words"
-        tied = Path(words) if words else beside if beside.is_dir() else None
+        default = folder / "words"
+        tied = Path(words) if words else default if default.is_dir() else None
         return cls(network.to(device), words=tied, folder=folder)
 
     def push_to_hub(self, name: str, **options: Any) -> str:
-        """Put the folder that the converter is from, with its card, on the hub; see ``w2w.publish``."""
+        """Upload the converter's folder, with its model card, to the hub; see ``w2w.publish``."""
         from w2w.publish import Published
 
         if self.folder is None:
-            raise UserError("this converter is from no folder: export it first, and load it from there")
+            raise UserError("this converter was not loaded from a folder: export it and load the export")
         return Published(self.folder).push_to_hub(name, **options)
 
     @property
     def sample_rate(self) -> int:
-        """Hz, of every wave in and out."""
+        """Sampling rate of input and output waves in Hz."""
         return self.network.sample_rate
 
     @property
@@ -102,9 +102,9 @@ class Converter:
 
     @torch.inference_mode()
     def embed(self, clips: Clip | Sequence[Clip], *, names: Sequence[str] = ()) -> Voice:
-        """Take a voice from one clip, or the average over several; its last entry is the mean log-F0.
+        """Embed the voice of one clip, or the mean over several; its last entry is the mean log-F0.
 
-        ``names`` is what complaints call the clips.
+        ``names`` are the clips' names in error messages.
         """
         given: list[Any] = list(clips) if isinstance(clips, list | tuple) else [clips]
         if not given:
@@ -114,18 +114,18 @@ class Converter:
             name = names[number] if names else f"reference clip {number + 1}"
             check_wave(clip, name)
             check_audible(clip, self.sample_rate, name)
-            heard = [
-                share * self.network.style(without_hum(part, self.sample_rate).to(self.device))
-                for part, share in parts(clip, self.sample_rate)
+            weighted = [
+                weight * self.network.style(without_hum(part, self.sample_rate).to(self.device))
+                for part, weight in parts(clip, self.sample_rate)
             ]
-            voices.append(torch.stack(heard).sum(0))
+            voices.append(torch.stack(weighted).sum(0))
         return torch.stack(voices).mean(0)
 
     def fit(self, voice: Voice, clips: Sequence[Clip], *, steps: int | None = None) -> Voice:
-        """Fit a voice to clips of its speaker, so that they are rebuilt best; some ten seconds on one core.
+        """Fit a voice to clips of its speaker by their reconstruction; about ten seconds on one core.
 
-        ``steps`` are of gradient descent on the voice's timbre (None: 100, 0: none). A voice that was fitted
-        before comes from the user's cache. A converter of mels gives the voice back as it is.
+        ``steps`` is the number of gradient descent steps on the voice's timbre (None: 100, 0: none). Fitted
+        voices are kept in the user's cache. A converter of mels returns the voice unchanged.
         """
         from w2w.voice_fitting import fit
 
@@ -138,9 +138,9 @@ class Converter:
         return fit(self.network, voice, clips, steps=steps)
 
     def voice(self, name: str, *, fit_steps: int | None = 0) -> Voice:
-        """The voice of the gallery, or of the user's own, that has this name (`timbre voices` lists them).
+        """A voice by its name, from the gallery or the user's own voices (`timbre voices` lists them).
 
-        ``own`` is the voice that this converter was fine-tuned to. ``fit_steps`` are those of ``fit``.
+        ``own`` is the voice that this converter was fine-tuned to. ``fit_steps`` is ``steps`` of ``fit``.
         """
         from w2w.gallery.named import embed
 
@@ -151,25 +151,25 @@ class Converter:
     def embed_text(self, text: str, *, variety: float = 0.0, seed: int | None = None) -> Voice:
         """Make a voice from words, such as "an old man, low and rough".
 
-        ``variety`` 0 gives the likeliest voice, always the same; 1 one of the many that fit, and 2, the most,
-        one from further off. ``seed`` repeats it.
+        ``variety`` 0 gives the most likely voice, always the same; 1 draws one of the many that fit, and 2,
+        the maximum, one that is further off. The same ``seed`` draws the same voice.
         """
         return self.tie.from_text(text, variety=variety, seed=seed)
 
     def embed_image(
         self, picture: str | Path | Tensor, *, variety: float = 0.0, seed: int | None = None
     ) -> Voice:
-        """Make a voice that suits a picture: a file, or a uint8 tensor (3, height, width)."""
+        """Make a voice that fits a picture: a file, or a uint8 tensor (3, height, width)."""
         return self.tie.from_image(picture, variety=variety, seed=seed)
 
     def describe(self, voice: Voice, *, count: int = 5) -> list[tuple[str, float]]:
-        """The words that suit a voice best, with their likeness (a cosine)."""
+        """The words that fit a voice best, with their cosine similarities."""
         check_voice(self.network, voice)
         return self.tie.describe(voice, count=count)
 
     @cached_property
     def tie(self) -> "Tie":
-        """What connects voices with words and pictures."""
+        """The maps between voices and words or pictures."""
         from w2w.words.tied import Tie, voices_key
 
         if not isinstance(self.network, ConverterNetwork):
@@ -186,7 +186,7 @@ class Converter:
 
     @staticmethod
     def blend(voices: Sequence[Voice], weights: Sequence[float]) -> Voice:
-        """Mix voices in proportion to their weights, timbre and log-F0 alike."""
+        """Weighted mean of voices, of both timbre and log-F0."""
         if len(voices) != len(weights) or not voices:
             raise UserError("a blend needs as many weights as voices, and at least one")
         total = sum(weights)
@@ -196,7 +196,7 @@ class Converter:
 
     @torch.inference_mode()
     def source_log_f0(self, source: Clip) -> float | None:
-        """Mean log F0 of a source at the converter's rate, for ``convert``; None where it says nothing."""
+        """Mean log F0 of a source at the converter's rate, for ``convert``; None if unknown or unused."""
         return mean_log_f0(self.network, source)
 
     def convert(
@@ -208,11 +208,11 @@ class Converter:
         sample_rate: int | None = None,
         source_log_f0: float | None = None,
     ) -> Wave:
-        """Speak the source with a voice; the result is as long as the source, to the sample.
+        """Convert the source to a voice; the result has exactly as many samples as the source.
 
-        ``sample_rate`` is the source's and the result's, where it is not the converter's. With the source's
-        mean log F0 (``source_log_f0``) F0 is right from the start; without, the result is that of a stream,
-        which learns it on the way. Memory beyond source and result does not grow with their length.
+        ``sample_rate`` is that of source and result, if it is not the converter's. With the source's mean log
+        F0 (``source_log_f0``), F0 is right from the start; without it, the result is that of a stream, which
+        estimates the mean on the way. Memory beyond source and result does not grow with their length.
         """
         check_wave(source, "the source")
         check_voice(self.network, voice, semitones)
@@ -232,13 +232,13 @@ class Converter:
     ) -> Iterator[Clip]:
         """Convert a source that comes in chunks of any length, yielding pieces as they are ready.
 
-        A converter that cannot stream (``network.needs_whole`` says why) waits for the last chunk.
+        A converter that cannot stream (``network.needs_whole`` is the reason) waits for the last chunk.
         """
         if not self.network.streams:
             source, rate = torch.cat(list(chunks), dim=-1), self._rate(sample_rate)
             yield from convert_whole(self.network, source, voice, semitones, rate, source_log_f0)
             return
-        # Long steps are no slower in torch, which needs nothing made beforehand.
+        # For long steps, torch is as fast as ONNX Runtime and needs no exported graph.
         live = self.stream(
             voice, self.network.hop, semitones=semitones, sample_rate=sample_rate, engine="eager"
         )
@@ -259,11 +259,11 @@ class Converter:
         sample_rate: int | None = None,
         engine: Engine | str | None = None,
     ) -> Stream:
-        """Convert live, chunk by chunk; equal to ``convert`` of the whole.
+        """Convert live, chunk by chunk; the output equals ``convert`` of the whole source.
 
-        Chunks come and go at ``sample_rate`` (8 to 192 kHz; the converter's own where it is left out), one
-        for each row of the voice. ``engine`` is what computes: ``onnx``, ONNX Runtime, the default on a
-        CPU; ``eager``, the network itself, as on a GPU; or an object of yours.
+        Chunks are at ``sample_rate`` (8 to 192 kHz; default: the converter's), one for each row of the voice.
+        ``engine`` executes the network: ``onnx``: ONNX Runtime, the default on a CPU; ``eager``: the network
+        itself, the default on a GPU; or your own ``Engine``.
         """
         if not self.network.streams:
             raise UserError(
@@ -279,7 +279,7 @@ class Converter:
             from w2w.exported.engine import MOST_HOPS, open_engine
 
             chunk_hops = chunk_samples * self.sample_rate // (rate * self.network.hop)
-            # A voice that changes is spoken hop by hop, and so is the rest of a chunk.
+            # Steps of one hop serve voices that glide and the rest of a chunk.
             steps = open_engine(self.network, steps, (1, min(max(chunk_hops, 1), MOST_HOPS)))
         return Stream(
             self.network, voice.to(self.device), chunk_samples, semitones, sample_rate=rate, engine=steps

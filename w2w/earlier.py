@@ -1,4 +1,4 @@
-"""Converters from before levels were relative: their configs and states as today's."""
+"""Upgrades of configs and weights of converters from before levels were relative."""
 
 import math
 from typing import Any
@@ -13,37 +13,37 @@ RENAMED = {
     "decoder.tint.": "decoder.style_bias.",
     "usual_pitch.": "mean_log_f0.",
 }
-"""Beginnings of parameter names, before levels were relative and now."""
+"""Prefixes of parameter names, from old to new."""
 
 
 def upgraded_config(config: dict[str, Any]) -> dict[str, Any]:
-    """Today's config of a converter from before levels were relative, without refiner and pitch predictor."""
+    """Upgrade the config of an earlier converter, which has neither refiner nor pitch predictor."""
     content, decoder = dict(config.get("content", {})), dict(config.get("decoder", {}))
     gone = {
         "content.frontend": content.pop("frontend", "mel"),
         "decoder.head": decoder.pop("head", "harmonic"),
         "decoder.norm": decoder.pop("norm", "film"),
     }
-    for (name, value), kept in zip(gone.items(), (("mel", "pretrained"), ("harmonic",), ("film",))):
-        if value not in kept:
-            raise UserError(f"this converter has {name} {value!r}, no longer supported: train it anew")
+    for (name, value), supported in zip(gone.items(), (("mel", "pretrained"), ("harmonic",), ("film",))):
+        if value not in supported:
+            raise UserError(f"this converter has {name} {value!r}, no longer supported: train it again")
     trunk, layer = content.pop("trunk", None), content.pop("trunk_layer", 0)
     earlier = {"n_channels": 176, "n_blocks": 6, "dim": 12, "time_constant": 200.0} | content
-    own = {"kernel": 5, "dilations": [1, 2, 4], "relative_level": False}
+    fixed = {"kernel": 5, "dilations": [1, 2, 4], "relative_level": False}
     sizes = {"hop_ms": "frame_ms", "window_ms": "window_ms", "n_mels": "n_mels"}
-    own |= {now: config[then] for now, then in sizes.items() if then in config}
+    fixed |= {now: config[then] for now, then in sizes.items() if then in config}
     unchanged = ("sample_rate", "look_ahead_ms", "pitch_memory_s", "style")
-    kept = {name: config[name] for name in unchanged if name in config}
-    return kept | {
+    same = {name: config[name] for name in unchanged if name in config}
+    return same | {
         "pitch_predictor": False,
-        "content": earlier | own,
+        "content": earlier | fixed,
         "trunk": trunk and trunk | {"layer": layer},
         "decoder": {"n_channels": 224, "n_blocks": 8} | decoder | {"refiner": None},
     }
 
 
 def upgraded_state(state: dict[str, Tensor], content_dim: int) -> dict[str, Tensor]:
-    """Today's names; codes had unit length, and have mean square one now."""
+    """Rename parameters and rescale the decoder's stem: codes had unit length, now mean square 1."""
     renamed = {}
     for name, tensor in state.items():
         for then, now in RENAMED.items():

@@ -1,17 +1,17 @@
-"""Take the converter for use out of a training run: ``python -m w2w.export RUN --out FOLDER``.
+"""Export the converter of a training run: ``python -m w2w.export RUN --out FOLDER``.
 
-What is exported is the averaged converter of the newest checkpoint, as config.json and model.safetensors.
-With ``--spread 1.3 --data SPEECH`` voices are told apart more boldly than in training: see ``spread_voices``.
+The averaged converter of the newest checkpoint is written as config.json and model.safetensors.
+``--spread 1.3 --data SPEECH`` increases the differences between voices: see ``spread_voices``.
 
-A run that trained a converter of mels is exported with what speaks for it: ``--vocoder`` is ``released``,
+A run that trained a converter of mels is exported with a vocoder: ``--vocoder`` is ``released``,
 ``griffin_lim``, or the folder or training run of a vocoder, which is copied into the export. ``--statistics
-CLIP`` keeps a recorded clip's statistics in a network of frozen ones.
+CLIP`` stores a recorded clip's statistics in a network with frozen statistics.
 
     python -m w2w.export RUN --format onnx --chunk-ms 20 --voice her.wav --out live.onnx
 
-writes one live step as one file instead, which onnxruntime (``onnx``) or torch (``torch``) runs without this
-package: ``w2w/exported/runtime.py`` does so. RUN may also be an exported folder; without it, the
-released converter for live speech is written.
+writes one streaming step as a single file instead, which onnxruntime (``onnx``) or torch (``torch``) runs
+without this package, as in ``w2w/exported/runtime.py``. RUN may also be an exported folder; by default, it is
+the released converter for live speech.
 """
 
 from collections.abc import Sequence
@@ -47,12 +47,12 @@ def export_run(
 ) -> Path:
     """Write config.json and model.safetensors of a run's averaged converter; return the folder.
 
-    ``other`` is a run of the same preset, one begun from the other, whose weights count for ``share``: the
-    mean of two such networks is often better than either (Wortsman et al. 2022). ``half`` stores weights in
-    16 bits, which no ear can tell. ``vocoder`` and ``statistics`` are for runs that trained a converter of
-    mels, see ``w2w.baselines.mel_converter``.
+    ``other`` is a run of the same preset, one initialised from the other, whose weights are averaged in with
+    weight ``share``: the mean of two such networks is often better than either (Wortsman et al. 2022).
+    ``half`` stores weights in 16 bits, without audible difference. ``vocoder`` and ``statistics`` are for
+    runs that trained a converter of mels, see ``w2w.baselines.mel_converter``.
     """
-    run_checkpoint(run)  # or a sentence that there is none
+    run_checkpoint(run)  # raises if there is none
     mel = is_mel_run(run)
     given = (
         (("average", other), ("data", data)) if mel else (("vocoder", vocoder), ("statistics", statistics))
@@ -88,7 +88,7 @@ def averaged(run: Path) -> ConverterNetwork:
 
 
 def network_for_use(run: Path | None) -> Any:
-    """The converter of a training run, an exported folder, or what is released for live speech."""
+    """The converter of a training run or an exported folder; by default, the released one for live speech."""
     if run is not None and newest_checkpoint(run) is not None and not is_mel_run(run):
         return averaged(run).eval().requires_grad_(False)
     return Converter.from_pretrained(run or RELEASED_LIVE).network
@@ -96,21 +96,21 @@ def network_for_use(run: Path | None) -> Any:
 
 @torch.no_grad()
 def spread_voices(network: ConverterNetwork, spread: float, data: str) -> None:
-    """Move every voice's timbre away from the mean voice of a corpus, ``spread`` times as far as it was.
+    """Scale the distance of every voice's timbre from the mean voice of a corpus by ``spread``.
 
-    A style encoder that never met a voice places it too near to the mean; going further makes up for it. It
-    is folded into the weights that draw the tokens. The mean is over one training recording of each speaker.
-    Measure what you choose: beyond some 1.5 it is a caricature.
+    A style encoder places voices unseen in training too near to the mean, which this compensates. It is
+    folded into the weights that compute the tokens. The mean is over one training recording of each speaker.
+    Measure the effect: beyond about 1.5, voices become caricatures.
     """
     converter = Converter(network)
     first = {row.speaker or str(row.path): row.path for row in reversed(split_rows(data, "train"))}
     voices = [
         converter.embed(load(path, converter.sample_rate), names=[str(path)])
-        for path in tqdm(first.values(), desc="hearing voices", unit="voice")
+        for path in tqdm(first.values(), desc="embedding voices", unit="voice")
     ]
     mean = torch.cat(voices)[:, :-1].mean(0)
     value = network.style.value
-    # Attention weights sum to 1, so what is added to the bias is added to the token.
+    # Attention weights sum to 1, so a term added to the bias is added to the token.
     value.weight.mul_(spread)
     assert value.bias is not None
     value.bias.mul_(spread).add_((1.0 - spread) * mean)
@@ -124,16 +124,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path, nargs="?", help="folder of the training run, or of an export")
     parser.add_argument("--out", type=Path, help="folder to write (default: RUN/export), or file")
     parser.add_argument(
-        "--format", choices=FORMATS, default="weights", help="weights (default), or a live step as one file"
+        "--format", choices=FORMATS, default="weights", help="weights (default), or one step as a file"
     )
     add_step_options(parser)
     parser.add_argument("--average", type=Path, metavar="RUN", help="another run to average the weights with")
-    parser.add_argument("--share", type=float, default=0.5, help="of that run in the average (default 0.5)")
-    parser.add_argument("--spread", type=float, default=1.0, help="how much further from the mean voice")
-    parser.add_argument("--data", default="", help="manifest or folder that the mean voice is taken from")
+    parser.add_argument("--share", type=float, default=0.5, help="weight of that run (default 0.5)")
+    parser.add_argument("--spread", type=float, default=1.0, help="factor of the distance to the mean voice")
+    parser.add_argument("--data", default="", help="manifest or folder of speech for the mean voice")
     parser.add_argument("--half", action="store_true", help="store the weights in half precision")
-    parser.add_argument("--vocoder", metavar="V", help="of a converter of mels: a word, a folder, or a run")
-    parser.add_argument("--statistics", type=Path, metavar="CLIP", help="to freeze a converter of mels with")
+    parser.add_argument("--vocoder", metavar="V", help="for a converter of mels: a name, a folder, or a run")
+    parser.add_argument("--statistics", type=Path, metavar="CLIP", help="clip for mel converters' statistics")
     args = parser.parse_args(argv)
     if args.format != "weights":
         write_step(args, network_for_use)
@@ -144,13 +144,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not 0.0 < args.spread <= 3.0:
         raise UserError(f"--spread {args.spread} must be above 0 and at most 3")
     if args.spread != 1.0 and not args.data:
-        raise UserError("--spread needs --data: speech whose mean voice it moves away from")
+        raise UserError("--spread needs --data: speech whose mean voice is the centre")
     if not 0.0 <= args.share <= 1.0:
         raise UserError(f"--share {args.share} must be between 0 and 1")
-    out, mixed = args.out or args.run / "export", {"other": args.average, "share": args.share}
-    moved = {"spread": args.spread, "data": args.data}
-    speaks = {"vocoder": args.vocoder, "statistics": args.statistics}
-    folder = export_run(args.run, out, **mixed, **moved, **speaks, half=args.half)
+    names = ("share", "spread", "data", "vocoder", "statistics", "half")
+    options = {name: getattr(args, name) for name in names}
+    folder = export_run(args.run, args.out or args.run / "export", other=args.average, **options)
     print(f"exported to {folder}")
 
 

@@ -1,9 +1,9 @@
-"""Bringing a trained converter nearer to one person: ``w2w/train.py --finetune released --data.path FOLDER``.
+"""Fine-tuning a converter to one speaker: ``w2w/train.py --finetune released --data.path FOLDER``.
 
-Some minutes of the person's recordings, a small rate and few steps. Recordings are rebuilt from what the
-converter itself makes of them with their voice at other speeds, so that it learns to speak with this voice
-what another one said. The adversary and the contrasts between voices are left out: one voice has nothing to
-be told from. ``begin_from`` gives any run its first weights.
+It takes some minutes of the speaker's recordings, a small learning rate and few steps. Recordings are
+reconstructed from their conversions, by the converter itself, to the same voice at other speeds, so that it
+learns to produce this voice from speech in others. Adversarial and contrastive losses are off, since they
+need other voices. ``begin_from`` initialises the networks of any run.
 """
 
 from pathlib import Path
@@ -27,14 +27,14 @@ from w2w.weights import load_converter, weights_folder
 
 
 def begin_from(task: CLUIT, where: str) -> None:
-    """Fill the networks from another run's newest checkpoint, or from an export; banks begin empty."""
+    """Fill the networks from another run's newest checkpoint, or from an export; memory banks start empty."""
     folder = Path(where)
     if where in ("released", "released_live") or (folder / "model.safetensors").is_file():
         folder = weights_folder(where)
         theirs, state = load_converter(folder)
-        if theirs.pitch_ahead != task.converter.config.pitch_ahead:  # weights do not show it
+        if theirs.pitch_ahead != task.converter.config.pitch_ahead:  # the weights have equal shapes
             raise UserError(
-                f"init={where} has an F0 tracker that hears {theirs.pitch_ahead} frames ahead of the"
+                f"init={where} has an F0 tracker with {theirs.pitch_ahead} frames more look-ahead than the"
                 f" converter, not {task.converter.config.pitch_ahead}: give --pretrained.pitch the tracker"
                 " that it was trained with, released or released_ahead"
             )
@@ -54,12 +54,12 @@ def begin_from(task: CLUIT, where: str) -> None:
 
 
 def pitch_tracker(module: nn.Module) -> dict[str, Tensor]:
-    """The weights of a network's F0 tracker, for states that hold none."""
+    """The weights of a network's F0 tracker, for stored weights without one."""
     return {name: value for name, value in module.state_dict().items() if name.startswith("style.pitch.")}
 
 
 def save_voice(folder: Path, network: Any, data: DataConfig) -> None:
-    """Keep the voice of the recordings, their mean fitted to them, beside an export, for ``--voice own``."""
+    """Save the speaker's voice with an export, for ``--voice own``: the recordings' mean, fitted to them."""
     converter, faults, voices, clips = Converter(network), [], [], []
     for row in split_rows(data.path, data.split):
         with leaving_out(faults):

@@ -1,4 +1,4 @@
-"""What of a converter begins from pretrained encoders, and how that is trained on: not, gently, or afresh."""
+"""Pretrained encoders inside the converter: their sizes, weights, and whether they are trained on."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -26,28 +26,28 @@ class PretrainedConfig:
     """Pretrained encoders inside the converter."""
 
     student: str = free("")
-    """A content encoder to begin with, which a frozen speech encoder has taught: a run of
-    ``pretrain/distil.py``, its export, or ``released``. The converter's takes its sizes."""
+    """Initial content encoder, distilled from a frozen speech encoder: a run of ``pretrain/distil.py``, its
+    export, or ``released``; sets the content encoder's sizes. Empty: random weights."""
     pitch: str = free("")
-    """A network that tracks F0: a run of ``pretrain/f0.py``, its export, ``released``, or ``released_ahead``,
-    which hears 160 ms more; empty: a classical tracker. It is not trained on."""
+    """F0 tracking network: a run of ``pretrain/f0.py``, its export, ``released``, or ``released_ahead``,
+    which has 160 ms more look-ahead; empty: a classical tracker. It stays frozen."""
     content: str = free("")
-    """A speech encoder in the place of the content encoder's mels: a run of ``pretrain/data2vec.py``, its
-    export, or a Data2VecAudio model of transformers; empty: mels. It needs whole utterances."""
+    """Speech encoder that replaces the content encoder's mels: a run of ``pretrain/data2vec.py``, its export,
+    or a Data2VecAudio model of transformers; empty: mels. It needs whole utterances."""
     use: Use = "frozen"
-    """What becomes of it: ``frozen``; ``fine_tuned``, trained on with a rate of its own; ``random``: only its
-    sizes are taken, its weights are learned from nothing (the control)."""
+    """Training of the speech encoder: ``frozen``; ``fine_tuned``, at the reduced ``rate``; ``random``:
+    trained from random weights at its sizes (the control)."""
     layer: int = 0
-    """Its layer that is heard, counted from 1; 0: all, in a learned mixture."""
+    """Layer of the speech encoder that is used, counted from 1; 0: a learned mixture of all layers."""
     style: str = free("")
-    """Wav2CLIP's audio encoder that hears the voice: a run of ``pretrain/wav2clip.py``, its export, or the
-    published file; empty: the style encoder hears mels alone."""
+    """Wav2CLIP's audio encoder as an additional input of the style encoder: a run of
+    ``pretrain/wav2clip.py``, its export, or the published file; empty: only mels."""
     style_use: Use = "fine_tuned"
-    """What becomes of that."""
+    """Training of Wav2CLIP's audio encoder, as in ``use``."""
     rate: float = 0.2
-    """Learning rate of what is fine-tuned, as a share of the converter's."""
+    """Learning rate of fine-tuned encoders, as a fraction of the converter's."""
     frozen_steps: int = 0
-    """First steps in which what will be fine-tuned stays as it is, while the rest learns to listen to it."""
+    """First steps in which fine-tuned encoders stay frozen while the rest of the converter adapts to them."""
 
     def __post_init__(self) -> None:
         if self.rate <= 0:
@@ -67,17 +67,16 @@ class PretrainedConfig:
 
 
 def with_encoders(converter: ConverterConfig, pretrained: PretrainedConfig) -> ConverterConfig:
-    """The converter that has room for the encoders: their sizes are read where their weights lie."""
+    """Return the converter's configuration with the sizes of its pretrained encoders."""
     if pretrained.student:
         if converter.recogniser:
             raise UserError(
-                "pretrained.student hears mels, in whose place converter.recogniser stands: set one of them"
-                " to ''"
+                "pretrained.student takes mels, which converter.recogniser replaces: set one of them to ''"
             )
         student = load_student(pretrained.student).config
         if student.sample_rate != converter.sample_rate or student.look_ahead_ms != converter.look_ahead_ms:
             raise UserError(
-                f"{pretrained.student} was taught at {student.sample_rate} Hz with"
+                f"{pretrained.student} was trained at {student.sample_rate} Hz with"
                 f" {student.look_ahead_ms} ms of look-ahead: set converter.sample_rate and"
                 " converter.look_ahead_ms to these, or distil another"
             )
@@ -99,7 +98,7 @@ def with_encoders(converter: ConverterConfig, pretrained: PretrainedConfig) -> C
         from pretrain.clip.loading import load_audio_encoder
 
         audio = load_audio_encoder("wav2clip", pretrained.style).config
-        # Batch-mates must not change a voice, and the way into CLIP's space is not taken.
+        # A voice must not depend on its batch, and the projection to CLIP's space is not used.
         audio = replace(audio, normalisation="clip", transform=False, dim=audio.channels)
         converter = replace(converter, style=replace(converter.style, encoder="wav2clip", audio=audio))
     return converter
@@ -114,11 +113,11 @@ def begin(network: ConverterNetwork, pretrained: PretrainedConfig) -> ConverterN
     if pretrained.content:
         from pretrain.speech.loading import load_speech_encoder
 
-        ears = network.content.get_submodule("trunk.encoder")
+        encoder = network.content.get_submodule("trunk.encoder")
         if pretrained.use != "random":
-            take(ears, load_speech_encoder(pretrained.content).state_dict(), pretrained.content)
+            take(encoder, load_speech_encoder(pretrained.content).state_dict(), pretrained.content)
         if pretrained.use == "frozen":
-            ears.requires_grad_(False)
+            encoder.requires_grad_(False)
     if pretrained.style:
         from pretrain.clip.loading import load_audio_encoder
 
@@ -132,9 +131,9 @@ def begin(network: ConverterNetwork, pretrained: PretrainedConfig) -> ConverterN
 
 
 def take(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Fill a module from a state that may hold more: layers above the one heard, a way into another space."""
-    own = module.state_dict()
-    fill(module, {name: tensor for name, tensor in state.items() if name in own}, where)
+    """Fill a module from a state that may hold unused layers and projections, which are ignored."""
+    names = module.state_dict()
+    fill(module, {name: tensor for name, tensor in state.items() if name in names}, where)
 
 
 def tuned(network: ConverterNetwork, pretrained: PretrainedConfig) -> list[nn.Parameter]:
@@ -147,10 +146,11 @@ def tuned(network: ConverterNetwork, pretrained: PretrainedConfig) -> list[nn.Pa
 
 
 class GentlePlayer(Player):
-    """A player some of whose parameters move by a share of the way, and not at all in the first updates.
+    """A player with some parameters at a fraction of the learning rate, and frozen in the first updates.
 
-    Adam's steps do not depend on the gradient's size, but a share of the step is that share of the rate.
-    While they stay, their gradients are averaged already, so that their first step is no leap.
+    Scaling their gradients would not do, since Adam's steps do not depend on the gradient's scale; a fraction
+    of the step is that fraction of the rate. While they are frozen, the optimiser already averages their
+    gradients, so that their first step is not too large.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class GentlePlayer(Player):
         self.rate, self.frozen_updates = rate, frozen_updates
 
     def step(self, loss: Float[Tensor, ""], *, retain_graph: bool = False) -> Float[Tensor, ""]:
-        """Take one step down, the gentle parameters a smaller one."""
+        """Take one optimiser step, a smaller one for the gentle parameters."""
         if not self.gentle:
             return super().step(loss, retain_graph=retain_graph)
         before = [parameter.detach().clone() for parameter in self.gentle]

@@ -1,8 +1,8 @@
 """Put a trained converter on the Hugging Face hub: ``python -m w2w.publish FOLDER owner/name``.
 
-FOLDER is an export: its weights, its card (README.md, on whose speech it was trained and how) and what lies
-beside them go into a private repository, with a checksum of every file. ``--onnx live.onnx`` adds a live step
-exported as one file. Whoever names ``hub:owner/name`` as a converter then has it, if the checksums are right.
+FOLDER is an export: its weights, its model card (README.md: training speech, consent, scores) and their
+companion files are uploaded to a private repository, with a checksum of every file. ``--onnx live.onnx`` adds
+a streaming step exported as one file. Loading it as ``hub:owner/name`` verifies the checksums.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from engine.user_error import UserError, exits_cleanly
 
 CARD, SUMS = "README.md", "SHA256SUMS"
 PARTS = ("config.json", "model.safetensors", "voice.safetensors", "words/*", "vocoder/*")
-"""What a converter may consist of."""
+"""Patterns of the files that a converter may consist of."""
 ABOUT: dict[str, Any] = {
     "library_name": "timbre",
     "pipeline_tag": "audio-to-audio",
@@ -28,7 +28,7 @@ ABOUT: dict[str, Any] = {
 
 
 class Published(ModelHubMixin, **ABOUT):
-    """An exported folder that can be put on the hub and had from it, whole and with its card.
+    """An exported folder, with its card, that can be uploaded to the hub and downloaded from it.
 
     ``push_to_hub("owner/name", private=True)`` and ``from_pretrained("owner/name")`` are the mixin's.
     """
@@ -43,8 +43,8 @@ class Published(ModelHubMixin, **ABOUT):
             )
         if not (self.folder / CARD).is_file():
             raise UserError(
-                f"{self.folder} has no {CARD}: write a card first, on whose speech it was trained and with"
-                " what consent, how it scores, where it fails"
+                f"{self.folder} has no {CARD}: write a card first, with its training speech, consent,"
+                " scores and known failures"
             )
         for file in files_of(self.folder):
             copy = save_directory / file.relative_to(self.folder)
@@ -69,14 +69,14 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def write_sums(folder: Path) -> None:
-    """Write SHA256SUMS of all files, which ``sha256sum --check`` reads too."""
+    """Write SHA256SUMS of all files, in the format of ``sha256sum --check``."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != SUMS)
     lines = [f"{digest(file)}  {file.relative_to(folder).as_posix()}\n" for file in files]
     (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def check_sums(folder: Path, name: str) -> None:
-    """Refuse a copy of what was not published so; a repository without sums is taken as it is."""
+    """Raise if a file differs from the published one; a repository without checksums is accepted."""
     if not (folder / SUMS).is_file():
         return
     for line in (folder / SUMS).read_text(encoding="utf-8").splitlines():
@@ -95,14 +95,14 @@ def digest(file: Path) -> str:
 
 
 def download(name: str, *, local_files_only: bool = False) -> Path:
-    """The local copy of a repository's converter, card and sums, fetched where it is not there yet."""
+    """Download a repository's converter, card and checksums, unless cached; return the local folder."""
     from huggingface_hub import hf_hub_download, snapshot_download
 
     hf_hub_download(name, "config.json", local_files_only=local_files_only)
     folder = Path(hf_hub_download(name, "model.safetensors", local_files_only=local_files_only)).parent
-    try:  # a voice, a tie to words and a vocoder are not every repository's
+    try:  # a voice, a tie to words and a vocoder are optional
         snapshot_download(name, allow_patterns=[*PARTS, CARD, SUMS], local_files_only=local_files_only)
-    except Exception as error:  # the hub's many ways to say no
+    except Exception as error:  # the hub's errors have no common base class
         if not local_files_only:
             raise error
     check_sums(folder, name)
@@ -112,10 +112,10 @@ def download(name: str, *, local_files_only: bool = False) -> Path:
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Arguments.described_by("w2w.publish", __doc__)
-    parser.add_argument("folder", type=Path, help="of the exported converter")
+    parser.add_argument("folder", type=Path, help="folder of the exported converter")
     parser.add_argument("name", help="owner/name of the repository")
-    parser.add_argument("--onnx", type=Path, help="a live step exported as one file, to go with it")
-    parser.add_argument("--public", action="store_true", help="let everybody see it (default: private)")
+    parser.add_argument("--onnx", type=Path, help="a streaming step exported as one file, to add")
+    parser.add_argument("--public", action="store_true", help="make the repository public (default: private)")
     args = parser.parse_args(argv)
     name = repository(args.name if args.name.startswith(HUB) else HUB + args.name)
     if args.onnx is not None and not args.onnx.is_file():

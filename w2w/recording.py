@@ -1,4 +1,4 @@
-"""Recordings before they are converted: audible parts, the mean F0 of the voice; and those needed whole."""
+"""Analysis of recordings before conversion: audible parts and mean F0; conversion of whole recordings."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -19,20 +19,20 @@ from w2w.networks.wave_network import WaveNetwork, check_voice
 Wave = Float[Tensor, "1 1 _"]
 
 SHORTEST_S = 0.1
-"""Seconds of speech without which there is no voice."""
+"""Shortest clip in seconds that a voice can be taken from."""
 LONGEST_S = 60.0
-"""Seconds of a clip that are heard at once."""
+"""Longest part of a clip in seconds that is encoded at once."""
 FITTED_S = 30.0
 """Seconds of a clip that a voice is fitted to."""
 SILENCE_DB = -85.0
-"""dBFS, RMS of a clip's loudest tenth of a second: below it, a clip is silent."""
+"""dBFS RMS of a clip's loudest tenth of a second, below which the clip counts as silent."""
 
 
 def check_audible(wave: Wave, sample_rate: int, name: str) -> None:
     if wave.shape[-1] < round(SHORTEST_S * sample_rate):
         seconds = wave.shape[-1] / sample_rate
         raise UserError(
-            f"{name} lasts {seconds:.4f} s; a voice needs at least {SHORTEST_S} s, better some seconds"
+            f"{name} lasts {seconds:.4f} s; a voice needs at least {SHORTEST_S} s, better several"
         )
     if not audible(wave, sample_rate):
         raise UserError(f"{name} is silent; a voice cannot be taken from silence")
@@ -43,10 +43,10 @@ def audible(wave: Wave, sample_rate: int) -> bool:
 
 
 def parts(clip: Wave, sample_rate: int) -> list[tuple[Wave, float]]:
-    """A long clip as several of one length, to bound memory, with the share of each in the clip's voice.
+    """Split a long clip into equal parts, to bound memory, each with its weight in the clip's voice.
 
-    They share by their time at the clip's mean level less 20 dB or louder: silence, or a click in it, counts
-    for nothing or little.
+    Weights are proportional to the time above the clip's mean level less 20 dB, so that silence, or a click
+    in it, has little or no weight.
     """
     pieces = clip.tensor_split(math.ceil(clip.shape[-1] / (LONGEST_S * sample_rate)), dim=-1)
     floor = 0.01 * clip.square().mean()
@@ -57,7 +57,7 @@ def parts(clip: Wave, sample_rate: int) -> list[tuple[Wave, float]]:
 
 
 def richest(clip: Wave, sample_rate: int, seconds: float) -> Wave:
-    """The stretch of a clip, of so many seconds, that holds most sound at its mean level less 20 dB."""
+    """The segment of a clip, of this many seconds, with most sound above the clip's mean level less 20 dB."""
     if clip.shape[-1] <= round(seconds * sample_rate):
         return clip
     tenths, loud = round(seconds / SHORTEST_S), _powers(clip, sample_rate)[0, 0] > 0.01 * clip.square().mean()
@@ -66,29 +66,29 @@ def richest(clip: Wave, sample_rate: int, seconds: float) -> Wave:
 
 
 def _powers(wave: Wave, sample_rate: int) -> Float[Tensor, "1 1 tenths"]:
-    """Of each tenth of a second."""
+    """Mean power of each tenth of a second."""
     tenth = round(SHORTEST_S * sample_rate)
     return wave.square().unfold(-1, tenth, tenth).mean(-1)
 
 
 HEARD_S = 60.0
-"""Seconds of a recording, those with most sound, that its mean is taken from."""
+"""Seconds of a recording, those with most sound, from which its mean log F0 is computed."""
 BLOCK_S = 4.0
-"""Seconds tracked at once, lest memory grow."""
+"""Seconds tracked at once, to bound memory."""
 LEAST_FRAMES = 30
-"""Voiced ones, in less of which nothing is known."""
+"""Minimum number of voiced frames for a known mean log F0."""
 
 
 @torch.inference_mode()
 def mean_log_f0(network: Any, wave: Float[Tensor, "1 1 samples"]) -> float | None:
-    """Mean log F0 (of Hz) of a wave at the network's rate; None where it is not known, or not used."""
+    """Mean log F0 (log of Hz) of a wave at the network's rate; None if it is unknown or not used."""
     if not isinstance(network, ConverterNetwork):
         return None
     speech = without_hum(richest(wave, network.sample_rate, HEARD_S), network.sample_rate)
     speech = speech.to(network.mean_log_f0.prior.device)
     total, n_voiced = 0.0, 0
     for block in speech.split(round(BLOCK_S * network.sample_rate), dim=-1):
-        if block.shape[-1] < network.hop:  # a rest too short for a frame
+        if block.shape[-1] < network.hop:  # the rest is shorter than a frame
             break
         pitch = tracked(network.pitch, block, network.config.pitch_ahead)
         voiced = int((pitch.voicing > 0.5).sum())
@@ -105,9 +105,9 @@ def convert_whole(
     rate: int,
     source_log_f0: float | None,
 ) -> Iterator[Wave]:
-    """Yield the result in pieces, together as long as the source; ``rate`` in Hz is that of both.
+    """Convert a whole recording, in pieces that together are as long; ``rate`` (Hz) is that of both.
 
-    The source's mean log F0 is taken from it where it is not given.
+    The source's mean log F0 is computed if it is not given.
     """
     check_wave(source, "the source")
     check_voice(network, voice, semitones)

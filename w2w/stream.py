@@ -1,4 +1,4 @@
-"""A conversion in progress: samples come and go, while voice and pitch may glide to others."""
+"""Streaming conversion: chunks in and out, while voice and pitch may glide to others."""
 
 import math
 from fractions import Fraction
@@ -17,32 +17,32 @@ Voice = Float[Tensor, "batch dim"]
 
 
 class VoiceRamp(NamedTuple):
-    """A voice and a pitch that move in a straight line from one place in the source to another."""
+    """Linear transition of voice and pitch between two positions in the source."""
 
     start: Voice
     end: Voice
     start_semitones: float
     end_semitones: float
     began: float
-    """Samples of the source, at the network's rate, that the first voice spoke."""
+    """Start of the transition, in samples of the source at the network's rate."""
     lasts: float
-    """Samples over which the voice moves; 0 for at once."""
+    """Duration of the transition in samples; 0: immediate."""
 
     @classmethod
     def staying(cls, voice: Voice, semitones: float = 0.0) -> "VoiceRamp":
         return cls(voice, voice, semitones, semitones, 0.0, 0.0)
 
     def at(self, place: float) -> tuple[Voice, float]:
-        """Voice and semitones at a place; from the end on exactly those that were asked for."""
+        """Voice and semitones at a position; from the end on, exactly the target's."""
         elapsed = place - self.began
         if elapsed >= self.lasts:
             return self.end, self.end_semitones
         share = max(elapsed, 0.0) / self.lasts
-        moved = self.start_semitones + share * (self.end_semitones - self.start_semitones)
-        return torch.lerp(self.start, self.end, share), moved
+        semitones = self.start_semitones + share * (self.end_semitones - self.start_semitones)
+        return torch.lerp(self.start, self.end, share), semitones
 
     def toward(self, voice: Voice | None, semitones: float | None, place: float, lasts: float) -> "VoiceRamp":
-        """Turn, wherever it is now, to another voice or pitch; what is None goes where it was going."""
+        """A transition from the current values to another voice or pitch; None keeps the current target."""
         start, start_semitones = self.at(place)
         end = self.end if voice is None else voice
         return VoiceRamp(
@@ -50,7 +50,7 @@ class VoiceRamp(NamedTuple):
         )
 
     def moving(self, place: int, hop: int) -> int:
-        """How many hops from a place on end before the voice has arrived: each has a voice of its own."""
+        """Number of hops from a position on that end before the transition does; their voices all differ."""
         return max(math.ceil((self.began + self.lasts - place) / hop) - 1, 0)
 
 
@@ -58,35 +58,35 @@ Wave = Float[Tensor, "batch 1 samples"]
 Ready = Float[Tensor, "batch 1 ready"]
 
 LOWEST_RATE, HIGHEST_RATE = 8_000, 192_000
-"""Hz, of chunks."""
+"""Limits of the chunks' sampling rate in Hz."""
 GLIDE_MS = 100.0
-"""Milliseconds in which a voice changes, where nothing else is asked: neither a click nor a wait."""
+"""Default duration of a change of voice in milliseconds: no click, no noticeable wait."""
 
 
 class StreamState(NamedTuple):
-    """All that a conversion in progress remembers. It does not grow, and may be kept, copied and resumed."""
+    """State of a conversion in progress. Its size is bounded; it may be stored, copied and resumed."""
 
     network: Any
     entering: ResamplerState | None
-    """Where the source's rate becomes the network's; None where they are the same."""
+    """State of the resampler from the source's rate to the network's; None if they are equal."""
     leaving: ResamplerState | None
     waiting: Float[Tensor, "batch 1 rest"]
     """Samples at the network's rate that do not fill a hop yet."""
     ramp: VoiceRamp
     n_in: int
-    """Samples taken in."""
+    """Samples received."""
     n_out: int
-    """Samples the network has put out, at its own rate, its lag included."""
+    """Samples that the network has returned, at its own rate, its lag included."""
     last: Float[Tensor, "batch 1 1"]
-    """The last sample taken in, which is held beyond the end: an offset that ended would be a click."""
+    """The last sample received, repeated beyond the end: an offset that ended abruptly would click."""
 
 
 class Stream:
-    """One live conversion. All pushed pieces and the flushed tail, put together, equal the whole conversion.
+    """One live conversion: the pieces from ``push`` and ``flush``, joined, equal the conversion of the whole.
 
     Chunks may have any length. Nothing is crossfaded, and a wave-to-wave network computes nothing twice.
-    ``push`` and ``flush`` keep the state here; ``begin``, ``step`` and ``finish`` are the same with the state
-    in the open, for as many sources at once as there are voices.
+    ``push`` and ``flush`` keep the state here; ``begin``, ``step`` and ``finish`` take and return it, for as
+    many sources at once as there are voices.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Stream:
     ) -> None:
         rate = network.sample_rate
         self.sample_rate = rate if sample_rate is None else sample_rate
-        """Hz, of chunks in and out."""
+        """Sampling rate of input and output chunks in Hz."""
         if not isinstance(chunk_samples, int) or chunk_samples < 1:
             raise UserError(f"chunk_samples={chunk_samples} must be a whole number, at least 1")
         if self.sample_rate != rate and not LOWEST_RATE <= self.sample_rate <= HIGHEST_RATE:
@@ -115,9 +115,9 @@ class Stream:
         common = math.gcd(self.sample_rate, rate)
         self.down, self.up = self.sample_rate // common, rate // common
         self.lag, self.entering, self.leaving = network.look_ahead, None, None
-        """Samples, at the chunks' rate, by which the result is late, apart from its hop's rest."""
+        """Lag of the result in samples at the chunks' rate, without the wait for whole hops."""
         if self.sample_rate != rate:
-            # The filter before the network waits a little longer, so that source and result meet on a sample.
+            # The first resampler is delayed by the fraction that makes the whole lag an integer.
             least = least_delay(self.sample_rate)
             rest = (network.look_ahead + least_delay(rate)) * Fraction(self.down, self.up)
             self.lag = math.ceil(least + rest)
@@ -128,22 +128,22 @@ class Stream:
 
     @property
     def latency_samples(self) -> int:
-        """The latency in samples of the chunks' rate."""
+        """Latency in samples at the chunks' rate."""
         hop = self.hop * self.down
         waiting = -(-(hop - math.gcd(self.chunk_samples * self.up, hop)) // self.up)
         return self.chunk_samples + waiting + self.lag
 
     @property
     def latency_ms(self) -> float:
-        """Milliseconds from a sample's arrival to its conversion's, at most, computing time left out.
+        """Maximum delay of a converted sample after its source in milliseconds, computing time excluded.
 
-        Its chunk must fill and the look-ahead pass, that of the filters between two rates included; chunks
-        that are no multiple of the hop leave a rest.
+        It is the sum of the chunk, the look-ahead, that of the resamplers included, and the wait for a whole
+        hop where chunks are not multiples of it.
         """
         return 1000.0 * self.latency_samples / self.sample_rate
 
     def push(self, chunk: Wave) -> Ready:
-        """Take the next samples of the source; return what of the result is ready, perhaps nothing."""
+        """Take the next samples of the source; return the samples that are ready, possibly none."""
         self._check_open()
         ready, self.state = self.step(chunk, self.state)
         return ready
@@ -157,12 +157,12 @@ class Stream:
     def change(
         self, voice: Voice | None = None, semitones: float | None = None, over_ms: float = GLIDE_MS
     ) -> None:
-        """Move to another voice or pitch from the next sample on, in a straight line over some time."""
+        """Glide linearly to another voice or pitch, from the next sample on."""
         self._check_open()
         self.state = self.changed(self.state, voice, semitones, over_ms)
 
     def begin(self) -> StreamState:
-        """Nothing taken in: one conversion for each row of the voice."""
+        """State before the first chunk: one conversion for each row of the voice."""
         batch, device = len(self.voice), self.voice.device
         return StreamState(
             network=self.engine.begin(batch),
@@ -176,9 +176,9 @@ class Stream:
         )
 
     def step(self, chunk: Wave, state: StreamState) -> tuple[Ready, StreamState]:
-        """Convert one chunk; the state it was given stays as it was.
+        """Convert one chunk; the given state is not modified.
 
-        Gradients reach a chunk that asks for them, by the plain way through the network.
+        A chunk that requires gradients receives them.
         """
         check_floats(chunk, "a chunk")
         if chunk.shape[:2] != state.waiting.shape[:2]:
@@ -186,15 +186,15 @@ class Stream:
                 f"a chunk has shape {tuple(chunk.shape)}; this stream takes ({len(self.voice)}, 1, samples)"
             )
         if not bool(torch.isfinite(chunk).all()):
-            # Refused before it is taken in: one NaN would stay in the memory of every layer.
-            raise UserError("a chunk holds NaN or infinite samples; it was left out, the stream may go on")
+            # Checked before use: one NaN would remain in the state of every layer.
+            raise UserError("a chunk holds NaN or infinite samples; it was skipped, the stream can continue")
         with torch.inference_mode(not (torch.is_grad_enabled() and chunk.requires_grad)):
             return self._advance(chunk.to(state.waiting), state)
 
     def finish(self, state: StreamState) -> Ready:
-        """What is left of the result where the source ends here; the state stays as it was."""
+        """The rest of the result if the source ends here; the given state is not modified."""
         rest = state.n_in - max(self._out(state.n_out) - self.lag, 0)
-        # As many hops as it takes to bring the last sample out.
+        # Enough whole hops to output the last sample.
         hop = self.hop * self.down
         last = -(-(state.n_in + self.lag) * self.up // hop)
         padding = state.last.expand(-1, -1, -(-last * hop // self.up) - state.n_in)
@@ -207,7 +207,7 @@ class Stream:
         semitones: float | None = None,
         over_ms: float = GLIDE_MS,
     ) -> StreamState:
-        """The state from which the voice, the pitch or both move to others; see ``change``."""
+        """A state whose voice, pitch or both glide to others; see ``change``."""
         if not (math.isfinite(over_ms) and over_ms >= 0):
             raise UserError(f"over_ms={over_ms} must be 0 or more milliseconds")
         if voice is not None and voice.shape != state.ramp.end.shape:
@@ -233,19 +233,19 @@ class Stream:
             chunk, entering = self.entering.step(chunk, entering)
         waiting = torch.cat([state.waiting, chunk], dim=-1)
         whole = waiting.shape[-1] // self.hop * self.hop
-        # The rest is copied: as a part of the whole it would keep the whole in memory.
+        # The rest is copied: a view would keep the whole chunk in memory.
         after = state._replace(entering=entering, waiting=waiting[..., whole:].clone(), n_in=n_in, last=end)
         wave, network = self._convert(waiting[..., :whole], state)
         before, n_out = self._out(state.n_out), state.n_out + whole
         if self.leaving:
             assert leaving is not None
             wave, leaving = self.leaving.step(wave, leaving)
-        # The first samples out are the lag: what was said before the source began.
+        # The first samples are the lag, from before the source's beginning, and are dropped.
         ready = wave[..., max(self.lag - before, 0) :]
         return ready.cpu(), after._replace(network=network, leaving=leaving, n_out=n_out)
 
     def _convert(self, wave: Wave, state: StreamState) -> tuple[Wave, Any]:
-        """Whole hops, at the network's rate: one by one while the voice moves, the others at once."""
+        """Convert whole hops at the network's rate: one by one while the voice glides, the others at once."""
         network, place, parts = state.network, state.n_out, []
         moving = state.ramp.moving(place, self.hop) * self.hop
         for piece in [*wave[..., :moving].split(self.hop, dim=-1), wave[..., moving:]]:
@@ -258,7 +258,7 @@ class Stream:
         return torch.cat(parts, dim=-1) if parts else wave, network
 
     def _out(self, n_out: int) -> int:
-        """Samples at the chunks' rate that the network's samples have become."""
+        """Number of samples at the chunks' rate for a number of samples at the network's."""
         return n_out * self.down // self.up
 
     def _check_open(self) -> None:
@@ -267,6 +267,6 @@ class Stream:
 
 
 def plain(voice: Voice) -> Voice:
-    """A copy that gradients may pass, whatever mode the voice was taken in."""
+    """Copy a voice that may be an inference tensor to one that autograd can use."""
     with torch.inference_mode(False):
         return voice.detach().clone()

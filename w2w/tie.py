@@ -4,10 +4,10 @@
     python -m w2w.tie --converter released --towers runs/clip --data speech --out runs/words
     python -m w2w.tie --converter runs/voice/export --towers ViT-B-32 --pretrained openai --data speech
 
-The corpus is heard once: voices are taken by the converter's own style encoder, measured on what the
-converter says with them, and put into words; columns ``gender`` and ``age`` of a manifest are used where it
-has them. CLIP stays as it is. Without ``--out`` the tie is written to ``words`` in the converter's folder,
-where ``Converter.from_pretrained`` and ``python -m w2w.convert --text`` find it.
+Voices of a corpus are embedded by the converter's style encoder, measured on the converter's output with
+them, and described in captions; columns ``gender`` and ``age`` of a manifest are used if present. CLIP is
+frozen. By default the tie is written to ``words`` in the converter's folder, where
+``Converter.from_pretrained`` and ``python -m w2w.convert --text`` find it.
 """
 
 from collections.abc import Sequence
@@ -39,11 +39,11 @@ from w2w.words.network import WordsConfig, WordsNetwork
 from w2w.words.tied import FOLDER, Tie, voices_key
 
 HELD_OUT = 0.15
-"""Part of the speakers that only choose when to stop."""
+"""Fraction of the speakers that are used for early stopping only."""
 FEWEST = 8
-"""Voices below which there is nothing to learn from."""
+"""Minimum number of training voices."""
 MOST_OF_ONE = 6
-"""Recordings of one speaker that are heard: more tell little that is new."""
+"""Maximum number of recordings per speaker; more add little information."""
 
 
 @exits_cleanly
@@ -63,9 +63,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     option("--data", required=True, metavar="SPEECH", help="manifest or folder of speech")
     option("--split", default="train", help="rows of the manifest to use (default train)")
     option("--out", type=Path, help="folder to write (default: words in the converter's folder)")
-    option("--made", type=int, default=600, help="voices to make between the recorded ones (default 600)")
-    option("--steps", type=int, default=400, help="of fitting each map (default 400)")
-    option("--no-age-analogy", action="store_true", help="name ages only where the manifest has them")
+    option("--made", type=int, default=600, help="voices to interpolate between recorded ones (default 600)")
+    option("--steps", type=int, default=400, help="training steps of each map (default 400)")
+    option("--no-age-analogy", action="store_true", help="caption ages only where the manifest has them")
     option("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     if args.made < 0:
@@ -79,36 +79,36 @@ def main(argv: Sequence[str] | None = None) -> None:
     tie, losses = tie_to(towers, config, converter, known_voices, held, fitting)
     out = tie.save(args.out or folder / FOLDER, config)
     scores = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
-    print(f"{len(known_voices.voice)} voices heard, {len(held.voice)} held out ({scores}); wrote {out}")
+    print(f"{len(known_voices.voice)} voices used, {len(held.voice)} held out ({scores}); wrote {out}")
 
 
 def train_and_held_out(
     converter: Converter, rows: Sequence[Row], *, made: int, seed: int = 0
 ) -> tuple[KnownVoices, KnownVoices]:
-    """Voices to learn from and to stop by, no speaker in both, measured as the converter speaks them."""
+    """Training and held-out voices, of disjoint speakers, measured on the converter's output with them."""
     speakers = sorted({row.speaker or str(row.path) for row in rows})
     rng = np.random.default_rng([seed, 5])
     rows = few_of_each(rows)
     held_out_speakers = set(rng.permutation(speakers)[: round(HELD_OUT * len(speakers))].tolist())
-    own = [row for row in rows if (row.speaker or str(row.path)) not in held_out_speakers]
-    others = [row for row in rows if (row.speaker or str(row.path)) in held_out_speakers]
-    if not own or not others:
+    train = [row for row in rows if (row.speaker or str(row.path)) not in held_out_speakers]
+    held_out = [row for row in rows if (row.speaker or str(row.path)) in held_out_speakers]
+    if not train or not held_out:
         raise UserError(f"{len(speakers)} speakers are too few to learn words from: give at least 4")
-    recorded = embed_recordings(converter, own)
-    probes = probes_from(converter, own, recorded)
-    women = list({row.speaker: row for row in own if row.gender == "F"}.values())
+    recorded = embed_recordings(converter, train)
+    probes = probes_from(converter, train, recorded)
+    women = list({row.speaker: row for row in train if row.gender == "F"}.values())
     parts = [recorded, *children(converter, women)]
     if made:
         parts.append(between(recorded, made, rng))
-    spoken = [
-        as_spoken(converter, part, probes) for part in (joined(parts), embed_recordings(converter, others))
+    measured = [
+        as_spoken(converter, part, probes) for part in (joined(parts), embed_recordings(converter, held_out))
     ]
-    if len(spoken[0].known) < FEWEST or not spoken[1].known:
+    if len(measured[0].known) < FEWEST or not measured[1].known:
         raise UserError(
-            "this converter says nothing voiced with most voices, so that words cannot be learnt on its"
-            " speech: train it for longer first"
+            "this converter's output has no voiced frames with most voices, so that words cannot be learned"
+            " from it: train it for longer first"
         )
-    return spoken[0], spoken[1]
+    return measured[0], measured[1]
 
 
 def few_of_each(rows: Sequence[Row]) -> list[Row]:
@@ -138,7 +138,7 @@ def tie_to(
     held: KnownVoices,
     fitting: FittingConfig,
 ) -> tuple[Tie, dict[str, float]]:
-    """Write captions, embed them, fit; returns the tie and its losses on the held-out voices."""
+    """Write captions, embed them and fit the maps; return the tie and its losses on the held-out voices."""
     rng = np.random.default_rng([fitting.seed, 7])
     scale = fit_scale(known_voices.measures, known_voices.gender)
     train, check = (embed(captions_for(part, scale, fitting, rng), towers) for part in (known_voices, held))
@@ -158,7 +158,7 @@ def tie_to(
 
 
 def embed(written: tuple[list[str], list[int]], towers: Towers, at_once: int = 256):
-    """Embed captions some hundreds at a time, with a bar where that takes long."""
+    """Embed captions in batches, with a progress bar if it takes long."""
 
     def texts(captions: list[str]) -> torch.Tensor:
         parts = range(0, len(captions), at_once)

@@ -1,4 +1,4 @@
-"""Train the converter, or what it is compared with; ``train_config.py`` tells how."""
+"""Train the converter or a baseline; options and presets are in ``train_config.py``."""
 
 import re
 import sys
@@ -21,7 +21,7 @@ from w2w.weights import load_converter, weights_folder
 
 
 def build(config: TrainConfig) -> CLUIT:
-    """The task; the frozen teacher is loaded only where a loss with a weight uses it."""
+    """Build the task; the frozen teacher is loaded only if a loss of non-zero weight uses it."""
     weights = config.cluit.weights
     teacher = None
     if config.teacher and (weights.content or weights.distil):
@@ -39,7 +39,7 @@ def build(config: TrainConfig) -> CLUIT:
     )
     if config.pretrained.student and teacher is not None:
         head = load_student(config.pretrained.student).head
-        if head.weight.shape == task.teacher_head.weight.shape:  # another teacher's would be no help
+        if head.weight.shape == task.teacher_head.weight.shape:  # else it was trained for another teacher
             task.teacher_head.load_state_dict(head.state_dict())
     init = str(weights_folder(config.finetune)) if config.finetune else config.init
     if init and not newest_checkpoint(config.loop.out):
@@ -50,7 +50,7 @@ def build(config: TrainConfig) -> CLUIT:
 
 
 def train(config: TrainConfig) -> Together:
-    """Train, or continue; leave the converter for use in ``export``, and return what was learned from."""
+    """Train or resume, write the averaged converter to ``export`` and return the training data."""
     if config.finetune:
         sizes, _ = load_converter(weights_folder(config.finetune))
         config = replace(config, converter=sizes, pretrained=PretrainedConfig())
@@ -76,11 +76,11 @@ TASKS = {
     "cluit-mel": "w2w.baselines.cluit_mel.train",
     "stargan": "w2w.baselines.stargan.train",
 }
-"""What ``--task`` may name: modules with ``PRESETS`` and ``train``."""
+"""Values of ``--task``, and their modules, each with ``PRESETS`` and ``train``."""
 
 
 def task_of(args: Sequence[str]) -> tuple[str, list[str]]:
-    """The task that the command line names, w2w without one, and the arguments that are left."""
+    """Split ``--task`` (default: w2w) from the command line; return its value and the other arguments."""
     parser = ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--task", default="w2w")
     try:
@@ -95,7 +95,7 @@ def task_of(args: Sequence[str]) -> tuple[str, list[str]]:
 @exits_cleanly
 def main() -> None:
     name, args = task_of(sys.argv[1:])
-    if name == "w2w":  # options were renamed; a run's command should go on serving
+    if name == "w2w":  # options with "critic" in their name were renamed; old commands still work
         args = [re.sub(r"\bcritic\b", "discriminator", a) if a.startswith("--") else a for a in args]
         finetunes = any(arg.split("=")[0] == "--finetune" for arg in args)
         crops = train(cli(PRESETS, default="finetune" if finetunes else "small", argv=args))

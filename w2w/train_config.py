@@ -1,18 +1,18 @@
 """Train the converter: ``accelerate launch w2w/train.py --data.path FOLDER --loop.out runs/voice``.
 
-Run the same command again to continue. ``--preset small`` suits a CPU, and so does ``files``, whose converter
-needs whole recordings; ``base`` one large GPU, ``tiny`` tests; ``small_24k`` and ``base_24k`` are 24 kHz
-forms. What teaches it beside the recordings:
+Run the same command again to resume. The presets ``small`` and ``files`` (a converter of whole recordings)
+train on a CPU, ``base`` on one large GPU; ``tiny`` is for tests; ``small_24k`` and ``base_24k`` are 24 kHz
+variants. Supervision and initial weights other than the recordings:
 
-- ``--pairs.path FOLDER``: time-aligned speech of several voices, by ``python -m data.parallel``;
-- ``--teacher FOLDER``: a frozen speech encoder (Moonshine, Whisper, HuBERT, WavLM, data2vec), which must find
-  the same words in an output as in its source;
-- ``--pretrained.student runs/student``: a content encoder taught by ``pretrain/distil.py`` to begin with;
-  ``--pretrained.pitch runs/f0`` an F0 tracker by ``pretrain/f0.py``, ``--pretrained.style runs/wav2clip``
-  the style encoder.
+- ``--pairs.path FOLDER``: time-aligned speech of several voices, made by ``python -m data.parallel``;
+- ``--teacher FOLDER``: a frozen speech encoder (Moonshine, Whisper, HuBERT, WavLM, data2vec) whose features
+  of an output are matched to those of its source;
+- ``--pretrained.student runs/student``: initial content encoder, from ``pretrain/distil.py``;
+  ``--pretrained.pitch runs/f0``: F0 tracker, from ``pretrain/f0.py``; ``--pretrained.style runs/wav2clip``:
+  initial style encoder.
 
-What the converter is compared with is trained by ``--task cluit-mel`` and ``--task stargan``, with presets of
-their own: ``--task cluit-mel --help``.
+Baselines are trained by ``--task cluit-mel`` and ``--task stargan``, which have presets of their own:
+``--task cluit-mel --help``.
 """
 
 from collections.abc import Mapping
@@ -37,45 +37,45 @@ from w2w.networks.style import StyleConfig
 from w2w.pretrained import PretrainedConfig
 
 SHORTEST_CROP_S = 0.1
-"""Seconds; more than the longest window of a loss."""
+"""Shortest allowed crop in seconds; longer than the longest analysis window of a loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides a run."""
+    """Complete configuration of a training run."""
 
     KIND: ClassVar[str] = "converter_training"
     GONE: ClassVar[Mapping[str, Any]] = {"content": ...}
     loop: LoopConfig = field(default_factory=LoopConfig)
-    """When things happen, and where the run lives."""
+    """Length of the training, intervals of logging and saving, and the output folder."""
     init: str = ""
-    """What to begin from instead of random weights: a run, whose newest checkpoint's networks are taken, not
-    its optimisers; or an exported converter."""
+    """Initial weights of all networks: a run (its newest checkpoint, without the optimisers) or an exported
+    converter; empty: random."""
     finetune: str = ""
-    """What to bring nearer to the voice of the recordings: an exported converter, a run, or ``released``. Its
-    sizes are taken, and the voice is kept beside the export. The preset ``finetune`` is made for this."""
+    """Converter to fine-tune to the speaker of the recordings: an exported converter, a run, or ``released``.
+    Its network sizes are used, and the speaker's voice is saved with the export; see preset ``finetune``."""
     data: DataConfig = field(default_factory=DataConfig)
-    """Which speech."""
+    """Speech recordings."""
     pairs: PairConfig = field(default_factory=PairConfig)
-    """Which time-aligned pairs, if any."""
+    """Time-aligned pairs, if any."""
     teacher: str = free("released")
-    """A frozen speech encoder for the losses ``content`` and ``distil``: a folder of transformers, a run of
-    ``pretrain/distil.py`` or ``pretrain/data2vec.py``, hub:owner/name, or ``released``, the student that
-    comes with the code; empty: none, and these losses are left out."""
+    """Frozen speech encoder for the losses ``content`` and ``distil``: a transformers model folder, a run of
+    ``pretrain/distil.py`` or ``pretrain/data2vec.py``, hub:owner/name, or ``released``, the student included
+    with the code; empty: no teacher and no such losses."""
     converter: ConverterConfig = field(default_factory=ConverterConfig)
-    """The networks for use."""
+    """The converter's networks."""
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    """The adversary."""
+    """The discriminator."""
     cluit: CLUITConfig = field(default_factory=CLUITConfig)
-    """The algorithm and its losses."""
+    """The training algorithm and its loss weights."""
     pretrained: PretrainedConfig = field(
         default_factory=lambda: PretrainedConfig(student="released", pitch="released")
     )
-    """Pretrained encoders inside the converter; their sizes are filled in above."""
+    """Pretrained encoders inside the converter; their sizes override those of ``converter``."""
     optim_converter: OptimConfig = field(default_factory=lambda: OptimConfig(lr=5e-4, betas=(0.8, 0.99)))
     """The converter's optimiser."""
     optim_discriminator: OptimConfig = field(default_factory=lambda: OptimConfig(lr=2e-4, betas=(0.5, 0.9)))
-    """The critic's optimiser."""
+    """The discriminator's optimiser."""
 
     def __post_init__(self) -> None:
         if self.init and self.finetune:
@@ -93,7 +93,7 @@ class TrainConfig:
             for part in ("data", *(["pairs"] if self.pairs.path else [])):
                 if 0 < (samples := getattr(getattr(self, part), name)) < shortest:
                     raise UserError(
-                        f"{part}.{name}={samples} is too short to learn from: give {shortest} or more"
+                        f"{part}.{name}={samples} is too short to train on: give {shortest} or more"
                     )
             if self.pairs.path and getattr(self.data, name) != getattr(self.pairs, name):
                 raise UserError(
@@ -102,11 +102,11 @@ class TrainConfig:
                 )
 
     def contents(self) -> dict[str, Contents | None]:
-        """The teacher's files, if it is a folder."""
+        """Digest of the teacher's files, if it is a folder."""
         return {"teacher": folder_contents(self.teacher, "a teacher")}
 
     def check_labels(self, n_speakers: int) -> None:
-        """Refuse label losses over fewer speakers than the data has."""
+        """Raise if a label loss is on and the label head has fewer classes than the data has speakers."""
         weights, known = self.cluit.weights, self.discriminator.n_speakers
         if (weights.label_discriminator or weights.label_converter) and known < max(n_speakers, 1):
             raise UserError(
@@ -116,7 +116,7 @@ class TrainConfig:
 
 
 SHARPNESS = 0.4
-"""Chosen on validation speakers: docs/experiments.md."""
+"""Formant sharpening of converted speech, chosen on validation speakers (docs/experiments.md)."""
 SMALL = TrainConfig(
     loop=LoopConfig(steps=50_000, save_every=250, sample_every=2_000, mixed_precision="bf16"),
     data=DataConfig(batch=10, crop_samples=20_480, reference_samples=32_000, equal_speakers=True),
@@ -182,20 +182,20 @@ BASE = TrainConfig(
 
 
 def at_24_khz(config: TrainConfig) -> TrainConfig:
-    """The same in frames and seconds, at 24 kHz."""
+    """The same configuration at 24 kHz, with equal durations."""
     cluit = config.cluit
 
-    def cut(data: Any) -> Any:
+    def resampled(data: Any) -> Any:
         crops = {n: getattr(data, n) * 3 // 2 for n in ("crop_samples", "reference_samples")}
         return replace(data, sample_rate=24_000, **crops)
 
     return replace(
         config,
-        pretrained=PretrainedConfig(),  # the student that comes with the code hears 16 kHz
+        pretrained=PretrainedConfig(),  # the released student takes 16 kHz
         converter=replace(config.converter, sample_rate=24_000),
         cluit=replace(cluit, discriminator_samples=cluit.discriminator_samples * 3 // 2),
-        data=cut(config.data),
-        pairs=cut(config.pairs),
+        data=resampled(config.data),
+        pairs=resampled(config.pairs),
     )
 
 
@@ -214,7 +214,7 @@ FILES = replace(
         augment=replace(CLUITConfig().augment, noise=0.6, snr_db=(6.0, 35.0), reverberation=0.2),
     ),
 )
-"""For files: words are heard by a frozen recogniser, which needs whole recordings."""
+"""For converting files: the content encoder runs on a frozen recogniser, which needs whole utterances."""
 FINETUNE = replace(
     SMALL,
     finetune="released",
@@ -239,7 +239,7 @@ FINETUNE = replace(
     pretrained=PretrainedConfig(),
     optim_converter=replace(SMALL.optim_converter, lr=1e-4, warmup_steps=20, decay_steps=400, final=0.1),
 )
-"""Some minutes of one person's recordings: one voice has nothing to be told from, see ``w2w/finetune.py``."""
+"""For some minutes of one speaker; losses that need other voices are off, see ``w2w/finetune.py``."""
 PRESETS = {
     "small": SMALL,
     "files": FILES,

@@ -1,4 +1,4 @@
-"""Voices as a command names them: files and folders of speech, speakers of a manifest, blends of these."""
+"""Voices from command-line names: files and folders of speech, speakers of a manifest, blends of these."""
 
 import difflib
 import math
@@ -21,7 +21,7 @@ Wave = Float[Tensor, "1 1 _"]
 Voice = Float[Tensor, "1 dim"]
 MOST_STEPS = 10_000
 HEARD_S = 900.0
-"""Seconds of each reference that are listened to, from its beginning."""
+"""Seconds of each reference that are used, from its beginning."""
 
 
 def check_fit_steps(steps: int | None) -> None:
@@ -30,10 +30,10 @@ def check_fit_steps(steps: int | None) -> None:
 
 
 class Voices:
-    """Takes voices from speech by name.
+    """Embeds and fits voices from speech by name.
 
-    A name is a file, a folder of files, or, where there is a manifest, one of its speakers; a speaker comes
-    before a file of the same name (write ``./name`` for the file).
+    A name is a file, a folder of files, or, with a manifest, one of its speakers; a speaker takes precedence
+    over a file of the same name (write ``./name`` for the file).
     """
 
     def __init__(
@@ -41,12 +41,12 @@ class Voices:
     ) -> None:
         self.converter, self.manifest = converter, manifest
         self.fit_steps = fit_steps
-        """By which a voice is fitted to its clips; None: as many as usual."""
+        """Steps of fitting a voice to its clips; None: the default."""
         self.speakers: dict[str, list[Path]] = {}
         self.files: list[Path] = []
-        """Every file a voice was taken from."""
+        """All files that were used."""
         self.left_out: list[str] = []
-        """What is wrong with clips, of folders and speakers, that no voice was taken from."""
+        """Faults of the clips, in folders or of speakers, that were left out."""
         for row in rows_from(manifest) if manifest else []:
             if row.speaker is not None:
                 self.speakers.setdefault(row.speaker, []).append(row.path)
@@ -54,26 +54,24 @@ class Voices:
             raise UserError(f"{manifest} names no speakers: give the files by --reference")
 
     def average(self, names: Sequence[str]) -> Voice:
-        """The mean over all clips that the names stand for."""
+        """Mean voice over all clips of the names."""
         return self._mean([clip for name in names for clip in self._clips(self._files(name))])
 
     def speaker(self, name: str) -> Voice:
-        """The mean over a known speaker's clips, or the voice that the converter knows by this name."""
-        knows = getattr(self.converter.network, "named_voice", None)
-        if knows is not None and name not in self.speakers:
-            return knows(name)
+        """Mean voice over the clips of a manifest's speaker, or the network's own voice of this name."""
+        named_voice = getattr(self.converter.network, "named_voice", None)
+        if named_voice is not None and name not in self.speakers:
+            return named_voice(name)
         if not self.manifest:
-            raise UserError(
-                f"--speaker {name} needs --data MANIFEST, which says where the speaker's recordings are"
-            )
+            raise UserError(f"--speaker {name} needs --data MANIFEST, which lists the speaker's recordings")
         if name not in self.speakers:
             raise UserError(
-                f"{self.manifest} knows no speaker {name!r}: the nearest names are {self._near(name)}"
+                f"{self.manifest} has no speaker {name!r}: the nearest names are {self._near(name)}"
             )
         return self._mean(self._clips(self.speakers[name]))
 
     def blend(self, parts: Sequence[str]) -> Voice:
-        """Mix voices written ``NAME:WEIGHT``; the last colon counts, so names may have colons too."""
+        """Weighted mean of voices given as ``NAME:WEIGHT``; names may contain colons, too."""
         names, weights = [], []
         for part in parts:
             name, _, number = part.rpartition(":")
@@ -92,7 +90,7 @@ class Voices:
         return self.converter.blend([self._part(name) for name in names], weights)
 
     def _part(self, name: str) -> Voice:
-        """A part of a blend; the gallery's names come last."""
+        """A voice of a blend; the gallery's names are tried last."""
         from w2w.gallery.named import gallery
 
         if name not in self.speakers and not Path(name).exists() and name.lower() in gallery():
@@ -119,10 +117,10 @@ class Voices:
         return self.converter.fit(torch.stack(voices).mean(0), waves, steps=self.fit_steps)
 
     def _clips(self, files: Sequence[Path]) -> list[tuple[Wave, Voice]]:
-        """The clips of one name, their beginnings and voices; bad ones are left out where others are good."""
+        """The clips of one name, shortened, with their voices; bad clips are left out if any is good."""
         rate, voices = self.converter.sample_rate, []
         faults: list[str] = []
-        for file in tqdm(files, desc="listening", unit="clip", delay=2.0, leave=False, disable=None):
+        for file in tqdm(files, desc="embedding", unit="clip", delay=2.0, leave=False, disable=None):
             with leaving_out(faults):
                 clip = excerpt(file, 0, round(HEARD_S * rate), rate)
                 voice = self.converter.embed(clip, names=[str(file)])

@@ -1,4 +1,4 @@
-"""A converter's weights: in a folder, in a training run, on the hub, or in this package; and reading them."""
+"""Find and read a converter's weights: in a folder, a training run, on the hub, or in this package."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,18 +13,18 @@ from engine.user_error import UserError
 from w2w.networks.config import ConverterConfig
 
 RELEASED = Path(__file__).parent / "released"
-"""Weights that come with the package: for files."""
+"""Released weights for converting files."""
 RELEASED_LIVE = Path(__file__).parent / "released_live"
-"""Those for live speech, whose codes hear less of the future."""
+"""Released weights for live speech, with less look-ahead."""
 PICKLED = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 HUB_SECONDS = 10
-"""How long the hub may take to answer before its local copies must do."""
+"""Timeout of the hub in seconds, after which local copies are used."""
 
 
 def weights_folder(where: str | Path | None = None) -> Path:
-    """Find the folder of config.json and model.safetensors that is meant.
+    """Resolve a folder, run or hub name to the folder of config.json and model.safetensors.
 
-    ``released``, the default, and ``released_live`` come with the package; a folder so called comes first.
+    ``released``, the default, and ``released_live`` are in the package; folders of these names precede them.
     """
     folder = Path(where or "released")
     packaged = {"released": RELEASED, "released_live": RELEASED_LIVE}.get(str(folder))
@@ -37,7 +37,7 @@ def weights_folder(where: str | Path | None = None) -> Path:
     if not folder.exists():
         raise UserError(f"there is no folder {where}: check the name{hint(str(where))}")
     if not folder.is_dir():
-        return folder  # refused when it is read, which knows what kind of file it is
+        return folder  # reading it raises an error that names the kind of file
     if (folder / "export" / "config.json").is_file() and checkpoints(folder):
         return folder / "export"
     if checkpoints(folder):
@@ -47,19 +47,19 @@ def weights_folder(where: str | Path | None = None) -> Path:
     if folder.parent.name == "checkpoints" and (folder / "progress.json").is_file():
         run = folder.parent.parent
         raise UserError(
-            f"{folder} is for training on: run `python -m w2w.export {run}` and give {run}/export"
+            f"{folder} is a training checkpoint: run `python -m w2w.export {run}` and give {run}/export"
         )
     pickled = sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED)
     if pickled and not (folder / "model.safetensors").is_file():
         raise UserError(
-            f"{folder} holds pickled weights ({pickled[0]}), which are never opened, since that can run "
-            "anything: export them to model.safetensors"
+            f"{folder} holds pickled weights ({pickled[0]}), which are never opened, since that can run any"
+            " code: export them to model.safetensors"
         )
     return folder
 
 
 def is_mel_converter(folder: Path) -> bool:
-    """Whether a folder's config is that of a converter of mels; one that cannot be read says no."""
+    """Whether a folder's config is that of a converter of mels; False if it cannot be read."""
     return stored_kind(folder) == "mel_converter"
 
 
@@ -70,7 +70,7 @@ def _from_hub(name: str) -> Path:
     from w2w.publish import download
 
     offline = False
-    try:  # once: the download itself would try for most of a minute
+    try:  # a single attempt: the download itself would retry for most of a minute
         HfApi().model_info(name, timeout=HUB_SECONDS)
     except Exception:
         offline = True
@@ -78,9 +78,9 @@ def _from_hub(name: str) -> Path:
         return download(name, local_files_only=offline)
     except UserError:
         raise
-    except Exception as error:  # the hub's many ways to say no
+    except Exception as error:  # the hub's errors have no common base class
         raise UserError(
-            f"{HUB}{name} cannot be had: check the name, or the network ({type(error).__name__})"
+            f"{HUB}{name} cannot be downloaded: check the name, or the network ({type(error).__name__})"
         ) from None
 
 
@@ -92,7 +92,7 @@ def run_checkpoint(run: Path) -> Path:
 
 
 def begin_from(modules: Mapping[str, nn.Module], run: Path, *, without: Sequence[str] = ()) -> None:
-    """Fill networks from another run's newest checkpoint, but for those ``without``."""
+    """Fill networks from another run's newest checkpoint, except those in ``without``."""
     checkpoint = run_checkpoint(run)
     for name, module in modules.items():
         if name not in without:
@@ -101,11 +101,11 @@ def begin_from(modules: Mapping[str, nn.Module], run: Path, *, without: Sequence
 
 
 def load_converter(folder: Path) -> tuple[ConverterConfig, dict[str, Tensor]]:
-    """Read an exported converter, of whatever time: its config and the state to fill a network with."""
+    """Read an exported converter of any version; return its config and weights."""
     try:
         stored = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
-        stored = None  # `load_export` says what is wrong with it
+        stored = None  # `load_export` raises the error
     if not (isinstance(stored, dict) and ("frame_ms" in stored or "n_mels" in stored)):
         return load_export(folder, ConverterConfig)
     from w2w.earlier import upgraded_config, upgraded_state

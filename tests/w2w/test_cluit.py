@@ -16,7 +16,7 @@ from pretrain.pitch.tracker import PitchTracker
 from pretrain.teachers import Framing, Teacher
 from w2w.cluit.adversary import Discriminator, DiscriminatorConfig
 from w2w.cluit.config import CLUITConfig, Weights
-from w2w.cluit.rows import leveled, other_speeds, same_stretch
+from w2w.cluit.rows import leveled, other_speeds, same_window
 from w2w.cluit.task import CLUIT
 
 SIZES = DiscriminatorConfig(
@@ -286,11 +286,11 @@ def test_clips_come_to_one_level_of_either_sign():
 
 def test_the_discriminator_sees_one_place_of_all():
     ramp = torch.arange(100.0)[None, None].expand(3, -1, -1)
-    long, same, tail = same_stretch((ramp, ramp, ramp[..., :20]), 30)
+    long, same, tail = same_window((ramp, ramp, ramp[..., :20]), 30)
     assert long.shape == same.shape == (3, 1, 30)
     assert torch.equal(long, same)
     assert tail.shape[-1] <= 20
-    assert [wave.shape[-1] for wave in same_stretch((ramp, ramp), 400)] == [100, 100]
+    assert [wave.shape[-1] for wave in same_window((ramp, ramp), 400)] == [100, 100]
 
 
 def test_the_discriminator_judges_scales_projects_and_names():

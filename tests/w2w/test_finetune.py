@@ -78,7 +78,7 @@ def test_first_weights_whose_f0_tracker_hears_farther_ahead_are_refused():
     config, near = PRESETS["files"], PretrainedConfig(pitch="released")
     converter = with_encoders(config.converter, near)
     config = replace(config, init="released", teacher="", converter=converter, pretrained=near)
-    with pytest.raises(UserError, match=r"hears 16 frames ahead .*released_ahead"):
+    with pytest.raises(UserError, match=r"16 frames more look-ahead .*released_ahead"):
         build(config)
 
 

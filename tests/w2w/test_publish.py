@@ -93,5 +93,5 @@ def test_nothing_is_published_without_a_card_or_weights(hub, folder, tmp_path):
 
 
 def test_a_name_that_nobody_published_is_said_so(hub):
-    with pytest.raises(UserError, match="cannot be had"):
+    with pytest.raises(UserError, match="cannot be downloaded"):
         Converter.from_pretrained("hub:nobody/nothing")

@@ -14,7 +14,7 @@ from w2w.voices import check_fit_steps
 
 @pytest.fixture
 def converter(tiny, monkeypatch):
-    monkeypatch.setattr(voice_fitting, "FRAMES", 40)
+    monkeypatch.setattr(voice_fitting, "SEGMENT_FRAMES", 40)
     torch.manual_seed(5)
     return Converter(ConverterNetwork(tiny()))
 

@@ -284,7 +284,7 @@ def test_a_converter_that_says_nothing_voiced_is_refused(model, clip, tmp_path, 
         tie_command(
             f"--converter {model} --towers {clip} --data {tmp_path} --made 0 --out {tmp_path}/w".split()
         )
-    assert "nothing voiced" in capsys.readouterr().err
+    assert "no voiced frames" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["released", "released_live"])

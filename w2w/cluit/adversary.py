@@ -1,4 +1,4 @@
-"""The discriminator, of many scales and with a contrastive projector, and its part in CLUIT's losses."""
+"""The multi-scale discriminator with its contrastive projector, and the CLUIT losses that use it."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from engine.optim import EMA
 from engine.processes import gather
 from w2w.cluit.config import CLUITConfig
 from w2w.cluit.losses import MemoryBank, info_nce, labelled_cross_entropy
-from w2w.cluit.rows import Rows, Utterances, same_stretch
+from w2w.cluit.rows import Rows, Utterances, same_window
 
 Wave = Float[Tensor, "batch 1 samples"]
 Window = Float[Tensor, "rows 1 window"]
@@ -23,35 +23,35 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorConfig:
-    """The discriminator."""
+    """Sizes of the discriminator."""
 
     n_scales: int = 3
-    """Discriminators, each hearing half the rate of the one before (a single one does not converge)."""
+    """Sub-discriminators, each at half the sampling rate of the one before (only one does not converge)."""
     n_channels: int = 16
-    """Channels of the first layer; every strided layer has up to four times more."""
+    """Channels of the first layer; each strided layer has up to four times as many as the one before."""
     max_channels: int = 256
-    """Most channels (MelGAN: 1024)."""
+    """Upper limit of the channels (MelGAN: 1024)."""
     n_strided: int = 4
     """Layers of stride 4."""
     projection_dim: int = 256
-    """Numbers in a projection."""
+    """Dimension of a projection."""
     n_speakers: int = 0
-    """Speakers that the label head tells apart; 0 leaves the head out."""
+    """Speakers that the label head classifies; 0: no label head."""
 
 
 class DiscriminatorOutput(NamedTuple):
     scores: list[Tensor]
-    """One map per scale, (batch, 1, frames): large for real speech."""
+    """One score map per scale, (batch, 1, frames): large for real speech."""
     features: list[list[Tensor]]
     """Per scale, the outputs of all layers but the last."""
     projection: Float[Tensor, "batch dim"]
-    """Of unit length: near for the same voice."""
+    """Unit-length embedding, trained to be similar for the same voice."""
     speakers: Float[Tensor, "batch n_speakers"]
     """Logits of the label head."""
 
 
 class Discriminator(nn.Module):
-    """Discriminators (Kumar et al. 2019); on their pooled trunks a projector and an optional label head."""
+    """Multi-scale discriminator (Kumar et al. 2019), with a projector and a label head on pooled features."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Discriminator(nn.Module):
         self.speaker = nn.Linear(width, n_speakers) if n_speakers else None
 
     def forward(self, wave: Wave) -> DiscriminatorOutput:
-        """Score a batch; waves of a few thousand samples or more."""
+        """Score a batch of waves, each of a few thousand samples or more."""
         scores, features, pools = [], [], []
         for i, scale in enumerate(self.scales):
             if i:
@@ -85,7 +85,7 @@ class Discriminator(nn.Module):
 
 
 class Scale(nn.Module):
-    """One discriminator: strided grouped convolutions with weight norm, a score per window of the wave."""
+    """Sub-discriminator: strided grouped convolutions with weight norm, one score per window of the wave."""
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class Scale(nn.Module):
         self.score = weight_norm(nn.Conv1d(width, 1, 3, padding=1))
 
     def forward(self, wave: Wave) -> tuple[Tensor, list[Tensor]]:
-        """Scores, and the features on the way."""
+        """Return the scores and the output of every other layer."""
         features, hidden = [], wave
         for layer in self.layers:
             hidden = F.leaky_relu(layer(hidden), 0.2)
@@ -110,7 +110,7 @@ class Scale(nn.Module):
 
 
 class Adversary:
-    """Losses around the discriminator; the task that has it brings config, networks and bank."""
+    """Mixin of the losses that use the discriminator; the task provides config, networks and memory bank."""
 
     config: CLUITConfig
     discriminator: Discriminator
@@ -118,13 +118,13 @@ class Adversary:
     bank: MemoryBank
 
     def windows(self, rows: Utterances, output: Wave) -> tuple[Window, Window, Int[Tensor, " rows"]]:
-        """One place of truths and outputs, of the first rows; and whose voice each output should have."""
+        """The same random window of ground truths and outputs, and the row of each target voice."""
         n_rows = self.config.discriminator_batch or len(output)
-        real, fake = same_stretch((rows.truth, output), self.config.discriminator_samples)
+        real, fake = same_window((rows.truth, output), self.config.discriminator_samples)
         return real[:n_rows], fake[:n_rows], rows.target[:n_rows]
 
     def discriminator_losses(self, rows: Utterances, real_wave: Wave, fake_wave: Wave) -> Losses:
-        """Tell real from made, hold each voice's projections together, name known speakers."""
+        """The discriminator's losses: real against fake, contrast between voices, speaker labels."""
         weights, config, losses = self.config.weights, self.config, {}
         real_wave = real_wave.detach()
         real, identity = self.discriminator(real_wave), rows.identity[: len(real_wave)]
@@ -132,21 +132,21 @@ class Adversary:
             fake = self.discriminator(fake_wave.detach())
             losses["adversarial"] = gan_losses.DISCRIMINATOR["hinge"](real.scores, fake.scores, mean=True)
         if weights.contrast_discriminator or weights.contrast_converter:
-            keys = self.discriminator_ema.module if config.keys == "moco" else self.discriminator
+            key_encoder = self.discriminator_ema.module if config.keys == "moco" else self.discriminator
             with torch.no_grad():
-                key = keys(rows.reference[: len(real_wave), :, : real_wave.shape[-1]]).projection
-            all_keys, theirs = gather(key), gather(identity)
+                key = key_encoder(rows.reference[: len(real_wave), :, : real_wave.shape[-1]]).projection
+            keys, identities = gather(key), gather(identity)
             if weights.contrast_discriminator:
-                negatives = torch.cat([self.bank.keys, all_keys]), torch.cat([self.bank.labels, theirs])
+                negatives = torch.cat([self.bank.keys, keys]), torch.cat([self.bank.labels, identities])
                 losses["contrast_discriminator"] = self.contrast(real.projection, key, identity, *negatives)
-            self.bank.push(all_keys, theirs)
+            self.bank.push(keys, identities)
         if weights.label_discriminator:
             label = rows.label[: len(real_wave)]
             losses["label_discriminator"] = labelled_cross_entropy(real.speakers, label)
         return losses
 
     def adversarial_losses(self, rows: Utterances, real_wave: Wave, fake_wave: Wave, target: Rows) -> Losses:
-        """The converter's side: sound real, sound like the reference, match the truth's features."""
+        """The converter's losses: adversarial, contrast to the reference, labels, feature matching."""
         weights, losses = self.config.weights, {}
         fake = self.discriminator(fake_wave)
         if weights.adversarial:
@@ -172,8 +172,8 @@ class Adversary:
         positive: Tensor,
         identity: Rows,
         negatives: Tensor,
-        theirs: Int[Tensor, " negatives"],
+        negative_identity: Int[Tensor, " negatives"],
     ) -> Tensor:
-        """InfoNCE with this run's temperature; nobody is their own negative."""
-        labels = {"query_label": identity, "negative_label": theirs}
+        """InfoNCE at the configured temperature, with negatives of the query's own identity masked."""
+        labels = {"query_label": identity, "negative_label": negative_identity}
         return info_nce(query, positive, negatives, temperature=self.config.temperature, **labels)

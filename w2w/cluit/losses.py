@@ -1,6 +1,6 @@
-"""The losses and their weights, and the memory bank of negatives; each loss says where gradients go.
+"""Losses with their weights, the loss balancer and the memory bank; each loss states where gradients flow.
 
-One that compares outputs with truths is added here alone: its class, a weight, an entry of ``COMPARISONS``.
+A loss between outputs and ground truth is added here only: a class, a weight, an entry of ``COMPARISONS``.
 """
 
 import math
@@ -24,43 +24,43 @@ Vectors = Float[Tensor, "batch dim"]
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weight of every loss; 0 switches it off, and what only it needs is not computed.
+    """Weights of all losses; a loss of weight 0 is not computed, nor is anything that only it needs.
 
     Weights of losses on the converter's output are shares of its gradient: see ``LossBalancer``.
     """
 
     GONE: ClassVar[Mapping[str, Any]] = {"recogniser": 0.0, "cycle_code": 0.0, "r1": 0.0}
     reconstruction: float = 2.0
-    """Multi-resolution spectral distance to the truth, where there is one: the utterance itself for its own
-    style, the other voice's recording for a time-aligned pair."""
+    """Multi-resolution spectral distance of the output to the ground truth, where there is one: the utterance
+    itself when reconstructed in its own voice, the other voice's recording for a time-aligned pair."""
     content: float = 2.0
-    """One minus the cosine of the teacher's features of the output and of the truth, or of the source."""
+    """Cosine distance between the teacher's features of output and ground truth (converted rows: source)."""
     distil: float = 2.0
-    """One minus the cosine of the content code, seen linearly, and the teacher's features of the truth."""
+    """Cosine distance between a linear map of the code and the teacher's features of the ground truth."""
     adversarial: float = 0.5
-    """Outputs against the discriminator."""
+    """Hinge loss of the discriminator, and of the converter against it."""
     feature_matching: float = 0.5
-    """The discriminator's features of outputs against those of their truth."""
+    """L1 between the discriminator's features of outputs and of their ground truth."""
     contrast_discriminator: float = 0.1
-    """Discriminator: projections of one voice near each other, against the bank (CLUIT)."""
+    """Discriminator: InfoNCE between projections of two clips of a voice, against the memory bank (CLUIT)."""
     contrast_converter: float = 0.2
-    """Converter: an output's projection near the reference's, against the bank (CLUIT)."""
+    """Converter: InfoNCE between projections of output and reference, against the memory bank (CLUIT)."""
     contrast_style: float = 0.2
-    """Style encoder: two clips of one voice near each other, other voices far."""
+    """Style encoder: InfoNCE between the styles of two clips of one voice, against other voices."""
     contrast_voice: float = 0.5
-    """Converter: an output's style near the target's, far from the source's and the others'."""
+    """Converter: InfoNCE between the styles of output and target, against the source's and other voices."""
     code_invariance: float = 0.5
-    """A code against that of the same words in the truth's voice, where the source's is another: one minus
-    their cosine. Gradients reach both."""
+    """Cosine distance between the codes of source and ground truth, where these are the same words in two
+    voices. Gradients reach both."""
     norm: float = 0.2
-    """Frame energies of converted wave and source."""
+    """L1 between the log frame energies of converted wave and source."""
     pitch_prior: float = 0.3
-    """The source's mean log-F0 as predicted from its spectra, squared error in units of .3 (5 semitones)."""
+    """Squared error of the source's mean log-F0 predicted from its spectra, in units of 0.3 (5 semitones)."""
     label_discriminator: float = 0.0
-    """Discriminator: cross-entropy of the speaker label; unlabelled items do not count. Needs
+    """Discriminator: cross-entropy of the speaker label; unlabelled items are ignored. Requires
     discriminator.n_speakers."""
     label_converter: float = 0.0
-    """Converter: cross-entropy of the reference's speaker label."""
+    """Converter: cross-entropy of the label head on outputs, against the target's speaker label."""
 
     def __post_init__(self) -> None:
         at_least(0, self, *(field.name for field in fields(self)), prefix="weights.")
@@ -75,11 +75,11 @@ def info_nce(
     query_label: Int[Tensor, " batch"] | None = None,
     negative_label: Int[Tensor, " bank"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Ask each query to pick its positive out of the bank (van den Oord et al. 2018; Lee et al. 2021).
+    """InfoNCE: identify each query's positive among negatives (van den Oord et al. 2018; Lee et al. 2021).
 
-    Negatives with the query's own label are no negatives and are masked; label -1 means not known and masks
-    nothing (other numbers below 0 are labels like any). Vectors are normalised here. Gradients reach
-    ``query`` and ``positive``; the bank is data.
+    Negatives that share the query's label are masked; label -1 means unknown and masks nothing (other
+    negative numbers are ordinary labels). Vectors are normalised here. Gradients reach ``query`` and
+    ``positive``, not ``negatives``.
     """
     query, positive, negatives = (
         F.normalize(v.float(), dim=-1) for v in (query, positive, negatives.detach())
@@ -100,17 +100,17 @@ def same_speaker(query: Int[Tensor, " batch"], bank: Int[Tensor, " bank"]) -> Bo
 def labelled_cross_entropy(
     logits: Float[Tensor, "batch n_speakers"], label: Int[Tensor, " batch"]
 ) -> Float[Tensor, ""]:
-    """Cross-entropy over the items whose speaker is known; 0, with a gradient of 0, where none is."""
+    """Cross-entropy over the items with a known speaker; 0, with zero gradient, if there is none."""
     total = F.cross_entropy(logits.float(), label.long(), ignore_index=-1, reduction="sum")
     return total / (label >= 0).sum().clamp_min(1)
 
 
 class SpectralDistance(nn.Module):
-    """Distance of two waves in magnitude, at several resolutions, on mel and linear frequency.
+    """Multi-resolution distance between the magnitude spectra of two waves, on mel and linear frequency.
 
     Mean L1 of log-mels over windows of 2048, 1024, 512 and 256 samples (at 16 kHz), plus L1 of
-    linear-frequency log-magnitudes at 1024 times ``linear``. Levels below the floor are all alike: what
-    happens in silence is not learned from.
+    linear-frequency log-magnitudes at 1024 times ``linear``. Magnitudes below the floor are nearly alike, so
+    that silence hardly counts.
     """
 
     def __init__(self, sample_rate: int, linear: float = 0.5, floor: float = 0.003) -> None:
@@ -136,7 +136,7 @@ class SpectralDistance(nn.Module):
             self.register_buffer(f"bands_{size}", bands, persistent=False)
 
     def forward(self, fake: Wave, real: Wave) -> Float[Tensor, ""]:
-        """Distance; ``real`` is data."""
+        """Distance between the waves; gradients reach ``fake`` only."""
         both = torch.cat([fake, real.detach()])[:, 0].float()
         total = both.new_zeros(())
         for size in self.sizes:
@@ -161,7 +161,7 @@ def cosine_distance(
     target: Float[Tensor, "batch dim frames"],
     weight: Float[Tensor, "batch frames"],
 ) -> Float[Tensor, ""]:
-    """One minus the cosine of each frame, weighted; gradients reach ``features``."""
+    """Weighted mean over frames of one minus the cosine similarity; gradients reach ``features`` only."""
     distance = 1.0 - F.cosine_similarity(features, target.detach(), dim=1, eps=1e-4)
     return (distance * weight).sum() / weight.sum().clamp_min(1e-3)
 
@@ -169,38 +169,38 @@ def cosine_distance(
 def energy_distance(
     converted: Float[Tensor, "batch 1 frames"], source: Float[Tensor, "batch 1 frames"]
 ) -> Float[Tensor, ""]:
-    """The norm loss: L1 between log frame energies, down to 35 dB below the loudest; ``source`` is data."""
+    """Norm loss: L1 of log frame energies, floored 35 dB below the loudest; gradients reach ``converted``."""
     floor = source.detach().amax(-1, keepdim=True) - 4.0
     return F.l1_loss(torch.maximum(converted, floor), torch.maximum(source.detach(), floor))
 
 
 def audible_frames(wave: Wave, n_frames: int) -> Float[Tensor, "batch n_frames"]:
-    """Weight of each frame in losses of content: 1 in speech, towards 0 at 35 dB below the loudest."""
+    """Frame weights of the content losses: 1 in speech, a half at 35 dB below the loudest frame, then 0."""
     power = F.adaptive_avg_pool1d(wave.detach().float().square(), n_frames)[:, 0]
     level_db = 10 * torch.log10(power + 1e-10)
     return torch.sigmoid(0.5 * (level_db - level_db.amax(-1, keepdim=True) + 35.0))
 
 
 COMPARISONS: dict[str, Callable[[int], nn.Module]] = {"reconstruction": SpectralDistance}
-"""By the weight's name, what compares outputs with their truths, where these are known: made of the sample
-rate, it takes outputs and truths, ``batch 1 samples``, and gives a scalar."""
+"""Losses between outputs and known ground truths, by the name of their weight. Each is built from the
+sampling rate and maps outputs and ground truths, ``batch 1 samples``, to a scalar."""
 THROUGH_DISCRIMINATOR = ("adversarial", "feature_matching", "contrast_converter", "label_converter")
 ON_OUTPUT = (*COMPARISONS, "content", "recogniser", "norm", "contrast_voice", *THROUGH_DISCRIMINATOR)
-"""Losses of the converter that its output alone decides; their weights are shares of its gradient. There is
-no ``recogniser`` any more, but its place in the balancer of runs that began when there was."""
+"""Converter losses that depend only on its output; their weights are shares of its gradient. ``recogniser``
+no longer exists, but keeps its index in the balancer's state, so that earlier checkpoints load."""
 
 
 DECAY = 0.99
-"""Of the running mean of a gradient's norm, a step."""
+"""Per-step decay of the running mean of a loss's gradient norm."""
 STRENGTH = 2.0
-"""Norm of the output's gradient that a share of 1 gives."""
+"""Norm of the gradient at the output for a share of 1."""
 
 
 class LossBalancer(nn.Module):
-    """Scales each loss's gradient at the output to a share of one norm (Défossez et al. 2022, eq. 5).
+    """Scales each loss's gradient at the output to a fixed share of one norm (Défossez et al. 2022, eq. 5).
 
-    Weights of losses then say what they do: none can drown the others, and a discriminator that grows sharper
-    does not pull harder. The running means belong to the checkpoint.
+    A weight then sets the loss's influence whatever the loss's scale, and the gradient through a
+    discriminator does not grow as the discriminator improves. The running means are saved in checkpoints.
     """
 
     norms: Float[Tensor, " losses"]
@@ -215,7 +215,7 @@ class LossBalancer(nn.Module):
     def forward(
         self, losses: Mapping[str, Tensor], shares: Mapping[str, float], output: Float[Tensor, "*shape"]
     ) -> Float[Tensor, ""]:
-        """A scalar whose gradient with respect to ``output`` is that of all losses, balanced."""
+        """Return a scalar with the balanced sum of all losses' gradients as its gradient at ``output``."""
         total = torch.zeros_like(output)
         for name, loss in losses.items():
             (gradient,) = torch.autograd.grad(loss, output, retain_graph=True)
@@ -224,11 +224,11 @@ class LossBalancer(nn.Module):
         return (total.detach() * output).sum()
 
     def running_norm(self, name: str, norm: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """Take one gradient's norm into the mean and return that; of processes together, as of one batch."""
+        """Update and return the mean of a gradient's norm; with several processes, of the whole batch's."""
         if (count := n_processes()) > 1:
             squared = norm.square()
             dist.all_reduce(squared)
-            norm = squared.sqrt() / count  # every process's loss is a mean over its own rows alone
+            norm = squared.sqrt() / count  # the loss of a process is a mean over its own rows only
         place = self.names.index(name)
         self.norms[place] = DECAY * self.norms[place] + (1 - DECAY) * norm
         self.steps[place] += 1
@@ -236,10 +236,10 @@ class LossBalancer(nn.Module):
 
 
 class MemoryBank(nn.Module):
-    """A queue of unit-length keys and their speakers (MoCo's queue, He et al. 2020; CLUIT's memory bank).
+    """Queue of unit-length keys and their speakers (MoCo's queue, He et al. 2020; CLUIT's memory bank).
 
-    Before it is full, only what was pushed serves as negatives. It is state, not parameters, and saved with
-    the run. Where processes train together, give it what they have gathered: it is then the same in all.
+    Until it is full, only the keys pushed so far are negatives. Its buffers, not parameters, are saved in
+    checkpoints. In distributed training, push the gathered keys, so that all processes hold the same queue.
     """
 
     ring: Tensor
@@ -258,13 +258,13 @@ class MemoryBank(nn.Module):
 
     @property
     def labels(self) -> Int[Tensor, " bank"]:
-        """Speaker of each key; -1 where it is not known."""
+        """Speaker of each key; -1: unknown."""
         return self.speakers[: min(int(self.pushed), len(self.ring))]
 
     @torch.no_grad()
     def push(self, keys: Float[Tensor, "batch dim"], labels: Int[Tensor, " batch"]) -> None:
-        """Put a batch of keys in the place of the oldest."""
-        surplus = max(len(keys) - len(self.ring), 0)  # an index written twice holds either, on a GPU
+        """Replace the oldest keys by a batch of new ones."""
+        surplus = max(len(keys) - len(self.ring), 0)  # on a GPU, an index written twice may hold either value
         keys, labels = keys[surplus:], labels[surplus:]
         self.pushed += surplus
         places = (int(self.pushed) + torch.arange(len(keys), device=self.ring.device)) % len(self.ring)

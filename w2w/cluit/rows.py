@@ -1,4 +1,4 @@
-"""The rows of one training step: who speaks, what should come out, whose voice; and changes to clips."""
+"""The rows of one training step: source, ground truth and target voice; speed and level augmentation."""
 
 from typing import NamedTuple
 
@@ -12,29 +12,27 @@ from w2w.cluit.config import CLUITConfig
 from w2w.networks.network import ConverterNetwork
 
 Wave = Float[Tensor, "batch 1 samples"]
-
-
 Waves = tuple[Float[Tensor, "batch 1 _"], ...]
 
 
 def leveled(wave: Wave, level_dbfs: float) -> Wave:
-    """Each clip with the louder half of its 20 ms frames at one level, and of either sign."""
+    """Scale each clip to one level, measured over the louder half of its 20 ms frames, with a random sign."""
     sign = torch.where(torch.rand(len(wave), device=wave.device) < 0.5, -1.0, 1.0)
     return wave * (gain_to(wave, level_dbfs) * sign)[:, None, None]
 
 
 def gain_to(wave: Wave, level_dbfs: float) -> Float[Tensor, " batch"]:
-    """What brings the louder half of each clip's 20 ms frames to a level."""
+    """Gain that brings the louder half of each clip's 20 ms frames to a level in dBFS RMS."""
     frames = wave[:, 0].unfold(-1, 320, 320).square().mean(-1)
     loud = frames.topk(max(frames.shape[-1] // 2, 1), dim=-1).values.mean(-1)
     return 10 ** (level_dbfs / 20) * torch.rsqrt(loud + 1e-8)
 
 
 def other_speeds(waves: Waves, speeds: tuple[float, ...]) -> tuple[Waves, Int64[Tensor, " batch"]]:
-    """Play each item's clips at one of ``speeds``: formants and pitch move together, and make another voice.
+    """Play each item's clips at a random one of ``speeds``, which shifts formants and pitch to another voice.
 
-    The speaker augmentation of x-vector recipes (Yamamoto et al. 2019): few speakers become many. Clips keep
-    their length, repeated where too short. The number of each item's speed comes with them.
+    This is the speaker augmentation of x-vector recipes (Yamamoto et al. 2019): few speakers become many.
+    Clips keep their length and are repeated where too short. Returns clips and the index of each speed.
     """
     n_items, device = len(waves[0]), waves[0].device
     if len(speeds) < 2:
@@ -45,7 +43,7 @@ def other_speeds(waves: Waves, speeds: tuple[float, ...]) -> tuple[Waves, Int64[
         samples, clips = wave.shape[-1], []
         for clip, number in zip(wave, chosen):
             if speeds[number] != 1.0:
-                # Rates in steps of a hundredth keep the resampler's kernels few.
+                # Ratios rounded to hundredths keep the number of resampling kernels small.
                 clip = resample(clip, round(100 * speeds[number]), 100)
                 clip = clip.repeat(1, -(-samples // clip.shape[-1]))[:, :samples]
             clips.append(clip)
@@ -53,8 +51,8 @@ def other_speeds(waves: Waves, speeds: tuple[float, ...]) -> tuple[Waves, Int64[
     return tuple(played), torch.tensor(chosen, device=device)
 
 
-def same_stretch(waves: Waves, length: int) -> list[Float[Tensor, "batch 1 _"]]:
-    """A random stretch of each wave, of the same place; the end of those that are too short for the place."""
+def same_window(waves: Waves, length: int) -> list[Float[Tensor, "batch 1 _"]]:
+    """Cut all waves at one random position; a wave too short for that position gives its end."""
     samples = waves[0].shape[-1]
     length = min(length, samples)
     start = int(torch.randint(samples - length + 1, ()))
@@ -63,7 +61,7 @@ def same_stretch(waves: Waves, length: int) -> list[Float[Tensor, "batch 1 _"]]:
 
 
 def device_generator(device: torch.device) -> torch.Generator:
-    """A generator that continues the step's own randomness."""
+    """A random generator on a device, seeded from the step's own generator."""
     return torch.Generator(device).manual_seed(int(torch.randint(2**62, ())))
 
 
@@ -71,30 +69,30 @@ Rows = Int[Tensor, " batch"]
 
 
 class Utterances(NamedTuple):
-    """The rows of one step: humans that are converted, humans that are rebuilt, sources of pairs."""
+    """The rows of one step: converted human speech, reconstructed human speech, time-aligned pairs."""
 
     source: Wave
-    """What the encoder hears."""
+    """Input of the content encoder."""
     truth: Wave
-    """What should come out; of converted rows the source, whose words alone count."""
+    """Ground truth of the output; for converted rows the source, of which only the words are compared."""
     reference: Float[Tensor, "batch 1 reference_samples"]
-    """Another clip of the truth's voice."""
+    """Another clip of the ground truth's voice."""
     target: Rows
-    """The row whose voice each row is spoken with: its own, or another one for converted rows."""
+    """Index of the row with the target voice: the row itself, or another one for converted rows."""
     converted: Bool[Tensor, " batch"]
     rebuilt: Bool[Tensor, " batch"]
-    """Rows whose source is their truth: speaking them would teach the code to carry it: their gradient
-    stops there."""
+    """Rows whose source is their own ground truth. The decoder's gradient stops at their code, since it would
+    teach the code to carry the voice."""
     identity: Rows
-    """Voices by number; below −1 recordings of unknown speakers."""
+    """Number of the voice; below −1: one number per recording of an unknown speaker."""
     label: Rows
-    """Speaker for the label head; −1: not known."""
+    """Class of the speaker for the label head; −1: unknown."""
     human: int
-    """How many rows are human speech; the others are pairs."""
+    """Number of rows of human speech; the rows after them are pairs."""
 
 
 def lay_out(batch: HumanAndPairs, step: int, config: CLUITConfig, averaged: ConverterNetwork) -> Utterances:
-    """Lay humans, at other speeds, and pairs out as rows of one level; choose whose voice each gets."""
+    """Arrange human speech, at random speeds, and pairs as rows of one level, each with a target voice."""
     human, pairs = batch.human, batch.pairs
     (wave, reference), speed = other_speeds((human.wave, human.other), config.speeds)
     n_speeds, n_human = max(len(config.speeds), 1), len(wave)
@@ -104,7 +102,7 @@ def lay_out(batch: HumanAndPairs, step: int, config: CLUITConfig, averaged: Conv
     if pairs is not None:
         source, truth = torch.cat([wave, pairs.source]), torch.cat([wave, pairs.target])
         reference = torch.cat([reference, pairs.reference])
-        # Synthetic voices are numbered after all human ones; a human label head does not know them.
+        # Offsets keep synthetic voices apart from human ones; the label head has no class for them.
         voices = identities(pairs.speaker, pairs.utterance, config.mask_same_speaker)
         identity = torch.cat([identity, torch.where(voices < 0, voices - 2**40, voices + 2**40)])
         label = torch.cat([label, torch.full_like(pairs.speaker, -1)])
@@ -117,7 +115,7 @@ def lay_out(batch: HumanAndPairs, step: int, config: CLUITConfig, averaged: Conv
     if step >= config.back_translate_from:
         n_translated = round(config.back_translate_share * n_human)
         translated = slice(n_converted, min(n_converted + n_translated, n_human))
-        # Where there are pairs, theirs are the voices: what is learned from must be clean on one side.
+        # The voices of pairs, if there are any: one side of a training example must be clean speech.
         voices = reference[n_human:] if pairs is not None else reference[:n_converted]
         source = back_translated(averaged, source, translated, voices)
         rebuilt[translated] = not len(voices)
@@ -126,7 +124,7 @@ def lay_out(batch: HumanAndPairs, step: int, config: CLUITConfig, averaged: Conv
 
 @torch.no_grad()
 def back_translated(net: ConverterNetwork, source: Wave, rows: slice, voices: Tensor) -> Wave:
-    """Some sources as the averaged converter speaks them with other voices; their truth stays human."""
+    """Replace some sources by their conversion to other voices; the ground truth remains human speech."""
     n_rows = rows.stop - rows.start
     if n_rows < 1 or not len(voices):
         return source
@@ -137,5 +135,5 @@ def back_translated(net: ConverterNetwork, source: Wave, rows: slice, voices: Te
 
 
 def identities(label: Rows, recording: Rows, masked: bool) -> Rows:
-    """A number for each voice: its label where that is known and masks, else one for each recording."""
+    """Number each voice: by its label, where that is known and ``masked``, otherwise by its recording."""
     return torch.where((label >= 0) & masked, label, -2 - recording)

@@ -1,4 +1,4 @@
-"""What a training run lets be heard, seen and watched: conversions between the voices of its last batch."""
+"""Audio, mels and scores that monitor training: conversions between the voices of the last batch."""
 
 import math
 
@@ -13,11 +13,11 @@ from w2w.networks.network import ConverterNetwork
 Wave = Float[Tensor, "batch 1 samples"]
 Reference = Float[Tensor, "batch 1 reference_samples"]
 N_SHOWN = 3
-"""Conversions shown."""
+"""Number of conversions shown."""
 
 
 def samples(converter: ConverterNetwork, source: Wave, reference: Reference) -> Samples:
-    """Sounds and pictures of sources, references and what the converter makes of them."""
+    """Audio and mels of sources, references, conversions and reconstructions."""
     source, reference = source[:N_SHOWN], reference[:N_SHOWN]
     voice = converter.style(reference)
     waves = {
@@ -35,20 +35,20 @@ def samples(converter: ConverterNetwork, source: Wave, reference: Reference) -> 
 
 
 def conversion_scores(converter: ConverterNetwork, source: Wave, reference: Reference) -> dict[str, float]:
-    """Whether it converts: F0 off the reference's mean in semitones, and style nearer to reference or source.
+    """Distance of the mean F0 to the reference's in semitones; style similarity to reference and source.
 
-    The styles are the converter's own judgement, and flatter it; ``eval/run.py`` asks others.
+    Styles are from the converter's own encoder and therefore optimistic; ``eval/run.py`` uses other models.
     """
     voice = converter.style(reference)
     converted = converter.style(converter(source, voice))
     semitones = (converted - voice)[:, -1].abs() * 12 / math.log(2.0)
-    before = converter.style(source)
-    near = F.cosine_similarity(converted[:, :-1], voice[:, :-1])
-    far = F.cosine_similarity(converted[:, :-1], before[:, :-1])
+    source_voice = converter.style(source)
+    to_reference = F.cosine_similarity(converted[:, :-1], voice[:, :-1])
+    to_source = F.cosine_similarity(converted[:, :-1], source_voice[:, :-1])
     return {
         "f0_distance": float(semitones.mean()),
-        "style_to_reference": float(near.mean()),
-        "style_to_source": float(far.mean()),
-        "nearer_to_reference": float((near > far).float().mean()),
+        "style_to_reference": float(to_reference.mean()),
+        "style_to_source": float(to_source.mean()),
+        "nearer_to_reference": float((to_reference > to_source).float().mean()),
         "finite": float(torch.isfinite(converted).all()),
     }

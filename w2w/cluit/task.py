@@ -1,4 +1,4 @@
-"""CLUIT for waves: pairs and reconstruction teach the converter to speak, contrast tells it whose voice."""
+"""CLUIT for waves: reconstruction and pairs train the synthesis, contrastive losses train the voice."""
 
 import math
 from dataclasses import replace
@@ -41,13 +41,13 @@ Wave = Float[Tensor, "batch 1 samples"]
 Losses = dict[str, Tensor]
 
 FULL_LEVEL_DBFS = -23.0
-"""dBFS RMS of speech, over its louder half, whose loudest log mel magnitude is 0."""
+"""dBFS RMS, over its louder half, of speech whose loudest log mel magnitude is 0."""
 KEY_DIM = 128
-"""Numbers of a style's key in the contrast of styles."""
+"""Dimension of a style embedding in the contrastive losses."""
 
 
 class CLUIT(Adversary):
-    """The task: one converter, one discriminator, memory banks. ``update`` is the algorithm."""
+    """The training task: one converter, one discriminator, two memory banks. ``update`` is the algorithm."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class CLUIT(Adversary):
         self.converter = begin(ConverterNetwork(converter), pretrained)
         self.projector = nn.Linear(converter.style.voice_dim - 1, KEY_DIM)
         self.teacher_head = nn.Conv1d(converter.content.dim, teacher.dim if teacher else 1, 1)
-        # A speaker at another speed is another voice to the label head, too.
+        # A speaker at another speed is another class of the label head.
         n_labels = discriminator.n_speakers * max(len(config.speeds), 1)
         self.discriminator = Discriminator(replace(discriminator, n_speakers=n_labels))
         self.converter_ema = EMA(self.converter, config.ema)
@@ -106,7 +106,7 @@ class CLUIT(Adversary):
         self.last: tuple[Wave, Wave] | None = None
 
     def update(self, batch: HumanAndPairs, step: int) -> dict[str, Tensor]:
-        """One step of both players: every row is encoded once, spoken once and compared with its truth."""
+        """One step of both players: encode and decode every row once, then descend the losses."""
         rows = self.utterances(batch, step)
         encoded = self.encode(rows)
         timbre, mean_log_f0 = self.styles(rows)
@@ -116,13 +116,13 @@ class CLUIT(Adversary):
         losses |= self.content_losses(rows, encoded, output)
         losses |= self.voice_losses(rows, timbre, output)
         losses |= self.pitch_losses(rows, encoded, mean_log_f0)
-        adversary = {}
+        discriminator = {}
         if step >= self.config.adversary_from and self.discriminator_is_used:
             real, fake, target = self.windows(rows, output)
             if step % self.config.discriminator_every == 0:
-                adversary = self.discriminator_losses(rows, real, fake)
-                if adversary:
-                    self.players["discriminator"].step(self.total(adversary))
+                discriminator = self.discriminator_losses(rows, real, fake)
+                if discriminator:
+                    self.players["discriminator"].step(self.total(discriminator))
                 self.discriminator_ema.update(step)
             losses |= self.adversarial_losses(rows, real, fake, target)
 
@@ -135,26 +135,26 @@ class CLUIT(Adversary):
         self.projector_ema.update(step)
         self.last = rows.truth[: rows.human], rows.reference[rows.target][: rows.human]
         named = {f"loss/converter/{name}": loss for name, loss in losses.items()}
-        named |= {f"loss/discriminator/{name}": loss for name, loss in adversary.items()}
+        named |= {f"loss/discriminator/{name}": loss for name, loss in discriminator.items()}
         return {name: loss.detach() for name, loss in named.items()}
 
     def total(self, losses: Losses) -> Float[Tensor, ""]:
-        """The weighted sum, 0 of none."""
+        """Weighted sum of the losses; 0 if there is none."""
         weighted = (getattr(self.config.weights, name) * loss for name, loss in losses.items())
         return sum(weighted, torch.zeros(()).to(self.bank.keys))
 
     def shares(self, step: int) -> dict[str, float]:
-        """Of each loss in the output's gradient; those through the discriminator come in by and by."""
+        """Share of each loss in the output's gradient; linear ramp for those through the discriminator."""
         shares: dict[str, float] = dict(vars(self.config.weights))
-        come_in = (step + 1 - self.config.adversary_from) / self.config.adversary_warmup
-        return shares | {name: shares[name] * min(come_in, 1.0) for name in THROUGH_DISCRIMINATOR}
+        ramp = min((step + 1 - self.config.adversary_from) / self.config.adversary_warmup, 1.0)
+        return shares | {name: shares[name] * ramp for name in THROUGH_DISCRIMINATOR}
 
     def utterances(self, batch: HumanAndPairs, step: int) -> Utterances:
         net: ConverterNetwork = self.converter_ema.module  # pyright: ignore[reportAssignmentType]
         return lay_out(batch, step, self.config, net)
 
     def encode(self, rows: Utterances) -> Encoded:
-        """Content of the source, changed and after speech of another level; F0 of the truth."""
+        """Content of the augmented source, with random formants and initial level; F0 of the ground truth."""
         config, n_rows, device = self.config, len(rows.source), rows.source.device
         source = self.augment(rows.source, device_generator(device))
         net, warp, level = self.converter, None, None
@@ -172,16 +172,16 @@ class CLUIT(Adversary):
         return encoded._replace(content=content)
 
     def styles(self, rows: Utterances) -> tuple[Float[Tensor, "batch timbre"], Float[Tensor, "batch 1"]]:
-        """Timbre and mean log-F0 of each row's own voice, from another clip of it."""
+        """Timbre and mean log-F0 of each row's voice, from its reference."""
         style: StyleEncoder = self.converter.style
         reference = self.reference_augment(rows.reference, device_generator(rows.reference.device))
         return style.timbre_of(reference), style.mean_log_f0(rows.reference)
 
     def decode(self, rows: Utterances, encoded: Encoded, voices: Float[Tensor, "batch voice"]) -> Wave:
-        """Every row with its target's voice: truths keep their pitch, converted rows move to the target's."""
+        """Decode each row in its target voice; the F0 of converted rows is shifted to the target's mean."""
         voice = voices[rows.target]
-        moved = shift_pitch(encoded.pitch, voices[:, -1:, None].double(), voice.detach())
-        log_f0 = torch.where(rows.converted[:, None, None], moved.log_f0, encoded.pitch.log_f0)
+        shifted = shift_pitch(encoded.pitch, voices[:, -1:, None].double(), voice.detach())
+        log_f0 = torch.where(rows.converted[:, None, None], shifted.log_f0, encoded.pitch.log_f0)
         state = self.converter.begin_decoder(len(voice), random=True)
         code = encoded.content.code
         code = torch.where(rows.rebuilt[:, None, None], code.detach(), code)
@@ -190,7 +190,7 @@ class CLUIT(Adversary):
         return wave[..., self.converter.look_ahead :][..., : rows.source.shape[-1]]
 
     def reconstruction_losses(self, rows: Utterances, output: Wave) -> Losses:
-        """Where the truth is known, the output is compared with it."""
+        """Compare outputs with the ground truth, in the rows where it is known."""
         known = ~rows.converted
         if not bool(known.any()):
             return {}
@@ -198,7 +198,7 @@ class CLUIT(Adversary):
         return {name: compare(fake, real) for name, compare in self.comparisons.items()}
 
     def content_losses(self, rows: Utterances, encoded: Encoded, output: Wave) -> Losses:
-        """What was said, and how loudly, must survive: in the code, and in the output."""
+        """Preserve linguistic content, in code and output, and frame energies in the output."""
         weights, net, losses = self.config.weights, self.converter, {}
         code = encoded.content.code
         if self.teacher is not None and (weights.content or weights.distil):
@@ -209,16 +209,16 @@ class CLUIT(Adversary):
                 scale = self.teacher.sample_rate / net.sample_rate
                 hop, look_ahead = round(net.hop * scale), round(net.look_ahead * scale)
                 places = self.teacher.places(target_features.shape[-1], hop, look_ahead)
-                seen = at_times(self.teacher_head(code).float(), places)
-                losses["distil"] = cosine_distance(seen, target_features, audible)
+                predicted = at_times(self.teacher_head(code).float(), places)
+                losses["distil"] = cosine_distance(predicted, target_features, audible)
             if weights.content:
                 losses["content"] = cosine_distance(self.teacher_features(output), target_features, audible)
         paired = ~rows.converted & ~rows.rebuilt
         if weights.code_invariance and bool(paired.any()):
-            own = net.content.encode(net.pad_look_ahead(rows.truth[paired])).code
-            alike = F.cosine_similarity(code[paired].float(), own.float(), dim=1)
+            truth_code = net.content.encode(net.pad_look_ahead(rows.truth[paired])).code
+            similarity = F.cosine_similarity(code[paired].float(), truth_code.float(), dim=1)
             audible = torch.sigmoid(2.0 * (encoded.content.energy[paired] + 3.0))[:, 0]
-            losses["code_invariance"] = ((1.0 - alike) * audible).sum() / audible.sum().clamp_min(1e-3)
+            losses["code_invariance"] = ((1.0 - similarity) * audible).sum() / audible.sum().clamp_min(1e-3)
         converted = rows.converted
         if not bool(converted.any()):
             return losses
@@ -228,42 +228,42 @@ class CLUIT(Adversary):
         return losses
 
     def teacher_features(self, wave: Wave) -> Float[Tensor, "batch dim frames"]:
-        """What the teacher makes of a wave, which it gets at its own rate."""
+        """The teacher's features of a wave, resampled to the teacher's rate."""
         assert self.teacher is not None
         return self.teacher(resample(wave, self.converter.sample_rate, self.teacher.sample_rate)).float()
 
     def voice_losses(self, rows: Utterances, timbre: Tensor, output: Wave) -> Losses:
-        """Two clips of one voice have one style; an output has its target's, as averaged judges hear it."""
+        """Contrast of styles between two clips of one voice, and between output and target voice."""
         weights, losses = self.config.weights, {}
         if not (weights.contrast_style or weights.contrast_voice):
             return losses
         with torch.no_grad():
             key = self.style_key(rows.truth)
-        keys, theirs = gather(key), gather(rows.identity)
-        negatives = torch.cat([self.voices.keys, keys]), torch.cat([self.voices.labels, theirs])
+        keys, identities = gather(key), gather(rows.identity)
+        negatives = torch.cat([self.voices.keys, keys]), torch.cat([self.voices.labels, identities])
         if weights.contrast_style:
             query = self.projector(timbre)
             losses["contrast_style"] = self.contrast(query, key, rows.identity, *negatives)
-        spoken = rows.converted | (torch.arange(len(key), device=key.device) >= rows.human)
-        if weights.contrast_voice and bool(spoken.any()):
-            target = rows.target[spoken]
-            query = self.style_key(output[spoken])
+        changed_voice = rows.converted | (torch.arange(len(key), device=key.device) >= rows.human)
+        if weights.contrast_voice and bool(changed_voice.any()):
+            target = rows.target[changed_voice]
+            query = self.style_key(output[changed_voice])
             losses["contrast_voice"] = self.contrast(query, key[target], rows.identity[target], *negatives)
-        self.voices.push(keys, theirs)
+        self.voices.push(keys, identities)
         return losses
 
     def style_key(self, wave: Wave) -> Float[Tensor, "batch key"]:
-        """The averaged style encoder's key of a wave; gradients pass through to the wave."""
+        """Embedding of a wave by the averaged style encoder and projector; gradients reach the wave only."""
         style: StyleEncoder = self.converter_ema.module.style  # pyright: ignore[reportAssignmentType]
         return F.normalize(self.projector_ema.module(style.timbre_of(wave)).float(), dim=-1)
 
     def pitch_losses(
         self, rows: Utterances, encoded: Encoded, mean_log_f0: Float[Tensor, "batch 1"]
     ) -> Losses:
-        """The mean log-F0 predicted from spectra against the voice's; a pair's melody is not its own."""
+        """Error of the mean log-F0 predicted from spectra; not for pairs, whose F0 is not the source's."""
         if not self.config.weights.pitch_prior or self.converter.pitch_predictor is None:
             return {}
-        # Before the first voiced frame nothing can be known.
+        # The mean is undefined before the first voiced frame.
         known = (encoded.pitch.voicing > 0.5).cumsum(-1).clamp_max(1)[: rows.human].float()
         error = (encoded.mean_log_f0[: rows.human].float() - mean_log_f0[: rows.human, :, None]) / 0.3
         return {"pitch_prior": (error.square() * known).sum() / known.sum().clamp_min(1.0)}
@@ -275,7 +275,7 @@ class CLUIT(Adversary):
         return bool(weights.adversarial or weights.feature_matching or contrast or weights.label_converter)
 
     def samples(self, step: int) -> Samples:
-        """Sounds and pictures of conversions between the voices of the last batch."""
+        """Audio and mels of conversions between the voices of the last batch."""
         assert self.last is not None
         return samples.samples(self.converter_ema.module, *self.last)  # pyright: ignore[reportArgumentType]
 

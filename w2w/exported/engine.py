@@ -1,4 +1,4 @@
-"""The engine of a CPU: onnxruntime runs a network's steps, by graphs that are made once and kept."""
+"""The CPU engine: onnxruntime runs a network's steps, by graphs that are exported once and cached."""
 
 import hashlib
 import inspect
@@ -32,22 +32,22 @@ from w2w.networks.wave_network import WaveNetwork
 Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch dim"]
 VARIABLE = "TIMBRE_ENGINE"
-"""The environment's variable that names the engine where no option does."""
+"""Environment variable with the default engine."""
 MOST_HOPS = 16
-"""Of a graph, whose steps are written out frame by frame; larger chunks win no more."""
+"""Maximum hops per graph, which is unrolled frame by frame; larger chunks are not faster."""
 KEPT = 12
-"""Graphs that stay in the cache."""
+"""Number of graphs kept in the cache."""
 
 _sessions: dict[str, Any] = {}
-"""Open ones, by file name."""
+"""Open sessions, by file name."""
 
 
 def open_engine(network: WaveNetwork, name: str | None, sizes: Sequence[int]) -> Any:
-    """What runs a network's steps, which mostly are as many hops long as ``sizes`` say.
+    """Open the engine for a network's steps, whose usual lengths in hops are ``sizes``.
 
-    ``eager`` is the network; ``onnx`` its graphs in onnxruntime, several times as fast on a CPU's one thread,
-    made at the first use, in some ten seconds each, and then found in the user's cache (``cache_folder``).
-    Without a name, and without one in the variable TIMBRE_ENGINE, it is the graphs wherever they can be run.
+    ``eager`` is the network itself; ``onnx`` its graphs in onnxruntime, several times as fast on one CPU
+    thread, exported on first use, in about ten seconds each, to the user's cache (``cache_folder``). Without
+    a name, and without one in the variable TIMBRE_ENGINE, graphs are used wherever they can run.
     """
     match name or os.environ.get(VARIABLE) or "auto":
         case "eager":
@@ -60,7 +60,7 @@ def open_engine(network: WaveNetwork, name: str | None, sizes: Sequence[int]) ->
             try:
                 return OnnxEngine(network, sizes)
             except UserError as error:
-                print(f"{error}; the network itself computes meanwhile, more slowly", file=sys.stderr)
+                print(f"{error}; the network itself is used instead, more slowly", file=sys.stderr)
                 return network
         case other:
             raise UserError(f"there is no engine {other!r}: choose eager or onnx")
@@ -71,18 +71,17 @@ def on_cpu(network: ConverterNetwork) -> bool:
 
 
 class OnnxEngine:
-    """The steps of a network, run by onnxruntime; nothing is kept between them.
+    """Runs a network's steps in onnxruntime, without state of its own.
 
-    A chunk is taken apart into steps of the ``sizes`` (in hops) that there are graphs of, the largest first.
-    What is left, several sources at once and whatever gradients are asked of are the network's own work: its
-    state is the graphs' state.
+    A chunk is split into steps of the ``sizes`` (in hops) that have graphs, the largest first. The network
+    itself, which shares the graphs' state, processes the rest, several sources at once, and gradients.
     """
 
     def __init__(self, network: ConverterNetwork, sizes: Sequence[int]) -> None:
         check_exportable(network)
         require_packages()
         if not on_cpu(network):
-            raise UserError("onnxruntime runs on the CPU: load the converter for it, or use engine 'eager'")
+            raise UserError("onnxruntime runs on the CPU: load the converter there, or use engine 'eager'")
         self.network, self.hop, self._like = network, network.hop, network.begin(1)
         key = f"{network_key(network)}-{code_key(network)}"
         self._sessions = {size: _session(network, size, key) for size in sorted(set(sizes))[::-1]}
@@ -92,21 +91,21 @@ class OnnxEngine:
 
     def step(self, source: Wave, voice: Voice, state: Arrays, semitones: float = 0.0) -> tuple[Wave, Arrays]:
         if len(source) > 1 or (torch.is_grad_enabled() and source.requires_grad):
-            return self._plainly(source, voice, state, semitones)
-        moved, speaker, waves, start = np.array([semitones]), voice.numpy(), [], 0
+            return self._eager_step(source, voice, state, semitones)
+        shift, speaker, waves, start = np.array([semitones]), voice.numpy(), [], 0
         n_hops = source.shape[-1] // self.hop
         for size, session in self._sessions.items():
             while n_hops - start >= size:
                 chunk = source[..., start * self.hop : (start + size) * self.hop].numpy()
-                wave, state = run_session(session, chunk, speaker, moved, state)
+                wave, state = run_session(session, chunk, speaker, shift, state)
                 waves.append(torch.from_numpy(wave))
                 start += size
         if start < n_hops or not waves:
-            wave, state = self._plainly(source[..., start * self.hop :], voice, state, semitones)
+            wave, state = self._eager_step(source[..., start * self.hop :], voice, state, semitones)
             waves.append(wave)
         return (waves[0] if len(waves) == 1 else torch.cat(waves, dim=-1)), state
 
-    def _plainly(self, source: Wave, voice: Voice, state: Arrays, semitones: float) -> tuple[Wave, Arrays]:
+    def _eager_step(self, source: Wave, voice: Voice, state: Arrays, semitones: float) -> tuple[Wave, Arrays]:
         if not source.shape[-1]:
             return source, state
         tensors = {name: torch.from_numpy(array) for name, array in state.items()}
@@ -115,12 +114,12 @@ class OnnxEngine:
 
 
 def network_key(network: ConverterNetwork) -> str:
-    """A digest of config and weights: equal keys convert alike."""
+    """Digest of config and weights: networks with equal keys convert alike."""
     return weights_digest(network, repr(network.config))
 
 
 def code_key(network: ConverterNetwork) -> str:
-    """A digest of all code that a graph is made of, and of torch's version."""
+    """Digest of all code that a graph is exported from, and of torch's version."""
     digest = hashlib.sha256(torch.__version__.encode())
     layers = {inspect.getfile(type(module)) for module in network.modules()}
     files = {file for file in layers if not file.startswith(str(Path(torch.__file__).parent))}
@@ -134,7 +133,7 @@ def _session(network: ConverterNetwork, n_hops: int, key: str) -> Any:
     name = f"step-{key}-{n_hops}.onnx"
     if name not in _sessions:
         file = cache_folder() / name
-        _sessions[name] = _from_cache(file) or open_session(_made(network, n_hops, file))
+        _sessions[name] = _from_cache(file) or open_session(_exported(network, n_hops, file))
     return _sessions[name]
 
 
@@ -143,23 +142,23 @@ def _from_cache(file: Path) -> Any | None:
         return None
     try:
         return open_session(str(file))
-    except Exception:  # a damaged file is made again; onnxruntime's errors share no base but this
+    except Exception:  # a damaged file is exported again; onnxruntime's errors have no other common base
         return None
 
 
-def _made(network: ConverterNetwork, n_hops: int, file: Path) -> bytes:
+def _exported(network: ConverterNetwork, n_hops: int, file: Path) -> bytes:
     print(
-        f"preparing this converter for the CPU, steps of {n_hops} hops: once, some seconds …", file=sys.stderr
+        f"exporting this converter for the CPU, steps of {n_hops} hops: once, some seconds …", file=sys.stderr
     )
     from w2w.exported.step import Step, checked, onnx_model
 
     step = Step(network, n_hops)
     model = onnx_model(step).SerializeToString()
     checked(step, model)
-    with suppress(OSError):  # no place for a cache: the next process makes it again
+    with suppress(OSError):  # without a writable cache, the next process exports it again
         with atomic(file) as temporary:
             temporary.write_bytes(model)
-        older = sorted(file.parent.glob("step-*.onnx"), key=lambda kept: kept.stat().st_mtime)
-        for kept in older[:-KEPT]:
-            kept.unlink()
+        graphs = sorted(file.parent.glob("step-*.onnx"), key=lambda graph: graph.stat().st_mtime)
+        for graph in graphs[:-KEPT]:
+            graph.unlink()
     return model

@@ -1,7 +1,7 @@
-"""The step as one file: ONNX, which onnxruntime alone can run, or a program, which torch alone can run.
+"""Export of the step as one file: ONNX, which needs only onnxruntime, or a program, which needs only torch.
 
-In ONNX the initial state and the voice are the inputs' defaults, and what ``describe`` says is the
-metadata. A program is run so:
+In ONNX, the initial state and the voice are the inputs' defaults, and ``describe`` gives the metadata. A
+program is run like this:
 
     about = {"step.json": ""}
     program = torch.export.load("live.pt2", extra_files=about)
@@ -35,20 +35,18 @@ CHUNK_MS = 20.0
 OF_WEIGHTS = {
     "average": None, "share": 0.5, "spread": 1.0, "data": "", "vocoder": None, "statistics": None
 }  # fmt: skip
-"""Options, and their defaults, that make weights and say nothing of a step."""
+"""Options of the export of weights, with their defaults, that do not apply to a step."""
 
 
 def add_step_options(parser: Arguments) -> None:
-    """Add the options that only a step knows."""
+    """Add the options that apply to a step only."""
     group = parser.add_argument_group("a live step (--format onnx or torch)")
     group.add_argument("--chunk-ms", type=float, help=f"milliseconds of a step (default {CHUNK_MS:g})")
-    group.add_argument(
-        "--voice", nargs="+", metavar="CLIP", help="speech whose voice the file has where none is fed"
-    )
+    group.add_argument("--voice", nargs="+", metavar="CLIP", help="speech of the file's default voice")
 
 
 def refuse_step_options(args: Namespace) -> None:
-    """Say that weights have no chunks and no voice."""
+    """Raise if an option of steps is given for an export of weights."""
     for name in ("chunk_ms", "voice"):
         if getattr(args, name) is not None:
             option = name.replace("_", "-")
@@ -56,7 +54,7 @@ def refuse_step_options(args: Namespace) -> None:
 
 
 def write_step(args: Namespace, load: Callable[[Path | None], ConverterNetwork]) -> None:
-    """Write the file that the command line names, of the network that ``load`` finds, and say what."""
+    """Export the step of the network that ``load`` returns, by the command line's options."""
     for name, default in OF_WEIGHTS.items():
         if getattr(args, name) != default:
             raise UserError(
@@ -127,7 +125,7 @@ HOW_TO_PROGRAM = (
 def describe(
     network: ConverterNetwork, begun: Mapping[str, Tensor], n_hops: int, found: float, voice_of: str
 ) -> dict[str, str]:
-    """Name and value of each thing to know, as text; what is nested is JSON."""
+    """Metadata of an exported step as text by name; nested values are JSON."""
     rate, chunk_samples = network.sample_rate, n_hops * network.hop
     state = {
         name: {"shape": list(tensor.shape), "dtype": str(tensor.dtype).removeprefix("torch.")}

@@ -1,4 +1,4 @@
-"""An exported converter without torch: numpy, soundfile, soxr and onnxruntime are all that is needed.
+"""Runtime of an exported converter without torch: it needs numpy, soundfile, soxr and onnxruntime only.
 
     python -m w2w.export --format onnx --chunk-ms 20 --voice her.wav --out live.onnx
     python -m w2w.exported.runtime live.onnx me.wav as_her.wav --pitch -2
@@ -25,20 +25,20 @@ State = dict[str, np.ndarray]
 
 
 class Exported:
-    """One exported step, which may serve several streams at once.
+    """One exported step, which several streams may share.
 
-    ``voice`` is one of `Converter.embed`, shaped (1, dim), instead of the one in the file. Raises
-    ``ValueError`` for a file that is no exported step, or that needs a voice and gets none.
+    ``voice``, from `Converter.embed`, shaped (1, dim), replaces the one in the file. Raises ``ValueError``
+    for a file that is no exported step, or that needs a voice and gets none.
     """
 
     def __init__(self, model: str | Path, *, voice: np.ndarray | None = None, threads: int = 1) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads  # one chunk is too little work to share
-        options.log_severity_level = 3  # it warns of inputs that have defaults, which are meant
+        options.intra_op_num_threads = threads  # one chunk is too little work for several threads
+        options.log_severity_level = 3  # silences warnings about inputs with defaults, which are intended
         try:
             cpu = ["CPUExecutionProvider"]
             self.session = onnxruntime.InferenceSession(str(model), options, providers=cpu)
-        except Exception as error:  # onnxruntime's own, of many kinds
+        except Exception as error:  # onnxruntime's errors have no other common base
             reason = str(error).splitlines()[0]
             message = f"{model} is no exported step ({reason}): make it by python -m w2w.export"
             raise ValueError(message) from None
@@ -60,7 +60,7 @@ class Exported:
         return wave, {name.replace("next_", "state_", 1): value for name, value in converted.items()}
 
     def stream(self, semitones: float = 0.0) -> "Live":
-        """Begin to convert chunk by chunk, at ``sample_rate``."""
+        """Start a conversion in chunks, at ``sample_rate``."""
         return Live(self, semitones)
 
     def convert(self, wave: np.ndarray, sample_rate: int, semitones: float = 0.0) -> np.ndarray:
@@ -74,7 +74,7 @@ class Exported:
 
 
 class Live:
-    """One source on its way. What was pushed comes back converted, later, and as many samples of it."""
+    """One live conversion; it returns as many samples as were pushed, with a delay."""
 
     def __init__(self, exported: Exported, semitones: float) -> None:
         self.exported, self.semitones = exported, semitones
@@ -83,17 +83,17 @@ class Live:
         self.to_drop, self.owed = exported.look_ahead, 0
 
     def push(self, chunk: np.ndarray) -> np.ndarray:
-        """Take in samples, shaped (samples,), as many as there are; return those that are ready."""
+        """Take any number of samples, shaped (samples,); return those that are ready."""
         self.owed += len(chunk)
         self.last = chunk[-1] if len(chunk) else self.last
         return self._run(chunk)
 
     def flush(self) -> np.ndarray:
-        """Return what is still owed; the stream has then ended."""
+        """End the stream; return the remaining samples."""
         owed = self.owed
-        # The last sample is held: an offset that ended would be a click.
-        held = np.full(self.exported.look_ahead + self.exported.chunk_samples, self.last, np.float32)
-        return self._run(held)[:owed]
+        # The last sample is repeated: an offset that ended abruptly would click.
+        padding = np.full(self.exported.look_ahead + self.exported.chunk_samples, self.last, np.float32)
+        return self._run(padding)[:owed]
 
     def _run(self, chunk: np.ndarray) -> np.ndarray:
         waves, size = [np.zeros(0, np.float32)], self.exported.chunk_samples

@@ -1,4 +1,4 @@
-"""Graphs of a converter's step in onnxruntime, and its state as the tensors that they take and give."""
+"""Sessions of a converter's step in onnxruntime, and its state as flat dictionaries of tensors."""
 
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -21,18 +21,18 @@ def require_packages() -> None:
 
 
 def check_exportable(network: object) -> None:
-    """Refuse what has no step to write down, and say why."""
+    """Raise if the network has no step that can be exported."""
     if not isinstance(network, ConverterNetwork):
         raise UserError(
-            "a converter of mels is exported as weights only: the step of a wave-to-wave converter is what"
+            "a converter of mels is exported as weights only: only a wave-to-wave converter has a step that"
             " can be written as a graph"
         )
     if network.needs_whole:
-        raise UserError(f"this converter's {network.needs_whole}: export released_live, which steps")
+        raise UserError(f"this converter's {network.needs_whole}: export released_live, which streams")
 
 
 def flat(state: Any, name: str = "") -> dict[str, Tensor]:
-    """The tensors of a state, named by the way to them; what is not there has no name."""
+    """Flatten a nested state to its tensors, named by their paths; None is left out."""
     if state is None:
         return {}
     if isinstance(state, Tensor):
@@ -45,7 +45,7 @@ def flat(state: Any, name: str = "") -> dict[str, Tensor]:
 
 
 def nested(like: Any, tensors: dict[str, Tensor], name: str = "") -> Any:
-    """A state built as another one is, of the tensors that ``flat`` made of it."""
+    """Inverse of ``flat``: a state with the structure of ``like`` and these tensors."""
     if like is None or isinstance(like, Tensor):
         return tensors.get(name)
     parts = {key: nested(part, tensors, f"{name}_{key}" if name else key) for key, part in _parts(like)}
@@ -64,7 +64,7 @@ def _parts(state: Any) -> Iterator[tuple[str, Any]]:
 
 
 def open_session(model: bytes | str) -> Any:
-    """An onnxruntime session on one thread, from a file's content or name."""
+    """Open a single-threaded onnxruntime session, from a file's content or name."""
     require_packages()
     import onnxruntime
 
@@ -78,7 +78,7 @@ def open_session(model: bytes | str) -> Any:
 def run_session(
     session: Any, chunk: np.ndarray, voice: np.ndarray, semitones: np.ndarray, state: Arrays
 ) -> tuple[np.ndarray, Arrays]:
-    """One step: samples, and the next state."""
+    """Run one step; return its samples and the next state."""
     feeds = {f"state_{name}": array for name, array in state.items()}
     wave, *after = session.run(None, feeds | {"chunk": chunk, "voice": voice, "semitones": semitones})
     return wave, dict(zip(state, after))

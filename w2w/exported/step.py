@@ -1,7 +1,7 @@
-"""Making a converter's step a function of plain tensors, and an ONNX graph that does as the network.
+"""A converter's step as a function of plain tensors, and its export as an ONNX graph, which is checked.
 
-Convolutions of few frames are computed as matrix products: onnxruntime's are made for pictures, and over two
-frames a product takes a third of their time.
+Convolutions over few frames are computed as matrix products: onnxruntime's convolutions are made for images,
+and over two frames a product takes a third of their time.
 """
 
 import math
@@ -26,7 +26,7 @@ Weight = Float[Tensor, "outer inner_of_group kernel"]
 
 
 class ConvolutionsAsProducts(TorchFunctionMode):
-    """While this is entered, one-dimensional convolutions are computed by ``convolution``."""
+    """Context in which one-dimensional convolutions are computed by ``convolution``."""
 
     def __torch_function__(
         self,
@@ -35,7 +35,7 @@ class ConvolutionsAsProducts(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Replace convolutions; leave the rest alone."""
+        """Replace convolutions; call all other functions unchanged."""
         return (convolution if func is torch.conv1d else func)(*args, **(kwargs or {}))
 
 
@@ -48,10 +48,10 @@ def convolution(
     dilation: tuple[int, ...] = (1,),
     groups: int = 1,
 ) -> Float[Tensor, "batch outer frames"]:
-    """What ``torch.conv1d`` gives, for layers without padding, in one group or one for each channel."""
+    """``torch.conv1d`` for layers without padding, with one group or one group per channel."""
     outer, _, kernel = weight.shape
     assert not any(padding)
-    rows = x.transpose(1, 2)  # whole frames lie together in memory: they are copied and multiplied at once
+    rows = x.transpose(1, 2)  # frames are contiguous in memory, which makes copies and products fast
     n_frames = (x.shape[-1] - dilation[0] * (kernel - 1) - 1) // stride[0] + 1
     if kernel > 1 or stride[0] > 1:
         places = stride[0] * torch.arange(n_frames)[:, None] + dilation[0] * torch.arange(kernel)
@@ -66,9 +66,9 @@ def convolution(
 
 
 class Step(nn.Module):
-    """Convert one chunk of ``n_hops`` hops: chunk, voice, semitones and state to samples and the next state.
+    """Step of ``n_hops`` hops: chunk, voice, semitones and state to samples and the next state.
 
-    ``begun`` holds the state before the first chunk, by name, in the order of the arguments.
+    ``begun`` is the state before the first chunk, by name, in the order of the arguments.
     """
 
     def __init__(self, network: ConverterNetwork, n_hops: int) -> None:
@@ -99,18 +99,18 @@ class Step(nn.Module):
 
 
 def traced(step: Step, voice: Float[Tensor, "1 dim"] | None = None) -> torch.export.ExportedProgram:
-    """The step as torch's exporter sees it; its example inputs are the first step's."""
+    """The step traced by torch's exporter; its example inputs are those of the first step."""
     chunk = torch.zeros(1, 1, step.chunk_samples)
     voice = torch.zeros(1, step.voice_dim) if voice is None else voice.detach().cpu().clone()
     examples = (chunk, voice, torch.zeros(1, dtype=torch.float64), *step.begun.values())
-    # Inference mode would show composite operations in place of what they are made of.
+    # In inference mode, composite operations would not be decomposed.
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        warnings.simplefilter("ignore")  # of deprecations inside torch
+        warnings.simplefilter("ignore")  # deprecations inside torch
         return torch.export.export(step, examples, strict=False)
 
 
 MOST = 1e-4
-"""Difference of any sample, on waves of full scale 1, above which nothing is written."""
+"""Largest allowed difference of a sample, at full scale 1, between the network and its export."""
 SECONDS = 4.0
 SEMITONES = 1.5
 Run = Callable[[Tensor, Tensor, Tensor, Mapping[str, Tensor]], tuple[Tensor, dict[str, Tensor]]]
@@ -119,24 +119,24 @@ Run = Callable[[Tensor, Tensor, Tensor, Mapping[str, Tensor]], tuple[Tensor, dic
 
 @torch.inference_mode()
 def difference(network: ConverterNetwork, run: Run, begun: Mapping[str, Tensor], n_hops: int) -> float:
-    """The largest difference of a sample, step by step, over some seconds of what resembles speech."""
+    """Largest difference of a sample between network and ``run``, over some seconds of speech-like audio."""
     chunk_samples, device = n_hops * network.hop, next(network.parameters()).device
     wave = speechlike(network.sample_rate, SECONDS)
     wave = wave[..., : wave.shape[-1] // chunk_samples * chunk_samples]
     voice = network.style(wave.to(device))
     semitones = SEMITONES if network.moves_pitch else 0.0
     state, plain_state, worst = dict(begun), network.begin(1), 0.0
-    moved = torch.tensor([semitones], dtype=torch.float64)
+    shift = torch.tensor([semitones], dtype=torch.float64)
     for chunk in wave.split(chunk_samples, dim=-1):
-        converted, state = run(chunk, voice.cpu(), moved, state)
+        converted, state = run(chunk, voice.cpu(), shift, state)
         expected, plain_state = network.step(chunk.to(device), voice, plain_state, semitones)
-        # Not a number counts as the worst of all.
+        # NaN counts as an infinite difference.
         worst = max(worst, (converted - expected.cpu()).abs().nan_to_num(nan=math.inf).max().item())
     return worst
 
 
 def require_equal(found: float, what: str) -> None:
-    """Refuse an export that speaks otherwise than the network."""
+    """Raise if an export differs from the network by more than ``MOST``."""
     if not found <= MOST:
         raise UserError(
             f"{what} differs from the network by {found:.1e}, more than {MOST}: nothing was written;"
@@ -145,14 +145,14 @@ def require_equal(found: float, what: str) -> None:
 
 
 def speechlike(sample_rate: int, seconds: float) -> Float[Tensor, "1 1 samples"]:
-    """Syllables whose pitch glides, hisses between them, a silence, a loud end: the same on every call."""
+    """Speech-like test signal: syllables of gliding pitch, hisses, a silence, a loud end; deterministic."""
     rng = torch.Generator().manual_seed(0)
     time = torch.arange(round(sample_rate * seconds), dtype=torch.float64) / sample_rate
     f0 = 150.0 * torch.exp(0.5 * torch.sin(1.7 * time) + 0.05 * torch.sin(31.0 * time))
     phase = 2.0 * math.pi * (f0 / sample_rate).cumsum(0)
     voiced = torch.zeros_like(time)
     for number in range(1, 30):
-        # Two formants that wander, below half the rate.
+        # Two moving formants; harmonics are limited to below half the rate.
         heights = (500.0 + 250.0 * torch.sin(3.1 * time), 1600.0 + 500.0 * torch.sin(2.3 * time))
         level = sum(torch.exp(-(((number * f0 - height) / 300.0) ** 2)) for height in heights) + 0.05
         voiced += level * torch.sin(number * phase) * (number * f0 < 0.45 * sample_rate)
@@ -166,21 +166,21 @@ def speechlike(sample_rate: int, seconds: float) -> Float[Tensor, "1 1 samples"]
 
 
 def onnx_model(step: Step, voice: Float[Tensor, "1 dim"] | None = None) -> Any:
-    """The step as an ONNX model, whose inputs are chunk, voice, semitones and each state_NAME."""
+    """Export the step as an ONNX model with the inputs chunk, voice, semitones and each state_NAME."""
     require_packages()
     from onnxscript.optimizer import fold_constants, inline, remove_unused_nodes
 
     names = list(step.begun)
     with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-        warnings.simplefilter("ignore")  # of deprecations inside torch
+        warnings.simplefilter("ignore")  # deprecations inside torch
         program = torch.onnx.export(
             traced(step, voice),
             dynamo=True,
             input_names=["chunk", "voice", "semitones", *(f"state_{name}" for name in names)],
             output_names=["wave", *(f"next_{name}" for name in names)],
-            # Unwrapped: whole numbers come, too, and float is what the exporter must read.
+            # Unwrapped of type checks: integers are passed, too, but the exporter must find float.
             custom_translation_table={torch.ops.aten.scalar_tensor.default: unwrap(exact_scalar)},
-            # Its rules would take additions of less than 1e-8 away, which keep logarithms finite.
+            # The optimiser would remove additions of less than 1e-8, which keep logarithms finite.
             optimize=False,
             external_data=False,
             verbose=False,
@@ -195,7 +195,7 @@ def onnx_model(step: Step, voice: Float[Tensor, "1 dim"] | None = None) -> Any:
 def exact_scalar(
     s: float, dtype: int = 1, layout: str = "", device: str = "", pin_memory: bool = False
 ) -> Any:
-    """Write down a number in the precision it is used in: the exporter's own way rounds all to float32."""
+    """Export a scalar in the precision of its use: the exporter's own translation rounds to float32."""
     from onnx import helper, numpy_helper
     from onnxscript import opset20
 
@@ -204,7 +204,7 @@ def exact_scalar(
 
 
 def checked(step: Step, model: bytes) -> float:
-    """By how much a model differs from the network, which must be little."""
+    """Return the largest difference between a model and the network; raise if it is too large."""
     session = open_session(model)
 
     def run(chunk: Tensor, voice: Tensor, semitones: Tensor, state: Mapping[str, Tensor]) -> Any:

@@ -1,1 +1,1 @@
-"""Networks of the converter."""
+"""The converter's networks."""

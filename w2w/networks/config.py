@@ -1,4 +1,4 @@
-"""What a converter is made of."""
+"""Configuration of the converter's networks."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -12,20 +12,20 @@ from w2w.networks.style import StyleConfig
 
 @dataclass(frozen=True, kw_only=True)
 class TrunkConfig:
-    """The sizes of a speech encoder; inside a converter nothing of it is dropped."""
+    """Sizes of a pretrained speech encoder; inside a converter it runs without dropout."""
 
     sample_rate: int = 16_000
     """Hz."""
     conv_dims: tuple[int, ...] = (512,) * 7
     """Channels of each convolution on the wave."""
     conv_kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
-    """Length of each."""
+    """Kernel size of each convolution."""
     conv_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
-    """Stride of each; their product is its hop."""
+    """Stride of each convolution; their product is the encoder's hop."""
     conv_bias: bool = False
     """Whether the convolutions add a bias."""
     filterbank: bool = False
-    """Whether random weights begin with band-pass filters on the wave."""
+    """Whether the first convolution is initialised with band-pass filters."""
     hidden: int = 768
     """Channels of the transformer."""
     layers: int = 12
@@ -33,47 +33,48 @@ class TrunkConfig:
     heads: int = 12
     """Attention heads."""
     ffn: int = 3072
-    """Inner channels of the feed-forward parts."""
+    """Inner channels of the feed-forward layers."""
     position_layers: int = 5
-    """Grouped convolutions that tell frames where they are."""
+    """Grouped convolutions that encode the position."""
     position_kernel: int = 19
-    """Frames each of them sees."""
+    """Kernel size of each positional convolution, in frames."""
     position_groups: int = 16
-    """Groups of each of them."""
+    """Groups of each positional convolution."""
     layer: int = 0
-    """Layer whose output is taken, counted from 1; 0: all, in a learned mixture."""
+    """Layer whose output is used, counted from 1; 0: a learned mixture of all layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConverterConfig:
-    """All that it takes to build the converter's networks."""
+    """Configuration of all networks of the converter."""
 
     KIND: ClassVar[str] = "converter"
     sample_rate: int = 16_000
-    """Hz, of all waves in and out."""
+    """Sampling rate of input and output waves in Hz."""
     look_ahead_ms: float = 8.0
-    """Milliseconds of future that outputs may depend on; live, this and one hop are the latency."""
+    """Milliseconds of future input that outputs may depend on; streaming latency is this plus one hop."""
     content_ahead_ms: float = 0.0
-    """Milliseconds of speech beyond ``look_ahead_ms`` that a code has heard; they add to the latency."""
+    """Additional look-ahead of the content code in milliseconds; it adds to the latency."""
     pitch_memory_s: float = 10.0
-    """Seconds over which the source's mean log-F0 is remembered."""
+    """Time constant of the running mean of the source's log-F0 in seconds."""
     pitch_predictor: bool = True
     """Whether each frame's distance from the speaker's mean log-F0 is predicted from its spectrum, so that
     the mean is known after a few frames."""
     pitch: PitchNetworkConfig | None = None
-    """The network that tracks F0, taught by ``pretrain/f0.py``; none: a classical tracker. It may hear as far
-    ahead as codes do, or, where whole utterances are encoded, any whole number of frames."""
+    """The F0 tracking network, trained by ``pretrain/f0.py``; none: a classical tracker. Its look-ahead is
+    ``look_ahead_ms``, or that of the codes, or, where whole utterances are encoded, any whole number of
+    frames more than ``look_ahead_ms``."""
     content: CausalEncoderConfig = field(default_factory=CausalEncoderConfig)
-    """What is said: the content encoder."""
+    """The content encoder."""
     recogniser: str | None = None
-    """A frozen recogniser's encoder in the place of the content encoder's mels; it needs whole utterances.
-    ``moonshine`` comes with the code; another is named by its folder."""
+    """A frozen recogniser whose encoder replaces the content encoder's mels and needs whole utterances:
+    ``moonshine``, which is included with the code, or a folder."""
     trunk: TrunkConfig | None = None
-    """A pretrained speech encoder in the place of the content encoder's mels; it needs whole utterances."""
+    """A pretrained speech encoder that replaces the content encoder's mels and needs whole utterances."""
     style: StyleConfig = field(default_factory=StyleConfig)
-    """Whose voice."""
+    """The style encoder."""
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    """How it is said."""
+    """The decoder."""
 
     def __post_init__(self) -> None:
         if self.hop % 80:
@@ -85,21 +86,21 @@ class ConverterConfig:
             raise UserError("a converter has a recogniser or a pretrained trunk, not both: leave one out")
         if self.content_ahead_ms < 0 or (self.content_ahead_ms and not self.streams):
             raise UserError(
-                f"content_ahead_ms={self.content_ahead_ms} must be 0 or more, and 0 where a recogniser or a"
-                " trunk hears whole utterances"
+                f"content_ahead_ms={self.content_ahead_ms} must be 0 or more, and 0 with a recogniser or a"
+                " trunk, which encode whole utterances"
             )
         if self.pitch is None:
             return
         if (self.pitch.sample_rate, self.pitch.hop) != (self.sample_rate, self.hop):
             raise UserError(
-                f"pitch is tracked at {self.pitch.sample_rate} Hz every {self.pitch.hop_ms} ms: it must be"
-                f" the converter's {self.sample_rate} Hz and {self.content.hop_ms} ms"
+                f"the F0 tracker runs at {self.pitch.sample_rate} Hz every {self.pitch.hop_ms} ms: it must"
+                f" match the converter's {self.sample_rate} Hz and {self.content.hop_ms} ms"
             )
         allowed = self.frames_ahead if self.streams else max(self.pitch_ahead, 0)
         if self.pitch.look_ahead_ms - self.look_ahead_ms not in (0.0, allowed * self.content.hop_ms):
             raise UserError(
-                f"the F0 tracker was taught with {self.pitch.look_ahead_ms} ms of look-ahead: set"
-                " converter.look_ahead_ms to that, or converter.content_ahead_ms to what it is more, or teach"
+                f"the F0 tracker was trained with {self.pitch.look_ahead_ms} ms of look-ahead: set"
+                " converter.look_ahead_ms to that, or converter.content_ahead_ms to the difference, or train"
                 " another by pretrain/f0.py --model.look-ahead-ms"
             )
 
@@ -110,26 +111,26 @@ class ConverterConfig:
 
     @property
     def streams(self) -> bool:
-        """Whether a signal may be converted in pieces."""
+        """Whether conversion can run chunk by chunk."""
         return self.trunk is None and not self.recogniser
 
     @property
     def window(self) -> int:
-        """Samples that one frame's analysis spans."""
+        """Length of the analysis window in samples."""
         return round(self.sample_rate * self.content.window_ms / 1000)
 
     @property
     def look_ahead(self) -> int:
-        """Samples of future that every output sample may depend on."""
+        """Samples of future input that an output sample may depend on."""
         return round(self.sample_rate * self.look_ahead_ms / 1000) + self.frames_ahead * self.hop
 
     @property
     def frames_ahead(self) -> int:
-        """Frames by which codes are ahead of what else the decoder hears."""
+        """Look-ahead of the codes in frames, beyond that of the decoder's other inputs."""
         return round(self.content_ahead_ms / self.content.hop_ms)
 
     @property
     def pitch_ahead(self) -> int:
-        """Frames by which the F0 tracker is ahead."""
+        """Look-ahead of the F0 tracker in frames, beyond ``look_ahead_ms``."""
         more = self.pitch.look_ahead_ms - self.look_ahead_ms if self.pitch else 0.0
         return round(more / self.content.hop_ms)

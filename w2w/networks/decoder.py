@@ -1,4 +1,4 @@
-"""How it is said: content in frames, a voice, and out come samples."""
+"""The decoder: content, F0 and a voice to samples."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,16 +23,16 @@ Curve = Float[Tensor, "batch 1 frames"]
 
 @dataclass(frozen=True, kw_only=True)
 class DecoderConfig:
-    """The decoder."""
+    """Sizes and settings of the decoder."""
 
     n_channels: int = 256
-    """Width."""
+    """Channels of the residual blocks."""
     n_blocks: int = 8
     """Residual blocks; their dilations are 1, 2, 4, 1, 2, 4, …"""
     sharpness: float = 0.0
-    """Share by which converted speech has its formants deeper than they were learned."""
+    """Formant sharpening of converted speech: relative increase of the formants' cepstrum; 0: none."""
     refiner: RefinerConfig | None = RefinerConfig()  # noqa: RUF009 - frozen
-    """What is learned on top of the source-filter wave; none leaves it out."""
+    """Learned correction of the source-filter wave; none leaves it out."""
 
     def __post_init__(self) -> None:
         within("[0, 1]", self, "sharpness")
@@ -41,8 +41,8 @@ class DecoderConfig:
 class Decoder(nn.Module):
     """Codes, energy, F0 and a voice to samples, without look-ahead.
 
-    Each frame asks for the timbre tokens that suit its sound, so a voice conditions every phone in its own
-    way; the mixture and a summary of the whole voice modulate every block.
+    Each frame attends to the timbre tokens, so that the conditioning on the voice depends on the phone; the
+    attended mixture and a summary of the whole voice modulate every block.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Decoder(nn.Module):
         self.refiner = Refiner(config.refiner, width, hop) if config.refiner else None
 
     def begin(self, batch: int, *, random: bool = False) -> dict[str, Any]:
-        """Silence; ``random`` starts pulses and noise anywhere (for training)."""
+        """State before the first frame; ``random`` draws the phases of pulses and noise (for training)."""
         return {
             "stem": self.stem.begin(batch),
             "blocks": [block.begin(batch) for block in self.blocks],  # type: ignore[operator]
@@ -80,7 +80,7 @@ class Decoder(nn.Module):
         *,
         sharpen: bool = False,
     ) -> tuple[Wave, dict[str, Any]]:
-        """Speak one chunk, formants as they were learned or deeper."""
+        """Synthesise one chunk; ``sharpen`` applies the formant sharpening."""
         log_f0 = (pitch.log_f0 - MEAN_LOG_F0).float()
         inputs = torch.cat([code, 0.3 * energy, log_f0, pitch.voicing.float()], dim=1)
         hidden, stem = self.stem.step(inputs, state["stem"])
@@ -96,7 +96,7 @@ class Decoder(nn.Module):
     def conditioning(
         self, hidden: Float[Tensor, "batch channels frames"], voice: Voice
     ) -> Float[Tensor, "batch conditioning frames"]:
-        """The voice as each frame needs it: its mixture of timbre tokens beside a summary of them all."""
+        """Conditioning of each frame: its attended mixture of timbre tokens, and a summary of all tokens."""
         timbre = voice[:, :-1].to(hidden.dtype)
         tokens = timbre.unflatten(1, (self.style.n_tokens, self.style.token_dim))
         mixture = torch.einsum("bkt,bkd->bdt", self.token_query(hidden).softmax(1).to(tokens.dtype), tokens)

@@ -1,4 +1,4 @@
-"""Around the decoder: a delay, so that a code has seen what comes after its frame, and a gate for pauses."""
+"""A delay of the decoder's other inputs, which gives codes more look-ahead, and a gate for pauses."""
 
 import math
 from typing import NamedTuple
@@ -22,41 +22,41 @@ class DelayState(NamedTuple):
 
 
 class Delay:
-    """Holds back the source, its energy, level and mels by a number of frames; the code passes."""
+    """Delays the source, its energy, level and mels by a number of frames; codes pass undelayed."""
 
     def __init__(self, n_frames: int, hop: int, n_mels: int) -> None:
         self.n_frames, self.hop, self.n_mels = n_frames, hop, n_mels
 
     def begin(self, batch: int, device: torch.device | None = None) -> DelayState:
-        """Silence, at the height of the first sample."""
+        """State before the first chunk: silence, at the first sample's offset (NaN until it is known)."""
         frames = torch.zeros(batch, 1, self.n_frames, device=device)
         source = torch.full((batch, 1, self.n_frames * self.hop), math.nan, device=device)
         mels = frames.new_full((batch, self.n_mels, self.n_frames), QUIETEST, dtype=torch.float64)
         return DelayState(source, frames + QUIETEST, frames + SILENCE, mels)
 
     def step(self, source: Wave, content: Content, state: DelayState) -> tuple[Wave, Content, DelayState]:
-        """Take one chunk in, and give as much out."""
+        """Delay one chunk; the result is as long."""
         now = (source, content.energy, content.level, content.mels)
         before = (torch.where(state.source.isnan(), source[..., :1], state.source), *state[1:])
         n_samples = self.n_frames * self.hop
-        late, kept = [], []
+        delayed, after = [], []
         for new, old, length in zip(now, before, (n_samples, *[self.n_frames] * 3)):
             joined = torch.cat([old.to(new.dtype), new], dim=-1)
-            late.append(joined[..., : joined.shape[-1] - length])
-            kept.append(joined[..., joined.shape[-1] - length :].to(old.dtype))
-        return late[0], Content(content.code, *late[1:]), DelayState(*kept)
+            delayed.append(joined[..., : joined.shape[-1] - length])
+            after.append(joined[..., joined.shape[-1] - length :].to(old.dtype))
+        return delayed[0], Content(content.code, *delayed[1:]), DelayState(*after)
 
 
 Level = Float[Tensor, "batch 1 frames"]
 
 PAUSE_DB, SPEECH_DB = -45.0, -32.0
-"""A frame this far below the speech's level is a pause; above the other, speech that nothing holds back."""
+"""Frame levels relative to speech: a pause up to the first, speech that is not gated from the second."""
 QUIET_DB = -62.0
-"""dBFS RMS: pauses of digital silence may hold this much."""
+"""dBFS RMS that is allowed in pauses of digital silence."""
 FULL_LEVEL_DB = -18.0
 """dBFS RMS of the loudest frames of speech whose level, a log mel magnitude, is 0."""
 NEAR_FRAMES = 100.0
-"""After a voiced sound, in which what is loud is speech; beyond, it is noise, and comes out no louder."""
+"""Frames after the last voiced one in which loud frames count as speech; later ones count as noise."""
 
 
 class GateState(NamedTuple):
@@ -67,9 +67,9 @@ class GateState(NamedTuple):
 
 
 class PauseGate(nn.Module):
-    """Holds the output's frames down to the source's own level where the source pauses or is noise alone.
+    """Limits the output's frames to the source's own level where the source pauses or is only noise.
 
-    The source's level is the larger of two frames' standard deviations, so a constant offset is no sound.
+    The source's level is the largest standard deviation of nearby frames, so a constant offset has none.
     """
 
     def __init__(self, hop: int, look_ahead: int) -> None:
@@ -77,17 +77,17 @@ class PauseGate(nn.Module):
         self.hop, self.past = hop, hop + look_ahead
 
     def begin(self, batch: int, device: torch.device | None = None) -> GateState:
-        """Silence; the gate is open."""
+        """State before the first chunk: silence, gate open."""
         past = torch.full((batch, 1, self.past), math.nan, device=device)
-        opened = torch.ones(batch, 1, device=device)
-        return GateState(past, opened, 2.0 * NEAR_FRAMES * opened)
+        gain = torch.ones(batch, 1, device=device)
+        return GateState(past, gain, 2.0 * NEAR_FRAMES * gain)
 
     def step(
         self, source: Wave, output: Wave, level: Level, voiced: Level, state: GateState
     ) -> tuple[Wave, GateState]:
-        """Hold one chunk down; ``output`` lags the source by the look-ahead, ``level`` is a log magnitude.
+        """Gate one chunk; ``output`` lags the source by the look-ahead.
 
-        ``voiced`` is 1 where a frame is, else 0.
+        ``level`` is a log magnitude, ``voiced`` 1 in voiced frames and 0 in others.
         """
         past = torch.where(state.source.isnan(), source[..., :1], state.source)
         window = torch.cat([past, source], dim=-1)
@@ -97,7 +97,7 @@ class PauseGate(nn.Module):
         power = torch.maximum(halves.var(-1, unbiased=False).amax(-1), newest.var(-1, unbiased=False))
         source_db = 10.0 * torch.log10(power + 1e-12)
         speech_db = FULL_LEVEL_DB + (20.0 / math.log(10.0)) * level[:, 0]
-        # The limit rises from the source's own level out of the way of speech.
+        # From pause to speech, the limit rises from the source's level to 60 dB above it.
         rise = ((source_db - speech_db - PAUSE_DB) / (SPEECH_DB - PAUSE_DB)).clamp(0.0, 1.0)
         frame = torch.arange(1, rise.shape[-1] + 1, device=rise.device, dtype=rise.dtype)
         newest_voiced = running_maximum(torch.where(voiced[:, 0] > 0.5, frame, -state.unvoiced))
@@ -107,7 +107,7 @@ class PauseGate(nn.Module):
         output_db = 10.0 * torch.log10(blocks.square().mean(-1) + 1e-12)
         gain = 10.0 ** ((limit_db - output_db).clamp(-120.0, 0.0) / 20.0)  # (batch, frames)
         before = torch.cat([state.gain, gain[:, :-1]], dim=-1)
-        # A quarter of a frame from gain to gain: no click, and little that is too loud.
+        # Gains change over a quarter of a frame: slowly enough not to click, fast enough to catch an onset.
         ramp = (torch.arange(1, self.hop + 1, device=output.device) * (4.0 / self.hop)).clamp_max(1.0)
         shaped = before[..., None] + (gain - before)[..., None] * ramp
         past = window[..., window.shape[-1] - self.past :]

@@ -1,4 +1,4 @@
-"""From frames to samples: pulses at F0 and noise, through filters that the features draw."""
+"""From frames to samples: pulses at F0 and noise, through filters that are predicted from the features."""
 
 import math
 from typing import Any, NamedTuple
@@ -12,20 +12,20 @@ Blocks = Float[Tensor, "batch frames hop"]
 
 
 class ExcitationState(NamedTuple):
-    """Where the sources stand."""
+    """State of the pulse train and the noise."""
 
     phase: Tensor
-    """Cycles, float64 (batch, 1)."""
+    """Phase of the pulses in cycles, float64 (batch, 1)."""
     log_f0: Tensor
-    """Of the last frame, float64 (batch, 1, 1)."""
+    """Log-F0 of the last frame, float64 (batch, 1, 1)."""
     position: Int64[Tensor, "batch 1"]
-    """Samples made so far: the address of the next noise sample."""
+    """Number of samples so far, which is the index of the next noise sample."""
 
 
 class Excitation(nn.Module):
     """A band-limited pulse train that follows F0, and white noise; both of unit power.
 
-    The noise is a hash of the sample's position, so any chunking of a signal hears the same noise.
+    The noise is a hash of the sample's position, so that it does not depend on the chunking.
     """
 
     ramp: Tensor
@@ -37,7 +37,7 @@ class Excitation(nn.Module):
         self.register_buffer("ramp", ramp, persistent=False)
 
     def begin(self, batch: int, *, random: bool = False) -> ExcitationState:
-        """Phase zero and noise from its beginning, or both anywhere (for training)."""
+        """State before the first frame: phase and position 0, or ``random`` (for training)."""
         device = self.ramp.device
         if random:
             phase = torch.rand(batch, 1, device=device).double()
@@ -53,21 +53,21 @@ class Excitation(nn.Module):
     def step(
         self, log_f0: Float[Tensor, "batch 1 frames"], state: ExcitationState
     ) -> tuple[Blocks, Blocks, ExcitationState]:
-        """Pulses and noise, a block of ``hop`` samples for each frame."""
+        """Generate pulses and noise, a block of ``hop`` samples for each frame."""
         batch, _, frames = log_f0.shape
         log_f0 = log_f0.double()
         before = torch.cat([state.log_f0, log_f0[..., :-1]], dim=-1)[:, 0, :, None]
         now = log_f0[:, 0, :, None]
         f0 = (before + (now - before) * self.ramp).exp().flatten(1)  # (batch, samples)
-        # Float64: an hour of cycles must still place a pulse exactly.
+        # Float64, so that pulses are placed exactly after an hour of accumulated phase.
         cycles = state.phase + (f0 / self.sample_rate).cumsum(-1)
         angle = math.pi * (cycles - cycles.floor())
         harmonics = torch.floor(0.5 * self.sample_rate / f0)
         # Sum of cosines 1..n in closed form (the Dirichlet kernel).
         sine = angle.sin()
-        summit = sine.abs() < 1e-9
-        ratio = ((2 * harmonics + 1) * angle).sin() / torch.where(summit, torch.ones_like(sine), sine)
-        pulses = 0.5 * (torch.where(summit, 2 * harmonics + 1, ratio) - 1.0) * (2.0 / harmonics).sqrt()
+        peak = sine.abs() < 1e-9
+        ratio = ((2 * harmonics + 1) * angle).sin() / torch.where(peak, torch.ones_like(sine), sine)
+        pulses = 0.5 * (torch.where(peak, 2 * harmonics + 1, ratio) - 1.0) * (2.0 / harmonics).sqrt()
         places = state.position + torch.arange(frames * self.hop, device=log_f0.device)
         after = ExcitationState(cycles[:, -1:] % 1.0, log_f0[..., -1:], state.position + frames * self.hop)
         shape = (batch, frames, self.hop)
@@ -75,7 +75,7 @@ class Excitation(nn.Module):
 
 
 def white_noise(position: Int64[Tensor, "batch samples"]) -> Float[Tensor, "batch samples"]:
-    """Uniform noise of unit power, a function of position alone (the `lowbias32` integer hash)."""
+    """Uniform noise of unit power as a function of the position only (the `lowbias32` integer hash)."""
     x = position & 0xFFFFFFFF
     x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
     x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
@@ -84,21 +84,21 @@ def white_noise(position: Int64[Tensor, "batch samples"]) -> Float[Tensor, "batc
 
 
 FORMANTS_S = 0.000625
-"""Quefrency from which a cepstrum tells formants, not the spectrum's tilt."""
+"""Quefrency in seconds from which the cepstrum describes formants; below it, the spectrum's tilt."""
 Features = Float[Tensor, "batch channels frames"]
 LogF0 = Float[Tensor, "batch 1 frames"]
 Wave = Float[Tensor, "batch 1 samples"]
 
 
 class HarmonicNoiseHead(nn.Module):
-    """Pulses and noise, each through a minimum-phase filter that the features draw (harmonic plus noise).
+    """Harmonic-plus-noise head: pulses and noise, each through a minimum-phase filter predicted per frame.
 
-    A frame's filter fades in over its own block and out over the next, so the head adds no latency. It
-    invents no phases, and puts the pitch where ``log_f0`` says. Transforms are products with Fourier bases:
-    frames are short, and nothing complex is left for an exporter.
+    A frame's filter fades in over its own block and out over the next, so the head adds no latency. Phases
+    are not predicted, and the pitch is exactly that of ``log_f0``. Fourier transforms are products with real
+    bases: frames are short, and ONNX export needs no complex numbers.
 
-    A network that regresses draws formants too flat: ``sharpen`` makes them deeper by the share ``sharpness``
-    (the cepstral post-filter of speech synthesis, Yoshimura et al. 2005).
+    Regression predicts over-smoothed formants: ``sharpen`` amplifies their cepstrum by the fraction
+    ``sharpness`` (the cepstral post-filter of speech synthesis, Yoshimura et al. 2005).
     """
 
     spread: Tensor
@@ -126,7 +126,7 @@ class HarmonicNoiseHead(nn.Module):
         self.register_buffer("rise", (torch.arange(hop) + 0.5) / hop, persistent=False)
 
     def begin(self, batch: int, *, random: bool = False) -> dict[str, Any]:
-        """Silence; pulses and noise from their beginning, or from anywhere (for training)."""
+        """State before the first frame: silence; ``random`` draws the state of pulses and noise."""
         bins = self.n_fft // 2 + 1
         return {
             "excitation": self.excitation.begin(batch, random=random),
@@ -137,7 +137,7 @@ class HarmonicNoiseHead(nn.Module):
     def step(
         self, features: Features, log_f0: LogF0, state: dict[str, Any], *, sharpen: bool = False
     ) -> tuple[Wave, dict[str, Any]]:
-        """Make the samples of one chunk."""
+        """Synthesise one chunk."""
         pulses, noise, excitation = self.excitation.step(log_f0, state["excitation"])
         # (batch, frames, 2, bands)
         log_magnitude = self.bands(features).unflatten(1, (2, -1)).permute(0, 3, 1, 2)
@@ -149,7 +149,7 @@ class HarmonicNoiseHead(nn.Module):
                 power = gain.square().sum(-1, keepdim=True)
                 gain, angle = (log_magnitude @ self.sharp_spread).chunk(2, dim=-1)
                 gain = gain.exp()
-                gain = gain * (power / gain.square().sum(-1, keepdim=True)).sqrt()  # deeper, not louder
+                gain = gain * (power / gain.square().sum(-1, keepdim=True)).sqrt()  # at the same power
             filters = torch.cat([gain * angle.cos(), gain * angle.sin()], dim=-1)
             earlier = torch.cat([state["filters"], filters[:, :-1]], dim=1)
             sources = torch.stack([pulses, noise], dim=2)  # (batch, frames, 2, hop)
@@ -170,10 +170,10 @@ def complex_product(a: Float[Tensor, "*shape two_bins"], b: Float[Tensor, "*shap
 def fourier_bases(
     samples: int, n_fft: int
 ) -> tuple[Float[Tensor, "samples two_bins"], Float[Tensor, "two_bins n_fft"]]:
-    """What turns samples into their half spectrum of ``n_fft`` points, and a spectrum into samples."""
+    """Bases that map samples to their half spectrum of ``n_fft`` points, and a half spectrum to samples."""
     angle = 2 * math.pi / n_fft * torch.outer(torch.arange(n_fft), torch.arange(n_fft // 2 + 1)).double()
     analysis = torch.cat([angle[:samples].cos(), -angle[:samples].sin()], dim=1)
-    # Every bin but the first and the last stands for its mirror image, too.
+    # Every bin but the first and the last also represents its mirror image.
     twice = torch.full((n_fft // 2 + 1,), 2.0, dtype=torch.float64)
     twice[0] = twice[-1] = 1.0
     synthesis = torch.cat([angle.cos() * twice, -angle.sin() * twice], dim=1).T / n_fft
@@ -183,7 +183,7 @@ def fourier_bases(
 def overlap_add(
     blocks: Float[Tensor, "batch frames n_fft"], hop: int, tail: Float[Tensor, "batch rest"]
 ) -> tuple[Wave, Float[Tensor, "batch rest"]]:
-    """Add blocks ``hop`` apart onto the tail of what came before; return what is finished and a new tail."""
+    """Overlap-add blocks onto the tail of the previous ones; return the finished samples and the new tail."""
     _, frames, n_fft = blocks.shape
     length = (frames - 1) * hop + n_fft
     summed = F.fold(blocks.transpose(1, 2), (1, length), (1, n_fft), stride=(1, hop))[:, 0, 0]
@@ -194,17 +194,17 @@ def overlap_add(
 def minimum_phase(
     n_bands: int, n_fft: int, sample_rate: int, sharpness: float = 0.0
 ) -> Float[Tensor, "n_bands two_bins"]:
-    """The map from log-magnitudes at mel-spaced bands to log-gain and phase of the minimum-phase filter.
+    """Linear map from log-magnitudes at mel-spaced bands to log-gain and phase of the minimum-phase filter.
 
-    Interpolation to bins, real cepstrum, folding it (Oppenheim & Schafer) and back are all linear. The
-    cepstrum beyond ``FORMANTS_S`` is lifted by the share ``sharpness``.
+    Interpolation to bins, real cepstrum, its folding (Oppenheim & Schafer) and the inverse are all linear.
+    The cepstrum beyond ``FORMANTS_S`` is amplified by the fraction ``sharpness``.
     """
     nyquist = sample_rate / 2
     bins = n_fft // 2 + 1
     top = 2595.0 * math.log10(1.0 + nyquist / 700.0)
     knots = 700.0 * (10 ** (torch.linspace(0, top, n_bands, dtype=torch.float64) / 2595.0) - 1.0)
     knots[-1] = nyquist
-    # A finer grid than n_fft, lest the cepstrum of a sharp formant wrap around.
+    # A finer grid than n_fft keeps the cepstrum of a sharp formant from wrapping around.
     fine = 4 * n_fft
     frequencies = torch.linspace(0, nyquist, fine // 2 + 1, dtype=torch.float64)
     right = torch.searchsorted(knots, frequencies).clamp(1, n_bands - 1)
@@ -217,7 +217,7 @@ def minimum_phase(
     folded = torch.zeros(n_bands, n_fft, dtype=torch.float64)
     half = n_fft // 2
     folded[:, 0] = cepstrum[:, 0]
-    # Taper the end of the cepstrum: cutting it off rings across the spectrum.
+    # The end of the cepstrum is tapered: truncation would ring across the spectrum.
     taper = 0.5 + 0.5 * torch.cos(math.pi * torch.arange(1, half, dtype=torch.float64) / half)
     folded[:, 1:half] = 2.0 * cepstrum[:, 1:half] * taper
     folded[:, round(FORMANTS_S * sample_rate) : half] *= 1.0 + sharpness

@@ -1,4 +1,4 @@
-"""The converter network: encoders and decoder tied together, so that chunk after chunk equals the whole."""
+"""The converter network: encoders, decoder and gate; converting in chunks equals converting the whole."""
 
 import math
 from collections.abc import Iterator
@@ -25,25 +25,24 @@ Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch voice"]
 Curve = Float[Tensor, "batch 1 frames"]
 KNOWN_FRAMES = 1e18
-"""Of speech that a mean known before counts for: so many that it holds for five minutes, silent or not."""
+"""Weight in frames of a mean log-F0 known in advance, which holds for five minutes, silent or not."""
 STEADY_FRAMES = 5
-"""Voiced in a row before one counts for the mean: a door's slam has two or three."""
+"""Consecutive voiced frames before one counts in the mean: a slamming door has two or three."""
 
 
 class Encoded(NamedTuple):
-    """What is taken from a source before a voice is chosen."""
+    """Features of a source that do not depend on the target voice."""
 
     content: Content
     pitch: Pitch
     mean_log_f0: Curve
-    """Of the source, as far as known."""
+    """Running mean of the source's log-F0."""
 
 
 class ConverterNetwork(nn.Module):
     """Source wave and a voice to converted wave.
 
-    Inside, everything is causal and lags the source by ``look_ahead`` samples: the one place where future is
-    used.
+    All layers are causal; the output lags the source by ``look_ahead`` samples, the only use of the future.
     """
 
     def __init__(self, config: ConverterConfig) -> None:
@@ -58,7 +57,7 @@ class ConverterNetwork(nn.Module):
         if config.recogniser:
             self.content: CausalEncoder = RecogniserContent(config.content, config.recogniser, rate, ahead)
         elif config.trunk:
-            # Late: transformers takes longer to import than all the rest, and few converters need it.
+            # Imported here: transformers takes longer to import than all the rest and is rarely needed.
             from w2w.networks.trunk import PretrainedContent
 
             self.content = PretrainedContent(config.content, config.trunk, rate, ahead)
@@ -98,9 +97,9 @@ class ConverterNetwork(nn.Module):
     def pieces(
         self, source: Wave, voice: Voice, semitones: float = 0.0, mean_log_f0: float | None = None
     ) -> Iterator[Wave]:
-        """Encode whole waves, then speak them piece by piece: codes are few, what is made of them is not.
+        """Encode whole waves, then decode piece by piece, since the decoder needs far more memory than codes.
 
-        ``mean_log_f0`` is the source's, where it is known.
+        ``mean_log_f0`` is the source's, if known.
         """
         assert isinstance(self.content, WholeContent)
         padded, state = self.pad_look_ahead(source), self.begin(len(source), mean_log_f0)
@@ -111,18 +110,18 @@ class ConverterNetwork(nn.Module):
                 stop = start + piece[0].shape[-1]
                 chunk = padded[..., start * self.hop : stop * self.hop]
                 curve = Pitch(*(part[..., start:stop] for part in pitch))
-                part, state = self._speak(chunk, Content(*piece), curve, voice, state, semitones)
+                part, state = self._synthesise(chunk, Content(*piece), curve, voice, state, semitones)
                 part, skipped, start = part[..., skipped:], max(skipped - part.shape[-1], 0), stop
                 yield part[..., :left]
                 left -= min(left, part.shape[-1])
 
     def pad_look_ahead(self, source: Wave) -> Float[Tensor, "batch 1 padded"]:
-        """The source, its last sample held for as long as it takes to bring all out, in whole hops."""
+        """Pad the source with its last sample by the look-ahead, and to whole hops."""
         samples = source.shape[-1] + self.look_ahead
         return F.pad(source, (0, -samples % self.hop + self.look_ahead), mode="replicate")
 
     def begin(self, batch: int, mean_log_f0: float | None = None) -> dict[str, Any]:
-        """Silence, and nothing known of the source's pitch but its mean, if that."""
+        """State before the first chunk: silence, with the source's mean log-F0, if it is known."""
         mean = MeanState(*(part.double() for part in self.mean_log_f0.begin(batch)))
         if mean_log_f0 is not None:
             mean = MeanState(*map(torch.full_like, mean, (mean_log_f0 * KNOWN_FRAMES, KNOWN_FRAMES)))
@@ -137,7 +136,7 @@ class ConverterNetwork(nn.Module):
         }
 
     def begin_decoder(self, batch: int, *, random: bool = False) -> dict[str, Any]:
-        """The decoder's state before the first frame, whose level is not known yet (NaN)."""
+        """The decoder's state before the first frame; NaN stands for the first frame's level."""
         level = self.mean_log_f0.prior.new_full((batch, 1, 1), math.nan)
         return self.decoder.begin(batch, random=random) | {"level": level}
 
@@ -146,26 +145,26 @@ class ConverterNetwork(nn.Module):
     ) -> tuple[Wave, dict[str, Any]]:
         """Convert one chunk, a whole number of hops long; the output lags by ``look_ahead`` samples."""
         content, after_content = self.content.step(source, state["content"])
-        late, content, after_delay = self._delayed(source, content, state["delay"])
-        pitch, after_pitch = self.pitch.step(source if self.config.pitch_ahead else late, state["pitch"])
-        wave, after = self._speak(late, content, pitch, voice, state, semitones)
+        delayed, content, after_delay = self._delayed(source, content, state["delay"])
+        pitch, after_pitch = self.pitch.step(source if self.config.pitch_ahead else delayed, state["pitch"])
+        wave, after = self._synthesise(delayed, content, pitch, voice, state, semitones)
         return wave, after | {"content": after_content, "delay": after_delay, "pitch": after_pitch}
 
     def encode(
         self, source: Wave, truth: Wave, warp: PerItem | None = None, level: PerItem | None = None
     ) -> Encoded:
-        """What is taken from whole padded waves: content of the source, F0 of the truth, equally long."""
+        """Encode whole padded waves of equal length: content of the source, F0 of the ground truth."""
         state = self.begin(len(source))
         content = self.content.encode(source, warp, level)
-        late, content, _ = self._delayed(truth, content, state["delay"])
+        delayed, content, _ = self._delayed(truth, content, state["delay"])
         ahead = self.config.pitch_ahead
-        pitch = tracked(self.pitch, truth, ahead - self.config.frames_ahead) if ahead else self.pitch(late)
+        pitch = tracked(self.pitch, truth, ahead - self.config.frames_ahead) if ahead else self.pitch(delayed)
         return self.place_pitch(pitch, content, state)[0]
 
     def _delayed(self, source: Wave, content: Content, state: Any) -> Any:
         return (source, content, None) if self.delay is None else self.delay.step(source, content, state)
 
-    def _speak(
+    def _synthesise(
         self,
         source: Wave,
         content: Content,
@@ -186,11 +185,11 @@ class ConverterNetwork(nn.Module):
     def place_pitch(
         self, pitch: Pitch, content: Content, state: dict[str, Any]
     ) -> tuple[Encoded, dict[str, Any]]:
-        """Add the mean log-F0 of the source so far, from which one chunk's F0 is moved."""
+        """Add the running mean of the source's log-F0, relative to which one chunk's F0 is shifted."""
         weight, voiced = steadily_voiced(pitch, state["voiced"])
         log_f0 = pitch.log_f0
         if self.config.content.relative_level:
-            # By the level so far: hum before the first word, faint as it is, must not tell the voice's pitch.
+            # Weighted by the level so far, so that faint hum before the first word does not set the mean.
             audible = torch.sigmoid(6.0 * (content.energy.double() + 2.5)) * content.level.double().exp()
             weight = weight * audible
         if self.pitch_predictor is not None:
@@ -202,10 +201,10 @@ class ConverterNetwork(nn.Module):
     def decode(
         self, encoded: Encoded, pitch: Pitch, voice: Voice, state: dict[str, Any], *, sharpen: bool = False
     ) -> tuple[Wave, dict[str, Any]]:
-        """Speak what was encoded, at the source's level; ``sharpen`` is not for what is learned from."""
+        """Decode what was encoded, at the source's level; ``sharpen`` is for conversion, not for training."""
         content = encoded.content
         wave, after = self.decoder.step(content.code, content.energy, pitch, voice, state, sharpen=sharpen)
-        # A level is a log magnitude; within a frame it moves in a straight line from the last frame's.
+        # A level is a log magnitude; within a frame, the gain is interpolated linearly from the last frame's.
         before = torch.where(state["level"].isnan(), content.level[..., :1], state["level"])
         gain = torch.cat([before, content.level], dim=-1).exp()
         rise = torch.arange(1, self.hop + 1, device=wave.device) / self.hop
@@ -213,13 +212,13 @@ class ConverterNetwork(nn.Module):
         return wave * gain.flatten(2), after | {"level": content.level[..., -1:]}
 
 
-# By name, because its style is a submodule, which Pythons from 3.12 on do not count as a member.
+# Registered, because its `style` is a submodule, which Python 3.12 and later do not count as a member.
 cast(Any, WaveNetwork).register(ConverterNetwork)
 
 
 def steadily_voiced(
     pitch: Pitch, before: Float[Tensor, "batch 1 before"]
 ) -> tuple[Curve, Float[Tensor, "batch 1 before"]]:
-    """1 where ``STEADY_FRAMES`` on end are voiced, else 0, after those ``before``; and those for the next."""
+    """1 where the last ``STEADY_FRAMES`` frames are voiced, else 0; and the frames for the next chunk."""
     voiced = torch.cat([before, (pitch.voicing > 0.5).double()], dim=-1)
     return -F.max_pool1d(-voiced, STEADY_FRAMES, stride=1), voiced[..., 1 - STEADY_FRAMES :]

@@ -1,4 +1,4 @@
-"""What is learned on top of the source-filter wave: a correction in frames of 2.5 ms."""
+"""Learned correction of the source-filter wave, in frames of 2.5 ms."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,14 +18,14 @@ Features = Float[Tensor, "batch channels frames"]
 
 @dataclass(frozen=True, kw_only=True)
 class RefinerConfig:
-    """The network between the source-filter wave and the result."""
+    """Sizes of the network between the source-filter wave and the output."""
 
     n_channels: int = 128
-    """Width."""
+    """Channels of the residual blocks, and filters in the bank."""
     n_blocks: int = 4
     """Residual blocks; their dilations are 1, 2, 4, 1, …"""
     per_frame: int = 4
-    """Short frames in one frame of the decoder."""
+    """Short frames per frame of the decoder."""
 
     def __post_init__(self) -> None:
         if min(self.n_channels, self.n_blocks, self.per_frame) < 1:
@@ -33,11 +33,11 @@ class RefinerConfig:
 
 
 class Refiner(nn.Module):
-    """Adds to a wave what its filters cannot draw: a bank of filters gated by a network.
+    """Adds a correction to a wave: a linear filter bank on the wave, gated by a network.
 
-    The correction is linear in the wave: where there is no sound none is made, and no pattern of the frames
-    themselves can be heard. The wave gives the phases; the decoder's features and the wave say what should be
-    there. Begins as the identity. Causal, without latency: a correction starts with its frame's samples.
+    Since only the gated wave itself is added, silence stays silent and the frame rate leaves no audible
+    pattern. Phases come from the wave, gates from the wave and the decoder's features. Initialised as the
+    identity. Causal, without latency: a correction starts with its frame's samples.
     """
 
     def __init__(self, config: RefinerConfig, n_features: int, hop: int) -> None:
@@ -54,7 +54,7 @@ class Refiner(nn.Module):
         self.gate = nn.Conv1d(width, width, 1)
         self.synthesis = nn.Linear(width, 2 * short, bias=False)
         with torch.no_grad():
-            for bank in (self.bank, self.analysis):  # waves are some .1 large
+            for bank in (self.bank, self.analysis):  # waves have amplitudes of about 0.1
                 bank.weight.mul_(5.0)
             self.gate.weight.zero_()
             self.gate.bias.zero_()  # type: ignore[union-attr]

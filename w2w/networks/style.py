@@ -1,4 +1,4 @@
-"""Whose voice: an encoder of reference speech into a few timbre tokens and a mean pitch."""
+"""The style encoder: reference speech to a voice, which is a few timbre tokens and a mean log-F0."""
 
 import math
 from dataclasses import dataclass, replace
@@ -19,26 +19,26 @@ from pretrain.pitch.tracker import Pitch, PitchTracker
 
 Voice = Float[Tensor, "batch voice"]
 FAINTEST = -4.0
-"""Log magnitude, relative to the clip's speech, below which all is silence: −35 dB, lest a recording's own
-noise tell one voice from another."""
+"""Floor of log magnitudes relative to the clip's speech, −35 dB: noise in a recording must not identify the
+voice."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StyleConfig:
-    """The style encoder."""
+    """Sizes of the style encoder."""
 
     n_channels: int = 160
-    """Width."""
+    """Channels of the residual blocks."""
     n_blocks: int = 3
     """Residual blocks."""
     n_tokens: int = 12
-    """Timbre tokens: each gathers the voice's way with one family of sounds."""
+    """Timbre tokens, each of which represents the voice in one family of sounds."""
     token_dim: int = 40
-    """Channels of a token."""
+    """Dimension of a token."""
     encoder: Literal["tokens", "wav2clip"] = "tokens"
-    """``tokens``: from mels alone; ``wav2clip``: Wav2CLIP's audio encoder is heard beside them."""
+    """Input: ``tokens``: only mels; ``wav2clip``: mels and the features of Wav2CLIP's audio encoder."""
     audio: AudioEncoderConfig | None = None
-    """Wav2CLIP's audio encoder, where it is heard."""
+    """Wav2CLIP's audio encoder, if it is used."""
 
     def __post_init__(self) -> None:
         if (self.encoder == "wav2clip") != (self.audio is not None):
@@ -49,18 +49,18 @@ class StyleConfig:
 
     @property
     def voice_dim(self) -> int:
-        """Numbers that make a voice: its tokens, and last its mean log-F0."""
+        """Dimension of a voice: its flattened tokens, then its mean log-F0."""
         return self.n_tokens * self.token_dim + 1
 
 
 class StyleEncoder(nn.Module):
-    """Reference wave to a voice: attention gathers each timbre token from the frames that show it.
+    """Reference wave to a voice: each timbre token is an attention-weighted sum over the frames.
 
     A voice is a plain vector whose last entry is the mean of log-F0 (natural log of Hz) over voiced
     frames; voices may be averaged and blended entry by entry. Not causal: the reference is known beforehand.
 
-    Wav2CLIP's frames, each of 32 of its hops, are far too long to tell one sound from the next: they are laid
-    on the mels' frames, so that tokens still attend to single sounds, and know what Wav2CLIP heard around.
+    Wav2CLIP's frames, each of 32 of its hops, are too long to separate single sounds: they are interpolated
+    to the mels' frames, so that tokens still attend to single sounds, with Wav2CLIP's features as context.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class StyleEncoder(nn.Module):
         if config.audio is not None:
             from pretrain.clip.audio_encoder import AudioEncoder
 
-            # Without its way into CLIP's space, and deaf to batch-mates.
+            # Without the projection to CLIP's space, and independent of the batch's other items.
             sizes = replace(config.audio, transform=False, dim=config.audio.channels, normalisation="clip")
             self.audio = AudioEncoder(sizes)
             self.lay = nn.Conv1d(config.audio.channels, width, 1)
             self.train()
 
     def train(self, mode: bool = True) -> "StyleEncoder":
-        """Keep Wav2CLIP's batch statistics: a voice does not depend on the other voices of its batch."""
+        """Keep Wav2CLIP's batch norm in evaluation mode: a voice must not depend on others in its batch."""
         super().train(mode)
         for module in self.audio.modules() if self.audio is not None else ():
             if isinstance(module, nn.BatchNorm2d):
@@ -114,7 +114,7 @@ class StyleEncoder(nn.Module):
     def forward(self, wave: Float[Tensor, "batch 1 samples"]) -> Voice:
         """Encode clips into voices; gradients reach the tokens, not the pitch.
 
-        Clicks, slams and noise that no voice is near have no part in the voice, where anything is voiced.
+        Frames far from voiced speech, such as clicks, slams and noise, are ignored, unless nothing is voiced.
         """
         pitch = tracked(self.pitch, wave, self.pitch_ahead)
         speech = near_voiced(pitch.voicing).to(wave.dtype) if self.relative_level else None
@@ -123,7 +123,7 @@ class StyleEncoder(nn.Module):
     def timbre_of(
         self, wave: Float[Tensor, "batch 1 samples"], speech: Float[Tensor, "batch 1 frames"] | None = None
     ) -> Float[Tensor, "batch tokens"]:
-        """The timbre tokens of a wave, flattened; ``speech`` is 1 in frames that count, all if left out."""
+        """Flattened timbre tokens of a wave; ``speech`` is 1 in the frames to use, by default in all."""
         mels = self.analysis(wave)
         if self.audio is None:
             return self.timbre(mels, speech)
@@ -136,9 +136,9 @@ class StyleEncoder(nn.Module):
         speech: Float[Tensor, "batch 1 frames"] | None = None,
         audio_features: Float[Tensor, "batch channels frames"] | None = None,
     ) -> Float[Tensor, "batch tokens"]:
-        """Gather the timbre tokens, flattened; pauses do not speak, and loudness says nothing.
+        """Flattened timbre tokens of mels, independent of pauses and of loudness.
 
-        ``heard`` is what Wav2CLIP hears, in as many frames.
+        ``audio_features`` are Wav2CLIP's, in as many frames.
         """
         mels, audible = self.leveled(mels, speech)
         hidden = self.stem(mels * 0.5)
@@ -156,15 +156,15 @@ class StyleEncoder(nn.Module):
         mels: Float[Tensor, "batch n_mels frames"],
         speech: Float[Tensor, "batch 1 frames"] | None = None,
     ) -> tuple[Float[Tensor, "batch n_mels frames"], Float[Tensor, "batch 1 frames"]]:
-        """Mels less the level of the clip's speech, and the log of each frame's share in a voice."""
+        """Mels relative to the level of the clip's speech, and the log weight of each frame."""
         energy = frame_energy(mels)
         if not self.relative_level:
             audible = F.logsigmoid(2.0 * (energy - energy.amax(-1, keepdim=True) + 3.5))
             return mels - (energy * audible.softmax(-1)).sum(-1, keepdim=True), audible
-        unheard = 0.0 if speech is None else 30.0 * (speech - 1.0)
-        # Weighed by amplitude: neither minutes of silence nor one click move it much.
-        level = (energy * (energy + unheard).softmax(-1)).sum(-1, keepdim=True)
-        audible = F.logsigmoid(6.0 * (energy - level + 2.5)) + unheard
+        mask = 0.0 if speech is None else 30.0 * (speech - 1.0)
+        # Weighted by amplitude: minutes of silence, or one click, hardly change it.
+        level = (energy * (energy + mask).softmax(-1)).sum(-1, keepdim=True)
+        audible = F.logsigmoid(6.0 * (energy - level + 2.5)) + mask
         return (mels - level).clamp_min(FAINTEST), audible
 
     def mean_log_f0(
@@ -173,9 +173,9 @@ class StyleEncoder(nn.Module):
         pitch: Pitch | None = None,
         speech: Float[Tensor, "batch 1 frames"] | None = None,
     ) -> Float[Tensor, "batch 1"]:
-        """Mean log-F0 of voiced frames that are heard; 150 Hz where none is voiced.
+        """Mean log-F0 of audible voiced frames; that of 150 Hz if no frame is voiced.
 
-        Where levels are absolute, of those within half an octave of their median, instead.
+        With absolute levels, the mean is over voiced frames within half an octave of their median.
         """
         if pitch is None:
             pitch = tracked(self.pitch, wave, self.pitch_ahead)
@@ -186,13 +186,13 @@ class StyleEncoder(nn.Module):
         else:
             median = log_f0.masked_fill(~known, math.nan).nanmedian(-1, keepdim=True).values
             weight = (known & ((log_f0 - median).abs() < 0.5 * math.log(2.0))).double()
-        # A hundredth of a frame of the default, so that silence, too, has a pitch.
+        # A hundredth of a frame of the default defines the mean of silence.
         total = (log_f0 * weight).sum(-1, keepdim=True) + 0.01 * math.log(150.0)
         return (total / (weight.sum(-1, keepdim=True) + 0.01)).float()
 
 
 def near_voiced(voicing: Float[Tensor, "batch 1 frames"]) -> Bool[Tensor, "batch 1 frames"]:
-    """Frames within .1 s of a fifth of a second that is voiced for 60 ms; all frames if there is none."""
+    """Frames within 0.1 s of a window of 0.2 s with 60 ms voiced; all frames if there is no such window."""
     voiced = (voicing > 0.5).double()
     lasting = F.avg_pool1d(F.pad(voiced, (10, 10)), 21, 1) > 0.24
     near = F.max_pool1d(lasting.double(), 21, 1, padding=10) > 0
@@ -200,7 +200,7 @@ def near_voiced(voicing: Float[Tensor, "batch 1 frames"]) -> Bool[Tensor, "batch
 
 
 class FrameNorm(nn.Module):
-    """Normalises each frame over its channels: what else a clip holds, such as silence, does not matter."""
+    """Normalises each frame over its channels, independently of the clip's other frames, such as silence."""
 
     def __init__(self, n_channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A pretrained speech encoder as the converter's ears: its layers mixed, at the converter's frames."""
+"""A pretrained speech encoder as the content encoder's input: its layers mixed, at the converter's frames."""
 
 from dataclasses import asdict, replace
 from typing import Any
@@ -16,11 +16,11 @@ from w2w.networks.config import TrunkConfig
 from w2w.networks.whole_content import Hidden, Wave, WholeContent
 
 LENGTH_STEP = 80
-"""Lengths of waves played at other speeds are multiples of this: transforms of a prime length are slow."""
+"""Lengths of waves played at other speeds are multiples of this: FFTs of a prime length are slow."""
 
 
 class PretrainedContent(WholeContent):
-    """A content encoder that hears by a pretrained speech encoder."""
+    """Content encoder on the features of a pretrained speech encoder."""
 
     def __init__(
         self, config: CausalEncoderConfig, trunk: TrunkConfig, sample_rate: int, look_ahead: int
@@ -33,10 +33,10 @@ class PretrainedContent(WholeContent):
 
 
 class Trunk(nn.Module):
-    """A speech encoder's frames where the converter's frames are, from one layer or mixed from all.
+    """Features of a speech encoder, of one layer or mixed from all, interpolated to the converter's frames.
 
-    It hears whole utterances. Frame ``t`` is interpolated at the middle of the samples that the decoder makes
-    of it, which are those of the source ``look_ahead`` samples earlier.
+    It encodes whole utterances. Frame ``t`` is interpolated at the middle of the samples that are decoded
+    from it, which are those of the source ``look_ahead`` samples earlier.
     """
 
     def __init__(
@@ -46,17 +46,17 @@ class Trunk(nn.Module):
         if not 0 <= layer <= config.layers:
             raise UserError(f"trunk_layer={layer} must be 0 (all mixed) or 1 to {config.layers}")
         self.sample_rate, self.hop, self.look_ahead = sample_rate, hop, look_ahead
-        # Layers above the chosen one would be carried for nothing.
+        # Layers above the chosen one are left out.
         sizes: dict[str, Any] = asdict(config) | {"layers": layer or config.layers}
         theirs = SpeechEncoderConfig(**{name: size for name, size in sizes.items() if name != "layer"})
         dropless = replace(theirs, dropout=0.0, attention_dropout=0.0, feature_dropout=0.0)
         self.encoder = SpeechEncoder(dropless)
         masked: nn.Parameter = self.encoder.trunk.masked_spec_embed  # type: ignore[assignment]
-        masked.requires_grad_(False)  # serves pretraining alone
+        masked.requires_grad_(False)  # used in pretraining only
         self.mix = nn.Parameter(torch.zeros(config.layers)) if layer == 0 else None
 
     def forward(self, wave: Wave, warp: PerItem | None = None) -> Hidden:
-        """Frames of a wave of whole hops, heard at once; ``warp`` plays each item so much faster."""
+        """Features of a wave of whole hops, encoded at once; ``warp`` is the playback speed of each item."""
         frames = wave.shape[-1] // self.hop
         resampled = resample(wave, self.sample_rate, self.encoder.sample_rate)
         n_samples, speed = None, wave.new_ones(len(wave))
@@ -71,12 +71,12 @@ class Trunk(nn.Module):
     def _mixed(self, features: list[Float[Tensor, "batch frames hidden"]]) -> Hidden:
         if self.mix is None:
             return F.layer_norm(features[-1], features[-1].shape[-1:]).transpose(1, 2)
-        # Layers differ in level by far; normalised, their weights can be compared.
+        # Layers differ widely in level; normalised, their weights are comparable.
         level = torch.stack([F.layer_norm(layer, layer.shape[-1:]) for layer in features])
         return torch.einsum("l,lbtd->bdt", self.mix.softmax(0).to(level.dtype), level)
 
     def _places(self, frames: int, device: torch.device) -> Float[Tensor, " frames"]:
-        """Middle of the samples made of each frame, in the encoder's samples."""
+        """Middle of the samples that are decoded from each frame, in samples at the encoder's rate."""
         middle = torch.arange(frames, device=device) * self.hop + (self.hop - 1) / 2 - self.look_ahead
         return middle * (self.encoder.sample_rate / self.sample_rate)
 
@@ -84,10 +84,10 @@ class Trunk(nn.Module):
 def played(
     wave: Wave, warp: PerItem
 ) -> tuple[Float[Tensor, "batch 1 longest"], Int[Tensor, " batch"], PerItem]:
-    """Play each item ``warp`` times as fast, pitch and formants with it: waves, their lengths, the speeds.
+    """Play each item ``warp`` times as fast, shifting pitch and formants; return waves, lengths and speeds.
 
-    By transforms, which pass gradients and lose no treble; ends that differ ring a little. Waves are followed
-    by silence up to the longest. Speeds differ from ``warp`` by what whole lengths demand.
+    Resampling is by FFT, which passes gradients and keeps high frequencies, but rings a little where the ends
+    of a wave differ. Waves are padded with silence to the longest. Speeds are ``warp`` up to rounded lengths.
     """
     samples = wave.shape[-1]
     lengths = (samples / warp.double() / LENGTH_STEP).round().clamp_min(1).long() * LENGTH_STEP
@@ -101,7 +101,7 @@ def played(
 def interpolated(
     hidden: Hidden, place: Float[Tensor, "batch places"], n_valid: Int[Tensor, " batch"]
 ) -> Float[Tensor, "batch hidden places"]:
-    """Values between frames, linearly; before the first and after the last valid one, theirs."""
+    """Interpolate linearly between frames; outside the valid frames, repeat the first or the last one."""
     last = (n_valid - 1).to(place)[:, None]
     place = place.clamp_min(0.0).minimum(last)
     before = place.floor()

@@ -1,4 +1,4 @@
-"""What a converter drives: any network from wave and voice to wave, whatever lies between."""
+"""Interfaces of the networks that a converter can use: from wave and voice to wave, by whatever means."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
@@ -13,15 +13,15 @@ from engine.user_error import UserError
 Wave = Float[Tensor, "batch 1 samples"]
 Voice = Float[Tensor, "batch dim"]
 MOST_SEMITONES = 36.0
-"""How far the pitch may be moved: three octaves."""
+"""Largest shift of the pitch: three octaves."""
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """What computes a network's steps: the network itself, or a compiled form of it."""
+    """Executor of a network's steps: the network itself, or a compiled form of it."""
 
     def begin(self, batch: int) -> Any:
-        """The state before the first step."""
+        """Return the state before the first step."""
         ...
 
     def step(self, source: Wave, voice: Voice, state: Any, semitones: float = 0.0) -> tuple[Wave, Any]:
@@ -31,29 +31,29 @@ class Engine(Protocol):
 
 @runtime_checkable
 class WaveNetwork(Engine, Protocol):
-    """Source wave and a voice to converted wave: wave-to-wave, or over a mel and a vocoder."""
+    """Source wave and a voice to converted wave: wave-to-wave, or through a mel and a vocoder."""
 
     config: Any
-    """What it was built from."""
+    """The configuration that it was built from."""
 
     @property
     def sample_rate(self) -> int:
-        """Hz, of waves in and out."""
+        """Sampling rate of input and output waves in Hz."""
         ...
 
     @property
     def hop(self) -> int:
-        """Samples that a step takes a multiple of."""
+        """Samples per hop; a step takes whole hops."""
         ...
 
     @property
     def look_ahead(self) -> int:
-        """Samples by which steps lag behind: of future that every output sample may hear, at most."""
+        """Lag of the output of steps in samples, which bounds the future input that it depends on."""
         ...
 
     @property
     def voice_dim(self) -> int:
-        """Entries of a voice."""
+        """Dimension of a voice."""
         ...
 
     @property
@@ -63,16 +63,16 @@ class WaveNetwork(Engine, Protocol):
 
     @property
     def streams(self) -> bool:
-        """Whether a signal may be converted in pieces."""
+        """Whether conversion can run chunk by chunk."""
         ...
 
     @property
     def needs_whole(self) -> str:
-        """Which part needs the whole utterance, and why; empty where none does."""
+        """The part that needs the whole utterance, and why; empty if there is none."""
         ...
 
     def style(self, wave: Wave, /) -> Voice:
-        """Take a voice from speech."""
+        """Encode speech into a voice."""
         ...
 
     def __call__(self, source: Wave, voice: Voice, semitones: float = 0.0, /) -> Wave:
@@ -80,20 +80,20 @@ class WaveNetwork(Engine, Protocol):
         ...
 
     def eval(self) -> Any:
-        """Turn off what only training does."""
+        """Switch to evaluation mode."""
         ...
 
     def requires_grad_(self, requires_grad: bool = True) -> Any:
-        """Say whether its parameters are learned."""
+        """Set whether the parameters receive gradients."""
         ...
 
     def parameters(self) -> Iterator[nn.Parameter]:
-        """What was learned."""
+        """Iterate over the parameters."""
         ...
 
 
 def check_voice(network: WaveNetwork, voice: Tensor, semitones: float = 0.0) -> None:
-    """Refuse a voice that is not the network's, or a pitch that it cannot move to."""
+    """Raise if the voice does not fit the network, or if the network cannot shift the pitch."""
     check_floats(voice, "the voice")
     check_number(semitones, "semitones", MOST_SEMITONES)
     if voice.shape != (1, network.voice_dim):

@@ -1,4 +1,4 @@
-"""Content encoders that hear whole utterances; by a frozen recogniser, words and hardly any voice."""
+"""Content encoders on whole utterances; a frozen recogniser's states hold words and hardly any voice."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,28 +18,29 @@ Wave = Float[Tensor, "batch 1 samples"]
 Hidden = Float[Tensor, "batch hidden frames"]
 
 WHOLE_S = 30.0
-"""Seconds heard at once; a longer wave is heard in pieces, each with some context on both sides."""
+"""Longest wave in seconds that is encoded at once; longer ones are encoded in pieces."""
 PIECE_S, CONTEXT_S = 20.0, 2.0
+"""Seconds of a piece, and of its context on either side."""
 LEVEL = 10 ** (-23.0 / 20)
-"""Root mean square of the louder half of what is heard at once."""
+"""RMS of the louder half of the recogniser's input."""
 LOWEST_HZ = 50.0
-"""Below are rumble and offset, which the recogniser never met."""
+"""Below are rumble and offset, which the recogniser was not trained on."""
 
 
 class WholeContent(CausalEncoder):
-    """A content encoder whose mels are replaced by the frames of an encoder that hears whole utterances."""
+    """Content encoder whose mels are replaced by the features of an encoder of whole utterances."""
 
     def __init__(self, config: CausalEncoderConfig, sample_rate: int, n_hidden: int) -> None:
         super().__init__(config, sample_rate)
         self.stem = CausalConv1d(n_hidden, config.n_channels, 5)
-        self.mean.prior.requires_grad_(False)  # the mels' mean serves energies alone
+        self.mean.prior.requires_grad_(False)  # of the mels, only their energies and levels are used
 
     def hidden(self, wave: Wave, warp: PerItem | None = None) -> Hidden:
-        """Frames of a wave of whole hops, heard at once; ``warp`` plays each item so much faster."""
+        """Features of a wave of whole hops, encoded at once; ``warp`` is the playback speed of each item."""
         raise NotImplementedError
 
     def encode(self, wave: Wave, warp: PerItem | None = None, level: PerItem | None = None) -> Content:
-        """Content of a whole wave, in pieces that bound memory where nothing is learned from it."""
+        """Content of a whole wave; without gradients, in pieces, which bound memory."""
         if not torch.is_grad_enabled():
             return Content(*(torch.cat(part, dim=-1) for part in zip(*self.pieces(wave, level))))
         state = self.begin(len(wave), level)
@@ -47,7 +48,7 @@ class WholeContent(CausalEncoder):
         return Content(self.from_features(self.hidden(wave, warp), state)[0], *levels)
 
     def pieces(self, wave: Wave, level: PerItem | None = None) -> Iterator[Content]:
-        """Content of a wave of any length and of whole hops, piece by piece."""
+        """Yield the content of a wave of any number of whole hops, piece by piece."""
         state, frames = self.begin(len(wave), level), wave.shape[-1] // self.hop
         rate = self.sample_rate / self.hop
         length = frames if frames <= WHOLE_S * rate else round(PIECE_S * rate)
@@ -62,21 +63,21 @@ class WholeContent(CausalEncoder):
 
 
 class RecogniserContent(WholeContent):
-    """A content encoder that hears by the last hidden states of a frozen recogniser.
+    """Content encoder on the last hidden states of a frozen recogniser.
 
-    Frame ``t`` is interpolated at the middle of the samples that the decoder makes of it, which are those of
-    the source ``look_ahead`` samples earlier. The recogniser's weights are no part of the converter's: they
-    stay where ``folder`` says, ``moonshine`` being those that come with the code.
+    Frame ``t`` is interpolated at the middle of the samples that are decoded from it, which are those of
+    the source ``look_ahead`` samples earlier. The recogniser's weights are not part of the converter's: they
+    are read from ``folder``, where ``moonshine`` stands for those included with the code.
     """
 
     def __init__(self, config: CausalEncoderConfig, folder: str, sample_rate: int, look_ahead: int) -> None:
         frozen = frozen_recogniser(folder)
         super().__init__(config, sample_rate, frozen.dim)
-        self.look_ahead, self.frozen = look_ahead, (frozen,)  # in a tuple, and so no submodule
+        self.look_ahead, self.frozen = look_ahead, (frozen,)  # a tuple, so that it is not a submodule
 
     @torch.no_grad()
     def hidden(self, wave: Wave, warp: PerItem | None = None) -> Hidden:
-        """The recogniser's states; ``warp``, which changes the voice, is not used: it hears words alone."""
+        """The recogniser's states, of words and hardly any voice; ``warp``, which changes it, is ignored."""
         recogniser = self.frozen[0].to(wave.device)
         clean = conditioned(wave, self.sample_rate)
         states = recogniser(resample(clean, self.sample_rate, recogniser.sample_rate))
@@ -86,7 +87,7 @@ class RecogniserContent(WholeContent):
 
 
 def frozen_recogniser(folder: str) -> Teacher:
-    """Load Moonshine's encoder without transformers, and any other teacher with it."""
+    """Load Moonshine's encoder without transformers, and any other recogniser with it."""
     path = RELEASED if folder == "moonshine" else Path(folder)
     if (path / ENCODER_ALONE).is_file():
         return load_moonshine(path)
@@ -101,7 +102,7 @@ def frozen_recogniser(folder: str) -> Teacher:
 
 
 def conditioned(wave: Wave, sample_rate: int) -> Float[Tensor, "batch 1 samples"]:
-    """Each wave without rumble and offset, and at one level."""
+    """Remove rumble and offset from each wave, and bring it to one level."""
     spectrum = torch.fft.rfft(wave)
     spectrum[..., : 1 + int(LOWEST_HZ * wave.shape[-1] / sample_rate)] = 0
     wave = torch.fft.irfft(spectrum, wave.shape[-1])
