@@ -1,4 +1,4 @@
-"""The folder format of a mel converter: the conversion network and the vocoder that synthesises its output."""
+"""The folder format of a mel converter: the conversion network and the vocoder of its output."""
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
