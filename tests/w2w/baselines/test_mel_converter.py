@@ -284,12 +284,12 @@ def test_stargans_mels_are_predicted_for_a_vocoder_that_reads_mels(star, here, c
 
 def test_what_stargan_cannot_do_is_refused_in_one_sentence(star, here, capsys):
     line = "me.wav --checkpoint star --out x --speaker"
-    assert "knows no voice 'carl'" in refusal(capsys, convert, f"{line} carl")
+    assert "has no voice 'carl'" in refusal(capsys, convert, f"{line} carl")
     other = a_vocoder(here / "other_rate", "speech24k", replace(V2_24K, channels=16))
     assert "has 16000 Hz, the vocoder" in refusal(capsys, convert, f"{line} anna --vocoder {other}")
     assert "is for CLUIT on mels" in refusal(capsys, export_command, "star --statistics me.wav")
     converter = Converter.from_pretrained("star")
-    with pytest.raises(UserError, match="generator hears"):
+    with pytest.raises(UserError, match="generator needs"):
         converter.stream(converter.network.named_voice("anna"))
 
 

@@ -136,8 +136,8 @@ class Generator(nn.Module):
             self.register_buffer("clip", noise)
 
     clip: Tensor
-    """Standardised mels (n_mels, frames) that give the frozen statistics: the last training crops, or the clip
-    given to ``freeze_statistics``."""
+    """Standardised mels (n_mels, frames) that give the frozen statistics: the last training crops, or the
+    clip given to ``freeze_statistics``."""
 
     def modulations(self, voice: Voice) -> list[Modulation]:
         """The modulations of all normalisation layers, in order.
