@@ -277,7 +277,7 @@ def test_stargan_is_used_by_its_folder_too(star, here):
 
 def test_stargans_mels_are_predicted_for_a_vocoder_that_reads_mels(star, here, capsys):
     line = "--checkpoint star --data named --out mels --vocoder"
-    assert "name a vocoder that reads mels" in refusal(capsys, predict.main, f"{line} griffin_lim")
+    assert "choose a vocoder that reads mels" in refusal(capsys, predict.main, f"{line} griffin_lim")
     predict.main(f"{line} released".split())
     assert np.load("mels/named/anna.npy").shape == (80, -(-70_000 // 160))
 
@@ -286,7 +286,7 @@ def test_what_stargan_cannot_do_is_refused_in_one_sentence(star, here, capsys):
     line = "me.wav --checkpoint star --out x --speaker"
     assert "has no voice 'carl'" in refusal(capsys, convert, f"{line} carl")
     other = a_vocoder(here / "other_rate", "speech24k", replace(V2_24K, channels=16))
-    assert "has 16000 Hz, the vocoder" in refusal(capsys, convert, f"{line} anna --vocoder {other}")
+    assert "has 16000 Hz, but the vocoder" in refusal(capsys, convert, f"{line} anna --vocoder {other}")
     assert "is for CLUIT on mels" in refusal(capsys, export_command, "star --statistics me.wav")
     converter = Converter.from_pretrained("star")
     with pytest.raises(UserError, match="generator needs"):
