@@ -97,7 +97,7 @@ def test_a_preview_leaves_a_sound_and_a_picture_of_each(here):
         ("add ada her.wav", "has a voice 'ada' already"),
         ("add ../mum her.wav", "cannot be called"),
         ("add mum none.wav", "none.wav does not exist"),
-        ("remove ada", "no voice of your own"),
+        ("remove ada", "not one of your own voices"),
         ("preview ada", "needs --out"),
         ("preview nobody --out o", "there is no voice 'nobody'"),
         ("preview ada --sentence what --out o", "choose from night"),

@@ -94,7 +94,7 @@ def test_a_device_that_vanishes_is_told_in_one_sentence(duplex, sound, monkeypat
         exchange(duplex, card, 2)
         duplex.check()
         monkeypatch.setattr("w2w.live.duplex.SILENT_S", 0.0)
-        with pytest.raises(UserError, match="no more sound from Mic or to Speakers"):
+        with pytest.raises(UserError, match="the audio from Mic or to Speakers stopped"):
             duplex.check()
         monkeypatch.undo()
         card.active = False
@@ -131,7 +131,7 @@ def test_a_callback_that_fails_ends_the_sound_in_silence(duplex, sound, monkeypa
 
 def test_a_card_that_is_taken_is_told(duplex, sound):
     sound.busy = True
-    with pytest.raises(UserError, match=r"another program may hold them; --list-devices"), duplex:
+    with pytest.raises(UserError, match=r"another program may use them; --list-devices"), duplex:
         pass
     assert not duplex.worker.is_alive()
 
@@ -159,7 +159,7 @@ def test_devices_that_are_not_there_are_told(sound, device, way, words):
 
 def test_no_usual_device_is_told(sound):
     sound.default.device = (-1, -1)
-    with pytest.raises(UserError, match="no usual input device: name one by --input-device"):
+    with pytest.raises(UserError, match="no default input device: choose one by --input-device"):
         device_end(sound, None, "input")
 
 
@@ -173,7 +173,7 @@ def test_the_rate_is_one_that_both_ends_take(sound):
     assert rates(sound, 48_000) == (48_000, 48_000)
     sound.takes = {48_000}
     assert rates(sound) == (48_000, 48_000)
-    with pytest.raises(UserError, match=r"input device 0 \(Mic\) refuses 16000 Hz.*leave --rate out"):
+    with pytest.raises(UserError, match=r"input device 0 \(Mic\) refuses 16000 Hz.*omit --rate"):
         rates(sound, 16_000)
     sound.takes = set()
     with pytest.raises(UserError, match="choose others by --input-device"):
@@ -183,7 +183,7 @@ def test_the_rate_is_one_that_both_ends_take(sound):
 def test_ends_without_a_common_rate_have_one_each(sound):
     sound.takes, sound.speaks = {44_100}, {48_000}
     assert rates(sound) == (44_100, 48_000)
-    with pytest.raises(UserError, match=r"output device 1 \(Speakers\) refuses 44100 Hz.*leave --rate out"):
+    with pytest.raises(UserError, match=r"output device 1 \(Speakers\) refuses 44100 Hz.*omit --rate"):
         rates(sound, 44_100)
 
 
@@ -224,5 +224,7 @@ def _off(played, wanted, start) -> float:
 
 def test_a_usual_device_without_channels_is_told_as_what_it_is(sound):
     sound.devices[0] = sound.device(0, "Mic", 0, 0, 16_000.0)
-    with pytest.raises(UserError, match="the usual input device: Mic has no input channels; name another"):
+    with pytest.raises(
+        UserError, match="the default input device: Mic has no input channels; choose another"
+    ):
         device_end(sound, None, "input")

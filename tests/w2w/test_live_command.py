@@ -60,8 +60,8 @@ def refusal(capsys, line: str) -> str:
 
 def test_what_is_missing_is_told_with_the_way_out(here, capsys, monkeypatch, sound):
     sound.devices = []
-    assert "no sound card was found: use --input-file" in refusal(capsys, "--list-devices")
-    assert "no sound card was found: use --input-file" in refusal(capsys, "--reference her.wav")
+    assert "no audio device was found: use --input-file" in refusal(capsys, "--list-devices")
+    assert "no audio device was found: use --input-file" in refusal(capsys, "--reference her.wav")
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     assert "pip install 'timbre[live]'" in refusal(capsys, "--reference her.wav")
 
@@ -76,12 +76,12 @@ def test_a_missing_portaudio_is_told(here, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("", "say whose voice by --voice"),
-        (f"--reference {'a.wav ' * 10}", "10 voices are named"),
+        ("", "no target voice is given: use --voice"),
+        (f"--reference {'a.wav ' * 10}", "10 voices are given"),
         ("--reference her.wav --input-file me.wav", "--input-file me.wav needs --output-file"),
         ("--reference her.wav --output-file o.wav", "--output-file o.wav needs --input-file"),
         ("--reference her.wav --input-file me.wav --output-file o.wav --input-device 1", "exclude"),
-        ("--reference her.wav --pace live", "--pace goes with --input-file"),
+        ("--reference her.wav --pace live", "--pace applies only with --input-file"),
         ("--reference her.wav --chunk-ms 0", "--chunk-ms 0 must be within 1 and 1000"),
         ("--reference her.wav --chunk-ms nan", "--chunk-ms nan must be within"),
         ("--reference her.wav --buffer-ms -1", "--buffer-ms -1 must be within"),
@@ -91,9 +91,9 @@ def test_a_missing_portaudio_is_told(here, capsys, monkeypatch):
         ("--reference her.wav --input-file none.wav --output-file o.wav", "none.wav does not exist"),
         (
             "--reference her.wav --input-file me.wav --output-file me.wav",
-            "written over me.wav, which is read",
+            "would overwrite the input me.wav",
         ),
-        ("--reference her.wav --input-file me.wav --output-file o.wav --record o.wav", "two names"),
+        ("--reference her.wav --input-file me.wav --output-file o.wav --record o.wav", "two different names"),
         ("--reference her.wav --input-file me.wav --output-file o.xyz", "name it with one of"),
     ],
 )
@@ -116,7 +116,7 @@ def test_the_file_path_equals_the_file_command(here, capsys, monkeypatch, option
     assert_close(load("take.wav"), load("live.wav"), rtol=0, atol=0)
     said = capsys.readouterr()
     assert said.out.split()[:2] == ["live.wav", "take.wav"]
-    assert "ms late, computing and devices left out" in said.err.splitlines()[0]
+    assert "ms, without computing time and devices" in said.err.splitlines()[0]
 
 
 @pytest.mark.usefixtures("signals_of_a_terminal")
@@ -202,7 +202,7 @@ def test_a_whole_session_by_keys(here, sound, terminal, capsys, buzz, monkeypatc
     typist.join()
     said = capsys.readouterr()
     assert "keys: space bypass" in said.err
-    assert "there is no voice 7: 2 were named" in said.err
+    assert "there is no voice 7: 2 were given" in said.err
     assert said.out.split() == ["take.wav", "take-2.wav"]
     assert info("take.wav").samples > 0.2 * RATE
     assert load("take.wav").abs().max() > 0.001
@@ -219,7 +219,7 @@ def test_a_card_that_is_pulled_out_leaves_the_recording_whole(here, sound, capsy
         sound.gone = True
 
     threading.Thread(target=pull).start()
-    assert "no more sound from Mic" in refusal(capsys, "--reference her.wav --record take.wav --engine eager")
+    assert "the audio from Mic" in refusal(capsys, "--reference her.wav --record take.wav --engine eager")
     assert info("take.wav").samples > 0
 
 

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from data.audio import info, load
 from engine.user_error import UserError
 from w2w import Converter
-from w2w.live.jitter_buffer import STEP_S, WATCHED_S, JitterBuffer, Ring
+from w2w.live.jitter_buffer import DEPTH_STEP_S, WATCHED_S, JitterBuffer, Ring
 from w2w.live.recorder import Recorder, unused
 from w2w.live.session import FADE_MS, FLOOR_DB, RAMP_MS, Load, Meter, Session
 from w2w.networks.network import ConverterNetwork
@@ -103,7 +103,7 @@ def test_wishes_that_cannot_be_granted_change_nothing(converter, voices):
     assert not session.choose_voice(2)
     assert not session.move_pitch(100.0)
     assert (session.voice_number, session.semitones) == (0, 0.0)
-    assert session.wishes.empty()
+    assert session.changes.empty()
     with pytest.raises(UserError, match="at least one voice"):
         Session(converter, [])
 
@@ -115,7 +115,7 @@ def test_broken_samples_are_silence_and_counted(converter, voices, buzz):
     mended[..., 1_000:1_004] = 0.0
     session = Session(converter, voices)
     assert_close(pushed(session, broken), converter.convert(mended, voices[0]), rtol=0, atol=1e-5)
-    assert session.broken == 4
+    assert session.n_invalid == 4
 
 
 def test_warming_up_is_not_heard(converter, voices, buzz):
@@ -141,15 +141,15 @@ def test_nothing_in_a_session_grows(converter, voices, buzz):
 
 def test_levels_and_load_are_what_they_say():
     meter = Meter()
-    assert meter.look() == FLOOR_DB
+    assert meter.pop_peak_db() == FLOOR_DB
     meter.measure(torch.tensor([[[0.1, -0.5]]]))
     meter.measure(torch.zeros(1, 1, 0))
-    assert meter.look() == pytest.approx(-6.02, abs=0.01)
-    assert meter.look() == FLOOR_DB
+    assert meter.pop_peak_db() == pytest.approx(-6.02, abs=0.01)
+    assert meter.pop_peak_db() == FLOOR_DB
     load = Load(0.02)
     assert (load.mean, load.total) == (0.0, 0.0)
     for seconds in (0.002, 0.004, 0.03):
-        load.note(seconds)
+        load.add(seconds)
     assert load.total == pytest.approx(0.6)
     assert load.worst == pytest.approx(1.5)
 
@@ -191,7 +191,7 @@ def test_playing_begins_at_its_depth_and_begins_anew_after_running_dry():
     buffer.read(out)
     assert list(out) == [10, 11, 12, 13, 14, 0, 0, 0, 0, 0]
     assert buffer.underruns == 1
-    assert buffer.depth == 5 + STEP_S * 1_000
+    assert buffer.depth == 5 + DEPTH_STEP_S * 1_000
     buffer.write(np.arange(19, dtype=np.float32))
     buffer.read(out)
     assert not out.any()

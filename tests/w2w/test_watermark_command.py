@@ -83,7 +83,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_heard(here, capsys):
     assert ends_with("in nowhere.wav") == 2
     said = capsys.readouterr()
     assert said.out.startswith("in/marked.wav: marked")
-    assert "1 heard, 2 left out:\n  there is no file nowhere.wav\n  in/text.wav is not audio" in said.err
+    assert "1 checked, 2 left out:\n  there is no file nowhere.wav\n  in/text.wav is not audio" in said.err
 
 
 def test_conversions_are_marked_unless_told_not_to(here, monkeypatch, tiny):

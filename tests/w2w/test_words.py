@@ -171,7 +171,7 @@ def test_a_converter_without_a_tie_says_how_to_get_one(model):
     for ask in (lambda: converter.embed_text(OLD_MAN), lambda: converter.embed_image("face.png")):
         with pytest.raises(UserError, match="not tied"):
             ask()
-    with pytest.raises(UserError, match="no folder of words"):
+    with pytest.raises(UserError, match="no tie in the folder"):
         Converter.from_pretrained(model, words="nowhere").embed_text(OLD_MAN)
 
 

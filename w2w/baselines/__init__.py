@@ -1,1 +1,1 @@
-"""What wave-to-wave conversion is measured against: CLUIT on mels and StarGAN, each with a vocoder."""
+"""Baselines for wave-to-wave conversion: CLUIT on mels and StarGAN, each with a vocoder."""

@@ -1,4 +1,4 @@
-"""A converter of mels as a folder: which network converts them, and which vocoder makes waves of them."""
+"""The folder format of a mel converter: the conversion network and the vocoder of its output."""
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,30 +22,30 @@ from w2w.weights import run_checkpoint
 MelNetworkConfig = CluitMelConfig | StarGANUseConfig
 
 WORDS = (*PACKAGED, "griffin_lim")
-"""Vocoders that are named by a word; others are folders."""
-BESIDE = "vocoder"
-"""Folder of an export's own vocoder, beside its weights."""
+"""Names of built-in vocoders; any other name is a folder."""
+VOCODER_FOLDER = "vocoder"
+"""Sub-folder of an export with a copy of its vocoder."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MelConverterConfig:
-    """The ``config.json`` of an exported converter of mels; its weights are the converter's alone."""
+    """The ``config.json`` of an exported mel converter; ``model.safetensors`` has no vocoder weights."""
 
     KIND: ClassVar[str] = "mel_converter"
     road: MelNetworkConfig
-    """Which network converts, and its sizes; the name is the file format's."""
+    """Config of the conversion network; the field's name is fixed by the file format."""
     vocoder: str = "released"
-    """What speaks: ``released``, ``griffin_lim``, or a vocoder's folder, relative to this file's."""
+    """The vocoder: ``released``, ``griffin_lim``, or a folder, relative to that of this file."""
 
 
 def open_mel_converter(folder: Path, vocoder: str | Path | None = None, device: str = "cpu") -> Any:
-    """Load an exported converter of mels and its vocoder as one network from wave to wave.
+    """Load an exported mel converter and its vocoder as one network from wave to wave.
 
-    ``vocoder`` is another than the folder names: a word, a vocoder's folder or its training run.
+    ``vocoder`` overrides the one that the folder names: a built-in name, a vocoder's folder or training run.
     """
     config, state = load_export(folder, MelConverterConfig)
-    speaks = str(vocoder) if vocoder is not None else _beside(folder, config.vocoder)
-    loaded = find_vocoder(speaks, config.road, f"what {folder} makes")
+    name = str(vocoder) if vocoder is not None else _exported_vocoder(folder, config.vocoder)
+    loaded = find_vocoder(name, config.road, f"the output of {folder}")
     match config.road:
         case CluitMelConfig():
             mel_network = CluitMelNetwork(config.road)
@@ -58,7 +58,7 @@ def open_mel_converter(folder: Path, vocoder: str | Path | None = None, device: 
 
 
 def find_vocoder(name: str, network_config: MelNetworkConfig, where: str) -> Vocoder:
-    """Load a vocoder for what a network makes; ``where`` names that in complaints."""
+    """Load a vocoder for a network's output; ``where`` names that output in error messages."""
     match network_config:
         case CluitMelConfig():
             if name == "griffin_lim":
@@ -66,26 +66,26 @@ def find_vocoder(name: str, network_config: MelNetworkConfig, where: str) -> Voc
             loaded = load_vocoder(name)
             check_definition(network_config.mel, loaded.mel, where)
             return loaded
-        case StarGANUseConfig():  # its spectrogram can be told in any definition of its rate
+        case StarGANUseConfig():  # its spectrogram can be mapped to any mel definition of its sample rate
             rate = network_config.network.spectrogram.sample_rate
             if name == "griffin_lim":
                 return load_vocoder(name, mel=replace(MelConfig(), sample_rate=rate, f_max=rate / 2))
             loaded = load_vocoder(name)
             if loaded.sample_rate != rate:
                 raise UserError(
-                    f"{where} has {rate} Hz, the vocoder {name} speaks at {loaded.sample_rate} Hz: take one "
-                    "of that rate, or griffin_lim"
+                    f"{where} has {rate} Hz, but the vocoder {name} has {loaded.sample_rate} Hz: use one of "
+                    f"{rate} Hz, or griffin_lim"
                 )
             return loaded
 
 
-def _beside(folder: Path, name: str) -> str:
+def _exported_vocoder(folder: Path, name: str) -> str:
     if name in WORDS:
         return name
     if not (folder / name).is_dir():
         raise UserError(
-            f"{folder / 'config.json'} names the vocoder {name!r}, and there is no folder {folder / name}: "
-            "copy it there, or name another vocoder (vocoder=, --vocoder)"
+            f"{folder / 'config.json'} names the vocoder {name!r}, but there is no folder {folder / name}: "
+            "copy it there, or choose another vocoder (vocoder=, --vocoder)"
         )
     return str(folder / name)
 
@@ -93,25 +93,25 @@ def _beside(folder: Path, name: str) -> str:
 def export_mel_converter(
     run: Path, out: Path, *, vocoder: str | None = None, statistics: str | Path | None = None
 ) -> Path:
-    """Write the folder of a run's averaged network and its vocoder; return it.
+    """Export a run's averaged network and its vocoder to ``out``; return the folder.
 
-    A vocoder of a folder or a run is copied into the export, which then stands alone. Without one, an export
-    that is there already keeps its own, and a new one takes the released vocoder, or Griffin-Lim where that
-    reads other mels. ``statistics`` is a clip whose statistics a network of frozen ones keeps.
+    A vocoder given as a folder or a run is copied into the export, which is then self-contained. By default
+    an existing export keeps its vocoder, and a new one uses the released vocoder, or Griffin-Lim if that
+    reads other mels. ``statistics`` is a recording that sets the statistics of a ``frozen`` norm.
     """
-    network_config, network = learned(run_checkpoint(run))
+    network_config, network = trained_network(run_checkpoint(run))
     if statistics is not None:
         freeze_statistics(network, statistics)
-    name = vocoder or _kept(out) or _default(network_config)
-    loaded = find_vocoder(name, network_config, f"what {run} makes") if name in WORDS or vocoder else None
+    name = vocoder or _present_vocoder(out) or _default_vocoder(network_config)
+    loaded = find_vocoder(name, network_config, f"the output of {run}") if name in WORDS or vocoder else None
     if loaded is not None and name not in WORDS:
-        name = BESIDE
-        export_vocoder(loaded, out / BESIDE)
+        name = VOCODER_FOLDER
+        export_vocoder(loaded, out / VOCODER_FOLDER)
     return export(out, MelConverterConfig(road=network_config, vocoder=name), network)
 
 
-def learned(checkpoint: Path) -> tuple[MelNetworkConfig, Any]:
-    """What a training run's checkpoint leaves for use: CLUIT's averaged network, or StarGAN's two."""
+def trained_network(checkpoint: Path) -> tuple[MelNetworkConfig, Any]:
+    """Load the inference network of a training checkpoint: CLUIT's averaged one, or both of StarGAN."""
     from w2w.baselines.cluit_mel.presets import CluitMelTrainConfig
 
     if stored_kind(checkpoint) == "stargan_training":
@@ -123,9 +123,9 @@ def learned(checkpoint: Path) -> tuple[MelNetworkConfig, Any]:
 
 
 def freeze_statistics(network: Any, clip: str | Path) -> None:
-    """Keep a recorded clip's statistics, that the speaker's other words be normalised alike."""
+    """Set the normalisation statistics of a network with ``frozen`` norm to those of a recording."""
     if not isinstance(network, CluitMelNetwork):
-        raise UserError(f"--statistics {clip} is for CLUIT on mels; StarGAN keeps no statistics to replace")
+        raise UserError(f"--statistics {clip} is for CLUIT on mels; StarGAN has no such statistics: omit it")
     try:
         network.freeze_statistics(mel_of(load(clip, network.mel.sample_rate), network.mel))
     except UserError as mistake:
@@ -137,14 +137,14 @@ def is_mel_run(run: Path) -> bool:
     return checkpoint is not None and stored_kind(checkpoint) in ("cluit_mel_training", "stargan_training")
 
 
-def _kept(out: Path) -> str | None:
+def _present_vocoder(out: Path) -> str | None:
     with suppress(UserError):
-        kept = load_config(MelConverterConfig, out / "config.json").vocoder
-        return kept if kept in WORDS or (out / kept).is_dir() else None
+        name = load_config(MelConverterConfig, out / "config.json").vocoder
+        return name if name in WORDS or (out / name).is_dir() else None
     return None
 
 
-def _default(network_config: MelNetworkConfig) -> str:
+def _default_vocoder(network_config: MelNetworkConfig) -> str:
     for name in ("released", "released_24k"):
         folder = released_folder(name)
         if folder is None or not (folder / "config.json").is_file():
@@ -154,7 +154,7 @@ def _default(network_config: MelNetworkConfig) -> str:
             case CluitMelConfig():
                 fits = theirs == network_config.mel
                 if fits and network_config.causal and name == "released":
-                    return "released_hifigan"  # which speaks live, too
+                    return "released_hifigan"  # can stream
             case StarGANUseConfig():
                 fits = theirs.sample_rate == network_config.network.spectrogram.sample_rate
         if fits:

@@ -1,9 +1,9 @@
 """Predict mels: ``python -m w2w.baselines.predict --checkpoint EXPORT --data DATA --out M``
 
-Every recording of the split is converted to its own voice, which keeps its time, and written as
-SPEAKER/NAME.npy, SPEAKER being the name of its folder. ``vocoders/train.py --init released --predicted-mels
-M`` then teaches a vocoder to make the recordings out of them (HiFi-GAN, section 4.4). The same command
-again continues where it was stopped.
+Every recording of the split is converted to its own voice, which keeps its timing. The mel is written to
+SPEAKER/NAME.npy, where SPEAKER is the name of the recording's folder. ``vocoders/train.py --init released
+--predicted-mels M`` then fine-tunes a vocoder on these mels and the recordings (HiFi-GAN, section 4.4). Run
+the command again to continue after an interruption.
 """
 
 from collections.abc import Sequence
@@ -27,25 +27,25 @@ from w2w.weights import is_mel_converter, weights_folder
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = Arguments.described_by("w2w.baselines.predict", __doc__)
     option = arguments.add_argument
-    option("--checkpoint", required=True, metavar="FOLDER", help="exported converter of mels, or its run")
+    option("--checkpoint", required=True, metavar="FOLDER", help="exported mel converter, or its run")
     option("--data", required=True, metavar="MANIFEST", help="manifest, or folder of recordings")
-    option("--split", default="train", help="rows of this split only (default: train)")
+    option("--split", default="train", help="split of the manifest to use (default: train)")
     option("--out", type=Path, required=True, metavar="FOLDER", help="folder to write")
-    option("--vocoder", metavar="V", help="that is to be tuned, where it is not the folder's own")
+    option("--vocoder", metavar="V", help="vocoder to fine-tune (default: the converter's own)")
     option("--device", default="cpu")
     args = arguments.parse_args(argv)
     if not is_mel_converter(weights_folder(args.checkpoint)):
-        raise UserError(f"{args.checkpoint} holds no converter of mels, so there are no mels to predict")
+        raise UserError(f"{args.checkpoint} is not a mel converter and predicts no mels: give one that is")
     converter = Converter.from_pretrained(args.checkpoint, vocoder=args.vocoder, device=args.device)
     paths = [Path(row.path) for row in split_rows(args.data, args.split)]
     left_out: list[str] = []
     written = predict(converter, paths, args.out, left_out)
-    print(f"{args.out}: {written} mels written, of {len(paths)} recordings")
+    print(f"{args.out}: {written} mels written for {len(paths)} recordings")
     end(len(paths) - len(left_out), left_out)
 
 
 def predict(converter: Converter, recordings: Sequence[Path], out: Path, left_out: list[str]) -> int:
-    """Write the mels that are not there yet; return how many. ``left_out`` is told what has no voice."""
+    """Write the missing mels; return their number. ``left_out`` collects recordings that have no voice."""
     places, written = destinations(recordings, out), 0
     missing = {source: place for source, place in places.items() if not place.is_file()}
     for source, place in tqdm(missing.items(), desc="predicting", unit="recording", disable=None):
@@ -64,14 +64,14 @@ def predict(converter: Converter, recordings: Sequence[Path], out: Path, left_ou
 
 
 def destinations(recordings: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Where each recording's mel goes; no two may share a place."""
+    """Each recording's output file; two recordings with the same one are refused."""
     places = {path: out / path.parent.name / f"{path.stem}.npy" for path in recordings}
     first: dict[Path, Path] = {}
     for path, place in places.items():
         if first.setdefault(place, path) != path:
             raise UserError(
-                f"{first[place]} and {path} would both be predicted as {place}: "
-                "give the folders of one name in runs of their own"
+                f"{first[place]} and {path} would both be written to {place}: "
+                "convert folders of the same name into different --out folders"
             )
     return places
 

@@ -1,4 +1,4 @@
-"""Two networks in a row, with the face of one: a converter of log-mels, and a vocoder that speaks them."""
+"""A log-mel converter followed by a vocoder, with the interface of one wave-to-wave network."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -17,11 +17,11 @@ from vocoders.streaming import Window, mels_of_blocks
 from vocoders.vocoder import Vocoder
 
 BLOCK_FRAMES = 400
-"""Frames that a live network is given at once where the whole is there: memory does not grow with it."""
+"""Frames per step when a streaming network converts a whole recording; bounds memory."""
 
 
 def mel_of(wave: Float[Tensor, "batch 1 samples"], mel: MelConfig) -> Float[Tensor, "batch n_mels frames"]:
-    """The log-mel of a wave of any length; what is left of its last hop is filled with silence."""
+    """The log-mel of a wave of any length; the last hop is padded with silence."""
     blocks = wave.cpu().split(BLOCK_FRAMES * mel.hop, dim=-1)
     return torch.cat(list(mels_of_blocks(blocks, mel)), dim=-1).to(wave.device)
 
@@ -32,24 +32,24 @@ def log_floor(mel: MelConfig) -> float:
 
 
 def reach_ahead(mel: MelConfig) -> int:
-    """Samples after its own hop that a frame hears: those under its window's right side."""
+    """Look-ahead of a mel frame: the samples after its own hop that its window covers."""
     if mel.padding == "causal":
         return 0
-    # Of the transform, which reaches further, the window leaves the outermost samples out.
+    # The FFT may be longer than the window, which then ignores the outermost samples.
     silent = mel.n_fft - mel.win - (mel.n_fft - mel.win) // 2
     after = mel.n_fft - mel.hop - (mel.n_fft - mel.hop) // 2
     return max(after - silent, 0)
 
 
 def live_log_mel(mel: MelConfig) -> LogMel:
-    """The definition with every frame's window at the end of what has come.
+    """The streaming form of a log-mel: every frame's window ends at the newest sample.
 
-    A wave with the ``n_fft − hop`` samples before it gives a frame for each hop: those of the wave
-    ``reach_ahead`` samples ago. Magnitudes do not tell where in the transform the window stands.
+    A wave preceded by its ``n_fft − hop`` past samples gives one frame per hop, delayed by ``reach_ahead``
+    samples. Magnitudes do not depend on the window's position within the FFT.
     """
-    hear = LogMel(replace(mel, padding="none", win=mel.n_fft))
-    hear.window = F.pad(torch.hann_window(mel.win), (mel.n_fft - mel.win, 0))
-    return hear
+    log_mel = LogMel(replace(mel, padding="none", win=mel.n_fft))
+    log_mel.window = F.pad(torch.hann_window(mel.win), (mel.n_fft - mel.win, 0))
+    return log_mel
 
 
 Mel = Float[Tensor, "batch n_mels frames"]
@@ -57,19 +57,18 @@ Voice = Float[Tensor, "batch dim"]
 Piece = Float[Tensor, "batch n_mels _"]
 
 LONGEST_S = 60.0
-"""Seconds that are converted at once, which bounds memory: statistics are over so much at most."""
+"""Longest window in seconds that is converted, and normalised, as one; bounds memory."""
 SHARED_S = 1.0
-"""Seconds that neighbouring windows share, over which one fades into the next."""
+"""Overlap of neighbouring windows in seconds, over which they are cross-faded."""
 
 
 def converted_in_windows(
     convert: Callable[[Mel, Voice], Mel], definition: MelConfig, mel: Mel, voice: Voice
 ) -> Iterator[Piece]:
-    """Convert a mel in pieces: one, where it is no longer than ``LONGEST_S``.
+    """Convert a mel, in overlapping windows of equal length if it is longer than ``LONGEST_S``.
 
-    A longer one is cut into windows as long as each other. Each is normalised by statistics of its own, and
-    what two of them share is the mean of both, weighted from the first to the second: a level that they do
-    not have in common changes over a second, and not in a frame.
+    Each window is normalised by its own statistics. Overlaps are cross-faded linearly, so that a difference
+    in level between windows changes over a second and not within a frame.
     """
     frames, rate = mel.shape[-1], definition.frame_rate
     longest, shared = round(LONGEST_S * rate), round(SHARED_S * rate)
@@ -96,35 +95,35 @@ WavePiece = Float[Tensor, "batch 1 _"]
 
 
 class Progress(NamedTuple):
-    """What a live conversion remembers between steps."""
+    """State of a streaming conversion between steps."""
 
     wave: WavePiece
-    """The source's last samples, which coming frames still hear."""
+    """The source's last samples, which the next frames' windows cover."""
     network: Any
     """The mel network's state."""
     mel: Float[Tensor, "batch n_mels _"]
-    """Converted frames that the vocoder has yet to speak, after ``before`` frames that it hears again."""
+    """Converted frames: ``before`` frames of left context for the vocoder, then those not yet synthesised."""
     before: int
     spoken: int
-    """Frames that are out."""
+    """Number of frames synthesised so far."""
 
 
 class TwoStage(nn.Module):
-    """Source wave and a voice to converted wave, over a log-mel that a ``CluitMelNetwork`` converts.
+    """Source wave and a voice to converted wave, by way of a log-mel that a ``CluitMelNetwork`` converts.
 
-    Live, a step frames what has come, converts the new frames, and speaks those whose surroundings have been
-    converted too. The vocoder is not causal: its halo is look-ahead, and what it computes of the frames
-    around a step is computed again in the next. Before and after the source there is silence, in the whole
-    form as well, which runs through the same steps. A network that needs the whole utterance gets its mel
-    by the definition's own rule, in windows where it is very long (``mel_windows``).
+    A streaming step computes the log-mel of the new samples, converts it, and synthesises the frames that
+    have all their context. The vocoder is not causal: its halo adds look-ahead, and overlapping context is
+    computed again in the next step. The source is preceded and followed by silence; whole waves run through
+    the same steps. A network that needs the whole utterance uses the mel definition's own padding, and
+    windows for a very long mel (``converted_in_windows``).
     """
 
     moves_pitch = False
-    """Nothing in a log-mel names the pitch."""
+    """A log-mel has no explicit pitch that could be shifted."""
 
     def __init__(self, mel_network: Any, vocoder: Vocoder) -> None:
         super().__init__()
-        check_definition(mel_network.mel, vocoder.mel, "what this converter makes")
+        check_definition(mel_network.mel, vocoder.mel, "the output of this converter")
         self.mel_network, self.vocoder = mel_network, vocoder
         self.config, self.mel = mel_network.config, mel_network.mel
         self.log_mel: LogMel | None = live_log_mel(self.mel) if self.streams else None
@@ -139,12 +138,12 @@ class TwoStage(nn.Module):
 
     @property
     def look_ahead(self) -> int:
-        """Samples by which steps lag behind: what a frame's window and the vocoder hear of the future."""
+        """Samples by which the output of ``step`` lags: the look-ahead of mel window and vocoder."""
         return reach_ahead(self.mel) + self.halo * self.mel.hop if self.streams else 0
 
     @property
     def halo(self) -> int:
-        """Frames on either side of a frame that the vocoder hears."""
+        """Context frames that the vocoder needs on either side of a frame."""
         return self.vocoder.network.halo
 
     @property
@@ -153,55 +152,56 @@ class TwoStage(nn.Module):
 
     @property
     def streams(self) -> bool:
-        """Whether a signal may be converted in pieces."""
+        """Whether the signal can be converted in chunks."""
         return not self.needs_whole
 
     @property
     def needs_whole(self) -> str:
-        """Which part needs the whole utterance, and why; empty where none does."""
+        """Which part needs the whole utterance, and why; empty if none does."""
         name = kind_of(self.vocoder.config.network)
         if not self.mel_network.streams:
             return self.mel_network.needs_whole
         if not hasattr(self.vocoder.network, "halo"):
-            return f"vocoder is {name}, which does not speak live (released_hifigan does)"
+            return f"vocoder is {name}, which cannot stream (released_hifigan can)"
         if self.vocoder.config.pre_emphasis:
-            return "vocoder undoes a pre-emphasis, which it does not live"
+            return "vocoder undoes a pre-emphasis, which it cannot do when streaming"
         if self.mel.padding not in ("same", "causal"):
-            return f"mel definition's padding is {self.mel.padding!r}, whose frames are no whole hops"
+            return f"mel definition's padding is {self.mel.padding!r}, which does not give one frame per hop"
         return ""
 
     def style(self, wave: Wave) -> Voice:
         return self.mel_network.style_of_mel(mel_of(wave, self.mel))
 
     def converted_mel(self, source: Wave, voice: Voice) -> Mel:
-        """The mel that the vocoder is to speak, frame for frame in the source's time."""
+        """The converted mel, the vocoder's input; its frames are aligned with the source's."""
         return torch.cat(list(self._converted(mel_of(source, self.mel), voice)), dim=-1)
 
     def _converted(self, mel: Mel, voice: Voice) -> Iterator[Float[Tensor, "batch n_mels _"]]:
         for piece in converted_in_windows(self.mel_network, self.mel, mel, voice):
-            yield self._audible(piece)
+            yield self._floored(piece)
 
-    def _audible(self, mel: Mel) -> Mel:
-        """No log-mel of a wave lies below its floor, and no vocoder has heard one that did."""
+    def _floored(self, mel: Mel) -> Mel:
+        """Clamp a mel to its definition's floor, below which no training mel of a vocoder lies."""
         return mel.float().clamp_min(log_floor(self.mel))
 
     @torch.no_grad()
     def forward(self, source: Wave, voice: Voice, semitones: float = 0.0) -> Wave:
-        """Convert whole waves; the result is as long as the source. ``semitones`` can only be 0."""
+        """Convert whole waves; the result is as long as the source. ``semitones`` must be 0."""
         samples = source.shape[-1]
         if not self.streams:
             pieces = self.vocoder.stream(self._converted(mel_of(source, self.mel), voice))
             return torch.cat(list(pieces), dim=-1)[..., :samples]
-        led = F.pad(source, (0, self.look_ahead + -(samples + self.look_ahead) % self.hop), mode="replicate")
+        extra = self.look_ahead + -(samples + self.look_ahead) % self.hop
+        padded = F.pad(source, (0, extra), mode="replicate")
         block = max(BLOCK_FRAMES // self.mel_network.frames_per_step, 1) * self.hop
         state, parts = self.begin(len(source)), []
-        for chunk in led.split(block, dim=-1):
+        for chunk in padded.split(block, dim=-1):
             part, state = self.step(chunk, voice, state)
             parts.append(part)
         return torch.cat(parts, dim=-1)[..., self.look_ahead :][..., :samples]
 
     def begin(self, batch: int) -> Progress:
-        """Silence, and nothing converted."""
+        """The state before the first chunk: silence."""
         like = next(self.parameters())
         past = self.mel.n_fft - self.mel.hop
         return Progress(
@@ -220,20 +220,20 @@ class TwoStage(nn.Module):
         assert self.log_mel is not None
         joined = torch.cat([state.wave, source], dim=-1)
         mel, network = self.mel_network.step(self.log_mel(joined), voice, state.network)
-        mel = torch.cat([state.mel, self._audible(mel)], dim=-1)
+        mel = torch.cat([state.mel, self._floored(mel)], dim=-1)
 
         wave, before = source.new_zeros(len(source), 1, 0), state.before
         ready = max(mel.shape[-1] - before - self.halo, 0)
         if ready:
             wave = self.vocoder.make(Window(mel, before, ready, state.spoken), (0,), {})
             wave = wave / self.vocoder.config.gain
-        # At the beginning no frame's surroundings are there yet: the lag is silence.
+        # The first frames lack their context: the output starts with silence as long as the lag.
         wave = F.pad(wave, (source.shape[-1] - wave.shape[-1], 0))
-        kept = min(self.halo, before + ready)
+        context = min(self.halo, before + ready)
         return wave, Progress(
             wave=joined[..., source.shape[-1] :],
             network=network,
-            mel=mel[..., before + ready - kept :],
-            before=kept,
+            mel=mel[..., before + ready - context :],
+            before=context,
             spoken=state.spoken + ready,
         )

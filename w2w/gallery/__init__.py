@@ -1,3 +1,3 @@
-"""Voices with names: people who gave recordings freely, invented ones, and one's own."""
+"""Named voices: of people with freely licensed recordings, invented ones, and the user's own."""
 
 import timbre  # noqa: F401 - for `python -m`, puts the current folder last on the import path

@@ -1,15 +1,15 @@
-"""Voices with names: ``timbre voices``
+"""List, preview and manage named voices: ``timbre voices``
 
-    timbre voices                                       what there is, from whom, under which licence
-    timbre voices preview ada rufus --out tried         each says a sentence: tried/ada.wav, and its picture
-    timbre voices preview --sentence night --out tried  all of them
+    timbre voices                                       list all voices with source and licence
+    timbre voices preview ada rufus --out tried         write tried/ada.wav, tried/ada.png, …
+    timbre voices preview --sentence night --out tried  preview all voices
     timbre voices add mum mum1.wav mum2.wav --about "my mother"
     timbre voices remove mum
-    timbre voices rebuild                               what depends on the weights, anew
+    timbre voices rebuild                               regenerate what depends on the converter's weights
 
-A name goes wherever a voice is asked for: `timbre convert me.wav --voice ada --out as_ada.wav`. What `add`
-keeps lies in your user's folder for data, or where the variable TIMBRE_VOICES says; add only voices whose
-owners agreed.
+Other commands accept a name as target voice: `timbre convert me.wav --voice ada --out as_ada.wav`. `add`
+stores a voice in the user data folder, or in the folder that the environment variable TIMBRE_VOICES names.
+Add a voice only with the speaker's consent.
 """
 
 import re
@@ -62,17 +62,17 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     arguments = Arguments.described_by("w2w.gallery", __doc__)
     option = arguments.add_argument
     option("action", nargs="?", default="list", choices=ACTIONS, help="what to do (default: list)")
-    option("names", nargs="*", metavar="NAME", help="of voices; after `add`, the recordings too")
-    option("--out", type=Path, metavar="FOLDER", help="preview: where the sounds and pictures go")
-    option("--sentence", default="night", metavar="NAME", help="preview: what is said (default: night)")
-    option("--about", default="", metavar="WORDS", help="add: what to expect of the voice")
-    option("--source", default="", metavar="WORDS", help="add: whose recordings they are")
-    option("--licence", default="", metavar="WORDS", help="add: under which licence, or with whose consent")
+    option("names", nargs="*", metavar="NAME", help="names of voices; for `add`, one name and recordings")
+    option("--out", type=Path, metavar="FOLDER", help="preview: folder for audio files and pictures")
+    option("--sentence", default="night", metavar="NAME", help="preview: sentence used (default: night)")
+    option("--about", default="", metavar="WORDS", help="add: description of the voice")
+    option("--source", default="", metavar="WORDS", help="add: source of the recordings")
+    option("--licence", default="", metavar="WORDS", help="add: licence of the recordings, or the consent")
     option("--overwrite", action="store_true", help="add: replace your voice of this name")
-    option("--checkpoint", metavar="FOLDER", help="converter that speaks (default: the released one)")
+    option("--checkpoint", metavar="FOLDER", help="converter to use (default: the released one)")
     args = arguments.parse_args(argv)
     if args.action == "preview" and args.out is None:
-        raise UserError("preview needs --out FOLDER, where the sounds and pictures go")
+        raise UserError("preview needs --out FOLDER for its audio files and pictures")
     if args.action == "preview" and args.sentence not in sentences():
         raise UserError(f"there is no --sentence {args.sentence}; choose from {', '.join(sentences())}")
     if args.action == "add" and len(args.names) < 2:
@@ -80,12 +80,12 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     if args.action == "remove" and not args.names:
         raise UserError("remove needs the name of a voice: timbre voices remove NAME")
     if args.action in ("list", "rebuild") and args.names:
-        raise UserError(f"{args.action} takes no names: leave {' '.join(args.names)} out")
+        raise UserError(f"{args.action} takes no names: omit {' '.join(args.names)}")
     return args
 
 
 def preview(names: Sequence[str], args: Namespace) -> None:
-    """Let each voice say a sentence, and draw it."""
+    """Convert a sentence to each voice, and draw its mel."""
     found = [find(name) for name in names]
     converter = Converter.from_pretrained(args.checkpoint)
     for voice in found:
@@ -96,7 +96,7 @@ def preview(names: Sequence[str], args: Namespace) -> None:
 
 
 def speak(converter: Converter, name: str, source: Path, out: Path) -> None:
-    """Convert a recording to a named voice, marked."""
+    """Convert a recording to a named voice, with the watermark."""
     out.parent.mkdir(parents=True, exist_ok=True)
     convert(converter, embed(converter, name), job_of(source, out))
 
@@ -107,7 +107,7 @@ def draw(wave: Wave, path: Path) -> None:
 
 
 def add(name: str, recordings: Sequence[Path], args: Namespace) -> None:
-    """Keep a voice of the user's own, after a look whether one can be taken from the recordings."""
+    """Store a user's own voice, after checking that it can be embedded."""
     name, folder = name.lower(), own_folder()
     if not re.fullmatch(r"\w[\w-]*", name):
         raise UserError(f"a voice cannot be called {name!r}: use letters, digits, - and _")
@@ -116,38 +116,38 @@ def add(name: str, recordings: Sequence[Path], args: Namespace) -> None:
     if name in gallery() and not args.overwrite:
         raise UserError(f"you have a voice {name!r} already: --overwrite replaces it")
     converter = Converter.from_pretrained(args.checkpoint)
-    kept = []
+    clips = []
     for number, path in enumerate(recordings, start=1):
         rate = min(info(path).sample_rate, 48_000)
         clip = excerpt(path, 0, round(LONGEST_S * rate), rate)
         converter.embed(excerpt(path, 0, round(LONGEST_S * converter.sample_rate), converter.sample_rate))
-        kept.append((f"recordings/{name}-{number}.flac", clip, rate))
-    for place, clip, rate in kept:
+        clips.append((f"recordings/{name}-{number}.flac", clip, rate))
+    for place, clip, rate in clips:
         save(folder / place, clip, rate)
     others = [voice for voice in read(folder).voices if voice.name != name]
-    places = tuple(Path(place) for place, _, _ in kept)
+    places = tuple(Path(place) for place, _, _ in clips)
     card = {"about": args.about, "source": args.source, "licence": args.licence}
     write(folder, [*others, NamedVoice(name=name, recordings=places, **card)])
     draw(load(folder / places[0], SPEECH_16K.sample_rate), folder / "portraits" / f"{name}.png")
-    print(f"{name} is kept in {folder}: timbre convert SOURCE.wav --voice {name} --out RESULT.wav")
+    print(f"{name} is stored in {folder}: timbre convert SOURCE.wav --voice {name} --out RESULT.wav")
 
 
 def remove(name: str) -> None:
-    """Forget a voice of the user's own."""
+    """Delete a user's own voice with its recordings and portrait."""
     folder = own_folder()
     voices = {voice.name: voice for voice in read(folder).voices}
     if name.lower() not in voices:
-        raise UserError(f"{name} is no voice of your own; you have {', '.join(voices) or 'none'}")
-    gone = voices.pop(name.lower())
+        raise UserError(f"{name} is not one of your own voices, which are {', '.join(voices) or 'none'}")
+    removed = voices.pop(name.lower())
     write(folder, list(voices.values()))
-    for path in (*gone.recordings, gone.portrait):
+    for path in (*removed.recordings, removed.portrait):
         if path is not None:
             path.unlink(missing_ok=True)
-    print(f"{gone.name} is removed from {folder}")
+    print(f"{removed.name} is removed from {folder}")
 
 
 def write(folder: Path, voices: Sequence[NamedVoice]) -> None:
-    """Write a folder's list, paths relative to it."""
+    """Write a folder's ``voices.json``, with paths relative to the folder."""
 
     def entry(voice: NamedVoice) -> dict[str, Any]:
         filled = {key: value for key, value in asdict(voice).items() if value and key != "portrait"}
@@ -158,7 +158,7 @@ def write(folder: Path, voices: Sequence[NamedVoice]) -> None:
 
 
 def rebuild(folder: Path, converter: Converter) -> None:
-    """Speak anew what was made from words, draw the portraits, write the page of who gave what."""
+    """Regenerate the recordings of voices from words, all portraits, and the gallery's page."""
     shelf, first = read(folder), next(iter(sentences().values()))
     rate = SPEECH_16K.sample_rate
     source = load(first.recording, converter.sample_rate)
@@ -179,7 +179,7 @@ def rebuild(folder: Path, converter: Converter) -> None:
 
 
 def page() -> str:
-    """The gallery as a page: what `voices.json` says, with the portraits."""
+    """The gallery's page in Markdown: the contents of `voices.json` with the portraits."""
     shelf = read(PACKAGED)
     voices = [
         (f"`{voice.name}`", f"![mel of {voice.name}](portraits/{voice.name}.png)", voice.about, voice.made)
@@ -194,15 +194,15 @@ def page() -> str:
 
 ABOUT = """# The gallery
 
-Voices that `--voice NAME` takes. Written by `timbre voices rebuild`, portraits too: log-mels of the
-recording, or of what a mixture makes of the first sentence. People's recordings were taken from the corpora
-named, all of people who read aloud for publication under these licences; none was asked about conversion.
-Changes: parts were cut to some seconds and coded as Opus. The names are made up, not the readers'. Under
-[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/) you may use them when you name the source.
+Voices for `--voice NAME`. This page and the portraits are written by `timbre voices rebuild`. A portrait is
+the log-mel of the recording or, for a mixture, of the first sentence converted to it. The recordings are from
+the corpora named, of people who read aloud for publication under these licences; none was asked about
+conversion. Changes: excerpts of some seconds, encoded as Opus. The names are invented, not the readers'.
+Under [CC BY 4.0](https://creativecommons.org/licenses/by/4.0/) you may use them when you name the source.
 
 {voices}
 
-Sentences to try them on, by people who are none of the voices:
+Sentences to convert, by speakers who are none of the voices:
 
 {sentences}
 """

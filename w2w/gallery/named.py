@@ -1,7 +1,7 @@
-"""What the gallery holds, and the voice that a name stands for.
+"""The gallery's voices and sentences, and the embedding of a named voice.
 
-A voice is kept as recordings or as a mixture of others, never as a converter's numbers: each converter embeds
-it anew, in a fraction of a second, so that new weights need nothing but themselves.
+A voice is stored as recordings or as a mixture of other voices, not as an embedding: each converter computes
+the embedding, in a fraction of a second, so that new weights need no new gallery.
 """
 
 import os
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
 Voice = Float[Tensor, "1 dim"]
 
 PACKAGED = Path(__file__).parent
-"""The gallery that comes with the package."""
+"""Folder of the gallery that is part of the package."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamedVoice:
-    """A voice and where it is from: people's recordings, a ``blend`` of others, or ``words``."""
+    """A named voice and its origin: people's recordings, a ``blend`` of other voices, or ``words``."""
 
     name: str
     about: str = ""
-    """What to expect, in some words."""
+    """A short description of the voice."""
     recordings: tuple[Path, ...] = ()
-    """Speech of one voice, averaged."""
+    """Recordings of one voice; their embeddings are averaged."""
     blend: dict[str, float] = field(default_factory=dict)
     """Weights of other voices, by name."""
     words: str = ""
-    """What the recording was made from, by a converter tied to words: so that others need no tie."""
+    """Text from which a converter with a tie generated the recording; other converters then need no tie."""
     source: str = ""
     licence: str = ""
     portrait: Path | None = None
-    """A picture of a mel: of the recording, or of what a mixture makes of the first sentence."""
+    """Picture of the log-mel of the recording, or of the first sentence converted to a mixture."""
 
     @property
     def made(self) -> str:
-        """Where it is from, in a line."""
+        """The voice's origin in one line."""
         if self.words:
             return f"made from words: {self.words}"
         if self.blend:
@@ -56,7 +56,7 @@ class NamedVoice:
 
 @dataclass(frozen=True, kw_only=True)
 class Sentence:
-    """A recording to try voices on, by somebody who is none of them."""
+    """A recording to convert, of a speaker who is none of the gallery's voices."""
 
     name: str
     recording: Path
@@ -67,19 +67,19 @@ class Sentence:
 
 @dataclass(frozen=True, kw_only=True)
 class Shelf:
-    """A folder's ``voices.json``."""
+    """The contents of a folder's ``voices.json``."""
 
     voices: tuple[NamedVoice, ...] = ()
     sentences: tuple[Sentence, ...] = ()
 
 
 def own_folder() -> Path:
-    """Where one's own voices are kept: ``TIMBRE_VOICES``, or the system's place for a user's data."""
+    """The folder of the user's own voices: ``TIMBRE_VOICES``, or one in the user data folder."""
     return Path(os.environ.get("TIMBRE_VOICES") or platformdirs.user_data_path("timbre") / "voices")
 
 
 def read(folder: Path) -> Shelf:
-    """A folder's voices and sentences, with whole paths; of a folder without any, none."""
+    """Read a folder's voices and sentences, with full paths; empty if there is no ``voices.json``."""
     file = folder / "voices.json"
     shelf = load_config(Shelf, file) if file.is_file() else Shelf()
     voices = [
@@ -95,28 +95,28 @@ def read(folder: Path) -> Shelf:
 
 
 def gallery() -> dict[str, NamedVoice]:
-    """Every voice by its name: the package's, then one's own."""
+    """All voices by name: the package's, then the user's own."""
     return {voice.name: voice for folder in (PACKAGED, own_folder()) for voice in read(folder).voices}
 
 
 def sentences() -> dict[str, Sentence]:
-    """The example sentences by their names."""
+    """The example sentences by name."""
     return {one.name: one for one in read(PACKAGED).sentences}
 
 
 def find(name: str) -> NamedVoice:
-    """The voice of a name, whatever its capitals."""
+    """The voice of a name, regardless of case."""
     known = gallery()
     if name.lower() not in known:
         raise UserError(
             f"there is no voice {name!r}{nearest(name, known)}: `timbre voices` lists them, and"
-            " `timbre voices add NAME REF.wav` keeps one of your own"
+            " `timbre voices add NAME REF.wav` adds your own"
         )
     return known[name.lower()]
 
 
 def embed(converter: "Converter", name: str, fit_steps: int | None = 0) -> Voice:
-    """A converter's voice of this name, fitted to its recordings by so many steps (None: the usual)."""
+    """Embed a named voice and fit it to its recordings in ``fit_steps`` steps (None: the default number)."""
     voice = find(name)
     if voice.blend:
         parts = [embed(converter, part, fit_steps) for part in voice.blend]

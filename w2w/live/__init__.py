@@ -1,1 +1,1 @@
-"""Speaking with another voice while one speaks: ``python -m w2w.live``."""
+"""Live voice conversion from a microphone or a file: ``python -m w2w.live``."""

@@ -1,4 +1,4 @@
-"""Speak with another voice while you speak: ``python -m w2w.live --reference VOICE...``
+"""Convert your voice live, from microphone to loudspeaker: ``python -m w2w.live --reference VOICE...``
 
     python -m w2w.live --voice ada leo
     python -m w2w.live --reference her.wav
@@ -7,10 +7,10 @@
     python -m w2w.live --reference her.wav --input-device 3 --output-device USB --rate 48000 --chunk-ms 10
     python -m w2w.live --reference her.wav --input-file me.wav --output-file as_her.wav --pace live
 
-Wear headphones: a microphone that hears the converted voice converts it again. While it runs, space lets your
-own voice through, 1 to 9 choose among the voices, + and - move the pitch, r begins and ends a recording,
-q or Ctrl-C ends. The line shows levels, the delay from microphone to loudspeaker, computing time as a share
-of the sound's, and how often sound came too late (under) or was lost (over).
+Wear headphones: if the microphone picks up the converted voice, it is converted again. Keys: space toggles
+bypass (your own voice), 1 to 9 select a voice, + and - shift the pitch, r starts and stops a recording,
+q or Ctrl-C quits. The status line shows input and output levels, the delay from microphone to loudspeaker,
+the load (computing time as a fraction of audio time), and the number of underruns and overruns.
 """
 
 import signal
@@ -40,22 +40,22 @@ from w2w.watermark import Marker
 
 
 class FileRun:
-    """Pushes a file's chunks through a session and writes what comes out.
+    """Converts a file chunk by chunk through a session and writes the result to another file.
 
-    In real time a chunk is pushed when a microphone would have brought it; one that is done only after the
-    next one came counts as an underrun.
+    With ``live``, chunks are pushed in real time, as from a microphone; a chunk that is finished only after
+    the next one has arrived counts as an underrun.
     """
 
     def __init__(self, session: Session, *, live: bool) -> None:
         self.session, self.live = session, live
         self.underruns = self.overruns = 0
         self.latency_ms: float | None = None
-        """Until a chunk's last sample was converted, from its first one's coming; None when not live."""
+        """Latency of the last chunk, computing time included; None unless ``live``."""
         self.seconds = 0.0
-        """Sound taken in."""
+        """Duration of the source read so far."""
 
     def run(self, source: Path, out: Path, stopped: Callable[[], bool]) -> None:
-        """Convert ``source`` to ``out`` unless stopped, then what came until there: whole either way."""
+        """Convert ``source`` to ``out`` until its end or until ``stopped()``; ``out`` is always complete."""
         session, size = self.session, self.session.chunk_samples
         began = time.monotonic()
         with Writer(out, session.rate) as writer:
@@ -63,7 +63,7 @@ class FileRun:
                 self.seconds += chunk.shape[-1] / session.rate
                 self._wait(began + self.seconds)
                 writer.write(session.push(chunk))
-                self._judge(time.monotonic() - began - self.seconds)
+                self._note_delay(time.monotonic() - began - self.seconds)
                 if stopped():
                     break
             writer.write(session.flush())
@@ -72,7 +72,7 @@ class FileRun:
         if self.live:
             time.sleep(max(until - time.monotonic(), 0.0))
 
-    def _judge(self, late_s: float) -> None:
+    def _note_delay(self, late_s: float) -> None:
         if self.live:
             self.latency_ms = self.session.latency_ms + 1000 * max(late_s, 0.0)
             self.underruns += late_s > self.session.chunk_samples / self.session.rate
@@ -85,14 +85,14 @@ BUFFER_MS = (0.0, 500.0)
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
-    """Convert live what a microphone or a file says."""
+    """Convert a microphone or a file live."""
     args = parse(argv)
     if args.list_devices:
         print(listed(sound_library()))
         return
     torch.set_num_threads(1)
     sound = ends = None
-    if args.input_file is None:  # whatever is wrong is found before a network is loaded
+    if args.input_file is None:  # checked first: errors should appear before the network is loaded
         sound = sound_library()
         source = device_end(sound, named(args.input_device), "input")
         ends = at_rates(sound, source, device_end(sound, named(args.output_device), "output"), args.rate)
@@ -102,16 +102,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     converter = Converter.from_pretrained(args.checkpoint)
     rate = args.rate or converter.sample_rate
     voices = Voices(converter, fit_steps=args.fit_steps)
-    each = [voices.average([name]) for name in args.reference]
-    each += [converter.voice(name, fit_steps=args.fit_steps) for name in args.voice]
+    embeddings = [voices.average([name]) for name in args.reference]
+    embeddings += [converter.voice(name, fit_steps=args.fit_steps) for name in args.voice]
     note(*voices.left_out)
-    keep(args, [*voices.files, *([args.input_file] if args.input_file else [])])
+    check_outputs(args, [*voices.files, *([args.input_file] if args.input_file else [])])
     note_replaced(args.output_file, args.record)
 
     recorder = Recorder(rate, args.record)
     session = Session(
         converter,
-        each,
+        embeddings,
         chunk_ms=args.chunk_ms,
         rate=rate,
         semitones=args.pitch,
@@ -121,27 +121,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         recorder=recorder,
     )
     console = Console(session, recorder, [*args.reference, *args.voice])
-    console.say(
-        f"{rate} Hz, chunks of {1000 * session.chunk_samples / rate:g} ms: the conversion is"
-        f" {session.latency_ms:.4g} ms late, computing and devices left out"
+    console.message(
+        f"{rate} Hz, chunks of {1000 * session.chunk_samples / rate:g} ms: algorithmic latency"
+        f" {session.latency_ms:.4g} ms, without computing time and devices"
     )
     session.warm_up()
     with ExitStack() as ending:
         stops = ending.enter_context(stop_signals())
-        ending.enter_context(hangup_noted(stops))
+        ending.enter_context(stop_on_hangup(stops))
         ending.callback(console.end)
         ending.callback(recorder.stop)
         keys = ending.enter_context(keyboard())
         if keys.descriptor is not None:
-            console.say(KEYS)
+            console.message(KEYS)
         if args.record is not None:
             recorder.start()
         ending.enter_context(undisturbed())
         if sound is not None and ends is not None:
-            console.say(f"from {ends[0].name} to {ends[1].name}; q or Ctrl-C ends")
-            by_card(Duplex(session, sound, ends, args.buffer_ms), console, keys, stops)
+            console.message(f"from {ends[0].name} to {ends[1].name}; q or Ctrl-C quits")
+            run_devices(Duplex(session, sound, ends, args.buffer_ms), console, keys, stops)
         else:
-            by_file(FileRun(session, live=args.pace == "live"), args, console, keys, stops)
+            run_file(FileRun(session, live=args.pace == "live"), args, console, keys, stops)
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
@@ -153,13 +153,13 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         action="extend",
         metavar="VOICE",
         default=[],
-        help="up to nine voices for the keys 1 to 9: a file, or a folder whose files are averaged",
+        help="target voices, up to nine (keys 1 to 9): a file, or a folder, which is averaged",
     )
     option(
         "--fit-steps",
         type=int,
         metavar="N",
-        help="steps by which a voice is fitted to its recordings (default 100: some ten seconds; 0: none)",
+        help="optimisation steps that fit a voice to its recordings (default 100, about 10 s; 0: none)",
     )
     option(
         "--voice",
@@ -167,31 +167,29 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         action="extend",
         metavar="NAME",
         default=[],
-        help="voices of the gallery, or of your own (`timbre voices` lists them), for the keys after those",
+        help="named voices (listed by `timbre voices`), on the keys after those of --reference",
     )
-    option("--list-devices", action="store_true", help="show the sound cards and end")
-    option("--input-device", metavar="D", help="microphone: a number or a part of its name")
-    option("--output-device", metavar="D", help="loudspeaker: a number or a part of its name")
-    option("--chunk-ms", type=float, default=20.0, metavar="MS", help="sound taken at once (default 20)")
-    kept = "converted sound kept ready, the jitter buffer (default 10)"
-    option("--buffer-ms", "--cushion-ms", type=float, default=10.0, metavar="MS", help=kept)
-    option("--rate", type=int, metavar="HZ", help="of the card (default: its own) or the output file")
-    option("--pitch", type=float, default=0.0, metavar="SEMITONES", help="move the pitch")
-    option("--bypass", action="store_true", help="begin with your own voice")
-    option("--record", type=Path, metavar="FILE", help="record what is heard, from the beginning")
-    option("--no-watermark", action="store_true", help="do not mark the converted sound as made by machine")
-    option("--engine", choices=("onnx", "eager"), help="what computes: onnxruntime (default), or torch")
+    option("--list-devices", action="store_true", help="list the audio devices and exit")
+    option("--input-device", metavar="D", help="microphone: its number or part of its name")
+    option("--output-device", metavar="D", help="loudspeaker: its number or part of its name")
+    option("--chunk-ms", type=float, default=20.0, metavar="MS", help="chunk length (default 20)")
+    depth = "depth of the jitter buffer before the loudspeaker (default 10)"
+    option("--buffer-ms", "--cushion-ms", type=float, default=10.0, metavar="MS", help=depth)
+    option("--rate", type=int, metavar="HZ", help="sample rate (default: the device's, or the converter's)")
+    option("--pitch", type=float, default=0.0, metavar="SEMITONES", help="pitch shift")
+    option("--bypass", action="store_true", help="start in bypass, with your own voice")
+    option("--record", type=Path, metavar="FILE", help="record the output from the start")
+    option("--no-watermark", action="store_true", help="do not add the watermark to converted audio")
+    option("--engine", choices=("onnx", "eager"), help="inference by ONNX Runtime (default) or torch")
     option(
         "--checkpoint",
         default="released_live",
         metavar="FOLDER",
         help="exported converter, or hub:owner/name (default: released_live)",
     )
-    option("--input-file", type=Path, metavar="FILE", help="speech instead of a microphone")
-    option("--output-file", type=Path, metavar="FILE", help="where it goes instead of a loudspeaker")
-    option(
-        "--pace", choices=("live", "fast"), help="of a file: in real time, or as fast as it goes (default)"
-    )
+    option("--input-file", type=Path, metavar="FILE", help="source recording instead of the microphone")
+    option("--output-file", type=Path, metavar="FILE", help="output file instead of the loudspeaker")
+    option("--pace", choices=("live", "fast"), help="file input in real time, or at full speed (default)")
     args = arguments.parse_args(argv)
     if not args.list_devices:
         check(args)
@@ -199,22 +197,22 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def check(args: Namespace) -> None:
-    """Refuse options that do not go together, and values out of range."""
+    """Refuse options that exclude one another, and values out of range."""
     n_voices = len(args.reference) + len(args.voice)
     if not n_voices:
-        raise UserError("say whose voice by --voice NAME, or by --reference VOICE: a file or a folder")
+        raise UserError("no target voice is given: use --voice NAME, or --reference with a file or a folder")
     if n_voices > MOST_VOICES:
-        raise UserError(f"{n_voices} voices are named, but there are keys for {MOST_VOICES}")
+        raise UserError(f"{n_voices} voices are given, but at most {MOST_VOICES} fit the keys: give fewer")
     for here, there in (("input", "output"), ("output", "input")):
         given, missing = getattr(args, f"{here}_file"), getattr(args, f"{there}_file")
         if given is not None and missing is None:
             raise UserError(
-                f"--{here}-file {given} needs --{there}-file too: from file to file, or by sound card"
+                f"--{here}-file {given} needs --{there}-file too: use files or audio devices for both"
             )
         if given is not None and getattr(args, f"{here}_device") is not None:
             raise UserError(f"--{here}-file and --{here}-device exclude one another")
     if args.pace and args.input_file is None:
-        raise UserError("--pace goes with --input-file; a sound card has its own pace")
+        raise UserError("--pace applies only with --input-file: a microphone always runs in real time")
     check_fit_steps(args.fit_steps)
     if args.rate is not None and not LOWEST_RATE <= args.rate <= HIGHEST_RATE:
         raise UserError(f"--rate {args.rate} must be within {LOWEST_RATE} and {HIGHEST_RATE} Hz")
@@ -226,28 +224,26 @@ def check(args: Namespace) -> None:
         raise UserError(f"--pitch {args.pitch:g} must be within {MOST_SEMITONES:.0f} semitones of 0")
 
 
-def keep(args: Namespace, read: Sequence[Path]) -> None:
-    """Refuse to write over what is read, to write two sounds to one file, and names without a format."""
+def check_outputs(args: Namespace, inputs: Sequence[Path]) -> None:
+    """Refuse outputs that overwrite an input or each other, or whose name has no known audio format."""
     named_outs = {"--output-file": args.output_file, "--record": args.record}
     outs: dict[str, Path] = {option: out for option, out in named_outs.items() if out is not None}
     for option, out in outs.items():
-        Writer(out, 48_000)  # refuses a name that says no format
-        for path in read:
+        Writer(out, 48_000)  # refuses unknown file extensions
+        for path in inputs:
             if out.exists() and out.samefile(path):
-                raise UserError(
-                    f"{option} {out} would be written over {path}, which is read: choose another name"
-                )
+                raise UserError(f"{option} {out} would overwrite the input {path}: choose another name")
     both = [out.absolute() for out in outs.values()]
     if len(set(both)) < len(both):
-        raise UserError(f"--record and --output-file both name {args.record}: give them two names")
+        raise UserError(f"--record and --output-file both name {args.record}: choose two different names")
 
 
 @contextmanager
-def hangup_noted(stops: list[int]) -> Iterator[None]:
-    """Let a terminal that closes end the conversion as Ctrl-C does: a recording stays whole."""
+def stop_on_hangup(stops: list[int]) -> Iterator[None]:
+    """Treat SIGHUP (a closed terminal) like Ctrl-C, so that the recording is completed."""
     number = getattr(signal, "SIGHUP", None)
     in_main = threading.current_thread() is threading.main_thread()
-    if number is None or not in_main or signal.getsignal(number) is signal.SIG_IGN:  # by nohup
+    if number is None or not in_main or signal.getsignal(number) is signal.SIG_IGN:  # ignored by nohup
         yield
         return
     before = signal.signal(number, lambda number, frame: stops.append(number))
@@ -257,15 +253,15 @@ def hangup_noted(stops: list[int]) -> Iterator[None]:
         signal.signal(number, before)
 
 
-def by_card(duplex: Duplex, console: Console, keys: Keyboard, stops: Sequence[int]) -> None:
-    """Convert from microphone to loudspeaker until someone wants it to end."""
+def run_devices(duplex: Duplex, console: Console, keys: Keyboard, stops: Sequence[int]) -> None:
+    """Convert from microphone to loudspeaker until a key or a signal stops it."""
     with duplex:
         while not stops and console.press(keys.pressed(0.1)):
             duplex.check()
             console.show(duplex.latency_ms, duplex.underruns, duplex.overruns)
 
 
-def by_file(run: FileRun, args: Namespace, console: Console, keys: Keyboard, stops: Sequence[int]) -> None:
+def run_file(run: FileRun, args: Namespace, console: Console, keys: Keyboard, stops: Sequence[int]) -> None:
     ended_early = False
 
     def stopped() -> bool:
@@ -276,12 +272,12 @@ def by_file(run: FileRun, args: Namespace, console: Console, keys: Keyboard, sto
 
     run.run(args.input_file, args.output_file, stopped)
     load = run.session.load
-    console.say(
-        f"{run.seconds:.2f} s of sound, load {load.total:.1%} (worst chunk {load.worst:.0%})"
+    console.message(
+        f"{run.seconds:.2f} s of audio, load {load.total:.1%} (worst chunk {load.worst:.0%})"
         + (f", {run.underruns} chunks late" if run.live else "")
     )
     if ended_early:
-        console.say(f"ended early: {args.output_file} holds the sound until there")
+        console.message(f"ended early: {args.output_file} holds the audio converted so far")
     print(args.output_file)
     if stops:
         sys.exit(130)

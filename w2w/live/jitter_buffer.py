@@ -1,4 +1,4 @@
-"""What waits to be played: never missed, never waited for long; and the queues between the threads."""
+"""The jitter buffer before the loudspeaker, and the lock-free queue between two threads."""
 
 import sys
 
@@ -9,11 +9,11 @@ Samples = Float[np.ndarray, "samples"]
 
 
 class Ring:
-    """A queue of samples of fixed size, for one thread that writes and one that reads; neither ever waits."""
+    """A lock-free ring buffer of samples for one writing and one reading thread."""
 
     def __init__(self, size: int) -> None:
         self.memory = np.zeros(size, np.float32)
-        # Counts of all time: each is changed by one thread only, hence no lock.
+        # Totals since the start: each is changed by only one thread, so no lock is needed.
         self.written = self.taken = 0
 
     @property
@@ -21,7 +21,7 @@ class Ring:
         return self.written - self.taken
 
     def write(self, samples: Samples) -> int:
-        """Take in what there is room for, from the front; return how many samples that were."""
+        """Append the first samples, as many as there is room for; return their number."""
         count = min(len(samples), len(self.memory) - self.level)
         first, second = self._places(self.written, count)
         self.memory[first] = samples[: first.stop - first.start]
@@ -30,7 +30,7 @@ class Ring:
         return count
 
     def peek(self, out: Samples) -> int:
-        """Copy the oldest samples into ``out`` and keep them; return how many there were."""
+        """Copy the oldest samples into ``out`` without removing them; return their number."""
         count = min(len(out), self.level)
         first, second = self._places(self.taken, count)
         out[: first.stop - first.start] = self.memory[first]
@@ -38,71 +38,72 @@ class Ring:
         return count
 
     def read(self, out: Samples) -> int:
-        """Move the oldest samples into ``out``; return how many there were."""
+        """Move the oldest samples into ``out``; return their number."""
         count = self.peek(out)
         self.taken += count
         return count
 
     def drop(self, count: int) -> int:
-        """Forget up to ``count`` of the oldest samples; return how many that were."""
+        """Remove up to ``count`` of the oldest samples; return their number."""
         count = min(count, self.level)
         self.taken += count
         return count
 
     def _places(self, position: int, count: int) -> tuple[slice, slice]:
-        """The stretches of memory that hold ``count`` samples from ``position`` on."""
+        """The two slices of memory that hold ``count`` samples from ``position`` on."""
         start = position % len(self.memory)
         until = min(start + count, len(self.memory))
         return slice(start, until), slice(0, start + count - until)
 
 
-HELD_S = 1.0
-"""Seconds that wait at most: what a computer that stood still may fall behind."""
+CAPACITY_S = 1.0
+"""Capacity of the queues in seconds; bounds the delay after a pause of the computer."""
 WATCHED_S = 2.0
-"""Seconds in which the queue never ran low, after which its surplus is left out."""
+"""Seconds over which the lowest level is measured before a surplus is skipped."""
 SURPLUS_S = 0.003
-"""Seconds that are not worth leaving out."""
+"""Shortest surplus, in seconds, that is skipped."""
 FADE_S = 0.005
-STEP_S, MOST_S = 0.005, 0.1
-"""Seconds by which the depth grows at an underrun, and its most."""
+"""Length of the cross-fade where a surplus is skipped, in seconds."""
+DEPTH_STEP_S, MAX_DEPTH_S = 0.005, 0.1
+"""Seconds by which each underrun increases the depth, and the largest depth."""
 
 
 class JitterBuffer:
-    """A queue that one thread fills in bursts and the sound card's thread empties steadily.
+    """A queue that one thread fills in bursts and the audio callback empties steadily.
 
-    It begins to play when ``depth`` samples are in it. Running dry is an underrun: silence until these, then
-    some more, are there again. What lies above the depth for seconds is left out by a short fade, so
-    that neither lateness piles up nor the drift between two cards' clocks.
+    Playback starts when ``depth`` samples are buffered. An underrun plays silence until the buffer is filled
+    again, to a depth increased by ``DEPTH_STEP_S``. A surplus above the depth that persists for
+    ``WATCHED_S`` is skipped with a short cross-fade, so that neither delays nor the drift between the clocks
+    of two devices accumulate.
     """
 
     def __init__(self, rate: int, depth: int) -> None:
         self.rate, self.depth = rate, depth
-        """Hz, and the samples that are to be there before one is needed."""
-        self.ring = Ring(round(HELD_S * rate))
+        """Sample rate in Hz, and the samples to buffer before playback starts."""
+        self.ring = Ring(round(CAPACITY_S * rate))
         self.playing = False
         self.underruns = self.overruns = self.skips = 0
-        """Times that it ran dry, that it was full, and that a surplus was left out."""
-        self._watch()
+        """Numbers of underruns, of writes to a full buffer, and of skipped surpluses."""
+        self._restart_watch()
 
     @property
     def seconds(self) -> float:
         return self.ring.level / self.rate
 
     def write(self, samples: Samples) -> None:
-        """Add what was converted."""
         self.overruns += self.ring.write(samples) < len(samples)
 
     def read(self, out: Samples) -> None:
-        """Fill ``out`` with what is next."""
+        """Fill ``out`` with the next samples, or with silence."""
         if not self.playing and self.ring.level >= len(out) + self.depth:
             self.playing = True
-            self._watch()
+            self._restart_watch()
         if not self.playing:
             out.fill(0)
             return
         if self.watched > WATCHED_S * self.rate:
-            self._leave_out(out, self.lowest - self.depth)
-            self._watch()
+            self._skip(out, self.lowest - self.depth)
+            self._restart_watch()
         else:
             self._take(out)
         self.lowest = min(self.lowest, self.ring.level)
@@ -114,10 +115,10 @@ class JitterBuffer:
             out[count:] = 0
             self.playing = False
             self.underruns += 1
-            self.depth = min(self.depth + round(STEP_S * self.rate), round(MOST_S * self.rate))
+            self.depth = min(self.depth + round(DEPTH_STEP_S * self.rate), round(MAX_DEPTH_S * self.rate))
 
-    def _leave_out(self, out: Samples, surplus: int) -> None:
-        """Go over from what is next to what follows a surplus later."""
+    def _skip(self, out: Samples, surplus: int) -> None:
+        """Fill ``out`` with a cross-fade from the next samples to those ``surplus`` samples later."""
         if surplus < SURPLUS_S * self.rate or self.ring.level < len(out) + surplus:
             self._take(out)
             return
@@ -129,5 +130,5 @@ class JitterBuffer:
         out[:] = fade * out + (1 - fade) * before
         self.skips += 1
 
-    def _watch(self) -> None:
+    def _restart_watch(self) -> None:
         self.lowest, self.watched = sys.maxsize, 0

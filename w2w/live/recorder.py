@@ -1,4 +1,4 @@
-"""Recording what is heard, without ever keeping the sound waiting for a disk."""
+"""Recording the output of a live session to disk without blocking the audio."""
 
 import threading
 import time
@@ -14,16 +14,16 @@ from engine.user_error import sentence
 
 Wave = Float[Tensor, "1 1 samples"]
 WAITING_S = 30.0
-"""Seconds that may wait for a slow disk before the recording gets a hole."""
+"""Seconds of audio that are queued for a slow disk before samples are dropped."""
 PAUSE_S = 0.05
-"""Between writes: a larger one now and then disturbs the sound less than many."""
+"""Seconds between writes: a few large writes disturb the audio less than many small ones."""
 
 
 class Recorder:
-    """Writes takes to files in a thread of its own; a file appears under its name when its take ends.
+    """Writes recordings (takes) to files in a separate thread; each file gets its name when its take ends.
 
-    The first take has the name given, later ones a number after it, and write over nothing. Without a name
-    takes are called after the time of day.
+    The first take is written to ``name``, later ones to ``name`` with a number appended, without overwriting
+    any file. Without ``name``, files are named by date and time.
     """
 
     def __init__(self, rate: int, name: Path | None = None) -> None:
@@ -31,9 +31,9 @@ class Recorder:
         self.running = False
         self.finished: list[Path] = []
         self.trouble: str | None = None
-        """Why the last take ended by itself or has holes, in one sentence."""
+        """Why the last take ended early or lacks samples, in one sentence."""
         self.taken = self.written = self.lost = 0
-        """Samples of the present take: taken in, in the file, and lost to a slow disk."""
+        """Samples of the current take: received, written to the file, and dropped as the disk was slow."""
         self._begun = 0
         self._pieces: SimpleQueue[Tensor | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -56,7 +56,7 @@ class Recorder:
         self.running = True
 
     def stop(self) -> None:
-        """End the take; its file is whole when this returns."""
+        """End the take; its file is complete when this returns."""
         self.running = False
         if self._thread is not None:
             self._pieces.put(None)
@@ -64,13 +64,13 @@ class Recorder:
             self._thread = None
 
     def write(self, wave: Wave) -> None:
-        """Hand over a piece; never waits."""
+        """Queue audio to be written; does not block."""
         count = wave.shape[-1]
         if not self.running or not count:
             return
         if self.taken - self.lost - self.written > WAITING_S * self.rate:
             self.lost += count
-            self.trouble = f"the disk is too slow: {self.lost / self.rate:.1f} s are missing in the recording"
+            self.trouble = f"the disk is too slow: the recording lacks {self.lost / self.rate:.1f} s"
             return
         self._pieces.put(wave.clone())
         self.taken += count
@@ -79,11 +79,11 @@ class Recorder:
         try:
             while self._write_some(writer, pieces):
                 time.sleep(PAUSE_S)
-        except Exception as error:  # a full disk, say: the sound goes on
+        except Exception as error:  # such as a full disk; the conversion continues
             self.trouble = f"the recording ended after {self.written / self.rate:.1f} s: {sentence(error)}"
             self.running = False
         try:
-            # As if all were well: what a full disk could hold is kept.
+            # Without the exception, so that the file keeps the part already written.
             writer.__exit__(None, None, None)
             self.finished.append(writer.path)
         except (OSError, RuntimeError, ValueError) as error:
@@ -91,7 +91,7 @@ class Recorder:
             self.trouble = f"the recording is lost: {sentence(error)}"
 
     def _write_some(self, writer: Writer, pieces: "SimpleQueue[Tensor | None]") -> bool:
-        """Write all that waits; False when the take is over."""
+        """Write all queued audio; return False when the take is over."""
         waiting = [pieces.get()]
         try:
             while waiting[-1] is not None:
@@ -111,7 +111,7 @@ class Recorder:
 
 
 def unused(name: Path) -> Path:
-    """The name, or the first one with a number after it, that no file has."""
+    """Return ``name``, or ``name`` with the first number appended that no existing file has."""
     number, path = 1, name
     while path.exists():
         number += 1

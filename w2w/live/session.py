@@ -1,4 +1,4 @@
-"""A live conversion with its knobs: voices, pitch, bypass. Sound cards and files run the same one."""
+"""A live conversion session with controls for voice, pitch and bypass, for audio devices and files."""
 
 import gc
 import sys
@@ -23,48 +23,47 @@ FLOOR_DB = -99.0
 
 
 class Meter:
-    """The peak level since one last looked."""
+    """Peak level meter."""
 
     def __init__(self) -> None:
         self.peak = 0.0
 
     def measure(self, wave: Float[Tensor, "1 1 samples"]) -> None:
-        """Take note of a piece."""
         if wave.shape[-1]:
             self.peak = max(self.peak, float(wave.abs().amax()))
 
-    def look(self) -> float:
-        """The peak in dBFS since the last look."""
+    def pop_peak_db(self) -> float:
+        """Return the peak in dBFS since the last call, and reset it."""
         peak, self.peak = self.peak, 0.0
         return max(float(20 * torch.log10(torch.tensor(peak))), FLOOR_DB) if peak > 0 else FLOOR_DB
 
 
 class Load:
-    """Computing time as a share of the time that the sound lasts."""
+    """Computing time as a fraction of audio time (the real-time factor)."""
 
     def __init__(self, chunk_s: float) -> None:
         self.chunk_s = chunk_s
         self.recent: deque[float] = deque(maxlen=max(round(1 / chunk_s), 1))
-        """Shares of the last second's chunks."""
+        """Loads of the chunks of the last second."""
         self.worst = self.total_s = 0.0
         self.chunks = 0
 
-    def note(self, seconds: float) -> None:
-        """Take note of a chunk's computing time."""
-        share = seconds / self.chunk_s
-        self.recent.append(share)
-        self.worst = max(self.worst, share)
+    def add(self, seconds: float) -> None:
+        """Add the computing time of one chunk."""
+        load = seconds / self.chunk_s
+        self.recent.append(load)
+        self.worst = max(self.worst, load)
         self.total_s += seconds
         self.chunks += 1
 
     @property
     def total(self) -> float:
-        """Since the beginning."""
+        """Mean load since the start."""
         return self.total_s / (self.chunk_s * self.chunks) if self.chunks else 0.0
 
     @property
     def mean(self) -> float:
-        """Over the last second."""
+        """Mean load over the last second."""
         recent = list(self.recent)
         return sum(recent) / len(recent) if recent else 0.0
 
@@ -74,21 +73,22 @@ Ready = Float[Tensor, "1 1 ready"]
 Voice = Float[Tensor, "1 dim"]
 
 RAMP_MS = 100.0
-"""Time in which voice and pitch go over into new ones."""
+"""Duration of a transition between voices or pitches."""
 FADE_MS = 20.0
-"""Time in which the bypass fades in or out."""
+"""Duration of the cross-fade into or out of bypass."""
 LOUDEST = 100.0
-"""Beyond this, 40 dB above full scale, a sample is a driver's uninitialized memory."""
+"""Largest valid sample, 40 dB above full scale; larger ones come from uninitialised driver memory."""
 SWITCH_S = 0.001
-"""Seconds a thread may keep the others from running: the usual 5 ms are half a small chunk."""
+"""Python's thread switch interval in seconds; the default of 5 ms is half a small chunk."""
 
 
 class Session:
-    """Converts chunk by chunk, with one of several voices, or lets the own voice through.
+    """Converts chunk by chunk to one of several voices; in bypass it passes the source through.
 
-    ``push`` and ``flush`` belong to one thread; ``choose_voice``, ``move_pitch`` and ``switch_bypass`` may be
-    called from any other and hold from the next chunk on. The pieces together are as long as what was
-    pushed. In bypass the conversion goes on unheard, and the own voice is as late as the converted one.
+    ``push`` and ``flush`` must be called from one thread; ``choose_voice``, ``move_pitch`` and
+    ``switch_bypass`` may be called from any thread and take effect with the next chunk. The concatenated
+    output is as long as the input. In bypass the conversion continues in the background, and the source is
+    delayed by the same latency as converted audio.
     """
 
     def __init__(
@@ -119,50 +119,50 @@ class Session:
         self.marks = marker.begin(1) if marker is not None else None
         self.recorder = recorder
         self.source = torch.zeros(1, 1, 0)
-        """The source's samples whose conversions are not out yet."""
+        """Source samples for which no output has been returned yet."""
         self.source_gain = float(bypass)
-        self.wishes: SimpleQueue[tuple[Voice | None, float | None]] = SimpleQueue()
+        self.changes: SimpleQueue[tuple[Voice | None, float | None]] = SimpleQueue()
         self.input_meter, self.output_meter = Meter(), Meter()
         self.load = Load(self.chunk_samples / self.rate)
-        self.broken = 0
-        """Samples that were no sound (NaN, infinite, or beyond ``LOUDEST``), and were taken for silence."""
+        self.n_invalid = 0
+        """Number of invalid samples (NaN, infinite, or beyond ``LOUDEST``); they are replaced by silence."""
 
     @property
     def latency_ms(self) -> float:
-        """Milliseconds by which sound is late, computing and devices left out."""
+        """Algorithmic latency, without computing time and devices."""
         return self.stream.latency_ms
 
     @property
-    def rest_samples(self) -> int:
-        """By how many samples what is ready after a chunk may fall short of it: a hop's rest."""
+    def shortfall_samples(self) -> int:
+        """Largest number of samples by which an output may be shorter than its chunk: a partial hop."""
         return self.stream.latency_samples - self.stream.lag - self.chunk_samples
 
     def choose_voice(self, number: int) -> bool:
-        """Move to a voice, counted from 0; False where there is none of that number."""
+        """Change to voice ``number``, counted from 0; return False if there is no such voice."""
         if not 0 <= number < len(self.voices):
             return False
         self.voice_number = number
-        self.wishes.put((self.voices[number], None))
+        self.changes.put((self.voices[number], None))
         return True
 
     def move_pitch(self, semitones: float) -> bool:
-        """Move up or down by some semitones; False where that goes too far or the converter cannot."""
+        """Shift the pitch further by ``semitones``; return False if out of range or not supported."""
         wanted = self.semitones + semitones
         if not self.moves_pitch or abs(wanted) > MOST_SEMITONES:
             return False
         self.semitones = wanted
-        self.wishes.put((None, wanted))
+        self.changes.put((None, wanted))
         return True
 
     def switch_bypass(self) -> None:
-        """Fade between the converted and the own voice."""
+        """Toggle between the converted voice and the source, with a cross-fade."""
         self.bypass = not self.bypass
 
     def warm_up(self) -> None:
-        """Let what is made once be made before sound flows; nothing of it is heard."""
+        """Run ten chunks for lazy initialisation; the session's state does not change."""
         state, marks = self.stream.begin(), self.marks
         for _ in range(10):
-            # Far below what can be heard, yet no silence: exact zeros would take short cuts.
+            # Inaudible noise, not silence: exact zeros would take shortcuts.
             chunk = 1e-4 * torch.randn(1, 1, self.chunk_samples)
             ready, state = self.stream.step(chunk, state)
             if self.marker is not None:
@@ -170,40 +170,40 @@ class Session:
 
     @torch.inference_mode()
     def push(self, chunk: Chunk) -> Ready:
-        """Take the next samples; return what is ready to be heard, perhaps nothing."""
+        """Push the next chunk; return the output that is ready, which may be empty."""
         began = time.perf_counter()
-        self._grant()
-        sound = chunk.abs() <= LOUDEST  # NaN is not
-        if not bool(sound.all()):
-            # A driver's fault must not end the conversion, stay in its memory, nor shift what comes after.
-            self.broken += int((~sound).sum())
-            chunk = torch.where(sound, chunk, 0.0)
+        self._apply_changes()
+        valid = chunk.abs() <= LOUDEST  # False for NaN
+        if not bool(valid.all()):
+            # A driver's fault must not stop the conversion, stay in its state, or shift later samples.
+            self.n_invalid += int((~valid).sum())
+            chunk = torch.where(valid, chunk, 0.0)
         self.input_meter.measure(chunk)
         ready = self._finished(self.stream.push(chunk), chunk)
-        self.load.note(time.perf_counter() - began)
+        self.load.add(time.perf_counter() - began)
         return ready
 
     @torch.inference_mode()
     def flush(self) -> Ready:
-        """End the source; return the rest."""
+        """End the source; return the remaining output."""
         return self._finished(self.stream.flush(), self.source[..., :0])
 
-    def _grant(self) -> None:
+    def _apply_changes(self) -> None:
         while True:
             try:
-                voice, semitones = self.wishes.get_nowait()
+                voice, semitones = self.changes.get_nowait()
             except Empty:
                 return
             self.stream.change(voice=voice, semitones=semitones, over_ms=RAMP_MS)
 
     def _finished(self, converted: Tensor, chunk: Tensor) -> Tensor:
-        """What is heard of it: marked, faded with the own voice, metered and recorded."""
+        """Watermark the output, cross-fade it with the source, meter and record it."""
         if self.marker is not None:
             converted, self.marks = self.marker.step(converted, self.marks)
         waiting = torch.cat([self.source, chunk], dim=-1)
         count = converted.shape[-1]
         ready = self._faded(converted, waiting[..., :count])
-        # Copied: as a part of the whole it would keep the whole in memory.
+        # Cloned: a view would keep the whole tensor in memory.
         self.source = waiting[..., count:].clone()
         self.output_meter.measure(ready)
         if self.recorder is not None:
@@ -211,7 +211,7 @@ class Session:
         return ready
 
     def _faded(self, converted: Tensor, source: Tensor) -> Tensor:
-        """The converted voice, the own one, or what lies between while the bypass fades."""
+        """The converted voice, the source, or a mixture of both during a bypass fade."""
         wanted, count = float(self.bypass), source.shape[-1]
         if self.source_gain == wanted or not count:
             return source if self.source_gain == 1.0 else converted
@@ -223,7 +223,7 @@ class Session:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Have Python pause a conversion as little as it can: threads change often, old objects are let be."""
+    """Reduce Python's pauses: shorter thread switch interval, existing objects frozen for the collector."""
     interval = sys.getswitchinterval()
     gc.collect()
     gc.freeze()

@@ -1,4 +1,4 @@
-"""A mark in the sound that says it was made by a machine: inaudible, on by default, found by a command."""
+"""An inaudible watermark that identifies converted audio: added by default, detected by a command."""
 
 from w2w.watermark.echo import DEFAULT_KEY, Marker
 

@@ -1,14 +1,14 @@
-"""Say which recordings bear the mark of this converter: ``python -m w2w.watermark FILE...``
+"""Detect the watermark of this converter in recordings: ``python -m w2w.watermark FILE...``
 
     python -m w2w.watermark as_her.wav
     python -m w2w.watermark downloads/ --json
     python -m w2w.watermark as_her.wav --key "my own words"
 
-For each file (or audio file in a folder): whether it is marked, the probability that one without the mark
-would look as much like it, how many of its seconds bear the mark by themselves, and its speed or pitch if
-that was changed.
-"Not marked" means that no mark was found, not that a person spoke. Files that cannot be read are named at the
-end. The command ends with 0 if every file is marked, with 1 if one is not, with 2 if one cannot be read.
+Reports for each file (or audio file in a folder): whether it is marked, the false-alarm probability (that a
+file without the watermark scores as high), the number of seconds that are detected individually, and the
+change of speed or pitch, if any. "Not marked" means that no watermark was found, not that a person spoke.
+Files that cannot be read are listed at the end. The exit status is 0 if every file is marked, 1 if one is
+not, 2 if one cannot be read.
 """
 
 import json
@@ -38,27 +38,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not marked:
         end(0, left_out)
     if left_out:
-        print(summary(len(marked), left_out, "heard"), file=sys.stderr)
+        print(summary(len(marked), left_out, "checked"), file=sys.stderr)
     sys.exit(2 if left_out else not all(marked))
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     arguments = Arguments.described_by("w2w.watermark", __doc__)
     option = arguments.add_argument
-    option("file", metavar="FILE", nargs="+", help="audio file, or folder with audio files anywhere in it")
+    option("file", metavar="FILE", nargs="+", help="audio file, or folder (searched with its subfolders)")
     option(
         "--key",
         default=DEFAULT_KEY,
         metavar="WORDS",
-        help="of the mark (default: the one all converters use)",
+        help="key of the watermark (default: the one that all converters use)",
     )
-    option("--json", action="store_true", help="print one JSON object a line")
+    option("--json", action="store_true", help="print one JSON object per file")
     option(
         "--false-alarm",
         type=float,
         default=FALSE_ALARM,
         metavar="P",
-        help=f"probability below which a file is called marked (default: {FALSE_ALARM:g})",
+        help=f"false-alarm probability up to which a file counts as marked (default: {FALSE_ALARM:g})",
     )
     args = arguments.parse_args(argv)
     if not 0 < args.false_alarm < 1:
@@ -67,7 +67,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def recordings(names: Sequence[str], left_out: list[str]) -> Iterator[Path]:
-    """The files that are named, and the audio files in the folders that are named."""
+    """Yield the named files and the audio files in the named folders."""
     for name in map(Path, names):
         with leaving_out(left_out):
             if not name.exists():
@@ -76,7 +76,7 @@ def recordings(names: Sequence[str], left_out: list[str]) -> Iterator[Path]:
 
 
 def as_words(path: Path, finding: Finding) -> str:
-    """One line that a person reads."""
+    """The finding as one line of text."""
     extent = f"in {finding.seconds} of {finding.duration:.1f} s, " if finding.marked else ""
     speed = f" at {finding.speed:.3f} times its speed or pitch," if finding.speed != 1 else ""
     verdict = "marked" if finding.marked else "not marked"
@@ -84,7 +84,7 @@ def as_words(path: Path, finding: Finding) -> str:
 
 
 def as_json(path: Path, finding: Finding) -> str:
-    """One line that a program reads."""
+    """The finding as one line of JSON."""
     return json.dumps({"file": str(path), **vars(finding)}, ensure_ascii=False)
 
 

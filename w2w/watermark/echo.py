@@ -1,4 +1,4 @@
-"""The watermark: a keyed pattern of faint echoes, added to a sound as it passes, whatever the chunks."""
+"""The watermark: a keyed pattern of faint echoes, added by an FIR filter that can run in chunks."""
 
 import hashlib
 import math
@@ -13,46 +13,46 @@ from data.audio.resampling import resample
 from engine.user_error import UserError
 
 DEFAULT_KEY = "timbre"
-"""Whoever knows a key can find its mark, and remove it; this one is known to all."""
+"""Anyone who knows a key can detect its watermark and remove it; this key is public."""
 SAMPLE_RATE = 16_000
-"""Hz at which patterns are drawn and looked for."""
+"""Hz; rate at which patterns are drawn and detected."""
 FIRST, LAST = round(0.008 * SAMPLE_RATE), round(0.064 * SAMPLE_RATE)
-"""Delays in samples between which the echo lies: long enough that speech no longer resembles itself, short
-enough to stay hidden behind the sound."""
+"""Delays in samples between which the echo lies: long enough that the autocorrelation of speech has decayed,
+short enough that the echo is masked by the sound."""
 LOW_HZ, HIGH_HZ = 1_500.0, 7_500.0
-"""Band of the echo. Below it, it is heard most for what it adds to the detection."""
+"""Band of the echo. Lower frequencies would be the most audible for what they add to the detection."""
 LEVEL_DB = -21.0
-"""Energy of the echo of white noise against the noise; speech is fainter above ``LOW_HZ``: so is its echo."""
+"""Energy of white noise's echo relative to the noise; speech and its echo are fainter above ``LOW_HZ``."""
 SPAN = 2_048
-"""Samples in which a pattern is drawn; silence around its taps keeps what is resampled whole."""
+"""Samples in which a pattern is drawn; zeros around its taps leave room for the resampling filter."""
 GUARD = FIRST // 2
-"""Samples at either end of the taps that the band's edges ring into."""
+"""Samples at either end of the taps into which the band-pass filter rings."""
 RATES = range(8_000, 192_001)
-"""Hz at which sounds can be marked."""
+"""Hz; sample rates of audio that can be marked."""
 
 
 def gaussian_taps(key: str | int) -> Float[np.ndarray, "taps"]:
-    """Independent Gaussian numbers, one for each delay from ``FIRST`` to ``LAST``, that only the key gives.
+    """Independent Gaussian taps, one for each delay from ``FIRST`` to ``LAST``, derived from the key.
 
-    Gaussian, so that the score of any sound that does not bear the mark is Gaussian when the key is drawn:
-    false alarms are known, not guessed.
+    As they are Gaussian, the score of any unmarked audio is Gaussian over random keys, so the false-alarm
+    probability is known, not estimated.
     """
     digest = hashlib.sha256(f"watermark:{key}".encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, np.uint32)).standard_normal(LAST - FIRST)
 
 
 def in_band(x: Float[np.ndarray, "*batch span"]) -> Float[np.ndarray, "*batch span"]:
-    """What of ``SPAN`` samples at ``SAMPLE_RATE`` lies in the band."""
+    """Band-pass ``SPAN`` samples at ``SAMPLE_RATE`` from ``LOW_HZ`` to ``HIGH_HZ``."""
     frequencies = np.fft.rfftfreq(SPAN, 1 / SAMPLE_RATE)
     inside = (frequencies >= LOW_HZ) & (frequencies <= HIGH_HZ)
     return np.fft.irfft(np.fft.rfft(x, axis=-1) * inside, SPAN, axis=-1)
 
 
 def echo(key: str | int, sample_rate: int) -> tuple[int, Float[Tensor, "taps"]]:
-    """The echo of a key for sounds at a rate: the delay of its first tap in samples, and its taps."""
+    """The delay of the echo's first tap in samples, and its taps, for a key and a sample rate."""
     if sample_rate not in RATES:
         raise UserError(
-            f"a watermark can be put in sounds of {RATES[0]} to {RATES[-1]} Hz, not of {sample_rate} Hz"
+            f"a watermark can be added to audio of {RATES[0]} to {RATES[-1]} Hz, not of {sample_rate} Hz"
         )
     drawn = np.zeros(SPAN)
     drawn[FIRST:LAST] = gaussian_taps(key)
@@ -68,33 +68,33 @@ Wave = Float[Tensor, "batch 1 samples"]
 Piece = Float[Tensor, "batch 1 _"]
 Past = Float[Tensor, "batch 1 _"]
 BLOCK = 1 << 14
-"""Samples marked at once, at most: bounds memory."""
+"""Most samples marked at once; bounds memory."""
 
 
 class Marker:
-    """Adds a key's mark to sounds: a faint echo spread over some hundredths of a second.
+    """Adds a key's watermark to audio: a faint echo spread over 8 to 64 ms.
 
-    The echo follows the sound, so it is masked by it and silent in silence; it is the same filter throughout,
-    so any stretch carries it, and rooms, equalizers and gains leave it in place. It adds no delay.
-    Time-spread echo hiding: Ko, Nishimura & Suzuki, 2005.
+    The echo follows the sound, so it is masked by it, and silence stays silent. As the filter is constant,
+    every segment carries the watermark, and reverberation, equalisers and gains do not remove it. It adds no
+    latency. Time-spread echo hiding: Ko, Nishimura & Suzuki, 2005.
     """
 
     def __init__(self, sample_rate: int, key: str | int = DEFAULT_KEY) -> None:
         self.sample_rate, self.key = sample_rate, key
         self.delay, self.taps = echo(key, sample_rate)
         self.spectra: dict[int, Tensor] = {}
-        """The echo's spectrum by transform length; a stream needs few lengths."""
+        """Cache of the taps' spectra by FFT length; a stream needs few lengths."""
 
     @property
     def context(self) -> int:
-        """Past samples that still echo."""
+        """Past samples whose echoes reach the next sample."""
         return self.delay + len(self.taps) - 1
 
     def begin(self, batch: int) -> Past:
         return torch.zeros(batch, 1, self.context)
 
     def step(self, wave: Wave, past: Past) -> tuple[Wave, Past]:
-        """Mark one chunk; feeding chunks in order equals one ``mark``."""
+        """Mark one chunk; chunks marked in order equal one ``mark`` of the whole."""
         if wave.shape[-1] <= BLOCK:
             return self._step(wave, past)
         marked = []
@@ -119,7 +119,7 @@ class Marker:
         return (wave + self._echo(window, wave.shape[-1]), past) if wave.shape[-1] else (wave, past)
 
     def _echo(self, window: Past, samples: int) -> Wave:
-        """The echo in the window's last samples, by a circular convolution whose start wraps unused."""
+        """The echo in the window's last samples, by FFT convolution; the part that wraps around is unused."""
         end = window.shape[-1] - self.delay
         length = _fast_length(end)
         spectrum = self.spectra.get(length)
@@ -133,6 +133,6 @@ class Marker:
 
 
 def _fast_length(samples: int) -> int:
-    """A transform length of at least that: a power of two, or three quarters of one."""
+    """The smallest FFT length of at least ``samples`` that is a power of two or three quarters of one."""
     power = 1 << (samples - 1).bit_length()
     return power * 3 // 4 if power * 3 // 4 >= samples and power >= 4 else power

@@ -1,1 +1,1 @@
-"""A style space tied to CLIP: voices from words and pictures, words for voices."""
+"""A tie between a converter's voice embeddings and CLIP: voices from text or pictures, words for voices."""

@@ -1,7 +1,8 @@
-"""Train a small CLIP that knows voices' words, on drawn faces: ``python -m w2w.words.face_clip --out CLIP``
+"""Train a small CLIP on drawn faces and captions of voices: ``python -m w2w.words.face_clip --out CLIP``
 
-It stands in where no published CLIP can be had: ``python -m w2w.tie --towers FOLDER`` takes either. Pictures
-are drawn (``data/synthetic/faces.py``), captions written (``data/voice_captions.py``): nothing is downloaded.
+It replaces a published CLIP where none is available: ``python -m w2w.tie --towers FOLDER`` accepts either.
+Pictures (``data/synthetic/faces.py``) and captions (``data/voice_captions.py``) are generated; nothing is
+downloaded.
 """
 
 import shutil
@@ -38,7 +39,7 @@ AGES = ("child", "young", "adult", "old")
 
 
 class Portraits(NamedTuple):
-    """Drawn people, what is said of each, and which sayings are one."""
+    """Drawn faces, their captions, and the traits that each caption names."""
 
     pictures: UInt8[Tensor, "n 3 size size"]
     captions: list[str]
@@ -46,7 +47,7 @@ class Portraits(NamedTuple):
 
 
 def config_for(steps: int, lr: float = 2e-3) -> SmallCLIPConfig:
-    """The small CLIP's sizes and schedule."""
+    """Model sizes and learning-rate schedule of the small CLIP."""
     optim = OptimConfig(
         lr=lr,
         betas=(0.9, 0.98),
@@ -60,22 +61,21 @@ def config_for(steps: int, lr: float = 2e-3) -> SmallCLIPConfig:
 
 
 def portraits(count: int, *, seed: int = 0, size: int = 64) -> Portraits:
-    """Draw people of random traits; somewhat less than half of the faces come with a drawn voice."""
+    """Draw faces with random traits; 45 % of them also show traits of the voice."""
     rng = np.random.default_rng([seed, 11])
     pictures, captions, traits_of_each = [], [], []
     for _ in range(count):
-        traits = random_traits(rng, heard=bool(rng.random() < 0.45))
-        # The picture shows everything; its caption says a part.
+        traits = random_traits(rng, with_voice=bool(rng.random() < 0.45))
         pictures.append(draw_face(traits, rng, size=size))
-        part = some_of(traits, rng, keep=0.7)
+        part = some_of(traits, rng, keep=0.7)  # the caption names only a part of what the picture shows
         captions.append(describe(part, rng))
         traits_of_each.append(part)
     return Portraits(torch.stack(pictures), captions, traits_of_each)
 
 
-def random_traits(rng: np.random.Generator, *, heard: bool) -> Traits:
-    """Draw a gender and an age, and where the voice is drawn, its levels."""
-    levels = {name: int(rng.integers(-2, 3)) if heard else None for name in HEARD}
+def random_traits(rng: np.random.Generator, *, with_voice: bool) -> Traits:
+    """Draw a gender and an age at random, and with ``with_voice`` the levels of the voice's traits."""
+    levels = {name: int(rng.integers(-2, 3)) if with_voice else None for name in HEARD}
     gender = "F" if rng.random() < 0.5 else "M"
     return Traits(gender=gender, age=AGES[rng.integers(4)], **levels)
 
@@ -83,9 +83,9 @@ def random_traits(rng: np.random.Generator, *, heard: bool) -> Traits:
 def train_face_clip(
     out: Path, *, count: int, steps: int, seed: int = 0, lr: float = 2e-3, init: Path | None = None
 ) -> SmallCLIP:
-    """Draw, train, and write ``out`` as a folder that ``TowersConfig(name=out)`` opens.
+    """Draw pictures, train, and write ``out`` as a folder that ``TowersConfig(name=out)`` can open.
 
-    ``init`` is such a folder, made here, to go on from with other pictures.
+    ``init`` is a folder written by this function, from which training continues with new pictures.
     """
     config = config_for(steps, lr)
     people = portraits(count, seed=seed, size=config.picture_size)
@@ -94,8 +94,8 @@ def train_face_clip(
         tokeniser = saved_tokeniser(init, config)
     run = out.with_name(f"{out.name}.run")
     loop = LoopConfig(out=run, steps=steps, save_every=steps, log_every=50, seed=seed, cpu=True)
-    # Every picture counts alike, though a batch may hold one saying twice: were sayings to count alike, faces
-    # without a drawn voice, of which there are few sayings, would hardly be seen.
+    # Pictures are sampled uniformly, so a batch may contain a caption twice. With captions sampled uniformly,
+    # faces without traits of the voice, which have few distinct captions, would hardly be drawn.
     pairs = PicturesAndCaptions(
         people.pictures, tokens_of(tokeniser, people.captions), np.arange(count), config.batch
     )
@@ -121,7 +121,7 @@ def saved_tokeniser(folder: Path, config: SmallCLIPConfig) -> Any:
 
     file = folder / "tokenizer.json"
     if not file.is_file():
-        raise UserError(f"--init {folder} holds no tokenizer.json: give a folder that this command wrote")
+        raise UserError(f"--init {folder} has no tokenizer.json: give a folder that this command wrote")
     tokeniser = Tokenizer.from_file(str(file))
     tokeniser.enable_truncation(config.context_length)
     tokeniser.enable_padding(length=config.context_length, pad_token=PAD)
@@ -135,9 +135,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=6000, help="faces to draw (default 6000)")
     parser.add_argument("--steps", type=int, default=450, help="training steps (default 450)")
     parser.add_argument(
-        "--init", type=Path, metavar="FOLDER", help="a CLIP made by this command, to go on from"
+        "--init", type=Path, metavar="FOLDER", help="CLIP written by this command to continue from"
     )
-    parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate (default 0.002)")
+    parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate (default 0.002)")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     if args.pictures < 8 or args.steps < 1:

@@ -1,4 +1,4 @@
-"""Fitting the tie: captions are written for measured voices, embedded by the frozen tower, and mapped."""
+"""Fitting the tie: generate captions of measured voices, embed them by frozen CLIP, and train both maps."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -22,20 +22,20 @@ AGES: tuple[Age, ...] = ("child", "young", "adult", "old")
 
 @dataclass(frozen=True, kw_only=True)
 class FittingConfig:
-    """How the maps are fitted."""
+    """Hyperparameters of the fit."""
 
     captions: int = 6
-    """Written for every voice."""
+    """Captions generated per voice."""
     analogous_age: bool = True
-    """Say old of rough, low voices and young of smooth, high ones where the corpus tells no age."""
+    """Label rough, low voices as old and smooth, high ones as young where the corpus has no ages."""
     steps: int = 400
     batch: int = 256
     lr: float = 1e-3
     weight_decay: float = 0.05
     blur: float = 0.2
-    """Noise added to embeddings, as a part of their spread: the maps meet other wordings than these."""
+    """Noise added to embeddings, relative to their spread, so that the maps generalise to other wordings."""
     check_every: int = 50
-    """Steps between looks at the held-out voices; the best of them is kept."""
+    """Steps between evaluations on the held-out voices; the weights of the best one are used."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -43,7 +43,7 @@ class FittingConfig:
 
 
 class Captioned(NamedTuple):
-    """Captions, the voice that each was written for, and their embeddings."""
+    """Captions, the index of the voice that each one describes, and their embeddings."""
 
     captions: list[str]
     owner: Int[Tensor, "captions"]
@@ -53,18 +53,18 @@ class Captioned(NamedTuple):
 def captions_for(
     known_voices: KnownVoices, scale: Scale, config: FittingConfig, rng: np.random.Generator
 ) -> tuple[list[str], list[int]]:
-    """Write captions that each say a part of what is known, with words relative to the gender they name."""
+    """Generate captions of random subsets of the traits, with words relative to the gender they name."""
     captions, owners = [], []
     for index, (measures, gender, age, _) in enumerate(known_voices.known):
         if age is None and config.analogous_age:
             age = guessed_age(measures, scale, gender)
         for _ in range(config.captions):
-            # A converter keeps the source's melody: a voice has none to name.
+            # A converter keeps the source's melody, so a voice has none.
             described = some_of(replace(traits_of(measures, scale, gender=gender, age=age), melody=None), rng)
-            if described.gender is None:  # then the words that are left must be true of a voice among all
+            if described.gender is None:  # then the levels must be relative to all voices
                 among_all = traits_of(measures, scale)
-                kept = [name for name in HEARD if getattr(described, name) is not None]
-                described = replace(described, **{name: getattr(among_all, name) for name in kept})
+                named = [name for name in HEARD if getattr(described, name) is not None]
+                described = replace(described, **{name: getattr(among_all, name) for name in named})
             captions.append(describe(described, rng))
             owners.append(index)
     return captions, owners
@@ -73,7 +73,7 @@ def captions_for(
 def embedded(
     captions: Sequence[str], owners: Sequence[int], texts: Callable[[list[str]], Tensor]
 ) -> Captioned:
-    """Embed captions, each wording once."""
+    """Embed captions, computing each distinct caption once."""
     unique = list(dict.fromkeys(captions))
     place = {caption: index for index, caption in enumerate(unique)}
     embedding = texts(unique).cpu().float()
@@ -93,18 +93,18 @@ def fit_words(
     memory: Float[Tensor, "memory clip_dim"],
     config: FittingConfig,
 ) -> dict[str, float]:
-    """Fit both maps; keep the step at which the held-out voices were surprised least. Returns the losses."""
+    """Train both maps with early stopping on the held-out voices; return the best held-out losses."""
     generator = torch.Generator().manual_seed(config.seed)
     network.settle(voices)
     network.caption_mean.copy_(captions.embedding.mean(0))
     network.solve(captions.embedding, voices[captions.owner])
     network.memory.copy_(memory)
     spread = config.blur * float((captions.embedding - network.caption_mean).square().mean().sqrt())
-    kept: dict[str, float] = {}
+    losses: dict[str, float] = {}
     for name, loss in (("to_voice", _voice_loss), ("to_clip", _clip_loss)):
         part = getattr(network, name)
         parameters = [*part.parameters(), *([network.log_scale] if name == "to_clip" else [])]
-        # The straight map stays as it was solved: on few speakers, steps only make it worse.
+        # The linear map stays at its least-squares solution: with few speakers, training makes it worse.
         optimiser = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
         best, best_state = float("inf"), copy.deepcopy(part.state_dict())
@@ -124,7 +124,7 @@ def fit_words(
             if (step + 1) % config.check_every == 0 or step + 1 == config.steps:
                 network.eval()
                 with torch.no_grad():
-                    # One caption a voice: else a voice's captions would be each other's negatives.
+                    # One caption per voice: captions of the same voice would be each other's negatives.
                     first = [int(torch.nonzero(held_captions.owner == i)[0]) for i in range(len(held_voices))]
                     held = loss(
                         network,
@@ -135,9 +135,9 @@ def fit_words(
                 if float(held) < best:
                     best, best_state = float(held), copy.deepcopy(part.state_dict())
         part.load_state_dict(best_state)
-        kept[name] = best
+        losses[name] = best
     network.eval().requires_grad_(False)
-    return kept
+    return losses
 
 
 def _voice_loss(network: WordsNetwork, voices: Tensor, embedding: Tensor, captions: Sequence[str]) -> Tensor:
@@ -145,7 +145,7 @@ def _voice_loss(network: WordsNetwork, voices: Tensor, embedding: Tensor, captio
 
 
 def _clip_loss(network: WordsNetwork, voices: Tensor, embedding: Tensor, captions: Sequence[str]) -> Tensor:
-    """Each voice picks its caption out of the batch's, each caption its voice; equal captions are no foes."""
+    """Symmetric InfoNCE between voices and captions of the batch; equal captions are not negatives."""
     logits = (
         network.log_scale.clamp(max=np.log(100.0)).exp()
         * network.voice_embedding(voices)
@@ -153,14 +153,14 @@ def _clip_loss(network: WordsNetwork, voices: Tensor, embedding: Tensor, caption
     )
     number = {caption: index for index, caption in enumerate(dict.fromkeys(captions))}
     label = torch.tensor([number[caption] for caption in captions])
-    own = torch.eye(len(label), dtype=torch.bool)
-    logits = logits.masked_fill((label[:, None] == label) & ~own, -1e4)
+    diagonal = torch.eye(len(label), dtype=torch.bool)
+    logits = logits.masked_fill((label[:, None] == label) & ~diagonal, -1e4)
     at = torch.arange(len(label))
     return (F.cross_entropy(logits, at) + F.cross_entropy(logits.T, at)) / 2
 
 
 def remembered(count: int, rng: np.random.Generator) -> list[str]:
-    """Captions to read pictures by: all that can be seen alike often, half of them with a voice as well."""
+    """Generate captions for the picture memory: visible traits equally often, half with a voice's traits."""
     captions = []
     for number in range(count):
         levels = {name: int(rng.integers(-2, 3)) if number % 2 else None for name in HEARD}

@@ -1,7 +1,7 @@
-"""Voices to learn words from: each taken from speech, or made between such, and measured as it sounds.
+"""Training data of the tie: voices from recordings, or interpolated between them, with acoustic measures.
 
-How a voice sounds is measured twice: on its recording, and on what the converter says with it. The second is
-what words should bring about, for a converter passes on less of some traits than recordings show.
+A voice is measured twice: on its recording, and on speech converted to it. The second is what a caption
+should predict, as a converter transfers some traits less than fully.
 """
 
 import math
@@ -25,19 +25,19 @@ from engine.user_error import UserError
 from w2w.converter import Converter
 
 Voices = Float[Tensor, "n dim"]
-HEARD_S, PROBE_S, UNSETTLED_S = 6.0, 3.0, 0.6
-"""Seconds of a recording; of what the converter is given to say; of its beginning, which is not measured."""
-AT_ONCE = 8
+RECORDING_S, PROBE_S, ONSET_S = 6.0, 3.0, 0.6
+"""Seconds used of a recording, of a source to convert (a probe), and of its start that is not measured."""
+BATCH = 8
 BEYOND = 0.4
-"""How far beyond either of two voices a made voice may lie, as a part of the way between them."""
+"""How far an interpolated voice may lie beyond either of its two voices, relative to their distance."""
 SHIFT_SEMITONES = 1.5
-"""Spread of the pitch that a made voice is moved by."""
+"""Standard deviation of the random pitch shift of an interpolated voice."""
 CHILDREN = (1.15, 1.35)
-"""How much faster a woman's recording is played to stand in for a child's: a smaller head, a higher pitch."""
+"""Range of speed-up of women's recordings that imitates children: higher formants and a higher pitch."""
 
 
 class Known(NamedTuple):
-    """What is known of one voice."""
+    """Measures and labels of one voice."""
 
     measures: VoiceMeasures
     gender: Gender | None
@@ -46,7 +46,7 @@ class Known(NamedTuple):
 
 
 class KnownVoices(NamedTuple):
-    """Voices and what is known of each."""
+    """Voice embeddings with the measures and labels of each."""
 
     voice: Voices
     known: list[Known]
@@ -65,7 +65,6 @@ class KnownVoices(NamedTuple):
 
 
 def joined(parts: Sequence[KnownVoices]) -> KnownVoices:
-    """All of them, one after the other."""
     return KnownVoices(
         torch.cat([part.voice for part in parts]), [one for part in parts for one in part.known]
     )
@@ -73,15 +72,15 @@ def joined(parts: Sequence[KnownVoices]) -> KnownVoices:
 
 @torch.inference_mode()
 def embed_recordings(converter: Converter, rows: Sequence[Row], *, faster: float = 1.0) -> KnownVoices:
-    """Take and measure the voice of every recording; those without voiced speech are left out and named.
+    """Embed and measure every recording; those without voiced speech are skipped and listed.
 
-    Played ``faster`` than 1 they stand in for children, whose gender nobody hears.
+    Recordings played ``faster`` than 1 imitate children, whose gender is left unknown.
     """
     rate, voices, known = converter.sample_rate, [], list[Known]()
     left_out: list[str] = []
-    for row in tqdm(rows, desc="hearing recordings", unit="file", delay=2.0, leave=False, disable=None):
+    for row in tqdm(rows, desc="embedding recordings", unit="file", delay=2.0, leave=False, disable=None):
         with leaving_out(left_out):
-            clip = excerpt(row.path, 0, round(HEARD_S * rate), rate)
+            clip = excerpt(row.path, 0, round(RECORDING_S * rate), rate)
             if faster != 1.0:
                 clip = resample(clip, round(rate * faster / 100) * 100, rate)
             voice = converter.embed(clip, names=[str(row.path)])
@@ -91,25 +90,25 @@ def embed_recordings(converter: Converter, rows: Sequence[Row], *, faster: float
             age = "child" if faster != 1.0 else age_of(row.extra.get("age"))
             known.append(Known(measures, gender, age, row.speaker or str(row.path)))
     if left_out:
-        print(summary(len(voices), left_out, "recordings heard"), file=sys.stderr)
+        print(summary(len(voices), left_out, "recordings embedded"), file=sys.stderr)
     if not voices:
-        raise UserError("none of the recordings holds voiced speech: words cannot be learnt from them")
+        raise UserError("none of the recordings has voiced speech: give recordings of speech")
     return KnownVoices(torch.stack(voices), known)
 
 
 def measured(wave: Float[Tensor, "1 1 samples"], rate: int, log_f0: float) -> VoiceMeasures:
-    """Measure a wave at any rate; its pitch is the one that the converter's tracker found."""
+    """Measure a wave of any sample rate; ``log_f0`` is its pitch by the converter's F0 tracker."""
     return measure_voice(resample(wave, rate, SAMPLE_RATE), log_f0=log_f0)._replace(log_f0=log_f0)
 
 
 def between(known_voices: KnownVoices, count: int, rng: np.random.Generator) -> KnownVoices:
-    """Make voices between and somewhat beyond two of one gender, a little off in pitch; not yet measured."""
+    """Inter- or extrapolate pairs of voices of one gender, with a pitch shift; measures stay the first's."""
     groups = [
         np.array([i for i, gender in enumerate(known_voices.gender) if gender == g]) for g in ("F", "M", None)
     ]
     groups = [group for group in groups if len(group) > 1]
     if not groups:
-        raise UserError("words need at least two recordings of one gender")
+        raise UserError("there are no two recordings of one gender: give more recordings")
     voices, firsts = [], []
     for _ in range(count):
         group = groups[rng.choice(len(groups), p=np.array([len(g) for g in groups]) / sum(map(len, groups)))]
@@ -127,39 +126,39 @@ def between(known_voices: KnownVoices, count: int, rng: np.random.Generator) -> 
 def as_spoken(
     converter: Converter, known_voices: KnownVoices, probes: Sequence[Float[Tensor, "1 1 samples"]]
 ) -> KnownVoices:
-    """The same voices, measured on what the converter says with them; those with nothing voiced are left out.
+    """Measure the voices on speech converted to them; those without voiced output are removed.
 
-    Each speaks the probe whose pitch is nearest to its own.
+    The source for each voice is the probe with the nearest pitch.
     """
     rate, network = converter.sample_rate, converter.network
-    own = torch.stack([network.style(probe.to(converter.device))[0, -1].cpu() for probe in probes])
-    nearest = (known_voices.voice[:, -1:] - own).abs().argmin(-1)
-    kept: dict[int, VoiceMeasures] = {}
+    probe_log_f0 = torch.stack([network.style(probe.to(converter.device))[0, -1].cpu() for probe in probes])
+    nearest = (known_voices.voice[:, -1:] - probe_log_f0).abs().argmin(-1)
+    measures: dict[int, VoiceMeasures] = {}
     bar = tqdm(
-        total=len(known_voices.voice), desc="speaking", unit="voice", delay=2.0, leave=False, disable=None
+        total=len(known_voices.voice), desc="converting", unit="voice", delay=2.0, leave=False, disable=None
     )
     for number, probe in enumerate(probes):
         chosen = torch.nonzero(nearest == number)[:, 0]
-        for at in chosen.split(AT_ONCE) if len(chosen) else ():
+        for at in chosen.split(BATCH) if len(chosen) else ():
             source = probe.expand(len(at), -1, -1).to(converter.device)
             waves = network(source, known_voices.voice[at].to(converter.device)).cpu()
-            for index, wave in zip(at.tolist(), waves[..., round(UNSETTLED_S * rate) :]):
+            for index, wave in zip(at.tolist(), waves[..., round(ONSET_S * rate) :]):
                 try:
-                    kept[index] = measured(wave[None], rate, float(known_voices.voice[index, -1]))
+                    measures[index] = measured(wave[None], rate, float(known_voices.voice[index, -1]))
                 except UserError:
                     continue
             bar.update(len(at))
-    order = sorted(kept)
+    order = sorted(measures)
     return KnownVoices(
         known_voices.voice[order],
-        [known_voices.known[index]._replace(measures=kept[index]) for index in order],
+        [known_voices.known[index]._replace(measures=measures[index]) for index in order],
     )
 
 
 def probes_from(
     converter: Converter, rows: Sequence[Row], known_voices: KnownVoices
 ) -> list[Float[Tensor, "1 1 samples"]]:
-    """What voices are given to say: of each gender the recording nearest to the middle pitch."""
+    """Choose the probes: for each gender, the excerpt with the pitch nearest to the median voice's."""
     rate, chosen = converter.sample_rate, []
     for gender in ("F", "M"):
         group = [row for row in rows if row.gender == gender and (row.duration or PROBE_S) >= PROBE_S]

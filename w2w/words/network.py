@@ -1,4 +1,4 @@
-"""The two maps of the tie: from CLIP's space to the density of voices, and from a voice into CLIP's space."""
+"""The two maps of the tie: from a CLIP embedding to a density of voices, and from a voice to CLIP's space."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,33 +15,33 @@ Embedding = Float[Tensor, "batch clip_dim"]
 Voice = Float[Tensor, "batch voice_dim"]
 Coordinates = Float[Tensor, "batch coordinates"]
 LEAST_SPREAD = 0.05
-"""Of a component, in standard deviations of a coordinate: no single voice gets a peak of its own."""
+"""Smallest standard deviation of a component, where a coordinate has 1: no component fits a single voice."""
 LOWEST, HIGHEST = math.log(60.0), math.log(450.0)
-"""Log of Hz: a voice from words speaks inside."""
+"""Range of the mean log F0 (Hz) of a generated voice."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WordsConfig:
-    """A tie between one converter's voices and one CLIP."""
+    """Sizes of a tie, and which converter and CLIP it belongs to."""
 
     KIND: ClassVar[str] = "text_to_voice"
     towers: TowersConfig = field(default_factory=TowersConfig)
-    """The CLIP; a name with a folder of that name beside this file is that folder."""
+    """The CLIP. If this file's folder has a sub-folder of its name, that is used."""
     towers_key: str = ""
-    """Which weights: embeddings of others mean something else."""
+    """Digest of the CLIP weights; embeddings of other weights are not compatible."""
     converter_key: str = ""
-    """Whose voices: the style encoder's digest."""
+    """Digest of the converter's style encoder."""
     clip_dim: int = 512
     voice_dim: int = 257
-    """A converter's voice: timbre and, last, mean log-F0."""
+    """Size of the converter's voice: timbre embedding and, last, mean log F0."""
     n_timbre: int = 24
-    """Principal components of timbre that are kept; with log-F0 they are a voice's coordinates."""
+    """Principal components of the timbre; with log F0 they are a voice's coordinates."""
     n_components: int = 2
-    """Gaussians of the density."""
+    """Gaussians in the mixture density."""
     hidden: int = 128
-    """Width of both maps' one hidden layer."""
+    """Width of the hidden layer of both maps."""
     n_memory: int = 512
-    """Captions kept to read pictures by."""
+    """Caption embeddings stored to map picture embeddings to text embeddings."""
 
 
 class Density(NamedTuple):
@@ -53,7 +53,7 @@ class Density(NamedTuple):
 
 
 class WordsNetwork(nn.Module):
-    """Coordinates of voices, and the maps between them and CLIP's space."""
+    """Coordinates of voices, and the maps between coordinates and CLIP embeddings."""
 
     def __init__(self, config: WordsConfig) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class WordsNetwork(nn.Module):
         self.register_buffer("reading", torch.zeros(n, config.voice_dim))
         self.register_buffer("caption_mean", torch.zeros(config.clip_dim))
         self.register_buffer("memory", torch.zeros(config.n_memory, config.clip_dim))
-        # Straight from words to voices: what few speakers can tell is mostly this.
+        # Linear map from captions to voices: few speakers support little more than this.
         self.straight = nn.Linear(config.clip_dim, n)
         outputs = config.n_components * (1 + 2 * n)
         self.to_voice = nn.Sequential(
@@ -86,7 +86,7 @@ class WordsNetwork(nn.Module):
 
     @torch.no_grad()
     def settle(self, voices: Voice) -> None:
-        """Choose the coordinates: principal components of timbre, and log-F0, each of unit spread."""
+        """Set the coordinates: principal components of timbre, and log F0, each with unit variance."""
         self.centre.copy_(voices.mean(0))
         timbre = (voices - self.centre)[:, :-1]
         _, values, axes = torch.linalg.svd(timbre.double(), full_matrices=False)
@@ -103,17 +103,17 @@ class WordsNetwork(nn.Module):
         return (voice - self.centre) @ self.reading.T
 
     def voice(self, coordinates: Coordinates) -> Voice:
-        """The voice at a place, at a pitch that people speak at."""
+        """The voice at these coordinates, its log F0 clamped to ``LOWEST``–``HIGHEST``."""
         voice = self.centre + coordinates @ self.axes.T
         return torch.cat([voice[:, :-1], voice[:, -1:].clamp(LOWEST, HIGHEST)], dim=-1)
 
     def centred(self, embedding: Embedding) -> Embedding:
-        """An embedding without the direction that all captions share, about 1 in every dimension."""
+        """An embedding without the mean of all captions, scaled to about unit variance per dimension."""
         return self.meaning(embedding) * math.sqrt(self.config.clip_dim)
 
     @torch.no_grad()
     def solve(self, embedding: Embedding, voice: Voice) -> None:
-        """Set the straight map to the least squares of coordinates on embeddings."""
+        """Set the linear map by ridge regression of coordinates on embeddings."""
         x, y = self.centred(embedding).double(), self.coordinates(voice).double()
         bias = y.mean(0)
         gram = x.T @ x + 0.02 * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
@@ -124,7 +124,7 @@ class WordsNetwork(nn.Module):
         last.weight.mul_(0.1)
 
     def density(self, embedding: Embedding) -> Density:
-        """Which voices a caption's embedding asks for."""
+        """The density of voices that match a caption's embedding."""
         centred = self.centred(embedding)
         out = self.to_voice(centred).unflatten(-1, (self.config.n_components, -1))
         weight, apart, spread = out.split([1, self.n_coordinates, self.n_coordinates], dim=-1)
@@ -132,34 +132,34 @@ class WordsNetwork(nn.Module):
         return Density(weight[..., 0].log_softmax(-1), mean, F.softplus(spread) + LEAST_SPREAD)
 
     def voice_embedding(self, voice: Voice) -> Embedding:
-        """The unit vector, in CLIP's space less what all captions share, that a voice stands for."""
+        """The unit vector of a voice in CLIP's space, with the captions' mean removed."""
         return F.normalize(self.to_clip(self.coordinates(voice)), dim=-1)
 
     def meaning(self, embedding: Embedding) -> Embedding:
-        """A caption's embedding as ``hear`` gives a voice's."""
+        """A caption's embedding in the space of ``voice_embedding``: centred, and of unit length."""
         return F.normalize(embedding - self.caption_mean, dim=-1)
 
     def recall(self, image: Embedding, sharpness: float) -> Embedding:
-        """A picture's embedding in captions' terms: the remembered captions, weighted by their likeness.
+        """Map a picture's embedding to the captions' part of CLIP's space, by attention over the memory.
 
-        Pictures and captions fill different parts of CLIP's space, and the maps know captions only (Li et al.
-        2023, DeCap).
+        Pictures and captions lie in different parts of that space, and the maps are trained on captions only
+        (Li et al. 2023, DeCap).
         """
         weights = (sharpness * image @ self.memory.T).softmax(-1)
         return F.normalize(weights @ self.memory, dim=-1)
 
 
 def negative_log_likelihood(density: Density, coordinates: Coordinates) -> Float[Tensor, " batch"]:
-    """How surprising voices are under a density, in nats per coordinate."""
+    """Negative log-likelihood of voices under a density, in nats per coordinate."""
     z = (coordinates[:, None] - density.mean) / density.spread
     log_gauss = -(0.5 * z.square() + density.spread.log() + 0.5 * math.log(2 * math.pi)).sum(-1)
     return -torch.logsumexp(density.log_weight + log_gauss, dim=-1) / coordinates.shape[-1]
 
 
 def draw(density: Density, *, variety: float = 0.0, generator: torch.Generator | None = None) -> Coordinates:
-    """A place from the density: the likeliest component's mean, or for ``variety`` above 0 one at random.
+    """Coordinates from the density: the mean of the most likely component, or a sample if ``variety`` > 0.
 
-    1 draws from the density as it is; less stays nearer to a component's mean.
+    ``variety`` scales the components' standard deviations; 1 samples from the density itself.
     """
     if variety == 0.0:
         chosen = density.log_weight.argmax(-1)

@@ -1,4 +1,4 @@
-"""Sentences and pictures to voices, voices to words: a tie, kept beside the converter's weights."""
+"""A loaded tie: voices from sentences and pictures, and words for a voice."""
 
 import hashlib
 import math
@@ -22,12 +22,12 @@ Picture = UInt8[Tensor, "3 height width"]
 
 
 def checked(picture: Tensor) -> Picture:
-    """A picture, perhaps with a batch of one before it, or one sentence on what it is instead."""
+    """Return a picture, with or without a batch axis of 1, or raise an error on its shape or type."""
     if picture.ndim == 4 and len(picture) == 1:
         picture = picture[0]
     if picture.ndim != 3 or picture.shape[0] != 3 or picture.dtype != torch.uint8 or not picture.numel():
         raise UserError(
-            f"a picture of shape {tuple(picture.shape)} and {picture.dtype} was given; it must be uint8 of"
+            f"the picture has shape {tuple(picture.shape)} and type {picture.dtype}; it must be uint8 of"
             " shape (3, height, width)"
         )
     return picture
@@ -35,30 +35,31 @@ def checked(picture: Tensor) -> Picture:
 
 Voice = Float[Tensor, "1 dim"]
 FOLDER = "words"
-"""Where a converter's export keeps its tie."""
+"""Sub-folder of a converter's export that holds its tie."""
 CLIP = "clip"
-"""Where a tie keeps a CLIP that is small enough to go with it."""
+"""Sub-folder of a tie that holds a copy of a small CLIP."""
 SMALL_BYTES = 64 << 20
+"""Largest CLIP that is copied into a tie."""
 MOST_VARIETY = 2.0
 FEW_CHARACTERS = 2
 
 
 class Tie:
-    """One converter's voices tied to one CLIP."""
+    """The tie between one converter's voices and one CLIP."""
 
     def __init__(self, network: WordsNetwork, towers: Towers) -> None:
         self.network, self.towers = network.eval().requires_grad_(False), towers
         if towers.key != network.config.towers_key:
             raise UserError(
-                f"this tie was made with other weights than those of {towers.title}: tie the converter to"
-                " them by `python -m w2w.tie --towers`"
+                f"this tie was made with other weights than those of {towers.title}: make one for them by"
+                " `python -m w2w.tie --towers`"
             )
 
     @classmethod
     def load(cls, folder: Path, *, converter_key: str) -> "Tie":
-        """Read a tie that was made for this converter."""
+        """Load a tie; ``converter_key`` must be that of the converter it was made for."""
         if not folder.is_dir():
-            raise UserError(f"there is no folder of words {folder}: make one by `python -m w2w.tie`")
+            raise UserError(f"there is no tie in the folder {folder}: make one by `python -m w2w.tie`")
         config, state = load_export(folder, WordsConfig)
         if config.converter_key != converter_key:
             raise UserError(
@@ -66,25 +67,25 @@ class Tie:
             )
         network = WordsNetwork(config)
         fill(network, {k: v.float() for k, v in state.items()}, folder / "model.safetensors")
-        beside = folder / config.towers.name
-        towers = replace(config.towers, name=str(beside)) if beside.is_dir() else config.towers
+        copied = folder / config.towers.name
+        towers = replace(config.towers, name=str(copied)) if copied.is_dir() else config.towers
         return cls(network, open_towers(towers))
 
     def save(self, folder: Path, towers: TowersConfig) -> Path:
-        """Write ``config.json`` and ``model.safetensors``, and the CLIP itself where it is a small folder."""
-        source, own = Path(towers.name), folder / CLIP
+        """Write ``config.json`` and ``model.safetensors``, and a copy of the CLIP if it is a small folder."""
+        source, copy = Path(towers.name), folder / CLIP
         if source.is_dir():
             files = [file for file in source.iterdir() if file.is_file()]
             if sum(file.stat().st_size for file in files) <= SMALL_BYTES:
-                if own.resolve() != source.resolve():
-                    own.mkdir(parents=True, exist_ok=True)
+                if copy.resolve() != source.resolve():
+                    copy.mkdir(parents=True, exist_ok=True)
                     for file in files:
-                        shutil.copyfile(file, own / file.name)
+                        shutil.copyfile(file, copy / file.name)
                 towers = replace(towers, name=CLIP)
             else:
                 towers = replace(towers, name=str(source.resolve()))
         state = {
-            # Axes hold log-F0, which half precision would round to a tenth of a semitone.
+            # The axes include log F0, which half precision would round to a tenth of a semitone.
             name: value.half() if name == "memory" or name.startswith(("to_", "straight")) else value
             for name, value in self.network.state_dict().items()
         }
@@ -92,25 +93,23 @@ class Tie:
 
     @torch.no_grad()
     def from_text(self, text: str, *, variety: float = 0.0, seed: int | None = None) -> Voice:
-        """A voice that a sentence asks for."""
+        """A voice that matches a sentence."""
         if len(text.strip()) < FEW_CHARACTERS:
-            raise UserError(
-                'the text that describes the voice is empty: say such as "an old man, low and rough"'
-            )
+            raise UserError('the voice description is empty: give one such as "an old man, low and rough"')
         return self._voice(self.towers.texts([text]).cpu(), variety, seed)
 
     @torch.no_grad()
     def from_image(
         self, picture: str | Path | Tensor, *, variety: float = 0.0, seed: int | None = None
     ) -> Voice:
-        """A voice that a picture suggests: the picture is put into words' place first."""
+        """A voice that matches a picture; the picture is mapped to the captions' space first."""
         pixels = checked(picture) if isinstance(picture, Tensor) else read_picture(Path(picture))
         image = self.towers.images(pixels[None]).cpu()
         return self._voice(self.network.recall(image, self.sharpness), variety, seed)
 
     @property
     def sharpness(self) -> float:
-        """How far CLIP itself raises likenesses before it compares them."""
+        """CLIP's logit scale, its inverse softmax temperature."""
         scale = getattr(self.towers.clip, "logit_scale", None)
         return float(scale.exp()) if isinstance(scale, Tensor) else 100.0
 
@@ -119,19 +118,19 @@ class Tie:
             raise UserError(f"variety={variety} must lie between 0 and {MOST_VARIETY:g}")
         generator = torch.Generator()
         generator.seed() if seed is None else generator.manual_seed(seed)
-        place = draw(self.network.density(embedding), variety=variety, generator=generator)
-        return self.network.voice(place)
+        coordinates = draw(self.network.density(embedding), variety=variety, generator=generator)
+        return self.network.voice(coordinates)
 
     @torch.no_grad()
     def likeness(
         self, voices: Float[Tensor, "voices dim"], texts: Sequence[str]
     ) -> Float[Tensor, "voices texts"]:
-        """The cosine between what voices and sentences stand for."""
+        """Cosine similarity of voices and sentences."""
         meaning = self.network.meaning(self.towers.texts(list(texts)).cpu())
         return self.network.voice_embedding(voices.cpu()) @ meaning.T
 
     def describe(self, voice: Voice, *, count: int = 5) -> list[tuple[str, float]]:
-        """The words that suit a voice best, with their likeness, at most one for each trait."""
+        """The words that match a voice best, with their similarity; at most one per trait."""
         choices = single_words()
         likeness = self.likeness(voice, [text for text, _ in choices])[0]
         best: dict[str, tuple[str, float]] = {}
@@ -142,7 +141,7 @@ class Tie:
 
 
 def single_words() -> list[tuple[str, str]]:
-    """Sentences that say one thing each, and which trait that is."""
+    """Sentences that each describe a single trait, with the trait's name."""
     found = [
         (f"{article(word)} {word} voice", name)
         for name in WORDS

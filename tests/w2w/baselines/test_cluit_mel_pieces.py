@@ -169,7 +169,7 @@ def test_silence_does_not_count():
 
 @pytest.mark.parametrize("changed", [{"hop": 320}, {"n_mels": 64}, {"f_max": 7000.0}, {"power": 2}])
 def test_other_mels_than_the_recognisers_are_refused(changed):
-    with pytest.raises(UserError, match="content loss hears mels of 80 bands"):
+    with pytest.raises(UserError, match="content loss needs mels of 80 bands"):
         MelContentLoss(replace(SPEECH, **changed))
 
 

@@ -190,7 +190,7 @@ def test_mistakes_are_refused_in_one_sentence(corpus, tmp_path, capsys, monkeypa
     assert "must be the same" in refused("--data.sample-rate", "24000")
     assert "--data.crop-samples 5120" in refused("--data.crop-samples", "6400")
     assert "data.batch=1" in refused("--data.batch", "1")
-    assert "3 speakers and network.n_speakers is 2" in refused(*data, *label, "--network.n-speakers", "2")
+    assert "3 speakers, but network.n_speakers is 2" in refused(*data, *label, "--network.n-speakers", "2")
     (bare := tmp_path / "bare").mkdir()
     (bare / "a.wav").write_bytes((corpus.parent / "speaker0_0.wav").read_bytes())
     assert "names none" in refused("--data.path", str(bare), *label)

@@ -149,7 +149,7 @@ def test_statistics_are_frozen_by_a_clip_of_real_speech(here, buzz):
         ("run --statistics clip.wav", "--statistics clip.wav: network.norm is 'instance'"),
         ("run --average run", "--average is for one wave-to-wave"),
         ("run --vocoder nowhere", "vocoder 'nowhere' is unknown"),
-        ("run --vocoder other_mel", "what run makes is a mel 'speech16k', the vocoder reads mels"),
+        ("run --vocoder other_mel", "the output of run is a mel 'speech16k', the vocoder reads mels"),
         ("nowhere --vocoder released", "nowhere holds no checkpoint"),
     ],
 )
@@ -173,7 +173,7 @@ def test_the_command_converts_with_any_vocoder(here):
         ("--reference her.wav --pitch 2 --checkpoint run", "cannot move the pitch"),
         ("--text old --checkpoint run", "not tied to words"),
         ("--speaker anna --checkpoint run", "needs --data"),
-        ("--reference her.wav --checkpoint run --vocoder other_mel", "what run/export makes is a mel"),
+        ("--reference her.wav --checkpoint run --vocoder other_mel", "the output of run/export is a mel"),
         ("--reference her.wav --checkpoint run --vocoder nowhere", "vocoder 'nowhere' is unknown"),
         ("--reference her.wav --checkpoint waves --vocoder released", "needs no vocoder"),
         ("--reference her.wav --checkpoint bare", "config.json is missing"),
@@ -224,7 +224,7 @@ def test_predicted_mels_are_those_of_the_recordings_in_their_own_voices(here, ca
     line = "--checkpoint run --data speech --out mels"
     assert incomplete(line) == 1
     told = capsys.readouterr()
-    assert "2 mels written, of 3 recordings" in told.out
+    assert "2 mels written for 3 recordings" in told.out
     assert "2 done, 1 left out:\n  speech/bert/2.wav is silent" in told.err
     converter = Converter.from_pretrained("run")
     wave = load("speech/anna/1.wav")
@@ -241,9 +241,9 @@ def test_predictions_that_cannot_be_told_apart_or_made_are_refused(here, capsys,
     for place in ("a/speaker/x.wav", "b/speaker/x.wav"):
         save(f"speech/{place}", load("me.wav"), 16_000)
     line = "--data speech --out mels --checkpoint"
-    assert "would both be predicted as" in refusal(capsys, predict.main, f"{line} run")
+    assert "would both be written to" in refusal(capsys, predict.main, f"{line} run")
     export(here / "waves", tiny(), ConverterNetwork(tiny()))
-    assert "no converter of mels" in refusal(capsys, predict.main, f"{line} waves")
+    assert "is not a mel converter" in refusal(capsys, predict.main, f"{line} waves")
     assert not Path("mels").exists()
 
 
@@ -277,19 +277,19 @@ def test_stargan_is_used_by_its_folder_too(star, here):
 
 def test_stargans_mels_are_predicted_for_a_vocoder_that_reads_mels(star, here, capsys):
     line = "--checkpoint star --data named --out mels --vocoder"
-    assert "name a vocoder that reads mels" in refusal(capsys, predict.main, f"{line} griffin_lim")
+    assert "choose a vocoder that reads mels" in refusal(capsys, predict.main, f"{line} griffin_lim")
     predict.main(f"{line} released".split())
     assert np.load("mels/named/anna.npy").shape == (80, -(-70_000 // 160))
 
 
 def test_what_stargan_cannot_do_is_refused_in_one_sentence(star, here, capsys):
     line = "me.wav --checkpoint star --out x --speaker"
-    assert "knows no voice 'carl'" in refusal(capsys, convert, f"{line} carl")
+    assert "has no voice 'carl'" in refusal(capsys, convert, f"{line} carl")
     other = a_vocoder(here / "other_rate", "speech24k", replace(V2_24K, channels=16))
-    assert "has 16000 Hz, the vocoder" in refusal(capsys, convert, f"{line} anna --vocoder {other}")
+    assert "has 16000 Hz, but the vocoder" in refusal(capsys, convert, f"{line} anna --vocoder {other}")
     assert "is for CLUIT on mels" in refusal(capsys, export_command, "star --statistics me.wav")
     converter = Converter.from_pretrained("star")
-    with pytest.raises(UserError, match="generator hears"):
+    with pytest.raises(UserError, match="generator needs"):
         converter.stream(converter.network.named_voice("anna"))
 
 

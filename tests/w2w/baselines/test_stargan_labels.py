@@ -82,7 +82,7 @@ def test_columns_go_by_our_names_or_the_manifests():
 
 
 def test_a_label_outside_its_group_is_refused_by_its_row():
-    with pytest.raises(UserError, match=r"b\.wav: speaker 'dan' lies outside its label group"):
+    with pytest.raises(UserError, match=r"b\.wav: speaker 'dan' is not in its label group"):
         labels_of([row(speaker="ann"), row("b.wav", speaker="dan")], SMALL)
     tight = with_names(
         LabelsConfig(first=LabelGroup(column="speaker", size=1)), [row(speaker="x"), row(speaker="y")]

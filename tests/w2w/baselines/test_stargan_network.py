@@ -185,9 +185,9 @@ def test_the_converter_drives_it(network):
     voice = converter.embed([source, torch.randn(1, 1, 4_000)])
     assert voice.shape == (1, network.voice_dim)
     assert converter.convert(source, voice).shape == source.shape
-    with pytest.raises(UserError, match=r"hears 0.3 s at once"):
+    with pytest.raises(UserError, match=r"needs 0.3 s at once"):
         converter.stream(voice)
-    with pytest.raises(UserError, match=r"hears 0.3 s at once"):
+    with pytest.raises(UserError, match=r"needs 0.3 s at once"):
         network.begin(1)
 
 

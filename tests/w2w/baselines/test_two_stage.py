@@ -188,7 +188,7 @@ def test_what_needs_the_whole_converts_whole_and_says_why_it_does_not_stream(buz
 def test_griffin_lim_does_not_speak_live(buzz):
     network = TwoStage(Blocks(), vocoder(GriffinLimConfig(iterations=1)))
     assert not network.streams
-    with pytest.raises(UserError, match="vocoder is griffin_lim, which does not speak live"):
+    with pytest.raises(UserError, match="vocoder is griffin_lim, which cannot stream"):
         Converter(network).stream(torch.zeros(1, 3))
 
 

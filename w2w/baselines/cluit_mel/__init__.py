@@ -1,1 +1,1 @@
-"""CLUIT on log-mels: contrastive learning for unsupervised translation, a vocoder behind it."""
+"""CLUIT on log-mels: contrastive learning for unsupervised translation, followed by a vocoder."""

@@ -1,4 +1,4 @@
-"""How a clip becomes its own positive: changed in all that is not the voice."""
+"""Augmentation that makes a clip's positive: it changes everything but the voice."""
 
 import math
 from dataclasses import dataclass
@@ -14,21 +14,21 @@ Mel = Float[Tensor, "batch n_mels frames"]
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """Strengths; each is drawn anew for every clip, evenly up to its bound. All 0: the clip as it is.
+    """Bounds of the augmentations; each clip's strengths are drawn uniformly. All 0 (False): no change.
 
-    The image recipe crops, flips and recolours; what corresponds to it in a voice is not published.
+    The published recipe is for images (crops, flips, colour changes); none is published for voices.
     """
 
     tempo: float = 0.15
-    """Share by which speech is faster or slower. Frames are interpolated, so the pitch stays."""
+    """Largest relative change of tempo, either way. Frames are interpolated, so the pitch stays."""
     shift: bool = True
-    """Begin at another frame, going round."""
+    """Rotate the clip in time by a random number of frames."""
     gain_db: float = 6.0
-    """Louder or softer by up to this."""
+    """Largest gain, positive or negative."""
     mask_frames: int = 16
-    """Frames in a row that are replaced by the clip's mean spectrum."""
+    """Most consecutive frames that are replaced by the clip's mean spectrum."""
     mask_bands: int = 8
-    """Neighbouring bands that are replaced by the clip's mean level."""
+    """Most adjacent bands that are replaced by the clip's mean level."""
 
     def __post_init__(self) -> None:
         within("[0, 1)", self, "tempo", prefix="augment.")
@@ -36,24 +36,24 @@ class AugmentConfig:
 
 
 def augmented(mel: Mel, config: AugmentConfig) -> Mel:
-    """Change tempo, beginning and level, and hide a stretch of time and of frequency."""
-    changed = _other_time(mel, config)
+    """Change tempo, start and level at random, and mask a segment of time and one of frequency."""
+    changed = _resampled(mel, config)
     batch, n_mels, frames = mel.shape
     means = changed.mean(-1, keepdim=True), changed.mean((1, 2), keepdim=True)
     if config.mask_frames:
-        hidden = _stretch(batch, frames, config.mask_frames, mel.device)
-        changed = torch.where(hidden[:, None], means[0], changed)
+        mask = _random_mask(batch, frames, config.mask_frames, mel.device)
+        changed = torch.where(mask[:, None], means[0], changed)
     if config.mask_bands:
-        hidden = _stretch(batch, n_mels, config.mask_bands, mel.device)
-        changed = torch.where(hidden[..., None], means[1], changed)
-    gain_db = config.gain_db * _even(batch, mel.device)[:, None, None]
+        mask = _random_mask(batch, n_mels, config.mask_bands, mel.device)
+        changed = torch.where(mask[..., None], means[1], changed)
+    gain_db = config.gain_db * _uniform(batch, mel.device)[:, None, None]
     return changed + gain_db * (math.log(10.0) / 20.0)
 
 
-def _other_time(mel: Mel, config: AugmentConfig) -> Mel:
-    """Read the clip from another frame on, at another rate, going round at its end."""
+def _resampled(mel: Mel, config: AugmentConfig) -> Mel:
+    """Read the clip from a random frame at a random rate, wrapping around at its end."""
     batch, n_mels, frames = mel.shape
-    rate = 1.0 + config.tempo * _even(batch, mel.device)[:, None]
+    rate = 1.0 + config.tempo * _uniform(batch, mel.device)[:, None]
     start = torch.randint(frames, (batch, 1), device=mel.device) * int(config.shift)
     place = (start + rate * torch.arange(frames, device=mel.device)) % frames
     before = place.floor().long() % frames
@@ -64,13 +64,13 @@ def _other_time(mel: Mel, config: AugmentConfig) -> Mel:
     return left + part * (right - left)
 
 
-def _even(batch: int, device: torch.device) -> Float[Tensor, " batch"]:
-    """Numbers between −1 and 1."""
+def _uniform(batch: int, device: torch.device) -> Float[Tensor, " batch"]:
+    """Uniform random numbers between −1 and 1."""
     return 2.0 * torch.rand(batch, device=device) - 1.0
 
 
-def _stretch(batch: int, size: int, longest: int, device: torch.device) -> Tensor:
-    """A mask with a stretch of up to ``longest`` in each row, at most half of it."""
+def _random_mask(batch: int, size: int, longest: int, device: torch.device) -> Tensor:
+    """A mask ``batch size`` with one random segment per row, of up to ``longest`` and up to half the row."""
     longest = min(longest, size // 2)
     length = torch.randint(longest + 1, (batch, 1), device=device)
     start = (torch.rand(batch, 1, device=device) * (size - length + 1)).long()

@@ -1,10 +1,10 @@
-"""Residual blocks, and the convolutions, normalisation and modulation in them.
+"""Residual blocks with their convolutions, normalisation and modulation.
 
-A shortcut and a residual are added and divided by √2. Rates change by the mean of pairs and by nearest
-upsampling; 1×1 shortcuts stand at the lower rate, which gives the same for half of the products. The
-published blocks convolve and then average pairs of frames, or repeat frames and then convolve. Both are
-linear, so one strided convolution of four taps does either for two thirds of the products. What is learned
-are the three taps.
+Shortcut and residual are added and divided by √2. Blocks downsample by averaging pairs of frames and upsample
+by nearest neighbour; 1×1 shortcuts run at the lower rate, which is equivalent at half the cost. The published
+blocks convolve and then average pairs, or repeat frames and then convolve. As both operations are linear, one
+strided convolution of four taps computes either with two thirds of the multiplications. The parameters are
+the three taps of the original kernel.
 """
 
 import math
@@ -30,19 +30,19 @@ EPSILON = 1e-5
 
 
 class ThenMean(nn.Module):
-    """The kernel of a convolution followed by the mean of every pair of frames."""
+    """Parametrisation: three taps to the kernel of a convolution followed by the mean of frame pairs."""
 
     def forward(self, taps: Three) -> Four:
         a, b, c = taps.unbind(-1)
         return torch.stack([a, a + b, b + c, c], dim=-1) * 0.5
 
     def right_inverse(self, kernel: Four) -> Three:
-        """Make room for three taps, which are then initialised."""
+        """Give the parameter its shape of three taps; their values are initialised afterwards."""
         return kernel[..., :3].clone()
 
 
 class RepeatThen(ThenMean):
-    """The kernel, of a transposed convolution, of every frame repeated (nearest) and then a convolution."""
+    """Parametrisation: three taps to the transposed kernel of nearest upsampling and then a convolution."""
 
     def forward(self, taps: Three) -> Four:
         a, b, c = taps.unbind(-1)
@@ -50,16 +50,16 @@ class RepeatThen(ThenMean):
 
 
 class CausalTransposedConv1d(nn.ConvTranspose1d):
-    """Upsampling ``stride``-fold: an input adds to its own block of outputs and to later ones."""
+    """A causal transposed convolution: an input adds to its own ``stride`` outputs and to later ones."""
 
     def __init__(self, inner: int, outer: int, kernel: int, stride: int) -> None:
         super().__init__(inner, outer, kernel, stride)
         if kernel < stride:
-            raise ValueError(f"a kernel of {kernel} would leave gaps at stride {stride}")
+            raise ValueError(f"a kernel of {kernel} leaves gaps at stride {stride}: use {stride} or more")
 
     @property
     def context(self) -> int:
-        """Coming outputs that past inputs have already added to."""
+        """Number of future outputs to which past inputs contribute."""
         return self.kernel_size[0] - self.stride[0]
 
     def forward(self, x: In) -> Out:
@@ -70,11 +70,11 @@ class CausalTransposedConv1d(nn.ConvTranspose1d):
         return whole[..., : whole.shape[-1] - self.context]
 
     def begin(self, batch: int) -> Overlap:
-        """Return what has been added to the first outputs before the first chunk: nothing."""
+        """Return the overlap before the first chunk: zeros."""
         return self.weight.new_zeros(batch, self.out_channels, self.context)
 
     def step(self, x: In, past: Overlap) -> tuple[Out, Overlap]:
-        """Process one chunk; the state is the overlap with the next one, still without bias."""
+        """Process one chunk; the state is the overlap with the next chunk, without bias."""
         if x.shape[-1] == 0:
             return x.new_zeros(len(x), self.out_channels, 0), past
         whole = F.conv_transpose1d(x, self.weight, None, self.stride)
@@ -91,14 +91,14 @@ def same(inner: int, outer: int, *, causal: bool, kernel: int = 3) -> nn.Module:
 
 
 def halving(inner: int, outer: int, *, causal: bool) -> nn.Module:
-    """A convolution and then the mean of pairs: ``frames // 2``."""
+    """A convolution followed by the mean of frame pairs; returns ``frames // 2`` frames."""
     layer = CausalConv1d(inner, outer, 4, 2) if causal else nn.Conv1d(inner, outer, 4, stride=2, padding=1)
     parametrize.register_parametrization(layer, "weight", ThenMean(), unsafe=True)
     return initialised(layer, inner * 3)
 
 
 def doubling(inner: int, outer: int, *, causal: bool) -> nn.Module:
-    """Nearest upsampling and then a convolution: ``2 * frames``."""
+    """Nearest upsampling followed by a convolution; returns ``2 * frames`` frames."""
     layer = (
         CausalTransposedConv1d(inner, outer, 4, 2)
         if causal
@@ -109,7 +109,7 @@ def doubling(inner: int, outer: int, *, causal: bool) -> nn.Module:
 
 
 def initialised(layer: Any, fan_in: int) -> Any:
-    """He normal weights and no bias, as StarGAN v2 begins."""
+    """Initialise with He normal weights and zero bias, as StarGAN v2 does."""
     learned = layer.parametrizations.weight.original if parametrize.is_parametrized(layer) else layer.weight
     nn.init.normal_(learned, std=math.sqrt(2.0 / fan_in))
     if layer.bias is not None:
@@ -119,17 +119,17 @@ def initialised(layer: Any, fan_in: int) -> Any:
 
 @dataclass
 class Modulation:
-    """What becomes of normalised channels, for one layer and voice."""
+    """Scale and shift of the normalised channels, for one layer and voice."""
 
     scale: Tensor
-    """(rows, channels), one row for all utterances or one for each."""
+    """(rows, channels); one row for the whole batch or one per utterance."""
     shift: Tensor
-    """Likewise."""
+    """The same shape as ``scale``."""
     fixed: bool = False
-    """Whether statistics are in scale and shift already, so that nothing else is normalised."""
+    """Whether fixed statistics are part of scale and shift, so that no further normalisation is done."""
 
     def fix(self, x: Frames) -> None:
-        """Take in the statistics of utterances, for all that is said after them."""
+        """Fold the statistics of ``x`` into scale and shift, and use them for all later inputs."""
         variance, mean = torch.var_mean(x.detach().float(), dim=-1, correction=0)
         self.scale = self.scale * torch.rsqrt(variance + EPSILON)
         self.shift = self.shift - mean * self.scale
@@ -137,10 +137,10 @@ class Modulation:
 
 
 class Normalisation(nn.Module):
-    """Channels normalised, then scaled and shifted.
+    """Normalisation followed by a scale and a shift.
 
-    ``instance``: over an utterance. ``frame``: every frame over its channels. ``frozen``: over an utterance
-    in training; in evaluation the first utterance that meets a modulation fixes it.
+    ``instance``: each channel over the utterance. ``frame``: each frame over its channels. ``frozen``: as
+    ``instance`` in training; in evaluation the first utterance fixes the statistics of its modulation.
     """
 
     def __init__(self, how: Norm) -> None:
@@ -148,7 +148,6 @@ class Normalisation(nn.Module):
         self.how: Norm = how
 
     def forward(self, x: Frames, modulation: Modulation) -> Frames:
-        """Normalise and modulate."""
         if self.how == "frozen" and not self.training and not modulation.fixed:
             modulation.fix(x)
         scale, shift = modulation.scale, modulation.shift
@@ -162,7 +161,7 @@ class Normalisation(nn.Module):
 
 
 class Affine(Normalisation):
-    """A normalisation whose scale and shift are learned."""
+    """A normalisation with learned scale and shift."""
 
     def __init__(self, n_channels: int, how: Norm) -> None:
         super().__init__(how)
@@ -170,14 +169,14 @@ class Affine(Normalisation):
         self.shift = nn.Parameter(torch.zeros(1, n_channels))
 
     def modulation(self, voice: Voice) -> Modulation:
-        """The same for all voices."""
+        """The learned scale and shift, independent of the voice."""
         return Modulation(self.scale, self.shift)
 
 
 class AdaIN(Normalisation):
-    """A normalisation whose scale and shift a voice decides (Huang and Belongie 2017): (1 + γ) IN(x) + β.
+    """Adaptive instance norm (Huang and Belongie 2017): (1 + γ) IN(x) + β, with γ and β from the voice.
 
-    On statistics of single frames this is FiLM (Perez et al. 2018) after a layer norm.
+    With norm ``frame`` this is a layer norm followed by FiLM (Perez et al. 2018).
     """
 
     def __init__(self, n_channels: int, style_dim: int, how: Norm) -> None:
@@ -185,7 +184,7 @@ class AdaIN(Normalisation):
         self.style = initialised(nn.Linear(style_dim, 2 * n_channels), style_dim)
 
     def modulation(self, voice: Voice) -> Modulation:
-        """Scale and shift for a voice: the same for all of an utterance, so computed once."""
+        """Scale and shift for a voice, computed once per utterance."""
         gamma, beta = self.style(voice).chunk(2, dim=1)
         return Modulation(1.0 + gamma, beta)
 
@@ -193,27 +192,27 @@ class AdaIN(Normalisation):
 def instance_norm(
     x: Frames, scale: Float[Tensor, "rows channels"], shift: Float[Tensor, "rows channels"]
 ) -> Frames:
-    """InstanceNorm with a scale and shift of every row's own, in one pass (a batch norm of one long row)."""
+    """InstanceNorm with a scale and shift per row, as one batch norm over batch × channels."""
     batch, channels, frames = x.shape
     scale, shift = (v.float().expand(batch, channels).reshape(-1) for v in (scale, shift))
     flat = x.reshape(1, batch * channels, frames)
-    # Not F.batch_norm, which refuses a single frame: its variance is zero, so it becomes the shift.
+    # Not F.batch_norm, which refuses a single frame; here its variance is 0 and the result is the shift.
     normal = torch.batch_norm(flat, scale, shift, None, None, True, 0.0, EPSILON, False)
     return normal.view_as(x)
 
 
 def leaky(x: Frames) -> Frames:
-    """LeakyReLU 0.2, in the place of what a normalisation has just made."""
+    """In-place LeakyReLU with slope 0.2, for the output of a normalisation."""
     return F.leaky_relu_(x, 0.2)
 
 
 NewFrames = Float[Tensor, "batch outer new_frames"]
 Past = Any
-"""What a layer's next chunk still needs; None stands for a whole utterance."""
+"""A layer's streaming state; None if a whole utterance is processed."""
 
 
 class Block(nn.Module):
-    """A block of the encoder or, without normalisation, of the critic: it may halve time."""
+    """A residual block of the encoder or, without normalisation, the critic; optionally downsamples by 2."""
 
     def __init__(
         self, inner: int, outer: int, *, halve: bool, norm: Norm | None = None, causal: bool = False
@@ -227,18 +226,17 @@ class Block(nn.Module):
         self.shortcut = shortcut(inner, outer)
 
     def forward(self, x: Frames) -> NewFrames:
-        """Return ``frames // 2`` frames where time is halved; without normalisation."""
+        """Process a whole utterance; only for blocks without normalisation."""
         return self.run(x, (), (None, None))[0]
 
     def modulations(self, voice: Voice) -> list[Modulation]:
-        """What the two normalisations learned."""
         return [norm.modulation(voice) for norm in (self.norm1, self.norm2) if norm is not None]
 
     def begin(self, batch: int) -> Past:
         return self.conv1.begin(batch), self.conv2.begin(batch)  # type: ignore[operator]
 
     def run(self, x: Frames, modulations: Sequence[Modulation], past: Past) -> tuple[NewFrames, Past]:
-        """Process one chunk, or a whole utterance where there is no past."""
+        """Process one chunk, or a whole utterance if the past is None."""
         hidden = F.leaky_relu(x, 0.2) if self.norm1 is None else leaky(self.norm1(x, modulations[0]))
         hidden, past1 = advance(self.conv1, hidden, past[0])
         hidden = (
@@ -251,7 +249,7 @@ class Block(nn.Module):
 
 
 class StyledBlock(nn.Module):
-    """A block of the decoder, told the voice: it may double time."""
+    """A residual block of the decoder, conditioned on the voice by AdaIN; optionally upsamples by 2."""
 
     def __init__(
         self, inner: int, outer: int, style_dim: int, *, double: bool, norm: Norm, causal: bool
@@ -265,28 +263,27 @@ class StyledBlock(nn.Module):
         self.shortcut = shortcut(inner, outer)
 
     def modulations(self, voice: Voice) -> list[Modulation]:
-        """What the voice does to the two normalisations."""
         return [self.adain1.modulation(voice), self.adain2.modulation(voice)]
 
     def begin(self, batch: int) -> Past:
         return self.conv1.begin(batch), self.conv2.begin(batch)  # type: ignore[operator]
 
     def run(self, x: Frames, modulations: Sequence[Modulation], past: Past) -> tuple[NewFrames, Past]:
-        """Process one chunk, or a whole utterance where there is no past."""
+        """Process one chunk, or a whole utterance if the past is None."""
         hidden, past1 = advance(self.conv1, leaky(self.adain1(x, modulations[0])), past[0])
         hidden, past2 = advance(self.conv2, leaky(self.adain2(hidden, modulations[1])), past[1])
         x = x if self.shortcut is None else self.shortcut(x)
-        if self.doubles:  # a frame's pair of outputs beside it: no repeated copy is made
+        if self.doubles:  # broadcasting adds each frame to its two outputs without a repeated copy
             pairs = hidden.unflatten(-1, (-1, 2)) + x[..., None]
             return pairs.flatten(-2) * math.sqrt(0.5), (past1, past2)
         return (x + hidden) * math.sqrt(0.5), (past1, past2)
 
 
 def shortcut(inner: int, outer: int) -> nn.Conv1d | None:
-    """A 1×1 convolution where the number of channels changes."""
+    """A 1×1 convolution if the number of channels changes; None for the identity."""
     return initialised(nn.Conv1d(inner, outer, 1, bias=False), inner) if inner != outer else None
 
 
 def advance(layer: Any, x: Frames, past: Past) -> tuple[NewFrames, Past]:
-    """Apply a convolution to a chunk and its past, or to a whole utterance where there is none."""
+    """Apply a convolution to a chunk with its past, or to a whole utterance if the past is None."""
     return (layer(x), None) if past is None else layer.step(x, past)

@@ -1,4 +1,4 @@
-"""Sizes of CLUIT's networks on mels, and what decides its training."""
+"""Configuration of CLUIT's networks on mels, its loss weights and its training algorithm."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -17,47 +17,46 @@ Mel = Float[Tensor, "batch n_mels frames"]
 
 @dataclass(frozen=True, kw_only=True)
 class CluitMelConfig:
-    """All that it takes to build the networks. The defaults are the published sizes."""
+    """Architecture of the networks. The defaults are the published sizes."""
 
     mel: MelConfig = NAMED["speech16k"]
-    """What is converted; its vocoder must share it."""
+    """The mel definition, which the vocoder must share."""
     crop_frames: int = 128
-    """Frames of a training crop, a power of two: the networks' depth follows from it as it follows from the
-    image's size in the recipe, log2 - 4 blocks down in the converter and log2 - 2 in the critic."""
+    """Frames of a training crop, a power of two. It sets the networks' depth as the image size does in the
+    recipe: log2 - 4 downsampling blocks in the converter and log2 - 2 in the critic."""
     n_channels: int = 64
-    """Channels behind the stem; every block that halves time doubles them."""
+    """Channels after the stem; every downsampling block doubles them."""
     max_channels: int = 512
-    """Most channels."""
+    """Largest number of channels."""
     n_bottleneck: int = 2
-    """Blocks at the lowest rate, of the encoder and again of the decoder."""
+    """Blocks at the lowest rate, in the encoder and again in the decoder."""
     style_dim: int = 128
-    """Numbers of a voice."""
+    """Dimensions of the voice embedding."""
     projection_dim: int = 256
-    """Numbers of the critic's projection."""
+    """Dimensions of the critic's projection."""
     n_speakers: int = 0
-    """Speakers that the critic's label head tells apart; 0 leaves the head out."""
+    """Classes of the critic's speaker head; 0: no such head."""
     causal: bool = False
-    """Hear nothing behind the block of ``frames_per_step`` frames at hand, so that speech can be converted
-    live."""
+    """Use no look-ahead beyond the current block of ``frames_per_step`` frames, as live conversion needs."""
     norm: Norm = "instance"
-    """``instance``: every channel at zero mean and unit variance over the utterance, as published. ``frame``:
-    every frame so over its channels, which needs no time. ``frozen``: as ``instance`` in
-    training, then with the statistics of a clip, which the weights keep (10 s of standardised log-mels): of
-    the last training crops or of what ``freeze_statistics`` was given."""
+    """``instance``: each channel normalised over the utterance, as published. ``frame``: each frame over its
+    channels, which needs no other frames. ``frozen``: as ``instance`` in training, afterwards with the
+    statistics of a clip that is stored with the weights (10 s of standardised log-mels): the last training
+    crops, or the clip given to ``freeze_statistics``."""
     mel_mean: float = -5.8
-    """Of natural log-mels of read speech (speech16k); taken away before a network."""
+    """Mean of natural log-mels of read speech (speech16k), subtracted from the networks' input."""
     mel_std: float = 2.2
-    """Likewise; divided by."""
+    """Standard deviation of the same log-mels, by which the networks' input is divided."""
 
     def __post_init__(self) -> None:
         if self.crop_frames < 32 or self.crop_frames & (self.crop_frames - 1):
             raise UserError(
-                f"crop_frames={self.crop_frames} must be a power of two, 32 or more: depth is its logarithm"
+                f"crop_frames={self.crop_frames} must be a power of two, 32 or more, as it sets the depth"
             )
         if self.causal and self.norm == "instance":
             raise UserError(
-                "causal=True does not go with norm='instance', which hears the whole utterance: "
-                "take norm='frame' or 'frozen'"
+                "causal=True excludes norm='instance', which needs the whole utterance: "
+                "use norm='frame' or 'frozen'"
             )
         if not 1 <= self.n_channels <= self.max_channels:
             raise UserError(
@@ -68,56 +67,56 @@ class CluitMelConfig:
 
     @property
     def n_down(self) -> int:
-        """Blocks of the converter that halve time; as many double it again."""
+        """Downsampling blocks of the converter; it has as many upsampling blocks."""
         return self.crop_frames.bit_length() - 1 - 4
 
     @property
     def n_critic_blocks(self) -> int:
-        """Blocks of the critic's and the style encoder's trunk: they leave 4 frames of a crop."""
+        """Downsampling blocks of the trunk of critic and style encoder; they reduce a crop to 4 frames."""
         return self.crop_frames.bit_length() - 1 - 2
 
     @property
     def frames_per_step(self) -> int:
-        """Frames that make one at the lowest rate."""
+        """Mel frames per frame at the lowest rate."""
         return 2**self.n_down
 
     def widths(self, n_blocks: int) -> list[int]:
-        """Channels behind the stem and behind each of ``n_blocks`` halvings."""
+        """Channels after the stem and after each of ``n_blocks`` downsampling blocks."""
         return [min(self.n_channels * 2**i, self.max_channels) for i in range(n_blocks + 1)]
 
     def standardised(self, mel: Mel) -> Mel:
-        """Mels as the networks hear them, near zero mean and unit variance."""
+        """Standardise log-mels to about zero mean and unit variance, the networks' input."""
         return (mel - self.mel_mean) / self.mel_std
 
     def restored(self, standard: Mel) -> Mel:
-        """Natural log-mels again, float32."""
+        """Undo ``standardised``: natural log-mels in float32."""
         return standard.float() * self.mel_std + self.mel_mean
 
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """Weight of every loss; 0 switches it off, and what only it needs is not computed."""
+    """Loss weights; 0 disables a loss, and what only that loss needs is not computed."""
 
     adversarial: float = 1.0
-    """The converted mel against the critic: non-saturating, softplus."""
+    """Weight of the adversarial loss (non-saturating, softplus), for critic and generator."""
     r1: float = 10.0
-    """Critic: γ of the gradient penalty on real mels."""
+    """γ of the critic's R1 gradient penalty on real mels."""
     contrast_critic: float = 0.1
-    """Critic: a clip's projection near that of its positive, far from the negatives."""
+    """Weight of the critic's contrastive loss between clips and their positives."""
     contrast_generator: float = 1.0
-    """Generator: the converted clip's projection near the reference's. Its value was never published."""
+    """Weight of the generator's contrastive loss between converted clips and references (not published)."""
     cycle: float = 3.0
-    """The converted mel converted back, L1 to the source."""
+    """Weight of the cycle loss: L1 between the source and the converted mel converted back."""
     norm: float = 0.0
-    """Frame energies of converted and source, L1."""
+    """Weight of the norm loss: L1 between the log frame energies of converted and source mel."""
     label_critic: float = 0.0
-    """Critic: cross-entropy of the speaker's label; clips without one do not count."""
+    """Weight of the critic's speaker cross-entropy; unlabelled clips are ignored."""
     label_generator: float = 0.0
-    """Generator: cross-entropy of the reference's label for the converted clip."""
+    """Weight of the generator's cross-entropy between converted clips and their references' labels."""
     content: float = 0.0
-    """Features and posteriors of the released recogniser of phones, in the converted mel and the source's."""
+    """Weight of the content loss: distance of converted and source mel in the released phone recogniser."""
     reconstruction: float = 0.0
-    """A clip with its own style, L1 to itself. Not in the recipe, whose only such term is the cycle."""
+    """Weight of the L1 reconstruction of a clip with its own style; not part of the recipe."""
 
     def __post_init__(self) -> None:
         at_least(0, self, *(field.name for field in fields(self)), prefix="weights.")
@@ -125,30 +124,30 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class CluitMelTaskConfig:
-    """The algorithm around the networks; the defaults are the published recipe's."""
+    """Hyperparameters of the training algorithm; the defaults are the published recipe's."""
 
     GONE: ClassVar[Mapping[str, Any]] = {"positives": "augmented"}
     weights: Weights = field(default_factory=Weights)
-    """Of the losses."""
+    """Loss weights."""
     negatives: Literal["bank", "queue"] = "bank"
-    """bank: a slot for every recording (Wu et al. 2018); queue: the last keys (MoCo, He et al. 2020)."""
+    """bank: one slot per recording (Wu et al. 2018); queue: the most recent keys (MoCo, He et al. 2020)."""
     n_negatives: int = 2048
-    """Length of the queue, or how many of the bank's slots are drawn in a step."""
+    """Length of the queue, or number of bank slots drawn per step."""
     bank_slots: int = 0
-    """Slots of the bank; 0: as many as the data has recordings. With fewer, recordings share them."""
+    """Slots of the bank; 0: one per recording. With fewer slots, recordings share them."""
     bank_momentum: float = 0.5
-    """Share of a slot that stays when its recording's next key comes."""
+    """Momentum of a slot's running mean when a new key of its recording is added."""
     mask_same_speaker: bool = False
-    """Take keys of the query's own speaker out of the negatives, where labels exist. Those of its own
-    recording are never negatives."""
+    """Exclude keys of the query's own speaker from the negatives, if labelled. Keys of its own recording are
+    always excluded."""
     temperature: float = 0.07
-    """Of both contrasts."""
+    """Temperature of both contrastive losses."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    """How clips are changed into their own positives."""
+    """Augmentation that turns clips into their positives."""
     r1_every: int = 16
-    """Steps between gradient penalties, each then as much heavier."""
+    """Steps between gradient penalties, which are weighted by this number."""
     ema: float = 0.999
-    """Decay of the averaged networks: the ones for use, and the critic that makes the keys."""
+    """EMA decay of the converter for inference and of the critic that computes the keys."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "n_negatives", "r1_every", prefix="task.")

@@ -1,4 +1,4 @@
-"""The generator and the critic of mels."""
+"""CLUIT's generator and critic on mels."""
 
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -26,17 +26,17 @@ Mel = Float[Tensor, "batch n_mels frames"]
 
 class TrunkOutput(NamedTuple):
     pooled: Float[Tensor, "batch width"]
-    """One vector for all of it."""
+    """Mean over time."""
     features: list[Tensor]
     """Outputs of the stem and of all blocks, (batch, channels, frames)."""
 
 
 class Trunk(nn.Module):
-    """Stem, log2(crop) - 2 residual blocks that halve time, and a convolution over the 4 frames left.
+    """Stem, log2(crop) - 2 downsampling residual blocks, and a convolution over the remaining 4 frames.
 
-    For any length: that convolution slides over the frames left, and its outputs, behind LeakyReLU, are
-    averaged. Linear heads of the average are the average of the heads at every position; a training crop
-    has one.
+    For longer inputs that convolution slides over the remaining frames, and its outputs are averaged after
+    LeakyReLU. A linear head of this average equals the average of the head over all positions; a training
+    crop has one position.
     """
 
     def __init__(self, config: CluitMelConfig) -> None:
@@ -49,11 +49,11 @@ class Trunk(nn.Module):
         self.whole = initialised(nn.Conv1d(self.width, self.width, 4), 4 * self.width)
 
     def forward(self, mel: Mel) -> TrunkOutput:
-        """Hear natural log-mels of at least ``crop_frames``."""
+        """Encode natural log-mels of at least ``crop_frames`` frames."""
         if mel.shape[-1] < self.config.crop_frames:
             raise UserError(
                 f"{mel.shape[-1]} frames are too few for a critic of crop_frames={self.config.crop_frames}: "
-                "give it at least as many"
+                "give at least that many"
             )
         features = [self.stem(self.config.standardised(mel))]
         for block in self.blocks:
@@ -64,9 +64,9 @@ class Trunk(nn.Module):
 
 class CriticOutput(NamedTuple):
     score: Float[Tensor, " batch"]
-    """Large for real speech: a logit."""
+    """Logit of being real."""
     projection: Float[Tensor, "batch dim"]
-    """Of unit length: near for the same voice."""
+    """Embedding of unit length; close for the same voice."""
     speakers: Float[Tensor, "batch n_speakers"]
     """Logits of the label head."""
     features: list[Tensor]
@@ -74,10 +74,10 @@ class CriticOutput(NamedTuple):
 
 
 class MelCritic(nn.Module):
-    """A trunk with a head for real or fake, a projector, and a label head where speakers are known.
+    """The critic: a trunk with adversarial and projection heads, and a speaker head if there are labels.
 
-    Where the recipe is silent: the projector is linear, for the trunk's last convolution stands before it as
-    a projector's hidden layer would. Outputs are float32 also under autocast.
+    Not specified by the recipe: the projection head is linear, as the trunk's last convolution acts as its
+    hidden layer. Outputs are float32 also under autocast.
     """
 
     def __init__(self, config: CluitMelConfig) -> None:
@@ -90,7 +90,6 @@ class MelCritic(nn.Module):
         self.speaker = initialised(nn.Linear(width, config.n_speakers), width) if config.n_speakers else None
 
     def forward(self, mel: Mel) -> CriticOutput:
-        """Take natural log-mels of at least ``crop_frames``."""
         pooled, features = self.trunk(mel)
         with torch.autocast(mel.device.type, enabled=False):
             pooled = pooled.float()
@@ -102,16 +101,16 @@ class MelCritic(nn.Module):
 Voice = Float[Tensor, "batch style"]
 
 MEDLEY_CROPS = 8
-"""Training crops, of one utterance each, whose statistics are frozen until a recorded clip's are."""
+"""Training crops, from different utterances, that give the frozen statistics unless a clip is set."""
 
 
 class Generator(nn.Module):
-    """Stem, blocks down, bottleneck without and with the voice, blocks up, and 1×1 to the bands.
+    """Encoder (stem, downsampling and bottleneck blocks) and decoder with AdaIN, ending in a 1×1 convolution.
 
-    Where the recipe is silent: as many blocks up as down, all with AdaIN; at the end InstanceNorm and
-    LeakyReLU before the 1×1 (both as in StarGAN v2). The stem repeats the first and last frame instead of
-    adding zeros, so that a gain, which adds the same to all log-mels, moves none of the normalised channels:
-    the non-causal converter gives the same for any level of the source.
+    Not specified by the recipe: as many upsampling as downsampling blocks, AdaIN in all decoder blocks, and
+    InstanceNorm and LeakyReLU before the final 1×1 convolution (all as in StarGAN v2). The stem pads by
+    replication, not with zeros, so that a gain, which adds a constant to the log-mels, does not change the
+    normalised channels: the non-causal converter is invariant to the source's level.
     """
 
     def __init__(self, config: CluitMelConfig) -> None:
@@ -132,19 +131,19 @@ class Generator(nn.Module):
         self.norm = Affine(widths[0], norm)
         self.to_mel = initialised(nn.Conv1d(widths[0], config.mel.n_mels, 1), widths[0])
         if norm == "frozen":
-            # Noise until there is speech, with the spread of standardised mels, so that nothing is blown up.
+            # Noise until speech is seen, with unit variance as standardised mels have, to keep scales normal.
             noise = torch.randn(config.mel.n_mels, MEDLEY_CROPS * config.crop_frames)
             self.register_buffer("clip", noise)
 
     clip: Tensor
-    """Standardised mels (n_mels, frames) whose statistics are frozen: a medley of the last training crops, or
-    what ``freeze_statistics`` was given."""
+    """Standardised mels (n_mels, frames) that give the frozen statistics: the last training crops, or the
+    clip given to ``freeze_statistics``."""
 
     def modulations(self, voice: Voice) -> list[Modulation]:
-        """What becomes of all normalised channels, layer after layer.
+        """The modulations of all normalisation layers, in order.
 
-        Where statistics are frozen, they depend on the voice, which moves those of all later layers: the
-        kept clip is converted to that voice, once, and every layer keeps what it saw.
+        Frozen statistics depend on the voice, as AdaIN changes those of all later layers. The stored clip is
+        therefore converted to the voice once, which fixes each layer's statistics.
         """
         modulations = [m for block in self.blocks for m in block.modulations(voice)]
         modulations.append(self.norm.modulation(voice))
@@ -154,7 +153,7 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def keep(self, mel: Mel) -> None:
-        """Put one crop of a training batch behind the medley, whose oldest goes."""
+        """Append one crop of a training batch to the clip and drop the oldest crop."""
         frames = self.config.crop_frames
         if mel.shape[-1] >= frames:
             self.clip.copy_(torch.cat([self.clip[:, frames:], mel[0, :, :frames]], dim=-1))
@@ -165,7 +164,6 @@ class Generator(nn.Module):
 
     @property
     def blocks(self) -> list[Any]:
-        """From first to last."""
         return [*self.encoder, *self.decoder]
 
     @property
@@ -176,7 +174,7 @@ class Generator(nn.Module):
         return [layer.begin(batch) for layer in (self.stem, *self.blocks)]  # type: ignore[operator]
 
     def run(self, mel: Mel, modulations: list[Modulation], pasts: list[Any]) -> tuple[Mel, list[Any]]:
-        """Process one chunk of whole blocks, or a whole utterance where there is no past."""
+        """Process one chunk of whole blocks, or a whole utterance if the pasts are None."""
         hidden, after = advance(self.stem, mel, pasts[0])
         afters = [after]
         for i, (block, past) in enumerate(zip(self.blocks, pasts[1:])):
@@ -186,7 +184,6 @@ class Generator(nn.Module):
 
 
 def stem(n_mels: int, n_channels: int, *, causal: bool) -> nn.Module:
-    """Bands to channels."""
     layer = same(n_mels, n_channels, causal=causal)
     if causal:
         return layer
@@ -195,6 +192,6 @@ def stem(n_mels: int, n_channels: int, *, causal: bool) -> nn.Module:
 
 
 def whole_blocks(mel: Mel, frames: int) -> Float[Tensor, "batch n_mels whole"]:
-    """Repeat the last frame until there are whole blocks of ``frames``."""
+    """Pad to a multiple of ``frames`` by repeating the last frame."""
     missing = -mel.shape[-1] % frames
     return torch.cat([mel, mel[..., -1:].expand(-1, -1, missing)], dim=-1) if missing else mel

@@ -1,4 +1,4 @@
-"""Losses on mels: adversarial, of energies and distances, of a frozen recogniser; and the negatives."""
+"""Losses on mels (adversarial, energy, distance, content by a frozen recogniser) and stores of negatives."""
 
 import math
 from dataclasses import replace
@@ -19,18 +19,18 @@ Numbers = Int[Tensor, "batch"]
 
 
 class Drawn(NamedTuple):
-    """Negatives of a step."""
+    """Negatives of one step."""
 
     keys: Float[Tensor, "bank dim"]
-    """Of unit length."""
+    """Keys of unit length."""
     identity: Int[Tensor, "bank"]
-    """Whose each is: a speaker's label, or a number below −1, one for each recording."""
+    """Each key's speaker label, or a number below −1 that identifies its recording."""
 
 
 class SlotBank(nn.Module):
-    """A slot for every recording with the running mean of its keys, of unit length (Wu et al. 2018).
+    """A memory bank with one slot per recording: the normalised running mean of its keys (Wu et al. 2018).
 
-    Slots that no key has reached are not drawn. A recording's number is its slot, modulo how many there are.
+    Empty slots are not drawn. A recording's slot is its number modulo the number of slots.
     """
 
     slots: Tensor
@@ -45,7 +45,7 @@ class SlotBank(nn.Module):
         self.register_buffer("used", torch.zeros(n_slots, dtype=torch.bool))
 
     def draw(self) -> Drawn:
-        """Draw among the slots in use, none twice."""
+        """Draw from the used slots without replacement."""
         places = self.used.nonzero()[:, 0]
         if len(places) > self.n_drawn:
             places = places[torch.randperm(len(places), device=places.device)[: self.n_drawn]]
@@ -53,28 +53,28 @@ class SlotBank(nn.Module):
 
     @torch.no_grad()
     def remember(self, keys: Keys, identity: Numbers, recording: Numbers) -> None:
-        """Move the slots of these recordings towards their keys."""
+        """Update the slots of these recordings with their keys."""
         keys = F.normalize(keys.detach().float(), dim=-1)
-        # One by one: a recording may come twice in a batch, and an index written twice holds either.
-        for key, whose, slot in zip(keys, identity, recording % len(self.slots)):
+        # In a loop: a recording may occur twice in a batch, and an indexed write would keep only one key.
+        for key, label, slot in zip(keys, identity, recording % len(self.slots)):
             mean = self.slots[slot].lerp(key, 1 - self.momentum)
             self.slots[slot] = F.normalize(torch.where(self.used[slot], mean, key), dim=-1)
-            self.identities[slot], self.used[slot] = whose, True
+            self.identities[slot], self.used[slot] = label, True
 
 
 class Queue(nn.Module):
-    """The last keys, first in, first out (He et al. 2020)."""
+    """A first-in, first-out queue of the most recent keys (He et al. 2020)."""
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
         self.bank = MemoryBank(size, dim)
 
     def draw(self) -> Drawn:
-        """All that are kept."""
+        """Return all keys."""
         return Drawn(self.bank.keys, self.bank.labels)
 
     def remember(self, keys: Keys, identity: Numbers, recording: Numbers) -> None:
-        """Put the keys in the place of the oldest."""
+        """Replace the oldest keys by these."""
         self.bank.push(F.normalize(keys.float(), dim=-1), identity)
 
 
@@ -83,56 +83,55 @@ Scores = Float[Tensor, "batch"]
 
 
 def softplus_critic(real: Scores, fake: Scores) -> Float[Tensor, ""]:
-    """The critic's side of the non-saturating loss (Goodfellow et al. 2014)."""
+    """The critic's non-saturating loss (Goodfellow et al. 2014)."""
     return F.softplus(-real.float()).mean() + F.softplus(fake.float()).mean()
 
 
 def softplus_generator(fake: Scores) -> Float[Tensor, ""]:
-    """The generator's side: raise the critic's scores where they are low."""
+    """The generator's non-saturating loss."""
     return F.softplus(-fake.float()).mean()
 
 
 def frame_energy(mel: Mel) -> Float[Tensor, "batch frames"]:
-    """The logarithm of each frame's energy, which is the sum over its bands."""
+    """Logarithm of each frame's energy, the sum over its bands."""
     return torch.logsumexp(mel.float(), dim=1)
 
 
 def norm_loss(converted: Mel, source: Mel) -> Float[Tensor, ""]:
-    """L1 between frame energies; ``source`` is data.
+    """L1 between log frame energies; ``source`` receives no gradient.
 
-    Of their logarithms: the energies themselves differ by four powers of ten, and only the loudest frames
-    would be heard.
+    Logarithms, because energies range over four orders of magnitude and only the loudest frames would count.
     """
     return F.l1_loss(frame_energy(converted), frame_energy(source.detach()))
 
 
 def mel_distance(mel: Mel, target: Mel, spread: float) -> Float[Tensor, ""]:
-    """L1 between log-mels in units of their ``spread``; ``target`` is data.
+    """L1 between log-mels in units of ``spread``, their standard deviation; ``target`` receives no gradient.
 
-    The recipe's weights are meant for pictures in [−1, 1].
+    The recipe's weights are meant for images in [−1, 1], hence the scaling.
     """
     return F.l1_loss(mel.float(), target.detach().float()) / spread
 
 
 def gradient_penalty(score: Scores, flat: Float[Tensor, "batch 1 all"], spread: float) -> Float[Tensor, ""]:
-    """R1 of a critic of mels, whose values ``flat`` holds: its gradient by mels in units of ``spread``.
+    """R1 penalty of the critic (Mescheder et al. 2018, eq. 9, without the factor γ/2).
 
-    Mescheder et al. 2018, eq. 9, without its γ/2.
+    ``flat`` is the flattened mel input; the gradient is with respect to mels in units of ``spread``.
     """
     (gradient,) = torch.autograd.grad(score.sum(), flat, create_graph=True)
     return gradient.square().sum((1, 2)).mean() * spread**2
 
 
 class MelContentLoss(nn.Module):
-    """Distance of what is said in two mels; gradients reach ``converted`` and nothing else.
+    """Content distance of two mels by a frozen phone recogniser; gradients reach only ``converted``.
 
-    The recogniser was taught with a shorter window (400 samples of 512) than the converter's mels have (640
-    of 1024). Hop, bands and range are the same, and it subtracts each utterance's mean spectrum, so that it
-    is fed these mels as they are: both what was said and what is heard come through the same window.
+    The recogniser was trained with a shorter window (400 samples, FFT 512) than that of the converter's mels
+    (640, FFT 1024). Hop, bands and range are the same, and it subtracts each utterance's mean spectrum, so
+    these mels are used without conversion: source and converted mel have the same window.
     """
 
     FEATURES, POSTERIORS = 1.0, 0.5
-    """Weights of the features' L1, over the deeper layers, and of the posteriors' divergence in nats."""
+    """Weights of the L1 between features of the deeper half of the layers and of the KL divergence (nats)."""
 
     def __init__(self, mel: MelConfig) -> None:
         super().__init__()
@@ -140,7 +139,7 @@ class MelContentLoss(nn.Module):
         _check_same_bands(mel, self.recogniser.config.mel)
 
     def train(self, mode: bool = True) -> "MelContentLoss":
-        """Stay in evaluation mode: the judge does not change with its subject."""
+        """Stay in evaluation mode, as the recogniser is frozen."""
         return super().train(False)
 
     def forward(self, converted: Mel, source: Mel) -> Float[Tensor, ""]:
@@ -159,19 +158,19 @@ class MelContentLoss(nn.Module):
 def feature_distance(
     converted: Float[Tensor, "batch dim frames"], source: Float[Tensor, "batch dim frames"]
 ) -> Float[Tensor, "batch frames"]:
-    """Mean L1 of frames standardised over their channels."""
+    """L1 per frame between features that are standardised over their channels."""
     converted, source = (F.layer_norm(f.float().transpose(1, 2), f.shape[1:2]) for f in (converted, source))
     return (converted - source).abs().mean(-1)
 
 
 def loud_frames(source: Mel, frames: int, silence_db: float = -40.0) -> Bool[Tensor, "batch shorter"]:
-    """Tell which of the recogniser's frames are less than ``-silence_db`` below their clip's loudest."""
+    """Mask of the recogniser's frames that are less than ``-silence_db`` below the clip's loudest frame."""
     energy = F.adaptive_avg_pool1d(frame_energy(source.detach()), frames)
     return energy >= energy.amax(-1, keepdim=True) + silence_db * math.log(10.0) / 20.0
 
 
 def _check_same_bands(ours: MelConfig, its: MelConfig) -> None:
-    """Refuse mels that the recogniser cannot read; windows, floors and edges may differ."""
+    """Refuse mels of other bands, hop or rate than the recogniser's; window, floor and padding may differ."""
     alike = replace(
         ours,
         n_fft=its.n_fft,
@@ -183,8 +182,8 @@ def _check_same_bands(ours: MelConfig, its: MelConfig) -> None:
     )
     if alike != its:
         raise UserError(
-            f"the content loss hears mels of {its.n_mels} bands from {its.f_min:g} to {its.f_max:g} Hz every "
-            f"{its.hop} samples at {its.sample_rate} Hz, and network.mel is of {ours.n_mels} from "
+            f"the content loss needs mels of {its.n_mels} bands from {its.f_min:g} to {its.f_max:g} Hz every "
+            f"{its.hop} samples at {its.sample_rate} Hz, but network.mel has {ours.n_mels} from "
             f"{ours.f_min:g} to {ours.f_max:g} Hz every {ours.hop} at {ours.sample_rate} Hz: set "
-            "--task.weights.content 0, or take the definition speech16k"
+            "--task.weights.content 0, or use the definition speech16k"
         )

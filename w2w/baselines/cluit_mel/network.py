@@ -1,4 +1,4 @@
-"""CLUIT on mels as a whole: log-mels and a voice to log-mels, for whole utterances or live."""
+"""The CLUIT mel network: converts log-mels to a voice, for whole utterances or in streaming chunks."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ Mel = Float[Tensor, "batch n_mels frames"]
 
 
 class StyleEncoder(nn.Module):
-    """Log-mels of any length to a voice: the mean over all positions of the trunk, then one Linear."""
+    """Log-mels of any length to a voice embedding: the trunk's mean over time, then a linear layer."""
 
     def __init__(self, config: CluitMelConfig) -> None:
         super().__init__()
@@ -26,15 +26,15 @@ class StyleEncoder(nn.Module):
         self.head = initialised(nn.Linear(self.trunk.width, config.style_dim), self.trunk.width)
 
     def forward(self, mel: Mel) -> Float[Tensor, "batch style"]:
-        """Encode natural log-mels; fewer than ``crop_frames`` are continued by their mirror image."""
+        """Encode natural log-mels; those shorter than ``crop_frames`` are extended by reflection."""
         return self.head(self.trunk(mirrored(mel, self.config.crop_frames)).pooled)
 
 
 def mirrored(mel: Mel, frames: int) -> Float[Tensor, "batch n_mels longer"]:
-    """Play a short mel to and fro until there are ``frames`` of it."""
+    """Extend a short mel to ``frames`` frames by repeated reflection."""
     have = mel.shape[-1]
     if not have:
-        raise UserError("a reference of no frames has no voice: give it some speech")
+        raise UserError("the reference has no frames: give a recording of speech")
     if have >= frames:
         return mel
     position = torch.arange(frames, device=mel.device) % (2 * have)
@@ -44,11 +44,11 @@ def mirrored(mel: Mel, frames: int) -> Float[Tensor, "batch n_mels longer"]:
 Voice = Float[Tensor, "batch style"]
 
 PIECE_BLOCKS = 256
-"""Blocks converted at once where a causal form converts a long utterance: memory then does not grow."""
+"""Blocks per chunk when a streaming network converts a long utterance; bounds memory."""
 
 
 class CluitMelNetwork(nn.Module):
-    """The converter and the style encoder, on natural log-mels as ``data.frontends.LogMel`` makes them."""
+    """The converter and the style encoder, on natural log-mels of ``data.frontends.LogMel``."""
 
     def __init__(self, config: CluitMelConfig) -> None:
         super().__init__()
@@ -66,29 +66,29 @@ class CluitMelNetwork(nn.Module):
 
     @property
     def frames_per_step(self) -> int:
-        """Frames that a step takes a multiple of, and that hear each other."""
+        """Frames per block; a step takes whole blocks, and each block's frames depend on each other."""
         return self.config.frames_per_step
 
     @property
     def streams(self) -> bool:
-        """Whether mels may be converted in pieces."""
+        """Whether mels can be converted in chunks."""
         return not self.needs_whole
 
     @property
     def needs_whole(self) -> str:
-        """Why the whole utterance is needed; empty where it is not."""
+        """Why the whole utterance is needed; empty if it is not."""
         if self.config.norm == "instance":
             return "network.norm is 'instance', which needs the whole utterance"
-        return "" if self.config.causal else "network.causal is false: its convolutions hear what comes"
+        return "" if self.config.causal else "network.causal is false: its convolutions need look-ahead"
 
     def style_of_mel(self, mel: Mel) -> Voice:
         return self.style_encoder(mel)
 
     def forward(self, mel: Mel, voice: Voice) -> Mel:
-        """Convert whole mels; the result has as many frames. The last block is filled with its last frame."""
+        """Convert whole mels; the result has as many frames. The last block is padded with its last frame."""
         frames = mel.shape[-1]
         if not frames:
-            raise UserError("there is nothing to convert in a mel of no frames")
+            raise UserError("the source has no frames: give a recording of speech")
         mel = whole_blocks(mel, self.frames_per_step)
         piece = PIECE_BLOCKS * self.frames_per_step
         if self.streams and not torch.is_grad_enabled() and not self._uses_own_statistics and frames > piece:
@@ -99,18 +99,18 @@ class CluitMelNetwork(nn.Module):
                 parts.append(self.config.restored(out))
             return torch.cat(parts, dim=-1)[..., :frames]
         standard = self.config.standardised(mel)
-        if self._uses_own_statistics and not mel.requires_grad:  # else it was made here, in a cycle
+        if self._uses_own_statistics and not mel.requires_grad:  # not for converted mels, in the cycle loss
             self.generator.keep(standard)
         return self.config.restored(self.generator(standard, voice))[..., :frames]
 
     def begin(self, batch: int) -> dict[str, Any]:
-        """Silence, and no voice yet."""
+        """The state before the first chunk: silence, and no voice."""
         return {"generator": self.generator.begin(batch), "voice": None, "modulations": None}
 
     def step(self, mel: Mel, voice: Voice, state: dict[str, Any]) -> tuple[Mel, dict[str, Any]]:
         """Convert one chunk of whole blocks of ``frames_per_step``; chunks in order equal one ``forward``.
 
-        What the voice does is computed when it changes, not at every step.
+        The modulations are computed only when the voice changes.
         """
         if not self.streams:
             raise UserError(f"{self.needs_whole}: it cannot take chunks")
@@ -119,32 +119,32 @@ class CluitMelNetwork(nn.Module):
         assert not self._uses_own_statistics, "frozen statistics are used in evaluation: call eval() before"
         if not mel.shape[-1]:
             return mel, state
-        held, modulations = state["voice"], state["modulations"]
-        if held is None or torch.is_grad_enabled() or not torch.equal(held, voice):
-            held, modulations = voice.clone(), self.generator.modulations(voice)
+        last, modulations = state["voice"], state["modulations"]
+        if last is None or torch.is_grad_enabled() or not torch.equal(last, voice):
+            last, modulations = voice.clone(), self.generator.modulations(voice)
         out, after = self.generator.run(self.config.standardised(mel), modulations, state["generator"])
-        return self.config.restored(out), {"generator": after, "voice": held, "modulations": modulations}
+        return self.config.restored(out), {"generator": after, "voice": last, "modulations": modulations}
 
     @torch.no_grad()
     def freeze_statistics(self, mel: Mel) -> None:
-        """Normalise all that is said from now on by the statistics of a recorded clip, for every voice.
+        """Normalise by the statistics of a recorded clip from now on.
 
-        The clip itself is kept, its first ``MEDLEY_CROPS`` crops or, if shorter, played to and fro, and is
-        converted once to every new voice: statistics behind an AdaIN depend on the voice. Training
-        forgets it.
+        The first ``MEDLEY_CROPS`` crops of the clip, extended by reflection if it is shorter, are stored and
+        converted once to every new voice, as statistics after an AdaIN depend on the voice. Further training
+        overwrites them.
         """
         if self.config.norm != "frozen":
-            raise UserError(f"network.norm is {self.config.norm!r}, which keeps no statistics: 'frozen' does")
+            raise UserError(f"network.norm is {self.config.norm!r}, and only 'frozen' has statistics to set")
         if mel.shape[-1] < self.config.crop_frames:
             raise UserError(
-                f"a clip of {mel.shape[-1]} frames is too short for statistics: record at least "
+                f"a clip of {mel.shape[-1]} frames is too short for statistics: give at least "
                 f"{self.config.crop_frames / self.mel.frame_rate:.1f} seconds of speech"
             )
         frames = self.generator.clip.shape[-1]
         self.generator.clip.copy_(self.config.standardised(mirrored(mel[:1], frames))[0, :, :frames])
 
     def fold(self) -> "CluitMelNetwork":
-        """Compute once what depends on the weights alone: for use, after they were loaded. Returns itself."""
+        """Fold parametrised weights into plain ones, for inference; returns itself."""
         return fold_weight_norm(self)
 
     @property

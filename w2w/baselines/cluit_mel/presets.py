@@ -1,4 +1,4 @@
-"""The four published variants of CLUIT on mels, each also at a size for a CPU, and the forms for live use."""
+"""Presets: the four published variants of CLUIT on mels, each also at a CPU size, and streaming variants."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,29 +12,29 @@ from w2w.baselines.cluit_mel.config import CluitMelTaskConfig, Weights
 from w2w.baselines.cluit_mel.network import CluitMelConfig
 
 ADAM = OptimConfig(lr=5e-5, betas=(0.0, 0.99))
-"""The recipe's optimiser, of both players."""
+"""The recipe's optimiser for generator and critic."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CluitMelTrainConfig:
-    """Everything that decides a run."""
+    """The complete configuration of a training run."""
 
     KIND: ClassVar[str] = "cluit_mel_training"
     GONE: ClassVar[Mapping[str, Any]] = {"content": ...}
     loop: LoopConfig = field(default_factory=LoopConfig)
-    """When things happen, and where the run lives."""
+    """Training loop: output folder, steps, and intervals of logging and saving."""
     init: str = ""
-    """A run to begin from instead of random weights: its newest checkpoint's networks, not its optimisers."""
+    """Run whose newest checkpoint initialises the networks, without optimisers; empty: random weights."""
     data: DataConfig = field(default_factory=lambda: DataConfig(batch=8, crop_samples=20_480))
-    """Which speech; crops as long as ``network.crop_frames``."""
+    """Training data; crops must be as long as ``network.crop_frames``."""
     network: CluitMelConfig = field(default_factory=CluitMelConfig)
-    """Generator, style encoder and critic."""
+    """Architecture of generator, style encoder and critic."""
     task: CluitMelTaskConfig = field(default_factory=CluitMelTaskConfig)
-    """The algorithm and its losses."""
+    """Hyperparameters of the training algorithm and its losses."""
     optim_generator: OptimConfig = ADAM
-    """The optimiser of generator and style encoder."""
+    """Optimiser of generator and style encoder."""
     optim_critic: OptimConfig = ADAM
-    """The critic's optimiser."""
+    """Optimiser of the critic."""
 
     def __post_init__(self) -> None:
         mel, crop = self.network.mel, self.network.crop_frames * self.network.mel.hop
@@ -50,9 +50,7 @@ class CluitMelTrainConfig:
                 f"and {self.data.reference_samples}"
             )
         if self.data.batch < 2:
-            raise UserError(
-                "data.batch=1 leaves no reference, which is another clip of the batch: give 2 or more"
-            )
+            raise UserError("data.batch=1 has no second clip that could be the reference: give 2 or more")
 
 
 PUBLISHED = CluitMelTrainConfig(
@@ -64,8 +62,8 @@ SMALL = replace(
     PUBLISHED,
     loop=LoopConfig(steps=8_000, save_every=500, sample_every=1_000),
     network=CluitMelConfig(n_channels=32, max_channels=256),
-    # Not the recipe's, which has a cycle of 3 and no reconstruction: a CPU makes 8 000 of its 200 000 steps
-    # in half an hour, and with its weights next to nothing of what was said was learned in the first 900.
+    # The recipe has a cycle weight of 3 and no reconstruction. A CPU does 8 000 of its 200 000 steps in half
+    # an hour, and with the recipe's weights almost no content was learned in the first 900.
     task=CluitMelTaskConfig(weights=Weights(cycle=10.0, reconstruction=10.0)),
     optim_generator=replace(RATE, lr=1e-3),
     optim_critic=replace(RATE, lr=3e-4),
@@ -78,9 +76,9 @@ def weighted(config: CluitMelTrainConfig, **weights: float) -> CluitMelTrainConf
 
 
 def variants(bank: CluitMelTrainConfig, norm_weight: float) -> dict[str, CluitMelTrainConfig]:
-    """The published four: memory bank, + norm loss, + speaker label, the last with a queue for the bank.
+    """The four published variants: memory bank, + norm loss, + speaker label, + queue instead of the bank.
 
-    What the two additions weighed was not published.
+    The weights of the norm and label losses were not published.
     """
     norm = weighted(bank, norm=norm_weight)
     label = weighted(norm, label_critic=1.0, label_generator=1.0)
@@ -89,12 +87,12 @@ def variants(bank: CluitMelTrainConfig, norm_weight: float) -> dict[str, CluitMe
 
 
 def live(config: CluitMelTrainConfig, norm: str) -> CluitMelTrainConfig:
-    """The causal form: no convolution looks ahead, no statistics of a whole utterance."""
+    """The streaming variant: no look-ahead and no statistics over a whole utterance."""
     return replace(config, network=replace(config.network, causal=True, norm=norm))
 
 
 def masked(config: CluitMelTrainConfig) -> CluitMelTrainConfig:
-    """The same without false negatives, where labels are used at all."""
+    """Exclude same-speaker keys from the negatives if the variant uses labels."""
     return replace(config, task=replace(config.task, mask_same_speaker=config.task.uses_labels))
 
 

@@ -1,4 +1,4 @@
-"""CLUIT on mels (Lee, Seol and Lee 2021): contrast says whose voice, a cycle keeps what was said."""
+"""Training of CLUIT on mels (Lee, Seol and Lee 2021): contrastive loss for the voice, cycle for content."""
 
 import math
 from typing import NamedTuple
@@ -36,11 +36,11 @@ Mel = Float[Tensor, "batch n_mels frames"]
 
 
 N_SHOWN = 3
-"""Conversions shown."""
+"""Number of conversions in the training samples."""
 
 
 def samples(network: CluitMelNetwork, mel: Mel) -> Samples:
-    """Sources, the references before them, and what becomes of them; sounds by Griffin-Lim."""
+    """Sources, their references (the previous clip) and conversions, with audio by Griffin-Lim."""
     reference = mel.roll(1, 0)[:N_SHOWN]
     source, voice = mel[:N_SHOWN], network.style_of_mel(reference)
     shown = {"source": source, "reference": reference, "converted": network(source, voice)}
@@ -54,9 +54,9 @@ def samples(network: CluitMelNetwork, mel: Mel) -> Samples:
 
 
 def watch(network: CluitMelNetwork, mel: Mel) -> dict[str, float]:
-    """Whether it converts, in nepers of level-free mels, and whether it keeps what was there.
+    """Label-free metrics of conversion, in nepers of level-free mels, and of what is preserved.
 
-    A network that copies has ``changed_by_style`` 0 and is never ``nearer_to_reference``.
+    For a network that copies its input, ``changed_by_style`` and ``nearer_to_reference`` are 0.
     """
     style = network.style_of_mel(mel)
     converted, otherwise = (network(mel, style.roll(turn, 0)).float() for turn in (1, 2))
@@ -78,38 +78,38 @@ def watch(network: CluitMelNetwork, mel: Mel) -> dict[str, float]:
 
 
 def level_free(mel: Mel) -> Mel:
-    """The mel without each frame's energy."""
+    """The mel minus each frame's log energy."""
     return mel - frame_energy(mel)[:, None]
 
 
 def spectrum(mel: Mel) -> Float[Tensor, "batch n_mels"]:
-    """The mean level-free spectrum of the frames at most 40 dB below the loudest."""
+    """The mean level-free spectrum of the frames that are less than 40 dB below the loudest."""
     energy = frame_energy(mel)
     loud = (energy > energy.amax(-1, keepdim=True) - math.log(100.0)).float()[:, None]
     return (level_free(mel) * loud).sum(-1) / loud.sum(-1)
 
 
 Losses = dict[str, tuple[float, Tensor]]
-"""By name, a loss with its weight."""
+"""Weight and value of each loss, by name."""
 
 
 class Voices(NamedTuple):
-    """What is known of a batch's voices besides their mels."""
+    """Labels, keys and negatives of a batch for the label and contrastive losses."""
 
     label: Int[Tensor, " batch"]
-    """Speakers; −1 where not known."""
+    """Speaker labels; −1 if unknown."""
     identity: Int[Tensor, " batch"]
-    """Whose keys are no negatives."""
+    """Identity whose keys are excluded from the negatives."""
     key: Float[Tensor, "batch dim"] | None
-    """Of the positives; none where no contrast has a weight."""
+    """Keys of the positives; None if no contrastive loss is used."""
     negatives: Drawn | None
-    """Likewise."""
+    """Negatives of the step; None if no contrastive loss is used."""
 
 
 class CluitMel:
-    """The task: generator and style encoder against one critic. ``update`` is the algorithm.
+    """The training task: generator and style encoder against one critic. ``update`` is the algorithm.
 
-    Every clip of a batch is a source, and the reference of the next: mels and styles are computed once.
+    Every clip of a batch is a source and the reference of the next clip, so its mel and style serve twice.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class CluitMel:
         return SlotBank(config.bank_slots, dim, config.n_negatives, config.bank_momentum)
 
     def update(self, batch: Batch, step: int) -> dict[str, Tensor]:
-        """One step of both players; a clip's reference is the clip before it in the batch."""
+        """One step of critic and generator; a clip's reference is the previous clip of the batch."""
         with torch.no_grad():
             source = self.frontend(batch.wave)
         self.last, voices = source, self.voices(batch, source)
@@ -181,17 +181,17 @@ class CluitMel:
         return {name: loss.detach() for name, loss in named.items()}
 
     def descend(self, player: str, losses: Losses) -> None:
-        """One step of a player down the weighted sum of its losses, if there are any."""
+        """One optimiser step of a player on the weighted sum of its losses, if any."""
         if losses:
             self.players[player].step(torch.stack([weight * loss for weight, loss in losses.values()]).sum())
 
     def samples(self, step: int) -> Samples:
-        """Pictures of the averaged generator on the last batch."""
+        """Conversions of the last batch by the averaged generator."""
         assert self.last is not None
         return samples(self.averaged, self.last)
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Whether the averaged generator converts the last batch; needs no labels."""
+        """Label-free metrics of the averaged generator on the last batch; see ``watch``."""
         assert self.last is not None
         return watch(self.averaged, self.last)
 
@@ -203,17 +203,17 @@ class CluitMel:
 
     @property
     def critic_is_used(self) -> bool:
-        """Whether the generator listens to the critic."""
+        """Whether any generator loss uses the critic."""
         weight = self.config.weights
         label = weight.label_generator and self.shape.n_speakers
         return bool(weight.adversarial or weight.contrast_generator or label)
 
     @torch.no_grad()
     def voices(self, batch: Batch, source: Mel) -> Voices:
-        """Who speaks, the averaged critic's keys of the clips' positives, and this step's negatives.
+        """The batch's labels and identities, the averaged critic's keys of the positives, and the negatives.
 
-        Nobody may be the negative of an identity that is his own: labels where known and to be masked, else
-        numbers below −1, one for each recording.
+        Keys of the same identity are excluded from the negatives. The identity is the label if it is known
+        and ``mask_same_speaker`` is set, else a number below −1 for each recording.
         """
         config, label = self.config, batch.speaker
         masked = (label >= 0) & config.mask_same_speaker
@@ -226,9 +226,9 @@ class CluitMel:
     def critic_losses(
         self, source: Mel, converted: Mel, voices: Voices, step: int
     ) -> tuple[CriticOutput, Losses]:
-        """Critic: tell real from converted, hold positives together, name known speakers.
+        """The critic's losses: adversarial, contrastive, label and gradient penalty.
 
-        Returns what it makes of the real clips, too.
+        Also returns the critic's output for the real clips.
         """
         weight, config, losses = self.config.weights, self.config, Losses()
         penalised = weight.r1 > 0 and step % config.r1_every == 0
@@ -248,13 +248,13 @@ class CluitMel:
         return real, losses
 
     def adversarial_losses(self, converted: Mel, real: CriticOutput, voices: Voices) -> Losses:
-        """Generator: sound real, sound like the reference, be named as it is."""
+        """The generator's losses by the critic: adversarial, contrastive to the reference, and its label."""
         weight, losses = self.config.weights, Losses()
         fake = self.critic(converted)
         if weight.adversarial:
             losses["adversarial"] = weight.adversarial, softplus_generator(fake.score)
         if weight.contrast_generator:
-            # The critic's view before its own step: an update old, and one pass less.
+            # The projection from before the critic's step: one update old, but saves a forward pass.
             target, identity = real.projection.detach().roll(1, 0), voices.identity.roll(1)
             contrast = self.contrast(fake.projection, target, identity, voices.negatives)
             losses["contrast"] = weight.contrast_generator, contrast
@@ -264,7 +264,7 @@ class CluitMel:
         return losses
 
     def mel_losses(self, source: Mel, style: Float[Tensor, "batch style"], converted: Mel) -> Losses:
-        """Generator: what must survive of the source, in the converted mel and on the way back."""
+        """The generator's losses on mels: cycle, reconstruction, norm and content."""
         weight, losses = self.config.weights, Losses()
         if weight.cycle:
             losses["cycle"] = weight.cycle, self.distance(self.network(converted, style), source)
@@ -280,7 +280,7 @@ class CluitMel:
         return losses
 
     def contrast(self, query: Tensor, positive: Tensor, identity: Tensor, negatives: Drawn | None) -> Tensor:
-        """InfoNCE with this run's temperature; nobody is his own negative."""
+        """InfoNCE with this run's temperature, without negatives of the query's own identity."""
         assert negatives is not None
         return info_nce(
             query,

@@ -1,6 +1,6 @@
 """Train CLUIT on mels: ``accelerate launch w2w/train.py --task cluit-mel --data.path FOLDER --loop.out RUN``.
 
-Run the same command again to continue. ``--preset bank_norm_label_small`` suits a CPU; presets are in
+Run the same command again to resume. ``--preset bank_norm_label_small`` is sized for a CPU; presets are in
 ``presets.py``.
 """
 
@@ -23,7 +23,7 @@ __all__ = ["PRESETS", "CluitMelTrainConfig", "build", "completed", "train"]
 
 
 def train(config: CluitMelTrainConfig) -> Any:
-    """Train, or continue; leave the converter for use in ``export``, and return what was learned from."""
+    """Train or resume, write the converter to ``export``, and return the training data."""
     here = accelerator(config.loop)
     loop, rank, n_ranks = config.loop, here.process_index, here.num_processes
     crops = batches(config.data, loop.seed, loop.workers, rank, n_ranks, loop.accumulate)
@@ -35,35 +35,35 @@ def train(config: CluitMelTrainConfig) -> Any:
 
 
 def completed(config: CluitMelTrainConfig, crops: Any) -> CluitMelTrainConfig:
-    """Fill in what only the data knows: how many speakers are told of, and how many recordings there are.
+    """Fill in the numbers of speakers and recordings from the data.
 
-    Where ``data.label_share`` is 0 the label losses are silent, as for any clip whose speaker is not known.
+    With ``data.label_share`` 0 the label losses have no effect, as for unlabelled clips.
     """
     n_speakers = len(crops.speakers)
     if config.task.uses_labels and config.data.label_share:
-        config = replace(config, network=_naming(config, n_speakers))
+        config = replace(config, network=_with_speakers(config, n_speakers))
     if config.task.negatives == "bank" and not config.task.bank_slots:
         config = replace(config, task=replace(config.task, bank_slots=crops.n_recordings))
     return config
 
 
-def _naming(config: CluitMelTrainConfig, n_speakers: int) -> CluitMelConfig:
+def _with_speakers(config: CluitMelTrainConfig, n_speakers: int) -> CluitMelConfig:
     if not n_speakers:
         raise UserError(
-            f"the label losses need speakers, and {config.data.path} names none: take a preset without, "
+            f"the label losses need speakers, but {config.data.path} names none: use a preset without them, "
             "such as bank_norm, or give a manifest with speakers"
         )
     known = config.network.n_speakers or n_speakers
     if known < n_speakers:
         raise UserError(
-            f"the data has {n_speakers} speakers and network.n_speakers is {known}: leave it at 0, or give "
+            f"the data has {n_speakers} speakers, but network.n_speakers is {known}: omit it, or give "
             f"--network.n-speakers {n_speakers}"
         )
     return replace(config.network, n_speakers=known)
 
 
 def build(config: CluitMelTrainConfig) -> CluitMel:
-    """The task of a ``completed`` config; the recogniser is loaded only where its loss has a weight."""
+    """Build the task of a ``completed`` config; the recogniser is loaded only if its loss is used."""
     content = MelContentLoss(config.network.mel) if config.task.weights.content else None
     players = config.optim_generator, config.optim_critic
     task = CluitMel(config.task, config.network, *players, content)

@@ -1,4 +1,4 @@
-"""StarGAN from wave to wave: what ``w2w.Converter`` drives."""
+"""StarGAN from wave to wave, with the interface that ``w2w.Converter`` expects."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -33,12 +33,11 @@ SpectrogramPiece = Float[Tensor, "batch 1 bins _"]
 
 
 class StarGANSpectrograms(nn.Module):
-    """Both networks; an export holds their weights and nothing else. Waves are expected at full scale.
+    """Generator and discriminator, whose weights an export contains. Waves must be at full scale.
 
-    The networks hear spectrograms of ``n_frames`` frames, as in training. A longer wave has a row of them,
-    evenly spread, whose neighbours share a quarter or more; in the middle of what they share, over half of
-    that quarter, the one fades into the other. A shorter wave is repeated, as in training, and the rest cut
-    off.
+    The networks process windows of ``n_frames`` frames, as in training. A longer wave is split into evenly
+    spaced windows that overlap by at least a quarter, with a cross-fade of an eighth of a window in the
+    middle of each overlap. A shorter wave is repeated, as in training, and the output truncated.
     """
 
     def __init__(self, config: StarGANConfig) -> None:
@@ -47,18 +46,18 @@ class StarGANSpectrograms(nn.Module):
         self.generator, self.discriminator = Generator(config), Discriminator(config)
 
     def label_logits(self, wave: Wave) -> Float[Tensor, "batch n_out"]:
-        """What the discriminator's class head makes of a wave, mean over its windows."""
+        """Logits of the discriminator's class head, averaged over a wave's windows."""
         starts = self.starts(wave.shape[-1])
         logits = [self.discriminator(self._spectrogram(wave, start)).labels for start in starts]
         return torch.stack(logits).mean(0)
 
     def converted(self, wave: Wave, voice: Voice) -> Iterator[SpectrogramPiece]:
-        """The wave's spectrogram with a voice, a frame for each hop begun, in pieces."""
+        """Yield the converted spectrogram in pieces, with one frame for each whole or partial hop."""
         size, n_frames = self.config.spectrogram.n_frames, self.n_frames(wave.shape[-1])
         starts = self.starts(wave.shape[-1])
         fade = max(size // 8, 1)
         ramp = torch.linspace(0.0, 1.0, fade + 2, device=wave.device)[1:-1]
-        done, tail = 0, None  # frames that are out; what fades into the next window
+        done, tail = 0, None  # frames yielded so far; frames to cross-fade into the next window
         for start, following in zip(starts, [*starts[1:], None]):
             window = self.generator(self._spectrogram(wave, start), voice)[..., done - start :]
             if tail is not None:
@@ -75,7 +74,7 @@ class StarGANSpectrograms(nn.Module):
         return -(-samples // self.config.spectrogram.hop)
 
     def starts(self, samples: int) -> list[int]:
-        """The first frames of the windows of a wave."""
+        """The first frame of each window."""
         size, n_frames = self.config.spectrogram.n_frames, self.n_frames(samples)
         if n_frames <= size:
             return [0]
@@ -83,7 +82,7 @@ class StarGANSpectrograms(nn.Module):
         return [round(number * (n_frames - size) / n_more) for number in range(n_more + 1)]
 
     def _spectrogram(self, wave: Wave, start: int) -> Float[Tensor, "batch 1 bins frames"]:
-        """The window that begins with a frame."""
+        """The spectrogram of the window that begins at frame ``start``."""
         config = self.config.spectrogram
         if self.n_frames(wave.shape[-1]) <= config.n_frames:
             wave = wave.repeat(1, 1, -(-config.crop_samples // wave.shape[-1]))[..., : config.crop_samples]
@@ -99,23 +98,23 @@ WavePiece = Float[Tensor, "batch 1 _"]
 @dataclass(frozen=True, kw_only=True)
 class StarGANUseConfig:
     network: StarGANConfig = field(default_factory=StarGANConfig)
-    """Generator, discriminator, spectrogram, and labels with their names."""
+    """Architecture of the networks, spectrogram, and labels with their names."""
     companions: Companions = ()
-    """For each speaker its labels in all groups; empty: a speaker is named by its own label alone."""
+    """Each speaker's labels in all groups; empty: only the speaker label is used."""
 
 
 class StarGANNetwork(nn.Module):
-    """Source wave and a voice, an input label, to converted wave.
+    """Source wave and a voice (an input label) to converted wave.
 
-    Without a vocoder, or with Griffin-Lim as one, the converted spectrogram's phases are retrieved directly;
-    a trained vocoder hears it as a log-mel of its own definition. Sources are brought to full scale, as in
-    training, and the result back to the source's level. Nothing above 4 kHz comes through.
+    Without a vocoder, or with Griffin-Lim, phases are retrieved directly for the converted spectrogram; for a
+    trained vocoder it is mapped to a log-mel of that vocoder's definition. Sources are scaled to full scale,
+    as in training, and the result back to the source's level. Frequencies above 4 kHz are not converted.
     """
 
     look_ahead = 0
-    """No lag, as there are no steps."""
+    """No look-ahead, as there is no streaming."""
     moves_pitch = streams = False
-    """Nothing in the spectrogram names the pitch, and no signal may be converted in pieces."""
+    """The spectrogram has no explicit pitch to shift, and signals cannot be converted in chunks."""
 
     def __init__(self, config: StarGANUseConfig, vocoder: Vocoder | None = None) -> None:
         super().__init__()
@@ -144,21 +143,21 @@ class StarGANNetwork(nn.Module):
     def needs_whole(self) -> str:
         """Which part needs the whole utterance, and why."""
         seconds = self.config.network.spectrogram.n_frames * self.hop / self.sample_rate
-        return f"generator hears {seconds:.1f} s at once, at the level of the file's peak"
+        return f"generator needs {seconds:.1f} s at once, scaled by the peak of the file"
 
     def style(self, wave: Wave) -> Voice:
-        """The labels that the discriminator hears in a wave."""
+        """The labels that the discriminator predicts for a wave."""
         return predicted_voice(self.mel_network.label_logits(at_full_scale(wave)), self.config.network.labels)
 
     def named_voice(self, name: str) -> Voice:
-        """The voice of a label by its name; speakers come with their other labels."""
+        """The voice of a named label; a speaker's voice includes its labels in the other groups."""
         return named_voice(name, self.config.network.labels, self.config.companions)
 
     @torch.no_grad()
     def forward(self, source: Wave, voice: Voice, semitones: float = 0.0) -> Wave:
-        """Convert whole waves; the result is as long as the source. ``semitones`` can only be 0.
+        """Convert whole waves; the result is as long as the source. ``semitones`` must be 0.
 
-        Memory beyond source and result does not grow with their length.
+        Working memory does not grow with the source's length.
         """
         wave = source.new_zeros(source.shape)
         peak = source.abs().amax(dim=-1, keepdim=True)
@@ -172,27 +171,27 @@ class StarGANNetwork(nn.Module):
 
     @torch.no_grad()
     def converted_mel(self, source: Wave, voice: Voice) -> Float[Tensor, "batch n_mels frames"]:
-        """The log-mel that the vocoder is to speak, at the source's level, in the source's time."""
+        """The converted log-mel, the vocoder's input, at the source's level and aligned with the source."""
         if not isinstance(self.inversion, ToMel):
-            raise UserError("StarGAN's phases are retrieved without a mel: name a vocoder that reads mels")
+            raise UserError("StarGAN retrieves phases without a mel here: choose a vocoder that reads mels")
         mel = self.inversion.mel
         spectrograms = self.mel_network.converted(at_full_scale(source), voice.to(source))
         log_mel = torch.cat(
             list(self.inversion.stream(spectrograms, -(-source.shape[-1] // mel.hop))), dim=-1
         )
         peak = source.abs().amax(-1, keepdim=True)
-        risen = mel.power * (peak.log() if mel.log == "ln" else peak.log10())
-        return (log_mel + risen).clamp_min(log_floor(mel))
+        gain = mel.power * (peak.log() if mel.log == "ln" else peak.log10())
+        return (log_mel + gain).clamp_min(log_floor(mel))
 
     def invert(self, spectrograms: Iterable[SpectrogramPiece], samples: int) -> Iterator[WavePiece]:
-        """Converted spectrograms to pieces of a wave of some length: by retrieved phases, or by a vocoder."""
+        """Convert spectrograms to a wave of ``samples`` samples, by phase retrieval or by the vocoder."""
         if isinstance(self.inversion, ToWave):
             return self.inversion.stream(spectrograms)
         assert self.vocoder is not None
         return self.vocoder.stream(self.inversion.stream(spectrograms, -(-samples // self.vocoder.hop)))
 
     def begin(self, batch: int) -> NoReturn:
-        """There is no live form."""
+        """Raise an error, as StarGAN cannot stream."""
         raise UserError(f"this converter's {self.needs_whole}: convert whole files with it")
 
     def step(self, source: Wave, voice: Voice, state: Any, semitones: float = 0.0) -> NoReturn:
@@ -200,7 +199,7 @@ class StarGANNetwork(nn.Module):
 
 
 def trained(checkpoint: Path) -> tuple[StarGANUseConfig, StarGANSpectrograms]:
-    """What a training run's checkpoint leaves for use; speakers' other labels come from the run's data."""
+    """Load the networks of a training checkpoint; speakers' other labels come from the run's data."""
     from w2w.baselines.stargan.presets import StarGANTrainConfig
 
     config = load_config(StarGANTrainConfig, checkpoint / "config.json")
@@ -210,6 +209,6 @@ def trained(checkpoint: Path) -> tuple[StarGANUseConfig, StarGANSpectrograms]:
         fill(getattr(networks, name), load_weights(weights), weights)
     try:
         known = companions(rows_with_known_speakers(config.data), config.stargan.labels)
-    except UserError:  # the data is gone or another's: a speaker is then named by its own label alone
+    except UserError:  # the data is missing or does not fit: only speaker labels are used then
         known = ()
     return StarGANUseConfig(network=config.stargan, companions=known), networks.eval()

@@ -1,7 +1,7 @@
-"""What is known of a clip: groups of labels by manifest column, any of which a clip may lack; and batches.
+"""Label groups from manifest columns, any of which may be missing for a clip, and labelled batches.
 
-A clip's labels are indices, ``batch groups``, −1 where a group is not known. The generator reads them as
-one-hots and presence bits, the discriminator is taught them as targets in {0, 1} and −1 where unknown.
+A clip's labels are indices, ``batch groups``, −1 if a group is unknown. The generator's input has them as
+one-hot vectors and presence bits; the discriminator's targets are in {0, 1}, and −1 if unknown.
 """
 
 from collections import Counter
@@ -27,18 +27,18 @@ Indices = Int[Tensor, "batch groups"]
 
 @dataclass(frozen=True, kw_only=True)
 class LabelGroup:
-    """Labels of which a clip has one at most: the names in a column of the manifest."""
+    """A group of exclusive labels: the distinct names in one column of the manifest."""
 
     column: str = "speaker"
-    """speaker, gender, or any other column by its name, such as accent or corpus; empty: no such group."""
+    """Manifest column: speaker, gender, or any other, such as accent or corpus; empty: no such group."""
     size: int = 0
-    """Room for names; 0: as many as the data has."""
+    """Number of labels; 0: as many as the data has names."""
     names: tuple[str, ...] = ()
-    """In the labels' order. Filled in from the data, and kept with the model."""
+    """Names in the order of the labels; filled in from the data, and stored with the model."""
 
     def __post_init__(self) -> None:
         if self.size < 0:
-            raise UserError(f"a label group of size={self.size} for {self.column} must have 0 or more")
+            raise UserError(f"size={self.size} of the label group {self.column} must be 0 or more")
         if self.size and len(self.names) > self.size:
             raise UserError(f"{len(self.names)} names of {self.column} exceed its label group of {self.size}")
 
@@ -53,14 +53,14 @@ class LabelGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelsConfig:
-    """Three groups of labels; the defaults have the experiment's sizes."""
+    """Three label groups; the default sizes are the experiment's."""
 
     first: LabelGroup = field(default_factory=lambda: LabelGroup(column="speaker", size=1421))
-    """Such as speakers."""
+    """First label group, for example speakers."""
     second: LabelGroup = field(default_factory=lambda: LabelGroup(column="accent", size=53))
-    """Such as accents or corpora."""
+    """Second label group, for example accents or corpora."""
     third: LabelGroup = field(default_factory=lambda: LabelGroup(column="gender", size=2))
-    """Such as genders."""
+    """Third label group, for example genders."""
 
     @property
     def groups(self) -> tuple[LabelGroup, ...]:
@@ -72,16 +72,16 @@ class LabelsConfig:
 
     @property
     def n_out(self) -> int:
-        """Width of what the discriminator tells: every label of every group, 1476 by default."""
+        """Number of the discriminator's classes: all labels of all groups, 1476 by default."""
         return sum(self.sizes)
 
     @property
     def n_in(self) -> int:
-        """Width of what the generator reads: the labels and a presence bit for each group, 1479."""
+        """Width of the generator's label input: all labels and a presence bit per group, 1479 by default."""
         return self.n_out + len(self.groups)
 
     def indices(self, named: Mapping[str, str]) -> Int[Tensor, "1 groups"]:
-        """The labels of names by column, such as ``{"speaker": "p225"}``; other groups are not known."""
+        """The labels for names by column, such as ``{"speaker": "p225"}``; other groups are unknown."""
         for column in named:
             if column not in [group.column for group in self.groups]:
                 columns = ", ".join(group.column for group in self.groups)
@@ -91,27 +91,27 @@ class LabelsConfig:
 
 
 def input_label(indices: Indices, config: LabelsConfig) -> Float[Tensor, "batch n_in"]:
-    """One-hots of the known groups, zeros for the others, then the presence bits: all in {0, 1}."""
+    """The generator's input: one-hot labels of known groups, zeros for unknown ones, then presence bits."""
     columns = zip(indices.unbind(1), config.sizes, strict=True)
     hots = [_one_hot(of, size) for of, size in columns]
     return torch.cat([*hots, (indices >= 0).float()], dim=1)
 
 
 def output_label(indices: Indices, config: LabelsConfig) -> Float[Tensor, "batch n_out"]:
-    """One-hots of the known groups and −1 throughout the others."""
+    """The discriminator's target: one-hot labels of known groups, −1 for all labels of unknown ones."""
     columns = zip(indices.unbind(1), config.sizes, strict=True)
     return torch.cat([_one_hot(of, size).where(of[:, None] >= 0, -1.0) for of, size in columns], dim=1)
 
 
 def _one_hot(index: Tensor, size: int) -> Tensor:
-    """A row each, of zeros where the index is −1."""
+    """One-hot rows; zeros where the index is −1."""
     if not size:
         return index.new_zeros(len(index), 0, dtype=torch.float32)
     return F.one_hot(index.clamp_min(0), size).float() * (index >= 0)[:, None]
 
 
 def value_of(row: Row, column: str) -> str | None:
-    """What a manifest row says in a column, by our name of the column or the manifest's."""
+    """A manifest row's value in a column, given by our name or an alias; None if empty."""
     for ours in ("speaker", "gender"):
         if column in ALIASES[ours]:
             return getattr(row, ours)
@@ -119,7 +119,7 @@ def value_of(row: Row, column: str) -> str | None:
 
 
 def with_names(config: LabelsConfig, rows: Sequence[Row]) -> LabelsConfig:
-    """Fill in the names, and the sizes left open, from the data; names already given stay."""
+    """Fill in missing names and sizes from the data; given names stay."""
     filled = {}
     for place in ("first", "second", "third"):
         group: LabelGroup = getattr(config, place)
@@ -131,7 +131,7 @@ def with_names(config: LabelsConfig, rows: Sequence[Row]) -> LabelsConfig:
 
 
 def labels_of(rows: Iterable[Row], config: LabelsConfig) -> Int[Tensor, "rows groups"]:
-    """Every row's labels; a row with a label outside its group, or with none at all, is refused."""
+    """The labels of every row; rows with an unknown name, or without any label, are refused."""
     places = [{name: index for index, name in enumerate(group.names)} for group in config.groups]
     return torch.tensor([_indices(row, config, places) for row in rows])
 
@@ -142,28 +142,28 @@ def _indices(row: Row, config: LabelsConfig, places: list[dict[str, int]]) -> li
         value = value_of(row, group.column)
         if value is not None and value not in place:
             raise UserError(
-                f"{row.path}: {group.column} {value!r} lies outside its label group, which has {group.size} "
-                f"labels and knows {len(group.names)} names: make the group larger (size 0: as large as the "
-                "data needs), or leave the row out"
+                f"{row.path}: {group.column} {value!r} is not in its label group, which has {group.size} "
+                f"labels and {len(group.names)} names: make the group larger (size 0: as large as the data "
+                "needs), or remove the row"
             )
         labels.append(-1 if value is None else place[value])
     if all(index < 0 for index in labels):
         columns = ", ".join(group.column for group in config.groups)
-        raise UserError(f"{row.path} has no label at all in {columns}: give it one, or leave the row out")
+        raise UserError(f"{row.path} has no label at all in {columns}: give it one, or remove the row")
     return labels
 
 
 Companions = tuple[tuple[int, ...], ...]
-"""For each name of the first group, its labels in all groups, −1 where it has none."""
+"""For each name of the first group, its labels in all groups; −1 if unknown."""
 
 
 def companions(rows: Iterable[Row], labels: LabelsConfig) -> Companions:
-    """Which labels of the other groups go with each name of the first, by most of its clips.
+    """For each name of the first group, the most frequent label of its clips in each other group.
 
-    In training a speaker comes with the labels that its clips have, so it does in use.
+    The generator has seen a speaker only together with the other labels of its clips.
     """
     known = labels_of(rows, labels).tolist()
-    others = [-1] * (len(labels.groups) - 1)  # of a name that no clip bears
+    others = [-1] * (len(labels.groups) - 1)  # for names without clips
     return tuple(
         tuple(_commonest(column) for column in zip(*clips))
         for index in range(len(labels.groups[0].names) if labels.groups else 0)
@@ -177,7 +177,7 @@ def _commonest(column: Iterable[int]) -> int:
 
 
 def named_voice(name: str, labels: LabelsConfig, known: Companions = ()) -> Float[Tensor, "1 n_in"]:
-    """The voice of a name in any group, the first group's with the labels that go with it."""
+    """The voice of a name in any group; one of the first group includes its labels in the other groups."""
     for place, group in enumerate(labels.groups):
         if name in group.names:
             index = group.names.index(name)
@@ -186,18 +186,18 @@ def named_voice(name: str, labels: LabelsConfig, known: Companions = ()) -> Floa
             return input_label(labels.indices({group.column: name}), labels)
     names = [name for group in labels.groups for name in group.names]
     raise UserError(
-        f"this converter knows no voice {name!r}{nearest(name, names)}: it was trained on {len(names)} "
-        f"labels, such as {', '.join(names[:5])}; take the voice from a clip (--reference)"
+        f"this converter has no voice {name!r}{nearest(name, names)}: it was trained on {len(names)} "
+        f"labels, such as {', '.join(names[:5])}; use the voice of a clip (--reference)"
     )
 
 
 def predicted_voice(
     logits: Float[Tensor, "batch n_out"], labels: LabelsConfig
 ) -> Float[Tensor, "batch n_in"]:
-    """The voices that the discriminator's class head hears: in each group the likeliest name."""
+    """The voices predicted by the discriminator's class head: the most likely name of each group."""
     columns = []
     for group, column in zip(labels.groups, logits.split(labels.sizes, dim=1), strict=True):
-        # Labels that no clip bore were never taught anything but to be absent; without names, all may be.
+        # Labels without a name have no training clips and are excluded, unless no label has a name.
         column = column[:, : len(group.names) or None]
         absent = column.new_full((len(column),), -1, dtype=torch.long)
         columns.append(column.argmax(1) if column.shape[1] else absent)
@@ -206,13 +206,13 @@ def predicted_voice(
 
 class LabelledBatch(NamedTuple):
     wave: Float[Tensor, "batch 1 samples"]
-    """Peaks of 1."""
+    """Clips scaled to a peak of 1."""
     labels: Int[Tensor, "batch groups"]
-    """−1 where a group is not known of a clip."""
+    """Label indices; −1 if unknown."""
 
 
 class LabelledCrops(Dataset[LabelledBatch]):
-    """Batches by address. A crop below ``silence_db`` is drawn again, a short recording repeated."""
+    """Batches by address. Crops below ``silence_db`` are redrawn, and short recordings repeated."""
 
     def __init__(
         self,
@@ -223,8 +223,8 @@ class LabelledCrops(Dataset[LabelledBatch]):
         n_parts: int = 1,
         progress: bool = True,
     ) -> None:
-        """``n_parts`` times ``config.batch`` clips are drawn at once: a part for each update of a step."""
-        # The other crop of the same voice is not used; one sample of it is the least that can be asked for.
+        """Draw ``n_parts`` times ``config.batch`` clips per step: one part for each update of a step."""
+        # The reference crop is not used; one sample is its minimal length.
         cut = replace(
             config,
             sample_rate=spectrogram.sample_rate,
@@ -234,7 +234,6 @@ class LabelledCrops(Dataset[LabelledBatch]):
         )
         self.crops = SpeechCrops(cut, progress=progress)
         self.labels = labels_of(rows_with_known_speakers(config), labels)
-        """Every row's."""
 
     def __getitem__(self, address: Address) -> LabelledBatch:
         batch = self.crops[address]
@@ -242,13 +241,13 @@ class LabelledCrops(Dataset[LabelledBatch]):
 
 
 def known_speakers(rows: Sequence[Row], share: float) -> list[str | None]:
-    """The speaker of each row, told of this share of the rows that have one."""
+    """The speaker of each row for a fraction ``share`` of the labelled rows; None for the others."""
     names, codes = speaker_labels(rows, share)
     return [names[code] if code >= 0 else None for code in codes]
 
 
 def rows_with_known_speakers(config: DataConfig) -> list[Row]:
-    """The rows of the split, with the speakers that the run is told of."""
+    """The rows of the split, with the speaker labels that ``label_share`` leaves."""
     rows = split_rows(config.path, config.split)
     known = known_speakers(rows, config.label_share)
     return [replace(row, speaker=speaker) for row, speaker in zip(rows, known, strict=True)]
@@ -265,6 +264,6 @@ def labelled_batches(
 ) -> Batches[LabelledCrops]:
     """Read the corpus and return the batches of one process."""
     if config.batch < 2:
-        raise UserError(f"data.batch={config.batch} must be at least 2: target labels are other clips'")
+        raise UserError(f"data.batch={config.batch} must be at least 2: target labels come from other clips")
     crops = LabelledCrops(config, spectrogram, labels, n_parts=n_parts, progress=rank == 0)
     return Batches(crops, seed=loop.seed, workers=loop.workers, rank=rank, accumulate=loop.accumulate)

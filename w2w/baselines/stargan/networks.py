@@ -1,4 +1,4 @@
-"""StarGAN's networks and their configuration."""
+"""StarGAN's generator and discriminator, and their configuration."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -16,26 +16,26 @@ from w2w.baselines.stargan.spectrogram import SpectrogramConfig
 
 @dataclass(frozen=True, kw_only=True)
 class StarGANConfig:
-    """Generator and discriminator. The defaults are the experiment's."""
+    """Architecture of generator and discriminator. The defaults are the experiment's."""
 
     spectrogram: SpectrogramConfig = field(default_factory=SpectrogramConfig)
-    """The spectrogram."""
+    """Input spectrogram of both networks."""
     labels: LabelsConfig = field(default_factory=LabelsConfig)
-    """What is known of clips."""
+    """Label groups."""
     n_channels: int = 32
-    """Of the generator at full size; twice as many at a half, four times as many at a quarter."""
+    """Generator channels at full resolution; doubled at half and again at quarter resolution."""
     dilations: tuple[int, ...] = (1, 1, 1)
-    """A residual block each, at a quarter of the size, after the labels are merged. With 1 2 4 8 16 every
-    output sees the whole input after the merge (63 quarter columns to each side)."""
+    """Dilation of each residual block; the blocks follow the label merge at quarter resolution. With 1 2 4 8
+    16 the receptive field after the merge covers the whole input (63 quarter columns to each side)."""
     norm: Literal["batch", "instance"] = "batch"
-    """How the generator is normalised."""
+    """Normalisation layers of the generator."""
     norm_of_merge: bool = True
-    """Whether the layer that merges the labels is normalised. Leave it out with InstanceNorm: a label adds
-    a constant to a whole map, which InstanceNorm subtracts again, all but at the map's edges."""
+    """Normalise the layer that merges the labels. Disable it with InstanceNorm: a label adds a constant to a
+    feature map, which InstanceNorm removes except at the map's edges."""
     critic_channels: int = 32
-    """Of the discriminator's first layer; each further one has twice as many."""
+    """Channels of the discriminator's first layer; doubled by each further layer."""
     critic_layers: int = 6
-    """Halvings of the discriminator: 256 × 256 becomes 4 × 4."""
+    """Stride-2 layers of the discriminator; 6 reduce 256 × 256 to 4 × 4."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "n_channels", "critic_channels", "critic_layers")
@@ -45,7 +45,7 @@ class StarGANConfig:
         if shape.n_bins % size or shape.n_frames % size:
             raise UserError(
                 f"spectrograms of {shape.n_bins} × {shape.n_frames} cannot be halved {self.critic_layers} "
-                "times: set critic_layers, or sizes that are multiples of 2 to that power"
+                f"times: lower critic_layers, or use sizes that are multiples of {size}"
             )
 
 
@@ -54,15 +54,15 @@ Spectrograms = Float[Tensor, "batch 1 bins frames"]
 
 class DiscriminatorOutput(NamedTuple):
     score: Float[Tensor, "batch 1 height width"]
-    """High where real: 4 × 4 by default. No sigmoid: a Wasserstein critic has none."""
+    """Wasserstein critic scores without sigmoid, high for real; 4 × 4 by default."""
     labels: Float[Tensor, "batch n_out"]
     """Logits of all labels."""
     features: list[Tensor]
-    """What each convolution of the trunk saw, after its LeakyReLU."""
+    """Output of each convolution of the trunk, after LeakyReLU."""
 
 
 class Discriminator(nn.Module):
-    """4 × 4 convolutions of stride 2 and two heads; no normalisation, which a gradient penalty forbids."""
+    """Stride-2 4 × 4 convolutions with two heads; no normalisation, because of the gradient penalty."""
 
     def __init__(self, config: StarGANConfig) -> None:
         super().__init__()
@@ -90,10 +90,10 @@ Map = Float[Tensor, "batch channels height width"]
 
 
 class LabelMerge(nn.Conv2d):
-    """A 3 × 3 convolution of a map beside labels repeated to the map's size, without repeating them.
+    """A 3 × 3 convolution of a feature map concatenated with labels as constant maps, without building those.
 
-    A label's map is constant, so its part of the sum is the kernel's taps that fall inside the map: nine
-    sums per channel instead of height × width products per label. Equal to the dense form up to rounding.
+    The contribution of a constant map is the sum of the kernel's taps that fall inside the map: nine sums per
+    channel instead of height × width products per label. Equal to the dense form up to rounding.
     """
 
     def __init__(self, channels: int, n_labels: int, out_channels: int, *, bias: bool) -> None:
@@ -110,17 +110,17 @@ class LabelMerge(nn.Conv2d):
 
 
 def _taps_inside(size: int, like: Tensor) -> Tensor:
-    """Which of a kernel's three taps fall inside a map of some size: ``size 3``."""
+    """Mask ``size 3`` of the kernel taps that fall inside the map at each position."""
     inside = like.new_ones(size, 3)
     inside[0, 0] = inside[-1, 2] = 0.0
     return inside
 
 
 class OneMap(nn.Conv2d):
-    """A square convolution to a single map, row by row of its kernel and then summed.
+    """A square convolution to a single output channel, computed per kernel row and then summed.
 
-    Equal up to rounding; on a CPU a fifth of the time of the plain form, whose kernels want more maps than
-    one and take half of a small generator's time here.
+    Equal to the plain form up to rounding. On a CPU it takes a fifth of the time of the plain form, which is
+    inefficient for one output channel and would take half of a small generator's time.
     """
 
     def __init__(self, channels: int, size: int) -> None:
@@ -138,7 +138,7 @@ class OneMap(nn.Conv2d):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 × 3 convolutions, normalised, added to their input."""
+    """Two normalised 3 × 3 convolutions with a residual connection."""
 
     def __init__(self, channels: int, dilation: int, norm: str) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class ResidualBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """Two halvings, the labels' merge, residual blocks, two doublings, a sigmoid.
+    """Two downsampling layers, label merge, residual blocks, two upsampling layers and a sigmoid.
 
     Both sides of a spectrogram must be multiples of 4.
     """
@@ -193,7 +193,7 @@ class Generator(nn.Module):
         return self.decode(self.after_merge(self.merge(x, label)))
 
     def decode(self, merged: Map) -> Spectrograms:
-        """What follows the merge: all that can make anything of the labels."""
+        """The layers after the label merge, which are the ones that depend on the labels."""
         x = merged
         for layer in [*self.residual, *self.decoder]:
             x = layer(x)

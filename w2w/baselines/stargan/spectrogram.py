@@ -1,12 +1,11 @@
-"""Spectrograms as StarGAN sees them, and waves of them.
+"""StarGAN's spectrograms, and their inversion to waves.
 
-A spectrogram is a square of log power scaled to [0, 1]. Back to sound it goes straight, by phase retrieval,
-or as a log-mel for a vocoder. Two things are not in it and are assumed, the same in both ways. Below the
-floor: most of a spectrogram is black (four fifths, in read speech), and black is taken for ``BLACK`` nepers
-of power under the floor, not for the floor itself, which would be heard as hiss. Above the last bin: a
-vocoder's bands are filled by continuing the topmost quarter of the bins, falling by ``FALL_DB`` per octave;
-phase retrieval leaves them empty. The constants make the log-mel differ least from that of recorded speech.
-Nothing is taken from the source: neither its phases nor what it has above 4 kHz.
+A spectrogram is a square of log power scaled to [0, 1]. It is inverted by phase retrieval, or mapped to a
+log-mel for a vocoder. Both make an assumption about values below the floor: most of a spectrogram is 0 (four
+fifths, in read speech), and 0 is taken as ``BLACK`` nepers of power below the floor, as the floor itself
+would be audible as hiss. Above the last bin, the log-mel extrapolates the mean of the topmost quarter of the
+bins with a slope of ``FALL_DB`` per octave; phase retrieval leaves those bands empty. The constants minimise
+the difference to the log-mel of recorded speech. The source's phases and content above 4 kHz are not used.
 """
 
 import math
@@ -32,23 +31,23 @@ Wave = Float[Tensor, "batch 1 samples"]
 
 @dataclass(frozen=True, kw_only=True)
 class SpectrogramConfig:
-    """A linear spectrogram from above DC: by default 256 bins (to 4 kHz) of 256 frames (4.1 s)."""
+    """A linear-frequency spectrogram without DC; by default 256 bins (to 4 kHz) × 256 frames (4.1 s)."""
 
     sample_rate: int = 16_000
-    """Hz."""
+    """Sample rate in Hz."""
     n_fft: int = 1024
-    """Samples of one transform and of its Hamming window."""
+    """FFT size and length of the Hamming window, in samples."""
     hop: int = 256
-    """Samples between frames. The experiment's notes say 512, but its crops of 66304 samples are
-    1024 + 255 · 256, which makes 256 frames only with hops of 256; 512 would make 128 of them."""
+    """Samples between frames. The experiment's notes say 512, but its crops have 66304 = 1024 + 255 · 256
+    samples, which are 256 frames only with a hop of 256; a hop of 512 would give 128."""
     n_frames: int = 256
-    """Frames of a spectrogram that is trained on."""
+    """Frames of a training crop."""
     n_bins: int = 256
-    """Bins, from the first above DC."""
+    """Number of bins, from the first above DC."""
     floor: float = 1e-3
-    """Powers below are raised to it before the logarithm; it becomes 0."""
+    """Lower limit of the power before the logarithm; it is mapped to 0."""
     maximum: float = 0.0
-    """The power that becomes 1, as larger ones do; 0: one that no wave at full scale exceeds."""
+    """Power that is mapped to 1; larger values are clipped. 0: one that no wave at full scale exceeds."""
 
     def __post_init__(self) -> None:
         within(f"[1, {self.n_fft}]", self, "hop")
@@ -64,25 +63,25 @@ class SpectrogramConfig:
 
     @property
     def crop_samples(self) -> int:
-        """Samples of a spectrogram: 66304 by default."""
+        """Samples of a training crop: 66304 by default."""
         return self.n_fft + (self.n_frames - 1) * self.hop
 
     @property
     def low(self) -> float:
-        """The log-power that becomes 0: the floor's."""
+        """The log power that is mapped to 0: the floor's."""
         return math.log(self.floor)
 
     @property
     def high(self) -> float:
-        """The log-power that becomes 1: ``maximum``'s, or that of the window's sum, as no sample exceeds 1.
+        """The log power that is mapped to 1: ``maximum``, or the window's sum squared over ``n_fft``.
 
-        The same in every clip, so that a converted spectrogram can be taken back without its source.
+        It is the same for every clip, so that a converted spectrogram can be inverted without its source.
         """
         return math.log(self.maximum or (0.54 * self.n_fft) ** 2 / self.n_fft)
 
 
 class Spectrogram(nn.Module):
-    """Waves to spectrograms and back to magnitudes; float32 throughout, also under autocast."""
+    """Waves to spectrograms, and spectrograms to magnitudes; in float32, also under autocast."""
 
     def __init__(self, config: SpectrogramConfig) -> None:
         super().__init__()
@@ -92,9 +91,9 @@ class Spectrogram(nn.Module):
     window: Tensor
 
     def forward(self, wave: Wave) -> Spectrograms:
-        """Power / n_fft of whole frames alone, floored, its natural logarithm scaled to [0, 1].
+        """Natural log of power / n_fft, floored and scaled to [0, 1], for complete frames only.
 
-        Waves are expected with peaks of 1 (see ``at_full_scale``); quieter ones make darker spectrograms.
+        Waves should have a peak of 1 (see ``at_full_scale``); quieter ones give lower values.
         """
         config = self.config
         spectrum = stft(wave, n_fft=config.n_fft, hop=config.hop, padding="none", window=self.window)
@@ -104,7 +103,7 @@ class Spectrogram(nn.Module):
         return ((level - config.low) / (config.high - config.low)).clamp_max(1.0)[:, None]
 
     def magnitudes(self, spectrogram: Spectrograms) -> Float[Tensor, "batch bins frames"]:
-        """The coefficients' magnitudes a spectrogram stands for, from the first bin above DC."""
+        """STFT magnitudes of a spectrogram, from the first bin above DC."""
         config = self.config
         level = spectrogram[:, 0].float() * (config.high - config.low) + config.low
         return (0.5 * level).exp() * math.sqrt(config.n_fft)
@@ -123,15 +122,15 @@ MelPiece = Float[Tensor, "batch n_mels _"]
 WavePiece = Float[Tensor, "batch 1 _"]
 
 BLACK = 4.0
-"""Nepers of power (17 dB) that black is taken to lie below the floor."""
+"""Nepers of power (17 dB) by which the value 0 is lowered below the floor."""
 KNEE = 0.02
-"""Values up to which that sinks to nothing; a spectrogram's are in [0, 1]."""
+"""Spectrogram value, in [0, 1], up to which this offset decreases linearly to zero."""
 FALL_DB = 18.0
-"""Per octave, above the last bin."""
+"""Slope of the extrapolation above the last bin, in dB per octave."""
 
 
 class ToWave(nn.Module):
-    """A spectrogram's wave by phase retrieval on its own magnitudes; no vocoder, no mel."""
+    """Inverts a spectrogram by phase retrieval from its magnitudes, without mel or vocoder."""
 
     def __init__(self, config: SpectrogramConfig, phases: GriffinLimConfig | None = None) -> None:
         super().__init__()
@@ -141,11 +140,11 @@ class ToWave(nn.Module):
         )
 
     def forward(self, spectrogram: Spectrograms) -> Float[Tensor, "batch 1 samples"]:
-        """A wave of frames · hop samples, whose first frame's window begins (n_fft − hop) / 2 before it."""
+        """A wave of frames · hop samples; the first window starts (n_fft − hop) / 2 samples before it."""
         return torch.cat(list(self.stream([spectrogram])), dim=-1)
 
     def stream(self, pieces: Iterable[SpectrogramPiece]) -> Iterator[WavePiece]:
-        """Pieces of spectrogram to pieces of wave, in flat memory; where they are cut makes no difference."""
+        """Invert a spectrogram given in pieces, in bounded memory; the result does not depend on the cuts."""
         yield from self.phases.stream((piece[:, 0] for piece in pieces), self._magnitudes)
 
     def _magnitudes(self, values: Levels) -> Float[Tensor, "batch frames n_bins"]:
@@ -155,38 +154,38 @@ class ToWave(nn.Module):
 
 
 class ToMel(nn.Module):
-    """A spectrogram's log-mel by a definition of the same sample rate, for the definition's vocoder.
+    """Maps a spectrogram to a log-mel of a definition with the same sample rate, for a vocoder.
 
-    The levels, logarithms of power, are interpolated linearly to the definition's frames, then scaled so that
-    speech has the level that ``LogMel`` hears: the two windows differ in length and shape.
+    Log powers are interpolated linearly to the definition's frames and scaled to the level that ``LogMel``
+    gives, as the windows differ in length and shape.
     """
 
     def __init__(self, config: SpectrogramConfig, mel: MelConfig) -> None:
         super().__init__()
         if mel.sample_rate != config.sample_rate:
             raise UserError(
-                f"the vocoder makes waves of {mel.sample_rate} Hz, StarGAN's spectrogram is of "
-                f"{config.sample_rate} Hz: take a vocoder of that rate, or griffin_lim"
+                f"the vocoder has a sample rate of {mel.sample_rate} Hz, but StarGAN's spectrogram "
+                f"{config.sample_rate} Hz: use a vocoder of that rate, or griffin_lim"
             )
         self.config, self.mel = config, mel
-        # The definition's bands, laid over our transform's bins.
+        # The definition's mel filters on the bins of this spectrogram's FFT.
         self.log_mel = LogMel(replace(mel, n_fft=config.n_fft, win=config.n_fft, hop=config.hop))
         self.gain = 1.0
         self.gain = self._ratio()
 
     def forward(self, spectrogram: Spectrograms, n_frames: int | None = None) -> MelPiece:
-        """The log-mel of ``n_frames`` frames, by default as many as fill the spectrogram's samples."""
+        """The log-mel of ``n_frames`` frames; by default as many as cover the spectrogram."""
         samples = spectrogram.shape[-1] * self.config.hop
         return torch.cat(list(self.stream([spectrogram], n_frames or -(-samples // self.mel.hop))), dim=-1)
 
     def stream(self, pieces: Iterable[SpectrogramPiece], n_frames: int) -> Iterator[MelPiece]:
-        """Pieces of spectrogram to pieces of its log-mel, ``n_frames`` in all; cuts make no difference."""
+        """Map a spectrogram in pieces to ``n_frames`` mel frames; the result does not depend on the cuts."""
         known = (levels(piece, self.config) for piece in pieces)
         for piece in in_other_frames(known, self._position, n_frames):
             yield self._bands(piece)
 
     def _position(self, frame: int) -> float:
-        """Where a frame of the mel lies, in frames of the spectrogram."""
+        """Position of a mel frame in units of spectrogram frames."""
         mel, half = self.mel, self.mel.n_fft / 2
         centre = {
             "same": half - (mel.n_fft - mel.hop) // 2,
@@ -197,10 +196,10 @@ class ToMel(nn.Module):
         return (frame * mel.hop + centre - self.config.hop / 2) / self.config.hop
 
     def _ratio(self) -> float:
-        """What our magnitudes are multiplied by to have, in the mean of logarithms, the definition's level.
+        """Factor of the magnitudes that matches the mean log-mel to the definition's.
 
-        It lies between noise, whose magnitudes follow the root of the window's power, and tones, whose lines
-        follow its sum but are the narrower for it; so it is measured, on a sound that has both.
+        It depends on the signal: magnitudes of noise scale with the root of the window's power, and those of
+        tones with its sum, with narrower peaks. It is therefore measured on a test signal with both.
         """
         config, mel, wave = self.config, self.mel, hum(self.config.sample_rate)
         ours, theirs = self(framed(Spectrogram(config), wave)), LogMel(mel)(wave)
@@ -224,49 +223,49 @@ class ToMel(nn.Module):
 
 
 def framed(spectrogram: Spectrogram, wave: Float[Tensor, "batch 1 samples"]) -> Spectrograms:
-    """The spectrogram of a wave of any length, a frame for each hop begun; silence lies around the wave."""
+    """The spectrogram of a wave of any length, padded with silence, with a frame per whole or partial hop."""
     config = spectrogram.config
     before, rest = edge(config), -wave.shape[-1] % config.hop
     return spectrogram(F.pad(wave, (before, config.n_fft - config.hop - before + rest)))
 
 
 def edge(config: SpectrogramConfig) -> int:
-    """Samples by which the first frame's window begins before the wave."""
+    """Samples by which the first frame's window starts before the wave."""
     return (config.n_fft - config.hop) // 2
 
 
 def levels(spectrogram: SpectrogramPiece, config: SpectrogramConfig) -> LevelPiece:
-    """The logarithms of power that a spectrogram stands for, black lowered below the floor."""
+    """Log powers of a spectrogram, with values near 0 lowered below the floor."""
     values = spectrogram[:, 0].float()
-    sunk = BLACK * (1.0 - values / KNEE).clamp_min(0.0)
-    return values * (config.high - config.low) + config.low - sunk
+    offset = BLACK * (1.0 - values / KNEE).clamp_min(0.0)
+    return values * (config.high - config.low) + config.low - offset
 
 
 def in_other_frames(
     pieces: Iterable[LevelPiece], position: Callable[[int], float], n_frames: int
 ) -> Iterator[LevelPiece]:
-    """Interpolate what comes in frames to ``n_frames`` others, of which the t-th lies at ``position(t)``.
+    """Interpolate frames that come in pieces to ``n_frames`` new frames at the positions ``position(t)``.
 
-    Before the first frame and behind the last, those two are repeated.
+    The first and the last frame are repeated beyond the ends.
     """
-    kept: Tensor | None = None
-    first = done = 0  # the frame that ``kept`` begins with; frames that are out
+    buffer: Tensor | None = None
+    first = done = 0  # number of the buffer's first frame; frames yielded so far
     for piece in pieces:
-        kept = piece if kept is None else torch.cat([kept, piece], dim=-1)
+        buffer = piece if buffer is None else torch.cat([buffer, piece], dim=-1)
         ready = done
-        while ready < n_frames and position(ready) < first + kept.shape[-1] - 1:
+        while ready < n_frames and position(ready) < first + buffer.shape[-1] - 1:
             ready += 1
         if ready > done:
-            yield at_times(kept, torch.tensor([position(t) - first for t in range(done, ready)]))
+            yield at_times(buffer, torch.tensor([position(t) - first for t in range(done, ready)]))
             done = ready
-        drop = min(max(math.floor(position(done)) - first, 0), kept.shape[-1] - 1)
-        kept, first = kept[..., drop:], first + drop
-    if kept is not None and done < n_frames:
-        yield at_times(kept, torch.tensor([position(t) - first for t in range(done, n_frames)]))
+        drop = min(max(math.floor(position(done)) - first, 0), buffer.shape[-1] - 1)
+        buffer, first = buffer[..., drop:], first + drop
+    if buffer is not None and done < n_frames:
+        yield at_times(buffer, torch.tensor([position(t) - first for t in range(done, n_frames)]))
 
 
 def hum(sample_rate: int) -> Float[Tensor, "1 1 samples"]:
-    """Two seconds of a gliding voiced sound and noise, loud enough in every band to lie above the floor."""
+    """Two seconds of a gliding harmonic sound with noise, above the floor in every band."""
     time = torch.arange(2 * sample_rate) / sample_rate
     turns = 2 * torch.pi * (120.0 * time + 6.0 * torch.sin(2 * torch.pi * 0.7 * time))
     harmonics = torch.stack([torch.sin(n * turns + n * n) for n in range(1, 30)]).sum(0)

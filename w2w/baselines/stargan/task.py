@@ -1,4 +1,4 @@
-"""StarGAN: five updates of the discriminator, then one of the generator that converts, returns and keeps."""
+"""Training of StarGAN: five discriminator updates, then a generator update with cycle and identity losses."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ Spectrograms = Float[Tensor, "batch 1 bins frames"]
 def wasserstein(
     real: Float[Tensor, "batch 1 height width"], fake: Float[Tensor, "batch 1 height width"]
 ) -> Float[Tensor, ""]:
-    """The critic's side of the Wasserstein distance: scores of fakes down, of real ones up."""
+    """The critic's Wasserstein loss: mean score of fakes minus mean score of real ones."""
     return fake.float().mean() - real.float().mean()
 
 
@@ -32,11 +32,12 @@ def gradient_penalty(
     fake: Spectrograms,
     share: Float[Tensor, "batch 1 1 1"],
 ) -> Float[Tensor, ""]:
-    """How far the critic's slope is from 1 between real and fake (Gulrajani et al. 2017): mean (‖∇‖ − 1)².
+    """Gradient penalty (Gulrajani et al. 2017): mean (‖∇‖ − 1)² at points between real and fake.
 
-    ``share`` in [0, 1] is how real each point is. The slope is that of the sum over the map of scores, as in
-    StarGAN's own code (Choi et al. 2018), beside which the other losses' weights of 10 were chosen; the slope
-    of the mean would let the adversary pull 16 times as hard. Always float32: the slope is differentiated.
+    ``share`` in [0, 1] is the weight of the real spectrogram at each point. The gradient is that of the sum
+    over the score map, as in StarGAN's published code (Choi et al. 2018), for which the other losses' weights
+    of 10 were chosen; with the mean, the adversarial loss would have 16 times the influence. Computed in
+    float32, as the gradient is differentiated again.
     """
     with torch.autocast(real.device.type, enabled=False):
         between = (share * real.float() + (1 - share) * fake.detach().float()).requires_grad_()
@@ -47,10 +48,10 @@ def gradient_penalty(
 def masked_cross_entropy(
     logits: Float[Tensor, "batch labels"], target: Float[Tensor, "batch labels"], *, summed: bool = False
 ) -> Float[Tensor, ""]:
-    """Sigmoid cross-entropy, mean over all known labels of the batch; without any, 0.
+    """Sigmoid cross-entropy, averaged over all known labels of the batch; 0 if there are none.
 
-    Targets below 0 belong to groups that are not known of a clip and count nothing. ``summed`` over a clip's
-    labels it is StarGAN's own code's: the one label that matters is not drowned in 1475 zeros.
+    Targets below 0 are unknown and ignored. ``summed``: the sum over each clip's labels, as in StarGAN's
+    published code, so that the one positive label is not outweighed by 1475 negative ones.
     """
     known = target >= 0
     loss = F.binary_cross_entropy_with_logits(logits.float(), target.clamp_min(0.0), reduction="none")
@@ -58,18 +59,17 @@ def masked_cross_entropy(
 
 
 def feature_matching(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """Mean squared distance of a converted clip's last feature from its source's: 1024 × 4 × 4 numbers.
+    """Mean squared distance between the last features (1024 × 4 × 4) of a converted clip and of its source.
 
-    ``real`` receives no gradient. The source is the only clip with the same words, so this, too, rewards
-    leaving it as it is.
+    ``real`` receives no gradient. As the target is the clip's own source, this also rewards not converting.
     """
     return F.mse_loss(fake[-1].float(), real[-1].detach().float())
 
 
 def mean_feature_matching(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Float[Tensor, ""]:
-    """Squared distance of the batch's mean features, mean over layers (Salimans et al. 2016).
+    """Squared distance between the batch means of features, averaged over layers (Salimans et al. 2016).
 
-    Means over the batch, not pairs, so that not being converted is not rewarded. ``real`` receives no
+    Comparing batch means instead of pairs does not reward leaving clips unconverted. ``real`` receives no
     gradient.
     """
     terms = [
@@ -84,31 +84,31 @@ Scalars = dict[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class StarGANTaskConfig:
-    """The algorithm. The defaults are the experiment's."""
+    """Hyperparameters of the training algorithm. The defaults are the experiment's."""
 
     losses: Literal["experiment", "own"] = "experiment"
-    """The experiment's: mean squares, pairs of features, a mean over known labels. Our own: L1, the batch's
-    mean features of all layers, a sum over known labels."""
+    """``experiment``: squared errors, features compared in pairs, label loss averaged over known labels.
+    ``own``: L1, batch means of the features of all layers, label loss summed over known labels."""
     critic_updates: int = 5
-    """Of the discriminator in each step, every one on clips of its own; the generator has one update a step,
-    on the last of them."""
+    """Discriminator updates per step, each on different clips; the generator has one update per step, on the
+    last of them."""
     gradient_penalty: float = 10.0
-    """Weight of the slope's distance from 1."""
+    """Weight of the discriminator's gradient penalty."""
     classes: float = 1.0
-    """Weight of the labels: the discriminator hears those of real clips, the generator the target's."""
+    """Weight of the label loss: real clips' labels for the discriminator, target labels for the generator."""
     reconstruction: float = 10.0
-    """Weight of the way back with the source's own labels."""
+    """Weight of the cycle reconstruction, converted back with the source's labels."""
     identity: float = 10.0
-    """Weight of staying the same under the source's own labels."""
+    """Weight of the identity loss, between the source and its conversion with its own labels."""
     feature_matching: float = 10.0
-    """Weight of converted clips' features, as the discriminator has them, being like real ones'."""
+    """Weight of the feature matching of converted and real clips in the discriminator."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "critic_updates", prefix="task.")
 
 
 class StarGAN:
-    """The task. ``update`` is the algorithm."""
+    """The training task; ``update`` is the algorithm."""
 
     def __init__(
         self,
@@ -133,7 +133,7 @@ class StarGAN:
         self.last: tuple[Spectrograms, Labels] | None = None
 
     def update(self, batch: LabelledBatch, step: int) -> Scalars:
-        """One step of both players: each update has a part of the batch, the generator the last one again."""
+        """One step: each discriminator update uses a part of the batch, and the generator the last part."""
         spectrograms = self.spectrogram(batch.wave).chunk(self.config.critic_updates)
         labels = batch.labels.chunk(self.config.critic_updates)
         scalars: Scalars = {}
@@ -148,7 +148,7 @@ class StarGAN:
     def discriminator_loss(
         self, scalars: Scalars, spectrogram: Spectrograms, label: Labels, target: Labels
     ) -> Float[Tensor, ""]:
-        """Tell real from converted with a slope of 1, and real clips' labels where they are known."""
+        """The discriminator's loss: Wasserstein with gradient penalty, and real clips' known labels."""
         config = self.config
         with torch.no_grad():
             fake = self.convert(spectrogram, target)
@@ -164,20 +164,20 @@ class StarGAN:
     def generator_loss(
         self, scalars: Scalars, spectrogram: Spectrograms, label: Labels, target: Labels
     ) -> Float[Tensor, ""]:
-        """Sound real and like the target; come back, and stay, with the source's own labels."""
+        """The generator's loss: adversarial, target labels, reconstruction, identity and feature matching."""
         config = self.config
         fake = self.convert(spectrogram, target)
-        judged = self.discriminator(fake)
+        scored = self.discriminator(fake)
         with torch.no_grad():
             real = self.discriminator(spectrogram).features
         ours = config.losses == "own"
         distance, match = (F.l1_loss, mean_feature_matching) if ours else (F.mse_loss, feature_matching)
         terms = {
-            "adversarial": -judged.score.float().mean(),
-            "classes": self._classes(judged.labels, target),
+            "adversarial": -scored.score.float().mean(),
+            "classes": self._classes(scored.labels, target),
             "reconstruction": distance(self.convert(fake, label), spectrogram),
             "identity": distance(self.convert(spectrogram, label), spectrogram),
-            "feature_matching": match(real, judged.features),
+            "feature_matching": match(real, scored.features),
         }
         scalars |= {f"generator/{name}": value for name, value in terms.items()}
         return (
@@ -193,11 +193,11 @@ class StarGAN:
         return masked_cross_entropy(logits, target, summed=self.config.losses == "own")
 
     def convert(self, spectrogram: Spectrograms, labels: Labels) -> Spectrograms:
-        """The spectrogram as the labels' voice would have it."""
+        """Convert spectrograms to the voice of these labels."""
         return self.generator(spectrogram, input_label(labels, self.shape.labels))
 
     def samples(self, step: int) -> Samples:
-        """The last clip, converted to its neighbour's labels, brought back, kept, and the neighbour."""
+        """A clip, its conversion to the next clip's labels and back, its identity, and that next clip."""
         spectrogram, label, target = self._shown()
         fake = self.convert(spectrogram, target)
         shown = {
@@ -211,11 +211,11 @@ class StarGAN:
         return Samples(mels={name: of[0, 0] for name, of in shown.items()})
 
     def evaluate(self, step: int) -> dict[str, float]:
-        """Whether the output is the input, on the last batch: all distances are mean L1 of spectrograms.
+        """Metrics on the last batch that show whether clips are changed; distances are L1 of spectrograms.
 
-        ``moved`` is how far converted clips are from their sources, ``apart`` how far clips are from each
-        other, ``label`` how far two labels take one clip apart, and ``obeyed`` the share of known target
-        labels that the discriminator hears first in their group.
+        ``moved``: between converted clips and their sources. ``apart``: between different clips. ``label``:
+        between conversions of a clip to two labels. ``obeyed``: accuracy of the discriminator's prediction
+        of the known target labels, per group, on converted clips.
         """
         spectrogram, label, target = self._shown()
         fake = self.convert(spectrogram, target)
@@ -229,7 +229,7 @@ class StarGAN:
         return scores
 
     def _shown(self) -> tuple[Spectrograms, Labels, Labels]:
-        """The last clips, their labels, their neighbours'; the generator as it is in use."""
+        """The last clips, their labels, and their neighbours'; sets the generator to evaluation mode."""
         assert self.last is not None
         self.generator.eval()
         spectrogram, label = self.last
@@ -246,5 +246,5 @@ class StarGAN:
 
 
 def other_clips(labels: Labels) -> Labels:
-    """Every clip gets the labels of another clip of its part: all turned by one random distance."""
+    """Labels of another clip of the batch for every clip: all rotated by one random distance."""
     return labels.roll(int(torch.randint(1, len(labels), ())), 0)

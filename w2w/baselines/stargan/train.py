@@ -1,7 +1,7 @@
 """Train StarGAN: ``accelerate launch w2w/train.py --task stargan --data.path FOLDER --loop.out RUN``.
 
-Run the same command again to continue. ``--preset stargan_small`` suits a CPU; presets are in ``presets.py``.
-Labels come from the manifest's columns:
+Run the same command again to resume. ``--preset stargan_small`` is sized for a CPU; presets are in
+``presets.py``. Labels come from the manifest's columns:
 ``--stargan.labels.second.column corpus --stargan.labels.second.size 0``.
 """
 
@@ -22,7 +22,7 @@ __all__ = ["PRESETS", "StarGANTrainConfig", "build", "completed", "train"]
 
 
 def train(config: StarGANTrainConfig) -> LabelledCrops:
-    """Train, or continue; leave the networks for use in ``export``, and return what was learned from."""
+    """Train or resume, write the networks to ``export``, and return the training data."""
     here = accelerator(config.loop)
     config, shape = completed(config), config.stargan.spectrogram
     crops = labelled_batches(
@@ -40,14 +40,14 @@ def train(config: StarGANTrainConfig) -> LabelledCrops:
 
 
 def completed(config: StarGANTrainConfig) -> StarGANTrainConfig:
-    """Fill in what only the data knows: the names of its labels, and how many there are."""
+    """Fill in the label names and group sizes from the data."""
     labels = with_names(config.stargan.labels, rows_with_known_speakers(config.data))
     if not any(group.names for group in labels.groups):
         columns = ", ".join(group.column for group in labels.groups)
-        raise UserError(f"{config.data.path} has no labels in {columns}: name its columns in stargan.labels")
+        raise UserError(f"{config.data.path} has no labels in {columns}: set the columns in stargan.labels")
     for group in labels.groups:
         if not group.names:
-            warnings.warn(f"no recording of {config.data.path} names its {group.column}", stacklevel=2)
+            warnings.warn(f"no recording of {config.data.path} has the label {group.column}", stacklevel=2)
     return replace(config, stargan=replace(config.stargan, labels=labels))
 
 
