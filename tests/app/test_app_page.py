@@ -77,7 +77,7 @@ def test_a_figure_is_drawn_of_any_length_even_of_silence(samples):
 
 def test_leaps_are_not_joined():
     curve = np.array([100.0, 101, 102, 200, 202, np.nan, 150, np.nan, 90, 91])
-    assert spectrograms.voiced_stretches(curve) == [range(0, 3), range(3, 5), range(8, 10)]
+    assert spectrograms.voiced_runs(curve) == [range(0, 3), range(3, 5), range(8, 10)]
 
 
 class Judge:
@@ -112,11 +112,11 @@ def test_scores_of_a_copy_say_that_nothing_changed(recordings):
     low, high = recordings
     judges = Judges(voice=Judge(), recognisers=(Judge(),), melody=Judge(), sound=Judge())
     lines = {line.name: line.value for line in score(low, low, high, judges=judges)}
-    assert lines["Likeness to the source's voice"] == "1.00"
-    assert lines["Characters heard differently (CER)"] == "0.00"
+    assert lines["Similarity to the source's voice"] == "1.00"
+    assert lines["Character error rate (CER)"] == "0.00"
     assert lines["Sound quality (DNSMOS)"] == "3.21"
-    assert lines["Usual pitch"] == "100 Hz"
-    assert lines["Heard in the source"] == "hello there"
+    assert lines["Mean pitch"] == "100 Hz"
+    assert lines["Recognised in the source"] == "hello there"
 
 
 def test_a_judge_that_is_not_installed_says_how_to_get_it_and_leaves_the_others(recordings):
