@@ -157,8 +157,8 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 class GuardMiddleware:
     """Refuses uploads that are too large or slow while they are read, and cross-site requests.
 
-    ``names`` are the accepted host names (None: any); without them another site could resolve its name to this
-    machine and read responses (DNS rebinding). ``same_site`` requires that a browser's POST comes from our page.
+    ``names`` are the accepted host names (None: any), which prevent DNS rebinding: another site could resolve
+    its name to this machine. ``same_site`` requires that a browser's POST comes from our own page.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
-"""The README's picture: log-mels of a sentence, of the voice asked for, and of what comes of both.
+"""Draw the README's picture: log-mels of a source, a target and the converted sentence.
 
     python examples/picture.py --voice ada --out docs/pictures/conversion.png
 
-The converted sentence goes beside it, as Opus.
+The converted sentence is saved next to it as Opus.
 """
 
 import io
@@ -25,8 +25,8 @@ RATE = SPEECH_16K.sample_rate
 @exits_cleanly
 def main() -> None:
     arguments = Arguments.described_by("examples.picture", __doc__)
-    arguments.add_argument("--voice", default="ada", help="a person of the gallery (default: ada)")
-    arguments.add_argument("--out", type=Path, required=True, help="the picture (.png)")
+    arguments.add_argument("--voice", default="ada", help="a voice of the gallery (default: ada)")
+    arguments.add_argument("--out", type=Path, required=True, help="output file (.png)")
     args = arguments.parse_args()
     converter, sentence = Converter.from_pretrained(), next(iter(sentences().values()))
     source = load(sentence.recording, converter.sample_rate)
