@@ -45,7 +45,7 @@ def private_folder(where: Path | None = None) -> Iterator[Path]:
     It is deleted on exit; on entry, the folders of killed servers are deleted.
     """
     where = where or Path(tempfile.gettempdir())
-    sweep(where)
+    delete_stale_folders(where)
     folder, lock = _locked(where)
     try:
         yield folder
@@ -54,7 +54,7 @@ def private_folder(where: Path | None = None) -> Iterator[Path]:
         os.close(lock)
 
 
-def sweep(where: Path) -> None:
+def delete_stale_folders(where: Path) -> None:
     """Delete the folders of this user's servers that no longer run."""
     for folder in where.glob(f"{PREFIX}*"):
         about = folder.lstat()
@@ -66,7 +66,7 @@ def sweep(where: Path) -> None:
             os.close(lock)
 
 
-def forget(folder: Path, seconds: float) -> None:
+def delete_old_files(folder: Path, seconds: float) -> None:
     """Delete files in a folder, at any depth, last modified more than ``seconds`` ago.
 
     Gradio keeps incomplete uploads and unused results.
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     limits = replace(
         Limits(), **{name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None}
     )
-    with listening(args.host, args.port) as listener:
+    with bind(args.host, args.port) as listener:
         try:
             import uvicorn
 
@@ -164,7 +164,7 @@ def serve(server, listener: socket.socket, greeting: str, conversions: Conversio
                 print(greeting, flush=True)
                 greeting = ""
             if time.monotonic() - swept > SWEEP_S:
-                forget(conversions.folder, KEPT_S)
+                delete_old_files(conversions.folder, KEPT_S)
                 swept = time.monotonic()
         if not conversions.jobs.working:  # open pages never close their connections
             server.config.timeout_graceful_shutdown = 1
@@ -174,7 +174,7 @@ def serve(server, listener: socket.socket, greeting: str, conversions: Conversio
         raise UserError("the server did not start, or stopped by itself; see the errors above")
 
 
-def listening(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int) -> socket.socket:
     """Bind the port before the converter is loaded."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:

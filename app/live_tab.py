@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from app.conversions import Conversions
-from app.page_voice import Wanted, complaint
+from app.page_voice import Wanted, error_text
 from data.audio import info, load
 from engine.user_error import UserError
 from w2w.stream import Stream
@@ -126,7 +126,7 @@ def build_live_tab(conversions: Conversions, panel: Sequence[Any], page: gr.Bloc
                 follow(conversions, live, wanted)
             converted = live.convert(wave)
         except (UserError, FileNotFoundError) as mistake:
-            message = complaint(mistake, wanted.paths)
+            message = error_text(mistake, wanted.paths)
             gr.Warning(message, title="Settings not applied")
             state = live if isinstance(live, Live) else Refused(wanted)
             return state, gr.skip(), f"**{message}**"

@@ -21,7 +21,7 @@ except ImportError:
     raise UserError("the app needs gradio: pip install 'timbre[app]'") from None
 
 from app.live_tab import build_live_tab
-from app.page_voice import Wanted, build_voice_panel, check_at_once, complaints, recording
+from app.page_voice import Wanted, build_voice_panel, check_at_once, recording, show_errors
 from app.scores import score, table
 from app.spectrograms import compared
 from data.audio import info
@@ -161,7 +161,7 @@ def build_recording_tab(conversions: Conversions, panel: Sequence[Any]) -> None:
         wanted, source, progress = Wanted.from_values(values), Path(uploaded or given), Progress()
         yield {result: None, picture: "", judge: unable, scores: "", stop: able}
         try:
-            with complaints("Not converted", [str(source), *wanted.paths]):
+            with show_errors("Not converted", [str(source), *wanted.paths]):
                 job = conversions.jobs.submit(lambda: speak(conversions, source, wanted, result, progress))
                 while not job.done():
                     yield {summary: str(progress)}
@@ -184,7 +184,7 @@ def build_recording_tab(conversions: Conversions, panel: Sequence[Any]) -> None:
         }
 
     def on_judge(outcome: Result | None) -> str:
-        with complaints("Not scored"):
+        with show_errors("Not scored"):
             if outcome is None:
                 raise UserError("convert something first")
             return table(score(outcome.source, outcome.converted, outcome.target), outcome.seconds)

@@ -176,10 +176,10 @@ def check_at_once(component: gr.Audio | gr.File, conversions: Conversions) -> No
 
     def check(chosen: str | Sequence[str] | None) -> None:
         for path in [chosen] if isinstance(chosen, str) else chosen or []:
-            with complaints("This file cannot be used", [path]):
+            with show_errors("This file cannot be used", [path]):
                 conversions.limits.measure(Path(path))
                 for remark in remarks(Path(path)):
-                    gr.Warning(complaint(UserError(remark), [path]), title="Unusual file", duration=20)
+                    gr.Warning(error_text(UserError(remark), [path]), title="Unusual file", duration=20)
 
     component.upload(check, component, api_visibility="private", concurrency_limit=4, show_progress="hidden")
 
@@ -191,16 +191,16 @@ def remarks(path: Path) -> list[str]:
 
 
 @contextmanager
-def complaints(title: str, paths: Sequence[str | None] = ()) -> Iterator[None]:
+def show_errors(title: str, paths: Sequence[str | None] = ()) -> Iterator[None]:
     """Show user errors as messages on the page."""
     try:
         yield
     except (UserError, FileNotFoundError) as mistake:
-        words = complaint(mistake, paths)
+        words = error_text(mistake, paths)
         raise gr.Error(words, title=title, duration=20, print_exception=False) from None
 
 
-def complaint(mistake: Exception, paths: Sequence[str | None] = ()) -> str:
+def error_text(mistake: Exception, paths: Sequence[str | None] = ()) -> str:
     """Return an error as a sentence, escaped for HTML, with file names in place of paths."""
     if isinstance(mistake, FileNotFoundError) or any(path and not Path(path).exists() for path in paths):
         return "A recording has expired and was deleted. Please choose it again."

@@ -64,7 +64,7 @@ def phones_changed(source: Features, output: Features) -> float:
 
 
 def in_latin_letters(text: str) -> bool:
-    """Whether all letters of a text are Latin, as an English recogniser needs."""
+    """Whether all letters of a text are Latin, as required for a recogniser of English."""
     return all(unicodedata.name(letter, "").startswith("LATIN") for letter in text if letter.isalpha())
 
 

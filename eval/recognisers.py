@@ -71,7 +71,7 @@ class Moonshine:
         _moonshine()
 
     def __call__(self, wave: Wave) -> Features:
-        if wave.abs().max() < SILENT:  # it transcribes silence as "you"
+        if wave.abs().max() < SILENT:  # Moonshine transcribes silence as "you"
             return {"texts": np.array([""])}
         encoder, decoder, pieces = _moonshine()
         samples = np.pad(wave[0, 0].numpy(), PADDING)[None]

@@ -39,7 +39,7 @@ N_RESAMPLES, SEED = 2000, 20_211_017
 
 Row = dict[str, str | float]
 Summary = dict[str, dict[str, dict[str, float]]]
-"""By system, then column: the mean, its 95 % interval from low to high, and n, the rows with a value."""
+"""Scores by system and column: mean, bounds of its 95 % interval (low, high) and n, the rows with a value."""
 
 
 @dataclass(frozen=True, kw_only=True)

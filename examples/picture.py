@@ -33,9 +33,9 @@ def main() -> None:
     wave = converter.convert(source, converter.voice(args.voice))
     save(args.out.with_suffix(".opus"), wave, converter.sample_rate)
     waves = {
-        f"source: somebody says “{sentence.text}”": load(sentence.recording, RATE),
-        f"target: {args.voice} says something else": load(find(args.voice).recordings[0], RATE),
-        f"converted: the source with the voice of {args.voice}": resample(wave, converter.sample_rate, RATE),
+        f"source: “{sentence.text}”": load(sentence.recording, RATE),
+        f"target: {args.voice}, another sentence": load(find(args.voice).recordings[0], RATE),
+        f"converted: the source in the voice of {args.voice}": resample(wave, converter.sample_rate, RATE),
     }
     longest = max(wave.shape[-1] for wave in waves.values())
     picture = Image.new("RGB", (WIDTH, len(waves) * (HEIGHT + TITLE)), "white")

@@ -199,7 +199,7 @@ def named(speech: Speech) -> list[Line]:
 
 
 def seen(speech: Speech, count: int) -> list[Line]:
-    """Whether voices from drawn faces match the face in gender and age, and the drawn voice in pitch."""
+    """Whether voices from drawn faces match the drawn gender, age and pitch."""
     rng = np.random.default_rng(23)
     converter, right, age, pitch = speech.converter, list[float](), [], []
     for number in range(count):

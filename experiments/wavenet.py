@@ -43,7 +43,7 @@ from vocoders.wavenet.sampling import Sampler
 Wave = Float[Tensor, "1 1 samples"]
 RUNS = {"noise of one step": True, "no noise": False}
 """Whether noise is added to the training waves, by name of the run."""
-WAYS = {
+SAMPLERS = {
     "random": Sampler(),
     "argmax": Sampler(way="argmax"),
     "voiced argmax, unvoiced random": Sampler(way="voiced_argmax"),
@@ -134,7 +134,7 @@ def in_silence(network: MelWaveNet, log_mel: LogMel, waves: Sequence[Wave]) -> d
 
 
 @torch.inference_mode()
-def by_way(
+def sampling_scores(
     generate: Callable[..., Wave], log_mel: LogMel, waves: Sequence[Wave], sampler: Sampler
 ) -> dict[str, tuple[float, float]]:
     """Return mean scores of copies over voiced and unvoiced frames of the recordings.
@@ -212,8 +212,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{PAUSE_S} s of digital silence behind {len(waves)} recordings, {args.steps} steps", heads, rows
         )
     rows = []
-    for name, sampler in WAYS.items():
-        scores = by_way(speaker.network.generate, log_mel, waves, sampler)
+    for name, sampler in SAMPLERS.items():
+        scores = sampling_scores(speaker.network.generate, log_mel, waves, sampler)
         rows.append([name, *cells(value for pair in scores.values() for value in pair)])
     heads = [
         f"{what}, {kind}"

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from app import live_tab, spectrograms
 from app.conversions import Conversions
 from app.page import build_page, card_text
-from app.page_voice import NAMED, RECORDED, WORDS, Wanted, complaint, complaints, remarks
+from app.page_voice import NAMED, RECORDED, WORDS, Wanted, error_text, remarks, show_errors
 from app.scores import Score, score, table
 from data.audio import Writer, load
 from engine.user_error import UserError
@@ -176,7 +176,7 @@ def test_fields_are_read_as_the_browser_sends_them():
 def test_complaints_name_the_file_but_not_its_folder(tmp_path):
     bad = tmp_path / "<b>bad.wav"
     bad.write_bytes(b"nothing")
-    with pytest.raises(gr.Error) as shown, complaints("Not converted", [str(bad)]):
+    with pytest.raises(gr.Error) as shown, show_errors("Not converted", [str(bad)]):
         load(bad)
     assert str(tmp_path) not in shown.value.message
     assert "&lt;b&gt;bad.wav" in shown.value.message
@@ -194,7 +194,7 @@ def test_a_file_with_an_inverted_channel_is_told(recordings, tmp_path):
 
 
 def test_a_recording_that_was_deleted_meanwhile_is_asked_for_again(tmp_path):
-    assert "choose it again" in complaint(UserError("is no file"), [str(tmp_path / "gone.wav")])
+    assert "choose it again" in error_text(UserError("is no file"), [str(tmp_path / "gone.wav")])
 
 
 @settings(deadline=None, max_examples=8)
