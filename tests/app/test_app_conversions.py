@@ -185,4 +185,4 @@ def test_a_port_that_is_taken_is_told(capsys):
 
     with bind("127.0.0.1", 0) as door, pytest.raises(SystemExit):
         main(["--port", str(door.getsockname()[1])])
-    assert "name another port" in capsys.readouterr().err
+    assert "choose another port" in capsys.readouterr().err
