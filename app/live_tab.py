@@ -26,7 +26,7 @@ from w2w.watermark import Marker
 Wave = Float[Tensor, "1 1 samples"]
 Converted = Float[Tensor, "1 1 ready"]
 
-PIECE_S = 0.1
+CHUNK_S = 0.1
 """Duration of the chunks that the browser sends."""
 REPEATED = 6
 """Number of chunks in every message to the browser, as messages may be lost."""
@@ -74,7 +74,7 @@ class Live:
 def begin(conversions: Conversions, wanted: Wanted, rate: int) -> Live:
     """Start a live conversion at the microphone's sample rate."""
     voice = wanted.voice(conversions)
-    samples = max(1, round(PIECE_S * rate))
+    samples = max(1, round(CHUNK_S * rate))
     stream = conversions.converter.stream(voice, samples, semitones=wanted.pitch, sample_rate=rate)
     marker = Marker(rate) if conversions.marked else None
     return Live(wanted=wanted, stream=stream, marker=marker, mark=None if marker is None else marker.begin(1))
@@ -108,14 +108,14 @@ def build_live_tab(conversions: Conversions, panel: Sequence[Any], page: gr.Bloc
     status = gr.Markdown("Not speaking.", elem_id="live")
     speaker = gr.Textbox(visible="hidden", elem_id="speaker", label="Converted sound")
     speaking = gr.State(None, time_to_live=IDLE_S)
-    pieces = Pieces(page)
+    chunk_files = ChunkFiles(page)
 
-    def on_piece(piece: str | None, live: Any, *values: Any) -> Sequence[Any]:
+    def on_chunk(chunk: str | None, live: Any, *values: Any) -> Sequence[Any]:
         torch.set_num_threads(1)  # this setting is per thread
-        if piece is None or isinstance(live, Stopped):
+        if chunk is None or isinstance(live, Stopped):
             return live, gr.skip(), gr.skip()
-        rate, wave = info(piece).sample_rate, load(piece)
-        pieces.add(Path(piece))
+        rate, wave = info(chunk).sample_rate, load(chunk)
+        chunk_files.add(Path(chunk))
         wanted = Wanted.from_values(values)
         if isinstance(live, Refused) and live.wanted == wanted:
             return live, gr.skip(), gr.skip()
@@ -130,13 +130,13 @@ def build_live_tab(conversions: Conversions, panel: Sequence[Any], page: gr.Bloc
             gr.Warning(message, title="Settings not applied")
             state = live if isinstance(live, Live) else Refused(wanted)
             return state, gr.skip(), f"**{message}**"
-        return live, encode_pieces(live, converted), status_text(live)
+        return live, encode_chunks(live, converted), status_text(live)
 
     def on_stop(live: Any) -> Sequence[Any]:
         if not isinstance(live, Live) or live.stream.ended:
             return Stopped(), gr.skip(), "Not speaking."
         converted = live.convert(torch.zeros(1, 1, 0), last=True)
-        return Stopped(), encode_pieces(live, converted), f"Spoke for {live.seconds:.1f} s."
+        return Stopped(), encode_chunks(live, converted), f"Spoke for {live.seconds:.1f} s."
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     outputs = [speaking, speaker, status]
@@ -144,12 +144,12 @@ def build_live_tab(conversions: Conversions, panel: Sequence[Any], page: gr.Bloc
     # One at a time, so that chunks stay in order; each takes some milliseconds.
     order: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "live"}
     microphone.start_recording(lambda: None, None, speaking, **order, **quiet)
-    microphone.stream(on_piece, inputs, outputs, stream_every=PIECE_S, **order, **quiet)
+    microphone.stream(on_chunk, inputs, outputs, stream_every=CHUNK_S, **order, **quiet)
     microphone.stop_recording(on_stop, speaking, outputs, **order, **quiet)
     speaker.change(None, speaker, None, js=PLAYER, queue=False, api_visibility="private")
 
 
-_piece_numbers = itertools.count(1)
+_chunk_numbers = itertools.count(1)
 """Chunk numbers; they increase across recordings and sessions."""
 
 
@@ -165,7 +165,7 @@ class Stopped:
     """Session state after the end; later chunks are ignored."""
 
 
-class Pieces:
+class ChunkFiles:
     """Deletes the files of the browser's chunks, ten per second, after some seconds instead of an hour.
 
     Identical chunks, as of a muted microphone, share a file, which stays if it was just sent again.
@@ -195,12 +195,12 @@ def age(path: Path) -> float:
         return math.inf
 
 
-def encode_pieces(live: Live, converted: Converted) -> str:
+def encode_chunks(live: Live, converted: Converted) -> str:
     """The last chunks for the player, separated by semicolons: number, rate, 16-bit samples in base64."""
     if converted.shape[-1]:
         samples = (converted[0, 0].clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
         data = base64.b64encode(samples.tobytes()).decode()
-        live.sent.append(f"{next(_piece_numbers)} {live.stream.sample_rate} {data}")
+        live.sent.append(f"{next(_chunk_numbers)} {live.stream.sample_rate} {data}")
     return ";".join(live.sent)
 
 

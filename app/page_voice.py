@@ -64,7 +64,7 @@ class Wanted:
 
     @property
     def target(self) -> Path | None:
-        """Recording of the voice to compare results with; None for a voice from words."""
+        """Recording of the voice to compare results with; None without one, as for a voice from words."""
         if self.kind == NAMED:
             return next(iter(find(self.name).recordings), None)
         return Path(self.reference) if self.kind == RECORDED and self.reference else None

@@ -235,7 +235,7 @@ def test_pieces_of_the_microphone_do_not_pile_up(tmp_path, monkeypatch):
     page = SimpleNamespace(temp_file_sets=[{str(path) for path in paths}])
     ages = dict(zip(paths, (live_tab.KEPT_S + 1, live_tab.KEPT_S - 1, 0.0)))
     monkeypatch.setattr(live_tab, "age", ages.__getitem__)
-    pieces: Any = live_tab.Pieces.__new__(live_tab.Pieces)
+    pieces: Any = live_tab.ChunkFiles.__new__(live_tab.ChunkFiles)
     pieces.page, pieces.kept = page, deque()
     for path in paths:
         pieces.add(path)
