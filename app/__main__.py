@@ -198,8 +198,8 @@ def greeting(host: str, port: int, args: Namespace) -> str:
 
 LIMITS = {
     "max_mb": (float, "maximum size of a request in megabytes"),
-    "max_seconds": (float, "maximum duration of a recording"),
-    "upload_seconds": (float, "maximum duration of an upload"),
+    "max_seconds": (float, "maximum duration of a recording in seconds"),
+    "upload_seconds": (float, "maximum duration of an upload in seconds"),
     "idle_seconds": (float, "seconds without data after which a connection is closed"),
     "queue": (int, "maximum number of waiting requests"),
     "workers": (int, "requests processed in parallel, one thread each"),

@@ -24,16 +24,16 @@ class Limits:
     max_mb: float = 200.0
     """Maximum size of a whole request with all its recordings, in megabytes (10**6 bytes)."""
     max_seconds: float = 1800.0
-    """Maximum duration of each recording."""
+    """Maximum duration of each recording in seconds."""
     max_references: int = 16
     """Maximum number of references in one request."""
     max_channels: int = 16
     max_rate: int = 384_000
     """Maximum sample rate in Hz."""
     upload_seconds: float = 120.0
-    """Maximum duration of an upload."""
+    """Maximum duration of an upload in seconds."""
     idle_seconds: float = 20.0
-    """Time-out for a pause in an upload, a connection without a request, and an unread response."""
+    """Time-out in seconds for a pause in an upload, connections without a request and unread responses."""
     queue: int = 32
     """Maximum number of waiting requests."""
     workers: int = 1
