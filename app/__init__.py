@@ -1,3 +1,3 @@
-"""The converter for people: a page to use by hand and an HTTP interface for programs, on one machine."""
+"""A web page and an HTTP interface to the converter, served from one machine."""
 
 import timbre  # noqa: F401 - for `python -m`, puts the current folder last on the import path

@@ -1,12 +1,12 @@
 """Serve the converter on this machine: ``python -m app``
 
-    python -m app                                   at http://127.0.0.1:7860; for programs /api/docs
-    python -m app --port 8000 --max-seconds 120     other limits
+    python -m app                                   page at http://127.0.0.1:7860; HTTP interface at /api/docs
+    python -m app --port 8000 --max-seconds 120     other port and limits
     python -m app --host 0.0.0.0                    for everyone who can reach this machine
 
-Nothing leaves the host, and nothing that visitors send is kept: it lies in a private folder until it is
-answered, and the folder goes with the server. There is no login: to serve others than yourself, put a proxy
-that knows them in front (``--root-path`` tells the prefix it serves under).
+No data leaves the host. Uploads are stored in a private folder until they are answered (the page's: up to an
+hour); it is deleted when the server stops. There is no login: to serve other people, put a proxy with
+authentication in front (``--root-path`` is the URL prefix it uses).
 """
 
 import fcntl
@@ -35,17 +35,17 @@ from w2w.weights import weights_folder
 
 PREFIX = "timbre-app-"
 LOCK = ".lock"
-"""Held while the server lives; the system lets go of it when a process dies in any way."""
+"""Lock file of a running server; the system releases the lock when the process dies."""
 
 
 @contextmanager
 def private_folder(where: Path | None = None) -> Iterator[Path]:
-    """Make a folder for a server's files in ``where`` (default: the system's temporary folder).
+    """Create a folder for a server's files in ``where`` (default: the system's temporary folder).
 
-    It is deleted at the end, and so are those of servers that were killed before they could do so.
+    It is deleted on exit; on entry, the folders of killed servers are deleted.
     """
     where = where or Path(tempfile.gettempdir())
-    sweep(where)
+    delete_stale_folders(where)
     folder, lock = _locked(where)
     try:
         yield folder
@@ -54,8 +54,8 @@ def private_folder(where: Path | None = None) -> Iterator[Path]:
         os.close(lock)
 
 
-def sweep(where: Path) -> None:
-    """Delete the folders of dead servers of this user."""
+def delete_stale_folders(where: Path) -> None:
+    """Delete the folders of this user's servers that no longer run."""
     for folder in where.glob(f"{PREFIX}*"):
         about = folder.lstat()
         if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid():
@@ -66,22 +66,22 @@ def sweep(where: Path) -> None:
             os.close(lock)
 
 
-def forget(folder: Path, seconds: float) -> None:
-    """Delete the files in a folder, at any depth, that have not been written to for so long.
+def delete_old_files(folder: Path, seconds: float) -> None:
+    """Delete files in a folder, at any depth, last modified more than ``seconds`` ago.
 
-    The page's library keeps the pieces of uploads that broke off, and results that nobody asked for again.
+    Gradio keeps incomplete uploads and unused results.
     """
     for path in folder.rglob("*"):
-        with suppress(OSError):  # others delete here too
+        with suppress(OSError):  # other threads delete files, too
             if path.is_file() and time.time() - path.stat().st_mtime > seconds:
                 path.unlink()
 
 
 def _locked(where: Path) -> tuple[Path, int]:
     while True:
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=where))  # for this user alone
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=where))  # readable only by this user
         lock = _try_lock(folder)
-        if lock is not None and folder.exists():  # else another server's start swept it away between
+        if lock is not None and folder.exists():  # otherwise another server's sweep deleted it in between
             return folder, lock
         if lock is not None:
             os.close(lock)
@@ -101,11 +101,11 @@ def _try_lock(folder: Path) -> int | None:
 
 
 KEPT_S = 3_600
-"""Seconds that a visitor's files are kept for the page to show them again."""
+"""Seconds for which the page's files are kept."""
 SWEEP_S = 60.0
-"""Between two looks for files to delete."""
+"""Seconds between two deletions of old files."""
 GRACE_S = 10
-"""Seconds that requests get to end when the server is told to stop."""
+"""Seconds that open requests may take to finish when the server stops."""
 
 
 @exits_cleanly
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     limits = replace(
         Limits(), **{name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None}
     )
-    with listening(args.host, args.port) as listener:
+    with bind(args.host, args.port) as listener:
         try:
             import uvicorn
 
@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def serve(server, listener: socket.socket, greeting: str, conversions: Conversions) -> None:
-    """Run a uvicorn server until a signal comes, then let it finish what it has begun."""
+    """Run a uvicorn server until SIGINT or SIGTERM, then finish open requests."""
     swept = time.monotonic()
     with stop_signals() as received:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="server")
@@ -164,18 +164,18 @@ def serve(server, listener: socket.socket, greeting: str, conversions: Conversio
                 print(greeting, flush=True)
                 greeting = ""
             if time.monotonic() - swept > SWEEP_S:
-                forget(conversions.folder, KEPT_S)
+                delete_old_files(conversions.folder, KEPT_S)
                 swept = time.monotonic()
-        if not conversions.jobs.working:  # open pages keep their connections for ever
+        if not conversions.jobs.working:  # open pages never close their connections
             server.config.timeout_graceful_shutdown = 1
         server.should_exit = True
         thread.join()
     if not received:
-        raise UserError("the server did not start, or ended by itself; the lines above say why")
+        raise UserError("the server did not start, or stopped by itself; see the errors above")
 
 
-def listening(host: str, port: int) -> socket.socket:
-    """Take the port before anything is loaded."""
+def bind(host: str, port: int) -> socket.socket:
+    """Bind the port before the converter is loaded."""
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -185,24 +185,24 @@ def listening(host: str, port: int) -> socket.socket:
         listener.close()
         why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise UserError(
-            f"cannot serve at --host {host} --port {port} ({why}): name another port, or 0 for any free one"
+            f"cannot serve at --host {host} --port {port} ({why}): choose another port, or 0 for any free one"
         ) from None
     return listener
 
 
 def greeting(host: str, port: int, args: Namespace) -> str:
     place = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    page = f"the HTTP interface alone at {place}" if args.no_page else f"the page is at {place}"
-    return f"{page}, how programs use it at {place}/api/docs; Ctrl-C ends"
+    page = f"HTTP interface: {place}" if args.no_page else f"page: {place}"
+    return f"{page}, documentation of the HTTP interface: {place}/api/docs; press Ctrl-C to stop"
 
 
 LIMITS = {
-    "max_mb": (float, "of a whole request, in megabytes"),
-    "max_seconds": (float, "of each recording"),
-    "upload_seconds": (float, "that an upload may take"),
-    "idle_seconds": (float, "that a client may pause while it asks, uploads or takes the answer"),
-    "queue": (int, "requests that may wait"),
-    "workers": (int, "requests worked on at once, each on one thread"),
+    "max_mb": (float, "maximum size of a request in megabytes"),
+    "max_seconds": (float, "maximum duration of a recording in seconds"),
+    "upload_seconds": (float, "maximum duration of an upload in seconds"),
+    "idle_seconds": (float, "seconds without data after which a connection is closed"),
+    "queue": (int, "maximum number of waiting requests"),
+    "workers": (int, "requests processed in parallel, one thread each"),
 }
 """Options that are fields of ``Limits``."""
 
@@ -211,7 +211,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     arguments = Arguments.described_by("app", __doc__)
     option = arguments.add_argument
     option("--host", default="127.0.0.1", help="address to serve at (default: 127.0.0.1, this machine only)")
-    option("--port", type=int, default=7860, help="0: any that is free (default: 7860)")
+    option("--port", type=int, default=7860, help="port; 0: any free one (default: 7860)")
     option(
         "--checkpoint",
         metavar="FOLDER",
@@ -220,16 +220,16 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     for name, (kind, about) in LIMITS.items():
         default = getattr(Limits(), name)
         option(f"--{name.replace('_', '-')}", type=kind, metavar="N", help=f"{about} (default: {default:g})")
-    option("--no-watermark", action="store_true", help="leave the watermark out of the results")
-    option("--no-page", action="store_true", help="serve the HTTP interface alone")
-    option("--root-path", default="", metavar="PREFIX", help="behind a proxy: the prefix it serves us under")
+    option("--no-watermark", action="store_true", help="do not watermark results")
+    option("--no-page", action="store_true", help="serve only the HTTP interface")
+    option("--root-path", default="", metavar="PREFIX", help="URL prefix behind a proxy")
     args = arguments.parse_args(argv)
     if not 0 <= args.port < 65_536:
         raise UserError(f"--port {args.port} must be between 0 and 65535")
     if args.root_path and not args.root_path.startswith("/"):
         raise UserError(f"--root-path {args.root_path} must begin with a slash, such as /voices")
     if args.checkpoint and not Path(args.checkpoint).exists() and args.checkpoint.startswith((".", "/")):
-        raise UserError(f"there is no --checkpoint {args.checkpoint}")
+        raise UserError(f"--checkpoint {args.checkpoint} does not exist")
     return args
 
 

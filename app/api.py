@@ -1,4 +1,4 @@
-"""The HTTP interface: recordings in, a recording out. `/api/docs` says how it is used."""
+"""The HTTP interface: converts uploaded recordings; documented at `/api/docs`."""
 
 import asyncio
 import math
@@ -28,13 +28,13 @@ from w2w.gallery.named import gallery
 
 FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}
 WORDS: dict[str, dict[str, Any]] = {
-    "weights": {"type": "string", "description": "one weight for each reference, such as 0.7,0.3: a blend"},
+    "weights": {"type": "string", "description": "blend weights, one per reference, such as 0.7,0.3"},
     "voice": {
         "type": "string",
-        "description": "a name of /api/voices, or an answer of /api/voice, instead of references",
+        "description": "a name from /api/voices or a response of /api/voice; replaces the references",
     },
-    "pitch": {"type": "number", "description": "semitones, beyond the voice's own; within 36 of 0"},
-    "rate": {"type": "string", "description": "Hz of the result, or 'source'; else the converter's"},
+    "pitch": {"type": "number", "description": "pitch shift in semitones, from -36 to 36"},
+    "rate": {"type": "string", "description": "sample rate in Hz, or 'source'; default: the converter's"},
     "format": {"type": "string", "enum": ["wav", "flac"]},
 }
 
@@ -50,13 +50,13 @@ OPENAPI = {
 }
 ANSWERS = (
     ("200", "the recording, or JSON"),
-    ("400", "the form is broken, lacks a file or has an unknown field"),
-    ("403", "another site asked in a visitor's browser, or the host name is foreign"),
+    ("400", "the form is malformed, lacks a file or has an unknown field"),
+    ("403", "the request comes from another web site, or the host name is not accepted"),
     ("408", "the upload was too slow"),
-    ("413", "a recording or the whole request is larger or longer than allowed"),
-    ("415", "the request is no multipart form, or a file is no audio"),
-    ("422", "a recording is cut short, silent, too short or holds NaN; a number is out of range"),
-    ("503", "too many wait: the header Retry-After says how many seconds to wait"),
+    ("413", "a recording or the whole request exceeds a limit"),
+    ("415", "the request is not a multipart form, or a file is not audio"),
+    ("422", "a recording is truncated, silent, too short or has NaN; a number is out of range"),
+    ("503", "too many requests wait; retry after the seconds in the header Retry-After"),
 )
 
 
@@ -68,14 +68,14 @@ def docs_page(limits: Limits, sample_rate: int) -> str:
 
 
 FORMATS = {"wav": "audio/wav", "flac": "audio/flac"}
-NOBODY_THERE = 499
-"""The status, for the log alone, when a client left before its answer."""
-LOOK_SECONDS = 0.2
-"""Between two looks whether the client is still there."""
+CLIENT_GONE = 499
+"""Status, only for the log, if the client disconnects before the response."""
+POLL_SECONDS = 0.2
+"""Interval of checks that the client is still connected."""
 
 
 class Delivery(FileResponse):
-    """A result, and the end of its folder, whether or not the client takes it all."""
+    """Response with a result file; afterwards, even if interrupted, the file's folder is deleted."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -86,7 +86,7 @@ class Delivery(FileResponse):
 
 @dataclass(kw_only=True)
 class Timing:
-    """How long a job waited and took, in seconds."""
+    """Waiting and processing time of a job in seconds."""
 
     waited: float = 0.0
     took: float = 0.0
@@ -98,9 +98,9 @@ class Interface:
     def __init__(self, conversions: Conversions, folder: Path) -> None:
         self.conversions, self.limits, self.folder = conversions, conversions.limits, folder
         self.admitted = 0
-        """Requests uploading, waiting or worked on."""
+        """Requests that are uploading, waiting or being processed."""
         self.seconds_each = 1.0
-        """How long a request took of late."""
+        """Moving average of the processing time of requests."""
         self.key = conversions.key
         self.router = APIRouter(prefix="/api")
         post, get = self.router.post, self.router.get
@@ -112,7 +112,7 @@ class Interface:
         get("/docs", response_class=HTMLResponse, include_in_schema=False)(self.docs)
 
     async def convert(self, request: Request) -> Response:
-        """Speak the source with the voice of the references."""
+        """Convert the source to the voice of the references."""
         with self._admitted():
             folder = self._new_folder()
             try:
@@ -131,14 +131,14 @@ class Interface:
 
                 def speak() -> None:
                     self.conversions.convert(
-                        source, voice(), semitones=semitones, rate=hertz, out=result, done=_while(gone)
+                        source, voice(), semitones=semitones, rate=hertz, out=result, done=_raise_if(gone)
                     )
                     form.close()
 
-                timing = await self._done(request, speak, folder, gone)
+                timing = await self._run(request, speak, folder, gone)
             except ClientDisconnect:
                 discard(folder)
-                return Response(status_code=NOBODY_THERE)
+                return Response(status_code=CLIENT_GONE)
             except BaseException:
                 discard(folder)
                 raise
@@ -152,34 +152,34 @@ class Interface:
         return Delivery(result, media_type=FORMATS[kind], filename=result.name, headers=headers)
 
     async def voice(self, request: Request) -> Response:
-        """Take a voice from the references, to be used again."""
+        """Compute a reusable voice from the references."""
         with self._admitted():
             folder, found = self._new_folder(), []
             try:
                 form = await received(request, folder, frozenset({"reference"}), frozenset({"weights"}))
 
-                def listen() -> None:
+                def embed() -> None:
                     found.append(self.conversions.voice(*references(form)))
 
-                await self._done(request, listen, folder, threading.Event())
+                await self._run(request, embed, folder, threading.Event())
             except ClientDisconnect:
-                return Response(status_code=NOBODY_THERE)
+                return Response(status_code=CLIENT_GONE)
             finally:
                 discard(folder)
         return JSONResponse({"voice": found[0][0].tolist(), "model": self.key})
 
     async def voices(self) -> list[dict[str, str]]:
-        """The voices that have names."""
+        """List the voices of the gallery."""
         known = gallery().values()
         return [{"name": voice.name, "about": voice.about, "from": voice.made} for voice in known]
 
     async def health(self) -> dict[str, str | int]:
-        """Whether the server lives, and how much it has to do."""
+        """Server status and load."""
         jobs = self.conversions.jobs
         return {"status": "ok", "working": jobs.working, "waiting": jobs.waiting, "places": jobs.capacity}
 
     async def bounds(self) -> dict[str, int | float | str | list[str]]:
-        """What a request may ask."""
+        """Limits and formats of requests."""
         about = asdict(self.limits)
         return about | {
             "formats": list(FORMATS),
@@ -189,14 +189,14 @@ class Interface:
         }
 
     async def docs(self) -> str:
-        """How the interface is used, for people."""
+        """Documentation of the interface in HTML."""
         return docs_page(self.limits, self.conversions.converter.sample_rate)
 
     @contextmanager
     def _admitted(self) -> Iterator[None]:
-        """Take a place before anything is read, so that nobody uploads for nothing."""
+        """Reserve a place in the queue before reading the upload; raise ``BusyError`` if it is full."""
         if self.admitted >= self.limits.workers + self.limits.queue:
-            raise BusyError(f"{self.admitted} requests are on their way already; {self.again}")
+            raise BusyError(f"{self.admitted} requests are in progress; try again in {self.retry_after} s")
         self.admitted += 1
         try:
             yield
@@ -205,22 +205,17 @@ class Interface:
 
     @property
     def retry_after(self) -> int:
-        """Seconds after which a place should be free."""
+        """Estimated seconds until a place is free."""
         n_before = 1 + self.conversions.jobs.waiting
         return max(1, math.ceil(n_before * self.seconds_each / self.limits.workers))
-
-    @property
-    def again(self) -> str:
-        """What a client that finds no place is told."""
-        return f"try again in {self.retry_after} s"
 
     def _new_folder(self) -> Path:
         return Path(tempfile.mkdtemp(prefix="request-", dir=self.folder))
 
-    async def _done(
+    async def _run(
         self, request: Request, job: Callable[[], None], folder: Path, gone: threading.Event
     ) -> Timing:
-        """Let a job be done in its turn while its client waits; when the client leaves, it ends."""
+        """Queue a job and wait for it; if the client disconnects, the job is cancelled."""
         joined, timing = time.monotonic(), Timing()
 
         def timed() -> None:
@@ -232,11 +227,11 @@ class Interface:
 
         future = self.conversions.jobs.submit(timed)
         try:
-            await _awaited(request, future)
+            await _wait(request, future)
         except BaseException:
             gone.set()
             future.cancel()
-            future.add_done_callback(lambda _: discard(folder))  # once nothing is written there any more
+            future.add_done_callback(lambda _: discard(folder))  # only after the job's last write
             raise
         self.seconds_each += 0.2 * (timing.took - self.seconds_each)
         return timing
@@ -246,11 +241,11 @@ def discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _awaited(request: Request, future: Future[None]) -> None:
+async def _wait(request: Request, future: Future[None]) -> None:
     wrapped = asyncio.wrap_future(future)
     try:
         while not wrapped.done():
-            await asyncio.wait([wrapped], timeout=LOOK_SECONDS)
+            await asyncio.wait([wrapped], timeout=POLL_SECONDS)
             if not wrapped.done() and await request.is_disconnected():
                 raise ClientDisconnect
         wrapped.result()
@@ -258,7 +253,7 @@ async def _awaited(request: Request, future: Future[None]) -> None:
         wrapped.cancel()
 
 
-def _while(gone: threading.Event) -> Callable[[float], object]:
+def _raise_if(gone: threading.Event) -> Callable[[float], object]:
     def check(seconds: float) -> None:
         if gone.is_set():
             raise ClientDisconnect

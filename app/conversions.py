@@ -1,4 +1,4 @@
-"""Conversions for whoever asks: voices and results by file, within limits, one after another."""
+"""Queued conversion of files within limits, shared by the page and the HTTP interface."""
 
 import shutil
 import tempfile
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class JobQueue:
-    """Jobs worked on in the order they came, ``workers`` at a time, at most ``capacity`` waiting."""
+    """A first-in, first-out queue: ``workers`` jobs run in parallel and at most ``capacity`` wait."""
 
     def __init__(self, workers: int, capacity: int) -> None:
         self.workers, self.capacity = workers, capacity
@@ -45,7 +45,7 @@ class JobQueue:
 
     @property
     def waiting(self) -> int:
-        """Jobs that have not begun."""
+        """Jobs that have not started."""
         return max(0, self._inside - self.workers)
 
     @property
@@ -53,28 +53,28 @@ class JobQueue:
         return self._inside >= self.workers + self.capacity
 
     def submit(self, job: Callable[[], T]) -> Future[T]:
-        """Queue a job; one that has not begun can still be cancelled."""
+        """Queue a job, which can be cancelled until it starts; raise ``BusyError`` if the queue is full."""
         with self._lock:
             if self.full:
-                raise BusyError(f"{self.waiting} others are waiting already; try again in some seconds")
+                raise BusyError(f"{self.waiting} others are waiting; try again in a few seconds")
             self._inside += 1
         future = self._pool.submit(job)
         future.add_done_callback(self._leave)
         return future
 
     def run(self, job: Callable[[], T]) -> T:
-        """Queue a job and wait for its result; at once for a job that is part of the one worked on."""
+        """Queue a job and wait for its result; a call from within a job runs at once."""
         if getattr(self._here, "working", False):
             return job()
         return self.submit(job).result()
 
     def close(self) -> None:
-        """Send those who wait away and let what is worked on end."""
+        """Cancel waiting jobs and wait for running ones."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _begin(self) -> None:
         self._here.working = True
-        torch.set_num_threads(1)  # counted for each thread that calls: workers must not fight over the cores
+        torch.set_num_threads(1)  # per thread, so that workers do not compete for cores
 
     def _leave(self, _: Future) -> None:
         with self._lock:
@@ -85,9 +85,9 @@ Voice = Float[Tensor, "1 dim"]
 
 
 class Conversions:
-    """One converter shared by all users; every call waits its turn, and may be made from any thread.
+    """One converter shared by all users; its thread-safe methods queue their work.
 
-    A recording that cannot be used is a ``UserError`` that calls it by its file name, never by its folder.
+    An unusable recording raises a ``UserError`` that contains its file name but not its folder.
     """
 
     def __init__(
@@ -100,20 +100,20 @@ class Conversions:
     ) -> None:
         self.converter, self.limits = converter, limits or Limits()
         self.marked = marked
-        """Whether results carry the watermark that `python -m w2w.watermark` finds."""
+        """Whether results carry the watermark that `python -m w2w.watermark` detects."""
         self.folder = folder or Path(tempfile.mkdtemp(prefix="timbre-"))
-        """Where results are written; whoever asked for one deletes it."""
+        """Folder of the results; callers delete them."""
         self._owns_folder = folder is None
         self.jobs = JobQueue(self.limits.workers, self.limits.queue)
 
     @cached_property
     def key(self) -> str:
-        """What tells this converter's voices from another's."""
+        """Digest of the weights, which identifies the converter that made a voice."""
         return weights_digest(self.converter.network)
 
     @cached_property
     def live(self) -> "Conversions":
-        """What speaks live: these, or, where they need whole recordings, those of `released_live`."""
+        """Conversions for live speech: these, or those of `released_live` if this converter cannot stream."""
         network = self.converter.network
         if network.streams or not isinstance(network, ConverterNetwork):
             return self
@@ -122,7 +122,7 @@ class Conversions:
         return live
 
     def voice(self, paths: Sequence[Path], weights: Sequence[float] | None = None) -> Voice:
-        """Take a voice from recordings: their average, or a blend in proportion to ``weights``."""
+        """Embed a voice from recordings: their average, or a blend with ``weights``."""
         paths = [Path(path) for path in paths]
         if len(paths) > self.limits.max_references:
             raise UserError(
@@ -131,7 +131,7 @@ class Conversions:
         if not paths:
             raise UserError("no reference was given; a voice needs at least one recording")
         if weights is not None and len(weights) != len(paths):
-            raise UserError(f"{len(weights)} weights were given for {len(paths)} references: one for each")
+            raise UserError(f"{len(weights)} weights for {len(paths)} references: give one for each")
         return self.jobs.run(lambda: self._voice(paths, weights))
 
     def convert(
@@ -144,10 +144,11 @@ class Conversions:
         out: Path | None = None,
         done: Callable[[float], object] = lambda seconds: None,
     ) -> Path:
-        """Speak a recording with a voice and return the result's file, as long as the source.
+        """Convert a recording to a voice and return the result's file, which is as long as the source.
 
-        ``rate`` in Hz is the result's (0: the source's, None: the converter's); ``out`` its file (.wav or
-        .flac), else a new one in ``folder``. ``done`` hears of every few seconds, and may raise to stop.
+        ``rate`` is the result's sample rate in Hz (0: the source's, None: the converter's); ``out`` its file
+        (.wav or .flac), by default a new one in ``folder``. ``done`` is called with the number of seconds
+        converted since its last call, and may raise an exception to stop.
         """
         if not abs(semitones) <= MOST_SEMITONES:
             raise UserError(f"pitch {semitones} must be within {MOST_SEMITONES:.0f} semitones of 0")
@@ -156,7 +157,7 @@ class Conversions:
         return out
 
     def warm(self) -> None:
-        """Convert a moment of noise, so that what is compiled once is compiled before the first visitor."""
+        """Convert half a second of noise, to compile before the first request."""
         noise = 0.1 * torch.randn(1, 1, self.converter.sample_rate // 2)
         self.jobs.submit(lambda: self.converter.convert(noise, self.converter.embed(noise)))
 
@@ -173,7 +174,7 @@ class Conversions:
 
     def _voice(self, paths: Sequence[Path], weights: Sequence[float] | None) -> Voice:
         rate, voices = self.converter.sample_rate, []
-        with _called_by_name(paths):
+        with _file_names_only(paths):
             for path in paths:
                 self.limits.measure(path)
                 clip = excerpt(path, 0, round(HEARD_S * rate), rate)
@@ -191,7 +192,7 @@ class Conversions:
         rate: int | None,
         done: Callable[[float], object],
     ) -> None:
-        with _called_by_name([source]):
+        with _file_names_only([source]):
             self.limits.measure(source)
             job = job_of(source, out)
             marked = self.marked
@@ -199,20 +200,20 @@ class Conversions:
 
 
 @contextmanager
-def _called_by_name(paths: Sequence[Path]) -> Iterator[None]:
-    """Call files by their names in what is complained about: folders are no business of the users."""
+def _file_names_only(paths: Sequence[Path]) -> Iterator[None]:
+    """Replace paths by file names in error messages, to hide the server's folders from users."""
     try:
         yield
     except UserError as mistake:
         for path in paths:
             message = str(mistake)
             if str(path) in message and str(path) != path.name:
-                raise _retold(mistake, path) from None
+                raise _with_name(mistake, path) from None
         raise
 
 
-def _retold(mistake: UserError, path: Path) -> UserError:
-    """The same complaint, of the same kind, with a file's name for its path."""
+def _with_name(mistake: UserError, path: Path) -> UserError:
+    """Return the same error with a file's name in place of its path."""
     if hasattr(mistake, "path"):
         mistake.path = Path(path.name)  # type: ignore[attr-defined]
         return mistake

@@ -1,4 +1,4 @@
-"""What one request may ask of the machine, whether a recording keeps to it, and how refusals are answered."""
+"""Limits of requests and recordings, and the HTTP errors when they are exceeded."""
 
 import json
 from dataclasses import dataclass
@@ -10,36 +10,36 @@ from engine.user_error import UserError
 
 
 class TooMuchError(UserError):
-    """More was sent than a request may hold."""
+    """The request or a recording is larger than allowed."""
 
 
 class BusyError(UserError):
-    """So many wait already that another would wait for long."""
+    """The queue is full."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Bounds that hold for the page and the HTTP interface alike."""
+    """Limits of both the page and the HTTP interface."""
 
     max_mb: float = 200.0
-    """Megabytes (10**6 bytes) of a whole request, all its recordings together."""
+    """Maximum size of a whole request with all its recordings, in megabytes (10**6 bytes)."""
     max_seconds: float = 1800.0
-    """Of each recording."""
+    """Maximum duration of each recording in seconds."""
     max_references: int = 16
-    """Recordings of the voice in one request."""
+    """Maximum number of references in one request."""
     max_channels: int = 16
     max_rate: int = 384_000
-    """Hz."""
+    """Maximum sample rate in Hz."""
     upload_seconds: float = 120.0
-    """That an upload may take from its first byte to its last."""
+    """Maximum duration of an upload in seconds."""
     idle_seconds: float = 20.0
-    """That an upload may pause, that a connection may take to ask, and an answer may lie unread."""
+    """Time-out in seconds for a pause in an upload, connections without a request and unread responses."""
     queue: int = 32
-    """Requests that may wait while others are worked on."""
+    """Maximum number of waiting requests."""
     workers: int = 1
-    """Requests worked on at once, each on one thread."""
+    """Requests processed in parallel, one thread each."""
     connections: int = 256
-    """Open at once, the page's too."""
+    """Maximum number of open connections, including the page's."""
 
     def __post_init__(self) -> None:
         for name in ("max_mb", "max_seconds", "upload_seconds", "idle_seconds"):
@@ -54,9 +54,9 @@ class Limits:
         return round(self.max_mb * 1e6)
 
     def measure(self, path: Path) -> AudioInfo:
-        """Decode a recording to its end, in flat memory, refusing what is broken or beyond the limits.
+        """Decode a recording in constant memory; raise ``UserError`` if it is broken or exceeds a limit.
 
-        A small file can hold hours of silence: decoding stops where the limit is passed.
+        A small file can contain hours of silence, so decoding stops at the limit.
         """
         if path.exists() and path.stat().st_size > self.max_bytes:
             raise TooMuchError(
@@ -85,23 +85,23 @@ def _option(name: str) -> str:
 
 
 class FormError(UserError):
-    """A request that is not put together as it should be."""
+    """The form of a request is malformed or incomplete."""
 
 
 class TypeRefusedError(UserError):
-    """A request, or a file in it, of a kind that is not taken."""
+    """The content type of a request or file is not supported."""
 
 
 class SlowError(UserError):
-    """An upload that took longer than is waited for."""
+    """The upload took too long."""
 
 
 class ForeignError(UserError):
-    """A request that another site made in a visitor's browser, or that came under a foreign name."""
+    """The request comes from another web site, or under a host name that is not accepted."""
 
 
 def status_of(mistake: UserError) -> int:
-    """The HTTP status that tells the kind of a mistake."""
+    """Return the HTTP status code of an error."""
     match mistake:
         case FormError():
             return 400
@@ -122,5 +122,5 @@ def status_of(mistake: UserError) -> int:
 
 
 def error_body(sentence: str, request_id: str) -> bytes:
-    """The body of every answer that is no result."""
+    """Return the JSON body of an error response."""
     return json.dumps({"error": sentence, "request": request_id}, ensure_ascii=False).encode()

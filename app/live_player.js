@@ -1,8 +1,8 @@
-(text) => text.split(";").forEach((piece) => {
-  // Pieces, parted by semicolons, are a number, a rate and 16-bit samples in base64. They are laid end to end on
-  // the sound card's clock; after a hole the buffer is filled again. A busy browser may skip a message: each
-  // repeats the pieces before it, and those that were played are left out.
-  const [number, rate, data] = piece.split(" ");
+(text) => text.split(";").forEach((chunk) => {
+  // Chunks, separated by semicolons, are a number, a rate and 16-bit samples in base64. They are scheduled end to
+  // end on the audio clock; after a gap the buffer is filled again. A busy browser may skip a message: each
+  // repeats the previous chunks, and those already played are ignored.
+  const [number, rate, data] = chunk.split(" ");
   if (!rate) return;
   if (!window.liveSpeech || window.liveSpeech.rate !== rate) {
     const context = new AudioContext({sampleRate: +rate});
@@ -18,7 +18,7 @@
   const source = live.context.createBufferSource(), now = live.context.currentTime;
   if (live.until < now) {
     live.until = now + live.buffer_s;
-    // It grows by half at every hole, to .6 s: the machine is busy, or the way is long.
+    // The buffer grows by half at every gap, up to .6 s: the machine is busy, or the network is slow.
     if ((live.holes += 1) > 0) live.buffer_s = Math.min(1.5 * live.buffer_s, 0.6);
   }
   source.buffer = buffer;

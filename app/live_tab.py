@@ -1,4 +1,4 @@
-"""The page's live tab: the microphone comes in small pieces, each is converted and played as it arrives."""
+"""The page's live tab: the microphone's audio is converted and played in small chunks."""
 
 import base64
 import itertools
@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from app.conversions import Conversions
-from app.page_voice import Wanted, complaint
+from app.page_voice import Wanted, error_text
 from data.audio import info, load
 from engine.user_error import UserError
 from w2w.stream import Stream
@@ -26,20 +26,20 @@ from w2w.watermark import Marker
 Wave = Float[Tensor, "1 1 samples"]
 Converted = Float[Tensor, "1 1 ready"]
 
-PIECE_S = 0.1
-"""Seconds of sound the browser sends at once."""
+CHUNK_S = 0.1
+"""Duration of the chunks that the browser sends."""
 REPEATED = 6
-"""Pieces in every message to the browser."""
+"""Number of chunks in every message to the browser, as messages may be lost."""
 BUFFER_S = 0.12
-"""Seconds the browser holds back before it plays, so that a late piece leaves no hole."""
+"""Playback delay in the browser that compensates for late chunks."""
 KEPT_S = 10.0
-"""Seconds after which a piece is deleted."""
+"""Seconds after which the file of a chunk is deleted."""
 IDLE_S = 300
-"""Seconds after which the memory of someone who left is given back."""
+"""Seconds after which the state of an inactive session is freed."""
 ABOUT = """
-Speak, and hear the other voice a moment later. **Use headphones**: a loudspeaker would be heard by the
-microphone again. The voice, the blend and the pitch may be changed while you speak. The browser adds some
-tenths of a second; `python -m w2w.live` is many times quicker.
+Speak and hear the converted voice a moment later. **Use headphones**, so that the microphone does not pick
+up the output. You can change the voice, the blend and the pitch while you speak. The browser adds some tenths
+of a second of delay; `python -m w2w.live` is many times faster.
 """
 PLAYER = (
     Path(__file__).with_name("live_player.js").read_text(encoding="utf-8").replace("BUFFER", str(BUFFER_S))
@@ -48,20 +48,20 @@ PLAYER = (
 
 @dataclass
 class Live:
-    """One person's conversion in progress."""
+    """State of one live conversion."""
 
     wanted: Wanted
     stream: Stream
     marker: Marker | None
     mark: Any
     sent: deque[str] = field(default_factory=lambda: deque(maxlen=REPEATED))
-    """The last pieces, as the player gets them."""
+    """The last chunks, encoded for the player."""
     seconds: float = 0.0
     refused: Wanted | None = field(default=None)
-    """What was wanted in vain; said once, not ten times a second."""
+    """Settings that were refused, so that the error is shown only once."""
 
     def convert(self, wave: Wave, *, last: bool = False) -> Converted:
-        """Convert the next piece, and with the last one all that was held back."""
+        """Convert the next chunk; with ``last``, also flush the stream."""
         parts = [self.stream.push(wave)] if wave.shape[-1] else []
         parts += [self.stream.flush()] if last else []
         converted = torch.cat([*parts, wave.new_zeros(1, 1, 0)], dim=-1)
@@ -72,16 +72,16 @@ class Live:
 
 
 def begin(conversions: Conversions, wanted: Wanted, rate: int) -> Live:
-    """Start to speak with a voice, at the microphone's rate."""
+    """Start a live conversion at the microphone's sample rate."""
     voice = wanted.voice(conversions)
-    samples = max(1, round(PIECE_S * rate))
+    samples = max(1, round(CHUNK_S * rate))
     stream = conversions.converter.stream(voice, samples, semitones=wanted.pitch, sample_rate=rate)
     marker = Marker(rate) if conversions.marked else None
     return Live(wanted=wanted, stream=stream, marker=marker, mark=None if marker is None else marker.begin(1))
 
 
 def follow(conversions: Conversions, live: Live, wanted: Wanted) -> None:
-    """Move to what is wanted now, where that is something else."""
+    """Apply changed settings to a running conversion."""
     if wanted in (live.wanted, live.refused):
         return
     live.refused = wanted
@@ -90,11 +90,11 @@ def follow(conversions: Conversions, live: Live, wanted: Wanted) -> None:
 
 
 def build_live_tab(conversions: Conversions, panel: Sequence[Any], page: gr.Blocks) -> None:
-    """Microphone, status line and the hidden way to the loudspeaker."""
+    """Build the microphone, the status line and the hidden component that plays the output."""
     conversions = conversions.live
     network = conversions.converter.network
     if not network.streams:
-        gr.Markdown(f"This converter cannot speak live: its {network.needs_whole}.")
+        gr.Markdown(f"This converter cannot run live: its {network.needs_whole}.")
         return
     gr.Markdown("## 2. Speak\n" + ABOUT)
     microphone = gr.Audio(
@@ -108,14 +108,14 @@ def build_live_tab(conversions: Conversions, panel: Sequence[Any], page: gr.Bloc
     status = gr.Markdown("Not speaking.", elem_id="live")
     speaker = gr.Textbox(visible="hidden", elem_id="speaker", label="Converted sound")
     speaking = gr.State(None, time_to_live=IDLE_S)
-    pieces = Pieces(page)
+    chunk_files = ChunkFiles(page)
 
-    def on_piece(piece: str | None, live: Any, *values: Any) -> Sequence[Any]:
-        torch.set_num_threads(1)  # counted for each thread that calls
-        if piece is None or isinstance(live, Stopped):
+    def on_chunk(chunk: str | None, live: Any, *values: Any) -> Sequence[Any]:
+        torch.set_num_threads(1)  # this setting is per thread
+        if chunk is None or isinstance(live, Stopped):
             return live, gr.skip(), gr.skip()
-        rate, wave = info(piece).sample_rate, load(piece)
-        pieces.add(Path(piece))
+        rate, wave = info(chunk).sample_rate, load(chunk)
+        chunk_files.add(Path(chunk))
         wanted = Wanted.from_values(values)
         if isinstance(live, Refused) and live.wanted == wanted:
             return live, gr.skip(), gr.skip()
@@ -126,49 +126,49 @@ def build_live_tab(conversions: Conversions, panel: Sequence[Any], page: gr.Bloc
                 follow(conversions, live, wanted)
             converted = live.convert(wave)
         except (UserError, FileNotFoundError) as mistake:
-            message = complaint(mistake, wanted.paths)
-            gr.Warning(message, title="Not speaking as wished")
-            kept = live if isinstance(live, Live) else Refused(wanted)
-            return kept, gr.skip(), f"**{message}**"
-        return live, encode_pieces(live, converted), status_text(live)
+            message = error_text(mistake, wanted.paths)
+            gr.Warning(message, title="Settings not applied")
+            state = live if isinstance(live, Live) else Refused(wanted)
+            return state, gr.skip(), f"**{message}**"
+        return live, encode_chunks(live, converted), status_text(live)
 
     def on_stop(live: Any) -> Sequence[Any]:
         if not isinstance(live, Live) or live.stream.ended:
             return Stopped(), gr.skip(), "Not speaking."
         converted = live.convert(torch.zeros(1, 1, 0), last=True)
-        return Stopped(), encode_pieces(live, converted), f"Spoke for {live.seconds:.1f} s."
+        return Stopped(), encode_chunks(live, converted), f"Spoke for {live.seconds:.1f} s."
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     outputs = [speaking, speaker, status]
     inputs = [microphone, speaking, *panel]
-    # One at a time, so that pieces stay in order; each takes some milliseconds.
+    # One at a time, so that chunks stay in order; each takes some milliseconds.
     order: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "live"}
     microphone.start_recording(lambda: None, None, speaking, **order, **quiet)
-    microphone.stream(on_piece, inputs, outputs, stream_every=PIECE_S, **order, **quiet)
+    microphone.stream(on_chunk, inputs, outputs, stream_every=CHUNK_S, **order, **quiet)
     microphone.stop_recording(on_stop, speaking, outputs, **order, **quiet)
     speaker.change(None, speaker, None, js=PLAYER, queue=False, api_visibility="private")
 
 
-_piece_numbers = itertools.count(1)
-"""Of pieces: they grow from one recording to the next, whoever speaks."""
+_chunk_numbers = itertools.count(1)
+"""Chunk numbers; they increase across recordings and sessions."""
 
 
 @dataclass
 class Refused:
-    """What was asked in vain before anything began."""
+    """Session state after a failed start with these settings."""
 
     wanted: Wanted
 
 
 @dataclass
 class Stopped:
-    """The end; pieces that come later are too late."""
+    """Session state after the end; later chunks are ignored."""
 
 
-class Pieces:
-    """The files in which the browser's pieces come: ten a second, deleted after some seconds, not an hour.
+class ChunkFiles:
+    """Deletes the files of the browser's chunks, ten per second, after some seconds instead of an hour.
 
-    Equal pieces, as of a muted microphone, share a file, so that none is deleted that was just sent again.
+    Identical chunks, as of a muted microphone, share a file, which stays if it was just sent again.
     """
 
     def __init__(self, page: gr.Blocks) -> None:
@@ -176,7 +176,7 @@ class Pieces:
         self.kept: deque[Path] = deque()
 
     def add(self, path: Path) -> None:
-        """Remember a piece that was heard, and delete the old ones."""
+        """Register a converted chunk's file and delete old ones."""
         self.kept.append(path)
         while self.kept and age(self.kept[0]) > KEPT_S:
             old = self.kept.popleft()
@@ -188,23 +188,23 @@ class Pieces:
 
 
 def age(path: Path) -> float:
-    """Seconds since a file was written; of one that is gone, for ever."""
+    """Seconds since a file was written; infinite if it does not exist."""
     try:
         return time.time() - path.stat().st_ctime
     except FileNotFoundError:
         return math.inf
 
 
-def encode_pieces(live: Live, converted: Converted) -> str:
-    """The last pieces for the player, with semicolons between: number, rate, and 16-bit samples in base64."""
+def encode_chunks(live: Live, converted: Converted) -> str:
+    """The last chunks for the player, separated by semicolons: number, rate, 16-bit samples in base64."""
     if converted.shape[-1]:
         samples = (converted[0, 0].clamp(-1, 1) * 32767).round().to(torch.int16).numpy()
         data = base64.b64encode(samples.tobytes()).decode()
-        live.sent.append(f"{next(_piece_numbers)} {live.stream.sample_rate} {data}")
+        live.sent.append(f"{next(_chunk_numbers)} {live.stream.sample_rate} {data}")
     return ";".join(live.sent)
 
 
 def status_text(live: Live) -> str:
-    """How it goes, in words; it changes once a second, which a screen reader can bear."""
+    """Status line; it changes only once per second, for the sake of screen readers."""
     late = live.stream.latency_ms + 1000 * BUFFER_S
     return f"Speaking for {math.floor(live.seconds)} s. Delay: at least {late:.0f} ms."

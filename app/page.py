@@ -1,4 +1,4 @@
-"""The page: speak a recording, or live, with another voice; listen, look and score."""
+"""The page: conversion of recordings and live speech, with audio, spectrograms and scores."""
 
 import asyncio
 import base64
@@ -21,33 +21,33 @@ except ImportError:
     raise UserError("the app needs gradio: pip install 'timbre[app]'") from None
 
 from app.live_tab import build_live_tab
-from app.page_voice import Wanted, build_voice_panel, check_at_once, complaints, recording
+from app.page_voice import Wanted, build_voice_panel, check_at_once, recording, show_errors
 from app.scores import score, table
 from app.spectrograms import compared
 from data.audio import info
 from w2w.gallery.named import sentences
 from w2w.weights import RELEASED
 
-# Gradio goes by the type that the browser makes of a name, and takes .webm and .mp4 for films. What a file
-# holds is looked at when it has arrived.
+# Gradio trusts the browser's file type, which is video for .webm and .mp4, and would reject these files.
+# Their content is checked after the upload.
 ANY_SOUND = """
 () => {
-  const told = Object.getOwnPropertyDescriptor(Blob.prototype, "type").get;
+  const original = Object.getOwnPropertyDescriptor(Blob.prototype, "type").get;
   const sound = (type) => type.startsWith("audio/") ? type : "audio/mpeg";
-  Object.defineProperty(File.prototype, "type", {get() { return sound(told.call(this)); }});
+  Object.defineProperty(File.prototype, "type", {get() { return sound(original.call(this)); }});
 }
 """
-LOOK_S = 0.3
-"""Between two reports of progress."""
+UPDATE_S = 0.3
+"""Seconds between two updates of the progress bar."""
 KEPT_S = 3600
 """Seconds after which a recording is deleted."""
 TITLE = "Timbre: speak with another voice"
 HEADER = """
 # Speak with another voice
-Choose a voice and press Convert; or give some seconds of a voice and a recording of anyone
-speaking: the result says the same, with that voice.
-Everything happens on the machine that runs this page. Recordings are deleted within an hour, and when the
-page's server ends. [Model card: what the converter is, its scores and failures](card)
+Choose a voice and press Convert. Or give a few seconds of any voice and a recording of anyone
+speaking: the result has the same words in that voice.
+Everything runs on the machine that serves this page. Recordings are deleted within an hour, and when the
+server stops. [Model card: description, scores and known failures of the converter](card)
 """
 
 
@@ -61,28 +61,28 @@ class Result:
 
 @dataclass
 class Progress:
-    """How far a conversion is, told by its thread and shown by the page; ``stopped`` ends it."""
+    """Progress of a conversion, updated by its thread and shown on the page; set ``stopped`` to cancel it."""
 
     whole: float = 0.0
-    """Seconds of the source; none while the conversion waits for its turn."""
+    """Duration of the source in seconds; 0 while the conversion waits in the queue."""
     done: float = 0.0
     began: float = 0.0
     stopped: bool = False
 
     def begin(self, seconds: float) -> None:
-        """A source of so many seconds is next."""
+        """Start converting a source of this duration."""
         self.whole, self.began = seconds, time.monotonic()
-        self.tell(0.0)
+        self.advance(0.0)
 
-    def tell(self, seconds: float) -> None:
-        """So many more seconds are converted."""
+    def advance(self, seconds: float) -> None:
+        """Add converted seconds; raise ``CancelledError`` if the conversion was stopped."""
         if self.stopped:
             raise CancelledError
         self.done += seconds
 
     def __str__(self) -> str:
         if not self.whole:
-            return "Waiting for those who came before."
+            return "Waiting for earlier requests."
         share = min(self.done / self.whole, 1.0)
         text = f'<progress value="{share:.3f}"></progress> {self.done:.0f} of {self.whole:.0f} s converted'
         left = (time.monotonic() - self.began) * (1 / share - 1) if share else 0.0
@@ -90,11 +90,11 @@ class Progress:
 
 
 def build_page(conversions: Conversions, card: Path | None = None) -> gr.Blocks:
-    """The whole page, to be mounted with the options of ``app.page.mounted``.
+    """Build the page; mount it with the options of ``app.page.mounted``.
 
-    ``card`` is the model card's file (Markdown), where the converter is not the released one.
+    ``card`` is the model card's Markdown file, unless the converter is the released one.
     """
-    # Uploads are kept beside the results, so that they are deleted with them; read when components are made.
+    # Gradio reads this when components are created; uploads are then deleted together with the results.
     os.environ["GRADIO_TEMP_DIR"] = str(conversions.folder / "page")
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, KEPT_S)) as page:
         gr.Markdown(HEADER, elem_id="title")
@@ -107,7 +107,7 @@ def build_page(conversions: Conversions, card: Path | None = None) -> gr.Blocks:
                 with gr.Tab("Live", id="live_tab"):
                     build_live_tab(conversions, panel, page)
         css = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
-        gr.HTML(f"<style>{css}</style>")  # here, so that it needs no option where it is mounted
+        gr.HTML(f"<style>{css}</style>")  # here, so that mounting needs no option for it
         page.load(js=ANY_SOUND, queue=False, api_visibility="private")
     with page.route("Model card", "card"):
         gr.Markdown(card_text(card), elem_id="card")
@@ -116,7 +116,7 @@ def build_page(conversions: Conversions, card: Path | None = None) -> gr.Blocks:
 
 
 def mounted() -> dict[str, Any]:
-    """Options for ``gradio.mount_gradio_app`` with which the page looks as meant and asks no other host."""
+    """Options for ``gradio.mount_gradio_app``: the theme, and no requests to other hosts."""
     fonts: dict[str, Any] = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     theme = gr.themes.Default(primary_hue="blue", neutral_hue="slate", text_size="md", **fonts)
     return {
@@ -132,18 +132,18 @@ def mounted() -> dict[str, Any]:
 
 
 def build_recording_tab(conversions: Conversions, panel: Sequence[Any]) -> None:
-    gr.Markdown("## 2. What is said")
+    gr.Markdown("## 2. The speech")
     examples = [(one.text, str(one.recording)) for one in sentences().values()]
-    example = gr.Radio(examples, value=examples[0][1], label="An example sentence", elem_id="example")
+    example = gr.Radio(examples, value=examples[0][1], label="Example sentence", elem_id="example")
     example_player = gr.HTML(player(examples[0][1]), elem_id="heard")
     example.change(player, example, example_player, queue=False, api_visibility="private")
-    source = recording("Or a recording of your own", "source")
+    source = recording("Or your own recording", "source")
     check_at_once(source, conversions)
     with gr.Row():
         convert = gr.Button("Convert", variant="primary", scale=3, min_width=160, elem_id="convert")
         stop = gr.Button("Stop", interactive=False, min_width=80, elem_id="stop")
     gr.Markdown("## 3. The result")
-    summary = gr.HTML("Nothing was converted yet.", elem_id="summary")
+    summary = gr.HTML("No result yet.", elem_id="summary")
     result = gr.Audio(
         label="Converted recording",
         interactive=False,
@@ -154,18 +154,18 @@ def build_recording_tab(conversions: Conversions, panel: Sequence[Any]) -> None:
     picture = gr.HTML(elem_id="picture")
     judge = gr.Button("Score this conversion", interactive=False, elem_id="judge")
     scores = gr.HTML(elem_id="scores")
-    kept = gr.State(None)
+    last_result = gr.State(None)
     able, unable = gr.update(interactive=True), gr.update(interactive=False)
 
     async def on_convert(uploaded: str | None, given: str, *values: Any) -> AsyncIterator[dict[Any, Any]]:
         wanted, source, progress = Wanted.from_values(values), Path(uploaded or given), Progress()
         yield {result: None, picture: "", judge: unable, scores: "", stop: able}
         try:
-            with complaints("Not converted", [str(source), *wanted.paths]):
-                job = conversions.jobs.submit(lambda: spoken(conversions, source, wanted, result, progress))
+            with show_errors("Not converted", [str(source), *wanted.paths]):
+                job = conversions.jobs.submit(lambda: speak(conversions, source, wanted, result, progress))
                 while not job.done():
                     yield {summary: str(progress)}
-                    await asyncio.to_thread(wait, [job], LOOK_S)
+                    await asyncio.to_thread(wait, [job], UPDATE_S)
                 outcome, figure = job.result()
         except gr.Error:
             yield {summary: "Nothing was converted.", stop: unable}
@@ -178,13 +178,13 @@ def build_recording_tab(conversions: Conversions, panel: Sequence[Any]) -> None:
             result: str(outcome.converted),
             summary: text,
             picture: figure,
-            kept: outcome,
+            last_result: outcome,
             judge: able,
             stop: unable,
         }
 
     def on_judge(outcome: Result | None) -> str:
-        with complaints("Not scored"):
+        with show_errors("Not scored"):
             if outcome is None:
                 raise UserError("convert something first")
             return table(score(outcome.source, outcome.converted, outcome.target), outcome.seconds)
@@ -193,25 +193,25 @@ def build_recording_tab(conversions: Conversions, panel: Sequence[Any]) -> None:
     begun = convert.click(
         on_convert,
         [source, example, *panel],
-        [result, summary, picture, kept, judge, scores, stop],
+        [result, summary, picture, last_result, judge, scores, stop],
         concurrency_limit=conversions.limits.workers,
         show_progress_on=[result],
         **quiet,
     )
     stop.click(lambda: ("Stopped.", unable), None, [summary, stop], cancels=[begun], queue=False, **quiet)
-    judge.click(on_judge, kept, scores, concurrency_limit=1, **quiet)
+    judge.click(on_judge, last_result, scores, concurrency_limit=1, **quiet)
 
 
-def spoken(
+def speak(
     conversions: Conversions, source: Path, wanted: Wanted, result: gr.Audio, progress: Progress
 ) -> tuple[Result, str]:
-    """Convert into the page's own store, whose files are deleted in time; and draw what came of it."""
+    """Convert a source into the page's cache of temporary files; return the result and its figure."""
     progress.begin(info(source).duration)
     folder = conversions.folder / uuid.uuid4().hex
     folder.mkdir(parents=True)
     try:
         voice, out = wanted.voice(conversions), folder / f"{source.stem}_converted.wav"
-        conversions.convert(source, voice, semitones=wanted.pitch, out=out, done=progress.tell)
+        conversions.convert(source, voice, semitones=wanted.pitch, out=out, done=progress.advance)
         converted = Path(str(result.move_resource_to_block_cache(out)))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -228,5 +228,5 @@ def player(path: str) -> str:
 def card_text(card: Path | None) -> str:
     card = card or RELEASED / "README.md"
     if not card.is_file():
-        return "This converter came without a model card: ask whoever trained it on whose speech, and how."
+        return "This converter came without a model card: ask its authors about its training and data."
     return card.read_text(encoding="utf-8")

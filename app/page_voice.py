@@ -1,4 +1,4 @@
-"""The page's left side: whose voice, how much of a second one, and how high."""
+"""The page's voice panel: the target voice, a second voice to blend with, and pitch."""
 
 import base64
 import html
@@ -22,35 +22,35 @@ Voice = Float[Tensor, "1 dim"]
 
 NAMED, RECORDED, WORDS = "by name", "from recordings", "from words"
 CONSENT = (
-    "**A voice belongs to a person.** Use your own, or one whose owner has agreed to this use; tell those who"
-    " listen that it is converted; never deceive anyone with it, nor pass a check of who is speaking."
+    "**A voice belongs to a person.** Use your own, or one whose owner has agreed to this use. Tell listeners"
+    " that it is converted. Never use it to deceive anyone or to pass speaker verification."
 )
 AGREED = "The voice is mine, or its owner has agreed"
 SEMITONES = 12.0
 CUT_RATE = 48_000
-"""Hz of what is cut in the browser."""
+"""Sample rate in Hz of recordings edited in the browser."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What the panel's components held when a button was pressed, in their order."""
+    """Values of the panel's components, in their order."""
 
     kind: str = RECORDED
     name: str = ""
-    """Of the gallery."""
+    """Name of a voice in the gallery."""
     reference: str | None = None
     further: tuple[str, ...] = ()
     words: str = ""
     second: str | None = None
     share: float = 0.0
-    """Of the second voice, in percent."""
+    """Share of the second voice in percent."""
     pitch: float = 0.0
-    """Semitones."""
+    """Pitch shift in semitones."""
     agreed: bool = False
 
     @classmethod
     def from_values(cls, values: Sequence[Any]) -> "Wanted":
-        """Take the values of the panel's components; None where one is empty."""
+        """Read the values of the panel's components; those of empty ones are None."""
         known = {field.name: value for field, value in zip(fields(cls), values) if value is not None}
         known["further"] = tuple(known.get("further", ()))
         known |= {name: float(known[name]) for name in ("share", "pitch") if name in known}
@@ -58,19 +58,19 @@ class Wanted:
 
     @property
     def paths(self) -> list[str]:
-        """Every file of the visitor's that the voice is taken from."""
+        """Uploaded recordings that define the voice."""
         first = (self.reference, *self.further) if self.kind == RECORDED else ()
         return [path for path in (*first, self.second) if path]
 
     @property
     def target(self) -> Path | None:
-        """The recording with which a result is compared; none for voices that nobody has."""
+        """Recording of the voice to compare results with; None without one, as for a voice from words."""
         if self.kind == NAMED:
             return next(iter(find(self.name).recordings), None)
         return Path(self.reference) if self.kind == RECORDED and self.reference else None
 
     def voice(self, conversions: Conversions) -> Voice:
-        """The voice, taken from recordings or words, blended with the second where there is one."""
+        """Return the voice from the gallery, recordings or words, blended with the second one if given."""
         if not self.agreed and (self.kind != NAMED or self.second):
             raise UserError(f"please tick “{AGREED}” first: a voice belongs to a person")
         if self.kind == NAMED:
@@ -81,7 +81,7 @@ class Wanted:
             first = conversions.jobs.run(lambda: conversions.converter.embed_text(self.words.strip()))
         else:
             if not self.reference:
-                raise UserError("choose or record the voice to speak with first")
+                raise UserError("choose or record the target voice first")
             first = conversions.voice([Path(p) for p in (self.reference, *self.further)])
         if not self.second or not self.share:
             return first
@@ -90,12 +90,12 @@ class Wanted:
 
 
 def build_voice_panel(conversions: Conversions) -> list[Any]:
-    """Lay out the components of ``Wanted``'s fields; recordings are looked at as soon as they arrive."""
+    """Create the components for the fields of ``Wanted``; uploads are checked at once."""
     has_words = conversions.converter.words is not None
     gr.Markdown("## 1. The voice")
     kinds = [("From the gallery", NAMED), ("From recordings", RECORDED), ("In words", WORDS)]
     kind = gr.Radio(
-        kinds if has_words else kinds[:2], value=NAMED, label="Where the voice comes from", elem_id="kind"
+        kinds if has_words else kinds[:2], value=NAMED, label="Source of the voice", elem_id="kind"
     )
     with gr.Column() as named:
         voices = gallery()
@@ -106,7 +106,7 @@ def build_voice_panel(conversions: Conversions) -> list[Any]:
         name = gr.Radio(choices, value=first, label="Voice", elem_id="name")
         portrait = gr.HTML(shown(first), elem_id="portrait")
     with gr.Column(visible=False) as recorded:
-        reference = recording("Voice to speak with: some seconds of clear speech", "reference")
+        reference = recording("Target voice: a few seconds of clear speech", "reference")
         with gr.Accordion("More recordings of the same voice (averaged)", open=False):
             further = gr.File(
                 label="More recordings of this voice",
@@ -131,7 +131,7 @@ def build_voice_panel(conversions: Conversions) -> list[Any]:
         SEMITONES,
         0.0,
         step=0.5,
-        label="Pitch, semitones above the voice's own",
+        label="Pitch shift, semitones",
         visible=conversions.converter.network.moves_pitch,
         elem_id="pitch",
     )
@@ -172,38 +172,38 @@ def recording(label: str, name: str) -> gr.Audio:
 
 
 def check_at_once(component: gr.Audio | gr.File, conversions: Conversions) -> None:
-    """Tell of a file that cannot be used, or is odd, when it is chosen, not when it is needed."""
+    """Report unusable or unusual files when they are chosen."""
 
     def check(chosen: str | Sequence[str] | None) -> None:
         for path in [chosen] if isinstance(chosen, str) else chosen or []:
-            with complaints("This file cannot be used", [path]):
+            with show_errors("This file cannot be used", [path]):
                 conversions.limits.measure(Path(path))
                 for remark in remarks(Path(path)):
-                    gr.Warning(complaint(UserError(remark), [path]), title="This file is odd", duration=20)
+                    gr.Warning(error_text(UserError(remark), [path]), title="Unusual file", duration=20)
 
     component.upload(check, component, api_visibility="private", concurrency_limit=4, show_progress="hidden")
 
 
 def remarks(path: Path) -> list[str]:
-    """What is odd about a file that can be used."""
+    """Warnings about a usable file."""
     odd = [*info(path).remarks, cancelling(path)]
     return [f"{path} {one}" if not one.startswith("its ") else f"{path}: {one}" for one in odd if one]
 
 
 @contextmanager
-def complaints(title: str, paths: Sequence[str | None] = ()) -> Iterator[None]:
-    """Show what the user can mend as a message of the page."""
+def show_errors(title: str, paths: Sequence[str | None] = ()) -> Iterator[None]:
+    """Show user errors as messages on the page."""
     try:
         yield
     except (UserError, FileNotFoundError) as mistake:
-        words = complaint(mistake, paths)
+        words = error_text(mistake, paths)
         raise gr.Error(words, title=title, duration=20, print_exception=False) from None
 
 
-def complaint(mistake: Exception, paths: Sequence[str | None] = ()) -> str:
-    """What is wrong as a sentence that is safe inside HTML and calls files by their names."""
+def error_text(mistake: Exception, paths: Sequence[str | None] = ()) -> str:
+    """Return an error as a sentence, escaped for HTML, with file names in place of paths."""
     if isinstance(mistake, FileNotFoundError) or any(path and not Path(path).exists() for path in paths):
-        return "A recording was deleted since you chose it, as all are after a while. Please choose it again."
+        return "A recording has expired and was deleted. Please choose it again."
     words = str(mistake)
     names = [Path(path).name for path in paths if path]
     for path in filter(None, paths):

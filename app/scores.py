@@ -1,4 +1,4 @@
-"""What one conversion scores: is it the target's voice, are the words still there, does it sound clean?"""
+"""Scores of one conversion: speaker similarity, intelligibility, sound quality and pitch."""
 
 import html
 import math
@@ -20,9 +20,9 @@ from eval.scoring import Judges
 Wave = Float[Tensor, "1 1 samples"]
 
 JUDGED_S = 30.0
-"""Seconds of each recording that are judged, from the beginning: speech recognition is slow."""
+"""Only the first seconds of each recording are scored, as speech recognition is slow."""
 _one_at_a_time = threading.Lock()
-"""The recogniser is one object and keeps state while it listens."""
+"""The recogniser is a single object with state, so only one thread may use it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +30,20 @@ class Score:
     name: str
     value: str
     meaning: str
-    """What the number is compared with."""
+    """How to read the value."""
 
 
 class Waves(NamedTuple):
-    """What is judged, at 16 kHz."""
+    """Waves to score, at 16 kHz."""
 
     source: Wave
     converted: Wave
     target: Wave | None
-    """A recording of the voice that was asked for; none where it was made from words."""
+    """A recording of the target voice; None if the voice was made from words."""
 
 
 def score(source: Path, converted: Path, target: Path | None, *, judges: Judges | None = None) -> list[Score]:
-    """Judge a conversion; a judge that is not installed gives a row that says how to get it."""
+    """Score a conversion; a judge that is not installed gives a row that says how to install it."""
     judges = judges or Judges()
     waves = Waves(_beginning(source), _beginning(converted), target and _beginning(target))
     scores = []
@@ -67,10 +67,10 @@ def table(scores: list[Score], seconds: float) -> str:
         f"<td>{html.escape(row.meaning)}</td></tr>"
         for row in scores
     )
-    part = f" Judged: the first {JUDGED_S:.0f} s." if seconds > JUDGED_S else ""
+    part = f" Only the first {JUDGED_S:.0f} s are scored." if seconds > JUDGED_S else ""
     return (
-        f'<table class="scores"><caption>Scores of this conversion, by machine judges.{part}</caption>'
-        '<thead><tr><th scope="col">What</th><th scope="col">Score</th><th scope="col">How to read it</th>'
+        f'<table class="scores"><caption>Automatic scores of this conversion.{part}</caption>'
+        '<thead><tr><th scope="col">Metric</th><th scope="col">Score</th><th scope="col">How to read it</th>'
         f"</tr></thead><tbody>{rows}</tbody></table>"
     )
 
@@ -91,10 +91,10 @@ def _similarity(waves: Waves, judges: Judges) -> list[Score]:
     if waves.target is not None:
         value = similarity.cosine(converted, embedding(waves.target))
         meaning = "higher is better; two recordings of one person: about .86"
-        scores.append(Score(name="Likeness to the target's voice", value=f"{value:.2f}", meaning=meaning))
+        scores.append(Score(name="Similarity to the target's voice", value=f"{value:.2f}", meaning=meaning))
     value = similarity.cosine(converted, embedding(waves.source))
     meaning = "lower is better; two different people: about .51"
-    return [*scores, Score(name="Likeness to the source's voice", value=f"{value:.2f}", meaning=meaning)]
+    return [*scores, Score(name="Similarity to the source's voice", value=f"{value:.2f}", meaning=meaning)]
 
 
 def _intelligibility(waves: Waves, judges: Judges) -> list[Score]:
@@ -106,19 +106,19 @@ def _intelligibility(waves: Waves, judges: Judges) -> list[Score]:
     value = error_rates.error_rates(before, converted)["cer"]
     return [
         Score(
-            name="Characters heard differently (CER)",
+            name="Character error rate (CER)",
             value=_number(value),
-            meaning="lower is better; the recogniser's English words of the result, against those of the "
-            "source; it errs itself, so even clean speech is not at 0",
+            meaning="lower is better; compares the English texts recognised in result and source, with "
+            "recognition errors even for clean speech",
         ),
-        Score(name="Heard in the source", value=before or "nothing", meaning="as the recogniser wrote it"),
-        Score(name="Heard in the result", value=after or "nothing", meaning="as the recogniser wrote it"),
+        Score(name="Recognised in the source", value=before or "nothing", meaning="the recogniser's text"),
+        Score(name="Recognised in the result", value=after or "nothing", meaning="the recogniser's text"),
     ]
 
 
 def _quality(waves: Waves, judges: Judges) -> list[Score]:
     converted, before = (quality.opinions(judges.sound(wave)) for wave in (waves.converted, waves.source))
-    meaning = f"1 bad to 5 excellent; the source itself: {before['dnsmos']:.2f}"
+    meaning = f"from 1 (bad) to 5 (excellent); the source: {before['dnsmos']:.2f}"
     return [Score(name="Sound quality (DNSMOS)", value=f"{converted['dnsmos']:.2f}", meaning=meaning)]
 
 
@@ -128,17 +128,17 @@ def _pitch(waves: Waves, judges: Judges) -> list[Score]:
     compared = pitch.compare(source, output, target)
     heights = [_hertz(features) for features in (source, output)]
     scores = [
-        Score(name="Usual pitch", value=heights[1], meaning=f"the source's: {heights[0]}"),
+        Score(name="Mean pitch", value=heights[1], meaning=f"the source's: {heights[0]}"),
         Score(
-            name="Melody kept (correlation of F0)",
+            name="Intonation kept (F0 correlation)",
             value=_number(compared["f0_correlation"]),
-            meaning="1: the source's rises and falls are all kept",
+            meaning="higher is better; 1: same rises and falls as the source",
         ),
     ]
     if waves.target is not None:
         away = compared["f0_offset"]
         value = "–" if math.isnan(away) else f"{away:+.1f} semitones"
-        meaning = f"0 is best unless you moved the pitch; the target's: {_hertz(target)}"
+        meaning = f"0 is best unless you shifted the pitch; the target's: {_hertz(target)}"
         scores.insert(1, Score(name="Pitch above the target's", value=value, meaning=meaning))
     return scores
 

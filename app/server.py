@@ -1,4 +1,4 @@
-"""The application: the HTTP interface, the page, and the guard before both."""
+"""The ASGI application: HTTP interface and page, behind a middleware that enforces limits."""
 
 import asyncio
 import logging
@@ -33,10 +33,10 @@ def application(
     page: bool = True,
     card: Path | None = None,
 ) -> ASGIApp:
-    """Put the server together.
+    """Build the application.
 
-    ``names`` are the host names it answers under (None: any); ``card`` is the model card's file, where the
-    converter is not the released one.
+    ``names`` are the accepted host names (None: any); ``card`` is the model card's file, unless the converter
+    is the released one.
     """
     interface = Interface(conversions, folder)
     app: Any = FastAPI(
@@ -56,9 +56,9 @@ def application(
     @app.exception_handler(Exception)
     async def failed(request: Request, failure: Exception) -> Response:
         number = request.scope["state"]["request_id"]
-        if not isinstance(failure, UserError):  # those come from the guard, which answers them itself
+        if not isinstance(failure, UserError):  # the middleware raises and answers these itself
             logging.getLogger("uvicorn.error").error("request %s failed", number)
-        return _answer(request, 500, "the server failed; its log tells more under the request's number")
+        return _answer(request, 500, "internal server error; see the server's log under the request's number")
 
     if page:
         app = with_page(app, conversions, root_path, card)
@@ -68,8 +68,8 @@ def application(
 def with_page(
     app: FastAPI, conversions: Conversions, root_path: str = "", card: Path | None = None
 ) -> FastAPI:
-    """Put the page at ``/``; whatever its visitors upload stays in the folder of the results."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # these are read when gradio is imported
+    """Mount the page at ``/``; its uploads are stored in the results' folder."""
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # gradio reads these when imported
     os.environ["GRADIO_TEMP_DIR"] = str(conversions.folder / "page")
     import gradio
 
@@ -77,7 +77,7 @@ def with_page(
 
     async def built() -> FastAPI:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="SSR mode")  # of a mode that nobody asked for
+            warnings.filterwarnings("ignore", message="SSR mode")  # irrelevant: SSR is off
             return gradio.mount_gradio_app(
                 app,
                 build_page(conversions, card),
@@ -87,7 +87,7 @@ def with_page(
                 **mounted(),
             )
 
-    # Where no event loop runs, gradio makes one for each page and never closes it.
+    # Without a running event loop, gradio would create one per page and never close it.
     return asyncio.run(built())
 
 
@@ -97,45 +97,45 @@ def _answer(request: Request, status: int, sentence: str, headers: Any = None) -
 
 
 def with_idle_timeout(idle_seconds: float) -> type[H11Protocol]:
-    """uvicorn's protocol, with an end to waiting: idle connections would use up all there may be."""
+    """uvicorn's protocol with an idle time-out, as idle connections count towards the maximum."""
 
     class IdleTimeoutProtocol(H11Protocol):
-        _until_asked: asyncio.TimerHandle | None = None
-        _until_read: asyncio.TimerHandle | None = None
+        _request_timer: asyncio.TimerHandle | None = None
+        _write_timer: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
-            self._wait()
+            self._set_timer()
 
         def data_received(self, data: bytes) -> None:
             super().data_received(data)
-            self._wait()
+            self._set_timer()
 
         def connection_lost(self, exc: Exception | None) -> None:
-            self._until_asked = _stop(self._until_asked)
-            self._until_read = _stop(self._until_read)
+            self._request_timer = _stop(self._request_timer)
+            self._write_timer = _stop(self._write_timer)
             super().connection_lost(exc)
 
         def pause_writing(self) -> None:
             super().pause_writing()
-            self._until_read = self.loop.call_later(idle_seconds, self.transport.abort)
+            self._write_timer = self.loop.call_later(idle_seconds, self.transport.abort)
 
         def resume_writing(self) -> None:
             super().resume_writing()
-            self._until_read = _stop(self._until_read)
+            self._write_timer = _stop(self._write_timer)
 
-        def _wait(self) -> None:
-            """Give a request that has begun, or has yet to, some seconds to be told; it is not begun anew."""
+        def _set_timer(self) -> None:
+            """Start the time-out for a request's head unless running; stop it once the head is complete."""
             if self.conn.their_state is not h11.IDLE:
-                self._until_asked = _stop(self._until_asked)
-            elif self._until_asked is None:
-                self._until_asked = self.loop.call_later(idle_seconds, self._give_up)
+                self._request_timer = _stop(self._request_timer)
+            elif self._request_timer is None:
+                self._request_timer = self.loop.call_later(idle_seconds, self._time_out)
 
-        def _give_up(self) -> None:
-            self._until_asked = None
+        def _time_out(self) -> None:
+            self._request_timer = None
             if self.transport.is_closing() or self.conn.their_state is not h11.IDLE:
                 return
-            body = error_body(f"no request came within {idle_seconds:g} s", "none")
+            body = error_body(f"no request received within {idle_seconds:g} s", "none")
             head = "HTTP/1.1 408 Request Timeout\r\nContent-Type: application/json\r\nConnection: close\r\n"
             self.transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
             self.transport.close()
@@ -149,17 +149,16 @@ def _stop(timer: asyncio.TimerHandle | None) -> None:
 
 
 LINGER_S = 5.0
-"""Seconds that the rest of a refused upload is read and dropped: a client that is cut off while it sends
-would miss the answer."""
+"""Seconds for which the rest of a refused upload is read and discarded: a client that is disconnected while
+sending would miss the response."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class GuardMiddleware:
-    """Refuses what is too large or too slow while it is read, and what other sites ask in a browser's name.
+    """Refuses uploads that are too large or slow while they are read, and cross-site requests.
 
-    ``names`` are the host names under which requests may come (None: any): without them a site could give its
-    name this machine's address and then read the answers. ``same_site`` asks that a browser's POST comes from
-    our own page.
+    ``names`` are the accepted host names (None: any), which prevent DNS rebinding: another site could resolve
+    its name to this machine. ``same_site`` requires that a browser's POST comes from our own page.
     """
 
     def __init__(
@@ -178,7 +177,7 @@ class GuardMiddleware:
         except UserError as mistake:
             request.mistake = request.mistake or mistake
         except asyncio.CancelledError:
-            request.mistake = BusyError("the server is being stopped")
+            request.mistake = BusyError("the server is stopping")
         except Exception:
             if request.mistake is None:
                 raise
@@ -190,7 +189,7 @@ class GuardMiddleware:
         host = headers.get("host", "")
         if self.names is not None and urlsplit(f"//{host}").hostname not in self.names:
             raise ForeignError(
-                f"this server does not answer under the name {host!r}: ask for 127.0.0.1 or localhost,"
+                f"this server does not accept the host name {host!r}: use 127.0.0.1 or localhost,"
                 " or start it with --host"
             )
         origin = headers.get("origin")
@@ -203,7 +202,7 @@ class GuardMiddleware:
 
 
 class _Request:
-    """One request on its way: counts and times what comes in, and keeps a refusal from being talked over."""
+    """One request: counts and times its upload, and drops a response after a refusal."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, limits: Limits) -> None:
         self.scope, self._receive, self._send, self.limits = scope, receive, send, limits
@@ -211,16 +210,16 @@ class _Request:
         scope.setdefault("state", {})["request_id"] = self.id
         self.mistake: UserError | None = None
         self.answered = False
-        self.whole = False
-        """Whether the last byte has come."""
+        self.complete = False
+        """Whether the whole upload has been received."""
         self.n_bytes = 0
-        self.until = asyncio.get_running_loop().time() + limits.upload_seconds
+        self.deadline = asyncio.get_running_loop().time() + limits.upload_seconds
 
     async def receive(self) -> Message:
-        """The next piece of the upload, or a refusal."""
-        if self.whole:
+        """Receive the next part of the upload; raise ``UserError`` beyond a limit."""
+        if self.complete:
             return await self._receive()
-        left = self.until - asyncio.get_running_loop().time()
+        left = self.deadline - asyncio.get_running_loop().time()
         try:
             message = await asyncio.wait_for(self._receive(), min(left, self.limits.idle_seconds))
         except TimeoutError:
@@ -230,14 +229,14 @@ class _Request:
             )
             raise self.mistake from None
         self.n_bytes += len(message.get("body", b""))
-        self.whole = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        self.complete = message["type"] == "http.disconnect" or not message.get("more_body", False)
         if self.n_bytes > self.limits.max_bytes:
             self.mistake = _too_large(self.limits)
             raise self.mistake
         return message
 
     async def send(self, message: Message) -> None:
-        """Pass an answer on, with the request's number; what comes after a refusal is dropped."""
+        """Send a response with the request's number; drop it if the request was refused."""
         if self.mistake is not None and not self.answered:
             return
         if message["type"] == "http.response.start":
@@ -247,7 +246,7 @@ class _Request:
         await self._send(message)
 
     async def refuse(self, mistake: UserError) -> None:
-        """Answer with a mistake's sentence, and hear the client out for a while."""
+        """Send an error response, and keep reading the upload for up to ``LINGER_S``."""
         self.answered = True
         body = error_body(str(mistake), self.id)
         headers: list[tuple[bytes, Any]] = [
@@ -258,12 +257,12 @@ class _Request:
         ]
         if isinstance(mistake, BusyError):
             headers.append((b"retry-after", b"10"))
-        if not self.whole:
+        if not self.complete:
             headers.append((b"connection", b"close"))
         start = {"type": "http.response.start", "status": HTTPStatus(status_of(mistake)), "headers": headers}
         await self._send(start)
         await self._send({"type": "http.response.body", "body": body, "more_body": True})
-        if isinstance(mistake, TooMuchError) and not self.whole:
+        if isinstance(mistake, TooMuchError) and not self.complete:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._drop_rest(), LINGER_S)
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})

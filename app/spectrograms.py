@@ -1,4 +1,4 @@
-"""A conversion as a picture: both mel spectrograms and both pitch curves on one time axis, as an SVG."""
+"""An SVG figure of a conversion: mel spectrograms and pitch curves of source and result."""
 
 import base64
 import math
@@ -18,28 +18,28 @@ Wave = Float[Tensor, "1 1 samples"]
 Curve = Float[np.ndarray, "frames"]
 
 LONGEST_S = 30.0
-"""Seconds that are drawn, from the beginning: more would be too narrow to read."""
+"""Only the first seconds are drawn, as longer figures would be unreadable."""
 SAMPLE_RATE, HOP = SPEECH_16K.sample_rate, SPEECH_16K.hop
 WIDTH, LEFT, MEL_HEIGHT, F0_HEIGHT, GAP = 760.0, 64.0, 130.0, 160.0, 34.0
 F0_MARKS, MEL_MARKS = (75.0, 100.0, 150.0, 200.0, 300.0, 400.0), (200.0, 1000.0, 3000.0, 7000.0)
-LEAP = 0.3
-"""Octaves between neighbouring frames that are not joined by a line."""
+MAX_JUMP = 0.3
+"""Pitch jump between neighbouring frames, in octaves, from which the curve is interrupted."""
 NO_PITCH = "no pitch found"
 
 
 def compared(source: Path, converted: Path) -> str:
-    """The figure of a source and what became of it, with its numbers in words."""
+    """Return the figure of a source file and its conversion."""
     waves = [excerpt(path, 0, round(LONGEST_S * SAMPLE_RATE), SAMPLE_RATE) for path in (source, converted)]
     return figure(*waves)
 
 
 def figure(source: Wave, converted: Wave) -> str:
-    """The figure of two waves at 16 kHz."""
+    """Return the figure of two waves at 16 kHz, with mean pitches in its caption."""
     seconds = max(source.shape[-1], converted.shape[-1]) / SAMPLE_RATE
     pitches = [f0(wave) for wave in (source, converted)]
     caption = (
-        f"Usual pitch: source {mean_pitch(pitches[0])}, converted {mean_pitch(pitches[1])}. "
-        f"Drawn: {'the first ' if seconds >= LONGEST_S else ''}{seconds:.1f} s."
+        f"Mean pitch: source {mean_pitch(pitches[0])}, converted {mean_pitch(pitches[1])}. "
+        f"Shown: {'the first ' if seconds >= LONGEST_S else ''}{seconds:.1f} s."
     )
     tops = [GAP, 2 * GAP + MEL_HEIGHT, 3 * GAP + 2 * MEL_HEIGHT]
     height = tops[2] + F0_HEIGHT + 44
@@ -99,22 +99,22 @@ def f0_panel(curves: list[Curve], top: float, seconds: float) -> list[str]:
         parts.append(text(LEFT - 8, y + 4, f"{hz:.0f} Hz", "left"))
     for kind, curve in zip(("source", "converted"), curves):
         x = LEFT + (np.arange(len(curve)) + 0.5) * HOP / SAMPLE_RATE / seconds * (WIDTH - LEFT)
-        for stretch in voiced_stretches(curve):
-            points = " ".join(f"{x[i]:.1f},{height(curve[i]):.1f}" for i in stretch)
+        for run in voiced_runs(curve):
+            points = " ".join(f"{x[i]:.1f},{height(curve[i]):.1f}" for i in run)
             parts.append(f'<polyline points="{points}" class="{kind}"/>')
     return parts
 
 
-def voiced_stretches(curve: Curve) -> list[range]:
-    """Runs of two or more voiced frames without a leap: one of an octave is an error, not a melody."""
-    joined = np.abs(np.diff(np.log2(curve))) < LEAP
+def voiced_runs(curve: Curve) -> list[range]:
+    """Runs of two or more voiced frames without a jump; octave jumps are tracking errors."""
+    joined = np.abs(np.diff(np.log2(curve))) < MAX_JUMP
     edges = np.diff(np.concatenate([[0], joined.astype(int), [0]]))
     starts, stops = (np.flatnonzero(edges == step) for step in (1, -1))
     return [range(a, b + 1) for a, b in zip(starts.tolist(), stops.tolist())]
 
 
 def time_axis(top: float, seconds: float) -> list[str]:
-    """Marks at round seconds below the last panel."""
+    """Tick marks at round seconds below the last panel."""
     step = next(s for s in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10) if seconds / s <= 10)
     parts = []
     for k in range(int(seconds / step + 1e-9) + 1):

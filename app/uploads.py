@@ -1,4 +1,4 @@
-"""The form of a request: its files in a private folder, its fields as what they stand for."""
+"""Request forms: files are saved to a private folder, fields are parsed and validated."""
 
 import json
 import shutil
@@ -20,13 +20,13 @@ from w2w.gallery.named import find
 
 MOST_PARTS = 64
 FIELD_BYTES = 1 << 16
-"""Of a field that is no file."""
+"""Maximum size of a field that is not a file."""
 
 
 @dataclass(kw_only=True)
 class Form:
     files: dict[str, list[Path]] = field(default_factory=dict)
-    """By field; never under the names that a client gave them."""
+    """Saved files by field; never named after the client's file names."""
     fields: dict[str, str] = field(default_factory=dict)
 
     def close(self) -> None:
@@ -36,7 +36,7 @@ class Form:
 
 
 async def received(request: Request, folder: Path, files: frozenset[str], fields: frozenset[str]) -> Form:
-    """Read a multipart form whose fields are ``files`` and ``fields``, into ``folder``."""
+    """Read a multipart form with the given file fields and text fields; files are saved to ``folder``."""
     content_type = request.headers.get("content-type", "nothing").partition(";")[0].strip().lower()
     if content_type != "multipart/form-data":
         raise TypeRefusedError(
@@ -57,21 +57,21 @@ async def received(request: Request, folder: Path, files: frozenset[str], fields
                 else:
                     raise FormError(_wrong_part(name, files, fields))
     except HTTPException as error:
-        raise FormError(f"the request's body is no multipart form to be read here: {error.detail}") from None
+        raise FormError(f"the request's body is not a valid multipart form: {error.detail}") from None
     except OSError:
-        raise BusyError("the server has no room for the upload at present: try again later") from None
+        raise BusyError("the server cannot store the upload at present: try again later") from None
     return form
 
 
 def _wrong_part(name: str, files: frozenset[str], fields: frozenset[str]) -> str:
     if name in files | fields:
-        return f"the form's field {name} must be a {'file' if name in files else 'text and no file'}"
+        return f"the form's field {name} must be a {'file' if name in files else 'text, not a file'}"
     return f"the form has a field {name[:40]!r}, which is none of: {', '.join(sorted(files | fields))}"
 
 
 Voice = Float[Tensor, "1 dim"]
 RATES = range(8_000, 192_001)
-"""Hz, that may be asked for."""
+"""Sample rates of results in Hz."""
 
 
 def one_source(form: Form) -> Path:
@@ -84,7 +84,7 @@ def one_source(form: Form) -> Path:
 
 
 def references(form: Form) -> tuple[list[Path], list[float] | None]:
-    """The recordings of the voice, and their weights if it is to be a blend."""
+    """Return the reference recordings, and their weights if they are blended."""
     paths = form.files.get("reference", [])
     if not paths:
         raise FormError("a request needs at least one file reference (curl: -F reference=@her.wav)")
@@ -105,7 +105,7 @@ def number(form: Form, name: str, default: float) -> float:
 
 
 def rate(form: Form) -> int | None:
-    """Hz of the result; 0 for the source's, None for the converter's."""
+    """Sample rate of the result in Hz; 0: the source's, None: the converter's."""
     word = form.fields.get("rate")
     if word in (None, "source"):
         return None if word is None else 0
@@ -117,7 +117,7 @@ def rate(form: Form) -> int | None:
 
 
 def wanted_voice(form: Form, conversions: Conversions) -> Callable[[], Voice]:
-    """What gives the voice when its turn comes: a name's, an earlier answer's, or that of the references."""
+    """Return a function that loads the voice: by name, from a response of /api/voice, or from references."""
     if "voice" not in form.fields:
         paths, weights = references(form)
         return lambda: conversions.voice(paths, weights)
@@ -132,9 +132,9 @@ def wanted_voice(form: Form, conversions: Conversions) -> Callable[[], Voice]:
         numbers = torch.tensor(fields["voice"], dtype=torch.float32)
         model = str(fields["model"])
     except (ValueError, TypeError, KeyError, RuntimeError, RecursionError, OverflowError):
-        raise UserError("the voice is not what /api/voice answers: send that JSON as it is") from None
+        raise UserError("the voice is not what /api/voice answers: send its JSON unchanged") from None
     if model != conversions.key:
-        raise UserError("the voice was taken by another converter: take it anew by /api/voice")
+        raise UserError("the voice was made by another converter: make it again with /api/voice")
     if numbers.shape != (conversions.converter.network.voice_dim,) or not numbers.isfinite().all():
-        raise UserError("the voice does not hold as many finite numbers as this converter's have")
+        raise UserError("the voice does not have this converter's number of finite values")
     return lambda: numbers[None]

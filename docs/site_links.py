@@ -1,4 +1,4 @@
-"""Lets the site show pages as they lie in the repository: links out of ``docs/`` lead to copies."""
+"""MkDocs hooks that copy files linked from ``docs/`` into the site and adapt the links."""
 
 import posixpath
 import re
@@ -10,12 +10,12 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(\]\(|src=\")(?!\w+:|#|/)([^)\"#\s]+)")
 NOTES = re.compile(r"(\[\d\]) \[")
-"""Two marks of notes, which are no link."""
+"""Two adjacent footnote marks, which are not a link."""
 ALSO = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 
 
 def on_files(files: Files, *, config: Any) -> None:
-    """Add the README as the front page, and every file of the repository that a page links to."""
+    """Add the README as the front page, and every repository file that a page links to."""
     waiting = [*ALSO, *(f"docs/{file.src_uri}" for file in files.documentation_pages())]
     for place in waiting:
         added = not place.startswith("docs/")
@@ -26,7 +26,7 @@ def on_files(files: Files, *, config: Any) -> None:
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
-    """Let links mean what they mean in the repository."""
+    """Rewrite links for the layout of the site."""
     here = repository_path(page.file.src_uri)
 
     def moved(link: re.Match[str]) -> str:
@@ -39,23 +39,23 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 
 def links(place: str) -> list[str]:
-    """The files of the repository that a page of it links to."""
+    """Files of the repository that a page links to."""
     text = (ROOT / place).read_text(encoding="utf-8")
     return [target for link in LINK.finditer(text) if (ROOT / (target := resolved(place, link[2]))).is_file()]
 
 
 def resolved(place: str, link: str) -> str:
-    """A link of a file, from the repository's root."""
+    """Resolve a link in a file to a path from the repository's root."""
     return posixpath.normpath(posixpath.join(posixpath.dirname(place), link))
 
 
 def site_path(place: str) -> str:
-    """Where a file of the repository lies in the site."""
+    """Path in the site of a file in the repository."""
     return "index.md" if place == "README.md" else place.removeprefix("docs/")
 
 
 def repository_path(uri: str) -> str:
-    """Where a file of the site lies in the repository."""
+    """Path in the repository of a file in the site."""
     if uri == "index.md":
         return "README.md"
     return f"docs/{uri}" if (ROOT / "docs" / uri).is_file() else uri

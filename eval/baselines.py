@@ -1,4 +1,4 @@
-"""What every system is measured against: toplines above it, and tricks that take no learning."""
+"""Toplines, and baselines that need no training, to compare every system with."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -31,12 +31,12 @@ BASELINES = {
     "world_warp": "WORLD, F0 moved, envelope warped",
 }
 WARPS = np.round(np.arange(0.80, 1.2501, 0.025), 3)
-"""Candidates for the factor by which the spectral envelope's frequencies are stretched."""
+"""Candidate factors to stretch the spectral envelope in frequency."""
 MATCHED_HZ = (200.0, 5000.0)
 VERSION = "world-3"
 
 Resynthesis = Callable[[Path, Path], None]
-"""Speaks a file again with its own voice into another file."""
+"""Resynthesise a file with its own voice into another file."""
 
 
 def toplines_and_baselines(
@@ -46,13 +46,13 @@ def toplines_and_baselines(
     features: FeaturesByFile,
     resynthesise: Resynthesis | None = None,
 ) -> list[Pair]:
-    """Make the outputs of all toplines and baselines for each distinct source and target.
+    """Generate all toplines and baselines for each distinct pair of source and target.
 
-    ``features`` must hold the pitch of sources and targets. Files made here lie in ``out/<system>/``. Without
-    a converter's ``resynthesise``, which speaks a file again with its own voice, WORLD does it.
+    ``features`` must contain the pitch of sources and targets. Generated files are written to
+    ``out/<system>/``. Without a converter's ``resynthesise``, WORLD resynthesises the source.
     """
     distinct = list({(pair.source, pair.target): pair for pair in pairs}.values())
-    # By source, so that each is analysed once.
+    # Sorted by source, so that each is analysed once.
     order = sorted(enumerate(distinct), key=lambda item: (item[1].source.as_posix(), item[0]))
     outputs: dict[int, dict[str, Path | None]] = {}
     resynthesised: dict[Path, Path] = {}
@@ -92,21 +92,20 @@ def toplines_and_baselines(
 
 
 def best_warp(source: Float[np.ndarray, "bins"], target: Float[np.ndarray, "bins"]) -> float:
-    """The factor that brings the source's mean log envelope nearest to the target's, level aside."""
+    """Stretch factor that best maps the source's mean log envelope to the target's, ignoring level."""
     hz = np.linspace(0, SAMPLE_RATE / 2, len(source))
     band = (hz >= MATCHED_HZ[0]) & (hz <= MATCHED_HZ[1])
 
-    def misfit(warp: float) -> float:
-        off = np.interp(hz / warp, hz, source)[band] - target[band]
-        return float(np.var(off))
+    def error(warp: float) -> float:
+        return float(np.var(np.interp(hz / warp, hz, source)[band] - target[band]))
 
-    return float(min(WARPS, key=lambda warp: (misfit(warp), abs(warp - 1))))
+    return float(min(WARPS, key=lambda warp: (error(warp), abs(warp - 1))))
 
 
 def synthesise(
     n_samples: int, f0: np.ndarray, envelope: np.ndarray, aperiodicity: np.ndarray, ratio: float, warp: float
 ) -> np.ndarray:
-    """Resynthesise by WORLD with F0 multiplied and the envelope's frequencies stretched."""
+    """Resynthesise with WORLD, with F0 scaled by ``ratio`` and the envelope stretched by ``warp``."""
     if warp != 1:
         last = envelope.shape[1] - 1
         place = np.minimum(np.arange(last + 1) / warp, last)
@@ -119,19 +118,19 @@ def synthesise(
 
 
 def _write(path: Path, source: Path, f0: np.ndarray, ratio: float, warp: float, cache: Cache) -> None:
-    """Write one resynthesis, taking it from the cache if it was made before."""
+    """Write a WORLD resynthesis, from the cache if possible."""
     name = f"{content_hash(source)}-{ratio:.6f}-{warp:.3f}.wav"
-    kept = cache.folder / VERSION / name[:2] / name
-    if not kept.is_file():
+    cached = cache.folder / VERSION / name[:2] / name
+    if not cached.is_file():
         n_samples, envelope, aperiodicity = _analysis(source, f0.tobytes())
         wave = synthesise(n_samples, f0, envelope, aperiodicity, ratio, warp)
-        save(kept, torch.from_numpy(wave).float()[None, None], SAMPLE_RATE)
+        save(cached, torch.from_numpy(wave).float()[None, None], SAMPLE_RATE)
     with atomic(path) as temporary:
-        shutil.copyfile(kept, temporary)
+        shutil.copyfile(cached, temporary)
 
 
 def _envelope(path: Path, f0: np.ndarray, cache: Cache) -> Float[np.ndarray, "bins"]:
-    """The mean log envelope of a file's voiced frames."""
+    """Mean log envelope over a file's voiced frames, or over all if none is voiced."""
 
     def compute() -> Features:
         _, envelope, _ = _analysis(path, f0.tobytes())

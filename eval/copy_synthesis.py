@@ -1,9 +1,9 @@
 """Score vocoders by copy-synthesis: ``python -m eval.copy_synthesis --data DIR --vocoder DIR --out DIR``
 
-Every recording of a split is turned into a mel and back by each vocoder, and by Griffin-Lim on the same mels,
-and by WORLD into its F0, envelope and aperiodicity and back, and scored against itself at 16 kHz. Leaves
-table.md, rows.csv, summary.json and the audio in DIR.
-Intervals are 95 % bootstraps over speakers: recordings of one speaker are no independent witnesses.
+Each recording of a split is resynthesised from its mel by every vocoder and by Griffin-Lim, and from F0,
+envelope and aperiodicity by WORLD. The copies are compared with the original at 16 kHz. Writes table.md,
+rows.csv, summary.json and the audio to the output folder.
+Intervals are 95 % bootstraps over speakers, as recordings of one speaker are not independent.
 """
 
 import time
@@ -41,7 +41,7 @@ from vocoders.griffin_lim import GriffinLim, GriffinLimConfig
 from vocoders.scores.copies import has_pesq, scores
 
 JUDGED_AT = 16_000
-"""Hz, whatever the vocoders' rates: of PESQ, of DNSMOS, and of every other score, lest a band decide."""
+"""Sample rate in Hz of all scores, whatever the vocoder's rate, so that bandwidth does not affect them."""
 DEFAULT_MEL = "speech16k"
 ORIGINAL = "original"
 COLUMNS = {
@@ -55,7 +55,7 @@ COLUMNS = {
     "cer": ("CER ↓", 3),
     "real_time_factor": ("real-time factor ↓", 3),
 }
-"""What is shown of each score, and its decimals."""
+"""Title and number of decimals of each score in the table."""
 Wave = Float[Tensor, "1 1 samples"]
 
 
@@ -63,10 +63,10 @@ Wave = Float[Tensor, "1 1 samples"]
 class System:
     name: str
     mel: MelConfig
-    """The definition it reads, or one of its rate."""
+    """The vocoder's mel definition; without mels, one that has its sample rate."""
     speak: Callable[[Any], Wave]
     read: Callable[[Wave], Any]
-    """What it makes a wave of, from one."""
+    """Analyses a wave into the input of ``speak``."""
 
 
 @exits_cleanly
@@ -74,16 +74,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = Arguments.described_by("eval.copy_synthesis", __doc__)
     option = arguments.add_argument
     option("--data", required=True, metavar="FOLDER", help="corpus, or its manifest")
-    option("--split", default="test", help="of the corpus (default: test)")
+    option("--split", default="test", help="split of the corpus (default: test)")
     option(
-        "--vocoder", nargs="+", action="extend", default=[], metavar="NAME", help="exported folder, or a name"
+        "--vocoder", nargs="+", action="extend", default=[], metavar="NAME", help="exported folder or name"
     )
-    option("--out", type=Path, default=Path("copies"), help="folder of what is left behind")
-    option("--n-utterances", type=int, default=0, help="fewer, spread over speakers (0: all)")
-    option("--mel", default=DEFAULT_MEL, help=f"without a vocoder: of {', '.join(NAMED)}")
-    option("--by", default="", metavar="COLUMN", help="of the manifest: also a row for each value")
-    option("--cache", type=Path, help="folder of features kept between runs")
-    option("--overwrite", action="store_true", help="replace what is in --out already")
+    option("--out", type=Path, default=Path("copies"), help="output folder")
+    option("--n-utterances", type=int, default=0, help="number, spread over speakers (0: all)")
+    option("--mel", default=DEFAULT_MEL, help=f"mel without --vocoder: {', '.join(NAMED)}")
+    option("--by", default="", metavar="COLUMN", help="manifest column: adds a row for each value")
+    option("--cache", type=Path, help="feature cache shared between runs")
+    option("--overwrite", action="store_true", help="replace existing results in --out")
     args = arguments.parse_args(argv)
     check_results(args.out / "rows.csv", args.overwrite)
     systems = systems_of(args.vocoder, args.mel)
@@ -109,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def by_column(rows: Sequence[Row], recordings: Sequence[Recording], column: str) -> list[Row]:
-    """The same scores once more, under "SYSTEM, VALUE" of a column, such as language or corpus."""
+    """Repeat the rows as systems "SYSTEM, VALUE", by the values of a column such as language or corpus."""
     if not column:
         return []
     values = {
@@ -122,7 +122,7 @@ def by_column(rows: Sequence[Row], recordings: Sequence[Recording], column: str)
 
 
 def systems_of(given: Sequence[str], mel: str) -> list[System]:
-    """The vocoders, and Griffin-Lim for every definition that one of them reads."""
+    """The vocoders, Griffin-Lim for each of their mel definitions, and WORLD if installed."""
     systems, names = [], label(given)
     for name, weights in zip(names, given):
         vocoder = vocoders.load_vocoder(weights)
@@ -146,27 +146,27 @@ def has_world() -> bool:
 
 
 def read_world(wave: Wave) -> tuple[np.ndarray, ...]:
-    """F0, envelope and aperiodicity of a wave at 16 kHz."""
+    """Analyse a wave at 16 kHz into F0, envelope and aperiodicity."""
     samples = wave[0, 0].double().numpy()
     f0 = pitch.harvest(samples)
     return f0.astype(np.float64), *analyse(samples, f0)
 
 
 def speak_world(parts: tuple[np.ndarray, ...]) -> Wave:
-    """The wave of what ``read_world`` found."""
+    """Synthesise a wave from the parameters of ``read_world``."""
     samples = pitch.world().synthesize(*parts, JUDGED_AT, pitch.HOP_MS)
     return torch.from_numpy(samples).float()[None, None]
 
 
 def label(given: Sequence[str]) -> list[str]:
-    """What to call each: its folder, or the run that an ``export`` folder lies in."""
+    """Names of vocoders: folders, or the runs of ``export`` folders; the given path where names repeat."""
     names = [readable(where) for where in given]
     repeated = {name for name in names if names.count(name) > 1}
     return [whole if name in repeated or not name else name for name, whole in zip(names, given)]
 
 
 def spread(recordings: Sequence[Recording], n: int) -> list[Recording]:
-    """As many of the first speaker as of the last: by turns, until there are ``n``; 0: all."""
+    """Choose ``n`` recordings by cycling through the speakers; 0: all."""
     if n < 0:
         raise UserError(f"--n-utterances {n} must be at least 1, or 0 for all")
     if not n:
@@ -185,22 +185,21 @@ def described(system: str, recording: Recording) -> Row:
 
 @torch.inference_mode()
 def copy_all(system: System, recordings: Sequence[Recording], out: Path) -> list[Row]:
-    """Copy recordings, keep the copies as files, and score them; the real-time factor counts no mel."""
+    """Copy recordings, save the copies and score them; the real-time factor excludes the analysis."""
     rate, rows = system.mel.sample_rate, []
     for number, recording in enumerate(tqdm(recordings, desc=system.name, unit="file")):
         wave = load(recording.path, rate)
-        known = system.read(wave)
+        analysed = system.read(wave)
         if not number:
-            system.speak(known)  # the first run pays for what is made once
+            system.speak(analysed)  # warm-up: the first run includes one-time set-up
         began = time.perf_counter()
-        copied = system.speak(known)
+        copied = system.speak(analysed)
         took = time.perf_counter() - began
         if not copied.isfinite().all():
             raise UserError(f"{system.name} turned the mel of {recording.path} into NaN: it cannot be scored")
         path = out / "outputs" / system.name.replace("/", "_") / f"{number:03d}_{recording.path.stem}.wav"
         save(path, copied, rate)
-        original, judged = load(recording.path, JUDGED_AT), resample(copied, rate, JUDGED_AT)
-        figures = scores(original, judged, JUDGED_AT)
+        figures = scores(load(recording.path, JUDGED_AT), resample(copied, rate, JUDGED_AT), JUDGED_AT)
         figures["real_time_factor"] = took * rate / copied.shape[-1]
         rounded = {name: round(value, 6) for name, value in figures.items()}
         rows.append(described(system.name, recording) | rounded | {"output": str(path)})
@@ -208,7 +207,7 @@ def copy_all(system: System, recordings: Sequence[Recording], out: Path) -> list
 
 
 def rate_quality(rows: list[Row], cache: Path | None) -> list[str]:
-    """Add DNSMOS to every row; return what to say if it cannot be had."""
+    """Add DNSMOS to every row; return a note if it is not installed."""
     judge = DNSMOS()
     try:
         judge.check()
@@ -223,7 +222,7 @@ def rate_quality(rows: list[Row], cache: Path | None) -> list[str]:
 
 
 def rate_words(rows: list[Row], recordings: Sequence[Recording], cache: Path | None) -> list[str]:
-    """Add the error rate of characters where the text is known; return what to say if it cannot be had."""
+    """Add the CER where the text is known; return a note if the recogniser is not installed."""
     texts = {(r.speaker or "?", r.path.stem): r.text for r in recordings if r.text}
     texts = {key: text for key, text in texts.items() if in_latin_letters(text)}
     transcribed = [row for row in rows if (str(row["speaker"]), str(row["utterance"])) in texts]
@@ -257,7 +256,7 @@ def about(args: Any, systems: Sequence[System], recordings: Sequence[Recording])
 
 
 def table(summary: Summary) -> str:
-    """Lay out means and intervals in Markdown."""
+    """Format means and intervals as a Markdown table."""
 
     def cell(score: dict[str, float] | None, digits: int) -> str:
         if score is None:

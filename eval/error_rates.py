@@ -1,4 +1,4 @@
-"""Error rates of characters and words, between what a recording should say and what a recogniser read."""
+"""Character and word error rates of recognised texts."""
 
 import re
 import unicodedata
@@ -13,7 +13,7 @@ from eval.features import Features
 SPOKEN = {"&": "and", "%": "percent", "mr.": "mister", "mrs.": "missus", "dr.": "doctor", "st.": "saint"}
 CURRENCIES = {"$": "dollars", "£": "pounds", "€": "euros"}
 LONGEST_NUMBER = 15
-"""Digits; what is longer is no number that anybody reads out as one."""
+"""Maximum length of a number that is spelt out as words."""
 NUMBER = re.compile(r"([$£€]?)(\d[\d,]*(?:\.\d+)?)(st|nd|rd|th)?\b")
 
 
@@ -22,7 +22,7 @@ def check() -> None:
 
 
 def normalise(text: str) -> str:
-    """Lower case, numbers and common abbreviations as words; letters and apostrophes only, single spaces."""
+    """Lower-case, spell out numbers and common abbreviations, drop punctuation except apostrophes."""
     text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
     text = re.sub(r"\b(?:mrs?|dr|st)\.|[&%]", lambda found: f" {SPOKEN[found[0]]} ", text)
     text = NUMBER.sub(_spoken, text)
@@ -30,7 +30,7 @@ def normalise(text: str) -> str:
 
 
 def _spoken(found: re.Match[str]) -> str:
-    """Spell a number as it is read out: years by hundreds, the rest as cardinals or ordinals."""
+    """Spell out a number: 1100 to 2099 as years, others as cardinals or ordinals."""
     currency, written, ordinal = found.groups()
     number = written.replace(",", "")
     if len(number) > LONGEST_NUMBER:
@@ -46,25 +46,25 @@ def _spoken(found: re.Match[str]) -> str:
 
 
 def error_rates(text: str, recognised: Features) -> dict[str, float]:
-    """Character and word error rates against the true text, averaged over decodings; NaN without a text."""
-    truth = normalise(text)
-    if not truth or "texts" not in recognised:
+    """Character and word error rates, averaged over decodings; NaN without a text."""
+    reference = normalise(text)
+    if not reference or "texts" not in recognised:
         return {"cer": float("nan"), "wer": float("nan")}
-    read = [normalise(str(decoding)) for decoding in recognised["texts"]]
+    decodings = [normalise(str(decoding)) for decoding in recognised["texts"]]
     return {
-        "cer": float(np.mean([jiwer.cer(truth, decoding) for decoding in read])),
-        "wer": float(np.mean([jiwer.wer(truth, decoding) for decoding in read])),
+        "cer": float(np.mean([jiwer.cer(reference, decoding) for decoding in decodings])),
+        "wer": float(np.mean([jiwer.wer(reference, decoding) for decoding in decodings])),
     }
 
 
 def phones_changed(source: Features, output: Features) -> float:
-    """Edits from the phones recognised in the source to those in the output, per phone; needs no text."""
+    """Edit distance between the phones recognised in source and output, per source phone; needs no text."""
     before, after = (str(recognised["phones"][0]) for recognised in (source, output))
     return float(jiwer.wer(before, after)) if before.strip() else float("nan")
 
 
 def in_latin_letters(text: str) -> bool:
-    """Whether a recogniser of English could at all be right about a text."""
+    """Whether all letters of a text are Latin, as required for a recogniser of English."""
     return all(unicodedata.name(letter, "").startswith("LATIN") for letter in text if letter.isalpha())
 
 

@@ -1,4 +1,4 @@
-"""Features of files: computed once for each content by several processes, and kept on disk between runs."""
+"""Features of audio files, computed in parallel processes and cached on disk by file content."""
 
 import hashlib
 import os
@@ -21,19 +21,19 @@ from data.audio import load
 from engine.files import atomic, cache_folder
 
 SAMPLE_RATE = 16_000
-"""Hz; every judge takes this rate."""
+"""Sample rate in Hz of the input to every judge."""
 SILENT = 1e-4
-"""Peak below which a recording holds nothing: -80 dBFS. Judges must have an answer to it."""
+"""Peak below which a recording is silent (-80 dBFS). Judges must also handle silence."""
 SHORTEST_SECONDS = 0.2
-"""What is shorter is not scored."""
+"""Minimum duration of a scored recording."""
 WORTH_PROCESSES_SECONDS = 30.0
-"""Less audio than this is done here: starting a process takes seconds."""
+"""Amount of audio below which no worker processes start, as starting one takes seconds."""
 
 Features = dict[str, np.ndarray]
 
 
 def content_hash(path: Path | str) -> str:
-    """Name a file by its bytes, so that a new output under an old name is heard anew."""
+    """Hash a file's bytes, so that a new output under an old name is scored again."""
     path = Path(path)
     stat = path.stat()
     return _hash(str(path.resolve()), stat.st_mtime_ns, stat.st_size)
@@ -46,13 +46,13 @@ def _hash(path: str, _modified: int, _size: int) -> str:
 
 
 class Cache:
-    """A folder of arrays by (what was computed, of what content)."""
+    """An on-disk cache of arrays, keyed by (kind of computation, content hash)."""
 
     def __init__(self, folder: Path | str | None = None) -> None:
         self.folder = Path(folder) if folder is not None else cache_folder() / "eval"
 
     def get(self, kind: str, content: str) -> Features | None:
-        """Return what is stored, or None; a file that cannot be read counts as absent."""
+        """Return the stored features, or None if they are absent or unreadable."""
         try:
             with np.load(self._path(kind, content), allow_pickle=False) as stored:
                 return {name: stored[name] for name in stored.files}
@@ -60,7 +60,7 @@ class Cache:
             return None
 
     def put(self, kind: str, content: str, features: Features) -> None:
-        """Store arrays whole or not at all."""
+        """Store features atomically."""
         with atomic(self._path(kind, content)) as temporary, temporary.open("wb") as file:
             np.savez(file, **features)  # pyright: ignore[reportArgumentType]
 
@@ -77,30 +77,30 @@ class Cache:
 
 @runtime_checkable
 class Judge(Protocol):
-    """Something that turns a wave into features; small, picklable, loading its model at the first call."""
+    """A model that computes features of a wave; picklable, as it loads its weights at the first call."""
 
     @property
     def kind(self) -> str:
-        """Names the computation and its version in the cache."""
+        """Cache key: the computation and its version."""
         ...
 
     def check(self) -> None:
-        """Raise a ``UserError`` if a part that must be installed is absent."""
+        """Raise ``UserError`` if a required package is not installed."""
         ...
 
     def __call__(self, wave: Float[Tensor, "1 1 samples"]) -> Features:
-        """Judge one recording at 16 kHz."""
+        """Compute the features of one recording at 16 kHz."""
         ...
 
 
 FeaturesByFile = dict[Path, dict[str, Features]]
-"""By file, then by the judge's kind."""
+"""Features by file, then by the judge's ``kind``."""
 
 
 def compute_features(
     wanted: Iterable[tuple[Path, Sequence[Judge]]], cache: Cache, *, jobs: int = 0, title: str = "scoring"
 ) -> FeaturesByFile:
-    """Give every file's features of its judges; ``jobs`` 0 means a process per core, up to 8."""
+    """Compute each file's features with its judges; ``jobs`` 0 means one process per core, up to 8."""
     by_file: FeaturesByFile = {}
     missing: dict[Path, list[Judge]] = {}
     for path, judges in wanted:
@@ -113,7 +113,7 @@ def compute_features(
                 missing.setdefault(path, []).append(judge)
             else:
                 known[judge.kind] = stored
-    # The longest first, so that no process is left with a long file at the end.
+    # Longest first, so that no process is still busy with a long file at the end.
     tasks = sorted(missing.items(), key=lambda task: (-task[0].stat().st_size, task[0]))
     done: dict[Path, dict[str, Features]] = {}
     jobs = min(jobs or min(os.cpu_count() or 1, 8), len(tasks))
@@ -140,14 +140,14 @@ def _in_processes(
             done[futures[future]] = future.result()
             bar.update()
     except BrokenProcessPool:
-        pass  # a caller without a main guard, or too little memory: the rest is done in this process
+        pass  # a caller without a main guard, or too little memory: continue in this process
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _compute(path: Path, judges: Sequence[Judge], cache: Cache) -> dict[str, Features]:
     content, wave, n_threads = content_hash(path), load(path, SAMPLE_RATE), torch.get_num_threads()
-    torch.set_num_threads(1)  # the last bits then depend neither on the machine nor on ``jobs``
+    torch.set_num_threads(1)  # results are then bit-equal for any number of cores and ``jobs``
     try:
         return {judge.kind: cache.remember(judge.kind, content, lambda j=judge: j(wave)) for judge in judges}
     finally:

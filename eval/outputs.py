@@ -1,4 +1,4 @@
-"""A converter's outputs: every pair's source spoken with the voice of its references."""
+"""Outputs of a converter: every pair's source converted to the voice of its references."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,10 +23,10 @@ def load_converter(folder: str) -> Any:
 
 
 class Voices:
-    """A converter at work on files, such as ``w2w.Converter``; a voice is taken once.
+    """Applies a converter, such as ``w2w.Converter``, to files, and caches the voices it embeds.
 
-    It needs ``sample_rate``, ``embed`` (wave to voice) and ``convert`` (wave and voice to wave);
-    ``fit_steps`` are those by which a voice is fitted to its references, where it can do so.
+    The converter needs ``sample_rate``, ``embed`` (wave to voice) and ``convert`` (wave and voice to wave).
+    If it has ``fit``, each voice is fitted to its references in ``fit_steps`` optimisation steps.
     """
 
     def __init__(self, converter: Any, fit_steps: int | None = None) -> None:
@@ -46,23 +46,24 @@ class Voices:
         voice = self.voice(tuple(references), self.fit_steps if fit_steps is None else fit_steps)
         wave = load(source, self.converter.sample_rate)
         log_f0 = getattr(self.converter, "source_log_f0", None)
-        known = {} if log_f0 is None else {"source_log_f0": log_f0(wave)}
-        wave = self.converter.convert(wave, voice, **known)
+        options = {} if log_f0 is None else {"source_log_f0": log_f0(wave)}
+        wave = self.converter.convert(wave, voice, **options)
         if not wave.isfinite().all():
             raise UserError(f"the converter turned {source} into NaN; this checkpoint cannot be scored")
         save(out, wave, self.converter.sample_rate)
 
     def resynthesise(self, source: Path, out: Path) -> None:
-        """Convert one file to its own voice, as the style encoder hears it."""
+        """Convert a file to its own voice as embedded by the style encoder, without fitting."""
         self.speak(source, [source], out, fit_steps=0)
 
 
 def make_outputs(
     pairs: Sequence[Pair], voices: Voices, out: Path, system: str, failed: list[str] | None = None
 ) -> list[Pair]:
-    """Fill in every pair's output, as files in ``out/<system>/``.
+    """Convert every pair's source into a file in ``out/<system>/`` and return pairs with these outputs.
 
-    A sentence on each pair that cannot be converted goes into ``failed``; without it the first is raised.
+    The error message of each pair that cannot be converted is added to ``failed``; if it is None, the first
+    error is raised.
     """
     converted = []
     for number, pair in enumerate(tqdm(pairs, desc=f"converting by {system}", unit="pair")):

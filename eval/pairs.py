@@ -1,4 +1,4 @@
-"""What is scored: pairs of a source and a target, of a CSV or a corpus' split, whose files can be judged."""
+"""Evaluation pairs of source and target, read from a CSV file or drawn from a corpus split."""
 
 import csv
 import os
@@ -14,13 +14,13 @@ from engine.user_error import UserError
 from eval.features import SAMPLE_RATE, SHORTEST_SECONDS, SILENT, Cache, content_hash
 
 COLUMNS = ("source", "target", "output", "text", "system")
-"""Columns a CSV of pairs must have; cells of ``output`` may be empty where a converter will fill them."""
+"""Required columns of a pairs CSV; ``output`` may be empty if a converter generates the outputs."""
 OPTIONAL = ("target_other", "references")
 SEED = 20_211_017
-"""Of the fixed evaluation list; changing it makes figures incomparable."""
+"""Seed of the fixed evaluation list; scores with different seeds are not comparable."""
 MAX_PAIRS = 90
 N_SCORED = 4
-"""Utterances of a speaker that serve as sources and scored targets; the others are left for references."""
+"""Utterances per speaker used as sources and scored targets; the others serve as references."""
 SCORED_SECONDS = (2.5, 11.0)
 MAX_REFERENCES = 3
 REFERENCE_SECONDS = 20.0
@@ -28,25 +28,25 @@ REFERENCE_SECONDS = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A source to be spoken by the target's voice, and the output of one system where it exists."""
+    """A source to convert to the target's voice, and one system's output if it exists."""
 
     source: Path
     target: Path
-    """The target's utterance that outputs are compared with; best one that no converter hears."""
+    """Target utterance that outputs are compared with; preferably not one of the references."""
     output: Path | None = None
     text: str = ""
-    """What the source says; empty where unknown."""
+    """Transcript of the source; empty if unknown."""
     system: str = "system"
     target_other: Path | None = None
-    """Another utterance of the target, for the topline."""
+    """Another utterance of the target speaker, for the topline."""
     references: tuple[Path, ...] = ()
-    """Clips a converter hears; empty means the target itself."""
+    """Reference clips given to the converter; if empty, the target itself."""
     where: str = ""
-    """File and line, for complaints."""
+    """Origin (file and line) for error messages."""
 
     @property
     def voice_clips(self) -> tuple[Path, ...]:
-        """What a converter is given as the voice."""
+        """Clips from which a converter embeds the voice."""
         return self.references or (self.target,)
 
     @property
@@ -58,17 +58,17 @@ class Pair:
 
 
 def read_pairs(path: Path | str) -> list[Pair]:
-    """Read a CSV of pairs; its relative paths start from its folder."""
+    """Read a pairs CSV; relative paths start from its folder."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; --pairs wants a CSV file")
+        raise UserError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; --pairs needs a CSV file")
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file)
             absent = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
             if absent:
                 needed = ", ".join(COLUMNS)
-                raise UserError(f"{path} line 1 lacks the column {absent[0]!r}; a CSV of pairs has {needed}")
+                raise UserError(f"{path} line 1 lacks the column {absent[0]!r}; required are {needed}")
             pairs = [_pair(record, path, reader.line_num) for record in reader]
     except (UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path} is not a CSV file in UTF-8: {error}") from None
@@ -101,7 +101,7 @@ def _pair(record: dict[str, str | None], path: Path, line: int) -> Pair:
 
 
 def write_pairs(path: Path | str, pairs: Iterable[Pair]) -> None:
-    """Write pairs as a CSV that ``read_pairs`` reads, with paths relative to it."""
+    """Write pairs as a CSV for ``read_pairs``, with paths relative to its folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -118,12 +118,12 @@ def write_pairs(path: Path | str, pairs: Iterable[Pair]) -> None:
 
 
 def fixed_pairs(folder: Path | str, split: str = "test", *, max_pairs: int = MAX_PAIRS) -> list[Pair]:
-    """Draw the evaluation list of a corpus: ordered pairs of its speakers, the same list every time.
+    """Draw a corpus's fixed evaluation list of ordered speaker pairs.
 
-    Ten speakers give all their 90 ordered pairs. Of more speakers each is source and target equally often; of
-    fewer, pairs are repeated with other utterances. Each speaker's utterances are divided once: up to four of
-    2.5 to 11 s serve as sources and scored targets, the others as references (up to three clips, up to 20 s):
-    a converter never hears the utterance its output is compared with.
+    Ten speakers give all their 90 ordered pairs. With more speakers, each is source and target equally often;
+    with fewer, pairs repeat with other utterances. Each speaker's utterances are divided once: up to four of
+    2.5 to 11 s serve as sources and scored targets, the others as references (up to three clips, up to 20 s),
+    so a converter is never given the utterance its output is compared with.
     """
     by_speaker = _utterances(folder, split)
     order = np.random.default_rng(SEED).permutation(sorted(by_speaker)).tolist()
@@ -165,10 +165,10 @@ def _utterances(folder: Path | str, split: str) -> dict[str, list[Row]]:
 
 
 def _divide(rows: Sequence[Row], speaker: int) -> tuple[list[Row], list[Row]]:
-    """Part a speaker's utterances into those that are scored and those that serve as references."""
+    """Split a speaker's utterances into scored ones and references."""
     shuffled = [rows[i] for i in np.random.default_rng([SEED, 1, speaker]).permutation(len(rows))]
     low, high = SCORED_SECONDS
-    # Stable: utterances of a fitting length come first, in their drawn order.
+    # A stable sort: utterances of suitable length come first, in their drawn order.
     shuffled.sort(key=lambda row: not low <= _seconds(row) <= high)
     n_scored = min(N_SCORED, len(rows) - 1)
     return shuffled[:n_scored], shuffled[n_scored:]
@@ -187,14 +187,14 @@ def _references(rows: Sequence[Row], number: int) -> tuple[Path, ...]:
 def _seconds(row: Row) -> float:
     try:
         return row.duration if row.duration is not None else info(row.path).duration
-    except AudioError:  # told where the pair is to be scored
+    except AudioError:  # reported by ``scorable``
         return 0.0
 
 
 def scorable(pairs: Sequence[Pair], cache: Cache) -> tuple[list[Pair], list[str]]:
-    """Part pairs into those whose files can be judged, and one sentence on each of the others.
+    """Return the pairs whose files can be scored, and one error message for each of the others.
 
-    An output may be silent: that is a result, and leaving it out would flatter its system.
+    A silent output is scored: leaving it out would flatter its system.
     """
     good, faults = [], []
     for pair in pairs:
@@ -209,16 +209,16 @@ def scorable(pairs: Sequence[Pair], cache: Cache) -> tuple[list[Pair], list[str]
 
 
 def silent_outputs(pairs: Sequence[Pair], cache: Cache) -> list[str]:
-    """One sentence on each output in which nothing is to be heard; the files must be good."""
+    """Return a note for each silent output of pairs that passed ``scorable``."""
     return [
-        f"{pair.where}: {pair.output} is silent: it counts as understood by nobody and like nobody"
+        f"{pair.where}: {pair.output} is silent and gets the worst scores for intelligibility and similarity"
         for pair in pairs
         if pair.output and _peak(pair.output, "output", cache) < SILENT
     ]
 
 
 def _peak(path: Path, column: str, cache: Cache) -> float:
-    """Return a file's peak at 16 kHz; a file once found good need not be decoded again."""
+    """Return a file's peak at 16 kHz, cached so that a valid file is decoded only once."""
     if not path.is_file():
         raise UserError(f"the {column} {path} {'is a folder' if path.is_dir() else 'does not exist'}")
     known = cache.get("peak", content_hash(path))

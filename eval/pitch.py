@@ -1,4 +1,4 @@
-"""Pitch and timing: does the output keep the source's melody at the target's height?"""
+"""Pitch and timing: F0 contour against the source, mean F0 against the target, duration, pauses."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,19 +11,19 @@ from torch import Tensor
 from engine.user_error import UserError
 from eval.features import Features
 
-SAMPLE_RATE, LISTENING_RATE = 16_000, 4_000
+SAMPLE_RATE, HARVEST_RATE = 16_000, 4_000
 F_MIN, F_MAX = 60.0, 500.0
 HOP_MS = 5.0
 LOUD_DB = 30.0
-"""Frames this far below the loudest are no speech, whatever an estimator hears in them."""
+"""Frames more than this below the loudest count as unvoiced."""
 MAX_LAG = 40
-"""Frames by which an output may be delayed against its source and still be compared frame by frame."""
+"""Largest delay, in frames, of an output that is aligned to its source by a constant lag."""
 N_BANDS = 20
 
 
 @dataclass(frozen=True)
 class Pitch:
-    """F0 of WORLD's Harvest, every 5 ms, 0 where unvoiced, levels in dBFS, and spectra to align by."""
+    """F0 by WORLD's Harvest every 5 ms (0: unvoiced), levels in dBFS, and band energies for alignment."""
 
     kind: str = "harvest-3"
 
@@ -43,7 +43,7 @@ class Pitch:
 
 
 def world() -> Any:
-    """The WORLD vocoder, or one sentence saying how to get it."""
+    """Return pyworld; raise ``UserError`` if it is not installed."""
     try:
         import pyworld
     except ImportError:
@@ -52,20 +52,20 @@ def world() -> Any:
 
 
 def harvest(samples: Float[np.ndarray, "samples"]) -> Float[np.ndarray, "frames"]:
-    """F0 in Hz, 0 where unvoiced or quiet.
+    """Estimate F0 in Hz; 0 where unvoiced or quiet.
 
-    Harvest, not DIO as in ``vocoders.wavenet.spoken``: in read books DIO misses half of the voiced frames,
-    and two utterances of one speaker then lie 1.9 semitones apart in the mean, not 1.2. Pitch shows below
-    2 kHz: heard at 4 kHz, Harvest costs half and errs no more.
+    Harvest, not DIO as in ``vocoders.wavenet.spoken``: on audiobooks DIO misses half of the voiced frames,
+    which puts two utterances of one speaker 1.9 semitones apart on average instead of 1.2. At 4 kHz Harvest
+    takes half the time and is as accurate.
     """
-    low = soxr.resample(samples, SAMPLE_RATE, LISTENING_RATE)
-    f0, _ = world().harvest(low, LISTENING_RATE, f0_floor=F_MIN, f0_ceil=F_MAX, frame_period=HOP_MS)
+    low = soxr.resample(samples, SAMPLE_RATE, HARVEST_RATE)
+    f0, _ = world().harvest(low, HARVEST_RATE, f0_floor=F_MIN, f0_ceil=F_MAX, frame_period=HOP_MS)
     level = _level(samples, len(f0))
     return np.where(level > level.max() - LOUD_DB, f0, 0.0)
 
 
 def compare(source: Features, output: Features, target: Features) -> dict[str, float]:
-    """The pitch columns of one row; NaN where nothing voiced is left to compare."""
+    """Return the pitch columns of one row; NaN without voiced frames to compare."""
     offset = 12 * (log_mean(output["f0"]) - log_mean(target["f0"])) / np.log(2)
     return {
         "f0_correlation": correlation(source, output),
@@ -98,7 +98,7 @@ def correlation(source: Features, output: Features) -> float:
 def align(
     source: Float[np.ndarray, "source_frames bands"], output: Float[np.ndarray, "output_frames bands"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Frame numbers that belong together: by the best lag where lengths agree, else by time warping."""
+    """Return corresponding frame numbers: by the best constant lag if lengths agree, else by DTW."""
     if abs(len(source) - len(output)) > MAX_LAG:
         return _warp(source, output)
     n, best, best_lag = min(len(source), len(output)), -np.inf, 0
@@ -110,7 +110,7 @@ def align(
         length = min(len(a) - i, len(b) - j)
         x, y = a[i : i + length], b[j : j + length]
         match = float(x @ y / max(np.sqrt((x @ x) * (y @ y)), 1e-9))
-        if match > best + 1e-3:  # an earlier, smaller lag wins unless clearly worse
+        if match > best + 1e-3:  # prefer smaller lags, which come first, unless clearly worse
             best, best_lag = match, lag
     i, j = max(0, -best_lag), max(0, best_lag)
     frames = np.arange(min(len(source) - i, len(output) - j))
@@ -124,9 +124,8 @@ def _warp(source: np.ndarray, output: np.ndarray) -> tuple[np.ndarray, np.ndarra
         raise UserError(
             "aligning outputs of another length needs librosa: pip install 'timbre[eval]'"
         ) from None
-    a, b = (
-        ((x - x.mean(0)) / (x.std(0) + 1e-6)).T for x in (source[::2], output[::2])
-    )  # every 10 ms will do
+    # Every second frame: steps of 10 ms are fine enough.
+    a, b = (((x - x.mean(0)) / (x.std(0) + 1e-6)).T for x in (source[::2], output[::2]))
     _, path = librosa.sequence.dtw(a, b)
     return path[::-1, 0] * 2, path[::-1, 1] * 2
 
@@ -141,7 +140,7 @@ def _level(samples: np.ndarray, n_frames: int) -> np.ndarray:
 
 
 def _bands(samples: np.ndarray, level: np.ndarray) -> np.ndarray:
-    """Level, then log-energies of bands equally wide in mel, each frame as ``f0`` has them."""
+    """Level, then log-energies of mel-spaced bands, at the frames of ``f0``."""
     n_fft, hop, n_frames = 512, round(HOP_MS * SAMPLE_RATE / 1000), len(level)
     padded = np.pad(samples, (n_fft // 2, n_fft + n_frames * hop))
     windows = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop][:n_frames]
@@ -153,22 +152,23 @@ def _bands(samples: np.ndarray, level: np.ndarray) -> np.ndarray:
 
 
 LOUD_PERCENTILE, PAUSE_DB = 95, 35.0
-"""A pause is this far below a recording's loud frames."""
+"""A pause is more than ``PAUSE_DB`` below this percentile of the levels."""
 MARGIN = 20
-"""Frames of 5 ms between speech and what is measured of a pause, for echoes and for delay."""
+"""Frames of 5 ms excluded next to speech, to allow for reverberation and delay."""
 
 
 def pauses(level: Float[np.ndarray, "frames"]) -> Bool[np.ndarray, "frames"]:
-    """Frames that are quiet, and whose neighbours within 100 ms are."""
+    """Whether each frame and all its neighbours within 100 ms are quiet."""
     quiet = level < np.percentile(level, LOUD_PERCENTILE) - PAUSE_DB
     around = np.pad(quiet, MARGIN, constant_values=True)
     return np.lib.stride_tricks.sliding_window_view(around, 2 * MARGIN + 1).min(-1)
 
 
 def compare_pauses(source: Features, output: Features) -> dict[str, float]:
-    """Mean level of the output in the source's pauses, in dBFS, and how far above the source's own it is.
+    """Measure noise that a converter adds to the source's pauses.
 
-    A converter must not fill silence with its own noise. Levels end at -100 dBFS; NaN without a pause.
+    Returns the output's mean level in them, in dBFS (at least -100), and its difference from the source's
+    level; both are NaN without a pause.
     """
     at, to = align(source["bands"], output["bands"])
     paused = pauses(source["level"])[at]

@@ -1,4 +1,4 @@
-"""Quality as a listener might rate it, predicted by DNSMOS (P.835: speech, background, overall; 1 to 5)."""
+"""Speech quality predicted by DNSMOS (P.835 ratings of speech, background and overall, 1 to 5)."""
 
 import warnings
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from eval.features import Features
 
 SAMPLE_RATE = 16_000
 WINDOW = int(9.01 * SAMPLE_RATE)
-"""Samples the network sees at once; shorter recordings are repeated, as in the published script."""
+"""Input length of the network; shorter recordings are repeated, as in the published script."""
 HOP = 3 * SAMPLE_RATE
-"""Between windows. The published 1 s hears a short recording's repetitions up to eight times; this changes a
-recording's score by .01, in either direction, for less than half the cost."""
+"""Samples between windows, instead of the published 1 s, which covers a short recording's repetitions up to
+eight times. It changes a recording's score by .01, in either direction, at less than half the cost."""
 POLYNOMIALS = {
     "speech": (-0.08397278, 1.22083953, 0.0052439),
     "background": (-0.13166888, 1.60915514, -0.39604546),
     "overall": (-0.06766283, 1.11546468, 0.04602535),
 }
-"""From the network's outputs, in this order, to opinion scores (the published, not personalised, fit)."""
+"""Map the network's outputs, in this order, to opinion scores (the published, not personalised, fit)."""
 
 
 @dataclass(frozen=True)
 class DNSMOS:
-    """Microsoft's DNSMOS P.835 network, carried by speechmos, on one thread."""
+    """Microsoft's DNSMOS P.835 network from the package speechmos, on one thread."""
 
     kind: str = "dnsmos-p835-2"
 
@@ -40,7 +40,7 @@ class DNSMOS:
         samples = wave[0, 0].clamp(-1, 1).numpy()
         while len(samples) < WINDOW:
             samples = np.concatenate([samples, samples])
-        # The published count of windows, which leaves out the last whole one.
+        # As published, which omits the last whole window.
         n_windows = int(len(samples) // SAMPLE_RATE - WINDOW / SAMPLE_RATE) + 1
         starts = range(0, max(1, n_windows) * SAMPLE_RATE, HOP)
         raw = [_session().run(None, {"input_1": samples[None, s : s + WINDOW]})[0][0] for s in starts]

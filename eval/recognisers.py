@@ -1,4 +1,4 @@
-"""Who hears words: Moonshine and pocketsphinx, and in ``trained_recogniser.py`` any other that is named."""
+"""Speech recognisers: Moonshine, pocketsphinx and, in ``trained_recogniser.py``, any other model."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,34 +15,34 @@ from eval.features import SILENT, Features, Judge
 
 SAMPLE_RATE = 16_000
 PADDING = round(0.3 * SAMPLE_RATE)
-"""Silence put before and after an utterance: Moonshine loses first words without it."""
+"""Samples of silence padded to both ends of an utterance; without it Moonshine misses first words."""
 TOKENS_PER_SECOND = 6.5
-"""The most that Moonshine may decode, by its publishers' rule: where it is lost, it repeats itself."""
+"""Upper limit on Moonshine's output, set by its publishers: on unclear speech it repeats itself."""
 START, END = 1, 2
-"""Moonshine's tokens."""
+"""Moonshine's start and end tokens."""
 SHIFT_SAMPLES = 53
-"""Samples cut from the front for pocketsphinx's second decoding: a third of a frame."""
+"""Shift between pocketsphinx's decodings in samples, cut from the start: a third of a frame."""
 INSTALL = "pip install 'timbre[eval]'"
 Wave = Float[Tensor, "1 1 samples"]
 
 
 @runtime_checkable
 class Recogniser(Judge, Protocol):
-    """A judge whose features are ``texts`` (decodings of one recording) or ``phones``."""
+    """A judge that returns ``texts`` (decodings of one recording) or ``phones`` as features."""
 
     @property
     def name(self) -> str:
-        """What it is called in columns and reports."""
+        """Name in columns and reports."""
         ...
 
     @property
     def english_only(self) -> bool:
-        """Whether texts of other languages must not be compared with what it hears."""
+        """Whether only English texts may be compared with its output."""
         ...
 
 
 def recogniser(name: str) -> Recogniser:
-    """Return ``moonshine``, ``pocketsphinx``, or the model of a folder or of ``hub:owner/name``."""
+    """Return the recogniser ``moonshine``, ``pocketsphinx``, or that of a folder or ``hub:owner/name``."""
     match name:
         case "moonshine":
             return Moonshine()
@@ -56,11 +56,11 @@ def recogniser(name: str) -> Recogniser:
 
 @dataclass(frozen=True)
 class Moonshine:
-    """Moonshine tiny (Jeffries et al., 2024), decoded greedily by ONNX Runtime on one thread.
+    """Moonshine tiny (Jeffries et al., 2024), decoded greedily in ONNX Runtime on one thread.
 
-    Only the model files of the wheel ``moonshine-voice`` are used: its own library cuts recordings into
-    pieces by a voice detector first. The weights are 8-bit, so figures differ in the last digits between
-    processors with and without instructions for that.
+    Only the model files of the wheel ``moonshine-voice`` are used, as its library first splits recordings by
+    voice activity detection. The weights are 8-bit, so scores differ in the last digits between processors
+    with and without 8-bit instructions.
     """
 
     name: str = "moonshine"
@@ -71,7 +71,7 @@ class Moonshine:
         _moonshine()
 
     def __call__(self, wave: Wave) -> Features:
-        if wave.abs().max() < SILENT:  # it hears "you" in nothing
+        if wave.abs().max() < SILENT:  # Moonshine transcribes silence as "you"
             return {"texts": np.array([""])}
         encoder, decoder, pieces = _moonshine()
         samples = np.pad(wave[0, 0].numpy(), PADDING)[None]
@@ -94,7 +94,7 @@ class Moonshine:
                 break
             tokens.append(token)
             for node in layers:
-                # What the decoder attends to of the encoder is computed at the first step alone.
+                # Keys and values of the cross-attention are computed only at the first step.
                 if ".decoder." in node.name or not inputs["use_cache_branch"]:
                     inputs[node.name] = by_name[node.name.replace("past_key_values", "present")]
             inputs |= {"input_ids": np.array([[token]]), "use_cache_branch": np.array([True])}
@@ -106,9 +106,9 @@ class Moonshine:
 class Pocketsphinx:
     """pocketsphinx with the English model of its wheel.
 
-    It is chaotic: a shift by a third of a frame changes a file's CER by some hundredths, so several shifted
-    decodings are averaged. Its beams are narrowed and its second pass left out: four times as fast, and the
-    CER of natural speech some hundredths higher.
+    It is unstable: a shift by a third of a frame changes a file's CER by some hundredths, so several shifted
+    decodings are averaged. Narrow beams and no second pass make it four times as fast, and raise the CER of
+    natural speech by some hundredths.
     """
 
     shifts: int = 2
@@ -127,7 +127,7 @@ class Pocketsphinx:
         samples = (wave[0, 0].clamp(-1, 1).numpy() * 32767).round().astype("<i2")
         texts = []
         for shift in range(self.shifts):
-            decoder.reinit_feat()  # forgets the running mean of earlier files: results do not depend on order
+            decoder.reinit_feat()  # resets the running mean, so that results do not depend on file order
             decoder.start_utt()
             decoder.process_raw(samples[shift * SHIFT_SAMPLES :].tobytes(), full_utt=True)
             decoder.end_utt()
@@ -138,18 +138,18 @@ class Pocketsphinx:
 
 @lru_cache(maxsize=1)
 def _moonshine() -> tuple[Any, Any, list[bytes]]:
-    """Return its encoder, its decoder, and the bytes that each token stands for."""
+    """Return Moonshine's encoder, decoder and the bytes of each token."""
     try:
         import onnxruntime
     except ImportError:
         raise UserError(f"the recogniser Moonshine needs onnxruntime: {INSTALL}") from None
-    # The package is found but not imported: importing it loads PortAudio, which a server lacks.
+    # Not imported: importing the package loads PortAudio, which servers lack.
     package = find_spec("moonshine_voice")
     folder = Path(package.origin).parent / "assets" / "tiny-en" if package and package.origin else None
     if folder is None or not folder.is_dir():
         raise UserError(
-            "the recogniser Moonshine needs the package that carries its model: pip install "
-            "moonshine-voice==0.0.49 (later ones do not carry it), or give --recogniser pocketsphinx"
+            "the recogniser Moonshine needs the package with its model: pip install moonshine-voice==0.0.49 "
+            "(later versions lack the model), or give --recogniser pocketsphinx"
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -162,7 +162,7 @@ def _moonshine() -> tuple[Any, Any, list[bytes]]:
 
 
 def _pieces(table: bytes) -> list[bytes]:
-    """Read the tokenizer: each entry is its length (7 bits a byte, the last below 128) and its bytes."""
+    """Parse the tokenizer's table of entries: length (7 bits per byte, the last below 128), then bytes."""
     pieces, at = [], 0
     while at < len(table):
         length = table[at]

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: rows.csv, summary.json, report.html and a table on the terminal."""
+"""Output of an evaluation: rows.csv, summary.json, report.html and a table for the terminal."""
 
 import base64
 import csv
@@ -56,7 +56,7 @@ SHORT = {
     "pause_level": "pauses dBFS",
     "pause_above_source": "above dB",
 }
-"""Columns of the table on the terminal, where that of another recogniser's CER stands beside the first's."""
+"""Columns of the terminal's table; another recogniser's CER is next to the first one's."""
 SHARES = ("nearer_to_target", "f0_within_2")
 AUDIO_RATE = 16_000
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -71,7 +71,7 @@ def label_of(system: str) -> str:
 
 
 def columns_shown(summary: Summary, wanted: Iterable[str]) -> list[str]:
-    """The wanted columns that have scores; beside one of words stands the same of the other recognisers."""
+    """The wanted columns that have scores, each intelligibility column followed by the other recognisers'."""
     present = dict.fromkeys(name for scores in summary.values() for name in scores)
     return [
         name
@@ -82,7 +82,7 @@ def columns_shown(summary: Summary, wanted: Iterable[str]) -> list[str]:
 
 
 def titled(column: str, titles: Mapping[str, str]) -> str:
-    """A column's title; another recogniser's columns begin with its name."""
+    """A column's title; those of further recognisers start with the recogniser's name."""
     if column in titles:
         return titles[column]
     of = next(name for name in ("cer_above_source", *COLUMNS["intelligibility"]) if column.endswith(name))
@@ -90,23 +90,23 @@ def titled(column: str, titles: Mapping[str, str]) -> str:
 
 
 def gains(summary: Summary) -> dict[str, float]:
-    """By how much each system is more similar to the target than the best baseline but copying the target."""
-    tricks = [
+    """Gain in target similarity of each system over the best baseline, excluding the copied target."""
+    baselines = [
         summary[name]["to_target"]["mean"]
         for name in BASELINES
         if name != "copy_target" and "to_target" in summary.get(name, {})
     ]
-    if not tricks:
+    if not baselines:
         return {}
     return {
-        name: round(scores["to_target"]["mean"] - max(tricks), 6)
+        name: round(scores["to_target"]["mean"] - max(baselines), 6)
         for name, scores in summary.items()
         if group_of(name) == "system" and "to_target" in scores
     }
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write one line per scored output; NaN is an empty cell, paths are relative to the file."""
+    """Write one line per scored output; NaN becomes an empty cell, paths are relative to the CSV's folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
         columns = dict.fromkeys(name for row in rows for name in row)
@@ -133,7 +133,7 @@ def write_summary(path: Path, summary: Summary, about: dict[str, Any]) -> None:
 
 
 def table(summary: Summary) -> str:
-    """Lay out means and half-widths of 95 % intervals for a terminal."""
+    """Format means and half-widths of 95 % intervals as a table for the terminal."""
     columns = [name for name in columns_shown(summary, SHORT) if name == "wer" or not name.endswith("_wer")]
     rows = [
         [label_of(system), *(_cell(summary[system].get(name), name, half=True) for name in columns)]
@@ -165,7 +165,7 @@ def write_report(
     n_examples: int,
     sound_first: bool = False,
 ) -> None:
-    """Write the self-contained page: tables, and of some pairs the audio and mels of every system."""
+    """Write the self-contained page with tables, and audio and mels of every system for some pairs."""
     try:
         import jinja2
     except ImportError:
@@ -199,7 +199,7 @@ def write_report(
 
 
 def _examples(pairs: Sequence[Pair], rows: Sequence[Row], n_examples: int) -> list[dict[str, Any]]:
-    """Choose pairs from the worst to the best of the first system, so that nobody is shown only the best."""
+    """Choose pairs evenly from the worst to the best of the first system, so that examples are unbiased."""
     first = pairs[0].system
     indices = [i for i, pair in enumerate(pairs) if pair.system == first]
     indices.sort(key=lambda i: (float(rows[i].get("difference", 0.0)), i))
@@ -234,7 +234,6 @@ def _clip(title: str, path: Path, row: Row | None = None) -> dict[str, Any]:
 def _mp3(wave: torch.Tensor) -> str:
     buffer = io.BytesIO()
     samples = wave[0, 0].clamp(-1, 1).numpy()
-    soundfile.write(
-        buffer, samples, AUDIO_RATE, format="MP3", subtype="MPEG_LAYER_III"
-    )  # every browser plays it
+    # MP3 plays in every browser.
+    soundfile.write(buffer, samples, AUDIO_RATE, format="MP3", subtype="MPEG_LAYER_III")
     return base64.b64encode(buffer.getvalue()).decode()

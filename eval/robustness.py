@@ -1,9 +1,9 @@
 """Score a converter under hard conditions: python -m eval.robustness --converter released --data speech
 
-Sources whose peak is at -30 or -50 dBFS, in pink noise 10 dB below the speech, whispered (imitated by
-WORLD), in Mandarin, or spoken by espeak; references of 2, 5 and 10 s; and 10 s of digital silence. One row a
-condition; what is said to be above the source's is above that of the source as the converter heard it.
-Leaves table.txt, rows.csv, summary.json and the audio in the folder ``out``.
+Conditions: sources with a peak of -30 or -50 dBFS, in pink noise 10 dB below the speech, whispered
+(simulated with WORLD), in Mandarin, or spoken by espeak; references of 2, 5 and 10 s; and 10 s of digital
+silence. The table has one row per condition; "above source" compares with the converter's actual input.
+Writes table.txt, rows.csv, summary.json and the audio to the folder ``out``.
 """
 
 import unicodedata
@@ -35,14 +35,14 @@ from eval.scoring import METRICS, Judges, score_pairs
 SAMPLE_RATE = pitch.SAMPLE_RATE
 SNR_DB = 10.0
 SPOKEN_DB = 30.0
-"""What is this far below the loudest is no speech, of which the noise's level is counted."""
+"""Samples more than this below the loudest do not count as speech when the noise level is set."""
 REFERENCE_SECONDS = {"reference-2s": 2.0, "reference-5s": 5.0, "reference-10s": 10.0}
 
 Samples = Float[np.ndarray, "samples"]
 
 
 def quiet(peak_dbfs: float) -> Callable[[Samples, int], Samples]:
-    """Return what brings a recording's peak to a level."""
+    """Return a function that scales a recording to a peak level."""
     return lambda samples, _: samples * 10 ** (peak_dbfs / 20) / max(np.abs(samples).max(), 1e-9)
 
 
@@ -58,7 +58,7 @@ def noisy(samples: Samples, number: int) -> Samples:
 
 
 def whispered(samples: Samples, _: int) -> Samples:
-    """Imitate a whisper: WORLD's envelope, excited by noise alone."""
+    """Simulate a whisper: WORLD's envelope with only noise as excitation."""
     f0 = pitch.harvest(samples)
     envelope = analyse(samples, f0)[0]
     voice = pitch.world().synthesize(
@@ -68,12 +68,12 @@ def whispered(samples: Samples, _: int) -> Samples:
 
 
 CHANGES = {"quiet-30": quiet(-30.0), "quiet-50": quiet(-50.0), "noisy": noisy, "whispered": whispered}
-"""By condition, from a recording and its number to what the converter hears of it."""
+"""By condition: a function of a recording and its number that returns the converter's input."""
 CONDITIONS = ("as-recorded", *CHANGES, "mandarin", "espeak", *REFERENCE_SECONDS)
 
 
 def pairs_under(condition: str, pairs: Sequence[Pair], data: Path, out: Path) -> list[Pair]:
-    """The pairs as a condition changes them, with new files in ``out``; fewer where the corpus lacks some."""
+    """Apply a condition to pairs, with new files in ``out``; pairs the corpus cannot provide are omitted."""
     match condition:
         case "as-recorded":
             changed = list(pairs)
@@ -94,17 +94,17 @@ def _with_changed_sources(
     for number, pair in enumerate(pairs):
         samples = change(load(pair.source, SAMPLE_RATE)[0, 0].double().numpy(), number)
         samples = samples / max(1.0, float(np.abs(samples).max()))
-        yield replace(pair, source=_written(out, number, torch.from_numpy(samples).float()[None, None]))
+        yield replace(pair, source=_save_numbered(out, number, torch.from_numpy(samples).float()[None, None]))
 
 
 def _spoken_by_espeak(pairs: Sequence[Pair], out: Path) -> Iterator[Pair]:
     for number, (pair, text) in enumerate(zip(pairs, sentences(seed=1))):
         wave, _ = speak(text, VOICES[number % len(VOICES)], SAMPLE_RATE)
-        yield replace(pair, source=_written(out, number, wave), text=text)
+        yield replace(pair, source=_save_numbered(out, number, wave), text=text)
 
 
 def _with_mandarin_sources(pairs: Sequence[Pair], data: Path) -> Iterator[Pair]:
-    """Take recordings whose text is in Chinese characters alone as sources, of any split but train."""
+    """Use recordings with texts only in Chinese characters as sources, from any split except train."""
     rows = [row for row in rows_from(data) if row.split != "train" and in_chinese(row.text or "")]
     rows.sort(key=lambda row: row.path)
     for number, pair in enumerate(pairs if rows else ()):
@@ -113,12 +113,12 @@ def _with_mandarin_sources(pairs: Sequence[Pair], data: Path) -> Iterator[Pair]:
 
 
 def _with_short_references(pairs: Sequence[Pair], seconds: float, out: Path) -> Iterator[Pair]:
-    """Cut references, one after the other, to a length; pairs whose references are shorter are left out."""
+    """Concatenate references and crop them to a length; omit pairs with shorter references."""
     for number, pair in enumerate(pairs):
         wave = torch.cat([load(path, SAMPLE_RATE) for path in pair.voice_clips], dim=-1)
         n_samples = round(seconds * SAMPLE_RATE)
         if wave.shape[-1] >= n_samples:
-            yield replace(pair, references=(_written(out, number, wave[..., :n_samples]),))
+            yield replace(pair, references=(_save_numbered(out, number, wave[..., :n_samples]),))
 
 
 def in_chinese(text: str) -> bool:
@@ -126,7 +126,7 @@ def in_chinese(text: str) -> bool:
     return bool(letters) and all(unicodedata.name(letter, "").startswith("CJK") for letter in letters)
 
 
-def _written(out: Path, number: int, wave: Float[Tensor, "1 1 samples"]) -> Path:
+def _save_numbered(out: Path, number: int, wave: Float[Tensor, "1 1 samples"]) -> Path:
     path = out / f"{number:03d}.wav"
     save(path, wave, SAMPLE_RATE)
     return path
@@ -140,27 +140,27 @@ class RobustnessConfig:
     """Score a converter under hard conditions."""
 
     data: Path
-    """Corpus from whose split the pairs are drawn."""
+    """Corpus from which the pairs are drawn."""
     converter: str = "released"
-    """Folder of a trained converter, or ``released``: the one of this package."""
+    """Folder of a trained converter, or ``released`` for the one of this package."""
     fit_steps: int | None = None
-    """Steps by which its voices are fitted to their references (usually 100; 0: none)."""
+    """Optimisation steps to fit each voice to its references; by default as in conversion (100); 0: none."""
     split: str = "validation"
-    """Of the corpus."""
+    """Split of the corpus to draw pairs from."""
     n_pairs: int = 24
-    """The first so many of the list, which is the same every time."""
+    """Number of pairs, taken from the start of the fixed list."""
     conditions: tuple[str, ...] = CONDITIONS
-    """Which of them."""
+    """Conditions to test."""
     recogniser: tuple[str, ...] = ("moonshine", "pocketsphinx")
-    """As of eval/run.py."""
+    """One or more speech recognisers; see the option of eval/run.py."""
     out: Path = Path("robustness")
-    """Folder for what is left behind."""
+    """Output folder."""
     overwrite: bool = False
-    """Replace what is in that folder already."""
+    """Replace existing results in the output folder."""
     cache: Path | None = None
-    """Folder of features kept between runs; by default in the user's cache."""
+    """Feature cache shared between runs; by default in the user's cache folder."""
     jobs: int = 0
-    """Processes; 0: one per core, up to 8."""
+    """Worker processes; 0: one per core, up to 8."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.conditions if name not in CONDITIONS]
@@ -174,7 +174,7 @@ class RobustnessConfig:
 def main(argv: Sequence[str] | None = None) -> None:
     config = cli({"default": RobustnessConfig(data=Path())}, argv=argv)
     if config.data == Path():
-        raise UserError("give the corpus by --data FOLDER")
+        raise UserError("give the corpus with --data FOLDER")
     judges = Judges(recognisers=tuple(recogniser(name) for name in config.recogniser))
     judges.check(METRICS)
     check_results(config.out / "rows.csv", config.overwrite)
@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for condition in config.conditions:
         changed = pairs_under(condition, pairs, config.data, config.out / "inputs" / condition)
         if not changed:
-            note(f"{config.data} has nothing for the condition {condition}")
+            note(f"{config.data} has no recordings for the condition {condition}")
         outputs = make_outputs(changed, voices, config.out / "outputs", condition, left_out)
         good, faults = scorable(outputs, cache)
         scored, left_out = scored + good, left_out + faults
@@ -196,8 +196,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     about = {"pairs": len(pairs), "split": config.split, "in_silence": silence, "left_out": left_out}
     write_summary(config.out / "summary.json", summary, about)
     silence_line = (
-        f"{SILENCE_SECONDS:.0f} s of digital silence, in {silence['voices']:.0f} voices: on the mean "
-        f"{silence['mean_dbfs']:.1f} dBFS, in the loudest 40 ms of all {silence['loudest_dbfs']:.1f} dBFS"
+        f"{SILENCE_SECONDS:.0f} s of digital silence, in {silence['voices']:.0f} voices: mean level "
+        f"{silence['mean_dbfs']:.1f} dBFS, loudest 40 ms {silence['loudest_dbfs']:.1f} dBFS"
     )
     text = f"{table(summary)}\n\n{silence_line}\n"
     (config.out / "table.txt").write_text(text, encoding="utf-8")
@@ -207,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 @torch.inference_mode()
 def in_silence(voices: Voices, pairs: Sequence[Pair]) -> dict[str, float]:
-    """Levels of what a converter makes of digital silence, with each target's first reference."""
+    """Levels of a converter's output for digital silence, with the first reference of each pair as voice."""
     rate = voices.converter.sample_rate
     silence = torch.zeros(1, 1, round(SILENCE_SECONDS * rate))
     powers = []

@@ -1,8 +1,8 @@
-"""Score voice conversion beside toplines and trivial baselines.
+"""Score voice conversion systems against toplines and trivial baselines.
 
-Outputs that exist already:              python eval/run.py --pairs pairs.csv --out report
-A converter on a corpus' test split:     python eval/run.py --converter runs/voice/export --data speech
-Converters of mels in the same table:    ... --two-stage runs/cluit_mel runs/cluit_mel+griffin_lim
+Existing outputs:                        python eval/run.py --pairs pairs.csv --out report
+A converter on a corpus's test split:    python eval/run.py --converter runs/voice/export --data speech
+Mel converters in the same table:        ... --two-stage runs/cluit_mel runs/cluit_mel+griffin_lim
 
 Without a converter and without outputs, only the toplines and baselines are scored.
 """
@@ -26,48 +26,49 @@ from eval.scoring import FAST, METRICS, Judges, Metric, readable_by, score_pairs
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
-    """Score voice conversion beside toplines and trivial baselines."""
+    """Score voice conversion systems against toplines and trivial baselines."""
 
     pairs: Path | None = None
-    """CSV with the columns source, target, output, text, system; paths relative to it."""
+    """CSV with the columns source, target, output, text and system; paths are relative to its folder."""
     data: Path | None = None
-    """Corpus from whose split the fixed list of pairs is drawn; instead of pairs."""
+    """Corpus from which a fixed list of pairs is drawn; alternative to ``pairs``."""
     split: str = "test"
-    """Of the corpus."""
+    """Split of the corpus to draw pairs from."""
     n_pairs: int = MAX_PAIRS
-    """The first so many of the list, which is the same every time."""
+    """Number of pairs, taken from the start of the fixed list."""
     converter: str | None = None
-    """Folder of a trained converter to make the outputs first, or ``released``: the one of this package."""
+    """Folder of a trained converter that generates outputs, or ``released`` for the one of this package."""
     fit_steps: int | None = None
-    """Steps by which its voices are fitted to their references, as the commands do (usually 100; 0: none)."""
+    """Optimisation steps to fit each voice to its references; by default as in conversion (100); 0: none."""
     name: str = "converter"
-    """What the converter is called in the report."""
+    """System name of the converter in the report."""
     two_stage: tuple[str, ...] = ()
-    """Converters of mels to make outputs with too: FOLDER, or FOLDER+VOCODER for another vocoder than the
-    folder's own (released, griffin_lim, a vocoder's folder). They are called after their folders."""
+    """Mel converters to evaluate as well: FOLDER, or FOLDER+VOCODER to replace the folder's own vocoder
+    (released, griffin_lim or a vocoder's folder). Systems are named after their folders."""
     out: Path = Path("report")
-    """Folder for rows.csv, summary.json, report.html and audio made here."""
+    """Output folder for rows.csv, summary.json, report.html and the generated audio."""
     overwrite: bool = False
-    """Replace the report that is in that folder already."""
+    """Replace an existing report in the output folder."""
     metrics: tuple[Metric, ...] = METRICS
-    """What is scored."""
+    """Metrics to compute."""
     fast: bool = False
-    """Only similarity and pitch: tells within a minute or two whether a converter converts."""
+    """Compute only similarity and pitch: a check within a minute or two that a converter works."""
     baselines: bool = True
-    """Score toplines and trivial baselines too."""
+    """Also score toplines and trivial baselines."""
     recogniser: tuple[str, ...] = ("moonshine", "pocketsphinx")
-    """Who hears words, one or several: moonshine, pocketsphinx, the folder of a recogniser of transformers or
-    of this project, or hub:owner/name. The first's CER is the column cer; a gain is one where all agree."""
+    """One or more speech recognisers: moonshine, pocketsphinx, the folder of a transformers model or of a
+    recogniser trained here, or hub:owner/name. The first one's CER is the column cer; trust a gain in
+    intelligibility only where all recognisers agree."""
     cache: Path | None = None
-    """Folder of features kept between runs; by default in the user's cache."""
+    """Feature cache shared between runs; by default in the user's cache folder."""
     jobs: int = 0
-    """Processes; 0: one per core, up to 8."""
+    """Worker processes; 0: one per core, up to 8."""
     examples: int = 6
-    """Pairs whose audio goes into the report."""
+    """Number of pairs with audio in the report."""
     title: str = "Voice conversion: evaluation"
-    """Of the report."""
+    """Title of the report."""
     sound_first: bool = False
-    """Show those pairs above the tables."""
+    """Place the audio examples above the tables."""
 
     @property
     def makes_outputs(self) -> bool:
@@ -76,7 +77,7 @@ class EvalConfig:
 
 @exits_cleanly
 def main() -> None:
-    """Make outputs, baselines and toplines, score them all, and write the report."""
+    """Generate outputs, baselines and toplines, score them all and write the report."""
     config = cli({"default": EvalConfig()})
     check_writable(config.out / "pairs.csv")
     metrics = FAST if config.fast else config.metrics
@@ -123,16 +124,16 @@ def chosen_pairs(config: EvalConfig) -> list[Pair]:
     pairs = read_pairs(config.pairs)
     for pair in pairs:
         if pair.system in TOPLINES or pair.system in BASELINES:
-            raise UserError(f"{pair.where}: the system name {pair.system!r} is taken; call it something else")
+            raise UserError(f"{pair.where}: the system name {pair.system!r} is reserved; choose another")
         if pair.output is None and not config.makes_outputs:
-            raise UserError(f"{pair.where} has no output; fill it in, or make outputs by --converter FOLDER")
-    if config.makes_outputs:  # one output per source and target, whatever systems the file lists
+            raise UserError(f"{pair.where} has no output; fill it in, or generate it with --converter FOLDER")
+    if config.makes_outputs:  # one output per (source, target), regardless of the listed systems
         pairs = list({(pair.source, pair.target): pair for pair in pairs}.values())
     return pairs
 
 
 def converted(pairs: list[Pair], config: EvalConfig, voices: Voices | None) -> tuple[list[Pair], list[str]]:
-    """The outputs of every converter that is asked for, and what each failed at."""
+    """Return the outputs of every requested converter, and an error message per failed pair."""
     from eval.two_stage import load_two_stage
 
     makers = {config.name: voices} if voices else {}
@@ -147,7 +148,7 @@ def converted(pairs: list[Pair], config: EvalConfig, voices: Voices | None) -> t
 def judges_of(config: EvalConfig) -> Judges:
     if not config.recogniser:
         raise UserError(
-            "--recogniser needs a name; leave intelligibility out by --metrics similarity pitch quality"
+            "--recogniser needs a name; to skip intelligibility, give --metrics similarity pitch quality"
         )
     return Judges(recognisers=tuple(recogniser(name) for name in config.recogniser))
 
@@ -163,15 +164,15 @@ def add_baselines(
 
 
 def unreadable(pairs: list[Pair], metrics: tuple[Metric, ...], judges: Judges) -> list[str]:
-    """One sentence if some texts are in letters that a recogniser of English cannot be right about."""
+    """Return a note if some texts are not in Latin letters, which English-only recognisers cannot score."""
     english = [judge for judge in judges.recognisers if judge.english_only]
     n = sum(any(not readable_by(judge, pair.text) for judge in english) for pair in pairs)
     if not n or "intelligibility" not in metrics:
         return []
     names = " and ".join(judge.name for judge in english)
     return [
-        f"texts that are not in Latin letters: {n}; {names} know English alone and give no "
-        "error rates for them; give a recogniser of their language by --recogniser FOLDER"
+        f"texts not in Latin letters: {n}; {names} support only English and give no error rates "
+        "for them; give a recogniser of their language with --recogniser FOLDER"
     ]
 
 

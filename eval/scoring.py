@@ -1,4 +1,4 @@
-"""The evaluation as a function: scores row by row, and per system with confidence intervals."""
+"""Scores per output, and means per system with confidence intervals."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from eval.recognisers import Moonshine, Pocketsphinx, Recogniser
 Metric = Literal["similarity", "pitch", "intelligibility", "quality"]
 METRICS: tuple[Metric, ...] = ("similarity", "pitch", "intelligibility", "quality")
 FAST: tuple[Metric, ...] = ("similarity", "pitch")
-"""What tells within a minute whether a converter converts."""
+"""Metrics for a quick check that a converter works (about a minute)."""
 COLUMNS: dict[Metric, tuple[str, ...]] = {
     "similarity": ("to_target", "to_source", "difference", "nearer_to_target"),
     "pitch": (
@@ -27,26 +27,26 @@ COLUMNS: dict[Metric, tuple[str, ...]] = {
     "intelligibility": ("cer", "wer", "cer_above_source", "phones_changed"),
     "quality": ("dnsmos", "dnsmos_speech", "dnsmos_background", "dnsmos_above_source"),
 }
-"""Of the first recogniser; those of others have its name before them: ``pocketsphinx_cer``."""
+"""Columns by metric; those of further recognisers are prefixed with their names: ``pocketsphinx_cer``."""
 OF_THE_SAME_WORDS = (
     *("f0_correlation", "duration_ratio", "pause_level", "pause_above_source", "dnsmos_above_source"),
     *COLUMNS["intelligibility"],
 )
-"""Columns that mean nothing where the output is another utterance."""
+"""Columns that are undefined if the output is a different utterance from the source."""
 VOICE, MELODY, SOUND = similarity.Resemblyzer(), pitch.Pitch(), quality.DNSMOS()
 RECOGNISERS = (Moonshine(), Pocketsphinx())
 N_RESAMPLES, SEED = 2000, 20_211_017
 
 Row = dict[str, str | float]
 Summary = dict[str, dict[str, dict[str, float]]]
-"""By system, then column: mean, bounds low and high of its 95 % interval, and n, the rows with a value."""
+"""Scores by system and column: mean, bounds of its 95 % interval (low, high) and n, the rows with a value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judges:
     voice: Judge = VOICE
     recognisers: tuple[Recogniser, ...] = RECOGNISERS
-    """A gain in words is one only where all of them agree."""
+    """A gain in intelligibility counts only if all of them agree."""
     melody: Judge = MELODY
     sound: Judge = SOUND
 
@@ -66,7 +66,7 @@ class Judges:
         return [judge for judges in self.by_metric(metrics).values() for judge in judges]
 
     def check(self, metrics: Sequence[Metric]) -> None:
-        """Refuse in one sentence if a package or model is absent that some metrics need."""
+        """Raise ``UserError`` if a package or model that the metrics need is absent."""
         for judge in self.of(metrics):
             judge.check()
         if "intelligibility" in metrics:
@@ -81,10 +81,10 @@ def score_pairs(
     cache: Cache | Path | str | None = None,
     jobs: int = 0,
 ) -> tuple[list[Row], Summary]:
-    """Score every pair's output; rows come in the order of the pairs. Bad files are refused.
+    """Score every pair's output, one row per pair in the same order; raise ``UserError`` for unusable files.
 
-    Features are cached per file content, so a second call costs seconds. With several ``jobs`` (0: one per
-    core, up to 8) a script that calls this needs the usual ``if __name__ == "__main__"`` guard.
+    Features are cached by file content, so a second call takes seconds. With several ``jobs`` (0: one per
+    core, up to 8) the calling script needs an ``if __name__ == "__main__"`` guard.
     """
     judges = judges or Judges()
     cache = cache if isinstance(cache, Cache) else Cache(cache)
@@ -93,7 +93,7 @@ def score_pairs(
         raise UserError("there are no pairs to score")
     for pair in pairs:
         if pair.output is None:
-            raise UserError(f"{pair.where or pair.source} has no output; give a converter to make it")
+            raise UserError(f"{pair.where or pair.source} has no output; give a converter to generate it")
     _, faults = scorable(pairs, cache)
     if faults:
         raise UserError(faults[0])
@@ -115,7 +115,7 @@ def needed_features(
 
 
 def score(pair: Pair, features: FeaturesByFile, metrics: Sequence[Metric], judges: Judges) -> Row:
-    """One row: what was compared, and its scores."""
+    """Return a row with the pair's files and scores."""
     assert pair.output is not None
     source, target, output = (features[path] for path in (pair.source, pair.target, pair.output))
     row: Row = {"system": pair.system, "source": str(pair.source), "target": str(pair.target)}
@@ -138,13 +138,13 @@ def score(pair: Pair, features: FeaturesByFile, metrics: Sequence[Metric], judge
     if "quality" in metrics:
         opinions, of_source = (quality.opinions(file[judges.sound.kind]) for file in (output, source))
         row |= opinions | {"dnsmos_above_source": opinions["dnsmos"] - of_source["dnsmos"]}
-    if pair.output == pair.target_other:  # other words, so nothing that compares with what the source says
+    if pair.output == pair.target_other:  # other words than the source's
         row |= {name: math.nan for name in row if name.endswith(OF_THE_SAME_WORDS)}
     return {name: round(value, 6) if isinstance(value, float) else value for name, value in row.items()}
 
 
 def word_scores(text: str, source: Features, output: Features, recogniser: Recogniser) -> dict[str, float]:
-    """One recogniser's columns; NaN for a text in letters that it does not know."""
+    """Return one recogniser's columns; NaN for a text in a script that it does not support."""
     if not readable_by(recogniser, text):
         text = ""
     rates, of_source = (error_rates.error_rates(text, features) for features in (output, source))
@@ -153,14 +153,15 @@ def word_scores(text: str, source: Features, output: Features, recogniser: Recog
 
 
 def readable_by(recogniser: Recogniser, text: str) -> bool:
-    """Whether a text is in letters that a recogniser writes."""
+    """Whether a recogniser supports a text's script."""
     return not recogniser.english_only or error_rates.in_latin_letters(text)
 
 
 def summarise(rows: Sequence[Row], columns: Sequence[str] = (), *, drawn: str = "") -> Summary:
-    """Means per system with bootstrap 95 % intervals, seeded, over rows or what the column ``drawn`` names.
+    """Return means per system with seeded bootstrap 95 % intervals.
 
-    Columns are by default those of the first row that are no text.
+    Rows are resampled singly, or in groups of equal values in the column ``drawn``. ``columns`` defaults to
+    the numeric columns of the first row.
     """
     columns = columns or [name for name, value in rows[0].items() if not isinstance(value, str)]
     summary: Summary = {}
@@ -177,7 +178,7 @@ def summarise(rows: Sequence[Row], columns: Sequence[str] = (), *, drawn: str = 
 
 
 def interval(values: np.ndarray, groups: np.ndarray | None = None) -> dict[str, float]:
-    """The mean and the percentile bootstrap's 95 % bounds; whole groups are drawn, where given."""
+    """Return the mean and its 95 % percentile bootstrap interval; ``groups`` are resampled whole."""
     _, group = np.unique(np.arange(len(values)) if groups is None else groups, return_inverse=True)
     totals, counts = np.bincount(group, values), np.bincount(group)
     drawn = np.random.default_rng(SEED).integers(len(totals), size=(N_RESAMPLES, len(totals)))

@@ -15,12 +15,12 @@ from eval.features import SILENT, Features
 
 SAMPLE_RATE = 16_000
 SIZE = 256
-"""Of Resemblyzer's embeddings; silence has the one of zeros, which is like nothing."""
+"""Dimension of Resemblyzer's embeddings; silence has the zero vector, similar to no voice."""
 
 
 @dataclass(frozen=True)
 class Resemblyzer:
-    """The GE2E speaker encoder of Resemblyzer; its wheel carries its weights."""
+    """Resemblyzer's GE2E speaker encoder, with the weights of its wheel."""
 
     kind: str = "resemblyzer-1"
 
@@ -31,9 +31,9 @@ class Resemblyzer:
         encoder, preprocess = _resemblyzer()
         if wave.abs().max() < SILENT:
             return {"embedding": np.zeros(SIZE, np.float32)}
-        samples = wave[0, 0].clamp(-1, 1).numpy()  # beyond 1, its voice detector's 16 bits would wrap around
+        samples = wave[0, 0].clamp(-1, 1).numpy()  # its voice detector's 16 bits would overflow beyond 1
         spoken = preprocess(samples, source_sr=SAMPLE_RATE)
-        if len(spoken) < SAMPLE_RATE // 4:  # the detector heard no voice: judge the whole recording instead
+        if len(spoken) < SAMPLE_RATE // 4:  # no voice detected: use the whole recording
             spoken = samples
         with torch.inference_mode():
             return {"embedding": np.asarray(encoder.embed_utterance(spoken), np.float32)}
@@ -46,7 +46,7 @@ def cosine(a: Float[np.ndarray, "dim"], b: Float[np.ndarray, "dim"]) -> float:
 @lru_cache(maxsize=1)
 def _resemblyzer() -> tuple[Any, Any]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its imports are old: pkg_resources, scipy.ndimage.morphology
+        warnings.simplefilter("ignore")  # deprecated imports: pkg_resources, scipy.ndimage.morphology
         try:
             from resemblyzer import VoiceEncoder, preprocess_wav
         except ImportError as error:

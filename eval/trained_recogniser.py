@@ -1,4 +1,4 @@
-"""A recogniser that is named by its folder, or on the hub: one of transformers, or one trained here."""
+"""Speech recognisers from a folder or the hub: transformers models, or those trained here."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,14 +20,14 @@ Wave = Float[Tensor, "1 1 samples"]
 
 @dataclass(frozen=True)
 class TrainedRecogniser:
-    """A recogniser of transformers (CTC, Whisper, …) or one trained here, from a folder or the hub.
+    """A transformers model (CTC, Whisper, …) or a recogniser trained here, from a folder or the hub.
 
-    Ours may recognise phones, not letters: an output's are compared with the source's. A converter trained
-    against that very recogniser pleases it more than it should.
+    One trained here may recognise phones instead of letters; an output's phones are then compared with the
+    source's. Scores are too favourable for a converter that was trained with this recogniser as a loss.
     """
 
     place: str
-    """A folder, or ``hub:owner/name``."""
+    """Folder or ``hub:owner/name``."""
     english_only: bool = False
 
     @property
@@ -36,7 +36,7 @@ class TrainedRecogniser:
 
     @property
     def kind(self) -> str:
-        """Cache key: another model hears other words."""
+        """Cache key; that of a folder changes with its weights file."""
         if self.place.startswith(HUB):
             return f"recogniser-{self.place.removeprefix(HUB).replace('/', '--')}-1"
         weights = next(iter(sorted(Path(self.place).glob("*.safetensors"))), None)
@@ -60,8 +60,8 @@ def _trained(place: str) -> tuple[Literal["texts", "phones"], Any]:
         description = Path(place) / "config.json"
         if not description.is_file():
             raise UserError(
-                f"{place} holds no recogniser: there is no config.json in it; give moonshine, pocketsphinx, "
-                f"a folder of transformers, or {HUB}owner/name"
+                f"{place} holds no recogniser: it has no config.json; give moonshine, pocketsphinx, "
+                f"the folder of a recogniser, or {HUB}owner/name"
             )
         kind = stored_kind(place)
         if kind == "speech_recogniser":
@@ -81,6 +81,6 @@ def _trained(place: str) -> tuple[Literal["texts", "phones"], Any]:
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
         raise UserError(
-            f"{place} gives no recogniser ({reason}): give another, or moonshine or pocketsphinx"
+            f"{place} holds no usable recogniser ({reason}): give another, moonshine or pocketsphinx"
         ) from None
     return "texts", lambda wave: model({"raw": wave[0, 0].numpy(), "sampling_rate": SAMPLE_RATE})["text"]

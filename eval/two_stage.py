@@ -1,4 +1,4 @@
-"""Converters of mels, each with a vocoder, as systems of an evaluation."""
+"""Mel converters, each with a vocoder, as systems of an evaluation."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,15 +10,15 @@ from w2w.weights import is_mel_converter, weights_folder
 
 
 def load_two_stage(named: Sequence[str], taken: Iterable[str]) -> dict[str, Any]:
-    """Load converters of mels, each written FOLDER or FOLDER+VOCODER, by what to call them.
+    """Load mel converters, each given as FOLDER or FOLDER+VOCODER, and return them by system name.
 
-    A name is made of the folders' names, and numbered where it is taken.
+    Names are made of the folders' names, with a number appended if already ``taken``.
     """
     converters, taken = {}, set(taken)
     for where in named:
-        folder, plus, vocoder = (where, "", "") if Path(where).exists() else _parted(where)
+        folder, plus, vocoder = (where, "", "") if Path(where).exists() else _split(where)
         if not is_mel_converter(weights_folder(folder)):
-            raise UserError(f"--two-stage {folder} holds no converter of mels: give others by --converter")
+            raise UserError(f"--two-stage {folder} holds no mel converter: use --converter for others")
         called = name = readable(folder) + (f"+{readable(vocoder)}" if plus else "")
         number = 2
         while name in taken:
@@ -28,12 +28,12 @@ def load_two_stage(named: Sequence[str], taken: Iterable[str]) -> dict[str, Any]
     return converters
 
 
-def _parted(where: str) -> tuple[str, str, str]:
+def _split(where: str) -> tuple[str, str, str]:
     folder, plus, vocoder = where.rpartition("+")
     return (folder, plus, vocoder) if plus and folder and vocoder else (where, "", "")
 
 
 def readable(where: str) -> str:
-    """A folder's name, or that of the run whose export it is."""
+    """Name of a folder, or of its run if the folder is an ``export``."""
     path = Path(where)
     return path.absolute().parent.name if path.name in ("export", "") else path.name

@@ -1,15 +1,15 @@
-"""A voice at once, then training in small: ``python examples/demo.py --out demo``
+"""Demo of conversion, then of training on a small scale: ``python examples/demo.py --out demo``
 
-Act one, within a minute: three people's sentences, by the released converter, with three voices, their
-mixture, another pitch, and one sentence piece by piece as live speech comes. One page has sounds, pictures
-and scores.
+Part one, within a minute: the released converter converts three people's sentences to three voices, to a
+blend of two and to a higher pitch, and one sentence in chunks like live speech. A page shows audio,
+spectrograms and scores.
 
-Act two, within ten minutes of two idle cores: a corpus of synthetic voices, on which the released converter
-is trained further, and its scores on unseen sentences and voices. Where that does not beat every trick
-that takes no learning, its page is not shown.
+Part two, within ten minutes on two idle cores: the released converter is fine-tuned on a corpus of synthetic
+voices and scored on unseen sentences and voices. Its page is shown only if it beats all baselines that need
+no training.
 
-It needs no recordings and no network. The commands it prints are the ones to use with real speech.
-Interrupted, the same command goes on where it was; finished parts are not done again.
+It needs no recordings and no network. The printed commands also work with real speech. The same command
+resumes an interrupted demo and skips finished parts.
 """
 
 import json
@@ -36,16 +36,16 @@ from w2w.weights import RELEASED_LIVE
 
 ROOT = Path(__file__).resolve().parents[1]
 CAST = ("ada", "ivan", "cora")
-"""Who speaks the three sentences."""
+"""Target voices of the three sentences."""
 HIGHER = 4.0
-"""Semitones."""
+"""Pitch shift in semitones."""
 STEPS = 160
 
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    torch.set_num_threads(1)  # a sentence is too little to share, least with whatever else this machine does
+    torch.set_num_threads(1)  # sentences are too short for several threads
     out = Path(args.out)
     page = first_act(out / "released")
     show(page)
@@ -55,28 +55,28 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
-    """Read the command line; the defaults are the demo."""
+    """Parse the command line."""
     arguments = Arguments.described_by("examples.demo", __doc__)
     option = arguments.add_argument
-    option("--out", default="demo", help="folder of everything made here (default demo)")
-    option("--first-act", action="store_true", help="the released converter alone")
-    option("--minutes", type=float, default=12.0, help="of the corpus (default 12)")
-    option("--voices", type=int, default=16, help="in the corpus (default 16)")
-    option("--steps", type=int, default=STEPS, help=f"of training (default {STEPS})")
-    option("--train-minutes", type=float, default=5.0, help="training ends then (default 5)")
-    option("--pairs", type=int, default=12, help="scored in act two, of the fixed list (default 12)")
-    option("--fast", action="store_true", help="act two: score similarity and pitch only")
+    option("--out", default="demo", help="output folder (default demo)")
+    option("--first-act", action="store_true", help="run only part one")
+    option("--minutes", type=float, default=12.0, help="duration of the corpus (default 12)")
+    option("--voices", type=int, default=16, help="voices in the corpus (default 16)")
+    option("--steps", type=int, default=STEPS, help=f"training steps (default {STEPS})")
+    option("--train-minutes", type=float, default=5.0, help="maximum training time (default 5)")
+    option("--pairs", type=int, default=12, help="pairs to score in part two (default 12)")
+    option("--fast", action="store_true", help="part two: score only similarity and pitch")
     return arguments.parse_args(argv)
 
 
 def first_act(out: Path) -> Path:
-    """Speak the sentences with the released converter, score them, and return the page."""
-    tell("Act one: the released converter speaks with voices of the gallery")
+    """Convert the sentences with the released converter, score them and return the page."""
+    print_title("Part one: the released converter, with voices of the gallery")
     page = out / "report/report.html"
     if page.is_file():
         print(f"done already: {page}")
         return page
-    write_pairs(out / "pairs.csv", spoken(Converter.from_pretrained(), out / "audio"))
+    write_pairs(out / "pairs.csv", conversions(Converter.from_pretrained(), out / "audio"))
     run(
         "eval/run.py",
         *("--pairs", out / "pairs.csv", "--out", out / "report", "--overwrite", "--cache", out / "cache"),
@@ -86,8 +86,8 @@ def first_act(out: Path) -> Path:
     return page
 
 
-def spoken(converter: Converter, audio: Path, suffix: str = "wav") -> Iterator[Pair]:
-    """Every sentence with every voice, and what else a voice can be told to do."""
+def conversions(converter: Converter, audio: Path, suffix: str = "wav") -> Iterator[Pair]:
+    """Convert every sentence to every voice, to a blend and to a higher pitch, and one in chunks."""
     voices = {name: converter.voice(name) for name in CAST}
     between = converter.blend(list(voices.values())[:2], [0.5, 0.5])
     for sentence in sentences().values():
@@ -112,7 +112,7 @@ def spoken(converter: Converter, audio: Path, suffix: str = "wav") -> Iterator[P
 def pair(
     sentence: Sentence, name: str, way: str, audio: Path, wave: torch.Tensor, rate: int, suffix: str
 ) -> Pair:
-    """One result for the table."""
+    """Save an output and return its pair."""
     output = audio / f"{sentence.name}_{name}_{way.replace(' ', '_')}.{suffix}"
     save(output, wave, rate)
     target = find(name).recordings[0]
@@ -120,18 +120,18 @@ def pair(
 
 
 def second_act(out: Path, args: Namespace) -> None:
-    """Train the released converter further on synthetic voices and show its score, where that is one."""
+    """Fine-tune the released converter on synthetic voices, and show its scores if it beats the baselines."""
     corpus, trained, report = out / "corpus", out / "run", out / "report"
-    tell("Act two: a corpus of synthetic voices")
+    print_title("Part two: a corpus of synthetic voices")
     run("-m", "data.voices", corpus, "--minutes", args.minutes, "--voices", args.voices)
-    tell("Training the released converter on it")
+    print_title("Fine-tuning the released converter on it")
     if (trained / "export/model.safetensors").is_file():
         print(f"done already: {trained / 'export'}")
     else:
         run("w2w/train.py", *training(args, corpus, trained))
         if not (trained / "export").is_dir():
-            raise SystemExit(0)  # interrupted: it has saved, and said so
-    tell("Converting unseen sentences to unseen voices, and scoring them")
+            raise SystemExit(0)  # interrupted, after saving and printing a message
+    print_title("Converting unseen sentences to unseen voices, and scoring them")
     if not (report / "report.html").is_file():
         run(
             "eval/run.py",
@@ -141,14 +141,14 @@ def second_act(out: Path, args: Namespace) -> None:
         )
     gain = json.loads((report / "summary.json").read_text())["gain_over_baselines"]["demo"]
     if gain > 0:
-        print(f"Nearer to the target voices than the best trick without learning, by {gain:.3f}:")
+        print(f"Similarity to the target voices exceeds the best baseline without training by {gain:.3f}:")
         show(report / "report.html")
     else:
-        print(f"So short a training did not beat the best trick without learning ({gain:.3f}): give --steps.")
+        print(f"This short run did not beat the best baseline without training ({gain:.3f}): raise --steps.")
 
 
 def training(args: Namespace, corpus: Path, out: Path) -> list[object]:
-    """The options of the training command: those of fine-tuning, with conversions between the voices."""
+    """Options of the training command: fine-tuning, with conversion between the voices."""
     return [
         *("--finetune", "released", "--data.path", corpus / "manifest.csv", "--data.equal-speakers"),
         *("--loop.out", out, "--loop.steps", args.steps, "--loop.max-minutes", args.train_minutes),
@@ -158,13 +158,13 @@ def training(args: Namespace, corpus: Path, out: Path) -> list[object]:
 
 
 def run(*command: object) -> None:
-    """Print a Python command and run it; Ctrl-C is left to it, so that it can save."""
+    """Print and run a Python command, which handles Ctrl-C itself, so that it can save."""
     args = [str(word) for word in command]
     print(f"$ python {shlex.join(args)}", flush=True)
     if args[0].endswith(".py"):
         args[0] = str(ROOT / args[0])
     process = subprocess.Popen([sys.executable, *args])
-    # Not SIG_IGN, which the process would inherit. A terminal sends Ctrl-C to both.
+    # Not SIG_IGN, which the process would inherit. The terminal sends Ctrl-C to both processes.
     before = signal.signal(signal.SIGINT, lambda *_: None)
     ended = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     try:
@@ -176,12 +176,12 @@ def run(*command: object) -> None:
         raise SystemExit(code if code > 0 else 128 - code)
 
 
-def tell(what: str) -> None:
-    print(f"\n{what}", flush=True)
+def print_title(title: str) -> None:
+    print(f"\n{title}", flush=True)
 
 
 def show(page: Path) -> None:
-    """Say where a page is, and open it where somebody sits before a desktop."""
+    """Print a page's address, and open it in the browser of a desktop."""
     print(f"\nListen, look and compare: {page.resolve().as_uri()}\n", flush=True)
     if sys.stdout.isatty() and (sys.platform in ("darwin", "win32") or os.environ.get("DISPLAY")):
         with suppress(webbrowser.Error):

@@ -1,6 +1,6 @@
-"""Converts by the app's HTTP interface: ``python examples/http_client.py me.wav her.wav as_her.wav``
+"""Client of the app's HTTP interface: ``python examples/http_client.py me.wav her.wav as_her.wav``
 
-Start the server by ``python -m app``. Needs httpx alone (pip install httpx), not this package.
+Start the server with ``python -m app``. It needs only httpx (pip install httpx), not this package.
 """
 
 import argparse
@@ -11,14 +11,14 @@ import httpx
 
 
 def convert(client: httpx.Client, source: str, references: list[str], *, pitch: float = 0.0) -> bytes:
-    """Return the source spoken with the references' voice, as a WAV file's bytes."""
+    """Convert the source to the references' voice; return the bytes of a WAV file."""
     files = [
         ("source", Path(source).read_bytes()),
         *(("reference", Path(name).read_bytes()) for name in references),
     ]
     while True:
         answer = client.post("/api/convert", files=files, data={"pitch": str(pitch)})
-        if answer.status_code == 503:  # others wait already; the server says for how long
+        if answer.status_code == 503:  # the queue is full; the server estimates the waiting time
             time.sleep(float(answer.headers.get("Retry-After", 1)))
             continue
         if answer.is_error:
@@ -26,7 +26,7 @@ def convert(client: httpx.Client, source: str, references: list[str], *, pitch: 
             message = (
                 answer.json()["error"]
                 if about.startswith("application/json")
-                else "no server of python -m app"
+                else "not a server of python -m app"
             )
             raise SystemExit(f"{answer.status_code}: {message}")
         return answer.content
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("source")
     parser.add_argument("reference", nargs="+")
     parser.add_argument("out")
-    parser.add_argument("--pitch", type=float, default=0.0, help="semitones")
+    parser.add_argument("--pitch", type=float, default=0.0, help="pitch shift in semitones")
     parser.add_argument("--url", default="http://127.0.0.1:7860")
     args = parser.parse_args()
     try:
@@ -45,7 +45,7 @@ def main() -> None:
             result = convert(client, args.source, args.reference, pitch=args.pitch)
         Path(args.out).write_bytes(result)
     except httpx.ConnectError:
-        raise SystemExit(f"no server answers at {args.url}: start it by `python -m app`") from None
+        raise SystemExit(f"no server answers at {args.url}: start it with `python -m app`") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise SystemExit(f"{args.url}: {error or type(error).__name__}") from None
     except OSError as error:

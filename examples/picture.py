@@ -1,8 +1,8 @@
-"""The README's picture: log-mels of a sentence, of the voice asked for, and of what comes of both.
+"""Draw the README's picture: log-mels of a source, a target and the converted sentence.
 
     python examples/picture.py --voice ada --out docs/pictures/conversion.png
 
-The converted sentence goes beside it, as Opus.
+The converted sentence is saved next to it as Opus.
 """
 
 import io
@@ -25,17 +25,17 @@ RATE = SPEECH_16K.sample_rate
 @exits_cleanly
 def main() -> None:
     arguments = Arguments.described_by("examples.picture", __doc__)
-    arguments.add_argument("--voice", default="ada", help="a person of the gallery (default: ada)")
-    arguments.add_argument("--out", type=Path, required=True, help="the picture (.png)")
+    arguments.add_argument("--voice", default="ada", help="a voice of the gallery (default: ada)")
+    arguments.add_argument("--out", type=Path, required=True, help="output file (.png)")
     args = arguments.parse_args()
     converter, sentence = Converter.from_pretrained(), next(iter(sentences().values()))
     source = load(sentence.recording, converter.sample_rate)
     wave = converter.convert(source, converter.voice(args.voice))
     save(args.out.with_suffix(".opus"), wave, converter.sample_rate)
     waves = {
-        f"source: somebody says “{sentence.text}”": load(sentence.recording, RATE),
-        f"target: {args.voice} says something else": load(find(args.voice).recordings[0], RATE),
-        f"converted: the source with the voice of {args.voice}": resample(wave, converter.sample_rate, RATE),
+        f"source: “{sentence.text}”": load(sentence.recording, RATE),
+        f"target: {args.voice}, another sentence": load(find(args.voice).recordings[0], RATE),
+        f"converted: the source in the voice of {args.voice}": resample(wave, converter.sample_rate, RATE),
     }
     longest = max(wave.shape[-1] for wave in waves.values())
     picture = Image.new("RGB", (WIDTH, len(waves) * (HEIGHT + TITLE)), "white")

@@ -1,3 +1,3 @@
-"""Studies and ablations: each a command that trains, scores and prints a table; nothing imports them."""
+"""Studies and ablations: commands that train, score and print tables; no other package imports them."""
 
 import timbre  # noqa: F401 - for `python -m`, puts the current folder last on the import path

@@ -1,16 +1,16 @@
-"""What pairs, pretraining and each loss buy the converter: one left out at a time, at equal cost.
+"""Ablation of pairs, pretraining and losses of the converter, one at a time and at equal cost.
 
     python -m experiments.ablation --data speech --pairs pairs --minutes 120 --out runs/ablation
 
-Every variant trains the preset ``small`` of ``w2w/train.py`` for as much processor time on one thread: what a
-step costs is measured, as many steps are planned as fit, and schedules follow. ``full`` has everything; each
-of the others lacks one part: ``no_pairs``, ``no_student``, ``no_content_loss``, ``no_contrast``,
+Every variant trains the preset ``small`` of ``w2w/train.py`` for equal processor time on one thread: the cost
+of a step is measured and gives the number of steps, on which schedules depend. ``full`` has all parts; the
+others lack one part each: ``no_pairs``, ``no_student``, ``no_content_loss``, ``no_contrast``,
 ``no_adversary``, ``no_back_translation``. With ``--speech-encoder`` (a run of ``pretrain/data2vec.py``) three
-more have that encoder in the student's place: ``speech_random``, ``speech_frozen``, ``speech_fine_tuned``.
+more use that encoder instead of the student: ``speech_random``, ``speech_frozen``, ``speech_fine_tuned``.
 
-Every run is kept in OUT/NAME, as ``w2w/train.py`` keeps its own. The same command goes on where it was cut
-off and never repeats what is finished. All finished variants are then scored on the same pairs of the
-validation split; the test split is not touched. The table goes to OUT/table.md, with what it is made of.
+Runs are stored in OUT/NAME, as by ``w2w/train.py``. The same command resumes interrupted runs and skips
+finished ones. All finished variants are then scored on the same pairs of the validation split; the test split
+is not used. The table is written to OUT/table.md, with its data next to it.
 """
 
 from argparse import Namespace
@@ -35,28 +35,28 @@ from w2w.train_config import PRESETS, TrainConfig
 
 FULL = "full"
 VARIANTS = {
-    FULL: "everything",
-    "no_pairs": "without time-aligned pairs: as many human utterances in their place",
-    "no_student": "content encoder from random weights, not from the distilled student",
-    "no_content_loss": "without the teacher's features of outputs",
-    "no_contrast": "without any contrast of voices",
+    FULL: "all parts",
+    "no_pairs": "without time-aligned pairs: an equal number of human utterances instead",
+    "no_student": "content encoder initialised randomly instead of from the distilled student",
+    "no_content_loss": "without the content loss on the teacher's features of outputs",
+    "no_contrast": "without contrastive speaker losses",
     "no_adversary": "without the discriminator",
-    "no_back_translation": "without converted speech as sources",
+    "no_back_translation": "without converted speech as source",
 }
-"""By name, what is said of it."""
+"""Descriptions of the variants by name."""
 SPEECH_ENCODERS = {
-    "speech_random": "a speech encoder in the student's place, from random weights",
-    "speech_frozen": "the pretrained speech encoder in the student's place, frozen",
-    "speech_fine_tuned": "the pretrained speech encoder in the student's place, trained on",
+    "speech_random": "a randomly initialised speech encoder instead of the student",
+    "speech_frozen": "the pretrained speech encoder instead of the student, frozen",
+    "speech_fine_tuned": "the pretrained speech encoder instead of the student, fine-tuned",
 }
-"""More of them, where a speech encoder is given; these hear whole utterances and cannot stream."""
+"""Additional variants with ``--speech-encoder``; they need whole utterances and cannot stream."""
 CONTRAST = ("contrast_style", "contrast_voice", "contrast_discriminator", "contrast_converter")
 DISCRIMINATOR = ("adversarial", "feature_matching", "contrast_discriminator", "contrast_converter")
 """Losses that need the discriminator."""
 
 
 def variant(name: str, full: TrainConfig, speech_encoder: str = "") -> TrainConfig:
-    """The full config with one part left out, or another encoder in."""
+    """Return the full config without one part, or with another encoder."""
     match name:
         case "full":
             return full
@@ -64,7 +64,7 @@ def variant(name: str, full: TrainConfig, speech_encoder: str = "") -> TrainConf
             data = replace(full.data, batch=full.data.batch + full.pairs.batch)
             return replace(full, data=data, pairs=replace(full.pairs, path=""))
         case "no_student":
-            # Of the same sizes, which the config takes from the student.
+            # Keeps the sizes of the network, which depend on the student.
             sizes = with_encoders(full.converter, full.pretrained)
             return replace(full, converter=sizes, pretrained=replace(full.pretrained, student=""))
         case "no_content_loss":
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         study.train(name, partial(wave_to_wave, config, processor=not args.steps))
     costs = {name: cost for name in known if (cost := study.cost(name)) is not None}
     if not costs:
-        raise UserError(f"{args.out} holds no trained variant to compare: leave --variants out")
+        raise UserError(f"{args.out} holds no trained variant to compare: omit --variants to train all")
     text = compare(study, costs, pairs, args)
     (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
     print(f"\n{text}\n\n{args.out}: table.md, rows.csv, summary.json")
@@ -115,22 +115,20 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option = parser.add_argument
     option("--data", type=Path, required=True, help="human speech with speakers: manifest or folder")
     option("--pairs", type=Path, required=True, help="time-aligned speech, by python -m data.parallel")
-    option("--teacher", default="released", help="frozen speech encoder of the content loss")
-    option("--student", default="released", help="distilled content encoder to begin from")
-    option("--speech-encoder", default="", metavar="RUN", help="of pretrain/data2vec.py, for three more")
-    option("--preset", default="small", choices=PRESETS, help="of w2w/train.py (default: small)")
+    option("--teacher", default="released", help="frozen speech encoder for the content loss")
+    option("--student", default="released", help="distilled content encoder for initialisation")
+    option("--speech-encoder", default="", metavar="RUN", help="of pretrain/data2vec.py: adds variants")
+    option("--preset", default="small", choices=PRESETS, help="preset of w2w/train.py (default: small)")
     option("--out", type=Path, default=Path("runs/ablation"))
-    option("--minutes", type=float, default=60.0, help="of processor time for every variant (default: 60)")
-    option("--steps", type=int, default=0, help="of every variant instead, as on a GPU")
+    option("--minutes", type=float, default=60.0, help="processor time per variant (default: 60)")
+    option("--steps", type=int, default=0, help="steps per variant instead of --minutes, for a GPU")
     option("--seed", type=int, default=0)
-    option("--variants", nargs="*", metavar="NAME", help="train these alone; without a name none")
-    option(
-        "--validation", type=Path, metavar="DATA", help="whose validation split is scored (default: --data)"
-    )
+    option("--variants", nargs="*", metavar="NAME", help="train only these; without names train none")
+    option("--validation", type=Path, metavar="DATA", help="corpus of the scored pairs (default: --data)")
     option("--n-pairs", type=int, default=24, help="validation pairs to score (default: 24)")
-    option("--fast", action="store_true", help="score similarity and pitch alone")
-    option("--cache", type=Path, help="folder of features kept between runs")
-    option("--jobs", type=int, default=1, help="processes that score")
+    option("--fast", action="store_true", help="score only similarity and pitch")
+    option("--cache", type=Path, help="feature cache shared between runs")
+    option("--jobs", type=int, default=1, help="worker processes for scoring")
     args = parser.parse_args(argv)
     if args.minutes <= 0 or args.steps < 0 or args.seed < 0:
         raise UserError("--minutes must be above 0, --steps and --seed 0 or more")
@@ -163,22 +161,22 @@ def compare(study: Study, costs: Mapping[str, Cost], pairs: Sequence[Pair], args
         load, weights = partial(load_converter, str(export)), export / "model.safetensors"
         scored += outputs(pairs, load, [weights], folder, name)
     originals = {"source": lambda pair: pair.source, "target_other": lambda pair: pair.target_other}
-    for name, of in originals.items():  # no conversion, and a perfect one
+    for name, of in originals.items():  # no conversion and perfect conversion
         scored += [replace(pair, system=name, output=of(pair)) for pair in pairs if of(pair)]
     metrics = FAST if args.fast else METRICS
     scoring = Scoring(out=study.out, metrics=metrics, cache=Cache(args.cache), jobs=args.jobs)
     rows, summary = scoring.score(scored)
     budget = f"{args.steps} steps" if args.steps else f"{args.minutes:g} minutes of one thread"
     title = (
-        f"Preset {args.preset}, {budget} a variant, seed {args.seed}; {len(pairs)} validation pairs, means"
-        f" with 95 % intervals over pairs. Bold: the difference to {FULL}, pair by pair, has an interval"
-        " without 0. How much another seed would change is not known."
+        f"Preset {args.preset}, {budget} per variant, seed {args.seed}; {len(pairs)} validation pairs, means"
+        f" with 95 % intervals over pairs. Bold: the interval of the paired difference to {FULL} excludes 0."
+        " The variation over seeds is not known."
     )
     return f"{title}\n\n{table(summary, differences(rows, FULL), costs)}"
 
 
 def table(summary: Summary, gaps: Summary, costs: Mapping[str, Cost]) -> str:
-    """A row for each variant, its clear differences to the full one in bold."""
+    """Format one row per variant, with significant differences from the full one in bold."""
     columns = [name for name in COLUMNS if any(name in scores for scores in summary.values())]
     lines = []
     for name, scores in summary.items():

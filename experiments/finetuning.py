@@ -1,10 +1,10 @@
-"""What some minutes of somebody's recordings buy: ``python -m experiments.finetuning --data speech``.
+"""Fine-tuning on a few minutes of a speaker: ``python -m experiments.finetuning --data speech``.
 
-For each speaker of the split, and each number of minutes that the recordings hold beside those kept back, the
-released converter is trained further by ``w2w/train.py --finetune``. Sentences of the other speakers are then
-spoken with the speaker's voice, by the converter as it was (its voice fitted to the same recordings) and by
-what it became, and compared with the recordings kept back. The table is Markdown; what was trained or
-converted already in ``--out`` is not done again.
+For each speaker and each number of minutes that the speaker's recordings allow without held-out ones, the
+released converter is fine-tuned by ``w2w/train.py --finetune``. Sentences of other speakers are converted to
+the speaker's voice by the released converter (with the voice fitted to the same recordings) and by the
+fine-tuned one, and compared with the held-out recordings. Prints a Markdown table; existing runs and outputs
+in ``--out`` are reused.
 """
 
 import json
@@ -39,46 +39,46 @@ COLUMNS = ("to_target", "cer_above_source", "f0_distance")
 
 
 class Share(NamedTuple):
-    """One speaker's recordings, divided."""
+    """One speaker's recordings, split into training and held-out ones."""
 
     speaker: str
     minutes: float
-    learned: list[Row]
-    kept_back: list[Row]
+    train: list[Row]
+    held_out: list[Row]
 
     @property
     def name(self) -> str:
         return f"{self.speaker} {self.minutes:g} min"
 
 
-def shares(rows: Sequence[Row], minutes: Sequence[float], n_speakers: int, kept_back: int) -> Iterator[Share]:
-    """The last recordings of each speaker are kept back; the first are learned from, as many as asked for."""
+def shares(rows: Sequence[Row], minutes: Sequence[float], n_speakers: int, held_out: int) -> Iterator[Share]:
+    """Hold out each speaker's last recordings and train on the first ones, up to each duration."""
     by_speaker: dict[str, list[Row]] = {}
     for row in rows:
         if row.speaker:
             by_speaker.setdefault(row.speaker, []).append(row)
-    lasts = {
-        name: sum(info(row.path).duration for row in clips[:-kept_back]) for name, clips in by_speaker.items()
+    durations = {
+        name: sum(info(row.path).duration for row in clips[:-held_out]) for name, clips in by_speaker.items()
     }
-    for name in sorted(lasts, key=lambda name: -lasts[name])[:n_speakers]:
+    for name in sorted(durations, key=lambda name: -durations[name])[:n_speakers]:
         clips = by_speaker[name]
         for wanted in minutes:
-            if lasts[name] < 60 * wanted:
-                print(f"{name} has less than {wanted:g} min beside what is kept back", file=sys.stderr)
+            if durations[name] < 60 * wanted:
+                print(f"{name} has less than {wanted:g} min without the held-out recordings", file=sys.stderr)
                 continue
-            learned, seconds = [], 0.0
-            for row in clips[:-kept_back]:
+            train, seconds = [], 0.0
+            for row in clips[:-held_out]:
                 if seconds < 60 * wanted:
-                    learned.append(row)
+                    train.append(row)
                     seconds += info(row.path).duration
-            yield Share(name, wanted, learned, clips[-kept_back:])
+            yield Share(name, wanted, train, clips[-held_out:])
 
 
 def finetuned(share: Share, out: Path, steps: int) -> tuple[Path, float]:
-    """Train on a share unless that is done; return the export and the CPU-minutes it took."""
+    """Fine-tune on a share unless it is done; return the export and the CPU-minutes."""
     run, cost = out / share.name.replace(" ", "_"), out / f"{share.name.replace(' ', '_')}.json"
     if not cost.is_file():
-        write_manifest(run.with_suffix(".csv"), [replace(row, split="train") for row in share.learned])
+        write_manifest(run.with_suffix(".csv"), [replace(row, split="train") for row in share.train])
         options = [
             *("--finetune", "released", "--data.path", run.with_suffix(".csv")),
             *("--loop.out", run, "--loop.steps", steps, "--optim-converter.decay-steps", steps),
@@ -92,14 +92,16 @@ def finetuned(share: Share, out: Path, steps: int) -> tuple[Path, float]:
     return run / "export", json.loads(cost.read_text())["cpu_minutes"]
 
 
-def spoken(converter: Converter, voice: object, share: Share, sources: Sequence[Row], out: Path, system: str):
-    """The sources with the speaker's voice, each beside one of the recordings kept back."""
+def converted(
+    converter: Converter, voice: object, share: Share, sources: Sequence[Row], out: Path, system: str
+):
+    """Convert the sources to the speaker's voice; yield pairs with held-out recordings as targets."""
     for number, source in enumerate(tqdm(sources, desc=f"{share.name}, {system}", unit="sentence")):
         output = out / f"{share.name}_{system}_{source.path.stem}.wav".replace(" ", "_")
         if not output.is_file():
             wave = converter.convert(load(source.path, converter.sample_rate), voice)  # pyright: ignore
             save(output, wave, converter.sample_rate)
-        target = share.kept_back[number % len(share.kept_back)]
+        target = share.held_out[number % len(share.held_out)]
         yield Pair(
             source=source.path, target=target.path, output=output, text=source.text or "", system=system
         )
@@ -110,30 +112,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = Arguments.described_by("experiments.finetuning", __doc__)
     option = arguments.add_argument
     option("--data", required=True, help="manifest with speakers, splits and texts")
-    option("--split", default="test", help="whose speakers are learned (test)")
-    option("--speakers", type=int, default=3, help="how many, those with most speech (3)")
-    option("--minutes", type=float, nargs="+", default=[1.0, 3.0, 5.0], help="of recordings (1 3 5)")
-    option("--kept-back", type=int, default=4, help="recordings of each that are scored with (4)")
-    option("--sentences", type=int, default=12, help="of others, that are converted (12)")
+    option("--split", default="test", help="split of the speakers to fine-tune on (test)")
+    option("--speakers", type=int, default=3, help="number of speakers, those with most speech (3)")
+    option("--minutes", type=float, nargs="+", default=[1.0, 3.0, 5.0], help="of training data (1 3 5)")
+    option("--kept-back", type=int, default=4, help="held-out recordings per speaker (4)")
+    option("--sentences", type=int, default=12, help="sentences of other speakers to convert (12)")
     steps = FINETUNE.loop.steps
-    option("--steps", type=int, default=steps, help=f"of training ({steps})")
-    option("--out", type=Path, default=Path("runs/finetuning"), help="folder of runs and results")
+    option("--steps", type=int, default=steps, help=f"training steps ({steps})")
+    option("--out", type=Path, default=Path("runs/finetuning"), help="folder for runs and results")
     args = arguments.parse_args(argv)
     rows = split_rows(args.data, args.split)
     chosen = list(shares(rows, args.minutes, args.speakers, args.kept_back))
     if not chosen:
-        raise UserError(f"{args.data}: no speaker of split {args.split!r} has so many minutes: ask for fewer")
+        raise UserError(f"{args.data}: no speaker of split {args.split!r} has enough speech: lower --minutes")
     released, pairs, costs = Converter.from_pretrained(), [], {}
     for share in chosen:
         others = [row for row in rows if row.speaker != share.speaker and row.text]
         sources = others[:: max(len(others) // args.sentences, 1)][: args.sentences]
-        names = [str(row.path) for row in share.learned]
+        names = [str(row.path) for row in share.train]
         voice = Voices(released, fit_steps=None).average(names)
         folder, costs[share.minutes, share.speaker] = finetuned(share, args.out, args.steps)
         tuned = Converter.from_pretrained(folder)
-        as_was, became = f"released, {share.minutes:g} min", f"fine-tuned, {share.minutes:g} min"
-        pairs += spoken(released, voice, share, sources, args.out / "audio", as_was)
-        pairs += spoken(tuned, tuned.voice("own"), share, sources, args.out / "audio", became)
+        before, after = f"released, {share.minutes:g} min", f"fine-tuned, {share.minutes:g} min"
+        pairs += converted(released, voice, share, sources, args.out / "audio", before)
+        pairs += converted(tuned, tuned.voice("own"), share, sources, args.out / "audio", after)
     scoring = Scoring(
         out=args.out,
         metrics=("similarity", "pitch", "intelligibility"),
@@ -146,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def table(summary: Summary, costs: dict[tuple[float, str], float]) -> str:
-    """Means with 95 % intervals, a line for each number of minutes before and after."""
+    """Format means with 95 % intervals, one row per system and number of minutes."""
     lines = []
     for name, scores in summary.items():
         minutes = float(name.split()[-2])

@@ -1,4 +1,4 @@
-"""What converters' outputs are worth: the same pairs for all of them, scored together by ``eval``."""
+"""Scores of several converters on the same pairs, computed with ``eval``."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,13 +25,13 @@ SCORES = {
     "f0_distance": ("F0 off target, st ↓", "{:.2f}"),
     "f0_correlation": ("F0 correlation ↑", "{:.2f}"),
 }
-"""By column of the scores, its heading and form."""
+"""Table heading and number format of each score."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scoring:
     out: Path
-    """Folder of outputs, rows.csv, summary.json and pairs.csv."""
+    """Folder for outputs, rows.csv, summary.json and pairs.csv."""
     metrics: Sequence[Metric] = METRICS
     judges: Judges | None = None
     cache: Cache
@@ -50,7 +50,7 @@ class Scoring:
 
 
 def evaluation_pairs(data: Path, split: str, count: int) -> list[Pair]:
-    """The first pairs of a split's fixed list, as ``eval/run.py --n-pairs`` takes them."""
+    """The first pairs of a split's fixed list, as with ``eval/run.py --n-pairs``."""
     if count < 1:
         raise UserError(f"--n-pairs {count} must be at least 1")
     return fixed_pairs(data, split, max_pairs=count)
@@ -59,7 +59,7 @@ def evaluation_pairs(data: Path, split: str, count: int) -> list[Pair]:
 def outputs(
     pairs: Sequence[Pair], load: Callable[[], Any], weights: Sequence[Path], out: Path, name: str
 ) -> list[Pair]:
-    """Every pair's output by a converter in ``out/name``; made again only where its weights are newer."""
+    """Convert every pair into ``out/name``, unless all outputs are newer than the weights."""
     files = [out / name / f"{number:03d}.wav" for number in range(len(pairs))]
     newest = max(file.stat().st_mtime for file in weights)
     if all(file.is_file() and file.stat().st_mtime >= newest for file in files):
@@ -68,7 +68,7 @@ def outputs(
 
 
 def differences(rows: Sequence[Row], base: str) -> Summary:
-    """The base's scores less each other system's, pair by pair: means with 95 % intervals."""
+    """Paired differences of scores, base minus other system: means with 95 % intervals."""
     systems = dict.fromkeys(str(row["system"]) for row in rows)
     by_system = {name: [row for row in rows if row["system"] == name] for name in systems}
     ours = by_system.pop(base, [])
@@ -90,7 +90,7 @@ def cells(scores: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> 
 
 
 def interval_cells(scores: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> list[str]:
-    """Means with the bounds of their 95 % intervals."""
+    """Format means with their 95 % intervals."""
     ours = []
     for name in columns:
         form = SCORES[name][1].format

@@ -1,8 +1,8 @@
-"""A study: trainings of equal cost, each kept in a folder of its own and continued, never repeated.
+"""Studies: training runs of equal cost, each in its own folder and resumed if interrupted.
 
-Equal cost is a number of steps, or processor time. For the latter, what a step costs is measured, and as many
-steps are planned as fit, so that schedules can follow. The plan is kept beside the run: one that was cut off
-goes on with the same schedule.
+Equal cost means equal steps or processor time. For the latter, the cost of a step is measured and converted
+to a number of steps, on which the schedules depend. This plan is stored with the run, so that an interrupted
+run resumes with the same schedules.
 """
 
 import json
@@ -24,41 +24,41 @@ from engine.user_error import UserError
 from w2w.export import export_run
 
 PROBED_STEPS = 1_000
-"""Length of the run whose steps are timed."""
+"""Run length assumed while steps are timed."""
 ROUNDS = 3
-"""Of the steps timed in each phase, after one that pays for what is made once."""
+"""Timed rounds in each phase, after one warm-up round."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A part of a run whose steps cost the same."""
+    """A part of a run in which all steps cost the same."""
 
     share: float = 1.0
-    """Of the run's steps."""
+    """Fraction of the run's steps."""
     step: int = 0
-    """Its first step."""
+    """First step of the phase."""
     period: int = 1
-    """Steps after which costs repeat: where a player learns every n-th step, n."""
+    """Period in steps after which costs repeat: n if a player is updated every n-th step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """A trainer, ready to begin a run of a certain length."""
+    """Everything to train a run of a given length."""
 
     config: Any
-    """The trainer's, complete; its ``loop.out`` is the run's folder."""
+    """Complete config of the trainer; its ``loop.out`` is the run's folder."""
     batches: Batches
     build: Callable[[], Task]
     phases: Sequence[Phase] = (Phase(),)
     evaluate: Callable[[Any], dict[str, float]] | None = None
-    """Measures the task every ``loop.sample_every`` steps; the results are appended to ``curve.jsonl``."""
+    """Called on the task every ``loop.sample_every`` steps; results are appended to ``curve.jsonl``."""
     export: Callable[[Path, Path], Any] | None = export_run
-    """Writes the trained weights for use, from the run's folder into its ``export``."""
+    """Exports the trained weights from the run's folder to its subfolder ``export``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a finished run has taken; steps that were lost and done again count once."""
+    """Cost of a finished run; steps repeated after an interruption count once."""
 
     steps: int
     processor_seconds: float
@@ -67,28 +67,28 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Runs by name in ``out``, all as long as each other."""
+    """Runs of equal length, by name, in the folder ``out``."""
 
     out: Path
     options: Mapping[str, str | float]
-    """Options of the command line that decide every run; a run begun with others is refused."""
+    """Command-line options that determine every run; stored runs with other options are refused."""
     minutes: float = 0.0
-    """Processor time of a run; 0: ``steps`` decide."""
+    """Processor time per run; 0: use ``steps``."""
     steps: int = 0
 
     def folder(self, name: str) -> Path:
-        """Where a run lies: its plan, checkpoints, export and cost."""
+        """Folder of a run, with its plan, checkpoints, export and cost."""
         return self.out / name
 
     def cost(self, name: str) -> Cost | None:
-        """What a finished run has cost; None where it is not finished. Refuses one of other options."""
+        """Cost of a run, or None if unfinished; raises ``UserError`` if it was started with other options."""
         if (plan := read_json(self.folder(name) / "plan.json")) is not None:
             self._check(name, plan["options"])
         cost = read_json(self.folder(name) / "cost.json")
         return Cost(**cost) if cost else None
 
     def train(self, name: str, make: Callable[[Path, int], Training]) -> Cost:
-        """Train a run, or what is left of it, unless it is finished; ``make`` takes its folder and steps."""
+        """Train or resume a run unless it is finished; ``make`` is called with its folder and steps."""
         cost, folder = self.cost(name), self.folder(name)
         if cost is not None:
             return cost
@@ -121,19 +121,19 @@ class Study:
         for option, value in self._options.items():
             if stored.get(option) != value:
                 raise UserError(
-                    f"{self.folder(name)} was begun with --{option.replace('_', '-')} {stored.get(option)},"
-                    f" not {value}: give the same, or another --out"
+                    f"{self.folder(name)} was started with --{option.replace('_', '-')} {stored.get(option)},"
+                    f" not {value}: give the same options or another --out"
                 )
 
 
 def steps_within(minutes: float, phases: Sequence[Phase], seconds: Sequence[float]) -> int:
-    """How many steps fit into a time; the price of a step is that of its phase."""
-    price = sum(phase.share * cost for phase, cost in zip(phases, seconds, strict=True))
-    return max(int(60.0 * minutes / price), 1)
+    """Number of steps that fit into a processor time, given the seconds per step of each phase."""
+    mean_seconds = sum(phase.share * cost for phase, cost in zip(phases, seconds, strict=True))
+    return max(int(60.0 * minutes / mean_seconds), 1)
 
 
 def step_seconds(training: Training, rounds: int = ROUNDS) -> tuple[Sequence[Phase], list[float]]:
-    """Processor seconds of a step in each phase, data included: medians over rounds, means over a period."""
+    """Processor seconds per step of each phase, including data: median over rounds, mean over a period."""
     loop, costs = training.config.loop, []
     place = accelerator(loop)
     seed_step(loop.seed, 0)
@@ -156,7 +156,7 @@ def step_seconds(training: Training, rounds: int = ROUNDS) -> tuple[Sequence[Pha
 
 
 class Clock(nn.Module):
-    """Processor and wall seconds that a run has cost, kept in its checkpoints."""
+    """Processor and wall seconds spent on a run, stored in its checkpoints."""
 
     spent: torch.Tensor
 
@@ -166,14 +166,14 @@ class Clock(nn.Module):
         self.since = process_time(), perf_counter()
 
     def tick(self) -> None:
-        """Add what has passed since the last tick, or since this process took the run up."""
+        """Add the time since the last tick, or since the start of this process."""
         now = process_time(), perf_counter()
         self.spent += self.spent.new_tensor([b - a for a, b in zip(self.since, now)])
         self.since = now
 
 
 class Recorded:
-    """A trainer's task whose cost is noted, and whose measures are written down."""
+    """Wraps a trainer's task to record its cost and measurements."""
 
     def __init__(self, task: Task, evaluate: Callable[[Any], dict[str, float]] | None, curve: Path) -> None:
         self.task, self.measure, self.curve, self.clock = task, evaluate, curve, Clock()

@@ -1,11 +1,11 @@
-"""Does a voice from words sound as the words say? ``python -m experiments.text_to_voice --data SPEECH``
+"""How well voices from words match the words: ``python -m experiments.text_to_voice --data SPEECH``
 
     python -m experiments.text_to_voice --converter released --data speech --out words.md
 
-Words choose voices, the converter speaks recordings of the test split with them, and what comes out is
-measured: pitch by WORLD's Harvest, gender by a probe on Resemblyzer's embeddings that learns from the train
-split, brightness and roughness by the meter that also wrote the captions. Drawn faces choose voices likewise.
-Beside them stand what chance gives and what real recordings give.
+Recordings of the test split are converted to voices described in words, and the outputs are measured: pitch
+by WORLD's Harvest, gender by a probe of Resemblyzer embeddings trained on the train split, brightness and
+roughness by the measures that captions are based on. Voices from drawn faces are tested likewise. The last
+column has the chance level or the value of real recordings.
 """
 
 import math
@@ -40,30 +40,30 @@ LEVELS = {-2: "very {}", -1: "{}", 1: "{}", 2: "very {}"}
 POLES = {"pitch": ("low", "high"), "roughness": ("smooth", "rough"), "brightness": ("dark", "bright")}
 PEOPLE: dict[Gender, str] = {"F": "woman", "M": "man"}
 Line = list[str]
-"""What, its value, and what chance or real recordings give."""
+"""Table row: measure, value, and chance level or value of real recordings."""
 AGED: dict[Age, str] = {"young": "young person", "adult": "adult person", "old": "old person"}
 
 
 class Spoken(NamedTuple):
-    """What the converter made with one voice, measured; the mean over the sources."""
+    """Measures of outputs with one voice, averaged over sources."""
 
     semitones: float
-    """Of the mean F0 above 100 Hz."""
+    """Mean F0 in semitones relative to 100 Hz."""
     brightness: float
     roughness: float
     female: float
-    """Part of the outputs that the probe hears as a woman's; NaN where it was not asked."""
+    """Fraction of outputs that the probe classifies as female; NaN if not measured."""
 
 
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     parser = Arguments.described_by("experiments.text_to_voice", __doc__)
     option = parser.add_argument
-    option("--converter", default="released", metavar="FOLDER", help="exported (default: the released one)")
-    option("--words", metavar="FOLDER", help="its tie to words (default: beside its weights)")
+    option("--converter", default="released", metavar="FOLDER", help="exported converter (default: released)")
+    option("--words", metavar="FOLDER", help="its mapping to words (default: next to its weights)")
     option("--data", required=True, metavar="SPEECH", help="manifest with splits, speakers and genders")
-    option("--sources", type=int, default=4, help="test recordings spoken with each voice (default 4)")
-    option("--speakers", type=int, default=100, help="speakers of the train split to hear (default 100)")
+    option("--sources", type=int, default=4, help="test recordings per voice (default 4)")
+    option("--speakers", type=int, default=100, help="speakers of the train split to use (default 100)")
     option("--faces", type=int, default=24, help="faces to draw (default 24)")
     option("--out", type=Path, help="file to write the table to")
     args = parser.parse_args(argv)
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def one_each(rows: Sequence[Row]) -> list[Row]:
-    """The first recording of each speaker, but longer than two seconds where lengths are known."""
+    """The first recording of each speaker that is longer than two seconds or of unknown duration."""
     clips: dict[str, Row] = {}
     for row in rows:
         if row.duration is None or row.duration > 2.0:
@@ -100,15 +100,15 @@ def one_each(rows: Sequence[Row]) -> list[Row]:
 
 
 class GenderProbe:
-    """Logistic regression on Resemblyzer's embeddings, fitted to one recording of each labelled speaker."""
+    """Logistic regression on Resemblyzer embeddings, fitted to one recording per labelled speaker."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         rows = [row for row in rows if row.gender in ("F", "M")]
         if len({row.gender for row in rows}) < 2:
-            raise UserError("--data must tell the gender of some women and men in its train split")
+            raise UserError("--data must have women and men with a gender column in its train split")
         self.embedder = Resemblyzer()
         x = np.stack([self.embedding(self.clip(row)) for row in rows])
-        # Beside the mean cross-entropy the squared weights count 0.001.
+        # C corresponds to a weight of 0.001 on squared weights, relative to the mean cross-entropy.
         from sklearn.linear_model import LogisticRegression
 
         self.classifier = LogisticRegression(C=500 / len(x), max_iter=1000)
@@ -125,13 +125,13 @@ class GenderProbe:
         return bool(self.classifier.predict(self.embedding(wave)[None])[0])
 
     def accuracy(self, rows: Sequence[Row]) -> float:
-        """Part of labelled recordings that it hears rightly."""
+        """Accuracy on labelled recordings."""
         known = [row for row in rows if row.gender in ("F", "M")]
         return float(np.mean([self.female(self.clip(row)) == (row.gender == "F") for row in known]))
 
 
 class Speech:
-    """Speaks the same recordings with any voice, and measures what comes out."""
+    """Converts the same recordings to any voice and measures the outputs."""
 
     def __init__(self, converter: Converter, sources: Sequence[Row], probe: GenderProbe) -> None:
         self.converter, self.probe = converter, probe
@@ -147,7 +147,7 @@ class Speech:
             log_f0 = log_mean(harvest(wave[0, 0].double().numpy()))
             try:
                 measures = measured(wave, SAMPLE_RATE, float(voice[0, -1]))
-            except UserError:  # nothing voiced came out
+            except UserError:  # no voiced frames in the output
                 continue
             if math.isnan(log_f0):
                 continue
@@ -155,12 +155,12 @@ class Speech:
             female = float(self.probe.female(wave)) if gender else math.nan
             outputs.append(Spoken(semitones, measures.brightness, measures.roughness, female))
         if not outputs:
-            raise UserError("none of the test recordings was converted into voiced speech")
+            raise UserError("no converted test recording has voiced frames")
         return Spoken(*(float(value) for value in np.array(outputs).mean(0)))
 
 
 def followed(speech: Speech) -> list[Line]:
-    """Whether pitch, roughness and brightness follow their words, for women and men."""
+    """Whether pitch, roughness and brightness follow the words, for women and men."""
     lines = []
     for trait, (little, much) in POLES.items():
         differences, ranks = [], []
@@ -183,7 +183,7 @@ def followed(speech: Speech) -> list[Line]:
 
 
 def named(speech: Speech) -> list[Line]:
-    """Whether women and men are heard as such, whatever else is said of them."""
+    """Whether the probe recognises women and men, also with other attributes in the words."""
     right, pitches = [], {}
     for gender, person in PEOPLE.items():
         texts = (f"a {person}", f"an old {person}, low and rough")
@@ -199,7 +199,7 @@ def named(speech: Speech) -> list[Line]:
 
 
 def seen(speech: Speech, count: int) -> list[Line]:
-    """Whether drawn faces get voices of their gender and age, and drawn voices their pitch."""
+    """Whether voices from drawn faces match the drawn gender, age and pitch."""
     rng = np.random.default_rng(23)
     converter, right, age, pitch = speech.converter, list[float](), [], []
     for number in range(count):
@@ -208,7 +208,7 @@ def seen(speech: Speech, count: int) -> list[Line]:
         voice = converter.embed_image(draw_face(Traits(gender=gender, age=wanted), rng))
         spoken = speech(voice, gender=True)
         right.append(spoken.female if gender == "F" else 1 - spoken.female)
-        # Which age's words suit the voice that the face was given.
+        # The age whose description fits the face's voice best.
         scores = converter.tie.likeness(voice, [f"a {AGED[name]}" for name in AGED])[0]
         age.append(list(AGED)[int(scores.argmax())] == wanted)
         level = int(rng.integers(-2, 3))
@@ -231,12 +231,12 @@ def seen(speech: Speech, count: int) -> list[Line]:
 
 
 def rank_correlation(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> float:
-    """Spearman's, 0 where either is constant."""
+    """Spearman's rank correlation; 0 if either input is constant."""
     return float(spearmanr(a, b)[0]) if np.ptp(a) and np.ptp(b) else 0.0  # pyright: ignore
 
 
 def likeness_to_real(converter: Converter, real: KnownVoices, others: KnownVoices) -> list[Line]:
-    """How like its nearest real voice a voice from words is, beside unseen real voices and random ones."""
+    """Similarity of voices from words to the nearest real voice, compared with unseen and random voices."""
     people = ("a man", "a woman", "an old man, low and rough", "a young woman with a bright voice", "a child")
     plain = torch.cat([converter.embed_text(text) for text in people])
     varied = torch.cat([converter.embed_text(text, variety=1.0, seed=s) for text in people for s in range(8)])
@@ -262,14 +262,14 @@ def likeness_to_real(converter: Converter, real: KnownVoices, others: KnownVoice
 
 
 def nearest(voices: Float[Tensor, "n dim"], real: Float[Tensor, "others dim"]) -> float:
-    """Mean cosine of timbres, less the mean voice, to the nearest of some voices."""
+    """Mean cosine of mean-centred timbres to the nearest real voice."""
     mean = real.mean(0)[:-1]
     a, b = (F.normalize(v[:, :-1] - mean, dim=-1) for v in (voices, real))
     return float((a @ b.T).amax(-1).mean())
 
 
 def found_by_words(converter: Converter, real: KnownVoices, others: KnownVoices) -> list[Line]:
-    """Whether unseen voices find the captions written for them, and are given the right gender word."""
+    """Retrieval of captions by unseen voices, and accuracy of their gender words."""
     scale = fit_scale(real.measures, real.gender)
     rng = np.random.default_rng(29)
     traits = [traits_of(k.measures, scale, gender=k.gender) for k in others.known]

@@ -1,7 +1,7 @@
-"""Each trainer as a study runs it: its config fitted to a number of steps, and where steps change their cost.
+"""Trainers for studies: configs adapted to a number of steps, and phases with different costs per step.
 
-Presets are for long runs. Here what begins at some step begins at a share of the run, and the learning rates
-of short runs fall to their end.
+Presets are for long runs. Here, steps at which losses start become fractions of the run, and learning rates
+decay until the end of the run.
 """
 
 from dataclasses import replace
@@ -22,35 +22,35 @@ from w2w.train import build as build_cluit
 from w2w.train_config import TrainConfig
 
 CONVERT_FROM, BACK_TRANSLATE_FROM, ADVERSARY_FROM = 0.05, 0.2, 0.5
-"""Shares of a wave-to-wave run after which it converts, learns from conversions, and has an adversary. The
-preset of a long run has its adversary earlier: what short runs lack first are words, not sound."""
+"""Fractions of a wave-to-wave run at which conversion, back-translation and the discriminator start. Presets
+of long runs start the discriminator earlier; short runs lack intelligibility rather than sound quality."""
 FINAL_RATE = 0.05
-"""Share of the learning rate left at the end of a run."""
+"""Final learning rate as a fraction of the initial one."""
 SAVES = 10
-"""Checkpoints of a run, of which the newest is kept."""
+"""Number of checkpoints written during a run; only the newest is kept."""
 
 
 def run_loop(loop: LoopConfig, folder: Path, steps: int, *, processor: bool = True) -> LoopConfig:
-    """The loop of a run; where processor time is the budget, on one thread of it."""
+    """Loop config of a run; with ``processor``, on one CPU thread."""
     place: dict[str, Any] = {"cpu": True, "threads": 1, "workers": 0} if processor else {}
     every = max(steps // SAVES, 1)
     return replace(loop, out=folder, steps=steps, save_every=every, sample_every=0, keep=1, **place)
 
 
 def fitted(optim: OptimConfig, steps: int) -> OptimConfig:
-    """Its warm-up is at most the first tenth of the run, its decay the rest."""
+    """Shorten the warm-up to at most a tenth of the run and let the decay take the rest."""
     warmup = min(optim.warmup_steps, steps // 10)
     return replace(optim, warmup_steps=warmup, hold_steps=0, decay_steps=max(steps - warmup, 1))
 
 
-def falling(optim: OptimConfig, steps: int) -> OptimConfig:
-    """The same where the preset's rate is constant: in so short a run it must come to rest, too."""
+def decaying(optim: OptimConfig, steps: int) -> OptimConfig:
+    """As ``fitted``, with a cosine decay in place of a preset's constant rate, as short runs need one."""
     return fitted(replace(optim, schedule="cosine", final=FINAL_RATE), steps)
 
 
 @lru_cache(maxsize=1)
 def _speech_and_pairs(data: DataConfig, pairs: PairConfig, seed: int) -> Batches[Any]:
-    """Read once for all runs on the same data: a large corpus takes minutes."""
+    """Cached for runs on the same data, as reading a large corpus takes minutes."""
     return batches_together(data, pairs, seed)
 
 
@@ -86,12 +86,12 @@ def wave_to_wave(config: TrainConfig, folder: Path, steps: int, *, processor: bo
 
 
 def cluit_mel(config: cluit_mel_trainer.CluitMelTrainConfig, folder: Path, steps: int) -> Training:
-    """CLUIT on mels, with rates that fall; every n-th step has a gradient penalty."""
+    """CLUIT on mels with decaying learning rates; every n-th step has a gradient penalty."""
     config = replace(
         config,
         loop=run_loop(config.loop, folder, steps),
-        optim_generator=falling(config.optim_generator, steps),
-        optim_critic=falling(config.optim_critic, steps),
+        optim_generator=decaying(config.optim_generator, steps),
+        optim_critic=decaying(config.optim_critic, steps),
     )
     crops = batches(config.data, config.loop.seed)
     config = cluit_mel_trainer.completed(config, crops.crops)
@@ -104,7 +104,7 @@ def cluit_mel(config: cluit_mel_trainer.CluitMelTrainConfig, folder: Path, steps
 
 
 def stargan(config: stargan_trainer.StarGANTrainConfig) -> Training:
-    """StarGAN, whose loop and rates are as its config says; every step has all of both players' updates."""
+    """StarGAN with the loop and learning rates of its config; every step updates both players."""
     config = stargan_trainer.completed(config)
     net, parts = config.stargan, config.task.critic_updates
     return Training(
@@ -115,12 +115,12 @@ def stargan(config: stargan_trainer.StarGANTrainConfig) -> Training:
 
 
 def vocoder(config: Any, folder: Path, steps: int, *, lr: float, adversary_from: float) -> Training:
-    """A vocoder that is tuned: at another rate, which falls, its adversaries after a share of the run."""
+    """Vocoder fine-tuning at a decaying rate ``lr``, with discriminators after a fraction of the run."""
     from vocoders.tasks.config import export_run
     from vocoders.train import build, crops
 
     rates = {
-        name: falling(replace(getattr(config.task, name), lr=lr), steps) for name in ("generator", "critic")
+        name: decaying(replace(getattr(config.task, name), lr=lr), steps) for name in ("generator", "critic")
     }
     begins = round(adversary_from * steps)
     config = replace(

@@ -1,14 +1,14 @@
-"""WaveNet in digital silence, with and without one 16-bit step of noise, and five ways of drawing samples.
+"""WaveNet in digital silence, trained with and without noise of one 16-bit step, and five sampling methods.
 
     python -m experiments.wavenet --data speech --out runs/wavenet_study
     python -m experiments.wavenet --data speech --vocoder runs/wavenet/export
 
-Digital silence teaches a WaveNet scales near 0; what it draws then is never quite 0, which it has not seen.
-Two small networks over the wave itself, told the mel, learn from crops of which a random half is digital
-silence: the one with noise of one 16-bit step on what it learns from, the other without, all else being
-equal. Both then speak recordings that end in digital silence. After that, one network (of --vocoder, else the
-one that had the noise) copies recordings by five ways of drawing samples, scored apart on frames that are
-voiced in the recording and on those that are not. Finished runs in OUT are kept, cut-off ones continue.
+Digital silence teaches a WaveNet scales near 0, but its samples are never exactly 0, an input unseen in
+training. Two small networks, conditioned on mels, are trained on waves of which a random half is digital
+silence: one with noise of one 16-bit step added to the waves, the other without, all else being equal. Both
+then synthesise recordings that end in digital silence. After that, one network (--vocoder, by default the one
+trained with noise) copies recordings with five sampling methods, scored separately on voiced and unvoiced
+frames. Finished runs in OUT are kept; interrupted ones resume.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -42,23 +42,23 @@ from vocoders.wavenet.sampling import Sampler
 
 Wave = Float[Tensor, "1 1 samples"]
 RUNS = {"noise of one step": True, "no noise": False}
-"""By name: whether waves are trained on with noise."""
-WAYS = {
+"""Whether noise is added to the training waves, by name of the run."""
+SAMPLERS = {
     "random": Sampler(),
     "argmax": Sampler(way="argmax"),
     "voiced argmax, unvoiced random": Sampler(way="voiced_argmax"),
     "mode (voiced sharpened)": Sampler(way="mode"),
     "random at temperature .7": Sampler(temperature=0.7),
 }
-"""Of drawing samples."""
+"""Sampling methods by name."""
 PAUSE_S = 0.8
-"""Of digital silence behind each recording."""
+"""Seconds of digital silence appended to each recording."""
 SETTLED_S = 0.1
-"""Left out of the figures at either end of the pause."""
+"""Seconds excluded at both ends of the pause."""
 
 
 def study_config(data: str, lsb_noise: bool) -> TrainConfig:
-    """A WaveNet over the wave, of a Gaussian whose scale may sink far below a 16-bit step."""
+    """A WaveNet on waves, with a Gaussian output that allows scales far below a 16-bit step."""
     base = PRESETS["wavenet_small"]
     assert isinstance(base.task, WaveNetTaskConfig)
     assert isinstance(base.task.network, MelWaveNetConfig)
@@ -70,7 +70,7 @@ def study_config(data: str, lsb_noise: bool) -> TrainConfig:
         lsb_noise=lsb_noise,
     )
     task = replace(base.task, network=replace(base.task.network, signal="wave", wavenet=wavenet))
-    # At a constant rate: scales sink by steps of it.
+    # A constant learning rate, which is the amount by which log-scales fall per step.
     optim = replace(base.task.optim, schedule="constant")
     return replace(
         base,
@@ -93,7 +93,7 @@ def training(data: str, lsb_noise: bool, folder: Path, steps: int) -> Training:
 
 
 def half_silent(wave: Float[Tensor, "batch 1 samples"], seed: int) -> Float[Tensor, "batch 1 samples"]:
-    """Put digital silence for half of every wave, from a random place on, around its end."""
+    """Replace half of every wave by digital silence, from a random position, wrapping around its end."""
     samples = wave.shape[-1]
     first = torch.randint(samples, (len(wave), 1, 1), generator=torch.Generator().manual_seed(seed))
     return wave * ((torch.arange(samples) - first) % samples >= samples // 2)
@@ -101,11 +101,11 @@ def half_silent(wave: Float[Tensor, "batch 1 samples"], seed: int) -> Float[Tens
 
 @torch.inference_mode()
 def in_silence(network: MelWaveNet, log_mel: LogMel, waves: Sequence[Wave]) -> dict[str, float]:
-    """What a network makes of digital silence behind speech, mean over recordings.
+    """Measure a network's output in digital silence after speech, averaged over recordings.
 
-    ``level``: dB re full scale of what it draws there. ``diverged``: share of recordings whose pause reaches
-    a tenth of full scale. ``scale``: median scale that it predicts there from the true past, in 16-bit steps;
-    ``scale_heard``: from its own. ``speech``: nats a sample of the speech before it.
+    ``level``: level of its samples in dBFS. ``diverged``: fraction of recordings with a pause that reaches a
+    tenth of full scale. ``scale``: median predicted scale given the true past, in 16-bit steps;
+    ``scale_heard``: given its own samples. ``speech``: loss on the preceding speech in nats per sample.
     """
     rate, output = log_mel.config.sample_rate, network.config.wavenet.output
     assert not isinstance(output, MuLaw)
@@ -134,13 +134,12 @@ def in_silence(network: MelWaveNet, log_mel: LogMel, waves: Sequence[Wave]) -> d
 
 
 @torch.inference_mode()
-def by_way(
+def sampling_scores(
     generate: Callable[..., Wave], log_mel: LogMel, waves: Sequence[Wave], sampler: Sampler
 ) -> dict[str, tuple[float, float]]:
-    """Scores of copies on frames that are voiced in the recording, and on the others, mean over frames.
+    """Return mean scores of copies over voiced and unvoiced frames of the recordings.
 
-    ``log_mel_l1``: nepers. ``level``: dB by which the copy's frames are louder. ``periodicity``: by how much
-    it is above the recording's, in -1 … 1.
+    ``log_mel_l1`` is in nepers; ``level`` (dB) and ``periodicity`` (-1 to 1) are copy minus recording.
     """
     sums: dict[str, Tensor] = {}
     counts = torch.zeros(2)
@@ -166,7 +165,7 @@ def by_way(
 
 
 def recordings(data: str, split_name: str, n: int, log_mel: LogMel) -> list[Wave]:
-    """The first two seconds of recordings, spread over a split, in whole frames."""
+    """The first two seconds of ``n`` recordings spread over a split, cropped to whole frames."""
     config, rows = log_mel.config, split_rows(data, split_name)
     n_samples = 2 * config.sample_rate // config.hop * config.hop
     waves = [
@@ -181,10 +180,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     option = arguments.add_argument
     option("--data", required=True, help="corpus, or its manifest")
     option("--out", type=Path, default=Path("runs/wavenet_study"))
-    option("--steps", type=int, default=1_500, help="of each of the two runs")
-    option("--recordings", type=int, default=8, help="that are spoken")
-    option("--split", default="validation", help="that they come from")
-    option("--vocoder", help="exported WaveNet whose ways of sampling are compared; nothing is trained then")
+    option("--steps", type=int, default=1_500, help="steps of each run")
+    option("--recordings", type=int, default=8, help="number of recordings to synthesise")
+    option("--split", default="validation", help="split of the recordings")
+    option("--vocoder", help="exported WaveNet to compare sampling methods with; then nothing is trained")
     args = arguments.parse_args(argv)
     at_least(1, args, "steps", "recordings", prefix="--")
     study = Study(out=args.out, options={"data": args.data}, steps=args.steps)
@@ -194,7 +193,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         networks[name] = load_vocoder(str(study.folder(name) / "export"))
     speaker = load_vocoder(args.vocoder) if args.vocoder else networks[next(iter(RUNS))]
     if not isinstance(speaker.network, MelWaveNet):
-        raise UserError(f"--vocoder {args.vocoder} is no WaveNet: its samples are not drawn one by one")
+        raise UserError(f"--vocoder {args.vocoder} is not a WaveNet, which sampling methods need")
     log_mel = LogMel(speaker.mel)
     waves = recordings(args.data, args.split, args.recordings, log_mel)
     if networks:
@@ -213,8 +212,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{PAUSE_S} s of digital silence behind {len(waves)} recordings, {args.steps} steps", heads, rows
         )
     rows = []
-    for name, sampler in WAYS.items():
-        scores = by_way(speaker.network.generate, log_mel, waves, sampler)
+    for name, sampler in SAMPLERS.items():
+        scores = sampling_scores(speaker.network.generate, log_mel, waves, sampler)
         rows.append([name, *cells(value for pair in scores.values() for value in pair)])
     heads = [
         f"{what}, {kind}"

@@ -1,1 +1,1 @@
-"""What content codes tell: the words, the voice, and what a recogniser's encoder hears."""
+"""Linear probes of content codes for phones, recogniser features and the speaker."""

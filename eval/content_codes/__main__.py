@@ -1,14 +1,14 @@
-r"""What content codes tell: the words, the voice, and what a recogniser's encoder hears, in one table.
+r"""Probe content codes for phones, a recogniser's features and the speaker, and print a table.
 
     python -m eval.content_codes --data speech --teacher models/moonshine-tiny \
         --code student:runs/student --code released --code speech:released
 
-All probes are linear, on frozen codes. *agreement*: mean cosine between the teacher's features and a linear
-map of the code, over audible frames. *phone error*: of a linear layer taught by CTC. Both learn on speakers
-of the train split and are asked about utterances of others, in the split that ``--split`` names.
-*speaker*: how often the speaker is named, from the code's mean and deviation over an utterance or from one
-frame, on other utterances of the same speakers. Log-mels and the teacher itself stand beside; intervals are
-95 %.
+All probes are linear layers on frozen codes. *agreement*: mean cosine between the teacher's features and a
+linear map of the code, over audible frames. *phone error*: phone error rate of a layer trained with CTC. Both
+are trained on speakers of the train split and tested on other speakers in the split ``--split``. *speaker*:
+accuracy of speaker identification, from the code's mean and standard deviation over an utterance or from a
+single frame, on held-out utterances of the same speakers. The table also has log-mels and the teacher itself;
+intervals are 95 %.
 """
 
 from collections.abc import Collection, Sequence
@@ -33,13 +33,13 @@ from pretrain.units import Phonemes, Units
 
 class Speech(NamedTuple):
     train: dict[Path, list[int]]
-    """Recordings that the probe of phones learns from, and their phones."""
+    """Training recordings of the phone probe and the agreement, with their phones."""
     test: dict[Path, list[int]]
-    """Those that it is scored on, of other speakers."""
+    """Test recordings, of other speakers."""
     speakers: list[str]
-    """Of the test recordings."""
+    """Speakers of the test recordings."""
     voices: Utterances
-    """For the probe of speakers."""
+    """Utterances for the speaker probe."""
 
     @property
     def paths(self) -> list[Path]:
@@ -65,9 +65,9 @@ class Scores(NamedTuple):
 
 
 def speech(data: Path | str, *, split: str = "validation", most: int = 600, per_speaker: int = 0) -> Speech:
-    """Choose the utterances: at most ``most`` to learn words from, ``per_speaker`` (0: all) to learn a voice.
+    """Choose up to ``most`` utterances to train phones and ``per_speaker`` (0: all) to train speakers.
 
-    Words are asked about in ``split``; its speakers are left out of what is learned from.
+    Phones are tested on ``split``, the speakers of which are excluded from training.
     """
     train_rows, test_rows = (labelled_rows((str(data),), name) for name in ("train", split))
     test_speakers = {row.speaker for row in test_rows}
@@ -79,8 +79,8 @@ def speech(data: Path | str, *, split: str = "validation", most: int = 600, per_
     )
     if not (train and test):
         raise UserError(
-            f"{data}: words are learned in split train from speakers whom split {split} does not have, and "
-            f"asked about in split {split}; both need English texts"
+            f"{data}: the phone probe needs English texts in split {split}, and in split train from speakers "
+            f"that are not in split {split}"
         )
     paths = list(train)
     places = np.unique(np.linspace(0, len(paths) - 1, min(most, len(paths))).round().astype(int))
@@ -89,25 +89,25 @@ def speech(data: Path | str, *, split: str = "validation", most: int = 600, per_
     return Speech(chosen, test, speakers, utterances(data, per_speaker=per_speaker))
 
 
-def scores_of(code: Code, of: Speech, teacher: Code | None, truth: dict[Path, CodeFrames]) -> Scores:
-    bar = tqdm(of.paths, desc=f"encoding by {code.name}", unit="utterance", delay=1.0)
+def scores_of(code: Code, corpus: Speech, teacher: Code | None, truth: dict[Path, CodeFrames]) -> Scores:
+    bar = tqdm(corpus.paths, desc=f"encoding by {code.name}", unit="utterance", delay=1.0)
     encoded = {path: encode(code, path) for path in bar}
-    train, test = ([encoded[path] for path in paths] for paths in (of.train, of.test))
-    voices = ([encoded[row.path] for row in rows] for rows in (of.voices.train, of.voices.held_out))
+    train, test = ([encoded[path] for path in paths] for paths in (corpus.train, corpus.test))
+    voices = ([encoded[row.path] for row in rows] for rows in (corpus.voices.train, corpus.voices.held_out))
     agreed = None
     if teacher is not None:
-        train_truth, test_truth = ([truth[path] for path in paths] for paths in (of.train, of.test))
-        agreed = agreement(code, train, test, teacher, train_truth, test_truth, of.speakers)
-    labels = [list(paths.values()) for paths in (of.train, of.test)]
-    phones = phone_error(train, labels[0], test, labels[1], of.speakers)
-    return Scores(agreed, phones, speaker_leakage(of.voices, *voices))
+        train_truth, test_truth = ([truth[path] for path in paths] for paths in (corpus.train, corpus.test))
+        agreed = agreement(code, train, test, teacher, train_truth, test_truth, corpus.speakers)
+    labels = [list(paths.values()) for paths in (corpus.train, corpus.test)]
+    phones = phone_error(train, labels[0], test, labels[1], corpus.speakers)
+    return Scores(agreed, phones, speaker_leakage(corpus.voices, *voices))
 
 
-def table(scores_by_code: dict[str, Scores], of: Speech) -> str:
-    voices = of.voices
+def table(scores_by_code: dict[str, Scores], corpus: Speech) -> str:
+    voices = corpus.voices
     words = (
-        f"Words: learned from {len(of.train)} utterances, asked about in {len(of.test)} of"
-        f" {len(set(of.speakers))} other speakers. Voices: {len(voices.speakers)}, asked about in"
+        f"Phones: trained on {len(corpus.train)} utterances, tested on {len(corpus.test)} of"
+        f" {len(set(corpus.speakers))} other speakers. Speakers: {len(voices.speakers)}, tested on"
         f" {len(voices.held_out)} utterances."
     )
     heads = ["code", "agreement", "phone error", "speaker, from an utterance", "speaker, from a frame"]
@@ -128,11 +128,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Arguments.described_by("eval.content_codes", __doc__)
     add = parser.add_argument
     add("--code", action="append", default=[], metavar="NAME", help=f"{NAMES}; may be given several times")
-    add("--teacher", default="", metavar="FOLDER", help="a frozen speech encoder, for the agreement")
+    add("--teacher", default="", metavar="FOLDER", help="frozen speech encoder for the agreement")
     add("--data", type=Path, required=True, help="manifest with speakers, splits and texts")
-    add("--split", default="validation", help="where words are asked about (validation)")
-    add("--most", type=int, default=600, help="utterances that the words are learned from, at most (600)")
-    add("--per-speaker", type=int, default=0, help="those each voice is learned from, at most; 0: all")
+    add("--split", default="validation", help="test split for phones and agreement (validation)")
+    add("--most", type=int, default=600, help="maximum training utterances for phones (600)")
+    add("--per-speaker", type=int, default=0, help="maximum training utterances per speaker; 0: all")
     args = parser.parse_args(argv)
     if args.per_speaker < 0 or args.per_speaker == 1:
         raise UserError(f"--per-speaker {args.per_speaker} must be 0 (all), or 2 or more")
@@ -140,15 +140,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--most {args.most} must be at least 2")
     codes = [log_mel(), *(open_code(name) for name in dict.fromkeys(args.code) if name != "log-mel")]
     teacher = teacher_code("teacher", load_teacher(args.teacher)) if args.teacher else None
-    of = speech(args.data, split=args.split, most=args.most, per_speaker=args.per_speaker)
+    corpus = speech(args.data, split=args.split, most=args.most, per_speaker=args.per_speaker)
     left_out: list[str] = []
-    of = of.without(unreadable(of.paths, left_out))
-    if not (of.train and of.test and of.voices.train and of.voices.held_out):
+    corpus = corpus.without(unreadable(corpus.paths, left_out))
+    if not (corpus.train and corpus.test and corpus.voices.train and corpus.voices.held_out):
         raise UserError(f"too few recordings can be read: {left_out[0]}")
-    truth = {} if teacher is None else {path: encode(teacher, path) for path in of.paths}
+    truth = {} if teacher is None else {path: encode(teacher, path) for path in corpus.paths}
     codes = codes if teacher is None else [*codes, teacher]
-    print(table({code.name: scores_of(code, of, teacher, truth) for code in codes}, of))
-    end(len(of.paths), left_out, "recordings heard")
+    print(table({code.name: scores_of(code, corpus, teacher, truth) for code in codes}, corpus))
+    end(len(corpus.paths), left_out, "recordings used")
 
 
 if __name__ == "__main__":

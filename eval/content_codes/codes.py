@@ -1,4 +1,4 @@
-"""Content codes under one roof: converters' codes, students, speech encoders, teachers and log-mels."""
+"""One interface to content codes of converters, students, speech encoders, teachers and log-mels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ from pretrain.teachers import load_teacher, speech_teacher
 from w2w.networks.network import ConverterNetwork
 
 SAMPLE_RATE = 16_000
-"""Hz of the log-mels, and of what tells audible frames from pauses."""
+"""Sample rate in Hz of the log-mels."""
 HUSH = 4.6
-"""Frames this far below an utterance's loudest (natural log, 40 dB) are pauses."""
+"""Frames more than this below an utterance's loudest (natural log of magnitude, 40 dB) are pauses."""
 N_MELS = 80
 HOP, WINDOW = SAMPLE_RATE // 100, SAMPLE_RATE // 25
 NAMES = "log-mel, converter:FOLDER, student:FOLDER, speech:FOLDER, teacher:FOLDER"
-"""What ``--code`` takes; converter, student and speech encoder may also be ``released``."""
+"""Values of ``--code``; the folder of a converter, student or speech encoder may be ``released``."""
 
 Wave = Float[Tensor, "1 1 samples"]
 Frames = Float[Tensor, "frames channels"]
@@ -36,21 +36,21 @@ Frames = Float[Tensor, "frames channels"]
 class Code:
     name: str
     encode: Callable[[Wave], Float[Tensor, "1 channels frames"]]
-    """From a wave at ``sample_rate``."""
+    """Encodes a wave at ``sample_rate``."""
     hop: int
     """Samples between frames."""
     offset: int = 0
-    """Sample at which frame 0 stands."""
+    """Sample position of frame 0."""
     sample_rate: int = SAMPLE_RATE
-    """Hz."""
+    """Sample rate in Hz."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CodeFrames:
     frames: Frames
-    """Half precision."""
+    """Code in half precision."""
     audible: Bool[Tensor, " frames"]
-    """Which of them are no pauses."""
+    """Whether each frame is audible, not a pause."""
 
 
 @torch.inference_mode()
@@ -63,14 +63,14 @@ def encode(code: Code, path: Path) -> CodeFrames:
 
 
 def audible_frames(wave: Wave, sample_rate: int, n_frames: int) -> Bool[Tensor, " n_frames"]:
-    """Which of so many frames of a wave are no pauses."""
+    """Divide a wave into ``n_frames`` frames and return which are audible."""
     analysis = CausalLogMel(sample_rate, sample_rate // 100, sample_rate // 25, N_MELS)
     energy = F.interpolate(frame_energy(analysis(wave)), n_frames)[0, 0]
     return energy > energy.max() - HUSH
 
 
 def open_code(name: str) -> Code:
-    """Open a code by its name, see ``NAMES``; a plain folder is a converter's."""
+    """Open a code by name (see ``NAMES``); a plain folder is a converter."""
     kind, colon, place = name.partition(":")
     match kind if colon else "":
         case "converter":
@@ -106,12 +106,12 @@ def content_code(name: str, network: ConverterNetwork) -> Code:
 
 
 def teacher_code(name: str, teacher: Teacher) -> Code:
-    """What a frozen speech encoder hears."""
+    """Features of a frozen speech encoder."""
     return Code(name=name, encode=_on_device(teacher, teacher), hop=teacher.hop, offset=teacher.offset)
 
 
 def log_mel() -> Code:
-    """What any encoder could have heard, at its plainest."""
+    """Log-mels, the baseline for all codes."""
     mel = CausalLogMel(SAMPLE_RATE, HOP, WINDOW, N_MELS)
     return Code(name="log-mel", encode=mel, hop=HOP, offset=HOP - WINDOW // 2)
 

@@ -1,8 +1,8 @@
-"""What linear layers read off a frozen code: phones, what a recogniser's encoder hears, and who speaks.
+"""Linear probes of a frozen code: phones, a recogniser's encoder features, and the speaker.
 
-For the speaker, one probe is taught by the code's mean and deviation over an utterance's audible frames,
-another by single frames; both are asked about other utterances of the same speakers. Lower is better for a
-code, as long as the words survive; a random code leaks, too.
+One speaker probe is trained on the code's mean and standard deviation over an utterance's audible frames,
+another on single frames; both are tested on held-out utterances of the same speakers. Lower accuracy is
+better for a code, provided it keeps the linguistic content; even a random code leaks the speaker.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from pretrain.teacher import at_times
 from pretrain.units import PHONES, RecogniserOutput, greedy
 
 BATCH = 16
-"""Utterances in a step of the probe."""
+"""Utterances per optimisation step of the phone probe (the batch size)."""
 EPOCHS = 12
 
 
@@ -40,13 +40,13 @@ def phone_error(
     seed: int = 0,
     epochs: int = EPOCHS,
 ) -> Interval:
-    """Teach the layer on some utterances; return edits per phone on others, with bounds over speakers.
+    """Train a linear layer with CTC; return the phone error rate on the test utterances.
 
-    Labels are tokens of phones; ``speakers`` are those of the others.
+    Labels are phone tokens. The interval is over ``speakers``, those of the test utterances.
     """
     mean, deviation = moments([encoded.frames for encoded in train])
     frames = [(encoded.frames.float() - mean) / deviation for encoded in (*train, *test)]
-    net = taught(frames[: len(train)], train_labels, seed=seed, epochs=epochs)
+    net = train_ctc(frames[: len(train)], train_labels, seed=seed, epochs=epochs)
     with torch.no_grad():
         outputs = [RecogniserOutput([], net(one[None]).log_softmax(-1)) for one in frames[len(train) :]]
     pairs = zip(test_labels, outputs, strict=True)
@@ -55,10 +55,10 @@ def phone_error(
     return interval(lambda index: float(edits[index].sum() / phones[index].sum()), speakers)
 
 
-def taught(
+def train_ctc(
     frames: Sequence[Float[Tensor, "_ channels"]], labels: Sequence[list[int]], *, seed: int, epochs: int
 ) -> nn.Linear:
-    """A linear layer after some rounds of CTC; utterances of like length go together."""
+    """Train a linear layer with CTC; batches group utterances of similar length."""
     order = sorted(range(len(frames)), key=lambda i: len(frames[i]))
     groups = [order[first : first + BATCH] for first in range(0, len(order), BATCH)]
     with torch.random.fork_rng(devices=()):
@@ -92,7 +92,7 @@ def moments(
 
 
 RIDGE = 1e-3
-"""Penalty of the map's weights, per frame, for channels of unit variance."""
+"""Ridge penalty per frame on the map's weights, for channels of unit variance."""
 
 
 def agreement(
@@ -106,8 +106,8 @@ def agreement(
 ) -> Interval:
     """Mean cosine, over audible frames, between the teacher's features and a linear map of the code.
 
-    The map is a ridge regression on some utterances, and is asked about others. ``speakers`` are those of the
-    others, over whom the bounds are.
+    The map is a ridge regression fitted on the training utterances. The interval is over ``speakers``, those
+    of the test utterances.
     """
     mean, deviation = moments([encoded.frames for encoded in train])
 
@@ -140,18 +140,18 @@ def at_teachers(
 
 
 FRAMES_EACH = 50
-"""Frames of an utterance that the frame probe learns from, or is asked about, at most."""
+"""Maximum frames per utterance for training and testing the frame probe."""
 PENALTY = 2e-3
-"""Of the probe's weights, see :func:`pretrain.probe.fitting.fit_linear`."""
+"""Penalty on the speaker probes' weights; see :func:`pretrain.probe.fitting.fit_linear`."""
 
 
 class Leak(NamedTuple):
-    """How well linear probes tell speakers from one code."""
+    """Accuracy of linear speaker identification from a code."""
 
     pooled: Interval
-    """Share of the held-out utterances named rightly."""
+    """Accuracy over held-out utterances, from their pooled frames."""
     single: Interval
-    """Share of their frames."""
+    """Accuracy over single frames of held-out utterances."""
 
 
 class Utterances(NamedTuple):
@@ -165,9 +165,9 @@ class Utterances(NamedTuple):
 
 
 def utterances(data: Path | str, *, per_speaker: int = 0) -> Utterances:
-    """Speakers with two utterances or more in the train split and one or more in the validation split.
+    """Choose speakers with at least two utterances in the train split and one in the validation split.
 
-    ``per_speaker`` is the most utterances of a speaker that a probe learns from; 0: all.
+    ``per_speaker`` is the maximum number of training utterances per speaker; 0: all.
     """
     by_split: dict[str, dict[str, list[Row]]] = {"train": {}, "validation": {}}
     for row in sorted(rows_from(data), key=lambda row: row.path.as_posix()):
@@ -177,8 +177,8 @@ def utterances(data: Path | str, *, per_speaker: int = 0) -> Utterances:
     speakers = sorted(name for name in held_out if len(train.get(name, ())) >= 2)
     if len(speakers) < 2:
         raise UserError(
-            f"{data}: the probe needs two speakers with two utterances in split train and one in validation, "
-            f"and there are {len(speakers)}: add speaker and split columns to its manifest"
+            f"{data}: the speaker probe needs two speakers with two utterances in split train and one in "
+            f"validation, but found {len(speakers)}: add speaker and split columns to its manifest"
         )
     drawn = []
     for number, name in enumerate(speakers):
@@ -215,7 +215,7 @@ def summary(encoded: CodeFrames) -> Float[Tensor, " two_channels"]:
 
 
 def some_frames(encoded: CodeFrames, seed: int) -> Float[Tensor, "chosen channels"]:
-    """Some of the audible frames, always the same ones."""
+    """Sample up to ``FRAMES_EACH`` audible frames with a fixed seed."""
     frames = encoded.frames[encoded.audible].float()
     chosen = np.random.default_rng(seed).permutation(len(frames))[:FRAMES_EACH]
     return frames[torch.from_numpy(chosen)]

@@ -1,1 +1,1 @@
-"""Conversion by way of a mel and a vocoder, beside wave to wave at equal training time."""
+"""Two-stage conversion with mel and vocoder, compared with wave-to-wave at equal training time."""

@@ -1,15 +1,14 @@
-"""Conversion by way of mels and a vocoder beside wave to wave: same data, same pairs, equal training time.
+"""Two-stage conversion (mel, vocoder) against wave-to-wave: same data, same pairs, equal training time.
 
     python -m experiments.mel_pipeline --data speech --out runs/mel_pipeline --minutes 30
 
-Every variant trains for as much processor time, on one thread: a step's cost is measured, as many steps are
-planned as fit, and schedules follow. All then convert the same fixed pairs of unseen speakers and are scored
-together with toplines and trivial baselines; their speed is measured in turns, in one run. The released
-vocoder's and student's own training are not in that time.
+Every variant trains for equal processor time on one thread: the cost of a step is measured and gives the
+number of steps, on which schedules depend. All then convert the same fixed pairs of unseen speakers and are
+scored with toplines and trivial baselines; their speeds are measured alternately in one run. The training of
+the released vocoder and student is not included in the time.
 
-Finished variants stay in OUT and are never repeated, one that was cut off goes on. ``--only w2w`` trains that
-one alone, ``--only`` with no name trains nothing; the table always shows every finished one. Its figures are
-in OUT/results.json.
+Finished variants in OUT are kept and interrupted ones resume. ``--only w2w`` trains only that variant and
+``--only`` without names none; the table always shows all finished ones. Its data is in OUT/results.json.
 """
 
 from argparse import Namespace
@@ -49,7 +48,7 @@ PRESETS = {
     "cluit_mel_tuned": "hifigan_small",
     "stargan": "own_small",
 }
-"""By variant, the preset it trains if nothing else is said."""
+"""Default preset of each variant."""
 CHOICES: dict[str, Any] = {
     "w2w": WAVE_TO_WAVE,
     "cluit_mel": CLUIT_MEL,
@@ -57,11 +56,11 @@ CHOICES: dict[str, Any] = {
     "stargan": STARGAN,
 }
 TUNED = "cluit_mel_tuned"
-"""The released vocoder, tuned to the mels that CLUIT-mel makes: beyond the time that all have."""
+"""The released vocoder fine-tuned on CLUIT-mel's outputs, in addition to the equal training time."""
 TUNING_RATE = 3e-4
-"""Peak learning rate of the vocoder that is tuned: it has learned to speak already."""
+"""Peak learning rate for fine-tuning the trained vocoder."""
 ADVERSARIES_FROM = 1 / 3
-"""Share of its run after which it has adversaries; they begin from nothing."""
+"""Fraction of the vocoder's run after which its discriminators start, from random weights."""
 COLUMNS = (
     *("to_target", "to_source", "nearer_to_target", "cer_above_source", "dnsmos", "f0_distance"),
     "f0_correlation",
@@ -78,7 +77,7 @@ GAINS = ("to_target", "cer", "dnsmos")
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Scores and costs of all systems, toplines and baselines, with their notes below."""
+    """Format scores and costs of all systems, toplines and baselines, with notes below."""
     lines, marks = [], dict[str, int]()
     for row in rows:
         for note in row.get("notes", ()):
@@ -102,7 +101,7 @@ def use(row: Mapping[str, Any]) -> list[str]:
 
 
 def gains(results: Mapping[str, Any]) -> str:
-    """Wave-to-wave's scores less those of the others over the same pairs, and its share of their time."""
+    """Format paired differences, wave-to-wave minus others, and the ratio of their real-time factors."""
     labels = {row["name"]: row["label"] for row in results["rows"]}
     shares, lines = results["rtf_shares"], []
     for name, scores in results["differences"].items():
@@ -112,7 +111,7 @@ def gains(results: Mapping[str, Any]) -> str:
 
 
 SECONDS = 10
-"""Of the speech whose conversion is timed."""
+"""Duration of the speech for speed measurements."""
 
 
 @exits_cleanly
@@ -134,9 +133,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = compare(studies, pairs, args)
     write_json(args.out / "results.json", results)
     title = (
-        f"{len(pairs)} pairs of unseen speakers; every variant trained {args.minutes:g} minutes of one thread"
+        f"{len(pairs)} pairs of unseen speakers; training: {args.minutes:g} minutes of one thread per variant"
         f" ({', '.join(f'{name}: preset {of}' for name, of in presets.items())}); real-time factors of"
-        f" {SECONDS} s of speech on one thread, medians of {args.repeats} turns; {machine()}"
+        f" {SECONDS} s of speech on one thread, medians of {args.repeats} repetitions; {machine()}"
     )
     text = f"{title}\n\n{table(results['rows'])}\n\n{gains(results)}"
     (args.out / "table.md").write_text(text + "\n", encoding="utf-8")
@@ -148,16 +147,16 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option = parser.add_argument
     option("--data", type=Path, required=True, help="manifest with speakers, texts and splits")
     option("--out", type=Path, default=Path("runs/mel_pipeline"))
-    option("--minutes", type=float, default=30.0, help="of processor time, for every variant (default: 30)")
-    option("--tune-minutes", type=float, help="of tuning the vocoder beyond that (default: a fifth)")
-    option("--only", nargs="*", metavar="NAME", help=f"train these alone: {', '.join(PRESETS)}")
-    option("--train-only", action="store_true", help="neither convert nor score nor time")
-    option("--presets", nargs="*", default=[], metavar="NAME=PRESET", help="trainers' presets")
+    option("--minutes", type=float, default=30.0, help="processor time per variant (default: 30)")
+    option("--tune-minutes", type=float, help="additional time to fine-tune the vocoder (default: a fifth)")
+    option("--only", nargs="*", metavar="NAME", help=f"train only these: {', '.join(PRESETS)}")
+    option("--train-only", action="store_true", help="do not convert, score or time")
+    option("--presets", nargs="*", default=[], metavar="NAME=PRESET", help="presets of variants")
     option("--n-pairs", type=int, default=MAX_PAIRS, help=f"test pairs to score (default: {MAX_PAIRS})")
-    option("--fast", action="store_true", help="score similarity and pitch alone")
-    option("--repeats", type=int, default=5, help="turns of which the median is taken")
-    option("--cache", type=Path, help="folder of features kept between runs")
-    option("--jobs", type=int, default=1, help="processes that score")
+    option("--fast", action="store_true", help="score only similarity and pitch")
+    option("--repeats", type=int, default=5, help="repetitions for the median speed")
+    option("--cache", type=Path, help="feature cache shared between runs")
+    option("--jobs", type=int, default=1, help="worker processes for scoring")
     args = parser.parse_args(argv)
     if unknown := [name for name in args.only or () if name not in PRESETS]:
         raise UserError(f"--only has no {unknown[0]!r}; choose from {', '.join(PRESETS)}")
@@ -177,7 +176,7 @@ def chosen_presets(given: Sequence[str]) -> dict[str, str]:
 
 
 def train(name: str, study: Study, presets: dict[str, str]) -> Cost:
-    """Train a variant, or what is left of it, unless it is finished; return its cost."""
+    """Train or resume a variant unless it is finished; return its cost."""
     if name == TUNED and study.cost(name) is None:
         if not (study.folder("cluit_mel") / "cost.json").is_file():
             raise UserError(f"{TUNED} needs cluit_mel in {study.out}: train that first (--only)")
@@ -203,7 +202,7 @@ def training(name: str, study: Study, config: Any, folder: Path, steps: int) -> 
             return trainers.cluit_mel(config, folder, steps)
         case "stargan":
             rates = {
-                player: trainers.falling(getattr(config, player), steps)
+                player: trainers.decaying(getattr(config, player), steps)
                 for player in ("optim_generator", "optim_discriminator")
             }
             return trainers.stargan(
@@ -214,7 +213,7 @@ def training(name: str, study: Study, config: Any, folder: Path, steps: int) -> 
 
 
 def predict_mels(study: Study) -> None:
-    """Convert every training recording to its own voice by the trained converter, as mels: once."""
+    """Once: convert every training recording to a mel in its own voice with the trained converter."""
     folder = study.folder(TUNED) / "mels"
     if not (folder / "complete").is_file():
         converter = study.folder("cluit_mel") / "export"
@@ -226,12 +225,14 @@ def predict_mels(study: Study) -> None:
 def compare(studies: Mapping[str, Study], pairs: Sequence[Pair], args: Namespace) -> dict[str, Any]:
     study = studies[W2W]
     costs = {name: cost for name, each in studies.items() if (cost := each.cost(name)) is not None}
-    there = {name: system for name, system in SYSTEMS.items() if system.is_there(study)}
+    available = {name: system for name, system in SYSTEMS.items() if system.is_available(study)}
     if not costs:
-        raise UserError(f"{args.out} holds no trained variant to compare: train one, by --only or all")
+        raise UserError(
+            f"{args.out} holds no trained variant to compare: train with --only NAME, or without --only"
+        )
     cache, folder = Cache(args.cache), args.out / "outputs" / str(len(pairs))
     outputs_of_all = []
-    for name, system in there.items():
+    for name, system in available.items():
         if system.scored:
             outputs_of_all += outputs(pairs, partial(system.open, study), system.files(study), folder, name)
     originals = sorted({path for pair in pairs for path in (pair.source, pair.target)})
@@ -243,14 +244,14 @@ def compare(studies: Mapping[str, Study], pairs: Sequence[Pair], args: Namespace
     scoring = Scoring(out=folder, metrics=metrics, cache=cache, jobs=args.jobs)
     scored, summary = scoring.score(outputs_of_all)
 
-    converters = {name: system.open(study) for name, system in there.items() if system.timed}
+    converters = {name: system.open(study) for name, system in available.items() if system.timed}
     rate = next(iter(converters.values())).sample_rate
     timed = speeds(converters, lasting(load(pairs[0].source, rate), SECONDS * rate), args.repeats)
     rows = [
         {"name": name, "label": system.label, "notes": system.notes, **timed.get(name, {})}
         | {"training": [asdict(costs[of]) for of in system.variants]}
         | ({"scores": summary[name]} if name in summary else {})
-        for name, system in there.items()
+        for name, system in available.items()
     ]
     labels = TOPLINES | BASELINES
     rows += [
@@ -258,7 +259,7 @@ def compare(studies: Mapping[str, Study], pairs: Sequence[Pair], args: Namespace
     ]
     turns = {name: took["rtf_turns"]["whole"] for name, took in timed.items()}
     shares = {name: ratio(turns[W2W], took) for name, took in turns.items() if W2W in turns and name != W2W}
-    gaps = {name: gap for name, gap in differences(scored, W2W).items() if name in there}
+    gaps = {name: gap for name, gap in differences(scored, W2W).items() if name in available}
     return {"rows": rows, "rtf_shares": shares, "differences": gaps}
 
 

@@ -1,4 +1,4 @@
-"""What is compared: ways from a source and a voice to a wave, trained here or released; their speed."""
+"""Systems of the comparison, trained here or released, and their speeds."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,16 +23,16 @@ from w2w.baselines.two_stage import TwoStage
 from w2w.converter import Converter
 from w2w.weights import RELEASED
 
-STUDENT = "begins from the released student, whose own training is not in the time"
-LONGER = "trained longer: see its card; not part of the comparison at equal time"
-LENT = "the released vocoder's own training is not in the time"
-TUNED = "the second number: tuning the vocoder to the converter's mels, beyond the equal time"
-RANDOM = "with random weights: for its speed and latency alone"
+STUDENT = "initialised from the released student, the training of which is not included"
+LONGER = "trained longer, see its card; not part of the comparison at equal time"
+LENT = "the training of the released vocoder is not included"
+TUNED = "second number: fine-tuning the vocoder on the converter's mels, beyond the equal time"
+RANDOM = "random weights, only for speed and latency"
 LABELS = (
-    "an unseen voice is the labels of training speakers that its discriminator hears in the references, which"
-    " vote; the discriminator's parameters are counted"
+    "an unseen voice is a vote over training speakers recognised by the discriminator in the references; the"
+    " discriminator's parameters are included"
 )
-LIMIT = "the source's own mel: what the vocoder alone does to it"
+LIMIT = "the source's own mel: effect of the vocoder only"
 
 Wave = Float[Tensor, "1 1 samples"]
 Voice = Float[Tensor, "1 dim"]
@@ -40,28 +40,28 @@ Voice = Float[Tensor, "1 dim"]
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """One way from a source and a voice to a wave."""
+    """A system that converts a source to a voice."""
 
     label: str
     variants: tuple[str, ...] = ()
-    """Trained here: the converter, and its vocoder where that was trained, too."""
+    """Variants trained here: the converter and, if trained, its vocoder."""
     vocoder: str = ""
-    """What makes waves of its mels, where no variant does."""
+    """Vocoder to use if no variant trains one."""
     notes: tuple[str, ...] = ()
-    """Below the table."""
+    """Notes below the table."""
     load: Callable[[], Any] | None = None
-    """Makes the converter, where nothing trained here is used."""
+    """Loads the converter if nothing trained here is used."""
     weights: Path | None = None
-    """The released folder that this needs."""
+    """Released folder that the system needs."""
     scored: bool = True
     timed: bool = True
 
-    def is_there(self, study: Study) -> bool:
+    def is_available(self, study: Study) -> bool:
         released = self.weights is None or (self.weights / "model.safetensors").is_file()
         return released and all((study.folder(name) / "cost.json").is_file() for name in self.variants)
 
     def files(self, study: Study) -> Sequence[Path]:
-        """The weights that outputs must be newer than."""
+        """Weights files; older outputs are generated again."""
         folders = [study.folder(name) / "export" for name in self.variants]
         return [folder / "model.safetensors" for folder in (*folders, self.weights) if folder]
 
@@ -74,14 +74,14 @@ class System:
 
 
 def random_cluit_mel(preset: str) -> Converter:
-    """A preset's network as it begins, with the released vocoder."""
+    """A preset's network with random weights, and the released vocoder."""
     torch.manual_seed(0)
     network: Any = CluitMelNetwork(CLUIT_MEL[preset].network).eval().fold()
     return Converter(TwoStage(network, load_vocoder("released_hifigan")))
 
 
 class Vocoded:
-    """A converter that leaves the voice as it is: the vocoder alone."""
+    """A converter that does not change the voice: only the vocoder."""
 
     def __init__(self) -> None:
         self.vocoder = load_vocoder("released_hifigan")
@@ -143,10 +143,10 @@ Call = Callable[[], Any]
 
 
 def speeds(converters: Mapping[str, Any], speech: Wave, repeats: int) -> dict[str, dict[str, Any]]:
-    """Real-time factors, parameters and latencies of converters, by name.
+    """Measure real-time factors, parameters and latencies of converters, by name.
 
-    Whatever is timed takes turns: what slows one turn slows all of it. Processor seconds, since other
-    programs may run; on one thread of an idle machine they are the wall's.
+    Timed calls alternate, so that a slow phase of the machine affects all. Times are processor seconds, as
+    other programs may run; on one thread of an idle machine they equal wall time.
     """
     seconds = speech.shape[-1] / next(iter(converters.values())).sample_rate
     calls: dict[tuple[str, str], Call] = {}
@@ -170,7 +170,7 @@ def speeds(converters: Mapping[str, Any], speech: Wave, repeats: int) -> dict[st
 
 
 def stages(network: nn.Module, speech: Wave, voice: Float[Tensor, "1 dim"]) -> dict[str, Call]:
-    """The converter and what makes waves of its mels, separately; nothing where there is one stage."""
+    """Calls of the two stages, converter and vocoder; empty for a single-stage converter."""
     match network:
         case TwoStage():
             mel = network.converted_mel(speech, voice)
@@ -196,7 +196,7 @@ def parameters(network: nn.Module) -> dict[str, int]:
 
 
 def latency_ms(converter: Any) -> float | None:
-    """Milliseconds from a sample to its conversion in the shortest chunks; None where the whole is needed."""
+    """Latency in milliseconds with the shortest chunks; None if the converter needs whole recordings."""
     network = converter.network
     if not network.streams:
         return None

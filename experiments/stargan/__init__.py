@@ -1,1 +1,1 @@
-"""StarGAN's output is its input: the published form beside remedies."""
+"""StarGAN copies its input: the published form compared with remedies."""

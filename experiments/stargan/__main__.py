@@ -1,24 +1,23 @@
-"""StarGAN's finding, that its output is its input: the published form beside each remedy, over seeds.
+"""StarGAN's tendency to copy its input: the published form compared with remedies, over several seeds.
 
     python -m experiments.stargan --data speech --out runs/stargan_finding
 
-Every variant has the same data, losses and steps; only what its name says differs:
+All variants share data, losses and steps, apart from the difference that gives each its name:
 
-- ``published``: undilated residual blocks follow the labels, BatchNorm, updates of two clips;
-- ``receptive``: dilated blocks, so that what follows the labels sees the whole spectrogram;
-- ``instance_norm``: InstanceNorm in place of BatchNorm, all but where the labels are merged;
-- ``batch``: more clips to an update;
+- ``published``: undilated residual blocks after the labels, BatchNorm, batches of two clips;
+- ``receptive``: dilated blocks, so that layers after the labels cover the whole spectrogram;
+- ``instance_norm``: InstanceNorm instead of BatchNorm, except where the labels are merged;
+- ``batch``: larger batches;
 - ``remedied``: all three;
 - ``own``: our own losses (L1, mean features, a sum over labels), see ``w2w/baselines/stargan/presets.py``.
 
-``--size half`` (default) is for a CPU: spectrograms of 128 × 128 to 4 kHz, an eighth of the experiment's
-weights' width, and one residual block instead of three, which leaves the published form the published share
-of the spectrogram, a quarter; larger batches are 4 times as large. ``small`` has the trainer's small
-presets with whole spectrograms, ``published`` the experiment's sizes, for a GPU. Clips measured are of
-trained speakers, cut anew. Two judges are not trained with it: a classifier of genders, fitted to real
-spectrograms of speakers of whom no clip is measured, and Resemblyzer. ``--minutes`` gives every variant as
-much processor time instead of as many steps.
-Finished runs are kept in OUT and never repeated; one that was cut off continues. Curves are in OUT, too.
+``--size half`` (default) is for a CPU: spectrograms of 128 × 128 up to 4 kHz, an eighth of the published
+channel widths, and one residual block instead of three, which leaves the published form its share of the
+spectrogram, a quarter; larger batches are 4 times as large. ``small`` uses the trainer's small presets with
+whole spectrograms, ``published`` the published sizes, for a GPU. Measurements use new crops of training
+speakers. Two judges are independent of the training: a gender classifier, fitted to real spectrograms of
+speakers that are not measured, and Resemblyzer. ``--minutes`` sets equal processor time instead of steps.
+Finished runs in OUT are kept and interrupted ones resume. Curves are written to OUT, too.
 """
 
 import json
@@ -55,7 +54,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def read_curve(path: Path) -> list[Point]:
-    """Points of one run by step; where a run was cut off and did steps again, the later ones count."""
+    """Points of one run by step; of steps repeated after an interruption, the later ones count."""
     if not path.is_file():
         return []
     points = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
@@ -63,7 +62,7 @@ def read_curve(path: Path) -> list[Point]:
 
 
 def draw_curves(out: Path, runs: Mapping[str, Sequence[Path]], titles: Mapping[str, str]) -> None:
-    """Draw curves.png where matplotlib is installed: means over seeds, and the range between them."""
+    """Draw curves.png, with means and ranges over seeds, if matplotlib is installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -109,12 +108,12 @@ COLUMNS = {
     "to_source": "to source",
     "nearer": "nearer to target",
 }
-"""By measure, its heading."""
+"""Table heading of each measure."""
 CURVES = {name: COLUMNS[name] for name in ("copy", "by_label", "way", "judged_obeyed")}
 
 
 def table(results: Sequence[Mapping[str, Any]], title: str) -> str:
-    """Means and sample deviations over seeds, a column for each measure that there is."""
+    """Format means and sample standard deviations over seeds, with a column per available measure."""
     columns = [name for name in COLUMNS if any(name in run for run in results)]
     lines = []
     for name in dict.fromkeys(run["variant"] for run in results):
@@ -130,15 +129,15 @@ SIZES = ("half", "small", "published", "tiny")
 N_POINTS = 8
 """Points of a learning curve."""
 CLIPS_SEED = 10_001
-"""Seed of the clips that are measured: no run's."""
+"""Seed of the measured clips, different from every run's."""
 
 
 larger = partial(batch, times=4)
-"""Four times as many clips, at a size where eight times would take most of the study's time."""
+"""Four times as many clips; eight times would take most of the study's time."""
 
 
 def half() -> StarGANTrainConfig:
-    """Half of the spectrogram's sides, and of all reaches; rates at which some hundred steps tell."""
+    """Half-size spectrograms and receptive fields, with learning rates that suit some hundred steps."""
     config = PRESETS["stargan_small"]
     shape = SpectrogramConfig(
         n_fft=512, hop=256, n_bins=128, n_frames=128, maximum=(0.54 * 512 / 2) ** 2 / 512
@@ -171,7 +170,7 @@ def variants(size: str) -> dict[str, Callable[[], StarGANTrainConfig]]:
 
 
 def training(config: StarGANTrainConfig, n_clips: int, seed: int, folder: Path, steps: int) -> Training:
-    """One run, measured on clips cut anew."""
+    """One run, measured on new crops."""
     loop = run_loop(replace(config.loop, seed=seed, workers=0), folder, steps, processor=False)
     loop = replace(loop, sample_every=max(steps // N_POINTS, 1))
     ready = stargan(replace(config, loop=loop))
@@ -185,7 +184,7 @@ def training(config: StarGANTrainConfig, n_clips: int, seed: int, folder: Path, 
 
 @lru_cache(maxsize=1)
 def measured(config: StarGANTrainConfig, count: int) -> tuple[LabelledBatch, Judges]:
-    """The clips that are measured, of different speakers as far as there are, and who judges them."""
+    """The measured clips, of as many different speakers as possible, and their judges."""
     shape = config.stargan.spectrogram
     data = replace(config.data, batch=count, equal_speakers=True)
     crops = LabelledCrops(data, shape, config.stargan.labels, progress=False)
@@ -196,7 +195,7 @@ def measured(config: StarGANTrainConfig, count: int) -> tuple[LabelledBatch, Jud
 
 
 def result(study: Study, name: str, seed: int, config: StarGANTrainConfig) -> dict[str, Any]:
-    """What a finished run has come to: the last point of its curve."""
+    """Results of a finished run: the last point of its curve."""
     folder, cost, shape = study.folder(f"{name}/{seed}"), study.cost(f"{name}/{seed}"), config.stargan
     assert cost is not None
     seen = {"columns": columns_after_merge(shape), "frames": shape.spectrogram.n_frames}
@@ -210,11 +209,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     option = parser.add_argument
     option("--data", type=Path, required=True, help="manifest with speakers, or folder")
     option("--out", type=Path, default=Path("runs/stargan_finding"))
-    option("--size", choices=SIZES, default="half", help="of spectrograms and networks")
-    option("--steps", type=int, default=400, help="of every run")
-    option("--minutes", type=float, default=0.0, help="processor time of every run, in place of --steps")
+    option("--size", choices=SIZES, default="half", help="size of spectrograms and networks")
+    option("--steps", type=int, default=400, help="steps per run")
+    option("--minutes", type=float, default=0.0, help="processor time per run, instead of --steps")
     option("--seeds", type=int, default=2)
-    option("--clips", type=int, default=32, help="that are measured")
+    option("--clips", type=int, default=32, help="number of measured clips")
     option("--variants", nargs="+", default=list(variants("half")), metavar="NAME", help="default: all")
     args = parser.parse_args(argv)
     if unknown := [name for name in args.variants if name not in variants("half")]:
@@ -228,11 +227,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     length = f"{args.minutes:g} minutes of processor time" if args.minutes else f"{args.steps} steps"
     title = (
-        f"Size {args.size}, {length}, {args.clips} clips of trained speakers, cut anew; "
-        "mean ± deviation over seeds"
+        f"Size {args.size}, {length}, {args.clips} new clips of training speakers; "
+        "mean ± standard deviation over seeds"
     )
     results: list[dict[str, Any]] = []
-    # Seed by seed, so that a table of fewer seeds is there early.
+    # Seed by seed, so that a table of fewer seeds is available early.
     for seed in range(args.seeds):
         for name in args.variants:
             config = variants(args.size)[name]()

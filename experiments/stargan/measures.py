@@ -1,4 +1,4 @@
-"""Whether StarGAN converts or copies: what its output owes to the input and to the label; its judges."""
+"""Measures of whether StarGAN converts or copies: effects of input and labels on its output."""
 
 import copy
 from collections.abc import Callable
@@ -22,19 +22,19 @@ Labels = Int[Tensor, "batch groups"]
 N_TARGETS = 6
 """Labels that every clip is converted to."""
 EXPERIMENTS_COLUMNS = 62
-"""Of 256: how far, by the experiment's notes, what follows the merge sees."""
+"""Receptive field after the merge, of 256 columns, according to the published experiment's notes."""
 AT_ONCE = 8
 """Spectrograms that the networks process at once."""
 
 
 N_BATCHES = 12
-"""Of real crops that the classifier of genders learns from."""
+"""Batches of real crops to train the gender classifier."""
 CROPS_SEED = 20_002
-"""Theirs: no run's."""
+"""Seed of these crops, different from every run's."""
 
 
 class Judges(NamedTuple):
-    """What judges a conversion from outside; ``gender`` is None where the data tells no genders."""
+    """Judges independent of the training; ``gender`` is None if the data has no genders."""
 
     gender: Callable[[Spectrograms], Int[Tensor, "batch"]] | None
     resemblyzer: Resemblyzer | None
@@ -43,11 +43,11 @@ class Judges(NamedTuple):
     def __call__(
         self, spectrogram: Spectrograms, output: Spectrograms, clips: LabelledBatch, turn: int
     ) -> dict[str, float]:
-        """Figures of outputs, whose targets are the clips turned by some places.
+        """Judge outputs with the clips rolled by ``turn`` as targets.
 
-        Genders count where the target's differs from the source's: ``judged_real`` is how often the source's
-        own is heard in it, ``judged_before`` the target's, ``judged_obeyed`` the target's in the output.
-        Waves are of retrieved phases, the source's too.
+        Genders count only where target and source differ: ``judged_real`` is the fraction of sources
+        classified as the source's gender, ``judged_before`` as the target's, and ``judged_obeyed`` that of
+        outputs classified as the target's. Waves have retrieved phases, also those of the sources.
         """
         results: dict[str, float] = {}
         label, target = clips.labels[:, -1], clips.labels[:, -1].roll(turn, 0)
@@ -80,7 +80,7 @@ class Judges(NamedTuple):
 def gender_from(
     spectrogram: Spectrograms, genders: Int[Tensor, "batch"]
 ) -> Callable[[Spectrograms], Int[Tensor, "batch"]]:
-    """Fit a logistic regression on each bin's mean and deviation over time; return what hears genders."""
+    """Return a gender classifier: logistic regression on each bin's mean and deviation over time."""
     gender_of = fit_linear(_over_time(spectrogram), genders, penalty=0.05)
     return lambda spectrogram: gender_of(_over_time(spectrogram))
 
@@ -93,7 +93,7 @@ def _over_time(spectrogram: Spectrograms) -> Float[Tensor, "batch features"]:
 def gender_classifier(
     crops: LabelledCrops, clips: LabelledBatch, shape: SpectrogramConfig, n_genders: int
 ) -> Callable[[Spectrograms], Int[Tensor, "batch"]] | None:
-    """Learn genders from real crops of speakers of whom no clip is measured; None where there are none."""
+    """Train a gender classifier on real crops of speakers that are not measured; None without genders."""
     drawn = [crops[Address(seed=CROPS_SEED, step=step)] for step in range(N_BATCHES)]
     labels = torch.cat([batch.labels for batch in drawn])
     known = (labels[:, -1] >= 0) & ~torch.isin(labels[:, 0], clips.labels[:, 0])
@@ -110,9 +110,9 @@ def measures(
     shape: StarGANConfig,
     judges: Judges | None = None,
 ) -> dict[str, float]:
-    """All figures of trained networks on some clips, each converted to the labels of ``N_TARGETS`` others.
+    """Compute all measures on clips, each converted to the labels of up to ``N_TARGETS`` others.
 
-    Distances are mean L1 of spectrograms, which lie in [0, 1]; the generator is as in use, in ``eval`` mode.
+    Distances are mean L1 of spectrograms, which lie in [0, 1]; the generator runs in ``eval`` mode.
     """
     training = generator.training
     generator.eval()
@@ -137,7 +137,7 @@ def measures(
 
 
 def turns(n_clips: int) -> list[int]:
-    """By how many places the clips are turned to be each other's targets: evenly spread, never none."""
+    """Shifts that roll the clips to be each other's targets: evenly spread, never 0."""
     count = min(N_TARGETS, n_clips - 1)
     return [1 + number * (n_clips - 1) // count for number in range(count)]
 
@@ -156,13 +156,13 @@ def copied(
     outputs: Float[Tensor, "targets batch 1 bins frames"],
     others: list[Spectrograms],
 ) -> dict[str, float]:
-    """How much of the input the output is.
+    """Measure how much the output is a copy of the input.
 
-    ``moved`` is the output's distance from the input and ``apart`` that of other clips from it: their ratio,
-    ``copy``, is 0 where the output is the input. ``kept`` is the distance under the clip's own labels, what
-    is lost without any conversion. Words fill most of these, so ``way`` looks at spectra in the mean over
-    time, which tell the voice: the share of the way from the source's to the target's that conversion goes,
-    beyond what it goes under the clip's own labels.
+    ``moved`` is the output's distance from the input and ``apart`` that of other clips from it; their ratio,
+    ``copy``, is 0 if the output equals the input. ``kept`` is the distance under the clip's own labels, the
+    loss without conversion. These depend mostly on linguistic content; ``way`` therefore compares spectra
+    averaged over time, which depend on the voice: the fraction of the distance from source to target covered
+    by conversion, relative to the output under the clip's own labels.
     """
     between_clips = torch.stack([F.l1_loss(other, spectrogram) for other in others]).mean()
     moved = torch.stack([F.l1_loss(output, spectrogram) for output in outputs]).mean()
@@ -178,7 +178,7 @@ def copied(
 
 
 def label_share(outputs: Float[Tensor, "targets batch 1 bins frames"]) -> float:
-    """Share of the outputs' variance that the label causes: within a clip, over its targets, of all."""
+    """Fraction of the outputs' variance due to labels: variance over a clip's targets, of the total."""
     outputs = outputs.double()
     within = outputs.var(0, correction=0).mean(0)
     total = outputs.flatten(0, 1).var(0, correction=0)
@@ -193,11 +193,11 @@ def obeyed(
     targets: Labels,
     config: LabelsConfig,
 ) -> dict[str, float]:
-    """Whether the class head hears the target: of the first group (speakers), and of the last (genders).
+    """Accuracy of the discriminator's class head on targets, for speakers (first group) and genders (last).
 
-    ``real`` is how often it hears a real clip's own label, ``before`` how often it hears the target's in the
-    source already, by chance; ``obeyed`` how often it does after conversion. ``pull`` is by how many nats the
-    target's logit rises from source to output. Only targets that differ from the source's label are counted.
+    ``real`` is the fraction of real clips classified as their own label, ``before`` that of sources
+    classified as the target's by chance, ``obeyed`` that of outputs classified as the target's. ``pull`` is
+    the mean increase of the target's logit from source to output. Only targets unlike the source count.
     """
     before, after = (
         torch.cat([discriminator(part).labels for part in of.split(AT_ONCE)]).split(config.sizes, dim=1)
@@ -211,10 +211,10 @@ def obeyed(
             continue
         label, target = label[counted], target[counted]
         source, result = before[group][counted], after[group][counted]
-        hears = {"real": (source, label), "before": (source, target), "obeyed": (result, target)}
+        cases = {"real": (source, label), "before": (source, target), "obeyed": (result, target)}
         shares = {
             f"{name}_{of}": float((logits.argmax(1) == wanted).float().mean())
-            for of, (logits, wanted) in hears.items()
+            for of, (logits, wanted) in cases.items()
         }
         rise = (result - source).gather(1, target[:, None]).mean()
         results |= {**shares, f"{name}_pull": float(rise)}
@@ -222,9 +222,9 @@ def obeyed(
 
 
 def reach(generator: Generator, spectrogram: Spectrograms, labels: Labels, shape: StarGANConfig) -> float:
-    """Share of the middle column's gradient by the merged map that lies within ``EXPERIMENTS_COLUMNS``.
+    """Fraction of the middle column's gradient by the merged map that lies within ``EXPERIMENTS_COLUMNS``.
 
-    Counted at a frame of 256 columns; of narrower spectrograms the same share of the columns.
+    The window is scaled in proportion for spectrograms with fewer than 256 columns.
     """
     merged: list[Tensor] = []
 
@@ -245,10 +245,10 @@ def reach(generator: Generator, spectrogram: Spectrograms, labels: Labels, shape
 
 
 def columns_after_merge(shape: StarGANConfig) -> int:
-    """Columns in which the merged map reaches the spectrogram's middle column, by gradient.
+    """Receptive field, in columns, of the spectrogram's middle column on the merged map, by gradient.
 
-    Of the convolutions alone: their weights are made positive and the normalisation is left out, so that
-    nothing hides a path. InstanceNorm's statistics hear the whole spectrogram besides.
+    It counts only convolutions, with positive weights and without normalisation, so that no path cancels.
+    InstanceNorm's statistics depend on the whole spectrogram in addition.
     """
     generator: Any = bare(Generator(shape))
     size = shape.spectrogram
@@ -263,7 +263,7 @@ def columns_after_merge(shape: StarGANConfig) -> int:
 
 
 def bare(network: nn.Module) -> nn.Module:
-    """The same network with small positive weights and without normalisation."""
+    """Return a copy of the network with positive weights and without normalisation."""
     network = copy.deepcopy(network)
     for module in list(network.modules()):
         for name, child in module.named_children():

@@ -1,1 +1,1 @@
-"""What the watermark survives and what it costs."""
+"""Robustness, false alarms and audibility of the watermark."""

@@ -1,11 +1,11 @@
-"""What the watermark survives, how often it is seen where it is not, what it does to the sound.
+"""Robustness of the watermark, its false alarms and its effect on sound quality.
 
     python -m experiments.watermark --data SPEECH --sounds SOUNDS
 
-Everything is about conversions by the released converter (--checkpoint for another), marked as `w2w.convert`
-marks them, and searched as `python -m w2w.watermark` searches, for false alarms of at most 1 in 10 000 files.
-SPEECH is a manifest or a folder of recordings (with their texts, for the error rates); --sounds are other
-sounds, for false alarms only. Scores that need an optional package (PESQ) are left out where it is absent.
+Conversions by the released converter (or --checkpoint) are marked as by `w2w.convert` and detected as by
+`python -m w2w.watermark`, at a false alarm rate of at most 1 in 10 000 files. SPEECH is a manifest or folder
+of recordings (with texts, for error rates); --sounds has other sounds for false alarms. Scores that need an
+optional package (PESQ) are omitted without it.
 """
 
 import math
@@ -41,23 +41,23 @@ from w2w.watermark.echo import SPAN, gaussian_taps
 
 Wave = Float[Tensor, "1 1 samples"]
 LONGEST_S = 10.0
-"""Seconds of a marked conversion that are changed, at most."""
+"""Maximum duration in seconds of the marked conversions."""
 KEYS = 100
-"""Keys that are looked for in unmarked sounds, beside the default one."""
+"""Number of other keys to detect in unmarked sounds, in addition to the default one."""
 CONVERTED = 4
-"""Every so manieth of the unmarked recordings is also converted."""
+"""One in this many unmarked recordings is also converted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """A conversion with and without its mark, and what it should be like."""
+    """A conversion with and without watermark, its target and its text."""
 
     plain: Wave
     marked: Wave
     target: Float[Tensor, "1 1 target_samples"]
-    """Another recording of the voice."""
+    """The recording that the voice was embedded from."""
     text: str
-    """What is said; empty where it is not known."""
+    """Text of the source; empty if unknown."""
 
 
 @exits_cleanly
@@ -87,7 +87,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--clips", type=int, default=40, metavar="N", help="marked conversions (default: 40)")
     option("--unmarked", type=int, default=1000, metavar="N", help="unmarked recordings (default: 1000)")
     lengths = [LONGEST_S, 5.0, 3.0, 2.0, 1.0]
-    option("--seconds", type=float, nargs="+", default=lengths, help="lengths the marked are trimmed to")
+    option("--seconds", type=float, nargs="+", default=lengths, help="durations to crop marked audio to")
     args = arguments.parse_args(argv)
     if args.clips < 1 or args.unmarked < 1 or not all(0 < s <= LONGEST_S for s in args.seconds):
         raise UserError(
@@ -97,7 +97,7 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def conversions(converter: Converter, rows: Sequence[Row], count: int) -> list[Conversion]:
-    """Conversions of the longest recordings, each to the voice of the recording drawn before it."""
+    """Convert the longest recordings, each to the voice of another one."""
     marker, conversions = Marker(RATE), []
     long = [row for row in rows if (row.duration or LONGEST_S) >= LONGEST_S / 2]
     if len(long) < 2:
@@ -115,12 +115,12 @@ def conversions(converter: Converter, rows: Sequence[Row], count: int) -> list[C
 
 
 def survival(converter: Converter, pairs: Sequence[Conversion], lengths: Sequence[float]) -> None:
-    """Print how many of the marked conversions are found after each change, trimmed to each length."""
+    """Print the detection rate of marked conversions after each change, cropped to each duration."""
     others = torch.cat([pair.target for pair in pairs[::-1]], dim=-1)
     others = others.repeat(1, 1, 1 + int(LONGEST_S * RATE) // others.shape[-1])
     world = World(converter=converter, voice=converter.embed(pairs[0].target), others=others)
     if not has_codecs():
-        print("MP3, Opus and AAC are left out: they need PyAV (pip install av)")
+        print("MP3, Opus and AAC are omitted: they need PyAV (pip install av)")
     table = []
     for name, change in tqdm(changes(world).items(), desc="survival", leave=False, disable=None):
         changed = [change(middle(pair.marked, LONGEST_S)) for pair in pairs]
@@ -141,7 +141,7 @@ def middle(wave: Wave, seconds: float) -> Float[Tensor, "1 1 _"]:
 
 
 def false_alarms(converter: Converter, rows: Sequence[Row], sounds: str | None) -> None:
-    """Print how often unmarked sounds are called marked, and how near they come to it."""
+    """Print the false alarms on unmarked sounds and the distribution of scores."""
     kinds = {
         "recordings of speech": (load(row.path, RATE) for row in rows),
         "conversions": converted(converter, rows),
@@ -173,13 +173,13 @@ def false_alarms(converter: Converter, rows: Sequence[Row], sounds: str | None) 
 
 
 def converted(converter: Converter, rows: Sequence[Row]) -> Iterator[Wave]:
-    """Unmarked conversions of some of the recordings, each to the voice of the one before it."""
+    """Yield unmarked conversions of some recordings, each to the voice of an earlier one."""
     for row, other in zip(rows[CONVERTED::CONVERTED], rows[::CONVERTED]):
         yield converter.convert(load(row.path, RATE), converter.embed(load(other.path, RATE)))
 
 
 def sound(pairs: Sequence[Conversion]) -> list[list[str]]:
-    """What the mark does to the sound: score, without it, with it, difference and its 95 % interval."""
+    """Rows of scores without and with the watermark, with differences and their 95 % intervals."""
     rows = [
         ["speech over mark, dB", "", "", _mean([_ratio(pair) for pair in pairs])],
         [
@@ -210,7 +210,7 @@ def sound(pairs: Sequence[Conversion]) -> list[list[str]]:
         same.append(cosine(plain, marked))
     rows.append(_row("similarity to the target", alike))
     rows.append(["similarity of marked to plain", "", f"{mean(same):.4f}", f"least {min(same):.4f}"])
-    english = [pair for pair in pairs if pair.text and pair.text.isascii()]  # the recogniser knows English
+    english = [pair for pair in pairs if pair.text and pair.text.isascii()]  # as the recogniser
     rates = [[error_rates(p.text, recogniser(w))["cer"] for w in (p.plain, p.marked)] for p in english]
     if rates:
         rows.append(_row(f"CER, {len(english)} in English", [(plain, marked) for plain, marked in rates]))
@@ -240,7 +240,7 @@ def _mean(values: Sequence[float]) -> str:
 
 
 def time_taken(wave: Wave) -> list[list[str]]:
-    """Processor seconds a second of sound, on this thread: what, rate, and the median over turns."""
+    """Rows of processor seconds per second of sound on one thread: medians over repetitions."""
     calls: dict[str, tuple[Callable[[], object], float]] = {}
     for rate in (16_000, 48_000):
         marker = Marker(rate)

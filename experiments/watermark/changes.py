@@ -1,4 +1,4 @@
-"""What becomes of a marked recording on its way: codecs, rates, noise, rooms, speed, attacks."""
+"""Changes to marked recordings: codecs, sample rates, noise, reverberation, speed and attacks."""
 
 import io
 from collections.abc import Callable, Mapping
@@ -28,17 +28,17 @@ RATE = 16_000
 
 @dataclass(frozen=True, kw_only=True)
 class World:
-    """What the changes need beside the recording."""
+    """Inputs of the changes in addition to the recording."""
 
     converter: Converter
     voice: Float[Tensor, "1 dim"]
-    """That the recording is converted to once more."""
+    """Target voice of a second conversion."""
     others: Wave
-    """Unmarked speech to mix with, as long as any recording."""
+    """Unmarked speech to mix in, at least as long as any recording."""
 
 
 def changes(world: World) -> Mapping[str, Change]:
-    """All changes by name, in the order of the table."""
+    """Changes by name, in the order of the table."""
     random = torch.Generator().manual_seed(0)
     vocoder = load_vocoder("released")
     changes: dict[str, Change] = {
@@ -85,7 +85,7 @@ def changes(world: World) -> Mapping[str, Change]:
 
 
 def has_codecs() -> bool:
-    """Whether PyAV is there, which writes MP3, Opus and AAC at a bit rate that is asked for."""
+    """Whether PyAV is installed, which encodes MP3, Opus and AAC at a given bit rate."""
     try:
         import av  # noqa: F401
     except ImportError:
@@ -94,7 +94,7 @@ def has_codecs() -> bool:
 
 
 def coded(wave: Wave, *, codec: str, kilobits: int) -> Changed:
-    """The sound after a lossy codec at a bit rate, at ``RATE`` again; a codec's own delay stays in."""
+    """Encode and decode with a lossy codec, and resample to ``RATE``; the codec's delay is not removed."""
     import av
 
     name, container, rate = {
@@ -127,7 +127,7 @@ def coded(wave: Wave, *, codec: str, kilobits: int) -> Changed:
 
 
 def unmarked(wave: Wave) -> Wave:
-    """The sound without its mark, as whoever knows the key can make it: by the inverse of the filter."""
+    """Remove the watermark with knowledge of the key, by the inverse of its filter."""
     marker = Marker(RATE, DEFAULT_KEY)
     length = 1 << (wave.shape[-1] + 8 * marker.context).bit_length()
     impulse = F.pad(torch.ones(1, 1, 1), (0, length - 1))

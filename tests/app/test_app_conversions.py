@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.__main__ import LOCK, PREFIX, forget, private_folder, sweep
+from app.__main__ import LOCK, PREFIX, delete_old_files, delete_stale_folders, private_folder
 from app.conversions import Conversions, JobQueue
 from app.limits import BusyError, Limits, TooMuchError
 from data.audio import info, save
@@ -128,7 +128,7 @@ def test_folders_of_dead_servers_are_swept_and_those_of_the_living_kept(tmp_path
         (link := tmp_path / f"{PREFIX}link").symlink_to(other)
         (living / "request").mkdir()
         assert living.stat().st_mode & 0o077 == 0, "nobody else may look inside"
-        sweep(tmp_path)
+        delete_stale_folders(tmp_path)
         assert sorted(tmp_path.iterdir()) == sorted([living, other, link])
     assert not living.exists()
 
@@ -138,7 +138,7 @@ def test_old_files_are_forgotten_and_new_ones_kept(tmp_path):
     (new := tmp_path / "page" / "tmp2").touch()
     old.touch()
     os.utime(old, (1.0, 1.0))
-    forget(tmp_path, 3_600.0)
+    delete_old_files(tmp_path, 3_600.0)
     assert new.exists()
     assert not old.exists()
 
@@ -153,11 +153,11 @@ def test_a_killed_servers_folder_is_swept_by_the_next(tmp_path):
         finally:
             os._exit(1)
     left = os.fsdecode(os.read(ready, 99))
-    sweep(tmp_path)
+    delete_stale_folders(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [left], "while it lives it is left alone"
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    sweep(tmp_path)
+    delete_stale_folders(tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -181,8 +181,8 @@ def test_a_wrong_option_is_told_in_one_sentence(options, sentence, capsys):
 
 
 def test_a_port_that_is_taken_is_told(capsys):
-    from app.__main__ import listening, main
+    from app.__main__ import bind, main
 
-    with listening("127.0.0.1", 0) as door, pytest.raises(SystemExit):
+    with bind("127.0.0.1", 0) as door, pytest.raises(SystemExit):
         main(["--port", str(door.getsockname()[1])])
-    assert "name another port" in capsys.readouterr().err
+    assert "choose another port" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from app import live_tab, spectrograms
 from app.conversions import Conversions
 from app.page import build_page, card_text
-from app.page_voice import NAMED, RECORDED, WORDS, Wanted, complaint, complaints, remarks
+from app.page_voice import NAMED, RECORDED, WORDS, Wanted, error_text, remarks, show_errors
 from app.scores import Score, score, table
 from data.audio import Writer, load
 from engine.user_error import UserError
@@ -77,7 +77,7 @@ def test_a_figure_is_drawn_of_any_length_even_of_silence(samples):
 
 def test_leaps_are_not_joined():
     curve = np.array([100.0, 101, 102, 200, 202, np.nan, 150, np.nan, 90, 91])
-    assert spectrograms.voiced_stretches(curve) == [range(0, 3), range(3, 5), range(8, 10)]
+    assert spectrograms.voiced_runs(curve) == [range(0, 3), range(3, 5), range(8, 10)]
 
 
 class Judge:
@@ -112,11 +112,11 @@ def test_scores_of_a_copy_say_that_nothing_changed(recordings):
     low, high = recordings
     judges = Judges(voice=Judge(), recognisers=(Judge(),), melody=Judge(), sound=Judge())
     lines = {line.name: line.value for line in score(low, low, high, judges=judges)}
-    assert lines["Likeness to the source's voice"] == "1.00"
-    assert lines["Characters heard differently (CER)"] == "0.00"
+    assert lines["Similarity to the source's voice"] == "1.00"
+    assert lines["Character error rate (CER)"] == "0.00"
     assert lines["Sound quality (DNSMOS)"] == "3.21"
-    assert lines["Usual pitch"] == "100 Hz"
-    assert lines["Heard in the source"] == "hello there"
+    assert lines["Mean pitch"] == "100 Hz"
+    assert lines["Recognised in the source"] == "hello there"
 
 
 def test_a_judge_that_is_not_installed_says_how_to_get_it_and_leaves_the_others(recordings):
@@ -176,7 +176,7 @@ def test_fields_are_read_as_the_browser_sends_them():
 def test_complaints_name_the_file_but_not_its_folder(tmp_path):
     bad = tmp_path / "<b>bad.wav"
     bad.write_bytes(b"nothing")
-    with pytest.raises(gr.Error) as shown, complaints("Not converted", [str(bad)]):
+    with pytest.raises(gr.Error) as shown, show_errors("Not converted", [str(bad)]):
         load(bad)
     assert str(tmp_path) not in shown.value.message
     assert "&lt;b&gt;bad.wav" in shown.value.message
@@ -194,7 +194,7 @@ def test_a_file_with_an_inverted_channel_is_told(recordings, tmp_path):
 
 
 def test_a_recording_that_was_deleted_meanwhile_is_asked_for_again(tmp_path):
-    assert "choose it again" in complaint(UserError("is no file"), [str(tmp_path / "gone.wav")])
+    assert "choose it again" in error_text(UserError("is no file"), [str(tmp_path / "gone.wav")])
 
 
 @settings(deadline=None, max_examples=8)
@@ -235,7 +235,7 @@ def test_pieces_of_the_microphone_do_not_pile_up(tmp_path, monkeypatch):
     page = SimpleNamespace(temp_file_sets=[{str(path) for path in paths}])
     ages = dict(zip(paths, (live_tab.KEPT_S + 1, live_tab.KEPT_S - 1, 0.0)))
     monkeypatch.setattr(live_tab, "age", ages.__getitem__)
-    pieces: Any = live_tab.Pieces.__new__(live_tab.Pieces)
+    pieces: Any = live_tab.ChunkFiles.__new__(live_tab.ChunkFiles)
     pieces.page, pieces.kept = page, deque()
     for path in paths:
         pieces.add(path)

@@ -160,7 +160,7 @@ def test_the_table_has_a_line_for_each_code(
     assert code.encode(torch.zeros(1, 1, 1_600)).shape == (1, 4, 10)
     main(["--data", str(spoken), "--code", code.name, "--most", "4"])
     told = capsys.readouterr().out
-    assert "learned from 4 utterances" in told
+    assert "trained on 4 utterances" in told
     assert all(f"\n| {name} " in told for name in ("log-mel", code.name, "chance"))
 
 

@@ -159,7 +159,7 @@ def test_references_are_averaged(tmp_path: Path) -> None:
         (["--pairs", "nowhere.csv"], "nowhere.csv is missing"),
         (["--data", "nowhere"], "there is no manifest or folder nowhere"),
         (["--piars", "x.csv"], "did you mean --pairs?"),
-        (["--pairs", "taken.csv"], "the system name 'world_f0' is taken"),
+        (["--pairs", "taken.csv"], "the system name 'world_f0' is reserved"),
         (["--pairs", "open.csv"], "line 2 has no output"),
         (["--pairs", "x.csv", "--recogniser", "nowhere"], "nowhere holds no recogniser"),
     ],

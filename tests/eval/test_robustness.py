@@ -69,8 +69,8 @@ def test_every_condition_is_a_row(
         c for c in ("as-recorded", "quiet-30", "noisy") for _ in range(2)
     ]
     printed = capsys.readouterr()
-    assert "nothing for the condition mandarin" in printed.err
-    assert "10 s of digital silence, in 2 voices: on the mean -40" in printed.out
+    assert "no recordings for the condition mandarin" in printed.err
+    assert "10 s of digital silence, in 2 voices: mean level -40" in printed.out
     assert json.loads((out / "summary.json").read_text())["in_silence"]["voices"] == 2
 
 

@@ -57,7 +57,7 @@ def test_a_folder_may_have_a_plus_in_its_name(here):
 @pytest.mark.parametrize(
     ("where", "sentence"),
     [
-        ("runs/tuned/export", "holds no converter of mels: give others by --converter"),
+        ("runs/tuned/export", "holds no mel converter: use --converter for others"),
         ("runs/road/export+nothing", "vocoder 'nothing' is unknown"),
         ("runs/nowhere", "there is no folder runs/nowhere"),
     ],

@@ -154,7 +154,7 @@ def test_the_command_trains_scores_and_goes_on(corpora, tmp_path, monkeypatch, c
     capsys.readouterr()
     with pytest.raises(SystemExit):
         main(words(corpora, *scored, "--steps", 5, "--variants", "full"))
-    assert "was begun with --steps 4, not 5" in capsys.readouterr().err
+    assert "was started with --steps 4, not 5" in capsys.readouterr().err
 
 
 def test_a_clear_difference_is_bold_and_an_unclear_one_is_not() -> None:

@@ -24,12 +24,12 @@ def rows(tmp_path) -> list[Row]:
 
 def test_what_is_scored_with_was_not_learned_from(rows, capsys):
     found = list(shares(rows, [0.5, 1.0], 2, 2))
-    assert [(share.name, len(share.learned)) for share in found] == [
+    assert [(share.name, len(share.train)) for share in found] == [
         ("a 0.5 min", 3), ("a 1 min", 6), ("b 0.5 min", 3),
     ]  # fmt: skip
     for share in found:
-        assert not {row.path for row in share.learned} & {row.path for row in share.kept_back}
-        assert {row.speaker for row in (*share.learned, *share.kept_back)} == {share.speaker}
+        assert not {row.path for row in share.train} & {row.path for row in share.held_out}
+        assert {row.speaker for row in (*share.train, *share.held_out)} == {share.speaker}
     assert "b has less than 1 min" in capsys.readouterr().err
 
 

@@ -15,7 +15,7 @@ from experiments.mel_pipeline.__main__ import PRESETS, TUNED, gains, preset, tab
 from experiments.mel_pipeline.systems import SYSTEMS, speeds
 from experiments.scores import differences
 from experiments.study import Study
-from experiments.trainers import falling, fitted
+from experiments.trainers import decaying, fitted
 from w2w.converter import Converter
 from w2w.networks.network import ConverterNetwork
 
@@ -28,7 +28,7 @@ def runs(tmp_path) -> Study:
 def test_a_warm_up_is_a_tenth_of_the_run_at_most_and_the_decay_the_rest() -> None:
     short = fitted(OptimConfig(warmup_steps=100, schedule="cosine", hold_steps=7), 50)
     assert (short.warmup_steps, short.hold_steps, short.decay_steps) == (5, 0, 45)
-    constant = falling(OptimConfig(lr=1.0), 50)
+    constant = decaying(OptimConfig(lr=1.0), 50)
     assert (constant.rate(0), constant.rate(50)) == pytest.approx((1.0, trainers.FINAL_RATE))
 
 
@@ -71,11 +71,11 @@ def test_an_unknown_preset_is_told() -> None:
 
 
 def test_a_system_is_there_when_all_it_needs_is_trained(runs) -> None:
-    assert not SYSTEMS[TUNED].is_there(runs)
+    assert not SYSTEMS[TUNED].is_available(runs)
     for name in ("cluit_mel", TUNED):
         runs.folder(name).mkdir()
         (runs.folder(name) / "cost.json").write_text("{}")
-    assert SYSTEMS[TUNED].is_there(runs)
+    assert SYSTEMS[TUNED].is_available(runs)
     files = [file.relative_to(runs.out).as_posix() for file in SYSTEMS[TUNED].files(runs)]
     assert files == ["cluit_mel/export/model.safetensors", f"{TUNED}/export/model.safetensors"]
 

@@ -7,7 +7,7 @@ import torch
 
 from data.audio.writing import save
 from data.frontends import LogMel, named_mel
-from experiments.wavenet import RUNS, WAYS, by_way, half_silent, in_silence, main, study_config
+from experiments.wavenet import RUNS, SAMPLERS, half_silent, in_silence, main, sampling_scores, study_config
 from vocoders.tasks.wavenet import WaveNetTaskConfig
 from vocoders.wavenet.mel_wavenet import MelWaveNet
 
@@ -44,12 +44,12 @@ def copier(wave):
 
 def test_copies_are_scored_apart_where_voiced_and_where_not():
     wave, log_mel = buzz(), LogMel(MEL)
-    same = by_way(copier(wave), log_mel, [wave], WAYS["random"])
+    same = sampling_scores(copier(wave), log_mel, [wave], SAMPLERS["random"])
     assert all(value == 0 for pair in same.values() for value in pair)
-    louder = by_way(copier(10 * wave), log_mel, [wave], WAYS["argmax"])
+    louder = sampling_scores(copier(10 * wave), log_mel, [wave], SAMPLERS["argmax"])
     assert louder["level"] == pytest.approx((20, 20), abs=3)  # upper bands lie at the floor
     half = torch.where(torch.arange(16_000) < 8_000, 1.0, 0.1)  # only the unvoiced half is changed
-    quieter = by_way(copier(wave * half), log_mel, [wave], WAYS["argmax"])
+    quieter = sampling_scores(copier(wave * half), log_mel, [wave], SAMPLERS["argmax"])
     assert quieter["log_mel_l1"][0] < 0.2 < 1.5 < quieter["log_mel_l1"][1]
 
 
@@ -77,7 +77,7 @@ def test_the_command_trains_both_and_prints_both_tables(tmp_path, capsys):
     command = ["--data", str(tmp_path), "--out", str(tmp_path / "out"), "--steps", "2", "--recordings", "1"]
     main([*command, "--split", "train"])
     text = capsys.readouterr().out
-    assert all(f"| {name} " in text for name in (*RUNS, *WAYS))
+    assert all(f"| {name} " in text for name in (*RUNS, *SAMPLERS))
     assert text.count("\n\n") >= 2
 
 
