@@ -1,7 +1,7 @@
-"""Random changes to waves that leave the words alone; each a function of the wave and a generator.
+"""Random augmentations of waves that preserve the linguistic content, as functions of wave and generator.
 
-Every item of a batch draws its own. Draws are made on the generator's device: a CPU generator gives the same
-changes on every machine. Gradients pass, but not through ``pitch_and_formant_shift``.
+Every item of a batch has its own random parameters, drawn on the generator's device: a CPU generator gives
+the same augmentations on every machine. Gradients pass, except through ``pitch_and_formant_shift``.
 """
 
 import math
@@ -20,49 +20,49 @@ Wave = Float[Tensor, "batch 1 samples"]
 PerItem = Float[Tensor, "batch 1 1"]
 Range = tuple[float, float]
 EQ_TAIL_SECONDS = 0.1
-"""Time given to a filter's ringing before it would wrap around."""
+"""Zero padding for the ringing of a filter, against circular convolution."""
 PREDELAY_SECONDS = (0.002, 0.02)
-"""Between the direct sound and the reverberation."""
+"""Time between the direct sound and the reverberation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """How often and how far waves are changed; a probability of 0 switches a change off. In order of use."""
+    """Probabilities and ranges of the augmentations, in order of application."""
 
     shift: float = 0.0
-    """Probability of moving pitch and formants."""
+    """Probability of a pitch and formant shift."""
     pitch_semitones: float = 4.0
-    """At most, up or down."""
+    """Maximum pitch shift in semitones, up or down."""
     formant_semitones: float = 2.5
-    """At most, up or down; 2.5 are a factor of 1.16."""
+    """Maximum formant shift in semitones, up or down; 2.5 semitones are a factor of 1.16."""
     eq: float = 0.0
-    """Probability of a random equalizer."""
+    """Probability of a random equaliser."""
     eq_gain_db: float = 9.0
-    """At most, per filter, up or down."""
+    """Maximum gain of each filter of the equaliser in dB, up or down."""
     reverberation: float = 0.0
-    """Probability of a random room."""
+    """Probability of random reverberation."""
     decay_seconds: Range = (0.1, 0.6)
-    """RT60: until the room's sound has fallen by 60 dB."""
+    """Range of the reverberation time RT60 (decay by 60 dB) in seconds."""
     direct_db: Range = (0.0, 15.0)
-    """Energy of the direct sound over that of the reverberation."""
+    """Range of the direct-to-reverberant energy ratio in dB."""
     noise: float = 0.0
     """Probability of added noise, white or pink."""
     snr_db: Range = (10.0, 40.0)
-    """Signal over noise."""
+    """Range of the signal-to-noise ratio in dB."""
     hum: float = 0.0
-    """Probability of the mains' hum."""
+    """Probability of added mains hum."""
     hum_db: Range = (0.0, 50.0)
-    """Signal over hum."""
+    """Range of the signal-to-hum ratio in dB."""
     knock: float = 0.0
-    """Probability of a knock: a burst of noise that dies away."""
+    """Probability of an added knock, a decaying burst of noise."""
     knock_db: Range = (-20.0, 0.0)
-    """Signal over the beginning of a knock."""
+    """Range of the ratio of the signal to the beginning of the knock in dB."""
     gain: float = 1.0
-    """Probability of another level."""
+    """Probability of a random gain."""
     gain_db: Range = (-12.0, 0.0)
-    """Lowest and highest gain."""
+    """Range of the gain in dB."""
     sign: float = 1.0
-    """Probability of drawing a sign, which turns half of those waves upside down."""
+    """Probability of a random sign, which inverts half of those waves."""
 
     def __post_init__(self) -> None:
         for name in ("shift", "eq", "reverberation", "noise", "hum", "knock", "gain", "sign"):
@@ -71,13 +71,13 @@ class AugmentConfig:
         for name in ("decay_seconds", "direct_db", "snr_db", "hum_db", "knock_db", "gain_db"):
             low, high = getattr(self, name)
             if low > high:
-                raise UserError(f"{name}={low, high} must begin with the lower end")
+                raise UserError(f"{name}={low, high} must begin with the lower limit")
         if self.decay_seconds[0] <= 0:
             raise UserError(f"decay_seconds={self.decay_seconds} must be above 0")
 
 
 class Augment:
-    """Several changes in turn, each to a random part of the batch."""
+    """A chain of augmentations, each applied to a random subset of the batch."""
 
     def __init__(self, config: AugmentConfig, sample_rate: int) -> None:
         c, here = config, {"sample_rate": sample_rate}
@@ -110,7 +110,7 @@ def gain(wave: Wave, rng: torch.Generator, *, gain_db: Range = (-12.0, 0.0)) -> 
 
 
 def sign(wave: Wave, rng: torch.Generator) -> Wave:
-    """Turn half of the waves upside down, which no ear notices."""
+    """Invert half of the waves, which is inaudible."""
     return wave * torch.where(_uniform(rng, wave, (0.0, 1.0)) < 0.5, -1.0, 1.0)
 
 
@@ -122,8 +122,8 @@ def pitch_and_formant_shift(
     pitch_semitones: float = 4.0,
     formant_semitones: float = 2.5,
 ) -> Wave:
-    """Move pitch and formants, each by its own distance, up to these up or down; the duration stays."""
-    from data.pitch_shift import shift_pitch_and_formants  # no trainer asks for it by itself
+    """Shift pitch and formants independently by up to these distances; the duration is preserved."""
+    from data.pitch_shift import shift_pitch_and_formants  # rarely used
 
     pitch = _uniform(rng, wave, (-pitch_semitones, pitch_semitones))[:, 0, 0]
     formant = _uniform(rng, wave, (-formant_semitones, formant_semitones))[:, 0, 0]
@@ -133,7 +133,7 @@ def pitch_and_formant_shift(
 def parametric_eq(
     wave: Wave, rng: torch.Generator, *, sample_rate: int, gain_db: float = 9.0, n_peaks: int = 4
 ) -> Wave:
-    """Filter by a low shelf, a high shelf and peaks between them, all random second-order sections."""
+    """Filter by a random low shelf, high shelf and peaks between them (second-order sections)."""
     n_samples, gains = wave.shape[-1], (-gain_db, gain_db)
     n_fft = _fast_length(n_samples + round(EQ_TAIL_SECONDS * sample_rate))
     frequency = torch.fft.rfftfreq(n_fft, 1 / sample_rate, device=wave.device)
@@ -151,7 +151,7 @@ def parametric_eq(
 
 
 def noise(wave: Wave, rng: torch.Generator, *, snr_db: Range = (10.0, 40.0)) -> Wave:
-    """Add white or pink noise, exactly so far below the wave's own power."""
+    """Add white or pink noise at a random signal-to-noise ratio."""
     white = torch.randn(wave.shape, generator=rng, device=rng.device).to(wave)
     spectrum = torch.fft.rfft(white)
     bins = torch.arange(spectrum.shape[-1], device=wave.device).clamp_min(1)
@@ -163,7 +163,7 @@ def noise(wave: Wave, rng: torch.Generator, *, snr_db: Range = (10.0, 40.0)) -> 
 def hum(
     wave: Wave, rng: torch.Generator, *, sample_rate: int, hum_db: Range = (0.0, 50.0), n_harmonics: int = 6
 ) -> Wave:
-    """Add hum of 50 or 60 Hz with harmonics of random share and phase, so far below the wave's own power."""
+    """Add mains hum of 50 or 60 Hz with harmonics of random amplitude and phase."""
     mains = torch.where(_uniform(rng, wave, (0.0, 1.0)) < 0.5, 50.0, 60.0)
     time = torch.arange(wave.shape[-1], device=wave.device) / sample_rate
     added = torch.zeros_like(wave)
@@ -174,7 +174,7 @@ def hum(
 
 
 def knock(wave: Wave, rng: torch.Generator, *, sample_rate: int, knock_db: Range = (-20.0, 0.0)) -> Wave:
-    """Add a burst of noise at a random place; it dies away by 1/e in 10 to 100 ms."""
+    """Add a burst of noise at a random position, with a decay time (1/e) of 10 to 100 ms."""
     time = torch.arange(wave.shape[-1], device=wave.device) / sample_rate
     since = time - _uniform(rng, wave, (0.0, wave.shape[-1] / sample_rate))
     fall = torch.where(
@@ -185,7 +185,7 @@ def knock(wave: Wave, rng: torch.Generator, *, sample_rate: int, knock_db: Range
 
 
 def _below(wave: Wave, added: Wave, ratio_db: PerItem) -> Wave:
-    """What is added, at so many decibels below the wave."""
+    """Scale ``added`` to a power of ``ratio_db`` below that of the wave."""
     ratio = wave.square().mean(-1, keepdim=True) / added.square().mean(-1, keepdim=True).clamp_min(1e-20)
     return added * (ratio * 10 ** (-ratio_db / 10)).sqrt()
 
@@ -198,7 +198,7 @@ def reverberation(
     decay_seconds: Range = (0.1, 0.6),
     direct_db: Range = (0.0, 15.0),
 ) -> Wave:
-    """Put the wave into a room: the direct sound, in place, then noise that dies away exponentially."""
+    """Add reverberation: a convolution with exponentially decaying noise; the direct sound is not delayed."""
     n_samples = wave.shape[-1]
     n_tail = min(n_samples, round(decay_seconds[1] * sample_rate))
     time = torch.arange(n_tail, device=wave.device) / sample_rate
@@ -215,7 +215,7 @@ def reverberation(
 def peak_response(
     frequency: Float[Tensor, "bins"], centre: PerItem, gain_db: PerItem, q: PerItem, sample_rate: int
 ) -> Tensor:
-    """Frequency response (batch, 1, bins) of a peaking filter (Bristow-Johnson's audio EQ cookbook)."""
+    """Return the response (batch, 1, bins) of a peaking filter (Bristow-Johnson's audio EQ cookbook)."""
     amplitude = 10 ** (gain_db / 40)
     omega, alpha = _bilinear(centre, q, sample_rate)
     up, down, middle = alpha * amplitude, alpha / amplitude, -2 * omega.cos()
@@ -225,7 +225,7 @@ def peak_response(
 def shelf_response(
     frequency: Float[Tensor, "bins"], corner: PerItem, gain_db: PerItem, sample_rate: int, *, high: bool
 ) -> Tensor:
-    """Frequency response (batch, 1, bins) of a shelf of slope 1 below or above a corner (the cookbook's)."""
+    """Return the response (batch, 1, bins) of a low or high shelf of slope 1 (the same cookbook)."""
     a = 10 ** (gain_db / 40)
     omega, alpha = _bilinear(corner, torch.full_like(corner, 0.5**0.5), sample_rate)
     # The high shelf is the low one mirrored in frequency.
@@ -262,6 +262,6 @@ def _log_uniform(rng: torch.Generator, wave: Tensor, limits: Range) -> PerItem:
 
 
 def _fast_length(n_samples: int) -> int:
-    """The next length that is a small odd number times a power of two, which transforms fast."""
+    """Return the next length that is a small number times a power of two, which is fast for the FFT."""
     power = 2 ** max(0, n_samples.bit_length() - 3)
     return -(-n_samples // power) * power

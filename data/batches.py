@@ -1,4 +1,4 @@
-"""Training batches of speech crops, each a function of (seed, step, rank, micro-batch) alone."""
+"""Training batches of speech crops, each a function of only (seed, step, rank, micro-batch)."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -22,29 +22,29 @@ from engine.user_error import UserError, at_least
 
 MANY_VOICES = 100_000
 FILES_TRIED = 6
-"""Before giving up on recordings that can no longer be read."""
+"""Consecutive unreadable recordings after which a run is aborted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CropConfig:
-    """Which recordings, and how they are cut."""
+    """The recordings of a data set and how crops are drawn from them."""
 
     path: str = free("")
-    """A manifest, a folder of recordings, or a folder or an address of shards."""
+    """A manifest, a folder of recordings, or a folder or URL of shards."""
     split: str = "train"
-    """Rows of this split only; empty: all. Rows without a split belong to train."""
+    """The split to use; empty for all rows. Rows without a split belong to train."""
     sample_rate: int = 16_000
-    """Hz; files at other rates are resampled."""
+    """Sample rate in Hz; files at other rates are resampled."""
     crop_samples: int = 32_000
-    """Length of a crop. A recording shorter than this is repeated to fill it."""
+    """Crop length in samples; a shorter recording is repeated to fill the crop."""
     reference_samples: int = 0
-    """Length of the other crop of the same voice; 0: as the first."""
+    """Length in samples of the reference crop of the same voice; 0 for that of the first crop."""
     batch: int = 12
-    """Crops in a micro-batch of one process."""
+    """Batch size: crops in a micro-batch of one process."""
     silence_db: float = -50.0
-    """dBFS, RMS: quieter crops are drawn again."""
+    """RMS level in dBFS below which a crop is drawn again."""
     cache_gib: float = 8.0
-    """Memory for decoded waves (0.25 GiB for 2.2 hours at 16 kHz); crops of later files come from disk."""
+    """Memory for decoded waves in GiB (0.25 GiB for 2.2 hours at 16 kHz); other files are read from disk."""
 
     def __post_init__(self) -> None:
         at_least(1, self, "sample_rate", "crop_samples", "batch")
@@ -53,19 +53,19 @@ class CropConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig(CropConfig):
-    """Which speech, and how it is cut."""
+    """The speech recordings of a data set and how crops are drawn from them."""
 
     path: str = free("")
-    """A manifest (.csv, .jsonl) or a folder of recordings, or several separated by commas: a speaker of one
-    name in several is one speaker. Or a folder or an address of shards (``python -m data.shard``)."""
+    """A manifest (.csv, .jsonl) or a folder of recordings, or several separated by commas, in which equal
+    speaker names are one speaker. Or a folder or URL of shards (``python -m data.shard``)."""
     equal_speakers: bool = False
-    """Use all speakers alike, as many different ones in a batch as there are (a recording without a speaker
-    counts as one of its own); else all seconds alike."""
+    """Sample speakers uniformly, with as many distinct speakers per batch as possible (a recording without a
+    speaker label counts as a speaker of its own); otherwise sample by duration."""
     label_share: float = 1.0
-    """Share of the recordings with a speaker whose speaker is told; the others are used as if theirs were not
-    known. Always the same ones, and a smaller share lies within a larger."""
+    """Fraction of the labelled recordings whose speaker label is used; the rest are treated as unlabelled.
+    The selection is the same in every run, and a smaller fraction is a subset of a larger one."""
     other: Literal["speaker", "recording"] = "speaker"
-    """The other crop comes from another recording of the speaker, where there is one, or always from the same
+    """Source of the reference crop: another recording of the speaker if there is one, or always the same
     recording."""
 
     def __post_init__(self) -> None:
@@ -80,7 +80,7 @@ class DataConfig(CropConfig):
             return {"path": contents_of_shards(self.path, self.split, labels=self.label_share > 0)}
         rows = split_rows(self.path, self.split) if self.path else []
         speakers = speaker_labels(rows, self.label_share)[0]
-        of_table = getattr(rows, "contents", None)  # of a manifest too long for a list
+        of_table = getattr(rows, "contents", None)  # for manifests read as tables
         return {"path": of_table(speakers) if of_table else contents_of_rows(rows, speakers)}
 
 
@@ -94,37 +94,37 @@ class Address(NamedTuple):
 class Batch(NamedTuple):
     wave: Float[Tensor, "batch 1 samples"]
     other: Float[Tensor, "batch 1 reference_samples"]
-    """A crop of another recording of the speaker, else of the same recording; see ``SpeechCrops``."""
+    """The reference crop, from another recording of the speaker or the same one; see ``SpeechCrops``."""
     speaker: Int[Tensor, "batch"]
-    """Index into ``SpeechCrops.speakers``; −1: not known."""
+    """Index into ``SpeechCrops.speakers``; −1 if unknown."""
     utterance: Int[Tensor, "batch"]
     """Index into ``SpeechCrops.rows``."""
 
 
 class SpeechCrops(Dataset[Batch]):
-    """Batches by address.
+    """A data set of batches, indexed by ``Address``.
 
-    ``other`` comes from another recording of the speaker where there is one (and ``config.other`` asks for
-    it). Else from the same recording, without overlap where that is as long as both crops, and in a shorter
-    one with as little as can be.
+    The crop ``other`` is from another recording of the speaker if there is one and ``config.other`` is
+    "speaker". Otherwise it is from the same recording, without overlap if that is at least as long as both
+    crops together, else with minimal overlap.
     """
 
     def __init__(self, config: DataConfig, *, progress: bool = True) -> None:
         self.config = config
         self.rows = split_rows(config.path, config.split)
         self.speakers, self.labels = speaker_labels(self.rows, config.label_share)
-        """Names, and each row's by number; −1: none. Bad files do not shift the labels."""
+        """Speaker names, and each row's index into them (−1: none); independent of unusable files."""
         self.recordings = recordings_of(self.rows, config, progress)
         if progress:
             self.recordings.warn_unless_speech()
         usable = self.recordings.usable
         self.voices = Groups(usable, self.labels[usable])
-        """Usable rows, grouped by speaker; one without a speaker is a group of its own."""
+        """Usable rows grouped by speaker; each row without a speaker is a group of its own."""
         self._voice_totals = np.cumsum(self.voices.sums(self.recordings.lengths))
 
     @property
     def n_recordings(self) -> int:
-        """All rows, usable or not."""
+        """Number of rows, including unusable ones."""
         return len(self.rows)
 
     def __getitem__(self, address: Address) -> Batch:
@@ -143,7 +143,7 @@ class SpeechCrops(Dataset[Batch]):
     def _voices(self, rng: np.random.Generator) -> list[int]:
         n_rows, n_voices = self.config.batch, len(self.voices)
         if self.config.equal_speakers:
-            if n_voices > MANY_VOICES:  # without a permutation of them all
+            if n_voices > MANY_VOICES:  # avoids a permutation of all speakers
                 return rng.choice(n_voices, n_rows, replace=n_rows > n_voices).tolist()
             rounds = -(-n_rows // n_voices)
             return np.concatenate([rng.permutation(n_voices) for _ in range(rounds)])[:n_rows].tolist()
@@ -153,7 +153,6 @@ class SpeechCrops(Dataset[Batch]):
         for _ in range(FILES_TRIED):
             group = self.voices[voice]
             index = int(group[_proportional(rng, np.cumsum(self.recordings.lengths[group]))])
-            # Another recording of this voice, if there is one.
             several = len(group) > 1 and self.config.other == "speaker"
             other = int(rng.choice(group[group != index])) if several else None
             try:
@@ -172,18 +171,18 @@ class SpeechCrops(Dataset[Batch]):
                 self.recordings.drop(bad, error.detail)
                 voice = int(rng.integers(len(self.voices)))
         raise UserError(
-            f"{FILES_TRIED} recordings in a row of {self.config.path} can no longer be read; are they still"
-            " there?"
+            f"{FILES_TRIED} consecutive recordings of {self.config.path} can no longer be read; do they still"
+            " exist?"
         )
 
 
 def speech_crops(config: DataConfig, *, progress: bool = True, **ranks: int) -> Any:
-    """What draws the batches of one process: from recordings, or from shards as they stream in."""
+    """Make the data set of one process, from recordings or from streamed shards."""
     return crops_of(config, SpeechCrops, progress=progress, **ranks)
 
 
 def crops_of(config: Any, kind: Callable[..., Any], *, progress: bool, **ranks: int) -> Any:
-    """The batches by address of a ``kind`` that ``config`` describes, also where its path names shards."""
+    """Make a data set of type ``kind``, wrapped for streaming if ``config.path`` names shards."""
     if not names_shards(config.path):
         return kind(config, progress=progress)
     from data.shards import StreamedCrops
@@ -192,11 +191,11 @@ def crops_of(config: Any, kind: Callable[..., Any], *, progress: bool, **ranks: 
 
 
 Crops = TypeVar("Crops", bound=Dataset[Any])
-"""Batches by ``Address``."""
+"""A data set of batches, indexed by ``Address``."""
 
 
 class Batches(Generic[Crops]):
-    """Called with the step to start from, yields batches without end, ``accumulate`` of them for a step."""
+    """A function of the first step that yields batches without end, ``accumulate`` of them per step."""
 
     def __init__(
         self, crops: Crops, *, seed: int, workers: int = 0, rank: int = 0, accumulate: int = 1
@@ -210,12 +209,12 @@ class Batches(Generic[Crops]):
             batch_size=None,
             sampler=self._addresses(start),
             num_workers=self.workers,
-            # Forked workers share the decoded waves.
+            # Forked worker processes share the decoded waves.
             multiprocessing_context="fork" if self.workers else None,
-            worker_init_fn=_stay_calm if self.workers else None,
+            worker_init_fn=_ignore_signals if self.workers else None,
             prefetch_factor=4 if self.workers else None,
             pin_memory=torch.cuda.is_available(),
-            # The loader draws a seed; not from the global stream, which belongs to the step.
+            # Keeps the loader from drawing its seed from the global generator, which is seeded per step.
             generator=torch.Generator(),
         )
         return iter(loader)
@@ -229,7 +228,7 @@ class Batches(Generic[Crops]):
 def batches(
     config: DataConfig, seed: int, workers: int = 0, rank: int = 0, n_ranks: int = 1, accumulate: int = 1
 ) -> "Batches[Any]":
-    """Read the corpus and return the batches of one process; the same whatever the number of workers."""
+    """Read the corpus and return the batches of one process, independent of the number of workers."""
     if not 0 <= rank < n_ranks:
         raise ValueError(f"rank={rank} must lie in 0 … n_ranks − 1 = {n_ranks - 1}")
     crops = speech_crops(config, rank=rank, n_ranks=n_ranks, accumulate=accumulate, progress=rank == 0)
@@ -240,8 +239,8 @@ def _proportional(rng: np.random.Generator, totals: np.ndarray) -> int:
     return int(np.searchsorted(totals, rng.integers(totals[-1]), side="right"))
 
 
-def _stay_calm(worker: int) -> None:
-    """Leave stop signals, which a terminal sends to all, to the main process: it finishes its step first."""
+def _ignore_signals(worker: int) -> None:
+    """Ignore stop signals in a worker, because the main process still needs it to finish its step."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     torch.set_num_threads(1)

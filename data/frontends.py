@@ -1,4 +1,4 @@
-"""What networks see of a wave: STFTs, and log-mels by named definition."""
+"""STFTs and log-mel spectrograms, with named mel definitions."""
 
 import math
 from dataclasses import dataclass, replace
@@ -18,38 +18,38 @@ Scale = Literal["slaney", "htk"]
 
 @dataclass(frozen=True, kw_only=True)
 class MelConfig:
-    """A log-mel front end. Two networks that exchange mels must share one. The defaults are HiFi-GAN's."""
+    """A log-mel front end, which networks that exchange mels must share. The defaults are HiFi-GAN's."""
 
     sample_rate: int = 22_050
-    """Hz."""
+    """Sample rate in Hz."""
     n_fft: int = 1024
-    """Samples of one transform."""
+    """FFT size in samples."""
     win: int = 1024
-    """Samples of the Hann window, centred in the transform; at most ``n_fft``."""
+    """Length of the Hann window in samples, centred in the FFT; at most ``n_fft``."""
     hop: int = 256
-    """Samples between frames."""
+    """Hop size in samples."""
     n_mels: int = 80
-    """Bands."""
+    """Number of mel bands."""
     f_min: float = 0.0
-    """Hz."""
+    """Lower edge of the lowest band in Hz."""
     f_max: float = 8_000.0
-    """Hz; at most half the sample rate."""
+    """Upper edge of the highest band in Hz; at most half the sample rate."""
     power: Literal[1, 2] = 1
     """1: bands sum magnitudes; 2: bands sum powers."""
     magnitude_floor: float = 1e-9
-    """Added to the power before its root is taken, which keeps the root's gradient finite in silence."""
+    """Added to the power before the square root, which keeps its gradient finite in silence."""
     scale: Scale = "slaney"
-    """The mel formula: linear below 1 kHz (slaney) or logarithmic throughout (htk)."""
+    """Mel scale: linear below 1 kHz (slaney) or logarithmic throughout (htk)."""
     norm: Literal["slaney", "none"] = "slaney"
-    """slaney: every filter has unit area; none: every filter peaks at 1."""
+    """Filter normalisation: unit area (slaney) or a peak of 1 (none)."""
     log: Literal["ln", "log10"] = "ln"
-    """The logarithm. Everything here speaks ln; log10 is for published MelGAN weights."""
+    """The logarithm: natural for all models here; log10 is for published MelGAN weights."""
     floor: float = 1e-5
-    """Bands are clamped here before the logarithm."""
+    """Minimum of the bands before the logarithm."""
     padding: Padding = "same"
-    """How edges are extended, see ``stft``."""
+    """Padding at the edges, see ``stft``."""
     pad_mode: Literal["reflect", "constant"] = "reflect"
-    """What the extension is filled with: the wave mirrored, or silence."""
+    """Content of the padding: the mirrored wave, or zeros."""
 
     def __post_init__(self) -> None:
         nyquist = self.sample_rate / 2
@@ -58,9 +58,9 @@ class MelConfig:
         if self.f_max > nyquist:
             raise UserError(f"f_max={self.f_max} Hz is above {nyquist} Hz, half of sample_rate")
         if not 0 < self.hop <= self.win <= self.n_fft:
-            raise UserError(f"hop={self.hop}, win={self.win}, n_fft={self.n_fft} must not decrease, from 1")
+            raise UserError(f"hop={self.hop} ≤ win={self.win} ≤ n_fft={self.n_fft} must hold, from 1 on")
         if self.floor <= 0:
-            raise UserError(f"floor={self.floor} must be above 0: its logarithm is taken")
+            raise UserError(f"floor={self.floor} must be above 0 because of the logarithm")
 
     @property
     def frame_rate(self) -> float:
@@ -71,7 +71,7 @@ HIFIGAN = MelConfig()
 SPEECH_16K = MelConfig(sample_rate=16_000, win=640, hop=160)
 NAMED: dict[str, MelConfig] = {
     "hifigan": HIFIGAN,
-    "hifigan_full_band": replace(HIFIGAN, f_max=11_025.0),  # HiFi-GAN's training loss looks above 8 kHz
+    "hifigan_full_band": replace(HIFIGAN, f_max=11_025.0),  # for HiFi-GAN's training loss
     "melgan": replace(HIFIGAN, f_max=11_025.0, magnitude_floor=0.0, log="log10"),
     "speech16k": SPEECH_16K,
     "speech24k": replace(SPEECH_16K, sample_rate=24_000, win=960, hop=240, n_mels=100, f_max=12_000.0),
@@ -95,12 +95,11 @@ def stft(
     pad_mode: Literal["reflect", "constant"] = "reflect",
     window: Float[Tensor, "win"] | None = None,
 ) -> Complex[Tensor, "batch bins frames"]:
-    """Short-time Fourier transform in float32, Hann window by default.
+    """Compute a short-time Fourier transform in float32, by default with a Hann window.
 
-    ``same``: (n_fft − hop) / 2 on each side, so that a wave has samples // hop frames (HiFi-GAN's).
-    ``center``: n_fft // 2 on each side, 1 + samples // hop frames (librosa's). ``causal``: n_fft − hop at the
-    front only, the window at the transform's end, so that frame t ends where hop t does. ``none``: whole
-    transforms only.
+    Padding ``same``: (n_fft − hop) / 2 on each side, which gives samples // hop frames (HiFi-GAN's).
+    ``center``: n_fft // 2 on each side, which gives 1 + samples // hop frames (librosa's). ``causal``:
+    n_fft − hop only at the front, with the window at the end of the FFT, so that frame t ends with hop t.
     """
     before, after = {
         "same": ((n_fft - hop) // 2, n_fft - hop - (n_fft - hop) // 2),
@@ -111,14 +110,14 @@ def stft(
     n_samples = wave.shape[-1]
     if pad_mode == "reflect" and n_samples <= max(before, after):
         raise ValueError(
-            f"{n_samples} samples are too few to mirror {max(before, after)} of them at the edges"
+            f"{n_samples} samples are too few for reflect padding by {max(before, after)} samples"
         )
     if n_samples + before + after < n_fft:
-        raise ValueError(f"{n_samples} samples are too few for one transform of {n_fft}")
+        raise ValueError(f"{n_samples} samples are too few for one FFT of {n_fft}")
     win = win or n_fft
     if window is None:
         window = torch.hann_window(win, device=wave.device)
-    if padding == "causal":  # torch would centre it, and so delay every frame by (n_fft − win) / 2
+    if padding == "causal":  # torch would centre it, which would delay every frame by (n_fft − win) / 2
         window, win = F.pad(window, (n_fft - win, 0)), n_fft
     padded = F.pad(wave.float(), (before, after), mode=pad_mode).squeeze(1)
     with torch.autocast(wave.device.type, enabled=False):
@@ -126,12 +125,12 @@ def stft(
 
 
 class LogMel(nn.Module):
-    """A wave's log-mel spectrogram by one definition; always float32, also under autocast."""
+    """A log-mel front end; always computes in float32, also under autocast."""
 
     def __init__(self, config: MelConfig) -> None:
         super().__init__()
         self.config = config
-        # Not in checkpoints: the configuration determines both.
+        # Not in checkpoints, because the configuration determines both.
         self.register_buffer("window", torch.hann_window(config.win), persistent=False)
         self.register_buffer("filters", mel_filters(config), persistent=False)
 
@@ -146,25 +145,25 @@ class LogMel(nn.Module):
         return self.compress(self.energies(spectrum))
 
     def energies(self, spectrum: Complex[Tensor, "batch bins frames"]) -> Float[Tensor, "batch bins frames"]:
-        """Return the magnitudes or powers that the bands sum."""
-        # Two real squares, not abs(): the root's gradient at 0 is infinite without the floor.
+        """Return the magnitudes or powers of a spectrum, depending on ``config.power``."""
+        # Not abs(): the gradient of the root at 0 is infinite without the floor.
         power = spectrum.real.square() + spectrum.imag.square()
         if self.config.power == 2:
             return power
         return (power + self.config.magnitude_floor).sqrt() if self.config.magnitude_floor else spectrum.abs()
 
     def compress(self, energies: Float[Tensor, "batch bins frames"]) -> Float[Tensor, "batch n_mels frames"]:
-        """Sum into bands and take the floored logarithm."""
+        """Apply the mel filters and the floored logarithm."""
         with torch.autocast(energies.device.type, enabled=False):
             bands = (self.filters @ energies.float()).clamp_min(self.config.floor)
         return bands.log() if self.config.log == "ln" else bands.log10()
 
 
 def mel_filters(config: MelConfig) -> Float[Tensor, "n_mels bins"]:
-    """Return triangular filters on the transform's bins, as librosa makes them.
+    """Return triangular mel filters over the FFT bins, equal to librosa's.
 
-    torchaudio's are the same but for float32, in which narrow filters' edges are wrong by up to .2 %, and
-    log-mels by more than what published outputs are reproduced to.
+    torchaudio computes them in float32, in which the edges of narrow filters are wrong by up to .2 % and
+    log-mels by more than the tolerance of reproducing published outputs.
     """
     bins = np.linspace(0, config.sample_rate / 2, config.n_fft // 2 + 1)
     corners = mel_corners(config)
@@ -179,7 +178,7 @@ def mel_filters(config: MelConfig) -> Float[Tensor, "n_mels bins"]:
 
 
 def mel_corners(config: MelConfig) -> Float[np.ndarray, "n_mels_and_2"]:
-    """Where the bands' triangles begin, peak and end, Hz: band i at corners i, i + 1 and i + 2."""
+    """Return the corners of the triangles in Hz: band i begins, peaks and ends at i, i + 1 and i + 2."""
     ends = hz_to_mel(np.array([config.f_min, config.f_max]), config.scale)
     return mel_to_hz(np.linspace(ends[0], ends[1], config.n_mels + 2), config.scale)
 

@@ -24,33 +24,33 @@ ALIASES = {
     "duration": ("duration", "duration_s", "seconds"),
     "gender": ("gender", "sex"),
 }
-"""Names a column may have, ours first."""
+"""Accepted column names, ours first."""
 METADATA = tuple(f"{name}.{kind}" for name in ("metadata", "manifest") for kind in ("csv", "jsonl", "tsv"))
-"""Files that ``rows_from`` takes for a folder's manifest, in this order."""
+"""Names of a folder's manifest, in order of preference."""
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 JSON_LINES = (".jsonl", ".ndjson")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One recording and what is known of it."""
+    """One recording with its metadata."""
 
     path: Path
-    """Where the file is; relative only if the manifest's own path was."""
+    """Path of the file; relative only if the manifest's path was."""
     speaker: str | None = None
     text: str | None = None
     split: str | None = None
-    """Such as train, validation or test."""
+    """Split, such as train, validation or test."""
     duration: float | None = None
-    """Seconds."""
+    """Duration in seconds."""
     gender: str | None = None
     """``F`` or ``M``."""
     extra: Mapping[str, str] = field(default_factory=dict)
-    """Columns of the manifest with other names, kept as they are."""
+    """Further columns of the manifest, unchanged."""
 
 
 def read_manifest(path: str | Path) -> list[Row]:
-    """Read a manifest; its relative paths start from its folder. The files themselves are not looked at."""
+    """Read a manifest, relative paths from its folder, without accessing the files that it lists."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"there is no manifest {path}")
@@ -69,7 +69,7 @@ def read_manifest(path: str | Path) -> list[Row]:
 
 
 def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:
-    """Write rows as CSV, TSV or JSON lines by extension, paths relative to the manifest; atomic."""
+    """Write rows atomically as CSV, TSV or JSON lines by extension, with paths relative to the manifest."""
     path, rows = Path(path), list(rows)
     check_writable(path)
     kind = path.suffix.lower()
@@ -95,7 +95,7 @@ def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Refuse a name that ``write_manifest`` could not write a file of."""
+    """Raise if ``write_manifest`` does not support the extension, or the path is a folder."""
     if path.suffix.lower() not in (*DELIMITERS, *JSON_LINES):
         raise UserError(f"{path} cannot be written: name it .csv, .tsv or .jsonl")
     if path.is_dir():
@@ -103,9 +103,9 @@ def check_writable(path: Path) -> None:
 
 
 def rows_from(path: str | Path) -> list[Row]:
-    """The recordings of a manifest, of a folder with a manifest in it, or of a bare folder.
+    """Read the rows of a manifest, of a folder with a manifest, or of a folder of recordings.
 
-    In a bare folder where all files lie in two or more sub-folders, each sub-folder is a speaker.
+    Without a manifest, sub-folders are speakers if there are at least two and all files are in sub-folders.
     """
     path = Path(path)
     if path.is_file():
@@ -113,14 +113,14 @@ def rows_from(path: str | Path) -> list[Row]:
     if not path.exists():
         raise UserError(f"there is no manifest or folder {path}")
     if (path / "shards.json").is_file():
-        raise UserError(f"{path} holds shards, which this does not read: give their manifest")
+        raise UserError(f"{path} holds shards, which cannot be read here: give their manifest")
     for name in METADATA:
         if (path / name).is_file():
             rows = read_manifest(path / name)
             _note_unlisted(path, name, rows)
             return rows
     files = audio_files(path)
-    inside = [file if named_as_audio(file) else file / "recordings" for file in files]  # of a locked folder
+    inside = [file if named_as_audio(file) else file / "recordings" for file in files]  # unreadable folders
     parts = [file.relative_to(path).parts for file in inside]
     by_speaker = all(len(p) > 1 for p in parts) and len({p[0] for p in parts}) > 1
     return [Row(path=file, speaker=p[0] if by_speaker else None) for file, p in zip(files, parts)]
@@ -129,9 +129,9 @@ def rows_from(path: str | Path) -> list[Row]:
 def contents_of_rows(
     rows: Sequence[Row], labels: Iterable[str | None] = (), *, texts: bool = False
 ) -> Contents | None:
-    """What a run learns from rows: their files and speakers, and with ``texts`` what is said. None: no rows.
+    """Fingerprint the files and speakers of rows, with ``texts`` also their texts; None without rows.
 
-    ``labels`` are speakers whose numbers are learned.
+    ``labels`` are the speakers whose indices the model learns.
     """
     if not len(rows):
         return None
@@ -149,12 +149,12 @@ def _note_unlisted(folder: Path, name: str, rows: Sequence[Row]) -> None:
     found = files_under(folder, EXTENSIONS + READ_ONLY)
     others = [file for file in found if os.path.abspath(file) not in listed]
     if others:
-        described = f"{len(others)} recordings that lie in its folder, such as {others[0]}"
+        described = f"{len(others)} recordings in its folder, such as {others[0]}"
         note(f"{folder / name} does not list {described}: they are left out")
 
 
 def gender_of(word: str | None) -> str | None:
-    """``F`` or ``M`` from the words corpora use, None for anything else."""
+    """Convert the words for gender in corpora to ``F`` or ``M``, anything else to None."""
     initial = (word or "").strip().lower()
     if initial == "f" or initial.startswith(("female", "woman")):
         return "F"
@@ -162,7 +162,7 @@ def gender_of(word: str | None) -> str | None:
 
 
 def _is_text(cell: str) -> bool:
-    """Whether UTF-8 can say it; names of files need not be text."""
+    """Return whether a text can be encoded in UTF-8, unlike some file names."""
     return not any("\ud800" <= character <= "\udfff" for character in cell)
 
 
@@ -188,7 +188,7 @@ def _csv_records(path: Path, text: str, delimiter: str) -> Iterable[tuple[int, d
 
 
 def _json_records(path: Path, text: str) -> Iterable[tuple[int, dict]]:
-    # Only line feeds end a JSON line: texts may hold other separators Python would split at.
+    # Not splitlines(): texts may contain other line separators.
     for line, content in enumerate(text.split("\n"), start=1):
         if not content.strip():
             continue
@@ -202,7 +202,7 @@ def _json_records(path: Path, text: str) -> Iterable[tuple[int, dict]]:
 
 
 def row_of(manifest: Path, line: int, record: dict) -> Row:
-    """A row of a record under the manifest's own column names."""
+    """Convert a record with the manifest's column names to a row."""
     record = {name: value for name, value in record.items() if value is not None and value != ""}
     columns = {ours: next((n for n in names if n in record), None) for ours, names in ALIASES.items()}
     taken = {ours: record.pop(name) for ours, name in columns.items() if name is not None}

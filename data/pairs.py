@@ -1,7 +1,7 @@
-"""Batches of time-aligned pairs: the same stretch of one sentence in two voices, each batch by address.
+"""Batches of time-aligned pairs: crops of the same segment of one sentence in two voices.
 
-The manifest's column ``parallel`` names a group: recordings of one sentence in several voices, sample for
-sample as long. ``python -m data.parallel`` makes such a corpus.
+The manifest's column ``parallel`` names a group: time-aligned recordings of one sentence in several voices,
+of equal length. ``python -m data.parallel`` makes such a corpus.
 """
 
 from dataclasses import dataclass
@@ -23,20 +23,20 @@ from engine.contents import Contents
 from engine.user_error import UserError
 
 GROUP = "parallel"
-"""The manifest's column."""
+"""The manifest's column with the group of a recording."""
 PAIRS_ADDRESS = 1_303
-"""Sets the draws of pairs apart from those of other data at the same address."""
+"""Suffix of the random seeds of pairs, so that they differ from those of other data at the same address."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairConfig(CropConfig):
-    """Which time-aligned speech, and how it is cut."""
+    """The time-aligned recordings of a data set and how crops are drawn from them."""
 
     path: str = free("")
-    """A manifest with the column ``parallel``, or a folder that holds one, or shards; empty: none."""
+    """A manifest with the column ``parallel``, a folder that contains one, or shards; empty for no pairs."""
 
     def contents(self) -> dict[str, Contents | None]:
-        """The recordings and their groups; the speakers' numbers are not learned."""
+        """Fingerprint the recordings and their groups, without speakers, whose indices no model learns."""
         if names_shards(self.path):
             from data.shards import contents_of_shards
 
@@ -48,17 +48,17 @@ class PairConfig(CropConfig):
 class PairBatch(NamedTuple):
     source: Float[Tensor, "batch 1 samples"]
     target: Float[Tensor, "batch 1 samples"]
-    """The same stretch of another member of the group."""
+    """The same segment of another member of the group."""
     reference: Float[Tensor, "batch 1 reference_samples"]
-    """A crop of the target's speaker saying something else, else of the target's recording."""
+    """A crop of another sentence by the target's speaker, or else of the target's recording."""
     speaker: Int[Tensor, "batch"]
-    """Of the target: index into ``PairCrops.speakers``; −1: not known."""
+    """The target's index into ``PairCrops.speakers``; −1 if unknown."""
     utterance: Int[Tensor, "batch"]
-    """Of the target: index into ``PairCrops.rows``."""
+    """The target's index into ``PairCrops.rows``."""
 
 
 class PairCrops(Dataset[PairBatch]):
-    """Pairs by address: groups as often as they are long, their members alike."""
+    """A data set of pairs, indexed by ``Address``; samples groups by duration, their members uniformly."""
 
     def __init__(self, config: PairConfig, *, progress: bool = True) -> None:
         self.config = config
@@ -68,11 +68,11 @@ class PairCrops(Dataset[PairBatch]):
         self.rows = [row for row in rows if row.extra.get(GROUP)]
         named = members(config.path, self.rows)
         self.speakers, self.labels = speaker_labels(self.rows, 1.0)
-        """Names, and each row's by number; −1: none. Bad files do not shift the labels."""
+        """Speaker names, and each row's index into them (−1: none); independent of unusable files."""
         self.recordings = recordings_of(self.rows, config, progress)
         usable = {name: self._usable(name, indices) for name, indices in named.items()}
         self.groups = [indices for indices in usable.values() if len(indices) > 1]
-        """Usable rows of each sentence; recordings set aside leave some without a pair."""
+        """Usable rows of each group, without groups that have fewer than two."""
         if not self.groups:
             raise UserError(f"no group of {config.path} has two recordings that can be used")
         self._totals = np.cumsum([self.recordings.lengths[group[0]] for group in self.groups])
@@ -93,7 +93,7 @@ class PairCrops(Dataset[PairBatch]):
         )
 
     def _usable(self, name: str, indices: list[int]) -> np.ndarray:
-        """The rows of a group that were not set aside; they must be equally long."""
+        """Return the usable rows of a group; raise unless they are equally long."""
         group = np.array([index for index in indices if self.recordings.lengths[index]], np.int64)
         lengths = self.recordings.lengths[group]
         for index, length in zip(group, lengths):
@@ -101,7 +101,7 @@ class PairCrops(Dataset[PairBatch]):
                 raise UserError(
                     f"the members of parallel group {name} of {self.config.path} must be equally long, but"
                     f" {self.rows[group[0]].path} has {lengths[0]} and {self.rows[index].path} {length}"
-                    f" samples at {self.config.sample_rate} Hz; leave the group out or speak it again"
+                    f" samples at {self.config.sample_rate} Hz; leave the group out or make it again"
                 )
         return group
 
@@ -125,12 +125,12 @@ class PairCrops(Dataset[PairBatch]):
                 bad = next(i for i, row in enumerate(self.rows) if row.path == error.path)
                 self.recordings.drop(bad, error.detail)
         raise UserError(
-            f"{FILES_TRIED} groups in a row of {self.config.path} can no longer be read; are they still"
-            " there?"
+            f"{FILES_TRIED} consecutive groups of {self.config.path} can no longer be read; do they still"
+            " exist?"
         )
 
     def _other(self, rng: np.random.Generator, index: int) -> int | None:
-        """Another recording of a row's speaker, of another sentence, if there is one."""
+        """Draw a recording of another sentence by the same speaker, or None."""
         label, group = int(self.labels[index]), self.rows[index].extra[GROUP]
         rows = self._by_speaker[label] if label >= 0 else []
         others = [other for other in rows if self.rows[other].extra[GROUP] != group]
@@ -138,7 +138,7 @@ class PairCrops(Dataset[PairBatch]):
 
 
 def pair_crops(config: PairConfig, *, progress: bool = True, **ranks: int) -> Any:
-    """What draws the pairs of one process: from recordings, or from shards as they stream in."""
+    """Make the data set of pairs of one process, from recordings or from streamed shards."""
     return crops_of(config, PairCrops, progress=progress, **ranks)
 
 
@@ -148,13 +148,13 @@ class HumanAndPairs(NamedTuple):
 
 
 class Together(Dataset[HumanAndPairs]):
-    """Speech and time-aligned pairs of the same address, for one loader; their labels are counted apart."""
+    """A data set of speech and time-aligned pairs for one loader; their labels are numbered separately."""
 
     def __init__(self, human: Any, pairs: Any | None) -> None:
         if pairs is not None and pairs.config.sample_rate != human.config.sample_rate:
             raise UserError(
                 f"the pairs' sample_rate={pairs.config.sample_rate} Hz and the data's"
-                f" sample_rate={human.config.sample_rate} Hz differ; give both the same"
+                f" sample_rate={human.config.sample_rate} Hz differ; make them equal"
             )
         self.human, self.pairs = human, pairs
 
@@ -171,7 +171,7 @@ def batches_together(
     n_ranks: int = 1,
     accumulate: int = 1,
 ) -> Batches[Together]:
-    """The batches of one process from both corpora; without ``pairs.path``, from the first alone."""
+    """Return the batches of one process from both corpora; without ``pairs.path``, only from ``data``."""
     assert 0 <= rank < n_ranks
     ranks = {"rank": rank, "n_ranks": n_ranks, "accumulate": accumulate}
     human = speech_crops(data, progress=rank == 0, **ranks)
@@ -180,19 +180,19 @@ def batches_together(
 
 
 def members(path: str, rows: list[Row]) -> dict[str, list[int]]:
-    """Indices of the rows of each group, two of them at least."""
+    """Return the row indices of each group; raise if a group has a single member."""
     groups: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
         groups.setdefault(row.extra[GROUP], []).append(index)
     if not groups:
         raise UserError(
-            f"{path} has no column 'parallel' that says which recordings are the same sentence in other"
+            f"{path} has no column 'parallel', which groups recordings of the same sentence in several"
             " voices; python -m data.parallel makes such a corpus"
         )
     for name, group in groups.items():
         if len(group) < 2:
             raise UserError(
-                f"parallel group {name} of {path} has one member only, {rows[group[0]].path}; give it another"
+                f"parallel group {name} of {path} has only one member, {rows[group[0]].path}; add another"
                 " of the same split, or leave it out"
             )
     return groups

@@ -1,3 +1,3 @@
-"""What every trainer shares: configuration, the loop, checkpoints, tracking and streaming layers."""
+"""The core shared by all trainers: configuration, training loop, checkpoints, tracking, streaming layers."""
 
 import timbre  # noqa: F401 - for `python -m`, puts the current folder last on the import path

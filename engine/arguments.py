@@ -1,4 +1,4 @@
-"""Plain command lines (names of files, a few options) whose mistakes are told in one sentence."""
+"""A parser for plain command lines (file names, a few options) with one-sentence error messages."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ class Arguments(argparse.ArgumentParser):
     """An ``ArgumentParser`` that raises ``UserError`` instead of printing its usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong and, where an option is misspelt, which one comes near."""
+        """Raise ``UserError``, with a suggestion for a misspelt option."""
         if message.startswith("unrecognized arguments: "):
             word = message.split(": ", 1)[1].split()[0].split("=")[0]
             kind = (
@@ -24,7 +24,7 @@ class Arguments(argparse.ArgumentParser):
         raise UserError(f"{message}; --help lists all options")
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        """Parse; refuse empty words, and places of ``--out`` and ``--write`` that cannot be written."""
+        """Parse the arguments; refuse empty ones, and an ``--out`` or ``--write`` that is not writable."""
         refuse_empty(sys.argv[1:] if args is None else args)
         given = super().parse_args(args, namespace)
         for name in ("out", "write"):
@@ -34,7 +34,7 @@ class Arguments(argparse.ArgumentParser):
 
     @classmethod
     def described_by(cls, program: str, docstring: str | None) -> "Arguments":
-        """Make a parser for ``python -m program``, or ``timbre …``, whose help is a module's docstring."""
+        """Make a parser for ``python -m program``, or ``timbre …``, with a module's docstring as help."""
         plain = argparse.RawDescriptionHelpFormatter
         about = docstring or ""
         called = sys.argv[0] if sys.argv[0].startswith("timbre ") else f"python -m {program}"

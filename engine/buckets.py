@@ -1,4 +1,4 @@
-"""The mean of gradients over processes that train together, sent while the backward pass still runs."""
+"""Gradient averaging over processes, overlapped with the backward pass."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from engine.processes import Gradients
 
 BUCKET_BYTES = 25 << 20
-"""As DistributedDataParallel's."""
+"""Bucket size; the default of DistributedDataParallel."""
 
 
 class Buckets:
-    """Parameters in the order in which a backward pass reaches them, in parts that travel together.
+    """Buckets of parameters, in reverse order, whose gradients are reduced together.
 
-    ``DistributedDataParallel`` does the same for one network with one backward pass a step; players take
-    several, each for a part of the parameters that its loss depends on.
+    ``DistributedDataParallel`` does the same for one network with one backward pass per step; players run
+    several, each reaching only some of the parameters.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -34,11 +34,11 @@ class Buckets:
     def mean(
         self,
         backward: Callable[[], Sequence[Tensor | None]],
-        made: Callable[[int, Tensor | None], Tensor | None],
+        transform: Callable[[int, Tensor | None], Tensor | None],
     ) -> Gradients:
-        """Run ``backward`` and average what ``made`` makes of each parameter's gradient over all processes.
+        """Run ``backward``, apply ``transform`` to each gradient, and average the results over all processes.
 
-        A parameter unused in some processes counts there as zero; unused in all it keeps no gradient.
+        A parameter unused in some processes has gradient zero there; one unused in all of them has none.
         """
         found: dict[int, Tensor] = {}
         missing = [set(part) for part in self.members]
@@ -46,10 +46,10 @@ class Buckets:
         sent: list[tuple[Tensor, dist.Work]] = []
 
         def arrived(index: int, gradient: Tensor | None) -> None:
-            if (own := made(index, gradient)) is not None:
-                found[index] = own
+            if (transformed := transform(index, gradient)) is not None:
+                found[index] = transformed
             missing[home[index]].discard(index)
-            while len(sent) < len(missing) and not missing[len(sent)]:  # every process sends in this order
+            while len(sent) < len(missing) and not missing[len(sent)]:  # all processes send in the same order
                 sent.append(self._send(self.members[len(sent)], found))
 
         hooks = [p.register_hook(partial(arrived, index)) for index, p in enumerate(self.parameters)]
@@ -77,7 +77,7 @@ class Buckets:
     def _take(self, part: list[int], flat: Tensor, found: dict[int, Tensor], gradients: Gradients) -> None:
         sizes = [self.parameters[index].numel() for index in part]
         *parts, used = flat.split([*sizes, len(part)])
-        # The other processes' use is asked for, and the device waited for, only where it decides something.
+        # Reading `used` waits for the device, so it is avoided where this process used all parameters.
         use = [True] * len(part) if all(index in found for index in part) else used.tolist()
         for index, mean, is_used in zip(part, parts, use):
             gradients[index] = mean.view_as(self.parameters[index]) if is_used else None

@@ -1,4 +1,4 @@
-"""Checkpoints: folders of files named by role, whole or absent; and exports, which hold weights for use."""
+"""Checkpoints, which are folders written atomically with one file per module, and exports for inference."""
 
 import hashlib
 import json
@@ -27,16 +27,16 @@ Tensors = Mapping[str, Shaped[Tensor, "..."]]
 
 def save_weights(tensors: nn.Module | Tensors, path: Path) -> None:
     state = tensors.state_dict() if isinstance(tensors, nn.Module) else tensors
-    # Clones, because safetensors refuses tensors that share memory.
+    # Cloned, because safetensors refuses tensors that share memory.
     save_file({k: v.detach().cpu().clone().contiguous() for k, v in state.items()}, path)
-    # safetensors leaves its files to their owner alone; weights are to be shared as any other file.
+    # safetensors makes its files readable only for their owner; apply the umask as for any other file.
     mask = os.umask(0)
     os.umask(mask)
     path.chmod(0o666 & ~mask)
 
 
 def weights_digest(module: nn.Module, about: str = "") -> str:
-    """Sixteen digits that differ where weights, their names or shapes, or ``about`` do."""
+    """A 16-digit hexadecimal hash of the weights, their names and shapes, and ``about``."""
     digest = hashlib.sha256(about.encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
@@ -45,7 +45,7 @@ def weights_digest(module: nn.Module, about: str = "") -> str:
 
 
 def load_weights(path: Path | str) -> dict[str, Tensor]:
-    """Read a safetensors file; pickled weights are refused because opening them can run anything."""
+    """Read a safetensors file; pickled weights are refused, because opening them can run any code."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"there is no weights file {path}")
@@ -54,10 +54,10 @@ def load_weights(path: Path | str) -> dict[str, Tensor]:
     except (SafetensorError, OSError):
         if _is_pickle(path):
             raise UserError(
-                f"{path} is a pickled checkpoint, which is never opened, since that can run anything: "
+                f"{path} is a pickled checkpoint, which is never opened, since that can run any code: "
                 "export it to safetensors"
             ) from None
-        raise UserError(f"{path} is damaged or cut short: copy or fetch it again") from None
+        raise UserError(f"{path} is damaged or truncated: copy or download it again") from None
 
 
 def _is_pickle(path: Path) -> bool:
@@ -67,9 +67,9 @@ def _is_pickle(path: Path) -> bool:
 
 
 def fill(module: nn.Module, state: Tensors, where: Path | str) -> None:
-    """Load a state strictly; the first tensor that is missing, unknown or of the wrong shape is named."""
-    own = module.state_dict()
-    for name, tensor in own.items():
+    """Load a state dict strictly; the error names the first missing, unknown, misshapen or NaN tensor."""
+    expected = module.state_dict()
+    for name, tensor in expected.items():
         if name not in state:
             raise UserError(f"{where} lacks the tensor {name}: it was made for another configuration")
         if state[name].shape != tensor.shape:
@@ -79,16 +79,16 @@ def fill(module: nn.Module, state: Tensors, where: Path | str) -> None:
             )
         if bool(state[name].isnan().any()):
             raise UserError(
-                f"{where} holds NaN in the tensor {name}: take an earlier checkpoint, or fetch it again"
+                f"{where} holds NaN in the tensor {name}: use an earlier checkpoint, or download it again"
             )
     for name in state:
-        if name not in own:
+        if name not in expected:
             raise UserError(f"{where} has an unknown tensor {name}: it was made for another configuration")
     module.load_state_dict(dict(state))
 
 
 def draft_folder(out: Path, step: int) -> Path:
-    """Make the empty folder a checkpoint is written to before it gets its name."""
+    """Make the temporary folder in which a checkpoint is written before ``publish`` renames it."""
     folder = out / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     clear_drafts(out)
@@ -98,9 +98,9 @@ def draft_folder(out: Path, step: int) -> Path:
 
 
 def clear_drafts(out: Path) -> None:
-    """Remove what a killed run left half written or half removed."""
-    for remains in (out / "checkpoints").glob(".step_*.tmp"):
-        shutil.rmtree(remains)
+    """Remove checkpoints that a killed run left half written or half deleted."""
+    for draft in (out / "checkpoints").glob(".step_*.tmp"):
+        shutil.rmtree(draft)
 
 
 def save_checkpoint(
@@ -110,7 +110,7 @@ def save_checkpoint(
     config: Any,
     progress: Mapping[str, Any],
 ) -> None:
-    """Write everything a run needs to continue into a draft folder."""
+    """Write everything that a run needs to resume into a draft folder."""
     for name, module in modules.items():
         save_weights(module, draft / f"{name}.safetensors")
     torch.save({name: player.state_dict() for name, player in players.items()}, draft / "optimizers.pt")
@@ -119,11 +119,11 @@ def save_checkpoint(
 
 
 def publish(draft: Path, keep: int) -> Path:
-    """Give a finished draft its name in one instant, and remove all but the newest ``keep`` checkpoints."""
+    """Rename a finished draft atomically, and delete all but the newest ``keep`` checkpoints."""
     for path in [*draft.iterdir(), draft]:
         _flush(path)
     final = draft.with_name(draft.name.removeprefix(".").removesuffix(".tmp"))
-    if final.exists():  # only what was damaged by hand: a run never makes the same step twice
+    if final.exists():  # damaged by hand, since a run writes each step only once
         _remove(final)
     os.replace(draft, final)
     _flush(final.parent)
@@ -133,7 +133,7 @@ def publish(draft: Path, keep: int) -> Path:
 
 
 def _remove(folder: Path) -> None:
-    """Unname first: half a checkpoint must never bear a checkpoint's name."""
+    """Rename a checkpoint before deleting it, so that a partial one never has a checkpoint's name."""
     draft = folder.with_name(f".{folder.name}.old.tmp")
     os.replace(folder, draft)
     shutil.rmtree(draft)
@@ -148,19 +148,19 @@ def _flush(path: Path) -> None:
 
 
 def checkpoints(out: Path) -> list[Path]:
-    """List the whole checkpoints of a run, oldest first."""
+    """List the complete checkpoints of a run, oldest first."""
     found = (p for p in (out / "checkpoints").glob("step_*") if re.fullmatch(r"step_\d{8,}", p.name))
     return sorted((p for p in found if (p / "progress.json").is_file()), key=lambda p: int(p.name[5:]))
 
 
 def newest_checkpoint(out: Path) -> Path | None:
-    """Return the folder a run continues from."""
+    """Return the checkpoint that a run resumes from, if there is one."""
     return (checkpoints(out) or [None])[-1]
 
 
 @contextmanager
-def way_out_of(folder: Path) -> Iterator[None]:
-    """Where a checkpoint turns out to be damaged, name the older one from which the run can go on."""
+def older_on_error(folder: Path) -> Iterator[None]:
+    """Extend errors about a damaged checkpoint by the older one from which the run can resume."""
     try:
         yield
     except UserError as error:
@@ -172,7 +172,7 @@ def way_out_of(folder: Path) -> Iterator[None]:
 def load_checkpoint(
     folder: Path, modules: Mapping[str, nn.Module], players: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Fill modules and players from a checkpoint and return its progress."""
+    """Load modules and players from a checkpoint and return its progress."""
     for name, module in modules.items():
         path = folder / f"{name}.safetensors"
         fill(module, load_weights(path), path)
@@ -182,27 +182,27 @@ def load_checkpoint(
         raise UserError(f"cannot read {folder / 'optimizers.pt'}: {error}") from None
     for name, player in players.items():
         if name not in states:
-            raise UserError(f"{folder / 'optimizers.pt'} knows no player {name}: it belongs to another task")
+            raise UserError(f"{folder / 'optimizers.pt'} has no player {name}: it belongs to another task")
         player.load_state_dict(states[name])
     return read_progress(folder)
 
 
 def read_progress(folder: Path) -> dict[str, Any]:
-    """What a checkpoint says of its run: its step, and whatever else was stored."""
+    """Read a checkpoint's progress: its step and what else was stored with it."""
     try:
         progress = json.loads((folder / "progress.json").read_text())
         return progress | {"step": int(progress["step"])}
     except (ValueError, TypeError, KeyError):
-        raise UserError(f"{folder / 'progress.json'} is damaged: it does not tell the step") from None
+        raise UserError(f"{folder / 'progress.json'} is damaged: it does not contain the step") from None
 
 
 def export(folder: Path | str, config: Any, state: nn.Module | Tensors) -> Path:
-    """Write ``config.json`` and ``model.safetensors``, all that use of a model needs."""
+    """Write ``config.json`` and ``model.safetensors``, all that inference needs."""
     folder = Path(folder)
     tensors = state.state_dict() if isinstance(state, nn.Module) else state
-    spoilt = next((name for name, tensor in tensors.items() if bool(tensor.isnan().any())), None)
-    if spoilt is not None:
-        raise UserError(f"{folder} was not exported: {spoilt} holds NaN, so training went astray")
+    bad = next((name for name, tensor in tensors.items() if bool(tensor.isnan().any())), None)
+    if bad is not None:
+        raise UserError(f"{folder} was not exported: {bad} holds NaN, so training has diverged")
     with atomic(folder / "model.safetensors") as temporary:
         save_weights(state, temporary)
     save_config(config, folder / "config.json")
@@ -210,7 +210,7 @@ def export(folder: Path | str, config: Any, state: nn.Module | Tensors) -> Path:
 
 
 def load_export(folder: Path | str, cls: type[C]) -> tuple[C, dict[str, Tensor]]:
-    """Read an exported folder: the config and the state to ``fill`` a model with."""
+    """Read an exported folder: the config, and the state dict for ``fill``."""
     folder = Path(folder)
     if folder.is_file():
         kind = "a pickled checkpoint" if _is_pickle(folder) else "a file"
@@ -221,7 +221,7 @@ def load_export(folder: Path | str, cls: type[C]) -> tuple[C, dict[str, Tensor]]
 
 
 def load_network(folder: Path | str, cls: type[C], build: Callable[[C], N]) -> N:
-    """Build an exported network, or that of a run which has exported one, in evaluation mode."""
+    """Build an exported network in evaluation mode from its folder, or from the run that exported it."""
     folder = Path(folder)
     if (folder / "export" / "config.json").is_file():
         folder = folder / "export"

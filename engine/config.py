@@ -1,8 +1,8 @@
-"""Configuration from the command line: a preset or a file, then single fields, with misspellings refused.
+"""Configuration from the command line: a preset or a file, then single fields; typing errors are refused.
 
     config = cli({"base": BASE, "tiny": TINY})  # --preset tiny --optim.lr 3e-4 --loop.cpu
 
-Configs are frozen dataclasses; their way to and from JSON is ``engine/json_config.py``.
+Configs are frozen dataclasses; ``engine/json_config.py`` converts them to and from JSON.
 """
 
 import contextlib
@@ -39,9 +39,9 @@ C = TypeVar("C")
 def cli(presets: Mapping[str, C], *, default: str | None = None, argv: Sequence[str] | None = None) -> C:
     """Read a config: a preset (``--preset NAME``) or a file (``--config config.json``), then single fields.
 
-    A field that may hold several config classes is switched with ``--path.kind ClassName`` (or ``none``).
-    Without a choice the preset ``default`` is taken, or else the first. What ``accelerate launch`` was told
-    counts beside the options. A mistake ends the program with one sentence and exit code 2.
+    A field that allows several config classes is switched with ``--path.kind ClassName`` (or ``none``).
+    Without ``--preset`` and ``--config``, the preset ``default`` is used, or the first one. Options of
+    ``accelerate launch`` are included. Errors end the program with one sentence and exit code 2.
     """
     default = default or next(iter(presets))
     try:
@@ -52,7 +52,6 @@ def cli(presets: Mapping[str, C], *, default: str | None = None, argv: Sequence[
 
 
 def _read(presets: Mapping[str, C], default: str, args: list[str]) -> C:
-    # --option=value is two words.
     args = [part for arg in args for part in (arg.split("=", 1) if re.match(r"--[\w.-]+=", arg) else [arg])]
     refuse_empty(args)
     preset, file = _take(args, "--preset"), _take(args, "--config")
@@ -73,7 +72,7 @@ def _read(presets: Mapping[str, C], default: str, args: list[str]) -> C:
 
 
 def _take(args: list[str], option: str) -> str | None:
-    """Remove ``option value`` from the arguments and return the value; the last one counts."""
+    """Remove every ``option value`` from the arguments and return the last value."""
     value = None
     while option in args:
         at = args.index(option)
@@ -85,7 +84,7 @@ def _take(args: list[str], option: str) -> str | None:
 
 
 def _switch(config: Any, path: list[str], name: str, option: str) -> Any:
-    """Put the default config of another class into the field at ``path``."""
+    """Replace the field at ``path`` by the default config of class ``name``."""
     hints = get_type_hints(type(config))
     if path[0] not in hints or (len(path) > 1 and not is_dataclass(getattr(config, path[0]))):
         raise UserError(f"there is no option {option}; --help lists all")
@@ -106,15 +105,15 @@ def _parse(start: C, args: list[str], presets: str) -> C:
     for arg in args:
         if arg.startswith("--") and arg != "--help" and arg.replace("_", "-") not in known:
             raise UserError(f"there is no option {arg}{_nearest_option(arg, known)}; --help lists all")
-    module = sys.modules[type(start).__module__]  # its docstring tells the usual command
+    module = sys.modules[type(start).__module__]  # its docstring has the usual command
     kinds = [f"{name} {{{','.join(kinds)}}}" for name, kinds in known.items() if kinds]
-    kinds_text = "\n".join(["Fields that may hold something else:", *kinds]) if kinds else ""
+    kinds_text = "\n".join(["Fields with several kinds of config:", *kinds]) if kinds else ""
     about = "\n\n".join(filter(None, [(module.__doc__ or "").strip(), presets, kinds_text]))
     printed = io.StringIO()
     try:
         with contextlib.ExitStack() as stack:
             if "--help" not in args and "-h" not in args:
-                # So that no sentence is wrapped inside tyro's box.
+                # Wide enough that tyro wraps no sentence inside its box.
                 stack.enter_context(patch.dict(os.environ, COLUMNS="4000"))
                 stack.enter_context(contextlib.redirect_stdout(printed))
                 stack.enter_context(contextlib.redirect_stderr(printed))
@@ -127,7 +126,7 @@ def _parse(start: C, args: list[str], presets: str) -> C:
 
 
 def _first_sentence(box: str) -> str:
-    """Find the complaint in tyro's box: what stands between the title and the next rule."""
+    """Extract the error message from tyro's box: the text between the title and the next rule."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip().strip("│|").strip() for line in box.splitlines()]
     groups: list[list[str]] = [[]]
     for line in lines:
@@ -141,12 +140,12 @@ def _first_sentence(box: str) -> str:
     text = re.sub(r"^Error parsing (?=--)|^Error parsing [^:]*: ", "", text)
     text = re.sub(r"invalid literal for int\(\) with base 10: (.*)", r"\1 is not a whole number", text)
     text = re.sub(r"could not convert string to float: (.*)", r"\1 is not a number", text)
-    text = re.sub(r"^Unrecognized options: ", "these words belong to no option: ", text)
+    text = re.sub(r"^Unrecognized options: ", "these arguments belong to no option: ", text)
     return text.rstrip(".") + "; --help lists all options"
 
 
 def _options(config: Any, prefix: str = "--") -> Iterator[tuple[str, list[str]]]:
-    """Options the command line takes, spelt with hyphens, with the config classes that a field may hold."""
+    """Yield all options of the command line, with hyphens, and the classes that a ``.kind`` option allows."""
     hints = get_type_hints(type(config))
     for f in fields(config):
         value, name = getattr(config, f.name), prefix + f.name.replace("_", "-")

@@ -1,4 +1,4 @@
-"""What a run learns from, known again by its content: it may lie elsewhere, but not be another unnoticed."""
+"""Fingerprints of a run's inputs: a resumed run may read them from another path, but changes are noticed."""
 
 import hashlib
 import os
@@ -13,22 +13,22 @@ from engine.config import differences, load_config
 from engine.user_error import UserError
 
 SAMPLED = 4_096
-"""Files whose size and bytes are looked at; of more, a sample spread evenly."""
+"""Maximum number of files that are opened; among more, evenly spaced ones."""
 READ_BYTES = 4_096
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
     summary: str
-    """In words, such as "6 recordings of 2 speakers"."""
+    """A description such as "6 recordings of 2 speakers"."""
     digest: str
-    """Equal for equal contents, wherever they lie."""
+    """A hash of the contents, independent of their path."""
     fixed: tuple[str, ...] = ()
-    """What a run has learned by number, such as speakers; more may be added at the end."""
+    """Names that the run knows by index, such as speakers; more may only be added at the end."""
 
 
 def files_digest(files: Sequence[Path], descriptions: Sequence[str]) -> str:
-    """A digest of what is told of each file, in order, and of the sizes and the bytes of a sample of them."""
+    """Hash the descriptions of all files, in order, and the sizes and some bytes of a sample of the files."""
     digest = hashlib.blake2b(digest_size=16)
     step = max(1, -(-len(files) // SAMPLED))
     for number, (file, description) in enumerate(zip(files, descriptions)):
@@ -49,7 +49,7 @@ def _sample(file: Path) -> bytes:
 
 
 def folder_contents(path: str, what: str) -> Contents | None:
-    """The files of a folder, or one file, by name; what is no place on this machine is known by its name."""
+    """Fingerprint a file, or the files of a folder; a path that does not exist here is hashed as text."""
     if not path:
         return None
     place = Path(path)
@@ -62,9 +62,9 @@ def folder_contents(path: str, what: str) -> Contents | None:
 
 
 def contents_of(config: Any) -> dict[str, dict[str, Any]]:
-    """What all parts of a config with ``contents`` say that they learn from, for JSON, by option.
+    """Collect the fingerprints of a config's inputs by option, for JSON.
 
-    ``contents() -> Mapping[str, Contents | None]`` is by the name of the field; paths are declared ``free``.
+    Parts of a config return theirs by field name from ``contents() -> Mapping[str, Contents | None]``.
     """
     return {
         f"{name}.{option}".lstrip("."): {**asdict(found), "fixed": list(found.fixed)}
@@ -83,23 +83,23 @@ def _parts(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def guard(newest: Path, full_config: Any, contents: Mapping[str, Any] | None) -> None:
-    """Refuse to continue a run with a config, or labels, of another one; tell of data that changed."""
-    with checkpoint.way_out_of(newest):
+    """Refuse to resume a run with another config or other labels; warn about data that changed."""
+    with checkpoint.older_on_error(newest):
         stored = load_config(type(full_config), newest / "config.json")
         known = checkpoint.read_progress(newest).get("contents", {})
     for name, new, old in differences(full_config, stored):
         raise UserError(
             f"{newest.parent.parent} holds a run with {name} {old!r}, not {new!r}: "
-            "choose another --loop.out, or give the same options to continue it"
+            "choose another --loop.out, or give the same options to resume it"
         )
     for change in changes(known, contents, newest.parent.parent) if contents is not None else ():
         print(f"note: {change}", file=sys.stderr)
 
 
 def changes(stored: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> Iterator[str]:
-    """Yield what a run must be told of its places, in sentences; refuse what it could not go on with.
+    """Yield a warning for each input that changed since the run began; raise if ``fixed`` names changed.
 
-    Runs of earlier versions did not store what they began with.
+    Nothing is compared for runs of earlier versions, which stored no fingerprints.
     """
     nothing = asdict(Contents(summary="nothing", digest=""))
     for name in sorted(stored.keys() | now.keys()) if stored else ():
@@ -110,8 +110,8 @@ def changes(stored: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> Ite
         known = list(old["fixed"])
         if known != list(new["fixed"])[: len(known)]:
             raise UserError(
-                f"{run} began with another --{name} ({then}), and what it has learned would not fit this one:"
-                " give the same, or choose another --loop.out"
+                f"{run} began with another --{name} ({then}), which its weights do not match:"
+                " give the same one, or choose another --loop.out"
             )
         same = old["summary"] == new["summary"]
         yield f"--{name} has changed since {run} learned from it: " + (

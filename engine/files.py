@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and places probed before the work that ends in them."""
+"""Atomic writing of files, and checks before a long computation that its results can be written."""
 
 import hashlib
 import json
@@ -11,19 +11,18 @@ from typing import Any
 from engine.user_error import UserError
 
 PROBE_BYTES = 1 << 16
-"""What a place must take to be called writable."""
+"""Size of the test file that must fit into a folder for it to count as writable."""
 
 
 @contextmanager
 def atomic(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path whose file takes the name ``path`` when the block ends well, and else vanishes.
+    """Yield a temporary path; its file is renamed to ``path`` on success and deleted on an exception.
 
-    Folders are made as needed. Raises ``OSError`` where the place cannot be written.
+    Missing folders are created. Raises ``OSError`` if the file cannot be written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Hashed, since a name as long as the disk allows leaves no room for a longer one; some writers look at
-    # the suffix.
+    # Hashed, so that it stays short even if the name has the maximum length; some writers need the suffix.
     name = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]
     temporary = path.with_name(f".{name}.{os.getpid()}.tmp{path.suffix[:12]}")
     try:
@@ -35,7 +34,7 @@ def atomic(path: Path | str) -> Iterator[Path]:
 
 
 def read_text(path: Path) -> str:
-    """A file's text, in UTF-8 with or without a mark of its byte order."""
+    """Read a text file in UTF-8, with or without a byte order mark."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
@@ -43,7 +42,7 @@ def read_text(path: Path) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write what JSON can say, for people and programs to read; atomic."""
+    """Write indented JSON atomically."""
     with atomic(path) as temporary:
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         temporary.write_text(text, encoding="utf-8")
@@ -51,7 +50,7 @@ def write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def disk_errors(temporary: Path, path: Path) -> Iterator[None]:
-    """Raise the operating system's error, of ``path``, where a library hides it behind one of its own."""
+    """Re-raise errors about ``temporary`` as ``OSError`` about ``path``, even if a library hides them."""
     try:
         yield
     except UserError:
@@ -66,7 +65,7 @@ def disk_errors(temporary: Path, path: Path) -> Iterator[None]:
 
 
 def check_writable(path: Path | str) -> None:
-    """Raise ``OSError`` where a file or folder of this name could not be written, before any work is done."""
+    """Raise ``OSError`` if a file or folder of this name cannot be written."""
     path = Path(path)
     with suppress(FileNotFoundError, NotADirectoryError):
         os.lstat(path)  # raises for a name that is too long
@@ -82,7 +81,7 @@ def _probe(folder: Path) -> None:
         with probe.open("wb") as file:
             file.write(bytes(PROBE_BYTES))
     except OSError as error:
-        error.filename = str(folder)  # the probe's own name tells nobody anything
+        error.filename = str(folder)  # instead of the test file
         raise
     finally:
         if folder.is_dir():
@@ -90,7 +89,7 @@ def _probe(folder: Path) -> None:
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: ``TIMBRE_CACHE``, or ``timbre`` in the user's cache folder."""
+    """Return the cache folder: ``TIMBRE_CACHE``, or ``timbre`` in the user's cache folder."""
     named = os.environ.get("TIMBRE_CACHE")
     if named:
         return Path(named)
@@ -99,5 +98,5 @@ def cache_folder() -> Path:
 
 
 def native(path: Path) -> Any:
-    """A path for libraries in C, which encode names in their own way: names need not be valid text."""
+    """Encode a path for C libraries, which may not encode file names that are invalid text correctly."""
     return str(path) if os.name == "nt" else os.fsencode(path)

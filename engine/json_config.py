@@ -1,9 +1,9 @@
-"""Frozen dataclasses to and from JSON, where an unknown key or a wrong type is refused in one sentence.
+"""Conversion of frozen dataclasses to and from JSON; unknown keys and wrong types raise one-sentence errors.
 
-A class whose configs are files of their own declares ``KIND: ClassVar[str]``, with which the file begins:
-so a folder says what it holds, and a file of another kind is refused by name. One that had more fields in an
-earlier version declares ``GONE: ClassVar[Mapping[str, Any]]``: by their names, the values that can still be
-read, ``...`` for any.
+A class stored as a file of its own declares ``KIND: ClassVar[str]``, which becomes the file's first key: it
+identifies what a folder contains, and files of another kind are refused. A class that had more fields in an
+earlier version declares ``GONE: ClassVar[Mapping[str, Any]]``: by the name of each removed field, the value
+that is still accepted, or ``...`` for any value.
 """
 
 import json
@@ -24,18 +24,18 @@ T = TypeVar("T")
 
 
 def free(default: T) -> T:
-    """Give a field a default and let it change when a run is continued: cadence, folders, hardware."""
+    """Declare a field's default, and that it may change when a run is resumed (schedule, paths, hardware)."""
     return cast(T, field(default=default, metadata={"free": True}))
 
 
 def to_json(config: Any) -> str:
-    """Write a config with every default spelt out."""
+    """Convert a config to JSON, including fields that have their default."""
     kind = {"kind": config.KIND} if hasattr(config, "KIND") else {}
     return json.dumps(kind | _CONVERTER.unstructure(config, type(config)), indent=2) + "\n"
 
 
 def from_json(cls: type[C], text: str, where: str) -> C:
-    """Read a config; ``where`` names the text in complaints. Missing fields take their defaults."""
+    """Parse a config; ``where`` names its source in errors. Missing fields get their defaults."""
     try:
         content = json.loads(text)
         wanted = getattr(cls, "KIND", None)
@@ -49,21 +49,21 @@ def from_json(cls: type[C], text: str, where: str) -> C:
     except json.JSONDecodeError as error:
         raise UserError(f"{where} is not JSON: {error}") from None
     except Exception as error:
-        raise UserError(f"{where}: {_complaint(error, cls)}") from None
+        raise UserError(f"{where}: {_message(error)}") from None
 
 
 def save_config(config: Any, path: Path | str) -> None:
-    """Write a config as JSON, whole or not at all."""
+    """Write a config as JSON, atomically."""
     with atomic(path) as temporary:
         temporary.write_text(to_json(config))
 
 
 def load_config(cls: type[C], path: Path | str) -> C:
-    """Read a config that ``save_config`` wrote, or a hand-written part of one."""
+    """Read a config written by ``save_config``, or a hand-written subset of its fields."""
     try:
         text = Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
+        reason = getattr(error, "strerror", None) or "it is not a text file"
         raise UserError(f"cannot read the configuration {path}: {reason}") from None
     return from_json(cls, text, str(path))
 
@@ -80,16 +80,16 @@ EARLIER_KINDS: tuple[tuple[set[str], str], ...] = (
     ({"heads"}, "audioclip_training"),
     ({"clip_steps"}, "world_training"),
 )
-"""Keys that tell the kind of a file written before files said it; the first line that fits counts."""
+"""Keys that identify the kind of config files from before ``KIND`` existed; the first match is used."""
 
 
 def stored_kind(path: Path | str) -> str:
-    """What a config file, or a folder's config.json, says it describes or its keys tell; else ""."""
+    """Return the kind of a config file, or of a folder's config.json; "" if it is unknown or unreadable."""
     path = Path(path)
     try:
         content = json.loads((path / "config.json" if path.is_dir() else path).read_text())
     except (OSError, ValueError):
-        return ""  # whoever loads it says what is wrong with it
+        return ""  # the error is raised when it is loaded
     if not isinstance(content, dict):
         return ""
     kinds = (kind for keys, kind in EARLIER_KINDS if keys <= set(content))
@@ -97,7 +97,7 @@ def stored_kind(path: Path | str) -> str:
 
 
 def differences(ours: Any, theirs: Any, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Yield the fields in which two configs differ, leaving out those declared ``free``."""
+    """Yield name and both values of fields in which two configs differ, except those declared ``free``."""
     if type(ours) is not type(theirs) or not is_dataclass(ours):
         if ours != theirs:
             yield prefix, ours, theirs
@@ -109,22 +109,22 @@ def differences(ours: Any, theirs: Any, prefix: str = "") -> Iterator[tuple[str,
 
 
 def members(hint: Any) -> tuple[Any, ...]:
-    """Return the types a union allows; any other type allows itself."""
+    """Return the members of a union; for any other type, the type itself."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
 def kinds_of(hint: Any) -> dict[str, type]:
-    """Return the config classes a field may hold, by name."""
+    """Return the config classes that a field's type allows, by name."""
     return {c.__name__: c for c in members(hint) if isinstance(c, type) and is_dataclass(c)}
 
 
 def _is_choice(hint: Any) -> bool:
-    """Is this a union with a config class in it?"""
+    """Return whether this is a union that includes a config class."""
     return get_origin(hint) in (Union, UnionType) and bool(kinds_of(hint))
 
 
 def _exactly(kind: type) -> Any:
-    """Make a hook that takes JSON values of this type and no lookalikes; an integer may stand for a float."""
+    """Make a hook that accepts only JSON values of exactly this type, or an integer for a float."""
 
     def structure(value: Any, _: Any) -> Any:
         if kind is float and type(value) is int:
@@ -178,8 +178,8 @@ def _untagged(converter: cattrs.Converter, value: Any, hint: Any) -> Any:
     return converter.structure(rest, kinds[value["kind"]])
 
 
-def _complaint(error: BaseException, cls: Any, path: str = "") -> str:
-    """Say the first thing wrong inside a group of cattrs errors, with the path to it."""
+def _message(error: BaseException, path: str = "") -> str:
+    """Describe the first error inside a group of cattrs errors, with the path to its field."""
     match error:
         case cattrs.errors.ForbiddenExtraKeysError():
             key = sorted(error.extra_fields)[0]
@@ -194,7 +194,7 @@ def _complaint(error: BaseException, cls: Any, path: str = "") -> str:
             )
             name = getattr(note, "name", None) or getattr(note, "index", None)
             step = "" if name is None else f"[{name}]" if isinstance(name, int) else f".{name}"
-            return _complaint(inner, cls, f"{path}{step}".lstrip("."))
+            return _message(inner, f"{path}{step}".lstrip("."))
         case _:
             return f"{path}: {error}" if path else str(error)
 

@@ -1,8 +1,8 @@
-"""What ``accelerate config`` and ``accelerate launch`` ask for: taken over, or refused in one sentence.
+"""Options of ``accelerate config`` and ``accelerate launch``: applied to a trainer's config, or refused.
 
-By itself ``accelerate launch`` ends with a traceback and status 1 whatever its program says. Where this
-package is installed, ``launch.pth`` runs ``end_as_trainers_end`` in it, so that one of these trainers ends as
-it would alone: with one sentence and status 2 for a mistake, and a signal is the trainer's.
+By default ``accelerate launch`` ends every failed program with a traceback and exit code 1. Where this
+package is installed, ``launch.pth`` calls ``end_as_trainers_end`` in it, so that these trainers end as if run
+without the launcher: with one sentence and exit code 2 for a user's mistake, and their own signal handling.
 """
 
 import os
@@ -17,7 +17,7 @@ from engine.user_error import UserError, exits_cleanly
 
 C = TypeVar("C")
 WORDS = "TIMBRE_LAUNCH_OPTIONS"
-"""Environment variable: the options that the launcher was given."""
+"""Environment variable with the options given to the launcher."""
 REFUSED = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -27,10 +27,10 @@ REFUSED = {
 
 
 def adopt(config: C, args: Sequence[str]) -> C:
-    """Fill what the launcher decides into a trainer's ``config.loop``; ``args`` are its own options.
+    """Apply the launcher's options to a trainer's ``config.loop``; ``args`` are the trainer's own options.
 
-    What the launcher was not told is left to the preset. Raises ``UserError`` where an option contradicts it,
-    and for what training cannot do.
+    Fields without a launcher option keep their value. Raises ``UserError`` if the options of trainer and
+    launcher contradict each other, and for unsupported features of the launcher.
     """
     loop: Any = getattr(config, "loop", None)
     if not hasattr(loop, "mixed_precision"):
@@ -41,14 +41,14 @@ def adopt(config: C, args: Sequence[str]) -> C:
         option = f"--loop.{name.replace('_', '-')}"
         if option in given and getattr(loop, name) != value:
             raise UserError(
-                f"{option} {getattr(loop, name)} contradicts accelerate, which was told {value}:"
+                f"{option} {getattr(loop, name)} contradicts accelerate, which was given {value}:"
                 " leave one of them out"
             )
     return replace(config, loop=replace(loop, **wanted))  # pyright: ignore[reportArgumentType]
 
 
 def launched_loop() -> dict[str, Any]:
-    """Fields of the loop that accelerate was told; empty where nothing was launched by it."""
+    """Return the loop fields set by the launcher; empty if accelerate did not launch this process."""
     env = os.environ
     for variable, what in REFUSED.items():
         if env.get(variable, "").lower() in ("true", "1"):
@@ -61,8 +61,8 @@ def launched_loop() -> dict[str, Any]:
     options, wanted = _launcher_options(), {}
     precision, backend = env["ACCELERATE_MIXED_PRECISION"], env.get("ACCELERATE_DYNAMO_BACKEND", "NO")
     if precision not in ("no", "bf16", "fp16"):
-        raise UserError(f"accelerate is told mixed_precision {precision}: choose bf16, fp16 or no")
-    # The launcher passes on "no" where nobody said anything.
+        raise UserError(f"accelerate has mixed_precision {precision}: choose bf16, fp16 or no")
+    # The launcher also passes on "no" if the option was not given.
     if precision != "no" or options.get("mixed_precision"):
         wanted["mixed_precision"] = precision
     if backend.lower() != "no" or options.get("dynamo_backend"):
@@ -74,8 +74,8 @@ def launched_loop() -> dict[str, Any]:
 
 
 def launcher() -> Any:
-    """The ``accelerate launch`` that started this process, if one did: a ``psutil.Process``."""
-    import psutil  # it comes with accelerate, which use without training has not
+    """Return the ``accelerate launch`` that started this process, a ``psutil.Process``, or None."""
+    import psutil  # installed with accelerate, which is needed only for training
 
     try:
         parent = psutil.Process().parent()
@@ -85,7 +85,7 @@ def launcher() -> Any:
 
 
 def _launcher_options() -> dict[str, Any]:
-    """What the launcher was told in arguments or by a file, which its environment mixes with its defaults."""
+    """Return the launcher's explicit options; its environment variables mix them with its defaults."""
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
@@ -102,7 +102,7 @@ def _launcher_options() -> dict[str, Any]:
 
 
 def _options(args: Sequence[str]) -> list[str] | None:
-    """The options in a launcher's command line; none if it is another program's."""
+    """Return the options in a launcher's command line; None if it belongs to another program."""
     for at, arg in enumerate(args[:4]):
         if Path(arg).name in ("accelerate-launch", "accelerate.commands.launch"):
             return list(args[at + 1 :])
@@ -112,7 +112,7 @@ def _options(args: Sequence[str]) -> list[str] | None:
 
 
 def end_as_trainers_end() -> None:
-    """Let this process, an ``accelerate launch``, end as a trainer of this package does; others as ever."""
+    """Make this ``accelerate launch`` process end as a trainer does if its script is in this package."""
     from accelerate.commands import launch
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
@@ -121,7 +121,7 @@ def end_as_trainers_end() -> None:
     @exits_cleanly
     def launch_ours(options: Any) -> None:
         os.environ[WORDS] = shlex.join(_options(sys.argv) or [])
-        launch.simple_launcher = _become
+        launch.simple_launcher = _exec_trainer
         try:
             launch_any(options)
         except ChildFailedError as failed:
@@ -137,8 +137,8 @@ def end_as_trainers_end() -> None:
     launch.launch_command = launch_command
 
 
-def _become(options: Any) -> None:
-    """Let the trainer take this process's place, with its exit status and its signals."""
+def _exec_trainer(options: Any) -> None:
+    """Replace this process by the trainer, so that its exit code and signals are the trainer's."""
     from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
     args, env = prepare_simple_launcher_cmd_env(options)

@@ -1,4 +1,4 @@
-"""The loop every trainer shares: it decides when, the task decides what.
+"""The training loop that every trainer shares: it handles the schedule, the task implements the algorithm.
 
     @exits_cleanly
     def main() -> None:
@@ -7,8 +7,8 @@
         crops = batches(config.data, config.loop.seed, rank=here.process_index, n_ranks=here.num_processes)
         fit(lambda: CLUIT(config), crops, config.loop, full_config=config)
 
-A task is built on the CPU; ``fit`` moves its modules to the device in place, so that players may make their
-optimisers when they are built. Run the same command again and the run continues from its newest checkpoint.
+Tasks are built on the CPU; ``fit`` moves their modules to the device in place, so players can create their
+optimisers in their constructors. Running the same command again resumes from the newest checkpoint.
 """
 
 import shutil
@@ -40,25 +40,26 @@ from engine.tracking import Meter, Samples, brief
 from engine.user_error import UserError
 
 Batches = Callable[[int], Iterable[Any]]
-"""Given the step to start at, yields micro-batches for ever: ``accumulate`` of them a step."""
+"""A function of the first step that yields micro-batches without end, ``accumulate`` of them per step."""
 
 
 @runtime_checkable
 class Task(Protocol):
-    """The algorithm, and all the state it has.
+    """A training algorithm with all its state.
 
-    It may also have ``frozen: dict[str, nn.Module]``, moved to the device, not saved; ``curved: tuple[str]``,
-    modules whose gradient is itself differentiated, which no compiler can do; ``samples(step) -> Samples``;
-    ``evaluate(step) -> dict[str, float]``. The last two run in the main process, without gradient.
+    Optional members: ``frozen: dict[str, nn.Module]``, modules moved to the device but not saved;
+    ``curved: tuple[str]``, names of modules that need second derivatives, which torch.compile lacks;
+    ``samples(step) -> Samples``; ``evaluate(step) -> dict[str, float]``. The last two run in the main process
+    without gradients.
     """
 
     players: dict[str, Player]
-    """Who descends; stored with their optimisers."""
+    """The players, each with its optimiser; the optimiser states are stored in checkpoints."""
     modules: dict[str, nn.Module]
-    """All state of the run, one file each: networks, EMA copies, memory banks as modules with buffers."""
+    """All state of the run, one file each: networks, EMA copies, memory banks (modules with buffers)."""
 
     def update(self, batch: Any, step: int) -> Mapping[str, Tensor]:
-        """Take the players one step (or one micro-batch) further and return scalars to log."""
+        """Train the players on one micro-batch and return the scalars to log."""
         ...
 
 
@@ -66,7 +67,7 @@ T = TypeVar("T", bound=Task)
 
 
 def accelerator(config: LoopConfig) -> Accelerator:
-    """Return this process's place among the others: ``.device``, ``.process_index``, ``.num_processes``."""
+    """Return this process's Accelerator: ``.device``, ``.process_index`` (rank), ``.num_processes``."""
     end_with_launcher()
     tracking.require(config.trackers)
     check_writable(config.out / "config.json")
@@ -74,8 +75,8 @@ def accelerator(config: LoopConfig) -> Accelerator:
         torch.set_num_threads(config.threads)
     shared: dict[str, Any] = AcceleratorState._shared_state
     if shared and shared.get("_mixed_precision") != config.mixed_precision:
-        AcceleratorState._reset_state()  # a second run in one process may choose another precision
-    cpu = config.cpu or not torch.accelerator.is_available()  # torchrun on a CPU needs to be told
+        AcceleratorState._reset_state()  # a second run in one process may use another precision
+    cpu = config.cpu or not torch.accelerator.is_available()  # for torchrun without a GPU
     if config.mixed_precision == "fp16" and cpu:
         raise UserError("loop.mixed_precision=fp16 needs a GPU: choose bf16 or no")
     return Accelerator(
@@ -87,7 +88,7 @@ def accelerator(config: LoopConfig) -> Accelerator:
 
 
 def addressing(config: LoopConfig, place: Accelerator) -> dict[str, int]:
-    """What ``data.batches.Batches`` must know of the run and of this process."""
+    """Keyword arguments of ``data.batches.Batches`` that depend on the run and on this process."""
     rank = place.process_index
     return {"seed": config.seed, "workers": config.workers, "rank": rank, "accumulate": config.accumulate}
 
@@ -95,11 +96,11 @@ def addressing(config: LoopConfig, place: Accelerator) -> dict[str, int]:
 def fit(
     build: Callable[[], T], batches: Batches, config: LoopConfig, *, full_config: Any = None
 ) -> tuple[T, int]:
-    """Train until ``config.steps``, or a limit of time, and return the task and the steps done.
+    """Train until ``config.steps`` or the time limit; return the task and the number of completed steps.
 
-    ``build`` makes the task; it is called after seeding, so that initial weights follow from the seed.
-    ``full_config`` is stored with the run and every checkpoint, and guards its continuation. SIGTERM and
-    Ctrl-C finish the step, save, and end the program with exit code 0.
+    ``build`` constructs the task; it is called after seeding, so that initial weights follow from the seed.
+    ``full_config`` is stored in every checkpoint; to resume, only fields declared ``free`` may differ. On
+    SIGTERM or Ctrl-C the current step is finished, a checkpoint saved, and the program exits with code 0.
     """
     place = accelerator(config)
     full_config = config if full_config is None else full_config
@@ -118,13 +119,13 @@ def fit(
     finally:
         place.end_training()
     if halt is Halt.SIGNAL:
-        place.print(f"stopped at step {step}: saved in {config.out}, the same command continues")
+        place.print(f"stopped at step {step}: saved in {config.out}; run the same command to resume")
         raise SystemExit(0)
     return task, step
 
 
 class Halt(IntEnum):
-    """Why a run ends after a step; where processes disagree the greatest counts."""
+    """The reason for ending a run after a step; if processes disagree, the largest value is used."""
 
     NO = 0
     LATE = 1
@@ -132,8 +133,6 @@ class Halt(IntEnum):
 
 
 class _Run:
-    """One task in training: its state on the device and its folder."""
-
     def __init__(
         self, task: Task, config: LoopConfig, full_config: Any, place: Accelerator, contents: Any
     ) -> None:
@@ -141,11 +140,11 @@ class _Run:
         self.contents = contents
         for module in [*task.modules.values(), *getattr(task, "frozen", {}).values()]:
             module.to(place.device)
-        self.buffers = recovery.places(task.modules.values())
+        self.buffers = recovery.state_buffers(task.modules.values())
         for player in task.players.values():
             player.float16 = config.mixed_precision == "fp16"
         if config.compile != "no":
-            torch._functorch.config.donated_buffer = False  # a balancer takes several gradients of one graph
+            torch._functorch.config.donated_buffer = False  # balancers differentiate one graph several times
             for name, module in task.modules.items():
                 if name not in getattr(task, "curved", ()):
                     module.compile(**TorchDynamoPlugin(backend=config.compile).to_kwargs())  # pyright: ignore
@@ -167,11 +166,11 @@ class _Run:
         return step
 
     def _load(self, folder: Path) -> int:
-        with checkpoint.way_out_of(folder):
+        with checkpoint.older_on_error(folder):
             progress = checkpoint.load_checkpoint(folder, self.task.modules, self.task.players)
-        own = folder / f"buffers_{self.place.process_index}.safetensors"
-        if own.exists():
-            stored = checkpoint.load_weights(own)
+        path = folder / f"buffers_{self.place.process_index}.safetensors"
+        if path.exists():
+            stored = checkpoint.load_weights(path)
             for name, buffer in self._buffers().items():
                 buffer.copy_(stored[name])
         return int(progress["step"])
@@ -183,8 +182,8 @@ class _Run:
     def train(self, batches: Batches, step: int, stopped: list[int]) -> tuple[int, Halt]:
         config, began, halt = self.config, time.monotonic(), Halt.NO
         meter, saved = Meter(), step
-        calm = 0.2 if sys.stderr.isatty() else 30.0  # seconds between lines in a log file
-        options: dict[str, Any] = {"unit": "step", "dynamic_ncols": True, "mininterval": calm}
+        interval = 0.2 if sys.stderr.isatty() else 30.0  # seconds; every update is a new line in a log file
+        options: dict[str, Any] = {"unit": "step", "dynamic_ncols": True, "mininterval": interval}
         bar = tqdm(initial=step, total=config.steps, disable=not self.place.is_main_process, **options)
         source = iter(batches(step)) if step < config.steps else iter(())
         with bar:
@@ -198,17 +197,17 @@ class _Run:
                     scalars = meter.read(self.task.players)
                     tracking.track(self.place, scalars, step)
                     bar.set_postfix_str(brief(scalars), refresh=False)
-                    if spoilt := recovery.report(scalars):
-                        self.place.print(f"step {step}: {spoilt}")
+                    if warning := recovery.report(scalars):
+                        self.place.print(f"step {step}: {warning}")
                 if config.sample_every and (step % config.sample_every == 0 or step == config.steps):
                     self._show(step)
                 late = 0 < config.max_minutes * 60 < time.monotonic() - began
                 halt = self._agree(Halt.SIGNAL if stopped else Halt.LATE if late else Halt.NO, step)
                 saves = step % config.save_every == 0 or bool(halt)
-                if (logs or saves) and recovery.lost(self.task.players):
+                if (logs or saves) and recovery.diverged(self.task.players):
                     step = saved = self._go_back(step)
                     source, meter, bar.n = iter(batches(step)), Meter(), step
-                elif saves and (halt or not recovery.amid_a_row(self.task.players)):
+                elif saves and (halt or not recovery.now_skipping(self.task.players)):
                     self.save(step)
                     saved = step
                 if halt:
@@ -219,12 +218,12 @@ class _Run:
 
     def _step(self, source: Iterator[Any], step: int, meter: Meter) -> None:
         rank, count = self.place.process_index, self.config.accumulate
-        with recovery.kept_finite(self.buffers):
+        with recovery.finite_buffers(self.buffers):
             for index in range(count):
                 with meter.waiting():
                     batch = next(source, None)
                 if batch is None:
-                    raise UserError(f"the data ended at step {step}: there must be at least one batch of it")
+                    raise UserError(f"the data ended at step {step}: it must contain at least one batch")
                 batch = send_to_device(batch, self.place.device, non_blocking=True)
                 seed_step(self.config.seed, step, rank, index)
                 with micro_batch(index, count), self.place.autocast():
@@ -236,18 +235,18 @@ class _Run:
         start = self._load(folder) if folder else 0
         for name, player in players.items():
             player.halve(halvings[name])
-        self.place.print(f"step {step}: {reason}: back to step {start} with half its learning rate")
+        self.place.print(f"step {step}: {reason}: back to step {start} with half the learning rate")
         return start
 
     def _agree(self, halt: Halt, step: int) -> Halt:
-        """Stop together: one process's wish is everyone's. GPUs are asked now and then, as it waits."""
+        """Reduce ``halt`` over all processes; on GPUs only every 20 steps, as it waits for the device."""
         if self.place.num_processes == 1:
             return halt
         if self.place.device.type != "cpu" and step % 20 and step < self.config.steps:
             return Halt.NO
-        wish = torch.tensor(int(halt), device=self.place.device)
-        dist.all_reduce(wish, op=dist.ReduceOp.MAX)
-        return Halt(int(wish.item()))
+        largest = torch.tensor(int(halt), device=self.place.device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return Halt(int(largest.item()))
 
     def _show(self, step: int) -> None:
         if not self.place.is_main_process:
@@ -263,7 +262,7 @@ class _Run:
                 tracking.track(self.place, scores, step)
 
     def save(self, step: int) -> None:
-        """Write a checkpoint; processes whose buffers are their own (banks, running statistics) add them."""
+        """Write a checkpoint, with the buffers (memory banks, running statistics) of every process."""
         main, out = self.place.is_main_process, self.config.out
         draft = checkpoint.draft_folder(out, step) if main else out / "checkpoints" / f".step_{step:08d}.tmp"
         try:
@@ -288,6 +287,6 @@ class _Run:
 
     def _buffers(self) -> dict[str, Tensor]:
         modules = self.task.modules.items()
-        kept = {f"{name}/{key}" for name, module in modules for key in module.state_dict()}
-        found = {f"{name}/{key}": b for name, module in modules for key, b in module.named_buffers()}
-        return {name: buffer for name, buffer in found.items() if name in kept}
+        stored = {f"{name}/{key}" for name, module in modules for key in module.state_dict()}
+        buffers = {f"{name}/{key}": b for name, module in modules for key, b in module.named_buffers()}
+        return {name: buffer for name, buffer in buffers.items() if name in stored}

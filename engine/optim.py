@@ -1,4 +1,4 @@
-"""Optimisation for several players: each descends its own loss, on its own parameters alone."""
+"""Optimisation by one or more players, each of which minimises its own loss over its own parameters."""
 
 import copy
 import math
@@ -21,7 +21,7 @@ _micro_batch: ContextVar[tuple[int, int]] = ContextVar("micro_batch", default=(0
 
 @contextmanager
 def micro_batch(index: int, count: int) -> Iterator[None]:
-    """Mark the code inside as micro-batch ``index`` of the ``count`` that make one step."""
+    """Mark the code inside as micro-batch ``index`` of the ``count`` accumulated in one step."""
     before = _micro_batch.set((index, count))
     try:
         yield
@@ -31,43 +31,43 @@ def micro_batch(index: int, count: int) -> Iterator[None]:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """An optimiser with warm-up, plateau and decay of the learning rate, counted in updates of the player."""
+    """An optimiser and its learning-rate schedule (warm-up, plateau, decay), in updates of the player."""
 
     optimizer: Literal["adamw", "rmsprop"] = "adamw"
-    """RMSprop (Tieleman and Hinton 2012) keeps no average of the gradient and knows no decay of weights."""
+    """AdamW, or RMSprop (Tieleman and Hinton 2012) without momentum and weight decay."""
     lr: float = 1e-4
     """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.99)
-    """Decay of the gradient's and of the squared gradient's average; RMSprop takes the second alone."""
+    """Decay rates of the averages of the gradient and of its square; RMSprop uses only the second."""
     eps: float = 1e-8
-    """Added to the denominator."""
+    """Term added to the denominator for numerical stability."""
     weight_decay: float = 0.0
-    """Decoupled decay per unit of learning rate; with 0 this is Adam."""
+    """Decoupled weight decay per unit of learning rate; with 0 AdamW is Adam."""
     warmup_steps: int = 0
-    """Updates over which the rate rises linearly from 0."""
+    """Updates of linear learning-rate warm-up from 0."""
     hold_steps: int = 0
-    """Updates at the peak before the decay begins."""
+    """Updates at the peak learning rate before the decay begins."""
     schedule: Literal["constant", "cosine", "exponential"] = "constant"
-    """Shape of the decay."""
+    """Shape of the learning-rate decay."""
     decay_steps: int = 100_000
-    """Updates the decay takes; the rate then stays at ``final`` times the peak."""
+    """Length of the decay in updates; the learning rate then stays at ``final`` times its peak."""
     final: float = 0.01
-    """Share of the peak rate left after the decay."""
+    """Fraction of the peak learning rate that remains after the decay."""
     gradient_clip: float = 0.0
-    """Largest norm of the player's whole gradient; 0 leaves it alone."""
+    """Maximum norm of the player's whole gradient; 0 disables clipping."""
     patience: int = 50
-    """Updates in a row skipped for a gradient that is not finite before the run goes back."""
+    """Consecutive updates skipped for non-finite gradients before the run returns to its last checkpoint."""
 
     def __post_init__(self) -> None:
         if self.lr <= 0:
             raise UserError(f"lr={self.lr} must be above 0")
         if self.optimizer == "rmsprop" and self.weight_decay:
-            raise UserError(f"weight_decay={self.weight_decay} belongs to adamw: rmsprop takes 0")
+            raise UserError(f"weight_decay={self.weight_decay} needs adamw: rmsprop supports only 0")
         if self.schedule != "constant" and (self.decay_steps < 1 or not 0 < self.final <= 1):
             raise UserError(f"a {self.schedule} schedule needs decay_steps of at least 1 and final in (0, 1]")
 
     def rate(self, update: int) -> float:
-        """Return the learning rate of the ``update``-th update, counted from 0."""
+        """Return the learning rate of an update, counted from 0."""
         if update < self.warmup_steps:
             return self.lr * (update + 1) / self.warmup_steps
         if self.schedule == "constant":
@@ -80,12 +80,12 @@ class OptimConfig:
 
 
 class Player:
-    """The owner of some parameters: it follows the gradient of its loss with respect to them alone.
+    """A set of parameters with the optimiser that updates only them; adversarial training has several.
 
-    Gradients are averaged over micro-batches and processes here, per call, so an ``update`` may run as many
-    forward passes and players as its algorithm wants, without wrappers around the modules. Where gradients
-    are accumulated and a player descends several times in one ``update``, the n-th calls of all micro-batches
-    go together. A gradient that is not finite moves nothing and is counted, without waiting for the device.
+    Gradients are averaged over micro-batches and processes here, per call of ``step``, so an ``update`` may
+    run any number of forward passes and players without wrapping the modules. If a player steps several times
+    per ``update``, gradient accumulation averages the n-th calls of all micro-batches. An update with a
+    non-finite gradient is skipped and counted on the device, without synchronising with it.
     """
 
     def __init__(
@@ -99,15 +99,15 @@ class Player:
         self.config, self.name = config, name
         self.optimizer = _optimizer(self.parameters, config)
         self.updates = 0
-        """Updates tried so far, skipped ones among them; the schedule's clock."""
+        """Number of updates so far, including skipped ones; the position in the learning-rate schedule."""
         self.halvings = 0
-        """How often the learning rate was halved because nothing came of the updates."""
+        """How often the learning rate was halved after too many consecutive skipped updates."""
         self.float16 = False
-        """Whether losses are scaled up, as small gradients vanish in float16."""
+        """Whether losses are scaled up, because small gradients underflow in float16."""
         self.skipped = torch.zeros((), dtype=torch.long)
-        """Updates left out because their gradient was not finite."""
+        """Number of updates skipped because their gradient was not finite."""
         self.skipped_in_row = self.longest_row = self.skipped
-        """Of them, how many in a row just now, and at most."""
+        """Length of the current run of consecutive skipped updates, and of the longest one so far."""
         self.grad_norm = torch.zeros(())
         """Norm of the last gradient, before clipping."""
         self._scaler: torch.amp.GradScaler | None = None
@@ -121,10 +121,10 @@ class Player:
         return self.config.rate(self.updates) * 0.5**self.halvings
 
     def step(self, loss: Float[Tensor, ""], *, retain_graph: bool = False) -> Float[Tensor, ""]:
-        """Take one step down ``loss`` and return the gradient's norm.
+        """Take one optimiser step on ``loss`` and return the norm of the gradient.
 
-        Other players' parameters that the loss depends on receive nothing. In all but the last micro-batch of
-        a step the gradient is only added up and the last known norm returned.
+        Other players' parameters receive no gradient. Before the last micro-batch of a step the gradient is
+        only accumulated, and the norm of the previous update is returned.
         """
         index, count = _micro_batch.get()
         call = self._next_call(index)
@@ -151,7 +151,7 @@ class Player:
 
     @cached_property
     def _buckets(self) -> Any:
-        from engine.buckets import Buckets  # one process has nothing to send
+        from engine.buckets import Buckets  # not needed in a single process
 
         return Buckets(self.parameters)
 
@@ -162,7 +162,7 @@ class Player:
         return number
 
     def _scaler_on(self, device: torch.device) -> torch.amp.GradScaler:
-        """What scales losses in float16, and tells the optimiser on the device to leave an update out."""
+        """The scaler, which scales losses in float16 and lets the optimiser skip an update on the device."""
         if self._scaler is None:
             self._scaler = torch.amp.GradScaler(device.type, init_scale=2.0**16 if self.float16 else 1.0)
             if self._scaler_state:
@@ -170,9 +170,10 @@ class Player:
         return self._scaler
 
     def _apply(self, gradients: Gradients) -> None:
-        # The fused kernels go through memory as it lies: a transposed gradient would move the wrong weights.
+        # Fused kernels ignore strides: a transposed gradient would update the wrong weights.
         gradients = [
-            None if g is None else _laid_as(g, p) for g, p in zip(gradients, self.parameters, strict=True)
+            None if g is None else _with_strides_of(p, g)
+            for g, p in zip(gradients, self.parameters, strict=True)
         ]
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -194,28 +195,28 @@ class Player:
         scaler.update(None if self.float16 else 1.0)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _count(self, spoilt: Bool[Tensor, ""]) -> None:
-        """Count on the device, which alone knows."""
+    def _count(self, skip: Bool[Tensor, ""]) -> None:
+        """Count a skipped update on the device, without synchronising with it."""
         skipped, in_row, longest = (
-            n.to(spoilt.device) for n in (self.skipped, self.skipped_in_row, self.longest_row)
+            n.to(skip.device) for n in (self.skipped, self.skipped_in_row, self.longest_row)
         )
-        self.skipped, self.skipped_in_row = skipped + spoilt, (in_row + spoilt) * spoilt
+        self.skipped, self.skipped_in_row = skipped + skip, (in_row + skip) * skip
         self.longest_row = torch.maximum(longest, self.skipped_in_row)
 
     def halve(self, times: int) -> None:
-        """Go on at the ``times``-th half of the configured rate, with no row of skipped updates behind."""
+        """Continue with the configured learning rate halved ``times`` times; reset the consecutive skips."""
         self.halvings = times
         self.skipped_in_row = self.longest_row = torch.zeros_like(self.skipped)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything the next update depends on, besides the parameters."""
+        """Return everything that the next update depends on, except the parameters."""
         counts = {"updates": self.updates, "halvings": self.halvings}
         counts |= {"skipped": int(self.skipped), "skipped_in_row": int(self.skipped_in_row)}
         scaler = self._scaler.state_dict() if self._scaler and self.float16 else {}
         return {"optimizer": self.optimizer.state_dict(), "scaler": scaler, **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a stored ``state_dict``, of earlier versions too."""
+        """Restore a stored ``state_dict``; those of earlier versions are accepted."""
         groups = [
             {**theirs, "fused": ours["fused"]} if "fused" in ours else theirs
             for ours, theirs in zip(self.optimizer.param_groups, state["optimizer"]["param_groups"])
@@ -231,13 +232,13 @@ def _optimizer(parameters: list[nn.Parameter], config: OptimConfig) -> torch.opt
     match config.optimizer:
         case "adamw":
             shared = {"betas": config.betas, "weight_decay": config.weight_decay}
-            # Fused, it learns on the device that an update is to be left out; others make the host wait.
+            # The fused AdamW skips updates on the device; the others synchronise with the host for that.
             return torch.optim.AdamW(parameters, lr=config.lr, eps=config.eps, fused=True, **shared)
         case "rmsprop":
             return torch.optim.RMSprop(parameters, lr=config.lr, alpha=config.betas[1], eps=config.eps)
 
 
-def _laid_as(gradient: Tensor, parameter: Tensor) -> Tensor:
+def _with_strides_of(parameter: Tensor, gradient: Tensor) -> Tensor:
     if gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter).copy_(gradient)
@@ -250,7 +251,7 @@ def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 
 
 class EMA:
-    """An evaluation copy of a module whose weights are an exponential moving average of the module's."""
+    """An evaluation copy of a module with the exponential moving average of its weights."""
 
     def __init__(self, module: nn.Module, decay: float = 0.999) -> None:
         self.decay = decay
@@ -259,9 +260,9 @@ class EMA:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Move towards the module after step ``step``; early steps count for more. Buffers are copied."""
+        """Update the average after step ``step``, with less decay in early steps; buffers are copied."""
         index, count = _micro_batch.get()
-        if index + 1 < count:  # the step is not over, so the module has not moved
+        if index + 1 < count:  # before the last micro-batch of a step the module has not changed
             return
         decay = min(self.decay, (1 + step) / (10 + step))
         ours: list[Tensor] = list(self.module.parameters())

@@ -1,4 +1,4 @@
-"""How a command on many files ends: the good ones are done, the others are named, and its status tells."""
+"""Error handling of commands on many files: failed files are skipped, listed, and set the exit code."""
 
 import ctypes
 import errno
@@ -17,14 +17,14 @@ from engine.launch import launcher
 from engine.user_error import UserError, printable, sentence
 
 NAMED_AT_MOST = 100
-"""What was left out is named up to here, and counted beyond."""
+"""Number of skipped files listed in the summary; the rest is only counted."""
 PLACES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Errors of the place that is written, which the next file would meet too."""
+"""Errors of the output file system, which would occur for every further file too."""
 
 
 @contextmanager
 def leaving_out(left_out: list[str]) -> Iterator[None]:
-    """Add a sentence on what cannot be done with one file, so that the next one has its turn."""
+    """Catch an error about one file and append its message to ``left_out``, so that processing continues."""
     try:
         yield
     except UserError as fault:
@@ -36,7 +36,7 @@ def leaving_out(left_out: list[str]) -> Iterator[None]:
 
 
 def summary(done: int, left_out: Sequence[str], verb: str = "done") -> str:
-    """``n done, m left out:`` and what they are, a line each."""
+    """Return ``n done, m left out:`` and one line per skipped file."""
     lines = [f"{done} {verb}, {len(left_out) or 'none'} left out{':' if left_out else ''}"]
     lines += [f"  {printable(one)}" for one in left_out[:NAMED_AT_MOST]]
     lines += [f"  and {len(left_out) - NAMED_AT_MOST} more"] if len(left_out) > NAMED_AT_MOST else []
@@ -44,7 +44,7 @@ def summary(done: int, left_out: Sequence[str], verb: str = "done") -> str:
 
 
 def end(done: int, left_out: Sequence[str], verb: str = "done") -> None:
-    """Say what became of a command's files. Exit with 1 where some were left out, with 2 where all were."""
+    """Print the summary of a command on many files; exit with 1 if some were skipped, with 2 if all were."""
     if not done and len(left_out) == 1:
         raise UserError(left_out[0])
     print(summary(done, left_out, verb), file=sys.stderr)
@@ -53,31 +53,31 @@ def end(done: int, left_out: Sequence[str], verb: str = "done") -> None:
 
 
 def check_results(place: Path, overwrite: bool) -> None:
-    """Refuse a place that cannot be written, or that holds earlier results which may not be overwritten."""
+    """Raise if the output folder is not writable, or exists and ``overwrite`` is false."""
     check_writable(place)
     if place.exists() and not overwrite:
-        raise UserError(f"{place} is there already: --overwrite replaces it, or name another folder by --out")
+        raise UserError(f"{place} is there already: --overwrite replaces it, or choose another --out")
 
 
 def note(*sentences: str) -> None:
-    """Tell what a user may not have meant, though it is done."""
+    """Print notes on stderr about effects that the user may not have intended."""
     for one in sentences:
         print(f"note: {printable(one)}", file=sys.stderr)
 
 
 def note_replaced(*places: Path | None) -> None:
-    """Tell which of the files that a command was told to write are there already."""
+    """Print a note for each output file that exists already."""
     note(*(f"{place} is replaced" for place in places if place is not None and place.is_file()))
 
 
 PASSED_ON_SECONDS = 5.0
-"""Within this time signals are one wish: a terminal sends Ctrl-C to all, and launchers pass it on."""
+"""Signals within this time count as one: Ctrl-C reaches all processes, and launchers pass it on again."""
 PR_SET_PDEATHSIG = 1
 
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collect the first SIGTERM or SIGINT in the yielded list instead of dying from it."""
+    """Append the first SIGTERM or SIGINT to the yielded list instead of ending the process."""
     received: list[int] = []
     before: dict[int, Any] = {}
     first = 0.0
@@ -95,7 +95,7 @@ def stop_signals() -> Iterator[list[int]]:
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             before[number] = signal.signal(number, note)
-    except ValueError:  # not in the main thread: whoever runs us handles signals
+    except ValueError:  # not in the main thread, where the caller handles signals
         pass
     try:
         yield received
@@ -105,6 +105,6 @@ def stop_signals() -> Iterator[list[int]]:
 
 
 def end_with_launcher() -> None:
-    """Receive SIGTERM when the launcher above dies, so that no training goes on that nobody started."""
+    """Make Linux send SIGTERM to this process when its launcher dies, so that no orphan keeps training."""
     if sys.platform == "linux" and (dist.is_torchelastic_launched() or launcher() is not None):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

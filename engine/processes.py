@@ -1,4 +1,4 @@
-"""Processes that train together: how many there are, and the rows of all their batches."""
+"""Distributed training: the number of processes, and a differentiable all-gather of their batches."""
 
 import torch
 import torch.distributed as dist
@@ -13,7 +13,7 @@ def n_processes() -> int:
 
 
 def gather(rows: Shaped[Tensor, "batch *rest"]) -> Shaped[Tensor, "all *rest"]:
-    """Stack the rows of all processes in order of rank; each gets its gradient from all processes' losses."""
+    """Concatenate the rows of all processes by rank; gradients from all processes' losses reach each row."""
     return _Gather.apply(rows) if n_processes() > 1 else rows  # pyright: ignore[reportReturnType]
 
 
@@ -26,7 +26,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
-        # A sum, because Player then averages the parameters' gradients over processes.
+        # A sum, because Player averages the parameters' gradients over processes.
         total = gradients[0].contiguous().clone()
         dist.all_reduce(total)
         return total.chunk(n_processes())[dist.get_rank()]

@@ -1,7 +1,7 @@
-"""What a run does about values that are not finite: it leaves them out, tells of them, and goes back.
+"""Recovery from non-finite values: skip updates, report them, and return to a checkpoint.
 
-A gradient that is not finite moves nothing (``engine/optim.py``). After ``patience`` of them in a row the run
-goes back to its newest checkpoint with half that player's learning rate, ``MOST_HALVINGS`` times at most.
+Updates with a non-finite gradient are skipped (``engine/optim.py``). After ``patience`` consecutive ones the
+run returns to its newest checkpoint and halves that player's learning rate, at most ``MOST_HALVINGS`` times.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,13 +13,11 @@ from engine.optim import Player
 from engine.user_error import UserError
 
 MOST_HALVINGS = 3
+Buffers = list[tuple[nn.Module, str]]
 
 
-Places = list[tuple[nn.Module, str]]
-
-
-def places(modules: Iterable[nn.Module]) -> Places:
-    """Where the buffers are that belong to a run's state: banks, running statistics."""
+def state_buffers(modules: Iterable[nn.Module]) -> Buffers:
+    """Find the floating-point buffers that belong to a run's state: memory banks, running statistics."""
     owners = [owner for module in modules for owner in module.modules()]
     return [
         (owner, name)
@@ -30,40 +28,41 @@ def places(modules: Iterable[nn.Module]) -> Places:
 
 
 @contextmanager
-def kept_finite(buffers: Places) -> Iterator[None]:
-    """Undo what a step did to those buffers that are not finite after it."""
+def finite_buffers(buffers: Buffers) -> Iterator[None]:
+    """Restore the buffers that are no longer finite after the step inside."""
     before = [getattr(owner, name).clone() for owner, name in buffers]
     yield
-    for (owner, name), good in zip(buffers, before):
+    for (owner, name), old in zip(buffers, before):
         buffer: Tensor = getattr(owner, name)
-        buffer.copy_(buffer.where(buffer.isfinite().all(), good))
+        buffer.copy_(buffer.where(buffer.isfinite().all(), old))
 
 
 def report(scalars: Mapping[str, float]) -> str:
-    """What was not finite since the last logged scalars, in words; empty if all was."""
-    spoilt = [name.removeprefix("spoilt/") for name in scalars if name.startswith("spoilt/")]
-    if not spoilt:
+    """Return a message about non-finite values since the last logged scalars; empty if there were none."""
+    names = [name.removeprefix("spoilt/") for name in scalars if name.startswith("spoilt/")]
+    if not names:
         return ""
     counts = {name: value for name, value in scalars.items() if name.startswith("skipped/") and value}
     skipped = ", ".join(f"{value:.0f} of {name.removeprefix('skipped/')}" for name, value in counts.items())
-    return f"not finite: {', '.join(spoilt)}; updates skipped so far: {skipped or 'none'}"
+    return f"not finite: {', '.join(names)}; updates skipped so far: {skipped or 'none'}"
 
 
-def lost(players: Mapping[str, Player]) -> list[str]:
-    """Players of whose updates ``patience`` in a row were skipped; asking waits for the device."""
+def diverged(players: Mapping[str, Player]) -> list[str]:
+    """Return the players with ``patience`` consecutive skipped updates; this synchronises with the device."""
     return [name for name, p in players.items() if int(p.longest_row) >= p.config.patience]
 
 
-def amid_a_row(players: Mapping[str, Player]) -> bool:
+def now_skipping(players: Mapping[str, Player]) -> bool:
+    """Return whether any player's last update was skipped."""
     return any(int(player.skipped_in_row) for player in players.values())
 
 
 def verdict(players: Mapping[str, Player], *, can_go_back: bool) -> tuple[str, dict[str, int]]:
-    """What is wrong, in words, and how often each player's rate is to be halved from now on.
+    """Return a message and how often each player's learning rate is halved from now on.
 
-    Raises ``UserError`` where no checkpoint is left, or halving did not help.
+    Raises ``UserError`` if there is no checkpoint to return to, or halving did not help.
     """
-    names = lost(players)
+    names = diverged(players)
     halvings = {name: player.halvings + (name in names) for name, player in players.items()}
     reason = ", ".join(
         f"the gradient of player {name!r} was not finite {players[name].config.patience} times in a row"

@@ -1,8 +1,8 @@
-"""Layers that run live: chunk after chunk equals the whole, whatever the chunks.
+"""Streaming layers: processing a signal in chunks of any size gives the same output as the whole signal.
 
-Each has ``forward`` (its equation), ``begin`` (the state before the first chunk) and ``step`` (one chunk and
-the state in, what is ready and the next state out). Chunks may have any length, also none; outputs may be
-empty. Residual blocks and means are those of which converters and their content encoders are made.
+Each layer has ``forward`` (its equation), ``begin`` (the state before the first chunk) and ``step`` (from a
+chunk and a state to the available output and the next state). Chunks may have any length, including 0, and
+outputs may be empty. Converters and their content encoders are built from these residual blocks and means.
 """
 
 import math
@@ -22,7 +22,7 @@ Weight = Float[Tensor, "batch 1 frames"]
 
 
 class CausalConv1d(nn.Conv1d):
-    """A convolution with one output for every whole block of ``stride`` inputs, seeing none beyond it."""
+    """A causal convolution with one output per complete block of ``stride`` inputs and no look-ahead."""
 
     def __init__(
         self, inner: int, outer: int, kernel: int, stride: int = 1, *, dilation: int = 1, groups: int = 1
@@ -33,36 +33,36 @@ class CausalConv1d(nn.Conv1d):
 
     @property
     def reach(self) -> int:
-        """Inputs from the first to the last one an output sees."""
+        """Receptive field in inputs, from the first to the last one that an output depends on."""
         return (self.kernel_size[0] - 1) * self.dilation[0] + 1
 
     @property
     def context(self) -> int:
-        """Past inputs a whole next block still needs."""
+        """Number of past inputs that the next block depends on."""
         return self.reach - self.stride[0]
 
     def forward(self, x: In) -> Out:
-        """Return ``time // stride`` outputs; an unfinished last block gives none."""
+        """Return ``time // stride`` outputs; an incomplete last block gives none."""
         return self._valid(F.pad(x, (self.context, 0)))
 
     def begin(self, batch: int) -> Past:
-        """Return the past before the first chunk: silence."""
+        """Return the state before the first chunk: zeros."""
         return self.weight.new_zeros(batch, self.in_channels, self.context)
 
     def step(self, x: In, past: Past) -> tuple[Out, Past]:
-        """Process one chunk; the inputs of an unfinished block wait in the state."""
+        """Process one chunk; the inputs of an incomplete block stay in the state."""
         window = torch.cat([past, x], dim=-1)
         n_outputs = (window.shape[-1] - self.context) // self.stride[0]
         return self._valid(window), window[..., n_outputs * self.stride[0] :]
 
     def _valid(self, window: Float[Tensor, "batch inner window"]) -> Out:
-        if window.shape[-1] < self.reach:  # torch refuses to make no output
+        if window.shape[-1] < self.reach:  # torch raises instead of returning an empty output
             return window.new_zeros(len(window), self.out_channels, 0)
         return super().forward(window)
 
 
 class DepthwiseCausalConv1d(CausalConv1d):
-    """A causal convolution of every channel with its own kernel."""
+    """A causal depthwise convolution with stride 1."""
 
     def __init__(self, n_channels: int, kernel: int, *, dilation: int = 1) -> None:
         super().__init__(n_channels, n_channels, kernel, dilation=dilation, groups=n_channels)
@@ -71,7 +71,7 @@ class DepthwiseCausalConv1d(CausalConv1d):
         """Process one chunk; feeding chunks in order equals one ``forward``."""
         if not torch.is_grad_enabled():
             return super().step(x, past)
-        # Shifted products: on a CPU their gradient takes a quarter of the grouped convolution's time.
+        # Shifted products: on a CPU their backward pass takes a quarter of the grouped convolution's time.
         window, frames, dilation = torch.cat([past.to(x), x], dim=-1), x.shape[-1], self.dilation[0]
         weight = self.weight.to(x)
         out = self.bias.to(x)[:, None]  # type: ignore[union-attr]
@@ -81,9 +81,9 @@ class DepthwiseCausalConv1d(CausalConv1d):
 
 
 class ResidualBlock(nn.Module):
-    """A gated, dilated, depthwise-separable residual block; a style scales and shifts its channels (FiLM).
+    """A gated, dilated, depthwise-separable residual block, conditioned on a style by FiLM.
 
-    Normalised over channels frame by frame: without time statistics, a chunk equals the whole.
+    Its normalisation is over the channels of each frame: statistics over time would prevent exact streaming.
     """
 
     def __init__(self, n_channels: int, kernel: int, dilation: int, *, style_dim: int = 0) -> None:
@@ -101,7 +101,7 @@ class ResidualBlock(nn.Module):
         return self.conv.begin(batch)
 
     def step(self, x: Frames, past: Past, style: Style | None = None) -> tuple[Frames, Past]:
-        """Process one chunk; ``style`` has one frame for all or one for each."""
+        """Process one chunk; ``style`` has one frame for the chunk, or one per frame."""
         hidden = x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-4) * self.scale_in
         if self.style is not None and style is not None:
             scale, shift = self.style(style).chunk(2, dim=1)
@@ -122,7 +122,7 @@ def blocks_step(
 
 
 BLOCK = 128
-"""Frames averaged by one matrix product."""
+"""Frames per matrix product in ``RunningMean``."""
 
 
 class MeanState(NamedTuple):
@@ -131,9 +131,9 @@ class MeanState(NamedTuple):
 
 
 class RunningMean(nn.Module):
-    """The discounted, weighted mean of the frames so far: the causal stand-in for InstanceNorm's mean.
+    """The exponentially weighted mean of the frames so far: a causal replacement for InstanceNorm's mean.
 
-    The mean starts at a learned ``prior`` worth ``prior_frames`` frames, and has the frames' own precision.
+    It starts at a learned ``prior`` with the weight of ``prior_frames`` frames, and keeps the input's dtype.
     """
 
     decay: Tensor
@@ -144,7 +144,7 @@ class RunningMean(nn.Module):
         keep = 1.0 - 1.0 / time_constant
         self.prior_frames = prior_frames
         self.prior = nn.Parameter(torch.zeros(n_channels, 1))
-        # One entry per (now, then): how much of frame `now` is left at frame `then`.
+        # Entry (now, then) is the remaining weight of frame `now` at frame `then`.
         age = torch.arange(BLOCK) - torch.arange(BLOCK)[:, None]
         decay = torch.where(age >= 0, keep ** age.clamp_min(0).double(), torch.zeros(()).double())
         self.register_buffer("decay", decay, persistent=False)
@@ -154,7 +154,7 @@ class RunningMean(nn.Module):
         return self.step(x, weight, self.begin(x.shape[0]))[0]
 
     def begin(self, batch: int) -> MeanState:
-        """Nothing seen: the prior alone."""
+        """Return the state before the first frame: only the prior."""
         total = (self.prior * self.prior_frames).expand(batch, -1, -1)
         return MeanState(total, torch.full_like(total[:, :1], self.prior_frames))
 
@@ -163,7 +163,7 @@ class RunningMean(nn.Module):
         return totals / weights, MeanState(totals[..., -1:], weights[..., -1:])
 
     def sums(self, x: Frames, weight: Weight, state: MeanState) -> tuple[Frames, Weight]:
-        """Discounted sums of values and of weights at every frame of one chunk."""
+        """Return the discounted sums of values and of weights at every frame of one chunk."""
         total, seen = (part.to(x.dtype) for part in state)
         totals, weights = [], []
         with torch.autocast(x.device.type, enabled=False):
@@ -177,7 +177,7 @@ class RunningMean(nn.Module):
 
 
 def running_maximum(x: Shaped[Tensor, "*batch frames"]) -> Shaped[Tensor, "*batch frames"]:
-    """The largest value so far, by doubling shifts (``cummax`` has no counterpart in ONNX)."""
+    """Return the running maximum over frames, by doubling shifts (ONNX lacks ``cummax``)."""
     shift = 1
     while shift < x.shape[-1]:
         x = torch.cat([x[..., :shift], torch.maximum(x[..., shift:], x[..., :-shift])], dim=-1)

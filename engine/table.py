@@ -1,10 +1,10 @@
-"""Tables in plain text and in Markdown."""
+"""Tables in plain text and Markdown."""
 
 from collections.abc import Iterable, Sequence
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int = 1) -> str:
-    """Return columns as wide as their longest cell, the first ``left`` of them aligned left, others right."""
+    """Format a table in plain text; the first ``left`` columns are aligned left, the others right."""
     lines = [[str(cell) for cell in line] for line in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = []
@@ -15,7 +15,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, left: int 
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return a Markdown table whose columns are as wide as their longest cell."""
+    """Format a Markdown table, padded so that its columns are aligned in the source."""
     lines = [[str(cell) for cell in line] for line in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines.insert(1, ["-" * max(width, 3) for width in widths])

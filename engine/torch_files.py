@@ -1,4 +1,4 @@
-"""Weights in PyTorch's files, which others wrote: opened without running anything that is in them."""
+"""Reading of third-party PyTorch checkpoints without executing any code in them."""
 
 import pickle
 import re
@@ -14,20 +14,20 @@ from engine.checkpoint import load_weights
 from engine.user_error import UserError
 
 WRAPPERS = ("generator", "state_dict", "model", "model_g")
-"""Under which key training code puts the network that generates."""
+"""Keys under which training code stores the state dict of the generator."""
 
 
 def read_torch_file(path: str | Path) -> dict[str, Any]:
-    """Open a checkpoint file without running anything that is in it."""
+    """Read a checkpoint, a safetensors file or a PyTorch file, without executing any code in it."""
     path = Path(path)
     if not path.exists():
         raise UserError(f"there is no weights file {path}")
     if path.suffix == ".safetensors":
         return load_weights(path)
     try:
-        with torch.serialization.safe_globals([Namespace]):  # options beside the weights, which hold no code
+        with torch.serialization.safe_globals([Namespace]):  # training options, which contain no code
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a damaged file makes torch stumble over
+    except Exception as error:  # torch raises many types for damaged files
         raise UserError(_refusal(path, error)) from None
     if not isinstance(content, dict):
         raise UserError(
@@ -40,16 +40,16 @@ def _refusal(path: Path, error: Exception) -> str:
     found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if found is None:
         kind = "is not a whole PyTorch checkpoint" if _begins_like_one(path) else "is no PyTorch checkpoint"
-        return f"{path} {kind}: it is damaged, cut short or of another kind; fetch or save it again"
+        return f"{path} {kind}: it is damaged, truncated or of another kind; download or save it again"
     module = found[1].rpartition(".")[0].split(".")[0]  # Python's own functions have none
     if not module or module in sys.stdlib_module_names:
         return (
-            f"{path} would run {found[1]} where it is opened, which no weights need: do not open it, and"
-            " fetch them from a source that you trust"
+            f"{path} would run {found[1]} when it is opened, which no weights need: do not open it, and"
+            " download them from a source that you trust"
         )
     saved, keys = path.with_name(f"{path.stem}_state.pt").name, repr(WRAPPERS)
     return (
-        f"{path} holds a pickled object ({found[1]}), which is never opened since that can run anything: "
+        f"{path} holds a pickled object ({found[1]}), which is never opened, since that can run any code: "
         'inside the repository that wrote it, run once `python -c "import torch; c = torch.load('
         f"'{path.name}', map_location='cpu', weights_only=False); "
         f"c = next((c[k] for k in {keys} if isinstance(c, dict) and k in c), c); c = c.state_dict() if "

@@ -1,4 +1,4 @@
-"""What a run shows of itself: means of scalars, sounds and pictures, in TensorBoard or Weights & Biases."""
+"""Logging of scalar means, audio and pictures to TensorBoard or Weights & Biases."""
 
 import importlib.util
 import math
@@ -22,14 +22,14 @@ from engine.user_error import UserError
 
 
 class Meter:
-    """Adds scalars up on the device, so that only reading them waits for it."""
+    """An accumulator of scalars on the device; only ``read`` synchronises with it."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, tuple[Tensor, Tensor, int]] = {}  # of the finite, how many of them, of how many
+        self._sums: dict[str, tuple[Tensor, Tensor, int]] = {}  # sum and count of finite values, count of all
         self._steps, self._seconds, self._waited = 0, 0.0, 0.0
 
     def add(self, scalars: Mapping[str, Tensor | float]) -> None:
-        """Take in what one ``update`` returned."""
+        """Add the scalars returned by one ``update``."""
         for name, value in scalars.items():
             value = torch.as_tensor(value).detach().float()
             finite = value.isfinite()
@@ -49,15 +49,16 @@ class Meter:
         self._waited += time.perf_counter() - began
 
     def read(self, players: Mapping[str, Player]) -> dict[str, float]:
-        """Return means since the last reading, over all processes, each player's state and the step's time.
+        """Return means over all processes since the last call, each player's state, and timings.
 
-        Values that are not finite are left out of the means; ``spoilt/<name>`` is their share, where there
-        are any.
+        Non-finite values are excluded from the means; where there are any, ``spoilt/<name>`` is their share.
         """
-        own = {name: (float(total), float(good), count) for name, (total, good, count) in self._sums.items()}
-        shares = [own] * n_processes()
+        local = {
+            name: (float(total), float(good), count) for name, (total, good, count) in self._sums.items()
+        }
+        shares = [local] * n_processes()
         if len(shares) > 1:
-            dist.all_gather_object(shares, own)
+            dist.all_gather_object(shares, local)
         scalars: dict[str, float] = {}
         for name in dict.fromkeys(name for share in shares for name in share):
             parts = zip(*(share[name] for share in shares if name in share))
@@ -77,7 +78,7 @@ class Meter:
 
 
 def brief(scalars: Mapping[str, float]) -> str:
-    """Shorten the first losses for a progress bar."""
+    """Format the first losses for a progress bar."""
     losses = [
         (name.removeprefix("loss/"), value) for name, value in scalars.items() if name.startswith("loss/")
     ]
@@ -86,22 +87,22 @@ def brief(scalars: Mapping[str, float]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """What a task lets be heard and seen."""
+    """Audio and mel spectrograms of a task, to be logged."""
 
     audio: Mapping[str, tuple[Tensor, int]] = field(default_factory=dict)
-    """Name to a wave of any shape with one signal in it, and its rate in Hz."""
+    """By name, a wave of any shape that holds one signal, and its sample rate in Hz."""
     mels: Mapping[str, Tensor] = field(default_factory=dict)
-    """Name to a picture, ``n_mels frames``, low bands first."""
+    """By name, a mel spectrogram ``n_mels frames``, low bands first."""
 
 
 def require(tracker: str) -> None:
-    """Refuse a tracker that is not installed before a run has begun."""
+    """Raise before a run begins if its tracker is not installed."""
     if tracker == "wandb" and importlib.util.find_spec("wandb") is None:
         raise UserError("wandb is not installed: pip install wandb, or use --loop.trackers tensorboard")
 
 
 def start_trackers(accelerator: Accelerator, tracker: str, out: Path, config_json: str, step: int) -> None:
-    """Open the tracker; what an interrupted run had logged after ``step`` is dropped."""
+    """Start the tracker; TensorBoard logs of an interrupted run after ``step`` are dropped."""
     options: dict[str, dict[str, Any]] = {
         "tensorboard": {"purge_step": step + 1},
         "wandb": {"name": out.name, "dir": str(out), "id": out.name, "resume": "allow"},
@@ -143,7 +144,7 @@ def track_samples(accelerator: Accelerator, samples: Samples, step: int) -> None
             tracker.tracker.log(shown, step=step)
 
 
-# Magma at nine even places; between them colours are interpolated.
+# The colour map magma at nine equidistant values, with linear interpolation between them.
 _COLOURS = np.array(
     [
         [0, 0, 4], [28, 16, 68], [79, 18, 123], [129, 37, 129], [181, 54, 122],
@@ -153,7 +154,7 @@ _COLOURS = np.array(
 
 
 def mel_picture(mel: Float[Tensor, "n_mels frames"], scale: int = 3) -> UInt8[Tensor, "3 height width"]:
-    """Colour a (log-)mel from least to greatest value, low bands at the bottom, ``scale`` pixels a bin."""
+    """Render a (log-)mel as an RGB picture, low bands at the bottom, ``scale`` pixels per bin."""
     values = mel.detach().float().cpu().nan_to_num(0.0).flip(0).numpy()
     low, high = float(values.min()), float(values.max())
     level = (values - low) / max(high - low, 1e-8) * (len(_COLOURS) - 1)

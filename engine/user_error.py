@@ -1,4 +1,4 @@
-"""A user's mistake, told in one sentence instead of a traceback, and commands that end as Unix tools do."""
+"""User errors, printed as one sentence instead of a traceback, and entry points that exit like Unix tools."""
 
 import difflib
 import errno
@@ -19,18 +19,18 @@ T = TypeVar("T")
 REMEDIES = {
     errno.ENOSPC: "the disk is full: make room, or choose another place",
     errno.EDQUOT: "the quota of the disk is used up: make room, or choose another place",
-    errno.EROFS: "it cannot be written, as its file system is read-only: choose another place",
+    errno.EROFS: "its file system is read-only: choose another place",
     errno.EACCES: "permission denied: change its permissions, or choose another place",
     errno.EPERM: "not permitted: change its permissions, or choose another place",
     errno.ENAMETOOLONG: "the name is too long: shorten it",
-    errno.ELOOP: "a link that leads in a circle: remove it, or name what it should lead to",
+    errno.ELOOP: "a symbolic link that points to itself: remove it, or give its intended target",
     errno.ENOTDIR: "a file is where a folder is expected: choose another name",
     errno.EEXIST: "a file is where a folder is expected: choose another name",
     errno.EISDIR: "a folder is where a file is expected: name a file",
     errno.ENOENT: "there is no such file or folder: check the name",
     errno.EMFILE: "too many files are open: raise the limit (ulimit -n)",
 }
-"""What to do about an error of the operating system."""
+"""Messages for errors of the operating system, with the way out."""
 EXTRAS = {
     "accelerate": "train",
     "torchaudio": "train",
@@ -47,21 +47,21 @@ EXTRAS = {
     "sklearn": "probes",
     "diffusers": "pictures",
 }
-"""The extra that brings a package which the base install does without."""
+"""Optional packages, and the extra of this package that installs each."""
 
 
 class UserError(ValueError):
-    """A mistake the user can mend: one sentence that names the file or option and the way out."""
+    """A mistake that the user can correct: one sentence that names the file or option and the way out."""
 
 
 Problem = TypeVar("Problem", bound=str)
 
 
 class FileError(UserError, Generic[Problem]):
-    """A file that cannot be used, with the kind of its problem, to be counted."""
+    """A file that cannot be used, with the kind of problem for statistics."""
 
     def __init__(self, path: Path, problem: Problem, detail: str) -> None:
-        super().__init__(path, problem, detail)  # all three, so that it can be pickled between processes
+        super().__init__(path, problem, detail)  # all three, so that it can be pickled
         self.path, self.problem, self.detail = path, problem, detail
 
     def __str__(self) -> str:
@@ -69,27 +69,27 @@ class FileError(UserError, Generic[Problem]):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean …?)`` where something known resembles the word."""
+    """Return `` (did you mean …?)`` with the known word most similar to this one; "" if none is."""
     near = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {near[0]}?)" if near else ""
 
 
 def refuse_empty(args: Sequence[str]) -> None:
-    """Refuse an empty word of a command line: the variable of a shell that was not set."""
+    """Raise if an argument of a command line is empty, usually because of an unset shell variable."""
     for before, word in pairwise(["the command", *args]):
         if not word.strip():
-            raise UserError(f"the word after {before} is empty: is a variable of the shell not set?")
+            raise UserError(f"the argument after {before} is empty: is a shell variable not set?")
 
 
 def at_least(least: int, config: Any, *names: str, prefix: str = "") -> None:
-    """Refuse a config any of whose named fields is less."""
+    """Raise if any of the named fields of a config is less than ``least``."""
     for name in names:
         if (value := getattr(config, name)) < least:
             raise UserError(f"{prefix}{name}={value} must be {f'at least {least}' if least else '0 or more'}")
 
 
 def within(interval: str, config: Any, *names: str, prefix: str = "") -> None:
-    """Refuse a config any of whose named fields lies outside an interval: ``[0, 1)``, ``(0, inf)``."""
+    """Raise if any of the named fields of a config lies outside an interval: ``[0, 1)``, ``(0, inf)``."""
     low, high = map(float, interval[1:-1].split(","))
     for name in names:
         value = getattr(config, name)
@@ -100,7 +100,7 @@ def within(interval: str, config: Any, *names: str, prefix: str = "") -> None:
 
 
 def sentence(error: BaseException) -> str:
-    """What an error says to a user; the operating system's own are translated, with the way out."""
+    """Return an error's message for the user; errors of the operating system get the way out."""
     if not isinstance(error, OSError) or error.errno is None:
         return str(error)
     if error.filename is None:
@@ -111,32 +111,31 @@ def sentence(error: BaseException) -> str:
 
 
 def remedy(error: OSError) -> str:
-    """What the operating system refuses, and the way out."""
+    """Return the message for an error of the operating system, with the way out."""
     return REMEDIES.get(error.errno or 0, error.strerror or "cannot be used")
 
 
 def reason(error: Exception) -> str:
-    """What a library's error says, without FFmpeg's numbers."""
+    """Return the message of a library's error, without FFmpeg's error numbers."""
     return str(getattr(error, "strerror", None) or error).strip().rstrip(".") or type(error).__name__
 
 
 def printable(text: str) -> str:
-    """A text on one line, with escapes for what no console prints: ``\\n``, ``\\x1b``, ``\\udce9``."""
+    """Escape a text's unprintable characters (``\\n``, ``\\x1b``, ``\\udce9``), so that it is one line."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def exits_cleanly(main: Callable[P, T]) -> Callable[P, T]:
-    """Make an entry point tell mistakes as ``error: …`` and exit with 2, and end quietly when it is stopped.
+    """Make an entry point print user errors as ``error: …``, and exit without tracebacks.
 
-    Mistakes are ``UserError`` and what the operating system says of files. Ctrl-C exits with 130, SIGTERM and
-    a closed terminal with 128 plus the signal's number after clean-up, an output that nobody reads (`| head`)
-    with 141.
+    Exit codes: 2 for ``UserError`` and file errors of the operating system; 130 for Ctrl-C; 128 plus the
+    signal's number, after clean-up, for SIGTERM and a closed terminal; 141 for a closed pipe (`| head`).
     """
 
     @functools.wraps(main)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            with _unix_manners():
+            with _unix_signals():
                 return main(*args, **kwargs)
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -157,7 +156,7 @@ def exits_cleanly(main: Callable[P, T]) -> Callable[P, T]:
 
 
 @contextmanager
-def _unix_manners() -> Iterator[None]:
+def _unix_signals() -> Iterator[None]:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     before: dict[signal.Signals, Any] = {}
@@ -179,5 +178,5 @@ def _unix_manners() -> Iterator[None]:
 
 
 def _end(number: int, frame: Any) -> None:
-    """End by an exception, so that unfinished files are removed on the way out."""
+    """Exit by an exception, so that clean-up code removes unfinished files."""
     raise SystemExit(128 + number)

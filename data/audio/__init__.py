@@ -1,4 +1,4 @@
-"""Audio files in and out, decoding, resampling, and what is wrong with a file in one sentence."""
+"""Reading, writing and resampling of audio files, with one-sentence errors for files that cannot be used."""
 
 from data.audio.decoding import EXTENSIONS, READ_ONLY, AudioError
 from data.audio.reading import AudioInfo, audio_files, blocks, excerpt, info, load, unreadable

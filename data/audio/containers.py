@@ -1,8 +1,8 @@
-"""What an audio file consists of: recordings joined in it, and what their headers promise against its bytes.
+"""Parsing of audio containers: finds concatenated recordings, wrong lengths in headers, and truncated files.
 
-libsndfile reads the first recording of a file, as long as its header says. Headers err: a pipe leaves 0 or a
-number that means "to the end", 4 GiB wrap around, joined files go on after the first one's end, and files
-that were cut short (a broken download, a full disk) hold less than they say.
+libsndfile reads only the first recording of a file, up to the length in its header. That length may be wrong:
+pipes write 0 or a value that means "to the end", sizes above 4 GiB wrap around, concatenated files continue
+after the first one's end, and truncated files (an aborted download, a full disk) are shorter.
 """
 
 import re
@@ -19,36 +19,36 @@ import soundfile
 
 from data.audio.stretches import Piece, stretch
 
-# Writers that could not go back (pipes) leave these sizes behind: "until the end of the file".
+# Sizes written by programs that cannot seek (pipes), which mean "until the end of the file".
 STREAMING_SIZES = (range(1), range(0x7FFF0000, 0x80010000), range(0xFFFF0000, 0x100000000))
-# "data : 320000 (should be 319679)" and alike, in libsndfile's log of a header.
+# Lines such as "data : 320000 (should be 319679)" in libsndfile's header log.
 LOGGED_SIZE = re.compile(r"^\s*(?:SSND|Data Size|data)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 RIFF = (b"RIFF", b"RIFX", b"RF64", b"BW64")
 UNCOMPRESSED = (1, 3, 6, 7, 0xFFFE)
-"""Codecs of WAV of which a stretch of any length can be read: PCM, floats, A-law, µ-law."""
+"""WAV codecs that can be read from any position: PCM, float, A-law, µ-law."""
 FLAC_STARTS = (b"fLaC\x00\x00\x00\x22", b"fLaC\x80\x00\x00\x22")
 SCANNED = 1 << 22
-"""Bytes looked through at once."""
+"""Bytes per read of a search."""
 SEARCHED = 1 << 27
-"""Bytes of a WAV without a length that are searched for the header of another joined to it."""
+"""Bytes of a WAV without a stated length that are searched for the header of a second recording."""
 FLAC_BLOCK = 1 << 16
-"""Samples, the most that a block holds."""
+"""Maximum number of samples in a FLAC block."""
 LOOSE = 1 << 13
-"""Bytes after an MP3's stated end that may be a miscount, unless they state a length of their own."""
+"""Bytes after an MP3's stated end that count as part of it, unless they begin with a length of their own."""
 
 
 @dataclass
 class Layout:
-    """The recordings in a file, in order, and what is odd about it."""
+    """The recordings in a file, in order, with remarks on irregularities."""
 
     pieces: list[Piece]
     remarks: list[str] = field(default_factory=list)
     short: str | None = None
-    """How the file falls short of what its header promises."""
+    """The end of an error sentence if the file is shorter than its header states."""
 
 
 def layout(path: Path) -> Layout:
-    """Look through a file's container; one that is unknown here, or as it should be, is a single piece."""
+    """Parse a file's container; regular files and unknown containers are a single piece."""
     stat = path.stat()
     return _layout(path, stat.st_size, stat.st_mtime_ns)
 
@@ -74,7 +74,7 @@ def _layout(path: Path, size: int, modified: int) -> Layout:
 
 
 def logged_shortfall(path: Path, log: str) -> str | None:
-    """How a file of another container falls short, by libsndfile's log of its header."""
+    """Return how a file of another container is truncated, from libsndfile's header log, or None."""
     logged = LOGGED_SIZE.search(log)
     if not logged or any(int(logged[1]) in sizes for sizes in STREAMING_SIZES):
         return None
@@ -82,17 +82,17 @@ def logged_shortfall(path: Path, log: str) -> str | None:
 
 
 def _missing(promised: int, size: int) -> str | None:
-    missing = f"{promised - size} of the {promised} bytes its header promises are missing"
+    missing = f"{promised - size} of the {promised} bytes in its header are missing"
     return missing if promised > size else None
 
 
 def _joined(pieces: list[Piece], remarks: list[str] | None = None, short: str | None = None) -> Layout:
-    joined = [f"consists of {len(pieces)} recordings joined: all are read"] if len(pieces) > 1 else []
+    joined = [f"consists of {len(pieces)} concatenated recordings: all are read"] if len(pieces) > 1 else []
     return Layout(pieces, [*joined, *(remarks or [])], short)
 
 
 def _found(file: Any, marks: tuple[bytes, ...], start: int, stop: int | None = None) -> Iterator[int]:
-    """Where any of some marks stand, from ``start`` on, in order; the search ends soon after ``stop``."""
+    """Yield the positions of any of the marks from ``start`` on; the search ends soon after ``stop``."""
     longest, at, block = max(map(len, marks)), start, b""
     pattern = re.compile(b"|".join(map(re.escape, marks)))
     while at == start or (len(block) > SCANNED and (stop is None or at < stop)):
@@ -103,7 +103,7 @@ def _found(file: Any, marks: tuple[bytes, ...], start: int, stop: int | None = N
 
 
 def _flac_end(path: Path, size: int, start: int) -> int:
-    """A place near the end of the first FLAC stream of a file, found without reading all of it."""
+    """Return a position near the end of a file's first FLAC stream, found without reading all of it."""
     if size > SCANNED:
         with (
             suppress(RuntimeError),
@@ -117,13 +117,13 @@ def _flac_end(path: Path, size: int, start: int) -> int:
 
 
 def rf64(path: Path) -> BufferedReader:
-    """Open a WAV as one whose header counts in 64 bits."""
+    """Open a WAV with its header replaced by one with 64-bit sizes (RF64)."""
     with path.open("rb") as file:
         return stretch(path, _wav(file, path.stat().st_size, odd=True).pieces[0])
 
 
 def _wav(file: Any, size: int, odd: bool = False) -> Layout:
-    """The sound in the chunks of a RIFF file, or of several joined, with other headers where they are odd."""
+    """Parse a RIFF file, or several concatenated ones; pieces of irregular files get a new header."""
     at, order, wide, fmt = 0, "<", None, b""
     sounds: list[tuple[int, int, bytes]] = []
     remarks, short = [], None
@@ -147,19 +147,19 @@ def _wav(file: Any, size: int, odd: bool = False) -> Layout:
             stop = start + promised // align * align
             if any(promised in sizes for sizes in STREAMING_SIZES) or promised >= 1 << 62:
                 if stop == start and _is_chunk(file, start, size):
-                    stop = start  # empty indeed
+                    stop = start  # really empty
                 else:
                     stop = next(_embedded(file, start), size)
                     odd |= length != 0xFFFFFFFF or stop != size or size > 0xFFFFFFFF
             elif size - stop >= 1 << 32:  # counted in 32 bits
                 stop += (size - stop) >> 32 << 32
                 odd = True
-                remarks.append("is longer than its header can say: it is read to its end")
+                remarks.append("is longer than its header can state: it is read to its end")
             sounds.append((start, min(stop, size), fmt))
             short = short or _missing(stop, size)
             length = stop - start
         elif not name.isascii() or not name.decode().isprintable():
-            remarks.append(f"holds {size - at} bytes after its sound that no header accounts for")
+            remarks.append(f"holds {size - at} bytes after its audio that belong to no chunk")
             break
         at = start + length + length % 2
     codecs = {int.from_bytes(fmt[:2], "little") for _, _, fmt in sounds}
@@ -169,7 +169,7 @@ def _wav(file: Any, size: int, odd: bool = False) -> Layout:
 
 
 def _is_chunk(file: Any, at: int, size: int) -> bool:
-    """Whether what stands at a place can be a chunk of RIFF that lies within the file, or its end."""
+    """Return whether a RIFF chunk within the file can begin at this position, or the file ends there."""
     file.seek(at)
     header = file.read(8)
     inside = len(header) == 8 and at + 8 + int.from_bytes(header[4:], "little") <= size
@@ -177,7 +177,7 @@ def _is_chunk(file: Any, at: int, size: int) -> bool:
 
 
 def _embedded(file: Any, start: int) -> Iterator[int]:
-    """Where further RIFF files begin in what should be samples."""
+    """Yield the positions of further RIFF headers inside the samples."""
     for found in _found(file, (b"WAVEfmt ",), start, start + SEARCHED):
         file.seek(found - 8)
         if found - 8 >= start and file.read(4) in RIFF:
@@ -185,7 +185,7 @@ def _embedded(file: Any, start: int) -> Iterator[int]:
 
 
 def _rf64(fmt: bytes, length: int) -> bytes:
-    """A header for PCM of any length, of which libsndfile reads all."""
+    """Make a WAV header with 64-bit sizes, with which libsndfile reads audio of any length."""
     body = b"fmt " + struct.pack("<I", len(fmt)) + fmt
     sizes = struct.pack("<4sIQQQI", b"ds64", 28, 4 + 36 + len(body) + 8 + length, length, 0, 0)
     unknown = b"\xff\xff\xff\xff"
@@ -193,18 +193,18 @@ def _rf64(fmt: bytes, length: int) -> bytes:
 
 
 def _after_id3(file: Any, at: int) -> int:
-    """Where the sound begins after an ID3v2 tag at ``at``, if there is one."""
+    """Return the position after an ID3v2 tag at ``at``, or ``at`` if there is none."""
     file.seek(at)
     head = file.read(10)
     if head[:3] != b"ID3" or len(head) < 10:
         return at
-    # Four 7-bit bytes, and 10 more for a footer.
+    # Four bytes of 7 bits each, plus 10 bytes if there is a footer.
     length = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0)))
     return at + 10 + length + (10 if head[5] & 0x10 else 0)
 
 
 def _mp3(file: Any, size: int) -> Layout:
-    """MP3 streams that follow each other; each may tell its length in a first, silent frame."""
+    """Parse concatenated MP3 streams, each of which may state its length in a first, silent frame."""
     pieces: list[Piece] = []
     at, short = 0, None
     while at < size:
@@ -223,34 +223,34 @@ def _mp3(file: Any, size: int) -> Layout:
 
 
 def _stated_frames(frame: bytes) -> tuple[bool, int | None]:
-    """Whether an MP3's first frame tells the length of the stream (Xing, Info, VBRI), and its bytes."""
+    """Return whether an MP3's first frame (Xing, Info, VBRI) states the stream's length, and its bytes."""
     for tag in (b"Xing", b"Info"):
         place = frame.find(tag)
         if 0 <= place <= len(frame) - 16:
             flags = struct.unpack(">I", frame[place + 4 : place + 8])[0]
-            # A byte count, after the frame count if there is one.
+            # The byte count follows the frame count if there is one.
             count = frame[place + (12 if flags & 1 else 8) :][:4]
             return bool(flags & 1), struct.unpack(">I", count)[0] if flags & 2 else None
     return b"VBRI" in frame, None
 
 
 def _ogg(file: Any, size: int) -> Layout:
-    """Ogg streams that follow each other: a page that begins a stream after one that does not."""
+    """Parse concatenated Ogg streams, each of which starts with one or more pages with the BOS flag."""
     starts, at, begins, ends, whole, remarks = [0], 0, True, False, True, []
     while at + 27 <= size:
         file.seek(at)
         page = file.read(27 + 255)
         if page[:4] != b"OggS":
             lost, at = at, next(_found(file, (b"OggS",), at), size)
-            remarks.append(f"holds {at - lost} bytes that belong to no page")
+            remarks.append(f"holds {at - lost} bytes that belong to no Ogg page")
             continue
         if page[5] & 2 and not begins:
             starts.append(at)
             whole &= ends
         begins, ends = bool(page[5] & 2), bool(page[5] & 4)
         at += 27 + page[26] + sum(page[27 : 27 + page[26]])
-    short = "its last page is broken off" if at != size else None
+    short = "its last page is incomplete" if at != size else None
     if not (whole and ends):
-        remarks.append("lacks the page that ends the stream: all that is there is read")
+        remarks.append("lacks the page that ends the stream: it is read to its end")
     pieces = [Piece(*edges, states_length=whole and ends) for edges in zip(starts, [*starts[1:], size])]
     return _joined(pieces, remarks, short)

@@ -1,4 +1,4 @@
-"""Decoding audio files front to back, and saying in one sentence what is wrong with those that cannot be."""
+"""Sequential decoding of audio files, with one-sentence errors for those that cannot be decoded."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from engine.files import native
 from engine.user_error import FileError, reason, remedy
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3")
-"""Formats read and written; what ``audio_files`` looks for, with the ``READ_ONLY`` ones."""
+"""Extensions of formats that are read and written; ``audio_files`` also finds the ``READ_ONLY`` ones."""
 READ_ONLY = (
     *(".aif", ".aiff", ".aifc", ".au", ".caf", ".rf64", ".snd", ".sph", ".w64", ".wave", ".bwf"),
     *(".m4a", ".m4b", ".aac", ".mp4", ".webm", ".weba", ".wma", ".mka", ".mp2", ".ac3", ".amr", ".3gp"),
@@ -25,24 +25,23 @@ READ_ONLY = (
 )
 READ_FRAMES = 65_536
 UNKNOWN_LENGTH = 1 << 62
-"""libsndfile gives a number beyond this for a FLAC stream that does not state its length."""
+"""libsndfile returns a larger number of samples for a FLAC stream that does not state its length."""
 OGG_PAGE = 1 << 18
-"""Samples, more than the 255 packets of a page can hold."""
+"""Upper bound of the samples in the up to 255 packets of an Ogg page."""
 PLAUSIBLE_RATES = range(LOWEST_RATE, HIGHEST_RATE + 1)
-"""Hz."""
 
 Problem = Literal["missing", "unreadable", "truncated", "empty", "NaN", "too short", "wrong rate"]
 
 
 class AudioError(FileError[Problem]):
-    """A file that cannot be used as audio, with the kind of problem for ``data.check`` to count."""
+    """A file that cannot be used as audio, with the kind of problem, which ``data.check`` counts."""
 
 
 class _Sequential(soundfile.SoundFile):
-    """A file read from front to back.
+    """A file that soundfile reads without seeking.
 
-    soundfile seeks after every read of a seekable file; for MP3 that resets the decoder and leaves an audible
-    break at each block.
+    It seeks after every read of a seekable file, which resets the MP3 decoder: each block would begin with an
+    audible discontinuity.
     """
 
     def seekable(self) -> bool:
@@ -54,7 +53,7 @@ class _SndfileSound:
         whole = piece.start == 0 and not piece.head and piece.stop == path.stat().st_size
         self._bytes, self._exact = None if whole else stretch(path, piece), piece.states_length
         self.file = _Sequential(self._bytes or native(path))
-        if self.file.format == "RAW":  # no header: libsndfile believed the extension
+        if self.file.format == "RAW":  # libsndfile chose it by the extension, without a header
             self.close()
             raise ValueError("it has no header")
         self.sample_rate, self.channels = self.file.samplerate, self.file.channels
@@ -75,11 +74,11 @@ class _SndfileSound:
             raise ValueError(f"its header says {end / self.sample_rate:.2f} s")
 
     def _go_to(self, start: int) -> int:
-        """Stand before sample ``start``, by decoding from where the container's seeking can be trusted."""
+        """Seek to a position that the format supports reliably, and decode from there up to ``start``."""
         match self.file.format:
-            case "MP3":  # frames lean on earlier ones
+            case "MP3":  # frames depend on earlier ones
                 seek = 0
-            case "OGG":  # seeks into the last page go astray
+            case "OGG":  # seeking into the last page is wrong
                 seek = min(start, max(0, self.file.frames - OGG_PAGE))
             case _:
                 seek = start
@@ -96,16 +95,16 @@ class _SndfileSound:
 
 
 _Part = Any
-"""One recording of a file, as one decoder reads it: a ``_SndfileSound`` or an ``FFmpegSound``."""
+"""A decoder of one recording in a file: a ``_SndfileSound`` or an ``FFmpegSound``."""
 
 
 class Sound:
-    """An audio file open for decoding: one recording, or several joined."""
+    """An audio file opened for decoding, with one or several concatenated recordings."""
 
     def __init__(self, path: Path, parts: list[_Part], remarks: list[str]) -> None:
         self.path, self.parts = path, parts
         self.remarks = tuple(remarks)
-        """What is odd about the file, though it can be read."""
+        """Irregularities of the file that do not prevent reading it."""
         self.sample_rate, self.channels = parts[0].sample_rate, parts[0].channels
 
     def __enter__(self) -> "Sound":
@@ -117,12 +116,12 @@ class Sound:
 
     @property
     def samples(self) -> int | None:
-        """Of all parts; None where only decoding can tell."""
+        """Total number of samples per channel; None if only decoding can determine it."""
         counts = [part.samples for part in self.parts]
         return None if None in counts else sum(count for count in counts if count is not None)
 
     def decode(self, start: int = 0, until: int | None = None) -> Iterator[Frames]:
-        """Decode from ``start`` to ``until`` in pieces, refusing NaN, infinity and an early end."""
+        """Decode from ``start`` to ``until`` in blocks; raise for NaN, infinity and a premature end."""
         place = offset = 0
         for part in self.parts:
             if until is not None and offset >= until:
@@ -154,11 +153,11 @@ class Sound:
 
 
 def opened(path: Path) -> Sound:
-    """Open a file for decoding, or say in one sentence why not."""
+    """Open a file for decoding; raises ``AudioError`` if that is impossible."""
     try:
         path.stat()
     except FileNotFoundError:
-        link = f"is a link to {os.readlink(path)}, which is not there" if path.is_symlink() else None
+        link = f"is a link to {os.readlink(path)}, which does not exist" if path.is_symlink() else None
         raise AudioError(path, "missing", link or "does not exist") from None
     except OSError as error:
         raise AudioError(path, "unreadable", f"cannot be opened: {remedy(error)}") from None
@@ -169,12 +168,12 @@ def opened(path: Path) -> Sound:
     if not path.is_file():
         raise AudioError(path, "unreadable", "is not an ordinary file")
     if not os.access(path, os.R_OK):
-        raise AudioError(path, "unreadable", "may not be read: its permissions forbid it")
+        raise AudioError(path, "unreadable", "cannot be read: its permissions forbid it")
     if path.stat().st_size == 0:
         raise AudioError(path, "empty", "is empty (0 bytes)")
     found = layout(path)
     if found.short:
-        raise AudioError(path, "truncated", f"is truncated: {found.short}; fetch or copy it again")
+        raise AudioError(path, "truncated", f"is truncated: {found.short}; download or copy it again")
     if not found.pieces:
         raise AudioError(path, "empty", "holds no samples")
     parts: list[_Part] = []
@@ -216,12 +215,12 @@ def _by_sndfile(path: Path, piece: Piece) -> _Part:
     short = None if is_wav else logged_shortfall(path, part.file.extra_info)
     if short:
         part.close()
-        raise AudioError(path, "truncated", f"is truncated: {short}; fetch or copy it again")
+        raise AudioError(path, "truncated", f"is truncated: {short}; download or copy it again")
     return part
 
 
 def _by_ffmpeg(path: Path, piece: Piece) -> _Part:
-    from data.audio.ffmpeg import FFmpegSound  # PyAV takes a while to load, and some machines have none
+    from data.audio.ffmpeg import FFmpegSound  # PyAV is slow to import, and optional
 
     file = stretch(path, piece)
     try:
@@ -234,12 +233,12 @@ def _by_ffmpeg(path: Path, piece: Piece) -> _Part:
 def _check(sound: Sound) -> None:
     path, rate = sound.path, sound.sample_rate
     if rate not in PLAUSIBLE_RATES:
-        detail = f"says in its header that its rate is {rate} Hz, which no recording has"
+        detail = f"has a sample rate of {rate} Hz in its header, which is not plausible"
         raise AudioError(path, "wrong rate", detail)
     if any((part.sample_rate, part.channels) != (rate, sound.channels) for part in sound.parts):
-        detail = "consists of recordings of different rates or channels joined: cut it apart first"
+        detail = "consists of concatenated recordings with different rates or channels: split it first"
         raise AudioError(path, "wrong rate", detail)
     if sound.samples == 0:
         raise AudioError(path, "empty", "holds no samples")
     if sound.samples == 1:
-        raise AudioError(path, "too short", "holds a single sample, which is no sound")
+        raise AudioError(path, "too short", "holds only a single sample")

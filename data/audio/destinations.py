@@ -1,4 +1,4 @@
-"""Where each result of a command on files and folders goes, so that nothing is lost or written over."""
+"""Output paths for the results of a command on files and folders, chosen so that no file is overwritten."""
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -20,11 +20,11 @@ def plan(
     overwrite: bool = False,
     beside: Sequence[str] = (),
 ) -> list[tuple[Path, Path]]:
-    """Pair the sources that files and folders stand for with the files to write; nothing is opened yet.
+    """Pair the source files, given as files and folders, with the files to write, without opening any.
 
-    Results in a folder lie as their sources do. ``left_out`` is told of words that stand for no source, and,
-    unless ``overwrite``, of results that are there already, or whose companions are that end in ``beside``.
-    ``list_files`` names the sources in a folder, and refuses one without any.
+    A result folder mirrors the source folders. ``left_out`` receives messages about arguments without sources
+    and, unless ``overwrite``, about results that exist already, also about those with an accompanying file of
+    an extension in ``beside``. ``list_files`` lists the sources in a folder and raises if there are none.
     """
     names_a_file = out.suffix.lower() in EXTENSIONS + READ_ONLY and not out.is_dir()
     faults: list[str] = []
@@ -58,10 +58,10 @@ def plan(
 def _found(
     words: Sequence[str], out: Path | None, list_files: Callable[[Path], list[Path]], faults: list[str]
 ) -> dict[Path, Path]:
-    """Every source once, in the order given, and the folder that it was found by, without earlier results."""
+    """Map every source to the folder in which it was found, without duplicates and earlier results."""
     for word in words:
         if out is not None and os.path.isdir(word) and os.path.realpath(word) == os.path.realpath(out):
-            raise UserError(f"--out {out} is the folder of the sources: name another, {out}/results say")
+            raise UserError(f"--out {out} is the folder of the sources: name another, such as {out}/results")
     found: dict[str, tuple[Path, Path]] = {}
     for word in words:
         with leaving_out(faults):
@@ -78,7 +78,7 @@ def _found(
             for file in files:
                 first, _ = found.setdefault(os.path.realpath(file), (file, folder))
                 if os.path.abspath(first) != os.path.abspath(file):
-                    note(f"{file} leads to {first}, which is taken once")
+                    note(f"{file} is the same file as {first}, which is used once")
     return dict(found.values())
 
 
@@ -98,17 +98,17 @@ def _not_there(
 
 
 def _below(file: Path, folder: Path) -> Path:
-    """A file's place in the folder it was found by, without its extension."""
+    """Return a file's path relative to the folder in which it was found, without its extension."""
     return file.relative_to(folder).parent / file.stem
 
 
 def distinct_names(found: Collection[tuple[Path, Path]]) -> list[str]:
-    """Name files by their places in their folders; where these clash also by folder, extension, number."""
+    """Name files by their relative paths; where these clash, add folder, extension or a number."""
     groups: dict[str, list[tuple[Path, Path]]] = {}
     for file, folder in found:
         groups.setdefault(str(_below(file, folder)).casefold(), []).append((file, folder))
     names, taken = {}, set()
-    for group in sorted(groups.values(), key=len):  # unclashing names stay as they are
+    for group in sorted(groups.values(), key=len):  # unique names first, so that they remain unchanged
         for (file, _), name in zip(group, _disambiguated(group)):
             number, fresh = 1, name
             while fresh.casefold() in taken:  # some file systems ignore case
@@ -132,9 +132,9 @@ def _disambiguated(group: Sequence[tuple[Path, Path]]) -> list[str]:
 
 
 def protect(outs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Refuse to write over what is read."""
+    """Raise if an output would overwrite an input."""
     there = [out for out in outs if out.exists()]
-    # A link that leads nowhere is no file that could be lost.
+    # Dangling links are ignored: there is no file to lose.
     read = {_identity(path): path for path in inputs if os.path.exists(path)} if there else {}
     for out in there:
         if _identity(out) in read:

@@ -1,4 +1,4 @@
-"""Sound that libsndfile does not read (AAC, WMA, Opus in WebM, MP3 of unknown length), decoded by PyAV."""
+"""Decoding by PyAV of formats that libsndfile does not support: AAC, WMA, WebM, MP3 of unknown length …"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +15,13 @@ CONTAINERS = (
     "aac,ac3,aiff,amr,ape,asf,au,avi,caf,dsf,dts,eac3,flac,flv,gsm,loas,matroska,webm,mov,mp4,mp3,mpc,mpc8,"
     "mpeg,mpegts,ogg,rm,tta,voc,w64,wav,wv"
 )
-"""What may be opened: others, such as playlists, name further files and hosts."""
+"""Containers that may be opened; others, such as playlists, can refer to further files and hosts."""
 SHORTFALL_SECONDS = 1.0
-"""A stream that ends earlier than its header says, by more than this, is truncated."""
+"""A stream that is shorter by more than this than its header states counts as truncated."""
 
 
 class FFmpegSound:
-    """The first sound in an open file; its length is known when it was decoded once."""
+    """The first audio stream of an open file; its length is known after it was decoded once."""
 
     def __init__(self, file: BufferedReader) -> None:
         self._file = file
@@ -31,7 +31,7 @@ class FFmpegSound:
         stream = next(iter(self._container.streams.audio), None)
         if stream is None or stream.codec_context is None:
             self._container.close()
-            raise ValueError("it holds no sound" if stream is None else "its coding is not known")
+            raise ValueError("it has no audio stream" if stream is None else "its codec is not known")
         self._stream: Any = stream
         self.sample_rate = int(stream.sample_rate)
         self.channels = int(stream.codec_context.layout.nb_channels)
@@ -40,7 +40,7 @@ class FFmpegSound:
         self._begun = False
 
     def _lengths(self) -> tuple[int | None, int | None]:
-        """Samples after which there is only padding, and those there should be; raw streams state none."""
+        """Return the samples before the padding, and those that the header states; None where unknown."""
         name, stream, whole = self._container.format.name, self._stream, self._container.duration
         if "mp4" in name and stream.duration:
             length = round(stream.duration * stream.time_base * self.sample_rate)
@@ -49,13 +49,13 @@ class FFmpegSound:
         return None, round(whole * self.sample_rate / 1_000_000) if known and whole else None
 
     def decode(self, start: int = 0, until: int | None = None) -> Iterator[Frames]:
-        """Decode from ``start`` to ``until``, from the beginning on: seeking is not exact."""
+        """Decode from ``start`` to ``until``, internally from the beginning, because seeking is inexact."""
         if self._begun:
             self._container.seek(0)
         self._begun, place = True, 0
         for frame in self._frames():
             if frame.sample_rate != self.sample_rate or frame.layout.nb_channels != self.channels:
-                raise ValueError("its rate or channels change on the way")
+                raise ValueError("its rate or channels change within the stream")
             samples = samples_of(frame)
             if self._padded is not None:
                 samples = samples[: max(0, self._padded - place)]
@@ -74,14 +74,13 @@ class FFmpegSound:
             yield from self._container.decode(self._stream)
 
     def close(self) -> None:
-        """Close the file."""
         self._container.close()
         self._file.close()
 
 
 @contextmanager
 def _failures() -> Iterator[None]:
-    """Raise ``ValueError`` for FFmpeg's errors, some of which have no other kind."""
+    """Convert FFmpeg's errors to ``ValueError``."""
     try:
         yield
     except av.FFmpegError as error:
@@ -89,7 +88,7 @@ def _failures() -> Iterator[None]:
 
 
 def samples_of(frame: Any) -> Frames:
-    """The samples of a decoded frame, in [-1, 1]."""
+    """Convert a decoded frame to float32 samples in [-1, 1]."""
     samples, n_channels = frame.to_ndarray(), len(frame.layout.channels)
     samples = samples.T if frame.format.is_planar else samples.reshape(-1, n_channels)
     if samples.dtype == np.uint8:

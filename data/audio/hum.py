@@ -1,27 +1,27 @@
-"""The mains' hum, taken out of a whole recording."""
+"""Removal of mains hum from a whole recording."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 MAINS = (50, 60)
-"""Hz."""
+"""Mains frequencies in Hz."""
 HIGHEST_HZ = 1000.0
-"""Hum's harmonics above this are faint."""
+"""Highest harmonic that is removed; those above are weak."""
 LINE_HZ, BESIDE_HZ = 1.5, 12.0
-"""Half the width of a line of hum, and how far the spectrum beside it is looked at."""
+"""Half the width of a spectral line of hum, and of the neighbourhood with which it is compared."""
 STANDS_OUT = 5.0
-"""Times the median beside it: noise and voices seldom reach so far in so narrow a line."""
+"""Minimum ratio of a line to the median of its neighbourhood, which noise and voices rarely reach."""
 MOST_SHARE = 0.1
-"""Of a wave's power: more is no hum, but a monotonous voice."""
+"""Maximum fraction of a wave's power that is removed; more is a monotonous voice rather than hum."""
 SHORTEST_S = 1.0
-"""In less, a line is not told from a voice."""
+"""Shortest wave that is processed: in shorter ones lines cannot be distinguished from a voice."""
 
 
 def without_hum(wave: Float[Tensor, "batch 1 samples"], sample_rate: int) -> Float[Tensor, "batch 1 samples"]:
-    """Bring narrow lines at multiples of 50 and 60 Hz down to the spectrum beside them.
+    """Reduce narrow spectral lines at multiples of 50 and 60 Hz to the level of their neighbourhood.
 
-    A voice, which glides, has no such lines: what holds none is left as it is.
+    Voices have no such lines, because their pitch varies; waves without lines are returned unchanged.
     """
     if wave.shape[-1] < SHORTEST_S * sample_rate:
         return wave

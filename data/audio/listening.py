@@ -1,4 +1,4 @@
-"""What a recording sounds like, measured in one pass over a file of any length: loudness, clipping, pitch."""
+"""Measurements of a recording in one pass over a file of any length: level, clipping, hum, pitch, timbre."""
 
 import hashlib
 from dataclasses import dataclass
@@ -15,71 +15,72 @@ from data.audio.resampling import Frames, Resampler
 
 FRAME_SECONDS = 0.02
 PLATEAU = 1e-4
-"""Samples this near to the highest, relative to it, count as having reached it."""
+"""Relative distance from the highest sample within which samples count as clipped."""
 HUM_FRAME = 4_096
-"""Samples at ``VOICE_RATE``: half a second, so that hum stands in few bins, and some frames in pauses."""
+"""Frame length in samples at ``VOICE_RATE``: half a second, so that hum is in few bins and pauses fit in."""
 TIMBRE_BANDS = 20
 VOICE_RATE = 8_000
+"""Sample rate in Hz for the analysis of hum, pitch and timbre."""
 VOICE_SECONDS = 40
-"""Of a long file, the voice is taken from this much."""
+"""Length of the beginning of a file that is analysed for hum, pitch and timbre."""
 PITCH_FRAME = 512
 PITCH_RANGE = (40, 900)
-"""Hz. Wider than any voice, so that a voice at a wrong rate is still heard."""
+"""Range of F0 in Hz; wider than that of any voice, so that voices at a wrong sample rate are found too."""
 OCTAVE_COST = 0.04
-"""Correlation a period twice as long must gain to be preferred: periods repeat."""
+"""Gain in correlation required per doubling of the period, because multiples of a period correlate too."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Voice:
-    """How high and how fast somebody speaks, at the rate the header gives."""
+    """Pitch and tempo of a voice at the sample rate in the file's header."""
 
     pitch: float
-    """Hz: median F0 of the clearly voiced frames."""
+    """Median F0 of the clearly voiced frames, in Hz."""
     low_pitch: float
-    """Hz: a tenth of these frames are lower."""
+    """10th percentile of F0 in these frames, in Hz."""
     tempo: float
-    """Hz: half of the changes of loudness are slower."""
+    """Median modulation frequency of the level, in Hz."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurements:
-    """The measures of one recording."""
+    """Measurements of one recording."""
 
     sample_rate: int
     samples: int
     loudest_db: float
-    """dBFS: RMS of the loudest 20 ms, without its mean."""
+    """RMS of the loudest 20 ms frame without its mean, in dBFS."""
     level_db: float
-    """dBFS: RMS of the 20 ms stretches within 20 dB of the loudest."""
+    """RMS over the 20 ms frames within 20 dB of the loudest, in dBFS."""
     noise_db: float
-    """dBFS: RMS of the stretch that a tenth of them are quieter than."""
+    """10th percentile of the RMS of the 20 ms frames, in dBFS."""
     offset: float
-    """The mean of all samples."""
+    """DC offset: the mean of all samples."""
     hum: tuple[float, int] | None
-    """dBFS and Hz of the mains' hum, its first harmonics included, or None where the sound is too short."""
+    """Level in dBFS and frequency in Hz of mains hum with its first harmonics; None for short files."""
     peak: float
     clipped: float
-    """Share of samples that lie on a plateau: three or more in a row at the highest or lowest value."""
+    """Fraction of samples in runs of three or more at the highest or lowest value."""
     digest: bytes
-    """Equal for files that hold the same samples to 16 bits, whatever their container and rate."""
+    """Hash of the samples rounded to 16 bits, independent of container and sample rate."""
     voice: Voice | None
-    """None where nothing sounds like one."""
+    """None if no voice was found."""
     timbre: Float[np.ndarray, " bands"]
-    """Of the loud stretches: the mean log spectrum in bands and its spread, without the level."""
+    """Mean and standard deviation over loud frames of the log spectrum in bands, without the level."""
 
     @property
     def duration(self) -> float:
-        """Seconds."""
+        """Duration in seconds."""
         return self.samples / self.sample_rate
 
 
 def measure(path: str | Path) -> Measurements:
-    """Decode and measure a file, in bounded memory; raises ``AudioError`` where it cannot be decoded."""
+    """Decode and measure a file in constant memory; raises ``AudioError`` if it cannot be decoded."""
     path = Path(path)
     with opened(path) as sound:
         rate = sound.sample_rate
         digest, plateaus = hashlib.blake2b(digest_size=16), _Plateaus(sound.channels)
-        resampler, pieces, to_hear = Resampler(rate, VOICE_RATE, 1), [], VOICE_SECONDS * VOICE_RATE
+        resampler, pieces, missing = Resampler(rate, VOICE_RATE, 1), [], VOICE_SECONDS * VOICE_RATE
         samples, total, peak, levels = 0, 0.0, 0.0, []
         for frames in sound.decode():
             mono = mixed(frames, path)[:, 0]
@@ -89,11 +90,11 @@ def measure(path: str | Path) -> Measurements:
             levels.append(_levels(mono, int(rate * FRAME_SECONDS)))
             plateaus.add(frames)
             digest.update(np.rint(mono.clip(-1, 1) * 32_767).astype("<i2").tobytes())
-            if to_hear > 0:
-                pieces.append(resampler.push(mono[:, None])[:to_hear, 0])
-                to_hear -= len(pieces[-1])
-        if to_hear > 0:
-            pieces.append(resampler.flush()[:to_hear, 0])
+            if missing > 0:
+                pieces.append(resampler.push(mono[:, None])[:missing, 0])
+                missing -= len(pieces[-1])
+        if missing > 0:
+            pieces.append(resampler.flush()[:missing, 0])
     power = np.concatenate(levels) ** 2
     speaking, wave = power[power >= 0.01 * power.max()], np.concatenate(pieces)
     return Measurements(
@@ -113,7 +114,7 @@ def measure(path: str | Path) -> Measurements:
 
 
 def _levels(mono: np.ndarray, frame: int) -> np.ndarray:
-    """RMS of each stretch, without its mean."""
+    """Return the RMS of each frame without its mean."""
     frame = max(1, min(frame, len(mono)))
     return mono[: len(mono) // frame * frame].reshape(-1, frame).std(axis=1)
 
@@ -123,12 +124,12 @@ def _db(power: float | np.floating) -> float:
 
 
 def hum_in(wave: Float[np.ndarray, " samples"]) -> tuple[float, int] | None:
-    """Level in dBFS and frequency of the mains' hum in a wave at ``VOICE_RATE``: what stands still."""
+    """Return level in dBFS and frequency of the stationary mains hum in a wave at ``VOICE_RATE``."""
     if len(wave) < 6 * HUM_FRAME:
         return None
     window = np.hanning(HUM_FRAME)
     frames = np.lib.stride_tricks.sliding_window_view(wave, HUM_FRAME)[:: HUM_FRAME // 4]
-    # A tenth of the time each bin is quieter: speech comes and goes, hum stays.
+    # The 10th percentile over time of each bin: unlike speech, hum is stationary.
     power = np.quantile(np.abs(np.fft.rfft(frames * window)) ** 2, 0.1, axis=0)
     power *= 2 / (HUM_FRAME * np.square(window).sum())
     found = []
@@ -143,7 +144,7 @@ def hum_in(wave: Float[np.ndarray, " samples"]) -> tuple[float, int] | None:
 
 
 def timbre_of(wave: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " bands"]:
-    """A voice's colour in a wave at ``VOICE_RATE``, to be compared with that of other recordings."""
+    """Return the timbre of a voice in a wave at ``VOICE_RATE``, for comparison with other recordings."""
     wave = np.pad(wave, (0, max(0, PITCH_FRAME - len(wave))))
     frames = np.lib.stride_tricks.sliding_window_view(wave, PITCH_FRAME)[:: PITCH_FRAME // 2]
     energy = frames.var(axis=1)
@@ -156,7 +157,7 @@ def timbre_of(wave: Float[np.ndarray, " samples"]) -> Float[np.ndarray, " bands"
 
 @lru_cache(maxsize=1)
 def _bands() -> Float[np.ndarray, "bins bands"]:
-    """Triangles, equally wide in mels from 100 to 3800 Hz."""
+    """Make triangular filters, equidistant in mels from 100 to 3800 Hz."""
     edges = 700 * (10 ** (np.linspace(0.0580, 0.8081, TIMBRE_BANDS + 2)) - 1)
     bins = np.arange(PITCH_FRAME + 1)[:, None] * VOICE_RATE / (2 * PITCH_FRAME)
     low, middle, high = edges[:-2], edges[1:-1], edges[2:]
@@ -164,7 +165,7 @@ def _bands() -> Float[np.ndarray, "bins bands"]:
 
 
 class _Plateaus:
-    """Counts samples in runs at the extremes, while the extremes are still being found."""
+    """A counter of samples in runs at the extremes, which are updated while the file is read."""
 
     def __init__(self, channels: int) -> None:
         self.extremes = np.zeros((2, channels))
@@ -172,7 +173,7 @@ class _Plateaus:
 
     @property
     def samples(self) -> int:
-        """How many; extremes too low to be anything but silence do not count."""
+        """Number of samples in runs, except for runs at extremes of up to 0.05, which are near silence."""
         return int(self.counts[self.extremes > 0.05].sum())
 
     def add(self, frames: Frames) -> None:
@@ -182,7 +183,7 @@ class _Plateaus:
             self.counts[side][higher] = 0
             self.extremes[side] = np.maximum(self.extremes[side], top)
             at = signed >= self.extremes[side] * (1 - PLATEAU)
-            core = at[:-2] & at[1:-1] & at[2:]  # the middles of three
+            core = at[:-2] & at[1:-1] & at[2:]  # middles of three
             run = np.zeros_like(at)
             run[:-2] |= core
             run[1:-1] |= core
@@ -191,9 +192,9 @@ class _Plateaus:
 
 
 def voice_in(wave: Float[np.ndarray, " samples"]) -> Voice | None:
-    """The voice in a wave at ``VOICE_RATE``, from the more periodic half of its loud frames.
+    """Analyse the voice in a wave at ``VOICE_RATE``, from the more periodic half of its loud frames.
 
-    None where these are too few, not periodic, or all alike: noise, a tone and a hum are no voice.
+    Returns None if these are too few, not periodic, or of constant pitch (noise, a tone, hum).
     """
     n, spans = PITCH_FRAME, np.arange(VOICE_RATE // PITCH_RANGE[1], VOICE_RATE // PITCH_RANGE[0])
     if len(wave) < 4 * n:

@@ -1,7 +1,7 @@
-"""Changing the sample rate live: a short windowed sinc whose delay is known, with its state in the open.
+"""Streaming resampling by a short windowed sinc of known delay, with explicit state.
 
-``data.audio.resampling`` is for files, where a filter may be long. Here every sample a filter waits for is
-latency, so it reaches `REACH_S` to either side and no further, and pays with its transition band.
+``data.audio.resampling`` is for files, where the filter may be long. Here look-ahead is latency, so the
+filter extends only `REACH_S` to either side, at the cost of a wide transition band.
 """
 
 import math
@@ -18,33 +18,32 @@ Out = Float[Tensor, "batch 1 resampled"]
 Piece = tuple[Int64[Tensor, " _"], Float64[Tensor, "_ taps"]]
 
 REACH_S = 15 / 16_000
-"""Seconds that the filter hears before and after each sample: under a millisecond."""
+"""Extent of the filter before and after each sample, in seconds: under a millisecond."""
 STOP_DB = 60.0
-"""How far the stop band lies below the pass band."""
+"""Stop-band attenuation in dB."""
 TRANSITION_HZ = (STOP_DB - 7.95) / (14.36 * 2 * REACH_S)
-"""From pass band to stop band, by Kaiser's formula: 1.9 kHz."""
+"""Width of the transition band by Kaiser's formula: 1.9 kHz."""
 PIECE = 1024
-"""Samples made at once: what they need stays in the cache."""
+"""Output samples computed at once, few enough for the processor's cache."""
 N_PLANS = 16
-"""Chunks, by place and length, whose weights are looked up once."""
+"""Maximum number of cached plans, one per position and length of a chunk."""
 
 
 class ResamplerState(NamedTuple):
-    """What a resampler carries from chunk to chunk; it does not grow."""
+    """The state of a resampler between chunks, of constant size."""
 
     past: Float64[Tensor, "batch 1 context"]
-    """The newest samples."""
+    """The newest input samples."""
     place: int
-    """Samples taken in, counted from the last one at which both rates met."""
+    """Number of input samples since the last one at which the phases of both rates coincided."""
 
 
 class LiveResampler:
-    """A band-limited wave at another rate, ``delay`` samples late, chunk after chunk.
+    """A streaming band-limited resampler with a delay of ``delay`` input samples.
 
-    Of ``n`` samples taken in, ``n * to_rate // from_rate`` are out: with the last sample of a chunk comes all
-    that it completes. The cutoff lies a quarter of the transition below half the lower rate, so that what
-    folds back to below the cutoff lies in the stop band. It is computed in float64, that rounding, which
-    differs with the chunking, should vanish in a float32 sample.
+    After ``n`` input samples, ``n * to_rate // from_rate`` output samples have been returned. The cutoff is
+    half the lower rate minus a quarter of the transition band, so that aliases below the cutoff come from the
+    stop band. Computed in float64, so that rounding, which depends on the chunking, vanishes in float32.
     """
 
     def __init__(self, from_rate: int, to_rate: int, delay: Fraction | None = None) -> None:
@@ -52,14 +51,14 @@ class LiveResampler:
         self.down, self.up = from_rate // common, to_rate // common
         lower = min(from_rate, to_rate)
         self.cutoff = (lower / 2 - TRANSITION_HZ / 4) / from_rate
-        """Cycles per sample taken in; there the filter passes half the amplitude."""
+        """Cutoff (−6 dB) in cycles per input sample."""
         self.reach = least_delay(from_rate)
         self.delay = self.reach if delay is None else delay
-        """Samples taken in by which what comes out is late."""
+        """Delay of the output in input samples."""
         if self.delay < self.reach:
             raise ValueError(f"delay={self.delay} is below the filter's reach, {self.reach} samples")
         self.n_taps = math.floor(self.reach + self.delay + 1) + 1
-        with torch.inference_mode(False):  # gradients may pass later
+        with torch.inference_mode(False):  # later calls may need gradients
             self.table = self._weights(torch.arange(self.up))
         self.plans: dict[tuple[int, int, str], list[Piece]] = {}
 
@@ -68,7 +67,7 @@ class LiveResampler:
         return ResamplerState(past, 0)
 
     def step(self, wave: In, state: ResamplerState) -> tuple[Out, ResamplerState]:
-        """Resample one chunk of any length, also none."""
+        """Resample one chunk of any length, including 0."""
         if not wave.shape[-1]:
             return wave, state
         window = torch.cat([state.past, wave.double()], dim=-1)
@@ -83,7 +82,7 @@ class LiveResampler:
         return torch.cat(parts, dim=-1)[:, None].to(wave.dtype), after
 
     def _plan(self, place: int, samples: int, device: torch.device) -> list[Piece]:
-        """Which samples of a chunk complete which new ones, with what weights; kept where chunks repeat."""
+        """Return the newest input and the filter weights of each output sample; cached for short chunks."""
         key = place, samples, str(device)
         plan = self.plans.get(key)
         if plan is None:
@@ -96,30 +95,30 @@ class LiveResampler:
         return plan
 
     def _new_plan(self, place: int, samples: int, device: torch.device) -> list[Piece]:
-        made = torch.arange(place * self.up // self.down, (place + samples) * self.up // self.down)
-        # Sample k ends where `(k + 1) * down / up` samples end; the newest of its inputs ends then, or
-        # `phase / up` of a sample later.
-        newest = -(-(made + 1) * self.down // self.up) - 1 - place
-        phase = -(made + 1) * self.down % self.up
+        outputs = torch.arange(place * self.up // self.down, (place + samples) * self.up // self.down)
+        # Output k ends at input time `(k + 1) * down / up`; its newest input ends then, or `phase / up` of an
+        # input sample later.
+        newest = -(-(outputs + 1) * self.down // self.up) - 1 - place
+        phase = -(outputs + 1) * self.down % self.up
         return [
             (where.to(device), self.table[which].to(device))
             for where, which in zip(newest.split(PIECE), phase.split(PIECE))
         ]
 
     def _weights(self, phase: Int64[Tensor, " samples"]) -> Float64[Tensor, "samples taps"]:
-        """What each of the newest samples, oldest first, gives to one that ends ``phase / up`` earlier."""
+        """Return the filter weights of the newest inputs, oldest first, for outputs of the given phases."""
         age = torch.arange(self.n_taps - 1, -1, -1, dtype=torch.float64)
         distance = age - float(self.delay) - (phase.double() / self.up)[:, None]
         inside = (1.0 - (distance / float(self.reach)).square()).clamp_min(0.0)
         beta = 0.1102 * (STOP_DB - 8.7)
         taper = torch.special.i0(beta * inside.sqrt()) * (inside > 0)
         weights = torch.sinc(2.0 * self.cutoff * distance) * taper
-        # Each phase passes a constant as it is, or a hum at the difference of the rates would be heard.
+        # Unit gain at DC for every phase; otherwise a constant would be modulated by the phases' period.
         return weights / weights.sum(-1, keepdim=True)
 
 
 def least_delay(from_rate: int) -> Fraction:
-    """Samples at a rate that the filter must wait for."""
+    """Return the minimum delay, the filter's look-ahead, in samples at ``from_rate``."""
     return Fraction(REACH_S).limit_denominator(1_000_000) * from_rate
 
 

@@ -1,4 +1,4 @@
-"""One channel made of several: as loud as the loudest of them, whichever are silent, and never nothing."""
+"""Downmixing to mono at the level of the loudest channel, also for silent or inverted channels."""
 
 import warnings
 from functools import lru_cache
@@ -10,32 +10,32 @@ from jaxtyping import Float
 from data.audio.decoding import opened
 from data.audio.resampling import Frames
 
-HEARD_S = 60.0
-"""Seconds of sound, from a file's first on, by which its channels are weighed."""
+WEIGHED_S = 60.0
+"""Seconds of non-silent audio, from the beginning of a file, that determine the channel weights."""
 SILENT = 1e-3
-"""Peak of a piece that is passed over."""
+"""Peak below which a block is ignored."""
 CANCELS = 0.1
-"""Power of the sum below which, relative to the channels' own, they cancel each other."""
+"""Ratio of the power of the channels' sum to the sum of their powers below which they cancel each other."""
 
 Weights = Float[np.ndarray, "channels"]
 
 
 def mixed(frames: Frames, path: Path) -> Float[np.ndarray, "samples 1"]:
-    """The frames of a file in one channel; all of a file is mixed alike."""
+    """Mix frames of a file to mono, with the same weights throughout the file."""
     if frames.shape[1] == 1:
         return frames
-    # Not a product of matrices, whose rounding depends on how many samples are mixed at once.
+    # Not a matrix product, whose rounding depends on the number of samples.
     return (frames * file_weights(path)).sum(axis=1, keepdims=True)
 
 
 def file_weights(path: Path) -> Weights:
-    """By what to multiply each channel before they are added up; warns, once, where they cancel."""
+    """Return the weight of each channel of a file; warns once if its channels cancel each other."""
     stat = path.stat()
     return _file_weights(path, stat.st_size, stat.st_mtime_ns)[0]
 
 
 def cancelling(path: Path) -> str | None:
-    """What is said of a file whose channels cancel each other, where they do."""
+    """Return the warning about a file whose channels cancel each other, or None."""
     stat = path.stat()
     return _file_weights(path, stat.st_size, stat.st_mtime_ns)[1]
 
@@ -48,19 +48,19 @@ def _file_weights(path: Path, size: int, modified: int) -> tuple[Weights, str | 
             if np.abs(frames).max() >= SILENT:
                 covariance += _covariance(frames)
                 counted += len(frames)
-            if counted >= HEARD_S * sound.sample_rate:
+            if counted >= WEIGHED_S * sound.sample_rate:
                 break
     weights, cancel = weights_of(covariance)
     if not cancel:
         return weights, None
-    alone = f"channel {weights.argmax() + 1} alone is heard"
+    alone = f"only channel {weights.argmax() + 1} is used"
     message = f"its channels cancel each other, so that {alone} (one of them is inverted)"
     warnings.warn(f"{path}: {message}", stacklevel=5)
     return weights, message
 
 
 def mixed_whole(frames: Frames) -> Float[np.ndarray, "samples 1"]:
-    """Frames that are no file's in one channel, weighed by all of them."""
+    """Mix frames that belong to no file to mono, with weights from all of them."""
     weights, _ = weights_of(_covariance(frames))
     return (frames * weights).sum(axis=1, keepdims=True)
 
@@ -71,14 +71,14 @@ def _covariance(frames: Frames) -> Float[np.ndarray, "channels channels"]:
 
 
 def weights_of(covariance: Float[np.ndarray, "channels channels"]) -> tuple[Weights, bool]:
-    """Equal weights that make the sum as loud as the loudest channel, and whether the channels cancel.
+    """Return equal weights that make the mix as loud as the loudest channel, and whether the channels cancel.
 
-    Where they do, the loudest one has all the weight.
+    If they do, only the loudest channel has a weight.
     """
-    own, total = covariance.diagonal(), covariance.sum()
-    n_channels = len(own)
-    if not own.any():
+    powers, total = covariance.diagonal(), covariance.sum()
+    n_channels = len(powers)
+    if not powers.any():
         return np.full(n_channels, 1 / n_channels, np.float32), False
-    if total < CANCELS * own.sum():
-        return np.eye(n_channels, dtype=np.float32)[own.argmax()], True
-    return np.full(n_channels, np.sqrt(own.max() / total), np.float32), False
+    if total < CANCELS * powers.sum():
+        return np.eye(n_channels, dtype=np.float32)[powers.argmax()], True
+    return np.full(n_channels, np.sqrt(powers.max() / total), np.float32), False

@@ -1,4 +1,4 @@
-"""Reading audio: any container, any rate and channels; failures in one sentence."""
+"""Reading of audio files of any container, sample rate and number of channels."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -20,24 +20,24 @@ from engine.outcome import leaving_out
 from engine.user_error import UserError
 
 MARGIN_SECONDS = 0.1
-"""Longer than half of soxr's filter, so that an excerpt equals the same stretch of the whole file."""
+"""Context around an excerpt, longer than half of soxr's filter, so that it equals that part of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AudioInfo:
-    """What a file's header says (its samples are counted by decoding where the header is silent)."""
+    """Properties of an audio file; its samples are counted by decoding if the header does not state them."""
 
     sample_rate: int
-    """Hz."""
+    """Sample rate in Hz."""
     samples: int
-    """Per channel."""
+    """Number of samples per channel."""
     channels: int
     remarks: tuple[str, ...] = ()
-    """What is odd about the file, though all of it can be read."""
+    """Irregularities of the file that do not prevent reading all of it."""
 
     @property
     def duration(self) -> float:
-        """Seconds."""
+        """Duration in seconds."""
         return self.samples / self.sample_rate
 
 
@@ -53,7 +53,7 @@ def info(path: str | Path) -> AudioInfo:
 
 
 def unreadable(paths: Iterable[Path], left_out: list[str]) -> set[Path]:
-    """Decode every file once; return those that cannot be, and add a sentence on each to ``left_out``."""
+    """Decode every file; return those for which it fails, and append their messages to ``left_out``."""
     good, paths = set(), list(dict.fromkeys(paths))
     for path in tqdm(paths, desc="reading", unit="file", delay=2.0, leave=False, disable=None):
         with leaving_out(left_out):
@@ -65,7 +65,7 @@ def unreadable(paths: Iterable[Path], left_out: list[str]) -> set[Path]:
 def load(
     path: str | Path, sample_rate: int | None = None, *, mono: bool = True
 ) -> Float[Tensor, "1 channels samples"]:
-    """Read a whole file, in one channel if ``mono`` (``data.audio.mixing``), at ``sample_rate`` if given."""
+    """Read a whole file, mixed to mono unless ``mono`` is false, resampled if ``sample_rate`` is given."""
     path = Path(path)
     if sample_rate is not None:
         check_rate(sample_rate)
@@ -79,10 +79,10 @@ def load(
 def blocks(
     path: str | Path, sample_rate: int | None, block_samples: int
 ) -> Iterator[Float[Tensor, "1 1 samples"]]:
-    """Read a file of any length in mono blocks of ``block_samples``, the last maybe shorter, in flat memory.
+    """Read a file in mono blocks of ``block_samples``, of which the last may be shorter, in constant memory.
 
-    Concatenated they equal ``load(path, sample_rate)``. A file that cannot be opened is refused at once, not
-    when the first block is asked for.
+    Concatenated, they equal ``load(path, sample_rate)``. Errors on opening the file are raised by the call,
+    not with the first block.
     """
     path = Path(path)
     if block_samples < 1:
@@ -117,23 +117,23 @@ def excerpt(
 ) -> Float[Tensor, "1 1 samples"]:
     """Read ``samples`` mono samples from ``start`` on, both at ``sample_rate``, without decoding the rest.
 
-    Equals that stretch of ``load(path, sample_rate)``; shorter where the file ends.
+    Equals that part of ``load(path, sample_rate)``; shorter if the file ends before.
     """
     path = Path(path)
     if start < 0 or samples < 1:
-        raise UserError(f"{path}: an excerpt from sample {start}, {samples} long, is none")
+        raise UserError(f"{path}: an excerpt of {samples} samples from sample {start} is not possible")
     if sample_rate is not None:
         check_rate(sample_rate)
     with opened(path) as sound:
-        own_rate = sound.sample_rate
-        rate = sample_rate or own_rate
-        # Begin where a sample of one rate falls on one of the other: then the phase is that of the whole.
-        common = gcd(own_rate, rate)
-        own_step, step = own_rate // common, rate // common
-        margin = 0 if own_rate == rate else int(MARGIN_SECONDS * own_rate) + 1
-        first = max(0, start * own_step // step - margin) // own_step
-        until = -(-(start + samples) * own_step // step) + margin
-        parts = list(_resampled(sound, rate, (first * own_step, until)))
+        file_rate = sound.sample_rate
+        rate = sample_rate or file_rate
+        # Begin where samples of both rates coincide, so that the resampler's phase is that of the whole file.
+        common = gcd(file_rate, rate)
+        file_step, step = file_rate // common, rate // common
+        margin = 0 if file_rate == rate else int(MARGIN_SECONDS * file_rate) + 1
+        first = max(0, start * file_step // step - margin) // file_step
+        until = -(-(start + samples) * file_step // step) + margin
+        parts = list(_resampled(sound, rate, (first * file_step, until)))
     offset = start - first * step
     return torch.from_numpy(np.concatenate(parts)[offset : offset + samples, 0].copy())[None, None]
 
@@ -141,7 +141,7 @@ def excerpt(
 def _resampled(
     sound: Sound, sample_rate: int | None, ends: tuple[int, int | None] = (0, None), *, mono: bool = True
 ) -> Iterator[Frames]:
-    """Decode between two of the file's own samples, at another rate where one is given."""
+    """Decode between two samples of the file, and resample if ``sample_rate`` is given."""
     rate = sound.sample_rate
     resampler = Resampler(rate, sample_rate or rate, 1 if mono else sound.channels)
     for frames in sound.decode(*ends):
@@ -150,9 +150,9 @@ def _resampled(
 
 
 def audio_files(folder: str | Path) -> list[Path]:
-    """All audio files under a folder by extension, sorted; hidden files are passed over, links followed.
+    """List all audio files under a folder by extension, sorted, without hidden files; links are followed.
 
-    Folders that may not be read are listed too, to be refused by name like other files that cannot be used.
+    Folders without read permission are listed too, so that they are reported like other unusable files.
     """
     found = files_under(folder, EXTENSIONS + READ_ONLY)
     if not found:
@@ -161,12 +161,12 @@ def audio_files(folder: str | Path) -> list[Path]:
 
 
 def named_as_audio(path: Path) -> bool:
-    """Whether a name is that of a recording; the locked folders among ``audio_files`` have others."""
+    """Return whether a path has an audio extension, unlike unreadable folders from ``audio_files``."""
     return path.name.lower().endswith(EXTENSIONS + READ_ONLY)
 
 
 def files_under(folder: str | Path, extensions: tuple[str, ...] = ("",)) -> list[Path]:
-    """All files of these extensions, or of any, under a folder, as ``audio_files`` lists them."""
+    """List all files with one of these extensions under a folder, as ``audio_files`` does."""
     folder = Path(folder)
     if not folder.exists():
         raise UserError(f"there is no folder {folder}")
@@ -180,7 +180,7 @@ def files_under(folder: str | Path, extensions: tuple[str, ...] = ("",)) -> list
 
     for place, folders, files in os.walk(folder, onerror=locked, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:  # a link that leads back up
+        if real in seen:  # a link to a parent folder
             folders.clear()
             continue
         seen.add(real)

@@ -1,4 +1,4 @@
-"""Changing the sample rate: soxr at its very high quality, whole or in blocks with identical samples."""
+"""Resampling by soxr at its very high quality; a whole wave and its blocks give identical samples."""
 
 from collections.abc import Iterable, Iterator
 
@@ -14,14 +14,14 @@ Resampled = Float[np.ndarray, "resampled channels"]
 
 
 def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
-    """The exact number of samples that ``samples`` at one rate become at another (rounded half up)."""
+    """Return the number of samples after resampling (rounded half up)."""
     return (2 * samples * to_rate + from_rate) // (2 * from_rate)
 
 
 def resample(
     wave: Float[Tensor, "batch channels samples"], from_rate: int, to_rate: int
 ) -> Float[Tensor, "batch channels resampled"]:
-    """The wave at another rate (soxr VHQ), exactly ``resampled_length`` long; no gradient passes."""
+    """Resample a wave (soxr VHQ) to a length of exactly ``resampled_length``; no gradient passes."""
     if from_rate == to_rate:
         return wave
     batch, channels, samples = wave.shape
@@ -34,7 +34,7 @@ def resample(
 def resampled_pieces(
     pieces: Iterable[Float[Tensor, "1 1 _"]], from_rate: int, to_rate: int, samples: int
 ) -> Iterator[Float[Tensor, "1 1 _"]]:
-    """Pieces at another rate, ``samples`` long in all: rounding there and back can be a sample off."""
+    """Resample consecutive pieces to exactly ``samples`` in total, since rounding may be a sample off."""
     resampler, left = Resampler(from_rate, to_rate, 1), samples
 
     def resampled() -> Iterator[Resampled]:
@@ -51,7 +51,7 @@ def resampled_pieces(
 
 
 class Resampler:
-    """Resampling block by block: what comes out, concatenated, is the whole file resampled at once."""
+    """A block-wise resampler: its concatenated outputs equal the whole file resampled at once."""
 
     def __init__(self, from_rate: int, to_rate: int, channels: int) -> None:
         self.from_rate, self.to_rate, self.channels = from_rate, to_rate, channels
@@ -61,21 +61,21 @@ class Resampler:
             self.stream = soxr.ResampleStream(from_rate, to_rate, channels, dtype="float32", quality=QUALITY)
 
     def push(self, frames: Frames) -> Resampled:
-        """Take a block of any length; return the samples that are settled, perhaps none."""
+        """Process a block of any length; return the output samples that are complete, possibly none."""
         self.n_in += len(frames)
         if self.same:
             return frames
-        # soxr reads interleaved memory in one piece.
+        # soxr needs contiguous interleaved memory.
         resampled = self.stream.resample_chunk(np.ascontiguousarray(frames)).reshape(-1, self.channels)
         self.n_out += len(resampled)
         return resampled
 
     def flush(self) -> Resampled:
-        """Return the tail, so that the total is exactly ``resampled_length`` of what was pushed."""
+        """Return the last samples, so that the total is exactly ``resampled_length`` of the input."""
         nothing = np.zeros((0, self.channels), np.float32)
         if self.same:
             return nothing
         missing = resampled_length(self.n_in, self.from_rate, self.to_rate) - self.n_out
         tail = self.stream.resample_chunk(nothing, last=True).reshape(-1, self.channels)[:missing]
-        # soxr rounds a length that falls on half a sample as it pleases; one sample of silence evens it out.
+        # soxr rounds lengths of n + ½ samples either way; a zero sample is appended where it rounds down.
         return np.pad(tail, ((0, missing - len(tail)), (0, 0)))

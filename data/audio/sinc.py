@@ -1,6 +1,6 @@
-"""Resampling of tensors where they are, which gradients pass: short windowed sincs, for networks and losses.
+"""Differentiable resampling of tensors on their device by short windowed sincs, for networks and losses.
 
-What files and streams are resampled by, sharper and on the CPU, is ``data.audio.resampling``.
+Files are resampled by ``data.audio.resampling``, which has a sharper filter and runs on the CPU.
 """
 
 import math
@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 ZEROS = 6
-"""Of the sinc on either side, under a Hann window."""
+"""Zero crossings of the sinc on either side, under a Hann window; torchaudio's default."""
 ROLLOFF = 0.99
-"""Of the lower rate's half, where the filter ends: torchaudio's choices, so that networks hear the same."""
+"""Cutoff as a fraction of the lower Nyquist frequency; torchaudio's default, as in the networks' training."""
 
 
 def resample(wave: Float[Tensor, "*rows samples"], rate: int, to: int) -> Float[Tensor, "*rows resampled"]:
-    """The wave at another rate, ⌈samples · to / rate⌉ long."""
+    """Resample a wave from ``rate`` to ``to`` Hz; the result has ⌈samples · to / rate⌉ samples."""
     common = math.gcd(rate, to)
     rate, to = rate // common, to // common
     if rate == to:
@@ -32,7 +32,7 @@ def resample(wave: Float[Tensor, "*rows samples"], rate: int, to: int) -> Float[
 
 @lru_cache
 def _kernels(rate: int, to: int) -> tuple[Float[Tensor, "to taps"], int]:
-    """A filter for each sample out of a period, and how far they reach back."""
+    """Return one filter per output phase, and the number of past samples that they cover."""
     cut = min(rate, to) * ROLLOFF
     width = math.ceil(ZEROS * rate / cut)
     taps = torch.arange(-width, width + rate, dtype=torch.float64) / rate

@@ -1,4 +1,4 @@
-"""What a file is that cannot be read as audio, told from its first bytes."""
+"""Explanation why a file cannot be read as audio, from its first bytes."""
 
 import struct
 from pathlib import Path
@@ -27,7 +27,7 @@ SOUNDS = {
 }
 OTHERS = {
     b"version https://git-lfs": "a pointer of Git LFS, not the file itself: run `git lfs pull`",
-    b"MThd": "MIDI, which holds notes and no sound: render it first",
+    b"MThd": "MIDI, which contains notes but no audio: render it first",
     b"PK\x03\x04": "a ZIP archive: unpack it first",
     b"\x1f\x8b": "a gzip archive: unpack it first",
     b"Rar!": "a RAR archive: unpack it first",
@@ -35,12 +35,12 @@ OTHERS = {
     b"%PDF": "a PDF: leave it out",
     b"\x89PNG": "a picture: leave it out",
     b"\xff\xd8\xff": "a picture: leave it out",
-    b"\x00\x05\x16\x07": "what macOS keeps beside a file, not the file itself: leave it out",
+    b"\x00\x05\x16\x07": "metadata of macOS about a file, not the file itself: leave it out",
 }
 
 
 def explanation(path: Path, failure: str) -> str:
-    """Why a file is no audio for this program, and the way out; ``failure`` is what the last decoder said."""
+    """Return why a file cannot be read, and the way out; ``failure`` is the last decoder's error message."""
     with path.open("rb") as file:
         head = file.read(4096)
     convert = f"try `ffmpeg -i {path.name} {path.stem}_mended.wav`, or leave it out"
@@ -57,24 +57,22 @@ def explanation(path: Path, failure: str) -> str:
     if kind:
         return f"looks like {kind} but cannot be decoded ({failure}): {convert}"
     if head.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml"):
-        return "is not audio but a web page, as a failed download leaves: fetch it again"
+        return "is not audio but a web page, probably from a failed download: download it again"
     if all(byte >= 32 or byte in b"\t\n\r\f" for byte in head):
         return "is not audio but text: leave it out"
-    return f"is not audio of a kind known here ({failure}): {convert}"
+    return f"is not audio of a known format ({failure}): {convert}"
 
 
 def _wav_fault(head: bytes) -> str | None:
-    """What is wrong with the beginning of a WAV."""
+    """Return what is wrong with the header of a WAV, or None."""
     at = head.find(b"fmt ", 12)
     if at < 0 or len(head) < at + 24:
-        return "it has no 'fmt ' chunk that says what its samples are"
+        return "it has no 'fmt ' chunk, which describes its samples"
     codec, channels, rate = struct.unpack("<HHI", head[at + 8 : at + 16])
     if not rate:
-        return "its header says that its rate is 0 Hz"
+        return "its header states a sample rate of 0 Hz"
     if not channels:
-        return "its header says that it has 0 channels"
+        return "its header states 0 channels"
     if codec not in (1, 3, 6, 7, 0xFFFE):
-        return (
-            f"its samples are coded as {CODECS.get(codec, 'number')} (0x{codec:X}), which cannot be read here"
-        )
+        return f"its samples are coded as {CODECS.get(codec, 'codec')} (0x{codec:X}), which is not supported"
     return None if b"data" in head else "it has no 'data' chunk with samples"

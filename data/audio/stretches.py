@@ -1,4 +1,4 @@
-"""A stretch of a file as a file of its own, perhaps with another header."""
+"""A part of a file, optionally with another header, as a file object."""
 
 from io import BufferedReader, RawIOBase
 from pathlib import Path
@@ -6,18 +6,18 @@ from typing import NamedTuple
 
 
 class Piece(NamedTuple):
-    """A stretch of a file that is a recording by itself."""
+    """The byte range of one recording in a file."""
 
     start: int
     stop: int
     head: bytes = b""
-    """A header to read it with, in place of a wrong one."""
+    """A header that replaces a wrong one."""
     states_length: bool = True
-    """Whether libsndfile can tell how long it is."""
+    """Whether libsndfile can determine its length."""
 
 
 class Stretch(RawIOBase):
-    """A piece of a file as a file of its own."""
+    """A read-only file object over one piece of a file."""
 
     def __init__(self, path: Path, piece: Piece) -> None:
         self._file, self._piece, self._at = path.open("rb", buffering=0), piece, 0
@@ -35,7 +35,7 @@ class Stretch(RawIOBase):
 
     def readinto(self, buffer) -> int:
         wanted, n_head = min(len(buffer), self._size - self._at), len(self._piece.head)
-        if wanted <= 0:  # a damaged file may send its reader anywhere
+        if wanted <= 0:  # decoders of damaged files may seek beyond the end
             return 0
         if self._at < n_head:
             part = self._piece.head[self._at : self._at + wanted]

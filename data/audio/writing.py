@@ -1,4 +1,4 @@
-"""Writing audio: whole or in pieces, never half a file."""
+"""Atomic writing of audio files, at once or in pieces."""
 
 import os
 import shutil
@@ -26,27 +26,27 @@ FORMATS = {
     ".opus": ("OGG", "OPUS"),
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
-"""By extension: libsndfile's format, and the subtype when none is asked for."""
+"""libsndfile's format and default subtype by extension."""
 INTEGER_BITS = {"PCM_U8": 8, "PCM_S8": 8, "PCM_16": 16, "PCM_24": 24, "PCM_32": 32}
 CODEC_RATES = {
     "OPUS": (8_000, 12_000, 16_000, 24_000, 48_000),
     "MPEG_LAYER_III": (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000),
 }
-"""Codecs that know only these rates, Hz; other audio is resampled to the next one up."""
+"""Sample rates in Hz of codecs that support only some; other audio is resampled to the next higher one."""
 CLIPPED_SHARE = 0.0005
-"""Of the samples: more that do not fit are told."""
+"""Fraction of clipped samples above which a warning is printed."""
 MOST_WAV_BYTES = 0xFFFFFFFF
-# libvorbis keeps a whole write on the stack: large ones overflow it.
+# libvorbis copies each write to the stack, which large ones would overflow.
 WRITE_FRAMES = 16_384
 
 
 def save(
     path: str | Path, wave: Float[Tensor, "... samples"], sample_rate: int, subtype: str | None = None
 ) -> None:
-    """Write a wave, shaped ``1 channels samples``, in the format of its extension; atomic.
+    """Write a wave, shaped ``1 channels samples``, atomically in the format of the path's extension.
 
-    16 bits by default; ``subtype`` is libsndfile's name, such as ``PCM_24`` or ``FLOAT``. Folders are made as
-    needed. What exceeds [-1, 1] is clipped unless the subtype holds floats.
+    16 bits by default; ``subtype`` is libsndfile's name, such as ``PCM_24`` or ``FLOAT``. Missing folders are
+    created. Samples outside [-1, 1] are clipped unless the subtype is floating-point.
     """
     check_floats(wave, f"the wave for {path}")
     if wave.ndim > 3 or (wave.ndim == 3 and wave.shape[0] != 1):
@@ -57,17 +57,17 @@ def save(
 
 
 class Writer:
-    """A file written piece by piece, which appears under its name only when the ``with`` block ends well."""
+    """An audio file written in pieces, which appears under its name only if the ``with`` block succeeds."""
 
     def __init__(
         self, path: str | Path, sample_rate: int, subtype: str | None = None, *, channels: int = 1
     ) -> None:
         self.path, self.channels = Path(path), channels
-        self.format, usual = _format(self.path)
-        self.subtype = subtype or usual
+        self.format, default = _format(self.path)
+        self.subtype = subtype or default
         self.sample_rate = file_rate(self.path, sample_rate, self.subtype)
         self.written = self.clipped = 0
-        """Samples so far, and those that did not fit."""
+        """Number of samples so far, and of those that were clipped."""
         self.resampler = Resampler(sample_rate, self.sample_rate, channels)
         if not soundfile.check_format(self.format, self.subtype):
             known = ", ".join(soundfile.available_subtypes(self.format))
@@ -123,7 +123,7 @@ class Writer:
                 warnings.warn(f"{self.path}: {share}: make it quieter, or write floats", stacklevel=4)
 
     def _widen(self, kind, error, traceback) -> None:
-        """Give a WAV whose header cannot count its bytes one that can (RF64)."""
+        """Replace the header of a WAV that is too long for it by an RF64 header."""
         if kind is None and self.format == "WAV" and self._temporary.stat().st_size > MOST_WAV_BYTES:
             with rf64(self._temporary) as wide, atomic(self._temporary) as whole, whole.open("wb") as file:
                 shutil.copyfileobj(wide, file, 1 << 24)
@@ -133,7 +133,7 @@ class Writer:
 
 
 def file_rate(path: str | Path, sample_rate: int, subtype: str | None = None) -> int:
-    """The rate a file will have: the one asked for, or the next one up that its codec knows."""
+    """Return the sample rate of a file to write: the requested one, or the next higher of its codec."""
     rates = CODEC_RATES.get(subtype or _format(Path(path))[1])
     if sample_rate < 1:
         raise UserError(f"{path} cannot be written at {sample_rate} Hz; give a positive sample rate")
@@ -147,7 +147,7 @@ def _format(path: Path) -> tuple[str, str]:
 
 
 def _encode(frames: np.ndarray, subtype: str) -> np.ndarray:
-    """Clip, and round to the nearest step of an integer subtype (libsndfile would cut off)."""
+    """Clip, and round to the nearest value of an integer subtype (libsndfile would truncate)."""
     if subtype in ("FLOAT", "DOUBLE"):
         return frames
     if subtype not in INTEGER_BITS:

@@ -189,7 +189,7 @@ def test_a_file_with_an_inverted_channel_is_told(recordings, tmp_path):
         writer.write(torch.cat([wave, -wave], dim=1))
     with pytest.warns(UserWarning, match="cancel"):
         (told,) = remarks(odd)
-    assert "channel 1 alone is heard" in told
+    assert "only channel 1 is used" in told
     assert remarks(recordings[0]) == []
 
 

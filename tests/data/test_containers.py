@@ -131,7 +131,7 @@ def test_chunks_in_any_order_are_read(tmp_path, samples, chunks, count):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (wav(fmt(0), chunk(b"data", bytes(99))), "rate is 0 Hz"),
+        (wav(fmt(0), chunk(b"data", bytes(99))), "rate of 0 Hz"),
         (wav(chunk(b"data", bytes(99))), "no 'fmt ' chunk"),
         (wav(fmt(codec=0x9999), chunk(b"data", bytes(99))), "0x9999"),
         (wav(fmt()), "no 'data' chunk"),
@@ -141,9 +141,9 @@ def test_chunks_in_any_order_are_read(tmp_path, samples, chunks, count):
         (b"Dear Sir,\n", "text"),
         (b"MThd" + bytes(99), "MIDI"),
         (b"\0\0\0\x20ftypM4A " + bytes(99), "M4A or MP4"),
-        (bytes(range(1, 250)) * 9, "not audio of a kind known here"),
+        (bytes(range(1, 250)) * 9, "not audio of a known format"),
         (b"RF64" + b"\xff" * 4 + b"WAVEds64" + bytes(12), "no 'fmt ' chunk"),
-        (b".snd" + struct.pack(">5I", 24, 3072, 99, 16_000, 1), "not audio of a kind known here"),
+        (b".snd" + struct.pack(">5I", 24, 3072, 99, 16_000, 1), "not audio of a known format"),
     ],
 )
 def test_what_a_file_is_that_is_no_audio_is_said(tmp_path, content, words):

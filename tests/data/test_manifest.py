@@ -118,7 +118,7 @@ def test_a_folder_is_read_as_what_it_looks_like(tmp_path, capsys):
     assert {row.speaker for row in rows_from(tmp_path)} == {None}
     (tmp_path / "metadata.csv").write_text("path,speaker\nanna/1.wav,A\n")
     assert [(row.path, row.speaker) for row in rows_from(tmp_path)] == [(tmp_path / "anna/1.wav", "A")]
-    assert "does not list 3 recordings that lie in its folder" in capsys.readouterr().err
+    assert "does not list 3 recordings in its folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_an_inverted_channel_is_left_out_and_told_once(tmp_path, gain, recwarn):
         np.testing.assert_allclose(load(path)[0, 0], x, atol=1e-6)
     assert measure(path).loudest_db > -30
     (warning,) = (str(one.message) for one in recwarn if "cancel" in str(one.message))
-    assert "channel 1 alone is heard" in warning
+    assert "only channel 1 is used" in warning
 
 
 def test_all_ways_of_reading_mix_alike_though_the_beginning_is_silent(tmp_path):

@@ -149,7 +149,7 @@ def test_pickles_and_ruins_are_refused(tmp_path):
     with pytest.raises(UserError, match="is a pickled checkpoint"):
         load_export(weights.parent, OptimConfig)
     weights.write_bytes(whole[:-4])
-    with pytest.raises(UserError, match="damaged or cut short"):
+    with pytest.raises(UserError, match="damaged or truncated"):
         load_export(weights.parent, OptimConfig)
     weights.unlink()
     with pytest.raises(UserError, match="no weights file"):

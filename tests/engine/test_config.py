@@ -134,7 +134,7 @@ def test_wrong_json_is_told_in_one_sentence(toy, text, sentence):
         ("--loop.steps", "Missing value for argument '--loop.steps'"),
         ("--body.kind Flat", "--body.kind Flat: no such kind; choose from Wide, Deep"),
         ("--bdy.kind Deep", "there is no option --bdy.kind"),
-        ("stray", "these words belong to no option: stray"),
+        ("stray", "these arguments belong to no option: stray"),
     ],
 )
 def test_wrong_words_are_told_in_one_sentence(toy, capsys, words, sentence):

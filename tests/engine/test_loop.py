@@ -116,7 +116,7 @@ def test_a_terminated_run_saves_and_continues_exactly(toy, tmp_path, together, c
         os._exit(9)  # not reached: a stopped run ends the program
 
     assert together(1, train) == [0]
-    said = f"stopped at step 6: saved in {tmp_path / 'cut'}, the same command continues"
+    said = f"stopped at step 6: saved in {tmp_path / 'cut'}; run the same command to resume"
     assert capfd.readouterr().out.splitlines()[-1] == said
     toy.train(replace(toy.BASE, signal_at=5, loop=options))  # past the signal now
     run(toy, tmp_path / "straight")

@@ -11,7 +11,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from engine.optim import EMA, OptimConfig, Player, micro_batch
-from engine.recovery import amid_a_row, lost, verdict
+from engine.recovery import diverged, now_skipping, verdict
 from engine.user_error import UserError
 
 PLAIN = OptimConfig(lr=0.01)
@@ -136,15 +136,15 @@ def test_a_broken_gradient_is_skipped_and_counted(bad, optimizer):
     for _ in range(2):
         player.step(layer(torch.ones(1, 2)).mean() * bad)
     assert_close(weights(layer), before, rtol=0, atol=0)
-    assert (int(player.skipped), lost({"it": player}), amid_a_row({"it": player})) == (2, [], True)
+    assert (int(player.skipped), diverged({"it": player}), now_skipping({"it": player})) == (2, [], True)
     player.step(layer(torch.ones(1, 2)).square().mean())  # recovery starts the count anew
-    assert not amid_a_row({"it": player})
+    assert not now_skipping({"it": player})
     for _ in range(2):
         player.step(layer(torch.ones(1, 2)).mean() * bad)
-    assert not lost({"it": player})
+    assert not diverged({"it": player})
     player.step(layer(torch.ones(1, 2)).mean() * bad)
     player.step(layer(torch.ones(1, 2)).square().mean())
-    assert lost({"it": player}) == ["it"]  # whenever it is asked
+    assert diverged({"it": player}) == ["it"]  # whenever it is asked
     with pytest.raises(UserError, match="'it' was not finite 3 times in a row: lower"):
         verdict({"it": player}, can_go_back=False)
 

@@ -34,7 +34,7 @@ def test_a_run_goes_back_at_half_the_rate_and_ends_in_a_sentence(toy, tmp_path, 
     with pytest.raises(UserError, match=r"'maker' was not finite 3 times in a row, even at 1/8 of its"):
         run(toy, tmp_path, range(5, 12))
     said = capsys.readouterr().out
-    assert said.count("back to step 4 with half its learning rate") == 3
+    assert said.count("back to step 4 with half the learning rate") == 3
     before = load_weights(newest_checkpoint(tmp_path) / "maker.safetensors")
     task, steps = run(toy, tmp_path, (), steps=12)  # the batches were mended
     assert steps == 12
