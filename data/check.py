@@ -143,7 +143,7 @@ def _problems(row: Row, measured: Measurements, shortest: float) -> Iterator[tup
         yield "too short", f"{measured.duration:.2f} s, under {shortest:g} s"
     claimed = row.duration or 0.0
     if measured.duration < min(0.95 * claimed, claimed - 0.25) and not explaining_rate(row, measured):
-        yield "truncated", f"lasts {measured.duration:.2f} s where the manifest says {claimed:.2f} s"
+        yield "truncated", f"lasts {measured.duration:.2f} s, but the manifest states {claimed:.2f} s"
 
 
 def _signal_problems(measured: Measurements) -> Iterator[tuple[str, str]]:

@@ -45,12 +45,12 @@ def wrong_rate(row: Row, measured: Measurements, usual: Usual | None) -> list[tu
     rate, voice = measured.sample_rate, measured.voice
     explaining = explaining_rate(row, measured)
     if rate not in PLAUSIBLE_RATES:
-        detail = f"the header says {rate} Hz"
+        detail = f"the header states {rate} Hz"
     elif explaining:
-        detail = f"the header says {rate} Hz; the manifest's {row.duration:.2f} s mean {explaining} Hz"
+        detail = f"the header states {rate} Hz; the manifest's {row.duration:.2f} s mean {explaining} Hz"
     elif voice and usual and _odd(row, rate, voice.pitch, usual):
         suggested = f"a pitch of {voice.pitch:.0f} Hz suggests {usual.rate} Hz, the rate of the others"
-        detail = f"the header says {rate} Hz; {suggested}"
+        detail = f"the header states {rate} Hz; {suggested}"
     elif voice and voice.low_pitch > TOO_FAST_PITCH and voice.tempo > TOO_FAST_TEMPO:
         detail = f"at the header's {rate} Hz the voice is too high ({voice.pitch:.0f} Hz) and fast for speech"
     elif voice and voice.pitch < TOO_SLOW_PITCH:

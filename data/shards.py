@@ -119,7 +119,7 @@ def fetch(place: str, shard: Shard, folder: Path) -> list[Row]:
             wait *= 2
     if len(rows) != shard.recordings:
         raise UserError(
-            f"{where} holds {len(rows)} recordings where its index says {shard.recordings}: copy it again"
+            f"{where} holds {len(rows)} recordings, but its index states {shard.recordings}: copy it again"
         )
     write_manifest(folder / "manifest.jsonl", rows)
     return rows

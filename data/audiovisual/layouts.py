@@ -120,7 +120,7 @@ def from_vggsound(path: Path) -> list[Scene]:
             )
         )
     if not scenes:
-        raise UserError(f"none of the {len(rows)} videos that {file} lists lies under {file.parent}")
+        raise UserError(f"none of the {len(rows)} videos in {file} is under {file.parent}")
     _warn(missing, len(rows), f"videos of {file} are not there")
     return sound_scenes(scenes, file)
 
