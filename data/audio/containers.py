@@ -34,7 +34,7 @@ SEARCHED = 1 << 27
 FLAC_BLOCK = 1 << 16
 """Maximum number of samples in a FLAC block."""
 LOOSE = 1 << 13
-"""Bytes after an MP3's stated end that count as part of it, unless they begin with a length of their own."""
+"""Maximum number of bytes after an MP3's stated end that count as part of it, unless they state a length."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ def logged_shortfall(path: Path, log: str) -> str | None:
 
 
 def _missing(promised: int, size: int) -> str | None:
-    missing = f"{promised - size} of the {promised} bytes in its header are missing"
+    missing = f"{promised - size} of the {promised} bytes that its header states are missing"
     return missing if promised > size else None
 
 
