@@ -19,13 +19,13 @@ FAINT = 1e-7
 """Magnitude floor of mels before level normalisation: far below the noise of any recording."""
 LEVEL_FRAMES = 8
 """Frames over which power is averaged; the level is the maximum of these averages."""
-FALL = 0.01 * math.log(10.0) / 20.0
+LEVEL_DECAY = 0.01 * math.log(10.0) / 20.0
 """Decay of the level per frame: .01 dB."""
-APART = 18
+CONFIRM_FRAMES = 18
 """Distance in frames of the two averages that confirm a level; a slam or a click is in only one of them."""
-TWICE = 0.35
+CONFIRM_MARGIN = 0.35
 """Log magnitude by which the earlier of the two averages may be lower."""
-FORGETS = 0.4 * math.log(10.0) / 20.0
+PEAK_DECAY = 0.4 * math.log(10.0) / 20.0
 """Decay per frame of the level of unconfirmed peaks: .4 dB."""
 SILENCE = -9.0
 """Log magnitude of the initial level: about −95 dBFS."""
@@ -142,7 +142,7 @@ class LevelTracker(nn.Module):
     """
 
     def begin(self, batch: int, device: torch.device | None = None) -> LevelState:
-        power = torch.zeros(batch, 1, LEVEL_FRAMES - 1 + APART, device=device, dtype=torch.float64)
+        power = torch.zeros(batch, 1, LEVEL_FRAMES - 1 + CONFIRM_FRAMES, device=device, dtype=torch.float64)
         level = torch.full_like(power[..., :1], SILENCE)
         return LevelState(power, level, level)
 
@@ -152,15 +152,15 @@ class LevelTracker(nn.Module):
         past, level, peak = (part.to(energy.dtype) for part in state)
         power = torch.cat([past, (2.0 * energy).exp()], dim=-1)
         smooth = power.unfold(-1, LEVEL_FRAMES, 1).mean(-1).clamp_min(1e-12).log() / 2.0
-        now, before = smooth[..., APART:], smooth[..., :-APART]
-        peaks = falling(now, peak, FORGETS)
-        levels = falling(torch.minimum(now, before + TWICE), level, FALL)
+        now, before = smooth[..., CONFIRM_FRAMES:], smooth[..., :-CONFIRM_FRAMES]
+        peaks = decaying_maximum(now, peak, PEAK_DECAY)
+        levels = decaying_maximum(torch.minimum(now, before + CONFIRM_MARGIN), level, LEVEL_DECAY)
         last = (power[..., energy.shape[-1] :], levels[..., -1:], peaks[..., -1:])
         return torch.maximum(levels, peaks), LevelState(*(part.double() for part in last))
 
 
-def falling(x: Curve, before: Float[Tensor, "batch 1 1"], fall: float) -> Curve:
-    """Return the running maximum of a curve with a linear decay of ``fall`` per frame."""
+def decaying_maximum(x: Curve, before: Float[Tensor, "batch 1 1"], decay: float) -> Curve:
+    """Return the running maximum of a curve with a linear ``decay`` per frame."""
     # Equals a running maximum after adding a linear ramp.
-    rise = fall * torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=x.dtype)
+    rise = decay * torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=x.dtype)
     return (running_maximum(torch.maximum(x + rise, before)) - rise).clamp_min(SILENCE)

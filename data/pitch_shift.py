@@ -22,7 +22,7 @@ LIFTER = (0.4, 0.7)
 """Band edges of the lifter in pitch periods: lower quefrencies are kept, higher ones removed."""
 PITCH_RANGE = (60.0, 500.0)
 """Range of F0 in Hz."""
-ALIKE = 0.85
+PEAK_SHARE = 0.85
 """Fraction of the highest autocorrelation from which the first peak is the period, not a multiple of it."""
 LOG_FLOOR = 1e-6
 LENGTH_STEP = 16
@@ -129,7 +129,7 @@ def typical_period(
     correlation = torch.fft.irfft(power, n_fft, dim=1)[:, shortest - 1 : longest + 2]
     middle = correlation[:, 1:-1]
     peaks = (middle >= correlation[:, :-2]) & (middle >= correlation[:, 2:])
-    high = middle >= ALIKE * middle.amax(1, keepdim=True)
+    high = middle >= PEAK_SHARE * middle.amax(1, keepdim=True)
     lags = (peaks & high).byte().argmax(1) + shortest
     energy = power.sum(1)
     louder = energy >= energy.mean(1, keepdim=True)

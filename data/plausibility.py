@@ -92,7 +92,7 @@ def _odd(row: Row, rate: int, pitch: float, usual: Usual) -> bool:
 
 TIMBRE_UNIT, PITCH_UNIT = 0.35, 0.25
 """Usual distance of recordings of one person: in log power per band, and in octaves."""
-UNLIKE, TIMES = 2.5, 1.5
+UNLIKE_DISTANCE, UNLIKE_RATIO = 2.5, 1.5
 """A reference is unlike the others above this distance and this multiple of the others' median distance.
 
 Errors occur: sometimes a good recording is reported, and one in five of another speaker is missed.
@@ -116,21 +116,21 @@ def compare(measured: Sequence[Measurements]) -> list[Likeness]:
     parts = []
     for index in range(len(measured)):
         others = np.arange(len(measured)) != index
-        colour = float(np.sqrt(np.square(timbres[index] - np.median(timbres[others], axis=0)).mean()))
+        timbre = float(np.sqrt(np.square(timbres[index] - np.median(timbres[others], axis=0)).mean()))
         usual = float(np.median(known)) if len(known := pitches[others & ~np.isnan(pitches)]) else math.nan
         octaves = abs(pitches[index] - usual)
-        parts.append((colour / TIMBRE_UNIT, 0.0 if math.isnan(octaves) else octaves / PITCH_UNIT, usual))
-    distances = np.array([math.hypot(colour, pitch) for colour, pitch, _ in parts])
+        parts.append((timbre / TIMBRE_UNIT, 0.0 if math.isnan(octaves) else octaves / PITCH_UNIT, usual))
+    distances = np.array([math.hypot(timbre, pitch) for timbre, pitch, _ in parts])
     found = []
-    for index, (colour, pitch, usual) in enumerate(parts):
+    for index, (timbre, pitch, usual) in enumerate(parts):
         rest = float(np.median(np.delete(distances, index)))
         detail = f"{distances[index]:.1f} away where the others are {rest:.1f}"
-        if pitch > colour:
+        if pitch > timbre:
             detail += f": pitch {2 ** pitches[index]:.0f} Hz, the others' {2**usual:.0f} Hz"
         elif noise[index] < (clean := float(np.median(np.delete(noise, index)))) - 10:
             detail += f": noise {noise[index]:.0f} dB below the speech, the others' {clean:.0f} dB"
         else:
             detail += ": another timbre (another speaker, microphone, room or codec)"
-        unlike = bool(distances[index] > max(UNLIKE, TIMES * rest))
+        unlike = bool(distances[index] > max(UNLIKE_DISTANCE, UNLIKE_RATIO * rest))
         found.append(Likeness(distance=float(distances[index]), unlike=unlike, detail=detail))
     return found

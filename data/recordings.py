@@ -18,7 +18,7 @@ from engine.user_error import UserError
 
 CHUNK = 64
 """Files decoded between two checks of the memory used."""
-LOOKED_AT, LOOKED_AT_SECONDS = 8, 10
+CHECKED, CHECKED_SECONDS = 8, 10
 """Number of recordings, and seconds of each, in which a voice is searched."""
 FULL_SCALE = 32_767
 
@@ -97,9 +97,9 @@ class Recordings:
         """Print a note if no voice is found in any of some recordings spread over all."""
         from data.audio.listening import VOICE_RATE, voice_in
 
-        looked_at = self.usable[:: -(-len(self.usable) // LOOKED_AT)]
-        for index in looked_at:
-            samples = min(int(self.lengths[index]), LOOKED_AT_SECONDS * self.sample_rate)
+        checked = self.usable[:: -(-len(self.usable) // CHECKED)]
+        for index in checked:
+            samples = min(int(self.lengths[index]), CHECKED_SECONDS * self.sample_rate)
             try:
                 wave = torch.from_numpy(self.read(int(index), 0, samples))[None, None]
             except AudioError:
@@ -107,8 +107,8 @@ class Recordings:
             resampled = resample(wave, self.sample_rate, VOICE_RATE)[0, 0].numpy()
             if len(resampled) < 2 * VOICE_RATE or voice_in(resampled):  # too short for a decision, or speech
                 return
-        what = f"no voice was found in any of {len(looked_at)} recordings examined"
-        note(f"{what}, such as {self.rows[looked_at[0]].path}: is this speech?")
+        what = f"no voice was found in any of {len(checked)} recordings examined"
+        note(f"{what}, such as {self.rows[checked[0]].path}: is this speech?")
 
     def _fill(self, limit: float, progress: bool) -> None:
         used = 0

@@ -29,7 +29,7 @@ from engine.arguments import Arguments
 from engine.files import atomic, check_writable
 from engine.user_error import UserError, exits_cleanly
 
-TOGETHER = 8
+PER_SPEAKER = 8
 """Consecutive recordings of a speaker, so that a shard has another recording of most speakers."""
 GROUP = "parallel"
 """The manifest's column with the group of time-aligned recordings."""
@@ -46,7 +46,7 @@ def units(rows: Sequence[Row], seed: int) -> list[list[int]]:
     split_up = []
     for (_, key), members in found.items():
         whole = rows[members[0]].extra.get(GROUP) == key
-        size = len(members) if whole else TOGETHER
+        size = len(members) if whole else PER_SPEAKER
         split_up += [members[first : first + size] for first in range(0, len(members), size)]
     return [split_up[place] for place in rng.permutation(len(split_up))]
 
