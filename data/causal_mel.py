@@ -1,4 +1,4 @@
-"""What causal encoders see of a wave: log-mels of windows that end with their frame, and their level."""
+"""Causal front end: log-mels of windows that end with their frame, and a running speech level."""
 
 import math
 from typing import NamedTuple
@@ -14,28 +14,28 @@ Frames = Float[Tensor, "batch n_mels frames"]
 Curve = Float[Tensor, "batch 1 frames"]
 
 FLOOR = 1e-3
-"""Magnitude floor of absolute mels: ten times the quantisation noise of 16-bit audio."""
+"""Magnitude floor of mels without level normalisation: ten times the quantisation noise of 16-bit audio."""
 FAINT = 1e-7
-"""Magnitude floor before a level is taken away: far below any recording's own noise."""
+"""Magnitude floor of mels before level normalisation: far below the noise of any recording."""
 LEVEL_FRAMES = 8
-"""Over which power is averaged: their loudest mean is the level."""
-FALL = 0.01 * math.log(10.0) / 20.0
-"""By which a level falls in a frame: .01 dB."""
-APART = 18
-"""Frames between the two means that tell a level: what is in one alone was a slam or a click."""
-TWICE = 0.35
-"""By which the earlier of the two may be fainter."""
-FORGETS = 0.4 * math.log(10.0) / 20.0
-"""By which the level of what was loud but once falls in a frame: .4 dB."""
+"""Frames over which power is averaged; the level is the maximum of these averages."""
+LEVEL_DECAY = 0.01 * math.log(10.0) / 20.0
+"""Decay of the level per frame: .01 dB."""
+CONFIRM_FRAMES = 18
+"""Distance in frames of the two averages that confirm a level; a slam or a click is in only one of them."""
+CONFIRM_MARGIN = 0.35
+"""Log magnitude by which the earlier of the two averages may be lower."""
+PEAK_DECAY = 0.4 * math.log(10.0) / 20.0
+"""Decay per frame of the level of unconfirmed peaks: .4 dB."""
 SILENCE = -9.0
-"""Log magnitude of the level before any sound: some −95 dBFS."""
+"""Log magnitude of the initial level: about −95 dBFS."""
 
 
 class CausalLogMel(nn.Module):
-    """Log-mels of a wave whose frame ``t`` has seen samples before ``(t + 1) * hop`` and none after.
+    """A causal log-mel front end: frame ``t`` depends only on samples before ``(t + 1) * hop``.
 
-    With an ``f_min`` a constant offset of the wave has no part in any band. ``exact`` computes in float64,
-    whose rounding no chunking shows.
+    With ``f_min`` above 0, a DC offset reaches no band. ``exact`` in ``step`` computes in float64, so that
+    rounding differences between chunkings become negligible.
     """
 
     taper: Tensor
@@ -60,17 +60,17 @@ class CausalLogMel(nn.Module):
 
     @property
     def context(self) -> int:
-        """Past samples that the next frame still needs."""
+        """Number of past samples that the next frame depends on."""
         return self.window - self.hop
 
     def forward(self, wave: Wave, warp: Float[Tensor, " batch"] | None = None) -> Frames:
-        """Frames of a whole wave; ``warp`` scales frequencies (vocal tract length perturbation)."""
+        """Analyse a whole wave; ``warp`` scales frequencies (vocal tract length perturbation)."""
         return self.step(wave, self.begin(wave.shape[0]), warp)[0]
 
     def begin(self, batch: int) -> Float[Tensor, "batch 1 context"]:
-        """Before the first sample: silence, or with an ``f_min`` the first sample's value (marked by NaN).
+        """Return the state before the first sample: zeros, or NaN if ``f_min`` is above 0.
 
-        A recording with an offset would else begin with a click.
+        NaN is replaced by the value of the first sample, so that a DC offset does not begin with a click.
         """
         return self.bands.new_full((batch, 1, self.context), math.nan if self.f_min else 0.0)
 
@@ -82,7 +82,7 @@ class CausalLogMel(nn.Module):
         *,
         exact: bool = False,
     ) -> tuple[Frames, Float[Tensor, "batch 1 context"]]:
-        """Analyse one chunk, a whole number of hops long."""
+        """Analyse one chunk, whose length is a multiple of the hop size."""
         if self.f_min:
             past = torch.where(past.isnan(), wave[..., :1], past)
         window = torch.cat([past, wave], dim=-1)
@@ -91,76 +91,76 @@ class CausalLogMel(nn.Module):
         with torch.autocast(wave.device.type, enabled=False):
             frames = window[:, 0].to(dtype).unfold(-1, self.window, self.hop)  # (batch, frames, window)
             spectrum = torch.fft.rfft(frames * self.taper.to(dtype), n=self.n_fft)
-            # The root of power, not abs(): its gradient at silence is finite.
+            # Not abs(), whose gradient is infinite in silence.
             magnitude = (spectrum.real.square() + spectrum.imag.square() + self.floor**2).sqrt()
             mels = (magnitude @ bands).clamp_min(self.floor).log().transpose(1, 2)
         return mels, window[..., window.shape[-1] - self.context :]
 
     def _bands(self, warp: Float[Tensor, " batch"]) -> Float[Tensor, "batch bins n_mels"]:
-        """Triangular mel filters, with band edges moved by ``warp`` (1 leaves them), each of unit sum."""
+        """Make triangular mel filters of unit sum, with band edges scaled by ``warp``."""
         nyquist = self.sample_rate / 2
         low, top = (2595.0 * math.log10(1.0 + f / 700.0) for f in (self.f_min, nyquist))
         mels = torch.linspace(low, top, self.n_mels + 2, device=warp.device)
         edges = 700.0 * (10 ** (mels / 2595.0) - 1.0)
-        # Piecewise linear, so that 0 and the Nyquist frequency stay where they are.
+        # Piecewise linear, so that 0 and the Nyquist frequency remain fixed.
         knee = 0.6 * nyquist
         scaled = edges * warp[:, None]
         slope = (nyquist - knee * warp[:, None]) / (nyquist - knee)
         edges = torch.where(edges < knee, scaled, knee * warp[:, None] + slope * (edges - knee))
         bins = torch.linspace(0.0, nyquist, self.n_fft // 2 + 1, device=warp.device)
         low_edge, centre, high_edge = edges[:, None, :-2], edges[:, None, 1:-1], edges[:, None, 2:]
-        # Low bands are narrower than a bin: each keeps at least one bin's width on both sides.
+        # Low bands are narrower than a bin, so flanks are at least one bin wide.
         width = nyquist / (self.n_fft // 2)
         rise = (bins[None, :, None] - low_edge) / (centre - low_edge).clamp_min(width)
         fall = (high_edge - bins[None, :, None]) / (high_edge - centre).clamp_min(width)
         triangles = torch.minimum(rise, fall).clamp_min(0.0)
-        if self.f_min:  # The bins that a constant offset reaches through the window.
+        if self.f_min:  # without the bins into which the window spreads a DC offset
             triangles = triangles * (bins[None, :, None] > 1.5 * width)
         return triangles / triangles.sum(1, keepdim=True).clamp_min(1e-3)
 
 
 def frame_energy(mels: Frames) -> Curve:
-    """Loudness of each frame: the log of the mean mel magnitude."""
+    """Return the level of each frame, the log of its mean mel magnitude."""
     return torch.logsumexp(mels, dim=1, keepdim=True) - math.log(mels.shape[1])
 
 
 class LevelState(NamedTuple):
-    """What a level tracker carries from chunk to chunk, in float64."""
+    """The state of a level tracker between chunks, in float64."""
 
     power: Float[Tensor, "batch 1 past"]
-    """Of the last frames."""
+    """Power of the last frames."""
     level: Float[Tensor, "batch 1 1"]
     peak: Float[Tensor, "batch 1 1"]
-    """Of what was loud but once."""
+    """Level of unconfirmed peaks."""
 
 
 class LevelTracker(nn.Module):
-    """The level of the speech so far: log magnitude of its loudest tenth of a second, slowly forgotten.
+    """A causal tracker of the speech level: log magnitude of the loudest tenth of a second, with slow decay.
 
-    Everything behind it hears mels less this level: a quiet recording is the same voice as a loud one.
-    What is loud but once, as a door's slam, is forgotten within a second.
+    Later modules receive mels minus this level, which makes them independent of the recording level. Single
+    peaks such as a slamming door decay within a second.
     """
 
     def begin(self, batch: int, device: torch.device | None = None) -> LevelState:
-        power = torch.zeros(batch, 1, LEVEL_FRAMES - 1 + APART, device=device, dtype=torch.float64)
+        power = torch.zeros(batch, 1, LEVEL_FRAMES - 1 + CONFIRM_FRAMES, device=device, dtype=torch.float64)
         level = torch.full_like(power[..., :1], SILENCE)
         return LevelState(power, level, level)
 
     @torch.no_grad()
     def step(self, energy: Curve, state: LevelState) -> tuple[Curve, LevelState]:
-        """Level at each frame of one chunk, from the frames' log magnitudes."""
+        """Return the level at each frame of one chunk, from the frames' log magnitudes."""
         past, level, peak = (part.to(energy.dtype) for part in state)
         power = torch.cat([past, (2.0 * energy).exp()], dim=-1)
         smooth = power.unfold(-1, LEVEL_FRAMES, 1).mean(-1).clamp_min(1e-12).log() / 2.0
-        now, before = smooth[..., APART:], smooth[..., :-APART]
-        peaks = falling(now, peak, FORGETS)
-        levels = falling(torch.minimum(now, before + TWICE), level, FALL)
+        now, before = smooth[..., CONFIRM_FRAMES:], smooth[..., :-CONFIRM_FRAMES]
+        peaks = decaying_maximum(now, peak, PEAK_DECAY)
+        levels = decaying_maximum(torch.minimum(now, before + CONFIRM_MARGIN), level, LEVEL_DECAY)
         last = (power[..., energy.shape[-1] :], levels[..., -1:], peaks[..., -1:])
         return torch.maximum(levels, peaks), LevelState(*(part.double() for part in last))
 
 
-def falling(x: Curve, before: Float[Tensor, "batch 1 1"], fall: float) -> Curve:
-    """The largest value so far, which falls by so much in every frame."""
-    # A peak that falls in a straight line is a running maximum over what rises in one.
-    rise = fall * torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=x.dtype)
+def decaying_maximum(x: Curve, before: Float[Tensor, "batch 1 1"], decay: float) -> Curve:
+    """Return the running maximum of a curve with a linear ``decay`` per frame."""
+    # Equals a running maximum after adding a linear ramp.
+    rise = decay * torch.arange(1, x.shape[-1] + 1, device=x.device, dtype=x.dtype)
     return (running_maximum(torch.maximum(x + rise, before)) - rise).clamp_min(SILENCE)

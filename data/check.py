@@ -1,28 +1,29 @@
-"""What is wrong with which recording: ``python -m data.check MANIFEST|FOLDER [--write clean.csv]``.
+"""Find problems in recordings: ``python -m data.check MANIFEST|FOLDER [--write clean.csv]``.
 
 problems:
   missing, unreadable, truncated, empty, NaN
-               the file cannot be used; or it is shorter than its manifest says
-  silent       no 20 ms of it reach -60 dBFS
-  clipped      0.05 % of its samples or more are cut off flat at the top or bottom
+               the file cannot be used, or is shorter than its manifest states
+  silent       no 20 ms frame reaches -60 dBFS
+  clipped      0.05 % of the samples or more are clipped
   over full scale
-               floats beyond ±1, by more than decoders overshoot: they would be clipped
-  offset       the mean of its samples is off zero by .02 or more
-  hum          the mains' hum, 50 or 60 Hz and harmonics, less than 20 dB below the speech
-  too short    under --shortest seconds
-  wrong rate   the header's sample rate is not that of the samples: a rate no recording has; a duration
-               in the manifest that another usual rate explains; the same samples in another file at another
-               rate; a voice higher and faster, or lower, than people speak; in a collection of mostly one
-               rate, a file of another whose voice lies off the others' by about the ratio of the two. Speech
-               at the wrong rate can sound natural (a deep voice at twice its rate): not all is noticed
-  duplicate    the same samples (to 16 bits) as an earlier file, in whatever container
+               floats beyond ±1 by more than decoders overshoot, which would be clipped
+  offset       a DC offset of .02 or more
+  hum          mains hum (50 or 60 Hz and harmonics) less than 20 dB below the speech
+  too short    shorter than --shortest seconds
+  wrong rate   the sample rate in the header is not that of the samples. Signs are: an implausible rate; a
+               duration in the manifest that matches another usual rate; the same samples in another file at
+               another rate; a voice that is too high and fast, or too low, for speech; in a collection with
+               mostly one rate, a file with another rate whose pitch deviates by about the ratio of the rates.
+               Speech at a wrong rate can sound natural (a deep voice at twice its rate), so not every case
+               is found
+  duplicate    the same samples (to 16 bits) as an earlier file, in any container
   unlike the others
-               with --voice, for which the recordings are references of one voice: one whose pitch and colour
-               are far from the others', each compared with all others; it harms the voice taken from them
+               with --voice, where all recordings are references of one voice: pitch and timbre differ
+               strongly from those of the others, so that it would impair the voice embedding
 
-Below stand the levels, the greatest offset, hum and peak, whether or not they are a problem.
+The output ends with the levels and the largest offset, hum and peak, even if they are no problem.
 
-Exit code: 0 if all recordings are sound, 1 if some are not, 2 if the check could not be made.
+Exit code: 0 without problems, 1 with problems, 2 if the check failed.
 """
 
 import os
@@ -49,7 +50,7 @@ SILENT_DB = -60.0
 CLIPPED_SHARE = 0.0005
 OFFSET = 0.02
 HUM_DB, LOUDEST_HUM = -20.0, -60.0
-"""Relative to the speech, and dBFS: hum beyond both is a problem."""
+"""Hum is a problem above both: dB relative to the speech, and dBFS."""
 SHORTEST_SECONDS = 0.5
 
 
@@ -68,9 +69,9 @@ def check(
     measured: Sequence[Measurements | AudioError] | None = None,
     voice: bool = False,
 ) -> tuple[list[Finding], list[Row]]:
-    """Listen to all recordings; return what is wrong, and the sound rows with their true durations.
+    """Check all recordings; return the problems, and the rows without problems with their real durations.
 
-    ``measured`` is what ``measure_all`` returned, if it was called; ``voice``: the rows are of one voice.
+    ``measured`` is the result of ``measure_all``, if available; ``voice``: all rows are of one voice.
     """
     measured = measure_all(rows, workers) if measured is None else measured
     unlike = _unlike(measured) if voice else {}
@@ -80,7 +81,7 @@ def check(
         if isinstance(one, Measurements):
             _, original = originals.setdefault(one.digest, (index, one))
             if usual and one.sample_rate == usual.rate != original.sample_rate:
-                # Of two rates for the same samples, the usual one is right.
+                # If the same samples have two rates, the usual one is correct.
                 originals[one.digest] = (index, one)
     findings, sound = [], []
     for index, (row, one) in enumerate(zip(rows, measured)):
@@ -101,32 +102,32 @@ def check(
 
 
 def _unlike(measured: Sequence[Measurements | AudioError]) -> dict[int, str]:
-    """References that are unlike the others, by index, and in what."""
+    """Return a description of each reference that is unlike the others, by index."""
     audible = {
         index: one
         for index, one in enumerate(measured)
         if isinstance(one, Measurements) and one.loudest_db >= SILENT_DB
     }
     if len(audible) < 3:
-        raise UserError(f"--voice compares three recordings or more with each other, not {len(audible)}")
+        raise UserError(f"--voice needs at least three audible recordings, not {len(audible)}")
     compared = zip(audible, compare(list(audible.values())))
     return {index: likeness.detail for index, likeness in compared if likeness.unlike}
 
 
 def measure_all(rows: Sequence[Row], workers: int | None = None) -> list[Measurements | AudioError]:
-    """Measure every recording, or say what is wrong with it; ``workers`` at once (None: one per core)."""
+    """Measure all recordings, or return their errors, with ``workers`` threads (None: one per core)."""
 
-    def hear(row: Row) -> Measurements | AudioError:
+    def measured(row: Row) -> Measurements | AudioError:
         try:
             return measure(row.path)
         except AudioError as error:
             return error
 
-    pause = 0.1 if sys.stderr.isatty() else 10.0  # a log is not a screen
+    pause = 0.1 if sys.stderr.isatty() else 10.0  # fewer lines in a log file
     pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
     try:
         return list(
-            tqdm(pool.map(hear, rows), total=len(rows), desc="listening", unit="file", mininterval=pause)
+            tqdm(pool.map(measured, rows), total=len(rows), desc="measuring", unit="file", mininterval=pause)
         )
     finally:
         pool.shutdown(cancel_futures=True)
@@ -137,17 +138,17 @@ def _problems(row: Row, measured: Measurements, shortest: float) -> Iterator[tup
         level = "digital silence" if measured.peak == 0 else f"at most {measured.loudest_db:.0f} dBFS"
         yield "silent", level
     else:
-        yield from _spoilt(measured)
+        yield from _signal_problems(measured)
     if measured.duration < shortest:
         yield "too short", f"{measured.duration:.2f} s, under {shortest:g} s"
     claimed = row.duration or 0.0
     if measured.duration < min(0.95 * claimed, claimed - 0.25) and not explaining_rate(row, measured):
-        yield "truncated", f"lasts {measured.duration:.2f} s where the manifest says {claimed:.2f} s"
+        yield "truncated", f"lasts {measured.duration:.2f} s, but the manifest states {claimed:.2f} s"
 
 
-def _spoilt(measured: Measurements) -> Iterator[tuple[str, str]]:
+def _signal_problems(measured: Measurements) -> Iterator[tuple[str, str]]:
     if measured.clipped >= CLIPPED_SHARE:
-        yield "clipped", f"{measured.clipped:.2%} of the samples lie flat at a peak of {measured.peak:.2f}"
+        yield "clipped", f"{measured.clipped:.2%} of the samples are clipped at a peak of {measured.peak:.2f}"
     if measured.peak > LOUDEST_PEAK:
         kind = "floats over 1, to be clipped" if measured.peak < INTEGER_PEAK else "integers stored as floats"
         yield "over full scale", f"peak {measured.peak:.2f}: {kind}"
@@ -166,7 +167,7 @@ def _duplicate(measured: Measurements, original: Row, other: Measurements) -> tu
 
 
 def table(findings: Sequence[Finding], base: Path) -> str:
-    """Lay findings out in columns; paths under ``base`` are shown relative to it."""
+    """Format findings as a table; paths under ``base`` are shown relative to it."""
     lines = [("file", "problem", "detail")]
     for finding in findings:
         detail = printable(finding.detail.replace(f"{base}{os.sep}", ""))
@@ -181,7 +182,7 @@ def _shown(path: Path, base: Path) -> str:
 
 
 def summary(rows: Sequence[Row], findings: Sequence[Finding], sound: Sequence[Row]) -> str:
-    """One line: how many recordings, how many sound and how long, how many of each problem."""
+    """Return one line with the number and duration of good recordings, and the number of each problem."""
     hours = sum(row.duration or 0 for row in sound) / 3600
     line = f"{len(rows)} recordings: {len(sound)} sound ({hours:.2f} hours)"
     if not findings:
@@ -192,7 +193,7 @@ def summary(rows: Sequence[Row], findings: Sequence[Finding], sound: Sequence[Ro
 
 
 def levels(rows: Sequence[Row], measured: Sequence[Measurements | AudioError], base: Path) -> str:
-    """How loud the recordings are, and the greatest offset, hum and peak, with the file of each."""
+    """Return the levels of the recordings, and the largest offset, hum and peak with their files."""
     audible = [
         (row, one) for row, one in zip(rows, measured) if isinstance(one, Measurements) and one.peak > 0
     ]
@@ -216,7 +217,7 @@ def levels(rows: Sequence[Row], measured: Sequence[Measurements | AudioError], b
 
 
 def nameable(rows: Iterable[Row], left_out: list[str]) -> list[Row]:
-    """The rows whose names a manifest, which is text, can hold; ``left_out`` is told of the others."""
+    """Return the rows whose file names are valid UTF-8; messages about others go to ``left_out``."""
     good = []
     for row in rows:
         try:
@@ -232,13 +233,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = Arguments.described_by("data.check", __doc__)
     option = parser.add_argument
     option("recordings", metavar="MANIFEST|FOLDER", type=Path)
-    option("--write", type=Path, metavar="CLEAN", help="manifest (.csv, .tsv, .jsonl) of what is sound")
-    option("--shortest", type=float, default=SHORTEST_SECONDS, help="seconds (%(default)s)")
+    option("--write", type=Path, metavar="CLEAN", help="manifest (.csv, .tsv, .jsonl) of the good recordings")
+    option("--shortest", type=float, default=SHORTEST_SECONDS, help="minimum duration in s (%(default)s)")
     option("--workers", type=int, default=None, help="files decoded at once (one per core)")
     option(
         "--voice",
         action="store_true",
-        help="they are references of one voice: say which one is unlike the others",
+        help="treat all as references of one voice, and report those that are unlike the others",
     )
     given = parser.parse_args(argv)
     if not given.shortest >= 0:
@@ -246,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.workers is not None and given.workers < 1:
         raise UserError(f"--workers {given.workers} is not a number of workers: give 1 or more")
     if given.write is not None:
-        check_writable(given.write)  # before the work, not after it
+        check_writable(given.write)
     rows = rows_from(given.recordings)
     measured = measure_all(rows, given.workers)
     findings, sound = check(rows, shortest=given.shortest, measured=measured, voice=given.voice)

@@ -1,4 +1,4 @@
-"""A log-mel as a small picture: a PNG with a palette, a quarter of the size of one in colours."""
+"""Log-mels as small pictures: PNGs with a palette, a quarter of the size of RGB ones."""
 
 import io
 import math
@@ -12,20 +12,20 @@ from torch import Tensor
 from data.frontends import SPEECH_16K, LogMel
 
 DEPTH = 9.0
-"""Nepers shown below the loudest."""
+"""Dynamic range of the picture in nepers."""
 N_SHADES = 64
 MAGMA = "000003 1c1046 50127b 822581 b63679 e65162 fb8861 fec488 fbfcbf"
-"""From dark to bright, evenly spaced points of matplotlib's map of this name."""
+"""Equidistant colours of matplotlib's colour map of this name, from dark to bright."""
 
 
 def mel_png(wave: Float[Tensor, "1 1 samples"], *, columns: int = 1200, n_shades: int = N_SHADES) -> bytes:
-    """Draw a wave at 16 kHz, 80 points high and at most ``columns`` wide, low frequencies at the bottom."""
+    """Render a wave at 16 kHz, 80 pixels high and at most ``columns`` wide, low frequencies at the bottom."""
     short = max(0, SPEECH_16K.n_fft - wave.shape[-1])
     mel = LogMel(SPEECH_16K)(F.pad(wave, (0, short)))[0].numpy()
     if mel.shape[1] > columns:
         cuts = np.linspace(0, mel.shape[1], columns + 1).astype(int)[:-1]
         mel = np.maximum.reduceat(mel, cuts, axis=1)
-    loudest = max(float(mel.max()), math.log(SPEECH_16K.floor) + DEPTH)  # silence is to look silent
+    loudest = max(float(mel.max()), math.log(SPEECH_16K.floor) + DEPTH)  # keeps silence dark
     shade = np.clip((mel - loudest) / DEPTH + 1, 0, 1)[::-1]
     picture = Image.fromarray((shade * (n_shades - 1)).round().astype(np.uint8), mode="P")
     points = np.array([list(bytes.fromhex(colour)) for colour in MAGMA.split()])

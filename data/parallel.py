@@ -1,12 +1,12 @@
-"""A corpus of time-aligned voices: one sentence in several voices, sample for sample as long.
+"""Generate a corpus of time-aligned voices: the same sentence in several voices, with equal sample counts.
 
 python -m data.parallel corpus --model kokoro-v1.0.int8.onnx --voices voices-v1.0.bin --groups 250
 
-leaves corpus/000/<group>_<speaker>.opus, corpus/speakers.json (of which voices each speaker is mixed) and
-corpus/manifest.csv (path, speaker, text, split, duration, parallel, prosody), where members of a group have
-the same number under ``parallel``. They take durations and melody from one voice, which is the first of them,
-and timbre from voices of their own. Validation has sentences and voices of its own. The manifest is right at
-any moment; interrupted, the same command goes on where it was, and more groups extend the corpus. Model and
+writes corpus/000/<group>_<speaker>.opus, corpus/speakers.json (the mixture of voices of each speaker) and
+corpus/manifest.csv (path, speaker, text, split, duration, parallel, prosody), where the members of a group
+have the same number in ``parallel``. Durations and melody are those of one voice, the group's first member;
+timbres are of different voices. The validation split has separate sentences and voices. The manifest is
+valid at any time; the same command resumes when interrupted, and more groups extend the corpus. Model and
 voices are Kokoro's (Apache 2.0): two files from https://github.com/thewh1teagle/kokoro-onnx/releases.
 """
 
@@ -45,19 +45,19 @@ FORMATS = ("opus", "flac")
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    """What makes a corpus the one it is. More groups extend it."""
+    """The settings that define a corpus; more groups extend it."""
 
     members: int = 4
-    """Voices that say each sentence."""
+    """Number of speakers per sentence."""
     prosody: tuple[str, ...] = ("af_", "am_", "bf_", "bm_")
-    """How the names of the voices begin that lend rhythm and melody; the texts are in their language."""
+    """Name prefixes of the voices for rhythm and melody; the texts are in their language."""
     timbres: tuple[str, ...] = ()
-    """How the names of voices begin that lend timbre; none: those that lend prosody."""
+    """Name prefixes of the voices for timbre; empty for those of ``prosody``."""
     mixtures: int = 400
-    """Speakers mixed of two or three voices, beside the voices themselves."""
+    """Number of speakers mixed from two or three voices, in addition to the voices themselves."""
     format: str = "opus"
     sample_rate: int = 24_000
-    """Hz."""
+    """Sample rate in Hz."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,12 +65,12 @@ class ParallelConfig:
         if self.mixtures < 0 or self.seed < 0:
             raise UserError(f"mixtures={self.mixtures} and seed={self.seed} must be 0 or more")
         if self.format not in FORMATS:
-            raise UserError(f"format={self.format} is none of {', '.join(FORMATS)}")
+            raise UserError(f"format={self.format} is unknown: choose one of {', '.join(FORMATS)}")
         if not 8_000 <= self.sample_rate <= 48_000:
             raise UserError(f"sample_rate={self.sample_rate} Hz must lie between 8000 and 48000")
         if self.format == "opus" and self.sample_rate not in CODEC_RATES["OPUS"]:
             known = ", ".join(map(str, CODEC_RATES["OPUS"]))
-            raise UserError(f"sample_rate={self.sample_rate} Hz is none that Opus knows ({known}); take flac")
+            raise UserError(f"Opus does not support sample_rate={self.sample_rate} Hz ({known}); use flac")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,15 +81,15 @@ class Group:
     prosody: str
     speed: float
     members: tuple[str, ...]
-    """Speakers; the first is the prosody's own voice."""
+    """Speakers; the first is the voice of the prosody."""
 
 
 class AlignmentError(Exception):
-    """The members of a group came out differently long, or not at all."""
+    """The synthesised members of a group differ in length or are silent."""
 
 
 def plan_group(number: int, lines: list[str], casts: dict[str, Cast], config: ParallelConfig) -> Group:
-    """Draw a group; a function of the seed and its number."""
+    """Draw a group, as a function of the seed and its number."""
     text, split = line_of_group(lines, number, config.seed)
     rng = np.random.default_rng([config.seed, GROUP_ADDRESS, number])
     prosody = str(rng.choice(casts[split].prosody))
@@ -112,10 +112,10 @@ def make_parallel_corpus(
     synthesizer: Synthesizer,
     config: ParallelConfig,
 ) -> tuple[Path, list[str]]:
-    """Make or complete a corpus; returns its manifest and a sentence for each group left out.
+    """Make or complete a corpus; returns its manifest and a message for each skipped group.
 
-    The manifest names whole groups only and is replaced after each, so that it can be read meanwhile and the
-    work goes on after a stop at any instant.
+    The manifest lists only complete groups and is replaced after each, so that it can be read meanwhile and
+    the command can be interrupted at any time.
     """
     if n_groups < 1:
         raise UserError(f"groups={n_groups} must be at least 1")
@@ -138,7 +138,7 @@ def make_parallel_corpus(
                     tqdm.write(left_out[-1])
             bar.update()
     if not rows:
-        raise UserError(f"none of {n_groups} groups could be spoken: {left_out[0]}")
+        raise UserError(f"none of {n_groups} groups could be synthesised: {left_out[0]}")
     return manifest, left_out
 
 
@@ -147,20 +147,20 @@ def _casts(synthesizer: Synthesizer, config: ParallelConfig) -> dict[str, Cast]:
     timbres = voices_named(config.timbres or config.prosody, synthesizer.voices)
     if len(prosody) < MIN_VOICES:
         raise UserError(
-            f"prosody={','.join(config.prosody)} names {len(prosody)} voices ({', '.join(prosody)}); at least"
-            f" {MIN_VOICES} are needed, some of them for validation"
+            f"prosody={','.join(config.prosody)} matches {len(prosody)} voices ({', '.join(prosody)}); at"
+            f" least {MIN_VOICES} are needed, some of them for validation"
         )
     casts = cast(prosody, timbres, config.mixtures, config.seed)
     fewest = min(len(cast.speakers) for cast in casts.values())
     if config.members > fewest:
         raise UserError(
-            f"members={config.members} are more than the {fewest} speakers of validation; take more mixtures"
+            f"members={config.members} are more than the {fewest} speakers of validation; use more mixtures"
         )
     return casts
 
 
 def _whole_groups(manifest: Path) -> dict[str, list[Row]]:
-    """The groups that a manifest names and whose files are all there."""
+    """Read the groups of a manifest of which all files exist."""
     groups: dict[str, list[Row]] = {}
     for row in read_manifest(manifest) if manifest.is_file() else []:
         groups.setdefault(row.extra["parallel"], []).append(row)
@@ -177,7 +177,7 @@ def _spoken(
 ) -> list[Row]:
     phonemes = synthesizer.phonemize(group.text, group.prosody)
     if not phonemes:
-        raise AlignmentError(f"the synthesiser finds nothing to say in {group.text[:60]!r}")
+        raise AlignmentError(f"the synthesiser finds no phonemes in {group.text[:60]!r}")
     waves = {
         name: synthesizer.speak(
             phonemes, timbre=cast.speakers[name], prosody=group.prosody, speed=group.speed
@@ -187,9 +187,9 @@ def _spoken(
     lengths = {name: len(wave) for name, wave in waves.items()}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise AlignmentError(f"the synthesiser gave its members different lengths in samples ({found})")
+        raise AlignmentError(f"its synthesised members have different lengths in samples ({found})")
     if silent := [name for name, wave in waves.items() if not wave.any() or not np.isfinite(wave).all()]:
-        raise AlignmentError(f"the synthesiser gave no sound for {', '.join(silent)}")
+        raise AlignmentError(f"the synthesiser returned silence or NaN for {', '.join(silent)}")
     rows = []
     for name, wave in waves.items():
         folder = out / f"{int(group.name) // GROUPS_IN_A_FOLDER:03}"
@@ -215,28 +215,26 @@ def main(argv: list[str] | None = None) -> None:
     arguments = Arguments.described_by("data.parallel", __doc__)
     option = arguments.add_argument
     option("out", type=Path, help="folder to make or complete")
-    option("--model", type=Path, help="Kokoro's model, .onnx")
-    option("--voices", type=Path, help="its file of voices, .bin")
-    option("--groups", type=int, default=250, help="sentences to speak (default 250)")
-    option("--members", type=int, default=default.members, help="voices that say each (default 4)")
-    option("--texts", type=Path, help="a file with a sentence a line (default: built in)")
+    option("--model", type=Path, help="Kokoro's model (.onnx)")
+    option("--voices", type=Path, help="Kokoro's file of voices (.bin)")
+    option("--groups", type=int, default=250, help="number of sentences (default 250)")
+    option("--members", type=int, default=default.members, help="speakers per sentence (default 4)")
+    option("--texts", type=Path, help="a file with one sentence per line (default: built in)")
     option(
         "--prosody",
         default=",".join(default.prosody),
-        help="how the names begin of voices that lend rhythm and melody, and in whose language the texts are"
+        help="name prefixes of the voices for rhythm and melody, in the language of the texts"
         " (default %(default)s: English)",
     )
-    option(
-        "--timbres", default="", help="how the names begin of voices that lend timbre (default: as --prosody)"
-    )
-    option("--mixtures", type=int, default=default.mixtures, help="speakers mixed of voices (default 400)")
-    option("--format", choices=FORMATS, default=default.format, help="of the files")
-    option("--sample-rate", type=int, default=default.sample_rate, help="Hz (default 24000, Kokoro's own)")
-    option("--seed", type=int, default=0, help="decides who says what (default 0)")
-    option("--threads", type=int, default=0, help="of the synthesiser (default: all cores)")
+    option("--timbres", default="", help="name prefixes of the voices for timbre (default: as --prosody)")
+    option("--mixtures", type=int, default=default.mixtures, help="speakers mixed from voices (default 400)")
+    option("--format", choices=FORMATS, default=default.format, help="format of the files")
+    option("--sample-rate", type=int, default=default.sample_rate, help="Hz (default 24000, as Kokoro)")
+    option("--seed", type=int, default=0, help="random seed of sentences and speakers (default 0)")
+    option("--threads", type=int, default=0, help="threads of the synthesiser (default: all cores)")
     given = arguments.parse_args(argv)
     if given.model is None or given.voices is None:
-        raise UserError(f"name Kokoro's model by --model and its voices by --voices; {WHERE}")
+        raise UserError(f"give Kokoro's model by --model and its voices by --voices; {WHERE}")
     config = ParallelConfig(
         members=given.members,
         prosody=_prefixes(given.prosody),

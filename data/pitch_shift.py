@@ -1,8 +1,8 @@
-"""Pitch and formants of speech moved independently, its duration kept to the sample.
+"""Independent pitch and formant shift of speech that preserves the duration exactly.
 
-Time is stretched by waveform similarity (WSOLA: Verhelst and Roelands, 1993), which keeps the pitch.
-Resampling to the old length then moves pitch and formants together. At last each frame's spectral envelope
-is replaced by that of the original, warped as far as the formants shall move.
+First the wave is time-stretched at constant pitch by waveform similarity (WSOLA: Verhelst and Roelands,
+1993). Resampling to the original length then shifts pitch and formants together. Finally each frame's
+spectral envelope is replaced by that of the original, warped by the formant shift.
 """
 
 import math
@@ -14,19 +14,19 @@ from torch import Tensor
 
 HOP_SECONDS = 0.016
 SEARCH_SECONDS = 0.0075
-"""Either way, so that a whole period fits in down to 67 Hz."""
+"""Search range of WSOLA in either direction; covers a whole period down to 67 Hz."""
 MARGIN = 1024
-"""Samples mirrored at the ends, which takes the resampler's ringing away from the crop."""
+"""Samples of reflect padding, which keeps the resampler's ringing out of the crop."""
 FRAME_SECONDS = 0.064
 LIFTER = (0.4, 0.7)
-"""Quefrencies kept in an envelope: all up to the first, none above the second, in periods of the voice."""
+"""Band edges of the lifter in pitch periods: lower quefrencies are kept, higher ones removed."""
 PITCH_RANGE = (60.0, 500.0)
-"""Hz."""
-ALIKE = 0.85
-"""Part of the highest autocorrelation that makes a peak the period; multiples of it are as high."""
+"""Range of F0 in Hz."""
+PEAK_SHARE = 0.85
+"""Fraction of the highest autocorrelation from which the first peak is the period, not a multiple of it."""
 LOG_FLOOR = 1e-6
 LENGTH_STEP = 16
-"""Stretched lengths are multiples of this, for transforms of a prime length are slow."""
+"""Stretched lengths are multiples of this, because FFTs of prime lengths are slow."""
 
 
 @torch.no_grad()
@@ -36,9 +36,9 @@ def shift_pitch_and_formants(
     formant_semitones: Float[Tensor, "batch"],
     sample_rate: int,
 ) -> Float[Tensor, "batch 1 samples"]:
-    """Move pitch and formants of each item by its own distances, keeping its level; no gradient passes.
+    """Shift pitch and formants of each item by its own distances, at constant level; no gradient passes.
 
-    Above the band that a lowered voice still fills, the original's fine structure stands.
+    Lowering the pitch leaves the highest band empty, which gets the original's spectral fine structure.
     """
     n_samples = wave.shape[-1]
     formant = 2 ** (formant_semitones.to(wave.device).double() / 12)
@@ -72,10 +72,10 @@ def shift_pitch_and_formants(
 def stretch(
     wave: Float[Tensor, "batch samples"], factors: Float[Tensor, "batch"], sample_rate: int
 ) -> Float[Tensor, "batch stretched"]:
-    """Slow each item down by its factor, keeping the pitch; padded to the longest.
+    """Time-stretch each item by its factor at constant pitch (WSOLA); padded to the longest.
 
-    Frames are laid half over each other. Each is taken near the place where time stands, where it is most
-    like what followed the frame before it.
+    Frames overlap by half. Each is taken near its nominal position, where it is most similar to the
+    continuation of the previous frame.
     """
     n_samples, device = wave.shape[-1], wave.device
     hop, search = round(HOP_SECONDS * sample_rate), round(SEARCH_SECONDS * sample_rate)
@@ -84,7 +84,7 @@ def stretch(
     n_frames = -(-n_out // hop) + 1
     padded = F.pad(wave, (origin, win + 2 * search + hop))
     energy = F.pad(padded.double().square().cumsum(-1), (1, 0))
-    # Nominal places (batch, frames): the first frame ends the silence before the wave.
+    # Nominal positions (batch, frames); the first frame lies in the padding before the wave.
     steps = torch.arange(-1, n_frames - 1, device=device) * hop
     nominal = (steps / factors[:, None]).round().long() + origin
     nominal = nominal.clamp(search, padded.shape[-1] - win - search - hop - 1)
@@ -111,7 +111,7 @@ def stretch(
 def _resampled(
     wave: Float[Tensor, "batch stretched"], lengths: list[int], n_samples: int
 ) -> Float[Tensor, "batch samples"]:
-    """Bring the first ``length`` samples of each item to ``n_samples``, through its spectrum: no aliasing."""
+    """Resample the first ``length`` samples of each item to ``n_samples`` by FFT, without aliasing."""
     rows = []
     for row, length in zip(wave, lengths):
         spectrum = torch.fft.rfft(row[:length])[: n_samples // 2 + 1]
@@ -122,14 +122,14 @@ def _resampled(
 def typical_period(
     spectrum: Complex[Tensor, "batch bins frames"], sample_rate: int
 ) -> Float[Tensor, "batch"]:
-    """The usual period in seconds of each voice: the median over its louder frames' autocorrelation peaks."""
+    """Return the median pitch period of each item's louder frames in seconds, by autocorrelation."""
     power = spectrum.abs().square()
     n_fft = 2 * (power.shape[1] - 1)
     shortest, longest = (round(sample_rate / hz) for hz in PITCH_RANGE[::-1])
     correlation = torch.fft.irfft(power, n_fft, dim=1)[:, shortest - 1 : longest + 2]
     middle = correlation[:, 1:-1]
     peaks = (middle >= correlation[:, :-2]) & (middle >= correlation[:, 2:])
-    high = middle >= ALIKE * middle.amax(1, keepdim=True)
+    high = middle >= PEAK_SHARE * middle.amax(1, keepdim=True)
     lags = (peaks & high).byte().argmax(1) + shortest
     energy = power.sum(1)
     louder = energy >= energy.mean(1, keepdim=True)
@@ -139,7 +139,7 @@ def typical_period(
 def log_envelope(
     spectrum: Complex[Tensor, "batch bins frames"], period: Float[Tensor, "batch"], sample_rate: int
 ) -> Float[Tensor, "batch bins frames"]:
-    """The smooth log-magnitude of each frame: its cepstrum without the quefrencies of the pitch."""
+    """Return the spectral envelope (log magnitude) of each frame by cepstral liftering."""
     log_magnitude = spectrum.abs().clamp_min(LOG_FLOOR).log()
     n_fft = 2 * (log_magnitude.shape[1] - 1)
     cepstrum = torch.fft.irfft(log_magnitude, n_fft, dim=1)
@@ -153,7 +153,7 @@ def log_envelope(
 def _warped(
     envelope: Float[Tensor, "batch bins frames"], ratio: Float[Tensor, "batch"]
 ) -> Float[Tensor, "batch bins frames"]:
-    """Stretch each envelope along frequency; the last bin goes on where nothing is left."""
+    """Stretch each envelope along frequency by ``ratio``; beyond the last bin its value is repeated."""
     n_bins = envelope.shape[1]
     source = (torch.arange(n_bins, device=envelope.device) / ratio[:, None]).clamp_max(n_bins - 1)
     below = source.floor().long().clamp_max(n_bins - 2)

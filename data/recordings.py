@@ -1,4 +1,4 @@
-"""A corpus' waves at one rate, in memory or read crop by crop, and where crops of a recording begin."""
+"""The waves of a corpus at one sample rate, cached or read from disk, and the choice of crop positions."""
 
 import os
 import sys
@@ -17,18 +17,18 @@ from engine.outcome import end, note, summary
 from engine.user_error import UserError
 
 CHUNK = 64
-"""Files decoded between two looks at the memory used."""
-LOOKED_AT, LOOKED_AT_SECONDS = 8, 10
-"""Recordings, and how much of each, in which a voice is looked for."""
+"""Files decoded between two checks of the memory used."""
+CHECKED, CHECKED_SECONDS = 8, 10
+"""Number of recordings, and seconds of each, in which a voice is searched."""
 FULL_SCALE = 32_767
 
 
 class Recordings:
-    """The waves of manifest rows; the end of reading tells which are unusable and set aside.
+    """The waves of manifest rows; unusable ones are reported after reading and skipped.
 
-    Waves are kept as 16-bit integers up to ``cache_gib``; of later rows only the length is looked up, and
-    crops are read from disk. All this happens before worker processes fork, which then share the memory.
-    Of a manifest long enough to be a table, whose durations are stated, no file is opened before it is used.
+    Waves are cached as 16-bit integers up to ``cache_gib``; of further rows only the length is determined,
+    and crops are read from disk. This happens before worker processes fork, so that they share the memory. If
+    a manifest is read as a table and contains all durations, files are opened only when they are used.
     """
 
     def __init__(
@@ -43,15 +43,15 @@ class Recordings:
         self.rows = rows if hasattr(rows, "durations") else list(rows)
         self.sample_rate, self.silence_db = sample_rate, silence_db
         self.lengths = np.zeros(len(self.rows), np.int64)
-        """Samples of each row; 0 where it cannot be used."""
+        """Length of each row in samples; 0 for unusable ones."""
         self.problems: dict[int, str] = {}
-        """What is wrong with rows that cannot be used."""
+        """Error messages of unusable rows."""
         self._cached: dict[int, tuple[np.ndarray, float]] = {}
-        table: Any = rows  # of a manifest too long for a list
+        table: Any = rows
         durations = table.durations() if hasattr(rows, "durations") else None
         if durations is None:
             self._fill(cache_gib * 2**30, progress)
-        else:  # stated to a tenth of a millisecond
+        else:  # durations are rounded to a tenth of a millisecond
             self.lengths = np.maximum((durations - 0.001) * sample_rate, 1).astype(np.int64)
         left_out = self.left_out
         if progress or left_out:
@@ -71,10 +71,10 @@ class Recordings:
         return np.flatnonzero(self.lengths)
 
     def read(self, index: int, start: int, samples: int) -> np.ndarray:
-        """Return float32 ``samples`` of a row; one shorter than that goes round, beginning at ``start``.
+        """Return float32 ``samples`` of a row from ``start`` on; a shorter row is repeated cyclically.
 
-        Repeated rather than padded: networks would else learn digital silence, which no microphone gives.
-        Raises ``AudioError`` if the file has become unreadable since.
+        Not padded with zeros, so that networks do not learn digital silence, which microphones do not record.
+        Raises ``AudioError`` if the file can no longer be read.
         """
         n_samples = int(self.lengths[index])
         if samples > n_samples:
@@ -84,36 +84,36 @@ class Recordings:
             return wave[start : start + samples].astype(np.float32) * np.float32(scale)
         wave = excerpt(self.rows[index].path, start, samples, self.sample_rate)[0, 0].numpy()
         if len(wave) < samples:
-            raise AudioError(self.rows[index].path, "truncated", "is shorter than its header says")
+            raise AudioError(self.rows[index].path, "truncated", "is shorter than its header states")
         return wave
 
     def drop(self, index: int, problem: str) -> None:
-        """Set a row aside that failed when it was used, and say so, once."""
+        """Mark a row as unusable after an error, with a note the first time."""
         if index not in self.problems:
             self.problems[index] = problem
             note(f"{self.rows[index].path} {problem}: it is left out from now on")
 
     def warn_unless_speech(self) -> None:
-        """Say if no voice is heard in any of some recordings, spread over all."""
+        """Print a note if no voice is found in any of some recordings spread over all."""
         from data.audio.listening import VOICE_RATE, voice_in
 
-        looked_at = self.usable[:: -(-len(self.usable) // LOOKED_AT)]
-        for index in looked_at:
-            samples = min(int(self.lengths[index]), LOOKED_AT_SECONDS * self.sample_rate)
+        checked = self.usable[:: -(-len(self.usable) // CHECKED)]
+        for index in checked:
+            samples = min(int(self.lengths[index]), CHECKED_SECONDS * self.sample_rate)
             try:
                 wave = torch.from_numpy(self.read(int(index), 0, samples))[None, None]
             except AudioError:
                 return
             resampled = resample(wave, self.sample_rate, VOICE_RATE)[0, 0].numpy()
-            if len(resampled) < 2 * VOICE_RATE or voice_in(resampled):  # too little to tell
+            if len(resampled) < 2 * VOICE_RATE or voice_in(resampled):  # too short for a decision, or speech
                 return
-        what = f"no voice is heard in any of {len(looked_at)} recordings looked at"
-        note(f"{what}, such as {self.rows[looked_at[0]].path}: is this speech?")
+        what = f"no voice was found in any of {len(checked)} recordings examined"
+        note(f"{what}, such as {self.rows[checked[0]].path}: is this speech?")
 
     def _fill(self, limit: float, progress: bool) -> None:
         used = 0
         bar = tqdm(total=len(self.rows), desc="reading audio", unit="file", delay=1.0, disable=not progress)
-        # Decoding happens outside the interpreter's lock, so threads help.
+        # Decoding releases the interpreter's lock, so threads run in parallel.
         with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for first in range(0, len(self.rows), CHUNK):
                 chunk = range(first, min(first + CHUNK, len(self.rows)))
@@ -139,10 +139,10 @@ class Recordings:
         if peak < 10 ** (self.silence_db / 20):
             return f"is silent (no sample above {self.silence_db:g} dBFS)"
         if peak > INTEGER_PEAK:
-            return f"holds integers stored as floats, it seems (peak {peak:.0f}): divide them by 32768"
+            return f"seems to hold integers stored as floats (peak {peak:.0f}): divide them by 32768"
         if (wave - wave.mean()).abs().max() < 10 ** (self.silence_db / 20):
-            return f"is silent but for an offset of {wave.mean():.2f}"
-        # Floating-point files may exceed full scale; they keep their level, at the cost of the last bits.
+            return f"is silent except for an offset of {wave.mean():.2f}"
+        # Floating-point files may exceed full scale; they keep their level but lose resolution.
         scale = max(1.0, peak) / FULL_SCALE
         return (wave / scale).round().to(torch.int16).numpy(), scale
 
@@ -156,15 +156,15 @@ class Recordings:
 
 
 def recordings_of(rows: Sequence[Row], config: Any, progress: bool) -> Recordings:
-    """The waves of rows as a ``CropConfig`` wants them."""
+    """Make the recordings of rows with the settings of a ``CropConfig``."""
     wanted = {name: getattr(config, name) for name in ("sample_rate", "cache_gib", "silence_db")}
     return Recordings(rows, **wanted, progress=progress)
 
 
 def end_training(crops: Any) -> None:
-    """End a training that did without some of its recordings by naming them again, and exit code 1.
+    """If recordings were skipped in training, list them again and exit with code 1.
 
-    ``crops`` is what its batches were drawn from, or holds it.
+    ``crops`` is the data set of the batches, or has it as an attribute.
     """
     parts = [getattr(part, "recordings", None) for part in (crops, *getattr(crops, "__dict__", {}).values())]
     read = [part for part in parts if isinstance(part, Recordings)]
@@ -174,10 +174,9 @@ def end_training(crops: Any) -> None:
 
 
 DRAWS = 6
-"""Positions tried before the loudest is taken though below the floor."""
+"""Maximum number of positions drawn per crop; if all are below the level, the loudest one is used."""
 Places = list[tuple[int, int]]
-"""Ranges of samples at which a crop may begin, both ends included; one that ends before it begins
-is empty."""
+"""Ranges of start positions of a crop, both ends included; a range that ends before it begins is empty."""
 
 
 def loud_crop(
@@ -188,12 +187,12 @@ def loud_crop(
     places: Places,
     silence_db: float,
 ) -> tuple[np.ndarray, int]:
-    """Draw a crop of a row beginning in ``places``, not below ``silence_db`` (RMS) if that can be had.
+    """Draw a crop of a row that begins in ``places``, if possible not below ``silence_db`` (RMS).
 
-    Returns its samples and the one it begins at. Raises ``AudioError`` if the file has become unreadable.
+    Returns its samples and its start. Raises ``AudioError`` if the file can no longer be read.
     """
     places = [(first, last) for first, last in places if first <= last]
-    # A recording shorter than the crop is repeated, from any of its samples on.
+    # A recording shorter than the crop is repeated, from any position on.
     places = places or [(0, int(recordings.lengths[index]) - 1)]
     floor, best, best_start, best_power = 10 ** (silence_db / 10), None, 0, -1.0
     for _ in range(DRAWS):
@@ -222,7 +221,7 @@ def crop_and_reference(
     reference_samples: int,
     silence_db: float,
 ) -> tuple[np.ndarray, int, np.ndarray]:
-    """Draw a crop of a row, the sample it begins at, and one of ``other``, or else one beside the first."""
+    """Draw a crop of a row, with its start, and a reference crop of row ``other`` or else of the same row."""
     n_samples = int(recordings.lengths[index])
     places = [(0, n_samples - samples)]
     if other is None:
@@ -238,15 +237,15 @@ def crop_and_reference(
 
 
 def leaving_room(n_samples: int, samples: int, reference_samples: int) -> Places:
-    """Where a crop may begin so that another of the same recording fits beside it, if it is long enough."""
+    """Return start positions of a crop that leave room for a reference crop in the same recording."""
     room = n_samples - samples - reference_samples
-    if 0 <= room < reference_samples:  # in the middle, the crop would leave no side long enough
+    if 0 <= room < reference_samples:  # a crop in the middle would leave neither side long enough
         return [(0, room), (reference_samples, n_samples - samples)]
     return [(0, n_samples - samples)]
 
 
 def without_overlap(start: int, n_samples: int, samples: int, reference_samples: int) -> Places:
-    """Where the other crop may begin without overlap, or with as little as a short recording allows."""
+    """Return start positions of the reference crop without overlap, or with minimal overlap."""
     if n_samples >= samples + reference_samples:
         return [(0, start - reference_samples), (start + samples, n_samples - reference_samples)]
     if n_samples < reference_samples:

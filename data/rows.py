@@ -1,4 +1,4 @@
-"""Rows to learn from: those of a split, their speakers by number, groups."""
+"""Selection of manifest rows for training: splits, speaker labels and groups."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,20 +9,20 @@ from data.manifest import DELIMITERS, METADATA, Row, rows_from
 from engine.user_error import UserError
 
 LABELS_ADDRESS = 1_108
-"""What determines which speakers a ``label_share`` tells: the same in every run, whatever its seed."""
+"""Random seed of the labels that ``label_share`` selects, independent of the run's seed."""
 LONG_BYTES = 16 << 20
-"""Manifests of more bytes are kept as tables."""
+"""Size above which a manifest is read as a table."""
 SHARDS = "shards.json"
-"""Beside shards: what they hold."""
+"""Name of the index in a folder of shards."""
 
 
 def names_shards(path: str) -> bool:
-    """Whether a path is an address, or a folder of shards."""
+    """Return whether a path is a URL or a folder of shards."""
     return "://" in path or (bool(path) and (Path(path) / SHARDS).is_file())
 
 
 def long_manifest(path: str) -> Path | None:
-    """The manifest of a path, or of a folder, if it is too long for a list."""
+    """Return the manifest at a path or in a folder if it is too long to be read as a list."""
     names = [Path(path), *(Path(path) / name for name in METADATA)]
     found = next((file for file in names if file.is_file()), None)
     is_table = found and found.suffix.lower() in DELIMITERS and found.stat().st_size > LONG_BYTES
@@ -30,7 +30,7 @@ def long_manifest(path: str) -> Path | None:
 
 
 def split_rows(path: str, split: str) -> Sequence[Row]:
-    """The rows of one split of manifests or folders; rows that name no split are for training."""
+    """Read the rows of one split of manifests or folders; rows without a split belong to train."""
     if not path:
         raise UserError("no data given; set --data.path to a manifest or a folder of recordings")
     if long := long_manifest(path):
@@ -52,7 +52,10 @@ def split_rows(path: str, split: str) -> Sequence[Row]:
 
 
 def speaker_labels(rows: Sequence[Row], share: float) -> tuple[list[str], np.ndarray]:
-    """Names, sorted, and each row's by number: of this share of the rows that have a speaker, else −1."""
+    """Return the sorted speaker names and each row's index into them, −1 for unlabelled rows.
+
+    Only the fraction ``share`` of the labelled rows keeps its label.
+    """
     if (table := getattr(rows, "codes", None)) is not None:
         names, codes = table("speaker")
     else:
@@ -71,7 +74,7 @@ def speaker_labels(rows: Sequence[Row], share: float) -> tuple[list[str], np.nda
 
 
 class Groups(Sequence[np.ndarray]):
-    """Members by the number of their group, in the order in which groups first appear; −1: alone."""
+    """Members grouped by number in order of first appearance; each member with number −1 is its own group."""
 
     def __init__(self, members: np.ndarray, numbers: np.ndarray) -> None:
         alone, n_named = numbers < 0, int(numbers.max(initial=-1)) + 1

@@ -1,11 +1,11 @@
-"""Pack a corpus into shards: tar files of its recordings as they are, with their columns, for streaming.
+"""Pack a corpus into shards for streaming: tar files of its unchanged recordings with their metadata.
 
 python -m data.shard corpus/manifest.csv --out shards
 
-leaves shards/train-00000.tar, … (WebDataset: 000000123.flac beside 000000123.json) and shards/shards.json,
-which trainers take where they take a manifest: ``--data.path shards``, or, copied elsewhere, any address
-that fsspec knows, such as ``s3://bucket/shards``. Recordings of one speaker keep together in eights, and
-groups of time-aligned ones whole; their order is otherwise random. Interrupted, the same command goes on.
+writes shards/train-00000.tar, … (WebDataset: 000000123.flac and 000000123.json) and shards/shards.json.
+Trainers accept shards in place of a manifest: ``--data.path shards``, or, after copying them elsewhere, any
+URL that fsspec supports, such as ``s3://bucket/shards``. Up to eight recordings of a speaker, and all of a
+time-aligned group, stay together; the order is otherwise random. The same command resumes when interrupted.
 """
 
 import hashlib
@@ -29,14 +29,14 @@ from engine.arguments import Arguments
 from engine.files import atomic, check_writable
 from engine.user_error import UserError, exits_cleanly
 
-TOGETHER = 8
-"""Recordings of a speaker that lie beside each other, so that a shard has another one of most speakers."""
+PER_SPEAKER = 8
+"""Consecutive recordings of a speaker, so that a shard has another recording of most speakers."""
 GROUP = "parallel"
-"""The column of time-aligned groups."""
+"""The manifest's column with the group of time-aligned recordings."""
 
 
 def units(rows: Sequence[Row], seed: int) -> list[list[int]]:
-    """Rows that must share a shard, in random order: time-aligned groups, and eights of one speaker."""
+    """Return rows that must share a shard, in random order: time-aligned groups, or eight of one speaker."""
     rng = np.random.default_rng(seed)
     found: dict[tuple[str, object], list[int]] = {}
     for index in rng.permutation(len(rows)).tolist():
@@ -46,13 +46,13 @@ def units(rows: Sequence[Row], seed: int) -> list[list[int]]:
     split_up = []
     for (_, key), members in found.items():
         whole = rows[members[0]].extra.get(GROUP) == key
-        size = len(members) if whole else TOGETHER
+        size = len(members) if whole else PER_SPEAKER
         split_up += [members[first : first + size] for first in range(0, len(members), size)]
     return [split_up[place] for place in rng.permutation(len(split_up))]
 
 
 def plan(rows: Sequence[Row], limit: int, seed: int) -> Iterator[tuple[str, list[int]]]:
-    """Yield the split and the rows of each shard: as many as make ``limit`` bytes."""
+    """Yield the split and the rows of each shard of about ``limit`` bytes."""
     filling: dict[str, tuple[int, list[int]]] = {}
     for unit in units(rows, seed):
         split = rows[unit[0]].split or "train"
@@ -68,13 +68,13 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError:
-        return 0  # told when its turn comes
+        return 0  # the error is reported when it is packed
 
 
 def write_shard(
     file: Path, rows: Sequence[Row], numbers: Sequence[int], left_out: list[str]
 ) -> tuple[int, float]:
-    """Write the rows that can be read; how many these are, and their seconds."""
+    """Write the readable rows to a shard; return their number and total duration in seconds."""
     done, seconds = 0, 0.0
     with atomic(file) as draft, tarfile.open(draft, "w") as tar:
         for number in numbers:
@@ -95,9 +95,9 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def shard(rows: Sequence[Row], out: Path, *, limit: int, seed: int = 0) -> tuple[Index, list[str]]:
-    """Pack rows into shards of about ``limit`` bytes; the index, and what was left out.
+    """Pack rows into shards of about ``limit`` bytes; return the index and messages about skipped rows.
 
-    Shards that an interrupted call left are kept where they were to hold the same.
+    Complete shards of an interrupted call are kept if they are to contain the same.
     """
     left_out: list[str] = []
     counts: dict[str, int] = {}
@@ -116,7 +116,7 @@ def shard(rows: Sequence[Row], out: Path, *, limit: int, seed: int = 0) -> tuple
                     name=file.name, split=split, recordings=n_rows, seconds=round(seconds, 2), digest=digest
                 )
                 if len(left_out) == faults:
-                    _note_of(file).write_text(json.dumps(vars(kept)))
+                    _receipt(file).write_text(json.dumps(vars(kept)))
             if kept.recordings:
                 shards.append(kept)
             done += kept.recordings
@@ -128,18 +128,18 @@ def shard(rows: Sequence[Row], out: Path, *, limit: int, seed: int = 0) -> tuple
     with atomic(out / SHARDS) as draft:
         draft.write_text(index.to_json(), encoding="utf-8")
     for one in shards:
-        _note_of(out / one.name).unlink(missing_ok=True)
+        _receipt(out / one.name).unlink(missing_ok=True)
     return index, left_out
 
 
-def _note_of(file: Path) -> Path:
-    """Where it is noted that a shard is complete, until all are."""
+def _receipt(file: Path) -> Path:
+    """Return the path of the file that marks a shard as complete until all shards are."""
     return file.with_name(f".{file.name}.json")
 
 
 def _kept(file: Path, digest: str) -> Shard | None:
     try:
-        found = Shard(**json.loads(_note_of(file).read_text()))
+        found = Shard(**json.loads(_receipt(file).read_text()))
     except (OSError, ValueError, TypeError):
         return None
     return found if found.digest == digest and file.is_file() else None
@@ -152,14 +152,16 @@ def main(argv: list[str] | None = None) -> None:
     option("recordings", help="a manifest, or a folder of recordings")
     option("--out", type=Path, required=True, help="folder to make")
     option("--shard-mib", type=float, default=64.0, help="MiB of recordings in a shard (default 64)")
-    option("--seed", type=int, default=0, help="of their order (default 0)")
+    option("--seed", type=int, default=0, help="random seed of their order (default 0)")
     option("--overwrite", action="store_true", help="replace the shards of another corpus")
     given = arguments.parse_args(argv)
     if given.shard_mib <= 0:
         raise UserError(f"--shard-mib {given.shard_mib} must be above 0")
     check_writable(given.out / SHARDS)
     if (given.out / SHARDS).exists() and not given.overwrite:
-        raise UserError(f"{given.out} holds shards already: --overwrite replaces them, or name another --out")
+        raise UserError(
+            f"{given.out} holds shards already: --overwrite replaces them, or choose another --out"
+        )
     long = long_manifest(given.recordings)
     rows = TableRows.open(long) if long else rows_from(given.recordings)
     out = given.out

@@ -1,8 +1,8 @@
-"""Shards: a corpus as tar files of encoded recordings, here or on any fsspec address, read as a stream.
+"""Streaming of a corpus from shards: tar files of encoded recordings, local or at any fsspec URL.
 
-A shard is a WebDataset: ``000000123.flac`` and ``000000123.json``, its columns, for each recording. What a
-trainer sees of the corpus at one time is a few shards, each fetched front to back into a temporary folder
-that is gone when the next one takes its place.
+A shard is a WebDataset with ``000000123.flac`` and ``000000123.json`` (its metadata) for each recording. A
+trainer has a few shards open at a time, each downloaded sequentially to a temporary folder, which is deleted
+when the next shard replaces it.
 """
 
 import hashlib
@@ -30,11 +30,11 @@ from engine.contents import Contents
 from engine.user_error import UserError
 
 STREAMS = 4
-"""Shards of which a process draws in turn, a batch of each; worker processes share them out."""
+"""Shards that a process has open, with batches drawn from each in turn; shared between its workers."""
 TRIES, PATIENCE_S = 4, 2.0
-"""To fetch a shard, and the wait before the second, doubled from then on."""
+"""Attempts to download a shard, and seconds before the second one, doubled for each further one."""
 SHARDS_ADDRESS = 2_003
-"""Sets the order of shards apart from other draws at the same address."""
+"""Suffix of the random seeds of the order of shards, so that they differ from other seeds."""
 MEMBER = re.compile(r"(\d{9})\.([A-Za-z0-9]{1,8})")
 SHARD = re.compile(r"[\w.-]{1,200}\.tar")
 PREFIX = "timbre-shards-"
@@ -47,7 +47,7 @@ class Shard:
     recordings: int
     seconds: float
     digest: str
-    """Of what it was to hold; an equal one need not be written again."""
+    """Hash of the planned contents; an equal shard need not be written again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +68,7 @@ def read_index(place: str) -> Index:
             record = json.load(file)  # pyright: ignore[reportArgumentType]
         shards = tuple(Shard(**shard) for shard in record["shards"])
         if any(not SHARD.fullmatch(shard.name) for shard in shards):
-            raise ValueError("a shard has a name with other characters")
+            raise ValueError("the name of a shard has invalid characters")
         return Index(shards=shards, speakers=tuple(record["speakers"]))
     except FileNotFoundError:
         raise UserError(f"{where} does not exist: python -m data.shard makes shards of a manifest") from None
@@ -76,7 +76,7 @@ def read_index(place: str) -> Index:
         raise UserError(f"{place} cannot be reached: {error}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{where} is not an index of shards ({error}): make them again") from None
-    except Exception as error:  # remote file systems fail in ways of their own
+    except Exception as error:  # remote file systems raise many types
         raise UserError(f"{where} cannot be read: {' '.join(str(error).split())[:200]}") from None
 
 
@@ -99,7 +99,7 @@ def contents_of_shards(place: str, split: str, *, labels: bool = False) -> Conte
 
 
 def fetch(place: str, shard: Shard, folder: Path) -> list[Row]:
-    """Lay a shard's recordings and their manifest out in a folder; its rows."""
+    """Download a shard's recordings and write their manifest to a folder; return its rows."""
     where, wait = f"{place.rstrip('/')}/{shard.name}", PATIENCE_S
     for left in range(TRIES - 1, -1, -1):
         try:
@@ -107,9 +107,9 @@ def fetch(place: str, shard: Shard, folder: Path) -> list[Row]:
                 rows = _members(tar, where, folder)
             break
         except FileNotFoundError:
-            raise UserError(f"{where} is not there, though its index names it: fetch it again") from None
+            raise UserError(f"{where} is not there, though its index names it: copy it again") from None
         except (tarfile.TarError, EOFError) as error:
-            raise UserError(f"{where} is damaged ({error}): fetch it again") from None
+            raise UserError(f"{where} is damaged ({error}): copy it again") from None
         except UserError:
             raise
         except Exception as error:  # of the network
@@ -119,7 +119,7 @@ def fetch(place: str, shard: Shard, folder: Path) -> list[Row]:
             wait *= 2
     if len(rows) != shard.recordings:
         raise UserError(
-            f"{where} holds {len(rows)} recordings where its index says {shard.recordings}: fetch it again"
+            f"{where} holds {len(rows)} recordings, but its index states {shard.recordings}: copy it again"
         )
     write_manifest(folder / "manifest.jsonl", rows)
     return rows
@@ -136,7 +136,7 @@ def _members(tar: tarfile.TarFile, where: str, folder: Path) -> list[Row]:
         name = MEMBER.fullmatch(member.name)
         content = tar.extractfile(member) if name and member.isreg() else None
         if name is None or content is None:
-            raise UserError(f"{where} holds {member.name!r}, which is no recording of a shard")
+            raise UserError(f"{where} holds {member.name!r}, which is not a member of a shard: make it again")
         if name[2] == "json":
             try:
                 records[name[1]] = dict(json.load(content))
@@ -158,17 +158,17 @@ T = TypeVar("T", bound=Dataset[Any])
 @dataclass(frozen=True)
 class Open(Generic[T]):
     number: int
-    """Its place among all of the split."""
+    """Index of the shard within its split."""
     crops: T
 
 
 class ShardStream(Dataset[Any], Generic[T]):
-    """Batches by address, drawn from one shard after the other.
+    """A data set of batches, indexed by ``Address``, that draws them from one shard after the other.
 
-    ``build`` makes what draws batches of a corpus from the path of a folder with a manifest. Each process
-    has shards of its own, in ``STREAMS`` orders that change with the seed and the epoch; from every shard as
-    many batches come in turn as it has seconds for, so an address alone tells which shard a batch is of, and
-    a run goes on in mid-epoch exactly.
+    ``build`` makes a data set from the path of a folder with a manifest. Each process has its own shards, in
+    ``STREAMS`` streams whose order depends on the seed and the epoch. The number of batches of a shard is
+    proportional to its duration, so that an address determines the shard of a batch, and runs resume exactly
+    in mid-epoch.
     """
 
     def __init__(
@@ -194,7 +194,7 @@ class ShardStream(Dataset[Any], Generic[T]):
         n_streams = min(STREAMS, len(self.shards) // n_ranks)
         first, step = rank * n_streams, n_ranks * n_streams
         self.streams = [order[first + stream :: step] for stream in range(n_streams)]
-        """Numbers of the shards of each of this process's streams."""
+        """Indices of the shards in each stream of this process."""
         self.n_batches = np.array([max(1, round(shard.seconds / batch_seconds)) for shard in self.shards])
         self.open: dict[int, Open[T]] = {}
         self.coming: dict[int, tuple[int, Future[Open[T]]]] = {}
@@ -207,7 +207,7 @@ class ShardStream(Dataset[Any], Generic[T]):
         return f"{len(self.shards)} shards of {seconds / 3600:.2f} h, streamed"
 
     def shard_of(self, address: Any) -> tuple[int, int, int]:
-        """Stream, shard and the shard that follows it, of an address (``data.batches.Address``)."""
+        """Return stream, shard and next shard of a ``data.batches.Address``."""
         batch = address.step * self.accumulate + address.micro
         place, stream = divmod(batch, len(self.streams))
         epoch, place = divmod(place, int(self.n_batches[self.streams[stream]].sum()))
@@ -222,7 +222,7 @@ class ShardStream(Dataset[Any], Generic[T]):
         return rng.permutation(self.streams[stream])
 
     def crops(self, address: Any) -> Open[T]:
-        """The shard of an address; the one after it is fetched meanwhile."""
+        """Return the shard of an address, and start to download the next one in the background."""
         stream, number, after = self.shard_of(address)
         if stream not in self.open or self.open[stream].number != number:
             coming = self.coming.pop(stream, (-1, None))
@@ -235,7 +235,7 @@ class ShardStream(Dataset[Any], Generic[T]):
         return self.open[stream]
 
     def load(self, number: int) -> Open[T]:
-        """Fetch a shard and open it; its folder vanishes with what was built of it."""
+        """Download a shard and build its data set; its folder is deleted together with the data set."""
         folder = tempfile.TemporaryDirectory(dir=self.folder.name, ignore_cleanup_errors=True)
         fetch(self.place, self.shards[number], Path(folder.name))
         built = self.build(folder.name)
@@ -247,8 +247,8 @@ class ShardStream(Dataset[Any], Generic[T]):
 
 
 def _temporary_folder() -> tempfile.TemporaryDirectory:
-    """A folder for the shards in use; those of processes that were killed are removed."""
-    import psutil  # it comes with accelerate, which packing needs not
+    """Make a folder for the open shards, and delete those of processes that were killed."""
+    import psutil  # installed with accelerate, which is not needed for packing
 
     for old in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         owner = old.name.removeprefix(PREFIX).split("-")[0]
@@ -258,12 +258,12 @@ def _temporary_folder() -> tempfile.TemporaryDirectory:
 
 
 class StreamedCrops(Dataset[Any]):
-    """Batches by address of a corpus in shards, each of one shard; labels and rows count through all."""
+    """A data set of batches from shards, each batch from one shard; labels and rows are numbered globally."""
 
     def __init__(
         self, config: Any, kind: Callable[..., Any], *, rank: int = 0, n_ranks: int = 1, accumulate: int = 1
     ) -> None:
-        """``kind`` makes what draws batches of a manifest, from a config like ``config``."""
+        """``kind`` makes the data set of one shard from ``config`` with the path of its manifest."""
         self.config = config
 
         def crops_of(folder: str) -> Any:
@@ -274,12 +274,12 @@ class StreamedCrops(Dataset[Any]):
         ranks = {"rank": rank, "n_ranks": n_ranks, "accumulate": accumulate}
         self.stream = ShardStream(config.path, config.split, crops_of, batch_seconds=seconds, **ranks)
         self.speakers = list(self.stream.index.speakers) if getattr(config, "label_share", 1.0) else []
-        """Names, by label."""
+        """Speaker names by label."""
         self._first_row = np.cumsum([0, *(shard.recordings for shard in self.stream.shards)])
 
     @property
     def n_recordings(self) -> int:
-        """In all shards."""
+        """Number of recordings in all shards."""
         return int(self._first_row[-1])
 
     def __getitem__(self, address: Any) -> Any:

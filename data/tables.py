@@ -1,4 +1,4 @@
-"""Manifests too long for a list, as memory-mapped tables whose rows are made when they are asked for."""
+"""Long manifests as memory-mapped tables, whose rows are created on access."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -18,15 +18,15 @@ from engine.files import atomic, cache_folder
 from engine.user_error import UserError
 
 BLOCK_BYTES = 16 << 20
-"""Parsed at once."""
+"""Size of the blocks in which a manifest is parsed."""
 State = tuple[Path, int, int]
-"""A manifest, its size, and when it was modified."""
+"""A manifest with its size and modification time in ns."""
 
 
 class TableRows(Sequence[Row]):
-    """Rows of a CSV or TSV manifest, some or all of them, in the file's order.
+    """All rows of a CSV or TSV manifest or a subset of them, in the file's order.
 
-    The table is an Arrow file in the user's cache, written once for each state of the manifest.
+    The table is an Arrow file in the user's cache, written once per state of the manifest.
     """
 
     def __init__(self, state: State, chosen: np.ndarray) -> None:
@@ -59,13 +59,13 @@ class TableRows(Sequence[Row]):
         return TableRows(self.state, chosen)
 
     def of_split(self, split: str) -> "TableRows":
-        """The rows of a split; those that name none belong to train."""
+        """Return the rows of a split; rows without a split belong to train."""
         names, codes = self.codes("split")
         wanted = [code for code, name in enumerate(names) if name == split] + [-1] * (split == "train")
         return self.of(self.chosen[np.isin(codes, wanted)])
 
     def codes(self, column: str) -> tuple[list[str], np.ndarray]:
-        """The different values of one of a row's columns, sorted, and each row's by number; −1: none."""
+        """Return the sorted distinct values of a column, and each row's index into them; −1 if empty."""
         names, codes = _codes(self.state, self._column(column))
         codes = codes[self.chosen]
         used = np.flatnonzero(np.bincount(codes + 1, minlength=len(names) + 1)[1:])
@@ -76,19 +76,21 @@ class TableRows(Sequence[Row]):
         return [names[code] for code in used], number[codes]
 
     def contents(self, labels: Sequence[str] = ()) -> Contents:
-        """What a run learns from: the manifest, as it is, stands for its files."""
+        """Fingerprint the manifest itself, without the files that it lists."""
         digest = files_digest([self.manifest], [f"{self.state[1]} {len(self)}"])
         return Contents(summary=f"{len(self)} recordings", digest=digest, fixed=tuple(labels))
 
     def durations(self) -> np.ndarray | None:
-        """Seconds of each row; None where the manifest does not tell all."""
+        """Return the duration of each row in seconds; None unless the manifest has all of them."""
         name = self._column("duration")
         if name is None:
             return None
         try:
             seconds = pc.cast(self.table.column(name), "float64").to_numpy()[self.chosen]
         except ValueError as error:
-            raise UserError(f"{self.manifest}: column {name} holds what is no number: {error}") from None
+            raise UserError(
+                f"{self.manifest}: column {name} holds values that are no numbers: {error}"
+            ) from None
         return seconds if np.all(seconds > 0) and np.all(seconds < 1e6) else None
 
     def _column(self, column: str) -> str | None:
@@ -97,7 +99,7 @@ class TableRows(Sequence[Row]):
 
 @lru_cache(4)
 def _codes(state: State, name: str | None) -> tuple[list[str], np.ndarray]:
-    """A column's values, sorted, and each row's by number; −1: none."""
+    """Return the sorted distinct values of a column, and each row's index into them; −1 if empty."""
     if name is None:
         return [], np.full(len(_opened(state)), -1, np.int32)
     encoded = _opened(state).column(name).combine_chunks().dictionary_encode()
@@ -110,7 +112,7 @@ def _codes(state: State, name: str | None) -> tuple[list[str], np.ndarray]:
 
 @lru_cache(4)
 def _opened(state: State) -> pa.Table:
-    """The table of a manifest in this state; the first time, the manifest is read whole."""
+    """Open the cached table of a manifest in this state, after converting it the first time."""
     manifest, size, modified_ns = state
     key = f"{manifest.absolute()} {size} {modified_ns}"
     file = cache_folder() / "manifests" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.arrow"
@@ -120,7 +122,7 @@ def _opened(state: State) -> pa.Table:
 
 
 def _convert(manifest: Path, file: Path) -> None:
-    """Write the table of a manifest, block by block."""
+    """Convert a manifest to an Arrow file, block by block."""
     delimiter = DELIMITERS[manifest.suffix.lower()]
     with manifest.open(encoding="utf-8-sig", newline="") as opened:
         names = [name.strip() for name in next(reader(opened, delimiter=delimiter), [])]

@@ -1,12 +1,11 @@
-"""Voices in words: measured numbers become levels, levels become captions, and captions can be read back.
+"""Captions of voices: measurements are quantised to levels, from which captions are generated.
 
     traits = traits_of(measure_voice(wave), SCALE, gender="M", age="old")
     describe(traits, rng)  # "an elderly man, low and very rough"
-    read("a bright young woman")  # Traits(gender="F", age="young", brightness=1)
 
-Words are relative: beside a gender, "low" means low for that gender; without one, low for anybody. Pace is
-left out, since a converter keeps the source's. Melody is named, though a converter that keeps the source's
-melody will not follow it.
+Words are relative: together with a gender, "low" means low for that gender, otherwise for all speakers. Pace
+is omitted, because a converter preserves the source's. Melody is included, although a converter that
+preserves the source's melody does not follow it.
 """
 
 import re
@@ -21,14 +20,14 @@ from data.voice_meter import VoiceMeasures
 Gender = Literal["F", "M"]
 Age = Literal["child", "young", "adult", "old"]
 HEARD = ("pitch", "roughness", "brightness", "melody")
-"""Traits that are levels, from -2 (very little) to 2 (very much)."""
+"""Audible traits, as levels from -2 (very low) to 2 (very high)."""
 STEPS = (-1.25, -0.4, 0.4, 1.25)
-"""Standard deviations at which a level begins."""
+"""Boundaries between the levels in standard deviations."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
-    """What is said of a voice; None: nothing. Those in ``HEARD`` are levels, -2 to 2."""
+    """Traits of a voice; None if unspecified. Those in ``HEARD`` are levels from -2 to 2."""
 
     gender: Gender | None = None
     age: Age | None = None
@@ -40,7 +39,7 @@ class Traits:
 
 @dataclass(frozen=True, kw_only=True)
 class Normal:
-    """What is usual: mean and spread of each measure among some voices, in ``VoiceMeasures``' order."""
+    """Mean and standard deviation of each measure over some voices, in the order of ``VoiceMeasures``."""
 
     mean: tuple[float, float, float, float]
     spread: tuple[float, float, float, float]
@@ -48,14 +47,14 @@ class Normal:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """What is usual among all voices, among women's and among men's."""
+    """The distributions of measures over all, female and male voices."""
 
     everybody: Normal
     women: Normal
     men: Normal
 
     def of(self, gender: Gender | None) -> Normal:
-        """The voices that words are relative to."""
+        """Return the distribution that words for this gender are relative to."""
         return self.everybody if gender is None else self.women if gender == "F" else self.men
 
 
@@ -86,7 +85,7 @@ WORDS: Mapping[str, Mapping[int, tuple[str, ...]]] = {
         2: ("very lively", "animated"),
     },
 }
-"""What each level may be called; a level without words is left unsaid."""
+"""Words for each level; levels without words are omitted from captions."""
 AGES: Mapping[str, tuple[str, ...]] = {
     "child": ("little", "small"),
     "young": ("young", "youthful"),
@@ -101,7 +100,7 @@ PEOPLE: Mapping[tuple[str | None, bool], tuple[str, ...]] = {
     ("M", True): ("boy",),
     (None, True): ("child", "kid"),
 }
-"""By gender, and whether it is a child."""
+"""Nouns by gender and whether the speaker is a child."""
 FORMS = (
     "{who}, {how}",
     "{who} with a {how} voice",
@@ -112,7 +111,7 @@ FORMS = (
 
 
 def fit_scale(measures: Sequence[VoiceMeasures], genders: Sequence[str | None]) -> Scale:
-    """Take what is usual from a corpus; a gender with fewer than 5 voices counts as everybody."""
+    """Fit the distributions on a corpus; a gender with fewer than 5 voices gets that of all voices."""
     table = np.array(measures, dtype=np.float64)
 
     def normal(chosen: np.ndarray) -> Normal:
@@ -130,7 +129,7 @@ def _four(values: np.ndarray) -> tuple[float, float, float, float]:
 
 
 def deviations(measures: VoiceMeasures, normal: Normal) -> dict[str, float]:
-    """How far each heard trait lies from what is usual, in standard deviations."""
+    """Return the deviation of each audible trait from the mean, in standard deviations."""
     names = ("pitch", "melody", "brightness", "roughness")  # the order of VoiceMeasures
     return {
         name: (value - mean) / spread
@@ -145,15 +144,15 @@ def level(deviation: float) -> int:
 def traits_of(
     measures: VoiceMeasures, scale: Scale, *, gender: Gender | None = None, age: Age | None = None
 ) -> Traits:
-    """Everything that can be said of a voice whose gender and age are, or are not, known."""
+    """Return all traits of a voice from its measures and, if known, its gender and age."""
     found = {name: level(value) for name, value in deviations(measures, scale.of(gender)).items()}
     return Traits(gender=gender, age=age, **found)
 
 
 def guessed_age(measures: VoiceMeasures, scale: Scale, gender: Gender | None) -> Age:
-    """An age by analogy, for corpora that tell none: rough and low is old, smooth and high is young.
+    """Assign an age for corpora without ages: rough and low is old, smooth and high is young.
 
-    That is a convention of these captions, not a finding about speakers.
+    This is a convention of these captions, not a finding about speakers.
     """
     found = deviations(measures, scale.of(gender))
     years = found["roughness"] - 0.7 * found["pitch"]
@@ -161,7 +160,7 @@ def guessed_age(measures: VoiceMeasures, scale: Scale, gender: Gender | None) ->
 
 
 def age_of(word: str | None) -> Age | None:
-    """An age from what corpora write: Common Voice's decades ("sixties"), or a number of years."""
+    """Convert an age in a corpus: Common Voice's decades ("sixties"), or a number of years."""
     word = (word or "").strip().lower()
     decades = ("teens", "twenties", "thirties", "fourties", "forties", "fifties")
     if word in decades:
@@ -175,7 +174,7 @@ def age_of(word: str | None) -> Age | None:
 
 
 def some_of(traits: Traits, rng: np.random.Generator, *, keep: float = 0.5) -> Traits:
-    """Leave a random part unsaid, but never everything that could be said."""
+    """Drop a random subset of the traits, but never all that have words."""
     stated = [f.name for f in fields(traits) if sayable(f.name, getattr(traits, f.name))]
     dropped = [name for name in stated if rng.random() > keep]
     if len(dropped) == len(stated) and stated:
@@ -184,12 +183,12 @@ def some_of(traits: Traits, rng: np.random.Generator, *, keep: float = 0.5) -> T
 
 
 def sayable(name: str, value: object) -> bool:
-    """Whether there are words for a trait."""
+    """Return whether there are words for the value of a trait."""
     return value is not None and (name not in WORDS or value in WORDS[name])
 
 
 def describe(traits: Traits, rng: np.random.Generator) -> str:
-    """One of the many ways to say it; ``read`` gives back all of it that has words."""
+    """Generate a random caption with all traits that have words."""
     words = [
         str(rng.choice(WORDS[name][getattr(traits, name)]))
         for name in rng.permutation(HEARD)
@@ -209,7 +208,7 @@ def _who(traits: Traits, rng: np.random.Generator) -> str:
     child = traits.age == "child"
     nouns = PEOPLE[traits.gender, child]
     noun = str(rng.choice([word for word in nouns if word != "someone" or traits.age is None]))
-    # "A child" needs no "little", while "a person" alone would say no age.
+    # "A child" states the age without "little"; "a person" does not.
     if traits.age is not None and (not child or rng.random() < 0.5):
         noun = f"{rng.choice(AGES[traits.age])} {noun}"
     return noun if noun == "someone" else f"{article(noun)} {noun}"

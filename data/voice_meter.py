@@ -1,4 +1,4 @@
-"""How a voice sounds, in four numbers measured on a recording: pitch, melody, brightness, roughness."""
+"""Acoustic measurement of a voice in four numbers: pitch, melody, brightness and roughness."""
 
 import math
 from typing import NamedTuple
@@ -12,37 +12,37 @@ from engine.user_error import UserError
 
 SAMPLE_RATE = 16_000
 F_MIN, F_MAX = 60.0, 500.0
-"""Hz: the range of speaking voices."""
+"""Range of F0 in Hz of speaking voices."""
 HOP, WINDOW, N_FFT = 160, 800, 2048
-"""Samples: frames every 10 ms; 50 ms hold three periods of the lowest voice."""
+"""Samples: frames every 10 ms of 50 ms each, which contain three periods of the lowest voice."""
 OCTAVE_COST = 0.04
-"""Correlation a period twice as long must gain to be preferred: periods repeat."""
+"""Gain in correlation required per doubling of the period, because multiples of a period correlate too."""
 VOICED = 0.6
-"""Correlation from which a frame is voiced."""
+"""Minimum correlation of a voiced frame."""
 LOUD_DB = 30.0
-"""Frames this far below the loudest tenth are no speech."""
+"""Distance from the 90th percentile of the level below which frames are not speech."""
 FEWEST = 10
-"""Voiced frames without which nothing can be said of a voice."""
+"""Minimum number of voiced frames for a measurement."""
 BRIGHT_BAND = (200.0, 6_000.0)
-"""Hz over which the centroid is taken: below are hum and rooms, above are codecs' limits."""
+"""Band in Hz of the spectral centroid: excludes hum and room modes below, and codecs' band limits above."""
 
 
 class VoiceMeasures(NamedTuple):
     log_f0: float
-    """Mean natural log of Hz over voiced frames near their median."""
+    """Mean log F0 (natural log of Hz) over voiced frames near their median."""
     melody: float
     """Standard deviation of F0 around that mean, in semitones."""
     brightness: float
-    """Mean centroid of the voiced frames' magnitudes, in octaves above 1 kHz."""
+    """Mean spectral centroid of the voiced frames, in octaves above 1 kHz."""
     roughness: float
-    """Noise and irregularity of the voiced frames: minus the harmonics-to-noise ratio, in dB."""
+    """Negative harmonics-to-noise ratio of the voiced frames in dB: their noise and irregularity."""
 
 
 def measure_voice(wave: Float[Tensor, "1 1 samples"], *, log_f0: float | None = None) -> VoiceMeasures:
-    """Measure a recording at 16 kHz; one without voiced speech is refused.
+    """Measure a recording at 16 kHz; raises ``UserError`` if it has no voiced speech.
 
-    ``log_f0`` is its mean pitch if that is known from a better tracker; periods are then looked for within
-    half an octave. Without it, one recording in fifty (a strong first formant) is heard octaves too high.
+    ``log_f0`` is its mean log F0 if known from a better tracker; periods are then searched within half an
+    octave. Without it, one recording in fifty (with a strong first formant) is measured octaves too high.
     """
     if wave.shape[-1] < WINDOW:
         raise UserError(f"{1000 * wave.shape[-1] / SAMPLE_RATE:.0f} ms are too short to measure a voice on")
@@ -60,7 +60,7 @@ def measure_voice(wave: Float[Tensor, "1 1 samples"], *, log_f0: float | None = 
         raise UserError("no voiced speech was found to measure a voice on")
     track = f0[voiced].log()
     near = (track - track.median()).abs() < 0.5 * math.log(2.0)
-    # A correlation of 1 would be a noise-free machine: 40 dB.
+    # Limits the harmonics-to-noise ratio to 40 dB.
     r = strength[voiced].clamp(max=0.9999)
     magnitude = torch.fft.rfft(windowed[voiced], n=N_FFT).abs()
     hertz = torch.arange(magnitude.shape[-1]) * SAMPLE_RATE / N_FFT
@@ -77,7 +77,7 @@ def measure_voice(wave: Float[Tensor, "1 1 samples"], *, log_f0: float | None = 
 def _periods(
     frames: Float[Tensor, "frames window"], f_min: float, f_max: float
 ) -> tuple[Float[Tensor, "frames"], Float[Tensor, "frames"]]:
-    """F0 in Hz of each frame and the correlation at its period (Boersma 1993)."""
+    """Return the F0 in Hz of each frame and the correlation at its period (Boersma 1993)."""
     power = torch.fft.rfft(frames, n=N_FFT).abs().square()
     hann = torch.hann_window(WINDOW, dtype=torch.float64)
     window_power = torch.fft.irfft(torch.fft.rfft(hann, n=N_FFT).abs().square())

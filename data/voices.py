@@ -1,10 +1,10 @@
-"""A corpus of many synthetic voices with known text, made without any download.
+"""Generate a corpus of many synthetic voices with known texts, without any download.
 
 python -m data.voices corpus --minutes 25 --voices 24
 
-leaves corpus/<voice>/<number>.flac and corpus/manifest.csv (path, speaker, text, split, duration, gender,
-phonemes). Voices of the test split, and its sentences, occur in no other; validation has other sentences than
-train, by the same voices. The same command makes the same files; interrupted, it goes on where it was.
+writes corpus/<voice>/<number>.flac and corpus/manifest.csv (path, speaker, text, split, duration, gender,
+phonemes). Voices and sentences of the test split occur in no other split; validation has other sentences than
+train, by the same voices. The same command makes the same files, and resumes when interrupted.
 """
 
 import csv
@@ -33,10 +33,10 @@ from engine.user_error import UserError, exits_cleanly
 __all__ = ["VOICES", "Corpus", "Phoneme", "Voice", "make_corpus", "phonemize", "speak"]
 
 LEVEL_DB = -25.0
-"""dBFS, RMS, of every recording."""
+"""RMS level of every recording in dBFS."""
 PEAK = 0.95
 MIN_VOICES, MIN_ROUNDS = 4, 3
-"""Fewer would leave a split without recordings."""
+"""Minimum numbers with which every split has recordings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +45,13 @@ class Voice:
     gender: str
     """``F`` or ``M``."""
     accent: str
-    """espeak's language."""
+    """Language of espeak."""
     variant: str
-    """espeak's voice variant: formants, their widths, breath, tremor."""
+    """Voice variant of espeak: formants and their bandwidths, breathiness, tremor."""
     pitch: int
-    """0 … 100; 50 is the variant's own."""
+    """Pitch from 0 to 100; 50 is the variant's default."""
     pitch_range: int
-    """0 … 100: monotonous to lively."""
+    """Pitch range from 0 (monotonous) to 100 (lively)."""
     words_per_minute: int
 
 
@@ -63,25 +63,25 @@ def _voices() -> Iterator[Voice]:
 
 
 VOICES = tuple(_voices())
-"""All voices, women and men in turn.
+"""All voices, alternately female and male.
 
-Pitches put the mean F0 of each sex some 3 % apart (155 to 280 Hz, 75 to 150 Hz), in an order where the
-first few spread over the whole range.
+The mean F0 of voices of a gender is about 3 % apart (155 to 280 Hz, 75 to 150 Hz), in an order in which the
+first few voices cover the whole range.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """What makes a corpus the one it is. More minutes extend it."""
+    """The settings that define a corpus; more minutes extend it."""
 
     voices: int = 24
-    """How many, half of them women."""
+    """Number of voices, half of them female."""
     sample_rate: int = 16_000
-    """Hz."""
+    """Sample rate in Hz."""
     seed: int = 0
-    """Decides the sentences."""
+    """Random seed of the sentences."""
     parallel: bool = False
-    """All voices of a split say the same sentences, else every sentence is said once."""
+    """Whether all voices of a split speak the same sentences; otherwise every sentence is spoken once."""
 
     def __post_init__(self) -> None:
         if not MIN_VOICES <= self.voices <= len(VOICES):
@@ -95,14 +95,14 @@ class Corpus:
 
     @property
     def test_voices(self) -> tuple[Voice, ...]:
-        """Voices kept for testing, a woman and a man of every six pairs."""
+        """The voices of the test split: one female and one male voice of every six pairs."""
         return tuple(voice for number, voice in enumerate(self.cast) if number // 2 % 6 == 1)
 
 
 def speak(
     text: str, voice: Voice, sample_rate: int = 16_000
 ) -> tuple[Float[Tensor, "1 1 samples"], list[Phoneme]]:
-    """Say a text; returns the wave and the phonemes with their times."""
+    """Synthesise a text; returns the wave and the phonemes with their times."""
     wave, phonemes, rate = synthesize(
         text,
         f"{voice.accent}+{voice.variant}",
@@ -114,13 +114,13 @@ def speak(
 
 
 def levelled(wave: Float[np.ndarray, "samples"]) -> Float[Tensor, "1 1 samples"]:
-    """A wave at ``LEVEL_DB``, or lower where its peak would exceed ``PEAK``."""
+    """Normalise a wave to ``LEVEL_DB``, or to a lower level if its peak would exceed ``PEAK``."""
     gain = min(10 ** (LEVEL_DB / 20) / np.sqrt(np.square(wave).mean()), PEAK / np.abs(wave).max())
     return torch.from_numpy(wave * np.float32(gain))[None, None]
 
 
 def claim(folder: Path, edition: Mapping[str, Any]) -> None:
-    """Note in ``corpus.json`` what is made in a folder, or refuse a folder with something else in it."""
+    """Store a corpus' settings in ``corpus.json``; raise if the folder has other contents or settings."""
     wanted, file = json.dumps(edition, indent=2), folder / "corpus.json"
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; give a folder for the corpus")
@@ -132,20 +132,20 @@ def claim(folder: Path, edition: Mapping[str, Any]) -> None:
             )
         return
     if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
-        raise UserError(f"{folder} is not empty and no corpus of this program; choose another folder")
+        raise UserError(f"{folder} is not empty and not a corpus of this program; choose another folder")
     with atomic(file) as temporary:
         temporary.write_text(wanted)
 
 
 def make_corpus(out: str | Path, minutes: float = 25.0, corpus: Corpus | None = None) -> Path:
-    """Make or complete a corpus of at least ``minutes``, with equal numbers of recordings per voice.
+    """Make or complete a corpus of at least ``minutes``, with as many recordings of each voice.
 
-    Returns the manifest's path.
+    Returns the path of the manifest.
     """
     out, corpus = Path(out), corpus or Corpus()
     if not 0 < minutes < float("inf"):
         raise UserError(f"minutes={minutes} must be above 0")
-    # Another release may have other voices and sentences: the files of two must not mix.
+    # Releases with other voices or sentences must not be mixed in one corpus.
     edition = hashlib.sha256(repr((VOICES, SLOTS, PATTERNS, LEVEL_DB)).encode()).hexdigest()[:12]
     claim(out, {**asdict(corpus), "edition": edition})
     rows: list[Row] = []
@@ -174,7 +174,7 @@ def make_corpus(out: str | Path, minutes: float = 25.0, corpus: Corpus | None = 
 
 
 def _rounds(corpus: Corpus) -> Iterator[list[tuple[Voice, str, str]]]:
-    """Yield, for ever, one line for every voice: who, in which split, says what."""
+    """Yield, without end, rounds of one line per voice: voice, split and text."""
     texts = {split: _texts(corpus.seed, split) for split in ("train", "validation", "test")}
     for number in count():
         texts_of_round: dict[str, str] = {}
@@ -189,14 +189,14 @@ def _rounds(corpus: Corpus) -> Iterator[list[tuple[Voice, str, str]]]:
 
 
 def _texts(seed: int, split: str) -> Iterator[str]:
-    """Yield a split's sentences: one in ten is for validation, one in ten for testing."""
+    """Yield the sentences of a split: one in ten is for validation, one in ten for test."""
     for number, text in enumerate(sentences(seed)):
         if {8: "validation", 9: "test"}.get(number % 10, "train") == split:
             yield text
 
 
 def _recorded(path: Path, text: str, voice: Voice, sample_rate: int) -> float:
-    """Speak into a file unless it is there, and return its seconds."""
+    """Synthesise a file unless it exists, and return its duration in seconds."""
     try:
         return info(path).duration
     except AudioError:
@@ -219,11 +219,11 @@ def main(argv: list[str] | None = None) -> None:
     arguments = Arguments.described_by("data.voices", __doc__)
     option = arguments.add_argument
     option("out", type=Path, help="folder to make or complete")
-    option("--minutes", type=float, default=25.0, help="of speech (default 25)")
-    option("--voices", type=int, default=24, help=f"{MIN_VOICES} to {len(VOICES)} (default 24)")
-    option("--sample-rate", type=int, default=16_000, help="Hz (default 16000)")
-    option("--seed", type=int, default=0, help="decides the sentences (default 0)")
-    option("--parallel", action="store_true", help="all voices say the same sentences")
+    option("--minutes", type=float, default=25.0, help="minutes of speech (default 25)")
+    option("--voices", type=int, default=24, help=f"voices, {MIN_VOICES} to {len(VOICES)} (default 24)")
+    option("--sample-rate", type=int, default=16_000, help="sample rate in Hz (default 16000)")
+    option("--seed", type=int, default=0, help="random seed of the sentences (default 0)")
+    option("--parallel", action="store_true", help="let all voices speak the same sentences")
     given = arguments.parse_args(argv)
     corpus = Corpus(
         voices=given.voices, sample_rate=given.sample_rate, seed=given.seed, parallel=given.parallel

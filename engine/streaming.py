@@ -131,7 +131,7 @@ class MeanState(NamedTuple):
 
 
 class RunningMean(nn.Module):
-    """The exponentially weighted mean of the frames so far: a causal replacement for InstanceNorm's mean.
+    """The weighted, exponentially discounted mean of the frames so far: a causal form of InstanceNorm's mean.
 
     It starts at a learned ``prior`` with the weight of ``prior_frames`` frames, and keeps the input's dtype.
     """

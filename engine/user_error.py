@@ -23,7 +23,7 @@ REMEDIES = {
     errno.EACCES: "permission denied: change its permissions, or choose another place",
     errno.EPERM: "not permitted: change its permissions, or choose another place",
     errno.ENAMETOOLONG: "the name is too long: shorten it",
-    errno.ELOOP: "a symbolic link that points to itself: remove it, or give its intended target",
+    errno.ELOOP: "symbolic links form a cycle: remove one, or give the intended target",
     errno.ENOTDIR: "a file is where a folder is expected: choose another name",
     errno.EEXIST: "a file is where a folder is expected: choose another name",
     errno.EISDIR: "a folder is where a file is expected: name a file",

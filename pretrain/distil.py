@@ -66,7 +66,7 @@ class DistilConfig(DistillationConfig):
 
 
 def decaying(lr: float, steps: int) -> OptimConfig:
-    """Return AdamW's settings with a short linear warm-up and a cosine decay."""
+    """Return optimiser settings with a short warm-up and a cosine decay."""
     return OptimConfig(
         lr=lr,
         betas=(0.9, 0.98),

@@ -39,7 +39,7 @@ class Wav2CLIPConfig:
     towers: TowersConfig = field(default_factory=TowersConfig)
     optim: OptimConfig = WAV2CLIP_OPTIM
     max_epochs: int = free(100)
-    """Maximum number of passes through the clips, with one evaluation per pass, even if ``loop.steps`` is
+    """Maximum number of passes through the clips, with an evaluation in each, even if ``loop.steps`` is
     larger; 0: no limit, ``loop.steps`` applies."""
     cache: Path = free(Path("runs/embeddings"))  # noqa: RUF009 - paths do not change
     """Cache folder for the teacher's embeddings, which are computed once."""

@@ -33,8 +33,8 @@ SEARCHED = 1 << 27
 """Bytes of a WAV without a stated length that are searched for the header of a second recording."""
 FLAC_BLOCK = 1 << 16
 """Maximum number of samples in a FLAC block."""
-LOOSE = 1 << 13
-"""Bytes after an MP3's stated end that count as part of it, unless they begin with a length of their own."""
+MAX_TRAILING = 1 << 13
+"""Maximum number of bytes after an MP3's stated end that count as part of it, unless they state a length."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ def logged_shortfall(path: Path, log: str) -> str | None:
 
 
 def _missing(promised: int, size: int) -> str | None:
-    missing = f"{promised - size} of the {promised} bytes in its header are missing"
+    missing = f"{promised - size} of the {promised} bytes that its header states are missing"
     return missing if promised > size else None
 
 
@@ -212,7 +212,7 @@ def _mp3(file: Any, size: int) -> Layout:
         file.seek(start)
         frame = file.read(200)
         states_length, end = _stated_frames(frame)
-        if pieces and (frame[:1] != b"\xff" or (size - at < LOOSE and not states_length)):
+        if pieces and (frame[:1] != b"\xff" or (size - at < MAX_TRAILING and not states_length)):
             break
         end = start + end if end else size
         short = short or _missing(end, size)

@@ -71,7 +71,7 @@ class _SndfileSound:
         if self.samples is None and (until is None or place < until):
             self.samples = place
         elif place < end and self._exact:
-            raise ValueError(f"its header says {end / self.sample_rate:.2f} s")
+            raise ValueError(f"its header states {end / self.sample_rate:.2f} s")
 
     def _go_to(self, start: int) -> int:
         """Seek to a position that the format supports reliably, and decode from there up to ``start``."""

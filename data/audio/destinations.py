@@ -78,7 +78,7 @@ def _found(
             for file in files:
                 first, _ = found.setdefault(os.path.realpath(file), (file, folder))
                 if os.path.abspath(first) != os.path.abspath(file):
-                    note(f"{file} is the same file as {first}, which is used once")
+                    note(f"{file} leads to {first}, which is used once")
     return dict(found.values())
 
 

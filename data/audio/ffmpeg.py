@@ -67,7 +67,7 @@ class FFmpegSound:
                 return
         self.samples = place
         if self._stated is not None and self._stated - place > SHORTFALL_SECONDS * self.sample_rate:
-            raise ValueError(f"its header says {self._stated / self.sample_rate:.2f} s")
+            raise ValueError(f"its header states {self._stated / self.sample_rate:.2f} s")
 
     def _frames(self) -> Iterator[Any]:
         with _failures():

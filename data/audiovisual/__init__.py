@@ -1,1 +1,1 @@
-"""Scenes, seen and heard together, from videos, VGGSound, paired files or ``datasets``."""
+"""Audio-visual scenes from videos, VGGSound, paired files or ``datasets``."""

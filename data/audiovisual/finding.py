@@ -1,4 +1,4 @@
-"""Finding the scenes of a folder, a manifest, VGGSound or a dataset."""
+"""Discovery of the scenes in a folder, a manifest, VGGSound or a dataset."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,14 +13,14 @@ from data.corpora.hub import AUDIO_COLUMNS, cell_text, column_of, keep, sound_fi
 from engine.user_error import UserError
 
 IMAGE_COLUMNS = ("image", "picture", "images", "pictures", "frames", "frame", "img")
-"""Names tried, in this order, where no column is of the ``Image`` type."""
+"""Column names in order of preference, used if no column has the type ``Image``."""
 IMAGE_HEADS = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"))
 
 
 def from_dataset(source: Any, out: Path) -> list[Scene]:
-    """Scenes of a dataset object, a folder of ``save_to_disk``, a folder of files, or ``hub:owner/name``.
+    """Read scenes of a dataset: an object, a folder of ``save_to_disk`` or of files, or ``hub:owner/name``.
 
-    What is stored inside the dataset is written under ``out`` as it is; files that are here are referred to.
+    Files embedded in the dataset are written unchanged under ``out``; local files are referenced.
     """
     scenes = []
     for part, dataset in splits_of(source, None, None, False):
@@ -68,7 +68,7 @@ def _scenes(dataset: Any, folder: Path, part: str | None) -> list[Scene]:
 
 
 def _picture(cell: Any, stem: Path) -> Path | None:
-    """Where a record's picture is, after writing it if it was inside the dataset; None if there is none."""
+    """Return the path of a record's picture, after writing it if it is embedded; None if there is none."""
     if isinstance(cell, str | Path):
         cell = {"path": str(cell)}
     if not isinstance(cell, Mapping):
@@ -89,9 +89,9 @@ def _texts(cell: Any) -> list[str]:
 def scenes_from(path: str | Path, layout: Layout = "auto", *, split: str | None = None) -> list[Scene]:
     """Find the scenes of a folder, a manifest, VGGSound's csv or a dataset (``layout`` "hub").
 
-    Scenes that lack a sound or a picture are left out, counted and named in one warning; the layouts are told
-    in ``data.audiovisual.layouts``. ``split`` keeps only those of a split. Sounds and pictures stored inside
-    a dataset are written to ``runs/scenes/NAME``.
+    Scenes without audio or picture are skipped and listed in one warning; ``data.audiovisual.layouts``
+    describes the layouts. ``split`` selects the scenes of a split. Files embedded in a dataset are written to
+    ``runs/scenes/NAME``.
     """
     path = Path(path)
     match layouts.layout_of(path) if layout == "auto" else layout:

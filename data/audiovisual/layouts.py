@@ -1,4 +1,4 @@
-"""How collections of scenes lie on disk: video folders, VGGSound, and pairs of pictures and sounds."""
+"""Layouts of scene collections on disk: video folders, VGGSound, and pairs of picture and audio files."""
 
 import csv
 import os
@@ -30,14 +30,14 @@ SPLITS = {
     "test": "test",
     "eval": "test",
 }
-"""Folders' and columns' names of splits, and ours for them."""
+"""Names of splits in folders and columns, mapped to ours."""
 PICTURE_COLUMNS = ("picture", "pictures", "image", "images", "image_path", "picture_path", "video", "frames")
-"""Names the column of pictures may have in a manifest, ours first."""
+"""Accepted names of a manifest's picture column, ours first."""
 CAPTION_COLUMNS = ("caption", "captions", "description")
 LABEL_COLUMNS = ("label", "category", "class", "class_name")
 VGGSOUND_SECONDS = 10.0
 VGGSOUND_CELLS = 4
-"""YouTube id, start in seconds, label, split."""
+"""Columns of VGGSound's csv: YouTube id, start in seconds, label, split."""
 
 
 def is_sound(path: Path) -> bool:
@@ -62,12 +62,12 @@ def layout_of(path: Path) -> Layout:
 
 
 def from_videos(folder: Path) -> list[Scene]:
-    """A scene per video; sub-folders are labels, and splits where they are called so."""
+    """Make one scene per video; sub-folders are labels, or splits if they have the name of one."""
     files = video_files(folder)
     if not files:
         known = "videos, a manifest, or pictures and sounds of equal names"
         raise UserError(f"{folder} holds no scenes: neither {known}")
-    # A folder that may not be read stands for the videos in it.
+    # Unreadable folders are listed in place of their videos.
     parts = [file.relative_to(folder).parts[: -1 if is_video(file) else None] for file in files]
     with_splits = all(p and p[0].lower() in SPLITS for p in parts)
     splits = [SPLITS[p[0].lower()] if with_splits else None for p in parts]
@@ -87,13 +87,13 @@ def from_videos(folder: Path) -> list[Scene]:
 
 
 def from_vggsound(path: Path) -> list[Scene]:
-    """VGGSound: a csv of (id, start, label, split) beside videos called ``<id>_<start:06d>``.
+    """Read VGGSound: a csv of (id, start, label, split) next to videos named ``<id>_<start:06d>``.
 
-    ``<id>_<start>`` is understood too, and ``<id>`` for a whole video out of which 10 s are meant.
+    ``<id>_<start>`` is accepted too, and ``<id>`` for whole videos, of which 10 s from the start are used.
     """
     file = _vggsound_csv(path) if path.is_dir() else path
     if file is None or not file.is_file():
-        raise UserError(f"{path} is no VGGSound: it needs a csv with lines of id,start,label,split")
+        raise UserError(f"{path} is not VGGSound: it needs a csv with lines of id,start,label,split")
     rows = [row for row in _csv_rows(file) if row]
     for line, row in enumerate(rows, start=1):
         if len(row) != VGGSOUND_CELLS or not row[1].strip().isdigit():
@@ -120,13 +120,13 @@ def from_vggsound(path: Path) -> list[Scene]:
             )
         )
     if not scenes:
-        raise UserError(f"none of the {len(rows)} videos that {file} lists lies under {file.parent}")
+        raise UserError(f"none of the {len(rows)} videos in {file} is under {file.parent}")
     _warn(missing, len(rows), f"videos of {file} are not there")
     return sound_scenes(scenes, file)
 
 
 def from_pairs(path: Path) -> list[Scene]:
-    """Pictures and sounds: of a manifest with columns path and picture, or of equal names in a folder."""
+    """Pair pictures and audio files, by a manifest with columns path and picture, or by equal names."""
     if path.is_file() or any((path / name).is_file() for name in METADATA):
         return _from_manifest(path)
     sounds, pictures = defaultdict(list), defaultdict(list)
@@ -136,8 +136,8 @@ def from_pairs(path: Path) -> list[Scene]:
         elif is_picture(file):
             pictures[file.relative_to(path).with_suffix("")].append(file)
         elif file.is_dir():
-            _warn([file], 1, f"folders in {path} may not be read")
-    if not set(sounds) & set(pictures):  # in folders of their own, such as audio/a.wav and images/a.png
+            _warn([file], 1, f"folders in {path} cannot be read")
+    if not set(sounds) & set(pictures):  # in separate folders, such as audio/a.wav and images/a.png
         sounds, pictures = _by_stem(sounds), _by_stem(pictures)
     names = sorted(set(sounds) & set(pictures))
     if not names:
@@ -160,13 +160,13 @@ def from_pairs(path: Path) -> list[Scene]:
 
 
 def _from_manifest(path: Path) -> list[Scene]:
-    """Rows with columns path (sound or video), and any of picture, caption, label, split, start, duration."""
+    """Read a manifest with path, and optionally picture, caption, label, split, start, duration."""
     rows = rows_from(path)
     folder = path.parent if path.is_file() else path
     listed_scenes = [_scene(row, folder, index) for index, row in enumerate(rows)]
     scenes = [scene for scene in listed_scenes if scene.pictures != ()]
     if not scenes:
-        raise UserError(f"{path} has no pictures beside its sounds: add a column picture, or list videos")
+        raise UserError(f"{path} has no pictures for its sounds: add a column picture, or list videos")
     _warn(
         [scene.name for scene in listed_scenes if scene.pictures == ()],
         len(listed_scenes),
@@ -213,9 +213,9 @@ def _scene(row: Row, folder: Path, index: int) -> Scene:
 
 
 def sound_scenes(scenes: list[Scene], where: Path) -> list[Scene]:
-    """Leave out videos without sound or picture and files that are not there, with one counted warning.
+    """Skip videos without audio or picture, and files that do not exist, with one warning that counts them.
 
-    Only headers are read. What is wrong further inside a file shows when it is used.
+    Only headers are read; errors further inside a file are raised when it is used.
     """
     bar = tqdm(total=len(scenes), desc="looking at files", unit="file", delay=2.0, disable=None)
     with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:

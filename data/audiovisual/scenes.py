@@ -1,4 +1,4 @@
-"""Scenes: something seen and heard together, and their waves and pictures."""
+"""Audio-visual scenes, and reading of their waves and pictures."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -15,7 +15,7 @@ from data.audiovisual.video import FRAME_RATE, video_frames, video_sound
 from engine.user_error import UserError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
-"""What is taken for a picture, by extension."""
+"""Extensions of picture files."""
 MOST_PIXELS = 100_000_000
 Layout = Literal["auto", "videos", "vggsound", "pairs", "hub"]
 
@@ -25,29 +25,29 @@ class PictureError(UserError):
 
 
 class Scene(NamedTuple):
-    """One thing seen and heard, with what is known of it; files are not looked at until they are needed."""
+    """One audio-visual scene with its metadata; its files are accessed only when needed."""
 
     name: str
-    """Unique among the scenes of a collection."""
+    """Unique name within a collection."""
     audio: Path | None
-    """The sound: an audio file or a video; None if there is none."""
+    """Audio file or video with the sound; None if there is none."""
     pictures: Path | tuple[Path, ...]
-    """What is seen: a video, a picture, or several pictures of the same moment; () if there is none."""
+    """A video, a picture, or several pictures of the same moment; () if there is none."""
     caption: str | None = None
     """The first caption."""
     label: str | None = None
     split: str | None = None
-    """Such as train, validation or test."""
+    """Split, such as train, validation or test."""
     start_s: float = 0.0
-    """Where in the files the scene begins; pictures have no time."""
+    """Start of the scene in audio and video files, in seconds."""
     duration_s: float | None = None
-    """How long it is; None for until the end."""
+    """Duration in seconds; None until the end of the file."""
     extra: Mapping[str, str] = {}
-    """Further columns of a manifest, further captions among them."""
+    """Further columns of a manifest, including further captions."""
 
     @property
     def captions(self) -> list[str]:
-        """All captions, the first one first: columns ``caption`` and ``caption_1``, ``caption_2``, ..."""
+        """All captions, from the columns ``caption`` and ``caption_1``, ``caption_2``, ..."""
         more = (self.extra[name] for name in sorted(self.extra, key=_numbered) if name.startswith("caption_"))
         return list(dict.fromkeys(caption for caption in (self.caption, *more) if caption))
 
@@ -71,7 +71,7 @@ def wave_of(scene: Scene, sample_rate: int) -> Float[Tensor, "1 1 samples"]:
 def each_picture(
     scene: Scene, frame_rate: float | None = FRAME_RATE
 ) -> Iterator[UInt8[Tensor, "3 height width"]]:
-    """The scene's pictures or its video's frames one after the other, at least one; flat memory."""
+    """Yield the scene's pictures or its video's frames, at least one, in constant memory."""
     pictures = scene.pictures if isinstance(scene.pictures, tuple) else (scene.pictures,)
     if not pictures:
         raise UserError(f"the scene {scene.name} has no picture: leave it out, or pair it with one")
@@ -83,7 +83,7 @@ def each_picture(
 
 
 def read_picture(path: Path) -> UInt8[Tensor, "3 height width"]:
-    """Read a picture file as RGB, upright; of an animation, the first frame."""
+    """Read a picture file, or the first frame of an animation, as RGB in upright orientation."""
     import numpy as np
     from PIL import Image, ImageOps
 
@@ -98,7 +98,7 @@ def read_picture(path: Path) -> UInt8[Tensor, "3 height width"]:
             pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
     except PictureError:
         raise
-    except Exception as error:  # decoders fail in as many ways as there are formats
+    except Exception as error:  # decoders raise many types
         reason = " ".join(str(error).split())[:120].rstrip(".").replace(str(path), "it")
         raise PictureError(f"{path} is damaged or not a picture this program can read: {reason}") from None
     return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
@@ -113,7 +113,7 @@ def is_picture(path: Path) -> bool:
 
 
 def listed(cell: str) -> list[str]:
-    """The words of a manifest's cell: a JSON list, or parts between ``;`` or ``|``."""
+    """Split a manifest's cell: a JSON list, or parts separated by ``;`` or ``|``."""
     if cell.lstrip().startswith("["):
         try:
             return [str(part) for part in json.loads(cell)]

@@ -1,4 +1,4 @@
-"""Frames and sound of video files by PyAV, a piece at a time; what is wrong with a file in one sentence."""
+"""Sequential decoding of video frames and audio by PyAV, with one-sentence errors for unusable files."""
 
 import math
 from collections.abc import Iterator
@@ -19,30 +19,30 @@ from data.audio.resampling import Resampler
 from engine.user_error import FileError, UserError, reason
 
 EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ogv", ".ts")
-"""What ``video_files`` looks for."""
+"""Extensions of video files."""
 FRAME_RATE = 1.0
-"""Frames looked at in a second of video, where nothing else is said: neighbours differ little."""
+"""Default number of frames used per second of video; adjacent frames differ little."""
 SHORTFALL_SECONDS, SHORTFALL_SHARE = 1.0, 0.1
-"""A stream that ends earlier than its header says, by more than both, is truncated."""
+"""A stream that is shorter by more than both of these than its header states counts as truncated."""
 
 Problem = Literal["missing", "unreadable", "truncated", "empty", "no sound", "no picture"]
 
 
 class VideoError(FileError[Problem]):
-    """A video that cannot be used, with the kind of problem for a scan to count."""
+    """A video that cannot be used, with the kind of problem for statistics."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoInfo:
     duration: float | None
-    """Seconds; None where the header is silent."""
+    """Duration in seconds; None if the header does not state it."""
     frame_rate: float | None
-    """Frames per second; None without pictures, or where the header is silent."""
+    """Frames per second; None without pictures, or if the header does not state it."""
     height: int
-    """Pixels; 0 without pictures."""
+    """Height in pixels; 0 without pictures."""
     width: int
     sample_rate: int
-    """Hz; 0 without sound."""
+    """Sample rate in Hz; 0 without audio."""
 
 
 def video_info(path: str | Path) -> VideoInfo:
@@ -65,10 +65,10 @@ def video_frames(
     start_s: float = 0.0,
     duration_s: float | None = None,
 ) -> Iterator[UInt8[Tensor, "3 height width"]]:
-    """Yield the frames shown in the middle of each 1 / ``frame_rate`` seconds; all frames for None.
+    """Yield the frame in the middle of each interval of 1 / ``frame_rate`` seconds, or all frames for None.
 
-    A stretch shorter than that gives the frame of its own middle. One frame is in memory at a time. The ways
-    a file can be unusable show when the first frame is asked for.
+    A segment shorter than an interval gives the frame in its middle. One frame is in memory at a time. Errors
+    about the file are raised with the first frame.
     """
     if frame_rate is not None and not 0 < frame_rate < math.inf:
         raise ValueError(f"frame_rate={frame_rate} must be a positive number of frames per second")
@@ -84,7 +84,7 @@ def video_frames(
         end_s = 0.0
         n_yielded = 0
         for frame, at_s, lasts_s in _decoded(path, container, stream, start_s):
-            # The earlier frame is shown until this one's time.
+            # The previous frame is displayed until the time of this one.
             while step is not None and shown is not None and wanted < min(at_s, stop_s):
                 yield _pixels(shown)
                 n_yielded, wanted = n_yielded + 1, start_s + (n_yielded + 1.5) * step
@@ -110,9 +110,9 @@ def video_frames(
 def video_sound(
     path: str | Path, sample_rate: int, *, start_s: float = 0.0, duration_s: float | None = None
 ) -> Float[Tensor, "1 1 samples"]:
-    """Return a stretch of the sound, mixed to one channel, resampled; shorter where the file ends.
+    """Read a segment of the audio, mixed to mono and resampled; shorter if the file ends before.
 
-    Only what is returned is held in memory.
+    Only the returned segment is held in memory.
     """
     path = Path(path)
     with _opened(path) as container:
@@ -129,7 +129,7 @@ def video_sound(
         end_s = 0.0
         for frame, at_s, _ in _decoded(path, container, stream, start_s):
             frames = samples_of(frame)
-            # By the clock at first and by counting from there on: packets' times are rounded.
+            # Time stamps are rounded, so only the first one is used; later positions are counted.
             place = round(at_s * rate) if place is None else place
             end_s = (place + len(frames)) / rate
             kept = frames[max(0, first - place) : None if last is None else max(0, last - place)]
@@ -150,7 +150,7 @@ def video_sound(
 
 
 def video_files(folder: str | Path) -> list[Path]:
-    """All video files under a folder by extension, sorted; hidden files are passed over, links followed."""
+    """List all video files under a folder by extension, sorted, without hidden files; links are followed."""
     return files_under(folder, EXTENSIONS)
 
 
@@ -169,7 +169,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         container = av.open(f"file:{path}", metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError) as error:
-        detail = f"is not a video this program can read, or its end is missing: {reason(error)}"
+        detail = f"is not a supported video, or its end is missing: {reason(error)}"
         raise VideoError(path, "unreadable", detail) from None
     try:
         yield container
@@ -178,7 +178,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _decoded(path: Path, container: Any, stream: Any, start_s: float) -> Iterator[tuple[Any, float, float]]:
-    """Each decoded frame from some place before ``start_s`` on, when it begins and how long it lasts."""
+    """Yield decoded frames with start and duration, from some position before ``start_s`` on."""
     import av
 
     begin = (container.start_time or 0) / 1_000_000
@@ -187,7 +187,7 @@ def _decoded(path: Path, container: Any, stream: Any, start_s: float) -> Iterato
         if start_s > 0:
             try:
                 container.seek(int((start_s + begin) / stream.time_base), stream=stream, backward=True)
-            except av.FFmpegError:  # past the end, or a container that cannot
+            except av.FFmpegError:  # past the end, or not supported by the container
                 container.seek(0)
         next_s = start_s
         for frame in container.decode(stream):
@@ -205,7 +205,7 @@ def _decoded(path: Path, container: Any, stream: Any, start_s: float) -> Iterato
 
 
 def _whole(path: Path, stream: Any, container: Any, end_s: float, what: str) -> None:
-    """Refuse a stream that ended before its header says."""
+    """Raise if a stream is shorter than its header states."""
     if not stream.duration or not end_s:
         return
     begin = (container.start_time or 0) / 1_000_000
@@ -218,7 +218,7 @@ def _whole(path: Path, stream: Any, container: Any, end_s: float, what: str) -> 
 
 def _pixels(frame: Any) -> UInt8[Tensor, "3 height width"]:
     pixels = frame.to_ndarray(format="rgb24")
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4  # telephones film on their side and note it
+    turns = round(getattr(frame, "rotation", 0) / 90) % 4  # as in videos of telephones
     if turns:
         pixels = np.rot90(pixels, turns)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
@@ -227,7 +227,7 @@ def _pixels(frame: Any) -> UInt8[Tensor, "3 height width"]:
 def _lacking(path: Path, problem: Problem, what: str, stream: Any) -> VideoError:
     if stream is None:
         return VideoError(path, problem, f"has no {what}: leave it out, or pair it with a file that has")
-    return VideoError(path, "unreadable", f"has {what} in a coding that this PyAV cannot decode: convert it")
+    return VideoError(path, "unreadable", f"has {what} in a codec that this PyAV cannot decode: convert it")
 
 
 def _nothing(path: Path, what: str, start_s: float) -> VideoError:

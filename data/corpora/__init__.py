@@ -1,1 +1,1 @@
-"""Corpora to manifests, from folders as they unpack or from ``datasets``: ``python -m data.corpora``."""
+"""Manifests of published corpora and ``datasets``: ``python -m data.corpora``."""

@@ -1,13 +1,13 @@
-"""Corpora to manifests: ``python -m data.corpora KIND FOLDER --write manifest.csv``.
+"""Write the manifest of a corpus: ``python -m data.corpora KIND FOLDER --write manifest.csv``.
 
 kinds of folder:
-  plain-folder     recordings, anywhere under the folder; nothing known of the speakers
+  plain-folder     recordings anywhere under the folder, without speakers
   speaker-folders  one folder per speaker, recordings anywhere under it
   librispeech, libritts, vctk, jvs, common-voice
                    the corpus as its archive unpacks
   hf-dataset       a Hugging Face dataset: hub:owner/name, or a folder of save_to_disk
 
-A text file beside a recording (a.wav, a.txt) is its text in the first two.
+For the first two, a text file next to a recording (a.wav, a.txt) is its transcript.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,20 +40,20 @@ __all__ = [
 
 
 def plain_folder(folder: str | Path, left_out: list[str] | None = None) -> list[Row]:
-    """Every recording under a folder; nothing is assumed of its speakers.
+    """List all recordings under a folder, without speakers.
 
-    ``left_out`` is told of those that cannot be taken; without it the first one is an error.
+    Messages about unusable ones are appended to ``left_out``; without it, the first one is raised.
     """
     return _rows(Path(folder), lambda place: None, left_out)
 
 
 def speaker_folders(folder: str | Path, left_out: list[str] | None = None) -> list[Row]:
-    """A folder per speaker, with recordings at any depth under it; ``left_out`` as for ``plain_folder``."""
+    """List the recordings of one folder per speaker, at any depth; ``left_out`` as for ``plain_folder``."""
 
     def speaker(place: Path) -> str:
         if len(place.parts) == 1:
             raise UserError(
-                f"{folder / place} lies in no speaker's folder: move it into one, or use kind plain-folder"
+                f"{folder / place} is in no speaker's folder: move it into one, or use kind plain-folder"
             )
         return place.parts[0]
 
@@ -74,7 +74,7 @@ def _rows(folder: Path, speaker: Callable[[Path], str | None], left_out: list[st
 
 
 def _refuse_folder(listed: Path) -> None:
-    """Refuse a folder, which ``audio_files`` lists where it may not be read."""
+    """Raise for an unreadable folder, which ``audio_files`` lists too."""
     if not named_as_audio(listed):
         info(listed)
 
@@ -96,7 +96,7 @@ KINDS: Mapping[str, Callable[..., list[Row]]] = {
 }
 ANY = ("plain-folder", "speaker-folders")
 UNLIKE = {"librispeech": "has no text in a .trans.txt", "libritts": "is not named as LibriTTS names files"}
-"""What is wrong with recordings that do not become rows; of other corpora that is a choice."""
+"""Errors for recordings without a row; in other corpora, such recordings are left out on purpose."""
 OWN_OPTIONS = {"vctk": ("microphone",), "jvs": ("styles",), "common-voice": ("tables",)}
 OWN_OPTIONS |= {"hf-dataset": ("out", "split", "name", "streaming", "limit")}
 
@@ -104,7 +104,7 @@ OWN_OPTIONS |= {"hf-dataset": ("out", "split", "name", "streaming", "limit")}
 def _with_duration(row: Row) -> Row:
     try:
         return replace(row, duration=info(row.path).duration)
-    except AudioError:  # for data.check to tell
+    except AudioError:  # data.check reports it
         return row
 
 
@@ -116,15 +116,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     option("kind", metavar="KIND", help="one of the kinds above")
     option("folder", metavar="FOLDER")
     option("--write", required=True, type=Path, metavar="MANIFEST", help=".csv, .tsv or .jsonl")
-    option("--durations", action="store_true", help="note each file's seconds (reads every header)")
-    option("--microphone", choices=("mic1", "mic2", "both"), help="vctk: which one (mic1)")
-    option("--styles", nargs="+", help="jvs: folders of a speaker (parallel100 nonpara30)")
+    option("--durations", action="store_true", help="add each file's duration (reads every header)")
+    option("--microphone", choices=("mic1", "mic2", "both"), help="vctk: microphone (mic1)")
+    option("--styles", nargs="+", help="jvs: sub-folders of each speaker (parallel100 nonpara30)")
     option("--tables", nargs="+", help="common-voice: tables without .tsv (train dev test)")
     option("--name", help="hf-dataset: the configuration on the hub, such as a language")
-    option("--split", help="hf-dataset: this split only")
+    option("--split", help="hf-dataset: split to use (all)")
     option("--out", type=Path, help="hf-dataset: folder for its audio (MANIFEST's name + _audio)")
-    option("--limit", type=int, help="hf-dataset: the most recordings per split")
-    option("--streaming", action="store_true", default=None, help="hf-dataset: do not download whole")
+    option("--limit", type=int, help="hf-dataset: maximum number of recordings per split")
+    option("--streaming", action="store_true", default=None, help="hf-dataset: stream, without a download")
     given = parser.parse_args(argv)
     kind = given.kind.replace("_", "-")
     if kind not in KINDS:
@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def account(kind: str, folder: str, rows: list[Row], left_out: list[str]) -> list[Row]:
-    """Tell what lies in a corpus' folder and is not among its rows; return the rows of files."""
+    """Report files in a corpus' folder that are not among its rows; return the rows of audio files."""
     taken, others = {row.path for row in rows}, []
     for path in audio_files(folder):
         with leaving_out(left_out):

@@ -1,4 +1,4 @@
-"""Any Hugging Face ``datasets`` dataset with an audio column, as files and manifest rows."""
+"""Conversion of Hugging Face datasets with an audio column to files and manifest rows."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from engine.hub import HUB, hint, repository
 from engine.user_error import UserError
 
 AUDIO_COLUMNS = ("audio", "speech", "file", "path", "audio_path", "file_name", "wav")
-"""Names tried, in this order, where no column is of the ``Audio`` type."""
+"""Column names in order of preference, used if no column has the type ``Audio``."""
 
 
 def hf_dataset(
@@ -27,12 +27,12 @@ def hf_dataset(
     streaming: bool = False,
     limit: int | None = None,
 ) -> list[Row]:
-    """Rows of a dataset: an object, a folder of ``save_to_disk``, a folder of files, or ``hub:owner/name``.
+    """Read rows of a dataset object, a folder of ``save_to_disk``, a folder of files, or ``hub:owner/name``.
 
-    Audio stored inside the dataset is written under ``out`` as it is, without decoding; audio that is a
-    file here is referred to. ``name`` is the hub's configuration, ``limit`` the most rows per split. Columns
-    named as in a manifest (or by its aliases) are taken over, other words and numbers kept. Mind the licence
-    on the dataset's card.
+    Audio embedded in the dataset is written under ``out`` without decoding; local files are referenced.
+    ``name`` is the hub's configuration, ``limit`` the maximum number of rows per split. Columns named as in a
+    manifest (or by its aliases) are used as these, other texts and numbers become extra columns. Check the
+    licence on the dataset's card.
     """
     out, rows = Path(out), []
     for part, dataset in splits_of(source, split, name, streaming):
@@ -45,7 +45,7 @@ def hf_dataset(
 def splits_of(
     source: Any, split: str | None, name: str | None, streaming: bool
 ) -> Iterator[tuple[str | None, Any]]:
-    """Each split of the source with its name, read without decoding."""
+    """Yield each split of a source with its name, without decoding."""
     if isinstance(source, str | Path):
         source = _opened(str(source), name, streaming)
     if isinstance(source, Mapping):
@@ -70,7 +70,7 @@ def _opened(source: str, name: str | None, streaming: bool) -> Any:
         if (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
             return datasets.load_from_disk(source)
         return datasets.load_dataset(published or source, name, streaming=streaming)
-    except Exception as error:  # the hub, its cache and the dataset's own script fail in many ways
+    except Exception as error:  # the hub, its cache and dataset scripts raise many types
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise UserError(f"the dataset {source} cannot be opened: {reason}") from None
 
@@ -98,7 +98,7 @@ def _rows(dataset: Any, out: Path, part: str | None, limit: int | None) -> Itera
 
 
 def undecoded(dataset: Any) -> Any:
-    """The dataset with sounds and pictures as they are stored: decoding audio would need torchcodec."""
+    """Disable decoding of audio and pictures of a dataset; decoding audio would need torchcodec."""
     import datasets
 
     for column, feature in (dataset.features or {}).items():
@@ -112,14 +112,14 @@ def undecoded(dataset: Any) -> Any:
 
 
 def column_of(features: Mapping[str, Any], kind: type, names: tuple[str, ...]) -> str | None:
-    """The first column of a kind, else of lists of it, else of one of these names."""
+    """Return the first column of type ``kind``, else of lists of it, else with one of the names."""
     direct = [name for name, of in features.items() if isinstance(of, kind)]
     lists = [name for name, of in features.items() if isinstance(getattr(of, "feature", None), kind)]
     return next(iter([*direct, *lists, *(name for name in names if name in features)]), None)
 
 
 def keep(content: bytes, path: Path) -> Path:
-    """Write a file unless it is there already."""
+    """Write a file unless it exists with this content."""
     if not path.exists() or path.read_bytes() != content:
         with atomic(path) as temporary:
             temporary.write_bytes(content)
@@ -127,7 +127,7 @@ def keep(content: bytes, path: Path) -> Path:
 
 
 def sound_file(audio: Any, stem: Path) -> Path | None:
-    """Where a record's audio is, after writing it if it was inside the dataset; None if there is none."""
+    """Return the path of a record's audio, after writing it if it is embedded; None if there is none."""
     if isinstance(audio, str | Path):
         audio = {"path": str(audio)}
     if not isinstance(audio, Mapping):
@@ -147,7 +147,7 @@ def sound_file(audio: Any, stem: Path) -> Path | None:
 
 
 def _extension(content: bytes, place: str | None) -> str:
-    """A file's extension by its first bytes, else by the name it had."""
+    """Return a file's extension by its first bytes, else by its original name."""
     if content[:4] == b"OggS":
         return ".opus" if b"OpusHead" in content[:64] else ".ogg"
     for start, extension in ((b"RIFF", ".wav"), (b"RF64", ".wav"), (b"fLaC", ".flac"), (b"ID3", ".mp3")):
@@ -182,7 +182,7 @@ def _row(
 
 
 def cell_text(value: Any, feature: Any) -> str | None:
-    """A cell as text; names for class numbers; None for what is not a short word or number."""
+    """Convert a cell to text, with names for class indices; None unless it is a text or number."""
     if isinstance(value, int) and hasattr(feature, "int2str"):
         return feature.int2str(value) if value >= 0 else None
     if isinstance(value, str | int | float):
@@ -191,7 +191,7 @@ def cell_text(value: Any, feature: Any) -> str | None:
 
 
 def _our_split(name: str | None) -> str | None:
-    """``train``, ``validation`` or ``test`` from the hub's names, such as ``train.clean.100`` or ``dev``."""
+    """Map the hub's names, such as ``train.clean.100`` or ``dev``, to ``train``, ``validation``, ``test``."""
     for start, ours in (("train", "train"), ("dev", "validation"), ("valid", "validation"), ("test", "test")):
         if name is not None and name.startswith(start):
             return ours

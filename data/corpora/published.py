@@ -1,7 +1,7 @@
-"""Published speech corpora as manifest rows, from the folders their archives unpack to.
+"""Manifest rows of published speech corpora, from the folders of their unpacked archives.
 
-None of them is fetched here. Each builder says in one sentence when a folder does not look like its corpus.
-It accepts the corpus' own folder or the one it was unpacked in, and a corpus of which only a part is there.
+Nothing is downloaded. Each function raises a one-sentence error if a folder does not look like its corpus. It
+accepts the corpus' folder or its parent folder, and incomplete corpora.
 """
 
 import csv
@@ -17,13 +17,13 @@ from engine.outcome import note
 from engine.user_error import UserError
 
 SUBSETS = {"train": "train", "dev": "validation", "test": "test"}
-"""What LibriSpeech, LibriTTS and Common Voice call our splits."""
+"""Names of splits in LibriSpeech, LibriTTS and Common Voice, mapped to ours."""
 
 
 def librispeech(folder: str | Path) -> list[Row]:
     """LibriSpeech: 1000 hours of 2484 English readers at 16 kHz, https://www.openslr.org/12, CC BY 4.0.
 
-    ``train-clean-100/19/198/19-198-0000.flac`` beside ``19-198.trans.txt``; genders from ``SPEAKERS.TXT``.
+    ``train-clean-100/19/198/19-198-0000.flac``, ``19-198.trans.txt``; genders from ``SPEAKERS.TXT``.
     """
     folder = _folder(folder)
     texts = {}
@@ -40,7 +40,7 @@ def libritts(folder: str | Path) -> list[Row]:
     """LibriTTS and LibriTTS-R: 585 hours of 2456 English readers at 24 kHz, CC BY 4.0.
 
     https://www.openslr.org/60, https://www.openslr.org/141.
-    ``train-clean-100/19/198/19_198_000000_000000.wav`` beside ``….normalized.txt``, which is the text taken.
+    ``train-clean-100/19/198/19_198_000000_000000.wav``; the text is in ``….normalized.txt``.
     """
     folder = _folder(folder)
     files = [file for file in audio_files(folder) if re.fullmatch(r"\d+_\d+_\d+_\d+", file.stem)]
@@ -54,8 +54,8 @@ def vctk(folder: str | Path, microphone: Literal["mic1", "mic2", "both"] = "mic1
     """VCTK 0.92: 44 hours of 110 English speakers at 48 kHz, CC BY 4.0.
 
     https://datashare.ed.ac.uk/handle/10283/3443. ``wav48_silence_trimmed/p225/p225_001_mic1.flac``,
-    ``txt/p225/p225_001.txt``, ``speaker-info.txt``. Where the second microphone failed (p280, p315) the first
-    one stands in; ``wav48`` of version 0.80 is read too. No splits of its own.
+    ``txt/p225/p225_001.txt``, ``speaker-info.txt``. Where the second microphone failed (p280, p315), the
+    first one is used instead; ``wav48`` of version 0.80 is read too. The corpus defines no splits.
     """
     folder = _folder(folder)
     root = _beneath(folder, "wav48_silence_trimmed") or _beneath(folder, "wav48")
@@ -86,8 +86,8 @@ def jvs(folder: str | Path, styles: Iterable[str] = ("parallel100", "nonpara30")
 
     https://sites.google.com/site/shinnosuketakamichi/research-topics/jvs_corpus; texts CC BY-SA 4.0.
     ``jvs001/parallel100/wav24kHz16bit/VOICEACTRESS100_001.wav`` with ``transcripts_utf8.txt`` and
-    ``gender_f0range.txt``. ``styles`` may add ``whisper10`` and ``falset10``; the column ``style`` says which
-    it is. No splits of its own.
+    ``gender_f0range.txt``. ``styles`` may add ``whisper10`` and ``falset10``; the column ``style`` has the
+    style of each row. The corpus defines no splits.
     """
     folder = _folder(folder)
     roots = [
@@ -120,11 +120,11 @@ def jvs(folder: str | Path, styles: Iterable[str] = ("parallel100", "nonpara30")
 
 
 def common_voice(folder: str | Path, tables: Iterable[str] = ("train", "dev", "test")) -> list[Row]:
-    """Mozilla Common Voice: sentences read by anyone in 100+ languages, mp3, CC0.
+    """Mozilla Common Voice: sentences read by volunteers in 100+ languages, mp3, CC0.
 
-    https://commonvoice.mozilla.org. ``train.tsv``, ``dev.tsv``, ``test.tsv`` beside ``clips/``, in the folder
-    of one language. ``tables`` may be ``("validated",)``: many more clips, without splits. A speaker is a
-    ``client_id``, which is in one split only.
+    https://commonvoice.mozilla.org. ``train.tsv``, ``dev.tsv``, ``test.tsv`` and ``clips/`` in the folder of
+    one language. ``tables`` may be ``("validated",)``: many more clips, without splits. A speaker is a
+    ``client_id``, which occurs in only one split.
     """
     folder = _folder(folder)
     roots = [
@@ -146,7 +146,7 @@ def common_voice(folder: str | Path, tables: Iterable[str] = ("train", "dev", "t
     for table in found:
         for record in _tsv(root / f"{table}.tsv"):
             name = record.get("path") or ""
-            file = present.get(name) or present.get(f"{name}.mp3")  # the first releases left .mp3 out
+            file = present.get(name) or present.get(f"{name}.mp3")  # the first releases omitted .mp3
             if file is None:
                 absent.append(name)
                 continue
@@ -167,7 +167,7 @@ def common_voice(folder: str | Path, tables: Iterable[str] = ("train", "dev", "t
 
 
 def _readers(folder: Path, files: list[Path], text: Callable[[Path], str | None], mark: str) -> list[Row]:
-    """Rows of LibriSpeech's kin, where a file's name begins with its reader's number."""
+    """Make rows of LibriSpeech and LibriTTS, in which a file's name begins with its speaker's number."""
     genders: dict[str, str | None] = {}
     for place in (folder.parent, *_children(folder), folder):
         for name in ("SPEAKERS.TXT", "SPEAKERS.txt", "speakers.tsv"):
@@ -207,7 +207,7 @@ def _jvs_speakers(root: Path) -> list[Path]:
 
 
 def _lines(path: Path) -> list[str]:
-    # Not splitlines, which also splits at rare characters that sentences hold.
+    # Not splitlines, which also splits at rare characters in sentences.
     return read_text(path).split("\n")
 
 
@@ -223,7 +223,7 @@ def _pairs(path: Path, mark: str) -> Iterable[tuple[str, str]]:
 
 
 def _genders(path: Path, pattern: str) -> Mapping[str, str | None]:
-    """Speakers' genders from a table of any layout; empty where the file is missing."""
+    """Read speakers' genders from a table, whose lines match ``pattern``; empty if the file is missing."""
     if not path.is_file():
         return {}
     found = (re.match(pattern, line) for line in _lines(path))
@@ -232,5 +232,5 @@ def _genders(path: Path, pattern: str) -> Mapping[str, str | None]:
 
 def _tsv(path: Path) -> Iterable[dict[str, str]]:
     csv.field_size_limit(1 << 30)
-    # Sentences hold lone quotation marks: none of them quotes a cell.
+    # Quotation marks are part of the sentences and never quote a cell.
     return csv.DictReader(_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE, restval="")

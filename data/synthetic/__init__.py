@@ -1,1 +1,1 @@
-"""What is synthesised: espeak's and Kokoro's voices, sentences, drawn faces, the audio-visual world."""
+"""Synthetic data: voices of espeak and Kokoro, sentences, drawn faces, the audio-visual world."""

@@ -1,8 +1,8 @@
-"""The espeak-ng library through ctypes: text to phonemes, and to speech with the phonemes' times.
+"""Interface to the espeak-ng library by ctypes: text to phonemes, and to speech with phoneme times.
 
-The library is GPL-3 and an optional extra (``pip install 'timbre[synth]'``), loaded only when used. It keeps
-its state, down to the phase of the vocal tremor, in static variables that nothing resets: it is loaded afresh
-for every call (some milliseconds), so that what comes out depends on the arguments alone.
+The library is GPL-3 and an optional extra (``pip install 'timbre[synth]'``), loaded only when used. Its
+state, including the phase of the vocal tremor, is in static variables that cannot be reset. Therefore it is
+loaded anew for every call (some milliseconds), so that the output depends only on the arguments.
 """
 
 import _ctypes
@@ -22,20 +22,20 @@ UTF8, IPA = 1, 2
 SEPARATED = ord("_") << 8
 RATE, VOLUME, PITCH, RANGE = 1, 2, 3, 4
 UNCLIPPED = 50
-"""Volume at which the loudest variants stay below full scale; the library's own is 100."""
+"""Volume at which the loudest variants stay below full scale; the library's default is 100."""
 END, PHONEME = 0, 7
 STRESS = str.maketrans("", "", "ˈˌ")
 WORD_END = "|"
-"""Stands between words in what ``phonemize`` returns."""
+"""Separator of words in the result of ``phonemize``."""
 
 
 class Phoneme(NamedTuple):
     symbol: str
-    """IPA, without stress; empty for a pause."""
+    """IPA symbol without stress; empty for a pause."""
     start: float
-    """Seconds."""
+    """Start in seconds."""
     end: float
-    """Seconds."""
+    """End in seconds."""
 
 
 class _Id(ctypes.Union):
@@ -67,10 +67,10 @@ _lock = threading.Lock()
 def synthesize(
     text: str, voice: str, *, pitch: int = 50, pitch_range: int = 50, words_per_minute: int = 160
 ) -> tuple[np.ndarray, list[Phoneme], int]:
-    """Speak; returns float32 samples, the phonemes with their times, and the sample rate in Hz.
+    """Synthesise a text; returns float32 samples, the phonemes with their times, and the sample rate in Hz.
 
-    ``voice`` is a language with or without a variant, such as ``en-us+f2``; ``pitch`` and ``pitch_range`` go
-    from 0 to 100 about the voice's own at 50.
+    ``voice`` is a language, optionally with a variant, such as ``en-us+f2``; ``pitch`` and ``pitch_range``
+    range from 0 to 100, where 50 is the voice's default.
     """
     samples: list[np.ndarray] = []
     marks: list[tuple[int, str]] = []
@@ -96,7 +96,7 @@ def synthesize(
         encoded = text.encode() + b"\0"
         failed = library.espeak_Synth(encoded, len(encoded), 0, 1, 0, UTF8, None, None)
     if failed or not samples:
-        raise UserError(f"espeak cannot speak {text[:40]!r} with voice {voice}")
+        raise UserError(f"espeak cannot synthesise {text[:40]!r} with voice {voice}")
     wave = np.concatenate(samples).astype(np.float32) / 32_768
     ends = [start for start, _ in marks[1:]] + [len(wave)]
     phonemes = [
@@ -108,7 +108,7 @@ def synthesize(
 
 
 def phonemize(texts: list[str], language: str = "en-us") -> list[str]:
-    """IPA phonemes of each text, parted by spaces, ``|`` between words, no stress marks: ``ð ə | b ɔɪ``."""
+    """Convert texts to IPA without stress: phonemes separated by spaces, words by ``|``: ``ð ə | b ɔɪ``."""
     with _loaded() as (library, _):
         _set_voice(library, language)
         return [_phonemes(library, text) for text in texts]
@@ -116,23 +116,23 @@ def phonemize(texts: list[str], language: str = "en-us") -> list[str]:
 
 def _phonemes(library: ctypes.CDLL, text: str) -> str:
     place, clauses = ctypes.c_char_p(text.encode()), []
-    while place.value:  # one clause a call
+    while place.value:  # one clause per call
         clauses.append(library.espeak_TextToPhonemes(ctypes.byref(place), UTF8, IPA | SEPARATED).decode())
-    # "(fr)" and the like tell of a foreign word.
+    # "(fr)" and similar marks indicate foreign words.
     words = re.sub(r"\([a-z-]+\)", "", " ".join(clauses)).translate(STRESS).split()
     spelled = (" ".join(symbol for symbol in word.split("_") if symbol) for word in words)
     return f" {WORD_END} ".join(word for word in spelled if word)
 
 
 def _set_voice(library: ctypes.CDLL, voice: str) -> None:
-    # An unknown variant is silently ignored by the library, an unknown language is not.
+    # The library ignores unknown variants, but not unknown languages.
     if library.espeak_SetVoiceByName(voice.encode()):
-        raise UserError(f"espeak has no voice {voice!r}; take a language such as en-us, or en-us+f2")
+        raise UserError(f"espeak has no voice {voice!r}; use a language such as en-us, or en-us+f2")
 
 
 @contextlib.contextmanager
 def _loaded() -> Iterator[tuple[ctypes.CDLL, int]]:
-    """Lend the library in its first state, with its sample rate in Hz."""
+    """Load the library in its initial state; yields it with its sample rate in Hz."""
     try:
         import espeakng_loader
     except ImportError:
@@ -148,8 +148,8 @@ def _loaded() -> Iterator[tuple[ctypes.CDLL, int]]:
             sample_rate = library.espeak_Initialize(SYNCHRONOUS, 0, data, options)
             if sample_rate <= 0:
                 raise UserError("espeak-ng did not start: pip install --force-reinstall espeakng-loader")
-            with contextlib.suppress(AttributeError, TypeError):  # another C library may lack it
-                ctypes.CDLL(None).srand(1)  # of the breath
+            with contextlib.suppress(AttributeError, TypeError):  # not in every C library
+                ctypes.CDLL(None).srand(1)  # for the noise of breathy voices
             yield library, sample_rate
             library.espeak_Terminate()
         finally:

@@ -1,9 +1,9 @@
-"""Drawn faces: pictures that show gender and age, and beside them, as in comics, how a voice sounds.
+"""Drawn faces that show gender and age, with a symbolic wave that shows the other traits of a voice.
 
-They are drawings by convention (long hair, beards, wrinkles), made so that a small CLIP can be trained with
-no download; they say nothing about real people. A voice's traits cannot be seen in a face. They are drawn
-as a wave under it: long waves for a low voice, jagged ones for a rough voice, light ones for a bright voice,
-waves whose height changes for a lively voice.
+The drawings follow conventions (long hair, beards, wrinkles), so that a small CLIP can be trained without any
+download; they make no claim about real people. Traits of a voice are not visible in a face, so they are drawn
+as a wave below it: long periods for a low voice, a jagged line for a rough voice, light colours for a bright
+voice, changing amplitude for a lively voice.
 """
 
 import numpy as np
@@ -38,13 +38,13 @@ CLOTHES = (
     (90.0, 90.0, 90.0),
 )
 STRIP = 0.28
-"""Part of the picture's height that the drawn voice takes."""
+"""Fraction of the picture's height for the wave."""
 SHARPEST = 0.5
-"""Pixels over which an edge fades."""
+"""Half width in pixels of an antialiased edge."""
 
 
 def draw_face(traits: Traits, rng: np.random.Generator, *, size: int = 64) -> UInt8[Tensor, "3 size size"]:
-    """Draw somebody with these traits; a gender or age that is not said is drawn at random."""
+    """Draw a person with these traits; an unspecified gender or age is random."""
     gender = traits.gender or ("F" if rng.random() < 0.5 else "M")
     age = traits.age or str(rng.choice(("child", "young", "adult", "old")))
     canvas = _Canvas(
@@ -58,7 +58,7 @@ def draw_face(traits: Traits, rng: np.random.Generator, *, size: int = 64) -> UI
 
 
 class _Canvas:
-    """A square picture; x and y run from -1 to 1, y downwards."""
+    """A square picture with coordinates x and y from -1 to 1, y downwards."""
 
     def __init__(self, size: int, colour: np.ndarray) -> None:
         axis = (np.arange(size) + 0.5) / size * 2 - 1
@@ -67,21 +67,21 @@ class _Canvas:
         self.pixels = np.broadcast_to(colour, (size, size, 3)).astype(np.float64)
 
     def fill(self, distance: Plane, colour: np.ndarray) -> None:
-        """Paint where a signed distance is below 0."""
+        """Paint the pixels with a negative signed distance."""
         cover = np.clip(0.5 - distance / (2 * self.edge), 0.0, 1.0)[..., None]
         self.pixels = self.pixels * (1 - cover) + colour * cover
 
     def ellipse(self, x: float, y: float, wide: float, high: float) -> Plane:
-        """Signed distance, nearly, from an ellipse."""
+        """Return the approximate signed distance from an ellipse."""
         u, v = (self.x - x) / wide, (self.y - y) / high
         return (np.sqrt(u**2 + v**2) - 1) * min(wide, high)
 
     def box(self, x: float, y: float, wide: float, high: float) -> Plane:
-        """Signed distance from a rectangle of these half sides."""
+        """Return the signed distance from a rectangle with these half sides."""
         return np.maximum(np.abs(self.x - x) - wide, np.abs(self.y - y) - high)
 
     def arc(self, x: float, y: float, wide: float, bend: float, thick: float) -> Plane:
-        """Signed distance, nearly, from a bent line."""
+        """Return the approximate signed distance from a curved line."""
         u = (self.x - x) / wide
         line = np.abs(self.y - y - bend * u**2) - thick
         return np.maximum(line, (np.abs(u) - 1) * wide)
@@ -150,7 +150,7 @@ def _portrait(canvas: _Canvas, gender: str, age: str, rng: np.random.Generator) 
 
 
 def _voice(canvas: _Canvas, traits: Traits, rng: np.random.Generator) -> None:
-    """A card under the face with a wave on it; what is not said is drawn in the middle."""
+    """Draw a strip with a wave under the face; unspecified traits are drawn as level 0."""
     pitch, rough, bright, melody = ((getattr(traits, name) or 0) + rng.normal(0, 0.15) for name in HEARD)
     top = 1 - 2 * STRIP
     canvas.fill(top - canvas.y, np.full(3, 20.0))
@@ -163,7 +163,7 @@ def _voice(canvas: _Canvas, traits: Traits, rng: np.random.Generator) -> None:
     wave = np.clip(wave + teeth * 0.1 * (rough + 2), -1.1, 1.1)
     shade = np.clip((bright + 2) / 4, 0, 1)
     colour = np.array([90.0, 50.0, 150.0]) * (1 - shade) + np.array([255.0, 255.0, 120.0]) * shade
-    # Each column shows the stretch between two points, so that steep lines are whole.
+    # Each column covers the range between two points, so that steep lines have no gaps.
     centre, half = (wave[1:] + wave[:-1]) / 2, np.abs(np.diff(wave)) / 2
     line = np.abs(canvas.y - (middle + room * centre)) - room * half - 0.03
     canvas.fill(np.maximum(line, top - canvas.y), colour)

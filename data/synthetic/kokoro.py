@@ -1,7 +1,7 @@
-"""Kokoro, which speaks sentences in voices of its own and in mixtures of them.
+"""Speech synthesis by Kokoro, with its voices and mixtures of them.
 
-It is of the kind of StyleTTS 2 (Li et al., 2023): a voice is a style for every number of tokens, whose first
-half steers the decoder and whose second half steers durations, F0 and energy.
+Kokoro is similar to StyleTTS 2 (Li et al., 2023): a voice is one style vector per number of tokens, of which
+the first half conditions the decoder and the second half durations, F0 and energy.
 """
 
 import hashlib
@@ -20,27 +20,27 @@ from engine.user_error import UserError
 
 CAST_ADDRESS = 1_701
 HELD_OUT = 0.1
-"""Share of voices and mixtures that validation alone hears."""
+"""Fraction of voices and mixtures reserved for validation."""
 BEYOND, MOST_BEYOND = 0.15, 0.25
-"""Share of mixtures that lie outside two voices, and how far at most."""
+"""Fraction of mixtures that extrapolate beyond two voices, and the maximum extrapolation."""
 MIN_VOICES = 4
-"""Fewer would leave validation without a mixture."""
+"""Minimum number of voices with which validation has mixtures."""
 Weights = Mapping[str, float]
-"""Of voices; they sum to 1."""
+"""Weights of voices in a mixture; they sum to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cast:
-    """Who speaks in one split."""
+    """The voices and speakers of one split."""
 
     prosody: tuple[str, ...]
-    """Voices that lend rhythm and melody."""
+    """Voices for rhythm and melody."""
     speakers: Mapping[str, Weights]
-    """By name: these voices, others that lend timbre alone, and mixtures."""
+    """Speakers by name: these voices, others used only for timbre, and mixtures."""
 
 
 def cast(prosody: Sequence[str], timbres: Sequence[str], n_mixtures: int, seed: int) -> dict[str, Cast]:
-    """The casts of train and validation: their voices differ, and their mixtures are of their own voices."""
+    """Draw the casts of train and validation, whose voices and mixtures are disjoint."""
     rng = np.random.default_rng([seed, CAST_ADDRESS])
     leaders, followers = sorted(prosody), sorted(set(timbres) - set(prosody))
     held_out = _drawn(rng, leaders, 2) | _drawn(rng, followers, 0)
@@ -58,7 +58,7 @@ def cast(prosody: Sequence[str], timbres: Sequence[str], n_mixtures: int, seed: 
 
 
 def voices_named(prefixes: Sequence[str], voices: Sequence[str]) -> list[str]:
-    """The voices whose names begin with one of the prefixes, each of which must name one."""
+    """Return the voices with one of the name prefixes; raise for a prefix without voices."""
     for prefix in prefixes:
         if not any(voice.startswith(prefix) for voice in voices):
             raise UserError(f"no voice's name begins with {prefix!r}; there are {', '.join(voices)}")
@@ -66,7 +66,7 @@ def voices_named(prefixes: Sequence[str], voices: Sequence[str]) -> list[str]:
 
 
 def speakers_json(casts: Mapping[str, Cast]) -> str:
-    """Who is mixed of whom: name → voice → weight."""
+    """Convert the speakers' mixtures to JSON: name → voice → weight."""
     return json.dumps(
         {name: weights for cast in casts.values() for name, weights in cast.speakers.items()}, indent=1
     )
@@ -90,7 +90,7 @@ def _mixture(rng: np.random.Generator, voices: list[str]) -> dict[str, float]:
 
 
 TIMBRE = 128
-"""Leading numbers of a style that steer the decoder; the others steer durations, F0 and energy."""
+"""Leading elements of a style that condition the decoder; the others condition durations, F0 and energy."""
 STYLE = 256
 LANGUAGES = {
     "a": "en-us",
@@ -111,25 +111,25 @@ Style = Float[np.ndarray, "1 256"]
 
 @runtime_checkable
 class Synthesizer(Protocol):
-    """Speaks in many voices, one voice's timbre with another's prosody."""
+    """A synthesiser with many voices that combines the timbre of one with the prosody of another."""
 
     voices: tuple[str, ...]
     sample_rate: int
-    """Hz."""
+    """Sample rate in Hz."""
     digest: str
-    """Tells one edition of model and voices from another."""
+    """Hash of the model and voices."""
 
     def phonemize(self, text: str, voice: str) -> str: ...
 
     def speak(
         self, phonemes: str, *, timbre: Mapping[str, float], prosody: str, speed: float
     ) -> Float[np.ndarray, "samples"]:
-        """Say phonemes in a weighted sum of voices; length and F0 depend on prosody and speed alone."""
+        """Synthesise phonemes with a mixture of voices; length and F0 depend only on prosody and speed."""
         ...
 
 
 class Kokoro:
-    """The synthesiser from its two files, by the library kokoro-onnx, on the CPU."""
+    """Kokoro on the CPU, from its two files, by the library kokoro-onnx."""
 
     sample_rate = 24_000
 
@@ -138,7 +138,7 @@ class Kokoro:
             import kokoro_onnx
         except ImportError:
             raise UserError("Kokoro's voices need kokoro-onnx: pip install 'timbre[synth]'") from None
-        # It notes at every sentence that espeak joins words.
+        # Suppresses a warning at every sentence that espeak joins words.
         logging.getLogger("phonemizer").setLevel(logging.ERROR)
         self._styles = _styles(voices)
         self.voices = tuple(sorted(self._styles))
@@ -152,10 +152,9 @@ class Kokoro:
     def speak(
         self, phonemes: str, *, timbre: Mapping[str, float], prosody: str, speed: float
     ) -> Float[np.ndarray, "samples"]:
-        """Say phonemes; length and F0 depend on the prosody's voice and the speed alone."""
         n_tokens = len(self._model.tokenizer.tokenize(phonemes))
         style = self._style(timbre, prosody, n_tokens)
-        # Untrimmed: silence is cut by level, which timbre changes.
+        # Not trimmed, because trimming depends on the level, which depends on the timbre.
         wave, _ = self._model.create(
             phonemes,
             voice=style[None],
@@ -184,12 +183,12 @@ def _session(path: Path, threads: int):
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception:  # each kind of damage has an exception of its own
+    except Exception:  # damaged files raise many types
         raise UserError(f"{path} is not an ONNX model; {WHERE}") from None
     inputs = {node.name: node.shape for node in session.get_inputs()}
     if "speed" not in inputs or list(inputs.get("style", [])) != [1, STYLE]:
         raise UserError(
-            f"{path} is an ONNX model but not Kokoro's, as its inputs are {', '.join(inputs)}; {WHERE}"
+            f"{path} is an ONNX model but not Kokoro, because its inputs are {', '.join(inputs)}; {WHERE}"
         )
     return session
 
@@ -199,7 +198,7 @@ def _styles(path: Path) -> dict[str, Float[np.ndarray, "rows 1 256"]]:
     try:
         with np.load(path) as archive:
             styles = {name: archive[name] for name in archive.files}
-    except Exception:  # a zip's, numpy's or pickle's, by where it is damaged
+    except Exception:  # damaged files raise errors of zip, numpy or pickle
         styles = {}
     shape = (MAX_TOKENS, 1, STYLE)
     if not styles or any(s.shape != shape or name[0] not in LANGUAGES for name, s in styles.items()):

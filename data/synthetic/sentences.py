@@ -1,4 +1,4 @@
-"""English sentences to speak: without end, made from patterns, or lines of a file; some for validation."""
+"""English sentences for synthesis, generated from patterns or read from a file, split for validation."""
 
 import random
 import re
@@ -23,13 +23,13 @@ def _parts() -> dict[str, list[str]]:
 
 
 SLOTS = _parts()
-"""What may stand for a word in capitals."""
+"""Phrases by the slot (a word in capitals) that they may replace in a pattern."""
 PATTERNS = SLOTS.pop("PATTERNS")
 _SLOT = re.compile("|".join(sorted(SLOTS, key=len, reverse=True)))
 
 
 def sentences(seed: int = 0) -> Iterator[str]:
-    """Yield different sentences of 4 to 20 words, in an order that ``seed`` alone decides."""
+    """Yield distinct sentences of 4 to 20 words without end, in an order that depends only on ``seed``."""
     rng, seen = random.Random(seed), set()
     patterns = list(PATTERNS)
     while True:
@@ -56,38 +56,38 @@ def _unused(phrases: list[str], used: set[str], rng: random.Random) -> str:
 
 BUILT_IN = 1_000
 LETTERS = range(45, 121)
-"""Of the built-in sentences: long enough for a melody, short enough to be spoken in one breath."""
+"""Lengths of the built-in sentences: long enough for a melody, short enough for one breath."""
 MAX_LETTERS = 300
-"""Of a file's lines: more would not fit into one call of the synthesiser."""
+"""Maximum length of a file's lines, which must fit into one call of the synthesiser."""
 LINES_ADDRESS = 1_702
 HELD_OUT = 0.05
-"""Share of sentences that validation alone hears."""
+"""Fraction of sentences reserved for validation."""
 
 
 def built_in_lines() -> list[str]:
-    """Made-up sentences of everyday English, always the same."""
+    """Return a fixed list of generated sentences of everyday English."""
     return list(islice((text for text in sentences() if len(text) in LETTERS), BUILT_IN))
 
 
 def read_lines(path: Path) -> list[str]:
-    """The different lines of a text file, without empty ones."""
+    """Read the distinct non-empty lines of a text file."""
     if not path.is_file():
         raise UserError(f"there is no file of texts {path}")
     lines = [" ".join(line.split()) for line in read_text(path).split("\n")]
     for number, line in enumerate(lines, start=1):
         if len(line) > MAX_LETTERS:
             raise UserError(
-                f"{path}, line {number}: {len(line)} letters are more than the {MAX_LETTERS} spoken at once;"
+                f"{path}, line {number}: {len(line)} letters are more than the maximum of {MAX_LETTERS};"
                 " break the line at the end of a phrase"
             )
     lines = list(dict.fromkeys(line for line in lines if line))
     if len(lines) < 2:
-        raise UserError(f"{path} needs two different lines at least, one to train and one to validate with")
+        raise UserError(f"{path} needs at least two different lines, one for training and one for validation")
     return lines
 
 
 def line_of_group(lines: list[str], group: int, seed: int) -> tuple[str, str]:
-    """The sentence of a group and its split; all are spoken before one comes again."""
+    """Return the sentence of a group and its split; all sentences are used before one is repeated."""
     lap, place = divmod(group, len(lines))
     order = np.random.default_rng([seed, LINES_ADDRESS, 1 + lap]).permutation(len(lines))
     index = int(order[place])

@@ -1,9 +1,9 @@
-"""An audio-visual world that needs no download: drawn scenes, and sounds and captions of the same attributes.
+"""A synthetic audio-visual world: drawn scenes, with sounds and captions of the same attributes.
 
 python -m data.synthetic.world worlds/shapes
 
-writes pictures, sounds and a manifest: a folder of (sound, picture) pairs, with a caption and a label for
-each attribute. In memory, ``World`` makes any scene by its number.
+writes pictures, sounds and a manifest of (sound, picture) pairs, with a caption and a label for each
+attribute. In memory, ``World`` generates any scene by its index.
 """
 
 from collections.abc import Sequence
@@ -25,17 +25,17 @@ from engine.user_error import UserError, exits_cleanly
 
 Split = Literal["train", "held_out"]
 N_HELD_OUT = 345
-"""Combinations of all five attributes, of 3456, that nothing is trained on."""
+"""Number of held-out combinations of all five attributes, of 3456."""
 SPLIT_SEED = 1
-"""The same combinations are held out whatever the seed of the pictures and sounds."""
+"""Random seed of the held-out combinations, independent of that of pictures and sounds."""
 
 
 class Attribute(NamedTuple):
     name: str
     values: tuple[str, ...]
-    """As captions name what is seen."""
+    """Names of the values in captions."""
     sounds: tuple[str, ...]
-    """What is heard at each value, in the same order."""
+    """Descriptions of the sound of each value, in the same order."""
 
 
 SHAPES = {
@@ -78,7 +78,7 @@ N_COMBINATIONS = int(np.prod([len(attribute.values) for attribute in ATTRIBUTES]
 
 
 def combinations(split: Split) -> Int[np.ndarray, "n"]:
-    """Return the numbers of a split's combinations, ascending."""
+    """Return the sorted indices of a split's combinations."""
     order = np.random.default_rng(SPLIT_SEED).permutation(N_COMBINATIONS)
     return np.sort(order[:N_HELD_OUT] if split == "held_out" else order[N_HELD_OUT:])
 
@@ -108,15 +108,15 @@ SENTENCES = (
     "a {ground} background with {count} {size} {colour} {shape}",
     "there {are} {count} {size} {shape} in {colour} on a {ground} background",
 )
-"""The first is the plain one."""
+"""Forms of captions; the first is the plain one."""
 N_SAID = 4
-"""Random numbers that one caption takes."""
+"""Random numbers per caption."""
 
 
 def describe(values: Int[np.ndarray, "n 5"], chance: Float[np.ndarray, "n 4"] | None = None) -> list[str]:
-    """Say what each scene shows, in words and order that ``chance`` chooses; plainly without it.
+    """Make a caption of each scene, with words and order chosen by ``chance``, or the plain one without it.
 
-    Every caption names all five attributes, so that no two scenes share one.
+    Every caption contains all five attributes, so that it identifies the combination.
     """
     if chance is None:
         chance = np.zeros((len(values), N_SAID))
@@ -144,11 +144,11 @@ Indices = Int[np.ndarray, "n"]
 
 
 class World:
-    """The scenes of one split: ``draws`` pictures and sounds of each of its combinations of attributes.
+    """The scenes of one split, with ``draws`` pictures and sounds of each combination of attributes.
 
-    Scene i shows combination ``i % n_combinations``, drawn for the ``i // n_combinations``-th time. A
-    picture, a sound or a caption is a function of ``seed``, its combination and its draw alone, whatever else
-    is made with it; numbers beyond ``len(world)`` are further draws. The two splits share no combination.
+    Scene i is draw ``i // n_combinations`` of combination ``i % n_combinations``. A picture, sound or caption
+    is a function of only ``seed``, combination and draw; indices beyond ``len(world)`` are further draws. The
+    two splits share no combination.
     """
 
     def __init__(self, seed: int = 0, split: Split = "train", *, draws: int = 1) -> None:
@@ -158,7 +158,7 @@ class World:
             raise UserError(f"there is no split {split!r} of the world; choose train or held_out")
         self.seed, self.split, self.draws = seed, split, draws
         self.combinations = combinations(split)
-        """Their numbers among all."""
+        """Indices of the split's combinations among all combinations."""
         self._values = values_of(self.combinations)
 
     @property
@@ -173,7 +173,7 @@ class World:
         return np.arange(len(self))
 
     def groups(self, indices: Indices) -> Indices:
-        """Return which combination each scene shows, counted within the split."""
+        """Return the combination of each scene, as an index within the split."""
         return indices % self.n_combinations
 
     def values(self, indices: Indices) -> Int[np.ndarray, "n 5"]:
@@ -206,7 +206,7 @@ class World:
 
 
 def write(folder: Path, worlds: Sequence[World]) -> Path:
-    """Write worlds as files and return their manifest; each split is named as it is."""
+    """Write worlds as files and return the path of their manifest."""
     rows = []
     for world in worlds:
         for start in tqdm(range(0, len(world), 256), desc=world.split):
@@ -242,8 +242,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     option = parser.add_argument
     option("out", metavar="OUT", type=Path, help="folder to write")
     option("--draws", type=int, default=1, help="scenes of each combination (%(default)s)")
-    option("--seed", type=int, default=0, help="of all that varies in a scene (%(default)s)")
-    option("--split", choices=("train", "held_out", "all"), default="all", help="(%(default)s)")
+    option("--seed", type=int, default=0, help="random seed of the scenes (%(default)s)")
+    option("--split", choices=("train", "held_out", "all"), default="all", help="split (%(default)s)")
     given = parser.parse_args(argv)
     if (given.out / "metadata.csv").exists():
         raise UserError(f"{given.out} holds a world or other recordings already: name a new folder")

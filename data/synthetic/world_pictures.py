@@ -1,4 +1,4 @@
-"""Pictures of the audio-visual world: shapes on a patterned ground, drawn by signed distances."""
+"""Pictures of the audio-visual world: shapes on a patterned background, drawn by signed distances."""
 
 from collections.abc import Callable
 
@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 PICTURE_SIZE = 64
-"""Pixels on a side."""
+"""Width and height in pixels."""
 CELL = PICTURE_SIZE // 2
-"""Shapes stand in a grid of 2 × 2 cells."""
+"""Size in pixels of the cells for shapes, in a grid of 2 × 2."""
 RADII = np.array([6.5, 9.5, 13.0])
-"""Pixels, of small, medium and large shapes."""
+"""Radii in pixels of small, medium and large shapes."""
 COLOURS = np.array(
     [
         [0.86, 0.10, 0.12],  # red
@@ -22,16 +22,16 @@ COLOURS = np.array(
     ]
 )
 N_DRAWN = 40
-"""Random numbers that one picture takes."""
+"""Random numbers per picture."""
 
 Field = Float[np.ndarray, "n height width"]
 
 
 def draw(values: Int[np.ndarray, "n 5"], chance: Float[np.ndarray, "n 40"]) -> UInt8[np.ndarray, "n 3 h w"]:
-    """Draw pictures of scenes; ``chance``, uniform in [0, 1), decides all that the values leave open.
+    """Draw pictures of scenes; ``chance``, uniform in [0, 1), determines what the values do not.
 
-    That is which cells are filled, where in its cell, how large and how turned a shape is, its exact colour,
-    the ground's lightness, contrast, place and direction.
+    That is: the cells of the shapes; their position, exact size, rotation and colour; and lightness,
+    contrast, phase and direction of the background.
     """
     shape, colour, size, count, background = values.T
     n = len(values)
@@ -39,7 +39,7 @@ def draw(values: Int[np.ndarray, "n 5"], chance: Float[np.ndarray, "n 40"]) -> U
     picture = np.repeat(level[:, None], 3, axis=1)
     colour_mix = COLOURS[colour] + 0.10 * (chance[:, 6:9] - 0.5)
     colour_mix = np.clip(colour_mix * (0.85 + 0.25 * chance[:, 9:10]), 0, 1)
-    filled = np.argsort(chance[:, 10:14], axis=1)  # cells, in the order in which shapes take them
+    filled = np.argsort(chance[:, 10:14], axis=1)  # cells in the order of the shapes
     for number in range(4):
         rows = np.flatnonzero(count >= number)
         if not len(rows):
@@ -81,7 +81,7 @@ def _ground(background: np.ndarray, chance: np.ndarray) -> Field:
 
 
 def _cover(shape: np.ndarray, radius: np.ndarray, centre: np.ndarray, angle: np.ndarray) -> Field:
-    """Return how much of each pixel of a cell its shape covers."""
+    """Return the coverage of each pixel of a cell by its shape."""
     grid = np.arange(CELL, dtype=np.float32) + 0.5 - CELL / 2
     x = (grid[None, None, :] - centre[:, 0, None, None]) / radius[:, None, None]
     y = -(grid[None, :, None] - centre[:, 1, None, None]) / radius[:, None, None]

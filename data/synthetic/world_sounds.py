@@ -1,4 +1,4 @@
-"""Sounds of the audio-visual world: short notes of twelve timbres over four noises, many clips at once."""
+"""Sounds of the audio-visual world: short notes of twelve timbres over four noises, in batches."""
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -7,13 +7,13 @@ import numpy as np
 from jaxtyping import Float, Int
 
 SAMPLE_RATE = 16_000
-"""Hz."""
+"""Sample rate in Hz."""
 SAMPLES = 16_000
-"""Length of every clip."""
+"""Length of every clip in samples."""
 PITCHES_HZ = 220.0 * 1.38 ** np.arange(6)
 DURATIONS_S = np.array([0.07, 0.12, 0.20])
 N_HEARD = 12
-"""Random numbers that one sound takes."""
+"""Random numbers per sound."""
 _BANK_SECONDS = 30
 
 Wave = Float[np.ndarray, "#n samples"]
@@ -23,10 +23,10 @@ Column = Float[np.ndarray, "#n 1"]
 def synthesise(
     values: Int[np.ndarray, "n 5"], chance: Float[np.ndarray, "n 12"]
 ) -> Float[np.ndarray, "n samples"]:
-    """Make the sounds of scenes; ``chance``, uniform in [0, 1), decides all that the values leave open.
+    """Synthesise the sounds of scenes; ``chance``, uniform in [0, 1), determines what the values do not.
 
-    That is the start, the gaps between notes, the exact pitch and length, phases, each note's and the noise's
-    loudness, and the gain of the whole.
+    That is: the start, gaps between notes, exact pitch and length, phases, the levels of each note and of the
+    noise, and the overall gain.
     """
     shape, colour, size, count, background = values.T
     pitch = (PITCHES_HZ[colour] * 1.03 ** (2 * chance[:, 0] - 1))[:, None]
@@ -49,7 +49,7 @@ def synthesise(
 
 
 def _notes(shape: np.ndarray, pitch: Column, seconds: Column, phase: Column) -> Wave:
-    """Return one note of each scene, at a loudness of about 1, silent after its end."""
+    """Return one note of each scene at a level of about 1, followed by silence."""
     time = np.arange(int(1.1 * DURATIONS_S.max() * SAMPLE_RATE), dtype=np.float32)[None] / SAMPLE_RATE
     pitch, seconds, phase = (column.astype(np.float32) for column in (pitch, seconds, phase))
     notes = np.empty((len(shape), time.shape[1]), np.float32)
@@ -74,9 +74,9 @@ def _partials(
     fall: float = 0.0,
     bend: Callable[[Wave, Column], Wave] = lambda time, seconds: time,
 ) -> Timbre:
-    """A timbre of sines up to 7.6 kHz; partial k falls by a factor of e in 1 / (``fall`` · ratio) seconds.
+    """Make a timbre of sines up to 7.6 kHz; partial k decays by a factor of e in 1 / (``fall`` · ratio) s.
 
-    ``bend`` returns the time that has passed for the tone, given time and the note's length.
+    ``bend`` maps time and the note's length to a warped time, which modulates the pitch.
     """
     parts = list(zip(ratios, levels, strict=True))
 
@@ -100,7 +100,7 @@ def _vibrato(time: Wave, seconds: Column) -> Wave:
 
 
 def _glide(time: Wave, seconds: Column, *, excess: float) -> Wave:
-    """For a tone which starts off by ``excess`` and arrives at half way."""
+    """Warp time so that the pitch starts off by the ratio ``excess`` and reaches its target half way."""
     half = seconds / 2
     inside = np.minimum(time, half)
     return time + np.float32(excess) * (inside - inside**2 / (2 * half))
@@ -136,7 +136,7 @@ TIMBRES: tuple[Timbre, ...] = (
     _partials([1.0, 2.0, 3.0], [1.0, 0.5, 0.3], bend=partial(_glide, excess=0.8)),  # downwards
     _breath,
 )
-"""In the order of the shapes they belong to."""
+"""Timbres in the order of the shapes."""
 
 
 def _noises(background: np.ndarray, where: np.ndarray) -> Wave:
@@ -147,7 +147,7 @@ def _noises(background: np.ndarray, where: np.ndarray) -> Wave:
 
 @cache
 def _bank() -> Float[np.ndarray, "5 samples"]:
-    """Return half a minute of each noise, to take clips from: hiss, rumble, crackle, surf, and breath."""
+    """Return half a minute of each noise, from which clips are cut: hiss, rumble, crackle, surf, breath."""
     rng = np.random.default_rng(4)
     n = _BANK_SECONDS * SAMPLE_RATE
     white = rng.standard_normal((5, n)).astype(np.float32)

@@ -64,7 +64,7 @@ class AudioCLIPConfig:
     optim: OptimConfig = WAV2CLIP_OPTIM
     """Optimiser of the audio head."""
     max_epochs: int = free(30)
-    """Maximum number of passes through the clips, with one evaluation per pass, even if ``loop.steps`` is
+    """Maximum number of passes through the clips, with an evaluation in each, even if ``loop.steps`` is
     larger; 0: no limit, ``loop.steps`` applies."""
     loop: LoopConfig = field(default_factory=LoopConfig)
 

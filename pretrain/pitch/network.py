@@ -129,7 +129,7 @@ def load_pitch_tracker(folder: str | Path) -> LearnedPitchTracker:
 def tracked(
     tracker: LearnedPitchTracker | PitchTracker, wave: Float[Tensor, "batch 1 samples"], frames_ahead: int
 ) -> Pitch:
-    """Track a whole wave and shift the result by ``frames_ahead``, the tracker's look-ahead in frames."""
+    """Track a whole wave with a tracker that is ``frames_ahead`` frames late, and undo this delay."""
     hop, pieces = tracker.correlation.hop, []
     state: Any = tracker.begin(len(wave))
     padded = F.pad(wave, (0, frames_ahead * hop), mode="replicate")

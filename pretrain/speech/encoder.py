@@ -44,7 +44,7 @@ class SpeechEncoderConfig:
     conv_bias: bool = False
     """Use a bias in the convolutions."""
     filterbank: bool = False
-    """Initialise the first convolution with band-pass filters instead of at random; both are trained."""
+    """Initialise the first convolution with band-pass filters instead of at random; it is trained as well."""
     hidden: int = 768
     """Channels of the transformer."""
     layers: int = 12

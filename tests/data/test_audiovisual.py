@@ -149,7 +149,7 @@ def test_a_manifest_gives_pictures_captions_labels_and_stretches(tmp_path):
 def test_a_manifest_without_pictures_is_refused(tmp_path):
     write_sound(tmp_path / "a.wav")
     (tmp_path / "metadata.csv").write_text("path,caption\na.wav,a dog\n")
-    with pytest.raises(UserError, match="no pictures beside its sounds"):
+    with pytest.raises(UserError, match="no pictures for its sounds"):
         scenes_from(tmp_path)
 
 

@@ -250,7 +250,7 @@ def test_recordings_name_only_so_many(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("wave", "words"),
     [
-        (np.full(6_000, 0.3), "silent but for an offset of 0.30"),
+        (np.full(6_000, 0.3), "silent except for an offset of 0.30"),
         (20_000 * np.sin(np.arange(6_000)), "integers stored as floats"),
     ],
 )
@@ -265,4 +265,4 @@ def test_a_corpus_without_a_voice_is_told(tmp_path, capsys):
     for name in "abc":
         soundfile.write(tmp_path / f"{name}.wav", noise, RATE, "PCM_16")
     SpeechCrops(config(tmp_path))
-    assert "note: no voice is heard in any of 3 recordings" in capsys.readouterr().err
+    assert "note: no voice was found in any of 3 recordings" in capsys.readouterr().err

@@ -109,7 +109,7 @@ def test_a_wav_from_a_pipe_is_read_to_its_end(tmp_path, samples):
 def test_joined_wavs_are_read_without_a_click_between(tmp_path, samples, size):
     one = wav(fmt(), chunk(b"data", samples, size), size=size)
     (tmp_path / "a.wav").write_bytes(one + one)
-    assert "2 recordings joined" in info(tmp_path / "a.wav").remarks[0]
+    assert "2 concatenated recordings" in info(tmp_path / "a.wav").remarks[0]
     once = torch.from_numpy(np.frombuffer(samples, "<i2") / 32768).float()
     assert_close(load(tmp_path / "a.wav")[0, 0], torch.cat([once, once]))
 
@@ -189,7 +189,7 @@ def test_joined_files_are_read_to_the_end_of_the_last(tmp_path, extension):
     whole, true = load(path), np.concatenate(waves)
     assert whole.shape[-1] == info(path).samples == len(true)
     assert alike(whole, true) > 0.98
-    assert "3 recordings joined" in info(path).remarks[0]
+    assert "3 concatenated recordings" in info(path).remarks[0]
     for start in (0, len(waves[0]) - 500, len(waves[0]) + len(waves[1]) + 100):
         assert_close(excerpt(path, start, 3_000), whole[..., start : start + 3_000], rtol=0, atol=5e-3)
 

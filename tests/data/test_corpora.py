@@ -56,7 +56,7 @@ def test_speaker_folders(tmp_path):
         "b.flac": "bert",
     }
     put(tmp_path, {"c.wav": None})
-    with pytest.raises(UserError, match=r"c\.wav lies in no speaker's folder"):
+    with pytest.raises(UserError, match=r"c\.wav is in no speaker's folder"):
         speaker_folders(tmp_path)
 
 
@@ -88,7 +88,7 @@ def test_what_cannot_be_listed_is_named_and_the_rest_is(tmp_path, capsys, monkey
     code, said = command(capsys, *line)
     assert code == 1
     assert said.startswith("2 listed, 3 left out:\n")
-    for why in ("in/stray.wav lies in no", "in/carl is a folder, not", "in/bert/c.txt is not UTF-8"):
+    for why in ("in/stray.wav is in no", "in/carl is a folder, not", "in/bert/c.txt is not UTF-8"):
         assert f"/{why}" in said
     assert [row.path.name for row in read_manifest(tmp_path / "list.csv")] == ["a.wav", "b.M4A"]
     assert [row.speaker for row in rows_from(tmp_path / "in" / "anna")] == [None, None]

@@ -38,7 +38,7 @@ def test_files_that_are_not_kokoros_are_refused(tmp_path):
     graph = onnx.helper.make_graph([node], "g", *ends)
     opset = [onnx.helper.make_opsetid("", 17)]
     onnx.save(onnx.helper.make_model(graph, ir_version=8, opset_imports=opset), model)
-    assert "not Kokoro's, as its inputs are x" in refusal()
+    assert "not Kokoro, because its inputs are x" in refusal()
 
 
 def test_kokoros_members_are_equally_long_and_share_a_melody():

@@ -223,9 +223,9 @@ def test_a_folder_of_another_corpus_is_refused(tmp_path, fields):
     [
         ({"members": 1}, "members=1"),
         ({"members": 30}, "more mixtures"),
-        ({"format": "wav"}, "format=wav is none of opus, flac"),
-        ({"format": "opus", "sample_rate": 22_050}, "22050 Hz is none that Opus knows"),
-        ({"prosody": ("bf_",)}, "names 1 voices"),
+        ({"format": "wav"}, "format=wav is unknown: choose one of opus, flac"),
+        ({"format": "opus", "sample_rate": 22_050}, "Opus does not support sample_rate=22050 Hz"),
+        ({"prosody": ("bf_",)}, "matches 1 voices"),
         ({"prosody": ("af_", "xx_")}, "no voice's name begins with 'xx_'"),
     ],
 )

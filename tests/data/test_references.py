@@ -50,7 +50,7 @@ def test_two_recordings_cannot_be_compared(references, capsys):
         path.unlink()
     with pytest.raises(SystemExit):
         main([str(references), "--voice"])
-    assert "three recordings or more" in capsys.readouterr().err
+    assert "at least three audible recordings" in capsys.readouterr().err
 
 
 def test_the_level_of_a_reference_does_not_count(references):

@@ -251,7 +251,7 @@ def with_another_index(folder: Path) -> None:
     ("change", "told"),
     [
         (cut_short, "damaged"),
-        (with_a_way_out, "no recording of a shard"),
+        (with_a_way_out, "not a member of a shard"),
         (without_shards, "is not there"),
         (with_another_index, "is not an index of shards"),
     ],

@@ -101,7 +101,7 @@ def test_what_trainers_cannot_do_is_refused(toy, launched, capsys, variable, wha
 def test_float16_on_a_cpu_and_unknown_compilers_are_refused(toy, tmp_path):
     with pytest.raises(UserError, match="fp16 needs a GPU"):
         toy.accelerator(replace(toy.BASE.loop, out=tmp_path, mixed_precision="fp16"))
-    with pytest.raises(UserError, match=r"loop\.compile=fast is none of no, eager"):
+    with pytest.raises(UserError, match=r"loop\.compile=fast is unknown: choose one of no, eager"):
         replace(toy.BASE.loop, compile="fast")
 
 

@@ -35,7 +35,7 @@ def ran(body: str, *arguments: str, **options) -> subprocess.CompletedProcess[st
         ("os.makedirs('file')", "file: a file is where a folder is expected"),
         ("open('.')", ".: a folder is where a file is expected"),
         ("open('nowhere')", "nowhere: there is no such file or folder"),
-        ("open('circle')", "circle: a symbolic link that points to itself"),
+        ("open('circle')", "circle: symbolic links form a cycle"),
         ("check_writable('file/x.wav')", "file: a file is where a folder is expected"),
         ("check_writable('n' * 300)", "the name is too long"),
         ("open('/dev/full', 'wb', 0).write(b'x')", "the disk is full"),

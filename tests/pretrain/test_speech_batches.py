@@ -72,7 +72,7 @@ def test_recordings_that_are_too_short_are_told_in_a_sentence(tmp_path):
 def test_mistakes_are_told_in_a_sentence(tmp_path):
     with pytest.raises(UserError, match=r"--data\.paths"):
         speech(())
-    with pytest.raises(UserError, match="order of size"):
+    with pytest.raises(UserError, match="ascending order"):
         SpeechConfig(shortest_seconds=3.0, longest_seconds=2.0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError):

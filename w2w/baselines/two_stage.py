@@ -104,7 +104,7 @@ class Progress(NamedTuple):
     mel: Float[Tensor, "batch n_mels _"]
     """Converted frames: ``before`` frames of left context for the vocoder, then those not yet synthesised."""
     before: int
-    spoken: int
+    n_synthesised: int
     """Number of frames synthesised so far."""
 
 
@@ -209,7 +209,7 @@ class TwoStage(nn.Module):
             network=self.mel_network.begin(batch),
             mel=like.new_zeros(batch, self.mel.n_mels, 0),
             before=0,
-            spoken=0,
+            n_synthesised=0,
         )
 
     @torch.no_grad()
@@ -225,7 +225,7 @@ class TwoStage(nn.Module):
         wave, before = source.new_zeros(len(source), 1, 0), state.before
         ready = max(mel.shape[-1] - before - self.halo, 0)
         if ready:
-            wave = self.vocoder.make(Window(mel, before, ready, state.spoken), (0,), {})
+            wave = self.vocoder.make(Window(mel, before, ready, state.n_synthesised), (0,), {})
             wave = wave / self.vocoder.config.gain
         # The first frames lack their context: the output starts with silence as long as the lag.
         wave = F.pad(wave, (source.shape[-1] - wave.shape[-1], 0))
@@ -235,5 +235,5 @@ class TwoStage(nn.Module):
             network=network,
             mel=mel[..., before + ready - context :],
             before=context,
-            spoken=state.spoken + ready,
+            n_synthesised=state.n_synthesised + ready,
         )

@@ -85,20 +85,15 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 
 
 def preview(names: Sequence[str], args: Namespace) -> None:
-    """Convert a sentence to each voice, and draw its mel."""
+    """Convert a sentence to each voice, with the watermark, and draw its mel."""
     found = [find(name) for name in names]
     converter = Converter.from_pretrained(args.checkpoint)
     for voice in found:
         out = args.out / f"{voice.name}.wav"
-        speak(converter, voice.name, sentences()[args.sentence].recording, out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        convert(converter, embed(converter, voice.name), job_of(sentences()[args.sentence].recording, out))
         draw(load(out, SPEECH_16K.sample_rate), out.with_suffix(".png"))
         print(out)
-
-
-def speak(converter: Converter, name: str, source: Path, out: Path) -> None:
-    """Convert a recording to a named voice, with the watermark."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    convert(converter, embed(converter, name), job_of(source, out))
 
 
 def draw(wave: Wave, path: Path) -> None:

@@ -72,9 +72,8 @@ def detect(
 def judge(rows: Correlation, key: str | int, duration: float, false_alarm: float = FALSE_ALARM) -> Finding:
     """Decide by each second's autocorrelation whether the recording is marked.
 
-    A Bonferroni correction divides the permitted false-alarm probability: half for the whole recording at its
-    present speed, a quarter for its excerpts, and a quarter for the whole recording at other speeds; within
-    each quarter all tests have equal parts.
+    A Bonferroni correction divides the false-alarm probability: half for the whole recording at its present
+    speed, a quarter shared by its excerpts, and a quarter shared by the whole recording at other speeds.
     """
     taps, whole = gaussian_taps(key), rows.sum(0)
     chances = [(2 * chance(score(whole, taps)), 1.0)]
