@@ -27,7 +27,8 @@ from pretrain.teacher import at_times
 from pretrain.teachers import framing_of, load_teacher
 
 SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-CONVOLUTIONS = {"conv_dim": [8, 8], "conv_kernel": [10, 8], "conv_stride": [5, 8]}
+# Not 8: on processors with AMX, oneDNN's bfloat16 convolutions of few channels and 4, 8 or 16 taps are wrong.
+CONVOLUTIONS = {"conv_dim": [8, 8], "conv_kernel": [10, 7], "conv_stride": [5, 8]}
 POSITIONS = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
 WAV2VEC2 = {**SMALL, **CONVOLUTIONS, **POSITIONS, "layerdrop": 0.0}
 MOONSHINE = MoonshineConfig(
@@ -213,7 +214,7 @@ def test_moonshine_comes_with_the_code_and_hears_as_its_authors() -> None:
 def test_a_moonshine_of_other_weights_is_refused(tmp_path: Path) -> None:
     shutil.copytree(RELEASED, tmp_path, dirs_exist_ok=True)
     config = json.loads((RELEASED / "config.json").read_text())
-    for changed, match in (({"hidden_size": 144}, "has shape"), ({"intermediate_size": None}, "misstates")):
+    for changed, match in (({"hidden_size": 144}, "has shape"), ({"intermediate_size": None}, "wrong value")):
         (tmp_path / "config.json").write_text(json.dumps(config | changed))
         with pytest.raises(UserError, match=match):
             load_teacher(tmp_path)

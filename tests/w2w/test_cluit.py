@@ -117,6 +117,17 @@ def test_each_loss_alone_reaches_what_it_may_and_nothing_else(build, batch, name
     assert all(p.grad is None for p in task.converter.parameters())  # nothing lingers between players
 
 
+def test_the_mean_f0_is_not_learned_from_spectra_of_another_voice(build, batch):
+    task = build(
+        weights=replace(NONE, pitch_prior=1.0),
+        back_translate_from=0,
+        back_translate_share=1.0,
+        convert_share=0.0,
+    )
+    assert task.update(batch, 0)["loss/converter/pitch_prior"] == 0.0
+    assert task.update(HumanAndPairs(batch.human, None), 1)["loss/converter/pitch_prior"] > 0.0
+
+
 def test_the_label_loss_of_a_discriminator_in_use_reaches_it_alone(build, batch):
     task = build(weights=replace(NONE, label_converter=1e-30, label_discriminator=1.0))
     task.players["converter"].step = lambda loss: None

@@ -97,7 +97,7 @@ def test_a_torch_program_runs_without_this_package(folder, tmp_path, buzz):
     for chunk in buzz(3_200)[:1].split(320, dim=-1):
         made, *state = run(chunk, voice, semitones, *state)
         plain, plain_state = network.step(chunk, voice, plain_state)
-        assert_close(made, plain, rtol=0, atol=1e-5)
+        assert_close(made, plain, rtol=0, atol=5e-5)
 
 
 def test_a_graph_is_made_once_and_a_damaged_one_again(built, tmp_path, monkeypatch):

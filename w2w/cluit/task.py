@@ -260,12 +260,13 @@ class CLUIT(Adversary):
     def pitch_losses(
         self, rows: Utterances, encoded: Encoded, mean_log_f0: Float[Tensor, "batch 1"]
     ) -> Losses:
-        """Error of the mean log-F0 predicted from spectra; not for pairs, whose F0 is not the source's."""
+        """Error of the mean log-F0 predicted from spectra, where source and ground truth have one voice."""
         if not self.config.weights.pitch_prior or self.converter.pitch_predictor is None:
             return {}
         # The mean is undefined before the first voiced frame.
-        known = (encoded.pitch.voicing > 0.5).cumsum(-1).clamp_max(1)[: rows.human].float()
-        error = (encoded.mean_log_f0[: rows.human].float() - mean_log_f0[: rows.human, :, None]) / 0.3
+        known = (encoded.pitch.voicing > 0.5).cumsum(-1).clamp_max(1).float()
+        known = known * (rows.converted | rows.rebuilt)[:, None, None]
+        error = (encoded.mean_log_f0.float() - mean_log_f0[..., None]) / 0.3
         return {"pitch_prior": (error.square() * known).sum() / known.sum().clamp_min(1.0)}
 
     @property
