@@ -178,7 +178,7 @@ class Stream:
     def step(self, chunk: Wave, state: StreamState) -> tuple[Ready, StreamState]:
         """Convert one chunk; the given state is not modified.
 
-        A chunk that requires gradients receives them.
+        A chunk that requires gradients receives them; the network itself then runs, not its exported graphs.
         """
         check_floats(chunk, "a chunk")
         if chunk.shape[:2] != state.waiting.shape[:2]:
