@@ -1,8 +1,8 @@
 """Fine-tuning a converter to one speaker: ``w2w/train.py --finetune released --data.path FOLDER``.
 
 It takes some minutes of the speaker's recordings, a small learning rate and few steps. Recordings are
-reconstructed from their conversions, by the converter itself, to the same voice at other speeds, so that it
-learns to produce this voice from speech in others. Adversarial and contrastive losses are off, since they
+reconstructed from the converter's own conversions of them to the voice of recordings at other speeds, so that
+it learns to produce this voice from speech in others. Adversarial and contrastive losses are off, since they
 need other voices. ``begin_from`` initialises the networks of any run.
 """
 

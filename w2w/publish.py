@@ -1,4 +1,4 @@
-"""Put a trained converter on the Hugging Face hub: ``python -m w2w.publish FOLDER owner/name``.
+"""Upload a trained converter to the Hugging Face hub: ``python -m w2w.publish FOLDER owner/name``.
 
 FOLDER is an export: its weights, its model card (README.md: training speech, consent, scores) and their
 companion files are uploaded to a private repository, with a checksum of every file. ``--onnx live.onnx`` adds

@@ -32,7 +32,7 @@ def check_audible(wave: Wave, sample_rate: int, name: str) -> None:
     if wave.shape[-1] < round(SHORTEST_S * sample_rate):
         seconds = wave.shape[-1] / sample_rate
         raise UserError(
-            f"{name} lasts {seconds:.4f} s; a voice needs at least {SHORTEST_S} s, better several"
+            f"{name} lasts {seconds:.4f} s; a voice needs at least {SHORTEST_S} s, better several seconds"
         )
     if not audible(wave, sample_rate):
         raise UserError(f"{name} is silent; a voice cannot be taken from silence")

@@ -178,7 +178,7 @@ class Stream:
     def step(self, chunk: Wave, state: StreamState) -> tuple[Ready, StreamState]:
         """Convert one chunk; the given state is not modified.
 
-        A chunk that requires gradients receives them.
+        A chunk that requires gradients receives them; the network itself then runs, not its exported graphs.
         """
         check_floats(chunk, "a chunk")
         if chunk.shape[:2] != state.waiting.shape[:2]:
@@ -216,7 +216,7 @@ class Stream:
                 f"{tuple(state.ramp.end.shape)}: embed it with the same converter"
             )
         if voice is not None and not bool(torch.isfinite(voice).all()):
-            raise UserError("the new voice holds NaN or infinite numbers: take it from a recording again")
+            raise UserError("the new voice holds NaN or infinite numbers: embed it from a recording again")
         check_number(semitones or 0.0, "semitones", MOST_SEMITONES)
         if semitones and not self.network.moves_pitch:
             raise UserError("this converter cannot move the pitch: leave the semitones out")

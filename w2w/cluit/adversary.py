@@ -101,7 +101,7 @@ class Scale(nn.Module):
         self.score = weight_norm(nn.Conv1d(width, 1, 3, padding=1))
 
     def forward(self, wave: Wave) -> tuple[Tensor, list[Tensor]]:
-        """Return the scores and the output of every other layer."""
+        """Return the scores and the outputs of the layers before."""
         features, hidden = [], wave
         for layer in self.layers:
             hidden = F.leaky_relu(layer(hidden), 0.2)

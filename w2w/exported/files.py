@@ -113,7 +113,7 @@ HOW_TO = (
 LICENCE = "MIT, as the weights' own card says; the card also names the training speech and what fails"
 CONSENT = (
     "A voice belongs to a person: convert to it with consent, tell listeners, and never to deceive or to pass"
-    " speaker verification. What comes out is not watermarked."
+    " speaker verification. The output is not watermarked."
 )
 HOW_TO_PROGRAM = (
     "The program's example_inputs are a chunk of silence, a voice, semitones (float64) and the state before"

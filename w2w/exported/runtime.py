@@ -113,7 +113,7 @@ def main() -> None:
     arguments.formatter_class = argparse.RawDescriptionHelpFormatter
     for name in ("model", "source", "out"):
         arguments.add_argument(name)
-    arguments.add_argument("--pitch", type=float, default=0.0, metavar="SEMITONES", help="move the pitch")
+    arguments.add_argument("--pitch", type=float, default=0.0, metavar="SEMITONES", help="pitch shift")
     args = arguments.parse_args()
     try:
         exported = Exported(args.model)

@@ -21,7 +21,7 @@ class Keyboard:
         self.descriptor = descriptor
 
     def pressed(self, seconds: float) -> str:
-        """Return the keys pressed within ``seconds``, in order."""
+        """Wait up to ``seconds`` for a key; return the keys pressed, in order."""
         if self.descriptor is None:
             time.sleep(seconds)
             return ""

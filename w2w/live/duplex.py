@@ -207,7 +207,7 @@ class Duplex:
         for end in [end for stream in self.streams for end in (stream.abort, stream.close)]:
             try:
                 end()
-            except Exception:  # an unplugged device; nothing is left to close
+            except Exception:  # of an unplugged device; the rest is closed all the same
                 continue
         if self.worker.ident is not None:
             self.worker.join(timeout=5.0)

@@ -87,7 +87,7 @@ class Session:
 
     ``push`` and ``flush`` must be called from one thread; ``choose_voice``, ``move_pitch`` and
     ``switch_bypass`` may be called from any thread and take effect with the next chunk. The concatenated
-    output is as long as the input. In bypass the conversion continues in the background, and the source is
+    output is as long as the input. In bypass the conversion continues, unused, and the source is
     delayed by the same latency as converted audio.
     """
 

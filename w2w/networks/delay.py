@@ -107,7 +107,7 @@ class PauseGate(nn.Module):
         output_db = 10.0 * torch.log10(blocks.square().mean(-1) + 1e-12)
         gain = 10.0 ** ((limit_db - output_db).clamp(-120.0, 0.0) / 20.0)  # (batch, frames)
         before = torch.cat([state.gain, gain[:, :-1]], dim=-1)
-        # Gains change over a quarter of a frame: slowly enough not to click, fast enough to catch an onset.
+        # Gains change over a quarter of a frame: no click, and little output above the limit.
         ramp = (torch.arange(1, self.hop + 1, device=output.device) * (4.0 / self.hop)).clamp_max(1.0)
         shaped = before[..., None] + (gain - before)[..., None] * ramp
         past = window[..., window.shape[-1] - self.past :]

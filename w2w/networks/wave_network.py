@@ -102,7 +102,7 @@ def check_voice(network: WaveNetwork, voice: Tensor, semitones: float = 0.0) -> 
             "embed it with the same converter"
         )
     if not bool(torch.isfinite(voice).all()):
-        raise UserError("the voice holds NaN or infinite numbers: take it from a recording again")
+        raise UserError("the voice holds NaN or infinite numbers: embed it from a recording again")
     if semitones and not network.moves_pitch:
         raise UserError(
             "this converter cannot move the pitch, only a wave-to-wave one can: leave the semitones out"

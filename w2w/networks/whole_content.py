@@ -33,7 +33,7 @@ class WholeContent(CausalEncoder):
     def __init__(self, config: CausalEncoderConfig, sample_rate: int, n_hidden: int) -> None:
         super().__init__(config, sample_rate)
         self.stem = CausalConv1d(n_hidden, config.n_channels, 5)
-        self.mean.prior.requires_grad_(False)  # of the mels, only their energies and levels are used
+        self.mean.prior.requires_grad_(False)  # the mean-normalised mels are not used here
 
     def hidden(self, wave: Wave, warp: PerItem | None = None) -> Hidden:
         """Features of a wave of whole hops, encoded at once; ``warp`` is the playback speed of each item."""
@@ -77,7 +77,7 @@ class RecogniserContent(WholeContent):
 
     @torch.no_grad()
     def hidden(self, wave: Wave, warp: PerItem | None = None) -> Hidden:
-        """The recogniser's states, of words and hardly any voice; ``warp``, which changes it, is ignored."""
+        """The recogniser's states; ``warp`` is ignored, since they hardly depend on the voice."""
         recogniser = self.frozen[0].to(wave.device)
         clean = conditioned(wave, self.sample_rate)
         states = recogniser(resample(clean, self.sample_rate, recogniser.sample_rate))

@@ -104,7 +104,7 @@ def fit_words(
     for name, loss in (("to_voice", _voice_loss), ("to_clip", _clip_loss)):
         part = getattr(network, name)
         parameters = [*part.parameters(), *([network.log_scale] if name == "to_clip" else [])]
-        # The linear map stays at its least-squares solution: with few speakers, training makes it worse.
+        # The linear map stays at its ridge solution: with few speakers, training makes it worse.
         optimiser = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=config.weight_decay)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, config.steps)
         best, best_state = float("inf"), copy.deepcopy(part.state_dict())

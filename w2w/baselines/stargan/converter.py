@@ -108,7 +108,7 @@ class StarGANNetwork(nn.Module):
 
     Without a vocoder, or with Griffin-Lim, phases are retrieved directly for the converted spectrogram; for a
     trained vocoder it is mapped to a log-mel of that vocoder's definition. Sources are scaled to full scale,
-    as in training, and the result back to the source's level. Frequencies above 4 kHz are not converted.
+    as in training, and the result back to the source's level. Nothing of the source above 4 kHz is used.
     """
 
     look_ahead = 0

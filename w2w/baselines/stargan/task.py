@@ -197,7 +197,7 @@ class StarGAN:
         return self.generator(spectrogram, input_label(labels, self.shape.labels))
 
     def samples(self, step: int) -> Samples:
-        """A clip, its conversion to the next clip's labels and back, its identity, and that next clip."""
+        """A clip, its conversion to another clip's labels and back, its identity, and that other clip."""
         spectrogram, label, target = self._shown()
         fake = self.convert(spectrogram, target)
         shown = {
