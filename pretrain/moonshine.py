@@ -62,7 +62,7 @@ class MoonshineEncoder(nn.Module):
         self.layer_norm = nn.LayerNorm(width, bias=False)
 
     def forward(self, wave: Wave) -> Hidden:
-        """Encode waves of 16 kHz; before attention, frame k depends on the 895 samples from 384 k on."""
+        """Encode waves of 16 kHz; the convolutions of frame k span 895 samples from 384 k on."""
         # As a matrix product: on CPUs a quarter of the convolution's time.
         x = F.linear(wave.unfold(-1, 127, 64), self.conv1.weight[:, 0]).transpose(1, 2)
         x = self.groupnorm(torch.tanh(x))

@@ -12,10 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-if __package__ in (
-    None,
-    "",
-):  # `accelerate launch vocoders/train_spoken.py` puts this folder on sys.path, not its parent
+if __package__ in (None, ""):  # run as a file: this folder is on the import path, its parent is not
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from torch import Tensor, nn

@@ -215,7 +215,7 @@ def split_scenes(config: AudioImageConfig) -> tuple[list[Scene], list[Scene]]:
             held_out = []
             warnings.warn(
                 f"{config.path} has no scenes in split {config.validation_split!r}: there is no validation, "
-                "and the learning rate stays constant",
+                "and the learning rate is not reduced",
                 stacklevel=2,
             )
     return chosen, held_out[: config.validation_clips]

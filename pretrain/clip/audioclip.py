@@ -202,7 +202,7 @@ def train_three_heads(config: AudioCLIPConfig) -> ThreeHeads:
 def first_towers(
     towers: TowersConfig | SmallCLIPConfig, scenes: Sequence[Scene], loop: LoopConfig
 ) -> TowersConfig:
-    """Return the towers' initial weights, after creating them in ``loop.out`` if they are random."""
+    """Return the config of the initial weights, after creating them in ``loop.out`` if they are random."""
     if isinstance(towers, TowersConfig):
         return towers
     folder = loop.out / "start"

@@ -55,7 +55,8 @@ def embed_scenes(
 ) -> Float[Tensor, "scenes dim"]:
     """Return an embedding of each scene: the mean over its images or frames, normalised to unit length.
 
-    Scenes with unreadable images get a row of NaN and one warning; ``embedded_scenes`` skips them.
+    Scenes with unreadable images get a row of NaN and are reported in one warning, the first ones by name;
+    ``embedded_scenes`` skips them.
     """
     rate = "all" if frame_rate is None else f"{frame_rate:g}"
     folder = Path(cache_folder) / f"{towers.key}_mean_{rate}"

@@ -113,5 +113,5 @@ def _read(path: Path) -> dict[str, Tensor]:
     content = read_torch_file(path)
     state = content.get("state_dict", content)  # Lightning's checkpoints
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{path} is not a published Wav2CLIP file: it contains more than named tensors")
+        raise UserError(f"{path} is not a published Wav2CLIP file: not all it contains are named tensors")
     return state

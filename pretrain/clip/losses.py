@@ -81,7 +81,7 @@ class LogitScale(nn.Module):
 
     @torch.no_grad()
     def clamp(self) -> None:
-        """Clamp the parameter to its range after a step; outside it has no gradient."""
+        """Clamp the parameter to its range after a step; outside it there is no gradient."""
         self.log_scale.clamp_(0.0, MOST)
 
 

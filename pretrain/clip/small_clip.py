@@ -187,7 +187,7 @@ def train_small_clip(
 
 
 def train_tokeniser(captions: Iterable[str], config: SmallCLIPConfig) -> Any:
-    """Train a byte-pair tokeniser; frequent words become single tokens, unknown ones are split to letters."""
+    """Train a byte-pair tokeniser; frequent words become single tokens, unknown ones split into letters."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
     tokeniser = Tokenizer(models.BPE(unk_token=UNKNOWN))

@@ -35,7 +35,7 @@ class TowersConfig:
     name: str = "ViT-B-32"
     """An architecture of open_clip, ``hf-hub:owner/name``, or a folder (open_clip_config.json, weights)."""
     pretrained: str = "openai"
-    """open_clip's tag of pretrained weights for the architecture, or a weights file; ignored for folders."""
+    """open_clip's tag of an architecture's pretrained weights, or a weights file; otherwise ignored."""
 
 
 class Towers(nn.Module):

@@ -23,7 +23,7 @@ N_SHOWN, N_ANSWERS = 8, 5
 class Study(NamedTuple):
     towers: Towers
     encoders: Mapping[str, AudioEncoder]
-    """Encoders by name; the first is the trained one."""
+    """Encoders by name; the first is the distilled one, others are controls."""
     held_out: World
     """Held-out combinations, with one draw per query sound; the first draw is the gallery."""
 

@@ -30,7 +30,8 @@ from pretrain.pitch.tracker import F_MAX, F_MIN
 SAMPLE_RATE = 16_000
 """Sample rate, in Hz, of the labelled recordings."""
 HARVEST_RATE, HARVEST_MS = 4_000, 5.0
-"""Harvest's input rate in Hz and frame period in ms; at 4 kHz it takes half the time, with no more errors."""
+"""Harvest's input rate in Hz and frame period in ms. F0 shows below 2 kHz: at 4 kHz Harvest takes half the
+time, with no more errors."""
 SURE, UNSURE, GUESSED = 1.0, 0.5, 0.1
 """Weights of a frame's F0: voiced by both trackers, voiced by Harvest only, or interpolated."""
 Curves = Float[np.ndarray, "3 frames"]

@@ -140,7 +140,7 @@ class Correlation(nn.Module):
 def fading_peak(
     power: Float[Tensor, "batch frames"], before: Float[Tensor, "batch 1"], quiet: float = QUIET
 ) -> Float[Tensor, "batch frames"]:
-    """Return the peak power so far at each frame, with ``DECAY`` per frame; never below ``quiet``."""
+    """Return the peak power up to each frame, decaying by ``DECAY`` per frame; never below ``quiet``."""
     age = torch.arange(1, power.shape[-1] + 1, device=power.device, dtype=power.dtype) * math.log(DECAY)
     lifted = torch.maximum(power.clamp_min(quiet).log() - age, before.log())
     return (running_maximum(lifted) + age).exp().clamp_min(quiet)

@@ -172,9 +172,7 @@ def trained_and_scored(
         scored[split] = Scored([*errors.values()], [row.speaker or row.path.name for row in rows])
     if not curve.is_file():
         return [], scored
-    with curve.open(
-        encoding="utf-8", newline=""
-    ) as file:  # a step may be evaluated again after an interruption
+    with curve.open(encoding="utf-8", newline="") as file:  # steps evaluated again after a stop count once
         return sorted({int(step): float(rate) for step, rate in csv.reader(file)}.items()), scored
 
 

@@ -94,7 +94,7 @@ class Pretraining:
         scalars = {"local_mean_square": local.detach().float().square().mean()}
 
         if config.regression and self.regression and self.teacher:
-            with torch.no_grad():  # the teacher's input is unmasked; it shares the convolutions
+            with torch.no_grad():  # the teacher's input is unmasked; it shares all below its layers
                 target = gather_frames(self.teacher(encoder.position(projected)), index)
             term, terms = self.regression(states, target)
             loss, scalars = loss + config.regression.weight * term, {"regression": term, **scalars, **terms}

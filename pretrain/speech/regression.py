@@ -147,9 +147,7 @@ class Spectrum(nn.Module):
         if hop % config.mel.hop:
             raise UserError(f"spectrum.mel.hop={config.mel.hop} must divide the encoder's hop of {hop}")
         self.config, self.per_frame = config, hop // config.mel.hop
-        self.offset = (
-            max(0, encoder.receptive_field - hop) // 2
-        )  # samples before the middle of the first frame
+        self.offset = max(0, encoder.receptive_field - hop) // 2  # centres a hop in the first receptive field
         self.mel = LogMel(config.mel)
         self.head = nn.Linear(dim, config.mel.n_mels * self.per_frame)
 
