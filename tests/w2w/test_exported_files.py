@@ -130,6 +130,7 @@ def test_no_place_for_a_cache_is_no_harm(built, tmp_path, monkeypatch):
         (["--format", "onnx", "--out", "live.pt2"], "ends in .onnx"),
         (["--format", "onnx", "--out", "l.onnx", "--chunk-ms", "13"], "--chunk-ms 13 must be a multiple"),
         (["--format", "onnx", "--out", "l.onnx", "--spread", "1.2"], "--spread is for --format weights"),
+        (["--format", "onnx", "--out", "l.onnx", "--half"], "--half is for --format weights"),
         (["--chunk-ms", "20"], "--chunk-ms is for a live step"),
     ],
 )

@@ -180,6 +180,14 @@ def test_a_ring_is_a_bounded_queue(steps):
         assert ring.level == len(model)
 
 
+def test_a_depth_chosen_above_the_limit_does_not_shrink_after_running_dry():
+    buffer = JitterBuffer(1_000, 150)
+    buffer.write(np.ones(160, np.float32))
+    buffer.read(np.ones(10, np.float32))
+    buffer.read(np.ones(160, np.float32))
+    assert (buffer.underruns, buffer.depth) == (1, 150)
+
+
 def test_playing_begins_at_its_depth_and_begins_anew_after_running_dry():
     buffer, out = JitterBuffer(1_000, 5), np.ones(10, np.float32)
     buffer.write(np.arange(14, dtype=np.float32))

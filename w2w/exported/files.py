@@ -33,7 +33,8 @@ FORMATS = ("weights", "onnx", "torch")
 SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 CHUNK_MS = 20.0
 OF_WEIGHTS = {
-    "average": None, "share": 0.5, "spread": 1.0, "data": "", "vocoder": None, "statistics": None
+    "average": None, "share": 0.5, "spread": 1.0, "data": "", "half": False, "vocoder": None,
+    "statistics": None,
 }  # fmt: skip
 """Options of the export of weights, with their defaults, that do not apply to a step."""
 

@@ -115,7 +115,8 @@ class JitterBuffer:
             out[count:] = 0
             self.playing = False
             self.underruns += 1
-            self.depth = min(self.depth + round(DEPTH_STEP_S * self.rate), round(MAX_DEPTH_S * self.rate))
+            deeper = min(self.depth + round(DEPTH_STEP_S * self.rate), round(MAX_DEPTH_S * self.rate))
+            self.depth = max(self.depth, deeper)  # which the user may have chosen above the limit
 
     def _skip(self, out: Samples, surplus: int) -> None:
         """Fill ``out`` with a cross-fade from the next samples to those ``surplus`` samples later."""
