@@ -1,13 +1,13 @@
 """Write the page of sounds in the documentation: ``python examples/sounds.py --out docs/sounds.md``.
 
-It has what act one of the demo makes: three people's sentences with other voices, by the released converter,
-as Opus files in a folder beside the page.
+It has the outputs of part one of the demo: three people's sentences, converted to other voices by the
+released converter, as Opus files in a folder next to the page.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from demo import spoken
+from demo import conversions
 
 from data.audio import load, save
 from engine.arguments import Arguments
@@ -30,27 +30,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.add_argument("--out", type=Path, default=Path("sounds.md"), help="the page (default sounds.md)")
     out = arguments.parse_args(argv).out
     converter, folder = Converter.from_pretrained(), out.with_suffix("")
-    conversions = list(spoken(converter, folder, "opus"))
+    pairs = list(conversions(converter, folder, "opus"))
     page = [HEAD]
     for sentence in sentences().values():
         page.append(f"## “{sentence.text}”\n\n| | to hear |\n| --- | --- |")
         page.append(
             row("the source", copied(sentence.recording, folder / f"{sentence.name}.opus", converter))
         )
-        page += [row(name_of(pair), pair.output) for pair in conversions if pair.source == sentence.recording]
+        page += [row(name_of(pair), pair.output) for pair in pairs if pair.source == sentence.recording]
         page.append("")
     out.write_text("\n".join(page), encoding="utf-8")
-    print(f"{out}, and {len(conversions) + len(sentences())} sounds in {folder}")
+    print(f"{out}, and {len(pairs) + len(sentences())} sounds in {folder}")
 
 
 def copied(source: Path, place: Path, converter: Converter) -> Path:
-    """The source as the converter hears it."""
+    """Save the source at the converter's sample rate."""
     save(place, load(source, converter.sample_rate), converter.sample_rate)
     return place
 
 
 def name_of(pair: Pair) -> str:
-    """With which voice, and how."""
+    """Describe the voice and the kind of output."""
     voice = pair.target.stem
     return f"with {voice}'s voice" + ("" if pair.system == "converted" else f", {pair.system}")
 
