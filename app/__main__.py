@@ -4,8 +4,8 @@
     python -m app --port 8000 --max-seconds 120     other port and limits
     python -m app --host 0.0.0.0                    for everyone who can reach this machine
 
-No data leaves the host. Uploads are stored in a private folder until they are answered (the page's: up to an
-hour); it is deleted when the server stops. There is no login: to serve other people, put a proxy with
+No data leaves the host. Uploads are kept until they are answered (the page's: up to an hour) in a private
+folder, which is deleted when the server stops. There is no login: to serve other people, put a proxy with
 authentication in front (``--root-path`` is the URL prefix it uses).
 """
 

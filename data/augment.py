@@ -163,7 +163,7 @@ def noise(wave: Wave, rng: torch.Generator, *, snr_db: Range = (10.0, 40.0)) -> 
 def hum(
     wave: Wave, rng: torch.Generator, *, sample_rate: int, hum_db: Range = (0.0, 50.0), n_harmonics: int = 6
 ) -> Wave:
-    """Add mains hum of 50 or 60 Hz with harmonics of random amplitude and phase."""
+    """Add hum of 50 or 60 Hz with random harmonics (amplitude, phase) at a random signal-to-hum ratio."""
     mains = torch.where(_uniform(rng, wave, (0.0, 1.0)) < 0.5, 50.0, 60.0)
     time = torch.arange(wave.shape[-1], device=wave.device) / sample_rate
     added = torch.zeros_like(wave)

@@ -23,7 +23,7 @@ problems:
 
 The output ends with the levels and the largest offset, hum and peak, even if they are no problem.
 
-Exit code: 0 without problems, 1 with problems, 2 if the check failed.
+Exit code: 0 without problems, 1 with problems, 2 if the check could not be made.
 """
 
 import os

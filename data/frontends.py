@@ -100,6 +100,7 @@ def stft(
     Padding ``same``: (n_fft − hop) / 2 on each side, which gives samples // hop frames (HiFi-GAN's).
     ``center``: n_fft // 2 on each side, which gives 1 + samples // hop frames (librosa's). ``causal``:
     n_fft − hop only at the front, with the window at the end of the FFT, so that frame t ends with hop t.
+    ``none``: no padding, only complete windows.
     """
     before, after = {
         "same": ((n_fft - hop) // 2, n_fft - hop - (n_fft - hop) // 2),

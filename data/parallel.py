@@ -70,7 +70,7 @@ class ParallelConfig:
             raise UserError(f"sample_rate={self.sample_rate} Hz must lie between 8000 and 48000")
         if self.format == "opus" and self.sample_rate not in CODEC_RATES["OPUS"]:
             known = ", ".join(map(str, CODEC_RATES["OPUS"]))
-            raise UserError(f"Opus does not support sample_rate={self.sample_rate} Hz ({known}); use flac")
+            raise UserError(f"Opus does not support sample_rate={self.sample_rate} Hz: use {known} or flac")
 
 
 @dataclass(frozen=True, kw_only=True)

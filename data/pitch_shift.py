@@ -72,7 +72,7 @@ def shift_pitch_and_formants(
 def stretch(
     wave: Float[Tensor, "batch samples"], factors: Float[Tensor, "batch"], sample_rate: int
 ) -> Float[Tensor, "batch stretched"]:
-    """Time-stretch each item by its factor at constant pitch (WSOLA); padded to the longest.
+    """Lengthen each item by its factor at constant pitch (WSOLA); padded to the longest.
 
     Frames overlap by half. Each is taken near its nominal position, where it is most similar to the
     continuation of the previous frame.

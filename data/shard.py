@@ -36,7 +36,7 @@ GROUP = "parallel"
 
 
 def units(rows: Sequence[Row], seed: int) -> list[list[int]]:
-    """Return rows that must share a shard, in random order: time-aligned groups, or eight of one speaker."""
+    """Return rows that must share a shard, in random order: time-aligned groups, or up to 8 of a speaker."""
     rng = np.random.default_rng(seed)
     found: dict[tuple[str, object], list[int]] = {}
     for index in rng.permutation(len(rows)).tolist():

@@ -65,7 +65,7 @@ def _voices() -> Iterator[Voice]:
 VOICES = tuple(_voices())
 """All voices, alternately female and male.
 
-The mean F0 of voices of a gender is about 3 % apart (155 to 280 Hz, 75 to 150 Hz), in an order in which the
+Mean F0s of voices of one gender are about 3 % apart (155 to 280 Hz, 75 to 150 Hz), in an order in which the
 first few voices cover the whole range.
 """
 
@@ -138,7 +138,7 @@ def claim(folder: Path, edition: Mapping[str, Any]) -> None:
 
 
 def make_corpus(out: str | Path, minutes: float = 25.0, corpus: Corpus | None = None) -> Path:
-    """Make or complete a corpus of at least ``minutes``, with as many recordings of each voice.
+    """Make or complete a corpus of at least ``minutes``, with equally many recordings of each voice.
 
     Returns the path of the manifest.
     """

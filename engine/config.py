@@ -40,8 +40,8 @@ def cli(presets: Mapping[str, C], *, default: str | None = None, argv: Sequence[
     """Read a config: a preset (``--preset NAME``) or a file (``--config config.json``), then single fields.
 
     A field that allows several config classes is switched with ``--path.kind ClassName`` (or ``none``).
-    Without ``--preset`` and ``--config``, the preset ``default`` is used, or the first one. Options of
-    ``accelerate launch`` are included. Errors end the program with one sentence and exit code 2.
+    Without ``--preset`` and ``--config``, the preset ``default`` is used, or the first one. Options given to
+    ``accelerate launch`` also apply. Errors end the program with one sentence and exit code 2.
     """
     default = default or next(iter(presets))
     try:

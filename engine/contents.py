@@ -64,7 +64,7 @@ def folder_contents(path: str, what: str) -> Contents | None:
 def contents_of(config: Any) -> dict[str, dict[str, Any]]:
     """Collect the fingerprints of a config's inputs by option, for JSON.
 
-    Parts of a config return theirs by field name from ``contents() -> Mapping[str, Contents | None]``.
+    ``contents() -> Mapping[str, Contents | None]`` of a part is by field name; paths are declared ``free``.
     """
     return {
         f"{name}.{option}".lstrip("."): {**asdict(found), "fixed": list(found.fixed)}
@@ -114,6 +114,6 @@ def changes(stored: Mapping[str, Any], now: Mapping[str, Any], run: Path) -> Ite
                 " give the same one, or choose another --loop.out"
             )
         same = old["summary"] == new["summary"]
-        yield f"--{name} has changed since {run} learned from it: " + (
+        yield f"--{name} has changed since {run} was trained on it: " + (
             f"{new['summary']} as before, with other names or contents" if same else then
         )

@@ -99,7 +99,7 @@ def fit(
     """Train until ``config.steps`` or the time limit; return the task and the number of completed steps.
 
     ``build`` constructs the task; it is called after seeding, so that initial weights follow from the seed.
-    ``full_config`` is stored in every checkpoint; to resume, only fields declared ``free`` may differ. On
+    ``full_config`` is stored with the run and all checkpoints; to resume, only ``free`` fields may differ. On
     SIGTERM or Ctrl-C the current step is finished, a checkpoint saved, and the program exits with code 0.
     """
     place = accelerator(config)

@@ -154,7 +154,7 @@ _COLOURS = np.array(
 
 
 def mel_picture(mel: Float[Tensor, "n_mels frames"], scale: int = 3) -> UInt8[Tensor, "3 height width"]:
-    """Render a (log-)mel as an RGB picture, low bands at the bottom, ``scale`` pixels per bin."""
+    """Render a (log-)mel in RGB, scaled to its range, low bands at the bottom, ``scale`` pixels per bin."""
     values = mel.detach().float().cpu().nan_to_num(0.0).flip(0).numpy()
     low, high = float(values.min()), float(values.max())
     level = (values - low) / max(high - low, 1e-8) * (len(_COLOURS) - 1)

@@ -13,7 +13,7 @@ from eval.features import Features
 SPOKEN = {"&": "and", "%": "percent", "mr.": "mister", "mrs.": "missus", "dr.": "doctor", "st.": "saint"}
 CURRENCIES = {"$": "dollars", "£": "pounds", "€": "euros"}
 LONGEST_NUMBER = 15
-"""Maximum length of a number that is spelt out as words."""
+"""Maximum digits of a number that is spelt out as words."""
 NUMBER = re.compile(r"([$£€]?)(\d[\d,]*(?:\.\d+)?)(st|nd|rd|th)?\b")
 
 

@@ -17,8 +17,8 @@ SAMPLE_RATE = 16_000
 WINDOW = int(9.01 * SAMPLE_RATE)
 """Input length of the network; shorter recordings are repeated, as in the published script."""
 HOP = 3 * SAMPLE_RATE
-"""Samples between windows, instead of the published 1 s, which covers a short recording's repetitions up to
-eight times. It changes a recording's score by .01, in either direction, at less than half the cost."""
+"""Samples between windows. The published 1 s covers a short recording's repetitions up to eight times; 3 s
+change a recording's score by .01, in either direction, at less than half the cost."""
 POLYNOMIALS = {
     "speech": (-0.08397278, 1.22083953, 0.0052439),
     "background": (-0.13166888, 1.60915514, -0.39604546),

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         *likeness_to_real(converter, real, unseen),
         *found_by_words(converter, real, unseen),
     ]
-    table = markdown(["what", "found", "beside it"], lines)
+    table = markdown(["measure", "value", "reference"], lines)
     print(table)
     if args.out:
         args.out.write_text(table + "\n")
@@ -177,7 +177,7 @@ def followed(speech: Speech) -> list[Line]:
         gap = ", ".join(f"{value:+.2f}" for value in differences)
         lines.append([f"{much} against {little}, women, men: {unit}", gap, "0"])
         lines.append(
-            [f"rank correlation of {trait} asked for and measured", f"{np.mean(ranks):.2f}", "0 by chance"]
+            [f"rank correlation of requested and measured {trait}", f"{np.mean(ranks):.2f}", "0 by chance"]
         )
     return lines
 
@@ -193,7 +193,7 @@ def named(speech: Speech) -> list[Line]:
         pitches[person] = outputs[0].semitones
     gap = pitches["woman"] - pitches["man"]
     return [
-        ["converted speech heard as the gender asked for", f"{100 * np.mean(right):.0f} %", "50 % by chance"],
+        ["outputs classified as the requested gender", f"{100 * np.mean(right):.0f} %", "50 % by chance"],
         ["a woman above a man, semitones", f"{gap:+.1f}", "0"],
     ]
 
@@ -220,7 +220,7 @@ def seen(speech: Speech, count: int) -> list[Line]:
         for gender in PEOPLE
     ]
     return [
-        ["drawn faces: speech heard as the face's gender", f"{100 * np.mean(right):.0f} %", "50 % by chance"],
+        ["drawn faces: outputs of the face's gender", f"{100 * np.mean(right):.0f} %", "50 % by chance"],
         [
             "drawn faces: the voice's words name the face's age",
             f"{100 * np.mean(age):.0f} %",

@@ -25,7 +25,7 @@ CONVERT_FROM, BACK_TRANSLATE_FROM, ADVERSARY_FROM = 0.05, 0.2, 0.5
 """Fractions of a wave-to-wave run at which conversion, back-translation and the discriminator start. Presets
 of long runs start the discriminator earlier; short runs lack intelligibility rather than sound quality."""
 FINAL_RATE = 0.05
-"""Final learning rate as a fraction of the initial one."""
+"""Final learning rate as a fraction of the peak."""
 SAVES = 10
 """Number of checkpoints written during a run; only the newest is kept."""
 

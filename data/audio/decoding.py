@@ -29,6 +29,7 @@ UNKNOWN_LENGTH = 1 << 62
 OGG_PAGE = 1 << 18
 """Upper bound of the samples in the up to 255 packets of an Ogg page."""
 PLAUSIBLE_RATES = range(LOWEST_RATE, HIGHEST_RATE + 1)
+"""Accepted sample rates in Hz."""
 
 Problem = Literal["missing", "unreadable", "truncated", "empty", "NaN", "too short", "wrong rate"]
 
@@ -38,10 +39,10 @@ class AudioError(FileError[Problem]):
 
 
 class _Sequential(soundfile.SoundFile):
-    """A file that soundfile reads without seeking.
+    """A file that is read without seeking.
 
-    It seeks after every read of a seekable file, which resets the MP3 decoder: each block would begin with an
-    audible discontinuity.
+    soundfile seeks after every read of a seekable file, which resets the MP3 decoder: each block would begin
+    with an audible discontinuity.
     """
 
     def seekable(self) -> bool:
@@ -78,7 +79,7 @@ class _SndfileSound:
         match self.file.format:
             case "MP3":  # frames depend on earlier ones
                 seek = 0
-            case "OGG":  # seeking into the last page is wrong
+            case "OGG":  # seeking into the last page is inexact
                 seek = min(start, max(0, self.file.frames - OGG_PAGE))
             case _:
                 seek = start

@@ -15,9 +15,9 @@ from data.audio.resampling import Frames, Resampler
 
 FRAME_SECONDS = 0.02
 PLATEAU = 1e-4
-"""Relative distance from the highest sample within which samples count as clipped."""
+"""Relative distance from the highest sample within which samples count as equal to it."""
 HUM_FRAME = 4_096
-"""Frame length in samples at ``VOICE_RATE``: half a second, so that hum is in few bins and pauses fit in."""
+"""Samples per frame at ``VOICE_RATE``: half a second, so hum is in few bins and some frames in pauses."""
 TIMBRE_BANDS = 20
 VOICE_RATE = 8_000
 """Sample rate in Hz for the analysis of hum, pitch and timbre."""

@@ -180,7 +180,7 @@ def files_under(folder: str | Path, extensions: tuple[str, ...] = ("",)) -> list
 
     for place, folders, files in os.walk(folder, onerror=locked, followlinks=True):
         real = os.path.realpath(place)
-        if real in seen:  # a link to a parent folder
+        if real in seen:  # a link to a folder listed already
             folders.clear()
             continue
         seen.add(real)

@@ -160,7 +160,7 @@ def from_pairs(path: Path) -> list[Scene]:
 
 
 def _from_manifest(path: Path) -> list[Scene]:
-    """Read a manifest with path, and optionally picture, caption, label, split, start, duration."""
+    """Read a manifest: path (audio or video), optionally picture, caption, label, split, start, duration."""
     rows = rows_from(path)
     folder = path.parent if path.is_file() else path
     listed_scenes = [_scene(row, folder, index) for index, row in enumerate(rows)]

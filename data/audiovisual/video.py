@@ -218,7 +218,7 @@ def _whole(path: Path, stream: Any, container: Any, end_s: float, what: str) -> 
 
 def _pixels(frame: Any) -> UInt8[Tensor, "3 height width"]:
     pixels = frame.to_ndarray(format="rgb24")
-    turns = round(getattr(frame, "rotation", 0) / 90) % 4  # as in videos of telephones
+    turns = round(getattr(frame, "rotation", 0) / 90) % 4  # phones store rotation as metadata
     if turns:
         pixels = np.rot90(pixels, turns)
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))

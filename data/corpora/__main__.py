@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     option("--split", help="hf-dataset: split to use (all)")
     option("--out", type=Path, help="hf-dataset: folder for its audio (MANIFEST's name + _audio)")
     option("--limit", type=int, help="hf-dataset: maximum number of recordings per split")
-    option("--streaming", action="store_true", default=None, help="hf-dataset: stream, without a download")
+    option("--streaming", action="store_true", default=None, help="hf-dataset: do not download all of it")
     given = parser.parse_args(argv)
     kind = given.kind.replace("_", "-")
     if kind not in KINDS:

@@ -32,7 +32,7 @@ def librispeech(folder: str | Path) -> list[Row]:
             texts[transcript.parent / name] = text
     files = [file for file in audio_files(folder) if file.with_suffix("") in texts] if texts else []
     if not files:
-        raise _unlike(folder, "LibriSpeech", "no SPEAKER-CHAPTER.trans.txt with recordings beside it")
+        raise _unlike(folder, "LibriSpeech", "no SPEAKER-CHAPTER.trans.txt with recordings next to it")
     return _readers(folder, files, lambda file: texts[file.with_suffix("")], "-")
 
 
@@ -46,7 +46,7 @@ def libritts(folder: str | Path) -> list[Row]:
     files = [file for file in audio_files(folder) if re.fullmatch(r"\d+_\d+_\d+_\d+", file.stem)]
     texts = {file: _text(file.with_suffix(".normalized.txt")) for file in files}
     if not any(texts.values()):
-        raise _unlike(folder, "LibriTTS", "no SPEAKER_CHAPTER_PART_SENTENCE.normalized.txt beside recordings")
+        raise _unlike(folder, "LibriTTS", "no recording with SPEAKER_CHAPTER_PART_SENTENCE.normalized.txt")
     return _readers(folder, files, texts.__getitem__, "_")
 
 

@@ -1,4 +1,4 @@
-"""A synthetic audio-visual world: drawn scenes, with sounds and captions of the same attributes.
+"""A synthetic audio-visual world, without downloads: drawn scenes, sounds and captions by attributes.
 
 python -m data.synthetic.world worlds/shapes
 

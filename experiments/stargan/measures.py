@@ -195,9 +195,9 @@ def obeyed(
 ) -> dict[str, float]:
     """Accuracy of the discriminator's class head on targets, for speakers (first group) and genders (last).
 
-    ``real`` is the fraction of real clips classified as their own label, ``before`` that of sources
-    classified as the target's by chance, ``obeyed`` that of outputs classified as the target's. ``pull`` is
-    the mean increase of the target's logit from source to output. Only targets unlike the source count.
+    ``real`` is the fraction of real clips classified as their own label, ``before`` that of sources already
+    classified as the target's, ``obeyed`` that of outputs classified as the target's. ``pull`` is the mean
+    increase of the target's logit from source to output. Only targets unlike the source count.
     """
     before, after = (
         torch.cat([discriminator(part).labels for part in of.split(AT_ONCE)]).split(config.sizes, dim=1)
