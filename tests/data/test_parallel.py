@@ -203,7 +203,7 @@ def test_what_cannot_be_said_is_left_out_or_refused(tmp_path):
         def speak(self, phonemes: str, **how) -> np.ndarray:
             return np.zeros(100, np.float32)
 
-    with pytest.raises(UserError, match=r"none of 2 groups .* no sound"):
+    with pytest.raises(UserError, match=r"none of 2 groups .* silence"):
         make(tmp_path / "other", n_groups=2, synthesizer=Silent())
 
 
