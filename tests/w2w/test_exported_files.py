@@ -97,6 +97,7 @@ def test_a_torch_program_runs_without_this_package(folder, tmp_path, buzz):
     for chunk in buzz(3_200)[:1].split(320, dim=-1):
         made, *state = run(chunk, voice, semitones, *state)
         plain, plain_state = network.step(chunk, voice, plain_state)
+        # Rounding differs between processors: 1.1e-5 on an Intel Xeon, below 1e-5 on an AMD EPYC.
         assert_close(made, plain, rtol=0, atol=5e-5)
 
 
