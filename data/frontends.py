@@ -102,12 +102,7 @@ def stft(
     n_fft − hop only at the front, with the window at the end of the FFT, so that frame t ends with hop t.
     ``none``: no padding, only complete windows.
     """
-    before, after = {
-        "same": ((n_fft - hop) // 2, n_fft - hop - (n_fft - hop) // 2),
-        "center": (n_fft // 2, n_fft // 2),
-        "causal": (n_fft - hop, 0),
-        "none": (0, 0),
-    }[padding]
+    before, after = edges(n_fft, hop, padding)
     n_samples = wave.shape[-1]
     if pad_mode == "reflect" and n_samples <= max(before, after):
         raise ValueError(
@@ -123,6 +118,16 @@ def stft(
     padded = F.pad(wave.float(), (before, after), mode=pad_mode).squeeze(1)
     with torch.autocast(wave.device.type, enabled=False):
         return torch.stft(padded, n_fft, hop, win, window, center=False, return_complex=True)
+
+
+def edges(n_fft: int, hop: int, padding: Padding) -> tuple[int, int]:
+    """Samples by which ``stft`` extends a wave at its front and end."""
+    return {
+        "same": ((n_fft - hop) // 2, n_fft - hop - (n_fft - hop) // 2),
+        "center": (n_fft // 2, n_fft // 2),
+        "causal": (n_fft - hop, 0),
+        "none": (0, 0),
+    }[padding]
 
 
 class LogMel(nn.Module):

@@ -131,7 +131,7 @@ def systems_of(given: Sequence[str], mel: str) -> list[System]:
     for definition in definitions:
         readers = [system.name for system in systems if system.mel == definition]
         name = "Griffin-Lim" if len(definitions) == 1 else f"Griffin-Lim on the mel of {', '.join(readers)}"
-        speak = GriffinLim(GriffinLimConfig(), definition).generate
+        speak = GriffinLim(GriffinLimConfig(), definition)
         systems.append(System(name, definition, speak, LogMel(definition)))
     if has_world():
         systems.append(System("WORLD", SPEECH_16K, speak_world, read_world))

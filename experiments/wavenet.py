@@ -115,7 +115,7 @@ def in_silence(network: MelWaveNet, log_mel: LogMel, waves: Sequence[Wave]) -> d
         wave = torch.cat([speech, speech.new_zeros(1, 1, pause)], dim=-1)
         mel = log_mel(wave)
         inside = slice(speech.shape[-1] + settled, wave.shape[-1] - settled)
-        drawn = network.generate(mel, seed=number)
+        drawn = network(mel, seed=number)
 
         def scale(past: Wave, mel: Tensor = mel, inside: slice = inside) -> float:
             parameters = network.wavenet(delay(output, past), network.condition(mel))
@@ -213,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     rows = []
     for name, sampler in SAMPLERS.items():
-        scores = sampling_scores(speaker.network.generate, log_mel, waves, sampler)
+        scores = sampling_scores(speaker.network, log_mel, waves, sampler)
         rows.append([name, *cells(value for pair in scores.values() for value in pair)])
     heads = [
         f"{what}, {kind}"

@@ -13,7 +13,6 @@ import json
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jaxtyping import Shaped
 from torch import Tensor
@@ -33,12 +32,12 @@ State = dict[str, Shaped[Tensor, "..."]]
 @exits_cleanly
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
-    adversaries = None
+    adversaries = {}
     if args.discriminators:
         adversaries = adversary_states(read_torch_file(args.discriminators), args.discriminators)
     vocoder = _load(args, fold=True)
     folder = export_vocoder(vocoder, args.out)
-    if adversaries is not None:
+    if adversaries:
         training_state(args.out, _load(args, fold=False), adversaries)
     size = (folder / "model.safetensors").stat().st_size / 2**20
     print(f"exported to {folder}: {type(vocoder.network).__name__}, {size:.1f} MiB")
@@ -70,15 +69,11 @@ def _load(args: Namespace, *, fold: bool) -> Vocoder:
     if args.file.is_dir():
         name, weights = (args.vocoder, args.file) if args.vocoder else (str(args.file), None)
         return load_vocoder(name, weights, mel=args.mel)
-    name = args.vocoder or _kind(args.file)
-    return load_vocoder(name, args.file, args.config, mel=args.mel, fold=fold)
-
-
-def _kind(file: Path) -> str:
-    kind = kind_of_layout(network_state(read_torch_file(file), file), file)
-    if kind not in KINDS:
-        raise UserError(f"{file} holds {kind}: give the generator's file, and this one as --discriminators")
-    return kind
+    file: Path = args.file
+    name = args.vocoder or kind_of_layout(network_state(read_torch_file(file), file), file)
+    if name not in KINDS:
+        raise UserError(f"{file} holds {name}: give the generator's file, and this one as --discriminators")
+    return load_vocoder(name, file, args.config, mel=args.mel, fold=fold)
 
 
 def training_state(out: Path, vocoder: Vocoder, adversaries: dict[str, State]) -> Path:
@@ -90,7 +85,7 @@ def training_state(out: Path, vocoder: Vocoder, adversaries: dict[str, State]) -
     }
     save_weights(critics, draft / "critics.safetensors")
     save_config(vocoder.config, draft / "config.json")
-    progress: dict[str, Any] = {"step": 0, "from": "published weights"}
+    progress = {"step": 0, "from": "published weights"}
     (draft / "progress.json").write_text(json.dumps(progress, indent=2) + "\n")
     return publish(draft, keep=1)
 

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
-from data.frontends import MelConfig, Padding, mel_filters, stft
+from data.frontends import MelConfig, Padding, edges, mel_filters, stft
 from engine.seeding import step_seed
 from engine.user_error import UserError, at_least, within
+from vocoders.weight_norm import Foldable
 
 Magnitudes = Float[Tensor, "batch frames bins"]
 Features = Float[Tensor, "batch features frames"]
@@ -103,7 +104,6 @@ class PhaseRetrieval(nn.Module):
         self, target: Magnitudes, n_frames: int, previous: BlockEnd | None, seeds: Sequence[int]
     ) -> tuple[Wave, Tensor]:
         """The wave of a block and its spectrum; the block's beginning continues ``previous``."""
-        seeds = list(seeds) * len(target) if len(seeds) == 1 else seeds
         spectrum = target * torch.cat([_phases(target[:1], seed) for seed in seeds])
         fixed = None
         if previous is not None:
@@ -135,24 +135,20 @@ class PhaseRetrieval(nn.Module):
         return self._overlap_add(spectrum)
 
     def _analyse(self, padded: Float[Tensor, "batch padded"]) -> Complex[Tensor, "batch frames bins"]:
-        n_fft = self.n_fft
-        whole = stft(padded[:, None], n_fft=n_fft, hop=self.hop, padding="none", window=self.window)
+        whole = stft(padded[:, None], n_fft=self.n_fft, hop=self.hop, padding="none", window=self.window)
         return whole.transpose(1, 2)
 
     def _overlap_add(self, spectrum: Complex[Tensor, "batch frames bins"]) -> Float[Tensor, "batch padded"]:
         """The wave with the STFT closest to a spectrum (Griffin and Lim 1984, equation 6)."""
-        n_fft = self.n_fft
-        frames = torch.fft.irfft(spectrum, n=n_fft) * self.window
-        weights = self.window.square().expand(1, frames.shape[1], -1)
-        weight = _added(weights, self.hop)
+        frames = torch.fft.irfft(spectrum, n=self.n_fft) * self.window
+        weight = _added(self.window.square().expand(1, frames.shape[1], -1), self.hop)
         # The floor avoids division by 0 at the edges, where the window is 0; they are cut off later.
         return _added(frames, self.hop) / weight.clamp_min(1e-3)
 
     def _cut(self, padded: Float[Tensor, "batch padded"], frames: int) -> Wave:
         """Cut the wave to one hop of samples per frame."""
-        n_fft, hop = self.n_fft, self.hop
-        before = {"same": (n_fft - hop) // 2, "center": n_fft // 2, "causal": n_fft - hop, "none": 0}
-        start = before[self.padding] + self.front * hop
+        hop, (before, _) = self.hop, edges(self.n_fft, self.hop, self.padding)
+        start = before + self.front * hop
         covered = padded[:, start : start + frames * hop]
         return F.pad(covered, (0, frames * hop - covered.shape[-1]))[:, None]
 
@@ -200,21 +196,14 @@ Mel = Float[Tensor, "batch n_mels frames"]
 MelPiece = Float[Tensor, "batch n_mels _"]
 
 
-class FromMagnitudes(nn.Module):
+class FromMagnitudes(Foldable):
     """A mel to a wave by phase retrieval on the linear ``magnitudes`` that a subclass computes."""
 
     phases: PhaseRetrieval
     magnitudes: Callable[[Mel], Magnitudes]
 
-    def fold(self) -> "FromMagnitudes":
-        """Do nothing: there is no weight norm."""
-        return self
-
-    def forward(self, mel: Mel) -> Wave:
-        return self.generate(mel)
-
     @torch.no_grad()
-    def generate(self, mel: Mel, seeds: Sequence[int] = (0,)) -> Wave:
+    def forward(self, mel: Mel, seeds: Sequence[int] = (0,)) -> Wave:
         """Generate frames · hop samples; row i starts from random phases seeded by ``seeds[i]``."""
         return torch.cat(list(self.stream(mel.split(self.phases.config.block, dim=-1), seeds)), dim=-1)
 
@@ -235,7 +224,7 @@ class GriffinLim(FromMagnitudes):
         self.register_buffer("filters", filters, persistent=False)
         inverse = torch.linalg.pinv(filters.double()).float()
         self.register_buffer("inverse", inverse, persistent=False)
-        self.phases = PhaseRetrieval(config, _window(mel), hop=mel.hop, padding=mel.padding)
+        self.phases = PhaseRetrieval(config, mel_window(mel), hop=mel.hop, padding=mel.padding)
         self.curvature = float(torch.linalg.matrix_norm(filters.double(), 2)) ** 2
 
     filters: Tensor
@@ -269,7 +258,7 @@ class GriffinLim(FromMagnitudes):
         return magnitudes * gain.pow(1 / power)
 
 
-def _window(mel: MelConfig) -> Float[Tensor, "n_fft"]:
+def mel_window(mel: MelConfig) -> Float[Tensor, "n_fft"]:
     """The definition's Hann window, zero-padded to ``n_fft``."""
     window, missing = torch.hann_window(mel.win), mel.n_fft - mel.win
     front = missing if mel.padding == "causal" else missing // 2

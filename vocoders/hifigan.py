@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from vocoders.weight_norm import fold_weight_norm
+from vocoders.weight_norm import Foldable
 
 Features = Float[Tensor, "batch channels time"]
 
@@ -84,7 +84,7 @@ V3_16K = replace(V3, upsample_rates=(5, 8, 4), upsample_kernels=(11, 16, 8))
 V3_24K = replace(V3, n_mels=100, upsample_rates=(6, 10, 4), upsample_kernels=(12, 20, 8))
 
 
-class HiFiGAN(nn.Module):
+class HiFiGAN(Foldable):
     """HiFi-GAN's generator, mel to wave; all convolutions have weight norm until ``fold``."""
 
     def __init__(self, config: HiFiGANConfig = V1) -> None:
@@ -122,10 +122,6 @@ class HiFiGAN(nn.Module):
             blocks = self.resblocks[stage * n_blocks : (stage + 1) * n_blocks]
             x = torch.stack([block(x) for block in blocks]).mean(0)
         return torch.tanh(self.conv_post(F.leaky_relu(x, 0.01)))  # slope .01 as published, .1 elsewhere
-
-    def fold(self) -> "HiFiGAN":
-        """Remove weight norm in place: parameter names change, outputs do not."""
-        return fold_weight_norm(self)
 
 
 def upsampling_halo(ups: Sequence[tuple[int, int, int]], widest: int) -> int:

@@ -1,6 +1,7 @@
 """Load a vocoder from an exported folder, a published checkpoint or a training run."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -8,7 +9,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 from data.frontends import MelConfig
-from engine.checkpoint import checkpoints, export, fill, load_export
+from engine.checkpoint import checkpoints, export, fill, load_weights
 from engine.config import load_config, save_config
 from engine.torch_files import read_torch_file
 from engine.user_error import UserError
@@ -136,20 +137,15 @@ def from_folder(folder: Path, fold: bool = True) -> Vocoder:
     if (folder / "progress.json").is_file():
         raise UserError(f"{folder} is one checkpoint of a training run: name the run, {folder.parent.parent}")
     if (folder / "model.safetensors").is_file() or (folder / "config.json").is_file():
-        if _is_griffin_lim(folder):
-            return Vocoder(load_config(VocoderConfig, folder / "config.json"))
-        config, state = load_export(folder, VocoderConfig)
-        return _filled(config, state, folder / "model.safetensors", fold)
+        config, weights = load_config(VocoderConfig, folder / "config.json"), folder / "model.safetensors"
+        if isinstance(config.network, GriffinLimConfig):
+            return Vocoder(config)
+        return _filled(config, load_weights(weights), weights, fold)
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))[:4]
     raise UserError(
         f"{folder} holds no vocoder (config.json and model.safetensors) and no training run; found "
         f"{', '.join(names) or 'nothing'}: give the path of the file itself if the weights are published ones"
     )
-
-
-def _is_griffin_lim(folder: Path) -> bool:
-    network = configs.read_json(folder / "config.json").get("network")
-    return isinstance(network, dict) and network.get("kind") == GriffinLimConfig.__name__
 
 
 def _griffin_lim(weights: object, config: Any, mel: MelConfig | str | None) -> Vocoder:
@@ -158,12 +154,11 @@ def _griffin_lim(weights: object, config: Any, mel: MelConfig | str | None) -> V
             "griffin_lim has no weights: leave them out and give the mel definition (mel=, --mel)"
         )
     match config:
-        case None:
-            return Vocoder(VocoderConfig(mel=_definition(mel) or MelConfig()))
         case VocoderConfig(network=GriffinLimConfig()):
             return Vocoder(config)
-        case GriffinLimConfig():
-            return Vocoder(VocoderConfig(mel=_definition(mel) or MelConfig(), network=config))
+        case None | GriffinLimConfig():
+            network = config or GriffinLimConfig()
+            return Vocoder(VocoderConfig(mel=_definition(mel) or MelConfig(), network=network))
         case MelConfig():
             return Vocoder(VocoderConfig(mel=config))
     raise UserError(f"griffin_lim takes a GriffinLimConfig, not {type(config).__name__}")
@@ -203,19 +198,13 @@ def describe(
         described = shapes.from_shapes(name, state, where)
     else:
         _of_kind(name, config)
-        described = configs.Described(config, _definition(mel) or _fitting(name, config))
-    return VocoderConfig(
-        mel=_definition(mel) or described.mel,
-        network=described.network,
-        gain=described.gain,
-        pre_emphasis=described.pre_emphasis,
-    )
+        described = VocoderConfig(mel=_definition(mel) or _fitting(name, config), network=config)
+    return replace(described, mel=_definition(mel) or described.mel)
 
 
 def _fitting(name: str, network: Any) -> MelConfig:
     """The mel definition published with this kind of network, or a known one with its hop and bands."""
-    candidates = [DEFINITIONS[name]] if name in DEFINITIONS else []
-    for known in [*candidates, *DEFINITIONS.values()]:
+    for known in (DEFINITIONS.get(name, MelConfig()), *DEFINITIONS.values()):
         if (known.hop, known.n_mels) == (network.hop, network.n_mels):
             return known
     raise UserError(

@@ -31,6 +31,11 @@ DEFINITIONS: dict[str, MelConfig] = {
 """Mel definitions by name: those of ``data.frontends`` and those used only by published vocoders."""
 
 
+def is_mel(path: Path) -> bool:
+    """Whether a file is a mel, by its extension."""
+    return path.suffix.lower() in EXTENSIONS
+
+
 def definition_name(mel: MelConfig) -> str:
     """The definition's name, or its differences from HiFi-GAN's definition."""
     name = next((name for name, known in DEFINITIONS.items() if known == mel), None)

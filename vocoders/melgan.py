@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from vocoders.hifigan import Features, upsampling_halo
-from vocoders.weight_norm import fold_weight_norm
+from vocoders.weight_norm import Foldable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ MELGAN_16K = MelGANConfig(ratios=(5, 4, 4, 2))
 MELGAN_24K = MelGANConfig(n_mels=100, ratios=(6, 5, 4, 2))
 
 
-class MelGAN(nn.Module):
+class MelGAN(Foldable):
     """MelGAN's generator, mel to wave; all convolutions have weight norm until ``fold``.
 
     The mel needs more than 3 frames, because its edges are padded by reflection.
@@ -79,10 +79,6 @@ class MelGAN(nn.Module):
 
     def forward(self, mel: Float[Tensor, "batch n_mels frames"]) -> Float[Tensor, "batch 1 samples"]:
         return self.model(mel)
-
-    def fold(self) -> "MelGAN":
-        """Remove weight norm in place: parameter names change, outputs do not."""
-        return fold_weight_norm(self)
 
 
 class ResidualBlock(nn.Module):

@@ -8,8 +8,7 @@ with Vocos' blocks).
 
 from dataclasses import dataclass, field
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from data.frontends import MelConfig
 from engine.user_error import UserError
@@ -68,17 +67,3 @@ class NeuralGriffinLim(FromMagnitudes):
     def magnitudes(self, mel: Mel) -> Magnitudes:
         """The mean magnitudes, scaled to match the mel's bands."""
         return self.griffin_lim.matched(self.log_magnitudes(mel)[0].exp(), mel)
-
-
-def negative_log_likelihood(
-    mean: Magnitudes, log_deviation: Magnitudes, magnitudes: Float[Tensor, "batch frames bins"], floor: float
-) -> Float[Tensor, ""]:
-    """Negative log-likelihood of Gaussian log-magnitudes; those far below ``floor`` hardly count."""
-    error = (mean.exp() + floor).log() - (magnitudes + floor).log()
-    return (0.5 * (error / log_deviation.exp()).square() + log_deviation).mean()
-
-
-def spectral_convergence(made: Magnitudes, magnitudes: Magnitudes) -> Float[Tensor, ""]:
-    """Relative error of a spectrogram in the Frobenius norm (Arık et al. 2018, arXiv:1808.06719)."""
-    error, size = ((x.square().sum((1, 2)) + 1e-9).sqrt() for x in (made - magnitudes, magnitudes))
-    return (error / size).mean()

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from data.frontends import LogMel, MelConfig
+from data.frontends import LogMel, MelConfig, edges
+from vocoders.griffin_lim import mel_window
 
 WavePiece = Float[Tensor, "batch 1 _"]
 MelPiece = Float[Tensor, "batch n_mels _"]
@@ -53,11 +54,9 @@ def mels_of_blocks(blocks: Iterable[WavePiece], config: MelConfig) -> Iterator[M
 
     The wave is padded with silence to whole hops, and to the minimum length for reflecting its edges.
     """
-    log_mel = LogMel(replace(config, padding="none"))
-    if config.padding == "causal":  # the window is at the transform's end
-        log_mel = LogMel(replace(config, padding="none", win=config.n_fft))
-        log_mel.window = F.pad(torch.hann_window(config.win), (config.n_fft - config.win, 0))
-    before, after = _edges(config)
+    log_mel = LogMel(replace(config, padding="none", win=config.n_fft))
+    log_mel.window = mel_window(config)
+    before, after = edges(config.n_fft, config.hop, config.padding)
     waiting: list[Tensor] = []
     length, total, begun = 0, 0, False
     for block in blocks:
@@ -96,20 +95,6 @@ def de_emphasised(pieces: Iterable[WavePiece], pre_emphasis: float, gain: float)
             past = window[..., window.shape[-1] - n_taps + 1 :]
             piece = F.conv1d(window, powers[None, None].to(piece))
         yield piece / gain if gain != 1 else piece
-
-
-def _edges(config: MelConfig) -> tuple[int, int]:
-    """Samples by which ``data.frontends.stft`` extends a wave at its front and end."""
-    whole = config.n_fft - config.hop
-    match config.padding:
-        case "same":
-            return whole // 2, whole - whole // 2
-        case "center":
-            return config.n_fft // 2, config.n_fft // 2
-        case "causal":
-            return whole, 0
-        case "none":
-            return 0, 0
 
 
 def _extended(wave: Tensor, before: int, after: int, mode: str) -> Tensor:

@@ -16,8 +16,8 @@ converted, 1 if some were skipped, 2 if none was converted.
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,15 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
-from data.audio import Writer, blocks
+from data.audio import EXTENSIONS, READ_ONLY, Writer, blocks, info, resampled_length
 from data.audio.destinations import plan, protect
+from data.audio.reading import files_under
+from data.frontends import MelConfig
 from engine.arguments import Arguments
 from engine.outcome import end, leaving_out, note_replaced
 from engine.user_error import UserError, at_least, exits_cleanly, printable
+from vocoders import mel_files
 from vocoders.griffin_lim import FromMagnitudes
-from vocoders.inputs import Job, examine, files_in, is_mel
 from vocoders.loading import load_vocoder
 from vocoders.mel_files import read_mel, save_mel
 from vocoders.streaming import Window, mels_of_blocks
@@ -48,6 +50,20 @@ BLOCK_S = 4.0
 """Block in which recordings are read, s."""
 LONGEST_S = 60.0
 """Longest source that is batched, s; longer ones are processed one by one, in pieces."""
+READ_SAMPLES = 1 << 18
+"""Block in which the length of recordings is checked, in samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One recording or mel to convert to a wave."""
+
+    source: Path
+    out: Path
+    samples: int
+    """Samples of the output."""
+    frames: int
+    """Mel frames; for a recording, its length in hops, rounded up."""
 
 
 @exits_cleanly
@@ -59,12 +75,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     vocoder = load_vocoder(args.vocoder, args.weights, args.config, mel=args.mel, device=_device(args.device))
     args.options = options_for(vocoder, args)
     if args.save_mel:
-        protect([_mel_beside(out) for _, out in pairs], [source for source, _ in pairs])
+        protect([out.with_suffix(".npz") for _, out in pairs], [source for source, _ in pairs])
     if args.skip_existing:
         pairs = [(source, out) for source, out in pairs if not out.exists()]
     jobs = examine(pairs, vocoder.mel, left_out)
     if jobs:
-        note_replaced(args.out, _mel_beside(args.out) if args.save_mel else None)
+        note_replaced(args.out, args.out.with_suffix(".npz") if args.save_mel else None)
 
     began, done = time.monotonic(), []
     total = sum(job.samples for job in jobs) / vocoder.sample_rate
@@ -131,28 +147,53 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 def options_for(vocoder: Vocoder, args: Namespace) -> dict[str, Any]:
     """The command line's options for ``Vocoder.stream``; refuses those that the vocoder does not have."""
     options: dict[str, Any] = {"denoise": args.denoise} if args.denoise else {}
-    if isinstance(vocoder.network, WaveNet | MelWaveNet):
-        given = {"way": args.sampler, "temperature": args.temperature, "top_p": args.top_p}
-        given = {name: value for name, value in given.items() if value is not None}
-        if given:
-            usual = getattr(vocoder.network.config, "sampler", Sampler())
-            options["sampler"] = replace(usual, **given)
-    else:
-        given = {"temperature": args.temperature, "sampler": args.sampler, "top_p": args.top_p}
-        options.update({name: value for name, value in given.items() if value is not None})
+    given = {"temperature": args.temperature, "sampler": args.sampler, "top_p": args.top_p}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and isinstance(vocoder.network, WaveNet | MelWaveNet):
+        usual = getattr(vocoder.network.config, "sampler", Sampler())
+        given["way"] = given.pop("sampler", usual.way)
+        given = {"sampler": replace(usual, **given)}
+    options |= given
     if args.speaker is not None:
         options["speaker"] = args.speaker
     vocoder.check_options(options)
     if isinstance(vocoder.network, WaveNet):
         known = vocoder.network.config.global_
-        n_speakers = 0 if known is None else known.n_speakers
-        if n_speakers and args.speaker not in range(n_speakers):
+        if known is not None and args.speaker not in range(known.n_speakers):
             raise UserError(
-                f"--speaker must be a number from 0 to {n_speakers - 1}: this WaveNet has several speakers"
+                f"--speaker must be a number from 0 to {known.n_speakers - 1}: this WaveNet has several "
+                "speakers"
             )
-        if not n_speakers and args.speaker is not None:
+        if known is None and args.speaker is not None:
             raise UserError("--speaker needs a WaveNet with several speakers: omit it for this one")
     return options
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Every recording and mel in a folder, at any depth."""
+    sources = files_under(folder, (*EXTENSIONS, *READ_ONLY, *mel_files.EXTENSIONS))
+    if not sources:
+        raise UserError(f"{folder} holds neither recordings nor mels (.npy, .npz)")
+    return sources
+
+
+def examine(pairs: Iterable[tuple[Path, Path]], mel: MelConfig, left_out: list[str]) -> list[Job]:
+    """Read every source to its end, so that unusable ones are reported before any output is written."""
+    jobs = []
+    for source, out in pairs:
+        with leaving_out(left_out):
+            if mel_files.is_mel(source):
+                frames = read_mel(source, mel).shape[-1]
+                samples = frames * mel.hop
+            else:
+                sample_rate = info(source).sample_rate
+                n_samples = sum(block.shape[-1] for block in blocks(source, None, READ_SAMPLES))
+                samples = resampled_length(n_samples, sample_rate, mel.sample_rate)
+                frames = -(-samples // mel.hop)
+                if samples == 0:
+                    raise UserError(f"{source} is too short: it has no samples at {mel.sample_rate} Hz")
+            jobs.append(Job(source=source, out=out, samples=samples, frames=frames))
+    return jobs
 
 
 def _device(name: str) -> str:
@@ -175,7 +216,7 @@ def grouped(jobs: Sequence[Job], batch: int, longest_samples: int) -> Iterator[l
 
 def pieces_of(vocoder: Vocoder, job: Job) -> Iterator[Mel]:
     """A source's mel, in pieces if it is computed from a recording."""
-    if is_mel(job.source):
+    if mel_files.is_mel(job.source):
         yield read_mel(job.source, vocoder.mel)
         return
     rate = vocoder.sample_rate
@@ -187,17 +228,11 @@ def synthesize(vocoder: Vocoder, job: Job, args: Namespace, done: Callable[[floa
 
     Memory does not grow with the source's length (except with --save-mel, which holds the mel).
     """
-    mel_pieces: list[Tensor] = []
-
-    def recorded() -> Iterator[Tensor]:
-        for piece in pieces_of(vocoder, job):
-            if args.save_mel:
-                mel_pieces.append(piece)
-            yield piece
-
-    missing = job.samples
+    missing, pieces = job.samples, pieces_of(vocoder, job)
+    if args.save_mel:
+        pieces = list(pieces)
     with Writer(job.out, vocoder.sample_rate) as writer:
-        for wave in vocoder.stream(recorded(), seed=[args.seed], **args.options):
+        for wave in vocoder.stream(pieces, seed=[args.seed], **args.options):
             wave = wave[..., :missing].cpu()
             missing -= wave.shape[-1]
             writer.write(wave[0])
@@ -205,7 +240,7 @@ def synthesize(vocoder: Vocoder, job: Job, args: Namespace, done: Callable[[floa
         # Mel definitions without padding have fewer frames than the recording has hops.
         writer.write(torch.zeros(1, missing))
     if args.save_mel:
-        save_mel(_mel_beside(job.out), torch.cat(mel_pieces, dim=-1), vocoder.mel)
+        save_mel(job.out.with_suffix(".npz"), torch.cat(list(pieces), dim=-1), vocoder.mel)
 
 
 def synthesize_together(
@@ -218,7 +253,7 @@ def synthesize_together(
         with Writer(job.out, vocoder.sample_rate) as writer:
             writer.write(F.pad(wave.cpu()[0], (0, job.samples - wave.shape[-1])))
         if args.save_mel:
-            save_mel(_mel_beside(job.out), mel, vocoder.mel)
+            save_mel(job.out.with_suffix(".npz"), mel, vocoder.mel)
         done(job.samples / vocoder.sample_rate)
 
 
@@ -246,10 +281,6 @@ def together(vocoder: Vocoder, mels: Sequence[Mel], *, seed: int = 0, **options:
             result[..., kept * vocoder.hop :] = vocoder.make(window, [seed], options)
         results.append(result)
     return results
-
-
-def _mel_beside(out: Path) -> Path:
-    return out.with_suffix(".npz")
 
 
 if __name__ == "__main__":

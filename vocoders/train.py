@@ -9,6 +9,7 @@ takes the folder of an exported vocoder or the name of a packaged one (``release
 
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -21,7 +22,7 @@ from data.recordings import end_training
 from data.rows import names_shards, split_rows
 from data.shards import first_rows
 from engine import loop as loops
-from engine.checkpoint import checkpoints, fill, load_export, load_weights, newest_checkpoint
+from engine.checkpoint import checkpoints, fill, load_weights, newest_checkpoint
 from engine.config import cli, differences, load_config
 from engine.loop import Task, accelerator, fit
 from engine.user_error import UserError, exits_cleanly
@@ -35,7 +36,7 @@ from vocoders.tasks.predicted_mels import PredictedMels
 from vocoders.tasks.presets import PRESETS
 from vocoders.tasks.waveglow import WaveGlowTask, WaveGlowTaskConfig
 from vocoders.tasks.wavenet import WaveNetTask, WaveNetTaskConfig
-from vocoders.vocoder import VocoderConfig, build_network
+from vocoders.vocoder import VocoderConfig
 from vocoders.weight_norm import unfold
 
 
@@ -55,10 +56,7 @@ def begin_from(modules: Mapping[str, nn.Module], config: TrainConfig) -> None:
     averaged = False
     if (exported := exported_init(config.init)) is not None:
         check_fit(exported, config)
-        vocoder, state = load_export(exported, VocoderConfig)
-        folded = build_network(vocoder.network, vocoder.mel).fold()
-        fill(folded, state, exported / "model.safetensors")
-        unfold(folded, modules["network"])
+        unfold(loading.from_folder(exported).network, modules["network"])
     elif (folder := newest_checkpoint(Path(config.init))) is not None:
         for name, module in modules.items():
             if (path := folder / f"{name}.safetensors").exists():
@@ -112,31 +110,24 @@ def build(config: TrainConfig, validation: list[Wave]) -> Task:
 
 def validation_waves(config: TrainConfig) -> list[Wave]:
     """Validation recordings, evenly spaced in the validation split, or in the training split without one."""
+    data, mel, waves = config.data, config.mel, []
     with TemporaryDirectory() as folder:
-        return _waves(config, Path(folder))
-
-
-def _waves(config: TrainConfig, folder: Path) -> list[Wave]:
-    rows_of = split_rows
-    if names_shards(config.data.path):
-        rows_of = lambda place, split: first_rows(place, split, folder)  # noqa: E731
-    try:
-        rows = rows_of(config.data.path, "validation")
-    except UserError:
-        rows = rows_of(config.data.path, config.data.split)
-    every = max(len(rows) // max(config.n_validation, 1), 1)
-    rate = config.mel.sample_rate
-    n_samples = round(config.validation_seconds * config.mel.frame_rate) * config.mel.hop
-    waves = []
-    for row in rows[::every][: config.n_validation]:
+        rows_of = partial(first_rows, folder=Path(folder)) if names_shards(data.path) else split_rows
         try:
-            wave = excerpt(row.path, 0, n_samples, rate)
-        except AudioError as error:
-            warnings.warn(f"not scored: {error}", stacklevel=2)
-            continue
-        whole = wave.shape[-1] // config.mel.hop * config.mel.hop
-        if whole >= config.mel.n_fft:
-            waves.append(wave[..., :whole])
+            rows = rows_of(data.path, "validation")
+        except UserError:
+            rows = rows_of(data.path, data.split)
+        every = max(len(rows) // max(config.n_validation, 1), 1)
+        n_samples = round(config.validation_seconds * mel.frame_rate) * mel.hop
+        for row in rows[::every][: config.n_validation]:
+            try:
+                wave = excerpt(row.path, 0, n_samples, mel.sample_rate)
+            except AudioError as error:
+                warnings.warn(f"not scored: {error}", stacklevel=2)
+                continue
+            whole = wave.shape[-1] // mel.hop * mel.hop
+            if whole >= mel.n_fft:
+                waves.append(wave[..., :whole])
     return waves
 
 

@@ -15,6 +15,8 @@ from typing import ClassVar
 if __package__ in (None, ""):  # run as a file: this folder is on the import path, its parent is not
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
+import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from data.batches import Batches
@@ -23,9 +25,10 @@ from engine.config import cli
 from engine.loop import LoopConfig, Task, accelerator, addressing, fit
 from engine.optim import OptimConfig, Player
 from engine.user_error import UserError, exits_cleanly
+from vocoders.tasks.presets import SMALL_WAVENET
 from vocoders.tasks.wavenet import WaveNetTask, WaveNetTaskConfig
 from vocoders.wavenet.conditioning import LocalConfig
-from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw
+from vocoders.wavenet.distributions import Gaussian, MuLaw
 from vocoders.wavenet.network import GlobalConfig, WaveNetConfig
 from vocoders.wavenet.phoneme_recogniser import PhonemeRecogniser, PhonemeRecogniserConfig
 from vocoders.wavenet.spoken import SYMBOLS, FeatureConfig, Spoken, SpokenConfig, SpokenCrops
@@ -66,20 +69,18 @@ class PhonemeTask:
     def evaluate(self, step: int) -> dict[str, float]:
         """Frame accuracy on the validation utterances, over all frames and without pauses."""
         self.network.eval()
-        correct, correct_speech, n_frames, n_speech = 0.0, 0.0, 0, 0
-        for utterance in self.validation:
-            wave, phonemes = (
-                x.to(self.network.classify.weight.device) for x in (utterance.wave, utterance.phonemes)
-            )
-            hit = self.network.recognise(wave) == phonemes
-            spoken = phonemes != SYMBOLS.index("")
-            correct, n_frames = correct + float(hit.sum()), n_frames + hit.numel()
-            correct_speech += float(hit[spoken].sum())
-            n_speech += int(spoken.sum())
+        hits, spoken = [], []
+        for utterance in send_to_device(self.validation, self.network.classify.weight.device):
+            hits.append((self.network.recognise(utterance.wave) == utterance.phonemes).flatten().double())
+            spoken.append((utterance.phonemes != SYMBOLS.index("")).flatten())
         self.network.train()
-        if not n_speech:
+        if not any(one.any() for one in spoken):
             return {}
-        return {"frame_accuracy": correct / n_frames, "frame_accuracy_in_speech": correct_speech / n_speech}
+        hit, in_speech = torch.cat(hits), torch.cat(spoken)
+        return {
+            "frame_accuracy": float(hit.mean()),
+            "frame_accuracy_in_speech": float(hit[in_speech].mean()),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,14 +113,8 @@ class SpokenTrainConfig:
 
 
 _FEATURES = FeatureConfig()
-_SPEECH = WaveNetConfig(
-    layers=10,
-    stacks=1,
-    residual=32,
-    gate=64,
-    skip=32,
-    kernel=2,
-    output=MixtureOfLogistics(n=3),
+_SPEECH = replace(
+    SMALL_WAVENET,
     local=LocalConfig(n=_FEATURES.channels, upsampling="repetition", scales=(_FEATURES.hop,), pad=0),
     global_=GlobalConfig(n_speakers=4),
 )

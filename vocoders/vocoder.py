@@ -10,14 +10,13 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor, nn
 
 from data.frontends import LogMel, MelConfig
 from engine.seeding import step_seed
 from engine.user_error import UserError, within
 from vocoders import cpu
-from vocoders.denoiser import Denoiser
 from vocoders.griffin_lim import FromMagnitudes, GriffinLim, GriffinLimConfig
 from vocoders.hifigan import HiFiGAN, HiFiGANConfig
 from vocoders.mel_files import check_definition, check_mel
@@ -43,17 +42,32 @@ NetworkConfig = (
     | MelWaveNetConfig
 )
 NETWORKS: dict[type, type] = {
+    GriffinLimConfig: GriffinLim,
+    NeuralGriffinLimConfig: NeuralGriffinLim,
     HiFiGANConfig: HiFiGAN,
     MelGANConfig: MelGAN,
     VocosConfig: Vocos,
     WaveGlowConfig: WaveGlow,
     WaveNetConfig: WaveNet,
+    MelWaveNetConfig: MelWaveNet,
 }
-
+OPTIONS: dict[type, tuple[str, ...]] = {
+    WaveGlow: ("temperature", "denoise"),
+    HiFiGAN: ("denoise",),
+    MelGAN: ("denoise",),
+    Vocos: ("denoise",),
+    WaveNet: ("sampler", "speaker", "voiced", "backend"),
+    MelWaveNet: ("sampler", "backend"),
+}
+"""Options of ``Vocoder.stream`` by network."""
 SHORTEST_BLOCK = 1024
 """Minimum frames per generated block: small enough for the CPU caches, long compared with the halo."""
 NOISE_BLOCK = 64
 """Frames per noise block; each block is seeded by the seed and its number."""
+DENOISER_FFT = 1024
+"""Length of the denoiser's FFT and window, in samples, as published for WaveGlow."""
+DENOISER_FRAMES = 88
+"""Frames of the zero mel from which a network's constant noise is estimated, as published for WaveGlow."""
 SHORTEST_MEL = 4
 """Minimum frames; the last frame of shorter mels is repeated and the wave is cut: MelGAN reflects three."""
 
@@ -79,21 +93,55 @@ class VocoderConfig:
 
 def build_network(config: NetworkConfig, mel: MelConfig) -> Any:
     """Build the network of a config with random weights; its hop and bands must match the mel definition."""
-    match config:
-        case GriffinLimConfig():
-            network = GriffinLim(config, mel)
-        case NeuralGriffinLimConfig():
-            network = NeuralGriffinLim(config, mel)
-        case MelWaveNetConfig():
-            network = MelWaveNet(config, mel)
-        case _:
-            network = NETWORKS[type(config)](config)
+    kind = NETWORKS[type(config)]
+    network = kind(config, mel) if kind in (GriffinLim, NeuralGriffinLim, MelWaveNet) else kind(config)
     if (network.hop, network.n_mels) != (mel.hop, mel.n_mels):
         raise UserError(
             f"the network has hop {network.hop} and {network.n_mels} bands, the mel definition has "
             f"{mel.hop} and {mel.n_mels}: change one of them to match the other"
         )
     return network
+
+
+Wave = Float[Tensor, "batch 1 samples"]
+
+
+class Denoiser(nn.Module):
+    """Subtracts ``strength`` times the magnitudes of a network's output for a zero mel and zero noise.
+
+    As published for WaveGlow, these are the magnitudes of the output's first STFT frame, centred on the first
+    sample; the STFT has Hann windows of 1024 samples and a hop of a quarter. Phases are unchanged.
+    """
+
+    window: Tensor
+    bias_magnitude: Tensor
+
+    def __init__(self, network: Any) -> None:
+        super().__init__()
+        device = next(network.parameters()).device
+        self.register_buffer("window", torch.hann_window(DENOISER_FFT).to(device), persistent=False)
+        mel, noise = torch.zeros(1, network.n_mels, DENOISER_FRAMES, device=device), None
+        if isinstance(network, WaveGlow):
+            noise = torch.zeros_like(network.noise(1, DENOISER_FRAMES, torch.Generator()), device=device)
+        constant = self._stft(cpu.generate(network, mel, noise))
+        self.register_buffer("bias_magnitude", constant.abs()[0, :, :1])
+
+    @torch.no_grad()
+    def forward(self, wave: Wave, strength: float = 0.1) -> Wave:
+        """Return the denoised wave, with its length unchanged; ``strength`` .1 as published, 0 for none."""
+        if strength == 0:
+            return wave
+        spectrum = self._stft(wave)
+        magnitude = spectrum.abs()
+        # As published: magnitudes after subtraction, floored at 0, with the original phases.
+        scale = (magnitude - strength * self.bias_magnitude).clamp_min(0) / magnitude.clamp_min(1e-30)
+        clean = torch.istft(spectrum * scale, DENOISER_FFT, DENOISER_FFT // 4, window=self.window)
+        return F.pad(clean, (0, wave.shape[-1] - clean.shape[-1]))[:, None].to(wave.dtype)
+
+    def _stft(self, wave: Wave) -> Complex[Tensor, "batch bins frames"]:
+        hop, short = DENOISER_FFT // 4, DENOISER_FFT // 2 + 1 - wave.shape[-1]
+        padded = F.pad(wave.float().squeeze(1), (0, max(short, 0) + -wave.shape[-1] % hop))
+        return torch.stft(padded, DENOISER_FFT, hop, window=self.window, return_complex=True)
 
 
 class Vocoder(nn.Module):
@@ -116,7 +164,7 @@ class Vocoder(nn.Module):
 
     def forward(
         self, mel: Any, *, seed: int | Sequence[int] = 0, definition: MelConfig | None = None, **options: Any
-    ) -> Float[Tensor, "batch 1 samples"]:
+    ) -> Wave:
         """Generate the wave of a log-mel (batch, n_mels, frames): frames · hop samples, without gradient.
 
         Row i's noise is seeded with ``seed + i``, or with entry i of a sequence of seeds (WaveNet: with the
@@ -139,28 +187,24 @@ class Vocoder(nn.Module):
         The wave does not depend on where the mel is cut. ``seed`` has one entry per row.
         """
         self.check_options(options)
-        yield from de_emphasised(
-            self._stream(pieces, seed, options), self.config.pre_emphasis, self.config.gain
-        )
+        waves = self._waves((piece.to(self.device) for piece in pieces), seed, options)
+        yield from de_emphasised(waves, self.config.pre_emphasis, self.config.gain)
 
-    def _stream(
+    def _waves(
         self, pieces: Iterable[MelPiece], seed: Sequence[int], options: dict[str, Any]
     ) -> Iterator[WavePiece]:
-        pieces = (piece.to(self.device) for piece in pieces)
         match self.network:
             case FromMagnitudes():
                 yield from self.network.stream(pieces, seed)
-                return
             case WaveNet():
                 whole = torch.cat(list(pieces), dim=-1)
                 yield from wavenet_pieces(self.network, whole, **self._wavenet_options(whole, options, seed))
-                return
             case MelWaveNet():
                 yield from self.network.pieces(torch.cat(list(pieces), dim=-1), seed=seed[0], **options)
-                return
-        block = max(SHORTEST_BLOCK, 6 * self.network.halo)
-        for window in windows(pieces, block, self.network.halo):
-            yield self.make(window, seed, options)
+            case _:
+                block = max(SHORTEST_BLOCK, 6 * self.network.halo)
+                for window in windows(pieces, block, self.network.halo):
+                    yield self.make(window, seed, options)
 
     def _wavenet_options(self, mel: MelPiece, options: dict[str, Any], seed: Sequence[int]) -> dict[str, Any]:
         """Add the seed, a speaker's number as a tensor, and the voiced frames if the sampler needs them."""
@@ -173,14 +217,7 @@ class Vocoder(nn.Module):
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Refuse options that the network does not have."""
-        known = {
-            WaveGlow: ("temperature", "denoise"),
-            HiFiGAN: ("denoise",),
-            MelGAN: ("denoise",),
-            Vocos: ("denoise",),
-            WaveNet: ("sampler", "speaker", "voiced", "backend"),
-            MelWaveNet: ("sampler", "backend"),
-        }.get(type(self.network), ())
+        known = OPTIONS.get(type(self.network), ())
         for name in options:
             if name not in known:
                 raise UserError(
@@ -196,9 +233,10 @@ class Vocoder(nn.Module):
         if n_frames < SHORTEST_MEL:
             mel = F.pad(mel, (0, SHORTEST_MEL - n_frames), mode="replicate")
         rest = {name: value for name, value in options.items() if name != "denoise"}
-        noise = self._noise(window.start - window.before, mel.shape[-1], seeds)
-        if noise is not None:
-            noise = noise.expand(len(mel), *noise.shape[1:]).to(self.device)
+        noise = None
+        if isinstance(self.network, WaveGlow):
+            noise = self._noise(self.network, window.start - window.before, mel.shape[-1], seeds)
+            noise = noise.expand(len(mel), -1, -1).to(self.device)
         wave = cpu.generate(self.network, mel, noise, **rest)
         if options.get("denoise"):
             if self.denoiser is None:
@@ -207,18 +245,15 @@ class Vocoder(nn.Module):
         start = window.before * self.hop
         return wave[..., start : start + window.frames * self.hop]
 
-    def _noise(self, first: int, n_frames: int, seeds: Sequence[int]) -> Tensor | None:
-        """WaveGlow's noise for these frames, the same in every window; None for other networks."""
-        if not isinstance(self.network, WaveGlow):
-            return None
-        begin, rows = first // NOISE_BLOCK, []
-        blocks = range(begin, (first + n_frames - 1) // NOISE_BLOCK + 1)
+    @staticmethod
+    def _noise(network: WaveGlow, first: int, n_frames: int, seeds: Sequence[int]) -> Tensor:
+        """WaveGlow's noise for these frames, the same in every window."""
+        blocks = range(first // NOISE_BLOCK, (first + n_frames - 1) // NOISE_BLOCK + 1)
+        rows = []
         for seed in seeds:
-            drawn = []
-            for block in blocks:
-                generator = torch.Generator().manual_seed(step_seed(seed, block))
-                drawn.append(self.network.noise(1, NOISE_BLOCK, generator))
+            generators = [torch.Generator().manual_seed(step_seed(seed, block)) for block in blocks]
+            drawn = [network.noise(1, NOISE_BLOCK, generator) for generator in generators]
             rows.append(torch.cat(drawn, dim=-1))
-        whole, skip = torch.cat(rows), first - begin * NOISE_BLOCK
+        whole, skip = torch.cat(rows), first % NOISE_BLOCK
         per_frame = whole.shape[-1] // (NOISE_BLOCK * len(blocks))
         return whole[..., skip * per_frame : (skip + n_frames) * per_frame]

@@ -10,6 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vocoders.weight_norm import Foldable
+
 Features = Float[Tensor, "batch channels frames"]
 LARGEST = 100.0
 """Maximum magnitude of a spectrum, as published."""
@@ -51,7 +53,7 @@ VOCOS_SMALL_16K = replace(VOCOS_16K, channels=256, hidden=768)
 VOCOS_SMALL_24K = replace(VOCOS_24K, channels=256, hidden=768)
 
 
-class Vocos(nn.Module):
+class Vocos(Foldable):
     """Vocos' generator: a mel to the wave's STFT, and that to the wave."""
 
     def __init__(self, config: VocosConfig = VOCOS) -> None:
@@ -66,10 +68,6 @@ class Vocos(nn.Module):
 
     def forward(self, mel: Float[Tensor, "batch n_mels frames"]) -> Float[Tensor, "batch 1 samples"]:
         return self.head(self.backbone(mel))
-
-    def fold(self) -> "Vocos":
-        """Do nothing: there is no weight norm."""
-        return self
 
 
 class Backbone(nn.Module):

@@ -4,7 +4,7 @@ Parameters have the published names: only the weight norm pair is renamed to loa
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from engine.user_error import UserError
-from vocoders.weight_norm import fold_weight_norm
+from vocoders.weight_norm import Foldable
 
 Mel = Float[Tensor, "batch n_mels frames"]
 Wave = Float[Tensor, "batch 1 samples"]
@@ -94,7 +94,7 @@ def negative_log_likelihood(flow: Flow, sigma: float = 1.0) -> Float[Tensor, ""]
     return (z.square().sum() / (2 * sigma**2) - log_s - torch.stack(flow.log_det_W).sum()) / z.numel()
 
 
-class WaveGlow(nn.Module):
+class WaveGlow(Foldable):
     """WaveGlow: wave to noise in training, noise to wave in generation; weight norm until ``fold``."""
 
     def __init__(self, config: WaveGlowConfig = WAVEGLOW) -> None:
@@ -161,7 +161,6 @@ class WaveGlow(nn.Module):
 
     def inverse(self, mel: Mel, z: Groups) -> Wave:
         """Map noise to a wave: the inverse of ``forward``, in plain torch."""
-        self.check_noise(mel, z)
         condition, widths = self.condition(mel, mel.shape[-1] * self.hop), self.config.widths
         x, z = z[:, -widths[-1] :], z[:, : -widths[-1]]
         for k in reversed(range(self.config.n_flows)):
@@ -171,42 +170,27 @@ class WaveGlow(nn.Module):
             if self._is_early(k):
                 cut = z.shape[1] - self.config.n_early_size
                 x, z = torch.cat([z[:, cut:], x], dim=1), z[:, :cut]
-        return unfold(x)
-
-    @torch.no_grad()
-    def generate(
-        self, mel: Mel, noise: Groups | None = None, temperature: float = 0.6
-    ) -> Float[Tensor, "batch 1 samples"]:
-        """Generate from standard normal noise times ``temperature``, the paper's σ, without gradient."""
-        return self.inverse(mel, self.latent(mel, noise, temperature))
+        return x.transpose(1, 2).flatten(1)[:, None]
 
     def latent(self, mel: Mel, noise: Groups | None = None, temperature: float = 0.6) -> Groups:
-        """Checked and scaled noise, the flow's input in ``generate``."""
+        """Standard normal noise times ``temperature``, the paper's σ: the input of ``inverse``."""
+        shape = self._noise_shape(len(mel), mel.shape[-1])
         if noise is None:
-            noise = torch.randn(self._noise_shape(len(mel), mel.shape[-1]), device=mel.device)
-        self.check_noise(mel, noise)
+            noise = torch.randn(shape, device=mel.device)
+        if tuple(noise.shape) != shape:
+            raise UserError(
+                f"noise of shape {tuple(noise.shape)} does not fit a mel of {mel.shape[-1]} frames: "
+                f"it must have shape {shape}, as returned by noise()"
+            )
         return noise.to(mel) * temperature
 
     def noise(self, batch: int, frames: int, generator: torch.Generator) -> Groups:
-        """Draw standard normal noise for ``generate``; it may be cropped in time together with the mel."""
+        """Draw standard normal noise for ``latent``; it may be cropped in time together with the mel."""
         shape = self._noise_shape(batch, frames)
         return torch.randn(shape, generator=generator, device=generator.device)
 
     def _noise_shape(self, batch: int, frames: int) -> tuple[int, int, int]:
         return batch, self.config.n_group, frames * self.hop // self.config.n_group
-
-    def check_noise(self, mel: Mel, z: Groups) -> None:
-        """Raise ``UserError`` if the noise's shape does not fit the mel."""
-        wanted = self._noise_shape(len(mel), mel.shape[-1])
-        if tuple(z.shape) != wanted:
-            raise UserError(
-                f"noise of shape {tuple(z.shape)} does not fit a mel of {mel.shape[-1]} frames: "
-                f"it must have shape {wanted}, as returned by noise()"
-            )
-
-    def fold(self) -> "WaveGlow":
-        """Remove weight norm in place: parameter names change, outputs do not."""
-        return fold_weight_norm(self)
 
 
 class Invertible1x1(nn.Module):
@@ -253,17 +237,18 @@ class Coupling(nn.Module):
             self.res_skip_layers.append(weight_norm(nn.Conv1d(n, 2 * n if i + 1 < n_layers else n, 1)))
         self.end = nn.Conv1d(n, 2 * half, 1)
         nn.init.zeros_(self.end.weight)  # so that a coupling is initially the identity
-        nn.init.zeros_(_bias(self.end))
+        nn.init.zeros_(self.end.bias)  # type: ignore[arg-type]
 
     def forward(self, half: Groups, condition: Float[Tensor, "batch bands steps"]) -> tuple[Groups, Groups]:
         """Return shift and log-scale of the other half."""
         x, n = self.start(half), self.end.in_channels
         conditions = self.cond_layer(condition).chunk(len(self.in_layers), dim=1)
         # The path from skip connections to ``end`` is linear, so that their small product replaces both.
-        end, out = self.end.weight[..., 0], _bias(self.end)[:, None]
-        for dilated, res_skip, local in zip(self.in_layers, self.res_skip_layers, conditions):
+        end, out = self.end.weight[..., 0], self.end.bias[:, None]  # type: ignore[index]
+        layers: Any = zip(self.in_layers, self.res_skip_layers, conditions)
+        for dilated, res_skip, local in layers:
             gates = dilated(x) + local
-            weight, bias = _affine(res_skip)
+            weight, bias = res_skip.weight[..., 0], res_skip.bias
             weight = torch.cat([weight[:-n], end @ weight[-n:]])  # the last layer has no residual half
             bias = torch.cat([bias[:-n], end @ bias[-n:]])
             gated = torch.tanh(gates[:, :n]) * torch.sigmoid(gates[:, n:])
@@ -278,17 +263,3 @@ class Coupling(nn.Module):
 def fold(wave: Wave, n_group: int) -> Groups:
     """Reshape a wave to vectors of ``n_group`` consecutive samples."""
     return wave.squeeze(1).unflatten(-1, (-1, n_group)).transpose(1, 2)
-
-
-def unfold(groups: Groups) -> Wave:
-    return groups.transpose(1, 2).flatten(1)[:, None]
-
-
-def _bias(conv: nn.Conv1d) -> Tensor:
-    assert conv.bias is not None
-    return conv.bias
-
-
-def _affine(conv: nn.Module) -> tuple[Float[Tensor, "outer inner"], Float[Tensor, "outer"]]:
-    assert isinstance(conv, nn.Conv1d)
-    return conv.weight[..., 0], _bias(conv)

@@ -1,6 +1,6 @@
 """Remove weight norm, and load folded weights into a network with weight norm; outputs do not change."""
 
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from torch import nn
@@ -15,6 +15,14 @@ def fold_weight_norm(network: Network) -> Network:
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight")
     return network
+
+
+class Foldable(nn.Module):
+    """A network whose weight norm, if it has any, can be removed."""
+
+    def fold(self) -> Self:
+        """Remove weight norm in place: parameter names change, outputs do not."""
+        return fold_weight_norm(self)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What the vocoders' tests share: published outputs, and a sound with a pitch."""
+"""Fixtures of the vocoders' tests: published outputs, and a harmonic sound."""
 
 import math
 import os

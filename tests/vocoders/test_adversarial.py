@@ -1,4 +1,4 @@
-"""The adversarial task: gradients reach and stop where promised, orders agree, a batch can be learned."""
+"""The adversarial task: update orders, gradients, presets, and learning one batch."""
 
 from dataclasses import replace
 from typing import NamedTuple
@@ -37,7 +37,7 @@ def weights(module) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
-def test_before_the_adversaries_only_the_generator_moves(batch):
+def test_only_the_generator_is_updated_before_adversary_from(batch):
     trained = task(adversary_from=1)
     network, critics = weights(trained.network), weights(trained.discriminators)
     scalars = trained.update(batch, 0)
@@ -48,8 +48,8 @@ def test_before_the_adversaries_only_the_generator_moves(batch):
     assert any((weights(trained.discriminators)[name] != tensor).any() for name, tensor in critics.items())
 
 
-def test_simultaneous_players_take_the_first_step_of_their_own_losses(batch):
-    """From equal weights, the adversaries' first step is the same in every order."""
+def test_first_discriminator_step_is_equal_in_every_order(batch):
+    """From equal weights, the discriminators' first step does not depend on the order."""
     moved = {}
     for order in ("alternating", "kept", "simultaneous"):
         trained = task(order=order)
@@ -59,8 +59,8 @@ def test_simultaneous_players_take_the_first_step_of_their_own_losses(batch):
     assert_close(moved["simultaneous"], moved["alternating"], rtol=1e-4, atol=1e-6)
 
 
-def test_the_published_order_hears_with_the_adversaries_after_their_step(batch):
-    """Against a plain transcription of the algorithm box, with ordinary backward passes and Adam."""
+def test_alternating_order_equals_a_plain_implementation(batch):
+    """Compared with plain backward passes and AdamW: the generator's loss uses the updated discriminators."""
     plain = OptimConfig(lr=1e-3, betas=(0.8, 0.99))
     ours = task(generator=plain, critic=plain, stft=0.0)
     theirs = task(generator=plain, critic=plain, stft=0.0)
@@ -95,19 +95,19 @@ def test_one_batch_can_be_learned(hum, loss):
     assert last < 0.5 * first
 
 
-def test_a_generator_of_another_mel_is_refused():
+def test_generator_with_other_mel_definition_is_refused():
     with pytest.raises(UserError, match=r"the network has hop 160 and 80 bands"):
         Adversarial(TINY.task, replace(TINY.mel, n_mels=40))
 
 
-def test_without_adversaries_there_is_no_game():
+def test_config_without_discriminators_is_refused():
     with pytest.raises(UserError, match="needs a discriminator"):
         AdversarialConfig(periods=None, scales=None)
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_agree_with_themselves(name):
-    """Hop, bands, rate and crop of every preset fit together."""
+def test_preset_hops_bands_and_crops_are_consistent(name):
+    """Crops are whole hops, and networks have the mel's hop and bands."""
     config = PRESETS[name]
     assert config.data.crop_samples % config.mel.hop == 0
     if isinstance(config.task, AdversarialConfig):

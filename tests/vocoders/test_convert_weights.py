@@ -1,4 +1,4 @@
-"""``python -m vocoders.convert_weights``: published files become small exports; mistakes leave nothing."""
+"""``python -m vocoders.convert_weights``: published files become exports; errors write nothing."""
 
 import json
 
@@ -19,17 +19,17 @@ from vocoders.melgan import MelGAN, MelGANConfig
 from vocoders.published.layout import from_published, to_published
 
 
-def complaint(capsys, *argv) -> str:
+def error_message(capsys, *argv) -> str:
     with pytest.raises(SystemExit) as end:
         main([str(word) for word in argv])
-    told = capsys.readouterr().err
+    message = capsys.readouterr().err
     assert end.value.code == 2
-    assert told.startswith("error: ")
-    assert told.count("\n") == 1
-    return told
+    assert message.startswith("error: ")
+    assert message.count("\n") == 1
+    return message
 
 
-def test_a_published_generator_becomes_a_folder_of_ours(published, tmp_path, capsys):
+def test_published_generator_is_converted_to_an_export(published, tmp_path, capsys):
     theirs = published("hifigan_v3_generator")
     torch.save({"generator": theirs["state_dict"]}, tmp_path / "g_1")
     (tmp_path / "config_v3.json").write_text(json.dumps(theirs["config"]))
@@ -42,7 +42,7 @@ def test_a_published_generator_becomes_a_folder_of_ours(published, tmp_path, cap
     assert_close(vocoder.network(theirs["input"]), theirs["output"], rtol=0, atol=1e-5)
 
 
-def test_discriminators_come_along_as_what_training_begins_from(published, tmp_path):
+def test_discriminators_are_converted_to_a_checkpoint(published, tmp_path):
     theirs = published("hifigan_v3_generator")
     critics = {kind: published(f"hifigan_{kind}_tiny")["state_dict"] for kind in ("mpd", "msd")}
     torch.save({"generator": theirs["state_dict"]}, tmp_path / "g_1")
@@ -64,7 +64,7 @@ def test_discriminators_come_along_as_what_training_begins_from(published, tmp_p
     assert load_weights(begin / "network.safetensors").keys() == expected.keys()
 
 
-def test_melgans_files_are_converted(tmp_path):
+def test_melgan_files_are_converted(tmp_path):
     config = MelGANConfig(channels=2)
     torch.save(to_published(MelGAN(config).state_dict()), tmp_path / "netG.pt")
     critic = build_discriminator(MelGANCriticConfig(channels=4, max_channels=16))
@@ -75,7 +75,7 @@ def test_melgans_files_are_converted(tmp_path):
     torch.nn.ModuleDict({"windows": critic}).load_state_dict(state)
 
 
-def test_an_export_converts_to_itself(tmp_path):
+def test_export_converts_to_itself(tmp_path):
     torch.save(to_published(MelGAN(MelGANConfig(channels=2)).state_dict()), tmp_path / "netG.pt")
     main([str(tmp_path / "netG.pt"), "--vocoder", "melgan", "--out", str(tmp_path / "one")])
     main([str(tmp_path / "one"), "--out", str(tmp_path / "two")])
@@ -83,7 +83,7 @@ def test_an_export_converts_to_itself(tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_mistakes_are_told_and_leave_nothing(tmp_path, capsys):
+def test_user_errors_are_reported_and_write_nothing(tmp_path, capsys):
     file, out = tmp_path / "netG.pt", tmp_path / "out"
     torch.save(to_published(MelGAN(MelGANConfig(channels=2)).state_dict()), file)
     critic = tmp_path / "netD.pt"
@@ -91,15 +91,17 @@ def test_mistakes_are_told_and_leave_nothing(tmp_path, capsys):
         to_published(build_discriminator(MelGANCriticConfig(channels=4, max_channels=16)).state_dict()),
         critic,
     )
-    assert "no weights file" in complaint(capsys, tmp_path / "none.pt", "--out", out)
-    assert "melgan weights, not hifigan" in complaint(capsys, file, "--vocoder", "hifigan", "--out", out)
-    assert "invalid choice" in complaint(capsys, file, "--vocoder", "hifigun", "--out", out)
-    assert "give the generator's file" in complaint(capsys, critic, "--out", out)
-    assert "where discriminators" in complaint(capsys, file, "--discriminators", file, "--out", out)
-    assert "is also the input" in complaint(capsys, tmp_path, "--out", tmp_path)
-    assert "is a file" in complaint(capsys, file, "--out", critic)
-    assert "no published configuration" in complaint(capsys, file, "--config", _json(tmp_path), "--out", out)
-    assert "melgun" in complaint(capsys, tmp_path / "netG.pt", "--mel", "melgun", "--out", out)
+    assert "no weights file" in error_message(capsys, tmp_path / "none.pt", "--out", out)
+    assert "melgan weights, not hifigan" in error_message(capsys, file, "--vocoder", "hifigan", "--out", out)
+    assert "invalid choice" in error_message(capsys, file, "--vocoder", "hifigun", "--out", out)
+    assert "give the generator's file" in error_message(capsys, critic, "--out", out)
+    assert "where discriminators" in error_message(capsys, file, "--discriminators", file, "--out", out)
+    assert "is also the input" in error_message(capsys, tmp_path, "--out", tmp_path)
+    assert "is a file" in error_message(capsys, file, "--out", critic)
+    assert "no published configuration" in error_message(
+        capsys, file, "--config", _json(tmp_path), "--out", out
+    )
+    assert "melgun" in error_message(capsys, tmp_path / "netG.pt", "--mel", "melgun", "--out", out)
     assert not out.exists()
 
 

@@ -1,4 +1,4 @@
-"""Generation by kernels equals the networks' equations: any length, dilation, kernel, number of threads."""
+"""CPU kernels of HiFi-GAN and MelGAN equal torch for any length, dilation, kernel and number of threads."""
 
 from dataclasses import replace
 
@@ -55,13 +55,13 @@ def test_equals_forward(networks, name):
 
 
 @pytest.mark.parametrize("name", ["V2", "V3", "MelGAN"])
-def test_tiles_chunks_and_threads_change_nothing(networks, name, monkeypatch):
+def test_output_does_not_depend_on_tiles_or_threads(networks, name, monkeypatch):
     network = networks(name)
     mel = torch.randn(1, network.n_mels, 90)
     expected = cpu.generate(network, mel)
     assert_close(cpu.generate(network, mel), expected, rtol=0, atol=0)
     monkeypatch.setattr(generator, "TILE", 2**14)
-    monkeypatch.setattr(generator, "CHUNK_FRAMES", 40)
+
     assert_close(cpu.generate(network, mel), expected, rtol=0, atol=1e-5)
     n_threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -71,8 +71,8 @@ def test_tiles_chunks_and_threads_change_nothing(networks, name, monkeypatch):
         torch.set_num_threads(n_threads)
 
 
-def test_a_long_wave_costs_per_second_what_a_short_one_does(networks, monkeypatch):
-    """Counted in multiplications: what tiles and chunks compute twice must not grow with the length."""
+def test_cost_per_second_does_not_grow_with_length(networks, monkeypatch):
+    """Multiplications are counted: what tiles compute twice must not grow with the length."""
     counted = [0]
 
     def count(self, source, residual, out, n_out):
@@ -87,7 +87,7 @@ def test_a_long_wave_costs_per_second_what_a_short_one_does(networks, monkeypatc
     assert costs[2_600] < 1.1 * costs[86]
 
 
-def test_changed_weights_are_noticed():
+def test_plan_is_rebuilt_when_weights_change():
     network, mel = HiFiGAN(replace(V2, channels=16)), torch.randn(1, 80, 6)
     before = cpu.generate(network, mel)
     with torch.no_grad():
@@ -99,7 +99,7 @@ def test_changed_weights_are_noticed():
     assert_close(cpu.generate(network, mel), network(mel).detach(), rtol=0, atol=1e-5)
 
 
-def test_what_no_kernel_suits_is_the_networks_own(networks):
+def test_unsupported_networks_run_in_torch(networks):
     network = HiFiGAN(replace(V2, channels=16)).double()
     mel = torch.randn(1, 80, 6, dtype=torch.float64)
     assert cpu.plan(network, mel) is None

@@ -1,11 +1,11 @@
-"""The denoiser: the published definition, written out; what it leaves alone; lengths."""
+"""The denoiser equals the published definition and keeps lengths."""
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from vocoders import cpu
-from vocoders.denoiser import Denoiser
+from vocoders.vocoder import Denoiser
 from vocoders.waveglow import WaveGlow, WaveGlowConfig
 
 CONFIG = WaveGlowConfig(n_mels=6, n_flows=2, n_early_every=1, n_layers=2, n_channels=8, hop=16, window=40)
@@ -26,7 +26,7 @@ def frames(wave: torch.Tensor) -> torch.Tensor:
     return padded.unfold(-1, 1024, 256) * torch.hann_window(1024)
 
 
-def test_it_is_the_published_definition(network):
+def test_denoiser_equals_the_published_definition(network):
     wave = 0.1 * torch.randn(2, 1, 4096)
     silence = network.inverse(torch.zeros(1, 6, 88), torch.zeros(1, 8, 176))
     hum = torch.fft.rfft(frames(silence)).abs()[0, 0]
@@ -43,14 +43,14 @@ def test_it_is_the_published_definition(network):
 
 
 @pytest.mark.parametrize("samples", [1, 100, 1023, 1024, 5000, 5120])
-def test_lengths_are_kept_and_strength_0_changes_nothing(network, samples):
+def test_length_is_kept_and_strength_0_changes_nothing(network, samples):
     wave, denoise = torch.randn(1, 1, samples), Denoiser(network)
     assert denoise(wave, 0.1).shape == wave.shape
     assert torch.equal(denoise(wave, 0.0), wave)
     assert_close(denoise(wave, 1e-9), wave, rtol=0, atol=1e-4)
 
 
-def test_the_networks_own_silence_becomes_quiet(network):
+def test_constant_noise_of_the_network_is_removed(network):
     mel, noise = torch.zeros(1, 6, 640), torch.zeros(1, 8, 1280)
     hum = cpu.generate(network, mel, noise)
     assert Denoiser(network)(hum, 1.0)[..., 2048:-2048].abs().max() < 0.1 * hum.abs().max()

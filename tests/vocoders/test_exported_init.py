@@ -1,4 +1,4 @@
-"""Training on from an exported vocoder: it begins as the exported one sounds, and mistakes are told."""
+"""Training from an exported vocoder (``--init``): initial weights, and errors for unsuitable exports."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ def exported(folder, network=TINY.task.network, mel=SPEECH, **more):
 
 
 @pytest.mark.parametrize("network", [TINY.task.network, MELGAN], ids=["hifigan", "melgan"])
-def test_training_begins_where_the_exported_vocoder_ended(tmp_path, network):
+def test_training_starts_from_the_exported_weights(tmp_path, network):
     folder = exported(tmp_path / "export", network)
     task = build(replace(TINY, task=replace(TINY.task, network=network), init=str(folder)), [])
     mel = torch.randn(1, 80, 20) - 5
@@ -42,7 +42,7 @@ def test_training_begins_where_the_exported_vocoder_ended(tmp_path, network):
     assert any(name.endswith("weight.original0") for name, _ in task.modules["network"].named_parameters())
 
 
-def test_the_word_released_is_the_vocoder_of_the_package(tmp_path, monkeypatch):
+def test_init_released_loads_the_packaged_vocoder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(loading, "RELEASED", exported(tmp_path / "package"))
     task = build(replace(TINY, init="released"), [])
@@ -51,7 +51,7 @@ def test_the_word_released_is_the_vocoder_of_the_package(tmp_path, monkeypatch):
         assert_close(task.modules["network"](mel), load_vocoder("released")(mel), rtol=0, atol=1e-5)
 
 
-def test_the_preset_for_a_cpu_trains_on_from_what_is_released():
+def test_hifigan_small_starts_from_released_hifigan():
     if not (loading.RELEASED.parent / "released_hifigan" / "config.json").is_file():
         pytest.skip("no vocoder is released with this copy")
     build(replace(PRESETS["hifigan_small"], init="released_hifigan"), [])
@@ -77,13 +77,13 @@ def test_the_preset_for_a_cpu_trains_on_from_what_is_released():
     ],
     ids=["size", "network", "mel", "gain", "griffin_lim", "nothing"],
 )
-def test_what_cannot_be_trained_on_from_is_told(tmp_path, make, sentence):
+def test_unsuitable_init_is_refused(tmp_path, make, sentence):
     make(tmp_path / "export")
     with pytest.raises(UserError, match=sentence):
         build(replace(TINY, init=str(tmp_path / "export")), [])
 
 
-def test_the_command_says_that_the_critics_begin_afresh_and_trains(tmp_path, hum, monkeypatch, capsys):
+def test_command_trains_from_an_export_with_new_discriminators(tmp_path, hum, monkeypatch, capsys):
     for number, f0 in enumerate((110.0, 150.0)):
         save(tmp_path / "speech" / f"{number}.wav", hum(9_000, (f0,)), 16_000)
     folder = exported(tmp_path / "export")

@@ -1,4 +1,4 @@
-"""Neural Griffin-Lim: learns magnitudes, keeps to the mel's bands, and streams."""
+"""Neural Griffin-Lim: training, matching of mel bands, streaming, and errors."""
 
 from dataclasses import replace
 
@@ -14,8 +14,8 @@ from engine.optim import OptimConfig
 from engine.user_error import UserError
 from vocoders import load_vocoder
 from vocoders.griffin_lim import GriffinLimConfig
-from vocoders.neural_griffin_lim import NeuralGriffinLim, NeuralGriffinLimConfig, spectral_convergence
-from vocoders.tasks.magnitudes import MagnitudesTask, MagnitudesTaskConfig
+from vocoders.neural_griffin_lim import NeuralGriffinLim, NeuralGriffinLimConfig
+from vocoders.tasks.magnitudes import MagnitudesTask, MagnitudesTaskConfig, spectral_convergence
 from vocoders.vocoder import Vocoder, VocoderConfig
 
 MEL = MelConfig(sample_rate=8_000, n_fft=256, win=256, hop=64, n_mels=20, f_max=4_000.0)
@@ -37,7 +37,7 @@ def batch(step: int = 0) -> Batch:
     return Batch(waves(), waves(), nobody, nobody)
 
 
-def test_it_learns_what_least_squares_smear():
+def test_training_improves_on_least_squares_magnitudes():
     task = MagnitudesTask(CONFIG, MEL, [waves(1)])
     first = task.update(batch(), 0)
     for step in range(1, 80):
@@ -63,7 +63,7 @@ def test_resume_is_exact(tmp_path):
 
 @pytest.mark.parametrize("power", [1, 2])
 @pytest.mark.parametrize("log", ["ln", "log10"])
-def test_magnitudes_keep_to_the_mels_bands(power, log):
+def test_magnitudes_match_the_mel_bands(power, log):
     definition = replace(MEL, power=power, log=log)
     network, mel = NeuralGriffinLim(NETWORK, definition), LogMel(definition)(waves())
     torch.nn.init.normal_(network.out.bias, std=0.3)
@@ -77,7 +77,7 @@ def test_magnitudes_keep_to_the_mels_bands(power, log):
     assert errors[0] < 0.7 * errors[1]
 
 
-def test_where_a_mel_is_cut_makes_no_difference_and_its_export_speaks_alike(tmp_path):
+def test_pieces_and_exports_give_the_same_wave(tmp_path):
     vocoder = Vocoder(VocoderConfig(mel=MEL, network=NETWORK)).eval()
     mel = LogMel(MEL)(waves(1).repeat(1, 1, 3))
     whole = vocoder(mel)
@@ -88,7 +88,7 @@ def test_where_a_mel_is_cut_makes_no_difference_and_its_export_speaks_alike(tmp_
     assert_close(load_vocoder(str(tmp_path))(mel), whole, rtol=0, atol=0)
 
 
-def test_mistakes_are_told():
+def test_user_errors_are_refused():
     with pytest.raises(UserError, match=r"n_blocks=6 see 21 frames .* phases\.overlap=28"):
         NeuralGriffinLimConfig(phases=GriffinLimConfig(overlap=16))
     with pytest.raises(UserError, match=r"80 bands, the mel definition has \d+ and 20"):

@@ -1,8 +1,7 @@
-"""Vocoders by whatever network: any length in flat memory, addressed randomness, refusals in one sentence."""
+"""Vocoders with every kind of network: streaming, seeds, batches, loading, and errors."""
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -19,7 +18,6 @@ from vocoders import vocoder as module
 from vocoders.griffin_lim import GriffinLimConfig
 from vocoders.hifigan import V1_16K, V3_16K
 from vocoders.loading import PACKAGED, released_folder
-from vocoders.mel_files import check_definition, check_mel, read_mel, save_mel
 from vocoders.melgan import MelGANConfig
 from vocoders.streaming import de_emphasised, mels_of_blocks, windows
 from vocoders.synthesize import together
@@ -39,7 +37,7 @@ NETWORKS = {
 }
 
 
-def made(name: str) -> Vocoder:
+def random_vocoder(name: str) -> Vocoder:
     vocoder = Vocoder(VocoderConfig(mel=SPEECH, network=NETWORKS[name]))
     with torch.no_grad():
         for parameter in vocoder.network.parameters():  # zeros at first would hide what is heard
@@ -53,7 +51,7 @@ def mel_of(frames: int, batch: int = 1) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_pieces_equal_the_whole(name, monkeypatch):
-    vocoder, mel = made(name), mel_of(300, 2)  # blocks are 6 halos
+    vocoder, mel = random_vocoder(name), mel_of(300, 2)  # blocks are 6 halos
     monkeypatch.setattr(module, "SHORTEST_BLOCK", 10_000)
     halo = vocoder.network.halo
     mel = mel[..., : 16 * halo + 5]
@@ -64,8 +62,8 @@ def test_pieces_equal_the_whole(name, monkeypatch):
     assert_close(torch.cat(list(pieces), dim=-1), whole, rtol=0, atol=1e-5)
 
 
-def test_noise_is_addressed():
-    vocoder, mel = made("waveglow"), mel_of(70)
+def test_noise_depends_only_on_the_seed():
+    vocoder, mel = random_vocoder("waveglow"), mel_of(70)
     first = vocoder(mel, seed=1)
     assert_close(vocoder(mel, seed=1), first, rtol=0, atol=0)
     assert not torch.allclose(vocoder(mel, seed=2), first)
@@ -75,16 +73,16 @@ def test_noise_is_addressed():
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_batch_of_different_lengths_is_what_each_would_be_alone(name):
-    vocoder = made(name)
+def test_batch_of_different_lengths_equals_single_mels(name):
+    vocoder = random_vocoder(name)
     several = [mel_of(frames) for frames in (3, 120, 1, 77, 120)]
     for mel, wave in zip(several, together(vocoder, several, seed=4)):
         assert_close(wave, vocoder(mel, seed=[4]), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_the_shortest_mels_have_a_wave(name):
-    vocoder = made(name)
+def test_shortest_mels_give_finite_waves(name):
+    vocoder = random_vocoder(name)
     for frames in (1, 2, 4):
         wave = vocoder(mel_of(frames))
         assert wave.shape == (1, 1, frames * 160)
@@ -97,7 +95,7 @@ def test_the_shortest_mels_have_a_wave(name):
     block=st.integers(1, 20),
     halo=st.integers(0, 9),
 )
-def test_windows_cover_a_mel_once_with_all_that_is_around(cuts, block, halo):
+def test_windows_cover_a_mel_once_with_context(cuts, block, halo):
     total = sum(cuts)
     line = torch.arange(total).float().reshape(1, 1, -1)
     at = 0
@@ -117,7 +115,7 @@ def test_windows_cover_a_mel_once_with_all_that_is_around(cuts, block, halo):
     padding=st.sampled_from(["same", "center", "none"]),
     cuts=st.lists(st.integers(1, 6_000), min_size=1, max_size=5),
 )
-def test_a_mel_in_pieces_is_the_whole_waves(name, padding, cuts):
+def test_mel_of_blocks_equals_mel_of_the_whole_wave(name, padding, cuts):
     config = named_mel(name)
     config = config if name.endswith("causal") else replace(config, padding=padding)
     wave = 0.1 * torch.randn(1, 1, sum(cuts) + config.n_fft)
@@ -126,8 +124,8 @@ def test_a_mel_in_pieces_is_the_whole_waves(name, padding, cuts):
     assert_close(torch.cat(list(pieces), dim=-1), whole, rtol=1e-4, atol=1e-4)
 
 
-def test_what_is_exported_is_what_is_loaded(tmp_path):
-    vocoder, mel = made("hifigan"), mel_of(20)
+def test_loaded_export_equals_the_exported_vocoder(tmp_path):
+    vocoder, mel = random_vocoder("hifigan"), mel_of(20)
     before = vocoder(mel)
     export(tmp_path / "kept", vocoder.config, vocoder.network)
     vocoder.network.fold()
@@ -144,13 +142,13 @@ def test_what_is_exported_is_what_is_loaded(tmp_path):
         load_vocoder("hifigan", tmp_path / "folded", mel="hifigan")
 
 
-def test_a_run_is_loaded_at_its_newest_and_averaged_state(tmp_path):
-    network = made("hifigan").network
+def test_run_is_loaded_with_newest_averaged_weights(tmp_path):
+    network = random_vocoder("hifigan").network
     task = AdversarialConfig(network=NETWORKS["hifigan"])
     config = TrainConfig(data=DataConfig(crop_samples=8_000), mel=SPEECH, task=task)
     save_config(config, tmp_path / "config.json")
     draft = draft_folder(tmp_path, 2)
-    modules = {"network": made("hifigan").network, "network_ema": network}
+    modules = {"network": random_vocoder("hifigan").network, "network_ema": network}
     save_checkpoint(draft, modules, {}, config, {"step": 2})
     step = publish(draft, keep=1)
     loaded = load_vocoder(str(tmp_path))
@@ -160,83 +158,7 @@ def test_a_run_is_loaded_at_its_newest_and_averaged_state(tmp_path):
         load_vocoder("hifigan", step)
 
 
-@pytest.mark.parametrize(
-    ("mel", "told"),
-    [
-        (torch.zeros(1, 79, 10), "has 79 bands, the vocoder reads 80"),
-        (torch.zeros(1, 10, 80), "transposed"),
-        (torch.zeros(1, 80, 0), "no frame"),
-        (torch.zeros(80, 10), r"\(80, 10\): it must be \(batch, 80, frames\)"),
-        (torch.zeros(1, 80, 10, dtype=torch.long), "holds int64"),
-        (torch.full((1, 80, 10), float("nan")), "holds NaN"),
-        (torch.full((1, 80, 10), float("-inf")), "holds infinite.*floor"),
-        (torch.full((1, 80, 10), -80.0), "in dB"),
-        (torch.full((1, 80, 10), 200.0), "take its logarithm"),
-        (torch.randn(1, 80, 200).clamp_min(0) - 5, "log10 mel.*multiply by ln 10"),
-        (np.zeros((1, 80, 10)), "torch.from_numpy"),
-    ],
-)
-def test_mels_that_cannot_be_read_are_refused(mel, told):
-    with pytest.raises(UserError, match=told) as raised:
-        check_mel(mel, SPEECH)
-    assert "\n" not in str(raised.value)
-
-
-def test_a_natural_mel_for_a_log10_vocoder_is_recognised():
-    vocoder = Vocoder(VocoderConfig(mel=named_mel("melgan"), network=MelGANConfig(channels=2)))
-    with pytest.raises(UserError, match=r"natural-log mel \(divide by ln 10\)"):
-        vocoder(torch.full((1, 80, 10), -11.5))
-
-
-def test_a_mel_of_another_definition_is_refused_by_name():
-    with pytest.raises(UserError, match=r"'melgan'.*'speech16k'"):
-        made("hifigan")(mel_of(5), definition=named_mel("melgan"))
-    with pytest.raises(UserError, match="n_mels=64"):
-        check_definition(replace(SPEECH, n_mels=64), SPEECH, "it")
-    made("hifigan")(mel_of(5), definition=SPEECH)
-
-
-def test_a_saved_mel_keeps_its_definition(tmp_path):
-    mel = mel_of(5)
-    save_mel(tmp_path / "a.npz", mel, SPEECH)
-    assert_close(read_mel(tmp_path / "a.npz", SPEECH), mel)
-    with pytest.raises(UserError, match=r"a\.npz is a mel 'speech16k'.*'hifigan'"):
-        read_mel(tmp_path / "a.npz", named_mel("hifigan"))
-    np.save(tmp_path / "b.npy", mel[0].numpy())
-    assert_close(read_mel(tmp_path / "b.npy", SPEECH), mel)
-
-
-@pytest.mark.parametrize(
-    ("values", "told"),
-    [
-        (np.zeros((2, 80, 5), np.float32), "save one mel"),
-        (np.zeros(80, np.float32), r"a mel is \(80, frames\)"),
-        (np.zeros((80, 5), int), "holds int64"),
-        (np.zeros((5, 80), np.float32), "transposed"),
-        (np.array([{"a": 1}]), "pickled objects"),
-    ],
-)
-def test_arrays_that_are_no_mels_are_refused(tmp_path, values, told):
-    path = tmp_path / "mel.npy"
-    np.save(path, values, allow_pickle=True)
-    with pytest.raises(UserError, match=told):
-        read_mel(path, SPEECH)
-
-
-@settings(max_examples=15, deadline=None)
-@given(share=st.floats(0, 0.99), kind=st.sampled_from([".npy", ".npz"]))
-def test_truncated_mels_are_refused(tmp_path_factory, share, kind):
-    path = tmp_path_factory.mktemp("cut") / f"mel{kind}"
-    if kind == ".npz":
-        save_mel(path, mel_of(5), SPEECH)
-    else:
-        np.save(path, mel_of(5)[0].numpy())
-    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(UserError, match="cannot be read as a mel"):
-        read_mel(path, SPEECH)
-
-
-def test_griffin_lim_is_a_vocoder():
+def test_griffin_lim_loads_as_a_vocoder():
     vocoder = load_vocoder("griffin_lim", config=GriffinLimConfig(iterations=2), mel="speech16k")
     assert vocoder(mel_of(40)).shape == (1, 1, 6_400)
     assert load_vocoder("griffin_lim").mel == named_mel("hifigan")
@@ -246,7 +168,7 @@ def test_griffin_lim_is_a_vocoder():
         vocoder(mel_of(4), temperature=1.0)
 
 
-def test_names_that_are_none_are_refused(tmp_path, monkeypatch):
+def test_unknown_vocoder_names_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="unknown; choose one of griffin_lim, neural_griffin_lim"):
         load_vocoder("hifigun")
     with pytest.raises(UserError, match="needs weights"):
@@ -264,7 +186,7 @@ def test_names_that_are_none_are_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("name", "rate"), [*zip(PACKAGED, (16_000, 24_000, 16_000))])
-def test_what_comes_with_the_package_copies_a_sound_at_its_rate(buzz, name, rate):
+def test_packaged_vocoders_resynthesise_a_sound(buzz, name, rate):
     vocoder = load_vocoder(name)
     assert vocoder.mel.sample_rate == rate
     weights = released_folder(name) / "model.safetensors"
@@ -274,7 +196,7 @@ def test_what_comes_with_the_package_copies_a_sound_at_its_rate(buzz, name, rate
     assert (copy - mel).abs().mean() < 1.0  # of silence 7
 
 
-def test_network_and_mel_must_agree():
+def test_network_with_other_mel_sizes_is_refused():
     with pytest.raises(UserError, match="change one of them to match"):
         Vocoder(VocoderConfig(mel=named_mel("hifigan"), network=NETWORKS["hifigan"]))
 
@@ -284,7 +206,7 @@ def wavenet() -> Vocoder:
     return Vocoder(VocoderConfig(mel=SPEECH, network=network))
 
 
-def test_wavenet_is_a_vocoder_of_any_length(tmp_path):
+def test_wavenet_works_as_a_vocoder(tmp_path):
     vocoder, mel = wavenet(), mel_of(4, 2)
     options = {"sampler": Sampler(temperature=0.5), "backend": "torch"}
     whole = vocoder(mel, seed=5, **options)
@@ -304,7 +226,7 @@ def test_wavenet_is_a_vocoder_of_any_length(tmp_path):
 
 @given(cuts=st.lists(st.integers(1, 200), min_size=1, max_size=5), amount=st.sampled_from([0.0, 0.5, 0.85]))
 @settings(max_examples=20, deadline=None)
-def test_pre_emphasis_and_gain_are_undone_piece_by_piece(cuts, amount):
+def test_pre_emphasis_and_gain_are_undone_in_pieces(cuts, amount):
     wave = torch.randn(2, 1, sum(cuts))
     shaped = 0.5 * wave
     shaped[..., 1:] -= amount * 0.5 * wave[..., :-1]

@@ -1,4 +1,4 @@
-"""The training command: runs continue exactly, tune to predicted mels, leave a vocoder; mistakes are told."""
+"""The training command: resuming, export, fine-tuning to predicted mels, and errors."""
 
 import sys
 from dataclasses import replace
@@ -63,8 +63,8 @@ def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
     return {path.name: load_weights(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
-def test_a_run_in_two_parts_is_the_run_in_one(corpus, trained, tmp_path):
-    """The break comes where the adversaries do."""
+def test_resumed_run_equals_uninterrupted_run(corpus, trained, tmp_path):
+    """The run is interrupted at the step at which the discriminators start."""
     straight = newest_checkpoint(trained)
     train(config(corpus, tmp_path / "b", steps=2))
     broken = train(config(corpus, tmp_path / "b"))
@@ -72,7 +72,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(corpus, trained, tmp_path):
     assert_close(weights(broken), weights(straight), rtol=0, atol=0)
 
 
-def test_an_exported_run_is_its_averaged_network_folded(corpus, trained, tmp_path, hum):
+def test_exported_run_is_the_averaged_network(corpus, trained, tmp_path, hum):
     from vocoders import load_vocoder
 
     run = config(corpus, trained)
@@ -87,7 +87,7 @@ def test_an_exported_run_is_its_averaged_network_folded(corpus, trained, tmp_pat
     assert vocoder.mel == run.mel
 
 
-def test_samples_and_figures_are_of_validation_recordings(corpus, tmp_path):
+def test_samples_and_scores_use_validation_recordings(corpus, tmp_path):
     run = config(corpus, tmp_path / "run")
     waves = validation_waves(run)
     assert [wave.shape for wave in waves] == [(1, 1, 8_000)]
@@ -101,7 +101,7 @@ def test_samples_and_figures_are_of_validation_recordings(corpus, tmp_path):
 
 
 def predict(corpus, folder, frames=lambda n: n) -> None:
-    """Write mels for the recordings, not quite their own."""
+    """Write mels that differ from the recordings' by a constant."""
     for path in sorted(corpus.parent.glob("speaker*/*.wav")):
         mel = LogMel(TINY.mel)(load(path, 16_000))[0]
         (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def predict(corpus, folder, frames=lambda n: n) -> None:
         )
 
 
-def test_tuning_hears_the_predicted_mel_of_the_same_moment(corpus, tmp_path):
+def test_predicted_mels_are_aligned_with_crops(corpus, tmp_path):
     predict(corpus, tmp_path / "mels")
     pairs = PredictedMels(replace(TINY.data, path=str(corpus)), TINY.mel, tmp_path / "mels", progress=False)
     batch = pairs[Address(0, 3)]
@@ -119,7 +119,7 @@ def test_tuning_hears_the_predicted_mel_of_the_same_moment(corpus, tmp_path):
     assert_close(batch.mel[..., inside], own[..., inside] - 0.5, rtol=0, atol=0.02)
 
 
-def test_tuning_begins_from_a_run(corpus, trained, tmp_path):
+def test_fine_tuning_starts_from_a_run(corpus, trained, tmp_path):
     predict(corpus, tmp_path / "mels")
     tuned = config(
         corpus, tmp_path / "tuned", steps=1, init=str(trained), predicted_mels=str(tmp_path / "mels")
@@ -145,7 +145,7 @@ def test_tuning_begins_from_a_run(corpus, trained, tmp_path):
     ],
     ids=["absent", "transposed", "shorter", "broken"],
 )
-def test_unfit_predicted_mels_are_refused(corpus, tmp_path, spoil, sentence, request):
+def test_invalid_predicted_mels_are_refused(corpus, tmp_path, spoil, sentence, request):
     if "absent" not in request.node.name:
         predict(corpus, tmp_path / "mels")
     spoil(tmp_path / "mels")
@@ -161,17 +161,17 @@ def test_unfit_predicted_mels_are_refused(corpus, tmp_path, spoil, sentence, req
         ({"data": replace(TINY.data, crop_samples=320)}, "shorter than the mel's"),
     ],
 )
-def test_contradictions_are_refused(changes, sentence):
+def test_inconsistent_configs_are_refused(changes, sentence):
     with pytest.raises(UserError, match=sentence):
         replace(TINY, **changes)
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_go_through_json(name):
+def test_presets_survive_json(name):
     assert from_json(TrainConfig, to_json(PRESETS[name]), name) == PRESETS[name]
 
 
-def test_the_command_trains_and_exports(corpus, tmp_path, monkeypatch):
+def test_command_trains_and_exports(corpus, tmp_path, monkeypatch):
     words = [
         *("--preset", "tiny", "--data.path", str(corpus), "--loop.out", str(tmp_path / "run")),
         *("--loop.steps", "3", "--loop.cpu", "--loop.sample-every", "3"),
@@ -182,7 +182,7 @@ def test_the_command_trains_and_exports(corpus, tmp_path, monkeypatch):
     assert list((tmp_path / "run").rglob("events.out.tfevents*"))
 
 
-def test_a_network_without_mels_is_no_vocoder_but_babbles(corpus, tmp_path):
+def test_network_without_mels_generates_with_babble(corpus, tmp_path):
     from vocoders.babble import main as babble
 
     small = replace(PRESETS["wavenet_speakers"].task.network, layers=4, stacks=1, residual=8, gate=16, skip=8)

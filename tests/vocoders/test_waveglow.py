@@ -1,4 +1,4 @@
-"""WaveGlow: equal to the published one, invertible, its likelihood right, in batches and alone."""
+"""WaveGlow: published outputs, invertibility, likelihood, batches, and errors."""
 
 import math
 from dataclasses import replace
@@ -8,8 +8,7 @@ import torch
 from torch.testing import assert_close
 
 from engine.user_error import UserError
-from vocoders import cpu
-from vocoders.published.layout import from_published
+from vocoders import cpu, load_vocoder
 from vocoders.waveglow import (
     WAVEGLOW,
     WAVEGLOW_16K,
@@ -21,27 +20,19 @@ from vocoders.waveglow import (
     negative_log_likelihood,
 )
 
-WAYS = [cpu.generate, WaveGlow.generate]
+
+def plain(network: WaveGlow, mel: torch.Tensor, noise: torch.Tensor, temperature: float = 0.6):
+    """Generation layer by layer, without kernels."""
+    return network.inverse(mel, network.latent(mel, noise, temperature)).detach()
+
+
+WAYS = [cpu.generate, plain]
 SMALL = WaveGlowConfig(n_mels=6, n_flows=4, n_early_every=2, n_layers=3, n_channels=16, hop=16, window=40)
 
 
 def network_of(stored: dict, folded: bool = False) -> WaveGlow:
-    """The network of the published output, its weights renamed."""
-    config, coupling = stored["config"], stored["config"]["WN_config"]
-    network = WaveGlow(
-        WaveGlowConfig(
-            n_mels=config["n_mel_channels"],
-            n_flows=config["n_flows"],
-            n_group=config["n_group"],
-            n_early_every=config["n_early_every"],
-            n_early_size=config["n_early_size"],
-            n_layers=coupling["n_layers"],
-            n_channels=coupling["n_channels"],
-            kernel=coupling["kernel_size"],
-        )
-    )
-    network.load_state_dict(from_published(stored["state_dict"]))
-    return network.fold() if folded else network
+    """The network of the published output."""
+    return load_vocoder("waveglow", stored["state_dict"], fold=folded).network
 
 
 def random_network(config: WaveGlowConfig = SMALL, seed: int = 0) -> WaveGlow:
@@ -83,7 +74,7 @@ def test_published_generation(folded, generate, published):
     assert_close(wave[:, 0], stored["output"]["infer_audio"], rtol=0, atol=1e-5)
 
 
-def test_generation_undoes_the_flow_and_the_flow_generation():
+def test_generation_and_flow_are_inverses():
     network, (mel, wave) = random_network(), example()
     z = network(mel, wave).z
     assert_close(network.inverse(mel, z), wave, rtol=0, atol=1e-4)
@@ -93,7 +84,7 @@ def test_generation_undoes_the_flow_and_the_flow_generation():
 
 
 @pytest.mark.parametrize("n_flows", [1, 3])
-def test_log_determinants_are_those_of_the_jacobian(n_flows):
+def test_log_determinants_equal_the_jacobians(n_flows):
     config = replace(SMALL, n_flows=n_flows, n_early_every=1, hop=8, window=8)
     network, (mel, wave) = random_network(config), example(config, batch=1, frames=2)
     for mix in network.convinv:  # no rotation: their volume counts, too
@@ -105,7 +96,7 @@ def test_log_determinants_are_those_of_the_jacobian(n_flows):
 
 
 @pytest.mark.parametrize("sigma", [1.0, 0.6])
-def test_likelihood_without_couplings_is_a_gaussians(sigma):
+def test_likelihood_without_couplings_is_gaussian(sigma):
     config = replace(SMALL, n_flows=1)
     network, (mel, wave) = WaveGlow(config), example(config)
     matrix = torch.randn(8, 8, generator=torch.Generator().manual_seed(3))
@@ -119,7 +110,7 @@ def test_likelihood_without_couplings_is_a_gaussians(sigma):
     assert_close(loss.double() + constant, exact, rtol=1e-4, atol=1e-4)
 
 
-def test_mixing_begins_as_a_rotation_and_couplings_as_the_identity():
+def test_initial_mixing_is_a_rotation_and_couplings_are_the_identity():
     for width in (2, 4, 8):
         for _ in range(4):
             matrix = Invertible1x1(width).conv.weight[..., 0]
@@ -132,7 +123,7 @@ def test_mixing_begins_as_a_rotation_and_couplings_as_the_identity():
 
 
 @pytest.mark.parametrize("generate", WAYS)
-def test_each_row_of_a_batch_stands_alone(generate):
+def test_rows_of_a_batch_are_independent(generate):
     network, (mel, _) = random_network(), example(batch=3)
     noise = network.noise(3, mel.shape[-1], torch.Generator().manual_seed(2))
     together = generate(network, mel, noise)
@@ -142,7 +133,7 @@ def test_each_row_of_a_batch_stands_alone(generate):
 
 
 @pytest.mark.parametrize("generate", WAYS)
-def test_samples_depend_on_no_frame_beyond_the_halo(generate):
+def test_samples_depend_only_on_frames_within_the_halo(generate):
     network, frames = random_network(), 41
     mel, noise = example(batch=1, frames=frames)[0], network.noise(1, frames, torch.Generator())
     halo, groups = network.halo, network.hop // 8
@@ -174,7 +165,7 @@ def test_one_batch_can_be_learned():
     assert losses[-1] < losses[0] - 1.0
 
 
-def test_generation_follows_its_noise_and_its_weights():
+def test_generation_depends_on_noise_and_current_weights():
     network, (mel, _) = random_network(), example()
     noise = network.noise(2, 9, torch.Generator().manual_seed(2))
     first = cpu.generate(network, mel, noise)
@@ -194,7 +185,7 @@ def test_presets_build(config):
     assert n_parameters > 0
 
 
-def test_the_published_model_has_its_published_size():
+def test_published_model_size():
     with torch.device("meta"):
         network = WaveGlow(WAVEGLOW)
     norms = sum(p.numel() for name, p in network.named_parameters() if name.endswith("original0"))
@@ -202,7 +193,7 @@ def test_the_published_model_has_its_published_size():
     assert network.halo == 100
 
 
-def test_mistakes_are_told():
+def test_user_errors_are_refused():
     network, (mel, wave) = random_network(), example()
     with pytest.raises(UserError, match="multiple"):
         network(mel, wave[..., :-3])

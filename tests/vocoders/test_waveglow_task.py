@@ -1,4 +1,4 @@
-"""WaveGlow's training: it learns, resumes exactly, scores itself; old files load."""
+"""WaveGlow's training: learning, resuming, scores, and predicted mels."""
 
 from dataclasses import replace
 
@@ -11,9 +11,8 @@ from data.frontends import MelConfig
 from engine.loop import LoopConfig, fit
 from engine.optim import OptimConfig
 from engine.user_error import UserError
-from vocoders.published.layout import fuse_old_layout
 from vocoders.tasks.waveglow import WaveGlowTask, WaveGlowTaskConfig
-from vocoders.waveglow import WaveGlow, WaveGlowConfig
+from vocoders.waveglow import WaveGlowConfig
 
 NETWORK = WaveGlowConfig(n_mels=20, n_flows=3, n_early_every=2, n_layers=2, n_channels=8, hop=160, window=320)
 MEL = MelConfig(sample_rate=16_000, n_fft=512, win=512, hop=160, n_mels=20, f_max=8_000.0)
@@ -25,7 +24,7 @@ def batch(step: int) -> Batch:
     return Batch(wave, wave, torch.zeros(2, dtype=torch.long), torch.zeros(2, dtype=torch.long))
 
 
-def test_it_learns_and_scores_itself():
+def test_training_lowers_the_loss_and_is_scored():
     task = WaveGlowTask(CONFIG, MEL, [0.1 * torch.randn(1, 1, 16_000)])
     losses = [task.update(batch(0), step)["loss/network/likelihood"].item() for step in range(30)]
     assert losses[-1] < losses[0] - 0.5
@@ -51,7 +50,7 @@ def test_resume_is_exact(tmp_path):
     assert_close(run("b", 4), straight, rtol=0, atol=0)
 
 
-def test_predicted_mels_are_used_where_given():
+def test_predicted_mels_are_used():
     task = WaveGlowTask(CONFIG, MEL)
     torch.nn.init.normal_(task.network.WN[0].end.weight)
 
@@ -64,40 +63,8 @@ def test_predicted_mels_are_used_where_given():
     assert ours != expected.update(batch(0), 0)["loss/network/likelihood"]
 
 
-def test_mistakes_are_told():
+def test_user_errors_are_refused():
     with pytest.raises(UserError, match="change one of them to match"):
         WaveGlowTask(CONFIG, replace(MEL, n_mels=80))
     with pytest.raises(UserError, match="sigma"):
         replace(CONFIG, sigma=0.0)
-
-
-def split(state: dict[str, torch.Tensor], n: int) -> dict[str, torch.Tensor]:
-    """The weights in the old layout."""
-    old = {}
-    for key, value in state.items():
-        if ".cond_layer." in key:
-            for i, part in enumerate(value.chunk(NETWORK.n_layers)):
-                old[key.replace("cond_layer", f"cond_layers.{i}")] = part
-        elif ".res_skip_layers." in key:
-            old[key.replace("res_skip", "skip")] = value[-n:]
-            if len(value) > n:
-                old[key.replace("res_skip", "res")] = value[:n]
-        else:
-            old[key] = value
-    return old
-
-
-@pytest.mark.parametrize("folded", [False, True])
-def test_the_old_layout_becomes_the_new_one(folded):
-    network = WaveGlow(NETWORK)
-    state = (network.fold() if folded else network).state_dict()
-    old = split(state, NETWORK.n_channels)
-    assert len(old) > len(state)
-    assert_close(fuse_old_layout(old), dict(state), rtol=0, atol=0)
-    assert_close(fuse_old_layout(state), dict(state), rtol=0, atol=0)
-    del old[next(key for key in old if ".res_layers.0" in key)]
-    with pytest.raises(UserError, match="res_layers"):
-        fuse_old_layout(old)
-    del old[next(key for key in old if ".cond_layers.0" in key)]
-    with pytest.raises(UserError, match="missing"):
-        fuse_old_layout(old)

@@ -1,4 +1,4 @@
-"""WaveNet's likelihoods agree with closed forms, nothing sees the future, and everything learns."""
+"""WaveNet: likelihoods equal closed forms, outputs are causal, and batches can be learned."""
 
 import math
 from dataclasses import replace
@@ -58,7 +58,7 @@ def test_softmax_is_cross_entropy():
     assert_close(negative_log_likelihood(MuLaw(levels=16), logits, target), expected)
 
 
-def test_gaussians_are_the_closed_form():
+def test_gaussian_likelihood_equals_the_closed_form():
     wave, parameters = torch.rand(2, 1, 9) * 2 - 1, torch.randn(2, 2, 9)
     normal = torch.distributions.Normal(parameters[:, 0], parameters[:, 1].exp())
     expected = -normal.log_prob(wave[:, 0])
@@ -80,7 +80,7 @@ def test_log_scales_are_clamped(output):
     assert_close(found, negative_log_likelihood(output, at_bound, wave))
 
 
-def test_prediction_moves_means_and_gain_scales():
+def test_prediction_shifts_means_and_gain_scales():
     wave, parameters, gain = torch.randn(1, 1, 5), torch.randn(1, 2, 5), torch.full((1, 1, 5), 0.1)
     moved = predicted(Gaussian(), parameters, wave, gain)
     # Of y = 0.1 e + p the density is that of e, ten times as high.
@@ -97,7 +97,7 @@ def test_decoding_inverts_encoding():
 
 
 @pytest.mark.parametrize("t", [0, 6, 13, 39])
-def test_outputs_depend_on_inputs_up_to_their_own(t):
+def test_outputs_depend_only_on_past_inputs(t):
     network, x = WaveNet(FULL), torch.randn(1, 1, 40, requires_grad=True)
     network(x, torch.randn(1, 3, 5), torch.tensor([1]))[..., t].sum().backward()
     assert x.grad is not None
@@ -136,15 +136,15 @@ def test_gradients_reach_every_parameter(output):
     assert all(name.startswith("conv_layers.3.conv1x1_out") for name in idle), idle
 
 
-def test_pixelcnns_masks_see_the_past_alone_or_the_present_too():
+def test_pixelcnn_masks_include_past_or_present_taps():
     for mask, seen in (("A", [4, 6]), ("B", [4, 6, 8])):
         wave = torch.randn(1, 1, 16, requires_grad=True)
         MaskedConv1d(1, 1, 2, mask, dilation=2)(wave)[..., 8].sum().backward()
         assert wave.grad[0, 0].nonzero().flatten().tolist() == seen
 
 
-def test_the_masked_form_equals_the_shifted_one():
-    """Fed the wave itself, with weights of the network that is fed the wave one sample late."""
+def test_masked_form_equals_the_shifted_form():
+    """The masked network's input is the wave itself, the other's is the wave delayed by one sample."""
     for output in (MixtureOfLogistics(n=2), Gaussian()):
         network = WaveNet(replace(FULL, output=output, context=None)).eval()
         wave, given = torch.rand(2, 1, 40) - 0.5, (torch.randn(2, 3, 5), torch.tensor([0, 2]))
@@ -158,7 +158,7 @@ def test_the_masked_form_equals_the_shifted_one():
         WaveNet(replace(FULL, output=MuLaw())).pixelcnn()
 
 
-def test_the_presets_context_stack_sees_a_second_more_than_its_layers():
+def test_context_preset_has_a_receptive_field_of_a_second():
     network = TASKS["wavenet_context"].network
     assert network.receptive_field == 1024
     assert 16_000 < WaveNet(network).receptive_field < 18_000
@@ -180,7 +180,7 @@ def test_one_batch_can_be_learned(output):
     assert min(losses[-5:]) < losses[0] - 1
 
 
-def test_noise_of_one_step_is_added_while_training_only():
+def test_lsb_noise_is_added_only_in_training():
     network, wave = WaveNet(replace(FULL, lsb_noise=True)), torch.zeros(1, 1, 40)
     given = (torch.randn(1, 3, 5), torch.tensor([0]))
     assert network.loss(wave, *given) != network.loss(wave, *given)
@@ -204,7 +204,7 @@ def test_draws_follow_the_distribution():
     assert waves.std().item() == pytest.approx(0.02 * math.pi / math.sqrt(3), rel=0.04)
 
 
-def test_top_p_and_temperature_narrow_what_is_drawn():
+def test_top_p_and_temperature_narrow_the_draws():
     n = 2_000
     uniforms = Draws(0, 1).next(n)[0, :, 0]
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().expand(n, 4)
@@ -215,13 +215,13 @@ def test_top_p_and_temperature_narrow_what_is_drawn():
     assert colder > (pick(logits, uniforms, torch.ones(n)) == 0).float().mean() + 0.1
 
 
-def test_blocks_draw_the_same_uniforms_as_the_whole():
+def test_uniforms_do_not_depend_on_block_lengths():
     whole, parts = Draws(7, 2).next(50), Draws(7, 2)
     assert (torch.cat([parts.next(size) for size in (1, 16, 33)], dim=1) == whole).all()
     assert (Draws(7, 1).next(50) == whole[:1]).all()
 
 
-def test_mistakes_are_told():
+def test_user_errors_are_refused():
     with pytest.raises(UserError, match="multiple"):
         WaveNetConfig(layers=5, stacks=2)
     with pytest.raises(UserError, match="even"):

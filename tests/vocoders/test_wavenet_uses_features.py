@@ -1,4 +1,4 @@
-"""What a WaveNet is told to say: frames know their phoneme, its neighbours and its length."""
+"""Linguistic features and batches of espeak's speech for WaveNet."""
 
 from dataclasses import replace
 
@@ -24,17 +24,17 @@ from vocoders.wavenet.spoken import (
 )
 
 CONFIG = FeatureConfig()
-SAID = [Phoneme("h", 0.01, 0.05), Phoneme("ɛ", 0.05, 0.15), Phoneme("?", 0.15, 0.2)]
+PHONEMES = [Phoneme("h", 0.01, 0.05), Phoneme("ɛ", 0.05, 0.15), Phoneme("?", 0.15, 0.2)]
 
 
-def test_frames_are_labelled_by_what_is_spoken_in_their_middle():
-    classes = phoneme_classes(SAID, 25, 100.0)
-    said = [SYMBOLS[c] if c < len(SYMBOLS) else "other" for c in classes]
-    assert said == ["", *"hhhh", *"ɛɛɛɛɛɛɛɛɛɛ", *["other"] * 5, *[""] * 5]
+def test_frames_are_labelled_by_the_phoneme_at_their_middle():
+    classes = phoneme_classes(PHONEMES, 25, 100.0)
+    symbols = [SYMBOLS[c] if c < len(SYMBOLS) else "other" for c in classes]
+    assert symbols == ["", *"hhhh", *"ɛɛɛɛɛɛɛɛɛɛ", *["other"] * 5, *[""] * 5]
 
 
-def test_a_frame_knows_its_neighbours_its_place_and_the_pitch():
-    made = features(SAID, torch.full((50,), 150.0), CONFIG)
+def test_features_contain_neighbours_position_and_pitch():
+    made = features(PHONEMES, torch.full((50,), 150.0), CONFIG)
     assert made.shape == (CONFIG.channels, 50)
     before, now, after = (made[i * N_PHONEMES : (i + 1) * N_PHONEMES].argmax(0) for i in range(3))
     assert [SYMBOLS[c[12]] if c[12] < len(SYMBOLS) else "other" for c in (before, now, after)] == [
@@ -49,14 +49,14 @@ def test_a_frame_knows_its_neighbours_its_place_and_the_pitch():
     assert float(length) == pytest.approx(torch.tensor(2.0).log().item())
 
 
-def test_the_pitch_of_a_tone_is_found():
+def test_frame_pitch_of_a_tone():
     tone = 0.3 * torch.sin(torch.arange(16_000) * (2 * torch.pi * 200 / 16_000))[None, None]
     f0 = frame_pitch(tone, CONFIG)
     assert f0.shape == (200,)
     assert_close(f0[20:-20], torch.full((160,), 200.0), atol=2.0, rtol=0)
 
 
-def test_most_of_what_espeak_says_has_a_class():
+def test_espeak_phonemes_have_classes():
     wave, phonemes = speak("The quick brown fox jumps over the lazy dog.", VOICES[1])
     wave = wave[..., : wave.shape[-1] // CONFIG.hop * CONFIG.hop]
     assert speech_features(wave, phonemes, CONFIG).shape[1] == CONFIG.channels
@@ -65,7 +65,7 @@ def test_most_of_what_espeak_says_has_a_class():
     assert len(classes.unique()) > 10
 
 
-def test_spoken_crops_are_aligned_and_follow_from_their_address():
+def test_spoken_crops_are_aligned_and_addressed():
     crops = SpokenCrops(SpokenConfig(n_voices=2, n_sentences=1, crop_samples=1_600, batch=3), progress=False)
     batch = crops[Address(0, 5)]
     assert batch.wave.shape == (3, 1, 1_600)
@@ -76,28 +76,28 @@ def test_spoken_crops_are_aligned_and_follow_from_their_address():
     assert crops.speakers == sorted(voice.name for voice in VOICES[:2])
 
 
-def test_validation_has_sentences_of_its_own():
+def test_validation_sentences_differ_from_training():
     config = SpokenConfig(n_voices=1, n_sentences=2, crop_samples=1_600)
     train, other = (SpokenCrops(replace(config, split=split)) for split in ("train", "validation"))
     lengths = [{u.wave.shape[-1] for u in crops.utterances} for crops in (train, other)]
     assert not lengths[0] & lengths[1]
 
 
-def test_speech_of_unknown_timing_is_refused(tmp_path):
+def test_corpus_without_espeak_voices_is_refused(tmp_path):
     (tmp_path / "manifest.csv").write_text("path,speaker,text\na.wav,somebody,hello\n")
     with pytest.raises(UserError, match="not by a voice of espeak"):
         SpokenCrops(SpokenConfig(path=str(tmp_path)), progress=False)
 
 
-def test_a_text_without_words_is_refused():
+def test_text_without_words_is_refused():
     with pytest.raises(UserError, match="nothing to say"):
         speech_features(torch.zeros(1, 1, 1_600), [], CONFIG)
 
 
-def test_crops_are_whole_frames():
+def test_crops_of_partial_frames_are_refused():
     with pytest.raises(UserError, match="whole number of frames"):
         SpokenConfig(crop_samples=1_601)
 
 
-def test_named_mels_agree_with_the_frames():
+def test_speech16k_hop_is_a_multiple_of_the_feature_hop():
     assert named_mel("speech16k").hop % CONFIG.hop == 0

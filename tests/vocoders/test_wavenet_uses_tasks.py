@@ -1,4 +1,4 @@
-"""WaveNet's tasks and uses: losses count what they say, every use learns, and what is trained speaks."""
+"""WaveNet's training tasks: losses of every signal, learning, streaming, and the speak command."""
 
 import math
 from dataclasses import replace
@@ -52,7 +52,7 @@ def descent(task, batch, steps: int = 10) -> tuple[float, float]:
 
 @pytest.mark.parametrize("signal", SIGNALS)
 @pytest.mark.parametrize("output", [MixtureOfLogistics(n=2), Gaussian(), Gaussian(n=2)])
-def test_every_signal_and_output_learns_to_speak_from_mels(signal, output):
+def test_every_signal_and_output_can_be_trained(signal, output):
     network = MelWaveNetConfig(wavenet=replace(SMALL, output=output), signal=signal)
     task = WaveNetTask(WaveNetTaskConfig(network=network, optim=ADAM), MEL)
     first, last = descent(task, WaveBatch(buzz()))
@@ -60,7 +60,7 @@ def test_every_signal_and_output_learns_to_speak_from_mels(signal, output):
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
-def test_margins_are_heard_but_not_counted(signal):
+def test_margins_are_input_but_not_in_the_loss(signal):
     network = MelWaveNet(MelWaveNetConfig(wavenet=SMALL, signal=signal), MEL).eval()
     wave, other = buzz(), buzz()
     other[..., :-480] = wave[..., :-480]
@@ -71,8 +71,8 @@ def test_margins_are_heard_but_not_counted(signal):
     assert network.loss(wave, mel, 480) != network.loss(other, mel, 480)
 
 
-def test_a_better_gain_makes_no_likelihood_out_of_nothing():
-    """All signals count the same 16-bit steps: white noise costs what its Gaussian's entropy says."""
+def test_likelihood_of_noise_equals_its_entropy():
+    """The likelihood is of the wave for every signal: that of white noise is its Gaussian's entropy."""
     wave = 0.05 * torch.randn(1, 1, 16_000)
     mel = LogMel(MEL)(wave)
     entropy = math.log(0.05 * math.sqrt(2 * math.pi * math.e))
@@ -89,7 +89,7 @@ def test_a_better_gain_makes_no_likelihood_out_of_nothing():
         assert float(network.loss(wave, mel)) == pytest.approx(entropy, abs=0.1)
 
 
-def test_speakers_are_told_apart():
+def test_speaker_conditioning_is_learned():
     config = WaveNetTaskConfig(
         network=replace(SMALL, local=None, output=MuLaw(), global_=GlobalConfig(n_speakers=2)), optim=ADAM
     )
@@ -103,7 +103,7 @@ def test_speakers_are_told_apart():
     assert task.loss(task.network, batch) != task.loss(task.network, turned)
 
 
-def test_sound_of_anything_is_learned_without_conditions():
+def test_unconditional_network_can_be_trained():
     config = WaveNetTaskConfig(network=replace(SMALL, local=None, output=MuLaw()), optim=ADAM)
     task = WaveNetTask(config, MEL, [buzz(3_200)])
     first, last = descent(task, WaveBatch(buzz()))
@@ -111,7 +111,7 @@ def test_sound_of_anything_is_learned_without_conditions():
     assert set(task.evaluate(1)) == {"nll"}
 
 
-def test_phonemes_are_learned_from_the_trunk():
+def test_phoneme_recogniser_can_be_trained():
     config = PRESETS["tiny_phonemes"]
     crops = SpokenCrops(config.data, progress=False)
     task = build(replace(config, task=replace(config.task, optim=ADAM)), crops)
@@ -121,7 +121,7 @@ def test_phonemes_are_learned_from_the_trunk():
     assert 0 <= scores["frame_accuracy"] <= 1
 
 
-def test_a_recognisers_frames_look_ahead_and_its_samples_do_not():
+def test_recogniser_trunk_is_causal_and_its_frames_are_not():
     network = PhonemeRecogniser(
         PhonemeRecogniserConfig(wavenet=replace(SMALL, local=None, output=Gaussian()), channels=8)
     ).eval()
@@ -142,27 +142,27 @@ def test_presets_build(name):
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
-def test_spoken_presets_agree_with_themselves(name):
+def test_spoken_presets_have_a_known_hop(name):
     assert PRESETS[name].data.features.hop in (80, 160)
 
 
-def test_hops_and_bands_must_agree():
+def test_other_hops_or_bands_are_refused():
     with pytest.raises(UserError, match="make them agree"):
         MelWaveNet(MelWaveNetConfig(wavenet=SMALL), named_mel("hifigan"))
     with pytest.raises(UserError, match="make them agree"):
         SpokenTrainConfig(task=WaveNetTaskConfig(network=SMALL))
 
 
-def test_mu_law_has_no_excitation():
+def test_mu_law_excitnet_is_refused():
     with pytest.raises(UserError, match="amplitudes"):
         MelWaveNetConfig(wavenet=replace(SMALL, output=MuLaw()), signal="excitnet")
 
 
 @pytest.mark.parametrize("signal", SIGNALS)
-def test_a_streamed_mel_gives_the_same_wave(signal):
+def test_pieces_of_mel_wavenet_equal_the_whole(signal):
     network = MelWaveNet(MelWaveNetConfig(wavenet=SMALL, signal=signal), MEL).eval().fold()
     mel = LogMel(MEL)(buzz(800))
-    made = network.generate(mel, backend="torch")
+    made = network(mel, backend="torch")
     assert made.shape == (1, 1, 800)
     assert torch.isfinite(made).all()
     assert_close(
@@ -174,19 +174,19 @@ def test_a_streamed_mel_gives_the_same_wave(signal):
 
 
 @pytest.mark.parametrize("kind", ["random", "argmax", "voiced_argmax", "mode"])
-def test_every_sampler_speaks_from_mels(kind):
+def test_every_sampler_gives_finite_waves(kind):
     network = MelWaveNet(MelWaveNetConfig(wavenet=SMALL, sampler=Sampler(way=kind)), MEL).eval().fold()
-    assert torch.isfinite(network.generate(LogMel(MEL)(buzz(800)), backend="torch")).all()
+    assert torch.isfinite(network(LogMel(MEL)(buzz(800)), backend="torch")).all()
 
 
-def test_voiced_frames_are_those_of_the_buzz():
+def test_voiced_frames_are_detected():
     wave = torch.cat([buzz(), 0.003 * torch.randn(1, 1, 3_200)], dim=-1)
     flags = voiced(LogMel(MEL)(wave), MEL)[0]
     assert flags[3:17].all()
     assert not flags[23:37].any()
 
 
-def test_a_trained_run_says_a_text(tmp_path, monkeypatch, capsys):
+def test_speak_command_synthesises_a_text(tmp_path, monkeypatch, capsys):
     run, out = tmp_path / "run", tmp_path / "said.wav"
     monkeypatch.setattr(
         "sys.argv", ["train_spoken", "--preset", "tiny", "--loop.out", str(run), "--loop.cpu"]

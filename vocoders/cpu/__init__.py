@@ -62,8 +62,8 @@ def _new_plan(network: nn.Module) -> Any | None:
     return None
 
 
-def sample_loop(network: Any, batch: int, prediction: Any = None) -> Any:
+def sample_loop(network: Any, batch: int, predictor: Any = None) -> Any:
     """WaveNet's compiled sampling loop in its initial state; see ``wavenet.sampling.CachedTorch``."""
     from vocoders.cpu.wavenet import CompiledLoop
 
-    return CompiledLoop(network, batch, prediction)
+    return CompiledLoop(network, batch, predictor)

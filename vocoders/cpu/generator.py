@@ -5,7 +5,6 @@ rows (dilation is free), and tiling: each tile of time passes through all of a s
 next tile, so that signals stay in the cache and the cost per second does not depend on the length.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +24,6 @@ from vocoders.melgan import MelGAN, ResidualBlock
 
 TILE = 2**17
 """Floats in a tile of one signal: half a MiB, so that a tile's four signals fit in a 2 MiB cache."""
-CHUNK_FRAMES = 2048
-"""Frames generated at once, which limits memory."""
 
 
 @dataclass(frozen=True)
@@ -114,31 +111,18 @@ class Generator:
         *,
         post_slope: float,
         post_scale: float = 1.0,
-        halo: int,
         reflect: bool,
     ) -> None:
         weight = F.pad(pre.weight.detach(), (0, 0, 0, -pre.in_channels % LANES))
-        self.pre, self.stages, self.halo, self.reflect = Convolution(weight, pre.bias), stages, halo, reflect
+        self.pre, self.stages, self.reflect = Convolution(weight, pre.bias), stages, reflect
         self.post = (post.weight.detach()[0].T * post_scale).float().numpy().ravel()
         self.post_bias, self.post_slope = np.float32(post.bias.item()), np.float32(post_slope)
         self.edge = max(self.pre.margin, *(stage.up.margin for stage in stages)) + 3
-        self.hop = math.prod(stage.rate for stage in stages)
 
     def __call__(self, mel: Float[Tensor, "batch n_mels frames"]) -> Float[Tensor, "batch 1 samples"]:
-        """Return the wave, generated in chunks of at most CHUNK_FRAMES frames."""
-        frames = mel.shape[-1]
-        wave = torch.empty(len(mel), 1, frames * self.hop)
-        for item, out in zip(mel, wave[:, 0]):
-            for start in range(0, frames, CHUNK_FRAMES):
-                stop = min(start + CHUNK_FRAMES, frames)
-                first = max(start - self.halo, 0)
-                chunk = self._chunk(item[:, first : stop + self.halo])
-                out[start * self.hop : stop * self.hop] = chunk[(start - first) * self.hop :][
-                    : (stop - start) * self.hop
-                ]
-        return wave.tanh_()
+        return torch.stack([self._one(item) for item in mel])[:, None].tanh_()
 
-    def _chunk(self, mel: Float[Tensor, "n_mels frames"]) -> Float[Tensor, "samples"]:
+    def _one(self, mel: Float[Tensor, "n_mels frames"]) -> Float[Tensor, "samples"]:
         edge, length = self.edge, mel.shape[-1]
         source = self._rows(length, self.pre.depth)
         source[edge : edge + length] = 0
@@ -182,15 +166,8 @@ def hifigan_plan(network: HiFiGAN) -> Generator:
         branches = [_hifigan_steps(block) for block in blocks[n * n_blocks : (n + 1) * n_blocks]]
         upsampling = transposed(up, 0.1, scale=1.0 if n == 0 else 1 / n_blocks)
         stages.append(Stage(upsampling, up.stride[0], up.padding[0], branches, reflect=False))
-    return Generator(
-        network.conv_pre,
-        stages,
-        network.conv_post,
-        post_slope=0.01,
-        post_scale=1 / n_blocks,
-        halo=network.halo,
-        reflect=False,
-    )
+    pre, post = network.conv_pre, network.conv_post
+    return Generator(pre, stages, post, post_slope=0.01, post_scale=1 / n_blocks, reflect=False)
 
 
 def _hifigan_steps(block: PairedBlock | SingleBlock) -> list[Step]:
@@ -218,7 +195,7 @@ def melgan_plan(network: MelGAN) -> Generator:
             branch = [step for number, block in enumerate(blocks) for step in _melgan_steps(block, number)]
             padding: Any = up.padding[0]
             stages.append(Stage(transposed(up, 0.2), up.stride[0], padding, [branch], reflect=True))
-    return Generator(layers[1], stages, layers[-2], post_slope=0.2, halo=network.halo, reflect=True)
+    return Generator(layers[1], stages, layers[-2], post_slope=0.2, reflect=True)
 
 
 def _melgan_steps(block: ResidualBlock, number: int) -> list[Step]:

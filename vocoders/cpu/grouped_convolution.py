@@ -98,17 +98,11 @@ def weight_gradient(
 ) -> Float[Tensor, "outer inner_of_group kernel"]:
     """Gradient of a grouped convolution's weights: for each group, output gradients times unfolded inputs."""
     padded = F.pad(wave, (padding, padding)).unflatten(1, (groups, -1)).contiguous()
+    windows = padded.unfold(-1, kernel, stride)  # (batch, groups, inner, frames, kernel)
     gradient = gradient.unflatten(1, (groups, -1))
-    n_inner, n_frames = padded.shape[2], gradient.shape[-1]
-    batch_step, group_step, channel_step, _ = padded.stride()
-    total = wave.new_zeros(groups, gradient.shape[2], n_inner * kernel)
-    for item in range(len(wave)):
-        for start in range(0, n_frames, STRETCH):
-            frames = min(STRETCH, n_frames - start)
-            unfolded = padded.as_strided(
-                (groups, n_inner, kernel, frames),
-                (group_step, channel_step, 1, stride),
-                item * batch_step + start * stride,
-            ).reshape(groups, n_inner * kernel, frames)
-            total.baddbmm_(gradient[item, :, :, start : start + frames], unfolded.mT)
-    return total.view(-1, n_inner, kernel)
+    total = wave.new_zeros(groups, gradient.shape[2], padded.shape[2] * kernel)
+    for inputs, outputs in zip(windows, gradient):
+        for part, gradients in zip(inputs.split(STRETCH, dim=2), outputs.split(STRETCH, dim=2)):
+            unfolded = part.mT.flatten(1, 2)  # (groups, inner · kernel, frames)
+            total.baddbmm_(gradients, unfolded.mT)
+    return total.view(-1, padded.shape[2], kernel)

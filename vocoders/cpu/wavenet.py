@@ -6,19 +6,19 @@ and its output's multiplied. Likewise, √(1/layers) of the skips is folded into
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from vocoders.cpu.compiling import cached
 from vocoders.cpu.wavenet_step import (
     BLOCK,
     PANEL,
     choose,
-    copy,
     enter,
     layers,
     look_back,
@@ -28,7 +28,8 @@ from vocoders.cpu.wavenet_step import (
 )
 from vocoders.wavenet.distributions import MuLaw, silence
 from vocoders.wavenet.network import WaveNet
-from vocoders.wavenet.sampling import Conditioning, Encoded, Prediction
+from vocoders.wavenet.prediction import Predictor
+from vocoders.wavenet.sampling import Conditioning, Encoded
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -114,10 +115,8 @@ def padding(n: int) -> int:
     return -(-n // PANEL) * PANEL
 
 
-def _with_bias(conv: nn.Module) -> NDArray[np.float64]:
+def _with_bias(conv: Any) -> NDArray[np.float64]:
     """A 1×1 convolution's weight as (inputs + 1, outputs), the bias as the last row."""
-    assert isinstance(conv, nn.Conv1d)
-    assert conv.bias is not None
     weight = conv.weight.detach().double().numpy()[..., 0].T
     return np.concatenate([weight, conv.bias.detach().double().numpy()[None]])
 
@@ -127,17 +126,12 @@ def loop(version):
     """Generate a block of samples of all utterances, starting at sample ``origin``.
 
     ``conditioning`` (batch, samples or 1, layers · gates) is added to each layer's gates and includes biases.
-    ``forced`` (batch, samples) are the network's inputs; if it is empty, drawn samples are. ``noise`` (batch,
-    samples, 2) is a uniform in [0, 1) that selects the class or mixture component, and a standard logistic or
-    normal variate for the value within it. ``temperature`` (batch, samples or 1): 0 takes the likeliest.
-    ``samples`` (batch, samples) is filled with classes, or amplitudes within [-1, 1]; ``record`` (batch,
-    samples, outputs), unless it is empty, with the network's outputs.
+    ``noise`` (batch, samples, 2) is a uniform in [0, 1) that selects the class or mixture component, and a
+    standard logistic or normal variate for the value within it. ``temperature`` (batch, samples or 1): 0
+    takes the likeliest. ``samples`` (batch, samples) is filled with classes, or amplitudes within [-1, 1].
     """
 
-    def run(
-        weights, tables, memory, origin, conditioning, forced, noise, temperature, limits, filters, samples,
-        record,
-    ):  # fmt: skip
+    def run(weights, tables, memory, origin, conditioning, noise, temperature, limits, filters, samples):
         _ = version
         first, current, past, out_skip, head, last = weights
         sizes, lags, strides, rings = tables
@@ -157,8 +151,6 @@ def loop(version):
             now = min(i, conditioning.shape[1] - 1)
             hot = min(i, temperature.shape[1] - 1)
             for u in range(batch):
-                if forced.shape[1] > 0:
-                    previous[u] = forced[u, i]
                 enter(stream[u], previous[u], sizes, first)
             look_back(origin + i, sizes, past, lags, strides, rings, history, pending, x_at, c_at)
             layers(
@@ -167,10 +159,6 @@ def loop(version):
             )  # fmt: skip
             outputs(sizes, head, last, stream, hidden, logits, x_at, c_at)
             for u in range(batch):
-                if record.shape[1] > 0:
-                    copy(record[u, i], 0, logits[u], n_out)
-                if forced.shape[1] > 0:
-                    continue
                 if sizes[6] == 1:
                     n, uniform = n_out, noise[u, i, 0]
                     sample = np.float32(
@@ -198,16 +186,16 @@ def loop(version):
 class CompiledLoop:
     """The compiled sampling loop with the network's state; interface as in ``CachedTorch``."""
 
-    def __init__(self, network: WaveNet, batch: int, prediction: Prediction | None = None) -> None:
+    def __init__(self, network: WaveNet, batch: int, predictor: Predictor | None = None) -> None:
         output = network.config.output
-        self.classes, self.n_out = isinstance(output, MuLaw), output.n_out
+        self.classes = isinstance(output, MuLaw)
         self.lowest = -float("inf") if isinstance(output, MuLaw) else output.log_scale_min
         packed = pack(network)
         self.weights = packed.first, packed.current, packed.past, packed.out_skip, packed.head, packed.last
         self.tables = packed.sizes, packed.lags, packed.strides, packed.rings
         n_layers, residual, half = (int(size) for size in packed.sizes[:3])
         n_past = int(packed.rings[-1, 0] * residual + packed.rings[-1, 1])
-        order = prediction.coefficients.shape[1] if prediction else 0
+        order = predictor.coefficients.shape[1] if predictor else 0
         self.position = 0
         self.memory = (
             np.zeros((batch, n_past), np.float32),  # ring buffers of every layer's last inputs
@@ -216,12 +204,11 @@ class CompiledLoop:
             np.full(batch, silence(output), np.float32),  # the previous sample, or its class
             np.zeros((batch, order), np.float32),  # input of linear prediction, newest first
         )
-        self.nothing, self.none = np.zeros((batch, 0), np.float32), np.zeros((batch, 0, 0), np.float32)
-        self.filters, self.hop = (self.none, self.nothing), 1
-        if prediction is not None:
-            coefficients = prediction.coefficients.transpose(1, 2).contiguous()
-            gain = torch.ones_like(coefficients[..., 0]) if prediction.gain is None else prediction.gain[:, 0]
-            self.filters, self.hop = (coefficients.numpy(), gain.contiguous().numpy()), prediction.hop
+        self.filters, self.hop = (np.zeros((batch, 0, 0), np.float32), np.zeros((batch, 0), np.float32)), 1
+        if predictor is not None:
+            coefficients = predictor.coefficients.transpose(1, 2).contiguous()
+            gain = predictor.gain[:, 0].contiguous()
+            self.filters, self.hop = (coefficients.numpy(), gain.numpy()), predictor.hop
 
     def run(
         self,
@@ -232,35 +219,12 @@ class CompiledLoop:
     ) -> Encoded:
         """Draw as many samples as there is noise for, continuing from the state."""
         samples = np.zeros(noise.shape[:2], np.float32)
+        state = self.weights, self.tables, self.memory, self.position
         drawing = _floats(noise), _floats(temperature), (top_p, self.lowest, self.hop)
-        self._advance(conditioning, self.nothing, *drawing, samples, self.none)
+        loop(*state, _floats(conditioning), *drawing, self.filters, samples)
+        self.position += samples.shape[1]
         drawn = torch.from_numpy(samples)
         return drawn.long() if self.classes else drawn
-
-    def replay(self, conditioning: Conditioning, inputs: Encoded) -> Float[Tensor, "batch n_out samples"]:
-        """The network's output parameters for given inputs, continuing from the state."""
-        samples, outputs = (
-            np.zeros(inputs.shape, np.float32),
-            np.zeros((*inputs.shape, self.n_out), np.float32),
-        )
-        drawing = self.none, self.nothing, (1.0, self.lowest, self.hop)  # nothing is drawn
-        self._advance(conditioning, _floats(inputs), *drawing, samples, outputs)
-        return torch.from_numpy(outputs).transpose(1, 2)
-
-    def _advance(
-        self,
-        conditioning: Conditioning,
-        forced: np.ndarray,
-        noise: np.ndarray,
-        temperature: np.ndarray,
-        limits: tuple[float, float, int],
-        samples: np.ndarray,
-        record: np.ndarray,
-    ) -> None:
-        state = self.weights, self.tables, self.memory, self.position
-        rest = noise, temperature, limits, self.filters, samples, record
-        loop(*state, _floats(conditioning), forced, *rest)
-        self.position += samples.shape[1]
 
 
 def _floats(x: Tensor) -> np.ndarray:

@@ -5,12 +5,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from data.frontends import MelConfig
 from engine.user_error import UserError
 from vocoders.hifigan import HiFiGANConfig
 from vocoders.mel_files import DEFINITIONS
+from vocoders.vocoder import VocoderConfig
 from vocoders.waveglow import WaveGlowConfig
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw
@@ -18,19 +19,6 @@ from vocoders.wavenet.network import GlobalConfig, WaveNetConfig
 
 PRE_EMPHASIS = 0.85
 """Pre-emphasis coefficient of published WaveNets, if their configuration enables it."""
-
-
-class Described(NamedTuple):
-    """Configuration of published weights, in our terms."""
-
-    network: Any
-    """The network's config."""
-    mel: MelConfig
-    """Mel definition of the network's input."""
-    gain: float = 1.0
-    """Factor applied to training waves."""
-    pre_emphasis: float = 0.0
-    """Pre-emphasis coefficient of training waves."""
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -47,10 +35,11 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def from_json(kind: str, content: Mapping[str, Any], where: str | Path) -> Described:
+def from_json(kind: str, content: Mapping[str, Any], where: str | Path) -> VocoderConfig:
     """Convert a published configuration of this kind of network."""
-    configured = kind_of_config(content)
-    if configured is not None and configured != kind:
+    marks = {"hifigan": "upsample_rates", "waveglow": "waveglow_config", "wavenet": "residual_channels"}
+    configured = next((name for name, key in marks.items() if key in content), kind)
+    if configured != kind:
         raise UserError(
             f"{where} configures {configured}, not {kind}: give the configuration of these weights"
         )
@@ -65,13 +54,7 @@ def from_json(kind: str, content: Mapping[str, Any], where: str | Path) -> Descr
         raise UserError(f"{where} is not a {kind} configuration: {error}") from None
 
 
-def kind_of_config(content: Mapping[str, Any]) -> str | None:
-    """The kind of network that a configuration is for, by its keys; None if unknown."""
-    marks = {"hifigan": "upsample_rates", "waveglow": "waveglow_config", "wavenet": "residual_channels"}
-    return next((kind for kind, key in marks.items() if key in content), None)
-
-
-def _hifigan(given: Mapping[str, Any]) -> Described:
+def _hifigan(given: Mapping[str, Any]) -> VocoderConfig:
     network = HiFiGANConfig(
         n_mels=given["num_mels"],
         upsample_rates=tuple(given["upsample_rates"]),
@@ -91,10 +74,10 @@ def _hifigan(given: Mapping[str, Any]) -> Described:
         f_min=float(given["fmin"]),
         f_max=float(rate / 2 if given["fmax"] is None else given["fmax"]),
     )
-    return Described(network, mel)
+    return VocoderConfig(mel=mel, network=network)
 
 
-def _waveglow(given: Mapping[str, Any]) -> Described:
+def _waveglow(given: Mapping[str, Any]) -> VocoderConfig:
     sizes, data = given["waveglow_config"], given["data_config"]
     inner = sizes["WN_config"]
     network = WaveGlowConfig(
@@ -117,10 +100,10 @@ def _waveglow(given: Mapping[str, Any]) -> Described:
         f_min=float(data["mel_fmin"]),
         f_max=float(data["mel_fmax"]),
     )
-    return Described(network, mel)
+    return VocoderConfig(mel=mel, network=network)
 
 
-def _wavenet(given: Mapping[str, Any]) -> Described:
+def _wavenet(given: Mapping[str, Any]) -> VocoderConfig:
     if given.get("legacy"):
         raise UserError("legacy WaveNets (before release 0.2) have an unsupported architecture: retrain them")
     if given.get("upsample_net", "ConvInUpsampleNetwork") != "ConvInUpsampleNetwork":
@@ -159,7 +142,8 @@ def _wavenet(given: Mapping[str, Any]) -> Described:
     if (preprocess := given.get("preprocess") or "none") not in ("none", "preemphasis"):
         raise UserError(f"preprocess {preprocess!r} is unsupported: only 'preemphasis' and none are")
     emphasis = PRE_EMPHASIS if preprocess == "preemphasis" else 0.0
-    return Described(network, mel, gain=float(given.get("global_gain_scale", 1.0)), pre_emphasis=emphasis)
+    gain = float(given.get("global_gain_scale", 1.0))
+    return VocoderConfig(mel=mel, network=network, gain=gain, pre_emphasis=emphasis)
 
 
 def _output(given: Mapping[str, Any]) -> MuLaw | MixtureOfLogistics | Gaussian:

@@ -1,5 +1,6 @@
 """Infer the configuration of published weights from their shapes, if there is no configuration file."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,46 +14,41 @@ from engine.user_error import UserError
 from vocoders.hifigan import V1, V1_16K, V1_24K, V3, V3_16K, V3_24K
 from vocoders.mel_files import DEFINITIONS
 from vocoders.melgan import MelGANConfig
-from vocoders.published.configs import Described
+from vocoders.vocoder import VocoderConfig
 from vocoders.waveglow import WaveGlowConfig
 from vocoders.wavenet.conditioning import LocalConfig
 from vocoders.wavenet.distributions import Gaussian, MixtureOfLogistics, MuLaw
 from vocoders.wavenet.network import GlobalConfig, WaveNetConfig
 
 State = Mapping[str, Shaped[Tensor, "..."]]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
-def from_shapes(kind: str, state: State, where: str | Path) -> Described:
+def from_shapes(kind: str, state: State, where: str | Path) -> VocoderConfig:
     """Infer a network's configuration from its weights; ``state`` is in our names, folded or not.
 
     Raises ``UserError`` if the shapes are ambiguous.
     """
     shapes = {
-        re.sub(r"\.parametrizations\.weight\.original1$", ".weight", n): tuple(t.shape)
-        for n, t in state.items()
+        name.replace(".parametrizations.weight.original1", ".weight"): tuple(tensor.shape)
+        for name, tensor in state.items()
     }
-    readers = {
-        "hifigan": _hifigan_from,
-        "melgan": _melgan_from,
-        "waveglow": _waveglow_from,
-        "wavenet": _wavenet_from,
-    }
+    readers = {"hifigan": _hifigan, "melgan": _melgan, "waveglow": _waveglow, "wavenet": _wavenet}
     try:
         return readers[kind](shapes)
     except (KeyError, IndexError, ValueError, ZeroDivisionError):
-        pass
-    raise UserError(
-        f"the shapes in {where} do not determine its {kind} network: give its configuration (config=, "
-        "--config), the JSON file that was published with it"
-    )
+        raise UserError(
+            f"the shapes in {where} do not determine its {kind} network: give its configuration (config=, "
+            "--config), the JSON file that was published with it"
+        ) from None
 
 
-def _count(shapes: Mapping[str, object], pattern: str) -> int:
+def _count(shapes: Shapes, pattern: str) -> int:
     """The number of different integers at the place of ``#`` in names that match the pattern."""
     return len({m[1] for name in shapes if (m := re.match(pattern.replace("#", r"(\d+)"), name))})
 
 
-def _hifigan_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
+def _hifigan(shapes: Shapes) -> VocoderConfig:
     channels, n_mels, _ = shapes["conv_pre.weight"]
     n_ups = _count(shapes, r"ups\.#\.")
     kernels = tuple(shapes[f"ups.{i}.weight"][2] for i in range(n_ups))
@@ -70,11 +66,11 @@ def _hifigan_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
     ):
         sizes = known.upsample_kernels, known.resblock_kernels, known.resblock == "1", known.n_mels
         if sizes == (kernels, blocks, second, n_mels):
-            return Described(replace(known, channels=channels), NAMED[mel])
+            return VocoderConfig(mel=NAMED[mel], network=replace(known, channels=channels))
     raise KeyError
 
 
-def _melgan_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
+def _melgan(shapes: Shapes) -> VocoderConfig:
     widest, n_mels, _ = shapes["model.1.weight"]
     ups, index = [], 3
     while f"model.{index}.weight" in shapes and f"model.{index + 1}.shortcut.weight" in shapes:
@@ -86,13 +82,12 @@ def _melgan_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
     config = MelGANConfig(
         n_mels=n_mels, channels=widest // 2 ** len(ups), ratios=tuple(ups), n_residual_layers=n_residual
     )
-    if (config.hop, n_mels) == (256, 80):
-        return Described(config, NAMED["melgan"])
-    mel = next(m for m in NAMED.values() if (m.hop, m.n_mels) == (config.hop, n_mels))
-    return Described(config, mel)
+    known = [NAMED["melgan"], *NAMED.values()]
+    mel = next(m for m in known if (m.hop, m.n_mels) == (config.hop, n_mels))
+    return VocoderConfig(mel=mel, network=config)
 
 
-def _waveglow_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
+def _waveglow(shapes: Shapes) -> VocoderConfig:
     n_mels, _, window = shapes["upsample.weight"]
     n_flows = _count(shapes, r"convinv\.#\.")
     widths = [shapes[f"convinv.{k}.conv.weight"][0] for k in range(n_flows)]
@@ -110,12 +105,13 @@ def _waveglow_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
         hop=window // 4,  # the published ratio, 256 to 1024, which our presets keep
         window=window,
     )
-    named = {"waveglow": DEFINITIONS["waveglow"], **NAMED}
-    mel = next((m for m in named.values() if (m.hop, m.n_mels) == (config.hop, n_mels)), None)
-    return Described(config, mel or replace(DEFINITIONS["waveglow"], n_mels=n_mels, hop=config.hop))
+    usual = DEFINITIONS["waveglow"]
+    known = [usual, *NAMED.values(), replace(usual, n_mels=n_mels, hop=config.hop)]
+    mel = next(m for m in known if (m.hop, m.n_mels) == (config.hop, n_mels))
+    return VocoderConfig(mel=mel, network=config)
 
 
-def _wavenet_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
+def _wavenet(shapes: Shapes) -> VocoderConfig:
     """Stacks are the published ones for the number of layers; learned upsampling determines the hop."""
     layers = _count(shapes, r"conv_layers\.#\.")
     stacks = {30: 3, 24: 4, 20: 2, 10: 1}[layers]
@@ -127,6 +123,14 @@ def _wavenet_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
     stages = [name for name in shapes if re.match(r"upsample_net\.upsample\.up_layers\.\d+\.weight", name)]
     by_number = sorted(stages, key=lambda name: int(name.split(".")[-2]))
     scales = tuple((shapes[name][3] - 1) // 2 for name in by_number)
+    if math.prod(scales) == 1:
+        raise ValueError  # no learned upsampling
+    if n_in > 1:
+        output = MuLaw(levels=n_out)
+    else:
+        output = Gaussian() if n_out == 2 else MixtureOfLogistics(n=n_out // 3)
+    local_channels, _, width = shapes["upsample_net.conv_in.weight"]
+    local = LocalConfig(n=local_channels, scales=scales, pad=(width - 1) // 2)
     table = shapes.get("embed_speakers.weight")
     network = WaveNetConfig(
         layers=layers,
@@ -135,19 +139,9 @@ def _wavenet_from(shapes: Mapping[str, tuple[int, ...]]) -> Described:
         gate=gate,
         skip=shapes["last_conv_layers.1.weight"][0],
         kernel=kernel,
-        output=MuLaw(levels=n_out)
-        if n_in > 1
-        else Gaussian()
-        if n_out == 2
-        else MixtureOfLogistics(n=n_out // 3),
-        local=LocalConfig(
-            n=shapes["upsample_net.conv_in.weight"][0],
-            scales=scales,
-            pad=(shapes["upsample_net.conv_in.weight"][2] - 1) // 2,
-        ),
+        output=output,
+        local=local,
         global_=GlobalConfig(n_speakers=table[0], dim=table[1]) if table else None,
     )
-    n_mels, hop = network.local.n, network.local.hop  # type: ignore[union-attr]
-    if hop == 1:
-        raise ValueError
-    return Described(network, replace(DEFINITIONS["wavenet_r9y9"], n_mels=n_mels, hop=hop))
+    mel = replace(DEFINITIONS["wavenet_r9y9"], n_mels=local.n, hop=local.hop)
+    return VocoderConfig(mel=mel, network=network)

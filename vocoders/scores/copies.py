@@ -6,7 +6,7 @@ Every score takes the recording and its copy, cuts both to the shorter length, a
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from importlib.util import find_spec
 
 import torch
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.audio import resample
-from data.frontends import HIFIGAN, LogMel, MelConfig, named_mel, stft
+from data.frontends import HIFIGAN, LogMel, named_mel, stft
 from engine.tracking import Samples
 from engine.user_error import UserError
 from vocoders.scores.pitch import pitch_scores
@@ -26,8 +26,6 @@ Copy = Float[Tensor, "1 1 copy_samples"]
 
 PESQ_RATE = 16_000
 _NAMES = {16_000: "speech16k", 22_050: "hifigan_full_band", 24_000: "speech24k"}
-
-
 RESOLUTIONS = ((1024, 120, 600), (2048, 240, 1200), (512, 50, 240))
 """FFT size, hop and window of the paper's table 1, for 24 kHz, used at every sample rate."""
 POWER_FLOOR = 1e-7
@@ -67,19 +65,18 @@ class MultiResolutionSTFT(nn.Module):
         return power.clamp_min(POWER_FLOOR).sqrt()
 
 
-def full_band_mel(sample_rate: int) -> MelConfig:
-    """The mel definition of scores at a sample rate: up to half the rate, natural log."""
+@cache
+def full_band_log_mel(sample_rate: int) -> LogMel:
+    """The log-mel of scores at a sample rate: up to half the rate, natural log."""
     if sample_rate in _NAMES:
-        return named_mel(_NAMES[sample_rate])
-    return replace(HIFIGAN, sample_rate=sample_rate, f_max=sample_rate / 2)
+        return LogMel(named_mel(_NAMES[sample_rate]))
+    return LogMel(replace(HIFIGAN, sample_rate=sample_rate, f_max=sample_rate / 2))
 
 
-def log_mel_l1(reference: Wave, generated: Copy, sample_rate: int, mel: MelConfig | None = None) -> float:
-    """Mean absolute difference of log-mels, in nepers; the default definition is ``full_band_mel``."""
+def log_mel_l1(reference: Wave, generated: Copy, sample_rate: int) -> float:
+    """Mean absolute difference of log-mels up to half the sample rate, in nepers."""
     reference, generated = _alike(reference, generated)
-    log_mel = _log_mel(replace(mel or full_band_mel(sample_rate), log="ln"))
-    if log_mel.config.sample_rate != sample_rate:
-        raise UserError(f"a mel at {log_mel.config.sample_rate} Hz cannot score waves at {sample_rate} Hz")
+    log_mel = full_band_log_mel(sample_rate)
     return float((log_mel(reference) - log_mel(generated)).abs().mean())
 
 
@@ -141,11 +138,6 @@ def _alike(reference: Tensor, generated: Tensor) -> tuple[Tensor, Tensor]:
     n_samples = min(reference.shape[-1], generated.shape[-1])
     first, second = (wave[..., :n_samples].detach().float().cpu() for wave in (reference, generated))
     return first, second
-
-
-@lru_cache(maxsize=8)
-def _log_mel(config: MelConfig) -> LogMel:
-    return LogMel(config)
 
 
 N_SHOWN = 3

@@ -53,8 +53,7 @@ def pitch_track(wave: Wave, sample_rate: int) -> PitchTrack:
 
 def pitch_scores(reference: Wave, generated: Copy, sample_rate: int) -> dict[str, float]:
     """``periodicity_error``, ``vuv_f1`` and ``pitch_error`` of one copy."""
-    tracks = (pitch_track(wave, sample_rate) for wave in (reference, generated))
-    return compare(*tracks)
+    return compare(pitch_track(reference, sample_rate), pitch_track(generated, sample_rate))
 
 
 def compare(reference: PitchTrack, generated: PitchTrack) -> dict[str, float]:
@@ -79,7 +78,9 @@ def _autocorrelation(wave: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """F0 and periodicity: the normalised autocorrelation at the lag of one period."""
     longest, shortest = math.ceil(RATE / F_MIN) + 1, math.floor(RATE / F_MAX) - 1
     reach = WINDOW + longest
-    frames = _frames(wave, reach)
+    # Windows of ``reach`` samples, one per hop.
+    padded = torch.nn.functional.pad(wave[0, 0].double(), (reach // 2, reach))
+    frames = padded.unfold(0, reach, HOP)[: 1 + wave.shape[-1] // HOP]
     frames = frames - frames.mean(1, keepdim=True)
     spectrum = torch.fft.rfft(frames, 2048)
     products = torch.fft.irfft(torch.fft.rfft(frames[:, :WINDOW], 2048).conj() * spectrum, 2048)[
@@ -94,13 +95,6 @@ def _autocorrelation(wave: Tensor) -> tuple[np.ndarray, np.ndarray]:
     rows = np.arange(len(path))
     periodicity = np.where(level > SILENCE_DB, strengths[rows, path].clip(0, 1), 0.0)
     return (RATE / lags[rows, path]), periodicity
-
-
-def _frames(wave: Tensor, reach: int) -> Tensor:
-    """Windows of ``reach`` samples, one per hop."""
-    n_frames = 1 + wave.shape[-1] // HOP
-    padded = torch.nn.functional.pad(wave[0, 0].double(), (reach // 2, reach))
-    return padded.unfold(0, reach, HOP)[:n_frames]
 
 
 def _peaks(similar: np.ndarray, shortest: int, longest: int) -> tuple[np.ndarray, np.ndarray]:
@@ -136,8 +130,7 @@ def _smoothest(lags: np.ndarray, strengths: np.ndarray) -> np.ndarray:
 def _hysteresis(periodicity: np.ndarray, low: float, high: float) -> np.ndarray:
     """True in segments above ``low`` with a maximum above ``high``."""
     above = np.concatenate([[False], periodicity > low, [False]])
-    starts, ends = (np.flatnonzero(above[1:] & ~above[:-1]), np.flatnonzero(~above[1:] & above[:-1]))
     voiced = np.zeros(len(periodicity), dtype=bool)
-    for start, end in zip(starts, ends):
+    for start, end in np.flatnonzero(above[1:] != above[:-1]).reshape(-1, 2):
         voiced[start:end] = periodicity[start:end].max() > high
     return voiced

@@ -12,7 +12,8 @@ from data.frontends import LogMel, MelConfig, stft
 from engine.optim import EMA, OptimConfig, Player
 from engine.tracking import Samples
 from engine.user_error import UserError, at_least, within
-from vocoders.neural_griffin_lim import NeuralGriffinLimConfig, negative_log_likelihood, spectral_convergence
+from vocoders.griffin_lim import Magnitudes
+from vocoders.neural_griffin_lim import NeuralGriffinLimConfig
 from vocoders.scores.copies import evaluate, resynthesise
 from vocoders.vocoder import build_network
 
@@ -83,15 +84,16 @@ class MagnitudesTask:
     def losses(self, network: nn.Module, wave: Waves, mel: Tensor | None = None) -> dict[str, Tensor]:
         """Losses of a network's magnitudes, made from a wave's mel, against the wave's."""
         mel = self.log_mel(wave) if mel is None else mel
-        true = self.magnitudes(wave)
+        true, floor = self.magnitudes(wave), self.config.floor
         mean, deviation = network.log_magnitudes(mel)  # pyright: ignore[reportCallIssue]
+        error = (mean.exp() + floor).log() - (true + floor).log()
         return {
-            "likelihood": negative_log_likelihood(mean, deviation, true, self.config.floor),
+            "likelihood": (0.5 * (error / deviation.exp()).square() + deviation).mean(),
             "convergence": spectral_convergence(mean.exp(), true),
         }
 
     @torch.no_grad()
-    def magnitudes(self, wave: Waves) -> Float[Tensor, "batch frames bins"]:
+    def magnitudes(self, wave: Waves) -> Magnitudes:
         """Magnitudes of the STFT from which the mel is computed."""
         mel, window = self.mel, self.network.griffin_lim.phases.window
         spectrum = stft(wave, n_fft=mel.n_fft, hop=mel.hop, padding=mel.padding, window=window)
@@ -102,7 +104,7 @@ class MagnitudesTask:
         return self.average.module
 
     def samples(self, step: int) -> Samples:
-        return resynthesise(self.average.module, self.log_mel, self.validation)
+        return resynthesise(self.trained, self.log_mel, self.validation)
 
     def evaluate(self, step: int) -> dict[str, float]:
         """Losses of the validation waves, and scores of their resynthesis."""
@@ -110,4 +112,10 @@ class MagnitudesTask:
             return {}
         scores = [self.losses(self.trained, wave.to(self.log_mel.window.device)) for wave in self.validation]
         mean = {name: float(torch.stack([one[name] for one in scores]).mean()) for name in scores[0]}
-        return mean | evaluate(self.average.module, self.log_mel, self.validation)
+        return mean | evaluate(self.trained, self.log_mel, self.validation)
+
+
+def spectral_convergence(made: Magnitudes, magnitudes: Magnitudes) -> Float[Tensor, ""]:
+    """Relative error of a spectrogram in the Frobenius norm (Arık et al. 2018, arXiv:1808.06719)."""
+    error, size = ((x.square().sum((1, 2)) + 1e-9).sqrt() for x in (made - magnitudes, magnitudes))
+    return (error / size).mean()

@@ -24,9 +24,42 @@ from vocoders.wavenet.layers import ContextConfig
 from vocoders.wavenet.mel_wavenet import MelWaveNetConfig
 from vocoders.wavenet.network import GlobalConfig, WaveNetConfig
 
-SCALES = {16_000: (4, 5, 8), 22_050: (4, 4, 4, 4), 24_000: (4, 6, 10)}
-"""Upsampling factors by sample rate; their products are the hops of the named mel definitions."""
-N_MELS = {16_000: 80, 22_050: 80, 24_000: 100}
+RATES = {"": NAMED["hifigan"], "_16k": NAMED["speech16k"], "_24k": NAMED["speech24k"]}
+"""Mel definitions by the suffix of preset names."""
+CROPS = {"": 8_192, "_16k": 8_000, "_24k": 8_160}
+"""Crop lengths in samples: the published 8192, or about as many in whole hops."""
+SCALES = {"": (4, 4, 4, 4), "_16k": (4, 5, 8), "_24k": (4, 6, 10)}
+"""A WaveNet's upsampling factors; their products are the hops."""
+LONG = LoopConfig(steps=2_500_000, save_every=5_000, sample_every=10_000, workers=4)
+
+
+def published(rate: str, signal: Any = "wave") -> WaveNetTaskConfig:
+    """A WaveNet as in the published code's LJSpeech configuration: ten logistics, 24 layers."""
+    wavenet = WaveNetConfig(
+        layers=24,
+        stacks=4,
+        residual=128,
+        gate=256,
+        skip=128,
+        output=MixtureOfLogistics(),
+        local=LocalConfig(n=RATES[rate].n_mels, scales=SCALES[rate]),
+    )
+    return WaveNetTaskConfig(network=MelWaveNetConfig(wavenet=wavenet, signal=signal))
+
+
+SMALL_WAVENET = WaveNetConfig(
+    layers=10,
+    stacks=1,
+    residual=32,
+    gate=64,
+    skip=32,
+    kernel=2,
+    output=MixtureOfLogistics(n=3),
+    local=LocalConfig(upsampling="repetition", scales=SCALES["_16k"], pad=0),
+)
+WITHOUT_MELS = WaveNetConfig(
+    layers=20, stacks=2, residual=32, gate=64, skip=64, kernel=2, output=MuLaw(), local=None
+)
 SMALL_OPTIM = OptimConfig(
     lr=3e-3,
     betas=(0.9, 0.999),
@@ -38,89 +71,27 @@ SMALL_OPTIM = OptimConfig(
 )
 
 
-def published(sample_rate: int) -> WaveNetTaskConfig:
-    """A WaveNet on waves, as in the published code's LJSpeech configuration: ten logistics, 24 layers."""
-    wavenet = WaveNetConfig(
-        layers=24,
-        stacks=4,
-        residual=128,
-        gate=256,
-        skip=128,
-        output=MixtureOfLogistics(),
-        local=LocalConfig(n=N_MELS[sample_rate], scales=SCALES[sample_rate]),
-    )
-    return WaveNetTaskConfig(network=MelWaveNetConfig(wavenet=wavenet, signal="wave"))
-
-
-def small(sample_rate: int = 16_000) -> WaveNetTaskConfig:
-    """ExcitNet for a CPU: ten layers on the residual of linear prediction from the mel."""
-    local = LocalConfig(n=N_MELS[sample_rate], upsampling="repetition", scales=SCALES[sample_rate], pad=0)
-    wavenet = WaveNetConfig(
-        layers=10,
-        stacks=1,
-        residual=32,
-        gate=64,
-        skip=32,
-        kernel=2,
-        output=MixtureOfLogistics(n=3),
-        local=local,
-    )
-    return WaveNetTaskConfig(
-        network=MelWaveNetConfig(wavenet=wavenet, signal="excitnet"), optim=SMALL_OPTIM, ema_decay=0.999
-    )
-
-
-def signal(task: WaveNetTaskConfig, kind: str) -> WaveNetTaskConfig:
-    """The same task for another signal: wave, excitnet or lp_wavenet."""
-    assert isinstance(task.network, MelWaveNetConfig)
-    return replace(task, network=replace(task.network, signal=kind))
-
-
-def without_text(n_speakers: int = 0) -> WaveNetTaskConfig:
-    """μ-law WaveNet for a CPU, conditioned on the speaker if ``n_speakers`` is above 0, else on nothing."""
-    wavenet = WaveNetConfig(
-        layers=20,
-        stacks=2,
-        residual=32,
-        gate=64,
-        skip=64,
-        kernel=2,
-        output=MuLaw(),
-        global_=GlobalConfig(n_speakers=n_speakers) if n_speakers else None,
-    )
-    return WaveNetTaskConfig(network=wavenet, optim=SMALL_OPTIM, ema_decay=0.999)
-
-
-def in_context() -> WaveNetTaskConfig:
-    """Half the layers, with 64 ms of context, and a context stack at 250 Hz, with about a second."""
-    network = without_text().network
-    assert isinstance(network, WaveNetConfig)
-    network = replace(network, layers=10, stacks=1, context=ContextConfig())
-    return replace(without_text(), network=network)
+def small(network: MelWaveNetConfig | WaveNetConfig) -> WaveNetTaskConfig:
+    """Training on a CPU."""
+    return WaveNetTaskConfig(network=network, optim=SMALL_OPTIM, ema_decay=0.999)
 
 
 SPEAKERS = 172
 """Speakers of the preset; set --task.network.global-.n-speakers to the number of the data."""
 TASKS: dict[str, WaveNetTaskConfig] = {
-    "wavenet": published(22_050),
-    "wavenet_16k": published(16_000),
-    "wavenet_24k": published(24_000),
-    "excitnet_16k": signal(published(16_000), "excitnet"),
-    "lp_wavenet_16k": signal(published(16_000), "lp_wavenet"),
-    "wavenet_small": small(),
-    "lp_wavenet_small": signal(small(), "lp_wavenet"),
-    "wavenet_speakers": without_text(SPEAKERS),
-    "wavenet_sounds": without_text(),
-    "wavenet_context": in_context(),
+    "wavenet": published(""),
+    "wavenet_16k": published("_16k"),
+    "wavenet_24k": published("_24k"),
+    "excitnet_16k": published("_16k", "excitnet"),
+    "lp_wavenet_16k": published("_16k", "lp_wavenet"),
+    "wavenet_small": small(MelWaveNetConfig(wavenet=SMALL_WAVENET, signal="excitnet")),
+    "lp_wavenet_small": small(MelWaveNetConfig(wavenet=SMALL_WAVENET, signal="lp_wavenet")),
+    "wavenet_speakers": small(replace(WITHOUT_MELS, global_=GlobalConfig(n_speakers=SPEAKERS))),
+    "wavenet_sounds": small(WITHOUT_MELS),
+    # Half the layers, with 64 ms of context, and a context stack at 250 Hz, with about a second.
+    "wavenet_context": small(replace(WITHOUT_MELS, layers=10, stacks=1, context=ContextConfig())),
 }
 """WaveNet tasks by preset name."""
-
-
-RATES = {"": NAMED["hifigan"], "_16k": NAMED["speech16k"], "_24k": NAMED["speech24k"]}
-"""Mel definitions by the suffix of preset names."""
-CROPS = {"": 8_192, "_16k": 8_000, "_24k": 8_160}
-"""Crop lengths in samples: the published 8192, or about as many in whole hops."""
-LONG = LoopConfig(steps=2_500_000, save_every=5_000, sample_every=10_000, workers=4)
 
 
 def at(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate.utils import send_to_device
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from data.frontends import LogMel, MelConfig
@@ -57,11 +57,8 @@ class WaveNetTask:
         self.config, self.mel, self.validation = config, mel, list(validation)
         self.log_mel = LogMel(mel)
         self.frozen: dict[str, nn.Module] = {"log_mel": self.log_mel}
-        match config.network:
-            case MelWaveNetConfig():
-                self.network = MelWaveNet(config.network, mel)
-            case WaveNetConfig():
-                self.network = WaveNet(config.network)
+        network = config.network
+        self.network = MelWaveNet(network, mel) if isinstance(network, MelWaveNetConfig) else WaveNet(network)
         self.ema = EMA(self.network, config.ema_decay)
         self.modules: dict[str, nn.Module] = {"network": self.network, "network_ema": self.ema.module}
         self.players = {"wavenet": Player(self.network, config.optim, "wavenet")}
@@ -81,7 +78,9 @@ class WaveNetTask:
             return network.loss(batch.wave, mel, self.config.margin_frames * self.mel.hop)
         assert isinstance(network, WaveNet)
         local = getattr(batch, "local", None) if network.config.local else None
-        speaker = checked(batch.speaker) if network.config.global_ else None
+        speaker = batch.speaker if network.config.global_ else None
+        if speaker is not None and (speaker < 0).any():
+            raise ValueError("a WaveNet with speakers needs the speaker of every recording: label them all")
         return network.loss(batch.wave, local, speaker)
 
     @property
@@ -92,10 +91,10 @@ class WaveNetTask:
         """Validation waves with their resynthesis; for a network without mels, generated audio."""
         if isinstance(self.trained, MelWaveNet):
             return resynthesise(self.trained, self.log_mel, self.waves[: self.config.n_heard])
-        waves = self.unconditional()
-        audio = {f"generated/{i}": (wave, self.mel.sample_rate) for i, wave in enumerate(waves)}
+        named = {f"generated/{i}": wave for i, wave in enumerate(self.unconditional())}
         return Samples(
-            audio=audio, mels={f"generated/{i}": self.log_mel(w[None])[0] for i, w in enumerate(waves)}
+            audio={name: (wave, self.mel.sample_rate) for name, wave in named.items()},
+            mels={name: self.log_mel(wave[None])[0] for name, wave in named.items()},
         )
 
     def unconditional(self) -> Wave:
@@ -104,9 +103,7 @@ class WaveNetTask:
         assert isinstance(network, WaveNet)
         if network.config.local:
             frames = round(self.config.seconds * self.mel.sample_rate / network.hop)
-            spoken: list[Any] = [
-                send_to_device(one, self.log_mel.window.device) for one in self.validation[:2]
-            ]
+            spoken = self.validation_batches()[:2]
             local = torch.cat([one.local[..., :frames] for one in spoken])
             speaker = torch.cat([one.speaker for one in spoken]) if network.config.global_ else None
             return generate(network, local, speaker=speaker, n_samples=local.shape[-1] * network.hop)
@@ -141,10 +138,3 @@ class WaveBatch(NamedTuple):
     """A batch of waves without labels or features."""
 
     wave: Wave
-
-
-def checked(speaker: Int[Tensor, "batch"]) -> Int[Tensor, "batch"]:
-    """Return speaker labels; raise ``ValueError`` unless every recording has one."""
-    if (speaker < 0).any():
-        raise ValueError("a WaveNet with speakers needs the speaker of every recording: label them all")
-    return speaker

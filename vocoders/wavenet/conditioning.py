@@ -58,7 +58,7 @@ class LocalConfig:
         """Frames on each side of its own that a sample depends on."""
         if self.upsampling == "repetition":
             return self.pad
-        return self.pad + (1 if len([scale for scale in self.scales if scale > 1]) <= 1 else 2)
+        return self.pad + (1 if sum(scale > 1 for scale in self.scales) <= 1 else 2)
 
 
 class Upsampling(nn.Module):

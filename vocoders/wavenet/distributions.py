@@ -130,19 +130,17 @@ def predicted(
     output: Output,
     parameters: Parameters,
     prediction: Float[Tensor, "batch 1 samples"],
-    gain: Float[Tensor, "batch 1 samples"] | None = None,
+    gain: Float[Tensor, "batch 1 samples"],
 ) -> Parameters:
     """Add a linear prediction to every mean (LP-WaveNet, Hwang et al. 2020).
 
-    With a ``gain``, the network's output is in units of it: means and scales are multiplied by it first.
+    The network's output is in units of ``gain``: means and scales are multiplied by it first.
     """
     if isinstance(output, MuLaw):
         raise UserError("linear prediction needs an output with means, not μ-law classes: use another output")
     n = output.n
     kept, mean, log_scale = parameters.split([parameters.shape[1] - 2 * n, n, n], dim=1)
-    if gain is not None:
-        mean, log_scale = mean * gain, log_scale + gain.log()
-    return torch.cat([kept, mean + prediction, log_scale], dim=1)
+    return torch.cat([kept, mean * gain + prediction, log_scale + gain.log()], dim=1)
 
 
 def negative_log_likelihood(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from engine.streaming import CausalConv1d, Past
 from engine.user_error import UserError
 
 
@@ -32,16 +33,15 @@ class Layer(nn.Module):
         n_context: int = 0,
     ) -> None:
         super().__init__()
-        self.past = (kernel - 1) * dilation
-        self.conv = convolution(residual, gate, kernel, dilation=dilation)
+        self.conv: nn.Conv1d = normed(CausalConv1d(residual, gate, kernel, dilation=dilation))
         if n_local:
-            self.conv1x1c = convolution(n_local, gate, bias=False)
+            self.conv1x1c = pointwise(n_local, gate, bias=False)
         if n_global:
-            self.conv1x1g = convolution(n_global, gate, bias=False)
+            self.conv1x1g = pointwise(n_global, gate, bias=False)
         if n_context:
-            self.conv1x1x = convolution(n_context, gate, bias=False)
-        self.conv1x1_out = convolution(gate // 2, residual)
-        self.conv1x1_skip = convolution(gate // 2, skip)
+            self.conv1x1x = pointwise(n_context, gate, bias=False)
+        self.conv1x1_out = pointwise(gate // 2, residual)
+        self.conv1x1_skip = pointwise(gate // 2, skip)
 
     def forward(
         self,
@@ -50,7 +50,7 @@ class Layer(nn.Module):
         static: Float[Tensor, "batch gate"] | None,
         context: Float[Tensor, "batch n_context samples"] | None,
     ) -> tuple[Float[Tensor, "batch residual samples"], Float[Tensor, "batch skip samples"]]:
-        gates = self.conv(F.pad(x, (self.past, 0)))
+        gates = self.conv(x)
         if features is not None:
             gates = gates + self.conv1x1c(features)
         if context is not None:
@@ -92,9 +92,12 @@ class MaskedConv1d(nn.Conv1d):
         return masked
 
 
-def convolution(n_in: int, n_out: int, kernel: int = 1, *, dilation: int = 1, bias: bool = True) -> nn.Conv1d:
-    """A convolution with weight norm and without padding, initialised as published."""
-    conv = nn.Conv1d(n_in, n_out, kernel, dilation=dilation, bias=bias)
+def pointwise(n_in: int, n_out: int, *, bias: bool = True) -> nn.Conv1d:
+    return normed(nn.Conv1d(n_in, n_out, 1, bias=bias))
+
+
+def normed(conv: nn.Conv1d) -> nn.Conv1d:
+    """Initialise a convolution as published, and apply weight norm."""
     nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
     if conv.bias is not None:
         nn.init.zeros_(conv.bias)
@@ -106,9 +109,6 @@ def bias_of(conv: nn.Conv1d) -> Tensor:
     """The bias of a convolution that has one, typed as such."""
     assert conv.bias is not None
     return conv.bias
-
-
-Past = Float[Tensor, "batch channels _"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +152,7 @@ class ContextStack(nn.Module):
         width = config.residual
         self.first_conv = weight_norm(nn.Conv1d(config.factor, width, 1))
         self.convs = nn.ModuleList(
-            weight_norm(nn.Conv1d(width, 2 * width, config.kernel, dilation=dilation))
+            weight_norm(CausalConv1d(width, 2 * width, config.kernel, dilation=dilation))
             for dilation in config.dilations
         )
         self.outs = nn.ModuleList(weight_norm(nn.Conv1d(width, width, 1)) for _ in config.dilations)
@@ -167,10 +167,7 @@ class ContextStack(nn.Module):
 
     def begin(self, batch: int) -> list[Past]:
         """The initial state of every layer: zeros."""
-        spans = [(self.config.kernel - 1) * dilation for dilation in self.config.dilations]
-        bias = self.first_conv.bias
-        assert isinstance(bias, Tensor)
-        return [bias.new_zeros(batch, self.config.residual, span) for span in spans]
+        return [conv.begin(batch) for conv in self.convs]  # type: ignore[operator]
 
     def step(
         self, wave: Float[Tensor, "batch 1 samples"], past: list[Past]
@@ -182,7 +179,7 @@ class ContextStack(nn.Module):
         x = self.first_conv(wave.reshape(len(wave), n_blocks, self.config.factor).transpose(1, 2))
         nexts = []
         for conv, out, before in zip(self.convs, self.outs, past):
-            window = torch.cat([before, x], dim=-1)
-            nexts.append(window[..., window.shape[-1] - before.shape[-1] :])
-            x = (x + out(F.glu(conv(window), dim=1))) * 0.5**0.5
+            gates, after = conv.step(x, before)  # type: ignore[operator]
+            nexts.append(after)
+            x = (x + out(F.glu(gates, dim=1))) * 0.5**0.5
         return x, nexts

@@ -32,6 +32,7 @@ from vocoders.wavenet.prediction import (
     synthesize,
 )
 from vocoders.wavenet.sampling import Sampler
+from vocoders.weight_norm import Foldable
 
 Wave = Float[Tensor, "batch 1 samples"]
 Mel = Float[Tensor, "batch n_mels frames"]
@@ -69,7 +70,7 @@ class MelWaveNetConfig:
             )
 
 
-class MelWaveNet(nn.Module):
+class MelWaveNet(Foldable):
     """A WaveNet vocoder: log-mels of one definition to waves."""
 
     def __init__(self, config: MelWaveNetConfig, mel: MelConfig) -> None:
@@ -86,10 +87,6 @@ class MelWaveNet(nn.Module):
         self.prediction = MelPrediction(config.prediction, mel)
         if config.signal == "excitnet":
             _expect_level(self.wavenet, 1 / HEADROOM)
-
-    def fold(self) -> "MelWaveNet":
-        self.wavenet.fold()
-        return self
 
     def condition(self, mel: Mel) -> Mel:
         """Convert a log-mel to the network's input: natural log, normalised."""
@@ -114,28 +111,17 @@ class MelWaveNet(nn.Module):
         parameters = self.wavenet(past, self.condition(mel)[..., : n_samples // self.hop])[..., margin:]
         if config.signal == "lp_wavenet":
             expected = predict(wave, predictor)[..., margin:n_samples]
-            gain = predictor.gain.repeat_interleave(self.prediction.hop, dim=-1)[..., margin:n_samples]
+            gain = predictor.gain.repeat_interleave(predictor.hop, dim=-1)[..., margin:n_samples]
             parameters = predicted(output, parameters.float(), expected, gain)
         loss = negative_log_likelihood(output, parameters, target[..., margin:]).mean()
         if config.signal == "excitnet":  # change of variables: from the scaled excitation to the wave
             loss = loss + predictor.gain.mul(HEADROOM).log().mean()
         return loss
 
-    def forward(self, mel: Mel) -> Wave:
-        return self.generate(mel)
-
     @torch.no_grad()
-    def generate(
-        self,
-        mel: Mel,
-        noise: None = None,
-        *,
-        seed: int = 0,
-        sampler: Sampler | None = None,
-        backend: Backend = "auto",
-    ) -> Wave:
-        """Generate waves of frames · hop samples; ``noise`` is not used."""
-        return torch.cat(list(self.pieces(mel, seed=seed, sampler=sampler, backend=backend)), dim=-1)
+    def forward(self, mel: Mel, **options: Any) -> Wave:
+        """Generate waves of frames · hop samples; options as those of ``pieces``."""
+        return torch.cat(list(self.pieces(mel, **options)), dim=-1)
 
     @torch.no_grad()
     def pieces(
@@ -144,7 +130,6 @@ class MelWaveNet(nn.Module):
         """Generate waves in pieces; memory apart from the mel's is constant."""
         config, sampler = self.config, sampler or self.config.sampler
         predictor = self.prediction(mel)
-        adds_prediction = config.signal == "lp_wavenet"
         voiced_frames = voiced(mel, self.mel) if sampler.needs_voicing else None
         past, start = None, 0
         for drawn in pieces(
@@ -154,16 +139,15 @@ class MelWaveNet(nn.Module):
             seed=seed,
             backend=backend,
             voiced=voiced_frames,
-            prediction=predictor.coefficients if adds_prediction else None,
-            gain=predictor.gain if adds_prediction else None,
+            predictor=predictor if config.signal == "lp_wavenet" else None,
         ):
             if config.signal != "excitnet":
                 yield drawn
                 continue
-            stop = start + drawn.shape[-1] // self.prediction.hop
-            piece = Predictor(predictor.coefficients[..., start:stop], predictor.gain[..., start:stop])
+            part = slice(start, start + drawn.shape[-1] // predictor.hop)
+            piece = Predictor(predictor.coefficients[..., part], predictor.gain[..., part], predictor.hop)
             wave, past = synthesize(drawn * HEADROOM, piece, past)
-            start = stop
+            start = part.stop
             yield wave.clamp(-1, 1)
 
 

@@ -25,8 +25,8 @@ from vocoders.wavenet.distributions import (
     encode,
     negative_log_likelihood,
 )
-from vocoders.wavenet.layers import ContextConfig, ContextStack, Layer, MaskedConv1d, bias_of, convolution
-from vocoders.weight_norm import fold_weight_norm
+from vocoders.wavenet.layers import ContextConfig, ContextStack, Layer, MaskedConv1d, bias_of, pointwise
+from vocoders.weight_norm import Foldable
 
 Local = Float[Tensor, "batch n_local frames"]
 Speaker = Int[Tensor, "batch"]
@@ -78,14 +78,14 @@ class WaveNetConfig:
         return (self.kernel - 1) * sum(self.dilations) + 1
 
 
-class WaveNet(nn.Module):
+class WaveNet(Foldable):
     """WaveNet: the distribution of each sample given the previous ones and optional conditioning."""
 
     def __init__(self, config: WaveNetConfig) -> None:
         super().__init__()
         self.config = config
         n_in = config.output.levels if isinstance(config.output, MuLaw) else 1
-        self.first_conv = convolution(n_in, config.residual)
+        self.first_conv = pointwise(n_in, config.residual)
         self.conv_layers = nn.ModuleList(
             Layer(
                 config.residual,
@@ -99,13 +99,9 @@ class WaveNet(nn.Module):
             )
             for dilation in config.dilations
         )
-        self.last_conv_layers = nn.ModuleList(
-            [
-                nn.ReLU(),
-                convolution(config.skip, config.skip),
-                nn.ReLU(),
-                convolution(config.skip, config.output.n_out),
-            ]
+        skip = config.skip
+        self.last_conv_layers = nn.Sequential(
+            nn.ReLU(), pointwise(skip, skip), nn.ReLU(), pointwise(skip, config.output.n_out)
         )
         self.embed_speakers = self.upsample_net = self.context_stack = None
         if config.global_ is not None:
@@ -147,6 +143,12 @@ class WaveNet(nn.Module):
         ``x``: classes (batch, samples) for μ-law, else a wave (batch, 1, samples), in either case one sample
         late. ``local`` has samples / hop frames, or ``2 · pad`` more with its true surrounding frames.
         """
+        return self.last_conv_layers(self.activations(x, local, speaker))
+
+    def activations(
+        self, x: Input, local: Local | None = None, speaker: Speaker | None = None
+    ) -> Float[Tensor, "batch skip samples"]:
+        """The scaled sum of the skip connections, from which the parameters are computed."""
         features = self.local_features(local, x.shape[-1])
         static = self.speaker_gates(speaker)
         context = None if self.context_stack is None else self.context_stack(decode(self.config.output, x))
@@ -156,7 +158,7 @@ class WaveNet(nn.Module):
             hidden, skip = layer(hidden, features, before, context)
             skips = skip if skips is None else skips + skip
         assert skips is not None
-        return self.head(skips)
+        return skips * len(self.conv_layers) ** -0.5
 
     def embed(self, x: Input) -> Float[Tensor, "batch residual samples"]:
         """The first convolution; for μ-law classes an embedding look-up, equal to one-hot input."""
@@ -164,13 +166,6 @@ class WaveNet(nn.Module):
             table = self.first_conv.weight.squeeze(-1).T
             return (F.embedding(x, table) + bias_of(self.first_conv)).transpose(1, 2).contiguous()
         return self.first_conv(x)
-
-    def head(self, skips: Float[Tensor, "batch skip samples"]) -> Parameters:
-        """Map the sum of the skip connections to the distribution's parameters."""
-        x = skips * len(self.conv_layers) ** -0.5
-        for layer in self.last_conv_layers:
-            x = layer(x)
-        return x
 
     def local_features(
         self, local: Local | None, n_samples: int
@@ -223,12 +218,15 @@ class WaveNet(nn.Module):
         speaker: Speaker | None = None,
     ) -> Float[Tensor, ""]:
         """Mean negative log-likelihood in nats per sample (for a Gaussian, of the density)."""
-        output = self.config.output
+        x, target = self.input_and_target(wave)
+        return negative_log_likelihood(self.config.output, self(x, local, speaker), target).mean()
+
+    def input_and_target(self, wave: Float[Tensor, "batch 1 samples"]) -> tuple[Input, Input]:
+        """Encode a wave, and delay it by one sample; in training, with noise (``lsb_noise``)."""
         if self.training and self.config.lsb_noise:
             wave = dither(wave)
-        target = encode(output, wave)
-        parameters = self(delay(output, target), local, speaker)
-        return negative_log_likelihood(output, parameters, target).mean()
+        target = encode(self.config.output, wave)
+        return delay(self.config.output, target), target
 
     def pixelcnn(self) -> "WaveNet":
         """The same network with PixelCNN's masks: its input is the wave itself, not the wave one sample late.
@@ -242,9 +240,5 @@ class WaveNet(nn.Module):
         network = copy.deepcopy(self)
         network.first_conv = MaskedConv1d.like(self.first_conv, "A")
         for layer in network.layers:
-            layer.conv, layer.past = MaskedConv1d.like(layer.conv, "B"), 0
+            layer.conv = MaskedConv1d.like(layer.conv, "B")
         return network
-
-    def fold(self) -> "WaveNet":
-        """Remove weight norm in place: parameter names change, outputs do not."""
-        return fold_weight_norm(self)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from engine.user_error import UserError, at_least
-from vocoders.wavenet.distributions import Input, delay, dither, encode, negative_log_likelihood
+from vocoders.wavenet.distributions import Input, negative_log_likelihood
 from vocoders.wavenet.network import WaveNet, WaveNetConfig
 from vocoders.wavenet.spoken import N_PHONEMES
 
@@ -68,33 +68,23 @@ class PhonemeRecogniser(nn.Module):
         """Predict samples and classes; ``x`` as for ``WaveNet.forward``, a multiple of ``pool`` samples."""
         if x.shape[-1] % self.config.pool:
             raise ValueError(f"{x.shape[-1]} samples are not whole frames of {self.config.pool}")
-        skips: list[Tensor] = []
-        tap = self.wavenet.last_conv_layers[0].register_forward_pre_hook(
-            lambda _, given: skips.append(given[0])
-        )
-        try:
-            parameters = self.wavenet(x)
-        finally:
-            tap.remove()
-        frames = self.norm(F.avg_pool1d(skips[0], self.config.pool))
+        activations = self.wavenet.activations(x)
+        frames = self.norm(F.avg_pool1d(activations, self.config.pool))
         for convolution in self.convolutions:
             frames = F.relu(convolution(frames))
-        return RecogniserOutput(parameters, self.classify(frames))
+        return RecogniserOutput(self.wavenet.last_conv_layers(activations), self.classify(frames))
 
     def losses(
         self, wave: Float[Tensor, "batch 1 samples"], phonemes: Int[Tensor, "batch frames"]
     ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The paper's two losses: negative log-likelihood, nats per sample, and the frames' cross-entropy."""
-        output = self.config.wavenet.output
-        if self.training and self.config.wavenet.lsb_noise:
-            wave = dither(wave)
-        target = encode(output, wave)
-        predicted = self(delay(output, target))
-        nll = negative_log_likelihood(output, predicted.parameters, target).mean()
+        x, target = self.wavenet.input_and_target(wave)
+        predicted = self(x)
+        nll = negative_log_likelihood(self.config.wavenet.output, predicted.parameters, target).mean()
         return nll, F.cross_entropy(predicted.logits.float(), phonemes)
 
     @torch.no_grad()
     def recognise(self, wave: Float[Tensor, "batch 1 samples"]) -> Int[Tensor, "batch frames"]:
         """The likeliest class of each frame."""
-        output = self.config.wavenet.output
-        return self(delay(output, encode(output, wave))).logits.argmax(1)
+        x, _ = self.wavenet.input_and_target(wave)
+        return self(x).logits.argmax(1)

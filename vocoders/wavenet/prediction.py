@@ -50,6 +50,8 @@ class Predictor(NamedTuple):
     coefficients: Float[Tensor, "batch taps subframes"]
     gain: Float[Tensor, "batch 1 subframes"]
     """Expected RMS level of the residual."""
+    hop: int
+    """Samples per subframe."""
 
 
 class MelPrediction(nn.Module):
@@ -70,11 +72,6 @@ class MelPrediction(nn.Module):
     offset: Tensor
     lag_window: Tensor
 
-    @property
-    def hop(self) -> int:
-        """Samples per filter."""
-        return self.mel.hop // self.config.subframes
-
     def forward(self, mel: Float[Tensor, "batch n_mels frames"]) -> Predictor:
         with torch.autocast(mel.device.type, enabled=False):
             mel = mel.float() if self.mel.log == "ln" else mel.float() * math.log(10)
@@ -84,7 +81,8 @@ class MelPrediction(nn.Module):
             lags = lags * self.lag_window
             lags[..., 0] = lags[..., 0] * (1 + self.config.white_noise) + LSB**2  # the residual's floor
             coefficients, error = levinson_durbin(lags)
-            return Predictor(coefficients.transpose(1, 2).float(), error.sqrt()[:, None].float())
+            hop = self.mel.hop // self.config.subframes
+            return Predictor(coefficients.transpose(1, 2).float(), error.sqrt()[:, None].float(), hop)
 
     def power(self, mel: Float[Tensor, "batch n_mels frames"]) -> Float[Tensor, "batch bins frames"]:
         """Power spectral density, scaled so that its mean over the unit circle is the wave's mean square."""
@@ -132,10 +130,9 @@ def predict(
 ) -> Float[Tensor, "batch 1 samples"]:
     """Predict every sample from the previous ones; ``past`` are the samples before the wave."""
     taps, n_filters = predictor.coefficients.shape[1:]
-    hop = _hop(wave, n_filters)
     before = wave.new_zeros(len(wave), 1, taps) if past is None else past
     windows = torch.cat([before, wave[..., :-1]], dim=-1).squeeze(1).unfold(-1, taps, 1)
-    windows = windows.reshape(len(wave), n_filters, hop, taps)
+    windows = windows.reshape(len(wave), n_filters, predictor.hop, taps)
     newest_last = predictor.coefficients.flip(1).transpose(1, 2)[..., None]
     with torch.autocast(wave.device.type, enabled=False):
         return (windows @ newest_last).reshape(len(wave), 1, -1)
@@ -143,8 +140,7 @@ def predict(
 
 def excitation(wave: Wave, predictor: Predictor) -> Float[Tensor, "batch 1 samples"]:
     """The residual of the prediction, scaled to unit level: ExcitNet's signal."""
-    hop = _hop(wave, predictor.gain.shape[-1])
-    return (wave - predict(wave, predictor)) / predictor.gain.repeat_interleave(hop, dim=-1)
+    return (wave - predict(wave, predictor)) / predictor.gain.repeat_interleave(predictor.hop, dim=-1)
 
 
 def synthesize(
@@ -157,17 +153,15 @@ def synthesize(
     The samples of each filter solve a triangular system, which depends on the ``taps`` samples before.
     """
     taps, n_filters = predictor.coefficients.shape[1:]
-    hop, batch = _hop(excitation, n_filters), len(excitation)
+    hop, batch = predictor.hop, len(excitation)
     row, column = torch.arange(hop)[:, None], torch.arange(taps + hop)[None]
     tap = (row + taps - 1 - column).to(excitation.device)  # which coefficient reaches from column to row
     table = F.pad(predictor.coefficients.double().transpose(1, 2), (0, 1))
-    reach = table[
-        ..., torch.where((tap >= 0) & (tap < taps), tap, taps)
-    ]  # (batch, n_filters, hop, taps + hop)
+    tap = torch.where((tap >= 0) & (tap < taps), tap, taps)
+    reach = table[..., tap]  # (batch, n_filters, hop, taps + hop)
     system = torch.eye(hop, dtype=torch.float64, device=excitation.device) - reach[..., taps:]
-    driven = (
-        excitation.double().reshape(batch, n_filters, hop, 1) * predictor.gain[:, 0, :, None, None].double()
-    )
+    gain = predictor.gain[:, 0, :, None, None].double()
+    driven = excitation.double().reshape(batch, n_filters, hop, 1) * gain
     solved = torch.linalg.solve_triangular(
         system, torch.cat([driven, reach[..., :taps]], dim=-1), upper=False, unitriangular=True
     )
@@ -178,9 +172,3 @@ def synthesize(
         blocks.append(block)
         end = torch.cat([end, block], dim=-1)[:, -taps:]
     return torch.cat(blocks, dim=-1)[:, None].float(), end[:, None].float()
-
-
-def _hop(wave: Tensor, n_filters: int) -> int:
-    if n_filters == 0 or wave.shape[-1] % n_filters:
-        raise ValueError(f"{wave.shape[-1]} samples are not a multiple of {n_filters} filters")
-    return wave.shape[-1] // n_filters

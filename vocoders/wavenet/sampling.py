@@ -21,6 +21,7 @@ from engine.user_error import UserError, at_least, within
 from vocoders.wavenet.distributions import Gaussian, MuLaw, Output, predicted, silence, split
 from vocoders.wavenet.layers import bias_of
 from vocoders.wavenet.network import WaveNet
+from vocoders.wavenet.prediction import Predictor
 
 Factors = Float[Tensor, "batch samples_or_1"]
 Noise = Float[Tensor, "batch samples 2"]
@@ -134,17 +135,6 @@ Encoded = Int[Tensor, "batch samples"] | Float[Tensor, "batch samples"]
 """Classes for μ-law, else amplitudes."""
 
 
-class Prediction(NamedTuple):
-    """Filters that predict the generated wave linearly (LP-WaveNet)."""
-
-    coefficients: Float[Tensor, "batch taps filters"]
-    """The prediction of sample t is Σ coefficients[k] · wave[t − 1 − k]."""
-    gain: Float[Tensor, "batch 1 filters"] | None
-    """Unit of the network's output, see ``distributions.predicted``."""
-    hop: int
-    """Samples per filter."""
-
-
 class Matrices(NamedTuple):
     """One layer's weights as matrices, as the sampling loop uses them."""
 
@@ -160,12 +150,12 @@ class Matrices(NamedTuple):
 class CachedTorch:
     """Sampling with cached layer inputs in plain torch, on any device.
 
-    The reference for the compiled loop, which has the same methods ``run`` and ``replay``, and the fallback
-    where that is not available.
+    The reference for the compiled loop, which has the same method ``run``, and the fallback where that is not
+    available. ``predictor`` predicts the generated wave linearly (LP-WaveNet).
     """
 
-    def __init__(self, network: WaveNet, batch: int, prediction: Prediction | None = None) -> None:
-        self.output, self.sizes, self.prediction = network.config.output, network.config, prediction
+    def __init__(self, network: WaveNet, batch: int, predictor: Predictor | None = None) -> None:
+        self.output, self.sizes, self.predictor = network.config.output, network.config, predictor
         self.layers = [
             Matrices(
                 layer.conv.dilation[0],
@@ -183,7 +173,7 @@ class CachedTorch:
         self.position = 0
         dtype = torch.long if isinstance(self.output, MuLaw) else first.weight.dtype
         self.previous = torch.full((batch,), silence(self.output), dtype=dtype, device=zeros.device)
-        order = prediction.coefficients.shape[1] if prediction else 0
+        order = predictor.coefficients.shape[1] if predictor else 0
         self.recent = zeros.new_zeros(batch, order)  # newest first
 
     def run(
@@ -198,19 +188,11 @@ class CachedTorch:
         for i in range(noise.shape[1]):
             parameters = self._predicted(self._step(self.previous, _at(conditioning, i)))
             self.previous = draw(self.output, parameters, noise[:, i], _at(temperature, i), top_p)
-            if self.prediction is not None:
+            if self.predictor is not None:
                 self.recent = torch.cat([self.previous[:, None], self.recent[:, :-1]], dim=1)
             self.position += 1
             drawn.append(self.previous)
         return torch.stack(drawn, dim=1)
-
-    def replay(self, conditioning: Conditioning, inputs: Encoded) -> Float[Tensor, "batch n_out samples"]:
-        """The network's output parameters for given inputs, continuing from the state."""
-        outputs = []
-        for i in range(inputs.shape[1]):
-            outputs.append(self._step(inputs[:, i], _at(conditioning, i)))
-            self.position += 1
-        return torch.stack(outputs, dim=-1)
 
     def _step(self, x: Tensor, gates: Tensor) -> Tensor:
         """Output parameters after one more input; ``gates``: (batch, layers · gate)."""
@@ -236,13 +218,12 @@ class CachedTorch:
         return x
 
     def _predicted(self, parameters: Tensor) -> Tensor:
-        if self.prediction is None:
+        if self.predictor is None:
             return parameters
-        coefficients, gain, hop = self.prediction
+        coefficients, gain, hop = self.predictor
         index = self.position // hop
-        expected = (self.recent * coefficients[..., index]).sum(1)
-        level = None if gain is None else gain[..., index : index + 1]
-        return predicted(self.output, parameters[..., None], expected[:, None, None], level)[..., 0]
+        expected = (self.recent * coefficients[..., index]).sum(1)[:, None, None]
+        return predicted(self.output, parameters[..., None], expected, gain[..., index : index + 1])[..., 0]
 
 
 def _at(values: Tensor, i: int) -> Tensor:

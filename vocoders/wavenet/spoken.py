@@ -74,8 +74,7 @@ def frame_phonemes(phonemes: Sequence[Phoneme], n_frames: int, frame_rate: float
 
 def phoneme_classes(phonemes: Sequence[Phoneme], n_frames: int, frame_rate: float) -> Int[Tensor, "frames"]:
     """Phoneme class of each frame, 0 … ``N_PHONEMES`` − 1: a recogniser's target."""
-    classes = _classes(phonemes)
-    return classes[frame_phonemes(phonemes, n_frames, frame_rate)]
+    return _classes(phonemes)[frame_phonemes(phonemes, n_frames, frame_rate)]
 
 
 def features(
@@ -99,19 +98,16 @@ def features(
 def f0_pyworld(
     wave: Float[Tensor, "batch 1 samples"],
     sample_rate: int,
-    *,
     hop_ms: float = 10.0,
-    f_min: float = 60.0,
-    f_max: float = 600.0,
 ) -> Float[Tensor, "batch frames"]:
-    """F0 in Hz by WORLD (DIO refined by StoneMask), 0 where unvoiced; frame t is at t · ``hop_ms``."""
+    """F0 in Hz, 60 to 600, by WORLD (DIO and StoneMask), 0 where unvoiced; frame t is at t · ``hop_ms``."""
     try:
         import pyworld
     except ImportError:
         raise UserError("F0 by WORLD needs pyworld: pip install 'timbre[eval]'") from None
     tracks = []
     for row in wave.detach().squeeze(1).double().cpu().numpy():
-        f0, times = pyworld.dio(row, sample_rate, f0_floor=f_min, f0_ceil=f_max, frame_period=hop_ms)
+        f0, times = pyworld.dio(row, sample_rate, f0_floor=60.0, f0_ceil=600.0, frame_period=hop_ms)
         tracks.append(pyworld.stonemask(row, f0, times, sample_rate))
     return torch.from_numpy(np.stack(tracks).astype(np.float32)).to(wave.device)
 
@@ -120,7 +116,7 @@ def frame_pitch(wave: Float[Tensor, "1 1 samples"], config: FeatureConfig) -> Fl
     """F0 at the middle of each whole frame of a wave, Hz, 0 where unvoiced."""
     n_frames = wave.shape[-1] // config.hop
     hop_ms = 1_000 * config.hop / config.sample_rate
-    track = f0_pyworld(wave, config.sample_rate, hop_ms=hop_ms / 2)[0, 1::2]  # the frames' middles
+    track = f0_pyworld(wave, config.sample_rate, hop_ms / 2)[0, 1::2]  # the frames' middles
     return F.pad(track, (0, max(0, n_frames - len(track))))[:n_frames]
 
 
