@@ -7,11 +7,12 @@ and modules that it imports but does not call in what is measured.
 
 import importlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from data.frontends import MelConfig, mel_filters
 from engine.user_error import UserError
 from vocoders.published.layout import to_published
+from vocoders.weight_norm import fold_weight_norm
 
 UNUSED = (
     "librosa",
@@ -33,29 +35,6 @@ UNUSED = (
 """Modules replaced by stubs: used only by code that is not measured, or incompatible in new versions."""
 
 
-class Bridge(ModuleType):
-    """A module like another one, with some names replaced."""
-
-    def __init__(self, module: Any, **names: Any) -> None:
-        super().__init__(getattr(module, "__name__", "bridge"))
-        self.__dict__.update(names)
-        self._module = module
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
-
-
-class _Anything(ModuleType):
-    """A stub module in which every name is a function that returns None."""
-
-    __path__: Sequence[str] = ()
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return lambda *args, **kwargs: None
-
-
 def old_mel(rate: int, n_fft: int, n_mels: int, f_min: float | int, f_max: float | int | None) -> np.ndarray:
     low, high = float(f_min), float(f_max or rate / 2)
     config = MelConfig(sample_rate=rate, n_fft=n_fft, n_mels=n_mels, f_min=low, f_max=high)
@@ -67,17 +46,12 @@ def old_stft(*args: Any, **options: Any) -> Tensor:
     return torch.view_as_real(torch.stft(*args, **options, return_complex=True))
 
 
-def old_torch() -> Bridge:
-    on_cpu = Bridge(torch.cuda, FloatTensor=torch.FloatTensor)
-    return Bridge(torch, stft=old_stft, qr=torch.linalg.qr, cuda=on_cpu)
-
-
 @contextmanager
 def checkout(path: Path) -> Iterator[None]:
     """Import from a checkout; its modules are then removed from ``sys.modules``, to avoid name clashes."""
     before = dict(sys.modules)
-    stubs = {name: _Anything(name) for name in UNUSED}
-    stubs["librosa.filters"].mel = old_mel  # pyright: ignore[reportAttributeAccessIssue]
+    stubs = {name: MagicMock() for name in UNUSED}
+    stubs["librosa.filters"].mel = old_mel
     sys.modules.update(stubs)
     for name in ("models", "utils", "env", "meldataset", "mel2wav", "glow", "wavenet_vocoder"):
         sys.modules.pop(name, None)
@@ -106,7 +80,9 @@ def published_modules(path: Path | str, *names: str) -> list[Any]:
         modules: list[Any] = [importlib.import_module(name) for name in names]
     for module in modules:
         if hasattr(module, "torch"):
-            module.torch = old_torch()
+            on_cpu = SimpleNamespace(**vars(torch.cuda) | {"FloatTensor": torch.FloatTensor})
+            old = {"stft": old_stft, "qr": torch.linalg.qr, "cuda": on_cpu}
+            module.torch = SimpleNamespace(**vars(torch) | old)
     return modules
 
 
@@ -167,16 +143,6 @@ def hifigan_settings(config: Any) -> Any:
     )
 
 
-def published_hifigan(path: Path | str, config: Any) -> nn.Module:
-    (models,) = published_modules(path, "models")
-    return models.Generator(hifigan_settings(config))
-
-
-def published_melgan(path: Path | str, config: Any) -> nn.Module:
-    (modules,) = published_modules(path, "mel2wav.modules")
-    return modules.Generator(config.n_mels, config.channels, config.n_residual_layers)
-
-
 def amplify(network: nn.Module) -> None:
     """Scale up random weights, with which the output would otherwise be almost silent."""
     for name, parameter in network.named_parameters():
@@ -184,14 +150,12 @@ def amplify(network: nn.Module) -> None:
             parameter.data *= 1.6
 
 
-def give_weights(ours: nn.Module, theirs: nn.Module) -> None:
-    """Copy our weights to the published network; neither may be folded."""
-    theirs.load_state_dict(to_published(ours.state_dict()))
-
-
-def fold_published(network: nn.Module) -> nn.Module:
-    """Remove all weight norm; unlike the published helpers, it prints nothing and works for MelGAN."""
-    for module in network.modules():
-        if hasattr(module, "weight_g"):
-            nn.utils.remove_weight_norm(module)
-    return network
+def match(ours: nn.Module, theirs: Any) -> None:
+    """Copy our weights to the published network, if there is one; then remove all weight norm of both."""
+    if theirs is not None:
+        theirs.load_state_dict(to_published(ours.state_dict()))
+        for module in theirs.modules():
+            if hasattr(module, "weight_g"):
+                nn.utils.remove_weight_norm(module)
+        theirs.eval()
+    fold_weight_norm(ours).eval()

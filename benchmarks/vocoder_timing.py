@@ -64,8 +64,6 @@ def _openvino(path: Path, mel: Mel) -> Callable[[], Tensor]:
 
 
 HEADS = ["what", "ours", "theirs", "ratio", "goal", "met", "floor", "max |difference|"]
-
-
 Row = list[str]
 
 

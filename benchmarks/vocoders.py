@@ -85,16 +85,19 @@ def real_time(seconds: float, duration: float) -> str:
 
 
 def hifigan_rows(name: str, settings: Settings) -> Iterator[Row]:
-    config = {"V1": hifigan.V1, "V2": hifigan.V2, "V3": hifigan.V3}[name]
-    path = settings.peers["hifigan"]
-    theirs = peers.published_hifigan(path, config) if path else None
+    config, theirs = {"V1": hifigan.V1, "V2": hifigan.V2, "V3": hifigan.V3}[name], None
+    if path := settings.peers["hifigan"]:
+        (models,) = peers.published_modules(path, "models")
+        theirs = models.Generator(peers.hifigan_settings(config))
     yield from generator_rows(f"HiFi-GAN {name}", HiFiGAN(config), theirs, settings)
 
 
 def melgan_rows(settings: Settings) -> Iterator[Row]:
-    path = settings.peers["melgan"]
-    theirs = peers.published_melgan(path, melgan.MELGAN) if path else None
-    yield from generator_rows("MelGAN", MelGAN(melgan.MELGAN), theirs, settings)
+    config, theirs = melgan.MELGAN, None
+    if path := settings.peers["melgan"]:
+        (modules,) = peers.published_modules(path, "mel2wav.modules")
+        theirs = modules.Generator(config.n_mels, config.channels, config.n_residual_layers)
+    yield from generator_rows("MelGAN", MelGAN(config), theirs, settings)
 
 
 def generator_rows(
@@ -102,15 +105,12 @@ def generator_rows(
 ) -> Iterator[Row]:
     """Real-time factors of a generator at two lengths, and their ratio."""
     peers.amplify(ours)
-    if theirs is not None:
-        peers.give_weights(ours, theirs)
-        peers.fold_published(theirs).eval()
-    ours.fold().eval()
+    peers.match(ours, theirs)
     whole = Vocoder(VocoderConfig(mel=named_mel("hifigan"), network=ours.config))
     whole.network = ours
     per_second = []
     for seconds in LENGTHS:
-        mel = steps.mel_like(ours.n_mels, round(seconds * RATE / HOP))
+        mel = steps.mel_like(round(seconds * RATE / HOP))
         duration = mel.shape[-1] * HOP / RATE
         call = partial(torch.no_grad()(theirs), mel) if theirs else None
         unit = partial(real_time, duration=duration)
@@ -118,7 +118,7 @@ def generator_rows(
         floor = f"{gmac_of(ours, 'forward', mel) / settings.peak / duration:.4f}"
         what = f"{name}, {seconds} s: real-time factor"
         yield row(what, took, unit, GENERATOR_GOAL, floor=floor, same=took.same)
-        per_second.append([min(took.ours) / duration, min(took.theirs) / duration if theirs else None])
+        per_second.append((min(took.ours) / duration, min(took.theirs, default=0.0) / duration))
         for runtime, run in runtime_calls(ours, mel):
             timed = alternate(partial(cpu.generate, ours, mel), run, settings.repeats)
             yield row(f"{name}, {seconds} s, compared with {runtime}", timed, unit, None, same=timed.same)
@@ -134,13 +134,10 @@ def waveglow_rows(settings: Settings) -> Iterator[Row]:
         if ".end." in name:
             nn.init.normal_(parameter, 0.0, 0.01)  # initially 0, which would make every coupling the identity
     theirs = peers.published_waveglow(path, WAVEGLOW) if path else None
-    if theirs is not None:
-        peers.give_weights(ours, theirs)
-        peers.fold_published(theirs).eval()
-    ours.fold().eval()
+    peers.match(ours, theirs)
     repeats = min(settings.repeats, 3)
     for seconds in LENGTHS:
-        mel = steps.mel_like(ours.n_mels, round(seconds * RATE / HOP))
+        mel = steps.mel_like(round(seconds * RATE / HOP))
         duration = mel.shape[-1] * HOP / RATE
         z, call = ours.noise(1, mel.shape[-1], torch.Generator().manual_seed(0)), None
         if theirs is not None and seconds == LENGTHS[0]:
@@ -153,26 +150,22 @@ def waveglow_rows(settings: Settings) -> Iterator[Row]:
         yield row(what, took, unit, WAVEGLOW_GOAL, floor=floor, same=took.same)
 
 
-def evenness(name: str, per_second: list[list[float | None]]) -> Row:
+def evenness(name: str, per_second: list[tuple[float, float]]) -> Row:
     """The cost per second of a long wave relative to a short one, from the fastest turns."""
     (short, their_short), (long, their_long) = per_second
-    assert short is not None
-    assert long is not None
     ratio = long / short
-    theirs = f"{their_long / their_short:.3f}" if their_short and their_long else ""
+    theirs = f"{their_long / their_short:.3f}" if their_short else ""
     met = "yes" if ratio <= EVEN_GOAL else f"NO, {ratio / EVEN_GOAL - 1:+.0%}"
     return [f"{name}, 10 s over 1 s, per second", f"{ratio:.3f}", theirs, "", f"≤ {EVEN_GOAL}", met, "", ""]
 
 
 def step_rows(preset: str, settings: Settings) -> Iterator[Row]:
     wave = steps.speechlike(BATCH, SEGMENT)
-    path, theirs = settings.peers["melgan" if preset == "melgan" else "hifigan"], None
-    if path:
-        theirs = (
-            steps.melgan_step(path, wave)
-            if preset == "melgan"
-            else steps.hifigan_step(path, wave, hifigan.V2)
-        )
+    theirs = None
+    if preset == "melgan" and (path := settings.peers["melgan"]):
+        theirs = steps.melgan_step(path, wave)
+    if preset != "melgan" and (path := settings.peers["hifigan"]):
+        theirs = steps.hifigan_step(path, wave, hifigan.V2)
     for order, name in (("", "published order"), ("simultaneous", "one pass for both players")):
         ours = steps.our_step(preset, wave, order=order)
         floor = f"{gmac(ours) / settings.peak:.2f} s"
@@ -196,13 +189,11 @@ Mel = Float[Tensor, "batch n_mels frames"]
 
 def wavenet_rows(name: str, settings: Settings) -> Iterator[Row]:
     """Generation speed of one utterance and, for the smaller network, of a batch of sixteen."""
-    ours, path, theirs = WaveNet(CONFIGS[name]).eval(), settings.peers["wavenet"], None
+    ours, path, theirs = WaveNet(CONFIGS[name]), settings.peers["wavenet"], None
     peers.amplify(ours)
     if path:
         theirs = published_wavenet(path, CONFIGS[name])
-        peers.give_weights(ours, theirs)
-        peers.fold_published(theirs)
-    ours.fold()
+    peers.match(ours, theirs)
     call = partial(generate_published, theirs, mel_for(THEIR_FRAMES)) if theirs else None
     took = alternate(partial(generate, ours, mel_for(OUR_FRAMES)), call, settings.repeats)
     speed = OUR_FRAMES * LOCAL.hop / median(took.ours)
