@@ -194,7 +194,10 @@ def wavenet_rows(name: str, settings: Settings) -> Iterator[Row]:
     if path:
         theirs = published_wavenet(path, CONFIGS[name])
     peers.match(ours, theirs)
-    call = partial(generate_published, theirs, mel_for(THEIR_FRAMES)) if theirs else None
+    call = None
+    if theirs:  # random sampling of one-hot classes
+        loop = torch.no_grad()(theirs.incremental_forward)
+        call = partial(loop, c=mel_for(THEIR_FRAMES), T=THEIR_FRAMES * LOCAL.hop)
     took = alternate(partial(generate, ours, mel_for(OUR_FRAMES)), call, settings.repeats)
     speed = OUR_FRAMES * LOCAL.hop / median(took.ours)
     their_speed = THEIR_FRAMES * LOCAL.hop / median(took.theirs) if theirs else None
@@ -226,12 +229,6 @@ def published_wavenet(path: Path | str, config: WaveNetConfig) -> nn.Module:
 
 def mel_for(frames: int, batch: int = 1) -> Mel:
     return torch.randn(batch, LOCAL.n, frames, generator=torch.Generator().manual_seed(0)) - 4
-
-
-@torch.no_grad()
-def generate_published(theirs: Any, mel: Mel) -> Tensor:
-    """Run the published loop, with random sampling of one-hot classes."""
-    return theirs.incremental_forward(c=mel, T=mel.shape[-1] * LOCAL.hop)
 
 
 @torch.no_grad()

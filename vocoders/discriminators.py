@@ -83,7 +83,6 @@ class MultiPeriodDiscriminator(nn.Module):
 
     def __init__(self, config: MultiPeriodConfig) -> None:
         super().__init__()
-        self.config = config
         self.discriminators = nn.ModuleList(_Period(config, period) for period in config.periods)
 
     def forward(self, wave: Wave) -> DiscriminatorOutput:
@@ -107,9 +106,7 @@ class _Period(nn.Module):
         missing = -wave.shape[-1] % self.period
         hidden = F.pad(wave, (0, missing), mode="reflect") if missing else wave
         hidden = hidden.unflatten(-1, (-1, self.period))  # (batch, 1, turns, period)
-        features = _features(self.convs, hidden, 0.1)
-        score = self.conv_post(features[-1])
-        return score.flatten(1), [*features, score]
+        return _scored(self.convs, self.conv_post, hidden)
 
 
 class MultiScaleDiscriminator(nn.Module):
@@ -117,7 +114,6 @@ class MultiScaleDiscriminator(nn.Module):
 
     def __init__(self, config: MultiScaleConfig) -> None:
         super().__init__()
-        self.config = config
         self.discriminators = nn.ModuleList(
             _Scale(config, spectral_norm if i == 0 else weight_norm) for i in range(config.n_scales)
         )
@@ -142,9 +138,7 @@ class _Scale(nn.Module):
         self.conv_post = norm(nn.Conv1d(widths[-1], 1, 3, padding=1))
 
     def forward(self, wave: Wave) -> tuple[Tensor, list[Tensor]]:
-        features = _features(self.convs, wave, 0.1)
-        score = self.conv_post(features[-1])
-        return score.flatten(1), [*features, score]
+        return _scored(self.convs, self.conv_post, wave)
 
 
 class MelGANDiscriminator(nn.Module):
@@ -152,7 +146,6 @@ class MelGANDiscriminator(nn.Module):
 
     def __init__(self, config: MelGANCriticConfig) -> None:
         super().__init__()
-        self.config = config
         self.model = nn.ModuleDict({f"disc_{i}": _Window(config) for i in range(config.n_scales)})
 
     def forward(self, wave: Wave) -> DiscriminatorOutput:
@@ -194,6 +187,13 @@ def _melgan(conv: nn.Conv1d) -> nn.Module:
     """Initialise weights as published, then apply weight norm."""
     nn.init.normal_(conv.weight, 0.0, 0.02)
     return weight_norm(conv)
+
+
+def _scored(convs: Iterable[nn.Module], last: nn.Module, hidden: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """HiFi-GAN's score map and features, of which the score map is the last."""
+    features = _features(convs, hidden, 0.1)
+    score = last(features[-1])
+    return score.flatten(1), [*features, score]
 
 
 def _features(layers: Iterable[nn.Module], hidden: Tensor, slope: float) -> list[Tensor]:

@@ -61,6 +61,10 @@ def load_vocoder(
     ``mel`` is the mel definition or its name, for published weights without one. ``fold`` removes weight
     norm, which changes the speed but not the results.
     """
+    if isinstance(mel, str):
+        if mel not in DEFINITIONS:
+            raise UserError(f"mel definition {mel!r} is unknown; choose one of {', '.join(DEFINITIONS)}")
+        mel = DEFINITIONS[mel]
     if name not in KINDS:
         vocoder = from_folder(_named_folder(name, weights), fold)
     elif name == "griffin_lim":
@@ -74,9 +78,8 @@ def load_vocoder(
             raise UserError(f"{weights} holds a {kind} vocoder, not {name}: load it by that name")
     else:
         vocoder = _from_state(name, weights, config, mel, fold)
-    wanted = _definition(mel)
-    if wanted is not None:
-        check_definition(wanted, vocoder.mel, "mel=")
+    if mel is not None:
+        check_definition(mel, vocoder.mel, "mel=")
     return vocoder.eval().requires_grad_(False).to(device)
 
 
@@ -94,14 +97,6 @@ def kind_of(network: NetworkConfig) -> str:
     if isinstance(network, MelWaveNetConfig):
         return "wavenet"
     return next(name for name, kind in KINDS.items() if isinstance(network, kind))
-
-
-def _definition(mel: MelConfig | str | None) -> MelConfig | None:
-    if isinstance(mel, str):
-        if mel not in DEFINITIONS:
-            raise UserError(f"mel definition {mel!r} is unknown; choose one of {', '.join(DEFINITIONS)}")
-        return DEFINITIONS[mel]
-    return mel
 
 
 def released_folder(name: str) -> Path | None:
@@ -148,7 +143,7 @@ def from_folder(folder: Path, fold: bool = True) -> Vocoder:
     )
 
 
-def _griffin_lim(weights: object, config: Any, mel: MelConfig | str | None) -> Vocoder:
+def _griffin_lim(weights: object, config: Any, mel: MelConfig | None) -> Vocoder:
     if weights is not None:
         raise UserError(
             "griffin_lim has no weights: leave them out and give the mel definition (mel=, --mel)"
@@ -157,15 +152,14 @@ def _griffin_lim(weights: object, config: Any, mel: MelConfig | str | None) -> V
         case VocoderConfig(network=GriffinLimConfig()):
             return Vocoder(config)
         case None | GriffinLimConfig():
-            network = config or GriffinLimConfig()
-            return Vocoder(VocoderConfig(mel=_definition(mel) or MelConfig(), network=network))
+            return Vocoder(VocoderConfig(mel=mel or MelConfig(), network=config or GriffinLimConfig()))
         case MelConfig():
             return Vocoder(VocoderConfig(mel=config))
     raise UserError(f"griffin_lim takes a GriffinLimConfig, not {type(config).__name__}")
 
 
 def _from_state(
-    name: str, weights: str | Path | Mapping[str, Any], config: Any, mel: MelConfig | str | None, fold: bool
+    name: str, weights: str | Path | Mapping[str, Any], config: Any, mel: MelConfig | None, fold: bool
 ) -> Vocoder:
     """Load weights in the published layout, from a file or a state dict."""
     where = "the state dict" if isinstance(weights, Mapping) else str(weights)
@@ -180,26 +174,24 @@ def _from_state(
     return _filled(describe(name, state, config, mel, where), state, where, fold)
 
 
-def describe(
-    name: str, state: State, config: Any, mel: MelConfig | str | None, where: str | Path
-) -> VocoderConfig:
+def describe(name: str, state: State, config: Any, mel: MelConfig | None, where: str | Path) -> VocoderConfig:
     """Return the config of weights: from a published config or one of ours, or else from their shapes."""
-    if isinstance(config, VocoderConfig):
-        _of_kind(name, config.network)
-        return config
-    if isinstance(config, str | Path):
-        content = configs.read_json(config)
-        if {"network", "mel"} <= set(content):
-            return describe(name, state, load_config(VocoderConfig, config), mel, where)
-        described = configs.from_json(name, content, config)
-    elif isinstance(config, Mapping):
-        described = configs.from_json(name, config, "the config")
-    elif config is None:
-        described = shapes.from_shapes(name, state, where)
-    else:
-        _of_kind(name, config)
-        described = VocoderConfig(mel=_definition(mel) or _fitting(name, config), network=config)
-    return replace(described, mel=_definition(mel) or described.mel)
+    if isinstance(config, str | Path) and {"network", "mel"} <= set(configs.read_json(config)):
+        config = load_config(VocoderConfig, config)
+    match config:
+        case VocoderConfig():
+            _of_kind(name, config.network)
+            return config
+        case None:
+            described = shapes.from_shapes(name, state, where)
+        case str() | Path():
+            described = configs.from_json(name, configs.read_json(config), config)
+        case Mapping():
+            described = configs.from_json(name, config, "the config")
+        case _:
+            _of_kind(name, config)
+            described = VocoderConfig(mel=mel or _fitting(name, config), network=config)
+    return replace(described, mel=mel or described.mel)
 
 
 def _fitting(name: str, network: Any) -> MelConfig:

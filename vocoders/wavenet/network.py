@@ -127,11 +127,6 @@ class WaveNet(Foldable):
         return 0 if self.config.local is None else self.config.local.n
 
     @property
-    def halo(self) -> int:
-        """Frames on each side that the conditioning of a sample depends on."""
-        return 0 if self.config.local is None else self.config.local.halo
-
-    @property
     def receptive_field(self) -> int:
         """Input samples that an output depends on (with a context stack: the maximum)."""
         reach, context = self.config.receptive_field, self.config.context
