@@ -189,9 +189,9 @@ Mel = Float[Tensor, "batch n_mels frames"]
 
 def wavenet_rows(name: str, settings: Settings) -> Iterator[Row]:
     """Generation speed of one utterance and, for the smaller network, of a batch of sixteen."""
-    ours, path, theirs = WaveNet(CONFIGS[name]), settings.peers["wavenet"], None
+    ours, theirs = WaveNet(CONFIGS[name]), None
     peers.amplify(ours)
-    if path:
+    if path := settings.peers["wavenet"]:
         theirs = published_wavenet(path, CONFIGS[name])
     peers.match(ours, theirs)
     call = None
@@ -210,7 +210,7 @@ def wavenet_rows(name: str, settings: Settings) -> Iterator[Row]:
         yield faster(what, all_of_them, speed, TOGETHER_GOAL, at_peak)
 
 
-def published_wavenet(path: Path | str, config: WaveNetConfig) -> nn.Module:
+def published_wavenet(path: Path | str, config: WaveNetConfig) -> Any:
     (package,) = peers.published_modules(path, "wavenet_vocoder")
     local = {"upsample_scales": list(SCALES), "cin_channels": LOCAL.n, "cin_pad": LOCAL.pad}
     return package.WaveNet(

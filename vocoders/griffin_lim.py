@@ -68,7 +68,8 @@ class PhaseRetrieval(nn.Module):
         self, config: GriffinLimConfig, window: Float[Tensor, "n_fft"], *, hop: int, padding: Padding = "same"
     ) -> None:
         super().__init__()
-        self.config, self.n_fft, self.hop, self.padding = config, len(window), hop, padding
+        self.config, self.n_fft, self.hop = config, len(window), hop
+        self.padding: Padding = padding
         # Not in checkpoints: the configuration determines it.
         self.register_buffer("window", window, persistent=False)
         # Edges covered only by one window's slope are extended by repeated frames, and cut off again.

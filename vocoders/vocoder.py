@@ -93,8 +93,9 @@ class VocoderConfig:
 
 def build_network(config: NetworkConfig, mel: MelConfig) -> Any:
     """Build the network of a config with random weights; its hop and bands must match the mel definition."""
-    kind = NETWORKS[type(config)]
-    network = kind(config, mel) if kind in (GriffinLim, NeuralGriffinLim, MelWaveNet) else kind(config)
+    kind: Any = NETWORKS[type(config)]
+    depends_on_mel = isinstance(config, GriffinLimConfig | NeuralGriffinLimConfig | MelWaveNetConfig)
+    network = kind(config, mel) if depends_on_mel else kind(config)
     if (network.hop, network.n_mels) != (mel.hop, mel.n_mels):
         raise UserError(
             f"the network has hop {network.hop} and {network.n_mels} bands, the mel definition has "
