@@ -33,8 +33,8 @@ def waves(rows: int = 2) -> torch.Tensor:
 
 
 def batch(step: int = 0) -> Batch:
-    nobody = torch.zeros(2, dtype=torch.long)
-    return Batch(waves(), waves(), nobody, nobody)
+    unknown = torch.zeros(2, dtype=torch.long)
+    return Batch(waves(), waves(), unknown, unknown)
 
 
 def test_training_improves_on_least_squares_magnitudes():

@@ -40,7 +40,7 @@ NETWORKS = {
 def random_vocoder(name: str) -> Vocoder:
     vocoder = Vocoder(VocoderConfig(mel=SPEECH, network=NETWORKS[name]))
     with torch.no_grad():
-        for parameter in vocoder.network.parameters():  # zeros at first would hide what is heard
+        for parameter in vocoder.network.parameters():  # initial zeros would hide errors
             parameter.add_(0.02 * torch.randn_like(parameter))
     return vocoder
 

@@ -86,7 +86,7 @@ def test_backends_draw_the_same_samples(way):
     """For every output: equal classes, and amplitudes equal to rounding."""
     for output in OUTPUTS:
         network = random_network(output=output, **EVERYTHING)
-        if not isinstance(output, MuLaw):  # or amplitudes feed back until roundings are heard: chaos
+        if not isinstance(output, MuLaw):  # else rounding errors grow by feedback
             network.last_conv_layers[3].parametrizations.weight.original0.data.mul_(0.05)
         voiced = torch.arange(10)[None].expand(2, -1) % 3 > 0 if WAYS[way].needs_voicing else None
         arguments = {**inputs_of(network, n_samples=80), "sampler": WAYS[way], "voiced": voiced, "seed": 3}

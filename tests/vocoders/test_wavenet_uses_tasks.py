@@ -82,7 +82,7 @@ def test_likelihood_of_noise_equals_its_entropy():
         ).eval()
         last = network.wavenet.last_conv_layers[3]
         assert isinstance(last, torch.nn.Conv1d)
-        with torch.no_grad():  # one Gaussian of unit level, whatever is heard
+        with torch.no_grad():  # one Gaussian of unit level for every input
             last.weight = torch.zeros_like(last.weight) + 1e-9
             assert last.bias is not None
             last.bias.copy_(torch.tensor([0.0, -math.log(32) if signal == "excitnet" else 0.0]))
