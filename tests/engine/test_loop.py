@@ -254,7 +254,7 @@ def test_micro_batches_in_two_processes_equal_one_batch(toy, tmp_path, together)
 
 
 def test_gradients_travel_in_buckets_while_the_backward_pass_runs(together, monkeypatch):
-    monkeypatch.setattr("engine.buckets.BUCKET_BYTES", 40)  # a layer's weight or its bias and a weight
+    monkeypatch.setattr("engine.processes.BUCKET_BYTES", 40)  # a layer's weight or its bias and a weight
     events = []
 
     def train(rank):
