@@ -47,8 +47,8 @@ class Recordings:
         self.problems: dict[int, str] = {}
         """Error messages of unusable rows."""
         self._cached: dict[int, tuple[np.ndarray, float]] = {}
-        table: Any = rows
-        durations = table.durations() if hasattr(rows, "durations") else None
+        read_durations = getattr(rows, "durations", None)  # of a manifest read as a table
+        durations = read_durations() if read_durations else None
         if durations is None:
             self._fill(cache_gib * 2**30, progress)
         else:  # durations are rounded to a tenth of a millisecond
@@ -117,9 +117,8 @@ class Recordings:
         with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for first in range(0, len(self.rows), CHUNK):
                 chunk = range(first, min(first + CHUNK, len(self.rows)))
-                for index, found in zip(
-                    chunk, pool.map(self._decode if used < limit else self._measure, chunk)
-                ):
+                read = self._decode if used < limit else self._measure
+                for index, found in zip(chunk, pool.map(read, chunk)):
                     if isinstance(found, str):
                         self.problems[index] = found
                     elif isinstance(found, int):
@@ -216,16 +215,18 @@ def crop_and_reference(
     recordings: Recordings,
     index: int,
     other: int | None,
-    *,
-    samples: int,
-    reference_samples: int,
-    silence_db: float,
+    config: Any,
 ) -> tuple[np.ndarray, int, np.ndarray]:
-    """Draw a crop of a row, with its start, and a reference crop of row ``other`` or else of the same row."""
-    n_samples = int(recordings.lengths[index])
-    places = [(0, n_samples - samples)]
+    """Draw a crop of a row, with its start, and a reference crop of row ``other`` or else of the same row.
+
+    ``config`` is a ``CropConfig``.
+    """
+    n_samples, samples, silence_db = int(recordings.lengths[index]), config.crop_samples, config.silence_db
+    reference_samples = config.reference_samples or samples
     if other is None:
         places = leaving_room(n_samples, samples, reference_samples)
+    else:
+        places = [(0, n_samples - samples)]
     crop, start = loud_crop(rng, recordings, index, samples, places, silence_db)
     if other is None:
         places = without_overlap(start, n_samples, samples, reference_samples)

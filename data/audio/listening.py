@@ -185,9 +185,8 @@ class _Plateaus:
             at = signed >= self.extremes[side] * (1 - PLATEAU)
             core = at[:-2] & at[1:-1] & at[2:]  # middles of three
             run = np.zeros_like(at)
-            run[:-2] |= core
-            run[1:-1] |= core
-            run[2:] |= core
+            for shift in range(3):
+                run[shift : shift + len(core)] |= core
             self.counts[side] += run.sum(axis=0)
 
 

@@ -42,24 +42,23 @@ class AudioInfo:
 
 
 def info(path: str | Path) -> AudioInfo:
-    path = Path(path)
-    with opened(path) as sound:
+    with opened(Path(path)) as sound:
         samples = sound.samples
         if samples is None:
             samples = sum(len(frames) for frames in sound.decode())
-        return AudioInfo(
-            sample_rate=sound.sample_rate, samples=samples, channels=sound.channels, remarks=sound.remarks
-        )
+        about = {"sample_rate": sound.sample_rate, "channels": sound.channels, "remarks": sound.remarks}
+        return AudioInfo(samples=samples, **about)
 
 
 def unreadable(paths: Iterable[Path], left_out: list[str]) -> set[Path]:
     """Decode every file; return those for which it fails, and append their messages to ``left_out``."""
-    good, paths = set(), list(dict.fromkeys(paths))
+    paths = list(dict.fromkeys(paths))
+    bad = set(paths)
     for path in tqdm(paths, desc="reading", unit="file", delay=2.0, leave=False, disable=None):
         with leaving_out(left_out):
             load(path)
-            good.add(path)
-    return {path for path in paths if path not in good}
+            bad.remove(path)
+    return bad
 
 
 def load(
@@ -174,20 +173,14 @@ def files_under(folder: str | Path, extensions: tuple[str, ...] = ("",)) -> list
         raise UserError(f"{folder} is a file where a folder is expected")
     found: list[Path] = []
     seen: set[str] = set()
-
-    def locked(error: OSError) -> None:
-        found.append(Path(error.filename))
-
-    for place, folders, files in os.walk(folder, onerror=locked, followlinks=True):
+    walk = os.walk(folder, onerror=lambda error: found.append(Path(error.filename)), followlinks=True)
+    for place, folders, files in walk:
         real = os.path.realpath(place)
         if real in seen:  # a link to a folder listed already
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(place, name)
-            for name in files
-            if not name.startswith(".") and name.lower().endswith(extensions)
-        ]
+        shown = (name for name in files if not name.startswith("."))
+        found += [Path(place, name) for name in shown if name.lower().endswith(extensions)]
     return sorted(found)

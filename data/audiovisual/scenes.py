@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -115,10 +116,8 @@ def is_picture(path: Path) -> bool:
 def listed(cell: str) -> list[str]:
     """Split a manifest's cell: a JSON list, or parts separated by ``;`` or ``|``."""
     if cell.lstrip().startswith("["):
-        try:
+        with suppress(json.JSONDecodeError):
             return [str(part) for part in json.loads(cell)]
-        except json.JSONDecodeError:
-            pass
     return [part.strip() for part in cell.replace("|", ";").split(";") if part.strip()]
 
 

@@ -45,7 +45,7 @@ def told(before, after) -> list[str]:
     return list(changes(before, after, Path("run")))
 
 
-def test_a_moved_corpus_is_the_same(corpus, tmp_path):
+def test_moved_corpus_has_the_same_fingerprint(corpus, tmp_path):
     before, folder = found(corpus), found(corpus, "")
     shutil.move(corpus, tmp_path / "there")
     assert found(tmp_path / "there") == before
@@ -53,7 +53,7 @@ def test_a_moved_corpus_is_the_same(corpus, tmp_path):
     assert not told(before, found(tmp_path / "there"))
 
 
-def test_a_louder_recording_under_the_same_name_is_told(corpus):
+def test_changed_recording_is_noted(corpus):
     before = found(corpus)
     data = bytearray((corpus / "3.wav").read_bytes())
     data[44:] = (np.frombuffer(bytes(data[44:]), "<i2") * 2).tobytes()
@@ -63,7 +63,7 @@ def test_a_louder_recording_under_the_same_name_is_told(corpus):
     assert "6 recordings of 2 speakers as before, with other names or contents" in line
 
 
-def test_more_recordings_are_told_and_speakers_at_the_end_do_no_harm(corpus):
+def test_added_recordings_and_speakers_at_the_end_are_accepted(corpus):
     before = found(corpus)
     shutil.copy(corpus / "0.wav", corpus / "7.wav")
     with (corpus / "m.csv").open("a") as file:
@@ -72,7 +72,7 @@ def test_more_recordings_are_told_and_speakers_at_the_end_do_no_harm(corpus):
     assert "6 recordings of 2 speakers then, 7 recordings of 3 speakers now" in line
 
 
-def test_a_speaker_who_shifts_the_labels_is_refused_if_speakers_are_told(corpus):
+def test_speaker_that_shifts_labels_is_refused_if_labels_are_used(corpus):
     before, untold = found(corpus), found(corpus, label_share=0.0)
     text = (corpus / "m.csv").read_text()
     (corpus / "m.csv").write_text(text.replace("0.wav,b", "0.wav,a"))
@@ -81,11 +81,11 @@ def test_a_speaker_who_shifts_the_labels_is_refused_if_speakers_are_told(corpus)
     assert told(untold, found(corpus, label_share=0.0))
 
 
-def test_runs_of_earlier_versions_go_on(corpus):
+def test_runs_without_fingerprints_resume(corpus):
     assert not told({}, found(corpus))
 
 
-def test_a_model_is_known_by_its_files_or_else_by_its_name(tmp_path):
+def test_model_fingerprint_is_of_its_files_or_else_its_name(tmp_path):
     folder = tmp_path / "teacher"
     folder.mkdir()
     (folder / "config.json").write_text("{}")

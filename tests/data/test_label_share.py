@@ -38,25 +38,25 @@ def levels(wave: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("share", "told"), [(0.0, 0), (0.1, 2), (0.5, 10), (1.0, 20)])
-def test_a_share_of_the_labelled_recordings_is_told(corpus, share, told):
+def test_share_of_labels_is_used(corpus, share, told):
     labels = crops(corpus, label_share=share).labels
     assert (labels >= 0).sum() == told
     assert labels[20] == -1
 
 
-def test_the_share_is_stable_and_a_smaller_one_lies_within_a_larger(corpus):
+def test_share_is_fixed_and_smaller_ones_are_subsets(corpus):
     known = [set(np.flatnonzero(crops(corpus, label_share=share).labels >= 0)) for share in (0.2, 0.2, 0.6)]
     assert known[0] == known[1]
     assert known[0] < known[2]
 
 
-def test_speakers_of_whom_nothing_is_told_have_no_label():
+def test_speakers_without_used_labels_are_dropped():
     rows = [Row(path=Path(f"{i}.wav"), speaker=f"s{i}") for i in range(10)]
     assert sum(name is not None for name in known_speakers(rows, 0.3)) == 3
     assert known_speakers(rows, 1.0) == [row.speaker for row in rows]
 
 
-def test_what_is_not_told_has_its_other_crop_from_the_same_recording(corpus):
+def test_unused_labels_give_references_from_the_same_recording(corpus):
     batch = crops(corpus, label_share=0.5)[Address(0, 0)]
     same = (levels(batch.wave) - levels(batch.other)).abs() < 1e-3
     untold = batch.speaker == -1
@@ -66,7 +66,7 @@ def test_what_is_not_told_has_its_other_crop_from_the_same_recording(corpus):
     assert crops(corpus, label_share=0.0).speakers == []
 
 
-def test_other_may_always_come_from_the_recording(corpus):
+def test_reference_may_always_be_from_the_same_recording(corpus):
     batch = crops(corpus, other="recording")[Address(0, 0)]
     assert ((levels(batch.wave) - levels(batch.other)).abs() < 1e-3).all()
     assert (batch.speaker >= 0).any()

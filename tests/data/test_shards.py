@@ -67,7 +67,7 @@ def held(place: Path, split: str, folder: Path) -> list[tuple[str, bytes]]:
     return found
 
 
-def test_every_recording_is_in_one_shard_with_its_columns(corpus, shards, tmp_path):
+def test_each_recording_is_in_one_shard_with_its_columns(corpus, shards, tmp_path):
     found = held(shards, "", tmp_path)
     assert sorted(text for text, _ in found) == sorted(f"words {n}" for n in range(45))
     for text, content in found:
@@ -78,7 +78,7 @@ def test_every_recording_is_in_one_shard_with_its_columns(corpus, shards, tmp_pa
     assert index.speakers == tuple(f"s{n}" for n in range(SPEAKERS))
 
 
-def test_the_library_datasets_streams_them_too(shards):
+def test_datasets_library_streams_the_shards(shards):
     import datasets
 
     files = sorted(str(file) for file in shards.glob("train-*.tar"))
@@ -96,7 +96,7 @@ def test_the_library_datasets_streams_them_too(shards):
 
 
 @pytest.mark.parametrize(("n_ranks", "workers"), [(1, 0), (2, 0), (3, 2)])
-def test_ranks_share_the_shards_without_loss_or_overlap(shards, n_ranks, workers):
+def test_ranks_divide_the_shards_without_loss_or_overlap(shards, n_ranks, workers):
     """An epoch of all processes has every shard, each in one process, as often as it has batches."""
     seen: Counter[int] = Counter()
     for rank in range(n_ranks):
@@ -117,14 +117,14 @@ def test_ranks_share_the_shards_without_loss_or_overlap(shards, n_ranks, workers
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_going_on_in_mid_epoch_is_exact(shards, accumulate):
+def test_resuming_in_mid_epoch_is_exact(shards, accumulate):
     whole = list(islice(batches(config(shards), seed=5, accumulate=accumulate)(0), 40))
     rest = islice(batches(config(shards), seed=5, accumulate=accumulate)(14 // accumulate), 26)
     for a, b in zip(whole[14:], rest, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b))
 
 
-def test_labels_and_rows_are_those_of_the_whole(corpus, shards, tmp_path):
+def test_labels_and_rows_are_numbered_globally(corpus, shards, tmp_path):
     """Speakers keep one number in all shards; a recording's number names one recording."""
     crops = speech_crops(config(shards, split=""))
     texts = [text for text, _ in held(shards, "", tmp_path)]
@@ -145,7 +145,7 @@ def test_the_order_changes_with_seed_and_epoch(shards):
     assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(stream.streams[0]))}
 
 
-def test_an_address_of_fsspec_serves_as_a_folder_does(shards):
+def test_url_and_folder_give_the_same_batches(shards):
     memory = fsspec.filesystem("memory")
     for file in shards.iterdir():
         memory.pipe(f"/corpus/{file.name}", file.read_bytes())
@@ -154,7 +154,7 @@ def test_an_address_of_fsspec_serves_as_a_folder_does(shards):
         assert torch.equal(here[Address(0, step)].wave, there[Address(0, step)].wave)
 
 
-def test_shards_in_use_leave_nothing_behind(shards, tmp_path, monkeypatch):
+def test_temporary_files_of_shards_are_deleted(shards, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     dead = tmp_path / "timbre-shards-999999999-x"
     dead.mkdir()
@@ -169,7 +169,7 @@ def test_shards_in_use_leave_nothing_behind(shards, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_groups_of_parallel_recordings_stay_whole(tmp_path):
+def test_parallel_groups_share_a_shard(tmp_path):
     rng, lines = np.random.default_rng(1), ["path,speaker,parallel"]
     for group in range(6):
         for voice in range(3):
@@ -195,7 +195,7 @@ def test_unlabelled_speech_streams(shards):
     assert speech[Address(0, 0)].wave.shape[-1] <= RATE // 2
 
 
-def test_interrupted_packing_goes_on(corpus, tmp_path, monkeypatch):
+def test_interrupted_packing_resumes(corpus, tmp_path, monkeypatch):
     out, written = tmp_path / "out", []
     write = command.write_shard
 
@@ -261,7 +261,7 @@ def test_damaged_shards_are_refused(shards, tmp_path, change, told):
         speech_crops(config(damaged(shards, tmp_path, change)))[Address(0, 0)]
 
 
-def test_mistakes_are_told(corpus, shards, tmp_path, capsys):
+def test_mistakes_are_refused(corpus, shards, tmp_path, capsys):
     with pytest.raises(UserError, match="shards for 99 processes"):
         speech_crops(config(shards), rank=98, n_ranks=99)
     with pytest.raises(UserError, match="no shards of split 'test'"):

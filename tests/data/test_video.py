@@ -37,13 +37,13 @@ def indices(frames):
         (None, {}, list(range(40))),
     ],
 )
-def test_frames_are_those_shown_in_the_middle_of_each_step(video, frame_rate, stretch, expected):
+def test_frames_are_from_the_middle_of_each_interval(video, frame_rate, stretch, expected):
     found = indices(video_frames(video, frame_rate, **stretch))
     assert found == pytest.approx(expected, abs=1)  # greys are coded with a loss
     assert len(found) == len(expected)
 
 
-def test_any_stretch_of_the_sound_is_that_stretch_of_the_whole(video):
+def test_sound_segment_equals_that_part_of_the_whole(video):
     whole = video_sound(video, RATE)
     assert whole.shape == (1, 1, 4 * RATE)
     assert_close(whole[0, 0], torch.linspace(-0.5, 0.5, 4 * RATE), rtol=0, atol=1e-4)
@@ -52,7 +52,7 @@ def test_any_stretch_of_the_sound_is_that_stretch_of_the_whole(video):
     assert_close(video_sound(video, 4_000), resample(whole, RATE, 4_000))
 
 
-def test_several_channels_become_their_mean(tmp_path):
+def test_channels_are_averaged(tmp_path):
     import av
     import numpy as np
 
@@ -66,7 +66,7 @@ def test_several_channels_become_their_mean(tmp_path):
     assert_close(video_sound(tmp_path / "stereo.mkv", RATE), torch.full((1, 1, 800), 2_000 / 32_768))
 
 
-def test_headers_tell_what_there_is(video, tmp_path):
+def test_headers_describe_the_streams(video, tmp_path):
     header = video_info(video)
     assert (header.height, header.width, header.sample_rate) == (32, 48, RATE)
     assert header.duration == pytest.approx(4.0, abs=0.1)
@@ -75,7 +75,7 @@ def test_headers_tell_what_there_is(video, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "b.mkv", "c.avi", "d.mov"])
-def test_containers_agree(tmp_path, name):
+def test_containers_give_the_same_frames_and_sound(tmp_path, name):
     path = write_video(tmp_path / name, seconds=2.0)
     assert indices(video_frames(path)) == pytest.approx([5, 15], abs=1)
     assert video_sound(path, RATE).shape[-1] == pytest.approx(2 * RATE, abs=1_100)  # a frame of AAC
@@ -88,7 +88,7 @@ def refused(read, *arguments, **options):
     return caught.value
 
 
-def test_each_thing_that_may_be_wrong_is_one_sentence(tmp_path, video):
+def test_each_problem_of_a_video_is_refused(tmp_path, video):
     mute = write_video(tmp_path / "mute.mp4", sound=False, seconds=1.0)
     assert refused(video_sound, mute, RATE).problem == "no sound"
     dark = write_video(tmp_path / "dark.mkv", pictures=False, seconds=1.0)
@@ -104,7 +104,7 @@ def test_each_thing_that_may_be_wrong_is_one_sentence(tmp_path, video):
         next(video_frames(video, 0.0))
 
 
-def test_cut_off_videos_are_noticed(tmp_path):
+def test_truncated_videos_are_refused(tmp_path):
     whole = write_video(tmp_path / "whole.mp4", seconds=6.0)
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
@@ -116,7 +116,7 @@ def test_cut_off_videos_are_noticed(tmp_path):
     assert len(list(video_frames(cut, duration_s=1.0))) == 1  # what is there can be used
 
 
-def test_without_pyav_its_install_line_is_named(monkeypatch, video):
+def test_missing_pyav_is_named_with_its_install_line(monkeypatch, video):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match=r"pip install av"):
         video_info(video)

@@ -44,7 +44,7 @@ def test_resume_is_exact(toy, tmp_path, options):
     same(tmp_path / "straight", tmp_path / "cut")
 
 
-def test_a_run_follows_from_its_seed(toy, tmp_path):
+def test_run_is_a_function_of_its_seed(toy, tmp_path):
     torch.manual_seed(1)
     run(toy, tmp_path / "a", steps=3)
     torch.manual_seed(2)
@@ -63,19 +63,19 @@ def test_cadence(toy, tmp_path):
     assert run(toy, tmp_path, steps=10) == 10  # nothing left to do
 
 
-def test_a_limit_of_time_saves_and_returns(toy, tmp_path):
+def test_time_limit_saves_and_returns(toy, tmp_path):
     assert run(toy, tmp_path, steps=10**6, max_minutes=1e-6) == 1
     assert newest_checkpoint(tmp_path) is not None
 
 
-def test_another_config_does_not_continue_a_run(toy, tmp_path):
+def test_run_with_another_config_is_not_resumed(toy, tmp_path):
     run(toy, tmp_path, steps=2)
     with pytest.raises(UserError, match=r"holds a run with loop\.seed 0, not 1: choose another --loop\.out"):
         run(toy, tmp_path, steps=4, seed=1)
     run(toy, tmp_path, steps=4, save_every=1, log_every=1, keep=1)  # cadence may change
 
 
-def test_data_that_ends_is_told(tmp_path):
+def test_exhausted_data_raises(tmp_path):
     class Still:
         def __init__(self):
             layer = nn.Linear(1, 1)
@@ -108,7 +108,7 @@ def test_tensors_of_any_batch_are_moved():
     assert (moved.more["pair"].b, moved.more["list"][1], moved.none) == ("name", 4, None)
 
 
-def test_a_terminated_run_saves_and_continues_exactly(toy, tmp_path, together, capfd):
+def test_terminated_run_saves_and_resumes_exactly(toy, tmp_path, together, capfd):
     options = replace(toy.BASE.loop, out=tmp_path / "cut", trackers="none")
 
     def train(rank):
@@ -123,7 +123,7 @@ def test_a_terminated_run_saves_and_continues_exactly(toy, tmp_path, together, c
     same(tmp_path / "straight", tmp_path / "cut")
 
 
-def test_what_a_kill_left_behind_is_cleared_though_nothing_is_left_to_train(toy, tmp_path):
+def test_drafts_of_a_killed_run_are_deleted_after_the_last_step(toy, tmp_path):
     run(toy, tmp_path)
     left = [tmp_path / "checkpoints" / name for name in (".step_00000003.old.tmp", ".step_00000009.tmp")]
     for folder in left:
@@ -140,7 +140,7 @@ def test_two_processes_resume_exactly(toy, tmp_path, together):
     assert "buffers_1" in final(tmp_path / "straight")
 
 
-def test_a_signal_to_one_process_stops_all(toy, tmp_path, together, capfd):
+def test_signal_to_one_process_stops_all(toy, tmp_path, together, capfd):
     def train(rank):
         options = replace(toy.BASE.loop, out=tmp_path, trackers="none")
         toy.train(replace(toy.BASE, signal_at=5 if rank == 1 else 0, loop=options))
@@ -151,7 +151,7 @@ def test_a_signal_to_one_process_stops_all(toy, tmp_path, together, capfd):
     assert [p.name for p in checkpoints(tmp_path)] == ["step_00000004", "step_00000006"]
 
 
-def test_averaged_gradients_are_those_of_the_joint_batch(together):
+def test_averaged_gradients_equal_those_of_the_joint_batch(together):
     both = torch.randn(2, 4, 3)
     config = OptimConfig(lr=0.1, weight_decay=0.5, gradient_clip=0.01)
 
@@ -177,7 +177,7 @@ def test_averaged_gradients_are_those_of_the_joint_batch(together):
 
 
 @pytest.mark.parametrize("file", ["progress.json", "maker.safetensors", "config.json", "optimizers.pt"])
-def test_a_damaged_checkpoint_names_the_older_one_that_is_whole(toy, tmp_path, file):
+def test_error_about_a_damaged_checkpoint_names_the_older_one(toy, tmp_path, file):
     run(toy, tmp_path, steps=2, save_every=1)
     newest = newest_checkpoint(tmp_path)
     (newest / file).write_bytes(b"")
@@ -187,7 +187,7 @@ def test_a_damaged_checkpoint_names_the_older_one_that_is_whole(toy, tmp_path, f
     assert run(toy, tmp_path, steps=3) == 3
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_no_draft(toy, tmp_path, monkeypatch):
+def test_failed_checkpoint_leaves_no_draft(toy, tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise RuntimeError("PytorchStreamWriter failed writing file")
 
@@ -197,7 +197,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_no_draft(toy, tmp_path, monk
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-def test_a_run_whose_folder_is_a_file_is_refused_at_once(toy, tmp_path):
+def test_output_folder_that_is_a_file_is_refused(toy, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="Not a directory"):
         run(toy, tmp_path / "file")
@@ -216,7 +216,7 @@ def trained_together(toy, out, rank, count, accumulate=1):
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_together_equal_one_with_the_whole_batch(toy, tmp_path, together, count):
+def test_two_processes_equal_one_with_the_whole_batch(toy, tmp_path, together, count):
     """Gradients, losses, logged figures; banks to the bit in every process."""
     alone = trained_together(toy, tmp_path / "alone", 0, 1)
 
@@ -253,7 +253,7 @@ def test_micro_batches_in_two_processes_equal_one_batch(toy, tmp_path, together)
     assert together(2, train) == [0, 0]
 
 
-def test_gradients_travel_in_buckets_while_the_backward_pass_runs(together, monkeypatch):
+def test_gradients_are_averaged_during_the_backward_pass(together, monkeypatch):
     monkeypatch.setattr("engine.processes.BUCKET_BYTES", 40)  # a layer's weight or its bias and a weight
     events = []
 
