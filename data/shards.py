@@ -251,25 +251,22 @@ def _temporary_folder() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", ignore_cleanup_errors=True)
 
 
-class StreamedCrops(Dataset[Any]):
+class StreamedCrops(ShardStream[Any]):
     """A data set of batches from shards, each batch from one shard; labels and rows are numbered globally."""
 
-    def __init__(
-        self, config: Any, kind: Callable[..., Any], *, rank: int = 0, n_ranks: int = 1, accumulate: int = 1
-    ) -> None:
+    def __init__(self, config: Any, kind: Callable[..., Any], **ranks: int) -> None:
         """``kind`` makes the data set of one shard from ``config`` with the path of its manifest."""
-        self.config = config
+        shard = replace(config, split="", cache_gib=config.cache_gib / (2 * STREAMS))
 
-        def crops_of(folder: str) -> Any:
-            cache = config.cache_gib / (2 * STREAMS)
-            return kind(replace(config, path=folder, split="", cache_gib=cache), progress=False)
+        def build(folder: str) -> Any:
+            return kind(replace(shard, path=folder), progress=False)
 
         seconds = config.batch * config.crop_samples / config.sample_rate
-        ranks = {"rank": rank, "n_ranks": n_ranks, "accumulate": accumulate}
-        self.stream = ShardStream(config.path, config.split, crops_of, batch_seconds=seconds, **ranks)
-        self.speakers = list(self.stream.index.speakers) if getattr(config, "label_share", 1.0) else []
+        super().__init__(config.path, config.split, build, batch_seconds=seconds, **ranks)
+        self.config = config
+        self.speakers = list(self.index.speakers) if getattr(config, "label_share", 1.0) else []
         """Speaker names by label."""
-        self._first_row = np.cumsum([0, *(shard.recordings for shard in self.stream.shards)])
+        self._first_row = np.cumsum([0, *(shard.recordings for shard in self.shards)])
 
     @property
     def n_recordings(self) -> int:
@@ -277,7 +274,7 @@ class StreamedCrops(Dataset[Any]):
         return int(self._first_row[-1])
 
     def __getitem__(self, address: Any) -> Any:
-        shard = self.stream.crops(address)
+        shard = self.crops(address)
         batch = shard.crops[address]
         label = torch.from_numpy(np.searchsorted(self.speakers, shard.crops.speakers or [""]))
         return batch._replace(

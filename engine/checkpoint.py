@@ -23,6 +23,7 @@ from engine.user_error import UserError
 C = TypeVar("C")
 N = TypeVar("N", bound=nn.Module)
 Tensors = Mapping[str, Shaped[Tensor, "..."]]
+Modules = Mapping[str, nn.Module]
 
 
 def save_weights(tensors: nn.Module | Tensors, path: Path) -> None:
@@ -101,11 +102,7 @@ def clear_drafts(out: Path) -> None:
 
 
 def save_checkpoint(
-    draft: Path,
-    modules: Mapping[str, nn.Module],
-    players: Mapping[str, Any],
-    config: Any,
-    progress: Mapping[str, Any],
+    draft: Path, modules: Modules, players: Mapping[str, Any], config: Any, progress: Mapping[str, Any]
 ) -> None:
     """Write everything that a run needs to resume into a draft folder."""
     for name, module in modules.items():
@@ -166,9 +163,7 @@ def older_on_error(folder: Path) -> Iterator[None]:
         raise UserError(f"{error} ({way})") from None
 
 
-def load_checkpoint(
-    folder: Path, modules: Mapping[str, nn.Module], players: Mapping[str, Any]
-) -> dict[str, Any]:
+def load_checkpoint(folder: Path, modules: Modules, players: Mapping[str, Any]) -> dict[str, Any]:
     """Load modules and players from a checkpoint and return its progress."""
     for name, module in modules.items():
         path = folder / f"{name}.safetensors"

@@ -19,6 +19,7 @@ from data.audio.resampling import Frames, Resampler
 from engine.outcome import leaving_out
 from engine.user_error import UserError
 
+Wave = Float[Tensor, "1 1 samples"]
 MARGIN_SECONDS = 0.1
 """Context around an excerpt, longer than half of soxr's filter, so that it equals that part of the file."""
 
@@ -75,9 +76,7 @@ def load(
     return torch.from_numpy(np.ascontiguousarray(wave.T))[None]
 
 
-def blocks(
-    path: str | Path, sample_rate: int | None, block_samples: int
-) -> Iterator[Float[Tensor, "1 1 samples"]]:
+def blocks(path: str | Path, sample_rate: int | None, block_samples: int) -> Iterator[Wave]:
     """Read a file in mono blocks of ``block_samples``, of which the last may be shorter, in constant memory.
 
     Concatenated, they equal ``load(path, sample_rate)``. Errors on opening the file are raised by the call,
@@ -111,9 +110,7 @@ def _blocks(path: Path, sample_rate: int | None, block_samples: int) -> Iterator
             yield torch.from_numpy(np.concatenate(waiting))[None, None]
 
 
-def excerpt(
-    path: str | Path, start: int, samples: int, sample_rate: int | None = None
-) -> Float[Tensor, "1 1 samples"]:
+def excerpt(path: str | Path, start: int, samples: int, sample_rate: int | None = None) -> Wave:
     """Read ``samples`` mono samples from ``start`` on, both at ``sample_rate``, without decoding the rest.
 
     Equals that part of ``load(path, sample_rate)``; shorter if the file ends before.

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from data.audio.decoding import EXTENSIONS, READ_ONLY
 from data.audio.reading import files_under
 from data.audiovisual.scenes import Layout, Scene, is_picture, is_video, listed
-from data.audiovisual.video import VideoError, video_files, video_info
+from data.audiovisual.video import VideoError, video_files, video_streams
 from data.manifest import METADATA, Row, rows_from
 from engine.hub import hint, repository
 from engine.outcome import NAMED_AT_MOST
@@ -220,10 +220,10 @@ def _problem(scene: Scene) -> str | None:
                 if not file.is_file():
                     return f"{file} does not exist"
                 continue
-            header = video_info(file)
-            if file == scene.audio and not header.sample_rate:
+            has_sound, has_picture = video_streams(file)
+            if file == scene.audio and not has_sound:
                 return f"{file} has no sound"
-            if file in pictures and not header.height:
+            if file in pictures and not has_picture:
                 return f"{file} has no picture"
     except VideoError as error:
         return str(error)

@@ -8,7 +8,7 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from data.audio import audio_files
 from data.manifest import Row, gender_of
@@ -128,8 +128,11 @@ def common_voice(folder: str | Path, tables: Iterable[str] = ("train", "dev", "t
         raise _unlike(folder, "Common Voice", f"none of {', '.join(f'{table}.tsv' for table in tables)}")
     present = {file.name: file for file in audio_files(root / "clips")}
     rows, absent = [], []
+    csv.field_size_limit(1 << 30)
+    # Quotation marks are part of the sentences and never quote a cell.
+    options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "restval": ""}
     for table in found:
-        for record in _tsv(root / f"{table}.tsv"):
+        for record in csv.DictReader(_lines(root / f"{table}.tsv"), **options):
             name = record.get("path") or ""
             file = present.get(name) or present.get(f"{name}.mp3")  # the first releases omitted .mp3
             if file is None:
@@ -205,9 +208,3 @@ def _genders(path: Path, pattern: str) -> Mapping[str, str | None]:
         return {}
     found = (re.match(pattern, line) for line in _lines(path))
     return {match["speaker"]: gender_of(match["gender"]) for match in found if match}
-
-
-def _tsv(path: Path) -> Iterable[dict[str, str]]:
-    csv.field_size_limit(1 << 30)
-    # Quotation marks are part of the sentences and never quote a cell.
-    return csv.DictReader(_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE, restval="")

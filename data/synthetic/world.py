@@ -34,38 +34,17 @@ class Attribute(NamedTuple):
     name: str
     values: tuple[str, ...]
     """Names of the values in captions."""
-    sounds: tuple[str, ...]
-    """Descriptions of the sound of each value, in the same order."""
 
 
-SHAPES = {
-    "circle": "sine",
-    "ring": "rough tremolo",
-    "square": "hollow reed",
-    "triangle": "pluck",
-    "star": "bell",
-    "cross": "buzz",
-    "diamond": "glass",
-    "heart": "vibrato",
-    "bar": "organ of octaves",
-    "crescent": "glide up",
-    "arrow": "glide down",
-    "drop": "breath",
-}
-COLOURS = {
-    "red": "220 Hz",
-    "orange": "304 Hz",
-    "yellow": "419 Hz",
-    "green": "578 Hz",
-    "blue": "798 Hz",
-    "purple": "1101 Hz",
-}
-SIZES = {"small": "70 ms", "medium": "120 ms", "large": "200 ms"}
-COUNTS = {"one": "one note", "two": "two notes", "three": "three notes", "four": "four notes"}
-BACKGROUNDS = {"plain": "faint hiss", "striped": "rumble", "dotted": "crackle", "checkered": "surf"}
-
-_SOUNDS = {"shape": SHAPES, "colour": COLOURS, "size": SIZES, "count": COUNTS, "background": BACKGROUNDS}
-ATTRIBUTES = tuple(Attribute(name, tuple(of), tuple(of.values())) for name, of in _SOUNDS.items())
+_SHAPES = "circle ring square triangle star cross diamond heart bar crescent arrow drop"
+ATTRIBUTES = (
+    Attribute("shape", tuple(_SHAPES.split())),
+    Attribute("colour", ("red", "orange", "yellow", "green", "blue", "purple")),
+    Attribute("size", ("small", "medium", "large")),
+    Attribute("count", ("one", "two", "three", "four")),
+    Attribute("background", ("plain", "striped", "dotted", "checkered")),
+)
+"""They are heard as timbre, pitch, length and number of the notes, and background noise."""
 N_COMBINATIONS = int(np.prod([len(attribute.values) for attribute in ATTRIBUTES]))
 
 

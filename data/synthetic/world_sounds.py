@@ -20,9 +20,7 @@ Wave = Float[np.ndarray, "#n samples"]
 Column = Float[np.ndarray, "#n 1"]
 
 
-def synthesise(
-    values: Int[np.ndarray, "n 5"], chance: Float[np.ndarray, "n 12"]
-) -> Float[np.ndarray, "n samples"]:
+def synthesise(values: Int[np.ndarray, "n 5"], chance: Float[np.ndarray, "n 12"]) -> Wave:
     """Synthesise the sounds of scenes; ``chance``, uniform in [0, 1), determines what the values do not.
 
     That is: the start, gaps between notes, exact pitch and length, phases, the levels of each note and of the

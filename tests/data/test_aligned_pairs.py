@@ -1,4 +1,4 @@
-"""Time-aligned pairs: the same samples of two voices, another sentence as reference, by address."""
+"""Time-aligned pairs: equal segments of two voices, references of another sentence, addressed batches."""
 
 import csv
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ CORPUS: list[Spoken] = [
 
 
 def write(folder: Path, spoken: Sequence[Spoken], columns: Sequence[str] = ("speaker", "parallel")) -> Path:
-    """Ramps: the step within tells the place, the offset's sign and size the recording."""
+    """Ramps whose values identify the position and whose offsets identify the recording."""
     folder.mkdir(exist_ok=True)
     with (folder / "manifest.csv").open("w") as file:
         table = csv.writer(file)
@@ -52,7 +52,7 @@ def config(path: Path, **fields) -> PairConfig:
 
 
 def places(crops: torch.Tensor) -> tuple[list[int], list[int]]:
-    """Which of three ramps each crop is of, and the sample it begins at."""
+    """Return the ramp that each crop is from, and its first sample."""
     steps = (crops[:, 0, 0].abs() * 32_768).round().long() - 1
     return (steps // 10_000).tolist(), (steps % 10_000).tolist()
 
@@ -85,7 +85,7 @@ def test_reference_is_another_sentence_of_the_targets_speaker(corpus):
         speaker = CORPUS[index][1]
         if speaker in elsewhere:
             assert ramp == elsewhere[speaker][index] % 3
-        else:  # heard in one sentence: another stretch of it
+        else:  # the speaker has one sentence: another segment of it
             assert ramp == index % 3
             assert start + 800 <= target or start >= target + 1000
     assert [crops.speakers[label] for label in batch.speaker] == [CORPUS[i][1] for i in batch.utterance]

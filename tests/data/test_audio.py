@@ -1,4 +1,4 @@
-"""Audio files: what is written is read back, blocks equal the whole, what is broken is refused."""
+"""Audio files: exact round trips, blocks equal the whole, unusable files are refused."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""Scenes are found in each layout, with what is known of them; what lacks a half is counted and left out."""
+"""Scenes are found in each layout with their metadata; incomplete ones are reported and skipped."""
 
 import warnings
 
@@ -30,7 +30,7 @@ def write_picture(path, colour="red", size=(12, 10)):
 
 
 def silent(call, *arguments, **options):
-    """Call with every warning an error."""
+    """Call with warnings as errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return call(*arguments, **options)

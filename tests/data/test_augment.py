@@ -1,4 +1,4 @@
-"""Augmentation: seeded, per item, and by measurement what it says: level, F0, envelope, filters, decay."""
+"""Augmentation: seeded, per item, with the stated level, F0, envelope, filter responses and decay."""
 
 from dataclasses import replace
 
@@ -55,7 +55,7 @@ def vowel(
 
 
 def f0_of(wave: torch.Tensor, near: float) -> float:
-    """Mean pitch by autocorrelation, to a fraction of a sample, within a quarter of where it should be."""
+    """Mean pitch by interpolated autocorrelation, searched within a quarter of the expected one."""
     window, n_fft = torch.hann_window(800), 2**15
     spectrum = torch.fft.rfft(wave[0, 0].unfold(0, 800, 400) * window, 2048).abs().square()
     # A longer inverse interpolates: 16 lags a sample.
@@ -67,7 +67,7 @@ def f0_of(wave: torch.Tensor, near: float) -> float:
 
 
 def only_formant(wave: torch.Tensor) -> float:
-    """Where the energy of a vowel with a single formant lies."""
+    """The centre frequency of a vowel with a single formant."""
     power = torch.fft.rfft(wave[0, 0] * torch.hann_window(wave.shape[-1])).abs().square()
     frequency = torch.fft.rfftfreq(wave.shape[-1], 1 / RATE)
     return ((power * frequency).sum() / power.sum()).item()

@@ -1,4 +1,4 @@
-"""Batches: addressed, independent of workers, honest about other crops, silence, short and bad files."""
+"""Batches: addressed, independent of workers; references, silence, short and unusable files."""
 
 import csv
 from dataclasses import replace
@@ -20,13 +20,13 @@ RATE = 8_000
 
 
 def ramp(samples: int, offset: float = 0.0) -> np.ndarray:
-    """A wave whose values tell where a crop was taken: 16-bit step n at sample n."""
+    """A wave whose values identify the position of a crop: 16-bit step n at sample n."""
     return (np.arange(samples) % 30_000 + 1) / 32_767 + offset
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Ann with three files, Bob with one long one, two of nobody's, one for testing."""
+    """Three files of Ann, a long one of Bob, two without speaker, and one of the test split."""
     rng = np.random.default_rng(0)
     sizes = {
         "ann_1": 9000,
@@ -193,10 +193,10 @@ def test_unusable_files_are_reported_once_and_skipped(corpus, capsys):
     (corpus.parent / "ann_1.wav").write_text("not audio")
     soundfile.write(corpus.parent / "x_1.wav", np.zeros(4000), RATE)
     crops = SpeechCrops(config(corpus, batch=100))
-    told = capsys.readouterr().err
-    assert told.count("4 recordings read, 2 left out:\n") == 1
-    assert "ann_1.wav is not audio" in told
-    assert "x_1.wav is silent" in told
+    printed = capsys.readouterr().err
+    assert printed.count("4 recordings read, 2 left out:\n") == 1
+    assert "ann_1.wav is not audio" in printed
+    assert "x_1.wav is silent" in printed
     assert set(crops[Address(0, 0)].utterance.tolist()) == {1, 2, 3, 5}
 
 

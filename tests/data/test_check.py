@@ -1,4 +1,4 @@
-"""The check finds each kind of damage, lets sound recordings be, and leaves a clean manifest."""
+"""The check finds each problem, passes good recordings, and writes a clean manifest."""
 
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +18,7 @@ RATE = 16_000
 
 
 def voice(f0: float = 120.0, seconds: float = 2.0, seed: int = 0) -> torch.Tensor:
-    """A buzz that glides, pauses and is coloured like a vowel: enough of a voice for the check."""
+    """A gliding, pausing, vowel-like buzz, which the check takes for a voice."""
     rng = np.random.default_rng(seed)
     time = np.arange(int(seconds * RATE)) / RATE
     glide = f0 * 2 ** (0.2 * np.sin(2 * np.pi * 0.7 * time + rng.uniform(0, 6)))
@@ -34,7 +34,7 @@ def checked(rows: list[Row], **options):
 
 
 def problems(folder: Path, **options) -> dict[str, list[str]]:
-    """What the check says of each file that it says anything of."""
+    """The problems of each file that has any."""
     found: dict[str, list[str]] = {}
     for finding in checked(rows_from(folder), **options)[0]:
         found.setdefault(finding.row.path.name, []).append(finding.problem)
@@ -42,7 +42,7 @@ def problems(folder: Path, **options) -> dict[str, list[str]]:
 
 
 def put_all_damages(folder: Path) -> dict[str, list[str]]:
-    """Sound files and one with each kind of damage; what should be said of them."""
+    """Write good files and one with each problem; return the expected problems."""
     for index, extension in enumerate(("wav", "flac", "ogg", "mp3", "opus")):
         save(folder / f"good_{extension}.{extension}", voice(110 + 20 * index, seed=index), RATE)
     save(folder / "copy.flac", load(folder / "good_wav.wav"), RATE)
@@ -95,11 +95,11 @@ def test_command_prints_a_table_and_writes_a_clean_manifest(tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         main([str(tmp_path / "raw"), "--write", str(tmp_path / "clean" / "m.csv")])
     assert end.value.code == 1
-    told = capsys.readouterr().out
-    assert all(name in told for name in set(expected) - {"copy.flac"})
-    assert "19 recordings: 5 sound" in told
-    assert "14 with problems: 3 truncated" in told
-    assert "raw/" not in told.split("\n\n")[0]  # paths in the table start from the folder
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in set(expected) - {"copy.flac"})
+    assert "19 recordings: 5 sound" in printed
+    assert "14 with problems: 3 truncated" in printed
+    assert "raw/" not in printed.split("\n\n")[0]  # paths in the table start from the folder
     rows = read_manifest(tmp_path / "clean" / "m.csv")
     assert len(rows) == 5
     assert all(row.path.is_file() and row.duration == 2.0 for row in rows)
@@ -207,11 +207,11 @@ def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
         main(words)
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert end.value.code == 2
-    assert told.startswith("error: ")
-    assert sentence in told
-    assert told.count("\n") == 1
+    assert printed.startswith("error: ")
+    assert sentence in printed
+    assert printed.count("\n") == 1
 
 
 def test_no_manifest_is_written_without_good_recordings(tmp_path, capsys):

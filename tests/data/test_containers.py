@@ -1,4 +1,4 @@
-"""Every container's whole sound is read, whatever its header says, at any rate and with any damage."""
+"""Containers are read to their end, whatever their header states; truncation is detected."""
 
 import struct
 from pathlib import Path
@@ -17,14 +17,14 @@ LOSSLESS = ("wav", "flac", "aiff", "au", "w64", "rf64", "caf")
 
 
 def sound(rate: int, channels: int = 1, seconds: float = 0.7) -> np.ndarray:
-    """Noise that glides, so that no stretch of it equals another."""
+    """Noise with a glide, so that no two segments are equal."""
     n = int(rate * seconds) + 77
     noise = np.random.default_rng(rate).standard_normal((n, channels)) * 0.02
     return (noise + 0.3 * np.sin(np.arange(n) ** 1.3 / 40)[:, None]).astype(np.float32)
 
 
 def put(path: Path, wave: np.ndarray, rate: int) -> bytes:
-    """Write by soundfile, and return the bytes."""
+    """Write by soundfile and return the bytes."""
     kind = {"opus": "OGG", "oga": "OGG", "aiff": "AIFF"}.get(path.suffix[1:], path.suffix[1:].upper())
     soundfile.write(path, wave, rate, format=kind, subtype="OPUS" if path.suffix == ".opus" else None)
     return path.read_bytes()
@@ -55,7 +55,7 @@ def test_libsndfile_formats_keep_their_length(tmp_path, extension, rate, channel
         ("m4a", "ipod", "aac", 0.001),  # MP4 counts in milliseconds
         ("mp4", "mp4", "aac", 0.001),
         ("m4a", "ipod", "alac", 0.0),
-        ("aac", "adts", "aac", 0.13),  # nothing tells the coder's padding
+        ("aac", "adts", "aac", 0.13),  # the coder's padding is unknown
         ("webm", "webm", "libopus", 0.001),
         ("mka", "matroska", "flac", 0.0),
         ("wma", "asf", "wmav2", 0.13),
@@ -163,9 +163,9 @@ def test_file_without_samples_is_empty(tmp_path):
 
 @pytest.mark.parametrize("wrapped", [True, False])
 def test_wav_above_4_gib_is_read_to_its_end(tmp_path, monkeypatch, wrapped):
-    """A sparse file: 5 GiB that take no room."""
+    """A sparse file of 5 GiB, which needs no disk space."""
     monkeypatch.setattr("data.audio.containers.SEARCHED", SCANNED)
-    # One channel of float64: more would be heard through for how to mix them.
+    # One channel: several would be decoded to find how to mix them.
     size, head = 5 << 30, struct.pack("<HHIIHH", 3, 1, 192_000, 192_000 * 8, 8, 64)
     stated = size & 0xFFFFFFFF if wrapped else 0xFFFFFFFF
     with (tmp_path / "a.wav").open("wb") as file:
@@ -215,7 +215,7 @@ def test_vbr_mp3_without_frame_count_is_read_whole(tmp_path):
     wave[: 6 * rate] *= 1e-3  # little to code at first: from there the length is guessed wrongly
     put_av(tmp_path / "a.mp3", wave, rate, "mp3", "libmp3lame", write_xing="0")
     found = info(tmp_path / "a.mp3")
-    assert abs(found.samples - len(wave)) < 3 * 1152  # the coder's padding, which nothing tells
+    assert abs(found.samples - len(wave)) < 3 * 1152  # the coder's padding is unknown
     assert load(tmp_path / "a.mp3").shape[-1] == found.samples
 
 

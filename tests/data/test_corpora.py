@@ -1,16 +1,14 @@
-"""Corpora as they lie on disk become rows with the right speakers, texts, splits and genders."""
+"""Rows of corpora on disk have the right speakers, texts, splits and genders; the command lists them."""
 
 import errno
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-from data.audio import load, save
+from data.audio import save
 from data.corpora.__main__ import main, plain_folder, speaker_folders
-from data.corpora.hub import hf_dataset
 from data.corpora.published import common_voice, jvs, librispeech, libritts, vctk
 from data.manifest import Row, read_manifest, rows_from
 from engine.user_error import UserError
@@ -55,7 +53,7 @@ def test_speaker_folders(tmp_path):
 
 
 def command(capsys, *words) -> tuple[int, str]:
-    """The exit status of the command, and what it says on its way out."""
+    """Return the command's exit status and its messages."""
     capsys.readouterr()
     try:
         main([str(word) for word in words])
@@ -228,71 +226,6 @@ def test_folder_of_another_kind_is_refused(tmp_path, build):
         build(tmp_path / "nowhere")
 
 
-@pytest.fixture
-def hub(tmp_path):
-    """A dataset as the hub gives it: one clip inside, one on disk, classes for speakers."""
-    datasets = pytest.importorskip("datasets")
-    put(tmp_path, {"inside.flac": None, "outside.ogg": None})
-    inside = {"bytes": (tmp_path / "inside.flac").read_bytes(), "path": None}
-    outside = {"bytes": None, "path": str(tmp_path / "outside.ogg")}
-    columns = {
-        "sound": [inside, outside],
-        "speaker_id": [0, 1],
-        "sentence": ["One.", "Two."],
-        "age": [30, 40],
-    }
-    dataset = datasets.Dataset.from_dict(columns).cast_column("sound", datasets.Audio(sampling_rate=16_000))
-    return dataset.cast_column("speaker_id", datasets.ClassLabel(names=["anna", "bert"]))
-
-
-@pytest.mark.parametrize("form", ["object", "streamed", "disk", "splits"])
-def test_hf_dataset(tmp_path, hub, form):
-    import datasets
-
-    split = "validation" if form == "splits" else None
-    match form:
-        case "object":
-            source = hub
-        case "streamed":
-            source = hub.to_iterable_dataset()
-        case "disk":
-            hub.save_to_disk(tmp_path / "disk")
-            source = tmp_path / "disk"
-        case _:
-            datasets.DatasetDict({"dev": hub}).save_to_disk(tmp_path / "disk")
-            source = str(tmp_path / "disk")
-    rows = hf_dataset(source, tmp_path / "out")
-    assert [(r.speaker, r.text, r.split, dict(r.extra)) for r in rows] == [
-        ("anna", "One.", split, {"age": "30"}),
-        ("bert", "Two.", split, {"age": "40"}),
-    ]
-    assert rows[0].path.read_bytes() == (tmp_path / "inside.flac").read_bytes()
-    assert rows[0].path.suffix == ".flac"
-    if form in ("object", "streamed"):  # save_to_disk takes files in
-        assert rows[1].path == tmp_path / "outside.ogg"
-    assert rows[1].path.read_bytes() == (tmp_path / "outside.ogg").read_bytes()
-    assert len(hf_dataset(source, tmp_path / "out", limit=1)) == 1
-
-
-def test_hf_dataset_of_paths_and_of_arrays(tmp_path):
-    datasets = pytest.importorskip("datasets")
-    put(tmp_path, {"a.wav": None})
-    rows = hf_dataset(datasets.Dataset.from_dict({"path": [str(tmp_path / "a.wav")]}), tmp_path / "out")
-    assert [row.path for row in rows] == [tmp_path / "a.wav"]
-    array = {"array": np.sin(np.arange(800) / 9).tolist(), "sampling_rate": 8_000}
-    unnamed = datasets.IterableDataset.from_generator(lambda: iter([{"audio": array}]))
-    rows = hf_dataset(unnamed, tmp_path / "out")
-    assert load(rows[0].path).shape == (1, 1, 800)
-
-
-def test_dataset_without_audio_or_of_unknown_name_is_refused(tmp_path, monkeypatch):
-    datasets = pytest.importorskip("datasets")
-    with pytest.raises(UserError, match="no audio column among title"):
-        hf_dataset(datasets.Dataset.from_dict({"title": ["x"]}), tmp_path)
-    with pytest.raises(UserError, match="there is no dataset"):
-        hf_dataset(str(tmp_path / "nowhere"), tmp_path)
-
-
 def test_command_writes_a_manifest_with_relative_paths(tmp_path, capsys):
     put(tmp_path / "raw", LIBRISPEECH)
     main(["librispeech", str(tmp_path / "raw"), "--write", str(tmp_path / "m" / "libri.csv"), "--durations"])
@@ -322,9 +255,9 @@ def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
         main(words)
-    told = capsys.readouterr()
+    printed = capsys.readouterr()
     assert end.value.code == 2
-    assert told.err.startswith("error: ")
-    assert sentence in told.err
-    assert told.err.count("\n") == 1
+    assert printed.err.startswith("error: ")
+    assert sentence in printed.err
+    assert printed.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Frontends: equality with librosa and the published mels, frame counts, causality, gradients, μ-law, F0."""
+"""Frontends: equality with librosa and published mels, frame counts, causality, gradients, F0."""
 
 import os
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The mains' hum is taken out of recordings, and voices are left alone."""
+"""Removal of mains hum preserves voices."""
 
 import math
 
@@ -11,7 +11,7 @@ RATE = 16_000
 
 
 def gliding_voice(seconds: float) -> torch.Tensor:
-    """Harmonics of a pitch that moves, in noise."""
+    """Harmonics of a varying pitch in noise."""
     time = torch.arange(round(seconds * RATE)) / RATE
     f0 = 140.0 + 30.0 * torch.sin(2 * math.pi * 0.7 * time)
     phase = 2 * math.pi * (f0 / RATE).double().cumsum(0)

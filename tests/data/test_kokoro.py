@@ -1,4 +1,4 @@
-"""Kokoro: one voice's timbre with another's prosody; files of something else are refused."""
+"""Kokoro: the timbre of one voice with the prosody of another; other files are refused."""
 
 import os
 from pathlib import Path

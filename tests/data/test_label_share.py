@@ -1,4 +1,4 @@
-"""A share of labels: always the same recordings, and what is not told is not used."""
+"""A share of the speaker labels: a fixed selection; other labels are not used."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ RATE = 8_000
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Four speakers with five recordings each, every recording at a level of its own; one of nobody."""
+    """Four speakers with five recordings each, all of different levels, and one without speaker."""
     lines = ["path,speaker"]
     for number in range(21):
         wave = 0.02 * (number + 1) * (-1.0) ** np.arange(3000)
@@ -37,10 +37,10 @@ def levels(wave: torch.Tensor) -> torch.Tensor:
     return wave[:, 0].abs().amax(-1)
 
 
-@pytest.mark.parametrize(("share", "told"), [(0.0, 0), (0.1, 2), (0.5, 10), (1.0, 20)])
-def test_share_of_labels_is_used(corpus, share, told):
+@pytest.mark.parametrize(("share", "n_labelled"), [(0.0, 0), (0.1, 2), (0.5, 10), (1.0, 20)])
+def test_share_of_labels_is_used(corpus, share, n_labelled):
     labels = crops(corpus, label_share=share).labels
-    assert (labels >= 0).sum() == told
+    assert (labels >= 0).sum() == n_labelled
     assert labels[20] == -1
 
 
@@ -59,10 +59,10 @@ def test_speakers_without_used_labels_are_dropped():
 def test_unused_labels_give_references_from_the_same_recording(corpus):
     batch = crops(corpus, label_share=0.5)[Address(0, 0)]
     same = (levels(batch.wave) - levels(batch.other)).abs() < 1e-3
-    untold = batch.speaker == -1
-    assert untold.any()
-    assert same[untold].all()
-    assert not same[~untold].all()
+    unlabelled = batch.speaker == -1
+    assert unlabelled.any()
+    assert same[unlabelled].all()
+    assert not same[~unlabelled].all()
     assert crops(corpus, label_share=0.0).speakers == []
 
 

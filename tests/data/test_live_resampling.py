@@ -1,4 +1,4 @@
-"""Resampling live: any chunking gives the same samples, late by what was said, and nothing folds back."""
+"""Live resampling: independent of the chunking, with the stated delay and without aliases."""
 
 import math
 from fractions import Fraction
@@ -23,13 +23,13 @@ RATES = [
 
 
 def tone(hertz: float, rate: int, seconds: float = 0.3, shift: float = 0.0):
-    """A sine that was ``shift`` seconds later."""
+    """A sine delayed by ``shift`` seconds."""
     time = torch.arange(round(rate * seconds)).double() / rate
     return torch.sin(2 * math.pi * hertz * (time - shift))[None, None].float()
 
 
 def steady(wave):
-    """What lies far from the beginning."""
+    """The part far from the beginning."""
     return wave[..., wave.shape[-1] // 2 :]
 
 
@@ -87,10 +87,10 @@ def test_outputs_depend_on_no_future_and_two_reaches_of_the_past(rates):
     made, _ = resampler.step(wave, resampler.begin(1))
     place = made.shape[-1] - 1
     made[..., place].sum().backward()
-    heard = wave.grad[0, 0].nonzero()[:, 0]
+    used = wave.grad[0, 0].nonzero()[:, 0]
     last = -(-(place + 1) * rates[0] // rates[1]) - 1
-    assert last - 2 <= int(heard.max()) <= last
-    assert last - int(heard.min()) <= 2 * REACH_S * rates[0] + 1
+    assert last - 2 <= int(used.max()) <= last
+    assert last - int(used.min()) <= 2 * REACH_S * rates[0] + 1
 
 
 def test_gradients_pass_after_cached_inference():

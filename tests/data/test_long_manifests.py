@@ -1,4 +1,4 @@
-"""Long manifests as tables: rows, splits, speakers and batches as of a list, and no file opened early."""
+"""Manifests read as tables give the same rows, splits, speakers and batches as lists."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ RATE = 8_000
 
 @pytest.fixture
 def manifest(tmp_path, monkeypatch):
-    """Two speakers and nobody's; a text with a line break; one row for testing."""
+    """Two speakers, rows without speaker, a text with a line break, and one row of the test split."""
     monkeypatch.setenv("TIMBRE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(row_lists, "LONG_BYTES", 0)
     rng, lines = np.random.default_rng(0), ["path,client_id,sentence,split,duration,accent"]
@@ -90,16 +90,16 @@ def test_a_changed_manifest_is_read_again(manifest):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda text: text.replace("path", "colour"), "no 'path' column"),
         (lambda text: text + "8.wav,ann\n", "not valid CSV"),
         (lambda text: text.replace("0.5000", "long"), "no number"),
     ],
 )
-def test_mistakes_are_refused(manifest, change, told):
+def test_mistakes_are_refused(manifest, change, message):
     manifest.write_text(change(manifest.read_text()))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         TableRows.open(manifest).durations()
 
 

@@ -1,4 +1,4 @@
-"""Manifests say what is known of each recording, survive a round trip, and are refused if broken."""
+"""Manifests: round trips, column aliases, and errors for invalid ones."""
 
 from pathlib import Path
 

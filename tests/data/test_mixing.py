@@ -1,4 +1,4 @@
-"""Channels become one without losing the voice: whichever are silent, and where they cancel."""
+"""Downmixing keeps the voice's level with silent and with inverted channels."""
 
 import numpy as np
 import pytest
@@ -12,13 +12,13 @@ RATE = 16_000
 
 
 def voice(seconds: float = 1.0, seed: int = 0) -> np.ndarray:
-    """Noise under an envelope."""
+    """Noise with an envelope."""
     n = round(seconds * RATE)
     return 0.2 * np.random.default_rng(seed).standard_normal(n) * np.sin(np.linspace(0, 20, n)) ** 2
 
 
 def written(tmp_path, *channels: np.ndarray):
-    """A file of these channels."""
+    """Write a file with these channels."""
     soundfile.write(tmp_path / "a.wav", np.stack(channels, axis=1), RATE, subtype="FLOAT")
     return tmp_path / "a.wav"
 

@@ -1,4 +1,4 @@
-"""A corpus of time-aligned voices: addressed, whole after any stop, honest about what cannot be spoken."""
+"""The corpus of time-aligned voices: addressed, resumable, with unusable groups reported."""
 
 import json
 import os
@@ -25,7 +25,7 @@ CONFIG = ParallelConfig(members=3, mixtures=30, format="flac", sample_rate=8_000
 
 
 class Tones(Kokoro):
-    """A synthesiser of tones: the prosody decides the length, the timbre the tone."""
+    """A synthesiser of tones whose length depends on the prosody and whose frequency on the timbre."""
 
     voices = ("af_one", "af_two", "am_three", "am_four", "bf_five", "bm_six", "zf_seven")
     sample_rate = 8_000
@@ -84,7 +84,7 @@ def test_corpus_can_be_read_as_pairs(tmp_path):
 
 
 class Stop(BaseException):
-    """The process ends here."""
+    """Raised in place of a killed process."""
 
 
 def test_interrupted_corpus_has_complete_groups_and_resumes(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Of a voice's references the one that is unlike the others is told, whatever its level, hum or offset."""
+"""References of another voice are found, whatever their level, hum or offset."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ RATE = 16_000
 
 
 def speaker(seed: int, f0: float, tilt: float, seconds: float = 4.0) -> np.ndarray:
-    """Syllables of a wandering pitch; ``tilt`` is the power of the harmonics' fall."""
+    """Syllables of varying pitch; harmonic amplitudes fall with the power ``tilt``."""
     rng, n = np.random.default_rng(seed), round(seconds * RATE)
     wander = np.interp(np.arange(n), np.linspace(0, n, 12), f0 * 2 ** rng.normal(0, 0.15, 12))
     phase = 2 * np.pi * np.cumsum(wander) / RATE
@@ -25,7 +25,7 @@ def speaker(seed: int, f0: float, tilt: float, seconds: float = 4.0) -> np.ndarr
 
 @pytest.fixture
 def references(tmp_path):
-    """Five recordings of one voice, at levels of their own, and one of another."""
+    """Five recordings of one voice at different levels, and one of another voice."""
     for number in range(5):
         wave = speaker(number, 110, 1.0) * 10 ** (-number / 5)
         soundfile.write(tmp_path / f"{number}.wav", wave, RATE, "PCM_24")
@@ -90,11 +90,11 @@ def test_offset_hum_and_over_full_scale_are_reported_with_levels(tmp_path, capsy
     with pytest.raises(SystemExit):
         main([str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
-    told = {name: " ".join(line for line in lines if line.startswith(f"{name}.wav")) for name in spoilt}
-    assert not told["good"]
-    assert "mean of its samples is 0.1" in told["offset"]
-    assert "at 50 Hz" in told["hum"]
-    assert "over full scale" in told["loud"]
-    assert "integers stored as floats" in told["integers"]
+    problems = {name: " ".join(line for line in lines if line.startswith(f"{name}.wav")) for name in spoilt}
+    assert not problems["good"]
+    assert "mean of its samples is 0.1" in problems["offset"]
+    assert "at 50 Hz" in problems["hum"]
+    assert "over full scale" in problems["loud"]
+    assert "integers stored as floats" in problems["integers"]
     assert any(line.startswith("levels: speech") for line in lines)
     assert any(line.startswith("greatest offset 0.1") and "offset.wav" in line for line in lines)

@@ -1,4 +1,4 @@
-"""Shards: packed whole, read by anybody, streamed without loss or overlap, and gone on with exactly."""
+"""Shards: complete, readable as WebDataset, streamed without loss or overlap, resumed exactly."""
 
 import json
 import tarfile
@@ -27,7 +27,7 @@ SPEAKERS = 5
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    """45 recordings of five speakers and one that cannot be read, six to validate with."""
+    """45 recordings of five speakers, one unreadable file, and six recordings of the validation split."""
     folder, rng = tmp_path_factory.mktemp("corpus"), np.random.default_rng(0)
     lines = ["path,speaker,text,split"]
     for number in range(45):
@@ -97,16 +97,16 @@ def test_datasets_library_streams_the_shards(shards):
 
 @pytest.mark.parametrize(("n_ranks", "workers"), [(1, 0), (2, 0), (3, 2)])
 def test_ranks_divide_the_shards_without_loss_or_overlap(shards, n_ranks, workers):
-    """An epoch of all processes has every shard, each in one process, as often as it has batches."""
+    """In an epoch of all processes each shard is used by one process, as often as it has batches."""
     seen: Counter[int] = Counter()
     for rank in range(n_ranks):
         crops = speech_crops(config(shards), rank=rank, n_ranks=n_ranks)
-        stream = crops.stream
+        stream = crops
         one_epoch = [sum(stream.n_batches[own]) for own in stream.streams]
         for step in range(max(one_epoch) * len(stream.streams)):
             if step // len(stream.streams) < one_epoch[step % len(stream.streams)]:
                 seen[stream.shard_of(Address(3, step, rank))[1]] += 1
-    n_batches = speech_crops(config(shards)).stream.n_batches
+    n_batches = speech_crops(config(shards)).n_batches
     assert seen == dict(enumerate(n_batches))
     if workers:
         alone = islice(batches(config(shards), seed=3, rank=1, n_ranks=3)(0), 12)
@@ -125,7 +125,7 @@ def test_resuming_in_mid_epoch_is_exact(shards, accumulate):
 
 
 def test_labels_and_rows_are_numbered_globally(corpus, shards, tmp_path):
-    """Speakers keep one number in all shards; a recording's number names one recording."""
+    """Speakers have the same number in all shards; a recording's number is unique."""
     crops = speech_crops(config(shards, split=""))
     texts = [text for text, _ in held(shards, "", tmp_path)]
     of_recording: dict[int, set[int]] = {}
@@ -139,7 +139,7 @@ def test_labels_and_rows_are_numbered_globally(corpus, shards, tmp_path):
 
 
 def test_the_order_changes_with_seed_and_epoch(shards):
-    stream = speech_crops(config(shards)).stream
+    stream = speech_crops(config(shards))
     orders = {tuple(stream._order(seed, epoch, 0)) for seed in range(3) for epoch in range(3)}
     assert len(orders) > 1
     assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(stream.streams[0]))}
@@ -161,9 +161,9 @@ def test_temporary_files_of_shards_are_deleted(shards, tmp_path, monkeypatch):
     crops = speech_crops(config(shards))
     for step in range(30):
         crops[Address(0, step)]
-    crops.stream.pool.shutdown()
+    crops.pool.shutdown()
     # One shard of each stream, the next one of each, and none that was before.
-    assert 0 < len(list(Path(crops.stream.folder.name).iterdir())) <= 2 * len(crops.stream.streams)
+    assert 0 < len(list(Path(crops.folder.name).iterdir())) <= 2 * len(crops.streams)
     assert not dead.exists()
     del crops
     assert not list(tmp_path.iterdir())
@@ -181,7 +181,7 @@ def test_parallel_groups_share_a_shard(tmp_path):
     command.main([str(tmp_path / "pairs.csv"), "--out", str(out), "--shard-mib", "0.02"])
     pairs = PairConfig(path=str(out), sample_rate=RATE, crop_samples=1000, batch=3)
     crops = pair_crops(pairs)
-    assert len(crops.stream.shards) > 1
+    assert len(crops.shards) > 1
     batch = crops[Address(0, 0)]
     assert batch.source.shape == batch.target.shape == (3, 1, 1000)
 

@@ -1,4 +1,4 @@
-"""Resampling inside networks is torchaudio's, and gradients pass it."""
+"""Resampling inside networks equals torchaudio's and passes gradients."""
 
 import pytest
 import torch

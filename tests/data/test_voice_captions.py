@@ -1,4 +1,4 @@
-"""Voices in words: captions say what was measured, and can be read back."""
+"""Captions of voices state what was measured."""
 
 import math
 import re
@@ -40,7 +40,7 @@ TRAITS = st.builds(
 
 
 def read(text: str) -> Traits:
-    """What a caption says, by its words; words that are not in the grammar say nothing."""
+    """Return the traits that a caption's words state; other words are ignored."""
     text = " " + re.sub(r"[^a-z\-]+", " ", text.lower()) + " "
     found: dict[str, str | int] = {}
     phrases = [
@@ -66,7 +66,7 @@ def read(text: str) -> Traits:
 
 
 def with_words(traits: Traits) -> Traits:
-    """What is left of traits when those without words are dropped."""
+    """Drop the traits that have no words."""
     return replace(
         traits, **{f.name: None for f in fields(traits) if not sayable(f.name, getattr(traits, f.name))}
     )
@@ -146,7 +146,7 @@ def test_ages_of_corpora_are_converted(word, age):
 
 
 def voice_like(f0: float, noise: float, tilt: float = 1.0) -> torch.Tensor:
-    """Two seconds of a harmonic sound whose harmonics fall by ``tilt``."""
+    """Two seconds of a harmonic sound whose amplitudes fall by ``tilt``."""
     time = torch.arange(2 * SAMPLE_RATE).double() / SAMPLE_RATE
     swing = f0 * (1 + 0.02 * torch.sin(2 * math.pi * 3 * time))
     phase = 2 * math.pi * (swing / SAMPLE_RATE).cumsum(0)

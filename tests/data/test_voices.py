@@ -1,4 +1,4 @@
-"""Synthetic voices: deterministic, distinct, with true texts and phonemes, a corpus without leaks."""
+"""Synthetic voices: deterministic and distinct, with texts, phonemes and disjoint splits."""
 
 import sys
 from collections import defaultdict
@@ -161,7 +161,7 @@ def test_other_corpora_and_files_are_not_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "words"),
     [
         (["--voices", "2"], "voices=2"),
         (["--voices", "99"], "voices=99"),
@@ -170,12 +170,12 @@ def test_other_corpora_and_files_are_not_overwritten(tmp_path):
         (["--voice", "8"], "--voices"),
     ],
 )
-def test_command_refuses_in_one_sentence(argv, told, tmp_path: Path, capsys):
+def test_command_refuses_in_one_sentence(argv, words, tmp_path: Path, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([str(tmp_path / "corpus"), *argv])
     assert exit_.value.code == 2
     message = capsys.readouterr().err
-    assert told in message
+    assert words in message
     assert message.count("\n") == 1
     assert not (tmp_path / "corpus").exists()
 

@@ -1,4 +1,4 @@
-"""The embedded world: splits that share nothing, scenes made from their number alone, what shows."""
+"""The synthetic world: disjoint splits, scenes as functions of their index, visible attributes."""
 
 from itertools import combinations as pairs_of
 
@@ -115,7 +115,7 @@ def log_spectra(wave: torch.Tensor) -> torch.Tensor:
 
 
 def probe_features(waves: torch.Tensor) -> torch.Tensor:
-    """Each band's sorted levels over time, coarsely: what sounds, and for how long."""
+    """Coarse, sorted levels over time of each band: which bands sound, and for how long."""
     level = log_spectra(waves[:, 0]).unflatten(1, (257, -1))[:, :256].unflatten(1, (64, 4)).mean(2)
     return level.sort(2).values[:, :, ::8].flatten(1)
 

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent; weights that do not fit are refused by name."""
+"""Checkpoints are complete or absent; weights that do not fit are refused with their name."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""Configs survive JSON and the command line, and every misspelling is told in one sentence."""
+"""Configs: JSON round trips, the command line, and one-sentence errors for mistakes."""
 
 import json
 from collections.abc import Mapping
@@ -38,14 +38,14 @@ def test_json_round_trip(toy, lr, betas, out, steps, deep, spare):
 def test_file_of_another_kind_is_refused(tmp_path):
     @dataclass(frozen=True, kw_only=True)
     class Horn:
-        """A config that is stored by itself."""
+        """A config that is stored as a file of its own."""
 
         KIND: ClassVar[str] = "horn"
         bell: float = 1.0
 
     @dataclass(frozen=True, kw_only=True)
     class Flute(Horn):
-        """Another of the same fields."""
+        """Another config with the same fields."""
 
         KIND: ClassVar[str] = "flute"
 
@@ -61,7 +61,7 @@ def test_file_of_another_kind_is_refused(tmp_path):
 def test_removed_fields_are_accepted_with_their_old_default():
     @dataclass(frozen=True, kw_only=True)
     class Horn:
-        """A config that had two fields more."""
+        """A config that had two more fields."""
 
         GONE: ClassVar[Mapping[str, Any]] = {"mute": 0.0, "case": ...}
         bell: float = 1.0

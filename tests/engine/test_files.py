@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, whatever their names, and what the disk refuses is told as such."""
+"""Files are written completely or not at all, whatever their names; disk errors are reported."""
 
 import errno
 from pathlib import Path

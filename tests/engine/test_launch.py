@@ -1,4 +1,4 @@
-"""What accelerate was told counts, or is refused; nothing is ignored."""
+"""Options of accelerate are applied or refused, never ignored."""
 
 import os
 import shlex
@@ -19,12 +19,12 @@ from engine.config import cli
 from engine.user_error import UserError
 
 DEFAULTS = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "NO"}
-"""What the launcher passes on when it is told nothing."""
+"""The launcher's environment without options."""
 
 
 @pytest.fixture
 def launched(monkeypatch, tmp_path):
-    """Pretend that the launcher was given these options and passed on this environment."""
+    """Simulate a launcher with these options and this environment."""
     for name in list(os.environ):
         if name.startswith("ACCELERATE_"):
             monkeypatch.delenv(name)

@@ -1,4 +1,4 @@
-"""Runs continue exactly, wherever they stopped and in how many processes."""
+"""Runs resume exactly after any stop and in any number of processes."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ def run(toy, out, steps=10, **changes):
 
 
 def final(out):
-    """Return everything the newest checkpoint holds."""
+    """Return the contents of the newest checkpoint."""
     folder = newest_checkpoint(out)
     assert folder is not None
     state = {p.stem: load_weights(p) for p in sorted(folder.glob("*.safetensors"))}
@@ -30,7 +30,7 @@ def final(out):
 
 
 def same(a: Path, b: Path) -> None:
-    """Assert that two runs ended in the same state to the bit."""
+    """Assert that two runs ended in bit-equal states."""
     ours, theirs = final(a), final(b)
     assert ours.keys() == theirs.keys()
     assert_close(ours, theirs, rtol=0, atol=0)
@@ -204,7 +204,7 @@ def test_output_folder_that_is_a_file_is_refused(toy, tmp_path):
 
 
 def trained_together(toy, out, rank, count, accumulate=1):
-    """Six steps on this process's share of each batch; what was logged, and what all processes have."""
+    """Train six steps on this process's share of each batch; return the logs and all processes' states."""
     logged = []
     options = {"steps": 6, "log_every": 3, "save_every": 6, "sample_every": 0, "accumulate": accumulate}
     config = loop.LoopConfig(out=out, trackers="none", cpu=True, **options)
@@ -217,7 +217,7 @@ def trained_together(toy, out, rank, count, accumulate=1):
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_two_processes_equal_one_with_the_whole_batch(toy, tmp_path, together, count):
-    """Gradients, losses, logged figures; banks to the bit in every process."""
+    """Gradients, losses and logs are equal; banks are bit-equal in every process."""
     alone = trained_together(toy, tmp_path / "alone", 0, 1)
 
     def train(rank):
@@ -231,7 +231,7 @@ def test_two_processes_equal_one_with_the_whole_batch(toy, tmp_path, together, c
 
 
 def test_micro_batches_in_two_processes_equal_one_batch(toy, tmp_path, together):
-    """Without negatives from elsewhere, which micro-batches do not share."""
+    """Without gathered negatives, which differ between micro-batches."""
 
     def gradient(count, rank=0):
         layer = nn.Linear(4, 4)

@@ -1,4 +1,4 @@
-"""Players step down their own loss on their own parameters; averages follow."""
+"""Players minimise their own loss over their own parameters; EMA copies follow."""
 
 import math
 from dataclasses import replace
@@ -101,7 +101,7 @@ def test_accumulation_equals_the_big_batch(count, clip, calls):
 
 
 def _frozen_at(loss, module):
-    """Return a loss with the gradient that ``loss`` has now, wherever the weights go before it is used."""
+    """Return a loss with the present gradient of ``loss``, independent of later weights."""
     gradients = torch.autograd.grad(loss, [*module.parameters()])
     return sum((p * g).sum() for p, g in zip(module.parameters(), gradients))
 

@@ -1,4 +1,4 @@
-"""Poisoned batches cost the updates that they spoil, and no more."""
+"""Non-finite batches cost only the updates that they affect."""
 
 from dataclasses import replace
 

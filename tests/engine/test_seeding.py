@@ -1,4 +1,4 @@
-"""Seeds are addresses."""
+"""Seeds are functions of an address."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Live layers: chunks equal the whole, and nothing hears the future."""
+"""Streaming layers: chunks equal the whole, and outputs do not depend on the future."""
 
 from itertools import pairwise
 

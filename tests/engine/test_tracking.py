@@ -1,4 +1,4 @@
-"""A run can be seen and heard in TensorBoard."""
+"""Scalars, audio and pictures of a run are logged to TensorBoard."""
 
 import importlib.util
 from dataclasses import replace

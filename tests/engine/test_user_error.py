@@ -1,4 +1,4 @@
-"""A user's mistakes and stops end a command in one sentence, and leave nothing behind."""
+"""User errors and signals end a command with one sentence and without unfinished files."""
 
 import errno
 import os
