@@ -281,9 +281,8 @@ class _Run:
         place.wait_for_everyone()
 
     def _buffers(self) -> dict[str, Tensor]:
-        return {
-            f"{name}/{key}": buffer
-            for name, module in self.task.modules.items()
-            for key, buffer in module.named_buffers()
-            if key in module.state_dict()
-        }
+        buffers = {}
+        for name, module in self.task.modules.items():
+            stored = module.state_dict().keys()
+            buffers |= {f"{name}/{key}": b for key, b in module.named_buffers() if key in stored}
+        return buffers

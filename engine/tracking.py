@@ -118,26 +118,24 @@ def track(accelerator: Accelerator, scalars: Mapping[str, float], step: int) -> 
 
 
 def track_samples(accelerator: Accelerator, samples: Samples, step: int) -> None:
-    audio = {
-        k: (w.detach().float().cpu().reshape(1, -1).clamp(-1, 1), rate)
-        for k, (w, rate) in samples.audio.items()
-    }
-    pictures = {name: mel_picture(mel) for name, mel in samples.mels.items()}
+    sounds = [
+        (f"audio/{name}", wave.detach().float().cpu().flatten().clamp(-1, 1), rate)
+        for name, (wave, rate) in samples.audio.items()
+    ]
+    pictures = {f"mel/{name}": mel_picture(mel) for name, mel in samples.mels.items()}
     for tracker in accelerator.trackers:
         if tracker.name == "tensorboard":
-            for name, (wave, rate) in audio.items():
-                tracker.tracker.add_audio(f"audio/{name}", wave, step, sample_rate=rate)
+            for name, wave, rate in sounds:
+                tracker.tracker.add_audio(name, wave[None], step, sample_rate=rate)
             for name, picture in pictures.items():
-                tracker.tracker.add_image(f"mel/{name}", picture, step, dataformats="CHW")
+                tracker.tracker.add_image(name, picture, step, dataformats="CHW")
             tracker.tracker.flush()
         if tracker.name == "wandb":
             import wandb  # pyright: ignore[reportMissingImports]
 
-            shown: dict[str, Any] = {
-                f"mel/{n}": wandb.Image(p.permute(1, 2, 0).numpy()) for n, p in pictures.items()
-            }
-            shown |= {f"audio/{n}": wandb.Audio(w[0].numpy(), sample_rate=r) for n, (w, r) in audio.items()}
-            tracker.tracker.log(shown, step=step)
+            images = {name: wandb.Image(p.permute(1, 2, 0).numpy()) for name, p in pictures.items()}
+            audio = {name: wandb.Audio(wave.numpy(), sample_rate=rate) for name, wave, rate in sounds}
+            tracker.tracker.log(images | audio, step=step)
 
 
 # The colour map magma at nine equidistant values, with linear interpolation between them.
