@@ -12,7 +12,7 @@ voices are Kokoro's (Apache 2.0): two files from https://github.com/thewh1teagle
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,7 +28,7 @@ from data.synthetic.sentences import built_in_lines, line_of_group, read_lines
 from data.voices import claim, levelled
 from engine.arguments import Arguments
 from engine.files import atomic
-from engine.user_error import UserError, at_least, exits_cleanly
+from engine.user_error import UserError, at_least, exits_cleanly, within
 
 SPEEDS = (0.9, 1.15)
 GROUP_ADDRESS = 1_703
@@ -55,12 +55,10 @@ class ParallelConfig:
 
     def __post_init__(self) -> None:
         at_least(2, self, "members")
-        if self.mixtures < 0 or self.seed < 0:
-            raise UserError(f"mixtures={self.mixtures} and seed={self.seed} must be 0 or more")
+        at_least(0, self, "mixtures", "seed")
+        within("[8000, 48000]", self, "sample_rate")
         if self.format not in FORMATS:
             raise UserError(f"format={self.format} is unknown: choose one of {', '.join(FORMATS)}")
-        if not 8_000 <= self.sample_rate <= 48_000:
-            raise UserError(f"sample_rate={self.sample_rate} Hz must lie between 8000 and 48000")
         if self.format == "opus" and self.sample_rate not in CODEC_RATES["OPUS"]:
             known = ", ".join(map(str, CODEC_RATES["OPUS"]))
             raise UserError(f"Opus does not support sample_rate={self.sample_rate} Hz: use {known} or flac")
@@ -172,9 +170,9 @@ def _spoken(out: Path, group: Group, synthesizer: Kokoro, cast: Cast, config: Pa
         path = folder / f"{group.name}_{name}.{config.format}"
         spoken = resample(levelled(wave), synthesizer.sample_rate, config.sample_rate)
         save(path, spoken, config.sample_rate)
-        duration, extra = spoken.shape[-1] / config.sample_rate, {"parallel": group.name}
-        about = {"text": group.text, "split": group.split, "extra": extra | {"prosody": group.prosody}}
-        rows.append(Row(path=path, speaker=name, duration=duration, **about))
+        extra = {"parallel": group.name, "prosody": group.prosody}
+        row = Row(path=path, speaker=name, text=group.text, split=group.split, extra=extra)
+        rows.append(replace(row, duration=spoken.shape[-1] / config.sample_rate))
     return rows
 
 
@@ -190,8 +188,8 @@ def main(argv: list[str] | None = None) -> None:
     option("--members", type=int, default=default.members, help="speakers per sentence (default 4)")
     option("--texts", type=Path, help="a file with one sentence per line (default: built in)")
     prosody = "name prefixes of the voices for rhythm and melody, in the language of the texts"
-    english = {"type": _prefixes, "default": ",".join(default.prosody)}
-    option("--prosody", **english, help=f"{prosody} (default %(default)s: English)")
+    prosody += " (default %(default)s: English)"
+    option("--prosody", type=_prefixes, default=",".join(default.prosody), help=prosody)
     timbres = "name prefixes of the voices for timbre (default: as --prosody)"
     option("--timbres", type=_prefixes, default=(), help=timbres)
     option("--mixtures", type=int, default=default.mixtures, help="speakers mixed from voices (default 400)")

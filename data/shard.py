@@ -110,8 +110,8 @@ def shard(rows: Sequence[Row], out: Path, *, limit: int, seed: int = 0) -> tuple
             if kept is None:
                 faults = len(left_out)
                 n_rows, seconds = write_shard(file, rows, numbers, left_out)
-                sizes = {"recordings": n_rows, "seconds": round(seconds, 2)}
-                kept = Shard(name=file.name, split=split, digest=digest, **sizes)
+                seconds = round(seconds, 2)
+                kept = Shard(name=file.name, split=split, recordings=n_rows, seconds=seconds, digest=digest)
                 if len(left_out) == faults:
                     _receipt(file).write_text(json.dumps(vars(kept)))
             if kept.recordings:

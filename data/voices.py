@@ -28,7 +28,7 @@ from data.synthetic.espeak import Phoneme, phonemize, synthesize
 from data.synthetic.sentences import PATTERNS, SLOTS, sentences
 from engine.arguments import Arguments
 from engine.files import atomic
-from engine.user_error import UserError, exits_cleanly
+from engine.user_error import UserError, exits_cleanly, within
 
 __all__ = ["VOICES", "Corpus", "Phoneme", "Voice", "make_corpus", "phonemize", "speak"]
 
@@ -84,10 +84,8 @@ class Corpus:
     """Whether all voices of a split speak the same sentences; otherwise every sentence is spoken once."""
 
     def __post_init__(self) -> None:
-        if not MIN_VOICES <= self.voices <= len(VOICES):
-            raise UserError(f"voices={self.voices} must lie between {MIN_VOICES} and {len(VOICES)}")
-        if not 8_000 <= self.sample_rate <= 48_000:
-            raise UserError(f"sample_rate={self.sample_rate} Hz must lie between 8000 and 48000")
+        within(f"[{MIN_VOICES}, {len(VOICES)}]", self, "voices")
+        within("[8000, 48000]", self, "sample_rate")
 
     @property
     def cast(self) -> tuple[Voice, ...]:
@@ -153,8 +151,8 @@ def make_corpus(out: str | Path, minutes: float = 25.0, corpus: Corpus | None = 
             for voice, split, text in lines:
                 path = out / voice.name / f"{number:04}.flac"
                 duration = _recorded(path, text, voice, corpus.sample_rate)
-                about = {"speaker": voice.name, "gender": voice.gender, "text": text, "split": split}
-                rows.append(Row(path=path, duration=duration, **about))
+                row = Row(path=path, speaker=voice.name, text=text, split=split, gender=voice.gender)
+                rows.append(replace(row, duration=duration))
                 seconds += duration
                 bar.update(min(int(seconds), bar.total) - bar.n)
             if seconds >= minutes * 60 and number + 1 >= MIN_ROUNDS:

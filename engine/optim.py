@@ -251,7 +251,8 @@ class EMA:
         if index + 1 < count:  # before the last micro-batch of a step the module has not changed
             return
         decay = min(self.decay, (1 + step) / (10 + step))
-        ours, theirs = ([*module.parameters()] for module in (self.module, self._source))
+        ours: list[Tensor] = list(self.module.parameters())
+        theirs: list[Tensor] = list(self._source.parameters())
         torch._foreach_lerp_(ours, theirs, 1 - decay)
         for our, their in zip(self.module.buffers(), self._source.buffers(), strict=True):
             our.copy_(their)

@@ -47,8 +47,8 @@ def info(path: str | Path) -> AudioInfo:
         samples = sound.samples
         if samples is None:
             samples = sum(len(frames) for frames in sound.decode())
-        about = {"sample_rate": sound.sample_rate, "channels": sound.channels, "remarks": sound.remarks}
-        return AudioInfo(samples=samples, **about)
+        rate, channels = sound.sample_rate, sound.channels
+        return AudioInfo(sample_rate=rate, samples=samples, channels=channels, remarks=sound.remarks)
 
 
 def unreadable(paths: Iterable[Path], left_out: list[str]) -> set[Path]:

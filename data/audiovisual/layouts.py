@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -200,7 +201,7 @@ def sound_scenes(scenes: list[Scene], where: Path) -> list[Scene]:
 
     Only headers are read; errors further inside a file are raised when it is used.
     """
-    options = {"desc": "looking at files", "unit": "file", "delay": 2.0, "disable": None}
+    options: dict[str, Any] = {"desc": "looking at files", "unit": "file", "delay": 2.0, "disable": None}
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         found = list(tqdm(pool.map(_problem, scenes), total=len(scenes), **options))
     bad = [problem for problem in found if problem]

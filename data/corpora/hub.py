@@ -168,8 +168,9 @@ def _row(
         duration = float(known["duration"]) if "duration" in known else None
     except ValueError:
         duration = None
-    known |= {"split": part or known.get("split"), "gender": gender_of(known.get("gender"))}
-    return Row(path=path, extra=cells, **{**known, "duration": duration})
+    about: dict[str, Any] = {**known, "split": part or known.get("split"), "duration": duration}
+    about["gender"] = gender_of(known.get("gender"))
+    return Row(path=path, extra=cells, **about)
 
 
 def cell_text(value: Any, feature: Any) -> str | None:

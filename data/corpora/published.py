@@ -7,6 +7,7 @@ accepts the corpus' folder or its parent folder, and incomplete corpora.
 import csv
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,8 +74,8 @@ def vctk(folder: str | Path, microphone: Literal["mic1", "mic2", "both"] = "mic1
             files = {microphone: files.get(microphone) or files["mic1" if "mic1" in files else "mic2"]}
         speaker = name.split("_")[0]
         text = _text(root.parent / "txt" / speaker / f"{name}.txt")
-        about = {"speaker": speaker, "text": text, "gender": genders.get(speaker.removeprefix("p"))}
-        rows += [Row(path=file, **about) for _, file in sorted(files.items())]
+        row = Row(path=root, speaker=speaker, text=text, gender=genders.get(speaker.removeprefix("p")))
+        rows += [replace(row, path=file) for _, file in sorted(files.items())]
     return rows
 
 
@@ -99,9 +100,10 @@ def jvs(folder: str | Path, styles: Iterable[str] = ("parallel100", "nonpara30")
                 continue
             transcript = speaker / style / "transcripts_utf8.txt"
             texts = dict(_pairs(transcript, ":")) if transcript.is_file() else {}
-            about = {"speaker": speaker.name, "gender": genders.get(speaker.name), "extra": {"style": style}}
-            files = sorted(place.glob("*.wav"))
-            rows += [Row(path=file, text=texts.get(file.stem), **about) for file in files]
+            gender, extra = genders.get(speaker.name), {"style": style}
+            for file in sorted(place.glob("*.wav")):
+                row = Row(path=file, speaker=speaker.name, gender=gender, extra=extra)
+                rows.append(replace(row, text=texts.get(file.stem)))
     if not rows:
         raise _unlike(folder, "JVS", f"no recordings in {', '.join(styles)} under any speaker")
     return rows
@@ -139,8 +141,8 @@ def common_voice(folder: str | Path, tables: Iterable[str] = ("train", "dev", "t
                 absent.append(name)
                 continue
             speaker, text = record.get("client_id") or None, record.get("sentence") or None
-            about = {"split": SUBSETS.get(table), "gender": gender_of(record.get("gender"))}
-            rows.append(Row(path=file, speaker=speaker, text=text, **about))
+            split, gender = SUBSETS.get(table), gender_of(record.get("gender"))
+            rows.append(Row(path=file, speaker=speaker, text=text, split=split, gender=gender))
     if not rows:
         raise _unlike(folder, "Common Voice", f"no file that {found[0]}.tsv lists is in clips")
     if absent:
@@ -158,8 +160,8 @@ def _readers(folder: Path, files: list[Path], text: Callable[[Path], str | None]
     for file in files:
         speaker = file.stem.split(mark)[0]
         subsets = [re.fullmatch(r"(train|dev|test)(-.*)?", part) for part in file.absolute().parts[-4:-1]]
-        about = {"split": next((SUBSETS[subset[1]] for subset in subsets if subset), None)}
-        rows.append(Row(path=file, speaker=speaker, text=text(file), gender=genders.get(speaker), **about))
+        split, gender = next((SUBSETS[s[1]] for s in subsets if s), None), genders.get(speaker)
+        rows.append(Row(path=file, speaker=speaker, text=text(file), split=split, gender=gender))
     return rows
 
 

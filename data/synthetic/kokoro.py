@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -131,7 +132,7 @@ class Kokoro:
         n_tokens = len(self._model.tokenizer.tokenize(phonemes))
         style = self._style(timbre, prosody, n_tokens)
         # Not trimmed, because trimming depends on the level, which depends on the timbre.
-        options = {"is_phonemes": True, "trim": False, "sentence_pause": 0.0, "clause_pause": 0.0}
+        options: Any = {"is_phonemes": True, "trim": False, "sentence_pause": 0.0, "clause_pause": 0.0}
         return self._model.create(phonemes, voice=style[None], speed=speed, **options)[0]
 
     def _style(self, timbre: Mapping[str, float], prosody: str, n_tokens: int) -> Style:
