@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.audio import excerpt
-from data.frontends import SPEECH_16K, hz_to_mel
-from data.mel_picture import mel_png
+from data.frontends import SPEECH_16K, hz_to_mel, mel_png
 from pretrain.pitch.tracker import F_MAX, F_MIN, PitchTracker
 
 Wave = Float[Tensor, "1 1 samples"]

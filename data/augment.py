@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from engine.user_error import UserError
+from engine.user_error import UserError, within
 
 Wave = Float[Tensor, "batch 1 samples"]
 PerItem = Float[Tensor, "batch 1 1"]
@@ -65,9 +65,7 @@ class AugmentConfig:
     """Probability of a random sign, which inverts half of those waves."""
 
     def __post_init__(self) -> None:
-        for name in ("shift", "eq", "reverberation", "noise", "hum", "knock", "gain", "sign"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}={getattr(self, name)} is a probability: between 0 and 1")
+        within("[0, 1]", self, "shift", "eq", "reverberation", "noise", "hum", "knock", "gain", "sign")
         for name in ("decay_seconds", "direct_db", "snr_db", "hum_db", "knock_db", "gain_db"):
             low, high = getattr(self, name)
             if low > high:
@@ -138,10 +136,8 @@ def parametric_eq(
     n_fft = _fast_length(n_samples + round(EQ_TAIL_SECONDS * sample_rate))
     frequency = torch.fft.rfftfreq(n_fft, 1 / sample_rate, device=wave.device)
     nyquist = sample_rate / 2
-    low, high = (
-        _log_uniform(rng, wave, (60.0, 300.0)),
-        _log_uniform(rng, wave, (0.4 * nyquist, 0.8 * nyquist)),
-    )
+    low = _log_uniform(rng, wave, (60.0, 300.0))
+    high = _log_uniform(rng, wave, (0.4 * nyquist, 0.8 * nyquist))
     response = shelf_response(frequency, low, _uniform(rng, wave, gains), sample_rate, high=False)
     response = response * shelf_response(frequency, high, _uniform(rng, wave, gains), sample_rate, high=True)
     for _ in range(n_peaks):
@@ -177,9 +173,8 @@ def knock(wave: Wave, rng: torch.Generator, *, sample_rate: int, knock_db: Range
     """Add a burst of noise at a random position, with a decay time (1/e) of 10 to 100 ms."""
     time = torch.arange(wave.shape[-1], device=wave.device) / sample_rate
     since = time - _uniform(rng, wave, (0.0, wave.shape[-1] / sample_rate))
-    fall = torch.where(
-        since < 0, 0.0, torch.exp(-since.clamp_min(0.0) / _log_uniform(rng, wave, (0.01, 0.1)))
-    )
+    decay = torch.exp(-since.clamp_min(0.0) / _log_uniform(rng, wave, (0.01, 0.1)))
+    fall = torch.where(since < 0, 0.0, decay)
     white = torch.randn(wave.shape, generator=rng, device=rng.device).to(wave)
     return wave + fall * _below(wave, white, _uniform(rng, wave, knock_db))
 

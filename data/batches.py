@@ -18,7 +18,7 @@ from data.recordings import crop_and_reference, recordings_of
 from data.rows import Groups, names_shards, speaker_labels, split_rows
 from engine.config import free
 from engine.contents import Contents
-from engine.user_error import UserError, at_least
+from engine.user_error import UserError, at_least, within
 
 MANY_VOICES = 100_000
 FILES_TRIED = 6
@@ -70,8 +70,7 @@ class DataConfig(CropConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.label_share <= 1:
-            raise UserError(f"label_share={self.label_share} must lie between 0 and 1")
+        within("[0, 1]", self, "label_share")
 
     def contents(self) -> dict[str, Contents | None]:
         if names_shards(self.path):
@@ -129,9 +128,7 @@ class SpeechCrops(Dataset[Batch]):
 
     def __getitem__(self, address: Address) -> Batch:
         rng = np.random.default_rng(list(address))
-        voices = self._voices(rng)
-        draws = [self._draw(rng, voice) for voice in voices]
-        waves, others, indices = zip(*draws)
+        waves, others, indices = zip(*[self._draw(rng, voice) for voice in self._voices(rng)])
         indices = np.array(indices)
         return Batch(
             wave=torch.from_numpy(np.stack(waves))[:, None],
@@ -156,24 +153,14 @@ class SpeechCrops(Dataset[Batch]):
             several = len(group) > 1 and self.config.other == "speaker"
             other = int(rng.choice(group[group != index])) if several else None
             try:
-                wave, _, reference = crop_and_reference(
-                    rng,
-                    self.recordings,
-                    index,
-                    other,
-                    samples=self.config.crop_samples,
-                    reference_samples=self.config.reference_samples or self.config.crop_samples,
-                    silence_db=self.config.silence_db,
-                )
+                wave, _, reference = crop_and_reference(rng, self.recordings, index, other, self.config)
                 return wave, reference, index
             except AudioError as error:
                 bad = index if other is None or error.path == self.rows[index].path else other
                 self.recordings.drop(bad, error.detail)
                 voice = int(rng.integers(len(self.voices)))
-        raise UserError(
-            f"{FILES_TRIED} consecutive recordings of {self.config.path} can no longer be read; do they still"
-            " exist?"
-        )
+        bad = f"{FILES_TRIED} consecutive recordings of {self.config.path}"
+        raise UserError(f"{bad} can no longer be read; do they still exist?")
 
 
 def speech_crops(config: DataConfig, *, progress: bool = True, **ranks: int) -> Any:
@@ -204,10 +191,11 @@ class Batches(Generic[Crops]):
         self.rank, self.accumulate = rank, accumulate
 
     def __call__(self, start: int = 0) -> Iterator[Any]:
+        seed, rank, micros = self.seed, self.rank, range(self.accumulate)
         loader = DataLoader(
             self.crops,
             batch_size=None,
-            sampler=self._addresses(start),
+            sampler=(Address(seed, step, rank, micro) for step in count(start) for micro in micros),
             num_workers=self.workers,
             # Forked worker processes share the decoded waves.
             multiprocessing_context="fork" if self.workers else None,
@@ -219,15 +207,10 @@ class Batches(Generic[Crops]):
         )
         return iter(loader)
 
-    def _addresses(self, start: int) -> Iterator[Address]:
-        for step in count(start):
-            for micro in range(self.accumulate):
-                yield Address(self.seed, step, self.rank, micro)
-
 
 def batches(
     config: DataConfig, seed: int, workers: int = 0, rank: int = 0, n_ranks: int = 1, accumulate: int = 1
-) -> "Batches[Any]":
+) -> Batches[Any]:
     """Read the corpus and return the batches of one process, independent of the number of workers."""
     if not 0 <= rank < n_ranks:
         raise ValueError(f"rank={rank} must lie in 0 … n_ranks − 1 = {n_ranks - 1}")

@@ -52,6 +52,8 @@ OFFSET = 0.02
 HUM_DB, LOUDEST_HUM = -20.0, -60.0
 """Hum is a problem above both: dB relative to the speech, and dBFS."""
 SHORTEST_SECONDS = 0.5
+Measured = Sequence[Measurements | AudioError]
+"""The measurements of each recording, or the error because of which it cannot be used."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,18 +64,12 @@ class Finding:
 
 
 def check(
-    rows: Sequence[Row],
-    *,
-    shortest: float = SHORTEST_SECONDS,
-    workers: int | None = None,
-    measured: Sequence[Measurements | AudioError] | None = None,
-    voice: bool = False,
+    rows: Sequence[Row], measured: Measured, *, shortest: float = SHORTEST_SECONDS, voice: bool = False
 ) -> tuple[list[Finding], list[Row]]:
-    """Check all recordings; return the problems, and the rows without problems with their real durations.
+    """Check recordings by the result of ``measure_all``; with ``voice``, all rows are of one voice.
 
-    ``measured`` is the result of ``measure_all``, if available; ``voice``: all rows are of one voice.
+    Returns the problems, and the rows without problems with their real durations.
     """
-    measured = measure_all(rows, workers) if measured is None else measured
     unlike = _unlike(measured) if voice else {}
     usual = usual_rate(rows, measured)
     originals: dict[bytes, tuple[int, Measurements]] = {}
@@ -101,7 +97,7 @@ def check(
     return findings, sound
 
 
-def _unlike(measured: Sequence[Measurements | AudioError]) -> dict[int, str]:
+def _unlike(measured: Measured) -> dict[int, str]:
     """Return a description of each reference that is unlike the others, by index."""
     audible = {
         index: one
@@ -114,7 +110,7 @@ def _unlike(measured: Sequence[Measurements | AudioError]) -> dict[int, str]:
     return {index: likeness.detail for index, likeness in compared if likeness.unlike}
 
 
-def measure_all(rows: Sequence[Row], workers: int | None = None) -> list[Measurements | AudioError]:
+def measure_all(rows: Sequence[Row], workers: int | None = None) -> Measured:
     """Measure all recordings, or return their errors, with ``workers`` threads (None: one per core)."""
 
     def measured(row: Row) -> Measurements | AudioError:
@@ -126,17 +122,17 @@ def measure_all(rows: Sequence[Row], workers: int | None = None) -> list[Measure
     pause = 0.1 if sys.stderr.isatty() else 10.0  # fewer lines in a log file
     pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
     try:
-        return list(
-            tqdm(pool.map(measured, rows), total=len(rows), desc="measuring", unit="file", mininterval=pause)
-        )
+        found = pool.map(measured, rows)
+        return [*tqdm(found, total=len(rows), desc="measuring", unit="file", mininterval=pause)]
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def _problems(row: Row, measured: Measurements, shortest: float) -> Iterator[tuple[str, str]]:
-    if measured.loudest_db < SILENT_DB:
-        level = "digital silence" if measured.peak == 0 else f"at most {measured.loudest_db:.0f} dBFS"
-        yield "silent", level
+    if measured.peak == 0:
+        yield "silent", "digital silence"
+    elif measured.loudest_db < SILENT_DB:
+        yield "silent", f"at most {measured.loudest_db:.0f} dBFS"
     else:
         yield from _signal_problems(measured)
     if measured.duration < shortest:
@@ -172,7 +168,7 @@ def table(findings: Sequence[Finding], base: Path) -> str:
     for finding in findings:
         detail = printable(finding.detail.replace(f"{base}{os.sep}", ""))
         lines.append((_shown(finding.row.path, base), finding.problem, detail))
-    wide = [max(len(line[column]) for line in lines) for column in (0, 1)]
+    wide = [max(map(len, column)) for column in zip(*lines)]
     lines.insert(1, ("-" * wide[0], "-" * wide[1], "-" * 6))
     return "\n".join(f"{file:{wide[0]}}  {problem:{wide[1]}}  {detail}" for file, problem, detail in lines)
 
@@ -192,11 +188,10 @@ def summary(rows: Sequence[Row], findings: Sequence[Finding], sound: Sequence[Ro
     return f"{line}, {bad} with problems: " + ", ".join(f"{count} {problem}" for problem, count in counts)
 
 
-def levels(rows: Sequence[Row], measured: Sequence[Measurements | AudioError], base: Path) -> str:
+def levels(rows: Sequence[Row], measured: Measured, base: Path) -> str:
     """Return the levels of the recordings, and the largest offset, hum and peak with their files."""
-    audible = [
-        (row, one) for row, one in zip(rows, measured) if isinstance(one, Measurements) and one.peak > 0
-    ]
+    pairs = zip(rows, measured)
+    audible = [(row, one) for row, one in pairs if isinstance(one, Measurements) and one.peak > 0]
     if not audible:
         return ""
 
@@ -236,11 +231,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     option("--write", type=Path, metavar="CLEAN", help="manifest (.csv, .tsv, .jsonl) of the good recordings")
     option("--shortest", type=float, default=SHORTEST_SECONDS, help="minimum duration in s (%(default)s)")
     option("--workers", type=int, default=None, help="files decoded at once (one per core)")
-    option(
-        "--voice",
-        action="store_true",
-        help="treat all as references of one voice, and report those that are unlike the others",
-    )
+    voice = "treat all as references of one voice, and report those that are unlike the others"
+    option("--voice", action="store_true", help=voice)
     given = parser.parse_args(argv)
     if not given.shortest >= 0:
         raise UserError(f"--shortest {given.shortest} is not a number of seconds")
@@ -250,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         check_writable(given.write)
     rows = rows_from(given.recordings)
     measured = measure_all(rows, given.workers)
-    findings, sound = check(rows, shortest=given.shortest, measured=measured, voice=given.voice)
+    findings, sound = check(rows, measured, shortest=given.shortest, voice=given.voice)
     base = given.recordings if given.recordings.is_dir() else given.recordings.parent
     unlisted: list[str] = []
     if findings:

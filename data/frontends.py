@@ -1,5 +1,6 @@
-"""STFTs and log-mel spectrograms, with named mel definitions."""
+"""STFTs and log-mel spectrograms, with named mel definitions, and pictures of them."""
 
+import io
 import math
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -206,3 +207,34 @@ def mel_to_hz(mel: np.ndarray, scale: Scale = "slaney") -> np.ndarray:
         return 700 * (10 ** (mel / 2595) - 1)
     above = _CORNER_HZ * np.exp(_LOG_STEP * (np.maximum(mel, _CORNER_MEL) - _CORNER_MEL))
     return np.where(mel < _CORNER_MEL, mel * _HZ_PER_MEL, above)
+
+
+PICTURE_DEPTH = 9.0
+"""Dynamic range of the picture in nepers."""
+N_SHADES = 64
+MAGMA = "000003 1c1046 50127b 822581 b63679 e65162 fb8861 fec488 fbfcbf"
+"""Equidistant colours of matplotlib's colour map of this name, from dark to bright."""
+
+
+def mel_png(wave: Float[Tensor, "1 1 samples"], *, columns: int = 1200, n_shades: int = N_SHADES) -> bytes:
+    """Render a wave at 16 kHz as a PNG with a palette, a quarter of the size of one in RGB.
+
+    It is 80 pixels high and at most ``columns`` wide, with low frequencies at the bottom.
+    """
+    from PIL import Image
+
+    short = max(0, SPEECH_16K.n_fft - wave.shape[-1])
+    mel = LogMel(SPEECH_16K)(F.pad(wave, (0, short)))[0].numpy()
+    if mel.shape[1] > columns:
+        cuts = np.linspace(0, mel.shape[1], columns + 1).astype(int)[:-1]
+        mel = np.maximum.reduceat(mel, cuts, axis=1)
+    loudest = max(float(mel.max()), math.log(SPEECH_16K.floor) + PICTURE_DEPTH)  # keeps silence dark
+    shade = np.clip((mel - loudest) / PICTURE_DEPTH + 1, 0, 1)[::-1]
+    picture = Image.fromarray((shade * (n_shades - 1)).round().astype(np.uint8), mode="P")
+    points = np.array([list(bytes.fromhex(colour)) for colour in MAGMA.split()])
+    at = np.linspace(0, len(points) - 1, n_shades)
+    palette = [np.interp(at, np.arange(len(points)), channel) for channel in points.T]
+    picture.putpalette(np.stack(palette, axis=1).round().astype(np.uint8).tobytes())
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

@@ -5,8 +5,8 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from data.audio import EXTENSIONS, READ_ONLY, audio_files
@@ -75,11 +75,10 @@ def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:
     kind = path.suffix.lower()
     records = [record_of(row, path.parent) for row in rows]
     for record in records:
-        if any(isinstance(cell, str) and not _is_text(cell) for cell in record.values()):
-            shown = ascii(record["path"])
-            raise UserError(
-                f"{path} cannot list {shown}, whose name is not UTF-8: rename it, or move it away"
-            )
+        # Names that are not UTF-8 hold lone surrogates.
+        if any("\ud800" <= character <= "\udfff" for cell in record.values() for character in str(cell)):
+            name = ascii(record["path"])
+            raise UserError(f"{path} cannot list {name}, whose name is not UTF-8: rename it, or move it away")
     used = dict.fromkeys(name for record in records for name in record)
     columns = [name for name in ALIASES if name in used or name == "path"]
     columns += [name for name in used if name not in ALIASES]
@@ -87,9 +86,7 @@ def write_manifest(path: str | Path, rows: Iterable[Row]) -> None:
         if kind in JSON_LINES:
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         else:
-            writer = csv.DictWriter(
-                file, columns, restval="", delimiter=DELIMITERS[kind], lineterminator="\n"
-            )
+            writer = csv.DictWriter(file, columns, delimiter=DELIMITERS[kind], lineterminator="\n")
             writer.writeheader()
             writer.writerows(records)
 
@@ -161,30 +158,29 @@ def gender_of(word: str | None) -> str | None:
     return "M" if initial == "m" or initial.startswith(("male", "man")) else None
 
 
-def _is_text(cell: str) -> bool:
-    """Return whether a text can be encoded in UTF-8, unlike some file names."""
-    return not any("\ud800" <= character <= "\udfff" for character in cell)
-
-
 def _csv_records(path: Path, text: str, delimiter: str) -> Iterable[tuple[int, dict]]:
     csv.field_size_limit(1 << 30)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
-        names = [name.strip() for name in next(reader, [])]
-        if not any(name in ALIASES["path"] for name in names):
-            found = ", ".join(names)[:80] or "nothing"
-            raise UserError(f"{path} has no 'path' column in its first line (found: {found})")
-        for cells in reader:
-            if not any(cells):
-                continue
+        names = column_names(path, reader)
+        for cells in filter(any, reader):
             if len(cells) != len(names):
+                counts = f"{len(cells)} cells under {len(names)} columns"
                 raise UserError(
-                    f"{path}, line {reader.line_num}: {len(cells)} cells under {len(names)} columns; quote"
-                    f" cells that hold {delimiter!r}"
+                    f"{path}, line {reader.line_num}: {counts}; quote cells that hold {delimiter!r}"
                 )
             yield reader.line_num, dict(zip(names, cells))
     except csv.Error as error:
         raise UserError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
+
+
+def column_names(path: Path, lines: Iterator[list[str]]) -> list[str]:
+    """Read the column names of a table from its first line; raise unless a column has the paths."""
+    names = [name.strip() for name in next(lines, [])]
+    if not any(name in ALIASES["path"] for name in names):
+        found = ", ".join(names)[:80] or "nothing"
+        raise UserError(f"{path} has no 'path' column in its first line (found: {found})")
+    return names
 
 
 def _json_records(path: Path, text: str) -> Iterable[tuple[int, dict]]:
@@ -215,9 +211,8 @@ def row_of(manifest: Path, line: int, record: dict) -> Row:
         except (TypeError, ValueError):
             duration = math.nan
         if not 0 <= duration < math.inf:
-            raise UserError(
-                f"{manifest}, line {line}: duration {taken['duration']!r} is not a number of seconds"
-            )
+            given = repr(taken["duration"])
+            raise UserError(f"{manifest}, line {line}: duration {given} is not a number of seconds")
     return Row(
         path=manifest.parent / taken["path"],
         speaker=_text(taken.get("speaker")),
@@ -240,13 +235,6 @@ def record_of(row: Row, folder: Path) -> dict[str, str | float]:
         place = Path(os.path.relpath(row.path, folder)).as_posix()
     except ValueError:  # another drive
         place = str(row.path)
-    known = {
-        "path": place,
-        "speaker": row.speaker,
-        "text": row.text,
-        "split": row.split,
-        "duration": None if row.duration is None else round(row.duration, 4),
-        "gender": row.gender,
-        **row.extra,
-    }
-    return {name: value for name, value in known.items() if value not in (None, "")}
+    duration = None if row.duration is None else round(row.duration, 4)
+    known = {**vars(replace(row, duration=duration, extra={})), "path": place, **row.extra}
+    return {name: value for name, value in known.items() if value not in (None, "", {})}

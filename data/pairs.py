@@ -17,13 +17,11 @@ from data.audio import AudioError
 from data.batches import FILES_TRIED, Address, Batch, Batches, CropConfig, DataConfig, crops_of, speech_crops
 from data.manifest import Row, contents_of_rows
 from data.recordings import crop_and_reference, recordings_of
-from data.rows import names_shards, speaker_labels, split_rows
+from data.rows import GROUP, names_shards, speaker_labels, split_rows
 from engine.config import free
 from engine.contents import Contents
 from engine.user_error import UserError
 
-GROUP = "parallel"
-"""The manifest's column with the group of a recording."""
 PAIRS_ADDRESS = 1_303
 """Suffix of the random seeds of pairs, so that they differ from those of other data at the same address."""
 
@@ -109,25 +107,16 @@ class PairCrops(Dataset[PairBatch]):
         for _ in range(FILES_TRIED):
             place = int(np.searchsorted(self._totals, rng.integers(self._totals[-1]), side="right"))
             source, target = map(int, rng.choice(self.groups[place], 2, replace=False))
+            other = self._other(rng, target)
             try:
-                wave, start, reference = crop_and_reference(
-                    rng,
-                    self.recordings,
-                    target,
-                    self._other(rng, target),
-                    samples=self.config.crop_samples,
-                    reference_samples=self.config.reference_samples or self.config.crop_samples,
-                    silence_db=self.config.silence_db,
-                )
+                wave, start, reference = crop_and_reference(rng, self.recordings, target, other, self.config)
                 aligned = self.recordings.read(source, start, self.config.crop_samples)
                 return aligned, wave, reference, target
             except AudioError as error:
                 bad = next(i for i, row in enumerate(self.rows) if row.path == error.path)
                 self.recordings.drop(bad, error.detail)
-        raise UserError(
-            f"{FILES_TRIED} consecutive groups of {self.config.path} can no longer be read; do they still"
-            " exist?"
-        )
+        bad = f"{FILES_TRIED} consecutive groups of {self.config.path}"
+        raise UserError(f"{bad} can no longer be read; do they still exist?")
 
     def _other(self, rng: np.random.Generator, index: int) -> int | None:
         """Draw a recording of another sentence by the same speaker, or None."""

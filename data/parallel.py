@@ -11,8 +11,10 @@ voices are Kokoro's (Apache 2.0): two files from https://github.com/thewh1teagle
 """
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +23,12 @@ from tqdm import tqdm
 from data.audio import resample, save
 from data.audio.writing import CODEC_RATES
 from data.manifest import Row, read_manifest, write_manifest
-from data.synthetic.kokoro import (
-    MIN_VOICES,
-    WHERE,
-    Cast,
-    Kokoro,
-    Synthesizer,
-    cast,
-    speakers_json,
-    voices_named,
-)
+from data.synthetic.kokoro import MIN_VOICES, WHERE, Cast, Kokoro, cast, voices_named
 from data.synthetic.sentences import built_in_lines, line_of_group, read_lines
 from data.voices import claim, levelled
 from engine.arguments import Arguments
 from engine.files import atomic
-from engine.user_error import UserError, at_least, exits_cleanly
+from engine.user_error import UserError, at_least, exits_cleanly, within
 
 SPEEDS = (0.9, 1.15)
 GROUP_ADDRESS = 1_703
@@ -62,12 +55,10 @@ class ParallelConfig:
 
     def __post_init__(self) -> None:
         at_least(2, self, "members")
-        if self.mixtures < 0 or self.seed < 0:
-            raise UserError(f"mixtures={self.mixtures} and seed={self.seed} must be 0 or more")
+        at_least(0, self, "mixtures", "seed")
+        within("[8000, 48000]", self, "sample_rate")
         if self.format not in FORMATS:
             raise UserError(f"format={self.format} is unknown: choose one of {', '.join(FORMATS)}")
-        if not 8_000 <= self.sample_rate <= 48_000:
-            raise UserError(f"sample_rate={self.sample_rate} Hz must lie between 8000 and 48000")
         if self.format == "opus" and self.sample_rate not in CODEC_RATES["OPUS"]:
             known = ", ".join(map(str, CODEC_RATES["OPUS"]))
             raise UserError(f"Opus does not support sample_rate={self.sample_rate} Hz: use {known} or flac")
@@ -106,11 +97,7 @@ def plan_group(number: int, lines: list[str], casts: dict[str, Cast], config: Pa
 
 
 def make_parallel_corpus(
-    out: Path,
-    n_groups: int,
-    lines: list[str],
-    synthesizer: Synthesizer,
-    config: ParallelConfig,
+    out: Path, n_groups: int, lines: list[str], synthesizer: Kokoro, config: ParallelConfig
 ) -> tuple[Path, list[str]]:
     """Make or complete a corpus; returns its manifest and a message for each skipped group.
 
@@ -122,8 +109,9 @@ def make_parallel_corpus(
     casts = _casts(synthesizer, config)
     texts = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
     claim(out, {**asdict(config), "texts": texts, "synthesizer": synthesizer.digest})
+    mixtures = {name: weights for cast in casts.values() for name, weights in cast.speakers.items()}
     with atomic(out / "speakers.json") as temporary:
-        temporary.write_text(speakers_json(casts))
+        temporary.write_text(json.dumps(mixtures, indent=1))
     manifest, left_out = out / "manifest.csv", []
     rows = _whole_groups(manifest)
     with tqdm(total=n_groups, unit="group", desc="speaking") as bar:
@@ -132,7 +120,7 @@ def make_parallel_corpus(
             if group.name not in rows:
                 try:
                     rows[group.name] = _spoken(out, group, synthesizer, casts[group.split], config)
-                    write_manifest(manifest, _in_order(rows))
+                    write_manifest(manifest, chain.from_iterable(rows[name] for name in sorted(rows)))
                 except AlignmentError as problem:
                     left_out.append(f"group {group.name} is left out: {problem}")
                     tqdm.write(left_out[-1])
@@ -142,20 +130,17 @@ def make_parallel_corpus(
     return manifest, left_out
 
 
-def _casts(synthesizer: Synthesizer, config: ParallelConfig) -> dict[str, Cast]:
+def _casts(synthesizer: Kokoro, config: ParallelConfig) -> dict[str, Cast]:
     prosody = voices_named(config.prosody, synthesizer.voices)
     timbres = voices_named(config.timbres or config.prosody, synthesizer.voices)
     if len(prosody) < MIN_VOICES:
-        raise UserError(
-            f"prosody={','.join(config.prosody)} matches {len(prosody)} voices ({', '.join(prosody)}); at"
-            f" least {MIN_VOICES} are needed, some of them for validation"
-        )
+        found = f"prosody={','.join(config.prosody)} matches {len(prosody)} voices ({', '.join(prosody)})"
+        raise UserError(f"{found}; at least {MIN_VOICES} are needed, some of them for validation")
     casts = cast(prosody, timbres, config.mixtures, config.seed)
     fewest = min(len(cast.speakers) for cast in casts.values())
     if config.members > fewest:
-        raise UserError(
-            f"members={config.members} are more than the {fewest} speakers of validation; use more mixtures"
-        )
+        more = f"members={config.members} are more than the {fewest} speakers of validation"
+        raise UserError(f"{more}; use more mixtures")
     return casts
 
 
@@ -167,23 +152,12 @@ def _whole_groups(manifest: Path) -> dict[str, list[Row]]:
     return {name: rows for name, rows in groups.items() if all(row.path.is_file() for row in rows)}
 
 
-def _in_order(groups: dict[str, list[Row]]) -> Iterator[Row]:
-    for name in sorted(groups):
-        yield from groups[name]
-
-
-def _spoken(
-    out: Path, group: Group, synthesizer: Synthesizer, cast: Cast, config: ParallelConfig
-) -> list[Row]:
+def _spoken(out: Path, group: Group, synthesizer: Kokoro, cast: Cast, config: ParallelConfig) -> list[Row]:
     phonemes = synthesizer.phonemize(group.text, group.prosody)
     if not phonemes:
         raise AlignmentError(f"the synthesiser finds no phonemes in {group.text[:60]!r}")
-    waves = {
-        name: synthesizer.speak(
-            phonemes, timbre=cast.speakers[name], prosody=group.prosody, speed=group.speed
-        )
-        for name in group.members
-    }
+    speak = partial(synthesizer.speak, phonemes, prosody=group.prosody, speed=group.speed)
+    waves = {name: speak(timbre=cast.speakers[name]) for name in group.members}
     lengths = {name: len(wave) for name, wave in waves.items()}
     if len(set(lengths.values())) > 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
@@ -196,16 +170,9 @@ def _spoken(
         path = folder / f"{group.name}_{name}.{config.format}"
         spoken = resample(levelled(wave), synthesizer.sample_rate, config.sample_rate)
         save(path, spoken, config.sample_rate)
-        rows.append(
-            Row(
-                path=path,
-                speaker=name,
-                text=group.text,
-                split=group.split,
-                duration=spoken.shape[-1] / config.sample_rate,
-                extra={"parallel": group.name, "prosody": group.prosody},
-            )
-        )
+        extra = {"parallel": group.name, "prosody": group.prosody}
+        row = Row(path=path, speaker=name, text=group.text, split=group.split, extra=extra)
+        rows.append(replace(row, duration=spoken.shape[-1] / config.sample_rate))
     return rows
 
 
@@ -220,13 +187,11 @@ def main(argv: list[str] | None = None) -> None:
     option("--groups", type=int, default=250, help="number of sentences (default 250)")
     option("--members", type=int, default=default.members, help="speakers per sentence (default 4)")
     option("--texts", type=Path, help="a file with one sentence per line (default: built in)")
-    option(
-        "--prosody",
-        default=",".join(default.prosody),
-        help="name prefixes of the voices for rhythm and melody, in the language of the texts"
-        " (default %(default)s: English)",
-    )
-    option("--timbres", default="", help="name prefixes of the voices for timbre (default: as --prosody)")
+    prosody = "name prefixes of the voices for rhythm and melody, in the language of the texts"
+    prosody += " (default %(default)s: English)"
+    option("--prosody", type=_prefixes, default=",".join(default.prosody), help=prosody)
+    timbres = "name prefixes of the voices for timbre (default: as --prosody)"
+    option("--timbres", type=_prefixes, default=(), help=timbres)
     option("--mixtures", type=int, default=default.mixtures, help="speakers mixed from voices (default 400)")
     option("--format", choices=FORMATS, default=default.format, help="format of the files")
     option("--sample-rate", type=int, default=default.sample_rate, help="Hz (default 24000, as Kokoro)")
@@ -235,15 +200,7 @@ def main(argv: list[str] | None = None) -> None:
     given = arguments.parse_args(argv)
     if given.model is None or given.voices is None:
         raise UserError(f"give Kokoro's model by --model and its voices by --voices; {WHERE}")
-    config = ParallelConfig(
-        members=given.members,
-        prosody=_prefixes(given.prosody),
-        timbres=_prefixes(given.timbres),
-        mixtures=given.mixtures,
-        format=given.format,
-        sample_rate=given.sample_rate,
-        seed=given.seed,
-    )
+    config = ParallelConfig(**{f.name: getattr(given, f.name) for f in fields(ParallelConfig)})
     lines = read_lines(given.texts) if given.texts else built_in_lines()
     synthesizer = Kokoro(given.model, given.voices, given.threads)
     manifest, left_out = make_parallel_corpus(given.out, given.groups, lines, synthesizer, config)

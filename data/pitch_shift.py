@@ -12,6 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+Waves = Float[Tensor, "batch samples"]
+PerItem = Float[Tensor, "batch"]
+Spectrum = Complex[Tensor, "batch bins frames"]
+Envelope = Float[Tensor, "batch bins frames"]
+
 HOP_SECONDS = 0.016
 SEARCH_SECONDS = 0.0075
 """Search range of WSOLA in either direction; covers a whole period down to 67 Hz."""
@@ -32,8 +37,8 @@ LENGTH_STEP = 16
 @torch.no_grad()
 def shift_pitch_and_formants(
     wave: Float[Tensor, "batch 1 samples"],
-    pitch_semitones: Float[Tensor, "batch"],
-    formant_semitones: Float[Tensor, "batch"],
+    pitch_semitones: PerItem,
+    formant_semitones: PerItem,
     sample_rate: int,
 ) -> Float[Tensor, "batch 1 samples"]:
     """Shift pitch and formants of each item by its own distances, at constant level; no gradient passes.
@@ -69,9 +74,7 @@ def shift_pitch_and_formants(
     return (restored * level.sqrt()).to(wave.dtype)
 
 
-def stretch(
-    wave: Float[Tensor, "batch samples"], factors: Float[Tensor, "batch"], sample_rate: int
-) -> Float[Tensor, "batch stretched"]:
+def stretch(wave: Waves, factors: PerItem, sample_rate: int) -> Float[Tensor, "batch stretched"]:
     """Lengthen each item by its factor at constant pitch (WSOLA); padded to the longest.
 
     Frames overlap by half. Each is taken near its nominal position, where it is most similar to the
@@ -100,17 +103,13 @@ def stretch(
         power = energy.gather(1, first + lags + win) - energy.gather(1, first + lags)
         score = likeness[:, : 2 * search + 1] / power.float().clamp_min(1e-8).sqrt()
         places.append(first[:, 0] + score.argmax(1))
-    frames = padded[
-        torch.arange(len(wave), device=device)[:, None, None],
-        torch.stack(places, 1)[..., None] + region[:win],
-    ]
+    items = torch.arange(len(wave), device=device)[:, None, None]
+    frames = padded[items, torch.stack(places, 1)[..., None] + region[:win]]
     frames = frames * torch.hann_window(win, device=device)
     return (frames[:, 1:, :hop] + frames[:, :-1, hop:]).flatten(1)[:, :n_out]
 
 
-def _resampled(
-    wave: Float[Tensor, "batch stretched"], lengths: list[int], n_samples: int
-) -> Float[Tensor, "batch samples"]:
+def _resampled(wave: Float[Tensor, "batch stretched"], lengths: list[int], n_samples: int) -> Waves:
     """Resample the first ``length`` samples of each item to ``n_samples`` by FFT, without aliasing."""
     rows = []
     for row, length in zip(wave, lengths):
@@ -119,9 +118,7 @@ def _resampled(
     return torch.stack(rows)
 
 
-def typical_period(
-    spectrum: Complex[Tensor, "batch bins frames"], sample_rate: int
-) -> Float[Tensor, "batch"]:
+def typical_period(spectrum: Spectrum, sample_rate: int) -> PerItem:
     """Return the median pitch period of each item's louder frames in seconds, by autocorrelation."""
     power = spectrum.abs().square()
     n_fft = 2 * (power.shape[1] - 1)
@@ -136,9 +133,7 @@ def typical_period(
     return (lags / sample_rate).masked_fill(~louder, torch.nan).nanmedian(1).values
 
 
-def log_envelope(
-    spectrum: Complex[Tensor, "batch bins frames"], period: Float[Tensor, "batch"], sample_rate: int
-) -> Float[Tensor, "batch bins frames"]:
+def log_envelope(spectrum: Spectrum, period: PerItem, sample_rate: int) -> Envelope:
     """Return the spectral envelope (log magnitude) of each frame by cepstral liftering."""
     log_magnitude = spectrum.abs().clamp_min(LOG_FLOOR).log()
     n_fft = 2 * (log_magnitude.shape[1] - 1)
@@ -150,9 +145,7 @@ def log_envelope(
     return torch.fft.rfft(cepstrum * lifter[..., None], dim=1).real
 
 
-def _warped(
-    envelope: Float[Tensor, "batch bins frames"], ratio: Float[Tensor, "batch"]
-) -> Float[Tensor, "batch bins frames"]:
+def _warped(envelope: Envelope, ratio: PerItem) -> Envelope:
     """Stretch each envelope along frequency by ``ratio``; beyond the last bin its value is repeated."""
     n_bins = envelope.shape[1]
     source = (torch.arange(n_bins, device=envelope.device) / ratio[:, None]).clamp_max(n_bins - 1)

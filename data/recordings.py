@@ -47,8 +47,8 @@ class Recordings:
         self.problems: dict[int, str] = {}
         """Error messages of unusable rows."""
         self._cached: dict[int, tuple[np.ndarray, float]] = {}
-        table: Any = rows
-        durations = table.durations() if hasattr(rows, "durations") else None
+        read_durations = getattr(rows, "durations", None)  # of a manifest read as a table
+        durations = read_durations() if read_durations else None
         if durations is None:
             self._fill(cache_gib * 2**30, progress)
         else:  # durations are rounded to a tenth of a millisecond
@@ -117,9 +117,8 @@ class Recordings:
         with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
             for first in range(0, len(self.rows), CHUNK):
                 chunk = range(first, min(first + CHUNK, len(self.rows)))
-                for index, found in zip(
-                    chunk, pool.map(self._decode if used < limit else self._measure, chunk)
-                ):
+                read = self._decode if used < limit else self._measure
+                for index, found in zip(chunk, pool.map(read, chunk)):
                     if isinstance(found, str):
                         self.problems[index] = found
                     elif isinstance(found, int):
@@ -180,12 +179,7 @@ Places = list[tuple[int, int]]
 
 
 def loud_crop(
-    rng: np.random.Generator,
-    recordings: Recordings,
-    index: int,
-    samples: int,
-    places: Places,
-    silence_db: float,
+    rng: np.random.Generator, recordings: Recordings, index: int, samples: int, places: Places
 ) -> tuple[np.ndarray, int]:
     """Draw a crop of a row that begins in ``places``, if possible not below ``silence_db`` (RMS).
 
@@ -194,7 +188,7 @@ def loud_crop(
     places = [(first, last) for first, last in places if first <= last]
     # A recording shorter than the crop is repeated, from any position on.
     places = places or [(0, int(recordings.lengths[index]) - 1)]
-    floor, best, best_start, best_power = 10 ** (silence_db / 10), None, 0, -1.0
+    floor, best, best_start, best_power = 10 ** (recordings.silence_db / 10), np.empty(0), 0, -1.0
     for _ in range(DRAWS):
         draw = int(rng.integers(sum(last - first + 1 for first, last in places)))
         for first, last in places:
@@ -207,32 +201,26 @@ def loud_crop(
             best, best_start, best_power = crop, first + draw, power
         if power >= floor:
             break
-    assert best is not None
     return best, best_start
 
 
 def crop_and_reference(
-    rng: np.random.Generator,
-    recordings: Recordings,
-    index: int,
-    other: int | None,
-    *,
-    samples: int,
-    reference_samples: int,
-    silence_db: float,
+    rng: np.random.Generator, recordings: Recordings, index: int, other: int | None, config: Any
 ) -> tuple[np.ndarray, int, np.ndarray]:
-    """Draw a crop of a row, with its start, and a reference crop of row ``other`` or else of the same row."""
-    n_samples = int(recordings.lengths[index])
-    places = [(0, n_samples - samples)]
+    """Draw a crop of a row, with its start, and a reference crop of row ``other`` or else of the same row.
+
+    ``config`` is a ``CropConfig``, with which the recordings were made.
+    """
+    n_samples, samples = int(recordings.lengths[index]), config.crop_samples
+    reference_samples = config.reference_samples or samples
     if other is None:
         places = leaving_room(n_samples, samples, reference_samples)
-    crop, start = loud_crop(rng, recordings, index, samples, places, silence_db)
-    if other is None:
+        crop, start = loud_crop(rng, recordings, index, samples, places)
         places = without_overlap(start, n_samples, samples, reference_samples)
     else:
+        crop, start = loud_crop(rng, recordings, index, samples, [(0, n_samples - samples)])
         places = [(0, int(recordings.lengths[other]) - reference_samples)]
-    source = index if other is None else other
-    reference, _ = loud_crop(rng, recordings, source, reference_samples, places, silence_db)
+    reference, _ = loud_crop(rng, recordings, index if other is None else other, reference_samples, places)
     return crop, start, reference
 
 

@@ -12,6 +12,8 @@ LABELS_ADDRESS = 1_108
 """Random seed of the labels that ``label_share`` selects, independent of the run's seed."""
 LONG_BYTES = 16 << 20
 """Size above which a manifest is read as a table."""
+GROUP = "parallel"
+"""The manifest's column with the group of time-aligned recordings."""
 SHARDS = "shards.json"
 """Name of the index in a folder of shards."""
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from data.audio import info
 from data.manifest import Row, record_of, rows_from
-from data.rows import SHARDS, long_manifest
+from data.rows import GROUP, SHARDS, long_manifest
 from data.shards import Index, Shard
 from data.tables import TableRows
 from engine import outcome
@@ -31,8 +31,6 @@ from engine.user_error import UserError, exits_cleanly
 
 PER_SPEAKER = 8
 """Consecutive recordings of a speaker, so that a shard has another recording of most speakers."""
-GROUP = "parallel"
-"""The manifest's column with the group of time-aligned recordings."""
 
 
 def units(rows: Sequence[Row], seed: int) -> list[list[int]]:
@@ -112,9 +110,8 @@ def shard(rows: Sequence[Row], out: Path, *, limit: int, seed: int = 0) -> tuple
             if kept is None:
                 faults = len(left_out)
                 n_rows, seconds = write_shard(file, rows, numbers, left_out)
-                kept = Shard(
-                    name=file.name, split=split, recordings=n_rows, seconds=round(seconds, 2), digest=digest
-                )
+                seconds = round(seconds, 2)
+                kept = Shard(name=file.name, split=split, recordings=n_rows, seconds=seconds, digest=digest)
                 if len(left_out) == faults:
                     _receipt(file).write_text(json.dumps(vars(kept)))
             if kept.recordings:
@@ -158,13 +155,11 @@ def main(argv: list[str] | None = None) -> None:
     if given.shard_mib <= 0:
         raise UserError(f"--shard-mib {given.shard_mib} must be above 0")
     check_writable(given.out / SHARDS)
-    if (given.out / SHARDS).exists() and not given.overwrite:
-        raise UserError(
-            f"{given.out} holds shards already: --overwrite replaces them, or choose another --out"
-        )
+    out = given.out
+    if (out / SHARDS).exists() and not given.overwrite:
+        raise UserError(f"{out} holds shards already: --overwrite replaces them, or choose another --out")
     long = long_manifest(given.recordings)
     rows = TableRows.open(long) if long else rows_from(given.recordings)
-    out = given.out
     out.mkdir(parents=True, exist_ok=True)
     (out / SHARDS).unlink(missing_ok=True)
     index, left_out = shard(rows, out, limit=round(given.shard_mib * 2**20), seed=given.seed)

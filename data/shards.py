@@ -72,8 +72,6 @@ def read_index(place: str) -> Index:
         return Index(shards=shards, speakers=tuple(record["speakers"]))
     except FileNotFoundError:
         raise UserError(f"{where} does not exist: python -m data.shard makes shards of a manifest") from None
-    except ImportError as error:
-        raise UserError(f"{place} cannot be reached: {error}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{where} is not an index of shards ({error}): make them again") from None
     except Exception as error:  # remote file systems raise many types
@@ -118,9 +116,8 @@ def fetch(place: str, shard: Shard, folder: Path) -> list[Row]:
             time.sleep(wait)
             wait *= 2
     if len(rows) != shard.recordings:
-        raise UserError(
-            f"{where} holds {len(rows)} recordings, but its index states {shard.recordings}: copy it again"
-        )
+        counts = f"{len(rows)} recordings, but its index states {shard.recordings}"
+        raise UserError(f"{where} holds {counts}: copy it again")
     write_manifest(folder / "manifest.jsonl", rows)
     return rows
 
@@ -186,10 +183,8 @@ class ShardStream(Dataset[Any], Generic[T]):
         self.index = read_index(place)
         self.shards = shards_of(self.index, split, place)
         if len(self.shards) < n_ranks:
-            raise UserError(
-                f"{place} has {len(self.shards)} shards for {n_ranks} processes: make more of them by"
-                " python -m data.shard --shard-mib"
-            )
+            few = f"{place} has {len(self.shards)} shards for {n_ranks} processes"
+            raise UserError(f"{few}: make more of them by python -m data.shard --shard-mib")
         order = np.random.default_rng(SHARDS_ADDRESS).permutation(len(self.shards))
         n_streams = min(STREAMS, len(self.shards) // n_ranks)
         first, step = rank * n_streams, n_ranks * n_streams
@@ -225,10 +220,9 @@ class ShardStream(Dataset[Any], Generic[T]):
         """Return the shard of an address, and start to download the next one in the background."""
         stream, number, after = self.shard_of(address)
         if stream not in self.open or self.open[stream].number != number:
-            coming = self.coming.pop(stream, (-1, None))
+            expected, coming = self.coming.pop(stream, (-1, None))
             self.open.pop(stream, None)
-            ready = coming[1].result() if coming[1] is not None and coming[0] == number else None
-            self.open[stream] = ready or self.load(number)
+            self.open[stream] = coming.result() if coming and expected == number else self.load(number)
             if after != number:
                 self.pool = self.pool or ThreadPoolExecutor(1)
                 self.coming[stream] = after, self.pool.submit(self.load, after)
@@ -257,25 +251,22 @@ def _temporary_folder() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix=f"{PREFIX}{os.getpid()}-", ignore_cleanup_errors=True)
 
 
-class StreamedCrops(Dataset[Any]):
+class StreamedCrops(ShardStream[Any]):
     """A data set of batches from shards, each batch from one shard; labels and rows are numbered globally."""
 
-    def __init__(
-        self, config: Any, kind: Callable[..., Any], *, rank: int = 0, n_ranks: int = 1, accumulate: int = 1
-    ) -> None:
+    def __init__(self, config: Any, kind: Callable[..., Any], **ranks: int) -> None:
         """``kind`` makes the data set of one shard from ``config`` with the path of its manifest."""
-        self.config = config
+        shard = replace(config, split="", cache_gib=config.cache_gib / (2 * STREAMS))
 
-        def crops_of(folder: str) -> Any:
-            cache = config.cache_gib / (2 * STREAMS)
-            return kind(replace(config, path=folder, split="", cache_gib=cache), progress=False)
+        def build(folder: str) -> Any:
+            return kind(replace(shard, path=folder), progress=False)
 
         seconds = config.batch * config.crop_samples / config.sample_rate
-        ranks = {"rank": rank, "n_ranks": n_ranks, "accumulate": accumulate}
-        self.stream = ShardStream(config.path, config.split, crops_of, batch_seconds=seconds, **ranks)
-        self.speakers = list(self.stream.index.speakers) if getattr(config, "label_share", 1.0) else []
+        super().__init__(config.path, config.split, build, batch_seconds=seconds, **ranks)
+        self.config = config
+        self.speakers = list(self.index.speakers) if getattr(config, "label_share", 1.0) else []
         """Speaker names by label."""
-        self._first_row = np.cumsum([0, *(shard.recordings for shard in self.stream.shards)])
+        self._first_row = np.cumsum([0, *(shard.recordings for shard in self.shards)])
 
     @property
     def n_recordings(self) -> int:
@@ -283,7 +274,7 @@ class StreamedCrops(Dataset[Any]):
         return int(self._first_row[-1])
 
     def __getitem__(self, address: Any) -> Any:
-        shard = self.stream.crops(address)
+        shard = self.crops(address)
         batch = shard.crops[address]
         label = torch.from_numpy(np.searchsorted(self.speakers, shard.crops.speakers or [""]))
         return batch._replace(

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv
 
-from data.manifest import ALIASES, DELIMITERS, Row, row_of
+from data.manifest import ALIASES, DELIMITERS, Row, column_names, row_of
 from engine.contents import Contents, files_digest
 from engine.files import atomic, cache_folder
 from engine.user_error import UserError
@@ -47,7 +47,7 @@ class TableRows(Sequence[Row]):
     def __getitem__(self, index: slice) -> "TableRows": ...
     def __getitem__(self, index: int | slice) -> "Row | TableRows":
         if isinstance(index, slice):
-            return self.of(self.chosen[index])
+            return TableRows(self.state, self.chosen[index])
         place = int(self.chosen[index])
         record = {name: self.table.column(name)[place].as_py() for name in self.table.column_names}
         return row_of(self.manifest, place + 2, record)
@@ -55,14 +55,11 @@ class TableRows(Sequence[Row]):
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
 
-    def of(self, chosen: np.ndarray) -> "TableRows":
-        return TableRows(self.state, chosen)
-
     def of_split(self, split: str) -> "TableRows":
         """Return the rows of a split; rows without a split belong to train."""
         names, codes = self.codes("split")
         wanted = [code for code, name in enumerate(names) if name == split] + [-1] * (split == "train")
-        return self.of(self.chosen[np.isin(codes, wanted)])
+        return TableRows(self.state, self.chosen[np.isin(codes, wanted)])
 
     def codes(self, column: str) -> tuple[list[str], np.ndarray]:
         """Return the sorted distinct values of a column, and each row's index into them; −1 if empty."""
@@ -88,9 +85,8 @@ class TableRows(Sequence[Row]):
         try:
             seconds = pc.cast(self.table.column(name), "float64").to_numpy()[self.chosen]
         except ValueError as error:
-            raise UserError(
-                f"{self.manifest}: column {name} holds values that are no numbers: {error}"
-            ) from None
+            problem = f"column {name} holds values that are no numbers: {error}"
+            raise UserError(f"{self.manifest}: {problem}") from None
         return seconds if np.all(seconds > 0) and np.all(seconds < 1e6) else None
 
     def _column(self, column: str) -> str | None:
@@ -125,10 +121,7 @@ def _convert(manifest: Path, file: Path) -> None:
     """Convert a manifest to an Arrow file, block by block."""
     delimiter = DELIMITERS[manifest.suffix.lower()]
     with manifest.open(encoding="utf-8-sig", newline="") as opened:
-        names = [name.strip() for name in next(reader(opened, delimiter=delimiter), [])]
-    if not any(name in ALIASES["path"] for name in names):
-        found = ", ".join(names)[:80]
-        raise UserError(f"{manifest} has no 'path' column in its first line (found: {found})")
+        names = column_names(manifest, reader(opened, delimiter=delimiter))
     options: dict[str, Any] = {
         "read_options": csv.ReadOptions(block_size=BLOCK_BYTES, skip_rows=1, column_names=names),
         "parse_options": csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),

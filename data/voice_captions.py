@@ -116,16 +116,11 @@ def fit_scale(measures: Sequence[VoiceMeasures], genders: Sequence[str | None]) 
 
     def normal(chosen: np.ndarray) -> Normal:
         part = table[chosen] if chosen.sum() >= 5 else table
-        mean, spread = part.mean(0), np.maximum(part.std(0), 1e-3)
-        return Normal(mean=_four(mean), spread=_four(spread))
+        mean, spread = part.mean(0).tolist(), np.maximum(part.std(0), 1e-3).tolist()
+        return Normal(mean=tuple(mean), spread=tuple(spread))
 
     known = np.array([gender or "" for gender in genders])
     return Scale(everybody=normal(known == known), women=normal(known == "F"), men=normal(known == "M"))
-
-
-def _four(values: np.ndarray) -> tuple[float, float, float, float]:
-    one, two, three, four = (float(value) for value in values)
-    return one, two, three, four
 
 
 def deviations(measures: VoiceMeasures, normal: Normal) -> dict[str, float]:

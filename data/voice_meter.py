@@ -10,6 +10,7 @@ from torch import Tensor
 
 from engine.user_error import UserError
 
+Curve = Float[Tensor, "frames"]
 SAMPLE_RATE = 16_000
 F_MIN, F_MAX = 60.0, 500.0
 """Range of F0 in Hz of speaking voices."""
@@ -51,7 +52,7 @@ def measure_voice(wave: Float[Tensor, "1 1 samples"], *, log_f0: float | None = 
     level = 10 * torch.log10(frames.square().mean(-1) + 1e-10)
     loud = level > level.quantile(0.9) - LOUD_DB
     windowed = frames * torch.hann_window(WINDOW, dtype=torch.float64)
-    low, high = (F_MIN, F_MAX)
+    low, high = F_MIN, F_MAX
     if log_f0 is not None:
         low, high = max(low, math.exp(log_f0) * 0.66), min(high, math.exp(log_f0) * 1.5)
     f0, strength = _periods(windowed, low, high)
@@ -74,17 +75,14 @@ def measure_voice(wave: Float[Tensor, "1 1 samples"], *, log_f0: float | None = 
     )
 
 
-def _periods(
-    frames: Float[Tensor, "frames window"], f_min: float, f_max: float
-) -> tuple[Float[Tensor, "frames"], Float[Tensor, "frames"]]:
+def _periods(frames: Float[Tensor, "frames window"], f_min: float, f_max: float) -> tuple[Curve, Curve]:
     """Return the F0 in Hz of each frame and the correlation at its period (Boersma 1993)."""
     power = torch.fft.rfft(frames, n=N_FFT).abs().square()
     hann = torch.hann_window(WINDOW, dtype=torch.float64)
     window_power = torch.fft.irfft(torch.fft.rfft(hann, n=N_FFT).abs().square())
+    fall = (window_power / window_power[0]).clamp_min(1e-3)
     correlation = torch.fft.irfft(power)
-    correlation = (
-        correlation / correlation[:, :1].clamp_min(1e-12) / (window_power / window_power[0]).clamp_min(1e-3)
-    )
+    correlation = correlation / correlation[:, :1].clamp_min(1e-12) / fall
     low, high = math.floor(SAMPLE_RATE / f_max), math.ceil(SAMPLE_RATE / f_min)
     lags = torch.arange(low, high + 1)
     inside = correlation[:, low : high + 1]

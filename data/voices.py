@@ -11,8 +11,8 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
-from itertools import count
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from data.synthetic.espeak import Phoneme, phonemize, synthesize
 from data.synthetic.sentences import PATTERNS, SLOTS, sentences
 from engine.arguments import Arguments
 from engine.files import atomic
-from engine.user_error import UserError, exits_cleanly
+from engine.user_error import UserError, exits_cleanly, within
 
 __all__ = ["VOICES", "Corpus", "Phoneme", "Voice", "make_corpus", "phonemize", "speak"]
 
@@ -84,10 +84,8 @@ class Corpus:
     """Whether all voices of a split speak the same sentences; otherwise every sentence is spoken once."""
 
     def __post_init__(self) -> None:
-        if not MIN_VOICES <= self.voices <= len(VOICES):
-            raise UserError(f"voices={self.voices} must lie between {MIN_VOICES} and {len(VOICES)}")
-        if not 8_000 <= self.sample_rate <= 48_000:
-            raise UserError(f"sample_rate={self.sample_rate} Hz must lie between 8000 and 48000")
+        within(f"[{MIN_VOICES}, {len(VOICES)}]", self, "voices")
+        within("[8000, 48000]", self, "sample_rate")
 
     @property
     def cast(self) -> tuple[Voice, ...]:
@@ -126,10 +124,8 @@ def claim(folder: Path, edition: Mapping[str, Any]) -> None:
         raise UserError(f"{folder} is a file; give a folder for the corpus")
     if file.is_file():
         if file.read_text() != wanted:
-            raise UserError(
-                f"{folder} holds a corpus made with other options, texts or models (see its corpus.json);"
-                " choose another folder"
-            )
+            other = "holds a corpus made with other options, texts or models (see its corpus.json)"
+            raise UserError(f"{folder} {other}; choose another folder")
         return
     if folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir()):
         raise UserError(f"{folder} is not empty and not a corpus of this program; choose another folder")
@@ -155,16 +151,8 @@ def make_corpus(out: str | Path, minutes: float = 25.0, corpus: Corpus | None = 
             for voice, split, text in lines:
                 path = out / voice.name / f"{number:04}.flac"
                 duration = _recorded(path, text, voice, corpus.sample_rate)
-                rows.append(
-                    Row(
-                        path=path,
-                        speaker=voice.name,
-                        text=text,
-                        split=split,
-                        duration=duration,
-                        gender=voice.gender,
-                    )
-                )
+                row = Row(path=path, speaker=voice.name, text=text, split=split, gender=voice.gender)
+                rows.append(replace(row, duration=duration))
                 seconds += duration
                 bar.update(min(int(seconds), bar.total) - bar.n)
             if seconds >= minutes * 60 and number + 1 >= MIN_ROUNDS:
@@ -190,9 +178,8 @@ def _rounds(corpus: Corpus) -> Iterator[list[tuple[Voice, str, str]]]:
 
 def _texts(seed: int, split: str) -> Iterator[str]:
     """Yield the sentences of a split: one in ten is for validation, one in ten for test."""
-    for number, text in enumerate(sentences(seed)):
-        if {8: "validation", 9: "test"}.get(number % 10, "train") == split:
-            yield text
+    splits = cycle(["train"] * 8 + ["validation", "test"])
+    return (text for text, of in zip(sentences(seed), splits) if of == split)
 
 
 def _recorded(path: Path, text: str, voice: Voice, sample_rate: int) -> float:
@@ -211,7 +198,7 @@ def _with_phonemes(rows: list[Row], corpus: Corpus) -> list[Row]:
     for accent in sorted(set(accents.values())):
         indices = [index for index, row in enumerate(rows) if accents[str(row.speaker)] == accent]
         spoken |= zip(indices, phonemize([rows[index].text or "" for index in indices], accent))
-    return [Row(**{**vars(row), "extra": {"phonemes": spoken[index]}}) for index, row in enumerate(rows)]
+    return [replace(row, extra={"phonemes": spoken[index]}) for index, row in enumerate(rows)]
 
 
 @exits_cleanly
@@ -225,9 +212,7 @@ def main(argv: list[str] | None = None) -> None:
     option("--seed", type=int, default=0, help="random seed of the sentences (default 0)")
     option("--parallel", action="store_true", help="let all voices speak the same sentences")
     given = arguments.parse_args(argv)
-    corpus = Corpus(
-        voices=given.voices, sample_rate=given.sample_rate, seed=given.seed, parallel=given.parallel
-    )
+    corpus = Corpus(**{f.name: getattr(given, f.name) for f in fields(Corpus)})
     manifest = make_corpus(given.out, given.minutes, corpus)
     n_test = len(corpus.test_voices)
     print(f"{manifest}: {corpus.voices} voices, {n_test} of them in the test split only")

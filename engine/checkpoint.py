@@ -23,6 +23,7 @@ from engine.user_error import UserError
 C = TypeVar("C")
 N = TypeVar("N", bound=nn.Module)
 Tensors = Mapping[str, Shaped[Tensor, "..."]]
+Modules = Mapping[str, nn.Module]
 
 
 def save_weights(tensors: nn.Module | Tensors, path: Path) -> None:
@@ -52,7 +53,7 @@ def load_weights(path: Path | str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError):
-        if _is_pickle(path):
+        if is_pickle(path):
             raise UserError(
                 f"{path} is a pickled checkpoint, which is never opened, since that can run any code: "
                 "export it to safetensors"
@@ -60,30 +61,27 @@ def load_weights(path: Path | str) -> dict[str, Tensor]:
         raise UserError(f"{path} is damaged or truncated: copy or download it again") from None
 
 
-def _is_pickle(path: Path) -> bool:
+def is_pickle(path: Path) -> bool:
+    """Return whether a file begins like one of ``torch.save``: a ZIP archive, or a bare pickle."""
     with path.open("rb") as file:
-        head = file.read(4)
-    return head[:2] == b"PK" or head[:1] == b"\x80"
+        return file.read(2).startswith((b"PK", b"\x80"))
 
 
 def fill(module: nn.Module, state: Tensors, where: Path | str) -> None:
     """Load a state dict strictly; the error names the first missing, unknown, misshapen or NaN tensor."""
-    expected = module.state_dict()
+    expected, other = module.state_dict(), "it was made for another configuration"
     for name, tensor in expected.items():
         if name not in state:
-            raise UserError(f"{where} lacks the tensor {name}: it was made for another configuration")
+            raise UserError(f"{where} lacks the tensor {name}: {other}")
         if state[name].shape != tensor.shape:
             shapes = f"{tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
-            raise UserError(
-                f"{where}: tensor {name} has shape {shapes}: it was made for another configuration"
-            )
+            raise UserError(f"{where}: tensor {name} has shape {shapes}: {other}")
         if bool(state[name].isnan().any()):
-            raise UserError(
-                f"{where} holds NaN in the tensor {name}: use an earlier checkpoint, or download it again"
-            )
+            again = "use an earlier checkpoint, or download it again"
+            raise UserError(f"{where} holds NaN in the tensor {name}: {again}")
     for name in state:
         if name not in expected:
-            raise UserError(f"{where} has an unknown tensor {name}: it was made for another configuration")
+            raise UserError(f"{where} has an unknown tensor {name}: {other}")
     module.load_state_dict(dict(state))
 
 
@@ -104,11 +102,7 @@ def clear_drafts(out: Path) -> None:
 
 
 def save_checkpoint(
-    draft: Path,
-    modules: Mapping[str, nn.Module],
-    players: Mapping[str, Any],
-    config: Any,
-    progress: Mapping[str, Any],
+    draft: Path, modules: Modules, players: Mapping[str, Any], config: Any, progress: Mapping[str, Any]
 ) -> None:
     """Write everything that a run needs to resume into a draft folder."""
     for name, module in modules.items():
@@ -169,9 +163,7 @@ def older_on_error(folder: Path) -> Iterator[None]:
         raise UserError(f"{error} ({way})") from None
 
 
-def load_checkpoint(
-    folder: Path, modules: Mapping[str, nn.Module], players: Mapping[str, Any]
-) -> dict[str, Any]:
+def load_checkpoint(folder: Path, modules: Modules, players: Mapping[str, Any]) -> dict[str, Any]:
     """Load modules and players from a checkpoint and return its progress."""
     for name, module in modules.items():
         path = folder / f"{name}.safetensors"
@@ -213,7 +205,7 @@ def load_export(folder: Path | str, cls: type[C]) -> tuple[C, dict[str, Tensor]]
     """Read an exported folder: the config, and the state dict for ``fill``."""
     folder = Path(folder)
     if folder.is_file():
-        kind = "a pickled checkpoint" if _is_pickle(folder) else "a file"
+        kind = "a pickled checkpoint" if is_pickle(folder) else "a file"
         raise UserError(f"{folder} is {kind}: give the folder with config.json and model.safetensors")
     if not (folder / "config.json").is_file():
         raise UserError(f"there is no exported model in {folder}: config.json is missing")

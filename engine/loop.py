@@ -112,6 +112,8 @@ def fit(
     task = build()
     run = _Run(task, config, full_config, place, contents)
     step = run.resume(newest) if newest else run.begin()
+    if place.is_main_process:
+        save_config(full_config, config.out / "config.json")
     tracking.start_trackers(place, config.trackers, config.out, to_json(full_config), step)
     try:
         with stop_signals() as stopped:
@@ -154,14 +156,12 @@ class _Run:
             for module in self.task.modules.values():
                 for tensor in [*module.parameters(), *module.buffers()]:
                     dist.broadcast(tensor.data, src=0)
-        self._store_config()
         return 0
 
     def resume(self, folder: Path) -> int:
         if self.place.is_main_process:
             checkpoint.clear_drafts(self.config.out)
         step = self._load(folder)
-        self._store_config()
         self.place.print(f"continuing from {folder}")
         return step
 
@@ -174,10 +174,6 @@ class _Run:
             for name, buffer in self._buffers().items():
                 buffer.copy_(stored[name])
         return int(progress["step"])
-
-    def _store_config(self) -> None:
-        if self.place.is_main_process:
-            save_config(self.full_config, self.config.out / "config.json")
 
     def train(self, batches: Batches, step: int, stopped: list[int]) -> tuple[int, Halt]:
         config, began, halt = self.config, time.monotonic(), Halt.NO
@@ -275,18 +271,18 @@ class _Run:
             checkpoint.publish(draft, self.config.keep)
 
     def _write(self, draft: Path, step: int) -> None:
-        main = self.place.is_main_process
-        if main:
-            progress = {"step": step, "processes": self.place.num_processes, "contents": self.contents}
-            task = self.task
+        task, place = self.task, self.place
+        if place.is_main_process:
+            progress = {"step": step, "processes": place.num_processes, "contents": self.contents}
             checkpoint.save_checkpoint(draft, task.modules, task.players, self.full_config, progress)
-        self.place.wait_for_everyone()
-        if not main and (buffers := self._buffers()):
-            checkpoint.save_weights(buffers, draft / f"buffers_{self.place.process_index}.safetensors")
-        self.place.wait_for_everyone()
+        place.wait_for_everyone()
+        if not place.is_main_process and (buffers := self._buffers()):
+            checkpoint.save_weights(buffers, draft / f"buffers_{place.process_index}.safetensors")
+        place.wait_for_everyone()
 
     def _buffers(self) -> dict[str, Tensor]:
-        modules = self.task.modules.items()
-        stored = {f"{name}/{key}" for name, module in modules for key in module.state_dict()}
-        buffers = {f"{name}/{key}": b for name, module in modules for key, b in module.named_buffers()}
-        return {name: buffer for name, buffer in buffers.items() if name in stored}
+        buffers = {}
+        for name, module in self.task.modules.items():
+            stored = module.state_dict().keys()
+            buffers |= {f"{name}/{key}": b for key, b in module.named_buffers() if key in stored}
+        return buffers

@@ -48,9 +48,7 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         at_least(1, self, "steps", "log_every", "save_every", "keep", "accumulate", prefix="loop.")
-        for name in ("sample_every", "workers", "threads", "max_minutes", "seed"):
-            if getattr(self, name) < 0:
-                raise UserError(f"loop.{name}={getattr(self, name)} must not be below 0")
+        at_least(0, self, "sample_every", "workers", "threads", "max_minutes", "seed", prefix="loop.")
         backends = [name.lower() for name in DynamoBackend.list()]
         if self.compile not in backends:
             raise UserError(f"loop.compile={self.compile} is unknown: choose one of {', '.join(backends)}")

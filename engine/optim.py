@@ -6,15 +6,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from engine.processes import Gradients, n_processes
-from engine.user_error import UserError
+from engine.processes import Buckets, Gradients, n_processes
+from engine.user_error import UserError, within
 
 _micro_batch: ContextVar[tuple[int, int]] = ContextVar("micro_batch", default=(0, 1))
 
@@ -59,8 +58,7 @@ class OptimConfig:
     """Consecutive updates skipped for non-finite gradients before the run returns to its last checkpoint."""
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise UserError(f"lr={self.lr} must be above 0")
+        within("(0, inf)", self, "lr")
         if self.optimizer == "rmsprop" and self.weight_decay:
             raise UserError(f"weight_decay={self.weight_decay} needs adamw: rmsprop supports only 0")
         if self.schedule != "constant" and (self.decay_steps < 1 or not 0 < self.final <= 1):
@@ -112,6 +110,7 @@ class Player:
         """Norm of the last gradient, before clipping."""
         self._scaler: torch.amp.GradScaler | None = None
         self._scaler_state: dict[str, Any] = {}
+        self._buckets = Buckets(self.parameters)
         self._last_call = (-1, 0)  # micro-batch, number within it
         self._sums: dict[int, Gradients] = {}
 
@@ -127,7 +126,9 @@ class Player:
         only accumulated, and the norm of the previous update is returned.
         """
         index, count = _micro_batch.get()
-        call = self._next_call(index)
+        before, call = self._last_call
+        call = call + 1 if before == index else 0
+        self._last_call = (index, call)
         earlier = self._sums.pop(call, None) or [None] * len(self.parameters)
         scaled = self._scaler_on(loss.device).scale(loss)
 
@@ -149,18 +150,6 @@ class Player:
             self._apply([mean(place, gradient) for place, gradient in enumerate(backward())])
         return self.grad_norm
 
-    @cached_property
-    def _buckets(self) -> Any:
-        from engine.buckets import Buckets  # not needed in a single process
-
-        return Buckets(self.parameters)
-
-    def _next_call(self, index: int) -> int:
-        micro, number = self._last_call
-        number = number + 1 if micro == index else 0
-        self._last_call = (index, number)
-        return number
-
     def _scaler_on(self, device: torch.device) -> torch.amp.GradScaler:
         """The scaler, which scales losses in float16 and lets the optimiser skip an update on the device."""
         if self._scaler is None:
@@ -170,17 +159,16 @@ class Player:
         return self._scaler
 
     def _apply(self, gradients: Gradients) -> None:
-        # Fused kernels ignore strides: a transposed gradient would update the wrong weights.
-        gradients = [
-            None if g is None else _with_strides_of(p, g)
-            for g, p in zip(gradients, self.parameters, strict=True)
-        ]
+        present = []
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            if gradient is not None and gradient.stride() != parameter.stride():
+                # Fused kernels ignore strides: a transposed gradient would update the wrong weights.
+                gradient = torch.empty_like(parameter).copy_(gradient)
             parameter.grad = gradient
+            present += [] if gradient is None else [gradient]
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         self.updates += 1
-        present = [gradient for gradient in gradients if gradient is not None]
         if not present:
             self.grad_norm = self.grad_norm.new_zeros(())
             return
@@ -210,10 +198,14 @@ class Player:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything that the next update depends on, except the parameters."""
-        counts = {"updates": self.updates, "halvings": self.halvings}
-        counts |= {"skipped": int(self.skipped), "skipped_in_row": int(self.skipped_in_row)}
-        scaler = self._scaler.state_dict() if self._scaler and self.float16 else {}
-        return {"optimizer": self.optimizer.state_dict(), "scaler": scaler, **counts}
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self._scaler.state_dict() if self._scaler and self.float16 else {},
+            "updates": self.updates,
+            "halvings": self.halvings,
+            "skipped": int(self.skipped),
+            "skipped_in_row": int(self.skipped_in_row),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore a stored ``state_dict``; those of earlier versions are accepted."""
@@ -236,12 +228,6 @@ def _optimizer(parameters: list[nn.Parameter], config: OptimConfig) -> torch.opt
             return torch.optim.AdamW(parameters, lr=config.lr, eps=config.eps, fused=True, **shared)
         case "rmsprop":
             return torch.optim.RMSprop(parameters, lr=config.lr, alpha=config.betas[1], eps=config.eps)
-
-
-def _with_strides_of(parameter: Tensor, gradient: Tensor) -> Tensor:
-    if gradient.stride() == parameter.stride():
-        return gradient
-    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:

@@ -3,14 +3,13 @@
 import pickle
 import re
 import sys
-import zipfile
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from engine.checkpoint import load_weights
+from engine.checkpoint import is_pickle, load_weights
 from engine.user_error import UserError
 
 WRAPPERS = ("generator", "state_dict", "model", "model_g")
@@ -39,8 +38,9 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
 def _refusal(path: Path, error: Exception) -> str:
     found = re.search(r"GLOBAL ([\w.]+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
     if found is None:
-        kind = "is not a whole PyTorch checkpoint" if _begins_like_one(path) else "is no PyTorch checkpoint"
-        return f"{path} {kind}: it is damaged, truncated or of another kind; download or save it again"
+        whole = "not a whole" if path.is_file() and is_pickle(path) else "no"
+        again = "it is damaged, truncated or of another kind; download or save it again"
+        return f"{path} is {whole} PyTorch checkpoint: {again}"
     module = found[1].rpartition(".")[0].split(".")[0]  # Python's own functions have none
     if not module or module in sys.stdlib_module_names:
         return (
@@ -56,11 +56,3 @@ def _refusal(path: Path, error: Exception) -> str:
         "hasattr(c, 'state_dict') else c; torch.save({k: v for k, v in c.items() if torch.is_tensor(v)}, "
         f"'{saved}')\"` and give {saved}"
     )
-
-
-def _begins_like_one(path: Path) -> bool:
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        head = file.read(2)
-    return head == b"PK" or head[:1] == b"\x80" or zipfile.is_zipfile(path)

@@ -79,10 +79,8 @@ class Meter:
 
 def brief(scalars: Mapping[str, float]) -> str:
     """Format the first losses for a progress bar."""
-    losses = [
-        (name.removeprefix("loss/"), value) for name, value in scalars.items() if name.startswith("loss/")
-    ]
-    return " ".join(f"{name}={value:.3g}" for name, value in losses[:6])
+    losses = [name for name in scalars if name.startswith("loss/")]
+    return " ".join(f"{name.removeprefix('loss/')}={scalars[name]:.3g}" for name in losses[:6])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,13 +101,11 @@ def require(tracker: str) -> None:
 
 def start_trackers(accelerator: Accelerator, tracker: str, out: Path, config_json: str, step: int) -> None:
     """Start the tracker; TensorBoard logs of an interrupted run after ``step`` are dropped."""
-    options: dict[str, dict[str, Any]] = {
-        "tensorboard": {"purge_step": step + 1},
-        "wandb": {"name": out.name, "dir": str(out), "id": out.name, "resume": "allow"},
-    }
     if tracker == "none":
         return
-    accelerator.init_trackers("log", init_kwargs={tracker: options[tracker]})
+    options: dict[str, Any] = {"name": out.name, "dir": str(out), "id": out.name, "resume": "allow"}
+    options = {"purge_step": step + 1} if tracker == "tensorboard" else options
+    accelerator.init_trackers("log", init_kwargs={tracker: options})
     if accelerator.is_main_process and tracker == "tensorboard":
         fenced = "".join(f"    {line}\n" for line in config_json.splitlines())
         writer: Any = accelerator.get_tracker("tensorboard", unwrap=True)
@@ -122,26 +118,24 @@ def track(accelerator: Accelerator, scalars: Mapping[str, float], step: int) -> 
 
 
 def track_samples(accelerator: Accelerator, samples: Samples, step: int) -> None:
-    audio = {
-        k: (w.detach().float().cpu().reshape(1, -1).clamp(-1, 1), rate)
-        for k, (w, rate) in samples.audio.items()
-    }
-    pictures = {name: mel_picture(mel) for name, mel in samples.mels.items()}
+    sounds = [
+        (f"audio/{name}", wave.detach().float().cpu().flatten().clamp(-1, 1), rate)
+        for name, (wave, rate) in samples.audio.items()
+    ]
+    pictures = {f"mel/{name}": mel_picture(mel) for name, mel in samples.mels.items()}
     for tracker in accelerator.trackers:
         if tracker.name == "tensorboard":
-            for name, (wave, rate) in audio.items():
-                tracker.tracker.add_audio(f"audio/{name}", wave, step, sample_rate=rate)
+            for name, wave, rate in sounds:
+                tracker.tracker.add_audio(name, wave[None], step, sample_rate=rate)
             for name, picture in pictures.items():
-                tracker.tracker.add_image(f"mel/{name}", picture, step, dataformats="CHW")
+                tracker.tracker.add_image(name, picture, step, dataformats="CHW")
             tracker.tracker.flush()
         if tracker.name == "wandb":
             import wandb  # pyright: ignore[reportMissingImports]
 
-            shown: dict[str, Any] = {
-                f"mel/{n}": wandb.Image(p.permute(1, 2, 0).numpy()) for n, p in pictures.items()
-            }
-            shown |= {f"audio/{n}": wandb.Audio(w[0].numpy(), sample_rate=r) for n, (w, r) in audio.items()}
-            tracker.tracker.log(shown, step=step)
+            images = {name: wandb.Image(p.permute(1, 2, 0).numpy()) for name, p in pictures.items()}
+            audio = {name: wandb.Audio(wave.numpy(), sample_rate=rate) for name, wave, rate in sounds}
+            tracker.tracker.log(images | audio, step=step)
 
 
 # The colour map magma at nine equidistant values, with linear interpolation between them.
@@ -159,5 +153,5 @@ def mel_picture(mel: Float[Tensor, "n_mels frames"], scale: int = 3) -> UInt8[Te
     low, high = float(values.min()), float(values.max())
     level = (values - low) / max(high - low, 1e-8) * (len(_COLOURS) - 1)
     places = np.arange(len(_COLOURS))
-    channels = np.stack([np.interp(level, places, _COLOURS[:, c]) for c in range(3)])
+    channels = np.stack([np.interp(level, places, channel) for channel in _COLOURS.T])
     return torch.from_numpy(channels.repeat(scale, axis=1).repeat(scale, axis=2).astype(np.uint8))

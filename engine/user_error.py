@@ -32,20 +32,10 @@ REMEDIES = {
 }
 """Messages for errors of the operating system, with the way out."""
 EXTRAS = {
-    "accelerate": "train",
-    "torchaudio": "train",
-    "transformers": "train",
-    "datasets": "train",
-    "open_clip": "clip",
-    "einops": "train",
-    "jiwer": "eval",
-    "matplotlib": "eval",
-    "numba": "vocoders",
-    "torchmetrics": "probes",
-    "aac_metrics": "probes",
-    "scipy": "eval",
-    "sklearn": "probes",
-    "diffusers": "pictures",
+    **dict.fromkeys(("accelerate", "torchaudio", "transformers", "datasets", "einops"), "train"),
+    **dict.fromkeys(("jiwer", "matplotlib", "scipy"), "eval"),
+    **dict.fromkeys(("torchmetrics", "aac_metrics", "sklearn"), "probes"),
+    **{"open_clip": "clip", "numba": "vocoders", "diffusers": "pictures"},
 }
 """Optional packages, and the extra of this package that installs each."""
 

@@ -14,7 +14,7 @@ import torch
 
 import engine.table
 from data.audio import load
-from data.mel_picture import mel_png
+from data.frontends import mel_png
 from engine.files import write_json
 from engine.user_error import UserError
 from eval.baselines import BASELINES, TOPLINES

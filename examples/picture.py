@@ -11,8 +11,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from data.audio import load, resample, save
-from data.frontends import SPEECH_16K
-from data.mel_picture import mel_png
+from data.frontends import SPEECH_16K, mel_png
 from engine.arguments import Arguments
 from engine.user_error import exits_cleanly
 from w2w import Converter

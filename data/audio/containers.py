@@ -105,11 +105,8 @@ def _found(file: Any, marks: tuple[bytes, ...], start: int, stop: int | None = N
 def _flac_end(path: Path, size: int, start: int) -> int:
     """Return a position near the end of a file's first FLAC stream, found without reading all of it."""
     if size > SCANNED:
-        with (
-            suppress(RuntimeError),
-            stretch(path, Piece(0, size)) as file,
-            soundfile.SoundFile(file) as sound,
-        ):
+        whole = Piece(0, size)
+        with suppress(RuntimeError), stretch(path, whole) as file, soundfile.SoundFile(file) as sound:
             sound.seek(max(0, sound.frames - FLAC_BLOCK))
             sound.read(FLAC_BLOCK)
             return max(start + 1, file.tell() - SCANNED // 2)  # libFLAC reads ahead

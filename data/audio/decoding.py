@@ -62,7 +62,8 @@ class _SndfileSound:
 
     def decode(self, start: int = 0, until: int | None = None) -> Iterator[Frames]:
         end = min(n for n in (self.samples, until, UNKNOWN_LENGTH) if n is not None)
-        place = self._go_to(start)
+        self._go_to(start)
+        place = start
         while place < end:
             frames = self.file.read(min(READ_FRAMES, end - place), dtype="float32", always_2d=True)
             if not len(frames):
@@ -74,20 +75,17 @@ class _SndfileSound:
         elif place < end and self._exact:
             raise ValueError(f"its header states {end / self.sample_rate:.2f} s")
 
-    def _go_to(self, start: int) -> int:
+    def _go_to(self, start: int) -> None:
         """Seek to a position that the format supports reliably, and decode from there up to ``start``."""
-        match self.file.format:
-            case "MP3":  # frames depend on earlier ones
-                seek = 0
-            case "OGG":  # seeking into the last page is inexact
-                seek = min(start, max(0, self.file.frames - OGG_PAGE))
-            case _:
-                seek = start
+        seek = start
+        if self.file.format == "MP3":  # frames depend on earlier ones
+            seek = 0
+        elif self.file.format == "OGG":  # seeking into the last page is inexact
+            seek = min(start, max(0, self.file.frames - OGG_PAGE))
         if seek or self.file.tell():
             self.file.seek(seek)
         for at in range(seek, start, READ_FRAMES):
             self.file.read(min(READ_FRAMES, start - at), dtype="float32", always_2d=True)
-        return start
 
     def close(self) -> None:
         self.file.close()

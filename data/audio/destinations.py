@@ -1,7 +1,7 @@
 """Output paths for the results of a command on files and folders, chosen so that no file is overwritten."""
 
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from data.audio.decoding import EXTENSIONS, READ_ONLY
@@ -33,9 +33,7 @@ def plan(
         if faults:
             raise UserError(faults[0])
         if len(sources) > 1:
-            raise UserError(
-                f"--out {out} names one file, but there are {len(sources)} sources: name a folder"
-            )
+            raise UserError(f"--out {out} names one file for {len(sources)} sources: name a folder")
         if out.suffix.lower() not in FORMATS:
             raise UserError(f"--out {out} cannot be written: end its name in one of {', '.join(FORMATS)}")
         protect([out], sources)
@@ -46,7 +44,14 @@ def plan(
     pairs = [(source, out / f"{name}.wav") for source, name in zip(sources, distinct_names(sources.items()))]
     protect([result for _, result in pairs], sources)
     if not overwrite:
-        pairs = list(_not_there(pairs, beside, left_out))
+        fresh = []
+        for source, result in pairs:
+            there = [p for p in (result, *map(result.with_suffix, beside)) if p.exists()]
+            if there:
+                left_out.append(f"{source}: {there[0]} is there already; --overwrite replaces it")
+            else:
+                fresh.append((source, result))
+        pairs = fresh
     for source, result in pairs:
         if result != out / f"{_below(source, sources[source])}.wav":
             note(f"{source} becomes {result}, as another source has its name")
@@ -84,17 +89,6 @@ def _found(
 
 def _inside(file: Path, folder: Path) -> bool:
     return Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder))
-
-
-def _not_there(
-    pairs: Sequence[tuple[Path, Path]], beside: Sequence[str], left_out: list[str]
-) -> Iterator[tuple[Path, Path]]:
-    for source, result in pairs:
-        there = [p for p in (result, *map(result.with_suffix, beside)) if p.exists()]
-        if there:
-            left_out.append(f"{source}: {there[0]} is there already; --overwrite replaces it")
-        else:
-            yield source, result
 
 
 def _below(file: Path, folder: Path) -> Path:
@@ -137,10 +131,8 @@ def protect(outs: Iterable[Path], inputs: Iterable[Path]) -> None:
     # Dangling links are ignored: there is no file to lose.
     read = {_identity(path): path for path in inputs if os.path.exists(path)} if there else {}
     for out in there:
-        if _identity(out) in read:
-            raise UserError(
-                f"{out} would be written over {read[_identity(out)]}, which is read: choose another --out"
-            )
+        if source := read.get(_identity(out)):
+            raise UserError(f"{out} would be written over {source}, which is read: choose another --out")
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -87,7 +87,8 @@ def measure(path: str | Path) -> Measurements:
             samples += len(mono)
             peak = max(peak, float(np.abs(frames).max()))
             total += float(mono.sum(dtype=np.float64))
-            levels.append(_levels(mono, int(rate * FRAME_SECONDS)))
+            frame = max(1, min(int(rate * FRAME_SECONDS), len(mono)))
+            levels.append(mono[: len(mono) // frame * frame].reshape(-1, frame).std(axis=1))
             plateaus.add(frames)
             digest.update(np.rint(mono.clip(-1, 1) * 32_767).astype("<i2").tobytes())
             if missing > 0:
@@ -111,12 +112,6 @@ def measure(path: str | Path) -> Measurements:
         voice=voice_in(wave),
         timbre=timbre_of(wave),
     )
-
-
-def _levels(mono: np.ndarray, frame: int) -> np.ndarray:
-    """Return the RMS of each frame without its mean."""
-    frame = max(1, min(frame, len(mono)))
-    return mono[: len(mono) // frame * frame].reshape(-1, frame).std(axis=1)
 
 
 def _db(power: float | np.floating) -> float:
@@ -185,9 +180,8 @@ class _Plateaus:
             at = signed >= self.extremes[side] * (1 - PLATEAU)
             core = at[:-2] & at[1:-1] & at[2:]  # middles of three
             run = np.zeros_like(at)
-            run[:-2] |= core
-            run[1:-1] |= core
-            run[2:] |= core
+            for shift in range(3):
+                run[shift : shift + len(core)] |= core
             self.counts[side] += run.sum(axis=0)
 
 

@@ -25,23 +25,22 @@ def mixed(frames: Frames, path: Path) -> Float[np.ndarray, "samples 1"]:
     if frames.shape[1] == 1:
         return frames
     # Not a matrix product, whose rounding depends on the number of samples.
-    return (frames * file_weights(path)).sum(axis=1, keepdims=True)
-
-
-def file_weights(path: Path) -> Weights:
-    """Return the weight of each channel of a file; warns once if its channels cancel each other."""
-    stat = path.stat()
-    return _file_weights(path, stat.st_size, stat.st_mtime_ns)[0]
+    return (frames * _weights_and_warning(path)[0]).sum(axis=1, keepdims=True)
 
 
 def cancelling(path: Path) -> str | None:
     """Return the warning about a file whose channels cancel each other, or None."""
+    return _weights_and_warning(path)[1]
+
+
+def _weights_and_warning(path: Path) -> tuple[Weights, str | None]:
     stat = path.stat()
-    return _file_weights(path, stat.st_size, stat.st_mtime_ns)[1]
+    return _file_weights(path, stat.st_size, stat.st_mtime_ns)
 
 
 @lru_cache(maxsize=65_536)
 def _file_weights(path: Path, size: int, modified: int) -> tuple[Weights, str | None]:
+    """Return the weight of each channel of a file; warns once if its channels cancel each other."""
     with opened(path) as sound:
         covariance, counted = np.zeros((sound.channels, sound.channels)), 0
         for frames in sound.decode():

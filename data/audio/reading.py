@@ -19,6 +19,7 @@ from data.audio.resampling import Frames, Resampler
 from engine.outcome import leaving_out
 from engine.user_error import UserError
 
+Wave = Float[Tensor, "1 1 samples"]
 MARGIN_SECONDS = 0.1
 """Context around an excerpt, longer than half of soxr's filter, so that it equals that part of the file."""
 
@@ -42,24 +43,23 @@ class AudioInfo:
 
 
 def info(path: str | Path) -> AudioInfo:
-    path = Path(path)
-    with opened(path) as sound:
+    with opened(Path(path)) as sound:
         samples = sound.samples
         if samples is None:
             samples = sum(len(frames) for frames in sound.decode())
-        return AudioInfo(
-            sample_rate=sound.sample_rate, samples=samples, channels=sound.channels, remarks=sound.remarks
-        )
+        rate, channels = sound.sample_rate, sound.channels
+        return AudioInfo(sample_rate=rate, samples=samples, channels=channels, remarks=sound.remarks)
 
 
 def unreadable(paths: Iterable[Path], left_out: list[str]) -> set[Path]:
     """Decode every file; return those for which it fails, and append their messages to ``left_out``."""
-    good, paths = set(), list(dict.fromkeys(paths))
+    paths = list(dict.fromkeys(paths))
+    bad = set(paths)
     for path in tqdm(paths, desc="reading", unit="file", delay=2.0, leave=False, disable=None):
         with leaving_out(left_out):
             load(path)
-            good.add(path)
-    return {path for path in paths if path not in good}
+            bad.remove(path)
+    return bad
 
 
 def load(
@@ -76,9 +76,7 @@ def load(
     return torch.from_numpy(np.ascontiguousarray(wave.T))[None]
 
 
-def blocks(
-    path: str | Path, sample_rate: int | None, block_samples: int
-) -> Iterator[Float[Tensor, "1 1 samples"]]:
+def blocks(path: str | Path, sample_rate: int | None, block_samples: int) -> Iterator[Wave]:
     """Read a file in mono blocks of ``block_samples``, of which the last may be shorter, in constant memory.
 
     Concatenated, they equal ``load(path, sample_rate)``. Errors on opening the file are raised by the call,
@@ -112,9 +110,7 @@ def _blocks(path: Path, sample_rate: int | None, block_samples: int) -> Iterator
             yield torch.from_numpy(np.concatenate(waiting))[None, None]
 
 
-def excerpt(
-    path: str | Path, start: int, samples: int, sample_rate: int | None = None
-) -> Float[Tensor, "1 1 samples"]:
+def excerpt(path: str | Path, start: int, samples: int, sample_rate: int | None = None) -> Wave:
     """Read ``samples`` mono samples from ``start`` on, both at ``sample_rate``, without decoding the rest.
 
     Equals that part of ``load(path, sample_rate)``; shorter if the file ends before.
@@ -174,20 +170,14 @@ def files_under(folder: str | Path, extensions: tuple[str, ...] = ("",)) -> list
         raise UserError(f"{folder} is a file where a folder is expected")
     found: list[Path] = []
     seen: set[str] = set()
-
-    def locked(error: OSError) -> None:
-        found.append(Path(error.filename))
-
-    for place, folders, files in os.walk(folder, onerror=locked, followlinks=True):
+    walk = os.walk(folder, onerror=lambda error: found.append(Path(error.filename)), followlinks=True)
+    for place, folders, files in walk:
         real = os.path.realpath(place)
         if real in seen:  # a link to a folder listed already
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [
-            Path(place, name)
-            for name in files
-            if not name.startswith(".") and name.lower().endswith(extensions)
-        ]
+        shown = (name for name in files if not name.startswith("."))
+        found += [Path(place, name) for name in shown if name.lower().endswith(extensions)]
     return sorted(found)

@@ -49,12 +49,8 @@ def explanation(path: Path, failure: str) -> str:
             return f"is not audio but {sentence}"
     if head[:4] in RIFF and head[8:12] == b"WAVE":
         return f"is a WAV, but {_wav_fault(head) or failure}: {convert}"
-    kind = (
-        "M4A or MP4"
-        if head[4:8] == b"ftyp"
-        else next((k for m, k in SOUNDS.items() if head.startswith(m)), None)
-    )
-    if kind:
+    kinds = [kind for mark, kind in SOUNDS.items() if head.startswith(mark)]
+    if kind := "M4A or MP4" if head[4:8] == b"ftyp" else "".join(kinds[:1]):
         return f"looks like {kind} but cannot be decoded ({failure}): {convert}"
     if head.lstrip()[:5].lower() in (b"<!doc", b"<html", b"<?xml"):
         return "is not audio but a web page, probably from a failed download: download it again"

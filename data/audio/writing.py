@@ -97,10 +97,8 @@ class Writer:
         check_floats(wave, f"the wave for {self.path}")
         channels = wave.shape[-2] if wave.ndim > 1 else 1
         frames = wave.detach().to("cpu", torch.float32).reshape(channels, wave.shape[-1]).T.numpy()
-        if frames.shape[1] != self.channels:
-            raise ValueError(
-                f"{self.path} is being written with {self.channels} channels, not {frames.shape[1]}"
-            )
+        if channels != self.channels:
+            raise ValueError(f"{self.path} is being written with {self.channels} channels, not {channels}")
         if not np.isfinite(frames).all():
             raise UserError(f"{self.path} was not written: the wave holds NaN or infinite samples")
         self.written += frames.size
@@ -116,11 +114,10 @@ class Writer:
     def _flush(self, kind, error, traceback) -> None:
         if kind is None:
             self._append(self.resampler.flush())
-            if self.clipped > CLIPPED_SHARE * self.written:
-                share = (
-                    f"{self.clipped / self.written:.2%} of its samples exceeded full scale and were clipped"
-                )
-                warnings.warn(f"{self.path}: {share}: make it quieter, or write floats", stacklevel=4)
+            share = self.clipped / max(self.written, 1)
+            if share > CLIPPED_SHARE:
+                clipped = f"{share:.2%} of its samples exceeded full scale and were clipped"
+                warnings.warn(f"{self.path}: {clipped}: make it quieter, or write floats", stacklevel=4)
 
     def _widen(self, kind, error, traceback) -> None:
         """Replace the header of a WAV that is too long for it by an RF64 header."""

@@ -53,18 +53,12 @@ def _scenes(dataset: Any, folder: Path, part: str | None) -> list[Scene]:
         captions = next((c for name in CAPTION_COLUMNS if (c := _texts(record.get(name)))), [])
         label = next((texts.pop(name) for name in LABEL_COLUMNS if name in texts), None)
         extra = {name: word for name, word in texts.items() if name not in CAPTION_COLUMNS}
-        scenes.append(
-            Scene(
-                name=f"{part or 'all'}_{index:08d}",
-                audio=sound,
-                pictures=tuple(picture for picture in pictures if picture),
-                caption=captions[0] if captions else None,
-                label=label,
-                split=part,
-                extra=extra | {f"caption_{n}": text for n, text in enumerate(captions[1:], start=1)},
-            )
-        )
-    return [scene for scene in scenes if scene.audio and scene.pictures]
+        extra |= {f"caption_{n}": text for n, text in enumerate(captions[1:], start=1)}
+        caption = captions[0] if captions else None
+        if sound and any(pictures):
+            name, files = f"{part or 'all'}_{index:08d}", tuple(filter(None, pictures))
+            scenes.append(Scene(name, sound, files, caption=caption, label=label, split=part, extra=extra))
+    return scenes
 
 
 def _picture(cell: Any, stem: Path) -> Path | None:

@@ -7,13 +7,14 @@ from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from data.audio.decoding import EXTENSIONS, READ_ONLY
 from data.audio.reading import files_under
 from data.audiovisual.scenes import Layout, Scene, is_picture, is_video, listed
-from data.audiovisual.video import VideoError, video_files, video_info
+from data.audiovisual.video import VideoError, video_files, video_streams
 from data.manifest import METADATA, Row, rows_from
 from engine.hub import hint, repository
 from engine.outcome import NAMED_AT_MOST
@@ -73,15 +74,10 @@ def from_videos(folder: Path) -> list[Scene]:
     splits = [SPLITS[p[0].lower()] if with_splits else None for p in parts]
     rest = [p[1:] if with_splits else p for p in parts]
     labelled = all(rest) and len({p[0] for p in rest}) > 1
+    labels = [p[0] if labelled else None for p in rest]
     scenes = [
-        Scene(
-            name=file.relative_to(folder).as_posix(),
-            audio=file,
-            pictures=file,
-            label=p[0] if labelled else None,
-            split=split,
-        )
-        for file, p, split in zip(files, rest, splits)
+        Scene(file.relative_to(folder).as_posix(), audio=file, pictures=file, label=label, split=split)
+        for file, label, split in zip(files, labels, splits)
     ]
     return sound_scenes(scenes, folder)
 
@@ -104,21 +100,14 @@ def from_vggsound(path: Path) -> list[Scene]:
         seconds = int(start)
         name = f"{video_id}_{seconds:06d}"
         cut = videos.get(name) or videos.get(f"{video_id}_{seconds}")
-        whole = None if cut else videos.get(video_id)
-        if cut is None and whole is None:
+        video = cut or videos.get(video_id)
+        if video is None:
             missing.append(name)
             continue
-        scenes.append(
-            Scene(
-                name=name,
-                audio=cut or whole,
-                pictures=cut or whole or (),
-                label=label,
-                split=SPLITS.get(split, split),
-                start_s=float(seconds) if whole else 0.0,
-                duration_s=VGGSOUND_SECONDS if whole else None,
-            )
-        )
+        scene = Scene(name, audio=video, pictures=video, label=label, split=SPLITS.get(split, split))
+        if not cut:
+            scene = scene._replace(start_s=float(seconds), duration_s=VGGSOUND_SECONDS)
+        scenes.append(scene)
     if not scenes:
         raise UserError(f"none of the {len(rows)} videos in {file} is under {file.parent}")
     _warn(missing, len(rows), f"videos of {file} are not there")
@@ -161,17 +150,13 @@ def from_pairs(path: Path) -> list[Scene]:
 
 def _from_manifest(path: Path) -> list[Scene]:
     """Read a manifest: path (audio or video), optionally picture, caption, label, split, start, duration."""
-    rows = rows_from(path)
     folder = path.parent if path.is_file() else path
-    listed_scenes = [_scene(row, folder, index) for index, row in enumerate(rows)]
-    scenes = [scene for scene in listed_scenes if scene.pictures != ()]
+    every = [_scene(row, folder, index) for index, row in enumerate(rows_from(path))]
+    scenes = [scene for scene in every if scene.pictures != ()]
     if not scenes:
         raise UserError(f"{path} has no pictures for its sounds: add a column picture, or list videos")
-    _warn(
-        [scene.name for scene in listed_scenes if scene.pictures == ()],
-        len(listed_scenes),
-        f"rows of {path} have no picture and are left out",
-    )
+    bare = [scene.name for scene in every if scene.pictures == ()]
+    _warn(bare, len(every), f"rows of {path} have no picture and are left out")
     return sound_scenes(scenes, path)
 
 
@@ -181,9 +166,8 @@ def _scene(row: Row, folder: Path, index: int) -> Scene:
     def take(columns: Iterable[str]) -> str | None:
         return next((extra.pop(name) for name in columns if name in extra), None)
 
-    cell = take(PICTURE_COLUMNS)
-    pictures: Path | tuple[Path, ...] = tuple(folder / part for part in listed(cell)) if cell else ()
-    if isinstance(pictures, tuple) and len(pictures) == 1:
+    pictures: Path | tuple[Path, ...] = tuple(folder / part for part in listed(take(PICTURE_COLUMNS) or ""))
+    if len(pictures) == 1:
         (pictures,) = pictures
         if pictures.is_dir():
             pictures = tuple(sorted(file for file in pictures.iterdir() if is_picture(file)))
@@ -217,12 +201,9 @@ def sound_scenes(scenes: list[Scene], where: Path) -> list[Scene]:
 
     Only headers are read; errors further inside a file are raised when it is used.
     """
-    bar = tqdm(total=len(scenes), desc="looking at files", unit="file", delay=2.0, disable=None)
-    with bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        found = []
-        for problem in pool.map(_problem, scenes):
-            found.append(problem)
-            bar.update()
+    options: dict[str, Any] = {"desc": "looking at files", "unit": "file", "delay": 2.0, "disable": None}
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        found = list(tqdm(pool.map(_problem, scenes), total=len(scenes), **options))
     bad = [problem for problem in found if problem]
     if len(bad) == len(scenes):
         raise UserError(f"none of the {len(scenes)} scenes of {where} can be used: {bad[0]}")
@@ -240,10 +221,10 @@ def _problem(scene: Scene) -> str | None:
                 if not file.is_file():
                     return f"{file} does not exist"
                 continue
-            header = video_info(file)
-            if file == scene.audio and not header.sample_rate:
+            has_sound, has_picture = video_streams(file)
+            if file == scene.audio and not has_sound:
                 return f"{file} has no sound"
-            if file in pictures and not header.height:
+            if file in pictures and not has_picture:
                 return f"{file} has no picture"
     except VideoError as error:
         return str(error)

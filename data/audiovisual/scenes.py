@@ -2,16 +2,17 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from data.audio import excerpt, info, load, resampled_length
 from data.audiovisual.video import EXTENSIONS as VIDEOS
-from data.audiovisual.video import FRAME_RATE, video_frames, video_sound
+from data.audiovisual.video import FRAME_RATE, Picture, video_frames, video_sound
 from engine.user_error import UserError
 
 PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
@@ -68,9 +69,7 @@ def wave_of(scene: Scene, sample_rate: int) -> Float[Tensor, "1 1 samples"]:
     return excerpt(scene.audio, start, min(wanted, whole - start), sample_rate)
 
 
-def each_picture(
-    scene: Scene, frame_rate: float | None = FRAME_RATE
-) -> Iterator[UInt8[Tensor, "3 height width"]]:
+def each_picture(scene: Scene, frame_rate: float | None = FRAME_RATE) -> Iterator[Picture]:
     """Yield the scene's pictures or its video's frames, at least one, in constant memory."""
     pictures = scene.pictures if isinstance(scene.pictures, tuple) else (scene.pictures,)
     if not pictures:
@@ -82,7 +81,7 @@ def each_picture(
             yield read_picture(picture)
 
 
-def read_picture(path: Path) -> UInt8[Tensor, "3 height width"]:
+def read_picture(path: Path) -> Picture:
     """Read a picture file, or the first frame of an animation, as RGB in upright orientation."""
     import numpy as np
     from PIL import Image, ImageOps
@@ -115,10 +114,8 @@ def is_picture(path: Path) -> bool:
 def listed(cell: str) -> list[str]:
     """Split a manifest's cell: a JSON list, or parts separated by ``;`` or ``|``."""
     if cell.lstrip().startswith("["):
-        try:
+        with suppress(json.JSONDecodeError):
             return [str(part) for part in json.loads(cell)]
-        except json.JSONDecodeError:
-            pass
     return [part.strip() for part in cell.replace("|", ";").split(";") if part.strip()]
 
 

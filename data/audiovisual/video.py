@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +17,7 @@ from data.audio.reading import files_under
 from data.audio.resampling import Resampler
 from engine.user_error import FileError, UserError, reason
 
+Picture = UInt8[Tensor, "3 height width"]
 EXTENSIONS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ogv", ".ts")
 """Extensions of video files."""
 FRAME_RATE = 1.0
@@ -32,30 +32,11 @@ class VideoError(FileError[Problem]):
     """A video that cannot be used, with the kind of problem for statistics."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class VideoInfo:
-    duration: float | None
-    """Duration in seconds; None if the header does not state it."""
-    frame_rate: float | None
-    """Frames per second; None without pictures, or if the header does not state it."""
-    height: int
-    """Height in pixels; 0 without pictures."""
-    width: int
-    sample_rate: int
-    """Sample rate in Hz; 0 without audio."""
-
-
-def video_info(path: str | Path) -> VideoInfo:
-    with _opened(Path(path)) as container:
-        picture = next(iter(container.streams.video), None)
-        sound = next(iter(container.streams.audio), None)
-        return VideoInfo(
-            duration=container.duration / 1_000_000 if container.duration else None,
-            frame_rate=float(picture.average_rate) if picture and picture.average_rate else None,
-            height=picture.height if picture else 0,
-            width=picture.width if picture else 0,
-            sample_rate=sound.sample_rate if sound else 0,
-        )
+def video_streams(path: Path) -> tuple[bool, bool]:
+    """Return whether a video has sound, and whether it has pictures, from its header."""
+    with _opened(path) as container:
+        sounds, pictures = container.streams.audio[:1], container.streams.video[:1]
+        return any(stream.sample_rate for stream in sounds), any(stream.height for stream in pictures)
 
 
 def video_frames(
@@ -64,7 +45,7 @@ def video_frames(
     *,
     start_s: float = 0.0,
     duration_s: float | None = None,
-) -> Iterator[UInt8[Tensor, "3 height width"]]:
+) -> Iterator[Picture]:
     """Yield the frame in the middle of each interval of 1 / ``frame_rate`` seconds, or all frames for None.
 
     A segment shorter than an interval gives the frame in its middle. One frame is in memory at a time. Errors
@@ -74,9 +55,7 @@ def video_frames(
         raise ValueError(f"frame_rate={frame_rate} must be a positive number of frames per second")
     path, step = Path(path), None if frame_rate is None else 1 / frame_rate
     with _opened(path) as container:
-        stream = next(iter(container.streams.video), None)
-        if stream is None or stream.codec_context is None:
-            raise _lacking(path, "no picture", "pictures", stream)
+        stream = _first(path, container.streams.video, "no picture", "pictures")
         stream.thread_type = "AUTO"
         stop_s = math.inf if duration_s is None else start_s + duration_s
         wanted = start_s if step is None else start_s + min(step, stop_s - start_s) / 2
@@ -118,9 +97,7 @@ def video_sound(
     with _opened(path) as container:
         from data.audio.ffmpeg import samples_of
 
-        stream = next(iter(container.streams.audio), None)
-        if stream is None or stream.codec_context is None:
-            raise _lacking(path, "no sound", "sound", stream)
+        stream = _first(path, container.streams.audio, "no sound", "sound")
         rate = int(stream.sample_rate)
         first = round(start_s * rate)
         last = None if duration_s is None else first + round(duration_s * rate)
@@ -216,7 +193,7 @@ def _whole(path: Path, stream: Any, container: Any, end_s: float, what: str) -> 
         raise VideoError(path, "truncated", detail.replace("sound end", "sound ends"))
 
 
-def _pixels(frame: Any) -> UInt8[Tensor, "3 height width"]:
+def _pixels(frame: Any) -> Picture:
     pixels = frame.to_ndarray(format="rgb24")
     turns = round(getattr(frame, "rotation", 0) / 90) % 4  # phones store rotation as metadata
     if turns:
@@ -224,10 +201,15 @@ def _pixels(frame: Any) -> UInt8[Tensor, "3 height width"]:
     return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
 
-def _lacking(path: Path, problem: Problem, what: str, stream: Any) -> VideoError:
-    if stream is None:
-        return VideoError(path, problem, f"has no {what}: leave it out, or pair it with a file that has")
-    return VideoError(path, "unreadable", f"has {what} in a codec that this PyAV cannot decode: convert it")
+def _first(path: Path, streams: Any, problem: Problem, what: str) -> Any:
+    """Return the first stream; raise if there is none, or none that can be decoded."""
+    if not len(streams):
+        raise VideoError(path, problem, f"has no {what}: leave it out, or pair it with a file that has")
+    if streams[0].codec_context is None:
+        raise VideoError(
+            path, "unreadable", f"has {what} in a codec that this PyAV cannot decode: convert it"
+        )
+    return streams[0]
 
 
 def _nothing(path: Path, what: str, start_s: float) -> VideoError:

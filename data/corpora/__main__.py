@@ -27,49 +27,32 @@ from engine.files import read_text
 from engine.outcome import end, leaving_out, note, note_replaced
 from engine.user_error import UserError, exits_cleanly, nearest
 
-__all__ = [
-    "common_voice",
-    "hf_dataset",
-    "jvs",
-    "librispeech",
-    "libritts",
-    "plain_folder",
-    "speaker_folders",
-    "vctk",
-]
 
-
-def plain_folder(folder: str | Path, left_out: list[str] | None = None) -> list[Row]:
-    """List all recordings under a folder, without speakers.
-
-    Messages about unusable ones are appended to ``left_out``; without it, the first one is raised.
-    """
+def plain_folder(folder: str | Path, left_out: list[str]) -> list[Row]:
+    """List recordings under a folder, without speakers; ``left_out`` gets messages about unusable ones."""
     return _rows(Path(folder), lambda place: None, left_out)
 
 
-def speaker_folders(folder: str | Path, left_out: list[str] | None = None) -> list[Row]:
+def speaker_folders(folder: str | Path, left_out: list[str]) -> list[Row]:
     """List the recordings of one folder per speaker, at any depth; ``left_out`` as for ``plain_folder``."""
 
     def speaker(place: Path) -> str:
         if len(place.parts) == 1:
-            raise UserError(
-                f"{folder / place} is in no speaker's folder: move it into one, or use kind plain-folder"
-            )
+            way = "move it into one, or use kind plain-folder"
+            raise UserError(f"{folder / place} is in no speaker's folder: {way}")
         return place.parts[0]
 
     return _rows(Path(folder), speaker, left_out)
 
 
-def _rows(folder: Path, speaker: Callable[[Path], str | None], left_out: list[str] | None) -> list[Row]:
-    rows, faults = [], []
+def _rows(folder: Path, speaker: Callable[[Path], str | None], left_out: list[str]) -> list[Row]:
+    rows = []
     for file in audio_files(folder):
-        with leaving_out(faults):
+        with leaving_out(left_out):
             _refuse_folder(file)
-            rows.append(Row(path=file, speaker=speaker(file.relative_to(folder)), text=_text_beside(file)))
-    if faults and left_out is None:
-        raise UserError(faults[0])
-    if left_out is not None:
-        left_out += faults
+            beside = file.with_suffix(".txt")
+            text = " ".join(read_text(beside).split()) or None if beside.is_file() else None
+            rows.append(Row(path=file, speaker=speaker(file.relative_to(folder)), text=text))
     return rows
 
 
@@ -77,11 +60,6 @@ def _refuse_folder(listed: Path) -> None:
     """Raise for an unreadable folder, which ``audio_files`` lists too."""
     if not named_as_audio(listed):
         info(listed)
-
-
-def _text_beside(file: Path) -> str | None:
-    beside = file.with_suffix(".txt")
-    return " ".join(read_text(beside).split()) or None if beside.is_file() else None
 
 
 KINDS: Mapping[str, Callable[..., list[Row]]] = {
@@ -128,9 +106,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = parser.parse_args(argv)
     kind = given.kind.replace("_", "-")
     if kind not in KINDS:
-        parser.error(
-            f"there is no kind {given.kind!r}{nearest(given.kind, kinds)}; choose from {', '.join(KINDS)}"
-        )
+        known = f"{nearest(given.kind, kinds)}; choose from {', '.join(KINDS)}"
+        parser.error(f"there is no kind {given.kind!r}{known}")
     options = {option: getattr(given, option) for options in OWN_OPTIONS.values() for option in options}
     options = {option: value for option, value in options.items() if value is not None}
     for option in options:
@@ -169,15 +146,11 @@ def account(kind: str, folder: str, rows: list[Row], left_out: list[str]) -> lis
 
 def _summary(rows: Sequence[Row]) -> str:
     speakers = {row.speaker for row in rows} - {None}
-    parts = [
-        f"{len(rows)} recordings",
-        f"{len(speakers)} speakers",
-        f"{sum(bool(r.text) for r in rows)} with text",
-    ]
-    if any(row.duration for row in rows):
-        parts.append(f"{sum(row.duration or 0 for row in rows) / 3600:.2f} hours")
+    n_texts, seconds = sum(bool(row.text) for row in rows), sum(row.duration or 0 for row in rows)
     splits = sorted({row.split for row in rows if row.split})
-    return ", ".join(parts) + (f", splits {', '.join(splits)}" if splits else "")
+    text = f"{len(rows)} recordings, {len(speakers)} speakers, {n_texts} with text"
+    text += f", {seconds / 3600:.2f} hours" if seconds else ""
+    return text + (f", splits {', '.join(splits)}" if splits else "")
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ def hf_dataset(
     for part, dataset in splits_of(source, split, name, streaming):
         rows += _rows(dataset, out, part, limit)
     if not rows:
-        raise UserError(f"{_title(source)} holds no recordings")
+        title = source if isinstance(source, str | Path) else "the dataset"
+        raise UserError(f"{title} holds no recordings")
     return rows
 
 
@@ -63,9 +64,8 @@ def _opened(source: str, name: str | None, streaming: bool) -> Any:
 
     place, published = Path(source), repository(source)
     if published is None and not place.exists():
-        raise UserError(
-            f"there is no dataset {source}{hint(source) or f': write {HUB}name for one on the hub'}"
-        )
+        way = hint(source) or f": write {HUB}name for one on the hub"
+        raise UserError(f"there is no dataset {source}{way}")
     try:
         if (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
             return datasets.load_from_disk(source)
@@ -84,9 +84,8 @@ def _rows(dataset: Any, out: Path, part: str | None, limit: int | None) -> Itera
         raise UserError(f"the dataset has no audio column among {', '.join(features)}")
     folder = out / (part or "all")
     total = None if not hasattr(dataset, "__len__") else min(len(dataset), limit or len(dataset))
-    for index, record in enumerate(
-        tqdm(dataset, total=total, desc=f"recordings of {part or 'all'}", disable=None)
-    ):
+    bar = tqdm(dataset, total=total, desc=f"recordings of {part or 'all'}", disable=None)
+    for index, record in enumerate(bar):
         if limit is not None and index >= limit:
             break
         column = audio or next((name for name in AUDIO_COLUMNS if name in record), None)
@@ -140,9 +139,8 @@ def sound_file(audio: Any, stem: Path) -> Path | None:
         save(stem.with_suffix(".flac"), wave, int(audio["sampling_rate"]))
         return stem.with_suffix(".flac")
     if place is not None and "://" in str(place):
-        raise UserError(
-            f"the dataset refers to {place}, which is not on this machine: download the dataset first"
-        )
+        where = f"{place}, which is not on this machine"
+        raise UserError(f"the dataset refers to {where}: download the dataset first")
     return None if place is None else Path(place).absolute()
 
 
@@ -170,15 +168,9 @@ def _row(
         duration = float(known["duration"]) if "duration" in known else None
     except ValueError:
         duration = None
-    return Row(
-        path=path,
-        speaker=known.get("speaker"),
-        text=known.get("text"),
-        split=part or known.get("split"),
-        duration=duration,
-        gender=gender_of(known.get("gender")),
-        extra=cells,
-    )
+    about: dict[str, Any] = {**known, "split": part or known.get("split"), "duration": duration}
+    about["gender"] = gender_of(known.get("gender"))
+    return Row(path=path, extra=cells, **about)
 
 
 def cell_text(value: Any, feature: Any) -> str | None:
@@ -196,7 +188,3 @@ def _our_split(name: str | None) -> str | None:
         if name is not None and name.startswith(start):
             return ours
     return name
-
-
-def _title(source: Any) -> str:
-    return str(source) if isinstance(source, str | Path) else "the dataset"

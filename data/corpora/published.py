@@ -7,8 +7,9 @@ accepts the corpus' folder or its parent folder, and incomplete corpora.
 import csv
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from data.audio import audio_files
 from data.manifest import Row, gender_of
@@ -65,19 +66,16 @@ def vctk(folder: str | Path, microphone: Literal["mic1", "mic2", "both"] = "mic1
     for file in audio_files(root):
         name, _, which = file.stem.partition("_mic")
         utterances.setdefault(name, {})[f"mic{which or 1}"] = file
-    genders = _genders(
-        root.parent / "speaker-info.txt", r"^p?(?P<speaker>\w\d+|\d+)\s+\d*\s*(?P<gender>[FM])\b"
-    )
+    line = r"^p?(?P<speaker>\w\d+|\d+)\s+\d*\s*(?P<gender>[FM])\b"
+    genders = _genders(root.parent / "speaker-info.txt", line)
     rows = []
     for name, files in sorted(utterances.items()):
         if microphone != "both":
             files = {microphone: files.get(microphone) or files["mic1" if "mic1" in files else "mic2"]}
         speaker = name.split("_")[0]
         text = _text(root.parent / "txt" / speaker / f"{name}.txt")
-        gender = genders.get(speaker.removeprefix("p"))
-        rows += [
-            Row(path=file, speaker=speaker, text=text, gender=gender) for _, file in sorted(files.items())
-        ]
+        row = Row(path=root, speaker=speaker, text=text, gender=genders.get(speaker.removeprefix("p")))
+        rows += [replace(row, path=file) for _, file in sorted(files.items())]
     return rows
 
 
@@ -90,9 +88,7 @@ def jvs(folder: str | Path, styles: Iterable[str] = ("parallel100", "nonpara30")
     style of each row. The corpus defines no splits.
     """
     folder = _folder(folder)
-    roots = [
-        root for root in (folder, *_children(folder)) if (root / "jvs001").is_dir() or _jvs_speakers(root)
-    ]
+    roots = [root for root in (folder, *_children(folder)) if _jvs_speakers(root)]
     if not roots:
         raise _unlike(folder, "JVS", "no folders jvs001, jvs002, …")
     genders = _genders(roots[0] / "gender_f0range.txt", r"^(?P<speaker>jvs\d+)\s+(?P<gender>[FM])\b")
@@ -104,16 +100,10 @@ def jvs(folder: str | Path, styles: Iterable[str] = ("parallel100", "nonpara30")
                 continue
             transcript = speaker / style / "transcripts_utf8.txt"
             texts = dict(_pairs(transcript, ":")) if transcript.is_file() else {}
-            rows += [
-                Row(
-                    path=file,
-                    speaker=speaker.name,
-                    text=texts.get(file.stem),
-                    gender=genders.get(speaker.name),
-                    extra={"style": style},
-                )
-                for file in sorted(place.glob("*.wav"))
-            ]
+            gender, extra = genders.get(speaker.name), {"style": style}
+            for file in sorted(place.glob("*.wav")):
+                row = Row(path=file, speaker=speaker.name, gender=gender, extra=extra)
+                rows.append(replace(row, text=texts.get(file.stem)))
     if not rows:
         raise _unlike(folder, "JVS", f"no recordings in {', '.join(styles)} under any speaker")
     return rows
@@ -127,38 +117,32 @@ def common_voice(folder: str | Path, tables: Iterable[str] = ("train", "dev", "t
     ``client_id``, which occurs in only one split.
     """
     folder = _folder(folder)
-    roots = [
-        place for place in (folder, *_children(folder), *folder.glob("*/*/")) if (place / "clips").is_dir()
-    ]
+    places = (folder, *_children(folder), *folder.glob("*/*/"))
+    roots = [place for place in places if (place / "clips").is_dir()]
     if not roots:
         raise _unlike(folder, "Common Voice", "no folder clips")
     if roots[0] != folder and len(roots) > 1:
-        languages = ", ".join(sorted(root.name for root in roots)[:8])
-        raise UserError(
-            f"{folder} holds several languages of Common Voice ({languages}): give the folder of one"
-        )
+        languages = f"several languages of Common Voice ({', '.join(sorted(r.name for r in roots)[:8])})"
+        raise UserError(f"{folder} holds {languages}: give the folder of one")
     root = roots[0]
     found = [table for table in tables if (root / f"{table}.tsv").is_file()]
     if not found:
         raise _unlike(folder, "Common Voice", f"none of {', '.join(f'{table}.tsv' for table in tables)}")
     present = {file.name: file for file in audio_files(root / "clips")}
     rows, absent = [], []
+    csv.field_size_limit(1 << 30)
+    # Quotation marks are part of the sentences and never quote a cell.
+    options: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE, "restval": ""}
     for table in found:
-        for record in _tsv(root / f"{table}.tsv"):
+        for record in csv.DictReader(_lines(root / f"{table}.tsv"), **options):
             name = record.get("path") or ""
             file = present.get(name) or present.get(f"{name}.mp3")  # the first releases omitted .mp3
             if file is None:
                 absent.append(name)
                 continue
-            rows.append(
-                Row(
-                    path=file,
-                    speaker=record.get("client_id") or None,
-                    text=record.get("sentence") or None,
-                    split=SUBSETS.get(table),
-                    gender=gender_of(record.get("gender")),
-                )
-            )
+            speaker, text = record.get("client_id") or None, record.get("sentence") or None
+            split, gender = SUBSETS.get(table), gender_of(record.get("gender"))
+            rows.append(Row(path=file, speaker=speaker, text=text, split=split, gender=gender))
     if not rows:
         raise _unlike(folder, "Common Voice", f"no file that {found[0]}.tsv lists is in clips")
     if absent:
@@ -176,10 +160,8 @@ def _readers(folder: Path, files: list[Path], text: Callable[[Path], str | None]
     for file in files:
         speaker = file.stem.split(mark)[0]
         subsets = [re.fullmatch(r"(train|dev|test)(-.*)?", part) for part in file.absolute().parts[-4:-1]]
-        split = next((SUBSETS[subset[1]] for subset in subsets if subset), None)
-        rows.append(
-            Row(path=file, speaker=speaker, text=text(file), split=split, gender=genders.get(speaker))
-        )
+        split, gender = next((SUBSETS[s[1]] for s in subsets if s), None), genders.get(speaker)
+        rows.append(Row(path=file, speaker=speaker, text=text(file), split=split, gender=gender))
     return rows
 
 
@@ -228,9 +210,3 @@ def _genders(path: Path, pattern: str) -> Mapping[str, str | None]:
         return {}
     found = (re.match(pattern, line) for line in _lines(path))
     return {match["speaker"]: gender_of(match["gender"]) for match in found if match}
-
-
-def _tsv(path: Path) -> Iterable[dict[str, str]]:
-    csv.field_size_limit(1 << 30)
-    # Quotation marks are part of the sentences and never quote a cell.
-    return csv.DictReader(_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE, restval="")

@@ -109,19 +109,19 @@ def synthesize(
 
 def phonemize(texts: list[str], language: str = "en-us") -> list[str]:
     """Convert texts to IPA without stress: phonemes separated by spaces, words by ``|``: ``ð ə | b ɔɪ``."""
+    phonemes = []
     with _loaded() as (library, _):
         _set_voice(library, language)
-        return [_phonemes(library, text) for text in texts]
-
-
-def _phonemes(library: ctypes.CDLL, text: str) -> str:
-    place, clauses = ctypes.c_char_p(text.encode()), []
-    while place.value:  # one clause per call
-        clauses.append(library.espeak_TextToPhonemes(ctypes.byref(place), UTF8, IPA | SEPARATED).decode())
-    # "(fr)" and similar marks indicate foreign words.
-    words = re.sub(r"\([a-z-]+\)", "", " ".join(clauses)).translate(STRESS).split()
-    spelled = (" ".join(symbol for symbol in word.split("_") if symbol) for word in words)
-    return f" {WORD_END} ".join(word for word in spelled if word)
+        for text in texts:
+            place, clauses = ctypes.c_char_p(text.encode()), []
+            while place.value:  # one clause per call
+                clause = library.espeak_TextToPhonemes(ctypes.byref(place), UTF8, IPA | SEPARATED)
+                clauses.append(clause.decode())
+            # "(fr)" and similar marks indicate foreign words.
+            words = re.sub(r"\([a-z-]+\)", "", " ".join(clauses)).translate(STRESS).split()
+            spelled = (" ".join(filter(None, word.split("_"))) for word in words)
+            phonemes.append(f" {WORD_END} ".join(filter(None, spelled)))
+    return phonemes
 
 
 def _set_voice(library: ctypes.CDLL, voice: str) -> None:

@@ -6,6 +6,8 @@ as a wave below it: long periods for a low voice, a jagged line for a rough voic
 voice, changing amplitude for a lively voice.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -14,29 +16,16 @@ from torch import Tensor
 from data.voice_captions import HEARD, Traits
 
 Plane = Float[np.ndarray, "height width"]
-SKINS = (
-    (255.0, 224.0, 196.0),
-    (234.0, 192.0, 153.0),
-    (198.0, 140.0, 98.0),
-    (141.0, 92.0, 60.0),
-    (92.0, 58.0, 40.0),
+SKINS, HAIRS, GREYS, CLOTHES = (
+    [tuple(bytes.fromhex(colour)) for colour in colours.split()]
+    for colours in (
+        "ffe0c4 eac099 c68c62 8d5c3c 5c3a28",
+        "1e1814 5c3a20 965a28 debc6e 963219",
+        "ebebeb c8c8cd a5a5aa",
+        "3c5aa0 a03c3c 3c8250 78508c c8aa3c 5a5a5a",
+    )
 )
-HAIRS = (
-    (30.0, 24.0, 20.0),
-    (92.0, 58.0, 32.0),
-    (150.0, 90.0, 40.0),
-    (222.0, 188.0, 110.0),
-    (150.0, 50.0, 25.0),
-)
-GREYS = ((235.0, 235.0, 235.0), (200.0, 200.0, 205.0), (165.0, 165.0, 170.0))
-CLOTHES = (
-    (60.0, 90.0, 160.0),
-    (160.0, 60.0, 60.0),
-    (60.0, 130.0, 80.0),
-    (120.0, 80.0, 140.0),
-    (200.0, 170.0, 60.0),
-    (90.0, 90.0, 90.0),
-)
+"""Colours in RGB."""
 STRIP = 0.28
 """Fraction of the picture's height for the wave."""
 SHARPEST = 0.5
@@ -47,9 +36,7 @@ def draw_face(traits: Traits, rng: np.random.Generator, *, size: int = 64) -> UI
     """Draw a person with these traits; an unspecified gender or age is random."""
     gender = traits.gender or ("F" if rng.random() < 0.5 else "M")
     age = traits.age or str(rng.choice(("child", "young", "adult", "old")))
-    canvas = _Canvas(
-        size, _tinted(rng, (rng.uniform(120, 235), rng.uniform(120, 235), rng.uniform(120, 235)))
-    )
+    canvas = _Canvas(size, _tinted(rng, rng.uniform(120, 235, 3)))
     _portrait(canvas, gender, age, rng)
     if any(getattr(traits, name) is not None for name in HEARD):
         _voice(canvas, traits, rng)
@@ -87,7 +74,7 @@ class _Canvas:
         return np.maximum(line, (np.abs(u) - 1) * wide)
 
 
-def _tinted(rng: np.random.Generator, colour: tuple[float, float, float], by: float = 12.0) -> np.ndarray:
+def _tinted(rng: np.random.Generator, colour: Sequence[float] | np.ndarray, by: float = 12.0) -> np.ndarray:
     return np.clip(np.array(colour) + rng.normal(0, by, 3), 0, 255)
 
 

@@ -5,13 +5,12 @@ the first half conditions the decoder and the second half durations, F0 and ener
 """
 
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -65,13 +64,6 @@ def voices_named(prefixes: Sequence[str], voices: Sequence[str]) -> list[str]:
     return [voice for voice in voices if voice.startswith(tuple(prefixes))]
 
 
-def speakers_json(casts: Mapping[str, Cast]) -> str:
-    """Convert the speakers' mixtures to JSON: name → voice → weight."""
-    return json.dumps(
-        {name: weights for cast in casts.values() for name, weights in cast.speakers.items()}, indent=1
-    )
-
-
 def _drawn(rng: np.random.Generator, voices: list[str], at_least: int) -> set[str]:
     count = max(at_least, round(HELD_OUT * len(voices)))
     return {voices[place] for place in rng.permutation(len(voices))[:count]}
@@ -109,29 +101,13 @@ MAX_TOKENS = 510
 Style = Float[np.ndarray, "1 256"]
 
 
-@runtime_checkable
-class Synthesizer(Protocol):
-    """A synthesiser with many voices that combines the timbre of one with the prosody of another."""
-
-    voices: tuple[str, ...]
-    sample_rate: int
-    """Sample rate in Hz."""
-    digest: str
-    """Hash of the model and voices."""
-
-    def phonemize(self, text: str, voice: str) -> str: ...
-
-    def speak(
-        self, phonemes: str, *, timbre: Mapping[str, float], prosody: str, speed: float
-    ) -> Float[np.ndarray, "samples"]:
-        """Synthesise phonemes with a mixture of voices; length and F0 depend only on prosody and speed."""
-        ...
-
-
 class Kokoro:
     """Kokoro on the CPU, from its two files, by the library kokoro-onnx."""
 
     sample_rate = 24_000
+    voices: tuple[str, ...]
+    digest: str
+    """Hash of the model and voices."""
 
     def __init__(self, model: Path, voices: Path, threads: int = 0) -> None:
         try:
@@ -152,26 +128,18 @@ class Kokoro:
     def speak(
         self, phonemes: str, *, timbre: Mapping[str, float], prosody: str, speed: float
     ) -> Float[np.ndarray, "samples"]:
+        """Synthesise phonemes with a mixture of voices; length and F0 depend only on prosody and speed."""
         n_tokens = len(self._model.tokenizer.tokenize(phonemes))
         style = self._style(timbre, prosody, n_tokens)
         # Not trimmed, because trimming depends on the level, which depends on the timbre.
-        wave, _ = self._model.create(
-            phonemes,
-            voice=style[None],
-            speed=speed,
-            is_phonemes=True,
-            trim=False,
-            sentence_pause=0.0,
-            clause_pause=0.0,
-        )
-        return wave
+        options: Any = {"is_phonemes": True, "trim": False, "sentence_pause": 0.0, "clause_pause": 0.0}
+        return self._model.create(phonemes, voice=style[None], speed=speed, **options)[0]
 
     def _style(self, timbre: Mapping[str, float], prosody: str, n_tokens: int) -> Style:
         row = min(n_tokens, MAX_TOKENS - 1)
         mixed = sum(weight * self._styles[name][row] for name, weight in timbre.items())
-        return np.concatenate(
-            [np.asarray(mixed)[:, :TIMBRE], self._styles[prosody][row][:, TIMBRE:]], axis=1
-        ).astype(np.float32)
+        parts = [np.asarray(mixed)[:, :TIMBRE], self._styles[prosody][row][:, TIMBRE:]]
+        return np.concatenate(parts, axis=1).astype(np.float32)
 
 
 def _session(path: Path, threads: int):
@@ -187,9 +155,8 @@ def _session(path: Path, threads: int):
         raise UserError(f"{path} is not an ONNX model; {WHERE}") from None
     inputs = {node.name: node.shape for node in session.get_inputs()}
     if "speed" not in inputs or list(inputs.get("style", [])) != [1, STYLE]:
-        raise UserError(
-            f"{path} is an ONNX model but not Kokoro, because its inputs are {', '.join(inputs)}; {WHERE}"
-        )
+        found = f"an ONNX model but not Kokoro, because its inputs are {', '.join(inputs)}"
+        raise UserError(f"{path} is {found}; {WHERE}")
     return session
 
 

@@ -42,16 +42,14 @@ def sentences(seed: int = 0) -> Iterator[str]:
 
 
 def _filled(pattern: str, rng: random.Random) -> str:
-    used: set[str] = set()
-    sentence = _SLOT.sub(lambda slot: _unused(SLOTS[slot[0]], used, rng), pattern)
-    sentence = re.sub(r"\b(a) (?=[aeiou])", r"\1n ", sentence)
+    used: list[str] = []
+
+    def unused(slot: re.Match[str]) -> str:
+        used.append(rng.choice([phrase for phrase in SLOTS[slot[0]] if phrase not in used]))
+        return used[-1]
+
+    sentence = re.sub(r"\b(a) (?=[aeiou])", r"\1n ", _SLOT.sub(unused, pattern))
     return sentence[0].upper() + sentence[1:]
-
-
-def _unused(phrases: list[str], used: set[str], rng: random.Random) -> str:
-    choice = rng.choice([phrase for phrase in phrases if phrase not in used])
-    used.add(choice)
-    return choice
 
 
 BUILT_IN = 1_000
@@ -76,10 +74,8 @@ def read_lines(path: Path) -> list[str]:
     lines = [" ".join(line.split()) for line in read_text(path).split("\n")]
     for number, line in enumerate(lines, start=1):
         if len(line) > MAX_LETTERS:
-            raise UserError(
-                f"{path}, line {number}: {len(line)} letters are more than the maximum of {MAX_LETTERS};"
-                " break the line at the end of a phrase"
-            )
+            long = f"{len(line)} letters are more than the maximum of {MAX_LETTERS}"
+            raise UserError(f"{path}, line {number}: {long}; break the line at the end of a phrase")
     lines = list(dict.fromkeys(line for line in lines if line))
     if len(lines) < 2:
         raise UserError(f"{path} needs at least two different lines, one for training and one for validation")

@@ -34,46 +34,17 @@ class Attribute(NamedTuple):
     name: str
     values: tuple[str, ...]
     """Names of the values in captions."""
-    sounds: tuple[str, ...]
-    """Descriptions of the sound of each value, in the same order."""
 
 
-SHAPES = {
-    "circle": "sine",
-    "ring": "rough tremolo",
-    "square": "hollow reed",
-    "triangle": "pluck",
-    "star": "bell",
-    "cross": "buzz",
-    "diamond": "glass",
-    "heart": "vibrato",
-    "bar": "organ of octaves",
-    "crescent": "glide up",
-    "arrow": "glide down",
-    "drop": "breath",
-}
-COLOURS = {
-    "red": "220 Hz",
-    "orange": "304 Hz",
-    "yellow": "419 Hz",
-    "green": "578 Hz",
-    "blue": "798 Hz",
-    "purple": "1101 Hz",
-}
-SIZES = {"small": "70 ms", "medium": "120 ms", "large": "200 ms"}
-COUNTS = {"one": "one note", "two": "two notes", "three": "three notes", "four": "four notes"}
-BACKGROUNDS = {"plain": "faint hiss", "striped": "rumble", "dotted": "crackle", "checkered": "surf"}
-
-ATTRIBUTES = tuple(
-    Attribute(name, tuple(pairs), tuple(pairs.values()))
-    for name, pairs in {
-        "shape": SHAPES,
-        "colour": COLOURS,
-        "size": SIZES,
-        "count": COUNTS,
-        "background": BACKGROUNDS,
-    }.items()
+_SHAPES = "circle ring square triangle star cross diamond heart bar crescent arrow drop"
+ATTRIBUTES = (
+    Attribute("shape", tuple(_SHAPES.split())),
+    Attribute("colour", ("red", "orange", "yellow", "green", "blue", "purple")),
+    Attribute("size", ("small", "medium", "large")),
+    Attribute("count", ("one", "two", "three", "four")),
+    Attribute("background", ("plain", "striped", "dotted", "checkered")),
 )
+"""They are heard as timbre, pitch, length and number of the notes, and background noise."""
 N_COMBINATIONS = int(np.prod([len(attribute.values) for attribute in ATTRIBUTES]))
 
 
@@ -195,14 +166,10 @@ class World:
     def wave(self, index: int) -> Float[Tensor, "1 samples"]:
         return self.waves(np.array([index]))[0]
 
-    def caption(self, index: int) -> str:
-        return self.captions(np.array([index]))[0]
-
     def _chance(self, indices: Indices, sense: int, count: int) -> Float[np.ndarray, "n count"]:
-        keys = zip(self.combinations[self.groups(indices)], indices // self.n_combinations)
-        return np.stack(
-            [np.random.default_rng([self.seed, sense, int(c), int(d)]).random(count) for c, d in keys]
-        )
+        keys = np.stack([self.combinations[self.groups(indices)], indices // self.n_combinations], axis=1)
+        rngs = (np.random.default_rng([self.seed, sense, *key]) for key in keys.tolist())
+        return np.stack([rng.random(count) for rng in rngs])
 
 
 def write(folder: Path, worlds: Sequence[World]) -> Path:
@@ -220,10 +187,8 @@ def _write_some(folder: Path, world: World, indices: Indices) -> list[Row]:
 
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     rows = []
-    scenes = zip(
-        indices, world.values(indices), world.pictures(indices), world.waves(indices), world.captions(indices)
-    )
-    for index, values, picture, wave, caption in scenes:
+    parts = (of(indices) for of in (world.values, world.pictures, world.waves, world.captions))
+    for index, values, picture, wave, caption in zip(indices, *parts):
         combination = world.combinations[index % world.n_combinations]
         name = f"{combination:04d}_{index // world.n_combinations:02d}"
         sound, image = folder / "sounds" / f"{name}.wav", folder / "pictures" / f"{name}.png"

@@ -20,9 +20,7 @@ Wave = Float[np.ndarray, "#n samples"]
 Column = Float[np.ndarray, "#n 1"]
 
 
-def synthesise(
-    values: Int[np.ndarray, "n 5"], chance: Float[np.ndarray, "n 12"]
-) -> Float[np.ndarray, "n samples"]:
+def synthesise(values: Int[np.ndarray, "n 5"], chance: Float[np.ndarray, "n 12"]) -> Wave:
     """Synthesise the sounds of scenes; ``chance``, uniform in [0, 1), determines what the values do not.
 
     That is: the start, gaps between notes, exact pitch and length, phases, the levels of each note and of the
@@ -32,7 +30,9 @@ def synthesise(
     pitch = (PITCHES_HZ[colour] * 1.03 ** (2 * chance[:, 0] - 1))[:, None]
     seconds = DURATIONS_S[size] * 1.06 ** (2 * chance[:, 1] - 1)
     note = _notes(shape, pitch, seconds[:, None], 2 * np.pi * chance[:, 2:3])
-    wave = _noises(background, chance[:, 3]) * 10 ** ((6 * chance[:, 4:5] - 3) / 20)
+    cuts = (chance[:, 3] * (_BANK_SECONDS * SAMPLE_RATE - SAMPLES)).astype(int)
+    noise = np.stack([_bank()[b][s : s + SAMPLES] for b, s in zip(background, cuts)])
+    wave = noise * 10 ** ((6 * chance[:, 4:5] - 3) / 20)
     n_samples = np.rint(seconds * SAMPLE_RATE).astype(int)
     n_notes = count + 1
     room = SAMPLES - n_notes * n_samples
@@ -137,12 +137,6 @@ TIMBRES: tuple[Timbre, ...] = (
     _breath,
 )
 """Timbres in the order of the shapes."""
-
-
-def _noises(background: np.ndarray, where: np.ndarray) -> Wave:
-    start = (where * (_BANK_SECONDS * SAMPLE_RATE - SAMPLES)).astype(int)
-    bank = _bank()
-    return np.stack([bank[b][s : s + SAMPLES] for b, s in zip(background, start)])
 
 
 @cache

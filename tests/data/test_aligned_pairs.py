@@ -1,4 +1,4 @@
-"""Time-aligned pairs: the same samples of two voices, another sentence as reference, by address."""
+"""Time-aligned pairs: equal segments of two voices, references of another sentence, addressed batches."""
 
 import csv
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ CORPUS: list[Spoken] = [
 
 
 def write(folder: Path, spoken: Sequence[Spoken], columns: Sequence[str] = ("speaker", "parallel")) -> Path:
-    """Ramps: the step within tells the place, the offset's sign and size the recording."""
+    """Ramps whose values identify the position and whose offsets identify the recording."""
     folder.mkdir(exist_ok=True)
     with (folder / "manifest.csv").open("w") as file:
         table = csv.writer(file)
@@ -52,12 +52,12 @@ def config(path: Path, **fields) -> PairConfig:
 
 
 def places(crops: torch.Tensor) -> tuple[list[int], list[int]]:
-    """Which of three ramps each crop is of, and the sample it begins at."""
+    """Return the ramp that each crop is from, and its first sample."""
     steps = (crops[:, 0, 0].abs() * 32_768).round().long() - 1
     return (steps // 10_000).tolist(), (steps % 10_000).tolist()
 
 
-def test_source_and_target_are_cut_at_the_same_samples(corpus):
+def test_source_and_target_crops_start_at_the_same_sample(corpus):
     crops = PairCrops(config(corpus))
     seen = set()
     for step in range(5):
@@ -75,7 +75,7 @@ def test_source_and_target_are_cut_at_the_same_samples(corpus):
     assert len(seen) > 100
 
 
-def test_the_reference_is_the_targets_speaker_saying_something_else(corpus):
+def test_reference_is_another_sentence_of_the_targets_speaker(corpus):
     crops = PairCrops(config(corpus, batch=200))
     batch = crops[Address(0, 0)]
     ramps, starts = places(batch.reference)
@@ -85,7 +85,7 @@ def test_the_reference_is_the_targets_speaker_saying_something_else(corpus):
         speaker = CORPUS[index][1]
         if speaker in elsewhere:
             assert ramp == elsewhere[speaker][index] % 3
-        else:  # heard in one sentence: another stretch of it
+        else:  # the speaker has one sentence: another segment of it
             assert ramp == index % 3
             assert start + 800 <= target or start >= target + 1000
     assert [crops.speakers[label] for label in batch.speaker] == [CORPUS[i][1] for i in batch.utterance]
@@ -107,7 +107,7 @@ def test_recordings_shorter_than_the_crop_stay_aligned(corpus):
 
 
 @pytest.mark.parametrize("kind", ["wav", "ogg"])
-def test_members_at_another_rate_keep_equal_lengths_and_places(tmp_path, kind):
+def test_resampled_members_keep_equal_lengths_and_positions(tmp_path, kind):
     rng = np.random.default_rng(0)
     common = rng.normal(size=24_001) * 0.1
     with (tmp_path / "manifest.csv").open("w") as file:
@@ -131,7 +131,7 @@ def test_members_at_another_rate_keep_equal_lengths_and_places(tmp_path, kind):
             assert errors.min() < 1e-3
 
 
-def test_an_address_always_gives_the_same_batch_and_every_part_counts(corpus):
+def test_pairs_depend_on_every_part_of_the_address_only(corpus):
     crops, again = PairCrops(config(corpus)), PairCrops(config(corpus, cache_gib=0.0))
     for a, b in zip(crops[Address(3, 7, 1, 0)], again[Address(3, 7, 1, 0)]):
         assert_close(a, b, rtol=0, atol=1e-4)  # the cache rounds to 16 bits
@@ -147,7 +147,7 @@ def test_workers_and_resuming_do_not_change_the_sequence(corpus):
     assert torch.equal(next(helped(4)).reference, alone[4].reference)
 
 
-def test_both_corpora_come_at_one_address_for_any_number_of_workers(corpus):
+def test_speech_and_pairs_of_one_address_do_not_depend_on_workers(corpus):
     speech = DataConfig(path=str(corpus), sample_rate=RATE, crop_samples=500, batch=3)
     alone = list(islice(batches_together(speech, config(corpus), seed=5)(0), 4))
     helped = batches_together(speech, config(corpus), seed=5, workers=2, accumulate=1)
@@ -160,7 +160,7 @@ def test_both_corpora_come_at_one_address_for_any_number_of_workers(corpus):
     assert torch.equal(without.human.wave, alone[0].human.wave)
 
 
-def test_rates_of_the_two_corpora_must_agree(corpus):
+def test_different_sample_rates_of_the_two_corpora_are_refused(corpus):
     speech = DataConfig(path=str(corpus), sample_rate=16_000)
     with pytest.raises(UserError, match="sample_rate=8000 Hz and the data's sample_rate=16000 Hz differ"):
         batches_together(speech, config(corpus), seed=0)
@@ -182,7 +182,7 @@ def test_refusals(tmp_path, spoken, columns, sentence, cache_gib):
     assert "\n" not in str(refusal.value)
 
 
-def test_a_bad_member_is_set_aside_and_its_group_goes_on_without(corpus, capsys):
+def test_unreadable_member_is_dropped_and_its_group_is_used_without_it(corpus, capsys):
     (corpus.parent / "1.wav").write_bytes(b"no audio")
     (corpus.parent / "5.wav").write_bytes(b"no audio")
     crops = PairCrops(config(corpus))
@@ -191,6 +191,6 @@ def test_a_bad_member_is_set_aside_and_its_group_goes_on_without(corpus, capsys)
     assert set(crops[Address(0, 0)].utterance.tolist()) == {0, 2, 3, 4}
 
 
-def test_no_pairs_to_read_is_one_sentence(tmp_path):
+def test_missing_pairs_path_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"--pairs\.path"):
         PairCrops(PairConfig())

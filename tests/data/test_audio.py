@@ -1,4 +1,4 @@
-"""Audio files: what is written is read back, blocks equal the whole, what is broken is refused."""
+"""Audio files: exact round trips, blocks equal the whole, unusable files are refused."""
 
 import os
 import pickle
@@ -36,14 +36,14 @@ def tone(samples: int = 8_000, channels: int = 1) -> torch.Tensor:
         ("DOUBLE", 0.0),
     ],
 )
-def test_wav_of_any_depth_is_read_back_to_half_a_step(tmp_path, subtype, tolerance):
+def test_wav_round_trip_error_is_at_most_half_a_quantisation_step(tmp_path, subtype, tolerance):
     wave = tone()
     save(tmp_path / "a.wav", wave, 16_000, subtype)
     assert_close(load(tmp_path / "a.wav"), wave, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("extension", ["wav", "flac"])
-def test_a_second_round_trip_changes_nothing(tmp_path, extension):
+def test_second_round_trip_is_exact(tmp_path, extension):
     save(tmp_path / f"a.{extension}", tone(), 16_000)
     once = load(tmp_path / f"a.{extension}")
     save(tmp_path / f"b.{extension}", once, 16_000)
@@ -52,7 +52,7 @@ def test_a_second_round_trip_changes_nothing(tmp_path, extension):
 
 @pytest.mark.parametrize("extension", ["ogg", "opus", "mp3"])
 @pytest.mark.parametrize("samples", [2, 999, 16_000])
-def test_lossy_formats_keep_length_and_sound(tmp_path, extension, samples):
+def test_lossy_formats_preserve_length_and_waveform(tmp_path, extension, samples):
     wave = tone(samples)
     save(tmp_path / f"a.{extension}", wave, 16_000)
     back = load(tmp_path / f"a.{extension}")
@@ -62,14 +62,14 @@ def test_lossy_formats_keep_length_and_sound(tmp_path, extension, samples):
 
 
 @pytest.mark.parametrize(("extension", "rate", "kept"), [("opus", 22_050, 24_000), ("mp3", 96_000, 48_000)])
-def test_a_rate_the_codec_lacks_becomes_one_it_has(tmp_path, extension, rate, kept):
+def test_unsupported_codec_rates_are_resampled_to_the_next_higher_one(tmp_path, extension, rate, kept):
     save(tmp_path / f"a.{extension}", tone(5_000), rate)
     about = info(tmp_path / f"a.{extension}")
     assert (about.sample_rate, about.samples) == (kept, resampled_length(5_000, rate, kept))
 
 
 @pytest.mark.parametrize("rate", [8_000, 96_000])
-def test_six_channels_of_any_rate_become_one(tmp_path, rate):
+def test_six_channels_are_mixed_to_mono_at_any_rate(tmp_path, rate):
     wave = tone(4_000, channels=6)
     save(tmp_path / "a.wav", wave, rate, "FLOAT")
     mixed = load(tmp_path / "a.wav")
@@ -80,7 +80,7 @@ def test_six_channels_of_any_rate_become_one(tmp_path, rate):
     assert load(tmp_path / "a.wav", 24_000, mono=False).shape == (1, 6, resampled_length(4_000, rate, 24_000))
 
 
-def test_too_loud_is_clipped_and_floats_are_kept(tmp_path):
+def test_integer_formats_clip_and_float_formats_do_not(tmp_path):
     loud = 3 * tone()
     save(tmp_path / "a.wav", loud, 16_000)
     save(tmp_path / "b.wav", loud, 16_000, "FLOAT")
@@ -116,7 +116,7 @@ def test_blocks_and_excerpts_equal_the_whole(tmp_path, extension, rate):
         assert_close(piece, whole[..., start : start + 4_000], rtol=0, atol=decoder_memory)
 
 
-def test_blocks_of_a_long_file_take_little_memory(tmp_path):
+def test_reading_a_long_file_in_blocks_uses_constant_memory(tmp_path):
     import tracemalloc  # only numpy's memory is seen by it, which is where a whole file would lie
 
     with Writer(tmp_path / "long.wav", 48_000) as writer:
@@ -130,7 +130,7 @@ def test_blocks_of_a_long_file_take_little_memory(tmp_path):
     assert peak < 4 << 20
 
 
-def test_pieces_written_equal_the_whole_written(tmp_path):
+def test_writing_in_pieces_equals_writing_at_once(tmp_path):
     wave = tone(60_000)
     save(tmp_path / "a.wav", wave, 16_000)
     with Writer(tmp_path / "b.wav", 16_000) as writer:
@@ -140,7 +140,7 @@ def test_pieces_written_equal_the_whole_written(tmp_path):
 
 
 @pytest.mark.parametrize("extension", ["wav", "mp3"])
-def test_a_failure_while_writing_leaves_nothing_and_keeps_the_old_file(tmp_path, extension):
+def test_failed_write_leaves_no_file_and_keeps_the_old_one(tmp_path, extension):
     path = tmp_path / "new" / f"a.{extension}"
 
     def fail_halfway() -> None:
@@ -168,13 +168,13 @@ def test_a_failure_while_writing_leaves_nothing_and_keeps_the_old_file(tmp_path,
         ("", None, "name"),
     ],
 )
-def test_what_cannot_be_written_is_refused(tmp_path, name, subtype, words):
+def test_unsupported_output_formats_are_refused(tmp_path, name, subtype, words):
     with pytest.raises(UserError, match=words):
         save(tmp_path / name, tone(), 16_000, subtype)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_is_not_overwritten_by_a_file(tmp_path):
+def test_folder_is_not_overwritten_by_a_file(tmp_path):
     (tmp_path / "a.wav").mkdir()
     with pytest.raises(UserError, match="is a folder"):
         save(tmp_path / "a.wav", tone(), 16_000)
@@ -215,7 +215,7 @@ def spoil(path: Path, how: str) -> None:
         ("last byte", "truncated"),
     ],
 )
-def test_a_spoilt_file_is_refused_in_one_sentence_that_names_it(tmp_path, extension, how, problem):
+def test_unusable_file_is_refused_with_its_name_and_problem(tmp_path, extension, how, problem):
     path = tmp_path / f"a.{extension}"
     save(path, tone(40_000), 16_000)
     spoil(path, how)
@@ -231,7 +231,7 @@ def test_a_spoilt_file_is_refused_in_one_sentence_that_names_it(tmp_path, extens
 @pytest.mark.parametrize(
     ("extension", "kind"), [("w64", "W64"), ("aiff", "AIFF"), ("au", "AU"), ("rf64", "RF64")]
 )
-def test_other_containers_are_read_and_their_truncation_is_seen(tmp_path, extension, kind):
+def test_other_containers_are_read_and_truncation_is_detected(tmp_path, extension, kind):
     path, wave = tmp_path / f"a.{extension}", tone()
     soundfile.write(path, wave[0, 0].numpy(), 16_000, format=kind, subtype="PCM_16")
     assert_close(load(path), wave, rtol=0, atol=1e-4)
@@ -240,7 +240,7 @@ def test_other_containers_are_read_and_their_truncation_is_seen(tmp_path, extens
         load(path)
 
 
-def test_headers_of_a_pipe_are_believed_to_the_end_of_the_file(tmp_path):
+def test_headers_of_unknown_length_are_read_to_the_end_of_the_file(tmp_path):
     wave = tone()
     save(tmp_path / "a.wav", wave, 16_000)
     whole = bytearray((tmp_path / "a.wav").read_bytes())
@@ -258,7 +258,7 @@ def test_headers_of_a_pipe_are_believed_to_the_end_of_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_a_number_is_refused_with_its_time(tmp_path, value):
+def test_nan_and_infinity_are_refused_with_their_time(tmp_path, value):
     wave = tone()
     wave[..., 4_000] = value
     soundfile.write(tmp_path / "a.wav", wave[0, 0].numpy(), 16_000, subtype="FLOAT")
@@ -267,7 +267,7 @@ def test_what_is_not_a_number_is_refused_with_its_time(tmp_path, value):
     assert pickle.loads(pickle.dumps(caught.value)).problem == "NaN"
 
 
-def test_a_single_sample_is_no_sound_and_no_rate_is_1_hz(tmp_path):
+def test_single_samples_and_implausible_rates_are_refused(tmp_path):
     save(tmp_path / "a.wav", tone(1), 16_000)
     save(tmp_path / "b.wav", tone(2), 48_000)
     save(tmp_path / "c.wav", tone(), 1)
@@ -281,7 +281,7 @@ def test_a_single_sample_is_no_sound_and_no_rate_is_1_hz(tmp_path):
         assert caught.value.problem == problem
 
 
-def test_audio_files_are_found_sorted_without_hidden_ones_or_endless_links(tmp_path):
+def test_audio_files_are_sorted_without_hidden_files_and_link_cycles(tmp_path):
     for name in ("b/2.FLAC", "a/1.wav", "a/._1.wav", ".hidden/3.wav", "a/notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()

@@ -1,4 +1,4 @@
-"""Scenes are found in each layout, with what is known of them; what lacks a half is counted and left out."""
+"""Scenes are found in each layout with their metadata; incomplete ones are reported and skipped."""
 
 import warnings
 
@@ -30,13 +30,13 @@ def write_picture(path, colour="red", size=(12, 10)):
 
 
 def silent(call, *arguments, **options):
-    """Call with every warning an error."""
+    """Call with warnings as errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return call(*arguments, **options)
 
 
-def test_a_folder_of_videos_has_labels_and_splits_by_its_folders(tmp_path):
+def test_video_folders_define_labels_and_splits(tmp_path):
     for name in ("train/dog/a.mp4", "train/cat/b.mp4", "val/cat/c.mp4"):
         write_video(tmp_path / name, seconds=1.0)
     scenes = silent(scenes_from, tmp_path)
@@ -52,7 +52,7 @@ def test_a_folder_of_videos_has_labels_and_splits_by_its_folders(tmp_path):
         scenes_from(tmp_path, split="test")
 
 
-def test_videos_without_sound_or_pictures_are_counted_and_named(tmp_path):
+def test_videos_without_sound_or_pictures_are_reported(tmp_path):
     write_video(tmp_path / "good.mp4", seconds=1.0)
     write_video(tmp_path / "mute.mp4", seconds=1.0, sound=False)
     write_video(tmp_path / "dark.mkv", seconds=1.0, pictures=False)
@@ -67,7 +67,7 @@ def test_videos_without_sound_or_pictures_are_counted_and_named(tmp_path):
         scenes_from(tmp_path)
 
 
-def test_vggsound_is_read_with_its_names_cut_or_whole(tmp_path):
+def test_vggsound_is_read_from_cut_and_whole_videos(tmp_path):
     write_video(tmp_path / "video" / "-abc_000030.mp4", seconds=1.0)
     write_video(tmp_path / "video" / "def_7.mp4", seconds=1.0)
     write_video(tmp_path / "video" / "whole.mkv", seconds=12.0, frame_rate=5)
@@ -97,7 +97,7 @@ def test_vggsound_is_read_with_its_names_cut_or_whole(tmp_path):
 
 
 @pytest.mark.parametrize(("sounds", "pictures"), [(".", "."), ("audio", "images")])
-def test_pairs_are_files_of_equal_name(tmp_path, sounds, pictures):
+def test_files_of_equal_name_are_paired(tmp_path, sounds, pictures):
     for name in ("a", "b"):
         write_sound(tmp_path / sounds / f"{name}.wav")
         write_picture(tmp_path / pictures / f"{name}.png")
@@ -109,7 +109,7 @@ def test_pairs_are_files_of_equal_name(tmp_path, sounds, pictures):
     assert wave_of(scenes[0], RATE).shape == (1, 1, RATE)
 
 
-def test_nothing_to_pair_is_one_sentence(tmp_path):
+def test_folder_without_pairs_is_refused(tmp_path):
     write_sound(tmp_path / "a.wav")
     write_picture(tmp_path / "b.png")
     with pytest.raises(UserError, match="no picture and sound of equal name"):
@@ -121,7 +121,7 @@ def test_nothing_to_pair_is_one_sentence(tmp_path):
         scenes_from(tmp_path / "nowhere" / "at" / "all")
 
 
-def test_a_manifest_gives_pictures_captions_labels_and_stretches(tmp_path):
+def test_scene_manifest_gives_pictures_captions_labels_and_segments(tmp_path):
     write_sound(tmp_path / "a.wav", seconds=3.0)
     write_picture(tmp_path / "p.png", "blue")
     write_picture(tmp_path / "q.png", "lime")
@@ -146,14 +146,14 @@ def test_a_manifest_gives_pictures_captions_labels_and_stretches(tmp_path):
     assert len(list(each_picture(second))) == 2
 
 
-def test_a_manifest_without_pictures_is_refused(tmp_path):
+def test_scene_manifest_without_pictures_is_refused(tmp_path):
     write_sound(tmp_path / "a.wav")
     (tmp_path / "metadata.csv").write_text("path,caption\na.wav,a dog\n")
     with pytest.raises(UserError, match="no pictures for its sounds"):
         scenes_from(tmp_path)
 
 
-def test_files_that_a_manifest_lists_in_vain_are_counted(tmp_path):
+def test_missing_files_of_a_scene_manifest_are_reported(tmp_path):
     write_sound(tmp_path / "a.wav")
     write_picture(tmp_path / "p.png")
     (tmp_path / "metadata.csv").write_text("path,picture\na.wav,p.png\na.wav,gone.png\ngone.wav,p.png\n")
@@ -164,7 +164,7 @@ def test_files_that_a_manifest_lists_in_vain_are_counted(tmp_path):
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_datasets_with_audio_and_image_columns_are_read_without_decoding(tmp_path, inside, monkeypatch):
+def test_audio_and_image_datasets_are_read_without_decoding(tmp_path, inside, monkeypatch):
     import datasets
 
     rows = []
@@ -197,7 +197,7 @@ def test_datasets_with_audio_and_image_columns_are_read_without_decoding(tmp_pat
     assert wave_of(scenes[1], RATE).max() == pytest.approx(0.75, abs=1e-3)
 
 
-def test_pictures_are_read_upright_as_rgb_or_refused(tmp_path):
+def test_pictures_are_read_upright_in_rgb(tmp_path):
     pixels = np.zeros((4, 6, 4), np.uint8)
     pixels[..., 3] = 255
     pixels[0, :, 1] = 200
@@ -212,7 +212,7 @@ def test_pictures_are_read_upright_as_rgb_or_refused(tmp_path):
         read_picture(tmp_path / "b.jpg")
 
 
-def test_scenes_that_lack_a_half_say_so():
+def test_scenes_without_sound_or_picture_raise():
     bare = Scene(name="x", audio=None, pictures=())
     with pytest.raises(UserError, match="the scene x has no sound"):
         wave_of(bare, RATE)

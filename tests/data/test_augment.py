@@ -1,4 +1,4 @@
-"""Augmentation: seeded, per item, and by measurement what it says: level, F0, envelope, filters, decay."""
+"""Augmentation: seeded, per item, with the stated level, F0, envelope, filter responses and decay."""
 
 from dataclasses import replace
 
@@ -55,7 +55,7 @@ def vowel(
 
 
 def f0_of(wave: torch.Tensor, near: float) -> float:
-    """Mean pitch by autocorrelation, to a fraction of a sample, within a quarter of where it should be."""
+    """Mean pitch by interpolated autocorrelation, searched within a quarter of the expected one."""
     window, n_fft = torch.hann_window(800), 2**15
     spectrum = torch.fft.rfft(wave[0, 0].unfold(0, 800, 400) * window, 2048).abs().square()
     # A longer inverse interpolates: 16 lags a sample.
@@ -67,7 +67,7 @@ def f0_of(wave: torch.Tensor, near: float) -> float:
 
 
 def only_formant(wave: torch.Tensor) -> float:
-    """Where the energy of a vowel with a single formant lies."""
+    """The centre frequency of a vowel with a single formant."""
     power = torch.fft.rfft(wave[0, 0] * torch.hann_window(wave.shape[-1])).abs().square()
     frequency = torch.fft.rfftfreq(wave.shape[-1], 1 / RATE)
     return ((power * frequency).sum() / power.sum()).item()
@@ -79,7 +79,7 @@ def waves() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_changes_are_a_function_of_wave_and_generator(name, waves):
+def test_augmentation_is_a_function_of_wave_and_generator(name, waves):
     before = waves.clone()
     one, two = CHANGES[name](waves, seeded()), CHANGES[name](waves, seeded())
     assert_close(one, two, rtol=0, atol=0)
@@ -104,7 +104,7 @@ def test_any_length_is_kept(name):
         assert CHANGES[name](wave, seeded()).shape == wave.shape
 
 
-def test_items_draw_their_own(waves):
+def test_items_have_independent_parameters(waves):
     same = waves[:1].expand(8, -1, -1)
     for name in ("gain", "noise", "eq", "reverberation", "shift"):
         changed = CHANGES[name](same, seeded())
@@ -118,14 +118,14 @@ def test_gain_stays_in_its_range():
     assert 2.5 < db.max() <= 3
 
 
-def test_sign_turns_half():
+def test_sign_inverts_half_of_the_items():
     turned = sign(torch.ones(1000, 1, 1), seeded())
     assert set(turned.flatten().tolist()) == {-1.0, 1.0}
     assert 400 < (turned < 0).sum() < 600
 
 
 @pytest.mark.parametrize("snr", [0.0, 12.0, 30.0])
-def test_noise_has_the_asked_ratio(snr, waves):
+def test_noise_has_the_requested_snr(snr, waves):
     added = noise(waves, seeded(), snr_db=(snr, snr)) - waves
     measured = 10 * (waves.square().mean(-1) / added.square().mean(-1)).log10()
     assert_close(measured, torch.full((3, 1), snr), atol=0.01, rtol=0)
@@ -141,7 +141,7 @@ def test_noise_is_white_or_pink():
     assert_close(slopes[~pink].mean(), torch.tensor(0.0), atol=0.6, rtol=0)
 
 
-def test_hum_stands_at_the_mains_and_a_knock_dies_away():
+def test_hum_has_mains_frequency_and_knocks_decay():
     wave = torch.ones(20, 1, RATE)
     added = hum(wave, seeded(), sample_rate=RATE, hum_db=(20.0, 20.0)) - wave
     assert_close(added.square().mean(-1), torch.full((20, 1), 0.01), atol=1e-4, rtol=0)
@@ -157,7 +157,7 @@ def test_hum_stands_at_the_mains_and_a_knock_dies_away():
 
 @pytest.mark.parametrize("semitones", [-5.0, -2.0, 3.0, 6.0])
 @pytest.mark.parametrize("f0", [100.0, 200.0])
-def test_pitch_moves_by_the_asked_semitones_and_formants_stay(semitones, f0):
+def test_pitch_shift_preserves_formants(semitones, f0):
     wave = vowel(f0, formants=(900.0,))
     moved = shift_pitch_and_formants(wave, torch.tensor([semitones]), torch.zeros(1), RATE)
     should = f0 * 2 ** (semitones / 12)
@@ -166,20 +166,20 @@ def test_pitch_moves_by_the_asked_semitones_and_formants_stay(semitones, f0):
 
 
 @pytest.mark.parametrize("semitones", [-4.0, 4.0])
-def test_formants_move_by_the_asked_ratio_and_pitch_stays(semitones):
+def test_formant_shift_preserves_pitch(semitones):
     wave = vowel(110.0, formants=(1000.0,))
     moved = shift_pitch_and_formants(wave, torch.zeros(1), torch.tensor([semitones]), RATE)
     assert f0_of(moved, 110.0) == pytest.approx(f0_of(wave, 110.0), rel=0.005)
     assert only_formant(moved) / only_formant(wave) == pytest.approx(2 ** (semitones / 12), rel=0.05)
 
 
-def test_no_shift_changes_nothing(waves):
+def test_shift_by_zero_is_the_identity(waves):
     assert_close(
         shift_pitch_and_formants(waves, torch.zeros(3), torch.zeros(3), RATE), waves, atol=1e-4, rtol=0
     )
 
 
-def test_shift_keeps_level_and_timing(waves):
+def test_shift_preserves_level_and_timing(waves):
     burst = torch.zeros(1, 1, 16_000)
     burst[..., 6000:10_000] = vowel(130.0, samples=4000)
     moved = shift_pitch_and_formants(burst, torch.tensor([4.0]), torch.tensor([-2.0]), RATE)
@@ -198,14 +198,14 @@ def test_shift_of_an_item_does_not_depend_on_its_batch(waves):
 
 
 @pytest.mark.parametrize("factor", [0.7, 1.5])
-def test_stretching_keeps_the_pitch(factor):
+def test_stretching_preserves_pitch(factor):
     wave = vowel(140.0)
     slow = stretch(wave[:, 0], torch.tensor([factor], dtype=torch.float64), RATE)
     assert slow.shape[-1] == pytest.approx(factor * 16_000, abs=1)
     assert f0_of(slow[:, None], 140.0) == pytest.approx(f0_of(wave, 140.0), rel=0.01)
 
 
-def test_equalizer_filters_meet_their_definitions():
+def test_equaliser_responses_match_their_definitions():
     frequency = torch.tensor([0.0, 1000.0, 8000.0])
     item = lambda value: torch.full((1, 1, 1), value)  # noqa: E731
     peak = peak_response(frequency, item(1000.0), item(6.0), item(2.0), RATE).abs()
@@ -218,7 +218,7 @@ def test_equalizer_filters_meet_their_definitions():
 
 
 @pytest.mark.reference
-def test_equalizer_filters_match_torchaudio():
+def test_equaliser_filters_match_torchaudio():
     functional = pytest.importorskip("torchaudio.functional")
     impulse = torch.zeros(1, 4096)
     impulse[0, 0] = 0.1  # torchaudio clips
@@ -232,7 +232,7 @@ def test_equalizer_filters_match_torchaudio():
     assert_close(ours, theirs * 10, atol=1e-3, rtol=0)
 
 
-def test_equalizer_changes_the_spectrum_within_its_gains(waves):
+def test_equaliser_gain_stays_in_its_range(waves):
     flat = torch.zeros(50, 1, 4000)
     flat[..., 0] = 1
     gains = 20 * torch.fft.rfft(parametric_eq(flat, seeded(), sample_rate=RATE, gain_db=3.0)).abs().log10()
@@ -242,7 +242,7 @@ def test_equalizer_changes_the_spectrum_within_its_gains(waves):
 
 
 @pytest.mark.parametrize("seconds", [0.15, 0.5])
-def test_rooms_decay_in_their_time(seconds):
+def test_reverberation_has_the_requested_decay_time(seconds):
     impulse = torch.zeros(8, 1, 16_000)
     impulse[..., 0] = 1
     room = reverberation(
@@ -257,7 +257,7 @@ def test_rooms_decay_in_their_time(seconds):
     assert_close(third.mean().item(), seconds / 3, rtol=0.1, atol=0)
 
 
-def test_gradients_pass_but_for_the_shift(waves):
+def test_gradients_pass_except_through_the_shift(waves):
     for name in ("gain", "sign", "noise", "eq", "reverberation"):
         wave = waves.clone().requires_grad_()
         CHANGES[name](wave, seeded()).square().sum().backward()
@@ -266,7 +266,7 @@ def test_gradients_pass_but_for_the_shift(waves):
         assert wave.grad.any()
 
 
-def test_probabilities_choose_items():
+def test_probabilities_select_items():
     off = AugmentConfig(gain=0.0, sign=0.0)
     wave = torch.randn(300, 1, 100, generator=seeded())
     assert_close(Augment(off, RATE)(wave, seeded()), wave, rtol=0, atol=0)
@@ -275,7 +275,7 @@ def test_probabilities_choose_items():
     assert (Augment(replace(off, noise=1.0), RATE)(wave, seeded()) != wave).any(-1).all()
 
 
-def test_everything_together_is_seeded(waves):
+def test_all_augmentations_together_are_seeded(waves):
     config = AugmentConfig(shift=0.7, eq=0.7, reverberation=0.7, noise=0.7)
     augment, before = Augment(config, RATE), waves.clone()
     assert_close(augment(waves, seeded(4)), augment(waves, seeded(4)), rtol=0, atol=0)

@@ -1,4 +1,4 @@
-"""Batches: addressed, independent of workers, honest about other crops, silence, short and bad files."""
+"""Batches: addressed, independent of workers; references, silence, short and unusable files."""
 
 import csv
 from dataclasses import replace
@@ -20,13 +20,13 @@ RATE = 8_000
 
 
 def ramp(samples: int, offset: float = 0.0) -> np.ndarray:
-    """A wave whose values tell where a crop was taken: 16-bit step n at sample n."""
+    """A wave whose values identify the position of a crop: 16-bit step n at sample n."""
     return (np.arange(samples) % 30_000 + 1) / 32_767 + offset
 
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Ann with three files, Bob with one long one, two of nobody's, one for testing."""
+    """Three files of Ann, a long one of Bob, two without speaker, and one of the test split."""
     rng = np.random.default_rng(0)
     sizes = {
         "ann_1": 9000,
@@ -68,7 +68,7 @@ def test_an_address_always_gives_the_same_batch(corpus):
 
 
 @pytest.mark.parametrize("other", [(4, 7, 1, 0), (3, 8, 1, 0), (3, 7, 0, 0), (3, 7, 1, 1)])
-def test_every_part_of_the_address_counts(corpus, other):
+def test_batches_depend_on_every_part_of_the_address(corpus, other):
     crops = SpeechCrops(config(corpus))
     assert not torch.equal(crops[Address(3, 7, 1, 0)].wave, crops[Address(*other)].wave)
 
@@ -108,7 +108,7 @@ def test_shapes_and_labels(corpus):
     assert set(batch.utterance.tolist()) == set(range(6))
 
 
-def test_seconds_or_speakers_are_used_alike(corpus):
+def test_sampling_is_uniform_over_duration_or_speakers(corpus):
     voices = {0: "ann", 1: "ann", 2: "ann", 3: "bob", 4: "x_1", 5: "x_2"}
 
     def shares(**fields) -> dict[str, float]:
@@ -120,14 +120,14 @@ def test_seconds_or_speakers_are_used_alike(corpus):
     assert shares(equal_speakers=True) == pytest.approx(dict.fromkeys(("ann", "bob", "x_1", "x_2"), 0.25))
 
 
-def test_equal_use_puts_different_speakers_in_a_batch(corpus):
+def test_equal_speakers_gives_distinct_speakers_per_batch(corpus):
     crops = SpeechCrops(config(corpus, equal_speakers=True, batch=4))
     for step in range(10):
         batch = crops[Address(0, step)]
         assert sorted(batch.speaker.tolist()) == [-1, -1, 0, 1]
 
 
-def test_the_other_crop_is_another_recording_of_the_speaker(tmp_path):
+def test_reference_crop_is_from_another_recording_of_the_speaker(tmp_path):
     rows = ["path,speaker"]
     for name, level in [("a", 0.1), ("b", 0.2), ("c", 0.3)]:
         soundfile.write(tmp_path / f"{name}.wav", level * (-1.0) ** np.arange(3000), RATE, "PCM_16")
@@ -139,7 +139,7 @@ def test_the_other_crop_is_another_recording_of_the_speaker(tmp_path):
 
 
 @pytest.mark.parametrize("size", [1800, 1801, 2300, 2599, 2600, 5000])
-def test_crops_of_one_recording_do_not_overlap_where_it_is_long_enough(tmp_path, size):
+def test_crops_of_a_long_recording_do_not_overlap(tmp_path, size):
     batch = one_file(tmp_path, ramp(size), batch=200)[Address(0, 0)]
     first, second = starts(batch.wave), starts(batch.other)
     assert ((second + 800 <= first) | (first + 1000 <= second)).all()
@@ -148,7 +148,7 @@ def test_crops_of_one_recording_do_not_overlap_where_it_is_long_enough(tmp_path,
     assert (second.max() + 800).item() <= size
 
 
-def test_crops_of_a_shorter_recording_overlap_as_little_as_can_be(tmp_path):
+def test_crops_of_a_short_recording_overlap_minimally(tmp_path):
     batch = one_file(tmp_path, ramp(1500), batch=100)[Address(0, 0)]
     first, second = starts(batch.wave), starts(batch.other)
     assert torch.equal(second, torch.where(2 * first > 500, 0, 700))
@@ -162,7 +162,7 @@ def test_a_recording_shorter_than_the_crop_is_repeated(tmp_path):
     assert len(set(starts(batch.wave).tolist())) > 5
 
 
-def test_silence_is_dropped(tmp_path):
+def test_silent_crops_are_redrawn(tmp_path):
     wave = np.zeros(20_000)
     wave[9000:11_000] = 0.1
     batch = one_file(tmp_path, wave, batch=200, silence_db=-40.0)[Address(0, 0)]
@@ -170,13 +170,13 @@ def test_silence_is_dropped(tmp_path):
     assert loud > 0.5  # about 15 % without redrawing
 
 
-def test_disk_and_memory_give_the_same_batches(corpus):
+def test_cached_and_uncached_waves_give_the_same_batches(corpus):
     kept, read = SpeechCrops(config(corpus)), SpeechCrops(config(corpus, cache_gib=0.0))
     for a, b in zip(kept[Address(0, 0)], read[Address(0, 0)]):
         assert_close(a, b, rtol=0, atol=1e-4)
 
 
-def test_other_rates_are_resampled_on_either_path(tmp_path):
+def test_cached_and_uncached_waves_are_resampled(tmp_path):
     time = np.arange(32_000) / 16_000
     soundfile.write(tmp_path / "a.flac", np.stack([np.sin(2 * np.pi * 200 * time) * 0.5] * 2, 1), 16_000)
     kept, read = SpeechCrops(config(tmp_path)), SpeechCrops(config(tmp_path, cache_gib=0.0))
@@ -189,18 +189,18 @@ def test_levels_above_full_scale_are_kept(tmp_path):
     assert_close(SpeechCrops(config(tmp_path))[Address(0, 0)].wave.max().item(), 2.5)
 
 
-def test_bad_files_are_counted_and_named_once_and_the_rest_is_used(corpus, capsys):
+def test_unusable_files_are_reported_once_and_skipped(corpus, capsys):
     (corpus.parent / "ann_1.wav").write_text("not audio")
     soundfile.write(corpus.parent / "x_1.wav", np.zeros(4000), RATE)
     crops = SpeechCrops(config(corpus, batch=100))
-    told = capsys.readouterr().err
-    assert told.count("4 recordings read, 2 left out:\n") == 1
-    assert "ann_1.wav is not audio" in told
-    assert "x_1.wav is silent" in told
+    printed = capsys.readouterr().err
+    assert printed.count("4 recordings read, 2 left out:\n") == 1
+    assert "ann_1.wav is not audio" in printed
+    assert "x_1.wav is silent" in printed
     assert set(crops[Address(0, 0)].utterance.tolist()) == {1, 2, 3, 5}
 
 
-def test_a_file_that_vanishes_while_training_is_passed_over(corpus, capsys):
+def test_file_deleted_during_training_is_dropped(corpus, capsys):
     crops = SpeechCrops(config(corpus, batch=50, cache_gib=0.0))
     (corpus.parent / "bob_1.wav").unlink()
     assert 3 not in crops[Address(0, 0)].utterance.tolist()
@@ -208,13 +208,13 @@ def test_a_file_that_vanishes_while_training_is_passed_over(corpus, capsys):
     assert capsys.readouterr().err.count("bob_1.wav does not exist: it is left out from now on") == 1
 
 
-def test_nothing_usable_is_the_users_mistake(tmp_path):
+def test_corpus_without_usable_files_is_refused(tmp_path):
     (tmp_path / "a.wav").write_text("not audio")
     with pytest.raises(UserError, match=r"none of the 1 recordings"):
         SpeechCrops(config(tmp_path))
 
 
-def test_all_files_gone_is_told_and_does_not_hang(corpus):
+def test_deletion_of_all_files_raises(corpus):
     crops = SpeechCrops(config(corpus, cache_gib=0.0))
     for path in corpus.parent.glob("*.wav"):
         path.unlink()
@@ -237,7 +237,7 @@ def test_impossible_configurations_are_refused(wrong):
         DataConfig(**wrong)
 
 
-def test_recordings_name_only_so_many(tmp_path, capsys):
+def test_list_of_unusable_files_is_limited(tmp_path, capsys):
     for index in range(105):
         (tmp_path / f"{index}.wav").write_text("no")
     soundfile.write(tmp_path / "good.wav", ramp(1000), RATE)
@@ -254,13 +254,13 @@ def test_recordings_name_only_so_many(tmp_path, capsys):
         (20_000 * np.sin(np.arange(6_000)), "integers stored as floats"),
     ],
 )
-def test_what_is_no_wave_is_set_aside_with_its_reason(tmp_path, wave, words):
+def test_constant_and_integer_waves_are_refused(tmp_path, wave, words):
     soundfile.write(tmp_path / "a.wav", wave, RATE, "FLOAT")
     with pytest.raises(UserError, match=words):
         SpeechCrops(config(tmp_path))
 
 
-def test_a_corpus_without_a_voice_is_told(tmp_path, capsys):
+def test_corpus_without_speech_is_noted(tmp_path, capsys):
     noise = np.random.default_rng(0).normal(size=3 * RATE) * 0.01
     for name in "abc":
         soundfile.write(tmp_path / f"{name}.wav", noise, RATE, "PCM_16")

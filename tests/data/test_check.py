@@ -1,4 +1,4 @@
-"""The check finds each kind of damage, lets sound recordings be, and leaves a clean manifest."""
+"""The check finds each problem, passes good recordings, and writes a clean manifest."""
 
 from itertools import groupby
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 
 from data.audio import load, save
 from data.audio.listening import measure
-from data.check import check, main
+from data.check import check, main, measure_all
 from data.manifest import Row, read_manifest, rows_from, write_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +18,7 @@ RATE = 16_000
 
 
 def voice(f0: float = 120.0, seconds: float = 2.0, seed: int = 0) -> torch.Tensor:
-    """A buzz that glides, pauses and is coloured like a vowel: enough of a voice for the check."""
+    """A gliding, pausing, vowel-like buzz, which the check takes for a voice."""
     rng = np.random.default_rng(seed)
     time = np.arange(int(seconds * RATE)) / RATE
     glide = f0 * 2 ** (0.2 * np.sin(2 * np.pi * 0.7 * time + rng.uniform(0, 6)))
@@ -29,16 +29,20 @@ def voice(f0: float = 120.0, seconds: float = 2.0, seed: int = 0) -> torch.Tenso
     return torch.from_numpy(wave.astype(np.float32))[None, None]
 
 
+def checked(rows: list[Row], **options):
+    return check(rows, measure_all(rows, workers=1), **options)
+
+
 def problems(folder: Path, **options) -> dict[str, list[str]]:
-    """What the check says of each file that it says anything of."""
+    """The problems of each file that has any."""
     found: dict[str, list[str]] = {}
-    for finding in check(rows_from(folder), workers=1, **options)[0]:
+    for finding in checked(rows_from(folder), **options)[0]:
         found.setdefault(finding.row.path.name, []).append(finding.problem)
     return found
 
 
 def put_all_damages(folder: Path) -> dict[str, list[str]]:
-    """Sound files and one with each kind of damage; what should be said of them."""
+    """Write good files and one with each problem; return the expected problems."""
     for index, extension in enumerate(("wav", "flac", "ogg", "mp3", "opus")):
         save(folder / f"good_{extension}.{extension}", voice(110 + 20 * index, seed=index), RATE)
     save(folder / "copy.flac", load(folder / "good_wav.wav"), RATE)
@@ -76,7 +80,7 @@ def put_all_damages(folder: Path) -> dict[str, list[str]]:
     }
 
 
-def test_every_kind_of_damage_is_found_and_nothing_else(tmp_path):
+def test_each_problem_is_found_without_false_alarms(tmp_path):
     expected = put_all_damages(tmp_path)
     found = problems(tmp_path)
     original = (
@@ -86,16 +90,16 @@ def test_every_kind_of_damage_is_found_and_nothing_else(tmp_path):
     assert found == expected
 
 
-def test_the_command_prints_a_table_and_leaves_a_clean_manifest(tmp_path, capsys):
+def test_command_prints_a_table_and_writes_a_clean_manifest(tmp_path, capsys):
     expected = put_all_damages(tmp_path / "raw")
     with pytest.raises(SystemExit) as end:
         main([str(tmp_path / "raw"), "--write", str(tmp_path / "clean" / "m.csv")])
     assert end.value.code == 1
-    told = capsys.readouterr().out
-    assert all(name in told for name in set(expected) - {"copy.flac"})
-    assert "19 recordings: 5 sound" in told
-    assert "14 with problems: 3 truncated" in told
-    assert "raw/" not in told.split("\n\n")[0]  # paths in the table start from the folder
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in set(expected) - {"copy.flac"})
+    assert "19 recordings: 5 sound" in printed
+    assert "14 with problems: 3 truncated" in printed
+    assert "raw/" not in printed.split("\n\n")[0]  # paths in the table start from the folder
     rows = read_manifest(tmp_path / "clean" / "m.csv")
     assert len(rows) == 5
     assert all(row.path.is_file() and row.duration == 2.0 for row in rows)
@@ -103,7 +107,7 @@ def test_the_command_prints_a_table_and_leaves_a_clean_manifest(tmp_path, capsys
     assert "5 recordings: 5 sound (0.00 hours), no problems" in capsys.readouterr().out
 
 
-def test_a_clean_manifest_keeps_what_was_known(tmp_path):
+def test_clean_manifest_keeps_all_columns(tmp_path):
     save(tmp_path / "a.wav", voice(), RATE)
     row = Row(path=tmp_path / "a.wav", speaker="x", text="Hm", split="test", gender="F", extra={"room": "3"})
     write_manifest(tmp_path / "m.jsonl", [row, Row(path=tmp_path / "gone.wav")])
@@ -114,29 +118,29 @@ def test_a_clean_manifest_keeps_what_was_known(tmp_path):
 
 
 @pytest.mark.parametrize("claimed", [8_000, 22_050, 44_100, 48_000])
-def test_a_rate_that_the_manifest_s_duration_belies_is_found(tmp_path, claimed):
+def test_wrong_rate_is_found_by_the_manifests_duration(tmp_path, claimed):
     save(tmp_path / "a.wav", voice(), claimed)
-    ((finding,), sound) = check([Row(path=tmp_path / "a.wav", duration=2.0)], workers=1)
+    ((finding,), sound) = checked([Row(path=tmp_path / "a.wav", duration=2.0)])
     assert finding.problem == "wrong rate"
     assert "16000 Hz" in finding.detail
     assert not sound
 
 
-def test_a_file_shorter_than_its_manifest_says_is_truncated(tmp_path):
+def test_file_shorter_than_its_manifest_states_is_truncated(tmp_path):
     save(tmp_path / "a.wav", voice(), RATE)
-    ((finding,), _) = check([Row(path=tmp_path / "a.wav", duration=2.7)], workers=1)
+    ((finding,), _) = checked([Row(path=tmp_path / "a.wav", duration=2.7)])
     assert finding.problem == "truncated"
-    assert check([Row(path=tmp_path / "a.wav", duration=2.05)], workers=1)[0] == []
+    assert checked([Row(path=tmp_path / "a.wav", duration=2.05)])[0] == []
 
 
-def test_the_same_samples_at_two_rates_are_told_by_the_usual_one(tmp_path):
+def test_wrong_rate_is_found_by_equal_samples_at_another_rate(tmp_path):
     for index in range(3):
         save(tmp_path / f"{index}.wav", voice(seed=index), RATE)
     save(tmp_path / "0_first.wav", load(tmp_path / "2.wav"), 22_050)
     assert problems(tmp_path) == {"0_first.wav": ["wrong rate"]}
 
 
-def test_a_voice_out_of_reach_betrays_the_rate(tmp_path):
+def test_wrong_rate_is_found_by_implausible_pitch(tmp_path):
     save(tmp_path / "fast.wav", voice(200, seed=1), 48_000)
     save(tmp_path / "slow.wav", voice(105, seed=2), 8_000)
     found = problems(tmp_path, shortest=0.2)
@@ -144,7 +148,7 @@ def test_a_voice_out_of_reach_betrays_the_rate(tmp_path):
     assert found["fast.wav"] == ["wrong rate"]
 
 
-def test_an_odd_rate_is_judged_by_the_speaker_s_other_recordings(tmp_path):
+def test_wrong_rate_is_found_by_the_speakers_other_recordings(tmp_path):
     rows = []
     for index in range(4):
         save(tmp_path / f"{index}.wav", voice(120, seed=index), RATE)
@@ -155,13 +159,13 @@ def test_an_odd_rate_is_judged_by_the_speaker_s_other_recordings(tmp_path):
         Row(path=tmp_path / "wrong.wav", speaker="low"),
         Row(path=tmp_path / "right.wav", speaker="high"),
     ]
-    findings, _ = check(rows, workers=1)
+    findings, _ = checked(rows)
     assert [(finding.row.path.name, finding.problem) for finding in findings] == [("wrong.wav", "wrong rate")]
     assert "suggests 16000 Hz" in findings[0].detail
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "ULAW", "PCM_24", "FLOAT"])
-def test_sounds_that_are_no_damage_are_let_be(tmp_path, subtype):
+def test_harmless_sounds_are_not_reported(tmp_path, subtype):
     time = torch.arange(2 * RATE) / RATE
     sounds = {
         "noise": 0.2 * torch.randn(1, 2 * RATE),
@@ -176,7 +180,7 @@ def test_sounds_that_are_no_damage_are_let_be(tmp_path, subtype):
     assert problems(tmp_path) == {}
 
 
-def test_measures_do_not_depend_on_how_long_the_file_is(tmp_path):
+def test_measurements_do_not_depend_on_duration(tmp_path):
     softer, louder = 0.5 * voice(seed=2), voice(seed=1, seconds=9.0)
     wave = (3 * torch.cat([softer, louder, softer], dim=-1)).clamp(-0.8, 0.8)
     save(tmp_path / "a.wav", wave, RATE, "FLOAT")
@@ -203,14 +207,14 @@ def test_a_mistake_on_the_command_line_is_one_sentence(tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
         main(words)
-    told = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert end.value.code == 2
-    assert told.startswith("error: ")
-    assert sentence in told
-    assert told.count("\n") == 1
+    assert printed.startswith("error: ")
+    assert sentence in printed
+    assert printed.count("\n") == 1
 
 
-def test_nothing_is_written_where_nothing_is_sound(tmp_path, capsys):
+def test_no_manifest_is_written_without_good_recordings(tmp_path, capsys):
     (tmp_path / "a.wav").touch()
     with pytest.raises(SystemExit) as end:
         main([str(tmp_path), "--write", str(tmp_path / "m.csv")])
@@ -219,13 +223,13 @@ def test_nothing_is_written_where_nothing_is_sound(tmp_path, capsys):
     assert not (tmp_path / "m.csv").exists()
 
 
-def test_real_speech_is_sound_and_at_a_third_of_its_rate_it_is_not(tmp_path, speech_pack):
+def test_real_speech_passes_but_not_at_a_third_of_its_rate(tmp_path, speech_pack):
     rows = [row for row in rows_from(speech_pack) if row.split == "test"][::10]
-    found, rows = check(rows, workers=1)
+    found, rows = checked(rows)
     # One reader's room hums at 60 Hz, and nothing else is in the pauses.
     assert {(one.row.speaker, one.problem) for one in found} <= {("librispeech_2609", "hum")}
     for index, row in enumerate(rows):
         save(tmp_path / f"{index}.wav", load(row.path), RATE if index < 6 else 48_000)
-    found, _ = check(rows_from(tmp_path), workers=1)
+    found, _ = checked(rows_from(tmp_path))
     assert {finding.row.path.name for finding in found} <= {f"{index}.wav" for index in range(6, 10)}
     assert len(found) >= 2

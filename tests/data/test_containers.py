@@ -1,4 +1,4 @@
-"""Every container's whole sound is read, whatever its header says, at any rate and with any damage."""
+"""Containers are read to their end, whatever their header states; truncation is detected."""
 
 import struct
 from pathlib import Path
@@ -17,14 +17,14 @@ LOSSLESS = ("wav", "flac", "aiff", "au", "w64", "rf64", "caf")
 
 
 def sound(rate: int, channels: int = 1, seconds: float = 0.7) -> np.ndarray:
-    """Noise that glides, so that no stretch of it equals another."""
+    """Noise with a glide, so that no two segments are equal."""
     n = int(rate * seconds) + 77
     noise = np.random.default_rng(rate).standard_normal((n, channels)) * 0.02
     return (noise + 0.3 * np.sin(np.arange(n) ** 1.3 / 40)[:, None]).astype(np.float32)
 
 
 def put(path: Path, wave: np.ndarray, rate: int) -> bytes:
-    """Write by soundfile, and return the bytes."""
+    """Write by soundfile and return the bytes."""
     kind = {"opus": "OGG", "oga": "OGG", "aiff": "AIFF"}.get(path.suffix[1:], path.suffix[1:].upper())
     soundfile.write(path, wave, rate, format=kind, subtype="OPUS" if path.suffix == ".opus" else None)
     return path.read_bytes()
@@ -37,7 +37,7 @@ def alike(a: torch.Tensor, b: np.ndarray) -> float:
 
 @pytest.mark.parametrize(("channels", "rate"), [(1, 8_000), (2, 44_100), (2, 48_000)])
 @pytest.mark.parametrize("extension", [*LOSSLESS, "ogg", "opus", "mp3"])
-def test_what_libsndfile_writes_keeps_its_length(tmp_path, extension, rate, channels):
+def test_libsndfile_formats_keep_their_length(tmp_path, extension, rate, channels):
     if extension == "opus" and rate == 44_100:
         pytest.skip("no such rate")
     wave = sound(rate, channels)
@@ -55,16 +55,14 @@ def test_what_libsndfile_writes_keeps_its_length(tmp_path, extension, rate, chan
         ("m4a", "ipod", "aac", 0.001),  # MP4 counts in milliseconds
         ("mp4", "mp4", "aac", 0.001),
         ("m4a", "ipod", "alac", 0.0),
-        ("aac", "adts", "aac", 0.13),  # nothing tells the coder's padding
+        ("aac", "adts", "aac", 0.13),  # the coder's padding is unknown
         ("webm", "webm", "libopus", 0.001),
         ("mka", "matroska", "flac", 0.0),
         ("wma", "asf", "wmav2", 0.13),
         ("mp3", "mp3", "libmp3lame", 0.0),
     ],
 )
-def test_what_phones_and_browsers_write_keeps_its_length(
-    tmp_path, extension, container, codec, tolerance, rate, channels
-):
+def test_ffmpeg_formats_keep_their_length(tmp_path, extension, container, codec, tolerance, rate, channels):
     if codec == "libopus" and rate == 44_100:
         pytest.skip("no such rate")
     path, wave = tmp_path / f"a.{extension}", sound(rate, channels)
@@ -96,7 +94,7 @@ def samples() -> bytes:
     return (sound(16_000)[:, 0] * 32_767).astype("<i2").tobytes()
 
 
-def test_a_wav_from_a_pipe_is_read_to_its_end(tmp_path, samples):
+def test_wav_of_unknown_length_is_read_to_its_end(tmp_path, samples):
     true = torch.from_numpy(np.frombuffer(samples, "<i2") / 32768).float()
     for size in (0, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 0x80000024, 0xFFFFFFFF, 0xFFFFFFDB, 0xFFFF0000):
         path = tmp_path / f"{size}.wav"
@@ -106,7 +104,7 @@ def test_a_wav_from_a_pipe_is_read_to_its_end(tmp_path, samples):
 
 
 @pytest.mark.parametrize("size", [None, 0xFFFFFFFF, 0])
-def test_joined_wavs_are_read_without_a_click_between(tmp_path, samples, size):
+def test_concatenated_wavs_are_read_without_discontinuity(tmp_path, samples, size):
     one = wav(fmt(), chunk(b"data", samples, size), size=size)
     (tmp_path / "a.wav").write_bytes(one + one)
     assert "2 concatenated recordings" in info(tmp_path / "a.wav").remarks[0]
@@ -123,7 +121,7 @@ def test_joined_wavs_are_read_without_a_click_between(tmp_path, samples, size):
         (lambda s: [fmt(), chunk(b"data", s), b"\xff\x00\x80\x01" * 99], 1),
     ],
 )
-def test_chunks_in_any_order_are_read(tmp_path, samples, chunks, count):
+def test_wav_chunks_are_read_in_any_order(tmp_path, samples, chunks, count):
     (tmp_path / "a.wav").write_bytes(wav(*chunks(samples)))
     assert load(tmp_path / "a.wav").shape[-1] == count * len(samples) // 2
 
@@ -146,7 +144,7 @@ def test_chunks_in_any_order_are_read(tmp_path, samples, chunks, count):
         (b".snd" + struct.pack(">5I", 24, 3072, 99, 16_000, 1), "not audio of a known format"),
     ],
 )
-def test_what_a_file_is_that_is_no_audio_is_said(tmp_path, content, words):
+def test_error_states_the_kind_of_a_file_that_is_not_audio(tmp_path, content, words):
     (tmp_path / "a.wav").write_bytes(content)
     with pytest.raises(AudioError) as caught:
         load(tmp_path / "a.wav")
@@ -154,7 +152,7 @@ def test_what_a_file_is_that_is_no_audio_is_said(tmp_path, content, words):
     assert caught.value.problem == "unreadable"
 
 
-def test_a_file_without_samples_is_empty(tmp_path):
+def test_file_without_samples_is_empty(tmp_path):
     for index, content in enumerate(
         (wav(fmt(), chunk(b"data", b"")), wav(fmt(), chunk(b"data", b""), chunk(b"LIST", b"INFO")))
     ):
@@ -164,10 +162,10 @@ def test_a_file_without_samples_is_empty(tmp_path):
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_more_than_4_gib_are_counted_and_reached(tmp_path, monkeypatch, wrapped):
-    """A sparse file: 5 GiB that take no room."""
+def test_wav_above_4_gib_is_read_to_its_end(tmp_path, monkeypatch, wrapped):
+    """A sparse file of 5 GiB, which needs no disk space."""
     monkeypatch.setattr("data.audio.containers.SEARCHED", SCANNED)
-    # One channel of float64: more would be heard through for how to mix them.
+    # One channel: several would be decoded to find how to mix them.
     size, head = 5 << 30, struct.pack("<HHIIHH", 3, 1, 192_000, 192_000 * 8, 8, 64)
     stated = size & 0xFFFFFFFF if wrapped else 0xFFFFFFFF
     with (tmp_path / "a.wav").open("wb") as file:
@@ -182,7 +180,7 @@ def test_more_than_4_gib_are_counted_and_reached(tmp_path, monkeypatch, wrapped)
 
 
 @pytest.mark.parametrize("extension", ["mp3", "flac", "ogg", "opus"])
-def test_joined_files_are_read_to_the_end_of_the_last(tmp_path, extension):
+def test_concatenated_files_are_read_to_the_end(tmp_path, extension):
     rate, path = 16_000, tmp_path / f"joined.{extension}"
     waves = [sound(rate, 2, seconds) for seconds in (0.7, 2.0, 0.7)]
     path.write_bytes(b"".join(put(tmp_path / f"a.{extension}", wave, rate) for wave in waves))
@@ -194,7 +192,7 @@ def test_joined_files_are_read_to_the_end_of_the_last(tmp_path, extension):
         assert_close(excerpt(path, start, 3_000), whole[..., start : start + 3_000], rtol=0, atol=5e-3)
 
 
-def test_the_end_of_a_long_flac_is_found_without_reading_all_of_it(tmp_path):
+def test_end_of_a_long_flac_is_found_without_reading_all_of_it(tmp_path):
     noise = np.random.default_rng(0).uniform(-1, 1, (SCANNED // 2, 1)).astype(np.float32)
     once = put(tmp_path / "a.flac", noise, 48_000)
     assert len(once) > SCANNED
@@ -203,7 +201,7 @@ def test_the_end_of_a_long_flac_is_found_without_reading_all_of_it(tmp_path):
     assert info(tmp_path / "b.flac").samples == len(noise) + 5_000
 
 
-def test_recordings_of_different_rates_joined_are_refused(tmp_path):
+def test_concatenated_files_of_different_rates_are_refused(tmp_path):
     (tmp_path / "a.flac").write_bytes(
         b"".join(put(tmp_path / "b.flac", sound(rate), rate) for rate in (8_000, 16_000))
     )
@@ -211,18 +209,18 @@ def test_recordings_of_different_rates_joined_are_refused(tmp_path):
         load(tmp_path / "a.flac")
 
 
-def test_an_mp3_of_varying_bitrate_without_a_count_is_read_whole(tmp_path):
+def test_vbr_mp3_without_frame_count_is_read_whole(tmp_path):
     rate = 44_100
     wave = sound(rate, 1, 12.0)
     wave[: 6 * rate] *= 1e-3  # little to code at first: from there the length is guessed wrongly
     put_av(tmp_path / "a.mp3", wave, rate, "mp3", "libmp3lame", write_xing="0")
     found = info(tmp_path / "a.mp3")
-    assert abs(found.samples - len(wave)) < 3 * 1152  # the coder's padding, which nothing tells
+    assert abs(found.samples - len(wave)) < 3 * 1152  # the coder's padding is unknown
     assert load(tmp_path / "a.mp3").shape[-1] == found.samples
 
 
 @pytest.mark.parametrize("extension", ["opus", "ogg"])
-def test_an_ogg_stream_whose_end_is_not_marked_is_read_whole(tmp_path, extension):
+def test_ogg_stream_without_end_mark_is_read_whole(tmp_path, extension):
     wave = sound(48_000, 1, 3.0)
     content = bytearray(put(tmp_path / f"a.{extension}", wave, 48_000))
     page = content.rfind(b"OggS")
@@ -241,7 +239,7 @@ def test_an_ogg_stream_whose_end_is_not_marked_is_read_whole(tmp_path, extension
 
 
 @pytest.mark.parametrize(("container", "flags"), [("ipod", ""), ("ipod", "faststart"), ("webm", "")])
-def test_what_was_cut_short_is_told(tmp_path, container, flags):
+def test_truncation_is_reported(tmp_path, container, flags):
     path = tmp_path / "a.m4a"
     options = {"movflags": flags} if flags else {}
     codec = "libopus" if container == "webm" else "aac"
@@ -252,7 +250,7 @@ def test_what_was_cut_short_is_told(tmp_path, container, flags):
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
-def test_a_wav_too_long_for_its_header_is_written_as_rf64(tmp_path, monkeypatch, subtype):
+def test_wav_too_long_for_its_header_is_written_as_rf64(tmp_path, monkeypatch, subtype):
     wave = torch.from_numpy(sound(16_000, 2).T)[None]
     save(tmp_path / "a.wav", wave, 16_000, subtype)
     monkeypatch.setattr("data.audio.writing.MOST_WAV_BYTES", 1_000)

@@ -1,4 +1,4 @@
-"""What a run learns from is known by its content: moved it is the same, changed in place it is not."""
+"""Fingerprints of a run's inputs: independent of their path, dependent on their contents."""
 
 import shutil
 import wave as wave_files
@@ -15,7 +15,7 @@ from engine.user_error import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A config with a part that names a place."""
+    """A config with a part that names a path."""
 
     data: DataConfig = field(default_factory=DataConfig)
 
@@ -41,51 +41,51 @@ def found(folder: Path, name: str = "m.csv", **options):
     return contents_of(Run(data=DataConfig(path=str(folder / name), **options)))
 
 
-def told(before, after) -> list[str]:
+def notes(before, after) -> list[str]:
     return list(changes(before, after, Path("run")))
 
 
-def test_a_moved_corpus_is_the_same(corpus, tmp_path):
+def test_moved_corpus_has_the_same_fingerprint(corpus, tmp_path):
     before, folder = found(corpus), found(corpus, "")
     shutil.move(corpus, tmp_path / "there")
     assert found(tmp_path / "there") == before
     assert found(tmp_path / "there", "") == folder
-    assert not told(before, found(tmp_path / "there"))
+    assert not notes(before, found(tmp_path / "there"))
 
 
-def test_a_louder_recording_under_the_same_name_is_told(corpus):
+def test_changed_recording_is_noted(corpus):
     before = found(corpus)
     data = bytearray((corpus / "3.wav").read_bytes())
     data[44:] = (np.frombuffer(bytes(data[44:]), "<i2") * 2).tobytes()
     (corpus / "3.wav").write_bytes(data)
-    (line,) = told(before, found(corpus))
+    (line,) = notes(before, found(corpus))
     assert "--data.path has changed" in line
     assert "6 recordings of 2 speakers as before, with other names or contents" in line
 
 
-def test_more_recordings_are_told_and_speakers_at_the_end_do_no_harm(corpus):
+def test_added_recordings_and_speakers_at_the_end_are_accepted(corpus):
     before = found(corpus)
     shutil.copy(corpus / "0.wav", corpus / "7.wav")
     with (corpus / "m.csv").open("a") as file:
         file.write("7.wav,d\n")
-    (line,) = told(before, found(corpus))
+    (line,) = notes(before, found(corpus))
     assert "6 recordings of 2 speakers then, 7 recordings of 3 speakers now" in line
 
 
-def test_a_speaker_who_shifts_the_labels_is_refused_if_speakers_are_told(corpus):
-    before, untold = found(corpus), found(corpus, label_share=0.0)
+def test_speaker_that_shifts_labels_is_refused_if_labels_are_used(corpus):
+    before, unlabelled = found(corpus), found(corpus, label_share=0.0)
     text = (corpus / "m.csv").read_text()
     (corpus / "m.csv").write_text(text.replace("0.wav,b", "0.wav,a"))
     with pytest.raises(UserError, match=r"another --data.path .*2 speakers then.*3 speakers now.*--loop.out"):
-        told(before, found(corpus))
-    assert told(untold, found(corpus, label_share=0.0))
+        notes(before, found(corpus))
+    assert notes(unlabelled, found(corpus, label_share=0.0))
 
 
-def test_runs_of_earlier_versions_go_on(corpus):
-    assert not told({}, found(corpus))
+def test_runs_without_fingerprints_resume(corpus):
+    assert not notes({}, found(corpus))
 
 
-def test_a_model_is_known_by_its_files_or_else_by_its_name(tmp_path):
+def test_model_fingerprint_is_of_its_files_or_else_its_name(tmp_path):
     folder = tmp_path / "teacher"
     folder.mkdir()
     (folder / "config.json").write_text("{}")

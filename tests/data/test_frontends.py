@@ -1,4 +1,4 @@
-"""Frontends: equality with librosa and the published mels, frame counts, causality, gradients, μ-law, F0."""
+"""Frontends: equality with librosa and published mels, frame counts, causality, gradients, F0."""
 
 import os
 from dataclasses import replace
@@ -98,7 +98,7 @@ def test_centred_power_mel_matches_librosa(noise):
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_every_definition_gives_one_frame_per_hop(name, noise):
+def test_each_mel_definition_gives_one_frame_per_hop(name, noise):
     config = named_mel(name)
     mel = LogMel(config)(noise)
     assert mel.shape == (2, config.n_mels, 8000 // config.hop)
@@ -112,7 +112,7 @@ def test_same_padding_has_samples_over_hop_frames(samples, hop):
     assert stft(torch.zeros(1, 1, samples), n_fft=512, hop=hop).shape == (1, 257, samples // hop)
 
 
-def test_causal_frames_do_not_see_the_future(noise):
+def test_causal_frames_do_not_depend_on_the_future(noise):
     config = named_mel("speech16k_causal")
     wave = noise[:1].clone().requires_grad_()
     frame = 20
@@ -130,14 +130,14 @@ def test_gradients_are_finite_in_digital_silence(name):
     assert wave.grad.isfinite().all()
 
 
-def test_autocast_does_not_touch_the_mel(noise):
+def test_autocast_does_not_change_the_mel(noise):
     mel = LogMel(named_mel("speech16k"))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         mixed = mel(noise)
     assert_close(mixed, mel(noise), rtol=0, atol=0)
 
 
-def test_a_mel_adds_nothing_to_checkpoints():
+def test_mel_has_no_state():
     assert not LogMel(MelConfig()).state_dict()
 
 
@@ -157,7 +157,7 @@ def test_too_short_a_wave_is_refused():
         LogMel(MelConfig())(torch.zeros(1, 1, 10))
 
 
-def test_world_finds_a_tone():
+def test_pyworld_finds_the_pitch_of_a_tone():
     pytest.importorskip("pyworld")
     time = np.arange(16_000) / 16_000
     tone = sum(np.sin(2 * np.pi * 150 * k * time) / k for k in range(1, 20)) * 0.2

@@ -1,4 +1,4 @@
-"""The mains' hum is taken out of recordings, and voices are left alone."""
+"""Removal of mains hum preserves voices."""
 
 import math
 
@@ -11,7 +11,7 @@ RATE = 16_000
 
 
 def gliding_voice(seconds: float) -> torch.Tensor:
-    """Harmonics of a pitch that moves, in noise."""
+    """Harmonics of a varying pitch in noise."""
     time = torch.arange(round(seconds * RATE)) / RATE
     f0 = 140.0 + 30.0 * torch.sin(2 * math.pi * 0.7 * time)
     phase = 2 * math.pi * (f0 / RATE).double().cumsum(0)
@@ -25,7 +25,7 @@ def db(wave: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("mains", [50.0, 60.0, 49.97])
-def test_hum_falls_and_the_voice_stays(mains):
+def test_hum_is_reduced_and_the_voice_preserved(mains):
     wave = gliding_voice(6.0)
     time = torch.arange(wave.shape[-1]) / RATE
     lines = [0.004 / k * torch.sin(2 * math.pi * mains * k * time + k) for k in (1, 2, 3, 5)]
@@ -37,18 +37,18 @@ def test_hum_falls_and_the_voice_stays(mains):
     assert db(without_hum(wave, RATE) - wave) < db(wave) - 12
 
 
-def test_what_is_too_short_or_silent_is_left_as_it_is():
+def test_short_and_silent_waves_are_unchanged():
     for wave in (torch.randn(1, 1, 8_000), torch.zeros(1, 1, 20_000)):
         assert torch.equal(without_hum(wave, RATE), wave)
 
 
-def test_a_monotonous_voice_is_no_hum():
+def test_monotonous_voice_is_not_removed():
     time = torch.arange(3 * RATE) / RATE
     wave = torch.stack([torch.sin(2 * math.pi * 100 * k * time) / k for k in range(1, 12)]).sum(0)[None, None]
     assert torch.equal(without_hum(wave, RATE), wave)
 
 
-def test_each_row_is_dealt_with_alone():
+def test_rows_are_processed_independently():
     wave = torch.cat([gliding_voice(2.0), torch.randn(1, 1, 32_000) * 0.1])
     together = without_hum(wave, RATE)
     for row in range(2):

@@ -1,4 +1,4 @@
-"""Kokoro: one voice's timbre with another's prosody; files of something else are refused."""
+"""Kokoro: the timbre of one voice with the prosody of another; other files are refused."""
 
 import os
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_files_that_are_not_kokoros_are_refused(tmp_path):
     assert "not Kokoro, because its inputs are x" in refusal()
 
 
-def test_kokoros_members_are_equally_long_and_share_a_melody():
+def test_kokoro_speakers_share_length_and_melody():
     """With the model, named by KOKORO_MODEL and KOKORO_VOICES."""
     files = [os.environ.get(name) for name in ("KOKORO_MODEL", "KOKORO_VOICES")]
     if not all(files):

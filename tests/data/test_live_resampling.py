@@ -1,4 +1,4 @@
-"""Resampling live: any chunking gives the same samples, late by what was said, and nothing folds back."""
+"""Live resampling: independent of the chunking, with the stated delay and without aliases."""
 
 import math
 from fractions import Fraction
@@ -23,19 +23,19 @@ RATES = [
 
 
 def tone(hertz: float, rate: int, seconds: float = 0.3, shift: float = 0.0):
-    """A sine that was ``shift`` seconds later."""
+    """A sine delayed by ``shift`` seconds."""
     time = torch.arange(round(rate * seconds)).double() / rate
     return torch.sin(2 * math.pi * hertz * (time - shift))[None, None].float()
 
 
 def steady(wave):
-    """What lies far from the beginning."""
+    """The part far from the beginning."""
     return wave[..., wave.shape[-1] // 2 :]
 
 
 @settings(max_examples=20, deadline=None)
 @given(rates=st.sampled_from(RATES), cuts=st.lists(st.integers(0, 1_500), max_size=6))
-def test_chunks_equal_the_whole_also_empty_ones(rates, cuts):
+def test_chunks_including_empty_ones_equal_the_whole(rates, cuts):
     resampler, wave = LiveResampler(*rates), torch.randn(2, 1, 1_500)
     whole, _ = resampler.step(wave, resampler.begin(2))
     state, parts = resampler.begin(2), []
@@ -47,7 +47,7 @@ def test_chunks_equal_the_whole_also_empty_ones(rates, cuts):
 
 
 @pytest.mark.parametrize(("from_rate", "to_rate"), RATES)
-def test_a_tone_comes_out_at_its_level_and_late_by_the_delay(from_rate, to_rate):
+def test_tone_keeps_its_level_and_is_delayed(from_rate, to_rate):
     delay = least_delay(from_rate) + Fraction(1, 3)
     resampler = LiveResampler(from_rate, to_rate, delay)
     hertz = min(from_rate, to_rate) / 2 - 1.5 * TRANSITION_HZ
@@ -60,7 +60,7 @@ def test_a_tone_comes_out_at_its_level_and_late_by_the_delay(from_rate, to_rate)
 
 
 @pytest.mark.parametrize(("from_rate", "to_rate"), [(48_000, 16_000), (44_100, 16_000), (96_000, 8_000)])
-def test_what_would_fold_back_below_the_cutoff_is_stopped(from_rate, to_rate):
+def test_aliases_below_the_cutoff_are_attenuated(from_rate, to_rate):
     resampler = LiveResampler(from_rate, to_rate)
     nyquist = to_rate / 2
     for above in (1.01, 1.6, 3.0):
@@ -74,26 +74,26 @@ def test_what_would_fold_back_below_the_cutoff_is_stopped(from_rate, to_rate):
 
 
 @pytest.mark.parametrize("rates", RATES)
-def test_a_constant_stays_one_without_hum(rates):
+def test_constant_is_preserved(rates):
     resampler = LiveResampler(*rates)
     made, _ = resampler.step(torch.ones(1, 1, 2_000), resampler.begin(1))
     assert_close(steady(made), torch.ones_like(steady(made)), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("rates", RATES)
-def test_no_sample_hears_the_future_nor_more_than_two_reaches_of_the_past(rates):
+def test_outputs_depend_on_no_future_and_two_reaches_of_the_past(rates):
     resampler = LiveResampler(*rates)
     wave = torch.randn(1, 1, 1_200, requires_grad=True)
     made, _ = resampler.step(wave, resampler.begin(1))
     place = made.shape[-1] - 1
     made[..., place].sum().backward()
-    heard = wave.grad[0, 0].nonzero()[:, 0]
+    used = wave.grad[0, 0].nonzero()[:, 0]
     last = -(-(place + 1) * rates[0] // rates[1]) - 1
-    assert last - 2 <= int(heard.max()) <= last
-    assert last - int(heard.min()) <= 2 * REACH_S * rates[0] + 1
+    assert last - 2 <= int(used.max()) <= last
+    assert last - int(used.min()) <= 2 * REACH_S * rates[0] + 1
 
 
-def test_gradients_pass_where_the_weights_were_looked_up_for_use_before():
+def test_gradients_pass_after_cached_inference():
     resampler = LiveResampler(48_000, 16_000)
     with torch.inference_mode():
         resampler.step(torch.zeros(1, 1, 480), resampler.begin(1))
@@ -102,7 +102,7 @@ def test_gradients_pass_where_the_weights_were_looked_up_for_use_before():
     assert wave.grad.any()
 
 
-def test_a_delay_below_the_reach_is_refused_and_plans_do_not_pile_up():
+def test_short_delay_is_refused_and_cached_plans_are_limited():
     with pytest.raises(ValueError, match="reach"):
         LiveResampler(48_000, 16_000, Fraction(3))
     resampler = LiveResampler(44_100, 16_000)

@@ -1,4 +1,4 @@
-"""Long manifests as tables: rows, splits, speakers and batches as of a list, and no file opened early."""
+"""Manifests read as tables give the same rows, splits, speakers and batches as lists."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ RATE = 8_000
 
 @pytest.fixture
 def manifest(tmp_path, monkeypatch):
-    """Two speakers and nobody's; a text with a line break; one row for testing."""
+    """Two speakers, rows without speaker, a text with a line break, and one row of the test split."""
     monkeypatch.setenv("TIMBRE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(row_lists, "LONG_BYTES", 0)
     rng, lines = np.random.default_rng(0), ["path,client_id,sentence,split,duration,accent"]
@@ -37,7 +37,7 @@ def config(manifest, **fields) -> DataConfig:
     return replace(start, **fields)
 
 
-def test_rows_are_those_of_a_list(manifest):
+def test_table_rows_equal_those_of_a_list(manifest):
     table, rows = TableRows.open(manifest), read_manifest(manifest)
     assert list(table) == rows
     assert list(table[2:7:2]) == rows[2:7:2]
@@ -45,7 +45,7 @@ def test_rows_are_those_of_a_list(manifest):
 
 
 @pytest.mark.parametrize("split", ["train", "test", ""])
-def test_splits_are_those_of_a_list(manifest, split, monkeypatch):
+def test_table_splits_equal_those_of_a_list(manifest, split, monkeypatch):
     table = split_rows(str(manifest), split)
     assert isinstance(table, TableRows)
     monkeypatch.setattr(row_lists, "LONG_BYTES", 1 << 30)
@@ -53,7 +53,7 @@ def test_splits_are_those_of_a_list(manifest, split, monkeypatch):
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_speakers_are_those_of_a_list(manifest, share):
+def test_table_speakers_equal_those_of_a_list(manifest, share):
     (names, codes), (others, numbers) = (
         speaker_labels(rows, share) for rows in (TableRows.open(manifest), read_manifest(manifest))
     )
@@ -74,7 +74,7 @@ def test_batches_are_drawn_without_opening_other_files(manifest, equal_speakers)
         assert crops.rows[utterance].speaker == (crops.speakers[speaker] if speaker >= 0 else None)
 
 
-def test_without_durations_files_are_looked_at(manifest):
+def test_without_durations_files_are_opened(manifest):
     text = manifest.read_text().replace("duration", "note")
     manifest.write_text(text)
     crops = SpeechCrops(config(manifest))
@@ -90,25 +90,25 @@ def test_a_changed_manifest_is_read_again(manifest):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda text: text.replace("path", "colour"), "no 'path' column"),
         (lambda text: text + "8.wav,ann\n", "not valid CSV"),
         (lambda text: text.replace("0.5000", "long"), "no number"),
     ],
 )
-def test_mistakes_are_told(manifest, change, told):
+def test_mistakes_are_refused(manifest, change, message):
     manifest.write_text(change(manifest.read_text()))
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         TableRows.open(manifest).durations()
 
 
-def test_a_split_that_is_not_there_is_told(manifest):
+def test_missing_split_is_refused(manifest):
     with pytest.raises(UserError, match="no recordings in split 'x'; it has test, train"):
         split_rows(str(manifest), "x")
 
 
-def test_groups_are_in_the_order_of_their_first_member():
+def test_groups_are_ordered_by_their_first_member():
     groups = Groups(np.array([10, 11, 12, 13, 14, 15]), np.array([7, -1, 2, 7, -1, 2]))
     assert [group.tolist() for group in groups] == [[10, 13], [11], [12, 15], [14]]
     assert groups.sums(np.arange(16)).tolist() == [23, 11, 27, 14]

@@ -1,4 +1,4 @@
-"""Manifests say what is known of each recording, survive a round trip, and are refused if broken."""
+"""Manifests: round trips, column aliases, and errors for invalid ones."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ ROWS = st.lists(
 @pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl"])
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(rows=ROWS)
-def test_what_is_written_is_read_back(tmp_path, kind, rows):
+def test_written_manifest_is_read_back(tmp_path, kind, rows):
     here = [Row(**{**vars(row), "path": tmp_path / row.path}) for row in rows]
     write_manifest(tmp_path / "a" / f"m.{kind}", here)
     back = read_manifest(tmp_path / "a" / f"m.{kind}")
@@ -38,14 +38,14 @@ def test_what_is_written_is_read_back(tmp_path, kind, rows):
     assert [child.name for child in (tmp_path / "a").iterdir() if child.suffix == ".tmp"] == []
 
 
-def test_a_manifest_may_move_with_its_recordings(tmp_path):
+def test_paths_are_relative_to_the_manifest(tmp_path):
     write_manifest(tmp_path / "old" / "m.csv", [Row(path=tmp_path / "old" / "clips" / "a.wav")])
     (tmp_path / "old").rename(tmp_path / "new")
     assert read_manifest(tmp_path / "new" / "m.csv")[0].path == tmp_path / "new" / "clips" / "a.wav"
     assert (tmp_path / "new" / "m.csv").read_text() == "path\nclips/a.wav\n"
 
 
-def test_only_the_path_is_needed_and_other_corpora_s_names_are_known(tmp_path):
+def test_only_the_path_is_required_and_column_aliases_are_accepted(tmp_path):
     (tmp_path / "m.csv").write_text(
         "\ufefffile_name,speaker_id,sentence,sex,duration_s,age\na.wav,7,Hi,female,1.5,30\n\n"
     )
@@ -60,7 +60,7 @@ def test_only_the_path_is_needed_and_other_corpora_s_names_are_known(tmp_path):
     ]
 
 
-def test_separators_that_python_takes_for_line_ends_stay_in_their_line(tmp_path):
+def test_unusual_line_separators_do_not_end_a_line(tmp_path):
     (tmp_path / "m.csv").write_text("path,text\na.wav,one\u2028two\x85three\n")
     assert [row.text for row in read_manifest(tmp_path / "m.csv")] == ["one\u2028two\x85three"]
 
@@ -83,7 +83,7 @@ def test_separators_that_python_takes_for_line_ends_stay_in_their_line(tmp_path)
         ("m.csv", b"path\n\xff\xfe.wav\n", "not UTF-8"),
     ],
 )
-def test_a_broken_manifest_is_refused_with_its_line(tmp_path, name, content, words):
+def test_invalid_manifest_is_refused_with_its_line(tmp_path, name, content, words):
     data = content if isinstance(content, bytes) else content.encode()
     (tmp_path / name).write_bytes(data)
     with pytest.raises(UserError) as caught:
@@ -92,7 +92,7 @@ def test_a_broken_manifest_is_refused_with_its_line(tmp_path, name, content, wor
     assert str(tmp_path / name) in str(caught.value)
 
 
-def test_what_is_no_manifest_is_refused(tmp_path):
+def test_other_files_are_refused_as_manifests(tmp_path):
     with pytest.raises(UserError, match="there is no manifest"):
         read_manifest(tmp_path / "m.csv")
     with pytest.raises(UserError, match="is a folder"):
@@ -108,7 +108,7 @@ def test_what_is_no_manifest_is_refused(tmp_path):
         write_manifest(tmp_path / "m.doc", [])
 
 
-def test_a_folder_is_read_as_what_it_looks_like(tmp_path, capsys):
+def test_folder_is_read_by_its_contents(tmp_path, capsys):
     for name in ("anna/1.wav", "anna/2.wav", "bert/x/3.flac"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -132,17 +132,17 @@ def test_a_folder_is_read_as_what_it_looks_like(tmp_path, capsys):
         (None, None),
     ],
 )
-def test_genders_of_all_corpora_become_two_letters(word, gender):
+def test_genders_are_normalised(word, gender):
     assert gender_of(word) == gender
 
 
-def test_the_speech_pack_reads(speech_pack):
+def test_speech_pack_is_read(speech_pack):
     rows = rows_from(speech_pack)
     assert {row.split for row in rows} == {"train", "validation", "test"}
     assert all(row.speaker and row.duration and row.path.is_file() for row in rows)
 
 
-def test_a_name_that_is_no_text_is_refused_by_name(tmp_path):
+def test_file_name_that_is_not_utf_8_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"cannot list 'caf\\udce9.wav', whose name is not UTF-8: rename it"):
         write_manifest(tmp_path / "m.csv", [Row(path=tmp_path / "caf\udce9.wav")])
     assert not (tmp_path / "m.csv").exists()

@@ -1,4 +1,4 @@
-"""A corpus of time-aligned voices: addressed, whole after any stop, honest about what cannot be spoken."""
+"""The corpus of time-aligned voices: addressed, resumable, with unusable groups reported."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from data.audio import info, load
 from data.manifest import read_manifest
 from data.pairs import PairConfig, PairCrops
 from data.parallel import ParallelConfig, main, make_parallel_corpus, plan_group
-from data.synthetic.kokoro import cast, voices_named
+from data.synthetic.kokoro import Kokoro, cast, voices_named
 from data.synthetic.sentences import LETTERS, built_in_lines, line_of_group, read_lines
 from data.voices import LEVEL_DB
 from engine.user_error import UserError
@@ -24,12 +24,15 @@ LINES = [f"{word} and {word} went to the sea, as they had done every year." for 
 CONFIG = ParallelConfig(members=3, mixtures=30, format="flac", sample_rate=8_000)
 
 
-class Tones:
-    """A synthesiser of tones: the prosody decides the length, the timbre the tone."""
+class Tones(Kokoro):
+    """A synthesiser of tones whose length depends on the prosody and whose frequency on the timbre."""
 
     voices = ("af_one", "af_two", "am_three", "am_four", "bf_five", "bm_six", "zf_seven")
     sample_rate = 8_000
     digest = "tones"
+
+    def __init__(self) -> None:
+        pass
 
     def phonemize(self, text: str, voice: str) -> str:
         return text
@@ -57,7 +60,7 @@ def groups(manifest: Path) -> dict[str, list]:
     return found
 
 
-def test_groups_are_one_sentence_in_different_voices_equally_long(tmp_path):
+def test_groups_are_equally_long_versions_of_one_sentence(tmp_path):
     manifest, left_out = make(tmp_path / "corpus")
     assert not left_out
     mixed = json.loads((tmp_path / "corpus/speakers.json").read_text())
@@ -74,17 +77,17 @@ def test_groups_are_one_sentence_in_different_voices_equally_long(tmp_path):
             assert level == pytest.approx(LEVEL_DB, abs=0.2)
 
 
-def test_its_pairs_can_be_drawn(tmp_path):
+def test_corpus_can_be_read_as_pairs(tmp_path):
     manifest, _ = make(tmp_path / "corpus", format="opus", sample_rate=16_000)
     crops = PairCrops(PairConfig(path=str(manifest), split="", crop_samples=400, batch=2), progress=False)
     assert len(crops.groups) == 5
 
 
 class Stop(BaseException):
-    """The process ends here."""
+    """Raised in place of a killed process."""
 
 
-def test_a_stop_at_any_instant_leaves_whole_groups_and_the_rest_is_made_later(tmp_path, monkeypatch):
+def test_interrupted_corpus_has_complete_groups_and_resumes(tmp_path, monkeypatch):
     straight, _ = make(tmp_path / "straight", n_groups=3)
     whole = contents(straight.parent)
     out = tmp_path / "stopped"
@@ -119,7 +122,7 @@ def _stopping(call, calls: Iterator[int], before: bool):
     return wrapped
 
 
-def test_a_lost_file_is_spoken_again_and_nothing_else_is(tmp_path):
+def test_only_missing_files_are_synthesised_again(tmp_path):
     manifest, _ = make(tmp_path / "corpus")
     before = contents(tmp_path / "corpus")
     lost = read_manifest(manifest)[4].path
@@ -136,7 +139,7 @@ def test_a_lost_file_is_spoken_again_and_nothing_else_is(tmp_path):
     assert contents(tmp_path / "corpus") == before
 
 
-def test_more_groups_extend_a_corpus_and_fewer_take_nothing_away(tmp_path):
+def test_more_groups_extend_a_corpus_and_fewer_keep_it(tmp_path):
     make(tmp_path / "corpus", n_groups=2)
     make(tmp_path / "corpus", n_groups=4)
     make(tmp_path / "corpus", n_groups=1)
@@ -144,7 +147,7 @@ def test_more_groups_extend_a_corpus_and_fewer_take_nothing_away(tmp_path):
     assert contents(tmp_path / "corpus") == contents(tmp_path / "straight")
 
 
-def test_a_group_depends_on_seed_and_number_alone():
+def test_group_is_a_function_of_seed_and_number():
     casts = cast(Tones.voices, Tones.voices, 30, seed=0)
     plans = [plan_group(number, LINES, casts, CONFIG) for number in range(40)]
     assert plans[7] == plan_group(7, LINES, casts, CONFIG)
@@ -154,7 +157,7 @@ def test_a_group_depends_on_seed_and_number_alone():
     assert all(0.9 <= plan.speed <= 1.15 for plan in plans)
 
 
-def test_validation_has_voices_and_sentences_of_its_own():
+def test_validation_has_separate_voices_and_sentences():
     casts = cast(Tones.voices, (*Tones.voices, "em_x", "ef_y"), 100, seed=3)
     voices = {
         split: {voice for weights in cast.speakers.values() for voice in weights}
@@ -177,7 +180,7 @@ def test_validation_has_voices_and_sentences_of_its_own():
     assert len(said["validation"]) == 1
 
 
-def test_members_of_different_lengths_are_left_out_and_said(tmp_path, capsys):
+def test_groups_of_unequal_lengths_are_skipped_and_reported(tmp_path, capsys):
     class Drifting(Tones):
         def speak(self, phonemes: str, *, timbre: Mapping[str, float], **how) -> np.ndarray:
             wave = super().speak(phonemes, timbre=timbre, **how)
@@ -191,7 +194,7 @@ def test_members_of_different_lengths_are_left_out_and_said(tmp_path, capsys):
     assert not any(row.text and row.text[0] == "c" for row in read_manifest(manifest))
 
 
-def test_what_cannot_be_said_is_left_out_or_refused(tmp_path):
+def test_texts_without_phonemes_or_sound_are_skipped(tmp_path):
     class Mute(Tones):
         def phonemize(self, text: str, voice: str) -> str:
             return "" if text[0] in "ab" else text
@@ -208,7 +211,7 @@ def test_what_cannot_be_said_is_left_out_or_refused(tmp_path):
 
 
 @pytest.mark.parametrize("fields", [{"seed": 1}, {"members": 2}, {"mixtures": 31}, {"format": "opus"}])
-def test_a_folder_of_another_corpus_is_refused(tmp_path, fields):
+def test_folder_of_another_corpus_is_refused(tmp_path, fields):
     make(tmp_path / "corpus", n_groups=1)
     with pytest.raises(UserError, match=r"other options.*corpus\.json"):
         make(tmp_path / "corpus", n_groups=1, **fields)
@@ -229,18 +232,18 @@ def test_a_folder_of_another_corpus_is_refused(tmp_path, fields):
         ({"prosody": ("af_", "xx_")}, "no voice's name begins with 'xx_'"),
     ],
 )
-def test_options_that_cannot_be_are_one_sentence(tmp_path, fields, sentence):
+def test_impossible_options_are_refused(tmp_path, fields, sentence):
     with pytest.raises(UserError, match=sentence) as refusal:
         make(tmp_path / "corpus", **fields)
     assert "\n" not in str(refusal.value)
     assert not (tmp_path / "corpus").exists()
 
 
-def test_voices_are_named_by_how_they_begin():
+def test_voices_are_selected_by_prefix():
     assert voices_named(["af_", "z"], Tones.voices) == ["af_one", "af_two", "zf_seven"]
 
 
-def test_built_in_lines_are_many_and_of_a_breath():
+def test_built_in_lines_are_distinct_and_short():
     lines = built_in_lines()
     assert len(set(lines)) == len(lines) >= 500
     assert all(len(line) in LETTERS for line in lines)
@@ -254,7 +257,7 @@ def test_built_in_lines_are_many_and_of_a_breath():
         (b"\xff\xfe\xff", "not UTF-8"),
     ],
 )
-def test_texts_that_cannot_be_spoken_are_refused(tmp_path, written, sentence):
+def test_unusable_text_files_are_refused(tmp_path, written, sentence):
     (tmp_path / "texts.txt").write_bytes(written)
     with pytest.raises(UserError, match=sentence):
         read_lines(tmp_path / "texts.txt")
@@ -268,7 +271,7 @@ def command_error(capsys, *words: object) -> str:
     return capsys.readouterr().err
 
 
-def test_the_command_says_what_is_missing(tmp_path, capsys, monkeypatch):
+def test_command_names_missing_files(tmp_path, capsys, monkeypatch):
     assert "--model" in command_error(capsys, tmp_path / "corpus")
     files = ["--model", tmp_path / "m.onnx", "--voices", tmp_path / "v.bin"]
     monkeypatch.setitem(sys.modules, "kokoro_onnx", None)

@@ -1,11 +1,11 @@
-"""Of a voice's references the one that is unlike the others is told, whatever its level, hum or offset."""
+"""References of another voice are found, whatever their level, hum or offset."""
 
 import numpy as np
 import pytest
 import soundfile
 
 from data.audio.listening import hum_in, measure
-from data.check import check, main
+from data.check import check, main, measure_all
 from data.manifest import rows_from
 from data.plausibility import compare
 
@@ -13,7 +13,7 @@ RATE = 16_000
 
 
 def speaker(seed: int, f0: float, tilt: float, seconds: float = 4.0) -> np.ndarray:
-    """Syllables of a wandering pitch; ``tilt`` is the power of the harmonics' fall."""
+    """Syllables of varying pitch; harmonic amplitudes fall with the power ``tilt``."""
     rng, n = np.random.default_rng(seed), round(seconds * RATE)
     wander = np.interp(np.arange(n), np.linspace(0, n, 12), f0 * 2 ** rng.normal(0, 0.15, 12))
     phase = 2 * np.pi * np.cumsum(wander) / RATE
@@ -25,7 +25,7 @@ def speaker(seed: int, f0: float, tilt: float, seconds: float = 4.0) -> np.ndarr
 
 @pytest.fixture
 def references(tmp_path):
-    """Five recordings of one voice, at levels of their own, and one of another."""
+    """Five recordings of one voice at different levels, and one of another voice."""
     for number in range(5):
         wave = speaker(number, 110, 1.0) * 10 ** (-number / 5)
         soundfile.write(tmp_path / f"{number}.wav", wave, RATE, "PCM_24")
@@ -33,19 +33,20 @@ def references(tmp_path):
     return tmp_path
 
 
-def test_a_foreign_recording_is_named_with_its_pitch_and_no_other_is(references, capsys):
+def test_recording_of_another_voice_is_found_with_its_pitch(references, capsys):
     rows = rows_from(references)
-    findings, sound = check(rows, voice=True)
+    measured = measure_all(rows)
+    findings, sound = check(rows, measured, voice=True)
     assert [(f.row.path.name, f.problem) for f in findings] == [("other.wav", "unlike the others")]
     assert "the others'" in findings[0].detail
     assert len(sound) == 5
-    assert not check(rows)[0]
+    assert not check(rows, measured)[0]
     with pytest.raises(SystemExit):
         main([str(references), "--voice"])
     assert "unlike the others" in capsys.readouterr().out
 
 
-def test_two_recordings_cannot_be_compared(references, capsys):
+def test_comparison_needs_three_recordings(references, capsys):
     for path in list(references.glob("[1-4].wav")):
         path.unlink()
     with pytest.raises(SystemExit):
@@ -53,7 +54,7 @@ def test_two_recordings_cannot_be_compared(references, capsys):
     assert "at least three audible recordings" in capsys.readouterr().err
 
 
-def test_the_level_of_a_reference_does_not_count(references):
+def test_comparison_ignores_the_level(references):
     distances = [one.distance for one in compare([measure(p) for p in sorted(references.glob("[0-4].wav"))])]
     assert max(distances) < 1.5
 
@@ -70,11 +71,11 @@ def test_hum_is_measured_under_speech(tmp_path, mains, level):
     assert found[1] == mains
 
 
-def test_too_little_sound_has_no_hum():
+def test_hum_of_short_files_is_unknown():
     assert hum_in(np.zeros(8_000)) is None
 
 
-def test_offset_hum_and_floats_over_full_scale_are_problems_and_levels_are_told(tmp_path, capsys):
+def test_offset_hum_and_over_full_scale_are_reported_with_levels(tmp_path, capsys):
     wave = speaker(2, 130, 1.0)
     t = np.arange(len(wave)) / RATE
     spoilt = {
@@ -89,11 +90,11 @@ def test_offset_hum_and_floats_over_full_scale_are_problems_and_levels_are_told(
     with pytest.raises(SystemExit):
         main([str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
-    told = {name: " ".join(line for line in lines if line.startswith(f"{name}.wav")) for name in spoilt}
-    assert not told["good"]
-    assert "mean of its samples is 0.1" in told["offset"]
-    assert "at 50 Hz" in told["hum"]
-    assert "over full scale" in told["loud"]
-    assert "integers stored as floats" in told["integers"]
+    problems = {name: " ".join(line for line in lines if line.startswith(f"{name}.wav")) for name in spoilt}
+    assert not problems["good"]
+    assert "mean of its samples is 0.1" in problems["offset"]
+    assert "at 50 Hz" in problems["hum"]
+    assert "over full scale" in problems["loud"]
+    assert "integers stored as floats" in problems["integers"]
     assert any(line.startswith("levels: speech") for line in lines)
     assert any(line.startswith("greatest offset 0.1") and "offset.wav" in line for line in lines)

@@ -1,4 +1,4 @@
-"""Shards: packed whole, read by anybody, streamed without loss or overlap, and gone on with exactly."""
+"""Shards: complete, readable as WebDataset, streamed without loss or overlap, resumed exactly."""
 
 import json
 import tarfile
@@ -27,7 +27,7 @@ SPEAKERS = 5
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory) -> Path:
-    """45 recordings of five speakers and one that cannot be read, six to validate with."""
+    """45 recordings of five speakers, one unreadable file, and six recordings of the validation split."""
     folder, rng = tmp_path_factory.mktemp("corpus"), np.random.default_rng(0)
     lines = ["path,speaker,text,split"]
     for number in range(45):
@@ -67,7 +67,7 @@ def held(place: Path, split: str, folder: Path) -> list[tuple[str, bytes]]:
     return found
 
 
-def test_every_recording_is_in_one_shard_with_its_columns(corpus, shards, tmp_path):
+def test_each_recording_is_in_one_shard_with_its_columns(corpus, shards, tmp_path):
     found = held(shards, "", tmp_path)
     assert sorted(text for text, _ in found) == sorted(f"words {n}" for n in range(45))
     for text, content in found:
@@ -78,7 +78,7 @@ def test_every_recording_is_in_one_shard_with_its_columns(corpus, shards, tmp_pa
     assert index.speakers == tuple(f"s{n}" for n in range(SPEAKERS))
 
 
-def test_the_library_datasets_streams_them_too(shards):
+def test_datasets_library_streams_the_shards(shards):
     import datasets
 
     files = sorted(str(file) for file in shards.glob("train-*.tar"))
@@ -96,17 +96,17 @@ def test_the_library_datasets_streams_them_too(shards):
 
 
 @pytest.mark.parametrize(("n_ranks", "workers"), [(1, 0), (2, 0), (3, 2)])
-def test_ranks_share_the_shards_without_loss_or_overlap(shards, n_ranks, workers):
-    """An epoch of all processes has every shard, each in one process, as often as it has batches."""
+def test_ranks_divide_the_shards_without_loss_or_overlap(shards, n_ranks, workers):
+    """In an epoch of all processes each shard is used by one process, as often as it has batches."""
     seen: Counter[int] = Counter()
     for rank in range(n_ranks):
         crops = speech_crops(config(shards), rank=rank, n_ranks=n_ranks)
-        stream = crops.stream
+        stream = crops
         one_epoch = [sum(stream.n_batches[own]) for own in stream.streams]
         for step in range(max(one_epoch) * len(stream.streams)):
             if step // len(stream.streams) < one_epoch[step % len(stream.streams)]:
                 seen[stream.shard_of(Address(3, step, rank))[1]] += 1
-    n_batches = speech_crops(config(shards)).stream.n_batches
+    n_batches = speech_crops(config(shards)).n_batches
     assert seen == dict(enumerate(n_batches))
     if workers:
         alone = islice(batches(config(shards), seed=3, rank=1, n_ranks=3)(0), 12)
@@ -117,15 +117,15 @@ def test_ranks_share_the_shards_without_loss_or_overlap(shards, n_ranks, workers
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_going_on_in_mid_epoch_is_exact(shards, accumulate):
+def test_resuming_in_mid_epoch_is_exact(shards, accumulate):
     whole = list(islice(batches(config(shards), seed=5, accumulate=accumulate)(0), 40))
     rest = islice(batches(config(shards), seed=5, accumulate=accumulate)(14 // accumulate), 26)
     for a, b in zip(whole[14:], rest, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b))
 
 
-def test_labels_and_rows_are_those_of_the_whole(corpus, shards, tmp_path):
-    """Speakers keep one number in all shards; a recording's number names one recording."""
+def test_labels_and_rows_are_numbered_globally(corpus, shards, tmp_path):
+    """Speakers have the same number in all shards; a recording's number is unique."""
     crops = speech_crops(config(shards, split=""))
     texts = [text for text, _ in held(shards, "", tmp_path)]
     of_recording: dict[int, set[int]] = {}
@@ -139,13 +139,13 @@ def test_labels_and_rows_are_those_of_the_whole(corpus, shards, tmp_path):
 
 
 def test_the_order_changes_with_seed_and_epoch(shards):
-    stream = speech_crops(config(shards)).stream
+    stream = speech_crops(config(shards))
     orders = {tuple(stream._order(seed, epoch, 0)) for seed in range(3) for epoch in range(3)}
     assert len(orders) > 1
     assert {tuple(sorted(order)) for order in orders} == {tuple(sorted(stream.streams[0]))}
 
 
-def test_an_address_of_fsspec_serves_as_a_folder_does(shards):
+def test_url_and_folder_give_the_same_batches(shards):
     memory = fsspec.filesystem("memory")
     for file in shards.iterdir():
         memory.pipe(f"/corpus/{file.name}", file.read_bytes())
@@ -154,22 +154,22 @@ def test_an_address_of_fsspec_serves_as_a_folder_does(shards):
         assert torch.equal(here[Address(0, step)].wave, there[Address(0, step)].wave)
 
 
-def test_shards_in_use_leave_nothing_behind(shards, tmp_path, monkeypatch):
+def test_temporary_files_of_shards_are_deleted(shards, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     dead = tmp_path / "timbre-shards-999999999-x"
     dead.mkdir()
     crops = speech_crops(config(shards))
     for step in range(30):
         crops[Address(0, step)]
-    crops.stream.pool.shutdown()
+    crops.pool.shutdown()
     # One shard of each stream, the next one of each, and none that was before.
-    assert 0 < len(list(Path(crops.stream.folder.name).iterdir())) <= 2 * len(crops.stream.streams)
+    assert 0 < len(list(Path(crops.folder.name).iterdir())) <= 2 * len(crops.streams)
     assert not dead.exists()
     del crops
     assert not list(tmp_path.iterdir())
 
 
-def test_groups_of_parallel_recordings_stay_whole(tmp_path):
+def test_parallel_groups_share_a_shard(tmp_path):
     rng, lines = np.random.default_rng(1), ["path,speaker,parallel"]
     for group in range(6):
         for voice in range(3):
@@ -181,7 +181,7 @@ def test_groups_of_parallel_recordings_stay_whole(tmp_path):
     command.main([str(tmp_path / "pairs.csv"), "--out", str(out), "--shard-mib", "0.02"])
     pairs = PairConfig(path=str(out), sample_rate=RATE, crop_samples=1000, batch=3)
     crops = pair_crops(pairs)
-    assert len(crops.stream.shards) > 1
+    assert len(crops.shards) > 1
     batch = crops[Address(0, 0)]
     assert batch.source.shape == batch.target.shape == (3, 1, 1000)
 
@@ -195,7 +195,7 @@ def test_unlabelled_speech_streams(shards):
     assert speech[Address(0, 0)].wave.shape[-1] <= RATE // 2
 
 
-def test_interrupted_packing_goes_on(corpus, tmp_path, monkeypatch):
+def test_interrupted_packing_resumes(corpus, tmp_path, monkeypatch):
     out, written = tmp_path / "out", []
     write = command.write_shard
 
@@ -261,7 +261,7 @@ def test_damaged_shards_are_refused(shards, tmp_path, change, told):
         speech_crops(config(damaged(shards, tmp_path, change)))[Address(0, 0)]
 
 
-def test_mistakes_are_told(corpus, shards, tmp_path, capsys):
+def test_mistakes_are_refused(corpus, shards, tmp_path, capsys):
     with pytest.raises(UserError, match="shards for 99 processes"):
         speech_crops(config(shards), rank=98, n_ranks=99)
     with pytest.raises(UserError, match="no shards of split 'test'"):

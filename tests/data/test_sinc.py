@@ -1,4 +1,4 @@
-"""Resampling inside networks is torchaudio's, and gradients pass it."""
+"""Resampling inside networks equals torchaudio's and passes gradients."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from data.audio.sinc import resample
 
 
 @pytest.mark.parametrize(("rate", "to"), [(24_000, 16_000), (16_000, 22_050), (110, 100), (16_000, 16_000)])
-def test_it_is_torchaudios(rate, to):
+def test_resampling_matches_torchaudio(rate, to):
     functional = pytest.importorskip("torchaudio.functional")
     wave = torch.randn(2, 1, 4_001)
     made = resample(wave, rate, to)

@@ -1,4 +1,4 @@
-"""Videos: the frames and sound of any stretch, and one sentence for what cannot be used."""
+"""Videos: frames and sound of any segment, and errors for unusable files."""
 
 import sys
 
@@ -8,7 +8,7 @@ from tiny_videos import RATE, write_video
 from torch.testing import assert_close
 
 from data.audio.resampling import resample
-from data.audiovisual.video import VideoError, video_files, video_frames, video_info, video_sound
+from data.audiovisual.video import VideoError, video_files, video_frames, video_sound, video_streams
 from engine.user_error import UserError
 
 pytest.importorskip("av")
@@ -20,7 +20,7 @@ def video(tmp_path_factory):
 
 
 def indices(frames):
-    """Which frames these are, by their grey."""
+    """Return the frames' indices by their grey values."""
     return [round(frame.float().mean().item() / 4) for frame in frames]
 
 
@@ -37,13 +37,13 @@ def indices(frames):
         (None, {}, list(range(40))),
     ],
 )
-def test_frames_are_those_shown_in_the_middle_of_each_step(video, frame_rate, stretch, expected):
+def test_frames_are_from_the_middle_of_each_interval(video, frame_rate, stretch, expected):
     found = indices(video_frames(video, frame_rate, **stretch))
     assert found == pytest.approx(expected, abs=1)  # greys are coded with a loss
     assert len(found) == len(expected)
 
 
-def test_any_stretch_of_the_sound_is_that_stretch_of_the_whole(video):
+def test_sound_segment_equals_that_part_of_the_whole(video):
     whole = video_sound(video, RATE)
     assert whole.shape == (1, 1, 4 * RATE)
     assert_close(whole[0, 0], torch.linspace(-0.5, 0.5, 4 * RATE), rtol=0, atol=1e-4)
@@ -52,7 +52,7 @@ def test_any_stretch_of_the_sound_is_that_stretch_of_the_whole(video):
     assert_close(video_sound(video, 4_000), resample(whole, RATE, 4_000))
 
 
-def test_several_channels_become_their_mean(tmp_path):
+def test_channels_are_averaged(tmp_path):
     import av
     import numpy as np
 
@@ -66,16 +66,14 @@ def test_several_channels_become_their_mean(tmp_path):
     assert_close(video_sound(tmp_path / "stereo.mkv", RATE), torch.full((1, 1, 800), 2_000 / 32_768))
 
 
-def test_headers_tell_what_there_is(video, tmp_path):
-    header = video_info(video)
-    assert (header.height, header.width, header.sample_rate) == (32, 48, RATE)
-    assert header.duration == pytest.approx(4.0, abs=0.1)
-    mute = video_info(write_video(tmp_path / "mute.mp4", sound=False, seconds=1.0))
-    assert (mute.sample_rate, mute.frame_rate) == (0, 10.0)
+def test_headers_state_the_streams(video, tmp_path):
+    assert video_streams(video) == (True, True)
+    assert video_streams(write_video(tmp_path / "mute.mp4", sound=False, seconds=1.0)) == (False, True)
+    assert video_streams(write_video(tmp_path / "dark.mkv", pictures=False, seconds=1.0)) == (True, False)
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "b.mkv", "c.avi", "d.mov"])
-def test_containers_agree(tmp_path, name):
+def test_containers_give_the_same_frames_and_sound(tmp_path, name):
     path = write_video(tmp_path / name, seconds=2.0)
     assert indices(video_frames(path)) == pytest.approx([5, 15], abs=1)
     assert video_sound(path, RATE).shape[-1] == pytest.approx(2 * RATE, abs=1_100)  # a frame of AAC
@@ -88,27 +86,27 @@ def refused(read, *arguments, **options):
     return caught.value
 
 
-def test_each_thing_that_may_be_wrong_is_one_sentence(tmp_path, video):
+def test_each_problem_of_a_video_is_refused(tmp_path, video):
     mute = write_video(tmp_path / "mute.mp4", sound=False, seconds=1.0)
     assert refused(video_sound, mute, RATE).problem == "no sound"
     dark = write_video(tmp_path / "dark.mkv", pictures=False, seconds=1.0)
     assert refused(video_frames, dark).problem == "no picture"
     assert refused(video_frames, tmp_path / "none.mp4").problem == "missing"
     (tmp_path / "empty.mp4").touch()
-    assert refused(video_info, tmp_path / "empty.mp4").problem == "empty"
+    assert refused(video_streams, tmp_path / "empty.mp4").problem == "empty"
     (tmp_path / "text.mp4").write_text("no video at all\n" * 100)
-    assert refused(video_info, tmp_path / "text.mp4").problem == "unreadable"
+    assert refused(video_streams, tmp_path / "text.mp4").problem == "unreadable"
     assert refused(video_frames, video, start_s=60.0).problem == "empty"
     assert refused(video_sound, video, RATE, start_s=60.0).problem == "empty"
     with pytest.raises(ValueError, match="frame_rate"):
         next(video_frames(video, 0.0))
 
 
-def test_cut_off_videos_are_noticed(tmp_path):
+def test_truncated_videos_are_refused(tmp_path):
     whole = write_video(tmp_path / "whole.mp4", seconds=6.0)
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    assert refused(video_info, cut).problem == "unreadable"  # its index stood at the end
+    assert refused(video_streams, cut).problem == "unreadable"  # its index stood at the end
     faststart = write_video(tmp_path / "fast.mp4", seconds=6.0, options={"movflags": "faststart"})
     cut.write_bytes(faststart.read_bytes()[: faststart.stat().st_size // 2])
     assert refused(video_frames, cut).problem == "truncated"
@@ -116,10 +114,10 @@ def test_cut_off_videos_are_noticed(tmp_path):
     assert len(list(video_frames(cut, duration_s=1.0))) == 1  # what is there can be used
 
 
-def test_without_pyav_its_install_line_is_named(monkeypatch, video):
+def test_missing_pyav_is_named_with_its_install_line(monkeypatch, video):
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(UserError, match=r"pip install av"):
-        video_info(video)
+        video_streams(video)
 
 
 def test_folders_are_searched_by_extension(tmp_path):

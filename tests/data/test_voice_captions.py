@@ -1,4 +1,4 @@
-"""Voices in words: captions say what was measured, and can be read back."""
+"""Captions of voices state what was measured."""
 
 import math
 import re
@@ -40,7 +40,7 @@ TRAITS = st.builds(
 
 
 def read(text: str) -> Traits:
-    """What a caption says, by its words; words that are not in the grammar say nothing."""
+    """Return the traits that a caption's words state; other words are ignored."""
     text = " " + re.sub(r"[^a-z\-]+", " ", text.lower()) + " "
     found: dict[str, str | int] = {}
     phrases = [
@@ -66,7 +66,7 @@ def read(text: str) -> Traits:
 
 
 def with_words(traits: Traits) -> Traits:
-    """What is left of traits when those without words are dropped."""
+    """Drop the traits that have no words."""
     return replace(
         traits, **{f.name: None for f in fields(traits) if not sayable(f.name, getattr(traits, f.name))}
     )
@@ -74,13 +74,13 @@ def with_words(traits: Traits) -> Traits:
 
 @settings(deadline=None)  # the machine may be busy
 @given(traits=TRAITS, seed=st.integers(0, 10_000))
-def test_a_caption_reads_back_as_what_it_was_made_from(traits, seed):
+def test_captions_state_all_traits(traits, seed):
     assert read(describe(traits, np.random.default_rng(seed))) == with_words(traits)
 
 
 @settings(deadline=None)  # the machine may be busy
 @given(traits=TRAITS, seed=st.integers(0, 10_000))
-def test_a_part_says_nothing_new_and_something(traits, seed):
+def test_subset_of_traits_is_not_empty(traits, seed):
     part = some_of(traits, np.random.default_rng(seed))
     for f in fields(traits):
         assert getattr(part, f.name) in (None, getattr(traits, f.name))
@@ -88,25 +88,25 @@ def test_a_part_says_nothing_new_and_something(traits, seed):
         assert with_words(part) != Traits()
 
 
-def test_the_same_seed_gives_the_same_caption_and_others_give_others():
+def test_captions_depend_on_the_seed():
     traits = Traits(gender="M", age="old", pitch=-1, roughness=1)
     captions = [describe(traits, np.random.default_rng(seed)) for seed in range(40)]
     assert captions[3] == describe(traits, np.random.default_rng(3))
     assert len(set(captions)) > 20
 
 
-def test_no_word_means_two_things():
+def test_words_are_unambiguous():
     words = [word for levels in WORDS.values() for level in levels.values() for word in level]
     assert len(words) == len(set(words))
 
 
-def test_free_text_is_read_by_the_words_it_knows():
+def test_known_words_are_found_in_free_text():
     assert read("An OLD man, low and rough!") == Traits(gender="M", age="old", pitch=-1, roughness=1)
     assert read("a woman") == Traits(gender="F")
     assert read("nothing of the kind") == Traits()
 
 
-def test_words_are_relative_to_the_gender_they_name():
+def test_words_are_relative_to_the_gender():
     rng = np.random.default_rng(0)
     women = [VoiceMeasures(math.log(210) + 0.1 * rng.normal(), 2.0, 0.3, -10.0) for _ in range(30)]
     men = [VoiceMeasures(math.log(110) + 0.1 * rng.normal(), 2.0, 0.3, -10.0) for _ in range(30)]
@@ -118,13 +118,13 @@ def test_words_are_relative_to_the_gender_they_name():
     assert deviations(deep_woman, scale.of(None))["melody"] == pytest.approx(0.0)
 
 
-def test_levels_do_not_fall_as_deviations_rise():
+def test_levels_increase_with_deviations():
     levels = [level(x) for x in np.linspace(-3, 3, 61)]
     assert levels == sorted(levels)
     assert set(levels) == {-2, -1, 0, 1, 2}
 
 
-def test_guessed_ages_go_with_roughness():
+def test_assigned_ages_increase_with_roughness():
     scale = fit_scale([VoiceMeasures(5.0 + 0.1 * i, 2.0, 0.3, -10.0 + i) for i in range(-3, 4)], [None] * 7)
     assert guessed_age(VoiceMeasures(4.8, 2.0, 0.3, -7.0), scale, None) == "old"
     assert guessed_age(VoiceMeasures(5.2, 2.0, 0.3, -13.0), scale, None) == "young"
@@ -141,12 +141,12 @@ def test_guessed_ages_go_with_roughness():
         ("", None),
     ],
 )
-def test_ages_are_read_from_what_corpora_write(word, age):
+def test_ages_of_corpora_are_converted(word, age):
     assert age_of(word) == age
 
 
 def voice_like(f0: float, noise: float, tilt: float = 1.0) -> torch.Tensor:
-    """Two seconds of a harmonic sound whose harmonics fall by ``tilt``."""
+    """Two seconds of a harmonic sound whose amplitudes fall by ``tilt``."""
     time = torch.arange(2 * SAMPLE_RATE).double() / SAMPLE_RATE
     swing = f0 * (1 + 0.02 * torch.sin(2 * math.pi * 3 * time))
     phase = 2 * math.pi * (swing / SAMPLE_RATE).cumsum(0)
@@ -159,7 +159,7 @@ def test_pitch_is_measured(f0):
     assert measure_voice(voice_like(f0, 0.002)).log_f0 == pytest.approx(math.log(f0), abs=0.02)
 
 
-def test_noise_is_rough_and_strong_overtones_are_bright():
+def test_noise_is_rough_and_overtones_are_bright():
     plain = measure_voice(voice_like(150.0, 0.002))
     assert measure_voice(voice_like(150.0, 0.03)).roughness > plain.roughness + 3
     assert measure_voice(voice_like(150.0, 0.002, tilt=0.3)).brightness > plain.brightness + 0.2
@@ -167,7 +167,7 @@ def test_noise_is_rough_and_strong_overtones_are_bright():
     assert louder.brightness == pytest.approx(plain.brightness, abs=0.05)
 
 
-def test_what_is_no_voice_is_refused():
+def test_waves_without_voice_are_refused():
     with pytest.raises(UserError, match="too short"):
         measure_voice(torch.zeros(1, 1, 100))
     with pytest.raises(UserError, match="voiced"):
@@ -176,14 +176,14 @@ def test_what_is_no_voice_is_refused():
 
 @settings(deadline=None, max_examples=30)
 @given(traits=TRAITS, seed=st.integers(0, 100))
-def test_faces_are_pictures_and_the_same_seed_draws_the_same(traits, seed):
+def test_faces_are_a_function_of_the_seed(traits, seed):
     one, other = (draw_face(traits, np.random.default_rng(seed), size=32) for _ in range(2))
     assert one.shape == (3, 32, 32)
     assert one.dtype == torch.uint8
     assert torch.equal(one, other)
 
 
-def test_a_voice_is_drawn_where_one_is_given():
+def test_voice_traits_are_drawn_as_a_wave():
     faces = [
         draw_face(Traits(gender="F", age="young", **h), np.random.default_rng(1)) for h in ({}, {"pitch": 1})
     ]

@@ -1,4 +1,4 @@
-"""Synthetic voices: deterministic, distinct, with true texts and phonemes, a corpus without leaks."""
+"""Synthetic voices: deterministic and distinct, with texts, phonemes and disjoint splits."""
 
 import sys
 from collections import defaultdict
@@ -25,7 +25,7 @@ def espeak() -> None:
     pytest.importorskip("espeakng_loader", reason="voices need the extra 'synth'")
 
 
-def test_six_hundred_sentences_differ_and_read_well():
+def test_sentences_are_distinct_and_well_formed():
     texts = list(islice(sentences(), 1000))
     assert len(set(texts)) == 1000
     assert texts == list(islice(sentences(), 1000))
@@ -57,7 +57,7 @@ def test_phonemes_of_known_texts():
 
 
 @pytest.mark.usefixtures("espeak")
-def test_speech_depends_on_its_arguments_alone():
+def test_speech_is_a_function_of_its_arguments():
     first, _ = speak(TEXT, VOICES[0])
     speak("Something else altogether.", VOICES[3])
     again, _ = speak(TEXT, VOICES[0])
@@ -68,7 +68,7 @@ def test_speech_depends_on_its_arguments_alone():
 
 @pytest.mark.usefixtures("espeak")
 @pytest.mark.parametrize("voice", VOICES[::5], ids=lambda voice: voice.name)
-def test_phonemes_have_times_and_waves_a_level(voice):
+def test_phonemes_have_times_and_waves_the_target_level(voice):
     wave, phonemes = speak(TEXT, voice)
     assert wave.shape[:2] == (1, 1)
     assert wave.dtype == torch.float32
@@ -82,7 +82,7 @@ def test_phonemes_have_times_and_waves_a_level(voice):
 
 
 @pytest.mark.usefixtures("espeak")
-def test_every_voice_speaks_distinctly():
+def test_voices_differ_in_pitch_or_timbre():
     pytest.importorskip("pyworld")
     from data.frontends import LogMel, named_mel
     from vocoders.wavenet.spoken import f0_pyworld
@@ -106,7 +106,7 @@ def test_every_voice_speaks_distinctly():
 
 
 @pytest.mark.usefixtures("espeak")
-def test_corpus_has_its_minutes_splits_texts_and_phonemes(tmp_path):
+def test_corpus_has_minutes_splits_texts_and_phonemes(tmp_path):
     manifest = make_corpus(tmp_path / "corpus", 0.7, SMALL)
     rows = read_manifest(manifest)
     assert sum(row.duration or 0 for row in rows) >= 0.7 * 60
@@ -126,7 +126,7 @@ def test_corpus_has_its_minutes_splits_texts_and_phonemes(tmp_path):
 
 
 @pytest.mark.usefixtures("espeak")
-def test_voices_say_the_same_in_a_parallel_corpus(tmp_path):
+def test_voices_of_a_parallel_corpus_share_sentences(tmp_path):
     rows = read_manifest(make_corpus(tmp_path, 0.1, Corpus(voices=6, parallel=True)))
     said = defaultdict(list)
     for row in rows:
@@ -137,7 +137,7 @@ def test_voices_say_the_same_in_a_parallel_corpus(tmp_path):
 
 
 @pytest.mark.usefixtures("espeak")
-def test_an_interrupted_corpus_is_completed_to_the_same_one(tmp_path):
+def test_interrupted_corpus_is_completed_identically(tmp_path):
     whole = make_corpus(tmp_path / "whole", 0.3, SMALL)
     again = make_corpus(tmp_path / "again", 0.1, SMALL)
     again.unlink()
@@ -150,7 +150,7 @@ def test_an_interrupted_corpus_is_completed_to_the_same_one(tmp_path):
 
 
 @pytest.mark.usefixtures("espeak")
-def test_another_corpus_or_foreign_files_are_not_overwritten(tmp_path):
+def test_other_corpora_and_files_are_not_overwritten(tmp_path):
     make_corpus(tmp_path / "a", 0.01, SMALL)
     with pytest.raises(UserError, match="other options"):
         make_corpus(tmp_path / "a", 0.01, Corpus(voices=4, seed=1))
@@ -161,7 +161,7 @@ def test_another_corpus_or_foreign_files_are_not_overwritten(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "words"),
     [
         (["--voices", "2"], "voices=2"),
         (["--voices", "99"], "voices=99"),
@@ -170,12 +170,12 @@ def test_another_corpus_or_foreign_files_are_not_overwritten(tmp_path):
         (["--voice", "8"], "--voices"),
     ],
 )
-def test_command_refuses_in_one_sentence(argv, told, tmp_path: Path, capsys):
+def test_command_refuses_in_one_sentence(argv, words, tmp_path: Path, capsys):
     with pytest.raises(SystemExit) as exit_:
         main([str(tmp_path / "corpus"), *argv])
     assert exit_.value.code == 2
     message = capsys.readouterr().err
-    assert told in message
+    assert words in message
     assert message.count("\n") == 1
     assert not (tmp_path / "corpus").exists()
 
@@ -187,7 +187,7 @@ def test_command_makes_a_corpus(tmp_path, capsys):
     assert info(tmp_path / "corpus/f01/0000.flac").sample_rate == 24_000
 
 
-def test_missing_library_is_told_with_its_install_line(monkeypatch):
+def test_missing_espeak_is_named_with_its_install_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     with pytest.raises(UserError, match=r"pip install 'timbre\[synth\]'"):
         phonemize(["hello"])

@@ -1,4 +1,4 @@
-"""The embedded world: splits that share nothing, scenes made from their number alone, what shows."""
+"""The synthetic world: disjoint splits, scenes as functions of their index, visible attributes."""
 
 from itertools import combinations as pairs_of
 
@@ -34,19 +34,19 @@ def test_splits_share_no_combination_and_training_sees_every_pair_of_values():
         assert len(seen) == len(ATTRIBUTES[a].values) * len(ATTRIBUTES[b].values)
 
 
-def test_the_seed_of_the_scenes_does_not_move_the_split():
+def test_split_does_not_depend_on_the_scenes_seed():
     assert np.array_equal(World(0, "held_out").combinations, World(7, "held_out").combinations)
 
 
-def test_a_scene_is_a_function_of_its_number_alone():
+def test_scene_is_a_function_of_its_index():
     world = World(3, "held_out", draws=2)
     together, one = np.array([5, 400, 9]), 400
     assert torch.equal(world.pictures(together)[1], world.picture(one))
     assert torch.equal(world.waves(together)[1], world.wave(one))
-    assert world.captions(together)[1] == World(3, "held_out").caption(one)
+    assert world.captions(together)[1] == World(3, "held_out").captions(np.array([one]))[0]
 
 
-def test_draws_and_seeds_give_other_scenes_of_the_same_values():
+def test_draws_and_seeds_vary_scenes_of_the_same_values():
     world, n = World(0, "held_out"), 345
     assert np.array_equal(world.values(np.array([5])), world.values(np.array([5 + n])))
     for other_picture, other_wave in (
@@ -57,7 +57,7 @@ def test_draws_and_seeds_give_other_scenes_of_the_same_values():
         assert not torch.equal(world.wave(5), other_wave)
 
 
-def test_no_two_combinations_share_a_caption():
+def test_captions_identify_the_combination():
     values = values_of(np.arange(N_COMBINATIONS))
     rng = np.random.default_rng(0)
     several = [describe(values), *(describe(values, rng.random((len(values), N_SAID))) for _ in range(3))]
@@ -78,7 +78,7 @@ def test_signals_are_in_range_and_never_silent():
 
 
 @pytest.mark.parametrize("which", range(5), ids=[attribute.name for attribute in ATTRIBUTES])
-def test_every_attribute_is_seen_and_heard_when_nothing_else_changes(which):
+def test_each_attribute_changes_picture_and_sound(which):
     rng = np.random.default_rng(0)
     n_values = len(ATTRIBUTES[which].values)
     base = values_of(rng.integers(N_COMBINATIONS, size=6))
@@ -94,7 +94,7 @@ def test_every_attribute_is_seen_and_heard_when_nothing_else_changes(which):
         assert (spectra[rows + a] - spectra[rows + b]).abs().mean(1).amin() > 0.02  # nepers
 
 
-def test_a_linear_probe_hears_every_attribute_in_combinations_it_never_trained_on():
+def test_linear_probe_recognises_attributes_of_held_out_combinations():
     train, held_out = World(0, "train"), World(0, "held_out")
     chosen = np.arange(0, len(train), 4)
     x, y = (probe_features(w.waves(i)) for w, i in ((train, chosen), (held_out, np.arange(345))))
@@ -115,7 +115,7 @@ def log_spectra(wave: torch.Tensor) -> torch.Tensor:
 
 
 def probe_features(waves: torch.Tensor) -> torch.Tensor:
-    """Each band's sorted levels over time, coarsely: what sounds, and for how long."""
+    """Coarse, sorted levels over time of each band: which bands sound, and for how long."""
     level = log_spectra(waves[:, 0]).unflatten(1, (257, -1))[:, :256].unflatten(1, (64, 4)).mean(2)
     return level.sort(2).values[:, :, ::8].flatten(1)
 
@@ -131,7 +131,7 @@ def test_files_read_back_as_pairs(tmp_path):
     assert load(rows[2].path, SAMPLE_RATE)[0].sub(world.wave(2)).abs().max() < 1e-4
 
 
-def test_a_world_is_not_written_over_another(tmp_path, capsys):
+def test_existing_world_is_not_overwritten(tmp_path, capsys):
     (tmp_path / "metadata.csv").write_text("path\n")
     with pytest.raises(SystemExit) as end:
         main([str(tmp_path)])

@@ -1,4 +1,4 @@
-"""Videos of plain grey frames and a ramp of sound, so that each frame and sample tells its place."""
+"""Videos of plain grey frames and a ramp as sound, which identify the position of each frame and sample."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +19,7 @@ def write_video(
     codec: str = "mpeg4",
     options: dict[str, str] | None = None,
 ) -> Path:
-    """Frame n is of grey ``4 * n``; the sound rises from -0.5 to 0.5 over the whole length."""
+    """Frame n has the grey value ``4 * n``; the sound is a ramp from -0.5 to 0.5."""
     import av
 
     path.parent.mkdir(parents=True, exist_ok=True)

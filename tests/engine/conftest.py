@@ -1,4 +1,4 @@
-"""The toy run, to be imported and to be run as a program."""
+"""The toy run as a module and as a path."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or absent; weights that do not fit are refused by name."""
+"""Checkpoints are complete or absent; weights that do not fit are refused with their name."""
 
 import os
 import shutil
@@ -33,7 +33,7 @@ def save(out, step, value=0.0, keep=2):
     return checkpoint.publish(draft, keep)
 
 
-def test_the_newest_are_kept(tmp_path):
+def test_newest_checkpoints_are_kept(tmp_path):
     for step in (5, 10, 100, 99_999_999):
         save(tmp_path, step)
     assert [p.name for p in checkpoints(tmp_path)] == ["step_00000100", "step_99999999"]
@@ -41,7 +41,7 @@ def test_the_newest_are_kept(tmp_path):
     assert newest_checkpoint(tmp_path / "nowhere") is None
 
 
-def test_saving_the_same_step_again_replaces_it(tmp_path):
+def test_saving_a_step_again_replaces_it(tmp_path):
     save(tmp_path, 5, value=1.0)
     folder = save(tmp_path, 5, value=2.0)
     assert load_weights(folder / "layer.safetensors")["weight"].eq(2.0).all()
@@ -72,7 +72,7 @@ def save_three_and_die(out, instant):
         os._exit(1)
 
 
-def test_a_kill_at_any_instant_leaves_a_whole_checkpoint(tmp_path):
+def test_kill_at_any_time_leaves_a_complete_checkpoint(tmp_path):
     seen = []
     for instant in range(1, 100):
         out = tmp_path / str(instant)
@@ -109,7 +109,7 @@ def test_shared_and_sliced_tensors_are_saved(tmp_path):
         (lambda s: s.update(extra=torch.zeros(1)), "has an unknown tensor extra"),
     ],
 )
-def test_weights_of_another_shape_are_refused_by_name(change, sentence):
+def test_weights_of_another_shape_are_refused_with_their_name(change, sentence):
     layer = nn.Linear(2, 2)
     state = dict(layer.state_dict())
     change(state)
@@ -117,7 +117,7 @@ def test_weights_of_another_shape_are_refused_by_name(change, sentence):
         fill(layer, state, "a.safetensors")
 
 
-def test_an_export_holds_config_and_weights_only(tmp_path):
+def test_export_contains_config_and_weights_only(tmp_path):
     layer, config = nn.Linear(2, 2), OptimConfig(lr=0.5)
     export(tmp_path / "export", config, layer)
     export(tmp_path / "export", config, layer.state_dict())
@@ -127,7 +127,7 @@ def test_an_export_holds_config_and_weights_only(tmp_path):
     assert_close(state, dict(layer.state_dict()), rtol=0, atol=0)
 
 
-def test_weights_of_nan_are_neither_exported_nor_loaded(tmp_path):
+def test_nan_weights_are_neither_exported_nor_loaded(tmp_path):
     spoilt = {"weight": torch.full((2, 2), float("nan")), "bias": torch.zeros(2)}
     with pytest.raises(UserError, match="weight holds NaN"):
         export(tmp_path, OptimConfig(), spoilt)
@@ -136,7 +136,7 @@ def test_weights_of_nan_are_neither_exported_nor_loaded(tmp_path):
         fill(nn.Linear(2, 2), spoilt, "here")
 
 
-def test_pickles_and_ruins_are_refused(tmp_path):
+def test_pickled_and_damaged_weights_are_refused(tmp_path):
     export(tmp_path / "export", OptimConfig(), nn.Linear(2, 2))
     weights = tmp_path / "export/model.safetensors"
     whole = weights.read_bytes()
@@ -159,14 +159,14 @@ def test_pickles_and_ruins_are_refused(tmp_path):
         load_export(weights.parent, OptimConfig)
 
 
-def test_optimiser_states_are_not_unpickled_blindly(tmp_path):
+def test_optimiser_states_are_not_unpickled(tmp_path):
     folder = save(tmp_path, 1)
     torch.save({"layer": os.system}, folder / "optimizers.pt")
     with pytest.raises(UserError, match=r"cannot read .*optimizers\.pt"):
         checkpoint.load_checkpoint(folder, {}, {})
 
 
-def test_weights_may_be_read_by_whoever_may_read_other_files(tmp_path):
+def test_weights_have_the_usual_file_permissions(tmp_path):
     save_weights({"w": torch.zeros(2)}, tmp_path / "w.safetensors")
     (tmp_path / "other").write_text("")
     assert (tmp_path / "w.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode

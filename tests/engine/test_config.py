@@ -1,4 +1,4 @@
-"""Configs survive JSON and the command line, and every misspelling is told in one sentence."""
+"""Configs: JSON round trips, the command line, and one-sentence errors for mistakes."""
 
 import json
 from collections.abc import Mapping
@@ -35,17 +35,17 @@ def test_json_round_trip(toy, lr, betas, out, steps, deep, spare):
     assert from_json(toy.ToyConfig, to_json(config), "here") == config
 
 
-def test_a_file_says_what_it_describes_and_is_refused_as_anything_else(tmp_path):
+def test_file_of_another_kind_is_refused(tmp_path):
     @dataclass(frozen=True, kw_only=True)
     class Horn:
-        """A config that is stored by itself."""
+        """A config that is stored as a file of its own."""
 
         KIND: ClassVar[str] = "horn"
         bell: float = 1.0
 
     @dataclass(frozen=True, kw_only=True)
     class Flute(Horn):
-        """Another of the same fields."""
+        """Another config with the same fields."""
 
         KIND: ClassVar[str] = "flute"
 
@@ -58,10 +58,10 @@ def test_a_file_says_what_it_describes_and_is_refused_as_anything_else(tmp_path)
     assert from_json(Flute, '{"bell": 2.0}', "written before kinds were") == Flute(bell=2.0)
 
 
-def test_fields_that_are_gone_are_read_where_they_said_nothing():
+def test_removed_fields_are_accepted_with_their_old_default():
     @dataclass(frozen=True, kw_only=True)
     class Horn:
-        """A config that had two fields more."""
+        """A config that had two more fields."""
 
         GONE: ClassVar[Mapping[str, Any]] = {"mute": 0.0, "case": ...}
         bell: float = 1.0
@@ -82,13 +82,13 @@ def test_fields_that_are_gone_are_read_where_they_said_nothing():
         ("{", ""),
     ],
 )
-def test_the_kind_of_earlier_files_is_told_by_their_keys(text, kind, tmp_path):
+def test_kind_of_earlier_files_is_inferred_from_their_keys(text, kind, tmp_path):
     (tmp_path / "config.json").write_text(text)
     assert stored_kind(tmp_path) == kind
     assert stored_kind(tmp_path / "missing.json") == ""
 
 
-def test_missing_keys_take_defaults_and_integers_pass_for_floats(toy):
+def test_missing_keys_get_defaults_and_integers_are_floats(toy):
     config = from_json(toy.ToyConfig, '{"optim": {"lr": 1}}', "here")
     assert config == replace(toy.ToyConfig(), optim=OptimConfig(lr=1.0))
     assert isinstance(config.optim.lr, float)
@@ -111,7 +111,7 @@ def test_missing_keys_take_defaults_and_integers_pass_for_floats(toy):
         ("{", "here is not JSON: "),
     ],
 )
-def test_wrong_json_is_told_in_one_sentence(toy, text, sentence):
+def test_wrong_json_is_refused(toy, text, sentence):
     with pytest.raises(UserError) as caught:
         from_json(toy.ToyConfig, text, "here")
     assert str(caught.value).startswith(sentence)
@@ -137,7 +137,7 @@ def test_wrong_json_is_told_in_one_sentence(toy, text, sentence):
         ("stray", "these arguments belong to no option: stray"),
     ],
 )
-def test_wrong_words_are_told_in_one_sentence(toy, capsys, words, sentence):
+def test_wrong_options_are_refused(toy, capsys, words, sentence):
     with pytest.raises(SystemExit) as caught:
         cli(toy.PRESETS, argv=words.split())
     told = capsys.readouterr().err
@@ -146,7 +146,7 @@ def test_wrong_words_are_told_in_one_sentence(toy, capsys, words, sentence):
     assert told.count("\n") == 1
 
 
-def test_words_change_the_preset(toy):
+def test_options_modify_the_preset(toy):
     words = (
         "--preset tiny --body.layers 3 --optim.betas 0.5 0.9 --loop.log_every=7 --loop.no-cpu --loop.out a/b"
     )
@@ -158,14 +158,14 @@ def test_words_change_the_preset(toy):
     assert cli(toy.PRESETS, default="tiny", argv=[]) == toy.PRESETS["tiny"]
 
 
-def test_a_kind_is_chosen_by_name(toy):
+def test_config_class_is_selected_by_name(toy):
     config = cli(toy.PRESETS, argv=["--body.kind", "Deep", "--body.layers", "5", "--spare.kind", "Deep"])
     assert config.body == toy.Deep(layers=5)
     assert config.spare == toy.Deep()
     assert cli(toy.PRESETS, argv=["--spare.kind", "Deep", "--spare.kind", "none"]).spare is None
 
 
-def test_a_stored_config_is_a_starting_point(toy, tmp_path):
+def test_stored_config_can_be_modified(toy, tmp_path):
     save_config(toy.PRESETS["tiny"], tmp_path / "run/config.json")
     assert load_config(toy.ToyConfig, tmp_path / "run/config.json") == toy.PRESETS["tiny"]
     config = cli(toy.PRESETS, argv=["--config", str(tmp_path / "run/config.json"), "--body.layers", "9"])
@@ -173,7 +173,7 @@ def test_a_stored_config_is_a_starting_point(toy, tmp_path):
     assert json.loads(to_json(config))["body"] == {"kind": "Deep", "layers": 9}
 
 
-def test_only_what_shapes_a_run_counts_as_a_difference(toy):
+def test_free_fields_are_no_difference(toy):
     cadence = replace(toy.BASE, loop=replace(toy.BASE.loop, steps=99, out=Path("x"), save_every=7, workers=2))
     assert not [*differences(toy.BASE, cadence)]
     other = replace(toy.BASE, loop=replace(toy.BASE.loop, seed=1), optim=OptimConfig(lr=0.5), body=toy.Deep())

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, whatever their names, and what the disk refuses is told as such."""
+"""Files are written completely or not at all, whatever their names; disk errors are reported."""
 
 import errno
 from pathlib import Path
@@ -9,7 +9,7 @@ from engine.files import atomic, check_writable
 
 
 @pytest.mark.parametrize("name", ["a.json", "new/deep/a.json", "b" * 248 + ".flac", "é" * 120 + ".wav"])
-def test_a_file_of_any_name_appears_when_the_block_ends_well(tmp_path, name):
+def test_file_of_any_name_appears_after_the_block(tmp_path, name):
     path = tmp_path / name
     with atomic(path) as temporary:
         temporary.write_text("whole")
@@ -19,7 +19,7 @@ def test_a_file_of_any_name_appears_when_the_block_ends_well(tmp_path, name):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_failure_keeps_the_old_file_and_nothing_else(tmp_path):
+def test_failure_keeps_only_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
 
@@ -34,7 +34,7 @@ def test_a_failure_keeps_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_library_s_own_error_is_told_as_the_disk_s_where_the_disk_refuses(tmp_path, monkeypatch):
+def test_library_error_on_a_full_disk_is_reported_as_the_disks(tmp_path, monkeypatch):
     def full(self: Path, *arguments: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -48,13 +48,13 @@ def test_a_library_s_own_error_is_told_as_the_disk_s_where_the_disk_refuses(tmp_
     assert caught.value.filename == str(tmp_path)
 
 
-def test_an_error_of_the_temporary_file_names_the_one_that_was_wanted(tmp_path):
+def test_error_of_the_temporary_file_names_the_target(tmp_path):
     with pytest.raises(OSError, match="a folder") as caught, atomic(tmp_path / "a.txt") as temporary:
         raise OSError(errno.EISDIR, "Is a folder, not a folder", str(temporary))
     assert caught.value.filename == str(tmp_path / "a.txt")
 
 
-def test_places_are_probed_without_a_trace(tmp_path):
+def test_check_of_writability_leaves_no_file(tmp_path):
     check_writable(tmp_path / "new" / "deep" / "a.wav")
     check_writable(tmp_path)
     assert list(tmp_path.iterdir()) == []

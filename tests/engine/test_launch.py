@@ -1,4 +1,4 @@
-"""What accelerate was told counts, or is refused; nothing is ignored."""
+"""Options of accelerate are applied or refused, never ignored."""
 
 import os
 import shlex
@@ -19,12 +19,12 @@ from engine.config import cli
 from engine.user_error import UserError
 
 DEFAULTS = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_DYNAMO_BACKEND": "NO"}
-"""What the launcher passes on when it is told nothing."""
+"""The launcher's environment without options."""
 
 
 @pytest.fixture
 def launched(monkeypatch, tmp_path):
-    """Pretend that the launcher was given these options and passed on this environment."""
+    """Simulate a launcher with these options and this environment."""
     for name in list(os.environ):
         if name.startswith("ACCELERATE_"):
             monkeypatch.delenv(name)
@@ -43,7 +43,7 @@ def adopted(toy, *words):
     return loop.mixed_precision, loop.accumulate, loop.compile
 
 
-def test_what_was_said_is_adopted(toy, launched):
+def test_launcher_options_are_adopted(toy, launched):
     options = "--mixed_precision bf16 --gradient_accumulation_steps 4 --dynamo_backend inductor"
     said = {"ACCELERATE_MIXED_PRECISION": "bf16", "ACCELERATE_DYNAMO_BACKEND": "INDUCTOR"}
     launched(options, **said)
@@ -51,7 +51,7 @@ def test_what_was_said_is_adopted(toy, launched):
     assert adopted(toy, "--loop.accumulate", "4", "--loop.mixed_precision=bf16") == ("bf16", 4, "inductor")
 
 
-def test_what_was_not_said_is_the_presets(toy, launched, monkeypatch):
+def test_options_not_given_to_the_launcher_keep_the_preset(toy, launched, monkeypatch):
     half = replace(toy.BASE, loop=replace(toy.BASE.loop, mixed_precision="bf16", accumulate=2))
     monkeypatch.setattr(toy, "PRESETS", {"half": half})
     assert adopted(toy) == ("bf16", 2, "no")
@@ -62,7 +62,7 @@ def test_what_was_not_said_is_the_presets(toy, launched, monkeypatch):
     assert adopted(toy) == ("no", 2, "no")
 
 
-def test_a_configuration_file_counts_as_said(toy, launched, monkeypatch, tmp_path):
+def test_launcher_configuration_file_is_adopted(toy, launched, monkeypatch, tmp_path):
     half = replace(toy.BASE, loop=replace(toy.BASE.loop, mixed_precision="bf16"))
     monkeypatch.setattr(toy, "PRESETS", {"half": half})
     file = tmp_path / "one.yaml"
@@ -80,7 +80,7 @@ def test_a_configuration_file_counts_as_said(toy, launched, monkeypatch, tmp_pat
         ("--dynamo_backend no", "--loop.compile", "eager"),
     ],
 )
-def test_options_that_contradict_it_are_refused_by_name(toy, launched, capsys, options, word, value):
+def test_contradicting_options_are_refused(toy, launched, capsys, options, word, value):
     launched(options)
     with pytest.raises(SystemExit) as end:
         cli(toy.PRESETS, argv=[word, value])
@@ -89,7 +89,7 @@ def test_options_that_contradict_it_are_refused_by_name(toy, launched, capsys, o
 
 
 @pytest.mark.parametrize(("variable", "what"), launch.REFUSED.items())
-def test_what_trainers_cannot_do_is_refused(toy, launched, capsys, variable, what):
+def test_unsupported_launcher_features_are_refused(toy, launched, capsys, variable, what):
     launched(**{variable: "true"})
     with pytest.raises(SystemExit):
         cli(toy.PRESETS, argv=[])
@@ -105,7 +105,7 @@ def test_float16_on_a_cpu_and_unknown_compilers_are_refused(toy, tmp_path):
         replace(toy.BASE.loop, compile="fast")
 
 
-def test_compiling_changes_nothing_that_is_learned(toy, tmp_path):
+def test_compiled_training_equals_eager_training(toy, tmp_path):
     def weights(out, **options):
         options = {"out": tmp_path / out, "steps": 3, "trackers": "none", "sample_every": 0, **options}
         toy.train(replace(toy.BASE, loop=replace(toy.BASE.loop, **options)))
@@ -132,7 +132,7 @@ TWO = ["--multi_gpu", "--num_processes", "2"]
 
 
 @pytest.mark.parametrize("own", [["--cpu"], pytest.param(TWO, marks=pytest.mark.slow)])
-def test_a_mistake_is_one_sentence_and_status_2(toy_path, tmp_path, environment, own):
+def test_user_error_exits_with_one_sentence_and_status_2(toy_path, tmp_path, environment, own):
     words = command(toy_path, tmp_path, "--loop.stepps", "3", own=own)
     done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 2
@@ -142,7 +142,7 @@ def test_a_mistake_is_one_sentence_and_status_2(toy_path, tmp_path, environment,
 
 @pytest.mark.slow
 @pytest.mark.parametrize("own", [["--cpu"], TWO])
-def test_a_signal_to_the_launcher_saves_and_leaves_no_orphan(toy_path, tmp_path, environment, own):
+def test_signal_to_the_launcher_saves_and_leaves_no_orphan(toy_path, tmp_path, environment, own):
     options = ["--loop.steps", "1000000", "--loop.save-every", "100"]
     words = command(toy_path, tmp_path, *options, own=own)
     running = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -159,7 +159,7 @@ def test_a_signal_to_the_launcher_saves_and_leaves_no_orphan(toy_path, tmp_path,
 
 
 @pytest.mark.slow
-def test_the_death_of_one_process_ends_all_and_the_same_command_goes_on(toy_path, tmp_path, environment):
+def test_death_of_one_process_ends_all_and_the_run_resumes(toy_path, tmp_path, environment):
     words = command(toy_path, tmp_path, "--loop.steps", "3000", "--loop.save-every", "100", own=TWO)
     running = subprocess.Popen(words, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while newest_checkpoint(tmp_path) is None:
@@ -171,7 +171,7 @@ def test_the_death_of_one_process_ends_all_and_the_same_command_goes_on(toy_path
     assert newest_checkpoint(tmp_path).name == "step_00003000"
 
 
-def test_the_launchers_own_words_are_told_from_another_programs():
+def test_launcher_is_recognised_by_its_command_line():
     words = shlex.split("python /venv/bin/accelerate launch --mixed_precision bf16 train.py --steps 3")
     assert launch._options(words) == words[3:]
     assert launch._options(shlex.split("python -m accelerate.commands.launch --cpu train.py")) == [

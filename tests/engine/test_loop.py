@@ -1,4 +1,4 @@
-"""Runs continue exactly, wherever they stopped and in how many processes."""
+"""Runs resume exactly after any stop and in any number of processes."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ def run(toy, out, steps=10, **changes):
 
 
 def final(out):
-    """Return everything the newest checkpoint holds."""
+    """Return the contents of the newest checkpoint."""
     folder = newest_checkpoint(out)
     assert folder is not None
     state = {p.stem: load_weights(p) for p in sorted(folder.glob("*.safetensors"))}
@@ -30,7 +30,7 @@ def final(out):
 
 
 def same(a: Path, b: Path) -> None:
-    """Assert that two runs ended in the same state to the bit."""
+    """Assert that two runs ended in bit-equal states."""
     ours, theirs = final(a), final(b)
     assert ours.keys() == theirs.keys()
     assert_close(ours, theirs, rtol=0, atol=0)
@@ -44,7 +44,7 @@ def test_resume_is_exact(toy, tmp_path, options):
     same(tmp_path / "straight", tmp_path / "cut")
 
 
-def test_a_run_follows_from_its_seed(toy, tmp_path):
+def test_run_is_a_function_of_its_seed(toy, tmp_path):
     torch.manual_seed(1)
     run(toy, tmp_path / "a", steps=3)
     torch.manual_seed(2)
@@ -63,19 +63,19 @@ def test_cadence(toy, tmp_path):
     assert run(toy, tmp_path, steps=10) == 10  # nothing left to do
 
 
-def test_a_limit_of_time_saves_and_returns(toy, tmp_path):
+def test_time_limit_saves_and_returns(toy, tmp_path):
     assert run(toy, tmp_path, steps=10**6, max_minutes=1e-6) == 1
     assert newest_checkpoint(tmp_path) is not None
 
 
-def test_another_config_does_not_continue_a_run(toy, tmp_path):
+def test_run_with_another_config_is_not_resumed(toy, tmp_path):
     run(toy, tmp_path, steps=2)
     with pytest.raises(UserError, match=r"holds a run with loop\.seed 0, not 1: choose another --loop\.out"):
         run(toy, tmp_path, steps=4, seed=1)
     run(toy, tmp_path, steps=4, save_every=1, log_every=1, keep=1)  # cadence may change
 
 
-def test_data_that_ends_is_told(tmp_path):
+def test_exhausted_data_raises(tmp_path):
     class Still:
         def __init__(self):
             layer = nn.Linear(1, 1)
@@ -108,7 +108,7 @@ def test_tensors_of_any_batch_are_moved():
     assert (moved.more["pair"].b, moved.more["list"][1], moved.none) == ("name", 4, None)
 
 
-def test_a_terminated_run_saves_and_continues_exactly(toy, tmp_path, together, capfd):
+def test_terminated_run_saves_and_resumes_exactly(toy, tmp_path, together, capfd):
     options = replace(toy.BASE.loop, out=tmp_path / "cut", trackers="none")
 
     def train(rank):
@@ -123,7 +123,7 @@ def test_a_terminated_run_saves_and_continues_exactly(toy, tmp_path, together, c
     same(tmp_path / "straight", tmp_path / "cut")
 
 
-def test_what_a_kill_left_behind_is_cleared_though_nothing_is_left_to_train(toy, tmp_path):
+def test_drafts_of_a_killed_run_are_deleted_after_the_last_step(toy, tmp_path):
     run(toy, tmp_path)
     left = [tmp_path / "checkpoints" / name for name in (".step_00000003.old.tmp", ".step_00000009.tmp")]
     for folder in left:
@@ -140,7 +140,7 @@ def test_two_processes_resume_exactly(toy, tmp_path, together):
     assert "buffers_1" in final(tmp_path / "straight")
 
 
-def test_a_signal_to_one_process_stops_all(toy, tmp_path, together, capfd):
+def test_signal_to_one_process_stops_all(toy, tmp_path, together, capfd):
     def train(rank):
         options = replace(toy.BASE.loop, out=tmp_path, trackers="none")
         toy.train(replace(toy.BASE, signal_at=5 if rank == 1 else 0, loop=options))
@@ -151,7 +151,7 @@ def test_a_signal_to_one_process_stops_all(toy, tmp_path, together, capfd):
     assert [p.name for p in checkpoints(tmp_path)] == ["step_00000004", "step_00000006"]
 
 
-def test_averaged_gradients_are_those_of_the_joint_batch(together):
+def test_averaged_gradients_equal_those_of_the_joint_batch(together):
     both = torch.randn(2, 4, 3)
     config = OptimConfig(lr=0.1, weight_decay=0.5, gradient_clip=0.01)
 
@@ -177,7 +177,7 @@ def test_averaged_gradients_are_those_of_the_joint_batch(together):
 
 
 @pytest.mark.parametrize("file", ["progress.json", "maker.safetensors", "config.json", "optimizers.pt"])
-def test_a_damaged_checkpoint_names_the_older_one_that_is_whole(toy, tmp_path, file):
+def test_error_about_a_damaged_checkpoint_names_the_older_one(toy, tmp_path, file):
     run(toy, tmp_path, steps=2, save_every=1)
     newest = newest_checkpoint(tmp_path)
     (newest / file).write_bytes(b"")
@@ -187,7 +187,7 @@ def test_a_damaged_checkpoint_names_the_older_one_that_is_whole(toy, tmp_path, f
     assert run(toy, tmp_path, steps=3) == 3
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_no_draft(toy, tmp_path, monkeypatch):
+def test_failed_checkpoint_leaves_no_draft(toy, tmp_path, monkeypatch):
     def refuse(*arguments, **options):
         raise RuntimeError("PytorchStreamWriter failed writing file")
 
@@ -197,14 +197,14 @@ def test_a_checkpoint_that_cannot_be_written_leaves_no_draft(toy, tmp_path, monk
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
-def test_a_run_whose_folder_is_a_file_is_refused_at_once(toy, tmp_path):
+def test_output_folder_that_is_a_file_is_refused(toy, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="Not a directory"):
         run(toy, tmp_path / "file")
 
 
 def trained_together(toy, out, rank, count, accumulate=1):
-    """Six steps on this process's share of each batch; what was logged, and what all processes have."""
+    """Train six steps on this process's share of each batch; return the logs and all processes' states."""
     logged = []
     options = {"steps": 6, "log_every": 3, "save_every": 6, "sample_every": 0, "accumulate": accumulate}
     config = loop.LoopConfig(out=out, trackers="none", cpu=True, **options)
@@ -216,8 +216,8 @@ def trained_together(toy, out, rank, count, accumulate=1):
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_together_equal_one_with_the_whole_batch(toy, tmp_path, together, count):
-    """Gradients, losses, logged figures; banks to the bit in every process."""
+def test_two_processes_equal_one_with_the_whole_batch(toy, tmp_path, together, count):
+    """Gradients, losses and logs are equal; banks are bit-equal in every process."""
     alone = trained_together(toy, tmp_path / "alone", 0, 1)
 
     def train(rank):
@@ -231,7 +231,7 @@ def test_processes_together_equal_one_with_the_whole_batch(toy, tmp_path, togeth
 
 
 def test_micro_batches_in_two_processes_equal_one_batch(toy, tmp_path, together):
-    """Without negatives from elsewhere, which micro-batches do not share."""
+    """Without gathered negatives, which differ between micro-batches."""
 
     def gradient(count, rank=0):
         layer = nn.Linear(4, 4)
@@ -253,8 +253,8 @@ def test_micro_batches_in_two_processes_equal_one_batch(toy, tmp_path, together)
     assert together(2, train) == [0, 0]
 
 
-def test_gradients_travel_in_buckets_while_the_backward_pass_runs(together, monkeypatch):
-    monkeypatch.setattr("engine.buckets.BUCKET_BYTES", 40)  # a layer's weight or its bias and a weight
+def test_gradients_are_averaged_during_the_backward_pass(together, monkeypatch):
+    monkeypatch.setattr("engine.processes.BUCKET_BYTES", 40)  # a layer's weight or its bias and a weight
     events = []
 
     def train(rank):

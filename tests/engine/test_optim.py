@@ -1,4 +1,4 @@
-"""Players step down their own loss on their own parameters; averages follow."""
+"""Players minimise their own loss over their own parameters; EMA copies follow."""
 
 import math
 from dataclasses import replace
@@ -21,7 +21,7 @@ def weights(module):
     return {name: tensor.clone() for name, tensor in module.state_dict().items()}
 
 
-def test_a_player_touches_only_its_own_parameters():
+def test_player_updates_only_its_own_parameters():
     body, critic = nn.Linear(3, 3), nn.Linear(3, 1)
     before = weights(critic)
     norm = Player(body, PLAIN).step(critic(body(torch.randn(4, 3))).mean())
@@ -55,7 +55,7 @@ def test_an_update_equals_rmsprop_on_the_same_loss():
     assert_close(weights(ours), weights(theirs))
 
 
-def test_rmsprop_continues_exactly():
+def test_rmsprop_resumes_exactly():
     straight, broken = nn.Linear(3, 2), nn.Linear(3, 2)
     broken.load_state_dict(straight.state_dict())
     config, data = replace(PLAIN, optimizer="rmsprop"), torch.randn(6, 4, 3)
@@ -70,7 +70,7 @@ def test_rmsprop_continues_exactly():
     assert_close(weights(broken), weights(straight), rtol=0, atol=0)
 
 
-def test_rmsprop_refuses_a_decay_it_does_not_know():
+def test_rmsprop_refuses_weight_decay():
     with pytest.raises(UserError, match="weight_decay"):
         OptimConfig(optimizer="rmsprop", weight_decay=0.1)
 
@@ -101,12 +101,12 @@ def test_accumulation_equals_the_big_batch(count, clip, calls):
 
 
 def _frozen_at(loss, module):
-    """Return a loss with the gradient that ``loss`` has now, wherever the weights go before it is used."""
+    """Return a loss with the present gradient of ``loss``, independent of later weights."""
     gradients = torch.autograd.grad(loss, [*module.parameters()])
     return sum((p * g).sum() for p, g in zip(module.parameters(), gradients))
 
 
-def test_gradients_are_clipped_as_a_whole():
+def test_gradient_norm_is_clipped_over_all_parameters():
     layer = nn.Linear(3, 3)
     player = Player([layer], replace(PLAIN, gradient_clip=0.5, betas=(0.0, 0.0)))
     seen = []
@@ -118,7 +118,7 @@ def test_gradients_are_clipped_as_a_whole():
     assert_close(seen[0], torch.tensor(0.5))
 
 
-def test_unused_parameters_keep_still():
+def test_unused_parameters_do_not_change():
     used, unused = nn.Linear(2, 2), nn.Linear(2, 2)
     player = Player([used, unused], replace(PLAIN, weight_decay=0.1))
     before = weights(unused)
@@ -128,7 +128,7 @@ def test_unused_parameters_keep_still():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("optimizer", ["adamw", "rmsprop"])
-def test_a_broken_gradient_is_skipped_and_counted(bad, optimizer):
+def test_non_finite_gradient_is_skipped_and_counted(bad, optimizer):
     layer = nn.Linear(2, 2)
     player = Player(layer, replace(PLAIN, patience=3, optimizer=optimizer))
     player.step(layer(torch.ones(1, 2)).square().mean())
@@ -149,7 +149,7 @@ def test_a_broken_gradient_is_skipped_and_counted(bad, optimizer):
         verdict({"it": player}, can_go_back=False)
 
 
-def test_scaled_losses_descend_as_others_and_overflow_is_skipped():
+def test_loss_scaling_is_exact_and_overflow_is_skipped():
     torch.manual_seed(0)
     plain, scaled = nn.Linear(3, 2), nn.Linear(3, 2)
     scaled.load_state_dict(plain.state_dict())
@@ -201,7 +201,7 @@ def test_impossible_schedules_are_refused(wrong):
         OptimConfig(**wrong)
 
 
-def test_a_player_continues_exactly():
+def test_player_resumes_exactly():
     def run(layer, player, rounds):
         for x in rounds:
             player.step(layer(x).square().mean())
@@ -234,7 +234,7 @@ def test_ema_lags_and_copies_buffers():
     assert_close(ema.module.weight, torch.full((2,), 1.1 + 0.9 * 0.9))
 
 
-def test_a_gradient_that_lies_otherwise_in_memory_moves_the_same_weights():
+def test_gradient_strides_do_not_affect_the_update():
     twins = [nn.Parameter(torch.ones(3, 5)) for _ in range(2)]
     across = torch.arange(15.0).view(5, 3)
     for weight, factor in zip(twins, (across.T, across.T.contiguous()), strict=True):

@@ -1,4 +1,4 @@
-"""Poisoned batches cost the updates that they spoil, and no more."""
+"""Non-finite batches cost only the updates that they affect."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ def run(toy, out, poisoned, steps=12, patience=3, **changes):
     )
 
 
-def test_one_bad_batch_is_left_out_and_named(toy, tmp_path, capsys):
+def test_bad_batch_is_skipped_and_reported(toy, tmp_path, capsys):
     task, steps = run(toy, tmp_path, (5,))
     assert steps == 12
     assert [int(task.players[n].skipped) for n in ("maker", "critic")] == [1, 0]  # the critic's turn is even
@@ -30,7 +30,7 @@ def test_one_bad_batch_is_left_out_and_named(toy, tmp_path, capsys):
     assert told in "".join(capsys.readouterr())
 
 
-def test_a_run_goes_back_at_half_the_rate_and_ends_in_a_sentence(toy, tmp_path, capsys):
+def test_divergence_returns_to_a_checkpoint_and_finally_raises(toy, tmp_path, capsys):
     with pytest.raises(UserError, match=r"'maker' was not finite 3 times in a row, even at 1/8 of its"):
         run(toy, tmp_path, range(5, 12))
     said = capsys.readouterr().out
@@ -41,19 +41,19 @@ def test_a_run_goes_back_at_half_the_rate_and_ends_in_a_sentence(toy, tmp_path, 
     assert not torch.equal(task.maker[0].weight, before["0.weight"])
 
 
-def test_a_lasting_fault_without_a_checkpoint_ends_at_once(toy, tmp_path):
+def test_divergence_without_a_checkpoint_raises(toy, tmp_path):
     with pytest.raises(UserError, match="'maker' was not finite 3 times in a row: lower its learning rate"):
         run(toy, tmp_path, range(12))
 
 
-def test_no_checkpoint_is_kept_of_a_row_of_bad_batches(toy, tmp_path):
+def test_no_checkpoint_is_saved_during_skipped_updates(toy, tmp_path):
     run(toy, tmp_path, (6, 7), save_every=4)
     assert not (tmp_path / "checkpoints" / "step_00000008").exists()
     run(toy, tmp_path / "other", (6, 7), steps=8)
     assert newest_checkpoint(tmp_path / "other").name == "step_00000008"  # the last is: where would it go on?
 
 
-def test_half_the_rate_outlives_the_run(toy, tmp_path):
+def test_halved_rate_is_resumed(toy, tmp_path):
     task, _ = run(toy, tmp_path, ())
     task.players["maker"].halve(2)
     full = task.players["maker"].config.rate(task.players["maker"].updates)

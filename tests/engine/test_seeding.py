@@ -1,4 +1,4 @@
-"""Seeds are addresses."""
+"""Seeds are functions of an address."""
 
 import random
 
@@ -20,11 +20,11 @@ def test_different_addresses_give_different_seeds(addresses):
 
 
 @given(address)
-def test_trailing_zeros_count(a):
+def test_trailing_zeros_change_the_seed(a):
     assert step_seed(*a) != step_seed(*a, 0)
 
 
-def test_every_generator_is_set():
+def test_all_global_generators_are_seeded():
     def draw():
         return random.random(), np.random.rand(), torch.rand(()).item()  # noqa: NPY002
 

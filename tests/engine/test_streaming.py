@@ -1,4 +1,4 @@
-"""Live layers: chunks equal the whole, and nothing hears the future."""
+"""Streaming layers: chunks equal the whole, and outputs do not depend on the future."""
 
 from itertools import pairwise
 
@@ -49,7 +49,7 @@ def test_chunks_equal_the_whole(kind, cuts, size, length):
 @pytest.mark.parametrize("kind", ["down", "up"])
 @settings(deadline=None, max_examples=40)
 @given(t=st.integers(0, 9), size=sizes)
-def test_no_output_sees_the_future(kind, t, size):
+def test_outputs_do_not_depend_on_the_future(kind, t, size):
     layer, wave = build(kind, **size), torch.randn(1, 2, TIME, requires_grad=True)
     out = layer(wave)
     out[..., t].square().sum().backward()
@@ -61,7 +61,7 @@ def test_no_output_sees_the_future(kind, t, size):
 
 @settings(deadline=None, max_examples=30)
 @given(size=sizes, length=st.integers(1, TIME))
-def test_lengths_are_blocks(size, length):
+def test_output_length_is_the_number_of_complete_blocks(size, length):
     wave = torch.randn(1, 2, length)
     down, up = build("down", **size), build("up", **size)
     assert down(wave).shape[-1] == length // down.stride[0]

@@ -1,4 +1,4 @@
-"""A run can be seen and heard in TensorBoard."""
+"""Scalars, audio and pictures of a run are logged to TensorBoard."""
 
 import importlib.util
 from dataclasses import replace
@@ -19,7 +19,7 @@ def events(out: Path) -> EventAccumulator:
     return found
 
 
-def test_scalars_sounds_and_pictures_are_logged_and_continued(toy, tmp_path):
+def test_scalars_audio_and_pictures_are_logged_and_resumed(toy, tmp_path):
     loop = replace(toy.BASE.loop, out=tmp_path, steps=6)
     toy.train(replace(toy.BASE, loop=loop))
     toy.train(replace(toy.BASE, loop=replace(loop, steps=10)))
@@ -34,7 +34,7 @@ def test_scalars_sounds_and_pictures_are_logged_and_continued(toy, tmp_path):
     assert (picture.width, picture.height) == (60, 24)
 
 
-def test_a_picture_goes_from_dark_to_light_and_upwards():
+def test_mel_picture_is_brighter_for_louder_bands_and_low_at_the_bottom():
     mel = torch.zeros(4, 6)
     mel[0] = 1.0  # the lowest band
     picture = mel_picture(mel, scale=2)
@@ -43,6 +43,6 @@ def test_a_picture_goes_from_dark_to_light_and_upwards():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
-def test_a_missing_tracker_is_told_in_one_sentence(toy):
+def test_missing_tracker_is_refused(toy):
     with pytest.raises(UserError, match="wandb is not installed: pip install wandb"):
         accelerator(replace(toy.BASE.loop, trackers="wandb"))

@@ -1,4 +1,4 @@
-"""A user's mistakes and stops end a command in one sentence, and leave nothing behind."""
+"""User errors and signals end a command with one sentence and without unfinished files."""
 
 import errno
 import os
@@ -42,7 +42,7 @@ def ran(body: str, *arguments: str, **options) -> subprocess.CompletedProcess[st
         ("raise UserError('say what to do')", "error: say what to do"),
     ],
 )
-def test_what_the_system_refuses_is_one_sentence(tmp_path, body, words):
+def test_operating_system_errors_are_one_sentence(tmp_path, body, words):
     (tmp_path / "file").touch()
     (tmp_path / "circle").symlink_to("circle")
     done = ran(body, cwd=tmp_path)
@@ -51,11 +51,11 @@ def test_what_the_system_refuses_is_one_sentence(tmp_path, body, words):
     assert done.stderr.count("\n") == 1
 
 
-def test_an_error_of_the_program_itself_keeps_its_traceback():
+def test_internal_errors_keep_their_traceback():
     assert "ZeroDivisionError" in ran("1 / 0").stderr
 
 
-def test_an_error_without_a_file_is_no_user_s_mistake():
+def test_error_without_a_file_is_no_user_error():
     @exits_cleanly
     def main():
         raise OSError(errno.EBADF, "bad file descriptor")
@@ -64,7 +64,7 @@ def test_an_error_without_a_file_is_no_user_s_mistake():
         main()
 
 
-def test_an_output_that_nobody_reads_ends_quietly():
+def test_closed_pipe_exits_quietly():
     running = subprocess.Popen(
         command("for i in range(100_000): print(i)"),
         stdout=subprocess.PIPE,
@@ -79,7 +79,7 @@ def test_an_output_that_nobody_reads_ends_quietly():
     assert running.wait(timeout=60) == 141
 
 
-def test_a_name_the_console_cannot_show_is_escaped():
+def test_unprintable_names_are_escaped():
     done = ran(
         r"print(os.fsdecode(b'caf\xe9'), 'ł')", env={"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}
     )
@@ -88,7 +88,7 @@ def test_a_name_the_console_cannot_show_is_escaped():
 
 @pytest.mark.usefixtures("signals_of_a_terminal")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_stopped_command_leaves_no_half_written_file(tmp_path, number):
+def test_stopped_command_leaves_no_unfinished_file(tmp_path, number):
     body = """
         with atomic('x.wav') as temporary:
             temporary.write_text('half')
@@ -106,13 +106,13 @@ def test_a_stopped_command_leaves_no_half_written_file(tmp_path, number):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_signals_are_as_before_once_a_command_has_ended():
+def test_signal_handlers_are_restored():
     before = signal.getsignal(signal.SIGTERM)
     exits_cleanly(lambda: None)()
     assert signal.getsignal(signal.SIGTERM) is before
 
 
-def test_a_mistake_exits_with_2(capsys):
+def test_user_error_exits_with_2(capsys):
     @exits_cleanly
     def main():
         raise UserError("a.wav is missing")
@@ -133,7 +133,7 @@ def test_a_mistake_exits_with_2(capsys):
         ("(0, inf)", float("nan"), "loss_rate=nan must be above 0"),
     ],
 )
-def test_an_interval_holds_its_ends_or_not(interval, value, refusal):
+def test_intervals_include_or_exclude_their_ends(interval, value, refusal):
     config = SimpleNamespace(loss_rate=value)
     if refusal is None:
         within(interval, config, "loss_rate")

@@ -1,4 +1,4 @@
-"""A run small enough to be killed: two players, batch statistics, an EMA copy, a bank and noise."""
+"""A small run: two players, batch statistics, an EMA copy, a bank and noise."""
 
 import sys
 from collections.abc import Iterator
@@ -43,11 +43,11 @@ class ToyConfig:
     body: Wide | Deep = field(default_factory=Wide)
     """Shape of the network."""
     spare: Deep | None = None
-    """Nothing, or something."""
+    """An optional part."""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(lr=0.01, schedule="cosine", decay_steps=40)
     )
-    """Of both players."""
+    """Optimiser of both players."""
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(steps=10, log_every=3, save_every=4, sample_every=5, cpu=True)
     )
@@ -105,7 +105,7 @@ class Batches:
 
 
 class Shares:
-    """Equal parts of one global batch, and a task without noise of its own: N processes equal one."""
+    """Equal parts of one global batch and no random task, so that N processes equal one."""
 
     def __init__(self, rank: int, count: int, accumulate: int = 1) -> None:
         self.rank, self.count, self.accumulate = rank, count, accumulate
@@ -120,7 +120,7 @@ class Shares:
 
 
 class Together:
-    """A network, a judge that is used every other step, gathered negatives, a bank, an averaged copy."""
+    """A network, a critic used every other step, gathered negatives, a bank and an EMA copy."""
 
     def __init__(self) -> None:
         self.maker, self.critic, self.bank = nn.Linear(4, 4), nn.Linear(4, 1), MemoryBank(24, 4)

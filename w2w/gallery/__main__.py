@@ -23,8 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.audio import excerpt, info, load, resample, save
-from data.frontends import SPEECH_16K
-from data.mel_picture import mel_png
+from data.frontends import SPEECH_16K, mel_png
 from engine.arguments import Arguments
 from engine.files import atomic, write_json
 from engine.table import markdown, table
