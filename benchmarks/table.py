@@ -4,7 +4,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -29,7 +29,7 @@ def machine() -> str:
     return f"{name}{gpu}, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
 
 
-def show(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def show(title: str, heads: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     print(f"\n{title}\n\n{markdown(heads, rows)}")
 
 

@@ -11,7 +11,16 @@ from engine.optim import OptimConfig
 from engine.user_error import UserError
 from experiments import trainers
 from experiments.mel_pipeline import __main__ as study
-from experiments.mel_pipeline.__main__ import PRESETS, TUNED, gains, preset, table, train, training
+from experiments.mel_pipeline.__main__ import (
+    CHOICES,
+    PRESETS,
+    TUNED,
+    chosen_presets,
+    gains,
+    table,
+    train,
+    training,
+)
 from experiments.mel_pipeline.systems import SYSTEMS, speeds
 from experiments.scores import differences
 from experiments.study import Study
@@ -46,9 +55,9 @@ def test_every_variant_fits_its_trainers_preset(name, runs, monkeypatch) -> None
         monkeypatch.setattr(trainers, reader, lambda *given, **options: Unread())
     monkeypatch.setattr(trainers.cluit_mel_trainer, "completed", lambda config, crops: config)
     monkeypatch.setattr(trainers.stargan_trainer, "completed", lambda config: config)
-    monkeypatch.setattr("vocoders.train.crops", lambda *given: Unread())
+    monkeypatch.setattr(trainers.vocoder_trainer, "crops", lambda *given: Unread())
     trainers._speech_and_pairs.cache_clear()
-    ready = training(name, runs, preset(name, dict(PRESETS)), runs.folder(name), 500)
+    ready = training(name, runs, CHOICES[name][1][PRESETS[name]], runs.folder(name), 500)
     loop = ready.config.loop
     assert (loop.out, loop.steps, loop.threads, loop.cpu) == (runs.out / name, 500, 1, True)
     assert ready.config.data.path == "speech"
@@ -67,7 +76,7 @@ def test_the_tuned_vocoder_needs_the_converters_mels(runs) -> None:
 
 def test_an_unknown_preset_is_told() -> None:
     with pytest.raises(UserError, match="no such preset; choose from small"):
-        preset("w2w", PRESETS | {"w2w": "smal"})
+        chosen_presets(["w2w=smal"])
 
 
 def test_a_system_is_there_when_all_it_needs_is_trained(runs) -> None:

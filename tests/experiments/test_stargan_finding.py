@@ -100,7 +100,7 @@ def test_what_the_class_head_hears_of_targets_that_differ():
 @pytest.mark.parametrize(("size", "published", "remedied"), [("half", 32, 128), ("published", 64, 256)])
 def test_how_many_columns_follow_the_merge(size, published, remedied):
     def columns(name):
-        shape = variants(size)[name]().stargan
+        shape = variants(size)[name].stargan
         labels = LabelsConfig(first=LabelGroup(column="speaker", size=2))
         return columns_after_merge(replace(shape, labels=labels, n_channels=2))
 
@@ -112,7 +112,7 @@ def test_how_many_columns_follow_the_merge(size, published, remedied):
 def test_the_experiments_columns_hold_the_published_forms_gradient_and_not_the_remedys(name, least, most):
     torch.manual_seed(0)
     labels = LabelsConfig(first=LabelGroup(column="speaker", size=2))
-    shape = replace(variants("published")[name]().stargan, labels=labels, n_channels=2)
+    shape = replace(variants("published")[name].stargan, labels=labels, n_channels=2)
     generator = Generator(shape).eval()
     for parameter in generator.parameters():  # no ReLU hides a path, and the sigmoid is not saturated
         parameter.data = 3 * parameter.data.abs() / parameter[0].numel() ** 0.9
@@ -133,10 +133,11 @@ def test_the_judge_of_genders_hears_them_and_conversions_are_counted_where_the_g
     judge = gender_from(drawn(learned), learned)
     assert torch.equal(judge(drawn(1 - learned)), 1 - learned)
     own = torch.tensor([0, 1, 1, -1])  # by one place: 0 → -1, 1 → 0, 1 → 1, -1 → 1: the second alone counts
-    clips = LabelledBatch(torch.zeros(4, 1, 8), own[:, None])
-    judges = Judges(judge, None, ToWave(SpectrogramConfig(n_bins=16, n_frames=16)))
+    shape = SpectrogramConfig(n_fft=64, hop=16, n_bins=16, n_frames=16)
+    clips = LabelledBatch(torch.rand(4, 1, shape.crop_samples), own[:, None])
+    judges = Judges(judge, LoudnessAsVoice(), ToWave(shape))
     kept = judges(drawn(own), drawn(own), clips, 1)
-    assert kept == {"judged_real": 1, "judged_before": 0, "judged_obeyed": 0}
+    assert (kept["judged_real"], kept["judged_before"], kept["judged_obeyed"]) == (1, 0, 0)
     assert judges(drawn(own), drawn(own.roll(1)), clips, 1)["judged_obeyed"] == 1
 
 
@@ -166,7 +167,7 @@ def test_outputs_that_are_their_targets_are_nearer_to_them_and_copies_to_their_s
 
 @pytest.mark.parametrize("size", SIZES)
 def test_variants_differ_in_what_their_name_says(size):
-    configs = {name: make() for name, make in variants(size).items()}
+    configs = variants(size)
     base = configs["published"]
     for name, config in configs.items():
         shape = replace(

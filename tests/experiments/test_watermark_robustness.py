@@ -5,7 +5,7 @@ import torch
 
 from data.audio import save
 from experiments.watermark import __main__ as study
-from experiments.watermark.changes import World, changes, coded, has_codecs, unmarked
+from experiments.watermark.changes import changes, coded, has_codecs, unmarked
 from w2w import Converter
 from w2w.networks.config import ConverterConfig
 from w2w.networks.network import ConverterNetwork
@@ -35,8 +35,8 @@ def test_codecs_return_the_same_sound_somewhat_later(talk, codec, kilobits):
 
 def test_every_change_leaves_a_sound(talk):
     converter = Converter(ConverterNetwork(ConverterConfig()))
-    world = World(converter=converter, voice=converter.embed(talk), others=0.1 * torch.randn(1, 1, 40_000))
-    for name, change in changes(world).items():
+    others = 0.1 * torch.randn(1, 1, 40_000)
+    for name, change in changes(converter, converter.embed(talk), others).items():
         changed = change(talk)
         assert changed.shape[:2] == (1, 1), name
         assert changed.isfinite().all(), name
