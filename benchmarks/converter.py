@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -26,6 +26,7 @@ from engine.user_error import UserError, exits_cleanly
 from w2w import Converter
 from w2w.networks.config import ConverterConfig
 from w2w.networks.network import ConverterNetwork
+from w2w.stream import Stream
 from w2w.weights import weights_folder
 
 Wave = Float[Tensor, "1 1 samples"]
@@ -135,6 +136,16 @@ def memory(folder: Path, speech: Wave, rate: int, minutes: float, scratch: Path)
     ]
 
 
+def chunk_seconds(live: Stream, chunks: Iterable[Wave]) -> list[float]:
+    """Seconds that each chunk takes."""
+    took = []
+    for chunk in chunks:
+        began = time.perf_counter()
+        live.push(chunk)
+        took.append(time.perf_counter() - began)
+    return took
+
+
 def streaming(converter: Converter, voice: Tensor, speech: Wave) -> list[list[str]]:
     """Real-time factors of streaming, and the slowest chunks, which cause audible dropouts."""
     rows, rate = [], converter.sample_rate
@@ -142,11 +153,7 @@ def streaming(converter: Converter, voice: Tensor, speech: Wave) -> list[list[st
     for chunk_ms in (10, 20, 40):
         chunk = rate * chunk_ms // 1000
         live = converter.stream(voice, chunk_samples=chunk)
-        took = []
-        for piece in source.split(chunk, dim=-1):
-            began = time.perf_counter()
-            live.push(piece)
-            took.append(1000 * (time.perf_counter() - began))
+        took = [1000 * seconds for seconds in chunk_seconds(live, source.split(chunk, dim=-1))]
         took = sorted(took[5:])  # without the first chunks, which are warm-up
         slow = took[int(0.99 * len(took))]
         figure = f"{sum(took) / len(took) / chunk_ms:.3f} (99 % of chunks within {slow:.1f} ms)"

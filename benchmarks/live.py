@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.converter import lasting, speech_like
+from benchmarks.converter import chunk_seconds, lasting, speech_like
 from benchmarks.live_peer import CHUNK_MS, Peer
 from benchmarks.table import machine, show
 from data.audio import load
@@ -112,12 +112,8 @@ def ours(converter: Converter, voice: Tensor, chunk_ms: float, rate: int, engine
     live = converter.stream(voice, chunk, sample_rate=rate, engine=engine)
 
     def turn(wave: Wave) -> tuple[list[float], float]:
-        took, processor = [], time.process_time()
-        for piece in wave.split(chunk, dim=-1):
-            before = time.perf_counter()
-            live.push(piece)
-            took.append(time.perf_counter() - before)
-        return took, time.process_time() - processor
+        processor = time.process_time()
+        return chunk_seconds(live, wave.split(chunk, dim=-1)), time.process_time() - processor
 
     length = 1000 * chunk / rate
     return Contestant(name=f"ours, {engine}", chunk_ms=length, latency_ms=live.latency_ms, turn=turn)

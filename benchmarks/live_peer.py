@@ -51,11 +51,9 @@ class Peer:
 
     def __init__(self, checkout: Path, wave: Float[Tensor, "1 1 samples"]) -> None:
         if missing := [name for name in NEEDED if not (checkout / name).is_file()]:
-            raise UserError(
-                f"--peer {checkout} is not a checkout of LLVC's published code: {missing[0]} is missing"
-            )
+            what = "a checkout of LLVC's published code"
+            raise UserError(f"--peer {checkout} is not {what}: {missing[0]} is missing")
         self.checkout, self.wave = checkout.resolve(), wave
-        self.name, self.latency_ms = "LLVC", None
 
     def __enter__(self) -> "Peer":
         self.scratch = tempfile.TemporaryDirectory()
@@ -96,23 +94,6 @@ class Peer:
         return json.loads(line)
 
 
-class Clock:
-    """Replaces the peer's ``time`` module, which it reads before and after each chunk, and records times."""
-
-    def __init__(self) -> None:
-        self.read: list[float] = []
-
-    def time(self) -> float:
-        """Seconds, by a clock of higher resolution than the peer's."""
-        self.read.append(time.perf_counter())
-        return self.read[-1]
-
-    def took(self) -> list[float]:
-        """Seconds of each chunk since the last call."""
-        read, self.read = self.read, []
-        return [after - before for before, after in zip(read[::2], read[1::2])]
-
-
 def imported(checkout: Path) -> Any:
     sys.path.insert(0, str(checkout))
     sys.modules["utils"] = stand_in("utils", glob_audio_files=None)
@@ -148,18 +129,25 @@ def serve(checkout: Path, source: Path) -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # keeps the peer's own output apart from the answers
     infer = imported(checkout)
     model, rate, weights = opened(checkout, infer)
-    clock = Clock()
-    infer.time = SimpleNamespace(time=clock.time)
+    reads: list[float] = []  # of the clock, before and after each chunk
+
+    def clock() -> float:
+        reads.append(time.perf_counter())
+        return reads[-1]
+
+    infer.time = SimpleNamespace(time=clock)
     wave = load(source, rate)[0, 0]
     latency_ms = 1000.0 * (model.dec_chunk_size + 2) * model.L / rate
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     about = {"name": f"LLVC ({parameters:.1f} M, {weights})", "latency_ms": latency_ms}
     print(json.dumps(about), file=answers, flush=True)
     for _ in sys.stdin:
+        reads.clear()
         processor = time.process_time()
         infer.do_infer(model, wave, 1, rate, True)
-        answer = {"processor_s": time.process_time() - processor, "took": clock.took()}
-        print(json.dumps(answer), file=answers, flush=True)
+        processor_s = time.process_time() - processor
+        took = [after - before for before, after in zip(reads[::2], reads[1::2])]
+        print(json.dumps({"processor_s": processor_s, "took": took}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

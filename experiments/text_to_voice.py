@@ -79,10 +79,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     train, test = one_each(split_rows(args.data, "train"))[: args.speakers], split_rows(args.data, "test")
     probe = GenderProbe(train)
     speech = Speech(converter, one_each(test)[: args.sources], probe)
-    accuracy = probe.accuracy(one_each(test))
+    right = [probe.female(clip(row)) == (row.gender == "F") for row in gendered(one_each(test))]
     real, unseen = embed_recordings(converter, train), embed_recordings(converter, test)
     lines = [
-        ["gender probe on recordings of unseen speakers", percent([accuracy]), "50 %"],
+        ["gender probe on recordings of unseen speakers", percent(right), "50 %"],
         *followed(speech),
         *named(speech),
         *seen(speech, args.faces),
@@ -104,24 +104,24 @@ def one_each(rows: Sequence[Row]) -> list[Row]:
     return list(clips.values())
 
 
+def gendered(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.gender in ("F", "M")]
+
+
 class GenderProbe:
     """Logistic regression on Resemblyzer embeddings, fitted to one recording per labelled speaker."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        rows = [row for row in rows if row.gender in ("F", "M")]
-        if len({row.gender for row in rows}) < 2:
-            raise UserError("--data must have women and men with a gender column in its train split")
-        self.embedder = Resemblyzer()
-        x = np.stack([self.embedding(self.clip(row)) for row in rows])
-        # C corresponds to a weight of 0.001 on squared weights, relative to the mean cross-entropy.
         from sklearn.linear_model import LogisticRegression
 
-        self.classifier = LogisticRegression(C=500 / len(x), max_iter=1000)
-        self.classifier.fit(x, [row.gender == "F" for row in rows])
-
-    @staticmethod
-    def clip(row: Row) -> Float[Tensor, "1 1 samples"]:
-        return excerpt(row.path, 0, round(SOURCE_S * SAMPLE_RATE), SAMPLE_RATE)
+        rows = gendered(rows)
+        women = [row.gender == "F" for row in rows]
+        if len(set(women)) < 2:
+            raise UserError("--data must have women and men with a gender column in its train split")
+        self.embedder = Resemblyzer()
+        # C corresponds to a weight of 0.001 on squared weights, relative to the mean cross-entropy.
+        self.classifier = LogisticRegression(C=500 / len(rows), max_iter=1000)
+        self.classifier.fit(np.stack([self.embedding(clip(row)) for row in rows]), women)
 
     def embedding(self, wave: Float[Tensor, "1 1 samples"]) -> Float[np.ndarray, "dim"]:
         return self.embedder(wave)["embedding"]
@@ -129,10 +129,9 @@ class GenderProbe:
     def female(self, wave: Float[Tensor, "1 1 samples"]) -> bool:
         return bool(self.classifier.predict(self.embedding(wave)[None])[0])
 
-    def accuracy(self, rows: Sequence[Row]) -> float:
-        """Accuracy on labelled recordings."""
-        known = [row for row in rows if row.gender in ("F", "M")]
-        return float(np.mean([self.female(self.clip(row)) == (row.gender == "F") for row in known]))
+
+def clip(row: Row, rate: int = SAMPLE_RATE) -> Float[Tensor, "1 1 samples"]:
+    return excerpt(row.path, 0, round(SOURCE_S * rate), rate)
 
 
 class Speech:
@@ -142,7 +141,7 @@ class Speech:
         self.converter, self.probe = converter, probe
         rate = converter.sample_rate
         self.unsettled = round(UNSETTLED_S * rate)
-        self.sources = [excerpt(row.path, 0, round(SOURCE_S * rate), rate) for row in sources]
+        self.sources = [clip(row, rate) for row in sources]
 
     def __call__(self, voice: Float[Tensor, "1 dim"], *, gender: bool = False) -> Spoken:
         outputs = []

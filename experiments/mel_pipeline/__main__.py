@@ -35,7 +35,7 @@ from eval.scoring import FAST, METRICS
 from experiments import trainers
 from experiments.mel_pipeline.systems import SYSTEMS, W2W, speeds
 from experiments.scores import SCORES, cells, differences, evaluation_pairs, outputs, score
-from experiments.study import Cost, Study, Training
+from experiments.study import Study, Training
 from vocoders.tasks.presets import PRESETS as VOCODERS
 from w2w.baselines import predict
 from w2w.baselines.cluit_mel.presets import PRESETS as CLUIT_MEL
@@ -167,13 +167,18 @@ def chosen_presets(given: Sequence[str]) -> dict[str, str]:
     return chosen
 
 
-def train(name: str, study: Study, presets: dict[str, str]) -> Cost:
-    """Train or resume a variant unless it is finished; return its cost."""
+def train(name: str, study: Study, presets: dict[str, str]) -> None:
+    """Train or resume a variant unless it is finished."""
     if name == TUNED and study.cost(name) is None:
         if not (study.folder("cluit_mel") / "cost.json").is_file():
             raise UserError(f"{TUNED} needs cluit_mel in {study.out}: train that first (--only)")
-        predict_mels(study)
-    return study.train(name, partial(training, name, study, CHOICES[name][1][presets[name]]))
+        mels, converter = study.folder(TUNED) / "mels", study.folder("cluit_mel") / "export"
+        if not (mels / "complete").is_file():
+            # Every training recording in its own voice.
+            data = str(study.options["data"])
+            predict.main(["--checkpoint", str(converter), "--data", data, "--out", str(mels)])
+            (mels / "complete").touch()
+    study.train(name, partial(training, name, study, CHOICES[name][1][presets[name]]))
 
 
 def training(name: str, study: Study, config: Any, folder: Path, steps: int) -> Training:
@@ -195,24 +200,13 @@ def training(name: str, study: Study, config: Any, folder: Path, steps: int) -> 
     return trainers.vocoder(config, folder, steps, lr=TUNING_RATE, adversary_from=ADVERSARIES_FROM)
 
 
-def predict_mels(study: Study) -> None:
-    """Once: convert every training recording to a mel in its own voice with the trained converter."""
-    folder = study.folder(TUNED) / "mels"
-    if not (folder / "complete").is_file():
-        converter = study.folder("cluit_mel") / "export"
-        data = str(study.options["data"])
-        predict.main(["--checkpoint", str(converter), "--data", data, "--out", str(folder)])
-        (folder / "complete").touch()
-
-
 def compare(studies: Mapping[str, Study], pairs: Sequence[Pair], args: Namespace) -> dict[str, Any]:
     study = studies[W2W]
     costs = {name: cost for name, each in studies.items() if (cost := each.cost(name)) is not None}
     available = {name: system for name, system in SYSTEMS.items() if system.is_available(study)}
     if not costs:
-        raise UserError(
-            f"{args.out} holds no trained variant to compare: train with --only NAME, or without --only"
-        )
+        remedy = "train with --only NAME, or without --only"
+        raise UserError(f"{args.out} holds no trained variant to compare: {remedy}")
     cache, folder = Cache(args.cache), args.out / "outputs" / str(len(pairs))
     outputs_of_all = []
     for name, system in available.items():

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.live import Contestant, against, compete, main, row, verdict
-from benchmarks.live_peer import Clock, Peer, Sinusoids
+from benchmarks.live_peer import Peer, Sinusoids
 from engine.checkpoint import export
 from engine.user_error import UserError
 from pretrain.causal.encoder import CausalEncoderConfig
@@ -131,14 +131,6 @@ def test_failing_peer_raises_one_sentence(checkout, monkeypatch):
     (checkout / "infer.py").unlink()
     with pytest.raises(UserError, match=r"not a checkout of LLVC's published code: infer.py is missing"):
         Peer(checkout, torch.zeros(1, 1, 16))
-
-
-def test_clock_pairs_reads_into_durations():
-    clock = Clock()
-    for _ in range(6):
-        clock.time()
-    assert len(clock.took()) == 3
-    assert clock.took() == []
 
 
 def test_position_encoding_stub_is_sinusoidal():
