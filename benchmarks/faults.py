@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -68,22 +69,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         import_module(TRAININGS[name][0])
     with tempfile.TemporaryDirectory(prefix="faults") as scratch, small_disk(Path(scratch)) as disk:
         data = corpus(Path(scratch) / "speech")
-        whole: dict[tuple[str, int], tuple[Path, float]] = {}
+        whole: dict[str, tuple[Path, float]] = {}
         faults = [fault for fault in FAULTS if disk or fault not in FAULTS[-2:]]
         while sum(counts.values()) < options.kills:
-            for name, count in ((name, count) for name in names for count in (1, 2)):
-                run = Run(name, count, data, options.steps)
-                if (name, count) not in whole:
-                    whole[name, count] = undisturbed(run, Path(scratch) / f"{name}_{count}")
-                reference, seconds = whole[name, count]
+            for name, count in product(names, (1, 2)):
+                run, title = Run(name, count, data, options.steps), f"{name}, {count} process(es)"
+                if title not in whole:
+                    whole[title] = undisturbed(run, Path(scratch) / f"{name}_{count}")
+                reference, seconds = whole[title]
                 kind = rng.choice([f for f in faults if f != "one process" or count > 1])
                 out = (disk if kind in FAULTS[-2:] and disk else Path(scratch)) / "broken"
-                found = disturb(run, out, kind, rng, seconds)
-                found += differences(reference, out)
-                counts[name + f", {count} process(es)", kind] += 1
-                wrong += [f"{name}, {count} process(es), {kind}: {what}" for what in found]
+                found = disturb(run, out, kind, rng, seconds) + differences(reference, out)
+                counts[title, kind] += 1
+                wrong += [f"{title}, {kind}: {what}" for what in found]
                 shutil.rmtree(out)
-    rows = [[*key, str(number)] for key, number in sorted(counts.items())]
+    rows = [[*key, number] for key, number in sorted(counts.items())]
     show(f"{sum(counts.values())} kills, {len(wrong)} faults found", ["training", "fault", "kills"], rows)
     print(*wrong[:NAMED_AT_MOST], sep="\n")
     raise SystemExit(bool(wrong))

@@ -126,19 +126,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = arguments.parse_args(argv)
     if options.cases < 1:
         raise UserError(f"--cases {options.cases} must be at least 1")
-    rows, found = [], 0
+    rows, found, wanted = [], 0, -(-options.cases // 6)
     with tempfile.TemporaryDirectory(prefix="fuzz") as scratch:
         for name, target in targets(Path(scratch) / "trap").items():
-            wanted = -(-options.cases // 6)
             findings: set[str] = set()
             for start in range(0, wanted, AT_ONCE):
                 number = min(AT_ONCE, wanted - start)
                 findings |= forked(target, Path(scratch), number, options.seed + start, options.findings)
             if (Path(scratch) / "trap").exists():
                 findings.add("a pickle was executed")
-            rows.append([name, str(wanted), "; ".join(sorted(findings)) or "none"])
+            rows.append([name, wanted, "; ".join(sorted(findings)) or "none"])
             found += len(findings)
-    show(f"{sum(int(row[1]) for row in rows)} cases", ["reader", "cases", "findings"], rows)
+    show(f"{wanted * len(rows)} cases", ["reader", "cases", "findings"], rows)
     raise SystemExit(bool(found))
 
 

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.converter import chunk_seconds, lasting, speech_like
 from benchmarks.live_peer import CHUNK_MS, Peer
-from benchmarks.table import machine, show
+from benchmarks.table import in_turns, machine, ratio, show
 from data.audio import load
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
@@ -121,16 +121,15 @@ def ours(converter: Converter, voice: Tensor, chunk_ms: float, rate: int, engine
 
 def compete(contestants: Sequence[Contestant], speech: Wave, seconds: float, rate: int) -> None:
     """Run all contestants on the same sound in turns, after a warm-up."""
-    warm = lasting(speech, rate)
     for contestant in contestants:
-        contestant.turn(warm)
+        contestant.turn(lasting(speech, rate))
     n_turns = max(round(seconds / TURN_S), 1)
     turn_samples = round(seconds / n_turns * rate)
     whole = lasting(speech, turn_samples * n_turns)
     for number, wave in enumerate(whole.split(turn_samples, dim=-1)):
         # The order rotates, because the state of the caches depends on the previous contestant.
-        for place in range(len(contestants)):
-            contestant = contestants[(place + number) % len(contestants)]
+        first = number % len(contestants)
+        for contestant in (*contestants[first:], *contestants[:first]):
             took, processor_s = contestant.turn(wave)
             contestant.took += took
             contestant.processor_s += processor_s
@@ -156,13 +155,13 @@ def against(contestants: Sequence[Contestant]) -> None:
     if not same:
         print(f"\nadd {theirs.chunk_ms:g} to --chunk-ms to compare with the peer")
     for contestant in same:
-        ratio = contestant.factor / theirs.factor
+        share = contestant.factor / theirs.factor
         medians = float(np.median(contestant.took) / np.median(theirs.took))
         processor = contestant.processor_factor / theirs.processor_factor
         print(
-            f"\n{contestant.name}: {ratio:.3f} of the computing time of {theirs.name}, chunks of"
+            f"\n{contestant.name}: {share:.3f} of the computing time of {theirs.name}, chunks of"
             f" {theirs.chunk_ms:g} ms (medians: {medians:.3f}, processor: {processor:.3f};"
-            f" goal ≤ {GOAL_PEER}: {'met' if ratio <= GOAL_PEER else 'NOT met'})"
+            f" goal ≤ {GOAL_PEER}: {'met' if share <= GOAL_PEER else 'NOT met'})"
         )
 
 
@@ -207,17 +206,9 @@ def slowdown(old: Session, fresh: Session, chunks: Sequence[Wave]) -> float:
 
     Unlike measurements an hour apart, this does not depend on the machine's load in between.
     """
-    ratios, size = [], min(max(round(1 / old.load.chunk_s), 1), len(chunks))
-    for turn in range(TURNS):
-        some = [chunks[(turn * size + place) % len(chunks)] for place in range(size)]
-        took = {}
-        for session in (old, fresh) if turn % 2 else (fresh, old):
-            before = time.process_time()
-            for chunk in some:
-                session.push(chunk)
-            took[session is old] = time.process_time() - before
-        ratios.append(took[True] / took[False])
-    return float(np.median(ratios))
+    some = chunks[: max(round(1 / old.load.chunk_s), 1)]
+    calls = [lambda session=session: [session.push(chunk) for chunk in some] for session in (old, fresh)]
+    return ratio(*in_turns(calls, TURNS))
 
 
 def verdict(memory: Sequence[float], slower: float) -> str:

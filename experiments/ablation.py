@@ -50,9 +50,13 @@ SPEECH_ENCODERS = {
     "speech_fine_tuned": "the pretrained speech encoder instead of the student, fine-tuned",
 }
 """Additional variants with ``--speech-encoder``; they need whole utterances and cannot stream."""
-CONTRAST = ("contrast_style", "contrast_voice", "contrast_discriminator", "contrast_converter")
-DISCRIMINATOR = ("adversarial", "feature_matching", "contrast_discriminator", "contrast_converter")
-"""Losses that need the discriminator."""
+OF_DISCRIMINATOR = ("contrast_discriminator", "contrast_converter")
+LOSSES = {
+    "no_content_loss": ("content",),
+    "no_contrast": ("contrast_style", "contrast_voice", *OF_DISCRIMINATOR),
+    "no_adversary": ("adversarial", "feature_matching", *OF_DISCRIMINATOR),
+}
+"""Losses that a variant lacks."""
 
 
 def variant(name: str, full: TrainConfig, speech_encoder: str = "") -> TrainConfig:
@@ -67,22 +71,14 @@ def variant(name: str, full: TrainConfig, speech_encoder: str = "") -> TrainConf
             # Keeps the sizes of the network, which depend on the student.
             sizes = with_encoders(full.converter, full.pretrained)
             return replace(full, converter=sizes, pretrained=replace(full.pretrained, student=""))
-        case "no_content_loss":
-            return without_losses(full, "content")
-        case "no_contrast":
-            return without_losses(full, *CONTRAST)
-        case "no_adversary":
-            return without_losses(full, *DISCRIMINATOR)
+        case "no_content_loss" | "no_contrast" | "no_adversary":
+            weights = replace(full.cluit.weights, **dict.fromkeys(LOSSES[name], 0.0))
+            return replace(full, cluit=replace(full.cluit, weights=weights))
         case "no_back_translation":
             return replace(full, cluit=replace(full.cluit, back_translate_share=0.0))
     assert name in SPEECH_ENCODERS
     changes = {"student": "", "content": speech_encoder, "use": name.removeprefix("speech_")}
     return replace(full, pretrained=replace(full.pretrained, **changes))
-
-
-def without_losses(config: TrainConfig, *names: str) -> TrainConfig:
-    weights = replace(config.cluit.weights, **dict.fromkeys(names, 0.0))
-    return replace(config, cluit=replace(config.cluit, weights=weights))
 
 
 OPTIONS = ("data", "pairs", "teacher", "student", "preset", "seed")
@@ -101,9 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     pairs = evaluation_pairs(args.validation or args.data, "validation", args.n_pairs)
     full = full_config(args)
     options = {name: str(getattr(args, name)) for name in OPTIONS}
-    study = Study(
-        out=args.out, options=options, minutes=0.0 if args.steps else args.minutes, steps=args.steps
-    )
+    minutes = 0.0 if args.steps else args.minutes
+    study = Study(out=args.out, options=options, minutes=minutes, steps=args.steps)
     for name in names:
         config = variant(name, full, args.speech_encoder)
         study.train(name, partial(wave_to_wave, config, processor=not args.steps))

@@ -89,8 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         *likeness_to_real(converter, real, unseen),
         *found_by_words(converter, real, unseen),
     ]
-    table = markdown(["measure", "value", "reference"], lines)
-    print(table)
+    print(table := markdown(["measure", "value", "reference"], lines))
     if args.out:
         args.out.write_text(table + "\n")
 
@@ -121,13 +120,10 @@ class GenderProbe:
         self.embedder = Resemblyzer()
         # C corresponds to a weight of 0.001 on squared weights, relative to the mean cross-entropy.
         self.classifier = LogisticRegression(C=500 / len(rows), max_iter=1000)
-        self.classifier.fit(np.stack([self.embedding(clip(row)) for row in rows]), women)
-
-    def embedding(self, wave: Float[Tensor, "1 1 samples"]) -> Float[np.ndarray, "dim"]:
-        return self.embedder(wave)["embedding"]
+        self.classifier.fit(np.stack([self.embedder(clip(row))["embedding"] for row in rows]), women)
 
     def female(self, wave: Float[Tensor, "1 1 samples"]) -> bool:
-        return bool(self.classifier.predict(self.embedding(wave)[None])[0])
+        return bool(self.classifier.predict(self.embedder(wave)["embedding"][None])[0])
 
 
 def clip(row: Row, rate: int = SAMPLE_RATE) -> Float[Tensor, "1 1 samples"]:
@@ -139,9 +135,8 @@ class Speech:
 
     def __init__(self, converter: Converter, sources: Sequence[Row], probe: GenderProbe) -> None:
         self.converter, self.probe = converter, probe
-        rate = converter.sample_rate
-        self.unsettled = round(UNSETTLED_S * rate)
-        self.sources = [clip(row, rate) for row in sources]
+        self.unsettled = round(UNSETTLED_S * converter.sample_rate)
+        self.sources = [clip(row, converter.sample_rate) for row in sources]
 
     def __call__(self, voice: Float[Tensor, "1 dim"], *, gender: bool = False) -> Spoken:
         outputs = []

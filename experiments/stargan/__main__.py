@@ -55,8 +55,6 @@ def spread(values: Sequence[float]) -> str:
 
 def read_curve(path: Path) -> list[Point]:
     """Points of one run by step; of steps repeated after an interruption, the later ones count."""
-    if not path.is_file():
-        return []
     points = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
     return sorted({point["step"]: point for point in points}.values(), key=lambda point: point["step"])
 

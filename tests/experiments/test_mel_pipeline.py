@@ -10,7 +10,6 @@ from data.batches import Batches
 from engine.optim import OptimConfig
 from engine.user_error import UserError
 from experiments import trainers
-from experiments.mel_pipeline import __main__ as study
 from experiments.mel_pipeline.__main__ import (
     CHOICES,
     PRESETS,
@@ -174,20 +173,3 @@ def test_speeds_of_two_stages_are_separate_and_have_no_latency() -> None:
     timed = speeds({"cluit_mel": converter}, 0.1 * torch.randn(1, 1, 16_000), 1)["cluit_mel"]
     assert timed["latency_ms"] is None
     assert set(timed["rtf"]) == {"whole", "converter", "vocoder"}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--only", "w2v"], "'w2v'"),
-        (["--n-pairs", "0"], "--n-pairs 0 must be at least 1"),
-        (["--minutes", "-1"], "above 0"),
-        (["--presets", "w2w"], "NAME=PRESET"),
-        (["--presets", "w2w=smal"], "no such preset; choose from small"),
-    ],
-)
-def test_invalid_options_are_one_sentence(options, message, capsys) -> None:
-    with pytest.raises(SystemExit) as stop:
-        study.main(["--data", "speech", *options])
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err

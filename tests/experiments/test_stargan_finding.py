@@ -211,10 +211,3 @@ def test_table_has_means_over_seeds_and_only_measured_columns():
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
     assert cells[2] == ["published", "8 of 64", "2", "0.300 ± 0.141", "2", "3"]
     assert cells[0][3] == COLUMNS["copy"]
-
-
-@pytest.mark.parametrize("wrong", [["--variants", "bath"], ["--steps", "0"], ["--clips", "1"]])
-def test_invalid_options_are_one_sentence(tmp_path, capsys, wrong):
-    with pytest.raises(SystemExit, match="2"):
-        main(["--data", "speech", "--out", str(tmp_path), *wrong])
-    assert capsys.readouterr().err.count("\n") == 1

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data.manifest import Row
-from experiments.text_to_voice import main, nearest, one_each, rank_correlation
+from experiments.text_to_voice import nearest, one_each, rank_correlation
 
 
 def test_rank_correlation_depends_only_on_order():
@@ -30,9 +30,3 @@ def test_one_each_takes_the_first_long_recording_of_each_speaker():
     lengths = [("a", 1.0), ("a", 3.0), ("b", 4.0), ("b", 5.0)]
     rows = [Row(path=Path(f"{n}.wav"), speaker=s, duration=d) for n, (s, d) in enumerate(lengths)]
     assert [row.path.name for row in one_each(rows)] == ["1.wav", "2.wav"]
-
-
-def test_invalid_numbers_are_refused(capsys):
-    with pytest.raises(SystemExit):
-        main(["--data", "nowhere", "--faces", "2"])
-    assert "--faces at least 8" in capsys.readouterr().err

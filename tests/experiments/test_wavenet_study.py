@@ -79,9 +79,3 @@ def test_command_trains_both_runs_and_prints_both_tables(tmp_path, capsys):
     text = capsys.readouterr().out
     assert all(f"| {name} " in text for name in (*RUNS, *SAMPLERS))
     assert text.count("\n\n") >= 2
-
-
-def test_invalid_options_are_one_sentence(tmp_path, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(["--data", str(tmp_path), "--steps", "0"])
-    assert capsys.readouterr().err.count("\n") == 1
