@@ -13,12 +13,16 @@ from signal import SIG_DFL, SIGHUP, SIGINT, SIGTERM, default_int_handler, signal
 from typing import Any, Literal
 
 import pytest
+from hypothesis import HealthCheck, settings
 from shapes import check_shapes, new_test
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 check_shapes()
 gc.disable()  # until everything is imported
+# No limits on wall-clock time, which a busy machine exceeds.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 os.environ["TIMBRE_ENGINE"] = "eager"  # exporting graphs takes seconds, and few tests need them
 os.environ["TIMBRE_FIT_STEPS"] = "0"  # nor fitted voices
