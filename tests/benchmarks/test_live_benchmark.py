@@ -87,7 +87,7 @@ def test_soak_streams_with_watermark_and_voice_changes(model, capsys, monkeypatc
         warnings.simplefilter("error")
         main(f"--checkpoint {model} --engine eager --chunk-ms 1000 --soak-minutes 1".split())
     printed = capsys.readouterr().out
-    assert "1 minutes at once, eager, chunks of 1000 ms at 16000 Hz, watermarked" in said
+    assert "1 minutes at once, eager, chunks of 1000 ms at 16000 Hz, watermarked" in printed
     assert "memory +0.0 MiB from the first minutes to the last (" in printed
 
 
