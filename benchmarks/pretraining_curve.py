@@ -152,7 +152,7 @@ def compare_curves(argv: Sequence[str]) -> None:
         Learner("plain", MaskTokenConfig(mask=mask), UnlabelledSpeech(whole), model, args.lr),
         Learner("2.0", many, UnlabelledSpeech(fewer, progress=False), model, args.lr),
     ]
-    held_out = UnlabelledSpeech(whole, split="validation", progress=False)
+    held_out = UnlabelledSpeech(replace(whole, split="validation"), progress=False)
     validation = list(held_out.in_order(30.0))
     for learner in learners:
         learner.validate(validation, teacher)
@@ -169,8 +169,9 @@ def compare_curves(argv: Sequence[str]) -> None:
 
 def speech_config(paths: tuple[str, ...], batch_seconds: float) -> SpeechConfig:
     longest = min(6.0, batch_seconds)
-    lengths = {"longest_seconds": longest, "shortest_seconds": min(2.0, longest)}
-    return SpeechConfig(paths=paths, batch_seconds=batch_seconds, **lengths)
+    return SpeechConfig(
+        paths=paths, batch_seconds=batch_seconds, longest_seconds=longest, shortest_seconds=min(2.0, longest)
+    )
 
 
 def report(learners: Sequence[Learner]) -> None:
