@@ -2,9 +2,11 @@
 
 import io
 import re
+import select
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import httpx
 import numpy as np
@@ -13,6 +15,7 @@ import soundfile
 from benchmarks.app_process import Serving
 
 BOUNDARY = "a-line-between-parts"
+NAN = np.insert(np.zeros(16_000), 5_000, np.nan)
 SECONDS = 60.0
 """Timeout of answers, s."""
 
@@ -41,16 +44,11 @@ def form(*fields: tuple[str, str | None, bytes]) -> bytes:
     return b"".join(parts) + f"--{BOUNDARY}--\r\n".encode()
 
 
-def head(length: int | None, *extra: str, path: str = "/api/convert") -> bytes:
-    """The head of a request with a form, chunked if its length is None."""
+def head(length: int | None) -> bytes:
+    """The head of a conversion request with a form, chunked if its length is None."""
     size = f"Content-Length: {length}" if length is not None else "Transfer-Encoding: chunked"
-    lines = [
-        f"POST {path} HTTP/1.1",
-        "Host: 127.0.0.1",
-        f"Content-Type: multipart/form-data; boundary={BOUNDARY}",
-        size,
-        *extra,
-    ]
+    kind = f"Content-Type: multipart/form-data; boundary={BOUNDARY}"
+    lines = ["POST /api/convert HTTP/1.1", "Host: 127.0.0.1", kind, size]
     return "\r\n".join(lines).encode() + b"\r\n\r\n"
 
 
@@ -61,11 +59,9 @@ def connected(server: Serving) -> socket.socket:
 def answer(connection: socket.socket) -> int | None:
     """The status of the answer; None if the connection ends without one."""
     got = b""
-    try:
+    with suppress(OSError):
         while b"\r\n" not in got and (piece := connection.recv(4096)):
             got += piece
-    except OSError:
-        pass
     found = re.match(rb"HTTP/1\.1 (\d{3})", got)
     return int(found[1]) if found else None
 
@@ -89,17 +85,14 @@ def oversize_declared(server: Serving) -> int | None:
 
 def oversize_streamed(server: Serving) -> int | None:
     """Stream an endless chunked body, and read only when sending fails."""
+    start = form(("source", "me.wav", b""))[: -len(BOUNDARY) - 8]
+    block = b"%x\r\n" % (1 << 16) + bytes(1 << 16) + b"\r\n"
     with connected(server) as connection:
-        try:
-            connection.sendall(head(None))
-            start = form(("source", "me.wav", b""))[: -len(BOUNDARY) - 8]
-            connection.sendall(f"{len(start):x}\r\n".encode() + start + b"\r\n")
-            block = b"%x\r\n" % (1 << 16) + bytes(1 << 16) + b"\r\n"
+        with suppress(OSError):
+            connection.sendall(head(None) + f"{len(start):x}\r\n".encode() + start + b"\r\n")
             connection.settimeout(2.0)
             for _ in range(4_096):
                 connection.sendall(block)
-        except OSError:
-            pass
         connection.settimeout(SECONDS)
         return answer(connection)
 
@@ -109,17 +102,9 @@ def trickle(server: Serving) -> int | None:
     with connected(server) as connection:
         connection.sendall(head(100_000) + speech(tone(0.2))[:2_000])
         until = time.monotonic() + SECONDS
-        connection.settimeout(0.2)
-        while time.monotonic() < until:
-            try:
+        with suppress(OSError):
+            while time.monotonic() < until and not select.select([connection], [], [], 0.2)[0]:
                 connection.sendall(b"-")
-                connection.recv(1, socket.MSG_PEEK)
-                break
-            except TimeoutError:
-                continue
-            except OSError:
-                break
-        connection.settimeout(SECONDS)
         return answer(connection)
 
 
@@ -134,7 +119,7 @@ def aborted(server: Serving) -> int | None:
     """Disconnect in the middle of an upload."""
     body = speech(tone(2.0))
     with connected(server) as connection:
-        connection.sendall(head(len(body)) + body[: len(body) // 2])
+        connection.sendall(head(len(body)) + half(body))
         time.sleep(0.2)
     return None
 
@@ -158,52 +143,14 @@ def unread(server: Serving) -> int | None:
         connection.recv(16)
         time.sleep(1.5 * httpx.get(f"{server.url}/api/limits").json()["idle_seconds"])
         got = 0
-        try:
+        with suppress(OSError):
             while piece := connection.recv(1 << 16):
                 got += len(piece)
-                if got > 9 * 192_000 * 2:
-                    return 200
-        except OSError:
-            pass
-    return None
+    return 200 if got > 9 * 192_000 * 2 else None
 
 
-def broken_form(server: Serving) -> int | None:
-    return posted(server, speech(tone(0.5))[: -len(BOUNDARY) - 20])
-
-
-def many_fields(server: Serving) -> int | None:
-    return posted(server, form(*[("reference", "a.wav", b"")] * 3_000))
-
-
-def no_audio(server: Serving) -> int | None:
-    """Send text under an audio file's name."""
-    return posted(server, speech(b"these are words, not sounds\n" * 50))
-
-
-def truncated(server: Serving) -> int | None:
-    return posted(server, speech(tone(2.0)[:20_000]))
-
-
-def truncated_flac(server: Serving) -> int | None:
-    whole = tone(2.0, form="FLAC")
-    return posted(server, speech(whole[: len(whole) // 2]))
-
-
-def silent_hours(server: Serving) -> int | None:
-    """Send a small file with an hour of silence."""
-    return posted(server, speech(packed(np.zeros(8_000 * 3_600, np.float32), 8_000, "FLAC")))
-
-
-def many_channels(server: Serving) -> int | None:
-    """Send a thousand channels, of which a block would fill the memory."""
-    return posted(server, speech(packed(np.zeros((200, 1_000), np.float32))))
-
-
-def not_a_number(server: Serving) -> int | None:
-    wave = np.zeros(16_000, np.float32)
-    wave[5_000] = np.nan
-    return posted(server, speech(packed(wave, subtype="FLOAT")))
+def half(content: bytes) -> bytes:
+    return content[: len(content) // 2]
 
 
 def path_tricks(server: Serving) -> int | None:
@@ -215,22 +162,29 @@ def path_tricks(server: Serving) -> int | None:
     return statuses.pop() if len(statuses) == 1 else None
 
 
-RIGHT_ANSWERS: dict[Callable[[Serving], int | None], int | None] = {
-    oversize_declared: 413,
-    oversize_streamed: 413,
-    trickle: 408,
-    stalled_headers: 408,
-    aborted: None,
-    left_while_working: None,
-    unread: None,
-    broken_form: 400,
-    many_fields: 400,
-    no_audio: 415,
-    truncated: 422,
-    truncated_flac: 422,
-    silent_hours: 413,
-    many_channels: 413,
-    not_a_number: 422,
-    path_tricks: 200,
+ABUSES: dict[str, tuple[Callable[[Serving], int | None], int | None]] = {
+    "oversize, declared": (oversize_declared, 413),
+    "oversize, streamed": (oversize_streamed, 413),
+    "trickle": (trickle, 408),
+    "stalled headers": (stalled_headers, 408),
+    "aborted": (aborted, None),
+    "left while working": (left_while_working, None),
+    "unread": (unread, None),
+    "broken form": (lambda server: posted(server, speech(tone(0.5))[: -len(BOUNDARY) - 20]), 400),
+    "many fields": (lambda server: posted(server, form(*[("reference", "a.wav", b"")] * 3_000)), 400),
+    "text as audio": (lambda server: posted(server, speech(b"these are words, not sounds\n" * 50)), 415),
+    "truncated": (lambda server: posted(server, speech(tone(2.0)[:20_000])), 422),
+    "truncated FLAC": (lambda server: posted(server, speech(half(tone(2.0, form="FLAC")))), 422),
+    "an hour of silence in a small file": (
+        lambda server: posted(server, speech(packed(np.zeros(8_000 * 3_600, np.float32), 8_000, "FLAC"))),
+        413,
+    ),
+    # A block of so many would fill the memory.
+    "a thousand channels": (
+        lambda server: posted(server, speech(packed(np.zeros((200, 1_000), np.float32)))),
+        413,
+    ),
+    "not a number": (lambda server: posted(server, speech(packed(NAN, subtype="FLOAT"))), 422),
+    "path tricks": (path_tricks, 200),
 }
-"""The correct status for each abuse; None if no answer is expected."""
+"""Ways to misuse the server, and the correct status for each; None if no answer is expected."""

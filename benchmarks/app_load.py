@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
 import soundfile
 
-from benchmarks.app_abuse import RIGHT_ANSWERS
+from benchmarks.app_abuse import ABUSES
 from benchmarks.app_process import Serving, serving
 from data.audio import audio_files
 from data.audio.resampling import resampled_length
@@ -35,8 +36,8 @@ class Tally:
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
     """Seconds from the first byte of each answered request to the last byte of its answer."""
-    speech_seconds: float = 0.0
-    """Duration of the answers."""
+    speech_seconds: list[float] = field(default_factory=list)
+    """Duration of each answer."""
     lost: list[str] = field(default_factory=list)
     health: list[float] = field(default_factory=list)
     """Seconds of answers to ``/api/health``."""
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with serving(*options) as server:
         tally = load(server, recordings, args.clients, args.seconds, abuse=not args.no_abuse)
         tally.exit_status = server.stop()
-        tally.left_at_exit = sorted(str(path.name) for path in server.folder.iterdir())
+        tally.left_at_exit = sorted(path.name for path in server.folder.iterdir())
     print(table(("load test", ""), row(tally).items()))
     if tally.lost or tally.wrong or tally.left or tally.left_at_exit or tally.exit_status:
         raise SystemExit(1)
@@ -77,18 +78,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 def load(
     server: Serving, recordings: Sequence[Path], clients: int, seconds: float, *, abuse: bool = True
 ) -> Tally:
-    tally, lock = Tally(), threading.Lock()
-    warm = Tally()
-    _client(server, recordings, random.Random(0), warm, lock, until=0.0)
+    tally, warm = Tally(), Tally()
+    _client(server, warm, 0.0, recordings, seed=0)
     began = time.monotonic()
     memory, until = server.memory_mb(), began + seconds
-    threads = [
-        threading.Thread(target=_client, args=(server, recordings, random.Random(n), tally, lock, until))
-        for n in range(clients)
-    ]
-    threads.append(threading.Thread(target=_check_health, args=(server, tally, until)))
-    if abuse:
-        threads.append(threading.Thread(target=_misuse, args=(server, tally, until)))
+    start = partial(threading.Thread, args=(server, tally, until))
+    threads = [start(target=partial(_client, recordings=recordings, seed=n)) for n in range(clients)]
+    threads += [start(target=_check_health), *([start(target=_misuse)] if abuse else [])]
     for thread in threads:
         thread.start()
     for thread in threads[: clients + 1]:
@@ -102,32 +98,24 @@ def load(
     return tally
 
 
-def _client(
-    server: Serving,
-    recordings: Sequence[Path],
-    rng: random.Random,
-    tally: Tally,
-    lock: threading.Lock,
-    until: float,
-) -> None:
+def _client(server: Serving, tally: Tally, until: float, recordings: Sequence[Path], seed: int) -> None:
     """Request conversions of random pairs one after another, at least one."""
+    rng = random.Random(seed)
     with httpx.Client(base_url=server.url, timeout=120) as client:
         while True:
             source, reference = rng.choices(recordings, k=2)
             began = time.monotonic()
             try:
                 with source.open("rb") as spoken, reference.open("rb") as voice:
-                    sent = {"source": spoken, "reference": voice}
-                    answer = client.post("/api/convert", files=sent)
+                    answer = client.post("/api/convert", files={"source": spoken, "reference": voice})
                 took, problem = time.monotonic() - began, _problem(answer, source)
-            except httpx.HTTPError as error:
-                answer, took, problem = None, time.monotonic() - began, repr(error)
-            with lock:
-                if problem or answer is None:
-                    tally.lost.append(f"{source.name}: {problem}")
-                else:
+                if not problem:
                     tally.latencies.append(took)
-                    tally.speech_seconds += float(answer.headers["x-audio-seconds"])
+                    tally.speech_seconds.append(float(answer.headers["x-audio-seconds"]))
+            except httpx.HTTPError as error:
+                problem = repr(error)
+            if problem:
+                tally.lost.append(f"{source.name}: {problem}")
             if time.monotonic() >= until:
                 return
 
@@ -153,10 +141,10 @@ def _check_health(server: Serving, tally: Tally, until: float) -> None:
 def _misuse(server: Serving, tally: Tally, until: float) -> None:
     """Perform all abuses in turn, each at least once."""
     while True:
-        for abuse, right in RIGHT_ANSWERS.items():
+        for name, (abuse, right) in ABUSES.items():
             tally.abuses += 1
             if (status := abuse(server)) != right:
-                tally.wrong.append(f"{abuse.__name__}: {status} instead of {right}")
+                tally.wrong.append(f"{name}: {status} instead of {right}")
         if time.monotonic() >= until:
             return
 
@@ -168,7 +156,7 @@ def row(tally: Tally) -> dict[str, object]:
         "seconds of load": round(tally.seconds, 1),
         "requests answered": len(latencies),
         "requests lost": len(tally.lost),
-        "speech converted, s": round(tally.speech_seconds, 1),
+        "speech converted, s": round(sum(tally.speech_seconds), 1),
         "latency median, s": round(statistics.median(latencies), 3),
         "latency 95 %, s": round(latencies[int(0.95 * (len(latencies) - 1))], 3),
         "latency worst, s": round(latencies[-1], 3),

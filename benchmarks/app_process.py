@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -35,29 +34,23 @@ class Serving:
     def url(self) -> str:
         return f"http://{self.host}:{self.port}"
 
-    def left(self) -> list[str]:
-        """Temporary files of requests that still exist."""
-        return sorted(
-            str(path.relative_to(self.folder))
-            for path in self.folder.rglob("*")
-            if path.is_file() and path.name != ".lock" and "timbre-app-" in str(path)
-        )
-
-    def settled(self, seconds: float = 60.0) -> list[str]:
-        """Wait until no temporary files of requests exist; return those that remain at the timeout."""
-        until = time.monotonic() + seconds
-        while (left := self.left()) and time.monotonic() < until:
+    def settled(self) -> list[str]:
+        """Wait until no temporary files of requests exist; return those that remain after a minute."""
+        until = time.monotonic() + 60
+        while True:
+            found = [path for path in self.folder.rglob("timbre-app-*/**/*") if path.is_file()]
+            left = sorted(str(path.relative_to(self.folder)) for path in found if path.name != ".lock")
+            if not left or time.monotonic() > until:
+                return left
             time.sleep(0.05)
-        return left
 
     def memory_mb(self) -> float:
         return psutil.Process(self.process.pid).memory_info().rss / 1e6
 
-    def stop(self, number: int = signal.SIGTERM, seconds: float = 30.0) -> int:
-        """Stop the server with a signal and return its exit status."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(seconds)
+    def stop(self) -> int:
+        """Stop the server with SIGTERM and return its exit status."""
+        self.process.terminate()
+        return self.process.wait(30)
 
 
 @contextmanager
@@ -80,12 +73,11 @@ def serving(*options: str) -> Iterator[Serving]:
             time.sleep(0.05)
         yield Serving(host=found[1], port=int(found[2]), folder=folder, process=process, output=output)
     finally:
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         reader.join(5)
         shutil.rmtree(folder, ignore_errors=True)

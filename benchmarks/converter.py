@@ -9,7 +9,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -17,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.table import machine, show
+from benchmarks.table import ROOT, in_turns, machine, one_thread, show
 from data.audio import Writer, load, save
 from engine.arguments import Arguments
 from engine.checkpoint import export
@@ -25,9 +26,9 @@ from engine.user_error import UserError, exits_cleanly
 from w2w import Converter
 from w2w.networks.config import ConverterConfig
 from w2w.networks.network import ConverterNetwork
+from w2w.stream import Stream
 from w2w.weights import weights_folder
 
-ROOT = Path(__file__).resolve().parents[1]
 Wave = Float[Tensor, "1 1 samples"]
 GOAL_RTF, GOAL_GIB = 0.05, 1.0
 LOAD = """
@@ -75,10 +76,8 @@ def measured_folder(checkpoint: str | None, scratch: Path) -> tuple[Path, str]:
         if checkpoint is not None:
             raise
     torch.manual_seed(0)
-    config = ConverterConfig()
-    return export(
-        scratch / "random", config, ConverterNetwork(config)
-    ), "a random converter of the default size"
+    folder = export(scratch / "random", ConverterConfig(), ConverterNetwork(ConverterConfig()))
+    return folder, "a random converter of the default size"
 
 
 def speech_like(seconds: float, rate: int) -> Wave:
@@ -105,13 +104,9 @@ def offline(converter: Converter, voice: Tensor, speech: Wave, repeats: int) -> 
     rows = []
     for seconds in (10, 60):
         source = lasting(speech, seconds * converter.sample_rate)
-        converter.convert(source, voice)  # warm-up
-        took = []
-        for _ in range(repeats):
-            began = time.perf_counter()
-            converter.convert(source, voice)
-            took.append((time.perf_counter() - began) / seconds)
-        factor, spread = median(took), f"{min(took):.4f} to {max(took):.4f} in {repeats} runs"
+        took = in_turns([partial(converter.convert, source, voice)], repeats, time.perf_counter)[0]
+        factors = [each / seconds for each in took]
+        factor, spread = median(factors), f"{min(factors):.4f} to {max(factors):.4f} in {repeats} runs"
         goal = [f"≤ {GOAL_RTF}", goal_met(factor, GOAL_RTF)]
         rows.append([f"real-time factor, {seconds} s at once", f"{factor:.4f} ({spread})", *goal])
     return rows
@@ -126,9 +121,8 @@ def memory(folder: Path, speech: Wave, rate: int, minutes: float, scratch: Path)
     command = [sys.executable, "-m", "w2w.convert", str(scratch / "long.wav"), "--out", str(scratch / "out")]
     command += ["--reference", str(scratch / "reference.wav"), "--checkpoint", str(folder)]
     began = time.perf_counter()
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=one_thread()
-    )
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(command, stdout=quiet, stderr=quiet, env=one_thread())
     _, status, usage = os.wait4(process.pid, 0)
     took = time.perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)
@@ -142,6 +136,16 @@ def memory(folder: Path, speech: Wave, rate: int, minutes: float, scratch: Path)
     ]
 
 
+def chunk_seconds(live: Stream, chunks: Iterable[Wave]) -> list[float]:
+    """Seconds that each chunk takes."""
+    took = []
+    for chunk in chunks:
+        began = time.perf_counter()
+        live.push(chunk)
+        took.append(time.perf_counter() - began)
+    return took
+
+
 def streaming(converter: Converter, voice: Tensor, speech: Wave) -> list[list[str]]:
     """Real-time factors of streaming, and the slowest chunks, which cause audible dropouts."""
     rows, rate = [], converter.sample_rate
@@ -149,11 +153,7 @@ def streaming(converter: Converter, voice: Tensor, speech: Wave) -> list[list[st
     for chunk_ms in (10, 20, 40):
         chunk = rate * chunk_ms // 1000
         live = converter.stream(voice, chunk_samples=chunk)
-        took = []
-        for piece in source.split(chunk, dim=-1):
-            began = time.perf_counter()
-            live.push(piece)
-            took.append(1000 * (time.perf_counter() - began))
+        took = [1000 * seconds for seconds in chunk_seconds(live, source.split(chunk, dim=-1))]
         took = sorted(took[5:])  # without the first chunks, which are warm-up
         slow = took[int(0.99 * len(took))]
         figure = f"{sum(took) / len(took) / chunk_ms:.3f} (99 % of chunks within {slow:.1f} ms)"
@@ -170,11 +170,6 @@ def loading(folder: Path, repeats: int) -> list[list[str]]:
         took.append([float(number) for number in done.stdout.split()])
     imported, loaded = (median(column) for column in zip(*took))
     return [["loading", f"{loaded:.2f} s, after {imported:.1f} s of imports", "", ""]]
-
-
-def one_thread() -> dict[str, str]:
-    """Environment of a process with one thread and this repository on its path."""
-    return {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 
 if __name__ == "__main__":

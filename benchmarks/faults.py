@@ -8,6 +8,7 @@ run, bit by bit. The exit code is 1 if any problem is found. Processes are forke
 loaded the libraries.
 """
 
+import math
 import os
 import random
 import shutil
@@ -22,12 +23,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
+from itertools import product
 from pathlib import Path
 
 import torch
 from accelerate.state import AcceleratorState
 from PIL import Image
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from benchmarks.table import show
 from data.audio import save
@@ -43,7 +45,6 @@ TRAININGS = {
     "student": ("pretrain.distil", ["--teacher.path", "released"]),
     "wav2clip": ("pretrain.wav2clip", ["--cache", "{data}/cache", "--towers.name", "{data}/clip"]),
 }
-LOOP = {"save-every": "3", "log-every": "4", "sample-every": "0", "trackers": "none"}
 FAULTS = ("SIGKILL", "SIGTERM", "Ctrl-C", "one process", "full disk", "read-only")
 ENDS_WITHIN_S = 60.0
 """Time within which a run must end after a fault, s."""
@@ -67,45 +68,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in names:
         import_module(TRAININGS[name][0])
     with tempfile.TemporaryDirectory(prefix="faults") as scratch, small_disk(Path(scratch)) as disk:
-        data = with_pictures(noise(Path(scratch) / "speech"))
-        whole: dict[tuple[str, int], tuple[Path, float]] = {}
+        data = corpus(Path(scratch) / "speech")
+        whole: dict[str, tuple[Path, float]] = {}
         faults = [fault for fault in FAULTS if disk or fault not in FAULTS[-2:]]
         while sum(counts.values()) < options.kills:
-            for name, count in ((name, count) for name in names for count in (1, 2)):
-                run = Run(name, count, data, options.steps)
-                if (name, count) not in whole:
-                    whole[name, count] = undisturbed(run, Path(scratch) / f"{name}_{count}")
-                reference, seconds = whole[name, count]
+            for name, count in product(names, (1, 2)):
+                run, title = Run(name, count, data, options.steps), f"{name}, {count} process(es)"
+                if title not in whole:
+                    whole[title] = undisturbed(run, Path(scratch) / f"{name}_{count}")
+                reference, seconds = whole[title]
                 kind = rng.choice([f for f in faults if f != "one process" or count > 1])
                 out = (disk if kind in FAULTS[-2:] and disk else Path(scratch)) / "broken"
-                found = disturb(run, out, kind, rng, seconds)
-                found += differences(reference, out)
-                counts[name + f", {count} process(es)", kind] += 1
-                wrong += [f"{name}, {count} process(es), {kind}: {what}" for what in found]
+                found = disturb(run, out, kind, rng, seconds) + differences(reference, out)
+                counts[title, kind] += 1
+                wrong += [f"{title}, {kind}: {what}" for what in found]
                 shutil.rmtree(out)
-    rows = [[*key, str(number)] for key, number in sorted(counts.items())]
+    rows = [[*key, number] for key, number in sorted(counts.items())]
     show(f"{sum(counts.values())} kills, {len(wrong)} faults found", ["training", "fault", "kills"], rows)
     print(*wrong[:NAMED_AT_MOST], sep="\n")
     raise SystemExit(bool(wrong))
 
 
-def noise(folder: Path) -> Path:
-    """Write recordings of noise: four speakers with three each."""
+def corpus(folder: Path) -> Path:
+    """Write noise: three recordings of each of four speakers, with pictures, and a random CLIP for these."""
     for number in range(12):
         wave = 0.1 * torch.randn(1, 1, 96_000, generator=torch.Generator().manual_seed(number))
         save(folder / f"speaker{number % 4}" / f"{number}.wav", wave, 16_000)
-    return folder
-
-
-def with_pictures(data: Path) -> Path:
-    """Add a picture of noise to each recording, and a CLIP with random weights for them."""
     torch.manual_seed(0)
-    for path in data.glob("*/*.wav"):
+    for path in folder.glob("*/*.wav"):
         pixels = torch.randint(256, (40, 40, 3), dtype=torch.uint8).numpy()
         Image.fromarray(pixels).save(path.with_suffix(".png"))
     config = SmallCLIPConfig(dim=12, picture_size=32, picture_width=4, text_width=16, text_layers=1)
-    save_small_clip(SmallCLIP(config, train_tokeniser(["noise"], config)), data / "clip")
-    return data
+    save_small_clip(SmallCLIP(config, train_tokeniser(["noise"], config)), folder / "clip")
+    return folder
 
 
 class Run:
@@ -113,10 +108,10 @@ class Run:
 
     def __init__(self, name: str, count: int, data: Path, steps: int) -> None:
         self.count, (self.module, extra) = count, TRAININGS[name]
-        loop = [word for key, value in LOOP.items() for word in (f"--loop.{key}", value)]
         extra = [arg.format(data=data) for arg in extra]
-        self.words = ["--preset", "tiny", "--data.path", str(data), *extra, *loop, "--loop.cpu"]
-        self.words += ["--loop.steps", str(steps)]
+        loop = f"--loop.steps {steps} --loop.save-every 3 --loop.log-every 4 --loop.sample-every 0 --loop.cpu"
+        self.words = ["--preset", "tiny", "--data.path", str(data), *extra, *loop.split()]
+        self.words += ["--loop.trackers", "none"]
         self.log = data.with_suffix(".log")
 
     def start(self, out: Path) -> list[int]:
@@ -125,6 +120,13 @@ class Run:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         return [self._fork(out, rank, port) for rank in range(self.count)]
+
+    def finish(self, out: Path, n_lines: int) -> list[str]:
+        """Run the command to its end; return its exit codes and last lines if it fails."""
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in self.start(out)]
+        if not any(statuses):
+            return []
+        return [f"status {statuses}:", *self.log.read_text(errors="replace").splitlines()[-n_lines:]]
 
     def _fork(self, out: Path, rank: int, port: int) -> int:
         sys.stdout.flush()
@@ -158,9 +160,8 @@ class Run:
 def undisturbed(run: Run, out: Path) -> tuple[Path, float]:
     """Run a training to its end; return its folder and duration in seconds."""
     began = time.monotonic()
-    if any(statuses := [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in run.start(out)]):
-        last = run.log.read_text(errors="replace").splitlines()[-1:]
-        raise UserError(f"{run.module} fails without faults, with status {statuses}: {' '.join(last)}")
+    if failed := run.finish(out, 1):
+        raise UserError(f"{run.module} fails without faults, with {' '.join(failed)}")
     return out, time.monotonic() - began
 
 
@@ -168,7 +169,7 @@ def disturb(run: Run, out: Path, kind: str, rng: random.Random, seconds: float) 
     """Disturb a run once at a random instant, then resume it to its end; return the problems found."""
     children = run.start(out)
     ended = wait(children, rng.uniform(0.0, seconds))
-    repair: Callable[[], object] = lambda: None  # noqa: E731
+    repair: Callable[[], object] | None = None
     if kind in ("full disk", "read-only") and not ended:
         repair = fill(out.parent) if kind == "full disk" else make_read_only(out.parent)
     elif not ended:
@@ -177,11 +178,11 @@ def disturb(run: Run, out: Path, kind: str, rng: random.Random, seconds: float) 
     found = []
     if not wait(children, max(ENDS_WITHIN_S, 4 * seconds)):
         found.append(f"still runs {ENDS_WITHIN_S:g} s after the fault")
+        signal_all(children, signal.SIGKILL)
         for child in children:
-            with suppress(ProcessLookupError, ChildProcessError):
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-    repair()
+            os.waitpid(child, 0)
+    if repair:
+        repair()
     for folder in checkpoints(out):
         try:
             for file in folder.glob("*.safetensors"):
@@ -189,9 +190,9 @@ def disturb(run: Run, out: Path, kind: str, rng: random.Random, seconds: float) 
             torch.load(folder / "optimizers.pt", weights_only=True)
         except Exception as error:
             found.append(f"{folder.name} cannot be read: {error}")
-    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in run.start(out)]
-    last = run.log.read_text(errors="replace").splitlines()[-40:]
-    return found + ([f"fails after resuming, with status {statuses}:", *last] if any(statuses) else [])
+    if failed := run.finish(out, 40):
+        found += [f"fails after resuming, with {failed[0]}", *failed[1:]]
+    return found
 
 
 def wait(children: list[int], seconds: float) -> bool:
@@ -199,20 +200,18 @@ def wait(children: list[int], seconds: float) -> bool:
 
     When one fails, the others receive SIGTERM, and SIGKILL 30 s later, as with torchrun.
     """
-    now, failed = time.monotonic(), False
-    until, kill_at = now + seconds, now + seconds
-    while children and now < until:
+    until, kill_at = time.monotonic() + seconds, math.inf
+    while children and (now := time.monotonic()) < until:
         for child in list(children):
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
                 children.remove(child)
-            if ended and status and not failed:
-                failed, kill_at = True, now + TORCHRUN_WAITS_S
+            if ended and status and kill_at == math.inf:
+                kill_at = now + TORCHRUN_WAITS_S
                 signal_all(children, signal.SIGTERM)
-        if failed and now > kill_at:
+        if now > kill_at:
             signal_all(children, signal.SIGKILL)
         time.sleep(0.01)
-        now = time.monotonic()
     return not children
 
 
@@ -228,21 +227,17 @@ def differences(reference: Path, out: Path) -> list[str]:
     ours, theirs = (checkpoints(folder)[-1:] for folder in (out, reference))
     if not ours or ours[0].name != theirs[0].name:
         return [*left, "the last checkpoint is missing"]
-    names = sorted(path.name for path in theirs[0].glob("*.safetensors"))
+    names = [*sorted(path.name for path in theirs[0].glob("*.safetensors")), "optimizers.pt"]
     other = [name for name in names if not same(ours[0] / name, theirs[0] / name)]
-    states = [torch.load(folder[0] / "optimizers.pt", weights_only=True) for folder in (ours, theirs)]
-    leaves = [tree_leaves(state) for state in states]
-    equal = all(
-        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(*leaves, strict=True)
-    )
-    other += [] if equal else ["optimizers.pt"]
     return [*(f"left behind: {name}" for name in left), *(f"differs: {name}" for name in other)]
 
 
-def same(one: Path, other: Path) -> bool:
-    """Whether two files contain equal tensors."""
-    ours, theirs = load_weights(one), load_weights(other)
-    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+def same(*files: Path) -> bool:
+    """Whether two files contain equal tensors and numbers."""
+    states = [torch.load(f, weights_only=True) if f.suffix == ".pt" else load_weights(f) for f in files]
+    (ours, structure), (theirs, other) = map(tree_flatten, states)
+    equal = [torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(ours, theirs)]
+    return structure == other and all(equal)
 
 
 @contextmanager

@@ -9,10 +9,12 @@ files are saved in ``--findings``. The exit code is 1 if there are any. Needs Li
 import json
 import os
 import pickle
+import re
 import resource
 import signal
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +37,8 @@ from vocoders.loading import RELEASED
 from vocoders.vocoder import VocoderConfig
 from w2w.train_config import BASE, TrainConfig
 
+HERE = Path(__file__).resolve()
+ROOT = HERE.parents[1]
 SECONDS = 5
 MEMORY_GIB = 1
 AT_ONCE = 1000
@@ -122,19 +126,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = arguments.parse_args(argv)
     if options.cases < 1:
         raise UserError(f"--cases {options.cases} must be at least 1")
-    rows, found = [], 0
+    rows, found, wanted = [], 0, -(-options.cases // 6)
     with tempfile.TemporaryDirectory(prefix="fuzz") as scratch:
         for name, target in targets(Path(scratch) / "trap").items():
-            wanted = -(-options.cases // 6)
             findings: set[str] = set()
             for start in range(0, wanted, AT_ONCE):
                 number = min(AT_ONCE, wanted - start)
                 findings |= forked(target, Path(scratch), number, options.seed + start, options.findings)
             if (Path(scratch) / "trap").exists():
                 findings.add("a pickle was executed")
-            rows.append([name, str(wanted), "; ".join(sorted(findings)) or "none"])
+            rows.append([name, wanted, "; ".join(sorted(findings)) or "none"])
             found += len(findings)
-    show(f"{sum(int(row[1]) for row in rows)} cases", ["reader", "cases", "findings"], rows)
+    show(f"{wanted * len(rows)} cases", ["reader", "cases", "findings"], rows)
     raise SystemExit(bool(found))
 
 
@@ -151,8 +154,7 @@ def forked(target: Target, scratch: Path, cases: int, first: int, findings: Path
             status = 0
         finally:
             os._exit(status)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status:
+    if status := os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
         keep(findings, target, (scratch / "case" / target.name).read_bytes(), "crash")
         return {f"the process ended with {status}"}
     return set(filter(None, report.read_text().split("\n")))
@@ -162,8 +164,8 @@ def attempt(target: Target, scratch: Path, cases: int, first: int, findings: Pat
     """Read changed files, and return descriptions of the findings."""
     folder, kinds = scratch / "case", set[str]()
     folder.mkdir(exist_ok=True)
-    now = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
-    limit = now + (MEMORY_GIB << 30)
+    used = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    limit = used + (MEMORY_GIB << 30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     signal.signal(signal.SIGALRM, _too_long)
 
@@ -184,11 +186,9 @@ def attempt(target: Target, scratch: Path, cases: int, first: int, findings: Pat
             target.read(path)
         except UserError:
             pass
-        except OSError as error:
-            if error.filename is None:
-                kinds.add(keep(findings, target, content, describe(error)))
         except (Exception, TooLong) as error:
-            kinds.add(keep(findings, target, content, describe(error)))
+            if not isinstance(error, OSError) or error.filename is None:
+                kinds.add(keep(findings, target, content, describe(error)))
         finally:
             signal.alarm(0)
 
@@ -206,20 +206,18 @@ def _too_long(number: int, frame: Any) -> None:
 
 def describe(error: BaseException) -> str:
     """The type of an error, and the innermost line of our code in its traceback."""
-    place, here = error.__traceback__, Path(__file__).resolve()
     line = ""
-    while place:
-        file = Path(place.tb_frame.f_code.co_filename)
-        if here.parents[1] in file.parents and file != here:
-            line = f" at {file.relative_to(here.parents[1])}:{place.tb_lineno}"
-        place = place.tb_next
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        file = Path(frame.f_code.co_filename)
+        if ROOT in file.parents and file != HERE:
+            line = f" at {file.relative_to(ROOT)}:{number}"
     return type(error).__name__ + line
 
 
 def keep(findings: Path, target: Target, content: bytes, what: str) -> str:
-    """Save the bytes of a finding, only the first of its kind."""
+    """Save the bytes of the first finding of a kind; return the kind."""
     findings.mkdir(parents=True, exist_ok=True)
-    file = findings / f"{what.replace('/', '_').replace(' ', '_')}.{target.name}"
+    file = findings / f"{re.sub('[/ ]', '_', what)}.{target.name}"
     if not file.exists():
         file.write_bytes(content)
     return what

@@ -13,9 +13,9 @@ of 13 ms, and its weights if the checkout contains them.
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -23,9 +23,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.converter import lasting, speech_like
+from benchmarks.converter import chunk_seconds, lasting, speech_like
 from benchmarks.live_peer import CHUNK_MS, Peer
-from benchmarks.table import machine, show
+from benchmarks.table import in_turns, machine, ratio, show
 from data.audio import load
 from engine.arguments import Arguments
 from engine.user_error import UserError, exits_cleanly
@@ -36,7 +36,7 @@ from w2w.watermark import Marker
 Wave = Float[Tensor, "1 1 samples"]
 TURN_S = 5.0
 """Sound per turn, s."""
-GOALS = {10.0: (0.2, None), 20.0: (0.1, 8.0)}
+GOALS = {10.0: (0.2, math.inf), 20.0: (0.1, 8.0)}
 """Chunk in ms to maxima: of computing time over duration, and of the 99th percentile of chunk times in ms."""
 GOAL_PEER = 0.2
 """Maximum of our computing time over the peer's, both with the peer's chunks."""
@@ -68,12 +68,7 @@ class Contestant:
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = Arguments.described_by("benchmarks.live", __doc__)
     option = arguments.add_argument
-    option(
-        "--checkpoint",
-        default="released_live",
-        metavar="FOLDER",
-        help="exported converter (default: released_live)",
-    )
+    option("--checkpoint", default="released_live", metavar="FOLDER", help="default: released_live")
     option("--speech", metavar="FILE", help="recording (default: a synthetic sound with pitch and pauses)")
     option("--seconds", type=float, default=60.0, help="sound for each system (default 60)")
     option("--chunk-ms", type=float, nargs="+", default=[10.0, 13.0, 20.0, 40.0], metavar="MS")
@@ -88,8 +83,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError("--chunk-ms must be between 1 and 1000 ms")
     torch.set_num_threads(1)
     converter = Converter.from_pretrained(args.checkpoint)
-    rate = args.rate or converter.sample_rate
     model_rate = converter.sample_rate
+    rate = args.rate or model_rate
     voice = converter.embed(load(args.speech, model_rate) if args.speech else speech_like(10.0, model_rate))
     speech = load(args.speech, rate) if args.speech else speech_like(20.0, rate)
     if args.soak_minutes is not None:
@@ -99,15 +94,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     contestants = [
         ours(converter, voice, chunk_ms, rate, engine) for engine in args.engine for chunk_ms in args.chunk_ms
     ]
-    if args.peer is None:
+    with Peer(args.peer, speech_like(TURN_S, 16_000)) if args.peer else nullcontext() as peer:
+        if peer:
+            about = {"name": peer.name, "latency_ms": peer.latency_ms}
+            contestants.append(Contestant(**about, chunk_ms=CHUNK_MS, turn=lambda _: peer.turn()))
         compete(contestants, speech, args.seconds, rate)
-    else:
-        with Peer(args.peer, speech_like(TURN_S, 16_000)) as peer:
-            theirs = Contestant(
-                name=peer.name, chunk_ms=CHUNK_MS, latency_ms=peer.latency_ms, turn=lambda _: peer.turn()
-            )
-            contestants.append(theirs)
-            compete(contestants, speech, args.seconds, rate)
     heads = ["system", "chunk", "latency", "factor", "of processor", "median", "99 %", "worst", "goal", "met"]
     title = f"{args.seconds:g} s at {rate} Hz, on {machine()}"
     show(title, heads, [row(contestant) for contestant in contestants])
@@ -121,45 +112,38 @@ def ours(converter: Converter, voice: Tensor, chunk_ms: float, rate: int, engine
     live = converter.stream(voice, chunk, sample_rate=rate, engine=engine)
 
     def turn(wave: Wave) -> tuple[list[float], float]:
-        took, processor = [], time.process_time()
-        for piece in wave.split(chunk, dim=-1):
-            before = time.perf_counter()
-            live.push(piece)
-            took.append(time.perf_counter() - before)
-        return took, time.process_time() - processor
+        processor = time.process_time()
+        return chunk_seconds(live, wave.split(chunk, dim=-1)), time.process_time() - processor
 
-    return Contestant(
-        name=f"ours, {engine}", chunk_ms=1000 * chunk / rate, latency_ms=live.latency_ms, turn=turn
-    )
+    length = 1000 * chunk / rate
+    return Contestant(name=f"ours, {engine}", chunk_ms=length, latency_ms=live.latency_ms, turn=turn)
 
 
 def compete(contestants: Sequence[Contestant], speech: Wave, seconds: float, rate: int) -> None:
     """Run all contestants on the same sound in turns, after a warm-up."""
-    warm = lasting(speech, rate)
     for contestant in contestants:
-        contestant.turn(warm)
+        contestant.turn(lasting(speech, rate))
     n_turns = max(round(seconds / TURN_S), 1)
     turn_samples = round(seconds / n_turns * rate)
     whole = lasting(speech, turn_samples * n_turns)
     for number, wave in enumerate(whole.split(turn_samples, dim=-1)):
         # The order rotates, because the state of the caches depends on the previous contestant.
-        for place in range(len(contestants)):
-            contestant = contestants[(place + number) % len(contestants)]
+        first = number % len(contestants)
+        for contestant in (*contestants[first:], *contestants[:first]):
             took, processor_s = contestant.turn(wave)
             contestant.took += took
             contestant.processor_s += processor_s
 
 
 def row(contestant: Contestant) -> list[str]:
-    took = 1000 * np.array(contestant.took)
-    slow = float(np.quantile(took, 0.99))
+    middle, slow, worst = (1000 * np.quantile(contestant.took, [0.5, 0.99, 1.0])).tolist()
     goal, met = "", ""
-    most, most_slow = GOALS.get(contestant.chunk_ms, (None, None))
-    if most is not None:
-        goal = f"≤ {most}" + (f", 99 % ≤ {most_slow:g} ms" if most_slow else "")
-        met = "yes" if contestant.factor <= most and slow <= (most_slow or slow) else "NO"
+    if contestant.chunk_ms in GOALS:
+        most, most_slow = GOALS[contestant.chunk_ms]
+        goal = f"≤ {most}" + (f", 99 % ≤ {most_slow:g} ms" if most_slow < math.inf else "")
+        met = "yes" if contestant.factor <= most and slow <= most_slow else "NO"
     late = "" if contestant.latency_ms is None else f"{contestant.latency_ms:.4g} ms"
-    figures = [f"{figure:.2f} ms" for figure in (float(np.median(took)), slow, float(took.max()))]
+    figures = [f"{figure:.2f} ms" for figure in (middle, slow, worst)]
     factors = f"{contestant.factor:.3f}", f"{contestant.processor_factor:.3f}"
     return [contestant.name, f"{contestant.chunk_ms:g} ms", late, *factors, *figures, goal, met]
 
@@ -171,13 +155,13 @@ def against(contestants: Sequence[Contestant]) -> None:
     if not same:
         print(f"\nadd {theirs.chunk_ms:g} to --chunk-ms to compare with the peer")
     for contestant in same:
-        ratio = contestant.factor / theirs.factor
-        medians: Any = np.median(contestant.took) / np.median(theirs.took)
+        share = contestant.factor / theirs.factor
+        medians = float(np.median(contestant.took) / np.median(theirs.took))
         processor = contestant.processor_factor / theirs.processor_factor
         print(
-            f"\n{contestant.name}: {ratio:.3f} of the computing time of {theirs.name}, chunks of"
+            f"\n{contestant.name}: {share:.3f} of the computing time of {theirs.name}, chunks of"
             f" {theirs.chunk_ms:g} ms (medians: {medians:.3f}, processor: {processor:.3f};"
-            f" goal ≤ {GOAL_PEER}: {'met' if ratio <= GOAL_PEER else 'NOT met'})"
+            f" goal ≤ {GOAL_PEER}: {'met' if share <= GOAL_PEER else 'NOT met'})"
         )
 
 
@@ -195,9 +179,8 @@ def soak(
     other = voice + 0.1 * torch.randn(voice.shape, generator=torch.Generator().manual_seed(0)).to(voice)
 
     def begun() -> Session:
-        session = Session(
-            converter, [voice, other], chunk_ms=chunk_ms, rate=rate, engine=engine, marker=Marker(rate)
-        )
+        options = {"chunk_ms": chunk_ms, "rate": rate, "engine": engine, "marker": Marker(rate)}
+        session = Session(converter, [voice, other], **options)
         session.warm_up()
         return session
 
@@ -223,17 +206,9 @@ def slowdown(old: Session, fresh: Session, chunks: Sequence[Wave]) -> float:
 
     Unlike measurements an hour apart, this does not depend on the machine's load in between.
     """
-    ratios, size = [], min(max(round(1 / old.load.chunk_s), 1), len(chunks))
-    for turn in range(TURNS):
-        some = [chunks[(turn * size + place) % len(chunks)] for place in range(size)]
-        took = {}
-        for session in (old, fresh) if turn % 2 else (fresh, old):
-            before = time.process_time()
-            for chunk in some:
-                session.push(chunk)
-            took[session is old] = time.process_time() - before
-        ratios.append(took[True] / took[False])
-    return float(np.median(ratios))
+    some = chunks[: max(round(1 / old.load.chunk_s), 1)]
+    calls = [lambda session=session: [session.push(chunk) for chunk in some] for session in (old, fresh)]
+    return ratio(*in_turns(calls, TURNS))
 
 
 def verdict(memory: Sequence[float], slower: float) -> str:

@@ -8,11 +8,11 @@ speechbrain, if that is not installed.
 import importlib
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
 import time
+from itertools import accumulate
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from benchmarks.table import one_thread
 from data.audio import load, save
 from engine.user_error import UserError
 
@@ -29,7 +30,6 @@ CHUNK_MS = 13.0
 NEEDED = ("infer.py", "model.py", "cached_convnet.py", "experiments/llvc/config.json")
 WEIGHTS = "llvc_models/models/checkpoints/llvc/G_500000.pth"
 """Path of the weights within the checkout, as in its own script."""
-ROOT = Path(__file__).resolve().parents[1]
 
 
 class Sinusoids(nn.Module):
@@ -50,26 +50,22 @@ class Peer:
     """The peer's process, which runs within a ``with`` block and processes the wave at every ``turn``."""
 
     def __init__(self, checkout: Path, wave: Float[Tensor, "1 1 samples"]) -> None:
-        missing = [name for name in NEEDED if not (checkout / name).is_file()]
-        if missing:
-            raise UserError(
-                f"--peer {checkout} is not a checkout of LLVC's published code: {missing[0]} is missing"
-            )
+        if missing := [name for name in NEEDED if not (checkout / name).is_file()]:
+            what = "a checkout of LLVC's published code"
+            raise UserError(f"--peer {checkout} is not {what}: {missing[0]} is missing")
         self.checkout, self.wave = checkout.resolve(), wave
-        self.name, self.latency_ms = "LLVC", None
 
     def __enter__(self) -> "Peer":
         self.scratch = tempfile.TemporaryDirectory()
         source = Path(self.scratch.name, "source.wav")
         save(source, self.wave, 16_000)
-        paths = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.live_peer", str(self.checkout), str(source)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, **paths},
+            env=one_thread(),
         )
         about = self._answer()
         self.name, self.latency_ms = about["name"], about["latency_ms"]
@@ -92,52 +88,32 @@ class Peer:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            _, stderr = self.process.communicate()
-            last = stderr.strip().splitlines()[-1] if stderr.strip() else "no error message"
+            stderr = self.process.communicate()[1].strip() or "no error message"
+            last = stderr.splitlines()[-1]
             raise UserError(f"--peer {self.checkout}: its code ended: {last}")
         return json.loads(line)
-
-
-class Clock:
-    """Replaces the peer's ``time`` module, which it reads before and after each chunk, and records times."""
-
-    def __init__(self) -> None:
-        self.read: list[float] = []
-
-    def time(self) -> float:
-        """Seconds, by a clock of higher resolution than the peer's."""
-        self.read.append(time.perf_counter())
-        return self.read[-1]
-
-    def took(self) -> list[float]:
-        """Seconds of each chunk since the last call."""
-        read, self.read = self.read, []
-        return [after - before for before, after in zip(read[::2], read[1::2])]
 
 
 def imported(checkout: Path) -> Any:
     sys.path.insert(0, str(checkout))
     sys.modules["utils"] = stand_in("utils", glob_audio_files=None)
+    path = "speechbrain.lobes.models.transformer.Transformer"
     try:
-        importlib.import_module("speechbrain.lobes.models.transformer.Transformer")
+        importlib.import_module(path)
     except ImportError:
-        path = "speechbrain.lobes.models.transformer.Transformer"
-        parts = path.split(".")
-        for depth in range(1, len(parts) + 1):
-            name = ".".join(parts[:depth])
+        for name in accumulate(path.split("."), "{}.{}".format):
             sys.modules[name] = stand_in(name)
-        sys.modules[path].PositionalEncoding = Sinusoids  # pyright: ignore[reportAttributeAccessIssue]
+        vars(sys.modules[path])["PositionalEncoding"] = Sinusoids
     return importlib.import_module("infer")
 
 
 def stand_in(name: str, **names: Any) -> ModuleType:
     module = ModuleType(name)
-    module.__path__ = []
-    module.__dict__.update(names)
+    vars(module).update(names, __path__=[])
     return module
 
 
-def opened(checkout: Path, infer: Any) -> tuple[nn.Module, int, str]:
+def opened(checkout: Path, infer: Any) -> tuple[Any, int, str]:
     """The peer's network, its sample rate, and a description of its weights."""
     settings, weights = checkout / "experiments/llvc/config.json", checkout / WEIGHTS
     if weights.is_file():
@@ -153,19 +129,25 @@ def serve(checkout: Path, source: Path) -> None:
     answers, sys.stdout = sys.stdout, sys.stderr  # keeps the peer's own output apart from the answers
     infer = imported(checkout)
     model, rate, weights = opened(checkout, infer)
-    clock = Clock()
-    infer.time = SimpleNamespace(time=clock.time)
+    reads: list[float] = []  # of the clock, before and after each chunk
+
+    def clock() -> float:
+        reads.append(time.perf_counter())
+        return reads[-1]
+
+    infer.time = SimpleNamespace(time=clock)
     wave = load(source, rate)[0, 0]
-    network: Any = model
-    latency_ms = 1000.0 * (network.dec_chunk_size + 2) * network.L / rate
+    latency_ms = 1000.0 * (model.dec_chunk_size + 2) * model.L / rate
     parameters = sum(parameter.numel() for parameter in model.parameters()) / 1e6
     about = {"name": f"LLVC ({parameters:.1f} M, {weights})", "latency_ms": latency_ms}
     print(json.dumps(about), file=answers, flush=True)
     for _ in sys.stdin:
+        reads.clear()
         processor = time.process_time()
         infer.do_infer(model, wave, 1, rate, True)
-        answer = {"processor_s": time.process_time() - processor, "took": clock.took()}
-        print(json.dumps(answer), file=answers, flush=True)
+        processor_s = time.process_time() - processor
+        took = [after - before for before, after in zip(reads[::2], reads[1::2])]
+        print(json.dumps({"processor_s": processor_s, "took": took}), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from itertools import islice
+from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def ceiling(path: str, rate: int, seconds: float) -> float:
         rows = first_rows(path, "train", Path(folder)) if names_shards(path) else split_rows(path, "train")
         files = [row.path for row in islice(rows, 2_000)]
         decoded, began = 0, time.monotonic()
-        for file in (file for _ in range(1_000) for file in files):
+        for file in cycle(files):
             decoded += load(file, rate).shape[-1]
             if time.monotonic() - began > seconds:
                 break
@@ -94,14 +95,8 @@ def starts(rows: int, n_shards: int) -> None:
             (f"{n_shards:,} shards", shards),
         ):
             command = [sys.executable, "-m", "benchmarks.loading", "--start", str(place)]
-            found = subprocess.run(
-                command,
-                env={**os.environ, "TIMBRE_CACHE": f"{folder}/cache"},
-                capture_output=True,
-                text=True,
-                check=True,
-            )
-            seconds, size_mib = map(float, found.stdout.split())
+            env = {**os.environ, "TIMBRE_CACHE": f"{folder}/cache"}
+            seconds, size_mib = map(float, subprocess.check_output(command, env=env).split())
             table.append([what, f"{seconds:.1f}", f"{size_mib:.0f}"])
     show("Until the first batch could be drawn", ["from", "s", "MiB"], table)
 
@@ -124,14 +119,11 @@ def main() -> None:
         raise UserError("give recordings to load by --data.path, or a number of manifest rows by --rows")
     print(machine())
     if given.path:
-        samples = round(CROP_S * given.sample_rate)
-        config = DataConfig(
-            path=given.path, sample_rate=given.sample_rate, crop_samples=samples, batch=BATCH, cache_gib=8.0
-        )
-        cold = DataConfig(**{**vars(config), "cache_gib": 0.0})
+        sizes = {"sample_rate": given.sample_rate, "crop_samples": round(CROP_S * given.sample_rate)}
+        config = DataConfig(path=given.path, batch=BATCH, cache_gib=8.0, **sizes)
         top = ceiling(given.path, given.sample_rate, given.seconds)
         table = [["decoder only", f"{top:.0f}", "1.00"]]
-        for name, one in (("in memory", config), ("from files", cold)):
+        for name, one in (("in memory", config), ("from files", replace(config, cache_gib=0.0))):
             for workers in WORKERS:
                 speed = delivered(one, workers, given.seconds)
                 table.append([f"{name}, {workers} workers", f"{speed:.0f}", f"{speed / top:.2f}"])

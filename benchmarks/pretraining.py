@@ -12,13 +12,14 @@ from dataclasses import replace
 from statistics import median
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from transformers import Wav2Vec2Config, Wav2Vec2ForPreTraining
 from transformers.models.wav2vec2.modeling_wav2vec2 import _compute_mask_indices, _sample_negative_indices
 
-from benchmarks.table import in_turns, machine, show
+from benchmarks.table import in_turns, machine, ratio, show
 from engine.arguments import Arguments
 from engine.optim import OptimConfig
 from engine.user_error import exits_cleanly
@@ -50,10 +51,8 @@ class Step(NamedTuple):
 
 def methods(model: SpeechEncoderConfig) -> dict[str, PretrainingConfig]:
     """Our training methods at one size; the first has the same loss as that of transformers."""
-    top = min(8, model.layers)
-    plain = PretrainingConfig(
-        model=model, regression=RegressionConfig(teacher=TeacherConfig(top=top)), optim=OPTIM
-    )
+    regression = RegressionConfig(teacher=TeacherConfig(top=min(8, model.layers)))
+    plain = PretrainingConfig(model=model, regression=regression, optim=OPTIM)
     return {
         "contrastive": replace(plain, regression=None, contrast=ContrastConfig()),
         "data2vec": plain,
@@ -72,12 +71,12 @@ def our_step(config: PretrainingConfig, wave: Wave, *, bf16: bool) -> Step:
     mask = config.student.mask
     rows = len(wave) * (config.student.masks if isinstance(config.student, MultiMaskConfig) else 1)
     frames = config.model.frames(wave.shape[-1])
-    masked = torch.stack([_mask(1, frames, mask.share, mask.span).sum() for _ in range(50)])
-    return Step(run, rows * float(masked.float().mean()))
+    return Step(run, rows * masked_frames(1, frames, mask.share, mask.span))
 
 
-def _mask(rows: int, frames: int, share: float, span: int) -> Tensor:
-    return torch.from_numpy(_compute_mask_indices((rows, frames), share, span))
+def masked_frames(rows: int, frames: int, share: float, span: int) -> float:
+    """Mean number of masked frames of a batch, of 50 draws."""
+    return float(np.mean([_compute_mask_indices((rows, frames), share, span).sum() for _ in range(50)]))
 
 
 def their_step(model: SpeechEncoderConfig, wave: Wave, *, bf16: bool) -> Step:
@@ -118,8 +117,7 @@ def their_step(model: SpeechEncoderConfig, wave: Wave, *, bf16: bool) -> Step:
         optimizer.zero_grad(set_to_none=True)
         return loss
 
-    masked = torch.stack([_mask(*shape, 0.65, 10).sum() for _ in range(50)])
-    return Step(run, float(masked.float().mean()))
+    return Step(run, masked_frames(*shape, 0.65, 10))
 
 
 def compare_steps(argv: Sequence[str]) -> None:
@@ -135,18 +133,17 @@ def compare_steps(argv: Sequence[str]) -> None:
     torch.set_num_threads(1)
     wave = torch.randn(args.clips, 1, int(16_000 * args.seconds))
     model = SIZES[args.size]
-    names = ["transformers, Wav2Vec2ForPreTraining", *methods(model)]
-    steps = [their_step(model, wave, bf16=args.bf16)]
-    steps += [our_step(config, wave, bf16=args.bf16) for config in methods(model).values()]
-    took = in_turns([step.run for step in steps], args.repeats)
+    peer = their_step(model, wave, bf16=args.bf16)
+    steps = {"transformers, Wav2Vec2ForPreTraining": peer}
+    steps |= {name: our_step(config, wave, bf16=args.bf16) for name, config in methods(model).items()}
+    theirs, *_ = took = in_turns([step.run for step in steps.values()], args.repeats)
     rows = []
-    for name, step, seconds in zip(names, steps, took):
-        ratio = median(a / b for a, b in zip(seconds, took[0]))
-        per_second = step.masked / median(seconds)
-        faster = median(step.masked / a / (steps[0].masked / b) for a, b in zip(seconds, took[0]))
-        goal = "" if step is steps[0] or "2.0" in name else "yes" if ratio <= GOAL else "NO"
+    for (name, step), seconds in zip(steps.items(), took):
+        middle, share = median(seconds), ratio(seconds, theirs)
+        goal = "" if step is peer or "2.0" in name else "yes" if share <= GOAL else "NO"
+        faster = step.masked / peer.masked * ratio(theirs, seconds)
         rows.append(
-            [name, f"{median(seconds):.3f}", f"{ratio:.2f}", goal, f"{per_second:.0f}", f"{faster:.2f}"]
+            [name, f"{middle:.3f}", f"{share:.2f}", goal, f"{step.masked / middle:.0f}", f"{faster:.2f}"]
         )
     print(machine())
     precision = "bfloat16" if args.bf16 else "float32"

@@ -10,11 +10,12 @@ has about as many masked frames in both: with 8 masks per clip, data2vec 2.0 use
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.table import machine, show
 from data.batches import Batches
@@ -60,15 +61,16 @@ class Learner:
     name: str
     config: MaskTokenConfig | MultiMaskConfig
     clips: UnlabelledSpeech
+    model: SpeechEncoderConfig
     lr: float
     seconds: float = 0.0
     updates: int = 0
     curve: list[tuple[float, float]] = field(default_factory=list)
     """Processor seconds and validation loss."""
 
-    def build(self, model: SpeechEncoderConfig) -> None:
-        """Build the networks, with the same initial weights for every method."""
-        seed_step(0, 0)
+    def __post_init__(self) -> None:
+        seed_step(0, 0)  # the same initial weights for every method
+        model = self.model
         self.encoder = SpeechEncoder(model)
         match self.config:
             case MaskTokenConfig():
@@ -77,7 +79,8 @@ class Learner:
                 self.student = MultiMask(self.config, model.hidden)
         self.head = Regression(RegressionConfig(), self.student.dim, model.hidden)
         optim = OptimConfig(lr=self.lr, betas=(0.9, 0.98), eps=1e-6, warmup_steps=30, gradient_clip=5.0)
-        self.player = Player([self.encoder, self.student, self.head], optim)
+        self.networks = nn.ModuleList([self.encoder, self.student, self.head])
+        self.player = Player([*self.networks], optim)
         self.batches: Iterator[Clips] = Batches(self.clips, seed=0)(0)
 
     def loss(self, wave: Float[Tensor, "batch 1 samples"], teacher: CommonTeacher) -> Float[Tensor, ""]:
@@ -85,8 +88,7 @@ class Learner:
         return self.head(states, gather_frames(teacher(wave), index))[0]
 
     def learn(self, seconds: float, teacher: CommonTeacher, *, bf16: bool) -> None:
-        for module in (self.encoder, self.student, self.head):
-            module.train()
+        self.networks.train()
         until = self.seconds + seconds
         while self.seconds < until:
             began = time.process_time()
@@ -99,8 +101,7 @@ class Learner:
     @torch.no_grad()
     def validate(self, clips: Sequence[Clips], teacher: CommonTeacher) -> float:
         """Append the loss on held-out clips, always with the same masks, to the curve."""
-        for module in (self.encoder, self.student, self.head):
-            module.eval()
+        self.networks.eval()
         seed_step(0, 0, 1)
         loss = sum(float(self.loss(c.wave, teacher)) for c in clips) / len(clips)
         self.curve.append((self.seconds, loss))
@@ -115,14 +116,11 @@ def loss_of_the_mean(clips: Sequence[Clips], teacher: CommonTeacher) -> float:
 
 def seconds_to(curve: Sequence[tuple[float, float]], loss: float) -> float:
     """The time at which a curve first reaches a loss, by linear interpolation."""
-    before = curve[0]
-    for point in curve:
-        if point[1] <= loss:
-            if point is before:
-                return point[0]
-            share = (before[1] - loss) / (before[1] - point[1])
-            return before[0] + share * (point[0] - before[0])
-        before = point
+    if curve[0][1] <= loss:
+        return curve[0][0]
+    for (began, before), (ended, after) in pairwise(curve):
+        if after <= loss:
+            return began + (before - loss) / (before - after) * (ended - began)
     return float("inf")
 
 
@@ -151,25 +149,21 @@ def compare_curves(argv: Sequence[str]) -> None:
     whole = speech_config(paths, args.batch_seconds)
     fewer = speech_config(paths, args.batch_seconds_2 or args.batch_seconds / args.masks)
     learners = [
-        Learner("plain", MaskTokenConfig(mask=mask), UnlabelledSpeech(whole), args.lr),
-        Learner("2.0", many, UnlabelledSpeech(fewer, progress=False), args.lr),
+        Learner("plain", MaskTokenConfig(mask=mask), UnlabelledSpeech(whole), model, args.lr),
+        Learner("2.0", many, UnlabelledSpeech(fewer, progress=False), model, args.lr),
     ]
-    held_out = UnlabelledSpeech(whole, split="validation", progress=False)
+    held_out = UnlabelledSpeech(replace(whole, split="validation"), progress=False)
     validation = list(held_out.in_order(30.0))
     for learner in learners:
-        learner.build(model)
         learner.validate(validation, teacher)
-    rounds = max(1, round(args.seconds / args.every))
     print(machine())
     print(f"baseline, predicting the mean: loss {loss_of_the_mean(validation, teacher):.4f}", flush=True)
-    for _ in range(rounds):
+    for _ in range(max(1, round(args.seconds / args.every))):
         for learner in learners:
             learner.learn(args.every, teacher, bf16=args.bf16)
             loss = learner.validate(validation, teacher)
-            print(
-                f"{learner.name}: {learner.seconds:.0f} s, {learner.updates} updates, loss {loss:.4f}",
-                flush=True,
-            )
+            spent = f"{learner.seconds:.0f} s, {learner.updates} updates"
+            print(f"{learner.name}: {spent}, loss {loss:.4f}", flush=True)
     report(learners)
 
 
@@ -187,11 +181,8 @@ def report(learners: Sequence[Learner]) -> None:
         [f"{a[0]:.0f}", f"{a[1]:.4f}", f"{b[0]:.0f}", f"{b[1]:.4f}"]
         for a, b in zip(first.curve, second.curve)
     ]
-    show(
-        "Masked regression of common targets on held-out speech",
-        ["seconds, plain", "loss", "seconds, 2.0", "loss"],
-        rows,
-    )
+    heads = ["seconds, plain", "loss", "seconds, 2.0", "loss"]
+    show("Masked regression of common targets on held-out speech", heads, rows)
     target = max(min(loss for _, loss in learner.curve) for learner in learners)
     took = [seconds_to(learner.curve, target) for learner in learners]
     verdict = "yes" if took[0] / took[1] >= GOAL else "NO"

@@ -27,7 +27,7 @@ from eval.outputs import load_converter
 from eval.pairs import Pair
 from eval.report import label_of
 from eval.scoring import FAST, METRICS, Judges, Summary
-from experiments.scores import SCORES, Scoring, differences, evaluation_pairs, interval_cells, outputs
+from experiments.scores import SCORES, cells, differences, evaluation_pairs, outputs, score
 from experiments.study import Cost, Study
 from experiments.trainers import wave_to_wave
 from w2w.pretrained import with_encoders
@@ -50,9 +50,13 @@ SPEECH_ENCODERS = {
     "speech_fine_tuned": "the pretrained speech encoder instead of the student, fine-tuned",
 }
 """Additional variants with ``--speech-encoder``; they need whole utterances and cannot stream."""
-CONTRAST = ("contrast_style", "contrast_voice", "contrast_discriminator", "contrast_converter")
-DISCRIMINATOR = ("adversarial", "feature_matching", "contrast_discriminator", "contrast_converter")
-"""Losses that need the discriminator."""
+OF_DISCRIMINATOR = ("contrast_discriminator", "contrast_converter")
+LOSSES = {
+    "no_content_loss": ("content",),
+    "no_contrast": ("contrast_style", "contrast_voice", *OF_DISCRIMINATOR),
+    "no_adversary": ("adversarial", "feature_matching", *OF_DISCRIMINATOR),
+}
+"""Losses that a variant lacks."""
 
 
 def variant(name: str, full: TrainConfig, speech_encoder: str = "") -> TrainConfig:
@@ -67,25 +71,18 @@ def variant(name: str, full: TrainConfig, speech_encoder: str = "") -> TrainConf
             # Keeps the sizes of the network, which depend on the student.
             sizes = with_encoders(full.converter, full.pretrained)
             return replace(full, converter=sizes, pretrained=replace(full.pretrained, student=""))
-        case "no_content_loss":
-            return without_losses(full, "content")
-        case "no_contrast":
-            return without_losses(full, *CONTRAST)
-        case "no_adversary":
-            return without_losses(full, *DISCRIMINATOR)
+        case "no_content_loss" | "no_contrast" | "no_adversary":
+            weights = replace(full.cluit.weights, **dict.fromkeys(LOSSES[name], 0.0))
+            return replace(full, cluit=replace(full.cluit, weights=weights))
         case "no_back_translation":
             return replace(full, cluit=replace(full.cluit, back_translate_share=0.0))
     assert name in SPEECH_ENCODERS
-    use = {"speech_random": "random", "speech_frozen": "frozen", "speech_fine_tuned": "fine_tuned"}[name]
-    changes = {"student": "", "content": speech_encoder, "use": use}
+    changes = {"student": "", "content": speech_encoder, "use": name.removeprefix("speech_")}
     return replace(full, pretrained=replace(full.pretrained, **changes))
 
 
-def without_losses(config: TrainConfig, *names: str) -> TrainConfig:
-    weights = replace(config.cluit.weights, **dict.fromkeys(names, 0.0))
-    return replace(config, cluit=replace(config.cluit, weights=weights))
-
-
+OPTIONS = ("data", "pairs", "teacher", "student", "preset", "seed")
+"""Options that determine every run."""
 COLUMNS = [name for name in SCORES if name != "cer_above_source"]
 
 
@@ -98,7 +95,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--variants has no {unknown[0]!r}; choose from {', '.join(known)}")
     Judges().check(FAST if args.fast else METRICS)
     pairs = evaluation_pairs(args.validation or args.data, "validation", args.n_pairs)
-    full, study = full_config(args), study_of(args)
+    full = full_config(args)
+    options = {name: str(getattr(args, name)) for name in OPTIONS}
+    minutes = 0.0 if args.steps else args.minutes
+    study = Study(out=args.out, options=options, minutes=minutes, steps=args.steps)
     for name in names:
         config = variant(name, full, args.speech_encoder)
         study.train(name, partial(wave_to_wave, config, processor=not args.steps))
@@ -135,13 +135,6 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     return args
 
 
-def study_of(args: Namespace) -> Study:
-    options = {
-        name: str(getattr(args, name)) for name in ("data", "pairs", "teacher", "student", "preset", "seed")
-    }
-    return Study(out=args.out, options=options, minutes=0.0 if args.steps else args.minutes, steps=args.steps)
-
-
 def full_config(args: Namespace) -> TrainConfig:
     config = PRESETS[args.preset]
     return replace(
@@ -160,12 +153,11 @@ def compare(study: Study, costs: Mapping[str, Cost], pairs: Sequence[Pair], args
         export = study.folder(name) / "export"
         load, weights = partial(load_converter, str(export)), export / "model.safetensors"
         scored += outputs(pairs, load, [weights], folder, name)
-    originals = {"source": lambda pair: pair.source, "target_other": lambda pair: pair.target_other}
-    for name, of in originals.items():  # no conversion and perfect conversion
-        scored += [replace(pair, system=name, output=of(pair)) for pair in pairs if of(pair)]
+    for name in ("source", "target_other"):  # no conversion and perfect conversion
+        originals = [(pair, getattr(pair, name)) for pair in pairs]
+        scored += [replace(pair, system=name, output=path) for pair, path in originals if path]
     metrics = FAST if args.fast else METRICS
-    scoring = Scoring(out=study.out, metrics=metrics, cache=Cache(args.cache), jobs=args.jobs)
-    rows, summary = scoring.score(scored)
+    rows, summary = score(scored, study.out, Cache(args.cache), metrics=metrics, jobs=args.jobs)
     budget = f"{args.steps} steps" if args.steps else f"{args.minutes:g} minutes of one thread"
     title = (
         f"Preset {args.preset}, {budget} per variant, seed {args.seed}; {len(pairs)} validation pairs, means"
@@ -180,7 +172,7 @@ def table(summary: Summary, gaps: Summary, costs: Mapping[str, Cost]) -> str:
     columns = [name for name in COLUMNS if any(name in scores for scores in summary.values())]
     lines = []
     for name, scores in summary.items():
-        line = interval_cells(scores, columns)
+        line = cells(scores, columns, intervals=True)
         for place, column in enumerate(columns):
             gap = gaps.get(name, {}).get(column) if name in costs else None
             if gap and (gap["low"] > 0 or gap["high"] < 0):

@@ -10,8 +10,10 @@ in ``--out`` are reused.
 import json
 import subprocess
 import sys
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 from resource import RUSAGE_CHILDREN, getrusage
 from statistics import mean
@@ -29,8 +31,8 @@ from eval.features import Cache
 from eval.pairs import Pair
 from eval.recognisers import Moonshine
 from eval.scoring import Judges, Summary
-from experiments.scores import SCORES, Scoring, interval_cells
-from w2w import Converter
+from experiments.scores import SCORES, cells, score
+from w2w.converter import Converter, Voice
 from w2w.train_config import FINETUNE
 from w2w.voices import Voices
 
@@ -57,26 +59,24 @@ def shares(rows: Sequence[Row], minutes: Sequence[float], n_speakers: int, held_
     for row in rows:
         if row.speaker:
             by_speaker.setdefault(row.speaker, []).append(row)
-    durations = {
-        name: sum(info(row.path).duration for row in clips[:-held_out]) for name, clips in by_speaker.items()
+    ends = {  # of each recording, in seconds of speech since the speaker's first
+        name: [0.0, *accumulate(info(row.path).duration for row in clips[:-held_out])]
+        for name, clips in by_speaker.items()
     }
-    for name in sorted(durations, key=lambda name: -durations[name])[:n_speakers]:
+    for name in sorted(ends, key=lambda name: -ends[name][-1])[:n_speakers]:
         clips = by_speaker[name]
         for wanted in minutes:
-            if durations[name] < 60 * wanted:
+            if ends[name][-1] < 60 * wanted:
                 print(f"{name} has less than {wanted:g} min without the held-out recordings", file=sys.stderr)
                 continue
-            train, seconds = [], 0.0
-            for row in clips[:-held_out]:
-                if seconds < 60 * wanted:
-                    train.append(row)
-                    seconds += info(row.path).duration
-            yield Share(name, wanted, train, clips[-held_out:])
+            count = bisect_left(ends[name], 60 * wanted)
+            yield Share(name, wanted, clips[:count], clips[-held_out:])
 
 
 def finetuned(share: Share, out: Path, steps: int) -> tuple[Path, float]:
     """Fine-tune on a share unless it is done; return the export and the CPU-minutes."""
-    run, cost = out / share.name.replace(" ", "_"), out / f"{share.name.replace(' ', '_')}.json"
+    name = share.name.replace(" ", "_")
+    run, cost = out / name, out / f"{name}.json"
     if not cost.is_file():
         write_manifest(run.with_suffix(".csv"), [replace(row, split="train") for row in share.train])
         options = [
@@ -93,18 +93,16 @@ def finetuned(share: Share, out: Path, steps: int) -> tuple[Path, float]:
 
 
 def converted(
-    converter: Converter, voice: object, share: Share, sources: Sequence[Row], out: Path, system: str
-):
+    converter: Converter, voice: Voice, share: Share, sources: Sequence[Row], out: Path, system: str
+) -> Iterator[Pair]:
     """Convert the sources to the speaker's voice; yield pairs with held-out recordings as targets."""
     for number, source in enumerate(tqdm(sources, desc=f"{share.name}, {system}", unit="sentence")):
         output = out / f"{share.name}_{system}_{source.path.stem}.wav".replace(" ", "_")
         if not output.is_file():
-            wave = converter.convert(load(source.path, converter.sample_rate), voice)  # pyright: ignore
+            wave = converter.convert(load(source.path, converter.sample_rate), voice)
             save(output, wave, converter.sample_rate)
-        target = share.held_out[number % len(share.held_out)]
-        yield Pair(
-            source=source.path, target=target.path, output=output, text=source.text or "", system=system
-        )
+        target, text = share.held_out[number % len(share.held_out)].path, source.text or ""
+        yield Pair(source=source.path, target=target, output=output, text=text, system=system)
 
 
 @exits_cleanly
@@ -136,13 +134,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         before, after = f"released, {share.minutes:g} min", f"fine-tuned, {share.minutes:g} min"
         pairs += converted(released, voice, share, sources, args.out / "audio", before)
         pairs += converted(tuned, tuned.voice("own"), share, sources, args.out / "audio", after)
-    scoring = Scoring(
-        out=args.out,
-        metrics=("similarity", "pitch", "intelligibility"),
-        judges=Judges(recognisers=(Moonshine(),)),
-        cache=Cache(args.out / "cache"),
-    )
-    _, summary = scoring.score(pairs)
+    judges, cache = Judges(recognisers=(Moonshine(),)), Cache(args.out / "cache")
+    metrics = ("similarity", "pitch", "intelligibility")
+    _, summary = score(pairs, args.out, cache, metrics=metrics, judges=judges)
     print(f"{args.steps} steps; {len({share.speaker for share in chosen})} speakers.\n")
     print(table(summary, costs))
 
@@ -153,9 +147,8 @@ def table(summary: Summary, costs: dict[tuple[float, str], float]) -> str:
     for name, scores in summary.items():
         minutes = float(name.split()[-2])
         spent = mean(cost for (of, _), cost in costs.items() if of == minutes)
-        lines.append(
-            [name, *interval_cells(scores, COLUMNS), f"{spent:.1f}" if name.startswith("fine-tuned") else ""]
-        )
+        shown = f"{spent:.1f}" if name.startswith("fine-tuned") else ""
+        lines.append([name, *cells(scores, COLUMNS, intervals=True), shown])
     return markdown(["system", *(SCORES[c][0] for c in COLUMNS), "CPU-minutes of training"], lines)
 
 

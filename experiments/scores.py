@@ -1,7 +1,8 @@
 """Scores of several converters on the same pairs, computed with ``eval``."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from math import isnan, nan
 from pathlib import Path
 from typing import Any
 
@@ -28,25 +29,21 @@ SCORES = {
 """Table heading and number format of each score."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scoring:
-    out: Path
-    """Folder for outputs, rows.csv, summary.json and pairs.csv."""
-    metrics: Sequence[Metric] = METRICS
-    judges: Judges | None = None
-    cache: Cache
-    jobs: int = 1
-
-    def score(self, outputs: Sequence[Pair]) -> tuple[list[Row], Summary]:
-        rows, summary = score_pairs(
-            outputs, self.metrics, judges=self.judges, cache=self.cache, jobs=self.jobs
-        )
-        write_pairs(self.out / "pairs.csv", outputs)
-        write_rows(self.out / "rows.csv", with_groups(rows))
-        write_summary(
-            self.out / "summary.json", summary, {"pairs": len({(p.source, p.target) for p in outputs})}
-        )
-        return rows, summary
+def score(
+    outputs: Sequence[Pair],
+    out: Path,
+    cache: Cache,
+    *,
+    metrics: Sequence[Metric] = METRICS,
+    judges: Judges | None = None,
+    jobs: int = 1,
+) -> tuple[list[Row], Summary]:
+    """Score outputs; write them to pairs.csv in ``out``, and their scores to rows.csv and summary.json."""
+    rows, summary = score_pairs(outputs, metrics, judges=judges, cache=cache, jobs=jobs)
+    write_pairs(out / "pairs.csv", outputs)
+    write_rows(out / "rows.csv", with_groups(rows))
+    write_summary(out / "summary.json", summary, {"pairs": len({(p.source, p.target) for p in outputs})})
+    return rows, summary
 
 
 def evaluation_pairs(data: Path, split: str, count: int) -> list[Pair]:
@@ -69,31 +66,30 @@ def outputs(
 
 def differences(rows: Sequence[Row], base: str) -> Summary:
     """Paired differences of scores, base minus other system: means with 95 % intervals."""
-    systems = dict.fromkeys(str(row["system"]) for row in rows)
-    by_system = {name: [row for row in rows if row["system"] == name] for name in systems}
+    by_system: dict[str, list[Row]] = {}
+    for row in rows:
+        by_system.setdefault(str(row["system"]), []).append(row)
     ours = by_system.pop(base, [])
     differences: Summary = {}
     for name, theirs in by_system.items():
         if len(theirs) != len(ours):
             continue
         for column in SCORES:
-            if all(column in row for row in (*ours, *theirs)):
-                gaps = np.array([float(a[column]) - float(b[column]) for a, b in zip(ours, theirs)])
-                gaps = gaps[~np.isnan(gaps)]
-                if len(gaps):
-                    differences.setdefault(name, {})[column] = interval(gaps)
+            gaps = [float(a.get(column, nan)) - float(b.get(column, nan)) for a, b in zip(ours, theirs)]
+            if known := [gap for gap in gaps if not isnan(gap)]:
+                differences.setdefault(name, {})[column] = interval(np.array(known))
     return differences
 
 
-def cells(scores: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> list[str]:
-    return [SCORES[name][1].format(scores[name]["mean"]) if name in scores else "–" for name in columns]
+def cells(
+    scores: Mapping[str, Mapping[str, float]], columns: Sequence[str], *, intervals: bool = False
+) -> list[str]:
+    """Format means, with their 95 % intervals if asked for."""
 
+    def text(name: str) -> str:
+        if name not in scores:
+            return "–"
+        mean, low, high = (SCORES[name][1].format(scores[name][of]) for of in ("mean", "low", "high"))
+        return f"{mean} [{low}, {high}]" if intervals else mean
 
-def interval_cells(scores: Mapping[str, Mapping[str, float]], columns: Sequence[str]) -> list[str]:
-    """Format means with their 95 % intervals."""
-    ours = []
-    for name in columns:
-        form = SCORES[name][1].format
-        known = [form(scores[name][of]) for of in ("mean", "low", "high")] if name in scores else []
-        ours.append(f"{known[0]} [{known[1]}, {known[2]}]" if known else "–")
-    return ours
+    return [text(name) for name in columns]

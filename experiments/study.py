@@ -82,9 +82,15 @@ class Study:
 
     def cost(self, name: str) -> Cost | None:
         """Cost of a run, or None if unfinished; raises ``UserError`` if it was started with other options."""
-        if (plan := read_json(self.folder(name) / "plan.json")) is not None:
-            self._check(name, plan["options"])
-        cost = read_json(self.folder(name) / "cost.json")
+        folder = self.folder(name)
+        if plan := read_json(folder / "plan.json"):
+            for option, value in self._options.items():
+                if (stored := plan["options"].get(option)) != value:
+                    raise UserError(
+                        f"{folder} was started with --{option.replace('_', '-')} {stored}, not {value}: "
+                        "give the same options or another --out"
+                    )
+        cost = read_json(folder / "cost.json")
         return Cost(**cost) if cost else None
 
     def train(self, name: str, make: Callable[[Path, int], Training]) -> Cost:
@@ -93,18 +99,14 @@ class Study:
         if cost is not None:
             return cost
         plan = read_json(folder / "plan.json")
-        if plan is None:
+        if not plan:
             plan = {"options": self._options, "steps": self.steps}
             if self.minutes:
                 phases, seconds = step_seconds(make(folder, PROBED_STEPS))
                 plan |= {"steps": steps_within(self.minutes, phases, seconds), "probed_seconds": seconds}
             write_json(folder / "plan.json", plan)
-        training = make(folder, plan["steps"])
-
-        def build() -> Recorded:
-            return Recorded(training.build(), training.evaluate, folder / "curve.jsonl")
-
-        config = training.config
+        training, curve = make(folder, plan["steps"]), folder / "curve.jsonl"
+        config, build = training.config, lambda: Recorded(training.build(), training.evaluate, curve)
         task, steps = fit(build, training.batches, config.loop, full_config=config)
         if training.export:
             training.export(folder, folder / "export")
@@ -116,14 +118,6 @@ class Study:
     @property
     def _options(self) -> dict[str, str | float]:
         return {**self.options, "minutes": self.minutes, "steps": self.steps}
-
-    def _check(self, name: str, stored: Mapping[str, Any]) -> None:
-        for option, value in self._options.items():
-            if stored.get(option) != value:
-                raise UserError(
-                    f"{self.folder(name)} was started with --{option.replace('_', '-')} {stored.get(option)},"
-                    f" not {value}: give the same options or another --out"
-                )
 
 
 def steps_within(minutes: float, phases: Sequence[Phase], seconds: Sequence[float]) -> int:
@@ -142,16 +136,15 @@ def step_seconds(training: Training, rounds: int = ROUNDS) -> tuple[Sequence[Pha
         module.to(place.device)
     for phase in training.phases:
         source = iter(training.batches(phase.step))
-        took: list[list[float]] = []
-        for first in range(phase.step, phase.step + (rounds + 1) * phase.period, phase.period):
-            took.append([])
-            for step in range(first, first + phase.period):
-                began = process_time()
-                seed_step(loop.seed, step)
-                with place.autocast():
-                    task.update(send_to_device(next(source), place.device), step)
-                took[-1].append(process_time() - began)
-        costs.append(mean(median(column) for column in zip(*took[1:])))
+        took: list[float] = []
+        for step in range(phase.step, phase.step + (rounds + 1) * phase.period):
+            began = process_time()
+            seed_step(loop.seed, step)
+            with place.autocast():
+                task.update(send_to_device(next(source), place.device), step)
+            took.append(process_time() - began)
+        warm = took[phase.period :]
+        costs.append(mean(median(warm[turn :: phase.period]) for turn in range(phase.period)))
     return training.phases, costs
 
 

@@ -37,7 +37,12 @@ from w2w.words.known_voices import KnownVoices, embed_recordings, measured
 
 SOURCE_S, UNSETTLED_S = 4.0, 0.6
 LEVELS = {-2: "very {}", -1: "{}", 1: "{}", 2: "very {}"}
-POLES = {"pitch": ("low", "high"), "roughness": ("smooth", "rough"), "brightness": ("dark", "bright")}
+POLES = {
+    "pitch": ("semitones", "low", "high"),
+    "roughness": ("dB of noise", "smooth", "rough"),
+    "brightness": ("octaves of centroid", "dark", "bright"),
+}
+"""Unit and opposite words of each measured trait."""
 PEOPLE: dict[Gender, str] = {"F": "woman", "M": "man"}
 Line = list[str]
 """Table row: measure, value, and chance level or value of real recordings."""
@@ -47,7 +52,7 @@ AGED: dict[Age, str] = {"young": "young person", "adult": "adult person", "old":
 class Spoken(NamedTuple):
     """Measures of outputs with one voice, averaged over sources."""
 
-    semitones: float
+    pitch: float
     """Mean F0 in semitones relative to 100 Hz."""
     brightness: float
     roughness: float
@@ -74,18 +79,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     train, test = one_each(split_rows(args.data, "train"))[: args.speakers], split_rows(args.data, "test")
     probe = GenderProbe(train)
     speech = Speech(converter, one_each(test)[: args.sources], probe)
-    accuracy = probe.accuracy(one_each(test))
+    right = [probe.female(clip(row)) == (row.gender == "F") for row in gendered(one_each(test))]
     real, unseen = embed_recordings(converter, train), embed_recordings(converter, test)
     lines = [
-        ["gender probe on recordings of unseen speakers", f"{100 * accuracy:.0f} %", "50 %"],
+        ["gender probe on recordings of unseen speakers", percent(right), "50 %"],
         *followed(speech),
         *named(speech),
         *seen(speech, args.faces),
         *likeness_to_real(converter, real, unseen),
         *found_by_words(converter, real, unseen),
     ]
-    table = markdown(["measure", "value", "reference"], lines)
-    print(table)
+    print(table := markdown(["measure", "value", "reference"], lines))
     if args.out:
         args.out.write_text(table + "\n")
 
@@ -99,35 +103,31 @@ def one_each(rows: Sequence[Row]) -> list[Row]:
     return list(clips.values())
 
 
+def gendered(rows: Sequence[Row]) -> list[Row]:
+    return [row for row in rows if row.gender in ("F", "M")]
+
+
 class GenderProbe:
     """Logistic regression on Resemblyzer embeddings, fitted to one recording per labelled speaker."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        rows = [row for row in rows if row.gender in ("F", "M")]
-        if len({row.gender for row in rows}) < 2:
-            raise UserError("--data must have women and men with a gender column in its train split")
-        self.embedder = Resemblyzer()
-        x = np.stack([self.embedding(self.clip(row)) for row in rows])
-        # C corresponds to a weight of 0.001 on squared weights, relative to the mean cross-entropy.
         from sklearn.linear_model import LogisticRegression
 
-        self.classifier = LogisticRegression(C=500 / len(x), max_iter=1000)
-        self.classifier.fit(x, [row.gender == "F" for row in rows])
-
-    @staticmethod
-    def clip(row: Row) -> Float[Tensor, "1 1 samples"]:
-        return excerpt(row.path, 0, round(SOURCE_S * SAMPLE_RATE), SAMPLE_RATE)
-
-    def embedding(self, wave: Float[Tensor, "1 1 samples"]) -> Float[np.ndarray, "dim"]:
-        return self.embedder(wave)["embedding"]
+        rows = gendered(rows)
+        women = [row.gender == "F" for row in rows]
+        if len(set(women)) < 2:
+            raise UserError("--data must have women and men with a gender column in its train split")
+        self.embedder = Resemblyzer()
+        # C corresponds to a weight of 0.001 on squared weights, relative to the mean cross-entropy.
+        self.classifier = LogisticRegression(C=500 / len(rows), max_iter=1000)
+        self.classifier.fit(np.stack([self.embedder(clip(row))["embedding"] for row in rows]), women)
 
     def female(self, wave: Float[Tensor, "1 1 samples"]) -> bool:
-        return bool(self.classifier.predict(self.embedding(wave)[None])[0])
+        return bool(self.classifier.predict(self.embedder(wave)["embedding"][None])[0])
 
-    def accuracy(self, rows: Sequence[Row]) -> float:
-        """Accuracy on labelled recordings."""
-        known = [row for row in rows if row.gender in ("F", "M")]
-        return float(np.mean([self.female(self.clip(row)) == (row.gender == "F") for row in known]))
+
+def clip(row: Row, rate: int = SAMPLE_RATE) -> Float[Tensor, "1 1 samples"]:
+    return excerpt(row.path, 0, round(SOURCE_S * rate), rate)
 
 
 class Speech:
@@ -135,9 +135,8 @@ class Speech:
 
     def __init__(self, converter: Converter, sources: Sequence[Row], probe: GenderProbe) -> None:
         self.converter, self.probe = converter, probe
-        rate = converter.sample_rate
-        self.unsettled = round(UNSETTLED_S * rate)
-        self.sources = [excerpt(row.path, 0, round(SOURCE_S * rate), rate) for row in sources]
+        self.unsettled = round(UNSETTLED_S * converter.sample_rate)
+        self.sources = [clip(row, converter.sample_rate) for row in sources]
 
     def __call__(self, voice: Float[Tensor, "1 dim"], *, gender: bool = False) -> Spoken:
         outputs = []
@@ -162,23 +161,18 @@ class Speech:
 def followed(speech: Speech) -> list[Line]:
     """Whether pitch, roughness and brightness follow the words, for women and men."""
     lines = []
-    for trait, (little, much) in POLES.items():
+    for trait, (unit, little, much) in POLES.items():
         differences, ranks = [], []
         for person in PEOPLE.values():
-            values = []
-            for level, form in LEVELS.items():
-                word = form.format(little if level < 0 else much)
-                spoken = speech(speech.converter.embed_text(f"a {person} with a {word} voice"))
-                measure = {"pitch": "semitones"}.get(trait, trait)
-                values.append(getattr(spoken, measure))
+            words = [form.format(little if level < 0 else much) for level, form in LEVELS.items()]
+            voices = [speech.converter.embed_text(f"a {person} with a {word} voice") for word in words]
+            values = [getattr(speech(voice), trait) for voice in voices]
             differences.append((values[2] + values[3] - values[0] - values[1]) / 2)
             ranks.append(rank_correlation(np.array(list(LEVELS)), np.array(values)))
-        unit = {"pitch": "semitones", "roughness": "dB of noise"}.get(trait, "octaves of centroid")
         gap = ", ".join(f"{value:+.2f}" for value in differences)
+        rank = f"{np.mean(ranks):.2f}"
         lines.append([f"{much} against {little}, women, men: {unit}", gap, "0"])
-        lines.append(
-            [f"rank correlation of requested and measured {trait}", f"{np.mean(ranks):.2f}", "0 by chance"]
-        )
+        lines.append([f"rank correlation of requested and measured {trait}", rank, "0 by chance"])
     return lines
 
 
@@ -190,10 +184,10 @@ def named(speech: Speech) -> list[Line]:
         texts += (f"a young {person} with a bright voice", f"a {person} with a high voice")
         outputs = [speech(speech.converter.embed_text(text), gender=True) for text in texts]
         right += [one.female if gender == "F" else 1 - one.female for one in outputs]
-        pitches[person] = outputs[0].semitones
+        pitches[person] = outputs[0].pitch
     gap = pitches["woman"] - pitches["man"]
     return [
-        ["outputs classified as the requested gender", f"{100 * np.mean(right):.0f} %", "50 % by chance"],
+        ["outputs classified as the requested gender", percent(right), "50 % by chance"],
         ["a woman above a man, semitones", f"{gap:+.1f}", "0"],
     ]
 
@@ -220,14 +214,14 @@ def seen(speech: Speech, count: int) -> list[Line]:
         for gender in PEOPLE
     ]
     return [
-        ["drawn faces: outputs of the face's gender", f"{100 * np.mean(right):.0f} %", "50 % by chance"],
-        [
-            "drawn faces: the voice's words name the face's age",
-            f"{100 * np.mean(age):.0f} %",
-            "33 % by chance",
-        ],
+        ["drawn faces: outputs of the face's gender", percent(right), "50 % by chance"],
+        ["drawn faces: the voice's words name the face's age", percent(age), "33 % by chance"],
         ["drawn voices: rank correlation of pitch", f"{np.mean(ranks):.2f}", "0 by chance"],
     ]
+
+
+def percent(shares: Sequence[float]) -> str:
+    return f"{100 * np.mean(shares):.0f} %"
 
 
 def rank_correlation(a: Float[np.ndarray, "n"], b: Float[np.ndarray, "n"]) -> float:
@@ -243,21 +237,15 @@ def likeness_to_real(converter: Converter, real: KnownVoices, others: KnownVoice
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(64, real.voice.shape[1], generator=generator)
     random = real.voice.mean(0) + real.voice.std(0) * noise
-    among = nearest(others.voice, real.voice)
-    spread = torch.cdist(varied[:8, :-1], varied[:8, :-1]).sum() / 56
-    n_pairs = len(real.voice) * (len(real.voice) - 1)
-    usual = torch.cdist(real.voice[:, :-1], real.voice[:, :-1]).sum() / n_pairs
+    kinds = (plain, varied, others.voice, random)
+    of_plain, of_varied, of_unseen, of_random = (f"{nearest(kind, real.voice):.2f}" for kind in kinds)
+    of_one, usual = (F.pdist(voices[:, :-1]).mean() for voices in (varied[:8], real.voice))
+    shown = f"{of_plain}; variety 1: {of_varied}"
+    reference = f"unseen speakers {of_unseen}, random numbers {of_random}"
+    spread, between = f"{float(of_one / usual):.2f}", "1: between two real speakers"
     return [
-        [
-            "likeness (cosine) to the nearest of the train split's voices",
-            f"{nearest(plain, real.voice):.2f}; variety 1: {nearest(varied, real.voice):.2f}",
-            f"unseen speakers {among:.2f}, random numbers {nearest(random, real.voice):.2f}",
-        ],
-        [
-            "distance between voices that variety 1 makes for one sentence",
-            f"{float(spread / usual):.2f}",
-            "1: between two real speakers",
-        ],
+        ["likeness (cosine) to the nearest of the train split's voices", shown, reference],
+        ["distance between voices that variety 1 makes for one sentence", spread, between],
     ]
 
 
@@ -275,21 +263,15 @@ def found_by_words(converter: Converter, real: KnownVoices, others: KnownVoices)
     traits = [traits_of(k.measures, scale, gender=k.gender) for k in others.known]
     captions = [describe(replace(one, melody=None), rng) for one in traits]
     likeness = converter.tie.likeness(others.voice, captions)
-    n = len(captions)
-    matching = likeness.diagonal()[:, None]
-    rank = (likeness > matching).sum(-1)
-    hits = [f"{100 * float((rank < k).float().mean()):.0f} %" for k in (1, 5, 10)]
-    chance = [f"{100 * min(1.0, k / n):.0f} %" for k in (1, 5, 10)]
-    scores = converter.tie.likeness(others.voice, ["a woman", "a man"])
-    known = [i for i, k in enumerate(others.known) if k.gender]
-    right = np.mean([bool(scores[i, 0] > scores[i, 1]) == (others.known[i].gender == "F") for i in known])
+    n, rank = len(captions), (likeness > likeness.diagonal()[:, None]).sum(-1)
+    hits = ", ".join(percent((rank < k).tolist()) for k in (1, 5, 10))
+    chance = ", ".join(percent([min(1.0, k / n)]) for k in (1, 5, 10))
+    woman, man = converter.tie.likeness(others.voice, ["a woman", "a man"]).T
+    genders = zip((woman > man).tolist(), others.known)
+    right = percent([nearer == (speaker.gender == "F") for nearer, speaker in genders if speaker.gender])
     return [
-        [
-            f"voice finds its caption among {n} of unseen speakers: R@1, 5, 10",
-            ", ".join(hits),
-            ", ".join(chance),
-        ],
-        ["unseen speakers' voices nearer to their gender's word", f"{100 * right:.0f} %", "50 % by chance"],
+        [f"voice finds its caption among {n} of unseen speakers: R@1, 5, 10", hits, chance],
+        ["unseen speakers' voices nearer to their gender's word", right, "50 % by chance"],
     ]
 
 

@@ -6,6 +6,7 @@ decay until the end of the run.
 
 from dataclasses import replace
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from data.pairs import PairConfig, batches_together
 from engine.loop import LoopConfig
 from engine.optim import OptimConfig
 from experiments.study import Phase, Training
+from vocoders import train as vocoder_trainer
+from vocoders.tasks.config import export_run
 from w2w.baselines.cluit_mel import train as cluit_mel_trainer
 from w2w.baselines.stargan import train as stargan_trainer
 from w2w.baselines.stargan.labels import labelled_batches
@@ -21,7 +24,7 @@ from w2w.pretrained import with_encoders
 from w2w.train import build as build_cluit
 from w2w.train_config import TrainConfig
 
-CONVERT_FROM, BACK_TRANSLATE_FROM, ADVERSARY_FROM = 0.05, 0.2, 0.5
+STARTS = {"convert_from": 0.05, "back_translate_from": 0.2, "adversary_from": 0.5}
 """Fractions of a wave-to-wave run at which conversion, back-translation and the discriminator start. Presets
 of long runs start the discriminator earlier; short runs lack intelligibility rather than sound quality."""
 FINAL_RATE = 0.05
@@ -55,12 +58,7 @@ def _speech_and_pairs(data: DataConfig, pairs: PairConfig, seed: int) -> Batches
 
 
 def wave_to_wave(config: TrainConfig, folder: Path, steps: int, *, processor: bool = True) -> Training:
-    shares = {
-        "convert_from": CONVERT_FROM,
-        "back_translate_from": BACK_TRANSLATE_FROM,
-        "adversary_from": ADVERSARY_FROM,
-    }
-    begins = {name: round(share * steps) for name, share in shares.items()}
+    begins = {name: round(share * steps) for name, share in STARTS.items()}
     config = replace(
         config,
         loop=run_loop(config.loop, folder, steps, processor=processor),
@@ -68,15 +66,10 @@ def wave_to_wave(config: TrainConfig, folder: Path, steps: int, *, processor: bo
         converter=with_encoders(config.converter, config.pretrained),
         optim_converter=fitted(config.optim_converter, steps),
     )
-    starts = sorted({0, *begins.values()})
-    phases = [
-        Phase(
-            share=(end - start) / steps,
-            step=start,
-            period=config.cluit.discriminator_every if start >= config.cluit.adversary_from else 1,
-        )
-        for start, end in zip(starts, [*starts[1:], steps])
-    ]
+    phases = []
+    for start, end in pairwise([*sorted({0, *begins.values()}), steps]):
+        period = config.cluit.discriminator_every if start >= config.cluit.adversary_from else 1
+        phases.append(Phase(share=(end - start) / steps, step=start, period=period))
     return Training(
         config=config,
         batches=_speech_and_pairs(config.data, config.pairs, config.loop.seed),
@@ -107,31 +100,21 @@ def stargan(config: stargan_trainer.StarGANTrainConfig) -> Training:
     """StarGAN with the loop and learning rates of its config; every step updates both players."""
     config = stargan_trainer.completed(config)
     net, parts = config.stargan, config.task.critic_updates
-    return Training(
-        config=config,
-        batches=labelled_batches(config.data, config.loop, net.spectrogram, net.labels, n_parts=parts),
-        build=lambda: stargan_trainer.build(config),
-    )
+    crops = labelled_batches(config.data, config.loop, net.spectrogram, net.labels, n_parts=parts)
+    return Training(config=config, batches=crops, build=lambda: stargan_trainer.build(config))
 
 
 def vocoder(config: Any, folder: Path, steps: int, *, lr: float, adversary_from: float) -> Training:
     """Vocoder fine-tuning at a decaying rate ``lr``, with discriminators after a fraction of the run."""
-    from vocoders.tasks.config import export_run
-    from vocoders.train import build, crops
-
-    rates = {
-        name: decaying(replace(getattr(config.task, name), lr=lr), steps) for name in ("generator", "critic")
-    }
+    players = {"generator": config.task.generator, "critic": config.task.critic}
+    rates = {name: decaying(replace(optim, lr=lr), steps) for name, optim in players.items()}
     begins = round(adversary_from * steps)
-    config = replace(
-        config,
-        loop=run_loop(config.loop, folder, steps),
-        task=replace(config.task, adversary_from=begins, **rates),
-    )
+    task = replace(config.task, adversary_from=begins, **rates)
+    config = replace(config, loop=run_loop(config.loop, folder, steps), task=task)
     return Training(
         config=config,
-        batches=crops(config, 0, 1),
-        build=lambda: build(config, []),
+        batches=vocoder_trainer.crops(config, 0, 1),
+        build=lambda: vocoder_trainer.build(config, []),
         phases=[Phase(share=adversary_from), Phase(share=1.0 - adversary_from, step=begins)],
         export=export_run,
     )

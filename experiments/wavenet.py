@@ -11,13 +11,16 @@ trained with noise) copies recordings with five sampling methods, scored separat
 frames. Finished runs in OUT are kept; interrupted ones resume.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -62,21 +65,13 @@ def study_config(data: str, lsb_noise: bool) -> TrainConfig:
     base = PRESETS["wavenet_small"]
     assert isinstance(base.task, WaveNetTaskConfig)
     assert isinstance(base.task.network, MelWaveNetConfig)
-    wavenet = replace(
-        base.task.network.wavenet,
-        residual=16,
-        gate=32,
-        output=Gaussian(log_scale_min=-14.0),
-        lsb_noise=lsb_noise,
-    )
-    task = replace(base.task, network=replace(base.task.network, signal="wave", wavenet=wavenet))
+    output = Gaussian(log_scale_min=-14.0)
+    wavenet = replace(base.task.network.wavenet, residual=16, gate=32, output=output, lsb_noise=lsb_noise)
+    network = replace(base.task.network, signal="wave", wavenet=wavenet)
     # A constant learning rate, which is the amount by which log-scales fall per step.
     optim = replace(base.task.optim, schedule="constant")
-    return replace(
-        base,
-        data=replace(base.data, path=data, crop_samples=2_400, batch=2),
-        task=replace(task, optim=optim, ema_decay=0.98),
-    )
+    task = replace(base.task, network=network, optim=optim, ema_decay=0.98)
+    return replace(base, data=replace(base.data, path=data, crop_samples=2_400, batch=2), task=task)
 
 
 def training(data: str, lsb_noise: bool, folder: Path, steps: int) -> Training:
@@ -109,28 +104,26 @@ def in_silence(network: MelWaveNet, log_mel: LogMel, waves: Sequence[Wave]) -> d
     """
     rate, output = log_mel.config.sample_rate, network.config.wavenet.output
     assert not isinstance(output, MuLaw)
-    values_of: dict[str, list[float]] = {}
+    measured: list[dict[str, float]] = []
     for number, speech in enumerate(waves):
-        pause, settled = round(PAUSE_S * rate), round(SETTLED_S * rate)
-        wave = torch.cat([speech, speech.new_zeros(1, 1, pause)], dim=-1)
-        mel = log_mel(wave)
+        wave = F.pad(speech, (0, round(PAUSE_S * rate)))
+        mel, settled = log_mel(wave), round(SETTLED_S * rate)
         inside = slice(speech.shape[-1] + settled, wave.shape[-1] - settled)
         drawn = network(mel, seed=number)
-
-        def scale(past: Wave, mel: Tensor = mel, inside: slice = inside) -> float:
+        scales = {}
+        for name, past in {"scale": wave, "scale_heard": drawn}.items():
             parameters = network.wavenet(delay(output, past), network.condition(mel))
-            return float(split(output, parameters)[2][..., inside].exp().median() / LSB)
-
-        values = {
-            "level": float(20 * drawn[..., inside].square().mean().sqrt().clamp_min(1e-7).log10()),
-            "diverged": float(drawn[..., inside].abs().max() >= 0.1),
-            "scale": scale(wave),
-            "scale_heard": scale(drawn),
-            "speech": float(network.loss(speech, log_mel(speech), 3 * network.hop)),
-        }
-        for name, value in values.items():
-            values_of.setdefault(name, []).append(value)
-    return {name: sum(values) / len(values) for name, values in values_of.items()}
+            scales[name] = float(split(output, parameters)[2][..., inside].exp().median() / LSB)
+        silence = drawn[..., inside]
+        measured.append(
+            {
+                "level": float(20 * silence.square().mean().sqrt().clamp_min(1e-7).log10()),
+                "diverged": float(silence.abs().max() >= 0.1),
+                **scales,
+                "speech": float(network.loss(speech, log_mel(speech), 3 * network.hop)),
+            }
+        )
+    return {name: mean(values[name] for values in measured) for name in measured[0]}
 
 
 @torch.inference_mode()
@@ -141,7 +134,7 @@ def sampling_scores(
 
     ``log_mel_l1`` is in nepers; ``level`` (dB) and ``periodicity`` (-1 to 1) are copy minus recording.
     """
-    sums: dict[str, Tensor] = {}
+    sums: dict[str, Tensor] = defaultdict(partial(torch.zeros, 2))
     counts = torch.zeros(2)
     rate = log_mel.config.sample_rate
     for number, wave in enumerate(waves):
@@ -159,7 +152,7 @@ def sampling_scores(
             "periodicity": periodicity[:frames].float(),
         }
         for name, column in columns.items():
-            sums[name] = sums.get(name, torch.zeros(2)) + kinds @ column
+            sums[name] += kinds @ column
         counts += kinds.sum(1)
     return {name: tuple((total / counts.clamp_min(1)).tolist()) for name, total in sums.items()}
 
@@ -168,9 +161,8 @@ def recordings(data: str, split_name: str, n: int, log_mel: LogMel) -> list[Wave
     """The first two seconds of ``n`` recordings spread over a split, cropped to whole frames."""
     config, rows = log_mel.config, split_rows(data, split_name)
     n_samples = 2 * config.sample_rate // config.hop * config.hop
-    waves = [
-        excerpt(row.path, 0, n_samples, config.sample_rate) for row in rows[:: max(len(rows) // n, 1)][:n]
-    ]
+    spread = rows[:: max(len(rows) // n, 1)][:n]
+    waves = [excerpt(row.path, 0, n_samples, config.sample_rate) for row in spread]
     return [wave[..., : wave.shape[-1] // config.hop * config.hop] for wave in waves]
 
 
@@ -197,29 +189,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     log_mel = LogMel(speaker.mel)
     waves = recordings(args.data, args.split, args.recordings, log_mel)
     if networks:
-        rows = [
-            [name, *cells(in_silence(v.network, log_mel, waves).values())] for name, v in networks.items()
-        ]
-        heads = [
-            "trained with",
-            "level, dBFS",
-            "diverged",
-            "scale, 16-bit steps",
-            "after its own samples",
-            "speech",
-        ]
-        show(
-            f"{PAUSE_S} s of digital silence behind {len(waves)} recordings, {args.steps} steps", heads, rows
-        )
+        found = {name: in_silence(vocoder.network, log_mel, waves) for name, vocoder in networks.items()}
+        rows = [[name, *cells(values.values())] for name, values in found.items()]
+        heads = ["trained with", "level, dBFS", "diverged", "scale, 16-bit steps", "after its own samples"]
+        title = f"{PAUSE_S} s of digital silence behind {len(waves)} recordings, {args.steps} steps"
+        show(title, [*heads, "speech"], rows)
     rows = []
     for name, sampler in SAMPLERS.items():
         scores = sampling_scores(speaker.network, log_mel, waves, sampler)
         rows.append([name, *cells(value for pair in scores.values() for value in pair)])
-    heads = [
-        f"{what}, {kind}"
-        for what in ("log-mel L1", "louder, dB", "periodicity above")
-        for kind in ("voiced", "unvoiced")
-    ]
+    measures = ("log-mel L1", "louder, dB", "periodicity above")
+    heads = [f"{what}, {kind}" for what in measures for kind in ("voiced", "unvoiced")]
     show(f"Ways of sampling, {len(waves)} recordings", ["", *heads], rows)
 
 

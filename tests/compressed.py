@@ -1,4 +1,4 @@
-"""Recordings as browsers, phones and recorders write them."""
+"""Recordings in the formats of browsers, phones and recorders."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -18,7 +18,7 @@ RECORDERS = {
 
 
 def put_av(path: Path, wave: np.ndarray, rate: int, container: str, codec: str, **options: str) -> None:
-    """Write by PyAV, whose timestamps tell where the coder's padding ends."""
+    """Write with PyAV, whose timestamps mark the end of the encoder's padding."""
     av = pytest.importorskip("av")
     layout = {1: "mono", 2: "stereo"}[wave.shape[1]]
     with av.open(str(path), "w", format=container, options=options) as file:

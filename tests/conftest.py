@@ -1,4 +1,4 @@
-"""Shapes are checked in every package while tests run, and what tests share."""
+"""Shape checks for every package while tests run, and shared fixtures."""
 
 import gc
 import math
@@ -13,36 +13,40 @@ from signal import SIG_DFL, SIGHUP, SIGINT, SIGTERM, default_int_handler, signal
 from typing import Any, Literal
 
 import pytest
+from hypothesis import HealthCheck, settings
 from shapes import check_shapes, new_test
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 check_shapes()
-gc.disable()  # until all is imported
+gc.disable()  # until everything is imported
+# No limits on wall-clock time, which a busy machine exceeds.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
-os.environ["TIMBRE_ENGINE"] = "eager"  # few tests are about graphs, which take seconds to make
-os.environ["TIMBRE_FIT_STEPS"] = "0"  # nor about voices that are fitted
+os.environ["TIMBRE_ENGINE"] = "eager"  # exporting graphs takes seconds, and few tests need them
+os.environ["TIMBRE_FIT_STEPS"] = "0"  # nor fitted voices
 
 import torch  # noqa: E402 - after the hook, so that nothing of ours is imported before it
 from torch import Tensor  # noqa: E402
 
 
 def pytest_collection_finish() -> None:
-    """What the imports left behind stays, and is not looked through again."""
+    """Exclude objects created by imports from garbage collection."""
     gc.freeze()
     gc.enable()
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """Every test starts from the same random numbers, and its calls are checked from the first."""
+    """Seed every test, and check the shapes of its first calls."""
     new_test()
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def signals_of_a_terminal() -> Iterator[None]:
-    """Signals act as in a terminal, here and in processes started here: nohup ignores some, ``&`` others."""
+    """Default signal handlers, here and in child processes: nohup and ``&`` ignore some signals."""
     usual = {SIGINT: default_int_handler, SIGTERM: SIG_DFL, SIGHUP: SIG_DFL}
     before = {number: signal(number, handler) for number, handler in usual.items()}
     yield
@@ -52,7 +56,7 @@ def signals_of_a_terminal() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def speech_pack() -> Path:
-    """The folder of real recordings, where there is one (environment variable SPEECH_PACK)."""
+    """The folder of real recordings (environment variable SPEECH_PACK)."""
     folder = Path(os.environ.get("SPEECH_PACK", ROOT.parent / "shared/data/speech"))
     if not folder.is_dir():
         pytest.skip("no speech recordings: set SPEECH_PACK to their folder")
@@ -64,7 +68,7 @@ def tiny() -> Callable[..., Any]:
     """Build a tiny converter's config.
 
     ``earlier`` has absolute levels, no refiner and no pitch predictor; ``offline`` a pretrained trunk;
-    ``ahead`` codes that have heard three frames more, ``f0_ahead`` F0 that has as well.
+    ``ahead`` content codes with a look-ahead of three frames, ``f0_ahead`` F0 with one as well.
     """
     from pretrain.causal.encoder import CausalEncoderConfig
     from pretrain.pitch.network import PitchNetworkConfig

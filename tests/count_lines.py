@@ -1,4 +1,4 @@
-"""How much code there is, tests left out: all, and the core, which trains, converts, streams and scores."""
+"""Count the lines of code without tests: all, and the core, which trains, converts, streams and scores."""
 
 import sys
 from importlib import import_module
@@ -9,7 +9,6 @@ CORE = ("w2w.train", "w2w.convert", "w2w.stream", "w2w.exported.engine", "eval.r
 
 
 def main() -> None:
-    """Count."""
     packages = {path.parent for path in ROOT.glob("*/__init__.py")}
     product = {path for package in packages for path in package.rglob("*.py")}
     sys.path.insert(0, str(ROOT))

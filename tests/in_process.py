@@ -1,4 +1,4 @@
-"""Programs that run in the tests' process, which has paid for its imports, and a converter for them."""
+"""Run programs in the tests' process, to import only once, and a tiny converter for them."""
 
 import runpy
 import shlex
@@ -18,7 +18,7 @@ def run(args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         if name.endswith(".py"):
             runpy.run_path(str(ROOT / name), run_name="__main__")
-        else:  # not by runpy: a second copy of a module has classes that the first one's checks refuse
+        else:  # not by runpy: isinstance checks fail between two copies of a module
             package = "__path__" in vars(module := import_module(name))
             (import_module(f"{name}.__main__") if package else module).main()
     except SystemExit as end:
@@ -27,7 +27,7 @@ def run(args: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tiny_release(folder: Path) -> Path:
-    """Export a converter of the preset ``tiny``, which has learned nothing."""
+    """Export an untrained converter of the preset ``tiny``."""
     from engine.checkpoint import export
     from w2w.networks.network import ConverterNetwork
     from w2w.train_config import PRESETS

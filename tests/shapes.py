@@ -1,7 +1,7 @@
-"""Shapes are checked in every package while tests run: in the first calls of a function in each test.
+"""Shape checks in every package while tests run, of a function's first calls in each test.
 
-What carries no shape is left as it is: pyright knows the rest. What does is made checkable at its first call,
-so neither imports nor loops pay for more.
+Only annotations with shapes are checked, since pyright checks the rest. A function is wrapped at its first
+call, which keeps imports fast.
 """
 
 import functools
@@ -13,7 +13,7 @@ import jaxtyping
 import torch
 
 CALLS = 12
-"""Of a function in one test; later ones are not checked."""
+"""Checked calls of a function per test."""
 PACKAGES = ["engine", "data", "pretrain", "vocoders", "w2w", "eval", "app", "experiments", "benchmarks"]
 _checked, _test = jaxtyping.jaxtyped, [0]
 
@@ -30,7 +30,7 @@ def new_test() -> None:
 
 
 def carries_shape(annotation: Any) -> bool:
-    """Whether an annotation is an array's shape or has one in it."""
+    """Whether an annotation contains an array shape."""
     if isinstance(annotation, list):  # of a Callable's arguments
         return any(map(carries_shape, annotation))
     if isinstance(annotation, type) and issubclass(annotation, jaxtyping.AbstractArray):
@@ -39,7 +39,7 @@ def carries_shape(annotation: Any) -> bool:
 
 
 def jaxtyped(*, typechecker: Any) -> Callable[[Any], Any]:
-    """The decorator that jaxtyping's import hook gives to each function and class."""
+    """Replace the decorator that jaxtyping's import hook applies to each function and class."""
 
     def decorated(made: Any) -> Any:
         if isinstance(made, type):

@@ -1,4 +1,4 @@
-"""The demo runs from nothing to two pages, and a second time does nothing twice."""
+"""The demo runs end to end, and resumes without repeating finished work."""
 
 from importlib.util import module_from_spec, spec_from_file_location
 from types import ModuleType
@@ -17,7 +17,7 @@ SHORTER = {
 
 @pytest.fixture
 def demo(tmp_path, monkeypatch) -> ModuleType:
-    """The demo; its commands run here, by a converter that has learned nothing."""
+    """The demo; its commands run in this process, with an untrained converter."""
     spec = spec_from_file_location("demo", ROOT / "examples/demo.py")
     spec.loader.exec_module(demo := module_from_spec(spec))
     tiny = tiny_release(tmp_path / "tiny")
@@ -27,7 +27,7 @@ def demo(tmp_path, monkeypatch) -> ModuleType:
 
     def here(*command: object) -> None:
         args = [str(word) for word in command if word != "-m"]
-        args += ["--no-baselines"] * ("--sound-first" in args)  # the second act has them
+        args += ["--no-baselines"] * ("--sound-first" in args)  # the second evaluation has them
         run([*args, *SHORTER.get(args[0], "").split()], monkeypatch)
 
     demo.process, demo.run = demo.run, here
@@ -36,18 +36,18 @@ def demo(tmp_path, monkeypatch) -> ModuleType:
     return demo
 
 
-def test_demo_leaves_two_pages_and_resumes(demo, tmp_path, capfd):
+def test_demo_writes_two_reports_and_resumes(demo, tmp_path, capfd):
     pytest.importorskip("espeakng_loader")
     demo.main(TINY.split())
-    said = capfd.readouterr().out
+    printed = capfd.readouterr().out
     first = tmp_path / "demo/released/report/report.html"
-    assert first.as_uri() in said
+    assert first.as_uri() in printed
     page = first.read_text(encoding="utf-8")
     for shown in ("piece by piece", "semitones higher", "half ivan", "a peaceful night", "<audio"):
         assert shown in page
     assert page.index("Listen") < page.index("Speaker similarity")
-    shown = (tmp_path / "demo/report/report.html").as_uri() in said
-    assert shown or "did not beat" in said
+    shown = (tmp_path / "demo/report/report.html").as_uri() in printed
+    assert shown or "did not beat" in printed
     weights = tmp_path / "demo/run/export/model.safetensors"
     written = weights.stat().st_mtime_ns
 
@@ -56,14 +56,14 @@ def test_demo_leaves_two_pages_and_resumes(demo, tmp_path, capfd):
     assert capfd.readouterr().out.count("done already") == 2
 
 
-def test_what_a_command_of_the_demo_ends_with_is_its_own_end(demo):
+def test_demo_exits_with_a_failing_commands_status(demo):
     demo.process("-c", "pass")
     with pytest.raises(SystemExit) as end:
         demo.process("-c", "raise SystemExit(3)")
     assert end.value.code == 3
 
 
-def test_demo_refuses_in_one_sentence(demo, capsys):
+def test_demo_errors_are_one_sentence(demo, capsys):
     with pytest.raises(SystemExit) as end:
         demo.main(["--pears", "3"])
     assert end.value.code == 2

@@ -1,4 +1,4 @@
-"""Imports point one way, in no circle; every file of every package is walked.
+"""Imports follow the layers without cycles, and files keep to the rules of form.
 
 engine, data <- pretrain, vocoders <- w2w <- eval <- app; experiments and benchmarks import all, and nothing
 imports them.
@@ -8,10 +8,8 @@ import ast
 import subprocess
 import sys
 from functools import cache
-from graphlib import CycleError, TopologicalSorter
+from graphlib import TopologicalSorter
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PRODUCT = ("engine", "data", "pretrain", "vocoders", "w2w", "eval", "app")
@@ -34,7 +32,7 @@ MODULES = {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__
 
 @cache
 def imported_modules(path: Path) -> set[str]:
-    """The modules of this project that a file imports, inside functions too, but not for types alone."""
+    """The modules of this project that a file imports, also inside functions, except for type checking."""
     package = path.relative_to(ROOT).parent.parts
     found: set[str] = set()
     waiting: list[ast.AST] = [ast.parse(path.read_text())]
@@ -62,7 +60,7 @@ def test_every_package_has_its_layer():
 
 
 def tracked() -> list[str]:
-    """What belongs to the project: as git says, or where there is no git, what lies in its folders."""
+    """Files of the project according to git; without git, those in its folders."""
     git = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     return git.stdout.splitlines() or [str(path.relative_to(ROOT)) for path in ROOT.glob("[a-z]*/**/*.py")]
 
@@ -77,42 +75,39 @@ def test_imports_point_left():
     assert wrong == []
 
 
-def test_no_file_needs_itself_by_way_of_others():
+def test_imports_have_no_cycles():
     graph = {name: imported_modules(path) - {name} for name, path in MODULES.items()}
-    try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as circle:
-        pytest.fail(f"imports go in a circle: {' <- '.join(circle.args[1])}")
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
 
 
-STRANGERS = {
+UNRELATED = {
     "data.batches": ("pretrain", "w2w"),
     "w2w.converter": ("w2w.baselines", "w2w.train", "vocoders", "eval", "app", "transformers"),
     "w2w.train": ("w2w.baselines", "vocoders", "eval", "app"),
 }
-"""What a module does without; each loads those above it."""
+"""Packages that importing a module must not load; each module also loads those above it."""
 
 
-def test_what_is_not_asked_for_is_not_loaded():
-    code = "; ".join(["import sys", *(f"import {name}; print(*sys.modules)" for name in STRANGERS)])
+def test_modules_load_no_unrelated_packages():
+    code = "; ".join(["import sys", *(f"import {name}; print(*sys.modules)" for name in UNRELATED)])
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    for line, (module, strangers) in zip(loaded.stdout.splitlines(), STRANGERS.items(), strict=True):
+    for line, (module, unrelated) in zip(loaded.stdout.splitlines(), UNRELATED.items(), strict=True):
         for name in line.split():
-            assert not any(f"{name}.".startswith(f"{one}.") for one in strangers), f"{module} loads {name}"
+            assert not any(f"{name}.".startswith(f"{one}.") for one in unrelated), f"{module} loads {name}"
 
 
-def test_no_file_beside_an_entry_point_takes_a_standard_name():
+def test_no_file_beside_an_entry_point_shadows_the_standard_library():
     """Running an entry point puts its folder first on the import path."""
     names = {path.stem for path in FILES if path.parent.parent == ROOT} - {"__init__"}
     assert not names & sys.stdlib_module_names
 
 
-def test_files_hold_one_idea():
+def test_files_are_short_and_begin_with_a_docstring():
     texts = {str(path.relative_to(ROOT)): path.read_text() for path in FILES}
     assert [name for name, text in texts.items() if text.count("\n") > 300] == []
-    # It hides shapes from the checker.
+    # That import hides shapes from the checker.
     assert [name for name, text in texts.items() if "from __future__ import annotations" in text] == []
-    # A file begins with what it is.
+    # A file begins with its docstring.
     assert [name for name, text in texts.items() if not text.startswith(('"""', 'r"""'))] == []

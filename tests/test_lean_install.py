@@ -1,4 +1,4 @@
-"""The base install converts, streams and serves; what it does without is asked for by name."""
+"""The base install converts, streams and serves; errors for missing packages name the extra."""
 
 import os
 import subprocess
@@ -13,13 +13,13 @@ from engine.user_error import EXTRAS, exits_cleanly
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-STRANGERS = (*EXTRAS, "tensorboard", "librosa", "pandas")
+OPTIONAL = (*EXTRAS, "tensorboard", "librosa", "pandas")
 DISTRIBUTIONS = {"sklearn": "scikit-learn", "aac_metrics": "aac-metrics"}
-"""Where a package is installed by another name than it is imported by."""
-BASE_ALONE = f"""
+"""Distributions whose name differs from that of their package."""
+BASE = f"""
 import sys
-for name in {STRANGERS!r}:
-    sys.modules[name] = None  # importing it now says that there is none
+for name in {OPTIONAL!r}:
+    sys.modules[name] = None  # makes importing it fail
 from w2w.convert import main as convert
 from w2w.gallery.__main__ import main as voices
 from w2w.live.__main__ import main as live
@@ -30,19 +30,23 @@ import app.api, app.conversions
 """
 
 
-def test_the_base_install_converts_streams_and_serves(tmp_path, buzz):
+def runs(code: str, folder: Path) -> None:
+    """Run code in a folder, in its own process."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "TIMBRE_VOICES": str(folder / "none")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_base_install_converts_streams_and_serves(tmp_path, buzz):
     pytest.importorskip("fastapi")
     save(tmp_path / "me.wav", buzz(8_000)[:1], 16_000)
-    around = os.environ | {"PYTHONPATH": str(ROOT), "TIMBRE_VOICES": str(tmp_path / "none")}
-    done = subprocess.run(
-        [sys.executable, "-c", BASE_ALONE], cwd=tmp_path, env=around, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    runs(BASE, tmp_path)
     for made in ("converted.wav", "live.wav"):
         assert info(tmp_path / made).samples == 8_000
 
 
-TRAIN_ALONE = f"""
+TRAIN = f"""
 import sys
 for name in {tuple(name for name, extra in EXTRAS.items() if extra != "train")!r}:
     sys.modules[name] = None
@@ -52,21 +56,14 @@ main()
 """
 
 
-def test_the_extra_for_training_trains(tmp_path, buzz):
+def test_train_extra_suffices_for_training(tmp_path, buzz):
     for number in range(4):
         save(tmp_path / f"{number}.wav", buzz(16_000)[:1], 16_000)
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN_ALONE],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    runs(TRAIN, tmp_path)
     assert (tmp_path / "run" / "export" / "model.safetensors").is_file()
 
 
-def test_what_is_not_installed_is_asked_for_by_its_extra(capsys):
+def test_missing_package_error_names_its_extra(capsys):
     @exits_cleanly
     def main():
         raise ModuleNotFoundError("No module named 'accelerate.utils'", name="accelerate.utils")
@@ -77,7 +74,7 @@ def test_what_is_not_installed_is_asked_for_by_its_extra(capsys):
     assert "pip install 'timbre[train]'" in capsys.readouterr().err
 
 
-def test_extras_bring_what_they_are_asked_for():
+def test_extras_contain_their_packages():
     extras = PROJECT["optional-dependencies"]
     base = " ".join(PROJECT["dependencies"])
     for package, extra in EXTRAS.items():

@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and show what they say."""
+"""The notebooks run from top to bottom."""
 
 import json
 import sys
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """Run the cells in a folder of their own; what would be played is counted."""
+    """Run the cells in a folder; audio to be played is collected in ``played``."""
     played: list[object] = []
     display = ModuleType("IPython.display")
     vars(display).update(Audio=lambda samples, rate: (samples, rate), display=played.append)
@@ -31,9 +31,9 @@ def run(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNames
     return SimpleNamespace(played=played, **{k: v for k, v in names.items() if not k.startswith("__")})
 
 
-def test_the_notebook_of_blends_streams_what_it_converts(tmp_path, monkeypatch):
+def test_convert_and_blend_notebook_streams_the_converted_wave(tmp_path, monkeypatch):
     if not (w2w.weights.RELEASED / "config.json").is_file():
-        pytest.skip("it speaks with the released converter, and this copy has none")
+        pytest.skip("the released weights are not in this copy")
     end = run("convert_and_blend.ipynb", tmp_path, monkeypatch)
     assert len(end.played) == 6
     assert_close(end.streamed, end.converted, rtol=0, atol=1e-5)
@@ -42,7 +42,7 @@ def test_the_notebook_of_blends_streams_what_it_converts(tmp_path, monkeypatch):
     )
 
 
-def test_the_notebook_of_training_leaves_a_converter_that_speaks(tmp_path, monkeypatch):
+def test_train_tiny_notebook_exports_a_working_converter(tmp_path, monkeypatch):
     end = run("train_tiny.ipynb", tmp_path, monkeypatch)
     assert (tmp_path / "runs/tiny/export/model.safetensors").is_file()
     assert end.converted.shape == end.source.shape

@@ -1,4 +1,4 @@
-"""Commands of README, tour and tutorial run in tiny sizes, top to bottom; others name no option in vain."""
+"""Commands of README, tour and tutorial run in tiny sizes; commands of all pages exist with their options."""
 
 import contextlib
 import io
@@ -34,9 +34,9 @@ SHORTER = {
     "eval/run.py": "--fast --jobs 1 --examples 1 --n-pairs 2 --cache cache",
     "eval.robustness": "--jobs 1 --n-pairs 2 --cache cache --conditions quiet-30 --recogniser pocketsphinx",
 }
-"""What makes a command quick; for an option that is given twice, the last one counts."""
+"""Options that make a command quick; of an option given twice, the last one counts."""
 HELP: dict[tuple[str, ...], str] = {}
-"""What programs say of their options; several pages name the same ones."""
+"""Help texts by program, since several pages name the same ones."""
 LAUNCHERS = (
     ["accelerate", "launch"],
     ["torchrun", "--standalone", "--nproc_per_node", "2"],
@@ -59,7 +59,7 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def program(words: list[str]) -> list[str] | None:
-    """What is left without its launcher of a command that runs a part of this project, ``-m`` dropped."""
+    """A command of this project without its launcher and ``-m``; None for other commands."""
     if words[0] == "timbre":
         return [COMMANDS[words[1]][0].removesuffix(".__main__"), *words[2:]]
     for launcher in LAUNCHERS:
@@ -71,7 +71,7 @@ def program(words: list[str]) -> list[str] | None:
 
 @pytest.fixture(autouse=True)
 def _one_thread():
-    """Networks this small wait for each other's threads longer than they compute."""
+    """Networks this small spend more time on synchronising threads than on computing."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -80,7 +80,7 @@ def _one_thread():
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the files the pages speak of, and the working directory."""
+    """A working directory with the files that the pages use."""
     pytest.importorskip("espeakng_loader")
     from data.audio import save
     from data.voices import VOICES, speak
@@ -113,11 +113,11 @@ MADE = {
     ),
     "docs/tutorial.md": ("try/config.json", "early_report/report.html"),
 }
-"""Pages whose commands run one after the other, and what they leave."""
+"""Pages whose commands run one after the other, and files that they write."""
 
 
-def test_commands_run_in_their_order(world, monkeypatch, capfd):
-    """By a tiny converter, but for words, which the released one alone knows; what pages share runs once."""
+def test_page_commands_run_in_order(world, monkeypatch, capfd):
+    """With a tiny converter, except for voices from text; commands that pages share run once."""
     released = {name: getattr(w2w.weights, name) for name in ("RELEASED", "RELEASED_LIVE")}
     tiny = tiny_release(world / "tiny_release")
     monkeypatch.setattr("w2w.exported.step.SECONDS", 0.5)  # of comparing a graph with its network
@@ -133,18 +133,18 @@ def test_commands_run_in_their_order(world, monkeypatch, capfd):
             ran.append(words)
         for name in made:
             assert (world / name).is_file(), name
-        shutil.rmtree(world / "runs/mine", ignore_errors=True)  # a name that pages give to different runs
+        shutil.rmtree(world / "runs/mine", ignore_errors=True)  # pages use this name for different runs
     assert len(ran) >= 30
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/tour.md"])
-def test_python_of_the_pages_runs_and_streams_what_it_converts(page, world, monkeypatch, capsys):
+def test_page_python_streams_the_converted_wave(page, world, monkeypatch, capsys):
     code, *_ = blocks(ROOT / page, "python")
     for name in ("RELEASED", "RELEASED_LIVE"):
-        if name == "RELEASED_LIVE" or "embed_text(" not in code:  # words are what the released one knows
+        if name == "RELEASED_LIVE" or "embed_text(" not in code:  # only the released one has voices from text
             monkeypatch.setattr(w2w.weights, name, tiny_release(world / "tiny"))
     if not (w2w.weights.RELEASED / "config.json").is_file():
-        pytest.skip("it speaks of words to the released converter, and this copy has none")
+        pytest.skip("the released weights are not in this copy")
     names: dict = {}
     exec(compile(code, page, "exec"), names)
     whole = names["speaker"].convert(names["source"], names["live"].voice)
@@ -153,19 +153,19 @@ def test_python_of_the_pages_runs_and_streams_what_it_converts(page, world, monk
     assert isinstance(names["converted"], torch.Tensor)
 
 
-def test_python_of_the_tour_makes_a_copy_by_way_of_a_mel(world):
+def test_tour_python_resynthesises_from_a_mel(world):
     _, code, _ = blocks(ROOT / "docs/tour.md", "python")
     names: dict = {}
     exec(compile(code, "tour.md", "exec"), names)
     assert names["wave"].shape[-1] == names["mel"].shape[-1] * names["vocoder"].hop
 
 
-def test_the_readme_is_short():
+def test_readme_is_short():
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_other_commands_name_what_exists(page):
+def test_page_commands_exist(page):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pinned = (ROOT / "constraints.txt").read_text().lower()
     for words in commands(page):
@@ -188,11 +188,11 @@ def test_other_commands_name_what_exists(page):
             case ["git", *_] | ["python3", "-m", "venv", _] | [".", ".venv/bin/activate"]:
                 pass
             case _:
-                assert program(words), f"{page.name}: nothing tests {shlex.join(words)!r}"
+                assert program(words), f"{page.name}: unknown command {shlex.join(words)!r}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_pages_name_no_option_in_vain(page, monkeypatch):
+def test_page_options_exist(page, monkeypatch):
     monkeypatch.setenv("COLUMNS", "300")
     for words in filter(None, map(program, commands(page))):
         # Tasks and presets have options of their own.
@@ -210,13 +210,13 @@ def test_pages_name_no_option_in_vain(page, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_between_pages_lead_somewhere(page):
+def test_links_between_pages_resolve(page):
     for target in re.findall(r"\]\(([^)#\s]+)\)", page.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_files_that_pages_name_exist(page):
+def test_files_named_by_pages_exist(page):
     for name in re.findall(r"`([\w.-]+(?:/[\w.-]+)+\.py)`", page.read_text(encoding="utf-8")):
         assert (ROOT / name).is_file(), f"{page.name} names {name}"

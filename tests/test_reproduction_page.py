@@ -1,4 +1,4 @@
-"""The page of claims names commands, tests and presets that are there, and gives every claim a verdict."""
+"""The page of claims names existing commands, tests and presets, and has a verdict for every claim."""
 
 import re
 from importlib.util import find_spec
@@ -19,7 +19,7 @@ def rows() -> list[list[str]]:
 
 
 @pytest.mark.parametrize("row", rows(), ids=lambda row: row[0][:40])
-def test_a_claim_has_a_command_that_is_there_an_outcome_and_a_verdict(row):
+def test_claim_has_an_existing_command_outcome_and_verdict(row):
     claim, command, outcome, verdict = row
     assert claim
     assert outcome
@@ -31,7 +31,7 @@ def test_a_claim_has_a_command_that_is_there_an_outcome_and_a_verdict(row):
         assert (ROOT / path).exists(), path
 
 
-def test_presets_that_are_named_are_trainers():
+def test_named_presets_exist():
     from pretrain.data2vec import PRESETS as SPEECH
     from pretrain.wav2clip import PRESETS as SOUNDS
     from vocoders.tasks.presets import PRESETS as VOCODERS

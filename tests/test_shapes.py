@@ -1,4 +1,4 @@
-"""A wrong shape fails where it enters, in every test anew."""
+"""A wrong tensor shape raises where it enters, in every test."""
 
 import jaxtyping
 import pytest
@@ -9,7 +9,7 @@ from data.frontends import LogMel, MelConfig
 
 
 @pytest.mark.parametrize("when", ["in one test", "in the next"])
-def test_a_wrong_shape_fails_in_the_first_calls(when):
+def test_wrong_shape_raises_in_the_first_calls(when):
     mel = LogMel(MelConfig())
     for _ in range(CALLS):
         with pytest.raises(jaxtyping.TypeCheckError):

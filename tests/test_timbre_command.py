@@ -1,4 +1,4 @@
-"""The installed command, and `python -m`, in a folder whose files are called as this project's packages."""
+"""The installed command, and `python -m`, in a folder whose files have the names of our packages."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ SHADOWS = ("data.py", "engine.py", "data/__init__.py", "vocoders.py", "random.py
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
-    """The command as an installer writes it."""
+    """The script that an installer writes."""
     module, name = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["timbre"].split(
         ":"
     )
@@ -28,53 +28,58 @@ def installed(tmp_path: Path) -> Path:
 
 
 def ran(folder: Path, *words: object) -> subprocess.CompletedProcess[str]:
-    around = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     line = [sys.executable, *map(str, words)]
     return subprocess.run(
-        line, cwd=folder, env={**around, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=300
+        line,
+        cwd=folder,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
 @pytest.fixture
-def theirs(tmp_path: Path) -> Path:
-    """A folder of a user's own, whose files have the names of ours."""
+def users_folder(tmp_path: Path) -> Path:
+    """A user's folder with files that have the names of our modules."""
     for name in SHADOWS:
-        file = tmp_path / "theirs" / name
+        file = tmp_path / "files" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("raise SystemExit('this is the user\\'s own file')\n")
-    return tmp_path / "theirs"
+    return tmp_path / "files"
 
 
-def test_a_user_s_own_files_break_no_installed_command(installed, theirs):
-    done = ran(theirs, installed, "app", "--help")
+def test_users_files_do_not_shadow_ours_in_the_installed_command(installed, users_folder):
+    done = ran(users_folder, installed, "app", "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: timbre app ")
 
 
 @pytest.mark.parametrize("module", ["w2w.convert", "timbre"])
-def test_a_user_s_own_files_break_no_module_of_another_name(theirs, module):
+def test_users_files_do_not_shadow_ours_in_python_m(users_folder, module):
     for name in ("random.py", "eval.py"):  # what `python -m` itself takes from the current folder
-        (theirs / name).unlink()
-    done = ran(theirs, "-m", module, "--help")
+        (users_folder / name).unlink()
+    done = ran(users_folder, "-m", module, "--help")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("usage: ")
 
 
-def test_a_command_that_does_not_exist_is_named(installed, tmp_path):
+def test_unknown_command_is_refused(installed, tmp_path):
     done = ran(tmp_path, installed, "convrt")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: there is no command 'convrt'; choose from convert, ")
 
 
-def test_every_command_is_listed_and_there(installed, tmp_path):
-    told = ran(tmp_path, installed).stdout
-    for name, (module, does) in COMMANDS.items():
+def test_every_command_is_listed_and_importable(installed, tmp_path):
+    listing = ran(tmp_path, installed).stdout
+    for name, (module, purpose) in COMMANDS.items():
         assert callable(import_module(module).main)
-        assert f"  {name} " in told
-        assert does in told
+        assert f"  {name} " in listing
+        assert purpose in listing
 
 
 @pytest.mark.parametrize("package", sorted({module.split(".")[0] for module, _ in COMMANDS.values()}))
-def test_threads_are_told_not_to_spin_before_torch_is_loaded(tmp_path, package):
+def test_spin_count_is_set_before_torch_loads(tmp_path, package):
     says = f"import os, sys, {package}; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
     assert ran(tmp_path, "-c", says).stdout.split() == ["1000", "False"]

@@ -1,4 +1,4 @@
-"""Pretrained encoders as small as they can be with all their parts."""
+"""The smallest configs of pretrained encoders with all their parts."""
 
 from pretrain.clip.audio_encoder import AudioEncoderConfig
 from pretrain.speech.encoder import SpeechEncoderConfig

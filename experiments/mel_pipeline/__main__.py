@@ -34,29 +34,24 @@ from eval.pairs import MAX_PAIRS, Pair
 from eval.scoring import FAST, METRICS
 from experiments import trainers
 from experiments.mel_pipeline.systems import SYSTEMS, W2W, speeds
-from experiments.scores import SCORES, Scoring, cells, differences, evaluation_pairs, interval_cells, outputs
-from experiments.study import Cost, Study, Training
+from experiments.scores import SCORES, cells, differences, evaluation_pairs, outputs, score
+from experiments.study import Study, Training
 from vocoders.tasks.presets import PRESETS as VOCODERS
 from w2w.baselines import predict
 from w2w.baselines.cluit_mel.presets import PRESETS as CLUIT_MEL
 from w2w.baselines.stargan.train import PRESETS as STARGAN
 from w2w.train_config import PRESETS as WAVE_TO_WAVE
 
-PRESETS = {
-    "w2w": "small",
-    "cluit_mel": "bank_norm_label_small",
-    "cluit_mel_tuned": "hifigan_small",
-    "stargan": "own_small",
-}
-"""Default preset of each variant."""
-CHOICES: dict[str, Any] = {
-    "w2w": WAVE_TO_WAVE,
-    "cluit_mel": CLUIT_MEL,
-    "cluit_mel_tuned": VOCODERS,
-    "stargan": STARGAN,
-}
 TUNED = "cluit_mel_tuned"
 """The released vocoder fine-tuned on CLUIT-mel's outputs, in addition to the equal training time."""
+CHOICES: dict[str, tuple[str, dict[str, Any]]] = {
+    "w2w": ("small", WAVE_TO_WAVE),
+    "cluit_mel": ("bank_norm_label_small", CLUIT_MEL),
+    TUNED: ("hifigan_small", VOCODERS),
+    "stargan": ("own_small", STARGAN),
+}
+"""Default and available presets of each variant."""
+PRESETS = {name: default for name, (default, _) in CHOICES.items()}
 TUNING_RATE = 3e-4
 """Peak learning rate for fine-tuning the trained vocoder."""
 ADVERSARIES_FROM = 1 / 3
@@ -66,12 +61,8 @@ COLUMNS = (
     "f0_correlation",
 )
 USE = (
-    "parameters, M",
-    "real-time factor",
-    "of it converter",
-    "of it vocoder",
-    "latency, ms",
-    "training, processor s",
+    *("parameters, M", "real-time factor", "of it converter", "of it vocoder"),
+    *("latency, ms", "training, processor s"),
 )
 GAINS = ("to_target", "cer", "dnsmos")
 
@@ -106,7 +97,7 @@ def gains(results: Mapping[str, Any]) -> str:
     shares, lines = results["rtf_shares"], []
     for name, scores in results["differences"].items():
         share = f"{shares[name]:.2f}" if name in shares else "–"
-        lines.append([labels.get(name, name), *interval_cells(scores, GAINS), share])
+        lines.append([labels.get(name, name), *cells(scores, GAINS, intervals=True), share])
     return markdown(["wave-to-wave less", *(SCORES[name][0] for name in GAINS), "× its real time"], lines)
 
 
@@ -119,13 +110,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     presets = chosen_presets(args.presets)
     pairs = evaluation_pairs(args.data, "test", args.n_pairs)
-    options = {"data": str(args.data)}
     torch.set_num_threads(1)
     studies = {}
-    for name in PRESETS:
+    for name, chosen in presets.items():
         minutes = args.tune_minutes or args.minutes / 5 if name == TUNED else args.minutes
-        chosen = {**options, "presets": f"{name}={presets[name]}"}
-        studies[name] = Study(out=args.out, options=chosen, minutes=minutes)
+        options = {"data": str(args.data), "presets": f"{name}={chosen}"}
+        studies[name] = Study(out=args.out, options=options, minutes=minutes)
     for name in PRESETS if args.only is None else args.only:
         train(name, studies[name], presets)
     if args.train_only:
@@ -171,26 +161,24 @@ def chosen_presets(given: Sequence[str]) -> dict[str, str]:
         name, separator, value = text.partition("=")
         if not separator or name not in PRESETS:
             raise UserError(f"--presets {text} must be NAME=PRESET with a name of {', '.join(PRESETS)}")
+        if value not in (known := CHOICES[name][1]):
+            raise UserError(f"--presets {text}: there is no such preset; choose from {', '.join(known)}")
         chosen[name] = value
     return chosen
 
 
-def train(name: str, study: Study, presets: dict[str, str]) -> Cost:
-    """Train or resume a variant unless it is finished; return its cost."""
+def train(name: str, study: Study, presets: dict[str, str]) -> None:
+    """Train or resume a variant unless it is finished."""
     if name == TUNED and study.cost(name) is None:
         if not (study.folder("cluit_mel") / "cost.json").is_file():
             raise UserError(f"{TUNED} needs cluit_mel in {study.out}: train that first (--only)")
-        predict_mels(study)
-    return study.train(name, partial(training, name, study, preset(name, presets)))
-
-
-def preset(name: str, presets: dict[str, str]) -> Any:
-    choices, chosen = CHOICES[name], presets[name]
-    if chosen not in choices:
-        raise UserError(
-            f"--presets {name}={chosen}: there is no such preset; choose from {', '.join(choices)}"
-        )
-    return choices[chosen]
+        mels, converter = study.folder(TUNED) / "mels", study.folder("cluit_mel") / "export"
+        if not (mels / "complete").is_file():
+            # Every training recording in its own voice.
+            data = str(study.options["data"])
+            predict.main(["--checkpoint", str(converter), "--data", data, "--out", str(mels)])
+            (mels / "complete").touch()
+    study.train(name, partial(training, name, study, CHOICES[name][1][presets[name]]))
 
 
 def training(name: str, study: Study, config: Any, folder: Path, steps: int) -> Training:
@@ -201,25 +189,15 @@ def training(name: str, study: Study, config: Any, folder: Path, steps: int) -> 
         case "cluit_mel":
             return trainers.cluit_mel(config, folder, steps)
         case "stargan":
-            rates = {
-                player: trainers.decaying(getattr(config, player), steps)
-                for player in ("optim_generator", "optim_discriminator")
-            }
-            return trainers.stargan(
-                replace(config, loop=trainers.run_loop(config.loop, folder, steps), **rates)
+            config = replace(
+                config,
+                loop=trainers.run_loop(config.loop, folder, steps),
+                optim_generator=trainers.decaying(config.optim_generator, steps),
+                optim_discriminator=trainers.decaying(config.optim_discriminator, steps),
             )
+            return trainers.stargan(config)
     config = replace(config, init="released_hifigan", predicted_mels=str(folder / "mels"))
     return trainers.vocoder(config, folder, steps, lr=TUNING_RATE, adversary_from=ADVERSARIES_FROM)
-
-
-def predict_mels(study: Study) -> None:
-    """Once: convert every training recording to a mel in its own voice with the trained converter."""
-    folder = study.folder(TUNED) / "mels"
-    if not (folder / "complete").is_file():
-        converter = study.folder("cluit_mel") / "export"
-        data = str(study.options["data"])
-        predict.main(["--checkpoint", str(converter), "--data", data, "--out", str(folder)])
-        (folder / "complete").touch()
 
 
 def compare(studies: Mapping[str, Study], pairs: Sequence[Pair], args: Namespace) -> dict[str, Any]:
@@ -227,22 +205,19 @@ def compare(studies: Mapping[str, Study], pairs: Sequence[Pair], args: Namespace
     costs = {name: cost for name, each in studies.items() if (cost := each.cost(name)) is not None}
     available = {name: system for name, system in SYSTEMS.items() if system.is_available(study)}
     if not costs:
-        raise UserError(
-            f"{args.out} holds no trained variant to compare: train with --only NAME, or without --only"
-        )
+        remedy = "train with --only NAME, or without --only"
+        raise UserError(f"{args.out} holds no trained variant to compare: {remedy}")
     cache, folder = Cache(args.cache), args.out / "outputs" / str(len(pairs))
     outputs_of_all = []
     for name, system in available.items():
         if system.scored:
             outputs_of_all += outputs(pairs, partial(system.open, study), system.files(study), folder, name)
     originals = sorted({path for pair in pairs for path in (pair.source, pair.target)})
-    melodies = compute_features(
-        [(path, [pitch.Pitch()]) for path in originals], cache, jobs=args.jobs, title="pitch"
-    )
+    wanted = [(path, [pitch.Pitch()]) for path in originals]
+    melodies = compute_features(wanted, cache, jobs=args.jobs, title="pitch")
     outputs_of_all += toplines_and_baselines(pairs, folder, cache, melodies)
     metrics = FAST if args.fast else METRICS
-    scoring = Scoring(out=folder, metrics=metrics, cache=cache, jobs=args.jobs)
-    scored, summary = scoring.score(outputs_of_all)
+    scored, summary = score(outputs_of_all, folder, cache, metrics=metrics, jobs=args.jobs)
 
     converters = {name: system.open(study) for name, system in available.items() if system.timed}
     rate = next(iter(converters.values())).sample_rate
@@ -254,9 +229,8 @@ def compare(studies: Mapping[str, Study], pairs: Sequence[Pair], args: Namespace
         for name, system in available.items()
     ]
     labels = TOPLINES | BASELINES
-    rows += [
-        {"name": name, "label": labels[name], "scores": summary[name]} for name in labels if name in summary
-    ]
+    others = [name for name in labels if name in summary]
+    rows += [{"name": name, "label": labels[name], "scores": summary[name]} for name in others]
     turns = {name: took["rtf_turns"]["whole"] for name, took in timed.items()}
     shares = {name: ratio(turns[W2W], took) for name, took in turns.items() if W2W in turns and name != W2W}
     gaps = {name: gap for name, gap in differences(scored, W2W).items() if name in available}

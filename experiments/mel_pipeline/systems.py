@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +22,7 @@ from w2w.baselines.two_stage import TwoStage
 from w2w.converter import Converter
 from w2w.weights import RELEASED
 
+HIFIGAN = "released_hifigan"
 STUDENT = "initialised from the released student, the training of which is not included"
 LONGER = "trained longer, see its card; not part of the comparison at equal time"
 LENT = "the training of the released vocoder is not included"
@@ -38,7 +38,7 @@ Wave = Float[Tensor, "1 1 samples"]
 Voice = Float[Tensor, "1 dim"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class System:
     """A system that converts a source to a voice."""
 
@@ -73,18 +73,22 @@ class System:
         return Converter.from_pretrained(exports[0], vocoder=vocoder or None)
 
 
-def random_cluit_mel(preset: str) -> Converter:
+def random_cluit_mel(label: str, preset: str) -> System:
     """A preset's network with random weights, and the released vocoder."""
-    torch.manual_seed(0)
-    network: Any = CluitMelNetwork(CLUIT_MEL[preset].network).eval().fold()
-    return Converter(TwoStage(network, load_vocoder("released_hifigan")))
+
+    def load() -> Converter:
+        torch.manual_seed(0)
+        network: Any = CluitMelNetwork(CLUIT_MEL[preset].network).eval().fold()
+        return Converter(TwoStage(network, load_vocoder(HIFIGAN)))
+
+    return System(label, load=load, weights=released_folder(HIFIGAN), notes=(RANDOM,), scored=False)
 
 
 class Vocoded:
     """A converter that does not change the voice: only the vocoder."""
 
     def __init__(self) -> None:
-        self.vocoder = load_vocoder("released_hifigan")
+        self.vocoder = load_vocoder(HIFIGAN)
         self.sample_rate = self.vocoder.sample_rate
 
     def embed(self, wave: Wave) -> Voice:
@@ -95,44 +99,30 @@ class Vocoded:
 
 
 W2W = "w2w"
-SYSTEMS: dict[str, System] = {
-    W2W: System(label="wave-to-wave", variants=("w2w",), notes=(STUDENT,)),
-    "cluit_mel": System(
-        label="CLUIT-mel, HiFi-GAN V2", variants=("cluit_mel",), vocoder="released_hifigan", notes=(LENT,)
-    ),
+SYSTEMS = {
+    W2W: System("wave-to-wave", variants=("w2w",), notes=(STUDENT,)),
+    "cluit_mel": System("CLUIT-mel, HiFi-GAN V2", variants=("cluit_mel",), vocoder=HIFIGAN, notes=(LENT,)),
     "cluit_mel_tuned": System(
-        label="CLUIT-mel, HiFi-GAN V2 tuned to it",
+        "CLUIT-mel, HiFi-GAN V2 tuned to it",
         variants=("cluit_mel", "cluit_mel_tuned"),
         notes=(LENT, TUNED),
     ),
-    "cluit_mel_phase": System(label="CLUIT-mel, Griffin-Lim", variants=("cluit_mel",), vocoder="griffin_lim"),
+    "cluit_mel_phase": System("CLUIT-mel, Griffin-Lim", variants=("cluit_mel",), vocoder="griffin_lim"),
     "stargan_phase": System(
-        label="StarGAN, phase retrieval", variants=("stargan",), vocoder="griffin_lim", notes=(LABELS,)
+        "StarGAN, phase retrieval", variants=("stargan",), vocoder="griffin_lim", notes=(LABELS,)
     ),
-    "stargan": System(
-        label="StarGAN, HiFi-GAN V2", variants=("stargan",), vocoder="released_hifigan", notes=(LENT, LABELS)
+    "stargan": System("StarGAN, HiFi-GAN V2", variants=("stargan",), vocoder=HIFIGAN, notes=(LENT, LABELS)),
+    "cluit_mel_published": random_cluit_mel(
+        "CLUIT-mel at its published size, HiFi-GAN V2", "bank_norm_label"
     ),
-    "cluit_mel_published": System(
-        label="CLUIT-mel at its published size, HiFi-GAN V2",
-        load=partial(random_cluit_mel, "bank_norm_label"),
-        weights=released_folder("released_hifigan"),
-        notes=(RANDOM,),
-        scored=False,
-    ),
-    "cluit_mel_causal": System(
-        label="CLUIT-mel, causal, HiFi-GAN V2",
-        load=partial(random_cluit_mel, "causal_small"),
-        weights=released_folder("released_hifigan"),
-        notes=(RANDOM,),
-        scored=False,
-    ),
+    "cluit_mel_causal": random_cluit_mel("CLUIT-mel, causal, HiFi-GAN V2", "causal_small"),
     "released": System(
-        label="wave-to-wave, released", load=Converter.from_pretrained, weights=RELEASED, notes=(LONGER,)
+        "wave-to-wave, released", load=Converter.from_pretrained, weights=RELEASED, notes=(LONGER,)
     ),
     "vocoded": System(
-        label="source by HiFi-GAN V2",
+        "source by HiFi-GAN V2",
         load=Vocoded,
-        weights=released_folder("released_hifigan"),
+        weights=released_folder(HIFIGAN),
         notes=(LIMIT,),
         timed=False,
     ),

@@ -21,7 +21,7 @@ Finished runs in OUT are kept and interrupted ones resume. Curves are written to
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -55,8 +55,6 @@ def spread(values: Sequence[float]) -> str:
 
 def read_curve(path: Path) -> list[Point]:
     """Points of one run by step; of steps repeated after an interruption, the later ones count."""
-    if not path.is_file():
-        return []
     points = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
     return sorted({point["step"]: point for point in points}.values(), key=lambda point: point["step"])
 
@@ -73,10 +71,7 @@ def draw_curves(out: Path, runs: Mapping[str, Sequence[Path]], titles: Mapping[s
         for name, folders in runs.items():
             points = [point for folder in folders for point in read_curve(folder / "curve.jsonl")]
             steps = sorted({point["step"] for point in points if measure in point})
-            values = [
-                [point[measure] for point in points if point["step"] == step and measure in point]
-                for step in steps
-            ]
+            values = [[p[measure] for p in points if p["step"] == step and measure in p] for step in steps]
             (line,) = axis.plot(steps, [mean(value) for value in values], label=name)
             lowest, highest = [min(value) for value in values], [max(value) for value in values]
             axis.fill_between(steps, lowest, highest, color=line.get_color(), alpha=0.15)
@@ -125,13 +120,10 @@ def table(results: Sequence[Mapping[str, Any]], title: str) -> str:
     return f"{title}\n\n{markdown([*heads, 'seeds', 'CPU s'], lines)}"
 
 
-SIZES = ("half", "small", "published", "tiny")
 N_POINTS = 8
 """Points of a learning curve."""
 CLIPS_SEED = 10_001
 """Seed of the measured clips, different from every run's."""
-
-
 larger = partial(batch, times=4)
 """Four times as many clips; eight times would take most of the study's time."""
 
@@ -151,21 +143,23 @@ def half() -> StarGANTrainConfig:
     )
 
 
-def variants(size: str) -> dict[str, Callable[[], StarGANTrainConfig]]:
-    base = {
-        "half": half,
-        "small": lambda: PRESETS["stargan_small"],
-        "published": lambda: PRESETS["stargan"],
-        "tiny": lambda: PRESETS["tiny"],
-    }[size]
-    more = larger if size in ("half", "tiny") else batch
+SIZES = {
+    "half": half(),
+    "small": PRESETS["stargan_small"],
+    "published": PRESETS["stargan"],
+    "tiny": PRESETS["tiny"],
+}
+
+
+def variants(size: str) -> dict[str, StarGANTrainConfig]:
+    base, more = SIZES[size], larger if size in ("half", "tiny") else batch
     return {
         "published": base,
-        "receptive": lambda: receptive(base()),
-        "instance_norm": lambda: instance_norm(base()),
-        "batch": lambda: more(base()),
-        "remedied": lambda: more(instance_norm(receptive(base()))),
-        "own": lambda: own(base()),
+        "receptive": receptive(base),
+        "instance_norm": instance_norm(base),
+        "batch": more(base),
+        "remedied": more(instance_norm(receptive(base))),
+        "own": own(base),
     }
 
 
@@ -222,19 +216,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     at_least(2, args, "clips", prefix="--")
     torch.set_num_threads(1)
     options = {"data": str(args.data), "size": args.size, "clips": args.clips}
-    study = Study(
-        out=args.out, options=options, minutes=args.minutes, steps=0 if args.minutes else args.steps
-    )
+    steps = 0 if args.minutes else args.steps
+    study = Study(out=args.out, options=options, minutes=args.minutes, steps=steps)
     length = f"{args.minutes:g} minutes of processor time" if args.minutes else f"{args.steps} steps"
-    title = (
-        f"Size {args.size}, {length}, {args.clips} new clips of training speakers; "
-        "mean ± standard deviation over seeds"
-    )
+    clips = f"{args.clips} new clips of training speakers; mean ± standard deviation over seeds"
+    title = f"Size {args.size}, {length}, {clips}"
     results: list[dict[str, Any]] = []
     # Seed by seed, so that a table of fewer seeds is available early.
     for seed in range(args.seeds):
         for name in args.variants:
-            config = variants(args.size)[name]()
+            config = variants(args.size)[name]
             config = completed(replace(config, data=replace(config.data, path=str(args.data))))
             study.train(f"{name}/{seed}", partial(training, config, args.clips, seed))
             results.append(result(study, name, seed, config))

@@ -1,6 +1,5 @@
 """Measures of whether StarGAN converts or copies: effects of input and labels on its output."""
 
-import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,8 +24,6 @@ EXPERIMENTS_COLUMNS = 62
 """Receptive field after the merge, of 256 columns, according to the published experiment's notes."""
 AT_ONCE = 8
 """Spectrograms that the networks process at once."""
-
-
 N_BATCHES = 12
 """Batches of real crops to train the gender classifier."""
 CROPS_SEED = 20_002
@@ -37,7 +34,7 @@ class Judges(NamedTuple):
     """Judges independent of the training; ``gender`` is None if the data has no genders."""
 
     gender: Callable[[Spectrograms], Int[Tensor, "batch"]] | None
-    resemblyzer: Resemblyzer | None
+    resemblyzer: Resemblyzer
     to_wave: ToWave
 
     def __call__(
@@ -56,8 +53,6 @@ class Judges(NamedTuple):
             before, after = self.gender(spectrogram), self.gender(output)
             right = {"real": before == label, "before": before == target, "obeyed": after == target}
             results = {f"judged_{name}": float(of[counted].float().mean()) for name, of in right.items()}
-        if self.resemblyzer is None:
-            return results
         real = [self._embedding(wave) for wave in clips.wave]
         targets = [real[number - turn] for number in range(len(real))]
         for name, of in (("_before", spectrogram), ("", output)):
@@ -73,7 +68,6 @@ class Judges(NamedTuple):
         return results
 
     def _embedding(self, wave: Float[Tensor, "1 samples"]):
-        assert self.resemblyzer is not None
         return self.resemblyzer(at_full_scale(wave[None]).cpu())["embedding"]
 
 
@@ -108,7 +102,7 @@ def measures(
     discriminator: Discriminator,
     clips: LabelledBatch,
     shape: StarGANConfig,
-    judges: Judges | None = None,
+    judges: Judges,
 ) -> dict[str, float]:
     """Compute all measures on clips, each converted to the labels of up to ``N_TARGETS`` others.
 
@@ -120,17 +114,15 @@ def measures(
     with torch.no_grad():
         spectrogram = Spectrogram(shape.spectrogram).to(device)(clips.wave.to(device))
         labels = clips.labels.to(device)
-        targets = [labels.roll(turn, 0) for turn in turns(len(labels))]
+        shifts = turns(len(labels))
+        targets = [labels.roll(turn, 0) for turn in shifts]
         kept = converted(generator, spectrogram, labels, shape.labels)
         outputs = torch.stack([converted(generator, spectrogram, of, shape.labels) for of in targets])
-        results = copied(
-            spectrogram, kept, outputs, [spectrogram.roll(turn, 0) for turn in turns(len(labels))]
-        )
+        results = copied(spectrogram, kept, outputs, [spectrogram.roll(turn, 0) for turn in shifts])
         results |= {"label_share": label_share(outputs)}
         results |= {"by_label": float((outputs - kept).abs().mean()) / results["apart"]}
         results |= obeyed(discriminator, spectrogram, labels, outputs[0], targets[0], shape.labels)
-        if judges is not None:
-            results |= judges(spectrogram, outputs[0], clips, turns(len(labels))[0])
+        results |= judges(spectrogram, outputs[0], clips, shifts[0])
     results |= {"reach": reach(generator, spectrogram[:1], labels[:1], shape)}
     generator.train(training)
     return results
@@ -212,12 +204,9 @@ def obeyed(
         label, target = label[counted], target[counted]
         source, result = before[group][counted], after[group][counted]
         cases = {"real": (source, label), "before": (source, target), "obeyed": (result, target)}
-        shares = {
-            f"{name}_{of}": float((logits.argmax(1) == wanted).float().mean())
-            for of, (logits, wanted) in cases.items()
-        }
-        rise = (result - source).gather(1, target[:, None]).mean()
-        results |= {**shares, f"{name}_pull": float(rise)}
+        for of, (logits, wanted) in cases.items():
+            results[f"{name}_{of}"] = float((logits.argmax(1) == wanted).float().mean())
+        results[f"{name}_pull"] = float((result - source).gather(1, target[:, None]).mean())
     return results
 
 
@@ -251,10 +240,8 @@ def columns_after_merge(shape: StarGANConfig) -> int:
     InstanceNorm's statistics depend on the whole spectrogram in addition.
     """
     generator: Any = bare(Generator(shape))
-    size = shape.spectrogram
-    width = generator.merge.out_channels
-    merged = torch.rand(1, width, size.n_bins // 4, size.n_frames // 4, requires_grad=True)
-    x = merged
+    size, width = shape.spectrogram, generator.merge.out_channels
+    x = merged = torch.rand(1, width, size.n_bins // 4, size.n_frames // 4, requires_grad=True)
     for layer in [*generator.residual, *generator.decoder, generator.out]:
         x = layer(x)
     x[..., size.n_frames // 2].sum().backward()
@@ -263,8 +250,7 @@ def columns_after_merge(shape: StarGANConfig) -> int:
 
 
 def bare(network: nn.Module) -> nn.Module:
-    """Return a copy of the network with positive weights and without normalisation."""
-    network = copy.deepcopy(network)
+    """Make a network's weights positive, and remove its normalisation."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d | nn.InstanceNorm2d):

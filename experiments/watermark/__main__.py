@@ -12,10 +12,10 @@ import math
 import random
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from math import erfc
-from statistics import mean, median
+from statistics import mean, median, stdev
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ from eval.error_rates import error_rates
 from eval.quality import DNSMOS, opinions
 from eval.recognisers import Pocketsphinx
 from eval.similarity import Resemblyzer, cosine
-from experiments.watermark.changes import RATE, World, changes, has_codecs
+from experiments.watermark.changes import RATE, changes, has_codecs
 from vocoders.scores.copies import has_pesq, log_mel_l1, pesq
 from w2w import Converter
 from w2w.watermark import DEFAULT_KEY, Marker
@@ -48,8 +48,7 @@ CONVERTED = 4
 """One in this many unmarked recordings is also converted."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Conversion:
+class Conversion(NamedTuple):
     """A conversion with and without watermark, its target and its text."""
 
     plain: Wave
@@ -90,9 +89,8 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     option("--seconds", type=float, nargs="+", default=lengths, help="durations to crop marked audio to")
     args = arguments.parse_args(argv)
     if args.clips < 1 or args.unmarked < 1 or not all(0 < s <= LONGEST_S for s in args.seconds):
-        raise UserError(
-            f"--clips and --unmarked must be at least 1, --seconds above 0 and at most {LONGEST_S:g}"
-        )
+        limits = f"--seconds above 0 and at most {LONGEST_S:g}"
+        raise UserError(f"--clips and --unmarked must be at least 1, {limits}")
     return args
 
 
@@ -103,14 +101,10 @@ def conversions(converter: Converter, rows: Sequence[Row], count: int) -> list[C
     if len(long) < 2:
         raise UserError(f"--data must hold at least two recordings of {LONGEST_S / 2:.0f} s or more")
     long = sorted(long, key=lambda row: -(row.duration or 0.0))[:count]
-    for row, other in tqdm(
-        list(zip(long, long[1:] + long[:1])), desc="converting", leave=False, disable=None
-    ):
-        source, target = (load(r.path, RATE) for r in (row, other))
+    for number, row in enumerate(tqdm(long, desc="converting", leave=False, disable=None)):
+        source, target = load(row.path, RATE), load(long[(number + 1) % len(long)].path, RATE)
         plain = converter.convert(source, converter.embed(target))
-        conversions.append(
-            Conversion(plain=plain, marked=marker.mark(plain), target=target, text=row.text or "")
-        )
+        conversions.append(Conversion(plain, marker.mark(plain), target, row.text or ""))
     return conversions
 
 
@@ -118,18 +112,16 @@ def survival(converter: Converter, pairs: Sequence[Conversion], lengths: Sequenc
     """Print the detection rate of marked conversions after each change, cropped to each duration."""
     others = torch.cat([pair.target for pair in pairs[::-1]], dim=-1)
     others = others.repeat(1, 1, 1 + int(LONGEST_S * RATE) // others.shape[-1])
-    world = World(converter=converter, voice=converter.embed(pairs[0].target), others=others)
+    voice = converter.embed(pairs[0].target)
     if not has_codecs():
         print("MP3, Opus and AAC are omitted: they need PyAV (pip install av)")
     table = []
-    for name, change in tqdm(changes(world).items(), desc="survival", leave=False, disable=None):
+    named = changes(converter, voice, others)
+    for name, change in tqdm(named.items(), desc="survival", leave=False, disable=None):
         changed = [change(middle(pair.marked, LONGEST_S)) for pair in pairs]
-        cells = []
-        for length in lengths:
-            findings = [detect([middle(wave, length)]) for wave in changed]
-            cells.append(f"{100 * np.mean([finding.marked for finding in findings]):.0f} %")
-            if length == max(lengths):
-                typical = float(np.median([finding.false_alarm for finding in findings]))
+        found = {length: [detect([middle(wave, length)]) for wave in changed] for length in lengths}
+        cells = [f"{100 * mean(one.marked for one in findings):.0f} %" for findings in found.values()]
+        typical = median(finding.false_alarm for finding in found[max(lengths)])
         table.append([name, *cells, f"{typical:.0e}"])
     heads = ["what was done", *(f"{length:g} s" for length in lengths), f"median p, {max(lengths):g} s"]
     show(f"Marked conversions found as such, of {len(pairs)}, by the length they were cut to", heads, table)
@@ -156,8 +148,8 @@ def false_alarms(converter: Converter, rows: Sequence[Row], sounds: str | None) 
             alarms.append(judge(seconds, DEFAULT_KEY, wave.shape[-1] / RATE).false_alarm)
         if alarms:
             values = np.array(alarms)
-            below = [str(int((values <= limit).sum())) for limit in (0.1, 0.01, 1e-3, FALSE_ALARM)]
-            table.append([kind, str(len(values)), *below, f"{values.min():.1e}"])
+            below = [int((values <= limit).sum()) for limit in (0.1, 0.01, 1e-3, FALSE_ALARM)]
+            table.append([kind, len(values), *below, f"{values.min():.1e}"])
     heads = ["unmarked", "files", "p ≤ .1", "≤ .01", "≤ .001", f"≤ {FALSE_ALARM:g} (alarms)", "least p"]
     show("False alarms of the default key", heads, table)
 
@@ -165,9 +157,8 @@ def false_alarms(converter: Converter, rows: Sequence[Row], sounds: str | None) 
     scores = np.concatenate([score(files, gaussian_taps(f"other {number}")) for number in range(KEYS)])
     rows_by_limit = []
     for limit in (2.326, 3.090, 3.719, 4.265):
-        expected = 0.5 * erfc(limit / 2**0.5)
-        beyond = int((scores > limit).sum())
-        rows_by_limit.append([f"{limit:.3f}", f"{expected:.1e}", f"{beyond / len(scores):.1e}", str(beyond)])
+        expected, beyond = 0.5 * erfc(limit / 2**0.5), int((scores > limit).sum())
+        rows_by_limit.append([f"{limit:.3f}", f"{expected:.1e}", f"{beyond / len(scores):.1e}", beyond])
     heads = ["score", "chance by the normal law", "share measured", "of them"]
     show(f"Scores of {KEYS} other keys in the same files ({len(scores)} in all)", heads, rows_by_limit)
 
@@ -180,25 +171,15 @@ def converted(converter: Converter, rows: Sequence[Row]) -> Iterator[Wave]:
 
 def sound(pairs: Sequence[Conversion]) -> list[list[str]]:
     """Rows of scores without and with the watermark, with differences and their 95 % intervals."""
+    distances = [log_mel_l1(pair.plain, pair.marked, RATE) for pair in pairs]
     rows = [
         ["speech over mark, dB", "", "", _mean([_ratio(pair) for pair in pairs])],
-        [
-            "log-mel difference, nepers",
-            "",
-            "",
-            _mean([log_mel_l1(pair.plain, pair.marked, RATE) for pair in pairs]),
-        ],
+        ["log-mel difference, nepers", "", "", _mean(distances)],
     ]
     if has_pesq():
         pesqs = [pesq(pair.plain, pair.marked, RATE) for pair in pairs]
-        rows.append(
-            [
-                "PESQ of marked against plain (4.64 at most)",
-                "",
-                f"{mean(pesqs):.3f}",
-                f"least {min(pesqs):.2f}",
-            ]
-        )
+        least = f"least {min(pesqs):.2f}"
+        rows.append(["PESQ of marked against plain (4.64 at most)", "", f"{mean(pesqs):.3f}", least])
     quality, likeness, recogniser = DNSMOS(), Resemblyzer(), Pocketsphinx()
     opinion = [[opinions(quality(wave)) for wave in (pair.plain, pair.marked)] for pair in pairs]
     for name in ("dnsmos", "dnsmos_background"):
@@ -223,20 +204,14 @@ def _ratio(pair: Conversion) -> float:
 
 
 def _row(name: str, values: Sequence[tuple[float, float]]) -> list[str]:
-    plain, marked = zip(*values)
-    return [
-        name,
-        f"{mean(plain):.3f}",
-        f"{mean(marked):.3f}",
-        _mean([after - before for before, after in values]),
-    ]
+    plain, marked = (f"{mean(column):.3f}" for column in zip(*values))
+    return [name, plain, marked, _mean([after - before for before, after in values])]
 
 
 def _mean(values: Sequence[float]) -> str:
     if len(values) < 2:
         return f"{mean(values):.3f}"
-    deviation = float(torch.tensor(values).std())
-    return f"{mean(values):.3f} ± {1.96 * deviation / len(values) ** 0.5:.3f}"
+    return f"{mean(values):.3f} ± {1.96 * stdev(values) / len(values) ** 0.5:.3f}"
 
 
 def time_taken(wave: Wave) -> list[list[str]]:

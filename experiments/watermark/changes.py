@@ -1,12 +1,13 @@
 """Changes to marked recordings: codecs, sample rates, noise, reverberation, speed and attacks."""
 
 import io
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import soundfile
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -26,19 +27,12 @@ Change = Callable[[Wave], Tensor]
 RATE = 16_000
 
 
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """Inputs of the changes in addition to the recording."""
+def changes(converter: Converter, voice: Float[Tensor, "1 dim"], others: Wave) -> dict[str, Change]:
+    """Changes by name, in the order of the table.
 
-    converter: Converter
-    voice: Float[Tensor, "1 dim"]
-    """Target voice of a second conversion."""
-    others: Wave
-    """Unmarked speech to mix in, at least as long as any recording."""
-
-
-def changes(world: World) -> Mapping[str, Change]:
-    """Changes by name, in the order of the table."""
+    ``voice`` is the target of a second conversion; ``others`` is unmarked speech to mix in, at least as long
+    as any recording.
+    """
     random = torch.Generator().manual_seed(0)
     vocoder = load_vocoder("released")
     changes: dict[str, Change] = {
@@ -47,7 +41,7 @@ def changes(world: World) -> Mapping[str, Change]:
         "16 → 44.1 kHz, 16 bit → 16 kHz": lambda wave: _bits(resample(wave, RATE, 44_100), 16, 44_100),
         "8 bit": lambda wave: _bits(wave, 8, RATE),
         "20 dB softer, 16 bit": lambda wave: _bits(0.1 * wave, 16, RATE),
-        "clipped at a quarter of its peak": lambda wave: wave.clamp(*_limits(wave)),
+        "clipped at a quarter of its peak": lambda wave: wave.clamp(-_peak(wave) / 4, _peak(wave) / 4),
         "random equalizer, ±9 dB": lambda wave: parametric_eq(wave, random, sample_rate=RATE),
         "telephone, 300–3400 Hz": _telephone,
         "a room, RT60 .1–.6 s": lambda wave: reverberation(wave, random, sample_rate=RATE),
@@ -55,7 +49,7 @@ def changes(world: World) -> Mapping[str, Change]:
     for level in (30.0, 20.0, 10.0):
         changes[f"white noise at {level:g} dB"] = partial(_noisy, level=level, random=random)
     changes["other speech at 0 dB"] = lambda wave: (
-        wave + _level(wave) / _level(world.others) * world.others[..., : wave.shape[-1]]
+        wave + _level(wave) / _level(others) * others[..., : wave.shape[-1]]
     )
     if has_codecs():
         for kilobits in (128, 64, 32):
@@ -65,7 +59,7 @@ def changes(world: World) -> Mapping[str, Change]:
         changes["AAC, 32 kb/s"] = partial(coded, codec="aac", kilobits=32)
     changes["Vorbis, quality 5 of 10"] = _vorbis
     for speed in (0.95, 1.05, 1.25):
-        changes[f"played at {speed} of its speed"] = partial(_played, speed=speed)
+        changes[f"played at {speed} of its speed"] = partial(_played, rate=round(RATE * speed))
     changes |= {
         "5 % slower, pitch kept (WSOLA)": lambda wave: stretch(wave[0], torch.tensor([1.05]), RATE)[None],
         "pitch and formants moved 2 semitones": lambda wave: shift_pitch_and_formants(
@@ -78,7 +72,7 @@ def changes(world: World) -> Mapping[str, Change]:
         "resynthesised from its mel (released vocoder)": lambda wave: resample(
             vocoder(vocoder.log_mel(resample(wave, RATE, vocoder.sample_rate))), vocoder.sample_rate, RATE
         ),
-        "converted again, without a mark": lambda wave: world.converter.convert(wave, world.voice),
+        "converted again, without a mark": lambda wave: converter.convert(wave, voice),
         "mark removed by one who knows the key": unmarked,
     }
     return changes
@@ -86,11 +80,7 @@ def changes(world: World) -> Mapping[str, Change]:
 
 def has_codecs() -> bool:
     """Whether PyAV is installed, which encodes MP3, Opus and AAC at a given bit rate."""
-    try:
-        import av  # noqa: F401
-    except ImportError:
-        return False
-    return True
+    return find_spec("av") is not None
 
 
 def coded(wave: Wave, *, codec: str, kilobits: int) -> Changed:
@@ -140,8 +130,8 @@ def _noisy(wave: Wave, *, level: float, random: torch.Generator) -> Wave:
     return wave + _level(wave) / _level(noise) * 10 ** (-level / 20) * noise
 
 
-def _played(wave: Wave, *, speed: float) -> Changed:
-    return resample(wave, round(RATE * speed), RATE)
+def _played(wave: Wave, *, rate: int) -> Changed:
+    return resample(wave, rate, RATE)
 
 
 def _telephone(wave: Wave) -> Wave:
@@ -150,8 +140,6 @@ def _telephone(wave: Wave) -> Wave:
 
 
 def _vorbis(wave: Wave) -> Changed:
-    import soundfile
-
     file = io.BytesIO()
     soundfile.write(file, wave[0, 0].numpy(), RATE, format="OGG", subtype="VORBIS", compression_level=0.5)
     file.seek(0)
@@ -163,9 +151,8 @@ def _bits(wave: Wave, bits: int, rate: int) -> Changed:
     return resample((wave * steps).round().clamp(-steps, steps - 1) / steps, rate, RATE)
 
 
-def _limits(wave: Wave) -> tuple[float, float]:
-    peak = float(wave.abs().max()) / 4
-    return -peak, peak
+def _peak(wave: Wave) -> float:
+    return float(wave.abs().max())
 
 
 def _level(wave: Wave) -> float:

@@ -1,7 +1,6 @@
 """A real server process answers what is asked of it rightly, and keeps nothing."""
 
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -16,7 +15,7 @@ from compressed import RECORDERS, put_av
 httpx = pytest.importorskip("httpx", reason="httpx is not installed: pip install 'timbre[dev]'")
 pytest.importorskip("uvicorn", reason="the app is not installed: pip install 'timbre[app]'")
 
-from benchmarks.app_abuse import RIGHT_ANSWERS, answer, connected, head, posted, speech, tone  # noqa: E402
+from benchmarks.app_abuse import ABUSES, answer, connected, head, posted, speech, tone  # noqa: E402
 from benchmarks.app_load import load, row  # noqa: E402
 from benchmarks.app_process import serving  # noqa: E402
 from w2w.watermark.detection import detect  # noqa: E402
@@ -157,9 +156,9 @@ def test_other_kinds_of_requests_are_refused(client):
     assert client.get("/nothing").json()["error"]
 
 
-@pytest.mark.parametrize("abuse", RIGHT_ANSWERS, ids=lambda abuse: abuse.__name__)
-def test_abuse_is_answered_and_cleaned_up(server, client, abuse):
-    assert abuse(server) == RIGHT_ANSWERS[abuse]
+@pytest.mark.parametrize(("abuse", "right"), ABUSES.values(), ids=ABUSES)
+def test_abuse_is_answered_and_cleaned_up(server, client, abuse, right):
+    assert abuse(server) == right
     assert server.settled() == []
     assert comes(lambda: not client.get("/api/health").json()["working"]), "it works for a client that left"
 
@@ -228,7 +227,7 @@ def test_the_server_ends_cleanly_in_the_midst_of_work(server):
     working.sendall(head(len(body)) + body)
     uploading.sendall(head(len(body)) + body[:-9])
     time.sleep(0.05)
-    assert server.stop(signal.SIGTERM) == 0
+    assert server.stop() == 0
     assert answer(working) in (200, 503)
     assert answer(uploading) in (408, 503)
     assert list(server.folder.iterdir()) == []

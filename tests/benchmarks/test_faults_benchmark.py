@@ -1,4 +1,4 @@
-"""Trainings that are killed lose nothing; what is lost is found."""
+"""The faults benchmark detects differing checkpoints, and killed trainings resume exactly."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from safetensors.torch import save_file
 from benchmarks import faults
 
 
-def test_a_bit_that_differs_is_found(tmp_path):
+def test_differences_finds_a_changed_bit_and_leftover_files(tmp_path):
     for name, value in (("a", 1.0), ("b", 1.0), ("c", 1.0 + 2**-23)):
         folder = tmp_path / name / "checkpoints" / "step_00000004"
         folder.mkdir(parents=True)
@@ -26,7 +26,7 @@ def test_a_bit_that_differs_is_found(tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_trainings_end_as_others():
+def test_killed_trainings_resume_exactly():
     with pytest.raises(SystemExit) as end:
         faults.main(["--kills", "6", "--only", "vocoder"])
     assert end.value.code == 0

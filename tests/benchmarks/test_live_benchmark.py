@@ -1,4 +1,4 @@
-"""The live benchmark: what it measures, the peer that it runs, and when it calls a soak flat."""
+"""The live benchmark: timing of chunks, the peer's process, goals, and the verdict of a soak."""
 
 import gc
 import json
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from benchmarks.live import Contestant, against, compete, main, row, verdict
-from benchmarks.live_peer import Clock, Peer, Sinusoids
+from benchmarks.live_peer import Peer, Sinusoids
 from engine.checkpoint import export
 from engine.user_error import UserError
 from pretrain.causal.encoder import CausalEncoderConfig
@@ -27,7 +27,7 @@ from utils import glob_audio_files
 
 def do_infer(model, audio, chunk_factor, sr, stream):
     assert stream and chunk_factor == 1
-    print("words that are no answer")
+    print("output of the peer")
     for chunk in audio.split(model.dec_chunk_size * model.L):
         start = time.time()
         model(chunk)
@@ -52,7 +52,7 @@ class Net(nn.Module):
 
 @pytest.fixture
 def checkout(tmp_path):
-    """As the peer's, but small."""
+    """A small stand-in for LLVC's checkout."""
     (tmp_path / "experiments/llvc").mkdir(parents=True)
     (tmp_path / "infer.py").write_text(INFER)
     (tmp_path / "model.py").write_text(MODEL)
@@ -73,26 +73,26 @@ def model(tmp_path_factory):
     return export(tmp_path_factory.mktemp("model"), config, ConverterNetwork(config))
 
 
-def test_the_command_measures_each_chunk_length(model, capsys):
+def test_command_measures_each_chunk_length(model, capsys):
     main(f"--checkpoint {model} --engine eager --chunk-ms 13 40 --seconds 1".split())
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ours")]
     assert [line.split("|")[2].strip() for line in lines] == ["13 ms", "40 ms"]
     assert [line.split("|")[3].strip() for line in lines] == ["30 ms", "48 ms"]
 
 
-def test_the_soak_uses_all_that_a_session_does(model, capsys, monkeypatch):
+def test_soak_streams_with_watermark_and_voice_changes(model, capsys, monkeypatch):
     monkeypatch.setattr("benchmarks.live.TURNS", 3)
-    gc.collect()  # what earlier tests left behind may warn here, not below, where a session collects garbage
+    gc.collect()  # so that garbage of earlier tests does not warn below, where a session collects it
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         main(f"--checkpoint {model} --engine eager --chunk-ms 1000 --soak-minutes 1".split())
-    said = capsys.readouterr().out
-    assert "1 minutes at once, eager, chunks of 1000 ms at 16000 Hz, watermarked" in said
-    assert "memory +0.0 MiB from the first minutes to the last (" in said
+    printed = capsys.readouterr().out
+    assert "1 minutes at once, eager, chunks of 1000 ms at 16000 Hz, watermarked" in printed
+    assert "memory +0.0 MiB from the first minutes to the last (" in printed
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("options", "message"),
     [
         ("--seconds 0", "at least 1"),
         ("--soak-minutes 0.5", "at least 1"),
@@ -101,14 +101,14 @@ def test_the_soak_uses_all_that_a_session_does(model, capsys, monkeypatch):
         ("--seconds nan", "at least 1"),
     ],
 )
-def test_mistakes_are_told(capsys, line, words):
+def test_invalid_options_are_refused(capsys, options, message):
     with pytest.raises(SystemExit) as end:
-        main(line.split())
+        main(options.split())
     assert end.value.code == 2
-    assert words in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_the_peer_runs_its_own_code_and_tells_each_chunk(checkout):
+def test_peer_runs_its_own_code_and_times_each_chunk(checkout):
     with Peer(checkout, torch.randn(1, 1, 2_080)) as peer:
         assert peer.name == "LLVC (0.0 M, random weights)"
         assert peer.latency_ms == 15.0
@@ -121,7 +121,7 @@ def test_the_peer_runs_its_own_code_and_tells_each_chunk(checkout):
     assert process.poll() is not None
 
 
-def test_a_peer_that_fails_is_told_in_one_sentence(checkout, monkeypatch):
+def test_failing_peer_raises_one_sentence(checkout, monkeypatch):
     python = checkout / "python"
     python.write_text("#!/bin/sh\necho Traceback >&2\necho 'ImportError: not of this time' >&2\nexit 1\n")
     python.chmod(0o755)
@@ -133,22 +133,14 @@ def test_a_peer_that_fails_is_told_in_one_sentence(checkout, monkeypatch):
         Peer(checkout, torch.zeros(1, 1, 16))
 
 
-def test_the_clock_tells_pairs():
-    clock = Clock()
-    for _ in range(6):
-        clock.time()
-    assert len(clock.took()) == 3
-    assert clock.took() == []
-
-
-def test_stood_in_positions_are_the_usual_sinusoids():
+def test_position_encoding_stub_is_sinusoidal():
     places = Sinusoids(6, max_len=10)(torch.zeros(2, 7, 6))
     assert places.shape == (1, 7, 6)
     assert places[0, 5, 2].item() == pytest.approx(math.sin(5 / 10_000 ** (2 / 6)), abs=1e-5)
     assert places[0, 5, 3].item() == pytest.approx(math.cos(5 / 10_000 ** (2 / 6)), abs=1e-5)
 
 
-def test_all_have_as_many_turns_in_changing_order(capsys):
+def test_contestants_take_equally_many_turns_in_rotating_order(capsys):
     order = []
 
     def contestant(name, chunk_ms, seconds):
@@ -168,7 +160,7 @@ def test_all_have_as_many_turns_in_changing_order(capsys):
     assert "ours: 0.100 of the computing time of theirs, chunks of 13 ms" in capsys.readouterr().out
 
 
-def test_goals_are_judged_by_factor_and_slow_chunks():
+def test_goals_check_factor_and_99th_percentile():
     def judged(took, chunk_ms):
         return row(
             Contestant(name="", chunk_ms=chunk_ms, latency_ms=28.0, turn=lambda _: ([], 0.0), took=took)
@@ -181,7 +173,7 @@ def test_goals_are_judged_by_factor_and_slow_chunks():
     assert judged([1.0], 40.0) == ""
 
 
-def test_a_soak_is_flat_only_if_neither_memory_nor_time_grows():
+def test_soak_is_flat_only_if_neither_memory_nor_time_grows():
     flat = [500.0 + 0.01 * minute for minute in range(60)]
     assert verdict(flat, 1.05).endswith("fresh session's: flat")
     leaking = [500.0 + minute for minute in range(60)]

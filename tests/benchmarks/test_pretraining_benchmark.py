@@ -1,4 +1,4 @@
-"""The pretraining benchmarks run, and read curves rightly."""
+"""The pretraining benchmarks run, and curves are interpolated correctly."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ SMALLEST = SpeechEncoderConfig(
 )
 
 
-def test_seconds_to_a_loss_lie_on_the_curve():
+def test_seconds_to_loss_interpolates_the_curve():
     curve = [(0.0, 4.0), (10.0, 2.0), (20.0, 1.0)]
     assert seconds_to(curve, 5.0) == 0.0
     assert seconds_to(curve, 3.0) == pytest.approx(5.0)
@@ -30,7 +30,7 @@ def test_seconds_to_a_loss_lie_on_the_curve():
     assert seconds_to(curve, 0.5) == float("inf")
 
 
-def test_steps_are_compared(monkeypatch, capsys):
+def test_steps_command_prints_all_methods(monkeypatch, capsys):
     monkeypatch.setitem(pretraining.SIZES, "small", SMALLEST)
     pretraining.main(["steps", "--clips", "2", "--seconds", "2", "--repeats", "1"])
     printed = capsys.readouterr().out
@@ -38,7 +38,7 @@ def test_steps_are_compared(monkeypatch, capsys):
     assert printed.count("| data2vec") == 2
 
 
-def test_curves_are_compared(monkeypatch, capsys, tmp_path):
+def test_curve_command_prints_the_comparison(monkeypatch, capsys, tmp_path):
     for i in range(3):
         wave = 0.1 * np.random.default_rng(i).standard_normal(40_000)
         soundfile.write(tmp_path / f"{i}.wav", wave, 16_000)
@@ -46,9 +46,6 @@ def test_curves_are_compared(monkeypatch, capsys, tmp_path):
     (tmp_path / "list.csv").write_text("path,split\n" + "".join(rows))
     monkeypatch.setattr(pretraining_curve, "MODEL", SMALLEST)
     export(tmp_path / "teacher", SMALLEST, SpeechEncoder(SMALLEST))
-    words = (
-        f"--teacher {tmp_path / 'teacher'} --data.paths {tmp_path / 'list.csv'} --seconds 0.1 --every "
-        "0.05 --masks 2"
-    ).split()
-    pretraining.main(["curve", *words])
+    data = ["--teacher", str(tmp_path / "teacher"), "--data.paths", str(tmp_path / "list.csv")]
+    pretraining.main(["curve", *data, *["--seconds", "0.1", "--every", "0.05", "--masks", "2"]])
     assert "Seconds to the same loss" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The study of fine-tuning learns from no recording that it is scored with."""
+"""Fine-tuning trains and scores on disjoint recordings."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def rows(tmp_path) -> list[Row]:
     return made
 
 
-def test_what_is_scored_with_was_not_learned_from(rows, capsys):
+def test_training_and_held_out_recordings_are_disjoint(rows, capsys):
     found = list(shares(rows, [0.5, 1.0], 2, 2))
     assert [(share.name, len(share.train)) for share in found] == [
         ("a 0.5 min", 3), ("a 1 min", 6), ("b 0.5 min", 3),
@@ -33,7 +33,7 @@ def test_what_is_scored_with_was_not_learned_from(rows, capsys):
     assert "b has less than 1 min" in capsys.readouterr().err
 
 
-def test_the_table_tells_before_and_after_and_the_cost():
+def test_table_has_intervals_and_training_cost():
     score = {"mean": 0.5, "low": 0.4, "high": 0.6}
     systems = ("released, 0.5 min", "fine-tuned, 0.5 min")
     summary = {name: dict.fromkeys(COLUMNS, score) for name in systems}

@@ -1,4 +1,4 @@
-"""The variants train by their own presets for equal time; the tables show what was measured."""
+"""Variants train from their default presets for equal time; tables are formatted from stored results."""
 
 import json
 import math
@@ -10,8 +10,15 @@ from data.batches import Batches
 from engine.optim import OptimConfig
 from engine.user_error import UserError
 from experiments import trainers
-from experiments.mel_pipeline import __main__ as study
-from experiments.mel_pipeline.__main__ import PRESETS, TUNED, gains, preset, table, train, training
+from experiments.mel_pipeline.__main__ import (
+    CHOICES,
+    PRESETS,
+    TUNED,
+    gains,
+    table,
+    train,
+    training,
+)
 from experiments.mel_pipeline.systems import SYSTEMS, speeds
 from experiments.scores import differences
 from experiments.study import Study
@@ -25,7 +32,7 @@ def runs(tmp_path) -> Study:
     return Study(out=tmp_path, options={"data": "speech"}, minutes=1.0)
 
 
-def test_a_warm_up_is_a_tenth_of_the_run_at_most_and_the_decay_the_rest() -> None:
+def test_warm_up_is_at_most_a_tenth_and_decay_takes_the_rest() -> None:
     short = fitted(OptimConfig(warmup_steps=100, schedule="cosine", hold_steps=7), 50)
     assert (short.warmup_steps, short.hold_steps, short.decay_steps) == (5, 0, 45)
     constant = decaying(OptimConfig(lr=1.0), 50)
@@ -33,22 +40,22 @@ def test_a_warm_up_is_a_tenth_of_the_run_at_most_and_the_decay_the_rest() -> Non
 
 
 class Unread(Batches):
-    """Batches of a corpus that is not there."""
+    """Batches without a corpus."""
 
     def __init__(self) -> None:
         self.crops = None
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_every_variant_fits_its_trainers_preset(name, runs, monkeypatch) -> None:
-    """Runs lie in the variants' folders, on one thread, and every decay ends with the run."""
+def test_every_variant_builds_from_its_default_preset(name, runs, monkeypatch) -> None:
+    """Runs have their own folders and one thread, and every decay ends with the run."""
     for reader in ("batches", "batches_together", "labelled_batches"):
         monkeypatch.setattr(trainers, reader, lambda *given, **options: Unread())
     monkeypatch.setattr(trainers.cluit_mel_trainer, "completed", lambda config, crops: config)
     monkeypatch.setattr(trainers.stargan_trainer, "completed", lambda config: config)
-    monkeypatch.setattr("vocoders.train.crops", lambda *given: Unread())
+    monkeypatch.setattr(trainers.vocoder_trainer, "crops", lambda *given: Unread())
     trainers._speech_and_pairs.cache_clear()
-    ready = training(name, runs, preset(name, dict(PRESETS)), runs.folder(name), 500)
+    ready = training(name, runs, CHOICES[name][1][PRESETS[name]], runs.folder(name), 500)
     loop = ready.config.loop
     assert (loop.out, loop.steps, loop.threads, loop.cpu) == (runs.out / name, 500, 1, True)
     assert ready.config.data.path == "speech"
@@ -60,17 +67,12 @@ def test_every_variant_fits_its_trainers_preset(name, runs, monkeypatch) -> None
     trainers._speech_and_pairs.cache_clear()
 
 
-def test_the_tuned_vocoder_needs_the_converters_mels(runs) -> None:
+def test_tuned_vocoder_requires_a_trained_cluit_mel(runs) -> None:
     with pytest.raises(UserError, match="needs cluit_mel"):
         train(TUNED, runs, dict(PRESETS))
 
 
-def test_an_unknown_preset_is_told() -> None:
-    with pytest.raises(UserError, match="no such preset; choose from small"):
-        preset("w2w", PRESETS | {"w2w": "smal"})
-
-
-def test_a_system_is_there_when_all_it_needs_is_trained(runs) -> None:
+def test_system_is_available_once_its_variants_are_trained(runs) -> None:
     assert not SYSTEMS[TUNED].is_available(runs)
     for name in ("cluit_mel", TUNED):
         runs.folder(name).mkdir()
@@ -116,12 +118,12 @@ RESULTS = {
 
 
 def cells(text: str) -> list[list[str]]:
-    """A Markdown table's cells, heads and rule left out."""
+    """The cells of a Markdown table without its heading."""
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]]
 
 
-def test_the_table_is_made_of_what_is_stored() -> None:
+def test_table_is_formatted_from_stored_results() -> None:
     text = table(json.loads(json.dumps(RESULTS))["rows"])
     ours, theirs, copied = cells(text)
     assert ours[:4] == ["W2W", "0.700", "–", "75%"]
@@ -133,14 +135,14 @@ def test_the_table_is_made_of_what_is_stored() -> None:
     assert text.splitlines()[-2:] == ["[1] a note", "[2] another"]
 
 
-def test_gains_are_shown_with_their_intervals() -> None:
+def test_gains_have_intervals_and_time_ratios() -> None:
     assert cells(gains(RESULTS)) == [
         ["CLUIT_MEL", "–", "0.020 [-0.010, 0.050]", "–", "0.30"],
         ["COPY_SOURCE", "0.200 [0.100, 0.300]", "–", "–", "–"],
     ]
 
 
-def test_differences_are_pair_by_pair_where_both_have_a_value() -> None:
+def test_differences_are_paired_and_skip_missing_values() -> None:
     ours = [{"system": "w2w", "cer": value} for value in (0.5, 0.7, math.nan)]
     theirs = [{"system": "cluit_mel", "cer": value} for value in (0.4, 0.4, 0.1)]
     fewer = [{"system": "copy_source", "cer": 0.1}]
@@ -151,7 +153,7 @@ def test_differences_are_pair_by_pair_where_both_have_a_value() -> None:
     assert found["cluit_mel"]["cer"]["n"] == 2
 
 
-def test_wave_to_wave_has_one_stage_and_a_latency(tiny) -> None:
+def test_speeds_of_wave_to_wave_have_one_stage_and_a_latency(tiny) -> None:
     converter = Converter(ConverterNetwork(tiny()))
     timed = speeds({"w2w": converter}, 0.1 * torch.randn(1, 1, 16_000), 1)["w2w"]
     assert set(timed["rtf"]) == {"whole"}
@@ -159,7 +161,7 @@ def test_wave_to_wave_has_one_stage_and_a_latency(tiny) -> None:
     assert timed["parameters"]["converter"] > 0 == timed["parameters"]["vocoder"]
 
 
-def test_two_stages_are_timed_separately_and_need_the_whole_file() -> None:
+def test_speeds_of_two_stages_are_separate_and_have_no_latency() -> None:
     from data.frontends import NAMED
     from vocoders import load_vocoder
     from w2w.baselines.cluit_mel.network import CluitMelNetwork
@@ -171,19 +173,3 @@ def test_two_stages_are_timed_separately_and_need_the_whole_file() -> None:
     timed = speeds({"cluit_mel": converter}, 0.1 * torch.randn(1, 1, 16_000), 1)["cluit_mel"]
     assert timed["latency_ms"] is None
     assert set(timed["rtf"]) == {"whole", "converter", "vocoder"}
-
-
-@pytest.mark.parametrize(
-    ("words", "complaint"),
-    [
-        (["--only", "w2v"], "'w2v'"),
-        (["--n-pairs", "0"], "--n-pairs 0 must be at least 1"),
-        (["--minutes", "-1"], "above 0"),
-        (["--presets", "w2w"], "NAME=PRESET"),
-    ],
-)
-def test_mistakes_are_told_in_one_sentence(words, complaint, capsys) -> None:
-    with pytest.raises(SystemExit) as stop:
-        study.main(["--data", "speech", *words])
-    assert stop.value.code == 2
-    assert complaint in capsys.readouterr().err

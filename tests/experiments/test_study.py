@@ -1,4 +1,4 @@
-"""A study's runs are as long as each other, go on where they were cut off, and keep what they have cost."""
+"""Study runs have equal cost, resume after interruptions, and record their cost."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,13 +17,13 @@ from experiments.study import Phase, Recorded, Study, Training, step_seconds, st
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """A trainer's config of which only the loop matters."""
+    """A trainer's config with only a loop."""
 
     loop: LoopConfig
 
 
 class Counting:
-    """A task whose odd steps take three seconds of a made-up clock, whose even ones take one."""
+    """A task whose odd steps take three seconds of a fake clock, and even ones one."""
 
     def __init__(self, clock: dict[str, float]) -> None:
         self.clock, self.seen = clock, list[int]()
@@ -39,7 +39,7 @@ class Counting:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """The processor's seconds, as the study reads them."""
+    """A fake processor clock, read by the study."""
     time = {"now": 0.0}
     monkeypatch.setattr(module, "process_time", lambda: time["now"])
     return time
@@ -47,7 +47,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 @pytest.fixture
 def make(clock: dict[str, float]) -> Callable[[Path, int], Training]:
-    """Ready the trainer; every task that was built is in ``make.built``."""
+    """Make trainings; ``make.built`` has every task that was built."""
 
     def ready(folder: Path, steps: int) -> Training:
         loop = LoopConfig(out=folder, steps=steps, save_every=2, sample_every=2, trackers="none", cpu=True)
@@ -69,7 +69,7 @@ def make(clock: dict[str, float]) -> Callable[[Path, int], Training]:
     return ready
 
 
-def test_as_many_steps_are_planned_as_fit_when_each_phase_has_its_price() -> None:
+def test_planned_steps_weight_phase_costs_by_their_share() -> None:
     phases = [Phase(share=0.25), Phase(share=0.75, step=10, period=2)]
     steps = steps_within(1.0, phases, [0.1, 0.3])
     assert steps == 240
@@ -77,7 +77,7 @@ def test_as_many_steps_are_planned_as_fit_when_each_phase_has_its_price() -> Non
     assert steps_within(0.001, phases, [9.0, 9.0]) == 1
 
 
-def test_a_price_is_the_median_over_rounds_and_the_mean_over_a_period(make, tmp_path) -> None:
+def test_step_cost_is_median_over_rounds_and_mean_over_a_period(make, tmp_path) -> None:
     phases = [Phase(share=0.5, step=2), Phase(share=0.5, step=100, period=2)]
     training = replace(make(tmp_path, 1_000), phases=phases)
     _, (single, mixed) = step_seconds(training, rounds=2)
@@ -86,7 +86,7 @@ def test_a_price_is_the_median_over_rounds_and_the_mean_over_a_period(make, tmp_
     assert mixed == 2.0
 
 
-def test_a_run_of_some_minutes_takes_them_and_is_never_trained_again(make, tmp_path) -> None:
+def test_run_fits_its_minutes_and_is_trained_once(make, tmp_path) -> None:
     study = Study(out=tmp_path, options={"data": "speech"}, minutes=0.5)
     assert study.cost("full") is None
     cost = study.train("full", make)
@@ -94,25 +94,17 @@ def test_a_run_of_some_minutes_takes_them_and_is_never_trained_again(make, tmp_p
     assert cost.processor_seconds == 8 * 1.0 + 7 * 3.0
     assert (tmp_path / "full/export").is_dir()
     assert study.train("full", lambda folder, steps: pytest.fail("trained again")) == cost
-    assert [point["step"] for point in read_curve(tmp_path / "full/curve.jsonl")] == [
-        2,
-        4,
-        6,
-        8,
-        10,
-        12,
-        14,
-        15,
-    ]
+    steps = [point["step"] for point in read_curve(tmp_path / "full/curve.jsonl")]
+    assert steps == [*range(2, 15, 2), 15]
 
 
-def test_a_run_of_given_steps_is_not_probed(make, tmp_path) -> None:
+def test_run_with_given_steps_is_not_probed(make, tmp_path) -> None:
     Study(out=tmp_path, options={}, steps=3).train("full", make)
     assert [task.seen for task in make.built] == [[0, 1, 2]]
 
 
-def test_a_run_that_was_cut_off_goes_on_with_its_plan_and_its_cost(make, tmp_path) -> None:
-    """Steps done after the last checkpoint and lost are not counted twice."""
+def test_interrupted_run_resumes_with_its_plan_and_cost(make, tmp_path) -> None:
+    """Steps that are repeated after the last checkpoint count once."""
     study = Study(out=tmp_path, options={}, minutes=0.2)
     steps = 6
     part = make(tmp_path / "full", steps)
@@ -125,7 +117,7 @@ def test_a_run_that_was_cut_off_goes_on_with_its_plan_and_its_cost(make, tmp_pat
     assert (cost.steps, cost.processor_seconds) == (6, 12.0)
 
 
-def test_a_run_of_other_options_is_refused_by_the_option_that_differs(make, tmp_path) -> None:
+def test_run_with_other_options_is_refused_naming_the_option(make, tmp_path) -> None:
     study = Study(out=tmp_path, options={"data": "speech", "n_clips": 2}, steps=2)
     study.train("full", make)
     for other, option in (
@@ -138,16 +130,16 @@ def test_a_run_of_other_options_is_refused_by_the_option_that_differs(make, tmp_
             other.cost("full")
 
 
-def test_curves_take_the_later_of_two_points_of_a_step_and_are_drawn(tmp_path) -> None:
+def test_curve_keeps_the_later_of_repeated_steps_and_is_drawn(tmp_path) -> None:
     (tmp_path / "full").mkdir()
     lines = ['{"step": 2, "copy": 9.0}', '{"step": 1, "copy": 3.0}', '{"step": 2, "copy": 2.0, "way": 1.0}']
     (tmp_path / "full/curve.jsonl").write_text("\n".join(lines) + "\n")
-    runs = {"full": [tmp_path / "full", tmp_path / "not yet"]}
+    runs = {"full": [tmp_path / "full"]}
     assert read_curve(tmp_path / "full/curve.jsonl")[1] == {"step": 2, "copy": 2.0, "way": 1.0}
     pytest.importorskip("matplotlib")
     draw_curves(tmp_path, runs, {"copy": "Copied", "way": "Way"})
     assert (tmp_path / "curves.png").is_file()
 
 
-def test_a_spread_is_mean_and_sample_deviation() -> None:
+def test_spread_is_mean_and_sample_deviation() -> None:
     assert (spread([1.0, 2.0, 3.0]), spread([0.5]), spread([])) == ("2.000 ± 1.000", "0.500", "")
