@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import send_to_device
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -21,7 +22,7 @@ from engine.optim import OptimConfig, Player
 from engine.seeding import seed_step
 from engine.user_error import UserError, at_least
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
-from pretrain.clip.audio_images import AudioImageConfig, clips_of, in_epochs, split_scenes
+from pretrain.clip.audio_images import AudioImageClips, AudioImageConfig, in_epochs, split_scenes
 from pretrain.clip.distillation import WAV2CLIP_OPTIM, PlateauConfig, PlateauPlayer
 from pretrain.clip.losses import LogitScale, clip_loss, retrieval
 from pretrain.clip.small_clip import SmallCLIP, SmallCLIPConfig, save_small_clip, train_tokeniser
@@ -139,17 +140,14 @@ class ThreeHeads:
             return {}
         self._train(False)
         device = next(self.encoder.parameters()).device
-        heads: dict[str, list[Tensor]] = {"audio": [], "image": [], "text": []}
-        sums: dict[str, float] = {}
-        for sounds, picture, tokens in self.validation:
-            sounds = sounds._replace(wave=sounds.wave.to(device))
-            embeddings = self.embed(Triple(sounds, picture.to(device), tokens.to(device)))
-            for name, value in self.losses(embeddings, gathered=False).items():
-                sums[name] = sums.get(name, 0.0) + float(value) * len(picture)
-            for name, rows in embeddings.items():
-                heads[name].append(rows)
-        whole = {name: torch.cat(rows) for name, rows in heads.items()}
-        losses = {name: total / len(whole["audio"]) for name, total in sums.items()}
+        embedded, losses = [], {f"{one}_{other}": 0.0 for one, other in PAIRS}
+        for batch in self.validation:
+            heads = self.embed(send_to_device(batch, device))
+            embedded.append(heads)
+            for name, value in self.losses(heads, gathered=False).items():
+                losses[name] += float(value) * len(heads["audio"])
+        whole = {name: torch.cat([heads[name] for heads in embedded]) for name in embedded[0]}
+        losses = {name: total / len(whole["audio"]) for name, total in losses.items()}
         loss = sum(getattr(self.config, name) * value for name, value in losses.items())
         if step % self.evaluated_every == 0:
             for player in self.plateaus.values():
@@ -177,8 +175,9 @@ def train_three_heads(config: AudioCLIPConfig) -> ThreeHeads:
     def triples(scenes: Sequence[Scene], batch: int, n_ranks: int = 1, accumulate: int = 1) -> Triples:
         sizes = replace(data, batch=batch), config.encoder
         no_images = torch.zeros(len(scenes), 1)
-        sounds = clips_of(scenes, no_images, *sizes, n_ranks=n_ranks, accumulate=accumulate)
-        return Triples(scenes, sounds, towers)
+        return Triples(
+            AudioImageClips(scenes, no_images, *sizes, n_ranks=n_ranks, accumulate=accumulate), towers
+        )
 
     clips = triples(train, data.batch, here.num_processes, loop.accumulate)
     n_held_out = len(held_out)
@@ -189,8 +188,7 @@ def train_three_heads(config: AudioCLIPConfig) -> ThreeHeads:
         sizes = config.heads, config.encoder, towers, config.optim
         return ThreeHeads(*sizes, validation=validation, evaluated_every=loop.sample_every)
 
-    batches = Batches(clips, **addressing(loop, here))
-    task, _ = fit(build, batches, loop, full_config=config)
+    task, _ = fit(build, Batches(clips, **addressing(loop, here)), loop, full_config=config)
     if here.is_main_process:
         folder = save_towers(task.towers, start, loop.out / "clip")
         trained = replace(config.encoder, teacher=open_towers(TowersConfig(name=str(folder))).key)

@@ -1,6 +1,5 @@
 """Frozen image and text towers of CLIP, loaded with open_clip, with unit-length embeddings."""
 
-import difflib
 import hashlib
 import json
 import logging
@@ -16,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from engine.user_error import UserError
+from engine.user_error import UserError, nearest
 
 FOLDER_CONFIG = "open_clip_config.json"
 """File name of the configuration in a folder for open_clip."""
@@ -123,14 +122,19 @@ class Towers(nn.Module):
         """Return unit-length embeddings of pixels in [0, 1] at the input size; gradients reach the pixels."""
         return F.normalize(self.clip.encode_image((pixels - self.mean) / self.std).float(), dim=-1)  # pyright: ignore
 
+    def embed_resized(self, pixels: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n dim"]:
+        """Embed pixels in [0, 1] of any size, which are stretched to the input size; gradients reach them."""
+        if pixels.shape[-2:] != (self.height, self.width):
+            pixels = F.interpolate(pixels, (self.height, self.width), mode="bilinear", antialias=True)
+        return self.embed(pixels)
+
 
 def open_towers(config: TowersConfig = TowersConfig()) -> Towers:
     import open_clip
 
     name, options = _source(config)
     for copies in (True, False):
-        with warnings.catch_warnings(), _quiet(), local_copies_only(copies):
-            warnings.simplefilter("ignore")
+        with _quietly(local=copies):
             try:
                 clip = open_clip.create_model(name, require_pretrained=True, **options)
                 return Towers(clip, open_clip.get_tokenizer(name), title=_title(config))
@@ -168,11 +172,9 @@ def _source(config: TowersConfig) -> tuple[str, dict[str, Any]]:
         return config.name, {}
     known = open_clip.list_models()
     if config.name not in known:
-        near = difflib.get_close_matches(config.name, known, n=1)
-        hint = f", did you mean {near[0]}?" if near else ""
         raise UserError(
-            f"there is no folder {config.name} and open_clip has no model of that name{hint or ';'}"
-            " (`open_clip.list_models()` lists them)"
+            f"there is no folder {config.name} and open_clip has no model of that name"
+            f"{nearest(config.name, known)}: `open_clip.list_models()` lists them"
         )
     tag = open_clip.get_pretrained_cfg(config.name, config.pretrained)
     if tag:
@@ -218,44 +220,32 @@ def _key(towers: Towers) -> str:
 
 
 @contextmanager
-def local_copies_only(only: bool = True) -> Iterator[None]:
-    """Restrict the hub's libraries to their local cache.
-
-    With an unreachable hub, they would otherwise wait for most of a minute per file.
-    """
+def _quietly(*, local: bool) -> Iterator[None]:
+    """Silence the libraries, as ``_loading_error`` says the same in one line, and with ``local`` restrict
+    them to their cache: with an unreachable hub they would wait for most of a minute per file."""
     from huggingface_hub import constants
 
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or only
+    offline = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = offline or local
+    logging.disable(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
-        constants.HF_HUB_OFFLINE = before
+        logging.disable(logging.NOTSET)
+        constants.HF_HUB_OFFLINE = offline
 
 
 def hub_answers() -> bool:
     """Whether the hub can be reached and may be used."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
-    if constants.HF_HUB_OFFLINE:
-        return False
     try:
         HfApi().model_info("openai/clip-vit-base-patch32", timeout=HUB_SECONDS)
-    except OfflineModeIsEnabled:
-        return False
     except HfHubHTTPError as error:  # a refusal is an answer too, but not a gateway's 5xx
         return error.response is not None and error.response.status_code < 500
-    except Exception:  # no network, no name server, a proxy that refuses
+    except Exception:  # no network, no name server, a proxy that refuses, HF_HUB_OFFLINE
         return False
     return True
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the library's log; ``_loading_error`` reports the same in one line."""
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(logging.NOTSET)

@@ -20,9 +20,10 @@ recording's name, its image, and the caption that is nearest by CLIP, from the w
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -101,16 +102,19 @@ def scene_pairs(path: str | Path, split: str | None, towers: Towers, n: int | No
     return Pairs(names, lambda i, rate: wave_of(scenes[i], rate), pictures, towers.images(pictures).cpu())
 
 
-def training_pairs(args: argparse.Namespace, towers: Towers, world: World | None) -> Pairs | None:
-    """Return the training pairs of the world or of scenes on disk; None for methods without training."""
-    if args.how not in ("generator", "diffusion"):
-        return None
-    return scene_pairs(args.data, "train", towers) if world is None else world_pairs(world, towers)
-
-
-def embedded(embedder: Embedder, pairs: Pairs, args: argparse.Namespace) -> Float[Tensor, "n dim"]:
-    vectors = embeddings_of(embedder, args).of(list(range(len(pairs.names))), pairs.wave)
-    return F.normalize(vectors, dim=-1)
+def targets_of(
+    embedder: Embedder,
+    sounds: Sequence[Any],
+    read: Callable[[Any, int], Tensor],
+    args: argparse.Namespace,
+    train: Pairs | None,
+) -> Float[Tensor, "n dim"]:
+    """Embed sounds and, with training pairs, map their embeddings linearly to those of images."""
+    vectors = F.normalize(embeddings_of(embedder, args).of(sounds, read), dim=-1)
+    if train is None:
+        return vectors
+    known = embeddings_of(embedder, args).of(range(len(train.names)), train.wave)
+    return fit_linear_map(F.normalize(known, dim=-1), train.images)(vectors)
 
 
 def picture_scores(
@@ -140,12 +144,13 @@ def run_pictures(args: argparse.Namespace) -> list[Result]:
     embedders = with_random(args, "released")
     for embedder in embedders:
         check_space(embedder, towers)
+    world = World(0, "train", draws=3) if args.data == "world" else None
     if args.audio:
-        return draw_recordings(args, towers, embedders)
+        return draw_recordings(args, towers, embedders, world)
     count = args.count or (64 if args.how != "generator" else None)
-    world, classifier = None, None
-    if args.data == "world":
-        world, test = World(0, "train", draws=3), world_pairs(World(0, "held_out"), towers, count)
+    classifier = None
+    if world:
+        test = world_pairs(World(0, "held_out"), towers, count)
         if not args.no_judge:
             values = torch.from_numpy(world.values(world.indices))
             classifier = fit_classifier(values, world.pictures(world.indices))
@@ -153,19 +158,14 @@ def run_pictures(args: argparse.Namespace) -> list[Result]:
     else:
         test = scene_pairs(args.data, args.split or None, towers, count)
         others = test.pictures
-    train = training_pairs(args, towers, world)
-    draw = _drawer(args, towers, world, train)
-    drawings: dict[str, Tensor] = {}
-    for embedder in embedders:
-        vectors = embedded(embedder, test, args)
-        if train is not None:
-            vectors = fit_linear_map(embedded(embedder, train, args), train.images)(vectors)
-        drawings[embedder.name] = draw(vectors)
+    draw, train = _drawer(args, towers, world)
+    indices = range(len(test.names))
+    drawings = {e.name: draw(targets_of(e, indices, test.wave, args, train)) for e in embedders}
     drawings[FROM_PICTURE] = draw(towers.images(others).cpu())
     drawings[ITSELF] = others
     results: list[Result] = []
+    given = {FROM_PICTURE: "the picture", ITSELF: "nothing: another picture of the same"}
     for name, drawn in drawings.items():
-        given = {FROM_PICTURE: "the picture", ITSELF: "nothing: another picture of the same"}
         about = {"encoder": name, "n": len(test.names), "trained_on": given.get(name, "the sound")}
         scores = picture_scores(drawn, test, towers, classifier)
         results += args.rows(scores, task=f"pictures ({args.how})", **about)
@@ -176,52 +176,45 @@ def run_pictures(args: argparse.Namespace) -> list[Result]:
     return results
 
 
-def draw_recordings(args: argparse.Namespace, towers: Towers, embedders: list[Embedder]) -> list[Result]:
+def draw_recordings(
+    args: argparse.Namespace, towers: Towers, embedders: list[Embedder], world: World | None
+) -> list[Result]:
     sounds = recordings(args.audio)
-    world = World(0, "train", draws=3) if args.data == "world" else None
-    train = training_pairs(args, towers, world)
     if args.captions:
         captions = [line for line in args.captions.read_text(encoding="utf-8").splitlines() if line.strip()]
     else:
         captions = world.captions(np.arange(world.n_combinations), plain=True) if world else []
     texts = towers.texts(captions).cpu()
-    draw = _drawer(args, towers, world, train)
+    draw, train = _drawer(args, towers, world)
     columns = []
     for embedder in embedders:
-        vectors = embeddings_of(embedder, args).of(sounds, recorded_wave)
-        vectors = F.normalize(vectors, dim=-1)
-        if train is not None:
-            vectors = fit_linear_map(embedded(embedder, train, args), train.images)(vectors)
-        nearest = (
-            [f": {captions[i]}" for i in (vectors @ texts.T).argmax(-1)] if captions else [""] * len(sounds)
-        )
-        columns.append([(f"{embedder.name}{words}", p) for words, p in zip(nearest, draw(vectors))])
-    page = write_page(
-        args.out, f"pictures_{args.how}", [(h.caption, row) for h, *row in zip(sounds, *columns)]
-    )
+        vectors = targets_of(embedder, sounds, recorded_wave, args, train)
+        nearest = [f": {captions[i]}" for i in (vectors @ texts.T).argmax(-1)] if captions else []
+        labels = [embedder.name + words for words in nearest or [""] * len(sounds)]
+        columns.append(list(zip(labels, draw(vectors))))
+    rows = [(sound.caption, row) for sound, *row in zip(sounds, *columns)]
+    page = write_page(args.out, f"pictures_{args.how}", rows)
     print(f"{len(sounds)} recordings drawn: {page}")
     return []
 
 
-def _drawer(args: argparse.Namespace, towers: Towers, world: World | None, train: Pairs | None) -> Draw:
+def _drawer(args: argparse.Namespace, towers: Towers, world: World | None) -> tuple[Draw, Pairs | None]:
+    """Return the method of ``--how``, and the training pairs of methods that are trained on images."""
     match args.how:
         case "optimised":
             config = OptimisedConfig(steps=args.steps or OptimisedConfig.steps)
-            return lambda targets: optimise(towers, targets, config)
-        case "generator":
-            generator = _generator(args, towers, world, train)
-            return lambda targets: best_of(generator, targets, towers, args.tries)
+            return lambda targets: optimise(towers, targets, config), None
         case "vqgan":
             vqgan, side = open_vqgan(args.weights, args.device), args.side or towers.picture_size
             config = OptimisedConfig(steps=args.steps or 300, lr=0.1, smoothness=0.0, batch=4)
-
-            def canvas(part: Tensor, rng: torch.Generator) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-                return vqgan.canvas(part, rng, side)
-
-            return lambda targets: optimise(towers, targets, config, canvas=canvas)
-        case _:
-            pipeline = open_unclip(args.weights, args.device)
-            return lambda targets: diffuse(pipeline, targets, steps=args.steps or 25)
+            canvas = partial(vqgan.canvas, side=side)
+            return lambda targets: optimise(towers, targets, config, canvas=canvas), None
+    train = world_pairs(world, towers) if world else scene_pairs(args.data, "train", towers)
+    if args.how == "generator":
+        generator = _generator(args, towers, world, train)
+        return lambda targets: best_of(generator, targets, towers, args.tries), train
+    pipeline = open_unclip(args.weights, args.device)
+    return lambda targets: diffuse(pipeline, targets, steps=args.steps or 25), train
 
 
 def best_of(
@@ -229,14 +222,12 @@ def best_of(
 ) -> UInt8[Tensor, "n 3 size size"]:
     """Generate ``tries`` images per target and return those whose CLIP embedding is nearest to it."""
     drawn = torch.stack([generator.draw(targets, seed=seed) for seed in range(tries)])
-    if tries == 1:
-        return drawn[0]
     cosine = torch.stack([(towers.images(one).cpu() * F.normalize(targets, dim=-1)).sum(-1) for one in drawn])
     return drawn[cosine.argmax(0), torch.arange(len(targets))]
 
 
 def _generator(
-    args: argparse.Namespace, towers: Towers, world: World | None, train: Pairs | None
+    args: argparse.Namespace, towers: Towers, world: World | None, train: Pairs
 ) -> PictureGenerator:
     if args.generator:
         generator = load_generator(args.generator)
@@ -244,7 +235,6 @@ def _generator(
         if trained.dim != towers.dim or (trained.teacher and trained.teacher != towers.key):
             raise UserError(f"the generator {args.generator} was trained on embeddings of other towers")
         return generator
-    assert train is not None
     size = GeneratorConfig.size
     pictures = train.pictures if world is None else towers.prepare(world.pictures(world.indices))
     if pictures.shape[-2:] != (size, size):
@@ -253,10 +243,7 @@ def _generator(
     config = GeneratorConfig(dim=towers.dim, steps=steps, teacher=towers.key, size=size)
 
     def embed_image(pixels: Tensor) -> Tensor:
-        resolution = (towers.height, towers.width)
-        if pixels.shape[-2:] != resolution:
-            pixels = F.interpolate(pixels, resolution, mode="bilinear", antialias=True)
-        return towers.embed(pixels.to(towers.device)).cpu()
+        return towers.embed_resized(pixels.to(towers.device)).cpu()
 
     generator = fit_generator(pictures, towers.images(pictures).cpu(), config, embed_image=embed_image)
     print(f"generator: {export(args.out / 'generator', config, generator)}")

@@ -108,9 +108,8 @@ class PictureGenerator(nn.Module):
     def draw(self, embedding: Float[Tensor, "n dim"], *, seed: int = 0) -> UInt8[Tensor, "n 3 size size"]:
         rng = torch.Generator().manual_seed(seed)
         code = torch.randn(len(embedding), self.config.code, generator=rng).to(embedding)
-        parts = zip(embedding.split(64), code.split(64))
-        pictures = [self(one, other) for one, other in parts]
-        return (torch.cat(pictures) * 255).round().to(torch.uint8).cpu()
+        pictures = map(self, embedding.split(64), code.split(64))
+        return (torch.cat(list(pictures)) * 255).round().to(torch.uint8).cpu()
 
     def _standard(self, embedding: Tensor) -> Tensor:
         return (F.normalize(embedding, dim=-1) - self.mean) / self.scale
