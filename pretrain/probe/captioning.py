@@ -30,7 +30,7 @@ from engine.arguments import Arguments
 from engine.user_error import UserError, at_least
 from pretrain.probe.captioning_decoder import DecoderConfig, Features, fit_decoder
 from pretrain.probe.captioning_scores import Vocabulary, caption_scores, commonest_caption, words_of
-from pretrain.probe.harness import Embeddings, Probe, embeddings_of, seed_argument, with_random
+from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, seed_argument
 from pretrain.probe.results import Interval, Result, mean_interval
 
 MOST_FRAMES = 96
@@ -157,9 +157,9 @@ N_EXAMPLES = 5
 
 def run_captioning(args: argparse.Namespace) -> list[Result]:
     """Train and score a decoder per encoder and seed, and score the baselines."""
-    at_least(1, args, "draws", prefix="--")
+    at_least(1, args, "draws", "epochs", "beam", prefix="--")
     config = DecoderConfig(epochs=args.epochs, beam=args.beam)
-    embedders = with_random(args, "logmel")
+    embedders = embedders_of(args)
     clips = captioned_from(args.data, draws=args.draws, left_out=args.left_out)
     args.n_used = len(clips)
     parts = {split: [c for c in clips if c.split == split] for split in ("train", "validation", "test")}
@@ -169,17 +169,11 @@ def run_captioning(args: argparse.Namespace) -> list[Result]:
     written: dict[str, list[list[str]]] = {}
     for embedder in embedders:
         embeddings = embeddings_of(embedder, args)
-        device = torch.device(args.device)
-        features: dict[str, Any] = {
-            s: send_to_device(features_of(embeddings, p), device) for s, p in parts.items()
-        }
-        train, validation = ((features[s], captions[s]) for s in ("train", "validation"))
-        written[embedder.name] = [
-            fit_decoder(train, validation, vocabulary, seed=seed, config=config).captions(
-                features["test"], vocabulary
-            )
-            for seed in range(args.seeds)
-        ]
+        features: Any = {split: features_of(embeddings, part) for split, part in parts.items()}
+        features = send_to_device(features, args.device)
+        data = [(features[split], captions[split]) for split in ("train", "validation")]
+        decoders = (fit_decoder(*data, vocabulary, seed=seed, config=config) for seed in range(args.seeds))
+        written[embedder.name] = [one.captions(features["test"], vocabulary) for one in decoders]
     test, references = parts["test"], captions["test"]
     written["commonest"] = [[commonest_caption(captions["train"])] * len(test)]
     results: list[Result] = []

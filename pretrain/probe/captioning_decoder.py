@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from engine.seeding import step_seed
-from engine.user_error import UserError, at_least
 from pretrain.probe.captioning_scores import END, PAD, START, UNKNOWN, Vocabulary
 
 
@@ -41,11 +40,6 @@ class DecoderConfig:
     """Passes over the training clips, each with one random caption per clip."""
     beam: int = 3
     """Beam width; 1: greedy decoding."""
-
-    def __post_init__(self) -> None:
-        at_least(1, self, "heads", "hidden", "longest", "batch", "epochs", "beam")
-        if self.width % (2 * self.heads):
-            raise UserError(f"width={self.width} must be a multiple of {2 * self.heads} (twice the heads)")
 
 
 class Features(NamedTuple):

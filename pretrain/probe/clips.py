@@ -128,9 +128,8 @@ def _clip(manifest: Path, row: Row, column: str) -> Clip:
     cell = row.extra.get(column, getattr(row, column, None) or "")
     labels = tuple(dict.fromkeys(part.strip() for part in cell.split(";") if part.strip()))
     if not labels:
-        raise UserError(
-            f"{manifest}: {row.path.name} has no label in the column {column!r} (name it by --label)"
-        )
+        name = row.path.name
+        raise UserError(f"{manifest}: {name} has no label in the column {column!r} (name it by --label)")
     named = ESC_NAME.fullmatch(row.path.stem)
     fold = row.extra.get("fold") or (named and named[1])
     try:
@@ -142,27 +141,19 @@ def _clip(manifest: Path, row: Row, column: str) -> Clip:
 
 
 def _esc50(folder: Path) -> list[Clip]:
-    return [
-        Clip(
-            path=folder / "audio" / row["filename"],
-            labels=(row["category"],),
-            fold=int(row["fold"]),
-            recording=f"{row['fold']}-{row['src_file']}",
-        )
-        for row in _table(folder / "meta" / "esc50.csv")
-    ]
+    clips = []
+    for row in _table(folder / "meta" / "esc50.csv"):
+        path, recording = folder / "audio" / row["filename"], f"{row['fold']}-{row['src_file']}"
+        clips.append(Clip(path, (row["category"],), fold=int(row["fold"]), recording=recording))
+    return clips
 
 
 def _urbansound(folder: Path) -> list[Clip]:
-    return [
-        Clip(
-            path=folder / "audio" / f"fold{row['fold']}" / row["slice_file_name"],
-            labels=(row["class"],),
-            fold=int(row["fold"]),
-            recording=row["fsID"],
-        )
-        for row in _table(folder / "metadata" / "UrbanSound8K.csv")
-    ]
+    clips = []
+    for row in _table(folder / "metadata" / "UrbanSound8K.csv"):
+        path = folder / "audio" / f"fold{row['fold']}" / row["slice_file_name"]
+        clips.append(Clip(path, (row["class"],), fold=int(row["fold"]), recording=row["fsID"]))
+    return clips
 
 
 def _speech_commands(folder: Path) -> list[Clip]:
@@ -173,16 +164,13 @@ def _speech_commands(folder: Path) -> list[Clip]:
             raise UserError(f"{folder} lacks {name}: take the whole corpus, with its official lists")
         for line in (folder / name).read_text(encoding="utf-8").splitlines():
             split_of[line.strip()] = split
-    return [
-        Clip(
-            path=file,
-            labels=(file.parent.name,),
-            split=split_of.get(file.relative_to(folder).as_posix(), "train"),
-            recording=file.name.split("_nohash_")[0],
-        )
-        for file in audio_files(folder)
-        if file.parent.parent == folder and not file.parent.name.startswith("_")
-    ]
+    clips = []
+    for file in audio_files(folder):
+        word = file.parent.name
+        if file.parent.parent == folder and not word.startswith("_"):
+            split = split_of.get(f"{word}/{file.name}", "train")
+            clips.append(Clip(file, (word,), split, recording=file.name.split("_nohash_")[0]))
+    return clips
 
 
 def _table(file: Path) -> list[dict[str, str]]:

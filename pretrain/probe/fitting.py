@@ -18,7 +18,6 @@ from data.manifest import Row
 from data.recordings import Recordings
 from engine.optim import OptimConfig, Player
 from engine.seeding import step_seed
-from engine.user_error import UserError, at_least
 from pretrain.clip.audio_encoder import AudioEncoder, AudioEncoderConfig
 from pretrain.clip.losses import LogitScale
 from pretrain.spectral_augment import AugmentConfig, change_speed, mask
@@ -40,9 +39,6 @@ class PerceptronConfig:
     """Maximum number of epochs."""
     patience: int = 30
     """Epochs without a lower validation loss before training stops."""
-
-    def __post_init__(self) -> None:
-        at_least(1, self, "hidden", "batch", "epochs", "patience")
 
 
 class Perceptron(nn.Module):
@@ -94,17 +90,6 @@ class CaptionHead(nn.Module):
         return self.scale() * F.normalize(embedding, dim=-1) @ self.captions.T
 
 
-def classification_loss(
-    logits: Float[Tensor, "clips n_classes"], targets: Float[Tensor, "clips n_classes"], *, multi_label: bool
-) -> Float[Tensor, ""]:
-    """Return the cross-entropy over classes or, if ``multi_label``, the binary one of each class."""
-    return (
-        F.binary_cross_entropy_with_logits(logits, targets)
-        if multi_label
-        else F.cross_entropy(logits, targets)
-    )
-
-
 def fit_perceptron(
     train: tuple[Tensor, Tensor],
     validation: tuple[Tensor, Tensor],
@@ -115,8 +100,8 @@ def fit_perceptron(
     captions: Float[Tensor, "n_classes dim"] | None = None,
 ) -> Perceptron:
     """Train on (embeddings, targets in [0, 1]) and return the perceptron with the lowest validation loss."""
-    config = config or PerceptronConfig()
-    x, y = train
+    config, (x, y) = config or PerceptronConfig(), train
+    loss_of = F.binary_cross_entropy_with_logits if multi_label else F.cross_entropy
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(step_seed(seed, 0))
         model = Perceptron(x, y.shape[1], config, captions)
@@ -125,13 +110,13 @@ def fit_perceptron(
         for _ in range(config.epochs):
             model.train()
             for index in torch.randperm(len(x)).split(config.batch):
-                loss = classification_loss(model(x[index]), y[index], multi_label=multi_label)
+                loss = loss_of(model(x[index]), y[index])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
             model.eval()
             with torch.no_grad():
-                now = classification_loss(model(validation[0]), validation[1], multi_label=multi_label).item()
+                now = loss_of(model(validation[0]), validation[1]).item()
             since += 1
             if now < best_loss:
                 best, best_loss, since = copy.deepcopy(model.state_dict()), now, 0
@@ -190,13 +175,6 @@ class SmallEncoderConfig:
     longest_s: float = 10.0
     """Maximum length of a validation clip in seconds."""
 
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch < 2:
-            raise UserError(f"epochs={self.epochs} must be at least 1 and batch={self.batch} at least 2")
-
-    def steps(self, n_clips: int) -> int:
-        return max(self.epochs * -(-n_clips // self.batch), self.least_steps)
-
 
 def train_on_labels(
     train: tuple[Sequence[Path], Float[Tensor, "clips n_classes"]],
@@ -221,18 +199,18 @@ def train_on_labels(
         classes = nn.Linear(config.encoder.dim, train[1].shape[1])
         head = classes if captions is None else CaptionHead(captions)
         crops, held = Crops(train[0], config), Crops(validation[0], config)
-        steps, modules = config.steps(len(train[0])), nn.ModuleList([encoder, head])
+        modules, epoch = nn.ModuleList([encoder, head]), -(-len(train[0]) // config.batch)
+        steps = max(config.epochs * epoch, config.least_steps)
         warmup = max(steps // 20, 1)
         optim = replace(config.optim, warmup_steps=warmup, decay_steps=max(steps - warmup, 1))
         player = Player(modules, optim)
-        every = max(1, -(-len(train[0]) // config.batch))
         best, least = copy.deepcopy(modules.state_dict()), float("inf")
         for step in tqdm(range(steps), desc=about, unit="step", delay=2.0, leave=False):
             modules.train()
             index = _chosen(len(train[0]), config.batch, seed, step)
             wave, targets = crops.draw(index, (seed, step)), train[1][index]
             player.step(F.cross_entropy(head(encode_augmented(encoder, wave)), targets))
-            if (step + 1) % (5 * every) == 0 or step + 1 == steps:
+            if (step + 1) % (5 * epoch) == 0 or step + 1 == steps:
                 modules.eval()
                 loss = _validation_loss(encoder, head, held, validation[1], config)
                 if loss < least:

@@ -1,9 +1,9 @@
 """The common parts of all probes: command-line options, encoders, and embeddings of recordings."""
 
 import argparse
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,7 +20,6 @@ from pretrain.probe.embedders import NAMES, Embedder, open_embedders
 from pretrain.probe.results import Result, report, results_of
 
 T = TypeVar("T", bound=Hashable)
-R = TypeVar("R")
 
 
 class Probe(NamedTuple):
@@ -52,9 +51,8 @@ class Probe(NamedTuple):
         for name in ("batch", "seeds", "crop_s"):
             if getattr(args, name, 1) <= 0:
                 raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} must be above 0")
-        args.data_name = Path(args.data).name
         args.left_out = []
-        args.rows = partial(results_of, task=self.name, data=args.data_name)
+        args.rows = partial(results_of, task=self.name, data=Path(args.data).name)
         results = self.run(args)
         report(results, args.out)
         if args.left_out:
@@ -62,11 +60,10 @@ class Probe(NamedTuple):
         return results
 
 
-def readable(recordings: Sequence[R], args: argparse.Namespace) -> list[R]:
+def readable(recordings: Sequence[Any], args: argparse.Namespace) -> list[Any]:
     """Return the recordings whose ``path`` can be read; the others are listed at the end of the run."""
-    path: Any = attrgetter("path")
-    bad = unreadable(map(path, recordings), args.left_out)
-    usable = [one for one in recordings if path(one) not in bad]
+    bad = unreadable((one.path for one in recordings), args.left_out)
+    usable = [one for one in recordings if one.path not in bad]
     args.n_used = len(usable)
     if recordings and not usable:
         raise UserError(args.left_out[0])
@@ -77,14 +74,10 @@ def seed_argument(parser: Arguments, seeds: int = 3) -> None:
     parser.add_argument("--seeds", type=int, default=seeds, help=f"training runs to average ({seeds})")
 
 
-def embedders_of(args: argparse.Namespace, *default: str) -> list[Embedder]:
-    return open_embedders(args.encoder or default or ["logmel"], device=args.device)
-
-
-def with_random(args: argparse.Namespace, default: str) -> list[Embedder]:
-    """Open the encoders of ``--encoder``, and one with random weights unless ``--no-random`` is given."""
+def embedders_of(args: argparse.Namespace, default: str = "logmel") -> list[Embedder]:
+    """Open the encoders of ``--encoder``; in tasks with ``--no-random``, without it also a random one."""
     names = args.encoder or [default]
-    if not args.no_random and not any(name.startswith("random") for name in names):
+    if not getattr(args, "no_random", True) and not any(name.startswith("random") for name in names):
         names = [*names, "random"]
     return open_embedders(names, device=args.device)
 
@@ -131,7 +124,7 @@ class Embeddings:
     ) -> list[list[Any]]:
         """Apply a function to the crops of all items, in batches of crops of equal length."""
         reading: Any = read or load
-        waiting: dict[int, list[tuple[int, Tensor]]] = {}
+        waiting: dict[int, list[tuple[int, Tensor]]] = defaultdict(list)
         outputs_of: list[list[Any]] = [[] for _ in items]
 
         def compute(queue: list[tuple[int, Tensor]]) -> None:
@@ -145,7 +138,7 @@ class Embeddings:
         bar = tqdm(items, desc=f"embedding by {self.embedder.name}", unit="clip", delay=1.0)
         for index, item in enumerate(bar):
             for crop in self._crops(reading(item, self.embedder.sample_rate)):
-                queue = waiting.setdefault(crop.shape[-1], [])
+                queue = waiting[crop.shape[-1]]
                 queue.append((index, crop))
                 if len(queue) == self.batch:  # an item's crops have equal length, so they stay in order
                     compute(waiting.pop(crop.shape[-1]))

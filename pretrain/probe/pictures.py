@@ -42,7 +42,7 @@ from engine.user_error import UserError, at_least
 from pretrain.clip.losses import ranks
 from pretrain.clip.towers import Towers
 from pretrain.probe.embedders import Embedder
-from pretrain.probe.harness import Probe, embeddings_of, with_random
+from pretrain.probe.harness import Probe, embedders_of, embeddings_of
 from pretrain.probe.pictures_networks import (
     AttributeClassifier,
     GeneratorConfig,
@@ -141,7 +141,7 @@ def run_pictures(args: argparse.Namespace) -> list[Result]:
         what = "an unCLIP pipeline of diffusers such as Karlo" if args.how == "diffusion" else "a VQGAN"
         raise UserError(f"--how {args.how} needs --weights FOLDER, {what}")
     towers = towers_for(args.encoder or ["released"], args.towers, args.pretrained).to(args.device)
-    embedders = with_random(args, "released")
+    embedders = embedders_of(args, "released")
     for embedder in embedders:
         check_space(embedder, towers)
     world = World(0, "train", draws=3) if args.data == "world" else None

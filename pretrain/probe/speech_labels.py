@@ -28,7 +28,7 @@ from data.manifest import Row, rows_from
 from engine.arguments import Arguments
 from engine.user_error import UserError
 from pretrain.probe.clips import SPLITS, Clip, clips_from, label_names, targets_of
-from pretrain.probe.embedders import Embedder, log_mel_statistics, short_name, speech_layers
+from pretrain.probe.embedders import log_mel_statistics, short_name, speech_layers
 from pretrain.probe.fitting import fit_linear
 from pretrain.probe.harness import Embeddings, Probe, readable
 from pretrain.probe.results import Result, mean_interval
@@ -46,10 +46,9 @@ def layers_of(args: argparse.Namespace, paths: Sequence[Path]) -> dict[str, dict
     folders = [name.removeprefix("speech:") for name in names if name not in ("random", "logmel")]
     if not folders and "random" in names:
         raise UserError("--encoder random needs another encoder's architecture: give its folder too")
-    embedders: list[Embedder] = []
-    for folder in folders:
-        encoder = load_speech_encoder(folder)
-        embedders.append(speech_layers(short_name(folder), encoder, args.device))
+    embedders = [
+        speech_layers(short_name(folder), load_speech_encoder(folder), args.device) for folder in folders
+    ]
     if folders:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -144,15 +143,13 @@ def chosen_words(clips: Sequence[Clip], words: Sequence[str], most: int) -> list
 
 
 def _speakers_arguments(parser: Arguments) -> None:
-    parser.add_argument(
-        "--least", type=int, default=4, help="minimum number of training utterances of a speaker (4)"
-    )
+    help_text = "minimum number of training utterances of a speaker (4)"
+    parser.add_argument("--least", type=int, default=4, help=help_text)
 
 
 def _keywords_arguments(parser: Arguments) -> None:
-    parser.add_argument(
-        "--words", nargs="+", default=[], help="words to classify, such as zero one two (all)"
-    )
+    help_text = "words to classify, such as zero one two (all)"
+    parser.add_argument("--words", nargs="+", default=[], help=help_text)
     parser.add_argument("--most", type=int, default=0, help="maximum training recordings per word; 0: all")
 
 

@@ -32,7 +32,7 @@ from pretrain.probe.embedders import open_embedders, wav2clip
 from pretrain.probe.fitting import SMALL, PerceptronConfig, fit_perceptron, train_on_labels
 from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, readable, seed_argument
 from pretrain.probe.results import Interval, Result, mean_interval
-from pretrain.probe.texts import Texts, open_texts, texts_of, tower_arguments
+from pretrain.probe.texts import Texts, open_texts, tower_arguments
 
 TEMPLATE = "This is a sound of {label}."
 UNSEEN = PerceptronConfig(epochs=60, patience=15)
@@ -111,13 +111,13 @@ def run_zero_shot(args: argparse.Namespace) -> list[Result]:
         raise UserError(f"{args.data} has no clips of split {args.split!r}")
     results: list[Result] = []
     for embedder in embedders_of(args, "released"):
-        texts = texts_of(embedder, args.towers, args.pretrained)
+        texts = open_texts(args.towers, args.pretrained, embedder)
         labels = label_vectors(names, texts, args.template or (TEMPLATE,))
         vectors = embeddings_of(embedder, args).of([clip.path for clip in clips])
         cosines = similarities(vectors, labels, name=embedder.name)
         scores = label_scores([cosines], clips, names, multi_label=multi_label)
-        about = {"encoder": embedder.name, "n": len(clips), "trained_on": "no label of this task"}
-        results += args.rows(scores, **about)
+        about = {"n": len(clips), "trained_on": "no label of this task"}
+        results += args.rows(scores, encoder=embedder.name, **about)
     print(f"{len(clips)} clips, {len(names)} labels")
     return results
 
