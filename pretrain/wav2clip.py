@@ -101,16 +101,12 @@ def train(config: Wav2CLIPConfig) -> AudioEncoder:
     return encoder
 
 
-def like(config_file: str | None) -> str | None:
-    """Return the first preset whose config class is that of a stored config file, if any."""
-    kind = stored_kind(config_file) if config_file else ""
-    return next((name for name, preset in PRESETS.items() if kind == preset.KIND), None)
-
-
 @exits_cleanly
 def main() -> None:
-    stored = next((file for word, file in pairwise(sys.argv) if word == "--config"), None)
-    match cli(PRESETS, default=like(stored)):
+    # A stored config is read as the class of the first preset of its kind.
+    kinds = [stored_kind(file) for word, file in pairwise(sys.argv) if word == "--config"]
+    like = next((name for name, preset in PRESETS.items() if preset.KIND in kinds), None)
+    match cli(PRESETS, default=like):
         case AudioCLIPConfig() as config:
             train_three_heads(config)
         case WorldConfig() as config:

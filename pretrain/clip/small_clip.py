@@ -4,7 +4,6 @@ clip = train_small_clip(pictures, captions, groups, SmallCLIPConfig(), LoopConfi
 save_small_clip(clip, "clip")  # open_clip.create_model("local-dir:clip"), TowersConfig(name="clip")
 """
 
-import json
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from torch.utils.data import Dataset
 
 from data.batches import Address, Batches
 from engine.checkpoint import save_weights
+from engine.files import write_json
 from engine.loop import LoopConfig, accelerator, addressing, fit
 from engine.optim import OptimConfig, Player
 from engine.user_error import UserError
@@ -243,9 +243,9 @@ def save_small_clip(clip: SmallCLIP, folder: Path | str, *, half: bool = False) 
     tokeniser.save(str(folder / "tokenizer.json"))
     about = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": START, "eos_token": END}
     about |= {"pad_token": PAD, "unk_token": UNKNOWN}
-    (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n")
+    write_json(folder / "tokenizer_config.json", about)
     state = clip.clip.state_dict()
     state = {k: v.half() if half and v.is_floating_point() else v for k, v in state.items()}
     save_weights(state, folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    write_json(folder / "open_clip_config.json", settings)
     return folder

@@ -26,6 +26,8 @@ OWN_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".npz", ".npy")
 BATCH = 256
 """Images or sentences embedded at once."""
 
+Pictures = UInt8[Tensor, "n 3 height width"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TowersConfig:
@@ -73,13 +75,12 @@ class Towers(nn.Module):
         return self
 
     @torch.no_grad()
-    def images(self, pictures: UInt8[Tensor, "n 3 height width"]) -> Float[Tensor, "n dim"]:
+    def images(self, pictures: Pictures) -> Float[Tensor, "n dim"]:
         """Return unit-length embeddings of images of any size, after the model's preprocessing."""
         if not len(pictures):
             return torch.zeros(0, self.dim, device=self.device)
-        return torch.cat(
-            [self.embed(self.prepare(part).to(self.device).float() / 255) for part in pictures.split(BATCH)]
-        )
+        parts = (self.prepare(part).to(self.device).float() / 255 for part in pictures.split(BATCH))
+        return torch.cat([self.embed(part) for part in parts])
 
     @torch.no_grad()
     def texts(self, texts: list[str]) -> Float[Tensor, "n dim"]:
@@ -90,9 +91,7 @@ class Towers(nn.Module):
             return torch.zeros(0, self.dim, device=self.device)
         return F.normalize(torch.cat(embeddings).float(), dim=-1)
 
-    def prepare(
-        self, pictures: UInt8[Tensor, "n 3 height width"]
-    ) -> UInt8[Tensor, "n 3 own_height own_width"]:
+    def prepare(self, pictures: Pictures) -> UInt8[Tensor, "n 3 own_height own_width"]:
         """Resize and crop (or squash, or pad) to the image tower's input size."""
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import functional as pixels
@@ -106,10 +105,11 @@ class Towers(nn.Module):
         ratios = self.height / height, self.width / width
         ratio = min(ratios) if self.resize_mode == "longest" else max(ratios)
         # Rounded down as torchvision does for the longer side, but not below the crop's size.
-        inner = [
-            max(goal, int(side * ratio)) if ratio == max(ratios) else max(1, round(side * ratio))
-            for side, goal in ((height, self.height), (width, self.width))
-        ]
+        sides = (height, self.height), (width, self.width)
+        if ratio == max(ratios):
+            inner = [max(goal, int(side * ratio)) for side, goal in sides]
+        else:
+            inner = [max(1, round(side * ratio)) for side, _ in sides]
         resized = pixels.resize(pictures, inner, interpolation=how, antialias=True)
         if self.resize_mode == "longest":
             above, left = (self.height - inner[0]) // 2, (self.width - inner[1]) // 2
@@ -152,9 +152,8 @@ def _title(config: TowersConfig) -> str:
 
 def _is_here(config: TowersConfig) -> bool:
     """Whether the config names local weights, so that no download is needed."""
-    return Path(config.name).is_dir() or (
-        not config.name.startswith(HUB) and Path(config.pretrained).is_file()
-    )
+    on_hub = config.name.startswith(HUB)
+    return Path(config.name).is_dir() or (not on_hub and Path(config.pretrained).is_file())
 
 
 def _source(config: TowersConfig) -> tuple[str, dict[str, Any]]:
@@ -176,15 +175,12 @@ def _source(config: TowersConfig) -> tuple[str, dict[str, Any]]:
             f"there is no folder {config.name} and open_clip has no model of that name"
             f"{nearest(config.name, known)}: `open_clip.list_models()` lists them"
         )
-    tag = open_clip.get_pretrained_cfg(config.name, config.pretrained)
-    if tag:
+    options: dict[str, Any] = {"pretrained": config.pretrained}
+    if tag := open_clip.get_pretrained_cfg(config.name, config.pretrained):
         # Where tag and architecture differ in this, open_clip only warns, and embeddings would be wrong.
-        return config.name, {
-            "pretrained": config.pretrained,
-            "force_quick_gelu": tag.get("quick_gelu", False),
-        }
+        return config.name, options | {"force_quick_gelu": tag.get("quick_gelu", False)}
     if Path(config.pretrained).is_file():
-        return config.name, {"pretrained": config.pretrained}
+        return config.name, options
     tags = open_clip.list_pretrained_tags_by_model(config.name)
     raise UserError(
         f"{config.pretrained!r} is neither a file of weights nor a tag of {config.name}"

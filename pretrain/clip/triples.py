@@ -15,9 +15,7 @@ from data.audiovisual.video import VideoError
 from data.batches import Address
 from engine.user_error import UserError
 from pretrain.clip.audio_images import TRIES, AudioImageBatch, AudioImageClips
-from pretrain.clip.towers import Towers
-
-Pictures = UInt8[Tensor, "n 3 height width"]
+from pretrain.clip.towers import Pictures, Towers
 
 
 class Triple(NamedTuple):

@@ -1,6 +1,5 @@
 """Evaluation of the synthetic world's study: retrieval among combinations held out of all training."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from data.synthetic.world import ATTRIBUTES, World
+from engine.files import write_json
 from engine.table import table as plain_table
 from pretrain.clip.audio_encoder import AudioEncoder
 from pretrain.clip.losses import retrieval
@@ -19,6 +19,9 @@ from pretrain.clip.towers import Towers
 
 N_SHOWN, N_ANSWERS = 8, 5
 """Sounds in the figure, and retrieved images shown for each."""
+
+
+Vectors = Float[Tensor, "n dim"]
 
 
 class Study(NamedTuple):
@@ -32,24 +35,18 @@ class Study(NamedTuple):
 class Gallery(NamedTuple):
     """CLIP's embeddings of one image and one caption of each held-out combination."""
 
-    images: Float[Tensor, "n dim"]
-    texts: Float[Tensor, "n dim"]
+    images: Vectors
+    texts: Vectors
 
 
-def write_report(
-    study: Study, out: Path, *, cpu_seconds: Mapping[str, float], exported: Path
-) -> dict[str, Any]:
+def write_report(study: Study, out: Path, cpu_seconds: Mapping[str, float], exported: Path) -> dict[str, Any]:
     """Evaluate, print a table, and write ``report.json`` and ``answers.png`` into the run's folder."""
     gallery, results = measure(study)
     seconds = {name: round(value, 1) for name, value in cpu_seconds.items()}
-    report = {
-        **results,
-        "cpu_seconds": {**seconds, "total": round(sum(seconds.values()), 1)},
-        "export": str(exported),
-        "teacher": str(out / "clip"),
-    }
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
+    seconds["total"] = round(sum(seconds.values()), 1)
+    places = {"export": str(exported), "teacher": str(out / "clip")}
+    report = {**results, "cpu_seconds": seconds, **places}
+    write_json(out / "report.json", report)
     draw_answers(study, gallery, out / "answers.png")
     print(table(report))
     print(f"wrote {out / 'report.json'} and {out / 'answers.png'}; the encoder is {exported}")
@@ -97,23 +94,18 @@ def _measure(encoder: AudioEncoder, world: World, gallery: Gallery) -> dict[str,
     }
 
 
-def embed(encoder: AudioEncoder, world: World, indices: Int[np.ndarray, "n"]) -> Float[Tensor, "n dim"]:
-    device = encoder.window.device
+def embed(encoder: AudioEncoder, world: World, indices: Int[np.ndarray, "n"]) -> Vectors:
     parts = np.array_split(indices, max(1, len(indices) // 128))
-    return torch.cat([encoder(world.waves(part).to(device)).cpu() for part in parts])
+    return torch.cat([encoder(world.waves(part).to(encoder.window.device)).cpu() for part in parts])
 
 
-def attributes(
-    query: Float[Tensor, "n dim"], answers: Float[Tensor, "n dim"], values: Int[np.ndarray, "n 5"]
-) -> dict[str, float]:
+def attributes(query: Vectors, answers: Vectors, values: Int[np.ndarray, "n 5"]) -> dict[str, float]:
     """Return how often the first answer has the query's value of each attribute, in percent."""
     agree = (values[best(query, answers, 1)[:, 0]] == values).mean(0)
     return {a.name: 100 * float(share) for a, share in zip(ATTRIBUTES, agree)}
 
 
-def best(
-    query: Float[Tensor, "n dim"], answers: Float[Tensor, "m dim"], count: int
-) -> Int[np.ndarray, "n count"]:
+def best(query: Vectors, answers: Float[Tensor, "m dim"], count: int) -> Int[np.ndarray, "n count"]:
     cosines = F.normalize(query, dim=-1) @ F.normalize(answers, dim=-1).T
     return cosines.topk(count, dim=1).indices.numpy()
 

@@ -94,19 +94,16 @@ class WorldPairs(Dataset[AudioImageBatch]):
     def __init__(
         self, world: World, images: Float[Tensor, "n dim"], batch: int, partner: np.ndarray | None = None
     ) -> None:
-        self.world, self.images = world, images
-        self.batch = min(batch, world.n_combinations)
+        self.world, self.images, self.batch = world, images, min(batch, world.n_combinations)
         self.partner = np.arange(world.n_combinations) if partner is None else partner
 
     def __getitem__(self, address: Address) -> AudioImageBatch:
         rng = np.random.default_rng(list(address))
         chosen = rng.choice(self.world.n_combinations, self.batch, replace=False)
         sounds = chosen + self.world.n_combinations * rng.integers(self.world.draws, FRESH, self.batch)
-        pictures = self.partner[chosen] + self.world.n_combinations * rng.integers(
-            self.world.draws, size=self.batch
-        )
-        index = torch.from_numpy(chosen)
-        return AudioImageBatch(self.world.waves(sounds), self.images[torch.from_numpy(pictures)], index)
+        draws = rng.integers(self.world.draws, size=self.batch)
+        pictures = self.partner[chosen] + self.world.n_combinations * draws
+        return AudioImageBatch(self.world.waves(sounds), self.images[pictures], torch.from_numpy(chosen))
 
 
 def run(config: WorldConfig) -> dict[str, Any]:
@@ -134,7 +131,7 @@ def run(config: WorldConfig) -> dict[str, Any]:
     exported = export(out / "export", encoder.config, encoder)
     held_out = World(config.loop.seed, "held_out", draws=config.n_sounds)
     study = Study(towers=towers, encoders=encoders, held_out=held_out)
-    return write_report(study, out, cpu_seconds=seconds, exported=exported)
+    return write_report(study, out, seconds, exported)
 
 
 @contextmanager

@@ -50,6 +50,9 @@ class Captioned(NamedTuple):
     values: tuple[int, ...] = ()
     """Attributes of a scene of the world."""
 
+    def __str__(self) -> str:
+        return self.name
+
     def wave(self, sample_rate: int) -> Float[Tensor, "1 1 samples"]:
         if isinstance(self.sound, Path):
             return load(self.sound, sample_rate)
@@ -114,12 +117,7 @@ def _world(draws: int) -> Iterable[Captioned]:
 
 
 def features_of(embeddings: Embeddings, clips: Sequence[Captioned]) -> Features:
-    by_name = {clip.name: clip for clip in clips}
-
-    def read(name: str, sample_rate: int) -> Tensor:
-        return by_name[name].wave(sample_rate)
-
-    vectors, frames = embeddings.with_frames(list(by_name), read)
+    vectors, frames = embeddings.with_frames(clips, Captioned.wave)
     frames = [F.adaptive_avg_pool1d(f.T, MOST_FRAMES).T if len(f) > MOST_FRAMES else f for f in frames]
     lengths = torch.tensor([len(f) for f in frames])
     valid = torch.arange(int(lengths.max())) < lengths[:, None]

@@ -72,7 +72,7 @@ def targets_of(clips: Sequence[Clip], names: Sequence[str]) -> Float[Tensor, "cl
     return targets
 
 
-def splits_of(clips: Sequence[Clip], path: str | Path = "the data") -> tuple[list[Clip], ...]:
+def splits_of(clips: Sequence[Clip], path: str | Path) -> tuple[list[Clip], ...]:
     """Return the training, validation and test clips.
 
     Without a split, they follow from the folds: the last is the test, the last but one the validation.
@@ -84,9 +84,8 @@ def splits_of(clips: Sequence[Clip], path: str | Path = "the data") -> tuple[lis
     for split, part in zip(SPLITS, parts):
         if not part:
             found = ", ".join(sorted({clip.split or "none" for clip in clips}))
-            raise UserError(
-                f"{path} has no clips of split {split!r} (found: {found}): fill its 'split' column"
-            )
+            problem = f"{path} has no clips of split {split!r} (found: {found})"
+            raise UserError(f"{problem}: fill its 'split' column")
     return parts
 
 
@@ -99,9 +98,7 @@ class Rotation(NamedTuple):
     test: list[Clip]
 
 
-def rotations(
-    clips: Sequence[Clip], path: str | Path = "the data", only: Sequence[int] = ()
-) -> list[Rotation]:
+def rotations(clips: Sequence[Clip], path: str | Path, only: Sequence[int] = ()) -> list[Rotation]:
     """Return a rotation for each official fold as the test, with the fold before it as the validation.
 
     ``only`` restricts the test folds.

@@ -20,6 +20,8 @@ from pretrain.probe.embedders import NAMES, Embedder, open_embedders
 from pretrain.probe.results import Result, report, results_of
 
 T = TypeVar("T", bound=Hashable)
+Read = Callable[[T, int], Tensor]
+"""A function from an item and a sample rate to its wave."""
 
 
 class Probe(NamedTuple):
@@ -94,12 +96,10 @@ class Embeddings:
         self.crop_samples = max(1, round(crop_s * embedder.sample_rate))
         self._vectors: dict[Any, Tensor] = {}
 
-    def of(
-        self, items: Sequence[T], read: Callable[[T, int], Tensor] | None = None
-    ) -> Float[Tensor, "items dim"]:
+    def of(self, items: Sequence[T], read: Read[T] = load) -> Float[Tensor, "items dim"]:
         """Return one vector per item, in order.
 
-        Items are paths of audio files, or arguments of ``read(item, sample_rate)``, which returns the wave.
+        Items are paths of audio files, or arguments of ``read``.
         """
         new = [item for item in dict.fromkeys(items) if item not in self._vectors]
         crops = self._apply(self.embedder.embed, new, read)
@@ -107,7 +107,7 @@ class Embeddings:
         return torch.stack([self._vectors[item] for item in items])
 
     def with_frames(
-        self, items: Sequence[T], read: Callable[[T, int], Tensor] | None = None
+        self, items: Sequence[T], read: Read[T] = load
     ) -> tuple[Float[Tensor, "items dim"], list[Float[Tensor, "_ channels"]]]:
         """Return one vector and the frames per item; an encoder without frames gives one vector per crop."""
         embed, frames = self.embedder.embed, self.embedder.frames or (lambda wave: embed(wave)[:, None])
@@ -117,13 +117,9 @@ class Embeddings:
 
     @torch.no_grad()
     def _apply(
-        self,
-        function: Callable[[Tensor], Iterable[Any]],
-        items: Sequence[T],
-        read: Callable[[T, int], Tensor] | None,
+        self, function: Callable[[Tensor], Iterable[Any]], items: Sequence[T], read: Read[T]
     ) -> list[list[Any]]:
         """Apply a function to the crops of all items, in batches of crops of equal length."""
-        reading: Any = read or load
         waiting: dict[int, list[tuple[int, Tensor]]] = defaultdict(list)
         outputs_of: list[list[Any]] = [[] for _ in items]
 
@@ -137,7 +133,7 @@ class Embeddings:
 
         bar = tqdm(items, desc=f"embedding by {self.embedder.name}", unit="clip", delay=1.0)
         for index, item in enumerate(bar):
-            for crop in self._crops(reading(item, self.embedder.sample_rate)):
+            for crop in self._crops(read(item, self.embedder.sample_rate)):
                 queue = waiting[crop.shape[-1]]
                 queue.append((index, crop))
                 if len(queue) == self.batch:  # an item's crops have equal length, so they stay in order

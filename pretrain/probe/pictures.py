@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -38,9 +38,10 @@ from data.audiovisual.scenes import each_picture, wave_of
 from data.synthetic.world import ATTRIBUTES, SAMPLE_RATE, World
 from engine.arguments import Arguments
 from engine.checkpoint import export
+from engine.files import read_text
 from engine.user_error import UserError, at_least
 from pretrain.clip.losses import ranks
-from pretrain.clip.towers import Towers
+from pretrain.clip.towers import Pictures, Towers
 from pretrain.probe.embedders import Embedder
 from pretrain.probe.harness import Probe, embedders_of, embeddings_of
 from pretrain.probe.pictures_networks import (
@@ -62,14 +63,14 @@ from pretrain.probe.texts import check_space, tower_arguments, towers_for
 WAYS = ("optimised", "generator", "vqgan", "diffusion")
 FROM_PICTURE, ITSELF = "its embedding", "the picture"
 """Columns of the toplines."""
-Draw = Callable[[Float[Tensor, "n dim"]], UInt8[Tensor, "n 3 height width"]]
+Draw = Callable[[Float[Tensor, "n dim"]], Pictures]
 
 
 class Pairs(NamedTuple):
     names: list[str]
     wave: Callable[[int, int], Tensor]
     """Function that returns the i-th sound at a sample rate."""
-    pictures: UInt8[Tensor, "n 3 height width"]
+    pictures: Pictures
     """Images, prepared for the towers."""
     images: Float[Tensor, "n dim"]
     """CLIP's image embeddings."""
@@ -79,9 +80,7 @@ class Pairs(NamedTuple):
 
 def world_pairs(world: World, towers: Towers, n: int | None = None) -> Pairs:
     """Return the first draw of the world's scenes, or of ``n`` evenly chosen ones."""
-    indices = np.arange(world.n_combinations)
-    if n is not None and n < len(indices):
-        indices = indices[np.linspace(0, len(indices) - 1, n).round().astype(int)]
+    indices = _chosen(world.n_combinations, n)
     pictures, waves = towers.prepare(world.pictures(indices)), world.waves(indices)
     return Pairs(
         names=world.captions(indices, plain=True),
@@ -118,10 +117,7 @@ def targets_of(
 
 
 def picture_scores(
-    drawn: UInt8[Tensor, "n 3 height width"],
-    test: Pairs,
-    towers: Towers,
-    classifier: AttributeClassifier | None,
+    drawn: Pictures, test: Pairs, towers: Towers, classifier: AttributeClassifier | None
 ) -> dict[str, Interval]:
     """Score retrieval of the true test images by CLIP, and attributes recognised by the classifier."""
     places = ranks(towers.images(drawn).cpu(), test.images).numpy()
@@ -150,11 +146,12 @@ def run_pictures(args: argparse.Namespace) -> list[Result]:
     count = args.count or (64 if args.how != "generator" else None)
     classifier = None
     if world:
-        test = world_pairs(World(0, "held_out"), towers, count)
+        held_out = World(0, "held_out")
+        test = world_pairs(held_out, towers, count)
         if not args.no_judge:
             values = torch.from_numpy(world.values(world.indices))
             classifier = fit_classifier(values, world.pictures(world.indices))
-        others = _second_draws(test)
+        others = held_out.pictures(_chosen(held_out.n_combinations, count) + held_out.n_combinations)
     else:
         test = scene_pairs(args.data, args.split or None, towers, count)
         others = test.pictures
@@ -180,10 +177,9 @@ def draw_recordings(
     args: argparse.Namespace, towers: Towers, embedders: list[Embedder], world: World | None
 ) -> list[Result]:
     sounds = recordings(args.audio)
+    captions = world.captions(np.arange(world.n_combinations), plain=True) if world else []
     if args.captions:
-        captions = [line for line in args.captions.read_text(encoding="utf-8").splitlines() if line.strip()]
-    else:
-        captions = world.captions(np.arange(world.n_combinations), plain=True) if world else []
+        captions = [line for line in read_text(args.captions).splitlines() if line.strip()]
     texts = towers.texts(captions).cpu()
     draw, train = _drawer(args, towers, world)
     columns = []
@@ -219,7 +215,7 @@ def _drawer(args: argparse.Namespace, towers: Towers, world: World | None) -> tu
 
 def best_of(
     generator: PictureGenerator, targets: Float[Tensor, "n dim"], towers: Towers, tries: int
-) -> UInt8[Tensor, "n 3 size size"]:
+) -> Pictures:
     """Generate ``tries`` images per target and return those whose CLIP embedding is nearest to it."""
     drawn = torch.stack([generator.draw(targets, seed=seed) for seed in range(tries)])
     cosine = torch.stack([(towers.images(one).cpu() * F.normalize(targets, dim=-1)).sum(-1) for one in drawn])
@@ -250,12 +246,10 @@ def _generator(
     return generator
 
 
-def _second_draws(test: Pairs) -> UInt8[Tensor, "n 3 height width"]:
-    assert test.values is not None
-    world = World(0, "held_out", draws=2)
-    of_combination = world.values(np.arange(world.n_combinations)).tolist()
-    rows = [of_combination.index(values) for values in test.values.tolist()]
-    return world.pictures(np.array(rows) + world.n_combinations)
+def _chosen(n_combinations: int, n: int | None) -> Int[np.ndarray, "n"]:
+    """Return the indices of all combinations, or of ``n`` evenly chosen ones."""
+    n = min(n or n_combinations, n_combinations)
+    return np.linspace(0, n_combinations - 1, n).round().astype(int)
 
 
 def _arguments(parser: Arguments) -> None:

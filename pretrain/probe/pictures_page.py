@@ -71,9 +71,8 @@ def wave_of(recording: Recording, sample_rate: int) -> Float[Tensor, "1 1 sample
             return resample(torch.cat(frames).mean(1)[None, None], track.rate, sample_rate)
     except (OSError, IndexError, RuntimeError, ValueError) as error:
         why = " ".join(str(error).split())[:120]
-        raise UserError(
-            f"{recording.path} has no stream {recording.stream} that can be read ({why})"
-        ) from None
+        where = f"{recording.path} has no stream {recording.stream}"
+        raise UserError(f"{where} that can be read ({why})") from None
 
 
 def write_page(

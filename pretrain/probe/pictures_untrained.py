@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
 from engine.user_error import UserError
-from pretrain.clip.towers import Towers
+from pretrain.clip.towers import Pictures, Towers
 
 PIPELINES = {
     "UnCLIPImageVariationPipeline": ("image_embeddings", "decoder_num_inference_steps", {}),
@@ -69,9 +69,7 @@ def own_length(pipeline: Any) -> float:
     return encoder(noise).image_embeds.norm(dim=-1).mean().item()
 
 
-def diffuse(
-    pipeline: Any, embeddings: Float[Tensor, "n dim"], *, steps: int = 25
-) -> UInt8[Tensor, "n 3 height width"]:
+def diffuse(pipeline: Any, embeddings: Float[Tensor, "n dim"], *, steps: int = 25) -> Pictures:
     """Generate an image for each embedding, one at a time."""
     argument, n_steps, others = PIPELINES[type(pipeline).__name__]
     wanted = int(pipeline.image_encoder.config.projection_dim)
@@ -110,17 +108,15 @@ class OptimisedConfig:
     """Images optimised at once, independently of each other."""
 
 
-Canvas = Callable[[Tensor, torch.Generator], tuple[Tensor, Callable[[Tensor], Tensor]]]
-"""A function of targets that returns the initial parameters and their decoder to pixels in [0, 1]."""
+Drawn = tuple[Tensor, Callable[[Tensor], Tensor]]
+"""Initial parameters of images, and their decoder to pixels in [0, 1]."""
+Canvas = Callable[[Tensor, torch.Generator], Drawn]
+"""A function from targets to the parameters that are optimised."""
 
 
 def optimise(
-    towers: Towers,
-    targets: Float[Tensor, "n dim"],
-    config: OptimisedConfig,
-    *,
-    canvas: Canvas | None = None,
-) -> UInt8[Tensor, "n 3 height width"]:
+    towers: Towers, targets: Float[Tensor, "n dim"], config: OptimisedConfig, canvas: Canvas | None = None
+) -> Pictures:
     """Optimise an image for each target; by default, Fourier amplitudes at the towers' input size."""
     canvas = canvas or (lambda part, rng: _waves(towers, part, rng))
     parts = targets.to(towers.device).split(config.batch)
@@ -131,7 +127,7 @@ def optimise(
 
 def _optimise(
     towers: Towers, targets: Tensor, config: OptimisedConfig, canvas: Canvas, seed: int, bar: tqdm
-) -> UInt8[Tensor, "n 3 height width"]:
+) -> Pictures:
     rng = torch.Generator().manual_seed(seed)
     targets = F.normalize(targets.detach(), dim=-1)
     drawn, pixels = canvas(targets, rng)
@@ -148,9 +144,7 @@ def _optimise(
         return (pixels(drawn) * 255).round().to(torch.uint8).cpu()
 
 
-def _waves(
-    towers: Towers, targets: Tensor, rng: torch.Generator
-) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def _waves(towers: Towers, targets: Tensor, rng: torch.Generator) -> Drawn:
     """Return random Fourier amplitudes and their decoder, weaker at high frequencies (Olah et al., 2017)."""
     height, width = towers.height, towers.width
     rows, columns = torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)

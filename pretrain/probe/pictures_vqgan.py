@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from engine.checkpoint import fill
 from engine.torch_files import read_torch_file
 from engine.user_error import UserError
-from pretrain.probe.pictures_untrained import from_diffusers
+from pretrain.probe.pictures_untrained import Drawn, from_diffusers
 
 Map = Float[Tensor, "batch _ _ _"]
 
@@ -30,9 +30,7 @@ class VQGAN(NamedTuple):
     factor: int
     """Pixels per code along each side."""
 
-    def canvas(
-        self, targets: Tensor, rng: torch.Generator, side: int
-    ) -> tuple[Tensor, Callable[[Tensor], Map]]:
+    def canvas(self, targets: Tensor, rng: torch.Generator, side: int) -> Drawn:
         """Return random codes for images of ``side`` pixels, and the decoder of codes to pixels."""
         size = max(side // self.factor, 1)
         index = torch.randint(len(self.codebook), (len(targets), size, size), generator=rng)

@@ -21,8 +21,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.audio.resampling import resample
+from data.audiovisual.finding import scenes_from
+from data.audiovisual.scenes import wave_of
+from data.synthetic.world import SAMPLE_RATE, World
 from engine.arguments import Arguments
 from engine.user_error import UserError
+from pretrain.clip.embedded import embedded_scenes
 from pretrain.clip.losses import neighbour_scores, rank_scores, ranks
 from pretrain.clip.towers import Towers
 from pretrain.probe.classification import label_argument
@@ -55,8 +59,8 @@ def run_audio_retrieval(args: argparse.Namespace) -> list[Result]:
         vectors = embeddings_of(embedder, args).of([clip.path for clip in clips])
         if args.centre:
             vectors = (vectors - vectors.mean(0)) / vectors.std(0, correction=0).clamp_min(1e-6)
-        scores = neighbour_scores(vectors, same, other).items()
-        scores = {metric: mean_interval(values.numpy(), groups) for metric, values in scores}
+        each = neighbour_scores(vectors, same, other)
+        scores = {metric: mean_interval(values.numpy(), groups) for metric, values in each.items()}
         results += args.rows(scores, encoder=embedder.name, n=len(clips))
     return results
 
@@ -67,8 +71,7 @@ def cross_scores(scenes: Scenes, texts: Float[Tensor, "captions dim"] | None) ->
     ``texts``: embeddings of the distinct captions in order of appearance; all scenes with a caption are
     correct answers for it.
     """
-    n_scenes = len(scenes.sounds)
-    targets = []
+    n_scenes, targets = len(scenes.sounds), []
     if scenes.pictures is not None:
         targets.append(("picture", scenes.pictures, torch.eye(n_scenes, dtype=torch.bool)))
     if texts is not None:
@@ -87,24 +90,17 @@ def cross_scores(scenes: Scenes, texts: Float[Tensor, "captions dim"] | None) ->
 
 
 def _world_scenes(embeddings: Embeddings, towers: Towers, seed: int) -> Scenes:
-    from data.synthetic.world import SAMPLE_RATE, World
-
-    world = World(seed, "held_out", draws=1)
-
-    def read(index: int, sample_rate: int) -> Tensor:
-        return resample(world.wave(index)[None], SAMPLE_RATE, sample_rate)
-
+    world = World(seed, "held_out")
     parts = np.array_split(world.indices, -(-len(world) // 64))
     pictures = torch.cat([towers.images(world.pictures(part)) for part in parts]).cpu()
-    return Scenes(embeddings.of(list(range(len(world))), read), pictures, world.captions(world.indices))
+    sounds = embeddings.of(
+        range(len(world)), lambda index, rate: resample(world.wave(index)[None], SAMPLE_RATE, rate)
+    )
+    return Scenes(sounds, pictures, world.captions(world.indices))
 
 
 def _file_scenes(embeddings: Embeddings, towers: Towers, args: argparse.Namespace) -> Scenes:
     """Embed scenes on disk; those with unusable images are skipped."""
-    from data.audiovisual.finding import scenes_from
-    from data.audiovisual.scenes import wave_of
-    from pretrain.clip.embedded import embedded_scenes
-
     scenes = scenes_from(args.data, args.layout, split=args.split or None)
     scenes, pictures = embedded_scenes(scenes, towers, args.cache)
     by_name = {scene.name: scene for scene in scenes}

@@ -71,8 +71,6 @@ def unseen_scores(
     names: Sequence[str],
     captions: Float[Tensor, "n_classes dim"],
     seeds: Sequence[int],
-    *,
-    config: PerceptronConfig = UNSEEN,
 ) -> dict[str, Interval]:
     """Score pairs of classes that were held out of the training of a map into the captions' space.
 
@@ -92,9 +90,7 @@ def unseen_scores(
         targets = F.one_hot(truth, len(names))[:, seen].float()
         parts = [(vectors[part], targets[part]) for part in (~unseen & ~in_fold, ~unseen & in_fold)]
         for seed in seeds:
-            model = fit_perceptron(
-                *parts, multi_label=False, seed=seed, config=config, captions=captions[seen]
-            )
+            model = fit_perceptron(*parts, seed=seed, config=UNSEEN, captions=captions[seen])
             cosines = F.normalize(model.into(vectors[unseen]), dim=-1) @ F.normalize(captions, dim=-1).T
             answers = torch.tensor(pair)[cosines[:, list(pair)].argmax(1)], cosines.argmax(1)
             hits[number] += [float((a == truth[unseen]).float().mean()) / len(seeds) for a in answers]
