@@ -26,11 +26,10 @@ from data.audio.resampling import resample
 from data.audiovisual.layouts import CAPTION_COLUMNS, SPLITS
 from data.manifest import Row, rows_from
 from data.synthetic.world import ATTRIBUTES, GROUNDS, PLURALS, SAMPLE_RATE, SIZE_WORDS, World
-from engine.arguments import Arguments
 from engine.user_error import UserError, at_least
 from pretrain.probe.captioning_decoder import DecoderConfig, Features, fit_decoder
 from pretrain.probe.captioning_scores import Vocabulary, caption_scores, commonest_caption, words_of
-from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, seed_argument
+from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of
 from pretrain.probe.results import Interval, Result, mean_interval
 
 MOST_FRAMES = 96
@@ -203,14 +202,12 @@ def _scores(
     return scores
 
 
-def _arguments(parser: Arguments) -> None:
-    seed_argument(parser, seeds=1)
-    add = parser.add_argument
-    add("--epochs", type=int, default=30, help="passes over the training clips (30)")
-    add("--beam", type=int, default=3, help="beam width (3)")
-    add("--least-count", type=int, default=1, help="minimum count of a word in the vocabulary (1)")
-    add("--draws", type=int, default=2, help="scenes per combination of the world (2)")
-    add("--no-random", action="store_true", help="omit the baseline with random weights")
-
-
-captioning = Probe("captioning", __doc__, run_captioning, _arguments)
+OPTIONS = {
+    "--seeds": {"default": 1},
+    "--epochs": {"type": int, "default": 30, "help": "passes over the training clips (30)"},
+    "--beam": {"type": int, "default": 3, "help": "beam width (3)"},
+    "--least-count": {"type": int, "default": 1, "help": "minimum count of a word in the vocabulary (1)"},
+    "--draws": {"type": int, "default": 2, "help": "scenes per combination of the world (2)"},
+    "--no-random": {},
+}
+captioning = Probe("captioning", __doc__, run_captioning, OPTIONS)

@@ -19,11 +19,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from engine.arguments import Arguments
 from engine.user_error import UserError
 from pretrain.probe.clips import Clip, clips_from, is_multi_label, label_names, splits_of, targets_of
 from pretrain.probe.fitting import fit_perceptron
-from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, readable, seed_argument
+from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, readable
 from pretrain.probe.results import N_RESAMPLES, Interval, Result, draw_curves, interval, mean_interval
 
 SHARES = (1.0, 5.0, 10.0, 25.0, 50.0, 100.0)
@@ -148,20 +147,7 @@ def run_low_data(args: argparse.Namespace) -> list[Result]:
     return results
 
 
-def _arguments(parser: Arguments) -> None:
-    label_argument(parser)
-    seed_argument(parser)
-
-
-def _low_data_arguments(parser: Arguments) -> None:
-    _arguments(parser)
-    help_text = "percent of the labels; repeat (1 … 100)"
-    parser.add_argument("--share", type=float, action="append", default=[], help=help_text)
-
-
-def label_argument(parser: Arguments) -> None:
-    parser.add_argument("--label", default="", help="column of the labels (label, labels, category or class)")
-
-
-classification = Probe("classification", __doc__, run_classification, _arguments)
-low_data = Probe("low_data", __doc__, run_low_data, _low_data_arguments)
+SHARE = {"type": float, "action": "append", "default": [], "help": "percent of the labels; repeat (1 … 100)"}
+OPTIONS = {"--label": {}, "--seeds": {}}
+classification = Probe("classification", __doc__, run_classification, OPTIONS)
+low_data = Probe("low_data", __doc__, run_low_data, OPTIONS | {"--share": SHARE})

@@ -2,7 +2,7 @@
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -19,6 +19,15 @@ from engine.user_error import UserError
 from pretrain.probe.embedders import NAMES, Embedder, open_embedders
 from pretrain.probe.results import Result, report, results_of
 
+SHARED: dict[str, dict[str, Any]] = {
+    "--label": {"default": "", "help": "column of the labels (label, labels, category or class)"},
+    "--split": {"default": "", "help": "clips of this split only (all)"},
+    "--seeds": {"type": int, "default": 3, "help": "training runs to average (%(default)s)"},
+    "--no-random": {"action": "store_true", "help": "omit the baseline with random weights"},
+    "--towers": {"default": "", "help": "open_clip model, its local folder, or words[:FILE]"},
+    "--pretrained": {"default": "openai", "help": "open_clip weights or a file (openai)"},
+}
+"""Options of several tasks."""
 T = TypeVar("T", bound=Hashable)
 Read = Callable[[T, int], Tensor]
 """A function from an item and a sample rate to its wave."""
@@ -31,8 +40,8 @@ class Probe(NamedTuple):
     about: str | None
     """Description for ``--help``."""
     run: Callable[[argparse.Namespace], list[Result]]
-    add_arguments: Callable[[Arguments], None] = lambda parser: None
-    """Function that adds the task's own options."""
+    options: Mapping[str, dict[str, Any]] = {}
+    """The task's own options, with arguments of ``add_argument`` that add to those in ``SHARED``."""
     data: str = ""
     """Default of ``--data``; empty: the option is required."""
     encoders: str = NAMES
@@ -47,7 +56,8 @@ class Probe(NamedTuple):
         add("--crop-s", type=float, default=10.0, help="maximum length of a crop, in seconds (10)")
         add("--batch", type=int, default=8, help="crops per batch (8)")
         add("--device", default="auto", help="auto, cpu or cuda")
-        self.add_arguments(parser)
+        for name, settings in self.options.items():
+            add(name, **SHARED.get(name, {}) | settings)
         args = parser.parse_args(argv)
         args.device = device_of(args.device)
         for name in ("batch", "seeds", "crop_s"):
@@ -70,10 +80,6 @@ def readable(recordings: Sequence[Any], args: argparse.Namespace) -> list[Any]:
     if recordings and not usable:
         raise UserError(args.left_out[0])
     return usable
-
-
-def seed_argument(parser: Arguments, seeds: int = 3) -> None:
-    parser.add_argument("--seeds", type=int, default=seeds, help=f"training runs to average ({seeds})")
 
 
 def embedders_of(args: argparse.Namespace, default: str = "logmel") -> list[Embedder]:

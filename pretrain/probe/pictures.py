@@ -36,7 +36,6 @@ from data.audio.resampling import resample
 from data.audiovisual.finding import scenes_from
 from data.audiovisual.scenes import each_picture, wave_of
 from data.synthetic.world import ATTRIBUTES, SAMPLE_RATE, World
-from engine.arguments import Arguments
 from engine.checkpoint import export
 from engine.files import read_text
 from engine.user_error import UserError, at_least
@@ -58,7 +57,7 @@ from pretrain.probe.pictures_page import wave_of as recorded_wave
 from pretrain.probe.pictures_untrained import OptimisedConfig, diffuse, open_unclip, optimise
 from pretrain.probe.pictures_vqgan import open_vqgan
 from pretrain.probe.results import Interval, Result, mean_interval
-from pretrain.probe.texts import check_space, tower_arguments, towers_for
+from pretrain.probe.texts import check_space, towers_for
 
 WAYS = ("optimised", "generator", "vqgan", "diffusion")
 FROM_PICTURE, ITSELF = "its embedding", "the picture"
@@ -252,21 +251,21 @@ def _chosen(n_combinations: int, n: int | None) -> Int[np.ndarray, "n"]:
     return np.linspace(0, n_combinations - 1, n).round().astype(int)
 
 
-def _arguments(parser: Arguments) -> None:
-    tower_arguments(parser, "")
-    add = parser.add_argument
-    add("--how", choices=WAYS, default="generator", help="method (%(default)s)")
-    add("--count", type=int, default=0, help="number of sounds (all; 64 unless generator)")
-    add("--steps", type=int, default=0, help="steps of optimisation, training or diffusion")
-    add("--generator", default="", help="folder of a trained generator")
-    add("--tries", type=int, default=16, help="samples of a generator to choose from by CLIP (%(default)s)")
-    add("--weights", default="", help="folder of a VQGAN, or of a diffusers pipeline")
-    add("--side", type=int, default=0, help="size of a VQGAN's images in pixels (CLIP's input size)")
-    add("--audio", nargs="+", type=Path, default=[], metavar="FILE", help="recordings to generate images of")
-    add("--captions", type=Path, metavar="FILE", help="candidate captions for --audio, one per line")
-    add("--split", default="test", help="split of the scenes of --data (test)")
-    add("--no-random", action="store_true", help="omit the baseline with random weights")
-    add("--no-judge", action="store_true", help="omit the classifier of the world's attributes")
-
-
-pictures = Probe("pictures", __doc__, run_pictures, _arguments, data="world")
+FILES = {"nargs": "+", "type": Path, "default": [], "metavar": "FILE"}
+OPTIONS = {
+    "--towers": {},
+    "--pretrained": {},
+    "--how": {"choices": WAYS, "default": "generator", "help": "method (%(default)s)"},
+    "--count": {"type": int, "default": 0, "help": "number of sounds (all; 64 unless generator)"},
+    "--steps": {"type": int, "default": 0, "help": "steps of optimisation, training or diffusion"},
+    "--generator": {"default": "", "help": "folder of a trained generator"},
+    "--tries": {"type": int, "default": 16, "help": "samples of a generator to choose from by CLIP (16)"},
+    "--weights": {"default": "", "help": "folder of a VQGAN, or of a diffusers pipeline"},
+    "--side": {"type": int, "default": 0, "help": "size of a VQGAN's images in pixels (CLIP's input size)"},
+    "--audio": {**FILES, "help": "recordings to generate images of"},
+    "--captions": {"type": Path, "metavar": "FILE", "help": "candidate captions for --audio, one per line"},
+    "--split": {"default": "test", "help": "split of the scenes of --data (test)"},
+    "--no-random": {},
+    "--no-judge": {"action": "store_true", "help": "omit the classifier of the world's attributes"},
+}
+pictures = Probe("pictures", __doc__, run_pictures, OPTIONS, data="world")

@@ -24,16 +24,14 @@ from data.audio.resampling import resample
 from data.audiovisual.finding import scenes_from
 from data.audiovisual.scenes import wave_of
 from data.synthetic.world import SAMPLE_RATE, World
-from engine.arguments import Arguments
 from engine.user_error import UserError
 from pretrain.clip.embedded import embedded_scenes
 from pretrain.clip.losses import neighbour_scores, rank_scores, ranks
 from pretrain.clip.towers import Towers
-from pretrain.probe.classification import label_argument
 from pretrain.probe.clips import clips_from, label_names, targets_of
 from pretrain.probe.harness import Embeddings, Probe, embedders_of, embeddings_of, readable
 from pretrain.probe.results import Interval, Result, mean_interval
-from pretrain.probe.texts import check_space, tower_arguments, towers_for
+from pretrain.probe.texts import check_space, towers_for
 
 
 class Scenes(NamedTuple):
@@ -126,20 +124,18 @@ def run_cross_modal(args: argparse.Namespace) -> list[Result]:
     return results
 
 
-def _audio_arguments(parser: Arguments) -> None:
-    label_argument(parser)
-    parser.add_argument("--split", default="", help="clips of this split only (all)")
-    parser.add_argument("--centre", action="store_true", help="standardise embeddings over the clips first")
-
-
-def _cross_arguments(parser: Arguments) -> None:
-    tower_arguments(parser, "")
-    add = parser.add_argument
-    add("--layout", default="auto", help="layout of the data: auto, videos, vggsound, pairs, hub")
-    add("--split", default="", help="scenes of this split only (all)")
-    add("--cache", type=Path, default=Path("runs/embedded"), help="cache folder of image embeddings")
-    add("--seed", type=int, default=0, help="random seed of the world's scenes (0)")
-
-
-audio_retrieval = Probe("audio_retrieval", __doc__, run_audio_retrieval, _audio_arguments)
-cross_modal = Probe("cross_modal", __doc__, run_cross_modal, _cross_arguments, data="world")
+AUDIO_OPTIONS = {
+    "--label": {},
+    "--split": {},
+    "--centre": {"action": "store_true", "help": "standardise embeddings over the clips first"},
+}
+CROSS_OPTIONS = {
+    "--towers": {},
+    "--pretrained": {},
+    "--layout": {"default": "auto", "help": "layout of the data: auto, videos, vggsound, pairs, hub"},
+    "--split": {"help": "scenes of this split only (all)"},
+    "--cache": {"type": Path, "default": Path("runs/embedded"), "help": "cache folder of image embeddings"},
+    "--seed": {"type": int, "default": 0, "help": "random seed of the world's scenes (0)"},
+}
+audio_retrieval = Probe("audio_retrieval", __doc__, run_audio_retrieval, AUDIO_OPTIONS)
+cross_modal = Probe("cross_modal", __doc__, run_cross_modal, CROSS_OPTIONS, data="world")

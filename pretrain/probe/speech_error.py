@@ -18,13 +18,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from engine.arguments import Arguments
 from engine.loop import LoopConfig
 from engine.user_error import UserError
 from pretrain.ctc import train
 from pretrain.ctc_score import Errors, error_rates
 from pretrain.probe.embedders import short_name
-from pretrain.probe.harness import Probe, seed_argument
+from pretrain.probe.harness import Probe
 from pretrain.probe.results import Interval, Result, draw_curves, interval
 from pretrain.spectral_augment import FrameAugmentConfig
 from pretrain.speech.labelled import LabelledSpeech
@@ -179,16 +178,16 @@ def _ratio(runs: Sequence[Scored]) -> Callable[[np.ndarray], float]:
     return lambda index: float(edits[index].sum() / units[index].sum())
 
 
-def _arguments(parser: Arguments) -> None:
-    seed_argument(parser)
-    add = parser.add_argument
-    add("--units", choices=("characters", "phonemes"), default="characters", help="units (characters)")
-    add("--arms", nargs="+", choices=ARMS, default=list(ARMS), help=f"recognisers ({' '.join(ARMS)})")
-    add("--shares", nargs="+", type=float, default=[0.1, 1.0], help="fractions of the labels (0.1 1.0)")
-    add("--steps", nargs="+", type=int, default=[900, 1200], help="training steps per share (900 1200)")
-    add("--splits", nargs="+", default=["validation", "test"], help="splits to score (validation test)")
-    add("--precision", choices=("no", "bf16"), default="bf16", help="precision of training (bf16)")
-
-
+UNITS, PRECISIONS, SPLITS = ("characters", "phonemes"), ("no", "bf16"), ["validation", "test"]
+LIST = {"nargs": "+"}
+OPTIONS = {
+    "--seeds": {},
+    "--units": {"choices": UNITS, "default": UNITS[0], "help": "units (characters)"},
+    "--arms": LIST | {"choices": ARMS, "default": list(ARMS), "help": f"recognisers ({' '.join(ARMS)})"},
+    "--shares": LIST | {"type": float, "default": [0.1, 1.0], "help": "fractions of the labels (0.1 1.0)"},
+    "--steps": LIST | {"type": int, "default": [900, 1200], "help": "training steps per share (900 1200)"},
+    "--splits": LIST | {"default": SPLITS, "help": "splits to score (validation test)"},
+    "--precision": {"choices": PRECISIONS, "default": "bf16", "help": "precision of training (bf16)"},
+}
 ENCODERS = "export or run of pretrain/data2vec.py"
-speech_error = Probe("speech_error", __doc__, run_speech_error, _arguments, encoders=ENCODERS)
+speech_error = Probe("speech_error", __doc__, run_speech_error, OPTIONS, encoders=ENCODERS)

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from data.audio import load
 from data.manifest import Row, rows_from
-from engine.arguments import Arguments
 from engine.user_error import UserError
 from pretrain.probe.clips import SPLITS, Clip, clips_from, label_names, targets_of
 from pretrain.probe.embedders import log_mel_statistics, short_name, speech_layers
@@ -142,16 +141,8 @@ def chosen_words(clips: Sequence[Clip], words: Sequence[str], most: int) -> list
     return sorted(chosen, key=lambda clip: clip.path)
 
 
-def _speakers_arguments(parser: Arguments) -> None:
-    help_text = "minimum number of training utterances of a speaker (4)"
-    parser.add_argument("--least", type=int, default=4, help=help_text)
-
-
-def _keywords_arguments(parser: Arguments) -> None:
-    help_text = "words to classify, such as zero one two (all)"
-    parser.add_argument("--words", nargs="+", default=[], help=help_text)
-    parser.add_argument("--most", type=int, default=0, help="maximum training recordings per word; 0: all")
-
-
-speakers = Probe("speakers", __doc__, run_speakers, _speakers_arguments, encoders=ENCODERS)
-keywords = Probe("keywords", __doc__, run_keywords, _keywords_arguments, encoders=ENCODERS)
+LEAST = {"type": int, "default": 4, "help": "minimum number of training utterances of a speaker (4)"}
+WORDS = {"nargs": "+", "default": [], "help": "words to classify, such as zero one two (all)"}
+MOST = {"type": int, "default": 0, "help": "maximum training recordings per word; 0: all"}
+speakers = Probe("speakers", __doc__, run_speakers, {"--least": LEAST}, encoders=ENCODERS)
+keywords = Probe("keywords", __doc__, run_keywords, {"--words": WORDS, "--most": MOST}, encoders=ENCODERS)

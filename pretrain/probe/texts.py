@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from engine.arguments import Arguments
 from engine.outcome import note
 from engine.user_error import UserError
 from pretrain.clip.loading import RELEASED
@@ -22,12 +21,6 @@ IGNORED = frozenset(COMMON.split())
 """Words that are common to all captions and carry no information."""
 
 Texts = Callable[[list[str]], Float[Tensor, "captions dim"]]
-
-
-def tower_arguments(parser: Arguments, default: str = "ViT-B-32") -> None:
-    add = parser.add_argument
-    add("--towers", default=default, help="open_clip model, its local folder, or words[:FILE]")
-    add("--pretrained", default="openai", help="open_clip weights or a file (openai)")
 
 
 def towers_for(encoders: Sequence[str], towers: str = "", pretrained: str = "openai") -> Towers:
@@ -49,7 +42,7 @@ def open_texts(towers: str, pretrained: str, embedder: Embedder | None = None) -
     kind, _, place = towers.partition(":")
     if kind == "words":
         return WordVectors(place).texts
-    opened = open_towers(TowersConfig(name=towers, pretrained=pretrained))
+    opened = open_towers(TowersConfig(name=towers or "ViT-B-32", pretrained=pretrained))
     if embedder is not None:
         check_space(embedder, opened)
     return opened.texts
