@@ -136,7 +136,7 @@ class ThreeHeads:
         device = next(self.encoder.parameters()).device
         embedded, losses = [], {f"{one}_{other}": 0.0 for one, other in PAIRS}
         for batch in self.validation:
-            heads = self.embed(send_to_device(batch, device))
+            heads = self.embed(Triple(*send_to_device(batch, device)))
             embedded.append(heads)
             for name, value in self.losses(heads, gathered=False).items():
                 losses[name] += float(value) * len(heads["audio"])

@@ -168,9 +168,11 @@ def run_captioning(args: argparse.Namespace) -> list[Result]:
         embeddings = embeddings_of(embedder, args)
         features: Any = {split: features_of(embeddings, part) for split, part in parts.items()}
         features = send_to_device(features, args.device)
-        data = [(features[split], captions[split]) for split in ("train", "validation")]
-        decoders = (fit_decoder(*data, vocabulary, seed=seed, config=config) for seed in range(args.seeds))
-        written[embedder.name] = [one.captions(features["test"], vocabulary) for one in decoders]
+        train, validation = ((features[split], captions[split]) for split in ("train", "validation"))
+        written[embedder.name] = []
+        for seed in range(args.seeds):
+            decoder = fit_decoder(train, validation, vocabulary, seed=seed, config=config)
+            written[embedder.name].append(decoder.captions(features["test"], vocabulary))
     test, references = parts["test"], captions["test"]
     written["commonest"] = [[commonest_caption(captions["train"])] * len(test)]
     results: list[Result] = []
